@@ -1,0 +1,45 @@
+# make demo and make test do all the set-up by themselves: a Python 3.11 or newer is all they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test check soak bench docs format clean
+
+demo: $(VENV)/demo.done
+	@$(BIN)/python -m examples.demo
+
+test: $(VENV)/test.done check
+	$(BIN)/python -m pytest -q -m "not soak"
+
+check: $(VENV)/test.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy src tests examples benchmarks
+
+soak: $(VENV)/test.done
+	$(BIN)/python -m pytest -q -m soak
+
+bench: $(VENV)/bench.done
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/docs.done
+	$(BIN)/mkdocs build --strict
+
+format: $(VENV)/test.done
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# One stamp for each set of extras: made again when the declarations or the pins change.
+$(VENV)/%.done: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --constraint constraints.txt --editable '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "actionengine needs Python 3.11 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)

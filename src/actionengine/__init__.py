@@ -1,0 +1,93 @@
+"""actionengine: one governed pipeline for every change of state, whoever asks."""
+
+from actionengine.action_context import ActionContext
+from actionengine.actions import (
+    Action,
+    ActionHooks,
+    ActionResultConfig,
+    ActionSummary,
+    ApprovalPolicy,
+    HookContext,
+    HookDefinition,
+    HookLog,
+    HookLogEntry,
+    PipelineResult,
+    Service,
+    ServiceSummary,
+    create_action,
+    create_actions,
+    create_service,
+    create_services,
+)
+from actionengine.authorization.port import AccessRequest, Authorizer, Decision
+from actionengine.authorization.rbac import RBACAuthorizer
+from actionengine.authorization.rules import Role, Rule
+from actionengine.authorization.static import StaticAuthorizer
+from actionengine.bootstrap import create_engine
+from actionengine.context import Actor, AIUsage, RequestContext, Tenant
+from actionengine.engine import Engine
+from actionengine.errors import ActionError, ActionException, ConfigurationError, DuplicateActionWarning, ErrorCode
+from actionengine.masking import Sensitive
+from actionengine.payload import Limits
+from actionengine.storage.memory import InMemoryStorage
+from actionengine.storage.port import (
+    AsyncRecords,
+    Record,
+    SerializationFailure,
+    Storage,
+    StorageError,
+    StorageUnavailable,
+    UnitOfWork,
+)
+from actionengine.storage.records import Records
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AIUsage",
+    "AccessRequest",
+    "Action",
+    "ActionContext",
+    "ActionError",
+    "ActionException",
+    "ActionHooks",
+    "ActionResultConfig",
+    "ActionSummary",
+    "Actor",
+    "ApprovalPolicy",
+    "AsyncRecords",
+    "Authorizer",
+    "ConfigurationError",
+    "Decision",
+    "DuplicateActionWarning",
+    "Engine",
+    "ErrorCode",
+    "HookContext",
+    "HookDefinition",
+    "HookLog",
+    "HookLogEntry",
+    "InMemoryStorage",
+    "Limits",
+    "PipelineResult",
+    "RBACAuthorizer",
+    "Record",
+    "Records",
+    "RequestContext",
+    "Role",
+    "Rule",
+    "Sensitive",
+    "SerializationFailure",
+    "Service",
+    "ServiceSummary",
+    "StaticAuthorizer",
+    "Storage",
+    "StorageError",
+    "StorageUnavailable",
+    "Tenant",
+    "UnitOfWork",
+    "create_action",
+    "create_actions",
+    "create_engine",
+    "create_service",
+    "create_services",
+]

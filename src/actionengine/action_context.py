@@ -1,0 +1,250 @@
+"""What a handler gets: one `ActionContext` for one execution."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Coroutine, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic_core import PydanticSerializationError
+from returns.result import Result
+
+from actionengine.actions import HookContext
+from actionengine.context import Actor, AIUsage, Tenant
+from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.execution_state import Execution
+from actionengine.masking import masked_json
+from actionengine.storage.port import RESERVED_PREFIX, AsyncRecords, Mode, Record, StorageError, UnitOfWork
+from actionengine.storage.records import Records
+
+if TYPE_CHECKING:
+    from actionengine.authorization.port import Decision
+
+
+class Executor(Protocol):
+    """What a context needs of the pipeline."""
+
+    resources: Mapping[str, Any]
+
+    def open(self, execution: Execution) -> UnitOfWork:
+        """The unit of work of the outermost execution."""
+
+    async def execute_nested(
+        self, parent: Execution, service: str, action: str, payload: Any, mode: Mode
+    ) -> Result[Any, ActionError]:
+        """Another action, in a savepoint."""
+
+    async def decide(self, execution: Execution, permission: str, resource: str | None) -> Decision:
+        """The authorizer's answer, put on record."""
+
+
+class ActionContext:
+    """Who asks and for whom, and what the handler may use: documents, the session, events, other actions.
+
+    It lives as long as its execution: used afterwards (or after a timeout) it raises `StorageError`. In each pair of
+    methods the first is for `def` handlers, the `async` one for `async def` handlers.
+    """
+
+    __slots__ = ("_execution", "_executor")
+
+    def __init__(self, execution: Execution, executor: Executor) -> None:
+        self._execution = execution
+        self._executor = executor
+
+    @property
+    def action_id(self) -> str:
+        """The id of this execution: that of its row in the action log."""
+        return self._execution.id
+
+    @property
+    def tenant(self) -> Tenant:
+        """For whom."""
+        tenant = self._execution.request.tenant
+        assert tenant is not None
+        return tenant
+
+    @property
+    def actor(self) -> Actor | None:
+        """Who asks; None only where the action is not protected."""
+        return self._execution.request.actor
+
+    @property
+    def source(self) -> str:
+        """Where the request came in."""
+        return self._execution.request.source
+
+    @property
+    def reason(self) -> str | None:
+        """Why, as the request said."""
+        return self._execution.request.reason
+
+    @property
+    def request_id(self) -> str | None:
+        """The host's id for the request."""
+        return self._execution.request.request_id
+
+    @property
+    def hook_context(self) -> HookContext:
+        """This execution as its hooks see it; in a hook, that of the execution which it hooks."""
+        return self._execution.hook_context
+
+    @property
+    def resources(self) -> Mapping[str, Any]:
+        """The host's own objects: the request's over the engine's."""
+        own = self._execution.request.resources
+        if not own:
+            return self._executor.resources
+        return MappingProxyType(ChainMap(dict(own), dict(self._executor.resources)))
+
+    def records(self, collection: str) -> Records:
+        """The tenant's documents of a collection, for `def` handlers."""
+        self._require("def", "ctx.records", "ctx.async_records")
+        unit_of_work = self._unit_of_work()
+        return Records(self._collection(collection), unit_of_work.drive)
+
+    def async_records(self, collection: str) -> AsyncRecords:
+        """The tenant's documents of a collection, for `async def` handlers."""
+        self._require("async def", "ctx.async_records", "ctx.records")
+        return self._collection(collection)
+
+    @property
+    def session(self) -> Any:
+        """The SQLAlchemy `Session` of the unit of work, for `def` handlers; `StorageError` where there is none."""
+        self._require("def", "ctx.session", "ctx.async_session")
+        return self._unit_of_work().session
+
+    @property
+    def async_session(self) -> Any:
+        """The SQLAlchemy `AsyncSession` of the unit of work, for `async def` handlers. Raises as `session` does."""
+        self._require("async def", "ctx.async_session", "ctx.session")
+        return self._unit_of_work().async_session
+
+    def emit(self, type: str, payload: Any = None, subject: str | None = None) -> None:
+        """Add an event to the unit of work: it is published if, and only if, the action commits.
+
+        `payload` is anything with a JSON form; `subject` names what the event is about (`"job/17"`). Raises
+        `ActionException(internal)` for a read-only action, a type that the action does not declare, or a payload that
+        has no JSON form.
+        """
+        execution = self._running()
+        action = execution.plan.action
+        if action.read_only:
+            raise failing(ErrorCode.INTERNAL, f"{execution.plan.name} is read-only and cannot emit {type!r}")
+        if action.emits and type not in action.emits:
+            raise failing(
+                ErrorCode.INTERNAL,
+                f"{execution.plan.name} emitted {type!r}, which it does not declare: add it to emits={action.emits!r}",
+            )
+        try:
+            encoded = masked_json(payload)
+        except (PydanticSerializationError, ValueError, TypeError) as error:
+            raise failing(ErrorCode.INTERNAL, f"the payload of the event {type!r} has no JSON form: {error}") from None
+        if subject is not None:
+            execution.add_subject(subject)
+        execution.add_event(type, subject, encoded)
+
+    def execute(self, service: str, action: str, payload: Any = None) -> Result[Any, ActionError]:
+        """Execute another action in the same unit of work, as the same actor, from a `def` handler.
+
+        A failure undoes what that action wrote and comes back as a `Failure`; what this one wrote stays.
+        """
+        self._require("def", "ctx.execute", "ctx.execute_async")
+        nested = self._executor.execute_nested(self._running(), service, action, payload, "sync")
+        answer: Result[Any, ActionError] = self._drive(nested)
+        return answer
+
+    async def execute_async(self, service: str, action: str, payload: Any = None) -> Result[Any, ActionError]:
+        """The same, from an `async def` handler."""
+        self._require("async def", "ctx.execute_async", "ctx.execute")
+        return await self._executor.execute_nested(self._running(), service, action, payload, "async")
+
+    def authorize(self, permission: str, resource: str | None = None) -> None:
+        """Make sure, in a `def` handler, that the actor has a permission, perhaps on one resource.
+
+        The decision goes to the action log. Raises `ActionException(forbidden)`.
+        """
+        self._require("def", "ctx.authorize", "ctx.authorize_async")
+        self._enforce(self._drive(self._executor.decide(self._running(), permission, resource)))
+
+    async def authorize_async(self, permission: str, resource: str | None = None) -> None:
+        """The same, in an `async def` handler."""
+        self._require("async def", "ctx.authorize_async", "ctx.authorize")
+        self._enforce(await self._executor.decide(self._running(), permission, resource))
+
+    def record_ai_usage(self, usage: AIUsage) -> None:
+        """Put an AI call of this execution on the action log; several add up."""
+        self._running().add_usage(usage)
+
+    def _enforce(self, decision: Decision) -> None:
+        if not decision.allowed:
+            raise failing(ErrorCode.FORBIDDEN, f"{self._execution.plan.name}: {decision.reason}")
+
+    def _drive(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self._unit_of_work().drive(coroutine)
+
+    def _collection(self, collection: str) -> AsyncRecords:
+        if not collection or collection.startswith(RESERVED_PREFIX):
+            raise failing(
+                ErrorCode.INTERNAL,
+                f"{collection!r} is no collection for a handler: names are not empty and do not start with "
+                f"{RESERVED_PREFIX!r}",
+            )
+        execution = self._running()
+        records = self._unit_of_work().records(collection)
+        return _OnRecord(records, execution, collection)
+
+    def _unit_of_work(self) -> UnitOfWork:
+        return self._executor.open(self._running())
+
+    def _running(self) -> Execution:
+        if self._execution.root.ended:
+            raise StorageError(f"the execution of {self._execution.plan.name} is over; its context cannot be used")
+        return self._execution
+
+    def _require(self, kind: str, used: str, instead: str) -> None:
+        plan = self._execution.plan
+        if plan.is_native or plan.is_async == (kind == "async def"):
+            return
+        other = "an async def" if plan.is_async else "a def"
+        raise failing(
+            ErrorCode.INTERNAL, f"{used} is for {kind} handlers; {plan.name} has {other} handler: use {instead}"
+        )
+
+
+class _OnRecord:
+    """A collection whose changes name their documents as subjects on the action log."""
+
+    __slots__ = ("_collection", "_execution", "_records")
+
+    def __init__(self, records: AsyncRecords, execution: Execution, collection: str) -> None:
+        self._records = records
+        self._execution = execution
+        self._collection = collection
+
+    async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
+        """Add a document; without an `id` it gets one that sorts by time. A taken id is `conflict`."""
+        record = await self._records.insert(data, id)
+        self._execution.add_subject(f"{self._collection}/{record.id}")
+        return record
+
+    async def get(self, id: str) -> Record | None:
+        """The document, or None."""
+        return await self._records.get(id)
+
+    async def update(self, id: str, data: Mapping[str, Any], expected_version: int) -> Record:
+        """Replace a document that is at `expected_version`; any other version is `conflict`."""
+        record = await self._records.update(id, data, expected_version)
+        self._execution.add_subject(f"{self._collection}/{id}")
+        return record
+
+    async def delete(self, id: str, expected_version: int) -> None:
+        """Remove a document that is at `expected_version`; any other version is `conflict`."""
+        await self._records.delete(id, expected_version)
+        self._execution.add_subject(f"{self._collection}/{id}")
+
+    async def list(
+        self, filter: Mapping[str, Any] | None = None, limit: int = 100, after: str | None = None
+    ) -> Sequence[Record]:
+        """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
+        return await self._records.list(filter, limit, after)

@@ -1,0 +1,310 @@
+"""Declarations: what an action is, said once. Factories make frozen values; `create_engine` checks them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
+
+from pydantic import TypeAdapter
+from returns.result import Result
+from typing_extensions import Unpack
+
+from actionengine.context import ActorType
+from actionengine.errors import ActionError
+
+if TYPE_CHECKING:
+    from actionengine.action_context import ActionContext
+
+Idempotency = Literal["optional", "required", "none"]
+
+Input = TypeVar("Input")
+Returned = Result[Any, Any] | Awaitable[Result[Any, Any]]
+Handler = Callable[[Input], Returned] | Callable[[Input, "ActionContext"], Returned]
+
+
+@dataclass(frozen=True, slots=True)
+class HookDefinition:
+    """A reference to another action, run before or after a handler.
+
+    A critical hook that fails stops the execution with `hook_failed`; of another, the failure is logged and the value
+    before it goes on.
+    """
+
+    service: str
+    action: str
+    is_critical: bool = True
+
+    @property
+    def name(self) -> str:
+        """`service.action`."""
+        return f"{self.service}.{self.action}"
+
+
+@dataclass(frozen=True, slots=True)
+class ActionHooks:
+    """The hooks of an action: each output is the next one's input."""
+
+    before: tuple[HookDefinition, ...] = ()
+    after: tuple[HookDefinition, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "before", tuple(self.before))
+        object.__setattr__(self, "after", tuple(self.after))
+
+
+@dataclass(frozen=True, slots=True)
+class ActionResultConfig:
+    """The shape of a result. With `pipeline=True`, a `PipelineResult`: the value and the hook log beside it."""
+
+    pipeline: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalPolicy:
+    """When an action needs a second person.
+
+    `when(data, ctx)` gets the validated input and says whether the policy applies; `permission` is what the approver
+    needs; a pending approval can be used for `expires_after`.
+    """
+
+    when: Callable[[Any, ActionContext], bool]
+    permission: str
+    expires_after: timedelta = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """A named operation with a handler. Made by `create_action`."""
+
+    name: str
+    description: str
+    handler: Callable[..., Any]
+    validation: Any = None
+    hooks: ActionHooks = ActionHooks()
+    result: ActionResultConfig = ActionResultConfig()
+    is_protected: bool = True
+    access_control: tuple[str, ...] = ()
+    permission: str | None = None
+    allowed_actors: frozenset[ActorType] | None = None
+    approval: ApprovalPolicy | None = None
+    idempotency: Idempotency = "optional"
+    read_only: bool = False
+    emits: tuple[str, ...] = ()
+    timeout: float | None = None
+    resource: Callable[[Any], str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A named group of actions. Made by `create_service`."""
+
+    name: str
+    description: str
+    actions: tuple[Action, ...]
+
+
+class ActionOptions(TypedDict, total=False):
+    """The optional part of an action's declaration; `create_action` says what each does."""
+
+    hooks: ActionHooks | None
+    result: ActionResultConfig | None
+    is_protected: bool
+    access_control: Iterable[str]
+    permission: str | None
+    allowed_actors: Iterable[ActorType] | None
+    approval: ApprovalPolicy | None
+    idempotency: Idempotency
+    read_only: bool
+    emits: Iterable[str]
+    timeout: float | timedelta | None
+    resource: Callable[[Any], str] | None
+
+
+class ServiceDeclaration(TypedDict):
+    """A service as a mapping, for `create_services([{…}, …])`."""
+
+    name: str
+    description: str
+    actions: Iterable[Action]
+
+
+@overload
+def create_action(
+    *,
+    name: str,
+    description: str,
+    handler: Handler[Input],
+    validation: type[Input] | TypeAdapter[Input],
+    **options: Unpack[ActionOptions],
+) -> Action: ...
+@overload
+def create_action(
+    *,
+    name: str,
+    description: str,
+    handler: Handler[Any],
+    validation: None = None,
+    **options: Unpack[ActionOptions],
+) -> Action: ...
+def create_action(
+    *,
+    name: str,
+    description: str,
+    handler: Callable[..., Any],
+    validation: Any = None,
+    hooks: ActionHooks | None = None,
+    result: ActionResultConfig | None = None,
+    is_protected: bool = True,
+    access_control: Iterable[str] = (),
+    permission: str | None = None,
+    allowed_actors: Iterable[ActorType] | None = None,
+    approval: ApprovalPolicy | None = None,
+    idempotency: Idempotency = "optional",
+    read_only: bool = False,
+    emits: Iterable[str] = (),
+    timeout: float | timedelta | None = None,
+    resource: Callable[[Any], str] | None = None,
+) -> Action:
+    """Declare an action.
+
+    Nothing is checked here: `create_engine` refuses what cannot work, naming the action.
+
+    Args:
+        name: unique in its service.
+        description: a sentence for people and agents.
+        handler: `handler(data)` or `handler(data, ctx)`, `def` or `async def`, returning a `Result`.
+        validation: a Pydantic model class, a type or a `TypeAdapter` for the payload; None lets any JSON pass.
+        hooks: other actions to run before and after the handler.
+        result: the shape of the result.
+        is_protected: whether an actor must be present.
+        access_control: roles of which the actor needs one; empty means any.
+        permission: the permission that the actor needs, if any.
+        allowed_actors: the actor types that may ask; None means all.
+        approval: when a second person has to agree.
+        idempotency: whether a key is `"optional"`, `"required"`, or ignored (`"none"`).
+        read_only: runs in a read-only transaction, emits nothing, claims no key.
+        emits: the event types that the handler may emit; empty means any.
+        timeout: bound on the whole execution, in seconds or as a `timedelta`.
+        resource: names the thing that a (validated) input is about, such as `"job/17"`: policies can then name it, and
+            the action log and the default event carry it as their subject.
+    """
+    return Action(
+        name=name,
+        description=description,
+        handler=handler,
+        validation=validation,
+        hooks=hooks or ActionHooks(),
+        result=result or ActionResultConfig(),
+        is_protected=is_protected,
+        access_control=_names(access_control),
+        permission=permission,
+        allowed_actors=None if allowed_actors is None else frozenset(_names(allowed_actors)),
+        approval=approval,
+        idempotency=idempotency,
+        read_only=read_only,
+        emits=_names(emits),
+        timeout=timeout.total_seconds() if isinstance(timeout, timedelta) else timeout,
+        resource=resource,
+    )
+
+
+def create_actions(actions: Iterable[Action]) -> tuple[Action, ...]:
+    """Several actions as one frozen tuple."""
+    return tuple(actions)
+
+
+def create_service(*, name: str, description: str, actions: Iterable[Action]) -> Service:
+    """Group actions under a name."""
+    return Service(name, description, tuple(actions))
+
+
+def create_services(services: Iterable[Service | ServiceDeclaration]) -> tuple[Service, ...]:
+    """Several services as one frozen tuple; a service may be given as a mapping of `create_service`'s arguments."""
+    return tuple(create_service(**item) if isinstance(item, Mapping) else item for item in services)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSummary:
+    """What introspection tells of a service."""
+
+    name: str
+    description: str
+    actions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ActionSummary:
+    """What introspection tells of an action, without its schema or its handler."""
+
+    name: str
+    description: str
+    is_protected: bool
+    validation: bool
+    access_control: tuple[str, ...]
+    permission: str | None
+    read_only: bool
+    idempotency: Idempotency
+
+    @classmethod
+    def of(cls, action: Action) -> ActionSummary:
+        """The summary of a declaration."""
+        return cls(
+            action.name,
+            action.description,
+            action.is_protected,
+            action.validation is not None,
+            action.access_control,
+            action.permission,
+            action.read_only,
+            action.idempotency,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HookLogEntry:
+    """One hook run: its name (`service.action`), masked input and output, and whether it passed."""
+
+    name: str
+    input: Any
+    output: Any
+    passed: bool
+
+
+@dataclass(slots=True)
+class HookLog:
+    """The hooks run so far, in order."""
+
+    before: list[HookLogEntry] = field(default_factory=list)
+    after: list[HookLogEntry] = field(default_factory=list)
+
+    def __getitem__(self, phase: Literal["before", "after"]) -> list[HookLogEntry]:
+        """`log["before"]` is `log.before`."""
+        if phase not in ("before", "after"):
+            raise KeyError(phase)
+        return self.before if phase == "before" else self.after
+
+
+@dataclass(slots=True)
+class HookContext:
+    """One execution as its hooks see it. `state` is theirs to share; it is born and dies with the execution."""
+
+    action_name: str
+    input: Any = None
+    output: Any = None
+    error: ActionError | None = None
+    state: dict[str, Any] = field(default_factory=dict)
+    log: HookLog = field(default_factory=HookLog)
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineResult:
+    """The result of an action with `ActionResultConfig(pipeline=True)`: the value and the hook log."""
+
+    data: Any
+    pipeline: HookLog
+
+
+def _names(names: Iterable[Any]) -> tuple[Any, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)

@@ -1,0 +1,133 @@
+"""A pending approval: an action that waits for a second person, as it is stored."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import from_json
+from uuid_utils import uuid7
+
+from actionengine.context import Actor, ActorType, RequestContext
+from actionengine.errors import ActionError, ErrorCode
+from actionengine.execution_state import ApprovalNeeded, Execution
+from actionengine.masking import scrub
+from actionengine.storage.port import Record
+
+ApprovalStatus = Literal["pending", "approved", "rejected", "cancelled"]
+
+
+class StoredActor(BaseModel):
+    """An actor with what its token granted when it asked."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: ActorType
+    id: str
+    roles: tuple[str, ...] = ()
+    permissions: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, actor: Actor) -> StoredActor:
+        """The stored form of an actor."""
+        return cls(type=actor.type, id=actor.id, roles=actor.roles, permissions=actor.permissions)
+
+
+class PendingApproval(BaseModel):
+    """What is needed to run the action again, and to show it to a person.
+
+    `payload` is the whole payload as JSON, secrets and all, because it has to run again; `input` is its masked form.
+    `policy` is the action whose policy applies, `granted` those that earlier approvals have satisfied.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    service: str
+    action: str
+    policy: str
+    permission: str
+    granted: tuple[str, ...]
+    status: ApprovalStatus
+    requester: StoredActor | None
+    source: str
+    reason: str | None
+    request_id: str | None
+    idempotency_key: str | None
+    fingerprint: str
+    payload: str
+    input: Any
+    created_at: datetime
+    expires_at: datetime
+    decided_by: str | None = None
+    decided_at: datetime | None = None
+    comment: str | None = None
+    version: int = 0
+
+    @classmethod
+    def for_execution(cls, execution: Execution, fingerprint: str, needed: ApprovalNeeded) -> PendingApproval:
+        """The approval that an execution waits for."""
+        request, received = execution.request, execution.received
+        masked = execution.masked_input()
+        assert received is not None
+        assert masked is not None
+        now = datetime.now(UTC)
+        return cls(
+            id=str(uuid7()),
+            service=execution.plan.service,
+            action=execution.plan.action.name,
+            policy=needed.action,
+            permission=needed.policy.permission,
+            granted=tuple(sorted(execution.approved.granted)) if execution.approved else (),
+            status="pending",
+            requester=StoredActor.of(request.actor) if request.actor else None,
+            source=request.source,
+            reason=request.reason,
+            request_id=request.request_id,
+            idempotency_key=execution.claim.key if execution.claim else None,
+            fingerprint=fingerprint,
+            payload=received.json.decode(),
+            input=scrub(from_json(masked), execution.root.secrets),
+            created_at=now,
+            expires_at=now + needed.policy.expires_after,
+        )
+
+    @classmethod
+    def of(cls, record: Record) -> PendingApproval:
+        """The approval in a document."""
+        return cls.model_validate({**record.data, "version": record.version})
+
+    def document(self) -> dict[str, Any]:
+        """The document of an approval."""
+        return self.model_dump(mode="json", exclude={"version"})
+
+    def is_open(self, now: datetime) -> bool:
+        """Whether it can still be decided."""
+        return self.status == "pending" and now < self.expires_at
+
+    def request(self, current: RequestContext) -> RequestContext:
+        """The requester's request, in the tenant and with the resources of the current one."""
+        requester = self.requester
+        return RequestContext(
+            tenant=current.tenant,
+            actor=Actor(requester.type, requester.id, requester.roles, requester.permissions) if requester else None,
+            source=self.source,
+            reason=self.reason,
+            idempotency_key=self.idempotency_key,
+            request_id=self.request_id,
+            resources=current.resources,
+        )
+
+
+def error_for(pending: PendingApproval) -> ActionError:
+    """The `approval_required` that the caller gets."""
+    return ActionError(
+        ErrorCode.APPROVAL_REQUIRED,
+        f"{pending.policy} needs the approval of somebody with the permission {pending.permission}",
+        {
+            "approval_id": pending.id,
+            "permission": pending.permission,
+            "expires_at": pending.expires_at.isoformat(),
+        },
+    )

@@ -1,0 +1,81 @@
+"""Roles in storage, per tenant: administered by the built-in service `roles`, and held in a cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from actionengine.authorization.port import AccessRequest, Decision
+from actionengine.authorization.rules import Role, Rule, decide, decide_without_roles, needs_roles
+from actionengine.context import Actor, Tenant
+from actionengine.storage.port import ROLE_ASSIGNMENTS, ROLES, Mode, Storage
+from actionengine.storage.records import MAX_PAGE
+
+_MOST_CACHED_ACTORS = 10_000
+
+
+@dataclass(slots=True)
+class CachedRoles:
+    """What is known of one tenant since its roles last changed."""
+
+    stamp: int
+    roles: dict[str, Role]
+    assignments: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+
+
+class RBACAuthorizer:
+    """Decides by the roles that storage assigns to the actor, together with those that the host's token gives it.
+
+    Rules are read once and again after each change in the tenant (`Storage.access_stamp`).
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._cache: dict[UUID, CachedRoles] = {}
+
+    async def authorize(self, request: AccessRequest) -> Decision:
+        """The decision."""
+        if not needs_roles(request):
+            return decide_without_roles(request)
+        stamp = self._storage.access_stamp(request.tenant.id)
+        cached = self._cache.get(request.tenant.id)
+        if cached is None or cached.stamp != stamp:
+            cached = CachedRoles(stamp, await self._load_roles(request.tenant, request.mode))
+            self._cache[request.tenant.id] = cached
+        key = (request.actor.type, request.actor.id)
+        assigned = cached.assignments.get(key)
+        if assigned is None:
+            assigned = await self._load_assignments(request.tenant, request.actor, request.mode)
+            if len(cached.assignments) >= _MOST_CACHED_ACTORS:
+                cached.assignments.clear()
+            cached.assignments[key] = assigned
+        return decide(request, assigned, cached.roles)
+
+    async def _load_roles(self, tenant: Tenant, mode: Mode) -> dict[str, Role]:
+        roles: dict[str, Role] = {}
+        unit_of_work = self._storage.unit_of_work(tenant, "", mode, read_only=True)
+        try:
+            after: str | None = None
+            while page := await unit_of_work.records(ROLES).list(limit=MAX_PAGE, after=after):
+                roles.update({record.id: role_of(record.data) for record in page})
+                after = page[-1].id
+        finally:
+            await unit_of_work.rollback()
+        return roles
+
+    async def _load_assignments(self, tenant: Tenant, actor: Actor, mode: Mode) -> tuple[str, ...]:
+        unit_of_work = self._storage.unit_of_work(tenant, "", mode, read_only=True)
+        try:
+            record = await unit_of_work.records(ROLE_ASSIGNMENTS).get(str(actor))
+        finally:
+            await unit_of_work.rollback()
+        return tuple(record.data["roles"]) if record else ()
+
+
+def role_of(document: dict[str, Any]) -> Role:
+    """A role from its document: `{"allow": [{"permission", "resource"}], "deny": […]}`."""
+    return Role(
+        allow=[Rule(**rule) for rule in document["allow"]],
+        deny=[Rule(**rule) for rule in document["deny"]],
+    )

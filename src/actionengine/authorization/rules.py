@@ -1,0 +1,95 @@
+"""Roles and the rules in them; how they decide. Deny beats allow, and what nothing allows is denied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from actionengine.authorization.port import AccessRequest, Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A permission (`payments.refund`; `payments.*` and `*` stand for all below), on one resource or on every one."""
+
+    permission: str
+    resource: str | None = None
+
+    def covers(self, permission: str) -> bool:
+        """Whether the rule is about this permission."""
+        if self.permission.endswith("*"):
+            return permission.startswith(self.permission[:-1])
+        return permission == self.permission
+
+    def __str__(self) -> str:
+        return self.permission if self.resource is None else f"{self.permission} on {self.resource}"
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Role:
+    """What a role allows and what it denies. A plain string stands for a `Rule` on every resource."""
+
+    allow: tuple[Rule, ...]
+    deny: tuple[Rule, ...]
+
+    def __init__(self, allow: Iterable[Rule | str] = (), deny: Iterable[Rule | str] = ()) -> None:
+        object.__setattr__(self, "allow", _rules(allow))
+        object.__setattr__(self, "deny", _rules(deny))
+
+
+SYSTEM = Decision(True, "system actor")
+OPEN = Decision(True, "open to every actor of the tenant")
+
+
+def needs_roles(request: AccessRequest) -> bool:
+    """Whether the answer depends on roles at all."""
+    return request.actor.type != "system" and bool(request.access_control or request.permission is not None)
+
+
+def decide_without_roles(request: AccessRequest) -> Decision:
+    """The decision where `needs_roles` says no."""
+    return SYSTEM if request.actor.type == "system" else OPEN
+
+
+def decide(request: AccessRequest, names: Iterable[str], roles: Mapping[str, Role]) -> Decision:
+    """The decision for an actor with the roles of these `names`; `roles` says what each means."""
+    held = dict.fromkeys((*request.actor.roles, *names))
+    reason = "open to every actor of the tenant"
+    if request.access_control:
+        matching = next((name for name in request.access_control if name in held), None)
+        if matching is None:
+            return Decision(False, f"needs one of the roles {', '.join(request.access_control)}")
+        reason = f"role {matching}"
+    permission = request.permission
+    if permission is None:
+        return Decision(True, reason)
+    for name in held:
+        for rule in roles[name].deny if name in roles else ():
+            if rule.covers(permission) and _denies(rule, request):
+                return Decision(False, f"role {name} denies {rule}")
+    for granted in request.actor.permissions:
+        if Rule(granted).covers(permission):
+            return Decision(True, f"the actor's own permission {granted}")
+    for name in held:
+        for rule in roles[name].allow if name in roles else ():
+            if rule.covers(permission) and _allows(rule, request):
+                return Decision(True, f"role {name} allows {rule}")
+    return Decision(False, f"needs the permission {permission}" + _on(request.resource))
+
+
+def _denies(rule: Rule, request: AccessRequest) -> bool:
+    return rule.resource is None or rule.resource == request.resource
+
+
+def _allows(rule: Rule, request: AccessRequest) -> bool:
+    return rule.resource is None or rule.resource == request.resource or request.resource_follows
+
+
+def _on(resource: str | None) -> str:
+    return "" if resource is None else f" on {resource}"
+
+
+def _rules(rules: Iterable[Rule | str]) -> tuple[Rule, ...]:
+    if isinstance(rules, str):
+        raise TypeError(f"a role takes a collection of rules, not the string {rules!r}")
+    return tuple(rule if isinstance(rule, Rule) else Rule(rule) for rule in rules)

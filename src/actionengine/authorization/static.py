@@ -1,0 +1,20 @@
+"""Roles in code: the host's token says which ones an actor has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from actionengine.authorization.port import AccessRequest, Decision
+from actionengine.authorization.rules import Role, decide, decide_without_roles, needs_roles
+
+
+class StaticAuthorizer:
+    """Decides by `Actor.roles` and `Actor.permissions` alone: `StaticAuthorizer({"csr": Role(allow=["jobs.*"])})`."""
+
+    def __init__(self, roles: Mapping[str, Role] | None = None) -> None:
+        self._roles = MappingProxyType(dict(roles or {}))
+
+    def authorize(self, request: AccessRequest) -> Decision:
+        """The decision."""
+        return decide(request, (), self._roles) if needs_roles(request) else decide_without_roles(request)

@@ -1,0 +1,125 @@
+"""The composition root: declarations, a storage and an authorizer become an engine."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+from actionengine.actions import Action, Service
+from actionengine.authorization.port import Authorizer
+from actionengine.authorization.rbac import RBACAuthorizer
+from actionengine.engine import Engine
+from actionengine.errors import ConfigurationError, DuplicateActionWarning
+from actionengine.payload import Limits
+from actionengine.pipeline import Pipeline
+from actionengine.plan import ActionPlan, link_hooks, read_only_copy
+from actionengine.services.action_log import action_log
+from actionengine.services.approvals import approvals
+from actionengine.services.roles import roles
+from actionengine.storage.memory import InMemoryStorage
+from actionengine.storage.port import Storage
+
+OnDuplicate = Literal["overwrite", "error"]
+
+
+def create_engine(
+    *,
+    services: Iterable[Service],
+    storage: Storage | None = None,
+    authorizer: Authorizer | None = None,
+    on_before_action_handler: Callable[..., Any] | None = None,
+    on_after_action_handler: Callable[..., Any] | None = None,
+    diagnostics: bool = False,
+    resources: Mapping[str, Any] | None = None,
+    on_duplicate: OnDuplicate = "overwrite",
+    limits: Limits | None = None,
+) -> Engine:
+    """Check the declarations and freeze them into an engine.
+
+    Args:
+        services: the host's services; the built-in ones (`approvals`, `action_log`, and `roles` where roles are kept in
+            storage) are added.
+        storage: where state lives; an `InMemoryStorage` of its own by default.
+        authorizer: who may do what; roles kept in `storage` by default.
+        on_before_action_handler: `guard(action, payload, context)` returning a `Result`, run before everything else.
+        on_after_action_handler: `after(action, payload, context, result)`, run after each commit.
+        diagnostics: whether to write a structured line for each stage to the logger `actionengine`, with OpenTelemetry
+            spans and metrics where that is installed.
+        resources: the host's own objects for handlers, as `ctx.resources`.
+        on_duplicate: whether the last of two actions of one name wins, with a `DuplicateActionWarning`, or is refused.
+        limits: bounds on payloads, keys, nesting and waiting.
+
+    Raises:
+        ConfigurationError: for a mistake in a declaration, naming the action.
+    """
+    storage = InMemoryStorage() if storage is None else storage
+    built_in: tuple[Service, ...] = (approvals, action_log)
+    if authorizer is None:
+        authorizer = RBACAuthorizer(storage)
+    if isinstance(authorizer, RBACAuthorizer):
+        built_in = (*built_in, roles)
+    _check_arity("on_before_action_handler", on_before_action_handler, ("action", "payload", "context"))
+    _check_arity("on_after_action_handler", on_after_action_handler, ("action", "payload", "context", "result"))
+    if resources is not None and not isinstance(resources, Mapping):
+        raise ConfigurationError(f"resources is a mapping of names to objects, not {type(resources).__name__}")
+    declared = (*_checked(tuple(services), {service.name for service in built_in}), *built_in)
+    plans = {service.name: _plans(service, on_duplicate) for service in declared}
+    link_hooks(plans)
+    pipeline = Pipeline(
+        read_only_copy(plans),
+        storage,
+        authorizer,
+        limits or Limits(),
+        MappingProxyType(dict(resources or {})),
+        on_before_action_handler,
+        on_after_action_handler,
+        _observer() if diagnostics else None,
+    )
+    return Engine(declared, pipeline)
+
+
+def _observer() -> Callable[..., Any]:
+    from actionengine.diagnostics import observer
+
+    return observer()
+
+
+def _checked(services: tuple[Service, ...], reserved: set[str]) -> tuple[Service, ...]:
+    seen: set[str] = set()
+    for service in services:
+        if not isinstance(service, Service):
+            raise ConfigurationError(f"services are made by create_service; {service!r} is not")
+        if not isinstance(service.name, str) or not service.name or "." in service.name:
+            raise ConfigurationError(f"a service needs a name without a dot, not {service.name!r}")
+        if service.name in reserved:
+            raise ConfigurationError(f"the service name {service.name!r} is taken by a built-in service")
+        if service.name in seen:
+            raise ConfigurationError(f"there are two services named {service.name!r}: put their actions in one")
+        seen.add(service.name)
+    return services
+
+
+def _plans(service: Service, on_duplicate: OnDuplicate) -> dict[str, ActionPlan]:
+    plans: dict[str, ActionPlan] = {}
+    for action in service.actions:
+        if not isinstance(action, Action):
+            raise ConfigurationError(f"{service.name}: actions are made by create_action; {action!r} is not")
+        plan = ActionPlan(service, action)
+        if action.name in plans:
+            if on_duplicate == "error":
+                raise ConfigurationError(f"{plan.name} is declared twice")
+            warnings.warn(f"{plan.name} is declared twice: the last one wins", DuplicateActionWarning, stacklevel=3)
+        plans[action.name] = plan
+    return plans
+
+
+def _check_arity(name: str, function: Callable[..., Any] | None, arguments: tuple[str, ...]) -> None:
+    if function is None:
+        return
+    try:
+        inspect.signature(function).bind(*arguments)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{name} is called with ({', '.join(arguments)}); {function!r} does not fit") from None

@@ -1,0 +1,199 @@
+"""Calls into user code: handlers, hooks, guards, conditions. None of them can crash an execution, or outlast it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+import traceback
+from collections.abc import Callable
+from contextvars import copy_context
+from time import perf_counter
+from typing import Any
+
+from returns.result import Failure, Success
+
+from actionengine.errors import ActionError, ActionException, ErrorCode, failing
+from actionengine.execution_state import Execution
+from actionengine.masking import scrub_text
+from actionengine.storage.port import SerializationFailure, StorageError, StorageUnavailable, UnitOfWork
+
+logger = logging.getLogger("actionengine")
+
+
+async def call(
+    execution: Execution,
+    unit_of_work: UnitOfWork | None,
+    what: str,
+    function: Callable[..., Any],
+    is_async: bool,
+    *arguments: Any,
+) -> Any:
+    """What user code returns, waited for.
+
+    Raises `ActionException` with what the code raised itself, `handler_error` for any other exception, `timeout` past
+    the execution's deadline, `internal` for a coroutine where there is no event loop and for a misuse of the storage.
+    Lets through what ends the transaction, and whatever is not an `Exception`.
+    """
+    try:
+        if execution.mode == "sync":
+            if is_async:
+                raise _needs_loop(execution, what)
+            if execution.deadline is None:
+                value = function(*arguments)
+            else:
+                value = _call_in_thread(execution, function, arguments)
+        elif is_async:
+            value = await _await(execution, function(*arguments))
+        elif execution.deadline is not None:
+            value = await _call_beside_loop(execution, function, arguments)
+        elif unit_of_work is not None:
+            value = await unit_of_work.call(function, *arguments)
+        else:
+            value = function(*arguments)
+        if inspect.isawaitable(value):
+            if execution.mode == "sync":
+                if inspect.iscoroutine(value):
+                    value.close()
+                raise _needs_loop(execution, what)
+            value = await _await(execution, value)
+        check_deadline(execution)
+        return value
+    except (ActionException, SerializationFailure, StorageUnavailable):
+        raise
+    except StorageError as error:
+        raise failing(ErrorCode.INTERNAL, f"{what} of {execution.plan.name}: {error}") from None
+    except Exception as error:
+        log_crash(execution, what, error)
+        raise failing(
+            ErrorCode.HANDLER_ERROR,
+            f"{what} of {execution.plan.name} raised {type(error).__name__}",
+            action_id=execution.id,
+        ) from None
+
+
+def unwrap(execution: Execution, what: str, returned: Any) -> Any:
+    """The value in a `Success`. Raises `ActionException` for a `Failure`, and `internal` for what is no `Result`."""
+    if isinstance(returned, Success):
+        return returned._inner_value
+    if isinstance(returned, Failure):
+        raise ActionException(normalised(returned._inner_value))
+    raise failing(
+        ErrorCode.INTERNAL,
+        f"{what} of {execution.plan.name} returned a bare {type(returned).__name__}; "
+        f"it has to return Success(value) or Failure(error)",
+    )
+
+
+def normalised(error: Any) -> ActionError:
+    """The error in a `Failure` as an `ActionError`: a text, or anything else, is the message of an `unprocessable`."""
+    if isinstance(error, ActionError):
+        return error
+    if isinstance(error, ActionException):
+        return error.error
+    return ActionError(ErrorCode.UNPROCESSABLE, str(error))
+
+
+def check_deadline(execution: Execution) -> None:
+    """Raises `ActionException(timeout)` past the execution's deadline."""
+    if execution.deadline is not None and perf_counter() > execution.deadline:
+        raise timed_out(execution)
+
+
+def timed_out(execution: Execution) -> ActionException:
+    """The refusal of an execution that took too long."""
+    taken = perf_counter() - execution.started
+    return failing(ErrorCode.TIMEOUT, f"{execution.plan.name} was stopped after {taken:.3f} s: its time was up")
+
+
+def log_crash(execution: Execution, what: str, error: BaseException) -> None:
+    """Write the traceback to the log, without the execution's secrets."""
+    trace = "".join(traceback.format_exception(error))
+    logger.error(
+        "%s of %s raised (execution %s)\n%s",
+        what,
+        execution.plan.name,
+        execution.id,
+        scrub_text(trace, execution.root.secrets),
+    )
+
+
+async def _await(execution: Execution, awaitable: Any) -> Any:
+    if execution.deadline is None:
+        return await awaitable
+    timer = asyncio.timeout(max(0.0, execution.deadline - perf_counter()))
+    try:
+        async with timer:
+            return await awaitable
+    except TimeoutError:
+        if timer.expired():
+            raise timed_out(execution) from None
+        raise
+
+
+def _call_in_thread(execution: Execution, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Run a `def` that has a deadline where it can be left behind: in a thread of its own."""
+    outcome = _Outcome()
+    done = threading.Event()
+    _start(outcome, done.set, function, arguments)
+    assert execution.deadline is not None
+    if not done.wait(max(0.0, execution.deadline - perf_counter())):
+        raise timed_out(execution)
+    return outcome.get()
+
+
+async def _call_beside_loop(execution: Execution, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """The same, under an event loop that must not be blocked meanwhile."""
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+    outcome = _Outcome()
+
+    def finished() -> None:
+        # The loop may be gone by the time an abandoned handler ends.
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(done.set)
+
+    _start(outcome, finished, function, arguments)
+    await _await(execution, done.wait())
+    return outcome.get()
+
+
+class _Outcome:
+    """What a thread has returned or raised."""
+
+    __slots__ = ("error", "value")
+
+    def __init__(self) -> None:
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+    def get(self) -> Any:
+        """The value. Raises what the thread raised."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+def _start(
+    outcome: _Outcome, finished: Callable[[], None], function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    context = copy_context()
+
+    def work() -> None:
+        try:
+            outcome.value = context.run(function, *arguments)
+        except BaseException as error:
+            outcome.error = error
+        finally:
+            finished()
+
+    threading.Thread(target=work, name="actionengine-handler", daemon=True).start()
+
+
+def _needs_loop(execution: Execution, what: str) -> ActionException:
+    return failing(
+        ErrorCode.INTERNAL,
+        f"{what} of {execution.plan.name} is async def and needs an event loop: "
+        f"use execute_action_async, or ctx.execute_async in an async def handler",
+    )

@@ -1,0 +1,110 @@
+"""Who asks, for whom and why: the frozen values that a host makes for each request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+from uuid import UUID
+
+ActorType = Literal["human", "ai", "integration", "workflow", "system"]
+ACTOR_TYPES: frozenset[str] = frozenset(get_args(ActorType))
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """An isolated customer: a slug for the outside, a UUID for the inside."""
+
+    id: UUID
+    slug: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, UUID):
+            raise TypeError(
+                f"Tenant.id must be a uuid.UUID, not {self.id!r}; resolve a slug with engine.resolve_tenant"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who asks. Make one with `Actor.human`, `.ai`, `.integration`, `.workflow` or `.system`.
+
+    `roles` and `permissions` are what the host's own token grants; an authorizer adds what its storage says.
+    """
+
+    type: ActorType
+    id: str
+    roles: tuple[str, ...] = ()
+    permissions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.type not in ACTOR_TYPES:
+            raise ValueError(f"unknown actor type {self.type!r}; expected one of {', '.join(sorted(ACTOR_TYPES))}")
+        if not isinstance(self.id, str) or not self.id:
+            raise ValueError(f"an actor needs a non-empty id, not {self.id!r}")
+        object.__setattr__(self, "roles", _names(self.roles))
+        object.__setattr__(self, "permissions", _names(self.permissions))
+
+    @classmethod
+    def human(cls, id: str, roles: Iterable[str] = (), permissions: Iterable[str] = ()) -> Actor:
+        """A person."""
+        return cls("human", id, _names(roles), _names(permissions))
+
+    @classmethod
+    def ai(cls, id: str, roles: Iterable[str] = (), permissions: Iterable[str] = ()) -> Actor:
+        """An AI agent: bound by the same rules as a person with these roles, and it never approves."""
+        return cls("ai", id, _names(roles), _names(permissions))
+
+    @classmethod
+    def integration(cls, id: str, roles: Iterable[str] = (), permissions: Iterable[str] = ()) -> Actor:
+        """Another system."""
+        return cls("integration", id, _names(roles), _names(permissions))
+
+    @classmethod
+    def workflow(cls, id: str, roles: Iterable[str] = (), permissions: Iterable[str] = ()) -> Actor:
+        """A workflow, acting in one of its steps."""
+        return cls("workflow", id, _names(roles), _names(permissions))
+
+    @classmethod
+    def system(cls, id: str = "system", roles: Iterable[str] = (), permissions: Iterable[str] = ()) -> Actor:
+        """The host itself: bypasses role and permission checks, so make one only from the host's own code."""
+        return cls("system", id, _names(roles), _names(permissions))
+
+    def __str__(self) -> str:
+        return f"{self.type}:{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class AIUsage:
+    """What an AI call took: model and prompt version, tokens in and out, cost in US dollars."""
+
+    model: str
+    prompt_version: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """What the host knows of a request. Frozen, so one may serve any number of executions at once.
+
+    `tenant` is resolved by the host (`engine.resolve_tenant`), never taken from a payload. `actor` is None for a caller
+    who is not signed in. `source` says where the request came in, `reason` why. `resources` are the request's own
+    objects for handlers, laid over the engine's.
+    """
+
+    tenant: Tenant | None
+    actor: Actor | None = None
+    source: str = "http"
+    reason: str | None = None
+    idempotency_key: str | None = None
+    request_id: str | None = None
+    ai_usage: AIUsage | None = None
+    resources: Mapping[str, Any] | None = None
+
+
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise TypeError(f"roles and permissions are collections of names, not the string {names!r}")
+    return tuple(names)

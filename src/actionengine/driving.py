@@ -1,0 +1,25 @@
+"""One flow, two drivers: run a coroutine to its end without an event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The value of a coroutine that never suspends.
+
+    Raises what the coroutine raises, and `RuntimeError` if it does suspend: then something in it waits for an event
+    loop, and the caller is in a synchronous world.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    coroutine.close()
+    raise RuntimeError(
+        "a synchronous execution was asked to wait on an event loop; use execute_action_async, or make it a def"
+    )

@@ -1,0 +1,155 @@
+"""The engine: frozen routing and introspection over the declared services, and the two doors into the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any, final
+
+from returns.result import Failure, Result, Success
+
+from actionengine.actions import Action, ActionSummary, Service, ServiceSummary
+from actionengine.context import RequestContext, Tenant
+from actionengine.driving import drive
+from actionengine.errors import ActionError, ErrorCode
+from actionengine.pipeline import Pipeline
+from actionengine.plan import ActionPlan
+from actionengine.storage.port import Mode, Storage, StorageUnavailable
+
+
+@final
+class Engine:
+    """Routes, describes and executes actions. Made by `create_engine`; nothing about it can be changed afterwards.
+
+    No method raises for what a caller can cause: each returns a `Result`.
+    """
+
+    __slots__ = ("_action_summaries", "_actions", "_pipeline", "_plans", "_service_summaries", "_storage")
+
+    _action_summaries: Mapping[str, tuple[ActionSummary, ...]]
+    _actions: Mapping[str, Mapping[str, Action]]
+    _pipeline: Pipeline
+    _plans: Mapping[str, Mapping[str, ActionPlan]]
+    _service_summaries: tuple[ServiceSummary, ...]
+    _storage: Storage
+
+    def __init__(self, services: tuple[Service, ...], pipeline: Pipeline) -> None:
+        plans = pipeline.plans
+        for name, value in (
+            ("_pipeline", pipeline),
+            ("_plans", plans),
+            ("_storage", pipeline.storage),
+            ("_actions", _frozen({name: _frozen(_actions(plans[name])) for name in plans})),
+            ("_action_summaries", _frozen({name: _summaries(plans[name]) for name in plans})),
+            (
+                "_service_summaries",
+                tuple(ServiceSummary(item.name, item.description, tuple(plans[item.name])) for item in services),
+            ),
+        ):
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"an engine is frozen: {name!r} cannot be set; declare services before create_engine")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"an engine is frozen: {name!r} cannot be deleted")
+
+    def get_services(self) -> Result[tuple[ServiceSummary, ...], ActionError]:
+        """All services in the order of their declaration, the built-in ones last."""
+        return Success(self._service_summaries)
+
+    def get_service_actions(self, service: str) -> Result[tuple[ActionSummary, ...], ActionError]:
+        """The actions of a service, or `not_found` with the nearest name."""
+        summaries = self._action_summaries.get(service) if isinstance(service, str) else None
+        return Failure(self._no_service(service)) if summaries is None else Success(summaries)
+
+    def get_action(self, service: str, action: str) -> Result[Action, ActionError]:
+        """The whole declaration of an action, or `not_found` with the nearest name."""
+        plan = self._route(service, action)
+        return Success(plan.action) if isinstance(plan, ActionPlan) else Failure(plan)
+
+    def execute_action(
+        self, service: str, action: str, payload: Any, context: RequestContext
+    ) -> Result[Any, ActionError]:
+        """Execute an action through the whole pipeline, without an event loop.
+
+        `payload` is what JSON can carry or an instance of the action's model. The `Failure` says why not, with the code
+        of the stage that refused.
+        """
+        plan = self._route(service, action)
+        if not isinstance(plan, ActionPlan):
+            return Failure(plan)
+        return drive(self._pipeline.execute(plan, payload, context, "sync"))
+
+    async def execute_action_async(
+        self, service: str, action: str, payload: Any, context: RequestContext
+    ) -> Result[Any, ActionError]:
+        """The same under an event loop, for `async def` handlers and `def` ones alike."""
+        plan = self._route(service, action)
+        if not isinstance(plan, ActionPlan):
+            return Failure(plan)
+        return await self._pipeline.execute(plan, payload, context, "async")
+
+    def resolve_tenant(self, slug: str) -> Result[Tenant, ActionError]:
+        """The tenant of a slug, or `not_found`."""
+        return drive(self._resolve(slug, "sync"))
+
+    async def resolve_tenant_async(self, slug: str) -> Result[Tenant, ActionError]:
+        """The same under an event loop."""
+        return await self._resolve(slug, "async")
+
+    async def _resolve(self, slug: str, mode: Mode) -> Result[Tenant, ActionError]:
+        try:
+            tenant = await self._storage.find_tenant(slug, mode) if isinstance(slug, str) and slug else None
+        except StorageUnavailable:
+            return Failure(ActionError(ErrorCode.UNAVAILABLE, "the storage is unavailable, try again later"))
+        if tenant is None:
+            return Failure(ActionError(ErrorCode.NOT_FOUND, f"there is no tenant {slug!r}"))
+        return Success(tenant)
+
+    def _route(self, service: str, action: str) -> ActionPlan | ActionError:
+        try:
+            return self._plans[service][action]
+        except (KeyError, TypeError):
+            return self._no_action(service, action)
+
+    def _no_action(self, service: str, action: str) -> ActionError:
+        plans = self._plans.get(service) if isinstance(service, str) else None
+        if plans is None:
+            return self._no_service(service)
+        nearest = _nearest(action, plans)
+        return ActionError(
+            ErrorCode.NOT_FOUND,
+            f"there is no action {action!r} in the service {service!r}{_hint(nearest)}",
+            {"service": service, "action": str(action), "nearest": nearest},
+        )
+
+    def _no_service(self, service: str) -> ActionError:
+        nearest = _nearest(service, self._plans)
+        return ActionError(
+            ErrorCode.NOT_FOUND,
+            f"there is no service {service!r}{_hint(nearest)}",
+            {"service": str(service), "nearest": nearest},
+        )
+
+
+def _frozen(mapping: dict[str, Any]) -> Mapping[str, Any]:
+    return MappingProxyType(mapping)
+
+
+def _actions(plans: Mapping[str, ActionPlan]) -> dict[str, Action]:
+    return {name: plan.action for name, plan in plans.items()}
+
+
+def _summaries(plans: Mapping[str, ActionPlan]) -> tuple[ActionSummary, ...]:
+    return tuple(ActionSummary.of(plan.action) for plan in plans.values())
+
+
+def _nearest(name: object, names: Mapping[str, object]) -> str | None:
+    # A caller's text of any length is compared with names: more of it than a name can have says nothing.
+    return next(iter(get_close_matches(str(name)[:100], names, n=1)), None)
+
+
+def _hint(nearest: str | None) -> str:
+    return "" if nearest is None else f"; did you mean {nearest!r}?"

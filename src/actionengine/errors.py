@@ -1,0 +1,85 @@
+"""What can go wrong, as values: `ActionError` and its codes, and the few exceptions that a developer meets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+
+_NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
+
+
+class ErrorCode(StrEnum):
+    """Every code an `ActionError` can carry. A host maps each to a status of its transport."""
+
+    INVALID_INPUT = "invalid_input"
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    TIMEOUT = "timeout"
+    CONFLICT = "conflict"
+    IDEMPOTENCY_IN_PROGRESS = "idempotency_in_progress"
+    IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
+    UNPROCESSABLE = "unprocessable"
+    APPROVAL_REQUIRED = "approval_required"
+    HOOK_FAILED = "hook_failed"
+    HANDLER_ERROR = "handler_error"
+    INTERNAL = "internal"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class ActionError:
+    """Why an action failed.
+
+    `code` is an `ErrorCode` (or its string value), `message` a sentence for a person, `details` a read-only mapping
+    with what a program needs (field errors, an approval's id). `str(error)` is the message.
+
+    Raises `ValueError` for a code that is not one of `ErrorCode`.
+    """
+
+    code: ErrorCode
+    message: str
+    details: Mapping[str, Any] = field(default_factory=lambda: _NO_DETAILS, hash=False)
+
+    def __post_init__(self) -> None:
+        if type(self.code) is not ErrorCode:
+            object.__setattr__(self, "code", ErrorCode(self.code))
+        if self.details is not _NO_DETAILS:
+            object.__setattr__(self, "details", MappingProxyType(dict(self.details)))
+
+    def __str__(self) -> str:
+        return self.message
+
+    def to_dict(self) -> dict[str, Any]:
+        """`{"code", "message", "details"}` as plain JSON values."""
+        details = to_jsonable_python(dict(self.details), fallback=str)
+        return {"code": self.code.value, "message": self.message, "details": details}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.code, self.message, dict(self.details))
+
+
+class ActionException(Exception):
+    """Carries an `ActionError` out of a handler, or of what a handler calls: it becomes that `Failure`."""
+
+    def __init__(self, error: ActionError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class ConfigurationError(Exception):
+    """A mistake in a declaration, found by `create_engine`. The message names the action and says what to change."""
+
+
+class DuplicateActionWarning(UserWarning):
+    """Two actions of one service have the same name; the last one wins."""
+
+
+def failing(code: ErrorCode, message: str, **details: Any) -> ActionException:
+    """The exception to raise for an `ActionError` of this code, message and details."""
+    return ActionException(ActionError(code, message, details or _NO_DETAILS))

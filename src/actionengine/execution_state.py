@@ -1,0 +1,317 @@
+"""What one execution knows while it runs. Made by the pipeline, never shared, dropped at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from pydantic_core import to_json
+from uuid_utils import uuid7
+
+from actionengine.actions import ApprovalPolicy, HookContext
+from actionengine.context import AIUsage, RequestContext
+from actionengine.errors import ActionError, ErrorCode
+from actionengine.masking import mask, masked_json, scrub, scrub_json, scrub_text, secrets_in
+from actionengine.payload import Received
+from actionengine.plan import ActionPlan
+from actionengine.storage.port import Claim, EventRow, IdempotentResult, LogRow, Mode, Outcome, UnitOfWork
+
+if TYPE_CHECKING:
+    from actionengine.action_context import ActionContext
+
+_OUTCOMES: dict[ErrorCode, Outcome] = {
+    ErrorCode.INVALID_INPUT: "invalid",
+    ErrorCode.UNAUTHENTICATED: "denied",
+    ErrorCode.FORBIDDEN: "denied",
+    ErrorCode.APPROVAL_REQUIRED: "approval_required",
+}
+_ROLLED_BACK = to_json({"code": "conflict", "message": "rolled back with the action around it", "details": {}})
+
+
+class Approved(NamedTuple):
+    """That an execution runs on somebody's approval, and which policies that satisfies (by action)."""
+
+    approval_id: str
+    approved_by: str
+    granted: frozenset[str]
+
+
+class ApprovalNeeded(BaseException):
+    """Unwinds to the outermost action, which is then stored as a pending approval. No handler should catch it."""
+
+    def __init__(self, action: str, policy: ApprovalPolicy) -> None:
+        super().__init__(f"{action} needs an approval")
+        self.action = action
+        self.policy = policy
+
+
+class Execution:
+    """One execution of one action; a nested one shares its root's unit of work, rows, events and secrets."""
+
+    __slots__ = (
+        "_hook_context",
+        "approved",
+        "claim",
+        "context",
+        "data",
+        "deadline",
+        "decisions",
+        "depth",
+        "emitted",
+        "ended",
+        "events",
+        "hooked",
+        "id",
+        "incoming",
+        "mode",
+        "needed",
+        "output",
+        "parent",
+        "payload",
+        "plan",
+        "received",
+        "request",
+        "results",
+        "root",
+        "rows",
+        "secrets",
+        "started",
+        "started_at",
+        "subjects",
+        "unit_of_work",
+        "usage",
+        "value",
+    )
+
+    def __init__(
+        self, plan: ActionPlan, payload: Any, request: RequestContext, mode: Mode, parent: Execution | None = None
+    ) -> None:
+        self.plan = plan
+        self.payload = payload
+        self.request = request
+        self.mode = mode
+        self.parent = parent
+        self.id = str(uuid7())
+        self.started = perf_counter()
+        self.started_at = datetime.now(UTC)
+        self.received: Received | None = None
+        self.incoming: Received | None = None
+        self.data: Any = None
+        self.value: Any = None
+        self.output: bytes | None = None
+        self.decisions: str | None = None
+        self.subjects: list[str] = []
+        self.emitted = False
+        self.usage = request.ai_usage
+        self.context: ActionContext | None = None
+        self._hook_context: HookContext | None = None
+        self.hooked: Execution | None = None
+        self.claim: Claim | None = None
+        timeout = plan.action.timeout
+        self.deadline = None if timeout is None else self.started + timeout
+        self.approved: Approved | None = None
+        if parent is None:
+            self.root = self
+            self.depth = 0
+            self.ended = False
+            self.unit_of_work: UnitOfWork | None = None
+            self.rows: list[LogRow] = []
+            self.events: list[EventRow] = []
+            self.results: list[IdempotentResult] = []
+            self.secrets: set[str] = set()
+            self.needed: ApprovalNeeded | None = None
+        else:
+            self.root = parent.root
+            self.depth = parent.depth + 1
+            self.approved = parent.approved
+            self.usage = None
+            if parent.deadline is not None:
+                self.deadline = min(parent.deadline, self.deadline or parent.deadline)
+
+    def reset(self) -> None:
+        """Forget what a lost attempt at the unit of work has left, before the next one."""
+        self.unit_of_work = None
+        self.rows.clear()
+        self.events.clear()
+        self.results.clear()
+        self.needed = None
+        self.incoming = self.received
+        self.value = self.output = self.context = self._hook_context = None
+        self.emitted = False
+        self.subjects = []
+
+    def remaining(self, seconds: float) -> float:
+        """The shorter of a time in seconds and what the deadline leaves."""
+        return seconds if self.deadline is None else min(seconds, self.deadline - perf_counter())
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether this execution, or one around it, holds an idempotency key."""
+        return self.claim is not None or (self.parent is not None and self.parent.is_claimed)
+
+    @property
+    def hook_context(self) -> HookContext:
+        """What hooks see of this execution; a hook itself sees that of the execution it hooks."""
+        if self.hooked is not None:
+            return self.hooked.hook_context
+        if self._hook_context is None:
+            value = self.received.value if self.received is not None else None
+            self._hook_context = HookContext(self.plan.name, value)
+        return self._hook_context
+
+    def keep(self, received: Received) -> None:
+        """Remember the payload, and what in it is secret."""
+        self.received = self.incoming = received
+        if names := self.plan.sensitive:
+            value = received.value if received.is_plain else json.loads(received.json)
+            self.root.secrets.update(secrets_in(value, names))
+
+    def decide(self, reason: str) -> None:
+        """Put a decision about access on record."""
+        self.decisions = reason if self.decisions is None else f"{self.decisions}; {reason}"
+
+    def add_subject(self, subject: str) -> None:
+        """Put what this execution is about on record, once."""
+        if subject not in self.subjects:
+            self.subjects.append(subject)
+
+    def add_event(self, type: str, subject: str | None, payload: bytes) -> None:
+        """Put an event in the queue for the record stage."""
+        self.emitted = True
+        actor = self.request.actor
+        root = self.root
+        if root.secrets:
+            payload = scrub_json(payload, root.secrets)
+            subject = subject and scrub_text(subject, root.secrets)
+        tenant = self.request.tenant
+        assert tenant is not None
+        root.events.append(
+            EventRow(
+                str(uuid7()),
+                tenant.id,
+                type,
+                subject,
+                payload,
+                self.plan.name,
+                self.id,
+                actor.type if actor else None,
+                actor.id if actor else None,
+                self.started_at,
+            )
+        )
+
+    def add_default_event(self) -> None:
+        """The event of a command that emitted none: named after it, with its masked input and output."""
+        subject = self.subjects[0] if self.subjects else None
+        payload = b'{"input":%b,"output":%b}' % (self.masked_input() or b"null", self.output or b"null")
+        self.add_event(self.plan.name, subject, payload)
+
+    def add_row(self, outcome: Outcome, error: ActionError | None = None) -> None:
+        """Put this execution's row of the action log in the queue for the record stage."""
+        request, usage, approved = self.request, self.usage, self.approved
+        tenant, actor = request.tenant, request.actor
+        assert tenant is not None
+        self.root.rows.append(
+            LogRow(
+                self.id,
+                self.parent.id if self.parent else None,
+                tenant.id,
+                actor.type if actor else None,
+                actor.id if actor else None,
+                approved.approved_by if approved else None,
+                approved.approval_id if approved else None,
+                request.source,
+                request.reason,
+                self.plan.name,
+                tuple(self.subjects),
+                self.masked_input(),
+                self.output,
+                outcome,
+                to_json(error.to_dict()) if error else None,
+                self.decisions,
+                self.started_at,
+                perf_counter() - self.started,
+                self.claim.key if self.claim else None,
+                request.request_id,
+                usage.model if usage else None,
+                usage.prompt_version if usage else None,
+                usage.input_tokens if usage else None,
+                usage.output_tokens if usage else None,
+                usage.cost_usd if usage else None,
+            )
+        )
+
+    def masked_input(self) -> bytes | None:
+        """The payload as the log shows it; None where it was refused before it could be read."""
+        if self.received is None:
+            return None
+        if not self.plan.sensitive:
+            return self.received.json
+        return to_json(mask(json.loads(self.received.json), self.plan.sensitive))
+
+    def shown(self, value: Any, *plans: ActionPlan) -> Any:
+        """A value as a hook log shows it: plain JSON, masked by what these actions say is sensitive."""
+        shown = json.loads(masked_json(value))
+        for plan in plans:
+            shown = mask(shown, plan.sensitive)
+        return scrub(shown, self.root.secrets) if self.root.secrets else shown
+
+    def scrubbed_error(self, error: ActionError) -> ActionError:
+        """An error without the secrets of this execution in it."""
+        secrets = self.root.secrets
+        if not secrets:
+            return error
+        details = scrub(error.to_dict()["details"], secrets)
+        return ActionError(error.code, scrub_text(error.message, secrets), details)
+
+    def scrubbed_rows(self) -> Sequence[LogRow]:
+        """The queued rows without the secrets of this execution in them."""
+        secrets = self.secrets
+        if not secrets:
+            return self.rows
+        return [
+            row._replace(
+                input=row.input and scrub_json(row.input, secrets),
+                output=row.output and scrub_json(row.output, secrets),
+                error=row.error and scrub_json(row.error, secrets),
+                subjects=tuple(scrub_text(subject, secrets) for subject in row.subjects),
+                reason=row.reason and scrub_text(row.reason, secrets),
+            )
+            for row in self.rows
+        ]
+
+    def undo_rows(self, start: int = 0) -> None:
+        """Say of the rows since `start` that what they did was rolled back after all."""
+        rows = self.root.rows
+        for index in range(start, len(rows)):
+            if rows[index].outcome == "succeeded":
+                rows[index] = rows[index]._replace(outcome="failed", error=_ROLLED_BACK, output=None)
+
+    def add_usage(self, usage: AIUsage) -> None:
+        """Add an AI call to this execution's usage: tokens and cost add up, the newest model names stand."""
+        before = self.usage
+        if before is not None:
+            usage = AIUsage(
+                usage.model,
+                usage.prompt_version or before.prompt_version,
+                before.input_tokens + usage.input_tokens,
+                before.output_tokens + usage.output_tokens,
+                before.cost_usd + usage.cost_usd,
+            )
+        self.usage = usage
+
+
+def outcome_of(error: ActionError) -> Outcome:
+    """The outcome under which a failure stands in the action log."""
+    return _OUTCOMES.get(error.code, "failed")
+
+
+def expiry(seconds: float) -> datetime:
+    """The time (UTC) that is so many seconds away."""
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+Phase = Literal["before", "after"]

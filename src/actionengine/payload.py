@@ -1,0 +1,139 @@
+"""Payloads as they come in: JSON or refused, within limits, with a fingerprint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from actionengine.errors import ErrorCode, failing
+from actionengine.masking import revealed_json
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what callers and handlers may ask for.
+
+    `payload_bytes` (as JSON, UTF-8) and `payload_depth` (nested containers) bound a payload, `key_length` (characters)
+    an idempotency key, `nested_depth` actions that execute actions. `idempotency_wait` (seconds) is how long a caller
+    waits for the first one with its key, `idempotency_ttl` (seconds) how long a key is remembered. `reruns` is how
+    often a unit of work that lost against another one runs again.
+    """
+
+    payload_bytes: int = 1024 * 1024
+    payload_depth: int = 64
+    key_length: int = 255
+    nested_depth: int = 16
+    idempotency_wait: float = 10.0
+    idempotency_ttl: float = 24 * 60 * 60
+    reruns: int = 5
+
+
+class Received(NamedTuple):
+    """A value on its way to a handler: its JSON, a copy of it that nobody else holds, and whether that copy is made of
+    plain JSON values (otherwise it has Python objects in it)."""
+
+    json: bytes
+    value: Any
+    is_plain: bool
+
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
+
+def receive(payload: Any, model: Any, limits: Limits) -> Received:
+    """A payload, copied: plain JSON values, or an instance of `model` (of any Pydantic model, where that is None).
+
+    Raises `ActionException(invalid_input)` for one that JSON cannot carry, that is too large, or nested too deeply.
+    """
+    is_instance = isinstance(payload, BaseModel) or _is_instance(payload, model)
+    received = _copy(payload, is_instance, limits)
+    if not received.is_plain and not is_instance:
+        raise failing(
+            ErrorCode.INVALID_INPUT,
+            f"the payload is not JSON: it has to be made of dicts with string keys, lists, strings, finite numbers, "
+            f"booleans and None, or be an instance of the action's model; this is a {type(payload).__name__} with "
+            f"something else in it",
+        )
+    return _fitted(received, model)
+
+
+def carry(value: Any, model: Any, limits: Limits) -> Received:
+    """What one handler returned, copied for the next: anything that has a JSON form.
+
+    Raises `ActionException(invalid_input)` as `receive` does.
+    """
+    return _fitted(_copy(value, isinstance(value, BaseModel), limits), model)
+
+
+def fingerprint(received: Received) -> str:
+    """SHA-256 over the canonical JSON of a payload (sorted keys, no white space, UTF-8), as hexadecimal digits."""
+    value = received.value if received.is_plain else from_json(received.json)
+    return sha256(_canonical(value).encode()).hexdigest()
+
+
+def _copy(value: Any, is_instance: bool, limits: Limits) -> Received:
+    try:
+        encoded = revealed_json(value) if is_instance else to_json(value, inf_nan_mode="null")
+        if len(encoded) > limits.payload_bytes:
+            raise failing(
+                ErrorCode.INVALID_INPUT,
+                f"the payload has {len(encoded)} bytes; at most {limits.payload_bytes} are allowed",
+            )
+        # The brackets bound the depth from above, so that few payloads need the walk.
+        if encoded.count(b"{") + encoded.count(b"[") > limits.payload_depth:
+            _check_depth(encoded, limits.payload_depth)
+        plain = from_json(encoded)
+    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        raise failing(ErrorCode.INVALID_INPUT, f"the payload is not JSON: {_reason(error)}") from None
+    if plain == value:
+        return Received(encoded, plain, True)
+    return Received(encoded if is_instance else revealed_json(value), deepcopy(value), False)
+
+
+def _fitted(received: Received, model: Any) -> Received:
+    """An instance of another model than the one that is wanted goes on as plain JSON values."""
+    if isinstance(received.value, BaseModel) and model is not None and not _is_instance(received.value, model):
+        return Received(received.json, from_json(received.json), True)
+    return received
+
+
+def _is_instance(payload: Any, model: Any) -> bool:
+    if not isinstance(model, type) or isinstance(payload, (str, int, float, list, Mapping, type(None))):
+        return False
+    try:
+        return isinstance(payload, model)
+    except TypeError:
+        return False
+
+
+def _check_depth(encoded: bytes, limit: int) -> None:
+    depth = 0
+    in_string = False
+    position = 0
+    while position < len(encoded):
+        byte = encoded[position]
+        if in_string:
+            if byte == 0x5C:
+                position += 1
+            elif byte == 0x22:
+                in_string = False
+        elif byte == 0x22:
+            in_string = True
+        elif byte in b"{[":
+            depth += 1
+            if depth > limit:
+                raise failing(ErrorCode.INVALID_INPUT, f"the payload is nested deeper than {limit} levels")
+        elif byte in b"}]":
+            depth -= 1
+        position += 1
+
+
+def _reason(error: Exception) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)

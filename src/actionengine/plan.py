@@ -1,0 +1,243 @@
+"""An action made ready to run: everything about its declaration that can be found out at boot, found out once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from functools import cache, partial
+from types import FunctionType, MappingProxyType
+from typing import Any, Final, get_args, get_origin, get_type_hints
+
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic.plugin._schema_validator import PluggableSchemaValidator
+from pydantic_core import SchemaValidator, from_json, to_json
+from returns.result import Result
+
+from actionengine.actions import Action, ApprovalPolicy, HookDefinition, HookLog, HookLogEntry, PipelineResult, Service
+from actionengine.context import ACTOR_TYPES
+from actionengine.errors import ConfigurationError
+from actionengine.masking import NOTHING, sensitive_names
+
+_TYPE_ERRORS = (PydanticUserError, TypeError, NameError, AttributeError)
+
+
+class ActionPlan:
+    """One action of one service, checked and ready. Read only after `link_hooks`."""
+
+    __slots__ = (
+        "_result_adapter",
+        "action",
+        "after",
+        "before",
+        "is_async",
+        "is_native",
+        "name",
+        "sensitive",
+        "service",
+        "takes_context",
+        "validator",
+        "when",
+    )
+
+    def __init__(self, service: Service, action: Action) -> None:
+        self.service = service.name
+        self.action = action
+        self.name = f"{service.name}.{action.name}"
+        self._check_declaration()
+        self.takes_context = _takes_context(action.handler, self.name)
+        self.is_native = hasattr(action.handler, NATIVE)
+        self.is_async = is_async(action.handler)
+        self.validator: SchemaValidator | PluggableSchemaValidator | None = None
+        self.sensitive = NOTHING
+        if action.validation is not None:
+            self.validator, self.sensitive = self._compiled(action.validation)
+        self._result_adapter: TypeAdapter[Any] | Unknown | None = UNKNOWN
+        self.before: tuple[tuple[HookDefinition, ActionPlan], ...] = ()
+        self.after: tuple[tuple[HookDefinition, ActionPlan], ...] = ()
+
+    @property
+    def model(self) -> Any:
+        """The type that the payload is validated against, or None."""
+        return _validated_type(self.action.validation)
+
+    def decode_result(self, encoded: bytes) -> Any:
+        """A stored result again: of the type that the handler's annotation names, otherwise plain JSON values."""
+        stored = from_json(encoded)
+        if self.action.result.pipeline:
+            log = {phase: [HookLogEntry(**entry) for entry in stored["pipeline"][phase]] for phase in _PHASES}
+            return PipelineResult(self._typed(stored["data"]), HookLog(**log))
+        return self._typed(stored)
+
+    def _typed(self, value: Any) -> Any:
+        if self._result_adapter is UNKNOWN:
+            self._result_adapter = _result_adapter(self.action.handler)
+        if not isinstance(self._result_adapter, TypeAdapter):
+            return value
+        try:
+            return self._result_adapter.validate_json(to_json(value))
+        except ValidationError:
+            # An after hook has made something else of it.
+            return value
+
+    def _check_declaration(self) -> None:
+        action, name = self.action, self.name
+        if not action.name or not isinstance(action.name, str):
+            raise ConfigurationError(f"an action of the service {self.service!r} has no name")
+        if "." in action.name:
+            raise ConfigurationError(f"{name}: an action's name has no dot in it")
+        if not callable(action.handler):
+            raise ConfigurationError(f"{name}: the handler has to be callable, not {action.handler!r}")
+        if unknown := set(action.allowed_actors or ()) - ACTOR_TYPES:
+            raise ConfigurationError(
+                f"{name}: unknown actor type {sorted(unknown)} in allowed_actors; there are {sorted(ACTOR_TYPES)}"
+            )
+        if action.idempotency not in ("optional", "required", "none"):
+            raise ConfigurationError(
+                f"{name}: idempotency is 'optional', 'required' or 'none', not {action.idempotency!r}"
+            )
+        if action.timeout is not None and not action.timeout > 0:
+            raise ConfigurationError(f"{name}: a timeout is a number of seconds above 0, not {action.timeout!r}")
+        if action.read_only and (action.emits or action.approval or action.idempotency == "required"):
+            raise ConfigurationError(
+                f"{name}: a read-only action emits nothing, needs no approval and claims no idempotency key"
+            )
+        if action.permission and not action.is_protected:
+            raise ConfigurationError(f"{name}: a permission {action.permission!r} needs a protected action")
+        if action.resource is not None and not callable(action.resource):
+            raise ConfigurationError(f"{name}: resource has to be a function of the input, not {action.resource!r}")
+        if action.approval is not None:
+            self._check_approval(action.approval)
+
+    def _check_approval(self, policy: ApprovalPolicy) -> None:
+        if not callable(policy.when) or is_async(policy.when):
+            raise ConfigurationError(f"{self.name}: an approval policy's `when` is a def of (data, ctx)")
+        if not policy.permission:
+            raise ConfigurationError(f"{self.name}: an approval policy names the permission that the approver needs")
+        if policy.expires_after.total_seconds() <= 0:
+            raise ConfigurationError(f"{self.name}: an approval policy's expires_after is above 0")
+
+    def _compiled(self, validation: Any) -> tuple[SchemaValidator | PluggableSchemaValidator, frozenset[str]]:
+        try:
+            return _compiled_class(validation) if isinstance(validation, type) else _compiled_type(validation)
+        except _TYPE_ERRORS as error:
+            raise ConfigurationError(
+                f"{self.name}: validation takes a Pydantic model class, or a type that a TypeAdapter takes, "
+                f"not {validation!r} ({error})"
+            ) from error
+
+
+class Unknown(Enum):
+    """Not looked up yet."""
+
+    UNKNOWN = 0
+
+
+UNKNOWN: Final = Unknown.UNKNOWN
+NATIVE = "__actionengine_native__"
+_PHASES = ("before", "after")
+
+
+def native(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark an `async def` handler that awaits nothing but the unit of work, so that it runs in both worlds."""
+    setattr(handler, NATIVE, True)
+    return handler
+
+
+def link_hooks(plans: Mapping[str, Mapping[str, ActionPlan]]) -> None:
+    """Resolve each hook to its plan. Raises `ConfigurationError` for one that is not there, or that closes a cycle."""
+    for actions in plans.values():
+        for plan in actions.values():
+            hooks = plan.action.hooks
+            plan.before = tuple((hook, _find(plans, plan, hook)) for hook in hooks.before)
+            plan.after = tuple((hook, _find(plans, plan, hook)) for hook in hooks.after)
+    for actions in plans.values():
+        for plan in actions.values():
+            if plan.before or plan.after:
+                _refuse_cycles(plan, ())
+
+
+def read_only_copy(plans: Mapping[str, Mapping[str, ActionPlan]]) -> Mapping[str, Mapping[str, ActionPlan]]:
+    """The plans as nested read-only mappings."""
+    return MappingProxyType({service: MappingProxyType(dict(actions)) for service, actions in plans.items()})
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling this gives a coroutine."""
+    if type(function) is FunctionType:
+        return bool(function.__code__.co_flags & inspect.CO_COROUTINE)
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def _result_adapter(handler: Callable[..., Any]) -> TypeAdapter[Any] | None:
+    """For the type `T` of a handler annotated as returning `Result[T, …]`; None where the annotation names no type."""
+    target: Any = handler.func if isinstance(handler, partial) else handler
+    if not inspect.isroutine(target):
+        target = type(target).__call__
+    try:
+        returned = get_type_hints(target, include_extras=True).get("return")
+    except _TYPE_ERRORS:
+        return None
+    origin = get_origin(returned)
+    if not (isinstance(origin, type) and issubclass(origin, Result)):
+        return None
+    value_type = get_args(returned)[0]
+    if value_type is Any or value_type is object:
+        return None
+    try:
+        return TypeAdapter(value_type)
+    except _TYPE_ERRORS:
+        return None
+
+
+def _validated_type(validation: Any) -> Any:
+    return validation._type if isinstance(validation, TypeAdapter) else validation
+
+
+def _compiled_type(validation: Any) -> tuple[SchemaValidator | PluggableSchemaValidator, frozenset[str]]:
+    adapter = validation if isinstance(validation, TypeAdapter) else TypeAdapter(validation)
+    return adapter.validator, sensitive_names(_validated_type(validation))
+
+
+_compiled_class = cache(_compiled_type)
+
+
+def _takes_context(handler: Callable[..., Any], name: str) -> bool:
+    if type(handler) is FunctionType:
+        code = handler.__code__
+        required = code.co_argcount - len(handler.__defaults__ or ())
+        if not code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS) and not code.co_kwonlyargcount:
+            return _context_by_count(required, code.co_argcount, handler, name)
+    try:
+        parameters: Sequence[inspect.Parameter] = tuple(inspect.signature(handler).parameters.values())
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{name}: the handler {handler!r} has no signature to read") from None
+    if any(item.kind is item.KEYWORD_ONLY and item.default is item.empty for item in parameters):
+        raise ConfigurationError(f"{name}: a handler is called as handler(data) or handler(data, ctx)")
+    positional = [item for item in parameters if item.kind in (item.POSITIONAL_ONLY, item.POSITIONAL_OR_KEYWORD)]
+    takes_any = any(item.kind is item.VAR_POSITIONAL for item in parameters)
+    required = sum(item.default is item.empty for item in positional)
+    return _context_by_count(required, 2 if takes_any else len(positional), handler, name)
+
+
+def _context_by_count(required: int, most: int, handler: Callable[..., Any], name: str) -> bool:
+    if required > 2 or most < 1:
+        raise ConfigurationError(
+            f"{name}: a handler is called as handler(data) or handler(data, ctx); "
+            f"{getattr(handler, '__qualname__', handler)!s} takes {required or most} arguments"
+        )
+    return most >= 2
+
+
+def _find(plans: Mapping[str, Mapping[str, ActionPlan]], plan: ActionPlan, hook: HookDefinition) -> ActionPlan:
+    found = plans.get(hook.service, {}).get(hook.action)
+    if found is None:
+        raise ConfigurationError(f"{plan.name}: its hook {hook.name} names no action")
+    return found
+
+
+def _refuse_cycles(plan: ActionPlan, path: tuple[str, ...]) -> None:
+    if plan.name in path:
+        raise ConfigurationError(f"{path[0]}: its hooks come round again: {' -> '.join((*path, plan.name))}")
+    for _, hook in (*plan.before, *plan.after):
+        _refuse_cycles(hook, (*path, plan.name))

@@ -1,0 +1,1 @@
+"""The built-in services: approvals, the action log, roles. Actions like any other."""

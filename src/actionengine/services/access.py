@@ -1,0 +1,52 @@
+"""What built-in services may do beyond a host's handlers: reach the library's own collections and the action log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from actionengine.action_context import ActionContext
+from actionengine.approval_record import PendingApproval
+from actionengine.execution_state import Approved, Execution
+from actionengine.pipeline import Pipeline
+from actionengine.storage.port import AsyncRecords, LogQuery, LogRow
+
+
+class SystemAccess:
+    """One execution of a built-in action, seen from inside."""
+
+    __slots__ = ("_execution", "_pipeline")
+
+    def __init__(self, execution: Execution, pipeline: Pipeline) -> None:
+        self._execution = execution
+        self._pipeline = pipeline
+
+    def records(self, collection: str) -> AsyncRecords:
+        """A collection of the library's own."""
+        return self._pipeline.open(self._execution).records(collection)
+
+    async def read_log(self, query: LogQuery) -> Sequence[LogRow]:
+        """Rows of the action log."""
+        return await self._pipeline.open(self._execution).read_log(query)
+
+    async def is_allowed(self, permission: str) -> bool:
+        """Whether the actor has a permission; the question stays off the record."""
+        before = self._execution.decisions
+        decision = await self._pipeline.decide(self._execution, permission, None)
+        self._execution.decisions = before
+        return decision.allowed
+
+    async def execute_approved(self, pending: PendingApproval, approved: Approved) -> tuple[Any, str | None]:
+        """Run an approved action here: its value, or the id of a further approval."""
+        return await self._pipeline.execute_approved(self._execution, pending, approved)
+
+    def add_subject(self, subject: str) -> None:
+        """Name what this execution is about."""
+        self._execution.add_subject(subject)
+
+
+def access_of(ctx: ActionContext) -> SystemAccess:
+    """The inside of a context."""
+    executor = ctx._executor
+    assert isinstance(executor, Pipeline)
+    return SystemAccess(ctx._running(), executor)

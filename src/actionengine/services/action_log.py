@@ -1,0 +1,109 @@
+"""The built-in service `action_log`: who changed this, when and why."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import from_json
+from returns.result import Result, Success
+
+from actionengine.action_context import ActionContext
+from actionengine.actions import Service, create_action, create_service
+from actionengine.context import ActorType
+from actionengine.errors import ActionError
+from actionengine.plan import native
+from actionengine.services.access import access_of
+from actionengine.storage.port import LogQuery, LogRow, Outcome
+
+READ_PERMISSION = "action_log.read"
+
+
+class LogListing(BaseModel):
+    """Which executions: each field that is given has to match. `subject` is a name such as `"jobs/17"`, `action` a full
+    name, `since` and `until` bound the start (`until` excluded). `before` is the id to page on from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    subject: str | None = None
+    actor_type: ActorType | None = None
+    actor_id: str | None = None
+    action: str | None = None
+    outcome: Outcome | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    before: str | None = None
+    limit: int = Field(default=50, ge=1, le=1000)
+
+
+class LogEntry(BaseModel):
+    """One execution. `latency` is in seconds, times are UTC, input and output are masked."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    parent_id: str | None
+    actor_type: str | None
+    actor_id: str | None
+    approved_by: str | None
+    approval_id: str | None
+    source: str
+    reason: str | None
+    action: str
+    subjects: tuple[str, ...]
+    input: Any
+    output: Any
+    outcome: Outcome
+    error: dict[str, Any] | None
+    decision: str | None
+    started_at: datetime
+    latency: float
+    idempotency_key: str | None
+    request_id: str | None
+    model: str | None
+    prompt_version: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost_usd: float | None
+
+    @classmethod
+    def of(cls, row: LogRow) -> LogEntry:
+        """A stored row, decoded."""
+        fields = row._asdict()
+        del fields["tenant_id"]
+        for name in ("input", "output", "error"):
+            fields[name] = None if fields[name] is None else from_json(fields[name])
+        return cls(**fields)
+
+
+class LogPage(BaseModel):
+    """A page of the action log, newest first; `next` is the `before` of the following page, or None."""
+
+    model_config = ConfigDict(frozen=True)
+
+    items: tuple[LogEntry, ...]
+    next: str | None
+
+
+@native
+async def _list(data: LogListing, ctx: ActionContext) -> Result[LogPage, ActionError]:
+    rows = await access_of(ctx).read_log(LogQuery(**data.model_dump()))
+    items = tuple(LogEntry.of(row) for row in rows)
+    return Success(LogPage(items=items, next=items[-1].id if len(items) == data.limit else None))
+
+
+action_log: Service = create_service(
+    name="action_log",
+    description="Who changed what, when and why",
+    actions=[
+        create_action(
+            name="list",
+            description="Executions by subject, actor, action, outcome and time, newest first",
+            handler=_list,
+            validation=LogListing,
+            permission=READ_PERMISSION,
+            read_only=True,
+        ),
+    ],
+)

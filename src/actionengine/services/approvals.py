@@ -1,0 +1,259 @@
+"""The built-in service `approvals`: list, get, approve, reject, cancel.
+
+An approver has the permission that the policy names, is not the requester, and is no AI. Approving runs the original
+action once, as its requester, in the unit of work of the approval: both are there or neither is.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from returns.result import Result, Success
+
+from actionengine.action_context import ActionContext
+from actionengine.actions import Service, create_action, create_service
+from actionengine.approval_record import ApprovalStatus, PendingApproval
+from actionengine.context import Actor, ActorType
+from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.execution_state import Approved
+from actionengine.plan import native
+from actionengine.services.access import access_of
+from actionengine.storage.port import APPROVALS
+
+_DECIDERS: tuple[ActorType, ...] = ("human", "integration", "system")
+
+
+class Input(BaseModel):
+    """Inputs refuse fields that they do not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ListApprovals(Input):
+    """Which approvals: of this status (an expired one is no longer pending), after this id, at most so many."""
+
+    status: Literal["pending", "approved", "rejected", "cancelled", "expired"] | None = None
+    after: str | None = None
+    limit: int = Field(default=50, ge=1, le=200)
+
+
+class GetApproval(Input):
+    """One approval."""
+
+    approval_id: str
+
+
+class DecideApproval(Input):
+    """One approval, and why it is decided so."""
+
+    approval_id: str
+    comment: str | None = Field(default=None, max_length=2000)
+
+
+class Approval(BaseModel):
+    """An approval as people see it; `input` is masked."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    action: str
+    permission: str
+    status: ApprovalStatus | Literal["expired"]
+    requested_by: str | None
+    reason: str | None
+    input: Any
+    created_at: datetime
+    expires_at: datetime
+    decided_by: str | None
+    decided_at: datetime | None
+    comment: str | None
+
+    @classmethod
+    def of(cls, pending: PendingApproval) -> Approval:
+        """The public part of a stored approval."""
+        expired = pending.status == "pending" and not pending.is_open(datetime.now(UTC))
+        return cls(
+            id=pending.id,
+            action=f"{pending.service}.{pending.action}",
+            permission=pending.permission,
+            status="expired" if expired else pending.status,
+            requested_by=_requester(pending),
+            reason=pending.reason,
+            input=pending.input,
+            created_at=pending.created_at,
+            expires_at=pending.expires_at,
+            decided_by=pending.decided_by,
+            decided_at=pending.decided_at,
+            comment=pending.comment,
+        )
+
+
+class ApprovalPage(BaseModel):
+    """A page of approvals, oldest first; `next` is the `after` of the following page, or None."""
+
+    model_config = ConfigDict(frozen=True)
+
+    items: tuple[Approval, ...]
+    next: str | None
+
+
+class ApprovalResult(BaseModel):
+    """An approved action: its result, or the further approval that it now waits for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    approval: Approval
+    result: Any
+    further_approval_id: str | None
+
+
+@native
+async def _list(data: ListApprovals, ctx: ActionContext) -> Result[ApprovalPage, ActionError]:
+    items: list[Approval] = []
+    after = data.after
+    records = access_of(ctx).records(APPROVALS)
+    while page := await records.list(limit=200, after=after):
+        for record in page:
+            after = record.id
+            pending = PendingApproval.of(record)
+            approval = Approval.of(pending)
+            if data.status in (None, approval.status) and await _may_see(pending, ctx):
+                items.append(approval)
+                if len(items) == data.limit:
+                    return Success(ApprovalPage(items=tuple(items), next=after))
+    return Success(ApprovalPage(items=tuple(items), next=None))
+
+
+@native
+async def _get(data: GetApproval, ctx: ActionContext) -> Result[Approval, ActionError]:
+    pending = await _find(data.approval_id, ctx)
+    return Success(Approval.of(pending))
+
+
+@native
+async def _approve(data: DecideApproval, ctx: ActionContext) -> Result[ApprovalResult, ActionError]:
+    pending = await _for_decision(data, ctx)
+    decided = await _decide(pending, "approved", data, ctx)
+    granted = frozenset((*pending.granted, pending.policy))
+    result, further = await access_of(ctx).execute_approved(pending, Approved(pending.id, str(ctx.actor), granted))
+    return Success(ApprovalResult(approval=Approval.of(decided), result=result, further_approval_id=further))
+
+
+@native
+async def _reject(data: DecideApproval, ctx: ActionContext) -> Result[Approval, ActionError]:
+    pending = await _for_decision(data, ctx)
+    return Success(Approval.of(await _decide(pending, "rejected", data, ctx)))
+
+
+@native
+async def _cancel(data: DecideApproval, ctx: ActionContext) -> Result[Approval, ActionError]:
+    pending = await _find(data.approval_id, ctx)
+    if not _is_requester(pending, ctx.actor):
+        raise failing(ErrorCode.FORBIDDEN, f"only the requester can cancel the approval {pending.id}")
+    _check_open(pending)
+    return Success(Approval.of(await _decide(pending, "cancelled", data, ctx)))
+
+
+async def _for_decision(data: DecideApproval, ctx: ActionContext) -> PendingApproval:
+    pending = await _find(data.approval_id, ctx)
+    if _is_requester(pending, ctx.actor):
+        raise failing(
+            ErrorCode.FORBIDDEN, f"{ctx.actor} asked for the approval {pending.id}: somebody else must decide"
+        )
+    await ctx.authorize_async(pending.permission)
+    _check_open(pending)
+    return pending
+
+
+def _check_open(pending: PendingApproval) -> None:
+    approval = Approval.of(pending)
+    if approval.status != "pending":
+        raise failing(
+            ErrorCode.CONFLICT,
+            f"the approval {pending.id} is {approval.status} and cannot be used again",
+            approval_id=pending.id,
+            status=approval.status,
+        )
+
+
+async def _decide(
+    pending: PendingApproval, status: ApprovalStatus, data: DecideApproval, ctx: ActionContext
+) -> PendingApproval:
+    """Write the decision. The write locks the approval, so that of many deciders one goes on."""
+    decided = pending.model_copy(
+        update={
+            "status": status,
+            "decided_by": str(ctx.actor),
+            "decided_at": datetime.now(UTC),
+            "comment": data.comment,
+        }
+    )
+    access = access_of(ctx)
+    await access.records(APPROVALS).update(pending.id, decided.document(), pending.version)
+    access.add_subject(f"approval/{pending.id}")
+    return decided
+
+
+async def _find(approval_id: str, ctx: ActionContext) -> PendingApproval:
+    record = await access_of(ctx).records(APPROVALS).get(approval_id)
+    pending = PendingApproval.of(record) if record else None
+    if pending is None or not await _may_see(pending, ctx):
+        raise failing(ErrorCode.NOT_FOUND, f"there is no approval {approval_id!r}")
+    return pending
+
+
+async def _may_see(pending: PendingApproval, ctx: ActionContext) -> bool:
+    """Requesters see what they asked for; others what they may decide."""
+    return _is_requester(pending, ctx.actor) or await access_of(ctx).is_allowed(pending.permission)
+
+
+def _is_requester(pending: PendingApproval, actor: Actor | None) -> bool:
+    return actor is not None and str(actor) == _requester(pending)
+
+
+def _requester(pending: PendingApproval) -> str | None:
+    return f"{pending.requester.type}:{pending.requester.id}" if pending.requester else None
+
+
+approvals: Service = create_service(
+    name="approvals",
+    description="Actions that wait for a second person",
+    actions=[
+        create_action(
+            name="list",
+            description="The approvals that you asked for or may decide, oldest first",
+            handler=_list,
+            validation=ListApprovals,
+            read_only=True,
+        ),
+        create_action(
+            name="get",
+            description="One approval that you asked for or may decide",
+            handler=_get,
+            validation=GetApproval,
+            read_only=True,
+        ),
+        create_action(
+            name="approve",
+            description="Agree: the original action runs, as its requester",
+            handler=_approve,
+            validation=DecideApproval,
+            allowed_actors=_DECIDERS,
+        ),
+        create_action(
+            name="reject",
+            description="Refuse: the original action does not run",
+            handler=_reject,
+            validation=DecideApproval,
+            allowed_actors=_DECIDERS,
+        ),
+        create_action(
+            name="cancel",
+            description="Take back what you asked for yourself",
+            handler=_cancel,
+            validation=DecideApproval,
+        ),
+    ],
+)

@@ -1,0 +1,1 @@
+"""Where state lives: the ports (`port`), and one file a backend."""

@@ -1,0 +1,562 @@
+"""`InMemoryStorage`: the default, and what hosts run their unit tests on.
+
+Real transactions, kept in one process. A unit of work reads a snapshot (the versions that were committed when it
+first read) and buffers its writes; a write locks its document until the end, and refuses at once, as `conflict`, where
+another unit of work holds the lock or has committed since. So the first writer wins, nobody waits for a document, and
+no deadlock is possible. What waits, for a bounded time, is an idempotency key that is being used.
+
+Multi-version reads after Bernstein, Hadzilacos, Goodman, "Concurrency Control and Recovery in Database Systems", ch. 5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from operator import attrgetter
+from time import monotonic
+from typing import Any, NamedTuple, TypeVar
+from uuid import UUID
+
+from uuid_utils import uuid7
+from uuid_utils.compat import uuid7 as stdlib_uuid7
+
+from actionengine.context import Tenant
+from actionengine.driving import drive
+from actionengine.errors import ErrorCode, failing
+from actionengine.storage.port import (
+    ACCESS_COLLECTIONS,
+    CLAIMED,
+    Claim,
+    ClaimAnswer,
+    IdempotentResult,
+    LogQuery,
+    LogRow,
+    Mode,
+    Record,
+    Recording,
+    StorageError,
+    StoredEvent,
+)
+from actionengine.storage.records import (
+    check_id,
+    decode_document,
+    encode_document,
+    missing,
+    normal_filter,
+    page_size,
+    stale,
+    taken,
+)
+
+T = TypeVar("T")
+
+_SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+Key = tuple[str, str]
+"""(collection, id) of a document, or (action, key) of a claim."""
+
+
+class Document(NamedTuple):
+    """A document as stored: JSON, so that no two readers share an object."""
+
+    version: int
+    data: bytes
+    created_at: datetime
+    updated_at: datetime
+
+
+class Version:
+    """One committed state of a document (None: deleted), and the one before it while somebody may still read that."""
+
+    __slots__ = ("document", "previous", "sequence")
+
+    def __init__(self, sequence: int, document: Document | None, previous: Version | None) -> None:
+        self.sequence = sequence
+        self.document = document
+        self.previous = previous
+
+
+class Held:
+    """A key that a running unit of work has claimed; whoever waits for it is called when it ends."""
+
+    __slots__ = ("before", "owner", "waiters")
+
+    def __init__(self, owner: MemoryUnitOfWork, before: IdempotentResult | None) -> None:
+        self.owner = owner
+        self.before = before
+        self.waiters: list[Callable[[], object]] = []
+
+
+@dataclass(slots=True, eq=False)
+class TenantData:
+    """All that one tenant has. A unit of work holds its own tenant's, and so can reach no other's."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    sequence: int = 0
+    access_stamp: int = 0
+    collections: dict[str, dict[str, Version]] = field(default_factory=dict)
+    tombstones: list[Key] = field(default_factory=list)
+    locks: dict[Key, MemoryUnitOfWork] = field(default_factory=dict)
+    snapshots: dict[MemoryUnitOfWork, int] = field(default_factory=dict)
+    claims: dict[Key, Held | IdempotentResult] = field(default_factory=dict)
+    log: list[LogRow] = field(default_factory=list)
+    events: list[StoredEvent] = field(default_factory=list)
+    outbox: deque[int] = field(default_factory=deque)
+
+
+class InMemoryStorage:
+    """Storage in this process's memory, safe under threads and tasks. It keeps everything until it is dropped."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tenants: dict[str, Tenant] = {}
+        self._data: dict[UUID, TenantData] = {}
+
+    def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> MemoryUnitOfWork:
+        """A unit of work of one tenant."""
+        return MemoryUnitOfWork(self._data.get(tenant.id) or self._tenant_data(tenant.id), mode, read_only)
+
+    def access_stamp(self, tenant_id: UUID) -> int:
+        """How many commits have touched the tenant's roles."""
+        data = self._data.get(tenant_id)
+        return data.access_stamp if data else 0
+
+    async def find_tenant(self, slug: str, mode: Mode) -> Tenant | None:
+        """The tenant of this slug."""
+        return self._tenants.get(slug)
+
+    def create_tenant(self, *, slug: str, name: str) -> Tenant:
+        """Make a tenant. Raises `ActionException`: `conflict` for a taken slug, `invalid_input` for one that is not
+        lower-case letters, digits and hyphens (63 at most), or for an empty name."""
+        if not _SLUG.fullmatch(slug):
+            raise failing(ErrorCode.INVALID_INPUT, f"{slug!r} is no slug: use 1 to 63 of a-z, 0-9 and inner hyphens")
+        if not name.strip():
+            raise failing(ErrorCode.INVALID_INPUT, f"the tenant {slug!r} needs a name")
+        with self._lock:
+            if slug in self._tenants:
+                raise failing(ErrorCode.CONFLICT, f"the tenant {slug!r} exists already")
+            tenant = self._tenants[slug] = Tenant(stdlib_uuid7(), slug)
+        return tenant
+
+    async def create_tenant_async(self, *, slug: str, name: str) -> Tenant:
+        """The same."""
+        return self.create_tenant(slug=slug, name=name)
+
+    def list_tenants(self) -> Sequence[Tenant]:
+        """All tenants, by slug."""
+        with self._lock:
+            return sorted(self._tenants.values(), key=attrgetter("slug"))
+
+    async def list_tenants_async(self) -> Sequence[Tenant]:
+        """The same."""
+        return self.list_tenants()
+
+    def read_events(self, tenant: Tenant, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
+        """The tenant's events after a position, in commit order."""
+        events = self._tenant_data(tenant.id).events
+        start = bisect_right(events, after, key=attrgetter("position"))
+        return events[start : start + page_size(limit)]
+
+    async def read_events_async(self, tenant: Tenant, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
+        """The same."""
+        return self.read_events(tenant, after=after, limit=limit)
+
+    def purge_expired_keys(self, *, limit: int = 1000) -> int:
+        """Forget up to `limit` expired idempotency keys; how many there were."""
+        now = datetime.now(UTC)
+        purged = 0
+        for data in list(self._data.values()):
+            with data.lock:
+                expired = [
+                    key
+                    for key, entry in data.claims.items()
+                    if isinstance(entry, IdempotentResult) and entry.expires_at <= now
+                ][: limit - purged]
+                for key in expired:
+                    del data.claims[key]
+            purged += len(expired)
+        return purged
+
+    async def purge_expired_keys_async(self, *, limit: int = 1000) -> int:
+        """The same."""
+        return self.purge_expired_keys(limit=limit)
+
+    def _tenant_data(self, tenant_id: UUID) -> TenantData:
+        with self._lock:
+            return self._data.setdefault(tenant_id, TenantData())
+
+
+class MemoryUnitOfWork:
+    """One transaction of one tenant."""
+
+    __slots__ = ("_claims", "_data", "_ended", "_journal", "_locked", "_mode", "_read_only", "_recording", "_writes")
+
+    def __init__(self, data: TenantData, mode: Mode, read_only: bool) -> None:
+        self._data = data
+        self._mode = mode
+        self._read_only = read_only
+        self._ended = False
+        self._recording: Recording | None = None
+        self._claims: list[Key] = []
+        self._locked: list[Key] = []
+        self._writes: dict[Key, Document | None] = {}
+        self._journal: list[tuple[Key, bool, Document | None]] = []
+
+    # Idempotency keys
+
+    async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
+        """Claim a key, waiting up to `wait` seconds for another unit of work that holds it."""
+        key = (claim.action, claim.key)
+        data = self._data
+        deadline = 0.0
+        while True:
+            with data.lock:
+                entry = data.claims.get(key)
+                if not isinstance(entry, Held):
+                    if entry is not None and not _may_take(entry, claim):
+                        return _answer(entry, claim)
+                    data.claims[key] = Held(self, entry)
+                    self._claims.append(key)
+                    return CLAIMED
+                if not deadline:
+                    deadline = monotonic() + wait
+                remaining = deadline - monotonic()
+                if remaining <= 0 or entry.owner is self:
+                    return ClaimAnswer("in_progress")
+                ended = _Signal(self._mode)
+                entry.waiters.append(ended.set)
+            await ended.wait(remaining)
+
+    # Documents
+
+    def records(self, collection: str) -> MemoryRecords:
+        """The collection as this transaction sees it."""
+        return MemoryRecords(self, collection)
+
+    def read(self, key: Key) -> Document | None:
+        """A document as of the snapshot, with this transaction's own writes on top."""
+        if key in self._writes:
+            return self._writes[key]
+        with self._data.lock:
+            return _visible(self._data.collections.get(key[0], {}).get(key[1]), self._snapshot())
+
+    def scan(self, collection: str) -> dict[str, Document]:
+        """All documents of a collection, by id, as `read` would see each."""
+        with self._data.lock:
+            snapshot = self._snapshot()
+            versions = list(self._data.collections.get(collection, {}).items())
+            found = {id: document for id, version in versions if (document := _visible(version, snapshot))}
+        for (written_in, id), written in self._writes.items():
+            if written_in == collection:
+                found.pop(id, None)
+                if written is not None:
+                    found[id] = written
+        return found
+
+    def lock(self, key: Key) -> Document | None:
+        """Lock a document for writing and give its newest state. Raises `conflict` while another holds the lock."""
+        if self._read_only:
+            raise failing(ErrorCode.INTERNAL, f"a read-only action cannot write to {key[0]!r}")
+        with self._data.lock:
+            self._check_open()
+            holder = self._data.locks.get(key)
+            if holder is None:
+                self._data.locks[key] = self
+                self._locked.append(key)
+            elif holder is not self:
+                raise failing(ErrorCode.CONFLICT, f"{key[0]}/{key[1]} is being changed by another execution: try again")
+            if key in self._writes:
+                return self._writes[key]
+            version = self._data.collections.get(key[0], {}).get(key[1])
+            return version.document if version else None
+
+    def write(self, key: Key, document: Document | None) -> None:
+        """Buffer a write (None deletes) to a document that `lock` has locked."""
+        self._journal.append((key, key in self._writes, self._writes.get(key)))
+        self._writes[key] = document
+
+    # The action log
+
+    async def read_log(self, query: LogQuery) -> Sequence[LogRow]:
+        """Rows of the action log, committed ones, newest first."""
+        with self._data.lock:
+            self._check_open()
+            rows = list(self._data.log)
+        rows.sort(key=attrgetter("id"), reverse=True)
+        found: list[LogRow] = []
+        for row in rows:
+            if len(found) == query.limit:
+                break
+            if _matches(row, query):
+                found.append(row)
+        return found
+
+    # SQL
+
+    @property
+    def session(self) -> Any:
+        """There is none: raises `StorageError`."""
+        raise StorageError("InMemoryStorage has no SQL session: use ctx.records, or a storage on SQLAlchemy")
+
+    @property
+    def async_session(self) -> Any:
+        """There is none: raises `StorageError`."""
+        return self.session
+
+    # The transaction
+
+    async def savepoint(self) -> object:
+        """A point to roll back to."""
+        return len(self._journal)
+
+    async def rollback_to(self, savepoint: object) -> None:
+        """Undo what was written since."""
+        assert isinstance(savepoint, int)
+        while len(self._journal) > savepoint:
+            key, was_written, before = self._journal.pop()
+            if was_written:
+                self._writes[key] = before
+            else:
+                del self._writes[key]
+
+    async def release(self, savepoint: object) -> None:
+        """Nothing to do: the journal stays for the savepoints around this one."""
+
+    async def record(self, recording: Recording) -> None:
+        """Keep what is to be written with the commit."""
+        self._recording = recording
+
+    async def commit(self) -> None:
+        """Make everything visible at once."""
+        data = self._data
+        with data.lock:
+            self._check_open()
+            if self._writes:
+                self._publish()
+            if self._recording is not None:
+                data.log.extend(self._recording.log)
+                for event in self._recording.events:
+                    position = len(data.events) + 1
+                    data.events.append(StoredEvent(position, event))
+                    data.outbox.append(position)
+                for result in self._recording.results:
+                    key = (result.claim.action, result.claim.key)
+                    self._end_claim(key, result)
+            self._end()
+
+    async def rollback(self) -> None:
+        """Undo everything."""
+        if not self._ended:
+            with self._data.lock:
+                self._end()
+
+    async def call(self, function: Any, *arguments: Any) -> Any:
+        """Run a `def` handler: here, wherever the caller is."""
+        return function(*arguments)
+
+    def drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of this unit of work to its end."""
+        return drive(coroutine)
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise StorageError("this execution is over, and its unit of work with it")
+
+    def _snapshot(self) -> int:
+        self._check_open()
+        return self._data.snapshots.setdefault(self, self._data.sequence)
+
+    def _publish(self) -> None:
+        data = self._data
+        data.sequence += 1
+        data.snapshots.pop(self, None)
+        oldest_read = min(data.snapshots.values(), default=data.sequence)
+        touched_access = False
+        for (collection, id), document in self._writes.items():
+            versions = data.collections.setdefault(collection, {})
+            version = versions[id] = Version(data.sequence, document, versions.get(id))
+            _prune(version, oldest_read)
+            if document is None:
+                data.tombstones.append((collection, id))
+            touched_access = touched_access or collection in ACCESS_COLLECTIONS
+        if touched_access:
+            data.access_stamp += 1
+        if data.tombstones and not data.snapshots:
+            for collection, id in data.tombstones:
+                dead = data.collections[collection].get(id)
+                if dead is not None and dead.document is None:
+                    del data.collections[collection][id]
+            data.tombstones.clear()
+
+    def _end(self) -> None:
+        data = self._data
+        self._ended = True
+        data.snapshots.pop(self, None)
+        for key in self._locked:
+            del data.locks[key]
+        for key in self._claims:
+            held = data.claims.get(key)
+            if isinstance(held, Held) and held.owner is self:
+                self._end_claim(key, held.before)
+
+    def _end_claim(self, key: Key, result: IdempotentResult | None) -> None:
+        held = self._data.claims.pop(key, None)
+        if result is not None:
+            self._data.claims[key] = result
+        if isinstance(held, Held):
+            for wake in held.waiters:
+                wake()
+
+
+class MemoryRecords:
+    """A collection as one transaction sees it."""
+
+    __slots__ = ("_collection", "_unit_of_work")
+
+    def __init__(self, unit_of_work: MemoryUnitOfWork, collection: str) -> None:
+        self._unit_of_work = unit_of_work
+        self._collection = collection
+
+    async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
+        """Add a document."""
+        if id is None:
+            id = str(uuid7())
+        else:
+            check_id(self._collection, id)
+        encoded = encode_document(self._collection, data)
+        key = (self._collection, id)
+        if self._unit_of_work.lock(key) is not None:
+            raise taken(*key)
+        now = datetime.now(UTC)
+        return self._write(key, Document(1, encoded, now, now))
+
+    async def get(self, id: str) -> Record | None:
+        """The document, or None."""
+        document = self._unit_of_work.read((self._collection, id))
+        return _record(id, document) if document else None
+
+    async def update(self, id: str, data: Mapping[str, Any], expected_version: int) -> Record:
+        """Replace a document."""
+        encoded = encode_document(self._collection, data)
+        key = (self._collection, id)
+        current = self._lock_version(key, expected_version)
+        return self._write(key, Document(current.version + 1, encoded, current.created_at, datetime.now(UTC)))
+
+    async def delete(self, id: str, expected_version: int) -> None:
+        """Remove a document."""
+        key = (self._collection, id)
+        self._lock_version(key, expected_version)
+        self._unit_of_work.write(key, None)
+
+    async def list(
+        self, filter: Mapping[str, Any] | None = None, limit: int = 100, after: str | None = None
+    ) -> Sequence[Record]:
+        """Documents by id."""
+        limit = page_size(limit)
+        wanted = normal_filter(self._collection, filter)
+        page: list[Record] = []
+        for id, document in sorted(self._unit_of_work.scan(self._collection).items()):
+            if after is not None and id <= after:
+                continue
+            record = _record(id, document)
+            if all(field in record.data and record.data[field] == value for field, value in wanted.items()):
+                page.append(record)
+                if len(page) == limit:
+                    break
+        return page
+
+    def _lock_version(self, key: Key, expected_version: int) -> Document:
+        current = self._unit_of_work.lock(key)
+        if current is None:
+            raise missing(*key)
+        if current.version != expected_version:
+            raise stale(*key, expected_version, current.version)
+        return current
+
+    def _write(self, key: Key, document: Document) -> Record:
+        self._unit_of_work.write(key, document)
+        return _record(key[1], document)
+
+
+class _Signal:
+    """Waits once, in a thread or in a task, for another thread or task to say that a key is free."""
+
+    __slots__ = ("set", "wait")
+
+    def __init__(self, mode: Mode) -> None:
+        if mode == "sync":
+            event = threading.Event()
+            self.set: Callable[[], object] = event.set
+
+            async def wait_in_thread(seconds: float) -> None:
+                event.wait(seconds)
+
+            self.wait = wait_in_thread
+            return
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+
+        def finish() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        def set_from_anywhere() -> None:
+            # A loop that was closed meanwhile has nobody left to wake.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(finish)
+
+        async def wait_in_task(seconds: float) -> None:
+            await asyncio.wait((future,), timeout=seconds)
+
+        self.set = set_from_anywhere
+        self.wait = wait_in_task
+
+
+def _may_take(entry: IdempotentResult, claim: Claim) -> bool:
+    if entry.approval_id is not None and entry.approval_id == claim.replaces:
+        return True
+    return entry.expires_at <= datetime.now(UTC)
+
+
+def _answer(entry: IdempotentResult, claim: Claim) -> ClaimAnswer:
+    if entry.claim.fingerprint != claim.fingerprint:
+        return ClaimAnswer("mismatch")
+    return ClaimAnswer("replay", entry.result, entry.approval_id)
+
+
+def _visible(version: Version | None, snapshot: int) -> Document | None:
+    while version is not None and version.sequence > snapshot:
+        version = version.previous
+    return version.document if version else None
+
+
+def _prune(version: Version, oldest_read: int) -> None:
+    """Cut off the versions that no snapshot can reach: those behind the newest that the oldest snapshot reads."""
+    link: Version | None = version
+    while link is not None and link.sequence > oldest_read:
+        link = link.previous
+    if link is not None:
+        link.previous = None
+
+
+def _record(id: str, document: Document) -> Record:
+    return Record(id, document.version, decode_document(document.data), document.created_at, document.updated_at)
+
+
+def _matches(row: LogRow, query: LogQuery) -> bool:
+    return (
+        (query.before is None or row.id < query.before)
+        and (query.subject is None or query.subject in row.subjects)
+        and (query.actor_type is None or row.actor_type == query.actor_type)
+        and (query.actor_id is None or row.actor_id == query.actor_id)
+        and (query.action is None or row.action == query.action)
+        and (query.outcome is None or row.outcome == query.outcome)
+        and (query.since is None or row.started_at >= query.since)
+        and (query.until is None or row.started_at < query.until)
+    )

@@ -1,0 +1,271 @@
+"""The storage ports: what the pipeline asks of a backend, and the rows that go through.
+
+A backend implements `Storage` and `UnitOfWork`; the suite in `actionengine.testing` says whether it does so rightly.
+The coroutines of a unit of work in the mode `"sync"` never suspend: the pipeline drives them without an event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from uuid import UUID
+
+from actionengine.context import Tenant
+
+T = TypeVar("T")
+
+Mode = Literal["sync", "async"]
+Outcome = Literal["succeeded", "replayed", "invalid", "denied", "approval_required", "failed"]
+
+RESERVED_PREFIX = "ae_"
+"""Collections of this prefix are the library's own; a handler cannot open them."""
+
+ROLES = "ae_roles"
+ROLE_ASSIGNMENTS = "ae_role_assignments"
+APPROVALS = "ae_approvals"
+ACCESS_COLLECTIONS = frozenset({ROLES, ROLE_ASSIGNMENTS})
+"""A commit that writes to one of these moves the tenant's `access_stamp`."""
+
+
+class StorageError(Exception):
+    """A backend could not do its work."""
+
+
+class StorageUnavailable(StorageError):
+    """The backend is out of reach or exhausted: `unavailable`."""
+
+
+class SerializationFailure(StorageError):
+    """The transaction lost against another one; running the unit of work again may succeed (SQLSTATE 40001, 40P01)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A document of a collection. `version` starts at 1 and grows with each update; times are UTC."""
+
+    id: str
+    version: int
+    data: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+
+class LogRow(NamedTuple):
+    """One execution in the action log. JSON columns are bytes, masked; `latency` is in seconds, times are UTC."""
+
+    id: str
+    parent_id: str | None
+    tenant_id: UUID
+    actor_type: str | None
+    actor_id: str | None
+    approved_by: str | None
+    approval_id: str | None
+    source: str
+    reason: str | None
+    action: str
+    subjects: tuple[str, ...]
+    input: bytes | None
+    output: bytes | None
+    outcome: Outcome
+    error: bytes | None
+    decision: str | None
+    started_at: datetime
+    latency: float
+    idempotency_key: str | None
+    request_id: str | None
+    model: str | None
+    prompt_version: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost_usd: float | None
+
+
+class EventRow(NamedTuple):
+    """An event on its way to the event log and the outbox. `payload` is JSON, masked."""
+
+    id: str
+    tenant_id: UUID
+    type: str
+    subject: str | None
+    payload: bytes
+    action: str
+    action_id: str
+    actor_type: str | None
+    actor_id: str | None
+    occurred_at: datetime
+
+
+class StoredEvent(NamedTuple):
+    """An event as the event log has it; `position` grows in commit order."""
+
+    position: int
+    event: EventRow
+
+
+class Claim(NamedTuple):
+    """An idempotency claim: `key` in the scope of the tenant and `action` (`service.action`).
+
+    `replaces` names a pending approval whose hold on the key this claim may take over.
+    """
+
+    action: str
+    key: str
+    fingerprint: str
+    replaces: str | None = None
+
+
+class ClaimAnswer(NamedTuple):
+    """What became of a claim.
+
+    `claimed`: ours until the unit of work ends. `replay`: committed with this fingerprint, and `result` is its JSON, or
+    `approval_id` names the approval that it waits for. `mismatch`: committed with another payload. `in_progress`: still
+    held when the wait was over.
+    """
+
+    status: Literal["claimed", "replay", "mismatch", "in_progress"]
+    result: bytes | None = None
+    approval_id: str | None = None
+
+
+CLAIMED = ClaimAnswer("claimed")
+
+
+class IdempotentResult(NamedTuple):
+    """What a claimed key answers from now on, until `expires_at`: a result (JSON) or a pending approval."""
+
+    claim: Claim
+    result: bytes | None
+    approval_id: str | None
+    expires_at: datetime
+
+
+class Recording(NamedTuple):
+    """Everything that one execution writes about itself, in one statement where the backend can."""
+
+    log: Sequence[LogRow]
+    events: Sequence[EventRow] = ()
+    results: Sequence[IdempotentResult] = ()
+
+
+class LogQuery(NamedTuple):
+    """A question to the action log; newest first, `before` is the id to page on from."""
+
+    subject: str | None = None
+    actor_type: str | None = None
+    actor_id: str | None = None
+    action: str | None = None
+    outcome: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    before: str | None = None
+    limit: int = 50
+
+
+class AsyncRecords(Protocol):
+    """A tenant's documents of one collection.
+
+    Each method raises `ActionException`: `conflict` for a taken id or a stale version, `not_found` for an id to change
+    that is not there, `invalid_input` for data that JSON cannot carry.
+    """
+
+    async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
+        """Add a document; without an `id` it gets one that sorts by time."""
+
+    async def get(self, id: str) -> Record | None:
+        """The document, or None."""
+
+    async def update(self, id: str, data: Mapping[str, Any], expected_version: int) -> Record:
+        """Replace a document that is at `expected_version`."""
+
+    async def delete(self, id: str, expected_version: int) -> None:
+        """Remove a document that is at `expected_version`."""
+
+    async def list(
+        self, filter: Mapping[str, Any] | None = None, limit: int = 100, after: str | None = None
+    ) -> Sequence[Record]:
+        """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
+
+
+class UnitOfWork(Protocol):
+    """One transaction for one tenant. Its first use opens it; after `commit` or `rollback` it refuses."""
+
+    async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
+        """Claim an idempotency key, waiting up to `wait` seconds for another unit of work that holds it."""
+
+    def records(self, collection: str) -> AsyncRecords:
+        """The collection as this transaction sees it."""
+
+    async def read_log(self, query: LogQuery) -> Sequence[LogRow]:
+        """Rows of the action log, committed ones, newest first."""
+
+    @property
+    def session(self) -> Any:
+        """The SQLAlchemy session, where there is one; raises `StorageError` where not."""
+
+    @property
+    def async_session(self) -> Any:
+        """The SQLAlchemy async session, where there is one; raises `StorageError` where not."""
+
+    async def savepoint(self) -> object:
+        """A point to roll back to."""
+
+    async def rollback_to(self, savepoint: object) -> None:
+        """Undo what was written since."""
+
+    async def release(self, savepoint: object) -> None:
+        """Forget a savepoint, keeping what was written since."""
+
+    async def record(self, recording: Recording) -> None:
+        """Write log rows, events (with their outbox rows) and idempotent results."""
+
+    async def commit(self) -> None:
+        """Make it so. Raises `SerializationFailure` or `StorageUnavailable`; then nothing was written."""
+
+    async def rollback(self) -> None:
+        """Undo everything. Never raises, may be called again."""
+
+    async def call(self, function: Any, *arguments: Any) -> Any:
+        """Run a `def` handler where its use of the session works."""
+
+    def drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of this unit of work to its end from inside a `def` handler."""
+
+
+class Storage(Protocol):
+    """A backend."""
+
+    def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> UnitOfWork:
+        """A unit of work of one tenant. Does no work until it is used."""
+
+    def access_stamp(self, tenant_id: UUID) -> int:
+        """A number that changes when this process commits to the tenant's roles. Cheap: asked for each execution."""
+
+    async def find_tenant(self, slug: str, mode: Mode) -> Tenant | None:
+        """The tenant of this slug."""
+
+    def create_tenant(self, *, slug: str, name: str) -> Tenant:
+        """Make a tenant. Raises `ActionException`: `conflict` for a taken slug, `invalid_input` for one that is not
+        lower-case letters, digits and hyphens."""
+
+    async def create_tenant_async(self, *, slug: str, name: str) -> Tenant:
+        """The same."""
+
+    def list_tenants(self) -> Sequence[Tenant]:
+        """All tenants, by slug."""
+
+    async def list_tenants_async(self) -> Sequence[Tenant]:
+        """The same."""
+
+    def read_events(self, tenant: Tenant, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
+        """The tenant's events after a position, in commit order."""
+
+    async def read_events_async(self, tenant: Tenant, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
+        """The same."""
+
+    def purge_expired_keys(self, *, limit: int = 1000) -> int:
+        """Forget up to `limit` expired idempotency keys; how many there were."""
+
+    async def purge_expired_keys_async(self, *, limit: int = 1000) -> int:
+        """The same."""

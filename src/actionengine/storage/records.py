@@ -1,0 +1,111 @@
+"""What the backends' collections share: encoding of documents, filters, the errors, and the face for `def` handlers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.storage.port import AsyncRecords, Record
+
+T = TypeVar("T")
+
+MAX_PAGE = 1000
+
+
+def encode_document(collection: str, data: Mapping[str, Any]) -> bytes:
+    """A document as JSON. Raises `ActionException(invalid_input)` for one that JSON cannot carry."""
+    if not isinstance(data, Mapping):
+        raise failing(ErrorCode.INVALID_INPUT, f"a document of {collection!r} must be a mapping, not {_kind(data)}")
+    try:
+        return to_json(data if type(data) is dict else dict(data), inf_nan_mode="null")
+    except (PydanticSerializationError, ValueError) as error:
+        raise failing(ErrorCode.INVALID_INPUT, f"a document of {collection!r} is not JSON: {error}") from None
+
+
+def decode_document(document: bytes) -> dict[str, Any]:
+    """The document again: a fresh object each time, so that nobody shares one."""
+    data: dict[str, Any] = from_json(document)
+    return data
+
+
+def normal_filter(collection: str, filter: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A filter in the document's own terms: top-level fields and the JSON values that they must equal."""
+    return decode_document(encode_document(collection, filter)) if filter else {}
+
+
+def page_size(limit: int) -> int:
+    """`limit`, refused below 1 and cut at `MAX_PAGE`."""
+    if limit < 1:
+        raise failing(ErrorCode.INVALID_INPUT, f"limit must be at least 1, not {limit}")
+    return min(limit, MAX_PAGE)
+
+
+def check_id(collection: str, id: str) -> None:
+    """Raises `ActionException(invalid_input)` for an id that is not a text of 1 to 255 characters."""
+    if not isinstance(id, str) or not 0 < len(id) <= 255:
+        raise failing(ErrorCode.INVALID_INPUT, f"an id in {collection!r} is a text of 1 to 255 characters")
+
+
+def taken(collection: str, id: str) -> ActionException:
+    """The conflict of an id that exists."""
+    return failing(ErrorCode.CONFLICT, f"{collection}/{id} exists already", collection=collection, id=id)
+
+
+def missing(collection: str, id: str) -> ActionException:
+    """The refusal to change what is not there."""
+    return failing(ErrorCode.NOT_FOUND, f"{collection}/{id} does not exist", collection=collection, id=id)
+
+
+def stale(collection: str, id: str, expected: int, found: int) -> ActionException:
+    """The conflict of a version that is not the newest."""
+    return failing(
+        ErrorCode.CONFLICT,
+        f"{collection}/{id} is at version {found}, not {expected}: read it again",
+        collection=collection,
+        id=id,
+        expected_version=expected,
+        version=found,
+    )
+
+
+class Records:
+    """A tenant's documents of one collection, for `def` handlers. Methods and errors are those of `AsyncRecords`."""
+
+    __slots__ = ("_drive", "_records")
+
+    def __init__(self, records: AsyncRecords, drive: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._records = records
+        self._drive = drive
+
+    def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
+        """Add a document; without an `id` it gets one that sorts by time. A taken id is `conflict`."""
+        return self._run(self._records.insert(data, id))
+
+    def get(self, id: str) -> Record | None:
+        """The document, or None."""
+        return self._run(self._records.get(id))
+
+    def update(self, id: str, data: Mapping[str, Any], expected_version: int) -> Record:
+        """Replace a document that is at `expected_version`; any other version is `conflict`."""
+        return self._run(self._records.update(id, data, expected_version))
+
+    def delete(self, id: str, expected_version: int) -> None:
+        """Remove a document that is at `expected_version`; any other version is `conflict`."""
+        self._run(self._records.delete(id, expected_version))
+
+    def list(
+        self, filter: Mapping[str, Any] | None = None, limit: int = 100, after: str | None = None
+    ) -> Sequence[Record]:
+        """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
+        return self._run(self._records.list(filter, limit, after))
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        value: T = self._drive(coroutine)
+        return value
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
