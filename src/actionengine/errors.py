@@ -71,6 +71,9 @@ class ActionException(Exception):
         super().__init__(error.message)
         self.error = error
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.error,)
+
 
 class ConfigurationError(Exception):
     """A mistake in a declaration, found by `create_engine`. The message names the action and says what to change."""

@@ -138,7 +138,6 @@ class Execution:
         self.events.clear()
         self.results.clear()
         self.needed = None
-        self.incoming = self.received
         self.value = self.output = self.context = self._hook_context = None
         self.emitted = False
         self.subjects = []
@@ -164,7 +163,8 @@ class Execution:
 
     def keep(self, received: Received) -> None:
         """Remember the payload, and what in it is secret."""
-        self.received = self.incoming = received
+        self.received = received
+        self.incoming = received if received.is_plain else received.again()
         if names := self.plan.sensitive:
             value = received.value if received.is_plain else json.loads(received.json)
             self.root.secrets.update(secrets_in(value, names))
@@ -181,14 +181,9 @@ class Execution:
     def add_event(self, type: str, subject: str | None, payload: bytes) -> None:
         """Put an event in the queue for the record stage."""
         self.emitted = True
-        actor = self.request.actor
-        root = self.root
-        if root.secrets:
-            payload = scrub_json(payload, root.secrets)
-            subject = subject and scrub_text(subject, root.secrets)
-        tenant = self.request.tenant
+        actor, tenant = self.request.actor, self.request.tenant
         assert tenant is not None
-        root.events.append(
+        self.root.events.append(
             EventRow(
                 str(uuid7()),
                 tenant.id,
@@ -266,6 +261,20 @@ class Execution:
             return error
         details = scrub(error.to_dict()["details"], secrets)
         return ActionError(error.code, scrub_text(error.message, secrets), details)
+
+    def scrubbed_events(self) -> Sequence[EventRow]:
+        """The queued events without the secrets of this execution in them."""
+        secrets = self.secrets
+        if not secrets:
+            return self.events
+        return [
+            event._replace(
+                type=scrub_text(event.type, secrets),
+                subject=event.subject and scrub_text(event.subject, secrets),
+                payload=scrub_json(event.payload, secrets),
+            )
+            for event in self.events
+        ]
 
     def scrubbed_rows(self) -> Sequence[LogRow]:
         """The queued rows without the secrets of this execution in them."""

@@ -10,9 +10,9 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError, from_json, to_json
+from pydantic_core import from_json, to_json
 
-from actionengine.errors import ErrorCode, failing
+from actionengine.errors import ActionException, ErrorCode, failing
 from actionengine.masking import revealed_json
 
 
@@ -43,6 +43,10 @@ class Received(NamedTuple):
     value: Any
     is_plain: bool
 
+    def again(self) -> Received:
+        """The same with another copy of the value."""
+        return self._replace(value=from_json(self.json) if self.is_plain else deepcopy(self.value))
+
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
@@ -52,16 +56,17 @@ def receive(payload: Any, model: Any, limits: Limits) -> Received:
 
     Raises `ActionException(invalid_input)` for one that JSON cannot carry, that is too large, or nested too deeply.
     """
-    is_instance = isinstance(payload, BaseModel) or _is_instance(payload, model)
-    received = _copy(payload, is_instance, limits)
-    if not received.is_plain and not is_instance:
-        raise failing(
-            ErrorCode.INVALID_INPUT,
-            f"the payload is not JSON: it has to be made of dicts with string keys, lists, strings, finite numbers, "
-            f"booleans and None, or be an instance of the action's model; this is a {type(payload).__name__} with "
-            f"something else in it",
-        )
-    return _fitted(received, model)
+    received = _read(payload, limits)
+    if received.is_plain:
+        return received
+    if isinstance(payload, BaseModel) or _is_instance(payload, model):
+        return _carried(payload, model)
+    raise failing(
+        ErrorCode.INVALID_INPUT,
+        f"the payload is not JSON: it has to be made of dicts with string keys, lists, strings, finite numbers, "
+        f"booleans and None, or be an instance of the action's model; this is a {type(payload).__name__} with "
+        f"something else in it",
+    )
 
 
 def carry(value: Any, model: Any, limits: Limits) -> Received:
@@ -69,7 +74,8 @@ def carry(value: Any, model: Any, limits: Limits) -> Received:
 
     Raises `ActionException(invalid_input)` as `receive` does.
     """
-    return _fitted(_copy(value, isinstance(value, BaseModel), limits), model)
+    received = _read(value, limits)
+    return received if received.is_plain else _carried(value, model)
 
 
 def fingerprint(received: Received) -> str:
@@ -78,9 +84,10 @@ def fingerprint(received: Received) -> str:
     return sha256(_canonical(value).encode()).hexdigest()
 
 
-def _copy(value: Any, is_instance: bool, limits: Limits) -> Received:
+def _read(value: Any, limits: Limits) -> Received:
+    """A value by way of its JSON: plain if it comes out as it went in."""
     try:
-        encoded = revealed_json(value) if is_instance else to_json(value, inf_nan_mode="null")
+        encoded = to_json(value, inf_nan_mode="null")
         if len(encoded) > limits.payload_bytes:
             raise failing(
                 ErrorCode.INVALID_INPUT,
@@ -90,18 +97,25 @@ def _copy(value: Any, is_instance: bool, limits: Limits) -> Received:
         if encoded.count(b"{") + encoded.count(b"[") > limits.payload_depth:
             _check_depth(encoded, limits.payload_depth)
         plain = from_json(encoded)
-    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        return Received(encoded, plain, plain == value)
+    except ActionException:
+        raise
+    except Exception as error:
+        # Whatever a caller's object does while it is looked at: it is not JSON.
         raise failing(ErrorCode.INVALID_INPUT, f"the payload is not JSON: {_reason(error)}") from None
-    if plain == value:
-        return Received(encoded, plain, True)
-    return Received(encoded if is_instance else revealed_json(value), deepcopy(value), False)
 
 
-def _fitted(received: Received, model: Any) -> Received:
-    """An instance of another model than the one that is wanted goes on as plain JSON values."""
-    if isinstance(received.value, BaseModel) and model is not None and not _is_instance(received.value, model):
-        return Received(received.json, from_json(received.json), True)
-    return received
+def _carried(value: Any, model: Any) -> Received:
+    """A value with Python objects in it, secrets revealed; an instance of another model than the one that is wanted
+    goes on as plain JSON values."""
+    try:
+        encoded = revealed_json(value)
+        if isinstance(value, BaseModel) and model is not None and not _is_instance(value, model):
+            return Received(encoded, from_json(encoded), True)
+        return Received(encoded, deepcopy(value), False)
+    except Exception as error:
+        kind = type(value).__name__
+        raise failing(ErrorCode.INVALID_INPUT, f"the payload, a {kind}, cannot be copied: {_reason(error)}") from None
 
 
 def _is_instance(payload: Any, model: Any) -> bool:

@@ -25,6 +25,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -209,8 +210,12 @@ class Pipeline:
                 if reruns == self.limits.reruns:
                     raise
                 reruns += 1
-                execution.reset()
                 await self._pause(execution, reruns)
+                execution.reset()
+                assert execution.received is not None
+                execution.incoming = execution.received.again()
+                if not execution.plan.before:
+                    await self.validate(execution)
 
     async def _perform(self, execution: Execution) -> None:
         plan = execution.plan
@@ -273,10 +278,12 @@ class Pipeline:
     # The stages
 
     async def guard(self, execution: Execution) -> None:
-        """2: the global before handler. Fails with what it returns."""
+        """2: the global before handler. Fails with what it returns; it gets a copy of the payload."""
         what = "the global before handler"
-        arguments = (execution.plan.action, execution.payload, execution.request)
         assert self._before is not None
+        self._keep_quietly(execution)
+        payload = execution.received.again().value if execution.received else execution.payload
+        arguments = (execution.plan.action, payload, execution.request)
         unwrap(execution, what, await call(execution, None, what, self._before, self._before_is_async, *arguments))
 
     async def authorize(self, execution: Execution) -> None:
@@ -399,7 +406,7 @@ class Pipeline:
         if execution.plan.action.read_only:
             await self._roll_back(execution)
             execution.unit_of_work = None
-        recording = Recording(execution.scrubbed_rows(), execution.events, execution.results)
+        recording = Recording(execution.scrubbed_rows(), execution.scrubbed_events(), execution.results)
         await self.open(execution, writable=True).record(recording)
 
     async def commit(self, execution: Execution) -> None:
@@ -603,8 +610,7 @@ class Pipeline:
         await self._roll_back(execution)
         execution.unit_of_work = None
         execution.ended = True
-        if execution.received is None:
-            self._keep_quietly(execution)
+        self._keep_quietly(execution)
         error = execution.scrubbed_error(error)
         execution.output = None
         execution.undo_rows()
@@ -620,17 +626,17 @@ class Pipeline:
 
     def _pending(self, execution: Execution, needed: ApprovalNeeded) -> PendingApproval:
         assert execution.received is not None
-        return PendingApproval.for_execution(execution, fingerprint(execution.received), needed)
+        return PendingApproval.for_execution(execution, fingerprint(execution.received.again()), needed)
 
     async def _roll_back(self, execution: Execution) -> None:
         if execution.root.unit_of_work is not None:
             await execution.root.unit_of_work.rollback()
 
     def _keep_quietly(self, execution: Execution) -> None:
-        try:
-            execution.keep(receive(execution.payload, execution.plan.model, self.limits))
-        except ActionException:
-            execution.received = None
+        """Keep the payload before its turn, if it can be kept; its own stage says why not."""
+        with suppress(ActionException):
+            if execution.received is None:
+                execution.keep(receive(execution.payload, execution.plan.model, self.limits))
 
     def _storage_error(self, execution: Execution, error: Exception) -> ActionError:
         if isinstance(error, ActionException):

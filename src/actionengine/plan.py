@@ -151,6 +151,8 @@ def link_hooks(plans: Mapping[str, Mapping[str, ActionPlan]]) -> None:
             hooks = plan.action.hooks
             plan.before = tuple((hook, _find(plans, plan, hook)) for hook in hooks.before)
             plan.after = tuple((hook, _find(plans, plan, hook)) for hook in hooks.after)
+            if plan.action.read_only:
+                _refuse_commands(plan)
     for actions in plans.values():
         for plan in actions.values():
             if plan.before or plan.after:
@@ -234,6 +236,12 @@ def _find(plans: Mapping[str, Mapping[str, ActionPlan]], plan: ActionPlan, hook:
     if found is None:
         raise ConfigurationError(f"{plan.name}: its hook {hook.name} names no action")
     return found
+
+
+def _refuse_commands(plan: ActionPlan) -> None:
+    for hook, found in (*plan.before, *plan.after):
+        if not found.action.read_only:
+            raise ConfigurationError(f"{plan.name} is read-only, and its hook {hook.name} is not")
 
 
 def _refuse_cycles(plan: ActionPlan, path: tuple[str, ...]) -> None:

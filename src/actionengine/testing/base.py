@@ -1,0 +1,59 @@
+"""What the parts of the suite share: the fixtures, and how a test says what it expects of an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from returns.result import Failure, Result, Success
+
+from actionengine.errors import ActionError, ActionException, ErrorCode
+from actionengine.storage.port import SerializationFailure, Storage
+from actionengine.testing.worlds import AsyncWorld, SyncWorld, World
+
+
+class Conformance:
+    """Two fixtures: `storage`, which a backend's test class gives, and `world`, in which a test runs."""
+
+    @pytest.fixture
+    def storage(self) -> Storage:
+        """The storage under test."""
+        raise NotImplementedError(f"{type(self).__name__} has to define the fixture `storage`")
+
+    @pytest.fixture(params=[SyncWorld, AsyncWorld], ids=["sync", "async"])
+    def world(self, request: pytest.FixtureRequest, storage: Storage) -> Iterator[World]:
+        """The storage, without an event loop and under one."""
+        world: World = request.param(storage)
+        yield world
+        world.close()
+
+
+@contextmanager
+def refused(*codes: ErrorCode) -> Iterator[None]:
+    """Expects an `ActionException` of one of these codes."""
+    with pytest.raises(ActionException) as caught:
+        yield
+    assert caught.value.error.code in codes, caught.value.error
+
+
+def lost(error: Exception) -> bool:
+    """Whether this is how a unit of work loses against another one."""
+    if isinstance(error, ActionException):
+        return error.error.code is ErrorCode.CONFLICT
+    return isinstance(error, SerializationFailure)
+
+
+def value_of(result: Result[Any, ActionError]) -> Any:
+    """The value of an execution that has to have succeeded."""
+    assert isinstance(result, Success), result
+    return result.unwrap()
+
+
+def error_of(result: Result[Any, ActionError], code: ErrorCode) -> ActionError:
+    """The error of an execution that has to have failed with this code."""
+    assert isinstance(result, Failure), result
+    error: ActionError = result.failure()
+    assert error.code is code, error
+    return error

@@ -1,0 +1,213 @@
+"""A small host for the tests: a desk where notes are kept and payments made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from returns.result import Failure, Result, Success
+
+from actionengine.action_context import ActionContext
+from actionengine.actions import ApprovalPolicy, Service, create_action, create_service
+from actionengine.bootstrap import create_engine
+from actionengine.context import Actor, RequestContext, Tenant
+from actionengine.errors import ActionError
+from actionengine.payload import Limits
+from actionengine.services.action_log import LogEntry
+from actionengine.testing.base import value_of
+from actionengine.testing.worlds import World
+
+CLERK = Actor.human("clerk", permissions=["payments.pay"])
+MANAGER = Actor.human("manager", permissions=["payments.pay", "payments.approve"])
+AGENT = Actor.ai("agent", permissions=["payments.pay", "payments.approve"])
+SYSTEM = Actor.system()
+
+Answer = Result[Any, ActionError]
+
+
+class Desk:
+    """An engine on a world's storage. `runs` has the payload of each run of the handlers `put` and `pay`."""
+
+    def __init__(self, world: World, limits: Limits | None = None, approvals_expire_after: timedelta | None = None) -> None:
+        self.world = world
+        self.runs: list[Any] = []
+        self.is_open = True
+        """While it is not, `pay` fails."""
+        policy = ApprovalPolicy(
+            when=lambda data, ctx: bool(data["amount"] > 1000),
+            permission="payments.approve",
+            expires_after=approvals_expire_after or timedelta(days=1),
+        )
+        services = [_notes(self), _payments(self, policy)]
+        self.engine = create_engine(services=services, storage=world.storage, limits=limits)
+
+    async def execute(
+        self, name: str, payload: Any = None, *, actor: Actor = CLERK, key: str | None = None, tenant: Tenant | None = None
+    ) -> Answer:
+        """Execute `service.action` as somebody."""
+        service, action = name.split(".")
+        context = RequestContext(tenant or self.world.tenant, actor, source="test", idempotency_key=key)
+        return await self.world.execute(self.engine, service, action, payload, context)
+
+    async def log(self, *, tenant: Tenant | None = None, **filters: Any) -> Sequence[LogEntry]:
+        """The action log, newest first."""
+        entries: Sequence[LogEntry] = value_of(
+            await self.execute("action_log.list", filters, actor=SYSTEM, tenant=tenant)
+        ).items
+        return entries
+
+    async def outcomes(self, action: str) -> list[str]:
+        """The outcomes of an action's executions, oldest first."""
+        return [entry.outcome for entry in reversed(await self.log(action=action))]
+
+    async def event_types(self, tenant: Tenant | None = None) -> list[str]:
+        """The types of the tenant's events, in commit order."""
+        return [stored.event.type for stored in await self.world.read_events(tenant or self.world.tenant)]
+
+
+def _notes(desk: Desk) -> Service:
+    def put(data: dict[str, Any], ctx: ActionContext) -> Answer:
+        desk.runs.append(data)
+        record = ctx.records("notes").insert(data, data.get("id"))
+        return Success({"id": record.id, "text": data.get("text")})
+
+    async def put_async(data: dict[str, Any], ctx: ActionContext) -> Answer:
+        desk.runs.append(data)
+        record = await ctx.async_records("notes").insert(data, data.get("id"))
+        return Success({"id": record.id, "text": data.get("text")})
+
+    def change(data: dict[str, Any], ctx: ActionContext) -> Answer:
+        record = ctx.records("notes").update(data["id"], data, data["expected_version"])
+        return Success(record.version)
+
+    def increment(data: dict[str, Any], ctx: ActionContext) -> Answer:
+        notes = ctx.records("notes")
+        record = notes.get(data["id"])
+        if record is None:
+            return Failure("there is nothing to increment")
+        number = record.data["number"] + 1
+        notes.update(record.id, {"number": number}, record.version)
+        ctx.emit("note.incremented", {"number": number}, f"notes/{record.id}")
+        return Success(number)
+
+    def read(data: dict[str, Any], ctx: ActionContext) -> Answer:
+        record = ctx.records("notes").get(data["id"])
+        return Success(record and record.data)
+
+    def write_after_all(data: dict[str, Any], ctx: ActionContext) -> Answer:
+        ctx.records("notes").insert(data)
+        return Success(None)
+
+    def fail(data: dict[str, Any], ctx: ActionContext) -> Answer:
+        ctx.records("notes").insert(data, data.get("id"))
+        ctx.emit("note.failed", data)
+        return Failure("it was not to be")
+
+    def crash(data: dict[str, Any], ctx: ActionContext) -> Answer:
+        ctx.records("notes").insert(data, data.get("id"))
+        ctx.emit("note.crashed", data)
+        raise RuntimeError("it was not to be")
+
+    async def crash_async(data: dict[str, Any], ctx: ActionContext) -> Answer:
+        await ctx.async_records("notes").insert(data, data.get("id"))
+        ctx.emit("note.crashed", data)
+        raise RuntimeError("it was not to be")
+
+    def interrupt(data: dict[str, Any], ctx: ActionContext) -> Answer:
+        ctx.records("notes").insert(data, data.get("id"))
+        raise KeyboardInterrupt
+
+    def tell(data: dict[str, Any], ctx: ActionContext) -> Answer:
+        for type in data["types"]:
+            ctx.emit(type, {"said": data.get("text")}, data.get("subject"))
+        return Success(None)
+
+    def put_around_failures(data: dict[str, Any], ctx: ActionContext) -> Answer:
+        answers = [
+            ctx.execute("notes", "put", {"id": "before"}),
+            ctx.execute("notes", "fail", {"id": "failed"}),
+            ctx.execute("notes", "put", {"id": "after"}),
+            ctx.execute("notes", "crash", {"id": "crashed"}),
+        ]
+        ctx.records("notes").insert({}, "own")
+        return Success([isinstance(answer, Success) for answer in answers])
+
+    async def put_around_failures_async(data: dict[str, Any], ctx: ActionContext) -> Answer:
+        answers = [
+            await ctx.execute_async("notes", "put_async", {"id": "before"}),
+            await ctx.execute_async("notes", "fail", {"id": "failed"}),
+            await ctx.execute_async("notes", "put", {"id": "after"}),
+            await ctx.execute_async("notes", "crash_async", {"id": "crashed"}),
+        ]
+        await ctx.async_records("notes").insert({}, "own")
+        return Success([isinstance(answer, Success) for answer in answers])
+
+    def put_and_fail(data: dict[str, Any], ctx: ActionContext) -> Answer:
+        ctx.execute("notes", "put", data)
+        return Failure("it was not to be")
+
+    return create_service(
+        name="notes",
+        description="Notes",
+        actions=[
+            create_action(name="put", description="Keep a note", handler=put),
+            create_action(name="put_async", description="Keep a note", handler=put_async),
+            create_action(name="put_with_key", description="Keep a note", handler=put, idempotency="required"),
+            create_action(name="change", description="Change a note", handler=change),
+            create_action(name="increment", description="Count up", handler=increment),
+            create_action(name="read", description="Read a note", handler=read, read_only=True),
+            create_action(name="write_after_all", description="Lie", handler=write_after_all, read_only=True),
+            create_action(name="fail", description="Write and fail", handler=fail),
+            create_action(name="crash", description="Write and crash", handler=crash),
+            create_action(name="crash_async", description="Write and crash", handler=crash_async),
+            create_action(name="interrupt", description="Write and be interrupted", handler=interrupt),
+            create_action(name="tell", description="Emit events", handler=tell),
+            create_action(name="put_around_failures", description="Nest", handler=put_around_failures),
+            create_action(name="put_around_failures_async", description="Nest", handler=put_around_failures_async),
+            create_action(name="put_and_fail", description="Nest and fail", handler=put_and_fail),
+            create_action(
+                name="edit",
+                description="Edit one note",
+                handler=put,
+                permission="notes.edit",
+                resource=lambda data: f"note/{data['id']}",
+            ),
+            create_action(name="audit", description="For auditors", handler=put, access_control=["auditor"]),
+        ],
+    )
+
+
+def _payments(desk: Desk, policy: ApprovalPolicy) -> Service:
+    def pay(data: dict[str, Any], ctx: ActionContext) -> Answer:
+        desk.runs.append(data)
+        if not desk.is_open:
+            return Failure("the desk is closed")
+        record = ctx.records("payments").insert(data)
+        return Success({"id": record.id, "amount": data["amount"]})
+
+    def pay_all(data: dict[str, Any], ctx: ActionContext) -> Answer:
+        ctx.records("batches").insert(data)
+        for amount in data["amounts"]:
+            answer = ctx.execute("payments", "pay", {"amount": amount})
+            if isinstance(answer, Failure):
+                return answer
+        return Success(len(data["amounts"]))
+
+    return create_service(
+        name="payments",
+        description="Payments, of which large ones need a second person",
+        actions=[
+            create_action(
+                name="pay", description="Pay", handler=pay, permission="payments.pay", approval=policy
+            ),
+            create_action(name="pay_all", description="Pay several", handler=pay_all, permission="payments.pay"),
+            create_action(
+                name="pay_all_carefully",
+                description="Pay several, always with a second person",
+                handler=pay_all,
+                permission="payments.pay",
+                approval=ApprovalPolicy(when=lambda data, ctx: True, permission="payments.approve"),
+            ),
+        ],
+    )

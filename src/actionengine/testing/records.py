@@ -1,0 +1,405 @@
+"""Documents: what `UnitOfWork.records` promises."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actionengine.errors import ErrorCode
+from actionengine.testing.base import Conformance, refused
+from actionengine.testing.worlds import World, scenario
+
+# A NUL has no place in the texts of most databases, and a surrogate none in UTF-8.
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """A document of so many containers, one in the other."""
+    value: Any = 1
+    for _ in range(depth - 1):
+        value = [value]
+    return {"value": value}
+
+
+def endless() -> dict[str, Any]:
+    """A document that contains itself."""
+    document: dict[str, Any] = {}
+    document["self"] = document
+    return document
+
+
+class RecordsConformance(Conformance):
+    """A tenant's documents of one collection."""
+
+    documents: ClassVar[st.SearchStrategy[dict[str, Any]]] = st.dictionaries(TEXTS, VALUES, max_size=6)
+    """What a document can carry; a backend that carries less narrows it, and says so in its documentation."""
+
+    @scenario
+    async def test_an_inserted_document_is_at_version_1_and_has_utc_times(self, world: World) -> None:
+        inserted = await world.put("notes", "n1", {"text": "hello"})
+
+        found = await world.get("notes", "n1")
+
+        assert found == inserted
+        assert (found.id, found.version, found.data) == ("n1", 1, {"text": "hello"})
+        assert found.created_at == found.updated_at
+        assert found.created_at.utcoffset() == timedelta(0)
+
+    @scenario
+    async def test_documents_without_an_id_get_ids_that_sort_by_time(self, world: World) -> None:
+        async with world.writing() as unit:
+            ids = [(await unit.records("notes").insert({})).id for _ in range(20)]
+
+        assert len(set(ids)) == 20
+        assert ids == sorted(ids)
+        assert await world.ids("notes") == ids
+
+    @scenario
+    async def test_an_update_replaces_the_document_and_counts_its_version_up(self, world: World) -> None:
+        inserted = await world.put("notes", "n1", {"text": "hello", "by": "me"})
+
+        async with world.writing() as unit:
+            updated = await unit.records("notes").update("n1", {"text": "bye"}, 1)
+
+        assert (updated.version, updated.data) == (2, {"text": "bye"})
+        assert updated.created_at == inserted.created_at
+        assert updated.updated_at >= inserted.updated_at
+        assert await world.get("notes", "n1") == updated
+
+    @scenario
+    async def test_one_unit_can_change_a_document_again_and_again(self, world: World) -> None:
+        async with world.writing() as unit:
+            notes = unit.records("notes")
+            await notes.insert({"n": 1}, "n1")
+            await notes.update("n1", {"n": 2}, 1)
+            await notes.delete("n1", 2)
+            await notes.insert({"n": 3}, "n1")
+            await notes.update("n1", {"n": 4}, 1)
+
+        found = await world.get("notes", "n1")
+        assert found is not None
+        assert (found.version, found.data) == (2, {"n": 4})
+
+    @scenario
+    async def test_a_deleted_document_is_gone_and_its_id_free_again(self, world: World) -> None:
+        await world.put("notes", "n1", {"text": "old"})
+
+        async with world.writing() as unit:
+            await unit.records("notes").delete("n1", 1)
+        assert await world.get("notes", "n1") is None
+        assert await world.ids("notes") == []
+
+        again = await world.put("notes", "n1", {"text": "new"})
+        assert (again.version, again.data) == (1, {"text": "new"})
+
+    @scenario
+    async def test_a_document_that_is_not_there_is_none(self, world: World) -> None:
+        await world.put("notes", "n1")
+
+        assert await world.get("notes", "n2") is None
+        assert await world.get("letters", "n1") is None
+
+    @scenario
+    async def test_a_taken_id_is_a_conflict(self, world: World) -> None:
+        await world.put("notes", "n1", {"text": "first"})
+
+        async with world.writing() as unit:
+            notes = unit.records("notes")
+            with refused(ErrorCode.CONFLICT):
+                await notes.insert({"text": "second"}, "n1")
+            await notes.insert({"text": "mine"}, "n2")
+            with refused(ErrorCode.CONFLICT):
+                await notes.insert({"text": "mine too"}, "n2")
+
+        found = await world.get("notes", "n1")
+        assert found is not None
+        assert found.data == {"text": "first"}
+
+    @scenario
+    async def test_a_stale_version_is_a_conflict(self, world: World) -> None:
+        await world.put("notes", "n1", {"n": 1})
+        async with world.writing() as unit:
+            await unit.records("notes").update("n1", {"n": 2}, 1)
+
+        for version in (1, 3, 0, -1):
+            async with world.writing() as unit:
+                with refused(ErrorCode.CONFLICT):
+                    await unit.records("notes").update("n1", {"n": 3}, version)
+                with refused(ErrorCode.CONFLICT):
+                    await unit.records("notes").delete("n1", version)
+
+        found = await world.get("notes", "n1")
+        assert found is not None
+        assert (found.version, found.data) == (2, {"n": 2})
+
+    @scenario
+    async def test_changing_a_document_that_is_not_there_is_not_found(self, world: World) -> None:
+        async with world.writing() as unit:
+            with refused(ErrorCode.NOT_FOUND):
+                await unit.records("notes").update("n1", {}, 1)
+            with refused(ErrorCode.NOT_FOUND):
+                await unit.records("notes").delete("n1", 1)
+
+    @scenario
+    async def test_a_refused_change_spoils_nothing_else(self, world: World) -> None:
+        await world.put("notes", "taken")
+
+        async with world.writing() as unit:
+            notes = unit.records("notes")
+            await notes.insert({}, "before")
+            with refused(ErrorCode.CONFLICT):
+                await notes.insert({}, "taken")
+            with refused(ErrorCode.CONFLICT):
+                await notes.update("taken", {}, 9)
+            with refused(ErrorCode.NOT_FOUND):
+                await notes.delete("missing", 1)
+            with refused(ErrorCode.INVALID_INPUT):
+                await notes.insert({"value": object()}, "odd")
+            await notes.insert({}, "later")
+
+        assert await world.ids("notes") == ["before", "later", "taken"]
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            pytest.param({"value": object()}, id="an object"),
+            pytest.param({"value": b"\xff"}, id="bytes that are no text"),
+            pytest.param({"value": "\ud800"}, id="half a surrogate pair"),
+            pytest.param(endless(), id="itself"),
+            pytest.param(nested(2000), id="2 000 levels"),
+            pytest.param(["value"], id="a list"),
+            pytest.param("value", id="a text"),
+            pytest.param(None, id="nothing"),
+        ],
+    )
+    @scenario
+    async def test_data_that_json_cannot_carry_is_refused(self, world: World, data: Mapping[str, Any]) -> None:
+        await world.put("notes", "n1", {"n": 1})
+
+        async with world.writing() as unit:
+            with refused(ErrorCode.INVALID_INPUT):
+                await unit.records("notes").insert(data, "n2")
+            with refused(ErrorCode.INVALID_INPUT):
+                await unit.records("notes").update("n1", data, 1)
+
+        assert await world.ids("notes") == ["n1"]
+
+    @pytest.mark.parametrize("depth", [64, 150, 198, 199, 200, 201, 202, 220, 252, 253, 254, 255, 256, 300])
+    @scenario
+    async def test_a_deeply_nested_document_is_kept_or_refused(self, world: World, depth: int) -> None:
+        document = nested(depth)
+
+        try:
+            await world.put("notes", "n1", document)
+        except Exception:
+            with refused(ErrorCode.INVALID_INPUT):
+                await world.put("notes", "n1", document)
+            assert await world.ids("notes") == []
+        else:
+            found = await world.get("notes", "n1")
+            assert found is not None
+            assert found.data == document
+
+    @pytest.mark.parametrize("id", ["", "x" * 256, 17, None.__class__])
+    @scenario
+    async def test_an_id_is_a_text_of_1_to_255_characters(self, world: World, id: Any) -> None:
+        async with world.writing() as unit:
+            with refused(ErrorCode.INVALID_INPUT):
+                await unit.records("notes").insert({}, id)
+
+        assert (await world.put("notes", "x" * 255)).id == "x" * 255
+
+    @pytest.mark.parametrize("id", ["a b", "a/b", "..", "%", "_", "'; --", '"', "\\", "\n", "é", "e\u0301", "中", "😀"])
+    @scenario
+    async def test_an_id_can_have_any_character(self, world: World, id: str) -> None:
+        await world.put("notes", id, {"n": 1})
+        async with world.writing() as unit:
+            await unit.records("notes").update(id, {"n": 2}, 1)
+
+        found = await world.get("notes", id)
+        assert found is not None
+        assert (found.id, found.data) == (id, {"n": 2})
+        assert await world.ids("notes") == [id]
+
+    @scenario
+    async def test_caller_and_storage_share_no_objects(self, world: World) -> None:
+        given_data = {"tags": ["a"]}
+        async with world.writing() as unit:
+            notes = unit.records("notes")
+            inserted = await notes.insert(given_data, "n1")
+            given_data["tags"].append("given")
+            inserted.data["tags"].append("inserted")
+            read = await notes.get("n1")
+            assert read is not None
+            read.data["tags"].append("read")
+            (listed,) = await notes.list()
+            listed.data["tags"].append("listed")
+
+        found = await world.get("notes", "n1")
+        assert found is not None
+        assert found.data == {"tags": ["a"]}
+
+    def test_whatever_json_can_carry_comes_back_equal(self, world: World) -> None:
+        @settings(max_examples=60, deadline=None, database=None)
+        @given(document=self.documents)
+        def check(document: dict[str, Any]) -> None:
+            world.run(comes_back(document))
+
+        async def comes_back(document: dict[str, Any]) -> None:
+            async with world.writing() as unit:
+                inserted = await unit.records("odd").insert(document)
+                own = await unit.records("odd").get(inserted.id)
+            found = await world.get("odd", inserted.id)
+            assert inserted == own == found
+            assert found is not None
+            assert found.data == document
+
+        check()
+
+    # Listing
+
+    @scenario
+    async def test_documents_are_listed_by_id_in_the_order_of_code_points(self, world: World) -> None:
+        ids = ["b", "a", "B", "é", "Z", "_", "10", "9", "中", "😀", "￿", "a b", "a-b", "ab"]
+        async with world.writing() as unit:
+            for id in ids:
+                await unit.records("notes").insert({}, id)
+
+        assert await world.ids("notes") == sorted(ids)
+
+    @pytest.mark.parametrize("limit", [1, 3, 7, 8])
+    @scenario
+    async def test_paging_gives_each_document_once(self, world: World, limit: int) -> None:
+        expected = [f"n{number}" for number in range(7)]
+        async with world.writing() as unit:
+            for id in reversed(expected):
+                await unit.records("notes").insert({}, id)
+
+        seen: list[str] = []
+        async with world.reading() as unit:
+            after: str | None = None
+            while page := await unit.records("notes").list(limit=limit, after=after):
+                assert len(page) <= limit
+                seen += [record.id for record in page]
+                after = seen[-1]
+
+        assert seen == expected
+
+    @scenario
+    async def test_paging_can_go_on_from_an_id_that_is_not_there(self, world: World) -> None:
+        await world.put("notes", "a")
+        await world.put("notes", "c")
+
+        async with world.reading() as unit:
+            page = await unit.records("notes").list(after="b")
+
+        assert [record.id for record in page] == ["c"]
+
+    @scenario
+    async def test_a_page_has_at_least_1_and_at_most_1000_documents(self, world: World) -> None:
+        async with world.writing() as unit:
+            for _ in range(1001):
+                await unit.records("notes").insert({})
+
+        async with world.reading() as unit:
+            notes = unit.records("notes")
+            assert len(await notes.list()) == 100
+            assert len(await notes.list(limit=5000)) == 1000
+            for limit in (0, -1):
+                with refused(ErrorCode.INVALID_INPUT):
+                    await notes.list(limit=limit)
+
+    @pytest.mark.parametrize(
+        ("filter", "expected"),
+        [
+            ({}, ["list", "object", "one", "text", "true", "without", "null"]),
+            ({"value": 1}, ["one"]),
+            ({"value": True}, ["true"]),
+            ({"value": "1"}, ["text"]),
+            ({"value": None}, ["null"]),
+            ({"value": [1, True]}, ["list"]),
+            ({"value": [1, 1]}, []),
+            ({"value": {"a": 1, "b": 2}}, ["object"]),
+            ({"value": {"a": 1}}, []),
+            ({"value": "%"}, []),
+            ({"other": "x"}, ["without"]),
+            ({"value": 1, "kind": "number"}, ["one"]),
+            ({"value": 1, "kind": "text"}, []),
+        ],
+    )
+    @scenario
+    async def test_a_filter_compares_whole_fields_as_json_does(
+        self, world: World, filter: dict[str, Any], expected: list[str]
+    ) -> None:
+        documents: dict[str, dict[str, Any]] = {
+            "one": {"value": 1, "kind": "number"},
+            "true": {"value": True, "kind": "flag"},
+            "text": {"value": "1", "kind": "text"},
+            "null": {"value": None},
+            "list": {"value": [1, True]},
+            "object": {"value": {"b": 2, "a": 1}},
+            "without": {"other": "x"},
+        }
+        async with world.writing() as unit:
+            for id, document in documents.items():
+                await unit.records("notes").insert(document, id)
+
+        async with world.reading() as unit:
+            found = await unit.records("notes").list(filter)
+
+        assert [record.id for record in found] == sorted(expected)
+
+    @scenario
+    async def test_a_filter_is_applied_before_the_page_is_cut(self, world: World) -> None:
+        async with world.writing() as unit:
+            for number, letter in enumerate(string.ascii_lowercase):
+                await unit.records("notes").insert({"even": number % 2 == 0}, letter)
+
+        async with world.reading() as unit:
+            page = await unit.records("notes").list({"even": True}, limit=3, after="d")
+
+        assert [record.id for record in page] == ["e", "g", "i"]
+
+    @scenario
+    async def test_a_filter_that_json_cannot_carry_is_refused(self, world: World) -> None:
+        async with world.reading() as unit:
+            with refused(ErrorCode.INVALID_INPUT):
+                await unit.records("notes").list({"value": object()})
+
+    @scenario
+    async def test_a_listing_has_the_units_own_writes_in_it(self, world: World) -> None:
+        for id in ("a", "b", "c"):
+            await world.put("notes", id, {"open": True})
+
+        async with world.writing() as unit:
+            notes = unit.records("notes")
+            await notes.delete("a", 1)
+            await notes.update("b", {"open": False}, 1)
+            await notes.insert({"open": True}, "d")
+
+            assert [record.id for record in await notes.list()] == ["b", "c", "d"]
+            assert [record.id for record in await notes.list({"open": True})] == ["c", "d"]
+            assert [record.id for record in await notes.list({"open": True}, limit=1, after="c")] == ["d"]
+
+    @scenario
+    async def test_collections_are_apart(self, world: World) -> None:
+        await world.put("notes", "x", {"of": "notes"})
+        await world.put("letters", "x", {"of": "letters"})
+        await world.put("note", "y", {"of": "note"})
+
+        assert await world.ids("notes") == ["x"]
+        found = await world.get("letters", "x")
+        assert found is not None
+        assert found.data == {"of": "letters"}

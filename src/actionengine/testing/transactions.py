@@ -1,0 +1,428 @@
+"""Transactions: what a unit of work promises to itself, to others and after its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from returns.result import Success
+
+from actionengine.context import RequestContext
+from actionengine.errors import ActionException, ErrorCode
+from actionengine.storage.port import Claim, LogQuery, Recording, SerializationFailure, StorageError, UnitOfWork
+from actionengine.testing.base import Conformance, error_of, lost, value_of
+from actionengine.testing.desk import CLERK, Desk
+from actionengine.testing.worlds import World, scenario
+
+USES: dict[str, Callable[[UnitOfWork], Awaitable[object]]] = {
+    "get": lambda unit: unit.records("notes").get("n1"),
+    "get of an own write": lambda unit: unit.records("notes").get("own"),
+    "list": lambda unit: unit.records("notes").list(),
+    "insert": lambda unit: unit.records("notes").insert({}),
+    "update": lambda unit: unit.records("notes").update("n1", {}, 1),
+    "delete": lambda unit: unit.records("notes").delete("n1", 1),
+    "claim": lambda unit: unit.claim(Claim("notes.put", "key", "print"), 0.0),
+    "read_log": lambda unit: unit.read_log(LogQuery()),
+    "savepoint": lambda unit: unit.savepoint(),
+    "record": lambda unit: unit.record(Recording(())),
+    "commit": lambda unit: unit.commit(),
+}
+ENDS: dict[str, Callable[[UnitOfWork], Awaitable[None]]] = {
+    "commit": lambda unit: unit.commit(),
+    "rollback": lambda unit: unit.rollback(),
+}
+
+
+class TransactionConformance(Conformance):
+    """All or nothing, isolated, and over when it is over."""
+
+    @scenario
+    async def test_a_unit_reads_its_own_writes(self, world: World) -> None:
+        await world.put("notes", "n1", {"n": 1})
+
+        async with world.writing() as unit:
+            notes = unit.records("notes")
+            await notes.insert({"n": 2}, "n2")
+            await notes.update("n1", {"n": 3}, 1)
+
+            first, second = await notes.get("n1"), await notes.get("n2")
+            assert first is not None
+            assert second is not None
+            assert (first.data, second.data) == ({"n": 3}, {"n": 2})
+            await notes.delete("n1", 2)
+            assert await notes.get("n1") is None
+
+    @scenario
+    async def test_uncommitted_writes_are_invisible_to_others(self, world: World) -> None:
+        await world.put("notes", "changed", {"n": 1})
+        await world.put("notes", "deleted", {"n": 1})
+        unit = world.unit()
+        notes = unit.records("notes")
+        await notes.update("changed", {"n": 2}, 1)
+        await notes.delete("deleted", 1)
+        await notes.insert({"n": 2}, "inserted")
+
+        before = await world.get("notes", "changed")
+        ids_before = await world.ids("notes")
+        await unit.commit()
+        after = await world.get("notes", "changed")
+
+        assert before is not None
+        assert after is not None
+        assert (before.data, after.data) == ({"n": 1}, {"n": 2})
+        assert ids_before == ["changed", "deleted"]
+        assert await world.ids("notes") == ["changed", "inserted"]
+
+    @scenario
+    async def test_a_rollback_leaves_no_trace(self, world: World) -> None:
+        await world.put("notes", "n1", {"n": 1})
+        unit = world.unit()
+        notes = unit.records("notes")
+        await notes.update("n1", {"n": 2}, 1)
+        await notes.insert({}, "n2")
+
+        await unit.rollback()
+
+        found = await world.get("notes", "n1")
+        assert found is not None
+        assert (found.version, found.data) == (1, {"n": 1})
+        assert await world.ids("notes") == ["n1"]
+
+    @scenario
+    async def test_what_was_rolled_back_stands_in_nobodys_way(self, world: World) -> None:
+        await world.put("notes", "n1", {"n": 1})
+        unit = world.unit()
+        await unit.records("notes").update("n1", {"n": 2}, 1)
+        await unit.records("notes").insert({"n": 2}, "n2")
+        await unit.rollback()
+
+        async with world.writing() as unit:
+            await unit.records("notes").update("n1", {"n": 3}, 1)
+            await unit.records("notes").insert({"n": 3}, "n2")
+
+        async with world.reading() as unit:
+            assert [record.data for record in await unit.records("notes").list()] == [{"n": 3}, {"n": 3}]
+
+    @scenario
+    async def test_a_rollback_never_raises(self, world: World) -> None:
+        unused, rolled_back, committed = world.unit(), world.unit(), world.unit()
+        await rolled_back.records("notes").insert({}, "rolled back")
+        await rolled_back.rollback()
+        await committed.records("notes").insert({}, "committed")
+        await committed.commit()
+
+        for unit in (unused, rolled_back, committed):
+            await unit.rollback()
+            await unit.rollback()
+
+        assert await world.ids("notes") == ["committed"]
+
+    @pytest.mark.parametrize("end", ENDS)
+    @pytest.mark.parametrize("use", USES)
+    @scenario
+    async def test_a_unit_that_is_over_refuses(self, world: World, use: str, end: str) -> None:
+        await world.put("notes", "n1")
+        unit = world.unit()
+        await unit.records("notes").insert({}, "own")
+        await ENDS[end](unit)
+
+        with pytest.raises(StorageError):
+            await USES[use](unit)
+
+        async with world.writing() as unit:
+            answer = await unit.claim(Claim("notes.put", "key", "print"), 0.0)
+        assert answer.status == "claimed"
+
+    @pytest.mark.parametrize("use", ["insert", "update", "delete"])
+    @scenario
+    async def test_a_read_only_unit_refuses_writes(self, world: World, use: str) -> None:
+        await world.put("notes", "n1", {"n": 1})
+        unit = world.unit(read_only=True)
+
+        with pytest.raises((ActionException, StorageError)):
+            await USES[use](unit)
+        await unit.rollback()
+
+        found = await world.get("notes", "n1")
+        assert found is not None
+        assert found.data == {"n": 1}
+        assert await world.ids("notes") == ["n1"]
+
+    # Savepoints
+
+    @scenario
+    async def test_rolling_back_to_a_savepoint_undoes_what_came_after_it(self, world: World) -> None:
+        await world.put("notes", "changed", {"n": 1})
+        await world.put("notes", "deleted", {"n": 1})
+
+        async with world.writing() as unit:
+            notes = unit.records("notes")
+            await notes.insert({}, "before")
+            savepoint = await unit.savepoint()
+            await notes.insert({}, "undone")
+            await notes.update("changed", {"n": 2}, 1)
+            await notes.delete("deleted", 1)
+            await notes.delete("before", 1)
+            await unit.rollback_to(savepoint)
+
+            assert [record.id for record in await notes.list()] == ["before", "changed", "deleted"]
+            await notes.insert({}, "later")
+
+        assert await world.ids("notes") == ["before", "changed", "deleted", "later"]
+        found = await world.get("notes", "changed")
+        assert found is not None
+        assert (found.version, found.data) == (1, {"n": 1})
+
+    @scenario
+    async def test_a_change_of_an_own_change_is_undone_alone(self, world: World) -> None:
+        async with world.writing() as unit:
+            notes = unit.records("notes")
+            await notes.insert({"n": 1}, "n1")
+            savepoint = await unit.savepoint()
+            await notes.update("n1", {"n": 2}, 1)
+            await notes.update("n1", {"n": 3}, 2)
+            await unit.rollback_to(savepoint)
+
+            again = await notes.update("n1", {"n": 4}, 1)
+
+        assert await world.get("notes", "n1") == again
+        assert again.version == 2
+
+    @scenario
+    async def test_a_released_savepoint_keeps_what_was_written_since(self, world: World) -> None:
+        async with world.writing() as unit:
+            savepoint = await unit.savepoint()
+            await unit.records("notes").insert({}, "kept")
+            await unit.release(savepoint)
+
+        assert await world.ids("notes") == ["kept"]
+
+    @scenario
+    async def test_an_outer_savepoint_undoes_inner_ones(self, world: World) -> None:
+        async with world.writing() as unit:
+            notes = unit.records("notes")
+            outer = await unit.savepoint()
+            await notes.insert({}, "outer")
+            released = await unit.savepoint()
+            await notes.insert({}, "released")
+            await unit.release(released)
+            await unit.savepoint()
+            await notes.insert({}, "left open")
+            await unit.rollback_to(outer)
+            await notes.insert({}, "last")
+
+        assert await world.ids("notes") == ["last"]
+
+    @scenario
+    async def test_an_inner_savepoint_spares_the_outer_one(self, world: World) -> None:
+        async with world.writing() as unit:
+            notes = unit.records("notes")
+            outer = await unit.savepoint()
+            await notes.insert({}, "outer")
+            inner = await unit.savepoint()
+            await notes.insert({}, "inner")
+            await unit.rollback_to(inner)
+            await unit.release(outer)
+
+        assert await world.ids("notes") == ["outer"]
+
+    @scenario
+    async def test_a_savepoint_can_be_rolled_back_to_again(self, world: World) -> None:
+        async with world.writing() as unit:
+            savepoint = await unit.savepoint()
+            for _ in range(3):
+                await unit.records("notes").insert({}, "n1")
+                await unit.rollback_to(savepoint)
+
+        assert await world.ids("notes") == []
+
+    # Concurrency
+
+    @pytest.mark.parametrize("use", ["insert", "update", "delete"])
+    @scenario
+    async def test_of_many_writers_of_a_document_one_wins(self, world: World, use: str) -> None:
+        if use != "insert":
+            await world.put("notes", "n1", {"by": "nobody"})
+
+        async def write(name: str) -> bool:
+            unit = world.unit()
+            notes = unit.records("notes")
+            try:
+                if use == "insert":
+                    await notes.insert({"by": name}, "n1")
+                elif use == "update":
+                    await notes.update("n1", {"by": name}, 1)
+                else:
+                    await notes.delete("n1", 1)
+                await unit.records("winners").insert({}, name)
+                await unit.commit()
+            except (ActionException, SerializationFailure) as error:
+                gone = isinstance(error, ActionException) and error.error.code is ErrorCode.NOT_FOUND
+                assert lost(error) or (use == "delete" and gone), error
+                return False
+            finally:
+                await unit.rollback()
+            return True
+
+        won = await world.at_once(*(write(f"w{number}") for number in range(8)))
+
+        assert sum(won) == 1
+        winner = f"w{won.index(True)}"
+        assert await world.ids("winners") == [winner]
+        found = await world.get("notes", "n1")
+        assert (found and found.data) == (None if use == "delete" else {"by": winner})
+
+    @scenario
+    async def test_a_listing_never_shows_half_of_a_commit(self, world: World) -> None:
+        async with world.writing() as unit:
+            for id in ("left", "right"):
+                await unit.records("notes").insert({"n": 0}, id)
+
+        async def write() -> None:
+            for n in range(1, 21):
+                async with world.writing() as unit:
+                    for id in ("left", "right"):
+                        await unit.records("notes").update(id, {"n": n}, n)
+                await world.pause(0)
+
+        async def read() -> None:
+            for _ in range(40):
+                async with world.reading() as unit:
+                    left, right = await unit.records("notes").list()
+                assert left.data == right.data
+                await world.pause(0)
+
+        await world.at_once(write(), read(), read())
+
+    @scenario
+    async def test_no_update_is_lost(self, world: World) -> None:
+        desk = Desk(world)
+        await world.put("notes", "counter", {"number": 0})
+
+        async def count_up() -> int:
+            counted = 0
+            for _ in range(40):
+                answer = await desk.execute("notes.increment", {"id": "counter"})
+                if isinstance(answer, Success):
+                    counted += 1
+                else:
+                    error_of(answer, ErrorCode.CONFLICT)
+                    await world.pause(0)
+            return counted
+
+        counted = sum(await world.at_once(*(count_up() for _ in range(6))))
+
+        found = await world.get("notes", "counter")
+        assert found is not None
+        assert found.data == {"number": counted}
+        assert found.version == counted + 1
+        assert counted >= 40
+
+    # Actions
+
+    @pytest.mark.parametrize(
+        ("action", "code"), [("fail", ErrorCode.UNPROCESSABLE), ("crash", ErrorCode.HANDLER_ERROR)]
+    )
+    @scenario
+    async def test_a_failed_action_leaves_only_its_log_row(self, world: World, action: str, code: ErrorCode) -> None:
+        desk = Desk(world)
+
+        error_of(await desk.execute(f"notes.{action}", {"id": "n1"}), code)
+
+        assert await world.ids("notes") == []
+        assert await desk.event_types() == []
+        assert await desk.outcomes(f"notes.{action}") == ["failed"]
+
+    @scenario
+    async def test_two_actions_at_one_version_of_a_document_are_one_success_and_conflicts(self, world: World) -> None:
+        desk = Desk(world)
+        await world.put("notes", "n1")
+
+        answers = await world.at_once(
+            *(desk.execute("notes.change", {"id": "n1", "expected_version": 1, "by": n}) for n in range(6))
+        )
+
+        (winner,) = [number for number, answer in enumerate(answers) if isinstance(answer, Success)]
+        for number, answer in enumerate(answers):
+            if number != winner:
+                error_of(answer, ErrorCode.CONFLICT)
+        found = await world.get("notes", "n1")
+        assert found is not None
+        assert found.data["by"] == winner
+
+    @scenario
+    async def test_a_read_only_action_cannot_write(self, world: World) -> None:
+        desk = Desk(world)
+
+        error_of(await desk.execute("notes.write_after_all", {}), ErrorCode.INTERNAL)
+
+        assert await world.ids("notes") == []
+        assert await desk.outcomes("notes.write_after_all") == ["failed"]
+
+    @scenario
+    async def test_a_nested_action_that_fails_undoes_only_itself(self, world: World) -> None:
+        desk = Desk(world)
+
+        assert value_of(await desk.execute("notes.put_around_failures", {})) == [True, False, True, False]
+
+        assert await world.ids("notes") == ["after", "before", "own"]
+
+    @scenario
+    async def test_an_action_that_fails_undoes_its_nested_ones(self, world: World) -> None:
+        desk = Desk(world)
+
+        error_of(await desk.execute("notes.put_and_fail", {"id": "n1"}), ErrorCode.UNPROCESSABLE)
+
+        assert await world.ids("notes") == []
+        assert await desk.event_types() == []
+        assert await desk.outcomes("notes.put") == ["failed"]
+
+    @scenario
+    async def test_an_interrupted_action_leaves_nothing(self, world: World) -> None:
+        desk = Desk(world)
+
+        interrupted = False
+        try:
+            await desk.execute("notes.interrupt", {"id": "n1"}, key="key")
+        except KeyboardInterrupt:
+            interrupted = True
+
+        assert interrupted
+        assert await world.ids("notes") == []
+        value_of(await desk.execute("notes.put", {"id": "n1"}))
+
+    @scenario
+    async def test_async_def_handlers_work_as_def_ones_do(self, world: World) -> None:
+        desk = Desk(world)
+        if world.mode == "sync":
+            error_of(await desk.execute("notes.put_async", {"id": "n1"}), ErrorCode.INTERNAL)
+            return
+
+        value_of(await desk.execute("notes.put_async", {"id": "n1"}))
+        error_of(await desk.execute("notes.crash_async", {"id": "n2"}), ErrorCode.HANDLER_ERROR)
+        nested = value_of(await desk.execute("notes.put_around_failures_async", {}))
+
+        assert nested == [True, False, True, False]
+        assert await world.ids("notes") == ["after", "before", "n1", "own"]
+
+    @scenario
+    async def test_a_cancelled_action_leaves_nothing(self, world: World) -> None:
+        if world.mode == "sync":
+            return
+        desk = Desk(world)
+        holding, reached = world.unit(), 0
+        await holding.claim(Claim("notes.put", "held", "print"), 0.0)
+        context = RequestContext(world.tenant, CLERK, idempotency_key="held")
+
+        task = asyncio.ensure_future(desk.engine.execute_action_async("notes", "put", {"id": "n1"}, context))
+        for reached in range(20):
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await holding.rollback()
+
+        assert reached
+        assert await world.ids("notes") == []
+        value_of(await desk.execute("notes.put", {"id": "n1"}, key="held"))

@@ -1,0 +1,83 @@
+"""What most tests need: a storage with two tenants, and a way to execute that goes through both doors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytest
+from returns.result import Result
+
+from actionengine import (
+    Action,
+    ActionError,
+    Actor,
+    Engine,
+    InMemoryStorage,
+    RequestContext,
+    Tenant,
+    create_engine,
+    create_service,
+)
+
+Mode = Literal["sync", "async"]
+Execute = Callable[[Engine, str, Any, RequestContext], Result[Any, ActionError]]
+
+
+@pytest.fixture
+def storage() -> InMemoryStorage:
+    return InMemoryStorage()
+
+
+@pytest.fixture
+def acme(storage: InMemoryStorage) -> Tenant:
+    return storage.create_tenant(slug="acme", name="Acme")
+
+
+@pytest.fixture
+def globex(storage: InMemoryStorage) -> Tenant:
+    return storage.create_tenant(slug="globex", name="Globex")
+
+
+@pytest.fixture
+def as_ann(acme: Tenant) -> RequestContext:
+    return RequestContext(tenant=acme, actor=Actor.human("ann"))
+
+
+@pytest.fixture
+def as_system(acme: Tenant) -> RequestContext:
+    return RequestContext(tenant=acme, actor=Actor.system())
+
+
+@pytest.fixture(params=["sync", "async"])
+def execute(request: pytest.FixtureRequest) -> Execute:
+    """Execute `service.action` through `execute_action`, and through `execute_action_async`."""
+
+    def sync(engine: Engine, name: str, payload: Any, context: RequestContext) -> Result[Any, ActionError]:
+        service, _, action = name.partition(".")
+        return engine.execute_action(service, action, payload, context)
+
+    def asynchronous(engine: Engine, name: str, payload: Any, context: RequestContext) -> Result[Any, ActionError]:
+        service, _, action = name.partition(".")
+        return asyncio.run(engine.execute_action_async(service, action, payload, context))
+
+    return sync if request.param == "sync" else asynchronous
+
+
+@pytest.fixture
+def engine_of(storage: InMemoryStorage) -> Callable[..., Engine]:
+    """An engine with one service, `work`, of these actions, on the test's storage."""
+
+    def make(*actions: Action, **options: Any) -> Engine:
+        service = create_service(name="work", description="What the test needs", actions=actions)
+        return create_engine(services=[service], storage=options.pop("storage", storage), **options)
+
+    return make
+
+
+def log_of(engine: Engine, tenant: Tenant, **query: Any) -> list[Any]:
+    """The action log, oldest first."""
+    context = RequestContext(tenant=tenant, actor=Actor.system("auditor"))
+    page = engine.execute_action("action_log", "list", {"limit": 1000, **query}, context).unwrap()
+    return [entry for entry in reversed(page.items) if entry.actor_id != "auditor"]

@@ -1,0 +1,288 @@
+"""Who may do what: the same rules for every type of actor, deny over allow, and each decision on the record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from returns.result import Failure, Result, Success
+
+from actionengine import (
+    AccessRequest,
+    ActionContext,
+    Actor,
+    Decision,
+    Engine,
+    ErrorCode,
+    InMemoryStorage,
+    RequestContext,
+    Role,
+    Rule,
+    StaticAuthorizer,
+    Tenant,
+    create_action,
+)
+from actionengine.authorization.rules import decide
+from actionengine.context import ACTOR_TYPES
+from tests.conftest import Execute, log_of
+
+EngineOf = Callable[..., Engine]
+
+
+def ok(data: Any) -> Result[Any, Any]:
+    return Success("done")
+
+
+def job_of(data: Any) -> str:
+    return f"job/{data['job']}"
+
+
+ACTIONS = (
+    create_action(name="open", description="", handler=ok),
+    create_action(name="csr_only", description="", handler=ok, access_control=["csr", "manager"]),
+    create_action(name="refund", description="", handler=ok, permission="payments.refund"),
+    create_action(name="close", description="", handler=ok, permission="jobs.close", resource=job_of),
+    create_action(name="people", description="", handler=ok, allowed_actors=["human"]),
+)
+
+
+@pytest.fixture
+def engine(engine_of: EngineOf) -> Engine:
+    return engine_of(*ACTIONS)
+
+
+def roles(engine: Engine, tenant: Tenant, action: str, **payload: Any) -> Any:
+    context = RequestContext(tenant=tenant, actor=Actor.system("auditor"))
+    return engine.execute_action("roles", action, payload, context).unwrap()
+
+
+def define(engine: Engine, tenant: Tenant, name: str, allow: Any = (), deny: Any = ()) -> None:
+    rules = {"allow": [{"permission": p, "resource": r} for p, r in allow]}
+    rules["deny"] = [{"permission": p, "resource": r} for p, r in deny]
+    roles(engine, tenant, "define", name=name, **rules)
+
+
+def as_actor(tenant: Tenant, type: str, *roles: str, permissions: tuple[str, ...] = ()) -> RequestContext:
+    return RequestContext(tenant=tenant, actor=Actor(type, "x", roles, permissions))  # type: ignore[arg-type]
+
+
+NOT_SYSTEM = sorted(ACTOR_TYPES - {"system"})
+
+
+@pytest.mark.parametrize("type", NOT_SYSTEM)
+def test_the_same_rules_bind_every_type_of_actor(engine: Engine, execute: Execute, acme: Tenant, type: str) -> None:
+    define(engine, acme, "cashier", allow=[("payments.*", None)], deny=[("payments.void", None)])
+    assert execute(engine, "work.open", {}, as_actor(acme, type)) == Success("done")
+    assert execute(engine, "work.csr_only", {}, as_actor(acme, type)).failure().code is ErrorCode.FORBIDDEN
+    assert execute(engine, "work.csr_only", {}, as_actor(acme, type, "manager")) == Success("done")
+    assert execute(engine, "work.refund", {}, as_actor(acme, type)).failure().code is ErrorCode.FORBIDDEN
+    assert execute(engine, "work.refund", {}, as_actor(acme, type, "cashier")) == Success("done")
+    granted = as_actor(acme, type, permissions=("payments.refund",))
+    assert execute(engine, "work.refund", {}, granted) == Success("done")
+
+
+def test_a_system_actor_bypasses_roles_but_not_the_allowed_types(
+    engine: Engine, execute: Execute, as_system: RequestContext
+) -> None:
+    assert execute(engine, "work.refund", {}, as_system) == Success("done")
+    assert execute(engine, "work.csr_only", {}, as_system) == Success("done")
+    assert execute(engine, "work.people", {}, as_system).failure().code is ErrorCode.FORBIDDEN
+
+
+@pytest.mark.parametrize("payload", [{"actor": "system"}, {"type": "system", "roles": ["manager"]}])
+def test_nothing_in_a_payload_makes_a_system_actor(
+    engine: Engine, execute: Execute, acme: Tenant, payload: dict[str, Any]
+) -> None:
+    assert execute(engine, "work.refund", payload, as_actor(acme, "ai")).failure().code is ErrorCode.FORBIDDEN
+
+
+def test_an_assigned_role_counts_from_the_next_execution_and_until_it_is_taken(
+    engine: Engine, execute: Execute, acme: Tenant, globex: Tenant
+) -> None:
+    define(engine, acme, "cashier", allow=[("payments.refund", None)])
+    define(engine, globex, "cashier", allow=[("payments.refund", None)])
+    ann, elsewhere = as_actor(acme, "human"), as_actor(globex, "human")
+    assert isinstance(execute(engine, "work.refund", {}, ann), Failure)
+    roles(engine, acme, "assign", actor_type="human", actor_id="x", role="cashier")
+    assert execute(engine, "work.refund", {}, ann) == Success("done")
+    assert isinstance(execute(engine, "work.refund", {}, elsewhere), Failure)
+    assert isinstance(execute(engine, "work.refund", {}, as_actor(acme, "ai")), Failure)
+    roles(engine, acme, "define", name="cashier")
+    assert isinstance(execute(engine, "work.refund", {}, ann), Failure)
+    define(engine, acme, "cashier", allow=[("payments.refund", None)])
+    roles(engine, acme, "unassign", actor_type="human", actor_id="x", role="cashier")
+    assert isinstance(execute(engine, "work.refund", {}, ann), Failure)
+
+
+def test_deny_beats_allow_wherever_the_allow_comes_from(engine: Engine, execute: Execute, acme: Tenant) -> None:
+    define(engine, acme, "cashier", allow=[("payments.refund", None)])
+    define(engine, acme, "trainee", deny=[("payments.*", None)])
+    allowed = as_actor(acme, "human", "cashier", permissions=("*",))
+    denied = as_actor(acme, "human", "cashier", "trainee", permissions=("*",))
+    assert execute(engine, "work.refund", {}, allowed) == Success("done")
+    error = execute(engine, "work.refund", {}, denied).failure()
+    assert error.code is ErrorCode.FORBIDDEN
+    assert "role trainee denies payments.*" in error.message
+
+
+def test_a_rule_can_name_one_resource(engine: Engine, execute: Execute, acme: Tenant) -> None:
+    define(engine, acme, "one_job", allow=[("jobs.close", "job/7")])
+    define(engine, acme, "all_but_one", allow=[("jobs.close", None)], deny=[("jobs.close", "job/7")])
+    one, all_but_one = as_actor(acme, "human", "one_job"), as_actor(acme, "human", "all_but_one")
+    assert execute(engine, "work.close", {"job": 7}, one) == Success("done")
+    assert execute(engine, "work.close", {"job": 8}, one).failure().code is ErrorCode.FORBIDDEN
+    assert execute(engine, "work.close", {"job": 8}, all_but_one) == Success("done")
+    assert execute(engine, "work.close", {"job": 7}, all_but_one).failure().code is ErrorCode.FORBIDDEN
+
+
+def test_a_rule_on_one_resource_does_not_open_an_action_that_names_none(
+    engine: Engine, execute: Execute, acme: Tenant
+) -> None:
+    define(engine, acme, "one_payment", allow=[("payments.refund", "payment/7")])
+    assert isinstance(execute(engine, "work.refund", {}, as_actor(acme, "human", "one_payment")), Failure)
+
+
+def test_a_handler_can_ask_about_a_resource_that_it_finds(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+    def close(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        ctx.authorize("jobs.close", resource="job/7")
+        return Success("closed")
+
+    engine = engine_of(create_action(name="close", description="", handler=close))
+    define(engine, acme, "one_job", allow=[("jobs.close", "job/7")])
+    assert execute(engine, "work.close", {}, as_actor(acme, "human", "one_job")) == Success("closed")
+    assert execute(engine, "work.close", {}, as_actor(acme, "human")).failure().code is ErrorCode.FORBIDDEN
+    allowed, denied = (row for row in log_of(engine, acme) if row.action == "work.close")
+    assert "role one_job allows jobs.close on job/7" in allowed.decision
+    assert denied.outcome == "denied"
+
+
+def test_every_decision_is_on_the_action_log(engine: Engine, execute: Execute, acme: Tenant) -> None:
+    execute(engine, "work.open", {}, as_actor(acme, "human"))
+    execute(engine, "work.refund", {}, as_actor(acme, "ai"))
+    execute(engine, "work.people", {}, as_actor(acme, "ai"))
+    rows = [(row.outcome, row.decision) for row in log_of(engine, acme)]
+    assert rows == [
+        ("succeeded", "open to every actor of the tenant"),
+        ("denied", "needs the permission payments.refund"),
+        ("denied", "ai actors are not allowed"),
+    ]
+
+
+def test_roles_are_administered_by_those_who_may_and_by_no_agent(
+    engine: Engine, execute: Execute, acme: Tenant
+) -> None:
+    role = {"name": "god", "allow": [{"permission": "*"}]}
+    nobody, admin = as_actor(acme, "human"), as_actor(acme, "human", permissions=("roles.*",))
+    agent = as_actor(acme, "ai", permissions=("roles.*", "*"))
+    assert execute(engine, "roles.define", role, nobody).failure().code is ErrorCode.FORBIDDEN
+    assert execute(engine, "roles.define", role, agent).failure().code is ErrorCode.FORBIDDEN
+    assert isinstance(execute(engine, "roles.define", role, admin), Success)
+    listed = execute(engine, "roles.list", {}, admin).unwrap()
+    assert [(item.name, item.allow[0].permission) for item in listed] == [("god", "*")]
+    assignment = {"actor_type": "human", "actor_id": "ann", "role": "god"}
+    assert execute(engine, "roles.assign", assignment, admin).unwrap().roles == ("god",)
+    assert execute(engine, "roles.of_actor", {"actor_type": "human", "actor_id": "ann"}, admin).unwrap().roles == (
+        "god",
+    )
+    assert isinstance(execute(engine, "roles.delete", {"name": "god"}, admin), Success)
+    for action, payload in (("delete", {"name": "god"}), ("assign", assignment), ("define", {"name": ""})):
+        assert isinstance(execute(engine, f"roles.{action}", payload, admin), Failure)
+
+
+def test_roles_in_code_take_their_names_from_the_actor(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+    authorizer = StaticAuthorizer(
+        {"cashier": Role(allow=["payments.*", Rule("jobs.close", "job/7")]), "trainee": Role(deny=["payments.refund"])}
+    )
+    engine = engine_of(*ACTIONS, authorizer=authorizer)
+    assert execute(engine, "work.refund", {}, as_actor(acme, "ai", "cashier")) == Success("done")
+    assert isinstance(execute(engine, "work.refund", {}, as_actor(acme, "human", "cashier", "trainee")), Failure)
+    assert execute(engine, "work.close", {"job": 7}, as_actor(acme, "human", "cashier")) == Success("done")
+    assert isinstance(execute(engine, "work.close", {"job": 8}, as_actor(acme, "human", "cashier")), Failure)
+    assert isinstance(execute(engine, "work.close", {"job": 7}, as_actor(acme, "human", "unknown")), Failure)
+    assert "roles" not in [summary.name for summary in engine.get_services().unwrap()]
+
+
+class Custom:
+    """A host's own authorizer."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        self.asked: list[AccessRequest] = []
+
+    async def authorize(self, request: AccessRequest) -> Decision:
+        self.asked.append(request)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return Decision(self.answer, "the host says so")
+
+
+@pytest.mark.parametrize(("answer", "code"), [(False, "forbidden"), (OSError("down"), "internal")])
+def test_a_hosts_own_authorizer_that_does_not_say_yes_is_a_no(
+    engine_of: EngineOf, execute: Execute, acme: Tenant, answer: Any, code: str
+) -> None:
+    authorizer = Custom(answer)
+    engine = engine_of(*ACTIONS, authorizer=authorizer)
+    error = execute(engine, "work.refund", {}, as_actor(acme, "human", "r")).failure()
+    assert error.code.value == code
+    assert "down" not in error.message
+    (asked,) = authorizer.asked
+    assert (asked.action, asked.permission, asked.actor.roles) == ("work.refund", "payments.refund", ("r",))
+
+
+def test_a_resource_that_cannot_be_named_stops_the_execution(
+    engine_of: EngineOf, execute: Execute, acme: Tenant
+) -> None:
+    engine = engine_of(*ACTIONS)
+    context = as_actor(acme, "human", permissions=("jobs.close",))
+    assert execute(engine, "work.close", {"no": "job"}, context).failure().code is ErrorCode.HANDLER_ERROR
+
+
+def test_roles_that_change_under_load_never_grant_what_was_taken(engine_of: EngineOf, acme: Tenant) -> None:
+    engine = engine_of(*ACTIONS)
+    define(engine, acme, "cashier", allow=[("payments.refund", None)])
+    actor = {"actor_type": "human", "actor_id": "x", "role": "cashier"}
+    ann = as_actor(acme, "human")
+
+    async def change_and_use() -> None:
+        for _ in range(50):
+            roles(engine, acme, "assign", **actor)
+            granted = [engine.execute_action_async("work", "refund", {}, ann) for _ in range(4)]
+            assert all(isinstance(answer, Success) for answer in await asyncio.gather(*granted))
+            roles(engine, acme, "unassign", **actor)
+            taken = [engine.execute_action_async("work", "refund", {}, ann) for _ in range(4)]
+            assert all(isinstance(answer, Failure) for answer in await asyncio.gather(*taken))
+
+    asyncio.run(change_and_use())
+
+
+permissions = st.sampled_from(["a.x", "a.y", "b.x", "a.*", "*", "b.*"])
+rules = st.builds(Rule, permissions, st.sampled_from([None, "r/1", "r/2"]))
+role_tables = st.dictionaries(st.sampled_from(["p", "q"]), st.builds(Role, st.lists(rules), st.lists(rules)))
+
+
+@given(
+    table=role_tables,
+    held=st.lists(st.sampled_from(["p", "q"]), unique=True),
+    own=st.lists(permissions, max_size=2),
+    asked=st.sampled_from(["a.x", "b.x"]),
+    resource=st.sampled_from([None, "r/1", "r/2"]),
+)
+def test_the_decision_is_what_the_rules_say(
+    table: dict[str, Role], held: list[str], own: list[str], asked: str, resource: str | None
+) -> None:
+    def speaks(rule: Rule) -> bool:
+        prefix = rule.permission.removesuffix("*")
+        named = asked.startswith(prefix) if rule.permission.endswith("*") else rule.permission == asked
+        return named and rule.resource in (None, resource)
+
+    mine = [table[name] for name in held if name in table]
+    denied = any(speaks(rule) for role in mine for rule in role.deny)
+    allowed = any(speaks(rule) for role in mine for rule in role.allow) or any(speaks(Rule(name)) for name in own)
+    storage = InMemoryStorage()
+    tenant = storage.create_tenant(slug="acme", name="Acme")
+    request = AccessRequest(tenant, Actor.human("x", held, own), "s.a", (), asked, resource, False, "sync")
+    assert decide(request, (), table).allowed is (allowed and not denied)

@@ -1,0 +1,151 @@
+"""Routing and introspection: frozen, precomputed, and never a thing shared between two engines."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from returns.result import Success
+
+from actionengine import (
+    ActionSummary,
+    Actor,
+    Engine,
+    ErrorCode,
+    InMemoryStorage,
+    RequestContext,
+    ServiceSummary,
+    Tenant,
+    create_action,
+    create_engine,
+    create_service,
+)
+
+
+class Job(BaseModel):
+    title: str
+
+
+ADD = create_action(
+    name="add",
+    description="Add a job",
+    handler=lambda data: Success(data.title),
+    validation=Job,
+    access_control=["csr"],
+    permission="jobs.add",
+    idempotency="required",
+)
+COUNT = create_action(
+    name="count", description="How many", handler=lambda data: Success(0), is_protected=False, read_only=True
+)
+JOBS = create_service(name="jobs", description="Jobs", actions=[ADD, COUNT])
+
+
+@pytest.fixture
+def engine(storage: InMemoryStorage) -> Engine:
+    return create_engine(services=[JOBS], storage=storage)
+
+
+def test_services_are_summarised_in_order_with_the_built_in_ones_last(engine: Engine) -> None:
+    summaries = engine.get_services().unwrap()
+    assert summaries[0] == ServiceSummary("jobs", "Jobs", ("add", "count"))
+    assert [summary.name for summary in summaries[1:]] == ["approvals", "action_log", "roles"]
+
+
+def test_actions_are_summarised_without_schema_or_handler(engine: Engine) -> None:
+    assert engine.get_service_actions("jobs").unwrap() == (
+        ActionSummary("add", "Add a job", True, True, ("csr",), "jobs.add", False, "required"),
+        ActionSummary("count", "How many", False, False, (), None, True, "optional"),
+    )
+
+
+def test_summaries_are_made_once(engine: Engine) -> None:
+    assert engine.get_services().unwrap() is engine.get_services().unwrap()
+    assert engine.get_service_actions("jobs").unwrap() is engine.get_service_actions("jobs").unwrap()
+
+
+def test_an_action_is_found_whole(engine: Engine) -> None:
+    assert engine.get_action("jobs", "add").unwrap() is ADD
+
+
+@pytest.mark.parametrize(
+    ("service", "action", "nearest"),
+    [("jbos", "add", "jobs"), ("jobs", "ad", "add"), ("nothing like it", "add", None), ("jobs", "x" * 100_000, None)],
+)
+def test_what_is_not_there_is_not_found_with_the_nearest_name(
+    engine: Engine, acme: Tenant, service: str, action: str, nearest: str | None
+) -> None:
+    context = RequestContext(tenant=acme, actor=Actor.human("ann"))
+    for answer in (engine.get_action(service, action), engine.execute_action(service, action, {}, context)):
+        error = answer.failure()
+        assert error.code is ErrorCode.NOT_FOUND
+        assert error.details["nearest"] == nearest
+        assert nearest is None or f"did you mean {nearest!r}?" in error.message
+
+
+@pytest.mark.parametrize("name", [None, 7, ["jobs"], {}])
+def test_a_name_that_is_no_text_is_not_found(engine: Engine, acme: Tenant, name: Any) -> None:
+    context = RequestContext(tenant=acme, actor=Actor.human("ann"))
+    assert engine.get_service_actions(name).failure().code is ErrorCode.NOT_FOUND
+    assert engine.get_action("jobs", name).failure().code is ErrorCode.NOT_FOUND
+    assert engine.execute_action(name, name, {}, context).failure().code is ErrorCode.NOT_FOUND
+
+
+def test_an_engine_cannot_be_changed(engine: Engine) -> None:
+    with pytest.raises(AttributeError, match="frozen"):
+        setattr(engine, "_pipeline", None)  # noqa: B010 - a type checker would refuse it too
+    with pytest.raises(AttributeError, match="frozen"):
+        setattr(engine, "anything", 1)  # noqa: B010
+    with pytest.raises(AttributeError, match="frozen"):
+        delattr(engine, "_plans")  # noqa: B043
+    stores: list[Any] = [engine._plans, engine._plans["jobs"], engine._actions, engine._action_summaries]
+    for store in stores:
+        with pytest.raises(TypeError):
+            store["new"] = None
+
+
+def test_two_engines_share_nothing() -> None:
+    first, second = create_engine(services=[JOBS]), create_engine(services=[JOBS])
+    assert first._storage is not second._storage
+    assert first._pipeline.resources is not second._pipeline.resources
+    tenant = first._storage.create_tenant(slug="acme", name="Acme")
+    assert first.resolve_tenant("acme").unwrap() == tenant
+    assert second.resolve_tenant("acme").failure().code is ErrorCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("slug", ["ghost", "", None, 7, "ACME", "acme'; --"])
+def test_an_unknown_tenant_is_not_found(engine: Engine, acme: Tenant, slug: Any) -> None:
+    assert engine.resolve_tenant(slug).failure().code is ErrorCode.NOT_FOUND
+    assert asyncio.run(engine.resolve_tenant_async(slug)).failure().code is ErrorCode.NOT_FOUND
+
+
+def test_a_slug_is_resolved_to_its_tenant(engine: Engine, acme: Tenant, globex: Tenant) -> None:
+    assert engine.resolve_tenant("acme") == Success(acme)
+    assert asyncio.run(engine.resolve_tenant_async("globex")) == Success(globex)
+
+
+def test_ten_thousand_actions_are_each_routed(engine_of: Callable[..., Engine], as_ann: RequestContext) -> None:
+    def numbered(number: int) -> Any:
+        return create_action(name=f"a{number}", description="", handler=lambda data: Success(number))
+
+    engine = engine_of(*map(numbered, range(10_000)))
+    assert [engine.execute_action("work", f"a{n}", {}, as_ann).unwrap() for n in (0, 4711, 9_999)] == [0, 4711, 9_999]
+
+
+def test_importing_the_library_loads_no_backend_and_no_framework() -> None:
+    heavy = "sqlalchemy psycopg dbos boto3 faststream flask fastapi starlette opentelemetry rich typer pytest asyncpg"
+    code = f"import sys, actionengine; print([name for name in {heavy.split()!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_engine_file_stays_small() -> None:
+    import actionengine.engine
+
+    with open(actionengine.engine.__file__, encoding="utf-8") as file:
+        assert len(file.readlines()) < 400

@@ -1,0 +1,744 @@
+"""The stages: their order, what each refuses with, and that a refusal leaves nothing but its log row."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from returns.result import Failure, Result, Success
+
+from actionengine import (
+    AccessRequest,
+    Action,
+    ActionContext,
+    ActionError,
+    ActionException,
+    ActionHooks,
+    Actor,
+    ApprovalPolicy,
+    Decision,
+    Engine,
+    ErrorCode,
+    HookDefinition,
+    InMemoryStorage,
+    Limits,
+    RequestContext,
+    SerializationFailure,
+    StorageUnavailable,
+    Tenant,
+    create_action,
+)
+from actionengine.storage.memory import MemoryUnitOfWork
+from tests.conftest import Execute, log_of
+
+EngineOf = Callable[..., Engine]
+
+
+def action(name: str, handler: Callable[..., Any], **options: Any) -> Action:
+    return create_action(name=name, description="", handler=handler, **options)
+
+
+def documents(storage: InMemoryStorage, tenant: Tenant, collection: str = "things") -> int:
+    return len(MemoryUnitOfWork(storage._tenant_data(tenant.id), "sync", True).scan(collection))
+
+
+def insert(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:
+    return Success(ctx.records("things").insert({"data": data}).id)
+
+
+class Order(BaseModel):
+    amount: int
+    note: str = ""
+
+
+# The order
+
+
+class Recorder:
+    """Notes which pieces of user code ran."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+
+    def guard(self, action: Action, payload: Any, context: RequestContext) -> Result[Any, Any]:
+        if action.name == "go":
+            self.ran.append("guard")
+        return Success(None)
+
+    def authorize(self, request: AccessRequest) -> Decision:
+        if request.action == "work.go":
+            self.ran.append("authorize")
+        return Decision(True, "noted")
+
+    def hook(self, name: str) -> Callable[[Any], Result[Any, Any]]:
+        def run(data: Any) -> Result[Any, Any]:
+            self.ran.append(name)
+            return Success(data)
+
+        return run
+
+    def when(self, data: Any, ctx: ActionContext) -> bool:
+        self.ran.append("approval")
+        return False
+
+    def after(self, action: Action, payload: Any, context: RequestContext, result: Any) -> Result[Any, Any]:
+        self.ran.append("after")
+        return Success(None)
+
+
+def test_the_stages_run_in_their_order(engine_of: EngineOf, execute: Execute, as_ann: RequestContext) -> None:
+    recorder = Recorder()
+    engine = engine_of(
+        action(
+            "go",
+            recorder.hook("handler"),
+            approval=ApprovalPolicy(when=recorder.when, permission="x"),
+            hooks=ActionHooks(before=[HookDefinition("work", "first")], after=[HookDefinition("work", "last")]),  # type: ignore[arg-type]
+        ),
+        action("first", recorder.hook("before hook")),
+        action("last", recorder.hook("after hook")),
+        authorizer=recorder,
+        on_before_action_handler=recorder.guard,
+        on_after_action_handler=recorder.after,
+    )
+    assert execute(engine, "work.go", {}, as_ann) == Success({})
+    assert recorder.ran == ["guard", "authorize", "before hook", "approval", "handler", "after hook", "after"]
+
+
+def test_an_actor_is_refused_before_the_input_is_looked_at(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+    engine = engine_of(action("go", insert, validation=Order, permission="x"))
+    context = RequestContext(tenant=acme, actor=Actor.human("bob"))
+    assert execute(engine, "work.go", "nonsense", context).failure().code is ErrorCode.FORBIDDEN
+
+
+def test_without_an_actor_a_protected_action_is_unauthenticated(
+    engine_of: EngineOf, execute: Execute, acme: Tenant
+) -> None:
+    engine = engine_of(action("go", insert), action("open", lambda data: Success("in"), is_protected=False))
+    nobody = RequestContext(tenant=acme)
+    assert execute(engine, "work.go", {}, nobody).failure().code is ErrorCode.UNAUTHENTICATED
+    assert execute(engine, "work.open", {}, nobody) == Success("in")
+
+
+def test_without_a_tenant_nothing_runs(engine_of: EngineOf, execute: Execute) -> None:
+    engine = engine_of(action("go", insert, is_protected=False))
+    context = RequestContext(tenant=None, actor=Actor.system())
+    assert execute(engine, "work.go", {}, context).failure().code is ErrorCode.UNAUTHENTICATED
+
+
+def test_a_guard_stops_everything_with_what_it_returns(
+    engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, as_ann: RequestContext, acme: Tenant
+) -> None:
+    refusal = ActionError(ErrorCode.UNAVAILABLE, "closed for stocktaking")
+    engine = engine_of(
+        action("go", insert),
+        on_before_action_handler=lambda action, payload, context: (
+            Failure(refusal) if action.name == "go" else Success(None)
+        ),
+    )
+    assert execute(engine, "work.go", {}, as_ann) == Failure(refusal)
+    assert documents(storage, acme) == 0
+    assert [row.outcome for row in log_of(engine, acme)] == ["failed"]
+
+
+def test_a_guard_cannot_change_the_payload(engine_of: EngineOf, execute: Execute, as_ann: RequestContext) -> None:
+    def meddle(action: Action, payload: Any, context: RequestContext) -> Result[Any, Any]:
+        payload["amount"] = 1_000_000
+        return Success({"amount": 2})
+
+    engine = engine_of(action("go", lambda data: Success(data["amount"])), on_before_action_handler=meddle)
+    assert execute(engine, "work.go", {"amount": 1}, as_ann) == Success(1)
+
+
+def test_the_global_after_handler_cannot_undo_a_commit(
+    engine_of: EngineOf,
+    execute: Execute,
+    as_ann: RequestContext,
+    acme: Tenant,
+    storage: InMemoryStorage,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(action: Action, payload: Any, context: RequestContext, result: Any) -> Result[Any, Any]:
+        raise OSError("the mail server is down")
+
+    engine = engine_of(action("go", insert), on_after_action_handler=broken)
+    assert isinstance(execute(engine, "work.go", {}, as_ann), Success)
+    assert documents(storage, acme) == 1
+    assert "the global after handler of work.go raised" in caplog.text
+
+
+# Handlers
+
+
+@pytest.mark.parametrize(
+    ("handler", "code", "message"),
+    [
+        (lambda data: Failure("sold out"), ErrorCode.UNPROCESSABLE, "sold out"),
+        (lambda data: Failure(ActionError(ErrorCode.CONFLICT, "taken")), ErrorCode.CONFLICT, "taken"),
+        (lambda data: {"bare": 1}, ErrorCode.INTERNAL, "returned a bare dict"),
+        (lambda data: None, ErrorCode.INTERNAL, "returned a bare NoneType"),
+        (lambda data: Success(object()), ErrorCode.INTERNAL, "no JSON form"),
+        (lambda data: 1 / 0, ErrorCode.HANDLER_ERROR, "the handler of work.go raised ZeroDivisionError"),
+        (lambda data, ctx: ctx.session, ErrorCode.INTERNAL, "no SQL session"),
+        (lambda data, ctx: ctx.async_records("x"), ErrorCode.INTERNAL, "use ctx.records"),
+        (lambda data, ctx: ctx.records("ae_roles"), ErrorCode.INTERNAL, "no collection for a handler"),
+        (lambda data, ctx: ctx.records(""), ErrorCode.INTERNAL, "no collection for a handler"),
+        (lambda data, ctx: ctx.emit("x", object()), ErrorCode.INTERNAL, "has no JSON form"),
+    ],
+)
+def test_a_handler_that_fails_leaves_nothing_but_its_log_row(
+    engine_of: EngineOf,
+    execute: Execute,
+    as_ann: RequestContext,
+    acme: Tenant,
+    storage: InMemoryStorage,
+    handler: Callable[..., Any],
+    code: ErrorCode,
+    message: str,
+) -> None:
+    def write_then_fail(data: Any, ctx: ActionContext) -> Any:
+        ctx.records("things").insert({"half": "done"})
+        ctx.emit("half.done", {})
+        return handler(data, ctx) if handler.__code__.co_argcount == 2 else handler(data)
+
+    engine = engine_of(action("go", write_then_fail))
+    error = execute(engine, "work.go", {}, as_ann).failure()
+    assert error.code is code
+    assert message in error.message
+    assert documents(storage, acme) == 0
+    assert storage.read_events(acme) == []
+    (row,) = log_of(engine, acme)
+    assert (row.outcome, row.error["code"], row.output) == ("failed", code.value, None)
+
+
+def test_a_traceback_goes_to_the_log_and_not_into_the_error(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    def crash(data: Any) -> Result[Any, Any]:
+        raise ValueError("password is hunter2")
+
+    error = execute(engine_of(action("go", crash)), "work.go", {}, as_ann).failure()
+    assert "hunter2" not in str(error.to_dict())
+    assert "hunter2" in caplog.text
+    assert error.details["action_id"] in caplog.text
+
+
+def test_an_action_exception_from_deep_inside_is_that_failure(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
+) -> None:
+    refusal = ActionError(ErrorCode.CONFLICT, "no", {"why": ["a"]})
+
+    def deep(data: Any) -> Result[Any, Any]:
+        raise ActionException(refusal)
+
+    assert execute(engine_of(action("go", deep)), "work.go", {}, as_ann) == Failure(refusal)
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_rolls_back_and_goes_on(
+    engine_of: EngineOf,
+    execute: Execute,
+    as_ann: RequestContext,
+    acme: Tenant,
+    storage: InMemoryStorage,
+    interruption: type[BaseException],
+) -> None:
+    def interrupted(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        ctx.records("things").insert({})
+        raise interruption
+
+    engine = engine_of(action("go", interrupted))
+    with pytest.raises(interruption):
+        execute(engine, "work.go", {}, as_ann)
+    assert documents(storage, acme) == 0
+    assert storage._tenant_data(acme.id).locks == {}
+
+
+async def async_insert(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:
+    await asyncio.sleep(0)
+    record = await ctx.async_records("things").insert({"data": data})
+    found = await ctx.async_records("things").get(record.id)
+    return Success(found.data if found else None)
+
+
+def test_an_async_handler_runs_under_the_async_door_only(
+    engine_of: EngineOf, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    engine = engine_of(action("go", async_insert), action("wrapped", lambda data, ctx: async_insert(data, ctx)))
+    for name in ("go", "wrapped"):
+        error = engine.execute_action("work", name, 1, as_ann).failure()
+        assert error.code is ErrorCode.INTERNAL
+        assert "execute_action_async" in error.message
+    assert documents(storage, acme) == 0
+    assert asyncio.run(engine.execute_action_async("work", "go", 1, as_ann)) == Success({"data": 1})
+
+
+def test_in_each_pair_the_wrong_method_says_which_is_right(engine_of: EngineOf, as_ann: RequestContext) -> None:
+    async def wrong(data: str, ctx: ActionContext) -> Any:
+        return getattr(ctx, data)("x", "y") if data == "execute" else getattr(ctx, data)("x")
+
+    engine = engine_of(action("go", wrong))
+    for used, right in (("records", "async_records"), ("execute", "execute_async"), ("authorize", "authorize_async")):
+        error = asyncio.run(engine.execute_action_async("work", "go", used, as_ann)).failure()
+        assert f"use ctx.{right}" in error.message
+
+
+def test_a_context_is_of_no_use_afterwards(engine_of: EngineOf, execute: Execute, as_ann: RequestContext) -> None:
+    kept: list[ActionContext] = []
+
+    def keep(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        kept.append(ctx)
+        return Success(None)
+
+    execute(engine_of(action("go", keep)), "work.go", {}, as_ann)
+    with pytest.raises(Exception, match="over"):
+        kept[0].records("things").insert({})
+    with pytest.raises(Exception, match="over"):
+        kept[0].emit("late", {})
+
+
+def test_resources_of_the_request_lie_over_those_of_the_engine(
+    engine_of: EngineOf, execute: Execute, acme: Tenant
+) -> None:
+    engine = engine_of(
+        action("go", lambda data, ctx: Success(dict(ctx.resources))), resources={"mailer": "smtp", "region": "eu"}
+    )
+    plain = RequestContext(tenant=acme, actor=Actor.human("ann"))
+    special = RequestContext(tenant=acme, actor=Actor.human("ann"), resources={"region": "us"})
+    assert execute(engine, "work.go", {}, plain) == Success({"mailer": "smtp", "region": "eu"})
+    assert execute(engine, "work.go", {}, special) == Success({"mailer": "smtp", "region": "us"})
+
+
+# Read-only actions
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda ctx: ctx.records("things").insert({}),
+        lambda ctx: ctx.emit("x", {}),
+        lambda ctx: ctx.execute("work", "insert", {}).unwrap(),
+    ],
+)
+def test_a_read_only_action_cannot_write(
+    engine_of: EngineOf,
+    execute: Execute,
+    as_ann: RequestContext,
+    acme: Tenant,
+    storage: InMemoryStorage,
+    write: Callable[[ActionContext], Any],
+) -> None:
+    def sneak(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        write(ctx)
+        return Success("wrote")
+
+    engine = engine_of(action("go", sneak, read_only=True), action("insert", insert))
+    assert isinstance(execute(engine, "work.go", {}, as_ann), Failure)
+    assert documents(storage, acme) == 0
+    assert storage.read_events(acme) == []
+
+
+def test_a_read_only_action_is_logged_claims_no_key_and_emits_nothing(
+    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    engine = engine_of(action("go", lambda data, ctx: Success(len(ctx.records("things").list())), read_only=True))
+    context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
+    assert execute(engine, "work.go", {"a": 1}, context) == Success(0)
+    assert execute(engine, "work.go", {"a": 2}, context) == Success(0)
+    assert [row.outcome for row in log_of(engine, acme)] == ["succeeded", "succeeded"]
+    assert storage.read_events(acme) == []
+
+
+# Timeouts
+
+
+def test_a_handler_that_never_returns_is_stopped(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    release, late = threading.Event(), []
+    over = threading.Event()
+
+    def hang(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        ctx.records("things").insert({})
+        release.wait(30)
+        try:
+            ctx.records("things").insert({"late": True})
+        except Exception as error:
+            late.append(error)
+        over.set()
+        return Success("too late")
+
+    engine = engine_of(action("go", hang, timeout=0.05))
+    error = execute(engine, "work.go", {}, as_ann).failure()
+    assert error.code is ErrorCode.TIMEOUT
+    release.set()
+    assert over.wait(30)
+    assert len(late) == 1
+    assert documents(storage, acme) == 0
+    assert [row.outcome for row in log_of(engine, acme)] == ["failed"]
+
+
+def test_an_async_handler_that_never_returns_is_cancelled(
+    engine_of: EngineOf, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    cancelled = []
+
+    async def hang(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        await ctx.async_records("things").insert({})
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+        return Success(None)
+
+    engine = engine_of(action("go", hang, timeout=0.05))
+    error = asyncio.run(engine.execute_action_async("work", "go", {}, as_ann)).failure()
+    assert error.code is ErrorCode.TIMEOUT
+    assert cancelled == [True]
+    assert documents(storage, acme) == 0
+
+
+def test_a_blocking_handler_with_a_timeout_does_not_stop_the_loop(engine_of: EngineOf, as_ann: RequestContext) -> None:
+    release = threading.Event()
+
+    def block(data: Any) -> Result[Any, Any]:
+        release.wait(30)
+        return Success("released")
+
+    engine = engine_of(action("block", block, timeout=60), action("quick", lambda data: Success("quick")))
+
+    async def both() -> list[Any]:
+        blocked = asyncio.create_task(engine.execute_action_async("work", "block", {}, as_ann))
+        await asyncio.sleep(0)
+        quick = await engine.execute_action_async("work", "quick", {}, as_ann)
+        release.set()
+        return [quick, await blocked]
+
+    assert asyncio.run(both()) == [Success("quick"), Success("released")]
+
+
+def test_a_timeout_bounds_what_the_action_executes(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    hook = ActionHooks(before=(HookDefinition("work", "slow", is_critical=False),))
+    engine = engine_of(action("go", insert, timeout=0.05, hooks=hook), action("slow", lambda data: time.sleep(0.2)))
+    error = execute(engine, "work.go", {}, as_ann).failure()
+    assert error.code is ErrorCode.TIMEOUT
+    assert documents(storage, acme) == 0
+
+
+# Hooks
+
+
+def add(number: int) -> Callable[[Any], Result[Any, Any]]:
+    return lambda data: Success({**data, "sum": data.get("sum", 0) + number})
+
+
+def test_the_output_of_each_hook_is_the_next_input(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
+) -> None:
+    hooks = ActionHooks(
+        before=(HookDefinition("work", "one"), HookDefinition("work", "ten")), after=(HookDefinition("work", "one"),)
+    )
+    engine = engine_of(action("go", add(100), hooks=hooks), action("one", add(1)), action("ten", add(10)))
+    assert execute(engine, "work.go", {"sum": 1000}, as_ann) == Success({"sum": 1112})
+
+
+def test_with_before_hooks_validation_looks_at_what_they_made(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
+) -> None:
+    hooks = ActionHooks(before=(HookDefinition("work", "fill"),))
+    engine = engine_of(
+        action("go", lambda data: Success(data.amount), validation=Order, hooks=hooks),
+        action("fill", lambda data: Success(Order(amount=7) if data == "seven" else data)),
+    )
+    assert execute(engine, "work.go", "seven", as_ann) == Success(7)
+    assert execute(engine, "work.go", {"amount": "x"}, as_ann).failure().code is ErrorCode.INVALID_INPUT
+
+
+@pytest.mark.parametrize("phase", ["before", "after"])
+@pytest.mark.parametrize(
+    "broken", [lambda data: Failure("no"), lambda data: 1 / 0, lambda data: "bare", lambda data: Success(object())]
+)
+def test_a_critical_hook_stops_and_another_is_passed_over(
+    engine_of: EngineOf,
+    execute: Execute,
+    as_ann: RequestContext,
+    acme: Tenant,
+    storage: InMemoryStorage,
+    phase: str,
+    broken: Callable[[Any], Any],
+) -> None:
+    def hooks(is_critical: bool) -> ActionHooks:
+        return ActionHooks(**{phase: (HookDefinition("work", "broken", is_critical),)})
+
+    engine = engine_of(
+        action("strict", insert, hooks=hooks(True)),
+        action("lenient", insert, hooks=hooks(False)),
+        action("broken", broken),
+    )
+    error = execute(engine, "work.strict", {}, as_ann).failure()
+    assert error.code is ErrorCode.HOOK_FAILED
+    assert error.details["hook"] == "work.broken"
+    assert documents(storage, acme) == 0
+    assert isinstance(execute(engine, "work.lenient", {}, as_ann), Success)
+    assert documents(storage, acme) == 1
+
+
+def test_what_a_failed_hook_wrote_is_undone(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    def write_and_fail(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        ctx.records("things").insert({"by": "hook"})
+        ctx.emit("by.hook", {})
+        return Failure("no")
+
+    hooks = ActionHooks(after=(HookDefinition("work", "fail", is_critical=False),))
+    engine = engine_of(action("go", insert, hooks=hooks), action("fail", write_and_fail))
+    execute(engine, "work.go", {}, as_ann)
+    assert documents(storage, acme) == 1
+    assert [stored.event.type for stored in storage.read_events(acme)] == ["work.go"]
+
+
+def test_a_hook_is_bound_by_the_same_rules_as_any_action(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
+) -> None:
+    hooks = ActionHooks(before=(HookDefinition("work", "secret"),))
+    engine = engine_of(action("go", insert, hooks=hooks), action("secret", insert, permission="secrets.read"))
+    error = execute(engine, "work.go", {}, as_ann).failure()
+    assert error.code is ErrorCode.HOOK_FAILED
+    assert error.details["error"]["code"] == "forbidden"
+
+
+def test_hooks_share_state_and_see_what_they_hook(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
+) -> None:
+    def note(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        ctx.hook_context.state.setdefault("seen", []).append(ctx.hook_context.action_name)
+        return Success(data)
+
+    def handler(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        return Success({"state": ctx.hook_context.state["seen"], "log": len(ctx.hook_context.log.before)})
+
+    def last(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        return Success({**data, "output": ctx.hook_context.output == data})
+
+    hooks = ActionHooks(
+        before=(HookDefinition("work", "note"), HookDefinition("work", "note")), after=(HookDefinition("work", "last"),)
+    )
+    engine = engine_of(action("go", handler, hooks=hooks), action("note", note), action("last", last))
+    expected = {"state": ["work.go", "work.go"], "log": 2, "output": True}
+    assert execute(engine, "work.go", {}, as_ann) == Success(expected)
+    assert execute(engine, "work.go", {}, as_ann) == Success(expected)
+
+
+# Nested actions
+
+
+def test_a_nested_action_commits_with_the_one_around_it(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    def outer(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        inner = ctx.execute("work", "insert", {"from": "outer"})
+        return inner if data == "commit" else Failure("changed my mind")
+
+    engine = engine_of(action("outer", outer), action("insert", insert))
+    execute(engine, "work.outer", "fail", as_ann)
+    assert documents(storage, acme) == 0
+    execute(engine, "work.outer", "commit", as_ann)
+    assert documents(storage, acme) == 1
+    failed: dict[str, Any] = {}
+    committed: dict[str, Any] = {}
+    for row in log_of(engine, acme):
+        (committed if row.outcome == "succeeded" else failed)[row.action] = row
+    for rows in (failed, committed):
+        assert rows["work.insert"].parent_id == rows["work.outer"].id
+    assert "rolled back" in failed["work.insert"].error["message"]
+
+
+def test_a_failed_nested_action_is_rolled_back_to_its_savepoint(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    def inner(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        ctx.records("things").insert({"inner": True})
+        ctx.emit("inner", {})
+        return Failure("no")
+
+    def outer(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        kept = ctx.records("things").insert({"outer": True})
+        failure = ctx.execute("work", "inner", {}).failure()
+        ctx.records("things").update(kept.id, {"outer": failure.code}, kept.version)
+        return Success([record.data for record in ctx.records("things").list()])
+
+    engine = engine_of(action("outer", outer), action("inner", inner))
+    assert execute(engine, "work.outer", {}, as_ann) == Success([{"outer": "unprocessable"}])
+    assert [stored.event.type for stored in storage.read_events(acme)] == ["work.outer"]
+    assert sorted(row.outcome for row in log_of(engine, acme)) == ["failed", "succeeded"]
+
+
+def test_actions_are_nested_to_a_bounded_depth(engine_of: EngineOf, execute: Execute, as_ann: RequestContext) -> None:
+    def deeper(data: int, ctx: ActionContext) -> Result[Any, Any]:
+        return ctx.execute("work", "deeper", data + 1)
+
+    engine = engine_of(action("deeper", deeper), limits=Limits(nested_depth=5))
+    error = execute(engine, "work.deeper", 0, as_ann).failure()
+    assert error.code is ErrorCode.INTERNAL
+    assert "nested deeper than 5" in error.message
+
+
+def test_async_actions_nest_async_and_def_ones(engine_of: EngineOf, as_ann: RequestContext) -> None:
+    async def outer(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        first = await ctx.execute_async("work", "asynchronous", 1)
+        second = await ctx.execute_async("work", "insert", 2)
+        return Success([first.unwrap(), bool(second.unwrap())])
+
+    def from_def(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        return ctx.execute("work", "asynchronous", 1)
+
+    engine = engine_of(
+        action("outer", outer),
+        action("asynchronous", async_insert),
+        action("insert", insert),
+        action("from_def", from_def),
+    )
+    assert asyncio.run(engine.execute_action_async("work", "outer", {}, as_ann)) == Success([{"data": 1}, True])
+    error = asyncio.run(engine.execute_action_async("work", "from_def", {}, as_ann)).failure()
+    assert "ctx.execute_async in an async def handler" in error.message
+
+
+def test_a_nested_action_that_is_not_there_is_a_failure(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
+) -> None:
+    engine = engine_of(action("go", lambda data, ctx: ctx.execute("no", "where")))
+    assert execute(engine, "work.go", {}, as_ann).failure().code is ErrorCode.NOT_FOUND
+
+
+def test_a_nested_action_that_requires_a_key_is_covered_by_the_one_around_it(
+    engine_of: EngineOf, execute: Execute, acme: Tenant
+) -> None:
+    engine = engine_of(
+        action("outer", lambda data, ctx: ctx.execute("work", "pay", data)),
+        action("pay", insert, idempotency="required"),
+    )
+    without = RequestContext(tenant=acme, actor=Actor.human("ann"))
+    assert execute(engine, "work.outer", {}, without).failure().code is ErrorCode.INVALID_INPUT
+    with_key = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
+    first = execute(engine, "work.outer", {}, with_key)
+    assert isinstance(first, Success)
+    assert execute(engine, "work.outer", {}, with_key) == first
+
+
+# Transactions that lose
+
+
+class Flaky(InMemoryStorage):
+    """Loses so many commits against somebody else, or is not there at all."""
+
+    def __init__(self, losses: int = 0, gone: bool = False) -> None:
+        super().__init__()
+        self.losses = losses
+        self.gone = gone
+
+    def unit_of_work(self, *arguments: Any, **options: Any) -> MemoryUnitOfWork:
+        plain = super().unit_of_work(*arguments, **options)
+        return _FlakyUnitOfWork(plain._data, plain._mode, plain._read_only, self)
+
+
+class _FlakyUnitOfWork(MemoryUnitOfWork):
+    __slots__ = ("_storage",)
+
+    def __init__(self, data: Any, mode: Any, read_only: bool, storage: Flaky) -> None:
+        super().__init__(data, mode, read_only)
+        self._storage = storage
+
+    async def commit(self) -> None:
+        if self._storage.gone:
+            raise StorageUnavailable("connection refused")
+        if self._storage.losses:
+            self._storage.losses -= 1
+            raise SerializationFailure("40001")
+        await super().commit()
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+def test_a_unit_of_work_that_lost_runs_again_from_the_start(execute: Execute, engine_of: EngineOf, key: Any) -> None:
+    storage = Flaky(losses=3)
+    tenant = storage.create_tenant(slug="acme", name="Acme")
+    runs: list[Any] = []
+
+    def go(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
+        runs.append(dict(data))
+        data["amount"] = 99
+        ctx.emit("went", {})
+        return insert(data, ctx)
+
+    engine = engine_of(action("go", go), storage=storage)
+    context = RequestContext(tenant=tenant, actor=Actor.human("ann"), idempotency_key=key)
+    assert isinstance(execute(engine, "work.go", {"amount": 1}, context), Success)
+    assert runs == [{"amount": 1}] * 4
+    assert documents(storage, tenant) == 1
+    assert len(storage.read_events(tenant)) == 1
+    assert [row.outcome for row in log_of(engine, tenant)] == ["succeeded"]
+
+
+def test_one_that_loses_too_often_is_a_conflict(execute: Execute, engine_of: EngineOf) -> None:
+    storage = Flaky(losses=3)
+    tenant = storage.create_tenant(slug="acme", name="Acme")
+    engine = engine_of(action("go", insert), storage=storage, limits=Limits(reruns=2))
+    context = RequestContext(tenant=tenant, actor=Actor.human("ann"))
+    assert execute(engine, "work.go", {}, context).failure().code is ErrorCode.CONFLICT
+    assert documents(storage, tenant) == 0
+
+
+def test_a_storage_that_is_gone_is_unavailable(execute: Execute, engine_of: EngineOf) -> None:
+    storage = Flaky(gone=True)
+    tenant = storage.create_tenant(slug="acme", name="Acme")
+    engine = engine_of(action("go", insert), storage=storage)
+    context = RequestContext(tenant=tenant, actor=Actor.human("ann"), idempotency_key="k")
+    assert execute(engine, "work.go", {}, context).failure().code is ErrorCode.UNAVAILABLE
+    storage.gone = False
+    assert isinstance(execute(engine, "work.go", {}, context), Success)
+    assert documents(storage, tenant) == 1
+
+
+def test_cancelling_a_task_rolls_back_and_frees_its_key(
+    engine_of: EngineOf, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    async def hang(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        await ctx.async_records("things").insert({}, "one")
+        await asyncio.Event().wait()
+        return Success(None)
+
+    engine = engine_of(action("go", hang))
+    context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
+
+    async def cancel() -> None:
+        task = asyncio.create_task(engine.execute_action_async("work", "go", {}, context))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    data = storage._tenant_data(acme.id)
+    assert (data.locks, data.claims, data.snapshots) == ({}, {}, {})
+    assert documents(storage, acme) == 0
+
+
+def test_a_crash_while_logging_a_failure_does_not_hide_the_failure(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = Flaky(gone=True)
+    tenant = storage.create_tenant(slug="acme", name="Acme")
+    engine = engine_of(action("go", lambda data: Failure("sold out")), storage=storage)
+    with caplog.at_level(logging.ERROR):
+        error = execute(engine, "work.go", {}, RequestContext(tenant=tenant, actor=Actor.human("ann"))).failure()
+    assert error.message == "sold out"
+    assert "the action log of work.go raised" in caplog.text
