@@ -102,7 +102,7 @@ def test_an_engine_cannot_be_changed(engine: Engine) -> None:
     with pytest.raises(AttributeError, match="frozen"):
         setattr(engine, "anything", 1)  # noqa: B010
     with pytest.raises(AttributeError, match="frozen"):
-        delattr(engine, "_plans")  # noqa: B043
+        delattr(engine, "_plans")
     stores: list[Any] = [engine._plans, engine._plans["jobs"], engine._actions, engine._action_summaries]
     for store in stores:
         with pytest.raises(TypeError):

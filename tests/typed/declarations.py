@@ -28,7 +28,7 @@ class Point:
     x: int
 
 
-def takes_refund(data: Refund) -> Result[float, ActionError]:
+def refund(data: Refund) -> Result[float, ActionError]:
     return Success(data.amount)
 
 
@@ -78,7 +78,7 @@ def returns_bare(data: Refund) -> float:
 
 # What fits
 
-create_action(name="a", description="", handler=takes_refund, validation=Refund)
+create_action(name="a", description="", handler=refund, validation=Refund)
 create_action(name="a", description="", handler=takes_refund_and_context, validation=Refund)
 create_action(name="a", description="", handler=takes_refund_async, validation=Refund)
 create_action(name="a", description="", handler=takes_any_model, validation=Refund)
@@ -91,7 +91,7 @@ create_action(name="a", description="", handler=takes_other)
 create_action(
     name="a",
     description="",
-    handler=takes_refund,
+    handler=refund,
     validation=Refund,
     access_control=["csr"],
     allowed_actors=["human", "ai"],
@@ -109,12 +109,8 @@ create_action(name="a", description="", handler=takes_numbers, validation=list[s
 create_action(name="a", description="", handler=takes_int, validation=TypeAdapter[str](str))  # E: arg-type
 create_action(name="a", description="", handler=takes_three, validation=Refund)  # E: arg-type
 create_action(name="a", description="", handler=returns_bare, validation=Refund)  # E: arg-type
-create_action(
-    name="a", description="", handler=takes_refund, validation=Refund, allowed_actors=["robot"]
-)  # E: list-item
-create_action(
-    name="a", description="", handler=takes_refund, validation=Refund, idempotency="always"
-)  # E: call-overload
-create_action(name="a", description="", handler=takes_refund, validation=Refund, permissions="x")  # E: call-overload
-create_action(description="", handler=takes_refund, validation=Refund)  # E: call-overload
-create_service(name="s", description="", actions=[takes_refund])  # E: list-item
+create_action(name="a", description="", handler=refund, validation=Refund, allowed_actors=["robot"])  # E: list-item
+create_action(name="a", description="", handler=refund, validation=Refund, idempotency="always")  # E: call-overload
+create_action(name="a", description="", handler=refund, validation=Refund, permissions="x")  # E: call-overload
+create_action(description="", handler=refund, validation=Refund)  # E: call-overload
+create_service(name="s", description="", actions=[refund])  # E: list-item
