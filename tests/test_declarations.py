@@ -172,6 +172,7 @@ def with_prefix(prefix: str, data: Any) -> Result[Any, ActionError]:
         (Twice(), ["x", "ann"]),
         (Twice().method, "x"),
         (with_default, True),
+        (lambda data, number=7: Success(number), 7),
         (with_any, 2),
         (partial(with_prefix, "p-"), "p-x"),
     ],

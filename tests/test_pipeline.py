@@ -57,6 +57,10 @@ class Order(BaseModel):
     note: str = ""
 
 
+CIRCLE: dict[str, Any] = {}
+CIRCLE["again"] = CIRCLE
+
+
 # The order
 
 
@@ -190,6 +194,10 @@ def test_the_global_after_handler_cannot_undo_a_commit(
         (lambda data, ctx: ctx.records("ae_roles"), ErrorCode.INTERNAL, "no collection for a handler"),
         (lambda data, ctx: ctx.records(""), ErrorCode.INTERNAL, "no collection for a handler"),
         (lambda data, ctx: ctx.emit("x", object()), ErrorCode.INTERNAL, "has no JSON form"),
+        (lambda data, ctx: ctx.emit(None), ErrorCode.INTERNAL, "an event has a type"),
+        (lambda data: Failure("half \ud800"), ErrorCode.UNPROCESSABLE, "half ?"),
+        (lambda data: Failure(ActionError(ErrorCode.CONFLICT, "c", CIRCLE)), ErrorCode.CONFLICT, "c"),
+        (lambda data: Failure(ActionError(ErrorCode.CONFLICT, "c", {"\ud800": object()})), ErrorCode.CONFLICT, "c"),
     ],
 )
 def test_a_handler_that_fails_leaves_nothing_but_its_log_row(

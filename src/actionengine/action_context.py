@@ -129,6 +129,8 @@ class ActionContext:
         """
         execution = self._running()
         action = execution.plan.action
+        if not isinstance(type, str) or not type or not isinstance(subject, str | None):
+            raise failing(ErrorCode.INTERNAL, f"an event has a type and perhaps a subject, texts both: not {type!r}")
         if action.read_only:
             raise failing(ErrorCode.INTERNAL, f"{execution.plan.name} is read-only and cannot emit {type!r}")
         if action.emits and type not in action.emits:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
-from pydantic_core import to_jsonable_python
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 _NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
 
@@ -49,6 +49,8 @@ class ActionError:
     def __post_init__(self) -> None:
         if type(self.code) is not ErrorCode:
             object.__setattr__(self, "code", ErrorCode(self.code))
+        if type(self.message) is not str or not self.message.isascii():
+            object.__setattr__(self, "message", _sendable(str(self.message)))
         if self.details is not _NO_DETAILS:
             object.__setattr__(self, "details", MappingProxyType(dict(self.details)))
 
@@ -56,12 +58,23 @@ class ActionError:
         return self.message
 
     def to_dict(self) -> dict[str, Any]:
-        """`{"code", "message", "details"}` as plain JSON values."""
-        details = to_jsonable_python(dict(self.details), fallback=str)
+        """`{"code", "message", "details"}` as plain JSON values; what has no JSON form is shown as text."""
+        details: Any = {}
+        if self.details:
+            try:
+                text = to_json(dict(self.details), fallback=str, inf_nan_mode="null")
+                details = from_json(text)
+            except (PydanticSerializationError, ValueError):
+                details = {_sendable(str(key)): _sendable(str(value)) for key, value in self.details.items()}
         return {"code": self.code.value, "message": self.message, "details": details}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.code, self.message, dict(self.details))
+
+
+def _sendable(text: str) -> str:
+    """A text without the half characters that UTF-8 cannot carry."""
+    return text.encode("utf-8", "replace").decode()
 
 
 class ActionException(Exception):

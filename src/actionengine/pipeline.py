@@ -328,9 +328,11 @@ class Pipeline:
                 ) from None
         if plan.action.resource is not None:
             resource = await call(execution, None, "resource()", plan.action.resource, False, execution.data)
-            execution.add_subject(str(resource))
+            if not isinstance(resource, str) or not resource:
+                raise failing(ErrorCode.INTERNAL, f"resource() of {plan.name} has to return a name, not {resource!r}")
+            execution.add_subject(resource)
             if plan.action.is_protected and execution.request.actor is not None:
-                await self._enforce(execution, plan.action.permission, str(resource), False)
+                await self._enforce(execution, plan.action.permission, resource, False)
 
     async def claim(self, execution: Execution) -> None:
         """6: the idempotency key. Fails with `idempotency_mismatch` or `idempotency_in_progress`; raises `Replayed`
