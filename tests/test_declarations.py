@@ -56,6 +56,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a read-only action with events": ({"read_only": True, "emits": ["x"]}, "read-only"),
     "a read-only action that needs a key": ({"read_only": True, "idempotency": "required"}, "read-only"),
     "a permission on an open action": ({"is_protected": False, "permission": "x"}, "needs a protected action"),
+    "roles on an open action": ({"is_protected": False, "access_control": ["csr"]}, "need a protected action"),
     "a resource that is no function": ({"resource": "job"}, "resource has to be a function"),
     "a validation that is no type": ({"validation": 42}, "work.go: validation takes"),
     "an approval without a permission": (

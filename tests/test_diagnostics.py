@@ -113,9 +113,6 @@ def test_diagnostics_work_without_opentelemetry() -> None:
     code = """
 import logging, sys
 sys.modules["opentelemetry"] = None
-import importlib.util
-find = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *rest: None if name == "opentelemetry" else find(name, *rest)
 from returns.result import Success
 from actionengine import *
 logging.basicConfig(level=logging.INFO, stream=sys.stdout)

@@ -226,6 +226,7 @@ class _OnRecord:
 
     async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
         """Add a document; without an `id` it gets one that sorts by time. A taken id is `conflict`."""
+        self._check_writable()
         record = await self._records.insert(data, id)
         self._execution.add_subject(f"{self._collection}/{record.id}")
         return record
@@ -236,12 +237,14 @@ class _OnRecord:
 
     async def update(self, id: str, data: Mapping[str, Any], expected_version: int) -> Record:
         """Replace a document that is at `expected_version`; any other version is `conflict`."""
+        self._check_writable()
         record = await self._records.update(id, data, expected_version)
         self._execution.add_subject(f"{self._collection}/{id}")
         return record
 
     async def delete(self, id: str, expected_version: int) -> None:
         """Remove a document that is at `expected_version`; any other version is `conflict`."""
+        self._check_writable()
         await self._records.delete(id, expected_version)
         self._execution.add_subject(f"{self._collection}/{id}")
 
@@ -250,3 +253,9 @@ class _OnRecord:
     ) -> Sequence[Record]:
         """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
         return await self._records.list(filter, limit, after)
+
+    def _check_writable(self) -> None:
+        """A read-only action stays so inside one that writes, and in its transaction."""
+        plan = self._execution.plan
+        if plan.action.read_only:
+            raise failing(ErrorCode.INTERNAL, f"{plan.name} is read-only and cannot write to {self._collection!r}")

@@ -179,7 +179,7 @@ def create_action(
         hooks: other actions to run before and after the handler.
         result: the shape of the result.
         is_protected: whether an actor must be present.
-        access_control: roles of which the actor needs one; empty means any.
+        access_control: roles of which the actor needs one; empty, or with `"public"` in it, means any.
         permission: the permission that the actor needs, if any.
         allowed_actors: the actor types that may ask; None means all.
         approval: when a second person has to agree.

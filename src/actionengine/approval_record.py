@@ -12,7 +12,7 @@ from uuid_utils import uuid7
 from actionengine.context import Actor, ActorType, RequestContext
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution_state import ApprovalNeeded, Execution
-from actionengine.masking import scrub
+from actionengine.masking import scrub, scrub_text
 from actionengine.storage.port import Record
 
 ApprovalStatus = Literal["pending", "approved", "rejected", "cancelled"]
@@ -83,7 +83,7 @@ class PendingApproval(BaseModel):
             status="pending",
             requester=StoredActor.of(request.actor) if request.actor else None,
             source=request.source,
-            reason=request.reason,
+            reason=request.reason and scrub_text(request.reason, execution.root.secrets),
             request_id=request.request_id,
             idempotency_key=execution.claim.key if execution.claim else None,
             fingerprint=fingerprint,

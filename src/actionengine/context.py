@@ -11,6 +11,10 @@ ActorType = Literal["human", "ai", "integration", "workflow", "system"]
 ACTOR_TYPES: frozenset[str] = frozenset(get_args(ActorType))
 
 
+PUBLIC = "public"
+"""In an action's `access_control`: every actor has this role."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """An isolated customer: a slug for the outside, a UUID for the inside."""

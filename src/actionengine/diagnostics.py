@@ -5,7 +5,6 @@ Lines and spans carry names, ids, timing and status: never a payload, a result o
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Awaitable, Callable
 from time import perf_counter
@@ -21,9 +20,10 @@ Observer = Callable[[str, Stage], Stage]
 
 def observer() -> Observer:
     """What wraps each stage of a pipeline."""
-    if importlib.util.find_spec("opentelemetry") is None:
+    try:
+        traced = _tracer()
+    except ImportError:
         return _logged
-    traced = _tracer()
 
     def both(name: str, stage: Stage) -> Stage:
         return traced(name, _logged(name, stage))

@@ -40,6 +40,7 @@ from actionengine.approval_record import PendingApproval, error_for
 from actionengine.authorization.port import AccessRequest, Authorizer, Decision
 from actionengine.calling import call, check_deadline, log_crash, logger, unwrap
 from actionengine.context import RequestContext
+from actionengine.driving import drive
 from actionengine.errors import ActionError, ActionException, ErrorCode, failing
 from actionengine.execution_state import ApprovalNeeded, Approved, Execution, Phase, expiry, outcome_of
 from actionengine.masking import MASK, masked_json, revealed_json
@@ -463,7 +464,8 @@ class Pipeline:
         try:
             decision = self._authorizer.authorize(request)
             if not isinstance(decision, Decision):
-                decision = await decision
+                # Driven apart, so that an authorizer that waits for an event loop where there is none is a refusal.
+                decision = drive(_awaited(decision)) if execution.root.mode == "sync" else await decision
         except (ActionException, StorageError):
             raise
         except Exception as error:
@@ -572,7 +574,7 @@ class Pipeline:
     async def _settle_replay(self, execution: Execution, replayed: Replayed) -> Answer:
         try:
             value = execution.plan.decode_result(replayed.encoded)
-            execution.output = masked_json(value)
+            execution.output = masked_json(value.data if isinstance(value, PipelineResult) else value)
             execution.add_row("replayed")
             await self.open(execution).record(Recording(execution.scrubbed_rows()))
             await self.commit(execution)
@@ -661,6 +663,10 @@ class Pipeline:
             time.sleep(seconds)  # noqa: ASYNC251 - there is no event loop here
         else:
             await asyncio.sleep(seconds)
+
+
+async def _awaited(decision: Awaitable[Decision]) -> Decision:
+    return await decision
 
 
 def _answered(execution: Execution) -> Any:

@@ -15,7 +15,7 @@ from pydantic_core import SchemaValidator, from_json, to_json
 from returns.result import Result
 
 from actionengine.actions import Action, ApprovalPolicy, HookDefinition, HookLog, HookLogEntry, PipelineResult, Service
-from actionengine.context import ACTOR_TYPES
+from actionengine.context import ACTOR_TYPES, PUBLIC
 from actionengine.errors import ConfigurationError
 from actionengine.masking import NOTHING, sensitive_names
 
@@ -104,6 +104,8 @@ class ActionPlan:
             )
         if action.permission and not action.is_protected:
             raise ConfigurationError(f"{name}: a permission {action.permission!r} needs a protected action")
+        if not action.is_protected and set(action.access_control) - {PUBLIC}:
+            raise ConfigurationError(f"{name}: the roles {sorted(action.access_control)} need a protected action")
         if action.resource is not None and not callable(action.resource):
             raise ConfigurationError(f"{name}: resource has to be a function of the input, not {action.resource!r}")
         if action.approval is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -34,10 +35,18 @@ class RBACAuthorizer:
         self._storage = storage
         self._cache: dict[UUID, CachedRoles] = {}
 
-    async def authorize(self, request: AccessRequest) -> Decision:
-        """The decision."""
+    def authorize(self, request: AccessRequest) -> Decision | Awaitable[Decision]:
+        """The decision: at once where the cache knows all that it takes."""
         if not needs_roles(request):
             return decide_without_roles(request)
+        cached = self._cache.get(request.tenant.id)
+        if cached is not None and cached.stamp == self._storage.access_stamp(request.tenant.id):
+            assigned = cached.assignments.get((request.actor.type, request.actor.id))
+            if assigned is not None:
+                return decide(request, assigned, cached.roles)
+        return self._load_and_decide(request)
+
+    async def _load_and_decide(self, request: AccessRequest) -> Decision:
         stamp = self._storage.access_stamp(request.tenant.id)
         cached = self._cache.get(request.tenant.id)
         if cached is None or cached.stamp != stamp:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from actionengine.authorization.port import AccessRequest, Decision
+from actionengine.context import PUBLIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def decide(request: AccessRequest, names: Iterable[str], roles: Mapping[str, Rol
     """The decision for an actor with the roles of these `names`; `roles` says what each means."""
     held = dict.fromkeys((*request.actor.roles, *names))
     reason = "open to every actor of the tenant"
-    if request.access_control:
+    if request.access_control and PUBLIC not in request.access_control:
         matching = next((name for name in request.access_control if name in held), None)
         if matching is None:
             return Decision(False, f"needs one of the roles {', '.join(request.access_control)}")

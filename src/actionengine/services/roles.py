@@ -102,6 +102,7 @@ async def _delete(data: RoleName, ctx: ActionContext) -> Result[None, ActionErro
     if current is None:
         raise _no_role(data.name)
     await records.delete(data.name, current.version)
+    await _take_from_everybody(data.name, access_of(ctx).records(ROLE_ASSIGNMENTS))
     return Success(None)
 
 
@@ -136,6 +137,17 @@ async def _unassign(data: Assignment, ctx: ActionContext) -> Result[AssignedRole
 async def _of_actor(data: ActorReference, ctx: ActionContext) -> Result[AssignedRoles, ActionError]:
     _, roles = await _assigned(access_of(ctx).records(ROLE_ASSIGNMENTS), data)
     return Success(_answer(data, roles))
+
+
+async def _take_from_everybody(role: str, assignments: AsyncRecords) -> None:
+    """Whoever had it does not have it again when a role of that name is made one day."""
+    after: str | None = None
+    while page := await assignments.list(limit=1000, after=after):
+        for record in page:
+            if role in record.data["roles"]:
+                left = [name for name in record.data["roles"] if name != role]
+                await assignments.update(record.id, {"roles": left}, record.version)
+        after = page[-1].id
 
 
 async def _assigned(records: AsyncRecords, actor: Assignment | ActorReference) -> tuple[int, tuple[str, ...]]:

@@ -16,7 +16,9 @@ This package needs pytest and Hypothesis, which actionengine itself does not: in
 
 import pytest
 
-pytest.register_assert_rewrite(__name__)
+PARTS = ("action_log", "approvals", "base", "events", "idempotency", "records", "roles", "tenants", "transactions")
+
+pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in PARTS))
 
 from actionengine.testing.action_log import ActionLogConformance  # noqa: E402 - asserts have to be rewritten first
 from actionengine.testing.approvals import ApprovalConformance  # noqa: E402

@@ -15,7 +15,8 @@ from actionengine.testing.worlds import AsyncWorld, SyncWorld, World
 
 
 class Conformance:
-    """Two fixtures: `storage`, which a backend's test class gives, and `world`, in which a test runs."""
+    """The fixtures: `storage`, which a backend's test class gives, and `world`, in which a test runs; `async_world` is
+    for what has no meaning without an event loop."""
 
     @pytest.fixture
     def storage(self) -> Storage:
@@ -26,6 +27,13 @@ class Conformance:
     def world(self, request: pytest.FixtureRequest, storage: Storage) -> Iterator[World]:
         """The storage, without an event loop and under one."""
         world: World = request.param(storage)
+        yield world
+        world.close()
+
+    @pytest.fixture
+    def async_world(self, storage: Storage) -> Iterator[AsyncWorld]:
+        """The storage under an event loop."""
+        world = AsyncWorld(storage)
         yield world
         world.close()
 
@@ -43,6 +51,11 @@ def lost(error: Exception) -> bool:
     if isinstance(error, ActionException):
         return error.error.code is ErrorCode.CONFLICT
     return isinstance(error, SerializationFailure)
+
+
+def gone(error: Exception) -> bool:
+    """Whether this is how a unit of work finds that another one has deleted the document."""
+    return isinstance(error, ActionException) and error.error.code is ErrorCode.NOT_FOUND
 
 
 def value_of(result: Result[Any, ActionError]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -24,16 +25,21 @@ AGENT = Actor.ai("agent", permissions=["payments.pay", "payments.approve"])
 SYSTEM = Actor.system()
 
 Answer = Result[Any, ActionError]
+Returned = Result[Any, Any]
 
 
 class Desk:
     """An engine on a world's storage. `runs` has the payload of each run of the handlers `put` and `pay`."""
 
-    def __init__(self, world: World, limits: Limits | None = None, approvals_expire_after: timedelta | None = None) -> None:
+    def __init__(
+        self, world: World, limits: Limits | None = None, approvals_expire_after: timedelta | None = None
+    ) -> None:
         self.world = world
         self.runs: list[Any] = []
         self.is_open = True
         """While it is not, `pay` fails."""
+        self.waiting = world.signal()
+        """Set when `put_and_wait` has written and waits."""
         policy = ApprovalPolicy(
             when=lambda data, ctx: bool(data["amount"] > 1000),
             permission="payments.approve",
@@ -43,7 +49,13 @@ class Desk:
         self.engine = create_engine(services=services, storage=world.storage, limits=limits)
 
     async def execute(
-        self, name: str, payload: Any = None, *, actor: Actor = CLERK, key: str | None = None, tenant: Tenant | None = None
+        self,
+        name: str,
+        payload: Any = None,
+        *,
+        actor: Actor = CLERK,
+        key: str | None = None,
+        tenant: Tenant | None = None,
     ) -> Answer:
         """Execute `service.action` as somebody."""
         service, action = name.split(".")
@@ -59,7 +71,7 @@ class Desk:
 
     async def outcomes(self, action: str) -> list[str]:
         """The outcomes of an action's executions, oldest first."""
-        return [entry.outcome for entry in reversed(await self.log(action=action))]
+        return [entry.outcome for entry in reversed(await self.log(action=action, limit=1000))]
 
     async def event_types(self, tenant: Tenant | None = None) -> list[str]:
         """The types of the tenant's events, in commit order."""
@@ -67,21 +79,21 @@ class Desk:
 
 
 def _notes(desk: Desk) -> Service:
-    def put(data: dict[str, Any], ctx: ActionContext) -> Answer:
+    def put(data: dict[str, Any], ctx: ActionContext) -> Returned:
         desk.runs.append(data)
         record = ctx.records("notes").insert(data, data.get("id"))
         return Success({"id": record.id, "text": data.get("text")})
 
-    async def put_async(data: dict[str, Any], ctx: ActionContext) -> Answer:
+    async def put_async(data: dict[str, Any], ctx: ActionContext) -> Returned:
         desk.runs.append(data)
         record = await ctx.async_records("notes").insert(data, data.get("id"))
         return Success({"id": record.id, "text": data.get("text")})
 
-    def change(data: dict[str, Any], ctx: ActionContext) -> Answer:
+    def change(data: dict[str, Any], ctx: ActionContext) -> Returned:
         record = ctx.records("notes").update(data["id"], data, data["expected_version"])
         return Success(record.version)
 
-    def increment(data: dict[str, Any], ctx: ActionContext) -> Answer:
+    def increment(data: dict[str, Any], ctx: ActionContext) -> Returned:
         notes = ctx.records("notes")
         record = notes.get(data["id"])
         if record is None:
@@ -91,39 +103,45 @@ def _notes(desk: Desk) -> Service:
         ctx.emit("note.incremented", {"number": number}, f"notes/{record.id}")
         return Success(number)
 
-    def read(data: dict[str, Any], ctx: ActionContext) -> Answer:
+    def read(data: dict[str, Any], ctx: ActionContext) -> Returned:
         record = ctx.records("notes").get(data["id"])
         return Success(record and record.data)
 
-    def write_after_all(data: dict[str, Any], ctx: ActionContext) -> Answer:
+    def write_after_all(data: dict[str, Any], ctx: ActionContext) -> Returned:
         ctx.records("notes").insert(data)
         return Success(None)
 
-    def fail(data: dict[str, Any], ctx: ActionContext) -> Answer:
+    def fail(data: dict[str, Any], ctx: ActionContext) -> Returned:
         ctx.records("notes").insert(data, data.get("id"))
         ctx.emit("note.failed", data)
         return Failure("it was not to be")
 
-    def crash(data: dict[str, Any], ctx: ActionContext) -> Answer:
+    def crash(data: dict[str, Any], ctx: ActionContext) -> Returned:
         ctx.records("notes").insert(data, data.get("id"))
         ctx.emit("note.crashed", data)
         raise RuntimeError("it was not to be")
 
-    async def crash_async(data: dict[str, Any], ctx: ActionContext) -> Answer:
+    async def crash_async(data: dict[str, Any], ctx: ActionContext) -> Returned:
         await ctx.async_records("notes").insert(data, data.get("id"))
         ctx.emit("note.crashed", data)
         raise RuntimeError("it was not to be")
 
-    def interrupt(data: dict[str, Any], ctx: ActionContext) -> Answer:
+    def interrupt(data: dict[str, Any], ctx: ActionContext) -> Returned:
         ctx.records("notes").insert(data, data.get("id"))
         raise KeyboardInterrupt
 
-    def tell(data: dict[str, Any], ctx: ActionContext) -> Answer:
+    async def put_and_wait(data: dict[str, Any], ctx: ActionContext) -> Returned:
+        await ctx.async_records("notes").insert(data, data.get("id"))
+        desk.waiting.set()
+        await asyncio.Event().wait()
+        return Success(None)
+
+    def tell(data: dict[str, Any], ctx: ActionContext) -> Returned:
         for type in data["types"]:
             ctx.emit(type, {"said": data.get("text")}, data.get("subject"))
         return Success(None)
 
-    def put_around_failures(data: dict[str, Any], ctx: ActionContext) -> Answer:
+    def put_around_failures(data: dict[str, Any], ctx: ActionContext) -> Returned:
         answers = [
             ctx.execute("notes", "put", {"id": "before"}),
             ctx.execute("notes", "fail", {"id": "failed"}),
@@ -133,7 +151,7 @@ def _notes(desk: Desk) -> Service:
         ctx.records("notes").insert({}, "own")
         return Success([isinstance(answer, Success) for answer in answers])
 
-    async def put_around_failures_async(data: dict[str, Any], ctx: ActionContext) -> Answer:
+    async def put_around_failures_async(data: dict[str, Any], ctx: ActionContext) -> Returned:
         answers = [
             await ctx.execute_async("notes", "put_async", {"id": "before"}),
             await ctx.execute_async("notes", "fail", {"id": "failed"}),
@@ -143,7 +161,7 @@ def _notes(desk: Desk) -> Service:
         await ctx.async_records("notes").insert({}, "own")
         return Success([isinstance(answer, Success) for answer in answers])
 
-    def put_and_fail(data: dict[str, Any], ctx: ActionContext) -> Answer:
+    def put_and_fail(data: dict[str, Any], ctx: ActionContext) -> Returned:
         ctx.execute("notes", "put", data)
         return Failure("it was not to be")
 
@@ -162,6 +180,7 @@ def _notes(desk: Desk) -> Service:
             create_action(name="crash", description="Write and crash", handler=crash),
             create_action(name="crash_async", description="Write and crash", handler=crash_async),
             create_action(name="interrupt", description="Write and be interrupted", handler=interrupt),
+            create_action(name="put_and_wait", description="Write and wait for ever", handler=put_and_wait),
             create_action(name="tell", description="Emit events", handler=tell),
             create_action(name="put_around_failures", description="Nest", handler=put_around_failures),
             create_action(name="put_around_failures_async", description="Nest", handler=put_around_failures_async),
@@ -179,14 +198,14 @@ def _notes(desk: Desk) -> Service:
 
 
 def _payments(desk: Desk, policy: ApprovalPolicy) -> Service:
-    def pay(data: dict[str, Any], ctx: ActionContext) -> Answer:
+    def pay(data: dict[str, Any], ctx: ActionContext) -> Returned:
         desk.runs.append(data)
         if not desk.is_open:
             return Failure("the desk is closed")
         record = ctx.records("payments").insert(data)
         return Success({"id": record.id, "amount": data["amount"]})
 
-    def pay_all(data: dict[str, Any], ctx: ActionContext) -> Answer:
+    def pay_all(data: dict[str, Any], ctx: ActionContext) -> Returned:
         ctx.records("batches").insert(data)
         for amount in data["amounts"]:
             answer = ctx.execute("payments", "pay", {"amount": amount})
@@ -198,9 +217,7 @@ def _payments(desk: Desk, policy: ApprovalPolicy) -> Service:
         name="payments",
         description="Payments, of which large ones need a second person",
         actions=[
-            create_action(
-                name="pay", description="Pay", handler=pay, permission="payments.pay", approval=policy
-            ),
+            create_action(name="pay", description="Pay", handler=pay, permission="payments.pay", approval=policy),
             create_action(name="pay_all", description="Pay several", handler=pay_all, permission="payments.pay"),
             create_action(
                 name="pay_all_carefully",

@@ -212,7 +212,7 @@ class RecordsConformance(Conformance):
             assert found is not None
             assert found.data == document
 
-    @pytest.mark.parametrize("id", ["", "x" * 256, 17, None.__class__])
+    @pytest.mark.parametrize("id", ["", "x" * 256, 17, b"n1"])
     @scenario
     async def test_an_id_is_a_text_of_1_to_255_characters(self, world: World, id: Any) -> None:
         async with world.writing() as unit:

@@ -29,12 +29,11 @@ P = ParamSpec("P")
 
 
 def scenario(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Make a test function of a coroutine function: it runs in the world that it takes as its argument `world`."""
+    """Make a test function of a coroutine function: it runs in the world that is among its fixtures."""
 
     @wraps(test)
     def run(*arguments: P.args, **fixtures: P.kwargs) -> None:
-        world = fixtures["world"]
-        assert isinstance(world, World), "a scenario takes the fixture `world`"
+        world = next(fixture for fixture in fixtures.values() if isinstance(fixture, World))
         world.run(test(*arguments, **fixtures))
 
     return run

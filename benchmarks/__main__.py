@@ -1,0 +1,75 @@
+"""`python -m benchmarks [--json] [--only NAME ...] [--seconds S]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable, Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import bare_pipeline, boot, full_pipeline, import_time, routing
+from benchmarks.report import Row, duration
+
+BENCHMARKS: Mapping[str, Callable[[float], list[Row]]] = {
+    "full_pipeline": full_pipeline.run,
+    "bare_pipeline": bare_pipeline.run,
+    "routing": routing.run,
+    "import_time": import_time.run,
+    "boot": boot.run,
+}
+
+_WIDTH = 140
+
+
+def main() -> None:
+    """Run the benchmarks that are asked for, and print their rows."""
+    options = _arguments()
+    progress = Console(stderr=True)
+    rows: list[Row] = []
+    for name in options.only or BENCHMARKS:
+        with progress.status(name):
+            rows += BENCHMARKS[name](options.seconds)
+    if options.json:
+        json.dump({"python": platform.python_version(), "rows": [row.to_dict() for row in rows]}, sys.stdout, indent=2)
+        print()
+    else:
+        # A file or a pipe has no width of its own.
+        Console(width=None if sys.stdout.isatty() else _WIDTH).print(_table(rows))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks", description="What the library costs, beside its peers")
+    parser.add_argument("--json", action="store_true", help="machine-readable, times in seconds")
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long each benchmark takes, about (default: 5)")
+    return parser.parse_args()
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table(title=f"Python {platform.python_version()}: median (fastest) of interleaved rounds", show_lines=True)
+    table.add_column("what")
+    table.add_column("against")
+    for heading in ("ours", "peer", "ratio", "more"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("aim", "met?"):
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(
+            row.what,
+            row.against,
+            f"{duration(row.ours.median)}\n({duration(row.ours.min)})",
+            f"{duration(row.peer.median)}\n({duration(row.peer.min)})",
+            f"{row.ratio:.2f}",
+            duration(row.more),
+            row.aim.text if row.aim else "",
+            {None: "", True: "[green]yes[/]", False: "[red]no[/]"}[row.met],
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""A row of the report: what was timed, against what, the aim, and whether it is met."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.timing import Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What a row should reach, in words and as a check; a row without one is there to compare."""
+
+    text: str
+    holds: Callable[[Row], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One comparison."""
+
+    name: str
+    what: str
+    against: str
+    ours: Timing
+    peer: Timing
+    aim: Aim | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Our time over the peer's."""
+        return self.ours.ratio_to(self.peer)
+
+    @property
+    def more(self) -> float:
+        """Seconds more than the peer's."""
+        return self.ours.more_than(self.peer)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the aim is met; None where there is none."""
+        return None if self.aim is None else self.aim.holds(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as JSON values; times are in seconds."""
+        return {
+            "name": self.name,
+            "what": self.what,
+            "against": self.against,
+            "rounds": len(self.ours.rounds),
+            "ours": {"min": self.ours.min, "median": self.ours.median},
+            "peer": {"min": self.peer.min, "median": self.peer.median},
+            "ratio": self.ratio,
+            "more": self.more,
+            "aim": self.aim.text if self.aim else None,
+            "met": self.met,
+        }
+
+
+def at_most_ratio(bound: float) -> Aim:
+    """At most so many times the peer's time."""
+    return Aim(f"ratio ≤ {bound:g}", lambda row: row.ratio <= bound)
+
+
+def at_most_more(seconds: float) -> Aim:
+    """At most so much more than the peer."""
+    return Aim(f"≤ {duration(seconds)} more", lambda row: row.more <= seconds)
+
+
+def at_most(seconds: float) -> Aim:
+    """At most so long, whatever the peer takes."""
+    return Aim(f"≤ {duration(seconds)}", lambda row: row.ours.median <= seconds)
+
+
+def duration(seconds: float) -> str:
+    """A time for people to read."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if abs(seconds) >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"

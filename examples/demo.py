@@ -1,0 +1,220 @@
+"""The field-service business as a short story in the terminal: `make demo`."""
+
+import logging
+import re
+from typing import Any
+
+from pydantic_core import to_json
+from returns.result import Result, Success
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from actionengine import (
+    ActionContext,
+    ActionError,
+    Actor,
+    AIUsage,
+    Engine,
+    InMemoryStorage,
+    RequestContext,
+    Tenant,
+    create_action,
+    create_engine,
+    create_service,
+)
+from examples.field_service.app import TENANTS
+from examples.field_service.seed import seed_tenant
+from examples.field_service.services.config import services
+
+_COLOURS = {
+    "succeeded": "green",
+    "replayed": "cyan",
+    "approval_required": "yellow",
+    "denied": "red",
+    "invalid": "red",
+    "failed": "red",
+}
+
+
+def _import_all(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:
+    """Writes, emits, and then breaks down half way."""
+    ctx.records("customers").insert({"name": "Half imported", "email": None})
+    ctx.emit("customers.imported", {"count": 1})
+    raise ConnectionError("the old system hung up")
+
+
+imports = create_service(
+    name="imports",
+    description="For this story only",
+    actions=[create_action(name="run", description="Import customers, badly", handler=_import_all)],
+)
+
+
+class Traces(logging.Handler):
+    """Keeps what the library logs, so that the story can say where the traceback went."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines += record.getMessage().splitlines()
+
+
+class Story:
+    """Tells what happens, and what came of it."""
+
+    def __init__(self, console: Console, engine: Engine) -> None:
+        self.console = console
+        self.engine = engine
+
+    def chapter(self, title: str) -> None:
+        self.console.print()
+        self.console.rule(f"[bold]{title}", align="left", style="dim")
+
+    def execute(
+        self, tenant: Tenant, actor: Actor, name: str, payload: Any, key: str | None = None, reason: str | None = None
+    ) -> Result[Any, ActionError]:
+        """Execute an action, and show who asked for what and what the answer was."""
+        usage = AIUsage("helper-1", "2026-11", 812, 64, 0.0031) if actor.type == "ai" else None
+        context = RequestContext(
+            tenant=tenant, actor=actor, source="demo", reason=reason, idempotency_key=key, ai_usage=usage
+        )
+        service, _, action = name.partition(".")
+        result = self.engine.execute_action(service, action, payload, context)
+        who = f"[bold]{actor.id}[/] [dim]({actor.type}, {tenant.slug})[/]"
+        self.line(f"{who} → [bold cyan]{name}[/] [dim]{_short(payload)}[/]")
+        if isinstance(result, Success):
+            self.line(f"   [green]✔[/] {_short(result.unwrap())}")
+        else:
+            error = result.failure()
+            colour = "yellow" if error.code == "approval_required" else "red"
+            self.line(f"   [{colour}]✘ {error.code}[/] {_short_ids(error.message)}")
+        return result
+
+    def line(self, text: str) -> None:
+        """One line, cut where the terminal ends."""
+        self.console.print(text, highlight=False, no_wrap=True, overflow="ellipsis")
+
+
+def main() -> None:
+    """Tell the story."""
+    console = Console()
+    traces = Traces()
+    logger = logging.getLogger("actionengine")
+    logger.addHandler(traces)
+    logger.propagate = False
+
+    storage = InMemoryStorage()
+    engine = create_engine(services=[*services, imports], storage=storage)
+    acme, globex = (seed_tenant(engine, storage, slug, name) for slug, name in TENANTS.items())
+    story = Story(console, engine)
+    carla, maria = Actor.human("carla"), Actor.human("maria")
+    bot, nightly = Actor.ai("helper-bot"), Actor.workflow("nightly")
+
+    console.print(
+        Panel(
+            "A plumber's office. People, an AI agent and a workflow change state; every change goes through\n"
+            "[bold]one pipeline[/]: validate · authorize · claim · execute · log · emit. Storage: in memory.",
+            title="[bold]actionengine[/]",
+            border_style="cyan",
+        )
+    )
+
+    story.chapter("A job is done and paid")
+    customer = story.execute(acme, carla, "customers.create", {"name": "Ada Lovelace", "email": "ada@example.org"})
+    job = story.execute(acme, carla, "jobs.create", {"customer_id": customer.unwrap().id, "title": "Burst pipe"})
+    job_id = job.unwrap().id
+    story.execute(acme, carla, "jobs.schedule", {"job_id": job_id, "day": "2027-03-07"})
+    story.execute(acme, nightly, "jobs.schedule", {"job_id": job_id, "day": "2027-03-08"}, reason="first free day")
+    done = {"job_id": job_id, "amount": 800_000, "card_number": "4111111111111111"}
+    paid = story.execute(acme, maria, "jobs.complete_and_capture", done, key="capture-1")
+    payment_id = paid.unwrap().id
+    on_record = _log(engine, acme, action="jobs.complete_and_capture")[0].input
+    story.line(f"   [dim]on the record, the card is masked: {_short(on_record)}[/]")
+
+    story.chapter("A CSR refunds 50; the network drops the answer, so the client tries again")
+    refund = {"payment_id": payment_id, "amount": 5_000}
+    first = story.execute(acme, carla, "payments.refund", refund, key="refund-1", reason="late by an hour")
+    again = story.execute(acme, carla, "payments.refund", refund, key="refund-1", reason="late by an hour")
+    same = to_json(first.unwrap()) == to_json(again.unwrap())
+    story.line(f"   [dim]the same answer, byte for byte: {same}; refunded in all: {again.unwrap().refunded} cents[/]")
+    story.execute(acme, carla, "payments.refund", {**refund, "amount": 9_900}, key="refund-1")
+
+    story.chapter("An AI agent tries 5 000, which needs a manager")
+    large = {"payment_id": payment_id, "amount": 500_000}
+    asked = story.execute(acme, bot, "payments.refund", large, key="refund-2", reason="the customer was upset")
+    approval = {"approval_id": asked.failure().details["approval_id"], "comment": "fair enough"}
+    story.execute(acme, bot, "approvals.approve", approval)
+    story.execute(acme, carla, "approvals.approve", approval)
+    story.execute(acme, maria, "approvals.approve", approval, reason="goodwill")
+    story.execute(acme, maria, "approvals.approve", approval)
+
+    story.chapter("Another tenant sees nothing of it")
+    story.execute(globex, maria, "payments.list", {})
+    story.execute(globex, maria, "jobs.get", {"job_id": job_id})
+
+    story.chapter("Bad input, and a handler that crashes half way")
+    story.execute(acme, carla, "customers.create", {"name": "", "email": "nowhere"})
+    story.execute(acme, carla, "imports.run", {})
+    story.line(f"   [dim]the traceback went to the log ({traces.lines[-1]}); what it wrote is gone:[/]")
+    story.execute(acme, carla, "customers.list", {})
+
+    story.chapter("Who changed what, when and why: the action log")
+    console.print(_log_table(engine, acme))
+    story.chapter("What is to be published: the events, in order")
+    console.print(_event_table(storage, acme))
+
+
+def _log(engine: Engine, tenant: Tenant, **query: Any) -> list[Any]:
+    """What the action log has of this story, newest first."""
+    auditor = RequestContext(tenant=tenant, actor=Actor.system("auditor"), source="audit")
+    page = engine.execute_action("action_log", "list", {"limit": 200, **query}, auditor).unwrap()
+    return [entry for entry in page.items if entry.source == "demo"]
+
+
+def _log_table(engine: Engine, tenant: Tenant) -> Table:
+    table = Table(header_style="bold", expand=True)
+    table.add_column("who", min_width=17, no_wrap=True)
+    table.add_column("action", min_width=16, no_wrap=True, overflow="ellipsis")
+    table.add_column("outcome", min_width=17, no_wrap=True)
+    table.add_column("why", ratio=1)
+    for entry in reversed(_log(engine, tenant)):
+        who = f"{entry.actor_type}:{entry.actor_id}" + (
+            f"\n[dim]approved by {entry.approved_by}[/]" * bool(entry.approved_by)
+        )
+        outcome = f"[{_COLOURS[entry.outcome]}]{entry.outcome}[/]"
+        action = ("↳ " if entry.parent_id else "") + entry.action
+        why = entry.reason or (entry.error["message"] if entry.error else "")
+        table.add_row(who, action, outcome, _short_ids(why))
+    return table
+
+
+def _event_table(storage: InMemoryStorage, tenant: Tenant) -> Table:
+    table = Table(header_style="bold", expand=True)
+    table.add_column("#", min_width=2)
+    table.add_column("type", no_wrap=True)
+    table.add_column("subject", no_wrap=True)
+    table.add_column("payload", no_wrap=True, overflow="ellipsis", ratio=1)
+    for stored in storage.read_events(tenant):
+        if not stored.event.type.startswith("roles."):
+            event = stored.event
+            subject, payload = _short_ids(event.subject or ""), _short_ids(event.payload.decode())
+            table.add_row(str(stored.position), event.type, subject, payload)
+    return table
+
+
+def _short(value: Any) -> str:
+    """A value as JSON, for the console."""
+    return _short_ids(to_json(value).decode()) if value else "nothing"
+
+
+def _short_ids(text: str) -> str:
+    """A text with the end of each id only, escaped for the console."""
+    return escape(re.sub(r"[0-9a-f]{8}-[0-9a-f-]{23}([0-9a-f]{4})", r"…\1", text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""All services of the business, declared in one place."""
+
+from actionengine import create_services
+from examples.field_service.services.customers.create import create_customer_action
+from examples.field_service.services.customers.get import get_customer_action
+from examples.field_service.services.customers.list import list_customers_action
+from examples.field_service.services.jobs.check_day import check_day_action
+from examples.field_service.services.jobs.complete import complete_job_action
+from examples.field_service.services.jobs.complete_and_capture import complete_and_capture_action
+from examples.field_service.services.jobs.create import create_job_action
+from examples.field_service.services.jobs.get import get_job_action
+from examples.field_service.services.jobs.list import list_jobs_action
+from examples.field_service.services.jobs.schedule import schedule_job_action
+from examples.field_service.services.payments.capture import capture_action
+from examples.field_service.services.payments.list import list_payments_action
+from examples.field_service.services.payments.refund import refund_action
+
+services = create_services(
+    [
+        {
+            "name": "customers",
+            "description": "Who the work is done for",
+            "actions": [create_customer_action, get_customer_action, list_customers_action],
+        },
+        {
+            "name": "jobs",
+            "description": "The work",
+            "actions": [
+                create_job_action,
+                get_job_action,
+                list_jobs_action,
+                schedule_job_action,
+                check_day_action,
+                complete_job_action,
+                complete_and_capture_action,
+            ],
+        },
+        {
+            "name": "payments",
+            "description": "The money",
+            "actions": [capture_action, refund_action, list_payments_action],
+        },
+    ]
+)

@@ -1,0 +1,26 @@
+"""Add a customer."""
+
+from pydantic import BaseModel, Field
+from returns.result import Result
+
+from actionengine import ActionContext, ActionError, create_action
+from examples.field_service.db.models.customers import customers
+from examples.field_service.db.schema import Customer
+
+
+class NewCustomer(BaseModel):
+    name: str = Field(min_length=1, max_length=200)
+    email: str | None = Field(default=None, pattern=r"^[^@\s]+@[^@\s]+$")
+
+
+def _handler(data: NewCustomer, ctx: ActionContext) -> Result[Customer, ActionError]:
+    return customers.insert(ctx, name=data.name, email=data.email)
+
+
+create_customer_action = create_action(
+    name="create",
+    description="Add a customer",
+    handler=_handler,
+    validation=NewCustomer,
+    permission="customers.create",
+)

@@ -1,0 +1,26 @@
+"""Look a customer up."""
+
+from pydantic import BaseModel
+from returns.result import Result
+
+from actionengine import ActionContext, ActionError, create_action
+from examples.field_service.db.models.customers import customers
+from examples.field_service.db.schema import Customer
+
+
+class CustomerReference(BaseModel):
+    customer_id: str
+
+
+def _handler(data: CustomerReference, ctx: ActionContext) -> Result[Customer, ActionError]:
+    return customers.get(ctx, data.customer_id)
+
+
+get_customer_action = create_action(
+    name="get",
+    description="One customer",
+    handler=_handler,
+    validation=CustomerReference,
+    permission="customers.read",
+    read_only=True,
+)

@@ -1,0 +1,26 @@
+"""List the customers."""
+
+from pydantic import BaseModel
+from returns.result import Result
+
+from actionengine import ActionContext, ActionError, create_action
+from examples.field_service.db.models.customers import customers
+from examples.field_service.db.schema import Customer
+
+
+class CustomerListing(BaseModel):
+    after: str | None = None
+
+
+def _handler(data: CustomerListing, ctx: ActionContext) -> Result[list[Customer], ActionError]:
+    return customers.list(ctx, data.after)
+
+
+list_customers_action = create_action(
+    name="list",
+    description="A hundred customers, after an id",
+    handler=_handler,
+    validation=CustomerListing,
+    permission="customers.read",
+    read_only=True,
+)

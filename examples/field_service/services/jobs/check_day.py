@@ -1,0 +1,33 @@
+"""A before hook: nobody works on Sundays."""
+
+from datetime import date
+
+from pydantic import BaseModel, ConfigDict
+from returns.result import Failure, Result, Success
+
+from actionengine import ActionError, ErrorCode, create_action
+
+_SUNDAY = 6
+
+
+class WorkingDay(BaseModel):
+    """Whatever has a day; the rest goes through as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    day: date
+
+
+def _handler(data: WorkingDay) -> Result[WorkingDay, ActionError]:
+    if data.day.weekday() == _SUNDAY:
+        return Failure(ActionError(ErrorCode.UNPROCESSABLE, f"{data.day} is a Sunday", {"day": data.day.isoformat()}))
+    return Success(data)
+
+
+check_day_action = create_action(
+    name="check_day",
+    description="Whether somebody works on that day",
+    handler=_handler,
+    validation=WorkingDay,
+    read_only=True,
+)

@@ -1,0 +1,27 @@
+"""List the jobs."""
+
+from pydantic import BaseModel
+from returns.result import Result
+
+from actionengine import ActionContext, ActionError, create_action
+from examples.field_service.db.models.jobs import jobs
+from examples.field_service.db.schema import Job, JobStatus
+
+
+class JobListing(BaseModel):
+    status: JobStatus | None = None
+    after: str | None = None
+
+
+def _handler(data: JobListing, ctx: ActionContext) -> Result[list[Job], ActionError]:
+    return jobs.list(ctx, data.after, **data.model_dump(include={"status"}, exclude_none=True))
+
+
+list_jobs_action = create_action(
+    name="list",
+    description="A hundred jobs, perhaps of one status, after an id",
+    handler=_handler,
+    validation=JobListing,
+    permission="jobs.read",
+    read_only=True,
+)

@@ -1,0 +1,27 @@
+"""List the payments."""
+
+from pydantic import BaseModel
+from returns.result import Result
+
+from actionengine import ActionContext, ActionError, create_action
+from examples.field_service.db.models.payments import payments
+from examples.field_service.db.schema import Payment
+
+
+class PaymentListing(BaseModel):
+    job_id: str | None = None
+    after: str | None = None
+
+
+def _handler(data: PaymentListing, ctx: ActionContext) -> Result[list[Payment], ActionError]:
+    return payments.list(ctx, data.after, **data.model_dump(include={"job_id"}, exclude_none=True))
+
+
+list_payments_action = create_action(
+    name="list",
+    description="A hundred payments, perhaps of one job, after an id",
+    handler=_handler,
+    validation=PaymentListing,
+    permission="payments.read",
+    read_only=True,
+)

@@ -1,0 +1,41 @@
+"""Give money back: a large refund needs a manager."""
+
+from pydantic import BaseModel, Field
+from returns.result import Result
+
+from actionengine import ActionContext, ActionError, ApprovalPolicy, create_action
+from examples.field_service.db.models.payments import payments, refund
+from examples.field_service.db.schema import Payment
+
+LARGE = 1_000_00
+"""Cents above which a manager has to agree."""
+
+
+class Refund(BaseModel):
+    """`amount` is in cents."""
+
+    payment_id: str
+    amount: int = Field(gt=0)
+
+
+def _handler(data: Refund, ctx: ActionContext) -> Result[Payment, ActionError]:
+    refunded = payments.get(ctx, data.payment_id).bind(lambda payment: refund(ctx, payment, data.amount))
+    return refunded.map(lambda payment: _announce(payment, data, ctx))
+
+
+def _announce(payment: Payment, data: Refund, ctx: ActionContext) -> Payment:
+    ctx.emit("payments.refunded", {"payment_id": payment.id, "amount": data.amount}, subject=f"payments/{payment.id}")
+    return payment
+
+
+refund_action = create_action(
+    name="refund",
+    description="Give back some of a payment",
+    handler=_handler,
+    validation=Refund,
+    permission="payments.refund",
+    idempotency="required",
+    emits=["payments.refunded"],
+    approval=ApprovalPolicy(when=lambda data, ctx: data.amount > LARGE, permission="payments.approve_refund"),
+    resource=lambda data: f"payments/{data.payment_id}",
+)

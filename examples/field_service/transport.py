@@ -1,0 +1,103 @@
+"""What both hosts say over HTTP, whatever framework carries it: headers in, status and JSON out."""
+
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from pydantic import TypeAdapter
+from pydantic_core import to_jsonable_python
+from returns.result import Failure, Result, Success
+
+from actionengine import Action, ActionError, Actor, ErrorCode, RequestContext, Tenant
+
+MAX_BODY = 1024 * 1024
+
+STATUS: dict[ErrorCode, HTTPStatus] = {
+    ErrorCode.INVALID_INPUT: HTTPStatus.BAD_REQUEST,
+    ErrorCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+    ErrorCode.FORBIDDEN: HTTPStatus.FORBIDDEN,
+    ErrorCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    ErrorCode.TIMEOUT: HTTPStatus.REQUEST_TIMEOUT,
+    ErrorCode.CONFLICT: HTTPStatus.CONFLICT,
+    ErrorCode.IDEMPOTENCY_IN_PROGRESS: HTTPStatus.CONFLICT,
+    ErrorCode.IDEMPOTENCY_MISMATCH: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ErrorCode.UNPROCESSABLE: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ErrorCode.APPROVAL_REQUIRED: HTTPStatus.ACCEPTED,
+    ErrorCode.HOOK_FAILED: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ErrorCode.HANDLER_ERROR: HTTPStatus.INTERNAL_SERVER_ERROR,
+    ErrorCode.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
+    ErrorCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+Answer = tuple[int, dict[str, Any]]
+"""A status and a JSON body."""
+
+
+def answer(result: Result[Any, ActionError]) -> Answer:
+    """`{"data": …}`, or `{"error": {code, message, details}}` with the status of the code."""
+    match result:
+        case Success(value):
+            return HTTPStatus.OK, {"data": to_jsonable_python(value)}
+        case Failure(error):
+            return refusal(error)
+    raise AssertionError(result)
+
+
+def refusal(error: ActionError) -> Answer:
+    """An error as status and body."""
+    return STATUS[error.code], {"error": error.to_dict()}
+
+
+def transport_error(status: int, message: str) -> Answer:
+    """An error of the transport itself: an unknown route, a wrong method, a body that cannot be read."""
+    return status, {"error": {"code": HTTPStatus(status).name.lower(), "message": message, "details": {}}}
+
+
+class Headers(Protocol):
+    """The headers of a request, looked up without regard to case."""
+
+    def get(self, key: str, /) -> str | None: ...
+
+
+def slug_of(headers: Headers) -> Result[str, ActionError]:
+    """The tenant that a request is for; without one it is `unauthenticated`."""
+    slug = headers.get("x-tenant-id")
+    if not slug:
+        return Failure(ActionError(ErrorCode.UNAUTHENTICATED, "the header x-tenant-id names no tenant"))
+    return Success(slug)
+
+
+def request_context(headers: Headers, tenant: Tenant) -> Result[RequestContext, ActionError]:
+    """Who asks, and why. Roles never come from headers: storage knows them.
+
+    A real host checks a token here; these examples believe the headers, as behind a gateway that has checked them.
+    """
+    user, agent = headers.get("x-user-id"), headers.get("x-agent-id")
+    if user and agent:
+        return Failure(ActionError(ErrorCode.INVALID_INPUT, "send x-user-id or x-agent-id, not both"))
+    actor = Actor.human(user) if user else Actor.ai(agent) if agent else None
+    return Success(
+        RequestContext(
+            tenant=tenant,
+            actor=actor,
+            source="http",
+            reason=headers.get("x-reason"),
+            idempotency_key=headers.get("idempotency-key"),
+            request_id=headers.get("x-request-id"),
+        )
+    )
+
+
+def describe(action: Action) -> dict[str, Any]:
+    """An action for discovery, with the JSON schema of its input: what a form or an agent's tool needs."""
+    schema = None
+    if action.validation is not None:
+        schema = TypeAdapter(action.validation).json_schema()
+    return {
+        "name": action.name,
+        "description": action.description,
+        "is_protected": action.is_protected,
+        "permission": action.permission,
+        "read_only": action.read_only,
+        "idempotency": action.idempotency,
+        "input": schema,
+    }

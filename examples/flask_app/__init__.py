@@ -1,0 +1,64 @@
+"""The business behind Flask: a synchronous host."""
+
+from typing import Any
+
+from flask import Flask, Response, jsonify, request
+from returns.result import Result
+from werkzeug.exceptions import HTTPException
+
+from actionengine import ActionError, RequestContext, Storage
+from examples.field_service.app import create_business
+from examples.field_service.transport import (
+    MAX_BODY,
+    Answer,
+    answer,
+    describe,
+    request_context,
+    slug_of,
+    transport_error,
+)
+
+
+def create_app(storage: Storage | None = None) -> Flask:
+    """A Flask application on a storage, in memory by default."""
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    engine = create_business(storage)
+
+    def context() -> Result[RequestContext, ActionError]:
+        return slug_of(request.headers).bind(engine.resolve_tenant).bind(lambda t: request_context(request.headers, t))
+
+    @app.post("/api/<service>/<action>")
+    def execute(service: str, action: str) -> Response:
+        payload = request.get_json(force=True) if request.get_data() else {}
+        return _respond(answer(context().bind(lambda ctx: engine.execute_action(service, action, payload, ctx))))
+
+    @app.get("/api/services")
+    def services() -> Response:
+        return _respond(answer(context().bind(lambda ctx: engine.get_services())))
+
+    @app.get("/api/services/<service>")
+    def actions(service: str) -> Response:
+        return _respond(answer(context().bind(lambda ctx: engine.get_service_actions(service))))
+
+    @app.get("/api/services/<service>/<action>")
+    def action(service: str, action: str) -> Response:
+        return _respond(answer(context().bind(lambda ctx: engine.get_action(service, action)).map(describe)))
+
+    @app.get("/health")
+    def health() -> Response:
+        return _respond((200, {"data": "ok"}))
+
+    @app.errorhandler(HTTPException)
+    def refused(error: HTTPException) -> Response:
+        return _respond(transport_error(error.code or 500, error.description or error.name))
+
+    return app
+
+
+def _respond(given: Answer) -> Response:
+    status, body = given
+    response: Any = jsonify(body)
+    response.status_code = int(status)
+    assert isinstance(response, Response)
+    return response

@@ -1,0 +1,210 @@
+"""The action log: rows come back as they were written, newest first, found by what is asked for."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from uuid_utils import uuid7
+
+from actionengine.context import Tenant
+from actionengine.errors import ErrorCode
+from actionengine.storage.port import LogQuery, LogRow, Recording
+from actionengine.testing.base import Conformance, error_of, value_of
+from actionengine.testing.desk import AGENT, CLERK, SYSTEM, Desk
+from actionengine.testing.rows import START, bare_log_row, log_row
+from actionengine.testing.worlds import World, scenario
+
+
+def comparable(row: LogRow) -> LogRow:
+    """A row with its JSON decoded: a backend may write that in its own way."""
+    decoded: dict[str, Any] = {
+        name: value and json.loads(value)
+        for name, value in row._asdict().items()
+        if name in ("input", "output", "error")
+    }
+    return row._replace(**decoded)
+
+
+async def recorded(world: World, *rows: LogRow, tenant: Tenant | None = None) -> None:
+    """Commit rows of the action log."""
+    async with world.writing(tenant) as unit:
+        await unit.record(Recording(rows))
+
+
+async def found(world: World, **query: Any) -> list[str]:
+    """The ids of the rows that a query finds."""
+    async with world.reading() as unit:
+        return [row.id for row in await unit.read_log(LogQuery(**query))]
+
+
+class ActionLogConformance(Conformance):
+    """One row an execution."""
+
+    @scenario
+    async def test_a_row_comes_back_as_it_was_written(self, world: World) -> None:
+        full = log_row(world.tenant)
+        bare = bare_log_row(world.tenant)
+
+        await recorded(world, full, bare)
+
+        async with world.reading() as unit:
+            rows = await unit.read_log(LogQuery())
+        assert [comparable(row) for row in rows] == [comparable(bare), comparable(full)]
+        assert all(row.started_at.utcoffset() == timedelta(0) for row in rows)
+        assert all(isinstance(row.subjects, tuple) for row in rows)
+
+    @scenario
+    async def test_what_a_unit_records_in_turns_is_all_kept(self, world: World) -> None:
+        first, second = log_row(world.tenant), log_row(world.tenant)
+
+        async with world.writing() as unit:
+            await unit.record(Recording((first,)))
+            await unit.record(Recording((second,)))
+
+        assert await found(world) == [second.id, first.id]
+
+    @scenario
+    async def test_nothing_is_on_the_log_before_the_commit_or_after_a_rollback(self, world: World) -> None:
+        unit = world.unit()
+        await unit.record(Recording((log_row(world.tenant),)))
+
+        assert await found(world) == []
+        await unit.rollback()
+        assert await found(world) == []
+
+    @scenario
+    async def test_rows_are_read_newest_first_in_pages(self, world: World) -> None:
+        ids = [str(uuid7()) for _ in range(7)]
+        for id in (ids[3], ids[0], ids[6], ids[1], ids[5], ids[2], ids[4]):
+            await recorded(world, log_row(world.tenant, id=id))
+
+        pages, before = [], None
+        while page := await found(world, before=before, limit=3):
+            pages.append(page)
+            before = page[-1]
+
+        newest_first = ids[::-1]
+        assert pages == [newest_first[:3], newest_first[3:6], newest_first[6:]]
+
+    @pytest.mark.parametrize(
+        ("query", "expected"),
+        [
+            ({}, "edcba"),
+            ({"subject": "notes/1"}, "ca"),
+            ({"subject": "notes/2"}, "cb"),
+            ({"subject": "notes/"}, ""),
+            ({"subject": "notes/%"}, ""),
+            ({"actor_type": "ai"}, "cb"),
+            ({"actor_id": "x"}, "eba"),
+            ({"actor_type": "ai", "actor_id": "x"}, "b"),
+            ({"action": "notes.put"}, "dba"),
+            ({"action": "notes"}, ""),
+            ({"outcome": "failed"}, "ed"),
+            ({"since": START + timedelta(seconds=2)}, "edc"),
+            ({"until": START + timedelta(seconds=2)}, "ba"),
+            ({"since": START + timedelta(seconds=1), "until": START + timedelta(seconds=3)}, "cb"),
+            ({"action": "notes.put", "limit": 1}, "d"),
+            ({"subject": "notes/1", "outcome": "failed"}, ""),
+        ],
+    )
+    @scenario
+    async def test_rows_are_found_by_what_is_asked_for(
+        self, world: World, query: dict[str, Any], expected: str
+    ) -> None:
+        differing: dict[str, dict[str, Any]] = {
+            "a": {"subjects": ("notes/1",), "actor_type": "human", "actor_id": "x"},
+            "b": {"subjects": ("notes/2",), "actor_type": "ai", "actor_id": "x"},
+            "c": {"subjects": ("notes/2", "notes/1"), "actor_type": "ai", "actor_id": "y", "action": "notes.cut"},
+            "d": {"subjects": (), "actor_type": None, "actor_id": None, "outcome": "failed"},
+            "e": {
+                "subjects": ("notes/11",),
+                "actor_type": "human",
+                "actor_id": "x",
+                "action": "a",
+                "outcome": "failed",
+            },
+        }
+        names: dict[str, str] = {}
+        for number, (name, fields) in enumerate(differing.items()):
+            row = log_row(world.tenant, started_at=START + timedelta(seconds=number), **fields)
+            names[row.id] = name
+            await recorded(world, row)
+
+        assert "".join([names[id] for id in await found(world, **query)]) == expected
+
+    # Actions
+
+    @scenario
+    async def test_each_execution_has_its_row(self, world: World) -> None:
+        desk = Desk(world)
+        value_of(await desk.execute("notes.put", {"id": "n1", "text": "grüße"}, actor=AGENT, key="key"))
+        error_of(await desk.execute("notes.crash", {"id": "n2"}), ErrorCode.HANDLER_ERROR)
+        error_of(await desk.execute("roles.define", {"name": "x"}), ErrorCode.FORBIDDEN)
+        error_of(await desk.execute("action_log.list", {"limit": 0}, actor=SYSTEM), ErrorCode.INVALID_INPUT)
+
+        invalid, denied, crashed, put = await desk.log()
+
+        assert (put.actor_type, put.actor_id, put.action, put.outcome) == ("ai", "agent", "notes.put", "succeeded")
+        assert (put.input, put.output) == ({"id": "n1", "text": "grüße"}, {"id": "n1", "text": "grüße"})
+        assert (put.subjects, put.idempotency_key, put.source) == (("notes/n1",), "key", "test")
+        assert (crashed.outcome, crashed.output) == ("failed", None)
+        assert crashed.error is not None
+        assert crashed.error["code"] == "handler_error"
+        assert (denied.outcome, invalid.outcome) == ("denied", "invalid")
+
+    @scenario
+    async def test_the_log_says_who_changed_a_thing(self, world: World) -> None:
+        desk = Desk(world)
+        value_of(await desk.execute("notes.put", {"id": "n1"}, actor=CLERK))
+        value_of(await desk.execute("notes.put", {"id": "n2"}, actor=CLERK))
+        value_of(await desk.execute("notes.change", {"id": "n1", "expected_version": 1}, actor=AGENT))
+
+        rows = await desk.log(subject="notes/n1")
+
+        assert [(row.actor_id, row.action) for row in rows] == [("agent", "notes.change"), ("clerk", "notes.put")]
+
+    @scenario
+    async def test_a_nested_execution_points_at_its_parent(self, world: World) -> None:
+        desk = Desk(world)
+
+        value_of(await desk.execute("notes.put_around_failures", {}))
+
+        (parent,) = await desk.log(action="notes.put_around_failures")
+        children = [row for row in await desk.log() if row.parent_id == parent.id]
+        assert sorted((row.action, row.outcome) for row in children) == [
+            ("notes.crash", "failed"),
+            ("notes.fail", "failed"),
+            ("notes.put", "succeeded"),
+            ("notes.put", "succeeded"),
+        ]
+
+    @scenario
+    async def test_the_log_is_paged_by_its_action(self, world: World) -> None:
+        desk = Desk(world)
+        for number in range(5):
+            value_of(await desk.execute("notes.put", {"id": f"n{number}"}))
+
+        seen: list[str] = []
+        before: str | None = None
+        while True:
+            query = {"action": "notes.put", "limit": 2, "before": before}
+            page = value_of(await desk.execute("action_log.list", query, actor=SYSTEM))
+            seen += [row.output["id"] for row in page.items]
+            before = page.next
+            if before is None:
+                break
+
+        assert seen == ["n4", "n3", "n2", "n1", "n0"]
+
+    @scenario
+    async def test_concurrent_executions_have_a_row_each(self, world: World) -> None:
+        desk = Desk(world)
+
+        await world.at_once(*(desk.execute("notes.put", {"id": f"n{number}"}) for number in range(30)))
+
+        rows = await desk.log(action="notes.put")
+        assert sorted(row.subjects for row in rows) == sorted((f"notes/n{number}",) for number in range(30))
+        assert len({row.id for row in rows}) == 30

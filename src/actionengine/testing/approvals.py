@@ -1,0 +1,263 @@
+"""Approvals: a second person, one execution."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from returns.result import Success
+
+from actionengine.context import Actor
+from actionengine.errors import ActionError, ErrorCode
+from actionengine.testing.base import Conformance, error_of, value_of
+from actionengine.testing.desk import AGENT, CLERK, MANAGER, Answer, Desk
+from actionengine.testing.worlds import World, scenario
+
+LARGE = {"amount": 5000}
+
+
+async def requested(desk: Desk, payload: Any = None, *, action: str = "payments.pay", **who: Any) -> str:
+    """Ask for something that needs an approval: the approval's id."""
+    answer = await desk.execute(action, payload or LARGE, **who)
+    needed: ActionError = error_of(answer, ErrorCode.APPROVAL_REQUIRED)
+    approval_id: str = needed.details["approval_id"]
+    return approval_id
+
+
+async def decided(desk: Desk, decision: str, approval_id: str, actor: Actor = MANAGER) -> Answer:
+    """Approve, reject or cancel."""
+    return await desk.execute(f"approvals.{decision}", {"approval_id": approval_id, "comment": "so be it"}, actor=actor)
+
+
+async def status_of(desk: Desk, approval_id: str) -> str:
+    """An approval's status, as a manager sees it."""
+    status: str = value_of(await desk.execute("approvals.get", {"approval_id": approval_id}, actor=MANAGER)).status
+    return status
+
+
+class ApprovalConformance(Conformance):
+    """Actions that wait for a second person."""
+
+    @scenario
+    async def test_what_needs_an_approval_leaves_nothing_but_the_approval_and_a_row(self, world: World) -> None:
+        desk = Desk(world)
+
+        approval_id = await requested(desk)
+
+        assert desk.runs == []
+        assert await world.ids("payments") == []
+        assert await desk.event_types() == []
+        assert await desk.outcomes("payments.pay") == ["approval_required"]
+        assert await status_of(desk, approval_id) == "pending"
+        value_of(await desk.execute("payments.pay", {"amount": 1000}))
+
+    @scenario
+    async def test_approving_runs_the_original_once_as_its_requester(self, world: World) -> None:
+        desk = Desk(world)
+        approval_id = await requested(desk, actor=AGENT)
+
+        approved = value_of(await decided(desk, "approve", approval_id))
+
+        assert desk.runs == [LARGE]
+        assert await world.ids("payments") == [approved.result["id"]]
+        assert approved.further_approval_id is None
+        ran = next(row for row in await desk.log(action="payments.pay") if row.outcome == "succeeded")
+        assert (ran.actor_type, ran.actor_id) == ("ai", "agent")
+        assert (ran.approved_by, ran.approval_id) == ("human:manager", approval_id)
+        assert await desk.event_types() == ["payments.pay", "approvals.approve"]
+        assert await status_of(desk, approval_id) == "approved"
+
+    @scenario
+    async def test_however_many_approve_at_once_it_runs_once(self, world: World) -> None:
+        desk = Desk(world)
+        approval_id = await requested(desk, key="key")
+        approvers = [Actor.human(f"manager {number}", permissions=["payments.approve"]) for number in range(32)]
+
+        answers = await world.at_once(*(decided(desk, "approve", approval_id, actor) for actor in approvers))
+
+        assert sum(isinstance(answer, Success) for answer in answers) == 1
+        for answer in answers:
+            if not isinstance(answer, Success):
+                error_of(answer, ErrorCode.CONFLICT)
+        assert len(await world.ids("payments")) == 1
+        assert sorted(await desk.outcomes("payments.pay"))[-1] == "succeeded"
+        assert (await desk.outcomes("payments.pay")).count("succeeded") == 1
+        assert await desk.event_types() == ["payments.pay", "approvals.approve"]
+
+    @scenario
+    async def test_of_those_who_approve_and_reject_at_once_one_decides(self, world: World) -> None:
+        desk = Desk(world)
+        approval_id = await requested(desk)
+        decisions = ["approve", "reject"] * 6
+
+        answers = await world.at_once(*(decided(desk, decision, approval_id) for decision in decisions))
+
+        (winner,) = [number for number, answer in enumerate(answers) if isinstance(answer, Success)]
+        approved = decisions[winner] == "approve"
+        assert await status_of(desk, approval_id) == ("approved" if approved else "rejected")
+        assert len(await world.ids("payments")) == approved
+
+    @scenario
+    async def test_callers_with_one_key_wait_for_one_approval(self, world: World) -> None:
+        desk = Desk(world)
+
+        ids = await world.at_once(*(requested(desk, key="key") for _ in range(16)))
+
+        assert len(set(ids)) == 1
+        assert len(value_of(await desk.execute("approvals.list", {}, actor=MANAGER)).items) == 1
+
+    @scenario
+    async def test_a_retry_gets_the_same_approval_and_after_it_the_result(self, world: World) -> None:
+        desk = Desk(world)
+        approval_id = await requested(desk, key="key")
+        assert await requested(desk, key="key") == approval_id
+        error_of(await desk.execute("payments.pay", {"amount": 6000}, key="key"), ErrorCode.IDEMPOTENCY_MISMATCH)
+
+        approved = value_of(await decided(desk, "approve", approval_id))
+
+        assert value_of(await desk.execute("payments.pay", LARGE, key="key")) == approved.result
+        assert len(await world.ids("payments")) == 1
+        assert (await desk.outcomes("payments.pay"))[-1] == "replayed"
+
+    @pytest.mark.parametrize(("decision", "actor"), [("reject", MANAGER), ("cancel", CLERK)])
+    @scenario
+    async def test_a_rejected_or_cancelled_approval_frees_the_key(
+        self, world: World, decision: str, actor: Actor
+    ) -> None:
+        desk = Desk(world)
+        approval_id = await requested(desk, key="key")
+
+        value_of(await decided(desk, decision, approval_id, actor))
+
+        assert await requested(desk, key="key") != approval_id
+        assert desk.runs == []
+
+    @scenario
+    async def test_an_approval_is_decided_once(self, world: World) -> None:
+        desk = Desk(world)
+        decisions = {"approve": MANAGER, "reject": MANAGER, "cancel": CLERK}
+        for first, actor in decisions.items():
+            approval_id = await requested(desk)
+            value_of(await decided(desk, first, approval_id, actor))
+            before = await status_of(desk, approval_id)
+
+            for second, other in decisions.items():
+                error_of(await decided(desk, second, approval_id, other), ErrorCode.CONFLICT)
+
+            assert await status_of(desk, approval_id) == before
+        assert len(await world.ids("payments")) == 1
+
+    @scenario
+    async def test_nobody_approves_what_they_asked_for(self, world: World) -> None:
+        desk = Desk(world)
+        approval_id = await requested(desk, actor=MANAGER)
+
+        for decision in ("approve", "reject"):
+            error_of(await decided(desk, decision, approval_id, MANAGER), ErrorCode.FORBIDDEN)
+
+        other = Actor.human("other manager", permissions=["payments.approve"])
+        value_of(await decided(desk, "approve", approval_id, other))
+
+    @scenario
+    async def test_an_ai_never_approves(self, world: World) -> None:
+        desk = Desk(world)
+        approval_id = await requested(desk)
+
+        for decision in ("approve", "reject"):
+            error_of(await decided(desk, decision, approval_id, AGENT), ErrorCode.FORBIDDEN)
+
+        assert await status_of(desk, approval_id) == "pending"
+        assert desk.runs == []
+
+    @scenario
+    async def test_without_the_permission_there_is_no_such_approval(self, world: World) -> None:
+        desk = Desk(world)
+        approval_id = await requested(desk)
+        stranger = Actor.human("stranger", permissions=["payments.pay"])
+
+        for decision in ("approve", "reject", "cancel"):
+            error_of(await decided(desk, decision, approval_id, stranger), ErrorCode.NOT_FOUND)
+        error_of(await desk.execute("approvals.get", {"approval_id": approval_id}, actor=stranger), ErrorCode.NOT_FOUND)
+
+        assert value_of(await desk.execute("approvals.list", {}, actor=stranger)).items == ()
+        assert await status_of(desk, approval_id) == "pending"
+
+    @scenario
+    async def test_an_expired_approval_cannot_be_used(self, world: World) -> None:
+        desk = Desk(world, approvals_expire_after=timedelta(microseconds=1))
+        approval_id = await requested(desk, key="key")
+
+        for decision in ("approve", "reject"):
+            error_of(await decided(desk, decision, approval_id), ErrorCode.CONFLICT)
+
+        assert await status_of(desk, approval_id) == "expired"
+        assert desk.runs == []
+        assert await requested(desk, key="key") != approval_id
+
+    @scenario
+    async def test_an_original_that_fails_leaves_its_approval_pending(self, world: World) -> None:
+        desk = Desk(world)
+        approval_id = await requested(desk, key="key")
+        desk.is_open = False
+
+        error_of(await decided(desk, "approve", approval_id), ErrorCode.UNPROCESSABLE)
+        assert await status_of(desk, approval_id) == "pending"
+        assert await requested(desk, key="key") == approval_id
+        desk.is_open = True
+        approved = value_of(await decided(desk, "approve", approval_id))
+
+        assert await world.ids("payments") == [approved.result["id"]]
+        assert value_of(await desk.execute("payments.pay", LARGE, key="key")) == approved.result
+
+    @scenario
+    async def test_a_nested_approval_stores_the_outermost_action(self, world: World) -> None:
+        desk = Desk(world)
+        payload = {"amounts": [1, 2000, 3]}
+
+        approval_id = await requested(desk, payload, action="payments.pay_all", key="key")
+        assert await world.ids("payments") == await world.ids("batches") == []
+        pending = value_of(await desk.execute("approvals.get", {"approval_id": approval_id}, actor=MANAGER))
+        approved = value_of(await decided(desk, "approve", approval_id))
+
+        assert (pending.action, pending.input) == ("payments.pay_all", payload)
+        assert approved.result == 3
+        assert len(await world.ids("payments")) == 3
+        assert len(await world.ids("batches")) == 1
+        assert value_of(await desk.execute("payments.pay_all", payload, key="key")) == 3
+        assert len(await world.ids("payments")) == 3
+
+    @scenario
+    async def test_a_second_policy_needs_a_second_approval(self, world: World) -> None:
+        desk = Desk(world)
+        payload = {"amounts": [1, 2000, 3]}
+        first = await requested(desk, payload, action="payments.pay_all_carefully", key="key")
+
+        halfway = value_of(await decided(desk, "approve", first))
+        second = halfway.further_approval_id
+        assert second is not None
+        assert halfway.result is None
+        assert await world.ids("payments") == await world.ids("batches") == []
+        assert await requested(desk, payload, action="payments.pay_all_carefully", key="key") == second
+        approved = value_of(await decided(desk, "approve", second))
+
+        assert approved.result == 3
+        assert len(await world.ids("payments")) == 3
+        assert value_of(await desk.execute("payments.pay_all_carefully", payload, key="key")) == 3
+
+    @scenario
+    async def test_approvals_are_listed_oldest_first_by_status(self, world: World) -> None:
+        desk = Desk(world)
+        ids = [await requested(desk) for _ in range(4)]
+        value_of(await decided(desk, "approve", ids[1]))
+        value_of(await decided(desk, "reject", ids[2]))
+
+        async def listed(**query: Any) -> list[str]:
+            page = value_of(await desk.execute("approvals.list", query, actor=MANAGER))
+            return [item.id for item in page.items]
+
+        assert await listed() == ids
+        assert await listed(status="pending") == [ids[0], ids[3]]
+        assert await listed(status="approved") == [ids[1]]
+        assert await listed(status="rejected") == [ids[2]]
+        assert await listed(limit=1, after=ids[0]) == [ids[1]]

@@ -1,0 +1,164 @@
+"""Events: in commit order, once, and only of what was committed."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from returns.result import Success
+
+from actionengine.errors import ErrorCode
+from actionengine.storage.port import EventRow, Recording
+from actionengine.testing.base import Conformance, error_of, refused, value_of
+from actionengine.testing.desk import Desk
+from actionengine.testing.rows import event_row
+from actionengine.testing.worlds import World, scenario
+
+
+def comparable(event: EventRow) -> EventRow:
+    """An event with its payload decoded: a backend may write that in its own way."""
+    payload: Any = json.loads(event.payload)
+    return event._replace(payload=payload)
+
+
+async def recorded(world: World, *events: EventRow) -> None:
+    """Commit events."""
+    async with world.writing() as unit:
+        await unit.record(Recording((), events))
+
+
+class EventConformance(Conformance):
+    """The event log."""
+
+    @scenario
+    async def test_an_event_comes_back_as_it_was_written(self, world: World) -> None:
+        full = event_row(world.tenant)
+        bare = event_row(world.tenant, subject=None, payload=b"null", actor_type=None, actor_id=None)
+
+        await recorded(world, full, bare)
+
+        stored = await world.read_events(world.tenant)
+        assert [comparable(item.event) for item in stored] == [comparable(full), comparable(bare)]
+
+    @scenario
+    async def test_events_are_read_in_commit_order(self, world: World) -> None:
+        early, late, last = (event_row(world.tenant) for _ in range(3))
+        await recorded(world, late)
+        await recorded(world, early, last)
+
+        stored = await world.read_events(world.tenant)
+
+        assert [item.event.id for item in stored] == [late.id, early.id, last.id]
+        assert all(0 < first.position < second.position for first, second in pairwise(stored))
+
+    @scenario
+    async def test_events_are_read_on_from_a_position(self, world: World) -> None:
+        events = [event_row(world.tenant) for _ in range(7)]
+        for event in events:
+            await recorded(world, event)
+
+        seen: list[str] = []
+        position = 0
+        while page := await world.read_events(world.tenant, after=position, limit=3):
+            assert len(page) <= 3
+            seen += [item.event.id for item in page]
+            position = page[-1].position
+
+        assert seen == [event.id for event in events]
+        assert list(await world.read_events(world.tenant, after=position)) == []
+
+    @pytest.mark.parametrize("limit", [0, -1])
+    @scenario
+    async def test_a_page_has_at_least_one_event(self, world: World, limit: int) -> None:
+        with refused(ErrorCode.INVALID_INPUT):
+            await world.read_events(world.tenant, limit=limit)
+
+    @scenario
+    async def test_there_are_no_events_before_the_commit_or_after_a_rollback(self, world: World) -> None:
+        unit = world.unit()
+        await unit.record(Recording((), (event_row(world.tenant),)))
+
+        assert list(await world.read_events(world.tenant)) == []
+        await unit.rollback()
+        assert list(await world.read_events(world.tenant)) == []
+
+    # Actions
+
+    @scenario
+    async def test_an_action_that_emits_nothing_yields_an_event_of_its_name(self, world: World) -> None:
+        desk = Desk(world)
+
+        value_of(await desk.execute("notes.put", {"id": "n1", "text": "grüße"}))
+
+        (stored,) = await world.read_events(world.tenant)
+        (row,) = await desk.log(action="notes.put")
+        event = stored.event
+        assert (event.type, event.action, event.action_id) == ("notes.put", "notes.put", row.id)
+        assert (event.subject, event.actor_type, event.actor_id) == ("notes/n1", "human", "clerk")
+        assert json.loads(event.payload) == {
+            "input": {"id": "n1", "text": "grüße"},
+            "output": {"id": "n1", "text": "grüße"},
+        }
+
+    @scenario
+    async def test_an_action_that_emits_yields_just_that_in_its_order(self, world: World) -> None:
+        desk = Desk(world)
+
+        value_of(await desk.execute("notes.tell", {"types": ["b", "a", "b"], "text": "hi", "subject": "notes/1"}))
+
+        stored = await world.read_events(world.tenant)
+        assert [item.event.type for item in stored] == ["b", "a", "b"]
+        assert all(json.loads(item.event.payload) == {"said": "hi"} for item in stored)
+        assert all(item.event.subject == "notes/1" for item in stored)
+
+    @scenario
+    async def test_failed_and_read_only_actions_yield_none(self, world: World) -> None:
+        desk = Desk(world)
+
+        error_of(await desk.execute("notes.fail", {}), ErrorCode.UNPROCESSABLE)
+        error_of(await desk.execute("notes.crash", {}), ErrorCode.HANDLER_ERROR)
+        value_of(await desk.execute("notes.read", {"id": "n1"}))
+
+        assert await desk.event_types() == []
+
+    @scenario
+    async def test_a_failed_nested_action_drops_its_events_and_keeps_its_row(self, world: World) -> None:
+        desk = Desk(world)
+
+        value_of(await desk.execute("notes.put_around_failures", {}))
+
+        assert await desk.event_types() == ["notes.put", "notes.put", "notes.put_around_failures"]
+        assert await desk.outcomes("notes.fail") == ["failed"]
+        assert await desk.outcomes("notes.crash") == ["failed"]
+
+    @scenario
+    async def test_a_replay_yields_no_second_event(self, world: World) -> None:
+        desk = Desk(world)
+
+        for _ in range(3):
+            value_of(await desk.execute("notes.put", {}, key="key"))
+
+        assert await desk.event_types() == ["notes.put"]
+
+    @scenario
+    async def test_concurrent_actions_lose_no_event_and_keep_the_order_of_a_subject(self, world: World) -> None:
+        desk = Desk(world)
+        for id in ("a", "b"):
+            await world.put("notes", id, {"number": 0})
+
+        async def increment(id: str) -> int:
+            answers = [await desk.execute("notes.increment", {"id": id}) for _ in range(20)]
+            return sum(isinstance(answer, Success) for answer in answers)
+
+        succeeded = sum(await world.at_once(*(increment(id) for id in "aabb")))
+
+        stored = await world.read_events(world.tenant)
+        assert len(stored) == succeeded
+        assert all(first.position < second.position for first, second in pairwise(stored))
+        for id in ("a", "b"):
+            numbers = [
+                json.loads(item.event.payload)["number"] for item in stored if item.event.subject == f"notes/{id}"
+            ]
+            assert numbers == list(range(1, len(numbers) + 1))

@@ -1,0 +1,182 @@
+"""Tenants: how they are made and found, and that none sees another."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+
+from actionengine.context import Tenant
+from actionengine.engine import Engine
+from actionengine.errors import ErrorCode
+from actionengine.storage.port import APPROVALS, CLAIMED, ROLES, Claim, LogQuery, Recording
+from actionengine.testing.base import Conformance, error_of, refused, value_of
+from actionengine.testing.desk import CLERK, MANAGER, SYSTEM, Desk
+from actionengine.testing.rows import event_row, log_row, result
+from actionengine.testing.worlds import World, scenario
+
+
+def a_slug() -> str:
+    """A slug that nobody else has."""
+    return f"t-{uuid4().hex}"
+
+
+async def resolved(world: World, engine: Engine, slug: str) -> Tenant:
+    """The tenant of a slug, as a host finds it."""
+    found = engine.resolve_tenant(slug) if world.mode == "sync" else await engine.resolve_tenant_async(slug)
+    tenant: Tenant = value_of(found)
+    return tenant
+
+
+class TenantConformance(Conformance):
+    """One storage, many customers."""
+
+    @scenario
+    async def test_a_tenant_is_found_by_its_slug(self, world: World) -> None:
+        slug = a_slug()
+        made = await world.create_tenant(slug=slug, name="Grüße & Söhne")
+
+        assert made.slug == slug
+        assert await world.storage.find_tenant(slug, world.mode) == made
+        assert await resolved(world, Desk(world).engine, slug) == made
+        assert await world.storage.find_tenant(slug.upper(), world.mode) is None
+        assert await world.storage.find_tenant(a_slug(), world.mode) is None
+
+    @scenario
+    async def test_tenants_are_listed_by_slug(self, world: World) -> None:
+        slugs = [a_slug() for _ in range(5)]
+        made = [await world.create_tenant(slug=slug, name=slug) for slug in slugs]
+
+        listed = [tenant for tenant in await world.list_tenants() if tenant.slug in slugs]
+
+        assert listed == sorted(made, key=lambda tenant: tenant.slug)
+        assert len({tenant.id for tenant in listed}) == 5
+
+    @scenario
+    async def test_a_taken_slug_is_a_conflict(self, world: World) -> None:
+        slug = a_slug()
+        made = await world.create_tenant(slug=slug, name="First")
+
+        with refused(ErrorCode.CONFLICT):
+            await world.create_tenant(slug=slug, name="Second")
+
+        assert await world.storage.find_tenant(slug, world.mode) == made
+
+    @pytest.mark.parametrize(
+        "slug", ["", " ", "Acme", "ac me", "acme_1", "acmé", "-acme", "acme-", "acme\n", "a.b", "a/b", "x" * 64, "١٢"]
+    )
+    @scenario
+    async def test_a_slug_is_lower_case_letters_digits_and_inner_hyphens(self, world: World, slug: str) -> None:
+        with refused(ErrorCode.INVALID_INPUT):
+            await world.create_tenant(slug=slug, name="Acme")
+
+        assert slug not in [tenant.slug for tenant in await world.list_tenants()]
+
+    @scenario
+    async def test_a_slug_has_up_to_63_characters(self, world: World) -> None:
+        slug = f"{a_slug()}-{'x' * 63}"[:63]
+
+        assert (await world.create_tenant(slug=slug, name="Long")).slug == slug
+
+    @scenario
+    async def test_a_tenant_needs_a_name(self, world: World) -> None:
+        with refused(ErrorCode.INVALID_INPUT):
+            await world.create_tenant(slug=a_slug(), name=" ")
+
+    @scenario
+    async def test_of_many_who_want_a_slug_one_gets_it(self, world: World) -> None:
+        slug = a_slug()
+
+        async def make() -> bool:
+            try:
+                await world.create_tenant(slug=slug, name="Acme")
+            except Exception:
+                with refused(ErrorCode.CONFLICT):
+                    await world.create_tenant(slug=slug, name="Acme")
+                return False
+            return True
+
+        assert sum(await world.at_once(*(make() for _ in range(8)))) == 1
+
+    # Isolation
+
+    @scenario
+    async def test_tenants_do_not_see_each_others_documents(self, world: World) -> None:
+        await world.put("notes", "n1", {"of": "one"})
+        await world.put("notes", "n1", {"of": "other"}, world.other_tenant)
+        await world.put("notes", "n2", {"of": "other"}, world.other_tenant)
+
+        async with world.writing() as unit:
+            notes = unit.records("notes")
+            assert [record.data for record in await notes.list()] == [{"of": "one"}]
+            assert await notes.get("n2") is None
+            with refused(ErrorCode.NOT_FOUND):
+                await notes.update("n2", {"of": "one"}, 1)
+            with refused(ErrorCode.NOT_FOUND):
+                await notes.delete("n2", 1)
+            await notes.delete("n1", 1)
+
+        found = await world.get("notes", "n1", world.other_tenant)
+        assert found is not None
+        assert found.data == {"of": "other"}
+
+    @scenario
+    async def test_tenants_do_not_see_each_others_keys_log_and_events(self, world: World) -> None:
+        claim = Claim("notes.put", "key", "print")
+        async with world.writing() as unit:
+            await unit.claim(claim, 0.0)
+            row, event = log_row(world.tenant), event_row(world.tenant)
+            await unit.record(Recording((row,), (event,), (result(claim),)))
+
+        async with world.writing(world.other_tenant) as unit:
+            assert await unit.claim(claim._replace(fingerprint="other"), 0.0) == CLAIMED
+            assert list(await unit.read_log(LogQuery())) == []
+            assert list(await unit.read_log(LogQuery(subject=row.subjects[0], action=row.action))) == []
+            await unit.rollback_to(await unit.savepoint())
+            await unit.record(Recording((), (), (result(claim._replace(fingerprint="other")),)))
+        assert list(await world.read_events(world.other_tenant)) == []
+        assert [stored.event.id for stored in await world.read_events(world.tenant)] == [event.id]
+
+    @scenario
+    async def test_the_librarys_own_collections_are_apart_too(self, world: World) -> None:
+        for collection in (ROLES, APPROVALS):
+            await world.put(collection, "x", {"of": "one"})
+
+            assert await world.get(collection, "x", world.other_tenant) is None
+            assert await world.ids(collection, world.other_tenant) == []
+
+    @scenario
+    async def test_what_one_tenant_does_is_nothing_to_another(self, world: World) -> None:
+        desk, other = Desk(world), world.other_tenant
+        clerk = {"name": "clerk", "allow": [{"permission": "notes.edit"}]}
+        value_of(await desk.execute("roles.define", clerk, actor=SYSTEM))
+        value_of(
+            await desk.execute(
+                "roles.assign", {"actor_type": "human", "actor_id": "clerk", "role": "clerk"}, actor=SYSTEM
+            )
+        )
+        value_of(await desk.execute("notes.edit", {"id": "n1"}))
+        needed = error_of(await desk.execute("payments.pay", {"amount": 5000}), ErrorCode.APPROVAL_REQUIRED)
+        approval = {"approval_id": needed.details["approval_id"]}
+
+        error_of(await desk.execute("notes.edit", {"id": "n1"}, tenant=other), ErrorCode.FORBIDDEN)
+        assert value_of(await desk.execute("notes.read", {"id": "n1"}, tenant=other)) is None
+        assert value_of(await desk.execute("roles.list", {}, actor=SYSTEM, tenant=other)) == ()
+        assert value_of(await desk.execute("approvals.list", {}, actor=MANAGER, tenant=other)).items == ()
+        for action in ("approvals.get", "approvals.approve", "approvals.reject", "approvals.cancel"):
+            for actor in (MANAGER, CLERK):
+                error_of(await desk.execute(action, approval, actor=actor, tenant=other), ErrorCode.NOT_FOUND)
+
+        assert {entry.action for entry in await desk.log(tenant=other)} <= {
+            "notes.edit",
+            "notes.read",
+            "roles.list",
+            "action_log.list",
+            "approvals.list",
+            "approvals.get",
+            "approvals.approve",
+            "approvals.reject",
+            "approvals.cancel",
+        }
+        assert await desk.event_types(other) == []
+        value_of(await desk.execute("approvals.approve", approval, actor=MANAGER))

@@ -1,0 +1,222 @@
+"""Every code block of the documentation runs, and every link in it leads somewhere.
+
+The convention, for README.md and docs/**/*.md:
+
+- the `python` blocks of a page run in order, in one namespace;
+- what a block prints is the `text` block that follows it at once; without one it prints nothing;
+- a `python` block with a title, as in `title="shop/refund.py"`, is a file instead: it is written below a directory on
+  `sys.path`, and the page has to import it. Files named `test_*.py` are run by pytest.
+
+There is no way to mark a block as not to be run.
+"""
+
+import contextlib
+import importlib
+import io
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+from urllib.parse import unquote
+
+import pytest
+
+import actionengine
+from actionengine import ErrorCode
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+LANGUAGES = frozenset({"python", "text", "console", "toml", "mermaid"})
+
+_FENCE = re.compile(r"(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[^\s`]*)(?P<attributes>[^`]*)")
+_TITLE = re.compile(r'title="(?P<title>[^"]+)"')
+_LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+_HEADING = re.compile(r"#{1,6} (?P<title>.+)")
+_DIRECTIVE = re.compile(r"^::: (?P<name>\S+)$", re.MULTILINE)
+
+
+class Block(NamedTuple):
+    """A fenced block: where its code starts (from 1), and whether only blank lines are between it and the last one."""
+
+    language: str
+    title: str | None
+    code: str
+    line: int
+    follows: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """A `python` block and what it has to print."""
+
+    block: Block
+    expected: str
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks_of(text: str) -> Iterator[Block]:
+    lines = iter(enumerate(text.splitlines(), start=1))
+    follows = False
+    for _, line in lines:
+        opening = _FENCE.fullmatch(line)
+        if opening is None:
+            follows = follows and not line.strip()
+            continue
+        closing = re.compile(rf"[ \t]*{opening['fence'][0]}{{{len(opening['fence'])},}}[ \t]*")
+        code: list[str] = []
+        start = 0
+        for number, inner in lines:
+            start = start or number
+            if closing.fullmatch(inner):
+                break
+            code.append(inner)
+        else:
+            raise AssertionError(f"the block that starts at line {start - 1} has no end")
+        title = _TITLE.search(opening["attributes"])
+        source = textwrap.dedent("".join(f"{line}\n" for line in code))
+        yield Block(opening["language"], title["title"] if title else None, source, start, follows)
+        follows = True
+
+
+def steps_of(blocks: Sequence[Block]) -> list[Step]:
+    steps: list[Step] = []
+    for index, block in enumerate(blocks):
+        if block.language == "python":
+            following = blocks[index + 1] if index + 1 < len(blocks) else None
+            is_output = following is not None and following.language == "text" and following.follows
+            steps.append(Step(block, following.code if is_output and following is not None else ""))
+    return steps
+
+
+def without_fences(text: str) -> str:
+    lines: list[str] = []
+    fence: str | None = None
+    for line in text.splitlines():
+        opening = _FENCE.fullmatch(line)
+        if fence is None and opening is not None:
+            fence = opening["fence"]
+        elif fence is not None and line.strip().startswith(fence):
+            fence = None
+        elif fence is None:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def anchors_of(page: Path) -> set[str]:
+    headings = (_HEADING.fullmatch(line) for line in without_fences(page.read_text()).splitlines())
+    titles = (re.sub(r"[^\w\s-]", "", heading["title"]).strip().lower() for heading in headings if heading)
+    return {re.sub(r"[\s-]+", "-", title) for title in titles}
+
+
+PAGES_WITH_CODE = [page for page in PAGES if any(block.language == "python" for block in blocks_of(page.read_text()))]
+
+
+@pytest.fixture
+def namespace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleType]:
+    """The module in which a page runs; packages that the page writes itself do not outlive it."""
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield module
+    for name, imported in list(sys.modules.items()):
+        if str(getattr(imported, "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=name_of)
+def test_the_blocks_of_a_page_run_and_print_what_it_says(page: Path, namespace: ModuleType, tmp_path: Path) -> None:
+    for step in steps_of(list(blocks_of(page.read_text()))):
+        block = step.block
+        if block.title is not None:
+            write_file(tmp_path / block.title, block.code)
+            continue
+        printed = io.StringIO()
+        # Empty lines in front make a traceback name the line of the page.
+        code = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
+        with contextlib.redirect_stdout(printed):
+            exec(code, namespace.__dict__)
+        assert printed.getvalue() == step.expected, f"{name_of(page)}:{block.line} printed something else"
+    check_files(tmp_path)
+
+
+def write_file(file: Path, code: str) -> None:
+    assert not file.exists(), f"two blocks are titled {file.name}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(code)
+    importlib.invalidate_caches()
+
+
+def check_files(directory: Path) -> None:
+    files = set(directory.rglob("*.py"))
+    if any(file.name.startswith("test_") for file in files):
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-W",
+            "error",
+            "-p",
+            "no:cacheprovider",
+            "--rootdir",
+            str(directory),
+            ".",
+        ]
+        run = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stdout + run.stderr
+        return
+    imported = {Path(file) for module in sys.modules.values() if (file := getattr(module, "__file__", None))}
+    assert files <= imported, f"nothing imports {sorted(file.name for file in files - imported)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_block_is_of_a_known_language_so_that_no_python_hides_from_the_tests(page: Path) -> None:
+    unknown = {block.language for block in blocks_of(page.read_text())} - LANGUAGES
+    assert not unknown, f"use one of {sorted(LANGUAGES)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_relative_link_resolves(page: Path) -> None:
+    broken = []
+    for match in _LINK.finditer(without_fences(page.read_text())):
+        target = match["target"]
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = unquote(target).partition("#")
+        found = (page.parent / path).resolve() if path else page
+        if not found.exists() or (anchor and found.suffix == ".md" and anchor not in anchors_of(found)):
+            broken.append(target)
+    assert not broken
+
+
+@pytest.mark.parametrize("code", ErrorCode)
+def test_the_page_on_errors_knows_every_code(code: ErrorCode) -> None:
+    assert f"`{code}`" in (ROOT / "docs/errors.md").read_text()
+
+
+@pytest.mark.parametrize("name", actionengine.__all__)
+def test_the_reference_knows_every_public_name(name: str) -> None:
+    assert f"actionengine.{name}" in _DIRECTIVE.findall((ROOT / "docs/reference.md").read_text())
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    assert not [page for page in PAGES[1:] if page.relative_to(ROOT / "docs").as_posix() not in navigation]
+
+
+def test_a_block_is_found_wherever_it_stands() -> None:
+    page = '~~~python\na = 1\n~~~\n\n    ````python title="b.py"\n    ```\n    ````\n\n```text\nout\n```\n'
+    found = [(block.language, block.title, block.code, block.line, block.follows) for block in blocks_of(page)]
+    assert found == [
+        ("python", None, "a = 1\n", 2, False),
+        ("python", "b.py", "```\n", 6, True),
+        ("text", None, "out\n", 10, True),
+    ]

@@ -1,0 +1,80 @@
+"""An in-memory storage that suspends wherever a database would: what async backends do, without one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from actionengine import InMemoryStorage, Tenant
+from actionengine.storage.memory import MemoryUnitOfWork, TenantData
+from actionengine.storage.port import Claim, ClaimAnswer, Mode, Recording
+
+T = TypeVar("T")
+
+
+class SuspendingStorage(InMemoryStorage):
+    """`units` has all units of work that were opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units: list[SuspendingUnitOfWork] = []
+
+    def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> MemoryUnitOfWork:
+        unit = SuspendingUnitOfWork(self._tenant_data(tenant.id), mode, read_only)
+        self.units.append(unit)
+        return unit
+
+    @property
+    def left_open(self) -> int:
+        """How many units of work were used and not ended: each would keep a connection."""
+        return sum(unit.used and not unit._ended for unit in self.units)
+
+
+class SuspendingUnitOfWork(MemoryUnitOfWork):
+    """Gives way to other tasks before and after what a database would do."""
+
+    def __init__(self, data: TenantData, mode: Mode, read_only: bool) -> None:
+        super().__init__(data, mode, read_only)
+        self.used = False
+        self._suspends = mode == "async"
+
+    async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
+        await self._give_way()
+        answer = await super().claim(claim, wait)
+        await self._give_way()
+        return answer
+
+    async def savepoint(self) -> object:
+        await self._give_way()
+        return await super().savepoint()
+
+    async def rollback_to(self, savepoint: object) -> None:
+        await self._give_way()
+        await super().rollback_to(savepoint)
+
+    async def release(self, savepoint: object) -> None:
+        await self._give_way()
+        await super().release(savepoint)
+
+    async def record(self, recording: Recording) -> None:
+        await self._give_way()
+        await super().record(recording)
+        await self._give_way()
+
+    async def commit(self) -> None:
+        await self._give_way()
+        await super().commit()
+        await self._give_way()
+
+    def drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        suspended, self._suspends = self._suspends, False
+        try:
+            return super().drive(coroutine)
+        finally:
+            self._suspends = suspended
+
+    async def _give_way(self) -> None:
+        self.used = True
+        if self._suspends:
+            await asyncio.sleep(0)

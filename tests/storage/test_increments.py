@@ -1,0 +1,126 @@
+"""Many threads, a few documents: what the threads count is what the documents say."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from returns.result import Failure, Result, Success
+
+from actionengine import (
+    ActionContext,
+    Actor,
+    Engine,
+    ErrorCode,
+    InMemoryStorage,
+    RequestContext,
+    create_action,
+    create_engine,
+    create_service,
+)
+
+THREADS = 16
+COUNTERS = ("a", "b", "c")
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Threads take turns far more often than they usually do."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def counting_engine() -> tuple[Engine, RequestContext]:
+    def increment(data: dict[str, Any], ctx: ActionContext) -> Result[int, Any]:
+        counters = ctx.records("counters")
+        for id in data["ids"]:
+            found = counters.get(id)
+            if found is None:
+                counters.insert({"number": 1}, id)
+            else:
+                counters.update(id, {"number": found.data["number"] + 1}, found.version)
+        if data["fails"]:
+            return Failure("changed its mind")
+        return Success(len(data["ids"]))
+
+    def remove(data: dict[str, Any], ctx: ActionContext) -> Result[int, Any]:
+        counters = ctx.records("counters")
+        found = counters.get(data["id"])
+        if found is None:
+            return Success(0)
+        counters.delete(found.id, found.version)
+        return Success(found.data["number"])
+
+    def total(data: None, ctx: ActionContext) -> Result[dict[str, int], Any]:
+        return Success({record.id: record.data["number"] for record in ctx.records("counters").list()})
+
+    storage = InMemoryStorage()
+    service = create_service(
+        name="counters",
+        description="Counters",
+        actions=[
+            create_action(name="increment", description="Count up", handler=increment),
+            create_action(name="remove", description="Start anew", handler=remove),
+            create_action(name="total", description="Read", handler=total, read_only=True),
+        ],
+    )
+    engine = create_engine(services=[service], storage=storage)
+    return engine, RequestContext(storage.create_tenant(slug="acme", name="Acme"), Actor.human("x"))
+
+
+def count(engine: Engine, context: RequestContext, seed: int, rounds: int) -> Counter[str]:
+    """One thread's work, and what it knows to be counted. A removal takes away what others have counted."""
+    dice = random.Random(seed)
+    counted: Counter[str] = Counter()
+    for _ in range(rounds):
+        if dice.random() < 0.05:
+            id = dice.choice(COUNTERS)
+            answer = engine.execute_action("counters", "remove", {"id": id}, context)
+            if isinstance(answer, Success):
+                counted[id] -= answer.unwrap()
+            else:
+                assert answer.failure().code is ErrorCode.CONFLICT
+            continue
+        ids = dice.sample(COUNTERS, dice.randint(1, 3))
+        fails = dice.random() < 0.2
+        while True:
+            answer = engine.execute_action("counters", "increment", {"ids": ids, "fails": fails}, context)
+            if isinstance(answer, Success):
+                counted.update(ids)
+            elif answer.failure().code is ErrorCode.CONFLICT:
+                continue
+            else:
+                assert fails
+            break
+    return counted
+
+
+def check_no_update_is_lost(rounds: int) -> None:
+    engine, context = counting_engine()
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        work = [threads.submit(count, engine, context, seed, rounds) for seed in range(THREADS)]
+        expected: Counter[str] = Counter()
+        for done in work:
+            expected.update(done.result())
+
+    found = engine.execute_action("counters", "total", None, context).unwrap()
+    assert found == {id: number for id, number in expected.items() if number}
+
+
+@pytest.mark.usefixtures("hasty_threads")
+def test_no_increment_is_lost_and_none_counts_twice() -> None:
+    check_no_update_is_lost(rounds=100)
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("hasty_threads")
+def test_no_increment_is_lost_and_none_counts_twice_for_long() -> None:
+    check_no_update_is_lost(rounds=2000)
