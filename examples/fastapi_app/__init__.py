@@ -1,9 +1,6 @@
 """The business behind FastAPI: an asynchronous host."""
 
-from typing import Any
-
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from returns.result import Failure, Result
 from starlette.exceptions import HTTPException
@@ -15,6 +12,7 @@ from examples.field_service.transport import (
     Answer,
     answer,
     describe,
+    read_json,
     request_context,
     slug_of,
     transport_error,
@@ -23,7 +21,7 @@ from examples.field_service.transport import (
 
 def create_app(storage: Storage | None = None) -> FastAPI:
     """A FastAPI application on a storage, in memory by default."""
-    app = FastAPI(title="Field service")
+    app = FastAPI(title="Field service", redirect_slashes=False)
     engine = create_business(storage)
 
     async def context(request: Request) -> Result[RequestContext, ActionError]:
@@ -35,11 +33,12 @@ def create_app(storage: Storage | None = None) -> FastAPI:
 
     @app.post("/api/{service}/{action}")
     async def execute(service: str, action: str, request: Request) -> JSONResponse:
-        payload = await _json_body(request)
+        payload = read_json(await _body(request))
         ctx = await context(request)
-        if isinstance(ctx, Failure):
-            return _respond(answer(ctx))
-        return _respond(answer(await engine.execute_action_async(service, action, payload, ctx.unwrap())))
+        if isinstance(ctx, Failure) or isinstance(payload, Failure):
+            return _respond(answer(ctx.bind(lambda _: payload)))
+        result = await engine.execute_action_async(service, action, payload.unwrap(), ctx.unwrap())
+        return _respond(answer(result))
 
     @app.get("/api/services")
     async def services(request: Request) -> JSONResponse:
@@ -60,27 +59,25 @@ def create_app(storage: Storage | None = None) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        return _respond(transport_error(error.status_code, str(error.detail)))
+        response = _respond(transport_error(error.status_code, str(error.detail)))
+        response.headers.update(error.headers or {})
+        return response
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return _respond(transport_error(400, "the request cannot be read"))
+    @app.exception_handler(Exception)
+    async def crashed(request: Request, error: Exception) -> JSONResponse:
+        return _respond(transport_error(500, "something went wrong here; it is in the log"))
 
     return app
 
 
-async def _json_body(request: Request) -> Any:
-    """The body as JSON, read no further than it may be long."""
+async def _body(request: Request) -> bytes:
+    """The body, read no further than it may be long."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY:
             raise HTTPException(413, f"the body is longer than {MAX_BODY} bytes")
-    request._body = bytes(body)
-    try:
-        return await request.json() if body else {}
-    except ValueError:
-        raise HTTPException(400, "the body is not JSON") from None
+    return bytes(body)
 
 
 def _respond(given: Answer) -> JSONResponse:

@@ -4,7 +4,7 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 from pydantic import TypeAdapter
-from pydantic_core import to_jsonable_python
+from pydantic_core import from_json, to_jsonable_python
 from returns.result import Failure, Result, Success
 
 from actionengine import Action, ActionError, Actor, ErrorCode, RequestContext, Tenant
@@ -47,9 +47,20 @@ def refusal(error: ActionError) -> Answer:
     return STATUS[error.code], {"error": error.to_dict()}
 
 
+_TRANSPORT_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 500: "internal"}
+
+
 def transport_error(status: int, message: str) -> Answer:
-    """An error of the transport itself: an unknown route, a wrong method, a body that cannot be read."""
-    return status, {"error": {"code": HTTPStatus(status).name.lower(), "message": message, "details": {}}}
+    """An error of the transport itself: an unknown route, a wrong method, a body that is too long."""
+    return status, {"error": {"code": _TRANSPORT_CODES.get(status, "refused"), "message": message, "details": {}}}
+
+
+def read_json(body: bytes) -> Result[Any, ActionError]:
+    """The payload in a body; no body is an empty payload."""
+    try:
+        return Success(from_json(body) if body else {})
+    except ValueError as error:
+        return Failure(ActionError(ErrorCode.INVALID_INPUT, f"the body is not JSON: {error}"))
 
 
 class Headers(Protocol):

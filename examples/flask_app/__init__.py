@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Flask, Response, jsonify, request
 from returns.result import Result
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
 from actionengine import ActionError, RequestContext, Storage
 from examples.field_service.app import create_business
@@ -13,6 +13,7 @@ from examples.field_service.transport import (
     Answer,
     answer,
     describe,
+    read_json,
     request_context,
     slug_of,
     transport_error,
@@ -22,7 +23,8 @@ from examples.field_service.transport import (
 def create_app(storage: Storage | None = None) -> Flask:
     """A Flask application on a storage, in memory by default."""
     app = Flask(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    # One byte more than it may be: a body of unannounced length is cut off here, and so is seen to be too long.
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY + 1
     engine = create_business(storage)
 
     def context() -> Result[RequestContext, ActionError]:
@@ -30,8 +32,15 @@ def create_app(storage: Storage | None = None) -> Flask:
 
     @app.post("/api/<service>/<action>")
     def execute(service: str, action: str) -> Response:
-        payload = request.get_json(force=True) if request.get_data() else {}
-        return _respond(answer(context().bind(lambda ctx: engine.execute_action(service, action, payload, ctx))))
+        body = request.get_data()
+        if len(body) > MAX_BODY:
+            raise RequestEntityTooLarge(f"the body is longer than {MAX_BODY} bytes")
+        payload = read_json(body)
+
+        def run(ctx: RequestContext) -> Result[Any, ActionError]:
+            return payload.bind(lambda given: engine.execute_action(service, action, given, ctx))
+
+        return _respond(answer(context().bind(run)))
 
     @app.get("/api/services")
     def services() -> Response:
@@ -51,7 +60,10 @@ def create_app(storage: Storage | None = None) -> Flask:
 
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> Response:
-        return _respond(transport_error(error.code or 500, error.description or error.name))
+        response = _respond(transport_error(error.code or 500, error.description or error.name))
+        if isinstance(error, MethodNotAllowed):
+            response.allow.update(error.valid_methods or ())
+        return response
 
     return app
 

@@ -52,13 +52,14 @@ async def call(
             value = await unit_of_work.call(function, *arguments)
         else:
             value = function(*arguments)
-        if inspect.isawaitable(value):
+        if not isinstance(value, Success) and inspect.isawaitable(value):
             if execution.mode == "sync":
                 if inspect.iscoroutine(value):
                     value.close()
                 raise _needs_loop(execution, what)
             value = await _await(execution, value)
-        check_deadline(execution)
+        if execution.deadline is not None:
+            check_deadline(execution)
         return value
     except (ActionException, SerializationFailure, StorageUnavailable):
         raise

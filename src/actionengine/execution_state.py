@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic_core import to_json
 from uuid_utils import uuid7
@@ -18,9 +18,6 @@ from actionengine.masking import mask, masked_json, scrub, scrub_json, scrub_tex
 from actionengine.payload import Received
 from actionengine.plan import ActionPlan
 from actionengine.storage.port import Claim, EventRow, IdempotentResult, LogRow, Mode, Outcome, UnitOfWork
-
-if TYPE_CHECKING:
-    from actionengine.action_context import ActionContext
 
 _OUTCOMES: dict[ErrorCode, Outcome] = {
     ErrorCode.INVALID_INPUT: "invalid",
@@ -53,9 +50,9 @@ class Execution:
 
     __slots__ = (
         "_hook_context",
+        "_root",
         "approved",
         "claim",
-        "context",
         "data",
         "deadline",
         "decisions",
@@ -75,7 +72,6 @@ class Execution:
         "received",
         "request",
         "results",
-        "root",
         "rows",
         "secrets",
         "started",
@@ -106,7 +102,6 @@ class Execution:
         self.subjects: list[str] = []
         self.emitted = False
         self.usage = request.ai_usage
-        self.context: ActionContext | None = None
         self._hook_context: HookContext | None = None
         self.hooked: Execution | None = None
         self.claim: Claim | None = None
@@ -114,7 +109,7 @@ class Execution:
         self.deadline = None if timeout is None else self.started + timeout
         self.approved: Approved | None = None
         if parent is None:
-            self.root = self
+            self._root: Execution | None = None
             self.depth = 0
             self.ended = False
             self.unit_of_work: UnitOfWork | None = None
@@ -124,7 +119,7 @@ class Execution:
             self.secrets: set[str] = set()
             self.needed: ApprovalNeeded | None = None
         else:
-            self.root = parent.root
+            self._root = parent.root
             self.depth = parent.depth + 1
             self.approved = parent.approved
             self.usage = None
@@ -138,13 +133,18 @@ class Execution:
         self.events.clear()
         self.results.clear()
         self.needed = None
-        self.value = self.output = self.context = self._hook_context = None
+        self.value = self.output = self._hook_context = None
         self.emitted = False
         self.subjects = []
 
+    @property
+    def root(self) -> Execution:
+        """The outermost execution. It does not refer to itself, so that it is freed as soon as it is over."""
+        return self._root or self
+
     def remaining(self, seconds: float) -> float:
         """The shorter of a time in seconds and what the deadline leaves."""
-        return seconds if self.deadline is None else min(seconds, self.deadline - perf_counter())
+        return seconds if self.deadline is None else max(0.0, min(seconds, self.deadline - perf_counter()))
 
     @property
     def is_claimed(self) -> bool:
@@ -183,7 +183,7 @@ class Execution:
         self.emitted = True
         actor, tenant = self.request.actor, self.request.tenant
         assert tenant is not None
-        self.root.events.append(
+        (self._root or self).events.append(
             EventRow(
                 str(uuid7()),
                 tenant.id,
@@ -209,7 +209,7 @@ class Execution:
         request, usage, approved = self.request, self.usage, self.approved
         tenant, actor = request.tenant, request.actor
         assert tenant is not None
-        self.root.rows.append(
+        (self._root or self).rows.append(
             LogRow(
                 self.id,
                 self.parent.id if self.parent else None,
@@ -316,11 +316,6 @@ class Execution:
 def outcome_of(error: ActionError) -> Outcome:
     """The outcome under which a failure stands in the action log."""
     return _OUTCOMES.get(error.code, "failed")
-
-
-def expiry(seconds: float) -> datetime:
-    """The time (UTC) that is so many seconds away."""
-    return datetime.now(UTC) + timedelta(seconds=seconds)
 
 
 Phase = Literal["before", "after"]

@@ -48,7 +48,9 @@ class Received(NamedTuple):
         return self._replace(value=from_json(self.json) if self.is_plain else deepcopy(self.value))
 
 
-_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_canonical = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
+).encode
 
 
 def receive(payload: Any, model: Any, limits: Limits) -> Received:
@@ -93,8 +95,9 @@ def _read(value: Any, limits: Limits) -> Received:
                 ErrorCode.INVALID_INPUT,
                 f"the payload has {len(encoded)} bytes; at most {limits.payload_bytes} are allowed",
             )
-        # The brackets bound the depth from above, so that few payloads need the walk.
-        if encoded.count(b"{") + encoded.count(b"[") > limits.payload_depth:
+        # The length and the brackets bound the depth from above, so that few payloads need the walk.
+        depth = limits.payload_depth
+        if len(encoded) > 2 * depth and encoded.count(b"{") + encoded.count(b"[") > depth:
             _check_depth(encoded, limits.payload_depth)
         plain = from_json(encoded)
         return Received(encoded, plain, plain == value)

@@ -27,7 +27,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
@@ -42,7 +42,7 @@ from actionengine.calling import call, check_deadline, log_crash, logger, unwrap
 from actionengine.context import RequestContext
 from actionengine.driving import drive
 from actionengine.errors import ActionError, ActionException, ErrorCode, failing
-from actionengine.execution_state import ApprovalNeeded, Approved, Execution, Phase, expiry, outcome_of
+from actionengine.execution_state import ApprovalNeeded, Approved, Execution, Phase, outcome_of
 from actionengine.masking import MASK, masked_json, revealed_json
 from actionengine.payload import Limits, carry, fingerprint, receive
 from actionengine.plan import ActionPlan, is_async
@@ -109,6 +109,7 @@ class Pipeline:
         self.storage = storage
         self.limits = limits
         self.resources = resources
+        self._idempotency_ttl = timedelta(seconds=limits.idempotency_ttl)
         self._authorizer = authorizer
         self._before = before
         self._before_is_async = before is not None and is_async(before)
@@ -341,8 +342,7 @@ class Pipeline:
         if execution.claim is None:
             execution.claim = self._claim_of(execution)
         unit_of_work = self.open(execution)
-        wait = max(0.0, execution.remaining(self.limits.idempotency_wait))
-        answer = await unit_of_work.claim(execution.claim, wait)
+        answer = await unit_of_work.claim(execution.claim, execution.remaining(self.limits.idempotency_wait))
         if answer.status == "replay" and answer.approval_id is not None:
             answer = await self._after_approval(execution, unit_of_work, answer.approval_id)
         if answer.status == "claimed":
@@ -379,7 +379,7 @@ class Pipeline:
         if execution.approved is not None and plan.name in execution.approved.granted:
             return
         unit_of_work = self.open(execution)
-        arguments = (execution.data, self._context(execution))
+        arguments = (execution.data, ActionContext(execution, self))
         applies = await call(execution, unit_of_work, "the approval condition", policy.when, False, *arguments)
         if applies:
             execution.decide(f"needs an approval with the permission {policy.permission}")
@@ -389,7 +389,7 @@ class Pipeline:
         """10: fails with what it returned, or `handler_error`."""
         plan = execution.plan
         handler = plan.action.handler
-        arguments = (execution.data, self._context(execution)) if plan.takes_context else (execution.data,)
+        arguments = (execution.data, ActionContext(execution, self)) if plan.takes_context else (execution.data,)
         if plan.is_native:
             returned = await handler(*arguments)
         else:
@@ -474,11 +474,6 @@ class Pipeline:
         execution.decide(decision.reason)
         return decision
 
-    def _context(self, execution: Execution) -> ActionContext:
-        if execution.context is None:
-            execution.context = ActionContext(execution, self)
-        return execution.context
-
     async def _run_hooks(
         self, execution: Execution, hooks: tuple[tuple[HookDefinition, ActionPlan], ...], phase: Phase, value: Any
     ) -> Any:
@@ -548,7 +543,7 @@ class Pipeline:
         if execution.claim is None:
             return
         encoded = None
-        until = expiry(self.limits.idempotency_ttl)
+        until = execution.root.started_at + self._idempotency_ttl
         if waits_for is None:
             encoded = execution.output if value is execution.value else masked_json(value)
             assert encoded is not None

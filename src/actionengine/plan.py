@@ -32,6 +32,7 @@ class ActionPlan:
         "before",
         "is_async",
         "is_native",
+        "model",
         "name",
         "sensitive",
         "service",
@@ -48,6 +49,8 @@ class ActionPlan:
         self.takes_context = _takes_context(action.handler, self.name)
         self.is_native = hasattr(action.handler, NATIVE)
         self.is_async = is_async(action.handler)
+        self.model = _validated_type(action.validation)
+        """The type that the payload is validated against, or None."""
         self.validator: SchemaValidator | PluggableSchemaValidator | None = None
         self.sensitive = NOTHING
         if action.validation is not None:
@@ -55,11 +58,6 @@ class ActionPlan:
         self._result_adapter: TypeAdapter[Any] | Unknown | None = UNKNOWN
         self.before: tuple[tuple[HookDefinition, ActionPlan], ...] = ()
         self.after: tuple[tuple[HookDefinition, ActionPlan], ...] = ()
-
-    @property
-    def model(self) -> Any:
-        """The type that the payload is validated against, or None."""
-        return _validated_type(self.action.validation)
 
     def decode_result(self, encoded: bytes) -> Any:
         """A stored result again: of the type that the handler's annotation names, otherwise plain JSON values."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 from returns.result import Failure
 
@@ -14,7 +16,10 @@ from actionengine.testing.desk import Desk
 from actionengine.testing.rows import result
 from actionengine.testing.worlds import World, scenario
 
-CLAIM = Claim("notes.put", "key", "print")
+OTHER_PRINT = "b" * 64
+CLAIM = Claim("notes.put", "key", "a" * 64)
+FIRST, SECOND = str(uuid4()), str(uuid4())
+"""Approvals."""
 LONG = 20.0
 """Seconds, for waits that end when something else happens."""
 
@@ -58,7 +63,7 @@ class IdempotencyConformance(Conformance):
     async def test_a_used_key_with_another_fingerprint_is_a_mismatch(self, world: World) -> None:
         await used(world, CLAIM)
 
-        assert (await answered(world, CLAIM._replace(fingerprint="other"))).status == "mismatch"
+        assert (await answered(world, CLAIM._replace(fingerprint=OTHER_PRINT))).status == "mismatch"
 
     @scenario
     async def test_a_held_key_is_in_progress_when_the_wait_is_over(self, world: World) -> None:
@@ -156,10 +161,10 @@ class IdempotencyConformance(Conformance):
     async def test_an_expired_key_can_be_claimed_again(self, world: World) -> None:
         await used(world, CLAIM, b"1", expired=True)
 
-        assert await answered(world, CLAIM._replace(fingerprint="other")) == CLAIMED
-        await used(world, CLAIM._replace(fingerprint="other"), b"2")
+        assert await answered(world, CLAIM._replace(fingerprint=OTHER_PRINT)) == CLAIMED
+        await used(world, CLAIM._replace(fingerprint=OTHER_PRINT), b"2")
 
-        assert await answered(world, CLAIM._replace(fingerprint="other")) == ClaimAnswer("replay", b"2")
+        assert await answered(world, CLAIM._replace(fingerprint=OTHER_PRINT)) == ClaimAnswer("replay", b"2")
 
     @scenario
     async def test_expired_keys_are_purged_in_batches_and_others_stay(self, world: World) -> None:
@@ -187,30 +192,30 @@ class IdempotencyConformance(Conformance):
 
     @scenario
     async def test_a_key_that_waits_for_an_approval_says_so(self, world: World) -> None:
-        await waiting(world, CLAIM, "a1")
+        await waiting(world, CLAIM, FIRST)
 
-        assert await answered(world, CLAIM) == ClaimAnswer("replay", None, "a1")
-        assert (await answered(world, CLAIM._replace(fingerprint="other"))).status == "mismatch"
+        assert await answered(world, CLAIM) == ClaimAnswer("replay", None, FIRST)
+        assert (await answered(world, CLAIM._replace(fingerprint=OTHER_PRINT))).status == "mismatch"
 
     @scenario
     async def test_an_approval_takes_over_the_key_that_waits_for_it(self, world: World) -> None:
-        await waiting(world, CLAIM, "a1")
+        await waiting(world, CLAIM, FIRST)
 
-        assert await answered(world, CLAIM._replace(replaces="a2")) == ClaimAnswer("replay", None, "a1")
-        assert await answered(world, CLAIM._replace(replaces="a1")) == CLAIMED
-        assert await answered(world, CLAIM) == ClaimAnswer("replay", None, "a1")
-        await used(world, CLAIM._replace(replaces="a1"), b'"done"')
+        assert await answered(world, CLAIM._replace(replaces=SECOND)) == ClaimAnswer("replay", None, FIRST)
+        assert await answered(world, CLAIM._replace(replaces=FIRST)) == CLAIMED
+        assert await answered(world, CLAIM) == ClaimAnswer("replay", None, FIRST)
+        await used(world, CLAIM._replace(replaces=FIRST), b'"done"')
 
         assert await answered(world, CLAIM) == ClaimAnswer("replay", b'"done"')
-        assert await answered(world, CLAIM._replace(replaces="a1")) == ClaimAnswer("replay", b'"done"')
+        assert await answered(world, CLAIM._replace(replaces=FIRST)) == ClaimAnswer("replay", b'"done"')
 
     @scenario
     async def test_a_key_can_wait_for_a_further_approval(self, world: World) -> None:
-        await waiting(world, CLAIM, "a1")
+        await waiting(world, CLAIM, FIRST)
 
-        await waiting(world, CLAIM._replace(replaces="a1"), "a2")
+        await waiting(world, CLAIM._replace(replaces=FIRST), SECOND)
 
-        assert await answered(world, CLAIM._replace(replaces="a1")) == ClaimAnswer("replay", None, "a2")
+        assert await answered(world, CLAIM._replace(replaces=FIRST)) == ClaimAnswer("replay", None, SECOND)
 
     # Actions
 

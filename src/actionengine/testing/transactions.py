@@ -21,7 +21,7 @@ USES: dict[str, Callable[[UnitOfWork], Awaitable[object]]] = {
     "insert": lambda unit: unit.records("notes").insert({}),
     "update": lambda unit: unit.records("notes").update("n1", {}, 1),
     "delete": lambda unit: unit.records("notes").delete("n1", 1),
-    "claim": lambda unit: unit.claim(Claim("notes.put", "key", "print"), 0.0),
+    "claim": lambda unit: unit.claim(Claim("notes.put", "key", "a" * 64), 0.0),
     "read_log": lambda unit: unit.read_log(LogQuery()),
     "savepoint": lambda unit: unit.savepoint(),
     "record": lambda unit: unit.record(Recording(())),
@@ -130,7 +130,7 @@ class TransactionConformance(Conformance):
             await USES[use](unit)
 
         async with world.writing() as unit:
-            answer = await unit.claim(Claim("notes.put", "key", "print"), 0.0)
+            answer = await unit.claim(Claim("notes.put", "key", "a" * 64), 0.0)
         assert answer.status == "claimed"
 
     @pytest.mark.parametrize("use", ["insert", "update", "delete"])
@@ -426,7 +426,7 @@ class TransactionConformance(Conformance):
     ) -> None:
         desk = Desk(async_world)
         holder = async_world.unit()
-        await holder.claim(Claim("notes.put", "key", "print"), 0.0)
+        await holder.claim(Claim("notes.put", "key", "a" * 64), 0.0)
 
         task = asyncio.ensure_future(desk.execute("notes.put", {"id": "n1"}, key="key"))
         await asyncio.sleep(0.02)
