@@ -1,15 +1,22 @@
 """The field-service business as a short story in the terminal: `make demo`."""
 
+import io
+import json
 import logging
 import re
+import sys
+from collections.abc import Callable
 from typing import Any
 
-from pydantic_core import to_json
+from pydantic_core import to_json, to_jsonable_python
 from returns.result import Result, Success
+from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from actionengine import (
     ActionContext,
@@ -75,9 +82,16 @@ class Story:
         self.console.rule(f"[bold]{title}", align="left", style="dim")
 
     def execute(
-        self, tenant: Tenant, actor: Actor, name: str, payload: Any, key: str | None = None, reason: str | None = None
+        self,
+        tenant: Tenant,
+        actor: Actor,
+        name: str,
+        payload: Any,
+        key: str | None = None,
+        reason: str | None = None,
+        show: Callable[[Any], Any] = lambda value: value,
     ) -> Result[Any, ActionError]:
-        """Execute an action, and show who asked for what and what the answer was."""
+        """Execute an action, and show who asked for what, and of the answer what `show` takes from it."""
         usage = AIUsage("helper-1", "2026-11", 812, 64, 0.0031) if actor.type == "ai" else None
         context = RequestContext(
             tenant=tenant, actor=actor, source="demo", reason=reason, idempotency_key=key, ai_usage=usage
@@ -85,22 +99,27 @@ class Story:
         service, _, action = name.partition(".")
         result = self.engine.execute_action(service, action, payload, context)
         who = f"[bold]{actor.id}[/] [dim]({actor.type}, {tenant.slug})[/]"
-        self.line(f"{who} → [bold cyan]{name}[/] [dim]{_short(payload)}[/]")
+        asked = Text.from_markup(f"{who} → [bold cyan]{name}[/]")
+        given = Text.from_markup(f"[dim]{_short(payload)}[/]")
+        fits = asked.cell_len + 1 + given.cell_len <= self.console.width
+        self.console.print(asked, given, sep=" " if fits else "\n   ", highlight=False)
         if isinstance(result, Success):
-            self.line(f"   [green]✔[/] {_short(result.unwrap())}")
+            self.line(f"[green]✔[/] {_short(show(result.unwrap()))}")
         else:
             error = result.failure()
             colour = "yellow" if error.code == "approval_required" else "red"
-            self.line(f"   [{colour}]✘ {error.code}[/] {_short_ids(error.message)}")
+            self.line(f"[{colour}]✘ {error.code}[/] {_short_ids(error.message)}")
         return result
 
     def line(self, text: str) -> None:
-        """One line, cut where the terminal ends."""
-        self.console.print(text, highlight=False, no_wrap=True, overflow="ellipsis")
+        """Something about the step above."""
+        self.console.print(Padding(text, (0, 0, 0, 3), expand=False), highlight=False)
 
 
 def main() -> None:
     """Tell the story."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # so that a terminal without these characters gets all the others
     console = Console()
     traces = Traces()
     logger = logging.getLogger("actionengine")
@@ -116,8 +135,9 @@ def main() -> None:
 
     console.print(
         Panel(
-            "A plumber's office. People, an AI agent and a workflow change state; every change goes through\n"
-            "[bold]one pipeline[/]: validate · authorize · claim · execute · log · emit. Storage: in memory.",
+            "A plumber's office. People, an AI agent and a workflow change state, and every change goes through "
+            "[bold]one pipeline[/]: authorize · validate · claim · approve · execute · record · commit.\n"
+            "[dim]Storage is in memory, amounts are in cents, and every line below is what really came back.[/]",
             title="[bold]actionengine[/]",
             border_style="cyan",
         )
@@ -133,14 +153,14 @@ def main() -> None:
     paid = story.execute(acme, maria, "jobs.complete_and_capture", done, key="capture-1")
     payment_id = paid.unwrap().id
     on_record = _log(engine, acme, action="jobs.complete_and_capture")[0].input
-    story.line(f"   [dim]on the record, the card is masked: {_short(on_record)}[/]")
+    story.line(f"[dim]on the record, the card is masked: {_short(on_record)}[/]")
 
     story.chapter("A CSR refunds 50; the network drops the answer, so the client tries again")
     refund = {"payment_id": payment_id, "amount": 5_000}
     first = story.execute(acme, carla, "payments.refund", refund, key="refund-1", reason="late by an hour")
     again = story.execute(acme, carla, "payments.refund", refund, key="refund-1", reason="late by an hour")
     same = to_json(first.unwrap()) == to_json(again.unwrap())
-    story.line(f"   [dim]the same answer, byte for byte: {same}; refunded in all: {again.unwrap().refunded} cents[/]")
+    story.line(f"[dim]the same answer, byte for byte: {same}; refunded in all: {again.unwrap().refunded} cents[/]")
     story.execute(acme, carla, "payments.refund", {**refund, "amount": 9_900}, key="refund-1")
 
     story.chapter("An AI agent tries 5 000, which needs a manager")
@@ -149,7 +169,7 @@ def main() -> None:
     approval = {"approval_id": asked.failure().details["approval_id"], "comment": "fair enough"}
     story.execute(acme, bot, "approvals.approve", approval)
     story.execute(acme, carla, "approvals.approve", approval)
-    story.execute(acme, maria, "approvals.approve", approval, reason="goodwill")
+    story.execute(acme, maria, "approvals.approve", approval, reason="goodwill", show=lambda approved: approved.result)
     story.execute(acme, maria, "approvals.approve", approval)
 
     story.chapter("Another tenant sees nothing of it")
@@ -158,8 +178,11 @@ def main() -> None:
 
     story.chapter("Bad input, and a handler that crashes half way")
     story.execute(acme, carla, "customers.create", {"name": "", "email": "nowhere"})
+    events = len(storage.read_events(acme))
     story.execute(acme, carla, "imports.run", {})
-    story.line(f"   [dim]the traceback went to the log ({traces.lines[-1]}); what it wrote is gone:[/]")
+    left = len(storage.read_events(acme)) - events
+    story.line(f"[dim]the traceback went to the log ({traces.lines[-1]})[/]")
+    story.line(f"[dim]events that it left behind: {left}; and the customers:[/]")
     story.execute(acme, carla, "customers.list", {})
 
     story.chapter("Who changed what, when and why: the action log")
@@ -176,39 +199,40 @@ def _log(engine: Engine, tenant: Tenant, **query: Any) -> list[Any]:
 
 
 def _log_table(engine: Engine, tenant: Tenant) -> Table:
-    table = Table(header_style="bold", expand=True)
-    table.add_column("who", min_width=17, no_wrap=True)
-    table.add_column("action", min_width=16, no_wrap=True, overflow="ellipsis")
-    table.add_column("outcome", min_width=17, no_wrap=True)
-    table.add_column("why", ratio=1)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", expand=True, pad_edge=False)
+    table.add_column("who", no_wrap=True)
+    table.add_column("outcome", no_wrap=True)
+    table.add_column("action, and why", ratio=1)
     for entry in reversed(_log(engine, tenant)):
-        who = f"{entry.actor_type}:{entry.actor_id}" + (
-            f"\n[dim]approved by {entry.approved_by}[/]" * bool(entry.approved_by)
+        lines = [("↳ " if entry.parent_id else "") + entry.action]
+        if why := entry.reason or (entry.error and entry.error["message"]):
+            lines.append(f"[dim]{_short_ids(why)}[/]")
+        if entry.approved_by:
+            lines.append(f"[dim]approved by {entry.approved_by}[/]")
+        table.add_row(
+            f"{entry.actor_type}:{entry.actor_id}",
+            f"[{_COLOURS[entry.outcome]}]{entry.outcome}[/]",
+            "\n".join(lines),
         )
-        outcome = f"[{_COLOURS[entry.outcome]}]{entry.outcome}[/]"
-        action = ("↳ " if entry.parent_id else "") + entry.action
-        why = entry.reason or (entry.error["message"] if entry.error else "")
-        table.add_row(who, action, outcome, _short_ids(why))
     return table
 
 
 def _event_table(storage: InMemoryStorage, tenant: Tenant) -> Table:
-    table = Table(header_style="bold", expand=True)
-    table.add_column("#", min_width=2)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", expand=True, pad_edge=False)
+    table.add_column("#", justify="right")
     table.add_column("type", no_wrap=True)
     table.add_column("subject", no_wrap=True)
     table.add_column("payload", no_wrap=True, overflow="ellipsis", ratio=1)
-    for stored in storage.read_events(tenant):
-        if not stored.event.type.startswith("roles."):
-            event = stored.event
+    for position, event in storage.read_events(tenant):
+        if not event.type.startswith("roles."):
             subject, payload = _short_ids(event.subject or ""), _short_ids(event.payload.decode())
-            table.add_row(str(stored.position), event.type, subject, payload)
+            table.add_row(str(position), event.type, subject, payload)
     return table
 
 
 def _short(value: Any) -> str:
-    """A value as JSON, for the console."""
-    return _short_ids(to_json(value).decode()) if value else "nothing"
+    """A value as JSON, with the end of each id only."""
+    return _short_ids(json.dumps(to_jsonable_python(value), ensure_ascii=False))
 
 
 def _short_ids(text: str) -> str:

@@ -1,12 +1,10 @@
-"""`python -m examples.fastapi_app [port]`."""
-
-import sys
+"""`python -m examples.fastapi_app [port] [--host HOST]`."""
 
 import uvicorn
 
 from examples.fastapi_app import create_app
-from examples.field_service.greeting import greet
+from examples.field_service.greeting import address, greet
 
-port = int(sys.argv[1]) if len(sys.argv) > 1 else 8002
-greet(port)
-uvicorn.run(create_app(), port=port, log_level="warning")
+host, port = address("examples.fastapi_app", 8002)
+greet(host, port)
+uvicorn.run(create_app(), host=host, port=port, log_level="warning")

@@ -1,10 +1,23 @@
-"""The first thing that a person at a terminal sees."""
+"""What a host has for the person who starts it in a terminal: an address to choose, and commands to try."""
+
+import argparse
+import os
 
 
-def greet(port: int) -> None:
+def address(program: str, port: int) -> tuple[str, int]:
+    """The host and the port, from the command line, else from `HOST` and `PORT`, else loopback and this port."""
+    parser = argparse.ArgumentParser(prog=f"python -m {program}")
+    parser.add_argument("port", nargs="?", type=int, default=os.environ.get("PORT", str(port)))
+    parser.add_argument("--host", default=os.environ.get("HOST", "127.0.0.1"))
+    chosen = parser.parse_args()
+    return chosen.host, chosen.port
+
+
+def greet(host: str, port: int) -> None:
     """Print commands to try."""
-    url = f"http://127.0.0.1:{port}/api"
-    print(f"""The field-service business is at {url}. Try, in another terminal:
+    url = f"http://{host}:{port}/api"
+    print(
+        f"""The field-service business is at {url}. Try, in another terminal:
 
   curl {url}/services -H 'x-tenant-id: acme'
   curl {url}/customers/create -H 'x-tenant-id: acme' -H 'x-user-id: carla' -d '{{"name": "Ada"}}'
@@ -12,4 +25,6 @@ def greet(port: int) -> None:
   curl {url}/customers/list -H 'x-tenant-id: globex' -H 'x-user-id: carla' -d '{{}}'
 
 People: carla (csr), tom (technician), maria (manager); helper-bot is an AI agent with the role csr.
-""")
+""",
+        flush=True,
+    )

@@ -1,10 +1,8 @@
-"""`python -m examples.flask_app [port]`."""
+"""`python -m examples.flask_app [port] [--host HOST]`."""
 
-import sys
-
-from examples.field_service.greeting import greet
+from examples.field_service.greeting import address, greet
 from examples.flask_app import create_app
 
-port = int(sys.argv[1]) if len(sys.argv) > 1 else 8001
-greet(port)
-create_app().run(port=port, threaded=True)
+host, port = address("examples.flask_app", 8001)
+greet(host, port)
+create_app().run(host=host, port=port, threaded=True)

@@ -25,7 +25,7 @@ _OUTCOMES: dict[ErrorCode, Outcome] = {
     ErrorCode.FORBIDDEN: "denied",
     ErrorCode.APPROVAL_REQUIRED: "approval_required",
 }
-_ROLLED_BACK = to_json({"code": "conflict", "message": "rolled back with the action around it", "details": {}})
+_ROLLED_BACK = to_json({"code": "rolled_back", "message": "rolled back with the action around it", "details": {}})
 
 
 class Approved(NamedTuple):
@@ -48,39 +48,27 @@ class ApprovalNeeded(BaseException):
 class Execution:
     """One execution of one action; a nested one shares its root's unit of work, rows, events and secrets."""
 
-    __slots__ = (
-        "_hook_context",
-        "_root",
-        "approved",
-        "claim",
-        "data",
-        "deadline",
-        "decisions",
-        "depth",
-        "emitted",
-        "ended",
-        "events",
-        "hooked",
-        "id",
-        "incoming",
-        "mode",
-        "needed",
-        "output",
-        "parent",
-        "payload",
-        "plan",
-        "received",
-        "request",
-        "results",
-        "rows",
-        "secrets",
-        "started",
-        "started_at",
-        "subjects",
-        "unit_of_work",
-        "usage",
-        "value",
-    )
+    # Defaults stand on the class, so that making an execution sets only what differs.
+    _root: Execution | None = None
+    parent: Execution | None = None
+    hooked: Execution | None = None
+    depth = 0
+    ended = False
+    received: Received | None = None
+    incoming: Received | None = None
+    data: Any = None
+    value: Any = None
+    output: bytes | None = None
+    decisions: str | None = None
+    subjects: tuple[str, ...] = ()
+    emitted = False
+    usage: AIUsage | None = None
+    claim: Claim | None = None
+    deadline: float | None = None
+    approved: Approved | None = None
+    unit_of_work: UnitOfWork | None = None
+    needed: ApprovalNeeded | None = None
+    _hook_context: HookContext | None = None
 
     def __init__(
         self, plan: ActionPlan, payload: Any, request: RequestContext, mode: Mode, parent: Execution | None = None
@@ -89,40 +77,23 @@ class Execution:
         self.payload = payload
         self.request = request
         self.mode = mode
-        self.parent = parent
         self.id = str(uuid7())
         self.started = perf_counter()
         self.started_at = datetime.now(UTC)
-        self.received: Received | None = None
-        self.incoming: Received | None = None
-        self.data: Any = None
-        self.value: Any = None
-        self.output: bytes | None = None
-        self.decisions: str | None = None
-        self.subjects: list[str] = []
-        self.emitted = False
-        self.usage = request.ai_usage
-        self._hook_context: HookContext | None = None
-        self.hooked: Execution | None = None
-        self.claim: Claim | None = None
         timeout = plan.action.timeout
-        self.deadline = None if timeout is None else self.started + timeout
-        self.approved: Approved | None = None
+        if timeout is not None:
+            self.deadline = self.started + timeout
         if parent is None:
-            self._root: Execution | None = None
-            self.depth = 0
-            self.ended = False
-            self.unit_of_work: UnitOfWork | None = None
+            self.usage = request.ai_usage
             self.rows: list[LogRow] = []
             self.events: list[EventRow] = []
             self.results: list[IdempotentResult] = []
             self.secrets: set[str] = set()
-            self.needed: ApprovalNeeded | None = None
         else:
+            self.parent = parent
             self._root = parent.root
             self.depth = parent.depth + 1
             self.approved = parent.approved
-            self.usage = None
             if parent.deadline is not None:
                 self.deadline = min(parent.deadline, self.deadline or parent.deadline)
 
@@ -135,7 +106,7 @@ class Execution:
         self.needed = None
         self.value = self.output = self._hook_context = None
         self.emitted = False
-        self.subjects = []
+        self.subjects = ()
 
     @property
     def root(self) -> Execution:
@@ -176,7 +147,7 @@ class Execution:
     def add_subject(self, subject: str) -> None:
         """Put what this execution is about on record, once."""
         if subject not in self.subjects:
-            self.subjects.append(subject)
+            self.subjects = (*self.subjects, subject)
 
     def add_event(self, type: str, subject: str | None, payload: bytes) -> None:
         """Put an event in the queue for the record stage."""
@@ -221,7 +192,7 @@ class Execution:
                 request.source,
                 request.reason,
                 self.plan.name,
-                tuple(self.subjects),
+                self.subjects,
                 self.masked_input(),
                 self.output,
                 outcome,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -48,11 +47,6 @@ class Received(NamedTuple):
         return self._replace(value=from_json(self.json) if self.is_plain else deepcopy(self.value))
 
 
-_canonical = json.JSONEncoder(
-    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
-).encode
-
-
 def receive(payload: Any, model: Any, limits: Limits) -> Received:
     """A payload, copied: plain JSON values, or an instance of `model` (of any Pydantic model, where that is None).
 
@@ -83,7 +77,16 @@ def carry(value: Any, model: Any, limits: Limits) -> Received:
 def fingerprint(received: Received) -> str:
     """SHA-256 over the canonical JSON of a payload (sorted keys, no white space, UTF-8), as hexadecimal digits."""
     value = received.value if received.is_plain else from_json(received.json)
-    return sha256(_canonical(value).encode()).hexdigest()
+    return sha256(to_json(_sorted(value))).hexdigest()
+
+
+def _sorted(value: Any) -> Any:
+    """A JSON value with the keys of its objects in order."""
+    if type(value) is dict:
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    if type(value) is list:
+        return [_sorted(item) for item in value]
+    return value
 
 
 def _read(value: Any, limits: Limits) -> Received:

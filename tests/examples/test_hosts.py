@@ -85,7 +85,15 @@ def test_completing_and_capturing_is_both_or_neither(host: Host) -> None:
     refused(host.post("jobs/complete_and_capture", payload, keyed(MARIA, fresh_key())), 400, "invalid_input")
     assert host.do("jobs/get", {"job_id": job})["status"] == "scheduled"
     payment = host.do("jobs/complete_and_capture", payload | {"card_number": CARD}, keyed(MARIA, fresh_key()))
-    assert host.do("jobs/get", {"job_id": job})["status"] == "completed"
+    assert host.do("jobs/get", {"job_id": job})["status"] == "paid"
+    assert host.payments_of(job) == [payment]
+
+
+def test_a_job_is_paid_once_whatever_the_key(host: Host) -> None:
+    job = host.completed_job()
+    payload = {"job_id": job, "amount": 100, "card_number": CARD}
+    payment = host.do("payments/capture", payload, keyed(CARLA, fresh_key()))
+    refused(host.post("payments/capture", payload, keyed(CARLA, fresh_key())), 409, "conflict")
     assert host.payments_of(job) == [payment]
 
 

@@ -116,6 +116,15 @@ def test_a_job_is_completed_once_however_many_complete_it_at_once(fresh_host: Ho
     assert host.do("jobs/get", {"job_id": job})["version"] == 3
 
 
+def test_a_job_is_paid_once_however_many_capture_it_with_keys_of_their_own(fresh_host: Host) -> None:
+    host = fresh_host
+    payload = {"job_id": host.completed_job(), "amount": 100, "card_number": CARD}
+    keys = [fresh_key() for _ in range(16)]
+    responses = at_once(16, lambda key: host.post("payments/capture", payload, keyed(CARLA, key)), keys)
+    assert statuses(responses) == {200: 1, 409: 15}
+    assert len(host.do("payments/list", {})) == 1
+
+
 def test_300_requests_from_16_threads_keep_tenants_and_actors_apart(fresh_host: Host) -> None:
     host = fresh_host
     everybody: list[tuple[str, str, Headers]] = [

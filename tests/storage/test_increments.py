@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,15 +24,6 @@ from actionengine import (
 
 THREADS = 16
 COUNTERS = ("a", "b", "c")
-
-
-@pytest.fixture
-def hasty_threads() -> Iterator[None]:
-    """Threads take turns far more often than they usually do."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(interval)
 
 
 def counting_engine() -> tuple[Engine, RequestContext]:

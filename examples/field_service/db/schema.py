@@ -19,7 +19,7 @@ class Customer(Stored):
     email: str | None = None
 
 
-JobStatus = Literal["new", "scheduled", "completed"]
+JobStatus = Literal["new", "scheduled", "completed", "paid"]
 
 
 class Job(Stored):

@@ -47,6 +47,7 @@ from actionengine.storage.records import (
     check_id,
     decode_document,
     encode_document,
+    matches,
     missing,
     normal_filter,
     page_size,
@@ -195,14 +196,26 @@ class InMemoryStorage:
 class MemoryUnitOfWork:
     """One transaction of one tenant."""
 
-    __slots__ = ("_claims", "_data", "_ended", "_journal", "_locked", "_mode", "_read_only", "_recording", "_writes")
+    __slots__ = (
+        "_claims",
+        "_data",
+        "_ended",
+        "_journal",
+        "_locked",
+        "_mode",
+        "_read_at",
+        "_read_only",
+        "_recordings",
+        "_writes",
+    )
 
     def __init__(self, data: TenantData, mode: Mode, read_only: bool) -> None:
         self._data = data
         self._mode = mode
         self._read_only = read_only
         self._ended = False
-        self._recording: Recording | None = None
+        self._read_at: int | None = None
+        self._recordings: list[Recording] = []
         self._claims: list[Key] = []
         self._locked: list[Key] = []
         self._writes: dict[Key, Document | None] = {}
@@ -217,6 +230,7 @@ class MemoryUnitOfWork:
         deadline = 0.0
         while True:
             with data.lock:
+                self._check_open()
                 entry = data.claims.get(key)
                 if not isinstance(entry, Held):
                     if entry is not None and not _may_take(entry, claim):
@@ -241,10 +255,11 @@ class MemoryUnitOfWork:
 
     def read(self, key: Key) -> Document | None:
         """A document as of the snapshot, with this transaction's own writes on top."""
-        if key in self._writes:
-            return self._writes[key]
         with self._data.lock:
-            return _visible(self._data.collections.get(key[0], {}).get(key[1]), self._snapshot())
+            snapshot = self._snapshot()
+            if key in self._writes:
+                return self._writes[key]
+            return _visible(self._data.collections.get(key[0], {}).get(key[1]), snapshot)
 
     def scan(self, collection: str) -> dict[str, Document]:
         """All documents of a collection, by id, as `read` would see each."""
@@ -274,7 +289,13 @@ class MemoryUnitOfWork:
             if key in self._writes:
                 return self._writes[key]
             version = self._data.collections.get(key[0], {}).get(key[1])
-            return version.document if version else None
+            if version is None:
+                return None
+            if self._read_at is not None and version.sequence > self._read_at:
+                raise failing(
+                    ErrorCode.CONFLICT, f"{key[0]}/{key[1]} has changed since this execution first read: try again"
+                )
+            return version.document
 
     def write(self, key: Key, document: Document | None) -> None:
         """Buffer a write (None deletes) to a document that `lock` has locked."""
@@ -293,7 +314,7 @@ class MemoryUnitOfWork:
         for row in rows:
             if len(found) == query.limit:
                 break
-            if _matches(row, query):
+            if _asked_for(row, query):
                 found.append(row)
         return found
 
@@ -313,6 +334,7 @@ class MemoryUnitOfWork:
 
     async def savepoint(self) -> object:
         """A point to roll back to."""
+        self._check_open()
         return len(self._journal)
 
     async def rollback_to(self, savepoint: object) -> None:
@@ -330,7 +352,8 @@ class MemoryUnitOfWork:
 
     async def record(self, recording: Recording) -> None:
         """Keep what is to be written with the commit."""
-        self._recording = recording
+        self._check_open()
+        self._recordings.append(recording)
 
     async def commit(self) -> None:
         """Make everything visible at once."""
@@ -339,15 +362,14 @@ class MemoryUnitOfWork:
             self._check_open()
             if self._writes:
                 self._publish()
-            if self._recording is not None:
-                data.log.extend(self._recording.log)
-                for event in self._recording.events:
+            for recording in self._recordings:
+                data.log.extend(recording.log)
+                for event in recording.events:
                     position = len(data.events) + 1
                     data.events.append(StoredEvent(position, event))
                     data.outbox.append(position)
-                for result in self._recording.results:
-                    key = (result.claim.action, result.claim.key)
-                    self._end_claim(key, result)
+                for result in recording.results:
+                    self._end_claim((result.claim.action, result.claim.key), result)
             self._end()
 
     async def rollback(self) -> None:
@@ -370,7 +392,9 @@ class MemoryUnitOfWork:
 
     def _snapshot(self) -> int:
         self._check_open()
-        return self._data.snapshots.setdefault(self, self._data.sequence)
+        if self._read_at is None:
+            self._read_at = self._data.snapshots[self] = self._data.sequence
+        return self._read_at
 
     def _publish(self) -> None:
         data = self._data
@@ -397,7 +421,8 @@ class MemoryUnitOfWork:
     def _end(self) -> None:
         data = self._data
         self._ended = True
-        data.snapshots.pop(self, None)
+        if self._read_at is not None:
+            data.snapshots.pop(self, None)
         for key in self._locked:
             del data.locks[key]
         for key in self._claims:
@@ -465,7 +490,7 @@ class MemoryRecords:
             if after is not None and id <= after:
                 continue
             record = _record(id, document)
-            if all(field in record.data and record.data[field] == value for field, value in wanted.items()):
+            if matches(record.data, wanted):
                 page.append(record)
                 if len(page) == limit:
                     break
@@ -549,7 +574,7 @@ def _record(id: str, document: Document) -> Record:
     return Record(id, document.version, decode_document(document.data), document.created_at, document.updated_at)
 
 
-def _matches(row: LogRow, query: LogQuery) -> bool:
+def _asked_for(row: LogRow, query: LogQuery) -> bool:
     return (
         (query.before is None or row.id < query.before)
         and (query.subject is None or query.subject in row.subjects)

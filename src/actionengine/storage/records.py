@@ -14,13 +14,19 @@ T = TypeVar("T")
 
 MAX_PAGE = 1000
 
+_SURELY_READABLE_DEPTH = 100
+"""A document with no more brackets than this is read back without a look at its depth."""
+
 
 def encode_document(collection: str, data: Mapping[str, Any]) -> bytes:
     """A document as JSON. Raises `ActionException(invalid_input)` for one that JSON cannot carry."""
     if not isinstance(data, Mapping):
         raise failing(ErrorCode.INVALID_INPUT, f"a document of {collection!r} must be a mapping, not {_kind(data)}")
     try:
-        return to_json(data if type(data) is dict else dict(data), inf_nan_mode="null")
+        encoded = to_json(data if type(data) is dict else dict(data), inf_nan_mode="null")
+        if encoded.count(b"{") + encoded.count(b"[") > _SURELY_READABLE_DEPTH:
+            from_json(encoded)
+        return encoded
     except (PydanticSerializationError, ValueError) as error:
         raise failing(ErrorCode.INVALID_INPUT, f"a document of {collection!r} is not JSON: {error}") from None
 
@@ -34,6 +40,21 @@ def decode_document(document: bytes) -> dict[str, Any]:
 def normal_filter(collection: str, filter: Mapping[str, Any] | None) -> dict[str, Any]:
     """A filter in the document's own terms: top-level fields and the JSON values that they must equal."""
     return decode_document(encode_document(collection, filter)) if filter else {}
+
+
+def matches(data: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a document has these top-level fields with these values, as JSON compares: true is not 1."""
+    return all(field in data and _same(data[field], value) for field, value in wanted.items())
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one != other:
+        return False
+    if isinstance(one, dict):
+        return all(_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list):
+        return all(map(_same, one, other))
+    return isinstance(one, bool) == isinstance(other, bool)
 
 
 def page_size(limit: int) -> int:

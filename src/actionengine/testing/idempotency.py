@@ -20,8 +20,8 @@ OTHER_PRINT = "b" * 64
 CLAIM = Claim("notes.put", "key", "a" * 64)
 FIRST, SECOND = str(uuid4()), str(uuid4())
 """Approvals."""
-LONG = 20.0
-"""Seconds, for waits that end when something else happens."""
+LONG = 60.0
+"""Seconds, for waits that end when something else happens; longer than a test waits for a signal."""
 
 
 async def answered(world: World, claim: Claim, tenant: Tenant | None = None) -> ClaimAnswer:
@@ -110,7 +110,7 @@ class IdempotencyConformance(Conformance):
 
     @scenario
     async def test_a_waiter_replays_what_the_first_one_committed(self, world: World) -> None:
-        claimed = world.signal()
+        claimed, answered = world.signal(), world.signal()
 
         async def first() -> ClaimAnswer:
             async with world.writing() as unit:
@@ -118,12 +118,15 @@ class IdempotencyConformance(Conformance):
                 claimed.set()
                 await world.pause(0.03)
                 await unit.record(Recording((), (), (result(CLAIM, b'"first"'),)))
+            await answered.wait()
             return answer
 
         async def second() -> ClaimAnswer:
             await claimed.wait()
             async with world.writing() as unit:
-                return await unit.claim(CLAIM, LONG)
+                answer = await unit.claim(CLAIM, LONG)
+            answered.set()
+            return answer
 
         assert await world.at_once(first(), second(), second()) == [
             CLAIMED,
@@ -133,7 +136,7 @@ class IdempotencyConformance(Conformance):
 
     @scenario
     async def test_a_waiter_claims_after_the_first_one_has_rolled_back(self, world: World) -> None:
-        claimed = world.signal()
+        claimed, answered = world.signal(), world.signal()
 
         async def first() -> ClaimAnswer:
             unit = world.unit()
@@ -141,6 +144,7 @@ class IdempotencyConformance(Conformance):
             claimed.set()
             await world.pause(0.03)
             await unit.rollback()
+            await answered.wait()
             return answer
 
         async def second() -> ClaimAnswer:
@@ -149,6 +153,7 @@ class IdempotencyConformance(Conformance):
                 answer = await unit.claim(CLAIM, LONG)
                 if answer == CLAIMED:
                     await unit.record(Recording((), (), (result(CLAIM, b'"second"'),)))
+            answered.set()
             return answer
 
         _, *seconds = await world.at_once(first(), second(), second())

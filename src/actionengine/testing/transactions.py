@@ -255,6 +255,7 @@ class TransactionConformance(Conformance):
                 else:
                     await notes.delete("n1", 1)
                 await unit.records("winners").insert({}, name)
+                await world.pause(0.005)
                 await unit.commit()
             except (ActionException, SerializationFailure) as error:
                 if lost(error) or (use == "delete" and gone(error)):

@@ -1,4 +1,4 @@
-"""Jobs, and how they move on."""
+"""Jobs, and how they move on: new, scheduled (and moved), completed, paid."""
 
 from returns.result import Failure, Result
 
@@ -11,7 +11,7 @@ jobs = Collection("jobs", Job, "job")
 
 def schedule(ctx: ActionContext, job: Job, day: str) -> Result[Job, ActionError]:
     """Fix, or move, the day of a job that is not done yet."""
-    if job.status == "completed":
+    if job.status not in ("new", "scheduled"):
         return _wrong_status(job, "scheduled")
     return jobs.update(ctx, job, status="scheduled", scheduled_for=day)
 
@@ -21,6 +21,13 @@ def complete(ctx: ActionContext, job: Job) -> Result[Job, ActionError]:
     if job.status != "scheduled":
         return _wrong_status(job, "completed")
     return jobs.update(ctx, job, status="completed")
+
+
+def settle(ctx: ActionContext, job: Job) -> Result[Job, ActionError]:
+    """Mark a completed job as paid: no job is paid twice, whoever captures at the same time."""
+    if job.status != "completed":
+        return _wrong_status(job, "paid")
+    return jobs.update(ctx, job, status="paid")
 
 
 def _wrong_status(job: Job, wanted: str) -> Result[Job, ActionError]:

@@ -1,14 +1,14 @@
-"""Take the money for a finished job."""
+"""Take the money for a finished job, once."""
 
 from typing import Annotated
 
 from pydantic import BaseModel, Field
-from returns.result import Failure, Result
+from returns.result import Result
 
-from actionengine import ActionContext, ActionError, ErrorCode, Sensitive, create_action
-from examples.field_service.db.models.jobs import jobs
+from actionengine import ActionContext, ActionError, Sensitive, create_action
+from examples.field_service.db.models.jobs import jobs, settle
 from examples.field_service.db.models.payments import payments
-from examples.field_service.db.schema import Job, Payment
+from examples.field_service.db.schema import Payment
 
 
 class Capture(BaseModel):
@@ -20,12 +20,10 @@ class Capture(BaseModel):
 
 
 def _handler(data: Capture, ctx: ActionContext) -> Result[Payment, ActionError]:
-    def take(job: Job) -> Result[Payment, ActionError]:
-        if job.status != "completed":
-            return Failure(ActionError(ErrorCode.CONFLICT, f"the job {job.id} is {job.status}, not completed"))
-        return payments.insert(ctx, job_id=job.id, amount=data.amount, card_ends_in=data.card_number[-4:])
-
-    return jobs.get(ctx, data.job_id).bind(take)
+    paid = jobs.get(ctx, data.job_id).bind(lambda job: settle(ctx, job))
+    return paid.bind(
+        lambda job: payments.insert(ctx, job_id=job.id, amount=data.amount, card_ends_in=data.card_number[-4:])
+    )
 
 
 capture_action = create_action(

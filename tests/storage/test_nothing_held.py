@@ -1,0 +1,247 @@
+"""However an execution in memory ends, nothing is held afterwards: no lock, no snapshot, no key."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from returns.result import Result, Success
+
+from actionengine import (
+    ActionContext,
+    Actor,
+    ErrorCode,
+    InMemoryStorage,
+    Limits,
+    RequestContext,
+    StorageError,
+    Tenant,
+    create_action,
+    create_engine,
+    create_service,
+)
+from actionengine.storage.port import APPROVALS, Claim
+from actionengine.testing import AsyncWorld, SyncWorld, World
+from actionengine.testing.approvals import LARGE, decided, requested
+from actionengine.testing.base import error_of, value_of
+from actionengine.testing.desk import Answer, Desk
+from tests.storage.inside import data_of, nothing_is_held
+from tests.storage.suspending import SuspendingStorage
+
+
+@pytest.fixture(params=[SyncWorld, AsyncWorld], ids=["sync", "async"])
+def world(request: pytest.FixtureRequest, storage: InMemoryStorage) -> Iterator[World]:
+    world: World = request.param(storage)
+    yield world
+    world.close()
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "put",
+        "read",
+        "write_after_all",
+        "fail",
+        "crash",
+        "put_around_failures",
+        "put_and_fail",
+        "tell",
+        "edit",
+        "absent",
+    ],
+)
+def test_no_execution_leaves_anything_held(world: World, storage: InMemoryStorage, action: str) -> None:
+    desk = Desk(world)
+
+    for _ in range(2):
+        world.run(desk.execute(f"notes.{action}", {"id": "n1", "types": ["t"]}, key="key"))
+
+    assert nothing_is_held(data_of(storage, world.tenant))
+
+
+@pytest.mark.parametrize("decision", ["approve", "reject"])
+def test_no_approval_leaves_anything_held(world: World, storage: InMemoryStorage, decision: str) -> None:
+    desk = Desk(world)
+    approval_id = world.run(requested(desk, key="key"))
+
+    for _ in range(2):
+        world.run(decided(desk, decision, approval_id))
+        world.run(desk.execute("payments.pay", LARGE, key="key"))
+
+    assert nothing_is_held(data_of(storage, world.tenant))
+
+
+def test_waiting_in_vain_leaves_nothing_held(world: World, storage: InMemoryStorage) -> None:
+    desk = Desk(world, Limits(idempotency_wait=0.02))
+    holder = world.unit()
+    world.run(holder.claim(Claim("notes.put", "key", "print"), 0.0))
+
+    error_of(world.run(desk.execute("notes.put", {}, key="key")), ErrorCode.IDEMPOTENCY_IN_PROGRESS)
+    world.run(holder.rollback())
+
+    assert nothing_is_held(data_of(storage, world.tenant))
+    value_of(world.run(desk.execute("notes.put", {}, key="key")))
+
+
+def test_a_handler_that_outlasts_its_time_leaves_nothing_and_can_write_nothing(
+    world: World, storage: InMemoryStorage
+) -> None:
+    late, ended = threading.Event(), threading.Event()
+    refusals: list[type[BaseException]] = []
+
+    def dawdle(data: Any, ctx: ActionContext) -> Result[None, Any]:
+        notes = ctx.records("notes")
+        notes.insert({}, "in time")
+        late.wait(10)
+        for use in (
+            lambda: notes.insert({}, "late"),
+            lambda: notes.get("in time"),
+            lambda: notes.list(),
+            lambda: ctx.records("notes"),
+            lambda: ctx.emit("late"),
+            lambda: ctx.execute("notes", "dawdle"),
+        ):
+            try:
+                use()
+            except BaseException as error:
+                refusals.append(type(error))
+        ended.set()
+        return Success(None)
+
+    service = create_service(
+        name="notes",
+        description="Notes",
+        actions=[create_action(name="dawdle", description="Take too long", handler=dawdle, timeout=0.02)],
+    )
+    engine = create_engine(services=[service], storage=storage)
+    context = RequestContext(world.tenant, Actor.human("x"), idempotency_key="key")
+
+    error_of(world.run(world.execute(engine, "notes", "dawdle", None, context)), ErrorCode.TIMEOUT)
+    late.set()
+    assert ended.wait(10)
+
+    assert refusals == [StorageError] * 6
+    assert world.run(world.ids("notes")) == []
+    assert list(storage.read_events(world.tenant)) == []
+    assert [row.outcome for row in data_of(storage, world.tenant).log] == ["failed"]
+    assert nothing_is_held(data_of(storage, world.tenant))
+
+
+STEPS = 60
+
+
+async def put_before(desk: Desk) -> Answer:
+    return await desk.execute("notes.put_async", {}, key="key")
+
+
+async def ask_before(desk: Desk) -> Answer:
+    return await desk.execute("payments.pay", LARGE, key="key")
+
+
+async def nothing_before(desk: Desk) -> None:
+    return None
+
+
+async def approve(desk: Desk) -> Answer:
+    (approval_id,) = await desk.world.ids(APPROVALS)
+    return await decided(desk, "approve", approval_id)
+
+
+def execute(action: str) -> Callable[[Desk], Coroutine[Any, Any, Answer]]:
+    return lambda desk: desk.execute(action, {}, key="key")
+
+
+@pytest.mark.parametrize(
+    ("before", "asked", "notes", "payments", "approvals"),
+    [
+        pytest.param(nothing_before, execute("notes.put"), 1, 0, 0, id="a def handler"),
+        pytest.param(nothing_before, execute("notes.put_async"), 1, 0, 0, id="an async def handler"),
+        pytest.param(nothing_before, execute("notes.read"), 0, 0, 0, id="a read-only action"),
+        pytest.param(nothing_before, execute("notes.crash_async"), 0, 0, 0, id="a crash"),
+        pytest.param(nothing_before, execute("notes.put_around_failures_async"), 3, 0, 0, id="nested actions"),
+        pytest.param(put_before, put_before, 1, 0, 0, id="a replay"),
+        pytest.param(nothing_before, ask_before, 0, 0, 1, id="a request for an approval"),
+        pytest.param(ask_before, ask_before, 0, 0, 1, id="a request for the same approval"),
+        pytest.param(ask_before, approve, 0, 1, 1, id="an approval"),
+    ],
+)
+def test_an_execution_can_be_cancelled_at_every_step(
+    before: Callable[[Desk], Coroutine[Any, Any, object]],
+    asked: Callable[[Desk], Coroutine[Any, Any, Answer]],
+    notes: int,
+    payments: int,
+    approvals: int,
+) -> None:
+    """Nothing is held or left open afterwards; and when the same is asked again, its effect is there once."""
+
+    async def cancelled_after(steps: int) -> bool:
+        storage = SuspendingStorage()
+        desk = Desk(world := AsyncWorld(storage))
+        await before(desk)
+        task = asyncio.ensure_future(asked(desk))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        finished = task.done()
+        task.cancel()
+        await asyncio.wait([task])
+
+        assert nothing_is_held(data_of(storage, world.tenant)), f"cancelled at step {steps}"
+        assert storage.left_open == 0, f"cancelled at step {steps}"
+        await asked(desk)
+        found = [len(await world.ids(collection)) for collection in ("notes", "payments", APPROVALS)]
+        assert found == [notes, payments, approvals], f"cancelled at step {steps}"
+        return finished
+
+    async def cancelled_everywhere() -> bool:
+        return any([await cancelled_after(steps) for steps in range(STEPS)])
+
+    assert asyncio.run(cancelled_everywhere())
+
+
+@pytest.mark.usefixtures("hasty_threads")
+def test_threads_and_event_loops_share_a_key(storage: InMemoryStorage, tenant: Tenant) -> None:
+    runs: list[int] = []
+
+    def put(data: int, ctx: ActionContext) -> Result[str, Any]:
+        runs.append(data)
+        return Success(ctx.records("notes").insert({"number": data}).id)
+
+    service = create_service(
+        name="notes", description="Notes", actions=[create_action(name="put", description="Keep", handler=put)]
+    )
+    engine = create_engine(services=[service], storage=storage)
+    rounds = 20
+    start = threading.Barrier(8)
+
+    def context(number: int) -> RequestContext:
+        return RequestContext(tenant, Actor.human("x"), idempotency_key=f"key {number}")
+
+    def in_a_thread() -> list[Any]:
+        answers = []
+        for number in range(rounds):
+            start.wait(10)
+            answers.append([engine.execute_action("notes", "put", number, context(number))])
+        return answers
+
+    async def in_a_loop() -> list[Any]:
+        answers = []
+        for number in range(rounds):
+            start.wait(10)
+            tasks = (engine.execute_action_async("notes", "put", number, context(number)) for _ in range(4))
+            answers.append(await asyncio.gather(*tasks))
+        return answers
+
+    with ThreadPoolExecutor(8) as threads:
+        work = [threads.submit(in_a_thread) for _ in range(4)]
+        work += [threads.submit(lambda: asyncio.run(in_a_loop())) for _ in range(4)]
+        answers = [done.result() for done in work]
+
+    assert sorted(runs) == list(range(rounds))
+    for number in range(rounds):
+        assert len({value_of(answer) for answered in answers for answer in answered[number]}) == 1
+    assert nothing_is_held(data_of(storage, tenant))
