@@ -127,17 +127,19 @@ class Pipeline:
         if request.tenant is None:
             return Failure(ActionError(ErrorCode.UNAUTHENTICATED, f"{plan.name}: the request has no tenant"))
         try:
-            await self._admit(execution)
-            value = await self._run(execution)
-        except Replayed as replayed:
-            return await self._settle_replay(execution, replayed)
-        except ApprovalNeeded as needed:
-            return await self._settle_approval(execution, needed)
-        except ActionException as refusal:
-            return await self._settle_failure(execution, refusal.error)
-        except Exception as error:
-            return await self._settle_failure(execution, self._storage_error(execution, error))
+            try:
+                await self._admit(execution)
+                value = await self._run(execution)
+            except Replayed as replayed:
+                return await self._settle_replay(execution, replayed)
+            except ApprovalNeeded as needed:
+                return await self._settle_approval(execution, needed)
+            except ActionException as refusal:
+                return await self._settle_failure(execution, refusal.error)
+            except Exception as error:
+                return await self._settle_failure(execution, self._storage_error(execution, error))
         except BaseException:
+            # An interruption or a cancellation, at whatever point: it goes on, and nothing stays open.
             execution.ended = True
             await self._roll_back(execution)
             raise

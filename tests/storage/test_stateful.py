@@ -35,7 +35,7 @@ Docs = dict[str, Doc]
 
 @dataclass
 class ModelUnit:
-    """What the model knows of one unit of work: its snapshot is taken when it first reads what is not its own."""
+    """What the model knows of one unit of work: its snapshot is taken when it first reads."""
 
     unit: MemoryUnitOfWork
     snapshot: int | None = None
@@ -62,8 +62,7 @@ class SnapshotIsolation(RuleBasedStateMachine):
     @rule(slot=SLOTS, id=st.sampled_from(IDS))
     def get(self, slot: int, id: str) -> None:
         unit = self.unit(slot)
-        expected = unit.writes[id] if id in unit.writes else self.seen(unit).get(id)
-        assert doc(drive(unit.unit.records("docs").get(id))) == expected
+        assert doc(drive(unit.unit.records("docs").get(id))) == self.seen(unit).get(id)
 
     @rule(slot=SLOTS, number=st.none() | NUMBERS, limit=st.integers(1, 3), after=st.sampled_from((None, *IDS)))
     def list(self, slot: int, number: int | None, limit: int, after: str | None) -> None:
@@ -215,10 +214,12 @@ class SnapshotIsolation(RuleBasedStateMachine):
         """Who writes first wins: another unit that holds the document, or has committed it since, is in the way."""
         if any(id in other.locked for other in self.open.values() if other is not unit):
             return ErrorCode.CONFLICT, None
-        if id not in unit.locked and unit.snapshot is not None and self.changed.get(id, 0) > unit.snapshot:
-            return ErrorCode.CONFLICT, None
         unit.locked.add(id)
-        return None, unit.writes[id] if id in unit.writes else self.states[-1].get(id)
+        if id in unit.writes:
+            return None, unit.writes[id]
+        if unit.snapshot is not None and self.changed.get(id, 0) > unit.snapshot:
+            return ErrorCode.CONFLICT, None
+        return None, self.states[-1].get(id)
 
     def change(self, unit: ModelUnit, id: str, version: int) -> ErrorCode | None:
         refusal, found = self.write(unit, id)

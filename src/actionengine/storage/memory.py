@@ -256,6 +256,7 @@ class MemoryUnitOfWork:
     def read(self, key: Key) -> Document | None:
         """A document as of the snapshot, with this transaction's own writes on top."""
         with self._data.lock:
+            self._check_open()
             snapshot = self._snapshot()
             if key in self._writes:
                 return self._writes[key]
@@ -264,6 +265,7 @@ class MemoryUnitOfWork:
     def scan(self, collection: str) -> dict[str, Document]:
         """All documents of a collection, by id, as `read` would see each."""
         with self._data.lock:
+            self._check_open()
             snapshot = self._snapshot()
             versions = list(self._data.collections.get(collection, {}).items())
             found = {id: document for id, version in versions if (document := _visible(version, snapshot))}
@@ -289,13 +291,11 @@ class MemoryUnitOfWork:
             if key in self._writes:
                 return self._writes[key]
             version = self._data.collections.get(key[0], {}).get(key[1])
-            if version is None:
-                return None
-            if self._read_at is not None and version.sequence > self._read_at:
+            if version is not None and self._read_at is not None and version.sequence > self._read_at:
                 raise failing(
                     ErrorCode.CONFLICT, f"{key[0]}/{key[1]} has changed since this execution first read: try again"
                 )
-            return version.document
+            return version.document if version else None
 
     def write(self, key: Key, document: Document | None) -> None:
         """Buffer a write (None deletes) to a document that `lock` has locked."""
@@ -391,7 +391,6 @@ class MemoryUnitOfWork:
             raise StorageError("this execution is over, and its unit of work with it")
 
     def _snapshot(self) -> int:
-        self._check_open()
         if self._read_at is None:
             self._read_at = self._data.snapshots[self] = self._data.sequence
         return self._read_at
