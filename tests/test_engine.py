@@ -149,3 +149,14 @@ def test_the_engine_file_stays_small() -> None:
 
     with open(actionengine.engine.__file__, encoding="utf-8") as file:
         assert len(file.readlines()) < 400
+
+
+def test_every_name_of_the_face_can_be_had_and_is_listed() -> None:
+    import actionengine
+
+    for name in actionengine.__all__:
+        assert getattr(actionengine, name).__name__ == name
+    assert set(actionengine.__all__) <= set(dir(actionengine))
+    assert set(actionengine._MODULES) == set(actionengine.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'create_actoin'"):
+        _ = actionengine.create_actoin

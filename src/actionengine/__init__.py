@@ -1,45 +1,52 @@
-"""actionengine: one governed pipeline for every change of state, whoever asks."""
+"""actionengine: one governed pipeline for every change of state, whoever asks.
 
-from actionengine.action_context import ActionContext
-from actionengine.actions import (
-    Action,
-    ActionHooks,
-    ActionResultConfig,
-    ActionSummary,
-    ApprovalPolicy,
-    HookContext,
-    HookDefinition,
-    HookLog,
-    HookLogEntry,
-    PipelineResult,
-    Service,
-    ServiceSummary,
-    create_action,
-    create_actions,
-    create_service,
-    create_services,
-)
-from actionengine.authorization.port import AccessRequest, Authorizer, Decision
-from actionengine.authorization.rbac import RBACAuthorizer
-from actionengine.authorization.rules import Role, Rule
-from actionengine.authorization.static import StaticAuthorizer
-from actionengine.bootstrap import create_engine
-from actionengine.context import Actor, AIUsage, RequestContext, Tenant
-from actionengine.engine import Engine
-from actionengine.errors import ActionError, ActionException, ConfigurationError, DuplicateActionWarning, ErrorCode
-from actionengine.masking import Sensitive
-from actionengine.payload import Limits
-from actionengine.storage.memory import InMemoryStorage
-from actionengine.storage.port import (
-    AsyncRecords,
-    Record,
-    SerializationFailure,
-    Storage,
-    StorageError,
-    StorageUnavailable,
-    UnitOfWork,
-)
-from actionengine.storage.records import Records
+Each name is loaded when it is first used, so that a program which declares actions does not load what executes them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from actionengine.action_context import ActionContext
+    from actionengine.actions import (
+        Action,
+        ActionHooks,
+        ActionResultConfig,
+        ActionSummary,
+        ApprovalPolicy,
+        HookContext,
+        HookDefinition,
+        HookLog,
+        HookLogEntry,
+        PipelineResult,
+        Service,
+        ServiceSummary,
+        create_action,
+        create_actions,
+        create_service,
+        create_services,
+    )
+    from actionengine.authorization.port import AccessRequest, Authorizer, Decision
+    from actionengine.authorization.rbac import RBACAuthorizer
+    from actionengine.authorization.rules import Role, Rule
+    from actionengine.authorization.static import StaticAuthorizer
+    from actionengine.bootstrap import create_engine
+    from actionengine.context import Actor, AIUsage, RequestContext, Tenant
+    from actionengine.engine import Engine
+    from actionengine.errors import ActionError, ActionException, ConfigurationError, DuplicateActionWarning, ErrorCode
+    from actionengine.masking import Sensitive
+    from actionengine.payload import Limits
+    from actionengine.storage.memory import InMemoryStorage
+    from actionengine.storage.port import (
+        AsyncRecords,
+        Record,
+        SerializationFailure,
+        Storage,
+        StorageError,
+        StorageUnavailable,
+        UnitOfWork,
+    )
+    from actionengine.storage.records import Records
 
 __version__ = "0.1.0"
 
@@ -91,3 +98,65 @@ __all__ = [
     "create_service",
     "create_services",
 ]
+
+_NAMES = {
+    "actionengine.action_context": ("ActionContext",),
+    "actionengine.actions": (
+        "Action",
+        "ActionHooks",
+        "ActionResultConfig",
+        "ActionSummary",
+        "ApprovalPolicy",
+        "HookContext",
+        "HookDefinition",
+        "HookLog",
+        "HookLogEntry",
+        "PipelineResult",
+        "Service",
+        "ServiceSummary",
+        "create_action",
+        "create_actions",
+        "create_service",
+        "create_services",
+    ),
+    "actionengine.authorization.port": ("AccessRequest", "Authorizer", "Decision"),
+    "actionengine.authorization.rbac": ("RBACAuthorizer",),
+    "actionengine.authorization.rules": ("Role", "Rule"),
+    "actionengine.authorization.static": ("StaticAuthorizer",),
+    "actionengine.bootstrap": ("create_engine",),
+    "actionengine.context": ("Actor", "AIUsage", "RequestContext", "Tenant"),
+    "actionengine.engine": ("Engine",),
+    "actionengine.errors": (
+        "ActionError",
+        "ActionException",
+        "ConfigurationError",
+        "DuplicateActionWarning",
+        "ErrorCode",
+    ),
+    "actionengine.masking": ("Sensitive",),
+    "actionengine.payload": ("Limits",),
+    "actionengine.storage.memory": ("InMemoryStorage",),
+    "actionengine.storage.port": (
+        "AsyncRecords",
+        "Record",
+        "SerializationFailure",
+        "Storage",
+        "StorageError",
+        "StorageUnavailable",
+        "UnitOfWork",
+    ),
+    "actionengine.storage.records": ("Records",),
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module 'actionengine' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(module), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted((*globals(), *__all__))
