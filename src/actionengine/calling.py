@@ -22,6 +22,19 @@ from actionengine.storage.port import SerializationFailure, StorageError, Storag
 logger = logging.getLogger("actionengine")
 
 
+def call_plainly(execution: Execution, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a `def` returns in the synchronous world, with no deadline to keep. Raises as `call` does."""
+    try:
+        value = function(*arguments)
+    except Exception as error:
+        raise contained(execution, what, error) from None
+    if not isinstance(value, Success) and inspect.isawaitable(value):
+        if inspect.iscoroutine(value):
+            value.close()
+        raise _needs_loop(execution, what)
+    return value
+
+
 async def call(
     execution: Execution,
     unit_of_work: UnitOfWork | None,
@@ -36,42 +49,39 @@ async def call(
     the execution's deadline, `internal` for a coroutine where there is no event loop and for a misuse of the storage.
     Lets through what ends the transaction, and whatever is not an `Exception`.
     """
-    try:
-        if execution.mode == "sync":
+    if execution.mode == "sync":
+        if is_async:
+            raise _needs_loop(execution, what)
+        if execution.deadline is None:
+            return call_plainly(execution, what, function, *arguments)
+        value = call_plainly(execution, what, _call_in_thread, execution, function, arguments)
+    else:
+        try:
             if is_async:
-                raise _needs_loop(execution, what)
-            if execution.deadline is None:
-                value = function(*arguments)
+                value = await _await(execution, function(*arguments))
+            elif execution.deadline is not None:
+                value = await _call_beside_loop(execution, function, arguments)
+            elif unit_of_work is not None:
+                value = await unit_of_work.call(function, *arguments)
             else:
-                value = _call_in_thread(execution, function, arguments)
-        elif is_async:
-            value = await _await(execution, function(*arguments))
-        elif execution.deadline is not None:
-            value = await _call_beside_loop(execution, function, arguments)
-        elif unit_of_work is not None:
-            value = await unit_of_work.call(function, *arguments)
-        else:
-            value = function(*arguments)
-        if not isinstance(value, Success) and inspect.isawaitable(value):
-            if execution.mode == "sync":
-                if inspect.iscoroutine(value):
-                    value.close()
-                raise _needs_loop(execution, what)
-            value = await _await(execution, value)
-        if execution.deadline is not None:
-            check_deadline(execution)
-        return value
-    except (ActionException, SerializationFailure, StorageUnavailable):
-        raise
-    except StorageError as error:
-        raise failing(ErrorCode.INTERNAL, f"{what} of {execution.plan.name}: {error}") from None
-    except Exception as error:
-        log_crash(execution, what, error)
-        raise failing(
-            ErrorCode.HANDLER_ERROR,
-            f"{what} of {execution.plan.name} raised {type(error).__name__}",
-            action_id=execution.id,
-        ) from None
+                value = function(*arguments)
+            if not isinstance(value, Success) and inspect.isawaitable(value):
+                value = await _await(execution, value)
+        except Exception as error:
+            raise contained(execution, what, error) from None
+    check_deadline(execution)
+    return value
+
+
+def contained(execution: Execution, what: str, error: Exception) -> Exception:
+    """What an exception out of user code becomes; a crash goes to the log, with its traceback."""
+    if isinstance(error, (ActionException, SerializationFailure, StorageUnavailable)):
+        return error
+    if isinstance(error, StorageError):
+        return failing(ErrorCode.INTERNAL, f"{what} of {execution.plan.name}: {error}")
+    log_crash(execution, what, error)
+    message = f"{what} of {execution.plan.name} raised {type(error).__name__}"
+    return failing(ErrorCode.HANDLER_ERROR, message, action_id=execution.id)
 
 
 def unwrap(execution: Execution, what: str, returned: Any) -> Any:

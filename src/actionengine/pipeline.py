@@ -38,7 +38,7 @@ from actionengine.action_context import ActionContext
 from actionengine.actions import HookDefinition, HookLogEntry, PipelineResult
 from actionengine.approval_record import PendingApproval, error_for
 from actionengine.authorization.port import AccessRequest, Authorizer, Decision
-from actionengine.calling import call, check_deadline, log_crash, logger, unwrap
+from actionengine.calling import call, call_plainly, check_deadline, log_crash, logger, unwrap
 from actionengine.context import RequestContext
 from actionengine.driving import drive
 from actionengine.errors import ActionError, ActionException, ErrorCode, failing
@@ -306,7 +306,8 @@ class Pipeline:
                 f"{execution.plan.name} is not for {actor.type} actors, only for {', '.join(sorted(allowed))}",
             )
         if action.is_protected:
-            await self._enforce(execution, action.permission, None, action.resource is not None)
+            roles, more = action.access_control, action.resource is not None
+            _enforce(execution, await self._ask(execution, roles, action.permission, None, more))
 
     async def validate(self, execution: Execution) -> None:
         """4 or 8: the payload becomes the handler's input. Fails with `invalid_input` and each field's path and reason;
@@ -336,7 +337,8 @@ class Pipeline:
                 raise failing(ErrorCode.INTERNAL, f"resource() of {plan.name} has to return a name, not {resource!r}")
             execution.add_subject(resource)
             if plan.action.is_protected and execution.request.actor is not None:
-                await self._enforce(execution, plan.action.permission, resource, False)
+                roles, permission = plan.action.access_control, plan.action.permission
+                _enforce(execution, await self._ask(execution, roles, permission, resource, False))
 
     async def claim(self, execution: Execution) -> None:
         """6: the idempotency key. Fails with `idempotency_mismatch` or `idempotency_in_progress`; raises `Replayed`
@@ -394,6 +396,8 @@ class Pipeline:
         arguments = (execution.data, ActionContext(execution, self)) if plan.takes_context else (execution.data,)
         if plan.is_native:
             returned = await handler(*arguments)
+        elif execution.mode == "sync" and execution.deadline is None and not plan.is_async:
+            returned = call_plainly(execution, "the handler", handler, *arguments)
         else:
             unit_of_work = None if execution.mode == "sync" else self.open(execution)
             returned = await call(execution, unit_of_work, "the handler", handler, plan.is_async, *arguments)
@@ -408,7 +412,7 @@ class Pipeline:
     async def record(self, execution: Execution) -> None:
         """12: log rows, events and idempotent results, in the transaction of the handler's writes."""
         execution.add_row("succeeded")
-        if execution.plan.action.read_only:
+        if execution.plan.action.read_only and execution.unit_of_work is not None:
             await self._roll_back(execution)
             execution.unit_of_work = None
         recording = Recording(execution.scrubbed_rows(), execution.scrubbed_events(), execution.results)
@@ -447,12 +451,6 @@ class Pipeline:
     async def decide(self, execution: Execution, permission: str | None, resource: str | None) -> Decision:
         """The authorizer's answer to a handler's own question, put on record."""
         return await self._ask(execution, (), permission, resource, False)
-
-    async def _enforce(self, execution: Execution, permission: str | None, resource: str | None, more: bool) -> None:
-        roles = execution.plan.action.access_control
-        decision = await self._ask(execution, roles, permission, resource, more)
-        if not decision.allowed:
-            raise failing(ErrorCode.FORBIDDEN, f"{execution.plan.name}: {decision.reason}")
 
     async def _ask(
         self, execution: Execution, roles: tuple[str, ...], permission: str | None, resource: str | None, more: bool
@@ -660,6 +658,11 @@ class Pipeline:
             time.sleep(seconds)  # noqa: ASYNC251 - there is no event loop here
         else:
             await asyncio.sleep(seconds)
+
+
+def _enforce(execution: Execution, decision: Decision) -> None:
+    if not decision.allowed:
+        raise failing(ErrorCode.FORBIDDEN, f"{execution.plan.name}: {decision.reason}")
 
 
 async def _awaited(decision: Awaitable[Decision]) -> Decision:

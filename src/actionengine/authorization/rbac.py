@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -13,7 +13,7 @@ from actionengine.context import Actor, Tenant
 from actionengine.storage.port import ROLE_ASSIGNMENTS, ROLES, Mode, Storage
 from actionengine.storage.records import MAX_PAGE
 
-_MOST_CACHED_ACTORS = 10_000
+_MOST_CACHED = 10_000
 
 
 @dataclass(slots=True)
@@ -23,6 +23,7 @@ class CachedRoles:
     stamp: int
     roles: dict[str, Role]
     assignments: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    decisions: dict[Hashable, Decision] = field(default_factory=dict)
 
 
 class RBACAuthorizer:
@@ -36,14 +37,14 @@ class RBACAuthorizer:
         self._cache: dict[UUID, CachedRoles] = {}
 
     def authorize(self, request: AccessRequest) -> Decision | Awaitable[Decision]:
-        """The decision: at once where the cache knows all that it takes."""
+        """The decision: at once where the same was asked since the tenant's roles last changed."""
         if not needs_roles(request):
             return decide_without_roles(request)
         cached = self._cache.get(request.tenant.id)
         if cached is not None and cached.stamp == self._storage.access_stamp(request.tenant.id):
-            assigned = cached.assignments.get((request.actor.type, request.actor.id))
-            if assigned is not None:
-                return decide(request, assigned, cached.roles)
+            decision = cached.decisions.get(_question(request))
+            if decision is not None:
+                return decision
         return self._load_and_decide(request)
 
     async def _load_and_decide(self, request: AccessRequest) -> Decision:
@@ -56,10 +57,14 @@ class RBACAuthorizer:
         assigned = cached.assignments.get(key)
         if assigned is None:
             assigned = await self._load_assignments(request.tenant, request.actor, request.mode)
-            if len(cached.assignments) >= _MOST_CACHED_ACTORS:
+            if len(cached.assignments) >= _MOST_CACHED:
                 cached.assignments.clear()
             cached.assignments[key] = assigned
-        return decide(request, assigned, cached.roles)
+        decision = decide(request, assigned, cached.roles)
+        if len(cached.decisions) >= _MOST_CACHED:
+            cached.decisions.clear()
+        cached.decisions[_question(request)] = decision
+        return decision
 
     async def _load_roles(self, tenant: Tenant, mode: Mode) -> dict[str, Role]:
         roles: dict[str, Role] = {}
@@ -80,6 +85,13 @@ class RBACAuthorizer:
         finally:
             await unit_of_work.rollback()
         return tuple(record.data["roles"]) if record else ()
+
+
+def _question(request: AccessRequest) -> Hashable:
+    """All that a decision depends on, beside the tenant's roles."""
+    actor = request.actor
+    rights = (actor.type, actor.id, actor.roles, actor.permissions)
+    return rights, request.access_control, request.permission, request.resource, request.resource_follows
 
 
 def role_of(document: dict[str, Any]) -> Role:
