@@ -6,15 +6,15 @@ Lines and spans carry names, ids, timing and status: never a payload, a result o
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from time import perf_counter
 
 from actionengine.errors import ActionException
 from actionengine.execution_state import Execution
+from actionengine.stages import Stage
 
 logger = logging.getLogger("actionengine")
 
-Stage = Callable[[Execution], Awaitable[None]]
 Observer = Callable[[str, Stage], Stage]
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ from actionengine.storage.port import (
     CLAIMED,
     Claim,
     ClaimAnswer,
+    EventRow,
     IdempotentResult,
     LogQuery,
     LogRow,
@@ -107,7 +107,8 @@ class TenantData:
     snapshots: dict[MemoryUnitOfWork, int] = field(default_factory=dict)
     claims: dict[Key, Held | IdempotentResult] = field(default_factory=dict)
     log: list[LogRow] = field(default_factory=list)
-    events: list[StoredEvent] = field(default_factory=list)
+    # The position of an event in its tenant's log is its index here, counted from 1.
+    events: list[EventRow] = field(default_factory=list)
     outbox: deque[int] = field(default_factory=deque)
 
 
@@ -160,9 +161,9 @@ class InMemoryStorage:
 
     def read_events(self, tenant: Tenant, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
         """The tenant's events after a position, in commit order."""
-        events = self._tenant_data(tenant.id).events
-        start = bisect_right(events, after, key=attrgetter("position"))
-        return events[start : start + page_size(limit)]
+        start = max(0, after)
+        events = self._tenant_data(tenant.id).events[start : start + page_size(limit)]
+        return [StoredEvent(position, event) for position, event in enumerate(events, start + 1)]
 
     async def read_events_async(self, tenant: Tenant, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
         """The same."""
@@ -365,9 +366,8 @@ class MemoryUnitOfWork:
             for recording in self._recordings:
                 data.log.extend(recording.log)
                 for event in recording.events:
-                    position = len(data.events) + 1
-                    data.events.append(StoredEvent(position, event))
-                    data.outbox.append(position)
+                    data.events.append(event)
+                    data.outbox.append(len(data.events))
                 for result in recording.results:
                     self._end_claim((result.claim.action, result.claim.key), result)
             self._end()
