@@ -193,6 +193,36 @@ def test_roles_are_administered_by_those_who_may_and_by_no_agent(
         assert isinstance(execute(engine, f"roles.{action}", payload, admin), Failure)
 
 
+def test_a_deleted_role_does_not_come_back_with_its_name(engine: Engine, execute: Execute, acme: Tenant) -> None:
+    define(engine, acme, "cashier", allow=[("payments.refund", None)])
+    roles(engine, acme, "assign", actor_type="human", actor_id="x", role="cashier")
+    roles(engine, acme, "delete", name="cashier")
+    define(engine, acme, "cashier", allow=[("payments.refund", None)])
+    assert isinstance(execute(engine, "work.refund", {}, as_actor(acme, "human")), Failure)
+
+
+def test_every_actor_has_the_public_role(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+    engine = engine_of(
+        create_action(name="inside", description="", handler=ok, access_control=["public"]),
+        create_action(name="outside", description="", handler=ok, access_control=["public"], is_protected=False),
+    )
+    assert execute(engine, "work.inside", {}, as_actor(acme, "ai")) == Success("done")
+    assert execute(engine, "work.outside", {}, RequestContext(tenant=acme)) == Success("done")
+    assert execute(engine, "work.inside", {}, RequestContext(tenant=acme)).failure().code is ErrorCode.UNAUTHENTICATED
+
+
+def test_an_authorizer_that_waits_for_a_loop_where_there_is_none_refuses(engine_of: EngineOf, acme: Tenant) -> None:
+    class Waiting:
+        async def authorize(self, request: AccessRequest) -> Decision:
+            await asyncio.sleep(0)
+            return Decision(True, "after a while")
+
+    engine = engine_of(*ACTIONS, authorizer=Waiting())
+    context = as_actor(acme, "human")
+    assert engine.execute_action("work", "open", {}, context).failure().code is ErrorCode.INTERNAL
+    assert asyncio.run(engine.execute_action_async("work", "open", {}, context)) == Success("done")
+
+
 def test_roles_in_code_take_their_names_from_the_actor(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
     authorizer = StaticAuthorizer(
         {"cashier": Role(allow=["payments.*", Rule("jobs.close", "job/7")]), "trainee": Role(deny=["payments.refund"])}

@@ -363,7 +363,40 @@ def test_a_read_only_action_is_logged_claims_no_key_and_emits_nothing(
     assert storage.read_events(acme) == []
 
 
+@pytest.mark.parametrize("nested_as", ["an action", "a hook"])
+def test_a_read_only_action_inside_one_that_writes_cannot_write_either(
+    engine_of: EngineOf,
+    execute: Execute,
+    as_ann: RequestContext,
+    acme: Tenant,
+    storage: InMemoryStorage,
+    nested_as: str,
+) -> None:
+    hooks = ActionHooks(before=(HookDefinition("work", "reader"),)) if nested_as == "a hook" else None
+    engine = engine_of(
+        action("outer", lambda data, ctx: ctx.execute("work", "reader", data), hooks=hooks),
+        action("reader", insert, read_only=True),
+    )
+    error = execute(engine, "work.outer", {}, as_ann).failure()
+    assert "is read-only and cannot write" in error.message
+    assert documents(storage, acme) == 0
+
+
 # Timeouts
+
+
+def test_a_handler_with_a_timeout_never_opens_a_unit_of_work_of_its_own(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
+) -> None:
+    """One that was left behind could otherwise open another after the rollback."""
+    opened: list[bool] = []
+
+    def look(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        opened.append(ctx._execution.root.unit_of_work is not None)
+        return Success(None)
+
+    execute(engine_of(action("go", look, timeout=60)), "work.go", {}, as_ann)
+    assert opened == [True]
 
 
 def test_a_handler_that_never_returns_is_stopped(

@@ -153,7 +153,8 @@ def test_no_secret_is_written_or_told(
         create_action(name="inner", description="", handler=inner),
         diagnostics=diagnostics,
     )
-    context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
+    reason = f"the card {MARKER} again"
+    context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k", reason=reason)
     with caplog.at_level(logging.DEBUG):
         answer = execute(engine, "work.pay", PAYLOADS[what], context)
     if isinstance(answer, Failure):

@@ -8,6 +8,7 @@ import logging
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from time import perf_counter
 from typing import Any
@@ -161,8 +162,8 @@ async def _call_beside_loop(execution: Execution, function: Callable[..., Any], 
     outcome = _Outcome()
 
     def finished() -> None:
-        # The loop may be gone by the time an abandoned handler ends.
-        if not loop.is_closed():
+        # The loop may be closed by the time an abandoned handler ends: then nobody waits.
+        with suppress(RuntimeError):
             loop.call_soon_threadsafe(done.set)
 
     _start(outcome, finished, function, arguments)

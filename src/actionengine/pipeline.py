@@ -271,22 +271,27 @@ class Pipeline(Stages):
         return Failure(error)
 
     async def _settle_failure(self, execution: Execution, error: ActionError) -> Answer:
-        """Roll back, and put the failure on the action log in a transaction of its own."""
-        await self._roll_back(execution)
-        execution.unit_of_work = None
+        """Roll back, and put the failure on the action log in a transaction of its own.
+
+        The execution keeps its dead unit of work: a handler that was left behind at its deadline finds no other.
+        """
         execution.ended = True
+        await self._roll_back(execution)
         self._keep_quietly(execution)
         error = execution.scrubbed_error(error)
         execution.output = None
         execution.undo_rows()
         execution.add_row(outcome_of(error), error)
+        tenant = execution.request.tenant
+        assert tenant is not None
+        unit_of_work = self.storage.unit_of_work(tenant, execution.id, execution.mode)
         try:
-            unit_of_work = self.open(execution, writable=True)
-            await unit_of_work.record(Recording(execution.scrubbed_rows()))
+            await unit_of_work.record(Recording(tuple(execution.scrubbed_rows())))
             await unit_of_work.commit()
         except Exception as crash:
             log_crash(execution, "the action log", crash)
-            await self._roll_back(execution)
+        finally:
+            await unit_of_work.rollback()
         return Failure(error)
 
     def _pending(self, execution: Execution, needed: ApprovalNeeded) -> PendingApproval:

@@ -213,7 +213,8 @@ class Stages(ABC):
         elif execution.mode == "sync" and execution.deadline is None and not plan.is_async:
             returned = call_plainly(execution, "the handler", handler, *arguments)
         else:
-            unit_of_work = None if execution.mode == "sync" else self.open(execution)
+            # Opened before a handler that may be left behind at its deadline, so that it never opens one afterwards.
+            unit_of_work = self.open(execution)
             returned = await call(execution, unit_of_work, "the handler", handler, plan.is_async, *arguments)
         execution.value = unwrap(execution, "the handler", returned)
 

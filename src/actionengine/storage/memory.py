@@ -15,6 +15,7 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -532,7 +533,7 @@ class _Signal:
 
         def set_from_anywhere() -> None:
             # A loop that was closed meanwhile has nobody left to wake.
-            if not loop.is_closed():
+            with suppress(RuntimeError):
                 loop.call_soon_threadsafe(finish)
 
         async def wait_in_task(seconds: float) -> None:

@@ -24,6 +24,8 @@ def encode_document(collection: str, data: Mapping[str, Any]) -> bytes:
         raise failing(ErrorCode.INVALID_INPUT, f"a document of {collection!r} must be a mapping, not {_kind(data)}")
     try:
         encoded = to_json(data if type(data) is dict else dict(data), inf_nan_mode="null")
+        if b"null" in encoded and encoded != to_json(data, inf_nan_mode="constants"):
+            raise failing(ErrorCode.INVALID_INPUT, f"a document of {collection!r} has a number that is not finite")
         if encoded.count(b"{") + encoded.count(b"[") > _SURELY_READABLE_DEPTH:
             from_json(encoded)
         return encoded

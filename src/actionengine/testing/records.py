@@ -175,6 +175,8 @@ class RecordsConformance(Conformance):
         "data",
         [
             pytest.param({"value": object()}, id="an object"),
+            pytest.param({"value": float("nan")}, id="not a number"),
+            pytest.param({"value": [float("inf"), None]}, id="infinity"),
             pytest.param({"value": b"\xff"}, id="bytes that are no text"),
             pytest.param({"value": "\ud800"}, id="half a surrogate pair"),
             pytest.param(endless(), id="itself"),
