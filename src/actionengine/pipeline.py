@@ -121,8 +121,9 @@ class Pipeline(Stages):
             return None, further.id
         if isinstance(answered, Failure):
             raise ActionException(answered.failure())
-        self._remember(execution, execution.value)
-        return answered.unwrap(), None
+        value = answered.unwrap()
+        self._remember(execution, value)
+        return value, None
 
     async def _admit(self, execution: Execution) -> None:
         if self._before is not None:
