@@ -133,3 +133,27 @@ def test_approvals_are_seen_by_who_asked_and_who_may_decide(
         assert len(execute(engine, "approvals.list", {}, context).unwrap().items) == int(sees)
         found = execute(engine, "approvals.get", approval, context)
         assert isinstance(found, Success) if sees else found.failure().code is ErrorCode.NOT_FOUND
+
+
+def test_an_approval_that_is_rolled_back_leaves_no_answer_under_its_key(
+    engine_of: EngineOf, execute: Execute, acme: Tenant
+) -> None:
+    def change_mind(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        ctx.execute("approvals", "approve", data).unwrap()
+        return Failure("changed my mind")
+
+    def outer(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        ctx.execute("work", "change_mind", data)
+        return Success(None)
+
+    engine = engine_of(
+        create_action(name="pay", description="", handler=pay, approval=policy()),
+        create_action(name="change_mind", description="", handler=change_mind),
+        create_action(name="outer", description="", handler=outer),
+    )
+    context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
+    approval = {"approval_id": execute(engine, "work.pay", {"amount": 5000}, context).failure().details["approval_id"]}
+    assert execute(engine, "work.outer", approval, boss(acme)) == Success(None)
+    again = execute(engine, "work.pay", {"amount": 5000}, context).failure()
+    assert again.details["approval_id"] == approval["approval_id"]
+    assert execute(engine, "approvals.approve", approval, boss(acme)).unwrap().result == {"amount": 5000}

@@ -20,6 +20,7 @@ from actionengine import (
     ActionError,
     ActionException,
     ActionHooks,
+    ActionResultConfig,
     Actor,
     ApprovalPolicy,
     Decision,
@@ -783,3 +784,135 @@ def test_a_crash_while_logging_a_failure_does_not_hide_the_failure(
         error = execute(engine, "work.go", {}, RequestContext(tenant=tenant, actor=Actor.human("ann"))).failure()
     assert error.message == "sold out"
     assert "the action log of work.go raised" in caplog.text
+
+
+# What is left over, or goes on at the same time
+
+
+def test_a_nested_handler_left_behind_at_its_deadline_writes_nothing(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    release, over = threading.Event(), threading.Event()
+
+    def slow(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        records = ctx.records("things")
+        release.wait(30)
+        try:
+            records.insert({"late": True})
+        finally:
+            over.set()
+        return Success(None)
+
+    def outer(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        failure = ctx.execute("work", "slow", {}).failure()
+        release.set()
+        assert over.wait(30)
+        return Success(failure.code)
+
+    engine = engine_of(action("outer", outer), action("slow", slow, timeout=0.05))
+    assert execute(engine, "work.outer", {}, as_ann) == Success("timeout")
+    assert documents(storage, acme) == 0
+
+
+def test_the_context_of_a_nested_execution_is_of_no_use_afterwards(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    kept: list[Any] = []
+
+    def inner(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        kept.extend((ctx, ctx.records("things")))
+        return Failure("no")
+
+    def outer(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        ctx.execute("work", "inner", {})
+        uses: list[Callable[[], Any]] = [
+            lambda: kept[0].emit("x"),
+            lambda: kept[0].records("things"),
+            lambda: kept[1].insert({}),
+        ]
+        for use in uses:
+            with pytest.raises(Exception, match="is over"):
+                use()
+        return Success(None)
+
+    engine = engine_of(action("outer", outer), action("inner", inner))
+    assert execute(engine, "work.outer", {}, as_ann) == Success(None)
+    assert documents(storage, acme) == 0
+
+
+def test_an_execution_executes_one_action_at_a_time(
+    engine_of: EngineOf, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    async def failing_late(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        await asyncio.sleep(0)
+        return Failure("no")
+
+    async def outer(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        first, second = await asyncio.gather(
+            ctx.execute_async("work", "fail", {}), ctx.execute_async("work", "insert", {})
+        )
+        assert first.failure().message == "no"
+        return second
+
+    engine = engine_of(action("outer", outer), action("fail", failing_late), action("insert", async_insert))
+    error = asyncio.run(engine.execute_action_async("work", "outer", {}, as_ann)).failure()
+    assert "one action at a time" in error.message
+    assert documents(storage, acme) == 0
+
+
+def test_an_approval_unwinds_through_a_task_group(engine_of: EngineOf, as_ann: RequestContext, acme: Tenant) -> None:
+    async def outer(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(ctx.execute_async("work", "inner", {}))
+        return task.result()
+
+    policy = ApprovalPolicy(when=lambda data, ctx: True, permission="approve")
+    engine = engine_of(action("outer", outer), action("inner", insert, approval=policy))
+    error = asyncio.run(engine.execute_action_async("work", "outer", {}, as_ann)).failure()
+    assert error.code is ErrorCode.APPROVAL_REQUIRED
+
+
+def test_hooks_of_hooks_leave_the_log_of_the_outer_execution_alone(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
+) -> None:
+    inner = (HookDefinition("work", "inner"),)
+    engine = engine_of(
+        action(
+            "go",
+            lambda data, ctx: Success(ctx.hook_context.output),
+            hooks=ActionHooks(before=(HookDefinition("work", "middle"),)),
+            result=ActionResultConfig(pipeline=True),
+        ),
+        action("middle", add(1), hooks=ActionHooks(before=inner, after=inner)),
+        action("inner", add(10)),
+    )
+    result = execute(engine, "work.go", {}, as_ann).unwrap()
+    assert result.data is None
+    assert [entry.name for entry in result.pipeline["before"]] == ["work.middle"]
+    assert result.pipeline["after"] == []
+
+
+@pytest.mark.parametrize("field", ["reason", "request_id", "source"])
+@pytest.mark.parametrize("value", ["half \ud800", 7])
+def test_odd_values_of_the_request_never_spoil_the_action_log(
+    engine_of: EngineOf, execute: Execute, acme: Tenant, field: str, value: Any
+) -> None:
+    policy = ApprovalPolicy(when=lambda data, ctx: True, permission="approve")
+    engine = engine_of(action("go", insert), action("ask", insert, approval=policy))
+    options: dict[str, Any] = {field: value}
+    context = RequestContext(tenant=acme, actor=Actor.human("ann"), **options)
+    assert isinstance(execute(engine, "work.go", {}, context), Success)
+    assert execute(engine, "work.ask", {}, context).failure().code is ErrorCode.APPROVAL_REQUIRED
+    assert [getattr(row, field) for row in log_of(engine, acme)] == [str(value).replace("\ud800", "?")] * 2
+
+
+def test_a_condition_may_read_documents_whatever_the_handler_is(engine_of: EngineOf, as_ann: RequestContext) -> None:
+    policy = ApprovalPolicy(when=lambda data, ctx: bool(ctx.records("things").list()), permission="approve")
+    engine = engine_of(action("go", async_insert, approval=policy))
+
+    async def twice() -> list[Any]:
+        return [await engine.execute_action_async("work", "go", {}, as_ann) for _ in range(2)]
+
+    first, second = asyncio.run(twice())
+    assert isinstance(first, Success)
+    assert second.failure().code is ErrorCode.APPROVAL_REQUIRED

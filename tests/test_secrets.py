@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, NewType
 
 import pytest
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, Json, SecretStr, field_validator, model_validator
 from returns.result import Failure, Result, Success
+from typing_extensions import TypedDict
 
 from actionengine import (
     ActionContext,
@@ -235,3 +236,70 @@ def test_fields_of_a_dataclass_are_masked(
     execute(engine, "work.go", {"user": "ann", "password": MARKER}, as_ann)
     (row,) = log_of(engine, acme)
     assert row.input == row.output == {"user": "ann", "password": "*" * 10}
+
+
+class Key(NamedTuple):
+    name: str
+    secret: SecretStr
+
+
+class Login2(TypedDict):
+    token: Annotated[SecretStr, Field(alias="theToken")]
+
+
+class Wrapped(BaseModel):
+    key: Key | None = None
+    packed: Json[Card] | None = None
+    renamed: NewType("Renamed", SecretStr) | None = None  # type: ignore[valid-type]
+    typed: Login2 | None = None
+    pem: Annotated[str, Sensitive()] | None = None
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"key": ["n", MARKER]},
+        {"packed": '{"number": "' + MARKER + '"}'},
+        {"renamed": MARKER},
+        {"typed": {"theToken": MARKER}},
+        {"pem": f"-----BEGIN-----\n{MARKER}\n-----END-----"},
+    ],
+)
+def test_secrets_are_found_in_every_shape(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage, payload: Any
+) -> None:
+    def quote(data: Wrapped) -> Result[Any, Any]:
+        if data.pem is not None:
+            return Failure(f"cannot read {data.pem!r}")
+        return Success("fine")
+
+    engine = engine_of(create_action(name="go", description="", handler=quote, validation=Wrapped))
+    answer = execute(engine, "work.go", payload, as_ann)
+    assert MARKER not in str(answer)
+    assert all(MARKER not in written for written in everything_written(storage, acme))
+
+
+def test_a_secret_that_a_before_hook_supplies_is_masked(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    hooks = ActionHooks(before=(HookDefinition("work", "look_up"),))
+    engine = engine_of(
+        create_action(
+            name="pay", description="", handler=lambda d: Failure(f"no {d.number}"), validation=Card, hooks=hooks
+        ),
+        create_action(name="look_up", description="", handler=lambda d: Success({"number": MARKER}), read_only=True),
+    )
+    assert MARKER not in str(execute(engine, "work.pay", {"ref": 1}, as_ann).failure().to_dict())
+    assert all(MARKER not in written for written in everything_written(storage, acme))
+
+
+def test_a_replay_never_shows_a_secret_that_the_first_answer_masked(
+    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    engine = engine_of(
+        create_action(name="go", description="", handler=lambda d: Success(Issued(key=SecretStr(MARKER), also="a")))
+    )
+    context = RequestContext(tenant=acme, actor=Actor.human("ann"), idempotency_key="k")
+    for _ in range(2):
+        assert MARKER not in str(execute(engine, "work.go", {}, context).unwrap())
+    assert all(MARKER not in written for written in everything_written(storage, acme))

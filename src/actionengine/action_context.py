@@ -12,7 +12,7 @@ from returns.result import Result
 
 from actionengine.actions import HookContext
 from actionengine.context import Actor, AIUsage, Tenant
-from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode, failing, sendable
 from actionengine.execution_state import Execution
 from actionengine.masking import masked_json
 from actionengine.storage.port import RESERVED_PREFIX, AsyncRecords, Mode, Record, StorageError, UnitOfWork
@@ -46,11 +46,12 @@ class ActionContext:
     methods the first is for `def` handlers, the `async` one for `async def` handlers.
     """
 
-    __slots__ = ("_execution", "_executor")
+    __slots__ = ("_execution", "_executor", "_is_async")
 
-    def __init__(self, execution: Execution, executor: Executor) -> None:
+    def __init__(self, execution: Execution, executor: Executor, is_async: bool) -> None:
         self._execution = execution
         self._executor = executor
+        self._is_async = is_async
 
     @property
     def action_id(self) -> str:
@@ -87,7 +88,8 @@ class ActionContext:
     @property
     def hook_context(self) -> HookContext:
         """This execution as its hooks see it; in a hook, that of the execution which it hooks."""
-        return self._execution.hook_context
+        execution = self._execution
+        return (execution.hooked or execution).hook_context
 
     @property
     def resources(self) -> Mapping[str, Any]:
@@ -131,6 +133,8 @@ class ActionContext:
         action = execution.plan.action
         if not isinstance(type, str) or not type or not isinstance(subject, str | None):
             raise failing(ErrorCode.INTERNAL, f"an event has a type and perhaps a subject, texts both: not {type!r}")
+        type = sendable(type)
+        subject = subject and sendable(subject)
         if action.read_only:
             raise failing(ErrorCode.INTERNAL, f"{execution.plan.name} is read-only and cannot emit {type!r}")
         if action.emits and type not in action.emits:
@@ -200,15 +204,15 @@ class ActionContext:
         return self._executor.open(self._running())
 
     def _running(self) -> Execution:
-        if self._execution.root.ended:
+        if self._execution.is_over:
             raise StorageError(f"the execution of {self._execution.plan.name} is over; its context cannot be used")
         return self._execution
 
     def _require(self, kind: str, used: str, instead: str) -> None:
         plan = self._execution.plan
-        if plan.is_native or plan.is_async == (kind == "async def"):
+        if plan.is_native or self._is_async == (kind == "async def"):
             return
-        other = "an async def" if plan.is_async else "a def"
+        other = "an async def" if self._is_async else "a def"
         raise failing(
             ErrorCode.INTERNAL, f"{used} is for {kind} handlers; {plan.name} has {other} handler: use {instead}"
         )
@@ -255,7 +259,9 @@ class _OnRecord:
         return await self._records.list(filter, limit, after)
 
     def _check_writable(self) -> None:
-        """A read-only action stays so inside one that writes, and in its transaction."""
+        """An execution that is over writes nothing; a read-only one neither, though the one around it may."""
         plan = self._execution.plan
+        if self._execution.is_over:
+            raise StorageError(f"the execution of {plan.name} is over; its records cannot be used")
         if plan.action.read_only:
             raise failing(ErrorCode.INTERNAL, f"{plan.name} is read-only and cannot write to {self._collection!r}")

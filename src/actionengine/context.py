@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 from uuid import UUID
 
+from actionengine.errors import sendable
+
 ActorType = Literal["human", "ai", "integration", "workflow", "system"]
 ACTOR_TYPES: frozenset[str] = frozenset(get_args(ActorType))
 
@@ -46,6 +48,8 @@ class Actor:
             raise ValueError(f"unknown actor type {self.type!r}; expected one of {', '.join(sorted(ACTOR_TYPES))}")
         if not isinstance(self.id, str) or not self.id:
             raise ValueError(f"an actor needs a non-empty id, not {self.id!r}")
+        if sendable(self.id) != self.id:
+            raise ValueError(f"the id {self.id!r} of an actor has a character that UTF-8 cannot carry")
         object.__setattr__(self, "roles", _names(self.roles))
         object.__setattr__(self, "permissions", _names(self.permissions))
 
@@ -106,6 +110,14 @@ class RequestContext:
     request_id: str | None = None
     ai_usage: AIUsage | None = None
     resources: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("source", "reason", "request_id"):
+            value = getattr(self, name)
+            if value is not None and not (type(value) is str and value.isascii()):
+                object.__setattr__(self, name, sendable(str(value)))
+        if self.source is None:
+            raise TypeError("RequestContext.source is a text that says where the request came in, not None")
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
-from pydantic_core import PydanticSerializationError, from_json, to_json
+from pydantic_core import from_json, to_json
 
 _NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
 
@@ -50,7 +50,7 @@ class ActionError:
         if type(self.code) is not ErrorCode:
             object.__setattr__(self, "code", ErrorCode(self.code))
         if type(self.message) is not str or not self.message.isascii():
-            object.__setattr__(self, "message", _sendable(str(self.message)))
+            object.__setattr__(self, "message", sendable(str(self.message)))
         if self.details is not _NO_DETAILS:
             object.__setattr__(self, "details", MappingProxyType(dict(self.details)))
 
@@ -64,17 +64,18 @@ class ActionError:
             try:
                 text = to_json(dict(self.details), fallback=str, inf_nan_mode="null")
                 details = from_json(text)
-            except (PydanticSerializationError, ValueError):
-                details = {_sendable(str(key)): _sendable(str(value)) for key, value in self.details.items()}
+            except Exception:
+                # Whatever was put there: an error can always be told.
+                details = {sendable(str(key)): f"<{type(value).__name__}>" for key, value in self.details.items()}
         return {"code": self.code.value, "message": self.message, "details": details}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.code, self.message, dict(self.details))
 
 
-def _sendable(text: str) -> str:
+def sendable(text: str) -> str:
     """A text without the half characters that UTF-8 cannot carry."""
-    return text.encode("utf-8", "replace").decode()
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 class ActionException(Exception):

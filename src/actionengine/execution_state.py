@@ -13,8 +13,8 @@ from uuid_utils import uuid7
 
 from actionengine.actions import ApprovalPolicy, HookContext
 from actionengine.context import AIUsage, RequestContext
-from actionengine.errors import ActionError, ErrorCode
-from actionengine.masking import mask, masked_json, scrub, scrub_json, scrub_text, secrets_in
+from actionengine.errors import ActionError, ErrorCode, sendable
+from actionengine.masking import forms_of, mask, masked_json, scrub, scrub_json, scrub_text, secrets_in
 from actionengine.payload import Received
 from actionengine.plan import ActionPlan
 from actionengine.storage.port import Claim, EventRow, IdempotentResult, LogRow, Mode, Outcome, UnitOfWork
@@ -52,6 +52,7 @@ class Execution:
     _root: Execution | None = None
     parent: Execution | None = None
     hooked: Execution | None = None
+    child: Execution | None = None
     depth = 0
     ended = False
     received: Received | None = None
@@ -118,15 +119,18 @@ class Execution:
         return seconds if self.deadline is None else max(0.0, min(seconds, self.deadline - perf_counter()))
 
     @property
+    def is_over(self) -> bool:
+        """Whether this execution, or one around it, has ended: then its context is of no more use."""
+        return self.ended or (self.parent is not None and self.parent.is_over)
+
+    @property
     def is_claimed(self) -> bool:
         """Whether this execution, or one around it, holds an idempotency key."""
         return self.claim is not None or (self.parent is not None and self.parent.is_claimed)
 
     @property
     def hook_context(self) -> HookContext:
-        """What hooks see of this execution; a hook itself sees that of the execution it hooks."""
-        if self.hooked is not None:
-            return self.hooked.hook_context
+        """What hooks see of this execution."""
         if self._hook_context is None:
             value = self.received.value if self.received is not None else None
             self._hook_context = HookContext(self.plan.name, value)
@@ -136,9 +140,13 @@ class Execution:
         """Remember the payload, and what in it is secret."""
         self.received = received
         self.incoming = received if received.is_plain else received.again()
-        if names := self.plan.sensitive:
-            value = received.value if received.is_plain else json.loads(received.json)
-            self.root.secrets.update(secrets_in(value, names))
+        if self.plan.sensitive:
+            self.learn_secrets(received.json)
+
+    def learn_secrets(self, encoded: bytes) -> None:
+        """Remember what stands under a sensitive name in this JSON, in every form in which a text may repeat it."""
+        for secret in secrets_in(json.loads(encoded), self.plan.sensitive):
+            self.root.secrets.update(forms_of(secret))
 
     def decide(self, reason: str) -> None:
         """Put a decision about access on record."""
@@ -146,6 +154,7 @@ class Execution:
 
     def add_subject(self, subject: str) -> None:
         """Put what this execution is about on record, once."""
+        subject = sendable(subject)
         if subject not in self.subjects:
             self.subjects = (*self.subjects, subject)
 

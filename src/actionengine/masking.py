@@ -9,8 +9,10 @@ execution, in a text as well.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
+from weakref import WeakKeyDictionary
 
 from pydantic import (
     AliasChoices,
@@ -22,6 +24,7 @@ from pydantic import (
     SecretStr,
     SerializationInfo,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema, from_json, to_json
 from typing_extensions import is_typeddict
 
@@ -30,6 +33,7 @@ MASK = "**********"
 _MASKING = object()
 _SECRETS = (SecretStr, SecretBytes, Secret)
 _SHORTEST_IN_TEXT = 4
+_SHORTEST_LINE = 8
 
 
 class Sensitive:
@@ -47,6 +51,9 @@ class Sensitive:
 
 def _serialize_sensitive(value: Any, serialize: Callable[[Any], Any], info: SerializationInfo) -> Any:
     return MASK if info.context is _MASKING else serialize(value)
+
+
+_names_of_classes: WeakKeyDictionary[type[Any], frozenset[str]] = WeakKeyDictionary()
 
 
 class Everything(frozenset[str]):
@@ -95,6 +102,18 @@ def secrets_in(value: Any, names: frozenset[str]) -> Iterator[str]:
             yield from secrets_in(item, names)
 
 
+def forms_of(secret: str) -> Iterator[str]:
+    """A secret as it may turn up in a text: as it is, as Python or JSON quote it, trimmed, and line by line."""
+    yield secret
+    yield repr(secret)[1:-1]
+    yield json.dumps(secret)[1:-1]
+    if trimmed := secret.strip():
+        yield trimmed
+    lines = secret.splitlines()
+    if len(lines) > 1:
+        yield from (line for line in lines if len(line) >= _SHORTEST_LINE)
+
+
 def scrub_text(text: str, secrets: set[str]) -> str:
     """A text with these secrets masked, longest first, so that no part of one remains."""
     for secret in sorted(secrets, key=len, reverse=True):
@@ -123,6 +142,20 @@ def scrub_json(encoded: bytes, secrets: set[str]) -> bytes:
     return to_json(scrub(from_json(encoded), secrets))
 
 
+def sensitive_names_of_class(kind: type[Any]) -> frozenset[str]:
+    """`sensitive_names` of a value's own class, where that has fields."""
+    names = _names_of_classes.get(kind)
+    if names is None:
+        names = _names_of_classes[kind] = _class_names(kind)
+    return names
+
+
+def _class_names(kind: type[Any]) -> frozenset[str]:
+    if dataclasses.is_dataclass(kind) or issubclass(kind, BaseModel):
+        return sensitive_names(kind)
+    return NOTHING
+
+
 def sensitive_names(annotation: Any) -> frozenset[str]:
     """The names (and aliases) under which a type, or a type inside it, carries a secret."""
     names: set[str] = set()
@@ -148,10 +181,30 @@ def _collect(annotation: Any, names: set[str], seen: set[Any]) -> bool:
     if isinstance(annotation, type) and (dataclasses.is_dataclass(annotation) or is_typeddict(annotation)):
         if annotation not in seen:
             seen.add(annotation)
+            fields = getattr(annotation, "__pydantic_fields__", {})
             for name, hint in get_type_hints(annotation, include_extras=True).items():
                 if _collect(hint, names, seen):
                     names.add(name)
+                    for item in (fields.get(name), *getattr(hint, "__metadata__", ())):
+                        if isinstance(item, FieldInfo):
+                            names.update(_aliases(item.alias), _aliases(item.validation_alias))
         return False
+    if isinstance(annotation, type) and issubclass(annotation, tuple) and hasattr(annotation, "_fields"):
+        # A named tuple comes as a list: there are no names to mask by.
+        hints = [_collect(hint, names, seen) for hint in get_type_hints(annotation, include_extras=True).values()]
+        return any(hints)
+    for indirect in (getattr(annotation, "__value__", None), getattr(annotation, "__supertype__", None)):
+        if indirect is not None:
+            return _collect(indirect, names, seen)
+    if any(
+        getattr(item, "__name__", type(item).__name__) == "Json" for item in getattr(annotation, "__metadata__", ())
+    ):
+        # A secret inside a text of JSON makes the whole text one.
+        inside: set[str] = set()
+        return _collect(get_args(annotation)[0], inside, set()) or bool(inside)
+    origin = get_origin(annotation)
+    if isinstance(origin, type) and (dataclasses.is_dataclass(origin) or is_typeddict(origin)):
+        _collect(origin, names, seen)
     # A container or a union is a secret where one of its members is: there is no name to tell them apart by.
     members = [_collect(argument, names, seen) for argument in get_args(annotation) if not isinstance(argument, str)]
     return any(members)
@@ -164,7 +217,7 @@ def _is_secret(annotation: Any) -> bool:
 
 
 def _is_marker(item: Any) -> bool:
-    return isinstance(item, Sensitive) or item is Sensitive
+    return isinstance(item, Sensitive)
 
 
 def _aliases(alias: str | AliasPath | AliasChoices | None) -> list[str]:
@@ -195,7 +248,7 @@ def _revealed(value: Any) -> Any:
     if isinstance(value, _SECRETS):
         return _revealed(value.get_secret_value())
     if isinstance(value, BaseModel):
-        return _revealed(value.model_dump(by_alias=True))
+        return _revealed(value.model_dump(by_alias=True, exclude_computed_fields=True))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: _revealed(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, dict):

@@ -27,6 +27,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, from_json
 from returns.result import Failure, Success
 
@@ -36,7 +37,6 @@ from actionengine.calling import check_deadline, log_crash, logger
 from actionengine.context import RequestContext
 from actionengine.errors import ActionError, ActionException, ErrorCode, failing
 from actionengine.execution_state import ApprovalNeeded, Approved, Execution, outcome_of
-from actionengine.masking import masked_json
 from actionengine.payload import fingerprint, receive
 from actionengine.plan import ActionPlan
 from actionengine.stages import Answer, Replayed, Stages
@@ -173,7 +173,7 @@ class Pipeline(Stages):
         if plan.after:
             await self.after_hooks(execution)
         try:
-            execution.output = masked_json(execution.value)
+            execution.output = plan.shown(execution.value)
         except (PydanticSerializationError, ValueError, TypeError) as error:
             raise failing(
                 ErrorCode.INTERNAL, f"{plan.name} returned something that has no JSON form: {error}"
@@ -183,7 +183,11 @@ class Pipeline(Stages):
 
     async def _nest(self, execution: Execution, parent: Execution) -> Answer:
         plan, root = execution.plan, execution.root
-        rows, events = len(root.rows), len(root.events)
+        if parent.child is not None:
+            message = f"{parent.plan.name} is executing {parent.child.plan.name}: it executes one action at a time"
+            return Failure(ActionError(ErrorCode.INTERNAL, message))
+        parent.child = execution
+        marks = len(root.rows), len(root.events), len(root.results)
         unit_of_work = self.open(root)
         savepoint = None
         try:
@@ -196,10 +200,7 @@ class Pipeline(Stages):
             return Success(_answered(execution))
         except ApprovalNeeded as needed:
             root.needed = needed
-            if savepoint is not None:
-                await unit_of_work.rollback_to(savepoint)
-            del root.events[events:]
-            execution.undo_rows(rows)
+            await self._undo(execution, savepoint, *marks)
             execution.add_row("approval_required")
             raise
         except (SerializationFailure, StorageUnavailable):
@@ -209,14 +210,24 @@ class Pipeline(Stages):
             failure = refusal.error
         except Exception as crash:
             failure = self._storage_error(execution, crash)
-        if savepoint is not None:
-            await unit_of_work.rollback_to(savepoint)
-        del root.events[events:]
-        execution.undo_rows(rows)
+        finally:
+            execution.ended = True
+            parent.child = None
+        await self._undo(execution, savepoint, *marks)
         failure = execution.scrubbed_error(failure)
         execution.add_row(outcome_of(failure), failure)
         logger.debug("%s failed inside %s: %s", plan.name, parent.plan.name, failure.code)
         return Failure(failure)
+
+    async def _undo(self, execution: Execution, savepoint: object, rows: int, events: int, results: int) -> None:
+        """Take back all that a nested execution did; from now on its context is of no use."""
+        execution.ended = True
+        root = execution.root
+        if savepoint is not None:
+            await self.open(root).rollback_to(savepoint)
+        del root.events[events:]
+        del root.results[results:]
+        execution.undo_rows(rows)
 
     def _check_nesting(self, execution: Execution, parent: Execution) -> None:
         plan = execution.plan
@@ -236,7 +247,7 @@ class Pipeline(Stages):
     async def _settle_replay(self, execution: Execution, replayed: Replayed) -> Answer:
         try:
             value = execution.plan.decode_result(replayed.encoded)
-            execution.output = masked_json(value.data if isinstance(value, PipelineResult) else value)
+            execution.output = execution.plan.shown(value.data if isinstance(value, PipelineResult) else value)
             execution.add_row("replayed")
             await self.open(execution).record(Recording(execution.scrubbed_rows()))
             await self.commit(execution)
@@ -250,9 +261,9 @@ class Pipeline(Stages):
         execution.unit_of_work = None
         execution.events.clear()
         execution.undo_rows()
-        pending = self._pending(execution, needed)
-        error = error_for(pending)
         try:
+            pending = self._pending(execution, needed)
+            error = error_for(pending)
             unit_of_work = self.open(execution)
             if execution.claim is not None:
                 await self.claim(execution)
@@ -296,8 +307,18 @@ class Pipeline(Stages):
         return Failure(error)
 
     def _pending(self, execution: Execution, needed: ApprovalNeeded) -> PendingApproval:
-        assert execution.received is not None
-        return PendingApproval.for_execution(execution, fingerprint(execution.received.again()), needed)
+        plan, received = execution.plan, execution.received
+        assert received is not None
+        if not received.is_plain and plan.validator is not None:
+            try:
+                plan.validator.validate_json(received.json)
+            except ValidationError as error:
+                message = (
+                    f"{plan.name}: an approval keeps JSON, and that of this instance does not validate ({error.title})"
+                )
+                raise failing(ErrorCode.INVALID_INPUT, message + ": send plain JSON values") from None
+        claimed = execution.claim.fingerprint if execution.claim else fingerprint(received.again())
+        return PendingApproval.for_execution(execution, claimed, needed)
 
     def _storage_error(self, execution: Execution, error: Exception) -> ActionError:
         if isinstance(error, ActionException):

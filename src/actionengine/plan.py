@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from enum import Enum
 from functools import cache, partial
 from types import FunctionType, MappingProxyType
@@ -17,7 +18,7 @@ from returns.result import Result
 from actionengine.actions import Action, ApprovalPolicy, HookDefinition, HookLog, HookLogEntry, PipelineResult, Service
 from actionengine.context import ACTOR_TYPES, PUBLIC
 from actionengine.errors import ConfigurationError
-from actionengine.masking import NOTHING, sensitive_names
+from actionengine.masking import NOTHING, mask, masked_json, sensitive_names, sensitive_names_of_class
 
 _TYPE_ERRORS = (PydanticUserError, TypeError, NameError, AttributeError)
 
@@ -27,6 +28,7 @@ class ActionPlan:
 
     __slots__ = (
         "_result_adapter",
+        "_result_names",
         "action",
         "after",
         "before",
@@ -38,7 +40,6 @@ class ActionPlan:
         "service",
         "takes_context",
         "validator",
-        "when",
     )
 
     def __init__(self, service: Service, action: Action) -> None:
@@ -56,6 +57,7 @@ class ActionPlan:
         if action.validation is not None:
             self.validator, self.sensitive = self._compiled(action.validation)
         self._result_adapter: TypeAdapter[Any] | Unknown | None = UNKNOWN
+        self._result_names: frozenset[str] | Unknown = UNKNOWN
         self.before: tuple[tuple[HookDefinition, ActionPlan], ...] = ()
         self.after: tuple[tuple[HookDefinition, ActionPlan], ...] = ()
 
@@ -66,6 +68,25 @@ class ActionPlan:
             log = {phase: [HookLogEntry(**entry) for entry in stored["pipeline"][phase]] for phase in _PHASES}
             return PipelineResult(self._typed(stored["data"]), HookLog(**log))
         return self._typed(stored)
+
+    def shown(self, value: Any) -> bytes:
+        """A result as the log shows it: JSON, masked by the types of the value and by the handler's annotation.
+
+        Raises `ValueError` or `TypeError` for what has no JSON form.
+        """
+        shown = masked_json(value)
+        for names in (self.result_names, sensitive_names_of_class(type(value))):
+            if names:
+                shown = to_json(mask(from_json(shown), names))
+        return shown
+
+    @property
+    def result_names(self) -> frozenset[str]:
+        """The names under which a result carries a secret, by the handler's annotation."""
+        if self._result_names is UNKNOWN:
+            value_type = _result_type(self.action.handler)
+            self._result_names = NOTHING if value_type is None else sensitive_names(value_type)
+        return self._result_names
 
     def _typed(self, value: Any) -> Any:
         if self._result_adapter is UNKNOWN:
@@ -86,6 +107,8 @@ class ActionPlan:
             raise ConfigurationError(f"{name}: an action's name has no dot in it")
         if not callable(action.handler):
             raise ConfigurationError(f"{name}: the handler has to be callable, not {action.handler!r}")
+        if inspect.isgeneratorfunction(action.handler) or inspect.isasyncgenfunction(action.handler):
+            raise ConfigurationError(f"{name}: a handler returns a Result; a generator never does")
         if unknown := set(action.allowed_actors or ()) - ACTOR_TYPES:
             raise ConfigurationError(
                 f"{name}: unknown actor type {sorted(unknown)} in allowed_actors; there are {sorted(ACTOR_TYPES)}"
@@ -114,8 +137,10 @@ class ActionPlan:
             raise ConfigurationError(f"{self.name}: an approval policy's `when` is a def of (data, ctx)")
         if not policy.permission:
             raise ConfigurationError(f"{self.name}: an approval policy names the permission that the approver needs")
-        if policy.expires_after.total_seconds() <= 0:
-            raise ConfigurationError(f"{self.name}: an approval policy's expires_after is above 0")
+        if not timedelta(0) < policy.expires_after <= _LONGEST_APPROVAL:
+            raise ConfigurationError(
+                f"{self.name}: an approval policy's expires_after is above 0, and a century at most"
+            )
 
     def _compiled(self, validation: Any) -> tuple[SchemaValidator | PluggableSchemaValidator, frozenset[str]]:
         try:
@@ -134,6 +159,7 @@ class Unknown(Enum):
 
 
 UNKNOWN: Final = Unknown.UNKNOWN
+_LONGEST_APPROVAL = timedelta(days=36525)
 _CONTEXT_NAMES = frozenset({"ctx", "context"})
 NATIVE = "__actionengine_native__"
 _PHASES = ("before", "after")
@@ -167,13 +193,15 @@ def read_only_copy(plans: Mapping[str, Mapping[str, ActionPlan]]) -> Mapping[str
 
 def is_async(function: Callable[..., Any]) -> bool:
     """Whether calling this gives a coroutine."""
+    while isinstance(function, partial):
+        function = function.func
     if type(function) is FunctionType:
         return bool(function.__code__.co_flags & inspect.CO_COROUTINE)
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
-def _result_adapter(handler: Callable[..., Any]) -> TypeAdapter[Any] | None:
-    """For the type `T` of a handler annotated as returning `Result[T, …]`; None where the annotation names no type."""
+def _result_type(handler: Callable[..., Any]) -> Any:
+    """The type `T` of a handler annotated as returning `Result[T, …]`; None where the annotation names no type."""
     target: Any = handler.func if isinstance(handler, partial) else handler
     if not inspect.isroutine(target):
         target = type(target).__call__
@@ -185,7 +213,12 @@ def _result_adapter(handler: Callable[..., Any]) -> TypeAdapter[Any] | None:
     if not (isinstance(origin, type) and issubclass(origin, Result)):
         return None
     value_type = get_args(returned)[0]
-    if value_type is Any or value_type is object:
+    return None if value_type is Any or value_type is object else value_type
+
+
+def _result_adapter(handler: Callable[..., Any]) -> TypeAdapter[Any] | None:
+    value_type = _result_type(handler)
+    if value_type is None:
         return None
     try:
         return TypeAdapter(value_type)

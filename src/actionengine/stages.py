@@ -20,9 +20,9 @@ from actionengine.approval_record import PendingApproval, error_for
 from actionengine.authorization.port import AccessRequest, Authorizer, Decision
 from actionengine.calling import call, call_plainly, check_deadline, log_crash, logger, unwrap
 from actionengine.driving import drive
-from actionengine.errors import ActionError, ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ActionException, ErrorCode, failing, sendable
 from actionengine.execution_state import ApprovalNeeded, Execution, Phase
-from actionengine.masking import MASK, masked_json, revealed_json
+from actionengine.masking import MASK, revealed_json
 from actionengine.payload import Limits, carry, fingerprint, receive
 from actionengine.plan import ActionPlan, is_async
 from actionengine.storage.port import (
@@ -145,6 +145,8 @@ class Stages(ABC):
                 raise failing(
                     ErrorCode.INTERNAL, f"the validation of {plan.name} raised {type(error).__name__}"
                 ) from None
+            if plan.sensitive:
+                execution.learn_secrets(revealed_json(execution.data))
         if plan.action.resource is not None:
             resource = await call(execution, None, "resource()", plan.action.resource, False, execution.data)
             if not isinstance(resource, str) or not resource:
@@ -161,7 +163,7 @@ class Stages(ABC):
             execution.claim = self._claim_of(execution)
         unit_of_work = self.open(execution)
         answer = await unit_of_work.claim(execution.claim, execution.remaining(self.limits.idempotency_wait))
-        if answer.status == "replay" and answer.approval_id is not None:
+        while answer.status == "replay" and answer.approval_id is not None:
             answer = await self._after_approval(execution, unit_of_work, answer.approval_id)
         if answer.status == "claimed":
             return
@@ -175,10 +177,7 @@ class Stages(ABC):
                 ErrorCode.IDEMPOTENCY_MISMATCH,
                 f"the idempotency key {key!r} was used for {execution.plan.name} with another payload",
             )
-        raise failing(
-            ErrorCode.IDEMPOTENCY_IN_PROGRESS,
-            f"the first execution of {execution.plan.name} with the idempotency key {key!r} still runs: try again",
-        )
+        raise self._in_progress(execution)
 
     async def before_hooks(self, execution: Execution) -> None:
         """7: each output is the next input. Fails with `hook_failed`."""
@@ -187,6 +186,8 @@ class Stages(ABC):
         value = await self._run_hooks(execution, execution.plan.before, "before", received.value)
         if value is not received.value:
             execution.incoming = carry(value, execution.plan.model, self.limits)
+            if execution.plan.sensitive:
+                execution.learn_secrets(execution.incoming.json)
             execution.hook_context.input = execution.incoming.value
 
     async def approval(self, execution: Execution) -> None:
@@ -197,7 +198,7 @@ class Stages(ABC):
         if execution.approved is not None and plan.name in execution.approved.granted:
             return
         unit_of_work = self.open(execution)
-        arguments = (execution.data, ActionContext(execution, self))
+        arguments = (execution.data, ActionContext(execution, self, is_async=False))
         applies = await call(execution, unit_of_work, "the approval condition", policy.when, False, *arguments)
         if applies:
             execution.decide(f"needs an approval with the permission {policy.permission}")
@@ -207,7 +208,9 @@ class Stages(ABC):
         """10: fails with what it returned, or `handler_error`."""
         plan = execution.plan
         handler = plan.action.handler
-        arguments = (execution.data, ActionContext(execution, self)) if plan.takes_context else (execution.data,)
+        arguments = (
+            (execution.data, ActionContext(execution, self, plan.is_async)) if plan.takes_context else (execution.data,)
+        )
         if plan.is_native:
             returned = await handler(*arguments)
         elif execution.mode == "sync" and execution.deadline is None and not plan.is_async:
@@ -215,7 +218,13 @@ class Stages(ABC):
         else:
             # Opened before a handler that may be left behind at its deadline, so that it never opens one afterwards.
             unit_of_work = self.open(execution)
-            returned = await call(execution, unit_of_work, "the handler", handler, plan.is_async, *arguments)
+            try:
+                returned = await call(execution, unit_of_work, "the handler", handler, plan.is_async, *arguments)
+            except BaseExceptionGroup:
+                # A task group wraps what unwinds through it.
+                if execution.root.needed is None:
+                    raise
+                raise execution.root.needed from None
         execution.value = unwrap(execution, "the handler", returned)
 
     async def after_hooks(self, execution: Execution) -> None:
@@ -297,7 +306,13 @@ class Stages(ABC):
             check_deadline(execution)
             nested = Execution(plan, value, execution.request, execution.mode, execution)
             nested.hooked = execution
-            nested.keep(carry(value, plan.model, self.limits))
+            try:
+                nested.keep(carry(value, plan.model, self.limits))
+            except ActionException as refusal:
+                raise failing(
+                    ErrorCode.INTERNAL,
+                    f"{execution.plan.name}: its {phase} hook {hook.name} cannot get its input: {refusal}",
+                ) from None
             shown = execution.shown(value, execution.plan, plan)
             answered = await self._nest(nested, execution)
             if isinstance(answered, Success):
@@ -345,10 +360,10 @@ class Stages(ABC):
             if action.idempotency == "required":
                 raise failing(ErrorCode.INVALID_INPUT, f"{execution.plan.name} needs an idempotency key")
             return False
-        if not isinstance(key, str) or not 0 < len(key) <= self.limits.key_length:
+        if not isinstance(key, str) or not 0 < len(key) <= self.limits.key_length or sendable(key) != key:
             raise failing(
                 ErrorCode.INVALID_INPUT,
-                f"an idempotency key is a text of 1 to {self.limits.key_length} characters",
+                f"an idempotency key is a text of 1 to {self.limits.key_length} characters in UTF-8",
             )
         return True
 
@@ -356,7 +371,11 @@ class Stages(ABC):
         key = execution.request.idempotency_key
         assert key is not None
         assert execution.received is not None
-        return Claim(execution.plan.name, key, fingerprint(execution.received))
+        print_of_payload = fingerprint(execution.received)
+        if execution.plan.before and execution.plan.action.resource is not None:
+            # What a replay is about is known only after the hooks, which it does not run: so it is for its actor only.
+            print_of_payload = f"{print_of_payload}:{execution.request.actor}"
+        return Claim(execution.plan.name, key, print_of_payload)
 
     def _remember(self, execution: Execution, value: Any, waits_for: PendingApproval | None = None) -> None:
         """Queue what the claimed key answers from now on."""
@@ -365,10 +384,10 @@ class Stages(ABC):
         encoded = None
         until = execution.root.started_at + self._idempotency_ttl
         if waits_for is None:
-            encoded = execution.output if value is execution.value else masked_json(value)
+            encoded = execution.output if value is execution.value else execution.plan.shown(value)
             assert encoded is not None
             if _MASK in encoded:
-                encoded = revealed_json(value)
+                encoded = self._whole(execution.plan, value, encoded)
         else:
             until = max(until, waits_for.expires_at)
         approval_id = waits_for.id if waits_for else None
@@ -377,12 +396,28 @@ class Stages(ABC):
     async def _after_approval(self, execution: Execution, unit_of_work: UnitOfWork, approval_id: str) -> ClaimAnswer:
         """The answer of a key that waits for an approval: that it still does, or a claim if that came to nothing."""
         record = await unit_of_work.records(APPROVALS).get(approval_id)
-        pending = PendingApproval.of(record) if record else None
-        if pending is not None and pending.is_open(datetime.now(UTC)):
+        if record is None:
+            # Committed since this transaction began to read: the next try sees it.
+            raise self._in_progress(execution)
+        pending = PendingApproval.of(record)
+        if pending.is_open(datetime.now(UTC)):
             raise ActionException(error_for(pending))
         assert execution.claim is not None
         execution.claim = execution.claim._replace(replaces=approval_id)
-        return await unit_of_work.claim(execution.claim, self.limits.idempotency_wait)
+        return await unit_of_work.claim(execution.claim, execution.remaining(self.limits.idempotency_wait))
+
+    def _in_progress(self, execution: Execution) -> ActionException:
+        assert execution.claim is not None
+        return failing(
+            ErrorCode.IDEMPOTENCY_IN_PROGRESS,
+            f"the first execution of {execution.plan.name} with the idempotency key {execution.claim.key!r} "
+            f"still runs: try again",
+        )
+
+    def _whole(self, plan: ActionPlan, value: Any, masked: bytes) -> bytes:
+        """A result with its secrets, where a replay puts them back into fields that mask them; otherwise without."""
+        whole = revealed_json(value)
+        return whole if plan.shown(plan.decode_result(whole)) == masked else masked
 
 
 def _enforce(execution: Execution, decision: Decision) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import from_json
 from returns.result import Result, Success
 
@@ -31,8 +31,8 @@ class LogListing(BaseModel):
     actor_id: str | None = None
     action: str | None = None
     outcome: Outcome | None = None
-    since: datetime | None = None
-    until: datetime | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
     before: str | None = None
     limit: int = Field(default=50, ge=1, le=1000)
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.errors import ActionException, ErrorCode, failing, sendable
 from actionengine.storage.port import AsyncRecords, Record
 
 T = TypeVar("T")
@@ -68,8 +68,8 @@ def page_size(limit: int) -> int:
 
 def check_id(collection: str, id: str) -> None:
     """Raises `ActionException(invalid_input)` for an id that is not a text of 1 to 255 characters."""
-    if not isinstance(id, str) or not 0 < len(id) <= 255:
-        raise failing(ErrorCode.INVALID_INPUT, f"an id in {collection!r} is a text of 1 to 255 characters")
+    if not isinstance(id, str) or not 0 < len(id) <= 255 or sendable(id) != id:
+        raise failing(ErrorCode.INVALID_INPUT, f"an id in {collection!r} is a text of 1 to 255 characters in UTF-8")
 
 
 def taken(collection: str, id: str) -> ActionException:
