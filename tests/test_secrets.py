@@ -8,7 +8,17 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, NamedTuple, NewType
 
 import pytest
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, Json, SecretStr, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Json,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from returns.result import Failure, Result, Success
 from typing_extensions import TypedDict
 
@@ -277,6 +287,26 @@ def test_secrets_are_found_in_every_shape(
     answer = execute(engine, "work.go", payload, as_ann)
     assert MARKER not in str(answer)
     assert all(MARKER not in written for written in everything_written(storage, acme))
+
+
+class Handle:
+    """Something that a validator makes, and JSON cannot carry."""
+
+
+def test_a_model_with_a_secret_may_hold_what_json_cannot_carry(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
+) -> None:
+    class Opened(BaseModel):
+        model_config = ConfigDict(arbitrary_types_allowed=True)
+
+        token: Annotated[str, Sensitive()]
+        handle: Annotated[Handle, BeforeValidator(lambda name: Handle())]
+
+    def use(data: Opened) -> Result[Any, Any]:
+        return Success(type(data.handle).__name__)
+
+    engine = engine_of(create_action(name="go", description="", handler=use, validation=Opened))
+    assert execute(engine, "work.go", {"token": MARKER, "handle": "x"}, as_ann) == Success("Handle")
 
 
 def test_a_secret_that_a_before_hook_supplies_is_masked(

@@ -79,6 +79,11 @@ def revealed_json(value: Any) -> bytes:
     return to_json(_revealed(value), inf_nan_mode="null")
 
 
+def searchable_json(value: Any) -> bytes:
+    """`revealed_json` of whatever a validation has made, for finding the secrets in it: never stored."""
+    return to_json(_revealed(value), inf_nan_mode="null", serialize_unknown=True)
+
+
 def mask(value: Any, names: frozenset[str]) -> Any:
     """A copy of a JSON value with what stands under these names masked."""
     if isinstance(names, Everything):

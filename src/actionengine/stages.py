@@ -22,7 +22,7 @@ from actionengine.calling import call, call_plainly, check_deadline, log_crash, 
 from actionengine.driving import drive
 from actionengine.errors import ActionError, ActionException, ErrorCode, failing, sendable
 from actionengine.execution_state import ApprovalNeeded, Execution, Phase
-from actionengine.masking import MASK, revealed_json
+from actionengine.masking import MASK, revealed_json, searchable_json
 from actionengine.payload import Limits, carry, fingerprint, receive
 from actionengine.plan import ActionPlan, is_async
 from actionengine.storage.port import (
@@ -146,7 +146,7 @@ class Stages(ABC):
                     ErrorCode.INTERNAL, f"the validation of {plan.name} raised {type(error).__name__}"
                 ) from None
             if plan.sensitive:
-                execution.learn_secrets(revealed_json(execution.data))
+                execution.learn_secrets(searchable_json(execution.data))
         if plan.action.resource is not None:
             resource = await call(execution, None, "resource()", plan.action.resource, False, execution.data)
             if not isinstance(resource, str) or not resource:
