@@ -20,6 +20,9 @@ from actionengine import (
     create_engine,
     create_service,
 )
+from tests.postgres import fresh_postgres_database, postgres_database, postgres_server
+
+__all__ = ["fresh_postgres_database", "postgres_database", "postgres_server"]
 
 Mode = Literal["sync", "async"]
 Execute = Callable[[Engine, str, Any, RequestContext], Result[Any, ActionError]]

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         StorageUnavailable,
         UnitOfWork,
     )
+    from actionengine.storage.postgres import PostgresStorage
     from actionengine.storage.records import Records
 
 __version__ = "0.1.0"
@@ -76,6 +77,7 @@ __all__ = [
     "InMemoryStorage",
     "Limits",
     "PipelineResult",
+    "PostgresStorage",
     "RBACAuthorizer",
     "Record",
     "Records",
@@ -145,6 +147,7 @@ _NAMES = {
         "StorageUnavailable",
         "UnitOfWork",
     ),
+    "actionengine.storage.postgres": ("PostgresStorage",),
     "actionengine.storage.records": ("Records",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

@@ -61,7 +61,7 @@ async def call(
             if is_async:
                 value = await _await(execution, function(*arguments))
             elif execution.deadline is not None:
-                value = await _call_beside_loop(execution, function, arguments)
+                value = await _call_beside_loop(execution, unit_of_work, function, arguments)
             elif unit_of_work is not None:
                 value = await unit_of_work.call(function, *arguments)
             else:
@@ -76,6 +76,8 @@ async def call(
 
 def contained(execution: Execution, what: str, error: Exception) -> Exception:
     """What an exception out of user code becomes; a crash goes to the log, with its traceback."""
+    if execution.root.unit_of_work is not None:
+        error = execution.root.unit_of_work.translated(error)
     if isinstance(error, (ActionException, SerializationFailure, StorageUnavailable)):
         return error
     if isinstance(error, StorageError):
@@ -151,11 +153,14 @@ def _call_in_thread(execution: Execution, function: Callable[..., Any], argument
     _start(outcome, done.set, function, arguments)
     assert execution.deadline is not None
     if not done.wait(max(0.0, execution.deadline - perf_counter())):
+        _leave_behind(execution)
         raise timed_out(execution)
     return outcome.get()
 
 
-async def _call_beside_loop(execution: Execution, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+async def _call_beside_loop(
+    execution: Execution, unit_of_work: UnitOfWork | None, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> Any:
     """The same, under an event loop that must not be blocked meanwhile."""
     loop = asyncio.get_running_loop()
     done = asyncio.Event()
@@ -166,9 +171,19 @@ async def _call_beside_loop(execution: Execution, function: Callable[..., Any], 
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(done.set)
 
-    _start(outcome, finished, function, arguments)
-    await _await(execution, done.wait())
+    _start(outcome, finished, unit_of_work.beside_loop(function) if unit_of_work else function, arguments)
+    try:
+        await _await(execution, done.wait())
+    except BaseException:
+        _leave_behind(execution)
+        raise
     return outcome.get()
+
+
+def _leave_behind(execution: Execution) -> None:
+    unit_of_work = execution.root.unit_of_work
+    if unit_of_work is not None:
+        unit_of_work.abandon()
 
 
 class _Outcome:

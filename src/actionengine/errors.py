@@ -74,7 +74,9 @@ class ActionError:
 
 
 def sendable(text: str) -> str:
-    """A text without the half characters that UTF-8 cannot carry."""
+    """A text that every storage can keep: without NUL, and without the half characters that UTF-8 cannot carry."""
+    if "\0" in text:
+        text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 

@@ -10,12 +10,9 @@ Multi-version reads after Bernstein, Hadzilacos, Goodman, "Concurrency Control a
 
 from __future__ import annotations
 
-import asyncio
-import re
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -55,10 +52,10 @@ from actionengine.storage.records import (
     stale,
     taken,
 )
+from actionengine.storage.signals import Signal
+from actionengine.storage.tenants import check_tenant, slug_taken
 
 T = TypeVar("T")
-
-_SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 Key = tuple[str, str]
 """(collection, id) of a document, or (action, key) of a claim."""
@@ -137,13 +134,10 @@ class InMemoryStorage:
     def create_tenant(self, *, slug: str, name: str) -> Tenant:
         """Make a tenant. Raises `ActionException`: `conflict` for a taken slug, `invalid_input` for one that is not
         lower-case letters, digits and hyphens (63 at most), or for an empty name."""
-        if not _SLUG.fullmatch(slug):
-            raise failing(ErrorCode.INVALID_INPUT, f"{slug!r} is no slug: use 1 to 63 of a-z, 0-9 and inner hyphens")
-        if not name.strip():
-            raise failing(ErrorCode.INVALID_INPUT, f"the tenant {slug!r} needs a name")
+        check_tenant(slug, name)
         with self._lock:
             if slug in self._tenants:
-                raise failing(ErrorCode.CONFLICT, f"the tenant {slug!r} exists already")
+                raise slug_taken(slug)
             tenant = self._tenants[slug] = Tenant(stdlib_uuid7(), slug)
         return tenant
 
@@ -245,7 +239,7 @@ class MemoryUnitOfWork:
                 remaining = deadline - monotonic()
                 if remaining <= 0 or entry.owner is self:
                     return ClaimAnswer("in_progress")
-                ended = _Signal(self._mode)
+                ended = Signal(self._mode)
                 entry.waiters.append(ended.set)
             await ended.wait(remaining)
 
@@ -379,9 +373,23 @@ class MemoryUnitOfWork:
             with self._data.lock:
                 self._end()
 
+    def abandon(self) -> None:
+        """Cut off a handler that was left behind."""
+        with self._data.lock:
+            if not self._ended:
+                self._end()
+
     async def call(self, function: Any, *arguments: Any) -> Any:
         """Run a `def` handler: here, wherever the caller is."""
         return function(*arguments)
+
+    def beside_loop(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function as it is."""
+        return function
+
+    def translated(self, error: Exception) -> Exception:
+        """The error as it is."""
+        return error
 
     def drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of this unit of work to its end."""
@@ -507,40 +515,6 @@ class MemoryRecords:
     def _write(self, key: Key, document: Document) -> Record:
         self._unit_of_work.write(key, document)
         return _record(key[1], document)
-
-
-class _Signal:
-    """Waits once, in a thread or in a task, for another thread or task to say that a key is free."""
-
-    __slots__ = ("set", "wait")
-
-    def __init__(self, mode: Mode) -> None:
-        if mode == "sync":
-            event = threading.Event()
-            self.set: Callable[[], object] = event.set
-
-            async def wait_in_thread(seconds: float) -> None:
-                event.wait(seconds)
-
-            self.wait = wait_in_thread
-            return
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-
-        def finish() -> None:
-            if not future.done():
-                future.set_result(None)
-
-        def set_from_anywhere() -> None:
-            # A loop that was closed meanwhile has nobody left to wake.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(finish)
-
-        async def wait_in_task(seconds: float) -> None:
-            await asyncio.wait((future,), timeout=seconds)
-
-        self.set = set_from_anywhere
-        self.wait = wait_in_task
 
 
 def _may_take(entry: IdempotentResult, claim: Claim) -> bool:

@@ -6,7 +6,7 @@ The coroutines of a unit of work in the mode `"sync"` never suspend: the pipelin
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
@@ -226,8 +226,18 @@ class UnitOfWork(Protocol):
     async def rollback(self) -> None:
         """Undo everything. Never raises, may be called again."""
 
+    def abandon(self) -> None:
+        """Cut off a handler that was left behind, at its deadline: whatever it still asks for is refused. A rollback
+        follows."""
+
     async def call(self, function: Any, *arguments: Any) -> Any:
         """Run a `def` handler where its use of the session works."""
+
+    def beside_loop(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A `def` handler, made to work in a thread of its own, so that it can be left behind."""
+
+    def translated(self, error: Exception) -> Exception:
+        """An exception out of a handler: what it means in terms of this port, where it is the backend's; or itself."""
 
     def drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of this unit of work to its end from inside a `def` handler."""

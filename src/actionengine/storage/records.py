@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -17,6 +18,9 @@ MAX_PAGE = 1000
 _SURELY_READABLE_DEPTH = 100
 """A document with no more brackets than this is read back without a look at its depth."""
 
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""The character that PostgreSQL keeps in no text, so that no backend does."""
+
 
 def encode_document(collection: str, data: Mapping[str, Any]) -> bytes:
     """A document as JSON. Raises `ActionException(invalid_input)` for one that JSON cannot carry."""
@@ -26,6 +30,8 @@ def encode_document(collection: str, data: Mapping[str, Any]) -> bytes:
         encoded = to_json(data if type(data) is dict else dict(data), inf_nan_mode="null")
         if b"null" in encoded and encoded != to_json(data, inf_nan_mode="constants"):
             raise failing(ErrorCode.INVALID_INPUT, f"a document of {collection!r} has a number that is not finite")
+        if _NUL.search(encoded):
+            raise failing(ErrorCode.INVALID_INPUT, f"a document of {collection!r} has the character \\u0000 in it")
         if encoded.count(b"{") + encoded.count(b"[") > _SURELY_READABLE_DEPTH:
             from_json(encoded)
         return encoded

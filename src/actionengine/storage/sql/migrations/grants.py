@@ -1,0 +1,22 @@
+"""What the app role may do: the grants of `actionengine db upgrade --app-role`."""
+
+from __future__ import annotations
+
+GRANTS = """
+GRANT USAGE ON SCHEMA public TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON public.ae_documents TO {role};
+GRANT SELECT, INSERT, UPDATE ON public.ae_idempotency_keys TO {role};
+GRANT SELECT, INSERT ON public.ae_action_log, public.ae_action_log_subjects, public.ae_events TO {role};
+GRANT SELECT, INSERT ON public.ae_outbox TO {role};
+GRANT SELECT ON SEQUENCE public.ae_event_position TO {role};
+GRANT SELECT ON public.ae_schema TO {role};
+GRANT EXECUTE ON FUNCTION public.ae_find_tenant(text, text), public.ae_create_tenant(uuid, text, text, text),
+    public.ae_list_tenants(text), public.ae_purge_keys(integer, text) TO {role};
+"""
+
+
+def grants(role: str) -> list[str]:
+    """The statements that give a role what a `PostgresStorage` needs, and no more."""
+    quoted = '"{}"'.format(role.replace('"', '""'))
+    script = GRANTS.format(role=quoted)
+    return [statement.strip() for statement in script.split(";") if statement.strip()]

@@ -1,0 +1,38 @@
+"""SQL scripts, one for each dialect, as a migration runs them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from importlib.resources import files
+
+from alembic import context, op
+
+
+def run_script(name: str) -> None:
+    """Run `versions/<name>_<dialect>.sql` in the running migration, or print it in an offline one."""
+    dialect = op.get_context().dialect.name
+    script = files(__package__).joinpath("versions", f"{name}_{dialect}.sql").read_text()
+    for statement in statements(script, dialect):
+        if context.is_offline_mode():
+            context.get_context().impl.static_output(f"{statement}\n")
+        else:
+            op.get_bind().execution_options(no_parameters=True).exec_driver_sql(statement)
+
+
+def statements(script: str, dialect: str) -> Iterator[str]:
+    """The statements of a script. Each ends with a semicolon at the end of a line, outside of a function's body."""
+    is_complete = sqlite3.complete_statement if dialect == "sqlite" else _is_complete
+    statement = ""
+    for line in script.splitlines():
+        if not statement and (not line.strip() or line.startswith("--")):
+            continue
+        statement += f"{line}\n"
+        if is_complete(statement):
+            yield statement.strip()
+            statement = ""
+    assert not statement, f"an unfinished statement: {statement}"
+
+
+def _is_complete(statement: str) -> bool:
+    return statement.rstrip().endswith(";") and statement.count("$$") % 2 == 0

@@ -1,0 +1,335 @@
+-- Tables, row-level security and functions of actionengine on PostgreSQL.
+--
+-- Two settings, local to a transaction, say for whom and in which action it works: app.tenant_id and app.action_id.
+-- Once `actionengine db sign` has stored a key, a third, app.signature, has to prove them (see signed_postgresql.sql,
+-- which replaces the first three functions here).
+
+CREATE FUNCTION public.ae_signed(message text, signature text) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT true
+$$;
+
+-- The tenant of this transaction; nobody's where none is set.
+
+CREATE FUNCTION public.ae_tenant() RETURNS uuid
+LANGUAGE sql STABLE AS $$
+    SELECT nullif(current_setting('app.tenant_id', true), '')::uuid
+$$;
+
+-- The same, but nobody's outside an action: what is written needs one.
+
+CREATE FUNCTION public.ae_writing_tenant() RETURNS uuid
+LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN current_setting('app.action_id', true) <> '' THEN nullif(current_setting('app.tenant_id', true), '')::uuid
+    END
+$$;
+
+CREATE FUNCTION public.ae_require_action() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF public.ae_writing_tenant() IS NULL THEN
+        RAISE EXCEPTION '% on % outside an action: go through the engine', TG_OP, TG_TABLE_NAME
+            USING ERRCODE = 'AE001';
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION public.ae_refuse_change() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% on %: it is append-only', TG_OP, TG_TABLE_NAME USING ERRCODE = 'AE002';
+END $$;
+
+-- Keys that sign. `inner_pad` and `outer_pad` are a key, padded to 64 bytes, XOR 0x36 and XOR 0x5c (RFC 2104). Only the
+-- owner, and functions that run as the owner, can read them.
+
+CREATE TABLE public.ae_signing_keys (
+    id        text        PRIMARY KEY,
+    inner_pad bytea       NOT NULL,
+    outer_pad bytea       NOT NULL,
+    added_at  timestamptz NOT NULL DEFAULT now()
+);
+
+-- Tables. `tenant_id` stands first in every key.
+
+CREATE TABLE public.ae_tenants (
+    tenant_id  uuid             PRIMARY KEY,
+    slug       text COLLATE "C" NOT NULL,
+    name       text             NOT NULL,
+    created_at timestamptz      NOT NULL DEFAULT now(),
+    CONSTRAINT ae_tenants_slug UNIQUE (slug)
+);
+
+CREATE TABLE public.ae_documents (
+    tenant_id  uuid             NOT NULL,
+    collection text COLLATE "C" NOT NULL,
+    id         text COLLATE "C" NOT NULL,
+    version    integer          NOT NULL,
+    data       json             NOT NULL,
+    created_at timestamptz      NOT NULL,
+    updated_at timestamptz      NOT NULL,
+    PRIMARY KEY (tenant_id, collection, id)
+);
+
+-- A claim whose transaction has recorded no result is free again: it has expired from the start.
+
+CREATE TABLE public.ae_idempotency_keys (
+    tenant_id   uuid             NOT NULL,
+    action      text COLLATE "C" NOT NULL,
+    key         text COLLATE "C" NOT NULL,
+    fingerprint text             NOT NULL,
+    result      text,
+    approval_id text,
+    expires_at  timestamptz      NOT NULL DEFAULT '-infinity',
+    PRIMARY KEY (tenant_id, action, key)
+);
+CREATE INDEX ae_idempotency_keys_expiry ON public.ae_idempotency_keys (expires_at);
+
+CREATE TABLE public.ae_action_log (
+    tenant_id       uuid             NOT NULL,
+    id              uuid             NOT NULL,
+    parent_id       uuid,
+    actor_type      text,
+    actor_id        text COLLATE "C",
+    approved_by     text,
+    approval_id     text,
+    source          text             NOT NULL,
+    reason          text,
+    action          text COLLATE "C" NOT NULL,
+    subjects        json             NOT NULL,
+    input           json,
+    output          json,
+    outcome         text             NOT NULL,
+    error           json,
+    decision        text,
+    started_at      timestamptz      NOT NULL,
+    latency         double precision NOT NULL,
+    idempotency_key text,
+    request_id      text,
+    model           text,
+    prompt_version  text,
+    input_tokens    bigint,
+    output_tokens   bigint,
+    cost_usd        double precision,
+    PRIMARY KEY (tenant_id, id)
+);
+CREATE INDEX ae_action_log_actor ON public.ae_action_log (tenant_id, actor_id, id);
+CREATE INDEX ae_action_log_action ON public.ae_action_log (tenant_id, action, id);
+
+-- Which executions were about a subject. A table, because under row-level security no index on the log's own column
+-- would be used: the operators that search in JSON and in arrays are not leakproof.
+
+CREATE TABLE public.ae_action_log_subjects (
+    tenant_id uuid             NOT NULL,
+    subject   text COLLATE "C" NOT NULL,
+    log_id    uuid             NOT NULL,
+    PRIMARY KEY (tenant_id, subject, log_id)
+);
+
+CREATE TABLE public.ae_events (
+    tenant_id   uuid        NOT NULL,
+    position    bigint      GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME public.ae_event_position),
+    id          uuid        NOT NULL,
+    type        text        NOT NULL,
+    subject     text,
+    payload     json        NOT NULL,
+    action      text        NOT NULL,
+    action_id   uuid        NOT NULL,
+    actor_type  text,
+    actor_id    text,
+    occurred_at timestamptz NOT NULL,
+    PRIMARY KEY (tenant_id, position)
+);
+
+-- Events that are still to be delivered.
+
+CREATE TABLE public.ae_outbox (
+    tenant_id uuid   NOT NULL,
+    position  bigint NOT NULL,
+    PRIMARY KEY (tenant_id, position)
+);
+
+CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_action_log
+    FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
+CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_action_log_subjects
+    FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
+CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_events
+    FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
+
+-- Row-level security, for the owner too. What is read is the tenant's; what is written is the tenant's, in an action.
+
+DO $$
+DECLARE
+    protected text;
+BEGIN
+    FOREACH protected IN ARRAY ARRAY[
+        'ae_documents', 'ae_idempotency_keys', 'ae_action_log', 'ae_action_log_subjects', 'ae_events', 'ae_outbox'
+    ] LOOP
+        EXECUTE format('ALTER TABLE public.%I ENABLE ROW LEVEL SECURITY', protected);
+        EXECUTE format('ALTER TABLE public.%I FORCE ROW LEVEL SECURITY', protected);
+        EXECUTE format(
+            'CREATE POLICY ae_read ON public.%I FOR SELECT USING (tenant_id = (SELECT public.ae_tenant()))', protected
+        );
+        EXECUTE format(
+            'CREATE POLICY ae_insert ON public.%I FOR INSERT'
+            ' WITH CHECK (tenant_id = (SELECT public.ae_writing_tenant()))', protected
+        );
+        EXECUTE format(
+            'CREATE POLICY ae_update ON public.%I FOR UPDATE'
+            ' USING (tenant_id = (SELECT public.ae_writing_tenant()))', protected
+        );
+        EXECUTE format(
+            'CREATE POLICY ae_delete ON public.%I FOR DELETE'
+            ' USING (tenant_id = (SELECT public.ae_writing_tenant()))', protected
+        );
+    END LOOP;
+END $$;
+
+-- The directory of tenants and the keys that sign are the owner's alone: the app role reaches them by functions.
+
+ALTER TABLE public.ae_tenants ENABLE ROW LEVEL SECURITY;
+ALTER TABLE public.ae_tenants FORCE ROW LEVEL SECURITY;
+CREATE POLICY ae_owner ON public.ae_tenants TO CURRENT_USER USING (true);
+ALTER TABLE public.ae_signing_keys ENABLE ROW LEVEL SECURITY;
+ALTER TABLE public.ae_signing_keys FORCE ROW LEVEL SECURITY;
+CREATE POLICY ae_owner ON public.ae_signing_keys TO CURRENT_USER USING (true);
+CREATE POLICY ae_owner ON public.ae_idempotency_keys TO CURRENT_USER USING (true);
+
+-- The answer to a claim of an idempotency key, in the tenant's transaction. `wait` is in milliseconds; `status` is
+-- `claimed`, `replay` or `mismatch`. A key that is still held when the wait is over is a lock timeout (55P03).
+
+CREATE FUNCTION public.ae_claim(
+    claim_action text, claim_key text, claim_fingerprint text, claim_replaces text, wait integer,
+    OUT status text, OUT result text, OUT approval_id text
+) LANGUAGE plpgsql AS $$
+DECLARE
+    this_tenant uuid := current_setting('app.tenant_id')::uuid;
+    usual_wait  text := current_setting('lock_timeout');
+    used        record;
+BEGIN
+    PERFORM set_config('lock_timeout', greatest(wait, 1)::text, true);
+    LOOP
+        INSERT INTO public.ae_idempotency_keys (tenant_id, action, key, fingerprint)
+        VALUES (this_tenant, claim_action, claim_key, claim_fingerprint)
+        ON CONFLICT DO NOTHING;
+        IF FOUND THEN
+            status := 'claimed';
+            EXIT;
+        END IF;
+        SELECT k.fingerprint, k.result, k.approval_id, k.expires_at INTO used
+        FROM public.ae_idempotency_keys k
+        WHERE k.tenant_id = this_tenant AND k.action = claim_action AND k.key = claim_key;
+        IF FOUND AND (used.expires_at <= clock_timestamp() OR used.approval_id = claim_replaces) THEN
+            SELECT k.fingerprint, k.result, k.approval_id, k.expires_at INTO used
+            FROM public.ae_idempotency_keys k
+            WHERE k.tenant_id = this_tenant AND k.action = claim_action AND k.key = claim_key
+            FOR UPDATE;
+            IF FOUND AND (used.expires_at <= clock_timestamp() OR used.approval_id = claim_replaces) THEN
+                status := 'claimed';
+                EXIT;
+            END IF;
+        END IF;
+        -- Where the row has gone in between, the key is free: try again.
+        IF FOUND THEN
+            IF used.fingerprint = claim_fingerprint THEN
+                status := 'replay';
+                result := used.result;
+                approval_id := used.approval_id;
+            ELSE
+                status := 'mismatch';
+            END IF;
+            EXIT;
+        END IF;
+    END LOOP;
+    PERFORM set_config('lock_timeout', usual_wait, true);
+END $$;
+
+-- Up to where the event log is complete: no event with a position up to here can still be on its way. A transaction
+-- that writes events holds, from before it takes positions until its end, a shared advisory lock whose number is that of
+-- the newest position it saw, over 0x61656500 in the upper half; positions above the oldest such lock are not final yet.
+-- What is read with it has to be read by a later statement.
+
+CREATE FUNCTION public.ae_event_horizon() RETURNS bigint
+LANGUAGE plpgsql AS $$
+DECLARE
+    newest bigint := coalesce(pg_sequence_last_value('public.ae_event_position'), 0);
+    oldest bigint;
+BEGIN
+    SELECT min(((classid::bigint - 1634034944) << 32) + objid::bigint) INTO oldest
+    FROM pg_locks
+    WHERE locktype = 'advisory' AND objsubid = 1 AND classid::bigint BETWEEN 1634034944 AND 1634035199
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database());
+    RETURN least(newest, oldest);
+END $$;
+
+-- An operator's calls, outside any tenant. With a signing key stored they have to be signed too.
+
+CREATE FUNCTION public.ae_operate(what text, signature text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT public.ae_signed('operator|' || what, signature) THEN
+        RAISE EXCEPTION '% is an operator''s call: its signature is missing or wrong', what USING ERRCODE = 'AE003';
+    END IF;
+END $$;
+
+CREATE FUNCTION public.ae_find_tenant(wanted text, signature text) RETURNS uuid
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM public.ae_operate('find_tenant', signature);
+    RETURN (SELECT t.tenant_id FROM public.ae_tenants t WHERE t.slug = wanted);
+END $$;
+
+CREATE FUNCTION public.ae_create_tenant(new_id uuid, new_slug text, new_name text, signature text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM public.ae_operate('create_tenant', signature);
+    INSERT INTO public.ae_tenants (tenant_id, slug, name) VALUES (new_id, new_slug, new_name)
+    ON CONFLICT DO NOTHING;
+    RETURN FOUND;
+END $$;
+
+CREATE FUNCTION public.ae_list_tenants(signature text) RETURNS TABLE (tenant_id uuid, slug text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM public.ae_operate('list_tenants', signature);
+    RETURN QUERY SELECT t.tenant_id, t.slug FROM public.ae_tenants t ORDER BY t.slug;
+END $$;
+
+CREATE FUNCTION public.ae_purge_keys(most integer, signature text) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    purged integer;
+BEGIN
+    PERFORM public.ae_operate('purge_keys', signature);
+    DELETE FROM public.ae_idempotency_keys k
+    USING (
+        SELECT e.tenant_id, e.action, e.key
+        FROM public.ae_idempotency_keys e
+        WHERE e.expires_at <= now()
+        ORDER BY e.expires_at
+        LIMIT most
+        FOR UPDATE SKIP LOCKED
+    ) expired
+    WHERE k.tenant_id = expired.tenant_id AND k.action = expired.action AND k.key = expired.key;
+    GET DIAGNOSTICS purged = ROW_COUNT;
+    RETURN purged;
+END $$;
+
+REVOKE EXECUTE ON FUNCTION
+    public.ae_find_tenant(text, text),
+    public.ae_create_tenant(uuid, text, text, text),
+    public.ae_list_tenants(text),
+    public.ae_purge_keys(integer, text)
+FROM PUBLIC;
+
+-- Which version of all this the database has.
+
+CREATE TABLE public.ae_schema (
+    version integer NOT NULL
+);
+INSERT INTO public.ae_schema VALUES (1);
+ALTER TABLE public.ae_schema ENABLE ROW LEVEL SECURITY;
+ALTER TABLE public.ae_schema FORCE ROW LEVEL SECURITY;
+CREATE POLICY ae_read ON public.ae_schema FOR SELECT USING (true);
+CREATE POLICY ae_owner ON public.ae_schema TO CURRENT_USER USING (true);

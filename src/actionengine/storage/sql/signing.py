@@ -1,0 +1,63 @@
+"""Signatures of a transaction's context, which the database verifies: HMAC-SHA256, after RFC 2104.
+
+The key is known to the host's process and, in a form that only the owner can read, to the database; SQL that a handler
+runs reaches neither, and so cannot sign for another tenant.
+"""
+
+from __future__ import annotations
+
+import hmac
+from hashlib import sha256
+from typing import NamedTuple
+
+from actionengine.errors import ConfigurationError
+
+_BLOCK = 64
+"""Bytes in a block of SHA-256."""
+
+SHORTEST = 16
+"""Bytes that a key has at least."""
+
+
+class Signer:
+    """Signs in the name of a key."""
+
+    def __init__(self, key: str | bytes) -> None:
+        self._key = signing_key(key)
+
+    def context(self, tenant_id: str, action_id: str) -> str:
+        """The signature of a transaction for this tenant in this action."""
+        return hmac.digest(self._key, f"{tenant_id}|{action_id}".encode(), "sha256").hex()
+
+    def operator(self, call: str) -> str:
+        """The signature of an operator's call."""
+        return hmac.digest(self._key, f"operator|{call}".encode(), "sha256").hex()
+
+
+class StoredKey(NamedTuple):
+    """A key as the database has it: its id, and the two pads of HMAC."""
+
+    id: str
+    inner_pad: bytes
+    outer_pad: bytes
+
+
+def signing_key(key: str | bytes) -> bytes:
+    """A key as bytes. Raises `ConfigurationError` for one that is too short to be one."""
+    encoded = key.encode() if isinstance(key, str) else key
+    if len(encoded) < SHORTEST:
+        raise ConfigurationError(
+            f"a signing key has at least {SHORTEST} bytes: make one with secrets.token_urlsafe(32)"
+        )
+    return encoded
+
+
+def stored_key(key: str | bytes) -> StoredKey:
+    """What the database stores of a key. The id is a hash, so that a key can be named without being told."""
+    encoded = signing_key(key)
+    padded = (sha256(encoded).digest() if len(encoded) > _BLOCK else encoded).ljust(_BLOCK, b"\0")
+    return StoredKey(
+        sha256(b"actionengine signing key" + encoded).hexdigest()[:16],
+        bytes(byte ^ 0x36 for byte in padded),
+        bytes(byte ^ 0x5C for byte in padded),
+    )

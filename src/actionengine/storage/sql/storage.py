@@ -1,0 +1,218 @@
+"""What the storages on SQLAlchemy share: pools, the calls outside a unit of work, errors."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, ClassVar, Self, TypeVar
+from uuid import UUID
+
+from sqlalchemy.exc import DBAPIError, InvalidRequestError, TimeoutError
+from uuid_utils.compat import uuid7
+
+from actionengine.context import Tenant
+from actionengine.driving import drive
+from actionengine.errors import ActionException
+from actionengine.storage.port import Mode, Record, StorageError, StorageUnavailable, StoredEvent
+from actionengine.storage.records import page_size
+from actionengine.storage.sql.bridge import greenlet_spawn, in_greenlet
+from actionengine.storage.sql.documents import DocumentStatements
+from actionengine.storage.sql.pools import Pools
+from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+from actionengine.storage.tenants import check_tenant, slug_taken
+
+T = TypeVar("T")
+
+logger = logging.getLogger("actionengine")
+
+
+class SQLStorage(ABC):
+    """A storage in a SQL database, for hosts of both worlds. Its connections are opened when they are first used.
+
+    Close it with `close` (or `aclose`, under an event loop), or use it as a context manager; opened that way it checks
+    at once what it would otherwise check at its first use (`check`).
+    """
+
+    documents: ClassVar[DocumentStatements]
+
+    def __init__(self, pools: Pools, session_options: Mapping[str, Any] | None) -> None:
+        self.pools = pools
+        self.session_options = dict(session_options or {})
+        self.is_checked = False
+        self._stamps: dict[UUID, int] = {}
+        self._stamps_lock = threading.Lock()
+
+    # The port
+
+    @abstractmethod
+    def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> SQLUnitOfWork:
+        """A unit of work of one tenant. Takes a connection when it is first used."""
+
+    def access_stamp(self, tenant_id: UUID) -> int:
+        """How many commits of this process have touched the tenant's roles."""
+        return self._stamps.get(tenant_id, 0)
+
+    def access_changed(self, tenant_id: UUID) -> None:
+        """Count such a commit."""
+        with self._stamps_lock:
+            self._stamps[tenant_id] = self._stamps.get(tenant_id, 0) + 1
+
+    async def find_tenant(self, slug: str, mode: Mode) -> Tenant | None:
+        """The tenant of this slug."""
+        return await self._run(mode, self._find_tenant, slug, mode)
+
+    def create_tenant(self, *, slug: str, name: str) -> Tenant:
+        """Make a tenant. Raises `ActionException`: `conflict` for a taken slug, `invalid_input` for one that is not
+        lower-case letters, digits and hyphens (63 at most), or for an empty name."""
+        return drive(self._create("sync", slug, name))
+
+    async def create_tenant_async(self, *, slug: str, name: str) -> Tenant:
+        """The same."""
+        return await self._create("async", slug, name)
+
+    def list_tenants(self) -> Sequence[Tenant]:
+        """All tenants, by slug."""
+        return drive(self._run("sync", self._list_tenants, "sync"))
+
+    async def list_tenants_async(self) -> Sequence[Tenant]:
+        """The same."""
+        return await self._run("async", self._list_tenants, "async")
+
+    def read_events(self, tenant: Tenant, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
+        """The tenant's events after a position, in commit order."""
+        return drive(self._events("sync", tenant, after, limit))
+
+    async def read_events_async(self, tenant: Tenant, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
+        """The same."""
+        return await self._events("async", tenant, after, limit)
+
+    def purge_expired_keys(self, *, limit: int = 1000) -> int:
+        """Forget up to `limit` expired idempotency keys; how many there were."""
+        return drive(self._run("sync", self._purge_expired_keys, limit, "sync"))
+
+    async def purge_expired_keys_async(self, *, limit: int = 1000) -> int:
+        """The same."""
+        return await self._run("async", self._purge_expired_keys, limit, "async")
+
+    # Opening and closing
+
+    def check(self) -> None:
+        """Make sure that this database can be worked with. Raises `ConfigurationError`, which says what to do, and
+        `StorageUnavailable`."""
+        drive(self._run("sync", self._check, "sync"))
+
+    async def check_async(self) -> None:
+        """The same."""
+        await self._run("async", self._check, "async")
+
+    def close(self) -> None:
+        """Close the connections. Used again, the storage opens new ones."""
+        self.pools.close()
+
+    async def aclose(self) -> None:
+        """Close the connections, those of this event loop too."""
+        await self.pools.aclose()
+
+    def __enter__(self) -> Self:
+        self.check()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        await self.check_async()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # For the units of work
+
+    def translated(self, error: Exception) -> Exception:
+        """An error of the driver or of SQLAlchemy as one of the port's; any other as it is."""
+        if isinstance(error, TimeoutError):
+            return StorageUnavailable("no connection became free in time: the pool is exhausted")
+        original = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(original, Exception):
+            known = self._known(original)
+            if known is not None:
+                return known
+        if isinstance(error, InvalidRequestError) and "greenlet" in str(error):
+            return StorageError(f"the session was used in the wrong world: {error}")
+        return error
+
+    @abstractmethod
+    def _known(self, error: Exception) -> Exception | None:
+        """What an error of the driver is in terms of the port; None for one that is the handler's own."""
+
+    @abstractmethod
+    def id_in(self, id: UUID) -> Any:
+        """A tenant's id as the driver takes it."""
+
+    @abstractmethod
+    def time_in(self, time: datetime) -> Any:
+        """A time as the driver takes it."""
+
+    @abstractmethod
+    def time_out(self, time: Any) -> datetime:
+        """A time as the driver gave it, in UTC."""
+
+    @abstractmethod
+    def list_documents(
+        self, unit_of_work: SQLUnitOfWork, collection: str, wanted: Mapping[str, Any], limit: int, after: str
+    ) -> Sequence[Record]:
+        """Documents by id."""
+
+    # What each backend has of its own
+
+    @abstractmethod
+    def _find_tenant(self, slug: str, mode: Mode) -> Tenant | None: ...
+
+    @abstractmethod
+    def _create_tenant(self, tenant: Tenant, name: str, mode: Mode) -> bool: ...
+
+    @abstractmethod
+    def _list_tenants(self, mode: Mode) -> Sequence[Tenant]: ...
+
+    @abstractmethod
+    def _read_events(self, tenant: Tenant, after: int, limit: int, mode: Mode) -> Sequence[StoredEvent]: ...
+
+    @abstractmethod
+    def _purge_expired_keys(self, limit: int, mode: Mode) -> int: ...
+
+    @abstractmethod
+    def _check(self, mode: Mode) -> None: ...
+
+    # What is shared of it
+
+    async def _create(self, mode: Mode, slug: str, name: str) -> Tenant:
+        check_tenant(slug, name)
+        tenant = Tenant(uuid7(), slug)
+        if not await self._run(mode, self._create_tenant, tenant, name, mode):
+            raise slug_taken(slug)
+        return tenant
+
+    async def _events(self, mode: Mode, tenant: Tenant, after: int, limit: int) -> Sequence[StoredEvent]:
+        return await self._run(mode, self._read_events, tenant, max(0, after), page_size(limit), mode)
+
+    async def _run(self, mode: Mode, function: Callable[..., T], *arguments: Any) -> T:
+        try:
+            if mode == "sync" or in_greenlet():
+                return function(*arguments)
+            return await greenlet_spawn(function, *arguments)
+        except (ActionException, StorageError):
+            raise
+        except Exception as error:
+            translated = self.translated(error)
+            if translated is error:
+                raise
+            raise translated from error

@@ -1,0 +1,23 @@
+"""What the backends' directories of tenants share: which slugs and names are right, and the errors."""
+
+from __future__ import annotations
+
+import re
+
+from actionengine.errors import ActionException, ErrorCode, failing, sendable
+
+_SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def check_tenant(slug: str, name: str) -> None:
+    """Raises `ActionException(invalid_input)` for a slug that is not lower-case letters, digits and inner hyphens (63 at
+    most), and for an empty name."""
+    if not _SLUG.fullmatch(slug):
+        raise failing(ErrorCode.INVALID_INPUT, f"{slug!r} is no slug: use 1 to 63 of a-z, 0-9 and inner hyphens")
+    if not name.strip() or sendable(name) != name:
+        raise failing(ErrorCode.INVALID_INPUT, f"the tenant {slug!r} needs a name")
+
+
+def slug_taken(slug: str) -> ActionException:
+    """The conflict of a slug that exists."""
+    return failing(ErrorCode.CONFLICT, f"the tenant {slug!r} exists already")
