@@ -57,5 +57,8 @@ def make_database(superuser_url: str, name: str) -> Database:
         for statement in grants(APP_ROLE):
             connection.exec_driver_sql(statement)
     engine.dispose()
-    plain = [each.set(drivername="postgresql").render_as_string(hide_password=False) for each in (owner, owner.set(username=APP_ROLE))]
+    plain = [
+        each.set(drivername="postgresql").render_as_string(hide_password=False)
+        for each in (owner, owner.set(username=APP_ROLE))
+    ]
     return Database(*plain)

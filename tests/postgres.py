@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
-
 from examples.embedded_postgres import Database, embedded_postgres, make_database
 
 

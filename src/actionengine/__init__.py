@@ -46,8 +46,9 @@ if TYPE_CHECKING:
         StorageUnavailable,
         UnitOfWork,
     )
-    from actionengine.storage.postgres import PostgresStorage
+    from actionengine.storage.postgres.storage import PostgresStorage
     from actionengine.storage.records import Records
+    from actionengine.storage.sqlite.storage import SQLiteStorage
 
 __version__ = "0.1.0"
 
@@ -84,6 +85,7 @@ __all__ = [
     "RequestContext",
     "Role",
     "Rule",
+    "SQLiteStorage",
     "Sensitive",
     "SerializationFailure",
     "Service",
@@ -147,8 +149,9 @@ _NAMES = {
         "StorageUnavailable",
         "UnitOfWork",
     ),
-    "actionengine.storage.postgres": ("PostgresStorage",),
+    "actionengine.storage.postgres.storage": ("PostgresStorage",),
     "actionengine.storage.records": ("Records",),
+    "actionengine.storage.sqlite.storage": ("SQLiteStorage",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 

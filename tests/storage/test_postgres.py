@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from examples.embedded_postgres import Database
 
 from actionengine import PostgresStorage
 from actionengine.testing import StorageConformance
-from examples.embedded_postgres import Database
 
 
 class TestPostgresStorage(StorageConformance):

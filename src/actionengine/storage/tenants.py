@@ -10,8 +10,8 @@ _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def check_tenant(slug: str, name: str) -> None:
-    """Raises `ActionException(invalid_input)` for a slug that is not lower-case letters, digits and inner hyphens (63 at
-    most), and for an empty name."""
+    """Raises `ActionException(invalid_input)` for an empty name, and for a slug that is not made of lower-case letters,
+    digits and inner hyphens (63 at most)."""
     if not _SLUG.fullmatch(slug):
         raise failing(ErrorCode.INVALID_INPUT, f"{slug!r} is no slug: use 1 to 63 of a-z, 0-9 and inner hyphens")
     if not name.strip() or sendable(name) != name:

@@ -116,7 +116,9 @@ class SQLRecords:
 
     def _query(self, statement: str, *parameters: Any) -> Sequence[tuple[Any, ...]]:
         unit_of_work = self._unit_of_work
-        return unit_of_work.query(statement, (self._storage.id_in(unit_of_work.tenant.id), self._collection, *parameters))
+        return unit_of_work.query(
+            statement, (self._storage.id_in(unit_of_work.tenant.id), self._collection, *parameters)
+        )
 
     def record(self, id: str, version: int, data: str, created_at: Any, updated_at: Any) -> Record:
         """A row as a `Record`."""

@@ -15,7 +15,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from actionengine.errors import ConfigurationError
 from actionengine.storage.port import Mode
 
-
 _LOOKUP_POOL = {"pool_size": 2, "max_overflow": 0}
 
 

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 from uuid import UUID
 
-from sqlalchemy.exc import DBAPIError, InvalidRequestError, TimeoutError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from uuid_utils.compat import uuid7
 
 from actionengine.context import Tenant
@@ -139,7 +140,7 @@ class SQLStorage(ABC):
 
     def translated(self, error: Exception) -> Exception:
         """An error of the driver or of SQLAlchemy as one of the port's; any other as it is."""
-        if isinstance(error, TimeoutError):
+        if isinstance(error, PoolTimeout):
             return StorageUnavailable("no connection became free in time: the pool is exhausted")
         original = error.orig if isinstance(error, DBAPIError) else error
         if isinstance(original, Exception):

@@ -367,5 +367,5 @@ class SQLUnitOfWork(ABC):
         finally:
             self._released()
 
-    def _released(self) -> None:
+    def _released(self) -> None:  # noqa: B027 - a backend need not have anything to do
         """What is to be done once the connection is given back."""

@@ -7,7 +7,6 @@ A host with an Alembic environment of its own can include them there: `VERSIONS`
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
@@ -66,6 +65,9 @@ def _run(command: str, **attributes: Any) -> None:
     config.set_main_option("path_separator", "os")
     config.attributes.update(attributes)
     script = ScriptDirectory.from_config(config)
-    steps: Callable[..., Any] = lambda revision, context: script._upgrade_revs("heads", revision)
+
+    def steps(revision: Any, context: Any) -> Any:
+        return script._upgrade_revs("heads", revision)
+
     with EnvironmentContext(config, script, fn=steps, as_sql="output" in attributes):
         script.run_env()

@@ -1,0 +1,99 @@
+"""What PostgreSQL's errors mean in terms of the port."""
+
+from __future__ import annotations
+
+import psycopg
+
+from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.storage.port import SerializationFailure, StorageError, StorageUnavailable
+
+
+def known(error: Exception) -> Exception | None:
+    """What an error of the driver is in terms of the port; None for one that is the handler's own."""
+    if not isinstance(error, psycopg.Error):
+        return None
+    state = error.sqlstate
+    if state is None:
+        if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+            return StorageUnavailable(f"PostgreSQL is out of reach: {_first_line(error)}")
+        if isinstance(error, psycopg.DataError):
+            return failing(ErrorCode.INVALID_INPUT, f"PostgreSQL cannot store this: {_first_line(error)}")
+        return None
+    meaning = _KNOWN.get(state) or _KNOWN_CLASSES.get(state[:2])
+    return meaning(error) if meaning is not None else None
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the connection is of no more use."""
+    if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return False
+    return error.sqlstate is None or error.sqlstate[:2] in {"57", "08"}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def key_too_long() -> ActionException:
+    """The refusal of a key that no row of the index has room for."""
+    return failing(ErrorCode.INVALID_INPUT, "the idempotency key is too long for the database's index")
+
+
+def swallowed() -> StorageError:
+    """The refusal to commit a transaction that has failed."""
+    return StorageError(
+        "a statement of this transaction has failed, and its error was caught: the transaction cannot go on. "
+        "Use session.begin_nested() around a statement that may fail"
+    )
+
+
+def _serialization(error: psycopg.Error) -> Exception:
+    return SerializationFailure(_first_line(error))
+
+
+def _unavailable(error: psycopg.Error) -> Exception:
+    return StorageUnavailable(f"PostgreSQL: {_first_line(error)}")
+
+
+def _taken(error: psycopg.Error) -> Exception:
+    constraint = error.diag.constraint_name
+    return failing(ErrorCode.CONFLICT, f"this exists already (constraint {constraint})", constraint=constraint)
+
+
+def _locked(error: psycopg.Error) -> Exception:
+    return failing(ErrorCode.CONFLICT, "another execution holds a lock on this: try again")
+
+
+def _too_slow(error: psycopg.Error) -> Exception:
+    return failing(ErrorCode.TIMEOUT, "a statement was stopped: it took too long")
+
+
+def _not_storable(error: psycopg.Error) -> Exception:
+    return failing(ErrorCode.INVALID_INPUT, f"PostgreSQL cannot store this: {_first_line(error)}")
+
+
+def _refused(error: psycopg.Error) -> Exception:
+    return StorageError(f"PostgreSQL refuses: {_first_line(error)}")
+
+
+_KNOWN = {
+    "40001": _serialization,
+    "40P01": _serialization,
+    "23505": _taken,
+    "23P01": _taken,
+    "55P03": _locked,
+    "57014": _too_slow,
+    "25P02": lambda error: swallowed(),
+    "25006": _refused,
+    "42501": _refused,
+    "AE001": _refused,
+    "AE002": _refused,
+    "AE003": _refused,
+    "22P05": _not_storable,
+    "22021": _not_storable,
+    "26000": _unavailable,
+}
+"""What a SQLSTATE means."""
+
+_KNOWN_CLASSES = {"08": _unavailable, "53": _unavailable, "57": _unavailable, "58": _unavailable}
+"""What a class of them means: lost connections, lack of resources (a full disk), operator intervention, I/O errors."""

@@ -1,0 +1,72 @@
+"""Rows of the port as PostgreSQL takes and gives them."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import Any
+from uuid import UUID
+
+from pydantic_core import from_json, to_json
+
+from actionengine.errors import ErrorCode, failing
+from actionengine.storage.port import EventRow, LogRow
+
+
+def log_id(text: str) -> UUID:
+    """An id of the action log. Raises `ActionException(invalid_input)` for a text that is none."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise failing(ErrorCode.INVALID_INPUT, f"{text!r} is no id of the action log") from None
+
+
+def text(encoded: bytes | None) -> str | None:
+    """JSON as the driver takes it."""
+    return encoded.decode() if encoded is not None else None
+
+
+def log_values(row: LogRow) -> list[Any]:
+    """A row of the action log as parameters."""
+    values: list[Any] = list(row)
+    for index in _LOG_JSON:
+        if values[index] is not None:
+            values[index] = values[index].decode()
+    values[_LOG_SUBJECTS] = to_json(row.subjects).decode()
+    return values
+
+
+def log_row(values: tuple[Any, ...]) -> LogRow:
+    """A row of the action log as it was read."""
+    fields = list(values)
+    fields[0] = str(fields[0])
+    fields[1] = str(fields[1]) if fields[1] is not None else None
+    for index in _LOG_JSON:
+        if fields[index] is not None:
+            fields[index] = fields[index].encode()
+    fields[_LOG_SUBJECTS] = tuple(from_json(fields[_LOG_SUBJECTS]))
+    fields[_LOG_STARTED] = fields[_LOG_STARTED].astimezone(UTC)
+    return LogRow(*fields)
+
+
+def event_values(row: EventRow) -> list[Any]:
+    """An event as parameters."""
+    values: list[Any] = list(row)
+    values[_EVENT_PAYLOAD] = row.payload.decode()
+    return values
+
+
+def event_row(values: list[Any]) -> EventRow:
+    """An event as it was read."""
+    event = EventRow(*values)
+    return event._replace(
+        id=str(event.id),
+        payload=values[_EVENT_PAYLOAD].encode(),
+        action_id=str(event.action_id),
+        occurred_at=event.occurred_at.astimezone(UTC),
+    )
+
+
+_LOG_JSON = [LogRow._fields.index(name) for name in ("input", "output", "error")]
+_LOG_SUBJECTS = LogRow._fields.index("subjects")
+_LOG_STARTED = LogRow._fields.index("started_at")
+_EVENT_PAYLOAD = EventRow._fields.index("payload")

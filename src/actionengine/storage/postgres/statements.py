@@ -1,0 +1,203 @@
+"""What `PostgresStorage` says to the database. Everything is named with its schema: a handler's own SQL can make
+temporary tables, which would otherwise stand before ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from actionengine.storage.port import LogRow
+from actionengine.storage.sql.documents import DocumentStatements
+
+BEGIN = {
+    "READ COMMITTED": "BEGIN",
+    "REPEATABLE READ": "BEGIN ISOLATION LEVEL REPEATABLE READ",
+    "SERIALIZABLE": "BEGIN ISOLATION LEVEL SERIALIZABLE",
+}
+
+
+class Opening(NamedTuple):
+    """The statements that open a unit of work: without a claim, and with one."""
+
+    plain: str
+    claiming: str
+
+
+# Settings are local to the transaction. They are made before the claim is inserted, which their tenant has to allow:
+# the row to insert is read from them.
+SETTINGS = """
+    SELECT current_setting('lock_timeout') AS lock_timeout,
+        set_config('app.tenant_id', %s, true),
+        set_config('app.action_id', %s, true)"""
+OPEN = "WITH context AS MATERIALIZED ({settings}\n)\nSELECT NULL FROM context"
+OPEN_AND_CLAIM = """
+WITH context AS MATERIALIZED ({settings},
+        set_config('lock_timeout', %s, true)
+), claimed AS (
+    INSERT INTO public.ae_idempotency_keys (tenant_id, action, key, fingerprint)
+    SELECT %s, %s, %s, %s
+    FROM context
+    ON CONFLICT DO NOTHING
+    RETURNING true
+)
+SELECT EXISTS (SELECT FROM claimed), set_config('lock_timeout', (SELECT lock_timeout FROM context), true)
+"""
+
+CLAIM = """
+SELECT status, result, approval_id
+FROM public.ae_claim(%s, %s, %s, %s, %s)
+"""
+
+DOCUMENTS = DocumentStatements(
+    insert="""
+INSERT INTO public.ae_documents (tenant_id, collection, id, version, data, created_at, updated_at)
+SELECT new.tenant_id, new.collection, new.id, 1, new.data, new.at, new.at
+FROM (VALUES (%s::uuid, %s::text, %s::text, %s::json, %s::timestamptz)) new (tenant_id, collection, id, data, at)
+ON CONFLICT DO NOTHING
+RETURNING version
+""",
+    get="""
+SELECT version, data::text, created_at, updated_at
+FROM public.ae_documents
+WHERE tenant_id = %s AND collection = %s AND id = %s
+""",
+    update="""
+UPDATE public.ae_documents d
+SET version = d.version + 1, data = new.data, updated_at = new.at
+FROM (VALUES (%s::uuid, %s::text, %s::text, %s::integer, %s::json, %s::timestamptz))
+    new (tenant_id, collection, id, version, data, at)
+WHERE d.tenant_id = new.tenant_id AND d.collection = new.collection AND d.id = new.id AND d.version = new.version
+RETURNING d.created_at
+""",
+    delete="""
+DELETE FROM public.ae_documents
+WHERE tenant_id = %s AND collection = %s AND id = %s AND version = %s
+RETURNING id
+""",
+    version="""
+SELECT version
+FROM public.ae_documents
+WHERE tenant_id = %s AND collection = %s AND id = %s
+""",
+)
+
+LIST_DOCUMENTS = """
+SELECT id, version, data::text, created_at, updated_at
+FROM public.ae_documents
+WHERE tenant_id = %s AND collection = %s AND id > %s
+ORDER BY id
+LIMIT %s
+"""
+
+# Containment finds candidates; equality, field by field, decides.
+FIND_DOCUMENTS = """
+SELECT id, version, data::text, created_at, updated_at
+FROM public.ae_documents
+WHERE tenant_id = %s AND collection = %s AND id > %s
+    AND data::jsonb @> %s::jsonb
+    AND (SELECT bool_and(data::jsonb -> wanted.key = wanted.value) FROM jsonb_each(%s::jsonb) wanted)
+ORDER BY id
+LIMIT %s
+"""
+
+READ_LOG = """
+SELECT id, parent_id, tenant_id, actor_type, actor_id, approved_by, approval_id, source, reason, action,
+    subjects::text, input::text, output::text, outcome, error::text, decision, started_at, latency, idempotency_key,
+    request_id, model, prompt_version, input_tokens, output_tokens, cost_usd
+FROM public.ae_action_log
+WHERE tenant_id = %s{conditions}
+ORDER BY id DESC
+LIMIT %s
+"""
+
+READ_EVENTS = """
+SELECT position, id, tenant_id, type, subject, payload::text, action, action_id, actor_type, actor_id, occurred_at
+FROM public.ae_events
+WHERE tenant_id = %s AND position > %s AND position <= %s
+ORDER BY position
+LIMIT %s
+"""
+
+# Positions are taken after the lock, which tells readers that events up to here may still be on their way.
+_HORIZON = """horizon AS MATERIALIZED (
+    SELECT pg_advisory_xact_lock_shared(
+        (1634034944::bigint << 32) + coalesce(pg_sequence_last_value('public.ae_event_position'), 0)
+    )
+)"""
+_LOG = """log AS (
+    INSERT INTO public.ae_action_log (id, parent_id, tenant_id, actor_type, actor_id, approved_by, approval_id, source,
+        reason, action, subjects, input, output, outcome, error, decision, started_at, latency, idempotency_key,
+        request_id, model, prompt_version, input_tokens, output_tokens, cost_usd)
+    VALUES {rows}
+    RETURNING tenant_id, id, subjects
+), subjects AS (
+    INSERT INTO public.ae_action_log_subjects (tenant_id, subject, log_id)
+    SELECT log.tenant_id, subject.name, log.id
+    FROM log, json_array_elements_text(log.subjects) subject (name)
+    ON CONFLICT DO NOTHING
+)"""
+_LOG_ROW = f"({', '.join(['%s'] * len(LogRow._fields))})"
+_EVENTS = """events AS (
+    INSERT INTO public.ae_events (id, tenant_id, type, subject, payload, action, action_id, actor_type, actor_id,
+        occurred_at)
+    SELECT event.*
+    FROM horizon, (VALUES {rows}) event
+    RETURNING tenant_id, position
+), outbox AS (
+    INSERT INTO public.ae_outbox (tenant_id, position)
+    SELECT tenant_id, position
+    FROM events
+)"""
+_EVENT_ROW = (
+    "(%s::uuid, %s::uuid, %s::text, %s::text, %s::json, %s::text, %s::uuid, %s::text, %s::text, %s::timestamptz)"
+)
+_RESULTS = """results AS (
+    UPDATE public.ae_idempotency_keys used
+    SET fingerprint = new.fingerprint, result = new.result, approval_id = new.approval_id, expires_at = new.expires_at
+    FROM (VALUES {rows}) new (tenant_id, action, key, fingerprint, result, approval_id, expires_at)
+    WHERE used.tenant_id = new.tenant_id AND used.action = new.action AND used.key = new.key
+)"""
+_RESULT_ROW = "(%s::uuid, %s::text, %s::text, %s::text, %s::text, %s::text, %s::timestamptz)"
+
+MOST_ROWS = 200
+"""Rows in one recording statement; it has at most 65,535 parameters. More of them take several statements."""
+
+# What a handler's own SQL can leave behind in a connection: settings, temporary tables, cursors, locks, a role. The
+# last statement tells whether it prepared statements, under names that may be the driver's.
+CLEAN = [
+    (statement, ())
+    for statement in (
+        "CLOSE ALL",
+        "SET SESSION AUTHORIZATION DEFAULT",
+        "RESET ALL",
+        "UNLISTEN *",
+        "SELECT pg_advisory_unlock_all()",
+        "DISCARD TEMP",
+        "DISCARD SEQUENCES",
+        "SELECT EXISTS (SELECT FROM pg_prepared_statements WHERE from_sql)",
+    )
+]
+
+
+def opening_statements(settings: Sequence[str], read_only: bool) -> Opening:
+    """The statements that open a unit of work, with these settings beside the usual ones."""
+    made = "".join(f",\n        set_config('{name}', %s, true)" for name in settings)
+    if read_only:
+        made += ",\n        set_config('transaction_read_only', 'on', true)"
+    return Opening(*(form.format(settings=SETTINGS + made) for form in (OPEN, OPEN_AND_CLAIM)))
+
+
+@lru_cache(maxsize=256)
+def record_statement(log: int, events: int, results: int) -> str:
+    """The statement that writes so many log rows, events with their outbox rows, and idempotent results."""
+    parts: list[str] = []
+    if events:
+        parts.append(_HORIZON)
+    if log:
+        parts.append(_LOG.format(rows=", ".join([_LOG_ROW] * log)))
+    if events:
+        parts.append(_EVENTS.format(rows=", ".join([_EVENT_ROW] * events)))
+    if results:
+        parts.append(_RESULTS.format(rows=", ".join([_RESULT_ROW] * results)))
+    return f"WITH {', '.join(parts)}\nSELECT"

@@ -1,0 +1,245 @@
+"""`PostgresStorage`: PostgreSQL, with row-level security and two statements around a handler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic_core import to_json
+from sqlalchemy import Engine
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from actionengine.context import Tenant
+from actionengine.errors import ConfigurationError
+from actionengine.storage.port import Mode, Record, StoredEvent
+from actionengine.storage.postgres.checks import check
+from actionengine.storage.postgres.driver import Row, execute, milliseconds
+from actionengine.storage.postgres.errors import is_lost, known
+from actionengine.storage.postgres.rows import event_row
+from actionengine.storage.postgres.statements import (
+    BEGIN,
+    DOCUMENTS,
+    FIND_DOCUMENTS,
+    LIST_DOCUMENTS,
+    READ_EVENTS,
+    opening_statements,
+)
+from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
+from actionengine.storage.sql.documents import SQLRecords
+from actionengine.storage.sql.pools import Pools
+from actionengine.storage.sql.signing import Signer
+from actionengine.storage.sql.storage import SQLStorage
+from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+
+
+class PostgresStorage(SQLStorage):
+    """Storage in PostgreSQL 15 or newer, for hosts of both worlds.
+
+    The database has the schema of `actionengine db upgrade`, and `url` names a role that it gave its grants to
+    (`--app-role`): one that is neither a superuser, nor the owner of the tables, nor free of row-level security.
+
+    Args:
+        url: `postgresql://user:password@host/database`.
+        pool_size: connections that are kept.
+        max_overflow: connections beyond those, under load.
+        pool_timeout: seconds to wait for a free connection; then `unavailable`.
+        connect_timeout: seconds to wait for a new connection; then `unavailable`.
+        statement_timeout: seconds that one statement may take; then `timeout`. None leaves it to the server.
+        lock_timeout: seconds that a statement may wait for a lock; then `conflict`. None leaves it to the server.
+        application_name: as it stands in `pg_stat_activity`.
+        isolation_level: `"READ COMMITTED"`, `"REPEATABLE READ"` or `"SERIALIZABLE"`.
+        signing_key: signs each transaction's tenant and action, where the database has this key
+            (`actionengine db sign`); at least 16 bytes.
+        prepared_statements: whether the driver prepares statements; False for a pooler that cannot carry them.
+        engine, async_engine: the host's own, instead of the pools of this storage; each serves its own world.
+        session_options: arguments for the `Session` of a unit of work, such as `autoflush`.
+        allow_strong_role: whether a superuser or an owner is accepted, past row-level security: for local play only.
+
+    Raises:
+        ConfigurationError: for a URL that is not one of PostgreSQL's, and for a signing key that is too short.
+    """
+
+    documents = DOCUMENTS
+
+    def __init__(
+        self,
+        url: str | URL | None = None,
+        *,
+        pool_size: int = 10,
+        max_overflow: int = 10,
+        pool_timeout: float = 10.0,
+        connect_timeout: int = 5,
+        statement_timeout: float | None = None,
+        lock_timeout: float | None = None,
+        application_name: str = "actionengine",
+        isolation_level: str = "READ COMMITTED",
+        signing_key: str | bytes | None = None,
+        prepared_statements: bool = True,
+        engine: Engine | None = None,
+        async_engine: AsyncEngine | None = None,
+        session_options: Mapping[str, Any] | None = None,
+        allow_strong_role: bool = False,
+    ) -> None:
+        if isolation_level not in BEGIN:
+            raise ConfigurationError(f"isolation_level is one of {', '.join(BEGIN)}, not {isolation_level!r}")
+        if url is None and engine is None and async_engine is None:
+            raise ConfigurationError("PostgresStorage needs a url, an engine or an async_engine")
+        given = engine or async_engine
+        pools = Pools(
+            given.url if url is None and given is not None else _checked_url(url),
+            "postgresql+psycopg_async",
+            {
+                "pool_size": pool_size,
+                "max_overflow": max_overflow,
+                "pool_timeout": pool_timeout,
+                "pool_reset_on_return": None,
+                # Each transaction begins with a statement of its own.
+                "isolation_level": "AUTOCOMMIT",
+                "connect_args": {
+                    "connect_timeout": connect_timeout,
+                    "application_name": application_name,
+                    "prepare_threshold": 5 if prepared_statements else None,
+                },
+            },
+            engine,
+            async_engine,
+        )
+        super().__init__(pools, session_options)
+        self.begin = BEGIN[isolation_level]
+        self.prepares = prepared_statements
+        self.signer = Signer(signing_key) if signing_key is not None else None
+        named_limits = {"statement_timeout": statement_timeout, "lock_timeout": lock_timeout}
+        given_limits = {name: limit for name, limit in named_limits.items() if limit is not None}
+        self.limits = [milliseconds(limit) for limit in given_limits.values()]
+        settings = ["app.signature"] * (self.signer is not None) + list(given_limits)
+        self.opening = {read_only: opening_statements(settings, read_only) for read_only in (False, True)}
+        self._allow_strong_role = allow_strong_role
+
+    def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> PostgresUnitOfWork:
+        """A unit of work of one tenant. Takes a connection when it is first used."""
+        return PostgresUnitOfWork(self, tenant, action_id, mode, read_only)
+
+    def id_in(self, id: UUID) -> Any:
+        """A tenant's id as the driver takes it."""
+        return id
+
+    def time_in(self, time: datetime) -> Any:
+        """A time as the driver takes it."""
+        return time
+
+    def time_out(self, time: Any) -> datetime:
+        """A time as the driver gave it, in UTC."""
+        moment: datetime = time
+        return moment.astimezone(UTC)
+
+    def list_documents(
+        self, unit_of_work: SQLUnitOfWork, collection: str, wanted: Mapping[str, Any], limit: int, after: str
+    ) -> Sequence[Record]:
+        """Documents by id."""
+        scope = (unit_of_work.tenant.id, collection, after)
+        if wanted:
+            encoded = to_json(wanted).decode()
+            rows = unit_of_work.query(FIND_DOCUMENTS, (*scope, encoded, encoded, limit))
+        else:
+            rows = unit_of_work.query(LIST_DOCUMENTS, (*scope, limit))
+        records = SQLRecords(unit_of_work, collection)
+        return [records.record(*row) for row in rows]
+
+    def _known(self, error: Exception) -> Exception | None:
+        return known(error)
+
+    # Outside a unit of work
+
+    def _query(self, mode: Mode, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        if not self.is_checked:
+            self._check(mode)
+        return self._query_unchecked(mode, statement, parameters)
+
+    def _query_unchecked(self, mode: Mode, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        for attempt in (1, 2):
+            pooled = self.pools.engine(mode).raw_connection()
+            try:
+                driver: Any = pooled.driver_connection
+                rows = execute(driver.cursor(), mode, statement, parameters, self.prepares)
+                pooled.commit()
+                return rows
+            except BaseException as error:
+                pooled.invalidate()
+                if attempt == 2 or not is_lost(error):
+                    raise
+                self.drop_stale(self.pools.engine(mode))
+            finally:
+                pooled.close()
+        raise AssertionError
+
+    def drop_stale(self, engine: Engine) -> None:
+        """Close the connections that nobody uses: one of them was found dead, so that the others will be too."""
+        engine.pool.dispose()
+
+    def _signature(self, call: str) -> str | None:
+        return self.signer.operator(call) if self.signer is not None else None
+
+    def _find_tenant(self, slug: str, mode: Mode) -> Tenant | None:
+        if "\0" in slug:
+            return None
+        signature = self._signature("find_tenant")
+        ((found,),) = self._query(mode, "SELECT public.ae_find_tenant(%s, %s)", (slug, signature))
+        return Tenant(found, slug) if found is not None else None
+
+    def _create_tenant(self, tenant: Tenant, name: str, mode: Mode) -> bool:
+        parameters = (tenant.id, tenant.slug, name, self._signature("create_tenant"))
+        ((made,),) = self._query(mode, "SELECT public.ae_create_tenant(%s, %s, %s, %s)", parameters)
+        return bool(made)
+
+    def _list_tenants(self, mode: Mode) -> Sequence[Tenant]:
+        signature = self._signature("list_tenants")
+        rows = self._query(mode, "SELECT tenant_id, slug FROM public.ae_list_tenants(%s)", (signature,))
+        return [Tenant(id, slug) for id, slug in rows]
+
+    def _purge_expired_keys(self, limit: int, mode: Mode) -> int:
+        parameters = (limit, self._signature("purge_keys"))
+        ((purged,),) = self._query(mode, "SELECT public.ae_purge_keys(%s, %s)", parameters)
+        return int(purged)
+
+    def _read_events(self, tenant: Tenant, after: int, limit: int, mode: Mode) -> Sequence[StoredEvent]:
+        # The horizon first, in a transaction of its own: what was final then is visible to the next one.
+        ((horizon,),) = self._query(mode, "SELECT public.ae_event_horizon()")
+        unit_of_work = self.unit_of_work(tenant, "", mode, read_only=True)
+        try:
+            rows = unit_of_work.query(READ_EVENTS, (tenant.id, after, horizon, limit))
+        finally:
+            unit_of_work._rollback()
+        return [StoredEvent(position, event_row(event)) for position, *event in rows]
+
+    def _check(self, mode: Mode) -> None:
+        check(
+            lambda statement, *parameters: self._query_unchecked(mode, statement, parameters),
+            self.pools.name,
+            self._signature("check"),
+            self._allow_strong_role,
+        )
+        self.is_checked = True
+
+
+def _checked_url(url: str | URL | None) -> URL:
+    try:
+        parsed = make_url(url)  # type: ignore[arg-type]
+    except ArgumentError:
+        raise ConfigurationError(
+            f"{_shown(url)} is no database URL: postgresql://user:password@host/database"
+        ) from None
+    if parsed.drivername not in {"postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg_async"}:
+        raise ConfigurationError(
+            f"PostgresStorage speaks postgresql:// through psycopg, not {parsed.drivername}:// "
+            f"(SQLiteStorage is for files)"
+        )
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def _shown(url: object) -> str:
+    text = str(url)
+    return repr(text) if "@" not in text else repr(f"…@{text.rpartition('@')[2]}")

@@ -1,0 +1,156 @@
+"""One transaction of one tenant on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, LogQuery, LogRow, StorageError
+from actionengine.storage.postgres.driver import Row, Statement, execute, execute_together, milliseconds, wait_for
+from actionengine.storage.postgres.errors import is_lost, key_too_long, swallowed
+from actionengine.storage.postgres.rows import event_values, log_id, log_row, log_values, text
+from actionengine.storage.postgres.statements import CLAIM, CLEAN, MOST_ROWS, READ_LOG, record_statement
+from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+
+if TYPE_CHECKING:
+    from actionengine.storage.postgres.storage import PostgresStorage
+
+
+class PostgresUnitOfWork(SQLUnitOfWork):
+    """One transaction of one tenant."""
+
+    storage: PostgresStorage
+    _cursor: Any = None
+
+    def execute(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
+        """Run a statement at the level of the driver."""
+        return execute(self._cursor, self._mode, statement, parameters, self.storage.prepares)
+
+    def _together(self, *statements: Statement) -> list[Row]:
+        return execute_together(self._cursor.connection, self._mode, statements, self.storage.prepares)
+
+    def _take_connection(self, claim: Claim | None, wait: float) -> ClaimAnswer | None:
+        storage = self.storage
+        if not storage.is_checked:
+            storage._check(self._mode)
+        for attempt in (1, 2):
+            self._engine = engine = storage.pools.engine(self._mode, self._is_lookup)
+            self._pooled = engine.raw_connection()
+            driver: Any = self._pooled.driver_connection
+            self._cursor = driver.cursor()
+            try:
+                return self._begin(claim, wait)
+            except BaseException as error:
+                if is_lost(error):
+                    self._release(broken=True)
+                    if attempt == 1:
+                        # A connection that died in the pool: nothing has happened in it yet.
+                        storage.drop_stale(engine)
+                        continue
+                raise
+        raise AssertionError
+
+    def _begin(self, claim: Claim | None, wait: float) -> ClaimAnswer | None:
+        storage, tenant_id = self.storage, str(self.tenant.id)
+        parameters: list[Any] = [tenant_id, self._action_id]
+        if storage.signer is not None:
+            parameters.append(storage.signer.context(tenant_id, self._action_id))
+        parameters.extend(storage.limits)
+        opening = storage.opening[self._read_only]
+        if claim is None:
+            self._together((storage.begin, ()), (opening.plain, parameters))
+            return None
+        parameters += (milliseconds(wait), tenant_id, claim.action, claim.key, claim.fingerprint)
+        try:
+            ((is_claimed, _),) = self._together((storage.begin, ()), (opening.claiming, parameters))
+        except psycopg.errors.LockNotAvailable:
+            return ClaimAnswer("in_progress")
+        except psycopg.errors.ProgramLimitExceeded:
+            raise key_too_long() from None
+        return CLAIMED if is_claimed else self._claim_in_transaction(claim, wait)
+
+    def _claim_in_transaction(self, claim: Claim, wait: float) -> ClaimAnswer:
+        self.execute("SAVEPOINT ae_claim", ())
+        try:
+            ((status, result, approval_id),) = self.execute(CLAIM, (*claim, milliseconds(wait)))
+        except psycopg.errors.LockNotAvailable:
+            self.execute("ROLLBACK TO SAVEPOINT ae_claim", ())
+            return ClaimAnswer("in_progress")
+        except psycopg.errors.ProgramLimitExceeded:
+            raise key_too_long() from None
+        self.execute("RELEASE SAVEPOINT ae_claim", ())
+        if status == "claimed":
+            return CLAIMED
+        return ClaimAnswer(status, result.encode() if result is not None else None, approval_id)
+
+    def _read_log(self, query: LogQuery) -> list[LogRow]:
+        conditions: list[str] = []
+        values: list[Any] = []
+        for condition, value in (
+            ("action = %s", query.action),
+            ("actor_id = %s", query.actor_id),
+            ("actor_type = %s", query.actor_type),
+            ("outcome = %s", query.outcome),
+            ("started_at >= %s", query.since),
+            ("started_at < %s", query.until),
+            ("id < %s", log_id(query.before) if query.before is not None else None),
+            (
+                "id IN (SELECT log_id FROM public.ae_action_log_subjects s WHERE s.tenant_id = %s AND s.subject = %s)",
+                query.subject,
+            ),
+        ):
+            if value is not None:
+                conditions.append(condition)
+                values.extend((self.tenant.id, value) if value is query.subject else (value,))
+        statement = READ_LOG.format(conditions="".join(f"\n    AND {condition}" for condition in conditions))
+        rows = self.query(statement, (self.tenant.id, *values, query.limit))
+        return [log_row(row) for row in rows]
+
+    def _recording(self) -> list[Statement]:
+        log = [log_values(row) for recording in self._recordings for row in recording.log]
+        events = [event_values(row) for recording in self._recordings for row in recording.events]
+        results = [
+            (self.tenant.id, claim.action, claim.key, claim.fingerprint, text(result), approval_id, expires_at)
+            for recording in self._recordings
+            for claim, result, approval_id, expires_at in recording.results
+        ]
+        statements: list[Statement] = []
+        while log or events or results:
+            rows = log[:MOST_ROWS], events[:MOST_ROWS], results[:MOST_ROWS]
+            parameters = [*chain.from_iterable(rows[0]), *chain.from_iterable(rows[1]), *chain.from_iterable(rows[2])]
+            statements.append((record_statement(len(rows[0]), len(rows[1]), len(rows[2])), parameters))
+            del log[:MOST_ROWS], events[:MOST_ROWS], results[:MOST_ROWS]
+        return statements
+
+    def _finish(self) -> None:
+        status = self._cursor.connection.pgconn.transaction_status
+        if status == TransactionStatus.INERROR:
+            raise swallowed()
+        if status == TransactionStatus.IDLE:
+            raise StorageError("the handler has ended the transaction by itself; the pipeline does that")
+        self._send_last(*self._recording(), ("COMMIT", ()))
+
+    def _undo(self) -> None:
+        # By the connection's own method: a driver that sees ROLLBACK among its statements forgets what it has prepared.
+        connection: Any = self._cursor.connection
+        wait_for(connection.rollback(), self._mode)
+        if self._connection is not None:
+            self._send_last()
+
+    def _send_last(self, *statements: Statement) -> None:
+        """The last statements of the transaction, and, where a handler's own SQL has been here, what cleans up."""
+        if self._connection is None:
+            self._together(*statements)
+            return
+        ((is_foul,),) = self._together(*statements, *CLEAN)
+        if is_foul:
+            assert self._pooled is not None
+            self._pooled.invalidate()
+
+    def _interrupt(self) -> None:
+        connection: Any = self._cursor.connection
+        wait_for(connection.cancel_safe(timeout=2.0), self._mode)

@@ -1,0 +1,43 @@
+"""What SQLite's errors mean in terms of the port."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from actionengine.errors import ErrorCode, failing
+from actionengine.storage.port import SerializationFailure, StorageError, StorageUnavailable
+
+_OUT_OF_REACH = (
+    "SQLITE_BUSY",
+    "SQLITE_LOCKED",
+    "SQLITE_FULL",
+    "SQLITE_IOERR",
+    "SQLITE_CANTOPEN",
+    "SQLITE_CORRUPT",
+    "SQLITE_NOTADB",
+    "SQLITE_PROTOCOL",
+)
+
+
+def known(error: Exception) -> Exception | None:
+    """What an error of the driver is in terms of the port; None for one that is the handler's own."""
+    if not isinstance(error, sqlite3.Error):
+        return None
+    name = getattr(error, "sqlite_errorname", "")
+    if name in {"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"}:
+        return failing(ErrorCode.CONFLICT, f"this exists already ({error})")
+    if name == "SQLITE_INTERRUPT":
+        return failing(ErrorCode.TIMEOUT, "a statement was stopped: it took too long")
+    if name == "SQLITE_TOOBIG":
+        return failing(ErrorCode.INVALID_INPUT, f"SQLite cannot store this: {error}")
+    if name == "SQLITE_BUSY_SNAPSHOT":
+        return SerializationFailure(str(error))
+    if name.startswith(_OUT_OF_REACH) or "closed database" in str(error):
+        return StorageUnavailable(f"SQLite: {error} ({name})")
+    if name.startswith("SQLITE_READONLY") or (name == "SQLITE_CONSTRAINT_TRIGGER" and _is_ours(str(error))):
+        return StorageError(f"SQLite refuses: {error}")
+    return None
+
+
+def _is_ours(message: str) -> bool:
+    return "go through the engine" in message or "append-only" in message

@@ -1,0 +1,278 @@
+"""`SQLiteStorage`: a file, for one machine. One writer at a time, any number of readers beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Engine
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import PoolProxiedConnection
+
+from actionengine.context import Tenant
+from actionengine.driving import drive
+from actionengine.errors import ConfigurationError
+from actionengine.storage.port import EventRow, Mode, Record, StorageUnavailable, StoredEvent
+from actionengine.storage.records import MAX_PAGE, matches
+from actionengine.storage.sql.bridge import await_
+from actionengine.storage.sql.documents import SQLRecords
+from actionengine.storage.sql.migrations import HEAD, schema_version, upgrade
+from actionengine.storage.sql.pools import Pools
+from actionengine.storage.sql.storage import SQLStorage
+from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+from actionengine.storage.sqlite.errors import known
+from actionengine.storage.sqlite.statements import CREATE_TENANT, DOCUMENTS, LIST_DOCUMENTS, PURGE_KEYS, READ_EVENTS
+from actionengine.storage.sqlite.unit_of_work import Grip, SQLiteUnitOfWork
+from actionengine.storage.turns import Turns
+
+_GRIP = "actionengine"
+
+
+class SQLiteStorage(SQLStorage):
+    """Storage in a SQLite file, made and brought up to date when it is first used.
+
+    The transactions that write take turns; readers see the last commit meanwhile. There is no row-level security here:
+    a handler's own SQL can read other tenants' rows. It cannot write them (triggers).
+
+    Args:
+        path: the file, or `sqlite:///file`.
+        busy_timeout: seconds to wait for a writer's turn; then `unavailable`.
+        synchronous: `"FULL"`, or `"NORMAL"`, which is faster and may lose the last commits with the machine's power.
+        pool_size: connections that are kept.
+        max_overflow: connections beyond those, under load.
+        pool_timeout: seconds to wait for a free connection; then `unavailable`.
+        engine, async_engine: the host's own, instead of the pools of this storage; each serves its own world.
+        session_options: arguments for the `Session` of a unit of work, such as `autoflush`.
+
+    Raises:
+        ConfigurationError: for a URL that is not one of a SQLite file.
+    """
+
+    documents = DOCUMENTS
+
+    def __init__(
+        self,
+        path: str | Path | URL | None = None,
+        *,
+        busy_timeout: float = 5.0,
+        synchronous: str = "FULL",
+        pool_size: int = 10,
+        max_overflow: int = 10,
+        pool_timeout: float = 10.0,
+        engine: Engine | None = None,
+        async_engine: AsyncEngine | None = None,
+        session_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if synchronous not in {"FULL", "NORMAL"}:
+            raise ConfigurationError(f"synchronous is FULL or NORMAL, not {synchronous!r}")
+        given = engine or async_engine
+        if path is None and given is None:
+            raise ConfigurationError("SQLiteStorage needs a path, an engine or an async_engine")
+        pools = Pools(
+            given.url if path is None and given is not None else _checked_path(path),
+            "sqlite+aiosqlite",
+            {
+                "pool_size": pool_size,
+                "max_overflow": max_overflow,
+                "pool_timeout": pool_timeout,
+                "pool_reset_on_return": None,
+                "connect_args": {"timeout": busy_timeout, "check_same_thread": False},
+            },
+            engine,
+            async_engine,
+        )
+        super().__init__(pools, session_options)
+        self.busy_timeout = busy_timeout
+        self.turns = Turns()
+        self.held: dict[tuple[UUID, str, str], SQLiteUnitOfWork] = {}
+        self.is_given = given is not None
+        self._pragmas = (
+            f"PRAGMA synchronous = {synchronous}",
+            "PRAGMA foreign_keys = ON",
+            f"PRAGMA busy_timeout = {int(busy_timeout * 1000)}",
+        )
+
+    def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> SQLiteUnitOfWork:
+        """A unit of work of one tenant. Takes its turn and a connection when it is first used."""
+        return SQLiteUnitOfWork(self, tenant, action_id, mode, read_only)
+
+    def id_in(self, id: UUID) -> Any:
+        """A tenant's id as the driver takes it."""
+        return str(id)
+
+    def time_in(self, time: datetime) -> Any:
+        """A time as the driver takes it: text that sorts."""
+        return time.astimezone(UTC).isoformat(timespec="microseconds")
+
+    def time_out(self, time: Any) -> datetime:
+        """A time as the driver gave it, in UTC."""
+        return datetime.fromisoformat(time)
+
+    def list_documents(
+        self, unit_of_work: SQLUnitOfWork, collection: str, wanted: Mapping[str, Any], limit: int, after: str
+    ) -> Sequence[Record]:
+        """Documents by id."""
+        records = SQLRecords(unit_of_work, collection)
+        size = MAX_PAGE if wanted else limit
+        page: list[Record] = []
+        while True:
+            rows = unit_of_work.query(LIST_DOCUMENTS, (str(unit_of_work.tenant.id), collection, after, size))
+            found = [records.record(*row) for row in rows]
+            page += [record for record in found if matches(record.data, wanted)] if wanted else found
+            if len(page) >= limit or len(rows) < size:
+                return page[:limit]
+            after = rows[-1][0]
+
+    def prepare(self, pooled: PoolProxiedConnection) -> Grip:
+        """Make a connection one of ours: transactions that we begin, and the function that the triggers ask."""
+        connection: Any = pooled.dbapi_connection
+        grip: Grip | None = pooled.info.get(_GRIP)
+        if grip is None:
+            grip = pooled.info[_GRIP] = Grip(connection.isolation_level)
+            connection.create_function("ae_writing_tenant", 0, grip.writing_tenant)
+            connection.isolation_level = None
+            cursor = connection.cursor()
+            for pragma in self._pragmas:
+                cursor.execute(pragma)
+            cursor.close()
+        elif self.is_given:
+            connection.isolation_level = None
+        return grip
+
+    def _known(self, error: Exception) -> Exception | None:
+        return known(error)
+
+    # Outside a unit of work
+
+    def _query(self, mode: Mode, statement: str, parameters: Sequence[Any], writes: bool) -> list[tuple[Any, ...]]:
+        if not self.is_checked:
+            self._check(mode)
+        turn = object()
+        if writes:
+            self.take_turn(turn, mode, self.busy_timeout)
+        try:
+            pooled = self.pools.engine(mode).raw_connection()
+            try:
+                grip = self.prepare(pooled)
+                connection: Any = pooled.dbapi_connection
+                cursor = connection.cursor()
+                cursor.execute(statement, parameters)
+                rows: list[tuple[Any, ...]] = list(cursor.fetchall())
+                self.restore(pooled, grip)
+                return rows
+            except BaseException:
+                pooled.invalidate()
+                raise
+            finally:
+                pooled.close()
+        finally:
+            self.turns.give_back(turn)
+
+    def restore(self, pooled: PoolProxiedConnection, grip: Grip) -> None:
+        """Leave a connection of the host's as it was."""
+        grip.tenant = None
+        if self.is_given:
+            connection: Any = pooled.dbapi_connection
+            connection.isolation_level = grip.usual_isolation
+
+    def take_turn(self, who: object, mode: Mode, seconds: float) -> None:
+        """Wait for a writer's turn. Raises `StorageUnavailable` where it does not come in time."""
+        if not self.turn_comes(who, mode, seconds):
+            raise StorageUnavailable(f"the database {self.pools.name!r} was busy for {seconds} s: a writer takes long")
+
+    def turn_comes(self, who: object, mode: Mode, seconds: float) -> bool:
+        """Whether a writer's turn comes in time."""
+        waiting = self.turns.take(who, mode, seconds)
+        came: bool = await_(waiting) if mode == "async" else drive(waiting)
+        return came
+
+    def _find_tenant(self, slug: str, mode: Mode) -> Tenant | None:
+        for (id,) in self._query(mode, "SELECT tenant_id FROM main.ae_tenants WHERE slug = ?", (slug,), writes=False):
+            return Tenant(UUID(id), slug)
+        return None
+
+    def _create_tenant(self, tenant: Tenant, name: str, mode: Mode) -> bool:
+        parameters = (str(tenant.id), tenant.slug, name, self.time_in(datetime.now(UTC)))
+        return bool(self._query(mode, CREATE_TENANT, parameters, writes=True))
+
+    def _list_tenants(self, mode: Mode) -> Sequence[Tenant]:
+        rows = self._query(mode, "SELECT tenant_id, slug FROM main.ae_tenants ORDER BY slug", (), writes=False)
+        return [Tenant(UUID(id), slug) for id, slug in rows]
+
+    def _purge_expired_keys(self, limit: int, mode: Mode) -> int:
+        return len(self._query(mode, PURGE_KEYS, (self.time_in(datetime.now(UTC)), limit), writes=True))
+
+    def _read_events(self, tenant: Tenant, after: int, limit: int, mode: Mode) -> Sequence[StoredEvent]:
+        rows = self._query(mode, READ_EVENTS, (str(tenant.id), after, limit), writes=False)
+        return [StoredEvent(position, self._event_row(event)) for position, *event in rows]
+
+    def _event_row(self, values: list[Any]) -> EventRow:
+        event = EventRow(*values)
+        return event._replace(
+            tenant_id=UUID(values[1]), payload=values[4].encode(), occurred_at=self.time_out(event.occurred_at)
+        )
+
+    def _check(self, mode: Mode) -> None:
+        """Bring the schema up to date, in a writer's turn."""
+        turn = object()
+        self.take_turn(turn, mode, self.busy_timeout)
+        try:
+            if self.is_checked:
+                return
+            engine = self.pools.engine(mode)
+            pooled = engine.raw_connection()
+            try:
+                grip = self.prepare(pooled)
+                connection: Any = pooled.dbapi_connection
+                cursor = connection.cursor()
+                cursor.execute("PRAGMA journal_mode = WAL")
+                cursor.fetchall()
+                self._bring_up_to_date(engine, pooled)
+                self.restore(pooled, grip)
+            except BaseException:
+                pooled.invalidate()
+                raise
+            finally:
+                pooled.close()
+            self.is_checked = True
+        finally:
+            self.turns.give_back(turn)
+
+    def _bring_up_to_date(self, engine: Engine, pooled: PoolProxiedConnection) -> None:
+        connection = Connection(engine, pooled)
+        version = schema_version(connection)
+        connection.rollback()
+        if version is None or version < HEAD:
+            with connection.begin():
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                upgrade(connection)
+        elif version > HEAD:
+            raise ConfigurationError(
+                f"the schema in {self.pools.name!r} is at version {version}, this library knows {HEAD}: "
+                f"upgrade actionengine"
+            )
+
+
+def _checked_path(path: str | Path | URL | None) -> URL:
+    text = path if isinstance(path, URL) else str(path)
+    if isinstance(text, str) and "://" not in text:
+        text = f"sqlite:///{text}"
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        raise ConfigurationError(f"{text!r} is no path and no URL: sqlite:///file.db") from None
+    if url.get_backend_name() != "sqlite":
+        raise ConfigurationError(
+            f"SQLiteStorage keeps a file, not {url.drivername}:// (PostgresStorage is for servers)"
+        )
+    if not url.database or url.database == ":memory:":
+        raise ConfigurationError("SQLiteStorage keeps a file: for memory there is InMemoryStorage")
+    folder = Path(url.database).parent
+    if not folder.is_dir():
+        raise ConfigurationError(f"the folder {str(folder)!r} for the database does not exist: make it first")
+    return url.set(drivername="sqlite")

@@ -1,0 +1,229 @@
+"""One transaction of one tenant on SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from pydantic_core import from_json, to_json
+from sqlalchemy.engine import Connection
+
+from actionengine.context import Tenant
+from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, LogQuery, LogRow, Mode, StorageError
+from actionengine.storage.sql.bridge import await_
+from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+from actionengine.storage.sqlite.statements import (
+    CLAIM,
+    LEFTOVERS,
+    READ_KEY,
+    READ_LOG,
+    WRITE_EVENT,
+    WRITE_KEY,
+    WRITE_LOG,
+    WRITE_SUBJECT,
+)
+
+if TYPE_CHECKING:
+    from actionengine.storage.sqlite.storage import SQLiteStorage
+
+
+class Grip:
+    """What a connection knows of the unit of work that has it: the tenant that may write."""
+
+    __slots__ = ("tenant", "usual_isolation")
+
+    def __init__(self, usual_isolation: str | None) -> None:
+        self.tenant: str | None = None
+        self.usual_isolation = usual_isolation
+
+    def writing_tenant(self) -> str | None:
+        """The tenant, for the triggers."""
+        return self.tenant
+
+
+class SQLiteUnitOfWork(SQLUnitOfWork):
+    """One transaction of one tenant."""
+
+    storage: SQLiteStorage
+    _cursor: Any = None
+    _grip: Grip
+    _has_turn = False
+    _is_query_only = False
+
+    def __init__(self, storage: SQLiteStorage, tenant: Tenant, action_id: str, mode: Mode, read_only: bool) -> None:
+        super().__init__(storage, tenant, action_id, mode, read_only)
+        self._tenant_id = str(tenant.id)
+        self._claims: list[tuple[UUID, str, str]] = []
+
+    def execute(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Run a statement at the level of the driver."""
+        self._check_transaction()
+        cursor = self._cursor
+        cursor.execute(statement, parameters)
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
+
+    def _check_transaction(self) -> None:
+        # SQLite ends a transaction by itself on some errors, such as a full disk; the next statement would stand alone.
+        pooled: Any = self._pooled
+        if not pooled.driver_connection.in_transaction:
+            raise StorageError("the transaction was ended, by the handler or by an error that it caught")
+
+    def _take_connection(self, claim: Claim | None, wait: float) -> ClaimAnswer | None:
+        storage = self.storage
+        if not storage.is_checked:
+            storage._check(self._mode)
+        if not self._read_only and not self._take_turn(claim, wait):
+            return ClaimAnswer("in_progress")
+        self._engine = storage.pools.engine(self._mode, self._is_lookup)
+        try:
+            self._pooled = self._engine.raw_connection()
+        except BaseException:
+            self._released()
+            raise
+        self._grip = storage.prepare(self._pooled)
+        connection: Any = self._pooled.dbapi_connection
+        self._cursor = connection.cursor()
+        if self._read_only:
+            self._cursor.execute("BEGIN")
+            return None
+        self._cursor.execute("BEGIN IMMEDIATE")
+        self._grip.tenant = self._tenant_id if self._action_id else None
+        return self._claim_in_transaction(claim, wait) if claim is not None else None
+
+    def _take_turn(self, claim: Claim | None, wait: float) -> bool:
+        """Whether the writer's turn came; False where it was another claim of the same key that took too long."""
+        storage = self.storage
+        if claim is not None and (self.tenant.id, claim.action, claim.key) in storage.held:
+            if not storage.turn_comes(self, self._mode, wait):
+                return False
+        else:
+            storage.take_turn(self, self._mode, storage.busy_timeout)
+        self._has_turn = True
+        return True
+
+    def _claim_in_transaction(self, claim: Claim, wait: float) -> ClaimAnswer:
+        scope = (self._tenant_id, claim.action, claim.key)
+        if not self.execute(CLAIM, (*scope, claim.fingerprint)):
+            ((fingerprint, result, approval_id, expires_at),) = self.execute(READ_KEY, scope)
+            replaced = approval_id is not None and approval_id == claim.replaces
+            if not replaced and expires_at > self.storage.time_in(datetime.now(UTC)):
+                if fingerprint != claim.fingerprint:
+                    return ClaimAnswer("mismatch")
+                return ClaimAnswer("replay", result.encode() if result is not None else None, approval_id)
+        key = (self.tenant.id, claim.action, claim.key)
+        self.storage.held[key] = self
+        self._claims.append(key)
+        return CLAIMED
+
+    def _read_log(self, query: LogQuery) -> list[LogRow]:
+        time = self.storage.time_in
+        conditions: list[str] = []
+        values: list[Any] = []
+        for condition, value in (
+            ("action = ?", query.action),
+            ("actor_id = ?", query.actor_id),
+            ("actor_type = ?", query.actor_type),
+            ("outcome = ?", query.outcome),
+            ("started_at >= ?", query.since and time(query.since)),
+            ("started_at < ?", query.until and time(query.until)),
+            ("id < ?", query.before),
+        ):
+            if value is not None:
+                conditions.append(condition)
+                values.append(value)
+        if query.subject is not None:
+            conditions.append(
+                "id IN (SELECT log_id FROM main.ae_action_log_subjects WHERE tenant_id = ? AND subject = ?)"
+            )
+            values += (self._tenant_id, query.subject)
+        statement = READ_LOG.format(conditions="".join(f"\n    AND {condition}" for condition in conditions))
+        return [self._log_row(row) for row in self.query(statement, (self._tenant_id, *values, query.limit))]
+
+    def _log_row(self, values: tuple[Any, ...]) -> LogRow:
+        row = LogRow(*values)
+        return row._replace(
+            tenant_id=self.tenant.id,
+            subjects=tuple(from_json(values[_LOG_SUBJECTS])),
+            started_at=self.storage.time_out(row.started_at),
+            **{name: value.encode() for name in _LOG_JSON if (value := getattr(row, name)) is not None},
+        )
+
+    def _finish(self) -> None:
+        self._check_transaction()
+        time = self.storage.time_in
+        for recording in self._recordings:
+            for row in recording.log:
+                encoded = {name: value.decode() for name in _LOG_JSON if (value := getattr(row, name)) is not None}
+                self.execute(
+                    WRITE_LOG,
+                    row._replace(
+                        tenant_id=self._tenant_id,  # type: ignore[arg-type]
+                        subjects=to_json(row.subjects).decode(),  # type: ignore[arg-type]
+                        started_at=time(row.started_at),
+                        **encoded,
+                    ),
+                )
+                for subject in row.subjects:
+                    self.execute(WRITE_SUBJECT, (self._tenant_id, subject, row.id))
+            for event in recording.events:
+                self.execute(
+                    WRITE_EVENT,
+                    event._replace(
+                        tenant_id=self._tenant_id,  # type: ignore[arg-type]
+                        payload=event.payload.decode(),  # type: ignore[arg-type]
+                        occurred_at=time(event.occurred_at),
+                    ),
+                )
+            for claim, result, approval_id, expires_at in recording.results:
+                told = result.decode() if result is not None else None
+                scope = (self._tenant_id, claim.action, claim.key)
+                self.execute(WRITE_KEY, (claim.fingerprint, told, approval_id, time(expires_at), *scope))
+        self._cursor.execute("COMMIT")
+        self._tidy()
+
+    def _undo(self) -> None:
+        pooled: Any = self._pooled
+        if pooled.driver_connection.in_transaction:
+            self._cursor.execute("ROLLBACK")
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Leave the connection as it was found; close it where a handler's own SQL has left something in it."""
+        assert self._pooled is not None
+        if self._is_query_only:
+            self._cursor.execute("PRAGMA query_only = OFF")
+        if self._connection is not None:
+            self._cursor.execute(LEFTOVERS)
+            if self._cursor.fetchall() != [(0,)]:
+                self._pooled.invalidate()
+                return
+        self.storage.restore(self._pooled, self._grip)
+
+    def _session_connection(self) -> Connection:
+        connection = super()._session_connection()
+        self._check_transaction()
+        if self._read_only and not self._is_query_only:
+            self._cursor.execute("PRAGMA query_only = ON")
+            self._is_query_only = True
+        return connection
+
+    def _interrupt(self) -> None:
+        pooled: Any = self._pooled
+        interrupted = pooled.driver_connection.interrupt()
+        if self._mode == "async":
+            await_(interrupted)
+
+    def _released(self) -> None:
+        for key in self._claims:
+            if self.storage.held.get(key) is self:
+                del self.storage.held[key]
+        if self._has_turn:
+            self._has_turn = False
+            self.storage.turns.give_back(self)
+
+
+_LOG_JSON = ("input", "output", "error")
+_LOG_SUBJECTS = LogRow._fields.index("subjects")

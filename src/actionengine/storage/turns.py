@@ -1,0 +1,67 @@
+"""Turns: a lock that threads and tasks take one after the other, in the order in which they asked."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from actionengine.storage.port import Mode
+from actionengine.storage.signals import Signal
+
+
+class Turns:
+    """One holder at a time, whichever world it is in; who waits longest is next."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder: object | None = None
+        self._waiting: deque[tuple[object, Signal]] = deque()
+
+    @property
+    def holder(self) -> object | None:
+        """Whose turn it is."""
+        return self._holder
+
+    async def take(self, who: object, mode: Mode, seconds: float) -> bool:
+        """Wait for a turn; whether it came in time. Whoever has it gives it back with `give_back`."""
+        with self._lock:
+            if self._holder is None:
+                self._holder = who
+                return True
+            signal = Signal(mode)
+            self._waiting.append((who, signal))
+        try:
+            await signal.wait(seconds)
+        except BaseException:
+            self._withdraw(who)
+            raise
+        with self._lock:
+            if self._holder is who:
+                return True
+            self._drop(who)
+            return False
+
+    def give_back(self, who: object) -> None:
+        """End a turn; the next one begins."""
+        with self._lock:
+            if self._holder is who:
+                self._next()
+
+    def _next(self) -> None:
+        self._holder = None
+        if self._waiting:
+            self._holder, signal = self._waiting.popleft()
+            signal.set()
+
+    def _withdraw(self, who: object) -> None:
+        with self._lock:
+            if self._holder is who:
+                self._next()
+            else:
+                self._drop(who)
+
+    def _drop(self, who: object) -> None:
+        for entry in self._waiting:
+            if entry[0] is who:
+                self._waiting.remove(entry)
+                return
