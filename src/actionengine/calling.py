@@ -80,6 +80,8 @@ def contained(execution: Execution, what: str, error: Exception) -> Exception:
         error = execution.root.unit_of_work.translated(error)
     if isinstance(error, (ActionException, SerializationFailure, StorageUnavailable)):
         return error
+    if execution.root.left_behind:
+        return timed_out(execution)
     if isinstance(error, StorageError):
         return failing(ErrorCode.INTERNAL, f"{what} of {execution.plan.name}: {error}")
     log_crash(execution, what, error)
@@ -110,8 +112,8 @@ def normalised(error: Any) -> ActionError:
 
 
 def check_deadline(execution: Execution) -> None:
-    """Raises `ActionException(timeout)` past the execution's deadline."""
-    if execution.deadline is not None and perf_counter() > execution.deadline:
+    """Raises `ActionException(timeout)` past the execution's deadline, or where a handler was left behind in its transaction."""
+    if execution.root.left_behind or (execution.deadline is not None and perf_counter() > execution.deadline):
         raise timed_out(execution)
 
 
@@ -181,9 +183,9 @@ async def _call_beside_loop(
 
 
 def _leave_behind(execution: Execution) -> None:
-    unit_of_work = execution.root.unit_of_work
-    if unit_of_work is not None:
-        unit_of_work.abandon()
+    root = execution.root
+    if root.unit_of_work is not None:
+        root.left_behind = not root.unit_of_work.abandon()
 
 
 class _Outcome:

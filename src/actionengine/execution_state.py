@@ -69,6 +69,7 @@ class Execution:
     approved: Approved | None = None
     unit_of_work: UnitOfWork | None = None
     needed: ApprovalNeeded | None = None
+    left_behind = False
     _hook_context: HookContext | None = None
 
     def __init__(

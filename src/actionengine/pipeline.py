@@ -33,7 +33,7 @@ from returns.result import Failure, Success
 
 from actionengine.actions import PipelineResult
 from actionengine.approval_record import PendingApproval, error_for
-from actionengine.calling import check_deadline, log_crash, logger
+from actionengine.calling import check_deadline, log_crash, logger, timed_out
 from actionengine.context import RequestContext
 from actionengine.errors import ActionError, ActionException, ErrorCode, failing
 from actionengine.execution_state import ApprovalNeeded, Approved, Execution, outcome_of
@@ -168,6 +168,7 @@ class Pipeline(Stages):
         if plan.action.approval is not None:
             await self.approval(execution)
         await self.handler(execution)
+        check_deadline(execution)
         if execution.root.needed is not None:
             raise execution.root.needed
         if plan.after:
@@ -213,6 +214,8 @@ class Pipeline(Stages):
         finally:
             execution.ended = True
             parent.child = None
+        if root.left_behind:
+            raise timed_out(execution)
         await self._undo(execution, savepoint, *marks)
         failure = execution.scrubbed_error(failure)
         execution.add_row(outcome_of(failure), failure)

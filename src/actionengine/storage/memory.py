@@ -373,11 +373,9 @@ class MemoryUnitOfWork:
             with self._data.lock:
                 self._end()
 
-    def abandon(self) -> None:
-        """Cut off a handler that was left behind."""
-        with self._data.lock:
-            if not self._ended:
-                self._end()
+    def abandon(self) -> bool:
+        """It can: all that a handler has of it is fenced by its context."""
+        return True
 
     async def call(self, function: Any, *arguments: Any) -> Any:
         """Run a `def` handler: here, wherever the caller is."""

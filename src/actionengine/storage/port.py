@@ -226,9 +226,9 @@ class UnitOfWork(Protocol):
     async def rollback(self) -> None:
         """Undo everything. Never raises, may be called again."""
 
-    def abandon(self) -> None:
-        """Cut off a handler that was left behind, at its deadline: whatever it still asks for is refused. A rollback
-        follows."""
+    def abandon(self) -> bool:
+        """A handler was left behind in a thread of its own, at its deadline: whether the transaction can go on without
+        it. Where it cannot, whatever is still asked for is refused, and a rollback follows."""
 
     async def call(self, function: Any, *arguments: Any) -> Any:
         """Run a `def` handler where its use of the session works."""

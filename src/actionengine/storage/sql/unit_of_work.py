@@ -162,9 +162,10 @@ class SQLUnitOfWork(ABC):
         else:
             await uninterrupted(greenlet_spawn(self._rollback))
 
-    def abandon(self) -> None:
-        """From now on a handler that still runs gets nothing more through this; its statement is stopped."""
+    def abandon(self) -> bool:
+        """It cannot: the handler may be in the middle of a statement."""
         self._ended = self._abandoned = True
+        return False
 
     async def call(self, function: Any, *arguments: Any) -> Any:
         """Run a `def` handler where its use of the session works."""
