@@ -14,7 +14,6 @@ import psycopg
 from sqlalchemy import create_engine, make_url
 
 from actionengine.storage.sql.migrations import upgrade
-from actionengine.storage.sql.migrations.grants import grants
 
 APP_ROLE = "app"
 
@@ -53,9 +52,7 @@ def make_database(superuser_url: str, name: str) -> Database:
     owner = url.set(username="owner", drivername="postgresql+psycopg")
     engine = create_engine(owner)
     with engine.begin() as connection:
-        upgrade(connection)
-        for statement in grants(APP_ROLE):
-            connection.exec_driver_sql(statement)
+        upgrade(connection, app_role=APP_ROLE)
     engine.dispose()
     plain = [
         each.set(drivername="postgresql").render_as_string(hide_password=False)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     )
     from actionengine.storage.postgres.storage import PostgresStorage
     from actionengine.storage.records import Records
+    from actionengine.storage.sql.protection import protect_table
     from actionengine.storage.sqlite.storage import SQLiteStorage
 
 __version__ = "0.1.0"
@@ -101,6 +102,7 @@ __all__ = [
     "create_engine",
     "create_service",
     "create_services",
+    "protect_table",
 ]
 
 _NAMES = {
@@ -151,8 +153,10 @@ _NAMES = {
     ),
     "actionengine.storage.postgres.storage": ("PostgresStorage",),
     "actionengine.storage.records": ("Records",),
+    "actionengine.storage.sql.protection": ("protect_table",),
     "actionengine.storage.sqlite.storage": ("SQLiteStorage",),
 }
+_EXTRAS = {"PostgresStorage": "postgres", "SQLiteStorage": "sql", "protect_table": "sql"}
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 
@@ -160,7 +164,14 @@ def __getattr__(name: str) -> Any:
     module = _MODULES.get(name)
     if module is None:
         raise AttributeError(f"module 'actionengine' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(module), name)
+    try:
+        value = getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get(name)
+        if extra is None or (error.name or "").startswith("actionengine"):
+            raise
+        raise ImportError(f"{name} needs {error.name}: pip install 'actionengine[{extra}]'") from error
+    globals()[name] = value
     return value
 
 

@@ -112,7 +112,7 @@ def normalised(error: Any) -> ActionError:
 
 
 def check_deadline(execution: Execution) -> None:
-    """Raises `ActionException(timeout)` past the execution's deadline, or where a handler was left behind in its transaction."""
+    """Raises `ActionException(timeout)` past the execution's deadline, or where its transaction was abandoned."""
     if execution.root.left_behind or (execution.deadline is not None and perf_counter() > execution.deadline):
         raise timed_out(execution)
 

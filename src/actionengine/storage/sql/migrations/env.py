@@ -1,6 +1,7 @@
 """The Alembic environment of actionengine's own migrations, as `upgrade` runs it."""
 
 from alembic import context
+from alembic.migration import MigrationContext
 
 from actionengine.storage.sql.migrations import VERSION_TABLE
 
@@ -15,5 +16,10 @@ if context.is_offline_mode():
     with context.begin_transaction():
         context.run_migrations()
 else:
-    context.configure(connection=options["connection"], version_table=VERSION_TABLE, transactional_ddl=False)
+    connection = options["connection"]
+    found = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    if options["found"] is not None and found.get_current_revision() is None:
+        # A host's own environment has run the migrations so far.
+        found.stamp(context.script, options["found"])
+    context.configure(connection=connection, version_table=VERSION_TABLE, transactional_ddl=False)
     context.run_migrations()

@@ -1,8 +1,8 @@
-"""What the app role may do: the grants of `actionengine db upgrade --app-role`."""
+"""What the app role may do: no more than a `PostgresStorage` needs."""
 
 from __future__ import annotations
 
-GRANTS = """
+_GRANTS = """
 GRANT USAGE ON SCHEMA public TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON public.ae_documents TO {role};
 GRANT SELECT, INSERT, UPDATE ON public.ae_idempotency_keys TO {role};
@@ -16,7 +16,12 @@ GRANT EXECUTE ON FUNCTION public.ae_find_tenant(text, text), public.ae_create_te
 
 
 def grants(role: str) -> list[str]:
-    """The statements that give a role what a `PostgresStorage` needs, and no more."""
-    quoted = '"{}"'.format(role.replace('"', '""'))
-    script = GRANTS.format(role=quoted)
+    """The statements that grant it to a role."""
+    script = _GRANTS.format(role=quoted(role))
     return [statement.strip() for statement in script.split(";") if statement.strip()]
+
+
+def quoted(name: str) -> str:
+    """A name as SQL takes it."""
+    escaped = name.replace('"', '""')
+    return f'"{escaped}"'
