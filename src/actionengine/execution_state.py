@@ -17,7 +17,16 @@ from actionengine.errors import ActionError, ErrorCode, sendable
 from actionengine.masking import forms_of, mask, masked_json, scrub, scrub_json, scrub_text, secrets_in
 from actionengine.payload import Received
 from actionengine.plan import ActionPlan
-from actionengine.storage.port import Claim, EventRow, IdempotentResult, LogRow, Mode, Outcome, UnitOfWork
+from actionengine.storage.port import (
+    LONGEST_SUBJECT,
+    Claim,
+    EventRow,
+    IdempotentResult,
+    LogRow,
+    Mode,
+    Outcome,
+    UnitOfWork,
+)
 
 _OUTCOMES: dict[ErrorCode, Outcome] = {
     ErrorCode.INVALID_INPUT: "invalid",
@@ -155,7 +164,7 @@ class Execution:
 
     def add_subject(self, subject: str) -> None:
         """Put what this execution is about on record, once."""
-        subject = sendable(subject)
+        subject = sendable(subject)[:LONGEST_SUBJECT]
         if subject not in self.subjects:
             self.subjects = (*self.subjects, subject)
 

@@ -194,7 +194,7 @@ class Pipeline(Stages):
         try:
             self._check_nesting(execution, parent)
             await self._admit(execution)
-            savepoint = await unit_of_work.savepoint()
+            savepoint = await unit_of_work.savepoint(execution.plan.action.read_only)
             await self._perform(execution)
             await unit_of_work.release(savepoint)
             execution.add_row("succeeded")

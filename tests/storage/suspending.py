@@ -45,9 +45,9 @@ class SuspendingUnitOfWork(MemoryUnitOfWork):
         await self._give_way()
         return answer
 
-    async def savepoint(self) -> object:
+    async def savepoint(self, read_only: bool = False) -> object:
         await self._give_way()
-        return await super().savepoint()
+        return await super().savepoint(read_only)
 
     async def rollback_to(self, savepoint: object) -> None:
         await self._give_way()

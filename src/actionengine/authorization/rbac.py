@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Hashable
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +22,7 @@ class CachedRoles:
     """What is known of one tenant since its roles last changed."""
 
     stamp: int
+    expires: float
     roles: dict[str, Role]
     assignments: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     decisions: dict[Hashable, Decision] = field(default_factory=dict)
@@ -29,19 +31,21 @@ class CachedRoles:
 class RBACAuthorizer:
     """Decides by the roles that storage assigns to the actor, together with those that the host's token gives it.
 
-    Rules are read once and again after each change in the tenant (`Storage.access_stamp`).
+    Rules are read once and again after each change in the tenant that this process commits (`Storage.access_stamp`).
+    What another process changes is in force here after `max_age` seconds at the latest.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, *, max_age: float = 5.0) -> None:
         self._storage = storage
+        self._max_age = max_age
         self._cache: dict[UUID, CachedRoles] = {}
 
     def authorize(self, request: AccessRequest) -> Decision | Awaitable[Decision]:
         """The decision: at once where the same was asked since the tenant's roles last changed."""
         if not needs_roles(request):
             return decide_without_roles(request)
-        cached = self._cache.get(request.tenant.id)
-        if cached is not None and cached.stamp == self._storage.access_stamp(request.tenant.id):
+        cached = self._cached(request.tenant, self._storage.access_stamp(request.tenant.id))
+        if cached is not None:
             decision = cached.decisions.get(_question(request))
             if decision is not None:
                 return decision
@@ -49,9 +53,11 @@ class RBACAuthorizer:
 
     async def _load_and_decide(self, request: AccessRequest) -> Decision:
         stamp = self._storage.access_stamp(request.tenant.id)
-        cached = self._cache.get(request.tenant.id)
-        if cached is None or cached.stamp != stamp:
-            cached = CachedRoles(stamp, await self._load_roles(request.tenant, request.mode))
+        cached = self._cached(request.tenant, stamp)
+        if cached is None:
+            # As old as its oldest part: the time is taken before anything is read.
+            expires = monotonic() + self._max_age
+            cached = CachedRoles(stamp, expires, await self._load_roles(request.tenant, request.mode))
             self._cache[request.tenant.id] = cached
         key = (request.actor.type, request.actor.id)
         assigned = cached.assignments.get(key)
@@ -65,6 +71,10 @@ class RBACAuthorizer:
             cached.decisions.clear()
         cached.decisions[_question(request)] = decision
         return decision
+
+    def _cached(self, tenant: Tenant, stamp: int) -> CachedRoles | None:
+        cached = self._cache.get(tenant.id)
+        return cached if cached is not None and cached.stamp == stamp and monotonic() < cached.expires else None
 
     async def _load_roles(self, tenant: Tenant, mode: Mode) -> dict[str, Role]:
         roles: dict[str, Role] = {}

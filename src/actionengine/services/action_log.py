@@ -15,7 +15,7 @@ from actionengine.context import ActorType
 from actionengine.errors import ActionError
 from actionengine.plan import native
 from actionengine.services.access import access_of
-from actionengine.storage.port import LogQuery, LogRow, Outcome
+from actionengine.storage.port import LONGEST_SUBJECT, LogQuery, LogRow, Outcome
 
 READ_PERMISSION = "action_log.read"
 
@@ -88,7 +88,10 @@ class LogPage(BaseModel):
 
 @native
 async def _list(data: LogListing, ctx: ActionContext) -> Result[LogPage, ActionError]:
-    rows = await access_of(ctx).read_log(LogQuery(**data.model_dump()))
+    query = LogQuery(**data.model_dump())
+    if query.subject is not None:
+        query = query._replace(subject=query.subject[:LONGEST_SUBJECT])
+    rows = await access_of(ctx).read_log(query)
     items = tuple(LogEntry.of(row) for row in rows)
     return Success(LogPage(items=items, next=items[-1].id if len(items) == data.limit else None))
 

@@ -328,8 +328,8 @@ class MemoryUnitOfWork:
 
     # The transaction
 
-    async def savepoint(self) -> object:
-        """A point to roll back to."""
+    async def savepoint(self, read_only: bool = False) -> object:
+        """A point to roll back to. The contexts of read-only executions refuse writes, and there is no SQL."""
         self._check_open()
         return len(self._journal)
 

@@ -22,6 +22,9 @@ Outcome = Literal["succeeded", "replayed", "invalid", "denied", "approval_requir
 RESERVED_PREFIX = "ae_"
 """Collections of this prefix are the library's own; a handler cannot open them."""
 
+LONGEST_SUBJECT = 500
+"""Characters of a subject that the action log keeps, and looks for: an index has no room for more."""
+
 ROLES = "ae_roles"
 ROLE_ASSIGNMENTS = "ae_role_assignments"
 APPROVALS = "ae_approvals"
@@ -208,8 +211,9 @@ class UnitOfWork(Protocol):
     def async_session(self) -> Any:
         """The SQLAlchemy async session, where there is one; raises `StorageError` where not."""
 
-    async def savepoint(self) -> object:
-        """A point to roll back to."""
+    async def savepoint(self, read_only: bool = False) -> object:
+        """A point to roll back to. After one that is `read_only` nothing is written until it is rolled back or released,
+        not by a handler's own SQL either."""
 
     async def rollback_to(self, savepoint: object) -> None:
         """Undo what was written since."""

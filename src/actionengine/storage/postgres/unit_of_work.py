@@ -134,6 +134,11 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             raise StorageError("the handler has ended the transaction by itself; the pipeline does that")
         self._send_last(*self._recording(), ("COMMIT", ()))
 
+    def _allow_writes(self, allow: bool) -> None:
+        # The end of the savepoint brings back what was allowed around it.
+        if not allow:
+            self.execute("SET LOCAL transaction_read_only = on", ())
+
     def _undo(self) -> None:
         # By the connection's own method: a driver that sees ROLLBACK among its statements forgets what it has prepared.
         connection: Any = self._cursor.connection

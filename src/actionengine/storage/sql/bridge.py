@@ -16,9 +16,11 @@ from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]
 from sqlalchemy.util import await_, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
+from actionengine.storage.port import Mode
+
 T = TypeVar("T")
 
-__all__ = ["await_", "greenlet_spawn", "in_greenlet", "run_beside_loop", "uninterrupted"]
+__all__ = ["await_", "greenlet_spawn", "in_greenlet", "on_loop", "run", "run_beside_loop", "uninterrupted"]
 
 
 class _Beside(greenlet):  # type: ignore[misc]
@@ -48,6 +50,22 @@ def run_beside_loop(
         else:
             awaitable = inner.switch(value)
     return awaitable
+
+
+async def run(mode: Mode, function: Callable[..., T], *arguments: Any) -> T:
+    """What a plain function returns, run where it can wait for the driver."""
+    if mode == "sync":
+        return function(*arguments)
+    if in_greenlet():
+        return on_loop(function, *arguments)
+    return await greenlet_spawn(function, *arguments)
+
+
+def on_loop(function: Callable[..., T], *arguments: Any) -> T:
+    """The same from within a greenlet: a thread beside the loop leaves it to the loop, which the pool belongs to."""
+    if type(getcurrent()) is _Beside:
+        return await_(greenlet_spawn(function, *arguments))
+    return function(*arguments)
 
 
 async def uninterrupted(coroutine: Coroutine[Any, Any, T]) -> T:

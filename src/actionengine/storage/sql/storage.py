@@ -20,7 +20,7 @@ from actionengine.driving import drive
 from actionengine.errors import ActionException
 from actionengine.storage.port import Mode, Record, StorageError, StorageUnavailable, StoredEvent
 from actionengine.storage.records import page_size
-from actionengine.storage.sql.bridge import greenlet_spawn, in_greenlet
+from actionengine.storage.sql.bridge import run
 from actionengine.storage.sql.documents import DocumentStatements
 from actionengine.storage.sql.pools import Pools
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
@@ -207,9 +207,7 @@ class SQLStorage(ABC):
 
     async def _run(self, mode: Mode, function: Callable[..., T], *arguments: Any) -> T:
         try:
-            if mode == "sync" or in_greenlet():
-                return function(*arguments)
-            return await greenlet_spawn(function, *arguments)
+            return await run(mode, function, *arguments)
         except (ActionException, StorageError):
             raise
         except Exception as error:

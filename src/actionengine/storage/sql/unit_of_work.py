@@ -27,7 +27,7 @@ from actionengine.storage.port import (
     Recording,
     StorageError,
 )
-from actionengine.storage.sql.bridge import greenlet_spawn, in_greenlet, run_beside_loop, uninterrupted
+from actionengine.storage.sql.bridge import greenlet_spawn, in_greenlet, on_loop, run, run_beside_loop, uninterrupted
 from actionengine.storage.sql.documents import SQLRecords
 from actionengine.storage.sql.session import AsyncUnitOfWorkSession, UnitOfWorkSession
 
@@ -42,10 +42,11 @@ logger = logging.getLogger("actionengine")
 class Savepoint:
     """A savepoint: made in the database only once something is done after it; by the session, where there is one."""
 
-    __slots__ = ("name", "nested")
+    __slots__ = ("name", "nested", "read_only")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, read_only: bool) -> None:
         self.name = name
+        self.read_only = read_only
         self.nested: SessionTransaction | None = None
 
 
@@ -111,11 +112,11 @@ class SQLUnitOfWork(ABC):
             self._session = self._async_session.sync_session
         return self._async_session
 
-    async def savepoint(self) -> object:
+    async def savepoint(self, read_only: bool = False) -> object:
         """A point to roll back to."""
         self._check_open()
         self._savepoints += 1
-        savepoint = Savepoint(f"ae_{self._savepoints}")
+        savepoint = Savepoint(f"ae_{self._savepoints}", read_only and not self._read_only)
         if self._session is None:
             self._unmade.append(savepoint)
         else:
@@ -215,8 +216,10 @@ class SQLUnitOfWork(ABC):
         if self._pooled is None:
             self._take_connection(None, 0.0)
         while self._unmade:
-            self.execute(f"SAVEPOINT {self._unmade[0].name}", ())
-            del self._unmade[0]
+            savepoint = self._unmade.pop(0)
+            self.execute(f"SAVEPOINT {savepoint.name}", ())
+            if savepoint.read_only:
+                self._allow_writes(False)
 
     # What each backend has of its own
 
@@ -231,6 +234,10 @@ class SQLUnitOfWork(ABC):
     @abstractmethod
     def _read_log(self, query: LogQuery) -> list[LogRow]:
         """`read_log`."""
+
+    @abstractmethod
+    def _allow_writes(self, allow: bool) -> None:
+        """Let this transaction write, or not, until the savepoint that was made last is gone."""
 
     @abstractmethod
     def _finish(self) -> None:
@@ -249,9 +256,7 @@ class SQLUnitOfWork(ABC):
     async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
         self._check_open()
         try:
-            if self._mode == "sync" or in_greenlet():
-                return function(*arguments)
-            return await greenlet_spawn(function, *arguments)
+            return await run(self._mode, function, *arguments)
         except Exception as error:
             translated = self.storage.translated(error)
             if translated is error:
@@ -276,6 +281,11 @@ class SQLUnitOfWork(ABC):
 
     def _session_connection(self) -> Connection:
         self._check_open()
+        if self._mode == "sync":
+            return self._connect_session()
+        return on_loop(self._connect_session)
+
+    def _connect_session(self) -> Connection:
         self.make_savepoints()
         if self._connection is None:
             assert self._engine is not None
@@ -289,8 +299,12 @@ class SQLUnitOfWork(ABC):
         savepoint.nested = self._session.begin_nested()
         # SQLAlchemy would make it at the session's next statement; ours may come first.
         self._session.connection()
+        if savepoint.read_only:
+            self._allow_writes(False)
 
     def _rollback_to(self, savepoint: Savepoint) -> None:
+        if savepoint.read_only:
+            self._allow_writes(True)
         if savepoint.nested is not None:
             savepoint.nested.rollback()
             return
@@ -300,6 +314,9 @@ class SQLUnitOfWork(ABC):
             self._session.expunge_all()
 
     def _release_savepoint(self, savepoint: Savepoint) -> None:
+        if savepoint.read_only:
+            self._flush()
+            self._allow_writes(True)
         if savepoint.nested is not None:
             savepoint.nested.commit()
             return

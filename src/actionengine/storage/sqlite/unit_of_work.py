@@ -77,8 +77,8 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
             storage._check(self._mode)
         if not self._read_only and not self._take_turn(claim, wait):
             return ClaimAnswer("in_progress")
-        self._engine = storage.pools.engine(self._mode, self._is_lookup)
         try:
+            self._engine = storage.pools.engine(self._mode, self._is_lookup)
             self._pooled = self._engine.raw_connection()
         except BaseException:
             self._released()
@@ -184,6 +184,10 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         self._cursor.execute("COMMIT")
         self._tidy()
 
+    def _allow_writes(self, allow: bool) -> None:
+        self._cursor.execute(f"PRAGMA query_only = {'OFF' if allow else 'ON'}")
+        self._is_query_only = not allow
+
     def _undo(self) -> None:
         pooled: Any = self._pooled
         if pooled.driver_connection.in_transaction:
@@ -194,7 +198,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         """Leave the connection as it was found; close it where a handler's own SQL has left something in it."""
         assert self._pooled is not None
         if self._is_query_only:
-            self._cursor.execute("PRAGMA query_only = OFF")
+            self._allow_writes(True)
         if self._connection is not None:
             self._cursor.execute(LEFTOVERS)
             if self._cursor.fetchall() != [(0,)]:
@@ -202,12 +206,11 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
                 return
         self.storage.restore(self._pooled, self._grip)
 
-    def _session_connection(self) -> Connection:
-        connection = super()._session_connection()
+    def _connect_session(self) -> Connection:
+        connection = super()._connect_session()
         self._check_transaction()
         if self._read_only and not self._is_query_only:
-            self._cursor.execute("PRAGMA query_only = ON")
-            self._is_query_only = True
+            self._allow_writes(False)
         return connection
 
     def _interrupt(self) -> None:
