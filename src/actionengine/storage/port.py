@@ -212,8 +212,8 @@ class UnitOfWork(Protocol):
         """The SQLAlchemy async session, where there is one; raises `StorageError` where not."""
 
     async def savepoint(self, read_only: bool = False) -> object:
-        """A point to roll back to. After one that is `read_only` nothing is written until it is rolled back or released,
-        not by a handler's own SQL either."""
+        """A point to roll back to. After one that is `read_only` nothing is written until it is rolled back or
+        released, not by a handler's own SQL either."""
 
     async def rollback_to(self, savepoint: object) -> None:
         """Undo what was written since."""

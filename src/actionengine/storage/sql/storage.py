@@ -119,7 +119,11 @@ class SQLStorage(ABC):
         await self.pools.aclose()
 
     def __enter__(self) -> Self:
-        self.check()
+        try:
+            self.check()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
@@ -128,7 +132,11 @@ class SQLStorage(ABC):
         self.close()
 
     async def __aenter__(self) -> Self:
-        await self.check_async()
+        try:
+            await self.check_async()
+        except BaseException:
+            await self.aclose()
+            raise
         return self
 
     async def __aexit__(
