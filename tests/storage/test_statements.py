@@ -88,7 +88,7 @@ def traffic(path: Path, prepared: dict[str, str]) -> Traffic:
     """What a trace says. All statements were prepared before."""
     sent = [line.split("\t") for line in path.read_text().splitlines() if line.startswith("F\t")]
     kinds = [message[2] for message in sent]
-    assert set(kinds) <= {"Bind", "Describe", "Execute", "Sync", "Flush"}, kinds
+    assert set(kinds) <= {"Bind", "Describe", "Execute", "Sync"}, kinds
     names = [message[3].split('"')[3] for message in sent if message[2] == "Bind"]
     assert len(names) == kinds.count("Execute")
     return Traffic([prepared[name].split()[0] for name in names], kinds.count("Sync"))

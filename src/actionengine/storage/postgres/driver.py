@@ -1,9 +1,23 @@
-"""Statements at the level of the driver, in both worlds: psycopg's own connections, without SQLAlchemy between."""
+"""Statements below SQLAlchemy and below psycopg's cursors: on libpq's own interface, several in one round trip.
+
+A cursor of the driver costs more of the client's time than a statement costs the server. So the few statements that are
+the library's own go out through `psycopg.pq`, prepared once in each connection, with one synchronisation for all that
+are sent together ("Pipeline Mode", PostgreSQL's manual, chapter libpq).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Generator, Iterator, Sequence
+from datetime import datetime
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg.adapt import Transformer
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
+from psycopg.waiting import Ready, Wait
 
 from actionengine.storage.port import Mode
 from actionengine.storage.sql.bridge import await_
@@ -11,35 +25,114 @@ from actionengine.storage.sql.bridge import await_
 Row = tuple[Any, ...]
 Statement = tuple[str, Sequence[Any]]
 
-
-def execute(cursor: Any, mode: Mode, statement: str, parameters: Sequence[Any], prepare: bool) -> list[Row]:
-    """The rows of a statement."""
-    if mode == "async":
-        awaited: list[Row] = await_(_execute(cursor, statement, parameters, prepare))
-        return awaited
-    cursor.execute(statement, parameters, prepare=prepare)
-    rows: list[Row] = cursor.fetchall() if cursor.description is not None else []
-    return rows
+MOST_PREPARED = 200
+"""Statements that a connection prepares; the shapes of a recording have no bound."""
 
 
-def execute_together(connection: Any, mode: Mode, statements: Sequence[Statement], prepare: bool) -> list[Row]:
-    """The rows of the last of several statements, which go out in one round trip. Where one fails, those after it are
-    not run."""
-    if mode == "async":
-        awaited: list[Row] = await_(_execute_together(connection, statements, prepare))
-        return awaited
-    with connection.pipeline():
-        for statement, parameters in statements:
-            cursor = connection.cursor()
-            cursor.execute(statement, parameters, prepare=prepare)
-    rows: list[Row] = cursor.fetchall() if cursor.description is not None else []
-    return rows
+class Driver:
+    """One pooled connection, as long as it lives."""
+
+    __slots__ = ("_connection", "_mode", "_pgconn", "_prepared")
+
+    def __init__(self, connection: Any, mode: Mode, prepares: bool) -> None:
+        self._connection = connection
+        self._mode = mode
+        self._pgconn = connection.pgconn
+        # A driver that prepares by itself also throws away, by itself, everything that is prepared.
+        self._prepared: set[bytes] | None = set() if prepares and connection.prepare_threshold is None else None
+
+    @property
+    def transaction_status(self) -> int:
+        """Where its transaction is: a `psycopg.pq.TransactionStatus`."""
+        status: int = self._pgconn.transaction_status
+        return status
+
+    def execute(self, *statements: Statement) -> list[Row]:
+        """Send statements in one round trip; the rows of the last. Where one fails, those after it are not run.
+
+        Parameters, marked `%s`, are texts, numbers, UUIDs, times with a zone, or None. Raises `psycopg.Error`.
+        """
+        if self._mode == "async":
+            result = await_(self._execute_async(statements))
+        else:
+            with self._connection.lock:
+                result = self._connection.wait(self._round_trip(statements))
+        if not result.ntuples:
+            return []
+        transformer = Transformer(self._connection)
+        transformer.set_pgresult(result)
+        return transformer.load_rows(0, result.ntuples, tuple)
+
+    def rollback(self) -> None:
+        """End a transaction, in whatever state it is."""
+        if self._pgconn.transaction_status != TransactionStatus.IDLE:
+            self.execute(("ROLLBACK", ()))
+
+    def cancel(self) -> None:
+        """Stop the statement that another thread or task is waiting for."""
+        outcome = self._connection.cancel_safe(timeout=2.0)
+        if self._mode == "async":
+            await_(outcome)
+
+    async def _execute_async(self, statements: Sequence[Statement]) -> Any:
+        async with self._connection.lock:
+            return await self._connection.wait(self._round_trip(statements))
+
+    def _round_trip(self, statements: Sequence[Statement]) -> Generator[Wait, Ready, Any]:
+        pgconn = self._pgconn
+        if pgconn.pipeline_status != PipelineStatus.OFF:
+            raise psycopg.OperationalError("the connection was interrupted in the middle of a statement")
+        encoded = [(_wired(statement), [_encoded(value) for value in values]) for statement, values in statements]
+        pgconn.enter_pipeline_mode()
+        preparing = self._send(encoded)
+        pgconn.pipeline_sync()
+        while pgconn.flush():
+            if (yield Wait.RW) & Ready.R:
+                pgconn.consume_input()
+        last = failed = None
+        while True:
+            while pgconn.is_busy():
+                yield Wait.R
+                pgconn.consume_input()
+            result = pgconn.get_result()
+            if result is None:
+                continue
+            if result.status == ExecStatus.PIPELINE_SYNC:
+                break
+            name = next(preparing)
+            if result.status == ExecStatus.FATAL_ERROR and failed is None:
+                failed = result
+            if name is not None and result.status == ExecStatus.COMMAND_OK:
+                assert self._prepared is not None
+                self._prepared.add(name)
+            last = result
+        pgconn.exit_pipeline_mode()
+        if failed is not None:
+            raise error_from_result(failed)
+        return last
+
+    def _send(self, statements: Sequence[tuple[Wired, list[bytes | None]]]) -> Iterator[bytes | None]:
+        """Send statements; for each result to come, the name of what it prepares, if anything."""
+        pgconn, prepared = self._pgconn, self._prepared
+        results: list[bytes | None] = []
+        for (name, statement), parameters in statements:
+            is_ready = prepared is not None and (name in prepared or name in results)
+            if not is_ready and (prepared is None or len(prepared) + len(results) > MOST_PREPARED):
+                pgconn.send_query_params(statement, parameters)
+            else:
+                if not is_ready:
+                    pgconn.send_prepare(name, statement)
+                    results.append(name)
+                pgconn.send_query_prepared(name, parameters)
+            results.append(None)
+        return iter(results)
 
 
-def wait_for(outcome: Any, mode: Mode) -> None:
-    """Wait for what a method of the connection has returned."""
-    if mode == "async":
-        await_(outcome)
+class Wired(NamedTuple):
+    """A statement as it goes over the wire, and its name where it is prepared."""
+
+    name: bytes
+    statement: bytes
 
 
 def milliseconds(seconds: float) -> str:
@@ -47,16 +140,22 @@ def milliseconds(seconds: float) -> str:
     return str(max(1, int(seconds * 1000)))
 
 
-async def _execute(cursor: Any, statement: str, parameters: Sequence[Any], prepare: bool) -> list[Row]:
-    await cursor.execute(statement, parameters, prepare=prepare)
-    rows: list[Row] = await cursor.fetchall() if cursor.description is not None else []
-    return rows
+@lru_cache(maxsize=1024)
+def _wired(statement: str) -> Wired:
+    first, *others = statement.split("%s")
+    encoded = (first + "".join(f"${number}{part}" for number, part in enumerate(others, 1))).encode()
+    return Wired(b"ae_" + sha256(encoded).hexdigest()[:16].encode(), encoded)
 
 
-async def _execute_together(connection: Any, statements: Sequence[Statement], prepare: bool) -> list[Row]:
-    async with connection.pipeline():
-        for statement, parameters in statements:
-            cursor = connection.cursor()
-            await cursor.execute(statement, parameters, prepare=prepare)
-    rows: list[Row] = await cursor.fetchall() if cursor.description is not None else []
-    return rows
+def _encoded(value: Any) -> bytes | None:
+    if value is None:
+        return None
+    kind = type(value)
+    if kind is str:
+        encoded: bytes = value.encode()
+        if b"\0" in encoded:
+            raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+        return encoded
+    if kind is datetime:
+        return value.isoformat().encode()  # type: ignore[no-any-return]
+    return str(value).encode()

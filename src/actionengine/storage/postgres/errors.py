@@ -23,11 +23,17 @@ def known(error: Exception) -> Exception | None:
     return meaning(error) if meaning is not None else None
 
 
+_NOT_PREPARED = "26000"
+"""A statement that was prepared is not any more: somebody has cleared the connection."""
+
+_LOST = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.InvalidSqlStatementName)
+
+
 def is_lost(error: BaseException) -> bool:
     """Whether the connection is of no more use."""
-    if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+    if not isinstance(error, _LOST):
         return False
-    return error.sqlstate is None or error.sqlstate[:2] in {"57", "08"}
+    return error.sqlstate is None or error.sqlstate[:2] in {"57", "08"} or error.sqlstate == _NOT_PREPARED
 
 
 def _first_line(error: Exception) -> str:
@@ -91,7 +97,7 @@ _KNOWN = {
     "AE003": _refused,
     "22P05": _not_storable,
     "22021": _not_storable,
-    "26000": _unavailable,
+    _NOT_PREPARED: _unavailable,
 }
 """What a SQLSTATE means."""
 

@@ -12,12 +12,13 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import PoolProxiedConnection
 
 from actionengine.context import Tenant
 from actionengine.errors import ConfigurationError
 from actionengine.storage.port import Mode, Record, StoredEvent
 from actionengine.storage.postgres.checks import check
-from actionengine.storage.postgres.driver import Row, execute, milliseconds
+from actionengine.storage.postgres.driver import Driver, Row, milliseconds
 from actionengine.storage.postgres.errors import is_lost, known
 from actionengine.storage.postgres.rows import event_row
 from actionengine.storage.postgres.statements import (
@@ -34,6 +35,8 @@ from actionengine.storage.sql.pools import Pools
 from actionengine.storage.sql.signing import Signer
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+
+_DRIVER = "actionengine"
 
 
 class PostgresStorage(SQLStorage):
@@ -54,7 +57,8 @@ class PostgresStorage(SQLStorage):
         isolation_level: `"READ COMMITTED"`, `"REPEATABLE READ"` or `"SERIALIZABLE"`.
         signing_key: signs each transaction's tenant and action, where the database has this key
             (`actionengine db sign`); at least 16 bytes.
-        prepared_statements: whether the driver prepares statements; False for a pooler that cannot carry them.
+        prepared_statements: whether the library's own statements are prepared; False for a pooler that cannot carry
+            them.
         engine, async_engine: the host's own, instead of the pools of this storage; each serves its own world.
         session_options: arguments for the `Session` of a unit of work, such as `autoflush`.
         allow_strong_role: whether a superuser or an owner is accepted, past row-level security: for local play only.
@@ -102,7 +106,9 @@ class PostgresStorage(SQLStorage):
                 "connect_args": {
                     "connect_timeout": connect_timeout,
                     "application_name": application_name,
-                    "prepare_threshold": 5 if prepared_statements else None,
+                    "client_encoding": "utf8",
+                    # A driver that prepares by itself also drops, at any ROLLBACK, all that is prepared: ours too.
+                    "prepare_threshold": None,
                 },
             },
             engine,
@@ -110,7 +116,7 @@ class PostgresStorage(SQLStorage):
         )
         super().__init__(pools, session_options)
         self.begin = BEGIN[isolation_level]
-        self.prepares = prepared_statements
+        self._prepares = prepared_statements
         self.signer = Signer(signing_key) if signing_key is not None else None
         named_limits = {"statement_timeout": statement_timeout, "lock_timeout": lock_timeout}
         given_limits = {name: limit for name, limit in named_limits.items() if limit is not None}
@@ -161,20 +167,25 @@ class PostgresStorage(SQLStorage):
 
     def _query_unchecked(self, mode: Mode, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
         for attempt in (1, 2):
-            pooled = self.pools.engine(mode).raw_connection()
+            engine = self.pools.engine(mode)
+            pooled = engine.raw_connection()
             try:
-                driver: Any = pooled.driver_connection
-                rows = execute(driver.cursor(), mode, statement, parameters, self.prepares)
-                pooled.commit()
-                return rows
+                return self.driver(pooled, mode).execute((statement, parameters))
             except BaseException as error:
                 pooled.invalidate()
                 if attempt == 2 or not is_lost(error):
                     raise
-                self.drop_stale(self.pools.engine(mode))
+                self.drop_stale(engine)
             finally:
                 pooled.close()
         raise AssertionError
+
+    def driver(self, pooled: PoolProxiedConnection, mode: Mode) -> Driver:
+        """What speaks below a pooled connection; it lives as long as that does."""
+        driver: Driver | None = pooled.info.get(_DRIVER)
+        if driver is None:
+            driver = pooled.info[_DRIVER] = Driver(pooled.driver_connection, mode, self._prepares)
+        return driver
 
     def drop_stale(self, engine: Engine) -> None:
         """Close the connections that nobody uses: one of them was found dead, so that the others will be too."""

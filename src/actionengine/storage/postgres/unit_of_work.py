@@ -10,7 +10,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, LogQuery, LogRow, StorageError
-from actionengine.storage.postgres.driver import Row, Statement, execute, execute_together, milliseconds, wait_for
+from actionengine.storage.postgres.driver import Driver, Row, Statement, milliseconds
 from actionengine.storage.postgres.errors import is_lost, key_too_long, swallowed
 from actionengine.storage.postgres.rows import event_values, log_id, log_row, log_values, text
 from actionengine.storage.postgres.statements import CLAIM, CLEAN, MOST_ROWS, READ_LOG, record_statement
@@ -24,14 +24,11 @@ class PostgresUnitOfWork(SQLUnitOfWork):
     """One transaction of one tenant."""
 
     storage: PostgresStorage
-    _cursor: Any = None
+    _driver: Driver
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
         """Run a statement at the level of the driver."""
-        return execute(self._cursor, self._mode, statement, parameters, self.storage.prepares)
-
-    def _together(self, *statements: Statement) -> list[Row]:
-        return execute_together(self._cursor.connection, self._mode, statements, self.storage.prepares)
+        return self._driver.execute((statement, parameters))
 
     def _take_connection(self, claim: Claim | None, wait: float) -> ClaimAnswer | None:
         storage = self.storage
@@ -40,8 +37,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         for attempt in (1, 2):
             self._engine = engine = storage.pools.engine(self._mode, self._is_lookup)
             self._pooled = engine.raw_connection()
-            driver: Any = self._pooled.driver_connection
-            self._cursor = driver.cursor()
+            self._driver = storage.driver(self._pooled, self._mode)
             try:
                 return self._begin(claim, wait)
             except BaseException as error:
@@ -62,11 +58,11 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         parameters.extend(storage.limits)
         opening = storage.opening[self._read_only]
         if claim is None:
-            self._together((storage.begin, ()), (opening.plain, parameters))
+            self._driver.execute((storage.begin, ()), (opening.plain, parameters))
             return None
         parameters += (milliseconds(wait), tenant_id, claim.action, claim.key, claim.fingerprint)
         try:
-            ((is_claimed, _),) = self._together((storage.begin, ()), (opening.claiming, parameters))
+            ((is_claimed, _),) = self._driver.execute((storage.begin, ()), (opening.claiming, parameters))
         except psycopg.errors.LockNotAvailable:
             return ClaimAnswer("in_progress")
         except psycopg.errors.ProgramLimitExceeded:
@@ -127,7 +123,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         return statements
 
     def _finish(self) -> None:
-        status = self._cursor.connection.pgconn.transaction_status
+        status = self._driver.transaction_status
         if status == TransactionStatus.INERROR:
             raise swallowed()
         if status == TransactionStatus.IDLE:
@@ -140,22 +136,19 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             self.execute("SET LOCAL transaction_read_only = on", ())
 
     def _undo(self) -> None:
-        # By the connection's own method: a driver that sees ROLLBACK among its statements forgets what it has prepared.
-        connection: Any = self._cursor.connection
-        wait_for(connection.rollback(), self._mode)
+        self._driver.rollback()
         if self._connection is not None:
             self._send_last()
 
     def _send_last(self, *statements: Statement) -> None:
         """The last statements of the transaction, and, where a handler's own SQL has been here, what cleans up."""
         if self._connection is None:
-            self._together(*statements)
+            self._driver.execute(*statements)
             return
-        ((is_foul,),) = self._together(*statements, *CLEAN)
+        ((is_foul,),) = self._driver.execute(*statements, *CLEAN)
         if is_foul:
             assert self._pooled is not None
             self._pooled.invalidate()
 
     def _interrupt(self) -> None:
-        connection: Any = self._cursor.connection
-        wait_for(connection.cancel_safe(timeout=2.0), self._mode)
+        self._driver.cancel()
