@@ -101,6 +101,8 @@ class PostgresStorage(SQLStorage):
                 "max_overflow": max_overflow,
                 "pool_timeout": pool_timeout,
                 "pool_reset_on_return": None,
+                # The connection used last has its statements prepared, and its caches warm.
+                "pool_use_lifo": True,
                 # Each transaction begins with a statement of its own.
                 "isolation_level": "AUTOCOMMIT",
                 "connect_args": {

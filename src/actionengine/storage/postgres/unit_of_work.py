@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
+from sqlalchemy.engine import Connection
 
-from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, LogQuery, LogRow, StorageError
+from actionengine.context import Tenant
+from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, LogQuery, LogRow, Mode, StorageError
 from actionengine.storage.postgres.driver import Driver, Row, Statement, milliseconds
 from actionengine.storage.postgres.errors import is_lost, key_too_long, swallowed
 from actionengine.storage.postgres.rows import event_values, log_id, log_row, log_values, text
@@ -26,9 +28,25 @@ class PostgresUnitOfWork(SQLUnitOfWork):
     storage: PostgresStorage
     _driver: Driver
 
+    def __init__(self, storage: PostgresStorage, tenant: Tenant, action_id: str, mode: Mode, read_only: bool) -> None:
+        super().__init__(storage, tenant, action_id, mode, read_only)
+        self._later: list[Statement] = []
+
     def execute(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
         """Run a statement at the level of the driver."""
-        return self._driver.execute((statement, parameters))
+        later, self._later = self._later, []
+        return self._driver.execute(*later, (statement, parameters))
+
+    def write_later(self, statement: str, parameters: Sequence[Any]) -> None:
+        """Run a statement that nobody needs an answer of: in the round trip of whatever comes next."""
+        self.make_savepoints()
+        self._later.append((statement, parameters))
+
+    def _connect_session(self) -> Connection:
+        connection = super()._connect_session()
+        if self._later:
+            self.execute("SELECT", ())
+        return connection
 
     def _take_connection(self, claim: Claim | None, wait: float) -> ClaimAnswer | None:
         storage = self.storage
@@ -128,7 +146,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             raise swallowed()
         if status == TransactionStatus.IDLE:
             raise StorageError("the handler has ended the transaction by itself; the pipeline does that")
-        self._send_last(*self._recording(), ("COMMIT", ()))
+        self._send_last(*self._later, *self._recording(), ("COMMIT", ()))
 
     def _allow_writes(self, allow: bool) -> None:
         # The end of the savepoint brings back what was allowed around it.

@@ -42,19 +42,18 @@ class DocumentStatements(NamedTuple):
 class SQLRecords:
     """A collection as one transaction sees it."""
 
-    __slots__ = ("_collection", "_statements", "_storage", "_unit_of_work")
+    __slots__ = ("_collection", "_scope", "_statements", "_storage", "_unit_of_work")
 
     def __init__(self, unit_of_work: SQLUnitOfWork, collection: str) -> None:
         self._unit_of_work = unit_of_work
         self._storage = unit_of_work.storage
         self._statements = unit_of_work.storage.documents
         self._collection = collection
+        self._scope = (unit_of_work.storage.id_in(unit_of_work.tenant.id), collection)
 
     async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
         """Add a document."""
-        if id is None:
-            id = str(uuid7())
-        else:
+        if id is not None:
             check_id(self._collection, id)
         encoded = encode_document(self._collection, data)
         return await self._unit_of_work.run(self._insert, id, encoded)
@@ -79,10 +78,15 @@ class SQLRecords:
         wanted = normal_filter(self._collection, filter)
         return await self._unit_of_work.run(self._list, wanted, page_size(limit), after or "")
 
-    def _insert(self, id: str, encoded: bytes) -> Record:
+    def _insert(self, id: str | None, encoded: bytes) -> Record:
         self._unit_of_work.touch(self._collection)
         now = datetime.now(UTC)
-        if not self._query(self._statements.insert, id, encoded.decode(), self._storage.time_in(now)):
+        values = (encoded.decode(), self._storage.time_in(now))
+        if id is None:
+            # A new id is nobody else's: there is no answer to wait for.
+            id = str(uuid7())
+            self._unit_of_work.write_later(self._statements.insert, (*self._scope, id, *values))
+        elif not self._query(self._statements.insert, id, *values):
             raise taken(self._collection, id)
         return Record(id, 1, decode_document(encoded), now, now)
 
@@ -115,10 +119,7 @@ class SQLRecords:
         return missing(self._collection, id)
 
     def _query(self, statement: str, *parameters: Any) -> Sequence[tuple[Any, ...]]:
-        unit_of_work = self._unit_of_work
-        return unit_of_work.query(
-            statement, (self._storage.id_in(unit_of_work.tenant.id), self._collection, *parameters)
-        )
+        return self._unit_of_work.query(statement, (*self._scope, *parameters))
 
     def record(self, id: str, version: int, data: str, created_at: Any, updated_at: Any) -> Record:
         """A row as a `Record`."""

@@ -13,7 +13,7 @@ _POSTGRESQL = """
 ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
 ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
 CREATE POLICY ae_read ON {table} FOR SELECT USING ({column} = (SELECT public.ae_tenant()));
-CREATE POLICY ae_insert ON {table} FOR INSERT WITH CHECK ({column} = (SELECT public.ae_writing_tenant()));
+CREATE POLICY ae_insert ON {table} FOR INSERT WITH CHECK ({column} = public.ae_writing_tenant());
 CREATE POLICY ae_update ON {table} FOR UPDATE USING ({column} = (SELECT public.ae_writing_tenant()));
 CREATE POLICY ae_delete ON {table} FOR DELETE USING ({column} = (SELECT public.ae_writing_tenant()));
 CREATE TRIGGER ae_require_action BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {table}

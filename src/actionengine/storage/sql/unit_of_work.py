@@ -211,6 +211,10 @@ class SQLUnitOfWork(ABC):
         self.make_savepoints()
         return self.execute(statement, parameters)
 
+    def write_later(self, statement: str, parameters: Sequence[Any]) -> None:
+        """Run a statement that nobody needs an answer of: at the latest before whatever comes next."""
+        self.query(statement, parameters)
+
     def make_savepoints(self) -> None:
         """Open the transaction, and make the savepoints that were only noted so far."""
         if self._pooled is None:
