@@ -282,6 +282,11 @@ class Execution:
             for row in self.rows
         ]
 
+    def drop_row(self) -> None:
+        """Take back this execution's own row, where it was to be written with a commit that has failed."""
+        rows = self.root.rows
+        rows[:] = [row for row in rows if row.id != self.id]
+
     def undo_rows(self, start: int = 0) -> None:
         """Say of the rows since `start` that what they did was rolled back after all."""
         rows = self.root.rows

@@ -295,6 +295,7 @@ class Pipeline(Stages):
         self._keep_quietly(execution)
         error = execution.scrubbed_error(error)
         execution.output = None
+        execution.drop_row()
         execution.undo_rows()
         execution.add_row(outcome_of(error), error)
         tenant = execution.request.tenant

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from examples.embedded_postgres import Database
 
 from actionengine import InMemoryStorage, Tenant
+from tests.storage.backends import Backend, SQLStorage, postgres_backend, sqlite_backend
 
 
 @pytest.fixture
@@ -27,3 +30,22 @@ def hasty_threads() -> Iterator[None]:
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(interval)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    """Each SQL backend in turn."""
+    if request.param == "sqlite":
+        backend = sqlite_backend(str(tmp_path / "test.db"))
+    else:
+        database: Database = request.getfixturevalue("fresh_postgres_database")
+        backend = postgres_backend(database.app_url, database.owner_url)
+    yield backend
+    backend.owner.dispose()
+
+
+@pytest.fixture
+def sql_storage(backend: Backend) -> Iterator[SQLStorage]:
+    """A storage on it."""
+    with backend.open() as storage:
+        yield storage

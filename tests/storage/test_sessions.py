@@ -1,0 +1,327 @@
+"""A host's own tables: the session of a handler, in the transaction of its action, on each SQL backend."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from returns.result import Failure, Result, Success
+from sqlalchemy import Text, UniqueConstraint, insert, select, text, update
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from actionengine import (
+    ActionContext,
+    Actor,
+    ConfigurationError,
+    Engine,
+    ErrorCode,
+    RequestContext,
+    Tenant,
+    create_action,
+    create_engine,
+    create_service,
+    protect_table,
+)
+from tests.conftest import Execute, log_of
+from tests.storage.backends import Backend, SQLStorage
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Job(Base):
+    __tablename__ = "jobs"
+    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(Text)
+
+
+protect_table(Job.__table__, app_role="app")  # type: ignore[arg-type]
+
+
+def add(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    ctx.session.add(Job(tenant_id=ctx.tenant.id, id=data["id"], name=data.get("name", "mend")))
+    ctx.records("notes").insert({"of": data["id"]}, f"n{data['id']}")
+    return Failure("changed my mind") if data.get("fails") else Success(data["id"])
+
+
+async def add_async(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    ctx.async_session.add(Job(tenant_id=ctx.tenant.id, id=data["id"], name=data.get("name", "mend")))
+    await ctx.async_records("notes").insert({"of": data["id"]}, f"n{data['id']}")
+    await ctx.async_session.flush()
+    return Failure("changed my mind") if data.get("fails") else Success(data["id"])
+
+
+def names(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    return Success([job.name for job in ctx.session.scalars(select(Job).order_by(Job.id))])
+
+
+def add_around_failure(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    """One job before a nested action that fails, one after it; the first one is changed afterwards."""
+    first = Job(tenant_id=ctx.tenant.id, id=1, name="first")
+    ctx.session.add(first)
+    failed = ctx.execute("jobs", "add", {"id": 2, "fails": True})
+    assert isinstance(failed, Failure)
+    ctx.execute("jobs", "add", {"id": 3, "name": "third"}).unwrap()
+    first.name = "first, changed"
+    return Success(None)
+
+
+def commit(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    ctx.session.commit()
+    return Success(None)
+
+
+def commit_by_hand(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    add(data, ctx)
+    ctx.session.flush()
+    ctx.session.execute(text("COMMIT"))
+    return Success(None)
+
+
+def swallow(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    add(data, ctx)
+    ctx.session.flush()
+    try:
+        ctx.session.execute(text("SELECT nothing FROM nowhere"))
+    except Exception:
+        return Success("fine")
+    raise AssertionError
+
+
+def swallow_in_a_savepoint(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    add(data, ctx)
+    try:
+        with ctx.session.begin_nested():
+            ctx.session.execute(text("SELECT nothing FROM nowhere"))
+    except Exception:
+        return Success("fine")
+    raise AssertionError
+
+
+def add_for_another(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    ctx.session.execute(insert(Job).values(tenant_id=UUID(data["tenant"]), id=1, name="theirs"))
+    return Success(None)
+
+
+def take_over(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    ctx.session.execute(update(Job).values(tenant_id=UUID(data["tenant"])))
+    return Success(None)
+
+
+KEPT: list[Any] = []
+
+
+def keep(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    ctx.session.execute(text("SELECT 1"))
+    KEPT.append(ctx.session)
+    return Success(None)
+
+
+HANDLERS: tuple[Callable[..., Any], ...] = (
+    add,
+    add_async,
+    names,
+    add_around_failure,
+    commit,
+    commit_by_hand,
+    swallow,
+    swallow_in_a_savepoint,
+    add_for_another,
+    take_over,
+    keep,
+)
+
+
+@pytest.fixture
+def engine(backend: Backend, sql_storage: SQLStorage) -> Engine:
+    Base.metadata.create_all(backend.owner)
+    actions = [
+        create_action(
+            name=handler.__name__,
+            description="With a session",
+            handler=handler,
+            read_only=handler is names,
+            timeout=30 if handler is swallow_in_a_savepoint else None,
+        )
+        for handler in HANDLERS
+    ]
+    service = create_service(name="jobs", description="Jobs", actions=actions)
+    return create_engine(services=[service], storage=sql_storage)
+
+
+@pytest.fixture
+def acme(sql_storage: SQLStorage) -> Tenant:
+    return sql_storage.create_tenant(slug="acme", name="Acme")
+
+
+@pytest.fixture
+def globex(sql_storage: SQLStorage) -> Tenant:
+    return sql_storage.create_tenant(slug="globex", name="Globex")
+
+
+@pytest.fixture
+def execute(sql_storage: SQLStorage, request: pytest.FixtureRequest) -> Execute:
+    """As everywhere, but that the connections of each event loop are closed with it."""
+    del request
+
+    def asynchronous(engine: Engine, name: str, payload: Any, context: RequestContext) -> Any:
+        async def run() -> Any:
+            service, _, action = name.partition(".")
+            answer = await engine.execute_action_async(service, action, payload, context)
+            await sql_storage.aclose()
+            return answer
+
+        return asyncio.run(run())
+
+    return asynchronous
+
+
+def execute_sync(engine: Engine, name: str, payload: Any, context: RequestContext) -> Any:
+    service, _, action = name.partition(".")
+    return engine.execute_action(service, action, payload, context)
+
+
+@pytest.fixture(params=["sync", "async"])
+def go(request: pytest.FixtureRequest, execute: Execute, engine: Engine, acme: Tenant) -> Callable[..., Any]:
+    door = execute_sync if request.param == "sync" else execute
+
+    def go(action: str, payload: Any = None, tenant: Tenant = acme) -> Any:
+        return door(engine, f"jobs.{action}", payload or {}, RequestContext(tenant=tenant, actor=Actor.human("ann")))
+
+    return go
+
+
+def test_rows_and_documents_commit_together(go: Callable[..., Any], engine: Engine, acme: Tenant) -> None:
+    assert go("add", {"id": 1, "name": "mend"}) == Success(1)
+
+    assert go("names") == Success(["mend"])
+    assert [entry.subjects for entry in log_of(engine, acme, action="jobs.add")] == [("notes/n1",)]
+
+
+def test_rows_and_documents_roll_back_together(go: Callable[..., Any]) -> None:
+    assert isinstance(go("add", {"id": 1, "fails": True}), Failure)
+
+    assert go("names") == Success([])
+    assert go("add", {"id": 1}) == Success(1)
+
+
+def test_an_async_handler_has_an_async_session(
+    execute: Execute, go: Callable[..., Any], engine: Engine, acme: Tenant
+) -> None:
+    as_ann = RequestContext(tenant=acme, actor=Actor.human("ann"))
+
+    assert execute(engine, "jobs.add_async", {"id": 1}, as_ann) == Success(1)
+    assert isinstance(execute(engine, "jobs.add_async", {"id": 2, "fails": True}, as_ann), Failure)
+
+    assert go("names") == Success(["mend"])
+
+
+def test_a_nested_action_that_fails_takes_back_its_own_rows_only(go: Callable[..., Any]) -> None:
+    assert go("add_around_failure") == Success(None)
+
+    assert go("names") == Success(["first, changed", "third"])
+
+
+def test_a_taken_key_found_at_the_flush_is_a_conflict(go: Callable[..., Any]) -> None:
+    go("add", {"id": 1, "name": "mend"}).unwrap()
+
+    error = go("add", {"id": 2, "name": "mend"}).failure()
+
+    assert error.code is ErrorCode.CONFLICT
+    assert "mend" not in error.message
+    assert go("names") == Success(["mend"])
+
+
+def test_the_session_does_not_commit(go: Callable[..., Any]) -> None:
+    error = go("commit").failure()
+
+    assert error.code is ErrorCode.INTERNAL
+    assert "the pipeline commits" in error.message
+
+
+def test_a_handler_that_commits_by_itself_fails(go: Callable[..., Any], engine: Engine, acme: Tenant) -> None:
+    error = go("commit_by_hand", {"id": 1}).failure()
+
+    assert error.code is ErrorCode.INTERNAL
+    assert [entry.outcome for entry in log_of(engine, acme)][:1] == ["failed"]
+
+
+def test_a_swallowed_error_of_the_database_does_not_commit_half(go: Callable[..., Any], backend: Backend) -> None:
+    answer = go("swallow", {"id": 1})
+
+    if backend.name == "sqlite":
+        # The transaction goes on after such an error there: what came before it stands.
+        assert answer == Success("fine")
+        assert go("names") == Success(["mend"])
+    else:
+        assert answer.failure().code is ErrorCode.INTERNAL
+        assert go("names") == Success([])
+
+
+def test_an_error_inside_a_savepoint_can_be_swallowed(go: Callable[..., Any]) -> None:
+    assert go("swallow_in_a_savepoint", {"id": 1}) == Success("fine")
+
+    assert go("names") == Success(["mend"])
+
+
+def test_a_session_is_of_no_use_afterwards(go: Callable[..., Any]) -> None:
+    KEPT.clear()
+    go("keep").unwrap()
+
+    with pytest.raises(Exception, match="is over"):
+        KEPT[0].execute(text("SELECT 1"))
+
+
+# Protected tables
+
+
+def test_a_handler_cannot_write_another_tenants_rows(go: Callable[..., Any], acme: Tenant, globex: Tenant) -> None:
+    go("add", {"id": 1}, globex).unwrap()
+
+    assert go("add_for_another", {"tenant": str(globex.id)}).failure().code is ErrorCode.INTERNAL
+    go("add", {"id": 5, "name": "mine"}).unwrap()
+    assert isinstance(go("take_over", {"tenant": str(globex.id)}), Failure)
+
+    assert go("names", tenant=globex).unwrap()[0] == "mend"
+    assert len(go("names", tenant=globex).unwrap()) <= 2
+
+
+def test_nobody_writes_outside_an_action(
+    go: Callable[..., Any], backend: Backend, acme: Tenant, sql_storage: SQLStorage
+) -> None:
+    go("add", {"id": 1}).unwrap()
+    connection: Any
+    if backend.name == "sqlite":
+        connection = sqlite3.connect(sql_storage.pools.name)
+        refused: type[Exception] = sqlite3.OperationalError
+        told = "no such function: ae_writing_tenant"
+    else:
+        url = sql_storage.pools.engine("sync").url.set(drivername="postgresql")
+        connection = psycopg.connect(url.render_as_string(hide_password=False), autocommit=True)
+        refused = psycopg.Error
+        told = "outside an action: go through the engine"
+
+    for statement in (
+        f"INSERT INTO jobs (tenant_id, id, name) VALUES ('{acme.id}', 9, 'past')",
+        "UPDATE jobs SET name = 'past'",
+        "DELETE FROM jobs",
+    ):
+        with pytest.raises(refused, match=told):
+            connection.execute(statement)
+    connection.close()
+
+    assert go("names") == Success(["mend"])
+
+
+def test_a_table_that_does_not_say_whose_its_rows_are_cannot_be_protected() -> None:
+    with pytest.raises(ConfigurationError, match="no column 'customer_id'"):
+        protect_table(Job.__table__, tenant_column="customer_id")  # type: ignore[arg-type]
