@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 
 from actionengine.context import Tenant
 from actionengine.driving import drive
-from actionengine.errors import ActionException
+from actionengine.errors import ActionException, ConfigurationError
 from actionengine.storage.port import Mode, Record, StorageError, StorageUnavailable, StoredEvent
 from actionengine.storage.records import page_size
 from actionengine.storage.sql.bridge import run
@@ -148,6 +148,8 @@ class SQLStorage(ABC):
 
     def translated(self, error: Exception) -> Exception:
         """An error of the driver or of SQLAlchemy as one of the port's; any other as it is."""
+        if isinstance(error, ConfigurationError):
+            return StorageError(str(error))
         if isinstance(error, PoolTimeout):
             return StorageUnavailable("no connection became free in time: the pool is exhausted")
         original = error.orig if isinstance(error, DBAPIError) else error
@@ -216,7 +218,7 @@ class SQLStorage(ABC):
     async def _run(self, mode: Mode, function: Callable[..., T], *arguments: Any) -> T:
         try:
             return await run(mode, function, *arguments)
-        except (ActionException, StorageError):
+        except (ActionException, ConfigurationError, StorageError):
             raise
         except Exception as error:
             translated = self.translated(error)
