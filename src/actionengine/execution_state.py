@@ -79,6 +79,7 @@ class Execution:
     unit_of_work: UnitOfWork | None = None
     needed: ApprovalNeeded | None = None
     left_behind = False
+    is_unlogged = False
     _hook_context: HookContext | None = None
 
     def __init__(

@@ -298,6 +298,12 @@ class Pipeline(Stages):
         execution.drop_row()
         execution.undo_rows()
         execution.add_row(outcome_of(error), error)
+        if execution.is_unlogged:
+            # The storage has used up all the time there was; it does not get another turn for the row.
+            logger.error(
+                "%s is not on the action log: the storage did not answer (%s)", execution.plan.name, execution.id
+            )
+            return Failure(error)
         tenant = execution.request.tenant
         assert tenant is not None
         unit_of_work = self.storage.unit_of_work(tenant, execution.id, execution.mode)
@@ -331,6 +337,9 @@ class Pipeline(Stages):
         if isinstance(error, SerializationFailure):
             return ActionError(ErrorCode.CONFLICT, f"{name} lost against other executions too often: try again")
         log_crash(execution, "the storage" if isinstance(error, StorageError) else "the pipeline", error)
+        if isinstance(error, StorageUnavailable) and execution.remaining(1.0) == 0.0:
+            execution.is_unlogged = True
+            return timed_out(execution).error
         if isinstance(error, StorageUnavailable):
             return ActionError(ErrorCode.UNAVAILABLE, f"{name}: the storage is unavailable, try again later")
         return ActionError(

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import Any
 
 from pydantic import ValidationError
@@ -270,6 +271,8 @@ class Stages(ABC):
             assert tenant is not None
             read_only = root.plan.action.read_only and not writable
             root.unit_of_work = self.storage.unit_of_work(tenant, root.id, root.mode, read_only)
+            if root.deadline is not None:
+                root.unit_of_work.limit(root.remaining(inf))
         return root.unit_of_work
 
     async def decide(self, execution: Execution, permission: str | None, resource: str | None) -> Decision:

@@ -373,6 +373,9 @@ class MemoryUnitOfWork:
             with self._data.lock:
                 self._end()
 
+    def limit(self, seconds: float) -> None:
+        """Nothing here waits longer than it was asked to."""
+
     def abandon(self) -> bool:
         """It can: all that a handler has of it is fenced by its context."""
         return True

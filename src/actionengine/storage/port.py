@@ -230,6 +230,10 @@ class UnitOfWork(Protocol):
     async def rollback(self) -> None:
         """Undo everything. Never raises, may be called again."""
 
+    def limit(self, seconds: float) -> None:
+        """The execution has this long; a backend that would wait longer for its database gives up then, as
+        `StorageUnavailable`."""
+
     def abandon(self) -> bool:
         """A handler was left behind in a thread of its own, at its deadline: whether the transaction can go on without
         it. Where it cannot, whatever is still asked for is refused, and a rollback follows."""

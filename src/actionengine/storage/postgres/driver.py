@@ -11,12 +11,13 @@ from collections.abc import Generator, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
+from time import monotonic
 from typing import Any, NamedTuple
 
 import psycopg
 from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus, PipelineStatus, TransactionStatus
+from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.waiting import Ready, Wait
 
 from actionengine.storage.port import Mode
@@ -32,10 +33,12 @@ MOST_PREPARED = 200
 class Driver:
     """One pooled connection, as long as it lives."""
 
-    __slots__ = ("_connection", "_mode", "_pgconn", "_prepared")
+    __slots__ = ("_answer_timeout", "_connection", "_deadline", "_mode", "_pgconn", "_prepared")
 
-    def __init__(self, connection: Any, mode: Mode, prepares: bool) -> None:
+    def __init__(self, connection: Any, mode: Mode, prepares: bool, answer_timeout: float) -> None:
         self._connection = connection
+        self._answer_timeout = answer_timeout
+        self._deadline = 0.0
         self._mode = mode
         self._pgconn = connection.pgconn
         # A driver that prepares by itself also throws away, by itself, everything that is prepared.
@@ -47,11 +50,14 @@ class Driver:
         status: int = self._pgconn.transaction_status
         return status
 
-    def execute(self, *statements: Statement) -> list[Row]:
+    def execute(self, *statements: Statement, until: float | None = None) -> list[Row]:
         """Send statements in one round trip; the rows of the last. Where one fails, those after it are not run.
 
-        Parameters, marked `%s`, are texts, numbers, UUIDs, times with a zone, or None. Raises `psycopg.Error`.
+        Parameters, marked `%s`, are texts, numbers, UUIDs, times with a zone, or None. The answer has to come before
+        `until` (`time.monotonic`), and within the storage's `answer_timeout`. Raises `psycopg.Error`.
         """
+        deadline = monotonic() + self._answer_timeout
+        self._deadline = deadline if until is None else min(deadline, until)
         if self._mode == "async":
             result = await_(self._execute_async(statements))
         else:
@@ -89,17 +95,22 @@ class Driver:
         while pgconn.flush():
             if (yield Wait.RW) & Ready.R:
                 pgconn.consume_input()
+            self._check_deadline()
         last = failed = None
         while True:
             while pgconn.is_busy():
                 yield Wait.R
+                self._check_deadline()
                 pgconn.consume_input()
             result = pgconn.get_result()
             if result is None:
+                if pgconn.status == ConnStatus.BAD:
+                    raise self._lost(failed)
                 continue
             if result.status == ExecStatus.PIPELINE_SYNC:
                 break
-            name = next(preparing)
+            # A server that shuts down answers more than it was asked.
+            name = next(preparing, None)
             if result.status == ExecStatus.FATAL_ERROR and failed is None:
                 failed = result
             if name is not None and result.status == ExecStatus.COMMAND_OK:
@@ -110,6 +121,15 @@ class Driver:
         if failed is not None:
             raise error_from_result(failed)
         return last
+
+    def _check_deadline(self) -> None:
+        if monotonic() > self._deadline:
+            raise psycopg.OperationalError("the server did not answer in time")
+
+    def _lost(self, failed: Any) -> psycopg.Error:
+        if failed is not None:
+            return error_from_result(failed)
+        return psycopg.OperationalError("the connection is lost")
 
     def _send(self, statements: Sequence[tuple[Wired, list[bytes | None]]]) -> Iterator[bytes | None]:
         """Send statements; for each result to come, the name of what it prepares, if anything."""

@@ -27,12 +27,12 @@ class Opening(NamedTuple):
 # Settings are local to the transaction. They are made before the claim is inserted, which their tenant has to allow:
 # the row to insert is read from them.
 SETTINGS = """
-    SELECT current_setting('lock_timeout') AS lock_timeout,
-        set_config('app.tenant_id', %s, true),
+    SELECT set_config('app.tenant_id', %s, true),
         set_config('app.action_id', %s, true)"""
 OPEN = "WITH context AS MATERIALIZED ({settings}\n)\nSELECT NULL FROM context"
 OPEN_AND_CLAIM = """
 WITH context AS MATERIALIZED ({settings},
+        current_setting('lock_timeout') AS lock_timeout,
         set_config('lock_timeout', %s, true)
 ), claimed AS (
     INSERT INTO public.ae_idempotency_keys (tenant_id, action, key, fingerprint)

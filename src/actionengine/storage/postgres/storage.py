@@ -51,6 +51,8 @@ class PostgresStorage(SQLStorage):
         max_overflow: connections beyond those, under load.
         pool_timeout: seconds to wait for a free connection; then `unavailable`.
         connect_timeout: seconds to wait for a new connection; then `unavailable`.
+        answer_timeout: seconds to wait for the answer to one of the library's own statements, locks included; then
+            `unavailable`, and the connection is given up.
         statement_timeout: seconds that one statement may take; then `timeout`. None leaves it to the server.
         lock_timeout: seconds that a statement may wait for a lock; then `conflict`. None leaves it to the server.
         application_name: as it stands in `pg_stat_activity`.
@@ -77,6 +79,7 @@ class PostgresStorage(SQLStorage):
         max_overflow: int = 10,
         pool_timeout: float = 10.0,
         connect_timeout: int = 5,
+        answer_timeout: float = 30.0,
         statement_timeout: float | None = None,
         lock_timeout: float | None = None,
         application_name: str = "actionengine",
@@ -119,6 +122,7 @@ class PostgresStorage(SQLStorage):
         super().__init__(pools, session_options)
         self.begin = BEGIN[isolation_level]
         self._prepares = prepared_statements
+        self._answer_timeout = answer_timeout
         self.signer = Signer(signing_key) if signing_key is not None else None
         named_limits = {"statement_timeout": statement_timeout, "lock_timeout": lock_timeout}
         given_limits = {name: limit for name, limit in named_limits.items() if limit is not None}
@@ -186,7 +190,7 @@ class PostgresStorage(SQLStorage):
         """What speaks below a pooled connection; it lives as long as that does."""
         driver: Driver | None = pooled.info.get(_DRIVER)
         if driver is None:
-            driver = pooled.info[_DRIVER] = Driver(pooled.driver_connection, mode, self._prepares)
+            driver = pooled.info[_DRIVER] = Driver(pooled.driver_connection, mode, self._prepares, self._answer_timeout)
         return driver
 
     def drop_stale(self, engine: Engine) -> None:

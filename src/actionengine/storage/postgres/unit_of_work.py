@@ -35,10 +35,14 @@ class PostgresUnitOfWork(SQLUnitOfWork):
     def execute(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
         """Run a statement at the level of the driver."""
         later, self._later = self._later, []
-        return self._driver.execute(*later, (statement, parameters))
+        return self._driver.execute(*later, (statement, parameters), until=self._deadline)
 
     def write_later(self, statement: str, parameters: Sequence[Any]) -> None:
         """Run a statement that nobody needs an answer of: in the round trip of whatever comes next."""
+        if self._session is not None:
+            # A handler's own savepoints are made, and undone, past this unit of work.
+            self.query(statement, parameters)
+            return
         self.make_savepoints()
         self._later.append((statement, parameters))
 
@@ -76,11 +80,13 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         parameters.extend(storage.limits)
         opening = storage.opening[self._read_only]
         if claim is None:
-            self._driver.execute((storage.begin, ()), (opening.plain, parameters))
+            self._driver.execute((storage.begin, ()), (opening.plain, parameters), until=self._deadline)
             return None
         parameters += (milliseconds(wait), tenant_id, claim.action, claim.key, claim.fingerprint)
         try:
-            ((is_claimed, _),) = self._driver.execute((storage.begin, ()), (opening.claiming, parameters))
+            ((is_claimed, _),) = self._driver.execute(
+                (storage.begin, ()), (opening.claiming, parameters), until=self._deadline
+            )
         except psycopg.errors.LockNotAvailable:
             return ClaimAnswer("in_progress")
         except psycopg.errors.ProgramLimitExceeded:
@@ -154,6 +160,9 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             self.execute("SET LOCAL transaction_read_only = on", ())
 
     def _undo(self) -> None:
+        if self._abandoned:
+            # Its connection is closed, and the transaction with it: the handler may be waiting for an answer in it.
+            return
         self._driver.rollback()
         if self._connection is not None:
             self._send_last()
@@ -161,9 +170,9 @@ class PostgresUnitOfWork(SQLUnitOfWork):
     def _send_last(self, *statements: Statement) -> None:
         """The last statements of the transaction, and, where a handler's own SQL has been here, what cleans up."""
         if self._connection is None:
-            self._driver.execute(*statements)
+            self._driver.execute(*statements, until=self._deadline)
             return
-        ((is_foul,),) = self._driver.execute(*statements, *CLEAN)
+        ((is_foul,),) = self._driver.execute(*statements, *CLEAN, until=self._deadline)
         if is_foul:
             assert self._pooled is not None
             self._pooled.invalidate()

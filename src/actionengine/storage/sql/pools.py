@@ -8,8 +8,8 @@ import threading
 import weakref
 from typing import Any
 
-from sqlalchemy import Engine, create_engine
-from sqlalchemy.engine import URL
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from actionengine.errors import ConfigurationError
@@ -47,6 +47,9 @@ class Pools:
             False: weakref.WeakKeyDictionary(),
             True: weakref.WeakKeyDictionary(),
         }
+        for given in (engine, async_engine.sync_engine if async_engine is not None else None):
+            if given is not None and not event.contains(given, "handle_error", _note):
+                listen(given)
         _ALL.add(self)
 
     @property
@@ -104,6 +107,7 @@ class Pools:
             engine = self._engines.get(lookup)
             if engine is None:
                 engine = self._engines[lookup] = create_engine(self._url, **self._options[lookup])
+                listen(engine)
             return engine
 
     def _open_async(self, loop: asyncio.AbstractEventLoop, lookup: bool) -> AsyncEngine:
@@ -115,8 +119,25 @@ class Pools:
             engine = self._async_engines[lookup].get(loop)
             if engine is None:
                 engine = create_async_engine(self._async_url, **self._options[lookup])
+                listen(engine.sync_engine)
                 self._async_engines[lookup][loop] = engine
             return engine
+
+
+UNIT_OF_WORK = "actionengine.unit_of_work"
+"""Where a connection's `info` has the unit of work that holds it."""
+
+
+def listen(engine: Engine) -> None:
+    """Have units of work told of errors in their sessions, which a handler may catch."""
+    event.listen(engine, "handle_error", _note)
+
+
+def _note(context: ExceptionContext) -> None:
+    connection = context.connection
+    unit_of_work = connection.info.get(UNIT_OF_WORK) if connection is not None else None
+    if unit_of_work is not None and isinstance(context.original_exception, Exception):
+        unit_of_work.note(unit_of_work.translated(context.original_exception))
 
 
 _ALL: weakref.WeakSet[Pools] = weakref.WeakSet()

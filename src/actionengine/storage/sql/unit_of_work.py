@@ -7,6 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Engine
@@ -25,10 +26,13 @@ from actionengine.storage.port import (
     LogRow,
     Mode,
     Recording,
+    SerializationFailure,
     StorageError,
+    StorageUnavailable,
 )
 from actionengine.storage.sql.bridge import greenlet_spawn, in_greenlet, on_loop, run, run_beside_loop, uninterrupted
 from actionengine.storage.sql.documents import SQLRecords
+from actionengine.storage.sql.pools import UNIT_OF_WORK
 from actionengine.storage.sql.session import AsyncUnitOfWorkSession, UnitOfWorkSession
 
 if TYPE_CHECKING:
@@ -66,6 +70,8 @@ class SQLUnitOfWork(ABC):
         self._is_lookup = read_only and not action_id
         self._ended = False
         self._abandoned = False
+        self._failed: Exception | None = None
+        self._deadline: float | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._engine: Engine | None = None
         self._pooled: PoolProxiedConnection | None = None
@@ -163,6 +169,10 @@ class SQLUnitOfWork(ABC):
         else:
             await uninterrupted(greenlet_spawn(self._rollback))
 
+    def limit(self, seconds: float) -> None:
+        """The database has to answer within this time; then it counts as out of reach."""
+        self._deadline = monotonic() + seconds
+
     def abandon(self) -> bool:
         """It cannot: the handler may be in the middle of a statement."""
         self._ended = self._abandoned = True
@@ -209,6 +219,9 @@ class SQLUnitOfWork(ABC):
     def query(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
         """The rows of a statement."""
         self.make_savepoints()
+        if self._session is not None and self._session.in_nested_transaction():
+            # SQLAlchemy makes a handler's savepoint at the session's next statement; ours comes before that.
+            self._session.connection()
         return self.execute(statement, parameters)
 
     def write_later(self, statement: str, parameters: Sequence[Any]) -> None:
@@ -263,9 +276,16 @@ class SQLUnitOfWork(ABC):
             return await run(self._mode, function, *arguments)
         except Exception as error:
             translated = self.storage.translated(error)
+            self.note(translated)
             if translated is error:
                 raise
             raise translated from error
+
+    def note(self, error: Exception) -> None:
+        """An error that this transaction has met. One of the database's own is not to be got over: whoever catches it
+        must not commit the rest."""
+        if isinstance(error, (SerializationFailure, StorageUnavailable)) and self._failed is None:
+            self._failed = error
 
     def _check_open(self) -> None:
         if self._ended:
@@ -293,6 +313,8 @@ class SQLUnitOfWork(ABC):
         self.make_savepoints()
         if self._connection is None:
             assert self._engine is not None
+            assert self._pooled is not None
+            self._pooled.info[UNIT_OF_WORK] = self
             self._connection = Connection(self._engine, self._pooled)
             self._connection.begin()
         return self._connection
@@ -345,6 +367,8 @@ class SQLUnitOfWork(ABC):
 
     def _commit(self) -> None:
         self._flush()
+        if self._failed is not None:
+            raise self._failed
         self._unmade.clear()
         if self._recordings and self._pooled is None:
             self._take_connection(None, 0.0)
@@ -376,6 +400,7 @@ class SQLUnitOfWork(ABC):
         session, connection = self._session, self._connection
         assert pooled is not None
         try:
+            pooled.info.pop(UNIT_OF_WORK, None)
             if broken:
                 pooled.invalidate()
             with suppress(Exception):

@@ -1,0 +1,258 @@
+"""A program that starts hosts, to be killed: each is a process that executes transfers, in threads or in tasks, and
+notes what it has asked for and what was acknowledged.
+
+It reads orders, one a line; for each it forks a host, tells its process id, and tells how it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from random import uniform
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from returns.result import Result, Success
+
+from actionengine import ActionError, Engine, ErrorCode, PostgresStorage, SQLiteStorage, Tenant
+from actionengine.driving import drive
+from actionengine.storage.port import Claim, ClaimAnswer, Mode
+from actionengine.storage.postgres.driver import Statement
+from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
+from actionengine.storage.sql.storage import SQLStorage
+from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+from actionengine.storage.sqlite.statements import WRITE_EVENT
+from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
+from tests.crash.ledger import ledger_engine, payload_of, request_of, transfer_in
+
+POINTS = (
+    "after the claim",
+    "in the handler",
+    "before the commit",
+    "while recording",
+    "during the commit",
+    "after the commit",
+)
+"""Where a host can be told to die, in the order in which an execution comes there."""
+
+WORKERS = 4
+LIFETIME = 60.0
+"""Seconds after which a host that nobody has killed ends by itself."""
+
+
+class Order(NamedTuple):
+    """What a host is to do: work on `url` for a tenant, with keys that begin with `run`; and die when it comes to
+    `point` for the time `number`, where a point is named."""
+
+    url: str
+    mode: Mode
+    tenant_id: str
+    slug: str
+    run: str
+    journal: str
+    point: str | None = None
+    number: int = 1
+
+    @property
+    def tenant(self) -> Tenant:
+        return Tenant(UUID(self.tenant_id), self.slug)
+
+
+class Fuse:
+    """Kills this process when it comes to its point often enough."""
+
+    def __init__(self, point: str | None, number: int) -> None:
+        self.point = point
+        self._number = number
+        self._times = count(1)
+
+    def reach(self, point: str) -> None:
+        if self.is_due(point):
+            die()
+
+    def is_due(self, point: str) -> bool:
+        return point == self.point and next(self._times) == self._number
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_soon() -> None:
+    """Somewhere within what this process does next."""
+
+    def wait_and_die() -> None:
+        time.sleep(uniform(0.0, 0.002))
+        die()
+
+    threading.Thread(target=wait_and_die).start()
+
+
+def has_result(unit: SQLUnitOfWork) -> bool:
+    """Whether a unit of work is about to commit a success, and not the log of a failure."""
+    return any(recording.results for recording in unit._recordings)
+
+
+class FusedPostgresUnitOfWork(PostgresUnitOfWork):
+    fuse: Fuse
+
+    async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
+        answer = await super().claim(claim, wait)
+        self.fuse.reach("after the claim")
+        return answer
+
+    async def commit(self) -> None:
+        if not has_result(self):
+            return await super().commit()
+        self.fuse.reach("before the commit")
+        if self.fuse.is_due("during the commit"):
+            die_soon()
+        await super().commit()
+        self.fuse.reach("after the commit")
+        return None
+
+    def _send_last(self, *statements: Statement) -> None:
+        if ("COMMIT", ()) in statements and self.fuse.is_due("while recording"):
+            self._driver.execute(*statements[: statements.index(("COMMIT", ()))])
+            die()
+        super()._send_last(*statements)
+
+
+class FusedSQLiteUnitOfWork(SQLiteUnitOfWork):
+    fuse: Fuse
+
+    async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
+        answer = await super().claim(claim, wait)
+        self.fuse.reach("after the claim")
+        return answer
+
+    async def commit(self) -> None:
+        if not has_result(self):
+            return await super().commit()
+        self.fuse.reach("before the commit")
+        if self.fuse.is_due("during the commit"):
+            die_soon()
+        await super().commit()
+        self.fuse.reach("after the commit")
+        return None
+
+    def execute(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        if statement == WRITE_EVENT:
+            self.fuse.reach("while recording")
+        return super().execute(statement, parameters)
+
+
+class FusedPostgresStorage(PostgresStorage):
+    fuse: Fuse
+
+    def unit_of_work(
+        self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False
+    ) -> FusedPostgresUnitOfWork:
+        unit = FusedPostgresUnitOfWork(self, tenant, action_id, mode, read_only)
+        unit.fuse = self.fuse
+        return unit
+
+
+class FusedSQLiteStorage(SQLiteStorage):
+    fuse: Fuse
+
+    def unit_of_work(
+        self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False
+    ) -> FusedSQLiteUnitOfWork:
+        unit = FusedSQLiteUnitOfWork(self, tenant, action_id, mode, read_only)
+        unit.fuse = self.fuse
+        return unit
+
+
+class Host:
+    """Executes one transfer after the other, with each of its workers, until it is killed."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self._journal = os.open(order.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        fuse = Fuse(order.point, order.number)
+        self.engine = ledger_engine(fused_storage(order, fuse), fuse.reach)
+        self._action = transfer_in(order.mode)
+
+    def work(self) -> None:
+        if self.order.mode == "async":
+            asyncio.run(self._work_in_tasks())
+            return
+        threads = [threading.Thread(target=self._work_in_thread, args=(number,)) for number in range(WORKERS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    async def _work_in_tasks(self) -> None:
+        await asyncio.gather(*(self._work(number) for number in range(WORKERS)))
+
+    def _work_in_thread(self, worker: int) -> None:
+        drive(self._work(worker))
+
+    async def _work(self, worker: int) -> None:
+        for number in count():
+            key = f"{self.order.run}/{worker}/{number}"
+            self._note("asked", key)
+            while not isinstance(answer := await self._execute(key), Success):
+                if answer.failure().code is not ErrorCode.CONFLICT:
+                    self._note("failed", key, str(answer.failure().code))
+                    break
+            else:
+                self._note("acknowledged", key, answer.unwrap())
+
+    async def _execute(self, key: str) -> Result[Any, ActionError]:
+        engine: Engine = self.engine
+        request = request_of(self.order.tenant, key)
+        if self.order.mode == "async":
+            return await engine.execute_action_async("ledger", self._action, payload_of(key), request)
+        return engine.execute_action("ledger", self._action, payload_of(key), request)
+
+    def _note(self, *words: Any) -> None:
+        os.write(self._journal, json.dumps(words).encode() + b"\n")
+
+
+def fused_storage(order: Order, fuse: Fuse) -> SQLStorage:
+    storage: FusedPostgresStorage | FusedSQLiteStorage
+    if order.url.startswith("sqlite"):
+        storage = FusedSQLiteStorage(order.url)
+    else:
+        storage = FusedPostgresStorage(order.url, application_name=Path(order.journal).name)
+    storage.fuse = fuse
+    return storage
+
+
+def live(order: Order) -> None:
+    """The life of a host."""
+    timer = threading.Timer(LIFETIME, os._exit, (3,))
+    timer.daemon = True
+    timer.start()
+    try:
+        Host(order).work()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(4)
+
+
+def main() -> None:
+    for line in sys.stdin:
+        order = Order(*json.loads(line))
+        child = os.fork()
+        if child == 0:
+            live(order)
+        print(child, flush=True)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Hosts as the tests see them: where their databases are, how they are started and killed, and what they have noted."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import psycopg
+from examples.embedded_postgres import Database
+
+from actionengine import PostgresStorage, SQLiteStorage, Tenant
+from actionengine.driving import drive
+from actionengine.storage.sql.storage import SQLStorage
+from tests.crash.host import Order
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 30.0
+"""Seconds after which a test gives up waiting."""
+
+
+class Backend(ABC):
+    """A database that hosts work on."""
+
+    url: str
+
+    @abstractmethod
+    def storage(self) -> SQLStorage:
+        """A new storage."""
+
+    @abstractmethod
+    def settle(self, name: str) -> None:
+        """Wait until nothing is left of a host that was killed, and look whether the database is sound."""
+
+
+class SQLiteBackend(Backend):
+    """A file."""
+
+    def __init__(self, path: Path) -> None:
+        self.url = f"sqlite:///{path}"
+
+    def storage(self) -> SQLiteStorage:
+        return SQLiteStorage(self.url)
+
+    def settle(self, name: str) -> None:
+        with self.storage() as storage:
+            unit = storage.unit_of_work(Tenant(uuid4(), "nobody"), "", "sync", read_only=True)
+            assert unit.query("PRAGMA main.integrity_check", ()) == [("ok",)]
+            drive(unit.rollback())
+
+
+class PostgresBackend(Backend):
+    """A database of a server."""
+
+    def __init__(self, database: Database) -> None:
+        self.url = database.app_url
+
+    def storage(self) -> PostgresStorage:
+        return PostgresStorage(self.url)
+
+    def settle(self, name: str) -> None:
+        # The server may still be at work on the last thing that the host has sent.
+        statement = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            wait_until(lambda: connection.execute(statement, (name,)).fetchone() == (0,))
+
+
+class Journal(NamedTuple):
+    """What a host has asked for, what it got, and what it did not get."""
+
+    asked: list[str]
+    acknowledged: dict[str, Any]
+    failed: dict[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> Journal:
+        journal = cls([], {}, {})
+        for line in path.read_text().splitlines():
+            word, key, *rest = json.loads(line)
+            if word == "asked":
+                journal.asked.append(key)
+            else:
+                (journal.acknowledged if word == "acknowledged" else journal.failed)[key] = rest[0]
+        return journal
+
+
+class HostStarter:
+    """Starts one host after the other, in processes of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._errors = folder / "errors"
+        with self._errors.open("w") as errors:
+            self._program = subprocess.Popen(
+                [sys.executable, "-m", "tests.crash.host"],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+
+    def start(self, order: Order) -> int:
+        """The process id of a new host."""
+        assert self._program.stdin is not None
+        self._program.stdin.write(json.dumps(order) + "\n")
+        self._program.stdin.flush()
+        return int(self._told())
+
+    def journal_path(self) -> Path:
+        """Where the next host can keep its journal. Its name is also the host's, for the database."""
+        return self._folder / f"host-{uuid4().hex}"
+
+    def see_it_killed(self) -> None:
+        """Wait for the end of the host; it has to be by SIGKILL."""
+        ended = int(self._told())
+        assert ended == -signal.SIGKILL, f"the host ended with {ended}: {self._errors.read_text()}"
+
+    def close(self) -> None:
+        assert self._program.stdin is not None
+        assert self._program.stdout is not None
+        self._program.stdin.close()
+        self._program.stdout.close()
+        self._program.wait(PATIENCE)
+
+    def _told(self) -> str:
+        assert self._program.stdout is not None
+        line = self._program.stdout.readline()
+        assert line, self._errors.read_text()
+        return line
+
+
+def kill_in_the_middle(pid: int, journal: Path, dice: random.Random) -> None:
+    """Kill a host at some moment while it works."""
+    wait_until(lambda: journal.exists() and b"acknowledged" in journal.read_bytes())
+    time.sleep(dice.uniform(0.0, 0.06))
+    os.kill(pid, signal.SIGKILL)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait for something that has to come."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"this did not come about within {PATIENCE} s"
+        time.sleep(0.002)

@@ -1,0 +1,201 @@
+"""The work of the hosts that are killed: transfers, of which nothing may be half there; and the books that tell."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+from returns.result import Result, Success
+
+from actionengine import (
+    ActionContext,
+    Actor,
+    Engine,
+    RequestContext,
+    Tenant,
+    create_action,
+    create_engine,
+    create_service,
+)
+from actionengine.driving import drive
+from actionengine.storage.port import LogQuery, LogRow, Mode, Record
+from actionengine.storage.sql.storage import SQLStorage
+from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+
+ACCOUNTS = tuple(f"account {number}" for number in range(8))
+PAGE = 1000
+
+
+class Effect(NamedTuple):
+    """How often a transfer is there: its two entries, its row in the log, its event, what is to be delivered of it."""
+
+    debits: int
+    credits: int
+    logged: int
+    events: int
+    to_deliver: int
+
+
+NOTHING = Effect(0, 0, 0, 0, 0)
+ONCE = Effect(1, 1, 1, 1, 1)
+
+
+class Books(NamedTuple):
+    """What a database says: the effect of each key, the answers on record, and the balances beside the entries."""
+
+    effects: Mapping[str, Effect]
+    answers: Mapping[str, Any]
+    balances: Mapping[str, int]
+    entered: Mapping[str, int]
+
+    def effect(self, key: str) -> Effect:
+        return self.effects.get(key, NOTHING)
+
+
+def payload_of(key: str) -> dict[str, Any]:
+    """The transfer of a key: always the same one."""
+    dice = random.Random(key)
+    source, target = dice.sample(ACCOUNTS, 2)
+    return {"key": key, "source": source, "target": target, "amount": dice.randint(1, 99)}
+
+
+def request_of(tenant: Tenant, key: str | None) -> RequestContext:
+    return RequestContext(tenant=tenant, actor=Actor.integration("a host"), idempotency_key=key)
+
+
+def _unharmed(point: str) -> None:
+    """What a handler calls at each point where a host could be killed."""
+
+
+def ledger_engine(storage: SQLStorage, reach: Callable[[str], None] = _unharmed) -> Engine:
+    """An engine with `ledger.open`, `ledger.transfer` and, for event loops, `ledger.transfer_async`."""
+
+    def open_accounts(data: None, ctx: ActionContext) -> Result[None, Any]:
+        for account in ACCOUNTS:
+            ctx.records("accounts").insert({"balance": 0}, account)
+        return Success(None)
+
+    def transfer(data: dict[str, Any], ctx: ActionContext) -> Result[str, Any]:
+        debit = ctx.records("debits").insert(data)
+        reach("in the handler")
+        ctx.records("credits").insert(data)
+        accounts = ctx.records("accounts")
+        for account, change in changes_of(data):
+            found = accounts.get(account)
+            assert found is not None
+            accounts.update(account, {"balance": found.data["balance"] + change}, found.version)
+        ctx.emit("ledger.transferred", data, data["key"])
+        return Success(debit.id)
+
+    async def transfer_async(data: dict[str, Any], ctx: ActionContext) -> Result[str, Any]:
+        debit = await ctx.async_records("debits").insert(data)
+        reach("in the handler")
+        await ctx.async_records("credits").insert(data)
+        accounts = ctx.async_records("accounts")
+        for account, change in changes_of(data):
+            found = await accounts.get(account)
+            assert found is not None
+            await accounts.update(account, {"balance": found.data["balance"] + change}, found.version)
+        ctx.emit("ledger.transferred", data, data["key"])
+        return Success(debit.id)
+
+    service = create_service(
+        name="ledger",
+        description="Accounts, and transfers between them",
+        actions=[
+            create_action(name="open", description="Open the accounts", handler=open_accounts),
+            create_action(name="transfer", description="Move money", handler=transfer, idempotency="required"),
+            create_action(
+                name="transfer_async", description="Move money", handler=transfer_async, idempotency="required"
+            ),
+        ],
+    )
+    return create_engine(services=[service], storage=storage)
+
+
+def transfer_in(mode: Mode) -> str:
+    """The name of the action that moves money in this world."""
+    return "transfer" if mode == "sync" else "transfer_async"
+
+
+def changes_of(data: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """The accounts that a transfer changes, in an order in which transfers do not lock each other out."""
+    return sorted({data["source"]: -data["amount"], data["target"]: data["amount"]}.items())
+
+
+def read_books(storage: SQLStorage, tenant: Tenant) -> Books:
+    """All that the tenant has, once nobody changes it any more."""
+    unit = storage.unit_of_work(tenant, "", "sync", read_only=True)
+    try:
+        debits, credits, accounts = (_documents(unit, name) for name in ("debits", "credits", "accounts"))
+        log = _log(unit)
+        statement = "SELECT tenant_id, position FROM ae_outbox"
+        to_deliver = {position for id, position in unit.query(statement, ()) if str(id) == str(tenant.id)}
+    finally:
+        drive(unit.rollback())
+    entered = Counter(dict.fromkeys(ACCOUNTS, 0))
+    for debit in debits:
+        entered[debit.data["source"]] -= debit.data["amount"]
+    for credit in credits:
+        entered[credit.data["target"]] += credit.data["amount"]
+    events = [stored for stored in _events(storage, tenant) if stored.event.type == "ledger.transferred"]
+    done = [row for row in log if row.outcome == "succeeded" and row.idempotency_key is not None]
+    counts = [
+        Counter(document.data["key"] for document in debits),
+        Counter(document.data["key"] for document in credits),
+        Counter(row.idempotency_key for row in done),
+        Counter(stored.event.subject for stored in events),
+        Counter(stored.event.subject for stored in events if stored.position in to_deliver),
+    ]
+    keys = {key for count in counts for key in count if key is not None}
+    return Books(
+        effects={key: Effect(*(count[key] for count in counts)) for key in keys},
+        answers={row.idempotency_key: json.loads(row.output or b"null") for row in done if row.idempotency_key},
+        balances={document.id: document.data["balance"] for document in accounts},
+        entered=dict(entered),
+    )
+
+
+def check_nothing_is_half_there(books: Books, asked: Collection[str], acknowledged: Mapping[str, Any]) -> None:
+    """What is acknowledged is there once, with its answer; all else wholly or not at all; and the books balance."""
+    for key in asked:
+        expected = {ONCE} if key in acknowledged else {ONCE, NOTHING}
+        assert books.effect(key) in expected, f"{key}: {books.effect(key)}"
+    assert {key: books.answers.get(key) for key in acknowledged} == acknowledged
+    assert set(books.effects) <= set(asked)
+    assert books.balances == books.entered
+
+
+def check_all_is_there_once(books: Books, asked: Collection[str]) -> None:
+    assert books.effects == dict.fromkeys(asked, ONCE)
+    assert books.balances == books.entered
+
+
+def _documents(unit: SQLUnitOfWork, collection: str) -> list[Record]:
+    documents: list[Record] = []
+    while True:
+        page = drive(unit.records(collection).list(limit=PAGE, after=documents[-1].id if documents else None))
+        documents += page
+        if len(page) < PAGE:
+            return documents
+
+
+def _log(unit: SQLUnitOfWork) -> list[LogRow]:
+    rows: list[LogRow] = []
+    while True:
+        page = drive(unit.read_log(LogQuery(before=rows[-1].id if rows else None, limit=PAGE)))
+        rows += page
+        if len(page) < PAGE:
+            return rows
+
+
+def _events(storage: SQLStorage, tenant: Tenant) -> list[Any]:
+    events: list[Any] = []
+    while True:
+        page = storage.read_events(tenant, after=events[-1].position if events else 0, limit=PAGE)
+        events += page
+        if len(page) < PAGE:
+            return events

@@ -1,0 +1,62 @@
+"""An engine for one test: actions on notes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+from uuid import uuid4
+
+from returns.result import Result, Success
+
+from actionengine import ActionContext, Engine, RequestContext, create_action, create_engine, create_service
+from actionengine.storage.port import LogQuery, Storage
+from actionengine.testing import World
+from tests.crash.ledger import request_of
+
+
+def put(data: None, ctx: ActionContext) -> Result[None, Any]:
+    ctx.records("notes").insert({})
+    return Success(None)
+
+
+def look(data: None, ctx: ActionContext) -> Result[int, Any]:
+    return Success(len(ctx.records("notes").list()))
+
+
+def notes_request(world: World) -> RequestContext:
+    return request_of(world.tenant, uuid4().hex)
+
+
+def notes_engine(
+    storage: Storage, read_only: Collection[str] = (), timeout: float | None = None, **handlers: Callable[..., Any]
+) -> Engine:
+    """An engine with a service `notes`, which has an action for each handler."""
+    actions = [
+        create_action(
+            name=name,
+            description="What the test needs",
+            handler=handler,
+            timeout=timeout,
+            read_only=name in read_only,
+        )
+        for name, handler in handlers.items()
+    ]
+    return create_engine(services=[create_service(name="notes", description="Notes", actions=actions)], storage=storage)
+
+
+def outcomes(world: World) -> list[str]:
+    """What the action log says of the tenant's executions, oldest first."""
+
+    async def read() -> list[str]:
+        async with world.reading() as unit:
+            return [row.outcome for row in reversed(await unit.read_log(LogQuery(limit=1000)))]
+
+    return world.run(read())
+
+
+def nothing_is_written(world: World) -> bool:
+    """No note, no event, and of each execution only that it failed."""
+    assert world.run(world.ids("notes")) == []
+    assert list(world.run(world.read_events(world.tenant))) == []
+    assert set(outcomes(world)) <= {"failed"}
+    return True

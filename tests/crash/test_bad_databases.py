@@ -1,0 +1,239 @@
+"""Databases that are full, broken, busy or not there: `unavailable`, in bounded time, and nothing half written."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from examples.embedded_postgres import Database
+from returns.result import Result, Success
+from sqlalchemy import create_engine, event, make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from actionengine import ActionContext, ErrorCode, PostgresStorage, SQLiteStorage, StorageUnavailable
+from actionengine.storage.sql.storage import SQLStorage
+from actionengine.testing import World
+from actionengine.testing.base import error_of, value_of
+from tests.crash.notes import look, notes_engine, notes_request, nothing_is_written, outcomes, put
+
+BOUND = 15.0
+"""Seconds that a refusal may take: far less than for ever."""
+
+WorldOn = Callable[[SQLStorage], World]
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < BOUND
+
+
+# A full disk
+
+
+class SmallDisk:
+    """A SQLite file that may have so many pages more than now."""
+
+    def __init__(self, path: Path) -> None:
+        with SQLiteStorage(path) as storage:
+            engine = storage.pools.engine("sync")
+            with engine.connect() as connection:
+                self._used: int = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        self.room = 40
+        self.storage = SQLiteStorage(
+            path,
+            engine=create_engine(f"sqlite:///{path}", poolclass=NullPool),
+            async_engine=create_async_engine(f"sqlite+aiosqlite:///{path}", poolclass=NullPool),
+        )
+        for mode_engine in (self.storage.pools._given, self.storage.pools._given_async.sync_engine):  # type: ignore[union-attr]
+            event.listen(mode_engine, "connect", self._limit)
+
+    def _limit(self, connection: Any, record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA max_page_count = {self._used + self.room}")
+        cursor.close()
+
+
+def put_much(data: None, ctx: ActionContext) -> Result[None, Any]:
+    ctx.records("notes").insert({"text": "x" * 10_000})
+    ctx.records("notes").insert({"text": "x" * 10_000})
+    ctx.emit("notes.put")
+    return Success(None)
+
+
+def put_as_much_as_possible(data: None, ctx: ActionContext) -> Result[None, Any]:
+    notes = ctx.records("notes")
+    try:
+        while True:
+            notes.insert({"text": "x" * 10_000})
+    except Exception:
+        return Success(None)
+
+
+def test_on_a_full_disk_an_action_is_unavailable_and_nothing_of_it_is_there(tmp_path: Path, world_on: WorldOn) -> None:
+    disk = SmallDisk(tmp_path / "small.db")
+    world = world_on(disk.storage)
+    engine = notes_engine(disk.storage, put=put_much)
+    done = 0
+
+    while isinstance(
+        answer := world.run(world.execute(engine, "notes", "put", None, last := notes_request(world))), Success
+    ):
+        done += 1
+
+    error_of(answer, ErrorCode.UNAVAILABLE)
+    assert done > 0
+    assert len(world.run(world.ids("notes"))) == 2 * done
+    assert len(world.run(world.read_events(world.tenant))) == done
+    assert outcomes(world).count("succeeded") == done
+
+    disk.room = 1000
+    value_of(world.run(world.execute(engine, "notes", "put", None, last)))
+    value_of(world.run(world.execute(engine, "notes", "put", None, last)))
+    assert len(world.run(world.ids("notes"))) == 2 * done + 2
+
+
+def test_a_handler_that_catches_the_error_of_a_full_disk_has_written_nothing(tmp_path: Path, world_on: WorldOn) -> None:
+    disk = SmallDisk(tmp_path / "small.db")
+    world = world_on(disk.storage)
+    engine = notes_engine(disk.storage, put=put_as_much_as_possible)
+
+    answer = world.run(world.execute(engine, "notes", "put", None, notes_request(world)))
+
+    assert answer.failure().code in {ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL}
+    assert nothing_is_written(world)
+
+
+# Files that are none of ours
+
+
+def not_a_database(path: Path) -> None:
+    path.write_bytes(b"These are notes of somebody's, and no database at all.\n" * 100)
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def a_broken_database(path: Path) -> None:
+    with SQLiteStorage(path) as storage:
+        storage.create_tenant(slug="acme", name="Acme")
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xa5" * (len(content) - 4096)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("make", [not_a_database, a_folder, a_broken_database])
+def test_a_file_that_is_no_sound_database_is_unavailable_and_stays_as_it_is(
+    tmp_path: Path, world_on: WorldOn, make: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "notes.db"
+    make(path)
+    before = path.read_bytes() if path.is_file() else None
+    storage = SQLiteStorage(path)
+    world = world_on(storage)
+    engine = notes_engine(storage, put=put)
+
+    with bounded():
+        answer = world.run(world.execute(engine, "notes", "put", None, notes_request(world)))
+
+    error_of(answer, ErrorCode.UNAVAILABLE)
+    assert (path.read_bytes() if path.is_file() else None) == before
+
+
+# No connection to be had
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def one_connection(request: pytest.FixtureRequest, tmp_path: Path) -> SQLStorage:
+    """A storage with one connection, for which nobody waits for long."""
+    if request.param == "sqlite":
+        return SQLiteStorage(tmp_path / "one.db", pool_size=1, max_overflow=0, pool_timeout=0.1, busy_timeout=0.1)
+    database: Database = request.getfixturevalue("postgres_database")
+    return PostgresStorage(database.app_url, pool_size=1, max_overflow=0, pool_timeout=0.1)
+
+
+@pytest.mark.parametrize("action", ["look", "put"])
+def test_an_exhausted_pool_is_unavailable_until_a_connection_is_given_back(
+    one_connection: SQLStorage, world_on: WorldOn, action: str
+) -> None:
+    world = world_on(one_connection)
+    engine = notes_engine(one_connection, {"look"}, look=look, put=put)
+
+    async def execute_beside_another_one() -> Any:
+        async with world.writing() as unit:
+            await unit.records("notes").insert({}, "of the other one")
+            return await world.execute(engine, "notes", action, None, notes_request(world))
+
+    with bounded():
+        answer = world.run(execute_beside_another_one())
+
+    error_of(answer, ErrorCode.UNAVAILABLE)
+    value_of(world.run(world.execute(engine, "notes", action, None, notes_request(world))))
+
+
+def test_a_server_with_no_connection_left_is_unavailable(
+    postgres_server: str, fresh_postgres_database: Database, world_on: WorldOn
+) -> None:
+    name = make_url(fresh_postgres_database.app_url).database
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f'ALTER DATABASE "{name}" CONNECTION LIMIT 1')
+    storage = PostgresStorage(fresh_postgres_database.app_url)
+    world = world_on(storage)
+    engine = notes_engine(storage, put=put)
+
+    with psycopg.connect(fresh_postgres_database.app_url), bounded():
+        refused = world.run(world.execute(engine, "notes", "put", None, notes_request(world)))
+
+    error_of(refused, ErrorCode.UNAVAILABLE)
+    value_of(world.run(world.execute(engine, "notes", "put", None, notes_request(world))))
+
+
+# Servers that are not there
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        pytest.param({"host": "no-such-host.invalid"}, "no-such-host", id="a host that does not exist"),
+        pytest.param({"host": "127.0.0.1", "port": 1}, "refused", id="a port where nobody listens"),
+        pytest.param({"database": "no_such_database"}, "no_such_database", id="a database that does not exist"),
+        pytest.param({"username": "no_such_role"}, "no_such_role", id="a role that does not exist"),
+    ],
+)
+def test_a_server_that_is_not_there_is_unavailable_and_the_check_says_what_is_wrong(
+    postgres_database: Database, world_on: WorldOn, changes: dict[str, Any], told: str
+) -> None:
+    url = make_url(postgres_database.app_url)
+    if "host" in changes:
+        url = url.difference_update_query(["host", "port"])
+    storage = PostgresStorage(url.set(**changes), connect_timeout=2)
+    world = world_on(storage)
+    engine = notes_engine(storage, put=put)
+
+    with bounded():
+        answer = world.run(world.execute(engine, "notes", "put", None, notes_request(world)))
+    with bounded(), pytest.raises(StorageUnavailable, match=told):
+        storage.check()
+
+    error_of(answer, ErrorCode.UNAVAILABLE)
+
+
+def test_a_server_that_accepts_and_says_nothing_is_unavailable(world_on: WorldOn) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        storage = PostgresStorage(f"postgresql://app@127.0.0.1:{silent.getsockname()[1]}/notes", connect_timeout=2)
+        world = world_on(storage)
+        engine = notes_engine(storage, put=put)
+
+        with bounded():
+            answer = world.run(world.execute(engine, "notes", "put", None, notes_request(world)))
+
+    error_of(answer, ErrorCode.UNAVAILABLE)

@@ -1,0 +1,383 @@
+"""Transactions that the database refuses, and handlers that meddle with them: run again, or refused as a whole."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from examples.embedded_postgres import Database, make_database
+from returns.result import Failure, Result, Success
+from sqlalchemy import make_url, text
+from sqlalchemy.orm import Session
+
+from actionengine import ActionContext, ErrorCode, PostgresStorage, SQLiteStorage
+from actionengine.storage.sql.storage import SQLStorage
+from actionengine.testing import AsyncWorld, World
+from actionengine.testing.base import error_of, value_of
+from tests.crash.ledger import request_of
+from tests.crash.notes import notes_engine, notes_request, nothing_is_written, outcomes, put
+
+WorldOn = Callable[[SQLStorage], World]
+
+TAKE = text("UPDATE stock SET number = number - :much WHERE id = :id")
+PAUSE = text("SELECT pg_sleep(0.005)")
+
+
+@pytest.fixture(scope="module")
+def shop(postgres_server: str) -> Database:
+    """A database with a table of the host's, and little patience for deadlocks."""
+    database = make_database(postgres_server, f"shop_{uuid4().hex}")
+    name = make_url(database.owner_url).database
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE \"{name}\" SET deadlock_timeout = '50ms'")
+    with psycopg.connect(database.owner_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE stock (id integer PRIMARY KEY, number integer NOT NULL)")
+        connection.execute("GRANT SELECT, INSERT, UPDATE ON stock TO app")
+    return database
+
+
+@pytest.fixture
+def stock(shop: Database) -> Iterator[Callable[[], dict[int, int]]]:
+    """What is in stock: 100 of two things to begin with."""
+    with psycopg.connect(shop.owner_url, autocommit=True) as connection:
+        connection.execute("TRUNCATE stock")
+        connection.execute("INSERT INTO stock VALUES (1, 100), (2, 100)")
+        yield lambda: dict(connection.execute("SELECT id, number FROM stock").fetchall())
+
+
+class Meeting:
+    """Where the first runs of two handlers wait for each other, in the middle of their transactions."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self._lock = threading.Lock()
+
+    def arrive(self, session: Session) -> None:
+        with self._lock:
+            self.runs += 1
+        deadline = time.monotonic() + 10
+        while self.runs < 2 and time.monotonic() < deadline:
+            # In the database, so that other tasks go on meanwhile.
+            session.execute(PAUSE)
+
+
+def both(world: World, engine: Any, action: str, *payloads: Any) -> list[Any]:
+    return [
+        value_of(answer)
+        for answer in world.run(
+            world.at_once(
+                *(world.execute(engine, "notes", action, payload, notes_request(world)) for payload in payloads)
+            )
+        )
+    ]
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_two_actions_that_lock_rows_in_opposite_order_are_both_done_once(
+    shop: Database, stock: Callable[[], dict[int, int]], world_on: WorldOn, isolation: str
+) -> None:
+    meeting = Meeting()
+
+    def take_both(order: list[int], ctx: ActionContext) -> Result[None, Any]:
+        first, second = order
+        ctx.session.execute(TAKE, {"id": first, "much": 1})
+        ctx.records("notes").insert({"order": order})
+        meeting.arrive(ctx.session)
+        ctx.session.execute(TAKE, {"id": second, "much": 1})
+        ctx.emit("stock.taken")
+        return Success(None)
+
+    world = world_on(storage := PostgresStorage(shop.app_url, isolation_level=isolation))
+
+    both(world, notes_engine(storage, take=take_both), "take", [1, 2], [2, 1])
+
+    assert meeting.runs >= 3
+    assert stock() == {1: 98, 2: 98}
+    assert len(world.run(world.ids("notes"))) == 2
+    assert len(world.run(world.read_events(world.tenant))) == 2
+    assert outcomes(world) == ["succeeded", "succeeded"]
+
+
+@pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_two_actions_that_change_what_both_have_read_are_both_done_once(
+    shop: Database, stock: Callable[[], dict[int, int]], world_on: WorldOn, isolation: str
+) -> None:
+    meeting = Meeting()
+
+    def take_one(much: int, ctx: ActionContext) -> Result[int, Any]:
+        number: int = ctx.session.execute(text("SELECT number FROM stock WHERE id = 1")).scalar_one()
+        meeting.arrive(ctx.session)
+        ctx.session.execute(text("UPDATE stock SET number = :left WHERE id = 1"), {"left": number - much})
+        ctx.records("notes").insert({"left": number - much})
+        return Success(number - much)
+
+    world = world_on(storage := PostgresStorage(shop.app_url, isolation_level=isolation))
+
+    left = both(world, notes_engine(storage, take=take_one), "take", 1, 1)
+
+    assert meeting.runs >= 3
+    assert sorted(left) == [98, 99]
+    assert stock() == {1: 98, 2: 100}
+    assert len(world.run(world.ids("notes"))) == 2
+    assert outcomes(world) == ["succeeded", "succeeded"]
+
+
+def test_two_serializable_actions_cannot_both_rely_on_what_the_other_one_changes(
+    shop: Database, stock: Callable[[], dict[int, int]], world_on: WorldOn
+) -> None:
+    """Write skew: each may empty one shelf as long as the other one is full. What fails is the commit."""
+    meeting = Meeting()
+
+    def empty(shelf: int, ctx: ActionContext) -> Result[bool, Any]:
+        numbers = dict(iter(ctx.session.execute(text("SELECT id, number FROM stock"))))
+        meeting.arrive(ctx.session)
+        if numbers[3 - shelf] == 0:
+            return Success(False)
+        ctx.session.execute(TAKE, {"id": shelf, "much": 100})
+        return Success(True)
+
+    world = world_on(storage := PostgresStorage(shop.app_url, isolation_level="SERIALIZABLE"))
+
+    emptied = both(world, notes_engine(storage, empty=empty), "empty", 1, 2)
+
+    assert sorted(emptied) == [False, True]
+    assert sorted(stock().values()) == [0, 100]
+    assert outcomes(world) == ["succeeded", "succeeded"]
+
+
+def test_an_action_that_loses_every_time_is_a_conflict_and_leaves_nothing(shop: Database, world_on: WorldOn) -> None:
+    runs: list[int] = []
+
+    def lose(data: None, ctx: ActionContext) -> Result[None, Any]:
+        runs.append(1)
+        ctx.records("notes").insert({})
+        ctx.session.execute(text("DO $$ BEGIN RAISE EXCEPTION 'lost' USING ERRCODE = '40001'; END $$"))
+        return Success(None)
+
+    world = world_on(storage := PostgresStorage(shop.app_url))
+
+    answer = world.run(world.execute(notes_engine(storage, lose=lose), "notes", "lose", None, notes_request(world)))
+
+    error_of(answer, ErrorCode.CONFLICT)
+    assert len(runs) == 6
+    assert nothing_is_written(world)
+
+
+# Statements that take too long
+
+
+def test_a_statement_that_takes_too_long_is_a_timeout(shop: Database, world_on: WorldOn) -> None:
+    def dawdle(data: None, ctx: ActionContext) -> Result[None, Any]:
+        ctx.records("notes").insert({})
+        ctx.session.execute(text("SELECT pg_sleep(30)"))
+        return Success(None)
+
+    world = world_on(storage := PostgresStorage(shop.app_url, statement_timeout=0.2))
+    engine = notes_engine(storage, dawdle=dawdle, put=put)
+
+    answer = world.run(world.execute(engine, "notes", "dawdle", None, notes_request(world)))
+
+    error_of(answer, ErrorCode.TIMEOUT)
+    assert nothing_is_written(world)
+    value_of(world.run(world.execute(engine, "notes", "put", None, notes_request(world))))
+
+
+@pytest.mark.parametrize("has_key", [True, False], ids=["with a key", "without a key"])
+def test_a_lock_that_does_not_come_in_time_is_a_conflict(
+    shop: Database, stock: Callable[[], dict[int, int]], world_on: WorldOn, has_key: bool
+) -> None:
+    def take(data: None, ctx: ActionContext) -> Result[None, Any]:
+        ctx.records("notes").insert({})
+        ctx.session.execute(TAKE, {"id": 1, "much": 1})
+        return Success(None)
+
+    world = world_on(storage := PostgresStorage(shop.app_url, lock_timeout=0.2, statement_timeout=3.0))
+    engine = notes_engine(storage, take=take)
+    request = request_of(world.tenant, uuid4().hex if has_key else None)
+
+    with psycopg.connect(shop.owner_url) as holder:
+        holder.execute("UPDATE stock SET number = 50 WHERE id = 1")
+        answer = world.run(world.execute(engine, "notes", "take", None, request))
+        holder.rollback()
+
+    error_of(answer, ErrorCode.CONFLICT)
+    assert nothing_is_written(world)
+    value_of(world.run(world.execute(engine, "notes", "take", None, request)))
+    assert stock() == {1: 99, 2: 100}
+
+
+# Handlers that swallow the database's errors
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        pytest.param("SELECT 1 / 0", id="an error in the data"),
+        pytest.param("SELECT * FROM no_such_table", id="an error in the statement"),
+        pytest.param("INSERT INTO stock VALUES (1, 1)", id="a taken key"),
+        pytest.param("SELECT pg_terminate_backend(pg_backend_pid())", id="a lost connection"),
+        pytest.param("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '40P01'; END $$", id="a deadlock"),
+    ],
+)
+@pytest.mark.parametrize("goes_on", [True, False], ids=["and goes on", "and ends"])
+def test_a_handler_that_swallows_an_error_of_the_database_fails_as_a_whole(
+    shop: Database,
+    stock: Callable[[], dict[int, int]],
+    world_on: WorldOn,
+    statement: str,
+    goes_on: bool,
+) -> None:
+    def swallow(data: None, ctx: ActionContext) -> Result[None, Any]:
+        ctx.records("notes").insert({})
+        ctx.emit("notes.put")
+        try:
+            ctx.session.execute(text(statement))
+        except Exception:
+            if goes_on:
+                ctx.records("notes").insert({})
+        return Success(None)
+
+    world = world_on(storage := PostgresStorage(shop.app_url))
+    engine = notes_engine(storage, swallow=swallow, put=put)
+
+    answer = world.run(world.execute(engine, "notes", "swallow", None, notes_request(world)))
+
+    assert answer.failure().code in {ErrorCode.INTERNAL, ErrorCode.UNAVAILABLE, ErrorCode.CONFLICT}
+    assert nothing_is_written(world)
+    value_of(world.run(world.execute(engine, "notes", "put", None, notes_request(world))))
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> SQLStorage:
+    if request.param == "sqlite":
+        return SQLiteStorage(tmp_path / "notes.db")
+    database: Database = request.getfixturevalue("postgres_database")
+    return PostgresStorage(database.app_url)
+
+
+def test_a_handler_that_tries_a_statement_in_a_nested_transaction_may_go_on_without_it(
+    storage: SQLStorage, world_on: WorldOn
+) -> None:
+    def attempt(data: None, ctx: ActionContext) -> Result[None, Any]:
+        ctx.records("notes").insert({}, "before")
+        try:
+            with ctx.session.begin_nested():
+                ctx.records("notes").insert({}, "within")
+                ctx.session.execute(text("SELECT * FROM no_such_table"))
+        except Exception:
+            ctx.records("notes").insert({}, "after")
+        return Success(None)
+
+    world = world_on(storage)
+
+    answer = world.run(
+        world.execute(notes_engine(storage, attempt=attempt), "notes", "attempt", None, notes_request(world))
+    )
+
+    value_of(answer)
+    assert world.run(world.ids("notes")) == ["after", "before"]
+
+
+# Handlers that end the transaction themselves
+
+
+def commit(session: Session) -> None:
+    session.commit()
+
+
+def roll_back(session: Session) -> None:
+    session.rollback()
+
+
+def say(*statements: str) -> Callable[[Session], None]:
+    def run(session: Session) -> None:
+        for statement in statements:
+            session.execute(text(statement))
+
+    return run
+
+
+@pytest.mark.parametrize("end", [commit, roll_back])
+def test_a_session_refuses_to_end_the_transaction(
+    storage: SQLStorage, world_on: WorldOn, end: Callable[[Session], None]
+) -> None:
+    def meddle(data: None, ctx: ActionContext) -> Result[None, Any]:
+        ctx.records("notes").insert({})
+        ctx.session.execute(text("SELECT 1"))
+        end(ctx.session)
+        return Success(None)
+
+    world = world_on(storage)
+    engine = notes_engine(storage, meddle=meddle)
+
+    answer = world.run(world.execute(engine, "notes", "meddle", None, notes_request(world)))
+
+    assert "the pipeline" in error_of(answer, ErrorCode.INTERNAL).message
+    assert nothing_is_written(world)
+
+
+async def commit_async(ctx: ActionContext) -> None:
+    await ctx.async_session.commit()
+
+
+async def roll_back_async(ctx: ActionContext) -> None:
+    await ctx.async_session.rollback()
+
+
+@pytest.mark.parametrize("end", [commit_async, roll_back_async])
+def test_an_async_session_refuses_to_end_the_transaction(
+    storage: SQLStorage, end: Callable[[ActionContext], Any]
+) -> None:
+    async def meddle(data: None, ctx: ActionContext) -> Result[None, Any]:
+        await ctx.async_records("notes").insert({})
+        await ctx.async_session.execute(text("SELECT 1"))
+        await end(ctx)
+        return Success(None)
+
+    world = AsyncWorld(storage)
+    engine = notes_engine(storage, meddle=meddle)
+
+    answer = world.run(world.execute(engine, "notes", "meddle", None, notes_request(world)))
+
+    error_of(answer, ErrorCode.INTERNAL)
+    assert nothing_is_written(world)
+    world.close()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(say("COMMIT"), id="commits"),
+        pytest.param(say("ROLLBACK"), id="rolls back"),
+        pytest.param(lambda session: session.connection().commit(), id="commits its connection"),
+        pytest.param(say("COMMIT", "BEGIN"), id="commits and begins again"),
+        pytest.param(say("ROLLBACK", "BEGIN"), id="rolls back and begins again"),
+    ],
+)
+def test_a_handler_that_ends_the_transaction_by_itself_has_failed(
+    storage: SQLStorage, world_on: WorldOn, end: Callable[[Session], None]
+) -> None:
+    """What it has committed by itself stands; it is no success, and nobody is told of it."""
+
+    def meddle(data: None, ctx: ActionContext) -> Result[None, Any]:
+        ctx.records("notes").insert({}, "of the handler")
+        ctx.emit("notes.put")
+        end(ctx.session)
+        return Success(None)
+
+    world = world_on(storage)
+    engine = notes_engine(storage, meddle=meddle, put=put)
+
+    answer = world.run(world.execute(engine, "notes", "meddle", None, notes_request(world)))
+
+    assert isinstance(answer, Failure)
+    assert answer.failure().code in {ErrorCode.INTERNAL, ErrorCode.HANDLER_ERROR}
+    assert list(world.run(world.read_events(world.tenant))) == []
+    assert outcomes(world) == ["failed"]
+    value_of(world.run(world.execute(engine, "notes", "put", None, notes_request(world))))
