@@ -1,14 +1,17 @@
-# make demo and make test do all the set-up by themselves: a Python 3.11 or newer is all they need.
+# make demo, make demo-postgres and make test do all the set-up by themselves: a Python 3.11 or newer is all they need.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check soak bench docs format clean
+.PHONY: demo demo-postgres test check soak bench docs format clean
 
 demo: $(VENV)/demo.done
 	@$(BIN)/python -m examples.demo
+
+demo-postgres: $(VENV)/demo-postgres.done
+	@$(BIN)/python -m examples.demo --postgres
 
 test: $(VENV)/test.done check
 	$(BIN)/python -m pytest -q -m "not soak"

@@ -1,12 +1,22 @@
-"""The field-service business as a short story in the terminal: `make demo`."""
+"""The field-service business as a short story in the terminal: `make demo`, and `make demo-postgres`.
 
+The story is the same on SQLite and on PostgreSQL; PostgreSQL has a chapter more.
+"""
+
+import argparse
 import io
 import json
 import logging
+import os
 import re
+import sqlite3
 import sys
-from collections.abc import Callable
-from typing import Any
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from pydantic_core import to_json, to_jsonable_python
 from returns.result import Result, Success
@@ -24,14 +34,15 @@ from actionengine import (
     Actor,
     AIUsage,
     Engine,
-    InMemoryStorage,
     RequestContext,
+    Storage,
     Tenant,
     create_action,
     create_engine,
     create_service,
 )
-from examples.field_service.app import TENANTS
+from examples.field_service.app import TENANTS, HostStorage, open_storage
+from examples.field_service.db.tables import CustomerRow, create_tables
 from examples.field_service.seed import seed_tenant
 from examples.field_service.services.config import services
 
@@ -47,7 +58,8 @@ _COLOURS = {
 
 def _import_all(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:
     """Writes, emits, and then breaks down half way."""
-    ctx.records("customers").insert({"name": "Half imported", "email": None})
+    ctx.session.add(CustomerRow(tenant_id=ctx.tenant.id, name="Half imported"))
+    ctx.session.flush()
     ctx.emit("customers.imported", {"count": 1})
     raise ConnectionError("the old system hung up")
 
@@ -57,6 +69,49 @@ imports = create_service(
     description="For this story only",
     actions=[create_action(name="run", description="Import customers, badly", handler=_import_all)],
 )
+
+
+class Place(NamedTuple):
+    """Where the story takes place: a database, and a way into it that goes round the engine."""
+
+    name: str
+    url: str
+    guard: str
+    isolates_readers: bool
+    past_the_engine: Callable[[str], str]
+
+
+@contextmanager
+def sqlite() -> Iterator[Place]:
+    """A file that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="ae-demo-") as folder:
+        file = Path(folder) / "field_service.db"
+
+        def past_the_engine(statement: str) -> str:
+            with closing(sqlite3.connect(file)) as connection:
+                return str(connection.execute(statement).fetchall())
+
+        guard = "triggers ask for the tenant of the running action: only the engine's connections can tell"
+        yield Place("a SQLite file", str(file), guard, False, past_the_engine)
+
+
+@contextmanager
+def postgres() -> Iterator[Place]:
+    """A server that is gone afterwards. The owner makes the tables; the story is told as the app role."""
+    import psycopg
+
+    from examples.embedded_postgres import embedded_postgres, make_database
+
+    with embedded_postgres() as superuser_url:
+        database = make_database(superuser_url, "field_service")
+        create_tables(database.owner_url)
+
+        def past_the_engine(statement: str) -> str:
+            with psycopg.connect(database.app_url) as connection:
+                return str(connection.execute(statement.encode()).fetchall())
+
+        guard = "triggers and grants: it is the host's own role, and it writes in actions only"
+        yield Place("PostgreSQL", database.app_url, guard, True, past_the_engine)
 
 
 class Traces(logging.Handler):
@@ -115,18 +170,32 @@ class Story:
         """Something about the step above."""
         self.console.print(Padding(text, (0, 0, 0, 3), expand=False), highlight=False)
 
+    def past_the_engine(self, place: Place, statement: str) -> None:
+        """Run a statement on a plain connection of the host's role, and show what came of it."""
+        self.console.print(f"[bold]a plain connection[/] → [bold cyan]{escape(statement)}[/]", highlight=False)
+        try:
+            self.line(f"[green]✔[/] {escape(place.past_the_engine(statement))}")
+        except Exception as error:
+            self.line(f"[red]✘ {type(error).__name__}[/] {escape(str(error).splitlines()[0])}")
+
 
 def main() -> None:
     """Tell the story."""
+    parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__)
+    parser.add_argument("--postgres", action="store_true", help="on an embedded PostgreSQL instead of a SQLite file")
+    on_postgres = parser.parse_args().postgres
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # so that a terminal without these characters gets all the others
-    console = Console()
     traces = Traces()
     logger = logging.getLogger("actionengine")
     logger.addHandler(traces)
     logger.propagate = False
 
-    storage = InMemoryStorage()
+    with postgres() if on_postgres else sqlite() as place, open_storage(place.url) as storage:
+        _tell(Console(), place, storage, traces)
+
+
+def _tell(console: Console, place: Place, storage: HostStorage, traces: Traces) -> None:
     engine = create_engine(services=[*services, imports], storage=storage)
     acme, globex = (seed_tenant(engine, storage, slug, name) for slug, name in TENANTS.items())
     story = Story(console, engine)
@@ -137,7 +206,7 @@ def main() -> None:
         Panel(
             "A plumber's office. People, an AI agent and a workflow change state, and every change goes through "
             "[bold]one pipeline[/]: authorize · validate · claim · approve · execute · record · commit.\n"
-            "[dim]Storage is in memory, amounts are in cents, and every line below is what really came back.[/]",
+            f"[dim]Storage is {place.name}, amounts are in cents, and every line below is what really came back.[/]",
             title="[bold]actionengine[/]",
             border_style="cyan",
         )
@@ -149,6 +218,7 @@ def main() -> None:
     job_id = job.unwrap().id
     story.execute(acme, carla, "jobs.schedule", {"job_id": job_id, "day": "2027-03-07"})
     story.execute(acme, nightly, "jobs.schedule", {"job_id": job_id, "day": "2027-03-08"}, reason="first free day")
+    story.execute(acme, Actor.human("tom"), "jobs.add_note", {"job_id": job_id, "text": "the tap is by the door"})
     done = {"job_id": job_id, "amount": 800_000, "card_number": "4111111111111111"}
     paid = story.execute(acme, maria, "jobs.complete_and_capture", done, key="capture-1")
     payment_id = paid.unwrap().id
@@ -172,6 +242,16 @@ def main() -> None:
     story.execute(acme, maria, "approvals.approve", approval, reason="goodwill", show=lambda approved: approved.result)
     story.execute(acme, maria, "approvals.approve", approval)
 
+    story.chapter("A worker dies between the commit and the answer; the client asks another one")
+    small = {"payment_id": payment_id, "amount": 2_000}
+    worker = get_context("spawn").Process(target=_refund_and_die, args=(place.url, "refund-3", small))
+    worker.start()
+    worker.join()
+    story.line(f"[dim]the first worker is gone, exit code {worker.exitcode}, and nobody heard its answer[/]")
+    retried = story.execute(acme, carla, "payments.refund", small, key="refund-3", reason="a voucher")
+    outcomes = [entry.outcome for entry in _log(engine, acme, action="payments.refund")[:2]]
+    story.line(f"[dim]on record, newest first: {', '.join(outcomes)}; refunded in all: {retried.unwrap().refunded}[/]")
+
     story.chapter("Another tenant sees nothing of it")
     story.execute(globex, maria, "payments.list", {})
     story.execute(globex, maria, "jobs.get", {"job_id": job_id})
@@ -185,10 +265,32 @@ def main() -> None:
     story.line(f"[dim]events that it left behind: {left}; and the customers:[/]")
     story.execute(acme, carla, "customers.list", {})
 
+    story.chapter("The host's own tables, and a plain connection that would write to them")
+    story.past_the_engine(place, "UPDATE payments SET refunded = 0")
+    story.past_the_engine(place, "DELETE FROM ae_action_log")
+    story.line(f"[dim]{place.guard}[/]")
+    if place.isolates_readers:
+        story.past_the_engine(place, "SELECT count(*) FROM payments")
+        story.line("[dim]row-level security: where no tenant is set, there are no rows[/]")
+
     story.chapter("Who changed what, when and why: the action log")
     console.print(_log_table(engine, acme))
     story.chapter("What is to be published: the events, in order")
     console.print(_event_table(storage, acme))
+
+
+def _refund_and_die(url: str, key: str, refund: dict[str, Any]) -> None:
+    """What a worker does: it refunds, and is gone before it can say so."""
+    engine = create_engine(services=services, storage=open_storage(url))
+    context = RequestContext(
+        tenant=engine.resolve_tenant("acme").unwrap(),
+        actor=Actor.human("carla"),
+        source="demo",
+        reason="a voucher",
+        idempotency_key=key,
+    )
+    engine.execute_action("payments", "refund", refund, context).unwrap()
+    os._exit(1)
 
 
 def _log(engine: Engine, tenant: Tenant, **query: Any) -> list[Any]:
@@ -217,7 +319,7 @@ def _log_table(engine: Engine, tenant: Tenant) -> Table:
     return table
 
 
-def _event_table(storage: InMemoryStorage, tenant: Tenant) -> Table:
+def _event_table(storage: Storage, tenant: Tenant) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", expand=True, pad_edge=False)
     table.add_column("#", justify="right")
     table.add_column("type", no_wrap=True)

@@ -1,12 +1,15 @@
 """The business behind FastAPI: an asynchronous host."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from returns.result import Failure, Result
 from starlette.exceptions import HTTPException
 
-from actionengine import ActionError, RequestContext, Storage
-from examples.field_service.app import create_business
+from actionengine import ActionError, RequestContext
+from examples.field_service.app import HostStorage, create_business
 from examples.field_service.transport import (
     MAX_BODY,
     Answer,
@@ -19,9 +22,15 @@ from examples.field_service.transport import (
 )
 
 
-def create_app(storage: Storage | None = None) -> FastAPI:
-    """A FastAPI application on a storage, in memory by default."""
-    app = FastAPI(title="Field service", redirect_slashes=False)
+def create_app(storage: HostStorage) -> FastAPI:
+    """A FastAPI application on a storage, which it closes when it shuts down."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with storage:
+            yield
+
+    app = FastAPI(title="Field service", redirect_slashes=False, lifespan=lifespan)
     engine = create_business(storage)
 
     async def context(request: Request) -> Result[RequestContext, ActionError]:

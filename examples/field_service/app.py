@@ -1,15 +1,40 @@
-"""The engine that both hosts serve."""
+"""The engine that both hosts serve, and the storage behind it."""
 
-from actionengine import Engine, InMemoryStorage, Storage, create_engine
+import os
+from typing import TYPE_CHECKING, TypeAlias
+
+from actionengine import Engine, SQLiteStorage, Storage, create_engine
+from examples.field_service.db.tables import create_tables
 from examples.field_service.seed import seed_tenant
 from examples.field_service.services.config import services
 
+if TYPE_CHECKING:
+    from actionengine import PostgresStorage
+
 TENANTS = {"acme": "Acme Plumbing", "globex": "Globex Heating"}
 
+HostStorage: TypeAlias = "SQLiteStorage | PostgresStorage"
+"""What the business keeps its state in: its tables need a SQL database."""
 
-def create_business(storage: Storage | None = None) -> Engine:
-    """The business on a storage (in memory by default), with its tenants made where they are missing."""
-    storage = InMemoryStorage() if storage is None else storage
+
+def open_storage(url: str | None = None) -> HostStorage:
+    """The storage at `url`, else at `DATABASE_URL`, else in `field_service.db` in the working folder.
+
+    A SQLite file gets the business's tables here. A PostgreSQL database has them from its owner.
+    """
+    url = url or os.environ.get("DATABASE_URL") or "field_service.db"
+    if url.startswith(("postgresql:", "postgresql+", "postgres:")):
+        from actionengine import PostgresStorage  # here, so that a SQLite file needs no driver for PostgreSQL
+
+        return PostgresStorage(url)
+    storage = SQLiteStorage(url)
+    storage.check()
+    create_tables(url if "://" in url else f"sqlite:///{url}")
+    return storage
+
+
+def create_business(storage: Storage) -> Engine:
+    """The business on a storage, with its tenants made where they are missing."""
     engine = create_engine(services=services, storage=storage)
     existing = {tenant.slug for tenant in storage.list_tenants()}
     for slug, name in TENANTS.items():

@@ -8,13 +8,14 @@ ROLES: dict[str, list[str]] = {
     "csr": [
         "customers.*",
         "jobs.create",
+        "jobs.note",
         "jobs.read",
         "jobs.schedule",
         "payments.capture",
         "payments.read",
         "payments.refund",
     ],
-    "technician": ["jobs.read", "jobs.complete"],
+    "technician": ["jobs.read", "jobs.complete", "jobs.note"],
     "manager": ["customers.*", "jobs.*", "payments.*", "action_log.read", "roles.*"],
 }
 

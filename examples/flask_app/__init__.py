@@ -6,8 +6,8 @@ from flask import Flask, Response, jsonify, request
 from returns.result import Result
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
-from actionengine import ActionError, RequestContext, Storage
-from examples.field_service.app import create_business
+from actionengine import ActionError, RequestContext
+from examples.field_service.app import HostStorage, create_business
 from examples.field_service.transport import (
     MAX_BODY,
     Answer,
@@ -20,8 +20,8 @@ from examples.field_service.transport import (
 )
 
 
-def create_app(storage: Storage | None = None) -> Flask:
-    """A Flask application on a storage, in memory by default."""
+def create_app(storage: HostStorage) -> Flask:
+    """A Flask application on a storage, which stays the caller's to close."""
     app = Flask(__name__)
     # One byte more than it may be: a body of unannounced length is cut off here, and so is seen to be too long.
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY + 1

@@ -1,24 +1,33 @@
-"""The two example hosts, each served on a port of its own on loopback."""
+"""The two example hosts, each on either database, served on a port of its own on loopback."""
 
 from __future__ import annotations
 
+import shutil
 import socket
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, product
+from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import httpx
+import psycopg
 import pytest
 import uvicorn
+from examples.embedded_postgres import make_database
 from examples.fastapi_app import create_app as create_fastapi_app
+from examples.field_service.app import HostStorage, create_business, open_storage
+from examples.field_service.db.tables import create_tables
 from examples.flask_app import create_app as create_flask_app
+from sqlalchemy import URL, make_url
 from werkzeug.serving import ThreadedWSGIServer, make_server
 
-from actionengine import InMemoryStorage, Tenant
+from actionengine import SQLiteStorage, Tenant
 
 Headers = Mapping[str, str]
 T = TypeVar("T")
@@ -53,8 +62,7 @@ BOT = agent("helper-bot")
 class Host:
     """A host that serves, and the storage behind it."""
 
-    name: str
-    storage: InMemoryStorage
+    storage: HostStorage
     client: httpx.Client
 
     def post(self, action: str, payload: Any, headers: Headers = CARLA) -> httpx.Response:
@@ -99,16 +107,6 @@ class Host:
         """The action log, newest first."""
         return self.do("action_log/list", {"limit": 1000, **query}, person("maria", tenant))["items"]
 
-    def everything_written(self) -> Iterator[str]:
-        """Every document, row, event and remembered result of every tenant."""
-        for tenant in self.storage.list_tenants():
-            data = self.storage._tenant_data(tenant.id)
-            yield from (repr(row) for row in data.log)
-            yield from (repr(stored) for stored in data.events)
-            yield from (repr(claim) for claim in data.claims.values())
-            for documents in data.collections.values():
-                yield from (repr(version.document) for version in documents.values())
-
 
 def at_once(threads: int, task: Callable[[T], httpx.Response], items: Sequence[T]) -> list[httpx.Response]:
     """The task for each item, from so many threads that start together."""
@@ -118,11 +116,11 @@ def at_once(threads: int, task: Callable[[T], httpx.Response], items: Sequence[T
 
 
 @contextmanager
-def _served_by_flask(storage: InMemoryStorage) -> Iterator[str]:
+def _served_by_flask(storage: HostStorage) -> Iterator[str]:
     server = make_server("127.0.0.1", 0, create_flask_app(storage), threaded=True)
     assert isinstance(server, ThreadedWSGIServer)
     server.daemon_threads = False  # so that closing the server waits for its requests
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
@@ -133,12 +131,12 @@ def _served_by_flask(storage: InMemoryStorage) -> Iterator[str]:
 
 
 @contextmanager
-def _served_by_fastapi(storage: InMemoryStorage) -> Iterator[str]:
+def _served_by_fastapi(storage: HostStorage) -> Iterator[str]:
     # With its protocol named: asyncio sets TCP_NODELAY only where it is, and each answer would wait 40 ms without.
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
     listening.listen(128)
-    config = uvicorn.Config(create_fastapi_app(storage), log_config=None, lifespan="off", ws="none")
+    config = uvicorn.Config(create_fastapi_app(storage), log_config=None, lifespan="on", ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
@@ -150,42 +148,110 @@ def _served_by_fastapi(storage: InMemoryStorage) -> Iterator[str]:
         listening.close()
 
 
-SERVED: dict[str, Callable[[InMemoryStorage], AbstractContextManager[str]]] = {
+SERVED: dict[str, Callable[[HostStorage], AbstractContextManager[str]]] = {
     "flask": _served_by_flask,
     "fastapi": _served_by_fastapi,
 }
 
 
+BACKENDS = ("sqlite", "postgres")
+
+FreshStorage = Callable[[str], AbstractContextManager[HostStorage]]
+
+
+@pytest.fixture(scope="session")
+def seeded_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with what the business starts with."""
+    file = tmp_path_factory.mktemp("seeded") / "field_service.db"
+    with open_storage(str(file)) as storage:
+        create_business(storage)
+    return file
+
+
+@pytest.fixture(scope="session")
+def seeded_database(postgres_server: str) -> URL:
+    """The same on PostgreSQL, as the app role sees it."""
+    database = make_database(postgres_server, f"seeded_{uuid4().hex}")
+    create_tables(database.owner_url)
+    with open_storage(database.app_url) as storage:
+        create_business(storage)
+    return make_url(database.app_url)
+
+
+@pytest.fixture(scope="session")
+def fresh_storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FreshStorage:
+    """A storage on a database of its own, which has what the business starts with."""
+
+    @contextmanager
+    def on_sqlite() -> Iterator[HostStorage]:
+        file = tmp_path_factory.mktemp("fresh") / "field_service.db"
+        shutil.copy(request.getfixturevalue("seeded_file"), file)
+        with open_storage(str(file)) as storage:
+            yield storage
+
+    @contextmanager
+    def on_postgres() -> Iterator[HostStorage]:
+        seeded: URL = request.getfixturevalue("seeded_database")
+        name = f"fresh_{uuid4().hex}"
+        with psycopg.connect(request.getfixturevalue("postgres_server"), autocommit=True) as superuser:
+            superuser.execute(f'CREATE DATABASE "{name}" TEMPLATE "{seeded.database}" OWNER owner'.encode())
+            with open_storage(seeded.set(database=name).render_as_string(hide_password=False)) as storage:
+                yield storage
+            superuser.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+
+    return lambda backend: on_sqlite() if backend == "sqlite" else on_postgres()
+
+
 @contextmanager
-def serve(name: str, storage: InMemoryStorage | None = None) -> Iterator[Host]:
+def serve(name: str, storage: HostStorage) -> Iterator[Host]:
     """A host on a storage, with a client that looks every response through for what must not be in it."""
-    storage = storage or InMemoryStorage()
+    tenant_ids: list[str] = []
 
     def look_through(response: httpx.Response) -> None:
         response.read()
         seen = f"{response.headers!r} {response.text}"
         assert CARD not in seen
-        for tenant in storage.list_tenants():
-            assert str(tenant.id) not in seen
-            assert tenant.id.hex not in seen
+        assert not [id for id in tenant_ids if id in seen]
 
     hooks = {"response": [look_through]}
     with (
         SERVED[name](storage) as url,
         httpx.Client(base_url=url, timeout=60, trust_env=False, event_hooks=hooks) as client,
     ):
-        yield Host(name, storage, client)
+        tenant_ids += [form for tenant in storage.list_tenants() for form in (str(tenant.id), tenant.id.hex)]
+        yield Host(storage, client)
 
 
-@pytest.fixture(params=SERVED, scope="module")
-def host(request: pytest.FixtureRequest) -> Iterator[Host]:
-    """Either host, shared by the tests of a file."""
-    with serve(request.param) as serving:
+@pytest.fixture(params=product(SERVED, BACKENDS), ids="-".join, scope="module")
+def host(request: pytest.FixtureRequest, fresh_storage: FreshStorage) -> Iterator[Host]:
+    """Either host on either database, shared by the tests of a file."""
+    name, backend = request.param
+    with fresh_storage(backend) as storage, serve(name, storage) as serving:
         yield serving
 
 
-@pytest.fixture(params=SERVED)
-def fresh_host(request: pytest.FixtureRequest) -> Iterator[Host]:
-    """Either host, with nothing in it but what it starts with."""
-    with serve(request.param) as serving:
+@pytest.fixture(params=product(SERVED, BACKENDS), ids="-".join)
+def fresh_host(request: pytest.FixtureRequest, fresh_storage: FreshStorage) -> Iterator[Host]:
+    """Either host on either database, with nothing in it but what it starts with."""
+    name, backend = request.param
+    with fresh_storage(backend) as storage, serve(name, storage) as serving:
         yield serving
+
+
+@pytest.fixture
+def everything_written(request: pytest.FixtureRequest) -> Callable[[Host], Iterator[str]]:
+    """Every row of every table, whoever's it is."""
+
+    def rows_of(host: Host) -> Iterator[str]:
+        database = host.storage.pools.name
+        if isinstance(host.storage, SQLiteStorage):
+            with closing(sqlite3.connect(database)) as connection:
+                yield from connection.iterdump()
+            return
+        url = make_url(request.getfixturevalue("postgres_server")).set(database=database)
+        with psycopg.connect(url.render_as_string(hide_password=False)) as superuser:
+            tables = superuser.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+            for (table,) in tables:
+                yield from (repr(row) for row in superuser.execute(f'SELECT * FROM "{table}"'))
+
+    return rows_of

@@ -12,10 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def told_in(environment: dict[str, str]) -> str:
+def told_in(environment: dict[str, str], *arguments: str) -> str:
     """What the demo prints, without a terminal, in this environment."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "examples.demo"],
+        [sys.executable, "-W", "error", "-m", "examples.demo", *arguments],
         cwd=ROOT,
         env={**os.environ, **environment},
         capture_output=True,
@@ -26,22 +26,39 @@ def told_in(environment: dict[str, str]) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("columns", ["80", "120"])
-def test_the_demo_shows_each_promise_kept(columns: str) -> None:
-    story = told_in({"COLUMNS": columns, "PYTHONIOENCODING": "utf-8"})
-    for told in (
-        "the same answer, byte for byte: True; refunded in all: 5000 cents",
-        "✘ idempotency_mismatch",
-        "✘ approval_required",
-        "✘ forbidden",
-        "✘ hook_failed",
-        "✘ invalid_input",
-        "✘ handler_error",
-        "✘ not_found",
-        "the traceback went to the log (ConnectionError",
-        "approved by human:maria",
-        "payments.refunded",
-    ):
+EVERYWHERE = (
+    "the same answer, byte for byte: True; refunded in all: 5000 cents",
+    "✘ idempotency_mismatch",
+    "✘ approval_required",
+    "✘ forbidden",
+    "✘ hook_failed",
+    "✘ invalid_input",
+    "✘ handler_error",
+    "✘ not_found",
+    "the traceback went to the log (ConnectionError",
+    "events that it left behind: 0",
+    "approved by human:maria",
+    "payments.refunded",
+    "the first worker is gone, exit code 1",
+    "on record, newest first: replayed, succeeded; refunded in all: 507000",
+)
+ON_SQLITE = ("Storage is a SQLite file", "no such function: ae_writing_tenant", "ae_action_log: it is append-only")
+ON_POSTGRES = (
+    "Storage is PostgreSQL",
+    "UPDATE on payments outside an action: go through the engine",
+    "permission denied for table ae_action_log",
+    "✔ [(0,)]",
+)
+
+
+@pytest.mark.parametrize(
+    ("columns", "arguments", "there"),
+    [("80", (), ON_SQLITE), ("120", (), ON_SQLITE), ("80", ("--postgres",), ON_POSTGRES)],
+    ids=["sqlite-80", "sqlite-120", "postgres-80"],
+)
+def test_the_demo_shows_each_promise_kept(columns: str, arguments: tuple[str, ...], there: tuple[str, ...]) -> None:
+    story = told_in({"COLUMNS": columns, "PYTHONIOENCODING": "utf-8"}, *arguments)
+    for told in (*EVERYWHERE, *there):
         assert told in story
     assert all(len(line) <= int(columns) for line in story.splitlines())
 
@@ -50,3 +67,8 @@ def test_the_demo_is_told_where_only_ascii_can_be_written() -> None:
     story = told_in({"PYTHONIOENCODING": "ascii"})
     assert "? forbidden" in story
     assert story.isascii()
+
+
+def test_the_demo_on_sqlite_needs_no_driver_for_postgres() -> None:
+    program = "import sys, examples.demo; sys.exit('psycopg' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

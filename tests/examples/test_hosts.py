@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from examples.field_service.services.payments.capture import LARGEST
 from examples.field_service.transport import MAX_BODY, STATUS
 
-from actionengine import ErrorCode, InMemoryStorage, StorageUnavailable, Tenant
+from actionengine import ErrorCode, SQLiteStorage, StorageUnavailable, Tenant
 from actionengine.storage.port import Mode
 from tests.examples.conftest import (
     BOT,
@@ -106,6 +109,13 @@ def test_an_invalid_payload_is_400_with_the_path_and_the_reason_of_each_field(ho
     fields = {field["path"]: field["reason"] for field in error["details"]["fields"]}
     assert set(fields) == {"job_id", "amount", "card_number"}
     assert all(fields.values())
+
+
+@pytest.mark.parametrize("amount", [LARGEST + 1, 2**63, 10**30])
+@pytest.mark.parametrize("action", ["payments/capture", "jobs/complete_and_capture"])
+def test_an_amount_that_no_column_has_room_for_is_400(host: Host, action: str, amount: int) -> None:
+    payload = {"job_id": host.scheduled_job(), "amount": amount, "card_number": CARD}
+    refused(host.post(action, payload, keyed(MARIA, fresh_key())), 400, "invalid_input")
 
 
 @pytest.mark.parametrize("payload", [[], "text", 17, None, True, [{"name": "Ada"}]], ids=repr)
@@ -502,7 +512,8 @@ def test_an_action_is_described_with_the_json_schema_of_its_input(host: Host) ->
     }
     assert schema["type"] == "object"
     assert set(schema["required"]) == {"job_id", "amount", "card_number"}
-    assert schema["properties"]["amount"] == {"exclusiveMinimum": 0, "title": "Amount", "type": "integer"}
+    amount = {"exclusiveMinimum": 0, "maximum": LARGEST, "title": "Amount", "type": "integer"}
+    assert schema["properties"]["amount"] == amount
 
 
 def test_every_action_that_is_listed_is_described(host: Host) -> None:
@@ -527,7 +538,7 @@ def test_health_needs_nothing(host: Host) -> None:
 
 
 def test_a_card_number_is_in_no_response_log_record_document_row_or_event(
-    fresh_host: Host, caplog: pytest.LogCaptureFixture
+    fresh_host: Host, everything_written: Callable[[Host], Iterator[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
     host = fresh_host
     caplog.set_level(logging.DEBUG)
@@ -560,7 +571,7 @@ def test_a_card_number_is_in_no_response_log_record_document_row_or_event(
     host.client.post("/api/payments/capture", content=f'{{"card_number": "{CARD}"', headers=CARLA)
     assert host.log(action="payments.capture")
 
-    written = list(host.everything_written())
+    written = list(everything_written(host))
     assert any("payments.refunded" in row for row in written)
     assert not [row for row in written if CARD in row]
     records = [f"{record.getMessage()} {vars(record)!r} {record.exc_text}" for record in caplog.records]
@@ -571,14 +582,14 @@ def test_a_card_number_is_in_no_response_log_record_document_row_or_event(
 # Storage that does not answer, and the table as a whole
 
 
-class OutOfReach(InMemoryStorage):
+class OutOfReach(SQLiteStorage):
     """A storage that cannot be reached for its tenants."""
 
     async def find_tenant(self, slug: str, mode: Mode) -> Tenant | None:
         raise StorageUnavailable("postgres://secret@10.0.0.1 refuses connections")
 
 
-class Broken(InMemoryStorage):
+class Broken(SQLiteStorage):
     """A storage with a defect."""
 
     async def find_tenant(self, slug: str, mode: Mode) -> Tenant | None:
@@ -586,15 +597,15 @@ class Broken(InMemoryStorage):
 
 
 @pytest.mark.parametrize("name", SERVED)
-def test_a_storage_out_of_reach_is_503(name: str) -> None:
-    with serve(name, OutOfReach()) as host:
+def test_a_storage_out_of_reach_is_503(name: str, tmp_path: Path) -> None:
+    with OutOfReach(tmp_path / "business.db") as storage, serve(name, storage) as host:
         error = refused(host.post("customers/list", {}), 503, "unavailable")
         assert "secret" not in error["message"]
 
 
 @pytest.mark.parametrize("name", SERVED)
-def test_a_defect_is_500_and_nothing_of_it_is_told(name: str) -> None:
-    with serve(name, Broken()) as host:
+def test_a_defect_is_500_and_nothing_of_it_is_told(name: str, tmp_path: Path) -> None:
+    with Broken(tmp_path / "business.db") as storage, serve(name, storage) as host:
         error = refused(host.post("customers/list", {}), 500, "internal")
         assert "secret" not in error["message"]
         assert httpx.get(host.client.base_url.join("/health"), trust_env=False).status_code == 200

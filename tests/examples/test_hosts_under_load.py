@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from tests.examples.conftest import (
     BOT,
     CARD,
@@ -18,6 +20,10 @@ from tests.examples.conftest import (
     fresh_key,
     keyed,
     person,
+)
+
+once_per_backend = pytest.mark.parametrize(
+    "fresh_host", [("flask", "sqlite"), ("fastapi", "postgres")], ids="-".join, indirect=True
 )
 
 
@@ -125,6 +131,16 @@ def test_a_job_is_paid_once_however_many_capture_it_with_keys_of_their_own(fresh
     assert len(host.do("payments/list", {})) == 1
 
 
+def test_two_actions_in_one_unit_of_work_are_both_done_once_however_many_ask_for_them_at_once(fresh_host: Host) -> None:
+    host = fresh_host
+    payload = {"job_id": host.scheduled_job(), "amount": 100, "card_number": CARD}
+    keys = [fresh_key() for _ in range(16)]
+    responses = at_once(16, lambda key: host.post("jobs/complete_and_capture", payload, keyed(MARIA, key)), keys)
+    assert statuses(responses) == {200: 1, 409: 15}
+    assert len(host.do("payments/list", {})) == 1
+
+
+@once_per_backend
 def test_300_requests_from_16_threads_keep_tenants_and_actors_apart(fresh_host: Host) -> None:
     host = fresh_host
     everybody: list[tuple[str, str, Headers]] = [
@@ -185,6 +201,7 @@ def all_customers(host: Host, tenant: str) -> list[Any]:
     return customers
 
 
+@once_per_backend
 def test_a_mixture_of_everything_at_once_gets_each_its_own_answer(fresh_host: Host) -> None:
     host = fresh_host
     job = host.completed_job()

@@ -85,7 +85,7 @@ def test_an_index_serves_its_query(connections: dict[bool, psycopg.Connection], 
     connection.execute("SET LOCAL enable_bitmapscan = off")
 
     given = [value.format(tenant=tenant) if isinstance(value, str) else value for value in parameters]
-    plan = "\n".join(line for (line,) in connection.execute(f"EXPLAIN {statement}", given))
+    plan = "\n".join(str(row[0]) for row in connection.execute(f"EXPLAIN {statement}", given))
 
     assert f" {index} " in plan, plan
     if index not in OPERATORS:

@@ -44,7 +44,7 @@ class Job(Base):
     name: Mapped[str] = mapped_column(Text)
 
 
-protect_table(Job.__table__, app_role="app")  # type: ignore[arg-type]
+protect_table(Job.__table__, app_role="app")
 
 
 def add(data: Any, ctx: ActionContext) -> Result[Any, Any]:
@@ -73,6 +73,25 @@ def add_around_failure(data: Any, ctx: ActionContext) -> Result[Any, Any]:
     ctx.execute("jobs", "add", {"id": 3, "name": "third"}).unwrap()
     first.name = "first, changed"
     return Success(None)
+
+
+def add_around_failed_flush(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    """The nested action is the first to use the session, and its flush fails."""
+    ctx.records("notes").insert({}, "before")
+    failed = ctx.execute("jobs", "add", {"id": 9, "name": data["taken"]}).failure()
+    ctx.execute("jobs", "add", {"id": 8, "name": "free"}).unwrap()
+    ctx.session.add(Job(tenant_id=ctx.tenant.id, id=7, name="own"))
+    return Success(failed.code)
+
+
+def records_in_a_savepoint(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    ctx.session.add(Job(tenant_id=ctx.tenant.id, id=1, name="kept"))
+    savepoint = ctx.session.begin_nested()
+    ctx.records("notes").insert({}, "undone")
+    ctx.records("notes").insert({})
+    savepoint.rollback()
+    ctx.records("notes").insert({}, "kept")
+    return Success([record.id for record in ctx.records("notes").list()])
 
 
 def commit(data: Any, ctx: ActionContext) -> Result[Any, Any]:
@@ -131,6 +150,8 @@ HANDLERS: tuple[Callable[..., Any], ...] = (
     add_async,
     names,
     add_around_failure,
+    add_around_failed_flush,
+    records_in_a_savepoint,
     commit,
     commit_by_hand,
     swallow,
@@ -231,6 +252,20 @@ def test_a_nested_action_that_fails_takes_back_its_own_rows_only(go: Callable[..
     assert go("names") == Success(["first, changed", "third"])
 
 
+def test_a_nested_flush_that_fails_takes_back_the_nested_action_only(go: Callable[..., Any]) -> None:
+    go("add", {"id": 1, "name": "mend"}).unwrap()
+
+    assert go("add_around_failed_flush", {"taken": "mend"}) == Success("conflict")
+
+    assert go("names") == Success(["mend", "own", "free"])
+
+
+def test_documents_follow_a_handlers_own_savepoint(go: Callable[..., Any]) -> None:
+    assert go("records_in_a_savepoint") == Success(["kept"])
+
+    assert go("names") == Success(["kept"])
+
+
 def test_a_taken_key_found_at_the_flush_is_a_conflict(go: Callable[..., Any]) -> None:
     go("add", {"id": 1, "name": "mend"}).unwrap()
 
@@ -324,4 +359,4 @@ def test_nobody_writes_outside_an_action(
 
 def test_a_table_that_does_not_say_whose_its_rows_are_cannot_be_protected() -> None:
     with pytest.raises(ConfigurationError, match="no column 'customer_id'"):
-        protect_table(Job.__table__, tenant_column="customer_id")  # type: ignore[arg-type]
+        protect_table(Job.__table__, tenant_column="customer_id")

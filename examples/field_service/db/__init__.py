@@ -1,1 +1,1 @@
-"""Data access: schemas, and model functions that return a `Result`. Handlers call these and hold no queries."""
+"""Data access: tables, schemas, and model functions that return a `Result`. Handlers call these and hold no queries."""

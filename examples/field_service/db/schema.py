@@ -1,14 +1,15 @@
-"""What is stored."""
+"""What actions answer with."""
 
+from datetime import date
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Stored(BaseModel):
-    """A document with its id and its version."""
+    """A thing with its id and its version."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, from_attributes=True)
 
     id: str
     version: int
@@ -26,13 +27,19 @@ class Job(Stored):
     customer_id: str
     title: str
     status: JobStatus = "new"
-    scheduled_for: str | None = None
+    scheduled_for: date | None = None
 
 
 class Payment(Stored):
-    """Money taken for a job. `amount` and `refunded` are in cents; of the card, only the last digits are kept."""
+    """`amount` and `refunded` are in cents."""
 
     job_id: str
     amount: int
     refunded: int = 0
     card_ends_in: str
+
+
+class Note(Stored):
+    job_id: str
+    text: str
+    by: str

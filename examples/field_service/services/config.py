@@ -4,12 +4,14 @@ from actionengine import create_services
 from examples.field_service.services.customers.create import create_customer_action
 from examples.field_service.services.customers.get import get_customer_action
 from examples.field_service.services.customers.list import list_customers_action
+from examples.field_service.services.jobs.add_note import add_note_action
 from examples.field_service.services.jobs.check_day import check_day_action
 from examples.field_service.services.jobs.complete import complete_job_action
 from examples.field_service.services.jobs.complete_and_capture import complete_and_capture_action
 from examples.field_service.services.jobs.create import create_job_action
 from examples.field_service.services.jobs.get import get_job_action
 from examples.field_service.services.jobs.list import list_jobs_action
+from examples.field_service.services.jobs.notes import list_notes_action
 from examples.field_service.services.jobs.schedule import schedule_job_action
 from examples.field_service.services.payments.capture import capture_action
 from examples.field_service.services.payments.list import list_payments_action
@@ -33,6 +35,8 @@ services = create_services(
                 check_day_action,
                 complete_job_action,
                 complete_and_capture_action,
+                add_note_action,
+                list_notes_action,
             ],
         },
         {

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import attrgetter
 from time import monotonic
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 from uuid import UUID
 
 from uuid_utils import uuid7
@@ -183,6 +183,24 @@ class InMemoryStorage:
     async def purge_expired_keys_async(self, *, limit: int = 1000) -> int:
         """The same."""
         return self.purge_expired_keys(limit=limit)
+
+    def close(self) -> None:
+        """Nothing to close: here so that a host can change its storage in one line."""
+
+    async def aclose(self) -> None:
+        """The same."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
 
     def _tenant_data(self, tenant_id: UUID) -> TenantData:
         with self._lock:

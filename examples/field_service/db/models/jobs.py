@@ -1,35 +1,55 @@
 """Jobs, and how they move on: new, scheduled (and moved), completed, paid."""
 
+from datetime import date
+
 from returns.result import Failure, Result
 
 from actionengine import ActionContext, ActionError, ErrorCode
-from examples.field_service.db.collection import Collection
-from examples.field_service.db.schema import Job
+from examples.field_service.db.rows import find, lock, page, save
+from examples.field_service.db.schema import Job, JobStatus
+from examples.field_service.db.tables import CustomerRow, JobRow
 
-jobs = Collection("jobs", Job, "job")
+
+def find_job(ctx: ActionContext, id: str) -> Result[JobRow, ActionError]:
+    return find(ctx, JobRow, id, "job")
 
 
-def schedule(ctx: ActionContext, job: Job, day: str) -> Result[Job, ActionError]:
+def lock_job(ctx: ActionContext, id: str) -> Result[JobRow, ActionError]:
+    return lock(ctx, JobRow, id, "job")
+
+
+def list_jobs(ctx: ActionContext, after: str | None, status: JobStatus | None) -> list[Job]:
+    return page(ctx, JobRow, Job, after, **({"status": status} if status else {}))
+
+
+def add_job(ctx: ActionContext, customer: CustomerRow, title: str) -> Result[Job, ActionError]:
+    return save(ctx, JobRow(tenant_id=ctx.tenant.id, customer_id=customer.id, title=title), Job)
+
+
+def schedule(ctx: ActionContext, job: JobRow, day: date) -> Result[Job, ActionError]:
     """Fix, or move, the day of a job that is not done yet."""
     if job.status not in ("new", "scheduled"):
         return _wrong_status(job, "scheduled")
-    return jobs.update(ctx, job, status="scheduled", scheduled_for=day)
+    job.status, job.scheduled_for = "scheduled", day
+    return save(ctx, job, Job)
 
 
-def complete(ctx: ActionContext, job: Job) -> Result[Job, ActionError]:
+def complete(ctx: ActionContext, job: JobRow) -> Result[Job, ActionError]:
     """Finish a scheduled job."""
     if job.status != "scheduled":
         return _wrong_status(job, "completed")
-    return jobs.update(ctx, job, status="completed")
+    job.status = "completed"
+    return save(ctx, job, Job)
 
 
-def settle(ctx: ActionContext, job: Job) -> Result[Job, ActionError]:
+def settle(ctx: ActionContext, job: JobRow) -> Result[Job, ActionError]:
     """Mark a completed job as paid: no job is paid twice, whoever captures at the same time."""
     if job.status != "completed":
         return _wrong_status(job, "paid")
-    return jobs.update(ctx, job, status="paid")
+    job.status = "paid"
+    return save(ctx, job, Job)
 
 
-def _wrong_status(job: Job, wanted: str) -> Result[Job, ActionError]:
+def _wrong_status(job: JobRow, wanted: str) -> Result[Job, ActionError]:
     message = f"the job {job.id} is {job.status} and cannot be {wanted}"
     return Failure(ActionError(ErrorCode.CONFLICT, message, {"job_id": job.id, "status": job.status}))

@@ -3,16 +3,31 @@
 from returns.result import Failure, Result
 
 from actionengine import ActionContext, ActionError, ErrorCode
-from examples.field_service.db.collection import Collection
-from examples.field_service.db.schema import Payment
+from examples.field_service.db.rows import lock, page, save
+from examples.field_service.db.schema import Job, Payment
+from examples.field_service.db.tables import PaymentRow
 
-payments = Collection("payments", Payment, "payment")
+
+def lock_payment(ctx: ActionContext, id: str) -> Result[PaymentRow, ActionError]:
+    return lock(ctx, PaymentRow, id, "payment")
 
 
-def refund(ctx: ActionContext, payment: Payment, amount: int) -> Result[Payment, ActionError]:
+def list_payments(ctx: ActionContext, after: str | None, job_id: str | None) -> list[Payment]:
+    return page(ctx, PaymentRow, Payment, after, **({"job_id": job_id} if job_id is not None else {}))
+
+
+def add_payment(ctx: ActionContext, job: Job, amount: int, card_number: str) -> Result[Payment, ActionError]:
+    """Of the card, only the last digits are kept."""
+    ends_in = card_number[-4:]
+    row = PaymentRow(tenant_id=ctx.tenant.id, job_id=job.id, amount=amount, card_ends_in=ends_in)
+    return save(ctx, row, Payment)
+
+
+def refund(ctx: ActionContext, payment: PaymentRow, amount: int) -> Result[Payment, ActionError]:
     """Give back so many cents of a payment, at most what is left of it."""
     left = payment.amount - payment.refunded
     if amount > left:
         message = f"only {left} of the payment {payment.id} are left to refund, not {amount}"
         return Failure(ActionError(ErrorCode.UNPROCESSABLE, message, {"payment_id": payment.id, "left": left}))
-    return payments.update(ctx, payment, refunded=payment.refunded + amount)
+    payment.refunded += amount
+    return save(ctx, payment, Payment)

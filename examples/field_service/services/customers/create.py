@@ -1,10 +1,11 @@
 """Add a customer."""
 
 from pydantic import BaseModel, Field
+from returns.functions import tap
 from returns.result import Result
 
 from actionengine import ActionContext, ActionError, create_action
-from examples.field_service.db.models.customers import customers
+from examples.field_service.db.models.customers import add_customer
 from examples.field_service.db.schema import Customer
 
 
@@ -14,7 +15,8 @@ class NewCustomer(BaseModel):
 
 
 def _handler(data: NewCustomer, ctx: ActionContext) -> Result[Customer, ActionError]:
-    return customers.insert(ctx, name=data.name, email=data.email)
+    created = add_customer(ctx, data.name, data.email)
+    return created.map(tap(lambda customer: ctx.emit("customers.created", customer, f"customers/{customer.id}")))
 
 
 create_customer_action = create_action(
@@ -23,4 +25,5 @@ create_customer_action = create_action(
     handler=_handler,
     validation=NewCustomer,
     permission="customers.create",
+    emits=["customers.created"],
 )

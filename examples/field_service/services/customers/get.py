@@ -4,7 +4,7 @@ from pydantic import BaseModel
 from returns.result import Result
 
 from actionengine import ActionContext, ActionError, create_action
-from examples.field_service.db.models.customers import customers
+from examples.field_service.db.models.customers import find_customer
 from examples.field_service.db.schema import Customer
 
 
@@ -13,7 +13,7 @@ class CustomerReference(BaseModel):
 
 
 def _handler(data: CustomerReference, ctx: ActionContext) -> Result[Customer, ActionError]:
-    return customers.get(ctx, data.customer_id)
+    return find_customer(ctx, data.customer_id).map(Customer.model_validate)
 
 
 get_customer_action = create_action(

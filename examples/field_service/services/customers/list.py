@@ -1,10 +1,10 @@
 """List the customers."""
 
 from pydantic import BaseModel
-from returns.result import Result
+from returns.result import Result, Success
 
 from actionengine import ActionContext, ActionError, create_action
-from examples.field_service.db.models.customers import customers
+from examples.field_service.db.models.customers import list_customers
 from examples.field_service.db.schema import Customer
 
 
@@ -13,7 +13,7 @@ class CustomerListing(BaseModel):
 
 
 def _handler(data: CustomerListing, ctx: ActionContext) -> Result[list[Customer], ActionError]:
-    return customers.list(ctx, data.after)
+    return Success(list_customers(ctx, data.after))
 
 
 list_customers_action = create_action(

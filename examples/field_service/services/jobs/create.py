@@ -1,11 +1,12 @@
 """Take on a job for a customer."""
 
 from pydantic import BaseModel, Field
+from returns.functions import tap
 from returns.result import Result
 
 from actionengine import ActionContext, ActionError, create_action
-from examples.field_service.db.models.customers import customers
-from examples.field_service.db.models.jobs import jobs
+from examples.field_service.db.models.customers import find_customer
+from examples.field_service.db.models.jobs import add_job
 from examples.field_service.db.schema import Job
 
 
@@ -15,9 +16,8 @@ class NewJob(BaseModel):
 
 
 def _handler(data: NewJob, ctx: ActionContext) -> Result[Job, ActionError]:
-    return customers.get(ctx, data.customer_id).bind(
-        lambda customer: jobs.insert(ctx, customer_id=customer.id, title=data.title)
-    )
+    created = find_customer(ctx, data.customer_id).bind(lambda customer: add_job(ctx, customer, data.title))
+    return created.map(tap(lambda job: ctx.emit("jobs.created", job, subject=f"jobs/{job.id}")))
 
 
 create_job_action = create_action(
@@ -26,4 +26,5 @@ create_job_action = create_action(
     handler=_handler,
     validation=NewJob,
     permission="jobs.create",
+    emits=["jobs.created"],
 )

@@ -3,13 +3,13 @@
 from returns.result import Result
 
 from actionengine import ActionContext, ActionError, create_action
-from examples.field_service.db.models.jobs import jobs
+from examples.field_service.db.models.jobs import find_job
 from examples.field_service.db.schema import Job
 from examples.field_service.services.jobs.reference import JobReference
 
 
 def _handler(data: JobReference, ctx: ActionContext) -> Result[Job, ActionError]:
-    return jobs.get(ctx, data.job_id)
+    return find_job(ctx, data.job_id).map(Job.model_validate)
 
 
 get_job_action = create_action(

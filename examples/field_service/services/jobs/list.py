@@ -1,10 +1,10 @@
 """List the jobs."""
 
 from pydantic import BaseModel
-from returns.result import Result
+from returns.result import Result, Success
 
 from actionengine import ActionContext, ActionError, create_action
-from examples.field_service.db.models.jobs import jobs
+from examples.field_service.db.models.jobs import list_jobs
 from examples.field_service.db.schema import Job, JobStatus
 
 
@@ -14,7 +14,7 @@ class JobListing(BaseModel):
 
 
 def _handler(data: JobListing, ctx: ActionContext) -> Result[list[Job], ActionError]:
-    return jobs.list(ctx, data.after, **data.model_dump(include={"status"}, exclude_none=True))
+    return Success(list_jobs(ctx, data.after, data.status))
 
 
 list_jobs_action = create_action(

@@ -2,10 +2,11 @@
 
 from datetime import date
 
+from returns.functions import tap
 from returns.result import Result
 
 from actionengine import ActionContext, ActionError, ActionHooks, HookDefinition, create_action
-from examples.field_service.db.models.jobs import jobs, schedule
+from examples.field_service.db.models.jobs import lock_job, schedule
 from examples.field_service.db.schema import Job
 from examples.field_service.services.jobs.reference import JobReference, job_resource
 
@@ -15,7 +16,8 @@ class Appointment(JobReference):
 
 
 def _handler(data: Appointment, ctx: ActionContext) -> Result[Job, ActionError]:
-    return jobs.get(ctx, data.job_id).bind(lambda job: schedule(ctx, job, data.day.isoformat()))
+    scheduled = lock_job(ctx, data.job_id).bind(lambda job: schedule(ctx, job, data.day))
+    return scheduled.map(tap(lambda job: ctx.emit("jobs.scheduled", job, subject=f"jobs/{job.id}")))
 
 
 schedule_job_action = create_action(
@@ -25,5 +27,6 @@ schedule_job_action = create_action(
     validation=Appointment,
     hooks=ActionHooks(before=(HookDefinition("jobs", "check_day"),)),
     permission="jobs.schedule",
+    emits=["jobs.scheduled"],
     resource=job_resource,
 )

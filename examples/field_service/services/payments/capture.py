@@ -3,27 +3,30 @@
 from typing import Annotated
 
 from pydantic import BaseModel, Field
+from returns.functions import tap
 from returns.result import Result
 
 from actionengine import ActionContext, ActionError, Sensitive, create_action
-from examples.field_service.db.models.jobs import jobs, settle
-from examples.field_service.db.models.payments import payments
+from examples.field_service.db.models.jobs import lock_job, settle
+from examples.field_service.db.models.payments import add_payment
 from examples.field_service.db.schema import Payment
+
+LARGEST = 1_000_000_00
+"""Cents that can be taken at once."""
 
 
 class Capture(BaseModel):
     """`amount` is in cents."""
 
     job_id: str
-    amount: int = Field(gt=0)
+    amount: int = Field(gt=0, le=LARGEST)
     card_number: Annotated[str, Sensitive()] = Field(pattern=r"^\d{12,19}$")
 
 
 def _handler(data: Capture, ctx: ActionContext) -> Result[Payment, ActionError]:
-    paid = jobs.get(ctx, data.job_id).bind(lambda job: settle(ctx, job))
-    return paid.bind(
-        lambda job: payments.insert(ctx, job_id=job.id, amount=data.amount, card_ends_in=data.card_number[-4:])
-    )
+    paid = lock_job(ctx, data.job_id).bind(lambda job: settle(ctx, job))
+    captured = paid.bind(lambda job: add_payment(ctx, job, data.amount, data.card_number))
+    return captured.map(tap(lambda payment: ctx.emit("payments.captured", payment, subject=f"payments/{payment.id}")))
 
 
 capture_action = create_action(
@@ -33,5 +36,6 @@ capture_action = create_action(
     validation=Capture,
     permission="payments.capture",
     idempotency="required",
+    emits=["payments.captured"],
     resource=lambda data: f"jobs/{data.job_id}",
 )

@@ -1,10 +1,10 @@
 """List the payments."""
 
 from pydantic import BaseModel
-from returns.result import Result
+from returns.result import Result, Success
 
 from actionengine import ActionContext, ActionError, create_action
-from examples.field_service.db.models.payments import payments
+from examples.field_service.db.models.payments import list_payments
 from examples.field_service.db.schema import Payment
 
 
@@ -14,7 +14,7 @@ class PaymentListing(BaseModel):
 
 
 def _handler(data: PaymentListing, ctx: ActionContext) -> Result[list[Payment], ActionError]:
-    return payments.list(ctx, data.after, **data.model_dump(include={"job_id"}, exclude_none=True))
+    return Success(list_payments(ctx, data.after, data.job_id))
 
 
 list_payments_action = create_action(

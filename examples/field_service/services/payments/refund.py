@@ -4,7 +4,7 @@ from pydantic import BaseModel, Field
 from returns.result import Result
 
 from actionengine import ActionContext, ActionError, ApprovalPolicy, create_action
-from examples.field_service.db.models.payments import payments, refund
+from examples.field_service.db.models.payments import lock_payment, refund
 from examples.field_service.db.schema import Payment
 
 LARGE = 1_000_00
@@ -19,7 +19,7 @@ class Refund(BaseModel):
 
 
 def _handler(data: Refund, ctx: ActionContext) -> Result[Payment, ActionError]:
-    refunded = payments.get(ctx, data.payment_id).bind(lambda payment: refund(ctx, payment, data.amount))
+    refunded = lock_payment(ctx, data.payment_id).bind(lambda payment: refund(ctx, payment, data.amount))
     return refunded.map(lambda payment: _announce(payment, data, ctx))
 
 

@@ -95,6 +95,8 @@ _KNOWN = {
     "AE001": _refused,
     "AE002": _refused,
     "AE003": _refused,
+    "22001": _not_storable,
+    "22003": _not_storable,
     "22P05": _not_storable,
     "22021": _not_storable,
     _NOT_PREPARED: _unavailable,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Table, event
+from sqlalchemy import Connection, FromClause, Table, event
 
 from actionengine.errors import ConfigurationError
 from actionengine.storage.sql.migrations.grants import quoted
@@ -61,7 +61,7 @@ _SQLITE_CONDITION = "replace({row}.{column}, '-', '') IS NOT replace(ae_writing_
 _SQLITE_VERBS = {"INSERT": ("new",), "UPDATE": ("old", "new"), "DELETE": ("old",)}
 
 
-def protect_table(table: Table, *, tenant_column: str = "tenant_id", app_role: str | None = None) -> Table:
+def protect_table(table: FromClause, *, tenant_column: str = "tenant_id", app_role: str | None = None) -> Table:
     """Have `create_all` protect a table when it creates it. The same table is returned.
 
     On PostgreSQL: row-level security on `tenant_column` (of the type `uuid`), enabled and forced, and a trigger that
@@ -71,8 +71,11 @@ def protect_table(table: Table, *, tenant_column: str = "tenant_id", app_role: s
     With Alembic, use `op.protect_table` instead (`actionengine.storage.sql.migrations.operations`). The actionengine
     schema has to be there first.
 
-    Raises `ConfigurationError` where the table has no such column.
+    `table` is a `Table`, or the `__table__` of a mapped class. Raises `ConfigurationError` for anything else, and where
+    it has no such column.
     """
+    if not isinstance(table, Table):
+        raise ConfigurationError(f"a table is protected, not {table!r}: use the __table__ of a mapped class")
     if tenant_column not in table.columns:
         raise ConfigurationError(f"the table {table.name!r} has no column {tenant_column!r} that says whose a row is")
 

@@ -13,11 +13,12 @@ from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm.exc import StaleDataError
 from uuid_utils.compat import uuid7
 
 from actionengine.context import Tenant
 from actionengine.driving import drive
-from actionengine.errors import ActionException, ConfigurationError
+from actionengine.errors import ActionException, ConfigurationError, ErrorCode, failing
 from actionengine.storage.port import Mode, Record, StorageError, StorageUnavailable, StoredEvent
 from actionengine.storage.records import page_size
 from actionengine.storage.sql.bridge import run
@@ -152,6 +153,8 @@ class SQLStorage(ABC):
             return StorageError(str(error))
         if isinstance(error, PoolTimeout):
             return StorageUnavailable("no connection became free in time: the pool is exhausted")
+        if isinstance(error, StaleDataError):
+            return failing(ErrorCode.CONFLICT, "a row has changed since it was read: read it again")
         original = error.orig if isinstance(error, DBAPIError) else error
         if isinstance(original, Exception):
             known = self._known(original)

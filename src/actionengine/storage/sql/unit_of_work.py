@@ -81,6 +81,7 @@ class SQLUnitOfWork(ABC):
         self._recordings: list[Recording] = []
         self._savepoints = 0
         self._unmade: list[Savepoint] = []
+        self._made: list[Savepoint] = []
         self._touched_access = False
 
     # The port
@@ -235,6 +236,7 @@ class SQLUnitOfWork(ABC):
         while self._unmade:
             savepoint = self._unmade.pop(0)
             self.execute(f"SAVEPOINT {savepoint.name}", ())
+            self._made.append(savepoint)
             if savepoint.read_only:
                 self._allow_writes(False)
 
@@ -317,6 +319,9 @@ class SQLUnitOfWork(ABC):
             self._pooled.info[UNIT_OF_WORK] = self
             self._connection = Connection(self._engine, self._pooled)
             self._connection.begin()
+        if self._session is not None:
+            # Where a flush fails, SQLAlchemy undoes what the session is part of: in a nested action, no more than that.
+            self._session.join_transaction_mode = "create_savepoint" if self._made else "rollback_only"
         return self._connection
 
     def _make_nested(self, savepoint: Savepoint) -> None:
@@ -334,10 +339,12 @@ class SQLUnitOfWork(ABC):
         if savepoint.nested is not None:
             savepoint.nested.rollback()
             return
-        self.execute(f"ROLLBACK TO SAVEPOINT {savepoint.name}", ())
         if self._session is not None:
             # It was opened after this savepoint: all that it knows is gone.
+            Session.rollback(self._session)
             self._session.expunge_all()
+        self.execute(f"ROLLBACK TO SAVEPOINT {savepoint.name}", ())
+        del self._made[self._made.index(savepoint) + 1 :]
 
     def _release_savepoint(self, savepoint: Savepoint) -> None:
         if savepoint.read_only:
@@ -347,7 +354,10 @@ class SQLUnitOfWork(ABC):
             savepoint.nested.commit()
             return
         self._flush()
+        if self._session is not None:
+            Session.commit(self._session)
         self.execute(f"RELEASE SAVEPOINT {savepoint.name}", ())
+        del self._made[self._made.index(savepoint) :]
 
     def _flush(self) -> None:
         if self._session is None:
