@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -15,7 +16,7 @@ SUBJECT = (
     "\n    AND id IN (SELECT log_id FROM public.ae_action_log_subjects s WHERE s.tenant_id = %s AND s.subject = %s)"
 )
 
-QUERIES = {
+QUERIES: dict[str, tuple[str, list[Any]]] = {
     "ae_documents_pkey": (LIST_DOCUMENTS, ["{tenant}", "notes", "", 10]),
     "ae_idempotency_keys_pkey": (
         "SELECT FROM public.ae_idempotency_keys WHERE tenant_id = %s AND action = %s AND key = %s",

@@ -117,6 +117,15 @@ def create(
         print(storage.create_tenant(slug=slug, name=name).id)
 
 
+@tenant.command()
+def delete(slug: str, url: Url, signing_key: SigningKey = None) -> None:
+    """Close a tenant: nothing is executed for it any more. Its rows stay."""
+    with _told(), _storage(url, signing_key) as storage:
+        if not storage.delete_tenant(slug=slug):
+            _fail(f"there is no tenant {slug!r}")
+    print(f"the tenant {slug!r} is deleted")
+
+
 @tenant.command("list")
 def list_tenants(url: Url, signing_key: SigningKey = None) -> None:
     """List the tenants."""

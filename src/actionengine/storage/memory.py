@@ -53,7 +53,7 @@ from actionengine.storage.records import (
     taken,
 )
 from actionengine.storage.signals import Signal
-from actionengine.storage.tenants import check_tenant, slug_taken
+from actionengine.storage.tenants import check_tenant, slug_taken, tenant_deleted
 
 T = TypeVar("T")
 
@@ -97,6 +97,7 @@ class TenantData:
     """All that one tenant has. A unit of work holds its own tenant's, and so can reach no other's."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
+    is_deleted: bool = False
     sequence: int = 0
     access_stamp: int = 0
     collections: dict[str, dict[str, Version]] = field(default_factory=dict)
@@ -129,7 +130,8 @@ class InMemoryStorage:
 
     async def find_tenant(self, slug: str, mode: Mode) -> Tenant | None:
         """The tenant of this slug."""
-        return self._tenants.get(slug)
+        tenant = self._tenants.get(slug)
+        return None if tenant is None or self._is_deleted(tenant) else tenant
 
     def create_tenant(self, *, slug: str, name: str) -> Tenant:
         """Make a tenant. Raises `ActionException`: `conflict` for a taken slug, `invalid_input` for one that is not
@@ -145,10 +147,25 @@ class InMemoryStorage:
         """The same."""
         return self.create_tenant(slug=slug, name=name)
 
+    def delete_tenant(self, *, slug: str) -> bool:
+        """Close a tenant; whether there was one."""
+        tenant = self._tenants.get(slug)
+        if tenant is None:
+            return False
+        data = self._tenant_data(tenant.id)
+        with data.lock:
+            was_there, data.is_deleted = not data.is_deleted, True
+        return was_there
+
+    async def delete_tenant_async(self, *, slug: str) -> bool:
+        """The same."""
+        return self.delete_tenant(slug=slug)
+
     def list_tenants(self) -> Sequence[Tenant]:
         """All tenants, by slug."""
         with self._lock:
-            return sorted(self._tenants.values(), key=attrgetter("slug"))
+            tenants = [tenant for tenant in self._tenants.values() if not self._is_deleted(tenant)]
+        return sorted(tenants, key=attrgetter("slug"))
 
     async def list_tenants_async(self) -> Sequence[Tenant]:
         """The same."""
@@ -201,6 +218,10 @@ class InMemoryStorage:
 
     async def __aexit__(self, *error: object) -> None:
         await self.aclose()
+
+    def _is_deleted(self, tenant: Tenant) -> bool:
+        data = self._data.get(tenant.id)
+        return data is not None and data.is_deleted
 
     def _tenant_data(self, tenant_id: UUID) -> TenantData:
         with self._lock:
@@ -417,6 +438,8 @@ class MemoryUnitOfWork:
     def _check_open(self) -> None:
         if self._ended:
             raise StorageError("this execution is over, and its unit of work with it")
+        if self._data.is_deleted:
+            raise tenant_deleted()
 
     def _snapshot(self) -> int:
         if self._read_at is None:

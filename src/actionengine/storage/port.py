@@ -270,6 +270,13 @@ class Storage(Protocol):
     async def create_tenant_async(self, *, slug: str, name: str) -> Tenant:
         """The same."""
 
+    def delete_tenant(self, *, slug: str) -> bool:
+        """Close a tenant; whether there was one. From now on it is not found, its slug stays taken, and its executions
+        are refused as `not_found`. Its rows stay: what is to become of them is the operator's decision."""
+
+    async def delete_tenant_async(self, *, slug: str) -> bool:
+        """The same."""
+
     def list_tenants(self) -> Sequence[Tenant]:
         """All tenants, by slug."""
 

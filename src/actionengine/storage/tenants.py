@@ -18,6 +18,11 @@ def check_tenant(slug: str, name: str) -> None:
         raise failing(ErrorCode.INVALID_INPUT, f"the tenant {slug!r} needs a name")
 
 
+def tenant_deleted() -> ActionException:
+    """The refusal of an execution for a tenant that was deleted."""
+    return failing(ErrorCode.NOT_FOUND, "the tenant has been deleted")
+
+
 def slug_taken(slug: str) -> ActionException:
     """The conflict of a slug that exists."""
     return failing(ErrorCode.CONFLICT, f"the tenant {slug!r} exists already")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import uuid4
 
 import pytest
+from returns.result import Success
 
 from actionengine.context import Tenant
 from actionengine.engine import Engine
@@ -97,6 +98,57 @@ class TenantConformance(Conformance):
             return True
 
         assert sum(await world.at_once(*(make() for _ in range(8)))) == 1
+
+    # The end
+
+    @scenario
+    async def test_a_deleted_tenant_is_gone_and_its_slug_stays_taken(self, world: World) -> None:
+        slug = a_slug()
+        made = await world.create_tenant(slug=slug, name="Acme")
+
+        assert await world.delete_tenant(slug=slug)
+
+        assert not await world.delete_tenant(slug=slug)
+        assert not await world.delete_tenant(slug=a_slug())
+        assert await world.storage.find_tenant(slug, world.mode) is None
+        assert made not in await world.list_tenants()
+        with refused(ErrorCode.CONFLICT):
+            await world.create_tenant(slug=slug, name="Acme again")
+
+    @scenario
+    async def test_nothing_is_executed_for_a_deleted_tenant(self, world: World) -> None:
+        slug = a_slug()
+        tenant, other = await world.create_tenant(slug=slug, name="Acme"), world.other_tenant
+        desk = Desk(world)
+        value_of(await desk.execute("notes.put", {"id": "n1"}, tenant=tenant))
+
+        await world.delete_tenant(slug=slug)
+
+        error_of(await desk.execute("notes.put", {"id": "n2"}, tenant=tenant), ErrorCode.NOT_FOUND)
+        error_of(await desk.execute("notes.put", {"id": "n2"}, tenant=tenant, key="key"), ErrorCode.NOT_FOUND)
+        error_of(await desk.execute("notes.read", {"id": "n1"}, tenant=tenant), ErrorCode.NOT_FOUND)
+        value_of(await desk.execute("notes.put", {"id": "n1"}, tenant=other))
+
+    @scenario
+    async def test_a_tenant_that_is_deleted_in_the_middle_leaves_nothing_half_done(self, world: World) -> None:
+        slug = a_slug()
+        tenant = await world.create_tenant(slug=slug, name="Acme")
+        desk = Desk(world)
+
+        async def work() -> list[str]:
+            answers = [await desk.execute("notes.put", {"id": f"n{number}"}, tenant=tenant) for number in range(30)]
+            return ["done" if isinstance(answer, Success) else answer.failure().code for answer in answers]
+
+        async def delete() -> list[str]:
+            await world.pause(0.005)
+            await world.delete_tenant(slug=slug)
+            return []
+
+        told, _ = await world.at_once(work(), delete())
+
+        done = told.count("done")
+        assert told == ["done"] * done + ["not_found"] * (30 - done)
+        assert len(await world.read_events(tenant)) in {0, done}
 
     # Isolation
 

@@ -88,6 +88,10 @@ class World(ABC):
         """`Storage.create_tenant`."""
 
     @abstractmethod
+    async def delete_tenant(self, *, slug: str) -> bool:
+        """`Storage.delete_tenant`."""
+
+    @abstractmethod
     async def list_tenants(self) -> Sequence[Tenant]:
         """`Storage.list_tenants`."""
 
@@ -184,6 +188,10 @@ class SyncWorld(World):
         """`Storage.create_tenant`."""
         return self.storage.create_tenant(slug=slug, name=name)
 
+    async def delete_tenant(self, *, slug: str) -> bool:
+        """`Storage.delete_tenant`."""
+        return self.storage.delete_tenant(slug=slug)
+
     async def list_tenants(self) -> Sequence[Tenant]:
         """`Storage.list_tenants`."""
         return self.storage.list_tenants()
@@ -234,6 +242,10 @@ class AsyncWorld(World):
     async def create_tenant(self, *, slug: str, name: str) -> Tenant:
         """`Storage.create_tenant_async`."""
         return await self.storage.create_tenant_async(slug=slug, name=name)
+
+    async def delete_tenant(self, *, slug: str) -> bool:
+        """`Storage.delete_tenant`."""
+        return await self.storage.delete_tenant_async(slug=slug)
 
     async def list_tenants(self) -> Sequence[Tenant]:
         """`Storage.list_tenants_async`."""

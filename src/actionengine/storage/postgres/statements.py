@@ -29,7 +29,7 @@ class Opening(NamedTuple):
 SETTINGS = """
     SELECT set_config('app.tenant_id', %s, true),
         set_config('app.action_id', %s, true)"""
-OPEN = "WITH context AS MATERIALIZED ({settings}\n)\nSELECT NULL FROM context"
+OPEN = "WITH context AS MATERIALIZED ({settings}\n)\nSELECT public.ae_is_deleted(%s) FROM context"
 OPEN_AND_CLAIM = """
 WITH context AS MATERIALIZED ({settings},
         current_setting('lock_timeout') AS lock_timeout,
@@ -41,7 +41,8 @@ WITH context AS MATERIALIZED ({settings},
     ON CONFLICT DO NOTHING
     RETURNING true
 )
-SELECT EXISTS (SELECT FROM claimed), set_config('lock_timeout', (SELECT lock_timeout FROM context), true)
+SELECT public.ae_is_deleted(%s), EXISTS (SELECT FROM claimed),
+    set_config('lock_timeout', (SELECT lock_timeout FROM context), true)
 """
 
 CLAIM = """

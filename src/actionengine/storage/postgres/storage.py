@@ -212,6 +212,11 @@ class PostgresStorage(SQLStorage):
         ((made,),) = self._query(mode, "SELECT public.ae_create_tenant(%s, %s, %s, %s)", parameters)
         return bool(made)
 
+    def _delete_tenant(self, slug: str, mode: Mode) -> bool:
+        parameters = (slug, self._signature("delete_tenant"))
+        ((deleted,),) = self._query(mode, "SELECT public.ae_delete_tenant(%s, %s)", parameters)
+        return bool(deleted)
+
     def _list_tenants(self, mode: Mode) -> Sequence[Tenant]:
         signature = self._signature("list_tenants")
         rows = self._query(mode, "SELECT tenant_id, slug FROM public.ae_list_tenants(%s)", (signature,))

@@ -17,6 +17,7 @@ from actionengine.storage.postgres.errors import is_lost, key_too_long, swallowe
 from actionengine.storage.postgres.rows import event_values, log_id, log_row, log_values, text
 from actionengine.storage.postgres.statements import CLAIM, CLEAN, MOST_ROWS, READ_LOG, record_statement
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+from actionengine.storage.tenants import tenant_deleted
 
 if TYPE_CHECKING:
     from actionengine.storage.postgres.storage import PostgresStorage
@@ -80,18 +81,26 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         parameters.extend(storage.limits)
         opening = storage.opening[self._read_only]
         if claim is None:
-            self._driver.execute((storage.begin, ()), (opening.plain, parameters), until=self._deadline)
+            parameters.append(tenant_id)
+            rows = self._driver.execute((storage.begin, ()), (opening.plain, parameters), until=self._deadline)
+            self._check_deleted(rows[0][0])
             return None
-        parameters += (milliseconds(wait), tenant_id, claim.action, claim.key, claim.fingerprint)
+        parameters += (milliseconds(wait), tenant_id, claim.action, claim.key, claim.fingerprint, tenant_id)
         try:
-            ((is_claimed, _),) = self._driver.execute(
+            ((is_deleted, is_claimed, _),) = self._driver.execute(
                 (storage.begin, ()), (opening.claiming, parameters), until=self._deadline
             )
         except psycopg.errors.LockNotAvailable:
             return ClaimAnswer("in_progress")
         except psycopg.errors.ProgramLimitExceeded:
             raise key_too_long() from None
+        self._check_deleted(is_deleted)
         return CLAIMED if is_claimed else self._claim_in_transaction(claim, wait)
+
+    def _check_deleted(self, is_deleted: bool) -> None:
+        # What it has left, its events above all, can still be read.
+        if is_deleted and not self._is_lookup:
+            raise tenant_deleted()
 
     def _claim_in_transaction(self, claim: Claim, wait: float) -> ClaimAnswer:
         self.execute("SAVEPOINT ae_claim", ())

@@ -76,6 +76,14 @@ class SQLStorage(ABC):
         """The same."""
         return await self._create("async", slug, name)
 
+    def delete_tenant(self, *, slug: str) -> bool:
+        """Close a tenant; whether there was one. Its rows stay."""
+        return drive(self._run("sync", self._delete_tenant, slug, "sync"))
+
+    async def delete_tenant_async(self, *, slug: str) -> bool:
+        """The same."""
+        return await self._run("async", self._delete_tenant, slug, "async")
+
     def list_tenants(self) -> Sequence[Tenant]:
         """All tenants, by slug."""
         return drive(self._run("sync", self._list_tenants, "sync"))
@@ -193,6 +201,9 @@ class SQLStorage(ABC):
 
     @abstractmethod
     def _create_tenant(self, tenant: Tenant, name: str, mode: Mode) -> bool: ...
+
+    @abstractmethod
+    def _delete_tenant(self, slug: str, mode: Mode) -> bool: ...
 
     @abstractmethod
     def _list_tenants(self, mode: Mode) -> Sequence[Tenant]: ...

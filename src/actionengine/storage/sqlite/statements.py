@@ -70,6 +70,32 @@ ON CONFLICT DO NOTHING
 RETURNING slug
 """
 
+FIND_TENANT = """
+SELECT tenant_id
+FROM main.ae_tenants
+WHERE slug = ? AND deleted_at IS NULL
+"""
+
+DELETE_TENANT = """
+UPDATE main.ae_tenants
+SET deleted_at = ?
+WHERE slug = ? AND deleted_at IS NULL
+RETURNING slug
+"""
+
+LIST_TENANTS = """
+SELECT tenant_id, slug
+FROM main.ae_tenants
+WHERE deleted_at IS NULL
+ORDER BY slug
+"""
+
+IS_DELETED = """
+SELECT true
+FROM main.ae_tenants
+WHERE tenant_id = ? AND deleted_at IS NOT NULL
+"""
+
 # Temporary tables, which would stand before ours, and other files.
 LEFTOVERS = """
 SELECT (SELECT count(*) FROM temp.sqlite_master)

@@ -26,7 +26,16 @@ from actionengine.storage.sql.pools import Pools
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.sqlite.errors import known
-from actionengine.storage.sqlite.statements import CREATE_TENANT, DOCUMENTS, LIST_DOCUMENTS, PURGE_KEYS, READ_EVENTS
+from actionengine.storage.sqlite.statements import (
+    CREATE_TENANT,
+    DELETE_TENANT,
+    DOCUMENTS,
+    FIND_TENANT,
+    LIST_DOCUMENTS,
+    LIST_TENANTS,
+    PURGE_KEYS,
+    READ_EVENTS,
+)
 from actionengine.storage.sqlite.unit_of_work import Grip, SQLiteUnitOfWork
 from actionengine.storage.turns import Turns
 
@@ -192,7 +201,7 @@ class SQLiteStorage(SQLStorage):
         return came
 
     def _find_tenant(self, slug: str, mode: Mode) -> Tenant | None:
-        for (id,) in self._query(mode, "SELECT tenant_id FROM main.ae_tenants WHERE slug = ?", (slug,), writes=False):
+        for (id,) in self._query(mode, FIND_TENANT, (slug,), writes=False):
             return Tenant(UUID(id), slug)
         return None
 
@@ -200,8 +209,11 @@ class SQLiteStorage(SQLStorage):
         parameters = (str(tenant.id), tenant.slug, name, self.time_in(datetime.now(UTC)))
         return bool(self._query(mode, CREATE_TENANT, parameters, writes=True))
 
+    def _delete_tenant(self, slug: str, mode: Mode) -> bool:
+        return bool(self._query(mode, DELETE_TENANT, (self.time_in(datetime.now(UTC)), slug), writes=True))
+
     def _list_tenants(self, mode: Mode) -> Sequence[Tenant]:
-        rows = self._query(mode, "SELECT tenant_id, slug FROM main.ae_tenants ORDER BY slug", (), writes=False)
+        rows = self._query(mode, LIST_TENANTS, (), writes=False)
         return [Tenant(UUID(id), slug) for id, slug in rows]
 
     def _purge_expired_keys(self, limit: int, mode: Mode) -> int:

@@ -16,6 +16,7 @@ from actionengine.storage.sql.bridge import await_
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.sqlite.statements import (
     CLAIM,
+    IS_DELETED,
     LEFTOVERS,
     READ_KEY,
     READ_LOG,
@@ -24,6 +25,7 @@ from actionengine.storage.sqlite.statements import (
     WRITE_LOG,
     WRITE_SUBJECT,
 )
+from actionengine.storage.tenants import tenant_deleted
 
 if TYPE_CHECKING:
     from actionengine.storage.sqlite.storage import SQLiteStorage
@@ -86,10 +88,11 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         self._grip = storage.prepare(self._pooled)
         connection: Any = self._pooled.dbapi_connection
         self._cursor = connection.cursor()
+        self._cursor.execute("BEGIN" if self._read_only else "BEGIN IMMEDIATE")
+        if self.execute(IS_DELETED, (self._tenant_id,)):
+            raise tenant_deleted()
         if self._read_only:
-            self._cursor.execute("BEGIN")
             return None
-        self._cursor.execute("BEGIN IMMEDIATE")
         self._grip.tenant = self._tenant_id if self._action_id else None
         return self._claim_in_transaction(claim, wait) if claim is not None else None
 

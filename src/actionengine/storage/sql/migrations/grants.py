@@ -11,7 +11,7 @@ GRANT SELECT, INSERT ON public.ae_outbox TO {role};
 GRANT SELECT ON SEQUENCE public.ae_event_position TO {role};
 GRANT SELECT ON public.ae_schema TO {role};
 GRANT EXECUTE ON FUNCTION public.ae_find_tenant(text, text), public.ae_create_tenant(uuid, text, text, text),
-    public.ae_list_tenants(text), public.ae_purge_keys(integer, text) TO {role};
+    public.ae_delete_tenant(text, text), public.ae_list_tenants(text), public.ae_purge_keys(integer, text) TO {role};
 """
 
 

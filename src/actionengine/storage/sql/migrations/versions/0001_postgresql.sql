@@ -58,6 +58,7 @@ CREATE TABLE public.ae_tenants (
     slug       text COLLATE "C" NOT NULL,
     name       text             NOT NULL,
     created_at timestamptz      NOT NULL DEFAULT now(),
+    deleted_at timestamptz,
     CONSTRAINT ae_tenants_slug UNIQUE (slug)
 );
 
@@ -278,8 +279,23 @@ CREATE FUNCTION public.ae_find_tenant(wanted text, signature text) RETURNS uuid
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM public.ae_operate('find_tenant', signature);
-    RETURN (SELECT t.tenant_id FROM public.ae_tenants t WHERE t.slug = wanted);
+    RETURN (SELECT t.tenant_id FROM public.ae_tenants t WHERE t.slug = wanted AND t.deleted_at IS NULL);
 END $$;
+
+CREATE FUNCTION public.ae_delete_tenant(unwanted text, signature text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM public.ae_operate('delete_tenant', signature);
+    UPDATE public.ae_tenants t SET deleted_at = now() WHERE t.slug = unwanted AND t.deleted_at IS NULL;
+    RETURN FOUND;
+END $$;
+
+-- Asked for each unit of work. It tells nothing of a tenant that is there.
+
+CREATE FUNCTION public.ae_is_deleted(tenant uuid) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM public.ae_tenants t WHERE t.tenant_id = tenant AND t.deleted_at IS NOT NULL)
+$$;
 
 CREATE FUNCTION public.ae_create_tenant(new_id uuid, new_slug text, new_name text, signature text) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -294,7 +310,7 @@ CREATE FUNCTION public.ae_list_tenants(signature text) RETURNS TABLE (tenant_id 
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM public.ae_operate('list_tenants', signature);
-    RETURN QUERY SELECT t.tenant_id, t.slug FROM public.ae_tenants t ORDER BY t.slug;
+    RETURN QUERY SELECT t.tenant_id, t.slug FROM public.ae_tenants t WHERE t.deleted_at IS NULL ORDER BY t.slug;
 END $$;
 
 CREATE FUNCTION public.ae_purge_keys(most integer, signature text) RETURNS integer
@@ -320,6 +336,7 @@ END $$;
 REVOKE EXECUTE ON FUNCTION
     public.ae_find_tenant(text, text),
     public.ae_create_tenant(uuid, text, text, text),
+    public.ae_delete_tenant(text, text),
     public.ae_list_tenants(text),
     public.ae_purge_keys(integer, text)
 FROM PUBLIC;

@@ -7,7 +7,8 @@ CREATE TABLE ae_tenants (
     tenant_id  TEXT NOT NULL PRIMARY KEY,
     slug       TEXT NOT NULL UNIQUE,
     name       TEXT NOT NULL,
-    created_at TEXT NOT NULL
+    created_at TEXT NOT NULL,
+    deleted_at TEXT
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE ae_documents (
