@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--json] [--only NAME ...] [--seconds S]`."""
+"""`python -m benchmarks [--json] [--only NAME ...] [--seconds S] [--log-rows N]`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,29 @@ from collections.abc import Callable, Mapping
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import bare_pipeline, boot, full_pipeline, import_time, routing
-from benchmarks.report import Row, duration
+from benchmarks import (
+    bare_pipeline,
+    boot,
+    full_pipeline,
+    governed_peers,
+    governed_postgres,
+    idle_memory,
+    import_time,
+    log_growth,
+    routing,
+)
+from benchmarks.report import Row, amount
 
-BENCHMARKS: Mapping[str, Callable[[float], list[Row]]] = {
+BENCHMARKS: Mapping[str, Callable[..., list[Row]]] = {
     "full_pipeline": full_pipeline.run,
     "bare_pipeline": bare_pipeline.run,
     "routing": routing.run,
     "import_time": import_time.run,
     "boot": boot.run,
+    "governed_postgres": governed_postgres.run,
+    "governed_peers": governed_peers.run,
+    "log_growth": log_growth.run,
+    "idle_memory": idle_memory.run,
 }
 
 _WIDTH = 140
@@ -32,7 +46,8 @@ def main() -> None:
     rows: list[Row] = []
     for name in options.only or BENCHMARKS:
         with progress.status(name):
-            rows += BENCHMARKS[name](options.seconds)
+            more = {"many": options.log_rows} if name == "log_growth" else {}
+            rows += BENCHMARKS[name](options.seconds, **more)
     if options.json:
         json.dump({"python": platform.python_version(), "rows": [row.to_dict() for row in rows]}, sys.stdout, indent=2)
         print()
@@ -43,9 +58,12 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks", description="What the library costs, beside its peers")
-    parser.add_argument("--json", action="store_true", help="machine-readable, times in seconds")
+    parser.add_argument("--json", action="store_true", help="machine-readable, times in seconds, memory in KB")
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each benchmark takes, about (default: 5)")
+    parser.add_argument(
+        "--log-rows", type=int, default=log_growth.MANY, help=f"of log_growth (default: {log_growth.MANY:,})"
+    )
     return parser.parse_args()
 
 
@@ -61,10 +79,10 @@ def _table(rows: list[Row]) -> Table:
         table.add_row(
             row.what,
             row.against,
-            f"{duration(row.ours.median)}\n({duration(row.ours.min)})",
-            f"{duration(row.peer.median)}\n({duration(row.peer.min)})",
+            f"{amount(row.ours.median, row.unit)}\n({amount(row.ours.min, row.unit)})",
+            f"{amount(row.peer.median, row.unit)}\n({amount(row.peer.min, row.unit)})",
             f"{row.ratio:.2f}",
-            duration(row.more),
+            amount(row.more, row.unit),
             row.aim.text if row.aim else "",
             {None: "", True: "[green]yes[/]", False: "[red]no[/]"}[row.met],
         )

@@ -1,12 +1,15 @@
-"""A row of the report: what was timed, against what, the aim, and whether it is met."""
+"""A row of the report: what was measured, against what, the aim, and whether it is met."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.timing import Timing
+
+Unit = Literal["s", "KB"]
+"""Of the numbers of a row: seconds a call, or kilobytes a thing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +30,16 @@ class Row:
     ours: Timing
     peer: Timing
     aim: Aim | None = None
+    unit: Unit = "s"
 
     @property
     def ratio(self) -> float:
-        """Our time over the peer's."""
+        """Our time (or memory) over the peer's."""
         return self.ours.ratio_to(self.peer)
 
     @property
     def more(self) -> float:
-        """Seconds more than the peer's."""
+        """How much more than the peer's, in `unit`."""
         return self.ours.more_than(self.peer)
 
     @property
@@ -44,11 +48,12 @@ class Row:
         return None if self.aim is None else self.aim.holds(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """The row as JSON values; times are in seconds."""
+        """The row as JSON values; numbers are in `unit`."""
         return {
             "name": self.name,
             "what": self.what,
             "against": self.against,
+            "unit": self.unit,
             "rounds": len(self.ours.rounds),
             "ours": {"min": self.ours.min, "median": self.ours.median},
             "peer": {"min": self.peer.min, "median": self.peer.median},
@@ -69,9 +74,19 @@ def at_most_more(seconds: float) -> Aim:
     return Aim(f"≤ {duration(seconds)} more", lambda row: row.more <= seconds)
 
 
+def throughput_of(times: float) -> Aim:
+    """At least so many times the peer's throughput."""
+    return Aim(f"≥ {times:g} times its throughput", lambda row: row.ratio * times <= 1)
+
+
 def at_most(seconds: float) -> Aim:
     """At most so long, whatever the peer takes."""
     return Aim(f"≤ {duration(seconds)}", lambda row: row.ours.median <= seconds)
+
+
+def amount(number: float, unit: Unit) -> str:
+    """A measured number for people to read."""
+    return duration(number) if unit == "s" else f"{number:.3g} {unit}"
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,8 @@ is in a host, but nobody pays for what another one left behind.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
 from statistics import median
@@ -35,7 +36,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds a call, one for each round."""
+    """Seconds a call (or what else a benchmark measures), one for each round."""
 
     rounds: tuple[float, ...]
 
@@ -76,28 +77,38 @@ def take_turns(contenders: tuple[Contender, ...], seconds: float, most_calls: in
     return {name: Timing(tuple(times)) for name, times in rounds.items()}
 
 
-def take_samples(measures: Mapping[str, Callable[[], float]], seconds: float) -> dict[str, Timing]:
-    """The same for contenders that measure themselves: each call gives the seconds that it took."""
+def take_samples(
+    measures: Mapping[str, Callable[[], float]], seconds: float, fewest: int = FEWEST_ROUNDS
+) -> dict[str, Timing]:
+    """The same for contenders that measure themselves: each call gives the seconds that it took (or what else it is
+    that they measure). At least `fewest` rounds."""
     rounds: dict[str, list[float]] = {name: [] for name in measures}
     started = perf_counter()
     for done in range(MOST_ROUNDS):
-        if done >= FEWEST_ROUNDS and perf_counter() - started >= seconds:
+        if done >= fewest and perf_counter() - started >= seconds:
             break
         for name, measure in measures.items():
             rounds[name].append(measure())
     return {name: Timing(tuple(times)) for name, times in rounds.items()}
 
 
+@contextmanager
+def settled() -> Iterator[None]:
+    """A collected heap, whose survivors are frozen while the block runs."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def _slice(contender: Contender, calls: int) -> float:
     call = contender.prepare()
     for _ in repeat(None, calls // 20):
         call()
-    gc.collect()
-    gc.freeze()
-    try:
+    with settled():
         return _timed(call, calls)
-    finally:
-        gc.unfreeze()
 
 
 def _timed(call: Call, calls: int) -> float:

@@ -174,7 +174,8 @@ class Pipeline(Stages):
         if plan.after:
             await self.after_hooks(execution)
         try:
-            execution.output = plan.shown(execution.value)
+            if execution.output is None:
+                execution.output = plan.shown(execution.value)
         except (PydanticSerializationError, ValueError, TypeError) as error:
             raise failing(
                 ErrorCode.INTERNAL, f"{plan.name} returned something that has no JSON form: {error}"

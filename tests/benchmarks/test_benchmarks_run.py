@@ -6,7 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.__main__ import BENCHMARKS
+
+from benchmarks import governed_peers
+
 ROOT = Path(__file__).parents[2]
+INSTALLS = {"governed_peers"}
 ROWS = [
     "full_pipeline",
     "full_pipeline_built",
@@ -17,6 +22,19 @@ ROWS = [
     "import_time_used",
     "boot_one_model",
     "boot_many_models",
+    *(
+        f"governed_postgres_{world}_{workers}_{write}"
+        for world in ("sync", "async")
+        for workers in (1, 4, 16)
+        for write in ("records", "core")
+    ),
+    "log_growth_action",
+    "log_growth_subject",
+    "log_growth_actor",
+    "log_growth_newest",
+    "idle_memory",
+    "idle_memory_postgres",
+    "idle_memory_connection",
 ]
 
 
@@ -31,7 +49,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_json_has_every_row_with_finite_positive_numbers() -> None:
-    done = run("--json")
+    done = run("--json", "--log-rows", "1000", "--only", *(name for name in BENCHMARKS if name not in INSTALLS))
 
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
@@ -40,6 +58,7 @@ def test_json_has_every_row_with_finite_positive_numbers() -> None:
         numbers = (row["ratio"], *row["ours"].values(), *row["peer"].values())
         assert all(math.isfinite(number) and number > 0 for number in numbers), row
         assert math.isfinite(row["more"])
+        assert row["unit"] in {"s", "KB"}
         assert (row["met"] is None) == (row["aim"] is None)
 
 
@@ -56,3 +75,11 @@ def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
 
     assert done.returncode == 2
     assert "full_pipeline" in done.stderr
+
+
+def test_the_peers_that_a_benchmark_installs_are_pinned_and_have_a_program() -> None:
+    pins = dict(pin.split("==") for pin in governed_peers.pins())
+
+    assert {"airlock-sdk", "dbos"} <= pins.keys()
+    for peer in governed_peers.PEERS:
+        assert f"def {peer}(" in governed_peers.PROGRAM.read_text()

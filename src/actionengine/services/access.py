@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic_core import to_json
+
 from actionengine.action_context import ActionContext
 from actionengine.approval_record import PendingApproval
 from actionengine.execution_state import Approved, Execution
@@ -39,6 +41,10 @@ class SystemAccess:
     async def execute_approved(self, pending: PendingApproval, approved: Approved) -> tuple[Any, str | None]:
         """Run an approved action here: its value, or the id of a further approval."""
         return await self._pipeline.execute_approved(self._execution, pending, approved)
+
+    def show(self, output: Any) -> None:
+        """What the action log shows as the output, instead of all of it."""
+        self._execution.output = to_json(output)
 
     def add_subject(self, subject: str) -> None:
         """Name what this execution is about."""

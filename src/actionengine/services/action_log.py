@@ -91,9 +91,12 @@ async def _list(data: LogListing, ctx: ActionContext) -> Result[LogPage, ActionE
     query = LogQuery(**data.model_dump())
     if query.subject is not None:
         query = query._replace(subject=query.subject[:LONGEST_SUBJECT])
-    rows = await access_of(ctx).read_log(query)
-    items = tuple(LogEntry.of(row) for row in rows)
-    return Success(LogPage(items=items, next=items[-1].id if len(items) == data.limit else None))
+    access = access_of(ctx)
+    rows = await access.read_log(query)
+    page = LogPage(items=tuple(LogEntry.of(row) for row in rows), next=rows[-1].id if len(rows) == data.limit else None)
+    # A page of the log in the log would be in the next page again, with all that is in it.
+    access.show({"items": len(page.items), "next": page.next})
+    return Success(page)
 
 
 action_log: Service = create_service(

@@ -11,7 +11,8 @@ from actionengine.storage.postgres.driver import Row
 from actionengine.storage.sql.migrations import HEAD
 
 ROLE = """
-SELECT current_user, role.rolsuper, role.rolbypassrls, pg_has_role(schema.relowner, 'USAGE')
+SELECT current_user, role.rolsuper, role.rolbypassrls, pg_has_role(schema.relowner, 'USAGE'),
+    has_schema_privilege('public', 'CREATE')
 FROM pg_roles role
 LEFT JOIN pg_class schema ON schema.oid = to_regclass('public.ae_schema')
 WHERE role.rolname = current_user
@@ -19,9 +20,9 @@ WHERE role.rolname = current_user
 
 
 def check(query: Callable[..., list[Row]], database: str, signature: str | None, allow_strong_role: bool) -> None:
-    """Raises `ConfigurationError`, which says what to do: for a role that is too strong, for a schema that is missing
+    """Raises `ConfigurationError`, which says what to do: for a role that may do too much, for a schema that is missing
     or of another version, and where the signing keys of the storage and of the database differ."""
-    ((role, is_superuser, bypasses, owns),) = query(ROLE)
+    ((role, is_superuser, bypasses, owns, creates),) = query(ROLE)
     upgrade = f"run `actionengine db upgrade --url ... --app-role {role}` as the owner"
     if owns is None:
         raise ConfigurationError(f"the database {database!r} has no actionengine schema: {upgrade}")
@@ -33,6 +34,11 @@ def check(query: Callable[..., list[Row]], database: str, signature: str | None,
                 f"(CREATE ROLE app LOGIN, then `actionengine db upgrade --url ... --app-role app`), or pass "
                 f"allow_strong_role=True for local play"
             )
+    if creates and not allow_strong_role:
+        raise ConfigurationError(
+            f"the role {role!r} may create objects in the schema public, where they could stand before the library's: "
+            f"run `REVOKE CREATE ON SCHEMA public FROM PUBLIC, {role}` as the owner"
+        )
     try:
         ((version,),) = query("SELECT max(version) FROM public.ae_schema")
     except psycopg.errors.InsufficientPrivilege:

@@ -50,19 +50,26 @@ class Driver:
         status: int = self._pgconn.transaction_status
         return status
 
-    def execute(self, *statements: Statement, until: float | None = None) -> list[Row]:
+    @property
+    def prepared(self) -> int:
+        """How many statements are prepared, by this and by the driver itself."""
+        by_driver = getattr(getattr(self._connection, "_prepared", None), "_names", ())
+        return len(self._prepared or ()) + len(by_driver)
+
+    def execute(self, *statements: Statement, until: float | None = None, first: str | None = None) -> list[Row]:
         """Send statements in one round trip; the rows of the last. Where one fails, those after it are not run.
 
-        Parameters, marked `%s`, are texts, numbers, UUIDs, times with a zone, or None. The answer has to come before
-        `until` (`time.monotonic`), and within the storage's `answer_timeout`. Raises `psycopg.Error`.
+        Parameters, marked `%s`, are texts, numbers, UUIDs, times with a zone, or None. `first` is a statement that
+        comes before them and is not prepared. The answer has to come before `until` (`time.monotonic`), and within the
+        storage's `answer_timeout`. Raises `psycopg.Error`.
         """
         deadline = monotonic() + self._answer_timeout
         self._deadline = deadline if until is None else min(deadline, until)
         if self._mode == "async":
-            result = await_(self._execute_async(statements))
+            result = await_(self._execute_async(statements, first))
         else:
             with self._connection.lock:
-                result = self._connection.wait(self._round_trip(statements))
+                result = self._connection.wait(self._round_trip(statements, first))
         if not result.ntuples:
             return []
         transformer = Transformer(self._connection)
@@ -72,7 +79,7 @@ class Driver:
     def rollback(self) -> None:
         """End a transaction, in whatever state it is."""
         if self._pgconn.transaction_status != TransactionStatus.IDLE:
-            self.execute(("ROLLBACK", ()))
+            self.execute(first="ROLLBACK")
 
     def cancel(self) -> None:
         """Stop the statement that another thread or task is waiting for."""
@@ -80,17 +87,17 @@ class Driver:
         if self._mode == "async":
             await_(outcome)
 
-    async def _execute_async(self, statements: Sequence[Statement]) -> Any:
+    async def _execute_async(self, statements: Sequence[Statement], first: str | None) -> Any:
         async with self._connection.lock:
-            return await self._connection.wait(self._round_trip(statements))
+            return await self._connection.wait(self._round_trip(statements, first))
 
-    def _round_trip(self, statements: Sequence[Statement]) -> Generator[Wait, Ready, Any]:
+    def _round_trip(self, statements: Sequence[Statement], first: str | None) -> Generator[Wait, Ready, Any]:
         pgconn = self._pgconn
         if pgconn.pipeline_status != PipelineStatus.OFF:
             raise psycopg.OperationalError("the connection was interrupted in the middle of a statement")
         encoded = [(_wired(statement), [_encoded(value) for value in values]) for statement, values in statements]
         pgconn.enter_pipeline_mode()
-        preparing = self._send(encoded)
+        preparing = self._send(encoded, first)
         pgconn.pipeline_sync()
         while pgconn.flush():
             if (yield Wait.RW) & Ready.R:
@@ -131,10 +138,15 @@ class Driver:
             return error_from_result(failed)
         return psycopg.OperationalError("the connection is lost")
 
-    def _send(self, statements: Sequence[tuple[Wired, list[bytes | None]]]) -> Iterator[bytes | None]:
+    def _send(
+        self, statements: Sequence[tuple[Wired, list[bytes | None]]], first: str | None
+    ) -> Iterator[bytes | None]:
         """Send statements; for each result to come, the name of what it prepares, if anything."""
         pgconn, prepared = self._pgconn, self._prepared
         results: list[bytes | None] = []
+        if first is not None:
+            pgconn.send_query_params(first.encode(), None)
+            results.append(None)
         for (name, statement), parameters in statements:
             is_ready = prepared is not None and (name in prepared or name in results)
             if not is_ready and (prepared is None or len(prepared) + len(results) > MOST_PREPARED):

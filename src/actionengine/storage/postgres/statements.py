@@ -1,5 +1,5 @@
-"""What `PostgresStorage` says to the database. Everything is named with its schema: a handler's own SQL can make
-temporary tables, which would otherwise stand before ours."""
+"""What `PostgresStorage` says to the database. Tables and types are named with their schemas: a handler's own SQL can
+make temporary ones, which would otherwise stand before ours."""
 
 from __future__ import annotations
 
@@ -53,23 +53,20 @@ FROM public.ae_claim(%s, %s, %s, %s, %s)
 DOCUMENTS = DocumentStatements(
     insert="""
 INSERT INTO public.ae_documents (tenant_id, collection, id, version, data, created_at, updated_at)
-SELECT new.tenant_id, new.collection, new.id, 1, new.data, new.at, new.at
-FROM (VALUES (%s::uuid, %s::text, %s::text, %s::json, %s::timestamptz)) new (tenant_id, collection, id, data, at)
+VALUES (%s, %s, %s, 1, %s, %s, %s)
 ON CONFLICT DO NOTHING
 RETURNING version
 """,
     get="""
-SELECT version, data::text, created_at, updated_at
+SELECT version, data::pg_catalog.text, created_at, updated_at
 FROM public.ae_documents
 WHERE tenant_id = %s AND collection = %s AND id = %s
 """,
     update="""
-UPDATE public.ae_documents d
-SET version = d.version + 1, data = new.data, updated_at = new.at
-FROM (VALUES (%s::uuid, %s::text, %s::text, %s::integer, %s::json, %s::timestamptz))
-    new (tenant_id, collection, id, version, data, at)
-WHERE d.tenant_id = new.tenant_id AND d.collection = new.collection AND d.id = new.id AND d.version = new.version
-RETURNING d.created_at
+UPDATE public.ae_documents
+SET version = version + 1, data = %s, updated_at = %s
+WHERE tenant_id = %s AND collection = %s AND id = %s AND version = %s
+RETURNING created_at
 """,
     delete="""
 DELETE FROM public.ae_documents
@@ -84,7 +81,7 @@ WHERE tenant_id = %s AND collection = %s AND id = %s
 )
 
 LIST_DOCUMENTS = """
-SELECT id, version, data::text, created_at, updated_at
+SELECT id, version, data::pg_catalog.text, created_at, updated_at
 FROM public.ae_documents
 WHERE tenant_id = %s AND collection = %s AND id > %s
 ORDER BY id
@@ -93,19 +90,23 @@ LIMIT %s
 
 # Containment finds candidates; equality, field by field, decides.
 FIND_DOCUMENTS = """
-SELECT id, version, data::text, created_at, updated_at
+SELECT id, version, data::pg_catalog.text, created_at, updated_at
 FROM public.ae_documents
 WHERE tenant_id = %s AND collection = %s AND id > %s
-    AND data::jsonb @> %s::jsonb
-    AND (SELECT bool_and(data::jsonb -> wanted.key = wanted.value) FROM jsonb_each(%s::jsonb) wanted)
+    AND data::pg_catalog.jsonb @> %s::pg_catalog.jsonb
+    AND (
+        SELECT bool_and(data::pg_catalog.jsonb -> wanted.key = wanted.value)
+        FROM jsonb_each(%s::pg_catalog.jsonb) wanted
+    )
 ORDER BY id
 LIMIT %s
 """
 
 READ_LOG = """
 SELECT id, parent_id, tenant_id, actor_type, actor_id, approved_by, approval_id, source, reason, action,
-    subjects::text, input::text, output::text, outcome, error::text, decision, started_at, latency, idempotency_key,
-    request_id, model, prompt_version, input_tokens, output_tokens, cost_usd
+    subjects::pg_catalog.text, input::pg_catalog.text, output::pg_catalog.text, outcome, error::pg_catalog.text,
+    decision, started_at, latency, idempotency_key, request_id, model, prompt_version, input_tokens, output_tokens,
+    cost_usd
 FROM public.ae_action_log
 WHERE tenant_id = %s{conditions}
 ORDER BY id DESC
@@ -113,12 +114,18 @@ LIMIT %s
 """
 
 READ_EVENTS = """
-SELECT position, id, tenant_id, type, subject, payload::text, action, action_id, actor_type, actor_id, occurred_at
+SELECT position, id, tenant_id, type, subject, payload::pg_catalog.text, action, action_id, actor_type, actor_id,
+    occurred_at
 FROM public.ae_events
 WHERE tenant_id = %s AND position > %s AND position <= %s
 ORDER BY position
 LIMIT %s
 """
+
+
+def _row(*types: str) -> str:
+    return f"({', '.join(f'%s::pg_catalog.{type}' for type in types)})"
+
 
 # Positions are taken after the lock, which tells readers that events up to here may still be on their way.
 _HORIZON = """horizon AS MATERIALIZED (
@@ -150,22 +157,28 @@ _EVENTS = """events AS (
     SELECT tenant_id, position
     FROM events
 )"""
-_EVENT_ROW = (
-    "(%s::uuid, %s::uuid, %s::text, %s::text, %s::json, %s::text, %s::uuid, %s::text, %s::text, %s::timestamptz)"
-)
+_EVENT_ROW = _row("uuid", "uuid", "text", "text", "json", "text", "uuid", "text", "text", "timestamptz")
 _RESULTS = """results AS (
     UPDATE public.ae_idempotency_keys used
     SET fingerprint = new.fingerprint, result = new.result, approval_id = new.approval_id, expires_at = new.expires_at
     FROM (VALUES {rows}) new (tenant_id, action, key, fingerprint, result, approval_id, expires_at)
     WHERE used.tenant_id = new.tenant_id AND used.action = new.action AND used.key = new.key
 )"""
-_RESULT_ROW = "(%s::uuid, %s::text, %s::text, %s::text, %s::text, %s::text, %s::timestamptz)"
+_RESULT_ROW = _row("uuid", "text", "text", "text", "text", "text", "timestamptz")
 
 MOST_ROWS = 200
 """Rows in one recording statement; it has at most 65,535 parameters. More of them take several statements."""
 
-# What a handler's own SQL can leave behind in a connection: settings, temporary tables, cursors, locks, a role. The
-# last statement tells whether it prepared statements, under names that may be the driver's.
+# A handler's own SQL can put statements of its own under the names of those that the library has prepared. This one is
+# sent without a name before what must not be replaced; a division by zero says that it happened.
+GUARD = """
+SELECT 1 / (count(*) = 0)::integer
+FROM pg_catalog.pg_prepared_statements
+WHERE from_sql AND name LIKE 'ae\\_%'
+"""
+
+# What else it can leave behind in a connection: settings, temporary tables, cursors, locks, a role. The last statement
+# tells how many statements were prepared by SQL, and how many by the library and the driver.
 CLEAN = [
     (statement, ())
     for statement in (
@@ -176,7 +189,8 @@ CLEAN = [
         "SELECT pg_advisory_unlock_all()",
         "DISCARD TEMP",
         "DISCARD SEQUENCES",
-        "SELECT EXISTS (SELECT FROM pg_prepared_statements WHERE from_sql)",
+        "SELECT count(*) FILTER (WHERE from_sql), count(*) FILTER (WHERE NOT from_sql)"
+        " FROM pg_catalog.pg_prepared_statements",
     )
 ]
 

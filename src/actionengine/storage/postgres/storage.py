@@ -213,7 +213,7 @@ class PostgresStorage(SQLStorage):
         return bool(made)
 
     def _delete_tenant(self, slug: str, mode: Mode) -> bool:
-        parameters = (slug, self._signature("delete_tenant"))
+        parameters = (slug, self._signature(f"delete_tenant|{slug}"))
         ((deleted,),) = self._query(mode, "SELECT public.ae_delete_tenant(%s, %s)", parameters)
         return bool(deleted)
 

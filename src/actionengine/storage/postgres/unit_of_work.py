@@ -15,7 +15,7 @@ from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, LogQuery, Log
 from actionengine.storage.postgres.driver import Driver, Row, Statement, milliseconds
 from actionengine.storage.postgres.errors import is_lost, key_too_long, swallowed
 from actionengine.storage.postgres.rows import event_values, log_id, log_row, log_values, text
-from actionengine.storage.postgres.statements import CLAIM, CLEAN, MOST_ROWS, READ_LOG, record_statement
+from actionengine.storage.postgres.statements import CLAIM, CLEAN, GUARD, MOST_ROWS, READ_LOG, record_statement
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.tenants import tenant_deleted
 
@@ -127,14 +127,15 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             ("started_at >= %s", query.since),
             ("started_at < %s", query.until),
             ("id < %s", log_id(query.before) if query.before is not None else None),
-            (
-                "id IN (SELECT log_id FROM public.ae_action_log_subjects s WHERE s.tenant_id = %s AND s.subject = %s)",
-                query.subject,
-            ),
         ):
             if value is not None:
                 conditions.append(condition)
-                values.extend((self.tenant.id, value) if value is query.subject else (value,))
+                values.append(value)
+        if query.subject is not None:
+            conditions.append(
+                "id IN (SELECT log_id FROM public.ae_action_log_subjects WHERE tenant_id = %s AND subject = %s)"
+            )
+            values += (self.tenant.id, query.subject)
         statement = READ_LOG.format(conditions="".join(f"\n    AND {condition}" for condition in conditions))
         rows = self.query(statement, (self.tenant.id, *values, query.limit))
         return [log_row(row) for row in rows]
@@ -181,9 +182,13 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         if self._connection is None:
             self._driver.execute(*statements, until=self._deadline)
             return
-        ((is_foul,),) = self._driver.execute(*statements, *CLEAN, until=self._deadline)
-        if is_foul:
-            assert self._pooled is not None
+        assert self._pooled is not None
+        try:
+            ((foreign, own),) = self._driver.execute(*statements, *CLEAN, until=self._deadline, first=GUARD)
+        except psycopg.errors.DivisionByZero:
+            self._pooled.invalidate()
+            raise StorageError("the handler's SQL has replaced statements that the library had prepared") from None
+        if foreign or own != self._driver.prepared:
             self._pooled.invalidate()
 
     def _interrupt(self) -> None:

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 class DocumentStatements(NamedTuple):
-    """A backend's statements over `ae_documents`. Each begins with the parameters tenant and collection.
+    """A backend's statements over `ae_documents`, each with the parameters tenant, collection and id.
 
-    `insert` goes on with id, data and the time, and returns a row where the id was free. `get` (id) returns version,
-    data and both times. `update` (id, expected version, data, time) returns created_at, `delete` (id, expected version)
-    returns the id, `version` (id) the version.
+    `insert` goes on with the data and the time, twice, and returns a row where the id was free. `get` returns version,
+    data and both times. `update` begins with data and time, ends with the expected version, and returns created_at;
+    `delete` ends with the expected version and returns the id. `version` returns the version.
     """
 
     insert: str
@@ -81,7 +81,8 @@ class SQLRecords:
     def _insert(self, id: str | None, encoded: bytes) -> Record:
         self._unit_of_work.touch(self._collection)
         now = datetime.now(UTC)
-        values = (encoded.decode(), self._storage.time_in(now))
+        at = self._storage.time_in(now)
+        values = (encoded.decode(), at, at)
         if id is None:
             # A new id is nobody else's: there is no answer to wait for.
             id = str(uuid7())
@@ -98,9 +99,8 @@ class SQLRecords:
     def _update(self, id: str, encoded: bytes, expected_version: int) -> Record:
         self._unit_of_work.touch(self._collection)
         now = datetime.now(UTC)
-        for (created_at,) in self._query(
-            self._statements.update, id, expected_version, encoded.decode(), self._storage.time_in(now)
-        ):
+        values = (encoded.decode(), self._storage.time_in(now), *self._scope, id, expected_version)
+        for (created_at,) in self._unit_of_work.query(self._statements.update, values):
             created = self._storage.time_out(created_at)
             return Record(id, expected_version + 1, decode_document(encoded), created, now)
         raise self._why_not(id, expected_version)

@@ -9,7 +9,7 @@ from actionengine.storage.sql.documents import DocumentStatements
 DOCUMENTS = DocumentStatements(
     insert="""
 INSERT INTO main.ae_documents (tenant_id, collection, id, version, data, created_at, updated_at)
-VALUES (?1, ?2, ?3, 1, ?4, ?5, ?5)
+VALUES (?, ?, ?, 1, ?, ?, ?)
 ON CONFLICT DO NOTHING
 RETURNING version
 """,
@@ -20,8 +20,8 @@ WHERE tenant_id = ? AND collection = ? AND id = ?
 """,
     update="""
 UPDATE main.ae_documents
-SET version = version + 1, data = ?5, updated_at = ?6
-WHERE tenant_id = ?1 AND collection = ?2 AND id = ?3 AND version = ?4
+SET version = version + 1, data = ?, updated_at = ?
+WHERE tenant_id = ? AND collection = ? AND id = ? AND version = ?
 RETURNING created_at
 """,
     delete="""

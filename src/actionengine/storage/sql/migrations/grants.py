@@ -10,6 +10,7 @@ GRANT SELECT, INSERT ON public.ae_action_log, public.ae_action_log_subjects, pub
 GRANT SELECT, INSERT ON public.ae_outbox TO {role};
 GRANT SELECT ON SEQUENCE public.ae_event_position TO {role};
 GRANT SELECT ON public.ae_schema TO {role};
+GRANT EXECUTE ON FUNCTION public.ae_signed(text, text), public.ae_is_deleted(uuid) TO {role};
 GRANT EXECUTE ON FUNCTION public.ae_find_tenant(text, text), public.ae_create_tenant(uuid, text, text, text),
     public.ae_delete_tenant(text, text), public.ae_list_tenants(text), public.ae_purge_keys(integer, text) TO {role};
 """

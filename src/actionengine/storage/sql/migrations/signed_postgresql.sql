@@ -29,6 +29,4 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE FUNCTION public.ae_writing_tenant() RETURNS uuid
-LANGUAGE sql STABLE AS $$
-    SELECT CASE WHEN current_setting('app.action_id', true) <> '' THEN public.ae_tenant() END
-$$;
+LANGUAGE sql STABLE RETURN CASE WHEN current_setting('app.action_id', true) <> '' THEN public.ae_tenant() END;

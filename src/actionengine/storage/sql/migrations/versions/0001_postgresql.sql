@@ -5,25 +5,19 @@
 -- which replaces the first three functions here).
 
 CREATE FUNCTION public.ae_signed(message text, signature text) RETURNS boolean
-LANGUAGE sql STABLE AS $$
-    SELECT true
-$$;
+LANGUAGE sql STABLE RETURN true;
 
 -- The tenant of this transaction; nobody's where none is set.
 
 CREATE FUNCTION public.ae_tenant() RETURNS uuid
-LANGUAGE sql STABLE AS $$
-    SELECT nullif(current_setting('app.tenant_id', true), '')::uuid
-$$;
+LANGUAGE sql STABLE RETURN nullif(current_setting('app.tenant_id', true), '')::uuid;
 
 -- The same, but nobody's outside an action: what is written needs one.
 
 CREATE FUNCTION public.ae_writing_tenant() RETURNS uuid
-LANGUAGE sql STABLE AS $$
-    SELECT CASE
-        WHEN current_setting('app.action_id', true) <> '' THEN nullif(current_setting('app.tenant_id', true), '')::uuid
-    END
-$$;
+LANGUAGE sql STABLE RETURN CASE
+    WHEN current_setting('app.action_id', true) <> '' THEN nullif(current_setting('app.tenant_id', true), '')::uuid
+END;
 
 CREATE FUNCTION public.ae_require_action() RETURNS trigger
 LANGUAGE plpgsql AS $$
@@ -206,7 +200,7 @@ CREATE FUNCTION public.ae_claim(
     OUT status text, OUT result text, OUT approval_id text
 ) LANGUAGE plpgsql AS $$
 DECLARE
-    this_tenant uuid := current_setting('app.tenant_id')::uuid;
+    this_tenant pg_catalog.uuid := current_setting('app.tenant_id')::pg_catalog.uuid;
     usual_wait  text := current_setting('lock_timeout');
     used        record;
 BEGIN
@@ -285,7 +279,7 @@ END $$;
 CREATE FUNCTION public.ae_delete_tenant(unwanted text, signature text) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM public.ae_operate('delete_tenant', signature);
+    PERFORM public.ae_operate('delete_tenant|' || unwanted, signature);
     UPDATE public.ae_tenants t SET deleted_at = now() WHERE t.slug = unwanted AND t.deleted_at IS NULL;
     RETURN FOUND;
 END $$;
@@ -334,6 +328,8 @@ BEGIN
 END $$;
 
 REVOKE EXECUTE ON FUNCTION
+    public.ae_signed(text, text),
+    public.ae_is_deleted(uuid),
     public.ae_find_tenant(text, text),
     public.ae_create_tenant(uuid, text, text, text),
     public.ae_delete_tenant(text, text),
@@ -351,3 +347,14 @@ ALTER TABLE public.ae_schema ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.ae_schema FORCE ROW LEVEL SECURITY;
 CREATE POLICY ae_read ON public.ae_schema FOR SELECT USING (true);
 CREATE POLICY ae_owner ON public.ae_schema TO CURRENT_USER USING (true);
+
+-- Alembic's own table, where these migrations run by themselves.
+
+DO $$
+BEGIN
+    IF to_regclass('public.ae_migrations') IS NOT NULL THEN
+        ALTER TABLE public.ae_migrations ENABLE ROW LEVEL SECURITY;
+        ALTER TABLE public.ae_migrations FORCE ROW LEVEL SECURITY;
+        CREATE POLICY ae_owner ON public.ae_migrations TO CURRENT_USER USING (true);
+    END IF;
+END $$;

@@ -1,0 +1,220 @@
+"""A prompt of the app role, past the engine: it reads what its settings allow, and writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.errors import DatabaseError, InsufficientPrivilege
+
+from actionengine.storage.sql.signing import Signer
+from tests.isolation.worlds import GUARDED, HOST_TABLE, KEY, Party, World
+
+APPEND_ONLY = ("ae_action_log", "ae_action_log_subjects", "ae_events")
+CHANGES = ("UPDATE {table} SET tenant_id = tenant_id", "DELETE FROM {table}", "TRUNCATE {table}")
+
+Settings = dict[str, str]
+
+
+@contextmanager
+def prompt(url: str, settings: Settings | None = None) -> Iterator[psycopg.Connection[Any]]:
+    """A transaction of a session with these settings, rolled back in the end."""
+    with psycopg.connect(url) as connection:
+        for name, value in (settings or {}).items():
+            connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+        yield connection
+        connection.rollback()
+
+
+def insertions(party: Party) -> dict[str, str]:
+    """A row of each table that a tenant might have."""
+    return {
+        "ae_documents": f"INSERT INTO ae_documents VALUES ('{party.id}', 'notes', 'x', 1, '{{}}', now(), now())",
+        "ae_idempotency_keys": f"INSERT INTO ae_idempotency_keys VALUES ('{party.id}', 'test.work', 'x', 'f')",
+        "ae_action_log": "INSERT INTO ae_action_log"
+        " (tenant_id, id, source, action, subjects, outcome, started_at, latency)"
+        f" VALUES ('{party.id}', gen_random_uuid(), 'psql', 'test.work', '[]', 'succeeded', now(), 0)",
+        "ae_action_log_subjects": f"INSERT INTO ae_action_log_subjects VALUES ('{party.id}', 'x', gen_random_uuid())",
+        "ae_events": "INSERT INTO ae_events (tenant_id, id, type, payload, action, action_id, occurred_at)"
+        f" VALUES ('{party.id}', gen_random_uuid(), 'worked', '{{}}', 'test.work', gen_random_uuid(), now())",
+        "ae_outbox": f"INSERT INTO ae_outbox VALUES ('{party.id}', 1000000)",
+        HOST_TABLE: f"INSERT INTO host_notes VALUES ('{party.id}', 'x', 'x')",
+    }
+
+
+def signed(world: World, party: Party, action_id: str) -> Settings:
+    """What the engine itself sets."""
+    settings = {"app.tenant_id": party.id, "app.action_id": action_id}
+    if world.is_signed:
+        settings["app.signature"] = Signer(KEY).context(party.id, action_id)
+    return settings
+
+
+def no_tenant(world: World, party: Party) -> Settings:
+    return {}
+
+
+def an_empty_tenant(world: World, party: Party) -> Settings:
+    return {"app.tenant_id": "", "app.action_id": "x"}
+
+
+def an_action_without_a_tenant(world: World, party: Party) -> Settings:
+    return {"app.action_id": "x"}
+
+
+def a_tenant_that_does_not_exist(world: World, party: Party) -> Settings:
+    return {"app.tenant_id": "00000000-0000-0000-0000-000000000000", "app.action_id": "x"}
+
+
+def a_tenant_without_an_action(world: World, party: Party) -> Settings:
+    return signed(world, party, "")
+
+
+NOBODY = [no_tenant, an_empty_tenant, an_action_without_a_tenant, a_tenant_that_does_not_exist]
+
+
+@pytest.mark.parametrize("settings", NOBODY)
+def test_nobody_sees_nothing(world: World, settings: Callable[[World, Party], Settings]) -> None:
+    with prompt(world.database.app_url, settings(world, world.victim)) as connection:
+        seen = {table: connection.execute(f"SELECT * FROM {table}".encode()).fetchall() for table in GUARDED}
+
+    assert seen == {table: [] for table in GUARDED}
+
+
+@pytest.mark.parametrize("settings", [*NOBODY, a_tenant_without_an_action])
+def test_outside_an_action_nothing_is_inserted(world: World, settings: Callable[[World, Party], Settings]) -> None:
+    with prompt(world.database.app_url, settings(world, world.victim)) as connection:
+        for insertion in insertions(world.victim).values():
+            with pytest.raises(DatabaseError) as refusal, connection.transaction():
+                connection.execute(insertion.encode())
+
+            assert refusal.value.sqlstate in {InsufficientPrivilege.sqlstate, "AE001"}
+
+
+@pytest.mark.parametrize("settings", [*NOBODY, a_tenant_without_an_action])
+def test_outside_an_action_nothing_is_changed(world: World, settings: Callable[[World, Party], Settings]) -> None:
+    with prompt(world.database.app_url, settings(world, world.victim)) as connection:
+        changed = [
+            connection.execute(statement).rowcount
+            for statement in (
+                "UPDATE ae_documents SET data = '{}'",
+                "DELETE FROM ae_documents",
+                "UPDATE ae_idempotency_keys SET result = ''",
+            )
+        ]
+
+    assert changed == [0, 0, 0]
+
+
+@pytest.mark.parametrize("statement", ["UPDATE host_notes SET body = ''", "DELETE FROM host_notes"])
+def test_outside_an_action_a_protected_table_says_where_to_go(world: World, statement: str) -> None:
+    refusal = pytest.raises(DatabaseError, match="on host_notes outside an action: go through the engine")
+
+    with prompt(world.database.app_url, signed(world, world.victim, "")) as connection, refusal:
+        connection.execute(statement.encode())
+
+
+def test_a_tenant_reads_its_own_rows(world: World) -> None:
+    with prompt(world.database.app_url, a_tenant_without_an_action(world, world.victim)) as connection:
+        seen = {
+            table: [row for (row,) in connection.execute(f"SELECT t::text FROM {table} t".encode())]
+            for table in GUARDED
+        }
+
+    assert seen == world.rows_of(world.victim)
+    assert all(seen.values())
+
+
+def test_a_tenant_without_a_signature_reads_nothing_where_contexts_are_signed(signed_world: World) -> None:
+    named = {"app.tenant_id": signed_world.victim.id, "app.action_id": "x"}
+
+    with prompt(signed_world.database.app_url, named) as connection:
+        found = [connection.execute(f"SELECT * FROM {table}".encode()).fetchall() for table in GUARDED]
+
+    assert found == [[]] * len(GUARDED)
+
+
+def test_a_signature_of_another_key_is_none(signed_world: World) -> None:
+    forged = signed(signed_world, signed_world.victim, "x")
+    forged["app.signature"] = Signer("another key, just as long as the right one").context(signed_world.victim.id, "x")
+
+    with prompt(signed_world.database.app_url, forged) as connection:
+        assert connection.execute("SELECT public.ae_tenant()").fetchall() == [(None,)]
+
+
+@pytest.mark.parametrize("table", APPEND_ONLY)
+def test_the_app_role_has_no_grant_to_change_what_is_append_only(world: World, table: str) -> None:
+    with prompt(world.database.app_url, signed(world, world.victim, "x")) as connection:
+        for change in CHANGES:
+            refusal = pytest.raises(InsufficientPrivilege, match="permission denied for table")
+            with refusal, connection.transaction():
+                connection.execute(change.format(table=table).encode())
+
+
+@pytest.mark.parametrize("table", APPEND_ONLY)
+def test_a_trigger_keeps_the_owner_from_changing_what_is_append_only(world: World, table: str) -> None:
+    with prompt(world.database.owner_url, signed(world, world.victim, "x")) as connection:
+        for change in CHANGES:
+            with pytest.raises(DatabaseError, match="it is append-only") as refusal, connection.transaction():
+                connection.execute(change.format(table=table).encode())
+
+            assert refusal.value.sqlstate == "AE002"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "INSERT INTO ae_action_log SELECT * FROM ae_action_log ON CONFLICT (tenant_id, id) DO UPDATE SET action = 'x'",
+        "MERGE INTO ae_action_log l USING ae_action_log o ON l.id = o.id WHEN MATCHED THEN DELETE",
+        "WITH gone AS (DELETE FROM ae_action_log RETURNING *) SELECT * FROM gone",
+        "TRUNCATE ae_documents, ae_action_log",
+    ],
+)
+@pytest.mark.parametrize("who", ["app", "owner"])
+def test_the_log_is_not_changed_in_roundabout_ways_either(world: World, change: str, who: str) -> None:
+    url = world.database.app_url if who == "app" else world.database.owner_url
+
+    with prompt(url, signed(world, world.victim, "x")) as connection, pytest.raises(DatabaseError):
+        connection.execute(change.encode())
+
+
+def test_the_owner_is_bound_by_row_level_security_too(world: World) -> None:
+    with prompt(world.database.owner_url) as connection:
+        seen = [table for table in GUARDED if connection.execute(f"SELECT FROM {table}".encode()).rowcount > 0]
+
+    # Keys that have expired are purged by a function of the owner's.
+    assert seen == ["ae_idempotency_keys"]
+
+
+@pytest.mark.parametrize("table", ["ae_tenants", "ae_signing_keys", "ae_migrations"])
+def test_what_is_the_owners_alone_is_not_for_the_app_role(world: World, table: str) -> None:
+    with prompt(world.database.app_url, signed(world, world.victim, "x")) as connection:
+        for statement in ("SELECT FROM {}", "INSERT INTO {} DEFAULT VALUES", "DELETE FROM {}", "COPY {} TO STDOUT"):
+            refusal = pytest.raises(InsufficientPrivilege, match="permission denied for table")
+            with refusal, connection.transaction():
+                connection.execute(statement.format(table).encode())
+
+
+def test_a_role_without_grants_gets_nowhere(world: World) -> None:
+    with prompt(world.superuser_url) as connection:
+        connection.execute("CREATE ROLE stranger")
+        connection.execute("SET ROLE stranger")
+        for table in (*GUARDED, "ae_tenants", "ae_signing_keys", "ae_schema"):
+            with pytest.raises(InsufficientPrivilege), connection.transaction():
+                connection.execute(f"SELECT FROM {table}".encode())
+        for call in ("ae_list_tenants(NULL)", "ae_find_tenant('x', NULL)", "ae_purge_keys(1, NULL)"):
+            with pytest.raises(InsufficientPrivilege), connection.transaction():
+                connection.execute(f"SELECT {call}".encode())
+
+
+def test_a_tenant_that_is_no_uuid_is_nobody(world: World) -> None:
+    with prompt(world.database.app_url, {"app.tenant_id": "x' OR true --", "app.action_id": "x"}) as connection:
+        try:
+            rows = connection.execute("SELECT * FROM ae_documents").fetchall()
+        except psycopg.DataError:
+            rows = []
+
+    assert rows == []

@@ -1,0 +1,222 @@
+"""What a handler's SQL leaves in a pooled connection: nothing that the next tenant would feel, or fall for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import psycopg
+import pytest
+from returns.result import Success
+from sqlalchemy import create_engine, make_url
+
+from actionengine import PostgresStorage
+from tests.isolation.attacks import READ_ALL
+from tests.isolation.leftovers import HARVEST, HIJACKED, LEFTOVERS, REPLAY
+from tests.isolation.worlds import ENDINGS, HOST_TABLE, KEY, MODES, Ending, Loot, Mode, Party, World
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> Mode:
+    """Whether the attacker's handler is a `def` or an `async def`."""
+    mode: Mode = request.param
+    return mode
+
+
+@pytest.fixture
+def fresh(signed_world: World, mode: Mode) -> World:
+    """A world with fresh connections."""
+    signed_world.reconnect(mode)
+    return signed_world
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nobody_in_particular(postgres_server: str) -> Iterator[None]:
+    """A role that the app role may take on, and that may do nothing."""
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute("DROP ROLE IF EXISTS nobody_in_particular")
+        connection.execute("CREATE ROLE nobody_in_particular")
+        connection.execute("GRANT nobody_in_particular TO app")
+        yield
+        connection.execute("DROP ROLE nobody_in_particular")
+
+
+def works(world: World, party: Party, mode: Mode) -> None:
+    """A tenant's business goes on as if nobody else were there, and is kept."""
+    seen = world.work(party, "second", mode, idempotency_key="second")
+    assert set(seen["notes"]) == set(seen["bodies"]) == {party.marker}
+    plainly = world.execute(party, "work_plainly", {"id": "third", "marker": party.marker}, mode)
+    assert plainly.unwrap() == [party.marker] * 3
+    assert world.numbers_of(party) == {
+        "ae_documents": 3,
+        "ae_idempotency_keys": 2,
+        "ae_action_log": 3,
+        "ae_action_log_subjects": 5,
+        "ae_events": 3,
+        "ae_outbox": 3,
+        "host_notes": 2,
+    }
+
+
+def has_replaced_something(loot: Loot, script: tuple[str, ...]) -> bool:
+    """Whether the attack found what it looks for. That a ROLLBACK is among the prepared is not sure."""
+    targets = [notice for notice in loot.notices if "pg_prepared_statements" not in notice]
+    return targets != [] or script == HIJACKED["ROLLBACK"]
+
+
+@contextmanager
+def fresh_connections_after_a_failure(world: World) -> Iterator[None]:
+    """So that what one attack has broken does not fail the tests of the others."""
+    try:
+        yield
+    except BaseException:
+        world.reconnect()
+        raise
+
+
+@pytest.mark.parametrize("script", LEFTOVERS.values(), ids=LEFTOVERS)
+def test_the_next_tenant_in_the_connection_works_and_is_not_overheard(
+    signed_world: World, script: tuple[str, ...]
+) -> None:
+    for ending, mode in zip(ENDINGS, MODES * 2, strict=True):
+        victim = signed_world.new_party("umbrella")
+
+        with fresh_connections_after_a_failure(signed_world):
+            signed_world.attack(script, ending=ending, mode=mode, victim=victim)
+            works(signed_world, victim, mode)
+            harvest = signed_world.attack(HARVEST, mode=mode, victim=victim)
+
+            assert victim.marker not in harvest, (ending, mode)
+
+
+@pytest.mark.parametrize("script", HIJACKED.values(), ids=HIJACKED)
+def test_statements_that_the_driver_has_prepared_cannot_be_replaced(
+    fresh: World, script: tuple[str, ...], mode: Mode
+) -> None:
+    ending: Ending = "succeed" if mode == "sync" else "fail"
+    victim = fresh.new_party("umbrella")
+
+    with fresh_connections_after_a_failure(fresh):
+        loot = fresh.attack(script, ending=ending, mode=mode, victim=victim)
+        works(fresh, victim, mode)
+        harvest = fresh.attack((REPLAY, *READ_ALL, *HARVEST), mode=mode, victim=victim)
+
+        assert victim.marker not in harvest
+        assert victim.id not in harvest
+        assert loot.errors == []
+        assert has_replaced_something(loot, script)
+
+
+@pytest.mark.parametrize("script", HIJACKED.values(), ids=HIJACKED)
+def test_an_execution_stays_on_the_log_whatever_its_sql_has_replaced(
+    fresh: World, script: tuple[str, ...], mode: Mode
+) -> None:
+    attacker = fresh.new_party("initech")
+    before = fresh.numbers_of(attacker)["ae_action_log"]
+
+    with fresh_connections_after_a_failure(fresh):
+        fresh.attack(script, by=attacker, mode=mode)
+
+        assert fresh.numbers_of(attacker)["ae_action_log"] == before + 1
+
+
+def test_what_a_failed_handler_wrote_is_undone_whatever_its_sql_has_replaced(fresh: World, mode: Mode) -> None:
+    attacker, next_one = fresh.new_party("initech"), fresh.new_party("umbrella")
+    write = "INSERT INTO host_notes VALUES ('ATTACKER', 'kept', 'x')"
+
+    with fresh_connections_after_a_failure(fresh):
+        fresh.attack((write, *HIJACKED["ROLLBACK"]), by=attacker, ending="fail", mode=mode)
+        works(fresh, next_one, mode)
+
+        assert fresh.numbers_of(attacker)[HOST_TABLE] == 1
+
+
+def test_types_that_shadow_the_catalogues_do_not_get_into_prepared_statements(world: World, mode: Mode) -> None:
+    victim = world.new_party("umbrella")
+    world.disconnect()
+
+    with fresh_connections_after_a_failure(world):
+        loot = world.attack(LEFTOVERS["types that shadow the catalogue's"], mode=mode, victim=victim)
+        works(world, victim, mode)
+
+        assert loot.errors == []
+
+
+def test_the_event_log_is_complete_after_a_lock_that_holds_it_back(world: World) -> None:
+    world.attack(LEFTOVERS["the lock that holds back the event log"])
+
+    assert len(world.storage.read_events(world.victim.tenant)) == world.numbers_of(world.victim)["ae_events"]
+
+
+def test_notifications_do_not_reach_a_listener_of_the_past(world: World) -> None:
+    world.attack(("LISTEN anything",))
+    world.query("SELECT pg_notify('anything', 'for others')")
+
+    pooled = world.storage.pools.engine("sync").raw_connection()
+    driver = pooled.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    heard = list(driver.notifies(timeout=0.05))
+    pooled.close()
+
+    assert heard == []
+
+
+def test_advisory_locks_are_given_back(world: World) -> None:
+    world.attack(LEFTOVERS["advisory locks"])
+
+    assert world.query("SELECT pg_try_advisory_lock(42), pg_advisory_unlock(42)") == [(True, True)]
+
+
+def test_a_connection_is_bare_between_two_executions(world: World) -> None:
+    world.reconnect()
+    bare = state(world)
+
+    for script in LEFTOVERS.values():
+        world.attack(script)
+
+        assert set(state(world).items()) ^ set(bare.items()) == set()
+
+
+STATE = """
+SELECT name, setting FROM pg_settings WHERE name NOT LIKE 'plpgsql.%'
+UNION ALL SELECT 'the session''s user', session_user || current_user
+UNION ALL SELECT 'cursors', count(*)::text FROM pg_cursors
+UNION ALL SELECT 'statements', count(*)::text FROM pg_prepared_statements WHERE from_sql
+UNION ALL SELECT 'channels', count(*)::text FROM pg_listening_channels()
+UNION ALL SELECT 'locks', count(*)::text FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()
+UNION ALL SELECT 'tables', count(*)::text FROM pg_class WHERE relnamespace = pg_my_temp_schema()
+UNION ALL SELECT 'functions', count(*)::text FROM pg_proc WHERE pronamespace = pg_my_temp_schema()
+UNION ALL SELECT 'types', count(*)::text FROM pg_type WHERE typnamespace = pg_my_temp_schema()
+UNION ALL SELECT 'app.' || name, nullif(current_setting('app.' || name, true), '')
+FROM unnest(ARRAY['tenant_id', 'action_id', 'signature']) name
+"""
+
+
+def state(world: World) -> dict[str, str | None]:
+    """What the connection in the pool is like."""
+    pooled = world.storage.pools.engine("sync").raw_connection()
+    try:
+        driver = pooled.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        return dict(driver.execute(STATE, prepare=False).fetchall())
+    finally:
+        pooled.close()
+
+
+def test_statements_that_are_gone_are_no_loss_in_an_engine_of_the_hosts(signed_world: World) -> None:
+    # Its driver prepares by itself what it has seen five times.
+    url = make_url(signed_world.database.app_url).set(drivername="postgresql+psycopg")
+    engine = create_engine(url, pool_size=1, max_overflow=0)
+    with closing(PostgresStorage(engine=engine, signing_key=KEY)) as storage, signed_world.served_by(storage):
+        victim = signed_world.new_party("umbrella")
+        for number in range(8):
+            signed_world.work(victim, f"before-{number}")
+
+        signed_world.attack(LEFTOVERS["the driver's statements gone"], victim=victim)
+        answers = [
+            signed_world.execute(victim, "work", {"id": f"after-{number}", "marker": victim.marker})
+            for number in range(3)
+        ]
+    engine.dispose()
+
+    assert [type(answer) for answer in answers] == [Success] * 3

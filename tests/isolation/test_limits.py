@@ -1,0 +1,208 @@
+"""What isolation does not cover, stated plainly: what SQL in a handler can do to its own tenant, and see of others.
+
+None of it shows a row of another tenant's. The security page of the documentation says the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from returns.result import Failure
+
+from actionengine.storage.sql.protection import protection
+from tests.isolation.worlds import World
+
+
+@pytest.fixture
+def role_settings(signed_world: World) -> Iterator[None]:
+    """What is set for the app role in the database is unset again."""
+    yield
+    ((name,),) = signed_world.query("SELECT current_database()")
+    with psycopg.connect(signed_world.superuser_url, autocommit=True) as connection:
+        connection.execute(f'ALTER ROLE app IN DATABASE "{name}" RESET ALL'.encode())
+    signed_world.disconnect()
+
+
+def test_sql_can_write_log_rows_and_events_of_its_own_tenant_that_no_execution_wrote(signed_world: World) -> None:
+    attacker = signed_world.new_party("initech")
+
+    signed_world.attack(
+        (
+            "INSERT INTO ae_action_log"
+            " (tenant_id, id, actor_type, actor_id, source, action, subjects, outcome, started_at, latency)"
+            " VALUES ('ATTACKER', gen_random_uuid(), 'human', 'boss', 'http', 'x.y', '[]', 'succeeded', now(), 0)",
+            "INSERT INTO ae_events (tenant_id, id, type, payload, action, action_id, occurred_at)"
+            " VALUES ('ATTACKER', gen_random_uuid(), 'forged', '{}', 'x.y', gen_random_uuid(), now())",
+        ),
+        by=attacker,
+    )
+
+    assert signed_world.query(
+        "SELECT action FROM ae_action_log WHERE tenant_id = %s AND actor_id = 'boss'", attacker.id
+    ) == [("x.y",)]
+    assert signed_world.query("SELECT type FROM ae_events WHERE tenant_id = %s AND type = 'forged'", attacker.id) == [
+        ("forged",)
+    ]
+
+
+def test_sql_can_change_the_roles_and_approvals_of_its_own_tenant(signed_world: World) -> None:
+    attacker = signed_world.new_party("initech")
+
+    signed_world.attack(
+        ("INSERT INTO ae_documents VALUES ('ATTACKER', 'ae_roles', 'boss', 1, '{}', now(), now())",), by=attacker
+    )
+
+    assert signed_world.query(
+        "SELECT id FROM ae_documents WHERE tenant_id = %s AND collection = 'ae_roles'", attacker.id
+    ) == [("boss",)]
+
+
+def test_sql_can_commit_before_its_action_fails(signed_world: World) -> None:
+    attacker = signed_world.new_party("initech")
+
+    signed_world.attack(
+        ("INSERT INTO host_notes VALUES ('ATTACKER', 'kept', 'x')", "COMMIT"), by=attacker, ending="fail"
+    )
+
+    assert signed_world.query("SELECT id FROM host_notes WHERE tenant_id = %s ORDER BY id", attacker.id) == [
+        ("first",),
+        ("kept",),
+    ]
+
+
+def test_an_action_whose_sql_has_ended_the_transaction_does_not_succeed(signed_world: World) -> None:
+    attacker = signed_world.new_party("initech")
+    signed_world.attack(("COMMIT",), by=attacker)
+
+    ((outcome,),) = signed_world.query(
+        "SELECT outcome FROM ae_action_log WHERE tenant_id = %s AND action = 'test.sabotage'", attacker.id
+    )
+
+    assert outcome == "failed"
+
+
+def test_a_signature_that_sql_has_kept_is_good_for_its_own_tenant_for_ever(signed_world: World) -> None:
+    attacker = signed_world.new_party("initech")
+    signature, action_id = "current_setting('app.signature')", "current_setting('app.action_id')"
+    loot = signed_world.attack((f"SELECT {signature}", f"SELECT {action_id}"), by=attacker)
+    kept, kept_id = (seen.strip('"[]') for seen in loot.seen)
+
+    with psycopg.connect(signed_world.database.app_url) as connection:
+        for name, value in (("tenant_id", attacker.id), ("action_id", kept_id), ("signature", kept)):
+            connection.execute("SELECT set_config(%s, %s, false)", (f"app.{name}", value))
+        rows = connection.execute("SELECT DISTINCT tenant_id::text FROM ae_documents").fetchall()
+
+    assert rows == [(attacker.id,)]
+
+
+def test_sql_can_see_the_texts_of_others_statements_but_not_their_parameters(signed_world: World) -> None:
+    with psycopg.connect(signed_world.database.app_url, autocommit=True) as somebody:
+        somebody.execute("SELECT %s::text, 'a literal'", ("a parameter",))
+
+        loot = signed_world.attack(("SELECT query FROM pg_stat_activity",))
+
+    assert "'a literal'" in loot
+    assert "a parameter" not in loot
+
+
+def test_sql_can_tell_how_many_events_all_tenants_have_had(signed_world: World) -> None:
+    ((number,),) = signed_world.query("SELECT max(position) FROM ae_events")
+
+    loot = signed_world.attack(("SELECT last_value FROM ae_event_position",))
+
+    assert loot.seen == [f"[{number}]"]
+
+
+def test_sql_can_give_an_event_of_its_own_any_position_another_tenants_too(signed_world: World) -> None:
+    ((position,),) = signed_world.query(
+        "SELECT max(position) FROM ae_events WHERE tenant_id = %s", signed_world.victim.id
+    )
+    attacker = signed_world.new_party("initech")
+
+    signed_world.attack(
+        (
+            "INSERT INTO ae_events (tenant_id, position, id, type, payload, action, action_id, occurred_at)"
+            f" OVERRIDING SYSTEM VALUE VALUES ('ATTACKER', {position}, gen_random_uuid(), 'forged', '{{}}', 'x.y',"
+            " gen_random_uuid(), now())",
+            f"INSERT INTO ae_outbox VALUES ('ATTACKER', {position})",
+        ),
+        by=attacker,
+    )
+
+    assert signed_world.query(
+        "SELECT type FROM ae_events WHERE tenant_id = %s AND position = %s", attacker.id, position
+    ) == [("forged",)]
+
+
+def test_sql_can_hold_back_the_event_log_while_its_transaction_runs(signed_world: World) -> None:
+    victim = signed_world.victim.tenant
+    with psycopg.connect(signed_world.database.app_url) as somebody:
+        somebody.execute("SELECT pg_advisory_xact_lock_shared(1634034944::bigint << 32)")
+        held_back = signed_world.storage.read_events(victim)
+    afterwards = signed_world.storage.read_events(victim)
+
+    assert held_back == []
+    assert afterwards != []
+
+
+def test_a_unique_column_of_the_hosts_tells_what_other_tenants_have(signed_world: World) -> None:
+    with psycopg.connect(signed_world.database.owner_url) as owner:
+        owner.execute("CREATE TABLE host_tags (tenant_id uuid, name text UNIQUE)")
+        for statement in protection("host_tags", "postgresql", app_role="app"):
+            owner.execute(statement.encode())
+    for party in (signed_world.victim, signed_world.attacker):
+        loot = signed_world.attack(("INSERT INTO host_tags VALUES ('ATTACKER', 'taken')",), by=party)
+
+    assert "duplicate key value" in loot
+
+
+def test_sql_can_read_large_objects_whoever_wrote_them(signed_world: World) -> None:
+    signed_world.attack(("SELECT lo_from_bytea(0, 'of one')",))
+
+    loot = signed_world.attack(
+        ("SELECT convert_from(lo_get(oid), 'UTF8') FROM pg_largeobject_metadata",),
+        by=signed_world.new_party("initech"),
+    )
+
+    assert "of one" in loot
+
+
+def test_sql_can_end_the_sessions_of_the_same_role(signed_world: World) -> None:
+    with psycopg.connect(signed_world.database.app_url, autocommit=True) as somebody:
+        signed_world.attack((f"SELECT pg_terminate_backend({somebody.info.backend_pid}, 1000)",))
+
+        with pytest.raises(psycopg.OperationalError):
+            somebody.execute("SELECT 1")
+
+
+def test_sql_can_choose_what_random_gives_in_the_same_connection(signed_world: World) -> None:
+    signed_world.attack(("SELECT setseed(0.5)",))
+    first = signed_world.attack(("SELECT random()",), by=signed_world.victim).seen
+    signed_world.attack(("SELECT setseed(0.5)",))
+    second = signed_world.attack(("SELECT random()",), by=signed_world.victim).seen
+
+    assert first == second
+
+
+def test_sql_can_lock_documents_until_its_transaction_ends(signed_world: World) -> None:
+    loot = signed_world.attack(("LOCK TABLE ae_documents IN ACCESS EXCLUSIVE MODE",), ending="fail")
+
+    assert loot.errors == []
+
+
+@pytest.mark.usefixtures("role_settings")
+def test_sql_can_change_what_new_connections_of_its_role_begin_with(signed_world: World) -> None:
+    alter = """
+    DO $$ BEGIN
+        EXECUTE format('ALTER ROLE app IN DATABASE %I SET default_transaction_read_only = on', current_database());
+    END $$
+    """
+
+    loot = signed_world.attack((alter,))
+    signed_world.disconnect()
+    answer = signed_world.execute(signed_world.victim, "work_plainly", {"id": "x", "marker": "x"})
+
+    assert loot.errors == []
+    assert isinstance(answer, Failure)

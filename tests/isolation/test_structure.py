@@ -1,0 +1,183 @@
+"""What the catalogue says: nothing of ours is without row-level security, and no role has more than it needs."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from examples.embedded_postgres import APP_ROLE
+
+from tests.isolation.worlds import GUARDED, HOST_TABLE, TENANT_TABLES, World
+
+PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
+
+APP_MAY = {
+    "ae_action_log": {"SELECT", "INSERT"},
+    "ae_action_log_subjects": {"SELECT", "INSERT"},
+    "ae_documents": {"SELECT", "INSERT", "UPDATE", "DELETE"},
+    "ae_events": {"SELECT", "INSERT"},
+    "ae_idempotency_keys": {"SELECT", "INSERT", "UPDATE"},
+    "ae_migrations": set(),
+    "ae_outbox": {"SELECT", "INSERT"},
+    "ae_schema": {"SELECT"},
+    "ae_signing_keys": set(),
+    "ae_tenants": set(),
+}
+
+OPERATOR_CALLS = {
+    "ae_create_tenant(uuid,text,text,text)",
+    "ae_delete_tenant(text,text)",
+    "ae_find_tenant(text,text)",
+    "ae_list_tenants(text)",
+    "ae_purge_keys(integer,text)",
+}
+LOOK_UPS = {"ae_is_deleted(uuid)"}
+VERIFIERS = {"ae_signed(text,text)", "ae_tenant()"}
+
+TABLES = """
+SELECT c.relname, c.relrowsecurity, c.relforcerowsecurity, pg_get_userbyid(c.relowner)
+FROM pg_class c
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND c.relname LIKE 'ae\\_%'
+ORDER BY c.relname
+"""
+
+
+def test_every_table_has_row_level_security_enabled_and_forced(world: World) -> None:
+    tables = world.query(TABLES)
+
+    assert [name for name, *_ in tables] == sorted(APP_MAY)
+    assert [name for name, is_enabled, is_forced, _ in tables if not (is_enabled and is_forced)] == []
+
+
+def test_no_table_belongs_to_the_app_role(world: World) -> None:
+    assert {owner for *_, owner in world.query(TABLES)} == {"owner"}
+
+
+def test_the_app_role_may_do_what_the_storage_needs_and_no_more(world: World) -> None:
+    may = {
+        name: {
+            privilege
+            for privilege in PRIVILEGES
+            if world.query("SELECT has_table_privilege(%s, %s, %s)", APP_ROLE, f"public.{name}", privilege) == [(True,)]
+        }
+        for name, *_ in world.query(TABLES)
+    }
+
+    assert may == APP_MAY
+
+
+def test_everybody_else_may_do_nothing(world: World) -> None:
+    acl = """
+    SELECT c.relname, acl.grantee::regrole::text, acl.privilege_type
+    FROM pg_class c, aclexplode(c.relacl) acl
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relname LIKE 'ae\\_%'
+        AND acl.grantee NOT IN (c.relowner, 'app'::regrole)
+    """
+
+    assert world.query(acl) == []
+
+
+def test_no_column_has_grants_of_its_own(world: World) -> None:
+    columns = """
+    SELECT attrelid::regclass::text, attname FROM pg_attribute
+    WHERE attacl IS NOT NULL AND attrelid::regclass::text LIKE 'ae\\_%'
+    """
+
+    assert world.query(columns) == []
+
+
+def test_the_app_role_reads_the_sequence_and_cannot_move_it(world: World) -> None:
+    may = [
+        privilege
+        for privilege in ("SELECT", "USAGE", "UPDATE")
+        if world.query("SELECT has_sequence_privilege(%s, 'public.ae_event_position', %s)", APP_ROLE, privilege)
+        == [(True,)]
+    ]
+
+    assert may == ["SELECT"]
+
+
+@pytest.mark.parametrize("table", GUARDED)
+def test_what_is_read_is_the_tenants_and_what_is_written_is_so_in_an_action(world: World, table: str) -> None:
+    policies = world.query(
+        "SELECT cmd, coalesce(qual, with_check) FROM pg_policies WHERE tablename = %s AND roles = '{public}'", table
+    )
+
+    assert {command: re.sub(r"[() ]|SELECT|AS.*|public\.", "", rule) for command, rule in policies} == {
+        "SELECT": "tenant_id=ae_tenant",
+        "INSERT": "tenant_id=ae_writing_tenant",
+        "UPDATE": "tenant_id=ae_writing_tenant",
+        "DELETE": "tenant_id=ae_writing_tenant",
+    }
+
+
+def test_policies_for_single_roles_are_the_owners(world: World) -> None:
+    policies = world.query("SELECT tablename, roles FROM pg_policies WHERE roles <> '{public}' ORDER BY tablename")
+
+    assert {"".join(roles) for _, roles in policies} == {"owner"}
+    assert {table for table, _ in policies} & set(TENANT_TABLES) == {"ae_idempotency_keys"}
+
+
+def test_functions_that_run_as_the_owner_are_few_and_pin_their_search_path(world: World) -> None:
+    functions = world.query(
+        "SELECT p.oid::regprocedure::text, p.proconfig, pg_get_userbyid(p.proowner) FROM pg_proc p"
+        " WHERE p.pronamespace = 'public'::regnamespace AND p.prosecdef"
+    )
+
+    expected = OPERATOR_CALLS | LOOK_UPS | (VERIFIERS if world.is_signed else set())
+    assert {name for name, _, _ in functions} == expected
+    assert {tuple(settings) for _, settings, _ in functions} == {("search_path=pg_catalog, pg_temp",)}
+    assert {owner for *_, owner in functions} == {"owner"}
+
+
+def test_operators_calls_are_for_the_app_role_and_nobody_else(world: World) -> None:
+    for name in OPERATOR_CALLS:
+        grantees = world.query(
+            "SELECT acl.grantee::regrole::text FROM pg_proc p, aclexplode(p.proacl) acl"
+            " WHERE p.oid = %s::regprocedure ORDER BY 1",
+            f"public.{name}",
+        )
+        assert grantees == [("app",), ("owner",)]
+
+
+def test_no_function_of_ours_is_leakproof(world: World) -> None:
+    leakproof = "SELECT proname FROM pg_proc WHERE proname LIKE 'ae\\_%' AND proleakproof"
+
+    assert world.query(leakproof) == []
+
+
+@pytest.mark.parametrize("table", ["ae_action_log", "ae_action_log_subjects", "ae_events"])
+def test_what_is_append_only_has_a_trigger_that_says_so(world: World, table: str) -> None:
+    ((enabled, definition),) = world.query(
+        "SELECT tgenabled, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = %s::regclass AND NOT tgisinternal",
+        table,
+    )
+
+    assert enabled in (b"O", "O")
+    assert "BEFORE" in definition
+    assert {"DELETE", "UPDATE", "TRUNCATE"} <= set(definition.replace(" OR", "").split())
+
+
+def test_a_protected_table_of_the_host_has_the_same_rules(world: World) -> None:
+    ((is_enabled, is_forced),) = world.query(
+        "SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE relname = %s", HOST_TABLE
+    )
+    triggers = world.query("SELECT tgname FROM pg_trigger WHERE tgrelid = %s::regclass", HOST_TABLE)
+
+    assert (is_enabled, is_forced) == (True, True)
+    assert triggers == [("ae_require_action",)]
+
+
+def test_the_app_role_is_nobody_special(world: World) -> None:
+    ((*powers,),) = world.query(
+        "SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls FROM pg_roles WHERE rolname = %s",
+        APP_ROLE,
+    )
+    ((may_make_schemas, may_make_tables),) = world.query(
+        "SELECT has_database_privilege(%s, current_database(), 'CREATE'), has_schema_privilege(%s, 'public', 'CREATE')",
+        APP_ROLE,
+        APP_ROLE,
+    )
+
+    assert powers == [False] * 5
+    assert (may_make_schemas, may_make_tables) == (False, False)

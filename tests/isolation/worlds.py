@@ -1,0 +1,350 @@
+"""A database with two tenants who both have rows in every table, and a handler that runs whatever SQL it is given."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import uuid4
+
+import psycopg
+from examples.embedded_postgres import APP_ROLE, Database, make_database
+from psycopg.pq import TransactionStatus
+from returns.result import Failure, Result, Success
+from sqlalchemy import Column, MetaData, Table, Text, Uuid, create_engine, make_url, text
+from sqlalchemy.orm import Session
+
+from actionengine import (
+    ActionContext,
+    ActionError,
+    Actor,
+    Engine,
+    PostgresStorage,
+    RequestContext,
+    Tenant,
+    create_action,
+    create_service,
+    protect_table,
+)
+from actionengine import create_engine as create_action_engine
+from actionengine.storage.sql.bridge import await_
+from actionengine.storage.sql.migrations import sign
+
+Mode = Literal["sync", "async"]
+MODES: tuple[Mode, ...] = ("sync", "async")
+Ending = Literal["succeed", "fail", "raise", "abort"]
+ENDINGS: tuple[Ending, ...] = ("succeed", "fail", "raise", "abort")
+
+KEY = "a signing key that only the host and the owner have"
+
+TENANT_TABLES = (
+    "ae_documents",
+    "ae_idempotency_keys",
+    "ae_action_log",
+    "ae_action_log_subjects",
+    "ae_events",
+    "ae_outbox",
+)
+HOST_TABLE = "host_notes"
+GUARDED = (*TENANT_TABLES, HOST_TABLE)
+
+host = MetaData()
+protect_table(
+    Table(
+        HOST_TABLE,
+        host,
+        Column("tenant_id", Uuid, primary_key=True),
+        Column("id", Text, primary_key=True),
+        Column("body", Text, nullable=False),
+    ),
+    app_role=APP_ROLE,
+)
+
+
+@dataclass
+class Loot:
+    """What a hostile handler has got to see."""
+
+    seen: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def __contains__(self, secret: str) -> bool:
+        return any(secret in text for text in (*self.seen, *self.notices, *self.errors))
+
+
+@dataclass(frozen=True)
+class Party:
+    """A tenant, and the text that stands in each of its rows and nowhere else."""
+
+    tenant: Tenant
+    marker: str
+
+    @property
+    def id(self) -> str:
+        return str(self.tenant.id)
+
+    def context(self, **options: Any) -> RequestContext:
+        return RequestContext(tenant=self.tenant, actor=Actor.system(self.marker), **options)
+
+
+class World:
+    """A storage with one connection in each of its pools, which both tenants take turns in."""
+
+    def __init__(self, superuser_url: str, *, is_signed: bool) -> None:
+        self.is_signed = is_signed
+        name = f"isolation_{uuid4().hex}"
+        self.database: Database = make_database(superuser_url, name)
+        self.superuser_url = make_url(superuser_url).set(database=name).render_as_string(hide_password=False)
+        owner = create_engine(make_url(self.database.owner_url).set(drivername="postgresql+psycopg"))
+        with owner.begin() as connection:
+            host.create_all(connection)
+            if is_signed:
+                sign(connection, KEY)
+        owner.dispose()
+        self.storage = PostgresStorage(
+            self.database.app_url,
+            pool_size=1,
+            max_overflow=0,
+            pool_timeout=2.0,
+            signing_key=KEY if is_signed else None,
+        )
+        self.loot = Loot()
+        self._script: list[str] = []
+        self.engine = self._make_engine()
+        self._runner = asyncio.Runner()
+        self._superuser = psycopg.connect(self.superuser_url, autocommit=True)
+        self.attacker = self.new_party("acme")
+        self.victim = self.new_party("globex")
+        # The planner knows the values of every row from now on: so may what asks it.
+        self._superuser.execute("ANALYZE")
+
+    def close(self) -> None:
+        self._superuser.close()
+        self._runner.run(self.storage.aclose())
+        self._runner.close()
+
+    def disconnect(self) -> None:
+        """Close the connections; new ones are opened when they are needed."""
+        self._runner.run(self.storage.aclose())
+
+    def reconnect(self, *modes: Mode) -> None:
+        """Begin with fresh connections, in which every statement of daily business has been prepared."""
+        self.disconnect()
+        warm = self.new_party("warm")
+        for mode in modes or MODES:
+            self.work(warm, mode, mode)
+            self.work(warm, f"{mode}-with-key", mode, idempotency_key=mode)
+            self.execute(warm, "work_plainly", {"id": f"{mode}-plainly", "marker": warm.marker}, mode)
+            for ending in ENDINGS[:2]:
+                self.attack((), by=warm, mode=mode, ending=ending)
+
+    @contextmanager
+    def served_by(self, storage: PostgresStorage) -> Iterator[None]:
+        """Work with another storage for a while."""
+        usual = self.storage, self.engine
+        self.storage = storage
+        self.engine = self._make_engine()
+        try:
+            yield
+        finally:
+            self.storage, self.engine = usual
+
+    # Who is in it
+
+    def new_party(self, name: str) -> Party:
+        """A tenant with a document, a key, log rows, events and a note."""
+        slug = f"{name}-{uuid4().hex}"
+        party = Party(self.storage.create_tenant(slug=slug, name=name), f"secret-of-{slug}")
+        self.work(party, "first", idempotency_key="key")
+        return party
+
+    def work(self, party: Party, id: str, mode: Mode = "sync", **options: Any) -> dict[str, Any]:
+        """Have a tenant do its daily business, through everything that the engine has; what it has seen."""
+        payload = {"id": id, "marker": party.marker}
+        name = "work" if mode == "sync" else "work_async"
+        answer = self.execute(party, name, payload, mode, **options)
+        assert isinstance(answer, Success), answer
+        seen: dict[str, Any] = answer.unwrap()
+        return seen
+
+    # What happens in it
+
+    def execute(
+        self, party: Party, action: str, payload: Any, mode: Mode = "sync", **options: Any
+    ) -> Result[Any, ActionError]:
+        context = party.context(**options)
+        if mode == "sync":
+            return self.engine.execute_action("test", action, payload, context)
+        return self._runner.run(self.engine.execute_action_async("test", action, payload, context))
+
+    def resolve(self, slug: str, mode: Mode) -> Result[Tenant, ActionError]:
+        """A tenant as a host finds it."""
+        if mode == "sync":
+            return self.engine.resolve_tenant(slug)
+        return self._runner.run(self.engine.resolve_tenant_async(slug))
+
+    def attack(
+        self,
+        script: Sequence[str],
+        *,
+        mode: Mode = "sync",
+        ending: Ending = "succeed",
+        by: Party | None = None,
+        victim: Party | None = None,
+    ) -> Loot:
+        """What SQL gets to see in a handler that runs for the attacker."""
+        self.loot = Loot()
+        by, victim = by or self.attacker, victim or self.victim
+        # Not in the payload: the attacker's own log would tell of it.
+        self._script = [each.replace("VICTIM", victim.id).replace("ATTACKER", by.id) for each in script]
+        self.execute(by, "sabotage" if mode == "sync" else "sabotage_async", {"ending": ending}, mode)
+        return self.loot
+
+    def numbers_of(self, party: Party) -> dict[str, int]:
+        """How many rows a tenant has."""
+        counts = ", ".join(f"(SELECT count(*) FROM {table} WHERE tenant_id = %(id)s)" for table in GUARDED)
+        numbers = self._superuser.execute(f"SELECT {counts}".encode(), {"id": party.id}).fetchone()
+        assert numbers is not None
+        return dict(zip(GUARDED, numbers, strict=True))
+
+    def query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Rows as a superuser sees them."""
+        return self._superuser.execute(statement, parameters or None).fetchall()
+
+    def rows_of(self, party: Party) -> dict[str, list[str]]:
+        """Each row that a tenant has, in every table, as text."""
+        return {
+            table: [row for (row,) in self.query(f"SELECT t::text FROM {table} t WHERE tenant_id = %s", party.id)]
+            for table in GUARDED
+        }
+
+    @contextmanager
+    def untouched(self, party: Party) -> Iterator[None]:
+        """Expects that nothing of a tenant changes."""
+        before = self.rows_of(party)
+        yield
+        assert self.rows_of(party) == before
+
+    # How
+
+    def _make_engine(self) -> Engine:
+        def work(data: dict[str, str], ctx: ActionContext) -> Result[dict[str, Any], Any]:
+            notes = ctx.records("notes")
+            notes.insert({"text": data["marker"]}, data["id"])
+            bodies = _write_note(ctx.session, data, ctx.tenant)
+            ctx.emit("worked", data, subject=f"note/{data['marker']}")
+            return Success({"notes": [record.data["text"] for record in notes.list()], "bodies": bodies})
+
+        async def work_async(data: dict[str, str], ctx: ActionContext) -> Result[dict[str, Any], Any]:
+            notes = ctx.async_records("notes")
+            await notes.insert({"text": data["marker"]}, data["id"])
+            bodies = await ctx.async_session.run_sync(_write_note, data, ctx.tenant)
+            ctx.emit("worked", data, subject=f"note/{data['marker']}")
+            return Success({"notes": [record.data["text"] for record in await notes.list()], "bodies": bodies})
+
+        def work_plainly(data: dict[str, str], ctx: ActionContext) -> Result[list[str], Any]:
+            notes = ctx.records("notes")
+            notes.insert({"text": data["marker"]}, data["id"])
+            return Success([record.data["text"] for record in notes.list()])
+
+        def sabotage(data: dict[str, Any], ctx: ActionContext) -> Result[None, str]:
+            _run(ctx.session, self._script, self.loot)
+            return _end(ctx.session, data["ending"])
+
+        async def sabotage_async(data: dict[str, Any], ctx: ActionContext) -> Result[None, str]:
+            await ctx.async_session.run_sync(_run, self._script, self.loot)
+            answer: Result[None, str] = await ctx.async_session.run_sync(_end, data["ending"])
+            return answer
+
+        handlers: list[Callable[..., Any]] = [work, work_async, work_plainly, sabotage, sabotage_async]
+        actions = [create_action(name=each.__name__, description="For the test", handler=each) for each in handlers]
+        service = create_service(name="test", description="Victims and attackers", actions=actions)
+        return create_action_engine(services=[service], storage=self.storage)
+
+
+def _write_note(session: Session, data: dict[str, str], tenant: Tenant) -> list[str]:
+    session.execute(
+        text("INSERT INTO host_notes (tenant_id, id, body) VALUES (:tenant_id, :id, :marker)"),
+        {"tenant_id": tenant.id, **data},
+    )
+    return list(session.execute(text("SELECT body FROM host_notes")).scalars())
+
+
+def _end(session: Session, ending: Ending) -> Result[None, str]:
+    if ending == "fail":
+        return Failure("it was not to be")
+    if ending == "raise":
+        raise RuntimeError("it was not to be")
+    if ending == "abort":
+        _attempt(lambda: _fetch(session, "SELECT 1 / 0"), Loot())
+    return Success(None)
+
+
+def _run(session: Session, script: Sequence[str], loot: Loot) -> None:
+    """Run statements, each in a savepoint, so that one may fail and the next be tried."""
+    driver: Any = session.connection().connection.driver_connection
+    listen = _listener(loot)
+    driver.add_notice_handler(listen)
+    try:
+        for statement in script:
+            if driver.info.transaction_status == TransactionStatus.INTRANS:
+                _fetch(session, "SAVEPOINT hostile")
+            _attempt(lambda statement=statement: loot.seen.extend(_seen(session, statement)), loot)  # type: ignore[misc]
+            if driver.info.transaction_status == TransactionStatus.INERROR:
+                _attempt(lambda: _fetch(session, "ROLLBACK TO SAVEPOINT hostile"), Loot())
+    finally:
+        driver.remove_notice_handler(listen)
+
+
+def _listener(loot: Loot) -> Callable[[psycopg.errors.Diagnostic], None]:
+    def listen(notice: psycopg.errors.Diagnostic) -> None:
+        parts = (notice.message_primary, notice.message_detail, notice.message_hint, notice.context)
+        loot.notices.append(" ".join(part for part in parts if part))
+
+    return listen
+
+
+def _attempt(attempt: Callable[[], object], loot: Loot) -> None:
+    try:
+        attempt()
+    except Exception as error:
+        loot.errors.append(str(getattr(error, "orig", error)))
+
+
+def _seen(session: Session, statement: str) -> list[str]:
+    if statement.startswith("COPY") and "STDIN" in statement:
+        head, _, rows = statement.partition("\n")
+        return _copy(session, head, rows)
+    if statement.startswith("COPY") and "STDOUT" in statement:
+        return _copy(session, statement, None)
+    return _fetch(session, statement)
+
+
+def _fetch(session: Session, statement: str) -> list[str]:
+    connection = session.connection().execution_options(no_parameters=True)
+    rows = connection.exec_driver_sql(statement)
+    return [json.dumps(list(row), default=str) for row in rows] if rows.returns_rows else []
+
+
+def _copy(session: Session, statement: str, rows: str | None) -> list[str]:
+    driver: Any = session.connection().connection.driver_connection
+    if isinstance(driver, psycopg.AsyncConnection):
+        seen: list[str] = await_(_copy_async(driver, statement, rows))
+        return seen
+    with driver.cursor() as cursor, cursor.copy(statement) as copy:
+        if rows is None:
+            return [bytes(block).decode(errors="replace") for block in copy]
+        copy.write(rows)
+    return []
+
+
+async def _copy_async(driver: psycopg.AsyncConnection[Any], statement: str, rows: str | None) -> list[str]:
+    async with driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
+        if rows is None:
+            return [bytes(block).decode(errors="replace") async for block in copy]
+        await copy.write(rows)
+    return []
