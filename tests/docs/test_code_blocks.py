@@ -31,7 +31,7 @@ from actionengine import ErrorCode
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
-LANGUAGES = frozenset({"python", "text", "console", "toml", "mermaid"})
+LANGUAGES = frozenset({"python", "text", "console", "toml", "mermaid", "sql", "ini"})
 
 _FENCE = re.compile(r"(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[^\s`]*)(?P<attributes>[^`]*)")
 _TITLE = re.compile(r'title="(?P<title>[^"]+)"')
@@ -173,7 +173,7 @@ def check_files(directory: Path) -> None:
         run = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stdout + run.stderr
         return
-    imported = {Path(file) for module in sys.modules.values() if (file := getattr(module, "__file__", None))}
+    imported = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
     assert files <= imported, f"nothing imports {sorted(file.name for file in files - imported)}"
 
 

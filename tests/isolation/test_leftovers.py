@@ -152,7 +152,7 @@ def test_notifications_do_not_reach_a_listener_of_the_past(world: World) -> None
     world.attack(("LISTEN anything",))
     world.query("SELECT pg_notify('anything', 'for others')")
 
-    pooled = world.storage.pools.engine("sync").raw_connection()
+    _, pooled = world.storage.pools.take("sync")
     driver = pooled.driver_connection
     assert isinstance(driver, psycopg.Connection)
     heard = list(driver.notifies(timeout=0.05))
@@ -194,7 +194,7 @@ FROM unnest(ARRAY['tenant_id', 'action_id', 'signature']) name
 
 def state(world: World) -> dict[str, str | None]:
     """What the connection in the pool is like."""
-    pooled = world.storage.pools.engine("sync").raw_connection()
+    _, pooled = world.storage.pools.take("sync")
     try:
         driver = pooled.driver_connection
         assert isinstance(driver, psycopg.Connection)

@@ -212,7 +212,7 @@ def test_nothing_is_opened_before_it_is_used(backend: Backend) -> None:
 
     engine_on(storage)
 
-    assert not storage.pools._engines
+    assert not storage.pools._stacks
 
 
 def test_a_storage_is_an_async_context_manager(backend: Backend) -> None:
@@ -294,7 +294,7 @@ def test_statements_need_not_be_prepared(postgres_database: Database) -> None:
         engine, context = engine_on(storage), as_ann(storage)
         for _ in range(10):
             engine.execute_action("notes", "put", {}, context).unwrap()
-        pooled = storage.pools.engine("sync").raw_connection()
+        _, pooled = storage.pools.take("sync")
         driver: Any = pooled.driver_connection
         assert driver.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
         pooled.close()

@@ -102,7 +102,7 @@ def count_sync(
 ) -> Traffic:
     for _ in range(2):
         engine.execute_action("work", action, {}, request()).unwrap()
-    pooled = storage.pools.engine("sync").raw_connection()
+    _, pooled = storage.pools.take("sync")
     driver: Any = pooled.driver_connection
     prepared = dict(driver.execute(PREPARED).fetchall())
     pooled.close()
@@ -119,7 +119,7 @@ def count_async(
 
         for _ in range(2):
             (await engine.execute_action_async("work", action, {}, request())).unwrap()
-        pooled = await greenlet_spawn(storage.pools.engine("async").raw_connection)
+        _, pooled = await greenlet_spawn(storage.pools.take, "async")
         driver: Any = pooled.driver_connection
         prepared = dict(await (await driver.execute(PREPARED)).fetchall())
         await greenlet_spawn(pooled.close)

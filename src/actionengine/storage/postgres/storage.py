@@ -173,17 +173,18 @@ class PostgresStorage(SQLStorage):
 
     def _query_unchecked(self, mode: Mode, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
         for attempt in (1, 2):
-            engine = self.pools.engine(mode)
-            pooled = engine.raw_connection()
+            engine, pooled = self.pools.take(mode)
             try:
-                return self.driver(pooled, mode).execute((statement, parameters))
+                rows = self.driver(pooled, mode).execute((statement, parameters))
             except BaseException as error:
                 pooled.invalidate()
+                pooled.close()
                 if attempt == 2 or not is_lost(error):
                     raise
-                self.drop_stale(engine)
-            finally:
-                pooled.close()
+                self.pools.drop_idle(engine)
+            else:
+                self.pools.give_back(pooled, mode)
+                return rows
         raise AssertionError
 
     def driver(self, pooled: PoolProxiedConnection, mode: Mode) -> Driver:
@@ -192,10 +193,6 @@ class PostgresStorage(SQLStorage):
         if driver is None:
             driver = pooled.info[_DRIVER] = Driver(pooled.driver_connection, mode, self._prepares, self._answer_timeout)
         return driver
-
-    def drop_stale(self, engine: Engine) -> None:
-        """Close the connections that nobody uses: one of them was found dead, so that the others will be too."""
-        engine.pool.dispose()
 
     def _signature(self, call: str) -> str | None:
         return self.signer.operator(call) if self.signer is not None else None

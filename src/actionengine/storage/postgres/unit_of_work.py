@@ -58,8 +58,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         if not storage.is_checked:
             storage._check(self._mode)
         for attempt in (1, 2):
-            self._engine = engine = storage.pools.engine(self._mode, self._is_lookup)
-            self._pooled = engine.raw_connection()
+            self._engine, self._pooled = storage.pools.take(self._mode, self._is_lookup)
             self._driver = storage.driver(self._pooled, self._mode)
             try:
                 return self._begin(claim, wait)
@@ -68,7 +67,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
                     self._release(broken=True)
                     if attempt == 1:
                         # A connection that died in the pool: nothing has happened in it yet.
-                        storage.drop_stale(engine)
+                        storage.pools.drop_idle(self._engine)
                         continue
                 raise
         raise AssertionError

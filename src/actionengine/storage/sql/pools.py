@@ -11,11 +11,58 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import PoolProxiedConnection
 
 from actionengine.errors import ConfigurationError
 from actionengine.storage.port import Mode
 
 _LOOKUP_POOL = {"pool_size": 2, "max_overflow": 0}
+
+
+class Stack:
+    """Connections of one engine that were given back last, kept at hand: a pool's own check-out and check-in cost more
+    than a statement. Where somebody waits for the pool, they go back to it."""
+
+    def __init__(self, engine: Engine, size: int) -> None:
+        self.engine = engine
+        self._size = size
+        self._lock = threading.Lock()
+        self._idle: list[PoolProxiedConnection] = []
+        self._asking = 0
+
+    def take(self) -> PoolProxiedConnection:
+        """A connection: the one given back last, or one of the pool's."""
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+            self._asking += 1
+        try:
+            return self.engine.raw_connection()
+        finally:
+            with self._lock:
+                self._asking -= 1
+
+    def give_back(self, pooled: PoolProxiedConnection) -> None:
+        """Keep a connection that is as it was when it was taken."""
+        with self._lock:
+            if not self._asking and len(self._idle) < self._size:
+                self._idle.append(pooled)
+                return
+        pooled.close()
+
+    def clear(self) -> None:
+        """Give all back to the pool."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for pooled in idle:
+            pooled.close()
+
+    def forget(self) -> None:
+        """Keep all for ever: what is left of the parent process in a forked one is not even to be cleaned up."""
+        _INHERITED.extend(self._idle)
+
+
+_INHERITED: list[PoolProxiedConnection] = []
 
 
 class Pools:
@@ -42,7 +89,7 @@ class Pools:
         self._given = engine
         self._given_async = async_engine
         self._lock = threading.Lock()
-        self._engines: dict[bool, Engine] = {}
+        self._stacks: dict[bool, Stack] = {}
         self._async_engines: dict[bool, weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncEngine]] = {
             False: weakref.WeakKeyDictionary(),
             True: weakref.WeakKeyDictionary(),
@@ -60,20 +107,44 @@ class Pools:
     def engine(self, mode: Mode, lookup: bool = False) -> Engine:
         """The engine of a world; under an event loop, the synchronous side of that loop's."""
         if mode == "sync":
-            return self._given or self._engines.get(lookup) or self._open(lookup)
+            return self._given or self._stack(lookup).engine
         if self._given_async is not None:
             return self._given_async.sync_engine
         loop = asyncio.get_running_loop()
         return (self._async_engines[lookup].get(loop) or self._open_async(loop, lookup)).sync_engine
 
+    def take(self, mode: Mode, lookup: bool = False) -> tuple[Engine, PoolProxiedConnection]:
+        """A connection, and its engine."""
+        if mode == "sync" and self._given is None:
+            stack = self._stack(lookup)
+            return stack.engine, stack.take()
+        engine = self.engine(mode, lookup)
+        return engine, engine.raw_connection()
+
+    def give_back(self, pooled: PoolProxiedConnection, mode: Mode, lookup: bool = False) -> None:
+        """Give back a connection that is as it was when it was taken."""
+        stack = self._stacks.get(lookup) if mode == "sync" else None
+        if stack is not None:
+            stack.give_back(pooled)
+        else:
+            pooled.close()
+
+    def drop_idle(self, engine: Engine) -> None:
+        """Close the connections that nobody uses: one of them was found dead, so that the others will be too."""
+        for stack in list(self._stacks.values()):
+            if stack.engine is engine:
+                stack.clear()
+        engine.pool.dispose()
+
     def close(self) -> None:
         """Close the synchronous world's connections, and let go of those of event loops."""
         with self._lock:
-            engines = list(self._engines.values())
+            stacks = list(self._stacks.values())
             others = [other for each in self._async_engines.values() for other in each.values()]
             self._let_go()
-        for engine in engines:
-            engine.dispose()
+        for stack in stacks:
+            stack.clear()
+            stack.engine.dispose()
         for other in others:
             other.sync_engine.dispose(close=False)
 
@@ -89,26 +160,32 @@ class Pools:
     def forget(self) -> None:
         """Leave all connections to the parent process: those of a child must be its own."""
         self._lock = threading.Lock()
-        for engine in self._engines.values():
-            engine.dispose(close=False)
+        for stack in self._stacks.values():
+            stack.forget()
+            stack.engine.dispose(close=False)
         self._let_go()
 
     def _let_go(self) -> None:
-        self._engines.clear()
+        self._stacks.clear()
         for each in self._async_engines.values():
             each.clear()
 
-    def _open(self, lookup: bool) -> Engine:
+    def _stack(self, lookup: bool) -> Stack:
+        return self._stacks.get(lookup) or self._open(lookup)
+
+    def _open(self, lookup: bool) -> Stack:
         if self._given_async is not None:
             raise ConfigurationError(
                 "this storage was given an async_engine only: give it an engine too, for def hosts and execute_action"
             )
         with self._lock:
-            engine = self._engines.get(lookup)
-            if engine is None:
-                engine = self._engines[lookup] = create_engine(self._url, **self._options[lookup])
-                listen(engine)
-            return engine
+            stack = self._stacks.get(lookup)
+            if stack is None:
+                stack = self._stacks[lookup] = Stack(
+                    create_engine(self._url, **self._options[lookup]), self._options[lookup]["pool_size"]
+                )
+                listen(stack.engine)
+            return stack
 
     def _open_async(self, loop: asyncio.AbstractEventLoop, lookup: bool) -> AsyncEngine:
         if self._given is not None:

@@ -410,6 +410,9 @@ class SQLUnitOfWork(ABC):
         session, connection = self._session, self._connection
         assert pooled is not None
         try:
+            if connection is None and not broken:
+                self.storage.pools.give_back(pooled, self._mode, self._is_lookup)
+                return
             pooled.info.pop(UNIT_OF_WORK, None)
             if broken:
                 pooled.invalidate()

@@ -165,7 +165,7 @@ class SQLiteStorage(SQLStorage):
         if writes:
             self.take_turn(turn, mode, self.busy_timeout)
         try:
-            pooled = self.pools.engine(mode).raw_connection()
+            _, pooled = self.pools.take(mode)
             try:
                 grip = self.prepare(pooled)
                 connection: Any = pooled.dbapi_connection
@@ -173,12 +173,12 @@ class SQLiteStorage(SQLStorage):
                 cursor.execute(statement, parameters)
                 rows: list[tuple[Any, ...]] = list(cursor.fetchall())
                 self.restore(pooled, grip)
-                return rows
             except BaseException:
                 pooled.invalidate()
-                raise
-            finally:
                 pooled.close()
+                raise
+            self.pools.give_back(pooled, mode)
+            return rows
         finally:
             self.turns.give_back(turn)
 
@@ -236,8 +236,7 @@ class SQLiteStorage(SQLStorage):
         try:
             if self.is_checked:
                 return
-            engine = self.pools.engine(mode)
-            pooled = engine.raw_connection()
+            engine, pooled = self.pools.take(mode)
             try:
                 grip = self.prepare(pooled)
                 connection: Any = pooled.dbapi_connection

@@ -80,8 +80,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         if not self._read_only and not self._take_turn(claim, wait):
             return ClaimAnswer("in_progress")
         try:
-            self._engine = storage.pools.engine(self._mode, self._is_lookup)
-            self._pooled = self._engine.raw_connection()
+            self._engine, self._pooled = storage.pools.take(self._mode, self._is_lookup)
         except BaseException:
             self._released()
             raise
