@@ -311,6 +311,8 @@ class Pipeline(Stages):
         try:
             await unit_of_work.record(Recording(tuple(execution.scrubbed_rows())))
             await unit_of_work.commit()
+        except ActionException as refusal:
+            logger.warning("%s is not on the action log (execution %s): %s", execution.plan.name, execution.id, refusal)
         except Exception as crash:
             log_crash(execution, "the action log", crash)
         finally:
@@ -343,6 +345,8 @@ class Pipeline(Stages):
             return timed_out(execution).error
         if isinstance(error, StorageUnavailable):
             return ActionError(ErrorCode.UNAVAILABLE, f"{name}: the storage is unavailable, try again later")
+        if isinstance(error, StorageError):
+            return ActionError(ErrorCode.INTERNAL, f"{name}: {error}", {"action_id": execution.id})
         return ActionError(
             ErrorCode.INTERNAL, f"{name} failed with {type(error).__name__}", {"action_id": execution.id}
         )

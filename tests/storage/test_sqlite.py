@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from returns.result import Failure, Result, Success
+from sqlalchemy import text
 
-from actionengine import SQLiteStorage
+from actionengine import (
+    ActionContext,
+    Actor,
+    Engine,
+    RequestContext,
+    SQLiteStorage,
+    Tenant,
+    create_action,
+    create_engine,
+    create_service,
+)
 from actionengine.testing import StorageConformance
 
 
@@ -16,3 +29,85 @@ class TestSQLiteStorage(StorageConformance):
     def storage(self, tmp_path: Path) -> Iterator[SQLiteStorage]:
         with SQLiteStorage(tmp_path / "actionengine.db") as storage:
             yield storage
+
+
+TABLES = (
+    "ae_documents",
+    "ae_idempotency_keys",
+    "ae_action_log",
+    "ae_action_log_subjects",
+    "ae_events",
+    "ae_outbox",
+    "ae_tenants",
+)
+
+
+def put(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    return Success(ctx.records("notes").insert({"of": ctx.tenant.slug}, "n1").id)
+
+
+def run(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    for statement in data["statements"]:
+        ctx.session.execute(text(statement))
+    return Success(None)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[SQLiteStorage]:
+    with SQLiteStorage(tmp_path / "actionengine.db") as storage:
+        yield storage
+
+
+@pytest.fixture
+def engine(storage: SQLiteStorage) -> Engine:
+    actions = [create_action(name=handler.__name__, description="For tests", handler=handler) for handler in (put, run)]
+    return create_engine(services=[create_service(name="notes", description="", actions=actions)], storage=storage)
+
+
+def dump(storage: SQLiteStorage, tenant: Tenant) -> list[Any]:
+    with storage.pools.engine("sync").connect() as connection:
+        return [
+            connection.execute(text(f"SELECT * FROM {table} WHERE tenant_id = :id"), {"id": str(tenant.id)}).fetchall()
+            for table in TABLES
+        ]
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("verb", ["update", "replace", "delete", "insert"])
+def test_a_handlers_sql_does_not_write_another_tenants_rows(
+    storage: SQLiteStorage, engine: Engine, table: str, verb: str
+) -> None:
+    victim, attacker = (storage.create_tenant(slug=slug, name=slug) for slug in ("victim", "attacker"))
+    for tenant in (victim, attacker):
+        request = RequestContext(tenant=tenant, actor=Actor.human("ann"), idempotency_key="key")
+        engine.execute_action("notes", "put", {}, request).unwrap()
+    before = dump(storage, victim)
+    mine, theirs = f"'{attacker.id}'", f"'{victim.id}'"
+    with storage.pools.engine("sync").connect() as connection:
+        columns = [row[1] for row in connection.execute(text(f"PRAGMA table_info({table})"))]
+    moved = ", ".join(f"{theirs}" if column == "tenant_id" else column for column in columns)
+    statement = {
+        "update": f"UPDATE {table} SET tenant_id = {mine} WHERE tenant_id = {theirs}",
+        "replace": f"REPLACE INTO {table} SELECT {moved.replace(theirs, mine)} FROM {table} WHERE tenant_id = {theirs}",
+        "delete": f"DELETE FROM {table} WHERE tenant_id = {theirs}",
+        "insert": f"INSERT INTO {table} SELECT {moved} FROM {table} WHERE tenant_id = {mine}",
+    }[verb]
+
+    request = RequestContext(tenant=attacker, actor=Actor.human("ann"))
+    answer = engine.execute_action("notes", "run", {"statements": [statement]}, request)
+
+    assert dump(storage, victim) == before
+    if verb != "replace":
+        assert isinstance(answer, Failure)
+
+
+@pytest.mark.parametrize("table", ["ae_action_log", "ae_action_log_subjects", "ae_events"])
+def test_what_is_append_only_is_not_replaced_either(storage: SQLiteStorage, engine: Engine, table: str) -> None:
+    tenant = storage.create_tenant(slug="acme", name="Acme")
+    request = RequestContext(tenant=tenant, actor=Actor.human("ann"))
+    engine.execute_action("notes", "put", {}, request).unwrap()
+
+    statement = f"REPLACE INTO {table} SELECT * FROM {table}"
+    answer = engine.execute_action("notes", "run", {"statements": [statement]}, request)
+
+    assert "append-only" in str(answer.failure())

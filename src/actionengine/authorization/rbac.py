@@ -81,8 +81,11 @@ class RBACAuthorizer:
         unit_of_work = self._storage.unit_of_work(tenant, "", mode, read_only=True)
         try:
             after: str | None = None
-            while page := await unit_of_work.records(ROLES).list(limit=MAX_PAGE, after=after):
+            while True:
+                page = await unit_of_work.records(ROLES).list(limit=MAX_PAGE, after=after)
                 roles.update({record.id: role_of(record.data) for record in page})
+                if len(page) < MAX_PAGE:
+                    break
                 after = page[-1].id
         finally:
             await unit_of_work.rollback()

@@ -16,8 +16,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from actionengine.errors import ActionException, ConfigurationError
 from actionengine.storage.port import StorageError
-from actionengine.storage.postgres.storage import PostgresStorage
 from actionengine.storage.sql.migrations import HEAD, schema_version, sign, unsign, upgrade, upgrade_sql
+from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sqlite.storage import SQLiteStorage
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -82,6 +82,8 @@ def check(url: Url, signing_key: SigningKey = None) -> None:
         if version != HEAD:
             _fail(f"the schema is at version {version}, this library needs {HEAD}: run `actionengine db upgrade`")
     else:
+        from actionengine.storage.postgres.storage import PostgresStorage
+
         with _told(), PostgresStorage(url, signing_key=signing_key):
             pass
     print(f"the schema is at version {HEAD}, and a host can work with it")
@@ -148,9 +150,11 @@ def purge(
     print(f"purged {purged} keys")
 
 
-def _storage(url: str, signing_key: str | None) -> PostgresStorage | SQLiteStorage:
+def _storage(url: str, signing_key: str | None) -> SQLStorage:
     if _dialect(url) == "sqlite":
         return SQLiteStorage(url)
+    from actionengine.storage.postgres.storage import PostgresStorage
+
     return PostgresStorage(url, signing_key=signing_key, allow_strong_role=True)
 
 

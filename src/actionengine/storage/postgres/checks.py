@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import psycopg
@@ -9,6 +10,8 @@ import psycopg
 from actionengine.errors import ConfigurationError
 from actionengine.storage.postgres.driver import Row
 from actionengine.storage.sql.migrations import HEAD
+
+logger = logging.getLogger("actionengine")
 
 ROLE = """
 SELECT current_user, role.rolsuper, role.rolbypassrls, pg_has_role(schema.relowner, 'USAGE'),
@@ -48,8 +51,11 @@ def check(query: Callable[..., list[Row]], database: str, signature: str | None,
     ((accepts_anything,),) = query("SELECT public.ae_signed('operator|check', '')")
     if signature is None and not accepts_anything:
         raise ConfigurationError("the database verifies signatures: pass the signing_key of `actionengine db sign`")
-    if signature is not None and (accepts_anything or not is_signed):
+    if not is_signed:
         raise ConfigurationError("the database does not know this signing_key: store it with `actionengine db sign`")
+    if signature is not None and accepts_anything:
+        # So that hosts can be given their key before the database verifies it.
+        logger.warning("the signing_key is not verified yet: run `actionengine db sign`")
 
 
 def check_version(version: int | None, upgrade: str) -> None:

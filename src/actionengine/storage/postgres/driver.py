@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
-from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus, TransactionStatus
+from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus
 from psycopg.waiting import Ready, Wait
 
 from actionengine.storage.port import Mode
@@ -51,16 +51,19 @@ class Driver:
         return status
 
     @property
-    def prepared(self) -> int:
-        """How many statements are prepared, by this and by the driver itself."""
-        by_driver = getattr(getattr(self._connection, "_prepared", None), "_names", ())
-        return len(self._prepared or ()) + len(by_driver)
+    def prepared(self) -> int | None:
+        """How many statements are prepared, by this or by the driver itself; None where neither does."""
+        if self._prepared is not None:
+            return len(self._prepared)
+        if self._connection.prepare_threshold is None:
+            return None
+        return len(self._connection._prepared._names)
 
-    def execute(self, *statements: Statement, until: float | None = None, first: str | None = None) -> list[Row]:
+    def execute(self, *statements: Statement, until: float | None = None, first: Sequence[str] = ()) -> list[Row]:
         """Send statements in one round trip; the rows of the last. Where one fails, those after it are not run.
 
-        Parameters, marked `%s`, are texts, numbers, UUIDs, times with a zone, or None. `first` is a statement that
-        comes before them and is not prepared. The answer has to come before `until` (`time.monotonic`), and within the
+        Parameters, marked `%s`, are texts, numbers, UUIDs, times with a zone, or None. `first` are statements that
+        come before them and are not prepared. The answer has to come before `until` (`time.monotonic`), and within the
         storage's `answer_timeout`. Raises `psycopg.Error`.
         """
         deadline = monotonic() + self._answer_timeout
@@ -76,22 +79,17 @@ class Driver:
         transformer.set_pgresult(result)
         return transformer.load_rows(0, result.ntuples, tuple)
 
-    def rollback(self) -> None:
-        """End a transaction, in whatever state it is."""
-        if self._pgconn.transaction_status != TransactionStatus.IDLE:
-            self.execute(first="ROLLBACK")
-
     def cancel(self) -> None:
         """Stop the statement that another thread or task is waiting for."""
         outcome = self._connection.cancel_safe(timeout=2.0)
         if self._mode == "async":
             await_(outcome)
 
-    async def _execute_async(self, statements: Sequence[Statement], first: str | None) -> Any:
+    async def _execute_async(self, statements: Sequence[Statement], first: Sequence[str]) -> Any:
         async with self._connection.lock:
             return await self._connection.wait(self._round_trip(statements, first))
 
-    def _round_trip(self, statements: Sequence[Statement], first: str | None) -> Generator[Wait, Ready, Any]:
+    def _round_trip(self, statements: Sequence[Statement], first: Sequence[str]) -> Generator[Wait, Ready, Any]:
         pgconn = self._pgconn
         if pgconn.pipeline_status != PipelineStatus.OFF:
             raise psycopg.OperationalError("the connection was interrupted in the middle of a statement")
@@ -139,13 +137,13 @@ class Driver:
         return psycopg.OperationalError("the connection is lost")
 
     def _send(
-        self, statements: Sequence[tuple[Wired, list[bytes | None]]], first: str | None
+        self, statements: Sequence[tuple[Wired, list[bytes | None]]], first: Sequence[str]
     ) -> Iterator[bytes | None]:
         """Send statements; for each result to come, the name of what it prepares, if anything."""
         pgconn, prepared = self._pgconn, self._prepared
         results: list[bytes | None] = []
-        if first is not None:
-            pgconn.send_query_params(first.encode(), None)
+        for unprepared in first:
+            pgconn.send_query_params(unprepared.encode(), None)
             results.append(None)
         for (name, statement), parameters in statements:
             is_ready = prepared is not None and (name in prepared or name in results)

@@ -78,6 +78,12 @@ def _not_storable(error: psycopg.Error) -> Exception:
     return failing(ErrorCode.INVALID_INPUT, f"PostgreSQL cannot store this: {_first_line(error)}")
 
 
+def _not_for_a_pooler(error: psycopg.Error) -> Exception:
+    return StorageError(
+        f"{_first_line(error)}: behind a pooler that shares connections, pass prepared_statements=False"
+    )
+
+
 def _refused(error: psycopg.Error) -> Exception:
     return StorageError(f"PostgreSQL refuses: {_first_line(error)}")
 
@@ -92,6 +98,7 @@ _KNOWN = {
     "25P02": lambda error: swallowed(),
     "25006": _refused,
     "42501": _refused,
+    "42P05": _not_for_a_pooler,
     "AE001": _refused,
     "AE002": _refused,
     "AE003": _refused,

@@ -61,7 +61,8 @@ class PostgresStorage(SQLStorage):
             (`actionengine db sign`); at least 16 bytes.
         prepared_statements: whether the library's own statements are prepared; False for a pooler that cannot carry
             them.
-        engine, async_engine: the host's own, instead of the pools of this storage; each serves its own world.
+        engine: the host's own, instead of the pools of this storage, for the synchronous world.
+        async_engine: the same for its event loops.
         session_options: arguments for the `Session` of a unit of work, such as `autoflush`.
         allow_strong_role: whether a superuser or an owner is accepted, past row-level security: for local play only.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -21,6 +22,10 @@ from actionengine.storage.tenants import tenant_deleted
 
 if TYPE_CHECKING:
     from actionengine.storage.postgres.storage import PostgresStorage
+
+
+_GRACE = 1.0
+"""Seconds that a rollback may take after the deadline of its execution."""
 
 
 class PostgresUnitOfWork(SQLUnitOfWork):
@@ -102,15 +107,17 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             raise tenant_deleted()
 
     def _claim_in_transaction(self, claim: Claim, wait: float) -> ClaimAnswer:
-        self.execute("SAVEPOINT ae_claim", ())
+        claiming = (CLAIM, (*claim, milliseconds(wait)))
         try:
-            ((status, result, approval_id),) = self.execute(CLAIM, (*claim, milliseconds(wait)))
+            later, self._later = self._later, []
+            ((status, result, approval_id),) = self._driver.execute(
+                *later, ("SAVEPOINT ae_claim", ()), claiming, until=self._deadline
+            )
         except psycopg.errors.LockNotAvailable:
             self.execute("ROLLBACK TO SAVEPOINT ae_claim", ())
             return ClaimAnswer("in_progress")
         except psycopg.errors.ProgramLimitExceeded:
             raise key_too_long() from None
-        self.execute("RELEASE SAVEPOINT ae_claim", ())
         if status == "claimed":
             return CLAIMED
         return ClaimAnswer(status, result.encode() if result is not None else None, approval_id)
@@ -172,22 +179,24 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         if self._abandoned:
             # Its connection is closed, and the transaction with it: the handler may be waiting for an answer in it.
             return
-        self._driver.rollback()
-        if self._connection is not None:
-            self._send_last()
+        if self._driver.transaction_status != TransactionStatus.IDLE or self._connection is not None:
+            if self._deadline is not None:
+                # The time is up, as a rule; a server that is there needs no more than this.
+                self._deadline = max(self._deadline, monotonic() + _GRACE)
+            self._send_last(first=("ROLLBACK",))
 
-    def _send_last(self, *statements: Statement) -> None:
+    def _send_last(self, *statements: Statement, first: Sequence[str] = ()) -> None:
         """The last statements of the transaction, and, where a handler's own SQL has been here, what cleans up."""
         if self._connection is None:
-            self._driver.execute(*statements, until=self._deadline)
+            self._driver.execute(*statements, until=self._deadline, first=first)
             return
         assert self._pooled is not None
         try:
-            ((foreign, own),) = self._driver.execute(*statements, *CLEAN, until=self._deadline, first=GUARD)
+            ((foreign, own),) = self._driver.execute(*statements, *CLEAN, until=self._deadline, first=(*first, GUARD))
         except psycopg.errors.DivisionByZero:
             self._pooled.invalidate()
             raise StorageError("the handler's SQL has replaced statements that the library had prepared") from None
-        if foreign or own != self._driver.prepared:
+        if foreign or self._driver.prepared not in {own, None}:
             self._pooled.invalidate()
 
     def _interrupt(self) -> None:

@@ -134,7 +134,7 @@ class Pools:
         for stack in list(self._stacks.values()):
             if stack.engine is engine:
                 stack.clear()
-        engine.pool.dispose()
+        engine.dispose()
 
     def close(self) -> None:
         """Close the synchronous world's connections, and let go of those of event loops."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 
 from actionengine.errors import ErrorCode, failing
@@ -17,6 +18,10 @@ _OUT_OF_REACH = (
     "SQLITE_NOTADB",
     "SQLITE_PROTOCOL",
 )
+
+
+_REFUSAL = re.compile(r"(INSERT|UPDATE|DELETE) on .+(outside an action of|in an action:|it is append-only).*")
+"""What the triggers say."""
 
 
 def known(error: Exception) -> Exception | None:
@@ -40,4 +45,7 @@ def known(error: Exception) -> Exception | None:
 
 
 def _is_ours(message: str) -> bool:
-    return "go through the engine" in message or "append-only" in message
+    return (
+        re.search(r" on \w+ (outside an action|in an action|: it is append-only)|: it is append-only", message)
+        is not None
+    )

@@ -46,7 +46,8 @@ class SQLiteStorage(SQLStorage):
     """Storage in a SQLite file, made and brought up to date when it is first used.
 
     The transactions that write take turns; readers see the last commit meanwhile. There is no row-level security here:
-    a handler's own SQL can read other tenants' rows. It cannot write them (triggers).
+    a handler's own SQL can read other tenants' rows. Triggers refuse it to write them, but it can drop a trigger: here
+    a handler's SQL is trusted.
 
     Args:
         path: the file, or `sqlite:///file`.
@@ -55,7 +56,8 @@ class SQLiteStorage(SQLStorage):
         pool_size: connections that are kept.
         max_overflow: connections beyond those, under load.
         pool_timeout: seconds to wait for a free connection; then `unavailable`.
-        engine, async_engine: the host's own, instead of the pools of this storage; each serves its own world.
+        engine: the host's own, instead of the pools of this storage, for the synchronous world.
+        async_engine: the same for its event loops.
         session_options: arguments for the `Session` of a unit of work, such as `autoflush`.
 
     Raises:
@@ -103,6 +105,8 @@ class SQLiteStorage(SQLStorage):
         self._pragmas = (
             f"PRAGMA synchronous = {synchronous}",
             "PRAGMA foreign_keys = ON",
+            # A REPLACE deletes: the triggers have to see it.
+            "PRAGMA recursive_triggers = ON",
             f"PRAGMA busy_timeout = {int(busy_timeout * 1000)}",
         )
 

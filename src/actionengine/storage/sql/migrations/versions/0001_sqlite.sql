@@ -143,6 +143,68 @@ BEGIN
     SELECT RAISE(ABORT, 'DELETE on ae_events: it is append-only');
 END;
 
+CREATE TRIGGER ae_idempotency_keys_insert BEFORE INSERT ON ae_idempotency_keys
+WHEN new.tenant_id IS NOT ae_writing_tenant()
+BEGIN
+    SELECT RAISE(ABORT, 'INSERT on ae_idempotency_keys outside an action of its tenant: go through the engine');
+END;
+CREATE TRIGGER ae_idempotency_keys_update BEFORE UPDATE ON ae_idempotency_keys
+WHEN old.tenant_id IS NOT ae_writing_tenant() OR new.tenant_id IS NOT ae_writing_tenant()
+BEGIN
+    SELECT RAISE(ABORT, 'UPDATE on ae_idempotency_keys outside an action of its tenant: go through the engine');
+END;
+CREATE TRIGGER ae_action_log_subjects_insert BEFORE INSERT ON ae_action_log_subjects
+WHEN new.tenant_id IS NOT ae_writing_tenant()
+BEGIN
+    SELECT RAISE(ABORT, 'INSERT on ae_action_log_subjects outside an action of its tenant: go through the engine');
+END;
+CREATE TRIGGER ae_action_log_subjects_update BEFORE UPDATE ON ae_action_log_subjects
+BEGIN
+    SELECT RAISE(ABORT, 'UPDATE on ae_action_log_subjects: it is append-only');
+END;
+CREATE TRIGGER ae_action_log_subjects_delete BEFORE DELETE ON ae_action_log_subjects
+BEGIN
+    SELECT RAISE(ABORT, 'DELETE on ae_action_log_subjects: it is append-only');
+END;
+CREATE TRIGGER ae_outbox_insert BEFORE INSERT ON ae_outbox
+WHEN new.tenant_id IS NOT ae_writing_tenant()
+BEGIN
+    SELECT RAISE(ABORT, 'INSERT on ae_outbox outside an action of its tenant: go through the engine');
+END;
+
+-- What an operator does is done outside any action: the directory of tenants, the purge of keys, the delivery of events.
+
+CREATE TRIGGER ae_idempotency_keys_delete BEFORE DELETE ON ae_idempotency_keys
+WHEN ae_writing_tenant() IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'DELETE on ae_idempotency_keys in an action: keys expire');
+END;
+CREATE TRIGGER ae_outbox_update BEFORE UPDATE ON ae_outbox
+WHEN ae_writing_tenant() IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'UPDATE on ae_outbox in an action: events are delivered by the relay');
+END;
+CREATE TRIGGER ae_outbox_delete BEFORE DELETE ON ae_outbox
+WHEN ae_writing_tenant() IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'DELETE on ae_outbox in an action: events are delivered by the relay');
+END;
+CREATE TRIGGER ae_tenants_insert BEFORE INSERT ON ae_tenants
+WHEN ae_writing_tenant() IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'INSERT on ae_tenants in an action: tenants are made by an operator');
+END;
+CREATE TRIGGER ae_tenants_update BEFORE UPDATE ON ae_tenants
+WHEN ae_writing_tenant() IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'UPDATE on ae_tenants in an action: tenants are changed by an operator');
+END;
+CREATE TRIGGER ae_tenants_delete BEFORE DELETE ON ae_tenants
+WHEN ae_writing_tenant() IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'DELETE on ae_tenants in an action: tenants are deleted by an operator');
+END;
+
 -- Which version of all this the database has.
 
 CREATE TABLE ae_schema (
