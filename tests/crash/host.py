@@ -119,11 +119,11 @@ class FusedPostgresUnitOfWork(PostgresUnitOfWork):
         self.fuse.reach("after the commit")
         return None
 
-    def _send_last(self, *statements: Statement) -> None:
+    def _send_last(self, *statements: Statement, first: Sequence[str] = ()) -> None:
         if ("COMMIT", ()) in statements and self.fuse.is_due("while recording"):
             self._driver.execute(*statements[: statements.index(("COMMIT", ()))])
             die()
-        super()._send_last(*statements)
+        super()._send_last(*statements, first=first)
 
 
 class FusedSQLiteUnitOfWork(SQLiteUnitOfWork):
