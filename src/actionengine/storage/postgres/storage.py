@@ -31,7 +31,7 @@ from actionengine.storage.postgres.statements import (
 )
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
 from actionengine.storage.sql.documents import SQLRecords
-from actionengine.storage.sql.pools import Pools
+from actionengine.storage.sql.pools import Pools, pool_of
 from actionengine.storage.sql.signing import Signer
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
@@ -178,13 +178,14 @@ class PostgresStorage(SQLStorage):
             try:
                 rows = self.driver(pooled, mode).execute((statement, parameters))
             except BaseException as error:
+                pool = pool_of(pooled)
                 pooled.invalidate()
                 pooled.close()
                 if attempt == 2 or not is_lost(error):
                     raise
-                self.pools.drop_idle(engine)
+                self.pools.drop_idle(engine, pool)
             else:
-                self.pools.give_back(pooled, mode)
+                self.pools.give_back(engine, pooled)
                 return rows
         raise AssertionError
 

@@ -17,6 +17,7 @@ from actionengine.storage.postgres.driver import Driver, Row, Statement, millise
 from actionengine.storage.postgres.errors import is_lost, key_too_long, swallowed
 from actionengine.storage.postgres.rows import event_values, log_id, log_row, log_values, text
 from actionengine.storage.postgres.statements import CLAIM, CLEAN, GUARD, MOST_ROWS, READ_LOG, record_statement
+from actionengine.storage.sql.pools import pool_of
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.tenants import tenant_deleted
 
@@ -69,10 +70,11 @@ class PostgresUnitOfWork(SQLUnitOfWork):
                 return self._begin(claim, wait)
             except BaseException as error:
                 if is_lost(error):
+                    pool = pool_of(self._pooled)
                     self._release(broken=True)
                     if attempt == 1:
                         # A connection that died in the pool: nothing has happened in it yet.
-                        storage.pools.drop_idle(self._engine)
+                        storage.pools.drop_idle(self._engine, pool)
                         continue
                 raise
         raise AssertionError

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.pool import Pool, PoolProxiedConnection
 
 from actionengine.errors import ConfigurationError
 from actionengine.storage.port import Mode
@@ -49,6 +49,15 @@ class Stack:
                 self._idle.append(pooled)
                 return
         pooled.close()
+
+    def drop(self) -> None:
+        """Close those that are of a pool that was given up."""
+        with self._lock:
+            idle = [pooled for pooled in self._idle if is_left_over(self.engine, pooled)]
+            self._idle = [pooled for pooled in self._idle if pooled not in idle]
+        for pooled in idle:
+            pooled.invalidate()
+            pooled.close()
 
     def clear(self) -> None:
         """Give all back to the pool."""
@@ -115,26 +124,35 @@ class Pools:
 
     def take(self, mode: Mode, lookup: bool = False) -> tuple[Engine, PoolProxiedConnection]:
         """A connection, and its engine."""
-        if mode == "sync" and self._given is None:
-            stack = self._stack(lookup)
-            return stack.engine, stack.take()
-        engine = self.engine(mode, lookup)
-        return engine, engine.raw_connection()
+        stack = self._stack(lookup) if mode == "sync" and self._given is None else None
+        engine = stack.engine if stack is not None else self.engine(mode, lookup)
+        # Read before, so that a pool that is replaced meanwhile counts as given up.
+        pool = engine.pool
+        pooled = stack.take() if stack is not None else engine.raw_connection()
+        pooled.info.setdefault(_POOL, pool)
+        return engine, pooled
 
-    def give_back(self, pooled: PoolProxiedConnection, mode: Mode, lookup: bool = False) -> None:
+    def give_back(self, engine: Engine, pooled: PoolProxiedConnection, lookup: bool = False) -> None:
         """Give back a connection that is as it was when it was taken."""
-        stack = self._stacks.get(lookup) if mode == "sync" else None
-        if stack is not None:
+        stack = self._stacks.get(lookup)
+        if is_left_over(engine, pooled):
+            pooled.invalidate()
+            pooled.close()
+        elif stack is not None and stack.engine is engine:
             stack.give_back(pooled)
         else:
             pooled.close()
 
-    def drop_idle(self, engine: Engine) -> None:
-        """Close the connections that nobody uses: one of them was found dead, so that the others will be too."""
+    def drop_idle(self, engine: Engine, pool: Pool | None) -> None:
+        """Close the connections of a pool that nobody uses: one of them was found dead, so the others will be too."""
+        with self._lock:
+            if pool is None or engine.pool is not pool:
+                return
+            engine.dispose(close=False)
         for stack in list(self._stacks.values()):
             if stack.engine is engine:
-                stack.clear()
-        engine.dispose()
+                stack.drop()
+        pool.dispose()
 
     def close(self) -> None:
         """Close the synchronous world's connections, and let go of those of event loops."""
@@ -199,6 +217,19 @@ class Pools:
                 listen(engine.sync_engine)
                 self._async_engines[lookup][loop] = engine
             return engine
+
+
+_POOL = "actionengine.pool"
+
+
+def pool_of(pooled: PoolProxiedConnection) -> Pool | None:
+    """The pool that a connection was taken from."""
+    return pooled.info.get(_POOL)
+
+
+def is_left_over(engine: Engine, pooled: PoolProxiedConnection) -> bool:
+    """Whether a connection is of a pool that was given up meanwhile: nobody would ever close it."""
+    return pool_of(pooled) is not engine.pool
 
 
 UNIT_OF_WORK = "actionengine.unit_of_work"

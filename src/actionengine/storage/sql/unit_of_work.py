@@ -32,7 +32,7 @@ from actionengine.storage.port import (
 )
 from actionengine.storage.sql.bridge import greenlet_spawn, in_greenlet, on_loop, run, run_beside_loop, uninterrupted
 from actionengine.storage.sql.documents import SQLRecords
-from actionengine.storage.sql.pools import UNIT_OF_WORK
+from actionengine.storage.sql.pools import UNIT_OF_WORK, is_left_over
 from actionengine.storage.sql.session import AsyncUnitOfWorkSession, UnitOfWorkSession
 
 if TYPE_CHECKING:
@@ -72,7 +72,6 @@ class SQLUnitOfWork(ABC):
         self._abandoned = False
         self._failed: Exception | None = None
         self._deadline: float | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._engine: Engine | None = None
         self._pooled: PoolProxiedConnection | None = None
         self._connection: Connection | None = None
@@ -411,10 +410,11 @@ class SQLUnitOfWork(ABC):
         assert pooled is not None
         try:
             if connection is None and not broken:
-                self.storage.pools.give_back(pooled, self._mode, self._is_lookup)
+                assert self._engine is not None
+                self.storage.pools.give_back(self._engine, pooled, self._is_lookup)
                 return
             pooled.info.pop(UNIT_OF_WORK, None)
-            if broken:
+            if broken or (self._engine is not None and is_left_over(self._engine, pooled)):
                 pooled.invalidate()
             with suppress(Exception):
                 if session is not None:

@@ -169,7 +169,7 @@ class SQLiteStorage(SQLStorage):
         if writes:
             self.take_turn(turn, mode, self.busy_timeout)
         try:
-            _, pooled = self.pools.take(mode)
+            engine, pooled = self.pools.take(mode)
             try:
                 grip = self.prepare(pooled)
                 connection: Any = pooled.dbapi_connection
@@ -181,7 +181,7 @@ class SQLiteStorage(SQLStorage):
                 pooled.invalidate()
                 pooled.close()
                 raise
-            self.pools.give_back(pooled, mode)
+            self.pools.give_back(engine, pooled)
             return rows
         finally:
             self.turns.give_back(turn)
