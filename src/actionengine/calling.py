@@ -55,7 +55,11 @@ async def call(
             raise _needs_loop(execution, what)
         if execution.deadline is None:
             return call_plainly(execution, what, function, *arguments)
-        value = call_plainly(execution, what, _call_in_thread, execution, function, arguments)
+        if execution.root.mode == "async":
+            # Nested in a def handler: it stays where that one is, which can be left behind with it.
+            value = call_plainly(execution, what, function, *arguments)
+        else:
+            value = call_plainly(execution, what, _call_in_thread, execution, function, arguments)
     else:
         try:
             if is_async:

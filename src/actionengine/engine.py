@@ -12,10 +12,10 @@ from returns.result import Failure, Result, Success
 from actionengine.actions import Action, ActionSummary, Service, ServiceSummary
 from actionengine.context import RequestContext, Tenant
 from actionengine.driving import drive
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ActionException, ConfigurationError, ErrorCode, sendable
 from actionengine.pipeline import Pipeline
 from actionengine.plan import ActionPlan
-from actionengine.storage.port import Mode, Storage, StorageUnavailable
+from actionengine.storage.port import Mode, Storage, StorageError, StorageUnavailable
 
 
 @final
@@ -101,9 +101,14 @@ class Engine:
 
     async def _resolve(self, slug: str, mode: Mode) -> Result[Tenant, ActionError]:
         try:
-            tenant = await self._storage.find_tenant(slug, mode) if isinstance(slug, str) and slug else None
+            is_one = isinstance(slug, str) and slug and sendable(slug) == slug
+            tenant = await self._storage.find_tenant(slug, mode) if is_one else None
         except StorageUnavailable:
             return Failure(ActionError(ErrorCode.UNAVAILABLE, "the storage is unavailable, try again later"))
+        except ActionException as refusal:
+            return Failure(refusal.error)
+        except (StorageError, ConfigurationError) as error:
+            return Failure(ActionError(ErrorCode.INTERNAL, f"the storage cannot be used: {error}"))
         if tenant is None:
             return Failure(ActionError(ErrorCode.NOT_FOUND, f"there is no tenant {slug!r}"))
         return Success(tenant)

@@ -47,11 +47,16 @@ from actionengine.storage.port import (
     Recording,
     SerializationFailure,
     StorageError,
+    StorageSilent,
     StorageUnavailable,
 )
 
 _BACKOFF = 0.002
 """Seconds that the first pause before a rerun has at most; the bound doubles with each."""
+
+
+_FOR_THE_ROW = 2.0
+"""Seconds that writing the row of a failed execution may take, where the action has a deadline."""
 
 
 class Pipeline(Stages):
@@ -308,6 +313,8 @@ class Pipeline(Stages):
         tenant = execution.request.tenant
         assert tenant is not None
         unit_of_work = self.storage.unit_of_work(tenant, execution.id, execution.mode)
+        if execution.deadline is not None:
+            unit_of_work.limit(_FOR_THE_ROW)
         try:
             await unit_of_work.record(Recording(tuple(execution.scrubbed_rows())))
             await unit_of_work.commit()
@@ -341,7 +348,7 @@ class Pipeline(Stages):
             return ActionError(ErrorCode.CONFLICT, f"{name} lost against other executions too often: try again")
         log_crash(execution, "the storage" if isinstance(error, StorageError) else "the pipeline", error)
         if isinstance(error, StorageUnavailable) and execution.remaining(1.0) == 0.0:
-            execution.is_unlogged = True
+            execution.is_unlogged = isinstance(error, StorageSilent)
             return timed_out(execution).error
         if isinstance(error, StorageUnavailable):
             return ActionError(ErrorCode.UNAVAILABLE, f"{name}: the storage is unavailable, try again later")

@@ -75,6 +75,30 @@ def add_around_failure(data: Any, ctx: ActionContext) -> Result[Any, Any]:
     return Success(None)
 
 
+def add_pending(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    """Nothing is flushed, and nothing else is done."""
+    ctx.session.add(Job(tenant_id=ctx.tenant.id, id=data["id"], name="pending"))
+    return Failure("changed my mind") if data.get("fails") else Success(data["id"])
+
+
+def peek_and_add(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    return add_pending(data, ctx)
+
+
+def peek_and_fail(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    if data.get("inner"):
+        ctx.execute("jobs", "peek_and_fail", {})
+        ctx.session.execute(text(f"INSERT INTO jobs VALUES ('{ctx.tenant.id}', 99, 'sneaked in')"))
+    return Failure("nothing to see")
+
+
+def nested(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    """Executes an action, and then writes itself."""
+    answer = ctx.execute("jobs", data["action"], data["payload"])
+    ctx.records("notes").insert({"after": data["action"]})
+    return Success(isinstance(answer, Success))
+
+
 def add_around_failed_flush(data: Any, ctx: ActionContext) -> Result[Any, Any]:
     """The nested action is the first to use the session, and its flush fails."""
     ctx.records("notes").insert({}, "before")
@@ -150,6 +174,10 @@ HANDLERS: tuple[Callable[..., Any], ...] = (
     add_async,
     names,
     add_around_failure,
+    add_pending,
+    peek_and_add,
+    peek_and_fail,
+    nested,
     add_around_failed_flush,
     records_in_a_savepoint,
     commit,
@@ -170,7 +198,7 @@ def engine(backend: Backend, sql_storage: SQLStorage) -> Engine:
             name=handler.__name__,
             description="With a session",
             handler=handler,
-            read_only=handler is names,
+            read_only=handler in (names, peek_and_add, peek_and_fail),
             timeout=30 if handler is swallow_in_a_savepoint else None,
         )
         for handler in HANDLERS
@@ -250,6 +278,24 @@ def test_a_nested_action_that_fails_takes_back_its_own_rows_only(go: Callable[..
     assert go("add_around_failure") == Success(None)
 
     assert go("names") == Success(["first, changed", "third"])
+
+
+@pytest.mark.parametrize(
+    ("action", "payload", "is_done"),
+    [
+        ("add_pending", {"id": 1}, True),
+        ("add_pending", {"id": 1, "fails": True}, False),
+        ("peek_and_add", {"id": 1}, False),
+        ("peek_and_fail", {}, False),
+        ("peek_and_fail", {"inner": True}, False),
+    ],
+)
+def test_what_is_pending_in_a_nested_action_follows_it(
+    go: Callable[..., Any], action: str, payload: Any, is_done: bool
+) -> None:
+    assert go("nested", {"action": action, "payload": payload}) == Success(is_done)
+
+    assert go("names") == Success(["pending"] if is_done else [])
 
 
 def test_a_nested_flush_that_fails_takes_back_the_nested_action_only(go: Callable[..., Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -68,8 +69,11 @@ def upgrade_command(
 @db.command()
 def current(url: Url) -> None:
     """Print the version of the schema."""
-    with _owner(url) as connection:
-        version = schema_version(connection)
+    if _is_missing(url):
+        version = None
+    else:
+        with _owner(url) as connection:
+            version = schema_version(connection)
     print("there is no schema" if version is None else f"version {version} of {HEAD}")
 
 
@@ -92,6 +96,8 @@ def check(url: Url, signing_key: SigningKey = None) -> None:
 @db.command("sign")
 def sign_command(url: Url, signing_key: SigningKey = None) -> None:
     """Have the database verify for which tenant a transaction works (PostgreSQL). Makes a key where none is given."""
+    if _dialect(url) == "sqlite":
+        _fail("SQLite verifies no signatures: it has no row-level security")
     key = signing_key or secrets.token_urlsafe(32)
     with _owner(url) as connection:
         id = sign(connection, key)
@@ -151,6 +157,8 @@ def purge(
 
 
 def _storage(url: str, signing_key: str | None) -> SQLStorage:
+    if _is_missing(url):
+        _fail(f"there is no file {make_url(url).database!r}: run `actionengine db upgrade` first")
     if _dialect(url) == "sqlite":
         return SQLiteStorage(url)
     from actionengine.storage.postgres.storage import PostgresStorage
@@ -158,11 +166,19 @@ def _storage(url: str, signing_key: str | None) -> SQLStorage:
     return PostgresStorage(url, signing_key=signing_key, allow_strong_role=True)
 
 
+def _is_missing(url: str) -> bool:
+    """Whether it names a SQLite file that is not there: looking at it would make it."""
+    return _dialect(url) == "sqlite" and not Path(make_url(url).database or "").is_file()
+
+
 def _dialect(url: str) -> str:
     try:
         dialect = make_url(url).get_backend_name()
     except ArgumentError:
-        _fail(f"{url!r} is no database URL: postgresql://user:password@host/database, or sqlite:///file")
+        shown = url if "@" not in url else f"...@{url.rpartition('@')[2]}"
+        _fail(f"{shown!r} is no database URL: postgresql://user:password@host/database, or sqlite:///file")
+    if dialect == "postgres":
+        return "postgresql"
     if dialect not in {"postgresql", "sqlite"}:
         _fail(f"actionengine works on PostgreSQL and SQLite, not on {dialect}")
     return dialect

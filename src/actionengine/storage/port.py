@@ -40,6 +40,10 @@ class StorageUnavailable(StorageError):
     """The backend is out of reach or exhausted: `unavailable`."""
 
 
+class StorageSilent(StorageUnavailable):
+    """The backend did not answer in time: it need not be asked again."""
+
+
 class SerializationFailure(StorageError):
     """The transaction lost against another one; running the unit of work again may succeed (SQLSTATE 40001, 40P01)."""
 

@@ -7,7 +7,11 @@ are sent together ("Pipeline Mode", PostgreSQL's manual, chapter libpq).
 
 from __future__ import annotations
 
+import asyncio
+import os
+import socket
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
@@ -28,6 +32,14 @@ Statement = tuple[str, Sequence[Any]]
 
 MOST_PREPARED = 200
 """Statements that a connection prepares; the shapes of a recording have no bound."""
+
+
+_PATIENCE = 1.0
+"""Seconds for each step of cutting somebody off."""
+
+
+class NoAnswer(psycopg.OperationalError):
+    """The server was silent for too long."""
 
 
 class Driver:
@@ -79,11 +91,38 @@ class Driver:
         transformer.set_pgresult(result)
         return transformer.load_rows(0, result.ntuples, tuple)
 
-    def cancel(self) -> None:
-        """Stop the statement that another thread or task is waiting for."""
-        outcome = self._connection.cancel_safe(timeout=2.0)
+    def cut_off(self) -> None:
+        """Stop what another thread or task is waiting for in this connection, and wait until it does so no more.
+
+        A connection must not be closed under somebody's hands: its file descriptor may be another one's by then. A
+        server that does not answer is hung up on.
+        """
         if self._mode == "async":
-            await_(outcome)
+            await_(self._cut_off_async())
+            return
+        with suppress(psycopg.Error):
+            self._connection.cancel_safe(timeout=_PATIENCE)
+        for last_try in (False, True):
+            if self._connection.lock.acquire(timeout=_PATIENCE):
+                self._connection.lock.release()
+                return
+            if not last_try:
+                self._hang_up()
+
+    async def _cut_off_async(self) -> None:
+        with suppress(psycopg.Error):
+            await self._connection.cancel_safe(timeout=_PATIENCE)
+        for last_try in (False, True):
+            try:
+                async with asyncio.timeout(_PATIENCE), self._connection.lock:
+                    return
+            except TimeoutError:
+                if not last_try:
+                    self._hang_up()
+
+    def _hang_up(self) -> None:
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self._pgconn.socket)) as twin:
+            twin.shutdown(socket.SHUT_RDWR)
 
     async def _execute_async(self, statements: Sequence[Statement], first: Sequence[str]) -> Any:
         async with self._connection.lock:
@@ -129,7 +168,7 @@ class Driver:
 
     def _check_deadline(self) -> None:
         if monotonic() > self._deadline:
-            raise psycopg.OperationalError("the server did not answer in time")
+            raise NoAnswer("the server did not answer in time")
 
     def _lost(self, failed: Any) -> psycopg.Error:
         if failed is not None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import psycopg
 
 from actionengine.errors import ActionException, ErrorCode, failing
-from actionengine.storage.port import SerializationFailure, StorageError, StorageUnavailable
+from actionengine.storage.port import SerializationFailure, StorageError, StorageSilent, StorageUnavailable
+from actionengine.storage.postgres.driver import NoAnswer
 
 
 def known(error: Exception) -> Exception | None:
     """What an error of the driver is in terms of the port; None for one that is the handler's own."""
     if not isinstance(error, psycopg.Error):
         return None
+    if isinstance(error, NoAnswer | psycopg.errors.ConnectionTimeout):
+        return StorageSilent(f"PostgreSQL is out of reach: {_first_line(error)}")
     state = error.sqlstate
     if state is None:
         if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
@@ -31,7 +34,7 @@ _LOST = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.Invali
 
 def is_lost(error: BaseException) -> bool:
     """Whether the connection is of no more use."""
-    if not isinstance(error, _LOST):
+    if not isinstance(error, _LOST) or isinstance(error, NoAnswer | psycopg.errors.QueryCanceled):
         return False
     return error.sqlstate is None or error.sqlstate[:2] in {"57", "08"} or error.sqlstate == _NOT_PREPARED
 

@@ -18,7 +18,7 @@ from actionengine.storage.postgres.errors import is_lost, key_too_long, swallowe
 from actionengine.storage.postgres.rows import event_values, log_id, log_row, log_values, text
 from actionengine.storage.postgres.statements import CLAIM, CLEAN, GUARD, MOST_ROWS, READ_LOG, record_statement
 from actionengine.storage.sql.pools import pool_of
-from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+from actionengine.storage.sql.unit_of_work import Savepoint, SQLUnitOfWork
 from actionengine.storage.tenants import tenant_deleted
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             ((is_deleted, is_claimed, _),) = self._driver.execute(
                 (storage.begin, ()), (opening.claiming, parameters), until=self._deadline
             )
-        except psycopg.errors.LockNotAvailable:
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
             return ClaimAnswer("in_progress")
         except psycopg.errors.ProgramLimitExceeded:
             raise key_too_long() from None
@@ -115,7 +115,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             ((status, result, approval_id),) = self._driver.execute(
                 *later, ("SAVEPOINT ae_claim", ()), claiming, until=self._deadline
             )
-        except psycopg.errors.LockNotAvailable:
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
             self.execute("ROLLBACK TO SAVEPOINT ae_claim", ())
             return ClaimAnswer("in_progress")
         except psycopg.errors.ProgramLimitExceeded:
@@ -172,6 +172,11 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             raise StorageError("the handler has ended the transaction by itself; the pipeline does that")
         self._send_last(*self._later, *self._recording(), ("COMMIT", ()))
 
+    def _rollback_to(self, savepoint: Savepoint) -> None:
+        # What was to be sent later was asked for after the savepoint.
+        self._later.clear()
+        super()._rollback_to(savepoint)
+
     def _allow_writes(self, allow: bool) -> None:
         # The end of the savepoint brings back what was allowed around it.
         if not allow:
@@ -202,4 +207,4 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             self._pooled.invalidate()
 
     def _interrupt(self) -> None:
-        self._driver.cancel()
+        self._driver.cut_off()

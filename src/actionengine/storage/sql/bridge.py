@@ -43,7 +43,12 @@ def run_beside_loop(
     awaitable = inner.switch(*arguments)
     while not inner.dead:
         try:
-            may_go_on()
+            try:
+                may_go_on()
+            except BaseException:
+                if asyncio.iscoroutine(awaitable):
+                    awaitable.close()
+                raise
             value = asyncio.run_coroutine_threadsafe(_awaited(awaitable), loop).result()
         except BaseException:
             awaitable = inner.throw(*sys.exc_info())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import weakref
 from typing import Any
@@ -106,7 +105,6 @@ class Pools:
         for given in (engine, async_engine.sync_engine if async_engine is not None else None):
             if given is not None and not event.contains(given, "handle_error", _note):
                 listen(given)
-        _ALL.add(self)
 
     @property
     def name(self) -> str:
@@ -246,15 +244,3 @@ def _note(context: ExceptionContext) -> None:
     unit_of_work = connection.info.get(UNIT_OF_WORK) if connection is not None else None
     if unit_of_work is not None and isinstance(context.original_exception, Exception):
         unit_of_work.note(unit_of_work.translated(context.original_exception))
-
-
-_ALL: weakref.WeakSet[Pools] = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    for pools in list(_ALL):
-        pools.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)

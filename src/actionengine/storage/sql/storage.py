@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -47,6 +49,12 @@ class SQLStorage(ABC):
         self.is_checked = False
         self._stamps: dict[UUID, int] = {}
         self._stamps_lock = threading.Lock()
+        _ALL.add(self)
+
+    def forget(self) -> None:
+        """Start anew in a forked process: connections and locks are the parent's."""
+        self._stamps_lock = threading.Lock()
+        self.pools.forget()
 
     # The port
 
@@ -239,3 +247,15 @@ class SQLStorage(ABC):
             if translated is error:
                 raise
             raise translated from error
+
+
+_ALL: weakref.WeakSet[SQLStorage] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for storage in list(_ALL):
+        storage.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

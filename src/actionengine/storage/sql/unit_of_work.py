@@ -43,6 +43,10 @@ T = TypeVar("T")
 logger = logging.getLogger("actionengine")
 
 
+_SLACK = 0.5
+"""Seconds that a database has to answer beyond the deadline of an execution: its own limits come first."""
+
+
 class Savepoint:
     """A savepoint: made in the database only once something is done after it; by the session, where there is one."""
 
@@ -82,6 +86,7 @@ class SQLUnitOfWork(ABC):
         self._unmade: list[Savepoint] = []
         self._made: list[Savepoint] = []
         self._touched_access = False
+        self._read_only_savepoints = 0
 
     # The port
 
@@ -134,7 +139,10 @@ class SQLUnitOfWork(ABC):
         """Undo what was written since."""
         assert isinstance(savepoint, Savepoint)
         if savepoint in self._unmade:
-            del self._unmade[self._unmade.index(savepoint) + 1 :]
+            del self._unmade[self._unmade.index(savepoint) :]
+            if self._session is not None:
+                # It was opened after this savepoint, and has done nothing yet: what is pending in it is undone too.
+                await self._run(self._forget_session)
         else:
             self._unmade.clear()
             await self._run(self._rollback_to, savepoint)
@@ -142,10 +150,9 @@ class SQLUnitOfWork(ABC):
     async def release(self, savepoint: object) -> None:
         """Forget a savepoint, keeping what was written since."""
         assert isinstance(savepoint, Savepoint)
-        if savepoint in self._unmade:
+        if savepoint in self._unmade and not self._has_pending():
             del self._unmade[self._unmade.index(savepoint) :]
         else:
-            self._unmade.clear()
             await self._run(self._release_savepoint, savepoint)
 
     async def record(self, recording: Recording) -> None:
@@ -155,23 +162,28 @@ class SQLUnitOfWork(ABC):
 
     async def commit(self) -> None:
         """Write what was recorded and make everything visible at once."""
-        await self._run(self._commit)
-        if self._touched_access:
-            self.storage.access_changed(self.tenant.id)
+        try:
+            await self._run(self._commit)
+        finally:
+            # Even where nobody knows whether it has committed: better read the roles once more than too few times.
+            if self._touched_access:
+                self.storage.access_changed(self.tenant.id)
 
     async def rollback(self) -> None:
         """Undo everything."""
         if self._ended and self._pooled is None:
             return
         self._ended = True
-        if self._mode == "sync" or in_greenlet():
+        if self._mode == "sync":
             self._rollback()
+        elif in_greenlet():
+            on_loop(self._rollback)
         else:
             await uninterrupted(greenlet_spawn(self._rollback))
 
     def limit(self, seconds: float) -> None:
         """The database has to answer within this time; then it counts as out of reach."""
-        self._deadline = monotonic() + seconds
+        self._deadline = monotonic() + seconds + _SLACK
 
     def abandon(self) -> bool:
         """It cannot: the handler may be in the middle of a statement."""
@@ -231,13 +243,13 @@ class SQLUnitOfWork(ABC):
     def make_savepoints(self) -> None:
         """Open the transaction, and make the savepoints that were only noted so far."""
         if self._pooled is None:
-            self._take_connection(None, 0.0)
+            self._open(None, 0.0)
         while self._unmade:
             savepoint = self._unmade.pop(0)
             self.execute(f"SAVEPOINT {savepoint.name}", ())
             self._made.append(savepoint)
             if savepoint.read_only:
-                self._allow_writes(False)
+                self._forbid_writes()
 
     # What each backend has of its own
 
@@ -294,11 +306,31 @@ class SQLUnitOfWork(ABC):
 
     def _claim(self, claim: Claim, wait: float) -> ClaimAnswer:
         if self._pooled is None:
-            answer = self._take_connection(claim, wait)
+            answer = self._open(claim, wait)
             assert answer is not None
             return answer
         self.make_savepoints()
         return self._claim_in_transaction(claim, wait)
+
+    def _open(self, claim: Claim | None, wait: float) -> ClaimAnswer | None:
+        """Take a connection and begin in it; unless the execution has ended meanwhile, in another thread or task, which
+        then has found nothing to end."""
+        try:
+            answer = self._take_connection(claim, wait)
+        except BaseException:
+            if self._ended:
+                self._let_go()
+            raise
+        if self._ended:
+            self._let_go()
+            self._check_open()
+        return answer
+
+    def _let_go(self) -> None:
+        if self._pooled is not None:
+            self._release(broken=True)
+        else:
+            self._released()
 
     @abstractmethod
     def _take_connection(self, claim: Claim | None, wait: float) -> ClaimAnswer | None:
@@ -330,25 +362,46 @@ class SQLUnitOfWork(ABC):
         # SQLAlchemy would make it at the session's next statement; ours may come first.
         self._session.connection()
         if savepoint.read_only:
-            self._allow_writes(False)
+            self._forbid_writes()
+
+    def _has_pending(self) -> bool:
+        """Whether there is something in the session that was not written yet."""
+        session = self._session
+        return session is not None and bool(session.new or session.dirty or session.deleted)
+
+    def _forget_session(self) -> None:
+        assert self._session is not None
+        Session.rollback(self._session)
+        self._session.expunge_all()
+
+    def _forbid_writes(self) -> None:
+        self._read_only_savepoints += 1
+        self._allow_writes(False)
+
+    def _permit_writes(self) -> None:
+        self._read_only_savepoints -= 1
+        if not self._read_only_savepoints:
+            self._allow_writes(True)
 
     def _rollback_to(self, savepoint: Savepoint) -> None:
         if savepoint.read_only:
-            self._allow_writes(True)
+            self._permit_writes()
         if savepoint.nested is not None:
             savepoint.nested.rollback()
             return
         if self._session is not None:
             # It was opened after this savepoint: all that it knows is gone.
-            Session.rollback(self._session)
-            self._session.expunge_all()
+            self._forget_session()
         self.execute(f"ROLLBACK TO SAVEPOINT {savepoint.name}", ())
         del self._made[self._made.index(savepoint) + 1 :]
 
     def _release_savepoint(self, savepoint: Savepoint) -> None:
+        if savepoint in self._unmade:
+            self.make_savepoints()
+        self._unmade.clear()
         if savepoint.read_only:
             self._flush()
-            self._allow_writes(True)
+            self._permit_writes()
         if savepoint.nested is not None:
             savepoint.nested.commit()
             return
@@ -380,7 +433,7 @@ class SQLUnitOfWork(ABC):
             raise self._failed
         self._unmade.clear()
         if self._recordings and self._pooled is None:
-            self._take_connection(None, 0.0)
+            self._open(None, 0.0)
         if self._pooled is not None:
             self._finish()
             self._release()
@@ -407,7 +460,8 @@ class SQLUnitOfWork(ABC):
         """Give the connection back, or close it where nobody should have it again."""
         pooled, self._pooled = self._pooled, None
         session, connection = self._session, self._connection
-        assert pooled is not None
+        if pooled is None:
+            return
         try:
             if connection is None and not broken:
                 assert self._engine is not None

@@ -45,7 +45,4 @@ def known(error: Exception) -> Exception | None:
 
 
 def _is_ours(message: str) -> bool:
-    return (
-        re.search(r" on \w+ (outside an action|in an action|: it is append-only)|: it is append-only", message)
-        is not None
-    )
+    return _REFUSAL.fullmatch(message) is not None

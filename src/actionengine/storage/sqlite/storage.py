@@ -114,6 +114,12 @@ class SQLiteStorage(SQLStorage):
         """A unit of work of one tenant. Takes its turn and a connection when it is first used."""
         return SQLiteUnitOfWork(self, tenant, action_id, mode, read_only)
 
+    def forget(self) -> None:
+        """Start anew in a forked process: whoever had a turn has it in the parent."""
+        super().forget()
+        self.turns = Turns()
+        self.held = {}
+
     def id_in(self, id: UUID) -> Any:
         """A tenant's id as the driver takes it."""
         return str(id)

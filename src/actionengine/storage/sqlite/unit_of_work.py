@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -51,6 +53,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
     storage: SQLiteStorage
     _cursor: Any = None
     _grip: Grip
+    _has_begun = False
     _has_turn = False
     _is_query_only = False
 
@@ -88,7 +91,8 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         connection: Any = self._pooled.dbapi_connection
         self._cursor = connection.cursor()
         self._cursor.execute("BEGIN" if self._read_only else "BEGIN IMMEDIATE")
-        if self.execute(IS_DELETED, (self._tenant_id,)):
+        self._has_begun = True
+        if not self._is_lookup and self.execute(IS_DELETED, (self._tenant_id,)):
             raise tenant_deleted()
         if self._read_only:
             return None
@@ -98,11 +102,12 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
     def _take_turn(self, claim: Claim | None, wait: float) -> bool:
         """Whether the writer's turn came; False where it was another claim of the same key that took too long."""
         storage = self.storage
+        left = inf if self._deadline is None else max(0.0, self._deadline - monotonic())
         if claim is not None and (self.tenant.id, claim.action, claim.key) in storage.held:
-            if not storage.turn_comes(self, self._mode, wait):
+            if not storage.turn_comes(self, self._mode, min(wait, left)):
                 return False
         else:
-            storage.take_turn(self, self._mode, storage.busy_timeout)
+            storage.take_turn(self, self._mode, min(storage.busy_timeout, left))
         self._has_turn = True
         return True
 
@@ -191,6 +196,8 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         self._is_query_only = not allow
 
     def _undo(self) -> None:
+        if not self._has_begun:
+            raise StorageError("the transaction was interrupted while it began")
         pooled: Any = self._pooled
         if pooled.driver_connection.in_transaction:
             self._cursor.execute("ROLLBACK")

@@ -30,10 +30,16 @@ VERSIONS = str(files(__name__).joinpath("versions"))
 
 def schema_version(connection: Connection) -> int | None:
     """The version of the schema in a database; None where there is none."""
-    if not inspect(connection).has_table("ae_schema"):
+    schema = schema_of(connection.dialect.name)
+    if not inspect(connection).has_table("ae_schema", schema=schema):
         return None
-    version: int | None = connection.exec_driver_sql("SELECT max(version) FROM ae_schema").scalar()
+    version: int | None = connection.exec_driver_sql(f"SELECT max(version) FROM {schema or 'main'}.ae_schema").scalar()
     return version
+
+
+def schema_of(dialect: str) -> str | None:
+    """The database schema that our tables are in."""
+    return "public" if dialect == "postgresql" else None
 
 
 def upgrade(connection: Connection, app_role: str | None = None) -> int:
