@@ -46,10 +46,10 @@ if TYPE_CHECKING:
         StorageUnavailable,
         UnitOfWork,
     )
-    from actionengine.storage.postgres.storage import PostgresStorage
+    from actionengine.storage.postgres.storage import PostgresStorage as PostgresStorage
     from actionengine.storage.records import Records
-    from actionengine.storage.sql.protection import protect_table
-    from actionengine.storage.sqlite.storage import SQLiteStorage
+    from actionengine.storage.sql.protection import protect_table as protect_table
+    from actionengine.storage.sqlite.storage import SQLiteStorage as SQLiteStorage
 
 __version__ = "0.1.0"
 
@@ -79,14 +79,12 @@ __all__ = [
     "InMemoryStorage",
     "Limits",
     "PipelineResult",
-    "PostgresStorage",
     "RBACAuthorizer",
     "Record",
     "Records",
     "RequestContext",
     "Role",
     "Rule",
-    "SQLiteStorage",
     "Sensitive",
     "SerializationFailure",
     "Service",
@@ -102,7 +100,6 @@ __all__ = [
     "create_engine",
     "create_service",
     "create_services",
-    "protect_table",
 ]
 
 _NAMES = {
@@ -156,6 +153,7 @@ _NAMES = {
     "actionengine.storage.sql.protection": ("protect_table",),
     "actionengine.storage.sqlite.storage": ("SQLiteStorage",),
 }
+# What needs an extra is not part of `import *`, which has to work without.
 _EXTRAS = {"PostgresStorage": "postgres", "SQLiteStorage": "sql", "protect_table": "sql"}
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -176,4 +174,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted((*globals(), *__all__))
+    return sorted((*globals(), *__all__, *_EXTRAS))

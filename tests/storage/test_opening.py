@@ -121,9 +121,7 @@ def test_a_missing_driver_says_what_to_install(name: str, extra: str, module: st
 
 
 def test_the_core_works_without_a_database_installed() -> None:
-    script = (
-        "import sys; sys.modules['sqlalchemy'] = sys.modules['psycopg'] = None\nfrom actionengine import create_engine"
-    )
+    script = "import sys; sys.modules['sqlalchemy'] = sys.modules['psycopg'] = None\nfrom actionengine import *"
 
     subprocess.run([sys.executable, "-c", script], timeout=60, check=True)
 
