@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from secrets import token_hex
+from typing import Any
 
 import pytest
 from examples.embedded_postgres import Database
+from returns.result import Result, Success
 
-from actionengine import PostgresStorage
+from actionengine import (
+    ActionContext,
+    Actor,
+    ErrorCode,
+    Limits,
+    PostgresStorage,
+    RequestContext,
+    create_action,
+    create_engine,
+    create_service,
+)
 from actionengine.driving import drive
 from actionengine.storage.port import EventRow, Recording
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
 from actionengine.testing import StorageConformance
 from actionengine.testing.rows import event_row
 from actionengine.testing.worlds import a_tenant
+from tests.conftest import log_of
 
 
 class TestPostgresStorage(StorageConformance):
@@ -48,3 +62,22 @@ def test_an_event_that_commits_late_is_not_skipped(fresh_postgres_database: Data
 
         found = [stored.event.id for stored in storage.read_events(tenant)]
         assert found == [late.id, early.id, other.id][end == "rollback" :]
+
+
+def test_a_key_over_the_limit_of_an_index_is_refused(postgres_database: Database) -> None:
+    def put(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        return Success(ctx.records("notes").insert({}).id)
+
+    action = create_action(name="put", description="Write", handler=put)
+    service = create_service(name="notes", description="Notes", actions=[action])
+    with PostgresStorage(postgres_database.app_url) as storage:
+        engine = create_engine(services=[service], storage=storage, limits=Limits(key_length=100_000))
+        tenant = storage.create_tenant(slug=f"t-{token_hex(8)}", name="Acme")
+        # An index compresses what repeats itself.
+        request = RequestContext(tenant=tenant, actor=Actor.human("ann"), idempotency_key=token_hex(9_000))
+
+        error = engine.execute_action("notes", "put", {}, request).failure()
+
+        assert error.code is ErrorCode.INVALID_INPUT
+        assert "too long for the database's index" in error.message
+        assert [entry.outcome for entry in log_of(engine, tenant)] == ["invalid"]
