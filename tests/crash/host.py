@@ -101,7 +101,9 @@ def has_result(unit: SQLUnitOfWork) -> bool:
     return any(recording.results for recording in unit._recordings)
 
 
-class FusedPostgresUnitOfWork(PostgresUnitOfWork):
+class Fused(SQLUnitOfWork):
+    """Where any unit of work can be killed."""
+
     fuse: Fuse
 
     async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
@@ -119,6 +121,8 @@ class FusedPostgresUnitOfWork(PostgresUnitOfWork):
         self.fuse.reach("after the commit")
         return None
 
+
+class FusedPostgresUnitOfWork(Fused, PostgresUnitOfWork):
     def _send_last(self, *statements: Statement, first: Sequence[str] = ()) -> None:
         if ("COMMIT", ()) in statements and self.fuse.is_due("while recording"):
             self._driver.execute(*statements[: statements.index(("COMMIT", ()))])
@@ -126,24 +130,7 @@ class FusedPostgresUnitOfWork(PostgresUnitOfWork):
         super()._send_last(*statements, first=first)
 
 
-class FusedSQLiteUnitOfWork(SQLiteUnitOfWork):
-    fuse: Fuse
-
-    async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
-        answer = await super().claim(claim, wait)
-        self.fuse.reach("after the claim")
-        return answer
-
-    async def commit(self) -> None:
-        if not has_result(self):
-            return await super().commit()
-        self.fuse.reach("before the commit")
-        if self.fuse.is_due("during the commit"):
-            die_soon()
-        await super().commit()
-        self.fuse.reach("after the commit")
-        return None
-
+class FusedSQLiteUnitOfWork(Fused, SQLiteUnitOfWork):
     def execute(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
         if statement == WRITE_EVENT:
             self.fuse.reach("while recording")

@@ -208,13 +208,9 @@ def engine(backend: Backend, sql_storage: SQLStorage) -> Engine:
 
 
 @pytest.fixture
-def acme(sql_storage: SQLStorage) -> Tenant:
-    return sql_storage.create_tenant(slug="acme", name="Acme")
-
-
-@pytest.fixture
-def globex(sql_storage: SQLStorage) -> Tenant:
-    return sql_storage.create_tenant(slug="globex", name="Globex")
+def storage(sql_storage: SQLStorage) -> SQLStorage:
+    """The one that the tenants are made in."""
+    return sql_storage
 
 
 @pytest.fixture

@@ -125,26 +125,9 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         return ClaimAnswer(status, result.encode() if result is not None else None, approval_id)
 
     def _read_log(self, query: LogQuery) -> list[LogRow]:
-        conditions: list[str] = []
-        values: list[Any] = []
-        for condition, value in (
-            ("action = %s", query.action),
-            ("actor_id = %s", query.actor_id),
-            ("actor_type = %s", query.actor_type),
-            ("outcome = %s", query.outcome),
-            ("started_at >= %s", query.since),
-            ("started_at < %s", query.until),
-            ("id < %s", log_id(query.before) if query.before is not None else None),
-        ):
-            if value is not None:
-                conditions.append(condition)
-                values.append(value)
-        if query.subject is not None:
-            conditions.append(
-                "id IN (SELECT log_id FROM public.ae_action_log_subjects WHERE tenant_id = %s AND subject = %s)"
-            )
-            values += (self.tenant.id, query.subject)
-        statement = READ_LOG.format(conditions="".join(f"\n    AND {condition}" for condition in conditions))
+        before = log_id(query.before) if query.before is not None else None
+        conditions, values = self._conditions(query, "%s", "public.ae_action_log_subjects", before)
+        statement = READ_LOG.format(conditions=conditions)
         rows = self.query(statement, (self.tenant.id, *values, query.limit))
         return [log_row(row) for row in rows]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
@@ -30,8 +29,6 @@ from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.tenants import check_tenant, slug_taken
 
 T = TypeVar("T")
-
-logger = logging.getLogger("actionengine")
 
 
 class SQLStorage(ABC):

@@ -281,6 +281,31 @@ class SQLUnitOfWork(ABC):
     def _interrupt(self) -> None:
         """Stop a statement of another thread in this connection."""
 
+    def _conditions(self, query: LogQuery, mark: str, subjects: str, before: Any) -> tuple[str, list[Any]]:
+        """A question to the action log as SQL: what follows the tenant's condition, and its parameters.
+
+        `mark` is the driver's placeholder, `subjects` the table of subjects, `before` the id as the driver takes it.
+        """
+        time = self.storage.time_in
+        conditions: list[str] = []
+        values: list[Any] = []
+        for condition, value in (
+            ("action =", query.action),
+            ("actor_id =", query.actor_id),
+            ("actor_type =", query.actor_type),
+            ("outcome =", query.outcome),
+            ("started_at >=", query.since and time(query.since)),
+            ("started_at <", query.until and time(query.until)),
+            ("id <", before),
+        ):
+            if value is not None:
+                conditions.append(f"{condition} {mark}")
+                values.append(value)
+        if query.subject is not None:
+            conditions.append(f"id IN (SELECT log_id FROM {subjects} WHERE tenant_id = {mark} AND subject = {mark})")
+            values += (self.storage.id_in(self.tenant.id), query.subject)
+        return "".join(f"\n    AND {condition}" for condition in conditions), values
+
     # How it opens and ends
 
     async def _run(self, function: Callable[..., T], *arguments: Any) -> T:

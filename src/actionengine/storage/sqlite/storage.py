@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -171,26 +172,38 @@ class SQLiteStorage(SQLStorage):
     def _query(self, mode: Mode, statement: str, parameters: Sequence[Any], writes: bool) -> list[tuple[Any, ...]]:
         if not self.is_checked:
             self._check(mode)
+        with self._turn(mode) if writes else nullcontext(), self._borrowed(mode) as (_, pooled):
+            return self._fetch(pooled, statement, parameters)
+
+    def _fetch(self, pooled: PoolProxiedConnection, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        connection: Any = pooled.dbapi_connection
+        cursor = connection.cursor()
+        cursor.execute(statement, parameters)
+        return list(cursor.fetchall())
+
+    @contextmanager
+    def _turn(self, mode: Mode) -> Iterator[None]:
+        """A writer's turn."""
         turn = object()
-        if writes:
-            self.take_turn(turn, mode, self.busy_timeout)
+        self.take_turn(turn, mode, self.busy_timeout)
         try:
-            engine, pooled = self.pools.take(mode)
-            try:
-                grip = self.prepare(pooled)
-                connection: Any = pooled.dbapi_connection
-                cursor = connection.cursor()
-                cursor.execute(statement, parameters)
-                rows: list[tuple[Any, ...]] = list(cursor.fetchall())
-                self.restore(pooled, grip)
-            except BaseException:
-                pooled.invalidate()
-                pooled.close()
-                raise
-            self.pools.give_back(engine, pooled)
-            return rows
+            yield
         finally:
             self.turns.give_back(turn)
+
+    @contextmanager
+    def _borrowed(self, mode: Mode) -> Iterator[tuple[Engine, PoolProxiedConnection]]:
+        """A connection and its engine; closed where something is raised."""
+        engine, pooled = self.pools.take(mode)
+        try:
+            grip = self.prepare(pooled)
+            yield engine, pooled
+            self.restore(pooled, grip)
+        except BaseException:
+            pooled.invalidate()
+            pooled.close()
+            raise
+        self.pools.give_back(engine, pooled)
 
     def restore(self, pooled: PoolProxiedConnection, grip: Grip) -> None:
         """Leave a connection of the host's as it was."""
@@ -241,28 +254,13 @@ class SQLiteStorage(SQLStorage):
 
     def _check(self, mode: Mode) -> None:
         """Bring the schema up to date, in a writer's turn."""
-        turn = object()
-        self.take_turn(turn, mode, self.busy_timeout)
-        try:
+        with self._turn(mode):
             if self.is_checked:
                 return
-            engine, pooled = self.pools.take(mode)
-            try:
-                grip = self.prepare(pooled)
-                connection: Any = pooled.dbapi_connection
-                cursor = connection.cursor()
-                cursor.execute("PRAGMA journal_mode = WAL")
-                cursor.fetchall()
+            with self._borrowed(mode) as (engine, pooled):
+                self._fetch(pooled, "PRAGMA journal_mode = WAL", ())
                 self._bring_up_to_date(engine, pooled)
-                self.restore(pooled, grip)
-            except BaseException:
-                pooled.invalidate()
-                raise
-            finally:
-                pooled.close()
             self.is_checked = True
-        finally:
-            self.turns.give_back(turn)
 
     def _bring_up_to_date(self, engine: Engine, pooled: PoolProxiedConnection) -> None:
         connection = Connection(engine, pooled)

@@ -126,27 +126,8 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         return CLAIMED
 
     def _read_log(self, query: LogQuery) -> list[LogRow]:
-        time = self.storage.time_in
-        conditions: list[str] = []
-        values: list[Any] = []
-        for condition, value in (
-            ("action = ?", query.action),
-            ("actor_id = ?", query.actor_id),
-            ("actor_type = ?", query.actor_type),
-            ("outcome = ?", query.outcome),
-            ("started_at >= ?", query.since and time(query.since)),
-            ("started_at < ?", query.until and time(query.until)),
-            ("id < ?", query.before),
-        ):
-            if value is not None:
-                conditions.append(condition)
-                values.append(value)
-        if query.subject is not None:
-            conditions.append(
-                "id IN (SELECT log_id FROM main.ae_action_log_subjects WHERE tenant_id = ? AND subject = ?)"
-            )
-            values += (self._tenant_id, query.subject)
-        statement = READ_LOG.format(conditions="".join(f"\n    AND {condition}" for condition in conditions))
+        conditions, values = self._conditions(query, "?", "main.ae_action_log_subjects", query.before)
+        statement = READ_LOG.format(conditions=conditions)
         return [self._log_row(row) for row in self.query(statement, (self._tenant_id, *values, query.limit))]
 
     def _log_row(self, values: tuple[Any, ...]) -> LogRow:
