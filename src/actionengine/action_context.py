@@ -7,15 +7,25 @@ from collections.abc import Coroutine, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 from returns.result import Result
 
 from actionengine.actions import HookContext
 from actionengine.context import Actor, AIUsage, Tenant
 from actionengine.errors import ActionError, ErrorCode, failing, sendable
+from actionengine.event_types import EventType, misfits
 from actionengine.execution_state import Execution
 from actionengine.masking import masked_json
-from actionengine.storage.port import RESERVED_PREFIX, AsyncRecords, Mode, Record, StorageError, UnitOfWork
+from actionengine.storage.port import (
+    LONGEST_SUBJECT,
+    RESERVED_PREFIX,
+    AsyncRecords,
+    Mode,
+    Record,
+    StorageError,
+    UnitOfWork,
+)
 from actionengine.storage.records import Records
 
 if TYPE_CHECKING:
@@ -122,33 +132,41 @@ class ActionContext:
         self._require("async def", "ctx.async_session", "ctx.session")
         return self._unit_of_work().async_session
 
-    def emit(self, type: str, payload: Any = None, subject: str | None = None) -> None:
+    def emit(self, type: str | EventType, payload: Any = None, subject: str | None = None) -> None:
         """Add an event to the unit of work: it is published if, and only if, the action commits.
 
-        `payload` is anything with a JSON form; `subject` names what the event is about (`"job/17"`). Raises
-        `ActionException(internal)` for a read-only action, a type that the action does not declare, or a payload that
-        has no JSON form.
+        `payload` is anything with a JSON form; where the type was declared with `create_event_type`, it has to fit.
+        `subject` names what the event is about (`"job/17"`): events of one subject are delivered in their order. Raises
+        `ActionException(internal)` for a read-only action, a type that the action does not declare, a payload that has
+        no JSON form or does not fit, and a subject that is too long.
         """
         execution = self._running()
         action = execution.plan.action
-        if not isinstance(type, str) or not type or not isinstance(subject, str | None):
-            raise failing(ErrorCode.INTERNAL, f"an event has a type and perhaps a subject, texts both: not {type!r}")
-        type = sendable(type)
+        declared = type if isinstance(type, EventType) else execution.plan.event_types.get(type)
+        name = declared.type if declared is not None else type
+        if not isinstance(name, str) or not name or not isinstance(subject, str | None):
+            raise failing(ErrorCode.INTERNAL, f"an event has a type and perhaps a subject, texts both: not {name!r}")
+        name = sendable(name)
         subject = subject and sendable(subject)
+        if subject is not None and len(subject) > LONGEST_SUBJECT:
+            raise failing(ErrorCode.INTERNAL, f"the subject of an event has at most {LONGEST_SUBJECT} characters")
         if action.read_only:
-            raise failing(ErrorCode.INTERNAL, f"{execution.plan.name} is read-only and cannot emit {type!r}")
-        if action.emits and type not in action.emits:
+            raise failing(ErrorCode.INTERNAL, f"{execution.plan.name} is read-only and cannot emit {name!r}")
+        if action.emits and name not in action.emits:
             raise failing(
                 ErrorCode.INTERNAL,
-                f"{execution.plan.name} emitted {type!r}, which it does not declare: add it to emits={action.emits!r}",
+                f"{execution.plan.name} emitted {name!r}, which it does not declare: add it to emits={action.emits!r}",
             )
         try:
-            encoded = masked_json(payload)
+            encoded = masked_json(payload) if declared is None else declared.encode(payload)
+        except ValidationError as error:
+            message = f"the payload of the event {name!r} does not fit its type: {misfits(error)}"
+            raise failing(ErrorCode.INTERNAL, message) from None
         except (PydanticSerializationError, ValueError, TypeError) as error:
-            raise failing(ErrorCode.INTERNAL, f"the payload of the event {type!r} has no JSON form: {error}") from None
+            raise failing(ErrorCode.INTERNAL, f"the payload of the event {name!r} has no JSON form: {error}") from None
         if subject is not None:
             execution.add_subject(subject)
-        execution.add_event(type, subject, encoded)
+        execution.add_event(name, subject, encoded, declared.version if declared is not None else 1)
 
     def execute(self, service: str, action: str, payload: Any = None) -> Result[Any, ActionError]:
         """Execute another action in the same unit of work, as the same actor, from a `def` handler.

@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 
 from actionengine.context import ActorType
 from actionengine.errors import ActionError
+from actionengine.event_types import EventType
 
 if TYPE_CHECKING:
     from actionengine.action_context import ActionContext
@@ -94,6 +95,7 @@ class Action:
     emits: tuple[str, ...] = ()
     timeout: float | None = None
     resource: Callable[[Any], str] | None = None
+    event_types: tuple[EventType, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ class ActionOptions(TypedDict, total=False):
     approval: ApprovalPolicy | None
     idempotency: Idempotency
     read_only: bool
-    emits: Iterable[str]
+    emits: Iterable[str | EventType]
     timeout: float | timedelta | None
     resource: Callable[[Any], str] | None
 
@@ -163,7 +165,7 @@ def create_action(
     approval: ApprovalPolicy | None = None,
     idempotency: Idempotency = "optional",
     read_only: bool = False,
-    emits: Iterable[str] = (),
+    emits: Iterable[str | EventType] = (),
     timeout: float | timedelta | None = None,
     resource: Callable[[Any], str] | None = None,
 ) -> Action:
@@ -185,11 +187,13 @@ def create_action(
         approval: when a second person has to agree.
         idempotency: whether a key is `"optional"`, `"required"`, or ignored (`"none"`).
         read_only: runs in a read-only transaction, emits nothing, claims no key.
-        emits: the event types that the handler may emit; empty means any.
+        emits: the event types that the handler may emit, as names or as made by `create_event_type`, which also checks
+            their payloads; empty means any.
         timeout: bound on the whole execution, in seconds or as a `timedelta`.
         resource: names the thing that a (validated) input is about, such as `"job/17"`: policies can then name it, and
             the action log and the default event carry it as their subject.
     """
+    declared = (emits,) if isinstance(emits, str) else tuple(emits)
     return Action(
         name=name,
         description=description,
@@ -204,7 +208,8 @@ def create_action(
         approval=approval,
         idempotency=idempotency,
         read_only=read_only,
-        emits=_names(emits),
+        emits=_names(item.type if isinstance(item, EventType) else item for item in declared),
+        event_types=tuple(item for item in declared if isinstance(item, EventType)),
         timeout=timeout.total_seconds() if isinstance(timeout, timedelta) else timeout,
         resource=resource,
     )

@@ -13,6 +13,7 @@ from actionengine.authorization.port import Authorizer
 from actionengine.authorization.rbac import RBACAuthorizer
 from actionengine.engine import Engine
 from actionengine.errors import ConfigurationError, DuplicateActionWarning
+from actionengine.event_types import by_type
 from actionengine.payload import Limits
 from actionengine.pipeline import Pipeline
 from actionengine.plan import ActionPlan, link_hooks, read_only_copy
@@ -68,6 +69,9 @@ def create_engine(
     declared = (*_checked(tuple(services), {service.name for service in built_in}), *built_in)
     plans = {service.name: _plans(service, on_duplicate) for service in declared}
     link_hooks(plans)
+    event_types = by_type(
+        declared for actions in plans.values() for plan in actions.values() for declared in plan.action.event_types
+    )
     pipeline = Pipeline(
         read_only_copy(plans),
         storage,
@@ -78,7 +82,7 @@ def create_engine(
         on_after_action_handler,
         _observer() if diagnostics else None,
     )
-    return Engine(declared, pipeline)
+    return Engine(declared, pipeline, event_types)
 
 
 def _observer() -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from actionengine.actions import Action, ActionSummary, Service, ServiceSummary
 from actionengine.context import RequestContext, Tenant
 from actionengine.driving import drive
 from actionengine.errors import ActionError, ActionException, ConfigurationError, ErrorCode, sendable
+from actionengine.event_types import EventType
 from actionengine.pipeline import Pipeline
 from actionengine.plan import ActionPlan
 from actionengine.storage.port import Mode, Storage, StorageError, StorageUnavailable
@@ -25,19 +26,29 @@ class Engine:
     No method raises for what a caller can cause: each returns a `Result`.
     """
 
-    __slots__ = ("_action_summaries", "_actions", "_pipeline", "_plans", "_service_summaries", "_storage")
+    __slots__ = (
+        "_action_summaries",
+        "_actions",
+        "_event_types",
+        "_pipeline",
+        "_plans",
+        "_service_summaries",
+        "_storage",
+    )
 
     _action_summaries: Mapping[str, tuple[ActionSummary, ...]]
     _actions: Mapping[str, Mapping[str, Action]]
+    _event_types: Mapping[str, EventType]
     _pipeline: Pipeline
     _plans: Mapping[str, Mapping[str, ActionPlan]]
     _service_summaries: tuple[ServiceSummary, ...]
     _storage: Storage
 
-    def __init__(self, services: tuple[Service, ...], pipeline: Pipeline) -> None:
+    def __init__(self, services: tuple[Service, ...], pipeline: Pipeline, event_types: Mapping[str, EventType]) -> None:
         plans = pipeline.plans
         for name, value in (
             ("_pipeline", pipeline),
+            ("_event_types", event_types),
             ("_plans", plans),
             ("_storage", pipeline.storage),
             ("_actions", _frozen({name: _frozen(_actions(plans[name])) for name in plans})),
@@ -69,6 +80,16 @@ class Engine:
         plan = self._route(service, action)
         return Success(plan.action) if isinstance(plan, ActionPlan) else Failure(plan)
 
+    @property
+    def event_types(self) -> Mapping[str, EventType]:
+        """The event types that the actions declare, by name: what readers of old events need."""
+        return self._event_types
+
+    @property
+    def storage(self) -> Storage:
+        """Where state lives."""
+        return self._storage
+
     def execute_action(
         self, service: str, action: str, payload: Any, context: RequestContext
     ) -> Result[Any, ActionError]:
@@ -90,6 +111,12 @@ class Engine:
         if not isinstance(plan, ActionPlan):
             return Failure(plan)
         return await self._pipeline.execute(plan, payload, context, "async")
+
+    async def consume(
+        self, plan: ActionPlan, payload: Any, context: RequestContext, mode: Mode
+    ) -> Result[Any, ActionError]:
+        """Execute, through the same pipeline, what is no declared action: a consumer of events."""
+        return await self._pipeline.execute(plan, payload, context, mode)
 
     def resolve_tenant(self, slug: str) -> Result[Tenant, ActionError]:
         """The tenant of a slug, or `not_found`."""

@@ -169,7 +169,7 @@ class Execution:
         if subject not in self.subjects:
             self.subjects = (*self.subjects, subject)
 
-    def add_event(self, type: str, subject: str | None, payload: bytes) -> None:
+    def add_event(self, type: str, subject: str | None, payload: bytes, version: int = 1) -> None:
         """Put an event in the queue for the record stage."""
         self.emitted = True
         actor, tenant = self.request.actor, self.request.tenant
@@ -186,6 +186,7 @@ class Execution:
                 actor.type if actor else None,
                 actor.id if actor else None,
                 self.started_at,
+                version,
             )
         )
 

@@ -185,7 +185,7 @@ class Pipeline(Stages):
             raise failing(
                 ErrorCode.INTERNAL, f"{plan.name} returned something that has no JSON form: {error}"
             ) from None
-        if not plan.action.read_only and not execution.emitted:
+        if not plan.action.read_only and not execution.emitted and not plan.is_silent:
             execution.add_default_event()
 
     async def _nest(self, execution: Execution, parent: Execution) -> Answer:

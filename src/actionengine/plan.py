@@ -18,6 +18,7 @@ from returns.result import Result
 from actionengine.actions import Action, ApprovalPolicy, HookDefinition, HookLog, HookLogEntry, PipelineResult, Service
 from actionengine.context import ACTOR_TYPES, PUBLIC
 from actionengine.errors import ConfigurationError
+from actionengine.event_types import by_type
 from actionengine.masking import NOTHING, mask, masked_json, sensitive_names, sensitive_names_of_class
 
 _TYPE_ERRORS = (PydanticUserError, TypeError, NameError, AttributeError)
@@ -32,8 +33,10 @@ class ActionPlan:
         "action",
         "after",
         "before",
+        "event_types",
         "is_async",
         "is_native",
+        "is_silent",
         "model",
         "name",
         "sensitive",
@@ -50,6 +53,9 @@ class ActionPlan:
         self.takes_context = _takes_context(action.handler, self.name)
         self.is_native = hasattr(action.handler, NATIVE)
         self.is_async = is_async(action.handler)
+        self.event_types = by_type(action.event_types)
+        self.is_silent = False
+        """Whether it yields no event of its own: it consumes one."""
         self.model = _validated_type(action.validation)
         """The type that the payload is validated against, or None."""
         self.validator: SchemaValidator | PluggableSchemaValidator | None = None

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from operator import attrgetter
 from time import monotonic
 from typing import Any, NamedTuple, Self, TypeVar
@@ -171,15 +172,25 @@ class InMemoryStorage:
         """The same."""
         return self.list_tenants()
 
-    def read_events(self, tenant: Tenant, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
-        """The tenant's events after a position, in commit order."""
-        start = max(0, after)
-        events = self._tenant_data(tenant.id).events[start : start + page_size(limit)]
-        return [StoredEvent(position, event) for position, event in enumerate(events, start + 1)]
+    def read_events(
+        self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
+    ) -> Sequence[StoredEvent]:
+        """The tenant's events after a position, of these types or of all, in commit order."""
+        start, size = max(0, after), page_size(limit)
+        events = self._tenant_data(tenant.id).events
+        if types is None:
+            return [
+                StoredEvent(position, event) for position, event in enumerate(events[start : start + size], start + 1)
+            ]
+        later = ((position, events[position - 1]) for position in range(start + 1, len(events) + 1))
+        wanted = (StoredEvent(position, event) for position, event in later if event.type in types)
+        return list(islice(wanted, size))
 
-    async def read_events_async(self, tenant: Tenant, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
+    async def read_events_async(
+        self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
+    ) -> Sequence[StoredEvent]:
         """The same."""
-        return self.read_events(tenant, after=after, limit=limit)
+        return self.read_events(tenant, after=after, limit=limit, types=types)
 
     def purge_expired_keys(self, *, limit: int = 1000) -> int:
         """Forget up to `limit` expired idempotency keys; how many there were."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from uuid import UUID
+from zlib import crc32
 
 from actionengine.context import Tenant
 
@@ -102,6 +103,14 @@ class EventRow(NamedTuple):
     actor_type: str | None
     actor_id: str | None
     occurred_at: datetime
+    version: int = 1
+
+
+def lane_of(event: EventRow) -> int:
+    """The lane (31 bits) of an event in the outbox: events of one tenant and subject share one, and stay in their
+    order. That two subjects happen to share a lane does no harm. An event without a subject has a lane of its own."""
+    name = event.id if event.subject is None else event.subject
+    return crc32(name.encode(), crc32(event.tenant_id.bytes)) & 0x7FFFFFFF
 
 
 class StoredEvent(NamedTuple):
@@ -109,6 +118,62 @@ class StoredEvent(NamedTuple):
 
     position: int
     event: EventRow
+
+
+class PendingEvent(NamedTuple):
+    """An event that a relay has taken from the outbox; `attempts` to deliver it have failed so far."""
+
+    position: int
+    event: EventRow
+    attempts: int
+
+
+class FailedDelivery(NamedTuple):
+    """An attempt to deliver an event that has failed; the next is due in `retry_in` seconds. None: it is a dead letter
+    from now on. `counts` says whether the attempt is one of those that an event has."""
+
+    pending: PendingEvent
+    reason: str
+    retry_in: float | None
+    counts: bool = True
+
+
+class DeadLetter(NamedTuple):
+    """An event that is not tried any more, since `since`; `skipped` where an operator has given it up."""
+
+    event: EventRow
+    attempts: int
+    reason: str
+    since: datetime
+    skipped: bool
+
+
+class RelayBeat(NamedTuple):
+    """What a relay tells of itself every few seconds: `rate` is events a second since the beat before, `error` what
+    keeps it from its work at the moment."""
+
+    id: str
+    name: str
+    publisher: str
+    started_at: datetime
+    seen_at: datetime
+    delivered: int
+    failed: int
+    rate: float
+    error: str | None
+
+
+class OutboxStatus(NamedTuple):
+    """What is still to be delivered, over all tenants: `pending` events, of which `waiting` wait for another attempt;
+    `dead` letters, and those that were `skipped`; since when the `oldest` pending one waits; the `relays` that have
+    told of themselves within a minute."""
+
+    pending: int
+    waiting: int
+    dead: int
+    skipped: int
+    oldest: datetime | None
+    relays: Sequence[RelayBeat]
 
 
 class Claim(NamedTuple):
@@ -255,6 +320,55 @@ class UnitOfWork(Protocol):
         """Run a coroutine of this unit of work to its end from inside a `def` handler."""
 
 
+class Outbox(Protocol):
+    """The events that are still to be delivered, of all tenants, as one relay (or one operator) sees them.
+
+    What a relay has taken no other one gets, until it is settled or given back; that of a relay which is dead, or has
+    not been heard of for as long as its lease, is free again. Whoever takes them, the events of a lane (`lane_of`) come
+    in their order: while one of them waits for another attempt, or is a dead letter, those after it are not given out.
+    """
+
+    async def take(self, limit: int, lease: float) -> Sequence[PendingEvent]:
+        """Take up to `limit` events that are due, for `lease` seconds; none where there are none."""
+
+    async def extend(self) -> None:
+        """Begin the lease anew. Raises `StorageUnavailable` where it is over."""
+
+    async def settle(self, delivered: Sequence[PendingEvent], failed: Sequence[FailedDelivery]) -> None:
+        """Forget what was delivered, note what failed, and give back the rest of what was taken.
+
+        Raises `StorageUnavailable`, also where the lease is over: then it may be delivered again.
+        """
+
+    async def give_back(self) -> None:
+        """Give back what was taken, as if it had not been. Never raises."""
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until there may be something to take, or until the time is up."""
+
+    def wake(self) -> None:
+        """End the waiting now. May be called from any thread."""
+
+    async def beat(self, beat: RelayBeat) -> None:
+        """Let others know of this relay."""
+
+    async def status(self) -> OutboxStatus:
+        """How much there is to deliver, and who does it."""
+
+    async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
+        """Dead letters and skipped events, by event id, those after the id `after`."""
+
+    async def redrive(self, ids: Sequence[str] | None = None) -> int:
+        """Try dead letters again from the first attempt on, those with these event ids, or all but the skipped ones;
+        how many there were."""
+
+    async def skip(self, ids: Sequence[str], reason: str) -> int:
+        """Give up dead letters with these event ids: their subjects go on without them; how many there were."""
+
+    async def close(self) -> None:
+        """Give back what this object holds."""
+
+
 class Storage(Protocol):
     """A backend."""
 
@@ -287,11 +401,18 @@ class Storage(Protocol):
     async def list_tenants_async(self) -> Sequence[Tenant]:
         """The same."""
 
-    def read_events(self, tenant: Tenant, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
-        """The tenant's events after a position, in commit order."""
+    def read_events(
+        self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
+    ) -> Sequence[StoredEvent]:
+        """The tenant's events after a position, of these types or of all, in commit order."""
 
-    async def read_events_async(self, tenant: Tenant, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
+    async def read_events_async(
+        self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
+    ) -> Sequence[StoredEvent]:
         """The same."""
+
+    def outbox(self, mode: Mode) -> Outbox:
+        """The outbox, for one relay or operator. Does no work until it is used."""
 
     def purge_expired_keys(self, *, limit: int = 1000) -> int:
         """Forget up to `limit` expired idempotency keys; how many there were."""

@@ -96,7 +96,9 @@ class World(ABC):
         """`Storage.list_tenants`."""
 
     @abstractmethod
-    async def read_events(self, tenant: Tenant, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
+    async def read_events(
+        self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
+    ) -> Sequence[StoredEvent]:
         """`Storage.read_events`."""
 
     @abstractmethod
@@ -196,9 +198,11 @@ class SyncWorld(World):
         """`Storage.list_tenants`."""
         return self.storage.list_tenants()
 
-    async def read_events(self, tenant: Tenant, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
+    async def read_events(
+        self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
+    ) -> Sequence[StoredEvent]:
         """`Storage.read_events`."""
-        return self.storage.read_events(tenant, after=after, limit=limit)
+        return self.storage.read_events(tenant, after=after, limit=limit, types=types)
 
     async def purge_expired_keys(self, *, limit: int = 1000) -> int:
         """`Storage.purge_expired_keys`."""
@@ -251,9 +255,11 @@ class AsyncWorld(World):
         """`Storage.list_tenants_async`."""
         return await self.storage.list_tenants_async()
 
-    async def read_events(self, tenant: Tenant, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
+    async def read_events(
+        self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
+    ) -> Sequence[StoredEvent]:
         """`Storage.read_events_async`."""
-        return await self.storage.read_events_async(tenant, after=after, limit=limit)
+        return await self.storage.read_events_async(tenant, after=after, limit=limit, types=types)
 
     async def purge_expired_keys(self, *, limit: int = 1000) -> int:
         """`Storage.purge_expired_keys_async`."""

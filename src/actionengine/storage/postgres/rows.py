@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC
 from typing import Any
 from uuid import UUID
@@ -23,6 +24,12 @@ def log_id(text: str) -> UUID:
 def text(encoded: bytes | None) -> str | None:
     """JSON as the driver takes it."""
     return encoded.decode() if encoded is not None else None
+
+
+def array(items: Iterable[object]) -> str:
+    """An array's literal, for the driver: each item quoted ("Array Value Input", PostgreSQL's manual)."""
+    quoted = (str(item).replace("\\", "\\\\").replace('"', '\\"') for item in items)
+    return "{" + ",".join(f'"{item}"' for item in quoted) + "}"
 
 
 def log_values(row: LogRow) -> list[Any]:

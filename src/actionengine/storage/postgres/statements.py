@@ -115,9 +115,10 @@ LIMIT %s
 
 READ_EVENTS = """
 SELECT position, id, tenant_id, type, subject, payload::pg_catalog.text, action, action_id, actor_type, actor_id,
-    occurred_at
+    occurred_at, version
 FROM public.ae_events
 WHERE tenant_id = %s AND position > %s AND position <= %s
+    AND (%s::pg_catalog.text[] IS NULL OR type = ANY(%s::pg_catalog.text[]))
 ORDER BY position
 LIMIT %s
 """
@@ -148,7 +149,7 @@ _LOG = """log AS (
 _LOG_ROW = f"({', '.join(['%s'] * len(LogRow._fields))})"
 _EVENTS = """events AS (
     INSERT INTO public.ae_events (id, tenant_id, type, subject, payload, action, action_id, actor_type, actor_id,
-        occurred_at)
+        occurred_at, version)
     SELECT event.*
     FROM horizon, (VALUES {rows}) event
     RETURNING tenant_id, position
@@ -157,7 +158,7 @@ _EVENTS = """events AS (
     SELECT tenant_id, position
     FROM events
 )"""
-_EVENT_ROW = _row("uuid", "uuid", "text", "text", "json", "text", "uuid", "text", "text", "timestamptz")
+_EVENT_ROW = _row("uuid", "uuid", "text", "text", "json", "text", "uuid", "text", "text", "timestamptz", "int4")
 _RESULTS = """results AS (
     UPDATE public.ae_idempotency_keys used
     SET fingerprint = new.fingerprint, result = new.result, approval_id = new.approval_id, expires_at = new.expires_at

@@ -20,7 +20,7 @@ from actionengine.storage.port import Mode, Record, StoredEvent
 from actionengine.storage.postgres.checks import check
 from actionengine.storage.postgres.driver import Driver, Row, milliseconds
 from actionengine.storage.postgres.errors import is_lost, known
-from actionengine.storage.postgres.rows import event_row
+from actionengine.storage.postgres.rows import array, event_row
 from actionengine.storage.postgres.statements import (
     BEGIN,
     DOCUMENTS,
@@ -226,12 +226,15 @@ class PostgresStorage(SQLStorage):
         ((purged,),) = self._query(mode, "SELECT public.ae_purge_keys(%s, %s)", parameters)
         return int(purged)
 
-    def _read_events(self, tenant: Tenant, after: int, limit: int, mode: Mode) -> Sequence[StoredEvent]:
+    def _read_events(
+        self, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None, mode: Mode
+    ) -> Sequence[StoredEvent]:
         # The horizon first, in a transaction of its own: what was final then is visible to the next one.
         ((horizon,),) = self._query(mode, "SELECT public.ae_event_horizon()")
         unit_of_work = self.unit_of_work(tenant, "", mode, read_only=True)
         try:
-            rows = unit_of_work.query(READ_EVENTS, (tenant.id, after, horizon, limit))
+            wanted = array(types) if types is not None else None
+            rows = unit_of_work.query(READ_EVENTS, (tenant.id, after, horizon, wanted, wanted, limit))
         finally:
             unit_of_work._rollback()
         return [StoredEvent(position, event_row(event)) for position, *event in rows]

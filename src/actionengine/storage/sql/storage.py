@@ -97,13 +97,17 @@ class SQLStorage(ABC):
         """The same."""
         return await self._run("async", self._list_tenants, "async")
 
-    def read_events(self, tenant: Tenant, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
-        """The tenant's events after a position, in commit order."""
-        return drive(self._events("sync", tenant, after, limit))
+    def read_events(
+        self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
+    ) -> Sequence[StoredEvent]:
+        """The tenant's events after a position, of these types or of all, in commit order."""
+        return drive(self._events("sync", tenant, after, limit, types))
 
-    async def read_events_async(self, tenant: Tenant, *, after: int = 0, limit: int = 1000) -> Sequence[StoredEvent]:
+    async def read_events_async(
+        self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
+    ) -> Sequence[StoredEvent]:
         """The same."""
-        return await self._events("async", tenant, after, limit)
+        return await self._events("async", tenant, after, limit, types)
 
     def purge_expired_keys(self, *, limit: int = 1000) -> int:
         """Forget up to `limit` expired idempotency keys; how many there were."""
@@ -214,7 +218,9 @@ class SQLStorage(ABC):
     def _list_tenants(self, mode: Mode) -> Sequence[Tenant]: ...
 
     @abstractmethod
-    def _read_events(self, tenant: Tenant, after: int, limit: int, mode: Mode) -> Sequence[StoredEvent]: ...
+    def _read_events(
+        self, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None, mode: Mode
+    ) -> Sequence[StoredEvent]: ...
 
     @abstractmethod
     def _purge_expired_keys(self, limit: int, mode: Mode) -> int: ...
@@ -231,8 +237,10 @@ class SQLStorage(ABC):
             raise slug_taken(slug)
         return tenant
 
-    async def _events(self, mode: Mode, tenant: Tenant, after: int, limit: int) -> Sequence[StoredEvent]:
-        return await self._run(mode, self._read_events, tenant, max(0, after), page_size(limit), mode)
+    async def _events(
+        self, mode: Mode, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None
+    ) -> Sequence[StoredEvent]:
+        return await self._run(mode, self._read_events, tenant, max(0, after), page_size(limit), types, mode)
 
     async def _run(self, mode: Mode, function: Callable[..., T], *arguments: Any) -> T:
         try:

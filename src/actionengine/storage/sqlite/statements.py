@@ -141,6 +141,7 @@ READ_EVENTS = f"""
 SELECT position, {_EVENT_COLUMNS}
 FROM main.ae_events
 WHERE tenant_id = ? AND position > ?
+    AND (? IS NULL OR type IN (SELECT value FROM json_each(?)))
 ORDER BY position
 LIMIT ?
 """

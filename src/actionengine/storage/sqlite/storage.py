@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from pydantic_core import to_json
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError
@@ -242,11 +243,15 @@ class SQLiteStorage(SQLStorage):
     def _purge_expired_keys(self, limit: int, mode: Mode) -> int:
         return len(self._query(mode, PURGE_KEYS, (self.time_in(datetime.now(UTC)), limit), writes=True))
 
-    def _read_events(self, tenant: Tenant, after: int, limit: int, mode: Mode) -> Sequence[StoredEvent]:
-        rows = self._query(mode, READ_EVENTS, (str(tenant.id), after, limit), writes=False)
-        return [StoredEvent(position, self._event_row(event)) for position, *event in rows]
+    def _read_events(
+        self, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None, mode: Mode
+    ) -> Sequence[StoredEvent]:
+        wanted = to_json(types).decode() if types is not None else None
+        rows = self._query(mode, READ_EVENTS, (str(tenant.id), after, wanted, wanted, limit), writes=False)
+        return [StoredEvent(position, self.event_row(event)) for position, *event in rows]
 
-    def _event_row(self, values: list[Any]) -> EventRow:
+    def event_row(self, values: Sequence[Any]) -> EventRow:
+        """An event as it was read."""
         event = EventRow(*values)
         return event._replace(
             tenant_id=UUID(values[1]), payload=values[4].encode(), occurred_at=self.time_out(event.occurred_at)

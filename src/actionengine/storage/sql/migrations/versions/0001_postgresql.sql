@@ -134,6 +134,7 @@ CREATE TABLE public.ae_events (
     actor_type  text,
     actor_id    text,
     occurred_at timestamptz NOT NULL,
+    version     integer     NOT NULL,
     PRIMARY KEY (tenant_id, position)
 );
 

@@ -85,7 +85,8 @@ CREATE TABLE ae_events (
     action_id   TEXT NOT NULL,
     actor_type  TEXT,
     actor_id    TEXT,
-    occurred_at TEXT NOT NULL
+    occurred_at TEXT NOT NULL,
+    version     INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX ae_events_tenant ON ae_events (tenant_id, position);
 

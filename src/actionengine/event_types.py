@@ -1,0 +1,128 @@
+"""Event types: the schema of an event's payload, its version, and how older versions become the newest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+
+from actionengine.errors import ConfigurationError
+from actionengine.masking import masked_json
+
+Upcaster = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EventType:
+    """A declared type of events. Made by `create_event_type`; named in the `emits` of actions."""
+
+    type: str
+    description: str
+    payload: Any
+    version: int
+    upcasters: Mapping[int, Upcaster]
+    _adapter: TypeAdapter[Any] | None
+
+    def encode(self, payload: Any) -> bytes:
+        """A payload as JSON of this version, masked. Raises `ValidationError` where it does not fit, and `ValueError`
+        where it has no JSON form."""
+        return masked_json(payload if self._adapter is None else self._adapter.validate_python(payload))
+
+    def upcast(self, payload: Any, version: int) -> Any:
+        """A payload of an older version (JSON values) as one of the newest.
+
+        Raises `EventVersionError` for a version that is newer than this declaration, and where an upcaster fails.
+        """
+        if version > self.version:
+            raise EventVersionError(
+                f"{self.type} is known up to version {self.version}, and this event has version {version}: "
+                f"bring this process up to date"
+            )
+        for step in range(version, self.version):
+            try:
+                payload = self.upcasters[step](payload)
+            except Exception as error:
+                raise EventVersionError(
+                    f"the upcaster of {self.type} from version {step} raised {type(error).__name__}: {error}"
+                ) from error
+        return payload
+
+    def read(self, payload: Any, version: int) -> Any:
+        """A stored payload (JSON values) as an instance of the newest version's model.
+
+        Raises `EventVersionError`, where it does not validate too. A masked secret comes as the mask.
+        """
+        newest = self.upcast(payload, version)
+        if self._adapter is None:
+            return newest
+        try:
+            return self._adapter.validate_python(newest)
+        except ValidationError as error:
+            message = f"a payload of {self.type}, version {version}, does not fit: {misfits(error)}"
+            raise EventVersionError(message) from None
+
+
+def misfits(error: ValidationError) -> str:
+    """Where and why a payload does not fit, without what is in it."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'payload'}: {item['type']}" for item in found)
+
+
+class EventVersionError(Exception):
+    """A stored event cannot be read in the version that is asked for."""
+
+
+def create_event_type(
+    *,
+    type: str,
+    payload: Any = None,
+    version: int = 1,
+    upcasters: Mapping[int, Upcaster] | None = None,
+    description: str = "",
+) -> EventType:
+    """Declare a type of events.
+
+    Args:
+        type: the type's name, such as `"job.booked"`.
+        payload: a Pydantic model class, or any type that a `TypeAdapter` takes; None lets any JSON pass.
+        version: of the payload's schema; 1 or more. Raise it when old payloads do not fit the model any more.
+        upcasters: for each older version, a function from its payload (JSON values) to that of the next one.
+        description: a sentence for people and agents.
+
+    Raises:
+        ConfigurationError: for a mistake in the declaration, naming the type.
+    """
+    if not isinstance(type, str) or not type:
+        raise ConfigurationError(f"an event type has a name, not {type!r}")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ConfigurationError(f"{type}: a version is 1 or more, not {version!r}")
+    given = dict(upcasters or {})
+    if set(given) != set(range(1, version)):
+        raise ConfigurationError(
+            f"{type}: version {version} needs an upcaster from each older version "
+            f"({', '.join(map(str, range(1, version))) or 'none'}), not from {sorted(given, key=str)}"
+        )
+    for step, upcaster in given.items():
+        if not callable(upcaster):
+            raise ConfigurationError(f"{type}: the upcaster from version {step} has to be callable, not {upcaster!r}")
+    adapter: TypeAdapter[Any] | None = None
+    if payload is not None:
+        try:
+            adapter = payload if isinstance(payload, TypeAdapter) else TypeAdapter(payload)
+        except (PydanticUserError, TypeError, NameError) as error:
+            raise ConfigurationError(f"{type}: {payload!r} is no type for a payload: {error}") from None
+    return EventType(type, description, payload, version, MappingProxyType(given), adapter)
+
+
+def by_type(event_types: Iterable[EventType]) -> Mapping[str, EventType]:
+    """Declarations by the name of the type. Raises `ConfigurationError` where two differ."""
+    found: dict[str, EventType] = {}
+    for declared in event_types:
+        if not isinstance(declared, EventType):
+            raise ConfigurationError(f"event types are made by create_event_type; {declared!r} is not")
+        if found.setdefault(declared.type, declared) != declared:
+            raise ConfigurationError(f"the event type {declared.type!r} is declared in two ways")
+    return MappingProxyType(found)

@@ -1,0 +1,71 @@
+"""`Event`: a fact as its consumers get it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic_core import from_json, to_json
+
+from actionengine.event_types import EventType
+from actionengine.storage.port import EventRow
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A fact: what happened (`type`, `payload`), to what (`subject`), for whom (`tenant_id`), by whom (`actor_type`,
+    `actor_id`), in which action (`action`, `action_id`), and when (`occurred_at`, UTC).
+
+    `id` is a UUIDv7, the same in each delivery; `position` grows in commit order within a tenant. `data` is the payload
+    as JSON, masked, in the schema `version` of its type.
+    """
+
+    id: str
+    position: int
+    type: str
+    subject: str | None
+    version: int
+    data: bytes
+    tenant_id: UUID
+    actor_type: str | None
+    actor_id: str | None
+    action: str
+    action_id: str
+    occurred_at: datetime
+
+    @property
+    def payload(self) -> Any:
+        """The payload as JSON values: fresh ones each time."""
+        return from_json(self.data)
+
+    @classmethod
+    def of(cls, position: int, row: EventRow, event_types: Mapping[str, EventType] | None = None) -> Event:
+        """A stored event; upcast, where its type is declared. Raises `EventVersionError`."""
+        event = cls(
+            row.id,
+            position,
+            row.type,
+            row.subject,
+            row.version,
+            row.payload,
+            row.tenant_id,
+            row.actor_type,
+            row.actor_id,
+            row.action,
+            row.action_id,
+            row.occurred_at,
+        )
+        declared = event_types.get(row.type) if event_types else None
+        return event if declared is None or declared.version == row.version else event.upcast(declared)
+
+    def upcast(self, declared: EventType) -> Event:
+        """The event with its payload in the newest version. Raises `EventVersionError`."""
+        newest = to_json(declared.upcast(self.payload, self.version), inf_nan_mode="null")
+        return replace(self, data=newest, version=declared.version)
+
+    def read(self, declared: EventType) -> Any:
+        """The payload as an instance of the declared model. Raises `EventVersionError`."""
+        return declared.read(self.payload, self.version)
