@@ -76,6 +76,10 @@ class CallbackPublisher:
             await self._function(event)
 
 
-def as_publish_error(error: Exception) -> PublishError:
-    """What a publisher or a callback has raised, as a reason that a dead letter can have."""
-    return error if isinstance(error, PublishError) else PublishError(f"{type(error).__name__}: {error}")
+def as_publish_error(error: Exception) -> Exception:
+    """What a publisher or a callback has raised, as a `PublishError`: one of its own as it is, a lost or refused
+    connection as `PublisherUnavailable`. A `TimeoutError` stays one: whose fault it is depends."""
+    if isinstance(error, PublishError | TimeoutError):
+        return error
+    reason = f"{type(error).__name__}: {error}"
+    return PublisherUnavailable(reason) if isinstance(error, ConnectionError) else PublishError(reason)

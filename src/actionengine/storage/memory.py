@@ -11,7 +11,6 @@ Multi-version reads after Bernstein, Hadzilacos, Goodman, "Concurrency Control a
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from uuid_utils.compat import uuid7 as stdlib_uuid7
 from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.errors import ErrorCode, failing
+from actionengine.storage.memory_outbox import MemoryOutbox, Queues
 from actionengine.storage.port import (
     ACCESS_COLLECTIONS,
     CLAIMED,
@@ -97,6 +97,7 @@ class Held:
 class TenantData:
     """All that one tenant has. A unit of work holds its own tenant's, and so can reach no other's."""
 
+    queues: Queues
     lock: threading.Lock = field(default_factory=threading.Lock)
     is_deleted: bool = False
     sequence: int = 0
@@ -109,7 +110,6 @@ class TenantData:
     log: list[LogRow] = field(default_factory=list)
     # The position of an event in its tenant's log is its index here, counted from 1.
     events: list[EventRow] = field(default_factory=list)
-    outbox: deque[int] = field(default_factory=deque)
 
 
 class InMemoryStorage:
@@ -119,6 +119,7 @@ class InMemoryStorage:
         self._lock = threading.Lock()
         self._tenants: dict[str, Tenant] = {}
         self._data: dict[UUID, TenantData] = {}
+        self._queues = Queues()
 
     def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> MemoryUnitOfWork:
         """A unit of work of one tenant."""
@@ -192,6 +193,10 @@ class InMemoryStorage:
         """The same."""
         return self.read_events(tenant, after=after, limit=limit, types=types)
 
+    def outbox(self, mode: Mode) -> MemoryOutbox:
+        """The outbox, for one relay or operator."""
+        return MemoryOutbox(self._queues, mode)
+
     def purge_expired_keys(self, *, limit: int = 1000) -> int:
         """Forget up to `limit` expired idempotency keys; how many there were."""
         now = datetime.now(UTC)
@@ -236,7 +241,7 @@ class InMemoryStorage:
 
     def _tenant_data(self, tenant_id: UUID) -> TenantData:
         with self._lock:
-            return self._data.setdefault(tenant_id, TenantData())
+            return self._data.setdefault(tenant_id, TenantData(self._queues))
 
 
 class MemoryUnitOfWork:
@@ -412,7 +417,7 @@ class MemoryUnitOfWork:
                 data.log.extend(recording.log)
                 for event in recording.events:
                     data.events.append(event)
-                    data.outbox.append(len(data.events))
+                    data.queues.add(len(data.events), event)
                 for result in recording.results:
                     self._end_claim((result.claim.action, result.claim.key), result)
             self._end()

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from uuid import UUID
-from zlib import crc32
 
 from actionengine.context import Tenant
 
@@ -104,13 +103,6 @@ class EventRow(NamedTuple):
     actor_id: str | None
     occurred_at: datetime
     version: int = 1
-
-
-def lane_of(event: EventRow) -> int:
-    """The lane (31 bits) of an event in the outbox: events of one tenant and subject share one, and stay in their
-    order. That two subjects happen to share a lane does no harm. An event without a subject has a lane of its own."""
-    name = event.id if event.subject is None else event.subject
-    return crc32(name.encode(), crc32(event.tenant_id.bytes)) & 0x7FFFFFFF
 
 
 class StoredEvent(NamedTuple):
@@ -324,8 +316,9 @@ class Outbox(Protocol):
     """The events that are still to be delivered, of all tenants, as one relay (or one operator) sees them.
 
     What a relay has taken no other one gets, until it is settled or given back; that of a relay which is dead, or has
-    not been heard of for as long as its lease, is free again. Whoever takes them, the events of a lane (`lane_of`) come
-    in their order: while one of them waits for another attempt, or is a dead letter, those after it are not given out.
+    not been heard of for as long as its lease, is free again. Whoever takes them, the events of one tenant and subject
+    come in their order: while one of them waits for another attempt, or is a dead letter that nobody has skipped, those
+    after it are not given out. Events without a subject have no order.
     """
 
     async def take(self, limit: int, lease: float) -> Sequence[PendingEvent]:

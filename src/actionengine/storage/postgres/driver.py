@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
@@ -90,6 +90,30 @@ class Driver:
         transformer = Transformer(self._connection)
         transformer.set_pgresult(result)
         return transformer.load_rows(0, result.ntuples, tuple)
+
+    def wait_for_notification(self, until: float, is_woken: Callable[[], bool]) -> bool:
+        """Whether a notification came, or `is_woken`, before this time (`time.monotonic`)."""
+        if self._mode == "async":
+            return bool(await_(self._wait_async(until, is_woken)))
+        with self._connection.lock:
+            return bool(self._connection.wait(self._notification(until, is_woken)))
+
+    async def _wait_async(self, until: float, is_woken: Callable[[], bool]) -> Any:
+        async with self._connection.lock:
+            return await self._connection.wait(self._notification(until, is_woken))
+
+    def _notification(self, until: float, is_woken: Callable[[], bool]) -> Generator[Wait, Ready, bool]:
+        pgconn = self._pgconn
+        came = False
+        while True:
+            pgconn.consume_input()
+            while pgconn.notifies() is not None:
+                came = True
+            if came or is_woken():
+                return True
+            if monotonic() >= until:
+                return False
+            yield Wait.R
 
     def cut_off(self) -> None:
         """Stop what another thread or task is waiting for in this connection, and wait until it does so no more.

@@ -29,14 +29,22 @@ def known(error: Exception) -> Exception | None:
 _NOT_PREPARED = "26000"
 """A statement that was prepared is not any more: somebody has cleared the connection."""
 
-_LOST = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.InvalidSqlStatementName)
+_SILENT = "25P03"
+"""A transaction in which nothing was done for too long: the server has ended the connection."""
+
+_LOST = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.InvalidSqlStatementName,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+)
 
 
 def is_lost(error: BaseException) -> bool:
     """Whether the connection is of no more use."""
     if not isinstance(error, _LOST) or isinstance(error, NoAnswer | psycopg.errors.QueryCanceled):
         return False
-    return error.sqlstate is None or error.sqlstate[:2] in {"57", "08"} or error.sqlstate == _NOT_PREPARED
+    return error.sqlstate is None or error.sqlstate[:2] in {"57", "08"} or error.sqlstate in {_NOT_PREPARED, _SILENT}
 
 
 def _first_line(error: Exception) -> str:
@@ -99,6 +107,7 @@ _KNOWN = {
     "55P03": _locked,
     "57014": _too_slow,
     "25P02": lambda error: swallowed(),
+    _SILENT: _unavailable,
     "25006": _refused,
     "42501": _refused,
     "42P05": _not_for_a_pooler,

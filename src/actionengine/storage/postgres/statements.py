@@ -128,11 +128,14 @@ def _row(*types: str) -> str:
     return f"({', '.join(f'%s::pg_catalog.{type}' for type in types)})"
 
 
-# Positions are taken after the lock, which tells readers that events up to here may still be on their way.
+# Positions are taken after the lock, which tells readers that events up to here may still be on their way. A relay that
+# sleeps holds another lock (see `outbox`): only then is it woken, since notifications make all commits of the database
+# queue up.
 _HORIZON = """horizon AS MATERIALIZED (
     SELECT pg_advisory_xact_lock_shared(
         (1634034944::bigint << 32) + coalesce(pg_sequence_last_value('public.ae_event_position'), 0)
-    )
+    ),
+        CASE WHEN NOT pg_try_advisory_xact_lock_shared(1634037602, 64) THEN pg_notify('ae_outbox', '') END
 )"""
 _LOG = """log AS (
     INSERT INTO public.ae_action_log (id, parent_id, tenant_id, actor_type, actor_id, approved_by, approval_id, source,
@@ -152,10 +155,11 @@ _EVENTS = """events AS (
         occurred_at, version)
     SELECT event.*
     FROM horizon, (VALUES {rows}) event
-    RETURNING tenant_id, position
+    RETURNING tenant_id, position, id, subject
 ), outbox AS (
-    INSERT INTO public.ae_outbox (tenant_id, position)
-    SELECT tenant_id, position
+    INSERT INTO public.ae_outbox (tenant_id, position, lane)
+    SELECT tenant_id, position,
+        hashtextextended(coalesce(subject, id::pg_catalog.text), uuid_hash_extended(tenant_id, 0)) & 2147483647
     FROM events
 )"""
 _EVENT_ROW = _row("uuid", "uuid", "text", "text", "json", "text", "uuid", "text", "text", "timestamptz", "int4")

@@ -20,6 +20,7 @@ from actionengine.storage.port import Mode, Record, StoredEvent
 from actionengine.storage.postgres.checks import check
 from actionengine.storage.postgres.driver import Driver, Row, milliseconds
 from actionengine.storage.postgres.errors import is_lost, known
+from actionengine.storage.postgres.outbox import PostgresOutbox
 from actionengine.storage.postgres.rows import array, event_row
 from actionengine.storage.postgres.statements import (
     BEGIN,
@@ -61,6 +62,8 @@ class PostgresStorage(SQLStorage):
             (`actionengine db sign`); at least 16 bytes.
         prepared_statements: whether the library's own statements are prepared; False for a pooler that cannot carry
             them.
+        listens: whether a relay keeps a connection that listens for new events, and so is woken at once; False for a
+            pooler that lends connections for a transaction only: then relays look for themselves.
         engine: the host's own, instead of the pools of this storage, for the synchronous world.
         async_engine: the same for its event loops.
         session_options: arguments for the `Session` of a unit of work, such as `autoflush`.
@@ -87,6 +90,7 @@ class PostgresStorage(SQLStorage):
         isolation_level: str = "READ COMMITTED",
         signing_key: str | bytes | None = None,
         prepared_statements: bool = True,
+        listens: bool = True,
         engine: Engine | None = None,
         async_engine: AsyncEngine | None = None,
         session_options: Mapping[str, Any] | None = None,
@@ -123,6 +127,7 @@ class PostgresStorage(SQLStorage):
         super().__init__(pools, session_options)
         self.begin = BEGIN[isolation_level]
         self._prepares = prepared_statements
+        self.listens = listens
         self._answer_timeout = answer_timeout
         self.signer = Signer(signing_key) if signing_key is not None else None
         named_limits = {"statement_timeout": statement_timeout, "lock_timeout": lock_timeout}
@@ -135,6 +140,10 @@ class PostgresStorage(SQLStorage):
     def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> PostgresUnitOfWork:
         """A unit of work of one tenant. Takes a connection when it is first used."""
         return PostgresUnitOfWork(self, tenant, action_id, mode, read_only)
+
+    def outbox(self, mode: Mode) -> PostgresOutbox:
+        """The outbox, for one relay or operator."""
+        return PostgresOutbox(self, mode)
 
     def id_in(self, id: UUID) -> Any:
         """A tenant's id as the driver takes it."""

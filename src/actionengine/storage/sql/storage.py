@@ -20,7 +20,7 @@ from uuid_utils.compat import uuid7
 from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.errors import ActionException, ConfigurationError, ErrorCode, failing
-from actionengine.storage.port import Mode, Record, StorageError, StorageUnavailable, StoredEvent
+from actionengine.storage.port import Mode, Outbox, Record, StorageError, StorageUnavailable, StoredEvent
 from actionengine.storage.records import page_size
 from actionengine.storage.sql.bridge import run
 from actionengine.storage.sql.documents import DocumentStatements
@@ -108,6 +108,10 @@ class SQLStorage(ABC):
     ) -> Sequence[StoredEvent]:
         """The same."""
         return await self._events("async", tenant, after, limit, types)
+
+    @abstractmethod
+    def outbox(self, mode: Mode) -> Outbox:
+        """The outbox, for one relay or operator. Does no work until it is used."""
 
     def purge_expired_keys(self, *, limit: int = 1000) -> int:
         """Forget up to `limit` expired idempotency keys; how many there were."""

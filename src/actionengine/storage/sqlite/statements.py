@@ -3,7 +3,7 @@ temporary tables, which would otherwise stand before ours."""
 
 from __future__ import annotations
 
-from actionengine.storage.port import EventRow, LogRow
+from actionengine.storage.port import EventRow, LogRow, RelayBeat
 from actionengine.storage.sql.documents import DocumentStatements
 
 DOCUMENTS = DocumentStatements(
@@ -144,4 +144,117 @@ WHERE tenant_id = ? AND position > ?
     AND (? IS NULL OR type IN (SELECT value FROM json_each(?)))
 ORDER BY position
 LIMIT ?
+"""
+
+# The outbox. An event is due where no earlier one of its lane waits for another attempt, or is a dead letter.
+
+_EVENT_OF_OUTBOX = ", ".join(f"e.{column}" for column in EventRow._fields)
+WRITE_OUTBOX = """
+INSERT INTO main.ae_outbox (tenant_id, position, lane)
+VALUES (?, last_insert_rowid(), ?)
+"""
+READ_OUTBOX = f"""
+SELECT o.attempts, o.position, {_EVENT_OF_OUTBOX}
+FROM main.ae_outbox o
+JOIN main.ae_events e ON e.position = o.position
+WHERE o.dead_at IS NULL AND (o.due_at IS NULL OR o.due_at <= ?)
+    AND NOT EXISTS (
+        SELECT 1
+        FROM main.ae_outbox held
+        WHERE held.lane = o.lane AND held.position < o.position AND NOT held.skipped
+            AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL)
+            AND (held.dead_at IS NOT NULL OR held.due_at > ?)
+    )
+ORDER BY o.position
+LIMIT ?
+"""
+NEXT_DUE = """
+SELECT min(due_at)
+FROM main.ae_outbox
+WHERE NOT skipped AND (dead_at IS NOT NULL OR due_at IS NOT NULL) AND dead_at IS NULL AND due_at > ?
+"""
+FORGET_DELIVERED = """
+DELETE FROM main.ae_outbox
+WHERE (tenant_id, position) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))
+"""
+NOTE_FAILURE = """
+UPDATE main.ae_outbox
+SET attempts = attempts + ?, reason = ?, due_at = ?, dead_at = ?
+WHERE tenant_id = ? AND position = ? AND dead_at IS NULL
+"""
+READ_LEASE = """
+SELECT pid, owner
+FROM main.ae_relay_lease
+WHERE owner <> ? AND until > ?
+"""
+LEASE = """
+INSERT INTO main.ae_relay_lease (one, owner, pid, until)
+VALUES (1, ?, ?, ?)
+ON CONFLICT (one) DO UPDATE
+SET owner = excluded.owner, pid = excluded.pid, until = excluded.until
+WHERE until <= ? OR owner IN (?, ?)
+RETURNING owner
+"""
+RELEASE_LEASE = """
+DELETE FROM main.ae_relay_lease
+WHERE owner = ?
+"""
+FORGET_RELAYS = """
+DELETE FROM main.ae_relays
+WHERE seen_at < ?
+"""
+BEAT = f"""
+INSERT INTO main.ae_relays ({", ".join(RelayBeat._fields)})
+VALUES ({", ".join("?" * len(RelayBeat._fields))})
+ON CONFLICT (id) DO UPDATE
+SET seen_at = excluded.seen_at, delivered = excluded.delivered, failed = excluded.failed, rate = excluded.rate,
+    error = excluded.error
+"""
+READ_RELAYS = f"""
+SELECT {", ".join(RelayBeat._fields)}
+FROM main.ae_relays
+WHERE seen_at > ?
+ORDER BY started_at
+"""
+OUTBOX_STATUS = """
+SELECT count(*) FILTER (WHERE o.dead_at IS NULL),
+    count(*) FILTER (WHERE o.dead_at IS NULL AND o.due_at > ?),
+    count(*) FILTER (WHERE o.dead_at IS NOT NULL AND NOT o.skipped),
+    count(*) FILTER (WHERE o.skipped),
+    (
+        SELECT e.occurred_at
+        FROM main.ae_outbox first
+        JOIN main.ae_events e ON e.position = first.position
+        WHERE first.dead_at IS NULL
+        ORDER BY first.position
+        LIMIT 1
+    )
+FROM main.ae_outbox o
+"""
+DEAD_LETTERS = f"""
+SELECT o.attempts, o.reason, o.dead_at, o.skipped, {_EVENT_OF_OUTBOX}
+FROM main.ae_outbox o
+JOIN main.ae_events e ON e.position = o.position
+WHERE o.dead_at IS NOT NULL AND e.id > ?
+ORDER BY e.id
+LIMIT ?
+"""
+_REDRIVE = """
+UPDATE main.ae_outbox
+SET attempts = 0, due_at = NULL, dead_at = NULL, skipped = 0
+WHERE dead_at IS NOT NULL AND {which}
+RETURNING position
+"""
+REDRIVE_ALL = _REDRIVE.format(which="NOT skipped")
+_THESE = """EXISTS (
+        SELECT 1
+        FROM main.ae_events e
+        WHERE e.position = ae_outbox.position AND e.id IN (SELECT value FROM json_each(?))
+    )"""
+REDRIVE = _REDRIVE.format(which=_THESE)
+SKIP = f"""
+UPDATE main.ae_outbox
+SET skipped = 1, reason = reason || ?
+WHERE dead_at IS NOT NULL AND NOT skipped AND {_THESE}
+RETURNING position
 """

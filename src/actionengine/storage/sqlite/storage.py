@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from actionengine.storage.sql.pools import Pools
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.sqlite.errors import known
+from actionengine.storage.sqlite.outbox import SQLiteOutbox
 from actionengine.storage.sqlite.statements import (
     CREATE_TENANT,
     DELETE_TENANT,
@@ -103,6 +104,7 @@ class SQLiteStorage(SQLStorage):
         self.busy_timeout = busy_timeout
         self.turns = Turns()
         self.held: dict[tuple[UUID, str, str], SQLiteUnitOfWork] = {}
+        self.sleepers: set[Callable[[], object]] = set()
         self.is_given = given is not None
         self._pragmas = (
             f"PRAGMA synchronous = {synchronous}",
@@ -116,9 +118,19 @@ class SQLiteStorage(SQLStorage):
         """A unit of work of one tenant. Takes its turn and a connection when it is first used."""
         return SQLiteUnitOfWork(self, tenant, action_id, mode, read_only)
 
+    def outbox(self, mode: Mode) -> SQLiteOutbox:
+        """The outbox, for one relay or operator."""
+        return SQLiteOutbox(self, mode)
+
+    def wake_relays(self) -> None:
+        """Let the relays of this process know that there may be something to deliver."""
+        for wake in list(self.sleepers):
+            wake()
+
     def forget(self) -> None:
         """Start anew in a forked process: whoever had a turn has it in the parent."""
         super().forget()
+        self.sleepers = set()
         self.turns = Turns()
         self.held = {}
 
@@ -175,6 +187,23 @@ class SQLiteStorage(SQLStorage):
             self._check(mode)
         with self._turn(mode) if writes else nullcontext(), self._borrowed(mode) as (_, pooled):
             return self._fetch(pooled, statement, parameters)
+
+    async def ask(self, mode: Mode, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """The rows of a statement that only reads, outside any action."""
+        return await self._run(mode, self._query, mode, statement, parameters, False)
+
+    async def write(self, mode: Mode, *statements: tuple[str, Sequence[Any]]) -> list[list[tuple[Any, ...]]]:
+        """The rows of each of these statements, run in one transaction outside any action."""
+        return await self._run(mode, self._write, mode, statements)
+
+    def _write(self, mode: Mode, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[tuple[Any, ...]]]:
+        if not self.is_checked:
+            self._check(mode)
+        with self._turn(mode), self._borrowed(mode) as (_, pooled):
+            self._fetch(pooled, "BEGIN IMMEDIATE", ())
+            rows = [self._fetch(pooled, statement, parameters) for statement, parameters in statements]
+            self._fetch(pooled, "COMMIT", ())
+        return rows
 
     def _fetch(self, pooled: PoolProxiedConnection, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
         connection: Any = pooled.dbapi_connection

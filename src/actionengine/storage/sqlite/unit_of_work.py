@@ -16,6 +16,7 @@ from actionengine.context import Tenant
 from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, LogQuery, LogRow, Mode, StorageError
 from actionengine.storage.sql.bridge import await_
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+from actionengine.storage.sqlite.outbox import lane_of
 from actionengine.storage.sqlite.statements import (
     CLAIM,
     IS_DELETED,
@@ -25,6 +26,7 @@ from actionengine.storage.sqlite.statements import (
     WRITE_EVENT,
     WRITE_KEY,
     WRITE_LOG,
+    WRITE_OUTBOX,
     WRITE_SUBJECT,
 )
 from actionengine.storage.tenants import tenant_deleted
@@ -165,11 +167,14 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
                         occurred_at=time(event.occurred_at),
                     ),
                 )
+                self.execute(WRITE_OUTBOX, (self._tenant_id, lane_of(event)))
             for claim, result, approval_id, expires_at in recording.results:
                 told = result.decode() if result is not None else None
                 scope = (self._tenant_id, claim.action, claim.key)
                 self.execute(WRITE_KEY, (claim.fingerprint, told, approval_id, time(expires_at), *scope))
         self._cursor.execute("COMMIT")
+        if any(recording.events for recording in self._recordings):
+            self.storage.wake_relays()
         self._tidy()
 
     def _allow_writes(self, allow: bool) -> None:

@@ -42,25 +42,24 @@ def schema_of(dialect: str) -> str | None:
     return "public" if dialect == "postgresql" else None
 
 
-def upgrade(connection: Connection, app_role: str | None = None) -> int:
-    """Bring the schema to `HEAD`, whoever has run the migrations so far, and give the app role its grants.
+def upgrade(connection: Connection, app_role: str | None = None, relay_role: str | None = None) -> int:
+    """Bring the schema to `HEAD`, whoever has run the migrations so far, and give the roles their grants.
 
     The version that was found is returned, 0 for none. Where it is `HEAD` already, only the grants are given again.
     """
     found = schema_version(connection)
     if found != HEAD:
         _run(connection=connection, found=revision(found) if found else None)
-    if app_role is not None:
-        for statement in grants(app_role):
-            connection.exec_driver_sql(statement)
+    for statement in grants(app_role, relay_role):
+        connection.exec_driver_sql(statement)
     return found or 0
 
 
-def upgrade_sql(dialect: str = "postgresql", app_role: str | None = None) -> str:
+def upgrade_sql(dialect: str = "postgresql", app_role: str | None = None, relay_role: str | None = None) -> str:
     """The same as a SQL script, for an empty database."""
     output = io.StringIO()
     _run(dialect=dialect, output=output)
-    granted = [f"{statement};\n" for statement in grants(app_role)] if app_role is not None else []
+    granted = [f"{statement};\n" for statement in grants(app_role, relay_role)]
     return "\n".join((output.getvalue(), *granted))
 
 

@@ -1,4 +1,4 @@
-"""What the app role may do: no more than a `PostgresStorage` needs."""
+"""What the roles of hosts and of relays may do: no more than they need."""
 
 from __future__ import annotations
 
@@ -15,11 +15,32 @@ GRANT EXECUTE ON FUNCTION public.ae_find_tenant(text, text), public.ae_create_te
     public.ae_delete_tenant(text, text), public.ae_list_tenants(text), public.ae_purge_keys(integer, text) TO {role};
 """
 
+_RELAY_GRANTS = """
+GRANT USAGE ON SCHEMA public TO {role};
+GRANT SELECT ON public.ae_schema TO {role};
+GRANT EXECUTE ON FUNCTION public.ae_signed(text, text) TO {role};
+GRANT EXECUTE ON FUNCTION public.ae_outbox_take(integer, text),
+    public.ae_outbox_settle(uuid[], bigint[], json, text), public.ae_outbox_next(text),
+    public.ae_relay_beat(json, text), public.ae_relay_status(text), public.ae_dead_letters(uuid, integer, text),
+    public.ae_redrive(uuid[], text), public.ae_skip(uuid[], text, text) TO {role};
+"""
+_RELAY_REVOKES = """
+REVOKE EXECUTE ON FUNCTION public.ae_outbox_take(integer, text),
+    public.ae_outbox_settle(uuid[], bigint[], json, text), public.ae_outbox_next(text),
+    public.ae_relay_beat(json, text), public.ae_relay_status(text), public.ae_dead_letters(uuid, integer, text),
+    public.ae_redrive(uuid[], text), public.ae_skip(uuid[], text, text) FROM {role};
+"""
 
-def grants(role: str) -> list[str]:
-    """The statements that grant it to a role."""
-    script = _GRANTS.format(role=quoted(role))
-    return [statement.strip() for statement in script.split(";") if statement.strip()]
+
+def grants(app_role: str | None, relay_role: str | None = None) -> list[str]:
+    """The statements that grant it. Where relays have a role of their own, the hosts' role cannot do what they do."""
+    scripts: list[str] = []
+    if app_role is not None:
+        scripts += (_GRANTS.format(role=quoted(app_role)),)
+        scripts += ((_RELAY_REVOKES if relay_role else _RELAY_GRANTS).format(role=quoted(app_role)),)
+    if relay_role is not None:
+        scripts += (_RELAY_GRANTS.format(role=quoted(relay_role)),)
+    return [statement.strip() for script in scripts for statement in script.split(";") if statement.strip()]
 
 
 def quoted(name: str) -> str:

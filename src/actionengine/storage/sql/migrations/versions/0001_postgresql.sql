@@ -138,12 +138,37 @@ CREATE TABLE public.ae_events (
     PRIMARY KEY (tenant_id, position)
 );
 
--- Events that are still to be delivered.
+-- Events that are still to be delivered. Those of a tenant's subject have the same lane, a hash, and keep their order; a
+-- partition of lanes is what a relay locks. A failed attempt makes an event wait until due_at, the last one makes it a
+-- dead letter; both hold back what comes after them in their lane, until an operator has skipped a dead one.
 
 CREATE TABLE public.ae_outbox (
-    tenant_id uuid   NOT NULL,
-    position  bigint NOT NULL,
+    tenant_id uuid    NOT NULL,
+    position  bigint  NOT NULL,
+    lane      integer NOT NULL,
+    attempts  integer NOT NULL DEFAULT 0,
+    due_at    timestamptz,
+    reason    text,
+    dead_at   timestamptz,
+    skipped   boolean NOT NULL DEFAULT false,
     PRIMARY KEY (tenant_id, position)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+CREATE INDEX ae_outbox_pending ON public.ae_outbox ((lane & 63), position) WHERE dead_at IS NULL;
+CREATE INDEX ae_outbox_held ON public.ae_outbox (lane, position)
+    WHERE NOT skipped AND (dead_at IS NOT NULL OR due_at IS NOT NULL);
+
+-- What relays tell of themselves.
+
+CREATE TABLE public.ae_relays (
+    id         uuid             PRIMARY KEY,
+    name       text             NOT NULL,
+    publisher  text             NOT NULL,
+    started_at timestamptz      NOT NULL,
+    seen_at    timestamptz      NOT NULL,
+    delivered  bigint           NOT NULL,
+    failed     bigint           NOT NULL,
+    rate       double precision NOT NULL,
+    error      text
 );
 
 CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_action_log
@@ -191,7 +216,15 @@ CREATE POLICY ae_owner ON public.ae_tenants TO CURRENT_USER USING (true);
 ALTER TABLE public.ae_signing_keys ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.ae_signing_keys FORCE ROW LEVEL SECURITY;
 CREATE POLICY ae_owner ON public.ae_signing_keys TO CURRENT_USER USING (true);
+ALTER TABLE public.ae_relays ENABLE ROW LEVEL SECURITY;
+ALTER TABLE public.ae_relays FORCE ROW LEVEL SECURITY;
+CREATE POLICY ae_owner ON public.ae_relays TO CURRENT_USER USING (true);
+
+-- Functions that run as the owner reach the rows of all tenants in these: to purge keys, and to deliver events.
+
 CREATE POLICY ae_owner ON public.ae_idempotency_keys TO CURRENT_USER USING (true);
+CREATE POLICY ae_owner ON public.ae_outbox TO CURRENT_USER USING (true);
+CREATE POLICY ae_owner ON public.ae_events FOR SELECT TO CURRENT_USER USING (true);
 
 -- The answer to a claim of an idempotency key, in the tenant's transaction. `wait` is in milliseconds; `status` is
 -- `claimed`, `replay` or `mismatch`. A key that is still held when the wait is over is a lock timeout (55P03).
@@ -328,7 +361,210 @@ BEGIN
     RETURN purged;
 END $$;
 
+-- What relays do, for all tenants: operator's calls too.
+--
+-- A relay takes partitions of lanes by advisory locks of its transaction, and keeps that open until it has settled: a
+-- relay that dies, or that is silent for too long (idle_in_transaction_session_timeout), loses them. Each query below
+-- sees what was committed before it began, so that a partition is read after it was locked, and after the horizon was.
+
+CREATE FUNCTION public.ae_is_due(o public.ae_outbox) RETURNS boolean
+LANGUAGE sql STABLE RETURN o.dead_at IS NULL
+    AND (o.due_at IS NULL OR o.due_at <= clock_timestamp())
+    AND NOT EXISTS (
+        SELECT FROM public.ae_outbox held
+        WHERE held.lane = o.lane AND held.position < o.position AND NOT held.skipped
+            AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL)
+            AND (held.dead_at IS NOT NULL OR held.due_at > clock_timestamp())
+    );
+
+CREATE FUNCTION public.ae_outbox_take(most integer, signature text) RETURNS TABLE (
+    attempts integer, "position" bigint, id uuid, tenant_id uuid, type text, subject text, payload text, action text,
+    action_id uuid, actor_type text, actor_id text, occurred_at timestamptz, version integer
+)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    horizon   bigint;
+    candidate integer;
+    locked    integer := 0;
+    taken     integer := 0;
+    found_now integer;
+BEGIN
+    PERFORM public.ae_operate('relay', signature);
+    horizon := public.ae_event_horizon();
+    FOR candidate IN
+        SELECT partition
+        FROM generate_series(0, 63) partition, LATERAL (
+            SELECT o.position
+            FROM public.ae_outbox o
+            WHERE (o.lane & 63) = partition AND o.dead_at IS NULL AND o.position <= horizon AND public.ae_is_due(o)
+            ORDER BY o.position
+            LIMIT 1
+        ) head
+        ORDER BY head.position
+    LOOP
+        CONTINUE WHEN NOT pg_try_advisory_xact_lock(1634037602, candidate);
+        locked := locked + 1;
+        RETURN QUERY
+            SELECT due.attempts, e.position, e.id, e.tenant_id, e.type, e.subject, e.payload::text, e.action,
+                e.action_id, e.actor_type, e.actor_id, e.occurred_at, e.version
+            FROM (
+                SELECT o.tenant_id, o.position, o.attempts
+                FROM public.ae_outbox o
+                WHERE (o.lane & 63) = candidate AND o.dead_at IS NULL AND o.position <= horizon AND public.ae_is_due(o)
+                ORDER BY o.position
+                LIMIT most - taken
+            ) due
+            JOIN public.ae_events e ON e.tenant_id = due.tenant_id AND e.position = due.position
+            ORDER BY e.position;
+        GET DIAGNOSTICS found_now = ROW_COUNT;
+        taken := taken + found_now;
+        EXIT WHEN taken >= most OR locked >= 16;
+    END LOOP;
+END $$;
+
+CREATE FUNCTION public.ae_outbox_settle(delivered_to uuid[], delivered bigint[], failed json, signature text)
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM public.ae_operate('relay', signature);
+    DELETE FROM public.ae_outbox o
+    USING unnest(delivered_to, delivered) done (tenant_id, position)
+    WHERE o.tenant_id = done.tenant_id AND o.position = done.position;
+    UPDATE public.ae_outbox o
+    SET attempts = o.attempts + f.counts::integer,
+        reason = f.reason,
+        due_at = clock_timestamp() + f.retry_in * interval '1 second',
+        dead_at = CASE WHEN f.retry_in IS NULL THEN clock_timestamp() END
+    FROM json_to_recordset(failed) f (
+        tenant_id uuid, position bigint, reason text, retry_in double precision, counts boolean
+    )
+    WHERE o.tenant_id = f.tenant_id AND o.position = f.position AND o.dead_at IS NULL;
+END $$;
+
+-- In how many seconds there may be something to take; 0 for now, null for nothing that is known of.
+
+CREATE FUNCTION public.ae_outbox_next(signature text) RETURNS double precision
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM public.ae_operate('relay', signature);
+    IF EXISTS (
+        SELECT
+        FROM generate_series(0, 63) partition, LATERAL (
+            SELECT
+            FROM public.ae_outbox o
+            WHERE (o.lane & 63) = partition AND o.dead_at IS NULL AND public.ae_is_due(o)
+            LIMIT 1
+        ) head
+    ) THEN
+        RETURN 0;
+    END IF;
+    RETURN (
+        SELECT greatest(0, extract(epoch FROM min(held.due_at) - clock_timestamp()))
+        FROM public.ae_outbox held
+        WHERE NOT held.skipped AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL) AND held.dead_at IS NULL
+    );
+END $$;
+
+CREATE FUNCTION public.ae_relay_beat(beat json, signature text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM public.ae_operate('relay', signature);
+    DELETE FROM public.ae_relays r WHERE r.seen_at < clock_timestamp() - interval '1 day';
+    INSERT INTO public.ae_relays
+    SELECT * FROM json_populate_record(NULL::public.ae_relays, beat)
+    ON CONFLICT (id) DO UPDATE
+    SET seen_at = excluded.seen_at, delivered = excluded.delivered, failed = excluded.failed, rate = excluded.rate,
+        error = excluded.error;
+END $$;
+
+CREATE FUNCTION public.ae_relay_status(signature text) RETURNS TABLE (
+    pending bigint, waiting bigint, dead bigint, skipped bigint, oldest timestamptz, relays json
+)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM public.ae_operate('relay', signature);
+    RETURN QUERY
+        SELECT counted.pending, counted.waiting, counted.dead, counted.skipped,
+            (
+                SELECT e.occurred_at
+                FROM public.ae_outbox o
+                JOIN public.ae_events e ON e.tenant_id = o.tenant_id AND e.position = o.position
+                WHERE o.position = counted.first
+            ),
+            (
+                SELECT coalesce(json_agg(r ORDER BY r.started_at), '[]')
+                FROM public.ae_relays r
+                WHERE r.seen_at > clock_timestamp() - interval '1 minute'
+            )
+        FROM (
+            SELECT count(*) FILTER (WHERE o.dead_at IS NULL) AS pending,
+                count(*) FILTER (WHERE o.dead_at IS NULL AND o.due_at > clock_timestamp()) AS waiting,
+                count(*) FILTER (WHERE o.dead_at IS NOT NULL AND NOT o.skipped) AS dead,
+                count(*) FILTER (WHERE o.skipped) AS skipped,
+                min(o.position) FILTER (WHERE o.dead_at IS NULL) AS first
+            FROM public.ae_outbox o
+        ) counted;
+END $$;
+
+CREATE FUNCTION public.ae_dead_letters(later_than uuid, most integer, signature text) RETURNS TABLE (
+    attempts integer, reason text, dead_at timestamptz, skipped boolean, id uuid, tenant_id uuid, type text,
+    subject text, payload text, action text, action_id uuid, actor_type text, actor_id text, occurred_at timestamptz,
+    version integer
+)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM public.ae_operate('relay', signature);
+    RETURN QUERY
+        SELECT o.attempts, o.reason, o.dead_at, o.skipped, e.id, e.tenant_id, e.type, e.subject, e.payload::text,
+            e.action, e.action_id, e.actor_type, e.actor_id, e.occurred_at, e.version
+        FROM public.ae_outbox o
+        JOIN public.ae_events e ON e.tenant_id = o.tenant_id AND e.position = o.position
+        WHERE o.dead_at IS NOT NULL AND (later_than IS NULL OR e.id > later_than)
+        ORDER BY e.id
+        LIMIT most;
+END $$;
+
+CREATE FUNCTION public.ae_redrive(ids uuid[], signature text) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    changed integer;
+BEGIN
+    PERFORM public.ae_operate('redrive', signature);
+    UPDATE public.ae_outbox o
+    SET attempts = 0, due_at = NULL, dead_at = NULL, skipped = false
+    FROM public.ae_events e
+    WHERE e.tenant_id = o.tenant_id AND e.position = o.position AND o.dead_at IS NOT NULL
+        AND CASE WHEN ids IS NULL THEN NOT o.skipped ELSE e.id = ANY(ids) END;
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    PERFORM pg_notify('ae_outbox', '');
+    RETURN changed;
+END $$;
+
+CREATE FUNCTION public.ae_skip(ids uuid[], why text, signature text) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    changed integer;
+BEGIN
+    PERFORM public.ae_operate('skip', signature);
+    UPDATE public.ae_outbox o
+    SET skipped = true, reason = o.reason || '; skipped: ' || why
+    FROM public.ae_events e
+    WHERE e.tenant_id = o.tenant_id AND e.position = o.position AND o.dead_at IS NOT NULL AND NOT o.skipped
+        AND e.id = ANY(ids);
+    GET DIAGNOSTICS changed = ROW_COUNT;
+    PERFORM pg_notify('ae_outbox', '');
+    RETURN changed;
+END $$;
+
 REVOKE EXECUTE ON FUNCTION
+    public.ae_outbox_take(integer, text),
+    public.ae_outbox_settle(uuid[], bigint[], json, text),
+    public.ae_outbox_next(text),
+    public.ae_relay_beat(json, text),
+    public.ae_relay_status(text),
+    public.ae_dead_letters(uuid, integer, text),
+    public.ae_redrive(uuid[], text),
+    public.ae_skip(uuid[], text, text),
     public.ae_signed(text, text),
     public.ae_is_deleted(uuid),
     public.ae_find_tenant(text, text),

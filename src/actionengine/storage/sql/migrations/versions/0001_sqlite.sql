@@ -90,17 +90,47 @@ CREATE TABLE ae_events (
 ) STRICT;
 CREATE INDEX ae_events_tenant ON ae_events (tenant_id, position);
 
--- Events that are still to be delivered.
+-- Events that are still to be delivered. Those of a tenant's subject have the same lane, a hash, and keep their order. A
+-- failed attempt makes an event wait until due_at, the last one makes it a dead letter; both hold back what comes after
+-- them in their lane, until an operator has skipped a dead one.
 
 CREATE TABLE ae_outbox (
     tenant_id TEXT    NOT NULL,
     position  INTEGER NOT NULL,
+    lane      INTEGER NOT NULL,
+    attempts  INTEGER NOT NULL DEFAULT 0,
+    due_at    TEXT,
+    reason    TEXT,
+    dead_at   TEXT,
+    skipped   INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant_id, position)
 ) STRICT, WITHOUT ROWID;
-CREATE TRIGGER ae_events_to_outbox AFTER INSERT ON ae_events
-BEGIN
-    INSERT INTO ae_outbox (tenant_id, position) VALUES (new.tenant_id, new.position);
-END;
+CREATE INDEX ae_outbox_pending ON ae_outbox (position) WHERE dead_at IS NULL;
+CREATE INDEX ae_outbox_held ON ae_outbox (lane, position)
+    WHERE NOT skipped AND (dead_at IS NOT NULL OR due_at IS NOT NULL);
+
+-- One relay at a time delivers what is in a file, as long as its process lives and its lease runs.
+
+CREATE TABLE ae_relay_lease (
+    one   INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
+    owner TEXT    NOT NULL,
+    pid   INTEGER NOT NULL,
+    until TEXT    NOT NULL
+) STRICT;
+
+-- What relays tell of themselves.
+
+CREATE TABLE ae_relays (
+    id         TEXT    NOT NULL PRIMARY KEY,
+    name       TEXT    NOT NULL,
+    publisher  TEXT    NOT NULL,
+    started_at TEXT    NOT NULL,
+    seen_at    TEXT    NOT NULL,
+    delivered  INTEGER NOT NULL,
+    failed     INTEGER NOT NULL,
+    rate       REAL    NOT NULL,
+    error      TEXT
+) STRICT;
 
 CREATE TRIGGER ae_documents_insert BEFORE INSERT ON ae_documents
 WHEN new.tenant_id IS NOT ae_writing_tenant()

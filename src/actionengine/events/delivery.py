@@ -1,0 +1,208 @@
+"""What becomes of a batch of events: who is published with whom, what counts as whose failure, when it is retried.
+
+A wave has one event of each subject at most, so that the order of a subject is kept though a wave goes out at once. What
+has failed before is published alone, so that one event which no publisher can take fails for itself.
+
+A call that does not end tells nothing of whose fault that is. It counts against an event only where that was published
+alone, and others were delivered meanwhile; otherwise the publisher counts as unavailable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+from uuid import UUID
+
+from actionengine.event_types import EventType, EventVersionError
+from actionengine.events.calls import call
+from actionengine.events.event import Event
+from actionengine.events.publisher import Failures, Publisher, PublishError, PublisherUnavailable, as_publish_error
+from actionengine.events.worlds import World
+from actionengine.storage.port import FailedDelivery, PendingEvent
+
+Subject = tuple[UUID, str]
+Item = tuple[PendingEvent, Event]
+
+_REMEMBERED = 10_000
+"""Events of which is remembered that a call with them did not end."""
+
+_LONGEST_REASON = 2000
+"""Characters of the reason that a dead letter keeps."""
+
+
+@dataclass(slots=True)
+class Delivery:
+    """What became of a batch. `outage` says why the publisher could take nothing more; what is in neither list was not
+    published."""
+
+    delivered: list[Item] = field(default_factory=list)
+    failed: list[FailedDelivery] = field(default_factory=list)
+    outage: PublishError | None = None
+
+
+class Retries:
+    """When a failed event is tried again: exponential backoff with "equal jitter" ("Exponential Backoff And Jitter",
+    AWS Architecture Blog, 2015). Times are in seconds."""
+
+    def __init__(self, most: int, first: float, longest: float) -> None:
+        self.most = most
+        self._first = first
+        self._longest = longest
+
+    def after(self, attempts: int) -> float:
+        """The pause after so many failed attempts."""
+        pause = min(self._longest, self._first * 2.0 ** min(attempts - 1, 60))
+        return pause * random.uniform(0.5, 1.0)
+
+    def failed(self, pending: PendingEvent, error: PublishError) -> FailedDelivery:
+        """A failed attempt: with a next one, or a dead letter."""
+        reason = str(error)[:_LONGEST_REASON]
+        if isinstance(error, PublisherUnavailable):
+            return FailedDelivery(pending, reason, self.after(pending.attempts + 1), counts=False)
+        attempts = pending.attempts + 1
+        is_last = not error.retry or attempts >= self.most
+        return FailedDelivery(pending, reason, None if is_last else self.after(attempts))
+
+
+class Deliverer:
+    """Gives batches of events to a publisher."""
+
+    def __init__(
+        self, publisher: Publisher, world: World, timeout: float, retries: Retries, event_types: Mapping[str, EventType]
+    ) -> None:
+        self._publisher = publisher
+        self._world = world
+        self._timeout = timeout
+        self._retries = retries
+        self._event_types = event_types
+        self._hangs: dict[str, int] = {}
+
+    async def deliver(self, batch: Sequence[PendingEvent], may_go_on: Callable[[], Awaitable[bool]]) -> Delivery:
+        """Publish a batch, as long as nothing is in the way; `may_go_on` is asked before each call."""
+        delivery = Delivery()
+        held: set[Subject] = set()
+        for wave in _waves(batch):
+            items: list[Item] = []
+            for pending in wave:
+                if _subject(pending) in held:
+                    continue
+                try:
+                    items.append((pending, Event.of(pending.position, pending.event, self._event_types)))
+                except EventVersionError as error:
+                    delivery.failed.append(self._retries.failed(pending, PublishError(str(error))))
+            await self._deliver_wave(items, delivery, may_go_on)
+            arrived = {event.id for _, event in delivery.delivered}
+            held.update(_subject(pending) for pending in wave if pending.event.id not in arrived)
+            if delivery.outage is not None:
+                break
+        return delivery
+
+    async def _deliver_wave(
+        self, items: Sequence[Item], delivery: Delivery, may_go_on: Callable[[], Awaitable[bool]]
+    ) -> None:
+        calls = self._calls(items)
+        at_once = max(1, getattr(self._publisher, "concurrency", 1))
+        while calls and delivery.outage is None and await may_go_on():
+            group, calls = calls[:at_once], calls[at_once:]
+            answers = await self._world.run(self._publish_group, group)
+            # What was delivered first: whether a call that did not end tells something depends on it.
+            for published, answer in sorted(zip(group, answers, strict=True), key=lambda pair: _is_hang(pair[1])):
+                if len(published) > 1 and _blames_somebody(answer):
+                    calls += [[item] for item in published]
+                else:
+                    self._note(published, answer, delivery)
+
+    def _calls(self, items: Sequence[Item]) -> list[list[Item]]:
+        """Who is published with whom; first those that have given no trouble."""
+        size = max(1, getattr(self._publisher, "batch_size", 100))
+        fine = iter([item for item in items if not self._is_suspect(item)])
+        calls = list(iter(lambda: list(islice(fine, size)), []))
+        suspects = [item for item in items if self._is_suspect(item)]
+        return calls + [[item] for item in sorted(suspects, key=lambda item: self._hangs.get(item[1].id, 0))]
+
+    def _is_suspect(self, item: Item) -> bool:
+        return item[0].attempts > 0 or item[1].id in self._hangs
+
+    async def _publish_group(self, group: Sequence[Sequence[Item]]) -> list[Any]:
+        if len(group) == 1:
+            return [await self._publish(group[0])]
+        return list(await asyncio.gather(*map(self._publish, group)))
+
+    async def _publish(self, items: Sequence[Item]) -> Failures | Exception:
+        try:
+            answer = await call(self._publisher.publish, [event for _, event in items], timeout=self._timeout)
+        except Exception as error:
+            return as_publish_error(error)
+        if answer is None:
+            return {}
+        if isinstance(answer, Mapping):
+            return answer
+        return PublishError(
+            f"publish() returned a {type(answer).__name__}: it has to return None, or a mapping of event ids to "
+            f"PublishErrors"
+        )
+
+    def _note(self, items: Sequence[Item], answer: Failures | Exception, delivery: Delivery) -> None:
+        if isinstance(answer, Mapping):
+            for item in items:
+                error = answer.get(item[1].id)
+                if error is None:
+                    delivery.delivered.append(item)
+                    self._hangs.pop(item[1].id, None)
+                else:
+                    delivery.failed.append(self._retries.failed(item[0], _reason(error)))
+        elif isinstance(answer, TimeoutError):
+            self._note_hang(items, delivery)
+        elif isinstance(answer, PublisherUnavailable):
+            delivery.outage = answer
+        else:
+            delivery.failed += [self._retries.failed(pending, _reason(answer)) for pending, _ in items]
+
+    def _note_hang(self, items: Sequence[Item], delivery: Delivery) -> None:
+        for _, event in items:
+            while len(self._hangs) >= _REMEMBERED:
+                del self._hangs[next(iter(self._hangs))]
+            self._hangs[event.id] = self._hangs.get(event.id, 0) + 1
+        reason = f"the publisher did not end within {self._timeout:g} s"
+        if not delivery.delivered:
+            delivery.outage = PublisherUnavailable(reason)
+            return
+        error = PublishError(reason) if len(items) == 1 else PublisherUnavailable(reason)
+        delivery.failed += [self._retries.failed(pending, error) for pending, _ in items]
+
+
+def _is_hang(answer: object) -> bool:
+    return isinstance(answer, TimeoutError)
+
+
+def _blames_somebody(answer: object) -> bool:
+    """Whether a call has failed for one of its events, and nobody knows for which."""
+    return isinstance(answer, Exception) and not isinstance(answer, TimeoutError | PublisherUnavailable)
+
+
+def _reason(error: Exception) -> PublishError:
+    blamed = as_publish_error(error)
+    return blamed if isinstance(blamed, PublishError) else PublishError(f"{type(error).__name__}: {error}")
+
+
+def _subject(pending: PendingEvent) -> Subject:
+    event = pending.event
+    return event.tenant_id, event.id if event.subject is None else event.subject
+
+
+def _waves(batch: Iterable[PendingEvent]) -> list[list[PendingEvent]]:
+    """A batch in waves: the first event of each subject, the second ones, and so on."""
+    waves: list[list[PendingEvent]] = []
+    seen: dict[Subject, int] = {}
+    for pending in batch:
+        subject = _subject(pending)
+        number = seen.get(subject, 0)
+        seen[subject] = number + 1
+        if number == len(waves):
+            waves.append([])
+        waves[number].append(pending)
+    return waves

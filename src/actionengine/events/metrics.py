@@ -1,0 +1,57 @@
+"""What a relay tells OpenTelemetry, where that is installed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from actionengine.events.event import Event
+from actionengine.storage.port import OutboxStatus
+
+
+class RelayMetrics:
+    """The instruments of one relay: nothing, where OpenTelemetry is not installed."""
+
+    def __init__(self, name: str) -> None:
+        self._attributes = {"actionengine.relay": name}
+        self.is_on = False
+        try:
+            from opentelemetry import metrics
+        except ImportError:
+            return
+        self.is_on = True
+        meter = metrics.get_meter("actionengine")
+        self._delivered = meter.create_counter("actionengine.relay.delivered", description="Events delivered")
+        self._failed = meter.create_counter("actionengine.relay.failed", description="Attempts that have failed")
+        self._delay = meter.create_histogram(
+            "actionengine.relay.delay", unit="s", description="From the action's start to the delivery of its event"
+        )
+        self._gauges: dict[str, Any] = {
+            name: meter.create_gauge(f"actionengine.outbox.{name}", unit=unit, description=description)
+            for name, unit, description in (
+                ("pending", "1", "Events still to be delivered (lag)"),
+                ("age", "s", "How long the oldest of them has waited"),
+                ("dead", "1", "Dead letters"),
+            )
+        }
+
+    def count(self, delivered: list[Event], failed: int) -> None:
+        """A batch."""
+        if not self.is_on:
+            return
+        now = datetime.now(UTC)
+        self._delivered.add(len(delivered), self._attributes)
+        self._failed.add(failed, self._attributes)
+        for event in delivered:
+            self._delay.record((now - event.occurred_at).total_seconds(), self._attributes)
+
+    def gauge(self, status: OutboxStatus) -> None:
+        """How much there is to deliver."""
+        self._gauges["pending"].set(status.pending)
+        self._gauges["dead"].set(status.dead)
+        self._gauges["age"].set(age_of(status))
+
+
+def age_of(status: OutboxStatus) -> float:
+    """How long the oldest event has waited, in seconds; 0 where there is none."""
+    return max(0.0, (datetime.now(UTC) - status.oldest).total_seconds()) if status.oldest is not None else 0.0

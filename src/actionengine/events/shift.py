@@ -1,0 +1,211 @@
+"""One run of a relay, from its start to its stop: take, deliver, settle, and what happens when one of them cannot."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from time import monotonic
+
+from uuid_utils.compat import uuid7
+
+from actionengine.errors import ConfigurationError
+from actionengine.events.calls import call
+from actionengine.events.delivery import Deliverer, Delivery
+from actionengine.events.metrics import RelayMetrics
+from actionengine.events.publisher import Publisher, PublishError, PublisherUnavailable
+from actionengine.events.worlds import World
+from actionengine.storage.port import Outbox, PendingEvent, RelayBeat, StorageError
+from actionengine.storage.signals import Signal
+
+logger = logging.getLogger("actionengine")
+
+_BEAT = 5.0
+"""Seconds between two beats."""
+
+_LEEWAY = 10.0
+"""Seconds that a lease is longer than one call of the publisher may take."""
+
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 15.0
+"""Seconds after which a publisher or a storage that was out of reach is tried again."""
+
+_PROBE = 10
+"""Events that are tried first after an outage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a shift is told by its relay; times are in seconds."""
+
+    name: str
+    publisher: str
+    batch_size: int
+    publish_timeout: float
+    poll_interval: float
+
+
+class Shift:
+    """One run of a relay."""
+
+    def __init__(
+        self, outbox: Outbox, world: World, deliverer: Deliverer, publisher: Publisher, settings: Settings
+    ) -> None:
+        self._outbox = outbox
+        self._world = world
+        self._deliverer = deliverer
+        self._publisher = publisher
+        self._settings = settings
+        self._lease = settings.publish_timeout + _LEEWAY
+        self._metrics = RelayMetrics(settings.name)
+        self._id = str(uuid7())
+        self._started_at = datetime.now(UTC)
+        self._is_stopping = False
+        self._is_started = False
+        self._pausing: Signal | None = None
+        self._leased_at = 0.0
+        self._outages = 0
+        self._error: str | None = None
+        self._delivered = self._failed = 0
+        self._beats = True
+        self._beaten_at: float | None = None
+        self._delivered_before = 0
+
+    def stop(self) -> None:
+        """Come to an end soon."""
+        self._is_stopping = True
+        self._outbox.wake()
+        pausing = self._pausing
+        if pausing is not None:
+            pausing.set()
+
+    async def work(self, ends: bool) -> int:
+        """Deliver events until `stop`, or until there are none that are due. How many were delivered.
+
+        Raises `ConfigurationError`; and where it is to end by itself, also `PublisherUnavailable` and
+        `StorageUnavailable`.
+        """
+        self._beats = not ends
+        while not self._is_stopping:
+            try:
+                if not await self._step() and not self._is_stopping:
+                    if ends:
+                        break
+                    await self._outbox.wait(self._settings.poll_interval)
+                    await self._beat()
+            except (PublishError, StorageError) as error:
+                if ends:
+                    raise
+                await self._recover(error)
+        return self._delivered
+
+    async def close(self) -> None:
+        """Give back what is held, and stop the publisher."""
+        try:
+            if self._beaten_at is not None:
+                self._beaten_at = None
+                await self._beat()
+        finally:
+            await self._outbox.close()
+            try:
+                if self._is_started:
+                    await self._tell_publisher("stop")
+            except Exception:
+                logger.exception("the publisher of the relay %s could not be stopped", self._settings.name)
+            finally:
+                self._world.close()
+
+    async def _step(self) -> bool:
+        """One batch; whether there was one. Raises `PublisherUnavailable`, `StorageError` and `ConfigurationError`."""
+        if not self._is_started:
+            await self._start_publisher()
+        batch = await self._outbox.take(self._settings.batch_size if not self._outages else _PROBE, self._lease)
+        if not batch:
+            return False
+        self._leased_at = monotonic()
+        try:
+            delivery = await self._deliverer.deliver(batch, self._may_go_on)
+            await self._settle(batch, delivery)
+        except BaseException:
+            await self._outbox.give_back()
+            raise
+        if delivery.outage is not None:
+            raise delivery.outage
+        self._outages, self._error = 0, None
+        await self._beat()
+        return True
+
+    async def _settle(self, batch: Sequence[PendingEvent], delivery: Delivery) -> None:
+        await self._outbox.settle([pending for pending, _ in delivery.delivered], delivery.failed)
+        self._delivered += len(delivery.delivered)
+        self._failed += len(delivery.failed)
+        self._metrics.count([event for _, event in delivery.delivered], len(delivery.failed))
+        for failure in delivery.failed:
+            event = failure.pending.event
+            if failure.retry_in is None:
+                logger.error("the event %s (%s) is a dead letter: %s", event.id, event.type, failure.reason)
+            else:
+                logger.warning("the event %s (%s) was not delivered: %s", event.id, event.type, failure.reason)
+
+    async def _may_go_on(self) -> bool:
+        """Whether there is time for another call of the publisher."""
+        if self._is_stopping:
+            return False
+        if monotonic() - self._leased_at > _LEEWAY / 2:
+            await self._outbox.extend()
+            self._leased_at = monotonic()
+        return True
+
+    async def _start_publisher(self) -> None:
+        try:
+            await self._tell_publisher("start")
+        except (ConfigurationError, PublishError):
+            raise
+        except Exception as error:
+            raise PublisherUnavailable(f"{type(error).__name__}: {error}") from error
+        self._is_started = True
+
+    async def _tell_publisher(self, what: str) -> None:
+        method = getattr(self._publisher, what, None)
+        if method is not None:
+            await self._world.run(partial(call, method, timeout=self._settings.publish_timeout))
+
+    async def _recover(self, error: Exception) -> None:
+        """Wait before the next try. Full jitter ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015)."""
+        self._outages += 1
+        self._error = f"{type(error).__name__}: {error}"
+        pause = random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._outages, 20))
+        logger.warning("the relay %s tries again in %.1f s: %s", self._settings.name, pause, self._error)
+        await self._beat()
+        if not self._is_stopping:
+            signal = self._pausing = Signal(self._world.mode)
+            await signal.wait(pause)
+            self._pausing = None
+
+    async def _beat(self) -> None:
+        """Tell others how it goes, every few seconds."""
+        now = monotonic()
+        if not self._beats or (self._beaten_at is not None and now - self._beaten_at < _BEAT):
+            return
+        elapsed = now - self._beaten_at if self._beaten_at is not None else 0.0
+        rate = (self._delivered - self._delivered_before) / elapsed if elapsed else 0.0
+        self._beaten_at, self._delivered_before = now, self._delivered
+        beat = RelayBeat(
+            self._id,
+            self._settings.name,
+            self._settings.publisher,
+            self._started_at,
+            datetime.now(UTC),
+            self._delivered,
+            self._failed,
+            rate,
+            self._error,
+        )
+        with suppress(StorageError):
+            await self._outbox.beat(beat)
+            if self._metrics.is_on:
+                self._metrics.gauge(await self._outbox.status())

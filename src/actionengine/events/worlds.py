@@ -1,0 +1,96 @@
+"""Where a relay works: in a thread, or under an event loop. Publishers have an event loop in both."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from actionengine.storage.port import Mode
+
+T = TypeVar("T")
+
+
+class World(Protocol):
+    """How a relay waits for a publisher. In a thread nothing suspends."""
+
+    mode: Mode
+
+    async def run(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """What a coroutine function returns, run in the publisher's event loop."""
+
+    def close(self) -> None:
+        """End what was opened for it."""
+
+
+def world_of(mode: Mode) -> World:
+    """The world of this mode."""
+    return _Thread() if mode == "sync" else _Loop()
+
+
+class _Loop:
+    """Under an event loop: the publisher's is the same."""
+
+    mode: Mode = "async"
+
+    async def run(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """What a coroutine function returns."""
+        return await function(*arguments)
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class _Thread:
+    """In a thread: the publisher gets an event loop of its own, in another one."""
+
+    mode: Mode = "sync"
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    async def run(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """What a coroutine function returns."""
+        future = asyncio.run_coroutine_threadsafe(_awaited(function, arguments), self._started())
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """End the loop, and what still runs in it."""
+        if self._loop is not None and self._thread is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop = self._thread = None
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            loop = self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=_serve, args=(loop,), name="actionengine-publisher", daemon=True)
+            self._thread.start()
+        return self._loop
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left, timeout=1.0))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
+def _awaited(function: Callable[..., Awaitable[T]], arguments: tuple[Any, ...]) -> Coroutine[Any, Any, T]:
+    async def await_it() -> T:
+        return await function(*arguments)
+
+    return await_it()

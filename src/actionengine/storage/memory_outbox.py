@@ -1,0 +1,257 @@
+"""The outbox of `InMemoryStorage`: a queue for each lane, and the lanes that are ready, waiting, or held."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from time import monotonic
+from uuid import UUID
+
+from actionengine.storage.port import (
+    DeadLetter,
+    EventRow,
+    FailedDelivery,
+    Mode,
+    OutboxStatus,
+    PendingEvent,
+    RelayBeat,
+    StorageUnavailable,
+)
+from actionengine.storage.signals import Signal
+
+Lane = tuple[UUID, str]
+"""A tenant and a subject; or the id of an event that has none."""
+
+
+class Entry:
+    """An event that is still to be delivered."""
+
+    __slots__ = ("attempts", "event", "lane", "position", "reason", "since", "skipped")
+
+    def __init__(self, position: int, event: EventRow) -> None:
+        self.position = position
+        self.event = event
+        self.lane = (event.tenant_id, event.id if event.subject is None else event.subject)
+        self.attempts = 0
+        self.reason = ""
+        self.since: datetime | None = None
+        self.skipped = False
+
+
+class Queues:
+    """All that is still to be delivered of one storage. A lane stands in `ready`, waits in `waiting`, is taken, or is
+    held by the dead letter at its head."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.lanes: dict[Lane, deque[Entry]] = {}
+        self.ready: deque[Lane] = deque()
+        self.waiting: list[tuple[float, int, Lane]] = []
+        self.taken: dict[MemoryOutbox, tuple[float, list[Lane]]] = {}
+        self.dead: dict[str, Entry] = {}
+        self.relays: dict[str, RelayBeat] = {}
+        self.sleepers: set[Callable[[], object]] = set()
+        self.ticket = count()
+
+    def add(self, position: int, event: EventRow) -> None:
+        """An event that was committed."""
+        entry = Entry(position, event)
+        with self.lock:
+            lane = self.lanes.get(entry.lane)
+            if lane is None:
+                self.lanes[entry.lane] = deque((entry,))
+                self.ready.append(entry.lane)
+            else:
+                lane.append(entry)
+            self.wake()
+
+    def wake(self) -> None:
+        """Wake the relays that wait."""
+        while self.sleepers:
+            self.sleepers.pop()()
+
+    def free(self, lane: Lane) -> None:
+        """Let a lane be taken, where there is something in it."""
+        if self.lanes.get(lane):
+            self.ready.append(lane)
+        else:
+            self.lanes.pop(lane, None)
+
+    def refresh(self) -> None:
+        """Make ready what has waited long enough, and what a relay has kept for too long."""
+        now = monotonic()
+        while self.waiting and self.waiting[0][0] <= now:
+            self.ready.append(heapq.heappop(self.waiting)[2])
+        for owner in [owner for owner, (until, _) in self.taken.items() if until <= now]:
+            for lane in self.taken.pop(owner)[1]:
+                self.free(lane)
+
+
+class MemoryOutbox:
+    """The outbox for one relay or operator."""
+
+    def __init__(self, queues: Queues, mode: Mode) -> None:
+        self._queues = queues
+        self._mode = mode
+        self._lease = 0.0
+        self._woken = False
+        self._signal: Signal | None = None
+
+    async def take(self, limit: int, lease: float) -> Sequence[PendingEvent]:
+        """Take what is due."""
+        queues = self._queues
+        self._lease = lease
+        found: list[PendingEvent] = []
+        with queues.lock:
+            queues.refresh()
+            lanes: list[Lane] = []
+            while queues.ready and len(found) < limit:
+                name = queues.ready.popleft()
+                lanes.append(name)
+                entries = queues.lanes[name]
+                for entry, _ in zip(entries, range(limit - len(found)), strict=False):
+                    found.append(PendingEvent(entry.position, entry.event, entry.attempts))
+            if lanes:
+                queues.taken[self] = (monotonic() + lease, lanes)
+        return found
+
+    async def extend(self) -> None:
+        """Begin the lease anew."""
+        with self._queues.lock:
+            self._queues.taken[self] = (monotonic() + self._lease, self._taken())
+
+    async def settle(self, delivered: Sequence[PendingEvent], failed: Sequence[FailedDelivery]) -> None:
+        """Forget what was delivered, note what failed, and give back the rest."""
+        queues = self._queues
+        with queues.lock:
+            lanes = self._taken()
+            done = {pending.event.id for pending in delivered}
+            failures = {failure.pending.event.id: failure for failure in failed}
+            for name in lanes:
+                entries = queues.lanes[name]
+                while entries and entries[0].event.id in done:
+                    entries.popleft()
+                failure = failures.get(entries[0].event.id) if entries else None
+                if failure is None:
+                    queues.free(name)
+                    continue
+                entry = entries[0]
+                entry.attempts += failure.counts
+                entry.reason = failure.reason
+                if failure.retry_in is None:
+                    entry.since = datetime.now(UTC)
+                    queues.dead[entry.event.id] = entry
+                else:
+                    heapq.heappush(queues.waiting, (monotonic() + failure.retry_in, next(queues.ticket), name))
+            del queues.taken[self]
+            queues.wake()
+
+    async def give_back(self) -> None:
+        """Give back what was taken."""
+        queues = self._queues
+        with queues.lock:
+            _, lanes = queues.taken.pop(self, (0.0, []))
+            queues.ready.extendleft(reversed(lanes))
+            if lanes:
+                queues.wake()
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until there may be something to take."""
+        queues = self._queues
+        with queues.lock:
+            queues.refresh()
+            if queues.ready or self._woken:
+                self._woken = False
+                return
+            if queues.waiting:
+                seconds = min(seconds, max(0.0, queues.waiting[0][0] - monotonic()))
+            signal = self._signal = Signal(self._mode)
+            queues.sleepers.add(signal.set)
+        try:
+            await signal.wait(seconds)
+        finally:
+            with queues.lock:
+                self._signal = None
+                self._woken = False
+                queues.sleepers.discard(signal.set)
+
+    def wake(self) -> None:
+        """End the waiting now."""
+        with self._queues.lock:
+            self._woken = True
+            if self._signal is not None:
+                self._signal.set()
+
+    async def beat(self, beat: RelayBeat) -> None:
+        """Let others know of this relay."""
+        self._queues.relays[beat.id] = beat
+
+    async def status(self) -> OutboxStatus:
+        """How much there is to deliver, and who does it."""
+        queues = self._queues
+        recently = datetime.now(UTC) - timedelta(minutes=1)
+        with queues.lock:
+            queues.refresh()
+            entries = [entry for lane in queues.lanes.values() for entry in lane]
+            dead = list(queues.dead.values())
+            waiting = len(queues.waiting)
+            relays = [beat for beat in queues.relays.values() if beat.seen_at > recently]
+        pending = [entry.event.occurred_at for entry in entries if entry.since is None]
+        skipped = sum(entry.skipped for entry in dead)
+        return OutboxStatus(len(pending), waiting, len(dead) - skipped, skipped, min(pending, default=None), relays)
+
+    async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
+        """Dead letters and skipped events, by event id."""
+        with self._queues.lock:
+            dead = sorted(self._queues.dead.items())
+        found: list[DeadLetter] = []
+        for id, entry in dead:
+            if (after is None or id > after) and len(found) < limit:
+                assert entry.since is not None
+                found.append(DeadLetter(entry.event, entry.attempts, entry.reason, entry.since, entry.skipped))
+        return found
+
+    async def redrive(self, ids: Sequence[str] | None = None) -> int:
+        """Try dead letters again."""
+        queues = self._queues
+        with queues.lock:
+            wanted = [id for id, entry in queues.dead.items() if not entry.skipped] if ids is None else ids
+            entries = [queues.dead.pop(id) for id in dict.fromkeys(wanted) if id in queues.dead]
+            for entry in entries:
+                entry.attempts, entry.since = 0, None
+                if entry.skipped:
+                    # Its subject has gone on without it.
+                    entry.skipped = False
+                    entry.lane = (entry.event.tenant_id, entry.event.id)
+                    queues.lanes[entry.lane] = deque((entry,))
+                queues.ready.append(entry.lane)
+            queues.wake()
+        return len(entries)
+
+    async def skip(self, ids: Sequence[str], reason: str) -> int:
+        """Give up dead letters."""
+        queues = self._queues
+        with queues.lock:
+            entries = [queues.dead[id] for id in dict.fromkeys(ids) if id in queues.dead]
+            entries = [entry for entry in entries if not entry.skipped]
+            for entry in entries:
+                entry.skipped = True
+                entry.reason = f"{entry.reason}; skipped: {reason}"
+                queues.lanes[entry.lane].popleft()
+                queues.free(entry.lane)
+            queues.wake()
+        return len(entries)
+
+    async def close(self) -> None:
+        """Give back what this object holds."""
+        await self.give_back()
+
+    def _taken(self) -> list[Lane]:
+        taken = self._queues.taken.get(self)
+        if taken is None:
+            raise StorageUnavailable("the lease of this relay is over: another one may deliver what it had taken")
+        return taken[1]

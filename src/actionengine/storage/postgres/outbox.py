@@ -1,0 +1,289 @@
+"""The outbox on PostgreSQL: partitions of lanes, locked by the transaction that stays open while they are delivered.
+
+A relay that dies loses its connection, and with it its locks; one that is silent for as long as its lease is cut off by
+the server. Two round trips a batch.
+
+Who sleeps holds a lock in the connection that listens. Writers try it: only where it is held do they notify, so that
+under load, when no relay sleeps, commits do not queue up for the notification queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
+
+from pydantic import TypeAdapter
+from pydantic_core import to_json
+from sqlalchemy import Engine
+from sqlalchemy.pool import PoolProxiedConnection
+
+from actionengine.errors import ErrorCode, failing
+from actionengine.storage.port import (
+    DeadLetter,
+    FailedDelivery,
+    Mode,
+    OutboxStatus,
+    PendingEvent,
+    RelayBeat,
+    StorageUnavailable,
+)
+from actionengine.storage.postgres.driver import Driver, Row, Statement, milliseconds
+from actionengine.storage.postgres.errors import is_lost
+from actionengine.storage.postgres.rows import array, event_row
+from actionengine.storage.sql.pools import pool_of
+
+if TYPE_CHECKING:
+    from actionengine.storage.postgres.storage import PostgresStorage
+
+T = TypeVar("T")
+
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+LEASE = "SELECT set_config('idle_in_transaction_session_timeout', %s, true)"
+TAKE = """
+SELECT attempts, position, id, tenant_id, type, subject, payload, action, action_id, actor_type, actor_id, occurred_at,
+    version
+FROM public.ae_outbox_take(%s, %s)
+"""
+SETTLE = "SELECT public.ae_outbox_settle(%s, %s, %s, %s)"
+NEXT = "SELECT public.ae_outbox_next(%s)"
+BEAT = "SELECT public.ae_relay_beat(%s, %s)"
+STATUS = "SELECT pending, waiting, dead, skipped, oldest, relays::pg_catalog.text FROM public.ae_relay_status(%s)"
+DEAD_LETTERS = """
+SELECT attempts, reason, dead_at, skipped, id, tenant_id, type, subject, payload, action, action_id, actor_type,
+    actor_id, occurred_at, version
+FROM public.ae_dead_letters(%s, %s, %s)
+"""
+REDRIVE = "SELECT public.ae_redrive(%s, %s)"
+SKIP = "SELECT public.ae_skip(%s, %s, %s)"
+
+# The lock of who sleeps, in the connection that listens.
+SLEEP = "SELECT pg_try_advisory_lock(1634037602, 64)"
+WAKE = "SELECT pg_advisory_unlock(1634037602, 64)"
+
+_HEADWAY = 0.02
+"""Seconds between two looks at events that another relay is delivering."""
+
+_WITHOUT_LOCK = 0.25
+"""Seconds between two looks where another relay holds the lock of who sleeps."""
+
+
+class PostgresOutbox:
+    """The outbox for one relay or operator."""
+
+    def __init__(self, storage: PostgresStorage, mode: Mode) -> None:
+        self._storage = storage
+        self._mode = mode
+        self._woken = False
+        self._taking: tuple[Engine, PoolProxiedConnection] | None = None
+        self._listening: PoolProxiedConnection | None = None
+
+    async def take(self, limit: int, lease: float) -> Sequence[PendingEvent]:
+        """Take what is due."""
+        return await self._run(self._take, limit, lease)
+
+    async def extend(self) -> None:
+        """Begin the lease anew."""
+        await self._run(self._extend)
+
+    async def settle(self, delivered: Sequence[PendingEvent], failed: Sequence[FailedDelivery]) -> None:
+        """Forget what was delivered, note what failed, and give back the rest."""
+        await self._run(self._settle, delivered, failed)
+
+    async def give_back(self) -> None:
+        """Give back what was taken."""
+        with suppress(Exception):
+            await self._run(self._give_back)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until there may be something to take."""
+        try:
+            await self._run(self._wait, seconds)
+        finally:
+            self._woken = False
+
+    def wake(self) -> None:
+        """End the waiting now."""
+        self._woken = True
+
+    async def beat(self, beat: RelayBeat) -> None:
+        """Let others know of this relay."""
+        await self._ask("relay", BEAT, to_json(beat._asdict()).decode())
+
+    async def status(self) -> OutboxStatus:
+        """How much there is to deliver, and who does it."""
+        ((pending, waiting, dead, skipped, oldest, relays),) = await self._ask("relay", STATUS)
+        beats = _BEATS.validate_json(relays)
+        return OutboxStatus(pending, waiting, dead, skipped, oldest and oldest.astimezone(UTC), beats)
+
+    async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
+        """Dead letters and skipped events, by event id."""
+        rows = await self._ask("relay", DEAD_LETTERS, _event_id(after) if after is not None else None, limit)
+        return [
+            DeadLetter(event_row(event), attempts, reason, dead_at.astimezone(UTC), skipped)
+            for attempts, reason, dead_at, skipped, *event in rows
+        ]
+
+    async def redrive(self, ids: Sequence[str] | None = None) -> int:
+        """Try dead letters again."""
+        wanted = None if ids is None else array(map(_event_id, ids))
+        ((changed,),) = await self._ask("redrive", REDRIVE, wanted)
+        return int(changed)
+
+    async def skip(self, ids: Sequence[str], reason: str) -> int:
+        """Give up dead letters."""
+        ((changed,),) = await self._ask("skip", SKIP, array(map(_event_id, ids)), reason)
+        return int(changed)
+
+    async def close(self) -> None:
+        """Give back what this object holds."""
+        await self.give_back()
+        with suppress(Exception):
+            await self._run(self._stop_listening)
+
+    # In the world of the storage
+
+    async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await self._storage._run(self._mode, function, *arguments)
+
+    async def _ask(self, call: str, statement: str, *parameters: Any) -> list[Row]:
+        signature = self._storage._signature(call)
+        return await self._run(self._storage._query, self._mode, statement, (*parameters, signature))
+
+    def _take(self, limit: int, lease: float) -> list[PendingEvent]:
+        statements: list[Statement] = [
+            (BEGIN, ()),
+            (LEASE, (milliseconds(lease),)),
+            (TAKE, (limit, self._storage._signature("relay"))),
+        ]
+        if self._taking is not None:
+            statements.insert(0, ("ROLLBACK", ()))
+        try:
+            rows = self._execute(*statements)
+        except Exception as error:
+            if not is_lost(error):
+                raise
+            # A connection that died in the pool: nothing has happened in it yet.
+            rows = self._execute(*statements[-3:])
+        if not rows:
+            self._end(("ROLLBACK", ()))
+        return [PendingEvent(position, event_row(event), attempts) for attempts, position, *event in rows]
+
+    def _extend(self) -> None:
+        self._check_taken()
+        self._execute(("SELECT", ()))
+
+    def _settle(self, delivered: Sequence[PendingEvent], failed: Sequence[FailedDelivery]) -> None:
+        self._check_taken()
+        failures = [
+            {
+                "tenant_id": failure.pending.event.tenant_id,
+                "position": failure.pending.position,
+                "reason": failure.reason.replace("\0", ""),
+                "retry_in": failure.retry_in,
+                "counts": failure.counts,
+            }
+            for failure in failed
+        ]
+        parameters = (
+            array(pending.event.tenant_id for pending in delivered),
+            array(pending.position for pending in delivered),
+            to_json(failures).decode(),
+            self._storage._signature("relay"),
+        )
+        self._end((SETTLE, parameters), ("COMMIT", ()))
+
+    def _give_back(self) -> None:
+        if self._taking is not None:
+            self._end(("ROLLBACK", ()))
+
+    def _check_taken(self) -> None:
+        if self._taking is None:
+            raise StorageUnavailable("this relay has lost what it had taken: another one may deliver it")
+
+    def _execute(self, *statements: Statement) -> list[Row]:
+        """Run statements in the connection that takes. One that fails gives up all that was taken."""
+        storage = self._storage
+        if self._taking is None:
+            if not storage.is_checked:
+                storage._check(self._mode)
+            self._taking = storage.pools.take(self._mode)
+        engine, pooled = self._taking
+        try:
+            return storage.driver(pooled, self._mode).execute(*statements)
+        except BaseException as error:
+            self._taking = None
+            pool = pool_of(pooled)
+            _close(pooled)
+            if is_lost(error):
+                storage.pools.drop_idle(engine, pool)
+            raise
+
+    def _end(self, *statements: Statement) -> None:
+        self._execute(*statements)
+        assert self._taking is not None
+        (engine, pooled), self._taking = self._taking, None
+        self._storage.pools.give_back(engine, pooled)
+
+    # Sleeping
+
+    def _wait(self, seconds: float) -> None:
+        until = monotonic() + seconds
+        try:
+            has_lock = self._storage.listens and self._go_to_sleep()
+            ((next_due,),) = self._storage._query(self._mode, NEXT, (self._storage._signature("relay"),))
+            if next_due is not None:
+                until = min(until, monotonic() + max(float(next_due), _HEADWAY))
+            if not has_lock:
+                until = min(until, monotonic() + _WITHOUT_LOCK)
+            self._sleep(until)
+            if has_lock:
+                self._listener().execute((WAKE, ()))
+        except BaseException:
+            self._stop_listening()
+            raise
+
+    def _sleep(self, until: float) -> bool:
+        """Whether something came before this time (`time.monotonic`): a notification, or `wake`."""
+        return self._listener().wait_for_notification(until, lambda: self._woken)
+
+    def _go_to_sleep(self) -> bool:
+        """Whether writers notify from now on."""
+        for pause in (0.005, 0.02, None):
+            ((is_ours,),) = self._listener().execute((SLEEP, ()))
+            if is_ours or pause is None:
+                return bool(is_ours)
+            # Writers that have seen nobody asleep are about to commit; or somebody else sleeps.
+            self._sleep(monotonic() + pause)
+        raise AssertionError
+
+    def _listener(self) -> Driver:
+        if self._listening is None:
+            _, pooled = self._storage.pools.take(self._mode)
+            self._listening = pooled
+            self._storage.driver(pooled, self._mode).execute(("LISTEN ae_outbox", ()))
+        return self._storage.driver(self._listening, self._mode)
+
+    def _stop_listening(self) -> None:
+        if self._listening is not None:
+            pooled, self._listening = self._listening, None
+            _close(pooled)
+
+
+def _close(pooled: PoolProxiedConnection) -> None:
+    with suppress(Exception):
+        pooled.invalidate()
+        pooled.close()
+
+
+def _event_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise failing(ErrorCode.INVALID_INPUT, f"{text!r} is no id of an event") from None
+
+
+_BEATS = TypeAdapter(list[RelayBeat])

@@ -1,0 +1,219 @@
+"""The outbox in a SQLite file. One relay at a time delivers what is in it: writers take turns here anyway.
+
+It holds a lease, which is free again where its process is dead, or has let it run out. Nothing is locked while events
+are being published.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+from zlib import crc32
+
+from pydantic_core import to_json
+
+from actionengine.storage.port import (
+    DeadLetter,
+    EventRow,
+    FailedDelivery,
+    Mode,
+    OutboxStatus,
+    PendingEvent,
+    RelayBeat,
+    StorageError,
+    StorageUnavailable,
+)
+from actionengine.storage.signals import Signal
+from actionengine.storage.sqlite.statements import (
+    BEAT,
+    DEAD_LETTERS,
+    FORGET_DELIVERED,
+    FORGET_RELAYS,
+    LEASE,
+    NEXT_DUE,
+    NOTE_FAILURE,
+    OUTBOX_STATUS,
+    READ_LEASE,
+    READ_OUTBOX,
+    READ_RELAYS,
+    REDRIVE,
+    REDRIVE_ALL,
+    RELEASE_LEASE,
+    SKIP,
+)
+
+if TYPE_CHECKING:
+    from actionengine.storage.sqlite.storage import SQLiteStorage
+
+_LONGEST_SLEEP = 0.25
+"""Seconds after which a relay looks whether another process has written."""
+
+
+def lane_of(event: EventRow) -> int:
+    """The lane (31 bits) of an event: that of its tenant and subject, or one of its own. That two subjects happen to
+    share a lane does no harm."""
+    name = event.id if event.subject is None else event.subject
+    return crc32(name.encode(), crc32(event.tenant_id.bytes)) & 0x7FFFFFFF
+
+
+class SQLiteOutbox:
+    """The outbox for one relay or operator."""
+
+    def __init__(self, storage: SQLiteStorage, mode: Mode) -> None:
+        self._storage = storage
+        self._mode = mode
+        self._owner = str(uuid4())
+        self._lease = 0.0
+        self._until = 0.0
+        self._woken = False
+        self._signal: Signal | None = None
+
+    async def take(self, limit: int, lease: float) -> Sequence[PendingEvent]:
+        """Take what is due, where no other relay is at work."""
+        self._lease = lease
+        now = self._now()
+        rows = await self._query(READ_OUTBOX, (now, now, limit))
+        if not rows:
+            await self.give_back()
+            return []
+        # Half of a lease is left, as long as one batch follows another: then there is nothing to write.
+        if self._until - monotonic() < lease / 2:
+            if not await self._lease_is_ours():
+                return []
+            now = self._now()
+            rows = await self._query(READ_OUTBOX, (now, now, limit))
+        return [PendingEvent(position, self._storage.event_row(event), attempts) for attempts, position, *event in rows]
+
+    async def extend(self) -> None:
+        """Begin the lease anew."""
+        if not await self._lease_is_ours():
+            raise StorageUnavailable("the lease of this relay is over: another one may deliver what it had taken")
+
+    async def settle(self, delivered: Sequence[PendingEvent], failed: Sequence[FailedDelivery]) -> None:
+        """Forget what was delivered, note what failed."""
+        done = [(str(pending.event.tenant_id), pending.position) for pending in delivered]
+        notes = []
+        for failure in failed:
+            due_at = self._in(failure.retry_in) if failure.retry_in is not None else None
+            dead_at = self._now() if failure.retry_in is None else None
+            pending = failure.pending
+            scope = (str(pending.event.tenant_id), pending.position)
+            notes.append((int(failure.counts), failure.reason, due_at, dead_at, *scope))
+        await self._write((FORGET_DELIVERED, (to_json(done).decode(),)), *((NOTE_FAILURE, note) for note in notes))
+
+    async def give_back(self) -> None:
+        """Let another relay have its turn."""
+        if self._until:
+            self._until = 0.0
+            with suppress(StorageError):
+                await self._write((RELEASE_LEASE, (self._owner,)))
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until there may be something to take."""
+        if not self._woken:
+            now = self._now()
+            ((due_at,),) = await self._query(NEXT_DUE, (now,))
+            if due_at is not None:
+                seconds = min(seconds, (self._storage.time_out(due_at) - datetime.now(UTC)).total_seconds())
+            signal = self._signal = Signal(self._mode)
+            self._storage.sleepers.add(signal.set)
+            try:
+                if not self._woken and not await self._query(READ_OUTBOX, (now, now, 1)):
+                    await signal.wait(min(max(0.0, seconds), _LONGEST_SLEEP))
+                elif not self._until:
+                    # Another relay is at work on it.
+                    await signal.wait(min(seconds, 0.02))
+            finally:
+                self._signal = None
+                self._storage.sleepers.discard(signal.set)
+        self._woken = False
+
+    def wake(self) -> None:
+        """End the waiting now."""
+        self._woken = True
+        signal = self._signal
+        if signal is not None:
+            signal.set()
+
+    async def beat(self, beat: RelayBeat) -> None:
+        """Let others know of this relay."""
+        time = self._storage.time_in
+        values = beat._replace(started_at=time(beat.started_at), seen_at=time(beat.seen_at))
+        await self._write((FORGET_RELAYS, (self._in(-86400.0),)), (BEAT, values))
+
+    async def status(self) -> OutboxStatus:
+        """How much there is to deliver, and who does it."""
+        ((pending, waiting, dead, skipped, oldest),) = await self._query(OUTBOX_STATUS, (self._now(),))
+        time = self._storage.time_out
+        relays = []
+        for row in await self._query(READ_RELAYS, (self._in(-60.0),)):
+            beat = RelayBeat(*row)
+            relays.append(beat._replace(started_at=time(beat.started_at), seen_at=time(beat.seen_at)))
+        return OutboxStatus(pending, waiting, dead, skipped, time(oldest) if oldest else None, relays)
+
+    async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
+        """Dead letters and skipped events, by event id."""
+        rows = await self._query(DEAD_LETTERS, (after or "", limit))
+        return [
+            DeadLetter(self._storage.event_row(event), attempts, reason, self._storage.time_out(dead_at), bool(skipped))
+            for attempts, reason, dead_at, skipped, *event in rows
+        ]
+
+    async def redrive(self, ids: Sequence[str] | None = None) -> int:
+        """Try dead letters again."""
+        if ids is None:
+            return await self._change(REDRIVE_ALL, ())
+        return await self._change(REDRIVE, (to_json(ids).decode(),))
+
+    async def skip(self, ids: Sequence[str], reason: str) -> int:
+        """Give up dead letters."""
+        return await self._change(SKIP, (f"; skipped: {reason}", to_json(ids).decode()))
+
+    async def close(self) -> None:
+        """Give back what this object holds."""
+        await self.give_back()
+
+    async def _lease_is_ours(self) -> bool:
+        until = monotonic() + self._lease
+        now = self._now()
+        rows = await self._query(READ_LEASE, (self._owner, now))
+        if rows and _is_alive(rows[0][0]):
+            return False
+        other = rows[0][1] if rows else self._owner
+        values = (self._owner, os.getpid(), self._in(self._lease), now, self._owner, other)
+        (changed,) = await self._write((LEASE, values))
+        self._until = until if changed else 0.0
+        return bool(changed)
+
+    async def _change(self, statement: str, parameters: Sequence[Any]) -> int:
+        (changed,) = await self._write((statement, parameters))
+        self._storage.wake_relays()
+        return len(changed)
+
+    async def _query(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        return await self._storage.ask(self._mode, statement, parameters)
+
+    async def _write(self, *statements: tuple[str, Sequence[Any]]) -> list[list[tuple[Any, ...]]]:
+        return await self._storage.write(self._mode, *statements)
+
+    def _now(self) -> str:
+        return self._in(0.0)
+
+    def _in(self, seconds: float) -> str:
+        at: str = self._storage.time_in(datetime.now(UTC) + timedelta(seconds=seconds))
+        return at
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
