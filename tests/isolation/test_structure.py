@@ -19,6 +19,7 @@ APP_MAY = {
     "ae_idempotency_keys": {"SELECT", "INSERT", "UPDATE"},
     "ae_migrations": set(),
     "ae_outbox": {"SELECT", "INSERT"},
+    "ae_relays": set(),
     "ae_schema": {"SELECT"},
     "ae_signing_keys": set(),
     "ae_tenants": set(),
@@ -30,6 +31,16 @@ OPERATOR_CALLS = {
     "ae_find_tenant(text,text)",
     "ae_list_tenants(text)",
     "ae_purge_keys(integer,text)",
+}
+RELAY_CALLS = {
+    "ae_dead_letters(uuid,integer,text)",
+    "ae_outbox_next(text)",
+    "ae_outbox_settle(uuid[],bigint[],json,text)",
+    "ae_outbox_take(integer,text)",
+    "ae_redrive(uuid[],text)",
+    "ae_relay_beat(json,text)",
+    "ae_relay_status(text)",
+    "ae_skip(uuid[],text,text)",
 }
 LOOK_UPS = {"ae_is_deleted(uuid)"}
 VERIFIERS = {"ae_signed(text,text)", "ae_tenant()"}
@@ -115,7 +126,11 @@ def test_policies_for_single_roles_are_the_owners(world: World) -> None:
     policies = world.query("SELECT tablename, roles FROM pg_policies WHERE roles <> '{public}' ORDER BY tablename")
 
     assert {"".join(roles) for _, roles in policies} == {"owner"}
-    assert {table for table, _ in policies} & set(TENANT_TABLES) == {"ae_idempotency_keys"}
+    assert {table for table, _ in policies} & set(TENANT_TABLES) == {
+        "ae_events",
+        "ae_idempotency_keys",
+        "ae_outbox",
+    }
 
 
 def test_functions_that_run_as_the_owner_are_few_and_pin_their_search_path(world: World) -> None:
@@ -124,14 +139,14 @@ def test_functions_that_run_as_the_owner_are_few_and_pin_their_search_path(world
         " WHERE p.pronamespace = 'public'::regnamespace AND p.prosecdef"
     )
 
-    expected = OPERATOR_CALLS | LOOK_UPS | (VERIFIERS if world.is_signed else set())
+    expected = OPERATOR_CALLS | RELAY_CALLS | LOOK_UPS | (VERIFIERS if world.is_signed else set())
     assert {name for name, _, _ in functions} == expected
     assert {tuple(settings) for _, settings, _ in functions} == {("search_path=pg_catalog, pg_temp",)}
     assert {owner for *_, owner in functions} == {"owner"}
 
 
 def test_operators_calls_are_for_the_app_role_and_nobody_else(world: World) -> None:
-    for name in OPERATOR_CALLS:
+    for name in OPERATOR_CALLS | RELAY_CALLS:
         grantees = world.query(
             "SELECT acl.grantee::regrole::text FROM pg_proc p, aclexplode(p.proacl) acl"
             " WHERE p.oid = %s::regprocedure ORDER BY 1",

@@ -39,11 +39,20 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
         READ_LOG.format(conditions=SUBJECT),
         ["{tenant}", "{tenant}", "notes/1", 10],
     ),
-    "ae_events_pkey": (READ_EVENTS, ["{tenant}", 0, 10, 10]),
+    "ae_events_pkey": (READ_EVENTS, ["{tenant}", 0, 10, None, None, 10]),
     "ae_outbox_pkey": (
         "SELECT FROM public.ae_outbox WHERE tenant_id = %s AND position = %s",
         ["{tenant}", 1],
     ),
+    "ae_outbox_pending": (
+        "SELECT position FROM public.ae_outbox_due(1) WHERE position <= 10 ORDER BY position LIMIT 1",
+        [],
+    ),
+    "ae_outbox_held": (
+        "SELECT position FROM public.ae_outbox_due(1) WHERE position <= 10 ORDER BY position LIMIT 1",
+        [],
+    ),
+    "ae_relays_pkey": ("SELECT FROM public.ae_relays WHERE id = %s", ["{tenant}"]),
     "ae_tenants_pkey": ("SELECT FROM public.ae_tenants WHERE tenant_id = %s", ["{tenant}"]),
     "ae_tenants_slug": ("SELECT FROM public.ae_tenants WHERE slug = %s", ["acme"]),
     "ae_signing_keys_pkey": ("SELECT FROM public.ae_signing_keys WHERE id = %s", ["id"]),
@@ -51,6 +60,9 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
 }
 OPERATORS = {
     "ae_idempotency_keys_expiry",
+    "ae_outbox_pending",
+    "ae_outbox_held",
+    "ae_relays_pkey",
     "ae_tenants_pkey",
     "ae_tenants_slug",
     "ae_signing_keys_pkey",

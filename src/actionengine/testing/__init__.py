@@ -16,7 +16,18 @@ This package needs pytest and Hypothesis, which actionengine itself does not: in
 
 import pytest
 
-PARTS = ("action_log", "approvals", "base", "events", "idempotency", "records", "roles", "tenants", "transactions")
+PARTS = (
+    "action_log",
+    "approvals",
+    "base",
+    "events",
+    "idempotency",
+    "outbox",
+    "records",
+    "roles",
+    "tenants",
+    "transactions",
+)
 
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in PARTS))
 
@@ -25,6 +36,7 @@ from actionengine.testing.approvals import ApprovalConformance  # noqa: E402
 from actionengine.testing.base import Conformance  # noqa: E402
 from actionengine.testing.events import EventConformance  # noqa: E402
 from actionengine.testing.idempotency import IdempotencyConformance  # noqa: E402
+from actionengine.testing.outbox import OutboxConformance  # noqa: E402
 from actionengine.testing.records import RecordsConformance  # noqa: E402
 from actionengine.testing.roles import RolesConformance  # noqa: E402
 from actionengine.testing.tenants import TenantConformance  # noqa: E402
@@ -38,6 +50,7 @@ __all__ = [
     "Conformance",
     "EventConformance",
     "IdempotencyConformance",
+    "OutboxConformance",
     "RecordsConformance",
     "RolesConformance",
     "StorageConformance",
@@ -56,6 +69,7 @@ class StorageConformance(
     TenantConformance,
     ActionLogConformance,
     EventConformance,
+    OutboxConformance,
     ApprovalConformance,
     RolesConformance,
 ):

@@ -367,15 +367,18 @@ END $$;
 -- relay that dies, or that is silent for too long (idle_in_transaction_session_timeout), loses them. Each query below
 -- sees what was committed before it began, so that a partition is read after it was locked, and after the horizon was.
 
-CREATE FUNCTION public.ae_is_due(o public.ae_outbox) RETURNS boolean
-LANGUAGE sql STABLE RETURN o.dead_at IS NULL
-    AND (o.due_at IS NULL OR o.due_at <= clock_timestamp())
-    AND NOT EXISTS (
-        SELECT FROM public.ae_outbox held
-        WHERE held.lane = o.lane AND held.position < o.position AND NOT held.skipped
-            AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL)
-            AND (held.dead_at IS NOT NULL OR held.due_at > clock_timestamp())
-    );
+CREATE FUNCTION public.ae_outbox_due(partition integer) RETURNS SETOF public.ae_outbox
+LANGUAGE sql STABLE AS $$
+    SELECT o.*
+    FROM public.ae_outbox o
+    WHERE (o.lane & 63) = partition AND o.dead_at IS NULL AND (o.due_at IS NULL OR o.due_at <= now())
+        AND NOT EXISTS (
+            SELECT FROM public.ae_outbox held
+            WHERE held.lane = o.lane AND held.position < o.position AND NOT held.skipped
+                AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL)
+                AND (held.dead_at IS NOT NULL OR held.due_at > now())
+        )
+$$;
 
 CREATE FUNCTION public.ae_outbox_take(most integer, signature text) RETURNS TABLE (
     attempts integer, "position" bigint, id uuid, tenant_id uuid, type text, subject text, payload text, action text,
@@ -394,10 +397,10 @@ BEGIN
     FOR candidate IN
         SELECT partition
         FROM generate_series(0, 63) partition, LATERAL (
-            SELECT o.position
-            FROM public.ae_outbox o
-            WHERE (o.lane & 63) = partition AND o.dead_at IS NULL AND o.position <= horizon AND public.ae_is_due(o)
-            ORDER BY o.position
+            SELECT due.position
+            FROM public.ae_outbox_due(partition) due
+            WHERE due.position <= horizon
+            ORDER BY due.position
             LIMIT 1
         ) head
         ORDER BY head.position
@@ -409,8 +412,8 @@ BEGIN
                 e.action_id, e.actor_type, e.actor_id, e.occurred_at, e.version
             FROM (
                 SELECT o.tenant_id, o.position, o.attempts
-                FROM public.ae_outbox o
-                WHERE (o.lane & 63) = candidate AND o.dead_at IS NULL AND o.position <= horizon AND public.ae_is_due(o)
+                FROM public.ae_outbox_due(candidate) o
+                WHERE o.position <= horizon
                 ORDER BY o.position
                 LIMIT most - taken
             ) due
@@ -450,10 +453,7 @@ BEGIN
     IF EXISTS (
         SELECT
         FROM generate_series(0, 63) partition, LATERAL (
-            SELECT
-            FROM public.ae_outbox o
-            WHERE (o.lane & 63) = partition AND o.dead_at IS NULL AND public.ae_is_due(o)
-            LIMIT 1
+            SELECT FROM public.ae_outbox_due(partition) LIMIT 1
         ) head
     ) THEN
         RETURN 0;

@@ -1,0 +1,140 @@
+"""`actionengine relay ...`: deliver events, and see to what could not be delivered."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from actionengine.cli.common import SigningKey, Url, fail, storage_at, told
+from actionengine.driving import drive
+from actionengine.events.addresses import publisher_at
+from actionengine.events.metrics import age_of
+from actionengine.events.relay import Relay
+from actionengine.storage.port import DeadLetter, OutboxStatus
+
+relay = typer.Typer(no_args_is_help=True, help="The delivery of events.")
+
+Address = Annotated[
+    str,
+    typer.Option(
+        envvar="ACTIONENGINE_PUBLISHER",
+        help="nats://host:4222?stream=events, kafka://host, amqp://host, redis://host, eventbridge://bus, stdout:, or "
+        "module:attribute",
+    ),
+]
+EventIds = Annotated[list[str] | None, typer.Argument(help="Event ids.")]
+
+
+@relay.command()
+def run(
+    publisher: Address,
+    url: Url,
+    signing_key: SigningKey = None,
+    batch_size: Annotated[int, typer.Option(help="Events that are taken at once.")] = 500,
+    publish_timeout: Annotated[float, typer.Option(help="Seconds that a call of the publisher may take.")] = 10.0,
+    max_attempts: Annotated[int, typer.Option(help="Failed attempts that make a dead letter.")] = 12,
+    poll_interval: Annotated[float, typer.Option(help="Seconds between looks at the outbox.")] = 5.0,
+    name: Annotated[str | None, typer.Option(help="As `relay status` shows it.")] = None,
+    drain: Annotated[bool, typer.Option("--drain", help="Deliver what is due, and end.")] = False,
+) -> None:
+    """Deliver events until SIGINT or SIGTERM; then what is under way is finished first. Run as many as you like."""
+    with told(), storage_at(url, signing_key) as storage:
+        worker = Relay(
+            storage,
+            publisher_at(publisher),
+            batch_size=batch_size,
+            publish_timeout=publish_timeout,
+            max_attempts=max_attempts,
+            poll_interval=poll_interval,
+            name=name,
+        )
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: worker.stop())
+        if drain:
+            typer.echo(f"delivered {worker.drain()} events", err=True)
+        else:
+            worker.run()
+
+
+@relay.command()
+def status(url: Url, signing_key: SigningKey = None) -> None:
+    """Show how much there is to deliver, since when, and which relays do it."""
+    with told(), storage_at(url, signing_key) as storage:
+        found = drive(storage.outbox("sync").status())
+    console = Console()
+    console.print(_counts(found))
+    console.print(_relays(found) if found.relays else "no relay has told of itself within a minute")
+
+
+@relay.command()
+def dead(
+    url: Url,
+    signing_key: SigningKey = None,
+    limit: Annotated[int, typer.Option(help="How many at most.")] = 100,
+    after: Annotated[str | None, typer.Option(help="Those after this event id.")] = None,
+) -> None:
+    """List dead letters: events that are not tried any more, with the reason."""
+    with told(), storage_at(url, signing_key) as storage:
+        letters = drive(storage.outbox("sync").dead_letters(after=after, limit=limit))
+    Console().print(_letters(letters) if letters else "there are no dead letters")
+
+
+@relay.command()
+def redrive(
+    url: Url,
+    ids: EventIds = None,
+    all: Annotated[bool, typer.Option("--all", help="All that nobody has skipped.")] = False,
+    signing_key: SigningKey = None,
+) -> None:
+    """Try dead letters again: those with these event ids, or all."""
+    if bool(ids) == all:
+        fail("say which dead letters to try again: event ids, or --all")
+    with told(), storage_at(url, signing_key) as storage:
+        count = drive(storage.outbox("sync").redrive(None if all else ids))
+    typer.echo(f"{count} dead letters are tried again")
+
+
+@relay.command()
+def skip(
+    ids: Annotated[list[str], typer.Argument(help="Event ids.")],
+    url: Url,
+    reason: Annotated[str, typer.Option(help="Why, for whoever asks later.")],
+    signing_key: SigningKey = None,
+) -> None:
+    """Give up dead letters, so that their subjects go on without them. They stay in the event log."""
+    with told(), storage_at(url, signing_key) as storage:
+        count = drive(storage.outbox("sync").skip(ids, reason))
+    typer.echo(f"{count} dead letters are skipped")
+
+
+def _counts(found: OutboxStatus) -> Table:
+    table = Table("pending", "waiting for a retry", "dead letters", "skipped", "oldest pending")
+    age = f"{age_of(found):.1f} s" if found.oldest is not None else "-"
+    table.add_row(str(found.pending), str(found.waiting), str(found.dead), str(found.skipped), age)
+    return table
+
+
+def _relays(found: OutboxStatus) -> Table:
+    table = Table("relay", "publisher", "delivered", "failed", "events/s", "seen", "trouble")
+    now = datetime.now(UTC)
+    for beat in found.relays:
+        seen = f"{max(0.0, (now - beat.seen_at).total_seconds()):.0f} s ago"
+        counts = (str(beat.delivered), str(beat.failed), f"{beat.rate:.1f}")
+        table.add_row(beat.name, beat.publisher, *counts, seen, beat.error or "")
+    return table
+
+
+def _letters(letters: Iterable[DeadLetter]) -> Table:
+    table = Table("event", "type", "subject", "tenant", "attempts", "since", "reason")
+    for letter in letters:
+        event = letter.event
+        since = letter.since.isoformat(timespec="seconds")
+        where = (event.id, event.type, event.subject or "", str(event.tenant_id))
+        table.add_row(*where, str(letter.attempts), since, letter.reason + (" (skipped)" if letter.skipped else ""))
+    return table

@@ -1,0 +1,31 @@
+"""`StdoutPublisher`: events as lines of text."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import BinaryIO
+
+from actionengine.events.cloudevents import checked_source, to_structured
+from actionengine.events.event import Event
+
+_NO_BREAKS = bytes.maketrans(b"\r\n", b"  ")
+
+
+class StdoutPublisher:
+    """Writes each event as one line of JSON, a structured CloudEvent, to the standard output or to a binary `stream`.
+
+    Raises `ConfigurationError` for a source that no CloudEvent may have.
+    """
+
+    def __init__(self, *, source: str = "actionengine", stream: BinaryIO | None = None) -> None:
+        self._source = checked_source(source)
+        self._stream = stream
+
+    def publish(self, events: Sequence[Event]) -> None:
+        """Write events, and flush. Raises `OSError` where that cannot be done."""
+        # Between the tokens of JSON is the only place for a line break: in a text it is escaped.
+        lines = [to_structured(event, self._source)[1].translate(_NO_BREAKS) + b"\n" for event in events]
+        stream = self._stream or sys.stdout.buffer
+        stream.write(b"".join(lines))
+        stream.flush()

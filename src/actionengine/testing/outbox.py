@@ -1,0 +1,385 @@
+"""The outbox: what a relay takes and settles, in order per subject, whoever else takes from it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+
+from actionengine.errors import ErrorCode
+from actionengine.storage.port import (
+    DeadLetter,
+    EventRow,
+    FailedDelivery,
+    Outbox,
+    PendingEvent,
+    Recording,
+    RelayBeat,
+    StorageUnavailable,
+)
+from actionengine.testing.base import Conformance, value_of
+from actionengine.testing.desk import Desk
+from actionengine.testing.rows import event_row
+from actionengine.testing.worlds import World, scenario
+
+LEASE = 30.0
+"""Seconds: longer than any of these tests."""
+
+SHORT_LEASE = 0.2
+
+
+async def emptied(world: World) -> None:
+    """Settle whatever other tests have left in the outbox."""
+    outbox = world.storage.outbox(world.mode)
+    try:
+        while True:
+            await outbox.redrive()
+            batch = await outbox.take(1000, LEASE)
+            if not batch:
+                break
+            await outbox.settle(batch, ())
+    finally:
+        await outbox.close()
+
+
+@asynccontextmanager
+async def relays(world: World, number: int = 1) -> AsyncIterator[list[Outbox]]:
+    """So many relays' views of an outbox that is empty before and afterwards."""
+    await emptied(world)
+    opened = [world.storage.outbox(world.mode) for _ in range(number)]
+    try:
+        yield opened
+    finally:
+        for outbox in opened:
+            await outbox.close()
+        await emptied(world)
+
+
+async def emitted(world: World, *subjects: str | None) -> list[str]:
+    """Commit an event about each subject, one after the other; their ids."""
+    rows = [event_row(world.tenant, subject=subject) for subject in subjects]
+    for row in rows:
+        await committed(world, row)
+    return [row.id for row in rows]
+
+
+async def committed(world: World, *events: EventRow) -> None:
+    """Commit events."""
+    async with world.writing() as unit:
+        await unit.record(Recording((), events))
+
+
+def ids(batch: Sequence[PendingEvent]) -> list[str]:
+    """The events of a batch."""
+    return [pending.event.id for pending in batch]
+
+
+async def letter_of(outbox: Outbox, id: str) -> DeadLetter:
+    """The dead letter of an event: others may have been skipped long ago."""
+    (letter,) = [letter for letter in await outbox.dead_letters(limit=1000) if letter.event.id == id]
+    return letter
+
+
+def failed(pending: PendingEvent, retry_in: float | None, *, counts: bool = True) -> FailedDelivery:
+    """A failed attempt."""
+    return FailedDelivery(pending, "no such luck", retry_in, counts)
+
+
+class OutboxConformance(Conformance):
+    """The outbox."""
+
+    @scenario
+    async def test_an_event_is_taken_as_it_was_written_and_is_gone_once_it_is_settled(self, world: World) -> None:
+        row = event_row(world.tenant, version=3)
+        async with relays(world) as (outbox,):
+            await committed(world, row)
+
+            (pending,) = await outbox.take(10, LEASE)
+            assert pending.attempts == 0
+            assert pending.event._replace(payload=b"") == row._replace(payload=b"")
+            stored = await world.read_events(world.tenant)
+            assert pending.position == stored[-1].position
+
+            await outbox.settle([pending], ())
+            assert list(await outbox.take(10, LEASE)) == []
+
+    @scenario
+    async def test_events_of_a_subject_are_taken_in_commit_order(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            written = await emitted(world, *(f"jobs/{number % 3}" for number in range(12)))
+            batch = await outbox.take(100, LEASE)
+            for subject in range(3):
+                mine = [pending.event.id for pending in batch if pending.event.subject == f"jobs/{subject}"]
+                assert mine == written[subject::3]
+            await outbox.settle(batch, ())
+
+    @scenario
+    async def test_no_more_events_are_taken_than_were_asked_for(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            written = await emitted(world, *["jobs/1"] * 7)
+            seen: list[str] = []
+            while batch := await outbox.take(3, LEASE):
+                assert len(batch) <= 3
+                seen += ids(batch)
+                await outbox.settle(batch, ())
+            assert seen == written
+
+    @scenario
+    async def test_what_was_given_back_is_taken_again(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            written = await emitted(world, "jobs/1", "jobs/1")
+            assert ids(await outbox.take(10, LEASE)) == written
+            await outbox.give_back()
+            assert ids(await outbox.take(10, LEASE)) == written
+            await outbox.give_back()
+
+    @scenario
+    async def test_what_is_in_neither_list_is_given_back(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            written = await emitted(world, "jobs/1", "jobs/1", "jobs/1")
+            batch = await outbox.take(10, LEASE)
+            await outbox.settle(batch[:1], ())
+            again = await outbox.take(10, LEASE)
+            assert ids(again) == written[1:]
+            assert [pending.attempts for pending in again] == [0, 0]
+
+    @scenario
+    async def test_what_one_relay_has_taken_no_other_one_gets(self, world: World) -> None:
+        async with relays(world, 2) as (first, second):
+            await emitted(world, *["jobs/1"] * 4)
+            batch = await first.take(2, LEASE)
+            assert len(batch) == 2
+            assert list(await second.take(10, LEASE)) == []
+            await first.settle(batch, ())
+            await first.give_back()
+            rest = await first.take(10, LEASE) or await second.take(10, LEASE)
+            assert len(rest) == 2
+
+    @scenario
+    async def test_a_relay_that_is_silent_loses_what_it_has_taken(self, world: World) -> None:
+        async with relays(world, 2) as (silent, other):
+            written = await emitted(world, "jobs/1", "jobs/1")
+            batch = await silent.take(10, SHORT_LEASE)
+            assert ids(batch) == written
+            await world.pause(3 * SHORT_LEASE)
+            assert ids(await other.take(10, LEASE)) == written
+            with pytest.raises(StorageUnavailable):
+                await silent.extend()
+
+    @scenario
+    async def test_a_lease_that_is_extended_goes_on(self, world: World) -> None:
+        async with relays(world, 2) as (slow, other):
+            await emitted(world, "jobs/1")
+            batch = await slow.take(10, 2 * SHORT_LEASE)
+            for _ in range(4):
+                await world.pause(SHORT_LEASE)
+                await slow.extend()
+            assert list(await other.take(10, LEASE)) == []
+            await slow.settle(batch, ())
+
+    @scenario
+    async def test_a_failed_event_waits_and_holds_back_its_own_subject_only(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            first, second, other = await emitted(world, "jobs/1", "jobs/1", "jobs/2")
+            batch = {pending.event.id: pending for pending in await outbox.take(10, LEASE)}
+            await outbox.settle([batch[other]], [failed(batch[first], 0.2)])
+
+            assert list(await outbox.take(10, LEASE)) == []
+            assert (await outbox.status()).waiting == 1
+            (later,) = await emitted(world, "jobs/2")
+            batch_now = await outbox.take(10, LEASE)
+            assert ids(batch_now) == [later]
+            await outbox.settle(batch_now, ())
+
+            await world.pause(0.3)
+            again = await outbox.take(10, LEASE)
+            assert ids(again) == [first, second]
+            assert [pending.attempts for pending in again] == [1, 0]
+            await outbox.settle(again, ())
+
+    @scenario
+    async def test_an_attempt_that_does_not_count_is_not_counted(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            await emitted(world, "jobs/1")
+            for _ in range(2):
+                (pending,) = await outbox.take(10, LEASE)
+                assert pending.attempts == 0
+                await outbox.settle((), [failed(pending, 0.0, counts=False)])
+
+    @scenario
+    async def test_events_without_a_subject_hold_nothing_back(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            first, second = await emitted(world, None, None)
+            batch = {pending.event.id: pending for pending in await outbox.take(10, LEASE)}
+            await outbox.settle((), [failed(batch[first], None)])
+            rest = await outbox.take(10, LEASE)
+            assert ids(rest) == [second]
+
+    @scenario
+    async def test_a_dead_letter_holds_its_subject_until_it_is_skipped(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            first, second = await emitted(world, "jobs/1", "jobs/1")
+            batch = await outbox.take(10, LEASE)
+            await outbox.settle((), [failed(batch[0], None)])
+            assert list(await outbox.take(10, LEASE)) == []
+
+            letter = await letter_of(outbox, first)
+            assert (letter.attempts, letter.skipped) == (1, False)
+            assert "no such luck" in letter.reason
+            assert letter.since <= datetime.now(UTC)
+            assert await outbox.skip([first], "nobody wants it") == 1
+            assert await outbox.skip([first], "twice") == 0
+
+            rest = await outbox.take(10, LEASE)
+            assert ids(rest) == [second]
+            await outbox.settle(rest, ())
+            letter = await letter_of(outbox, first)
+            assert letter.skipped
+            assert "nobody wants it" in letter.reason
+
+    @scenario
+    async def test_a_dead_letter_that_is_redriven_comes_first_and_starts_anew(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            written = await emitted(world, "jobs/1", "jobs/1")
+            batch = await outbox.take(10, LEASE)
+            await outbox.settle((), [failed(batch[0], None)])
+
+            assert await outbox.redrive([str(uuid4())]) == 0
+            assert await outbox.redrive([written[0]]) == 1
+            again = await outbox.take(10, LEASE)
+            assert ids(again) == written
+            assert again[0].attempts == 0
+            await outbox.settle(again, ())
+
+    @scenario
+    async def test_all_dead_letters_are_redriven_but_the_skipped_ones(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            first, second, third = await emitted(world, "jobs/1", "jobs/2", "jobs/3")
+            batch = await outbox.take(10, LEASE)
+            await outbox.settle((), [failed(pending, None) for pending in batch])
+            await outbox.skip([second], "no")
+            assert await outbox.redrive() == 2
+            again = await outbox.take(10, LEASE)
+            assert sorted(ids(again)) == sorted([first, third])
+            await outbox.settle(again, ())
+            assert await outbox.redrive([second]) == 1
+            again = await outbox.take(10, LEASE)
+            assert ids(again) == [second]
+            await outbox.settle(again, ())
+
+    @scenario
+    async def test_dead_letters_are_listed_in_pages(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            written = sorted(await emitted(world, *(f"jobs/{number}" for number in range(5))))
+            batch = await outbox.take(10, LEASE)
+            await outbox.settle((), [failed(pending, None) for pending in batch])
+            seen: list[str] = []
+            after = None
+            while page := await outbox.dead_letters(after=after, limit=2):
+                seen += [letter.event.id for letter in page]
+                after = seen[-1]
+            assert [id for id in seen if id in written] == written
+
+    @scenario
+    async def test_the_status_counts_what_there_is(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            before = await outbox.status()
+            assert (before.pending, before.waiting, before.dead, before.oldest) == (0, 0, 0, None)
+            rows = [event_row(world.tenant, subject=f"jobs/{number}") for number in range(4)]
+            await committed(world, *rows)
+            batch = await outbox.take(10, LEASE)
+            await outbox.settle(batch[:1], [failed(batch[1], 1.0), failed(batch[2], None)])
+            now = await outbox.status()
+            assert (now.pending, now.waiting, now.dead) == (2, 1, 1)
+            assert now.oldest == rows[0].occurred_at
+            await world.pause(1.1)
+            await outbox.redrive()
+            await outbox.settle(await outbox.take(10, LEASE), ())
+
+    @scenario
+    async def test_relays_are_known_by_their_beats(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            now = datetime.now(UTC)
+            id = str(uuid4())
+            beat = RelayBeat(id, "host:1", "Nowhere", now, now, 10, 1, 2.5, None)
+            await outbox.beat(beat)
+            await outbox.beat(beat._replace(delivered=20, error="the broker is gone"))
+            (known,) = [beat for beat in (await outbox.status()).relays if beat.id == id]
+            assert known == beat._replace(delivered=20, error="the broker is gone")
+
+    @scenario
+    async def test_waiting_ends_when_there_is_something_to_take(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+
+            async def taken() -> list[str]:
+                batch: Sequence[PendingEvent] = ()
+                while not batch:
+                    await outbox.wait(30.0)
+                    batch = await outbox.take(10, LEASE)
+                await outbox.settle(batch, ())
+                return ids(batch)
+
+            async def write() -> list[str]:
+                await world.pause(0.1)
+                return await emitted(world, "jobs/1")
+
+            seen, written = await world.at_once(taken(), write())
+            assert seen == written
+
+    @scenario
+    async def test_waiting_ends_when_a_retry_is_due(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            written = await emitted(world, "jobs/1")
+            (pending,) = await outbox.take(10, LEASE)
+            await outbox.settle((), [failed(pending, 0.3)])
+            batch: Sequence[PendingEvent] = ()
+            while not batch:
+                await outbox.wait(30.0)
+                batch = await outbox.take(10, LEASE)
+            assert ids(batch) == written
+
+    @scenario
+    async def test_who_waits_can_be_woken(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+
+            async def sleep() -> None:
+                for _ in range(3):
+                    await outbox.wait(30.0)
+
+            async def wake() -> None:
+                for _ in range(30):
+                    outbox.wake()
+                    await world.pause(0.05)
+
+            await world.at_once(sleep(), wake())
+
+    @scenario
+    async def test_relays_at_once_share_the_work_and_repeat_nothing(self, world: World) -> None:
+        async with relays(world, 4) as opened:
+            written = await emitted(world, *(f"jobs/{number % 20}" for number in range(100)))
+
+            async def deliver(outbox: Outbox) -> list[PendingEvent]:
+                seen: list[PendingEvent] = []
+                for _ in range(200):
+                    batch = await outbox.take(7, LEASE)
+                    await outbox.settle(batch, ()) if batch else await world.pause(0.002)
+                    seen += batch
+                    if not batch and not (await outbox.status()).pending:
+                        break
+                return seen
+
+            seen = [pending for part in await world.at_once(*map(deliver, opened)) for pending in part]
+            assert sorted(ids(seen)) == sorted(written)
+
+    @scenario
+    async def test_only_what_was_committed_gets_into_the_outbox(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            desk = Desk(world)
+            value_of(await desk.execute("notes.put", {"id": "n1"}))
+            assert (await desk.execute("notes.fail", {})).failure().code is ErrorCode.UNPROCESSABLE
+            batch = await outbox.take(10, LEASE)
+            assert [pending.event.type for pending in batch] == ["notes.put"]
+            await outbox.settle(batch, ())
