@@ -34,6 +34,17 @@ if TYPE_CHECKING:
     from actionengine.context import Actor, AIUsage, RequestContext, Tenant
     from actionengine.engine import Engine
     from actionengine.errors import ActionError, ActionException, ConfigurationError, DuplicateActionWarning, ErrorCode
+    from actionengine.event_types import EventType, EventVersionError, create_event_type
+    from actionengine.events.brokers import BrokerPublisher as BrokerPublisher
+    from actionengine.events.event import Event
+    from actionengine.events.eventbridge import EventBridgePublisher as EventBridgePublisher
+    from actionengine.events.fanout import Fanout
+    from actionengine.events.inbox import Inbox
+    from actionengine.events.projections import Projection
+    from actionengine.events.publisher import CallbackPublisher, Publisher, PublishError, PublisherUnavailable
+    from actionengine.events.relay import Relay
+    from actionengine.events.replay import follow, follow_async, replay, replay_async
+    from actionengine.events.subscriptions import Subscriptions
     from actionengine.masking import Sensitive
     from actionengine.payload import Limits
     from actionengine.storage.memory import InMemoryStorage
@@ -67,21 +78,32 @@ __all__ = [
     "ApprovalPolicy",
     "AsyncRecords",
     "Authorizer",
+    "CallbackPublisher",
     "ConfigurationError",
     "Decision",
     "DuplicateActionWarning",
     "Engine",
     "ErrorCode",
+    "Event",
+    "EventType",
+    "EventVersionError",
+    "Fanout",
     "HookContext",
     "HookDefinition",
     "HookLog",
     "HookLogEntry",
     "InMemoryStorage",
+    "Inbox",
     "Limits",
     "PipelineResult",
+    "Projection",
+    "PublishError",
+    "Publisher",
+    "PublisherUnavailable",
     "RBACAuthorizer",
     "Record",
     "Records",
+    "Relay",
     "RequestContext",
     "Role",
     "Rule",
@@ -93,13 +115,19 @@ __all__ = [
     "Storage",
     "StorageError",
     "StorageUnavailable",
+    "Subscriptions",
     "Tenant",
     "UnitOfWork",
     "create_action",
     "create_actions",
     "create_engine",
+    "create_event_type",
     "create_service",
     "create_services",
+    "follow",
+    "follow_async",
+    "replay",
+    "replay_async",
 ]
 
 _NAMES = {
@@ -136,6 +164,17 @@ _NAMES = {
         "DuplicateActionWarning",
         "ErrorCode",
     ),
+    "actionengine.event_types": ("EventType", "EventVersionError", "create_event_type"),
+    "actionengine.events.brokers": ("BrokerPublisher",),
+    "actionengine.events.event": ("Event",),
+    "actionengine.events.eventbridge": ("EventBridgePublisher",),
+    "actionengine.events.fanout": ("Fanout",),
+    "actionengine.events.inbox": ("Inbox",),
+    "actionengine.events.projections": ("Projection",),
+    "actionengine.events.publisher": ("CallbackPublisher", "Publisher", "PublisherUnavailable", "PublishError"),
+    "actionengine.events.relay": ("Relay",),
+    "actionengine.events.replay": ("follow", "follow_async", "replay", "replay_async"),
+    "actionengine.events.subscriptions": ("Subscriptions",),
     "actionengine.masking": ("Sensitive",),
     "actionengine.payload": ("Limits",),
     "actionengine.storage.memory": ("InMemoryStorage",),
@@ -154,7 +193,13 @@ _NAMES = {
     "actionengine.storage.sqlite.storage": ("SQLiteStorage",),
 }
 # What needs an extra is not part of `import *`, which has to work without.
-_EXTRAS = {"PostgresStorage": "postgres", "SQLiteStorage": "sql", "protect_table": "sql"}
+_EXTRAS = {
+    "BrokerPublisher": "brokers",
+    "EventBridgePublisher": "eventbridge",
+    "PostgresStorage": "postgres",
+    "SQLiteStorage": "sql",
+    "protect_table": "sql",
+}
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 

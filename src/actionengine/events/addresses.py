@@ -16,7 +16,7 @@ from actionengine.events.stdout import StdoutPublisher
 _BROKER_OPTIONS = ("destination", "mode", "source", "publish_timeout", "connect_timeout")
 _KINDS = "nats://, kafka://, amqp://, redis://, eventbridge://, stdout: or module:attribute"
 _log = logging.getLogger("actionengine")
-_user_info = re.compile("//.*@").sub
+_user_info = re.compile("^([a-z]+://)?.*@").sub
 _is_attribute = re.compile(r"[\w.]+:[\w.]+").fullmatch
 
 
@@ -56,7 +56,7 @@ def publisher_at(address: str) -> Publisher:
 
 def shown(address: str) -> str:
     """An address without its user and password."""
-    return _user_info("//***@", address)
+    return _user_info(r"\1***@", address)
 
 
 class _Address:

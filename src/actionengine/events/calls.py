@@ -1,4 +1,4 @@
-"""Calls into publishers and callbacks under an event loop: an `async def` in the loop, a `def` in a thread beside it."""
+"""Calls into publishers and callbacks, under an event loop: an `async def` in it, a `def` in a thread beside it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _IDLE = 10.0
 """Seconds after which a thread that has nothing to do ends."""
 
 
-async def call(function: Callable[..., Any], *arguments: Any, timeout: float | None = None) -> Any:
+async def call(function: Callable[..., Any], *arguments: Any, timeout: float | None = None) -> Any:  # noqa: ASYNC109
     """What a function returns, `def` or `async def`, within `timeout` seconds (None: however long it takes).
 
     A `def` runs in a daemon thread, with the caller's context variables; where it is not done in time, or the caller is
@@ -40,16 +40,16 @@ async def call(function: Callable[..., Any], *arguments: Any, timeout: float | N
     return value
 
 
-async def _await(awaitable: Any, timeout: float | None) -> Any:
-    if timeout is None:
+async def _await(awaitable: Any, seconds: float | None) -> Any:
+    if seconds is None:
         return await awaitable
-    timer = asyncio.timeout(timeout)
+    timer = asyncio.timeout(seconds)
     try:
         async with timer:
             return await awaitable
     except TimeoutError:
         if timer.expired():
-            raise _too_late(timeout) from None
+            raise _too_late(seconds) from None
         raise
 
 
@@ -103,11 +103,11 @@ class _Workers:
         loop: asyncio.AbstractEventLoop,
         function: Callable[..., Any],
         arguments: tuple[Any, ...],
-        timeout: float | None,
+        seconds: float | None,
     ) -> Any:
         """What a `def` returns. Raises what it raises, and `TimeoutError`."""
         job = _Job(loop, function, arguments)
-        timer = None if timeout is None else loop.call_later(timeout, job.wake)
+        timer = None if seconds is None else loop.call_later(seconds, job.wake)
         try:
             self._begin(job)
             await job.future
@@ -116,8 +116,8 @@ class _Workers:
                 timer.cancel()
             ended = self._leave(job)
         if not ended:
-            assert timeout is not None
-            raise _too_late(timeout)
+            assert seconds is not None
+            raise _too_late(seconds)
         try:
             if job.error is not None:
                 raise job.error
@@ -182,8 +182,8 @@ class _Workers:
             inbox.put(following)
 
 
-def _too_late(timeout: float) -> TimeoutError:
-    return TimeoutError(f"there was no answer within {timeout:g} s")
+def _too_late(seconds: float) -> TimeoutError:
+    return TimeoutError(f"there was no answer within {seconds:g} s")
 
 
 _WORKERS = _Workers()

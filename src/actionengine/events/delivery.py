@@ -72,16 +72,17 @@ class Deliverer:
     """Gives batches of events to a publisher."""
 
     def __init__(
-        self, publisher: Publisher, world: World, timeout: float, retries: Retries, event_types: Mapping[str, EventType]
+        self, publisher: Publisher, timeout: float, retries: Retries, event_types: Mapping[str, EventType]
     ) -> None:
         self._publisher = publisher
-        self._world = world
         self._timeout = timeout
         self._retries = retries
         self._event_types = event_types
         self._hangs: dict[str, int] = {}
 
-    async def deliver(self, batch: Sequence[PendingEvent], may_go_on: Callable[[], Awaitable[bool]]) -> Delivery:
+    async def deliver(
+        self, batch: Sequence[PendingEvent], world: World, may_go_on: Callable[[], Awaitable[bool]]
+    ) -> Delivery:
         """Publish a batch, as long as nothing is in the way; `may_go_on` is asked before each call."""
         delivery = Delivery()
         held: set[Subject] = set()
@@ -94,7 +95,7 @@ class Deliverer:
                     items.append((pending, Event.of(pending.position, pending.event, self._event_types)))
                 except EventVersionError as error:
                     delivery.failed.append(self._retries.failed(pending, PublishError(str(error))))
-            await self._deliver_wave(items, delivery, may_go_on)
+            await self._deliver_wave(items, delivery, world, may_go_on)
             arrived = {event.id for _, event in delivery.delivered}
             held.update(_subject(pending) for pending in wave if pending.event.id not in arrived)
             if delivery.outage is not None:
@@ -102,13 +103,13 @@ class Deliverer:
         return delivery
 
     async def _deliver_wave(
-        self, items: Sequence[Item], delivery: Delivery, may_go_on: Callable[[], Awaitable[bool]]
+        self, items: Sequence[Item], delivery: Delivery, world: World, may_go_on: Callable[[], Awaitable[bool]]
     ) -> None:
         calls = self._calls(items)
         at_once = max(1, getattr(self._publisher, "concurrency", 1))
         while calls and delivery.outage is None and await may_go_on():
             group, calls = calls[:at_once], calls[at_once:]
-            answers = await self._world.run(self._publish_group, group)
+            answers = await world.run(self._publish_group, group)
             # What was delivered first: whether a call that did not end tells something depends on it.
             for published, answer in sorted(zip(group, answers, strict=True), key=lambda pair: _is_hang(pair[1])):
                 if len(published) > 1 and _blames_somebody(answer):

@@ -73,9 +73,9 @@ class Relay:
             raise ConfigurationError("the numbers of a relay are all above 0")
         self._storage = storage
         self._publisher = publisher
-        self._publish_timeout = publish_timeout
-        self._retries = Retries(max_attempts, first_backoff, longest_backoff)
-        self._event_types = by_type(event_types.values() if isinstance(event_types, Mapping) else event_types)
+        retries = Retries(max_attempts, first_backoff, longest_backoff)
+        declared = by_type(event_types.values() if isinstance(event_types, Mapping) else event_types)
+        self._deliverer = Deliverer(publisher, publish_timeout, retries, declared)
         self._settings = Settings(
             name=name or f"{socket.gethostname()}:{os.getpid()}",
             publisher=_name_of(publisher),
@@ -84,6 +84,7 @@ class Relay:
             poll_interval=poll_interval,
         )
         self._shift: Shift | None = None
+        self._is_stopped = False
 
     # Delivering
 
@@ -112,7 +113,8 @@ class Relay:
 
     def stop(self) -> None:
         """Let `run` come to its end: what is being published is settled, the rest of the batch is given back. May be
-        called from any thread, and from a signal handler."""
+        called from any thread, and from a signal handler. A `run` that has not begun yet ends as it begins."""
+        self._is_stopped = True
         shift = self._shift
         if shift is not None:
             shift.stop()
@@ -164,12 +166,15 @@ class Relay:
         if self._shift is not None:
             raise RuntimeError("this relay is running already: make another one")
         world = world_of(mode)
-        deliverer = Deliverer(self._publisher, world, self._publish_timeout, self._retries, self._event_types)
-        shift = self._shift = Shift(self._storage.outbox(mode), world, deliverer, self._publisher, self._settings)
+        outbox = self._storage.outbox(mode)
+        shift = self._shift = Shift(outbox, world, self._deliverer, self._publisher, self._settings)
         try:
+            if self._is_stopped and not ends:
+                shift.stop()
             return await shift.work(ends)
         finally:
             self._shift = None
+            self._is_stopped = False
             await shift.close()
 
 

@@ -128,7 +128,7 @@ class Shift:
             return False
         self._leased_at = monotonic()
         try:
-            delivery = await self._deliverer.deliver(batch, self._may_go_on)
+            delivery = await self._deliverer.deliver(batch, self._world, self._may_go_on)
             await self._settle(batch, delivery)
         except BaseException:
             await self._outbox.give_back()

@@ -1,0 +1,278 @@
+"""CloudEvents 1.0: events as other systems read them, and back.
+
+Beside the attributes of the specification an event carries these extensions, all of them texts: `tenant` (UUID),
+`actortype`, `actor` (an id), `action`, `actionid`, `sequence` (the position, with leading zeros: texts in order are
+events in order, as the specification's own extension of this name wants it) and `dataversion` (of the payload's
+schema).
+
+The specification forbids control characters, half surrogates and non-characters in attributes, and empty texts. Where
+a subject or a name has some, it is percent-encoded (UTF-8) and one more extension, `percentencoded`, names the
+attributes this was done to, with commas between; one that it names and that is not there is the empty text. So nothing
+is lost, and ordinary events look ordinary.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64decode
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+from urllib.parse import quote, unquote
+from uuid import UUID
+
+from pydantic_core import from_json, to_json
+
+from actionengine.errors import ConfigurationError
+from actionengine.events.event import Event
+
+STRUCTURED = "application/cloudevents+json"
+JSON = "application/json"
+HTTP_PREFIX = "ce-"
+KAFKA_PREFIX = "ce_"
+AMQP_PREFIX = "cloudEvents_"
+
+_DIGITS = 19
+_MARK = "percentencoded"
+_PREFIXES = (HTTP_PREFIX, KAFKA_PREFIX, AMQP_PREFIX.lower(), "cloudevents:")
+_NON_CHARACTERS = "".join(chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
+_forbidden = re.compile(f"[\0-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NON_CHARACTERS}]").search
+_SAFE = "".join(map(chr, range(0x21, 0x7F))).replace('"', "").replace("%", "")
+_is_plain = re.compile("[!#$&-~]*").fullmatch
+_is_source = re.compile("[!-~]+").fullmatch
+_is_number = re.compile("[0-9]{1,19}").fullmatch
+_skip_space = re.compile("[ \t\n\r]*").match
+
+
+def to_structured(event: Event, source: str = "actionengine") -> tuple[dict[str, str], bytes]:
+    """An event as one JSON document, payload and all: headers and body.
+
+    `source` is a URI reference. Raises `ValueError` for an event without an id or a type.
+    """
+    attributes = to_json(_attributes(event, source))
+    return {"content-type": STRUCTURED}, b'%b,"data":%b}' % (attributes[:-1], event.data or b"null")
+
+
+def to_binary(event: Event, source: str = "actionengine", prefix: str = HTTP_PREFIX) -> tuple[dict[str, str], bytes]:
+    """An event as headers, each attribute one of them, and a body, which is the payload.
+
+    `prefix` begins the headers' names: `ce-` (HTTP, NATS), `ce_` (Kafka) or `cloudEvents_` (AMQP). Values are percent-
+    encoded with `ce-`, as that binding has it; with the others they are plain texts. Raises `ValueError` for an event
+    without an id or a type.
+    """
+    attributes = _attributes(event, source)
+    headers = {"content-type": attributes.pop("datacontenttype")}
+    if prefix != HTTP_PREFIX:
+        headers.update((prefix + name, value) for name, value in attributes.items())
+        return headers, event.data
+    for name, value in attributes.items():
+        headers[HTTP_PREFIX + name] = value if _is_plain(value) else quote(value, _SAFE)
+    return headers, event.data
+
+
+def from_cloudevent(headers: Mapping[str, str | bytes], body: str | bytes) -> Event:
+    """The event of a message in either mode; the case of the headers' names does not matter.
+
+    Without a content type, and without attributes among the headers, the body is taken for a structured event (so the
+    `detail` of EventBridge can be read too). Raises `ValueError`, saying why, for what is no event of this library.
+    """
+    lowered = {name.lower(): _text(value) for name, value in headers.items()}
+    content = body.encode() if isinstance(body, str) else bytes(body)
+    media_type = lowered.get("content-type", "").partition(";")[0].strip().lower()
+    prefix = next((prefix for prefix in _PREFIXES if prefix + "specversion" in lowered), None)
+    if media_type == STRUCTURED or (prefix is None and not media_type):
+        return _event(*_read_structured(content))
+    if prefix is None or media_type.startswith("application/cloudevents"):
+        _refuse(f"the content type is {media_type!r} and no header begins with ce-, ce_ or cloudEvents_")
+    if media_type not in ("", JSON) and not media_type.endswith("+json"):
+        _refuse(f"its payload is {media_type!r}, and an event has JSON")
+    return _event(_read_headers(lowered, prefix), _checked_json(content))
+
+
+def checked_source(source: str) -> str:
+    """The source that an operator has given. Raises `ConfigurationError` for one that no CloudEvent may have."""
+    if not isinstance(source, str) or not _is_source(source):
+        raise ConfigurationError(f"a source is a URI reference such as 'https://example.com/orders', not {source!r}")
+    return source
+
+
+def _attributes(event: Event, source: str) -> dict[str, str]:
+    if not event.id or not event.type:
+        _refuse(f"the event {event.id!r} of the type {event.type!r} lacks one of them")
+    found = {
+        "specversion": "1.0",
+        "id": event.id,
+        "source": source,
+        "type": event.type,
+        "time": _rfc3339(event.occurred_at),
+        "datacontenttype": JSON,
+        "tenant": str(event.tenant_id),
+        "action": event.action,
+        "actionid": event.action_id,
+        "sequence": f"{event.position:0{_DIGITS}d}",
+        "dataversion": str(event.version),
+    }
+    if event.subject is not None:
+        found["subject"] = event.subject
+    if event.actor_type is not None:
+        found["actortype"] = event.actor_type
+    if event.actor_id is not None:
+        found["actor"] = event.actor_id
+    unfit = [name for name, value in found.items() if not value or (not value.isprintable() and _forbidden(value))]
+    for name in unfit:
+        value = found.pop(name)
+        if value:
+            found[name] = quote(value, _SAFE, errors="surrogatepass")
+    if unfit:
+        found[_MARK] = ",".join(unfit)
+    return found
+
+
+def _rfc3339(time: datetime) -> str:
+    utc = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    return utc.isoformat().removesuffix("+00:00") + "Z"
+
+
+def _event(attributes: Mapping[str, str], data: bytes) -> Event:
+    if attributes.get("specversion") != "1.0":
+        _refuse(f"its specversion is {attributes.get('specversion')!r}, not '1.0'")
+    found = dict(attributes)
+    for name in found.pop(_MARK, "").split(","):
+        if name:
+            found[name] = unquote(found.get(name, ""), errors="surrogatepass")
+    needed = ("id", "type", "time", "tenant", "action", "actionid", "sequence")
+    missing = [name for name in needed if name not in found]
+    if missing:
+        _refuse(f"it lacks {', '.join(missing)}, and actionengine's events have them")
+    return Event(
+        id=found["id"],
+        position=_number(found, "sequence"),
+        type=found["type"],
+        subject=found.get("subject"),
+        version=_number(found, "dataversion") if "dataversion" in found else 1,
+        data=data,
+        tenant_id=_tenant(found["tenant"]),
+        actor_type=found.get("actortype"),
+        actor_id=found.get("actor"),
+        action=found["action"],
+        action_id=found["actionid"],
+        occurred_at=_time(found["time"]),
+    )
+
+
+def _read_headers(headers: Mapping[str, str], prefix: str) -> dict[str, str]:
+    found = {name[len(prefix) :]: value for name, value in headers.items() if name.startswith(prefix)}
+    if prefix != HTTP_PREFIX:
+        return found
+    try:
+        return {name: unquote(value, errors="strict") if "%" in value else value for name, value in found.items()}
+    except UnicodeDecodeError as error:
+        _refuse(f"a header is not percent-encoded UTF-8: {error}")
+
+
+def _read_structured(body: bytes) -> tuple[dict[str, str], bytes]:
+    members = _members(body)
+    if "data" in members and "data_base64" in members:
+        _refuse("it has both data and data_base64")
+    attributes: dict[str, str] = {}
+    for name, (value, _) in members.items():
+        if isinstance(value, str):
+            attributes[name] = value
+        elif type(value) is int:
+            attributes[name] = str(value)
+    if "data" in members:
+        return attributes, members["data"][1].encode()
+    try:
+        return attributes, _checked_json(b64decode(attributes.pop("data_base64", ""), validate=True))
+    except ValueError as error:
+        _refuse(f"its data_base64 cannot be read: {error}")
+
+
+def _members(body: bytes) -> dict[str, tuple[Any, str]]:
+    """The members of a JSON object, each as its value and as the text it was: the payload is not encoded again."""
+    try:
+        text = body.decode()
+        at = _expect(text, 0, "{")
+        found: dict[str, tuple[Any, str]] = {}
+        while True:
+            name, end = _decoder.raw_decode(text, at)
+            if not isinstance(name, str):
+                _refuse("its body is no JSON object")
+            start = _expect(text, end, ":")
+            value, end = _decoder.raw_decode(text, start)
+            found[name] = value, text[start:end]
+            after = _after_space(text, end)
+            if text[after : after + 1] == "}":
+                break
+            at = _expect(text, after, ",")
+        if _after_space(text, after + 1) != len(text):
+            _refuse("something follows its JSON object")
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        _refuse(f"its body is no JSON object: {type(error).__name__}: {error}")
+    return found
+
+
+def _expect(text: str, at: int, character: str) -> int:
+    found = _after_space(text, at)
+    if text[found : found + 1] != character:
+        _refuse(f"its body is no JSON object: {character!r} expected at character {found}")
+    return _after_space(text, found + 1)
+
+
+def _after_space(text: str, at: int) -> int:
+    space = _skip_space(text, at)
+    return space.end() if space else at
+
+
+def _checked_json(content: bytes) -> bytes:
+    if not content:
+        return b"null"
+    try:
+        from_json(content, allow_inf_nan=False)
+    except ValueError as error:
+        _refuse(f"its payload is not JSON: {error}")
+    return content
+
+
+def _text(value: str | bytes) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return bytes(value).decode()
+    except UnicodeDecodeError:
+        return bytes(value).decode("latin-1")
+
+
+def _number(attributes: Mapping[str, str], name: str) -> int:
+    if not _is_number(attributes[name]):
+        _refuse(f"its {name} is {attributes[name]!r}, and not a number")
+    return int(attributes[name])
+
+
+def _tenant(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        _refuse(f"its tenant is {text!r}, and not a UUID")
+
+
+def _time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text.upper())
+        if time.tzinfo is None:
+            _refuse(f"its time is {text!r}, without an offset from UTC")
+        return time.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        _refuse(f"its time is {text!r}: {error}")
+
+
+def _no_constant(name: str) -> NoReturn:
+    _refuse(f"its body is no JSON: it has {name}")
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise ValueError(f"no CloudEvent of actionengine: {reason}")
+
+
+_decoder = json.JSONDecoder(parse_constant=_no_constant)

@@ -1,0 +1,81 @@
+"""What inboxes and projections share: an execution that is no declared action, and answers instead of exceptions."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from random import uniform
+from typing import Any, TypeVar
+
+from returns.result import Failure, Result
+
+from actionengine.action_context import ActionContext
+from actionengine.actions import create_action, create_service
+from actionengine.calling import normalised
+from actionengine.errors import ActionError, ActionException, ConfigurationError, ErrorCode, sendable
+from actionengine.plan import ActionPlan
+from actionengine.storage.port import Mode, StorageError, StorageUnavailable
+
+T = TypeVar("T")
+
+LONGEST_NAME = 100
+"""Characters of the name of a consumer or a projection: it is part of ids."""
+
+
+def checked_name(what: str, name: str) -> str:
+    """The name of a consumer or a projection. Raises `ConfigurationError` for one that could not stand in an id."""
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or sendable(name) != name:
+        raise ConfigurationError(f"{what} has a name of 1 to {LONGEST_NAME} characters, not {name!r}")
+    if "." in name or "/" in name:
+        raise ConfigurationError(f"the name of {what} has no dot and no slash in it: {name!r}")
+    return name
+
+
+def consumer_plan(service: str, name: str, handler: Callable[..., Any]) -> ActionPlan:
+    """A plan for `Engine.consume`. It yields no event of its own, and asks no authorizer: the host's code runs it."""
+    action = create_action(
+        name=name, description=f"Consumes events: {name}", handler=handler, is_protected=False, idempotency="none"
+    )
+    plan = ActionPlan(create_service(name=service, description="Consumers of events", actions=[action]), action)
+    plan.is_silent = True
+    return plan
+
+
+def driver_of(ctx: ActionContext) -> Callable[[Coroutine[Any, Any, T]], T]:
+    """What runs coroutines of the unit of work to their end inside a `def` handler."""
+    drive: Callable[[Coroutine[Any, Any, T]], T] = ctx._unit_of_work().drive
+    return drive
+
+
+def check_returned(what: str, returned: Any) -> None:
+    """Let pass what a consuming function may return: None, or a `Result`. Raises `ActionException` for a `Failure`,
+    and `TypeError` for what has to be awaited."""
+    if isinstance(returned, Failure):
+        raise ActionException(normalised(returned.failure()))
+    if inspect.isawaitable(returned):
+        if inspect.iscoroutine(returned):
+            returned.close()
+        raise TypeError(f"{what} is a def, and returned something to await: make it an async def")
+
+
+async def answered(work: Awaitable[Result[T, ActionError]]) -> Result[T, ActionError]:
+    """The answer of this work; what the storage or a look-up raised on the way, as a `Failure`."""
+    try:
+        return await work
+    except ActionException as refusal:
+        return Failure(refusal.error)
+    except StorageUnavailable:
+        return Failure(ActionError(ErrorCode.UNAVAILABLE, "the storage is unavailable, try again later"))
+    except StorageError as error:
+        return Failure(ActionError(ErrorCode.INTERNAL, f"the storage cannot be used: {error}"))
+
+
+async def pause(mode: Mode, seconds: float) -> None:
+    """Wait, between half of the time and all of it, so that those who met do not meet again."""
+    seconds = uniform(seconds / 2, seconds)
+    if mode == "sync":
+        time.sleep(seconds)  # noqa: ASYNC251 - there is no event loop here
+    else:
+        await asyncio.sleep(seconds)

@@ -1,0 +1,162 @@
+"""`Fanout`: several publishers as one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from actionengine.errors import ConfigurationError
+from actionengine.events.calls import call
+from actionengine.events.event import Event
+from actionengine.events.publisher import Failures, Publisher, PublishError, PublisherUnavailable, as_publish_error
+
+_BATCH_SIZE = 100
+"""Events that a publisher without a `batch_size` gets at once."""
+
+
+class Fanout:
+    """Gives each event to all of several publishers.
+
+    An event is delivered once each of them has it. Which one has had it already is remembered while another one has
+    not, so that a further attempt repeats nothing; in this process's memory, so that a restart may.
+
+    Each member gets batches of its own `batch_size`, and so many at once as its `concurrency` says; a `def publish`
+    runs in a thread.
+
+    Args:
+        publishers: one or more.
+        remember: events that are remembered, at most; of the oldest ones it is forgotten who has had them.
+
+    Raises:
+        ConfigurationError: for none, or for what has no `publish`.
+    """
+
+    def __init__(self, *publishers: Publisher, remember: int = 10_000) -> None:
+        if not publishers:
+            raise ConfigurationError("Fanout needs a publisher to give events to")
+        self._members = [_Member(publisher) for publisher in publishers]
+        self._remember = remember
+        self._had: OrderedDict[str, set[_Member]] = OrderedDict()
+        self.batch_size = max(member.batch_size for member in self._members)
+        self.concurrency = max(member.concurrency for member in self._members)
+
+    async def start(self) -> None:
+        """Start the members that are not started yet. Raises what the first one raises that fails."""
+        await _all([member.start() for member in self._members])
+
+    async def stop(self) -> None:
+        """Stop all members. Raises what the first one raises that fails."""
+        await _all([member.stop() for member in self._members])
+
+    async def publish(self, events: Sequence[Event]) -> Failures:
+        """Give events to all members that have not had them."""
+        failures: dict[str, dict[_Member, PublishError]] = {}
+        await _all([self._give(member, events, failures) for member in self._members])
+        for event in events:
+            if event.id not in failures:
+                self._had.pop(event.id, None)
+        return {
+            id: combined([failed[member] for member in self._members if member in failed])
+            for id, failed in failures.items()
+        }
+
+    async def _give(
+        self, member: _Member, events: Sequence[Event], failures: dict[str, dict[_Member, PublishError]]
+    ) -> None:
+        wanted = [event for event in events if member not in self._had.get(event.id, ())]
+        await _all([self._give_batch(member, batch, failures) for batch in _batches(wanted, member.batch_size)])
+
+    async def _give_batch(
+        self, member: _Member, batch: Sequence[Event], failures: dict[str, dict[_Member, PublishError]]
+    ) -> None:
+        failed = await member.publish(batch)
+        for event in batch:
+            failure = failed.get(event.id)
+            if failure is None:
+                self._note(event, member)
+            else:
+                failures.setdefault(event.id, {})[member] = failure
+
+    def _note(self, event: Event, member: _Member) -> None:
+        self._had.setdefault(event.id, set()).add(member)
+        while len(self._had) > self._remember:
+            self._had.popitem(last=False)
+
+
+class _Member:
+    """One of the publishers."""
+
+    def __init__(self, publisher: Any) -> None:
+        if not callable(getattr(publisher, "publish", None)):
+            raise ConfigurationError(f"Fanout gives events to publishers, and {publisher!r} has no publish(events)")
+        self.batch_size: int = getattr(publisher, "batch_size", _BATCH_SIZE)
+        self.concurrency: int = getattr(publisher, "concurrency", 1)
+        self._publisher = publisher
+        self._is_started = False
+        self._gate: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
+
+    async def start(self) -> None:
+        start = getattr(self._publisher, "start", None)
+        if start is not None and not self._is_started:
+            await call(start)
+        self._is_started = True
+
+    async def stop(self) -> None:
+        self._is_started = False
+        stop = getattr(self._publisher, "stop", None)
+        if stop is not None:
+            await call(stop)
+
+    async def publish(self, batch: Sequence[Event]) -> Failures:
+        """Why which of these events were not delivered."""
+        failures = await self._publish(batch)
+        if isinstance(failures, PublishError) and not isinstance(failures, PublisherUnavailable) and len(batch) > 1:
+            # Nobody knows for which of them.
+            return {id: failure for event in batch for id, failure in (await self.publish([event])).items()}
+        if isinstance(failures, PublishError):
+            failures = {event.id: failures for event in batch}
+        if any(isinstance(failure, PublisherUnavailable) for failure in failures.values()):
+            self._is_started = False
+        return failures
+
+    async def _publish(self, batch: Sequence[Event]) -> Failures | PublishError:
+        try:
+            async with self._turn():
+                failures: Failures | None = await call(self._publisher.publish, batch)
+        except Exception as error:
+            blamed = as_publish_error(error)
+            return blamed if isinstance(blamed, PublishError) else PublishError(f"{type(error).__name__}: {error}")
+        return failures or {}
+
+    def _turn(self) -> asyncio.Semaphore:
+        loop = asyncio.get_running_loop()
+        if self._gate is None or self._gate[0] is not loop:
+            self._gate = loop, asyncio.Semaphore(self.concurrency)
+        return self._gate[1]
+
+
+def combined(failures: Sequence[PublishError]) -> PublishError:
+    """Several failures to deliver one event as one: it is unavailable if one is, and tried again if one may succeed."""
+    if len(failures) == 1:
+        return failures[0]
+    reasons = "; ".join(map(str, failures))
+    if any(isinstance(failure, PublisherUnavailable) for failure in failures):
+        return PublisherUnavailable(reasons)
+    return PublishError(reasons, retry=any(failure.retry for failure in failures))
+
+
+async def _all(coroutines: Sequence[Any]) -> None:
+    """Run all of them at once, to their ends; then raise what the first one raised that failed."""
+    if len(coroutines) == 1:
+        await coroutines[0]
+        return
+    for outcome in await asyncio.gather(*coroutines, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+
+def _batches(events: Sequence[Event], size: int) -> Iterator[Sequence[Event]]:
+    for start in range(0, len(events), size):
+        yield events[start : start + size]

@@ -1,0 +1,61 @@
+"""Whose an event is: the tenant of the id that it carries."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from time import monotonic
+from uuid import UUID
+
+from actionengine.context import Tenant
+from actionengine.errors import ErrorCode, failing
+from actionengine.storage.port import Mode, Storage
+
+logger = logging.getLogger("actionengine")
+
+TenantOf = Callable[[UUID], Tenant]
+
+_ASK_AGAIN = 60.0
+"""Seconds after which the storage is asked again for a tenant that it did not know."""
+
+
+class Tenants:
+    """The tenants of events, by id: `tenant_of` where a host has a directory of its own, or those of the storage.
+
+    One that the storage does not know (a deleted one, say) gets its id as its slug.
+    """
+
+    def __init__(self, storage: Storage, tenant_of: TenantOf | None = None) -> None:
+        self._storage = storage
+        self._tenant_of = tenant_of
+        self._known: dict[UUID, Tenant] = {}
+        self._unknown: dict[UUID, float] = {}
+
+    async def find(self, id: UUID, mode: Mode) -> Tenant:
+        """The tenant of this id. Raises `StorageError`, and `ActionException(internal)` where `tenant_of` raises or
+        gives another tenant."""
+        if self._tenant_of is not None:
+            return _looked_up(id, self._tenant_of)
+        known = self._known.get(id)
+        if known is not None:
+            return known
+        if self._unknown.get(id, 0.0) <= monotonic():
+            storage = self._storage
+            tenants = storage.list_tenants() if mode == "sync" else await storage.list_tenants_async()
+            self._known = {tenant.id: tenant for tenant in tenants}
+            known = self._known.get(id)
+            if known is not None:
+                return known
+            self._unknown[id] = monotonic() + _ASK_AGAIN
+        return Tenant(id, str(id))
+
+
+def _looked_up(id: UUID, tenant_of: TenantOf) -> Tenant:
+    try:
+        tenant = tenant_of(id)
+    except Exception as error:
+        logger.exception("tenant_of(%s) raised", id)
+        raise failing(ErrorCode.INTERNAL, f"tenant_of({id}) raised {type(error).__name__}") from None
+    if not isinstance(tenant, Tenant) or tenant.id != id:
+        raise failing(ErrorCode.INTERNAL, f"tenant_of({id}) gave {tenant!r}, which is not that tenant")
+    return tenant

@@ -1,0 +1,512 @@
+"""The relay as a host uses it, on every storage and in both worlds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from returns.result import Result, Success
+
+from actionengine import (
+    ActionContext,
+    Actor,
+    CallbackPublisher,
+    ConfigurationError,
+    Engine,
+    Event,
+    InMemoryStorage,
+    PublishError,
+    PublisherUnavailable,
+    Relay,
+    RequestContext,
+    create_action,
+    create_engine,
+    create_event_type,
+    create_service,
+)
+from actionengine.testing import AsyncWorld, World
+from tests.events.conftest import AnyStorage
+
+
+def tell(data: Any, ctx: ActionContext) -> Result[None, Any]:
+    for number in range(data.get("number", 1)):
+        ctx.emit("told", {**data, "number": number}, subject=data.get("subject"))
+    return Success(None)
+
+
+class Desk:
+    """Emits events, and delivers them in the world of the test."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        service = create_service(
+            name="desk", description="", actions=[create_action(name="tell", description="", handler=tell)]
+        )
+        self.engine: Engine = create_engine(services=[service], storage=world.storage)
+        self.tenant = world.run(world.create_tenant(slug="acme", name="Acme"))
+        self.request = RequestContext(tenant=self.tenant, actor=Actor.human("ann"))
+
+    def tell(self, subject: str | None = None, **data: Any) -> None:
+        executed = self.world.execute(self.engine, "desk", "tell", {"subject": subject, **data}, self.request)
+        assert isinstance(self.world.run(executed), Success)
+
+    def tell_now(self, subject: str | None = None) -> None:
+        """The same, whichever world the test is in."""
+        assert isinstance(self.engine.execute_action("desk", "tell", {"subject": subject}, self.request), Success)
+
+    def drain(self, relay: Relay) -> int:
+        return self.world.run(relay.drain_async()) if isinstance(self.world, AsyncWorld) else relay.drain()
+
+    def drain_until(self, relay: Relay, is_done: Callable[[], bool]) -> None:
+        for _ in range(300):
+            self.drain(relay)
+            if is_done():
+                return
+            self.world.run(self.world.pause(0.01))
+        raise AssertionError(relay.status())
+
+
+@pytest.fixture
+def desk(world: World) -> Desk:
+    return Desk(world)
+
+
+def impatient(desk: Desk, publisher: Any, **options: Any) -> Relay:
+    """A relay that does not wait long."""
+    return Relay(desk.world.storage, publisher, **{"first_backoff": 0.001, "longest_backoff": 0.01, **options})
+
+
+def test_an_event_arrives_with_everything_that_is_known_of_it(desk: Desk) -> None:
+    arrived: list[Event] = []
+    desk.tell("jobs/1", colour="grün")
+
+    assert desk.drain(Relay(desk.world.storage, CallbackPublisher(arrived.append))) == 1
+
+    (event,) = arrived
+    assert (event.type, event.subject, event.version) == ("told", "jobs/1", 1)
+    assert event.payload == {"number": 0, "subject": "jobs/1", "colour": "grün"}
+    assert (event.tenant_id, event.actor_type, event.actor_id) == (desk.tenant.id, "human", "ann")
+    assert event.action == "desk.tell"
+    (stored,) = desk.world.run(desk.world.read_events(desk.tenant))
+    assert (stored.event.id, stored.position) == (event.id, event.position)
+
+
+def test_what_was_delivered_is_not_delivered_again(desk: Desk) -> None:
+    arrived: list[Event] = []
+    relay = Relay(desk.world.storage, CallbackPublisher(arrived.append))
+    desk.tell("jobs/1", number=5)
+
+    assert [desk.drain(relay), desk.drain(relay)] == [5, 0]
+    assert [event.payload["number"] for event in arrived] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_callback_is_a_def_or_an_async_def(desk: Desk, is_async: bool) -> None:
+    arrived: list[str] = []
+
+    async def asynchronous(event: Event) -> None:
+        await asyncio.sleep(0)
+        arrived.append(event.id)
+
+    def synchronous(event: Event) -> None:
+        arrived.append(event.id)
+
+    desk.tell(number=3)
+
+    assert desk.drain(Relay(desk.world.storage, CallbackPublisher(asynchronous if is_async else synchronous))) == 3
+    assert len(arrived) == 3
+
+
+class Recorder:
+    """A publisher of one's own; notes what it is asked to do."""
+
+    def __init__(self, batch_size: int = 100) -> None:
+        self.batch_size = batch_size
+        self.calls: list[list[Event]] = []
+        self.told: list[str] = []
+
+    def start(self) -> None:
+        self.told.append("start")
+
+    async def stop(self) -> None:
+        self.told.append("stop")
+
+    async def publish(self, events: Sequence[Event]) -> None:
+        self.calls.append(list(events))
+
+
+def test_a_publisher_is_started_before_the_first_event_and_stopped_at_the_end(desk: Desk) -> None:
+    recorder = Recorder()
+    desk.tell()
+
+    desk.drain(Relay(desk.world.storage, recorder))
+
+    assert recorder.told == ["start", "stop"]
+
+
+def test_no_call_has_two_events_of_a_subject_or_more_than_the_publisher_takes(desk: Desk) -> None:
+    recorder = Recorder(batch_size=4)
+    for number in range(20):
+        desk.tell(f"jobs/{number % 7}")
+    desk.tell(number=3)
+
+    assert desk.drain(Relay(desk.world.storage, recorder)) == 23
+
+    for call in recorder.calls:
+        subjects = [event.subject for event in call if event.subject]
+        assert len(call) <= 4
+        assert len(set(subjects)) == len(subjects)
+
+
+def test_old_events_are_published_in_their_newest_version_where_types_are_given(desk: Desk) -> None:
+    told = create_event_type(type="told", version=2, upcasters={1: lambda old: {"count": old["number"]}})
+    arrived: list[Event] = []
+    desk.tell("jobs/1")
+
+    desk.drain(Relay(desk.world.storage, CallbackPublisher(arrived.append), event_types=[told]))
+
+    assert [(event.version, event.payload) for event in arrived] == [(2, {"count": 0})]
+
+
+def test_an_event_that_cannot_be_upcast_becomes_a_dead_letter_and_says_why(desk: Desk) -> None:
+    told = create_event_type(type="told", version=2, upcasters={1: lambda old: old["nothing of the kind"]})
+    desk.tell("jobs/1")
+    relay = impatient(desk, CallbackPublisher(print), event_types=[told], max_attempts=2)
+
+    desk.drain_until(relay, lambda: relay.status().dead == 1)
+
+    (letter,) = relay.dead_letters()
+    assert "the upcaster of told from version 1 raised KeyError" in letter.reason
+
+
+# Failures
+
+
+def test_a_poison_event_holds_back_its_own_subject_only(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    arrived: list[tuple[str | None, int]] = []
+
+    def publish(event: Event) -> None:
+        if event.subject == "jobs/2" and event.payload["number"] == 1:
+            raise ValueError("no broker takes this")
+        arrived.append((event.subject, event.payload["number"]))
+
+    for subject in ("jobs/1", "jobs/2", "jobs/3"):
+        desk.tell(subject, number=3)
+    relay = impatient(desk, CallbackPublisher(publish), max_attempts=3)
+
+    with caplog.at_level(logging.ERROR, logger="actionengine"):
+        desk.drain_until(relay, lambda: relay.status().dead == 1)
+
+    assert sorted(arrived) == sorted(
+        [("jobs/1", 0), ("jobs/1", 1), ("jobs/1", 2), ("jobs/2", 0), ("jobs/3", 0), ("jobs/3", 1), ("jobs/3", 2)]
+    )
+    (letter,) = relay.dead_letters()
+    assert (letter.attempts, letter.reason) == (3, "ValueError: no broker takes this")
+    assert letter.event.id in caplog.text
+    assert relay.status()[:4] == (1, 0, 1, 0)
+
+
+def test_a_refusal_for_good_is_not_tried_again(desk: Desk) -> None:
+    calls: list[str] = []
+
+    def publish(event: Event) -> None:
+        calls.append(event.id)
+        raise PublishError("300 KB, and 256 KB is the limit", retry=False)
+
+    desk.tell("jobs/1")
+    relay = impatient(desk, CallbackPublisher(publish))
+    desk.drain(relay)
+
+    (letter,) = relay.dead_letters()
+    assert (letter.attempts, letter.reason, len(calls)) == (1, "300 KB, and 256 KB is the limit", 1)
+
+
+def test_a_skipped_event_lets_its_subject_go_on_and_a_redriven_one_comes_first(desk: Desk) -> None:
+    arrived: list[int] = []
+    is_mended = False
+
+    def publish(event: Event) -> None:
+        if event.payload["number"] < 2 and not is_mended:
+            raise PublishError("no", retry=False)
+        arrived.append(event.payload["number"])
+
+    desk.tell("jobs/1", number=4)
+    relay = impatient(desk, CallbackPublisher(publish))
+    desk.drain(relay)
+    (first,) = relay.dead_letters()
+    assert relay.skip([first.event.id], "nobody needs it") == 1
+    desk.drain(relay)
+    assert arrived == []
+
+    is_mended = True
+    assert relay.redrive() == 1
+    desk.drain(relay)
+
+    assert arrived == [1, 2, 3]
+    (skipped,) = relay.dead_letters()
+    assert skipped.skipped
+    assert skipped.reason == "no; skipped: nobody needs it"
+    assert relay.redrive(first.event.id) == 1
+    desk.drain(relay)
+    assert arrived == [1, 2, 3, 0]
+
+
+def test_a_failure_of_a_batch_is_found_to_be_that_of_one_event(desk: Desk) -> None:
+    arrived: set[str] = set()
+
+    class Batches:
+        def publish(self, events: Sequence[Event]) -> None:
+            if any(event.subject == "jobs/3" for event in events):
+                raise ValueError("one of these is bad")
+            arrived.update(event.subject or "" for event in events)
+
+    for number in range(6):
+        desk.tell(f"jobs/{number}")
+    relay = impatient(desk, Batches(), max_attempts=1)
+    desk.drain(relay)
+
+    assert arrived == {"jobs/0", "jobs/1", "jobs/2", "jobs/4", "jobs/5"}
+    assert [letter.event.subject for letter in relay.dead_letters()] == ["jobs/3"]
+
+
+def test_failures_that_a_publisher_tells_of_are_those_of_their_events(desk: Desk) -> None:
+    class Partial:
+        def publish(self, events: Sequence[Event]) -> dict[str, PublishError]:
+            return {event.id: PublishError("not this one") for event in events if event.subject == "jobs/1"}
+
+    for number in range(3):
+        desk.tell(f"jobs/{number}")
+    relay = impatient(desk, Partial(), max_attempts=1)
+
+    assert desk.drain(relay) == 2
+    assert [letter.event.subject for letter in relay.dead_letters()] == ["jobs/1"]
+
+
+def test_an_outage_counts_against_no_event_and_everything_arrives_in_order_afterwards(desk: Desk) -> None:
+    arrived: list[int] = []
+    is_out = True
+
+    def publish(event: Event) -> None:
+        if is_out:
+            raise ConnectionRefusedError("nobody listens")
+        arrived.append(event.payload["number"])
+
+    relay = impatient(desk, CallbackPublisher(publish), max_attempts=1)
+    desk.tell("jobs/1", number=3)
+    for _ in range(5):
+        with pytest.raises(PublisherUnavailable, match="nobody listens"):
+            desk.drain(relay)
+    desk.tell("jobs/1", number=3)
+    assert relay.status()[:4] == (6, 0, 0, 0)
+
+    is_out = False
+    assert desk.drain(relay) == 6
+    assert arrived == [0, 1, 2, 0, 1, 2]
+
+
+def test_one_event_that_hangs_is_found_among_others_and_given_up(desk: Desk) -> None:
+    arrived: list[str | None] = []
+
+    class Hanging:
+        async def publish(self, events: Sequence[Event]) -> None:
+            if any(event.subject == "jobs/hang" for event in events):
+                await asyncio.sleep(3600)
+            arrived.extend(event.subject for event in events)
+
+    relay = impatient(desk, Hanging(), publish_timeout=0.05, max_attempts=2)
+    desk.tell("jobs/hang")
+
+    def settled() -> bool:
+        desk.tell("jobs/fine")
+        return relay.status().dead == 1
+
+    with pytest.raises(PublisherUnavailable, match="did not end within"):
+        desk.drain(relay)
+    for _ in range(100):
+        with suppress(PublisherUnavailable):
+            desk.drain(relay)
+        if settled():
+            break
+    (letter,) = relay.dead_letters()
+    assert (letter.event.subject, letter.attempts) == ("jobs/hang", 2)
+    assert "did not end within 0.05 s" in letter.reason
+    assert "jobs/fine" in arrived
+
+
+def test_a_def_that_hangs_is_left_behind(desk: Desk) -> None:
+    forever = threading.Event()
+    arrived: list[str | None] = []
+
+    def publish(event: Event) -> None:
+        if event.subject == "jobs/hang":
+            forever.wait()
+        arrived.append(event.subject)
+
+    for subject in ("jobs/fine", "jobs/hang", "jobs/good"):
+        desk.tell(subject)
+    relay = impatient(desk, CallbackPublisher(publish), publish_timeout=0.05, max_attempts=1)
+    try:
+        for _ in range(3):
+            desk.tell("jobs/more")
+            with suppress(PublisherUnavailable):
+                desk.drain(relay)
+        assert {"jobs/fine", "jobs/good"} <= set(arrived)
+        assert [letter.event.subject for letter in relay.dead_letters()] == ["jobs/hang"]
+    finally:
+        forever.set()
+
+
+def test_a_publisher_that_answers_nonsense_is_told_so(desk: Desk) -> None:
+    class Nonsense:
+        def publish(self, events: Sequence[Event]) -> Any:
+            return len(events)
+
+    desk.tell("jobs/1")
+    relay = impatient(desk, Nonsense(), max_attempts=1)
+    desk.drain(relay)
+
+    assert "publish() returned a int" in relay.dead_letters()[0].reason
+
+
+def test_a_publisher_that_cannot_start_is_an_outage(desk: Desk) -> None:
+    class NoBroker:
+        def start(self) -> None:
+            raise OSError("no credentials in sight")
+
+        def publish(self, events: Sequence[Event]) -> None:
+            raise AssertionError("it was never started")
+
+    desk.tell()
+    with pytest.raises(PublisherUnavailable, match="no credentials in sight"):
+        desk.drain(Relay(desk.world.storage, NoBroker()))
+
+
+# Running
+
+
+def running(desk: Desk, relay: Relay) -> Callable[[], None]:
+    """Start a relay in a thread of its own, in the world of the test; what stops it and waits for that."""
+    storage = desk.world.storage
+    if isinstance(desk.world, AsyncWorld) and not isinstance(storage, InMemoryStorage):
+        # What closes the connections of the relay's event loop forgets those of this one.
+        desk.world.run(storage.aclose())  # type: ignore[attr-defined]
+    errors: list[BaseException] = []
+
+    async def run() -> None:
+        try:
+            await relay.run_async()
+        finally:
+            if not isinstance(storage, InMemoryStorage):
+                await storage.aclose()  # type: ignore[attr-defined]
+
+    def work() -> None:
+        try:
+            asyncio.run(run()) if isinstance(desk.world, AsyncWorld) else relay.run()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+
+    def stop() -> None:
+        relay.stop()
+        thread.join(30)
+        assert not thread.is_alive()
+        assert errors == []
+
+    return stop
+
+
+def in_time(is_so: Callable[[], bool]) -> bool:
+    waiting = threading.Event()
+    for _ in range(1000):
+        if is_so():
+            return True
+        waiting.wait(0.01)
+    return False
+
+
+def test_a_running_relay_delivers_what_comes_and_stops_when_it_is_told(desk: Desk) -> None:
+    arrived: list[Event] = []
+    relay = Relay(desk.world.storage, CallbackPublisher(arrived.append), name="the-only-one")
+    stop = running(desk, relay)
+    try:
+        for number in range(5):
+            desk.tell_now("jobs/1")
+            assert in_time(lambda: len(arrived) > number)  # noqa: B023 - it is called at once
+        assert [beat.name for beat in relay.status().relays] == ["the-only-one"]
+    finally:
+        stop()
+    assert relay.status().pending == 0
+
+
+def test_a_running_relay_outlasts_an_outage_and_says_what_is_the_matter(desk: Desk) -> None:
+    arrived: list[Event] = []
+    tries = 0
+    is_out = True
+
+    def publish(event: Event) -> None:
+        nonlocal tries
+        if is_out:
+            tries += 1
+            raise PublisherUnavailable("the broker is being moved")
+        arrived.append(event)
+
+    desk.tell_now("jobs/1")
+    relay = Relay(desk.world.storage, CallbackPublisher(publish))
+    stop = running(desk, relay)
+    try:
+        assert in_time(lambda: tries >= 2)
+        (beat,) = relay.status().relays
+        assert beat.error == "PublisherUnavailable: the broker is being moved"
+        is_out = False
+        assert in_time(lambda: len(arrived) == 1)
+    finally:
+        stop()
+
+
+def test_a_relay_that_was_stopped_before_it_ran_ends_as_it_begins(desk: Desk) -> None:
+    relay = Relay(desk.world.storage, CallbackPublisher(print))
+    relay.stop()
+    running(desk, relay)()
+
+
+def test_a_relay_runs_once_at_a_time(desk: Desk) -> None:
+    relay = Relay(desk.world.storage, CallbackPublisher(print))
+    stop = running(desk, relay)
+    try:
+        assert in_time(lambda: bool(relay.status().relays))
+        with pytest.raises(RuntimeError, match="running already"):
+            relay.drain()
+    finally:
+        stop()
+
+
+def test_the_status_tells_how_much_there_is_and_since_when(desk: Desk) -> None:
+    relay = Relay(desk.world.storage, CallbackPublisher(print))
+    assert relay.status()[:5] == (0, 0, 0, 0, None)
+    desk.tell("jobs/1", number=3)
+    (first, *_) = desk.world.run(desk.world.read_events(desk.tenant))
+
+    status = relay.status()
+
+    assert (status.pending, status.oldest) == (3, first.event.occurred_at)
+
+
+# Declarations
+
+
+def test_something_that_is_no_publisher_is_refused(any_storage: AnyStorage) -> None:
+    with pytest.raises(ConfigurationError, match="CallbackPublisher makes one of a function"):
+        Relay(any_storage, print)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("option", ["batch_size", "publish_timeout", "max_attempts", "first_backoff", "poll_interval"])
+def test_numbers_that_make_no_sense_are_refused(any_storage: AnyStorage, option: str) -> None:
+    with pytest.raises(ConfigurationError, match="above 0"):
+        Relay(any_storage, CallbackPublisher(print), **{option: 0})  # type: ignore[arg-type]
