@@ -40,11 +40,12 @@ if TYPE_CHECKING:
     from actionengine.events.eventbridge import EventBridgePublisher as EventBridgePublisher
     from actionengine.events.fanout import Fanout
     from actionengine.events.inbox import Inbox
-    from actionengine.events.projections import Projection
+    from actionengine.events.projections import Projection, ProjectionStatus
     from actionengine.events.publisher import CallbackPublisher, Publisher, PublishError, PublisherUnavailable
     from actionengine.events.relay import Relay
     from actionengine.events.replay import follow, follow_async, replay, replay_async
     from actionengine.events.subscriptions import Subscriptions
+    from actionengine.events.views import AsyncLiveRecords, LiveRecords, View
     from actionengine.masking import Sensitive
     from actionengine.payload import Limits
     from actionengine.storage.memory import InMemoryStorage
@@ -76,6 +77,7 @@ __all__ = [
     "ActionSummary",
     "Actor",
     "ApprovalPolicy",
+    "AsyncLiveRecords",
     "AsyncRecords",
     "Authorizer",
     "CallbackPublisher",
@@ -95,8 +97,10 @@ __all__ = [
     "InMemoryStorage",
     "Inbox",
     "Limits",
+    "LiveRecords",
     "PipelineResult",
     "Projection",
+    "ProjectionStatus",
     "PublishError",
     "Publisher",
     "PublisherUnavailable",
@@ -118,6 +122,7 @@ __all__ = [
     "Subscriptions",
     "Tenant",
     "UnitOfWork",
+    "View",
     "create_action",
     "create_actions",
     "create_engine",
@@ -170,7 +175,8 @@ _NAMES = {
     "actionengine.events.eventbridge": ("EventBridgePublisher",),
     "actionengine.events.fanout": ("Fanout",),
     "actionengine.events.inbox": ("Inbox",),
-    "actionengine.events.projections": ("Projection",),
+    "actionengine.events.projections": ("Projection", "ProjectionStatus"),
+    "actionengine.events.views": ("AsyncLiveRecords", "LiveRecords", "View"),
     "actionengine.events.publisher": ("CallbackPublisher", "Publisher", "PublisherUnavailable", "PublishError"),
     "actionengine.events.relay": ("Relay",),
     "actionengine.events.replay": ("follow", "follow_async", "replay", "replay_async"),

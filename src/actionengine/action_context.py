@@ -16,7 +16,7 @@ from actionengine.context import Actor, AIUsage, Tenant
 from actionengine.errors import ActionError, ErrorCode, failing, sendable
 from actionengine.event_types import EventType, misfits
 from actionengine.execution_state import Execution
-from actionengine.masking import masked_json
+from actionengine.masking import masked_finite_json
 from actionengine.storage.port import (
     LONGEST_SUBJECT,
     RESERVED_PREFIX,
@@ -158,7 +158,7 @@ class ActionContext:
                 f"{execution.plan.name} emitted {name!r}, which it does not declare: add it to emits={action.emits!r}",
             )
         try:
-            encoded = masked_json(payload) if declared is None else declared.encode(payload)
+            encoded = masked_finite_json(payload) if declared is None else declared.encode(payload)
         except ValidationError as error:
             message = f"the payload of the event {name!r} does not fit its type: {misfits(error)}"
             raise failing(ErrorCode.INTERNAL, message) from None

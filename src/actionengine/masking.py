@@ -74,6 +74,14 @@ def masked_json(value: Any) -> bytes:
     return to_json(value, context=_MASKING, inf_nan_mode="null")
 
 
+def masked_finite_json(value: Any) -> bytes:
+    """The same, for what has to be read back as it was: raises `ValueError` for a number that is not finite, too."""
+    encoded = masked_json(value)
+    if b"null" in encoded and encoded != to_json(value, context=_MASKING, inf_nan_mode="constants"):
+        raise ValueError("a number in it is not finite")
+    return encoded
+
+
 def revealed_json(value: Any) -> bytes:
     """A value as JSON, secrets and all: for what must be run or given back again."""
     return to_json(_revealed(value), inf_nan_mode="null")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated
@@ -44,6 +45,8 @@ def run(
     drain: Annotated[bool, typer.Option("--drain", help="Deliver what is due, and end.")] = False,
 ) -> None:
     """Deliver events until SIGINT or SIGTERM; then what is under way is finished first. Run as many as you like."""
+    # `module:attribute` may be beside the operator.
+    sys.path.insert(0, "")
     with told(), storage_at(url, signing_key) as storage:
         worker = Relay(
             storage,

@@ -1,7 +1,7 @@
 """What becomes of a batch of events: who is published with whom, what counts as whose failure, when it is retried.
 
-A wave has one event of each subject at most, so that the order of a subject is kept though a wave goes out at once. What
-has failed before is published alone, so that one event which no publisher can take fails for itself.
+A wave has one event of each subject at most, so that the order of a subject is kept though a wave goes out at once.
+What has failed before is published alone, so that one event which no publisher can take fails for itself.
 
 A call that does not end tells nothing of whose fault that is. It counts against an event only where that was published
 alone, and others were delivered meanwhile; otherwise the publisher counts as unavailable.

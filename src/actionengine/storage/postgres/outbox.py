@@ -169,7 +169,7 @@ class PostgresOutbox:
             # A connection that died in the pool: nothing has happened in it yet.
             rows = self._execute(*statements[-3:])
         if not rows:
-            self._end(("ROLLBACK", ()))
+            self._end(("COMMIT", ()))
         return [PendingEvent(position, event_row(event), attempts) for attempts, position, *event in rows]
 
     def _extend(self) -> None:

@@ -1,0 +1,71 @@
+"""A rebuild whose process was killed goes on, and comes to what it would have come to."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from actionengine import Tenant
+from actionengine.events.projections import Projection
+from tests.events.rebuilder import POINTS, open_storage
+from tests.events.showing import documents_left, view_of
+from tests.events.stock import add_up, folded, history, moved, stock_engine
+
+ROOT = Path(__file__).parents[2]
+EVENTS = 120
+
+
+def kill_a_rebuild(url: str, tenant: Tenant, point: str, dice: random.Random) -> int:
+    """How the process ended."""
+    arguments = [sys.executable, "-m", "tests.events.rebuilder", url, str(tenant.id), point]
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        if point == "anywhere":
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(dice.uniform(0.0, 0.05))
+            process.kill()
+        process.communicate(timeout=60)
+    return process.returncode
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_killed_rebuild_goes_on_and_comes_to_the_same(
+    kind: str, point: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if kind == "sqlite":
+        url = f"sqlite:///{tmp_path / 'events.db'}"
+    else:
+        url = request.getfixturevalue("fresh_postgres_database").app_url
+    dice = random.Random(point)
+    with open_storage(url) as storage:
+        tenant = storage.create_tenant(slug="acme", name="Acme")
+        engine = stock_engine(storage)
+        for by in range(EVENTS):
+            moved(engine, tenant, item=f"item-{by % 7}", by=by - 20)
+        live = Projection(engine, name="levels", apply=add_up, batch_size=10)
+        live.catch_up(tenant).unwrap()
+        expected = folded(history(engine, tenant))
+
+        for _ in range(3):
+            assert kill_a_rebuild(url, tenant, point, dice) in {-signal.SIGKILL, 0 if point == "anywhere" else -9}
+            assert view_of(storage, live, tenant) == expected
+
+        status = live.status(tenant).unwrap()
+        if point in ("between batches", "in a batch"):
+            assert (status.generation, status.rebuilding is None) == (1, False)
+        applied = live.rebuild(tenant).unwrap()
+        after = live.status(tenant).unwrap()
+
+        assert view_of(storage, live, tenant) == expected
+        assert (after.lag, after.rebuilding) == (0, None)
+        if point == "between batches":
+            assert applied < EVENTS
+        for generation in range(1, after.generation):
+            assert documents_left(storage, tenant, "levels", generation) == 0

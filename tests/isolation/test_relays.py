@@ -1,0 +1,140 @@
+"""The outbox from the side of tenants, and from that of a relay with a role of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from examples.embedded_postgres import APP_ROLE, Database, make_role
+from returns.result import Success
+from sqlalchemy import create_engine, make_url
+
+from actionengine import (
+    Actor,
+    CallbackPublisher,
+    Event,
+    PostgresStorage,
+    Relay,
+    RequestContext,
+    StorageError,
+    Tenant,
+    create_action,
+    create_service,
+)
+from actionengine import (
+    create_engine as create_action_engine,
+)
+from actionengine.storage.sql.migrations import sign, upgrade
+from tests.isolation.worlds import KEY, MODES, Mode, World
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_handlers_own_sql_sees_its_own_tenants_outbox_only(world: World, mode: Mode) -> None:
+    loot = world.attack(["SELECT tenant_id FROM public.ae_outbox"], mode=mode)
+
+    assert any(world.attacker.id in row for row in loot.seen)
+    assert not any(world.victim.id in row for row in loot.seen)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM public.ae_outbox",
+        "UPDATE public.ae_outbox SET dead_at = now()",
+        "UPDATE public.ae_outbox SET skipped = true WHERE tenant_id = 'ATTACKER'",
+        "TRUNCATE public.ae_outbox",
+        "INSERT INTO public.ae_outbox (tenant_id, position, lane) VALUES ('VICTIM', 1000000, 1)",
+        "DELETE FROM public.ae_relays",
+    ],
+)
+def test_a_handlers_own_sql_takes_nothing_out_of_the_outbox(world: World, change: str) -> None:
+    with world.untouched(world.victim):
+        before = world.numbers_of(world.attacker)["ae_outbox"]
+        loot = world.attack([change])
+
+    assert loot.errors
+    assert world.numbers_of(world.attacker)["ae_outbox"] >= before
+
+
+def test_what_is_no_event_keeps_no_relay_from_its_work(world: World) -> None:
+    rows = ", ".join(f"('ATTACKER', -{number}, {number})" for number in range(1, 65))
+    world.attack([f"INSERT INTO public.ae_outbox (tenant_id, position, lane) VALUES {rows}"])
+    world.work(world.victim, "after-the-flood")
+    arrived: list[Event] = []
+
+    with PostgresStorage(world.database.app_url, signing_key=KEY if world.is_signed else None) as storage:
+        relay = Relay(storage, _into(arrived))
+        for _ in range(10):
+            relay.drain()
+        assert relay.status().pending == 0
+
+    assert any(event.tenant_id == world.victim.tenant.id for event in arrived)
+
+
+@pytest.fixture(params=["unsigned", "signed"])
+def separated(
+    request: pytest.FixtureRequest, fresh_postgres_database: Database, postgres_server: str
+) -> Iterator[tuple[PostgresStorage, PostgresStorage]]:
+    """Storages of a host and of a relay, each with a role that can do no more than it needs."""
+    is_signed = request.param == "signed"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        make_role(connection, "relay")
+    owner = create_engine(make_url(fresh_postgres_database.owner_url).set(drivername="postgresql+psycopg"))
+    with owner.begin() as connection:
+        upgrade(connection, APP_ROLE, "relay")
+        if is_signed:
+            sign(connection, KEY)
+    owner.dispose()
+    key = KEY if is_signed else None
+    relay_url = make_url(fresh_postgres_database.app_url).set(username="relay").render_as_string(hide_password=False)
+    with (
+        PostgresStorage(fresh_postgres_database.app_url, signing_key=key) as host,
+        PostgresStorage(relay_url, signing_key=key) as relay,
+    ):
+        yield host, relay
+
+
+def test_a_relay_with_a_role_of_its_own_delivers_what_hosts_write(
+    separated: tuple[PostgresStorage, PostgresStorage],
+) -> None:
+    host, own = separated
+    _work(host)
+    arrived: list[Event] = []
+
+    assert Relay(own, _into(arrived)).drain() == 1
+    assert [event.type for event in arrived] == ["work.idle"]
+
+
+def test_the_role_of_a_relay_reads_no_table(separated: tuple[PostgresStorage, PostgresStorage]) -> None:
+    host, own = separated
+    tenant = _work(host)
+
+    with pytest.raises(StorageError, match="permission denied"):
+        own.read_events(tenant)
+    with pytest.raises(StorageError, match="permission denied"):
+        own.create_tenant(slug="globex", name="Globex")
+
+
+def test_beside_it_the_role_of_hosts_cannot_do_what_a_relay_does(
+    separated: tuple[PostgresStorage, PostgresStorage],
+) -> None:
+    host, _ = separated
+
+    for forbidden in (Relay(host, _into([])).drain, Relay(host, _into([])).status, Relay(host, _into([])).redrive):
+        with pytest.raises(StorageError, match="permission denied"):
+            forbidden()
+
+
+def _into(arrived: list[Event]) -> CallbackPublisher:
+    return CallbackPublisher(arrived.append)
+
+
+def _work(storage: PostgresStorage) -> Tenant:
+    idle = create_action(name="idle", description="", handler=lambda data: Success(None))
+    service = create_service(name="work", description="", actions=[idle])
+    tenant = storage.create_tenant(slug="acme", name="Acme")
+    request = RequestContext(tenant=tenant, actor=Actor.human("ann"))
+    engine = create_action_engine(services=[service], storage=storage)
+    assert isinstance(engine.execute_action("work", "idle", {}, request), Success)
+    return tenant

@@ -1,0 +1,177 @@
+"""`actionengine relay ...`, as an operator runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cloudevents.core.formats.json import JSONFormat
+from cloudevents.core.v1.event import CloudEvent
+from examples.embedded_postgres import Database
+from returns.result import Success
+
+from actionengine import (
+    Actor,
+    CallbackPublisher,
+    Engine,
+    Event,
+    PostgresStorage,
+    PublishError,
+    Relay,
+    RequestContext,
+    SQLiteStorage,
+    Tenant,
+    create_action,
+    create_engine,
+    create_service,
+)
+from tests.migrations.test_command_line import Run, run
+
+__all__ = ["run"]
+
+
+class Host:
+    """A host with a database; `url` is what an operator calls it."""
+
+    def __init__(self, storage: PostgresStorage | SQLiteStorage, url: str) -> None:
+        self.storage = storage
+        self.url = url
+        action = create_action(name="tell", description="", handler=lambda data: Success(None))
+        service = create_service(name="desk", description="", actions=[action])
+        self.engine: Engine = create_engine(services=[service], storage=storage)
+        self.tenant: Tenant = storage.create_tenant(slug="acme", name="Acme")
+
+    def tell(self, **data: Any) -> None:
+        context = RequestContext(tenant=self.tenant, actor=Actor.human("ann"))
+        assert isinstance(self.engine.execute_action("desk", "tell", data, context), Success)
+
+    def bury(self) -> str:
+        """Make a dead letter of what there is; its event's id."""
+
+        def refuse(event: Event) -> None:
+            raise PublishError("nobody wants this", retry=False)
+
+        relay = Relay(self.storage, CallbackPublisher(refuse))
+        relay.drain()
+        (letter,) = relay.dead_letters()
+        return letter.event.id
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
+    storage: PostgresStorage | SQLiteStorage
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'host.db'}"
+        storage = SQLiteStorage(url)
+    else:
+        database: Database = request.getfixturevalue("fresh_postgres_database")
+        url = database.app_url
+        storage = PostgresStorage(url)
+    with storage:
+        yield Host(storage, url)
+
+
+def test_what_is_due_is_delivered_as_cloudevents(run: Run, host: Host) -> None:
+    host.tell(text="one")
+    host.tell(text="two")
+
+    done = run("relay", "run", "--publisher", "stdout:", "--url", host.url, "--drain")
+
+    assert (done.returncode, done.stderr) == (0, "delivered 2 events\n")
+    lines = done.stdout.splitlines()
+    events = [JSONFormat().read(CloudEvent, line.encode()) for line in lines]
+    assert [event.get_type() for event in events] == ["desk.tell", "desk.tell"]
+    assert [json.loads(line)["data"]["input"]["text"] for line in lines] == ["one", "two"]
+    assert {json.loads(line)["tenant"] for line in lines} == {str(host.tenant.id)}
+
+
+def test_a_relay_runs_until_it_is_told_to_stop(host: Host, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from actionengine.cli import main; main()", "relay", "run"]
+    relay = subprocess.Popen(
+        [*command, "--publisher", "stdout:", "--url", host.url, "--name", "r1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        assert relay.stdout is not None
+        for text in ("one", "two"):
+            host.tell(text=text)
+            assert json.loads(relay.stdout.readline())["data"]["input"] == {"text": text}
+        relay.send_signal(signal.SIGTERM)
+        _, errors = relay.communicate(timeout=30)
+    finally:
+        relay.kill()
+        relay.wait()
+    assert (relay.returncode, errors) == (0, "")
+
+
+def test_the_status_shows_what_there_is(run: Run, host: Host) -> None:
+    host.tell()
+    host.bury()
+    host.tell()
+
+    shown = run("relay", "status", "--url", host.url).stdout
+
+    assert "dead letters" in shown
+    row = next(line for line in shown.splitlines() if " s " in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")][:4] == ["1", "0", "1", "0"]
+    assert "no relay has told of itself" in shown
+
+
+def test_a_dead_letter_is_listed_skipped_and_redriven(run: Run, host: Host) -> None:
+    assert run("relay", "dead", "--url", host.url).stdout == "there are no dead letters\n"
+    host.tell(text="hard to deliver")
+    id = host.bury()
+
+    listed = run("relay", "dead", "--url", host.url).stdout
+    assert id in listed
+    assert "nobody wants this" in listed
+
+    skipped = run("relay", "skip", id, "--reason", "it is old", "--url", host.url)
+    assert skipped.stdout == "1 dead letters are skipped\n"
+    assert "skipped: it is old" in run("relay", "dead", "--url", host.url).stdout
+    assert run("relay", "redrive", "--all", "--url", host.url).stdout == "0 dead letters are tried again\n"
+
+    assert run("relay", "redrive", id, "--url", host.url).stdout == "1 dead letters are tried again\n"
+    done = run("relay", "run", "--publisher", "stdout:", "--url", host.url, "--drain")
+    assert json.loads(done.stdout)["id"] == id
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "--publisher", "carrier-pigeon://loft"), "carrier-pigeon"),
+        (("run", "--publisher", "no.such.module:publisher"), "no.such.module"),
+        (("redrive",), "event ids, or --all"),
+        (("skip", "not-an-id", "--reason", "x"), ""),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_a_line(run: Run, host: Host, arguments: tuple[str, ...], message: str) -> None:
+    done = run("relay", *arguments, "--url", host.url)
+
+    assert "Traceback" not in done.stderr
+    assert message in done.stderr
+    if message:
+        assert done.returncode == 1
+
+
+def test_a_publisher_that_the_host_has_written_is_found_beside_it(run: Run, host: Host, tmp_path: Path) -> None:
+    (tmp_path / "our_publishers.py").write_text(
+        "from actionengine import CallbackPublisher\n"
+        "def shouting():\n"
+        "    return CallbackPublisher(lambda event: print(event.type.upper(), flush=True))\n"
+    )
+    host.tell()
+
+    done = run("relay", "run", "--publisher", "our_publishers:shouting", "--url", host.url, "--drain")
+
+    assert (done.stdout, done.stderr) == ("DESK.TELL\n", "delivered 1 events\n")
