@@ -175,3 +175,37 @@ def test_a_publisher_that_the_host_has_written_is_found_beside_it(run: Run, host
     done = run("relay", "run", "--publisher", "our_publishers:shouting", "--url", host.url, "--drain")
 
     assert (done.stdout, done.stderr) == ("DESK.TELL\n", "delivered 1 events\n")
+
+
+def test_a_tenants_history_is_printed_as_cloudevents(run: Run, host: Host) -> None:
+    for number in range(3):
+        host.tell(number=number)
+
+    lines = run("events", "--tenant", "acme", "--url", host.url).stdout.splitlines()
+    assert [json.loads(line)["data"]["input"]["number"] for line in lines] == [0, 1, 2]
+    after = json.loads(lines[0])["sequence"].lstrip("0")
+    rest = run("events", "--tenant", "acme", "--after", after, "--type", "desk.tell", "--url", host.url).stdout
+    assert rest.splitlines() == lines[1:]
+    assert run("events", "--tenant", "acme", "--type", "other", "--url", host.url).stdout == ""
+    assert "there is no tenant 'globex'" in run("events", "--tenant", "globex", "--url", host.url).stderr
+
+
+def test_a_projection_is_rebuilt_from_the_command_line(run: Run, host: Host, tmp_path: Path) -> None:
+    (tmp_path / "boards.py").write_text(
+        "from actionengine import PostgresStorage, Projection, SQLiteStorage, create_engine\n"
+        f"url = {host.url!r}\n"
+        "storage = SQLiteStorage(url) if url.startswith('sqlite') else PostgresStorage(url)\n"
+        "engine = create_engine(services=[], storage=storage)\n"
+        "def apply(event, view):\n"
+        "    view.records().insert({'type': event.type}, event.id)\n"
+        "board = Projection(engine, name='board', apply=apply)\n"
+    )
+    for number in range(3):
+        host.tell(number=number)
+
+    done = run("projection", "rebuild", "boards:board", "--tenant", "acme", PYTHONWARNINGS="ignore")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "applied 3 events"), done.stderr
+    status = run("projection", "status", "boards:board", "--tenant", "acme", PYTHONWARNINGS="ignore").stdout
+    assert status.startswith("generation 2 is at position ")
+    assert status.endswith(", 0 events behind\n")
+    assert "cannot be found" in run("projection", "status", "boards:nothing", "--tenant", "acme").stderr

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actionengine.cli.common import SigningKey, Url, dialect_of, fail, is_missing, owner, storage_at, told
+from actionengine.cli.events import events, projection
 from actionengine.cli.relay import relay
 from actionengine.storage.sql.migrations import HEAD, schema_version, sign, unsign, upgrade, upgrade_sql
 from actionengine.storage.sqlite.storage import SQLiteStorage
@@ -22,6 +23,8 @@ app.add_typer(db, name="db")
 app.add_typer(tenant, name="tenant")
 app.add_typer(keys, name="keys")
 app.add_typer(relay, name="relay")
+app.add_typer(projection, name="projection")
+app.command()(events)
 
 
 @app.callback()

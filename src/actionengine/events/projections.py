@@ -111,7 +111,7 @@ class Projection:
             if not callable(function):
                 raise ConfigurationError(f"the projection {name!r} takes functions, not {function!r}")
         self._engine = engine
-        self._storage = engine.storage
+        self.storage = engine.storage
         self._apply = apply
         self._discard = discard
         self._types = type_names(types)
@@ -264,7 +264,7 @@ class Projection:
         return found
 
     async def _all_tenants(self, mode: Mode) -> Sequence[Tenant]:
-        return self._storage.list_tenants() if mode == "sync" else await self._storage.list_tenants_async()
+        return self.storage.list_tenants() if mode == "sync" else await self.storage.list_tenants_async()
 
     # Rebuilding
 
@@ -438,7 +438,7 @@ class Projection:
     # What it reads
 
     async def _checkpoint(self, tenant: Tenant, id: str, mode: Mode) -> Checkpoint:
-        unit_of_work = self._storage.unit_of_work(tenant, "", mode, read_only=True)
+        unit_of_work = self.storage.unit_of_work(tenant, "", mode, read_only=True)
         try:
             record = await unit_of_work.records(CHECKPOINTS).get(id)
         finally:
@@ -448,8 +448,8 @@ class Projection:
     async def _page(self, tenant: Tenant, after: int, mode: Mode, limit: int | None = None) -> Sequence[StoredEvent]:
         options: Any = {"after": after, "limit": limit or self._batch_size, "types": self._types}
         if mode == "sync":
-            return self._storage.read_events(tenant, **options)
-        return await self._storage.read_events_async(tenant, **options)
+            return self.storage.read_events(tenant, **options)
+        return await self.storage.read_events_async(tenant, **options)
 
     async def _count(self, tenant: Tenant, after: int, most: int | None, mode: Mode) -> int:
         number = 0

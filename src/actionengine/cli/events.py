@@ -1,0 +1,82 @@
+"""`actionengine events` and `actionengine projection ...`: read a tenant's history, and make what was derived anew."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from returns.result import Failure
+
+from actionengine.cli.common import SigningKey, Url, fail, storage_at, told
+from actionengine.context import Tenant
+from actionengine.driving import drive
+from actionengine.events.cloudevents import to_structured
+from actionengine.events.progress import progress_bar
+from actionengine.events.projections import Projection
+from actionengine.events.replay import replay
+from actionengine.storage.port import Storage
+
+projection = typer.Typer(no_args_is_help=True, help="Views that are made of events.")
+
+Slug = Annotated[str, typer.Option("--tenant", help="The tenant's slug.")]
+Named = Annotated[str, typer.Argument(help="module:attribute of a Projection.", metavar="PROJECTION")]
+
+
+def events(
+    url: Url,
+    tenant: Slug,
+    type: Annotated[list[str] | None, typer.Option(help="Only events of this type; more than once for more.")] = None,
+    after: Annotated[int, typer.Option(help="Those after this position.")] = 0,
+    signing_key: SigningKey = None,
+) -> None:
+    """Print a tenant's events in commit order, each as a line of JSON: a CloudEvent."""
+    with told(), storage_at(url, signing_key) as storage:
+        for event in replay(storage, _tenant(storage, tenant), types=type or None, after=after):
+            print(to_structured(event, "actionengine")[1].decode())
+
+
+@projection.command()
+def rebuild(name: Named, tenant: Slug) -> None:
+    """Make a projection anew beside the live one, and switch. Interrupted, it goes on where it was."""
+    with told():
+        found = _projection(name)
+        with progress_bar(f"{found.name} of {tenant}") as show:
+            answer = found.rebuild(_tenant(found.storage, tenant), show)
+    if isinstance(answer, Failure):
+        fail(str(answer.failure()))
+    print(f"applied {answer.unwrap()} events")
+
+
+@projection.command()
+def status(name: Named, tenant: Slug) -> None:
+    """Print how far a projection is."""
+    with told():
+        found = _projection(name)
+        answer = found.status(_tenant(found.storage, tenant))
+    if isinstance(answer, Failure):
+        fail(str(answer.failure()))
+    known = answer.unwrap()
+    rebuilding = "" if known.rebuilding is None else f", a rebuild is at position {known.rebuilding}"
+    print(f"generation {known.generation} is at position {known.position}, {known.lag} events behind{rebuilding}")
+
+
+def _tenant(storage: Storage, slug: str) -> Tenant:
+    found = drive(storage.find_tenant(slug, "sync"))
+    if found is None:
+        fail(f"there is no tenant {slug!r}")
+    return found
+
+
+def _projection(name: str) -> Projection:
+    module, separator, attribute = name.partition(":")
+    # The module may be beside the operator.
+    sys.path.insert(0, "")
+    try:
+        found: Any = getattr(import_module(module), attribute) if separator else None
+    except (ImportError, AttributeError) as error:
+        fail(f"{name} cannot be found: {error}")
+    if not isinstance(found, Projection):
+        fail(f"{name} is no Projection: give module:attribute")
+    return found
