@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from actionengine.events.publisher import CallbackPublisher, Publisher, PublishError, PublisherUnavailable
     from actionengine.events.relay import Relay
     from actionengine.events.replay import follow, follow_async, replay, replay_async
+    from actionengine.events.stdout import StdoutPublisher
     from actionengine.events.subscriptions import Subscriptions
     from actionengine.events.views import AsyncLiveRecords, LiveRecords, View
     from actionengine.masking import Sensitive
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from actionengine.storage.memory import InMemoryStorage
     from actionengine.storage.port import (
         AsyncRecords,
+        DeadLetter,
+        OutboxStatus,
         Record,
         SerializationFailure,
         Storage,
@@ -82,6 +85,7 @@ __all__ = [
     "Authorizer",
     "CallbackPublisher",
     "ConfigurationError",
+    "DeadLetter",
     "Decision",
     "DuplicateActionWarning",
     "Engine",
@@ -98,6 +102,7 @@ __all__ = [
     "Inbox",
     "Limits",
     "LiveRecords",
+    "OutboxStatus",
     "PipelineResult",
     "Projection",
     "ProjectionStatus",
@@ -116,6 +121,7 @@ __all__ = [
     "Service",
     "ServiceSummary",
     "StaticAuthorizer",
+    "StdoutPublisher",
     "Storage",
     "StorageError",
     "StorageUnavailable",
@@ -184,8 +190,11 @@ _NAMES = {
     "actionengine.masking": ("Sensitive",),
     "actionengine.payload": ("Limits",),
     "actionengine.storage.memory": ("InMemoryStorage",),
+    "actionengine.events.stdout": ("StdoutPublisher",),
     "actionengine.storage.port": (
         "AsyncRecords",
+        "DeadLetter",
+        "OutboxStatus",
         "Record",
         "SerializationFailure",
         "Storage",

@@ -27,15 +27,21 @@ SigningKey = Annotated[
 ]
 
 
-def storage_at(url: str, signing_key: str | None) -> SQLStorage:
-    """The storage in a database."""
+def storage_at(url: str, signing_key: str | None, behind_pooler: bool = False) -> SQLStorage:
+    """The storage in a database, perhaps behind a pooler that lends connections for a transaction only."""
     if is_missing(url):
         fail(f"there is no file {make_url(url).database!r}: run `actionengine db upgrade` first")
     if dialect_of(url) == "sqlite":
         return SQLiteStorage(url)
     from actionengine.storage.postgres.storage import PostgresStorage
 
-    return PostgresStorage(url, signing_key=signing_key, allow_strong_role=True)
+    return PostgresStorage(
+        url,
+        signing_key=signing_key,
+        allow_strong_role=True,
+        listens=not behind_pooler,
+        prepared_statements=not behind_pooler,
+    )
 
 
 def is_missing(url: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from actionengine.cli.common import SigningKey, Url, fail, storage_at, told
 from actionengine.driving import drive
@@ -40,20 +40,28 @@ def run(
     batch_size: Annotated[int, typer.Option(help="Events that are taken at once.")] = 500,
     publish_timeout: Annotated[float, typer.Option(help="Seconds that a call of the publisher may take.")] = 10.0,
     max_attempts: Annotated[int, typer.Option(help="Failed attempts that make a dead letter.")] = 12,
+    first_backoff: Annotated[float, typer.Option(help="Seconds before the second attempt; then twice as long.")] = 0.5,
+    longest_backoff: Annotated[float, typer.Option(help="Seconds between two attempts at most.")] = 300.0,
     poll_interval: Annotated[float, typer.Option(help="Seconds between looks at the outbox.")] = 5.0,
+    behind_pooler: Annotated[
+        bool,
+        typer.Option("--behind-pooler", help="The pooler lends connections for a transaction only."),
+    ] = False,
     name: Annotated[str | None, typer.Option(help="As `relay status` shows it.")] = None,
     drain: Annotated[bool, typer.Option("--drain", help="Deliver what is due, and end.")] = False,
 ) -> None:
     """Deliver events until SIGINT or SIGTERM; then what is under way is finished first. Run as many as you like."""
     # `module:attribute` may be beside the operator.
     sys.path.insert(0, "")
-    with told(), storage_at(url, signing_key) as storage:
+    with told(), storage_at(url, signing_key, behind_pooler) as storage:
         worker = Relay(
             storage,
             publisher_at(publisher),
             batch_size=batch_size,
             publish_timeout=publish_timeout,
             max_attempts=max_attempts,
+            first_backoff=first_backoff,
+            longest_backoff=longest_backoff,
             poll_interval=poll_interval,
             name=name,
         )
@@ -124,7 +132,8 @@ def _counts(found: OutboxStatus) -> Table:
 
 
 def _relays(found: OutboxStatus) -> Table:
-    table = Table("relay", "publisher", "delivered", "failed", "events/s", "seen", "trouble")
+    names = ("relay", "publisher", "delivered", "failed", "events/s", "seen", "trouble")
+    table = Table(*(Column(name, overflow="fold") for name in names))
     now = datetime.now(UTC)
     for beat in found.relays:
         seen = f"{max(0.0, (now - beat.seen_at).total_seconds()):.0f} s ago"
@@ -134,7 +143,9 @@ def _relays(found: OutboxStatus) -> Table:
 
 
 def _letters(letters: Iterable[DeadLetter]) -> Table:
-    table = Table("event", "type", "subject", "tenant", "attempts", "since", "reason")
+    # An id is there to be copied.
+    columns = (Column(name, overflow="fold") for name in ("type", "subject", "tenant", "attempts", "since", "reason"))
+    table = Table(Column("event", no_wrap=True, min_width=36), *columns)
     for letter in letters:
         event = letter.event
         since = letter.since.isoformat(timespec="seconds")

@@ -28,7 +28,10 @@ Subject = tuple[UUID, str]
 Item = tuple[PendingEvent, Event]
 
 _REMEMBERED = 10_000
-"""Events of which is remembered that a call with them did not end."""
+"""Events of which is remembered how often they could not be delivered without that being counted."""
+
+_LONGEST_UNCOUNTED = 30.0
+"""Seconds that an event waits at most after an attempt that is not counted."""
 
 _LONGEST_REASON = 2000
 """Characters of the reason that a dead letter keeps."""
@@ -58,11 +61,12 @@ class Retries:
         pause = min(self._longest, self._first * 2.0 ** min(attempts - 1, 60))
         return pause * random.uniform(0.5, 1.0)
 
-    def failed(self, pending: PendingEvent, error: PublishError) -> FailedDelivery:
-        """A failed attempt: with a next one, or a dead letter."""
+    def failed(self, pending: PendingEvent, error: PublishError, postponed: int = 0) -> FailedDelivery:
+        """A failed attempt: with a next one, or a dead letter. `postponed` is how many before were not counted."""
         reason = str(error)[:_LONGEST_REASON]
         if isinstance(error, PublisherUnavailable):
-            return FailedDelivery(pending, reason, self.after(pending.attempts + 1), counts=False)
+            pause = min(_LONGEST_UNCOUNTED, self.after(pending.attempts + postponed + 1))
+            return FailedDelivery(pending, reason, pause, counts=False)
         attempts = pending.attempts + 1
         is_last = not error.retry or attempts >= self.most
         return FailedDelivery(pending, reason, None if is_last else self.after(attempts))
@@ -79,6 +83,7 @@ class Deliverer:
         self._retries = retries
         self._event_types = event_types
         self._hangs: dict[str, int] = {}
+        self._postponed: dict[str, int] = {}
 
     async def deliver(
         self, batch: Sequence[PendingEvent], world: World, may_go_on: Callable[[], Awaitable[bool]]
@@ -154,26 +159,42 @@ class Deliverer:
                 if error is None:
                     delivery.delivered.append(item)
                     self._hangs.pop(item[1].id, None)
+                    self._postponed.pop(item[1].id, None)
                 else:
-                    delivery.failed.append(self._retries.failed(item[0], _reason(error)))
+                    delivery.failed.append(self._failed(item[0], _reason(error)))
         elif isinstance(answer, TimeoutError):
             self._note_hang(items, delivery)
         elif isinstance(answer, PublisherUnavailable):
             delivery.outage = answer
         else:
-            delivery.failed += [self._retries.failed(pending, _reason(answer)) for pending, _ in items]
+            delivery.failed += [self._failed(pending, _reason(answer)) for pending, _ in items]
 
     def _note_hang(self, items: Sequence[Item], delivery: Delivery) -> None:
         for _, event in items:
-            while len(self._hangs) >= _REMEMBERED:
-                del self._hangs[next(iter(self._hangs))]
-            self._hangs[event.id] = self._hangs.get(event.id, 0) + 1
+            _count(self._hangs, event.id)
         reason = f"the publisher did not end within {self._timeout:g} s"
         if not delivery.delivered:
             delivery.outage = PublisherUnavailable(reason)
             return
         error = PublishError(reason) if len(items) == 1 else PublisherUnavailable(reason)
-        delivery.failed += [self._retries.failed(pending, error) for pending, _ in items]
+        delivery.failed += [self._failed(pending, error) for pending, _ in items]
+
+    def _failed(self, pending: PendingEvent, error: PublishError) -> FailedDelivery:
+        id = pending.event.id
+        failure = self._retries.failed(pending, error, self._postponed.get(id, 0))
+        if failure.counts:
+            self._postponed.pop(id, None)
+        else:
+            _count(self._postponed, id)
+        return failure
+
+
+def _count(numbers: dict[str, int], id: str) -> None:
+    """Count something that has happened to an event."""
+    number = numbers.pop(id, 0)
+    while len(numbers) >= _REMEMBERED:
+        del numbers[next(iter(numbers))]
+    numbers[id] = number + 1
 
 
 def _is_hang(answer: object) -> bool:

@@ -19,7 +19,8 @@ _BATCH_SIZE = 100
 class Fanout:
     """Gives each event to all of several publishers.
 
-    An event is delivered once each of them has it. Which one has had it already is remembered while another one has
+    An event is delivered once each of them has it. Where a call has delivered none, for a member was unavailable, the
+    relay waits. Which one has had it already is remembered while another one has
     not, so that a further attempt repeats nothing; in this process's memory, so that a restart may.
 
     Each member gets batches of its own `batch_size`, and so many at once as its `concurrency` says; a `def publish`
@@ -57,10 +58,14 @@ class Fanout:
         for event in events:
             if event.id not in failures:
                 self._had.pop(event.id, None)
-        return {
+        told = {
             id: combined([failed[member] for member in self._members if member in failed])
             for id, failed in failures.items()
         }
+        if len(told) == len(events) and all(isinstance(failure, PublisherUnavailable) for failure in told.values()):
+            # Nothing goes through: the relay had better wait than try one event after the other.
+            raise PublisherUnavailable(next(iter(told.values())).args[0])
+        return told
 
     async def _give(
         self, member: _Member, events: Sequence[Event], failures: dict[str, dict[_Member, PublishError]]

@@ -91,8 +91,8 @@ class Relay:
     def run(self) -> None:
         """Deliver events until `stop` is called, which another thread or a signal handler does.
 
-        Whatever the publisher or the storage does, it is logged and tried again. Raises `ConfigurationError` where the
-        publisher or the storage cannot work at all.
+        A publisher or a storage that is out of reach is logged and tried again. Raises `ConfigurationError` and
+        `StorageError` where one of them cannot work at all: no schema, no grants, no signing key.
         """
         drive(self._work("sync", ends=False))
 

@@ -13,13 +13,20 @@ from time import monotonic
 
 from uuid_utils.compat import uuid7
 
-from actionengine.errors import ConfigurationError
+from actionengine.errors import ActionException, ConfigurationError
 from actionengine.events.calls import call
 from actionengine.events.delivery import Deliverer, Delivery
 from actionengine.events.metrics import RelayMetrics
 from actionengine.events.publisher import Publisher, PublishError, PublisherUnavailable
 from actionengine.events.worlds import World
-from actionengine.storage.port import Outbox, PendingEvent, RelayBeat, StorageError
+from actionengine.storage.port import (
+    Outbox,
+    PendingEvent,
+    RelayBeat,
+    SerializationFailure,
+    StorageError,
+    StorageUnavailable,
+)
 from actionengine.storage.signals import Signal
 
 logger = logging.getLogger("actionengine")
@@ -33,6 +40,9 @@ _LEEWAY = 10.0
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 15.0
 """Seconds after which a publisher or a storage that was out of reach is tried again."""
+
+_PASSING = (PublishError, StorageUnavailable, SerializationFailure, ActionException)
+"""What another try may find mended; a database's refusal of a statement that took too long is an `ActionException`."""
 
 _PROBE = 10
 """Events that are tried first after an outage."""
@@ -97,7 +107,7 @@ class Shift:
                         break
                     await self._outbox.wait(self._settings.poll_interval)
                     await self._beat()
-            except (PublishError, StorageError) as error:
+            except _PASSING as error:
                 if ends:
                     raise
                 await self._recover(error)
@@ -205,7 +215,7 @@ class Shift:
             rate,
             self._error,
         )
-        with suppress(StorageError):
+        with suppress(StorageError, ActionException):
             await self._outbox.beat(beat)
             if self._metrics.is_on:
                 self._metrics.gauge(await self._outbox.status())

@@ -21,6 +21,7 @@ from actionengine.storage.port import (
     RelayBeat,
     StorageUnavailable,
 )
+from actionengine.storage.records import event_id
 from actionengine.storage.signals import Signal
 
 Lane = tuple[UUID, str]
@@ -218,8 +219,9 @@ class MemoryOutbox:
     async def redrive(self, ids: Sequence[str] | None = None) -> int:
         """Try dead letters again."""
         queues = self._queues
+        named = None if ids is None else list(map(event_id, ids))
         with queues.lock:
-            wanted = [id for id, entry in queues.dead.items() if not entry.skipped] if ids is None else ids
+            wanted = [id for id, entry in queues.dead.items() if not entry.skipped] if named is None else named
             entries = [queues.dead.pop(id) for id in dict.fromkeys(wanted) if id in queues.dead]
             for entry in entries:
                 entry.attempts, entry.since = 0, None
@@ -235,8 +237,9 @@ class MemoryOutbox:
     async def skip(self, ids: Sequence[str], reason: str) -> int:
         """Give up dead letters."""
         queues = self._queues
+        named = list(map(event_id, ids))
         with queues.lock:
-            entries = [queues.dead[id] for id in dict.fromkeys(ids) if id in queues.dead]
+            entries = [queues.dead[id] for id in dict.fromkeys(named) if id in queues.dead]
             entries = [entry for entry in entries if not entry.skipped]
             for entry in entries:
                 entry.skipped = True

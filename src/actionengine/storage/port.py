@@ -330,7 +330,7 @@ class Outbox(Protocol):
     async def settle(self, delivered: Sequence[PendingEvent], failed: Sequence[FailedDelivery]) -> None:
         """Forget what was delivered, note what failed, and give back the rest of what was taken.
 
-        Raises `StorageUnavailable`, also where the lease is over: then it may be delivered again.
+        Raises `StorageUnavailable`, and may do so where the lease is over: then it may be delivered again.
         """
 
     async def give_back(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
+from uuid import UUID
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
@@ -76,6 +77,14 @@ def check_id(collection: str, id: str) -> None:
     """Raises `ActionException(invalid_input)` for an id that is not a text of 1 to 255 characters."""
     if not isinstance(id, str) or not 0 < len(id) <= 255 or sendable(id) != id:
         raise failing(ErrorCode.INVALID_INPUT, f"an id in {collection!r} is a text of 1 to 255 characters in UTF-8")
+
+
+def event_id(text: str) -> str:
+    """The id of an event, as it is stored. Raises `ActionException(invalid_input)` for a text that is none."""
+    try:
+        return str(UUID(text))
+    except (ValueError, TypeError, AttributeError):
+        raise failing(ErrorCode.INVALID_INPUT, f"{text!r} is no id of an event") from None
 
 
 def taken(collection: str, id: str) -> ActionException:

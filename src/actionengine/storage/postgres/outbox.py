@@ -14,14 +14,12 @@ from contextlib import suppress
 from datetime import UTC
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import UUID
 
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 from sqlalchemy import Engine
 from sqlalchemy.pool import PoolProxiedConnection
 
-from actionengine.errors import ErrorCode, failing
 from actionengine.storage.port import (
     DeadLetter,
     FailedDelivery,
@@ -34,6 +32,8 @@ from actionengine.storage.port import (
 from actionengine.storage.postgres.driver import Driver, Row, Statement, milliseconds
 from actionengine.storage.postgres.errors import is_lost
 from actionengine.storage.postgres.rows import array, event_row
+from actionengine.storage.records import event_id
+from actionengine.storage.signals import Signal
 from actionengine.storage.sql.pools import pool_of
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ _HEADWAY = 0.02
 """Seconds between two looks at events that another relay is delivering."""
 
 _WITHOUT_LOCK = 0.25
-"""Seconds between two looks where another relay holds the lock of who sleeps."""
+"""Seconds between two looks where writers do not notify this relay: another one holds the lock of who sleeps."""
 
 
 class PostgresOutbox:
@@ -80,6 +80,7 @@ class PostgresOutbox:
         self._woken = False
         self._taking: tuple[Engine, PoolProxiedConnection] | None = None
         self._listening: PoolProxiedConnection | None = None
+        self._polling: Signal | None = None
 
     async def take(self, limit: int, lease: float) -> Sequence[PendingEvent]:
         """Take what is due."""
@@ -101,13 +102,16 @@ class PostgresOutbox:
     async def wait(self, seconds: float) -> None:
         """Wait until there may be something to take."""
         try:
-            await self._run(self._wait, seconds)
+            await (self._run(self._wait, seconds) if self._storage.listens else self._poll(seconds))
         finally:
             self._woken = False
 
     def wake(self) -> None:
         """End the waiting now."""
         self._woken = True
+        polling = self._polling
+        if polling is not None:
+            polling.set()
 
     async def beat(self, beat: RelayBeat) -> None:
         """Let others know of this relay."""
@@ -121,7 +125,7 @@ class PostgresOutbox:
 
     async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
         """Dead letters and skipped events, by event id."""
-        rows = await self._ask("relay", DEAD_LETTERS, _event_id(after) if after is not None else None, limit)
+        rows = await self._ask("relay", DEAD_LETTERS, event_id(after) if after is not None else None, limit)
         return [
             DeadLetter(event_row(event), attempts, reason, dead_at.astimezone(UTC), skipped)
             for attempts, reason, dead_at, skipped, *event in rows
@@ -129,13 +133,13 @@ class PostgresOutbox:
 
     async def redrive(self, ids: Sequence[str] | None = None) -> int:
         """Try dead letters again."""
-        wanted = None if ids is None else array(map(_event_id, ids))
+        wanted = None if ids is None else array(map(event_id, ids))
         ((changed,),) = await self._ask("redrive", REDRIVE, wanted)
         return int(changed)
 
     async def skip(self, ids: Sequence[str], reason: str) -> int:
         """Give up dead letters."""
-        ((changed,),) = await self._ask("skip", SKIP, array(map(_event_id, ids)), reason)
+        ((changed,),) = await self._ask("skip", SKIP, array(map(event_id, ids)), reason)
         return int(changed)
 
     async def close(self) -> None:
@@ -143,6 +147,16 @@ class PostgresOutbox:
         await self.give_back()
         with suppress(Exception):
             await self._run(self._stop_listening)
+
+    async def _poll(self, seconds: float) -> None:
+        """Wait without a connection that listens: writers notify nobody."""
+        ((next_due,),) = await self._ask("relay", NEXT)
+        if next_due is not None:
+            seconds = min(seconds, max(float(next_due), _HEADWAY))
+        signal = self._polling = Signal(self._mode)
+        if not self._woken:
+            await signal.wait(min(seconds, _WITHOUT_LOCK))
+        self._polling = None
 
     # In the world of the storage
 
@@ -233,7 +247,7 @@ class PostgresOutbox:
     def _wait(self, seconds: float) -> None:
         until = monotonic() + seconds
         try:
-            has_lock = self._storage.listens and self._go_to_sleep()
+            has_lock = self._go_to_sleep()
             ((next_due,),) = self._storage._query(self._mode, NEXT, (self._storage._signature("relay"),))
             if next_due is not None:
                 until = min(until, monotonic() + max(float(next_due), _HEADWAY))
@@ -277,13 +291,6 @@ def _close(pooled: PoolProxiedConnection) -> None:
     with suppress(Exception):
         pooled.invalidate()
         pooled.close()
-
-
-def _event_id(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise failing(ErrorCode.INVALID_INPUT, f"{text!r} is no id of an event") from None
 
 
 _BEATS = TypeAdapter(list[RelayBeat])

@@ -28,6 +28,7 @@ from actionengine.storage.port import (
     StorageError,
     StorageUnavailable,
 )
+from actionengine.storage.records import event_id
 from actionengine.storage.signals import Signal
 from actionengine.storage.sqlite.statements import (
     BEAT,
@@ -168,11 +169,11 @@ class SQLiteOutbox:
         """Try dead letters again."""
         if ids is None:
             return await self._change(REDRIVE_ALL, ())
-        return await self._change(REDRIVE, (to_json(ids).decode(),))
+        return await self._change(REDRIVE, (to_json(list(map(event_id, ids))).decode(),))
 
     async def skip(self, ids: Sequence[str], reason: str) -> int:
         """Give up dead letters."""
-        return await self._change(SKIP, (f"; skipped: {reason}", to_json(ids).decode()))
+        return await self._change(SKIP, (f"; skipped: {reason}", to_json(list(map(event_id, ids))).decode()))
 
     async def close(self) -> None:
         """Give back what this object holds."""

@@ -161,7 +161,8 @@ WHERE o.dead_at IS NULL AND (o.due_at IS NULL OR o.due_at <= ?)
     AND NOT EXISTS (
         SELECT 1
         FROM main.ae_outbox held
-        WHERE held.lane = o.lane AND held.position < o.position AND NOT held.skipped
+        WHERE held.lane = o.lane AND held.tenant_id = o.tenant_id AND held.position < o.position
+            AND NOT held.skipped
             AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL)
             AND (held.dead_at IS NOT NULL OR held.due_at > ?)
     )

@@ -7,7 +7,7 @@ GRANT USAGE ON SCHEMA public TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON public.ae_documents TO {role};
 GRANT SELECT, INSERT, UPDATE ON public.ae_idempotency_keys TO {role};
 GRANT SELECT, INSERT ON public.ae_action_log, public.ae_action_log_subjects, public.ae_events TO {role};
-GRANT SELECT, INSERT ON public.ae_outbox TO {role};
+GRANT SELECT, INSERT (tenant_id, position, lane) ON public.ae_outbox TO {role};
 GRANT SELECT ON SEQUENCE public.ae_event_position TO {role};
 GRANT SELECT ON public.ae_schema TO {role};
 GRANT EXECUTE ON FUNCTION public.ae_signed(text, text), public.ae_is_deleted(uuid) TO {role};

@@ -374,7 +374,8 @@ LANGUAGE sql STABLE AS $$
     WHERE (o.lane & 63) = partition AND o.dead_at IS NULL AND (o.due_at IS NULL OR o.due_at <= now())
         AND NOT EXISTS (
             SELECT FROM public.ae_outbox held
-            WHERE held.lane = o.lane AND held.position < o.position AND NOT held.skipped
+            WHERE held.lane = o.lane AND held.tenant_id = o.tenant_id AND held.position < o.position
+                AND NOT held.skipped
                 AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL)
                 AND (held.dead_at IS NOT NULL OR held.due_at > now())
         )
@@ -497,7 +498,7 @@ BEGIN
     RETURN QUERY
         SELECT counted.pending, counted.waiting, counted.dead, counted.skipped,
             (
-                SELECT e.occurred_at
+                SELECT min(e.occurred_at)
                 FROM public.ae_outbox o
                 JOIN public.ae_events e ON e.tenant_id = o.tenant_id AND e.position = o.position
                 WHERE o.position = counted.first
