@@ -14,12 +14,16 @@ from rich.table import Table
 from benchmarks import (
     bare_pipeline,
     boot,
+    event_cost,
     full_pipeline,
     governed_peers,
     governed_postgres,
     idle_memory,
     import_time,
     log_growth,
+    relay_drain,
+    relay_latency,
+    relay_relays,
     routing,
 )
 from benchmarks.report import Row, amount
@@ -34,6 +38,10 @@ BENCHMARKS: Mapping[str, Callable[..., list[Row]]] = {
     "governed_peers": governed_peers.run,
     "log_growth": log_growth.run,
     "idle_memory": idle_memory.run,
+    "relay_drain": relay_drain.run,
+    "relay_relays": relay_relays.run,
+    "relay_latency": relay_latency.run,
+    "event_cost": event_cost.run,
 }
 
 _WIDTH = 140

@@ -36,8 +36,9 @@ INSERT INTO bench_refunds (tenant_id, id, version, data)
 VALUES (%s, %s, %s, %s)
 """
 _EVENT = """
-INSERT INTO hand_events (id, tenant_id, type, subject, payload, action, action_id, actor_type, actor_id, occurred_at)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+INSERT INTO hand_events (id, tenant_id, type, subject, payload, action, action_id, actor_type, actor_id, occurred_at,
+    version)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, 1)
 """
 _LOG = """
 INSERT INTO hand_log (id, tenant_id, actor_type, actor_id, source, action, subjects, input, output, outcome, decision,

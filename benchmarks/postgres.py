@@ -43,6 +43,9 @@ REFUNDS = Table(
 )
 """A host's own table, which the variants with SQL of the host's write to."""
 
+MORE_EVENTS = (2, 5)
+"""Events of the actions `refund_2` and `refund_5`; the others emit one."""
+
 _NUMBERS = count()
 
 Outcome = Result[dict[str, object], ActionError]
@@ -118,6 +121,7 @@ def _actions() -> list[Action]:
         "refund_async": refund_async,
         "refund_core": refund_core,
         "refund_core_async": refund_core_async,
+        **{f"refund_{events}": _refund_with(events) for events in MORE_EVENTS},
     }
     return [
         create_action(
@@ -142,6 +146,15 @@ async def refund_async(data: Refund, ctx: ActionContext) -> Outcome:
     """The same."""
     record = await ctx.async_records("refunds").insert({"job": data.job, "amount": data.amount})
     return _refunded(data, ctx, record.id)
+
+
+def _refund_with(events: int) -> Handler:
+    def handler(data: Refund, ctx: ActionContext) -> Outcome:
+        for number in range(1, events):
+            ctx.emit("payments.noted", {"job": data.job, "amount": data.amount}, subject=f"jobs/{data.job}/{number}")
+        return refund(data, ctx)
+
+    return handler
 
 
 def refund_core(data: Refund, ctx: ActionContext) -> Outcome:

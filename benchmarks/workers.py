@@ -1,11 +1,15 @@
-"""Workers that call at once: threads, or tasks of one event loop."""
+"""Workers that call at once: threads, tasks of one event loop, or processes."""
 
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from time import perf_counter
+from typing import Any
 
 from benchmarks.timing import Call, settled
 
@@ -59,3 +63,31 @@ async def in_tasks(workers: Sequence[AsyncCall], calls: int) -> float:
         await asyncio.gather(*(work(call) for call in workers))
         taken = perf_counter() - started
     return taken / (calls * len(workers))
+
+
+@contextmanager
+def in_process(make: Callable[..., Callable[[Any], object]], *arguments: Any) -> Iterator[Connection]:
+    """A process of its own, with what `make(*arguments)` gives there: it is called with each object that is sent to the
+    connection, and what it returns is sent back."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, make, arguments), daemon=True)
+    process.start()
+    there.close()
+    try:
+        here.recv()
+        yield here
+    finally:
+        here.close()
+        process.join()
+
+
+def _serve(connection: Connection, make: Callable[..., Callable[[Any], object]], arguments: tuple[Any, ...]) -> None:
+    call = make(*arguments)
+    connection.send("ready")
+    while True:
+        try:
+            asked = connection.recv()
+        except EOFError:
+            return
+        connection.send(call(asked))

@@ -5,10 +5,8 @@ The story is the same on SQLite and on PostgreSQL; PostgreSQL has a chapter more
 
 import argparse
 import io
-import json
 import logging
 import os
-import re
 import sqlite3
 import sys
 import tempfile
@@ -18,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic_core import to_json, to_jsonable_python
+from pydantic_core import to_json
 from returns.result import Result, Success
 from rich import box
 from rich.console import Console
@@ -41,10 +39,11 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from examples.field_service.app import TENANTS, HostStorage, open_storage
+from examples.demo_events import tell_of_events
+from examples.field_service.app import HostStorage, create_business, open_storage
 from examples.field_service.db.tables import CustomerRow, create_tables
-from examples.field_service.seed import seed_tenant
 from examples.field_service.services.config import services
+from examples.short import short, short_ids
 
 _COLOURS = {
     "succeeded": "green",
@@ -155,15 +154,15 @@ class Story:
         result = self.engine.execute_action(service, action, payload, context)
         who = f"[bold]{actor.id}[/] [dim]({actor.type}, {tenant.slug})[/]"
         asked = Text.from_markup(f"{who} → [bold cyan]{name}[/]")
-        given = Text.from_markup(f"[dim]{_short(payload)}[/]")
+        given = Text.from_markup(f"[dim]{short(payload)}[/]")
         fits = asked.cell_len + 1 + given.cell_len <= self.console.width
         self.console.print(asked, given, sep=" " if fits else "\n   ", highlight=False)
         if isinstance(result, Success):
-            self.line(f"[green]✔[/] {_short(show(result.unwrap()))}")
+            self.line(f"[green]✔[/] {short(show(result.unwrap()))}")
         else:
             error = result.failure()
             colour = "yellow" if error.code == "approval_required" else "red"
-            self.line(f"[{colour}]✘ {error.code}[/] {_short_ids(error.message)}")
+            self.line(f"[{colour}]✘ {error.code}[/] {short_ids(error.message)}")
         return result
 
     def line(self, text: str) -> None:
@@ -196,8 +195,8 @@ def main() -> None:
 
 
 def _tell(console: Console, place: Place, storage: HostStorage, traces: Traces) -> None:
-    engine = create_engine(services=[*services, imports], storage=storage)
-    acme, globex = (seed_tenant(engine, storage, slug, name) for slug, name in TENANTS.items())
+    engine = create_business(storage, imports)
+    acme, globex = (engine.resolve_tenant(slug).unwrap() for slug in ("acme", "globex"))
     story = Story(console, engine)
     carla, maria = Actor.human("carla"), Actor.human("maria")
     bot, nightly = Actor.ai("helper-bot"), Actor.workflow("nightly")
@@ -223,7 +222,7 @@ def _tell(console: Console, place: Place, storage: HostStorage, traces: Traces) 
     paid = story.execute(acme, maria, "jobs.complete_and_capture", done, key="capture-1")
     payment_id = paid.unwrap().id
     on_record = _log(engine, acme, action="jobs.complete_and_capture")[0].input
-    story.line(f"[dim]on the record, the card is masked: {_short(on_record)}[/]")
+    story.line(f"[dim]on the record, the card is masked: {short(on_record)}[/]")
 
     story.chapter("A CSR refunds 50; the network drops the answer, so the client tries again")
     refund = {"payment_id": payment_id, "amount": 5_000}
@@ -277,6 +276,7 @@ def _tell(console: Console, place: Place, storage: HostStorage, traces: Traces) 
     console.print(_log_table(engine, acme))
     story.chapter("What is to be published: the events, in order")
     console.print(_event_table(storage, acme))
+    tell_of_events(story, storage, acme)
 
 
 def _refund_and_die(url: str, key: str, refund: dict[str, Any]) -> None:
@@ -308,7 +308,7 @@ def _log_table(engine: Engine, tenant: Tenant) -> Table:
     for entry in reversed(_log(engine, tenant)):
         lines = [("↳ " if entry.parent_id else "") + entry.action]
         if why := entry.reason or (entry.error and entry.error["message"]):
-            lines.append(f"[dim]{_short_ids(why)}[/]")
+            lines.append(f"[dim]{short_ids(why)}[/]")
         if entry.approved_by:
             lines.append(f"[dim]approved by {entry.approved_by}[/]")
         table.add_row(
@@ -327,19 +327,9 @@ def _event_table(storage: Storage, tenant: Tenant) -> Table:
     table.add_column("payload", no_wrap=True, overflow="ellipsis", ratio=1)
     for position, event in storage.read_events(tenant):
         if not event.type.startswith("roles."):
-            subject, payload = _short_ids(event.subject or ""), _short_ids(event.payload.decode())
+            subject, payload = short_ids(event.subject or ""), short_ids(event.payload.decode())
             table.add_row(str(position), event.type, subject, payload)
     return table
-
-
-def _short(value: Any) -> str:
-    """A value as JSON, with the end of each id only."""
-    return _short_ids(json.dumps(to_jsonable_python(value), ensure_ascii=False))
-
-
-def _short_ids(text: str) -> str:
-    """A text with the end of each id only, escaped for the console."""
-    return escape(re.sub(r"[0-9a-f]{8}-[0-9a-f-]{23}([0-9a-f]{4})", r"…\1", text))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
 """The business behind FastAPI: an asynchronous host."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
 from returns.result import Failure, Result
 from starlette.exceptions import HTTPException
 
 from actionengine import ActionError, RequestContext
 from examples.field_service.app import HostStorage, create_business
+from examples.field_service.background import Background, named_publishers
+from examples.field_service.feed import HEARTBEAT, MEDIA_TYPE, NO_BUFFERING, feed_async, watch_of
 from examples.field_service.transport import (
     MAX_BODY,
     Answer,
@@ -22,16 +25,21 @@ from examples.field_service.transport import (
 )
 
 
-def create_app(storage: HostStorage) -> FastAPI:
-    """A FastAPI application on a storage, which it closes when it shuts down."""
+def create_app(storage: HostStorage, *, relay: bool = True, heartbeat: float = HEARTBEAT) -> FastAPI:
+    """A FastAPI application on a storage, which it closes when it shuts down.
+
+    With `relay` it delivers the events too. Set `app.state.stopping`, and live feeds end (`server.py` does it).
+    """
+    engine = create_business(storage)
+    stopping = asyncio.Event()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with storage:
+        async with storage, Background(storage, engine, *named_publishers()).in_tasks() if relay else nullcontext():
             yield
 
     app = FastAPI(title="Field service", redirect_slashes=False, lifespan=lifespan)
-    engine = create_business(storage)
+    app.state.stopping = stopping
 
     async def context(request: Request) -> Result[RequestContext, ActionError]:
         slug = slug_of(request.headers)
@@ -61,6 +69,18 @@ def create_app(storage: HostStorage) -> FastAPI:
     async def action(service: str, action: str, request: Request) -> JSONResponse:
         found = (await context(request)).bind(lambda ctx: engine.get_action(service, action))
         return _respond(answer(found.map(describe)))
+
+    @app.get("/events")
+    async def events(request: Request) -> Response:
+        ctx = await context(request)
+        if isinstance(ctx, Failure):
+            return _respond(answer(ctx))
+        asked = watch_of(request.query_params, request.headers)
+        watch = await engine.execute_action_async("events", "watch", asked, ctx.unwrap())
+        if isinstance(watch, Failure):
+            return _respond(answer(watch))
+        messages = feed_async(engine, ctx.unwrap(), watch.unwrap(), stopping, heartbeat)
+        return StreamingResponse(messages, media_type=MEDIA_TYPE, headers=NO_BUFFERING)
 
     @app.get("/health")
     async def health() -> JSONResponse:

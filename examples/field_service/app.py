@@ -3,7 +3,8 @@
 import os
 from typing import TYPE_CHECKING, TypeAlias
 
-from actionengine import Engine, SQLiteStorage, Storage, create_engine
+from actionengine import Engine, Projection, Service, SQLiteStorage, Storage, create_engine
+from examples.field_service.board import create_board
 from examples.field_service.db.tables import create_tables
 from examples.field_service.seed import seed_tenant
 from examples.field_service.services.config import services
@@ -33,9 +34,11 @@ def open_storage(url: str | None = None) -> HostStorage:
     return storage
 
 
-def create_business(storage: Storage) -> Engine:
+def create_business(storage: Storage, *more: Service) -> Engine:
     """The business on a storage, with its tenants made where they are missing."""
-    engine = create_engine(services=services, storage=storage)
+    views: dict[str, Projection] = {}  # a view is made with the engine, whose actions read it
+    engine = create_engine(services=[*services, *more], storage=storage, resources={"views": views})
+    views["board"] = create_board(engine)
     existing = {tenant.slug for tenant in storage.list_tenants()}
     for slug, name in TENANTS.items():
         if slug not in existing:

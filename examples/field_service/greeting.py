@@ -23,6 +23,7 @@ def greet(host: str, port: int) -> None:
   curl {url}/customers/create -H 'x-tenant-id: acme' -H 'x-user-id: carla' -d '{{"name": "Ada"}}'
   curl {url}/customers/list -H 'x-tenant-id: acme' -H 'x-agent-id: helper-bot' -d '{{}}'
   curl {url}/customers/list -H 'x-tenant-id: globex' -H 'x-user-id: carla' -d '{{}}'
+  curl -N {url.removesuffix("/api")}/events -H 'x-tenant-id: acme' -H 'x-user-id: maria'
 
 People: carla (csr), tom (technician), maria (manager); helper-bot is an AI agent with the role csr.
 """,

@@ -7,6 +7,7 @@ from actionengine import Actor, Engine, RequestContext, Storage, Tenant
 ROLES: dict[str, list[str]] = {
     "csr": [
         "customers.*",
+        "invoices.read",
         "jobs.create",
         "jobs.note",
         "jobs.read",
@@ -16,7 +17,8 @@ ROLES: dict[str, list[str]] = {
         "payments.refund",
     ],
     "technician": ["jobs.read", "jobs.complete", "jobs.note"],
-    "manager": ["customers.*", "jobs.*", "payments.*", "action_log.read", "roles.*"],
+    "manager": ["customers.*", "jobs.*", "payments.*", "invoices.*", "events.watch", "action_log.read", "roles.*"],
+    "billing": ["invoices.draft"],
 }
 
 PEOPLE = {
@@ -25,6 +27,7 @@ PEOPLE = {
     "maria": ("human", "manager"),
     "helper-bot": ("ai", "csr"),
     "nightly": ("workflow", "manager"),
+    "billing": ("workflow", "billing"),
 }
 
 

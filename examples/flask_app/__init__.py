@@ -1,13 +1,15 @@
 """The business behind Flask: a synchronous host."""
 
+import threading
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
-from returns.result import Result
+from returns.result import Failure, Result
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
 from actionengine import ActionError, RequestContext
 from examples.field_service.app import HostStorage, create_business
+from examples.field_service.feed import HEARTBEAT, MEDIA_TYPE, NO_BUFFERING, feed, watch_of
 from examples.field_service.transport import (
     MAX_BODY,
     Answer,
@@ -20,8 +22,9 @@ from examples.field_service.transport import (
 )
 
 
-def create_app(storage: HostStorage) -> Flask:
-    """A Flask application on a storage, which stays the caller's to close."""
+def create_app(storage: HostStorage, stopping: threading.Event | None = None, heartbeat: float = HEARTBEAT) -> Flask:
+    """A Flask application on a storage, which stays the caller's to close. Set `stopping`, and live feeds end."""
+    stops = stopping or threading.Event()
     app = Flask(__name__)
     # One byte more than it may be: a body of unannounced length is cut off here, and so is seen to be too long.
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY + 1
@@ -53,6 +56,16 @@ def create_app(storage: HostStorage) -> Flask:
     @app.get("/api/services/<service>/<action>")
     def action(service: str, action: str) -> Response:
         return _respond(answer(context().bind(lambda ctx: engine.get_action(service, action)).map(describe)))
+
+    @app.get("/events")
+    def events() -> Response:
+        ctx = context()
+        asked = watch_of(request.args, request.headers)
+        watch = ctx.bind(lambda who: engine.execute_action("events", "watch", asked, who))
+        if isinstance(watch, Failure):
+            return _respond(answer(watch))
+        messages = feed(engine, ctx.unwrap(), watch.unwrap(), stops, heartbeat)
+        return Response(messages, mimetype=MEDIA_TYPE, headers=NO_BUFFERING)
 
     @app.get("/health")
     def health() -> Response:

@@ -35,6 +35,20 @@ ROWS = [
     "idle_memory",
     "idle_memory_postgres",
     "idle_memory_connection",
+    "relay_drain_many_subjects",
+    "relay_drain_one_subject",
+    *(
+        f"relay_relays_{where}_{publisher}_{relays}"
+        for where in ("threads", "processes")
+        for publisher in ("idle", "slow")
+        for relays in (2, 4)
+    ),
+    *(f"relay_latency_{when}_{number}" for number in ("median", "p99") for when in ("idle", "load")),
+    *(
+        f"event_cost_{what}_{workers}"
+        for workers in (1, 4)
+        for what in ("2_events", "5_events", "relay_asleep", "relay_busy")
+    ),
 ]
 
 

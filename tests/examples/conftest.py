@@ -6,9 +6,10 @@ import shutil
 import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count, product
 from pathlib import Path
@@ -21,7 +22,9 @@ import pytest
 import uvicorn
 from examples.embedded_postgres import make_database
 from examples.fastapi_app import create_app as create_fastapi_app
+from examples.fastapi_app.server import Server
 from examples.field_service.app import HostStorage, create_business, open_storage
+from examples.field_service.background import Background
 from examples.field_service.db.tables import create_tables
 from examples.flask_app import create_app as create_flask_app
 from sqlalchemy import URL, make_url
@@ -82,7 +85,7 @@ class Host:
 
     def new_job(self, tenant: str = "acme") -> str:
         headers = person("carla", tenant)
-        customer = self.do("customers/create", {"name": "Ada"}, headers)
+        customer = self.do("customers/create", {"name": "Ada", "email": "ada@example.org"}, headers)
         job = self.do("jobs/create", {"customer_id": customer["id"], "title": "Mend the boiler"}, headers)
         return str(job["id"])
 
@@ -115,29 +118,36 @@ def at_once(threads: int, task: Callable[[T], httpx.Response], items: Sequence[T
         return list(pool.map(task, items))
 
 
+HEARTBEAT = 0.2
+"""Seconds of silence in a feed before a sign of life."""
+
+
 @contextmanager
-def _served_by_flask(storage: HostStorage) -> Iterator[str]:
-    server = make_server("127.0.0.1", 0, create_flask_app(storage), threaded=True)
+def _served_by_flask(storage: HostStorage, relay: bool) -> Iterator[str]:
+    stopping = threading.Event()
+    server = make_server("127.0.0.1", 0, create_flask_app(storage, stopping, HEARTBEAT), threaded=True)
     assert isinstance(server, ThreadedWSGIServer)
     server.daemon_threads = False  # so that closing the server waits for its requests
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        with Background(storage, create_business(storage)).in_thread() if relay else nullcontext():
+            yield f"http://127.0.0.1:{server.server_port}"
     finally:
+        stopping.set()
         server.shutdown()
         thread.join()
         server.server_close()
 
 
 @contextmanager
-def _served_by_fastapi(storage: HostStorage) -> Iterator[str]:
+def _served_by_fastapi(storage: HostStorage, relay: bool) -> Iterator[str]:
     # With its protocol named: asyncio sets TCP_NODELAY only where it is, and each answer would wait 40 ms without.
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
     listening.listen(128)
-    config = uvicorn.Config(create_fastapi_app(storage), log_config=None, lifespan="on", ws="none")
-    server = uvicorn.Server(config)
+    app = create_fastapi_app(storage, relay=relay, heartbeat=HEARTBEAT)
+    server = Server(uvicorn.Config(app, log_config=None, lifespan="on", ws="none"))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:
@@ -148,7 +158,7 @@ def _served_by_fastapi(storage: HostStorage) -> Iterator[str]:
         listening.close()
 
 
-SERVED: dict[str, Callable[[HostStorage], AbstractContextManager[str]]] = {
+SERVED: dict[str, Callable[[HostStorage, bool], AbstractContextManager[str]]] = {
     "flask": _served_by_flask,
     "fastapi": _served_by_fastapi,
 }
@@ -203,7 +213,7 @@ def fresh_storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 
 @contextmanager
-def serve(name: str, storage: HostStorage) -> Iterator[Host]:
+def serve(name: str, storage: HostStorage, *, relay: bool = False) -> Iterator[Host]:
     """A host on a storage, with a client that looks every response through for what must not be in it."""
     tenant_ids: list[str] = []
 
@@ -215,7 +225,7 @@ def serve(name: str, storage: HostStorage) -> Iterator[Host]:
 
     hooks = {"response": [look_through]}
     with (
-        SERVED[name](storage) as url,
+        SERVED[name](storage, relay) as url,
         httpx.Client(base_url=url, timeout=60, trust_env=False, event_hooks=hooks) as client,
     ):
         tenant_ids += [form for tenant in storage.list_tenants() for form in (str(tenant.id), tenant.id.hex)]
@@ -236,6 +246,23 @@ def fresh_host(request: pytest.FixtureRequest, fresh_storage: FreshStorage) -> I
     name, backend = request.param
     with fresh_storage(backend) as storage, serve(name, storage) as serving:
         yield serving
+
+
+@pytest.fixture(params=product(SERVED, BACKENDS), ids="-".join)
+def relaying_host(request: pytest.FixtureRequest, fresh_storage: FreshStorage) -> Iterator[Host]:
+    """Either host on either database, as it is started by hand: with what runs beside it."""
+    name, backend = request.param
+    with fresh_storage(backend) as storage, serve(name, storage, relay=True) as serving:
+        yield serving
+
+
+def until(check: Callable[[], T], seconds: float = 20.0) -> T:
+    """What a check gives as soon as it is true; it has so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (found := check()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} seconds: {check}"
+        time.sleep(0.02)
+    return found
 
 
 @pytest.fixture

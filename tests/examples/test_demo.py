@@ -41,6 +41,16 @@ EVERYWHERE = (
     "payments.refunded",
     "the first worker is gone, exit code 1",
     "on record, newest first: replayed, succeeded; refunded in all: 507000",
+    "each subject in order: True",
+    "NATS is down",
+    "NATS is back",
+    "in order: True; twice: 0; still to come: 0",
+    "dead letter jobs.completed, after 1 attempt: invoices.draft: unprocessable:",
+    "events of this job that wait behind it: 1",
+    "skipped: sent by post",
+    '["Burst pipe: 8000", "No hot water: 8000"]',
+    "the newest was drafted by workflow:billing",
+    "thrown away and made anew from 7 events, the same board:",
 )
 ON_SQLITE = ("Storage is a SQLite file", "no such function: ae_writing_tenant", "ae_action_log: it is append-only")
 ON_POSTGRES = (
@@ -61,6 +71,20 @@ def test_the_demo_shows_each_promise_kept(columns: str, arguments: tuple[str, ..
     for told in (*EVERYWHERE, *there):
         assert told in story
     assert all(len(line) <= int(columns) for line in story.splitlines())
+
+
+def test_the_demo_reads_back_from_the_broker_what_happened_while_it_was_away() -> None:
+    story = told_in({"COLUMNS": "120", "PYTHONIOENCODING": "utf-8"})
+    _, _, back = story.partition("NATS is back")
+    lines, _, after = back.partition("in order: ")
+    rows = [line.split() for line in lines.splitlines() if line.strip().startswith("…")]
+    assert [(row[1], row[4], row[5]) for row in rows if row[1].startswith("jobs.")] == [
+        ("jobs.created", "carla", "jobs.create"),
+        ("jobs.scheduled", "carla", "jobs.schedule"),
+        ("jobs.completed", "tom", "jobs.complete"),
+    ]
+    assert {row[1] for row in rows} >= {"customers.created", "invoices.drafted"}
+    assert after.count('["No hot water: completed", "Frozen pipe: completed"]') == 2
 
 
 def test_the_demo_is_told_where_only_ascii_can_be_written() -> None:

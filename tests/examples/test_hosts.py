@@ -487,8 +487,8 @@ def test_a_refund_that_is_no_longer_possible_leaves_its_approval_open(host: Host
 def test_services_are_listed_the_builtin_ones_last(host: Host) -> None:
     listed = host.get("/api/services").json()["data"]
     names = [service["name"] for service in listed]
-    assert names[:3] == ["customers", "jobs", "payments"]
-    assert set(names[3:]) == {"approvals", "action_log", "roles"}
+    assert names[:5] == ["customers", "jobs", "payments", "invoices", "events"]
+    assert set(names[5:]) == {"approvals", "action_log", "roles"}
     assert listed[0]["actions"] == ["create", "get", "list"]
     assert all(service["description"] for service in listed)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -15,12 +16,22 @@ from tests.examples.conftest import Host
 README = Path(__file__).parents[2] / "examples" / "README.md"
 
 
-@pytest.mark.skipif(not (shutil.which("bash") and shutil.which("curl")), reason="needs bash and curl")
-def test_the_commands_of_the_readme_work_from_top_to_bottom(fresh_host: Host) -> None:
-    commands = "\n".join(re.findall(r"```console\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL))
-    here = commands.replace("http://127.0.0.1:8001", str(fresh_host.client.base_url).rstrip("/"))
+needs_curl = pytest.mark.skipif(not (shutil.which("bash") and shutil.which("curl")), reason="needs bash and curl")
+
+
+def commands(language: str, host: Host) -> list[str]:
+    """The blocks of a language in the README, for this host."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    here = str(host.client.base_url).rstrip("/")
+    return [
+        block.replace("http://127.0.0.1:8001", here).replace("curl -s", "curl --noproxy '*' -s") for block in blocks
+    ]
+
+
+@needs_curl
+def test_the_commands_of_the_readme_work_from_top_to_bottom(relaying_host: Host) -> None:
     # Each answer ends in a line of its own, as on a terminal with a prompt.
-    script = "set -euo pipefail\n" + here.replace("curl -s", r"curl -s --noproxy '*' -w '\n'")
+    script = "set -euo pipefail\n" + "\n".join(commands("console", relaying_host)).replace("-s ", r"-s -w '\n' ")
     done = subprocess.run(["bash", "-c", script], capture_output=True, encoding="utf-8", check=True)
 
     answers = [json.loads(line) for line in done.stdout.splitlines() if line]
@@ -31,9 +42,28 @@ def test_the_commands_of_the_readme_work_from_top_to_bottom(fresh_host: Host) ->
         *("data", "data"),  # refunded and replayed
         *("approval_required", "forbidden", "data"),
         *("data", "not_found"),  # the log and the other tenant
+        *("data", "data"),  # the invoices and the board
     ]
     first, retried = answers[4:6]
     assert first == retried
     assert first["data"]["refunded"] == 5000
     assert answers[8]["data"]["result"]["refunded"] == 505_000
     assert [row["approved_by"] for row in answers[9]["data"]["items"] if row["approved_by"]] == ["human:maria"]
+
+
+@needs_curl
+def test_the_commands_that_watch_show_what_happens_as_it_happens(relaying_host: Host) -> None:
+    everything, some = commands("sh", relaying_host)
+    for command, types in (
+        (everything, ["jobs.created", "jobs.scheduled", "jobs.completed", "invoices.drafted"]),
+        (some, ["jobs.completed", "invoices.drafted"]),
+    ):
+        with subprocess.Popen(["bash", "-c", f"exec {command}"], stdout=subprocess.PIPE, encoding="utf-8") as curl:
+            assert curl.stdout is not None
+            lines = (line.strip() for line in curl.stdout)
+            assert next(lines) == ": still here"
+            job = relaying_host.completed_job()
+            documents = (json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: "))
+            about = (event["type"] for event in documents if event["subject"] in (f"jobs/{job}", f"invoices/{job}"))
+            assert [next(about) for _ in types] == types
+            curl.send_signal(signal.SIGINT)

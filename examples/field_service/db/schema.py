@@ -43,3 +43,11 @@ class Note(Stored):
     job_id: str
     text: str
     by: str
+
+
+class Invoice(Stored):
+    """`amount` is in cents. Its id is that of its job: there is one invoice for a job."""
+
+    title: str
+    send_to: str
+    amount: int

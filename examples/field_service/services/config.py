@@ -4,7 +4,11 @@ from actionengine import create_services
 from examples.field_service.services.customers.create import create_customer_action
 from examples.field_service.services.customers.get import get_customer_action
 from examples.field_service.services.customers.list import list_customers_action
+from examples.field_service.services.events.watch import watch_events_action
+from examples.field_service.services.invoices.draft import draft_invoice_action
+from examples.field_service.services.invoices.list import list_invoices_action
 from examples.field_service.services.jobs.add_note import add_note_action
+from examples.field_service.services.jobs.board import board_action
 from examples.field_service.services.jobs.check_day import check_day_action
 from examples.field_service.services.jobs.complete import complete_job_action
 from examples.field_service.services.jobs.complete_and_capture import complete_and_capture_action
@@ -37,12 +41,23 @@ services = create_services(
                 complete_and_capture_action,
                 add_note_action,
                 list_notes_action,
+                board_action,
             ],
         },
         {
             "name": "payments",
             "description": "The money",
             "actions": [capture_action, refund_action, list_payments_action],
+        },
+        {
+            "name": "invoices",
+            "description": "What is still to be paid",
+            "actions": [draft_invoice_action, list_invoices_action],
+        },
+        {
+            "name": "events",
+            "description": "What happens, as it happens",
+            "actions": [watch_events_action],
         },
     ]
 )

@@ -15,7 +15,7 @@ from typing import Any
 
 from actionengine.plan import is_async
 
-MOST_LEFT_BEHIND = 64
+MOST_LEFT_BEHIND = 256
 """Calls of a `def` that were given up and still run, in this process: a further one waits until one of them ends."""
 
 _IDLE = 10.0

@@ -3,8 +3,8 @@
 A wave has one event of each subject at most, so that the order of a subject is kept though a wave goes out at once.
 What has failed before is published alone, so that one event which no publisher can take fails for itself.
 
-A call that does not end tells nothing of whose fault that is. It counts against an event only where that was published
-alone, and others were delivered meanwhile; otherwise the publisher counts as unavailable.
+A call that does not end tells nothing of whose fault that is. Its events are postponed. It counts against an event only
+where that was published alone, and others were delivered since; otherwise the publisher counts as unavailable.
 """
 
 from __future__ import annotations
@@ -13,15 +13,21 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 from uuid import UUID
 
+from actionengine.errors import sendable
 from actionengine.event_types import EventType, EventVersionError
 from actionengine.events.calls import call
 from actionengine.events.event import Event
-from actionengine.events.publisher import Failures, Publisher, PublishError, PublisherUnavailable, as_publish_error
-from actionengine.events.worlds import World
+from actionengine.events.publisher import (
+    Failures,
+    Publisher,
+    PublishError,
+    PublisherUnavailable,
+    as_publish_error,
+    told,
+)
 from actionengine.storage.port import FailedDelivery, PendingEvent
 
 Subject = tuple[UUID, str]
@@ -29,6 +35,9 @@ Item = tuple[PendingEvent, Event]
 
 _REMEMBERED = 10_000
 """Events of which is remembered how often they could not be delivered without that being counted."""
+
+_MOST_HANGS = 10
+"""Calls with an event alone that may end in nothing before they count against it, where nothing else was delivered."""
 
 _LONGEST_UNCOUNTED = 30.0
 """Seconds that an event waits at most after an attempt that is not counted."""
@@ -63,7 +72,7 @@ class Retries:
 
     def failed(self, pending: PendingEvent, error: PublishError, postponed: int = 0) -> FailedDelivery:
         """A failed attempt: with a next one, or a dead letter. `postponed` is how many before were not counted."""
-        reason = str(error)[:_LONGEST_REASON]
+        reason = _storable(error)
         if isinstance(error, PublisherUnavailable):
             pause = min(_LONGEST_UNCOUNTED, self.after(pending.attempts + postponed + 1))
             return FailedDelivery(pending, reason, pause, counts=False)
@@ -73,7 +82,7 @@ class Retries:
 
 
 class Deliverer:
-    """Gives batches of events to a publisher."""
+    """Gives batches of events to a publisher, in the event loop of that."""
 
     def __init__(
         self, publisher: Publisher, timeout: float, retries: Retries, event_types: Mapping[str, EventType]
@@ -82,39 +91,41 @@ class Deliverer:
         self._timeout = timeout
         self._retries = retries
         self._event_types = event_types
+        self._delivered = 0
         self._hangs: dict[str, int] = {}
+        self._hung_at: dict[str, int] = {}
         self._postponed: dict[str, int] = {}
 
-    async def deliver(
-        self, batch: Sequence[PendingEvent], world: World, may_go_on: Callable[[], Awaitable[bool]]
-    ) -> Delivery:
+    async def deliver(self, batch: Sequence[PendingEvent], may_go_on: Callable[[], Awaitable[bool]]) -> Delivery:
         """Publish a batch, as long as nothing is in the way; `may_go_on` is asked before each call."""
         delivery = Delivery()
         held: set[Subject] = set()
         for wave in _waves(batch):
             items: list[Item] = []
             for pending in wave:
-                if _subject(pending) in held:
+                if held and _subject(pending) in held:
                     continue
                 try:
                     items.append((pending, Event.of(pending.position, pending.event, self._event_types)))
                 except EventVersionError as error:
-                    delivery.failed.append(self._retries.failed(pending, PublishError(str(error))))
-            await self._deliver_wave(items, delivery, world, may_go_on)
-            arrived = {event.id for _, event in delivery.delivered}
-            held.update(_subject(pending) for pending in wave if pending.event.id not in arrived)
+                    delivery.failed.append(self._failed(pending, PublishError(str(error))))
+            before = len(delivery.delivered)
+            await self._deliver_wave(items, delivery, may_go_on)
+            if len(delivery.delivered) - before < len(wave):
+                arrived = {event.id for _, event in delivery.delivered[before:]}
+                held.update(_subject(pending) for pending in wave if pending.event.id not in arrived)
             if delivery.outage is not None:
                 break
         return delivery
 
     async def _deliver_wave(
-        self, items: Sequence[Item], delivery: Delivery, world: World, may_go_on: Callable[[], Awaitable[bool]]
+        self, items: Sequence[Item], delivery: Delivery, may_go_on: Callable[[], Awaitable[bool]]
     ) -> None:
         calls = self._calls(items)
         at_once = max(1, getattr(self._publisher, "concurrency", 1))
         while calls and delivery.outage is None and await may_go_on():
             group, calls = calls[:at_once], calls[at_once:]
-            answers = await world.run(self._publish_group, group)
+            answers = await self._publish_group(group)
             # What was delivered first: whether a call that did not end tells something depends on it.
             for published, answer in sorted(zip(group, answers, strict=True), key=lambda pair: _is_hang(pair[1])):
                 if len(published) > 1 and _blames_somebody(answer):
@@ -125,13 +136,12 @@ class Deliverer:
     def _calls(self, items: Sequence[Item]) -> list[list[Item]]:
         """Who is published with whom; first those that have given no trouble."""
         size = max(1, getattr(self._publisher, "batch_size", 100))
-        fine = iter([item for item in items if not self._is_suspect(item)])
-        calls = list(iter(lambda: list(islice(fine, size)), []))
-        suspects = [item for item in items if self._is_suspect(item)]
+        fine = [item for item in items if not item[0].attempts and item[1].id not in self._hangs]
+        calls = [fine[start : start + size] for start in range(0, len(fine), size)]
+        if len(fine) == len(items):
+            return calls
+        suspects = [item for item in items if item[0].attempts or item[1].id in self._hangs]
         return calls + [[item] for item in sorted(suspects, key=lambda item: self._hangs.get(item[1].id, 0))]
-
-    def _is_suspect(self, item: Item) -> bool:
-        return item[0].attempts > 0 or item[1].id in self._hangs
 
     async def _publish_group(self, group: Sequence[Sequence[Item]]) -> list[Any]:
         if len(group) == 1:
@@ -143,6 +153,12 @@ class Deliverer:
             answer = await call(self._publisher.publish, [event for _, event in items], timeout=self._timeout)
         except Exception as error:
             return as_publish_error(error)
+        except (asyncio.CancelledError, SystemExit) as error:
+            # A client may cancel its own futures, or want to end the program; but not this task.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return PublishError(f"the publisher raised {type(error).__name__}")
         if answer is None:
             return {}
         if isinstance(answer, Mapping):
@@ -155,11 +171,9 @@ class Deliverer:
     def _note(self, items: Sequence[Item], answer: Failures | Exception, delivery: Delivery) -> None:
         if isinstance(answer, Mapping):
             for item in items:
-                error = answer.get(item[1].id)
+                error = answer.get(item[1].id) if answer else None
                 if error is None:
-                    delivery.delivered.append(item)
-                    self._hangs.pop(item[1].id, None)
-                    self._postponed.pop(item[1].id, None)
+                    self._note_delivered(item, delivery)
                 else:
                     delivery.failed.append(self._failed(item[0], _reason(error)))
         elif isinstance(answer, TimeoutError):
@@ -169,15 +183,25 @@ class Deliverer:
         else:
             delivery.failed += [self._failed(pending, _reason(answer)) for pending, _ in items]
 
+    def _note_delivered(self, item: Item, delivery: Delivery) -> None:
+        delivery.delivered.append(item)
+        self._delivered += 1
+        if self._hangs or self._postponed:
+            for numbers in (self._hangs, self._hung_at, self._postponed):
+                numbers.pop(item[1].id, None)
+
     def _note_hang(self, items: Sequence[Item], delivery: Delivery) -> None:
-        for _, event in items:
-            _count(self._hangs, event.id)
-        reason = f"the publisher did not end within {self._timeout:g} s"
+        """What did not end is postponed, so that others get their chance. It counts against an event that was alone,
+        where others were delivered since it first hung, or where it has hung too often."""
+        outage = PublisherUnavailable(f"the publisher did not end within {self._timeout:g} s")
+        for pending, event in items:
+            number = _count(self._hangs, event.id)
+            hung_at = self._hung_at.setdefault(event.id, self._delivered)
+            counts = len(items) == 1 and (self._delivered > hung_at or number > _MOST_HANGS)
+            error = PublishError(str(outage)) if counts else outage
+            delivery.failed.append(self._failed(pending, error))
         if not delivery.delivered:
-            delivery.outage = PublisherUnavailable(reason)
-            return
-        error = PublishError(reason) if len(items) == 1 else PublisherUnavailable(reason)
-        delivery.failed += [self._failed(pending, error) for pending, _ in items]
+            delivery.outage = outage
 
     def _failed(self, pending: PendingEvent, error: PublishError) -> FailedDelivery:
         id = pending.event.id
@@ -189,12 +213,13 @@ class Deliverer:
         return failure
 
 
-def _count(numbers: dict[str, int], id: str) -> None:
-    """Count something that has happened to an event."""
-    number = numbers.pop(id, 0)
+def _count(numbers: dict[str, int], id: str) -> int:
+    """Count something that has happened to an event: how often it has by now."""
+    number = numbers.pop(id, 0) + 1
     while len(numbers) >= _REMEMBERED:
         del numbers[next(iter(numbers))]
-    numbers[id] = number + 1
+    numbers[id] = number
+    return number
 
 
 def _is_hang(answer: object) -> bool:
@@ -208,7 +233,12 @@ def _blames_somebody(answer: object) -> bool:
 
 def _reason(error: Exception) -> PublishError:
     blamed = as_publish_error(error)
-    return blamed if isinstance(blamed, PublishError) else PublishError(f"{type(error).__name__}: {error}")
+    return blamed if isinstance(blamed, PublishError) else PublishError(f"{type(error).__name__}: {told(error)}")
+
+
+def _storable(error: PublishError) -> str:
+    """A reason as every database can keep it."""
+    return sendable(told(error)).replace("\0", "")[:_LONGEST_REASON]
 
 
 def _subject(pending: PendingEvent) -> Subject:

@@ -81,5 +81,13 @@ def as_publish_error(error: Exception) -> Exception:
     connection as `PublisherUnavailable`. A `TimeoutError` stays one: whose fault it is depends."""
     if isinstance(error, PublishError | TimeoutError):
         return error
-    reason = f"{type(error).__name__}: {error}"
+    reason = f"{type(error).__name__}: {told(error)}"
     return PublisherUnavailable(reason) if isinstance(error, ConnectionError) else PublishError(reason)
+
+
+def told(error: BaseException) -> str:
+    """The text of an exception, also of one that cannot say it."""
+    try:
+        return str(error)
+    except Exception as worse:
+        return f"its text raised {type(worse).__name__}"

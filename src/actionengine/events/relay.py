@@ -165,7 +165,8 @@ class Relay:
     async def _work(self, mode: Mode, ends: bool) -> int:
         if self._shift is not None:
             raise RuntimeError("this relay is running already: make another one")
-        world = world_of(mode)
+        # A publisher that executes actions opens connections in its event loop.
+        world = world_of(mode, getattr(self._storage, "aclose_loop", None))
         outbox = self._storage.outbox(mode)
         shift = self._shift = Shift(outbox, world, self._deliverer, self._publisher, self._settings)
         try:

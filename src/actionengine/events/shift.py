@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -88,6 +89,13 @@ class Shift:
     def stop(self) -> None:
         """Come to an end soon."""
         self._is_stopping = True
+        try:
+            # A signal handler must not wait for a lock that the code which it has interrupted may hold.
+            threading.Thread(target=self._wake, name="actionengine-stop", daemon=True).start()
+        except RuntimeError:
+            self._wake()
+
+    def _wake(self) -> None:
         self._outbox.wake()
         pausing = self._pausing
         if pausing is not None:
@@ -133,12 +141,14 @@ class Shift:
         """One batch; whether there was one. Raises `PublisherUnavailable`, `StorageError` and `ConfigurationError`."""
         if not self._is_started:
             await self._start_publisher()
-        batch = await self._outbox.take(self._settings.batch_size if not self._outages else _PROBE, self._lease)
+        limit = self._settings.batch_size
+        batch = await self._outbox.take(min(limit, _PROBE) if self._outages else limit, self._lease)
         if not batch:
+            self._outages, self._error = 0, None
             return False
         self._leased_at = monotonic()
         try:
-            delivery = await self._deliverer.deliver(batch, self._world, self._may_go_on)
+            delivery = await self._world.run(self._deliverer.deliver, batch, self._may_go_on)
             await self._settle(batch, delivery)
         except BaseException:
             await self._outbox.give_back()

@@ -11,6 +11,9 @@ from actionengine.storage.port import Mode
 
 T = TypeVar("T")
 
+_LOOK = 1.0
+"""Seconds between two looks at whether the publisher's event loop is still there."""
+
 
 class World(Protocol):
     """How a relay waits for a publisher. In a thread nothing suspends."""
@@ -24,9 +27,9 @@ class World(Protocol):
         """End what was opened for it."""
 
 
-def world_of(mode: Mode) -> World:
-    """The world of this mode."""
-    return _Thread() if mode == "sync" else _Loop()
+def world_of(mode: Mode, at_end: Callable[[], Awaitable[None]] | None) -> World:
+    """The world of this mode; `at_end` closes what was opened in an event loop that ends with it."""
+    return _Thread(at_end) if mode == "sync" else _Loop()
 
 
 class _Loop:
@@ -47,7 +50,8 @@ class _Thread:
 
     mode: Mode = "sync"
 
-    def __init__(self) -> None:
+    def __init__(self, at_end: Callable[[], Awaitable[None]] | None) -> None:
+        self._at_end = at_end
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -55,7 +59,14 @@ class _Thread:
         """What a coroutine function returns."""
         future = asyncio.run_coroutine_threadsafe(_awaited(function, arguments), self._started())
         try:
-            return future.result()
+            while True:
+                try:
+                    return future.result(_LOOK)
+                except TimeoutError:
+                    if future.done():
+                        raise
+                    if self._thread is None or not self._thread.is_alive():
+                        raise RuntimeError("the publisher has ended its event loop") from None
         except BaseException:
             future.cancel()
             raise
@@ -70,12 +81,13 @@ class _Thread:
     def _started(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             loop = self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=_serve, args=(loop,), name="actionengine-publisher", daemon=True)
+            arguments = (loop, self._at_end)
+            self._thread = threading.Thread(target=_serve, args=arguments, name="actionengine-publisher", daemon=True)
             self._thread.start()
         return self._loop
 
 
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
+def _serve(loop: asyncio.AbstractEventLoop, at_end: Callable[[], Awaitable[None]] | None) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
@@ -84,6 +96,8 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
             task.cancel()
         if left:
             loop.run_until_complete(asyncio.wait(left, timeout=1.0))
+        if at_end is not None:
+            loop.run_until_complete(_awaited(at_end, ()))
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()

@@ -7,6 +7,7 @@ from returns.result import Result
 from actionengine import ActionContext, ActionError, create_action
 from examples.field_service.db.models.customers import add_customer
 from examples.field_service.db.schema import Customer
+from examples.field_service.events import customer_created
 
 
 class NewCustomer(BaseModel):
@@ -16,7 +17,7 @@ class NewCustomer(BaseModel):
 
 def _handler(data: NewCustomer, ctx: ActionContext) -> Result[Customer, ActionError]:
     created = add_customer(ctx, data.name, data.email)
-    return created.map(tap(lambda customer: ctx.emit("customers.created", customer, f"customers/{customer.id}")))
+    return created.map(tap(lambda customer: ctx.emit(customer_created, customer, f"customers/{customer.id}")))
 
 
 create_customer_action = create_action(
@@ -25,5 +26,5 @@ create_customer_action = create_action(
     handler=_handler,
     validation=NewCustomer,
     permission="customers.create",
-    emits=["customers.created"],
+    emits=[customer_created],
 )

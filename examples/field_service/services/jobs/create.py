@@ -8,6 +8,7 @@ from actionengine import ActionContext, ActionError, create_action
 from examples.field_service.db.models.customers import find_customer
 from examples.field_service.db.models.jobs import add_job
 from examples.field_service.db.schema import Job
+from examples.field_service.events import job_created
 
 
 class NewJob(BaseModel):
@@ -17,7 +18,7 @@ class NewJob(BaseModel):
 
 def _handler(data: NewJob, ctx: ActionContext) -> Result[Job, ActionError]:
     created = find_customer(ctx, data.customer_id).bind(lambda customer: add_job(ctx, customer, data.title))
-    return created.map(tap(lambda job: ctx.emit("jobs.created", job, subject=f"jobs/{job.id}")))
+    return created.map(tap(lambda job: ctx.emit(job_created, job, subject=f"jobs/{job.id}")))
 
 
 create_job_action = create_action(
@@ -26,5 +27,5 @@ create_job_action = create_action(
     handler=_handler,
     validation=NewJob,
     permission="jobs.create",
-    emits=["jobs.created"],
+    emits=[job_created],
 )

@@ -8,6 +8,7 @@ from returns.result import Result
 from actionengine import ActionContext, ActionError, ActionHooks, HookDefinition, create_action
 from examples.field_service.db.models.jobs import lock_job, schedule
 from examples.field_service.db.schema import Job
+from examples.field_service.events import JobScheduled, job_scheduled
 from examples.field_service.services.jobs.reference import JobReference, job_resource
 
 
@@ -17,7 +18,11 @@ class Appointment(JobReference):
 
 def _handler(data: Appointment, ctx: ActionContext) -> Result[Job, ActionError]:
     scheduled = lock_job(ctx, data.job_id).bind(lambda job: schedule(ctx, job, data.day))
-    return scheduled.map(tap(lambda job: ctx.emit("jobs.scheduled", job, subject=f"jobs/{job.id}")))
+    return scheduled.map(tap(lambda job: ctx.emit(job_scheduled, _news(job, data.day), subject=f"jobs/{job.id}")))
+
+
+def _news(job: Job, day: date) -> JobScheduled:
+    return JobScheduled(job_id=job.id, title=job.title, day=day)
 
 
 schedule_job_action = create_action(
@@ -27,6 +32,6 @@ schedule_job_action = create_action(
     validation=Appointment,
     hooks=ActionHooks(before=(HookDefinition("jobs", "check_day"),)),
     permission="jobs.schedule",
-    emits=["jobs.scheduled"],
+    emits=[job_scheduled],
     resource=job_resource,
 )

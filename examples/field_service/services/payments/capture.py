@@ -10,6 +10,7 @@ from actionengine import ActionContext, ActionError, Sensitive, create_action
 from examples.field_service.db.models.jobs import lock_job, settle
 from examples.field_service.db.models.payments import add_payment
 from examples.field_service.db.schema import Payment
+from examples.field_service.events import payment_captured
 
 LARGEST = 1_000_000_00
 """Cents that can be taken at once."""
@@ -26,7 +27,7 @@ class Capture(BaseModel):
 def _handler(data: Capture, ctx: ActionContext) -> Result[Payment, ActionError]:
     paid = lock_job(ctx, data.job_id).bind(lambda job: settle(ctx, job))
     captured = paid.bind(lambda job: add_payment(ctx, job, data.amount, data.card_number))
-    return captured.map(tap(lambda payment: ctx.emit("payments.captured", payment, subject=f"payments/{payment.id}")))
+    return captured.map(tap(lambda payment: ctx.emit(payment_captured, payment, subject=f"payments/{payment.id}")))
 
 
 capture_action = create_action(
@@ -36,6 +37,6 @@ capture_action = create_action(
     validation=Capture,
     permission="payments.capture",
     idempotency="required",
-    emits=["payments.captured"],
+    emits=[payment_captured],
     resource=lambda data: f"jobs/{data.job_id}",
 )

@@ -6,6 +6,7 @@ from returns.result import Result
 from actionengine import ActionContext, ActionError, ApprovalPolicy, create_action
 from examples.field_service.db.models.payments import lock_payment, refund
 from examples.field_service.db.schema import Payment
+from examples.field_service.events import PaymentRefunded, payment_refunded
 
 LARGE = 1_000_00
 """Cents above which a manager has to agree."""
@@ -24,7 +25,8 @@ def _handler(data: Refund, ctx: ActionContext) -> Result[Payment, ActionError]:
 
 
 def _announce(payment: Payment, data: Refund, ctx: ActionContext) -> Payment:
-    ctx.emit("payments.refunded", {"payment_id": payment.id, "amount": data.amount}, subject=f"payments/{payment.id}")
+    refunded = PaymentRefunded(payment_id=payment.id, amount=data.amount)
+    ctx.emit(payment_refunded, refunded, subject=f"payments/{payment.id}")
     return payment
 
 
@@ -35,7 +37,7 @@ refund_action = create_action(
     validation=Refund,
     permission="payments.refund",
     idempotency="required",
-    emits=["payments.refunded"],
+    emits=[payment_refunded],
     approval=ApprovalPolicy(when=lambda data, ctx: data.amount > LARGE, permission="payments.approve_refund"),
     resource=lambda data: f"payments/{data.payment_id}",
 )

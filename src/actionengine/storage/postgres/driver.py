@@ -34,6 +34,9 @@ MOST_PREPARED = 200
 """Statements that a connection prepares; the shapes of a recording have no bound."""
 
 
+_LOOK = 0.1
+"""Seconds between two looks at whether a wait was ended by somebody in this process."""
+
 _PATIENCE = 1.0
 """Seconds for each step of cutting somebody off."""
 
@@ -93,14 +96,16 @@ class Driver:
 
     def wait_for_notification(self, until: float, is_woken: Callable[[], bool]) -> bool:
         """Whether a notification came, or `is_woken`, before this time (`time.monotonic`)."""
+        # The driver comes back after each interval, and only then: a short wait needs a short one.
+        interval = min(_LOOK, max(0.001, until - monotonic()))
         if self._mode == "async":
-            return bool(await_(self._wait_async(until, is_woken)))
+            return bool(await_(self._wait_async(until, is_woken, interval)))
         with self._connection.lock:
-            return bool(self._connection.wait(self._notification(until, is_woken)))
+            return bool(self._connection.wait(self._notification(until, is_woken), interval))
 
-    async def _wait_async(self, until: float, is_woken: Callable[[], bool]) -> Any:
+    async def _wait_async(self, until: float, is_woken: Callable[[], bool], interval: float) -> Any:
         async with self._connection.lock:
-            return await self._connection.wait(self._notification(until, is_woken))
+            return await self._connection.wait(self._notification(until, is_woken), interval)
 
     def _notification(self, until: float, is_woken: Callable[[], bool]) -> Generator[Wait, Ready, bool]:
         pgconn = self._pgconn

@@ -4,7 +4,8 @@ A relay that dies loses its connection, and with it its locks; one that is silen
 the server. Two round trips a batch.
 
 Who sleeps holds a lock in the connection that listens. Writers try it: only where it is held do they notify, so that
-under load, when no relay sleeps, commits do not queue up for the notification queue.
+under load, when no relay sleeps, commits do not queue up for the notification queue. It can be taken only while no
+writer holds it who has not notified.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -63,12 +65,21 @@ SKIP = "SELECT public.ae_skip(%s, %s, %s)"
 # The lock of who sleeps, in the connection that listens.
 SLEEP = "SELECT pg_try_advisory_lock(1634037602, 64)"
 WAKE = "SELECT pg_advisory_unlock(1634037602, 64)"
+SHARED = """
+SELECT CASE
+    WHEN pg_try_advisory_lock_shared(1634037602, 64) THEN pg_advisory_unlock_shared(1634037602, 64)
+    ELSE false
+END
+"""
 
-_HEADWAY = 0.02
+_BESIDE_RELAY_AT_WORK = 0.02
 """Seconds between two looks at events that another relay is delivering."""
 
-_WITHOUT_LOCK = 0.25
-"""Seconds between two looks where writers do not notify this relay: another one holds the lock of who sleeps."""
+_BESIDE_RELAY = 0.25
+"""Seconds between two looks where another relay holds the lock of who sleeps: that one is notified."""
+
+_BESIDE_WRITERS = 0.005
+"""Seconds between two looks where writers hold it, who notify nobody."""
 
 
 class PostgresOutbox:
@@ -78,6 +89,7 @@ class PostgresOutbox:
         self._storage = storage
         self._mode = mode
         self._woken = False
+        self._fruitless = 0
         self._taking: tuple[Engine, PoolProxiedConnection] | None = None
         self._listening: PoolProxiedConnection | None = None
         self._polling: Signal | None = None
@@ -150,12 +162,11 @@ class PostgresOutbox:
 
     async def _poll(self, seconds: float) -> None:
         """Wait without a connection that listens: writers notify nobody."""
-        ((next_due,),) = await self._ask("relay", NEXT)
-        if next_due is not None:
-            seconds = min(seconds, max(float(next_due), _HEADWAY))
+        ((due_in,),) = await self._ask("relay", NEXT)
+        seconds = min(seconds, self._pause_until(due_in), _BESIDE_RELAY)
         signal = self._polling = Signal(self._mode)
         if not self._woken:
-            await signal.wait(min(seconds, _WITHOUT_LOCK))
+            await signal.wait(seconds)
         self._polling = None
 
     # In the world of the storage
@@ -182,7 +193,9 @@ class PostgresOutbox:
                 raise
             # A connection that died in the pool: nothing has happened in it yet.
             rows = self._execute(*statements[-3:])
-        if not rows:
+        if rows:
+            self._fruitless = 0
+        else:
             self._end(("COMMIT", ()))
         return [PendingEvent(position, event_row(event), attempts) for attempts, position, *event in rows]
 
@@ -245,34 +258,45 @@ class PostgresOutbox:
     # Sleeping
 
     def _wait(self, seconds: float) -> None:
-        until = monotonic() + seconds
         try:
             has_lock = self._go_to_sleep()
-            ((next_due,),) = self._storage._query(self._mode, NEXT, (self._storage._signature("relay"),))
-            if next_due is not None:
-                until = min(until, monotonic() + max(float(next_due), _HEADWAY))
+            pause = min(seconds, self._next())
             if not has_lock:
-                until = min(until, monotonic() + _WITHOUT_LOCK)
-            self._sleep(until)
+                pause = min(pause, _BESIDE_WRITERS if self._only_writers() else _BESIDE_RELAY)
+            self._sleep(monotonic() + pause)
             if has_lock:
                 self._listener().execute((WAKE, ()))
         except BaseException:
             self._stop_listening()
             raise
 
+    def _go_to_sleep(self) -> bool:
+        """Whether writers notify from now on: what they have not notified of was committed before."""
+        ((is_ours,),) = self._listener().execute((SLEEP, ()))
+        return bool(is_ours)
+
+    def _only_writers(self) -> bool:
+        """Whether it is writers who hold the lock: they have seen nobody asleep, and are about to commit."""
+        ((is_so,),) = self._listener().execute((SHARED, ()))
+        return bool(is_so)
+
+    def _next(self) -> float:
+        """Seconds until something may be due."""
+        ((seconds,),) = self._storage._query(self._mode, NEXT, (self._storage._signature("relay"),))
+        return self._pause_until(seconds)
+
+    def _pause_until(self, seconds: float | None) -> float:
+        if seconds is None:
+            return inf
+        if seconds > 0:
+            return float(seconds)
+        # Due now: it came meanwhile, or another relay is at work on it.
+        self._fruitless += 1
+        return 0.0 if self._fruitless == 1 else _BESIDE_RELAY_AT_WORK
+
     def _sleep(self, until: float) -> bool:
         """Whether something came before this time (`time.monotonic`): a notification, or `wake`."""
         return self._listener().wait_for_notification(until, lambda: self._woken)
-
-    def _go_to_sleep(self) -> bool:
-        """Whether writers notify from now on."""
-        for pause in (0.005, 0.02, None):
-            ((is_ours,),) = self._listener().execute((SLEEP, ()))
-            if is_ours or pause is None:
-                return bool(is_ours)
-            # Writers that have seen nobody asleep are about to commit; or somebody else sleeps.
-            self._sleep(monotonic() + pause)
-        raise AssertionError
 
     def _listener(self) -> Driver:
         if self._listening is None:

@@ -159,7 +159,7 @@ _EVENTS = """events AS (
 ), outbox AS (
     INSERT INTO public.ae_outbox (tenant_id, position, lane)
     SELECT tenant_id, position,
-        hashtextextended(coalesce(subject, id::pg_catalog.text), uuid_hash_extended(tenant_id, 0)) & 2147483647
+        hashtextextended(coalesce(subject, id::pg_catalog.text), uuid_hash_extended(tenant_id, 0)) & 9223372036854775807
     FROM events
 )"""
 _EVENT_ROW = _row("uuid", "uuid", "text", "text", "json", "text", "uuid", "text", "text", "timestamptz", "int4")

@@ -166,12 +166,16 @@ class Pools:
 
     async def aclose(self) -> None:
         """Close this event loop's connections, and what `close` closes."""
+        await self.aclose_loop()
+        self.close()
+
+    async def aclose_loop(self) -> None:
+        """Close this event loop's connections, and no others."""
         loop = asyncio.get_running_loop()
         with self._lock:
             own = [engine for each in self._async_engines.values() if (engine := each.pop(loop, None)) is not None]
         for engine in own:
             await engine.dispose()
-        self.close()
 
     def forget(self) -> None:
         """Leave all connections to the parent process: those of a child must be its own."""

@@ -140,6 +140,10 @@ class SQLStorage(ABC):
         """Close the connections, those of this event loop too."""
         await self.pools.aclose()
 
+    async def aclose_loop(self) -> None:
+        """Close the connections of this event loop only: for one of several that use the storage, at its end."""
+        await self.pools.aclose_loop()
+
     def __enter__(self) -> Self:
         try:
             self.check()

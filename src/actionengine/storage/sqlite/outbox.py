@@ -10,10 +10,10 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
-from zlib import crc32
 
 from pydantic_core import to_json
 
@@ -56,10 +56,9 @@ _LONGEST_SLEEP = 0.25
 
 
 def lane_of(event: EventRow) -> int:
-    """The lane (31 bits) of an event: that of its tenant and subject, or one of its own. That two subjects happen to
-    share a lane does no harm."""
+    """The lane of an event, a hash of 63 bits: that of its tenant and subject, or one of its own."""
     name = event.id if event.subject is None else event.subject
-    return crc32(name.encode(), crc32(event.tenant_id.bytes)) & 0x7FFFFFFF
+    return int.from_bytes(blake2b(name.encode(), digest_size=8, key=event.tenant_id.bytes).digest()) >> 1
 
 
 class SQLiteOutbox:
@@ -187,6 +186,8 @@ class SQLiteOutbox:
             return False
         other = rows[0][1] if rows else self._owner
         values = (self._owner, os.getpid(), self._in(self._lease), now, self._owner, other)
+        # Known before it is written, so that it is given back where this is cancelled meanwhile.
+        self._until = until
         (changed,) = await self._write((LEASE, values))
         self._until = until if changed else 0.0
         return bool(changed)

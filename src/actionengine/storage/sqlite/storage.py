@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -201,8 +201,14 @@ class SQLiteStorage(SQLStorage):
             self._check(mode)
         with self._turn(mode), self._borrowed(mode) as (_, pooled):
             self._fetch(pooled, "BEGIN IMMEDIATE", ())
-            rows = [self._fetch(pooled, statement, parameters) for statement, parameters in statements]
-            self._fetch(pooled, "COMMIT", ())
+            try:
+                rows = [self._fetch(pooled, statement, parameters) for statement, parameters in statements]
+                self._fetch(pooled, "COMMIT", ())
+            except BaseException:
+                # A cursor that a traceback keeps alive keeps the connection's lock alive too.
+                with suppress(Exception):
+                    self._fetch(pooled, "ROLLBACK", ())
+                raise
         return rows
 
     def _fetch(self, pooled: PoolProxiedConnection, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:

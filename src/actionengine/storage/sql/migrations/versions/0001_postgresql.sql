@@ -145,7 +145,7 @@ CREATE TABLE public.ae_events (
 CREATE TABLE public.ae_outbox (
     tenant_id uuid    NOT NULL,
     position  bigint  NOT NULL,
-    lane      integer NOT NULL,
+    lane      bigint  NOT NULL,
     attempts  integer NOT NULL DEFAULT 0,
     due_at    timestamptz,
     reason    text,

@@ -1,0 +1,42 @@
+"""The business's events: what is told of a change, and in which version."""
+
+from datetime import date
+from typing import Any
+
+from pydantic import BaseModel
+
+from actionengine import create_event_type
+from examples.field_service.db.schema import Customer, Invoice, Job, Payment
+
+
+class JobScheduled(BaseModel):
+    job_id: str
+    title: str
+    day: date
+
+
+class PaymentRefunded(BaseModel):
+    """`amount` is in cents."""
+
+    payment_id: str
+    amount: int
+
+
+def _only_what_happened(payload: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 was the whole row; readers had to know that `scheduled_for` was the news in it."""
+    return {"job_id": payload["id"], "title": payload["title"], "day": payload["scheduled_for"]}
+
+
+customer_created = create_event_type(type="customers.created", payload=Customer, description="A new customer")
+job_created = create_event_type(type="jobs.created", payload=Job, description="A job was taken on")
+job_scheduled = create_event_type(
+    type="jobs.scheduled",
+    payload=JobScheduled,
+    version=2,
+    upcasters={1: _only_what_happened},
+    description="A job has got a day, or another one",
+)
+job_completed = create_event_type(type="jobs.completed", payload=Job, description="The work is done")
+payment_captured = create_event_type(type="payments.captured", payload=Payment, description="A job was paid")
+payment_refunded = create_event_type(type="payments.refunded", payload=PaymentRefunded, description="Money went back")
+invoice_drafted = create_event_type(type="invoices.drafted", payload=Invoice, description="An invoice can be sent")

@@ -1,0 +1,98 @@
+"""The live feed: a tenant's events as server-sent events, for as long as somebody listens.
+
+Each message has the event's position for its id. A client that comes back says in `Last-Event-ID` which one it had
+last (browsers do so by themselves) and gets what follows, without a gap and nothing twice.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from actionengine import Engine, Event, RequestContext, StorageUnavailable, replay, replay_async
+from actionengine.events.cloudevents import to_structured
+from examples.field_service.services.events.watch import Watch
+from examples.field_service.transport import Headers
+
+HEARTBEAT = 15.0
+"""Seconds of silence after which a sign of life is sent: a client that is gone is noticed by writing to it."""
+
+MEDIA_TYPE = "text/event-stream"
+NO_BUFFERING = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
+_POLL = 0.5
+
+
+def watch_of(query: Mapping[str, str], headers: Headers) -> dict[str, Any]:
+    """What a request for the feed asks of `events.watch`."""
+    asked: dict[str, Any] = {}
+    if types := query.get("types"):
+        asked["types"] = types.split(",")
+    if position := headers.get("last-event-id"):
+        asked["after"] = position
+    return asked
+
+
+def feed(
+    engine: Engine, context: RequestContext, watch: Watch, stopping: threading.Event, heartbeat: float = HEARTBEAT
+) -> Iterator[bytes]:
+    """Messages until `stopping` is set, or the storage is out of reach: then the client comes back."""
+    listener = _Listener(engine, context, watch, heartbeat)
+    yield listener.beat()
+    with suppress(StorageUnavailable):
+        while not stopping.is_set():
+            for event in replay(*listener.whose, **listener.next()):
+                yield listener.message(event)
+            if listener.is_due():
+                yield listener.beat()
+            stopping.wait(min(_POLL, heartbeat))
+
+
+async def feed_async(
+    engine: Engine, context: RequestContext, watch: Watch, stopping: asyncio.Event, heartbeat: float = HEARTBEAT
+) -> AsyncIterator[bytes]:
+    """The same under an event loop."""
+    listener = _Listener(engine, context, watch, heartbeat)
+    yield listener.beat()
+    with suppress(StorageUnavailable):
+        while not stopping.is_set():
+            async for event in replay_async(*listener.whose, **listener.next()):
+                yield listener.message(event)
+            if listener.is_due():
+                yield listener.beat()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), min(_POLL, heartbeat))
+
+
+class _Listener:
+    """Which event a client has had last, and when anything was sent to it."""
+
+    def __init__(self, engine: Engine, context: RequestContext, watch: Watch, heartbeat: float) -> None:
+        assert context.tenant is not None  # the pipeline has seen to that
+        self.whose = engine.storage, context.tenant
+        self._position = watch.after
+        self._types = watch.types
+        self._event_types = engine.event_types
+        self._heartbeat = heartbeat
+        self._sent_at = 0.0
+
+    def next(self) -> dict[str, Any]:
+        """What to ask for."""
+        return {"types": self._types, "after": self._position, "event_types": self._event_types}
+
+    def message(self, event: Event) -> bytes:
+        """An event for the client, as a CloudEvent."""
+        self._position, self._sent_at = event.position, time.monotonic()
+        _, document = to_structured(event, "field-service")
+        return b"id: %d\nevent: %b\ndata: %b\n\n" % (event.position, event.type.encode(), document)
+
+    def is_due(self) -> bool:
+        """Whether it was silent for long."""
+        return time.monotonic() - self._sent_at >= self._heartbeat
+
+    def beat(self) -> bytes:
+        """A sign of life, which clients ignore."""
+        self._sent_at = time.monotonic()
+        return b": still here\n\n"

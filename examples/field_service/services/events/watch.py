@@ -1,0 +1,27 @@
+"""Whether somebody may watch the events, and from where: what a host asks before it opens a feed."""
+
+from pydantic import BaseModel, Field
+from returns.result import Result, Success
+
+from actionengine import ActionError, create_action
+
+
+class Watch(BaseModel):
+    """Events after a position; of these types, or all."""
+
+    after: int = Field(default=0, ge=0, lt=2**63)
+    types: list[str] | None = None
+
+
+def _handler(data: Watch) -> Result[Watch, ActionError]:
+    return Success(data)
+
+
+watch_events_action = create_action(
+    name="watch",
+    description="Watch the events as they come",
+    handler=_handler,
+    validation=Watch,
+    permission="events.watch",
+    read_only=True,
+)

@@ -1,0 +1,26 @@
+"""List the invoices."""
+
+from pydantic import BaseModel
+from returns.result import Result, Success
+
+from actionengine import ActionContext, ActionError, create_action
+from examples.field_service.db.models.invoices import list_invoices
+from examples.field_service.db.schema import Invoice
+
+
+class InvoiceListing(BaseModel):
+    after: str | None = None
+
+
+def _handler(data: InvoiceListing, ctx: ActionContext) -> Result[list[Invoice], ActionError]:
+    return Success(list_invoices(ctx, data.after))
+
+
+list_invoices_action = create_action(
+    name="list",
+    description="A hundred invoices, after an id",
+    handler=_handler,
+    validation=InvoiceListing,
+    permission="invoices.read",
+    read_only=True,
+)

@@ -1,0 +1,29 @@
+"""The board in the office: what is to be done on which day."""
+
+from datetime import date
+
+from pydantic import BaseModel
+from returns.result import Result, Success
+
+from actionengine import ActionContext, ActionError, create_action
+from examples.field_service.board import Card
+
+
+class BoardReading(BaseModel):
+    day: date | None = None
+
+
+def _handler(data: BoardReading, ctx: ActionContext) -> Result[list[Card], ActionError]:
+    wanted = {"day": data.day.isoformat()} if data.day else None
+    cards = ctx.resources["views"]["board"].read(ctx).list(wanted, limit=1000)
+    return Success([Card.model_validate(card.data) for card in cards])
+
+
+board_action = create_action(
+    name="board",
+    description="The jobs that have a day, perhaps only those of one",
+    handler=_handler,
+    validation=BoardReading,
+    permission="jobs.read",
+    read_only=True,
+)

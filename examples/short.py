@@ -1,0 +1,18 @@
+"""Values as the demo shows them: JSON, with the end of each id only, escaped for the console."""
+
+import json
+import re
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+from rich.markup import escape
+
+
+def short(value: Any) -> str:
+    """A value."""
+    return short_ids(json.dumps(to_jsonable_python(value), ensure_ascii=False))
+
+
+def short_ids(text: str) -> str:
+    """A text."""
+    return escape(re.sub(r"[0-9a-f]{8}-[0-9a-f-]{23}([0-9a-f]{4})", r"…\1", text))
