@@ -37,7 +37,7 @@ FROM generate_series(1, %(events)s) number
 _QUEUE = """
 INSERT INTO public.ae_outbox (tenant_id, position, lane)
 SELECT tenant_id, position,
-    hashtextextended(coalesce(subject, id::text), uuid_hash_extended(tenant_id, 0)) & 2147483647
+    hashtextextended(coalesce(subject, id::text), uuid_hash_extended(tenant_id, 0)) & 9223372036854775807
 FROM public.ae_events
 WHERE tenant_id = %s
 ORDER BY position

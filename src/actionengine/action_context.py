@@ -142,8 +142,11 @@ class ActionContext:
         """
         execution = self._running()
         action = execution.plan.action
-        declared = type if isinstance(type, EventType) else execution.plan.event_types.get(type)
-        name = declared.type if declared is not None else type
+        given = type if isinstance(type, EventType) else None
+        name = given.type if given is not None else type
+        declared = execution.plan.event_types.get(name, given) if isinstance(name, str) else None
+        if given is not None and declared != given:
+            raise failing(ErrorCode.INTERNAL, f"{execution.plan.name} declares the event {name!r} in another way")
         if not isinstance(name, str) or not name or not isinstance(subject, str | None):
             raise failing(ErrorCode.INTERNAL, f"an event has a type and perhaps a subject, texts both: not {name!r}")
         name = sendable(name)

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from actionengine.errors import ConfigurationError
-from actionengine.masking import masked_finite_json
+from actionengine.masking import masked_finite_json, masked_json_of
 
 Upcaster = Callable[[Any], Any]
 
@@ -29,7 +29,9 @@ class EventType:
     def encode(self, payload: Any) -> bytes:
         """A payload as JSON of this version, masked. Raises `ValidationError` where it does not fit, and `ValueError`
         where it has no JSON form."""
-        return masked_finite_json(payload if self._adapter is None else self._adapter.validate_python(payload))
+        if self._adapter is None:
+            return masked_finite_json(payload)
+        return masked_json_of(self._adapter, self._adapter.validate_python(payload))
 
     def upcast(self, payload: Any, version: int) -> Any:
         """A payload of an older version (JSON values) as one of the newest.

@@ -23,6 +23,7 @@ from pydantic import (
     SecretBytes,
     SecretStr,
     SerializationInfo,
+    TypeAdapter,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema, from_json, to_json
@@ -34,6 +35,9 @@ _MASKING = object()
 _SECRETS = (SecretStr, SecretBytes, Secret)
 _SHORTEST_IN_TEXT = 4
 _SHORTEST_LINE = 8
+
+_SURELY_READABLE_DEPTH = 100
+"""JSON with no more brackets than this is read back without a look at its depth."""
 
 
 class Sensitive:
@@ -77,9 +81,27 @@ def masked_json(value: Any) -> bytes:
 def masked_finite_json(value: Any) -> bytes:
     """The same, for what has to be read back as it was: raises `ValueError` for a number that is not finite, too."""
     encoded = masked_json(value)
-    if b"null" in encoded and encoded != to_json(value, context=_MASKING, inf_nan_mode="constants"):
-        raise ValueError("a number in it is not finite")
+    _check_finite(value, encoded)
+    _check_readable(encoded)
     return encoded
+
+
+def masked_json_of(adapter: TypeAdapter[Any], value: Any) -> bytes:
+    """The same for a value of a type, which says what in it is secret where the value itself does not."""
+    encoded = adapter.dump_json(value, context=_MASKING, by_alias=True)
+    _check_finite(value, encoded)
+    _check_readable(encoded)
+    return encoded
+
+
+def _check_finite(value: Any, encoded: bytes) -> None:
+    if b"null" in encoded and masked_json(value) != to_json(value, context=_MASKING, inf_nan_mode="constants"):
+        raise ValueError("a number in it is not finite")
+
+
+def _check_readable(encoded: bytes) -> None:
+    if encoded.count(b"{") + encoded.count(b"[") > _SURELY_READABLE_DEPTH:
+        from_json(encoded)
 
 
 def revealed_json(value: Any) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -30,5 +29,5 @@ EVENT = Event(
 def some_events(count: int, **changes: Any) -> list[Event]:
     """Events of different subjects."""
     return [
-        replace(EVENT, **{"id": str(uuid7()), "position": n, "subject": f"job/{n}", **changes}) for n in range(count)
+        EVENT._replace(**{"id": str(uuid7()), "position": n, "subject": f"job/{n}", **changes}) for n in range(count)
     ]

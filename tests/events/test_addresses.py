@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import sys
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -124,7 +123,7 @@ def test_a_password_is_left_out_wherever_an_address_is_shown() -> None:
 
 def test_the_standard_output_gets_a_line_for_each_event() -> None:
     stream = io.BytesIO()
-    events = [*some_events(2), replace(EVENT, data=b'{"a":\n "b\\n"}', subject="x\ny")]
+    events = [*some_events(2), EVENT._replace(data=b'{"a":\n "b\\n"}', subject="x\ny")]
 
     StdoutPublisher(stream=stream).publish(events)
 

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import aiokafka.errors  # type: ignore[import-untyped]
@@ -112,7 +111,7 @@ def headers_of(message: Msg) -> dict[str, str]:
 def test_what_jetstream_has_stored_is_a_cloudevent_and_comes_back_as_it_was(
     nats_server: EmbeddedNats, mode: str
 ) -> None:
-    events = [*some_events(40), replace(EVENT, type="job\nbooked*", subject='né"\n%', actor_id=None)]
+    events = [*some_events(40), EVENT._replace(type="job\nbooked*", subject='né"\n%', actor_id=None)]
 
     async def test(publisher: Any) -> None:
         await make_stream(nats_server.url)
@@ -149,7 +148,7 @@ def test_jetstream_keeps_an_event_once_however_often_it_is_published(nats_server
 @pytest.mark.parametrize("size", [600_000, 1_048_576 - 500, 5_000_000])
 def test_an_event_that_is_too_large_fails_alone_and_for_good(nats_server: EmbeddedNats, size: int) -> None:
     fine, too_large = some_events(2)
-    too_large = replace(too_large, data=json.dumps("x" * size).encode())
+    too_large = too_large._replace(data=json.dumps("x" * size).encode())
 
     async def test(publisher: Any) -> None:
         await make_stream(nats_server.url, max_msg_size=500_000)
@@ -311,9 +310,9 @@ def test_a_destination_and_options_may_be_functions_of_the_event(nats_server: Em
 @pytest.mark.parametrize("mode", ["structured", "binary"])
 def test_kafka_gets_cloudevents_with_a_key_of_tenant_and_subject(mode: Any) -> None:
     events = [
-        replace(EVENT, action_id="1"),
-        replace(EVENT, id="2", action_id="2", subject=None),
-        replace(EVENT, id="3", action_id="3", subject="né\n%"),
+        EVENT._replace(action_id="1"),
+        EVENT._replace(id="2", action_id="2", subject=None),
+        EVENT._replace(id="3", action_id="3", subject="né\n%"),
     ]
     found: list[KafkaMessage] = []
 
@@ -341,7 +340,7 @@ def test_kafka_gets_cloudevents_with_a_key_of_tenant_and_subject(mode: Any) -> N
 
 @pytest.mark.parametrize("mode", ["structured", "binary"])
 def test_rabbitmq_gets_persistent_cloudevents(mode: Any) -> None:
-    events = [EVENT, replace(EVENT, id="3", subject="né\n%")]
+    events = [EVENT, EVENT._replace(id="3", subject="né\n%")]
     found: list[RabbitMessage] = []
 
     async def test() -> None:
@@ -367,7 +366,7 @@ def test_rabbitmq_gets_persistent_cloudevents(mode: Any) -> None:
 
 @pytest.mark.parametrize("mode", ["structured", "binary"])
 def test_redis_gets_cloudevents_in_streams(mode: Any) -> None:
-    events = [EVENT, replace(EVENT, id="3", subject="né\n%", type="job.booked")]
+    events = [EVENT, EVENT._replace(id="3", subject="né\n%", type="job.booked")]
     found: list[RedisStreamMessage] = []
 
     async def test() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
@@ -173,15 +172,15 @@ def test_whatever_an_event_holds_the_sdk_finds_it_valid_and_reads_the_same(
 
 @modes
 @given(event=events)
-@example(event=replace(EVENT, subject=None, actor_id=None, actor_type=None))
-@example(event=replace(EVENT, subject="", type="%"))
-@example(event=replace(EVENT, subject="100%25\n"))
+@example(event=EVENT._replace(subject=None, actor_id=None, actor_type=None))
+@example(event=EVENT._replace(subject="", type="%"))
+@example(event=EVENT._replace(subject="100%25\n"))
 def test_an_event_comes_back_as_it_was_byte_for_byte(write: Callable[[Event], Message], event: Event) -> None:
     assert from_cloudevent(*write(event)) == event
 
 
 def test_the_payload_is_embedded_as_it_is() -> None:
-    event = replace(EVENT, data=b'{"a": 1.50, "b":[1e2 , 9007199254740993]}')
+    event = EVENT._replace(data=b'{"a": 1.50, "b":[1e2 , 9007199254740993]}')
 
     assert to_structured(event)[1].endswith(b',"data":{"a": 1.50, "b":[1e2 , 9007199254740993]}}')
     assert to_binary(event)[1] is event.data
@@ -208,7 +207,7 @@ def test_what_another_producer_writes_is_read_too() -> None:
     found = from_cloudevent({"Content-Type": "application/cloudevents+json; charset=UTF-8"}, f" {document}\n")
 
     assert found.payload == EVENT.payload
-    assert replace(found, data=EVENT.data) == EVENT
+    assert found._replace(data=EVENT.data) == EVENT
 
 
 def test_data_in_base64_is_read_too() -> None:
@@ -220,14 +219,14 @@ def test_data_in_base64_is_read_too() -> None:
 
 
 def test_times_are_told_in_utc() -> None:
-    event = replace(EVENT, occurred_at=datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=2))))
+    event = EVENT._replace(occurred_at=datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=2))))
 
     assert json.loads(to_structured(event)[1])["time"] == "2025-12-31T23:00:00Z"
 
 
 def test_an_event_without_a_type_is_none() -> None:
     with pytest.raises(ValueError, match="lacks one"):
-        to_structured(replace(EVENT, type=""))
+        to_structured(EVENT._replace(type=""))
 
 
 def changed(**changes: Any) -> bytes:

@@ -6,7 +6,6 @@ import json
 import logging
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import boto3  # type: ignore[import-untyped]
@@ -102,7 +101,7 @@ def test_events_arrive_as_cloudevents_of_their_type(moto_url: str, arrived: Call
     by_id = {event.id: event for event in events}
     for message in found:
         read = from_cloudevent({}, json.dumps(message["detail"]))
-        assert replace(read, data=EVENT.data) == by_id[read.id]
+        assert read._replace(data=EVENT.data) == by_id[read.id]
         assert read.payload == EVENT.payload
 
 
@@ -129,9 +128,9 @@ def size_of(event: Event, aws: ScriptedAWS) -> int:
 
 def test_an_event_may_have_just_the_size_that_aws_takes_and_one_that_is_larger_fails_alone(aws: ScriptedAWS) -> None:
     events = some_events(3)
-    room = MOST_BYTES - size_of(replace(events[1], data=b'""'), aws)
-    fits = replace(events[1], data=b'"%s"' % (b"x" * room))
-    too_large = replace(events[2], data=b'"%s"' % (b"x" * (room + 1)))
+    room = MOST_BYTES - size_of(events[1]._replace(data=b'""'), aws)
+    fits = events[1]._replace(data=b'"%s"' % (b"x" * room))
+    too_large = events[2]._replace(data=b'"%s"' % (b"x" * (room + 1)))
 
     failures = publisher_for(aws).publish([events[0], fits, too_large])
 
@@ -142,8 +141,8 @@ def test_an_event_may_have_just_the_size_that_aws_takes_and_one_that_is_larger_f
 
 
 def test_a_type_that_is_too_long_fails_alone_and_for_good(aws: ScriptedAWS) -> None:
-    fine = replace(EVENT, type="é" * LONGEST_DETAIL_TYPE)
-    too_long = replace(EVENT, id="2", type="x" * (LONGEST_DETAIL_TYPE + 1))
+    fine = EVENT._replace(type="é" * LONGEST_DETAIL_TYPE)
+    too_long = EVENT._replace(id="2", type="x" * (LONGEST_DETAIL_TYPE + 1))
 
     failures = publisher_for(aws).publish([fine, too_long])
 
@@ -308,7 +307,7 @@ def test_the_start_minds_credentials_that_have_expired(aws: ScriptedAWS) -> None
 
 
 def test_half_characters_in_an_event_do_no_harm(aws: ScriptedAWS) -> None:
-    event = replace(EVENT, type="odd\ud800", subject="a\ud800b\n")
+    event = EVENT._replace(type="odd\ud800", subject="a\ud800b\n")
 
     assert not publisher_for(aws).publish([event])
 

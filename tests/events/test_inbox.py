@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -469,7 +468,7 @@ def test_an_id_that_is_too_long_for_a_mark_is_refused(storage: InMemoryStorage, 
     moved(engine, acme, item="nail", by=1)
     (event,) = history(engine, acme)
 
-    answer = Inbox(engine, "shelf").handle(replace(event, id="x" * 300), note)
+    answer = Inbox(engine, "shelf").handle(event._replace(id="x" * 300), note)
 
     assert failure_of(answer).code is ErrorCode.INVALID_INPUT
 

@@ -10,14 +10,16 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from returns.result import Result, Success
+from returns.result import Failure, Result, Success
 
 from actionengine import (
     ActionContext,
+    ActionError,
     Actor,
     CallbackPublisher,
     ConfigurationError,
     Engine,
+    ErrorCode,
     Event,
     InMemoryStorage,
     PublishError,
@@ -332,6 +334,7 @@ def test_one_event_that_hangs_is_found_among_others_and_given_up(desk: Desk) -> 
             desk.drain(relay)
         if settled():
             break
+        desk.world.run(desk.world.pause(0.03))
     (letter,) = relay.dead_letters()
     assert (letter.event.subject, letter.attempts) == ("jobs/hang", 2)
     assert "did not end within 0.05 s" in letter.reason
@@ -351,10 +354,11 @@ def test_a_def_that_hangs_is_left_behind(desk: Desk) -> None:
         desk.tell(subject)
     relay = impatient(desk, CallbackPublisher(publish), publish_timeout=0.05, max_attempts=1)
     try:
-        for _ in range(3):
+        while not relay.status().dead:
             desk.tell("jobs/more")
             with suppress(PublisherUnavailable):
                 desk.drain(relay)
+            desk.world.run(desk.world.pause(0.03))
         assert {"jobs/fine", "jobs/good"} <= set(arrived)
         assert [letter.event.subject for letter in relay.dead_letters()] == ["jobs/hang"]
     finally:
@@ -384,6 +388,112 @@ def test_a_publisher_that_cannot_start_is_an_outage(desk: Desk) -> None:
     desk.tell()
     with pytest.raises(PublisherUnavailable, match="no credentials in sight"):
         desk.drain(Relay(desk.world.storage, NoBroker()))
+
+
+def test_a_failure_that_a_callback_returns_is_a_failed_attempt(desk: Desk) -> None:
+    answers = iter([Failure(ActionError(ErrorCode.CONFLICT, "somebody else has it")), Success(True)])
+    relay = impatient(desk, CallbackPublisher(lambda event: next(answers)), first_backoff=0.3, longest_backoff=0.3)
+    desk.tell("jobs/1")
+
+    assert desk.drain(relay) == 0
+    desk.drain_until(relay, lambda: relay.status().pending == 0)
+    assert relay.status().dead == 0
+
+
+def test_a_failure_that_nothing_can_mend_makes_a_dead_letter_at_once(desk: Desk) -> None:
+    refusal = Failure(ActionError(ErrorCode.FORBIDDEN, "not for you"))
+    relay = impatient(desk, CallbackPublisher(lambda event: refusal))
+    desk.tell("jobs/1")
+    desk.drain(relay)
+
+    assert [letter.reason for letter in relay.dead_letters()] == ["forbidden: not for you"]
+
+
+def test_what_a_def_returns_to_be_awaited_is_awaited(desk: Desk) -> None:
+    arrived: list[str] = []
+
+    async def later(event: Event) -> Any:
+        arrived.append(event.id)
+        return Failure("no")
+
+    relay = impatient(desk, CallbackPublisher(lambda event: later(event)), max_attempts=1)
+    desk.tell("jobs/1")
+
+    assert desk.drain(relay) == 0
+    assert len(arrived) == 1
+    assert relay.status().dead == 1
+
+
+def test_a_failure_of_what_is_no_event_of_the_call_is_no_success(desk: Desk) -> None:
+    class Mistaken:
+        def publish(self, events: Sequence[Event]) -> Any:
+            return {event: PublishError("no") for event in events}
+
+    relay = impatient(desk, Mistaken(), max_attempts=1)
+    desk.tell("jobs/1")
+
+    assert desk.drain(relay) == 0
+    assert "which is no id of its events" in relay.dead_letters()[0].reason
+
+
+def test_an_event_that_breaks_the_connection_holds_up_nobody_for_long(desk: Desk) -> None:
+    arrived: list[str | None] = []
+
+    def publish(event: Event) -> None:
+        if event.subject == "jobs/bad":
+            raise ConnectionResetError("this is too large for me")
+        arrived.append(event.subject)
+
+    desk.tell("jobs/bad")
+    for number in range(5):
+        desk.tell(f"jobs/{number}")
+    relay = impatient(desk, CallbackPublisher(publish), max_attempts=2)
+    for _ in range(100):
+        with suppress(PublisherUnavailable):
+            desk.drain(relay)
+        if relay.status().dead:
+            break
+        desk.tell("jobs/more")
+        desk.world.run(desk.world.pause(0.01))
+
+    assert {f"jobs/{number}" for number in range(5)} <= set(arrived)
+    assert [letter.event.subject for letter in relay.dead_letters()] == ["jobs/bad"]
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [lambda old: object(), lambda old: float("nan") / 0, lambda old: old["no"]],
+    ids=["no JSON", "a division", "a key"],
+)
+def test_an_upcaster_that_goes_wrong_holds_up_its_own_subject_only(desk: Desk, worse: Callable[[Any], Any]) -> None:
+    told = create_event_type(type="told", version=2, upcasters={1: lambda old: worse(old) if old["bad"] else old})
+    arrived: list[str | None] = []
+    desk.tell("jobs/bad", bad=True)
+    desk.tell("jobs/fine", bad=False)
+    publisher = CallbackPublisher(lambda event: arrived.append(event.subject))
+    relay = impatient(desk, publisher, event_types=[told], max_attempts=1)
+    desk.drain(relay)
+
+    assert arrived == ["jobs/fine"]
+    assert relay.status().dead == 1
+
+
+def test_an_error_of_a_kind_of_its_own_does_not_end_the_relay(desk: Desk) -> None:
+    class Odd(PublishError):
+        def __init__(self) -> None:
+            pass
+
+        def __str__(self) -> str:
+            raise ValueError("nothing to say")
+
+    def publish(event: Event) -> None:
+        raise Odd
+
+    relay = impatient(desk, CallbackPublisher(publish), max_attempts=1)
+    desk.tell("jobs/1")
+    desk.drain(relay)
+
+    assert relay.dead_letters()[0].reason == "its text raised ValueError"
 
 
 # Running

@@ -471,7 +471,7 @@ OPERATOR_CALLS = {
     "a new tenant": "SELECT public.ae_create_tenant(gen_random_uuid(), 'mallory', 'Mallory', {signature})",
     "deleting a tenant": "SELECT public.ae_delete_tenant('globex', {signature})",
     "purging keys": "SELECT public.ae_purge_keys(1000, {signature})",
-    "everybody's events": "SELECT * FROM public.ae_outbox_take(1000, {signature})",
+    "everybody's events": "SELECT * FROM public.ae_outbox_take(1000, 64, {signature})",
     "losing an event": "SELECT public.ae_outbox_settle(ARRAY['VICTIM'::uuid], ARRAY[1], '[]', {signature})",
     "when the next event is due": "SELECT public.ae_outbox_next({signature})",
     "a relay that is none": "SELECT public.ae_relay_beat('{{}}', {signature})",

@@ -36,7 +36,7 @@ RELAY_CALLS = {
     "ae_dead_letters(uuid,integer,text)",
     "ae_outbox_next(text)",
     "ae_outbox_settle(uuid[],bigint[],json,text)",
-    "ae_outbox_take(integer,text)",
+    "ae_outbox_take(integer,integer,text)",
     "ae_redrive(uuid[],text)",
     "ae_relay_beat(json,text)",
     "ae_relay_status(text)",

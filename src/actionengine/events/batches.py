@@ -70,7 +70,7 @@ class Batch:
 def switching(page: Sequence[StoredEvent], rebuild: Checkpoint, live: Checkpoint) -> Batch:
     """The last events of a rebuild: with them its generation becomes the live one, and the old one is to be removed.
 
-    They are all that there was when `live` was read already, so that the live generation never goes back.
+    With them it has all that `live` has, so that the live generation never goes back.
     """
     return Batch(
         page,

@@ -43,14 +43,22 @@ async def call(function: Callable[..., Any], *arguments: Any, timeout: float | N
 async def _await(awaitable: Any, seconds: float | None) -> Any:
     if seconds is None:
         return await awaitable
-    timer = asyncio.timeout(seconds)
+    task = asyncio.ensure_future(awaitable)
     try:
-        async with timer:
-            return await awaitable
-    except TimeoutError:
-        if timer.expired():
-            raise _too_late(seconds) from None
+        await asyncio.wait((task,), timeout=seconds)
+    except BaseException:
+        _leave(task)
         raise
+    if task.done():
+        return task.result()
+    # What swallows its cancellation is left behind.
+    _leave(task)
+    raise _too_late(seconds)
+
+
+def _leave(task: asyncio.Future[Any]) -> None:
+    task.cancel()
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
 
 class _Job:

@@ -14,23 +14,26 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
 from actionengine.errors import sendable
 from actionengine.event_types import EventType, EventVersionError
 from actionengine.events.calls import call
 from actionengine.events.event import Event
 from actionengine.events.publisher import (
+    ConnectionLost,
     Failures,
     Publisher,
     PublishError,
     PublisherUnavailable,
     as_publish_error,
+    checked_answer,
     told,
 )
 from actionengine.storage.port import FailedDelivery, PendingEvent
 
-Subject = tuple[UUID, str]
+Subject = tuple[int, str]
+"""A tenant's id as a number, which is found faster, and a subject; or the id of an event that has none."""
+
 Item = tuple[PendingEvent, Event]
 
 _REMEMBERED = 10_000
@@ -72,12 +75,12 @@ class Retries:
 
     def failed(self, pending: PendingEvent, error: PublishError, postponed: int = 0) -> FailedDelivery:
         """A failed attempt: with a next one, or a dead letter. `postponed` is how many before were not counted."""
-        reason = _storable(error)
+        reason = storable(error)
         if isinstance(error, PublisherUnavailable):
             pause = min(_LONGEST_UNCOUNTED, self.after(pending.attempts + postponed + 1))
             return FailedDelivery(pending, reason, pause, counts=False)
         attempts = pending.attempts + 1
-        is_last = not error.retry or attempts >= self.most
+        is_last = not getattr(error, "retry", True) or attempts >= self.most
         return FailedDelivery(pending, reason, None if is_last else self.after(attempts))
 
 
@@ -95,6 +98,11 @@ class Deliverer:
         self._hangs: dict[str, int] = {}
         self._hung_at: dict[str, int] = {}
         self._postponed: dict[str, int] = {}
+
+    @property
+    def suspects(self) -> int:
+        """How many events there are that the publisher did not end with."""
+        return len(self._hangs)
 
     async def deliver(self, batch: Sequence[PendingEvent], may_go_on: Callable[[], Awaitable[bool]]) -> Delivery:
         """Publish a batch, as long as nothing is in the way; `may_go_on` is asked before each call."""
@@ -159,14 +167,7 @@ class Deliverer:
             if task is not None and task.cancelling():
                 raise
             return PublishError(f"the publisher raised {type(error).__name__}")
-        if answer is None:
-            return {}
-        if isinstance(answer, Mapping):
-            return answer
-        return PublishError(
-            f"publish() returned a {type(answer).__name__}: it has to return None, or a mapping of event ids to "
-            f"PublishErrors"
-        )
+        return checked_answer(answer, [event for _, event in items])
 
     def _note(self, items: Sequence[Item], answer: Failures | Exception, delivery: Delivery) -> None:
         if isinstance(answer, Mapping):
@@ -178,6 +179,8 @@ class Deliverer:
                     delivery.failed.append(self._failed(item[0], _reason(error)))
         elif isinstance(answer, TimeoutError):
             self._note_hang(items, delivery)
+        elif isinstance(answer, ConnectionLost):
+            self._note_loss(items, answer, delivery)
         elif isinstance(answer, PublisherUnavailable):
             delivery.outage = answer
         else:
@@ -190,6 +193,17 @@ class Deliverer:
             for numbers in (self._hangs, self._hung_at, self._postponed):
                 numbers.pop(item[1].id, None)
 
+    def _note_loss(self, items: Sequence[Item], answer: ConnectionLost, delivery: Delivery) -> None:
+        """A connection that was lost may be the fault of what was sent: of an event that was alone, where others were
+        delivered since it first met that. They are tried last from now on."""
+        for pending, event in items:
+            _count(self._hangs, event.id)
+            hung_at = self._hung_at.setdefault(event.id, self._delivered)
+            if len(items) == 1 and self._delivered > hung_at:
+                delivery.failed.append(self._failed(pending, PublishError(told(answer))))
+            else:
+                delivery.outage = answer
+
     def _note_hang(self, items: Sequence[Item], delivery: Delivery) -> None:
         """What did not end is postponed, so that others get their chance. It counts against an event that was alone,
         where others were delivered since it first hung, or where it has hung too often."""
@@ -198,8 +212,12 @@ class Deliverer:
             number = _count(self._hangs, event.id)
             hung_at = self._hung_at.setdefault(event.id, self._delivered)
             counts = len(items) == 1 and (self._delivered > hung_at or number > _MOST_HANGS)
-            error = PublishError(str(outage)) if counts else outage
-            delivery.failed.append(self._failed(pending, error))
+            failure = self._failed(pending, PublishError(str(outage)) if counts else outage)
+            if failure.retry_in is not None:
+                # Others are tried before it is its turn again.
+                pause = min(_LONGEST_UNCOUNTED, self._timeout * number)
+                failure = failure._replace(retry_in=max(failure.retry_in, pause))
+            delivery.failed.append(failure)
         if not delivery.delivered:
             delivery.outage = outage
 
@@ -236,14 +254,14 @@ def _reason(error: Exception) -> PublishError:
     return blamed if isinstance(blamed, PublishError) else PublishError(f"{type(error).__name__}: {told(error)}")
 
 
-def _storable(error: PublishError) -> str:
+def storable(error: BaseException) -> str:
     """A reason as every database can keep it."""
     return sendable(told(error)).replace("\0", "")[:_LONGEST_REASON]
 
 
 def _subject(pending: PendingEvent) -> Subject:
     event = pending.event
-    return event.tenant_id, event.id if event.subject is None else event.subject
+    return event.tenant_id.int, event.id if event.subject is None else event.subject
 
 
 def _waves(batch: Iterable[PendingEvent]) -> list[list[PendingEvent]]:

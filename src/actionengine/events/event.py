@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from pydantic_core import from_json, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from actionengine.event_types import EventType
+from actionengine.event_types import EventType, EventVersionError
 from actionengine.storage.port import EventRow
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """A fact: what happened (`type`, `payload`), to what (`subject`), for whom (`tenant_id`), by whom (`actor_type`,
     `actor_id`), in which action (`action`, `action_id`), and when (`occurred_at`, UTC).
 
@@ -63,8 +61,12 @@ class Event:
 
     def upcast(self, declared: EventType) -> Event:
         """The event with its payload in the newest version. Raises `EventVersionError`."""
-        newest = to_json(declared.upcast(self.payload, self.version), inf_nan_mode="null")
-        return replace(self, data=newest, version=declared.version)
+        try:
+            newest = to_json(declared.upcast(self.payload, self.version), inf_nan_mode="null")
+        except (PydanticSerializationError, ValueError, TypeError) as error:
+            message = f"{self.type}, version {self.version}, cannot be brought to version {declared.version}: {error}"
+            raise EventVersionError(message) from error
+        return self._replace(data=newest, version=declared.version)
 
     def read(self, declared: EventType) -> Any:
         """The payload as an instance of the declared model. Raises `EventVersionError`."""

@@ -10,7 +10,14 @@ from typing import Any
 from actionengine.errors import ConfigurationError
 from actionengine.events.calls import call
 from actionengine.events.event import Event
-from actionengine.events.publisher import Failures, Publisher, PublishError, PublisherUnavailable, as_publish_error
+from actionengine.events.publisher import (
+    Failures,
+    Publisher,
+    PublishError,
+    PublisherUnavailable,
+    as_publish_error,
+    checked_answer,
+)
 
 _BATCH_SIZE = 100
 """Events that a publisher without a `batch_size` gets at once."""
@@ -129,11 +136,14 @@ class _Member:
     async def _publish(self, batch: Sequence[Event]) -> Failures | PublishError:
         try:
             async with self._turn():
-                failures: Failures | None = await call(self._publisher.publish, batch)
+                answer = await call(self._publisher.publish, batch)
+        except TimeoutError as error:
+            return PublisherUnavailable(f"TimeoutError: {error}")
         except Exception as error:
             blamed = as_publish_error(error)
-            return blamed if isinstance(blamed, PublishError) else PublishError(f"{type(error).__name__}: {error}")
-        return failures or {}
+            assert isinstance(blamed, PublishError)
+            return blamed
+        return checked_answer(answer, batch)
 
     def _turn(self) -> asyncio.Semaphore:
         loop = asyncio.get_running_loop()

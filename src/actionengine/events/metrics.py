@@ -47,6 +47,8 @@ class RelayMetrics:
 
     def gauge(self, status: OutboxStatus) -> None:
         """How much there is to deliver."""
+        if not self.is_on:
+            return
         self._gauges["pending"].set(status.pending)
         self._gauges["dead"].set(status.dead)
         self._gauges["age"].set(age_of(status))

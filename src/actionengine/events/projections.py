@@ -294,6 +294,9 @@ class Projection:
                     page = await self._page(tenant, rebuild.position, mode)
                     taken_in = len(page)
                     is_end = taken_in < self._batch_size
+                    if is_end and not await self._has_all(tenant, page, rebuild, live, mode):
+                        await pause(mode, _PAUSE)
+                        continue
                     batch = switching(page, rebuild, live) if is_end else Batch(page, rebuild)
                     answer = await self._advance(tenant, batch, mode)
             if answer is None:
@@ -308,6 +311,19 @@ class Projection:
             message = f"the rebuild of the projection {self.name} was abandoned meanwhile"
             return Failure(ActionError(ErrorCode.CONFLICT, message, {"projection": self.name}))
         return Success(meter.applied)
+
+    async def _has_all(
+        self, tenant: Tenant, page: Sequence[StoredEvent], rebuild: Checkpoint, live: Checkpoint, mode: Mode
+    ) -> bool:
+        """Whether a short page has all events that the live generation has. What a reader may see ends at a horizon,
+        which can go back a little: not for the one that the live generation was caught up to."""
+        position = page[-1].position if page else rebuild.position
+        while position < live.position:
+            further = await self._read(tenant, position, 1000, None, mode)
+            if not further or any(self._types is None or item.event.type in self._types for item in further):
+                return False
+            position = further[-1].position
+        return True
 
     async def _abandon(self, tenant: Tenant, mode: Mode) -> Result[bool, ActionError]:
         was_there = False
@@ -446,10 +462,14 @@ class Projection:
         return Checkpoint.of(id, record, "live" if id == self.name else "idle")
 
     async def _page(self, tenant: Tenant, after: int, mode: Mode, limit: int | None = None) -> Sequence[StoredEvent]:
-        options: Any = {"after": after, "limit": limit or self._batch_size, "types": self._types}
+        return await self._read(tenant, after, limit or self._batch_size, self._types, mode)
+
+    async def _read(
+        self, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None, mode: Mode
+    ) -> Sequence[StoredEvent]:
         if mode == "sync":
-            return self.storage.read_events(tenant, **options)
-        return await self.storage.read_events_async(tenant, **options)
+            return self.storage.read_events(tenant, after=after, limit=limit, types=types)
+        return await self.storage.read_events_async(tenant, after=after, limit=limit, types=types)
 
     async def _count(self, tenant: Tenant, after: int, most: int | None, mode: Mode) -> int:
         number = 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from actionengine.errors import ConfigurationError
+from returns.result import Failure
+
+from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.events.event import Event
 from actionengine.plan import is_async
 
@@ -54,7 +57,9 @@ class Publisher(Protocol):
 class CallbackPublisher:
     """Calls a function, `def` or `async def`, for one event at a time; for `concurrency` events at once, where it may.
 
-    What it raises is a failed attempt of that event; it may raise `PublishError` and `PublisherUnavailable` itself. The
+    What it raises is a failed attempt of that event; it may raise `PublishError` and `PublisherUnavailable` itself. A
+    `Failure` that it returns, such as an inbox's or an engine's, is one too: what no other attempt can mend
+    (`invalid_input`, `forbidden`, …) makes a dead letter at once, and `unavailable` counts against no event. The
     relay's `publish_timeout` bounds each call.
     """
 
@@ -67,13 +72,72 @@ class CallbackPublisher:
         self._function = function
         self.publish = self._publish_async if is_async(function) else self._publish
 
-    def _publish(self, events: Sequence[Event]) -> None:
+    def _publish(self, events: Sequence[Event]) -> Awaitable[None] | None:
         for event in events:
-            self._function(event)
+            returned = self._function(event)
+            if inspect.isawaitable(returned):
+                return self._await(returned)
+            _check_returned(returned)
+        return None
 
     async def _publish_async(self, events: Sequence[Event]) -> None:
         for event in events:
-            await self._function(event)
+            _check_returned(await self._function(event))
+
+    async def _await(self, returned: Awaitable[Any]) -> None:
+        _check_returned(await returned)
+
+
+_FINAL = frozenset(
+    {
+        ErrorCode.INVALID_INPUT,
+        ErrorCode.UNAUTHENTICATED,
+        ErrorCode.FORBIDDEN,
+        ErrorCode.NOT_FOUND,
+        ErrorCode.UNPROCESSABLE,
+        ErrorCode.HOOK_FAILED,
+        ErrorCode.IDEMPOTENCY_MISMATCH,
+    }
+)
+"""What no other attempt can mend."""
+
+
+class ConnectionLost(PublisherUnavailable):
+    """A connection was lost or refused: for want of a broker, or because of what was sent."""
+
+
+def failed_action(error: ActionError, name: str = "") -> PublishError | None:
+    """What the failure of an action means for the event that it was for; None where it counts as delivered: an approval
+    that is waited for holds it."""
+    if error.code is ErrorCode.APPROVAL_REQUIRED:
+        return None
+    reason = f"{name}{': ' if name else ''}{error.code}: {error}"
+    if error.code is ErrorCode.UNAVAILABLE:
+        return PublisherUnavailable(reason)
+    return PublishError(reason, retry=error.code not in _FINAL)
+
+
+def _check_returned(returned: Any) -> None:
+    if isinstance(returned, Failure):
+        error = returned.failure()
+        failed = failed_action(error) if isinstance(error, ActionError) else PublishError(str(error))
+        if failed is not None:
+            raise failed
+
+
+def checked_answer(answer: Any, events: Sequence[Event]) -> Failures | PublishError:
+    """What `publish` has answered, where it may answer so; otherwise what is wrong with it."""
+    if answer is None:
+        return {}
+    if not isinstance(answer, Mapping):
+        return PublishError(
+            f"publish() returned a {type(answer).__name__}: it has to return None, or a mapping of event ids to "
+            f"PublishErrors"
+        )
+    unknown = answer.keys() - {event.id for event in events}
+    if unknown:
+        return PublishError(f"publish() returned a failure for {next(iter(unknown))!r}, which is no id of its events")
+    return answer
 
 
 def as_publish_error(error: Exception) -> Exception:
@@ -82,7 +146,7 @@ def as_publish_error(error: Exception) -> Exception:
     if isinstance(error, PublishError | TimeoutError):
         return error
     reason = f"{type(error).__name__}: {told(error)}"
-    return PublisherUnavailable(reason) if isinstance(error, ConnectionError) else PublishError(reason)
+    return ConnectionLost(reason) if isinstance(error, ConnectionError) else PublishError(reason)
 
 
 def told(error: BaseException) -> str:

@@ -16,12 +16,13 @@ from uuid_utils.compat import uuid7
 
 from actionengine.errors import ActionException, ConfigurationError
 from actionengine.events.calls import call
-from actionengine.events.delivery import Deliverer, Delivery
+from actionengine.events.delivery import Deliverer, Delivery, storable
 from actionengine.events.metrics import RelayMetrics
 from actionengine.events.publisher import Publisher, PublishError, PublisherUnavailable
 from actionengine.events.worlds import World
 from actionengine.storage.port import (
     Outbox,
+    OutboxStatus,
     PendingEvent,
     RelayBeat,
     SerializationFailure,
@@ -84,6 +85,7 @@ class Shift:
         self._delivered = self._failed = 0
         self._beats = True
         self._beaten_at: float | None = None
+        self._beaten = 0
         self._delivered_before = 0
 
     def stop(self) -> None:
@@ -115,9 +117,12 @@ class Shift:
                         break
                     await self._outbox.wait(self._settings.poll_interval)
                     await self._beat()
-            except _PASSING as error:
-                if ends:
+            except Exception as error:
+                is_passing = isinstance(error, _PASSING)
+                if ends or (isinstance(error, ConfigurationError | StorageError) and not is_passing):
                     raise
+                if not is_passing:
+                    logger.exception("the relay %s has met what it does not know", self._settings.name)
                 await self._recover(error)
         return self._delivered
 
@@ -142,7 +147,9 @@ class Shift:
         if not self._is_started:
             await self._start_publisher()
         limit = self._settings.batch_size
-        batch = await self._outbox.take(min(limit, _PROBE) if self._outages else limit, self._lease)
+        if self._outages:
+            limit = min(limit, _PROBE + self._deliverer.suspects)
+        batch = await self._outbox.take(limit, self._lease)
         if not batch:
             self._outages, self._error = 0, None
             return False
@@ -197,7 +204,7 @@ class Shift:
     async def _recover(self, error: Exception) -> None:
         """Wait before the next try. Full jitter ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015)."""
         self._outages += 1
-        self._error = f"{type(error).__name__}: {error}"
+        self._error = f"{type(error).__name__}: {storable(error)}"
         pause = random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._outages, 20))
         logger.warning("the relay %s tries again in %.1f s: %s", self._settings.name, pause, self._error)
         await self._beat()
@@ -211,6 +218,8 @@ class Shift:
         now = monotonic()
         if not self._beats or (self._beaten_at is not None and now - self._beaten_at < _BEAT):
             return
+        self._beaten += 1
+        is_second = self._beaten == 2
         elapsed = now - self._beaten_at if self._beaten_at is not None else 0.0
         rate = (self._delivered - self._delivered_before) / elapsed if elapsed else 0.0
         self._beaten_at, self._delivered_before = now, self._delivered
@@ -227,5 +236,20 @@ class Shift:
         )
         with suppress(StorageError, ActionException):
             await self._outbox.beat(beat)
-            if self._metrics.is_on:
-                self._metrics.gauge(await self._outbox.status())
+            if self._metrics.is_on or is_second:
+                status = await self._outbox.status()
+                self._metrics.gauge(status)
+                if is_second:
+                    self._check_others(status)
+
+    def _check_others(self, status: OutboxStatus) -> None:
+        beside = [beat for beat in status.relays if beat.seen_at > self._started_at]
+        others = {beat.publisher for beat in beside} - {self._settings.publisher}
+        if others:
+            logger.warning(
+                "the relay %s gives events to %s, and others here to %s: each event goes to one of them only. "
+                "A Fanout gives each to all of several publishers",
+                self._settings.name,
+                self._settings.publisher,
+                ", ".join(sorted(others)),
+            )

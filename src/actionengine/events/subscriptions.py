@@ -12,11 +12,11 @@ from returns.result import Failure
 
 from actionengine.context import Actor, RequestContext
 from actionengine.engine import Engine
-from actionengine.errors import ActionError, ActionException, ConfigurationError, ErrorCode
+from actionengine.errors import ActionException, ConfigurationError
 from actionengine.event_types import EventType, EventVersionError
 from actionengine.events.event import Event
 from actionengine.events.fanout import combined
-from actionengine.events.publisher import Failures, PublishError, PublisherUnavailable
+from actionengine.events.publisher import Failures, PublishError, PublisherUnavailable, failed_action
 from actionengine.events.tenants import TenantOf, Tenants
 from actionengine.storage.port import StorageUnavailable
 
@@ -26,19 +26,6 @@ ActorOf = Callable[[Event], Actor]
 PayloadOf = Callable[[Event], Any]
 
 _ACTORS = ("workflow", "integration")
-
-_FINAL = frozenset(
-    {
-        ErrorCode.INVALID_INPUT,
-        ErrorCode.UNAUTHENTICATED,
-        ErrorCode.FORBIDDEN,
-        ErrorCode.NOT_FOUND,
-        ErrorCode.UNPROCESSABLE,
-        ErrorCode.HOOK_FAILED,
-        ErrorCode.IDEMPOTENCY_MISMATCH,
-    }
-)
-"""What no other attempt can mend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +146,7 @@ class Subscriptions:
             )
             payload = event.payload if subscription.payload is None else subscription.payload(event)
         except ActionException as refusal:
-            return _failure(name, refusal.error)
+            return failed_action(refusal.error, name)
         except PublishError as error:
             return error
         except StorageUnavailable as error:
@@ -168,16 +155,7 @@ class Subscriptions:
             logger.exception("the subscription of %s to %s raised (event %s)", name, event.type, event.id)
             return PublishError(f"{name}: its subscription raised {type(error).__name__}")
         answer = await self._engine.execute_action_async(subscription.service, subscription.action, payload, context)
-        return _failure(name, answer.failure()) if isinstance(answer, Failure) else None
-
-
-def _failure(name: str, error: ActionError) -> PublishError | None:
-    if error.code is ErrorCode.APPROVAL_REQUIRED:
-        return None
-    reason = f"{name}: {error.code}: {error}"
-    if error.code is ErrorCode.UNAVAILABLE:
-        return PublisherUnavailable(reason)
-    return PublishError(reason, retry=error.code not in _FINAL)
+        return failed_action(answer.failure(), name) if isinstance(answer, Failure) else None
 
 
 def _actor_for(subscription: Subscription, event: Event) -> Actor:

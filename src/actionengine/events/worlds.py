@@ -11,6 +11,9 @@ from actionengine.storage.port import Mode
 
 T = TypeVar("T")
 
+_PATIENCE = 10.0
+"""Seconds that the publisher's event loop has to end."""
+
 _LOOK = 1.0
 """Seconds between two looks at whether the publisher's event loop is still there."""
 
@@ -75,7 +78,8 @@ class _Thread:
         """End the loop, and what still runs in it."""
         if self._loop is not None and self._thread is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
+            # A publisher that blocks the loop keeps it.
+            self._thread.join(_PATIENCE)
             self._loop = self._thread = None
 
     def _started(self) -> asyncio.AbstractEventLoop:

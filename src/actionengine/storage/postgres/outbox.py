@@ -33,7 +33,7 @@ from actionengine.storage.port import (
 )
 from actionengine.storage.postgres.driver import Driver, Row, Statement, milliseconds
 from actionengine.storage.postgres.errors import is_lost
-from actionengine.storage.postgres.rows import array, event_row
+from actionengine.storage.postgres.rows import array, event_row, taken_event, tenant_text
 from actionengine.storage.records import event_id
 from actionengine.storage.signals import Signal
 from actionengine.storage.sql.pools import pool_of
@@ -48,7 +48,7 @@ LEASE = "SELECT set_config('idle_in_transaction_session_timeout', %s, true)"
 TAKE = """
 SELECT attempts, position, id, tenant_id, type, subject, payload, action, action_id, actor_type, actor_id, occurred_at,
     version
-FROM public.ae_outbox_take(%s, %s)
+FROM public.ae_outbox_take(%s, %s, %s)
 """
 SETTLE = "SELECT public.ae_outbox_settle(%s, %s, %s, %s)"
 NEXT = "SELECT public.ae_outbox_next(%s)"
@@ -62,7 +62,8 @@ FROM public.ae_dead_letters(%s, %s, %s)
 REDRIVE = "SELECT public.ae_redrive(%s, %s)"
 SKIP = "SELECT public.ae_skip(%s, %s, %s)"
 
-# The lock of who sleeps, in the connection that listens.
+# The lock of who sleeps, held by the connection. Where it can only be had shared, it is writers who hold it: they have
+# seen nobody asleep, and are about to commit.
 SLEEP = "SELECT pg_try_advisory_lock(1634037602, 64)"
 WAKE = "SELECT pg_advisory_unlock(1634037602, 64)"
 SHARED = """
@@ -71,6 +72,10 @@ SELECT CASE
     ELSE false
 END
 """
+
+_MOST_PARTITIONS = 16
+_PARTITIONS_UNDER_LOAD = 4
+"""Partitions, of 64, that a relay takes at once."""
 
 _BESIDE_RELAY_AT_WORK = 0.02
 """Seconds between two looks at events that another relay is delivering."""
@@ -90,8 +95,10 @@ class PostgresOutbox:
         self._mode = mode
         self._woken = False
         self._fruitless = 0
-        self._taking: tuple[Engine, PoolProxiedConnection] | None = None
-        self._listening: PoolProxiedConnection | None = None
+        self._partitions = _MOST_PARTITIONS
+        self._held: tuple[Engine, PoolProxiedConnection] | None = None
+        self._is_taking = False
+        self._is_listening = False
         self._polling: Signal | None = None
 
     async def take(self, limit: int, lease: float) -> Sequence[PendingEvent]:
@@ -158,7 +165,7 @@ class PostgresOutbox:
         """Give back what this object holds."""
         await self.give_back()
         with suppress(Exception):
-            await self._run(self._stop_listening)
+            await self._run(self._let_go)
 
     async def _poll(self, seconds: float) -> None:
         """Wait without a connection that listens: writers notify nobody."""
@@ -175,29 +182,35 @@ class PostgresOutbox:
         return await self._storage._run(self._mode, function, *arguments)
 
     async def _ask(self, call: str, statement: str, *parameters: Any) -> list[Row]:
-        signature = self._storage._signature(call)
-        return await self._run(self._storage._query, self._mode, statement, (*parameters, signature))
+        asked = (statement, (*parameters, self._storage._signature(call)))
+        if self._held is not None and not self._is_taking:
+            # A relay needs no second connection, which a small pool may not have.
+            return await self._run(self._execute, asked)
+        return await self._run(self._storage._query, self._mode, *asked)
 
     def _take(self, limit: int, lease: float) -> list[PendingEvent]:
         statements: list[Statement] = [
             (BEGIN, ()),
             (LEASE, (milliseconds(lease),)),
-            (TAKE, (limit, self._storage._signature("relay"))),
+            (TAKE, (limit, self._partitions, self._storage._signature("relay"))),
         ]
-        if self._taking is not None:
-            statements.insert(0, ("ROLLBACK", ()))
+        if self._is_taking:
+            self._give_back()
         try:
             rows = self._execute(*statements)
         except Exception as error:
             if not is_lost(error):
                 raise
-            # A connection that died in the pool: nothing has happened in it yet.
-            rows = self._execute(*statements[-3:])
+            # A connection that died while nothing was done in it.
+            rows = self._execute(*statements)
+        self._is_taking = True
         if rows:
             self._fruitless = 0
         else:
             self._end(("COMMIT", ()))
-        return [PendingEvent(position, event_row(event), attempts) for attempts, position, *event in rows]
+        # Where there is a lot to do, a few partitions have enough of it, and the others are for other relays.
+        self._partitions = _MOST_PARTITIONS if len(rows) < limit else _PARTITIONS_UNDER_LOAD
+        return [taken_event(*row) for row in rows]
 
     def _extend(self) -> None:
         self._check_taken()
@@ -216,74 +229,85 @@ class PostgresOutbox:
             for failure in failed
         ]
         parameters = (
-            array(pending.event.tenant_id for pending in delivered),
-            array(pending.position for pending in delivered),
+            f"{{{','.join([tenant_text(pending.event.tenant_id) for pending in delivered])}}}",
+            f"{{{','.join([str(pending.position) for pending in delivered])}}}",
             to_json(failures).decode(),
             self._storage._signature("relay"),
         )
         self._end((SETTLE, parameters), ("COMMIT", ()))
 
     def _give_back(self) -> None:
-        if self._taking is not None:
+        if self._is_taking:
             self._end(("ROLLBACK", ()))
 
     def _check_taken(self) -> None:
-        if self._taking is None:
+        if not self._is_taking:
             raise StorageUnavailable("this relay has lost what it had taken: another one may deliver it")
-
-    def _execute(self, *statements: Statement) -> list[Row]:
-        """Run statements in the connection that takes. One that fails gives up all that was taken."""
-        storage = self._storage
-        if self._taking is None:
-            if not storage.is_checked:
-                storage._check(self._mode)
-            self._taking = storage.pools.take(self._mode)
-        engine, pooled = self._taking
-        try:
-            return storage.driver(pooled, self._mode).execute(*statements)
-        except BaseException as error:
-            self._taking = None
-            pool = pool_of(pooled)
-            _close(pooled)
-            if is_lost(error):
-                storage.pools.drop_idle(engine, pool)
-            raise
 
     def _end(self, *statements: Statement) -> None:
         self._execute(*statements)
-        assert self._taking is not None
-        (engine, pooled), self._taking = self._taking, None
-        self._storage.pools.give_back(engine, pooled)
+        self._is_taking = False
+
+    def _execute(self, *statements: Statement) -> list[Row]:
+        """Run statements in the connection that this object holds. Where one fails, that is closed, and what was taken
+        is given up."""
+        driver = self._driver()
+        try:
+            return driver.execute(*statements)
+        except BaseException as error:
+            assert self._held is not None
+            engine, pooled = self._held
+            pool = pool_of(pooled)
+            self._drop()
+            if is_lost(error):
+                self._storage.pools.drop_idle(engine, pool)
+            raise
+
+    def _driver(self) -> Driver:
+        storage = self._storage
+        if self._held is None:
+            if not storage.is_checked:
+                storage._check(self._mode)
+            self._held = storage.pools.take(self._mode)
+        return storage.driver(self._held[1], self._mode)
+
+    def _let_go(self) -> None:
+        if self._is_listening:
+            self._drop()
+        elif self._held is not None:
+            held, self._held = self._held, None
+            self._storage.pools.give_back(*held)
+
+    def _drop(self) -> None:
+        held, self._held = self._held, None
+        self._is_taking = self._is_listening = False
+        if held is not None:
+            with suppress(Exception):
+                held[1].invalidate()
+                held[1].close()
 
     # Sleeping
 
     def _wait(self, seconds: float) -> None:
         try:
-            has_lock = self._go_to_sleep()
-            pause = min(seconds, self._next())
+            if not self._is_listening:
+                self._execute(("LISTEN ae_outbox", ()))
+                self._is_listening = True
+            has_lock = self._is(SLEEP)
+            ((due_in,),) = self._execute((NEXT, (self._storage._signature("relay"),)))
+            pause = min(seconds, self._pause_until(due_in))
             if not has_lock:
-                pause = min(pause, _BESIDE_WRITERS if self._only_writers() else _BESIDE_RELAY)
-            self._sleep(monotonic() + pause)
+                pause = min(pause, _BESIDE_WRITERS if self._is(SHARED) else _BESIDE_RELAY)
+            self._driver().wait_for_notification(monotonic() + pause, lambda: self._woken)
             if has_lock:
-                self._listener().execute((WAKE, ()))
+                self._execute((WAKE, ()))
         except BaseException:
-            self._stop_listening()
+            self._drop()
             raise
 
-    def _go_to_sleep(self) -> bool:
-        """Whether writers notify from now on: what they have not notified of was committed before."""
-        ((is_ours,),) = self._listener().execute((SLEEP, ()))
-        return bool(is_ours)
-
-    def _only_writers(self) -> bool:
-        """Whether it is writers who hold the lock: they have seen nobody asleep, and are about to commit."""
-        ((is_so,),) = self._listener().execute((SHARED, ()))
-        return bool(is_so)
-
-    def _next(self) -> float:
-        """Seconds until something may be due."""
-        ((seconds,),) = self._storage._query(self._mode, NEXT, (self._storage._signature("relay"),))
-        return self._pause_until(seconds)
+    def _is(self, statement: str) -> bool:
+        ((answer,),) = self._execute((statement, ()))
+        return bool(answer)
 
     def _pause_until(self, seconds: float | None) -> float:
         if seconds is None:
@@ -293,28 +317,6 @@ class PostgresOutbox:
         # Due now: it came meanwhile, or another relay is at work on it.
         self._fruitless += 1
         return 0.0 if self._fruitless == 1 else _BESIDE_RELAY_AT_WORK
-
-    def _sleep(self, until: float) -> bool:
-        """Whether something came before this time (`time.monotonic`): a notification, or `wake`."""
-        return self._listener().wait_for_notification(until, lambda: self._woken)
-
-    def _listener(self) -> Driver:
-        if self._listening is None:
-            _, pooled = self._storage.pools.take(self._mode)
-            self._listening = pooled
-            self._storage.driver(pooled, self._mode).execute(("LISTEN ae_outbox", ()))
-        return self._storage.driver(self._listening, self._mode)
-
-    def _stop_listening(self) -> None:
-        if self._listening is not None:
-            pooled, self._listening = self._listening, None
-            _close(pooled)
-
-
-def _close(pooled: PoolProxiedConnection) -> None:
-    with suppress(Exception):
-        pooled.invalidate()
-        pooled.close()
 
 
 _BEATS = TypeAdapter(list[RelayBeat])

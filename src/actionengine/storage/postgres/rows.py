@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 from pydantic_core import from_json, to_json
 
 from actionengine.errors import ErrorCode, failing
-from actionengine.storage.port import EventRow, LogRow
+from actionengine.storage.port import EventRow, LogRow, PendingEvent
 
 
 def log_id(text: str) -> UUID:
@@ -71,6 +72,47 @@ def event_row(values: list[Any]) -> EventRow:
         action_id=str(event.action_id),
         occurred_at=event.occurred_at.astimezone(UTC),
     )
+
+
+def taken_event(
+    attempts: int,
+    position: int,
+    id: str,
+    tenant_id: str,
+    type: str,
+    subject: str | None,
+    payload: str,
+    action: str,
+    action_id: str,
+    actor_type: str | None,
+    actor_id: str | None,
+    occurred_at: int,
+    version: int,
+) -> PendingEvent:
+    """An event of the outbox as it was read, its time in microseconds since 1970. A relay reads many of them."""
+    return PendingEvent(
+        position,
+        EventRow(
+            id,
+            _tenant_id(tenant_id),
+            type,
+            subject,
+            payload.encode(),
+            action,
+            action_id,
+            actor_type,
+            actor_id,
+            _EPOCH + timedelta(0, 0, occurred_at),
+            version,
+        ),
+        attempts,
+    )
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_tenant_id = lru_cache(maxsize=4096)(UUID)
+tenant_text = lru_cache(maxsize=4096)(str)
+"""A tenant's id as text. There are few, and they come again and again."""
 
 
 _LOG_JSON = [LogRow._fields.index(name) for name in ("input", "output", "error")]

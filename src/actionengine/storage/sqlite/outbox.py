@@ -109,9 +109,9 @@ class SQLiteOutbox:
     async def give_back(self) -> None:
         """Let another relay have its turn."""
         if self._until:
-            self._until = 0.0
             with suppress(StorageError):
                 await self._write((RELEASE_LEASE, (self._owner,)))
+            self._until = 0.0
 
     async def wait(self, seconds: float) -> None:
         """Wait until there may be something to take."""

@@ -19,13 +19,13 @@ _RELAY_GRANTS = """
 GRANT USAGE ON SCHEMA public TO {role};
 GRANT SELECT ON public.ae_schema TO {role};
 GRANT EXECUTE ON FUNCTION public.ae_signed(text, text) TO {role};
-GRANT EXECUTE ON FUNCTION public.ae_outbox_take(integer, text),
+GRANT EXECUTE ON FUNCTION public.ae_outbox_take(integer, integer, text),
     public.ae_outbox_settle(uuid[], bigint[], json, text), public.ae_outbox_next(text),
     public.ae_relay_beat(json, text), public.ae_relay_status(text), public.ae_dead_letters(uuid, integer, text),
     public.ae_redrive(uuid[], text), public.ae_skip(uuid[], text, text) TO {role};
 """
 _RELAY_REVOKES = """
-REVOKE EXECUTE ON FUNCTION public.ae_outbox_take(integer, text),
+REVOKE EXECUTE ON FUNCTION public.ae_outbox_take(integer, integer, text),
     public.ae_outbox_settle(uuid[], bigint[], json, text), public.ae_outbox_next(text),
     public.ae_relay_beat(json, text), public.ae_relay_status(text), public.ae_dead_letters(uuid, integer, text),
     public.ae_redrive(uuid[], text), public.ae_skip(uuid[], text, text) FROM {role};

@@ -381,17 +381,15 @@ LANGUAGE sql STABLE AS $$
         )
 $$;
 
-CREATE FUNCTION public.ae_outbox_take(most integer, signature text) RETURNS TABLE (
-    attempts integer, "position" bigint, id uuid, tenant_id uuid, type text, subject text, payload text, action text,
-    action_id uuid, actor_type text, actor_id text, occurred_at timestamptz, version integer
+CREATE FUNCTION public.ae_outbox_take(most integer, most_partitions integer, signature text) RETURNS TABLE (
+    attempts integer, "position" bigint, id text, tenant_id text, type text, subject text, payload text, action text,
+    action_id text, actor_type text, actor_id text, occurred_at bigint, version integer
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     horizon   bigint;
     candidate integer;
-    locked    integer := 0;
-    taken     integer := 0;
-    found_now integer;
+    locked    integer[] := '{}';
 BEGIN
     PERFORM public.ae_operate('relay', signature);
     horizon := public.ae_event_horizon();
@@ -406,32 +404,37 @@ BEGIN
         ) head
         ORDER BY head.position
     LOOP
-        CONTINUE WHEN NOT pg_try_advisory_xact_lock(1634037602, candidate);
-        locked := locked + 1;
-        RETURN QUERY
-            SELECT due.attempts, e.position, e.id, e.tenant_id, e.type, e.subject, e.payload::text, e.action,
-                e.action_id, e.actor_type, e.actor_id, e.occurred_at, e.version
-            FROM (
-                SELECT o.tenant_id, o.position, o.attempts
-                FROM public.ae_outbox_due(candidate) o
-                WHERE o.position <= horizon
-                ORDER BY o.position
-                LIMIT most - taken
-            ) due
-            JOIN public.ae_events e ON e.tenant_id = due.tenant_id AND e.position = due.position
-            ORDER BY e.position;
-        GET DIAGNOSTICS found_now = ROW_COUNT;
-        taken := taken + found_now;
-        IF found_now = 0 THEN
-            -- Another relay was faster; or somebody's own SQL has put in what is no event.
-            DELETE FROM public.ae_outbox o
-            WHERE (o.lane & 63) = candidate AND o.dead_at IS NULL AND o.position <= horizon
-                AND NOT EXISTS (
-                    SELECT FROM public.ae_events e WHERE e.tenant_id = o.tenant_id AND e.position = o.position
-                );
+        IF pg_try_advisory_xact_lock(1634037602, candidate) THEN
+            locked := locked || candidate;
+            EXIT WHEN cardinality(locked) >= most_partitions;
         END IF;
-        EXIT WHEN taken >= most OR locked >= 16;
     END LOOP;
+    -- One partition after the other, until there are enough: the limits keep the joins nested.
+    RETURN QUERY
+        SELECT o.attempts, o.position, e.id::text, e.tenant_id::text, e.type, e.subject, e.payload::text, e.action,
+            e.action_id::text, e.actor_type, e.actor_id, (extract(epoch FROM e.occurred_at) * 1000000)::bigint,
+            e.version
+        FROM unnest(locked) partition, LATERAL (
+            SELECT due.tenant_id, due.position, due.attempts
+            FROM public.ae_outbox_due(partition) due
+            WHERE due.position <= horizon
+            ORDER BY due.position
+            LIMIT most
+        ) o, LATERAL (
+            SELECT found.*
+            FROM public.ae_events found
+            WHERE found.tenant_id = o.tenant_id AND found.position = o.position
+            LIMIT 1
+        ) e
+        LIMIT most;
+    IF NOT FOUND THEN
+        -- Another relay was faster; or somebody's own SQL has put in what is no event.
+        DELETE FROM public.ae_outbox o
+        WHERE (o.lane & 63) = ANY(locked) AND o.dead_at IS NULL AND o.position <= horizon
+            AND NOT EXISTS (
+                SELECT FROM public.ae_events e WHERE e.tenant_id = o.tenant_id AND e.position = o.position
+            );
+    END IF;
 END $$;
 
 CREATE FUNCTION public.ae_outbox_settle(delivered_to uuid[], delivered bigint[], failed json, signature text)
@@ -569,7 +572,7 @@ BEGIN
 END $$;
 
 REVOKE EXECUTE ON FUNCTION
-    public.ae_outbox_take(integer, text),
+    public.ae_outbox_take(integer, integer, text),
     public.ae_outbox_settle(uuid[], bigint[], json, text),
     public.ae_outbox_next(text),
     public.ae_relay_beat(json, text),

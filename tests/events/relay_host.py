@@ -1,0 +1,188 @@
+"""A program that starts relays and writers, each in a process of its own, to be killed, frozen and stopped.
+
+It reads orders, one a line; for each it forks a process and tells its id. Nobody has to wait for their ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from uuid import UUID
+
+from returns.result import Success
+
+import actionengine.events.shift as shift
+from actionengine import PostgresStorage, SQLiteStorage, Tenant
+from actionengine.events.event import Event
+from actionengine.events.publisher import CallbackPublisher, Publisher
+from actionengine.events.relay import Relay
+from actionengine.storage.port import Mode
+from tests.events.relay_work import BrokerLog, Writer
+
+LIFETIME = 120.0
+"""Seconds after which a process that nobody has ended ends by itself."""
+
+WORKERS = 3
+SUBJECTS = 12
+
+
+class Order(NamedTuple):
+    """What a process is to be. `path` is the broker's log for a relay, and the journal of a writer."""
+
+    role: Literal["relay", "writer"]
+    name: str
+    url: str
+    path: str
+    mode: Mode = "sync"
+    batch_size: int = 20
+    calls_of: int = 1
+    """Events that the publisher takes at once."""
+    pause: float = 0.0
+    """Seconds that the publisher takes for one event."""
+    publish_timeout: float = 10.0
+    leeway: float | None = None
+    poll_interval: float = 0.2
+    tenant_id: str = ""
+    slug: str = ""
+    stops: bool = False
+    """Whether SIGTERM stops a relay."""
+
+
+class LogPublisher:
+    """Appends several events in a call."""
+
+    def __init__(self, order: Order, file: int) -> None:
+        self.batch_size = order.calls_of
+        self._order = order
+        self._file = file
+
+    def publish(self, events: Sequence[Event]) -> None:
+        for event in events:
+            deliver(self._order, self._file, event)
+
+
+def deliver(order: Order, file: int, event: Event) -> None:
+    if order.pause:
+        time.sleep(order.pause)
+    BrokerLog.append(file, order.name, event)
+
+
+def publisher_of(order: Order) -> Publisher:
+    file = BrokerLog(Path(order.path)).opened()
+    if order.calls_of > 1:
+        return LogPublisher(order, file)
+    if order.mode == "sync":
+        return CallbackPublisher(lambda event: deliver(order, file, event))
+
+    async def deliver_async(event: Event) -> None:
+        await asyncio.sleep(order.pause)
+        BrokerLog.append(file, order.name, event)
+
+    return CallbackPublisher(deliver_async, concurrency=2)
+
+
+def storage_of(order: Order) -> PostgresStorage | SQLiteStorage:
+    if order.url.startswith("sqlite"):
+        return SQLiteStorage(order.url)
+    return PostgresStorage(order.url, application_name=order.name, connect_timeout=2, pool_timeout=2.0)
+
+
+def be_a_relay(order: Order) -> None:
+    if order.leeway is not None:
+        shift._LEEWAY = order.leeway
+    relay = Relay(
+        storage_of(order),
+        publisher_of(order),
+        batch_size=order.batch_size,
+        publish_timeout=order.publish_timeout,
+        poll_interval=order.poll_interval,
+        name=order.name,
+    )
+    if order.stops:
+        signal.signal(signal.SIGTERM, lambda *_: relay.stop())
+    if order.mode == "sync":
+        relay.run()
+    else:
+        asyncio.run(relay.run_async())
+
+
+def be_a_writer(order: Order) -> None:
+    """Emit one to three events an action, of few subjects, in several threads; note what was acknowledged."""
+    writer = Writer(storage_of(order), Tenant(UUID(order.tenant_id), order.slug))
+    journal = os.open(order.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    is_over = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: is_over.set())
+
+    def work(worker: int) -> None:
+        dice = random.Random(f"{order.name} {worker}")
+        for number in count():
+            if is_over.is_set():
+                return
+            # What names the action among the events that arrive: a subject that no other one has.
+            mark = f"{order.name}/{worker}/{number}"
+            subjects = [f"s/{dice.randrange(SUBJECTS)}" for _ in range(dice.randint(0, 2))]
+            if isinstance(writer.try_to_emit(*subjects, mark), Success):
+                os.write(journal, b"\n" + json.dumps(mark).encode() + b"\n")
+            time.sleep(dice.uniform(0.0, 0.02))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(WORKERS)]
+    for thread in threads:
+        thread.start()
+    while not is_over.wait(0.05):
+        pass
+    for thread in threads:
+        thread.join()
+
+
+def live(order: Order) -> None:
+    """The life of a process."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    timer = threading.Timer(LIFETIME, os._exit, (3,))
+    timer.daemon = True
+    timer.start()
+    try:
+        {"relay": be_a_relay, "writer": be_a_writer}[order.role](order)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+        os._exit(4)
+    os._exit(0)
+
+
+def main() -> None:
+    # Who has ended leaves no process behind that would look alive.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            live(Order(*json.loads(line)))
+        print(child, flush=True)
+
+
+def order_line(order: Order) -> str:
+    return json.dumps(order) + "\n"
+
+
+def read_journal(path: Path) -> list[Any]:
+    """The marks of the actions that were acknowledged."""
+    found = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Relays and writers in processes of their own, as the tests see them: how they are started and killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from examples.embedded_postgres import Database
+
+from actionengine import PostgresStorage, SQLiteStorage, Tenant
+from actionengine.events.publisher import CallbackPublisher
+from actionengine.events.relay import Relay
+from actionengine.storage.port import OutboxStatus
+from tests.events.relay_host import Order, order_line, read_journal
+from tests.events.relay_work import AnyStorage, BrokerLog, new_tenant, wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Process:
+    """A relay or a writer that runs somewhere else."""
+
+    pid: int
+    name: str
+    path: Path
+
+    def kill(self) -> None:
+        self.send(signal.SIGKILL)
+        wait_until(lambda: not self.is_alive())
+
+    def terminate(self) -> None:
+        """Ask it to end, and see it end."""
+        self.send(signal.SIGTERM)
+        wait_until(lambda: not self.is_alive())
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It does nothing, as long as the block."""
+        self.send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.send(signal.SIGCONT)
+
+    def is_alive(self) -> bool:
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def acknowledged(self) -> list[Any]:
+        """What a writer was told is done."""
+        return read_journal(self.path)
+
+
+class Site:
+    """A database, a broker, and processes that work on them."""
+
+    def __init__(self, url: str, storage: AnyStorage, folder: Path) -> None:
+        self.url = url
+        self.storage = storage
+        self.broker = BrokerLog(folder / "broker")
+        self.tenants: list[Tenant] = []
+        self._folder = folder
+        self._processes: list[Process] = []
+        self.errors = folder / "errors"
+        with self.errors.open("w") as errors:
+            self._program = subprocess.Popen(
+                [sys.executable, "-m", "tests.events.relay_host"],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+
+    def tenant(self) -> Tenant:
+        tenant = new_tenant(self.storage)
+        self.tenants.append(tenant)
+        return tenant
+
+    def relay(self, **order: Any) -> Process:
+        name = order.pop("name", None) or f"relay-{uuid4().hex[:8]}"
+        return self._start(Order("relay", name, self.url, str(self.broker.path), **order))
+
+    def writer(self, tenant: Tenant) -> Process:
+        name = f"writer-{uuid4().hex[:8]}"
+        path = self._folder / name
+        return self._start(Order("writer", name, self.url, str(path), tenant_id=str(tenant.id), slug=tenant.slug))
+
+    def status(self) -> OutboxStatus:
+        """What a relay tells of the outbox."""
+        return Relay(self.storage, CallbackPublisher(lambda event: None)).status()
+
+    def can_be_written(self) -> bool:
+        """Whether nobody keeps others from writing for longer than a moment."""
+        if isinstance(self.storage, PostgresStorage):
+            return True
+        with closing(sqlite3.connect(self.url.removeprefix("sqlite:///"), timeout=1.0)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            connection.rollback()
+        return True
+
+    def wait_until_drained(self, seconds: float = 60.0) -> None:
+        deadline = time.monotonic() + seconds
+        while (status := self.status()).pending:
+            assert time.monotonic() < deadline, f"not drained: {status}; {self.errors.read_text()[-3000:]}"
+            time.sleep(0.05)
+
+    def wait_for_arrivals(self, more: int) -> None:
+        """Until so many more events have arrived."""
+        before = self.broker.path.stat().st_size if self.broker.path.exists() else 0
+        wait_until(lambda: self.broker.path.exists() and self.broker.path.stat().st_size >= before + more * 60)
+
+    def close(self) -> None:
+        for process in self._processes:
+            with suppress(ProcessLookupError):
+                process.send(signal.SIGKILL)
+        assert self._program.stdin is not None
+        assert self._program.stdout is not None
+        self._program.stdin.close()
+        self._program.stdout.close()
+        self._program.wait(30)
+
+    def _start(self, order: Order) -> Process:
+        assert self._program.stdin is not None
+        assert self._program.stdout is not None
+        self._program.stdin.write(order_line(order))
+        self._program.stdin.flush()
+        line = self._program.stdout.readline()
+        assert line, self.errors.read_text()
+        process = Process(int(line), order.name, Path(order.path))
+        self._processes.append(process)
+        return process
+
+
+def sqlite_site(folder: Path) -> Site:
+    url = f"sqlite:///{folder / 'events.db'}"
+    return Site(url, SQLiteStorage(url), folder)
+
+
+def postgres_site(database: Database, folder: Path) -> Site:
+    return Site(database.app_url, PostgresStorage(database.app_url), folder)
