@@ -33,8 +33,8 @@ def test_sql_can_write_log_rows_and_events_of_its_own_tenant_that_no_execution_w
             "INSERT INTO ae_action_log"
             " (tenant_id, id, actor_type, actor_id, source, action, subjects, outcome, started_at, latency)"
             " VALUES ('ATTACKER', gen_random_uuid(), 'human', 'boss', 'http', 'x.y', '[]', 'succeeded', now(), 0)",
-            "INSERT INTO ae_events (tenant_id, id, type, payload, action, action_id, occurred_at)"
-            " VALUES ('ATTACKER', gen_random_uuid(), 'forged', '{}', 'x.y', gen_random_uuid(), now())",
+            "INSERT INTO ae_events (tenant_id, id, type, payload, action, action_id, occurred_at, version)"
+            " VALUES ('ATTACKER', gen_random_uuid(), 'forged', '{}', 'x.y', gen_random_uuid(), now(), 1)",
         ),
         by=attacker,
     )
@@ -123,10 +123,10 @@ def test_sql_can_give_an_event_of_its_own_any_position_another_tenants_too(signe
 
     signed_world.attack(
         (
-            "INSERT INTO ae_events (tenant_id, position, id, type, payload, action, action_id, occurred_at)"
+            "INSERT INTO ae_events (tenant_id, position, id, type, payload, action, action_id, occurred_at, version)"
             f" OVERRIDING SYSTEM VALUE VALUES ('ATTACKER', {position}, gen_random_uuid(), 'forged', '{{}}', 'x.y',"
-            " gen_random_uuid(), now())",
-            f"INSERT INTO ae_outbox VALUES ('ATTACKER', {position})",
+            " gen_random_uuid(), now(), 1)",
+            f"INSERT INTO ae_outbox (tenant_id, position, lane) VALUES ('ATTACKER', {position}, 1)",
         ),
         by=attacker,
     )

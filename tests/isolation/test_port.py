@@ -43,6 +43,8 @@ BOUND_TO_A_TENANT = [
     ActionContext,
 ]
 
+A_UUID = "0a17d6a0-62d0-4a99-b8ae-d2dc09b9c83d"
+
 
 def methods(kind: type) -> Iterator[tuple[str, inspect.Signature]]:
     for name, method in inspect.getmembers(kind, inspect.isfunction):
@@ -79,14 +81,14 @@ def test_whose_a_request_is_cannot_be_changed_afterwards(kind: type) -> None:
             setattr(value, name, Tenant(uuid4(), "globex"))
 
 
-@pytest.mark.parametrize("id", ["acme", str(uuid4()), None, 1, b"acme"])
+@pytest.mark.parametrize("id", ["acme", A_UUID, None, 1, b"acme"])
 def test_what_a_client_sends_is_no_tenants_id(id: object) -> None:
     with pytest.raises(TypeError, match="resolve a slug with"):
         Tenant(id, "acme")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    "slug", ["unknown", "", "UNKNOWN", "a' OR 'a' = 'a", "%", "a%", "_", "a\0b", "x" * 10_000, "ünknown", str(uuid4())]
+    "slug", ["unknown", "", "UNKNOWN", "a' OR 'a' = 'a", "%", "a%", "_", "a\0b", "x" * 10_000, "ünknown", A_UUID]
 )
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_an_unknown_tenant_is_not_found(world: World, slug: str, mode: Mode) -> None:
