@@ -388,21 +388,21 @@ CREATE FUNCTION public.ae_outbox_take(most integer, most_partitions integer, sig
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     horizon   bigint;
+    first     integer := floor(random() * 64);
     candidate integer;
     locked    integer[] := '{}';
 BEGIN
     PERFORM public.ae_operate('relay', signature);
     horizon := public.ae_event_horizon();
+    -- From a random one on, so that each has its turn: as many as are needed are looked at.
     FOR candidate IN
         SELECT partition
-        FROM generate_series(0, 63) partition, LATERAL (
-            SELECT due.position
+        FROM generate_series(first, first + 63) number, LATERAL (SELECT number & 63) turn (partition), LATERAL (
+            SELECT
             FROM public.ae_outbox_due(partition) due
             WHERE due.position <= horizon
-            ORDER BY due.position
             LIMIT 1
         ) head
-        ORDER BY head.position
     LOOP
         IF pg_try_advisory_xact_lock(1634037602, candidate) THEN
             locked := locked || candidate;
@@ -412,7 +412,7 @@ BEGIN
     -- One partition after the other, until there are enough: the limits keep the joins nested.
     RETURN QUERY
         SELECT o.attempts, o.position, e.id::text, e.tenant_id::text, e.type, e.subject, e.payload::text, e.action,
-            e.action_id::text, e.actor_type, e.actor_id, (extract(epoch FROM e.occurred_at) * 1000000)::bigint,
+            e.action_id::text, e.actor_type, e.actor_id, (date_part('epoch', e.occurred_at) * 1000000)::bigint,
             e.version
         FROM unnest(locked) partition, LATERAL (
             SELECT due.tenant_id, due.position, due.attempts
