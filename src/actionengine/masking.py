@@ -82,7 +82,7 @@ def masked_finite_json(value: Any) -> bytes:
     """The same, for what has to be read back as it was: raises `ValueError` for a number that is not finite, too."""
     encoded = masked_json(value)
     _check_finite(value, encoded)
-    _check_readable(encoded)
+    check_readable(encoded)
     return encoded
 
 
@@ -90,7 +90,7 @@ def masked_json_of(adapter: TypeAdapter[Any], value: Any) -> bytes:
     """The same for a value of a type, which says what in it is secret where the value itself does not."""
     encoded = adapter.dump_json(value, context=_MASKING, by_alias=True)
     _check_finite(value, encoded)
-    _check_readable(encoded)
+    check_readable(encoded)
     return encoded
 
 
@@ -99,7 +99,8 @@ def _check_finite(value: Any, encoded: bytes) -> None:
         raise ValueError("a number in it is not finite")
 
 
-def _check_readable(encoded: bytes) -> None:
+def check_readable(encoded: bytes) -> None:
+    """Raises `ValueError` for JSON that is nested too deeply to be read back."""
     if encoded.count(b"{") + encoded.count(b"[") > _SURELY_READABLE_DEPTH:
         from_json(encoded)
 

@@ -59,9 +59,14 @@ class Delivery:
     outage: PublishError | None = None
 
 
+def backoff(attempts: int, first: float, longest: float) -> float:
+    """The pause, in seconds, after so many failed attempts: it doubles with each, up to a bound, with "equal jitter"
+    ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015)."""
+    return min(longest, first * 2.0 ** min(attempts - 1, 60)) * random.uniform(0.5, 1.0)
+
+
 class Retries:
-    """When a failed event is tried again: exponential backoff with "equal jitter" ("Exponential Backoff And Jitter",
-    AWS Architecture Blog, 2015). Times are in seconds."""
+    """When a failed event is tried again. Times are in seconds."""
 
     def __init__(self, most: int, first: float, longest: float) -> None:
         self.most = most
@@ -70,8 +75,7 @@ class Retries:
 
     def after(self, attempts: int) -> float:
         """The pause after so many failed attempts."""
-        pause = min(self._longest, self._first * 2.0 ** min(attempts - 1, 60))
-        return pause * random.uniform(0.5, 1.0)
+        return backoff(attempts, self._first, self._longest)
 
     def failed(self, pending: PendingEvent, error: PublishError, postponed: int = 0) -> FailedDelivery:
         """A failed attempt: with a next one, or a dead letter. `postponed` is how many before were not counted."""

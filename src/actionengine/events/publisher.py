@@ -1,4 +1,4 @@
-"""The port of publishers, and the two that need no broker: a callback, and several publishers as one."""
+"""The port of publishers, what their failures are, and the publisher that calls a function."""
 
 from __future__ import annotations
 
@@ -73,19 +73,21 @@ class CallbackPublisher:
         self.publish = self._publish_async if is_async(function) else self._publish
 
     def _publish(self, events: Sequence[Event]) -> Awaitable[None] | None:
-        for event in events:
+        for number, event in enumerate(events, 1):
             returned = self._function(event)
             if inspect.isawaitable(returned):
-                return self._await(returned)
+                return self._go_on(returned, events[number:])
             _check_returned(returned)
         return None
 
     async def _publish_async(self, events: Sequence[Event]) -> None:
         for event in events:
-            _check_returned(await self._function(event))
+            returned = self._function(event)
+            _check_returned(await returned if inspect.isawaitable(returned) else returned)
 
-    async def _await(self, returned: Awaitable[Any]) -> None:
+    async def _go_on(self, returned: Awaitable[Any], rest: Sequence[Event]) -> None:
         _check_returned(await returned)
+        await self._publish_async(rest)
 
 
 _FINAL = frozenset(

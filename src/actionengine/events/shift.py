@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,7 +15,7 @@ from uuid_utils.compat import uuid7
 
 from actionengine.errors import ActionException, ConfigurationError
 from actionengine.events.calls import call
-from actionengine.events.delivery import Deliverer, Delivery, storable
+from actionengine.events.delivery import Deliverer, Delivery, backoff, storable
 from actionengine.events.metrics import RelayMetrics
 from actionengine.events.publisher import Publisher, PublishError, PublisherUnavailable
 from actionengine.events.worlds import World
@@ -39,7 +38,7 @@ _BEAT = 5.0
 _LEEWAY = 10.0
 """Seconds that a lease is longer than one call of the publisher may take."""
 
-_FIRST_PAUSE = 0.1
+_FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 15.0
 """Seconds after which a publisher or a storage that was out of reach is tried again."""
 
@@ -202,10 +201,10 @@ class Shift:
             await self._world.run(partial(call, method, timeout=self._settings.publish_timeout))
 
     async def _recover(self, error: Exception) -> None:
-        """Wait before the next try. Full jitter ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015)."""
+        """Wait before the next try."""
         self._outages += 1
         self._error = f"{type(error).__name__}: {storable(error)}"
-        pause = random.uniform(0.5, 1.0) * min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._outages, 20))
+        pause = backoff(self._outages, _FIRST_PAUSE, _LONGEST_PAUSE)
         logger.warning("the relay %s tries again in %.1f s: %s", self._settings.name, pause, self._error)
         await self._beat()
         if not self._is_stopping:

@@ -10,14 +10,12 @@ from uuid import UUID
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from actionengine.errors import ActionException, ErrorCode, failing, sendable
+from actionengine.masking import check_readable
 from actionengine.storage.port import AsyncRecords, Record
 
 T = TypeVar("T")
 
 MAX_PAGE = 1000
-
-_SURELY_READABLE_DEPTH = 100
-"""A document with no more brackets than this is read back without a look at its depth."""
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 """The character that PostgreSQL keeps in no text, so that no backend does."""
@@ -33,8 +31,7 @@ def encode_document(collection: str, data: Mapping[str, Any]) -> bytes:
             raise failing(ErrorCode.INVALID_INPUT, f"a document of {collection!r} has a number that is not finite")
         if _NUL.search(encoded):
             raise failing(ErrorCode.INVALID_INPUT, f"a document of {collection!r} has the character \\u0000 in it")
-        if encoded.count(b"{") + encoded.count(b"[") > _SURELY_READABLE_DEPTH:
-            from_json(encoded)
+        check_readable(encoded)
         return encoded
     except (PydanticSerializationError, ValueError) as error:
         raise failing(ErrorCode.INVALID_INPUT, f"a document of {collection!r} is not JSON: {error}") from None
