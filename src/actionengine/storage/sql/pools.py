@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
@@ -80,7 +81,8 @@ class Pools:
     small pool for look-ups: what an execution asks while it holds a connection already must not wait for one that other
     executions hold, which may be asking the same.
 
-    An `engine` or `async_engine` of the host's is used as it is, and never closed.
+    An `engine` or `async_engine` of the host's is used as it is, and never closed. `async_connect` opens a connection of
+    the driver's for an event loop, where the driver's own way will not do.
     """
 
     def __init__(
@@ -90,10 +92,12 @@ class Pools:
         options: dict[str, Any],
         engine: Engine | None = None,
         async_engine: AsyncEngine | None = None,
+        async_connect: Callable[..., Awaitable[Any]] | None = None,
     ) -> None:
         self._url = url
         self._async_url = url.set(drivername=async_driver)
         self._options = {False: options, True: {**options, **_LOOKUP_POOL}}
+        self._async_connect = {} if async_connect is None else {"async_creator_fn": async_connect}
         self._given = engine
         self._given_async = async_engine
         self._lock = threading.Lock()
@@ -215,7 +219,9 @@ class Pools:
         with self._lock:
             engine = self._async_engines[lookup].get(loop)
             if engine is None:
-                engine = create_async_engine(self._async_url, **self._options[lookup])
+                options = dict(self._options[lookup])
+                options["connect_args"] = options.get("connect_args", {}) | self._async_connect
+                engine = create_async_engine(self._async_url, **options)
                 listen(engine.sync_engine)
                 self._async_engines[lookup][loop] = engine
             return engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import aiosqlite
 from pydantic_core import to_json
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL, Connection, make_url
@@ -99,6 +101,7 @@ class SQLiteStorage(SQLStorage):
             },
             engine,
             async_engine,
+            _connect,
         )
         super().__init__(pools, session_options)
         self.busy_timeout = busy_timeout
@@ -315,6 +318,19 @@ class SQLiteStorage(SQLStorage):
                 f"the schema in {self.pools.name!r} is at version {version}, this library knows {HEAD}: "
                 f"upgrade actionengine"
             )
+
+
+async def _connect(*arguments: Any, **options: Any) -> aiosqlite.Connection:
+    """A connection of the driver's, which has a thread of its own. Where it can't be opened, the thread is waited for: it
+    would have its last word to an event loop that may be closed by then."""
+    connection = aiosqlite.connect(*arguments, **options)
+    thread = connection._thread
+    thread.daemon = True
+    try:
+        return await connection
+    except BaseException:
+        await asyncio.to_thread(thread.join)
+        raise
 
 
 def _checked_path(path: str | Path | URL | None) -> URL:
