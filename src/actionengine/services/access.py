@@ -11,7 +11,8 @@ from actionengine.action_context import ActionContext
 from actionengine.approval_record import PendingApproval
 from actionengine.execution_state import Approved, Execution
 from actionengine.pipeline import Pipeline
-from actionengine.storage.port import AsyncRecords, LogQuery, LogRow
+from actionengine.storage.port import AsyncRecords, AsyncRows, LogQuery, LogRow
+from actionengine.storage.tables import Table
 
 
 class SystemAccess:
@@ -26,6 +27,10 @@ class SystemAccess:
     def records(self, collection: str) -> AsyncRecords:
         """A collection of the library's own."""
         return self._pipeline.open(self._execution).records(collection)
+
+    def rows(self, table: Table) -> AsyncRows:
+        """The rows of one of the library's own tables."""
+        return self._pipeline.open(self._execution).rows(table)
 
     async def read_log(self, query: LogQuery) -> Sequence[LogRow]:
         """Rows of the action log."""

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from actionengine.context import Tenant
+from actionengine.storage.tables import Row, Table
 
 T = TypeVar("T")
 
@@ -252,6 +253,37 @@ class AsyncRecords(Protocol):
         """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
 
 
+class AsyncRows(Protocol):
+    """A tenant's rows of one of the library's own tables. Each method is one statement, however many rows there are.
+
+    Each method that writes raises `ActionException`: `conflict` for a taken key, or for what the database refuses.
+    """
+
+    async def find(
+        self,
+        where: Mapping[str, Any] | None = None,
+        *,
+        above: Mapping[str, Any] | None = None,
+        columns: Sequence[str] | None = None,
+        order: Sequence[str] | None = None,
+        limit: int | None = None,
+        lock: bool = False,
+    ) -> list[Row]:
+        """Rows whose columns equal what `where` says: a value, None, or a tuple of values, any of which will do; and are
+        greater than what `above` says. They have all `columns`, or those named, and come in ascending `order` (by the
+        table's key). With `lock`, nobody else changes or locks them until the end of the unit of work; where somebody
+        has, this waits, and sees, as does what is read from then on, what they have committed."""
+
+    async def insert(self, rows: Sequence[Row]) -> None:
+        """Add rows, all columns given."""
+
+    async def update(self, rows: Sequence[Row]) -> None:
+        """Change rows, found by their key, to the other columns that are given, the same in each row."""
+
+    async def delete(self, where: Mapping[str, Any]) -> int:
+        """Remove rows, found as by `find`; how many there were."""
+
+
 class UnitOfWork(Protocol):
     """One transaction for one tenant. Its first use opens it; after `commit` or `rollback` it refuses."""
 
@@ -260,6 +292,9 @@ class UnitOfWork(Protocol):
 
     def records(self, collection: str) -> AsyncRecords:
         """The collection as this transaction sees it."""
+
+    def rows(self, table: Table) -> AsyncRows:
+        """The rows of one of the library's own tables, as this transaction sees them."""
 
     async def read_log(self, query: LogQuery) -> Sequence[LogRow]:
         """Rows of the action log, committed ones, newest first."""

@@ -81,7 +81,7 @@ class Pools:
     small pool for look-ups: what an execution asks while it holds a connection already must not wait for one that other
     executions hold, which may be asking the same.
 
-    An `engine` or `async_engine` of the host's is used as it is, and never closed. `async_connect` opens a connection of
+    An `engine` or `async_engine` of the host's is used as it is, and never closed. `async_connect` opens a connection
     the driver's for an event loop, where the driver's own way will not do.
     """
 

@@ -321,8 +321,8 @@ class SQLiteStorage(SQLStorage):
 
 
 async def _connect(*arguments: Any, **options: Any) -> aiosqlite.Connection:
-    """A connection of the driver's, which has a thread of its own. Where it can't be opened, the thread is waited for: it
-    would have its last word to an event loop that may be closed by then."""
+    """A connection of the driver's, which has a thread of its own. Where it can't be opened, that thread is waited for:
+    its last word would go to an event loop that may be closed by then."""
     connection = aiosqlite.connect(*arguments, **options)
     thread = connection._thread
     thread.daemon = True
