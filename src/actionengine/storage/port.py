@@ -269,10 +269,11 @@ class AsyncRows(Protocol):
         limit: int | None = None,
         lock: bool = False,
     ) -> list[Row]:
-        """Rows whose columns equal what `where` says: a value, None, or a tuple of values, any of which will do; and are
-        greater than what `above` says. They have all `columns`, or those named, and come in ascending `order` (by the
-        table's key). With `lock`, nobody else changes or locks them until the end of the unit of work; where somebody
-        has, this waits, and sees, as does what is read from then on, what they have committed."""
+        """Rows whose columns equal what `where` says (a value, None, or a tuple of values, any of which will do) and are
+        greater than what `above` says. They have all columns, or those named, and come in ascending `order`: by the
+        table's key, where nothing else is said. With `lock`, nobody else changes or locks them until the end of the
+        unit of work; where somebody has, this waits, and sees, as does what is read from then on, what they have
+        committed."""
 
     async def insert(self, rows: Sequence[Row]) -> None:
         """Add rows, all columns given."""

@@ -82,7 +82,7 @@ class Pools:
     executions hold, which may be asking the same.
 
     An `engine` or `async_engine` of the host's is used as it is, and never closed. `async_connect` opens a connection
-    the driver's for an event loop, where the driver's own way will not do.
+    of the driver's for an event loop, where the driver's own way will not do.
     """
 
     def __init__(
