@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +22,8 @@ from actionengine.storage.port import (
     LONGEST_SUBJECT,
     RESERVED_PREFIX,
     AsyncRecords,
+    DocumentCheck,
+    DocumentGuard,
     Mode,
     Record,
     StorageError,
@@ -36,6 +39,7 @@ class Executor(Protocol):
     """What a context needs of the pipeline."""
 
     resources: Mapping[str, Any]
+    document_guard: DocumentGuard | None
 
     def open(self, execution: Execution) -> UnitOfWork:
         """The unit of work of the outermost execution."""
@@ -218,8 +222,14 @@ class ActionContext:
                 f"{RESERVED_PREFIX!r}",
             )
         execution = self._running()
-        records = self._unit_of_work().records(collection)
-        return _OnRecord(records, execution, collection)
+        unit_of_work = self._unit_of_work()
+        guard = self._executor.document_guard
+        return _OnRecord(
+            unit_of_work.records(collection),
+            execution,
+            collection,
+            partial(guard.check, unit_of_work, self.tenant, collection) if guard is not None else None,
+        )
 
     def _unit_of_work(self) -> UnitOfWork:
         return self._executor.open(self._running())
@@ -240,18 +250,28 @@ class ActionContext:
 
 
 class _OnRecord:
-    """A collection whose changes name their documents as subjects on the action log."""
+    """A collection whose changes name their documents as subjects on the action log, and are checked, where `ask` names
+    what checks them."""
 
-    __slots__ = ("_collection", "_execution", "_records")
+    __slots__ = ("_ask", "_check", "_collection", "_execution", "_records")
 
-    def __init__(self, records: AsyncRecords, execution: Execution, collection: str) -> None:
+    def __init__(
+        self,
+        records: AsyncRecords,
+        execution: Execution,
+        collection: str,
+        ask: Callable[[], Awaitable[DocumentCheck | None]] | None,
+    ) -> None:
         self._records = records
         self._execution = execution
         self._collection = collection
+        self._ask = ask
+        self._check: DocumentCheck | None = None
 
     async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
         """Add a document; without an `id` it gets one that sorts by time. A taken id is `conflict`."""
         self._check_writable()
+        await self._check_document(data)
         record = await self._records.insert(data, id)
         self._execution.add_subject(f"{self._collection}/{record.id}")
         return record
@@ -263,6 +283,7 @@ class _OnRecord:
     async def update(self, id: str, data: Mapping[str, Any], expected_version: int) -> Record:
         """Replace a document that is at `expected_version`; any other version is `conflict`."""
         self._check_writable()
+        await self._check_document(data)
         record = await self._records.update(id, data, expected_version)
         self._execution.add_subject(f"{self._collection}/{id}")
         return record
@@ -278,6 +299,13 @@ class _OnRecord:
     ) -> Sequence[Record]:
         """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
         return await self._records.list(filter, limit, after)
+
+    async def _check_document(self, data: Mapping[str, Any]) -> None:
+        """A document of a record type is what that says; which is asked for once, before the first."""
+        if self._ask is not None:
+            self._check, self._ask = await self._ask(), None
+        if self._check is not None:
+            self._check(data)
 
     def _check_writable(self) -> None:
         """An execution that is over writes nothing; a read-only one neither, though the one around it may."""

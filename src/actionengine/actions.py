@@ -17,6 +17,7 @@ from actionengine.event_types import EventType
 
 if TYPE_CHECKING:
     from actionengine.action_context import ActionContext
+    from actionengine.storage.port import DocumentGuard
 
 Idempotency = Literal["optional", "required", "none"]
 
@@ -105,6 +106,8 @@ class Service:
     name: str
     description: str
     actions: tuple[Action, ...]
+    document_guard: Callable[[], DocumentGuard] | None = None
+    """What makes an engine's guard of documents, for the service that brings one."""
 
 
 class ActionOptions(TypedDict, total=False):

@@ -21,7 +21,7 @@ from actionengine.services.action_log import action_log
 from actionengine.services.approvals import approvals
 from actionengine.services.roles import roles
 from actionengine.storage.memory import InMemoryStorage
-from actionengine.storage.port import Storage
+from actionengine.storage.port import DocumentGuard, Storage
 
 OnDuplicate = Literal["overwrite", "error"]
 
@@ -81,8 +81,13 @@ def create_engine(
         on_before_action_handler,
         on_after_action_handler,
         _observer() if diagnostics else None,
+        _document_guard(declared),
     )
     return Engine(declared, pipeline, event_types)
+
+
+def _document_guard(services: Iterable[Service]) -> DocumentGuard | None:
+    return next((service.document_guard() for service in services if service.document_guard is not None), None)
 
 
 def _observer() -> Callable[..., Any]:

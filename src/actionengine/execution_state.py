@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any, Literal, NamedTuple
@@ -34,6 +34,7 @@ _OUTCOMES: dict[ErrorCode, Outcome] = {
     ErrorCode.FORBIDDEN: "denied",
     ErrorCode.APPROVAL_REQUIRED: "approval_required",
 }
+FailureWrite = Callable[[UnitOfWork], Awaitable[None]]
 _ROLLED_BACK = to_json({"code": "rolled_back", "message": "rolled back with the action around it", "details": {}})
 
 
@@ -80,6 +81,9 @@ class Execution:
     needed: ApprovalNeeded | None = None
     left_behind = False
     is_unlogged = False
+    after_failure: tuple[FailureWrite, ...] = ()
+    """What is to be written although the execution has failed: in the transaction that goes on without it, and again
+    where that one fails too."""
     _hook_context: HookContext | None = None
 
     def __init__(
@@ -119,6 +123,7 @@ class Execution:
         self.value = self.output = self._hook_context = None
         self.emitted = False
         self.subjects = ()
+        self.after_failure = ()
 
     @property
     def root(self) -> Execution:

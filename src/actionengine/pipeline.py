@@ -24,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,7 +37,7 @@ from actionengine.approval_record import PendingApproval, error_for
 from actionengine.calling import check_deadline, log_crash, logger, timed_out
 from actionengine.context import RequestContext
 from actionengine.errors import ActionError, ActionException, ErrorCode, failing
-from actionengine.execution_state import ApprovalNeeded, Approved, Execution, outcome_of
+from actionengine.execution_state import ApprovalNeeded, Approved, Execution, FailureWrite, outcome_of
 from actionengine.payload import fingerprint, receive
 from actionengine.plan import ActionPlan
 from actionengine.stages import Answer, Replayed, Stages
@@ -223,6 +224,9 @@ class Pipeline(Stages):
         if root.left_behind:
             raise timed_out(execution)
         await self._undo(execution, savepoint, *marks)
+        for write in execution.after_failure:
+            await write(unit_of_work)
+        parent.after_failure += execution.after_failure
         failure = execution.scrubbed_error(failure)
         execution.add_row(outcome_of(failure), failure)
         logger.debug("%s failed inside %s: %s", plan.name, parent.plan.name, failure.code)
@@ -310,21 +314,32 @@ class Pipeline(Stages):
                 "%s is not on the action log: the storage did not answer (%s)", execution.plan.name, execution.id
             )
             return Failure(error)
+        # What is to be written besides must not keep the row from the log.
+        for writes in dict.fromkeys((execution.after_failure, ())):
+            if await self._write_failure(execution, writes):
+                break
+        return Failure(error)
+
+    async def _write_failure(self, execution: Execution, writes: Sequence[FailureWrite]) -> bool:
+        """Whether the rows of a failed execution, and what it has asked for besides, are written."""
         tenant = execution.request.tenant
         assert tenant is not None
         unit_of_work = self.storage.unit_of_work(tenant, execution.id, execution.mode)
         if execution.deadline is not None:
             unit_of_work.limit(_FOR_THE_ROW)
         try:
+            for write in writes:
+                await write(unit_of_work)
             await unit_of_work.record(Recording(tuple(execution.scrubbed_rows())))
             await unit_of_work.commit()
+            return True
         except ActionException as refusal:
             logger.warning("%s is not on the action log (execution %s): %s", execution.plan.name, execution.id, refusal)
         except Exception as crash:
             log_crash(execution, "the action log", crash)
         finally:
             await unit_of_work.rollback()
-        return Failure(error)
+        return False
 
     def _pending(self, execution: Execution, needed: ApprovalNeeded) -> PendingApproval:
         plan, received = execution.plan, execution.received

@@ -30,6 +30,7 @@ from actionengine.storage.port import (
     APPROVALS,
     Claim,
     ClaimAnswer,
+    DocumentGuard,
     IdempotentResult,
     Mode,
     Recording,
@@ -81,11 +82,13 @@ class Stages(ABC):
         before: Callable[..., Any] | None = None,
         after: Callable[..., Any] | None = None,
         observe: Callable[[str, Stage], Stage] | None = None,
+        document_guard: DocumentGuard | None = None,
     ) -> None:
         self.plans = plans
         self.storage = storage
         self.limits = limits
         self.resources = resources
+        self.document_guard = document_guard
         self._idempotency_ttl = timedelta(seconds=limits.idempotency_ttl)
         self._authorizer = authorizer
         self._before = before

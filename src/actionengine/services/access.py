@@ -9,7 +9,7 @@ from pydantic_core import to_json
 
 from actionengine.action_context import ActionContext
 from actionengine.approval_record import PendingApproval
-from actionengine.execution_state import Approved, Execution
+from actionengine.execution_state import Approved, Execution, FailureWrite
 from actionengine.pipeline import Pipeline
 from actionengine.storage.port import AsyncRecords, AsyncRows, LogQuery, LogRow
 from actionengine.storage.tables import Table
@@ -46,6 +46,11 @@ class SystemAccess:
     async def execute_approved(self, pending: PendingApproval, approved: Approved) -> tuple[Any, str | None]:
         """Run an approved action here: its value, or the id of a further approval."""
         return await self._pipeline.execute_approved(self._execution, pending, approved)
+
+    def after_failure(self, write: FailureWrite) -> None:
+        """Have something written where this execution fails, whatever it has done being undone. It may be called again,
+        and finds in the unit of work what is true by then."""
+        self._execution.after_failure = (*self._execution.after_failure, write)
 
     def show(self, output: Any) -> None:
         """What the action log shows as the output, instead of all of it."""

@@ -269,8 +269,8 @@ class AsyncRows(Protocol):
         limit: int | None = None,
         lock: bool = False,
     ) -> list[Row]:
-        """Rows whose columns equal what `where` says (a value, None, or a tuple of values, any of which will do) and are
-        greater than what `above` says. They have all columns, or those named, and come in ascending `order`: by the
+        """Rows whose columns equal what `where` says (a value, None, or a tuple of values, any of which will do), and
+        are greater than what `above` says. They have all columns, or those named, and come in ascending `order`: by the
         table's key, where nothing else is said. With `lock`, nobody else changes or locks them until the end of the
         unit of work; where somebody has, this waits, and sees, as does what is read from then on, what they have
         committed."""
@@ -346,6 +346,18 @@ class UnitOfWork(Protocol):
 
     def drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of this unit of work to its end from inside a `def` handler."""
+
+
+DocumentCheck = Callable[[Mapping[str, Any]], None]
+"""Raises `ActionException(invalid_input)` for a document that its collection does not take."""
+
+
+class DocumentGuard(Protocol):
+    """What is asked before a handler's documents are written."""
+
+    async def check(self, unit_of_work: UnitOfWork, tenant: Tenant, collection: str) -> DocumentCheck | None:
+        """What checks the documents of a collection, if anything does. Raises `ActionException` for one that takes
+        none."""
 
 
 class Outbox(Protocol):

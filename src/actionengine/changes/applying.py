@@ -1,0 +1,136 @@
+"""What becomes of a change: previewed, executed, merged; and the events that tell of it."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from actionengine.action_context import ActionContext
+from actionengine.changes.difference import TypeDiff
+from actionengine.changes.documents import check_documents
+from actionengine.changes.executor import Execution, ExecutionRefused, load, persist, run
+from actionengine.changes.models import Applied, Preview
+from actionengine.changes.states import may_go
+from actionengine.changes.store import Store, conflict, now, store_of
+from actionengine.event_types import create_event_type
+from actionengine.services.access import access_of
+from actionengine.storage.port import UnitOfWork
+from actionengine.storage.tables import Row
+
+
+class ChangeApplied(BaseModel):
+    """The payload of `changes.executed` and `changes.merged`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    change_id: str
+    project_id: str
+    applied_count: int
+    record_types: tuple[str, ...]
+
+
+class RecordTypeChanged(TypeDiff):
+    """The payload of `record_types.changed`: what a change has made of one record type."""
+
+    change_id: str
+    project_id: str
+
+
+EXECUTED = create_event_type(type="changes.executed", payload=ChangeApplied)
+MERGED = create_event_type(type="changes.merged", payload=ChangeApplied)
+CHANGED = create_event_type(type="record_types.changed", payload=RecordTypeChanged)
+APPLIED = {"execute": EXECUTED, "merge": MERGED}
+"""What each action that applies a change tells."""
+
+
+async def preview_change(ctx: ActionContext, change_id: str) -> Preview:
+    """What a change would do. Raises `ActionException` as its execution would."""
+    store, access = store_of(ctx), access_of(ctx)
+    loaded = await load(store, await store.change(change_id), lock=False)
+    execution = run(loaded)
+    graph, schemas = loaded.graph, execution.transformed.schemas
+    affected = {each for key in execution.touched for each in (key, *graph.descendants(key))}
+    documents = [
+        await check_documents(access.records(key), key, graph.effective(key, schemas)) for key in sorted(affected)
+    ]
+    return Preview(
+        change_id=change_id,
+        op_count=len(loaded.pending),
+        diff=execution.diff,
+        documents=tuple(documents),
+    )
+
+
+async def execute_change(ctx: ActionContext, change_id: str) -> Applied:
+    """Apply the pending ops of a change, which stays in its state. Raises `ActionException`: `conflict` where it is
+    merged, or has to be `Ready` first, or meets another change; `unprocessable` with the op that cannot be applied."""
+    store = store_of(ctx)
+    change = await store.change(change_id, lock=True)
+    if change["status"] == "Merged":
+        raise conflict(f"the change {change_id!r} is merged: it is never executed again", status="Merged")
+    project = await store.project(change["project_id"])
+    if project["require_review"] and change["status"] != "Ready":
+        raise conflict(
+            f"the project {project['name']!r} requires a review: only a change that is Ready is executed, and this one "
+            f"is {change['status']}",
+            status=change["status"],
+        )
+    execution = run(await load(store, change, lock=True))
+    await persist(store, execution)
+    _tell(ctx, change, execution, "execute")
+    return _applied(change, execution)
+
+
+async def merge_change(ctx: ActionContext, change_id: str) -> Applied:
+    """Apply the pending ops of a change and close it; a change that is merged already stays as it is.
+
+    Raises `ActionException`: `conflict` where it may not be merged yet. Where it cannot be executed (`execute_change`
+    says why), its state becomes `ValidationFailed`, and nothing else is written.
+    """
+    store = store_of(ctx)
+    change = await store.change(change_id, lock=True)
+    if change["status"] == "Merged":
+        return Applied(**change, applied_count=0, diff=())
+    project = await store.project(change["project_id"])
+    if not may_go(change["status"], "Merged", project["require_review"]):
+        needed = "Ready first" if project["require_review"] else "Ready, or Draft"
+        raise conflict(
+            f"a change that is {change['status']} cannot be merged: it has to be {needed}", status=change["status"]
+        )
+    try:
+        execution = run(await load(store, change, lock=True))
+    except ExecutionRefused:
+        _fail(ctx, change)
+        raise
+    await persist(store, execution)
+    at = now()
+    closed = {"status": "Merged", "merged_at": at, "updated_at": at}
+    await store.changes.update([{"id": change_id, **closed}])
+    _tell(ctx, change, execution, "merge")
+    return _applied({**change, **closed}, execution)
+
+
+def _fail(ctx: ActionContext, change: Row) -> None:
+    """Have the change marked as failed, once all that was done for it is undone."""
+    seen = {"id": change["id"], "status": change["status"]}
+
+    async def mark(unit_of_work: UnitOfWork) -> None:
+        changes = Store(unit_of_work.rows).changes
+        for row in await changes.find(seen, lock=True):
+            await changes.update([{"id": row["id"], "status": "ValidationFailed", "updated_at": now()}])
+
+    access_of(ctx).after_failure(mark)
+
+
+def _tell(ctx: ActionContext, change: Row, execution: Execution, how: str) -> None:
+    about = {"change_id": change["id"], "project_id": change["project_id"]}
+    ctx.emit(
+        APPLIED[how],
+        ChangeApplied(**about, applied_count=len(execution.transformed.steps), record_types=tuple(execution.touched)),
+        subject=f"change/{change['id']}",
+    )
+    for each in execution.diff:
+        ctx.emit(CHANGED, RecordTypeChanged(**about, **dict(each)), subject=f"record_type/{each.record_type_key}")
+
+
+def _applied(change: Row, execution: Execution) -> Applied:
+    return Applied(**change, applied_count=len(execution.transformed.steps), diff=execution.diff)

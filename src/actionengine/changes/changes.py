@@ -1,0 +1,266 @@
+"""The service `changes`: drafts, their targets and ops, their life, and what becomes of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from returns.result import Result, Success
+
+from actionengine.action_context import ActionContext
+from actionengine.actions import Action, ApprovalPolicy, Service, create_action, create_service
+from actionengine.changes.applying import APPLIED, CHANGED, execute_change, merge_change, preview_change
+from actionengine.changes.drafting import create_change, draft_compensation, insert_op, insert_target
+from actionengine.changes.models import (
+    AddPatchOp,
+    AddTarget,
+    Applied,
+    Change,
+    ChangeReference,
+    CreateChange,
+    ListChanges,
+    ListPatchOps,
+    ListTargets,
+    PatchOpReference,
+    PlanCompensation,
+    Preview,
+    Snapshot,
+    StoredPatchOp,
+    Target,
+    Transition,
+)
+from actionengine.changes.ops import parse_op
+from actionengine.changes.permissions import PEOPLE, ChangeControlPermissions
+from actionengine.changes.states import TAKES_OPS, may_go
+from actionengine.changes.store import conflict, not_found, now, store_of
+from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.plan import native
+from actionengine.services.access import access_of
+
+
+@native
+async def _create(data: CreateChange, ctx: ActionContext) -> Result[Change, ActionError]:
+    store = store_of(ctx)
+    project = await store.project(data.project_id)
+    change = await create_change(store, project["id"], data.title, data.description)
+    access_of(ctx).add_subject(f"change/{change['id']}")
+    return Success(Change(**change))
+
+
+@native
+async def _get(data: ChangeReference, ctx: ActionContext) -> Result[Change, ActionError]:
+    return Success(Change(**await store_of(ctx).change(data.change_id)))
+
+
+@native
+async def _list(data: ListChanges, ctx: ActionContext) -> Result[tuple[Change, ...], ActionError]:
+    where = {name: value for name in ("project_id", "status") if (value := getattr(data, name)) is not None}
+    above = {"id": data.after} if data.after is not None else None
+    rows = await store_of(ctx).changes.find(where, above=above, limit=data.limit)
+    access_of(ctx).show({"count": len(rows)})
+    return Success(tuple(Change(**row) for row in rows))
+
+
+@native
+async def _add_target(data: AddTarget, ctx: ActionContext) -> Result[Target, ActionError]:
+    store = store_of(ctx)
+    change = await store.change(data.change_id, lock=True)
+    return Success(Target(**await insert_target(store, change, data.type, data.selector)))
+
+
+@native
+async def _list_targets(data: ListTargets, ctx: ActionContext) -> Result[tuple[Target, ...], ActionError]:
+    store = store_of(ctx)
+    await store.change(data.change_id)
+    above = {"id": data.after} if data.after is not None else None
+    rows = await store.targets.find({"change_id": data.change_id}, above=above, limit=data.limit)
+    access_of(ctx).show({"count": len(rows)})
+    return Success(tuple(Target(**row) for row in rows))
+
+
+@native
+async def _add_patch_op(data: AddPatchOp, ctx: ActionContext) -> Result[StoredPatchOp, ActionError]:
+    op = parse_op(data.op_type, data.payload)
+    store = store_of(ctx)
+    change = await store.change(data.change_id, lock=True)
+    return Success(StoredPatchOp(**await insert_op(store, change, data.target_id, op)))
+
+
+@native
+async def _list_patch_ops(data: ListPatchOps, ctx: ActionContext) -> Result[tuple[StoredPatchOp, ...], ActionError]:
+    store = store_of(ctx)
+    await store.change(data.change_id)
+    above = {"position": data.after} if data.after is not None else None
+    rows = await store.ops.find({"change_id": data.change_id}, above=above, order=("position",), limit=data.limit)
+    access_of(ctx).show({"count": len(rows)})
+    return Success(tuple(StoredPatchOp(**row) for row in rows))
+
+
+@native
+async def _delete_patch_op(data: PatchOpReference, ctx: ActionContext) -> Result[StoredPatchOp, ActionError]:
+    store = store_of(ctx)
+    change = await store.change(data.change_id, lock=True)
+    for op in await store.ops.find({"id": data.op_id, "change_id": data.change_id}):
+        if op["executed_at"] is not None:
+            raise conflict(f"the op {op['id']} has been executed: it stays", op_id=op["id"])
+        if change["status"] not in TAKES_OPS:
+            raise conflict(f"no op is deleted from a change that is {change['status']}", status=change["status"])
+        await store.ops.delete({"id": op["id"]})
+        return Success(StoredPatchOp(**op))
+    raise not_found("op", data.op_id)
+
+
+@native
+async def _preview(data: ChangeReference, ctx: ActionContext) -> Result[Preview, ActionError]:
+    preview = await preview_change(ctx, data.change_id)
+    access_of(ctx).show(preview.model_dump(mode="json", exclude={"documents"}))
+    return Success(preview)
+
+
+@native
+async def _execute(data: ChangeReference, ctx: ActionContext) -> Result[Applied, ActionError]:
+    return Success(await execute_change(ctx, data.change_id))
+
+
+@native
+async def _merge(data: ChangeReference, ctx: ActionContext) -> Result[Applied, ActionError]:
+    return Success(await merge_change(ctx, data.change_id))
+
+
+@native
+async def _list_snapshots(data: ChangeReference, ctx: ActionContext) -> Result[tuple[Snapshot, ...], ActionError]:
+    store = store_of(ctx)
+    await store.change(data.change_id)
+    rows = await store.snapshots.find({"change_id": data.change_id})
+    access_of(ctx).show({"count": len(rows)})
+    return Success(tuple(Snapshot(**row) for row in rows))
+
+
+@native
+async def _plan_compensation(data: PlanCompensation, ctx: ActionContext) -> Result[Change, ActionError]:
+    store = store_of(ctx)
+    change = await draft_compensation(store, await store.change(data.change_id, lock=True), data.title)
+    access_of(ctx).add_subject(f"change/{change['id']}")
+    return Success(Change(**change))
+
+
+def _transition(permissions: ChangeControlPermissions) -> Any:
+    needed = {"Ready": permissions.approve, "Merged": permissions.merge}
+
+    @native
+    async def transition(data: Transition, ctx: ActionContext) -> Result[Change, ActionError]:
+        assert ctx.actor is not None
+        if data.status in needed:
+            if ctx.actor.type not in PEOPLE:
+                raise failing(ErrorCode.FORBIDDEN, f"R1: no {ctx.actor.type} actor makes a change {data.status}")
+            if (permission := needed[data.status]) is not None:
+                await ctx.authorize_async(permission, _subject(data))
+        if data.status == "Merged":
+            merged = await merge_change(ctx, data.change_id)
+            return Success(Change(**{name: getattr(merged, name) for name in Change.model_fields}))
+        store = store_of(ctx)
+        change = await store.change(data.change_id, lock=True)
+        if change["status"] != data.status:
+            if not may_go(change["status"], data.status, require_review=True):
+                raise conflict(
+                    f"a change that is {change['status']} cannot become {data.status}", status=change["status"]
+                )
+            changed = {"status": data.status, "updated_at": now()}
+            await store.changes.update([{"id": change["id"], **changed}])
+            change |= changed
+        return Success(Change(**change))
+
+    return transition
+
+
+def _subject(data: Any) -> str:
+    return f"change/{data.change_id}"
+
+
+def changes_service(permissions: ChangeControlPermissions, merge_approval: ApprovalPolicy | None) -> Service:
+    """The service, its actions asking for these permissions, and merging perhaps for a second person."""
+
+    def reading(name: str, description: str, handler: Any, validation: Any = ChangeReference) -> Action:
+        return create_action(
+            name=name,
+            description=description,
+            handler=handler,
+            validation=validation,
+            permission=permissions.read,
+            resource=_subject,
+            read_only=True,
+        )
+
+    def drafting(name: str, description: str, handler: Any, validation: Any) -> Action:
+        return create_action(
+            name=name,
+            description=description,
+            handler=handler,
+            validation=validation,
+            permission=permissions.author,
+            resource=_subject,
+        )
+
+    def applying(name: str, description: str, handler: Any) -> Action:
+        return create_action(
+            name=name,
+            description=description,
+            handler=handler,
+            validation=ChangeReference,
+            permission=permissions.merge,
+            allowed_actors=PEOPLE,
+            approval=merge_approval,
+            resource=_subject,
+            emits=(APPLIED[name], CHANGED),
+        )
+
+    return create_service(
+        name="changes",
+        description="How record types evolve: drafted, reviewed, executed once, and never edited afterwards",
+        actions=[
+            create_action(
+                name="create",
+                description="Begin a change, a draft",
+                handler=_create,
+                validation=CreateChange,
+                permission=permissions.author,
+            ),
+            reading("get", "One change", _get),
+            create_action(
+                name="list",
+                description="Changes, by id",
+                handler=_list,
+                validation=ListChanges,
+                permission=permissions.read,
+                read_only=True,
+            ),
+            drafting("add_target", "Say what a draft is about", _add_target, AddTarget),
+            reading("list_targets", "What a change is about", _list_targets, ListTargets),
+            drafting("add_patch_op", "Add an edit of a target", _add_patch_op, AddPatchOp),
+            reading("list_patch_ops", "The edits of a change, in their order", _list_patch_ops, ListPatchOps),
+            drafting("delete_patch_op", "Take back an edit that is not executed", _delete_patch_op, PatchOpReference),
+            create_action(
+                name="transition",
+                description="Move a change on in its life; to Merged, as merge does",
+                handler=_transition(permissions),
+                validation=Transition,
+                permission=permissions.author,
+                approval=_when_merging(merge_approval),
+                resource=_subject,
+            ),
+            reading("preview", "What a change would do, and which documents would fit no longer", _preview),
+            applying("execute", "Apply the edits of a change, which stays where it is in its life", _execute),
+            applying("merge", "Apply the edits of a change, and close it", _merge),
+            reading("list_snapshots", "What record types were like just before a change", _list_snapshots),
+            drafting("plan_compensation", "Draft a change that takes one back", _plan_compensation, PlanCompensation),
+        ],
+    )
+
+
+def _when_merging(policy: ApprovalPolicy | None) -> ApprovalPolicy | None:
+    if policy is None:
+        return None
+    return ApprovalPolicy(
+        when=lambda data, ctx: data.status == "Merged" and policy.when(data, ctx),
+        permission=policy.permission,
+        expires_after=policy.expires_after,
+    )

@@ -1,0 +1,89 @@
+"""What ops have made of schemas: fields added, removed, renamed and changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from actionengine.changes.ops import PatchOp
+from actionengine.changes.schema import Schema
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class RenamedField(_Part):
+    """A field of another name."""
+
+    old_name: str
+    new_name: str
+
+
+class ChangedField(_Part):
+    """A field of another definition; `field` is its new name."""
+
+    field: str
+    before: dict[str, object]
+    after: dict[str, object]
+
+
+class TypeDiff(_Part):
+    """What becomes of one record type. Fields are their definitions, names included."""
+
+    record_type_key: str
+    from_version: int
+    to_version: int
+    added: tuple[dict[str, object], ...] = ()
+    removed: tuple[dict[str, object], ...] = ()
+    renamed: tuple[RenamedField, ...] = ()
+    changed: tuple[ChangedField, ...] = ()
+
+
+def difference(key: str, version: int, before: Schema, after: Schema, ops: Iterable[PatchOp]) -> TypeDiff:
+    """From one schema of a type to another, which these ops (those of other types count for nothing) have led to."""
+    origins = origins_of(before, (op for op in ops if op.record_type == key))
+    kept = {name: origin for name, origin in origins.items() if origin is not None}
+    survivors = set(kept.values())
+    return TypeDiff(
+        record_type_key=key,
+        from_version=version,
+        to_version=version + 1,
+        added=tuple(dict(field.definition) for field in after if field.name not in kept),
+        removed=tuple(dict(field.definition) for field in before if field.name not in survivors),
+        renamed=tuple(
+            RenamedField(old_name=kept[field.name], new_name=field.name)
+            for field in after
+            if kept.get(field.name, field.name) != field.name
+        ),
+        changed=tuple(
+            ChangedField(field=field.name, before=dict(old), after=dict(field.definition))
+            for field in after
+            if field.name in kept and not _same(old := _definition(before, kept[field.name]), field.definition)
+        ),
+    )
+
+
+def origins_of(before: Schema, ops: Iterable[PatchOp]) -> dict[str, str | None]:
+    """For each field, by its name after the ops: the name that it had before them; None for one that was not there."""
+    origins: dict[str, str | None] = {field.name: field.name for field in before}
+    for op in ops:
+        assert op.field is not None
+        if op.op_type == "add_field":
+            origins[op.field] = None
+        elif op.op_type == "remove_field":
+            del origins[op.field]
+        elif op.op_type == "rename_field":
+            origins[op.payload["new_name"]] = origins.pop(op.field)
+    return origins
+
+
+def _definition(schema: Schema, name: str) -> Mapping[str, object]:
+    field = schema.get(name)
+    assert field is not None
+    return field.definition
+
+
+def _same(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
+    return {**old, "name": ""} == {**new, "name": ""}

@@ -1,0 +1,68 @@
+"""Documents of record types: the Pydantic model that a schema stands for, and what does not fit it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import to_json
+
+from actionengine.changes.models import DocumentCheck, Misfit
+from actionengine.changes.schema import Field as SchemaField
+from actionengine.changes.schema import Schema
+from actionengine.storage.port import AsyncRecords
+
+_TYPES: Mapping[str, Any] = {
+    "string": Annotated[str, Field(max_length=10_000)],
+    "text": str,
+    "number": Annotated[float, Field(allow_inf_nan=False)],
+    "boolean": bool,
+    "reference": Annotated[str, Field(min_length=1, max_length=255)],
+    "choice": str,
+    "date": date,
+    "datetime": datetime,
+}
+"""What a value of each field type is, in JSON: a reference is an id, dates and times are texts (ISO 8601)."""
+
+
+def model_of(key: str, schema: Schema) -> type[BaseModel]:
+    """The model of the documents of a record type: its fields and no others, taken strictly."""
+    # Names of fields may be any texts, so that they are aliases here.
+    fields: dict[str, Any] = {f"field_{number}": _declared(field) for number, field in enumerate(schema)}
+    model: type[BaseModel] = create_model(key, __config__=ConfigDict(strict=True, extra="forbid"), **fields)
+    return model
+
+
+def _declared(field: SchemaField) -> tuple[Any, Any]:
+    choices = field.definition.get("choices")
+    type: Any = Literal[tuple(choices)] if choices else _TYPES[field.type]
+    return (type, Field(alias=field.name)) if field.required else (type | None, Field(None, alias=field.name))
+
+
+def misfits(model: type[BaseModel], document: bytes) -> dict[str, str]:
+    """Each field of a document (JSON) that does not fit, with the reason; nothing of what is in it is shown."""
+    try:
+        model.__pydantic_validator__.validate_json(document)
+    except ValidationError as error:
+        problems: dict[str, str] = {}
+        for problem in error.errors(include_url=False, include_context=False, include_input=False):
+            problems.setdefault(str(problem["loc"][0]) if problem["loc"] else "", problem["msg"])
+        return problems
+    return {}
+
+
+async def check_documents(
+    records: AsyncRecords, key: str, schema: Schema, limit: int = 1000, after: str | None = None
+) -> DocumentCheck:
+    """Which documents of a collection do not fit a schema: of a page, by id."""
+    model = model_of(key, schema)
+    page = await records.list(limit=limit, after=after)
+    found = [Misfit(id=record.id, problems=why) for record in page if (why := misfits(model, to_json(record.data)))]
+    return DocumentCheck(
+        record_type_key=key,
+        checked=len(page),
+        misfits=tuple(found),
+        next=page[-1].id if len(page) == limit else None,
+    )

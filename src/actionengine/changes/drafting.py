@@ -1,0 +1,222 @@
+"""Drafting a change: its rows, and the rules for what may be added to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from actionengine.changes.compensation import ChangedSince, Touched, compensation
+from actionengine.changes.history import schema_of_version
+from actionengine.changes.ops import PatchOp
+from actionengine.changes.schema import Field, Schema
+from actionengine.changes.states import TAKES_OPS, TAKES_TARGETS
+from actionengine.changes.store import (
+    Store,
+    ancestors,
+    conflict,
+    descendants,
+    new_id,
+    not_found,
+    now,
+    op_of,
+    state_of,
+)
+from actionengine.changes.transform import OpRefused, TypeGraph
+from actionengine.errors import ErrorCode, failing
+from actionengine.storage.tables import Row
+
+
+async def create_change(
+    store: Store, project_id: str, title: str, description: str, compensates: str | None = None, op_count: int = 0
+) -> Row:
+    """A draft."""
+    at = now()
+    change: Row = {
+        "id": new_id(),
+        "project_id": project_id,
+        "title": title,
+        "description": description,
+        "status": "Draft",
+        "compensates": compensates,
+        "op_count": op_count,
+        "created_at": at,
+        "updated_at": at,
+        "merged_at": None,
+    }
+    await store.changes.insert([change])
+    return change
+
+
+async def insert_target(store: Store, change: Row, type: str, selector: Mapping[str, Any]) -> Row:
+    """Add a target to a change that is locked. Raises `ActionException`: `conflict` where it takes none (G2, E1),
+    `not_found` for a record type that is not in its project (P1)."""
+    if change["status"] not in TAKES_TARGETS:
+        raise conflict(
+            f"targets are added while a change is Draft, and this one is {change['status']}", status=change["status"]
+        )
+    if type == "record_type":
+        await store.record_type(change["project_id"], selector["record_type_key"])
+    target = _target(change, type, selector)
+    await store.targets.insert([target])
+    return target
+
+
+async def insert_op(store: Store, change: Row, target_id: str, op: PatchOp) -> Row:
+    """Add an op to a change that is locked.
+
+    Raises `ActionException`: `conflict` where the change takes none (G2, E1) or another pending op is on the same field
+    (G1), `not_found` for a target that is not the change's and a record type that is not its project's (P1),
+    `unprocessable` where the target is another thing than the op's.
+    """
+    if change["status"] not in TAKES_OPS:
+        raise conflict(
+            f"{op}: a change that is {change['status']} takes no op", status=change["status"], op_type=op.op_type
+        )
+    targets = await store.targets.find({"id": target_id, "change_id": change["id"]})
+    if not targets:
+        raise not_found("target", target_id, change_id=change["id"])
+    version = None
+    if op.record_type is not None:
+        version = (await store.record_type(change["project_id"], op.record_type))["version"]
+    _check_target(op, targets[0])
+    await _check_others(store, change, op)
+    position = change["op_count"] + 1
+    row = _op(change, target_id, op, position, version)
+    await store.ops.insert([row])
+    await store.changes.update([{"id": change["id"], "op_count": position, "updated_at": row["created_at"]}])
+    return row
+
+
+def _check_target(op: PatchOp, target: Row) -> None:
+    wanted = (
+        {"record_type_key": op.record_type} if op.record_type is not None else {"file_path": op.payload["file_path"]}
+    )
+    if target["selector"] != wanted:
+        raise failing(
+            ErrorCode.UNPROCESSABLE,
+            f"{op}: the target is the {target['type']} {target['selector']}, not {wanted}",
+            op_type=op.op_type,
+            field=op.field,
+            target_id=target["id"],
+        )
+
+
+async def _check_others(store: Store, change: Row, op: PatchOp) -> None:
+    """G1: no two pending ops of a change on one field, and no two that give one name."""
+    for column, name in (("field", op.field), ("gives", op.gives)):
+        if name is None:
+            continue
+        pending = {"change_id": change["id"], "record_type_key": op.record_type, column: name, "executed_at": None}
+        for other in await store.ops.find(pending, columns=("id", "op_type", "payload"), limit=1):
+            raise conflict(
+                f"{op}: the pending op {other['id']} ({op_of(other)}) is about {name!r} too",
+                op_type=op.op_type,
+                field=name,
+                op_id=other["id"],
+            )
+
+
+async def draft_compensation(store: Store, change: Row, title: str | None) -> Row:
+    """A new change, whose ops take back what one has done. Raises `ActionException`: `conflict` where nothing has been
+    executed or another change has touched the same fields since, `unprocessable` where it cannot be taken back."""
+    ops = await store.ops.find({"change_id": change["id"]}, above={"applied_version": 0}, order=("position",))
+    if not ops:
+        raise conflict(f"the change {change['id']!r} has executed nothing: there is nothing to take back")
+    project_id, keys = change["project_id"], sorted({op["record_type_key"] for op in ops})
+    bases = await store.bases(project_id)
+    related = {*keys, *descendants(keys, bases), *(base for key in keys for base in ancestors(key, bases))}
+    rows = await store.record_types.find({"project_id": project_id, "key": tuple(sorted(related))})
+    types = {row["key"]: row for row in rows}
+    snapshots = {row["record_type_key"]: row for row in await store.snapshots.find({"change_id": change["id"]})}
+    touched = {}
+    for key in keys:
+        own = [op for op in ops if op["record_type_key"] == key]
+        touched[key] = await _touched(store, types[key], snapshots[key], own)
+    planned = _planned(TypeGraph(map(state_of, rows)), touched)
+    draft = await create_change(
+        store,
+        project_id,
+        title or f"Compensation: {change['title']}"[:200],
+        f"Takes back what the change {change['id']} has done.",
+        compensates=change["id"],
+        op_count=len(planned),
+    )
+    targets = {key: _target(draft, "record_type", {"record_type_key": key}) for key in keys}
+    await store.targets.insert(list(targets.values()))
+    if planned:
+        await store.ops.insert(
+            [
+                _op(draft, targets[op.record_type]["id"], op, position, types[op.record_type]["version"])
+                for position, op in enumerate(planned, 1)
+                if op.record_type is not None
+            ]
+        )
+    return draft
+
+
+async def _touched(store: Store, type: Row, snapshot: Row, ops: Sequence[Row]) -> Touched:
+    versions = sorted({op["applied_version"] for op in ops})
+    if versions[-1] - snapshot["version"] != len(versions):
+        raise failing(
+            ErrorCode.UNPROCESSABLE,
+            f"{type['key']!r}: other changes came between the executions of this one, so that it cannot be taken back",
+            record_type=type["key"],
+        )
+    after = await schema_of_version(store, type, versions[-1])
+    return Touched(Schema.from_document(snapshot["schema"]), after, [op_of(op) for op in ops])
+
+
+def _planned(graph: TypeGraph, touched: Mapping[str, Touched]) -> tuple[PatchOp, ...]:
+    try:
+        return compensation(graph, touched)
+    except ChangedSince as changed:
+        raise conflict(
+            f"{changed.key}.{changed.field} has changed since: take back the later change first, or edit it by hand",
+            record_type=changed.key,
+            field=changed.field,
+            then=_shown(changed.then),
+            now=_shown(changed.now),
+        ) from None
+    except OpRefused as refused:
+        raise failing(
+            ErrorCode.UNPROCESSABLE,
+            f"this cannot be taken back as things are: {refused}",
+            record_type=refused.op.record_type,
+            field=refused.op.field,
+            reason=refused.reason,
+        ) from None
+
+
+def _shown(field: Field | None) -> dict[str, Any] | None:
+    return dict(field.definition) if field is not None else None
+
+
+def _target(change: Row, type: str, selector: Mapping[str, Any]) -> Row:
+    return {
+        "id": new_id(),
+        "change_id": change["id"],
+        "project_id": change["project_id"],
+        "type": type,
+        "selector": dict(selector),
+        "created_at": now(),
+    }
+
+
+def _op(change: Row, target_id: str, op: PatchOp, position: int, version: int | None) -> Row:
+    return {
+        "id": new_id(),
+        "change_id": change["id"],
+        "project_id": change["project_id"],
+        "target_id": target_id,
+        "position": position,
+        "op_type": op.op_type,
+        "payload": dict(op.payload),
+        "record_type_key": op.record_type,
+        "field": op.field,
+        "gives": op.gives,
+        "record_type_version": version,
+        "applied_version": None,
+        "previous_snapshot": None,
+        "executed_at": None,
+        "created_at": now(),
+    }

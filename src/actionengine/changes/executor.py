@@ -1,0 +1,239 @@
+"""The executor: Load, Transform, Persist, in one unit of work and a fixed number of statements.
+
+Locks are taken in one order: the change, then, by key, the record types that its ops name and those that derive from
+them. Whoever touches a type, or derives a new one from it, holds a lock on it, so that what is read of its base types
+afterwards stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from actionengine.changes.difference import TypeDiff, difference
+from actionengine.changes.ops import PatchOp
+from actionengine.changes.schema import Schema
+from actionengine.changes.store import Store, ancestors, descendants, now, op_of, state_of
+from actionengine.changes.transform import GraphError, OpRefused, Transformed, TypeGraph, transform
+from actionengine.errors import ActionError, ActionException, ErrorCode
+from actionengine.storage.port import SerializationFailure
+from actionengine.storage.tables import Row
+
+
+class ExecutionRefused(ActionException):
+    """A change cannot be executed as it is: it, not the moment, is at fault."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What an execution of a change works on: its pending ops, and the record types around them."""
+
+    change: Row
+    pending: Sequence[PatchOp]
+    types: Mapping[str, Row]
+    graph: TypeGraph
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What an execution comes to."""
+
+    loaded: Loaded
+    transformed: Transformed
+    diff: tuple[TypeDiff, ...]
+
+    @property
+    def touched(self) -> list[str]:
+        """The keys of the record types that are touched."""
+        return [each.record_type_key for each in self.diff]
+
+
+async def load(store: Store, change: Row, lock: bool) -> Loaded:
+    """Read the pending ops of a change and the record types around them; with `lock`, nobody else changes them.
+
+    Raises `ActionException`: `conflict` where another change has touched the same field since an op was written,
+    `unprocessable` for an op that does not fit its target.
+    """
+    project_id = change["project_id"]
+    targets = {row["id"]: row for row in await store.targets.find({"change_id": change["id"]})}
+    rows = await store.ops.find({"change_id": change["id"], "executed_at": None}, order=("position",))
+    for row in rows:
+        _check_target(row, targets.get(row["target_id"]))
+    keys = {row["record_type_key"] for row in rows if row["record_type_key"] is not None}
+    types = await _types(store, project_id, keys, lock)
+    await _check_conflicts(store, change, rows, types)
+    return Loaded(change, [op_of(row) for row in rows], types, TypeGraph(map(state_of, types.values())))
+
+
+async def _types(store: Store, project_id: str, keys: set[str], lock: bool) -> dict[str, Row]:
+    """These record types, those that they inherit from, and those that inherit from them."""
+    if not keys:
+        return {}
+    bases = await store.bases(project_id)
+    below = keys | descendants(keys, bases)
+    rows = await store.record_types.find(
+        {"project_id": project_id, "key": tuple(sorted(below))}, order=("key",), lock=lock
+    )
+    if lock:
+        bases = await store.bases(project_id)
+        if below != keys | descendants(keys, bases):
+            raise SerializationFailure("a record type was derived from one that a change touches: run it again")
+    above = {base for key in keys | below for base in ancestors(key, bases)} - below
+    if above:
+        rows += await store.record_types.find({"project_id": project_id, "key": tuple(sorted(above))}, order=("key",))
+    return {row["key"]: row for row in rows}
+
+
+def _check_target(op: Row, target: Row | None) -> None:
+    """P1, P7: checked when the op was added, and again here."""
+    named = "record_type_key" if op["op_type"] != "edit_file" else "file_path"
+    wanted = op["record_type_key"] if op["op_type"] != "edit_file" else op["payload"]["file_path"]
+    if target is None or target["selector"].get(named) != wanted:
+        raise unprocessable(op_of(op), f"its target is not {wanted!r}")
+
+
+async def _check_conflicts(store: Store, change: Row, ops: Sequence[Row], types: Mapping[str, Row]) -> None:
+    """An op stops where another change has touched the same field since it was written."""
+    stale = [
+        op
+        for op in ops
+        if op["record_type_key"] is not None and types[op["record_type_key"]]["version"] > op["record_type_version"]
+    ]
+    if not stale:
+        return
+    since = await store.ops.find(
+        {
+            "project_id": change["project_id"],
+            "record_type_key": tuple(sorted({op["record_type_key"] for op in stale})),
+        },
+        above={"applied_version": min(op["record_type_version"] for op in stale)},
+        columns=("id", "change_id", "record_type_key", "op_type", "payload", "applied_version"),
+        order=("applied_version", "position"),
+    )
+    conflicts = [
+        {"op": _shown(op), "since": _shown(other)}
+        for op in stale
+        for other in since
+        if other["change_id"] != change["id"]
+        and other["record_type_key"] == op["record_type_key"]
+        and other["applied_version"] > op["record_type_version"]
+        and op_of(op).touched & op_of(other).touched
+    ]
+    if conflicts:
+        first = conflicts[0]
+        raise refused(
+            ErrorCode.CONFLICT,
+            f"{first['op']['summary']}: since the op {first['op']['id']} was written, the change "
+            f"{first['since']['change_id']} has done {first['since']['summary']}. Look at both; delete the op, and add "
+            f"it anew if it still holds",
+            conflicts=conflicts,
+        )
+
+
+def _shown(op: Row) -> dict[str, Any]:
+    return {
+        "id": op["id"],
+        "change_id": op["change_id"],
+        "op_type": op["op_type"],
+        "payload": op["payload"],
+        "summary": str(op_of(op)),
+    }
+
+
+def run(loaded: Loaded) -> Execution:
+    """Transform: what the pending ops make of the record types. Raises `ActionException(unprocessable)` with the op and
+    the reason."""
+    try:
+        transformed = transform(loaded.graph, loaded.pending)
+    except OpRefused as refusal:
+        raise unprocessable(refusal.op, refusal.reason) from None
+    except GraphError as error:
+        raise refused(ErrorCode.UNPROCESSABLE, f"the record types would not hang together: {error}") from None
+    by_type: dict[str, list[PatchOp]] = {}
+    for op in loaded.pending:
+        if op.record_type is not None:
+            by_type.setdefault(op.record_type, []).append(op)
+    types, schemas = loaded.graph.types, transformed.schemas
+    diff = tuple(
+        difference(key, types[key].version, types[key].schema, schemas[key], by_type[key]) for key in sorted(by_type)
+    )
+    return Execution(loaded, transformed, diff)
+
+
+async def persist(store: Store, execution: Execution) -> None:
+    """Write what a transform has made: of each touched type a snapshot, then the new schema; on each op a stamp."""
+    loaded, at = execution.loaded, now()
+    if not loaded.pending:
+        return
+    types, change = loaded.graph.types, loaded.change
+    taken = await store.snapshots.find({"change_id": change["id"]}, columns=("record_type_key",))
+    there = {row["record_type_key"] for row in taken}
+    documents = _Documents()
+    snapshots = [
+        {
+            "change_id": change["id"],
+            "record_type_key": key,
+            "project_id": change["project_id"],
+            "version": types[key].version,
+            "schema": documents.of(types[key].schema),
+            "created_at": at,
+        }
+        for key in execution.touched
+        if key not in there
+    ]
+    if snapshots:
+        await store.snapshots.insert(snapshots)
+    await store.record_types.update(
+        [
+            {
+                "id": loaded.types[key]["id"],
+                "schema": documents.of(execution.transformed.schemas[key]),
+                "version": types[key].version + 1,
+                "changed_by": change["id"],
+                "updated_at": at,
+            }
+            for key in execution.touched
+        ]
+    )
+    await store.ops.update(
+        [
+            {
+                "id": step.op.id,
+                "previous_snapshot": documents.of(step.before),
+                "applied_version": types[step.op.record_type or ""].version + 1,
+                "executed_at": at,
+            }
+            for step in execution.transformed.steps
+        ]
+    )
+
+
+class _Documents:
+    """Schemas as JSON has them, each made once."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[Schema, dict[str, Any]]] = {}
+
+    def of(self, schema: Schema) -> dict[str, Any]:
+        if id(schema) not in self._made:
+            self._made[id(schema)] = (schema, schema.document())
+        return self._made[id(schema)][1]
+
+
+def refused(code: ErrorCode, message: str, **details: Any) -> ExecutionRefused:
+    """The answer for a change that cannot be executed."""
+    return ExecutionRefused(ActionError(code, message, details))
+
+
+def unprocessable(op: PatchOp, reason: str) -> ActionException:
+    """The answer for an op that cannot be applied."""
+    return refused(
+        ErrorCode.UNPROCESSABLE,
+        f"{op}: {reason}",
+        op_id=op.id,
+        op_type=op.op_type,
+        record_type=op.record_type,
+        field=op.field,
+        reason=reason,
+    )

@@ -1,0 +1,361 @@
+"""What the services of change control take and give."""
+
+from __future__ import annotations
+
+import warnings
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from actionengine.changes.difference import TypeDiff
+from actionengine.changes.ops import FieldDefinition, Name, OpType
+from actionengine.changes.states import ChangeStatus
+from actionengine.storage.port import RESERVED_PREFIX
+
+RecordTypeStatus = Literal["draft", "active", "retired"]
+TargetType = Literal["form", "workflow", "rule", "record_type", "script", "file"]
+
+SELECTORS = {
+    "form": "form_key",
+    "workflow": "workflow_key",
+    "rule": "rule_key",
+    "record_type": "record_type_key",
+    "script": "script_key",
+    "file": "file_path",
+}
+"""What the selector of a target of each type names."""
+
+
+class Input(BaseModel):
+    """Inputs refuse fields that they do not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Output(BaseModel):
+    """A thing as callers see it."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+def _unreserved(key: str) -> str:
+    if key.startswith(RESERVED_PREFIX):
+        raise ValueError(f"keys that begin with {RESERVED_PREFIX!r} are the library's own")
+    return key
+
+
+Title = Annotated[str, Field(min_length=1, max_length=200)]
+Description = Annotated[str, Field(max_length=10_000)]
+Key = Annotated[Name, AfterValidator(_unreserved)]
+
+
+class SchemaDefinition(Input):
+    """The fields of a record type, in their order."""
+
+    fields: tuple[FieldDefinition, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_each_field_once(self) -> SchemaDefinition:
+        names = [field.name for field in self.fields]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"there are two fields of the name {twice[0]!r}")
+        return self
+
+    def document(self) -> dict[str, Any]:
+        """As it is stored: each field with its name, its type, and whether it is required."""
+        return {
+            "fields": [
+                {"name": field.name, "type": field.type, "required": field.required}
+                | field.model_dump(mode="json", exclude_unset=True)
+                for field in self.fields
+            ]
+        }
+
+
+# Projects
+
+
+class CreateProject(Input):
+    """A project; with `require_review`, none of its changes is merged that was not `Ready`."""
+
+    name: Title
+    description: Description = ""
+    require_review: bool = False
+
+
+class ProjectReference(Input):
+    """One project."""
+
+    project_id: str
+
+
+class Page(Input):
+    """A page: after this id, at most so many."""
+
+    after: str | None = None
+    limit: int = Field(default=100, ge=1, le=1000)
+
+
+class Project(Output):
+    """A project of the tenant's."""
+
+    id: str
+    name: str
+    description: str
+    require_review: bool
+    created_at: datetime
+
+
+# Record types
+
+with warnings.catch_warnings():
+    # "schema" is the name that the contract has; Pydantic's own attribute of that name is deprecated.
+    warnings.filterwarnings("ignore", 'Field name "schema"')
+
+    class CreateRecordType(Input):
+        """A record type, which is a draft at first. `name` is its key where none is given."""
+
+        project_id: str
+        key: Key
+        name: Title | None = None
+        description: Description = ""
+        base_type: Name | None = None
+        schema: SchemaDefinition = SchemaDefinition()  # type: ignore[assignment]
+
+    class RecordType(Output):
+        """A record type. `schema` has its own fields; those of its base types are theirs."""
+
+        id: str
+        project_id: str
+        key: str
+        name: str
+        description: str
+        base_type: str | None
+        schema: dict[str, Any]  # type: ignore[assignment]
+        version: int
+        status: RecordTypeStatus
+        created_at: datetime
+        updated_at: datetime
+
+    class SchemaAt(Output):
+        """The schema of a record type as it was; `change_id` names the change that made it, None the first one."""
+
+        record_type_key: str
+        version: int
+        schema: dict[str, Any]  # type: ignore[assignment]
+        change_id: str | None
+
+    class Snapshot(Output):
+        """The schema of one record type just before one change touched it; `version` is the version it then had."""
+
+        project_id: str
+        change_id: str
+        record_type_key: str
+        version: int
+        schema: dict[str, Any]  # type: ignore[assignment]
+        created_at: datetime
+
+
+class RecordTypeReference(Input):
+    """One record type."""
+
+    project_id: str
+    key: str
+
+
+class ListRecordTypes(Page):
+    """The record types of a project, by key: `after` is a key."""
+
+    project_id: str
+    status: RecordTypeStatus | None = None
+
+
+class AskSchemaAt(RecordTypeReference):
+    """The schema as a change has left it, or as it was at a time; either of the two."""
+
+    change_id: str | None = None
+    at: AwareDatetime | None = None
+
+    @model_validator(mode="after")
+    def _asks_for_one(self) -> AskSchemaAt:
+        if (self.change_id is None) == (self.at is None):
+            raise ValueError("give either change_id or at")
+        return self
+
+
+class History(Output):
+    """What came of a replay: whether it led to every snapshot and to today's schema, and where not."""
+
+    record_type_key: str
+    versions: int
+    ops: int
+    snapshots: int
+    is_intact: bool
+    mismatches: tuple[str, ...]
+
+
+class CheckDocuments(RecordTypeReference):
+    """Documents of a record type, by id, against its schema; or against what a change would make of it."""
+
+    change_id: str | None = None
+    after: str | None = None
+    limit: int = Field(default=1000, ge=1, le=1000)
+
+
+class Misfit(Output):
+    """A document that does not fit, and each field that does not, with the reason. What is in it is not shown."""
+
+    id: str
+    problems: dict[str, str]
+
+
+class DocumentCheck(Output):
+    """How many documents were checked and which do not fit; `next` is the id to go on after, where there are more."""
+
+    record_type_key: str
+    checked: int
+    misfits: tuple[Misfit, ...]
+    next: str | None
+
+
+# Changes
+
+
+class CreateChange(Input):
+    """A change of a project."""
+
+    project_id: str
+    title: Title
+    description: Description = ""
+
+
+class ChangeReference(Input):
+    """One change."""
+
+    change_id: str
+
+
+class ListTargets(Page):
+    """The targets of a change, by id."""
+
+    change_id: str
+
+
+class ListPatchOps(Input):
+    """The ops of a change, in the order in which they are applied: after this position, at most so many."""
+
+    change_id: str
+    after: int | None = None
+    limit: int = Field(default=100, ge=1, le=1000)
+
+
+class ListChanges(Page):
+    """Changes by id, of a project and of a status, or of any."""
+
+    project_id: str | None = None
+    status: ChangeStatus | None = None
+
+
+class AddTarget(Input):
+    """What a change is about: `selector` names it, as `{"record_type_key": "job"}` or `{"file_path": "main.py"}`."""
+
+    change_id: str
+    type: TargetType
+    selector: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _has_a_selector_of_its_shape(self) -> AddTarget:
+        name = SELECTORS[self.type]
+        value = self.selector.get(name)
+        if set(self.selector) != {name} or not isinstance(value, str) or not 0 < len(value) <= 1000:
+            raise ValueError(f"the selector of a target of the type {self.type!r} is {{{name!r}: '…'}}")
+        return self
+
+
+class AddPatchOp(Input):
+    """An edit of a target; the payload is as its `op_type` says."""
+
+    change_id: str
+    target_id: str
+    op_type: OpType
+    payload: dict[str, Any]
+
+
+class PatchOpReference(Input):
+    """One op of a change."""
+
+    change_id: str
+    op_id: str
+
+
+class Transition(Input):
+    """Where a change is to go."""
+
+    change_id: str
+    status: ChangeStatus
+
+
+class PlanCompensation(Input):
+    """A change that was executed; the new one's title, where it is not to be given one."""
+
+    change_id: str
+    title: Title | None = None
+
+
+class Change(Output):
+    """A change. `compensates` names the change that it takes back."""
+
+    id: str
+    project_id: str
+    title: str
+    description: str
+    status: ChangeStatus
+    compensates: str | None
+    created_at: datetime
+    updated_at: datetime
+    merged_at: datetime | None
+
+
+class Target(Output):
+    """What a change is about."""
+
+    id: str
+    change_id: str
+    project_id: str
+    type: TargetType
+    selector: dict[str, Any]
+    created_at: datetime
+
+
+class StoredPatchOp(Output):
+    """An op of a change. `record_type_version` is what its author saw; `previous_snapshot` the schema just before it,
+    `applied_version` the version that it led to, once it is executed."""
+
+    id: str
+    change_id: str
+    target_id: str
+    position: int
+    op_type: OpType
+    payload: dict[str, Any]
+    record_type_version: int | None
+    applied_version: int | None
+    previous_snapshot: dict[str, Any] | None
+    executed_at: datetime | None
+    created_at: datetime
+
+
+class Applied(Change):
+    """A change that was executed or merged; `diff` is what it has done this time."""
+
+    applied_count: int
+    diff: tuple[TypeDiff, ...]
+
+
+class Preview(Output):
+    """What a change would do, and which documents would fit no longer."""
+
+    change_id: str
+    op_count: int
+    diff: tuple[TypeDiff, ...]
+    documents: tuple[DocumentCheck, ...]

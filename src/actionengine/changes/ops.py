@@ -1,0 +1,176 @@
+"""Patch ops: what each kind says, checked when it is added."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from actionengine.changes.diffs import check_diff
+from actionengine.changes.schema import FieldType
+from actionengine.errors import ErrorCode, failing
+
+OpType = Literal["add_field", "set_field", "remove_field", "rename_field", "edit_file"]
+OP_TYPES: tuple[str, ...] = get_args(OpType)
+
+
+def _plain(name: str) -> str:
+    if name != name.strip() or not name.isprintable():
+        raise ValueError("a name neither begins nor ends with a space, and has printable characters only")
+    return name
+
+
+Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_plain)]
+"""A name of a field, or a key: 1 to 100 printable characters."""
+
+
+class Definition(BaseModel):
+    """What is said of a field beside its name. What the library does not know is kept: labels, help, and so on."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+
+    type: FieldType
+    required: bool = False
+    choices: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """For a `choice`: the values that there are; any text, where none are named."""
+
+    @model_validator(mode="after")
+    def _has_choices_only_where_they_mean_something(self) -> Definition:
+        if self.choices is not None and self.type != "choice":
+            raise ValueError(f"choices are for fields of the type 'choice', not {self.type!r}")
+        return self
+
+
+class FieldDefinition(Definition):
+    """A field: its name, and what is said of it."""
+
+    name: Name
+
+
+class _Payload(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _OnField(_Payload):
+    record_type: Name
+    field: Name
+
+
+class _Defining(_OnField):
+    definition: Definition
+    before: Name | None = None
+    """The field of the type before which it is to stand."""
+
+    @model_validator(mode="after")
+    def _names_one_field(self) -> _Defining:
+        name = (self.definition.model_extra or {}).get("name", self.field)
+        if name != self.field:
+            raise ValueError(f"the definition is of {name!r}, the op of {self.field!r}")
+        if self.before == self.field:
+            raise ValueError(f"{self.field!r} cannot stand before itself")
+        return self
+
+
+class AddField(_Defining):
+    """A new field, at the end or before another one. With `override` it may stand over an inherited one."""
+
+    override: bool = False
+
+
+class SetField(_Defining):
+    """Another definition of a field: all of it, so that what is left out is gone."""
+
+
+class RemoveField(_OnField):
+    """A field less."""
+
+
+class RenameField(_Payload):
+    """Another name for a field."""
+
+    record_type: Name
+    old_name: Name
+    new_name: Name
+
+    @model_validator(mode="after")
+    def _renames(self) -> RenameField:
+        if self.old_name == self.new_name:
+            raise ValueError(f"{self.old_name!r} is to be renamed to itself")
+        return self
+
+
+class EditFile(_Payload):
+    """A unified diff of one file."""
+
+    file_path: str = Field(min_length=1, max_length=1000)
+    diff: Annotated[str, AfterValidator(check_diff)]
+
+
+_PAYLOADS: Mapping[str, type[_Payload]] = {
+    "add_field": AddField,
+    "set_field": SetField,
+    "remove_field": RemoveField,
+    "rename_field": RenameField,
+    "edit_file": EditFile,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PatchOp:
+    """One edit. `payload` is as it was checked; `id` is empty until the op is stored."""
+
+    op_type: OpType
+    payload: Mapping[str, Any]
+    id: str = ""
+
+    @property
+    def record_type(self) -> str | None:
+        """The key of the record type that it is for; None for a file."""
+        return self.payload.get("record_type")
+
+    @property
+    def field(self) -> str | None:
+        """The field that it touches: a rename counts by the old name."""
+        return self.payload.get("field") or self.payload.get("old_name")
+
+    @property
+    def gives(self) -> str | None:
+        """The name that it brings into the type."""
+        return self.payload["field"] if self.op_type == "add_field" else self.payload.get("new_name")
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """The names that it is about."""
+        return frozenset(name for name in (self.field, self.gives) if name is not None)
+
+    def __str__(self) -> str:
+        names = " → ".join(dict.fromkeys(name for name in (self.field, self.gives) if name is not None))
+        about = f"{self.record_type}.{names}" if self.record_type is not None else self.payload["file_path"]
+        return f"{self.op_type} {about}"
+
+
+def parse_op(op_type: OpType, payload: Mapping[str, Any]) -> PatchOp:
+    """An op of what a caller sent. Raises `ActionException(invalid_input)` naming the op and what is wrong in it."""
+    try:
+        checked = _PAYLOADS[op_type].model_validate(payload)
+    except ValidationError as error:
+        problems = [
+            {
+                "field": ".".join(map(str, problem["loc"])) or "payload",
+                "problem": problem["msg"].removeprefix("Value error, "),
+            }
+            for problem in error.errors(include_url=False, include_context=False, include_input=False)
+        ]
+        message = "; ".join(f"{problem['field']}: {problem['problem']}" for problem in problems)
+        raise failing(ErrorCode.INVALID_INPUT, f"{op_type}: {message}", op_type=op_type, problems=problems) from None
+    return PatchOp(op_type, _without_defaults(checked))
+
+
+def _without_defaults(checked: _Payload) -> dict[str, Any]:
+    payload = checked.model_dump(mode="json", exclude_unset=True)
+    if isinstance(checked, _Defining):
+        payload["definition"].pop("name", None)
+    return payload

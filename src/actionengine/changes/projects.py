@@ -1,0 +1,78 @@
+"""The service `projects`: what record types and changes belong to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from returns.result import Result, Success
+
+from actionengine.action_context import ActionContext
+from actionengine.actions import Service, create_action, create_service
+from actionengine.changes.models import CreateProject, Page, Project, ProjectReference
+from actionengine.changes.permissions import ChangeControlPermissions
+from actionengine.changes.store import conflict, new_id, now, store_of
+from actionengine.errors import ActionError
+from actionengine.plan import native
+from actionengine.services.access import access_of
+
+
+@native
+async def _create(data: CreateProject, ctx: ActionContext) -> Result[Project, ActionError]:
+    store = store_of(ctx)
+    if await store.projects.find({"name": data.name}, columns=("id",)):
+        raise conflict(f"there is a project {data.name!r} already", name=data.name)
+    project = {"id": new_id(), **data.model_dump(), "created_at": now()}
+    await store.projects.insert([project])
+    access_of(ctx).add_subject(f"project/{project['id']}")
+    return Success(Project(**project))
+
+
+@native
+async def _get(data: ProjectReference, ctx: ActionContext) -> Result[Project, ActionError]:
+    return Success(Project(**await store_of(ctx).project(data.project_id)))
+
+
+@native
+async def _list(data: Page, ctx: ActionContext) -> Result[tuple[Project, ...], ActionError]:
+    above = {"id": data.after} if data.after is not None else None
+    rows = await store_of(ctx).projects.find(above=above, limit=data.limit)
+    access_of(ctx).show({"count": len(rows)})
+    return Success(tuple(Project(**row) for row in rows))
+
+
+def _subject(data: Any) -> str:
+    return f"project/{data.project_id}"
+
+
+def projects_service(permissions: ChangeControlPermissions) -> Service:
+    """The service, its actions asking for these permissions."""
+    return create_service(
+        name="projects",
+        description="What record types and changes belong to",
+        actions=[
+            create_action(
+                name="create",
+                description="Make a project",
+                handler=_create,
+                validation=CreateProject,
+                permission=permissions.manage,
+            ),
+            create_action(
+                name="get",
+                description="One project",
+                handler=_get,
+                validation=ProjectReference,
+                permission=permissions.read,
+                resource=_subject,
+                read_only=True,
+            ),
+            create_action(
+                name="list",
+                description="The tenant's projects, by id",
+                handler=_list,
+                validation=Page,
+                permission=permissions.read,
+                read_only=True,
+            ),
+        ],
+    )

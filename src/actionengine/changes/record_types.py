@@ -1,0 +1,231 @@
+"""The service `record_types`: the types themselves, their history, and the documents that are of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from returns.result import Result, Success
+
+from actionengine.action_context import ActionContext
+from actionengine.actions import Action, Service, create_action, create_service
+from actionengine.changes.documents import check_documents
+from actionengine.changes.executor import load, run
+from actionengine.changes.guard import RecordTypeGuard
+from actionengine.changes.history import schema_at_change, schema_at_time, verify
+from actionengine.changes.models import (
+    AskSchemaAt,
+    CheckDocuments,
+    CreateRecordType,
+    DocumentCheck,
+    History,
+    ListRecordTypes,
+    RecordType,
+    RecordTypeReference,
+    RecordTypeStatus,
+    SchemaAt,
+)
+from actionengine.changes.permissions import PEOPLE, ChangeControlPermissions
+from actionengine.changes.schema import Schema
+from actionengine.changes.store import Store, ancestors, conflict, new_id, now, state_of, store_of
+from actionengine.changes.transform import GraphError, RecordTypeState, TypeGraph, check_graph
+from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.plan import native
+from actionengine.services.access import access_of
+from actionengine.storage.tables import Row
+
+
+@native
+async def _create(data: CreateRecordType, ctx: ActionContext) -> Result[RecordType, ActionError]:
+    store = store_of(ctx)
+    await store.project(data.project_id)
+    name = data.name or data.key
+    if await store.record_types.find({"project_id": data.project_id, "key": data.key}, columns=("id",)):
+        raise conflict(f"there is a record type {data.key!r} in this project already", key=data.key)
+    if await store.record_types.find({"name": name}, columns=("id",)):
+        raise conflict(f"there is a record type named {name!r} already: give this one another name", name=name)
+    document = data.schema.document()
+    await _check_base(store, data, document)
+    at = now()
+    row = {
+        "id": new_id(),
+        "project_id": data.project_id,
+        "key": data.key,
+        "name": name,
+        "description": data.description,
+        "base_type": data.base_type,
+        "schema": document,
+        "initial_schema": document,
+        "version": 1,
+        "status": "draft",
+        "changed_by": None,
+        "created_at": at,
+        "updated_at": at,
+    }
+    await store.record_types.insert([row])
+    return Success(RecordType(**row))
+
+
+async def _check_base(store: Store, data: CreateRecordType, document: dict[str, Any]) -> None:
+    """P6, E7: the base type is one of the project's, and nothing that it requires is weakened."""
+    if data.base_type is None:
+        return
+    if data.base_type == data.key:
+        raise failing(
+            ErrorCode.UNPROCESSABLE, f"{data.key!r} cannot be its own base type: that closes a cycle", field="base_type"
+        )
+    # The lock keeps the base types as they are, and from being changed without regard to the new one.
+    base = await store.record_type(data.project_id, data.base_type, lock=True)
+    above = ancestors(base["key"], await store.bases(data.project_id))
+    rows = [base]
+    if above:
+        rows += await store.record_types.find({"project_id": data.project_id, "key": tuple(above)})
+    new = RecordTypeState(data.key, data.project_id, data.base_type, 1, Schema.from_document(document))
+    graph = TypeGraph([*map(state_of, rows), new])
+    try:
+        check_graph(graph, graph.schemas)
+    except GraphError as error:
+        raise failing(ErrorCode.UNPROCESSABLE, str(error), field="schema") from None
+
+
+@native
+async def _get(data: RecordTypeReference, ctx: ActionContext) -> Result[RecordType, ActionError]:
+    return Success(RecordType(**await store_of(ctx).record_type(data.project_id, data.key)))
+
+
+@native
+async def _list(data: ListRecordTypes, ctx: ActionContext) -> Result[tuple[RecordType, ...], ActionError]:
+    store = store_of(ctx)
+    await store.project(data.project_id)
+    where = {"project_id": data.project_id} | ({"status": data.status} if data.status is not None else {})
+    above = {"key": data.after} if data.after is not None else None
+    rows = await store.record_types.find(where, above=above, order=("key",), limit=data.limit)
+    access_of(ctx).show({"count": len(rows)})
+    return Success(tuple(RecordType(**row) for row in rows))
+
+
+@native
+async def _activate(data: RecordTypeReference, ctx: ActionContext) -> Result[RecordType, ActionError]:
+    store = store_of(ctx)
+    row = await store.record_type(data.project_id, data.key, lock=True)
+    others = await store.record_types.find({"key": data.key, "status": "active"}, columns=("id", "project_id"))
+    if any(other["id"] != row["id"] for other in others):
+        raise conflict(
+            f"a record type {data.key!r} of another project is active: ctx.records({data.key!r}) would not know which",
+            project_id=others[0]["project_id"],
+        )
+    return Success(await _with_status(store, row, "active"))
+
+
+@native
+async def _retire(data: RecordTypeReference, ctx: ActionContext) -> Result[RecordType, ActionError]:
+    store = store_of(ctx)
+    return Success(await _with_status(store, await store.record_type(data.project_id, data.key, lock=True), "retired"))
+
+
+async def _with_status(store: Store, row: Row, status: RecordTypeStatus) -> RecordType:
+    if row["status"] != status:
+        changed = {"status": status, "updated_at": now()}
+        await store.record_types.update([{"id": row["id"], **changed}])
+        row = {**row, **changed}
+    return RecordType(**row)
+
+
+@native
+async def _schema_at(data: AskSchemaAt, ctx: ActionContext) -> Result[SchemaAt, ActionError]:
+    store = store_of(ctx)
+    row = await store.record_type(data.project_id, data.key)
+    if data.at is not None:
+        return Success(await schema_at_time(store, row, data.at))
+    assert data.change_id is not None
+    return Success(await schema_at_change(store, row, await store.change(data.change_id)))
+
+
+@native
+async def _verify_history(data: RecordTypeReference, ctx: ActionContext) -> Result[History, ActionError]:
+    store = store_of(ctx)
+    return Success(await verify(store, await store.record_type(data.project_id, data.key)))
+
+
+@native
+async def _check_documents(data: CheckDocuments, ctx: ActionContext) -> Result[DocumentCheck, ActionError]:
+    store = store_of(ctx)
+    row = await store.record_type(data.project_id, data.key)
+    bases = await store.bases(data.project_id)
+    keys = (data.key, *ancestors(data.key, bases))
+    rows = await store.record_types.find({"project_id": data.project_id, "key": keys})
+    graph = TypeGraph(map(state_of, rows))
+    schemas = graph.schemas
+    if data.change_id is not None:
+        change = await store.change(data.change_id)
+        if change["project_id"] == row["project_id"]:
+            schemas |= run(await load(store, change, lock=False)).transformed.schemas
+    schema = graph.effective(data.key, schemas)
+    checked = await check_documents(access_of(ctx).records(data.key), data.key, schema, data.limit, data.after)
+    access_of(ctx).show({"checked": checked.checked, "misfits": len(checked.misfits)})
+    return Success(checked)
+
+
+def _subject(data: Any) -> str:
+    return f"record_type/{data.key}"
+
+
+def record_types_service(permissions: ChangeControlPermissions) -> Service:
+    """The service, its actions asking for these permissions."""
+
+    def asking(name: str, description: str, handler: Any, validation: Any) -> Action:
+        return create_action(
+            name=name,
+            description=description,
+            handler=handler,
+            validation=validation,
+            permission=permissions.read,
+            resource=_subject,
+            read_only=True,
+        )
+
+    def deciding(name: str, description: str, handler: Any) -> Action:
+        return create_action(
+            name=name,
+            description=description,
+            handler=handler,
+            validation=RecordTypeReference,
+            permission=permissions.manage,
+            allowed_actors=PEOPLE,
+            resource=_subject,
+        )
+
+    service = create_service(
+        name="record_types",
+        description="The types of a tenant's records, their history, and the documents that are of them",
+        actions=[
+            create_action(
+                name="create",
+                description="Make a record type, a draft",
+                handler=_create,
+                validation=CreateRecordType,
+                permission=permissions.manage,
+                resource=_subject,
+            ),
+            asking("get", "One record type", _get, RecordTypeReference),
+            create_action(
+                name="list",
+                description="The record types of a project, by key",
+                handler=_list,
+                validation=ListRecordTypes,
+                permission=permissions.read,
+                read_only=True,
+            ),
+            deciding("activate", "From now on, documents are validated against the type", _activate),
+            deciding("retire", "From now on, there are no new documents of the type", _retire),
+            asking("schema_at", "The schema as a change has left it, or as it was at a time", _schema_at, AskSchemaAt),
+            asking("verify_history", "Whether all ops lead to what is stored", _verify_history, RecordTypeReference),
+            asking(
+                "check_documents",
+                "The documents that do not fit the schema, as it is or as a change would make it",
+                _check_documents,
+                CheckDocuments,
+            ),
+        ],
+    )
+    return replace(service, document_guard=RecordTypeGuard)

@@ -1,0 +1,104 @@
+"""Schemas as immutable values: a field is an object that all schemas share in which it stands unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+FieldType = Literal["string", "number", "boolean", "reference", "choice", "text", "date", "datetime"]
+FIELD_TYPES: tuple[str, ...] = get_args(FieldType)
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """A field of a record type; `definition` is all that is said of it, its name included. Nobody changes it."""
+
+    definition: Mapping[str, Any]
+
+    @staticmethod
+    def of(name: str, definition: Mapping[str, Any]) -> Field:
+        """A field of this name."""
+        return Field({"name": name, "required": False, **definition} | {"name": name})
+
+    @cached_property
+    def name(self) -> str:
+        """Its name."""
+        name: str = self.definition["name"]
+        return name
+
+    @property
+    def type(self) -> FieldType:
+        """What its values are."""
+        type: FieldType = self.definition["type"]
+        return type
+
+    @property
+    def required(self) -> bool:
+        """Whether each document has to have it."""
+        return bool(self.definition.get("required"))
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Field) and self.definition == other.definition)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+class Schema:
+    """The fields of one record type, in their order. Operations give a new schema, which shares the other fields."""
+
+    __slots__ = ("_by_name", "fields")
+
+    def __init__(self, fields: tuple[Field, ...] = ()) -> None:
+        self.fields = fields
+        self._by_name: dict[str, Field] | None = None
+
+    @staticmethod
+    def from_document(document: Mapping[str, Any]) -> Schema:
+        """A schema of `{"fields": [{"name", "type", "required", …}]}`."""
+        return Schema(tuple(Field(definition) for definition in document["fields"]))
+
+    def document(self) -> dict[str, Any]:
+        """The schema as JSON has it."""
+        return {"fields": [field.definition for field in self.fields]}
+
+    def get(self, name: str) -> Field | None:
+        """The field of a name."""
+        if self._by_name is None:
+            self._by_name = {field.name: field for field in self.fields}
+        return self._by_name.get(name)
+
+    def adding(self, field: Field, before: str | None = None) -> Schema:
+        """With one field more, before another one or at the end."""
+        place = len(self.fields) if before is None else self._place(before)
+        return Schema((*self.fields[:place], field, *self.fields[place:]))
+
+    def removing(self, name: str) -> Schema:
+        """Without a field."""
+        place = self._place(name)
+        return Schema((*self.fields[:place], *self.fields[place + 1 :]))
+
+    def replacing(self, name: str, field: Field) -> Schema:
+        """With another field in the place of one."""
+        place = self._place(name)
+        return Schema((*self.fields[:place], field, *self.fields[place + 1 :]))
+
+    def _place(self, name: str) -> int:
+        return next(place for place, field in enumerate(self.fields) if field.name == name)
+
+    def __iter__(self) -> Iterator[Field]:
+        return iter(self.fields)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.get(name) is not None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schema) and self.fields == other.fields
+
+    def __hash__(self) -> int:
+        return hash(self.fields)
+
+    def __repr__(self) -> str:
+        return f"Schema({[dict(field.definition) for field in self.fields]})"

@@ -1,0 +1,126 @@
+"""The things of change control as rows of a unit of work: what the executor and the services read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from uuid_utils import uuid7
+
+from actionengine.action_context import ActionContext
+from actionengine.changes.ops import PatchOp
+from actionengine.changes.schema import Schema
+from actionengine.changes.transform import RecordTypeState
+from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.services.access import access_of
+from actionengine.storage.port import AsyncRows
+from actionengine.storage.tables import (
+    CHANGES,
+    PATCH_OPS,
+    PROJECTS,
+    RECORD_TYPES,
+    SNAPSHOTS,
+    TARGETS,
+    Row,
+    Table,
+)
+
+TYPE_GRAPH = ("key", "base_type")
+"""The columns of a record type that say where it stands."""
+
+
+class Store:
+    """The tables as one unit of work sees them."""
+
+    def __init__(self, rows: Callable[[Table], AsyncRows]) -> None:
+        self.projects = rows(PROJECTS)
+        self.record_types = rows(RECORD_TYPES)
+        self.changes = rows(CHANGES)
+        self.targets = rows(TARGETS)
+        self.ops = rows(PATCH_OPS)
+        self.snapshots = rows(SNAPSHOTS)
+
+    async def project(self, id: str) -> Row:
+        """A project. Raises `ActionException(not_found)`."""
+        for row in await self.projects.find({"id": id}):
+            return row
+        raise not_found("project", id)
+
+    async def change(self, id: str, lock: bool = False) -> Row:
+        """A change; locked, so that nobody else does anything to it. Raises `ActionException(not_found)`."""
+        for row in await self.changes.find({"id": id}, lock=lock):
+            return row
+        raise not_found("change", id)
+
+    async def record_type(self, project_id: str, key: str, lock: bool = False) -> Row:
+        """A record type of a project. Raises `ActionException(not_found)`."""
+        for row in await self.record_types.find({"project_id": project_id, "key": key}, lock=lock):
+            return row
+        raise not_found("record type", key, project_id=project_id)
+
+    async def bases(self, project_id: str) -> dict[str, str | None]:
+        """The key of each record type of a project, with that of its base type."""
+        rows = await self.record_types.find({"project_id": project_id}, columns=TYPE_GRAPH, order=("key",))
+        return {row["key"]: row["base_type"] for row in rows}
+
+
+def store_of(ctx: ActionContext) -> Store:
+    """The tables, from inside an action."""
+    return Store(access_of(ctx).rows)
+
+
+def state_of(row: Row) -> RecordTypeState:
+    """A record type as transforms see it."""
+    return RecordTypeState(
+        row["key"], row["project_id"], row["base_type"], row["version"], Schema.from_document(row["schema"])
+    )
+
+
+def op_of(row: Row) -> PatchOp:
+    """An op as transforms see it."""
+    return PatchOp(row["op_type"], row["payload"], row["id"])
+
+
+def ancestors(key: str, bases: Mapping[str, str | None]) -> list[str]:
+    """The types that one inherits from, the nearest first; those that are not there are left out."""
+    found: list[str] = []
+    base = bases.get(key)
+    while base is not None and base in bases and base not in found:
+        found.append(base)
+        base = bases[base]
+    return found
+
+
+def descendants(keys: Iterable[str], bases: Mapping[str, str | None]) -> set[str]:
+    """The types that inherit from any of these."""
+    children: dict[str | None, list[str]] = {}
+    for key, base in bases.items():
+        children.setdefault(base, []).append(key)
+    found: set[str] = set()
+    waiting = list(keys)
+    while waiting:
+        derived = set(children.get(waiting.pop(), ())) - found
+        found |= derived
+        waiting.extend(derived)
+    return found
+
+
+def new_id() -> str:
+    """An id that sorts by time."""
+    return str(uuid7())
+
+
+def now() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(UTC)
+
+
+def not_found(kind: str, id: str, **details: Any) -> ActionException:
+    """The answer for what is not there, or is another tenant's."""
+    return failing(ErrorCode.NOT_FOUND, f"there is no {kind} {id!r}", id=id, **details)
+
+
+def conflict(message: str, **details: Any) -> ActionException:
+    """The answer for what cannot be done as things are."""
+    return failing(ErrorCode.CONFLICT, message, **details)
