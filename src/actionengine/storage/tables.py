@@ -1,0 +1,122 @@
+"""The library's own tables that a unit of work reads and writes by rows: those of change control.
+
+A declaration is what the backends make their statements of. What the rows must be like (keys, references, triggers) is
+said in the migrations, and for memory here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+Kind = Literal["text", "integer", "boolean", "json", "time"]
+"""What a column holds: `str`, `int`, `bool`, what JSON can carry, a `datetime` in UTC; each may be None."""
+
+Row = dict[str, Any]
+"""A row by column; `tenant_id` is not in it, since a unit of work has one tenant."""
+
+
+class Table(NamedTuple):
+    """A table of the library's: its columns beside `tenant_id`, its key, and what else is unique in a tenant."""
+
+    name: str
+    columns: Mapping[str, Kind]
+    key: tuple[str, ...]
+    unique: tuple[tuple[str, ...], ...] = ()
+
+
+PROJECTS = Table(
+    "ae_projects",
+    {"id": "text", "name": "text", "description": "text", "require_review": "boolean", "created_at": "time"},
+    ("id",),
+    (("name",),),
+)
+
+RECORD_TYPES = Table(
+    "ae_record_types",
+    {
+        "id": "text",
+        "project_id": "text",
+        "key": "text",
+        "name": "text",
+        "description": "text",
+        "base_type": "text",
+        "schema": "json",
+        "initial_schema": "json",
+        "version": "integer",
+        "status": "text",
+        "changed_by": "text",
+        "created_at": "time",
+        "updated_at": "time",
+    },
+    ("id",),
+    (("project_id", "key"), ("name",)),
+)
+
+CHANGES = Table(
+    "ae_changes",
+    {
+        "id": "text",
+        "project_id": "text",
+        "title": "text",
+        "description": "text",
+        "status": "text",
+        "compensates": "text",
+        "op_count": "integer",
+        "created_at": "time",
+        "updated_at": "time",
+        "merged_at": "time",
+    },
+    ("id",),
+)
+
+TARGETS = Table(
+    "ae_change_targets",
+    {
+        "id": "text",
+        "change_id": "text",
+        "project_id": "text",
+        "type": "text",
+        "selector": "json",
+        "created_at": "time",
+    },
+    ("id",),
+)
+
+PATCH_OPS = Table(
+    "ae_patch_ops",
+    {
+        "id": "text",
+        "change_id": "text",
+        "project_id": "text",
+        "target_id": "text",
+        "position": "integer",
+        "op_type": "text",
+        "payload": "json",
+        "record_type_key": "text",
+        "field": "text",
+        "gives": "text",
+        "record_type_version": "integer",
+        "applied_version": "integer",
+        "previous_snapshot": "json",
+        "executed_at": "time",
+        "created_at": "time",
+    },
+    ("id",),
+    (("change_id", "position"),),
+)
+
+SNAPSHOTS = Table(
+    "ae_snapshots",
+    {
+        "change_id": "text",
+        "record_type_key": "text",
+        "project_id": "text",
+        "version": "integer",
+        "schema": "json",
+        "created_at": "time",
+    },
+    ("change_id", "record_type_key"),
+)
+
+CHANGE_CONTROL_TABLES = (PROJECTS, RECORD_TYPES, CHANGES, TARGETS, PATCH_OPS, SNAPSHOTS)
