@@ -14,6 +14,7 @@ from rich.table import Table
 from benchmarks import (
     bare_pipeline,
     boot,
+    change_merge,
     event_cost,
     full_pipeline,
     governed_peers,
@@ -42,6 +43,7 @@ BENCHMARKS: Mapping[str, Callable[..., list[Row]]] = {
     "relay_relays": relay_relays.run,
     "relay_latency": relay_latency.run,
     "event_cost": event_cost.run,
+    "change_merge": change_merge.run,
 }
 
 _WIDTH = 140

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from benchmarks.timing import Timing
 
-Unit = Literal["s", "KB"]
-"""Of the numbers of a row: seconds a call, or kilobytes a thing."""
+Unit = Literal["s", "KB", "statements"]
+"""Of the numbers of a row: seconds a call, kilobytes a thing, or statements sent."""
 
 
 @dataclass(frozen=True, slots=True)
