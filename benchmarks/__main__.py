@@ -15,6 +15,7 @@ from benchmarks import (
     bare_pipeline,
     boot,
     change_merge,
+    document_guard,
     event_cost,
     full_pipeline,
     governed_peers,
@@ -44,6 +45,7 @@ BENCHMARKS: Mapping[str, Callable[..., list[Row]]] = {
     "relay_latency": relay_latency.run,
     "event_cost": event_cost.run,
     "change_merge": change_merge.run,
+    "document_guard": document_guard.run,
 }
 
 _WIDTH = 140

@@ -55,6 +55,8 @@ ROWS = [
     "change_merge_100_types",
     "change_merge_1000_types",
     "change_merge_parallel",
+    "document_guard_typed",
+    "document_guard_untyped",
 ]
 
 

@@ -273,7 +273,16 @@ WRITES = [
     refused("COPY FROM into our own", "COPY ae_documents FROM STDIN\nATTACKER\tnotes\tcopied\t1\t{}\tnow\tnow\n"),
     *(refused(f"TRUNCATE {table}", f"TRUNCATE {table}") for table in GUARDED),
     *(refused(f"changing {table}", f"UPDATE {table} SET tenant_id = tenant_id") for table in TENANT_TABLES[2:]),
-    *(refused(f"deleting from {table}", f"DELETE FROM {table}") for table in TENANT_TABLES[1:]),
+    *(
+        refused(f"deleting from {table}", f"DELETE FROM {table}")
+        for table in TENANT_TABLES[1:]
+        if table != "ae_patch_ops"
+    ),
+    nothing("deleting the victim's ops", "DELETE FROM ae_patch_ops WHERE tenant_id = 'VICTIM' RETURNING *"),
+    refused("an op of the victim's change", "UPDATE ae_patch_ops SET tenant_id = 'VICTIM', id = 'moved'"),
+    nothing(
+        "changing the victim's changes", "UPDATE ae_changes SET op_count = 7 WHERE tenant_id = 'VICTIM' RETURNING *"
+    ),
     refused("moving the sequence of events", "SELECT setval('ae_event_position', 1)"),
     refused("taking numbers from the sequence of events", "SELECT nextval('ae_event_position')"),
     refused(

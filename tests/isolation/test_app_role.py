@@ -13,8 +13,8 @@ from psycopg.errors import DatabaseError, InsufficientPrivilege
 from actionengine.storage.sql.signing import Signer
 from tests.isolation.worlds import GUARDED, HOST_TABLE, KEY, Party, World
 
-APPEND_ONLY = ("ae_action_log", "ae_action_log_subjects", "ae_events")
-CHANGES = ("UPDATE {table} SET tenant_id = tenant_id", "DELETE FROM {table}", "TRUNCATE {table}")
+APPEND_ONLY = ("ae_action_log", "ae_action_log_subjects", "ae_events", "ae_change_targets", "ae_snapshots")
+CHANGES = ("UPDATE {table} SET tenant_id = tenant_id", "DELETE FROM {table}", "TRUNCATE {table} CASCADE")
 
 Settings = dict[str, str]
 
@@ -41,6 +41,17 @@ def insertions(party: Party) -> dict[str, str]:
         "ae_events": "INSERT INTO ae_events (tenant_id, id, type, payload, action, action_id, occurred_at)"
         f" VALUES ('{party.id}', gen_random_uuid(), 'worked', '{{}}', 'test.work', gen_random_uuid(), now())",
         "ae_outbox": f"INSERT INTO ae_outbox VALUES ('{party.id}', 1000000)",
+        "ae_projects": f"INSERT INTO ae_projects VALUES ('{party.id}', 'x', 'x', NULL, false, now())",
+        "ae_record_types": f"INSERT INTO ae_record_types VALUES ('{party.id}', 'x', 'p', 'x', 'x', NULL, NULL,"
+        """ '{"fields": []}', '{"fields": []}', 1, 'draft', NULL, now(), now())""",
+        "ae_changes": f"INSERT INTO ae_changes VALUES"
+        f" ('{party.id}', 'x', 'p', 'x', NULL, 'Draft', NULL, 0, now(), now(), NULL)",
+        "ae_change_targets": f"INSERT INTO ae_change_targets VALUES ('{party.id}', 'x', 'c', 'p', 'file',"
+        """ '{"file_path": "x"}', now())""",
+        "ae_patch_ops": "INSERT INTO ae_patch_ops VALUES"
+        f" ('{party.id}', 'x', 'c', 'p', '{party.marker}', 2, 'remove_field', '{{}}', 'task', 'x', NULL, 1,"
+        " NULL, NULL, NULL, now())",
+        "ae_snapshots": f"INSERT INTO ae_snapshots VALUES ('{party.id}', 'c', 'task', 'p', 2, '{{}}', now())",
         HOST_TABLE: f"INSERT INTO host_notes VALUES ('{party.id}', 'x', 'x')",
     }
 
@@ -87,7 +98,9 @@ def test_nobody_sees_nothing(world: World, settings: Callable[[World, Party], Se
 @pytest.mark.parametrize("settings", [*NOBODY, a_tenant_without_an_action])
 def test_outside_an_action_nothing_is_inserted(world: World, settings: Callable[[World, Party], Settings]) -> None:
     with prompt(world.database.app_url, settings(world, world.victim)) as connection:
-        for insertion in insertions(world.victim).values():
+        new = insertions(world.victim)
+        assert list(new) == list(GUARDED)
+        for insertion in new.values():
             with pytest.raises(DatabaseError) as refusal, connection.transaction():
                 connection.execute(insertion.encode())
 

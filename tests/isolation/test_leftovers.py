@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, make_url
 from actionengine import PostgresStorage
 from tests.isolation.attacks import READ_ALL
 from tests.isolation.leftovers import HARVEST, HIJACKED, LEFTOVERS, REPLAY
-from tests.isolation.worlds import ENDINGS, HOST_TABLE, KEY, MODES, Ending, Loot, Mode, Party, World
+from tests.isolation.worlds import CHANGE_CONTROL, ENDINGS, HOST_TABLE, KEY, MODES, Ending, Loot, Mode, Party, World
 
 
 @pytest.fixture(params=MODES)
@@ -54,6 +54,7 @@ def works(world: World, party: Party, mode: Mode) -> None:
         "ae_action_log_subjects": 5,
         "ae_events": 3,
         "ae_outbox": 3,
+        **dict.fromkeys(CHANGE_CONTROL, 1),
         "host_notes": 2,
     }
 

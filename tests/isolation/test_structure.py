@@ -14,15 +14,36 @@ PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", 
 APP_MAY = {
     "ae_action_log": {"SELECT", "INSERT"},
     "ae_action_log_subjects": {"SELECT", "INSERT"},
+    "ae_change_targets": {"SELECT", "INSERT"},
+    "ae_changes": {"SELECT", "INSERT"},
     "ae_documents": {"SELECT", "INSERT", "UPDATE", "DELETE"},
     "ae_events": {"SELECT", "INSERT"},
     "ae_idempotency_keys": {"SELECT", "INSERT", "UPDATE"},
     "ae_migrations": set(),
     "ae_outbox": {"SELECT"},
+    "ae_patch_ops": {"SELECT", "INSERT", "DELETE"},
+    "ae_projects": {"SELECT", "INSERT"},
+    "ae_record_types": {"SELECT", "INSERT"},
     "ae_relays": set(),
     "ae_schema": {"SELECT"},
     "ae_signing_keys": set(),
+    "ae_snapshots": {"SELECT", "INSERT"},
     "ae_tenants": set(),
+}
+
+APP_MAY_TO_COLUMNS = {
+    ("ae_changes", "UPDATE"): {"status", "op_count", "updated_at", "merged_at"},
+    ("ae_outbox", "INSERT"): {"tenant_id", "position", "lane"},
+    ("ae_patch_ops", "UPDATE"): {"previous_snapshot", "executed_at", "applied_version"},
+    ("ae_record_types", "UPDATE"): {
+        "name",
+        "description",
+        "schema",
+        "version",
+        "status",
+        "changed_by",
+        "updated_at",
+    },
 }
 
 OPERATOR_CALLS = {
@@ -88,13 +109,20 @@ def test_everybody_else_may_do_nothing(world: World) -> None:
     assert world.query(acl) == []
 
 
-def test_a_row_of_the_outbox_is_inserted_as_new_and_no_other_column_has_grants(world: World) -> None:
+def test_some_grants_are_for_the_columns_that_are_needed(world: World) -> None:
     columns = """
-    SELECT attrelid::regclass::text, attname FROM pg_attribute
-    WHERE attacl IS NOT NULL AND attrelid::regclass::text LIKE 'ae\\_%'
+    SELECT a.attrelid::regclass::text, acl.privilege_type, a.attname
+    FROM pg_attribute a, aclexplode(a.attacl) acl
+    WHERE a.attrelid::regclass::text LIKE 'ae\\_%%' AND acl.grantee = %s::regrole
     """
+    may: dict[tuple[str, str], set[str]] = {}
+    for table, privilege, column in world.query(columns, APP_ROLE):
+        may.setdefault((table, privilege), set()).add(column)
 
-    assert sorted(world.query(columns)) == [("ae_outbox", name) for name in ("lane", "position", "tenant_id")]
+    assert may == APP_MAY_TO_COLUMNS
+    assert world.query("SELECT count(*) FROM pg_attribute a, aclexplode(a.attacl) WHERE attrelid >= 16384") == [
+        (sum(map(len, APP_MAY_TO_COLUMNS.values())),)
+    ]
 
 
 def test_the_app_role_reads_the_sequence_and_cannot_move_it(world: World) -> None:
@@ -161,10 +189,13 @@ def test_no_function_of_ours_is_leakproof(world: World) -> None:
     assert world.query(leakproof) == []
 
 
-@pytest.mark.parametrize("table", ["ae_action_log", "ae_action_log_subjects", "ae_events"])
+@pytest.mark.parametrize(
+    "table", ["ae_action_log", "ae_action_log_subjects", "ae_events", "ae_change_targets", "ae_snapshots"]
+)
 def test_what_is_append_only_has_a_trigger_that_says_so(world: World, table: str) -> None:
     ((enabled, definition),) = world.query(
-        "SELECT tgenabled, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = %s::regclass AND NOT tgisinternal",
+        "SELECT tgenabled, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = %s::regclass"
+        " AND tgname = 'ae_append_only'",
         table,
     )
 

@@ -40,6 +40,14 @@ ENDINGS: tuple[Ending, ...] = ("succeed", "fail", "raise", "abort")
 
 KEY = "a signing key that only the host and the owner have"
 
+CHANGE_CONTROL = (
+    "ae_projects",
+    "ae_record_types",
+    "ae_changes",
+    "ae_change_targets",
+    "ae_patch_ops",
+    "ae_snapshots",
+)
 TENANT_TABLES = (
     "ae_documents",
     "ae_idempotency_keys",
@@ -47,9 +55,28 @@ TENANT_TABLES = (
     "ae_action_log_subjects",
     "ae_events",
     "ae_outbox",
+    *CHANGE_CONTROL,
 )
 HOST_TABLE = "host_notes"
 GUARDED = (*TENANT_TABLES, HOST_TABLE)
+
+CHANGING = (
+    "INSERT INTO ae_projects (tenant_id, id, name, require_review, created_at)"
+    " VALUES (:tenant_id, 'p', :marker, false, now())",
+    "INSERT INTO ae_record_types (tenant_id, id, project_id, key, name, schema, initial_schema, version, status,"
+    " created_at, updated_at)"
+    " VALUES (:tenant_id, 'r', 'p', 'task', :marker, '{\"fields\": []}', '{\"fields\": []}', 1, 'draft', now(), now())",
+    "INSERT INTO ae_changes (tenant_id, id, project_id, title, status, op_count, created_at, updated_at)"
+    " VALUES (:tenant_id, 'c', 'p', :marker, 'Draft', 1, now(), now())",
+    "INSERT INTO ae_change_targets (tenant_id, id, change_id, project_id, type, selector, created_at)"
+    " VALUES (:tenant_id, :marker, 'c', 'p', 'record_type', '{\"record_type_key\": \"task\"}', now())",
+    "INSERT INTO ae_patch_ops (tenant_id, id, change_id, project_id, target_id, position, op_type, payload,"
+    " record_type_key, field, record_type_version, created_at)"
+    " VALUES (:tenant_id, 'o', 'c', 'p', :marker, 1, 'remove_field', '{}', 'task', 'done', 1, now())",
+    "INSERT INTO ae_snapshots (tenant_id, change_id, record_type_key, project_id, version, schema, created_at)"
+    " VALUES (:tenant_id, 'c', 'task', 'p', 1, json_build_object('of', CAST(:marker AS text)), now())",
+)
+"""A row in each table of change control."""
 
 host = MetaData()
 protect_table(
@@ -156,7 +183,7 @@ class World:
     # Who is in it
 
     def new_party(self, name: str) -> Party:
-        """A tenant with a document, a key, log rows, events and a note."""
+        """A tenant with a document, a key, log rows, events, a change and a note."""
         slug = f"{name}-{uuid4().hex}"
         party = Party(self.storage.create_tenant(slug=slug, name=name), f"secret-of-{slug}")
         self.work(party, "first", idempotency_key="key")
@@ -271,6 +298,9 @@ def _write_note(session: Session, data: dict[str, str], tenant: Tenant) -> list[
         text("INSERT INTO host_notes (tenant_id, id, body) VALUES (:tenant_id, :id, :marker)"),
         {"tenant_id": tenant.id, **data},
     )
+    if data["id"] == "first":
+        for statement in CHANGING:
+            session.execute(text(statement), {"tenant_id": tenant.id, "marker": data["marker"]})
     return list(session.execute(text("SELECT body FROM host_notes")).scalars())
 
 

@@ -27,7 +27,7 @@ from actionengine.changes.models import (
 )
 from actionengine.changes.permissions import PEOPLE, ChangeControlPermissions
 from actionengine.changes.schema import Schema
-from actionengine.changes.store import Store, ancestors, conflict, new_id, now, state_of, store_of
+from actionengine.changes.store import Store, ancestors, conflict, new_id, not_found, now, state_of, store_of
 from actionengine.changes.transform import GraphError, RecordTypeState, TypeGraph, check_graph
 from actionengine.errors import ActionError, ErrorCode, failing
 from actionengine.plan import native
@@ -107,13 +107,18 @@ async def _list(data: ListRecordTypes, ctx: ActionContext) -> Result[tuple[Recor
 @native
 async def _activate(data: RecordTypeReference, ctx: ActionContext) -> Result[RecordType, ActionError]:
     store = store_of(ctx)
-    row = await store.record_type(data.project_id, data.key, lock=True)
-    others = await store.record_types.find({"key": data.key, "status": "active"}, columns=("id", "project_id"))
-    if any(other["id"] != row["id"] for other in others):
-        raise conflict(
-            f"a record type {data.key!r} of another project is active: ctx.records({data.key!r}) would not know which",
-            project_id=others[0]["project_id"],
-        )
+    # Locked in all projects: of two that are activated at once, one sees the other.
+    rows = await store.record_types.find({"key": data.key}, lock=True)
+    row = next((row for row in rows if row["project_id"] == data.project_id), None)
+    if row is None:
+        raise not_found("record type", data.key, project_id=data.project_id)
+    for other in rows:
+        if other is not row and other["status"] == "active":
+            raise conflict(
+                f"the record type {data.key!r} of another project is active: ctx.records({data.key!r}) would not know "
+                f"which of them is meant",
+                project_id=other["project_id"],
+            )
     return Success(await _with_status(store, row, "active"))
 
 

@@ -3,7 +3,8 @@
 Real transactions, kept in one process. A unit of work reads a snapshot (the versions that were committed when it
 first read) and buffers its writes; a write locks its document until the end, and refuses at once, as `conflict`, where
 another unit of work holds the lock or has committed since. So the first writer wins, nobody waits for a document, and
-no deadlock is possible. What waits, for a bounded time, is an idempotency key that is being used.
+no deadlock is possible. Two things are waited for, for a bounded time: an idempotency key that is being used, and rows
+that are to be locked before they are read.
 
 Multi-version reads after Bernstein, Hadzilacos, Goodman, "Concurrency Control and Recovery in Database Systems", ch. 5.
 """
@@ -11,7 +12,7 @@ Multi-version reads after Bernstein, Hadzilacos, Goodman, "Concurrency Control a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -27,6 +28,7 @@ from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.errors import ErrorCode, failing
 from actionengine.storage.memory_outbox import MemoryOutbox, Queues
+from actionengine.storage.memory_rows import MemoryRows
 from actionengine.storage.port import (
     ACCESS_COLLECTIONS,
     CLAIMED,
@@ -54,12 +56,19 @@ from actionengine.storage.records import (
     taken,
 )
 from actionengine.storage.signals import Signal
+from actionengine.storage.tables import Table
 from actionengine.storage.tenants import check_tenant, slug_taken, tenant_deleted
 
 T = TypeVar("T")
 
 Key = tuple[str, str]
 """(collection, id) of a document, or (action, key) of a claim."""
+
+Item = Any
+"""What a collection has under an id: a `Document`; in the library's own tables a row. Nobody changes it."""
+
+_PATIENCE = 10.0
+"""Seconds that somebody who locks rows waits for whoever has locked them."""
 
 
 class Document(NamedTuple):
@@ -76,7 +85,7 @@ class Version:
 
     __slots__ = ("document", "previous", "sequence")
 
-    def __init__(self, sequence: int, document: Document | None, previous: Version | None) -> None:
+    def __init__(self, sequence: int, document: Item | None, previous: Version | None) -> None:
         self.sequence = sequence
         self.document = document
         self.previous = previous
@@ -98,7 +107,7 @@ class TenantData:
     """All that one tenant has. A unit of work holds its own tenant's, and so can reach no other's."""
 
     queues: Queues
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.RLock = field(default_factory=threading.RLock)
     is_deleted: bool = False
     sequence: int = 0
     access_stamp: int = 0
@@ -257,6 +266,7 @@ class MemoryUnitOfWork:
         "_read_at",
         "_read_only",
         "_recordings",
+        "_waiters",
         "_writes",
     )
 
@@ -269,8 +279,9 @@ class MemoryUnitOfWork:
         self._recordings: list[Recording] = []
         self._claims: list[Key] = []
         self._locked: list[Key] = []
-        self._writes: dict[Key, Document | None] = {}
-        self._journal: list[tuple[Key, bool, Document | None]] = []
+        self._waiters: list[Callable[[], object]] = []
+        self._writes: dict[Key, Item | None] = {}
+        self._journal: list[tuple[Key, bool, Item | None]] = []
 
     # Idempotency keys
 
@@ -298,13 +309,17 @@ class MemoryUnitOfWork:
                 entry.waiters.append(ended.set)
             await ended.wait(remaining)
 
-    # Documents
+    # Documents and rows
 
     def records(self, collection: str) -> MemoryRecords:
         """The collection as this transaction sees it."""
         return MemoryRecords(self, collection)
 
-    def read(self, key: Key) -> Document | None:
+    def rows(self, table: Table) -> MemoryRows:
+        """The rows of one of the library's own tables, as this transaction sees them."""
+        return MemoryRows(self, table)
+
+    def read(self, key: Key) -> Item | None:
         """A document as of the snapshot, with this transaction's own writes on top."""
         with self._data.lock:
             self._check_open()
@@ -313,7 +328,7 @@ class MemoryUnitOfWork:
                 return self._writes[key]
             return _visible(self._data.collections.get(key[0], {}).get(key[1]), snapshot)
 
-    def scan(self, collection: str) -> dict[str, Document]:
+    def scan(self, collection: str) -> dict[str, Item]:
         """All documents of a collection, by id, as `read` would see each."""
         with self._data.lock:
             self._check_open()
@@ -327,17 +342,17 @@ class MemoryUnitOfWork:
                     found[id] = written
         return found
 
-    def lock(self, key: Key) -> Document | None:
-        """Lock a document for writing and give its newest state. Raises `conflict` while another holds the lock."""
+    def check_writable(self, collection: str) -> None:
+        """Raises `ActionException(internal)` for a read-only unit of work."""
         if self._read_only:
-            raise failing(ErrorCode.INTERNAL, f"a read-only action cannot write to {key[0]!r}")
+            raise failing(ErrorCode.INTERNAL, f"a read-only action cannot write to {collection!r}")
+
+    def lock(self, key: Key) -> Item | None:
+        """Lock a document for writing and give its newest state. Raises `conflict` while another holds the lock."""
+        self.check_writable(key[0])
         with self._data.lock:
             self._check_open()
-            holder = self._data.locks.get(key)
-            if holder is None:
-                self._data.locks[key] = self
-                self._locked.append(key)
-            elif holder is not self:
+            if self._lock_all([key]) is not None:
                 raise failing(ErrorCode.CONFLICT, f"{key[0]}/{key[1]} is being changed by another execution: try again")
             if key in self._writes:
                 return self._writes[key]
@@ -348,7 +363,27 @@ class MemoryUnitOfWork:
                 )
             return version.document if version else None
 
-    def write(self, key: Key, document: Document | None) -> None:
+    async def lock_together(self, collection: str, find: Callable[[], dict[Key, T]]) -> list[T]:
+        """Lock what `find` finds in the newest committed state, all of it at once, which becomes this transaction's
+        snapshot. Where others hold some of it, this waits for them, and finds anew. Raises `conflict` in the end."""
+        self.check_writable(collection)
+        deadline = monotonic() + _PATIENCE
+        while True:
+            with self._data.lock:
+                self._check_open()
+                self._read_at = self._data.snapshots[self] = self._data.sequence
+                found = find()
+                holder = self._lock_all(found)
+                if holder is None:
+                    return list(found.values())
+                ended = Signal(self._mode)
+                holder._waiters.append(ended.set)
+            remaining = deadline - monotonic()
+            if remaining <= 0:
+                raise failing(ErrorCode.CONFLICT, f"another execution holds a lock in {collection!r}: try again")
+            await ended.wait(remaining)
+
+    def write(self, key: Key, document: Item | None) -> None:
         """Buffer a write (None deletes) to a document that `lock` has locked."""
         self._journal.append((key, key in self._writes, self._writes.get(key)))
         self._writes[key] = document
@@ -451,6 +486,18 @@ class MemoryUnitOfWork:
         """Run a coroutine of this unit of work to its end."""
         return drive(coroutine)
 
+    def _lock_all(self, keys: Collection[Key]) -> MemoryUnitOfWork | None:
+        """Lock these; or none of them, where another unit of work holds one: that one."""
+        locks = self._data.locks
+        for key in keys:
+            if locks.get(key, self) is not self:
+                return locks[key]
+        for key in keys:
+            if key not in locks:
+                locks[key] = self
+                self._locked.append(key)
+        return None
+
     def _check_open(self) -> None:
         if self._ended:
             raise StorageError("this execution is over, and its unit of work with it")
@@ -491,6 +538,8 @@ class MemoryUnitOfWork:
             data.snapshots.pop(self, None)
         for key in self._locked:
             del data.locks[key]
+        for wake in self._waiters:
+            wake()
         for key in self._claims:
             held = data.claims.get(key)
             if isinstance(held, Held) and held.owner is self:
@@ -563,7 +612,7 @@ class MemoryRecords:
         return page
 
     def _lock_version(self, key: Key, expected_version: int) -> Document:
-        current = self._unit_of_work.lock(key)
+        current: Document | None = self._unit_of_work.lock(key)
         if current is None:
             raise missing(*key)
         if current.version != expected_version:
@@ -587,7 +636,7 @@ def _answer(entry: IdempotentResult, claim: Claim) -> ClaimAnswer:
     return ClaimAnswer("replay", entry.result, entry.approval_id)
 
 
-def _visible(version: Version | None, snapshot: int) -> Document | None:
+def _visible(version: Version | None, snapshot: int) -> Item | None:
     while version is not None and version.sequence > snapshot:
         version = version.previous
     return version.document if version else None

@@ -25,6 +25,7 @@ PARTS = (
     "outbox",
     "records",
     "roles",
+    "tables",
     "tenants",
     "transactions",
 )
@@ -39,6 +40,7 @@ from actionengine.testing.idempotency import IdempotencyConformance  # noqa: E40
 from actionengine.testing.outbox import OutboxConformance  # noqa: E402
 from actionengine.testing.records import RecordsConformance  # noqa: E402
 from actionengine.testing.roles import RolesConformance  # noqa: E402
+from actionengine.testing.tables import TablesConformance  # noqa: E402
 from actionengine.testing.tenants import TenantConformance  # noqa: E402
 from actionengine.testing.transactions import TransactionConformance  # noqa: E402
 from actionengine.testing.worlds import AsyncWorld, SyncWorld, World, scenario  # noqa: E402
@@ -55,6 +57,7 @@ __all__ = [
     "RolesConformance",
     "StorageConformance",
     "SyncWorld",
+    "TablesConformance",
     "TenantConformance",
     "TransactionConformance",
     "World",
@@ -64,6 +67,7 @@ __all__ = [
 
 class StorageConformance(
     RecordsConformance,
+    TablesConformance,
     TransactionConformance,
     IdempotencyConformance,
     TenantConformance,

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import psycopg
 
 from actionengine.errors import ActionException, ErrorCode, failing
-from actionengine.storage.port import SerializationFailure, StorageError, StorageSilent, StorageUnavailable
+from actionengine.storage.port import (
+    RESERVED_PREFIX,
+    SerializationFailure,
+    StorageError,
+    StorageSilent,
+    StorageUnavailable,
+)
 from actionengine.storage.postgres.driver import NoAnswer
 
 
@@ -77,6 +85,18 @@ def _taken(error: psycopg.Error) -> Exception:
     return failing(ErrorCode.CONFLICT, f"this exists already (constraint {constraint})", constraint=constraint)
 
 
+def _not_allowed(error: psycopg.Error) -> Exception | None:
+    # In a host's own tables it is the handler's mistake.
+    table, constraint = error.diag.table_name or "", error.diag.constraint_name
+    if not table.startswith(RESERVED_PREFIX):
+        return None
+    return failing(ErrorCode.CONFLICT, f"{table} does not allow this: {_first_line(error)}", constraint=constraint)
+
+
+def _against_a_rule(error: psycopg.Error) -> Exception:
+    return failing(ErrorCode.CONFLICT, _first_line(error))
+
+
 def _locked(error: psycopg.Error) -> Exception:
     return failing(ErrorCode.CONFLICT, "another execution holds a lock on this: try again")
 
@@ -99,11 +119,14 @@ def _refused(error: psycopg.Error) -> Exception:
     return StorageError(f"PostgreSQL refuses: {_first_line(error)}")
 
 
-_KNOWN = {
+_KNOWN: dict[str, Callable[[psycopg.Error], Exception | None]] = {
     "40001": _serialization,
     "40P01": _serialization,
     "23505": _taken,
     "23P01": _taken,
+    "23502": _not_allowed,
+    "23503": _not_allowed,
+    "23514": _not_allowed,
     "55P03": _locked,
     "57014": _too_slow,
     "25P02": lambda error: swallowed(),
@@ -114,6 +137,7 @@ _KNOWN = {
     "AE001": _refused,
     "AE002": _refused,
     "AE003": _refused,
+    "AE004": _against_a_rule,
     "22001": _not_storable,
     "22003": _not_storable,
     "22P05": _not_storable,

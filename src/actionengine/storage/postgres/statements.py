@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from actionengine.storage.port import LogRow
 from actionengine.storage.sql.documents import DocumentStatements
+from actionengine.storage.sql.rows import RowsDialect
+from actionengine.storage.tables import Kind
 
 BEGIN = {
     "READ COMMITTED": "BEGIN",
@@ -101,6 +103,29 @@ WHERE tenant_id = %s AND collection = %s AND id > %s
 ORDER BY id
 LIMIT %s
 """
+
+_TYPES: dict[Kind, str] = {
+    "text": "pg_catalog.text",
+    "integer": "pg_catalog.int4",
+    "boolean": "pg_catalog.bool",
+    "json": "pg_catalog.json",
+    "time": "pg_catalog.timestamptz",
+}
+# A lock that leaves the key alone: rows that refer to this one can be added meanwhile.
+ROWS = RowsDialect(
+    schema="public",
+    mark="%s",
+    tenant="%s::pg_catalog.uuid",
+    rows="json_to_recordset(%s::pg_catalog.json -> 'rows') AS r ({columns})",
+    column={kind: f"{{name}} {type}" for kind, type in _TYPES.items()},
+    given=dict.fromkeys(_TYPES, "r.{name}"),
+    read={**dict.fromkeys(_TYPES, "{name}"), "json": "{name}::pg_catalog.text"},
+    any_of={
+        kind: f"{{name}} = ANY(ARRAY(SELECT json_array_elements_text(%s::pg_catalog.json)::{type}))"
+        for kind, type in _TYPES.items()
+    },
+    lock="\nFOR NO KEY UPDATE",
+)
 
 READ_LOG = """
 SELECT id, parent_id, tenant_id, actor_type, actor_id, approved_by, approval_id, source, reason, action,

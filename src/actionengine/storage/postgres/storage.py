@@ -28,6 +28,7 @@ from actionengine.storage.postgres.statements import (
     FIND_DOCUMENTS,
     LIST_DOCUMENTS,
     READ_EVENTS,
+    ROWS,
     opening_statements,
 )
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
@@ -74,6 +75,7 @@ class PostgresStorage(SQLStorage):
     """
 
     documents = DOCUMENTS
+    rows = ROWS
 
     def __init__(
         self,

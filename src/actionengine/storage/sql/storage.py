@@ -25,6 +25,7 @@ from actionengine.storage.records import page_size
 from actionengine.storage.sql.bridge import run
 from actionengine.storage.sql.documents import DocumentStatements
 from actionengine.storage.sql.pools import Pools
+from actionengine.storage.sql.rows import RowsDialect
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.tenants import check_tenant, slug_taken
 
@@ -39,6 +40,7 @@ class SQLStorage(ABC):
     """
 
     documents: ClassVar[DocumentStatements]
+    rows: ClassVar[RowsDialect]
 
     def __init__(self, pools: Pools, session_options: Mapping[str, Any] | None) -> None:
         self.pools = pools

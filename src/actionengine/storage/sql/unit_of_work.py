@@ -33,7 +33,9 @@ from actionengine.storage.port import (
 from actionengine.storage.sql.bridge import greenlet_spawn, in_greenlet, on_loop, run, run_beside_loop, uninterrupted
 from actionengine.storage.sql.documents import SQLRecords
 from actionengine.storage.sql.pools import UNIT_OF_WORK, is_left_over
+from actionengine.storage.sql.rows import SQLRows
 from actionengine.storage.sql.session import AsyncUnitOfWorkSession, UnitOfWorkSession
+from actionengine.storage.tables import Table
 
 if TYPE_CHECKING:
     from actionengine.storage.sql.storage import SQLStorage
@@ -97,6 +99,10 @@ class SQLUnitOfWork(ABC):
     def records(self, collection: str) -> SQLRecords:
         """The collection as this transaction sees it."""
         return SQLRecords(self, collection)
+
+    def rows(self, table: Table) -> SQLRows:
+        """The rows of one of the library's own tables, as this transaction sees them."""
+        return SQLRows(self, table)
 
     async def read_log(self, query: LogQuery) -> Sequence[LogRow]:
         """Rows of the action log, committed ones, newest first."""

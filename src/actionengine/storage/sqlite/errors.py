@@ -23,6 +23,11 @@ _OUT_OF_REACH = (
 _REFUSAL = re.compile(r"(INSERT|UPDATE|DELETE) on .+(outside an action of|in an action:|it is append-only).*")
 """What the triggers say."""
 
+_RULE = re.compile(r"^[A-Z]\d: ")
+"""How they begin where a rule of change control is broken."""
+
+_OUR_CONSTRAINT = re.compile(r"(CHECK constraint failed: |NOT NULL constraint failed: )ae_.+")
+
 
 def known(error: Exception) -> Exception | None:
     """What an error of the driver is in terms of the port; None for one that is the handler's own."""
@@ -31,6 +36,10 @@ def known(error: Exception) -> Exception | None:
     name = getattr(error, "sqlite_errorname", "")
     if name in {"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"}:
         return failing(ErrorCode.CONFLICT, f"this exists already ({error})")
+    if name == "SQLITE_CONSTRAINT_TRIGGER" and _RULE.match(str(error)):
+        return failing(ErrorCode.CONFLICT, str(error))
+    if name in {"SQLITE_CONSTRAINT_CHECK", "SQLITE_CONSTRAINT_NOTNULL"} and _OUR_CONSTRAINT.fullmatch(str(error)):
+        return failing(ErrorCode.CONFLICT, f"the database does not allow this: {error}")
     if name == "SQLITE_INTERRUPT":
         return failing(ErrorCode.TIMEOUT, "a statement was stopped: it took too long")
     if name == "SQLITE_TOOBIG":

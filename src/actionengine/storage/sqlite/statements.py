@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from actionengine.storage.port import EventRow, LogRow, RelayBeat
 from actionengine.storage.sql.documents import DocumentStatements
+from actionengine.storage.sql.rows import RowsDialect
+from actionengine.storage.tables import Kind
 
 DOCUMENTS = DocumentStatements(
     insert="""
@@ -43,6 +45,23 @@ WHERE tenant_id = ? AND collection = ? AND id > ?
 ORDER BY id
 LIMIT ?
 """
+
+_KINDS: tuple[Kind, ...] = ("text", "integer", "boolean", "json", "time")
+# Writers take turns: there is nothing to lock.
+ROWS = RowsDialect(
+    schema="main",
+    mark="?",
+    tenant="?",
+    rows="json_each(?, '$.rows') AS r",
+    column=dict.fromkeys(_KINDS, ""),
+    given={
+        **dict.fromkeys(_KINDS, "r.value ->> '{name}' AS {name}"),
+        "json": "nullif(r.value -> '{name}', 'null') AS {name}",
+    },
+    read=dict.fromkeys(_KINDS, "{name}"),
+    any_of=dict.fromkeys(_KINDS, "{name} IN (SELECT value FROM json_each(?))"),
+    lock="",
+)
 
 CLAIM = """
 INSERT INTO main.ae_idempotency_keys (tenant_id, action, key, fingerprint, expires_at)

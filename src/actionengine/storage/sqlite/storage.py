@@ -40,6 +40,7 @@ from actionengine.storage.sqlite.statements import (
     LIST_TENANTS,
     PURGE_KEYS,
     READ_EVENTS,
+    ROWS,
 )
 from actionengine.storage.sqlite.unit_of_work import Grip, SQLiteUnitOfWork
 from actionengine.storage.turns import Turns
@@ -70,6 +71,7 @@ class SQLiteStorage(SQLStorage):
     """
 
     documents = DOCUMENTS
+    rows = ROWS
 
     def __init__(
         self,

@@ -8,6 +8,11 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON public.ae_documents TO {role};
 GRANT SELECT, INSERT, UPDATE ON public.ae_idempotency_keys TO {role};
 GRANT SELECT, INSERT ON public.ae_action_log, public.ae_action_log_subjects, public.ae_events TO {role};
 GRANT SELECT, INSERT (tenant_id, position, lane) ON public.ae_outbox TO {role};
+GRANT SELECT, INSERT ON public.ae_projects, public.ae_record_types, public.ae_changes, public.ae_change_targets,
+    public.ae_patch_ops, public.ae_snapshots TO {role};
+GRANT UPDATE (name, description, schema, version, status, changed_by, updated_at) ON public.ae_record_types TO {role};
+GRANT UPDATE (status, op_count, updated_at, merged_at) ON public.ae_changes TO {role};
+GRANT UPDATE (previous_snapshot, executed_at, applied_version), DELETE ON public.ae_patch_ops TO {role};
 GRANT SELECT ON SEQUENCE public.ae_event_position TO {role};
 GRANT SELECT ON public.ae_schema TO {role};
 GRANT EXECUTE ON FUNCTION public.ae_signed(text, text), public.ae_is_deleted(uuid) TO {role};

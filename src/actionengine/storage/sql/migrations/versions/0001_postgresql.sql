@@ -178,6 +178,413 @@ CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_a
 CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_events
     FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
 
+-- Change control. What constraints can say of its rules they say, under the rule's id; triggers say the rest, and begin
+-- their refusal with that id (AE004). What others may change at the same time is locked before it is looked at.
+
+-- D8: a schema is {"fields": [...]}, each field an object with a name of its own and a type that is known.
+
+CREATE FUNCTION public.ae_is_field_type(given text) RETURNS boolean
+LANGUAGE sql IMMUTABLE RETURN coalesce(
+    given IN ('string', 'number', 'boolean', 'reference', 'choice', 'text', 'date', 'datetime'), false
+);
+
+CREATE FUNCTION public.ae_is_field(field json) RETURNS boolean
+LANGUAGE sql IMMUTABLE RETURN CASE WHEN json_typeof(field) = 'object' THEN
+    coalesce(json_typeof(field -> 'name') = 'string' AND field ->> 'name' <> '', false)
+    AND public.ae_is_field_type(field ->> 'type')
+    AND coalesce(json_typeof(field -> 'required'), 'boolean') = 'boolean'
+ELSE false END;
+
+CREATE FUNCTION public.ae_is_schema(schema json) RETURNS boolean
+LANGUAGE sql IMMUTABLE RETURN CASE WHEN json_typeof(schema -> 'fields') = 'array' THEN (
+    SELECT coalesce(bool_and(public.ae_is_field(field.value)), true)
+        AND count(*) = count(DISTINCT field.value ->> 'name')
+    FROM json_array_elements(schema -> 'fields') field
+) ELSE false END;
+
+-- D9: a selector has one key, which its target's type says, and a text under it.
+
+CREATE FUNCTION public.ae_is_selector(type text, selector json) RETURNS boolean
+LANGUAGE sql IMMUTABLE RETURN CASE WHEN json_typeof(selector) = 'object' THEN (
+    SELECT count(*) = 1
+        AND bool_and(
+            named.key = CASE type WHEN 'file' THEN 'file_path' ELSE type || '_key' END
+            AND json_typeof(named.value) = 'string' AND selector ->> named.key <> ''
+        )
+    FROM json_each(selector) named
+) ELSE false END;
+
+CREATE TABLE public.ae_projects (
+    tenant_id      uuid             NOT NULL,
+    id             text COLLATE "C" NOT NULL,
+    name           text COLLATE "C" NOT NULL,
+    description    text,
+    require_review boolean          NOT NULL,
+    created_at     timestamptz      NOT NULL,
+    PRIMARY KEY (tenant_id, id),
+    CONSTRAINT ae_projects_d4_name UNIQUE (tenant_id, name)
+);
+
+CREATE TABLE public.ae_record_types (
+    tenant_id      uuid             NOT NULL,
+    id             text COLLATE "C" NOT NULL,
+    project_id     text COLLATE "C" NOT NULL,
+    key            text COLLATE "C" NOT NULL,
+    name           text COLLATE "C" NOT NULL,
+    description    text,
+    base_type      text COLLATE "C",
+    schema         json             NOT NULL,
+    initial_schema json             NOT NULL,
+    version        integer          NOT NULL,
+    status         text             NOT NULL,
+    changed_by     text COLLATE "C",
+    created_at     timestamptz      NOT NULL,
+    updated_at     timestamptz      NOT NULL,
+    PRIMARY KEY (tenant_id, id),
+    CONSTRAINT ae_record_types_d1_project
+        FOREIGN KEY (tenant_id, project_id) REFERENCES public.ae_projects (tenant_id, id),
+    CONSTRAINT ae_record_types_d3_key UNIQUE (tenant_id, project_id, key),
+    CONSTRAINT ae_record_types_d4_name UNIQUE (tenant_id, name),
+    CONSTRAINT ae_record_types_d8_schema CHECK (public.ae_is_schema(schema)),
+    CONSTRAINT ae_record_types_d8_initial_schema CHECK (public.ae_is_schema(initial_schema)),
+    CONSTRAINT ae_record_types_p6_base_type
+        FOREIGN KEY (tenant_id, project_id, base_type) REFERENCES public.ae_record_types (tenant_id, project_id, key),
+    CONSTRAINT ae_record_types_p6_not_its_own_base CHECK (base_type <> key),
+    CONSTRAINT ae_record_types_status CHECK (status IN ('draft', 'active', 'retired'))
+);
+-- D3: documents name a type by its key alone, so that one of them is active in a tenant.
+CREATE UNIQUE INDEX ae_record_types_d3_active ON public.ae_record_types (tenant_id, key) WHERE status = 'active';
+
+CREATE TABLE public.ae_changes (
+    tenant_id   uuid             NOT NULL,
+    id          text COLLATE "C" NOT NULL,
+    project_id  text COLLATE "C" NOT NULL,
+    title       text COLLATE "C" NOT NULL,
+    description text,
+    status      text             NOT NULL,
+    compensates text COLLATE "C",
+    op_count    integer          NOT NULL,
+    created_at  timestamptz      NOT NULL,
+    updated_at  timestamptz      NOT NULL,
+    merged_at   timestamptz,
+    PRIMARY KEY (tenant_id, id),
+    CONSTRAINT ae_changes_project UNIQUE (tenant_id, project_id, id),
+    CONSTRAINT ae_changes_d2_project
+        FOREIGN KEY (tenant_id, project_id) REFERENCES public.ae_projects (tenant_id, id),
+    CONSTRAINT ae_changes_compensates
+        FOREIGN KEY (tenant_id, project_id, compensates) REFERENCES public.ae_changes (tenant_id, project_id, id),
+    CONSTRAINT ae_changes_status CHECK (status IN (
+        'Draft', 'Implementing', 'WorkspaceRunning', 'Validating', 'ValidationFailed', 'Ready', 'Merged'
+    )),
+    CONSTRAINT ae_changes_e1_merged_at CHECK ((status = 'Merged') = (merged_at IS NOT NULL))
+);
+
+CREATE TABLE public.ae_change_targets (
+    tenant_id  uuid             NOT NULL,
+    id         text COLLATE "C" NOT NULL,
+    change_id  text COLLATE "C" NOT NULL,
+    project_id text COLLATE "C" NOT NULL,
+    type       text             NOT NULL,
+    selector   json             NOT NULL,
+    created_at timestamptz      NOT NULL,
+    PRIMARY KEY (tenant_id, id),
+    CONSTRAINT ae_change_targets_change UNIQUE (tenant_id, change_id, id),
+    CONSTRAINT ae_change_targets_p5_project
+        FOREIGN KEY (tenant_id, project_id, change_id) REFERENCES public.ae_changes (tenant_id, project_id, id),
+    CONSTRAINT ae_change_targets_d9_type CHECK (
+        type IN ('form', 'workflow', 'rule', 'record_type', 'script', 'file')
+    ),
+    CONSTRAINT ae_change_targets_d9_selector CHECK (public.ae_is_selector(type, selector))
+);
+
+-- field is what an op touches, gives the name that it brings; record_type_version is its type's when it was added.
+
+CREATE TABLE public.ae_patch_ops (
+    tenant_id           uuid             NOT NULL,
+    id                  text COLLATE "C" NOT NULL,
+    change_id           text COLLATE "C" NOT NULL,
+    project_id          text COLLATE "C" NOT NULL,
+    target_id           text COLLATE "C" NOT NULL,
+    position            integer          NOT NULL,
+    op_type             text             NOT NULL,
+    payload             json             NOT NULL,
+    record_type_key     text COLLATE "C",
+    field               text COLLATE "C",
+    gives               text COLLATE "C",
+    record_type_version integer,
+    applied_version     integer,
+    previous_snapshot   json,
+    executed_at         timestamptz,
+    created_at          timestamptz      NOT NULL,
+    PRIMARY KEY (tenant_id, id),
+    CONSTRAINT ae_patch_ops_position UNIQUE (tenant_id, change_id, position),
+    CONSTRAINT ae_patch_ops_p5_project
+        FOREIGN KEY (tenant_id, project_id, change_id) REFERENCES public.ae_changes (tenant_id, project_id, id),
+    CONSTRAINT ae_patch_ops_p5_target
+        FOREIGN KEY (tenant_id, change_id, target_id) REFERENCES public.ae_change_targets (tenant_id, change_id, id),
+    CONSTRAINT ae_patch_ops_p1_record_type
+        FOREIGN KEY (tenant_id, project_id, record_type_key)
+        REFERENCES public.ae_record_types (tenant_id, project_id, key),
+    CONSTRAINT ae_patch_ops_type CHECK (
+        op_type IN ('add_field', 'set_field', 'remove_field', 'rename_field', 'edit_file')
+    ),
+    CONSTRAINT ae_patch_ops_record_type CHECK ((record_type_key IS NULL) = (op_type = 'edit_file')),
+    CONSTRAINT ae_patch_ops_field CHECK ((field IS NULL) = (op_type = 'edit_file')),
+    CONSTRAINT ae_patch_ops_version CHECK ((record_type_version IS NULL) = (op_type = 'edit_file')),
+    CONSTRAINT ae_patch_ops_gives CHECK ((gives IS NOT NULL) = (op_type IN ('add_field', 'rename_field'))),
+    CONSTRAINT ae_patch_ops_d7_snapshot CHECK ((previous_snapshot IS NULL) = (executed_at IS NULL)),
+    CONSTRAINT ae_patch_ops_d7_version CHECK ((applied_version IS NULL) = (executed_at IS NULL)),
+    CONSTRAINT ae_patch_ops_d8_definition CHECK (
+        op_type NOT IN ('add_field', 'set_field') OR public.ae_is_field_type(payload -> 'definition' ->> 'type')
+    )
+);
+CREATE UNIQUE INDEX ae_patch_ops_g1_field ON public.ae_patch_ops (tenant_id, change_id, record_type_key, field)
+    WHERE executed_at IS NULL;
+CREATE UNIQUE INDEX ae_patch_ops_g1_gives ON public.ae_patch_ops (tenant_id, change_id, record_type_key, gives)
+    WHERE executed_at IS NULL AND gives IS NOT NULL;
+CREATE INDEX ae_patch_ops_executed ON public.ae_patch_ops (tenant_id, project_id, record_type_key, applied_version)
+    WHERE executed_at IS NOT NULL;
+
+CREATE TABLE public.ae_snapshots (
+    tenant_id       uuid             NOT NULL,
+    change_id       text COLLATE "C" NOT NULL,
+    record_type_key text COLLATE "C" NOT NULL,
+    project_id      text COLLATE "C" NOT NULL,
+    version         integer          NOT NULL,
+    schema          json             NOT NULL,
+    created_at      timestamptz      NOT NULL,
+    CONSTRAINT ae_snapshots_d5_one_per_change PRIMARY KEY (tenant_id, change_id, record_type_key),
+    CONSTRAINT ae_snapshots_d6_project
+        FOREIGN KEY (tenant_id, project_id, change_id) REFERENCES public.ae_changes (tenant_id, project_id, id),
+    CONSTRAINT ae_snapshots_d6_record_type
+        FOREIGN KEY (tenant_id, project_id, record_type_key)
+        REFERENCES public.ae_record_types (tenant_id, project_id, key)
+);
+CREATE INDEX ae_snapshots_version ON public.ae_snapshots (tenant_id, project_id, record_type_key, version);
+
+-- P6: a base type is there before the type that names it, so that no two name each other.
+
+CREATE FUNCTION public.ae_check_base_type() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM public.ae_record_types t
+    WHERE t.tenant_id = NEW.tenant_id AND t.project_id = NEW.project_id AND t.key = NEW.base_type;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'P6: the base type % of % is not in its project', NEW.base_type, NEW.key
+            USING ERRCODE = 'AE004';
+    END IF;
+    RETURN NEW;
+END $$;
+
+-- P6: where a record type belongs, and what it began as, never changes. E6: its schema changes by a change that has
+-- kept a snapshot of it, one version at a time.
+
+CREATE FUNCTION public.ae_check_record_type() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF (NEW.tenant_id, NEW.id, NEW.project_id, NEW.key, NEW.base_type, NEW.initial_schema::pg_catalog.text,
+            NEW.created_at)
+        IS DISTINCT FROM (OLD.tenant_id, OLD.id, OLD.project_id, OLD.key, OLD.base_type,
+            OLD.initial_schema::pg_catalog.text, OLD.created_at)
+    THEN
+        RAISE EXCEPTION 'P6: the id, project, key, base type and first schema of % never change', OLD.key
+            USING ERRCODE = 'AE004';
+    END IF;
+    IF (NEW.schema::pg_catalog.text, NEW.version, NEW.changed_by)
+        IS NOT DISTINCT FROM (OLD.schema::pg_catalog.text, OLD.version, OLD.changed_by)
+    THEN
+        RETURN NEW;
+    END IF;
+    IF NEW.version <> OLD.version + 1 THEN
+        RAISE EXCEPTION 'E6: a new schema of % is its version %, not %', OLD.key, OLD.version + 1, NEW.version
+            USING ERRCODE = 'AE004';
+    END IF;
+    PERFORM FROM public.ae_snapshots s
+    WHERE s.tenant_id = NEW.tenant_id AND s.change_id = NEW.changed_by AND s.record_type_key = NEW.key;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'E6: the schema of % is changed by a change that has a snapshot of it', OLD.key
+            USING ERRCODE = 'AE004';
+    END IF;
+    RETURN NEW;
+END $$;
+
+-- E7: what a base type requires, a derived type that says something of it requires too.
+
+CREATE FUNCTION public.ae_check_required_fields() RETURNS trigger
+LANGUAGE plpgsql AS $$
+DECLARE
+    weakened record;
+BEGIN
+    WITH RECURSIVE ancestors (key, base_type, schema) AS (
+        SELECT t.key, t.base_type, t.schema
+        FROM public.ae_record_types t
+        WHERE t.tenant_id = NEW.tenant_id AND t.project_id = NEW.project_id AND t.key = NEW.base_type
+        UNION ALL
+        SELECT t.key, t.base_type, t.schema
+        FROM ancestors a
+        JOIN public.ae_record_types t
+            ON t.tenant_id = NEW.tenant_id AND t.project_id = NEW.project_id AND t.key = a.base_type
+    )
+    SELECT a.key, own.field ->> 'name' AS field INTO weakened
+    FROM ancestors a
+    CROSS JOIN json_array_elements(a.schema -> 'fields') inherited (field)
+    JOIN json_array_elements(NEW.schema -> 'fields') own (field) ON own.field ->> 'name' = inherited.field ->> 'name'
+    WHERE inherited.field ->> 'required' = 'true' AND own.field ->> 'required' IS DISTINCT FROM 'true'
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'E7: % requires the field %, which % would not', weakened.key, weakened.field, NEW.key
+            USING ERRCODE = 'AE004';
+    END IF;
+    RETURN NULL;
+END $$;
+
+-- S1: the life of a change. E1: it ends with Merged.
+
+CREATE FUNCTION public.ae_check_change() RETURNS trigger
+LANGUAGE plpgsql AS $$
+DECLARE
+    reviewed pg_catalog.bool;
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        IF NEW.status <> 'Draft' THEN
+            RAISE EXCEPTION 'S1: a change begins as Draft, not as %', NEW.status USING ERRCODE = 'AE004';
+        END IF;
+        RETURN NEW;
+    END IF;
+    IF OLD.status = 'Merged' AND NEW IS DISTINCT FROM OLD THEN
+        RAISE EXCEPTION 'E1: the change % is merged, and never changes again', OLD.id USING ERRCODE = 'AE004';
+    END IF;
+    IF (NEW.tenant_id, NEW.id, NEW.project_id) IS DISTINCT FROM (OLD.tenant_id, OLD.id, OLD.project_id) THEN
+        RAISE EXCEPTION 'P5: the id and the project of the change % never change', OLD.id USING ERRCODE = 'AE004';
+    END IF;
+    IF NEW.status = OLD.status THEN
+        RETURN NEW;
+    END IF;
+    IF (OLD.status, NEW.status) NOT IN (
+        ('Draft', 'Implementing'), ('Draft', 'Validating'), ('Draft', 'ValidationFailed'), ('Draft', 'Merged'),
+        ('Implementing', 'WorkspaceRunning'), ('Implementing', 'Validating'), ('Implementing', 'Draft'),
+        ('WorkspaceRunning', 'Validating'), ('WorkspaceRunning', 'Implementing'),
+        ('Validating', 'Ready'), ('Validating', 'ValidationFailed'),
+        ('ValidationFailed', 'Implementing'), ('ValidationFailed', 'Validating'),
+        ('Ready', 'Merged'), ('Ready', 'ValidationFailed')
+    ) THEN
+        RAISE EXCEPTION 'S1: a change does not go from % to %', OLD.status, NEW.status USING ERRCODE = 'AE004';
+    END IF;
+    IF OLD.status = 'Draft' AND NEW.status = 'Merged' THEN
+        SELECT p.require_review INTO reviewed
+        FROM public.ae_projects p
+        WHERE p.tenant_id = NEW.tenant_id AND p.id = NEW.project_id;
+        IF reviewed IS NOT FALSE THEN
+            RAISE EXCEPTION 'S1: the project of % requires review: it is not merged from Draft', OLD.id
+                USING ERRCODE = 'AE004';
+        END IF;
+    END IF;
+    RETURN NEW;
+END $$;
+
+-- E1, G2: a change takes targets as Draft only. Its status is locked till the end of the transaction.
+
+CREATE FUNCTION public.ae_check_target() RETURNS trigger
+LANGUAGE plpgsql AS $$
+DECLARE
+    change_status pg_catalog.text;
+BEGIN
+    SELECT c.status INTO change_status
+    FROM public.ae_changes c
+    WHERE c.tenant_id = NEW.tenant_id AND c.id = NEW.change_id
+    FOR SHARE;
+    IF change_status = 'Merged' THEN
+        RAISE EXCEPTION 'E1: the change % is merged, and takes no target', NEW.change_id USING ERRCODE = 'AE004';
+    ELSIF change_status <> 'Draft' THEN
+        RAISE EXCEPTION 'G2: a change takes targets as Draft, not as %', change_status USING ERRCODE = 'AE004';
+    END IF;
+    RETURN NEW;
+END $$;
+
+-- E2, E3: an executed op never changes, and is never deleted. E1, G2: a change takes ops, and gives them up, while it
+-- is worked on. P1: an op is about what its target names.
+
+CREATE FUNCTION public.ae_check_op() RETURNS trigger
+LANGUAGE plpgsql AS $$
+DECLARE
+    op            public.ae_patch_ops := CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+    change_status pg_catalog.text;
+    target        public.ae_change_targets;
+BEGIN
+    IF TG_OP = 'DELETE' AND OLD.executed_at IS NOT NULL THEN
+        RAISE EXCEPTION 'E3: the op % is executed, and cannot be deleted', OLD.id USING ERRCODE = 'AE004';
+    ELSIF TG_OP = 'INSERT' AND NEW.executed_at IS NOT NULL THEN
+        RAISE EXCEPTION 'E2: the op % is new, and cannot be executed yet', NEW.id USING ERRCODE = 'AE004';
+    END IF;
+    SELECT c.status INTO change_status
+    FROM public.ae_changes c
+    WHERE c.tenant_id = op.tenant_id AND c.id = op.change_id
+    FOR SHARE;
+    IF change_status = 'Merged' THEN
+        RAISE EXCEPTION 'E1: the change % is merged: its ops stay as they are', op.change_id USING ERRCODE = 'AE004';
+    ELSIF change_status NOT IN ('Draft', 'Implementing', 'WorkspaceRunning', 'ValidationFailed') THEN
+        RAISE EXCEPTION 'G2: the ops of a change stay as they are while it is %', change_status
+            USING ERRCODE = 'AE004';
+    END IF;
+    IF TG_OP = 'DELETE' THEN
+        RETURN OLD;
+    END IF;
+    SELECT t.* INTO target
+    FROM public.ae_change_targets t
+    WHERE t.tenant_id = NEW.tenant_id AND t.change_id = NEW.change_id AND t.id = NEW.target_id;
+    IF FOUND AND NOT coalesce(
+        CASE NEW.op_type
+            WHEN 'edit_file' THEN target.type = 'file' AND target.selector ->> 'file_path' = NEW.payload ->> 'file_path'
+            ELSE target.type = 'record_type' AND target.selector ->> 'record_type_key' = NEW.record_type_key
+        END, false)
+    THEN
+        RAISE EXCEPTION 'P1: the op % is not about what its target % names', NEW.id, NEW.target_id
+            USING ERRCODE = 'AE004';
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE FUNCTION public.ae_check_execution() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF OLD.executed_at IS NOT NULL THEN
+        RAISE EXCEPTION 'E2: the op % is executed, and never changes again', OLD.id USING ERRCODE = 'AE004';
+    END IF;
+    IF (NEW.tenant_id, NEW.id, NEW.change_id, NEW.project_id, NEW.target_id, NEW.position, NEW.op_type,
+            NEW.payload::pg_catalog.text, NEW.record_type_key, NEW.field, NEW.gives, NEW.record_type_version,
+            NEW.created_at)
+        IS DISTINCT FROM (OLD.tenant_id, OLD.id, OLD.change_id, OLD.project_id, OLD.target_id, OLD.position,
+            OLD.op_type, OLD.payload::pg_catalog.text, OLD.record_type_key, OLD.field, OLD.gives,
+            OLD.record_type_version, OLD.created_at)
+    THEN
+        RAISE EXCEPTION 'E2: what the op % says never changes: it is executed, or deleted', OLD.id
+            USING ERRCODE = 'AE004';
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE TRIGGER ae_base_type BEFORE INSERT ON public.ae_record_types
+    FOR EACH ROW WHEN (NEW.base_type IS NOT NULL) EXECUTE FUNCTION public.ae_check_base_type();
+CREATE TRIGGER ae_record_type BEFORE UPDATE ON public.ae_record_types
+    FOR EACH ROW EXECUTE FUNCTION public.ae_check_record_type();
+CREATE TRIGGER ae_required_fields AFTER INSERT OR UPDATE ON public.ae_record_types
+    FOR EACH ROW WHEN (NEW.base_type IS NOT NULL) EXECUTE FUNCTION public.ae_check_required_fields();
+CREATE TRIGGER ae_change BEFORE INSERT OR UPDATE ON public.ae_changes
+    FOR EACH ROW EXECUTE FUNCTION public.ae_check_change();
+CREATE TRIGGER ae_target BEFORE INSERT ON public.ae_change_targets
+    FOR EACH ROW EXECUTE FUNCTION public.ae_check_target();
+CREATE TRIGGER ae_op BEFORE INSERT OR DELETE ON public.ae_patch_ops
+    FOR EACH ROW EXECUTE FUNCTION public.ae_check_op();
+CREATE TRIGGER ae_execution BEFORE UPDATE ON public.ae_patch_ops
+    FOR EACH ROW EXECUTE FUNCTION public.ae_check_execution();
+
+-- G2: a target stays as it is. D5: so does a snapshot.
+
+CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_change_targets
+    FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
+CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_snapshots
+    FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
+
 -- Row-level security, for the owner too. What is read is the tenant's; what is written is the tenant's, in an action.
 -- A subquery is evaluated once for a statement, but costs more than the function costs for a row or two.
 
@@ -186,7 +593,8 @@ DECLARE
     protected text;
 BEGIN
     FOREACH protected IN ARRAY ARRAY[
-        'ae_documents', 'ae_idempotency_keys', 'ae_action_log', 'ae_action_log_subjects', 'ae_events', 'ae_outbox'
+        'ae_documents', 'ae_idempotency_keys', 'ae_action_log', 'ae_action_log_subjects', 'ae_events', 'ae_outbox',
+        'ae_projects', 'ae_record_types', 'ae_changes', 'ae_change_targets', 'ae_patch_ops', 'ae_snapshots'
     ] LOOP
         EXECUTE format('ALTER TABLE public.%I ENABLE ROW LEVEL SECURITY', protected);
         EXECUTE format('ALTER TABLE public.%I FORCE ROW LEVEL SECURITY', protected);

@@ -132,6 +132,161 @@ CREATE TABLE ae_relays (
     error      TEXT
 ) STRICT;
 
+-- Change control. What constraints can say of its rules they say, under the rule's id; triggers say the rest, and begin
+-- their refusal with that id.
+
+CREATE TABLE ae_projects (
+    tenant_id      TEXT    NOT NULL,
+    id             TEXT    NOT NULL,
+    name           TEXT    NOT NULL,
+    description    TEXT,
+    require_review INTEGER NOT NULL CHECK (require_review IN (0, 1)),
+    created_at     TEXT    NOT NULL,
+    PRIMARY KEY (tenant_id, id),
+    CONSTRAINT ae_projects_d4_name UNIQUE (tenant_id, name)
+) STRICT;
+
+CREATE TABLE ae_record_types (
+    tenant_id      TEXT    NOT NULL,
+    id             TEXT    NOT NULL,
+    project_id     TEXT    NOT NULL,
+    key            TEXT    NOT NULL,
+    name           TEXT    NOT NULL,
+    description    TEXT,
+    base_type      TEXT,
+    schema         TEXT    NOT NULL,
+    initial_schema TEXT    NOT NULL,
+    version        INTEGER NOT NULL,
+    status         TEXT    NOT NULL,
+    changed_by     TEXT,
+    created_at     TEXT    NOT NULL,
+    updated_at     TEXT    NOT NULL,
+    PRIMARY KEY (tenant_id, id),
+    CONSTRAINT ae_record_types_d1_project FOREIGN KEY (tenant_id, project_id) REFERENCES ae_projects (tenant_id, id),
+    CONSTRAINT ae_record_types_d3_key UNIQUE (tenant_id, project_id, key),
+    CONSTRAINT ae_record_types_d4_name UNIQUE (tenant_id, name),
+    CONSTRAINT ae_record_types_p6_base_type
+        FOREIGN KEY (tenant_id, project_id, base_type) REFERENCES ae_record_types (tenant_id, project_id, key),
+    CONSTRAINT ae_record_types_p6_not_its_own_base CHECK (base_type <> key),
+    CONSTRAINT ae_record_types_status CHECK (status IN ('draft', 'active', 'retired'))
+) STRICT;
+-- D3: documents name a type by its key alone, so that one of them is active in a tenant.
+CREATE UNIQUE INDEX ae_record_types_d3_active ON ae_record_types (tenant_id, key) WHERE status = 'active';
+
+CREATE TABLE ae_changes (
+    tenant_id   TEXT    NOT NULL,
+    id          TEXT    NOT NULL,
+    project_id  TEXT    NOT NULL,
+    title       TEXT    NOT NULL,
+    description TEXT,
+    status      TEXT    NOT NULL,
+    compensates TEXT,
+    op_count    INTEGER NOT NULL,
+    created_at  TEXT    NOT NULL,
+    updated_at  TEXT    NOT NULL,
+    merged_at   TEXT,
+    PRIMARY KEY (tenant_id, id),
+    CONSTRAINT ae_changes_project UNIQUE (tenant_id, project_id, id),
+    CONSTRAINT ae_changes_d2_project FOREIGN KEY (tenant_id, project_id) REFERENCES ae_projects (tenant_id, id),
+    CONSTRAINT ae_changes_compensates
+        FOREIGN KEY (tenant_id, project_id, compensates) REFERENCES ae_changes (tenant_id, project_id, id),
+    CONSTRAINT ae_changes_status CHECK (status IN (
+        'Draft', 'Implementing', 'WorkspaceRunning', 'Validating', 'ValidationFailed', 'Ready', 'Merged'
+    )),
+    CONSTRAINT ae_changes_e1_merged_at CHECK ((status = 'Merged') = (merged_at IS NOT NULL))
+) STRICT;
+
+-- D9: a selector has one key, which its target's type says, and a text under it.
+
+CREATE TABLE ae_change_targets (
+    tenant_id  TEXT NOT NULL,
+    id         TEXT NOT NULL,
+    change_id  TEXT NOT NULL,
+    project_id TEXT NOT NULL,
+    type       TEXT NOT NULL,
+    selector   TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    PRIMARY KEY (tenant_id, id),
+    CONSTRAINT ae_change_targets_change UNIQUE (tenant_id, change_id, id),
+    CONSTRAINT ae_change_targets_p5_project
+        FOREIGN KEY (tenant_id, project_id, change_id) REFERENCES ae_changes (tenant_id, project_id, id),
+    CONSTRAINT ae_change_targets_d9_type CHECK (
+        type IN ('form', 'workflow', 'rule', 'record_type', 'script', 'file')
+    ),
+    CONSTRAINT ae_change_targets_d9_selector CHECK ((
+        json_valid(selector)
+        AND json_type(selector, CASE type WHEN 'file' THEN '$.file_path' ELSE '$.' || type || '_key' END) = 'text'
+        AND selector ->> CASE type WHEN 'file' THEN 'file_path' ELSE type || '_key' END <> ''
+        AND json_remove(selector, CASE type WHEN 'file' THEN '$.file_path' ELSE '$.' || type || '_key' END) = '{}'
+    ) IS TRUE)
+) STRICT;
+
+-- field is what an op touches, gives the name that it brings; record_type_version is its type's when it was added.
+
+CREATE TABLE ae_patch_ops (
+    tenant_id           TEXT    NOT NULL,
+    id                  TEXT    NOT NULL,
+    change_id           TEXT    NOT NULL,
+    project_id          TEXT    NOT NULL,
+    target_id           TEXT    NOT NULL,
+    position            INTEGER NOT NULL,
+    op_type             TEXT    NOT NULL,
+    payload             TEXT    NOT NULL CHECK (json_valid(payload)),
+    record_type_key     TEXT,
+    field               TEXT,
+    gives               TEXT,
+    record_type_version INTEGER,
+    applied_version     INTEGER,
+    previous_snapshot   TEXT,
+    executed_at         TEXT,
+    created_at          TEXT    NOT NULL,
+    PRIMARY KEY (tenant_id, id),
+    CONSTRAINT ae_patch_ops_position UNIQUE (tenant_id, change_id, position),
+    CONSTRAINT ae_patch_ops_p5_project
+        FOREIGN KEY (tenant_id, project_id, change_id) REFERENCES ae_changes (tenant_id, project_id, id),
+    CONSTRAINT ae_patch_ops_p5_target
+        FOREIGN KEY (tenant_id, change_id, target_id) REFERENCES ae_change_targets (tenant_id, change_id, id),
+    CONSTRAINT ae_patch_ops_p1_record_type
+        FOREIGN KEY (tenant_id, project_id, record_type_key) REFERENCES ae_record_types (tenant_id, project_id, key),
+    CONSTRAINT ae_patch_ops_type CHECK (
+        op_type IN ('add_field', 'set_field', 'remove_field', 'rename_field', 'edit_file')
+    ),
+    CONSTRAINT ae_patch_ops_record_type CHECK ((record_type_key IS NULL) = (op_type = 'edit_file')),
+    CONSTRAINT ae_patch_ops_field CHECK ((field IS NULL) = (op_type = 'edit_file')),
+    CONSTRAINT ae_patch_ops_version CHECK ((record_type_version IS NULL) = (op_type = 'edit_file')),
+    CONSTRAINT ae_patch_ops_gives CHECK ((gives IS NOT NULL) = (op_type IN ('add_field', 'rename_field'))),
+    CONSTRAINT ae_patch_ops_d7_snapshot CHECK ((previous_snapshot IS NULL) = (executed_at IS NULL)),
+    CONSTRAINT ae_patch_ops_d7_version CHECK ((applied_version IS NULL) = (executed_at IS NULL)),
+    CONSTRAINT ae_patch_ops_d8_definition CHECK (
+        op_type NOT IN ('add_field', 'set_field')
+        OR (payload ->> '$.definition.type' IN (
+            'string', 'number', 'boolean', 'reference', 'choice', 'text', 'date', 'datetime'
+        )) IS TRUE
+    )
+) STRICT;
+CREATE UNIQUE INDEX ae_patch_ops_g1_field ON ae_patch_ops (tenant_id, change_id, record_type_key, field)
+    WHERE executed_at IS NULL;
+CREATE UNIQUE INDEX ae_patch_ops_g1_gives ON ae_patch_ops (tenant_id, change_id, record_type_key, gives)
+    WHERE executed_at IS NULL AND gives IS NOT NULL;
+CREATE INDEX ae_patch_ops_executed ON ae_patch_ops (tenant_id, project_id, record_type_key, applied_version)
+    WHERE executed_at IS NOT NULL;
+
+CREATE TABLE ae_snapshots (
+    tenant_id       TEXT    NOT NULL,
+    change_id       TEXT    NOT NULL,
+    record_type_key TEXT    NOT NULL,
+    project_id      TEXT    NOT NULL,
+    version         INTEGER NOT NULL,
+    schema          TEXT    NOT NULL,
+    created_at      TEXT    NOT NULL,
+    CONSTRAINT ae_snapshots_d5_one_per_change PRIMARY KEY (tenant_id, change_id, record_type_key),
+    CONSTRAINT ae_snapshots_d6_project
+        FOREIGN KEY (tenant_id, project_id, change_id) REFERENCES ae_changes (tenant_id, project_id, id),
+    CONSTRAINT ae_snapshots_d6_record_type
+        FOREIGN KEY (tenant_id, project_id, record_type_key) REFERENCES ae_record_types (tenant_id, project_id, key)
+) STRICT;
+CREATE INDEX ae_snapshots_version ON ae_snapshots (tenant_id, project_id, record_type_key, version);
+
 CREATE TRIGGER ae_documents_insert BEFORE INSERT ON ae_documents
 WHEN new.tenant_id IS NOT ae_writing_tenant()
 BEGIN
@@ -201,6 +356,330 @@ CREATE TRIGGER ae_outbox_insert BEFORE INSERT ON ae_outbox
 WHEN new.tenant_id IS NOT ae_writing_tenant()
 BEGIN
     SELECT RAISE(ABORT, 'INSERT on ae_outbox outside an action of its tenant: go through the engine');
+END;
+
+-- Change control: rows of the tenant of the running action only.
+
+CREATE TRIGGER ae_projects_insert BEFORE INSERT ON ae_projects
+WHEN new.tenant_id IS NOT ae_writing_tenant()
+BEGIN
+    SELECT RAISE(ABORT, 'INSERT on ae_projects outside an action of its tenant: go through the engine');
+END;
+CREATE TRIGGER ae_record_types_insert BEFORE INSERT ON ae_record_types
+WHEN new.tenant_id IS NOT ae_writing_tenant()
+BEGIN
+    SELECT RAISE(ABORT, 'INSERT on ae_record_types outside an action of its tenant: go through the engine');
+END;
+CREATE TRIGGER ae_changes_insert BEFORE INSERT ON ae_changes
+WHEN new.tenant_id IS NOT ae_writing_tenant()
+BEGIN
+    SELECT RAISE(ABORT, 'INSERT on ae_changes outside an action of its tenant: go through the engine');
+END;
+CREATE TRIGGER ae_change_targets_insert BEFORE INSERT ON ae_change_targets
+WHEN new.tenant_id IS NOT ae_writing_tenant()
+BEGIN
+    SELECT RAISE(ABORT, 'INSERT on ae_change_targets outside an action of its tenant: go through the engine');
+END;
+CREATE TRIGGER ae_patch_ops_insert BEFORE INSERT ON ae_patch_ops
+WHEN new.tenant_id IS NOT ae_writing_tenant()
+BEGIN
+    SELECT RAISE(ABORT, 'INSERT on ae_patch_ops outside an action of its tenant: go through the engine');
+END;
+CREATE TRIGGER ae_snapshots_insert BEFORE INSERT ON ae_snapshots
+WHEN new.tenant_id IS NOT ae_writing_tenant()
+BEGIN
+    SELECT RAISE(ABORT, 'INSERT on ae_snapshots outside an action of its tenant: go through the engine');
+END;
+CREATE TRIGGER ae_record_types_update BEFORE UPDATE ON ae_record_types
+WHEN old.tenant_id IS NOT ae_writing_tenant() OR new.tenant_id IS NOT ae_writing_tenant()
+BEGIN
+    SELECT RAISE(ABORT, 'UPDATE on ae_record_types outside an action of its tenant: go through the engine');
+END;
+CREATE TRIGGER ae_changes_update BEFORE UPDATE ON ae_changes
+WHEN old.tenant_id IS NOT ae_writing_tenant() OR new.tenant_id IS NOT ae_writing_tenant()
+BEGIN
+    SELECT RAISE(ABORT, 'UPDATE on ae_changes outside an action of its tenant: go through the engine');
+END;
+CREATE TRIGGER ae_patch_ops_update BEFORE UPDATE ON ae_patch_ops
+WHEN old.tenant_id IS NOT ae_writing_tenant() OR new.tenant_id IS NOT ae_writing_tenant()
+BEGIN
+    SELECT RAISE(ABORT, 'UPDATE on ae_patch_ops outside an action of its tenant: go through the engine');
+END;
+CREATE TRIGGER ae_patch_ops_delete BEFORE DELETE ON ae_patch_ops
+WHEN old.tenant_id IS NOT ae_writing_tenant()
+BEGIN
+    SELECT RAISE(ABORT, 'DELETE on ae_patch_ops outside an action of its tenant: go through the engine');
+END;
+CREATE TRIGGER ae_projects_update BEFORE UPDATE ON ae_projects
+BEGIN
+    SELECT RAISE(ABORT, 'UPDATE on ae_projects: it is append-only');
+END;
+CREATE TRIGGER ae_projects_delete BEFORE DELETE ON ae_projects
+BEGIN
+    SELECT RAISE(ABORT, 'DELETE on ae_projects: it is append-only');
+END;
+CREATE TRIGGER ae_change_targets_update BEFORE UPDATE ON ae_change_targets
+BEGIN
+    SELECT RAISE(ABORT, 'UPDATE on ae_change_targets: it is append-only');
+END;
+CREATE TRIGGER ae_change_targets_delete BEFORE DELETE ON ae_change_targets
+BEGIN
+    SELECT RAISE(ABORT, 'DELETE on ae_change_targets: it is append-only');
+END;
+CREATE TRIGGER ae_snapshots_update BEFORE UPDATE ON ae_snapshots
+BEGIN
+    SELECT RAISE(ABORT, 'UPDATE on ae_snapshots: it is append-only');
+END;
+CREATE TRIGGER ae_snapshots_delete BEFORE DELETE ON ae_snapshots
+BEGIN
+    SELECT RAISE(ABORT, 'DELETE on ae_snapshots: it is append-only');
+END;
+
+-- P6: a base type is there before the type that names it, so that no two name each other; where a record type belongs,
+-- and what it began as, never changes, and it is never deleted.
+
+CREATE TRIGGER ae_record_types_p6_insert BEFORE INSERT ON ae_record_types
+WHEN new.base_type IS NOT NULL AND NOT EXISTS (
+    SELECT 1
+    FROM ae_record_types t
+    WHERE t.tenant_id = new.tenant_id AND t.project_id = new.project_id AND t.key = new.base_type
+)
+BEGIN
+    SELECT RAISE(ABORT, 'P6: the base type is not in the project of the record type');
+END;
+CREATE TRIGGER ae_record_types_p6_update BEFORE UPDATE ON ae_record_types
+WHEN (new.tenant_id, new.id, new.project_id, new.key, new.base_type, new.initial_schema, new.created_at)
+    IS NOT (old.tenant_id, old.id, old.project_id, old.key, old.base_type, old.initial_schema, old.created_at)
+BEGIN
+    SELECT RAISE(ABORT, 'P6: the id, project, key, base type and first schema of a record type never change');
+END;
+CREATE TRIGGER ae_record_types_p6_delete BEFORE DELETE ON ae_record_types
+BEGIN
+    SELECT RAISE(ABORT, 'P6: a record type is not deleted: it is retired');
+END;
+
+-- D8: a schema is {"fields": [...]}, each field an object with a name of its own and a type that is known.
+
+CREATE TRIGGER ae_record_types_d8_insert BEFORE INSERT ON ae_record_types
+BEGIN
+    SELECT RAISE(ABORT, 'D8: a schema has fields, each with a name of its own and a type that is known')
+    FROM (SELECT new.schema AS schema UNION ALL SELECT new.initial_schema)
+    WHERE json_type(schema, '$.fields') IS NOT 'array'
+        OR EXISTS (
+            SELECT 1
+            FROM json_each(schema, '$.fields') field
+            WHERE CASE WHEN field.type = 'object' THEN
+                json_type(field.value, '$.name') IS NOT 'text'
+                OR field.value ->> 'name' = ''
+                OR (field.value ->> 'type' IN (
+                    'string', 'number', 'boolean', 'reference', 'choice', 'text', 'date', 'datetime'
+                )) IS NOT TRUE
+                OR coalesce(json_type(field.value, '$.required'), 'true') NOT IN ('true', 'false')
+            ELSE true END
+        )
+        OR (
+            SELECT count(*) <> count(DISTINCT CASE WHEN field.type = 'object' THEN field.value ->> 'name' END)
+            FROM json_each(schema, '$.fields') field
+        );
+END;
+CREATE TRIGGER ae_record_types_d8_update BEFORE UPDATE OF schema ON ae_record_types
+BEGIN
+    SELECT RAISE(ABORT, 'D8: a schema has fields, each with a name of its own and a type that is known')
+    FROM (SELECT new.schema AS schema)
+    WHERE json_type(schema, '$.fields') IS NOT 'array'
+        OR EXISTS (
+            SELECT 1
+            FROM json_each(schema, '$.fields') field
+            WHERE CASE WHEN field.type = 'object' THEN
+                json_type(field.value, '$.name') IS NOT 'text'
+                OR field.value ->> 'name' = ''
+                OR (field.value ->> 'type' IN (
+                    'string', 'number', 'boolean', 'reference', 'choice', 'text', 'date', 'datetime'
+                )) IS NOT TRUE
+                OR coalesce(json_type(field.value, '$.required'), 'true') NOT IN ('true', 'false')
+            ELSE true END
+        )
+        OR (
+            SELECT count(*) <> count(DISTINCT CASE WHEN field.type = 'object' THEN field.value ->> 'name' END)
+            FROM json_each(schema, '$.fields') field
+        );
+END;
+
+-- E6: a schema changes by a change that has kept a snapshot of it, one version at a time.
+
+CREATE TRIGGER ae_record_types_e6 BEFORE UPDATE ON ae_record_types
+WHEN (new.schema, new.version, new.changed_by) IS NOT (old.schema, old.version, old.changed_by)
+BEGIN
+    SELECT RAISE(ABORT, 'E6: a new schema is the next version of its record type')
+    WHERE new.version <> old.version + 1;
+    SELECT RAISE(ABORT, 'E6: a schema is changed by a change that has a snapshot of it')
+    WHERE NOT EXISTS (
+        SELECT 1
+        FROM ae_snapshots s
+        WHERE s.tenant_id = new.tenant_id AND s.change_id = new.changed_by AND s.record_type_key = new.key
+    );
+END;
+
+-- E7: what a base type requires, a derived type that says something of it requires too. Rows are looked at one by one,
+-- in the order in which they were added: base types first.
+
+CREATE TRIGGER ae_record_types_e7_insert AFTER INSERT ON ae_record_types
+WHEN new.base_type IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'E7: a base type requires a field that its derived type would not')
+    FROM json_each(new.schema, '$.fields') own
+    WHERE NOT coalesce(own.value ->> 'required', false) AND own.value ->> 'name' IN (
+        WITH RECURSIVE ancestors (base_type, schema) AS (
+            SELECT t.base_type, t.schema
+            FROM ae_record_types t
+            WHERE t.tenant_id = new.tenant_id AND t.project_id = new.project_id AND t.key = new.base_type
+            UNION ALL
+            SELECT t.base_type, t.schema
+            FROM ancestors a
+            JOIN ae_record_types t
+                ON t.tenant_id = new.tenant_id AND t.project_id = new.project_id AND t.key = a.base_type
+        )
+        SELECT inherited.value ->> 'name'
+        FROM ancestors a
+        JOIN json_each(a.schema, '$.fields') inherited
+        WHERE inherited.value ->> 'required'
+    );
+END;
+CREATE TRIGGER ae_record_types_e7_update AFTER UPDATE ON ae_record_types
+WHEN new.base_type IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'E7: a base type requires a field that its derived type would not')
+    FROM json_each(new.schema, '$.fields') own
+    WHERE NOT coalesce(own.value ->> 'required', false) AND own.value ->> 'name' IN (
+        WITH RECURSIVE ancestors (base_type, schema) AS (
+            SELECT t.base_type, t.schema
+            FROM ae_record_types t
+            WHERE t.tenant_id = new.tenant_id AND t.project_id = new.project_id AND t.key = new.base_type
+            UNION ALL
+            SELECT t.base_type, t.schema
+            FROM ancestors a
+            JOIN ae_record_types t
+                ON t.tenant_id = new.tenant_id AND t.project_id = new.project_id AND t.key = a.base_type
+        )
+        SELECT inherited.value ->> 'name'
+        FROM ancestors a
+        JOIN json_each(a.schema, '$.fields') inherited
+        WHERE inherited.value ->> 'required'
+    );
+END;
+
+-- S1: the life of a change. E1: it ends with Merged.
+
+CREATE TRIGGER ae_changes_s1_insert BEFORE INSERT ON ae_changes
+WHEN new.status <> 'Draft'
+BEGIN
+    SELECT RAISE(ABORT, 'S1: a change begins as Draft');
+END;
+CREATE TRIGGER ae_changes_s1_update BEFORE UPDATE ON ae_changes
+WHEN new.status <> old.status AND old.status <> 'Merged'
+BEGIN
+    SELECT RAISE(ABORT, 'S1: a change does not go from this status to that one')
+    WHERE (old.status, new.status) NOT IN (VALUES
+        ('Draft', 'Implementing'), ('Draft', 'Validating'), ('Draft', 'ValidationFailed'), ('Draft', 'Merged'),
+        ('Implementing', 'WorkspaceRunning'), ('Implementing', 'Validating'), ('Implementing', 'Draft'),
+        ('WorkspaceRunning', 'Validating'), ('WorkspaceRunning', 'Implementing'),
+        ('Validating', 'Ready'), ('Validating', 'ValidationFailed'),
+        ('ValidationFailed', 'Implementing'), ('ValidationFailed', 'Validating'),
+        ('Ready', 'Merged'), ('Ready', 'ValidationFailed')
+    );
+    SELECT RAISE(ABORT, 'S1: the project requires review: its changes are not merged from Draft')
+    WHERE old.status = 'Draft' AND new.status = 'Merged' AND NOT EXISTS (
+        SELECT 1
+        FROM ae_projects p
+        WHERE p.tenant_id = new.tenant_id AND p.id = new.project_id AND NOT p.require_review
+    );
+END;
+CREATE TRIGGER ae_changes_e1 BEFORE UPDATE ON ae_changes
+WHEN old.status = 'Merged' AND (
+    new.tenant_id, new.id, new.project_id, new.title, new.description, new.status, new.compensates, new.op_count,
+    new.created_at, new.updated_at, new.merged_at
+) IS NOT (
+    old.tenant_id, old.id, old.project_id, old.title, old.description, old.status, old.compensates, old.op_count,
+    old.created_at, old.updated_at, old.merged_at
+)
+BEGIN
+    SELECT RAISE(ABORT, 'E1: a merged change never changes again');
+END;
+CREATE TRIGGER ae_changes_p5 BEFORE UPDATE ON ae_changes
+WHEN old.status <> 'Merged'
+    AND (new.tenant_id, new.id, new.project_id) IS NOT (old.tenant_id, old.id, old.project_id)
+BEGIN
+    SELECT RAISE(ABORT, 'P5: the id and the project of a change never change');
+END;
+CREATE TRIGGER ae_changes_e1_delete BEFORE DELETE ON ae_changes
+BEGIN
+    SELECT RAISE(ABORT, 'E1: a change is not deleted');
+END;
+
+-- E1, G2: a change takes targets as Draft only.
+
+CREATE TRIGGER ae_change_targets_g2 BEFORE INSERT ON ae_change_targets
+BEGIN
+    SELECT RAISE(ABORT, 'E1: a merged change takes no target')
+    FROM ae_changes c
+    WHERE c.tenant_id = new.tenant_id AND c.id = new.change_id AND c.status = 'Merged';
+    SELECT RAISE(ABORT, 'G2: a change takes targets as Draft only')
+    FROM ae_changes c
+    WHERE c.tenant_id = new.tenant_id AND c.id = new.change_id AND c.status <> 'Draft';
+END;
+
+-- E2, E3: an executed op never changes, and is never deleted. E1, G2: a change takes ops, and gives them up, while it
+-- is worked on. P1: an op is about what its target names.
+
+CREATE TRIGGER ae_patch_ops_g2_insert BEFORE INSERT ON ae_patch_ops
+BEGIN
+    SELECT RAISE(ABORT, 'E1: a merged change takes no op')
+    FROM ae_changes c
+    WHERE c.tenant_id = new.tenant_id AND c.id = new.change_id AND c.status = 'Merged';
+    SELECT RAISE(ABORT, 'G2: a change takes ops while it is worked on')
+    FROM ae_changes c
+    WHERE c.tenant_id = new.tenant_id AND c.id = new.change_id
+        AND c.status NOT IN ('Draft', 'Implementing', 'WorkspaceRunning', 'ValidationFailed');
+END;
+CREATE TRIGGER ae_patch_ops_e2_insert BEFORE INSERT ON ae_patch_ops
+WHEN new.executed_at IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'E2: a new op cannot be executed yet');
+END;
+CREATE TRIGGER ae_patch_ops_p1 BEFORE INSERT ON ae_patch_ops
+BEGIN
+    SELECT RAISE(ABORT, 'P1: an op is about what its target names')
+    FROM ae_change_targets t
+    WHERE t.tenant_id = new.tenant_id AND t.change_id = new.change_id AND t.id = new.target_id
+        AND CASE new.op_type
+            WHEN 'edit_file' THEN t.type = 'file' AND t.selector ->> 'file_path' = new.payload ->> 'file_path'
+            ELSE t.type = 'record_type' AND t.selector ->> 'record_type_key' = new.record_type_key
+        END IS NOT TRUE;
+END;
+CREATE TRIGGER ae_patch_ops_e3 BEFORE DELETE ON ae_patch_ops
+BEGIN
+    SELECT RAISE(ABORT, 'E3: an executed op cannot be deleted')
+    WHERE old.executed_at IS NOT NULL;
+    SELECT RAISE(ABORT, 'E1: the ops of a merged change stay as they are')
+    FROM ae_changes c
+    WHERE c.tenant_id = old.tenant_id AND c.id = old.change_id AND c.status = 'Merged';
+    SELECT RAISE(ABORT, 'G2: a change gives up ops while it is worked on')
+    FROM ae_changes c
+    WHERE c.tenant_id = old.tenant_id AND c.id = old.change_id
+        AND c.status NOT IN ('Draft', 'Implementing', 'WorkspaceRunning', 'ValidationFailed');
+END;
+CREATE TRIGGER ae_patch_ops_e2_update BEFORE UPDATE ON ae_patch_ops
+BEGIN
+    SELECT RAISE(ABORT, 'E2: an executed op never changes again')
+    WHERE old.executed_at IS NOT NULL;
+    SELECT RAISE(ABORT, 'E2: what an op says never changes: it is executed, or deleted')
+    WHERE (
+        new.tenant_id, new.id, new.change_id, new.project_id, new.target_id, new.position, new.op_type, new.payload,
+        new.record_type_key, new.field, new.gives, new.record_type_version, new.created_at
+    ) IS NOT (
+        old.tenant_id, old.id, old.change_id, old.project_id, old.target_id, old.position, old.op_type, old.payload,
+        old.record_type_key, old.field, old.gives, old.record_type_version, old.created_at
+    );
 END;
 
 -- What an operator does is done outside any action: the directory of tenants, the purge of keys, the delivery of events.

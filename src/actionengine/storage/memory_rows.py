@@ -1,0 +1,193 @@
+"""Rows of the library's own tables, in memory: versions of the same kind as documents, under the table's name.
+
+Beside the rows of a table there is a collection for each of its unique constraints, from what is taken to the key of
+the row that has it: so it is committed, rolled back, and fought over as documents are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import from_json, to_json
+
+from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.storage.records import encode_document
+from actionengine.storage.tables import Row, Table
+
+if TYPE_CHECKING:
+    from actionengine.storage.memory import Key, MemoryUnitOfWork
+
+Stored = Mapping[str, Any]
+"""A row as it is kept: its JSON encoded, so that no two readers share an object. Nobody changes it."""
+
+Condition = Callable[[Any], bool]
+
+
+class MemoryRows:
+    """The rows of one table as one transaction sees them."""
+
+    __slots__ = ("_table", "_unit_of_work")
+
+    def __init__(self, unit_of_work: MemoryUnitOfWork, table: Table) -> None:
+        self._unit_of_work = unit_of_work
+        self._table = table
+
+    async def find(
+        self,
+        where: Mapping[str, Any] | None = None,
+        *,
+        above: Mapping[str, Any] | None = None,
+        columns: Sequence[str] | None = None,
+        order: Sequence[str] | None = None,
+        limit: int | None = None,
+        lock: bool = False,
+    ) -> list[Row]:
+        """Rows that are as `where` and `above` say, in order."""
+        conditions = list(_conditions(where, above))
+        order = order or self._table.key
+
+        def found() -> dict[Key, Stored]:
+            rows = self._matching(where, conditions)
+            rows.sort(key=lambda row: [(row[name] is None, row[name]) for name in order])
+            return {self._key(row): row for row in rows[:limit]}
+
+        if lock:
+            rows = await self._unit_of_work.lock_together(self._table.name, found)
+        else:
+            rows = list(found().values())
+        return [self._row(row, columns or self._table.columns) for row in rows]
+
+    async def insert(self, rows: Sequence[Row]) -> None:
+        """Add rows."""
+        async with self._all_or_nothing():
+            for row in [self._stored(row, self._table.columns) for row in rows]:
+                key = self._key(row)
+                if self._unit_of_work.lock(key) is not None:
+                    raise self._taken(self._table.key, row)
+                for columns in self._table.unique:
+                    self._take(columns, row)
+                self._unit_of_work.write(key, row)
+
+    async def update(self, rows: Sequence[Row]) -> None:
+        """Change rows, found by their key."""
+        async with self._all_or_nothing():
+            for changed in [self._stored(row, row) for row in rows]:
+                key = self._key(changed)
+                before = self._unit_of_work.lock(key)
+                if before is None:
+                    continue
+                after = {**before, **changed}
+                for columns in self._table.unique:
+                    if any(before[name] != after[name] for name in columns):
+                        self._give_back(columns, before)
+                        self._take(columns, after)
+                self._unit_of_work.write(key, after)
+
+    async def delete(self, where: Mapping[str, Any]) -> int:
+        """Remove rows; how many there were."""
+        async with self._all_or_nothing():
+            rows = self._matching(where, list(_conditions(where, None)))
+            for row in rows:
+                key = self._key(row)
+                self._unit_of_work.lock(key)
+                for columns in self._table.unique:
+                    self._give_back(columns, row)
+                self._unit_of_work.write(key, None)
+        return len(rows)
+
+    @asynccontextmanager
+    async def _all_or_nothing(self) -> AsyncIterator[None]:
+        """What is written in it is undone where something is raised, as what one statement has written."""
+        self._unit_of_work.check_writable(self._table.name)
+        savepoint = await self._unit_of_work.savepoint()
+        try:
+            yield
+        except Exception:
+            await self._unit_of_work.rollback_to(savepoint)
+            raise
+
+    def _matching(self, where: Mapping[str, Any] | None, conditions: Sequence[tuple[str, Condition]]) -> list[Stored]:
+        rows: list[Stored]
+        if where and all(isinstance(where.get(name), str) for name in self._table.key):
+            row = self._unit_of_work.read(self._key(where))
+            rows = [row] if row is not None else []
+        else:
+            rows = list(self._unit_of_work.scan(self._table.name).values())
+        for name, condition in conditions:
+            rows = [row for row in rows if condition(row[name])]
+        return rows
+
+    def _take(self, columns: tuple[str, ...], row: Stored) -> None:
+        # As in SQL, rows with a null in a unique column are not in each other's way.
+        if any(row[name] is None for name in columns):
+            return
+        key = self._unique_key(columns, row)
+        if self._unit_of_work.lock(key) is not None:
+            raise self._taken(columns, row)
+        self._unit_of_work.write(key, self._key(row)[1])
+
+    def _give_back(self, columns: tuple[str, ...], row: Stored) -> None:
+        if any(row[name] is None for name in columns):
+            return
+        key = self._unique_key(columns, row)
+        self._unit_of_work.lock(key)
+        self._unit_of_work.write(key, None)
+
+    def _key(self, row: Stored) -> Key:
+        return (self._table.name, _joined(self._table.key, row))
+
+    def _unique_key(self, columns: tuple[str, ...], row: Stored) -> Key:
+        return (f"{self._table.name} by {', '.join(columns)}", _joined(columns, row))
+
+    def _taken(self, columns: Sequence[str], row: Stored) -> ActionException:
+        taken = {name: row[name] for name in columns}
+        named = ", ".join(f"{name} {value!r}" for name, value in taken.items())
+        return failing(ErrorCode.CONFLICT, f"{self._table.name} has a row of {named} already", **taken)
+
+    def _stored(self, row: Row, columns: Mapping[str, Any]) -> Stored:
+        given = {name: row[name] for name in columns}
+        encode_document(self._table.name, given)
+        return {name: self._kept(name, value) for name, value in given.items()}
+
+    def _kept(self, name: str, value: Any) -> Any:
+        if value is None:
+            return None
+        if self._table.columns[name] == "json":
+            return to_json(value)
+        return value.astimezone(UTC) if isinstance(value, datetime) else value
+
+    def _row(self, row: Stored, columns: Sequence[str] | Mapping[str, Any]) -> Row:
+        return {
+            name: from_json(value)
+            if (value := row[name]) is not None and self._table.columns[name] == "json"
+            else value
+            for name in columns
+        }
+
+
+def _conditions(where: Mapping[str, Any] | None, above: Mapping[str, Any] | None) -> Iterator[tuple[str, Condition]]:
+    for name, value in (where or {}).items():
+        yield name, _any_of(value) if isinstance(value, tuple) else _equal(value)
+    for name, value in (above or {}).items():
+        yield name, _greater(value)
+
+
+def _any_of(wanted: tuple[Any, ...]) -> Condition:
+    values = frozenset(wanted) - {None}
+    return lambda value: value in values
+
+
+def _equal(wanted: Any) -> Condition:
+    return lambda value: value == wanted
+
+
+def _greater(bound: Any) -> Condition:
+    return lambda value: value is not None and value > bound
+
+
+def _joined(columns: Sequence[str], row: Stored) -> str:
+    # No text has this character in it.
+    return "\0".join(str(row[name]) for name in columns)

@@ -1,0 +1,222 @@
+"""Rows of the library's own tables, on the SQL backends: one statement, and one parameter, for any number of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic_core import from_json, to_json
+
+from actionengine.storage.records import encode_document
+from actionengine.storage.tables import Kind, Row, Table
+
+if TYPE_CHECKING:
+    from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+
+Column = tuple[str, Kind]
+Condition = tuple[str, Kind, Literal["=", "any", "null", ">"]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowsDialect:
+    """What a backend's statements over rows are made of.
+
+    `rows` makes a table `r` of the rows that are given (`{"rows": […]}`, a parameter), with the `{columns}` that
+    `column` describes. `given`, `read` and `any_of` are forms for a `{name}`: a column taken from `r`, a column as it
+    is read, and one that equals any of a JSON array. `lock` follows a query whose rows are to be locked.
+    """
+
+    schema: str
+    mark: str
+    tenant: str
+    rows: str
+    column: Mapping[Kind, str]
+    given: Mapping[Kind, str]
+    read: Mapping[Kind, str]
+    any_of: Mapping[Kind, str]
+    lock: str
+
+
+class SQLRows:
+    """The rows of one table as one transaction sees them."""
+
+    __slots__ = ("_storage", "_table", "_tenant_id", "_unit_of_work")
+
+    def __init__(self, unit_of_work: SQLUnitOfWork, table: Table) -> None:
+        self._unit_of_work = unit_of_work
+        self._storage = unit_of_work.storage
+        self._tenant_id = unit_of_work.storage.id_in(unit_of_work.tenant.id)
+        self._table = table
+
+    async def find(
+        self,
+        where: Mapping[str, Any] | None = None,
+        *,
+        above: Mapping[str, Any] | None = None,
+        columns: Sequence[str] | None = None,
+        order: Sequence[str] | None = None,
+        limit: int | None = None,
+        lock: bool = False,
+    ) -> list[Row]:
+        """Rows that are as `where` and `above` say, in order."""
+        if lock:
+            self._unit_of_work.touch(self._table.name)
+        if _matches_nothing(where):
+            return []
+        conditions, values = self._conditions(where, above)
+        read = self._columns(columns or self._table.columns)
+        order = tuple(order or self._table.key)
+        limited = limit is not None
+        statement = find_statement(self._storage.rows, self._table.name, read, conditions, order, limited, lock)
+        if limited:
+            values.append(limit)
+        found = await self._unit_of_work.run(self._unit_of_work.query, statement, values)
+        return [{name: self._out(kind, value) for (name, kind), value in zip(read, row, strict=True)} for row in found]
+
+    async def insert(self, rows: Sequence[Row]) -> None:
+        """Add rows."""
+        self._unit_of_work.touch(self._table.name)
+        if rows:
+            columns = self._columns(self._table.columns)
+            statement = insert_statement(self._storage.rows, self._table.name, columns)
+            parameters = (self._encoded(rows, columns), self._tenant_id)
+            await self._unit_of_work.run(self._unit_of_work.query, statement, parameters)
+
+    async def update(self, rows: Sequence[Row]) -> None:
+        """Change rows, found by their key."""
+        self._unit_of_work.touch(self._table.name)
+        if rows:
+            columns = self._columns(rows[0])
+            statement = update_statement(self._storage.rows, self._table.name, columns, self._table.key)
+            parameters = (self._encoded(rows, columns), self._tenant_id)
+            await self._unit_of_work.run(self._unit_of_work.query, statement, parameters)
+
+    async def delete(self, where: Mapping[str, Any]) -> int:
+        """Remove rows; how many there were."""
+        self._unit_of_work.touch(self._table.name)
+        if _matches_nothing(where):
+            return 0
+        conditions, values = self._conditions(where, None)
+        statement = delete_statement(self._storage.rows, self._table.name, conditions)
+        return len(await self._unit_of_work.run(self._unit_of_work.query, statement, values))
+
+    def _columns(self, names: Sequence[str] | Mapping[str, Any]) -> tuple[Column, ...]:
+        return tuple((name, self._table.columns[name]) for name in names)
+
+    def _conditions(
+        self, where: Mapping[str, Any] | None, above: Mapping[str, Any] | None
+    ) -> tuple[tuple[Condition, ...], list[Any]]:
+        conditions: list[Condition] = []
+        values: list[Any] = [self._tenant_id]
+        for name, value in (where or {}).items():
+            kind = self._table.columns[name]
+            if value is None:
+                conditions.append((name, kind, "null"))
+            elif isinstance(value, tuple):
+                conditions.append((name, kind, "any"))
+                values.append(to_json([_in(each) for each in value]).decode())
+            else:
+                conditions.append((name, kind, "="))
+                values.append(_in(value))
+        for name, value in (above or {}).items():
+            conditions.append((name, self._table.columns[name], ">"))
+            values.append(_in(value))
+        return tuple(conditions), values
+
+    def _encoded(self, rows: Sequence[Row], columns: Sequence[Column]) -> str:
+        given = [{name: _in(row[name]) for name, _ in columns} for row in rows]
+        return encode_document(self._table.name, {"rows": given}).decode()
+
+    def _out(self, kind: Kind, value: Any) -> Any:
+        if value is None:
+            return None
+        if kind == "json":
+            return from_json(value)
+        if kind == "time":
+            return self._storage.time_out(value)
+        return bool(value) if kind == "boolean" else value
+
+
+def _matches_nothing(where: Mapping[str, Any] | None) -> bool:
+    return any(value == () for value in (where or {}).values())
+
+
+def _in(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="microseconds")
+    return value
+
+
+# The statements. Callers name tables and columns in a few ways only, so that the texts are kept.
+
+
+@cache
+def find_statement(
+    dialect: RowsDialect,
+    table: str,
+    columns: tuple[Column, ...],
+    conditions: tuple[Condition, ...],
+    order: tuple[str, ...],
+    limited: bool,
+    lock: bool,
+) -> str:
+    """The query whose parameters are the tenant, the conditions' values, and the limit, if any."""
+    selected = ", ".join(dialect.read[kind].format(name=name) for name, kind in columns)
+    return (
+        f"SELECT {selected}\n"
+        f"FROM {dialect.schema}.{table}\n"
+        f"WHERE {_where(dialect, conditions)}\n"
+        f"ORDER BY {', '.join(order)}" + (f"\nLIMIT {dialect.mark}" if limited else "") + (dialect.lock if lock else "")
+    )
+
+
+@cache
+def insert_statement(dialect: RowsDialect, table: str, columns: tuple[Column, ...]) -> str:
+    """The statement whose parameters are the rows and the tenant."""
+    names = ", ".join(name for name, _ in columns)
+    return (
+        f"{_given(dialect, columns)}\n"
+        f"INSERT INTO {dialect.schema}.{table} (tenant_id, {names})\n"
+        f"SELECT {dialect.tenant}, {names}\n"
+        f"FROM given"
+    )
+
+
+@cache
+def update_statement(dialect: RowsDialect, table: str, columns: tuple[Column, ...], key: tuple[str, ...]) -> str:
+    """The statement whose parameters are the rows and the tenant."""
+    changed = ", ".join(f"{name} = given.{name}" for name, _ in columns if name not in key)
+    found = " AND ".join(f"t.{name} = given.{name}" for name in key)
+    return (
+        f"{_given(dialect, columns)}\n"
+        f"UPDATE {dialect.schema}.{table} AS t\n"
+        f"SET {changed}\n"
+        f"FROM given\n"
+        f"WHERE t.tenant_id = {dialect.mark} AND {found}"
+    )
+
+
+@cache
+def delete_statement(dialect: RowsDialect, table: str, conditions: tuple[Condition, ...]) -> str:
+    """The statement whose parameters are the tenant and the conditions' values; it returns a row for each that goes."""
+    return f"DELETE FROM {dialect.schema}.{table}\nWHERE {_where(dialect, conditions)}\nRETURNING true"
+
+
+def _where(dialect: RowsDialect, conditions: Sequence[Condition]) -> str:
+    said = [f"tenant_id = {dialect.mark}"]
+    for name, kind, relation in conditions:
+        if relation == "any":
+            said.append(dialect.any_of[kind].format(name=name))
+        else:
+            said.append(f"{name} IS NULL" if relation == "null" else f"{name} {relation} {dialect.mark}")
+    return "\n    AND ".join(said)
+
+
+def _given(dialect: RowsDialect, columns: Sequence[Column]) -> str:
+    # Materialized: where a table's rows are the outer loop, the given ones would be parsed anew for each.
+    described = ", ".join(dialect.column[kind].format(name=name) for name, kind in columns)
+    taken = ", ".join(dialect.given[kind].format(name=name) for name, kind in columns)
+    return f"WITH given AS MATERIALIZED (\n    SELECT {taken}\n    FROM {dialect.rows.format(columns=described)}\n)"
