@@ -39,9 +39,11 @@ from actionengine import (
     create_engine,
     create_service,
 )
+from examples.demo_changes import tell_of_changes
 from examples.demo_events import tell_of_events
 from examples.field_service.app import HostStorage, create_business, open_storage
 from examples.field_service.db.tables import CustomerRow, create_tables
+from examples.field_service.seed import SEEDED
 from examples.field_service.services.config import services
 from examples.short import short, short_ids
 
@@ -156,7 +158,9 @@ class Story:
         asked = Text.from_markup(f"{who} → [bold cyan]{name}[/]")
         given = Text.from_markup(f"[dim]{short(payload)}[/]")
         fits = asked.cell_len + 1 + given.cell_len <= self.console.width
-        self.console.print(asked, given, sep=" " if fits else "\n   ", highlight=False)
+        self.console.print(asked, *([given] if fits else []), highlight=False)
+        if not fits:
+            self.line(given)
         if isinstance(result, Success):
             self.line(f"[green]✔[/] {short(show(result.unwrap()))}")
         else:
@@ -165,7 +169,7 @@ class Story:
             self.line(f"[{colour}]✘ {error.code}[/] {short_ids(error.message)}")
         return result
 
-    def line(self, text: str) -> None:
+    def line(self, text: str | Text) -> None:
         """Something about the step above."""
         self.console.print(Padding(text, (0, 0, 0, 3), expand=False), highlight=False)
 
@@ -277,6 +281,7 @@ def _tell(console: Console, place: Place, storage: HostStorage, traces: Traces) 
     story.chapter("What is to be published: the events, in order")
     console.print(_event_table(storage, acme))
     tell_of_events(story, storage, acme)
+    tell_of_changes(story, acme, job_id)
 
 
 def _refund_and_die(url: str, key: str, refund: dict[str, Any]) -> None:
@@ -326,7 +331,7 @@ def _event_table(storage: Storage, tenant: Tenant) -> Table:
     table.add_column("subject", no_wrap=True)
     table.add_column("payload", no_wrap=True, overflow="ellipsis", ratio=1)
     for position, event in storage.read_events(tenant):
-        if not event.type.startswith("roles."):
+        if not event.type.startswith(SEEDED):
             subject, payload = short_ids(event.subject or ""), short_ids(event.payload.decode())
             table.add_row(str(position), event.type, subject, payload)
     return table

@@ -21,6 +21,7 @@ from examples.field_service.app import HostStorage
 from examples.field_service.background import Background
 from examples.field_service.board import Card
 from examples.field_service.db.schema import Invoice
+from examples.field_service.seed import SEEDED
 from examples.short import short_ids
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def _is_in_order(events: Sequence[CloudEvent]) -> bool:
 
 def _of_the_business(events: Sequence[CloudEvent], tenant: Tenant) -> list[CloudEvent]:
     own = [event for event in events if event["tenant"] == str(tenant.id)]
-    return [event for event in own if not event["type"].startswith("roles.")]
+    return [event for event in own if not event["type"].startswith(SEEDED)]
 
 
 def _table(events: Sequence[CloudEvent]) -> Table:

@@ -3,16 +3,19 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from returns.result import Failure, Result
+from starlette import routing
 from starlette.exceptions import HTTPException
 
 from actionengine import ActionError, RequestContext
 from examples.field_service.app import HostStorage, create_business
 from examples.field_service.background import Background, named_publishers
 from examples.field_service.feed import HEARTBEAT, MEDIA_TYPE, NO_BUFFERING, feed_async, watch_of
+from examples.field_service.routes import ROUTES, Route, payload_of
 from examples.field_service.transport import (
     MAX_BODY,
     Answer,
@@ -48,14 +51,28 @@ def create_app(storage: HostStorage, *, relay: bool = True, heartbeat: float = H
         tenant = await engine.resolve_tenant_async(slug.unwrap())
         return tenant.bind(lambda found: request_context(request.headers, found))
 
-    @app.post("/api/{service}/{action}")
-    async def execute(service: str, action: str, request: Request) -> JSONResponse:
-        payload = read_json(await _body(request))
+    async def execute(service: str, action: str, payload: Result[Any, ActionError], request: Request) -> JSONResponse:
         ctx = await context(request)
         if isinstance(ctx, Failure) or isinstance(payload, Failure):
             return _respond(answer(ctx.bind(lambda _: payload)))
         result = await engine.execute_action_async(service, action, payload.unwrap(), ctx.unwrap())
         return _respond(answer(result))
+
+    @app.post("/api/{service}/{action}")
+    async def by_name(service: str, action: str, request: Request) -> JSONResponse:
+        return await execute(service, action, await _body(request), request)
+
+    def serve(route: Route) -> None:
+        async def view(request: Request) -> JSONResponse:
+            body = await _body(request)
+            payload = body.map(lambda body: payload_of(request.path_params, request.query_params, body))
+            return await execute(route.service, route.action, payload, request)
+
+        name = f"{route.service}.{route.action}"
+        app.add_api_route(route.path, view, methods=[route.method], name=name)
+
+    for route in ROUTES:
+        serve(route)
 
     @app.get("/api/services")
     async def services(request: Request) -> JSONResponse:
@@ -90,6 +107,8 @@ def create_app(storage: HostStorage, *, relay: bool = True, heartbeat: float = H
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         response = _respond(transport_error(error.status_code, str(error.detail)))
         response.headers.update(error.headers or {})
+        if error.status_code == 405:  # Starlette names the methods of one route only, and a path may have several
+            response.headers["allow"] = ", ".join(sorted(_methods_of(app, request)))
         return response
 
     @app.exception_handler(Exception)
@@ -99,14 +118,21 @@ def create_app(storage: HostStorage, *, relay: bool = True, heartbeat: float = H
     return app
 
 
-async def _body(request: Request) -> bytes:
-    """The body, read no further than it may be long."""
+def _methods_of(app: FastAPI, request: Request) -> set[str]:
+    """The methods that some route has for the path of a request."""
+    found = [route for route in app.routes if isinstance(route, routing.Route)]
+    there = [route for route in found if route.matches(request.scope)[0] is not routing.Match.NONE]
+    return {method for route in there for method in route.methods or ()}
+
+
+async def _body(request: Request) -> Result[Any, ActionError]:
+    """The body as JSON, read no further than it may be long."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY:
             raise HTTPException(413, f"the body is longer than {MAX_BODY} bytes")
-    return bytes(body)
+    return read_json(bytes(body))
 
 
 def _respond(given: Answer) -> JSONResponse:

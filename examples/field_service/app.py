@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from actionengine import Engine, Projection, Service, SQLiteStorage, Storage, create_engine
 from examples.field_service.board import create_board
 from examples.field_service.db.tables import create_tables
-from examples.field_service.seed import seed_tenant
+from examples.field_service.seed import seed_record_types, seed_tenant
 from examples.field_service.services.config import services
 
 if TYPE_CHECKING:
@@ -35,12 +35,11 @@ def open_storage(url: str | None = None) -> HostStorage:
 
 
 def create_business(storage: Storage, *more: Service) -> Engine:
-    """The business on a storage, with its tenants made where they are missing."""
+    """The business on a storage, with its tenants and their record types made where they are missing."""
     views: dict[str, Projection] = {}  # a view is made with the engine, whose actions read it
     engine = create_engine(services=[*services, *more], storage=storage, resources={"views": views})
     views["board"] = create_board(engine)
-    existing = {tenant.slug for tenant in storage.list_tenants()}
+    existing = {tenant.slug: tenant for tenant in storage.list_tenants()}
     for slug, name in TENANTS.items():
-        if slug not in existing:
-            seed_tenant(engine, storage, slug, name)
+        seed_record_types(engine, existing.get(slug) or seed_tenant(engine, storage, slug, name))
     return engine

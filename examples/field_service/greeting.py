@@ -25,7 +25,7 @@ def greet(host: str, port: int) -> None:
   curl {url}/customers/list -H 'x-tenant-id: globex' -H 'x-user-id: carla' -d '{{}}'
   curl -N {url.removesuffix("/api")}/events -H 'x-tenant-id: acme' -H 'x-user-id: maria'
 
-People: carla (csr), tom (technician), maria (manager); helper-bot is an AI agent with the role csr.
+People: carla (csr), tom (technician), maria and max (managers); helper-bot is an AI agent with the role csr.
 """,
         flush=True,
     )

@@ -1,14 +1,19 @@
-"""What a new tenant starts with: roles, and who has them. The host itself does it, as a system actor."""
+"""What a tenant starts with: roles, who has them, and a record type. The host itself does it, as a system actor."""
 
+from dataclasses import replace
 from typing import Any
 
 from actionengine import Actor, Engine, RequestContext, Storage, Tenant
+from examples.field_service.change_control import JOB, PROJECT
 
 ROLES: dict[str, list[str]] = {
     "csr": [
+        "changes.author",
+        "changes.read",
         "customers.*",
         "invoices.read",
         "jobs.create",
+        "jobs.detail",
         "jobs.note",
         "jobs.read",
         "jobs.schedule",
@@ -16,8 +21,17 @@ ROLES: dict[str, list[str]] = {
         "payments.read",
         "payments.refund",
     ],
-    "technician": ["jobs.read", "jobs.complete", "jobs.note"],
-    "manager": ["customers.*", "jobs.*", "payments.*", "invoices.*", "events.watch", "action_log.read", "roles.*"],
+    "technician": ["jobs.read", "jobs.complete", "jobs.detail", "jobs.note"],
+    "manager": [
+        "action_log.read",
+        "changes.*",
+        "customers.*",
+        "events.watch",
+        "invoices.*",
+        "jobs.*",
+        "payments.*",
+        "roles.*",
+    ],
     "billing": ["invoices.draft"],
 }
 
@@ -25,16 +39,20 @@ PEOPLE = {
     "carla": ("human", "csr"),
     "tom": ("human", "technician"),
     "maria": ("human", "manager"),
+    "max": ("human", "manager"),
     "helper-bot": ("ai", "csr"),
     "nightly": ("workflow", "manager"),
     "billing": ("workflow", "billing"),
 }
 
+SEEDED = ("roles.", "projects.", "record_types.")
+"""What the types of the events begin with that tell of it."""
+
 
 def seed_tenant(engine: Engine, storage: Storage, slug: str, name: str) -> Tenant:
     """Make a tenant with the business's roles and people."""
     tenant = storage.create_tenant(slug=slug, name=name)
-    context = RequestContext(tenant=tenant, actor=Actor.system("seed"), source="start-up", reason="a new tenant")
+    context = _context(tenant)
 
     def execute(action: str, payload: dict[str, Any]) -> None:
         engine.execute_action("roles", action, payload, context).unwrap()
@@ -44,3 +62,23 @@ def seed_tenant(engine: Engine, storage: Storage, slug: str, name: str) -> Tenan
     for person, (actor_type, role) in PEOPLE.items():
         execute("assign", {"actor_type": actor_type, "actor_id": person, "role": role})
     return tenant
+
+
+def seed_record_types(engine: Engine, tenant: Tenant) -> None:
+    """Give a tenant its project and the record type of its jobs, where they are missing."""
+    context = _context(tenant)
+
+    def execute(service: str, action: str, payload: dict[str, Any], key: str | None = None) -> Any:
+        return engine.execute_action(service, action, payload, replace(context, idempotency_key=key)).unwrap()
+
+    projects = {project.name: project for project in execute("projects", "list", {})}
+    # Hosts that start at the same time bring the same key, so that one of them makes it and all get it.
+    project = projects.get(PROJECT["name"]) or execute("projects", "create", PROJECT, key="seed")
+    types = {type.key: type for type in execute("record_types", "list", {"project_id": project.id})}
+    job = types.get(JOB["key"]) or execute("record_types", "create", {"project_id": project.id, **JOB}, key="seed")
+    if job.status == "draft":
+        execute("record_types", "activate", {"project_id": project.id, "key": job.key})
+
+
+def _context(tenant: Tenant) -> RequestContext:
+    return RequestContext(tenant=tenant, actor=Actor.system("seed"), source="start-up", reason="a new tenant")

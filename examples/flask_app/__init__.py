@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTo
 from actionengine import ActionError, RequestContext
 from examples.field_service.app import HostStorage, create_business
 from examples.field_service.feed import HEARTBEAT, MEDIA_TYPE, NO_BUFFERING, feed, watch_of
+from examples.field_service.routes import ROUTES, Route, payload_of
 from examples.field_service.transport import (
     MAX_BODY,
     Answer,
@@ -33,17 +34,26 @@ def create_app(storage: HostStorage, stopping: threading.Event | None = None, he
     def context() -> Result[RequestContext, ActionError]:
         return slug_of(request.headers).bind(engine.resolve_tenant).bind(lambda t: request_context(request.headers, t))
 
-    @app.post("/api/<service>/<action>")
-    def execute(service: str, action: str) -> Response:
-        body = request.get_data()
-        if len(body) > MAX_BODY:
-            raise RequestEntityTooLarge(f"the body is longer than {MAX_BODY} bytes")
-        payload = read_json(body)
-
+    def execute(service: str, action: str, payload: Result[Any, ActionError]) -> Response:
         def run(ctx: RequestContext) -> Result[Any, ActionError]:
             return payload.bind(lambda given: engine.execute_action(service, action, given, ctx))
 
         return _respond(answer(context().bind(run)))
+
+    @app.post("/api/<service>/<action>")
+    def by_name(service: str, action: str) -> Response:
+        return execute(service, action, _body())
+
+    def serve(route: Route) -> None:
+        def view(**path: str) -> Response:
+            payload = _body().map(lambda body: payload_of(path, request.args.to_dict(), body))
+            return execute(route.service, route.action, payload)
+
+        rule = route.path.replace("{", "<").replace("}", ">")
+        app.add_url_rule(rule, f"{route.service}.{route.action}", view, methods=[route.method])
+
+    for route in ROUTES:
+        serve(route)
 
     @app.get("/api/services")
     def services() -> Response:
@@ -79,6 +89,14 @@ def create_app(storage: HostStorage, stopping: threading.Event | None = None, he
         return response
 
     return app
+
+
+def _body() -> Result[Any, ActionError]:
+    """The body as JSON, which may be so long and no longer."""
+    body = request.get_data()
+    if len(body) > MAX_BODY:
+        raise RequestEntityTooLarge(f"the body is longer than {MAX_BODY} bytes")
+    return read_json(body)
 
 
 def _respond(given: Answer) -> Response:

@@ -51,6 +51,17 @@ EVERYWHERE = (
     '["Burst pipe: 8000", "No hot water: 8000"]',
     "the newest was drafted by workflow:billing",
     "thrown away and made anew from 7 events, the same board:",
+    "✘ invalid_input this is no 'job' document: urgency: Extra inputs are not",
+    "+ urgency",
+    "all of them fit",
+    "✘ forbidden R1: no ",
+    "✘ forbidden changes.merge is not for ai actors",
+    '"status": "Merged"',
+    "✘ conflict a change that is Merged cannot become Draft",
+    "- urgency",
+    "✘ approval_required changes.merge needs the approval of somebody",
+    '✔ ["parking", "floor", "ladder_needed", "urgency"]',
+    '"is_intact": true',
 )
 ON_SQLITE = ("Storage is a SQLite file", "no such function: ae_writing_tenant", "ae_action_log: it is append-only")
 ON_POSTGRES = (

@@ -12,6 +12,7 @@ import pytest
 from examples.embedded_postgres import APP_ROLE, make_database
 from examples.field_service.app import HostStorage, create_business, open_storage
 from examples.field_service.db import tables
+from examples.field_service.seed import SEEDED
 
 from actionengine import Actor, Engine, PostgresStorage, RequestContext, SQLiteStorage
 from tests.examples.conftest import TOM, Host, person
@@ -51,7 +52,7 @@ def test_what_changed_a_row_is_found_by_its_subject(host: Host) -> None:
 def test_an_event_tells_of_each_change(fresh_host: Host) -> None:
     fresh_host.payment(100)
     events = [stored.event for stored in fresh_host.storage.read_events(fresh_host.tenant())]
-    told = [event.type for event in events if not event.type.startswith("roles.")]
+    told = [event.type for event in events if not event.type.startswith(SEEDED)]
     assert told == ["customers.created", "jobs.created", "jobs.scheduled", "jobs.completed", "payments.captured"]
 
 

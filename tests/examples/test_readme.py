@@ -43,12 +43,23 @@ def test_the_commands_of_the_readme_work_from_top_to_bottom(relaying_host: Host)
         *("approval_required", "forbidden", "data"),
         *("data", "not_found"),  # the log and the other tenant
         *("data", "data"),  # the invoices and the board
+        "invalid_input",  # a field that is not there yet
+        *("data", "data", "data"),  # drafted: an op, the preview, Validating
+        *("forbidden", "forbidden"),  # an agent decides nothing
+        *("data", "data", "data"),  # Ready, merged, used
+        *("data", "data", "data", "approval_required"),  # the way back
+        *("data", "data"),  # history
     ]
     first, retried = answers[4:6]
     assert first == retried
     assert first["data"]["refunded"] == 5000
     assert answers[8]["data"]["result"]["refunded"] == 505_000
     assert [row["approved_by"] for row in answers[9]["data"]["items"] if row["approved_by"]] == ["human:maria"]
+    preview, used, taken_back, schema, history = (answers[place]["data"] for place in (15, 21, 22, 26, 27))
+    assert [field["name"] for field in preview["diff"][0]["added"]] == ["urgency"]
+    assert used["details"] == {"floor": 3, "urgency": "today"}
+    assert [misfit["problems"].keys() for misfit in taken_back["documents"][0]["misfits"]] == [{"urgency"}]
+    assert (schema["version"], history["is_intact"]) == (2, True)
 
 
 @needs_curl

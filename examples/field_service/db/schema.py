@@ -3,7 +3,7 @@
 from datetime import date
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 
 class Stored(BaseModel):
@@ -28,6 +28,18 @@ class Job(Stored):
     title: str
     status: JobStatus = "new"
     scheduled_for: date | None = None
+
+
+class JobWithDetails(Job):
+    """`details` are as the tenant's record type `job` has them."""
+
+    details: dict[str, JsonValue]
+
+
+class JobDetails(Stored):
+    """The details of a job, under its id."""
+
+    details: dict[str, JsonValue]
 
 
 class Payment(Stored):

@@ -1,6 +1,7 @@
 """All services of the business, declared in one place."""
 
 from actionengine import create_services
+from examples.field_service.change_control import change_control
 from examples.field_service.services.customers.create import create_customer_action
 from examples.field_service.services.customers.get import get_customer_action
 from examples.field_service.services.customers.list import list_customers_action
@@ -17,11 +18,12 @@ from examples.field_service.services.jobs.get import get_job_action
 from examples.field_service.services.jobs.list import list_jobs_action
 from examples.field_service.services.jobs.notes import list_notes_action
 from examples.field_service.services.jobs.schedule import schedule_job_action
+from examples.field_service.services.jobs.set_details import set_details_action
 from examples.field_service.services.payments.capture import capture_action
 from examples.field_service.services.payments.list import list_payments_action
 from examples.field_service.services.payments.refund import refund_action
 
-services = create_services(
+own_services = create_services(
     [
         {
             "name": "customers",
@@ -41,6 +43,7 @@ services = create_services(
                 complete_and_capture_action,
                 add_note_action,
                 list_notes_action,
+                set_details_action,
                 board_action,
             ],
         },
@@ -61,3 +64,5 @@ services = create_services(
         },
     ]
 )
+
+services = (*own_services, *change_control)

@@ -1,0 +1,28 @@
+"""Say what is good to know about a job, in the fields that the tenant has given its jobs."""
+
+from pydantic import JsonValue
+from returns.result import Result
+
+from actionengine import ActionContext, ActionError, create_action
+from examples.field_service.db.models.details import set_details
+from examples.field_service.db.models.jobs import lock_job
+from examples.field_service.db.schema import JobDetails
+from examples.field_service.services.jobs.reference import JobReference, job_resource
+
+
+class NewDetails(JobReference):
+    details: dict[str, JsonValue]
+
+
+def _handler(data: NewDetails, ctx: ActionContext) -> Result[JobDetails, ActionError]:
+    return lock_job(ctx, data.job_id).map(lambda job: set_details(ctx, job, data.details))
+
+
+set_details_action = create_action(
+    name="set_details",
+    description="Say what is good to know about a job, as the record type `job` has it; all of it, at once",
+    handler=_handler,
+    validation=NewDetails,
+    permission="jobs.detail",
+    resource=job_resource,
+)
