@@ -502,6 +502,13 @@ def test_e6_a_schema_is_not_changed_before_there_is_a_snapshot(prompt: Prompt, c
         prompt.run(f"UPDATE ae_record_types SET {changed} WHERE id = 'r1'")
 
 
+def test_e6_a_snapshot_is_what_its_record_type_is(prompt: Prompt) -> None:
+    for forged in ({"schema": schema(("a", True))}, {"version": 2}):
+        with prompt.refuses("E6: "):
+            prompt.insert(SNAPSHOTS, snapshot("type-r1", **forged))
+    prompt.insert(SNAPSHOTS, snapshot("type-r1"))
+
+
 def test_e6_a_schema_has_the_next_version(prompt: Prompt) -> None:
     prompt.insert(SNAPSHOTS, snapshot("type-r1"))
     change = "UPDATE ae_record_types SET schema = '{{\"fields\": []}}', version = {}, changed_by = 'c1' WHERE id = 'r1'"
@@ -541,7 +548,7 @@ def test_e7_nor_by_an_update(prompt: Prompt) -> None:
     strict = schema(("a", True))
     prompt.insert(RECORD_TYPES, record_type("base", schema=strict))
     prompt.insert(RECORD_TYPES, record_type("r4", schema=strict, base_type="type-base"))
-    prompt.insert(SNAPSHOTS, snapshot("type-r4"))
+    prompt.insert(SNAPSHOTS, snapshot("type-r4", schema=strict))
     update = f"UPDATE ae_record_types SET schema = {prompt.mark}, version = 2, changed_by = 'c1' WHERE id = 'r4'"
 
     with prompt.refuses("E7: "):
@@ -751,7 +758,8 @@ def test_e7_is_looked_at_when_all_rows_of_an_update_are_written(storage: Postgre
     drive(types.insert([record_type("base", schema=strict)]))
     drive(types.insert([record_type("derived", schema=strict, base_type="type-base")]))
     drive(unit.rows(CHANGES).insert([change("c1")]))
-    drive(unit.rows(SNAPSHOTS).insert([snapshot("type-base"), snapshot("type-derived")]))
+    snapshots = [snapshot("type-base", schema=strict), snapshot("type-derived", schema=strict)]
+    drive(unit.rows(SNAPSHOTS).insert(snapshots))
 
     new = {"schema": lax, "version": 2, "changed_by": "c1"}
     drive(types.update([{"id": "derived", **new}, {"id": "base", **new}]))

@@ -65,7 +65,9 @@ CHANGING = (
     " VALUES (:tenant_id, 'p', :marker, false, now())",
     "INSERT INTO ae_record_types (tenant_id, id, project_id, key, name, schema, initial_schema, version, status,"
     " created_at, updated_at)"
-    " VALUES (:tenant_id, 'r', 'p', 'task', :marker, '{\"fields\": []}', '{\"fields\": []}', 1, 'draft', now(), now())",
+    " VALUES (:tenant_id, 'r', 'p', 'task', :marker,"
+    " json_build_object('fields', json_build_array(), 'of', CAST(:marker AS text)), '{\"fields\": []}',"
+    " 1, 'draft', now(), now())",
     "INSERT INTO ae_changes (tenant_id, id, project_id, title, status, op_count, created_at, updated_at)"
     " VALUES (:tenant_id, 'c', 'p', :marker, 'Draft', 1, now(), now())",
     "INSERT INTO ae_change_targets (tenant_id, id, change_id, project_id, type, selector, created_at)"
@@ -74,7 +76,8 @@ CHANGING = (
     " record_type_key, field, record_type_version, created_at)"
     " VALUES (:tenant_id, 'o', 'c', 'p', :marker, 1, 'remove_field', '{}', 'task', 'done', 1, now())",
     "INSERT INTO ae_snapshots (tenant_id, change_id, record_type_key, project_id, version, schema, created_at)"
-    " VALUES (:tenant_id, 'c', 'task', 'p', 1, json_build_object('of', CAST(:marker AS text)), now())",
+    " VALUES (:tenant_id, 'c', 'task', 'p', 1,"
+    " json_build_object('fields', json_build_array(), 'of', CAST(:marker AS text)), now())",
 )
 """A row in each table of change control."""
 

@@ -120,7 +120,8 @@ CHANGE_CONTROL = (
     " json_build_object('record_type_key', 'key ' || n), now() FROM numbers",
     "INSERT INTO ae_patch_ops SELECT ae_tenant(), 'o' || n, 'c1', 'p1', 't' || n, n, 'rename_field', '{}', 'key ' || n,"
     " 'field', 'other', 1, NULL, NULL, NULL, now() FROM numbers",
-    "INSERT INTO ae_snapshots SELECT ae_tenant(), 'c' || n, 'key 1', 'p1', n, '{}', now() FROM numbers",
+    "INSERT INTO ae_snapshots SELECT ae_tenant(), 'c' || n, 'key ' || n, 'p1', 1, "
+    """'{"fields": []}', now() FROM numbers""",
 )
 
 

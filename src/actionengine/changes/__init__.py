@@ -13,6 +13,10 @@ and for a second person before a merge:
 from __future__ import annotations
 
 from actionengine.actions import ApprovalPolicy, Service
+from actionengine.changes.applying import CHANGED as RECORD_TYPE_CHANGED
+from actionengine.changes.applying import EXECUTED as CHANGE_EXECUTED
+from actionengine.changes.applying import MERGED as CHANGE_MERGED
+from actionengine.changes.applying import ChangeApplied, RecordTypeChanged
 from actionengine.changes.changes import changes_service
 from actionengine.changes.difference import ChangedField, RenamedField, TypeDiff
 from actionengine.changes.models import (
@@ -57,11 +61,17 @@ class ChangeControlServices(tuple[Service, ...]):
 
 
 change_control_services = ChangeControlServices()()
+"""The services `projects`, `record_types` and `changes`; called, they ask for permissions."""
 
 __all__ = [
+    "CHANGE_EXECUTED",
+    "CHANGE_MERGED",
+    "RECORD_TYPE_CHANGED",
     "Applied",
     "Change",
+    "ChangeApplied",
     "ChangeControlPermissions",
+    "ChangeControlServices",
     "ChangedField",
     "DocumentCheck",
     "History",
@@ -69,6 +79,7 @@ __all__ = [
     "Preview",
     "Project",
     "RecordType",
+    "RecordTypeChanged",
     "RenamedField",
     "SchemaAt",
     "Snapshot",

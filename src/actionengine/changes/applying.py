@@ -10,7 +10,7 @@ from actionengine.changes.documents import check_documents
 from actionengine.changes.executor import Execution, ExecutionRefused, load, persist, run
 from actionengine.changes.models import Applied, Preview
 from actionengine.changes.states import may_go
-from actionengine.changes.store import Store, conflict, now, store_of
+from actionengine.changes.store import Store, conflict, now, record_type_subject, store_of
 from actionengine.event_types import create_event_type
 from actionengine.services.access import access_of
 from actionengine.storage.port import UnitOfWork
@@ -75,8 +75,11 @@ async def execute_change(ctx: ActionContext, change_id: str) -> Applied:
             status=change["status"],
         )
     execution = run(await load(store, change, lock=True))
-    await persist(store, execution)
-    _tell(ctx, change, execution, "execute")
+    if execution.loaded.pending:
+        await persist(store, execution)
+        _tell(ctx, change, execution, "execute")
+    else:
+        access_of(ctx).nothing_changed()
     return _applied(change, execution)
 
 
@@ -89,6 +92,7 @@ async def merge_change(ctx: ActionContext, change_id: str) -> Applied:
     store = store_of(ctx)
     change = await store.change(change_id, lock=True)
     if change["status"] == "Merged":
+        access_of(ctx).nothing_changed()
         return Applied(**change, applied_count=0, diff=())
     project = await store.project(change["project_id"])
     if not may_go(change["status"], "Merged", project["require_review"]):
@@ -101,7 +105,8 @@ async def merge_change(ctx: ActionContext, change_id: str) -> Applied:
     except ExecutionRefused:
         _fail(ctx, change)
         raise
-    await persist(store, execution)
+    if execution.loaded.pending:
+        await persist(store, execution)
     at = now()
     closed = {"status": "Merged", "merged_at": at, "updated_at": at}
     await store.changes.update([{"id": change_id, **closed}])
@@ -129,7 +134,11 @@ def _tell(ctx: ActionContext, change: Row, execution: Execution, how: str) -> No
         subject=f"change/{change['id']}",
     )
     for each in execution.diff:
-        ctx.emit(CHANGED, RecordTypeChanged(**about, **dict(each)), subject=f"record_type/{each.record_type_key}")
+        ctx.emit(
+            CHANGED,
+            RecordTypeChanged(**about, **dict(each)),
+            subject=record_type_subject(change["project_id"], each.record_type_key),
+        )
 
 
 def _applied(change: Row, execution: Execution) -> Applied:

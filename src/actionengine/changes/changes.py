@@ -144,30 +144,27 @@ async def _plan_compensation(data: PlanCompensation, ctx: ActionContext) -> Resu
 
 
 def _transition(permissions: ChangeControlPermissions) -> Any:
-    needed = {"Ready": permissions.approve, "Merged": permissions.merge}
+    deciding = {"Ready": permissions.approve, "Merged": permissions.merge}
 
     @native
     async def transition(data: Transition, ctx: ActionContext) -> Result[Change, ActionError]:
-        assert ctx.actor is not None
-        if data.status in needed:
-            if ctx.actor.type not in PEOPLE:
-                raise failing(ErrorCode.FORBIDDEN, f"R1: no {ctx.actor.type} actor makes a change {data.status}")
-            if (permission := needed[data.status]) is not None:
-                await ctx.authorize_async(permission, _subject(data))
+        if data.status in deciding and not _is_person(ctx):
+            raise failing(ErrorCode.FORBIDDEN, f"R1: no AI makes a change {data.status}")
+        if (permission := deciding.get(data.status, permissions.author)) is not None:
+            await ctx.authorize_async(permission, _subject(data))
         if data.status == "Merged":
             merged = await merge_change(ctx, data.change_id)
             return Success(Change(**{name: getattr(merged, name) for name in Change.model_fields}))
         store = store_of(ctx)
         change = await store.change(data.change_id, lock=True)
-        if change["status"] != data.status:
-            if not may_go(change["status"], data.status, require_review=True):
-                raise conflict(
-                    f"a change that is {change['status']} cannot become {data.status}", status=change["status"]
-                )
-            changed = {"status": data.status, "updated_at": now()}
-            await store.changes.update([{"id": change["id"], **changed}])
-            change |= changed
-        return Success(Change(**change))
+        if change["status"] == data.status:
+            access_of(ctx).nothing_changed()
+            return Success(Change(**change))
+        if not may_go(change["status"], data.status, require_review=True):
+            raise conflict(f"a change that is {change['status']} cannot become {data.status}", status=change["status"])
+        changed = {"status": data.status, "updated_at": now()}
+        await store.changes.update([{"id": change["id"], **changed}])
+        return Success(Change(**{**change, **changed}))
 
     return transition
 
@@ -243,7 +240,6 @@ def changes_service(permissions: ChangeControlPermissions, merge_approval: Appro
                 description="Move a change on in its life; to Merged, as merge does",
                 handler=_transition(permissions),
                 validation=Transition,
-                permission=permissions.author,
                 approval=_when_merging(merge_approval),
                 resource=_subject,
             ),
@@ -256,11 +252,16 @@ def changes_service(permissions: ChangeControlPermissions, merge_approval: Appro
     )
 
 
+def _is_person(ctx: ActionContext) -> bool:
+    return ctx.actor is not None and ctx.actor.type in PEOPLE
+
+
 def _when_merging(policy: ApprovalPolicy | None) -> ApprovalPolicy | None:
     if policy is None:
         return None
     return ApprovalPolicy(
-        when=lambda data, ctx: data.status == "Merged" and policy.when(data, ctx),
+        # R1: what nobody can approve is refused at once, by the handler.
+        when=lambda data, ctx: data.status == "Merged" and _is_person(ctx) and policy.when(data, ctx),
         permission=policy.permission,
         expires_after=policy.expires_after,
     )

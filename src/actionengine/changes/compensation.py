@@ -7,7 +7,7 @@ which every step satisfies the rules for base types.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -76,14 +76,14 @@ def _target(key: str, before: Schema, after: Schema, now: Schema, origins: Mappi
     """The schema of a type as it is to be: as it is now, but for what the change has done."""
     if now == after:
         return before
-    affected = {field.name for field in before if field.name not in after}
+    affected = set(before.names).difference(after.names)
     affected |= {field.name for field in after if field != _was(before, origins[field.name])}
     for name in affected:
         if now.get(name) != after.get(name):
             raise ChangedSince(key, name, after.get(name), now.get(name))
     survivors = [origin for field in after if (origin := origins[field.name]) is not None]
-    stayed = _in_order(survivors, [field.name for field in before])
-    lost = {field.name for field in before}.difference(survivors)
+    stayed = _in_order(survivors, before.names)
+    lost = set(before.names).difference(survivors)
     returning = {field.name: field for field in before if field.name in lost}
     standing: list[Field] = []
     for field in now:
@@ -142,15 +142,15 @@ def _steps(
     for op in _renames(graph, key, targets, origins):
         yield _Planned(op, _Phase.RENAME, 0)
         now = edit(op, now)
-    names = [field.name for field in target]
+    names = target.names
     settled = _settled(now, names)
     edits = [
         (_phase(now.get(name), target.get(name)), name)
-        for name in dict.fromkeys((*(field.name for field in now), *names))
+        for name in dict.fromkeys((*now.names, *names))
         if now.get(name) != target.get(name) or name not in settled
     ]
     depth = len(tuple(graph.ancestors(key)))
-    inherited = [schema for base in graph.ancestors(key) for schema in _then_and_now(graph, base, targets)]
+    inherited = _names_in(graph, graph.ancestors(key), targets)
     for phase, name in sorted(edits, key=lambda edit: edit[0]):
         order = -depth if phase is _Phase.REQUIRE else depth
         field = target.get(name)
@@ -166,7 +166,7 @@ def _steps(
         if name in now:
             yield _Planned(_op("set_field", key, **payload), phase, order)
             continue
-        if any(name in schema for schema in inherited):
+        if name in inherited:
             payload["override"] = True
         yield _Planned(_op("add_field", key, **payload), phase, order)
 
@@ -181,48 +181,33 @@ def _phase(old: Field | None, new: Field | None) -> _Phase:
 def _renames(
     graph: TypeGraph, key: str, targets: Mapping[str, Schema], origins: Mapping[str, str | None]
 ) -> Iterator[PatchOp]:
-    """The fields that can simply get their old names back: both names are this type's alone, and no other op has to do
-    with them. Names that have gone round in a circle stay where they are, and get each other's definitions."""
-    renamed = {name: origin for name, origin in origins.items() if origin is not None and name != origin}
+    """The fields that can simply get their old names back: both names are this type's alone, and no other field has had
+    the one or is to have the other. The rest are removed and added, or get each other's definitions."""
+    now, target = graph.types[key].schema, targets[key]
+    renamed = [
+        (name, origin)
+        for name, origin in origins.items()
+        if origin is not None and name != origin and name not in target and origin not in now
+    ]
     if not renamed:
         return
-    relatives = [
-        schema
-        for each in (*graph.ancestors(key), *graph.descendants(key))
-        for schema in _then_and_now(graph, each, targets)
-    ]
-    taken = {field.name for field in graph.types[key].schema}
-    target = targets[key]
-    left = renamed
-    while True:
-        given = set(left.values())
-        kept = {
-            name: origin
-            for name, origin in left.items()
-            if (origin not in taken or origin in left)
-            and (name not in target or name in given)
-            and not any(each in schema for schema in relatives for each in (name, origin))
-        }
-        if kept == left:
-            break
-        left = kept
-    while ready := next((name for name, origin in left.items() if origin not in taken), None):
-        origin = left.pop(ready)
-        taken = taken - {ready} | {origin}
-        yield _op("rename_field", key, old_name=ready, new_name=origin)
+    elsewhere = _names_in(graph, (*graph.ancestors(key), *graph.descendants(key)), targets)
+    for name, origin in renamed:
+        if not elsewhere & {name, origin}:
+            yield _op("rename_field", key, old_name=name, new_name=origin)
 
 
-def _then_and_now(graph: TypeGraph, key: str, targets: Mapping[str, Schema]) -> Iterator[Schema]:
-    yield graph.types[key].schema
-    if key in targets:
-        yield targets[key]
+def _names_in(graph: TypeGraph, keys: Iterable[str], targets: Mapping[str, Schema]) -> set[str]:
+    """The names of the fields that any of these types has, or is to have."""
+    schemas = [schema for key in keys for schema in (graph.types[key].schema, targets.get(key)) if schema is not None]
+    return set[str]().union(*(schema.names for schema in schemas))
 
 
 def _settled(now: Schema, names: Sequence[str]) -> set[str]:
     """Fields of today that need not be moved. The one that is to be the last of them is among these, since a field can
     only be moved to a place before another one."""
     wanted = set(names)
-    present = [field.name for field in now if field.name in wanted]
+    present = [name for name in now.names if name in wanted]
     if not present:
         return set()
     here = set(present)

@@ -59,7 +59,7 @@ async def load(store: Store, change: Row, lock: bool) -> Loaded:
     targets = {row["id"]: row for row in await store.targets.find({"change_id": change["id"]})}
     rows = await store.ops.find({"change_id": change["id"], "executed_at": None}, order=("position",))
     for row in rows:
-        _check_target(row, targets.get(row["target_id"]))
+        _check_target(change, row, targets.get(row["target_id"]))
     keys = {row["record_type_key"] for row in rows if row["record_type_key"] is not None}
     types = await _types(store, project_id, keys, lock)
     await _check_conflicts(store, change, rows, types)
@@ -85,12 +85,12 @@ async def _types(store: Store, project_id: str, keys: set[str], lock: bool) -> d
     return {row["key"]: row for row in rows}
 
 
-def _check_target(op: Row, target: Row | None) -> None:
+def _check_target(change: Row, op: Row, target: Row | None) -> None:
     """P1, P7: checked when the op was added, and again here."""
     named = "record_type_key" if op["op_type"] != "edit_file" else "file_path"
     wanted = op["record_type_key"] if op["op_type"] != "edit_file" else op["payload"]["file_path"]
     if target is None or target["selector"].get(named) != wanted:
-        raise unprocessable(op_of(op), f"its target is not {wanted!r}")
+        raise unprocessable(change, op_of(op), f"its target is not {wanted!r}")
 
 
 async def _check_conflicts(store: Store, change: Row, ops: Sequence[Row], types: Mapping[str, Row]) -> None:
@@ -111,18 +111,22 @@ async def _check_conflicts(store: Store, change: Row, ops: Sequence[Row], types:
         columns=("id", "change_id", "record_type_key", "op_type", "payload", "applied_version"),
         order=("applied_version", "position"),
     )
+    by_field: dict[tuple[str, str], list[Row]] = {}
+    for other in since:
+        if other["change_id"] != change["id"]:
+            for name in op_of(other).touched:
+                by_field.setdefault((other["record_type_key"], name), []).append(other)
     conflicts = [
         {"op": _shown(op), "since": _shown(other)}
         for op in stale
-        for other in since
-        if other["change_id"] != change["id"]
-        and other["record_type_key"] == op["record_type_key"]
-        and other["applied_version"] > op["record_type_version"]
-        and op_of(op).touched & op_of(other).touched
+        for name in sorted(op_of(op).touched)
+        for other in by_field.get((op["record_type_key"], name), ())
+        if other["applied_version"] > op["record_type_version"]
     ]
     if conflicts:
         first = conflicts[0]
         raise refused(
+            change,
             ErrorCode.CONFLICT,
             f"{first['op']['summary']}: since the op {first['op']['id']} was written, the change "
             f"{first['since']['change_id']} has done {first['since']['summary']}. Look at both; delete the op, and add "
@@ -147,9 +151,10 @@ def run(loaded: Loaded) -> Execution:
     try:
         transformed = transform(loaded.graph, loaded.pending)
     except OpRefused as refusal:
-        raise unprocessable(refusal.op, refusal.reason) from None
+        raise unprocessable(loaded.change, refusal.op, refusal.reason) from None
     except GraphError as error:
-        raise refused(ErrorCode.UNPROCESSABLE, f"the record types would not hang together: {error}") from None
+        message = f"the record types would not hang together: {error}"
+        raise refused(loaded.change, ErrorCode.UNPROCESSABLE, message) from None
     by_type: dict[str, list[PatchOp]] = {}
     for op in loaded.pending:
         if op.record_type is not None:
@@ -164,8 +169,6 @@ def run(loaded: Loaded) -> Execution:
 async def persist(store: Store, execution: Execution) -> None:
     """Write what a transform has made: of each touched type a snapshot, then the new schema; on each op a stamp."""
     loaded, at = execution.loaded, now()
-    if not loaded.pending:
-        return
     types, change = loaded.graph.types, loaded.change
     taken = await store.snapshots.find({"change_id": change["id"]}, columns=("record_type_key",))
     there = {row["record_type_key"] for row in taken}
@@ -221,14 +224,15 @@ class _Documents:
         return self._made[id(schema)][1]
 
 
-def refused(code: ErrorCode, message: str, **details: Any) -> ExecutionRefused:
+def refused(change: Row, code: ErrorCode, message: str, **details: Any) -> ExecutionRefused:
     """The answer for a change that cannot be executed."""
-    return ExecutionRefused(ActionError(code, message, details))
+    return ExecutionRefused(ActionError(code, message, {"change_id": change["id"], **details}))
 
 
-def unprocessable(op: PatchOp, reason: str) -> ActionException:
+def unprocessable(change: Row, op: PatchOp, reason: str) -> ExecutionRefused:
     """The answer for an op that cannot be applied."""
     return refused(
+        change,
         ErrorCode.UNPROCESSABLE,
         f"{op}: {reason}",
         op_id=op.id,

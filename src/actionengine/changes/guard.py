@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from actionengine.changes.documents import misfits, model_of
-from actionengine.changes.store import Store, ancestors, state_of
+from actionengine.changes.store import Store, ancestors, conflict, state_of
 from actionengine.changes.transform import TypeGraph
 from actionengine.context import Tenant
 from actionengine.errors import ErrorCode, failing
@@ -63,7 +63,7 @@ class RecordTypeGuard:
         if active is not None:
             return await self._learn(store, tenant, active)
         if named:
-            raise failing(ErrorCode.CONFLICT, f"the record type {collection!r} is retired: it takes no documents")
+            raise conflict(f"the record type {collection!r} is retired: it takes no documents", record_type=collection)
         return None
 
     async def _learn(self, store: Store, tenant: Tenant, row: Row) -> DocumentCheck:

@@ -6,8 +6,9 @@ from datetime import datetime
 
 from actionengine.changes.models import History, SchemaAt
 from actionengine.changes.schema import Schema
-from actionengine.changes.store import Store, conflict, not_found, op_of
+from actionengine.changes.store import Store, conflict, op_of
 from actionengine.changes.transform import OpRefused, edit
+from actionengine.errors import ErrorCode, failing
 from actionengine.storage.tables import Row
 
 _STEPS = ("id", "change_id", "position", "applied_version", "executed_at")
@@ -26,7 +27,11 @@ async def schema_at_change(store: Store, record_type: Row, change: Row) -> Schem
 async def schema_at_time(store: Store, record_type: Row, at: datetime) -> SchemaAt:
     """The schema that was in force at a time. Raises `ActionException(not_found)` for one before there was a type."""
     if at < record_type["created_at"]:
-        raise not_found("record type", record_type["key"], at=at.isoformat())
+        raise failing(
+            ErrorCode.NOT_FOUND,
+            f"at {at.isoformat()} there was no record type {record_type['key']!r} yet",
+            created_at=record_type["created_at"].isoformat(),
+        )
     versions = [step["applied_version"] for step in await _steps(store, record_type) if step["executed_at"] <= at]
     return await _schema_of_version(store, record_type, max(versions, default=1))
 

@@ -246,7 +246,7 @@ class ListPatchOps(Input):
     """The ops of a change, in the order in which they are applied: after this position, at most so many."""
 
     change_id: str
-    after: int | None = None
+    after: int | None = Field(default=None, ge=0, lt=2**31)
     limit: int = Field(default=100, ge=1, le=1000)
 
 

@@ -14,8 +14,10 @@ PEOPLE: tuple[ActorType, ...] = ("human", "integration", "system", "workflow")
 class ChangeControlPermissions:
     """The permission that each part of change control asks for; None asks for none.
 
-    `read`: get, list, preview, history. `author`: draft changes, with their targets and ops. `approve`: make a change
-    `Ready`. `merge`: merge, or execute. `manage`: make projects and record types, activate and retire them.
+    `read`: get, list, preview, history. `author`: draft changes, with their targets and ops, and move them on, but for
+    what the next two say. `approve`: make a change `Ready`. `merge`: merge, or execute. `manage`: make projects and
+    record types, activate and retire them. An AI can be given `read`, `author` and, to make things, `manage`; the rest
+    it is refused whatever it has.
     """
 
     read: str | None = "changes.read"

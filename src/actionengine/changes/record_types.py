@@ -27,11 +27,21 @@ from actionengine.changes.models import (
 )
 from actionengine.changes.permissions import PEOPLE, ChangeControlPermissions
 from actionengine.changes.schema import Schema
-from actionengine.changes.store import Store, ancestors, conflict, new_id, not_found, now, state_of, store_of
+from actionengine.changes.store import (
+    Store,
+    ancestors,
+    conflict,
+    new_id,
+    not_found,
+    now,
+    record_type_subject,
+    state_of,
+    store_of,
+)
 from actionengine.changes.transform import GraphError, RecordTypeState, TypeGraph, check_graph
 from actionengine.errors import ActionError, ErrorCode, failing
 from actionengine.plan import native
-from actionengine.services.access import access_of
+from actionengine.services.access import SystemAccess, access_of
 from actionengine.storage.tables import Row
 
 
@@ -119,21 +129,23 @@ async def _activate(data: RecordTypeReference, ctx: ActionContext) -> Result[Rec
                 f"which of them is meant",
                 project_id=other["project_id"],
             )
-    return Success(await _with_status(store, row, "active"))
+    return Success(await _with_status(store, access_of(ctx), row, "active"))
 
 
 @native
 async def _retire(data: RecordTypeReference, ctx: ActionContext) -> Result[RecordType, ActionError]:
     store = store_of(ctx)
-    return Success(await _with_status(store, await store.record_type(data.project_id, data.key, lock=True), "retired"))
+    row = await store.record_type(data.project_id, data.key, lock=True)
+    return Success(await _with_status(store, access_of(ctx), row, "retired"))
 
 
-async def _with_status(store: Store, row: Row, status: RecordTypeStatus) -> RecordType:
-    if row["status"] != status:
-        changed = {"status": status, "updated_at": now()}
-        await store.record_types.update([{"id": row["id"], **changed}])
-        row = {**row, **changed}
-    return RecordType(**row)
+async def _with_status(store: Store, access: SystemAccess, row: Row, status: RecordTypeStatus) -> RecordType:
+    if row["status"] == status:
+        access.nothing_changed()
+        return RecordType(**row)
+    changed = {"status": status, "updated_at": now()}
+    await store.record_types.update([{"id": row["id"], **changed}])
+    return RecordType(**{**row, **changed})
 
 
 @native
@@ -155,7 +167,7 @@ async def _verify_history(data: RecordTypeReference, ctx: ActionContext) -> Resu
 @native
 async def _check_documents(data: CheckDocuments, ctx: ActionContext) -> Result[DocumentCheck, ActionError]:
     store = store_of(ctx)
-    row = await store.record_type(data.project_id, data.key)
+    await store.record_type(data.project_id, data.key)
     bases = await store.bases(data.project_id)
     keys = (data.key, *ancestors(data.key, bases))
     rows = await store.record_types.find({"project_id": data.project_id, "key": keys})
@@ -163,8 +175,9 @@ async def _check_documents(data: CheckDocuments, ctx: ActionContext) -> Result[D
     schemas = graph.schemas
     if data.change_id is not None:
         change = await store.change(data.change_id)
-        if change["project_id"] == row["project_id"]:
-            schemas |= run(await load(store, change, lock=False)).transformed.schemas
+        if change["project_id"] != data.project_id:
+            raise not_found("change", data.change_id, project_id=data.project_id)
+        schemas |= run(await load(store, change, lock=False)).transformed.schemas
     schema = graph.effective(data.key, schemas)
     checked = await check_documents(access_of(ctx).records(data.key), data.key, schema, data.limit, data.after)
     access_of(ctx).show({"checked": checked.checked, "misfits": len(checked.misfits)})
@@ -172,7 +185,7 @@ async def _check_documents(data: CheckDocuments, ctx: ActionContext) -> Result[D
 
 
 def _subject(data: Any) -> str:
-    return f"record_type/{data.key}"
+    return record_type_subject(data.project_id, data.key)
 
 
 def record_types_service(permissions: ChangeControlPermissions) -> Service:

@@ -49,10 +49,11 @@ class Field:
 class Schema:
     """The fields of one record type, in their order. Operations give a new schema, which shares the other fields."""
 
-    __slots__ = ("_by_name", "fields")
+    __slots__ = ("_by_name", "_names", "fields")
 
     def __init__(self, fields: tuple[Field, ...] = ()) -> None:
         self.fields = fields
+        self._names: tuple[str, ...] | None = None
         self._by_name: dict[str, Field] | None = None
 
     @staticmethod
@@ -64,29 +65,38 @@ class Schema:
         """The schema as JSON has it."""
         return {"fields": [field.definition for field in self.fields]}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the fields, in their order."""
+        if self._names is None:
+            self._names = tuple(field.name for field in self.fields)
+        return self._names
+
     def get(self, name: str) -> Field | None:
         """The field of a name."""
         if self._by_name is None:
-            self._by_name = {field.name: field for field in self.fields}
+            self._by_name = dict(zip(self.names, self.fields, strict=True))
         return self._by_name.get(name)
 
     def adding(self, field: Field, before: str | None = None) -> Schema:
         """With one field more, before another one or at the end."""
-        place = len(self.fields) if before is None else self._place(before)
-        return Schema((*self.fields[:place], field, *self.fields[place:]))
+        place = len(self.fields) if before is None else self.names.index(before)
+        return self._with(place, place, field)
 
     def removing(self, name: str) -> Schema:
         """Without a field."""
-        place = self._place(name)
-        return Schema((*self.fields[:place], *self.fields[place + 1 :]))
+        place = self.names.index(name)
+        return self._with(place, place + 1)
 
     def replacing(self, name: str, field: Field) -> Schema:
         """With another field in the place of one."""
-        place = self._place(name)
-        return Schema((*self.fields[:place], field, *self.fields[place + 1 :]))
+        place = self.names.index(name)
+        return self._with(place, place + 1, field)
 
-    def _place(self, name: str) -> int:
-        return next(place for place, field in enumerate(self.fields) if field.name == name)
+    def _with(self, start: int, end: int, *fields: Field) -> Schema:
+        schema = Schema((*self.fields[:start], *fields, *self.fields[end:]))
+        schema._names = (*self.names[:start], *(field.name for field in fields), *self.names[end:])
+        return schema
 
     def __iter__(self) -> Iterator[Field]:
         return iter(self.fields)

@@ -106,6 +106,11 @@ def descendants(keys: Iterable[str], bases: Mapping[str, str | None]) -> set[str
     return found
 
 
+def record_type_subject(project_id: str, key: str) -> str:
+    """What events and the action log call a record type."""
+    return f"record_type/{project_id}/{key}"
+
+
 def new_id() -> str:
     """An id that sorts by time."""
     return str(uuid7())

@@ -217,16 +217,32 @@ def _check_hierarchy(graph: TypeGraph) -> None:
 
 
 def _check_fields(graph: TypeGraph, schemas: Mapping[str, Schema]) -> None:
+    demands = _demands(graph, schemas)
     for key, schema in schemas.items():
-        counts = Counter(field.name for field in schema)
-        for name, count in counts.items():
+        for name, count in Counter(schema.names).items():
             if count > 1:
                 raise GraphError(f"{key!r} has the field {name!r} twice")
+        if (base := graph.types[key].base_type) is None:
+            continue
         for field in schema:
-            if not field.required and (base := graph.requiring(key, field.name, schemas)) is not None:
+            if not field.required and field.name in demands[base]:
                 raise GraphError(
-                    f"E7: {key!r} does not require the field {field.name!r}, which its base type {base!r} requires"
+                    f"E7: {key!r} does not require the field {field.name!r}, "
+                    f"which its base type {demands[base][field.name]!r} requires"
                 )
+
+
+def _demands(graph: TypeGraph, schemas: Mapping[str, Schema]) -> Mapping[str, Mapping[str, str]]:
+    """For each type: the fields that it or a base of it requires, with the nearest type that does."""
+    demands: dict[str, Mapping[str, str]] = {}
+    for key in graph.types:
+        path = [key, *graph.ancestors(key)] if key not in demands else []
+        for each in reversed(path):
+            base = graph.types[each].base_type
+            inherited = demands[base] if base is not None else {}
+            own = {field.name: each for field in schemas[each] if field.required}
+            demands[each] = {**inherited, **own} if own else inherited
+    return demands
 
 
 def _is_required(schema: Schema, field: str) -> bool:

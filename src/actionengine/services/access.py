@@ -52,6 +52,10 @@ class SystemAccess:
         and finds in the unit of work what is true by then."""
         self._execution.after_failure = (*self._execution.after_failure, write)
 
+    def nothing_changed(self) -> None:
+        """There is nothing to tell: a command that found everything as it should be yields no event."""
+        self._execution.emitted = True
+
     def show(self, output: Any) -> None:
         """What the action log shows as the output, instead of all of it."""
         self._execution.output = to_json(output)

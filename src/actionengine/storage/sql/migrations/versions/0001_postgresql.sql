@@ -408,6 +408,21 @@ BEGIN
     RETURN NEW;
 END $$;
 
+-- E6: a snapshot is what its record type is when it is taken.
+
+CREATE FUNCTION public.ae_check_snapshot() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM public.ae_record_types t
+    WHERE t.tenant_id = NEW.tenant_id AND t.project_id = NEW.project_id AND t.key = NEW.record_type_key
+        AND (t.version <> NEW.version OR t.schema::pg_catalog.jsonb <> NEW.schema::pg_catalog.jsonb);
+    IF FOUND THEN
+        RAISE EXCEPTION 'E6: a snapshot of % has its version and its schema', NEW.record_type_key
+            USING ERRCODE = 'AE004';
+    END IF;
+    RETURN NULL;
+END $$;
+
 -- E7: what a base type requires, a derived type that says something of it requires too.
 
 CREATE FUNCTION public.ae_check_required_fields() RETURNS trigger
@@ -582,6 +597,8 @@ CREATE TRIGGER ae_execution BEFORE UPDATE ON public.ae_patch_ops
 
 CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_change_targets
     FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
+CREATE TRIGGER ae_e6 AFTER INSERT ON public.ae_snapshots
+    FOR EACH ROW EXECUTE FUNCTION public.ae_check_snapshot();
 CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_snapshots
     FOR EACH STATEMENT EXECUTE FUNCTION public.ae_refuse_change();
 

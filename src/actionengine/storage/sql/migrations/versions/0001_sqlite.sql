@@ -520,6 +520,19 @@ BEGIN
     );
 END;
 
+-- E6: a snapshot is what its record type is when it is taken.
+
+CREATE TRIGGER ae_snapshots_e6 AFTER INSERT ON ae_snapshots
+BEGIN
+    SELECT RAISE(ABORT, 'E6: a snapshot has the version and the schema of its record type')
+    WHERE EXISTS (
+        SELECT 1
+        FROM ae_record_types t
+        WHERE t.tenant_id = new.tenant_id AND t.project_id = new.project_id AND t.key = new.record_type_key
+            AND (t.version <> new.version OR json(t.schema) <> json(new.schema))
+    );
+END;
+
 -- E7: what a base type requires, a derived type that says something of it requires too. Rows are looked at one by one,
 -- in the order in which they were added: base types first.
 

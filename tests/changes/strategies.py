@@ -1,0 +1,128 @@
+"""Record types that inherit from each other, and changes that they accept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import strategies as st
+
+from actionengine.changes.compensation import Touched
+from actionengine.changes.ops import PatchOp, parse_op
+from actionengine.changes.schema import Field, Schema
+from actionengine.changes.transform import OpRefused, RecordTypeState, TypeGraph, apply_op, transform
+
+KEYS = ("asset", "machine", "crane", "tower_crane", "vehicle")
+NAMES = ("code", "name", "weight", "owner", "site")
+NEW_NAMES = (*NAMES, "height", "notes")
+
+
+@st.composite
+def definitions(draw: st.DrawFn) -> dict[str, Any]:
+    definition: dict[str, Any] = {"type": draw(st.sampled_from(["string", "number", "date"]))}
+    if draw(st.booleans()):
+        definition["required"] = draw(st.booleans())
+    if draw(st.booleans()):
+        definition["label"] = draw(st.sampled_from(["One", "Two"]))
+    return definition
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> TypeGraph:
+    """Up to five types, of which each may derive from an earlier one; E7 holds."""
+    graph = TypeGraph(())
+    for key in KEYS[: draw(st.integers(1, len(KEYS)))]:
+        base = draw(st.sampled_from([None, *graph.types]))
+        state = RecordTypeState(key, "plant", base, 1, Schema())
+        graph = TypeGraph([*graph.types.values(), state])
+        fields = []
+        for name in draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=len(NAMES))):
+            definition = draw(definitions())
+            if graph.requiring(key, name, graph.schemas) is not None:
+                definition["required"] = True
+            fields.append(Field.of(name, definition))
+        graph = TypeGraph([*graph.types.values(), replace(state, schema=Schema(tuple(fields)))])
+    return graph
+
+
+def is_free(op: PatchOp, others: Sequence[PatchOp]) -> bool:
+    """G1: no other op of the change touches the field, or gives the name."""
+    return not any(
+        op.record_type == other.record_type
+        and (op.field == other.field or (op.gives is not None and op.gives == other.gives))
+        for other in others
+    )
+
+
+def names_of(ops: Sequence[PatchOp]) -> set[tuple[str | None, str]]:
+    """The fields that ops are about, each with its type."""
+    return {(op.record_type, name) for op in ops for name in op.touched}
+
+
+@st.composite
+def ops_on(draw: st.DrawFn, schemas: Mapping[str, Schema]) -> PatchOp:
+    """An op that these types may accept."""
+    key = draw(st.sampled_from(sorted(schemas)))
+    present = [field.name for field in schemas[key]]
+    kind = draw(st.sampled_from(["add_field", "set_field", "remove_field", "rename_field"]))
+    absent = [name for name in NEW_NAMES if name not in schemas[key]]
+    if not present or not absent:
+        kind = "add_field" if absent else "set_field"
+    field = draw(st.sampled_from(absent if kind == "add_field" else present))
+    if kind == "remove_field":
+        return parse_op("remove_field", {"record_type": key, "field": field})
+    if kind == "rename_field":
+        new_name = draw(st.sampled_from(absent))
+        return parse_op("rename_field", {"record_type": key, "old_name": field, "new_name": new_name})
+    payload: dict[str, Any] = {"record_type": key, "field": field, "definition": draw(definitions())}
+    following = draw(st.sampled_from([None, *(name for name in present if name != field)]))
+    if following is not None:
+        payload["before"] = following
+    if kind == "set_field":
+        return parse_op("set_field", payload)
+    return parse_op("add_field", payload | {"override": draw(st.booleans())})
+
+
+@st.composite
+def changes(
+    draw: st.DrawFn, graph: TypeGraph, avoiding: Sequence[PatchOp] = (), attempts: int = 20
+) -> tuple[PatchOp, ...]:
+    """The ops of a change that these types accept, one after the other; on other fields than those to be avoided."""
+    schemas, ops = graph.schemas, list[PatchOp]()
+    for _ in range(draw(st.integers(1, attempts))):
+        op = draw(ops_on(schemas))
+        if not is_free(op, ops) or names_of([op]) & names_of(avoiding):
+            continue
+        try:
+            changed = apply_op(graph, op, schemas)
+        except OpRefused:
+            continue
+        assert op.record_type is not None
+        schemas[op.record_type] = changed
+        ops.append(op)
+    return tuple(ops)
+
+
+@st.composite
+def changed_graphs(draw: st.DrawFn) -> tuple[TypeGraph, tuple[PatchOp, ...]]:
+    graph = draw(graphs())
+    return graph, draw(changes(graph))
+
+
+def applied(graph: TypeGraph, ops: Sequence[PatchOp]) -> TypeGraph:
+    """The types as a change leaves them."""
+    schemas = transform(graph, ops).schemas
+    touched = {op.record_type for op in ops}
+    return TypeGraph(
+        replace(state, schema=schemas[key], version=state.version + (key in touched))
+        for key, state in graph.types.items()
+    )
+
+
+def touched_by(before: TypeGraph, after: TypeGraph, ops: Sequence[PatchOp]) -> dict[str, Touched]:
+    """What a change has done to each type."""
+    return {
+        key: Touched(before.types[key].schema, after.types[key].schema, [op for op in ops if op.record_type == key])
+        for key in sorted({op.record_type for op in ops if op.record_type is not None})
+    }

@@ -1,0 +1,289 @@
+"""Compensation: ops that take back what a change has done, and nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from actionengine.changes.compensation import ChangedSince, Touched, compensation
+from actionengine.changes.ops import PatchOp, parse_op
+from actionengine.changes.schema import Field, Schema
+from actionengine.changes.transform import GraphError, OpRefused, RecordTypeState, TypeGraph, transform
+from tests.changes.strategies import applied, changed_graphs, changes, is_free, names_of, touched_by
+
+thorough = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def attempt(graph: TypeGraph, touched: dict[str, Touched]) -> tuple[PatchOp, ...] | OpRefused | ChangedSince:
+    """The ops, or why there are none."""
+    try:
+        return plan(graph, touched)
+    except ChangedSince as changed:
+        return changed
+    except OpRefused as refused:
+        return refused
+
+
+def plan(graph: TypeGraph, touched: dict[str, Touched]) -> tuple[PatchOp, ...]:
+    """The ops, of which a change can have each, and which it can have together."""
+    ops = compensation(graph, touched)
+    for place, op in enumerate(ops):
+        assert op == parse_op(op.op_type, op.payload)
+        assert is_free(op, ops[:place])
+    return ops
+
+
+def test_a_change_is_taken_back_to_the_order_of_the_fields() -> None:
+    refused = Counter[bool]()
+
+    @thorough
+    @given(changed_graphs())
+    def check(changed: tuple[TypeGraph, tuple[PatchOp, ...]]) -> None:
+        graph, ops = changed
+        after = applied(graph, ops)
+        back = attempt(after, touched_by(graph, after, ops))
+        refused[isinstance(back, OpRefused)] += 1
+        if isinstance(back, OpRefused):
+            assert "require" in back.reason
+            return
+        assert not isinstance(back, ChangedSince)
+        assert transform(after, back).schemas == graph.schemas
+
+    check()
+    assert refused[True] < refused[False] / 50
+
+
+def test_a_change_that_was_executed_in_two_goes_is_taken_back_as_a_whole() -> None:
+    refused = Counter[bool]()
+
+    @thorough
+    @given(changed_graphs(), st.data())
+    def check(changed: tuple[TypeGraph, tuple[PatchOp, ...]], data: st.DataObject) -> None:
+        graph, first = changed
+        between = applied(graph, first)
+        second = data.draw(changes(between))
+        after = applied(between, second)
+        back = attempt(after, touched_by(graph, after, (*first, *second)))
+        refused[isinstance(back, OpRefused)] += 1
+        if isinstance(back, OpRefused):
+            assert "require" in back.reason
+            return
+        assert not isinstance(back, ChangedSince)
+        assert transform(after, back).schemas == graph.schemas
+
+    check()
+    assert refused[True] < refused[False] / 20
+
+
+@thorough
+@given(changed_graphs(), st.data())
+def test_what_others_have_done_to_other_fields_since_stays(
+    changed: tuple[TypeGraph, tuple[PatchOp, ...]], data: st.DataObject
+) -> None:
+    graph, ops = changed
+    after = applied(graph, ops)
+    now = applied(after, data.draw(changes(after, avoiding=ops)))
+    back = attempt(now, touched_by(graph, after, ops))
+    if isinstance(back, OpRefused):
+        assert "require" in back.reason
+        return
+    assert not isinstance(back, ChangedSince)
+    assert definitions_in(applied(now, back)) == merged(graph, now, ops)
+
+
+@thorough
+@given(changed_graphs(), st.data())
+def test_what_others_have_done_between_two_goes_stays(
+    changed: tuple[TypeGraph, tuple[PatchOp, ...]], data: st.DataObject
+) -> None:
+    graph, first = changed
+    between = applied(graph, first)
+    others = data.draw(changes(between, avoiding=first, attempts=10))
+    later = applied(between, others)
+    second = data.draw(changes(later, avoiding=others, attempts=10))
+    after = applied(later, second)
+    ops = (*first, *second)
+    back = attempt(after, touched_by(graph, after, ops))
+    if isinstance(back, OpRefused):
+        assert "require" in back.reason
+        return
+    if isinstance(back, ChangedSince):
+        assert any(op.payload.get("before") for op in second), "it stands before a field that another change gave"
+        return
+    assert definitions_in(applied(after, back)) == merged(graph, after, ops)
+
+
+@thorough
+@given(changed_graphs(), st.data())
+def test_nothing_is_taken_back_where_others_have_touched_the_same_field_since(
+    changed: tuple[TypeGraph, tuple[PatchOp, ...]], data: st.DataObject
+) -> None:
+    graph, ops = changed
+    after = applied(graph, ops)
+    others = data.draw(changes(after))
+    now = applied(after, others)
+    contested = names_of(ops) & names_of(others)
+    error = attempt(now, touched_by(graph, after, ops))
+    if isinstance(error, OpRefused):
+        return
+    if isinstance(error, ChangedSince):
+        assert (error.key, error.field) in contested
+        assert error.then == after.types[error.key].schema.get(error.field)
+        assert error.now == now.types[error.key].schema.get(error.field)
+        assert error.then != error.now
+        return
+    was, then, found = definitions_in(graph), definitions_in(after), definitions_in(now)
+    assert all(found.get(name) == then.get(name) for name in contested if was.get(name) != then.get(name))
+
+
+def definitions_in(graph: TypeGraph) -> dict[tuple[str | None, str], Any]:
+    return {(key, field.name): field.definition for key, schema in graph.schemas.items() for field in schema}
+
+
+def merged(before: TypeGraph, now: TypeGraph, ops: Sequence[PatchOp]) -> dict[tuple[str | None, str], Any]:
+    """The fields that these ops are about as they were, the others as they are."""
+    touched = names_of(ops)
+    kept = {name: definition for name, definition in definitions_in(now).items() if name not in touched}
+    return kept | {name: definition for name, definition in definitions_in(before).items() if name in touched}
+
+
+# By example
+
+
+def schema(*names: str, required: Sequence[str] = ()) -> Schema:
+    return Schema(tuple(Field.of(name, {"type": "string", "required": name in required}) for name in names))
+
+
+def types(base: str | None = None, **schemas: Schema) -> TypeGraph:
+    """The first type, and others that derive from it where `base` names it."""
+    return TypeGraph(
+        RecordTypeState(key, "plant", base if key != base else None, 1, fields) for key, fields in schemas.items()
+    )
+
+
+def add(key: str, field: str, **more: Any) -> PatchOp:
+    return parse_op("add_field", {"record_type": key, "field": field, "definition": {"type": "string"}, **more})
+
+
+def put(key: str, field: str, type: str = "string", required: bool = False, **more: Any) -> PatchOp:
+    definition = {"type": type, "required": required}
+    return parse_op("set_field", {"record_type": key, "field": field, "definition": definition, **more})
+
+
+def remove(key: str, field: str) -> PatchOp:
+    return parse_op("remove_field", {"record_type": key, "field": field})
+
+
+def rename(key: str, old: str, new: str) -> PatchOp:
+    return parse_op("rename_field", {"record_type": key, "old_name": old, "new_name": new})
+
+
+def back(graph: TypeGraph, *ops: PatchOp, since: Sequence[PatchOp] = ()) -> tuple[list[str], dict[str, list[str]]]:
+    """The ops that take a change back, and the names of the fields that come of them."""
+    after = applied(graph, ops)
+    now = applied(after, since)
+    found = plan(now, touched_by(graph, after, ops))
+    schemas = transform(now, found).schemas
+    return [str(op) for op in found], {key: [field.name for field in fields] for key, fields in schemas.items()}
+
+
+def test_each_kind_of_op_has_its_inverse() -> None:
+    graph = types(job=schema("a", "b", "c"))
+    ops = (add("job", "d"), put("job", "a", "number"), remove("job", "b"), rename("job", "c", "e"))
+
+    found, names = back(graph, *ops)
+
+    assert found == [
+        "rename_field job.e → c",
+        "set_field job.a",
+        "remove_field job.d",
+        "add_field job.b",
+    ]
+    assert names == {"job": ["a", "b", "c"]}
+
+
+def test_a_change_that_has_done_nothing_needs_nothing() -> None:
+    assert back(types(job=schema("a", "b")), put("job", "a")) == ([], {"job": ["a", "b"]})
+
+
+def test_a_field_that_was_last_is_so_again() -> None:
+    assert back(types(job=schema("a", "b", "c")), put("job", "c", before="a")) == (
+        ["set_field job.a", "set_field job.b"],
+        {"job": ["a", "b", "c"]},
+    )
+
+
+def test_a_field_that_was_moved_goes_back_whatever_was_added_since() -> None:
+    moved = put("job", "c", before="a")
+    _, names = back(types(job=schema("a", "b", "c", "d")), moved, since=[add("job", "e"), add("job", "f", before="b")])
+    assert names == {"job": ["a", "f", "b", "c", "d", "e"]}
+
+
+def test_a_removed_field_stands_where_it_stood() -> None:
+    _, names = back(types(job=schema("a", "b", "c")), remove("job", "b"), since=[remove("job", "a"), add("job", "d")])
+    assert names == {"job": ["b", "c", "d"]}
+
+
+def test_names_that_were_swapped_are_swapped_again() -> None:
+    graph = types(job=Schema((Field.of("a", {"type": "string"}), Field.of("b", {"type": "number"}))))
+    swap = [rename("job", "a", "c"), rename("job", "b", "a"), rename("job", "c", "b")]
+
+    after = applied(graph, swap)
+    found = plan(after, touched_by(graph, after, swap))
+
+    assert transform(after, found).schemas == graph.schemas
+
+
+def test_a_base_type_lets_go_before_those_that_derive_from_it_and_requires_after_them() -> None:
+    graph = types("thing", thing=schema("code"), job=schema("code"))
+    tighten = [put("job", "code", required=True), put("thing", "code", required=True)]
+
+    assert back(graph, *tighten)[0] == ["set_field thing.code", "set_field job.code"]
+
+    strict = types("thing", thing=schema("code", required=["code"]), job=schema("code", required=["code"]))
+    assert back(strict, put("thing", "code"), put("job", "code"))[0] == ["set_field job.code", "set_field thing.code"]
+
+
+def test_a_field_that_hid_an_inherited_one_hides_it_again() -> None:
+    graph = types("thing", thing=schema("note"), job=schema("note"))
+    after = applied(graph, [remove("job", "note")])
+
+    (op,) = plan(after, touched_by(graph, after, [remove("job", "note")]))
+
+    assert op.op_type == "add_field"
+    assert op.payload["override"] is True
+
+
+def test_what_a_base_type_requires_now_cannot_be_taken_back_in_a_derived_one() -> None:
+    graph = types("thing", thing=schema("code"), job=schema())
+    change = [add("job", "code", override=True, definition={"type": "string", "required": True})]
+    after = applied(graph, change)
+    now = applied(after, [put("thing", "code", required=True)])
+
+    with pytest.raises(OpRefused, match=r"remove_field job\.code: E7: the base type 'thing' requires the field 'code'"):
+        compensation(now, touched_by(graph, after, change))
+
+
+def test_a_field_that_was_removed_and_is_there_again_has_changed_since() -> None:
+    graph = types(job=schema("a", "b"))
+    after = applied(graph, [remove("job", "a")])
+    now = applied(after, [add("job", "a")])
+
+    with pytest.raises(ChangedSince, match=r"job\.a has changed since") as raised:
+        compensation(now, touched_by(graph, after, [remove("job", "a")]))
+
+    assert raised.value.then is None
+    assert raised.value.now is now.types["job"].schema.get("a")
+
+
+def test_types_that_do_not_hang_together_are_not_compensated() -> None:
+    cyclic = TypeGraph(
+        [RecordTypeState("a", "plant", "b", 1, schema()), RecordTypeState("b", "plant", "a", 1, schema())]
+    )
+    with pytest.raises(GraphError, match="cycle"):
+        compensation(cyclic, {"a": Touched(schema("x"), schema(), [remove("a", "x")])})

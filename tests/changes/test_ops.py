@@ -1,0 +1,245 @@
+"""Patch ops: what each kind takes, and what it says to a payload that is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actionengine.changes.ops import OpType, PatchOp, parse_op
+from actionengine.changes.schema import FIELD_TYPES
+from actionengine.errors import ActionException, ErrorCode
+
+DIFF = """\
+--- a/main.py
++++ b/main.py
+@@ -1,2 +1,2 @@
+ import os
+-print("old")
++print("new")
+"""
+
+TEXT = {"type": "string"}
+
+
+def payload(**more: Any) -> dict[str, Any]:
+    return {"record_type": "job", "field": "title", **more}
+
+
+def refusal(op_type: OpType, payload: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
+    """The message, and each field with its problem."""
+    with pytest.raises(ActionException) as raised:
+        parse_op(op_type, payload)
+    error = raised.value.error
+    assert error.code == ErrorCode.INVALID_INPUT
+    assert error.details["op_type"] == op_type
+    return error.message, [(problem["field"], problem["problem"]) for problem in error.details["problems"]]
+
+
+@pytest.mark.parametrize(
+    ("op_type", "sent", "record_type", "field", "gives", "shown"),
+    [
+        ("add_field", payload(definition=TEXT), "job", "title", "title", "add_field job.title"),
+        ("set_field", payload(definition=TEXT), "job", "title", None, "set_field job.title"),
+        ("remove_field", payload(), "job", "title", None, "remove_field job.title"),
+        (
+            "rename_field",
+            {"record_type": "job", "old_name": "a", "new_name": "b"},
+            "job",
+            "a",
+            "b",
+            "rename_field job.a → b",
+        ),
+        ("edit_file", {"file_path": "main.py", "diff": DIFF}, None, None, None, "edit_file main.py"),
+    ],
+)
+def test_an_op_knows_what_it_is_about(
+    op_type: OpType, sent: dict[str, Any], record_type: str | None, field: str | None, gives: str | None, shown: str
+) -> None:
+    op = parse_op(op_type, sent)
+
+    assert op == PatchOp(op_type, sent)
+    assert (op.record_type, op.field, op.gives, str(op)) == (record_type, field, gives, shown)
+    assert op.touched == {name for name in (field, gives) if name is not None}
+
+
+@pytest.mark.parametrize("type", FIELD_TYPES)
+def test_each_type_of_field_can_be_added(type: str) -> None:
+    assert parse_op("add_field", payload(definition={"type": type})).payload["definition"] == {"type": type}
+
+
+def test_what_is_not_said_is_not_stored() -> None:
+    assert parse_op("add_field", payload(definition={"type": "string"})).payload == payload(definition=TEXT)
+
+
+def test_what_the_library_does_not_know_of_a_field_is_kept() -> None:
+    definition = {"type": "choice", "choices": ["a", "b"], "label": "Title", "help": {"en": ["…"], "hidden": None}}
+    assert parse_op("set_field", payload(definition=definition)).payload["definition"] == definition
+
+
+def test_a_definition_may_repeat_the_name_of_its_field() -> None:
+    assert parse_op("add_field", payload(definition={**TEXT, "name": "title"})).payload["definition"] == TEXT
+
+
+@given(st.text(min_size=1, max_size=100).filter(lambda name: name == name.strip() and name.isprintable()))
+@settings(max_examples=100)
+def test_a_name_is_any_printable_text(name: str) -> None:
+    assert parse_op("remove_field", {"record_type": name, "field": name}).field == name
+
+
+def test_an_op_that_was_parsed_is_one_again() -> None:
+    op = parse_op("add_field", payload(definition={**TEXT, "required": True}, before="date", override=True))
+    assert parse_op(op.op_type, op.payload) == op
+
+
+# Payloads that are none
+
+
+def test_a_field_that_is_missing_is_named() -> None:
+    assert refusal("add_field", {"record_type": "job", "definition": TEXT}) == (
+        "add_field: field: Field required",
+        [("field", "Field required")],
+    )
+
+
+@pytest.mark.parametrize(
+    ("op_type", "fields"),
+    [
+        ("add_field", ["record_type", "field", "definition"]),
+        ("set_field", ["record_type", "field", "definition"]),
+        ("remove_field", ["record_type", "field"]),
+        ("rename_field", ["record_type", "old_name", "new_name"]),
+        ("edit_file", ["file_path", "diff"]),
+    ],
+)
+def test_an_empty_payload_is_told_all_that_it_lacks(op_type: OpType, fields: list[str]) -> None:
+    message, problems = refusal(op_type, {})
+    assert problems == [(field, "Field required") for field in fields]
+    assert message.startswith(f"{op_type}: {fields[0]}: Field required; ")
+
+
+def test_a_field_of_an_unknown_type_is_told_the_types_that_there_are() -> None:
+    message, problems = refusal("add_field", payload(definition={"type": "colour"}))
+    assert problems[0][0] == "definition.type"
+    assert message.startswith("add_field: definition.type: Input should be 'string', 'number', 'boolean', 'reference'")
+
+
+@pytest.mark.parametrize(
+    ("op_type", "sent"),
+    [
+        ("add_field", payload(definition=TEXT, fields=1)),
+        ("set_field", payload(definition=TEXT, override=True)),
+        ("remove_field", payload(definition=TEXT)),
+        ("rename_field", {"record_type": "job", "old_name": "a", "new_name": "b", "override": True}),
+        ("edit_file", {"file_path": "main.py", "diff": DIFF, "record_type": "job"}),
+    ],
+)
+def test_a_key_that_an_op_does_not_have_is_refused(op_type: OpType, sent: dict[str, Any]) -> None:
+    extra = list(sent)[-1]
+    assert refusal(op_type, sent) == (
+        f"{op_type}: {extra}: Extra inputs are not permitted",
+        [(extra, "Extra inputs are not permitted")],
+    )
+
+
+def test_a_definition_is_of_the_field_of_the_op() -> None:
+    message, _ = refusal("set_field", payload(definition={**TEXT, "name": "tittle"}))
+    assert message == "set_field: payload: the definition is of 'tittle', the op of 'title'"
+
+
+@pytest.mark.parametrize("op_type", ["add_field", "set_field"])
+def test_a_field_does_not_stand_before_itself(op_type: OpType) -> None:
+    message, _ = refusal(op_type, payload(definition=TEXT, before="title"))
+    assert message == f"{op_type}: payload: 'title' cannot stand before itself"
+
+
+def test_a_field_is_not_renamed_to_itself() -> None:
+    message, _ = refusal("rename_field", {"record_type": "job", "old_name": "title", "new_name": "title"})
+    assert message == "rename_field: payload: 'title' is to be renamed to itself"
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\x00b", "\x1b[31m", " a", "a ", "a\u2028b", "a\u202eb"])
+@pytest.mark.parametrize("field", ["record_type", "field", "before"])
+def test_a_name_has_printable_characters_only(field: str, name: str) -> None:
+    reason = "a name neither begins nor ends with a space, and has printable characters only"
+    assert refusal("add_field", payload(definition=TEXT) | {field: name}) == (
+        f"add_field: {field}: {reason}",
+        [(field, reason)],
+    )
+
+
+@pytest.mark.parametrize("name", ["", "x" * 101])
+def test_a_name_has_one_to_a_hundred_characters(name: str) -> None:
+    ((field, problem),) = refusal("rename_field", {"record_type": "job", "old_name": "a", "new_name": name})[1]
+    assert field == "new_name"
+    assert "character" in problem
+
+
+def test_choices_are_for_a_choice() -> None:
+    message, _ = refusal("add_field", payload(definition={"type": "number", "choices": ["1"]}))
+    assert message == "add_field: definition: choices are for fields of the type 'choice', not 'number'"
+
+
+def test_a_choice_has_a_choice() -> None:
+    ((field, _),) = refusal("add_field", payload(definition={"type": "choice", "choices": []}))[1]
+    assert field == "definition.choices"
+
+
+def test_a_definition_is_json() -> None:
+    ((field, _),) = refusal("add_field", payload(definition={**TEXT, "label": object()}))[1]
+    assert field.startswith("definition.label")
+
+
+# Diffs
+
+
+def of_file(diff: str) -> str:
+    message, problems = refusal("edit_file", {"file_path": "main.py", "diff": diff})
+    ((field, problem),) = problems
+    assert field == "diff"
+    assert message == f"edit_file: diff: {problem}"
+    return problem
+
+
+@pytest.mark.parametrize("diff", ["", "please make it blue", "\n\n", "--- a/main.py\n+++ b/main.py\n"])
+def test_a_text_without_hunks_is_no_diff(diff: str) -> None:
+    assert of_file(diff) == "this is no unified diff: no line is added or removed in it"
+
+
+def test_a_diff_that_changes_nothing_is_none() -> None:
+    assert of_file("--- a/x\n+++ b/x\n@@ -1 +1 @@\n same\n") == (
+        "this is no unified diff: no line is added or removed in it"
+    )
+
+
+def test_a_diff_is_of_one_file() -> None:
+    assert of_file(DIFF + DIFF.replace("main.py", "other.py")) == "an op edits one file, and this diff is of 2"
+
+
+@pytest.mark.parametrize(
+    "diff",
+    [
+        DIFF.replace("-1,2 +1,2", "-1,3 +1,3"),
+        DIFF.replace("-1,2 +1,2", "-1,1 +1,1"),
+        DIFF.replace("--- a/main.py\n+++ b/main.py\n", ""),
+        DIFF.replace(" import os", "import os"),
+    ],
+)
+def test_a_damaged_diff_is_refused_without_what_is_in_it(diff: str) -> None:
+    problem = of_file(diff)
+    assert problem.startswith("this is no unified diff: ")
+    assert "import os" not in problem
+
+
+@given(st.lists(st.sampled_from([*DIFF.splitlines(), "\\ No newline at end of file", "rubbish", "@@", ""])))
+@settings(max_examples=150)
+def test_any_text_is_a_diff_or_invalid_input(lines: list[str]) -> None:
+    sent = {"file_path": "main.py", "diff": "\n".join(lines)}
+    try:
+        op = parse_op("edit_file", sent)
+    except ActionException:
+        refusal("edit_file", sent)
+    else:
+        assert op.payload == sent
