@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
 
 from actionengine.errors import ActionException, ErrorCode, failing
@@ -157,3 +157,20 @@ def _check_depth(encoded: bytes, limit: int) -> None:
 
 def _reason(error: Exception) -> str:
     return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def refusals(error: ValidationError, sensitive: Collection[str] = ()) -> list[dict[str, str]]:
+    """What is wrong with an input, as details of an `invalid_input`: of each field `path`, `reason` and `type`; without
+    what was in it, and without a reason that may quote what stands under a sensitive name."""
+    found = []
+    for item in error.errors(include_url=False, include_context=False, include_input=False):
+        path = [str(part) for part in item["loc"]]
+        secret = any(part in sensitive for part in path)
+        reason = "is not valid" if secret else item["msg"].removeprefix("Value error, ")
+        found.append({"path": ".".join(path), "reason": reason, "type": item["type"]})
+    return found
+
+
+def summary(refused: Sequence[Mapping[str, str]]) -> str:
+    """The same in one line."""
+    return "; ".join(f"{item['path'] or 'payload'}: {item['reason']}" for item in refused)

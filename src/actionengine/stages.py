@@ -24,7 +24,7 @@ from actionengine.driving import drive
 from actionengine.errors import ActionError, ActionException, ErrorCode, failing, sendable
 from actionengine.execution_state import ApprovalNeeded, Execution, Phase
 from actionengine.masking import MASK, revealed_json, searchable_json
-from actionengine.payload import Limits, carry, fingerprint, receive
+from actionengine.payload import Limits, carry, fingerprint, receive, refusals, summary
 from actionengine.plan import ActionPlan, is_async
 from actionengine.storage.port import (
     APPROVALS,
@@ -436,11 +436,5 @@ async def _awaited(decision: Awaitable[Decision]) -> Decision:
 
 
 def _invalid(plan: ActionPlan, error: ValidationError) -> ActionException:
-    """The paths and reasons of a failed validation, without the input, and without a reason that may quote a secret."""
-    fields = []
-    for item in error.errors(include_url=False, include_context=False, include_input=False):
-        path = ".".join(str(part) for part in item["loc"])
-        secret = any(str(part) in plan.sensitive for part in item["loc"])
-        fields.append({"path": path, "reason": "is not valid" if secret else item["msg"], "type": item["type"]})
-    summary = "; ".join(f"{item['path'] or 'payload'}: {item['reason']}" for item in fields)
-    return failing(ErrorCode.INVALID_INPUT, f"{plan.name}: {summary}", fields=fields)
+    fields = refusals(error, plan.sensitive)
+    return failing(ErrorCode.INVALID_INPUT, f"{plan.name}: {summary(fields)}", fields=fields)

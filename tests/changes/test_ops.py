@@ -35,7 +35,7 @@ def refusal(op_type: OpType, payload: dict[str, Any]) -> tuple[str, list[tuple[s
     error = raised.value.error
     assert error.code == ErrorCode.INVALID_INPUT
     assert error.details["op_type"] == op_type
-    return error.message, [(problem["field"], problem["problem"]) for problem in error.details["problems"]]
+    return error.message, [(field["path"], field["reason"]) for field in error.details["fields"]]
 
 
 @pytest.mark.parametrize(

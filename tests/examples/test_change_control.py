@@ -274,7 +274,7 @@ def test_an_op_that_says_nothing_sensible_is_400_and_says_what_is_wrong(office: 
     (target,) = office.get(f"changes/{change}/targets")
     op = {"target_id": target["id"], "op_type": "add_field", "payload": {**URGENCY, "definition": {"type": "colour"}}}
     error = refused(office.ask(f"changes/{change}/ops", op), 400, "invalid_input")
-    assert error["details"]["problems"][0]["field"] == "definition.type"
+    assert error["details"]["fields"][0]["path"] == "definition.type"
     refused(office.ask(f"changes/{change}/ops", {**op, "op_type": "explode"}), 400, "invalid_input")
     refused(office.ask(f"changes/{change}/transition", {"status": "Done"}), 400, "invalid_input")
     refused(office.host.get(f"/api/changes/{change}/ops?limit=many", BOT), 400, "invalid_input")

@@ -30,7 +30,8 @@ class ChangedField(_Part):
 
 
 class TypeDiff(_Part):
-    """What becomes of one record type. Fields are their definitions, names included."""
+    """What becomes of one record type. Fields are their definitions, names included; `moved` names those that were set
+    to stand before another one."""
 
     record_type_key: str
     from_version: int
@@ -39,11 +40,14 @@ class TypeDiff(_Part):
     removed: tuple[dict[str, object], ...] = ()
     renamed: tuple[RenamedField, ...] = ()
     changed: tuple[ChangedField, ...] = ()
+    moved: tuple[str, ...] = ()
 
 
 def difference(key: str, version: int, before: Schema, after: Schema, ops: Iterable[PatchOp]) -> TypeDiff:
     """From one schema of a type to another, which these ops (those of other types count for nothing) have led to."""
-    origins = origins_of(before, (op for op in ops if op.record_type == key))
+    own = [op for op in ops if op.record_type == key]
+    origins = origins_of(before, own)
+    placed = {op.field for op in own if op.op_type == "set_field" and "before" in op.payload}
     kept = {name: origin for name, origin in origins.items() if origin is not None}
     survivors = set(kept.values())
     return TypeDiff(
@@ -62,6 +66,7 @@ def difference(key: str, version: int, before: Schema, after: Schema, ops: Itera
             for field in after
             if field.name in kept and not _same(old := _definition(before, kept[field.name]), field.definition)
         ),
+        moved=tuple(field.name for field in after if field.name in placed),
     )
 
 

@@ -12,6 +12,7 @@ from pydantic_core import to_json
 from actionengine.changes.models import DocumentCheck, Misfit
 from actionengine.changes.schema import Field as SchemaField
 from actionengine.changes.schema import Schema
+from actionengine.payload import refusals
 from actionengine.storage.port import AsyncRecords
 
 _TYPES: Mapping[str, Any] = {
@@ -41,16 +42,17 @@ def _declared(field: SchemaField) -> tuple[Any, Any]:
     return (type, Field(alias=field.name)) if field.required else (type | None, Field(None, alias=field.name))
 
 
-def misfits(model: type[BaseModel], document: bytes) -> dict[str, str]:
-    """Each field of a document (JSON) that does not fit, with the reason; nothing of what is in it is shown."""
+def misfits(model: type[BaseModel], document: bytes) -> list[dict[str, str]]:
+    """Each field of a document (JSON) that does not fit: its `path`, the `reason` and its `type`, as `refusals` has
+    them; nothing of what is in it is shown."""
     try:
         model.__pydantic_validator__.validate_json(document)
     except ValidationError as error:
-        problems: dict[str, str] = {}
-        for problem in error.errors(include_url=False, include_context=False, include_input=False):
-            problems.setdefault(str(problem["loc"][0]) if problem["loc"] else "", problem["msg"])
-        return problems
-    return {}
+        return [
+            refusal | ({"reason": "the record type has no such field"} if refusal["type"] == "extra_forbidden" else {})
+            for refusal in refusals(error)
+        ]
+    return []
 
 
 async def check_documents(
@@ -59,7 +61,11 @@ async def check_documents(
     """Which documents of a collection do not fit a schema: of a page, by id."""
     model = model_of(key, schema)
     page = await records.list(limit=limit, after=after)
-    found = [Misfit(id=record.id, problems=why) for record in page if (why := misfits(model, to_json(record.data)))]
+    found = [
+        Misfit(id=record.id, problems={refusal["path"]: refusal["reason"] for refusal in refused})
+        for record in page
+        if (refused := misfits(model, to_json(record.data)))
+    ]
     return DocumentCheck(
         record_type_key=key,
         checked=len(page),

@@ -15,6 +15,7 @@ from actionengine.changes.store import Store, ancestors, conflict, state_of
 from actionengine.changes.transform import TypeGraph
 from actionengine.context import Tenant
 from actionengine.errors import ErrorCode, failing
+from actionengine.payload import summary
 from actionengine.storage.port import DocumentCheck, UnitOfWork
 from actionengine.storage.records import encode_document
 from actionengine.storage.tables import Row
@@ -88,7 +89,7 @@ def _versions(rows: Sequence[Row]) -> dict[str, Version]:
 
 def _check_fit(collection: str, model: type[BaseModel], data: Mapping[str, Any]) -> None:
     """Raises `ActionException(invalid_input)` for a document that does not fit, naming each field and the reason."""
-    problems = misfits(model, encode_document(collection, data))
-    if problems:
-        described = "; ".join(f"{field}: {reason}" for field, reason in problems.items())
-        raise failing(ErrorCode.INVALID_INPUT, f"this is no {collection!r} document: {described}", fields=problems)
+    fields = misfits(model, encode_document(collection, data))
+    if fields:
+        message = f"this is no {collection!r} document: {summary(fields)}"
+        raise failing(ErrorCode.INVALID_INPUT, message, record_type=collection, fields=fields)

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 from actionengine.changes.diffs import check_diff
 from actionengine.changes.schema import FieldType
 from actionengine.errors import ErrorCode, failing
+from actionengine.payload import refusals, summary
 
 OpType = Literal["add_field", "set_field", "remove_field", "rename_field", "edit_file"]
 OP_TYPES: tuple[str, ...] = get_args(OpType)
@@ -157,15 +158,9 @@ def parse_op(op_type: OpType, payload: Mapping[str, Any]) -> PatchOp:
     try:
         checked = _PAYLOADS[op_type].model_validate(payload)
     except ValidationError as error:
-        problems = [
-            {
-                "field": ".".join(map(str, problem["loc"])) or "payload",
-                "problem": problem["msg"].removeprefix("Value error, "),
-            }
-            for problem in error.errors(include_url=False, include_context=False, include_input=False)
-        ]
-        message = "; ".join(f"{problem['field']}: {problem['problem']}" for problem in problems)
-        raise failing(ErrorCode.INVALID_INPUT, f"{op_type}: {message}", op_type=op_type, problems=problems) from None
+        fields = refusals(error)
+        message = f"{op_type}: {summary(fields)}"
+        raise failing(ErrorCode.INVALID_INPUT, message, op_type=op_type, fields=fields) from None
     return PatchOp(op_type, _without_defaults(checked))
 
 

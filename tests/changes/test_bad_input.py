@@ -1,0 +1,497 @@
+"""Bad input gets the code that it should, a message that names the op and the field, and nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pytest
+from uuid_utils import uuid7
+
+from actionengine import ActionError, ErrorCode
+from tests.changes.desk import (
+    Desk,
+    Op,
+    add,
+    besides_the_log,
+    edit_file,
+    expect,
+    put,
+    refused,
+    remove,
+    rename,
+    scenario,
+    schema,
+)
+
+INVALID, NOT_FOUND, CONFLICT = ErrorCode.INVALID_INPUT, ErrorCode.NOT_FOUND, ErrorCode.CONFLICT
+NO_ID = (str(uuid7()), "", "x" * 10_000, "größe", "'; DROP TABLE ae_changes; --")
+"""What no row has for an id."""
+UNSTORABLE = ("a\0b", "\ud800")
+"""What no storage keeps in a text."""
+WRONG = (None, 7, True, ["job"], {"id": "job"})
+"""What is no text."""
+DIFF = "--- a/main.py\n+++ b/main.py\n@@ -1 +1 @@\n-one\n+two\n"
+
+
+class Scene(NamedTuple):
+    """A project with the active type `job`, and a draft with a target and an op."""
+
+    desk: Desk
+    project: Any
+    change: Any
+    target: Any
+    op: Any
+
+    async def asked(self, name: str, payload: Any) -> ActionError:
+        """The error of an action, which has written nothing but its row of the log."""
+        before = self.desk.dump()
+        answer = await self.desk.ask(name, payload)
+        assert isinstance(answer, ActionError), (name, payload, answer)
+        after = self.desk.dump()
+        assert besides_the_log(before, after) == {}, (name, payload)
+        assert len(after["ae_action_log"]) == len(before["ae_action_log"]) + 1
+        return answer
+
+    async def all_of(self, name: str, payloads: Sequence[Any], *codes: ErrorCode) -> None:
+        """Each of these payloads is refused with one of these codes, and nothing is written but a row of the log."""
+        before = self.desk.dump()
+        for payload in payloads:
+            answer = await self.desk.ask(name, payload)
+            assert isinstance(answer, ActionError), (name, payload, answer)
+            assert answer.code in codes, (name, str(payload)[:200], answer)
+            assert answer.to_dict()
+        after = self.desk.dump()
+        assert besides_the_log(before, after) == {}
+        assert len(after["ae_action_log"]) == len(before["ae_action_log"]) + len(payloads)
+
+
+async def scene(desk: Desk) -> Scene:
+    project = await desk.job()
+    change = await desk.change(project)
+    target = expect(await desk.target(change, "job"))
+    return Scene(desk, project, change, target, expect(await desk.op(change, add("job", "a"), target)))
+
+
+def valid(set: Scene) -> Mapping[str, dict[str, Any]]:
+    """A payload that each action takes."""
+    project, change = {"project_id": set.project.id}, {"change_id": set.change.id}
+    job = {**project, "key": "job"}
+    return {
+        "projects.create": {"name": "another"},
+        "projects.get": project,
+        "projects.list": {},
+        "record_types.create": {**project, "key": "task", "schema": schema(a="string")},
+        "record_types.get": job,
+        "record_types.list": project,
+        "record_types.activate": job,
+        "record_types.retire": job,
+        "record_types.schema_at": {**job, "at": "2999-01-01T00:00:00Z"},
+        "record_types.verify_history": job,
+        "record_types.check_documents": job,
+        "changes.create": {**project, "title": "a change"},
+        "changes.get": change,
+        "changes.list": {},
+        "changes.add_target": {**change, "type": "record_type", "selector": {"record_type_key": "job"}},
+        "changes.list_targets": change,
+        "changes.add_patch_op": {
+            **change,
+            "target_id": set.target.id,
+            "op_type": "add_field",
+            "payload": add("job", "b")[1],
+        },
+        "changes.list_patch_ops": change,
+        "changes.delete_patch_op": {**change, "op_id": set.op.id},
+        "changes.transition": {**change, "status": "Implementing"},
+        "changes.preview": change,
+        "changes.execute": change,
+        "changes.merge": change,
+        "changes.list_snapshots": change,
+        "changes.plan_compensation": change,
+    }
+
+
+# Every action
+
+
+@scenario
+async def test_what_is_no_object_is_invalid(desk: Desk) -> None:
+    set = await scene(desk)
+
+    for name in valid(set):
+        await set.all_of(name, [None, 7, ["x"]], INVALID)
+
+
+@scenario
+async def test_keys_that_are_not_known_are_invalid(desk: Desk) -> None:
+    set = await scene(desk)
+
+    for name, payload in valid(set).items():
+        for extra in ("tenant_id", "größe"):
+            error = refused(await set.desk.ask(name, {**payload, extra: "x"}), INVALID)
+            assert extra in error.message or extra in str(error.details), (name, error)
+
+
+@scenario
+async def test_fields_that_are_missing_are_invalid_and_named(desk: Desk) -> None:
+    set = await scene(desk)
+    optional = {"schema", "at"}
+
+    for name, payload in valid(set).items():
+        for field in payload.keys() - optional:
+            refused(await set.asked(name, {key: payload[key] for key in payload if key != field}), INVALID, field)
+    refused(
+        await set.asked("record_types.schema_at", {"project_id": set.project.id, "key": "job"}),
+        INVALID,
+        "change_id or at",
+    )
+
+
+@scenario
+async def test_ids_that_nothing_has_are_not_found(desk: Desk) -> None:
+    set = await scene(desk)
+
+    for name, payload in valid(set).items():
+        for field in payload.keys() & {"project_id", "change_id", "target_id", "op_id"}:
+            await set.all_of(name, [{**payload, field: id} for id in NO_ID], NOT_FOUND)
+
+
+@scenario
+async def test_ids_that_are_no_texts_are_invalid(desk: Desk) -> None:
+    set = await scene(desk)
+
+    for name, payload in valid(set).items():
+        for field in payload.keys() & {"project_id", "change_id", "target_id", "op_id", "key"}:
+            await set.all_of(name, [{**payload, field: wrong} for wrong in WRONG], INVALID)
+
+
+@scenario
+async def test_texts_that_no_storage_keeps_are_refused(desk: Desk) -> None:
+    set = await scene(desk)
+
+    for name, payload in valid(set).items():
+        for field, value in payload.items():
+            if isinstance(value, str):
+                await set.all_of(name, [{**payload, field: text} for text in UNSTORABLE], INVALID, NOT_FOUND)
+
+
+@scenario
+async def test_payloads_that_are_huge_or_deep_are_invalid(desk: Desk) -> None:
+    set = await scene(desk)
+    deep: Any = "deep"
+    for _ in range(100):
+        deep = [deep]
+    deeper: Any = {}
+    for _ in range(100_000):
+        deeper = {"a": deeper}
+
+    for name, payload in valid(set).items():
+        await set.all_of(name, [{**payload, "more": each} for each in ("x" * 2_000_000, deep, deeper)], INVALID)
+    definitions = [{"type": "string", "label": each} for each in ("x" * 2_000_000, deep)]
+    op = valid(set)["changes.add_patch_op"]
+    payloads = [{**op, "payload": {**op["payload"], "definition": each}} for each in definitions]
+    await set.all_of("changes.add_patch_op", payloads, INVALID)
+
+
+@scenario
+async def test_pages_are_of_1_to_1000_and_begin_after_something_that_there_can_be(desk: Desk) -> None:
+    set = await scene(desk)
+    lists = ("projects.list", "record_types.list", "changes.list", "changes.list_targets", "changes.list_patch_ops")
+
+    for name in (*lists, "record_types.check_documents"):
+        payload = valid(set)[name]
+        limits = (0, -1, 1001, 10**30, "all", None, 1.5)
+        await set.all_of(name, [{**payload, "limit": each} for each in limits], INVALID)
+        afters: list[Any] = [[], {}, 1.5]
+        await set.all_of(name, [{**payload, "after": each} for each in afters], INVALID)
+    ops = valid(set)["changes.list_patch_ops"]
+    wrong = ("first", -1, 2**31, 2**63, 10**30, -(10**30))
+    await set.all_of("changes.list_patch_ops", [{**ops, "after": each} for each in wrong], INVALID)
+    assert await desk.ask("changes.list_patch_ops", {**ops, "after": 2**31 - 1}) == ()
+
+
+# Projects and record types
+
+
+@scenario
+async def test_names_and_titles_have_1_to_200_characters(desk: Desk) -> None:
+    set = await scene(desk)
+    wrong = ["", "x" * 201, *WRONG]
+
+    await set.all_of("projects.create", [{"name": each} for each in wrong], INVALID)
+    await set.all_of("projects.create", [{"name": "x", "require_review": each} for each in (None, "maybe", 7)], INVALID)
+    await set.all_of("projects.create", [{"name": "x", "description": each} for each in (None, "x" * 10_001)], INVALID)
+    change = {"project_id": set.project.id}
+    await set.all_of("changes.create", [{**change, "title": each} for each in wrong], INVALID)
+    plan = valid(set)["changes.plan_compensation"]
+    await set.all_of("changes.plan_compensation", [{**plan, "title": each} for each in wrong if each], INVALID)
+
+
+@scenario
+async def test_keys_are_plain_names_that_are_not_the_librarys(desk: Desk) -> None:
+    set = await scene(desk)
+    create = valid(set)["record_types.create"]
+    wrong = ["", " ", " job", "job ", "a\nb", "a\tb", "\u200b", "a\u202eb", "x" * 101, "ae_approvals", "ae_", "a\x7f"]
+
+    await set.all_of("record_types.create", [{**create, "key": each} for each in (*wrong, *UNSTORABLE)], INVALID)
+    await set.all_of("record_types.create", [{**create, "base_type": each} for each in ("", " ", 7)], INVALID)
+
+
+@pytest.mark.parametrize("name", ["größe", "値段 🏗", "a.b", "a'b", 'a"b\\', "__class__", "model_config", "$.x", "%s"])
+@scenario
+async def test_names_may_be_any_printable_text(desk: Desk, name: str) -> None:
+    project = await desk.project()
+    expect(await desk.type(project, name, schema(**{name: "string!"}), active=True))
+    await desk.merged(project, add(name, f"{name}2", "number"))
+
+    id = expect(await desk.keep(name, {name: "x", f"{name}2": 1}))
+    error = refused(await desk.keep(name, {f"{name}2": 1}), INVALID, f"{name}: Field required")
+
+    assert await desk.ask("host.read", {"type": name, "id": id}) == {name: "x", f"{name}2": 1}
+    assert [*error.details["fields"]] == [name]
+    await desk.merged(project, rename(name, name, f"{name}3"))
+    assert await desk.names(project, name) == [f"{name}3", f"{name}2"]
+    assert (await desk.history(project, name)).is_intact
+
+
+@scenario
+async def test_schemas_of_the_wrong_shape_are_invalid(desk: Desk) -> None:
+    set = await scene(desk)
+    field = {"name": "a", "type": "string"}
+    fields: list[Any] = [
+        [field, field],
+        [{"name": "a"}],
+        [{"type": "string"}],
+        [{**field, "name": ""}],
+        [{**field, "name": 7}],
+        [{**field, "name": "a\0"}],
+        [{**field, "required": "perhaps"}],
+        [{**field, "required": None}],
+        [{**field, "type": "money"}],
+        [{**field, "choices": ["a"]}],
+        [{**field, "type": "choice", "choices": []}],
+        [{**field, "type": "choice", "choices": "ab"}],
+        [{**field, "type": "choice", "choices": [1]}],
+        [{**field, "label": "a\0"}],
+        [{**field, "a\0": "label"}],
+        ["a"],
+        [None],
+        {"a": "string"},
+        "a",
+        None,
+    ]
+    schemas: list[Any] = [*({"fields": each} for each in fields), None, [], "schema", {"fields": [], "more": 1}]
+    create = valid(set)["record_types.create"]
+
+    await set.all_of("record_types.create", [{**create, "schema": each} for each in schemas], INVALID)
+
+
+@scenario
+async def test_times_are_times_with_a_zone(desk: Desk) -> None:
+    set = await scene(desk)
+    job = {"project_id": set.project.id, "key": "job"}
+
+    wrong: list[Any] = ["", "yesterday", "2024-01-01T00:00:00", [], {}, True, "99999-01-01T00:00:00Z"]
+    await set.all_of("record_types.schema_at", [{**job, "at": each} for each in wrong], INVALID)
+    both = {**job, "at": "2024-01-01T00:00:00Z", "change_id": set.change.id}
+    refused(await set.asked("record_types.schema_at", both), INVALID, "either")
+    for early in ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "1970-01-01T00:00:00Z"):
+        refused(await set.asked("record_types.schema_at", {**job, "at": early}), NOT_FOUND, "'job'")
+    for late in ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59-14:00"):
+        assert expect(await desk.ask("record_types.schema_at", {**job, "at": late})).version == 1
+
+
+@scenario
+async def test_states_are_those_that_there_are(desk: Desk) -> None:
+    set = await scene(desk)
+    wrong = ["", "draft", "MERGED", "Approved", None, 7, ["Draft"], "Draft\0"]
+
+    await set.all_of("changes.transition", [{"change_id": set.change.id, "status": each} for each in wrong], INVALID)
+    await set.all_of("changes.list", [{"status": each} for each in wrong if each is not None], INVALID)
+    types = {"project_id": set.project.id}
+    await set.all_of("record_types.list", [{**types, "status": each} for each in ("Active", 7, "merged")], INVALID)
+
+
+# Ops
+
+
+@scenario
+async def test_an_op_type_is_one_that_is_known(desk: Desk) -> None:
+    set = await scene(desk)
+    op = valid(set)["changes.add_patch_op"]
+
+    wrong = ["", "addField", "ADD_FIELD", "drop_table", None, 7, ["add_field"]]
+    await set.all_of("changes.add_patch_op", [{**op, "op_type": each} for each in wrong], INVALID)
+    payloads: list[Any] = [None, [], "x", 7]
+    await set.all_of("changes.add_patch_op", [{**op, "payload": each} for each in payloads], INVALID)
+
+
+OPS: Mapping[str, dict[str, Any]] = {
+    "add_field": add("job", "b")[1],
+    "set_field": put("job", "title")[1],
+    "remove_field": remove("job", "title")[1],
+    "rename_field": rename("job", "title", "name")[1],
+    "edit_file": edit_file()[1],
+}
+
+
+@pytest.mark.parametrize("op_type", OPS)
+@scenario
+async def test_a_payload_has_every_field_of_its_op_type_and_no_other(desk: Desk, op_type: str) -> None:
+    set = await scene(desk)
+    right = OPS[op_type]
+    op = {"change_id": set.change.id, "target_id": set.target.id, "op_type": op_type}
+
+    for field in right:
+        missing = {key: value for key, value in right.items() if key != field}
+        error = refused(await set.asked("changes.add_patch_op", {**op, "payload": missing}), INVALID, op_type, field)
+        assert error.details["op_type"] == op_type
+        assert [refused["path"] for refused in error.details["fields"]] == [field]
+        values: list[Any] = [None, 7, [], "", "\0", "x" * 20_000]
+        for wrong in values:
+            payload = {**op, "payload": {**right, field: wrong}}
+            error = await set.asked("changes.add_patch_op", payload)
+            if (field, wrong) != ("file_path", "\0"):
+                refused(error, INVALID, op_type, field)
+    refused(await set.asked("changes.add_patch_op", {**op, "payload": {**right, "more": 1}}), INVALID, op_type, "more")
+
+
+@scenario
+async def test_definitions_of_the_wrong_shape_are_invalid(desk: Desk) -> None:
+    set = await scene(desk)
+    wrong: list[Op] = [
+        add("job", "b", "money"),
+        add("job", "b", required="perhaps"),
+        add("job", "b", required=None),
+        add("job", "b", choices=["a"]),
+        add("job", "b", "choice", choices=[]),
+        add("job", "b", "choice", choices=[None]),
+        add("job", "b", name="c"),
+        add("job", "b", label="a\0"),
+        add("job", "b", before="b"),
+        add("job", "b", before=""),
+        add("job", "b", before=7),
+        add("job", "b", override="perhaps"),
+        put("job", "title", name="c"),
+        put("job", "title", override=True),
+        put("job", "title", before="title"),
+        rename("job", "title", "title"),
+        rename("job", "title", " name"),
+        rename("job", "title", "a\u202eb"),
+    ]
+
+    for op_type, payload in wrong:
+        given = {"change_id": set.change.id, "target_id": set.target.id, "op_type": op_type, "payload": payload}
+        error = refused(await set.asked("changes.add_patch_op", given), INVALID)
+        assert op_type in error.message or "u0000" in error.message, error
+
+
+@pytest.mark.parametrize(
+    "diff",
+    [
+        "not a diff",
+        "",
+        "--- a/main.py\n+++ b/main.py\n",
+        "--- a/main.py\n+++ b/main.py\n@@ -1 +1 @@\n one\n",
+        "--- a/main.py\n+++ b/main.py\n@@ -1,5 +1 @@\n-one\n+two\n",
+        "@@ -1 +1 @@\n-one\n+two\n",
+        DIFF + DIFF.replace("main", "other"),
+        DIFF + "\0",
+        {"old": "one", "new": "two"},
+        None,
+    ],
+)
+@scenario
+async def test_a_diff_is_one_of_one_file_that_changes_something(desk: Desk, diff: Any) -> None:
+    set = await scene(desk)
+    target = expect(await desk.target(set.change, "main.py", "file"))
+    op = {"change_id": set.change.id, "target_id": target.id, "op_type": "edit_file"}
+
+    answer = await set.asked("changes.add_patch_op", {**op, "payload": {"file_path": "main.py", "diff": diff}})
+
+    error = refused(answer, INVALID)
+    assert ("edit_file" in error.message and "diff" in error.message) or "u0000" in error.message, error
+
+
+# What is well formed, and wrong all the same
+
+
+@scenario
+async def test_what_a_change_does_not_know_is_not_found(desk: Desk) -> None:
+    set = await scene(desk)
+    other = await desk.project()
+    expect(await desk.type(other, "task"))
+    another = await desk.change(set.project)
+    before = desk.dump()
+
+    refused(await desk.target(set.change, "task"), NOT_FOUND, "'task'")
+    refused(await desk.op(set.change, add("task", "a"), set.target), NOT_FOUND, "'task'")
+    refused(await desk.op(set.change, add("nothing", "a"), set.target), NOT_FOUND, "'nothing'")
+    refused(await desk.op(another, add("job", "a"), set.target), NOT_FOUND, set.target.id)
+    refused(await desk.delete_op(another, set.op), NOT_FOUND, set.op.id)
+    refused(await desk.get_type(other, "job"), NOT_FOUND, "'job'")
+    refused(await desk.get_type(set.project, "task"), NOT_FOUND, "'task'")
+
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+@scenario
+async def test_an_op_on_a_target_of_another_type_is_unprocessable(desk: Desk) -> None:
+    set = await scene(desk)
+    targets = [expect(await desk.target(set.change, "job", type)) for type in ("form", "workflow", "rule", "script")]
+    before = desk.dump()
+
+    for target in targets:
+        answer = await desk.op(set.change, add("job", "b"), target)
+        error = refused(answer, ErrorCode.UNPROCESSABLE, "add_field job.b", target.type)
+        assert (error.details["op_type"], error.details["field"]) == ("add_field", "b")
+
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+@scenario
+async def test_a_base_type_that_would_close_a_cycle_is_unprocessable(desk: Desk) -> None:
+    set = await scene(desk)
+
+    error = await set.asked("record_types.create", {"project_id": set.project.id, "key": "loop", "base_type": "loop"})
+
+    refused(error, ErrorCode.UNPROCESSABLE, "'loop'", "cycle")
+    assert error.details["field"] == "base_type"
+
+
+@scenario
+async def test_an_op_on_a_merged_change_and_a_second_one_on_a_field_are_conflicts(desk: Desk) -> None:
+    set = await scene(desk)
+
+    refused(await desk.op(set.change, put("job", "a"), set.target), CONFLICT, "set_field job.a", set.op.id)
+    expect(await desk.merge(set.change))
+    before = desk.dump()
+
+    refused(await desk.op(set.change, add("job", "b"), set.target), CONFLICT, "add_field job.b", "Merged")
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+@pytest.mark.parametrize(
+    ("op", "reason"),
+    [
+        (rename("job", "hours", "title"), "'title' is there already"),
+        (add("job", "title"), "'title' is there already"),
+        (put("job", "nothing"), "there is no field 'nothing'"),
+        (remove("job", "nothing"), "there is no field 'nothing'"),
+        (rename("job", "nothing", "b"), "there is no field 'nothing'"),
+        (add("job", "b", before="nothing"), "there is no field 'nothing'"),
+        (put("job", "title", before="nothing"), "there is no field 'nothing'"),
+    ],
+    ids=lambda each: each[0] if isinstance(each, tuple) else None,
+)
+@scenario
+async def test_an_op_that_cannot_be_applied_is_named_with_its_field_and_the_reason(
+    desk: Desk, op: Op, reason: str
+) -> None:
+    set = await scene(desk)
+    bad = expect(await desk.op(set.change, op, set.target))
+
+    for name in ("changes.preview", "changes.execute"):
+        error = refused(await set.asked(name, {"change_id": set.change.id}), ErrorCode.UNPROCESSABLE, op[0], reason)
+        assert error.details["op_id"] == bad.id
+        assert error.details["field"] == (op[1].get("field") or op[1]["old_name"])
