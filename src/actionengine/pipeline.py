@@ -205,6 +205,8 @@ class Pipeline(Stages):
             await self._perform(execution)
             await unit_of_work.release(savepoint)
             execution.add_row("succeeded")
+            # Of what has failed inside it.
+            parent.after_failure += execution.after_failure
             return Success(_answered(execution))
         except ApprovalNeeded as needed:
             root.needed = needed

@@ -16,6 +16,7 @@ from tests.changes.desk import (
     besides_the_log,
     edit_file,
     expect,
+    fields_of,
     put,
     refused,
     remove,
@@ -248,7 +249,7 @@ async def test_names_may_be_any_printable_text(desk: Desk, name: str) -> None:
     error = refused(await desk.keep(name, {f"{name}2": 1}), INVALID, f"{name}: Field required")
 
     assert await desk.ask("host.read", {"type": name, "id": id}) == {name: "x", f"{name}2": 1}
-    assert [*error.details["fields"]] == [name]
+    assert fields_of(error) == [name]
     await desk.merged(project, rename(name, name, f"{name}3"))
     assert await desk.names(project, name) == [f"{name}3", f"{name}2"]
     assert (await desk.history(project, name)).is_intact
@@ -350,9 +351,7 @@ async def test_a_payload_has_every_field_of_its_op_type_and_no_other(desk: Desk,
         values: list[Any] = [None, 7, [], "", "\0", "x" * 20_000]
         for wrong in values:
             payload = {**op, "payload": {**right, field: wrong}}
-            error = await set.asked("changes.add_patch_op", payload)
-            if (field, wrong) != ("file_path", "\0"):
-                refused(error, INVALID, op_type, field)
+            refused(await set.asked("changes.add_patch_op", payload), INVALID, op_type, field)
     refused(await set.asked("changes.add_patch_op", {**op, "payload": {**right, "more": 1}}), INVALID, op_type, "more")
 
 

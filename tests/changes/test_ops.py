@@ -163,7 +163,7 @@ def test_a_field_is_not_renamed_to_itself() -> None:
 @pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\x00b", "\x1b[31m", " a", "a ", "a\u2028b", "a\u202eb"])
 @pytest.mark.parametrize("field", ["record_type", "field", "before"])
 def test_a_name_has_printable_characters_only(field: str, name: str) -> None:
-    reason = "a name neither begins nor ends with a space, and has printable characters only"
+    reason = "it begins or ends with a space, or has characters that cannot be printed"
     assert refusal("add_field", payload(definition=TEXT) | {field: name}) == (
         f"add_field: {field}: {reason}",
         [(field, reason)],

@@ -103,7 +103,7 @@ def test_an_agent_drafts_and_previews_a_manager_merges_and_the_new_field_is_used
     job = host.new_job()
     details = {"parking": "in the yard", "urgency": "today"}
     error = refused(office.set_details(job, details), 400, "invalid_input")
-    assert set(error["details"]["fields"]) == {"urgency"}
+    assert [field["path"] for field in error["details"]["fields"]] == ["urgency"]
 
     change = office.draft(("add_field", URGENCY))
     preview = office.get(f"changes/{change}/preview")
@@ -126,7 +126,7 @@ def test_an_agent_drafts_and_previews_a_manager_merges_and_the_new_field_is_used
     assert office.set_details(job, details).json()["data"] == {"id": job, "version": 1, "details": details}
     assert host.do("jobs/get", {"job_id": job})["details"] == details
     error = refused(office.set_details(job, {"urgency": "yesterday"}), 400, "invalid_input")
-    assert set(error["details"]["fields"]) == {"urgency"}
+    assert [field["path"] for field in error["details"]["fields"]] == ["urgency"]
 
     authors = {row["action"]: row["actor_type"] for row in host.log(limit=100) if row["outcome"] == "succeeded"}
     assert authors["changes.add_patch_op"] == "ai"
@@ -363,7 +363,7 @@ def test_details_are_of_a_job_that_is_there(office: Office) -> None:
     job = office.host.new_job()
     assert office.host.do("jobs/get", {"job_id": job})["details"] == {}
     error = refused(office.set_details(job, {"floor": "third", "ladder_needed": 1}), 400, "invalid_input")
-    assert set(error["details"]["fields"]) == {"floor", "ladder_needed"}
+    assert {field["path"] for field in error["details"]["fields"]} == {"floor", "ladder_needed"}
     office.host.do("jobs/set_details", {"job_id": job, "details": {"floor": 3}}, TOM)
     replaced = office.host.do("jobs/set_details", {"job_id": job, "details": {"ladder_needed": True}}, TOM)
     assert replaced == {"id": job, "version": 2, "details": {"ladder_needed": True}}

@@ -31,7 +31,7 @@ from actionengine.changes.models import (
 from actionengine.changes.ops import parse_op
 from actionengine.changes.permissions import PEOPLE, ChangeControlPermissions
 from actionengine.changes.states import TAKES_OPS, may_go
-from actionengine.changes.store import conflict, not_found, now, store_of
+from actionengine.changes.store import conflict, not_found, now, page, store_of
 from actionengine.errors import ActionError, ErrorCode, failing
 from actionengine.plan import native
 from actionengine.services.access import access_of
@@ -54,9 +54,7 @@ async def _get(data: ChangeReference, ctx: ActionContext) -> Result[Change, Acti
 @native
 async def _list(data: ListChanges, ctx: ActionContext) -> Result[tuple[Change, ...], ActionError]:
     where = {name: value for name in ("project_id", "status") if (value := getattr(data, name)) is not None}
-    above = {"id": data.after} if data.after is not None else None
-    rows = await store_of(ctx).changes.find(where, above=above, limit=data.limit)
-    access_of(ctx).show({"count": len(rows)})
+    rows = await page(ctx, store_of(ctx).changes, where, by="id", after=data.after, limit=data.limit)
     return Success(tuple(Change(**row) for row in rows))
 
 
@@ -71,9 +69,8 @@ async def _add_target(data: AddTarget, ctx: ActionContext) -> Result[Target, Act
 async def _list_targets(data: ListTargets, ctx: ActionContext) -> Result[tuple[Target, ...], ActionError]:
     store = store_of(ctx)
     await store.change(data.change_id)
-    above = {"id": data.after} if data.after is not None else None
-    rows = await store.targets.find({"change_id": data.change_id}, above=above, limit=data.limit)
-    access_of(ctx).show({"count": len(rows)})
+    where = {"change_id": data.change_id}
+    rows = await page(ctx, store.targets, where, by="id", after=data.after, limit=data.limit)
     return Success(tuple(Target(**row) for row in rows))
 
 
@@ -89,9 +86,8 @@ async def _add_patch_op(data: AddPatchOp, ctx: ActionContext) -> Result[StoredPa
 async def _list_patch_ops(data: ListPatchOps, ctx: ActionContext) -> Result[tuple[StoredPatchOp, ...], ActionError]:
     store = store_of(ctx)
     await store.change(data.change_id)
-    above = {"position": data.after} if data.after is not None else None
-    rows = await store.ops.find({"change_id": data.change_id}, above=above, order=("position",), limit=data.limit)
-    access_of(ctx).show({"count": len(rows)})
+    where = {"change_id": data.change_id}
+    rows = await page(ctx, store.ops, where, by="position", after=data.after, limit=data.limit)
     return Success(tuple(StoredPatchOp(**row) for row in rows))
 
 

@@ -95,10 +95,11 @@ def _check_target(change: Row, op: Row, target: Row | None) -> None:
 
 async def _check_conflicts(store: Store, change: Row, ops: Sequence[Row], types: Mapping[str, Row]) -> None:
     """An op stops where another change has touched the same field since it was written."""
+    # What is about no type of the project is refused by the transform, with the op.
     stale = [
         op
         for op in ops
-        if op["record_type_key"] is not None and types[op["record_type_key"]]["version"] > op["record_type_version"]
+        if (type := types.get(op["record_type_key"])) is not None and type["version"] > op["record_type_version"]
     ]
     if not stale:
         return
@@ -116,13 +117,16 @@ async def _check_conflicts(store: Store, change: Row, ops: Sequence[Row], types:
         if other["change_id"] != change["id"]:
             for name in op_of(other).touched:
                 by_field.setdefault((other["record_type_key"], name), []).append(other)
-    conflicts = [
-        {"op": _shown(op), "since": _shown(other)}
-        for op in stale
-        for name in sorted(op_of(op).touched)
-        for other in by_field.get((op["record_type_key"], name), ())
-        if other["applied_version"] > op["record_type_version"]
-    ]
+    conflicts = []
+    for op in stale:
+        names = sorted(op_of(op).touched)
+        # Two renames may meet in both of their names: each other op is shown once.
+        met = {other["id"]: other for name in names for other in by_field.get((op["record_type_key"], name), ())}
+        conflicts += [
+            {"op": _shown(op), "since": _shown(other)}
+            for other in met.values()
+            if other["applied_version"] > op["record_type_version"]
+        ]
     if conflicts:
         first = conflicts[0]
         raise refused(

@@ -19,7 +19,7 @@ OP_TYPES: tuple[str, ...] = get_args(OpType)
 
 def _plain(name: str) -> str:
     if name != name.strip() or not name.isprintable():
-        raise ValueError("a name neither begins nor ends with a space, and has printable characters only")
+        raise ValueError("it begins or ends with a space, or has characters that cannot be printed")
     return name
 
 
@@ -106,7 +106,7 @@ class RenameField(_Payload):
 class EditFile(_Payload):
     """A unified diff of one file."""
 
-    file_path: str = Field(min_length=1, max_length=1000)
+    file_path: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_plain)]
     diff: Annotated[str, AfterValidator(check_diff)]
 
 

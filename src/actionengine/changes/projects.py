@@ -10,7 +10,7 @@ from actionengine.action_context import ActionContext
 from actionengine.actions import Service, create_action, create_service
 from actionengine.changes.models import CreateProject, Page, Project, ProjectReference
 from actionengine.changes.permissions import ChangeControlPermissions
-from actionengine.changes.store import conflict, new_id, now, store_of
+from actionengine.changes.store import conflict, new_id, now, page, store_of
 from actionengine.errors import ActionError
 from actionengine.plan import native
 from actionengine.services.access import access_of
@@ -34,9 +34,7 @@ async def _get(data: ProjectReference, ctx: ActionContext) -> Result[Project, Ac
 
 @native
 async def _list(data: Page, ctx: ActionContext) -> Result[tuple[Project, ...], ActionError]:
-    above = {"id": data.after} if data.after is not None else None
-    rows = await store_of(ctx).projects.find(above=above, limit=data.limit)
-    access_of(ctx).show({"count": len(rows)})
+    rows = await page(ctx, store_of(ctx).projects, {}, by="id", after=data.after, limit=data.limit)
     return Success(tuple(Project(**row) for row in rows))
 
 

@@ -34,6 +34,7 @@ from actionengine.changes.store import (
     new_id,
     not_found,
     now,
+    page,
     record_type_subject,
     state_of,
     store_of,
@@ -108,9 +109,7 @@ async def _list(data: ListRecordTypes, ctx: ActionContext) -> Result[tuple[Recor
     store = store_of(ctx)
     await store.project(data.project_id)
     where = {"project_id": data.project_id} | ({"status": data.status} if data.status is not None else {})
-    above = {"key": data.after} if data.after is not None else None
-    rows = await store.record_types.find(where, above=above, order=("key",), limit=data.limit)
-    access_of(ctx).show({"count": len(rows)})
+    rows = await page(ctx, store.record_types, where, by="key", after=data.after, limit=data.limit)
     return Success(tuple(RecordType(**row) for row in rows))
 
 

@@ -70,6 +70,15 @@ def store_of(ctx: ActionContext) -> Store:
     return Store(access_of(ctx).rows)
 
 
+async def page(
+    ctx: ActionContext, rows: AsyncRows, where: Mapping[str, Any], *, by: str, after: str | int | None, limit: int
+) -> list[Row]:
+    """A page of rows in the order of a column, those after a value of it. The action log says how many there were."""
+    found = await rows.find(where, above={by: after} if after is not None else None, order=(by,), limit=limit)
+    access_of(ctx).show({"count": len(found)})
+    return found
+
+
 def state_of(row: Row) -> RecordTypeState:
     """A record type as transforms see it."""
     return RecordTypeState(

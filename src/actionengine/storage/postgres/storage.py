@@ -128,6 +128,8 @@ class PostgresStorage(SQLStorage):
         )
         super().__init__(pools, session_options)
         self.begin = BEGIN[isolation_level]
+        # What a read-only action reads is of one moment, however many statements it takes.
+        self.begin_reading = BEGIN[max(isolation_level, "REPEATABLE READ", key=list(BEGIN).index)]
         self._prepares = prepared_statements
         self.listens = listens
         self._answer_timeout = answer_timeout

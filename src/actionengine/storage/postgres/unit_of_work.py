@@ -86,15 +86,16 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             parameters.append(storage.signer.context(tenant_id, self._action_id))
         parameters.extend(storage.limits)
         opening = storage.opening[self._read_only]
+        begin = storage.begin_reading if self._read_only and not self._is_lookup else storage.begin
         if claim is None:
             parameters.append(tenant_id)
-            rows = self._driver.execute((storage.begin, ()), (opening.plain, parameters), until=self._deadline)
+            rows = self._driver.execute((begin, ()), (opening.plain, parameters), until=self._deadline)
             self._check_deleted(rows[0][0])
             return None
         parameters += (milliseconds(wait), tenant_id, claim.action, claim.key, claim.fingerprint, tenant_id)
         try:
             ((is_deleted, is_claimed, _),) = self._driver.execute(
-                (storage.begin, ()), (opening.claiming, parameters), until=self._deadline
+                (begin, ()), (opening.claiming, parameters), until=self._deadline
             )
         except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
             return ClaimAnswer("in_progress")

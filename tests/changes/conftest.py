@@ -1,0 +1,122 @@
+"""What the tests of change control share: each storage in both worlds, and a desk on it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from examples.embedded_postgres import Database
+from psycopg.rows import dict_row
+from sqlalchemy import make_url
+
+from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage, Tenant
+from actionengine.storage.memory import Document
+from actionengine.testing import AsyncWorld, SyncWorld, World
+from actionengine.testing.worlds import a_tenant
+from tests.changes.desk import Desk, Dump, ReadTables, rows_of
+
+AnyStorage = InMemoryStorage | PostgresStorage | SQLiteStorage
+Place = tuple[World, ReadTables, str | None]
+
+BACKENDS = ("memory", "sqlite", "postgres")
+WORLDS = {"sync": SyncWorld, "async": AsyncWorld}
+
+
+@pytest.fixture(scope="module", params=[f"{backend}-{world}" for backend in BACKENDS for world in WORLDS])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Each storage in both worlds, and a way to read its tables; that on PostgreSQL as a role which row-level security
+    restricts. The tests of a file share it, each with tenants of its own."""
+    backend, _, world_name = request.param.partition("-")
+    storage: AnyStorage
+    read_tables: ReadTables
+    address: str | None = None
+    left_open = ExitStack()
+    if backend == "memory":
+        storage = InMemoryStorage()
+        read_tables = _of_memory(storage)
+    elif backend == "sqlite":
+        path = tmp_path_factory.mktemp("changes") / "changes.db"
+        storage = SQLiteStorage(path, synchronous="NORMAL")
+        read_tables, address = _of_sqlite(path), str(path)
+    else:
+        database: Database = request.getfixturevalue("postgres_database")
+        storage = PostgresStorage(database.app_url)
+        name = make_url(database.app_url).database
+        server = make_url(request.getfixturevalue("postgres_server")).set(database=name)
+        url = server.render_as_string(hide_password=False)
+        superuser = left_open.enter_context(psycopg.connect(url, autocommit=True, row_factory=dict_row))
+        read_tables, address = _of_postgres(superuser), database.app_url
+    with left_open, storage:
+        world = WORLDS[world_name](storage)
+        yield world, read_tables, address
+        world.close()
+
+
+@pytest.fixture
+def desk(place: Place) -> Desk:
+    """A desk of two tenants that nobody else has."""
+    world, read_tables, address = place
+    world.tenant, world.other_tenant = a_tenant(), a_tenant()
+    return Desk(world, read_tables, address=address)
+
+
+def _of_memory(storage: InMemoryStorage) -> ReadTables:
+    def read(tenants: Sequence[Tenant]) -> Dump:
+        dump: Dump = {}
+        for tenant in tenants:
+            data = storage._data.get(tenant.id)
+            if data is None:
+                continue
+            for name, versions in data.collections.items():
+                found = {id: version.document for id, version in versions.items() if version.document is not None}
+                dump.setdefault(name, {}).update({id: _columns(document) for id, document in found.items()})
+            for name, rows in (("ae_action_log", data.log), ("ae_events", data.events)):
+                dump.setdefault(name, {}).update({row.id: row._asdict() for row in rows})
+            claims = {" ".join(key): {"claim": claim} for key, claim in data.claims.items()}
+            dump.setdefault("ae_idempotency_keys", {}).update(claims)
+        return dump
+
+    return read
+
+
+def _columns(document: Any) -> dict[str, Any]:
+    if isinstance(document, dict):
+        return dict(document)
+    return document._asdict() if isinstance(document, Document) else {"value": document}
+
+
+def _of_sqlite(path: Path) -> ReadTables:
+    def read(tenants: Sequence[Tenant]) -> Dump:
+        dump: Dump = {}
+        with closing(sqlite3.connect(path)) as connection:
+            connection.row_factory = sqlite3.Row
+            found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE '%tenant_id%'")
+            for (table,) in found.fetchall():
+                statement = f"SELECT * FROM {table} WHERE tenant_id IN ({', '.join('?' * len(tenants))})"
+                rows = connection.execute(statement, [str(tenant.id) for tenant in tenants])
+                dump[table] = dict(rows_of(table, dict(row)) for row in rows)
+        return dump
+
+    return read
+
+
+def _of_postgres(connection: psycopg.Connection[dict[str, Any]]) -> ReadTables:
+    found = connection.execute(
+        "SELECT table_name FROM information_schema.columns WHERE table_schema = 'public' AND column_name = 'tenant_id'"
+    )
+    tables = [row["table_name"] for row in found]
+
+    def read(tenants: Sequence[Tenant]) -> Dump:
+        dump: Dump = {}
+        for table in tables:
+            statement = f"SELECT * FROM public.{table} WHERE tenant_id = ANY(%s)".encode()
+            rows = connection.execute(statement, [[tenant.id for tenant in tenants]])
+            dump[table] = dict(rows_of(table, row) for row in rows)
+        return dump
+
+    return read

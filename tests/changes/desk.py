@@ -1,0 +1,358 @@
+"""A desk at which record types are changed: an engine with change control on a world's storage, a host's service that
+keeps documents and runs other actions, and the moves that tests make, in one call each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
+from uuid import uuid4
+
+from returns.result import Failure, Result, Success
+
+from actionengine import (
+    ActionContext,
+    ActionError,
+    Actor,
+    ApprovalPolicy,
+    ErrorCode,
+    RequestContext,
+    Service,
+    Storage,
+    Tenant,
+    create_action,
+    create_engine,
+    create_service,
+)
+from actionengine.changes import ChangeControlPermissions, change_control_services
+from actionengine.changes.permissions import NO_PERMISSIONS
+from actionengine.testing import World
+
+P = ParamSpec("P")
+
+ANN = Actor.human("ann")
+BOB = Actor.human("bob")
+BOT = Actor.ai("bot")
+AUDITOR = Actor.system("auditor")
+
+Op = tuple[str, dict[str, Any]]
+Dump = dict[str, dict[str, dict[str, Any]]]
+"""Tables, by name: rows, by key: values, by column."""
+ReadTables = Callable[[Sequence[Tenant]], Dump]
+
+OWN_TABLES = ("ae_projects", "ae_record_types", "ae_changes", "ae_change_targets", "ae_patch_ops", "ae_snapshots")
+LOG = {"ae_action_log", "ae_action_log_subjects"}
+
+
+def scenario(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Make a test function of a coroutine function: it runs in the world of the desk that is among its fixtures."""
+
+    @wraps(test)
+    def run(*arguments: P.args, **fixtures: P.kwargs) -> None:
+        desk = next(fixture for fixture in fixtures.values() if isinstance(fixture, Desk))
+        desk.world.run(test(*arguments, **fixtures))
+
+    return run
+
+
+# Ops
+
+
+def add(key: str, field: str, type: str = "string", **more: Any) -> Op:
+    """A new field; `before` and `override` go to the op, the rest to the definition."""
+    return "add_field", _defining(key, field, type, more)
+
+
+def put(key: str, field: str, type: str = "string", **more: Any) -> Op:
+    """Another definition of a field."""
+    return "set_field", _defining(key, field, type, more)
+
+
+def remove(key: str, field: str) -> Op:
+    return "remove_field", {"record_type": key, "field": field}
+
+
+def rename(key: str, old_name: str, new_name: str) -> Op:
+    return "rename_field", {"record_type": key, "old_name": old_name, "new_name": new_name}
+
+
+def edit_file(path: str = "main.py") -> Op:
+    diff = f"--- a/{path}\n+++ b/{path}\n@@ -1 +1 @@\n-one\n+two\n"
+    return "edit_file", {"file_path": path, "diff": diff}
+
+
+def _defining(key: str, field: str, type: str, more: dict[str, Any]) -> dict[str, Any]:
+    placing: dict[str, Any] = {name: more.pop(name) for name in ("before", "override") if name in more}
+    return {"record_type": key, "field": field, "definition": {"type": type, **more}, **placing}
+
+
+def schema(**fields: str) -> dict[str, Any]:
+    """A schema of `name="type"`, or `name="type!"` for a required field."""
+    return {
+        "fields": [
+            {"name": name, "type": type.removesuffix("!"), "required": type.endswith("!")}
+            for name, type in fields.items()
+        ]
+    }
+
+
+# What a host has
+
+
+def _keep(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
+    records = ctx.records(data["type"])
+    if "version" in data:
+        return Success(records.update(data["id"], data["document"], data["version"]).version)
+    return Success(records.insert(data["document"], data.get("id")).id)
+
+
+def _read(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
+    record = ctx.records(data["type"]).get(data["id"])
+    return Success(record and record.data)
+
+
+def _remove(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
+    ctx.records(data["type"]).delete(data["id"], data["version"])
+    return Success(None)
+
+
+def _run(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
+    """Execute steps one after the other, whatever comes of them; then succeed, or fail where that is asked for."""
+    came_of_it = []
+    for name, payload in data["steps"]:
+        service, action = name.split(".")
+        answer: Result[Any, ActionError] = ctx.execute(service, action, payload)
+        came_of_it.append("succeeded" if isinstance(answer, Success) else answer.failure().code.value)
+    return Failure("it was not to be") if data.get("fails") else Success(came_of_it)
+
+
+host = create_service(
+    name="host",
+    description="A host's own actions",
+    actions=[
+        create_action(name="keep", description="Insert a document, or update it", handler=_keep),
+        create_action(name="read", description="Read a document", handler=_read, read_only=True),
+        create_action(name="remove", description="Delete a document", handler=_remove),
+        create_action(name="run", description="Execute other actions", handler=_run),
+        create_action(
+            name="run_approved",
+            description="Execute other actions, once somebody else has agreed",
+            handler=_run,
+            approval=ApprovalPolicy(when=lambda data, ctx: True, permission="host.approve"),
+        ),
+    ],
+)
+
+
+class Desk:
+    """Everything goes through an engine's public face. Each method gives the value, or the `ActionError`."""
+
+    def __init__(
+        self,
+        world: World,
+        read_tables: ReadTables,
+        *,
+        permissions: ChangeControlPermissions = NO_PERMISSIONS,
+        merge_approval: ApprovalPolicy | None = None,
+        storage: Storage | None = None,
+        address: str | None = None,
+    ) -> None:
+        self.world = world
+        self.address = address
+        """Of the database; None in memory."""
+        self._read_tables = read_tables
+        self._targets: dict[tuple[str, str], str] = {}
+        control: Sequence[Service] = change_control_services(permissions=permissions, merge_approval=merge_approval)
+        self.engine = create_engine(services=[*control, host], storage=storage or world.storage)
+
+    def another(self, **options: Any) -> Desk:
+        """A desk with an engine of its own on the same storage."""
+        return Desk(self.world, self._read_tables, address=self.address, **options)
+
+    async def ask(
+        self,
+        name: str,
+        payload: Any = None,
+        *,
+        by: Actor = ANN,
+        tenant: Tenant | None = None,
+        key: str | None = None,
+        reason: str | None = None,
+    ) -> Any:
+        """Execute `service.action`."""
+        service, action = name.split(".")
+        context = RequestContext(tenant or self.world.tenant, by, source="test", idempotency_key=key, reason=reason)
+        answer = await self.world.execute(self.engine, service, action, payload, context)
+        return answer.unwrap() if isinstance(answer, Success) else answer.failure()
+
+    # Moves
+
+    async def project(self, name: str | None = None, *, require_review: bool = False, **who: Any) -> Any:
+        payload = {"name": name or f"project {uuid4().hex}", "require_review": require_review}
+        return await self.ask("projects.create", payload, **who)
+
+    async def type(
+        self,
+        project: Any,
+        key: str,
+        fields: dict[str, Any] | None = None,
+        *,
+        base: str | None = None,
+        name: str | None = None,
+        active: bool = False,
+        **who: Any,
+    ) -> Any:
+        """A record type; `fields` is what `schema` gives."""
+        payload = {"project_id": project.id, "key": key, "base_type": base, "name": name, "schema": fields or schema()}
+        made = await self.ask("record_types.create", payload, **who)
+        if active and not isinstance(made, ActionError):
+            return await self.ask("record_types.activate", {"project_id": project.id, "key": key}, **who)
+        return made
+
+    async def job(self, fields: dict[str, Any] | None = None, **options: Any) -> Any:
+        """A project with an active record type `job`."""
+        project = await self.project(require_review=options.pop("require_review", False))
+        fields = fields or schema(title="string!", hours="number")
+        expect(await self.type(project, "job", fields, active=True, **options))
+        return project
+
+    async def change(self, project: Any, *ops: Op, **who: Any) -> Any:
+        """A draft with these ops, all of which have to be taken."""
+        made = await self.ask("changes.create", {"project_id": project.id, "title": "a change"}, **who)
+        for op in ops:
+            expect(await self.op(made, op, **who))
+        return made
+
+    async def target(self, change: Any, key: str, type: str = "record_type", **who: Any) -> Any:
+        named = "file_path" if type == "file" else f"{type}_key"
+        payload = {"change_id": change.id, "type": type, "selector": {named: key}}
+        return await self.ask("changes.add_target", payload, **who)
+
+    async def op(self, change: Any, op: Op, target: Any = None, **who: Any) -> Any:
+        """Add an op; where no target is given, to the one of its record type, which is added where there is none."""
+        op_type, said = op
+        if target is None:
+            named: str = said["record_type"] if "record_type" in said else said["file_path"]
+            if (change.id, named) not in self._targets:
+                kind = "record_type" if "record_type" in said else "file"
+                self._targets[change.id, named] = expect(await self.target(change, named, kind, **who)).id
+            target_id = self._targets[change.id, named]
+        else:
+            target_id = target.id
+        payload = {"change_id": change.id, "target_id": target_id, "op_type": op_type, "payload": said}
+        return await self.ask("changes.add_patch_op", payload, **who)
+
+    async def delete_op(self, change: Any, op: Any, **who: Any) -> Any:
+        return await self.ask("changes.delete_patch_op", {"change_id": change.id, "op_id": op.id}, **who)
+
+    async def move(self, change: Any, *statuses: str, **who: Any) -> Any:
+        """Take a change through states; what comes of the last."""
+        came_of_it = None
+        for status in statuses:
+            came_of_it = await self.ask("changes.transition", {"change_id": change.id, "status": status}, **who)
+        return came_of_it
+
+    async def preview(self, change: Any, **who: Any) -> Any:
+        return await self.ask("changes.preview", {"change_id": change.id}, **who)
+
+    async def execute(self, change: Any, **who: Any) -> Any:
+        return await self.ask("changes.execute", {"change_id": change.id}, **who)
+
+    async def merge(self, change: Any, **who: Any) -> Any:
+        return await self.ask("changes.merge", {"change_id": change.id}, **who)
+
+    async def merged(self, project: Any, *ops: Op) -> Any:
+        """A change of these ops, merged."""
+        return expect(await self.merge(await self.change(project, *ops)))
+
+    async def keep(self, type: str, document: Any, id: str | None = None, **more: Any) -> Any:
+        """Insert a document of a record type."""
+        who = {name: more.pop(name) for name in ("by", "tenant") if name in more}
+        given = {"id": id} if id is not None else {}
+        return await self.ask("host.keep", {"type": type, "document": document, **given, **more}, **who)
+
+    async def run(self, *steps: tuple[str, Any], fails: bool = False, **who: Any) -> Any:
+        """A host's action that executes others: the code, or `succeeded`, of each."""
+        return await self.ask("host.run", {"steps": [list(step) for step in steps], "fails": fails}, **who)
+
+    # Looks
+
+    async def status(self, change: Any) -> str:
+        status: str = expect(await self.ask("changes.get", {"change_id": change.id})).status
+        return status
+
+    async def get_type(self, project: Any, key: str = "job", **who: Any) -> Any:
+        return await self.ask("record_types.get", {"project_id": project.id, "key": key}, **who)
+
+    async def names(self, project: Any, key: str = "job") -> list[str]:
+        """The names of a type's fields."""
+        return [field["name"] for field in expect(await self.get_type(project, key)).schema["fields"]]
+
+    async def ops(self, change: Any) -> Any:
+        return await self.ask("changes.list_patch_ops", {"change_id": change.id})
+
+    async def snapshots(self, change: Any) -> Any:
+        return await self.ask("changes.list_snapshots", {"change_id": change.id})
+
+    async def history(self, project: Any, key: str = "job") -> Any:
+        return await self.ask("record_types.verify_history", {"project_id": project.id, "key": key})
+
+    async def log(self, **query: Any) -> list[Any]:
+        """The action log, oldest first."""
+        page = await self.ask("action_log.list", {"limit": 1000, **query}, by=AUDITOR)
+        return [entry for entry in reversed(expect(page).items) if entry.actor_id != AUDITOR.id]
+
+    async def events(self, *types: str) -> list[Any]:
+        """The tenant's events, oldest first."""
+        stored = await self.world.read_events(self.world.tenant, types=types or None)
+        return [each.event for each in stored]
+
+    def dump(self) -> Dump:
+        """All rows of both tenants in all tables."""
+        return self._read_tables([self.world.tenant, self.world.other_tenant])
+
+
+def expect(value: Any) -> Any:
+    """The value of what has to have succeeded."""
+    assert not isinstance(value, ActionError), value
+    return value
+
+
+def refused(answer: Any, code: ErrorCode, *named: str) -> ActionError:
+    """The error of what has to have been refused with this code, and with these words in the message."""
+    assert isinstance(answer, ActionError), answer
+    assert answer.code is code, answer
+    for words in named:
+        assert words in answer.message, answer.message
+    return answer
+
+
+def fields_of(error: ActionError) -> list[str]:
+    """The fields that an error names."""
+    return [each["path"] for each in error.details["fields"]]
+
+
+def differences(before: Dump, after: Dump) -> dict[str, list[set[str]]]:
+    """By table that is not the same: of each row that differs, its columns; all of them for one that came or went."""
+    found: dict[str, list[set[str]]] = {}
+    for table in sorted({*before, *after}):
+        old, new = before.get(table, {}), after.get(table, {})
+        for key in sorted({*old, *new}):
+            one, other = old.get(key, {}), new.get(key, {})
+            if columns := {name for name in {*one, *other} if one.get(name) != other.get(name)}:
+                found.setdefault(table, []).append(columns)
+    return found
+
+
+def besides_the_log(before: Dump, after: Dump) -> dict[str, list[set[str]]]:
+    """The differences, but for the rows that the action log got."""
+    return {table: rows for table, rows in differences(before, after).items() if table not in LOG}
+
+
+def rows_of(table: str, columns: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A row, and what it is found by."""
+    row = dict(columns)
+    key = {"ae_snapshots": ("change_id", "record_type_key"), "ae_outbox": ("position",)}.get(table, ("id",))
+    if not set(key) <= set(row):
+        key = tuple(row)
+    return " ".join(str(row[name]) for name in key), row

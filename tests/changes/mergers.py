@@ -1,0 +1,215 @@
+"""A program that starts processes which merge changes, perhaps to be killed, and what the tests see of them.
+
+It reads orders, one a line, each a list of jobs; for each job it forks a process. It tells their ids, and then how they
+ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+from returns.result import Success
+from sqlalchemy.pool import PoolProxiedConnection
+
+from actionengine import PostgresStorage, SQLiteStorage, Tenant
+from actionengine.storage.port import Mode
+from actionengine.storage.postgres.driver import Driver, Row, Statement
+from actionengine.storage.sql.storage import SQLStorage
+from tests.changes.worlds import Plant
+from tests.crash.hosts import PATIENCE, ROOT
+
+LIFETIME = 60.0
+"""Seconds after which a process that nobody has killed ends by itself."""
+
+
+class Job(NamedTuple):
+    """Changes that a process is to merge, each with its id for a key, in so many threads; where it notes what it has
+    asked for and what it got; and the statement of the first merge at which it is to die."""
+
+    url: str
+    tenant_id: str
+    slug: str
+    changes: Sequence[str]
+    journal: str
+    threads: int = 4
+    dies_at: int | None = None
+
+
+class Fuse:
+    """Kills this process at its statement number so many, once it is armed."""
+
+    dies_at: int | None = None
+    number: Iterator[int] = count(1)
+
+    @classmethod
+    def burn(cls) -> None:
+        if cls.is_due():
+            die()
+
+    @classmethod
+    def is_due(cls) -> bool:
+        return cls.dies_at is not None and next(cls.number) == cls.dies_at
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FusedDriver(Driver):
+    """Statements that are sent together can be cut off at each of them."""
+
+    __slots__ = ()
+
+    def execute(self, *statements: Statement, until: float | None = None, first: Sequence[str] = ()) -> list[Row]:
+        for place in range(len(statements)):
+            if Fuse.is_due():
+                if place:
+                    super().execute(*statements[:place], until=until, first=first)
+                die()
+        return super().execute(*statements, until=until, first=first)
+
+
+class FusedPostgresStorage(PostgresStorage):
+    def driver(self, pooled: PoolProxiedConnection, mode: Mode) -> Driver:
+        driver = super().driver(pooled, mode)
+        driver.__class__ = FusedDriver
+        return driver
+
+
+class Merger:
+    """One process, which merges changes."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.storage = self._open()
+        self.plant = Plant(self.storage, Tenant(UUID(job.tenant_id), job.slug))
+        self._journal = os.open(job.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def work(self) -> None:
+        self._arm()
+        with ThreadPoolExecutor(self.job.threads) as threads:
+            list(threads.map(self._merge, self.job.changes))
+        self.storage.close()
+
+    def _open(self) -> SQLStorage:
+        if self.job.url.startswith("sqlite"):
+            return SQLiteStorage(self.job.url)
+        return FusedPostgresStorage(self.job.url, application_name=Path(self.job.journal).name)
+
+    def _arm(self) -> None:
+        self.plant.do("projects.list")
+        if self.job.dies_at is None:
+            return
+        if isinstance(self.storage, SQLiteStorage):
+            _, pooled = self.storage.pools.take("sync")
+            driver: Any = pooled.driver_connection
+            # Called for each statement, and for each trigger that fires in the middle of one.
+            driver.set_trace_callback(lambda statement: Fuse.burn())
+            pooled.close()
+        Fuse.dies_at = self.job.dies_at
+
+    def _merge(self, change: str) -> None:
+        self._note("asked", change)
+        answer = self.plant.ask("changes.merge", {"change_id": change}, key=change)
+        Fuse.burn()
+        if isinstance(answer, Success):
+            self._note("acknowledged", change, answer.unwrap().applied_count)
+        else:
+            self._note("failed", change, str(answer.failure().code))
+
+    def _note(self, *words: Any) -> None:
+        os.write(self._journal, json.dumps(words).encode() + b"\n")
+
+
+class Mergers:
+    """Starts processes, a few at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._errors = folder / "errors"
+        with self._errors.open("w") as errors:
+            self._program = subprocess.Popen(
+                [sys.executable, "-m", "tests.changes.mergers"],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+
+    def start(self, *jobs: Job) -> list[int]:
+        """The process ids."""
+        assert self._program.stdin is not None
+        self._program.stdin.write(json.dumps(jobs) + "\n")
+        self._program.stdin.flush()
+        pids: list[int] = self._told()
+        return pids
+
+    def ends(self) -> list[int]:
+        """How those that were started last have ended: 0, or the signal as a negative number."""
+        ends: list[int] = self._told()
+        assert set(ends) <= {0, -signal.SIGKILL}, self._errors.read_text()
+        return ends
+
+    def journal_path(self) -> Path:
+        """Where the next process can keep its journal. Its name is also the process's, for the database."""
+        return self._folder / f"merger-{uuid4().hex}"
+
+    def close(self) -> None:
+        assert self._program.stdin is not None
+        assert self._program.stdout is not None
+        self._program.stdin.close()
+        self._program.stdout.close()
+        self._program.wait(PATIENCE)
+
+    def _told(self) -> Any:
+        assert self._program.stdout is not None
+        line = self._program.stdout.readline()
+        assert line, self._errors.read_text()
+        return json.loads(line)
+
+
+def live(job: Job) -> None:
+    """The life of a process."""
+    timer = threading.Timer(LIFETIME, os._exit, (3,))
+    timer.daemon = True
+    timer.start()
+    try:
+        Merger(job).work()
+        os._exit(0)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(4)
+
+
+def fork(job: Job) -> int:
+    child = os.fork()
+    if child == 0:
+        live(job)
+    return child
+
+
+def main() -> None:
+    with closing(sys.stdin) as orders:
+        for line in orders:
+            children = [fork(Job(*job)) for job in json.loads(line)]
+            print(json.dumps(children), flush=True)
+            ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+            print(json.dumps(ends), flush=True)
+
+
+if __name__ == "__main__":
+    main()

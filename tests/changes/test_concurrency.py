@@ -1,0 +1,346 @@
+"""Changes of the same record types, merged by many at once: each is wholly there in the end, once."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from examples.embedded_postgres import Database
+from returns.result import Result, Success
+
+from actionengine import ActionError, ErrorCode, SQLiteStorage, Tenant
+from actionengine.storage.port import Mode
+from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
+from actionengine.storage.sql.storage import SQLStorage
+from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
+from tests.changes.mergers import Job, Mergers
+from tests.changes.worlds import BACKENDS, Plant, open_storage, run_tasks
+from tests.crash.hosts import Backend, Journal, PostgresBackend, SQLiteBackend
+
+MANY = 32
+ROUNDS = 6
+SHARED = ("asset", "machine", "crane", "vehicle")
+OPTIONAL = {"type": "string", "required": False}
+REQUIRED = {"type": "string", "required": True}
+
+Answer = Result[Any, ActionError]
+
+
+class MeddledPostgresUnitOfWork(PostgresUnitOfWork):
+    """A unit of work that lets something happen before each of its statements."""
+
+    meddle: Callable[[], object]
+
+    def execute(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        self.meddle()
+        return super().execute(statement, parameters)
+
+
+class MeddledSQLiteUnitOfWork(SQLiteUnitOfWork):
+    """The same on SQLite."""
+
+    meddle: Callable[[], object]
+
+    def execute(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        self.meddle()
+        return super().execute(statement, parameters)
+
+
+@pytest.fixture(params=BACKENDS)
+def plant(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Plant]:
+    database: Database = request.getfixturevalue("postgres_database")
+    with open_storage(request.param, tmp_path, database) as storage:
+        yield Plant(storage)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    if request.param == "sqlite":
+        return SQLiteBackend(tmp_path / "changes.db")
+    database: Database = request.getfixturevalue("postgres_database")
+    return PostgresBackend(database)
+
+
+@pytest.fixture(scope="module")
+def mergers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mergers]:
+    mergers = Mergers(tmp_path_factory.mktemp("mergers"))
+    yield mergers
+    mergers.close()
+
+
+def test_many_threads_merge_changes_of_the_same_types_and_none_is_lost(plant: Plant) -> None:
+    project, changes = shared_project(plant, MANY)
+
+    answers = at_once(*(merging(plant, change) for change in changes))
+
+    assert [answer for answer in answers if not isinstance(answer, Success)] == []
+    check_each_is_there_once(plant, project, changes)
+
+
+def test_many_tasks_merge_changes_of_the_same_types_and_none_is_lost(plant: Plant) -> None:
+    project, changes = shared_project(plant, MANY)
+
+    answers = run_tasks(plant, *(("changes.merge", {"change_id": change}) for change in changes))
+
+    assert [answer for answer in answers if not isinstance(answer, Success)] == []
+    check_each_is_there_once(plant, project, changes)
+
+
+def test_several_processes_merge_the_same_changes_and_each_is_applied_once(backend: Backend, mergers: Mergers) -> None:
+    with backend.storage() as storage:
+        plant = Plant(storage)
+        project, changes = shared_project(plant, MANY // 2)
+        dice = random.Random(1)
+        jobs = [
+            Job(
+                backend.url,
+                str(plant.tenant.id),
+                plant.tenant.slug,
+                dice.sample(changes, len(changes)),
+                str(mergers.journal_path()),
+            )
+            for _ in range(3)
+        ]
+
+        mergers.start(*jobs)
+
+        assert mergers.ends() == [0] * len(jobs)
+        for job in jobs:
+            journal = Journal.read(Path(job.journal))
+            assert journal.failed == {}
+            assert journal.acknowledged == dict.fromkeys(changes, len(SHARED))
+        check_each_is_there_once(plant, project, changes)
+
+
+def test_a_base_type_and_its_derived_types_are_never_changed_against_each_other(plant: Plant) -> None:
+    for number in range(ROUNDS):
+        project = plant.project()
+        plant.record_type(project, "base", [{"name": "code", **OPTIONAL}])
+        plant.record_type(project, "between", [{"name": "size", **OPTIONAL}], "base")
+        plant.record_type(project, "strict", [{"name": "code", **REQUIRED}], "between")
+        plant.record_type(project, "plain", [], "between")
+        requiring = plant.draft(project, on("base", "set_field", definition=REQUIRED))
+        weakening = plant.draft(project, on("strict", "set_field", definition=OPTIONAL))
+        overriding = plant.draft(project, on("plain", "add_field", definition=OPTIONAL, override=True))
+
+        opponents = (
+            merging(plant, weakening),
+            merging(plant, overriding),
+            creating(plant, project, "new", "between", {"name": "code", **OPTIONAL}),
+        )
+
+        answers = at_once(merging(plant, requiring), *(opponents if number % 2 else opponents[number // 2 % 3 :][:1]))
+
+        requires, *others = (isinstance(answer, Success) for answer in answers)
+        assert all(is_one_of(answer, ErrorCode.UNPROCESSABLE) for answer in answers), answers
+        assert requires != any(others), answers
+        own = {
+            (key, field["name"]): field["required"]
+            for key, fields in plant.schemas(project).items()
+            for field in fields
+        }
+        assert own["base", "code"] is requires
+        assert not requires or all(required for (_, name), required in own.items() if name == "code")
+        plant.check_history(project)
+
+
+def test_a_change_that_many_merge_and_execute_at_once_is_applied_once(plant: Plant) -> None:
+    for _ in range(ROUNDS):
+        project, (change,) = shared_project(plant, 1)
+
+        answers = at_once(*[merging(plant, change)] * 6, *[executing(plant, change)] * 2)
+
+        assert all(isinstance(answer, Success) for answer in answers[:6]), answers
+        # Once it is merged, nobody executes it.
+        assert all(is_one_of(answer, ErrorCode.CONFLICT) for answer in answers[6:]), answers
+        counts = Counter(answer.unwrap().applied_count for answer in answers if isinstance(answer, Success))
+        assert counts[len(SHARED)] == 1
+        assert set(counts) <= {0, len(SHARED)}
+        check_each_is_there_once(plant, project, [change])
+
+
+def test_an_op_that_is_added_during_a_merge_is_merged_or_refused(plant: Plant) -> None:
+    for _ in range(ROUNDS):
+        project = plant.project()
+        plant.record_type(project, "asset")
+        change = plant.draft(project, on("asset", "add_field", "first", definition=OPTIONAL))
+        (target,) = plant.do("changes.list_targets", change_id=change)
+        names = [f"late {number}" for number in range(6)]
+
+        *answers, merged = at_once(*(adding(plant, change, target.id, name) for name in names), merging(plant, change))
+
+        assert all(is_one_of(answer, ErrorCode.CONFLICT) for answer in answers), answers
+        taken = [name for name, answer in zip(names, answers, strict=True) if isinstance(answer, Success)]
+        assert merged.unwrap().applied_count == 1 + len(taken)
+        assert sorted(names_of(plant, project, "asset")) == sorted(["first", *taken])
+        assert all(op.executed_at is not None for op in plant.do("changes.list_patch_ops", change_id=change))
+        plant.check_history(project)
+
+
+def test_an_op_that_is_deleted_during_a_merge_is_gone_or_merged(plant: Plant) -> None:
+    for _ in range(ROUNDS):
+        project = plant.project()
+        plant.record_type(project, "asset")
+        names = [f"field {number}" for number in range(6)]
+        change = plant.draft(project, *(on("asset", "add_field", name, definition=OPTIONAL) for name in names))
+        ops = plant.do("changes.list_patch_ops", change_id=change)
+
+        *answers, merged = at_once(*(deleting(plant, change, op.id) for op in ops), merging(plant, change))
+
+        assert all(is_one_of(answer, ErrorCode.CONFLICT) for answer in answers), answers
+        kept = [name for name, answer in zip(names, answers, strict=True) if not isinstance(answer, Success)]
+        assert merged.unwrap().applied_count == len(kept)
+        assert names_of(plant, project, "asset") == kept
+        plant.check_history(project)
+
+
+def test_one_of_two_projects_activates_a_key(plant: Plant) -> None:
+    for number in range(ROUNDS):
+        key, projects = f"job {number}", [plant.project() for _ in range(4)]
+        for project in projects:
+            plant.record_type(project, key)
+
+        answers = at_once(*(activating(plant, project, key) for project in projects))
+
+        assert all(is_one_of(answer, ErrorCode.CONFLICT) for answer in answers), answers
+        assert [isinstance(answer, Success) for answer in answers].count(True) == 1
+        statuses = Counter(plant.types(project)[key].status for project in projects)
+        assert statuses == {"active": 1, "draft": 3}
+
+
+def test_what_is_read_while_something_is_merged_is_of_one_moment(backend: Backend) -> None:
+    with backend.storage() as storage, backend.storage() as meddled:
+        plant = Plant(storage)
+        project, changes = shared_project(plant, 24)
+        reader = Plant(meddled, plant.tenant)
+        asset = {"project_id": project, "key": "asset"}
+        asked: list[tuple[str, dict[str, Any]]] = [
+            ("record_types.verify_history", asset),
+            ("record_types.schema_at", {**asset, "at": "2999-01-01T00:00:00Z"}),
+            ("changes.preview", {}),
+        ]
+        for name, payload in asked:
+            for place in range(1, 9):
+                change = changes.pop()
+                if name == "changes.preview":
+                    payload = {"change_id": change}
+                meddle_before(meddled, place, merging(plant, change))
+
+                answer = reader.ask(name, payload)
+
+                assert isinstance(answer, Success), f"{name}, before the statement {place}: {answer}"
+                assert getattr(answer.unwrap(), "is_intact", True), f"before the statement {place}: {answer}"
+
+
+# What is done at once
+
+
+def meddle_before(storage: SQLStorage, place: int, what: Callable[[], Answer]) -> None:
+    """Have something done just before the statement of that number of the next thing that is read."""
+    numbers = count(1)
+    kind = MeddledSQLiteUnitOfWork if isinstance(storage, SQLiteStorage) else MeddledPostgresUnitOfWork
+
+    def meddle() -> None:
+        if next(numbers) == place:
+            assert isinstance(what(), Success)
+
+    def unit_of_work(tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> Any:
+        unit = kind(storage, tenant, action_id, mode, read_only)  # type: ignore[arg-type]
+        unit.meddle = meddle if read_only else lambda: None
+        return unit
+
+    storage.unit_of_work = unit_of_work  # type: ignore[method-assign]
+
+
+def at_once(*calls: Callable[[], Answer]) -> list[Answer]:
+    """The answers to calls, each made in a thread of its own."""
+    start = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], Answer]) -> Answer:
+        start.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return list(threads.map(run, calls))
+
+
+def merging(plant: Plant, change: str) -> Callable[[], Answer]:
+    return lambda: plant.ask("changes.merge", {"change_id": change})
+
+
+def executing(plant: Plant, change: str) -> Callable[[], Answer]:
+    return lambda: plant.ask("changes.execute", {"change_id": change})
+
+
+def creating(plant: Plant, project: str, key: str, base: str, *fields: Mapping[str, Any]) -> Callable[[], Answer]:
+    asked = {
+        "project_id": project,
+        "key": key,
+        "name": f"{key} of {project}",
+        "base_type": base,
+        "schema": {"fields": list(fields)},
+    }
+    return lambda: plant.ask("record_types.create", asked)
+
+
+def adding(plant: Plant, change: str, target: str, name: str) -> Callable[[], Answer]:
+    op_type, payload = on("asset", "add_field", name, definition=OPTIONAL)
+    asked = {"change_id": change, "target_id": target, "op_type": op_type, "payload": payload}
+    return lambda: plant.ask("changes.add_patch_op", asked)
+
+
+def deleting(plant: Plant, change: str, op: str) -> Callable[[], Answer]:
+    return lambda: plant.ask("changes.delete_patch_op", {"change_id": change, "op_id": op})
+
+
+def activating(plant: Plant, project: str, key: str) -> Callable[[], Answer]:
+    return lambda: plant.ask("record_types.activate", {"project_id": project, "key": key})
+
+
+def on(key: str, op_type: str, field: str = "code", **payload: Any) -> tuple[str, dict[str, Any]]:
+    """An op on a field."""
+    return op_type, {"record_type": key, "field": field, **payload}
+
+
+def shared_project(plant: Plant, number: int) -> tuple[str, list[str]]:
+    """A project, and so many changes, each of which adds a field of its own to all of the project's types."""
+    dice = random.Random(number)
+    project = plant.project()
+    for key, base in zip(SHARED, (None, "asset", "machine", None), strict=True):
+        plant.record_type(project, key, [{"name": f"{key} code", **REQUIRED}], base)
+    changes = [
+        plant.draft(
+            project,
+            *(on(key, "add_field", f"{key} {change}", definition=OPTIONAL) for key in dice.sample(SHARED, len(SHARED))),
+        )
+        for change in range(number)
+    ]
+    return project, changes
+
+
+# What is there in the end
+
+
+def is_one_of(answer: Answer, code: ErrorCode) -> bool:
+    """Whether something was done, or refused with this code."""
+    return isinstance(answer, Success) or answer.failure().code is code
+
+
+def names_of(plant: Plant, project: str, key: str) -> list[str]:
+    return [field["name"] for field in plant.schemas(project)[key]]
+
+
+def check_each_is_there_once(plant: Plant, project: str, changes: Sequence[str]) -> None:
+    for key, each in plant.types(project).items():
+        names = [field["name"] for field in each.schema["fields"]]
+        assert sorted(names) == sorted([f"{key} code", *(f"{key} {number}" for number in range(len(changes)))])
+        assert each.version == 1 + len(changes)
+    assert {plant.do("changes.get", change_id=change).status for change in changes} == {"Merged"}
+    plant.check_history(project)

@@ -1,0 +1,219 @@
+"""SIGKILL while changes are merged: each is wholly merged or not at all, and asking again is safe."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from examples.embedded_postgres import Database
+
+from actionengine.driving import drive
+from actionengine.storage.port import LogQuery, LogRow
+from tests.changes.mergers import Job, Mergers
+from tests.changes.worlds import LOG, Plant
+from tests.crash.hosts import Backend, Journal, PostgresBackend, SQLiteBackend, kill_in_the_middle
+
+TYPES = ("asset", "machine", "crane", "vehicle")
+TOUCHED = 3
+"""Types that each change touches."""
+
+CHANGES = 40
+KILLS = 4
+CAMPAIGN = 200
+PAGE = 1000
+
+
+class Effect(NamedTuple):
+    """What there is of a change: its status, its executed ops, its snapshots, its fields in today's schemas, its
+    events, and its row in the log."""
+
+    status: str
+    executed: int
+    snapshots: int
+    fields: int
+    events: int
+    logged: int
+
+
+NOTHING = Effect("Draft", 0, 0, 0, 0, 0)
+MERGED = Effect("Merged", TOUCHED, TOUCHED, TOUCHED, 1 + TOUCHED, 1)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    if request.param == "sqlite":
+        return SQLiteBackend(tmp_path / "changes.db")
+    database: Database = request.getfixturevalue("postgres_database")
+    return PostgresBackend(database)
+
+
+@pytest.fixture(scope="module")
+def mergers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mergers]:
+    mergers = Mergers(tmp_path_factory.mktemp("mergers"))
+    yield mergers
+    mergers.close()
+
+
+def test_a_merger_that_is_killed_at_random_leaves_each_change_whole_or_undone(
+    backend: Backend, mergers: Mergers
+) -> None:
+    for seed in range(KILLS):
+        kill_one(backend, mergers, random.Random(seed))
+
+
+@pytest.mark.soak
+def test_hundreds_of_killed_mergers_leave_each_change_whole_or_undone(backend: Backend, mergers: Mergers) -> None:
+    dice = random.Random()
+    for _ in range(CAMPAIGN):
+        kill_one(backend, mergers, dice)
+
+
+def test_a_merger_that_is_killed_at_any_statement_leaves_its_change_whole_or_undone(
+    backend: Backend, mergers: Mergers
+) -> None:
+    found = Counter[Effect]()
+    with backend.storage() as storage:
+        plant = Plant(storage)
+        project = record_types(plant)
+        changes: list[str] = []
+        for number in count(1):
+            if not changes or effects(plant, changes[-1:]) == {changes[-1]: MERGED}:
+                changes.append(draft(plant, project, len(changes)))
+            change = changes[-1]
+            before = plant.dump(without=LOG)
+            job = job_for(plant, backend, mergers, [change], threads=1, dies_at=number)
+
+            mergers.start(job)
+
+            if mergers.ends() == [0]:
+                break
+            backend.settle(Path(job.journal).name)
+            effect = effects(plant, [change])[change]
+            found[effect] += 1
+            assert effect in {NOTHING, MERGED}, f"killed at the statement {number}: {effect}"
+            assert effect == MERGED or plant.dump(without=LOG) == before
+            check_types(plant, project, changes)
+        assert effects(plant, changes) == dict.fromkeys(changes, MERGED)
+        plant.check_history(project)
+    # Some kills came before the commit, and the last one after it.
+    assert found[NOTHING] > 5
+    assert found[MERGED] >= 1
+
+
+def kill_one(backend: Backend, mergers: Mergers, dice: random.Random) -> None:
+    """Start a process that merges changes, kill it, look, ask for everything again, look."""
+    with backend.storage() as storage:
+        plant = Plant(storage)
+        project = record_types(plant)
+        changes = [draft(plant, project, number) for number in range(CHANGES)]
+        job = job_for(plant, backend, mergers, changes)
+        journal = Path(job.journal)
+        (pid,) = mergers.start(job)
+        kill_in_the_middle(pid, journal, dice)
+        mergers.ends()
+        backend.settle(journal.name)
+
+        noted = Journal.read(journal)
+        assert noted.failed == {}
+        found = effects(plant, changes)
+        for change, effect in found.items():
+            expected = {MERGED} if change in noted.acknowledged else {MERGED, NOTHING}
+            assert effect in expected, f"{change}: {effect}"
+        check_types(plant, project, changes)
+
+        for change in changes:
+            answer = plant.ask("changes.merge", {"change_id": change}, key=change).unwrap()
+            # What was done is answered as it was the first time.
+            assert (answer.status, answer.applied_count) == ("Merged", TOUCHED)
+
+        assert effects(plant, changes) == dict.fromkeys(changes, MERGED)
+        check_types(plant, project, changes)
+        plant.check_history(project)
+
+
+def record_types(plant: Plant) -> str:
+    """The id of a new project with record types, which derive from each other but for the last."""
+    project = plant.project()
+    for key, base in zip(TYPES, (None, "asset", "machine", None), strict=True):
+        plant.record_type(project, key, [{"name": f"{key} code", "type": "string", "required": True}], base)
+    return project
+
+
+def draft(plant: Plant, project: str, number: int) -> str:
+    """The id of a new change, which adds a field to three of the types."""
+    keys = random.Random(number).sample(TYPES, TOUCHED)
+    definition = {"type": "string"}
+    ops = [("add_field", {"record_type": key, "field": f"{key} {number}", "definition": definition}) for key in keys]
+    return plant.draft(project, *ops, title=str(number))
+
+
+def job_for(
+    plant: Plant,
+    backend: Backend,
+    mergers: Mergers,
+    changes: Sequence[str],
+    threads: int = 4,
+    dies_at: int | None = None,
+) -> Job:
+    tenant = plant.tenant
+    journal = str(mergers.journal_path())
+    return Job(backend.url, str(tenant.id), tenant.slug, changes, journal, threads, dies_at)
+
+
+def effects(plant: Plant, changes: Sequence[str]) -> Mapping[str, Effect]:
+    """What there is of each change."""
+    tables = plant.tables()
+    ops = [op for op in tables["ae_patch_ops"] if op["executed_at"] is not None]
+    present = {
+        (type["project_id"], type["key"], field["name"])
+        for type in tables["ae_record_types"]
+        for field in type["schema"]["fields"]
+    }
+    executed = Counter(op["change_id"] for op in ops)
+    fields = Counter(
+        op["change_id"]
+        for op in tables["ae_patch_ops"]
+        if (op["project_id"], op["record_type_key"], op["field"]) in present
+    )
+    snapshots = Counter(row["change_id"] for row in tables["ae_snapshots"])
+    told = plant.storage.read_events(plant.tenant, types=["changes.merged", "record_types.changed"], limit=PAGE)
+    events = Counter(json.loads(stored.event.payload)["change_id"] for stored in told)
+    logged = Counter(row.idempotency_key for row in log(plant))
+    return {
+        row["id"]: Effect(
+            row["status"],
+            executed[row["id"]],
+            snapshots[row["id"]],
+            fields[row["id"]],
+            events[row["id"]],
+            logged[row["id"]],
+        )
+        for row in tables["ae_changes"]
+        if row["id"] in changes
+    }
+
+
+def log(plant: Plant) -> list[LogRow]:
+    """The merges that have succeeded, but for those that were answered again."""
+    unit = plant.storage.unit_of_work(plant.tenant, "", "sync", read_only=True)
+    try:
+        query = LogQuery(action="changes.merge", outcome="succeeded", limit=PAGE)
+        return list(drive(unit.read_log(query)))
+    finally:
+        drive(unit.rollback())
+
+
+def check_types(plant: Plant, project: str, changes: Sequence[str]) -> None:
+    """That each type has a version for each change that has touched it, and the fields of these changes."""
+    tables = plant.tables()
+    done = Counter(row["record_type_key"] for row in tables["ae_snapshots"] if row["project_id"] == project)
+    for type in tables["ae_record_types"]:
+        if type["project_id"] == project:
+            names = [field["name"] for field in type["schema"]["fields"]]
+            assert type["version"] == len(names) == len(set(names)) == 1 + done[type["key"]]

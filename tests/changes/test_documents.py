@@ -1,0 +1,423 @@
+"""Documents of record types: what `ctx.records` takes, and what becomes of them when a change is merged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from actionengine import ErrorCode, PostgresStorage, SQLiteStorage
+from tests.changes.desk import (
+    Desk,
+    add,
+    besides_the_log,
+    expect,
+    fields_of,
+    put,
+    refused,
+    remove,
+    rename,
+    scenario,
+    schema,
+)
+
+INVALID = ErrorCode.INVALID_INPUT
+
+VALUES: Mapping[str, tuple[Sequence[Any], Sequence[Any]]] = {
+    "string": (["", "x", "größe", "x" * 10_000], [7, 1.5, True, [], {}, ["x"], "x" * 10_001]),
+    "text": (["", "two\nlines", "x" * 100_000], [7, True, [], {}]),
+    "number": ([0, -1, 1.5, 1e300, 2**53], ["1", "", True, False, [], {}]),
+    "boolean": ([True, False], [0, 1, "true", "", [], {}]),
+    "reference": (["job/7", "x" * 255], ["", "x" * 256, 7, True, {}]),
+    "choice": (["red", "green"], ["Red", "", "blue", 1, ["red"]]),
+    "date": (["2024-02-29", "0001-01-01"], ["2023-02-29", "", "today", True, [], "2024-02-29T12:00:00Z"]),
+    "datetime": (
+        ["2024-02-29T12:00:00Z", "2024-02-29T12:00:00.123456+02:00", "2024-02-29T12:00:00"],
+        ["2024-02-30T12:00:00Z", "", "noon", True, [], {}],
+    ),
+}
+
+IN_ANOTHER_PROCESS = """
+import json, sys
+from uuid import UUID
+from actionengine import Actor, PostgresStorage, RequestContext, SQLiteStorage, Tenant, create_engine
+from actionengine.changes import change_control_services
+from tests.changes.desk import host
+
+address, tenant, documents = json.loads(sys.argv[1])
+storage = PostgresStorage(address) if address.startswith("postgres") else SQLiteStorage(address)
+with storage:
+    engine = create_engine(services=[*change_control_services, host], storage=storage)
+    context = RequestContext(Tenant(UUID(tenant), "acme"), Actor.human("cy"))
+    for line in sys.stdin:
+        payload = {"type": "job", "document": json.loads(line)}
+        answer = engine.execute_action("host", "keep", payload, context)
+        print(str(answer)[:9], flush=True)
+"""
+
+
+# What is taken
+
+
+@pytest.mark.parametrize("type", VALUES)
+@scenario
+async def test_a_field_takes_values_of_its_type_only(desk: Desk, type: str) -> None:
+    definition: dict[str, Any] = {"name": "a", "type": type}
+    if type == "choice":
+        definition["choices"] = ["red", "green"]
+    await desk.job({"fields": [definition, {**definition, "name": "b", "required": True}]})
+    good, bad = VALUES[type]
+    before = desk.dump()
+
+    for value in bad:
+        for document in ({"b": value}, {"a": value, "b": good[0]}):
+            error = refused(await desk.keep("job", document), INVALID, "'job'")
+            assert fields_of(error) == ["a" if "a" in document else "b"], value
+    refused(await desk.keep("job", {"b": None}), INVALID, "b: ")
+    refused(await desk.keep("job", {}), INVALID, "b: Field required")
+    assert besides_the_log(before, desk.dump()) == {}
+    for value in good:
+        id = expect(await desk.keep("job", {"a": value, "b": value}))
+        assert await desk.ask("host.read", {"type": "job", "id": id}) == {"a": value, "b": value}
+    expect(await desk.keep("job", {"a": None, "b": good[0]}))
+
+
+@scenario
+async def test_a_choice_without_choices_is_any_text(desk: Desk) -> None:
+    await desk.job(schema(a="choice"))
+
+    expect(await desk.keep("job", {"a": "whatever"}))
+    refused(await desk.keep("job", {"a": 7}), INVALID, "a: ")
+
+
+@scenario
+async def test_what_does_not_fit_is_named_and_not_shown(desk: Desk) -> None:
+    await desk.job()
+
+    error = refused(await desk.keep("job", {"hours": "my secret", "more": "another secret"}), INVALID)
+
+    assert {*fields_of(error)} == {"title", "hours", "more"}
+    assert "secret" not in str(error.to_dict())
+
+
+@scenario
+async def test_updates_are_checked_as_inserts_are(desk: Desk) -> None:
+    await desk.job()
+    expect(await desk.keep("job", {"title": "a"}, "one"))
+    before = desk.dump()
+
+    refused(await desk.keep("job", {"hours": 1}, "one", version=1), INVALID, "title")
+
+    assert besides_the_log(before, desk.dump()) == {}
+    assert expect(await desk.keep("job", {"title": "a", "hours": 1}, "one", version=1)) == 2
+
+
+@scenario
+async def test_the_fields_of_ancestors_count_too(desk: Desk) -> None:
+    project = await desk.project()
+    expect(await desk.type(project, "asset", schema(code="string!", owner="string")))
+    expect(await desk.type(project, "machine", schema(weight="number!"), base="asset"))
+    expect(await desk.type(project, "crane", schema(code="text!", height="number"), base="machine", active=True))
+
+    expect(await desk.keep("crane", {"code": "x" * 20_000, "weight": 1, "owner": "ann", "height": 2}))
+
+    refused(await desk.keep("crane", {"weight": 1}), INVALID, "code: Field required")
+    refused(await desk.keep("crane", {"code": "1"}), INVALID, "weight: Field required")
+    refused(await desk.keep("crane", {"code": "1", "weight": 1, "owner": 7}), INVALID, "owner")
+
+
+# Whether a type is in use
+
+
+@scenario
+async def test_a_draft_checks_nothing(desk: Desk) -> None:
+    project = await desk.project()
+    expect(await desk.type(project, "job", schema(title="string!")))
+
+    expect(await desk.keep("job", {"anything": [1, 2]}, "old"))
+    expect(await desk.ask("record_types.activate", {"project_id": project.id, "key": "job"}))
+
+    refused(await desk.keep("job", {"anything": [1, 2]}), INVALID)
+    assert await desk.ask("host.read", {"type": "job", "id": "old"}) == {"anything": [1, 2]}
+
+
+@scenario
+async def test_collections_without_a_record_type_take_anything(desk: Desk) -> None:
+    await desk.job()
+
+    expect(await desk.keep("notes", {"anything": [1, 2]}))
+
+
+@scenario
+async def test_a_retired_type_takes_no_documents_and_shows_those_it_has(desk: Desk) -> None:
+    project = await desk.job()
+    expect(await desk.keep("job", {"title": "a"}, "one"))
+    expect(await desk.ask("record_types.retire", {"project_id": project.id, "key": "job"}))
+    before = desk.dump()
+
+    refused(await desk.keep("job", {"title": "b"}), ErrorCode.CONFLICT, "'job'", "retired")
+    refused(await desk.keep("job", {"title": "b"}, "one", version=1), ErrorCode.CONFLICT, "retired")
+
+    assert besides_the_log(before, desk.dump()) == {}
+    assert await desk.ask("host.read", {"type": "job", "id": "one"}) == {"title": "a"}
+    expect(await desk.ask("record_types.activate", {"project_id": project.id, "key": "job"}))
+    expect(await desk.keep("job", {"title": "b"}))
+
+
+@scenario
+async def test_of_one_key_in_two_projects_one_is_active(desk: Desk) -> None:
+    project, other = await desk.job(), await desk.project()
+    expect(await desk.type(other, "job", schema(number="number!"), name="the other job"))
+    theirs, own = ({"project_id": each.id, "key": "job"} for each in (other, project))
+
+    refused(await desk.ask("record_types.activate", theirs), ErrorCode.CONFLICT, "'job'", "another project")
+    expect(await desk.keep("job", {"title": "a"}))
+    expect(await desk.ask("record_types.retire", own))
+    expect(await desk.ask("record_types.activate", theirs))
+
+    refused(await desk.keep("job", {"title": "a"}), INVALID)
+    expect(await desk.keep("job", {"number": 1}))
+
+
+@scenario
+async def test_tenants_have_schemas_of_their_own_under_one_key(desk: Desk) -> None:
+    theirs = desk.world.other_tenant
+    await desk.job(schema(title="string!"))
+    project = await desk.project(tenant=theirs)
+    expect(await desk.type(project, "job", schema(number="number!"), tenant=theirs, active=True))
+
+    for _ in range(2):
+        expect(await desk.keep("job", {"title": "a"}))
+        expect(await desk.keep("job", {"number": 1}, tenant=theirs))
+        refused(await desk.keep("job", {"number": 1}), INVALID)
+        refused(await desk.keep("job", {"title": "a"}, tenant=theirs), INVALID)
+
+
+# When a change is merged
+
+
+@scenario
+async def test_a_merged_change_holds_from_the_next_action_on_in_every_engine(desk: Desk) -> None:
+    project = await desk.job()
+    other = desk.another()
+    expect(await other.keep("job", {"title": "a"}))
+    expect(await desk.keep("job", {"title": "a"}))
+    refused(await other.keep("job", {"title": "a", "crew": "b"}), INVALID, "crew")
+
+    await desk.merged(project, add("job", "crew", required=True))
+
+    for each in (desk, other):
+        refused(await each.keep("job", {"title": "a"}), INVALID, "crew: Field required")
+        expect(await each.keep("job", {"title": "a", "crew": "b"}))
+
+
+@scenario
+async def test_a_merged_change_holds_for_another_storage_on_the_same_database(desk: Desk) -> None:
+    project = await desk.job()
+    if desk.address is None:
+        # What is in memory has one storage; an engine of its own is as far away as can be.
+        await desk.merged(project, add("job", "crew"))
+        expect(await desk.another().keep("job", {"title": "a", "crew": "b"}))
+        return
+    is_postgres = desk.address.startswith("postgres")
+    with PostgresStorage(desk.address) if is_postgres else SQLiteStorage(desk.address) as storage:
+        other = desk.another(storage=storage)
+        expect(await other.keep("job", {"title": "a"}))
+
+        await desk.merged(project, add("job", "crew", required=True))
+
+        refused(await other.keep("job", {"title": "a"}), INVALID, "crew")
+        expect(await other.keep("job", {"title": "a", "crew": "b"}))
+        await storage.aclose() if desk.world.mode == "async" else storage.close()
+
+
+@scenario
+async def test_a_merged_change_holds_in_another_process(desk: Desk) -> None:
+    if desk.address is None or desk.world.mode == "async":
+        project = await desk.job()
+        await desk.merged(project, add("job", "crew", required=True))
+        refused(await desk.keep("job", {"title": "a"}), INVALID, "crew")
+        return
+    project = await desk.job()
+    given = json.dumps([desk.address, str(desk.world.tenant.id), None])
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_ANOTHER_PROCESS, given], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def keep_there(document: Any) -> str:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(document) + "\n")
+        process.stdin.flush()
+        return process.stdout.readline().strip()
+
+    with process:
+        assert keep_there({"title": "a"}) == "<Success:"
+        await desk.merged(project, add("job", "crew", required=True))
+        assert keep_there({"title": "a"}) == "<Failure:"
+        assert keep_there({"title": "a", "crew": "b"}) == "<Success:"
+
+
+@scenario
+async def test_a_merged_base_type_holds_for_the_types_derived_from_it(desk: Desk) -> None:
+    project = await desk.project()
+    expect(await desk.type(project, "asset", schema(code="string")))
+    expect(await desk.type(project, "machine", base="asset"))
+    expect(await desk.type(project, "crane", schema(height="number"), base="machine", active=True))
+    expect(await desk.keep("crane", {"height": 1}))
+
+    await desk.merged(project, put("asset", "code", required=True), add("asset", "owner"))
+
+    refused(await desk.keep("crane", {"height": 1}), INVALID, "code: Field required")
+    expect(await desk.keep("crane", {"height": 1, "code": "1", "owner": "ann"}))
+
+
+@scenario
+async def test_a_merge_holds_at_once_inside_the_action_that_does_it(desk: Desk) -> None:
+    project = await desk.job()
+    expect(await desk.keep("job", {"title": "a"}))
+    change = await desk.change(project, add("job", "crew", required=True))
+
+    answer = await desk.run(
+        ("changes.merge", {"change_id": change.id}),
+        ("host.keep", {"type": "job", "document": {"title": "a"}}),
+        ("host.keep", {"type": "job", "document": {"title": "a", "crew": "b"}}),
+    )
+
+    assert answer == ["succeeded", "invalid_input", "succeeded"]
+
+
+@scenario
+async def test_a_merge_that_is_rolled_back_leaves_no_schema_behind(desk: Desk) -> None:
+    """Two changes make a version 2 of the type, of which the first has never been."""
+    project = await desk.job()
+    first = await desk.change(project, add("job", "crew", required=True))
+    second = await desk.change(project, add("job", "site", required=True))
+    with_crew, with_site = {"title": "a", "crew": "b"}, {"title": "a", "site": "c"}
+
+    answer = await desk.run(
+        ("changes.merge", {"change_id": first.id}),
+        ("host.keep", {"type": "job", "document": with_crew}),
+        ("host.keep", {"type": "job", "document": with_site}),
+        fails=True,
+    )
+    refused(answer, ErrorCode.UNPROCESSABLE)
+    refused(await desk.keep("job", with_crew), INVALID, "crew")
+    expect(await desk.merge(second))
+
+    assert (await desk.get_type(project)).version == 2
+    refused(await desk.keep("job", with_crew), INVALID, "crew", "site")
+    expect(await desk.keep("job", with_site))
+
+
+@scenario
+async def test_a_merge_that_fails_inside_an_action_leaves_no_schema_behind(desk: Desk) -> None:
+    project = await desk.job()
+    good = await desk.change(project, add("job", "crew", required=True))
+    steps = [["changes.merge", {"change_id": good.id}], ["host.keep", {"type": "job", "document": {}}]]
+
+    answer = await desk.run(
+        ("host.run", {"steps": steps, "fails": True}),
+        ("host.keep", {"type": "job", "document": {"title": "a"}}),
+    )
+
+    assert answer == ["unprocessable", "succeeded"]
+    expect(await desk.keep("job", {"title": "b"}))
+
+
+@scenario
+async def test_documents_of_an_older_schema_stay_readable(desk: Desk) -> None:
+    project = await desk.job()
+    old = {"title": "a", "hours": 3}
+    expect(await desk.keep("job", old, "old"))
+
+    await desk.merged(
+        project, rename("job", "title", "name"), put("job", "hours", "string"), add("job", "crew", required=True)
+    )
+    await desk.merged(project, remove("job", "hours"))
+
+    assert await desk.ask("host.read", {"type": "job", "id": "old"}) == old
+    refused(await desk.keep("job", {**old, "hours": 4}, "old", version=1), INVALID)
+    expect(await desk.keep("job", {"name": "a", "crew": "b"}, "old", version=1))
+    expect(await desk.ask("host.remove", {"type": "job", "id": "old", "version": 2}))
+
+
+# Which documents fit
+
+
+@scenario
+async def test_check_documents_goes_through_them_in_pages(desk: Desk) -> None:
+    project = await desk.job(schema(title="string"))
+    for number in range(7):
+        expect(await desk.keep("job", {"title": "a"} if number % 2 else {}, f"d{number}"))
+    await desk.merged(project, put("job", "title", required=True))
+    pages, after = [], None
+
+    while True:
+        asked = {"project_id": project.id, "key": "job", "limit": 3, "after": after}
+        page = expect(await desk.ask("record_types.check_documents", asked))
+        pages.append((page.checked, [misfit.id for misfit in page.misfits]))
+        after = page.next
+        if after is None:
+            break
+
+    assert pages == [(3, ["d0", "d2"]), (3, ["d4"]), (1, ["d6"])]
+
+
+@scenario
+async def test_check_documents_says_what_a_change_would_make_of_them(desk: Desk) -> None:
+    project = await desk.job()
+    expect(await desk.keep("job", {"title": "my secret", "hours": 1}, "one"))
+    expect(await desk.keep("job", {"title": "b"}, "two"))
+    change = await desk.change(project, put("job", "hours", required=True), rename("job", "title", "name"))
+    asked = {"project_id": project.id, "key": "job"}
+    before = desk.dump()
+
+    now = expect(await desk.ask("record_types.check_documents", asked))
+    then = expect(await desk.ask("record_types.check_documents", {**asked, "change_id": change.id}))
+
+    assert (now.checked, now.misfits) == (2, ())
+    assert [(misfit.id, {*misfit.problems}) for misfit in then.misfits] == [
+        ("one", {"title", "name", "hours"}),
+        ("two", {"title", "name", "hours"}),
+    ]
+    assert "secret" not in str(then)
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+@scenario
+async def test_a_preview_has_the_documents_that_would_not_fit(desk: Desk) -> None:
+    project = await desk.project()
+    expect(await desk.type(project, "asset", schema(code="string")))
+    expect(await desk.type(project, "crane", schema(height="number"), base="asset", active=True))
+    expect(await desk.type(project, "task", active=True))
+    expect(await desk.keep("crane", {"height": 1}, "one"))
+    expect(await desk.keep("crane", {"height": 1, "code": "1"}, "two"))
+    change = await desk.change(project, put("asset", "code", required=True))
+
+    preview = expect(await desk.preview(change))
+
+    found = {each.record_type_key: (each.checked, [misfit.id for misfit in each.misfits]) for each in preview.documents}
+    assert found == {"asset": (0, []), "crane": (2, ["one"])}
+    expect(await desk.merge(change))
+    asked = {"project_id": project.id, "key": "crane"}
+    checked = expect(await desk.ask("record_types.check_documents", asked))
+    assert checked == next(each for each in preview.documents if each.record_type_key == "crane")
+
+
+@scenario
+async def test_a_check_with_a_change_that_cannot_be_applied_says_so(desk: Desk) -> None:
+    project = await desk.job()
+    change = await desk.change(project, remove("job", "nothing"))
+
+    answer = await desk.ask(
+        "record_types.check_documents", {"project_id": project.id, "key": "job", "change_id": change.id}
+    )
+
+    refused(answer, ErrorCode.UNPROCESSABLE, "remove_field job.nothing")

@@ -1,0 +1,426 @@
+"""The life of a change: where it may go from each state, and what becomes of it when it cannot be merged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from actionengine import ActionContext, Actor, ApprovalPolicy, ErrorCode
+from actionengine.changes.states import STATUSES
+from tests.changes.desk import (
+    ANN,
+    BOB,
+    BOT,
+    Desk,
+    add,
+    besides_the_log,
+    expect,
+    put,
+    refused,
+    remove,
+    scenario,
+    schema,
+)
+
+GOES: Mapping[str, set[str]] = {
+    "Draft": {"Implementing", "Validating", "Merged"},
+    "Implementing": {"WorkspaceRunning", "Validating", "Draft"},
+    "WorkspaceRunning": {"Validating", "Implementing"},
+    "Validating": {"Ready", "ValidationFailed"},
+    "ValidationFailed": {"Implementing", "Validating"},
+    "Ready": {"Merged", "ValidationFailed"},
+    "Merged": set(),
+}
+
+WAYS: Mapping[str, Sequence[str]] = {
+    "Draft": (),
+    "Implementing": ("Implementing",),
+    "WorkspaceRunning": ("Implementing", "WorkspaceRunning"),
+    "Validating": ("Validating",),
+    "ValidationFailed": ("Validating", "ValidationFailed"),
+    "Ready": ("Validating", "Ready"),
+    "Merged": ("Validating", "Ready", "Merged"),
+}
+
+BOSS = Actor.human("boss", permissions=["merges.approve"])
+TWO_PEOPLE = ApprovalPolicy(when=lambda data, ctx: True, permission="merges.approve")
+MERGE = "changes.merge"
+WRITTEN_BY_A_FAILED_MERGE = {"ae_changes": [{"status", "updated_at"}]}
+EVENTS = {"ae_events", "ae_outbox"}
+
+
+async def merge_by(desk: Desk, way: str, change: Any, **who: Any) -> Any:
+    """Merge a change: by the action of that name, or by a transition."""
+    return await (desk.merge(change, **who) if way == "merge" else desk.move(change, "Merged", **who))
+
+
+async def bad_change(desk: Desk, project: Any, status: str) -> Any:
+    """A change that cannot be merged, in a state."""
+    change = await desk.change(project, add("job", "a"), remove("job", "nothing"), add("job", "b"))
+    await desk.move(change, *WAYS[status])
+    return change
+
+
+# Where it may go
+
+
+@pytest.mark.parametrize("require_review", [False, True], ids=["no review", "review"])
+@pytest.mark.parametrize("status", STATUSES)
+@scenario
+async def test_a_change_goes_where_the_table_says(desk: Desk, status: str, require_review: bool) -> None:
+    project = await desk.project(require_review=require_review)
+
+    for to in STATUSES:
+        change = await desk.change(project)
+        await desk.move(change, *WAYS[status])
+        assert await desk.status(change) == status
+
+        answer = await desk.move(change, to)
+
+        may = to == status or (to in GOES[status] and not (require_review and (status, to) == ("Draft", "Merged")))
+        if may:
+            assert expect(answer).status == to
+        else:
+            refused(answer, ErrorCode.CONFLICT, status)
+        assert await desk.status(change) == (to if may else status)
+
+
+@pytest.mark.parametrize("status", STATUSES)
+@scenario
+async def test_to_go_where_it_is_already_changes_nothing(desk: Desk, status: str) -> None:
+    change = await desk.change(await desk.job(), add("job", "a"))
+    await desk.move(change, *WAYS[status])
+    as_it_was = await desk.ask("changes.get", {"change_id": change.id})
+    before = desk.dump()
+
+    answer = await desk.move(change, status)
+
+    assert answer == as_it_was
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+@scenario
+async def test_a_project_that_requires_review_merges_what_is_ready_only(desk: Desk) -> None:
+    project = await desk.job(require_review=True)
+    change = await desk.change(project, add("job", "a"))
+
+    refused(await desk.merge(change), ErrorCode.CONFLICT, "Draft", "Ready")
+    refused(await desk.execute(change), ErrorCode.CONFLICT, "Draft", "Ready")
+    assert await desk.names(project) == ["title", "hours"]
+    assert await desk.status(change) == "Draft"
+
+    await desk.move(change, "Validating", "Ready")
+    assert expect(await desk.merge(change)).status == "Merged"
+
+
+@scenario
+async def test_a_transition_to_merged_does_what_merge_does(desk: Desk) -> None:
+    came_of_it = []
+    for way in ("merge", "transition"):
+        project = await desk.project()
+        key = f"job_{way}"
+        expect(await desk.type(project, key, schema(title="string")))
+        change = await desk.change(project, add(key, "a"))
+        await desk.move(change, "Validating", "Ready")
+        seen = len(await desk.events())
+
+        merged = expect(await merge_by(desk, way, change))
+
+        assert merged.merged_at == merged.updated_at > change.updated_at
+        (op,), (snapshot,) = await desk.ops(change), await desk.snapshots(change)
+        assert op.executed_at is not None
+        came_of_it.append(
+            (
+                merged.status,
+                await desk.names(project, key),
+                snapshot.schema,
+                op.previous_snapshot,
+                [event.type for event in (await desk.events())[seen:]],
+            )
+        )
+
+    assert came_of_it[0] == came_of_it[1]
+    assert came_of_it[0][-1] == ["changes.merged", "record_types.changed"]
+
+
+# Where it cannot be merged
+
+
+@pytest.mark.parametrize("status", ["Draft", "Ready"])
+@pytest.mark.parametrize("way", ["merge", "transition"])
+@scenario
+async def test_a_change_that_cannot_be_merged_becomes_validation_failed_and_nothing_else(
+    desk: Desk, way: str, status: str
+) -> None:
+    project = await desk.job()
+    change = await bad_change(desk, project, status)
+    op = (await desk.ops(change))[1]
+    before = desk.dump()
+
+    answer = await merge_by(desk, way, change)
+
+    error = refused(answer, ErrorCode.UNPROCESSABLE, "remove_field job.nothing", "there is no field 'nothing'")
+    assert error.details["op_id"] == op.id
+    assert error.details["reason"] == "there is no field 'nothing'"
+    assert await desk.status(change) == "ValidationFailed"
+    assert besides_the_log(before, desk.dump()) == WRITTEN_BY_A_FAILED_MERGE
+
+
+@scenario
+async def test_a_change_that_has_failed_is_mended_and_merged(desk: Desk) -> None:
+    project = await desk.job()
+    change = await bad_change(desk, project, "Ready")
+    await desk.merge(change)
+
+    expect(await desk.delete_op(change, (await desk.ops(change))[1]))
+    await desk.move(change, "Validating", "Ready")
+
+    assert expect(await desk.merge(change)).applied_count == 2
+    assert await desk.names(project) == ["title", "hours", "a", "b"]
+
+
+@pytest.mark.parametrize("status", ["Implementing", "WorkspaceRunning", "Validating", "ValidationFailed"])
+@pytest.mark.parametrize("way", ["merge", "transition"])
+@scenario
+async def test_a_merge_that_is_refused_for_its_state_does_not_move_it(desk: Desk, way: str, status: str) -> None:
+    change = await bad_change(desk, await desk.job(), status)
+    before = desk.dump()
+
+    answer = await merge_by(desk, way, change)
+
+    refused(answer, ErrorCode.CONFLICT, status)
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+@scenario
+async def test_an_execution_that_fails_does_not_move_it(desk: Desk) -> None:
+    change = await bad_change(desk, await desk.job(), "Ready")
+    before = desk.dump()
+
+    refused(await desk.execute(change), ErrorCode.UNPROCESSABLE, "job.nothing")
+
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+# Inside another action
+
+
+@pytest.mark.parametrize("status", ["Draft", "Ready"])
+@pytest.mark.parametrize("deep", [False, True], ids=["directly", "two levels down"])
+@pytest.mark.parametrize("fails", [False, True], ids=["which succeeds", "which fails"])
+@scenario
+async def test_a_merge_that_fails_inside_another_action_marks_the_change(
+    desk: Desk, fails: bool, deep: bool, status: str
+) -> None:
+    project = await desk.job()
+    change = await bad_change(desk, project, status)
+    step: tuple[str, Any] = (MERGE, {"change_id": change.id})
+    if deep:
+        step = ("host.run", {"steps": [list(step)]})
+    before = desk.dump()
+
+    answer = await desk.run(step, fails=fails)
+
+    if fails:
+        refused(answer, ErrorCode.UNPROCESSABLE, "it was not to be")
+    else:
+        assert answer == (["succeeded"] if deep else ["unprocessable"])
+    found = besides_the_log(before, desk.dump())
+    assert found.pop("ae_changes") == WRITTEN_BY_A_FAILED_MERGE["ae_changes"]
+    assert {*found} <= (set() if fails else EVENTS)
+    assert await desk.status(change) == "ValidationFailed"
+
+
+@scenario
+async def test_what_the_other_action_does_afterwards_stands(desk: Desk) -> None:
+    change = await bad_change(desk, await desk.job(), "Draft")
+
+    answer = await desk.run(
+        (MERGE, {"change_id": change.id}),
+        ("changes.transition", {"change_id": change.id, "status": "Implementing"}),
+        ("host.keep", {"type": "job", "document": {"title": "a"}}),
+    )
+
+    assert answer == ["unprocessable", "succeeded", "succeeded"]
+    assert await desk.status(change) == "Implementing"
+
+
+@scenario
+async def test_a_merge_inside_an_action_that_fails_has_not_been(desk: Desk) -> None:
+    project = await desk.job()
+    change = await desk.change(project, add("job", "a"))
+    before = desk.dump()
+
+    answer = await desk.run((MERGE, {"change_id": change.id}), fails=True)
+
+    refused(answer, ErrorCode.UNPROCESSABLE, "it was not to be")
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+@scenario
+async def test_what_was_done_before_a_failed_merge_is_not_kept_for_its_sake(desk: Desk) -> None:
+    project = await desk.job()
+    change = await bad_change(desk, project, "Draft")
+    before = desk.dump()
+
+    answer = await desk.run(
+        ("host.keep", {"type": "job", "document": {"title": "a"}}),
+        ("changes.create", {"project_id": project.id, "title": "another change"}),
+        (MERGE, {"change_id": change.id}),
+        fails=True,
+    )
+
+    refused(answer, ErrorCode.UNPROCESSABLE, "it was not to be")
+    assert besides_the_log(before, desk.dump()) == WRITTEN_BY_A_FAILED_MERGE
+
+
+@scenario
+async def test_several_changes_that_fail_inside_one_action_are_all_marked(desk: Desk) -> None:
+    project = await desk.job()
+    changes = [await bad_change(desk, project, status) for status in ("Draft", "Ready")]
+
+    await desk.run(*((MERGE, {"change_id": change.id}) for change in changes), fails=True)
+
+    assert [await desk.status(change) for change in changes] == ["ValidationFailed"] * 2
+
+
+# By two people
+
+
+@pytest.mark.parametrize("way", ["merge", "transition"])
+@scenario
+async def test_under_a_policy_a_second_person_has_a_change_merged(desk: Desk, way: str) -> None:
+    desk = desk.another(merge_approval=TWO_PEOPLE)
+    project = await desk.job()
+    change = await desk.change(project, add("job", "a"))
+    await desk.move(change, "Validating", "Ready")
+
+    needed = refused(await merge_by(desk, way, change), ErrorCode.APPROVAL_REQUIRED)
+    approval = {"approval_id": needed.details["approval_id"]}
+    assert await desk.status(change) == "Ready"
+    refused(await desk.ask("approvals.approve", approval, by=BOB), ErrorCode.NOT_FOUND)
+    approved = expect(await desk.ask("approvals.approve", approval, by=BOSS))
+
+    assert approved.result.status == "Merged"
+    assert await desk.names(project) == ["title", "hours", "a"]
+    (entry,) = [each for each in await desk.log(subject=f"change/{change.id}") if each.approved_by is not None]
+    assert (entry.actor_id, entry.approved_by, entry.outcome) == ("ann", "human:boss", "succeeded")
+
+
+@scenario
+async def test_an_execution_needs_the_second_person_too(desk: Desk) -> None:
+    desk = desk.another(merge_approval=TWO_PEOPLE)
+    project = await desk.job()
+    change = await desk.change(project, add("job", "a"))
+
+    needed = refused(await desk.execute(change), ErrorCode.APPROVAL_REQUIRED)
+    expect(await desk.ask("approvals.approve", {"approval_id": needed.details["approval_id"]}, by=BOSS))
+
+    assert await desk.names(project) == ["title", "hours", "a"]
+    assert await desk.status(change) == "Draft"
+
+
+@scenario
+async def test_other_moves_need_no_second_person(desk: Desk) -> None:
+    desk = desk.another(merge_approval=TWO_PEOPLE)
+    change = await desk.change(await desk.job())
+
+    assert expect(await desk.move(change, "Implementing", "Validating", "Ready")).status == "Ready"
+
+
+@scenario
+async def test_a_policy_sees_which_change_it_is(desk: Desk) -> None:
+    seen: list[Any] = []
+
+    def look(data: Any, ctx: ActionContext) -> bool:
+        seen.append(data.change_id)
+        return False
+
+    policy = ApprovalPolicy(when=look, permission="merges.approve")
+    desk = desk.another(merge_approval=policy)
+    project = await desk.job()
+    changes = [await desk.change(project), await desk.change(project)]
+
+    expect(await desk.merge(changes[0]))
+    expect(await desk.move(changes[1], "Merged"))
+
+    assert seen == [change.id for change in changes]
+
+
+@pytest.mark.parametrize("way", ["merge", "transition"])
+@scenario
+async def test_a_change_that_fails_once_it_is_approved_becomes_validation_failed(desk: Desk, way: str) -> None:
+    desk = desk.another(merge_approval=TWO_PEOPLE)
+    project = await desk.job()
+    change = await bad_change(desk, project, "Ready")
+    bad = (await desk.ops(change))[1]
+    needed = refused(await merge_by(desk, way, change), ErrorCode.APPROVAL_REQUIRED)
+    approval = {"approval_id": needed.details["approval_id"]}
+    before = desk.dump()
+
+    answer = await desk.ask("approvals.approve", approval, by=BOSS)
+
+    error = refused(answer, ErrorCode.UNPROCESSABLE, "remove_field job.nothing")
+    assert error.details["op_id"] == bad.id
+    assert besides_the_log(before, desk.dump()) == WRITTEN_BY_A_FAILED_MERGE
+    expect(await desk.delete_op(change, bad))
+    await desk.move(change, "Validating", "Ready")
+    assert expect(await desk.ask("approvals.approve", approval, by=BOSS)).result.status == "Merged"
+    assert await desk.names(project) == ["title", "hours", "a", "b"]
+
+
+@scenario
+async def test_what_nobody_can_approve_is_not_asked_for(desk: Desk) -> None:
+    desk = desk.another(merge_approval=TWO_PEOPLE)
+    change = await desk.change(await desk.job(), add("job", "a"))
+    before = desk.dump()
+
+    refused(await desk.merge(change, by=BOT), ErrorCode.FORBIDDEN)
+    refused(await desk.execute(change, by=BOT), ErrorCode.FORBIDDEN)
+    refused(await desk.move(change, "Merged", by=BOT), ErrorCode.FORBIDDEN, "R1")
+
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+# With an idempotency key
+
+
+@scenario
+async def test_a_merge_that_is_repeated_with_its_key_answers_the_same(desk: Desk) -> None:
+    project = await desk.job()
+    change = await desk.change(project, add("job", "a"))
+    first = expect(await desk.merge(change, key="once"))
+    before = desk.dump()
+
+    again = await desk.merge(change, key="once")
+
+    assert again == first
+    assert (again.applied_count, len(again.diff)) == (1, 1)
+    assert besides_the_log(before, desk.dump()) == {}
+    assert [entry.outcome for entry in await desk.log(action=MERGE)] == ["succeeded", "replayed"]
+
+
+@scenario
+async def test_a_merge_that_has_failed_runs_again_with_its_key(desk: Desk) -> None:
+    change = await bad_change(desk, await desk.job(), "Ready")
+    refused(await desk.merge(change, key="once"), ErrorCode.UNPROCESSABLE)
+    refused(await desk.merge(change, key="once"), ErrorCode.CONFLICT, "ValidationFailed")
+    expect(await desk.delete_op(change, (await desk.ops(change))[1]))
+    await desk.move(change, "Validating", "Ready")
+
+    answer = await desk.merge(change, key="once")
+
+    assert expect(answer).applied_count == 2
+    assert await desk.merge(change, key="once") == answer
+
+
+@scenario
+async def test_a_key_is_good_for_one_change(desk: Desk) -> None:
+    project = await desk.job()
+    expect(await desk.merge(await desk.change(project, add("job", "a")), key="once"))
+
+    answer = await desk.merge(await desk.change(project, put("job", "title", required=True)), key="once", by=ANN)
+
+    refused(answer, ErrorCode.IDEMPOTENCY_MISMATCH)

@@ -1,0 +1,894 @@
+"""The rules of change control, D1 to G2, each as those meet it who go through the engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from uuid_utils import uuid7
+
+from actionengine import ErrorCode, StorageError
+from actionengine.changes.states import STATUSES, TAKES_OPS
+from actionengine.errors import ActionException
+from actionengine.storage.tables import PATCH_OPS, TARGETS, Row, Table
+from tests.changes.desk import (
+    BOT,
+    LOG,
+    Desk,
+    Op,
+    add,
+    besides_the_log,
+    differences,
+    edit_file,
+    expect,
+    put,
+    refused,
+    remove,
+    rename,
+    scenario,
+    schema,
+)
+
+NOBODY = str(uuid7())
+"""An id that nothing has."""
+
+WAYS: Mapping[str, Sequence[str]] = {
+    "Draft": (),
+    "Implementing": ("Implementing",),
+    "WorkspaceRunning": ("Implementing", "WorkspaceRunning"),
+    "Validating": ("Validating",),
+    "ValidationFailed": ("Validating", "ValidationFailed"),
+    "Ready": ("Validating", "Ready"),
+    "Merged": ("Merged",),
+}
+
+# D: data
+
+
+@scenario
+async def test_d1_a_record_type_has_a_project(desk: Desk) -> None:
+    without = await desk.ask("record_types.create", {"key": "job"})
+    of_none = await desk.ask("record_types.create", {"project_id": NOBODY, "key": "job"})
+
+    refused(without, ErrorCode.INVALID_INPUT, "project_id")
+    refused(of_none, ErrorCode.NOT_FOUND, NOBODY)
+
+
+@scenario
+async def test_d2_a_change_has_a_project(desk: Desk) -> None:
+    without = await desk.ask("changes.create", {"title": "a change"})
+    of_none = await desk.ask("changes.create", {"project_id": NOBODY, "title": "a change"})
+
+    refused(without, ErrorCode.INVALID_INPUT, "project_id")
+    refused(of_none, ErrorCode.NOT_FOUND, NOBODY)
+
+
+@scenario
+async def test_d3_keys_are_unique_in_a_project_and_a_tenant(desk: Desk) -> None:
+    project, other = await desk.project(), await desk.project()
+    expect(await desk.type(project, "job"))
+    before = desk.dump()
+
+    again = await desk.type(project, "job", name="another name")
+
+    refused(again, ErrorCode.CONFLICT, "'job'")
+    assert besides_the_log(before, desk.dump()) == {}
+    expect(await desk.type(other, "job", name="another name"))
+
+
+@scenario
+async def test_d3_the_same_key_may_be_another_tenants(desk: Desk) -> None:
+    expect(await desk.type(await desk.project(), "job"))
+
+    elsewhere = await desk.project(tenant=desk.world.other_tenant)
+
+    expect(await desk.type(elsewhere, "job", tenant=desk.world.other_tenant))
+
+
+@scenario
+async def test_d4_names_of_projects_are_unique_in_a_tenant(desk: Desk) -> None:
+    expect(await desk.project("Plant"))
+    before = desk.dump()
+
+    again = await desk.project("Plant")
+
+    refused(again, ErrorCode.CONFLICT, "'Plant'")
+    assert besides_the_log(before, desk.dump()) == {}
+    expect(await desk.project("Plant", tenant=desk.world.other_tenant))
+
+
+@scenario
+async def test_d4_names_of_record_types_are_unique_in_a_tenant(desk: Desk) -> None:
+    expect(await desk.type(await desk.project(), "job", name="Job"))
+
+    again = await desk.type(await desk.project(), "task", name="Job")
+
+    refused(again, ErrorCode.CONFLICT, "'Job'", "another name")
+
+
+@scenario
+async def test_d5_there_is_one_snapshot_for_a_change_and_a_record_type(desk: Desk) -> None:
+    project = await desk.job()
+    change = await desk.change(project, add("job", "a"))
+
+    expect(await desk.execute(change))
+    expect(await desk.op(change, add("job", "b")))
+    expect(await desk.execute(change))
+    expect(await desk.execute(change))
+    expect(await desk.merge(change))
+    expect(await desk.merge(change))
+
+    (snapshot,) = await desk.snapshots(change)
+    assert snapshot.version == 1
+    assert [field["name"] for field in snapshot.schema["fields"]] == ["title", "hours"]
+    assert await desk.names(project) == ["title", "hours", "a", "b"]
+    assert (await desk.history(project)).is_intact
+
+
+@scenario
+async def test_d6_a_snapshot_is_of_its_changes_project(desk: Desk) -> None:
+    project = await desk.job()
+
+    change = await desk.merged(project, add("job", "a"))
+
+    assert [each.project_id for each in await desk.snapshots(change)] == [change.project_id] == [project.id]
+
+
+@scenario
+async def test_d7_previous_snapshot_and_executed_at_are_set_together(desk: Desk) -> None:
+    project = await desk.job()
+    change = await desk.change(project, add("job", "a"), add("job", "b"))
+
+    drafted = await desk.ops(change)
+    expect(await desk.execute(change))
+    executed = await desk.ops(change)
+
+    assert {(op.previous_snapshot, op.executed_at, op.applied_version) for op in drafted} == {(None, None, None)}
+    assert all(op.executed_at is not None and op.applied_version == 2 for op in executed)
+    assert [len(op.previous_snapshot["fields"]) for op in executed] == [2, 3]
+
+
+@pytest.mark.parametrize("type", ["", "String", "money", "object", None, 7, ["string"]])
+@scenario
+async def test_d8_field_types_are_from_the_known_set(desk: Desk, type: Any) -> None:
+    project = await desk.job()
+    change = await desk.change(project, add("job", "a"))
+    before = desk.dump()
+
+    of_schema = await desk.type(project, "task", {"fields": [{"name": "a", "type": type}]})
+    of_add = await desk.op(change, add("job", "b", type))
+    of_set = await desk.op(change, put("job", "title", type))
+
+    refused(of_schema, ErrorCode.INVALID_INPUT, "fields.0.type")
+    refused(of_add, ErrorCode.INVALID_INPUT, "add_field", "definition.type")
+    refused(of_set, ErrorCode.INVALID_INPUT, "set_field", "definition.type")
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+@pytest.mark.parametrize(
+    ("type", "selector"),
+    [
+        ("record_type", {}),
+        ("record_type", {"record_type_key": ""}),
+        ("record_type", {"record_type_key": 7}),
+        ("record_type", {"record_type_key": "job", "more": 1}),
+        ("record_type", {"file_path": "main.py"}),
+        ("file", {"file_path": None}),
+        ("file", {"path": "main.py"}),
+        ("form", {"record_type_key": "job"}),
+        ("workflow", {"form_key": "f"}),
+        ("rule", {"rule_key": ["r"]}),
+        ("script", {"script_key": "x" * 1001}),
+        ("job", {"job_key": "job"}),
+        ("file", "main.py"),
+    ],
+)
+@scenario
+async def test_d9_target_selectors_are_from_the_known_set(desk: Desk, type: str, selector: Any) -> None:
+    change = await desk.change(await desk.job())
+    before = desk.dump()
+
+    answer = await desk.ask("changes.add_target", {"change_id": change.id, "type": type, "selector": selector})
+
+    refused(answer, ErrorCode.INVALID_INPUT)
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+@scenario
+async def test_d9_each_type_of_target_has_a_selector_of_its_own(desk: Desk) -> None:
+    change = await desk.change(await desk.job())
+
+    for type in ("form", "workflow", "rule", "script", "file"):
+        expect(await desk.target(change, "main", type))
+    expect(await desk.target(change, "job"))
+
+    targets = await desk.ask("changes.list_targets", {"change_id": change.id})
+    assert [(target.type, *target.selector) for target in targets] == [
+        ("form", "form_key"),
+        ("workflow", "workflow_key"),
+        ("rule", "rule_key"),
+        ("script", "script_key"),
+        ("file", "file_path"),
+        ("record_type", "record_type_key"),
+    ]
+
+
+# E: execution
+
+
+@scenario
+async def test_e1_a_merged_change_takes_no_target_no_op_and_no_status(desk: Desk) -> None:
+    project = await desk.job()
+    change = await desk.change(project, add("job", "a"))
+    (op,) = await desk.ops(change)
+    expect(await desk.merge(change))
+    before = desk.dump()
+
+    refused(await desk.target(change, "job"), ErrorCode.CONFLICT, "Merged")
+    refused(await desk.op(change, add("job", "b")), ErrorCode.CONFLICT, "add_field job.b", "Merged")
+    refused(await desk.delete_op(change, op), ErrorCode.CONFLICT, op.id)
+    refused(await desk.execute(change), ErrorCode.CONFLICT, "merged")
+    for status in STATUSES:
+        if status != "Merged":
+            refused(await desk.move(change, status), ErrorCode.CONFLICT, "Merged")
+
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+@scenario
+async def test_e2_ops_execute_once(desk: Desk) -> None:
+    project = await desk.job()
+    change = await desk.change(project, add("job", "a"), add("job", "b"))
+
+    first = expect(await desk.execute(change))
+    stamped = await desk.ops(change)
+    second = expect(await desk.execute(change))
+
+    assert (first.applied_count, second.applied_count) == (2, 0)
+    assert second.diff == ()
+    assert await desk.ops(change) == stamped
+    assert (await desk.get_type(project)).version == 2
+
+
+@scenario
+async def test_e2_merge_after_execute_applies_nothing_again(desk: Desk) -> None:
+    project = await desk.job()
+    change = await desk.change(project, add("job", "a"))
+    expect(await desk.execute(change))
+    record_type, ops, snapshots = (
+        await desk.get_type(project),
+        await desk.ops(change),
+        await desk.snapshots(change),
+    )
+
+    merged = expect(await desk.merge(change))
+
+    assert (merged.status, merged.applied_count, merged.diff) == ("Merged", 0, ())
+    assert await desk.get_type(project) == record_type
+    assert await desk.ops(change) == ops
+    assert await desk.snapshots(change) == snapshots
+
+
+@scenario
+async def test_e2_merge_after_execute_applies_what_was_added_between(desk: Desk) -> None:
+    project = await desk.job()
+    change = await desk.change(project, add("job", "a"))
+    expect(await desk.execute(change))
+    expect(await desk.op(change, rename("job", "a", "b")))
+
+    merged = expect(await desk.merge(change))
+
+    assert merged.applied_count == 1
+    assert await desk.names(project) == ["title", "hours", "b"]
+
+
+@scenario
+async def test_e2_a_merged_change_is_merged_again_without_effect(desk: Desk) -> None:
+    project = await desk.job()
+    change = await desk.merged(project, add("job", "a"))
+    before = desk.dump()
+
+    again = expect(await desk.merge(change))
+
+    assert (again.status, again.applied_count, again.merged_at) == ("Merged", 0, change.merged_at)
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+@scenario
+async def test_e3_an_executed_op_cannot_be_deleted(desk: Desk) -> None:
+    change = await desk.change(await desk.job(), add("job", "a"))
+    (op,) = await desk.ops(change)
+    expect(await desk.execute(change))
+    before = desk.dump()
+
+    answer = await desk.delete_op(change, op)
+
+    refused(answer, ErrorCode.CONFLICT, op.id, "executed")
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        add("job", "title"),
+        put("job", "nothing"),
+        remove("job", "nothing"),
+        rename("job", "nothing", "something"),
+        rename("job", "hours", "title"),
+        remove("crane", "code"),
+        put("crane", "code"),
+        add("job", "x", before="nothing"),
+        edit_file(),
+    ],
+    ids=lambda op: f"{op[0]} {op[1].get('field') or op[1].get('old_name') or op[1].get('file_path')}",
+)
+@pytest.mark.parametrize("position", [0, 3, 6], ids=["first", "in the middle", "last"])
+@scenario
+async def test_e4_one_bad_op_and_not_one_row_is_written(desk: Desk, position: int, bad: Op) -> None:
+    project = await desk.job()
+    expect(await desk.type(project, "asset", schema(code="string!")))
+    expect(await desk.type(project, "crane", schema(code="string!"), base="asset"))
+    expect(await desk.type(project, "task", schema(code="string")))
+    good = [
+        add("job", "a"),
+        add("asset", "b"),
+        rename("task", "code", "number"),
+        put("task", "number", "number"),
+        add("crane", "load", "number"),
+        add("asset", "d"),
+    ]
+    change = await desk.change(project, *good[:position], bad, *good[position:])
+    before = desk.dump()
+
+    executed = await desk.execute(change)
+    between = desk.dump()
+    merged = await desk.merge(change)
+
+    assert besides_the_log(before, between) == {}
+    after = differences(before, desk.dump())
+    assert {table: rows for table, rows in after.items() if table not in LOG} == {
+        "ae_changes": [{"status", "updated_at"}]
+    }
+    assert len(after["ae_action_log"]) == 2
+    op_id = (await desk.ops(change))[position].id
+    for answer in (executed, merged):
+        error = refused(answer, ErrorCode.UNPROCESSABLE, bad[0])
+        assert (error.details["op_id"], error.details["op_type"]) == (op_id, bad[0])
+        assert error.details["reason"] in error.message
+
+
+@scenario
+async def test_e5_the_same_ops_on_the_same_schemas_give_the_same(desk: Desk) -> None:
+    ops = (add("job", "b"), rename("job", "hours", "time"), put("job", "title", "text", required=True), add("job", "c"))
+    came_of_it = []
+    for number in range(2):
+        project = await desk.project()
+        expect(await desk.type(project, "job", schema(title="string!", hours="number"), name=f"job {number}"))
+        change = await desk.change(project, *ops)
+        previews = [expect(await desk.preview(change)) for _ in range(2)]
+        merged = expect(await desk.merge(change))
+        assert previews[0] == previews[1]
+        assert previews[0].diff == merged.diff
+        came_of_it.append((merged.diff, (await desk.get_type(project)).schema))
+
+    assert came_of_it[0] == came_of_it[1]
+
+
+@scenario
+async def test_e5_a_preview_writes_nothing(desk: Desk) -> None:
+    project = await desk.job()
+    change = await desk.change(project, add("job", "a"), remove("job", "hours"))
+    before = desk.dump()
+
+    preview = expect(await desk.preview(change))
+
+    assert preview.op_count == 2
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+class Listening:
+    """A storage that tells which rows are written, in their order: `(what is done, table, how many)`."""
+
+    def __init__(self, within: Any, heard: list[tuple[str, str, int]]) -> None:
+        self._within = within
+        self._heard = heard
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._within, name)
+
+    def unit_of_work(self, *arguments: Any) -> Any:
+        return Listening(self._within.unit_of_work(*arguments), self._heard)
+
+    def rows(self, table: Table) -> Any:
+        return ListeningRows(self._within.rows(table), table, self._heard)
+
+
+class ListeningRows:
+    def __init__(self, within: Any, table: Table, heard: list[tuple[str, str, int]]) -> None:
+        self._within = within
+        self._table = table
+        self._heard = heard
+
+    async def find(self, *arguments: Any, **options: Any) -> Any:
+        return await self._within.find(*arguments, **options)
+
+    async def insert(self, rows: Sequence[Row]) -> None:
+        self._heard.append(("insert", self._table.name, len(rows)))
+        await self._within.insert(rows)
+
+    async def update(self, rows: Sequence[Row]) -> None:
+        self._heard.append(("update", self._table.name, len(rows)))
+        await self._within.update(rows)
+
+
+@scenario
+async def test_e6_the_snapshots_are_written_before_the_schemas(desk: Desk) -> None:
+    project = await desk.job()
+    expect(await desk.type(project, "task"))
+    change = await desk.change(project, add("job", "a"), add("task", "a"), add("job", "b"))
+    heard: list[tuple[str, str, int]] = []
+    storage: Any = Listening(desk.world.storage, heard)
+
+    expect(await desk.another(storage=storage).merge(change))
+
+    assert heard == [
+        ("insert", "ae_snapshots", 2),
+        ("update", "ae_record_types", 2),
+        ("update", "ae_patch_ops", 3),
+        ("update", "ae_changes", 1),
+    ]
+
+
+@scenario
+async def test_e6_a_snapshot_is_the_schema_as_it_was(desk: Desk) -> None:
+    project = await desk.job()
+    before = await desk.get_type(project)
+
+    change = await desk.merged(project, remove("job", "hours"), add("job", "a"))
+
+    (snapshot,) = await desk.snapshots(change)
+    assert (snapshot.schema, snapshot.version) == (before.schema, before.version)
+
+
+E7_BREAKERS = {
+    "removed": remove("crane", "code"),
+    "renamed": rename("crane", "code", "number"),
+    "set to not required": put("crane", "code", required=False),
+    "set without required": put("crane", "code"),
+}
+
+
+@pytest.mark.parametrize("op", E7_BREAKERS.values(), ids=E7_BREAKERS)
+@pytest.mark.parametrize("levels", [1, 3])
+@scenario
+async def test_e7_what_an_ancestor_requires_is_not_weakened(desk: Desk, op: Op, levels: int) -> None:
+    project = await desk.project()
+    expect(await desk.type(project, "asset", schema(code="string!")))
+    base = "asset"
+    for level in range(1, levels):
+        expect(await desk.type(project, f"level{level}", base=base))
+        base = f"level{level}"
+    expect(await desk.type(project, "crane", schema(code="string!"), base=base))
+    change = await desk.change(project, op)
+    before = desk.dump()
+
+    answer = await desk.merge(change)
+
+    error = refused(answer, ErrorCode.UNPROCESSABLE, f"{op[0]} crane.code", "E7", "'asset'")
+    assert (error.details["op_type"], error.details["field"]) == (op[0], "code")
+    assert besides_the_log(before, desk.dump()) == {"ae_changes": [{"status", "updated_at"}]}
+
+
+@scenario
+async def test_e7_a_field_that_is_only_inherited_is_not_weakened_either(desk: Desk) -> None:
+    project = await desk.project()
+    expect(await desk.type(project, "asset", schema(code="string!")))
+    expect(await desk.type(project, "machine", base="asset"))
+    expect(await desk.type(project, "crane", base="machine"))
+
+    for op in E7_BREAKERS.values():
+        refused(await desk.merge(await desk.change(project, op)), ErrorCode.UNPROCESSABLE, "E7")
+
+
+@scenario
+async def test_e7_a_field_may_be_set_as_long_as_it_stays_required(desk: Desk) -> None:
+    project = await desk.project()
+    expect(await desk.type(project, "asset", schema(code="string!")))
+    expect(await desk.type(project, "crane", schema(code="string!"), base="asset"))
+
+    await desk.merged(project, put("crane", "code", "text", required=True, label="Code"))
+
+    (field,) = (await desk.get_type(project, "crane")).schema["fields"]
+    assert (field["type"], field["label"]) == ("text", "Code")
+
+
+@scenario
+async def test_e7_a_base_does_not_come_to_require_what_a_derived_type_does_not(desk: Desk) -> None:
+    project = await desk.project()
+    expect(await desk.type(project, "asset", schema(code="string")))
+    expect(await desk.type(project, "machine", base="asset"))
+    expect(await desk.type(project, "crane", schema(code="string"), base="machine"))
+
+    refused(
+        await desk.merge(await desk.change(project, put("asset", "code", required=True))),
+        ErrorCode.UNPROCESSABLE,
+        "E7",
+        "'crane'",
+    )
+    both = put("crane", "code", required=True), put("asset", "code", required=True)
+    await desk.merged(project, *both)
+
+
+@scenario
+async def test_e7_a_derived_type_is_not_created_with_a_weaker_field(desk: Desk) -> None:
+    project = await desk.project()
+    expect(await desk.type(project, "asset", schema(code="string!")))
+    expect(await desk.type(project, "machine", base="asset"))
+    before = desk.dump()
+
+    answer = await desk.type(project, "crane", schema(code="string"), base="machine")
+
+    refused(answer, ErrorCode.UNPROCESSABLE, "E7", "'crane'", "'code'", "'asset'")
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+@scenario
+async def test_e7_what_the_same_change_lets_go_may_go(desk: Desk) -> None:
+    project = await desk.project()
+    expect(await desk.type(project, "asset", schema(code="string!")))
+    expect(await desk.type(project, "crane", schema(code="string!"), base="asset"))
+
+    await desk.merged(project, put("asset", "code"), remove("crane", "code"))
+
+    assert await desk.names(project, "crane") == []
+
+
+# P: projects
+
+
+@scenario
+async def test_p1_an_ops_record_type_is_in_the_changes_project(desk: Desk) -> None:
+    project = await desk.job()
+    expect(await desk.type(await desk.project(), "task"))
+    change = await desk.change(project)
+    target = await desk.target(change, "job")
+    before = desk.dump()
+
+    of_target = await desk.target(change, "task")
+    of_op = await desk.op(change, add("task", "a"), target)
+
+    refused(of_target, ErrorCode.NOT_FOUND, "'task'")
+    refused(of_op, ErrorCode.NOT_FOUND, "'task'")
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+@scenario
+async def test_p1_a_key_of_two_projects_means_the_changes_own(desk: Desk) -> None:
+    project = await desk.job()
+    other = await desk.project()
+    expect(await desk.type(other, "job", schema(a="string"), name="the other job"))
+
+    await desk.merged(project, add("job", "b"))
+
+    assert await desk.names(project) == ["title", "hours", "b"]
+    assert await desk.names(other) == ["a"]
+
+
+@scenario
+async def test_p1_an_op_is_about_what_its_target_names(desk: Desk) -> None:
+    project = await desk.job()
+    expect(await desk.type(project, "task"))
+    change = await desk.change(project)
+    job, file = await desk.target(change, "job"), await desk.target(change, "main.py", "file")
+    before = desk.dump()
+
+    on_another = await desk.op(change, add("task", "a"), job)
+    on_a_file = await desk.op(change, add("job", "a"), file)
+    on_a_type = await desk.op(change, edit_file(), job)
+    on_another_file = await desk.op(change, edit_file("other.py"), file)
+
+    refused(on_another, ErrorCode.UNPROCESSABLE, "add_field task.a", "'job'")
+    refused(on_a_file, ErrorCode.UNPROCESSABLE, "add_field job.a", "file")
+    refused(on_a_type, ErrorCode.UNPROCESSABLE, "edit_file main.py", "record_type")
+    refused(on_another_file, ErrorCode.UNPROCESSABLE, "edit_file other.py", "main.py")
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+@scenario
+async def test_p1_an_op_is_added_to_a_target_of_its_change(desk: Desk) -> None:
+    project = await desk.job()
+    change, other = await desk.change(project), await desk.change(project)
+    target = await desk.target(other, "job")
+
+    answer = await desk.op(change, add("job", "a"), target)
+
+    refused(answer, ErrorCode.NOT_FOUND, target.id)
+
+
+@scenario
+async def test_p5_a_target_and_an_op_take_their_project_from_their_change(desk: Desk) -> None:
+    project = await desk.job()
+    change = await desk.change(project)
+
+    target = expect(await desk.target(change, "job"))
+    given = {"change_id": change.id, "type": "record_type", "selector": {"record_type_key": "job"}}
+    with_a_project = await desk.ask("changes.add_target", given | {"project_id": NOBODY})
+
+    assert target.project_id == change.project_id == project.id
+    refused(with_a_project, ErrorCode.INVALID_INPUT, "project_id")
+
+
+@scenario
+async def test_p6_a_base_type_is_of_the_same_project(desk: Desk) -> None:
+    project = await desk.project()
+    expect(await desk.type(await desk.project(), "asset"))
+    before = desk.dump()
+
+    of_another = await desk.type(project, "crane", base="asset")
+    of_none = await desk.type(project, "crane", base="nothing")
+
+    refused(of_another, ErrorCode.NOT_FOUND, "'asset'")
+    refused(of_none, ErrorCode.NOT_FOUND, "'nothing'")
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+@scenario
+async def test_p6_base_types_go_round_in_no_cycle(desk: Desk) -> None:
+    project = await desk.project()
+
+    own = await desk.type(project, "crane", base="crane")
+    expect(await desk.type(project, "asset"))
+    expect(await desk.type(project, "crane", base="asset"))
+    closing = await desk.type(project, "asset", base="crane", name="asset again")
+
+    refused(own, ErrorCode.UNPROCESSABLE, "'crane'", "cycle")
+    refused(closing, ErrorCode.CONFLICT, "'asset'")
+
+
+@scenario
+async def test_p6_no_record_type_becomes_an_orphan(desk: Desk) -> None:
+    project = await desk.project()
+    expect(await desk.type(project, "asset", schema(code="string")))
+    expect(await desk.type(project, "crane", base="asset", active=True))
+
+    expect(await desk.ask("record_types.retire", {"project_id": project.id, "key": "asset"}))
+
+    expect(await desk.keep("crane", {"code": "1"}))
+    await desk.merged(project, add("asset", "owner"))
+    expect(await desk.keep("crane", {"code": "1", "owner": "ann"}))
+
+
+@scenario
+async def test_p7_an_ops_target_and_record_type_are_looked_up_again_on_execution(desk: Desk) -> None:
+    """Rows that say otherwise by then are refused by the database, or when the change is executed."""
+    project, other = await desk.job(), await desk.project()
+    expect(await desk.type(other, "task"))
+    of_target: dict[str, Any] = {"selector": {"record_type_key": "task"}}
+    of_op: dict[str, Any] = {"record_type_key": "task", "payload": add("task", "a")[1]}
+
+    for forged_target, forged_op in ((of_target, None), (None, of_op), (of_target, of_op)):
+        change = await desk.change(project)
+        target = expect(await desk.target(change, "job"))
+        op = expect(await desk.op(change, add("job", "a"), target))
+        try:
+            async with desk.world.writing() as unit:
+                if forged_target is not None:
+                    await unit.rows(TARGETS).update([{"id": target.id, **forged_target}])
+                if forged_op is not None:
+                    await unit.rows(PATCH_OPS).update([{"id": op.id, **forged_op}])
+        except (ActionException, StorageError):
+            assert desk.address is not None
+            continue
+        assert desk.address is None
+        before = desk.dump()
+
+        error = refused(await desk.merge(change), ErrorCode.UNPROCESSABLE)
+
+        assert error.details["op_id"] == op.id
+        assert besides_the_log(before, desk.dump()) == {"ae_changes": [{"status", "updated_at"}]}
+
+
+@scenario
+async def test_p7_a_type_of_the_same_key_in_another_project_is_not_touched(desk: Desk) -> None:
+    project, other = await desk.job(), await desk.project()
+    change = await desk.change(project, add("job", "a"))
+    expect(await desk.type(other, "job", schema(hours="string"), name="the other job"))
+    await desk.merged(other, add("job", "a"))
+
+    expect(await desk.merge(change))
+
+    assert await desk.names(project) == ["title", "hours", "a"]
+    assert (await desk.get_type(other)).version == 2
+
+
+# T5: tenants
+
+
+@scenario
+async def test_t5_what_is_another_tenants_is_not_found(desk: Desk) -> None:
+    theirs = desk.world.other_tenant
+    project = await desk.project(tenant=theirs)
+    expect(await desk.type(project, "job", schema(title="string"), tenant=theirs, active=True))
+    change = await desk.change(project, tenant=theirs)
+    target = expect(await desk.target(change, "job", tenant=theirs))
+    op = expect(await desk.op(change, add("job", "a"), target, tenant=theirs))
+    own_project = await desk.job()
+    own = await desk.change(own_project)
+    own_target = expect(await desk.target(own, "job"))
+    said = {"op_type": "add_field", "payload": add("job", "b")[1]}
+    selector = {"type": "record_type", "selector": {"record_type_key": "job"}}
+    of_change = ("get", "list_targets", "list_patch_ops", "preview", "execute", "merge", "list_snapshots")
+    of_type = ("get", "activate", "retire", "verify_history", "check_documents")
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("projects.get", {"project_id": project.id}),
+        ("record_types.create", {"project_id": project.id, "key": "task"}),
+        ("record_types.list", {"project_id": project.id}),
+        *((f"record_types.{name}", {"project_id": project.id, "key": "job"}) for name in of_type),
+        ("record_types.schema_at", {"project_id": project.id, "key": "job", "change_id": own.id}),
+        ("record_types.schema_at", {"project_id": own_project.id, "key": "job", "change_id": change.id}),
+        ("record_types.check_documents", {"project_id": own_project.id, "key": "job", "change_id": change.id}),
+        ("changes.create", {"project_id": project.id, "title": "a change"}),
+        *((f"changes.{name}", {"change_id": change.id}) for name in of_change),
+        ("changes.plan_compensation", {"change_id": change.id}),
+        ("changes.transition", {"change_id": change.id, "status": "Implementing"}),
+        ("changes.transition", {"change_id": change.id, "status": "Draft"}),
+        ("changes.transition", {"change_id": change.id, "status": "Merged"}),
+        ("changes.add_target", {"change_id": change.id, **selector}),
+        ("changes.add_patch_op", {"change_id": change.id, "target_id": target.id, **said}),
+        ("changes.add_patch_op", {"change_id": change.id, "target_id": own_target.id, **said}),
+        ("changes.add_patch_op", {"change_id": own.id, "target_id": target.id, **said}),
+        ("changes.delete_patch_op", {"change_id": change.id, "op_id": op.id}),
+        ("changes.delete_patch_op", {"change_id": own.id, "op_id": op.id}),
+    ]
+    before = desk.dump()
+
+    def anonymous(value: Any) -> Any:
+        text = json.dumps(value)
+        for id in (project.id, change.id, target.id, op.id):
+            text = text.replace(id, NOBODY)
+        return json.loads(text)
+
+    for name, payload in asked:
+        error = refused(await desk.ask(name, payload), ErrorCode.NOT_FOUND)
+        as_if = refused(await desk.ask(name, anonymous(payload)), ErrorCode.NOT_FOUND)
+        assert anonymous(error.to_dict()) == anonymous(as_if.to_dict()), name
+
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+@scenario
+async def test_t5_lists_have_the_tenants_own_only(desk: Desk) -> None:
+    theirs = desk.world.other_tenant
+    await desk.change(await desk.project(tenant=theirs), tenant=theirs)
+    project = await desk.job()
+    change = await desk.change(project)
+
+    assert [each.id for each in await desk.ask("projects.list", {})] == [project.id]
+    assert [each.id for each in await desk.ask("changes.list", {})] == [change.id]
+
+
+# R1: people
+
+
+@scenario
+async def test_r1_an_ai_neither_approves_nor_merges(desk: Desk) -> None:
+    project = await desk.job()
+    change = await desk.change(project, add("job", "a"))
+    expect(await desk.move(change, "Validating"))
+    before = desk.dump()
+
+    refused(await desk.move(change, "Ready", by=BOT), ErrorCode.FORBIDDEN)
+    refused(await desk.move(change, "Merged", by=BOT), ErrorCode.FORBIDDEN)
+    refused(await desk.merge(change, by=BOT), ErrorCode.FORBIDDEN)
+    refused(await desk.execute(change, by=BOT), ErrorCode.FORBIDDEN)
+
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+# G: what a change takes
+
+CLASHES: Mapping[str, tuple[Op, Op]] = {
+    "added twice": (add("job", "a"), add("job", "a", "number")),
+    "added and set": (add("job", "a"), put("job", "a")),
+    "added and removed": (add("job", "a"), remove("job", "a")),
+    "set twice": (put("job", "hours"), put("job", "hours", "text")),
+    "set and removed": (put("job", "hours"), remove("job", "hours")),
+    "renamed twice": (rename("job", "hours", "time"), rename("job", "hours", "span")),
+    "renamed and set by its old name": (rename("job", "hours", "time"), put("job", "hours")),
+    "removed and renamed": (remove("job", "hours"), rename("job", "hours", "time")),
+    "renamed onto one that is added": (add("job", "time"), rename("job", "hours", "time")),
+    "added under the name that a rename gives": (rename("job", "hours", "time"), add("job", "time")),
+    "two renamed to one": (rename("job", "hours", "time"), rename("job", "title", "time")),
+}
+
+
+@pytest.mark.parametrize("ops", CLASHES.values(), ids=CLASHES)
+@scenario
+async def test_g1_two_pending_ops_on_the_same_field_are_a_conflict(desk: Desk, ops: tuple[Op, Op]) -> None:
+    change = await desk.change(await desk.job())
+    first = expect(await desk.op(change, ops[0]))
+    before = desk.dump()
+
+    answer = await desk.op(change, ops[1])
+
+    error = refused(answer, ErrorCode.CONFLICT, ops[1][0], first.id)
+    assert error.details["op_id"] == first.id
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+ALLOWED: Mapping[str, tuple[Op, Op]] = {
+    "set under the name that an earlier rename gives": (rename("job", "hours", "time"), put("job", "time", "text")),
+    "added where another was renamed away": (add("job", "a"), rename("job", "hours", "time")),
+    "two fields": (put("job", "title", required=True), put("job", "hours")),
+}
+
+
+@pytest.mark.parametrize("ops", ALLOWED.values(), ids=ALLOWED)
+@scenario
+async def test_g1_ops_on_other_fields_are_none(desk: Desk, ops: tuple[Op, Op]) -> None:
+    project = await desk.job()
+
+    change = await desk.change(project, *ops)
+
+    assert expect(await desk.merge(change)).applied_count == 2
+
+
+@scenario
+async def test_g1_a_field_of_another_type_or_change_is_another_field(desk: Desk) -> None:
+    project = await desk.job()
+    expect(await desk.type(project, "task"))
+
+    await desk.change(project, add("job", "a"), add("task", "a"))
+    await desk.change(project, add("job", "a"))
+
+
+@scenario
+async def test_g1_an_op_that_is_deleted_or_executed_is_in_nobodys_way(desk: Desk) -> None:
+    project = await desk.job()
+    change = await desk.change(project)
+    first = expect(await desk.op(change, add("job", "a")))
+
+    expect(await desk.delete_op(change, first))
+    expect(await desk.op(change, add("job", "a", "number")))
+    expect(await desk.execute(change))
+    expect(await desk.op(change, put("job", "a", "text")))
+
+    assert expect(await desk.merge(change)).applied_count == 1
+
+
+@pytest.mark.parametrize("status", STATUSES)
+@scenario
+async def test_g2_targets_are_added_in_draft_only(desk: Desk, status: str) -> None:
+    change = await desk.change(await desk.job())
+    await desk.move(change, *WAYS[status])
+    assert await desk.status(change) == status
+    before = desk.dump()
+
+    answer = await desk.target(change, "job")
+
+    if status == "Draft":
+        expect(answer)
+        return
+    refused(answer, ErrorCode.CONFLICT, status)
+    assert besides_the_log(before, desk.dump()) == {}
+
+
+@pytest.mark.parametrize("status", STATUSES)
+@scenario
+async def test_g2_ops_are_added_and_deleted_while_a_change_is_worked_on(desk: Desk, status: str) -> None:
+    change = await desk.change(await desk.job(), add("job", "a"))
+    (op,) = await desk.ops(change)
+    await desk.move(change, *WAYS[status])
+    assert await desk.status(change) == status
+    before = desk.dump()
+
+    answers = await desk.op(change, add("job", "b")), await desk.delete_op(change, op)
+
+    if status in TAKES_OPS:
+        assert [expect(answer).op_type for answer in answers] == ["add_field", "add_field"]
+        return
+    for answer in answers:
+        refused(answer, ErrorCode.CONFLICT)
+    assert besides_the_log(before, desk.dump()) == {}

@@ -1,0 +1,215 @@
+"""What goes to the database when a change is previewed, executed or merged: no more of it for a thousand ops than for
+ten."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from examples.embedded_postgres import Database
+
+from actionengine import PostgresStorage, SQLiteStorage, Tenant
+from actionengine.storage.port import Mode
+from actionengine.storage.sql.storage import SQLStorage
+from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
+from actionengine.storage.tables import CHANGES, PATCH_OPS, RECORD_TYPES, TARGETS, Row
+from tests.changes.worlds import Plant
+from tests.storage.test_statements import traced
+
+NOW = datetime.now(UTC)
+
+TOLD_EACH = ("ae_events", "ae_outbox", "ae_action_log_subjects")
+"""Where SQLite, which has no round trips to save, has a statement for each event: one event tells of each type."""
+
+
+class CountingUnitOfWork(SQLiteUnitOfWork):
+    """Writes down what it sends."""
+
+    storage: CountingStorage
+
+    def execute(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        self.storage.sent.append(statement)
+        return super().execute(statement, parameters)
+
+
+class CountingStorage(SQLiteStorage):
+    """A storage that keeps what its units of work have sent."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.sent: list[str] = []
+
+    def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> CountingUnitOfWork:
+        return CountingUnitOfWork(self, tenant, action_id, mode, read_only)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SQLStorage]:
+    storage: SQLStorage
+    if request.param == "sqlite":
+        storage = CountingStorage(tmp_path / "changes.db")
+    else:
+        database: Database = request.getfixturevalue("postgres_database")
+        storage = PostgresStorage(database.app_url, pool_size=1, max_overflow=0)
+    with storage:
+        yield storage
+
+
+@pytest.mark.parametrize("action", ["preview", "execute", "merge"])
+def test_a_thousand_ops_take_as_many_statements_as_ten(storage: SQLStorage, tmp_path: Path, action: str) -> None:
+    few, many = Plant(storage), Plant(storage)
+
+    sent = statements(few, action, 10, 1, tmp_path / "few"), statements(many, action, 100, 10, tmp_path / "many")
+
+    if action == "preview":
+        # It looks at the documents of each type.
+        assert [found.pop("ae_documents") for found in sent] == [10, 100]
+    assert sent[0] == sent[1]
+    assert sent[0].total() < 30
+
+
+def test_a_thousand_ops_are_all_applied(storage: SQLStorage) -> None:
+    plant = Plant(storage)
+    change = bulk(plant, 100, 10)
+
+    merged = plant.do("changes.merge", change_id=change)
+
+    assert merged.applied_count == 1000
+    assert [len(diff.added) for diff in merged.diff] == [10] * 100
+    assert len(plant.do("changes.list_snapshots", change_id=change)) == 100
+
+
+def statements(plant: Plant, action: str, types: int, ops: int, path: Path) -> Counter[str]:
+    """How many statements an action needs about each table, for a change of so many ops on each of so many types."""
+    first, change = bulk(plant, types, ops), bulk(plant, types, ops)
+    plant.do(f"changes.{action}", change_id=first)
+    counted = counted_on_sqlite if isinstance(plant.storage, SQLiteStorage) else counted_on_postgres
+    return counted(plant.storage, path, lambda: plant.do(f"changes.{action}", change_id=change))
+
+
+def counted_on_sqlite(storage: Any, path: Path, work: Callable[[], Any]) -> Counter[str]:
+    storage.sent.clear()
+    work()
+    found = Counter(map(table_of, storage.sent))
+    for table in TOLD_EACH:
+        del found[table]
+    return found
+
+
+def counted_on_postgres(storage: Any, path: Path, work: Callable[[], Any]) -> Counter[str]:
+    _, pooled = storage.pools.take("sync")
+    driver: Any = pooled.driver_connection
+    known = dict(driver.execute("SELECT name, statement FROM pg_prepared_statements").fetchall())
+    pooled.close()
+    with traced(driver, path):
+        work()
+    messages = [line.split("\t") for line in path.read_text().splitlines() if line.startswith("F\t")]
+    executed = []
+    for message in messages:
+        if message[2] == "Parse":
+            _, name, _, statement, *_ = message[3].split('"')
+            known[name] = statement
+        elif message[2] == "Bind":
+            executed.append(known[message[3].split('"')[3]])
+    assert len(executed) == sum(message[2] == "Execute" for message in messages)
+    return Counter(map(table_of, executed))
+
+
+def table_of(statement: str) -> str:
+    """The first of the library's tables that a statement names; its first word, where it names none."""
+    words = statement.replace("(", " ").replace(".", " ").replace('"', " ").split()
+    return next((word for word in words if word.startswith("ae_") and not word.endswith("_")), words[0])
+
+
+def bulk(plant: Plant, types: int, ops: int) -> str:
+    """The id of a new change of a new project, with so many record types, half of which derive from one before them,
+    and so many ops on each: a field more."""
+    project, change, run = plant.project(), str(uuid4()), uuid4().hex
+    keys = [f"type {number:03}" for number in range(types)]
+    record_types = [
+        _type(project, key, f"{key} {run}", keys[number - 1] if number % 2 else None) for number, key in enumerate(keys)
+    ]
+    targets = [_target(project, change, key, f"{key} {run}") for key in keys]
+    patch_ops = [
+        _op(project, change, key, f"{key} {run}", place * ops + number + 1)
+        for place, key in enumerate(keys)
+        for number in range(ops)
+    ]
+    plant.write(
+        (RECORD_TYPES, record_types),
+        (CHANGES, [_change(project, change, len(patch_ops))]),
+        (TARGETS, targets),
+        (PATCH_OPS, patch_ops),
+    )
+    return change
+
+
+def _type(project: str, key: str, name: str, base: str | None) -> Row:
+    schema = {"fields": [{"name": f"first of {key}", "type": "string", "required": True}]}
+    return {
+        "id": f"{project} {key}",
+        "project_id": project,
+        "key": key,
+        "name": name,
+        "description": "",
+        "base_type": base,
+        "schema": schema,
+        "initial_schema": schema,
+        "version": 1,
+        "status": "draft",
+        "changed_by": None,
+        "created_at": NOW,
+        "updated_at": NOW,
+    }
+
+
+def _change(project: str, id: str, op_count: int) -> Row:
+    return {
+        "id": id,
+        "project_id": project,
+        "title": "A large change",
+        "description": "",
+        "status": "Draft",
+        "compensates": None,
+        "op_count": op_count,
+        "created_at": NOW,
+        "updated_at": NOW,
+        "merged_at": None,
+    }
+
+
+def _target(project: str, change: str, key: str, id: str) -> Row:
+    return {
+        "id": id,
+        "change_id": change,
+        "project_id": project,
+        "type": "record_type",
+        "selector": {"record_type_key": key},
+        "created_at": NOW,
+    }
+
+
+def _op(project: str, change: str, key: str, target: str, position: int) -> Row:
+    name = f"field {position}"
+    return {
+        "id": str(uuid4()),
+        "change_id": change,
+        "project_id": project,
+        "target_id": target,
+        "position": position,
+        "op_type": "add_field",
+        "payload": {"record_type": key, "field": name, "definition": {"type": "string"}},
+        "record_type_key": key,
+        "field": name,
+        "gives": name,
+        "record_type_version": 1,
+        "applied_version": None,
+        "previous_snapshot": None,
+        "executed_at": None,
+        "created_at": NOW,
+    }

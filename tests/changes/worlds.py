@@ -1,0 +1,227 @@
+"""Change control under test: a tenant with an engine on a storage, asked through the services, and its tables."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from examples.embedded_postgres import Database
+from returns.result import Failure, Result, Success
+
+from actionengine import (
+    ActionError,
+    Actor,
+    InMemoryStorage,
+    PostgresStorage,
+    RequestContext,
+    SQLiteStorage,
+    Tenant,
+    create_engine,
+)
+from actionengine.changes import change_control_services
+from actionengine.driving import drive
+from actionengine.storage.sql.storage import SQLStorage
+from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+from actionengine.storage.tables import CHANGE_CONTROL_TABLES, Row, Table
+from tests.storage.inside import data_of
+
+AnyStorage = InMemoryStorage | SQLStorage
+
+ANN = Actor.human("ann")
+BOT = Actor.ai("bot")
+
+BACKENDS = ("memory", "sqlite", "postgres")
+
+OTHER_TABLES = (
+    "ae_documents",
+    "ae_idempotency_keys",
+    "ae_action_log",
+    "ae_action_log_subjects",
+    "ae_events",
+    "ae_outbox",
+)
+LOG = frozenset({"ae_action_log", "ae_action_log_subjects"})
+
+Dump = Mapping[str, Sequence[Any]]
+"""All rows of a tenant, by table."""
+
+
+def open_storage(backend: str, folder: Path, database: Database) -> AnyStorage:
+    """A storage of one kind, on PostgreSQL as the role that row-level security restricts."""
+    if backend == "memory":
+        return InMemoryStorage()
+    if backend == "sqlite":
+        return SQLiteStorage(folder / f"{uuid4().hex}.db")
+    return PostgresStorage(database.app_url)
+
+
+class Plant:
+    """A tenant who has record types, and changes them."""
+
+    def __init__(self, storage: AnyStorage, tenant: Tenant | None = None) -> None:
+        self.storage = storage
+        self.engine = create_engine(services=change_control_services, storage=storage)
+        self.tenant = tenant or storage.create_tenant(slug=f"t-{uuid4().hex}", name="A plant")
+
+    # Asking
+
+    def request(self, actor: Actor = ANN, key: str | None = None) -> RequestContext:
+        return RequestContext(tenant=self.tenant, actor=actor, idempotency_key=key)
+
+    def ask(
+        self, name: str, payload: Mapping[str, Any], actor: Actor = ANN, key: str | None = None
+    ) -> Result[Any, ActionError]:
+        """What `service.action` answers."""
+        service, _, action = name.partition(".")
+        return self.engine.execute_action(service, action, payload, self.request(actor, key))
+
+    async def ask_async(self, name: str, payload: Mapping[str, Any], actor: Actor = ANN) -> Result[Any, ActionError]:
+        """The same, in an event loop."""
+        service, _, action = name.partition(".")
+        return await self.engine.execute_action_async(service, action, payload, self.request(actor))
+
+    def do(self, name: str, /, **payload: Any) -> Any:
+        """The value of an action that has to succeed."""
+        answer = self.ask(name, payload)
+        assert isinstance(answer, Success), f"{name}: {answer.failure().to_dict()}"
+        return answer.unwrap()
+
+    def refusal(self, name: str, /, **payload: Any) -> ActionError:
+        """The error of an action that has to fail."""
+        answer = self.ask(name, payload)
+        assert isinstance(answer, Failure), f"{name}: {answer}"
+        error: ActionError = answer.failure()
+        return error
+
+    # Drafting
+
+    def project(self, require_review: bool = False) -> str:
+        """The id of a new project."""
+        id: str = self.do("projects.create", name=uuid4().hex, require_review=require_review).id
+        return id
+
+    def record_type(
+        self, project: str, key: str, fields: Sequence[Mapping[str, Any]] = (), base: str | None = None
+    ) -> None:
+        """A new record type, of a name that no other project's has."""
+        schema = {"fields": [dict(field) for field in fields]}
+        self.do(
+            "record_types.create",
+            project_id=project,
+            key=key,
+            name=f"{key} of {project}",
+            base_type=base,
+            schema=schema,
+        )
+
+    def draft(self, project: str, *ops: tuple[str, Mapping[str, Any]], title: str = "A change") -> str:
+        """The id of a new change with these ops (op type, payload), and a target for each thing that they are about."""
+        change: str = self.do("changes.create", project_id=project, title=title).id
+        targets: dict[tuple[str, str], str] = {}
+        for op_type, payload in ops:
+            type, name = ("file", "file_path") if op_type == "edit_file" else ("record_type", "record_type")
+            selector = {"file_path" if type == "file" else "record_type_key": payload[name]}
+            if (type, payload[name]) not in targets:
+                target = self.do("changes.add_target", change_id=change, type=type, selector=selector)
+                targets[type, payload[name]] = target.id
+            self.do(
+                "changes.add_patch_op",
+                change_id=change,
+                target_id=targets[type, payload[name]],
+                op_type=op_type,
+                payload=payload,
+            )
+        return change
+
+    # Looking
+
+    def types(self, project: str) -> dict[str, Any]:
+        """The record types of a project, by key."""
+        return {each.key: each for each in self.do("record_types.list", project_id=project, limit=1000)}
+
+    def schemas(self, project: str) -> dict[str, list[Any]]:
+        """The fields of each record type of a project."""
+        return {key: each.schema["fields"] for key, each in self.types(project).items()}
+
+    def check_history(self, project: str) -> None:
+        """That the history of each record type of a project is intact."""
+        for key in self.types(project):
+            history = self.do("record_types.verify_history", project_id=project, key=key)
+            assert history.is_intact, history
+
+    def tables(self) -> dict[str, list[Row]]:
+        """The rows of the tables of change control."""
+        unit = self.storage.unit_of_work(self.tenant, "", "sync", read_only=True)
+        try:
+            return {table.name: drive(unit.rows(table).find()) for table in CHANGE_CONTROL_TABLES}
+        finally:
+            drive(unit.rollback())
+
+    def dump(self, without: frozenset[str] = frozenset()) -> Dump:
+        """The rows of all tables, but for some."""
+        rows = {**self.tables(), **self._others()}
+        return {table: found for table, found in rows.items() if table not in without}
+
+    def write(self, *tables: tuple[Table, Sequence[Row]]) -> None:
+        """Add rows past the services, in one transaction."""
+        unit = self.storage.unit_of_work(self.tenant, str(uuid4()), "sync")
+        try:
+            for table, new in tables:
+                drive(unit.rows(table).insert(new))
+            drive(unit.commit())
+        finally:
+            drive(unit.rollback())
+
+    def _others(self) -> dict[str, Sequence[Any]]:
+        if isinstance(self.storage, InMemoryStorage):
+            data = data_of(self.storage, self.tenant)
+            own = {table.name for table in CHANGE_CONTROL_TABLES}
+            return {
+                "ae_events": list(data.events),
+                "ae_idempotency_keys": list(data.claims.items()),
+                "ae_action_log": list(data.log),
+                **{
+                    name: sorted((id, version.document) for id, version in rows.items() if version.document is not None)
+                    for name, rows in data.collections.items()
+                    if name not in own
+                },
+            }
+        unit: SQLUnitOfWork = self.storage.unit_of_work(self.tenant, "", "sync", read_only=True)
+        try:
+            return {table: _rows_of(unit, table, self.tenant) for table in OTHER_TABLES}
+        finally:
+            drive(unit.rollback())
+
+
+def _rows_of(unit: SQLUnitOfWork, table: str, tenant: Tenant) -> list[str]:
+    # The first column of each is the tenant.
+    rows = unit.query(f"SELECT * FROM {table}", ())
+    return sorted(repr(row) for row in rows if str(tenant.id) in map(str, row))
+
+
+def without_status(dump: Dump, change: str) -> Dump:
+    """A dump without what a failed merge writes: the status of the change, and the log."""
+    changes = [
+        {**row, "status": None, "updated_at": None} if row["id"] == change else row for row in dump["ae_changes"]
+    ]
+    return {**{table: rows for table, rows in dump.items() if table not in LOG}, "ae_changes": changes}
+
+
+def definition(field: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of a field beside its name."""
+    return {part: value for part, value in field.items() if part != "name"}
+
+
+def run_tasks(plant: Plant, *asked: tuple[str, Mapping[str, Any]]) -> list[Result[Any, ActionError]]:
+    """The answers to what is asked, each from a task of its own."""
+
+    async def ask_all() -> list[Result[Any, ActionError]]:
+        answers = await asyncio.gather(*(plant.ask_async(name, payload) for name, payload in asked))
+        if not isinstance(plant.storage, InMemoryStorage):
+            await plant.storage.aclose()
+        return answers
+
+    return asyncio.run(ask_all())
