@@ -51,7 +51,7 @@ EVERYWHERE = (
     '["Burst pipe: 8000", "No hot water: 8000"]',
     "the newest was drafted by workflow:billing",
     "thrown away and made anew from 7 events, the same board:",
-    "✘ invalid_input this is no 'job' document: urgency: Extra inputs are not",
+    "✘ invalid_input this is no 'job' document: urgency: the record type has no",
     "+ urgency",
     "all of them fit",
     "✘ forbidden R1: no ",
