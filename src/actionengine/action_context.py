@@ -253,7 +253,7 @@ class _OnRecord:
     """A collection whose changes name their documents as subjects on the action log, and are checked, where `ask` names
     what checks them."""
 
-    __slots__ = ("_ask", "_check", "_collection", "_execution", "_records")
+    __slots__ = ("_ask", "_collection", "_execution", "_records")
 
     def __init__(
         self,
@@ -266,7 +266,6 @@ class _OnRecord:
         self._execution = execution
         self._collection = collection
         self._ask = ask
-        self._check: DocumentCheck | None = None
 
     async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
         """Add a document; without an `id` it gets one that sorts by time. A taken id is `conflict`."""
@@ -301,11 +300,17 @@ class _OnRecord:
         return await self._records.list(filter, limit, after)
 
     async def _check_document(self, data: Mapping[str, Any]) -> None:
-        """A document of a record type is what that says; which is asked for once, before the first."""
-        if self._ask is not None:
-            self._check, self._ask = await self._ask(), None
-        if self._check is not None:
-            self._check(data)
+        """A document of a record type is what that says; which is asked once for each collection."""
+        if self._ask is None:
+            return
+        root = self._execution.root
+        if root.document_checks is None:
+            root.document_checks = {}
+        if self._collection not in root.document_checks:
+            root.document_checks[self._collection] = await self._ask()
+        check = root.document_checks[self._collection]
+        if check is not None:
+            check(data)
 
     def _check_writable(self) -> None:
         """An execution that is over writes nothing; a read-only one neither, though the one around it may."""

@@ -20,6 +20,7 @@ from actionengine.plan import ActionPlan
 from actionengine.storage.port import (
     LONGEST_SUBJECT,
     Claim,
+    DocumentCheck,
     EventRow,
     IdempotentResult,
     LogRow,
@@ -39,11 +40,14 @@ _ROLLED_BACK = to_json({"code": "rolled_back", "message": "rolled back with the 
 
 
 class Approved(NamedTuple):
-    """That an execution runs on somebody's approval, and which policies that satisfies (by action)."""
+    """That an execution runs on somebody's approval, and which policies that satisfies (by action); what was stored to
+    wait for it, and when."""
 
     approval_id: str
     approved_by: str
     granted: frozenset[str]
+    action: str
+    asked_at: datetime
 
 
 class ApprovalNeeded(BaseException):
@@ -84,6 +88,8 @@ class Execution:
     after_failure: tuple[FailureWrite, ...] = ()
     """What is to be written although the execution has failed: in the transaction that goes on without it, and again
     where that one fails too."""
+    document_checks: dict[str, DocumentCheck | None] | None = None
+    """Of the root: what checks the documents of each collection that was written to, as long as nothing else ran."""
     _hook_context: HookContext | None = None
 
     def __init__(
@@ -124,6 +130,7 @@ class Execution:
         self.emitted = False
         self.subjects = ()
         self.after_failure = ()
+        self.document_checks = None
 
     @property
     def root(self) -> Execution:

@@ -223,16 +223,29 @@ class Pipeline(Stages):
         finally:
             execution.ended = True
             parent.child = None
+            # It may have changed record types, or have undone that.
+            root.document_checks = None
         if root.left_behind:
             raise timed_out(execution)
         await self._undo(execution, savepoint, *marks)
-        for write in execution.after_failure:
-            await write(unit_of_work)
-        parent.after_failure += execution.after_failure
         failure = execution.scrubbed_error(failure)
         execution.add_row(outcome_of(failure), failure)
+        for write in execution.after_failure:
+            await self._write_after_failure(execution, write)
+        parent.after_failure += execution.after_failure
         logger.debug("%s failed inside %s: %s", plan.name, parent.plan.name, failure.code)
         return Failure(failure)
+
+    async def _write_after_failure(self, execution: Execution, write: FailureWrite) -> None:
+        """What a nested execution wants written although it has failed. Where it can't be, that is the end of it."""
+        unit_of_work = self.open(execution.root)
+        savepoint = await unit_of_work.savepoint()
+        try:
+            await write(unit_of_work)
+            await unit_of_work.release(savepoint)
+        except ActionException as refusal:
+            await unit_of_work.rollback_to(savepoint)
+            logger.warning("%s failed, and could not say so in its data: %s", execution.plan.name, refusal)
 
     async def _undo(self, execution: Execution, savepoint: object, rows: int, events: int, results: int) -> None:
         """Take back all that a nested execution did; from now on its context is of no use."""

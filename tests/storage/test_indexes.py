@@ -74,6 +74,7 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
         "SELECT schema FROM public.ae_record_types WHERE tenant_id = %s AND key = %s AND status = 'active'",
         ["{tenant}", "task"],
     ),
+    "ae_record_types_key": rows(RECORD_TYPES, "key"),
     "ae_record_types_d4_name": rows(RECORD_TYPES, "name"),
     "ae_changes_pkey": rows(CHANGES, "id"),
     "ae_changes_project": rows(CHANGES, "project_id", order="id"),

@@ -62,7 +62,8 @@ async def preview_change(ctx: ActionContext, change_id: str) -> Preview:
 
 async def execute_change(ctx: ActionContext, change_id: str) -> Applied:
     """Apply the pending ops of a change, which stays in its state. Raises `ActionException`: `conflict` where it is
-    merged, or has to be `Ready` first, or meets another change; `unprocessable` with the op that cannot be applied."""
+    merged, has to be `Ready` first, is not what was approved, or meets another change; `unprocessable` with the op that
+    cannot be applied."""
     store = store_of(ctx)
     change = await store.change(change_id, lock=True)
     if change["status"] == "Merged":
@@ -70,10 +71,9 @@ async def execute_change(ctx: ActionContext, change_id: str) -> Applied:
     project = await store.project(change["project_id"])
     if project["require_review"] and change["status"] != "Ready":
         raise conflict(
-            f"the project {project['name']!r} requires a review: only a change that is Ready is executed, and this one "
-            f"is {change['status']}",
-            status=change["status"],
+            f"a change that is {change['status']} cannot be executed: it has to be Ready first", status=change["status"]
         )
+    _check_approved(ctx, change)
     execution = run(await load(store, change, lock=True))
     if execution.loaded.pending:
         await persist(store, execution)
@@ -86,8 +86,8 @@ async def execute_change(ctx: ActionContext, change_id: str) -> Applied:
 async def merge_change(ctx: ActionContext, change_id: str) -> Applied:
     """Apply the pending ops of a change and close it; a change that is merged already stays as it is.
 
-    Raises `ActionException`: `conflict` where it may not be merged yet. Where it cannot be executed (`execute_change`
-    says why), its state becomes `ValidationFailed`, and nothing else is written.
+    Raises `ActionException`: `conflict` where it may not be merged yet, or is not what was approved. Where it cannot be
+    executed (`execute_change` says why), its state becomes `ValidationFailed`, and nothing else is written.
     """
     store = store_of(ctx)
     change = await store.change(change_id, lock=True)
@@ -100,6 +100,7 @@ async def merge_change(ctx: ActionContext, change_id: str) -> Applied:
         raise conflict(
             f"a change that is {change['status']} cannot be merged: it has to be {needed}", status=change["status"]
         )
+    _check_approved(ctx, change)
     try:
         execution = run(await load(store, change, lock=True))
     except ExecutionRefused:
@@ -114,9 +115,20 @@ async def merge_change(ctx: ActionContext, change_id: str) -> Applied:
     return _applied({**change, **closed}, execution)
 
 
+def _check_approved(ctx: ActionContext, change: Row) -> None:
+    """Whoever has approved that a change be merged has approved what it then was."""
+    approved = access_of(ctx).approved
+    if approved is not None and approved.action.startswith("changes.") and change["updated_at"] > approved.asked_at:
+        raise conflict(
+            f"the change {change['id']!r} was edited after its approval was asked for: reject that, and ask again",
+            approval_id=approved.approval_id,
+        )
+
+
 def _fail(ctx: ActionContext, change: Row) -> None:
     """Have the change marked as failed, once all that was done for it is undone."""
-    seen = {"id": change["id"], "status": change["status"]}
+    # A change that somebody has worked on meanwhile is another one.
+    seen = {name: change[name] for name in ("id", "status", "updated_at")}
 
     async def mark(unit_of_work: UnitOfWork) -> None:
         changes = Store(unit_of_work.rows).changes

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.schema import Schema
+from actionengine.storage.records import same_json
 
 
 class _Part(BaseModel):
@@ -91,4 +92,4 @@ def _definition(schema: Schema, name: str) -> Mapping[str, object]:
 
 
 def _same(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
-    return {**old, "name": ""} == {**new, "name": ""}
+    return same_json({**old, "name": ""}, {**new, "name": ""})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from datetime import date, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import to_json
 
 from actionengine.changes.models import DocumentCheck, Misfit
@@ -15,6 +16,28 @@ from actionengine.changes.schema import Schema
 from actionengine.payload import refusals
 from actionengine.storage.port import AsyncRecords
 
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_DATETIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d:?\d\d)?")
+
+
+def _is_date(value: str) -> str:
+    return _is_iso(value, _DATE, "it is no date, as 2030-01-31 is one")
+
+
+def _is_datetime(value: str) -> str:
+    return _is_iso(value, _DATETIME, "it is no date and time, as 2030-01-31T09:30:00Z is one")
+
+
+def _is_iso(value: str, form: re.Pattern[str], complaint: str) -> str:
+    try:
+        if form.fullmatch(value):
+            datetime.fromisoformat(value)
+            return value
+    except ValueError:
+        pass
+    raise ValueError(complaint)
+
+
 _TYPES: Mapping[str, Any] = {
     "string": Annotated[str, Field(max_length=10_000)],
     "text": str,
@@ -22,8 +45,8 @@ _TYPES: Mapping[str, Any] = {
     "boolean": bool,
     "reference": Annotated[str, Field(min_length=1, max_length=255)],
     "choice": str,
-    "date": date,
-    "datetime": datetime,
+    "date": Annotated[str, AfterValidator(_is_date)],
+    "datetime": Annotated[str, AfterValidator(_is_datetime)],
 }
 """What a value of each field type is, in JSON: a reference is an id, dates and times are texts (ISO 8601)."""
 
@@ -59,8 +82,8 @@ async def check_documents(
     records: AsyncRecords, key: str, schema: Schema, limit: int = 1000, after: str | None = None
 ) -> DocumentCheck:
     """Which documents of a collection do not fit a schema: of a page, by id."""
-    model = model_of(key, schema)
     page = await records.list(limit=limit, after=after)
+    model = model_of(key, schema) if page else BaseModel
     found = [
         Misfit(id=record.id, problems={refusal["path"]: refusal["reason"] for refusal in refused})
         for record in page

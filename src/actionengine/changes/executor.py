@@ -25,6 +25,13 @@ class ExecutionRefused(ActionException):
     """A change cannot be executed as it is: it, not the moment, is at fault."""
 
 
+_SHOWN = 20
+"""Conflicts that a refusal shows; it says how many there are."""
+
+MOST_STAMPS = 64 * 1024 * 1024
+"""Bytes, about, that the stamps of one execution may come to: each op keeps the schema as it was before it."""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """What an execution of a change works on: its pending ops, and the record types around them."""
@@ -135,7 +142,8 @@ async def _check_conflicts(store: Store, change: Row, ops: Sequence[Row], types:
             f"{first['op']['summary']}: since the op {first['op']['id']} was written, the change "
             f"{first['since']['change_id']} has done {first['since']['summary']}. Look at both; delete the op, and add "
             f"it anew if it still holds",
-            conflicts=conflicts,
+            conflicts=conflicts[:_SHOWN],
+            conflict_count=len(conflicts),
         )
 
 
@@ -159,6 +167,12 @@ def run(loaded: Loaded) -> Execution:
     except GraphError as error:
         message = f"the record types would not hang together: {error}"
         raise refused(loaded.change, ErrorCode.UNPROCESSABLE, message) from None
+    if sum(step.before.size for step in transformed.steps) > MOST_STAMPS:
+        message = (
+            f"{len(transformed.steps)} ops on schemas of this size would keep more than {MOST_STAMPS >> 20} MB of what "
+            f"was before each: spread them over several changes"
+        )
+        raise refused(loaded.change, ErrorCode.UNPROCESSABLE, message)
     by_type: dict[str, list[PatchOp]] = {}
     for op in loaded.pending:
         if op.record_type is not None:

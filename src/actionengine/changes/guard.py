@@ -20,8 +20,8 @@ from actionengine.storage.port import DocumentCheck, UnitOfWork
 from actionengine.storage.records import encode_document
 from actionengine.storage.tables import Row
 
-_MOST = 10_000
-"""Models that are kept."""
+_MOST = 1000
+"""Models that are kept: one of fifty fields takes some 200 KB."""
 
 _SEEN = ("key", "status", "version", "updated_at")
 
@@ -59,11 +59,10 @@ class RecordTypeGuard:
             is_active = any(row["key"] == collection and row["status"] == "active" for row in rows)
             if is_active and _versions(rows) == known.versions:
                 return known.check
-        named = await store.record_types.find({"key": collection, "status": ("active", "retired")})
-        active = next((row for row in named if row["status"] == "active"), None)
-        if active is not None:
-            return await self._learn(store, tenant, active)
-        if named:
+        named = {row["status"]: row for row in await store.record_types.find({"key": collection})}
+        if "active" in named:
+            return await self._learn(store, tenant, named["active"])
+        if named.keys() == {"retired"}:
             raise conflict(f"the record type {collection!r} is retired: it takes no documents", record_type=collection)
         return None
 
@@ -75,8 +74,8 @@ class RecordTypeGuard:
             rows += await store.record_types.find({"project_id": project_id, "key": tuple(above)})
         graph = TypeGraph(map(state_of, rows))
         model = model_of(key, graph.effective(key, graph.schemas))
-        if len(self._known) >= _MOST:
-            self._known.clear()
+        while len(self._known) >= _MOST:
+            self._known.pop(next(iter(self._known)), None)
         versions = _versions(rows)
         check = partial(_check_fit, key, model)
         self._known[tenant.id, key] = _Known(project_id, tuple(versions), versions, check)

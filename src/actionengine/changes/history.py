@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from actionengine.changes.models import History, SchemaAt
@@ -57,8 +58,13 @@ async def verify(store: Store, record_type: Row) -> History:
     """Apply all ops, from the first schema on, and compare what comes of it with every snapshot and stamp."""
     key = record_type["key"]
     of_type = {"project_id": record_type["project_id"], "record_type_key": key}
-    steps = await store.ops.find(of_type, above={"applied_version": 0}, order=("applied_version", "position"))
-    snapshots = {row["change_id"]: row for row in await store.snapshots.find(of_type)}
+    steps = await _steps(store, record_type, columns=None)
+    executed = {step["change_id"] for step in steps}
+    snapshots = {
+        row["change_id"]: row
+        for row in await store.snapshots.find(of_type)
+        if row["version"] < record_type["version"] or row["change_id"] in executed
+    }
     schema, version = Schema.from_document(record_type["initial_schema"]), 1
     waiting = dict(snapshots)
     mismatches: list[str] = []
@@ -108,10 +114,12 @@ async def _schema_of_version(store: Store, record_type: Row, version: int) -> Sc
     )
 
 
-async def _steps(store: Store, record_type: Row) -> list[Row]:
-    return await store.ops.find(
+async def _steps(store: Store, record_type: Row, columns: Sequence[str] | None = _STEPS) -> list[Row]:
+    """The executed ops of a type, up to the version that was read: what has come since is another moment's."""
+    found = await store.ops.find(
         {"project_id": record_type["project_id"], "record_type_key": record_type["key"]},
         above={"applied_version": 0},
-        columns=_STEPS,
+        columns=columns,
         order=("applied_version", "position"),
     )
+    return [step for step in found if step["applied_version"] <= record_type["version"]]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from actionengine.changes.difference import TypeDiff
 from actionengine.changes.ops import FieldDefinition, Name, OpType
@@ -28,9 +29,16 @@ SELECTORS = {
 
 
 class Input(BaseModel):
-    """Inputs refuse fields that they do not know."""
+    """Inputs refuse fields that they do not know, and the one character that no database keeps."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*")
+    @classmethod
+    def _has_no_nul(cls, value: Any) -> Any:
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("it has the character \\u0000 in it")
+        return value
 
 
 class Output(BaseModel):
@@ -57,9 +65,9 @@ class SchemaDefinition(Input):
 
     @model_validator(mode="after")
     def _has_each_field_once(self) -> SchemaDefinition:
-        names = [field.name for field in self.fields]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"there are two fields of the name {twice[0]!r}")
+        for name, count in Counter(field.name for field in self.fields).items():
+            if count > 1:
+                raise ValueError(f"there are two fields of the name {name!r}")
         return self
 
     def document(self) -> dict[str, Any]:

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal, get_args
+
+from pydantic_core import to_json
+
+from actionengine.storage.records import same_json
 
 FieldType = Literal["string", "number", "boolean", "reference", "choice", "text", "date", "datetime"]
 FIELD_TYPES: tuple[str, ...] = get_args(FieldType)
 
 
-@dataclass(frozen=True, eq=False)
 class Field:
     """A field of a record type; `definition` is all that is said of it, its name included. Nobody changes it."""
 
-    definition: Mapping[str, Any]
+    __slots__ = ("_size", "definition", "name")
+
+    def __init__(self, definition: Mapping[str, Any]) -> None:
+        self.definition = definition
+        self.name: str = definition["name"]
+        self._size: int | None = None
 
     @staticmethod
     def of(name: str, definition: Mapping[str, Any]) -> Field:
         """A field of this name."""
-        return Field({"name": name, "required": False, **definition} | {"name": name})
+        return Field({"name": name, "type": definition["type"], "required": False, **definition} | {"name": name})
 
-    @cached_property
-    def name(self) -> str:
-        """Its name."""
-        name: str = self.definition["name"]
-        return name
+    @property
+    def size(self) -> int:
+        """Bytes, as JSON."""
+        if self._size is None:
+            self._size = len(to_json(self.definition))
+        return self._size
 
     @property
     def type(self) -> FieldType:
@@ -40,7 +47,7 @@ class Field:
         return bool(self.definition.get("required"))
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Field) and self.definition == other.definition)
+        return self is other or (isinstance(other, Field) and same_json(self.definition, other.definition))
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -71,6 +78,11 @@ class Schema:
         if self._names is None:
             self._names = tuple(field.name for field in self.fields)
         return self._names
+
+    @property
+    def size(self) -> int:
+        """Bytes, about, as JSON."""
+        return sum(field.size for field in self.fields)
 
     def get(self, name: str) -> Field | None:
         """The field of a name."""

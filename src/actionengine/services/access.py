@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic_core import to_json
+from returns.result import Result
 
 from actionengine.action_context import ActionContext
 from actionengine.approval_record import PendingApproval
+from actionengine.errors import ActionError
 from actionengine.execution_state import Approved, Execution, FailureWrite
 from actionengine.pipeline import Pipeline
 from actionengine.storage.port import AsyncRecords, AsyncRows, LogQuery, LogRow
@@ -43,9 +45,18 @@ class SystemAccess:
         self._execution.decisions = before
         return decision.allowed
 
+    async def execute(self, service: str, action: str, payload: Any) -> Result[Any, ActionError]:
+        """Another action, in a savepoint, as the same actor."""
+        return await self._pipeline.execute_nested(self._execution, service, action, payload, self._execution.mode)
+
     async def execute_approved(self, pending: PendingApproval, approved: Approved) -> tuple[Any, str | None]:
         """Run an approved action here: its value, or the id of a further approval."""
         return await self._pipeline.execute_approved(self._execution, pending, approved)
+
+    @property
+    def approved(self) -> Approved | None:
+        """On which approval this runs."""
+        return self._execution.approved
 
     def after_failure(self, write: FailureWrite) -> None:
         """Have something written where this execution fails, whatever it has done being undone. It may be called again,

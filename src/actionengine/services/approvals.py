@@ -137,7 +137,9 @@ async def _approve(data: DecideApproval, ctx: ActionContext) -> Result[ApprovalR
     pending = await _for_decision(data, ctx)
     decided = await _decide(pending, "approved", data, ctx)
     granted = frozenset((*pending.granted, pending.policy))
-    result, further = await access_of(ctx).execute_approved(pending, Approved(pending.id, str(ctx.actor), granted))
+    name = f"{pending.service}.{pending.action}"
+    approved = Approved(pending.id, str(ctx.actor), granted, name, pending.created_at)
+    result, further = await access_of(ctx).execute_approved(pending, approved)
     return Success(ApprovalResult(approval=Approval.of(decided), result=result, further_approval_id=further))
 
 

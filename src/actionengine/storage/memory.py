@@ -41,6 +41,7 @@ from actionengine.storage.port import (
     Mode,
     Record,
     Recording,
+    SerializationFailure,
     StorageError,
     StoredEvent,
 )
@@ -260,6 +261,7 @@ class MemoryUnitOfWork:
         "_claims",
         "_data",
         "_ended",
+        "_is_driven",
         "_journal",
         "_locked",
         "_mode",
@@ -267,6 +269,7 @@ class MemoryUnitOfWork:
         "_read_only",
         "_recordings",
         "_waiters",
+        "_waits_for",
         "_writes",
     )
 
@@ -275,6 +278,8 @@ class MemoryUnitOfWork:
         self._mode = mode
         self._read_only = read_only
         self._ended = False
+        self._is_driven = False
+        self._waits_for: MemoryUnitOfWork | None = None
         self._read_at: int | None = None
         self._recordings: list[Recording] = []
         self._claims: list[Key] = []
@@ -365,23 +370,37 @@ class MemoryUnitOfWork:
 
     async def lock_together(self, collection: str, find: Callable[[], dict[Key, T]]) -> list[T]:
         """Lock what `find` finds in the newest committed state, all of it at once, which becomes this transaction's
-        snapshot. Where others hold some of it, this waits for them, and finds anew. Raises `conflict` in the end."""
+        snapshot. Where others hold some of it, this waits for them, and finds anew.
+
+        Raises `conflict` in the end, and at once for a `def` handler in a task, where nothing can wait; and
+        `SerializationFailure` where two would wait for each other."""
         self.check_writable(collection)
         deadline = monotonic() + _PATIENCE
         while True:
             with self._data.lock:
                 self._check_open()
+                self._waits_for = None
                 self._read_at = self._data.snapshots[self] = self._data.sequence
                 found = find()
                 holder = self._lock_all(found)
                 if holder is None:
                     return list(found.values())
+                if holder.waits_for(self):
+                    raise SerializationFailure(f"two executions wait for each other in {collection!r}")
+                self._waits_for = holder
                 ended = Signal(self._mode)
                 holder._waiters.append(ended.set)
             remaining = deadline - monotonic()
-            if remaining <= 0:
+            if remaining <= 0 or self._is_driven:
                 raise failing(ErrorCode.CONFLICT, f"another execution holds a lock in {collection!r}: try again")
             await ended.wait(remaining)
+
+    def waits_for(self, other: MemoryUnitOfWork) -> bool:
+        """Whether this transaction waits for another one, directly or through others."""
+        holder = self._waits_for
+        while holder is not None and holder is not other:
+            holder = holder._waits_for
+        return holder is other
 
     def write(self, key: Key, document: Item | None) -> None:
         """Buffer a write (None deletes) to a document that `lock` has locked."""
@@ -484,7 +503,11 @@ class MemoryUnitOfWork:
 
     def drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of this unit of work to its end."""
-        return drive(coroutine)
+        was_driven, self._is_driven = self._is_driven, self._mode == "async"
+        try:
+            return drive(coroutine)
+        finally:
+            self._is_driven = was_driven
 
     def _lock_all(self, keys: Collection[Key]) -> MemoryUnitOfWork | None:
         """Lock these; or none of them, where another unit of work holds one: that one."""

@@ -50,16 +50,17 @@ def normal_filter(collection: str, filter: Mapping[str, Any] | None) -> dict[str
 
 def matches(data: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Whether a document has these top-level fields with these values, as JSON compares: true is not 1."""
-    return all(field in data and _same(data[field], value) for field, value in wanted.items())
+    return all(field in data and same_json(data[field], value) for field, value in wanted.items())
 
 
-def _same(one: Any, other: Any) -> bool:
+def same_json(one: Any, other: Any) -> bool:
+    """Whether two values are equal as JSON compares: true is not 1."""
     if one != other:
         return False
     if isinstance(one, dict):
-        return all(_same(value, other[key]) for key, value in one.items())
+        return all(same_json(value, other[key]) for key, value in one.items())
     if isinstance(one, list):
-        return all(map(_same, one, other))
+        return all(map(same_json, one, other))
     return isinstance(one, bool) == isinstance(other, bool)
 
 

@@ -253,6 +253,7 @@ CREATE TABLE public.ae_record_types (
     CONSTRAINT ae_record_types_status CHECK (status IN ('draft', 'active', 'retired'))
 );
 -- D3: documents name a type by its key alone, so that one of them is active in a tenant.
+CREATE INDEX ae_record_types_key ON public.ae_record_types (tenant_id, key);
 CREATE UNIQUE INDEX ae_record_types_d3_active ON public.ae_record_types (tenant_id, key) WHERE status = 'active';
 
 CREATE TABLE public.ae_changes (
