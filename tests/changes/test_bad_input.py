@@ -25,6 +25,11 @@ from tests.changes.desk import (
     schema,
 )
 
+# Each storage, and both worlds: not each in both.
+pytestmark = pytest.mark.parametrize(
+    "place", ["memory-async", "sqlite-sync", "postgres-async"], indirect=True, scope="module"
+)
+
 INVALID, NOT_FOUND, CONFLICT = ErrorCode.INVALID_INPUT, ErrorCode.NOT_FOUND, ErrorCode.CONFLICT
 NO_ID = (str(uuid7()), "", "x" * 10_000, "größe", "'; DROP TABLE ae_changes; --")
 """What no row has for an id."""

@@ -29,6 +29,11 @@ from tests.changes.desk import (
 
 CONFLICT, UNPROCESSABLE = ErrorCode.CONFLICT, ErrorCode.UNPROCESSABLE
 
+# Each storage, and both worlds: not each in both.
+pytestmark = pytest.mark.parametrize(
+    "place", ["memory-async", "sqlite-sync", "postgres-async"], indirect=True, scope="module"
+)
+
 
 async def schema_at(desk: Desk, project: Any, key: str = "job", **when: Any) -> Any:
     return await desk.ask("record_types.schema_at", {"project_id": project.id, "key": key, **when})
