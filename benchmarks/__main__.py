@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--json] [--only NAME ...] [--seconds S] [--log-rows N]`."""
+"""`python -m benchmarks [--json] [--only NAME ...] [--seconds S] [--log-rows N] [--merge-ops N]`."""
 
 from __future__ import annotations
 
@@ -55,10 +55,11 @@ def main() -> None:
     """Run the benchmarks that are asked for, and print their rows."""
     options = _arguments()
     progress = Console(stderr=True)
+    many = {"log_growth": options.log_rows, "change_merge": options.merge_ops}
     rows: list[Row] = []
     for name in options.only or BENCHMARKS:
         with progress.status(name):
-            more = {"many": options.log_rows} if name == "log_growth" else {}
+            more = {"many": many[name]} if name in many else {}
             rows += BENCHMARKS[name](options.seconds, **more)
     if options.json:
         json.dump({"python": platform.python_version(), "rows": [row.to_dict() for row in rows]}, sys.stdout, indent=2)
@@ -75,6 +76,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each benchmark takes, about (default: 5)")
     parser.add_argument(
         "--log-rows", type=int, default=log_growth.MANY, help=f"of log_growth (default: {log_growth.MANY:,})"
+    )
+    parser.add_argument(
+        "--merge-ops", type=int, default=change_merge.MANY, help=f"of change_merge (default: {change_merge.MANY:,})"
     )
     return parser.parse_args()
 

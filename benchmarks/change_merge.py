@@ -28,9 +28,9 @@ from benchmarks.report import Aim, Row
 from benchmarks.timing import Timing, take_samples
 from benchmarks.workers import in_threads
 
-SIZES = (10, 100, 1000)
-FIELDS = 100
-"""Of each record type where many ops meet few types."""
+FEW = 10
+MANY = 1000
+"""Ops, or record types, of the smallest and of the largest change."""
 
 PARALLEL = 4
 _NUMBERS = count(1)
@@ -139,21 +139,27 @@ class Project:
         return drive(run())
 
 
-def run(seconds: float) -> list[Row]:
-    """Statements, then ops, then types, then several at once."""
+def run(seconds: float, many: int = MANY) -> list[Row]:
+    """Statements, then ops, then types, then several at once; the largest change is of so many ops, or types."""
     with database() as made:
         storage = PostgresStorage(made.app_url, pool_size=PARALLEL, max_overflow=0)
         each = seconds / 3
-        rows = [_statements(storage), *_ops(storage, each), *_types(storage, each), _parallel(storage, each)]
+        sizes = [size for size in (FEW, 100, MANY) if size < many] + [many]
+        rows = [
+            _statements(storage, many),
+            *_ops(storage, sizes, each),
+            *_types(storage, sizes, each),
+            _parallel(storage, each),
+        ]
         storage.close()
     return rows
 
 
-def _statements(storage: PostgresStorage) -> Row:
-    """1,000 ops on 100 types against 10 ops on 10."""
+def _statements(storage: PostgresStorage, many: int) -> Row:
+    """Many ops on a tenth as many types, against few on as many."""
 
     def count_statements(ops: int, types: int) -> Timing:
-        project = Project(storage, types, FIELDS)
+        project = Project(storage, types, ops // types)
         change = project.draft(ops, range(types))
         with _counting() as statements:
             project.merge(change)
@@ -161,10 +167,10 @@ def _statements(storage: PostgresStorage) -> Row:
 
     return Row(
         "change_merge_statements",
-        "merging 1,000 ops on 100 record types, statements",
-        "10 ops on 10 record types",
-        count_statements(1000, 100),
-        count_statements(10, 10),
+        f"merging {many:,} ops on {many // 10} record types, statements",
+        f"{FEW} ops on {FEW} record types",
+        count_statements(many, many // 10),
+        count_statements(FEW, FEW),
         Aim("the same number", lambda row: row.ratio == 1),
         "statements",
     )
@@ -186,35 +192,35 @@ def _counting() -> Iterator[list[str]]:
         Driver.execute = execute  # type: ignore[method-assign]
 
 
-def _ops(storage: PostgresStorage, seconds: float) -> list[Row]:
-    """Ops on ten types of a hundred fields each."""
-    project = Project(storage, SIZES[0], FIELDS)
-    times = take_samples({str(ops): partial(_timed, project, ops, SIZES[0]) for ops in SIZES}, seconds)
+def _ops(storage: PostgresStorage, sizes: Sequence[int], seconds: float) -> list[Row]:
+    """Ops on a few types, which have a field for each."""
+    project = Project(storage, FEW, sizes[-1] // FEW)
+    times = take_samples({str(ops): partial(_timed, project, ops, FEW) for ops in sizes}, seconds)
     return [
         Row(
             f"change_merge_{ops}_ops",
-            f"merging {ops:,} ops on {SIZES[0]} record types",
-            f"{SIZES[0]} ops on them",
+            f"merging {ops:,} ops on {FEW} record types",
+            f"{FEW} ops on them",
             times[str(ops)],
-            times[str(SIZES[0])],
+            times[str(FEW)],
         )
-        for ops in SIZES[1:]
+        for ops in sizes[1:]
     ]
 
 
-def _types(storage: PostgresStorage, seconds: float) -> list[Row]:
-    """An op on each of so many types, of ten fields each, in a project of a thousand."""
-    project = Project(storage, SIZES[-1], 10)
-    times = take_samples({str(types): partial(_timed, project, types, types) for types in SIZES}, seconds)
+def _types(storage: PostgresStorage, sizes: Sequence[int], seconds: float) -> list[Row]:
+    """An op on each of so many types, of ten fields each, in a project that has the most of them."""
+    project = Project(storage, sizes[-1], FEW)
+    times = take_samples({str(types): partial(_timed, project, types, types) for types in sizes}, seconds)
     return [
         Row(
             f"change_merge_{types}_types",
             f"merging an op on each of {types:,} record types",
-            f"of {SIZES[0]} record types",
+            f"of {FEW} record types",
             times[str(types)],
-            times[str(SIZES[0])],
+            times[str(FEW)],
         )
-        for types in SIZES[1:]
+        for types in sizes[1:]
     ]
 
 
@@ -227,8 +233,8 @@ def _timed(project: Project, ops: int, types: int) -> float:
 
 def _parallel(storage: PostgresStorage, seconds: float) -> Row:
     """Changes of disjoint types, merged in threads at once."""
-    project = Project(storage, SIZES[1], 10)
-    share = SIZES[1] // PARALLEL
+    share = 25
+    project = Project(storage, PARALLEL * share, FEW)
 
     def measure(workers: int) -> float:
         changes = iter([project.draft(share, range(each * share, (each + 1) * share)) for each in range(PARALLEL)])

@@ -141,7 +141,7 @@ async def test_keys_that_are_not_known_are_invalid(desk: Desk) -> None:
 @scenario
 async def test_fields_that_are_missing_are_invalid_and_named(desk: Desk) -> None:
     set = await scene(desk)
-    optional = {"schema", "at"}
+    optional = {"schema", "at", "target_id"}
 
     for name, payload in valid(set).items():
         for field in payload.keys() - optional:
@@ -168,7 +168,8 @@ async def test_ids_that_are_no_texts_are_invalid(desk: Desk) -> None:
 
     for name, payload in valid(set).items():
         for field in payload.keys() & {"project_id", "change_id", "target_id", "op_id", "key"}:
-            await set.all_of(name, [{**payload, field: wrong} for wrong in WRONG], INVALID)
+            wrongs = [wrong for wrong in WRONG if wrong is not None or field != "target_id"]
+            await set.all_of(name, [{**payload, field: wrong} for wrong in wrongs], INVALID)
 
 
 @scenario

@@ -43,6 +43,19 @@ async def test_an_execution_whose_stamps_would_be_too_large_is_refused_with_a_wa
 
 
 @scenario
+async def test_an_op_finds_its_target_among_those_of_the_change(desk: Desk) -> None:
+    project = await desk.job()
+    change = await desk.change(project)
+    payload = {"record_type": "job", "field": "a", "definition": {"type": "string"}}
+    op = {"change_id": change.id, "op_type": "add_field", "payload": payload}
+
+    refused(await desk.ask("changes.add_patch_op", op), ErrorCode.UNPROCESSABLE, "add_field job.a", "first")
+    target = expect(await desk.target(change, "job"))
+
+    assert expect(await desk.ask("changes.add_patch_op", op)).target_id == target.id
+
+
+@scenario
 async def test_a_conflict_shows_some_and_says_how_many(desk: Desk) -> None:
     project = await desk.job()
     late = await desk.change(project, put("job", "hours", "number", label="late"))

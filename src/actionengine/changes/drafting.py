@@ -61,7 +61,7 @@ async def insert_target(store: Store, change: Row, type: str, selector: Mapping[
     return target
 
 
-async def insert_op(store: Store, change: Row, target_id: str, op: PatchOp) -> Row:
+async def insert_op(store: Store, change: Row, target_id: str | None, op: PatchOp) -> Row:
     """Add an op to a change that is locked.
 
     Raises `ActionException`: `conflict` where the change takes none (G2, E1) or another pending op is on the same field
@@ -72,33 +72,32 @@ async def insert_op(store: Store, change: Row, target_id: str, op: PatchOp) -> R
         raise conflict(
             f"{op}: a change that is {change['status']} takes no op", status=change["status"], op_type=op.op_type
         )
-    targets = await store.targets.find({"id": target_id, "change_id": change["id"]})
-    if not targets:
+    targets = await store.targets.find(
+        {"change_id": change["id"]} | ({"id": target_id} if target_id is not None else {})
+    )
+    if target_id is not None and not targets:
         raise not_found("target", target_id, change_id=change["id"])
     version = None
     if op.record_type is not None:
         version = (await store.record_type(change["project_id"], op.record_type))["version"]
-    _check_target(op, targets[0])
+    target = _target_of(op, targets, target_id is not None)
     await _check_others(store, change, op)
     position = change["op_count"] + 1
-    row = _op(change, target_id, op, position, version)
+    row = _op(change, target["id"], op, position, version)
     await store.ops.insert([row])
     await store.changes.update([{"id": change["id"], "op_count": position, "updated_at": row["created_at"]}])
     return row
 
 
-def _check_target(op: PatchOp, target: Row) -> None:
+def _target_of(op: PatchOp, targets: Sequence[Row], is_named: bool) -> Row:
     wanted = (
         {"record_type_key": op.record_type} if op.record_type is not None else {"file_path": op.payload["file_path"]}
     )
-    if target["selector"] != wanted:
-        raise failing(
-            ErrorCode.UNPROCESSABLE,
-            f"{op}: the target is the {target['type']} {target['selector']}, not {wanted}",
-            op_type=op.op_type,
-            field=op.field,
-            target_id=target["id"],
-        )
+    for target in targets:
+        if target["selector"] == wanted:
+            return target
+    problem = f"the target is {targets[0]['selector']}, not {wanted}" if is_named else f"add the target {wanted} first"
+    raise failing(ErrorCode.UNPROCESSABLE, f"{op}: {problem}", op_type=op.op_type, field=op.field)
 
 
 async def _check_others(store: Store, change: Row, op: PatchOp) -> None:

@@ -282,10 +282,11 @@ class AddTarget(Input):
 
 
 class AddPatchOp(Input):
-    """An edit of a target; the payload is as its `op_type` says."""
+    """An edit of a target; the payload is as its `op_type` says. Where no target is named, it is the one of the record
+    type, or of the file, that the payload is about."""
 
     change_id: str
-    target_id: str
+    target_id: str | None = None
     op_type: OpType
     payload: dict[str, Any]
 
