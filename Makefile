@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 # Most tests wait most of the time: for deadlines, servers and brokers.
-TEST_PROCESSES ?= 4
+TEST_PROCESSES ?= 3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -16,7 +16,7 @@ demo-postgres: $(VENV)/demo-postgres.done
 	@$(BIN)/python -m examples.demo --postgres
 
 test: $(VENV)/test.done check
-	$(BIN)/python -m pytest -q -m "not soak" --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -m "not soak" --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 check: $(VENV)/test.done
 	$(BIN)/ruff check .

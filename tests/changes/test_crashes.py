@@ -24,7 +24,7 @@ TOUCHED = 3
 """Types that each change touches."""
 
 CHANGES = 40
-KILLS = 4
+KILLS = 3
 CAMPAIGN = 200
 PAGE = 1000
 

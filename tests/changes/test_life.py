@@ -24,6 +24,11 @@ from tests.changes.desk import (
     schema,
 )
 
+# Each storage, and both worlds: not each in both.
+pytestmark = pytest.mark.parametrize(
+    "place", ["memory-sync", "sqlite-async", "postgres-sync"], indirect=True, scope="module"
+)
+
 GOES: Mapping[str, set[str]] = {
     "Draft": {"Implementing", "Validating", "Merged"},
     "Implementing": {"WorkspaceRunning", "Validating", "Draft"},

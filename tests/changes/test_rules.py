@@ -31,6 +31,11 @@ from tests.changes.desk import (
     schema,
 )
 
+# Each storage, and both worlds: not each in both.
+pytestmark = pytest.mark.parametrize(
+    "place", ["memory-sync", "sqlite-async", "postgres-sync"], indirect=True, scope="module"
+)
+
 NOBODY = str(uuid7())
 """An id that nothing has."""
 

@@ -574,7 +574,7 @@ def run(storages: Mapping[str, AnyStorage], examples: int, steps: int) -> None:
 
 
 def test_changes_live_as_the_model_says(storages: Mapping[str, AnyStorage]) -> None:
-    run(storages, examples=20, steps=40)
+    run(storages, examples=12, steps=40)
 
 
 @pytest.mark.soak
