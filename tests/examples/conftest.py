@@ -232,6 +232,11 @@ def serve(name: str, storage: HostStorage, *, relay: bool = False) -> Iterator[H
         yield Host(storage, client)
 
 
+USUAL = (("flask", "sqlite"), ("fastapi", "postgres"))
+HOSTS = [pair if pair in USUAL else pytest.param(pair, marks=pytest.mark.soak) for pair in product(SERVED, BACKENDS)]
+"""Either host on either database; two of the four start anew for each test only in the campaigns."""
+
+
 @pytest.fixture(params=product(SERVED, BACKENDS), ids="-".join, scope="module")
 def host(request: pytest.FixtureRequest, fresh_storage: FreshStorage) -> Iterator[Host]:
     """Either host on either database, shared by the tests of a file."""
@@ -240,7 +245,7 @@ def host(request: pytest.FixtureRequest, fresh_storage: FreshStorage) -> Iterato
         yield serving
 
 
-@pytest.fixture(params=product(SERVED, BACKENDS), ids="-".join)
+@pytest.fixture(params=HOSTS, ids="-".join)
 def fresh_host(request: pytest.FixtureRequest, fresh_storage: FreshStorage) -> Iterator[Host]:
     """Either host on either database, with nothing in it but what it starts with."""
     name, backend = request.param
@@ -248,7 +253,7 @@ def fresh_host(request: pytest.FixtureRequest, fresh_storage: FreshStorage) -> I
         yield serving
 
 
-@pytest.fixture(params=product(SERVED, BACKENDS), ids="-".join)
+@pytest.fixture(params=HOSTS, ids="-".join)
 def relaying_host(request: pytest.FixtureRequest, fresh_storage: FreshStorage) -> Iterator[Host]:
     """Either host on either database, as it is started by hand: with what runs beside it."""
     name, backend = request.param
