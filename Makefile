@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 # Most tests wait most of the time: for deadlines, servers and brokers.
-TEST_PROCESSES ?= $(shell $(PYTHON) -c "import os; print(max(3, min(8, (os.cpu_count() or 2) + 1)))")
+TEST_PROCESSES ?= 3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
