@@ -19,6 +19,8 @@ from actionengine.storage.memory import Document
 from actionengine.testing import AsyncWorld, SyncWorld, World
 from actionengine.testing.worlds import a_tenant
 from tests.changes.desk import Desk, Dump, ReadTables, rows_of
+from tests.changes.mergers import Mergers
+from tests.crash.hosts import Backend, PostgresBackend, SQLiteBackend
 
 AnyStorage = InMemoryStorage | PostgresStorage | SQLiteStorage
 Place = tuple[World, ReadTables, str | None]
@@ -63,6 +65,23 @@ def desk(place: Place) -> Desk:
     world, read_tables, address = place
     world.tenant, world.other_tenant = a_tenant(), a_tenant()
     return Desk(world, read_tables, address=address)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    """A database that outlives the processes that use it."""
+    if request.param == "sqlite":
+        return SQLiteBackend(tmp_path / "changes.db")
+    database: Database = request.getfixturevalue("postgres_database")
+    return PostgresBackend(database)
+
+
+@pytest.fixture(scope="module")
+def mergers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mergers]:
+    """Processes that merge, and can be killed."""
+    mergers = Mergers(tmp_path_factory.mktemp("mergers"))
+    yield mergers
+    mergers.close()
 
 
 def _of_memory(storage: InMemoryStorage) -> ReadTables:

@@ -22,7 +22,7 @@ from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
 from tests.changes.mergers import Job, Mergers
 from tests.changes.worlds import BACKENDS, Plant, open_storage, run_tasks
-from tests.crash.hosts import Backend, Journal, PostgresBackend, SQLiteBackend
+from tests.crash.hosts import Backend, Journal
 
 MANY = 32
 ROUNDS = 6
@@ -58,21 +58,6 @@ def plant(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Plant]:
     database: Database = request.getfixturevalue("postgres_database")
     with open_storage(request.param, tmp_path, database) as storage:
         yield Plant(storage)
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    if request.param == "sqlite":
-        return SQLiteBackend(tmp_path / "changes.db")
-    database: Database = request.getfixturevalue("postgres_database")
-    return PostgresBackend(database)
-
-
-@pytest.fixture(scope="module")
-def mergers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mergers]:
-    mergers = Mergers(tmp_path_factory.mktemp("mergers"))
-    yield mergers
-    mergers.close()
 
 
 def test_many_threads_merge_changes_of_the_same_types_and_none_is_lost(plant: Plant) -> None:

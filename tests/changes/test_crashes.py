@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from examples.embedded_postgres import Database
 
 from actionengine.driving import drive
 from actionengine.storage.port import LogQuery, LogRow
 from tests.changes.mergers import Job, Mergers
 from tests.changes.worlds import LOG, Plant
-from tests.crash.hosts import Backend, Journal, PostgresBackend, SQLiteBackend, kill_in_the_middle
+from tests.crash.hosts import Backend, Journal, kill_in_the_middle
 
 TYPES = ("asset", "machine", "crane", "vehicle")
 TOUCHED = 3
@@ -43,21 +42,6 @@ class Effect(NamedTuple):
 
 NOTHING = Effect("Draft", 0, 0, 0, 0, 0)
 MERGED = Effect("Merged", TOUCHED, TOUCHED, TOUCHED, 1 + TOUCHED, 1)
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    if request.param == "sqlite":
-        return SQLiteBackend(tmp_path / "changes.db")
-    database: Database = request.getfixturevalue("postgres_database")
-    return PostgresBackend(database)
-
-
-@pytest.fixture(scope="module")
-def mergers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mergers]:
-    mergers = Mergers(tmp_path_factory.mktemp("mergers"))
-    yield mergers
-    mergers.close()
 
 
 def test_a_merger_that_is_killed_at_random_leaves_each_change_whole_or_undone(

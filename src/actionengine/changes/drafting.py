@@ -90,9 +90,7 @@ async def insert_op(store: Store, change: Row, target_id: str | None, op: PatchO
 
 
 def _target_of(op: PatchOp, targets: Sequence[Row], is_named: bool) -> Row:
-    wanted = (
-        {"record_type_key": op.record_type} if op.record_type is not None else {"file_path": op.payload["file_path"]}
-    )
+    wanted = op.selector
     for target in targets:
         if target["selector"] == wanted:
             return target

@@ -65,12 +65,13 @@ async def load(store: Store, change: Row, lock: bool) -> Loaded:
     project_id = change["project_id"]
     targets = {row["id"]: row for row in await store.targets.find({"change_id": change["id"]})}
     rows = await store.ops.find({"change_id": change["id"], "executed_at": None}, order=("position",))
-    for row in rows:
-        _check_target(change, row, targets.get(row["target_id"]))
+    pending = [op_of(row) for row in rows]
+    for row, op in zip(rows, pending, strict=True):
+        _check_target(change, op, targets.get(row["target_id"]))
     keys = {row["record_type_key"] for row in rows if row["record_type_key"] is not None}
     types = await _types(store, project_id, keys, lock)
     await _check_conflicts(store, change, rows, types)
-    return Loaded(change, [op_of(row) for row in rows], types, TypeGraph(map(state_of, types.values())))
+    return Loaded(change, pending, types, TypeGraph(map(state_of, types.values())))
 
 
 async def _types(store: Store, project_id: str, keys: set[str], lock: bool) -> dict[str, Row]:
@@ -86,18 +87,17 @@ async def _types(store: Store, project_id: str, keys: set[str], lock: bool) -> d
         bases = await store.bases(project_id)
         if below != keys | descendants(keys, bases):
             raise SerializationFailure("a record type was derived from one that a change touches: run it again")
-    above = {base for key in keys | below for base in ancestors(key, bases)} - below
+    above = {base for key in below for base in ancestors(key, bases)} - below
     if above:
         rows += await store.record_types.find({"project_id": project_id, "key": tuple(sorted(above))}, order=("key",))
     return {row["key"]: row for row in rows}
 
 
-def _check_target(change: Row, op: Row, target: Row | None) -> None:
+def _check_target(change: Row, op: PatchOp, target: Row | None) -> None:
     """P1, P7: checked when the op was added, and again here."""
-    named = "record_type_key" if op["op_type"] != "edit_file" else "file_path"
-    wanted = op["record_type_key"] if op["op_type"] != "edit_file" else op["payload"]["file_path"]
-    if target is None or target["selector"].get(named) != wanted:
-        raise unprocessable(change, op_of(op), f"its target is not {wanted!r}")
+    if target is None or target["selector"] != op.selector:
+        (wanted,) = op.selector.values()
+        raise unprocessable(change, op, f"its target is not {wanted!r}")
 
 
 async def _check_conflicts(store: Store, change: Row, ops: Sequence[Row], types: Mapping[str, Row]) -> None:

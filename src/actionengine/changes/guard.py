@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from actionengine.changes.documents import misfits, model_of
-from actionengine.changes.store import Store, ancestors, conflict, state_of
+from actionengine.changes.store import Store, conflict, state_of
 from actionengine.changes.transform import TypeGraph
 from actionengine.context import Tenant
 from actionengine.errors import ErrorCode, failing
@@ -67,18 +67,14 @@ class RecordTypeGuard:
         return None
 
     async def _learn(self, store: Store, tenant: Tenant, row: Row) -> DocumentCheck:
-        key, project_id = row["key"], row["project_id"]
-        rows = [row]
-        if row["base_type"] is not None:
-            above = ancestors(key, await store.bases(project_id))
-            rows += await store.record_types.find({"project_id": project_id, "key": tuple(above)})
+        key, rows = row["key"], await store.lineage(row)
         graph = TypeGraph(map(state_of, rows))
         model = model_of(key, graph.effective(key, graph.schemas))
         while len(self._known) >= _MOST:
             self._known.pop(next(iter(self._known)), None)
         versions = _versions(rows)
         check = partial(_check_fit, key, model)
-        self._known[tenant.id, key] = _Known(project_id, tuple(versions), versions, check)
+        self._known[tenant.id, key] = _Known(row["project_id"], tuple(versions), versions, check)
         return check
 
 

@@ -133,6 +133,13 @@ class PatchOp:
         return self.payload.get("record_type")
 
     @property
+    def selector(self) -> Mapping[str, str]:
+        """How the target that it is for is named."""
+        if self.record_type is not None:
+            return {"record_type_key": self.record_type}
+        return {"file_path": self.payload["file_path"]}
+
+    @property
     def field(self) -> str | None:
         """The field that it touches: a rename counts by the old name."""
         return self.payload.get("field") or self.payload.get("old_name")

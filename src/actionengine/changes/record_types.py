@@ -29,7 +29,6 @@ from actionengine.changes.permissions import PEOPLE, ChangeControlPermissions
 from actionengine.changes.schema import Schema
 from actionengine.changes.store import (
     Store,
-    ancestors,
     conflict,
     new_id,
     not_found,
@@ -87,10 +86,7 @@ async def _check_base(store: Store, data: CreateRecordType, document: dict[str, 
         )
     # The lock keeps the base types as they are, and from being changed without regard to the new one.
     base = await store.record_type(data.project_id, data.base_type, lock=True)
-    above = ancestors(base["key"], await store.bases(data.project_id))
-    rows = [base]
-    if above:
-        rows += await store.record_types.find({"project_id": data.project_id, "key": tuple(above)})
+    rows = await store.lineage(base)
     new = RecordTypeState(data.key, data.project_id, data.base_type, 1, Schema.from_document(document))
     graph = TypeGraph([*map(state_of, rows), new])
     try:
@@ -166,10 +162,7 @@ async def _verify_history(data: RecordTypeReference, ctx: ActionContext) -> Resu
 @native
 async def _check_documents(data: CheckDocuments, ctx: ActionContext) -> Result[DocumentCheck, ActionError]:
     store = store_of(ctx)
-    await store.record_type(data.project_id, data.key)
-    bases = await store.bases(data.project_id)
-    keys = (data.key, *ancestors(data.key, bases))
-    rows = await store.record_types.find({"project_id": data.project_id, "key": keys})
+    rows = await store.lineage(await store.record_type(data.project_id, data.key))
     graph = TypeGraph(map(state_of, rows))
     schemas = graph.schemas
     if data.change_id is not None:

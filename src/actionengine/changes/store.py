@@ -59,6 +59,14 @@ class Store:
             return row
         raise not_found("record type", key, project_id=project_id)
 
+    async def lineage(self, record_type: Row) -> list[Row]:
+        """A record type, and those that it inherits from."""
+        project_id, key = record_type["project_id"], record_type["key"]
+        if record_type["base_type"] is None:
+            return [record_type]
+        above = tuple(ancestors(key, await self.bases(project_id)))
+        return [record_type, *await self.record_types.find({"project_id": project_id, "key": above})]
+
     async def bases(self, project_id: str) -> dict[str, str | None]:
         """The key of each record type of a project, with that of its base type."""
         rows = await self.record_types.find({"project_id": project_id}, columns=TYPE_GRAPH, order=("key",))
