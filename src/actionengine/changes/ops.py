@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
@@ -14,7 +14,6 @@ from actionengine.errors import ErrorCode, failing
 from actionengine.payload import refusals, summary
 
 OpType = Literal["add_field", "set_field", "remove_field", "rename_field", "edit_file"]
-OP_TYPES: tuple[str, ...] = get_args(OpType)
 
 
 def _plain(name: str) -> str:
