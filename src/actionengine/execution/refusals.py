@@ -1,0 +1,59 @@
+"""What the boundary refuses: one error type for each reason."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from actionengine.errors import ActionError, ActionException, ErrorCode
+
+
+class BoundaryError(ActionException):
+    """A refusal of the boundary: nothing has been run. `error.details["refusal"]` names the reason across a wire."""
+
+    refusal: ClassVar[str] = "refused"
+    code: ClassVar[ErrorCode] = ErrorCode.FORBIDDEN
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(ActionError(self.code, message, {"refusal": self.refusal, **details}))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), self.error)
+
+
+class MissingTenantError(BoundaryError):
+    """The request says for no tenant that it is."""
+
+    refusal = "missing_tenant"
+    code = ErrorCode.INVALID_INPUT
+
+
+class MissingModuleError(BoundaryError):
+    """The request names no module, or one that is not there."""
+
+    refusal = "missing_module"
+    code = ErrorCode.INVALID_INPUT
+
+
+class TenantMismatchError(BoundaryError):
+    """The module is another tenant's than the request."""
+
+    refusal = "tenant_mismatch"
+
+
+class CapabilityNotGrantedError(BoundaryError):
+    """The profile lacks a capability that the request asks for, or the request one that its action needs."""
+
+    refusal = "capability_not_granted"
+
+
+class PathEscapeError(BoundaryError):
+    """A path that is absolute, is not normalised, or leads out of the module."""
+
+    refusal = "path_escape"
+    code = ErrorCode.INVALID_INPUT
+
+
+def _again(kind: type[BoundaryError], error: ActionError) -> BoundaryError:
+    refusal = kind.__new__(kind)
+    ActionException.__init__(refusal, error)
+    return refusal

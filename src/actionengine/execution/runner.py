@@ -1,0 +1,108 @@
+"""The port of runners, and what all of ours share: the boundary, telemetry, and an answer instead of an exception."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import ClassVar, Protocol
+
+from returns.result import Failure, Result, Success
+
+from actionengine.errors import ActionError, ActionException, ErrorCode
+from actionengine.execution.boundary import Admitted, Boundary
+from actionengine.execution.capabilities import CapabilityProfile
+from actionengine.execution.declarations import ModuleAction
+from actionengine.execution.request import ExecutionRequest, ExecutionResult
+from actionengine.execution.telemetry import Sink, Telemetry
+
+logger = logging.getLogger("actionengine")
+
+Answer = Result[ExecutionResult, ActionError]
+
+
+class Runner(Protocol):
+    """What runs work behind the boundary.
+
+    `execute` gives the result, or why there is none: a refusal of the boundary, what the work failed with, `timeout`,
+    `conflict` where it was cancelled, `unavailable` where the runner is gone. It never raises for what a request can
+    cause. Once `cancelled` is set, the work is ended with everything that it started, and the answer comes.
+
+    `execute_async` is the same under an event loop: cancelling the task cancels the work.
+    """
+
+    def execute(self, request: ExecutionRequest, *, cancelled: threading.Event | None = None) -> Answer:
+        """Run work, and wait for it."""
+
+    async def execute_async(self, request: ExecutionRequest) -> Answer:
+        """The same under an event loop."""
+
+
+class BoundaryRunner(ABC):
+    """A runner that checks each request at its own boundary first. Ours are made of it; a host's own can be.
+
+    Args:
+        profile: the most that work may ask for.
+        actions: the module actions that there are.
+        telemetry: sinks that are told of the work.
+    """
+
+    name: ClassVar[str]
+    """What results and telemetry call this kind of runner."""
+
+    def __init__(
+        self, profile: CapabilityProfile, actions: Iterable[ModuleAction], telemetry: Iterable[Sink] = ()
+    ) -> None:
+        self.boundary = Boundary(profile, actions)
+        self._sinks = tuple(telemetry)
+
+    @abstractmethod
+    def run(self, admitted: Admitted, cancelled: threading.Event) -> ExecutionResult:
+        """Run a request that has passed the boundary. Raises `ActionException` with what the work failed with; once
+        `cancelled` is set, ends it and raises `conflict`."""
+
+    def execute(self, request: ExecutionRequest, *, cancelled: threading.Event | None = None) -> Answer:
+        """Run work, and wait for it."""
+        telemetry = Telemetry(self._sinks, request, self.name)
+        telemetry.started()
+        answer = self._answer(request, cancelled or threading.Event())
+        telemetry.ended(answer)
+        return answer
+
+    async def execute_async(self, request: ExecutionRequest) -> Answer:
+        """The same under an event loop: in a thread of its own, and ended where the task is cancelled."""
+        cancelled = threading.Event()
+        work = asyncio.ensure_future(asyncio.to_thread(self.execute, request, cancelled=cancelled))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            cancelled.set()
+            # Nothing is left running when the cancellation goes on.
+            await asyncio.wait([work])
+            raise
+
+    def _answer(self, request: ExecutionRequest, cancelled: threading.Event) -> Answer:
+        try:
+            return Success(self.run(self.boundary.admit(request), cancelled))
+        except ActionException as refusal:
+            return Failure(refusal.error)
+        except Exception as error:
+            logger.exception("the work %s (%s) raised", request.id, request.action)
+            message = f"{request.action} failed with {type(error).__name__}"
+            return Failure(ActionError(ErrorCode.HANDLER_ERROR, message, {"request_id": request.id}))
+
+
+def was_cancelled(request: ExecutionRequest) -> ActionException:
+    """The answer for work that was cancelled."""
+    message = f"the work {request.id} ({request.action}) was cancelled"
+    return ActionException(ActionError(ErrorCode.CONFLICT, message, {"request_id": request.id, "cancelled": True}))
+
+
+def took_too_long(request: ExecutionRequest) -> ActionException:
+    """The answer for work that was ended at its deadline."""
+    message = f"the work {request.id} ({request.action}) took longer than {request.timeout} s and was ended"
+    return ActionException(
+        ActionError(ErrorCode.TIMEOUT, message, {"request_id": request.id, "timeout": request.timeout})
+    )
