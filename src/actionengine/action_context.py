@@ -26,6 +26,7 @@ from actionengine.storage.port import (
     DocumentGuard,
     Mode,
     Record,
+    RecordGuard,
     StorageError,
     UnitOfWork,
 )
@@ -40,6 +41,7 @@ class Executor(Protocol):
 
     resources: Mapping[str, Any]
     document_guard: DocumentGuard | None
+    record_guard: RecordGuard | None
 
     def open(self, execution: Execution) -> UnitOfWork:
         """The unit of work of the outermost execution."""
@@ -223,12 +225,13 @@ class ActionContext:
             )
         execution = self._running()
         unit_of_work = self._unit_of_work()
-        guard = self._executor.document_guard
+        guard, locks = self._executor.document_guard, self._executor.record_guard
         return _OnRecord(
             unit_of_work.records(collection),
             execution,
             collection,
             partial(guard.check, unit_of_work, self.tenant, collection) if guard is not None else None,
+            partial(locks.check, unit_of_work, collection) if locks is not None else None,
         )
 
     def _unit_of_work(self) -> UnitOfWork:
@@ -253,7 +256,7 @@ class _OnRecord:
     """A collection whose changes name their documents as subjects on the action log, and are checked, where `ask` names
     what checks them."""
 
-    __slots__ = ("_ask", "_collection", "_execution", "_records")
+    __slots__ = ("_ask", "_check_lock", "_collection", "_execution", "_records")
 
     def __init__(
         self,
@@ -261,11 +264,13 @@ class _OnRecord:
         execution: Execution,
         collection: str,
         ask: Callable[[], Awaitable[DocumentCheck | None]] | None,
+        check_lock: Callable[[str, str | None], Awaitable[None]] | None,
     ) -> None:
         self._records = records
         self._execution = execution
         self._collection = collection
         self._ask = ask
+        self._check_lock = check_lock
 
     async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
         """Add a document; without an `id` it gets one that sorts by time. A taken id is `conflict`."""
@@ -283,6 +288,7 @@ class _OnRecord:
         """Replace a document that is at `expected_version`; any other version is `conflict`."""
         self._check_writable()
         await self._check_document(data)
+        await self._check_unlocked(id)
         record = await self._records.update(id, data, expected_version)
         self._execution.add_subject(f"{self._collection}/{id}")
         return record
@@ -290,6 +296,7 @@ class _OnRecord:
     async def delete(self, id: str, expected_version: int) -> None:
         """Remove a document that is at `expected_version`; any other version is `conflict`."""
         self._check_writable()
+        await self._check_unlocked(id)
         await self._records.delete(id, expected_version)
         self._execution.add_subject(f"{self._collection}/{id}")
 
@@ -311,6 +318,11 @@ class _OnRecord:
         check = root.document_checks[self._collection]
         if check is not None:
             check(data)
+
+    async def _check_unlocked(self, id: str) -> None:
+        """A document that somebody has locked is changed by nobody else."""
+        if self._check_lock is not None:
+            await self._check_lock(id, self._execution.root.lock_holder)
 
     def _check_writable(self) -> None:
         """An execution that is over writes nothing; a read-only one neither, though the one around it may."""

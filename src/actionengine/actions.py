@@ -17,7 +17,7 @@ from actionengine.event_types import EventType
 
 if TYPE_CHECKING:
     from actionengine.action_context import ActionContext
-    from actionengine.storage.port import DocumentGuard
+    from actionengine.storage.port import DocumentGuard, RecordGuard
 
 Idempotency = Literal["optional", "required", "none"]
 
@@ -108,6 +108,8 @@ class Service:
     actions: tuple[Action, ...]
     document_guard: Callable[[], DocumentGuard] | None = None
     """What makes an engine's guard of documents, for the service that brings one."""
+    record_guard: Callable[[], RecordGuard] | None = None
+    """The same for what is asked before a document is changed or deleted."""
 
 
 class ActionOptions(TypedDict, total=False):

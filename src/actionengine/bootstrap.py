@@ -21,7 +21,7 @@ from actionengine.services.action_log import action_log
 from actionengine.services.approvals import approvals
 from actionengine.services.roles import roles
 from actionengine.storage.memory import InMemoryStorage
-from actionengine.storage.port import DocumentGuard, Storage
+from actionengine.storage.port import DocumentGuard, RecordGuard, Storage
 
 OnDuplicate = Literal["overwrite", "error"]
 
@@ -82,12 +82,17 @@ def create_engine(
         on_after_action_handler,
         _observer() if diagnostics else None,
         _document_guard(declared),
+        _record_guard(declared),
     )
     return Engine(declared, pipeline, event_types)
 
 
 def _document_guard(services: Iterable[Service]) -> DocumentGuard | None:
     return next((service.document_guard() for service in services if service.document_guard is not None), None)
+
+
+def _record_guard(services: Iterable[Service]) -> RecordGuard | None:
+    return next((service.record_guard() for service in services if service.record_guard is not None), None)
 
 
 def _observer() -> Callable[..., Any]:

@@ -86,6 +86,12 @@ class Engine:
         return self._event_types
 
     @property
+    def mode(self) -> Mode:
+        """The world in which all handlers can be executed: `"async"` where one of them is an `async def`."""
+        plans = (plan for actions in self._plans.values() for plan in actions.values())
+        return "async" if any(plan.is_async and not plan.is_native for plan in plans) else "sync"
+
+    @property
     def storage(self) -> Storage:
         """Where state lives."""
         return self._storage
@@ -111,6 +117,15 @@ class Engine:
         if not isinstance(plan, ActionPlan):
             return Failure(plan)
         return await self._pipeline.execute(plan, payload, context, "async")
+
+    async def execute(
+        self, service: str, action: str, payload: Any, context: RequestContext, mode: Mode
+    ) -> Result[Any, ActionError]:
+        """The same in either world: in `"sync"` it never suspends."""
+        plan = self._route(service, action)
+        if not isinstance(plan, ActionPlan):
+            return Failure(plan)
+        return await self._pipeline.execute(plan, payload, context, mode)
 
     async def consume(
         self, plan: ActionPlan, payload: Any, context: RequestContext, mode: Mode

@@ -90,6 +90,8 @@ class Execution:
     where that one fails too."""
     document_checks: dict[str, DocumentCheck | None] | None = None
     """Of the root: what checks the documents of each collection that was written to, as long as nothing else ran."""
+    lock_holder: str | None = None
+    """Of the root: for whom locked documents are changed."""
     _hook_context: HookContext | None = None
 
     def __init__(

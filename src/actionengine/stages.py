@@ -33,6 +33,7 @@ from actionengine.storage.port import (
     DocumentGuard,
     IdempotentResult,
     Mode,
+    RecordGuard,
     Recording,
     Storage,
     StorageError,
@@ -83,12 +84,14 @@ class Stages(ABC):
         after: Callable[..., Any] | None = None,
         observe: Callable[[str, Stage], Stage] | None = None,
         document_guard: DocumentGuard | None = None,
+        record_guard: RecordGuard | None = None,
     ) -> None:
         self.plans = plans
         self.storage = storage
         self.limits = limits
         self.resources = resources
         self.document_guard = document_guard
+        self.record_guard = record_guard
         self._idempotency_ttl = timedelta(seconds=limits.idempotency_ttl)
         self._authorizer = authorizer
         self._before = before

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from returns.result import Result
 
 from actionengine.action_context import ActionContext
+from actionengine.actions import Action, ApprovalPolicy
 from actionengine.approval_record import PendingApproval
 from actionengine.errors import ActionError
-from actionengine.execution_state import Approved, Execution, FailureWrite
+from actionengine.execution_state import ApprovalNeeded, Approved, Execution, FailureWrite
 from actionengine.pipeline import Pipeline
 from actionengine.storage.port import AsyncRecords, AsyncRows, LogQuery, LogRow
 from actionengine.storage.tables import Table
@@ -53,6 +54,19 @@ class SystemAccess:
         """Run an approved action here: its value, or the id of a further approval."""
         return await self._pipeline.execute_approved(self._execution, pending, approved)
 
+    def find_action(self, service: str, action: str) -> Action | None:
+        """The declaration of an action of this engine."""
+        plan = self._pipeline.plans.get(service, {}).get(action)
+        return plan.action if plan is not None else None
+
+    def shown(self, service: str, action: str, value: Any) -> Any:
+        """What an action has given, as the log shows it: plain JSON values, masked."""
+        return from_json(self._pipeline.plans[service][action].shown(value))
+
+    def approval_needed(self, policy: str, wanted: ApprovalPolicy) -> ApprovalNeeded:
+        """What to raise, so that the outermost action waits for an approval; `policy` names what is approved."""
+        return ApprovalNeeded(policy, wanted)
+
     @property
     def approved(self) -> Approved | None:
         """On which approval this runs."""
@@ -62,6 +76,10 @@ class SystemAccess:
         """Have something written where this execution fails, whatever it has done being undone. It may be called again,
         and finds in the unit of work what is true by then."""
         self._execution.after_failure = (*self._execution.after_failure, write)
+
+    def hold_locks_of(self, holder: str) -> None:
+        """From now on this may change the documents that `holder` has locked."""
+        self._execution.root.lock_holder = holder
 
     def nothing_changed(self) -> None:
         """There is nothing to tell: a command that found everything as it should be yields no event."""

@@ -360,6 +360,13 @@ class DocumentGuard(Protocol):
         none."""
 
 
+class RecordGuard(Protocol):
+    """What is asked before a handler changes or deletes a document."""
+
+    async def check(self, unit_of_work: UnitOfWork, collection: str, id: str, holder: str | None) -> None:
+        """Raises `ActionException(conflict)` where somebody else than `holder` has locked the document."""
+
+
 class Outbox(Protocol):
     """The events that are still to be delivered, of all tenants, as one relay (or one operator) sees them.
 

@@ -1,0 +1,115 @@
+"""Which executors live: each renews a lease in the durable engine's database; what a dead one left is taken over.
+
+A lease is over when it was not renewed in time, or when its process has gone from this machine. Times are those of the
+database, so that clocks need not agree.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy import BigInteger, Column, Engine, MetaData, String, Table, delete, func, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from actionengine.durable.urls import SCHEMA
+
+
+class Lease(NamedTuple):
+    """That an executor was alive at `seen_at`, in milliseconds of the database's clock."""
+
+    executor_id: str
+    machine: str
+    pid: int
+    seen_at: int
+
+
+class Leases:
+    """The leases of all executors in a database, as one of them sees them."""
+
+    def __init__(self, engine: Engine, executor_id: str) -> None:
+        self._engine = engine
+        self._executor_id = executor_id
+        self._machine = this_machine()
+        self._is_sqlite = engine.dialect.name == "sqlite"
+        self._table = leases_table(None if self._is_sqlite else SCHEMA)
+
+    def create_table(self) -> None:
+        """Make the table where there is none yet. Needs the right to."""
+        self._table.create(self._engine, checkfirst=True)
+
+    def renew(self) -> None:
+        """Say that this executor is alive."""
+        dialect = sqlite if self._is_sqlite else postgresql
+        with self._engine.begin() as connection:
+            now = self._now(connection)
+            values = {"machine": self._machine, "pid": os.getpid(), "seen_at": now}
+            statement = dialect.insert(self._table).values(executor_id=self._executor_id, **values)
+            connection.execute(statement.on_conflict_do_update(index_elements=["executor_id"], set_=values))
+
+    def lapsed(self, seconds: float) -> Sequence[Lease]:
+        """The leases that are over: not renewed for so long, or of a process of this machine that is gone."""
+        with self._engine.connect() as connection:
+            oldest = self._now(connection) - int(seconds * 1000)
+            rows = connection.execute(select(self._table).where(self._table.c.executor_id != self._executor_id))
+            leases = [Lease(*row) for row in rows]
+        return [each for each in leases if each.seen_at < oldest or self._is_gone(each)]
+
+    def end(self, lease: Lease) -> None:
+        """Forget a lease, unless it was renewed since."""
+        same = (self._table.c.executor_id == lease.executor_id) & (self._table.c.seen_at == lease.seen_at)
+        with self._engine.begin() as connection:
+            connection.execute(delete(self._table).where(same))
+
+    def give_up(self) -> None:
+        """Let this executor's own lease be over, so that others take what it has left."""
+        with self._engine.begin() as connection:
+            own = self._table.c.executor_id == self._executor_id
+            connection.execute(update(self._table).where(own).values(seen_at=0))
+
+    def _is_gone(self, lease: Lease) -> bool:
+        if lease.machine != self._machine:
+            return False
+        try:
+            os.kill(lease.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
+        # A process that has taken the place of its own executor: the id is another one.
+        return lease.pid == os.getpid()
+
+    def _now(self, connection: Connection) -> int:
+        if self._is_sqlite:
+            found = connection.execute(
+                text("SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)")
+            ).scalar_one()
+        else:
+            found = connection.execute(select(func.extract("epoch", func.clock_timestamp()) * 1000)).scalar_one()
+        return int(found)
+
+
+def leases_table(schema: str | None) -> Table:
+    """The table of leases, beside the durable engine's own."""
+    return Table(
+        "actionengine_executors",
+        MetaData(),
+        Column("executor_id", String, primary_key=True),
+        Column("machine", String, nullable=False),
+        Column("pid", BigInteger, nullable=False),
+        Column("seen_at", BigInteger, nullable=False),
+        schema=schema,
+    )
+
+
+def this_machine() -> str:
+    """What tells apart the places where a process number means something: boots of machines, and containers."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return socket.gethostname()

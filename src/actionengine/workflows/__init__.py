@@ -1,0 +1,83 @@
+"""Workflows: work that lasts longer than a request, each step of which is a governed action.
+
+`workflow_services` are the services `workflows` and `triggers`, and the internal `workflow_steps`, for `create_engine`;
+a `WorkflowRuntime` takes the steps of their runs, on the durable engine:
+
+    engine = create_engine(services=[*workflow_services, invoices], storage=storage)
+    runtime = WorkflowRuntime(engine, "workflows.sqlite")
+    relay = Relay(storage, Fanout(runtime.publisher, …))
+
+As they stand the services are open to every actor of the tenant, but for what no AI may do: activate. Called, they ask
+for permissions: `workflow_services(permissions=WorkflowPermissions())`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from actionengine.actions import Service
+
+try:
+    from actionengine.workflows.definition import Definition, parse_definition
+    from actionengine.workflows.runtime import WorkflowRuntime
+except ModuleNotFoundError as error:
+    if (error.name or "").startswith("actionengine"):
+        raise
+    raise ImportError(f"workflows need {error.name}: pip install 'actionengine[workflows]'") from error
+from actionengine.workflows.events import ASSIGNED as WORKFLOW_ASSIGNED
+from actionengine.workflows.events import ENDED as WORKFLOW_ENDED
+from actionengine.workflows.events import NOTIFICATION as WORKFLOW_NOTIFICATION
+from actionengine.workflows.events import PAUSED as WORKFLOW_PAUSED
+from actionengine.workflows.events import STARTED as WORKFLOW_STARTED
+from actionengine.workflows.events import STEP_TAKEN as WORKFLOW_STEP_TAKEN
+from actionengine.workflows.events import Assignment, Notification, RunEnded, RunPaused, StepTold
+from actionengine.workflows.models import Run, RunSummary, StepTaken, TriggerView, Workflow
+from actionengine.workflows.performing import ASSIGNMENTS
+from actionengine.workflows.permissions import NO_PERMISSIONS, WorkflowPermissions
+from actionengine.workflows.publisher import WorkflowPublisher
+from actionengine.workflows.steps import workflow_steps
+from actionengine.workflows.store import RecordLockGuard
+from actionengine.workflows.triggers import triggers_service
+from actionengine.workflows.workflows import workflows_service
+
+
+class WorkflowServices(tuple[Service, ...]):
+    """The services of workflows: a tuple of them, and, called, the same with other demands on actors."""
+
+    __slots__ = ()
+
+    def __call__(self, *, permissions: WorkflowPermissions = NO_PERMISSIONS) -> WorkflowServices:
+        """The services, asking for these permissions."""
+        workflows = replace(workflows_service(permissions), record_guard=RecordLockGuard)
+        return WorkflowServices((workflows, triggers_service(permissions), workflow_steps))
+
+
+workflow_services = WorkflowServices()()
+"""The services `workflows`, `triggers` and `workflow_steps`; called, they ask for permissions."""
+
+__all__ = [
+    "ASSIGNMENTS",
+    "WORKFLOW_ASSIGNED",
+    "WORKFLOW_ENDED",
+    "WORKFLOW_NOTIFICATION",
+    "WORKFLOW_PAUSED",
+    "WORKFLOW_STARTED",
+    "WORKFLOW_STEP_TAKEN",
+    "Assignment",
+    "Definition",
+    "Notification",
+    "Run",
+    "RunEnded",
+    "RunPaused",
+    "RunSummary",
+    "StepTaken",
+    "StepTold",
+    "TriggerView",
+    "Workflow",
+    "WorkflowPermissions",
+    "WorkflowPublisher",
+    "WorkflowRuntime",
+    "WorkflowServices",
+    "parse_definition",
+    "workflow_services",
+]

@@ -1,0 +1,208 @@
+"""Conditions as data: what decisions and triggers ask.
+
+{"field": "input.amount", "op": "gt", "value": 1000}
+{"all": [condition, …]}   {"any": [condition, …]}   {"not": condition}
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
+
+from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.workflows.values import Path, filled, look_up, parse_path, references
+
+Operator = Literal["eq", "ne", "lt", "le", "gt", "ge", "in", "not_in", "contains", "exists", "missing"]
+
+DEEPEST = 10
+"""Conditions within conditions."""
+
+_COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+}
+_NEEDS_NO_VALUE = ("exists", "missing")
+
+
+class _Condition(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+def _path(text: str) -> str:
+    parse_path(text)
+    return text
+
+
+class Comparison(_Condition):
+    """One field against a value, which may be a reference to another one."""
+
+    field: Annotated[str, AfterValidator(_path)]
+    op: Operator
+    value: JsonValue = None
+
+    @model_validator(mode="after")
+    def _compares_with_something(self) -> Comparison:
+        has_value = "value" in self.model_fields_set
+        if has_value == (self.op in _NEEDS_NO_VALUE):
+            raise ValueError(f"{self.op!r} takes {'no' if has_value else 'a'} value")
+        is_reference = isinstance(self.value, str) and bool(list(references(self.value)))
+        if self.op in ("in", "not_in") and not isinstance(self.value, list) and not is_reference:
+            raise ValueError(f"the value of {self.op!r} is a list, or a reference to one")
+        return self
+
+
+class AllOf(_Condition):
+    """That each of these holds."""
+
+    all: tuple[Condition, ...] = Field(min_length=1)
+
+
+class OneOf(_Condition):
+    """That one of these holds."""
+
+    any: tuple[Condition, ...] = Field(min_length=1)
+
+
+class Not(_Condition):
+    """That this does not hold."""
+
+    not_: Condition = Field(alias="not")
+
+
+def _kind(given: Any) -> str | None:
+    if isinstance(given, BaseModel):
+        return _KINDS.get(type(given))
+    names = given if isinstance(given, Mapping) else ()
+    return next((kind for kind in _KINDS.values() if kind in names), None)
+
+
+_KINDS: Mapping[type[BaseModel], str] = {Comparison: "field", AllOf: "all", OneOf: "any", Not: "not"}
+
+Condition = Annotated[
+    Annotated[Comparison, Tag("field")]
+    | Annotated[AllOf, Tag("all")]
+    | Annotated[OneOf, Tag("any")]
+    | Annotated[Not, Tag("not")],
+    Discriminator(
+        _kind,
+        custom_error_type="condition",
+        custom_error_message='a condition has a "field", or is one of "all", "any" and "not"',
+    ),
+]
+AllOf.model_rebuild()
+OneOf.model_rebuild()
+Not.model_rebuild()
+
+
+def comparisons(condition: Condition) -> Iterator[Comparison]:
+    """The comparisons in a condition."""
+    match condition:
+        case Comparison():
+            yield condition
+        case Not():
+            yield from comparisons(condition.not_)
+        case AllOf():
+            for each in condition.all:
+                yield from comparisons(each)
+        case OneOf():
+            for each in condition.any:
+                yield from comparisons(each)
+
+
+def depth(condition: Condition) -> int:
+    """How many conditions stand in each other."""
+    match condition:
+        case Comparison():
+            return 1
+        case Not():
+            return 1 + depth(condition.not_)
+        case AllOf():
+            return 1 + max(map(depth, condition.all))
+        case OneOf():
+            return 1 + max(map(depth, condition.any))
+
+
+def paths(condition: Condition) -> Iterator[tuple[Path, bool]]:
+    """The paths that a condition reads, each with whether it has to be there."""
+    for comparison in comparisons(condition):
+        yield parse_path(comparison.field), comparison.op not in _NEEDS_NO_VALUE
+        for path in references(comparison.value):
+            yield path, True
+
+
+def holds(condition: Condition, known: Mapping[str, Any]) -> bool:
+    """Whether a condition holds. Raises `ActionException(unprocessable)` for a field that is not there, and for values
+    that cannot be compared."""
+    match condition:
+        case Comparison():
+            return _compares(condition, known)
+        case Not():
+            return not holds(condition.not_, known)
+        case AllOf():
+            return all(holds(each, known) for each in condition.all)
+        case OneOf():
+            return any(holds(each, known) for each in condition.any)
+
+
+def _compares(comparison: Comparison, known: Mapping[str, Any]) -> bool:
+    path, op = parse_path(comparison.field), comparison.op
+    if op in _NEEDS_NO_VALUE:
+        return _is_there(path, known) == (op == "exists")
+    found, value = look_up(path, known), filled(comparison.value, known)
+    match op:
+        case "eq":
+            return _same(found, value)
+        case "ne":
+            return not _same(found, value)
+        case "in" | "not_in":
+            if not isinstance(value, list):
+                raise _incomparable(comparison, found, value)
+            return any(_same(found, each) for each in value) == (op == "in")
+        case "contains":
+            if isinstance(found, str) and isinstance(value, str):
+                return value in found
+            if isinstance(found, list):
+                return any(_same(each, value) for each in found)
+            raise _incomparable(comparison, found, value)
+    if not _ordered(found, value):
+        raise _incomparable(comparison, found, value)
+    return bool(_COMPARE[op](found, value))
+
+
+def _is_there(path: Path, known: Mapping[str, Any]) -> bool:
+    try:
+        return look_up(path, known) is not None
+    except ActionException:
+        return False
+
+
+def _same(one: Any, other: Any) -> bool:
+    # JSON's true is not 1.
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
+def _ordered(one: Any, other: Any) -> bool:
+    if isinstance(one, bool) or isinstance(other, bool):
+        return False
+    return (isinstance(one, int | float) and isinstance(other, int | float)) or (
+        isinstance(one, str) and isinstance(other, str)
+    )
+
+
+def _incomparable(comparison: Comparison, found: Any, value: Any) -> ActionException:
+    return failing(
+        ErrorCode.UNPROCESSABLE,
+        f"{comparison.field} is {_shown(found)}, which {comparison.op!r} cannot compare with {_shown(value)}",
+        path=comparison.field,
+        op=comparison.op,
+    )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -1,0 +1,225 @@
+"""Driving runs: the durable functions, and what they execute through the engine, as the workflow's actor.
+
+A run is driven in turns. A turn is one execution of `drive` by the durable engine: it takes step after step until the
+run ends or pauses, and is begun anew by another process where its own is killed. Between two turns nothing is held: a
+run that waits for an approval costs a row.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from returns.result import Failure, Result, Success
+
+from actionengine.context import Actor, RequestContext, Tenant
+from actionengine.durable.host import DurableClient, Interrupted
+from actionengine.engine import Engine
+from actionengine.errors import ActionError, ErrorCode
+from actionengine.events.consuming import pause
+from actionengine.events.event import Event
+from actionengine.storage.port import Mode
+from actionengine.workflows.models import RunPoint
+from actionengine.workflows.steps import MAY_PASS, SERVICE
+
+logger = logging.getLogger("actionengine")
+
+QUEUE = "actionengine.workflows"
+DRIVE = "actionengine.drive"
+FIRE = "actionengine.fire"
+EXPIRE = "actionengine.expire"
+
+RolesOf = Callable[[Tenant, str], Iterable[str]]
+"""The roles that a host gives to a workflow, by tenant and the workflow's key."""
+
+_LONGEST_WAIT = 60.0
+"""Seconds between two attempts, at most."""
+
+_AFTER_EXPIRY = 0.1
+"""Seconds after an approval has expired at which it is looked at."""
+
+
+class Executions:
+    """Executes what drives runs, as their workflows."""
+
+    def __init__(self, engine: Engine, roles: RolesOf | None) -> None:
+        self._engine = engine
+        self._roles = roles
+
+    async def next(self, tenant: Tenant, key: str, run_id: str, mode: Mode) -> Result[RunPoint, ActionError]:
+        """Where a run is."""
+        return await self._execute("next", {"run_id": run_id}, tenant, key, mode, request_id=run_id)
+
+    async def perform(self, tenant: Tenant, point: RunPoint, mode: Mode) -> Result[RunPoint, ActionError]:
+        """Take a step."""
+        return await self._at("perform", {}, tenant, point, mode)
+
+    async def give_up(
+        self, tenant: Tenant, point: RunPoint, error: ActionError, mode: Mode
+    ) -> Result[RunPoint, ActionError]:
+        """Have a step failed for good."""
+        return await self._at("give_up", {"error": error.to_dict()}, tenant, point, mode)
+
+    async def wait(
+        self, tenant: Tenant, point: RunPoint, approval_id: str, mode: Mode
+    ) -> Result[RunPoint, ActionError]:
+        """Pause a run for an approval."""
+        return await self._at("wait", {"approval_id": approval_id}, tenant, point, mode)
+
+    async def decline(self, tenant: Tenant, key: str, approval_id: str, mode: Mode) -> Result[Any, ActionError]:
+        """Move on a run whose approval is refused."""
+        return await self._execute("decline", {"approval_id": approval_id}, tenant, key, mode)
+
+    async def fire_event(
+        self, tenant: Tenant, key: str, trigger_id: str, event: Event, mode: Mode
+    ) -> Result[Any, ActionError]:
+        """Start what an event triggers, once."""
+        actor = f"{event.actor_type}:{event.actor_id}" if event.actor_type else None
+        known = {
+            "payload": event.payload,
+            "id": event.id,
+            "type": event.type,
+            "subject": event.subject,
+            "actor": actor,
+            "occurred_at": event.occurred_at.isoformat(),
+        }
+        payload = {"trigger_id": trigger_id, "input": known, "started_by": actor or f"event:{event.type}"}
+        once = f"{trigger_id}/{event.id}"
+        return await self._execute(
+            "fire", payload, tenant, key, mode, once=once, reason=f"event {event.type} {event.id}"
+        )
+
+    async def fire_schedule(
+        self, tenant: Tenant, key: str, trigger_id: str, at: datetime, mode: Mode
+    ) -> Result[Any, ActionError]:
+        """Start what is scheduled for a time, once."""
+        time = at.astimezone(UTC).isoformat()
+        payload = {"trigger_id": trigger_id, "input": {"scheduled_at": time}, "started_by": f"schedule:{trigger_id}"}
+        return await self._execute(
+            "fire", payload, tenant, key, mode, once=f"{trigger_id}/{time}", reason=f"scheduled for {time}"
+        )
+
+    async def _at(
+        self, action: str, more: dict[str, Any], tenant: Tenant, point: RunPoint, mode: Mode
+    ) -> Result[RunPoint, ActionError]:
+        payload = {"run_id": point.run_id, "position": point.position, **more}
+        once = f"{point.run_id}/{point.position}"
+        return await self._execute(
+            action, payload, tenant, point.workflow_key, mode, once=once, reason=point.about, request_id=point.run_id
+        )
+
+    async def _execute(
+        self,
+        action: str,
+        payload: dict[str, Any],
+        tenant: Tenant,
+        key: str,
+        mode: Mode,
+        *,
+        once: str | None = None,
+        reason: str | None = None,
+        request_id: str | None = None,
+    ) -> Result[Any, ActionError]:
+        actor = Actor.workflow(key, roles=() if self._roles is None else tuple(self._roles(tenant, key)))
+        context = RequestContext(tenant, actor, "workflow", reason, idempotency_key=once, request_id=request_id)
+        return await self._engine.execute(SERVICE, action, payload, context, mode)
+
+
+class Driver:
+    """Takes the steps of runs, one after the other."""
+
+    def __init__(self, executions: Executions, client: DurableClient, stopping: threading.Event) -> None:
+        self._executions = executions
+        self._client = client
+        self._stopping = stopping
+
+    async def drive(self, tenant: Tenant, key: str, run_id: str, mode: Mode) -> str:
+        """Take the steps of a run until it ends or pauses; its status then. Raises `Interrupted` where the process
+        stops before."""
+        answer = await self._patiently(lambda: self._executions.next(tenant, key, run_id, mode), mode)
+        if isinstance(answer, Failure):
+            # There is no such run any more.
+            logger.warning("the run %s of tenant %s cannot be driven: %s", run_id, tenant.slug, answer.failure())
+            return str(answer.failure().code)
+        point = answer.unwrap()
+        while point.status == "running":
+            point = await self._take(tenant, point, mode)
+        return str(point.status)
+
+    async def fire(self, tenant: Tenant, key: str, trigger_id: str, at: datetime, mode: Mode) -> str:
+        """Start what is scheduled for a time."""
+        answer = await self._patiently(lambda: self._executions.fire_schedule(tenant, key, trigger_id, at, mode), mode)
+        if isinstance(answer, Failure):
+            logger.warning("the trigger %s of %s: %s", trigger_id, key, answer.failure())
+            return str(answer.failure().code)
+        return str(answer.unwrap())
+
+    async def expire(self, tenant: Tenant, key: str, approval_id: str, mode: Mode) -> str:
+        """Move on a run whose approval nobody has decided in time."""
+        answer = await self._patiently(lambda: self._executions.decline(tenant, key, approval_id, mode), mode)
+        return str(answer.failure().code) if isinstance(answer, Failure) else "done"
+
+    async def _take(self, tenant: Tenant, point: RunPoint, mode: Mode) -> RunPoint:
+        attempt = 1
+        while True:
+            answer = await self._patiently(lambda: self._executions.perform(tenant, point, mode), mode)
+            if isinstance(answer, Success):
+                return _unwrapped(answer)
+            error = answer.failure()
+            if error.code is ErrorCode.APPROVAL_REQUIRED:
+                return await self._wait(tenant, point, error, mode)
+            if error.code not in MAY_PASS or attempt >= point.retry_attempts:
+                return await self._give_up(tenant, point, error, mode)
+            logger.info("step %s of the run %s is tried again: %s", point.step, point.run_id, error)
+            await self._pause(mode, min(point.retry_seconds * 2 ** (attempt - 1), 3600.0))
+            attempt += 1
+
+    async def _wait(self, tenant: Tenant, point: RunPoint, error: ActionError, mode: Mode) -> RunPoint:
+        approval_id = error.details["approval_id"]
+        answer = await self._patiently(lambda: self._executions.wait(tenant, point, approval_id, mode), mode)
+        expires = datetime.fromisoformat(error.details["expires_at"])
+        seconds = (expires - datetime.now(UTC)).total_seconds() + _AFTER_EXPIRY
+        arguments = (str(tenant.id), tenant.slug, point.workflow_key, approval_id)
+        self._client.enqueue(EXPIRE, *arguments, queue=QUEUE, id=f"expire/{approval_id}", delay=seconds)
+        return _unwrapped(answer)
+
+    async def _give_up(self, tenant: Tenant, point: RunPoint, error: ActionError, mode: Mode) -> RunPoint:
+        return _unwrapped(await self._patiently(lambda: self._executions.give_up(tenant, point, error, mode), mode))
+
+    async def _patiently(self, ask: Callable[[], Any], mode: Mode) -> Result[Any, ActionError]:
+        """The answer, as soon as the storage is there."""
+        wait = 0.1
+        while True:
+            if self._stopping.is_set():
+                raise Interrupted("this process stops")
+            answer: Result[Any, ActionError] = await ask()
+            if isinstance(answer, Success) or answer.failure().code is not ErrorCode.UNAVAILABLE:
+                return answer
+            await self._pause(mode, wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    async def _pause(self, mode: Mode, seconds: float) -> None:
+        until = time.monotonic() + seconds * random.uniform(0.5, 1.0)
+        while (left := until - time.monotonic()) > 0:
+            if self._stopping.is_set():
+                raise Interrupted("this process stops")
+            await pause(mode, min(left, 0.5))
+
+
+def _unwrapped(answer: Result[Any, ActionError]) -> RunPoint:
+    if isinstance(answer, Failure):
+        # The durable engine keeps the error; the run stays where it is, and can be looked at there.
+        raise RuntimeError(f"a run cannot be moved on: {answer.failure()}")
+    point: RunPoint = answer.unwrap()
+    return point
+
+
+def tenant_from(id: str, slug: str) -> Tenant:
+    """A tenant as the durable engine keeps it."""
+    return Tenant(UUID(id), slug)

@@ -1,0 +1,100 @@
+"""The events that tell of workflows."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from actionengine.event_types import create_event_type
+from actionengine.workflows.models import RunStatus, StepStatus
+
+
+class _Payload(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class RunSetGoing(_Payload):
+    """The payload of `workflows.started` and `workflows.resumed`. `turn` counts how often the run was set going."""
+
+    run_id: str
+    workflow_key: str
+    turn: int
+
+
+class StepTold(_Payload):
+    """The payload of `workflows.step_taken`."""
+
+    run_id: str
+    workflow_key: str
+    position: int
+    step: str
+    type: str
+    status: StepStatus
+    next: str | None
+    run_status: RunStatus
+
+
+class RunEnded(_Payload):
+    """The payload of `workflows.ended`: `succeeded`, `failed` or `cancelled`."""
+
+    run_id: str
+    workflow_key: str
+    status: RunStatus
+    error: dict[str, Any] | None
+
+
+class RunPaused(_Payload):
+    """The payload of `workflows.paused`: for an approval, or because a step has failed."""
+
+    run_id: str
+    workflow_key: str
+    step: str
+    approval_id: str | None
+    error: dict[str, Any] | None
+
+
+class Notification(_Payload):
+    """The payload of `workflows.notification`."""
+
+    run_id: str
+    workflow_key: str
+    step: str
+    to: tuple[str, ...]
+    message: str
+    subject: str
+    channel: str
+    data: dict[str, Any]
+
+
+class Assignment(_Payload):
+    """The payload of `workflows.assigned`; `id` is the document's in `workflow_assignments`."""
+
+    id: str
+    run_id: str
+    workflow_key: str
+    step: str
+    assignee: str
+    title: str
+    details: dict[str, Any]
+    assigned_at: datetime
+
+
+class TriggerChanged(_Payload):
+    """The payload of `triggers.changed`: `schedule` and `timezone` are those of a schedule that is active."""
+
+    trigger_id: str
+    workflow_key: str
+    schedule: str | None
+    timezone: str | None
+
+
+STARTED = create_event_type(type="workflows.started", payload=RunSetGoing)
+RESUMED = create_event_type(type="workflows.resumed", payload=RunSetGoing)
+STEP_TAKEN = create_event_type(type="workflows.step_taken", payload=StepTold)
+PAUSED = create_event_type(type="workflows.paused", payload=RunPaused)
+ENDED = create_event_type(type="workflows.ended", payload=RunEnded)
+NOTIFICATION = create_event_type(type="workflows.notification", payload=Notification)
+ASSIGNED = create_event_type(type="workflows.assigned", payload=Assignment)
+TRIGGER_CHANGED = create_event_type(type="triggers.changed", payload=TriggerChanged)

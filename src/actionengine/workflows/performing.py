@@ -1,0 +1,238 @@
+"""What each type of step does, inside the action that performs it: it gives the step's output, and where to go."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from pydantic_core import to_json
+from returns.result import Failure
+
+from actionengine.action_context import ActionContext
+from actionengine.actions import ApprovalPolicy
+from actionengine.changes.store import conflict, not_found
+from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.services.access import SystemAccess
+from actionengine.storage.port import AsyncRecords, Record, SerializationFailure
+from actionengine.workflows.conditions import holds
+from actionengine.workflows.definition import (
+    ActionStep,
+    ApprovalStep,
+    AssignmentStep,
+    DecisionStep,
+    NotificationStep,
+    RecordLockStep,
+    RecordMutationStep,
+    Step,
+)
+from actionengine.workflows.events import ASSIGNED, NOTIFICATION, Assignment, Notification
+from actionengine.workflows.store import Store, insert_once, is_in_force, lock_id, run_subject
+from actionengine.workflows.values import filled
+
+ASSIGNMENTS = "workflow_assignments"
+"""The collection of what workflows have given people to do; the host's to read and to change."""
+
+
+class Scene(NamedTuple):
+    """What a step is performed with."""
+
+    ctx: ActionContext
+    access: SystemAccess
+    store: Store
+    run: Record
+    known: Mapping[str, Any]
+
+    def records(self, collection: str) -> AsyncRecords:
+        """A collection of the host's, with what guards its documents."""
+        return self.ctx.async_records(collection)
+
+    @property
+    def key(self) -> str:
+        """The workflow's key."""
+        key: str = self.run.data["workflow_key"]
+        return key
+
+
+class Done(NamedTuple):
+    """A step's output, and the step that it leads to where that is not the following one; locks that it took or gave
+    up."""
+
+    output: Any
+    next: str | None = None
+    locked: str | None = None
+    released: str | None = None
+
+
+async def perform(scene: Scene, step: Step) -> Done:
+    """Do what a step says. Raises `ActionException` with what it fails with."""
+    return await _PERFORM[step.type](scene, step)
+
+
+def known_to(run: Record) -> dict[str, Any]:
+    """What references of a run's steps look into."""
+    data = run.data
+    about = {"id": run.id, "workflow": data["workflow_key"], "started_by": data["started_by"]}
+    return {"input": data["input"], "steps": data["outputs"], "run": about}
+
+
+def about(run: Record, step: Step) -> str:
+    """What the action log says of a step, and whoever is to approve it."""
+    if isinstance(step, ApprovalStep):
+        try:
+            return _text(filled(step.message, known_to(run)))
+        except ActionException:
+            # It is told when the step is performed.
+            return step.message
+    return f"workflow {run.data['workflow_key']}, run {run.id}, step {step.name}"
+
+
+async def _action(scene: Scene, step: ActionStep) -> Done:
+    service, _, action = step.action.partition(".")
+    answer = await scene.access.execute(service, action, filled(step.input, scene.known))
+    if isinstance(answer, Failure):
+        raise ActionException(answer.failure())
+    return Done(scene.access.shown(service, action, answer.unwrap()))
+
+
+async def _assignment(scene: Scene, step: AssignmentStep) -> Done:
+    assignee, title = _text(filled(step.assignee, scene.known)), _text(filled(step.title, scene.known))
+    details = filled(step.details, scene.known)
+    document = {
+        "assignee": assignee,
+        "title": title,
+        "details": details,
+        "run_id": scene.run.id,
+        "workflow_key": scene.key,
+        "step": step.name,
+        "status": "open",
+    }
+    record = await scene.records(ASSIGNMENTS).insert(document)
+    scene.ctx.emit(
+        ASSIGNED,
+        Assignment(
+            id=record.id,
+            run_id=scene.run.id,
+            workflow_key=scene.key,
+            step=step.name,
+            assignee=assignee,
+            title=title,
+            details=details,
+            assigned_at=record.created_at,
+        ),
+        subject=run_subject(scene.run.id),
+    )
+    return Done({"id": record.id, "assignee": assignee, "title": title})
+
+
+async def _approval(scene: Scene, step: ApprovalStep) -> Done:
+    policy = f"workflows.{scene.key}.{step.name}"
+    approved = scene.access.approved
+    if approved is None or policy not in approved.granted:
+        _text(filled(step.message, scene.known))
+        wanted = ApprovalPolicy(_always, step.permission, timedelta(seconds=step.expires_after))
+        raise scene.access.approval_needed(policy, wanted)
+    if not step.by_starter and approved.approved_by == scene.run.data["started_by"]:
+        raise failing(
+            ErrorCode.FORBIDDEN,
+            f"{approved.approved_by} has started the run {scene.run.id}: somebody else must decide",
+            run_id=scene.run.id,
+        )
+    output = {
+        "approved_by": approved.approved_by,
+        "approval_id": approved.approval_id,
+        "approved_at": datetime.now(UTC).isoformat(),
+    }
+    return Done(output)
+
+
+async def _notification(scene: Scene, step: NotificationStep) -> Done:
+    to = filled(step.to, scene.known)
+    payload = Notification(
+        run_id=scene.run.id,
+        workflow_key=scene.key,
+        step=step.name,
+        to=tuple(map(_text, to if isinstance(to, list) else [to])),
+        message=_text(filled(step.message, scene.known)),
+        subject=_text(filled(step.subject, scene.known)),
+        channel=_text(filled(step.channel, scene.known)),
+        data=filled(step.data, scene.known),
+    )
+    scene.ctx.emit(NOTIFICATION, payload, subject=run_subject(scene.run.id))
+    return Done({})
+
+
+async def _decision(scene: Scene, step: DecisionStep) -> Done:
+    for branch in step.branches:
+        if holds(branch.when, scene.known):
+            return Done({"next": branch.next}, branch.next)
+    return Done({"next": step.otherwise}, step.otherwise)
+
+
+async def _mutation(scene: Scene, step: RecordMutationStep) -> Done:
+    records = scene.records(step.collection)
+    id = None if step.id is None else _text(filled(step.id, scene.known))
+    data = None if step.data is None else filled(step.data, scene.known)
+    if step.operation == "insert":
+        assert data is not None
+        return _of_record(await records.insert(data, id))
+    assert id is not None
+    before = await _existing(records, step.collection, id)
+    if data is None:
+        await records.delete(id, before.version)
+        return Done({"id": id, "version": before.version, "data": before.data})
+    return _of_record(await records.update(id, {**before.data, **data}, before.version))
+
+
+async def _lock(scene: Scene, step: RecordLockStep) -> Done:
+    id = _text(filled(step.id, scene.known))
+    key = lock_id(step.collection, id)
+    locks, run_id = scene.store.locks, scene.run.id
+    held = await locks.get(key)
+    if step.operation == "release":
+        if held is not None and held.data["run_id"] == run_id:
+            await locks.delete(key, held.version)
+        return Done({"collection": step.collection, "id": id, "version": None}, released=key)
+    if held is not None and held.data["run_id"] != run_id and is_in_force(held):
+        raise conflict(f"the workflow run {held.data['run_id']} has locked {key}", collection=step.collection, id=id)
+    until = datetime.now(UTC) + timedelta(seconds=step.expires_after)
+    document = {"run_id": run_id, "expires_at": until.isoformat()}
+    if held is not None:
+        await locks.update(key, document, held.version)
+    elif not await insert_once(locks, document, key):
+        raise SerializationFailure(f"{key} is being locked by another run")
+    # A new version, so that whoever has read the document before does not write it any more.
+    records = scene.records(step.collection)
+    before = await _existing(records, step.collection, id)
+    record = await records.update(id, before.data, before.version)
+    return Done({"collection": step.collection, "id": id, "version": record.version}, locked=key)
+
+
+async def _existing(records: AsyncRecords, collection: str, id: str) -> Record:
+    record = await records.get(id)
+    if record is None:
+        raise not_found(f"document in {collection!r}", id, collection=collection)
+    return record
+
+
+def _of_record(record: Record) -> Done:
+    return Done({"id": record.id, "version": record.version, "data": record.data})
+
+
+def _always(data: Any, ctx: ActionContext) -> bool:
+    return True
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else to_json(value).decode()
+
+
+_PERFORM: Mapping[str, Callable[[Scene, Any], Awaitable[Done]]] = {
+    "action": _action,
+    "assignment": _assignment,
+    "approval": _approval,
+    "notification": _notification,
+    "decision": _decision,
+    "record_mutation": _mutation,
+    "record_lock": _lock,
+}

@@ -1,0 +1,167 @@
+"""`WorkflowPublisher`: what the relay gives events to, so that runs are set going and triggers fire."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from returns.result import Failure
+from uuid_utils import uuid7
+
+from actionengine.context import Tenant
+from actionengine.durable.host import DurableClient, DurableUnavailable
+from actionengine.engine import Engine
+from actionengine.errors import ActionException, ErrorCode
+from actionengine.events.event import Event
+from actionengine.events.publisher import Failures, PublishError, PublisherUnavailable, failed_action
+from actionengine.events.tenants import TenantOf, Tenants
+from actionengine.storage.port import Record, StorageUnavailable
+from actionengine.workflows.driving import DRIVE, FIRE, QUEUE, Executions, RolesOf
+from actionengine.workflows.events import RESUMED, STARTED, TRIGGER_CHANGED
+from actionengine.workflows.store import TRIGGERS
+
+logger = logging.getLogger("actionengine")
+
+_REFUSED = ("approvals.reject", "approvals.cancel")
+_MOST_TRIGGERS = 1000
+
+
+class WorkflowPublisher:
+    """Sets runs going when `workflows.start`, an approval or a trigger has committed: a publisher, for a relay.
+
+    It executes no step: it asks the durable engine, in whose queue a `WorkflowRuntime` finds the run, in this process
+    or another. Being told of an event twice does nothing twice.
+
+    Args:
+        engine: the engine with the services of workflows.
+        url: the durable engine's database, the same as the runtimes have.
+        tenant_of: the tenant of an id, for a host with a directory of its own.
+        roles: what a workflow may do, as `WorkflowRuntime` says.
+    """
+
+    batch_size = 1
+
+    def __init__(
+        self,
+        engine: Engine,
+        url: str | os.PathLike[str],
+        *,
+        tenant_of: TenantOf | None = None,
+        roles: RolesOf | None = None,
+        concurrency: int = 4,
+    ) -> None:
+        self.concurrency = concurrency
+        self._engine = engine
+        self._client = DurableClient(url)
+        self._tenants = Tenants(engine.storage, tenant_of)
+        self._executions = Executions(engine, roles)
+        self._told: Mapping[str, Callable[[Event, Tenant], Any]] = {
+            STARTED.type: self._set_going,
+            RESUMED.type: self._set_going,
+            TRIGGER_CHANGED.type: self._reschedule,
+            **dict.fromkeys(_REFUSED, self._decline),
+        }
+
+    async def publish(self, events: Sequence[Event]) -> Failures:
+        """Do what these events ask for."""
+        failures: dict[str, PublishError] = {}
+        for event in events:
+            try:
+                tenant = await self._tenants.find(event.tenant_id, "async")
+                if event.type in self._told:
+                    await self._told[event.type](event, tenant)
+                await self._fire(event, tenant)
+            except PublishError as error:
+                failures[event.id] = error
+            except (StorageUnavailable, DurableUnavailable) as error:
+                failures[event.id] = PublisherUnavailable(str(error))
+            except ActionException as refusal:
+                failures[event.id] = failed_action(refusal.error, event.type) or PublishError(str(refusal))
+        return failures
+
+    async def stop(self) -> None:
+        """Close the connections to the durable engine."""
+        await asyncio.to_thread(self._client.close)
+
+    async def _set_going(self, event: Event, tenant: Tenant) -> None:
+        run_id, turn = event.payload["run_id"], event.payload["turn"]
+        arguments = (str(tenant.id), tenant.slug, event.payload["workflow_key"], run_id)
+        await asyncio.to_thread(self._client.enqueue, DRIVE, *arguments, queue=QUEUE, id=f"{run_id}/{turn}")
+
+    async def _decline(self, event: Event, tenant: Tenant) -> None:
+        approval_id = event.payload["input"]["approval_id"]
+        key = await self._workflow_that_waits(approval_id, tenant)
+        if key is not None:
+            answer = await self._executions.decline(tenant, key, approval_id, "async")
+            _check(answer, event)
+
+    async def _workflow_that_waits(self, approval_id: str, tenant: Tenant) -> str | None:
+        """The key of the workflow whose step waits for an approval."""
+        unit_of_work = self._engine.storage.unit_of_work(tenant, str(uuid7()), "async", read_only=True)
+        try:
+            record = await unit_of_work.records("ae_approvals").get(approval_id)
+        finally:
+            await unit_of_work.rollback()
+        if record is None or record.data["service"] != "workflow_steps":
+            return None
+        key: str = record.data["requester"]["id"]
+        return key
+
+    async def _reschedule(self, event: Event, tenant: Tenant) -> None:
+        told = event.payload
+        name = f"{tenant.id}/{told['trigger_id']}"
+        if told["schedule"] is None:
+            await asyncio.to_thread(self._client.unschedule, name)
+            return
+        context = {
+            "tenant_id": str(tenant.id),
+            "slug": tenant.slug,
+            "workflow_key": told["workflow_key"],
+            "trigger_id": told["trigger_id"],
+        }
+        await asyncio.to_thread(
+            self._client.schedule, name, FIRE, told["schedule"], timezone=told["timezone"], context=context, queue=QUEUE
+        )
+
+    async def _fire(self, event: Event, tenant: Tenant) -> None:
+        """Start the runs that an event triggers."""
+        for trigger in await self._triggers_of(event, tenant):
+            if event.actor_type == "workflow" and not trigger.data["trigger"].get("from_workflows", False):
+                continue
+            key = trigger.data["workflow_key"]
+            answer = await self._executions.fire_event(tenant, key, trigger.id, event, "async")
+            if isinstance(answer, Failure) and answer.failure().code not in _TRY_AGAIN:
+                # The trigger is to blame, not the event, which others wait for.
+                logger.warning("the trigger %s of %s: %s", trigger.id, key, answer.failure())
+                continue
+            _check(answer, event)
+
+    async def _triggers_of(self, event: Event, tenant: Tenant) -> Sequence[Record]:
+        unit_of_work = self._engine.storage.unit_of_work(tenant, str(uuid7()), "async", read_only=True)
+        try:
+            wanted = {"event_type": event.type, "status": "active"}
+            return await unit_of_work.records(TRIGGERS).list(wanted, limit=_MOST_TRIGGERS)
+        finally:
+            await unit_of_work.rollback()
+
+
+_TRY_AGAIN = frozenset(
+    {
+        ErrorCode.CONFLICT,
+        ErrorCode.TIMEOUT,
+        ErrorCode.UNAVAILABLE,
+        ErrorCode.HANDLER_ERROR,
+        ErrorCode.IDEMPOTENCY_IN_PROGRESS,
+        ErrorCode.INTERNAL,
+    }
+)
+
+
+def _check(answer: Any, event: Event) -> None:
+    if isinstance(answer, Failure):
+        failed = failed_action(answer.failure(), event.type)
+        if failed is not None:
+            raise failed

@@ -1,0 +1,114 @@
+"""`WorkflowRuntime`: a process that takes the steps of runs, on the durable engine."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from returns.result import Failure
+
+from actionengine.driving import drive
+from actionengine.durable.host import DurableClient, DurableFunction, DurableHost, utc
+from actionengine.engine import Engine
+from actionengine.errors import ConfigurationError
+from actionengine.events.tenants import TenantOf
+from actionengine.storage.port import Mode
+from actionengine.workflows.driving import DRIVE, EXPIRE, FIRE, QUEUE, Driver, Executions, RolesOf, tenant_from
+from actionengine.workflows.publisher import WorkflowPublisher
+from actionengine.workflows.steps import SERVICE
+
+
+class WorkflowRuntime:
+    """Takes the steps of the runs of all tenants, in this process, beside any number of others.
+
+    Embedded, all is in one process: a runtime, and a relay whose publisher is `runtime.publisher`, on SQLite files. For
+    many processes, each gets the URL of one PostgreSQL database; the code stays the same. A process that is killed is
+    noticed by the others, or by itself when it starts again, and its runs go on.
+
+    Handlers run in threads, as under `execute_action`; where the engine has an `async def` handler, under an event loop
+    of the durable engine's, as under `execute_action_async`.
+
+    Args:
+        engine: with the services of `workflow_services`.
+        url: the durable engine's own tables: a PostgreSQL URL, or the path of a SQLite file.
+        concurrency: runs that this process drives at once.
+        roles: the roles of a workflow, by tenant and key: what its steps may do. Roles that are kept in storage for
+            the actor `workflow:<key>` count too.
+        tenant_of: the tenant of an id, for a host with a directory of its own.
+        lease: seconds after which a process that is not heard of counts as dead.
+        poll_interval: seconds between two looks at the queue.
+        set_up: whether to make the durable engine's tables; without, `actionengine workflows upgrade` has.
+
+    Raises:
+        ConfigurationError: for an engine without the services of workflows, and a URL that is of neither kind.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        url: str | os.PathLike[str] = "workflows.sqlite",
+        *,
+        concurrency: int = 16,
+        roles: RolesOf | None = None,
+        tenant_of: TenantOf | None = None,
+        lease: float = 10.0,
+        poll_interval: float = 0.2,
+        set_up: bool = True,
+    ) -> None:
+        if isinstance(engine.get_action(SERVICE, "perform"), Failure):
+            raise ConfigurationError("the engine has no workflows: give create_engine the services workflow_services")
+        self.publisher = WorkflowPublisher(engine, url, tenant_of=tenant_of, roles=roles)
+        """What to give to a relay: it sets runs going, here or in another process."""
+        self._client = DurableClient(url)
+        self._stopping = threading.Event()
+        self._driver = Driver(Executions(engine, roles), self._client, self._stopping)
+        functions = _functions(self._driver, engine.mode, concurrency)
+        self._host = DurableHost(url, functions, lease=lease, poll_interval=poll_interval, set_up=set_up)
+
+    def start(self) -> None:
+        """Begin to take steps. Raises `ConfigurationError` where the process has a durable engine already."""
+        self._stopping.clear()
+        self._host.start()
+
+    def stop(self, grace: float = 10.0) -> None:
+        """End: each run stops after the step that it is at, and goes on in another process, or when this one starts
+        again. A step that takes longer than `grace` seconds is left behind, and is taken anew."""
+        self._stopping.set()
+        self._host.stop(grace)
+        self._client.close()
+
+    def __enter__(self) -> WorkflowRuntime:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+
+def _functions(driver: Driver, mode: Mode, concurrency: int) -> list[DurableFunction]:
+    """The durable functions, in the world of an engine's handlers."""
+
+    async def drive_run(tenant_id: str, slug: str, key: str, run_id: str) -> str:
+        return await driver.drive(tenant_from(tenant_id, slug), key, run_id, mode)
+
+    async def expire(tenant_id: str, slug: str, key: str, approval_id: str) -> str:
+        return await driver.expire(tenant_from(tenant_id, slug), key, approval_id, mode)
+
+    async def fire(at: str | datetime, context: Mapping[str, Any]) -> str:
+        tenant = tenant_from(context["tenant_id"], context["slug"])
+        return await driver.fire(tenant, context["workflow_key"], context["trigger_id"], utc(at), mode)
+
+    functions: dict[str, Callable[..., Any]] = {DRIVE: drive_run, EXPIRE: expire, FIRE: fire}
+    if mode == "async":
+        return [DurableFunction(name, function, QUEUE, concurrency) for name, function in functions.items()]
+    return [DurableFunction(name, _in_thread(function), QUEUE, concurrency) for name, function in functions.items()]
+
+
+def _in_thread(function: Any) -> Any:
+    def run(*arguments: Any) -> Any:
+        return drive(function(*arguments))
+
+    return run

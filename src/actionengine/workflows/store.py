@@ -1,0 +1,154 @@
+"""The things of workflows as documents of a unit of work: definitions, runs, the steps that they took, triggers, locks.
+
+ae_workflows        <key>/<version>       a version of a workflow
+ae_workflow_heads   <key>                 which of its versions is the newest, and which is active
+ae_workflow_runs    <run id>              a run: where it is, and what its steps gave
+ae_workflow_steps   <run id>/<position>   a step that was taken
+ae_triggers         <trigger id>
+ae_record_locks     <collection>/<id>     which run has locked a document, and until when
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from actionengine.action_context import ActionContext
+from actionengine.changes.store import conflict, not_found
+from actionengine.errors import ActionException, ErrorCode
+from actionengine.services.access import SystemAccess, access_of
+from actionengine.storage.port import AsyncRecords, Record, UnitOfWork
+from actionengine.workflows.definition import Definition, parse_definition
+
+WORKFLOWS = "ae_workflows"
+HEADS = "ae_workflow_heads"
+RUNS = "ae_workflow_runs"
+STEPS = "ae_workflow_steps"
+TRIGGERS = "ae_triggers"
+LOCKS = "ae_record_locks"
+
+_MOST_KEPT = 500
+"""Parsed definitions that a process keeps: a version never changes."""
+
+_definitions: dict[tuple[UUID, str], Definition] = {}
+
+
+class Store:
+    """The documents as one unit of work sees them."""
+
+    def __init__(self, access: SystemAccess, tenant: UUID) -> None:
+        self._tenant = tenant
+        self.workflows = access.records(WORKFLOWS)
+        self.heads = access.records(HEADS)
+        self.runs = access.records(RUNS)
+        self.steps = access.records(STEPS)
+        self.triggers = access.records(TRIGGERS)
+        self.locks = access.records(LOCKS)
+
+    async def workflow(self, key: str, version: int | None = None) -> Record:
+        """A version of a workflow, the newest where none is named. Raises `ActionException(not_found)`."""
+        if version is None:
+            head = await self.heads.get(key)
+            if head is None:
+                raise not_found("workflow", key)
+            version = head.data["newest"]
+        record = await self.workflows.get(version_id(key, version))
+        if record is None:
+            raise not_found("version of the workflow", f"{key}/{version}", key=key, version=version)
+        return record
+
+    async def definition(self, run: Record) -> Definition:
+        """The definition that a run goes by."""
+        id = version_id(run.data["workflow_key"], run.data["workflow_version"])
+        known = _definitions.get((self._tenant, id))
+        if known is None:
+            record = await self.workflow(run.data["workflow_key"], run.data["workflow_version"])
+            known = parse_definition(record.data["definition"])
+            while len(_definitions) >= _MOST_KEPT:
+                _definitions.pop(next(iter(_definitions)), None)
+            _definitions[self._tenant, id] = known
+        return known
+
+    async def run(self, id: str) -> Record:
+        """A run. Raises `ActionException(not_found)`."""
+        record = await self.runs.get(id)
+        if record is None:
+            raise not_found("run", id)
+        return record
+
+    async def trigger(self, id: str) -> Record:
+        """A trigger. Raises `ActionException(not_found)`."""
+        record = await self.triggers.get(id)
+        if record is None:
+            raise not_found("trigger", id)
+        return record
+
+    async def release_locks(self, run: Record) -> None:
+        """Give up the documents that a run has locked."""
+        for id in run.data["locks"]:
+            held = await self.locks.get(id)
+            if held is not None and held.data["run_id"] == run.id:
+                await self.locks.delete(id, held.version)
+
+
+def store_of(ctx: ActionContext) -> Store:
+    """The documents, from inside an action."""
+    return Store(access_of(ctx), ctx.tenant.id)
+
+
+class RecordLockGuard:
+    """Refuses changes of documents that another run has locked."""
+
+    async def check(self, unit_of_work: UnitOfWork, collection: str, id: str, holder: str | None) -> None:
+        """Raises `ActionException(conflict)` where another run than `holder` has locked the document."""
+        held = await unit_of_work.records(LOCKS).get(lock_id(collection, id))
+        if held is not None and held.data["run_id"] != holder and is_in_force(held):
+            raise conflict(
+                f"the workflow run {held.data['run_id']} has locked {collection}/{id}",
+                collection=collection,
+                id=id,
+                run_id=held.data["run_id"],
+                expires_at=held.data["expires_at"],
+            )
+
+
+def is_in_force(lock: Record) -> bool:
+    """Whether a lock still holds."""
+    return datetime.fromisoformat(lock.data["expires_at"]) > datetime.now(UTC)
+
+
+async def insert_once(records: AsyncRecords, data: dict[str, Any], id: str) -> bool:
+    """Add a document, where none of its id is there; whether there was none."""
+    try:
+        await records.insert(data, id)
+    except ActionException as refusal:
+        if refusal.error.code is not ErrorCode.CONFLICT:
+            raise
+        return False
+    return True
+
+
+def version_id(key: str, version: int) -> str:
+    """The id of a version of a workflow: versions sort by number."""
+    return f"{key}/{version:06}"
+
+
+def step_id(run_id: str, position: int) -> str:
+    """The id of a step that a run took: steps sort by position."""
+    return f"{run_id}/{position:06}"
+
+
+def lock_id(collection: str, id: str) -> str:
+    """The id of a lock."""
+    return f"{collection}/{id}"
+
+
+def run_subject(run_id: str) -> str:
+    """What events and the action log call a run."""
+    return f"workflow_run/{run_id}"
+
+
+def timestamp() -> str:
+    """The time, in UTC, as documents have it."""
+    return datetime.now(UTC).isoformat()

@@ -1,0 +1,187 @@
+"""The service `triggers`: what starts runs by itself, events and schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from returns.result import Result, Success
+
+from actionengine.action_context import ActionContext
+from actionengine.actions import Action, Service, create_action, create_service
+from actionengine.changes.permissions import PEOPLE
+from actionengine.changes.store import new_id, not_found
+from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.payload import refusals, summary
+from actionengine.plan import native
+from actionengine.services.access import access_of
+from actionengine.storage.port import Record
+from actionengine.workflows.definition import EventTrigger, ScheduleTrigger, Trigger
+from actionengine.workflows.events import TRIGGER_CHANGED, TriggerChanged
+from actionengine.workflows.models import CreateTrigger, ListTriggers, TriggerReference, TriggerView
+from actionengine.workflows.permissions import WorkflowPermissions
+from actionengine.workflows.store import Store, store_of, timestamp
+
+_TRIGGER: TypeAdapter[EventTrigger | ScheduleTrigger] = TypeAdapter(Trigger)
+
+
+def parse_trigger(given: Mapping[str, Any]) -> EventTrigger | ScheduleTrigger:
+    """A trigger. Raises `ActionException(invalid_input)`, which says what is wrong with it."""
+    try:
+        return _TRIGGER.validate_python(given)
+    except ValidationError as error:
+        fields = refusals(error)
+        raise failing(ErrorCode.INVALID_INPUT, f"the trigger: {summary(fields)}", fields=fields) from None
+
+
+@native
+async def _create(data: CreateTrigger, ctx: ActionContext) -> Result[TriggerView, ActionError]:
+    trigger = parse_trigger(data.trigger)
+    store = store_of(ctx)
+    if await store.heads.get(data.key) is None:
+        raise not_found("workflow", data.key)
+    return Success(_view(await _insert(ctx, store, data.key, trigger, from_definition=False)))
+
+
+@native
+async def _get(data: TriggerReference, ctx: ActionContext) -> Result[TriggerView, ActionError]:
+    return Success(_view(await store_of(ctx).trigger(data.trigger_id)))
+
+
+@native
+async def _list(data: ListTriggers, ctx: ActionContext) -> Result[tuple[TriggerView, ...], ActionError]:
+    filter = {"workflow_key": data.key} if data.key is not None else None
+    found = await store_of(ctx).triggers.list(filter, limit=data.limit, after=data.after)
+    access_of(ctx).show({"count": len(found)})
+    return Success(tuple(map(_view, found)))
+
+
+@native
+async def _enable(data: TriggerReference, ctx: ActionContext) -> Result[TriggerView, ActionError]:
+    return Success(_view(await _set_status(ctx, data.trigger_id, "active")))
+
+
+@native
+async def _disable(data: TriggerReference, ctx: ActionContext) -> Result[TriggerView, ActionError]:
+    return Success(_view(await _set_status(ctx, data.trigger_id, "disabled")))
+
+
+@native
+async def _delete(data: TriggerReference, ctx: ActionContext) -> Result[TriggerView, ActionError]:
+    store = store_of(ctx)
+    record = await store.trigger(data.trigger_id)
+    await _remove(ctx, store, record)
+    return Success(_view(record))
+
+
+async def replace_defined_trigger(
+    ctx: ActionContext, store: Store, key: str, trigger: EventTrigger | ScheduleTrigger | None
+) -> None:
+    """Have a workflow's own trigger be what its active version says."""
+    for record in await store.triggers.list({"workflow_key": key, "from_definition": True}, limit=10):
+        await _remove(ctx, store, record)
+    if trigger is not None:
+        await _insert(ctx, store, key, trigger, from_definition=True)
+
+
+async def _insert(
+    ctx: ActionContext, store: Store, key: str, trigger: EventTrigger | ScheduleTrigger, *, from_definition: bool
+) -> Record:
+    now = timestamp()
+    record = await store.triggers.insert(
+        {
+            "workflow_key": key,
+            "status": "active",
+            "type": trigger.type,
+            "event_type": trigger.event_type if isinstance(trigger, EventTrigger) else None,
+            "trigger": trigger.model_dump(mode="json", by_alias=True, exclude_unset=True),
+            "from_definition": from_definition,
+            "created_at": now,
+            "updated_at": now,
+        },
+        new_id(),
+    )
+    _tell(ctx, record, active=True)
+    return record
+
+
+async def _set_status(ctx: ActionContext, id: str, status: str) -> Record:
+    store = store_of(ctx)
+    record = await store.trigger(id)
+    if record.data["status"] == status:
+        access_of(ctx).nothing_changed()
+        return record
+    record = await store.triggers.update(
+        id, {**record.data, "status": status, "updated_at": timestamp()}, record.version
+    )
+    _tell(ctx, record, active=status == "active")
+    return record
+
+
+async def _remove(ctx: ActionContext, store: Store, record: Record) -> None:
+    await store.triggers.delete(record.id, record.version)
+    _tell(ctx, record, active=False)
+
+
+def _tell(ctx: ActionContext, record: Record, *, active: bool) -> None:
+    trigger = parse_trigger(record.data["trigger"])
+    is_scheduled = active and isinstance(trigger, ScheduleTrigger)
+    told = TriggerChanged(
+        trigger_id=record.id,
+        workflow_key=record.data["workflow_key"],
+        schedule=trigger.schedule if is_scheduled and isinstance(trigger, ScheduleTrigger) else None,
+        timezone=trigger.timezone if is_scheduled and isinstance(trigger, ScheduleTrigger) else None,
+    )
+    ctx.emit(TRIGGER_CHANGED, told, subject=f"trigger/{record.id}")
+
+
+def _view(record: Record) -> TriggerView:
+    return TriggerView.model_validate({"id": record.id, **record.data})
+
+
+def _subject(data: Any) -> str:
+    return f"trigger/{data.trigger_id}"
+
+
+def triggers_service(permissions: WorkflowPermissions) -> Service:
+    """The service, its actions asking for these permissions."""
+
+    def activating(name: str, description: str, handler: Any, validation: Any = TriggerReference) -> Action:
+        return create_action(
+            name=name,
+            description=description,
+            handler=handler,
+            validation=validation,
+            permission=permissions.activate,
+            allowed_actors=PEOPLE,
+            resource=_subject if validation is TriggerReference else None,
+        )
+
+    return create_service(
+        name="triggers",
+        description="What starts runs of workflows by itself: events and schedules",
+        actions=[
+            activating("create", "Have an event or a schedule start runs of a workflow", _create, CreateTrigger),
+            create_action(
+                name="get",
+                description="One trigger",
+                handler=_get,
+                validation=TriggerReference,
+                permission=permissions.read,
+                resource=_subject,
+                read_only=True,
+            ),
+            create_action(
+                name="list",
+                description="Triggers, by id",
+                handler=_list,
+                validation=ListTriggers,
+                permission=permissions.read,
+                read_only=True,
+            ),
+            activating("enable", "Put a trigger into use again", _enable),
+            activating("disable", "Have a trigger start nothing for now", _disable),
+            activating("delete", "Remove a trigger", _delete),
+        ],
+    )
