@@ -1,0 +1,98 @@
+"""Which paths requests may name: the refused ones with their own error, the odd ones as they are."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from actionengine.errors import ErrorCode
+from actionengine.execution.paths import (
+    TEMPORARY_PREFIX,
+    ModuleFolder,
+    ModulePath,
+    module_folder,
+    module_path,
+    reason_not_to_change,
+)
+from actionengine.execution.refusals import PathEscapeError
+from tests.execution.traversals import ODD_NAMES, REFUSED
+
+
+class Named(BaseModel):
+    path: ModulePath
+    folder: ModuleFolder = ""
+
+
+@pytest.mark.parametrize("text", REFUSED, ids=range(len(REFUSED)))
+def test_a_path_that_is_not_a_plain_relative_one_is_refused(text: str) -> None:
+    with pytest.raises(PathEscapeError) as refusal:
+        module_path(text)
+
+    told = refusal.value.error.to_dict()
+    assert told["code"] == ErrorCode.INVALID_INPUT
+    assert told["details"]["refusal"] == "path_escape"
+    assert len(told["details"]["path"]) <= 200
+    told["message"].encode()
+
+
+@pytest.mark.parametrize("text", ODD_NAMES, ids=range(len(ODD_NAMES)))
+def test_an_odd_name_is_given_back_as_it_is(text: str) -> None:
+    assert module_path(text) == text
+
+
+def test_the_lists_are_long_enough_and_tell_nothing_twice() -> None:
+    assert len(REFUSED + ODD_NAMES) >= 120
+    assert len(set(REFUSED + ODD_NAMES)) == len(REFUSED + ODD_NAMES)
+
+
+@given(st.text(alphabet=st.sampled_from("./\\~:aC%\0\n\ud800\uff0e\uff0f "), max_size=12) | st.text(max_size=30))
+def test_what_passes_has_only_plain_names(text: str) -> None:
+    try:
+        path = module_path(text)
+    except PathEscapeError:
+        return
+
+    assert path == text
+    path.encode()
+    assert "\\" not in path
+    assert "\0" not in path
+    assert all(name not in ("", ".", "..") for name in path.split("/"))
+
+
+@given(st.lists(st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=20), min_size=1, max_size=10))
+def test_letters_and_digits_with_slashes_between_them_pass(names: list[str]) -> None:
+    assert module_path("/".join(names)) == "/".join(names)
+
+
+def test_a_model_lets_the_refusal_through_as_its_own_type() -> None:
+    with pytest.raises(PathEscapeError):
+        Named.model_validate({"path": "../secret"})
+    with pytest.raises(PathEscapeError):
+        Named.model_validate({"path": "a", "folder": "/"})
+
+    assert Named(path="a/b", folder=".").folder == ""
+
+
+@pytest.mark.parametrize("text", ["", "."])
+def test_a_folder_may_be_the_root(text: str) -> None:
+    assert module_folder(text) == ""
+
+
+def test_any_other_folder_is_refused_as_a_file_is() -> None:
+    for text in set(REFUSED) - {"", "."}:
+        with pytest.raises(PathEscapeError):
+            module_folder(text)
+
+
+@pytest.mark.parametrize(
+    "name", [".git", ".GIT", ".Git", ".g\u200cit", ".git\ufeff", f"{TEMPORARY_PREFIX}0"], ids=ascii
+)
+def test_what_is_changed_by_others_alone_has_a_reason(name: str) -> None:
+    assert reason_not_to_change(name)
+
+
+@pytest.mark.parametrize("name", [".gitignore", ".github", "git", "a.git", ".gitt"])
+def test_what_only_looks_like_it_has_none(name: str) -> None:
+    assert reason_not_to_change(name) is None
