@@ -14,6 +14,7 @@ from rich.table import Table
 from benchmarks import (
     bare_pipeline,
     boot,
+    boundary_checks,
     change_merge,
     document_guard,
     event_cost,
@@ -27,6 +28,7 @@ from benchmarks import (
     relay_latency,
     relay_relays,
     routing,
+    workflow_steps,
 )
 from benchmarks.report import Row, amount
 
@@ -46,6 +48,8 @@ BENCHMARKS: Mapping[str, Callable[..., list[Row]]] = {
     "event_cost": event_cost.run,
     "change_merge": change_merge.run,
     "document_guard": document_guard.run,
+    "workflow_steps": workflow_steps.run,
+    "boundary_checks": boundary_checks.run,
 }
 
 _WIDTH = 140

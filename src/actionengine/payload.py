@@ -171,6 +171,8 @@ def refusals(error: ValidationError, sensitive: Collection[str] = ()) -> list[di
     return found
 
 
-def summary(refused: Sequence[Mapping[str, str]]) -> str:
-    """The same in one line."""
-    return "; ".join(f"{item['path'] or 'payload'}: {item['reason']}" for item in refused)
+def summary(refused: Sequence[Mapping[str, str]], whole: str = "payload: ") -> str:
+    """The same in one line; `whole` stands before what is wrong with no field in particular."""
+    return "; ".join(
+        f"{item['path']}: {item['reason']}" if item["path"] else whole + item["reason"] for item in refused
+    )

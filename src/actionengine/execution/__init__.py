@@ -1,1 +1,86 @@
-"""The execution boundary: work that touches files, commands and networks, with explicit capabilities."""
+"""The execution boundary: work that touches files, commands and networks, with explicit capabilities.
+
+A runner runs module actions, each in a module, a folder of one tenant's, with no more than a profile grants:
+
+    runner = InProcessRunner(CODE_MODULE_DEFAULT)
+    module = ModuleRoots("/srv/modules").context(tenant, "website")
+    request = ExecutionRequest(
+        tenant=tenant, module=module, action="read", input={"path": "index.html"}, capabilities={"fs:read"}
+    )
+    match runner.execute(request): …
+
+`modules_service` makes governed actions of them. Diffs need the extra `changes`.
+"""
+
+from actionengine.execution.boundary import Admitted, Boundary
+from actionengine.execution.capabilities import (
+    CODE_MODULE_DEFAULT,
+    PROFILES,
+    READ_ONLY,
+    SYSTEM_PRIVILEGED,
+    WORKFLOW_MODULE_DEFAULT,
+    Capability,
+    CapabilityProfile,
+)
+from actionengine.execution.declarations import ModuleAction, create_module_action
+from actionengine.execution.files import FileEntry, ModuleFiles
+from actionengine.execution.in_process import InProcessRunner
+from actionengine.execution.module_actions import MODULE_ACTIONS
+from actionengine.execution.paths import ModuleFolder, ModulePath
+from actionengine.execution.processes import Finished, ProcessLimits, network_isolation
+from actionengine.execution.refusals import (
+    BoundaryError,
+    CapabilityNotGrantedError,
+    MissingModuleError,
+    MissingTenantError,
+    PathEscapeError,
+    TenantMismatchError,
+)
+from actionengine.execution.request import ExecutionRequest, ExecutionResult, ModuleContext
+from actionengine.execution.roots import ModuleRoots
+from actionengine.execution.runner import BoundaryRunner, Runner
+from actionengine.execution.service import ModulePermissions, modules_service
+from actionengine.execution.subprocess_runner import SubprocessRunner
+from actionengine.execution.telemetry import ExecutionEvent, log_sink
+from actionengine.execution.work import Work
+
+__all__ = [
+    "CODE_MODULE_DEFAULT",
+    "MODULE_ACTIONS",
+    "PROFILES",
+    "READ_ONLY",
+    "SYSTEM_PRIVILEGED",
+    "WORKFLOW_MODULE_DEFAULT",
+    "Admitted",
+    "Boundary",
+    "BoundaryError",
+    "BoundaryRunner",
+    "Capability",
+    "CapabilityNotGrantedError",
+    "CapabilityProfile",
+    "ExecutionEvent",
+    "ExecutionRequest",
+    "ExecutionResult",
+    "FileEntry",
+    "Finished",
+    "InProcessRunner",
+    "MissingModuleError",
+    "MissingTenantError",
+    "ModuleAction",
+    "ModuleContext",
+    "ModuleFiles",
+    "ModuleFolder",
+    "ModulePath",
+    "ModulePermissions",
+    "ModuleRoots",
+    "PathEscapeError",
+    "ProcessLimits",
+    "Runner",
+    "SubprocessRunner",
+    "TenantMismatchError",
+    "Work",
+    "create_module_action",
+    "log_sink",
+    "modules_service",
+    "network_isolation",
+]
