@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic_core import PydanticSerializationError, from_json, to_json
 from uuid_utils import uuid7
 
 from actionengine.context import Actor, Tenant
@@ -27,6 +28,14 @@ class ModuleContext(BaseModel):
     tenant: Tenant | None = None
 
 
+def _plain(input: Any) -> Any:
+    """What JSON makes of it: a tuple is a list."""
+    try:
+        return from_json(to_json(input, inf_nan_mode="strings"))
+    except (PydanticSerializationError, ValueError):
+        return input
+
+
 class ExecutionRequest(BaseModel):
     """Work that is asked for: a module action, its input, for whom, where, and with which capabilities.
 
@@ -40,7 +49,7 @@ class ExecutionRequest(BaseModel):
     tenant: Tenant | None = None
     module: ModuleContext | None = None
     action: str
-    input: Mapping[str, JsonValue] = Field(default_factory=dict)
+    input: Annotated[Mapping[str, JsonValue], BeforeValidator(_plain)] = Field(default_factory=dict)
     capabilities: frozenset[Capability] = frozenset()
     actor: Actor | None = None
     timeout: float = Field(default=60.0, gt=0)

@@ -1,0 +1,127 @@
+"""What differs in a git work tree from its last commit, without anything that is in the work tree being run.
+
+A repository's configuration and attributes can name programs: filters, text converters, diff drivers, hooks, monitors,
+transports. So git never sees those of a module: it gets an empty repository of ours beside the module's objects and
+index. What is in `.git` is read here, within the module.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.execution.files import ModuleFiles
+from actionengine.execution.paths import module_path
+from actionengine.execution.processes import SEARCH_PATH, Finished
+
+Run = Callable[..., Finished]
+
+_EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+_COMMIT = re.compile(r"[0-9a-f]{40}").fullmatch
+_MOST_REFS = 16 * 1024 * 1024
+_ARGUMENTS = (
+    *("git", "--no-pager", "--literal-pathspecs"),
+    *("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "core.attributesFile=/dev/null"),
+    *("-c", "protocol.allow=never", "-c", "core.quotePath=false"),
+    # What is in a submodule has a repository of its own, which git would ask with that one's configuration.
+    *("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--ignore-submodules=all"),
+)
+
+
+def diff_from_last_commit(files: ModuleFiles, run: Run, path: str | None = None) -> str:
+    """What differs from the last commit in files that git knows, as `git diff HEAD` says it, in a module whose root is
+    the root of a git work tree; all of it, or what is at a path. What is not UTF-8 has replacement characters.
+
+    Raises:
+        ActionException: `unprocessable` for a module that is no such work tree (a linked work tree and one that borrows
+            objects lead out of the module) or whose repository git cannot read; `unavailable` where there is no git.
+    """
+    if path is not None:
+        module_path(path)
+    if shutil.which("git", path=SEARCH_PATH) is None:
+        raise failing(ErrorCode.UNAVAILABLE, "git is not installed where this work runs")
+    commit = _last_commit(files)
+    if files.stat(".git/objects/info/alternates") is not None:
+        raise _no_work_tree("its repository borrows objects of another one")
+    with tempfile.TemporaryDirectory(prefix="actionengine-", ignore_cleanup_errors=True) as folder:
+        _make_repository(Path(folder), commit)
+        finished = run((*_ARGUMENTS, commit, "--", *([] if path is None else [path])), environment=_environment(folder))
+    if finished.exit_code:
+        reason = finished.stderr.decode("utf-8", "replace").strip()[:500]
+        raise failing(ErrorCode.UNPROCESSABLE, f"git cannot tell what differs: {reason}", exit_code=finished.exit_code)
+    return finished.stdout.decode("utf-8", "replace")
+
+
+def _environment(folder: str) -> dict[str, str]:
+    return {
+        "GIT_DIR": folder,
+        "GIT_WORK_TREE": ".",
+        "GIT_OBJECT_DIRECTORY": ".git/objects",
+        "GIT_INDEX_FILE": ".git/index",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_ATTR_NOSYSTEM": "1",
+        "GIT_CEILING_DIRECTORIES": "/",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_NO_LAZY_FETCH": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        "LC_ALL": "C.UTF-8",
+    }
+
+
+def _make_repository(folder: Path, commit: str) -> None:
+    """An empty repository, at a commit."""
+    for name in ("refs", "objects"):
+        (folder / name).mkdir()
+    (folder / "HEAD").write_text("ref: refs/heads/none\n" if commit == _EMPTY_TREE else f"{commit}\n")
+    (folder / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tbare = false\n")
+
+
+def _last_commit(files: ModuleFiles) -> str:
+    """The commit that HEAD stands for, or the empty tree where there is none yet."""
+    name = _first_line(files, ".git/HEAD")
+    if name is None:
+        raise _no_work_tree("there is no repository in it")
+    if _COMMIT(name):
+        return name
+    if not name.startswith("ref: refs/"):
+        raise _no_work_tree("its HEAD is of a form that is not known here")
+    branch = name.removeprefix("ref: ")
+    commit = _first_line(files, f".git/{branch}") or _packed(files, branch)
+    if commit is None:
+        if files.stat(".git/reftable/tables.list") is not None:
+            raise _no_work_tree("its branches are kept in a reftable")
+        return _EMPTY_TREE
+    if not _COMMIT(commit):
+        raise _no_work_tree(f"{branch!r} is no commit with a SHA-1")
+    return commit
+
+
+def _packed(files: ModuleFiles, branch: str) -> str | None:
+    for line in (_text(files, ".git/packed-refs") or "").splitlines():
+        commit, _, name = line.partition(" ")
+        if name == branch:
+            return commit
+    return None
+
+
+def _first_line(files: ModuleFiles, path: str) -> str | None:
+    text = _text(files, path)
+    return None if text is None else text.partition("\n")[0].strip()
+
+
+def _text(files: ModuleFiles, path: str) -> str | None:
+    try:
+        return files.read(path, _MOST_REFS).decode("utf-8", "replace")
+    except ActionException as refusal:
+        if refusal.error.code in (ErrorCode.NOT_FOUND, ErrorCode.UNPROCESSABLE):
+            return None
+        raise
+
+
+def _no_work_tree(reason: str) -> ActionException:
+    return failing(ErrorCode.UNPROCESSABLE, f"the module is no git work tree by itself: {reason}")

@@ -1,0 +1,166 @@
+"""What a folder holds, as data: a manifest has each file's hash and mode, each link's target, and each folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from stat import S_ISDIR, S_ISLNK, S_ISREG
+from typing import Any, Literal
+
+from actionengine.errors import ErrorCode, failing, sendable
+from actionengine.execution.paths import TEMPORARY_PREFIX
+
+_CHUNK = 1024 * 1024
+_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_CODES = {
+    errno.ENOENT: ErrorCode.CONFLICT,
+    errno.ENOTDIR: ErrorCode.CONFLICT,
+    errno.ELOOP: ErrorCode.CONFLICT,
+    errno.EACCES: ErrorCode.FORBIDDEN,
+    errno.EPERM: ErrorCode.FORBIDDEN,
+    errno.EROFS: ErrorCode.FORBIDDEN,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What stands at a path: `mode` is its permissions, `sha256` and `size` (bytes) those of a file's contents, `link`
+    the target of a symbolic link."""
+
+    kind: Literal["file", "link", "folder"]
+    mode: int = 0
+    sha256: str = ""
+    size: int = 0
+    link: str = ""
+
+    @property
+    def executable(self) -> bool:
+        """Whether its owner may execute it."""
+        return self.kind == "file" and bool(self.mode & 0o100)
+
+
+Manifest = Mapping[str, Node]
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """What became of a path: `before` is None where it was added, `after` where it was removed."""
+
+    path: str
+    before: Node | None
+    after: Node | None
+
+    @property
+    def kind(self) -> Literal["added", "modified", "removed"]:
+        """What became of it."""
+        if self.before is None:
+            return "added"
+        return "removed" if self.after is None else "modified"
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"path": self.path, "before": node_to_json(self.before), "after": node_to_json(self.after)}
+
+    @classmethod
+    def from_json(cls, form: Mapping[str, Any]) -> FileChange:
+        """Back again."""
+        return cls(form["path"], node_from_json(form["before"]), node_from_json(form["after"]))
+
+
+def node_to_json(node: Node | None) -> dict[str, Any] | None:
+    """As JSON."""
+    return None if node is None else asdict(node)
+
+
+def node_from_json(form: Mapping[str, Any] | None) -> Node | None:
+    """Back again."""
+    return None if form is None else Node(**form)
+
+
+def compare(before: Manifest, after: Manifest) -> tuple[FileChange, ...]:
+    """What differs, by path."""
+    return tuple(
+        FileChange(path, before.get(path), after.get(path))
+        for path in sorted(before.keys() | after.keys())
+        if before.get(path) != after.get(path)
+    )
+
+
+Take = Callable[[str, int, int, Iterator[bytes]], None]
+"""`take(path, mode, modified, pieces)` gets what is in a file, and takes all of it; `modified` is in nanoseconds."""
+
+
+def scan(root: Path) -> Manifest:
+    """What a folder holds. Raises as `nodes` does."""
+    return dict(nodes(root, _pass_over))
+
+
+def nodes(root: Path, take: Take) -> Iterator[tuple[str, Node]]:
+    """Each path in a folder and what stands there, folders before what is in them, read without following links.
+    Devices, FIFOs and sockets are left out, and what is being written by `ModuleFiles`.
+
+    Raises `ActionException`: `conflict` where it is changed meanwhile, `forbidden` for what may not be read, and
+    `unavailable`.
+    """
+    with telling("read", root):
+        for folder, folders, files, descriptor in os.fwalk(root, onerror=_raise):
+            folders.sort()
+            below = os.path.relpath(folder, root)
+            for name in sorted(folders + files):
+                path = name if below == "." else os.path.join(below, name)
+                node = _node(path, name, descriptor, take)
+                if node is not None:
+                    yield path, node
+
+
+@contextmanager
+def telling(verb: str, folder: Path) -> Iterator[None]:
+    """Makes `ActionException`s of the system's errors."""
+    try:
+        yield
+    except OSError as error:
+        code = _CODES.get(error.errno or 0, ErrorCode.UNAVAILABLE)
+        reason = errno.errorcode.get(error.errno or 0, "unknown")
+        name = sendable(folder.name)
+        raise failing(code, f"cannot {verb} {name!r}: {error}", folder=name, reason=reason) from error
+
+
+def _node(path: str, name: str, folder: int, take: Take) -> Node | None:
+    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if S_ISLNK(found.st_mode):
+        return Node("link", link=os.readlink(name, dir_fd=folder))
+    if S_ISDIR(found.st_mode):
+        return Node("folder", found.st_mode & 0o777)
+    if not S_ISREG(found.st_mode) or name.startswith(TEMPORARY_PREFIX):
+        return None
+    with open(os.open(name, _READ, dir_fd=folder), "rb", buffering=0) as file:
+        found = os.fstat(file.fileno())
+        if not S_ISREG(found.st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+        hashed = sha256()
+        size = 0
+
+        def pieces() -> Iterator[bytes]:
+            nonlocal size
+            while piece := file.read(_CHUNK):
+                hashed.update(piece)
+                size += len(piece)
+                yield piece
+
+        mode = found.st_mode & 0o777
+        take(path, mode, found.st_mtime_ns, pieces())
+        return Node("file", mode, hashed.hexdigest(), size)
+
+
+def _pass_over(path: str, mode: int, modified: int, pieces: Iterator[bytes]) -> None:
+    for _ in pieces:
+        pass
+
+
+def _raise(error: OSError) -> None:
+    raise error

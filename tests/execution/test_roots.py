@@ -1,0 +1,68 @@
+"""Where modules lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from actionengine import Tenant
+from actionengine.errors import ActionException, ErrorCode
+from actionengine.execution.once import run_once
+from actionengine.execution.refusals import MissingModuleError
+from actionengine.execution.roots import ModuleRoots
+from tests.execution.modules import ACME, admit, perform
+
+OTHER = Tenant(UUID(int=2), "other")
+
+
+def test_a_module_is_its_tenants(tmp_path: Path) -> None:
+    roots = ModuleRoots(tmp_path)
+
+    made = roots.create(ACME, "site")
+
+    assert made.root == tmp_path / str(ACME.id) / "site"
+    assert made.root.is_dir()
+    assert made == roots.context(ACME, "site") == roots.create(ACME, "site")
+    with pytest.raises(MissingModuleError) as caught:
+        roots.context(OTHER, "site")
+    assert caught.value.error.details["module"] == "site"
+
+
+@pytest.mark.parametrize(
+    "id", ["", ".", "..", "../site", "a/b", "/etc", ".site.actionengine", "-rf", "a\0", "ä", "a\n"]
+)
+def test_an_id_that_is_no_plain_name_is_refused(tmp_path: Path, id: str) -> None:
+    roots = ModuleRoots(tmp_path)
+
+    with pytest.raises(MissingModuleError):
+        roots.context(ACME, id)
+    with pytest.raises(ActionException) as caught:
+        roots.create(ACME, id)
+
+    assert caught.value.error.code is ErrorCode.INVALID_INPUT
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_module_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / str(ACME.id)).write_text("a file")
+
+    with pytest.raises(ActionException) as caught:
+        ModuleRoots(tmp_path).create(ACME, "site")
+
+    assert caught.value.error.code is ErrorCode.UNAVAILABLE
+
+
+def test_a_module_that_was_removed_begins_anew(tmp_path: Path) -> None:
+    roots = ModuleRoots(tmp_path)
+    root = roots.create(ACME, "site").root
+    work = admit(root, "write", {"path": "a", "text": "a"}, idempotency_key="one")
+    run_once(work, perform)
+
+    roots.remove(ACME, "site")
+    roots.create(ACME, "site")
+
+    assert [path.name for path in root.parent.iterdir()] == ["site"]
+    assert not run_once(work, perform).replayed
+    assert (root / "a").read_text() == "a"

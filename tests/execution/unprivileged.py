@@ -1,0 +1,94 @@
+"""Does keyed work as a user whom the permissions of folders bind, and is killed in the middle of it: tells what it saw.
+
+`python -m tests.execution.unprivileged <folder> <step>`: in a folder where everybody may write; killed
+at every so many calls of the system.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+from actionengine.execution.declarations import create_module_action
+from actionengine.execution.journal import Journal
+from actionengine.execution.once import run_once
+from actionengine.execution.work import Work
+from tests.execution.killed_work import Nothing, count_calls
+from tests.execution.modules import EVERYTHING, admit, perform, tree
+
+
+def act(data: Nothing, work: Work) -> None:
+    """Changes in folders that are closed before, afterwards, or both."""
+    root = work.module.root
+    for folder in ("both", "before", "gone/deep", "gone"):
+        (root / folder).chmod(0o755)
+    (root / "both/new").write_text("new")
+    (root / "both/a").unlink()
+    (root / "both").chmod(0o555)
+    (root / "before/a").write_text("changed")
+    shutil.rmtree(root / "gone")
+    (root / "after/link").symlink_to("a")
+    (root / "after/a").unlink()
+    (root / "after/made").mkdir()
+    (root / "after/made/b").write_text("b")
+    (root / "after/made").chmod(0o500)
+    (root / "after").chmod(0o555)
+
+
+ACTION = create_module_action(name="act", description="Acts.", validation=Nothing, handler=act, capabilities=EVERYTHING)
+
+
+def make_module(root: Path) -> None:
+    """Folders with a file in each, some of them closed."""
+    for name in ("both", "before", "gone/deep", "gone", "after"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        (root / name / "a").write_text(name)
+        if name != "after":
+            (root / name).chmod(0o555 if name != "gone/deep" else 0o755)
+    (root / "gone/deep").chmod(0o555)
+
+
+def killed_at(root: Path, point: int) -> bool:
+    """Do the work in a fork, which is killed there; whether it was."""
+    child = os.fork()
+    if child == 0:
+        try:
+            count_calls(lambda number: os.kill(os.getpid(), signal.SIGKILL) if number == point else None)
+            run_once(admit(root, "act", actions=[ACTION], idempotency_key="one"), perform)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def main(folder: Path, step: int) -> None:
+    """See above."""
+    if os.geteuid() == 0:
+        # What is imported when it is first used may be out of reach then.
+        make_module(folder / "first")
+        run_once(admit(folder / "first", "act", actions=[ACTION], idempotency_key="one"), perform)
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+    plain = folder / "plain"
+    make_module(plain)
+    perform(admit(plain, "act", actions=[ACTION]))
+    point = 1
+    rounds = 0
+    was_killed = True
+    while was_killed:
+        root = folder / f"module-{point}"
+        make_module(root)
+        was_killed = killed_at(root, point)
+        killed_at(root, point // 2)
+        run_once(admit(root, "act", actions=[ACTION], idempotency_key="one"), perform)
+        assert tree(root) == tree(plain), (point, tree(root), tree(plain))
+        assert [name for name in os.listdir(Journal(root).folder) if name.endswith(".ready")] == []
+        point += step
+        rounds += 1
+    print(rounds)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
