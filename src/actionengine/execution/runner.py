@@ -7,6 +7,7 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import ClassVar, Protocol
 
 from returns.result import Failure, Result, Success
@@ -79,8 +80,10 @@ class BoundaryRunner(ABC):
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             cancelled.set()
-            # Nothing is left running when the cancellation goes on.
-            await asyncio.wait([work])
+            # Nothing is left running when the cancellation goes on, however often it comes.
+            while not work.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([work])
             raise
 
     def _answer(self, request: ExecutionRequest, cancelled: threading.Event) -> Answer:
