@@ -28,6 +28,7 @@ from benchmarks import (
     relay_latency,
     relay_relays,
     routing,
+    runner_queue,
     workflow_steps,
 )
 from benchmarks.report import Row, amount
@@ -50,6 +51,7 @@ BENCHMARKS: Mapping[str, Callable[..., list[Row]]] = {
     "document_guard": document_guard.run,
     "workflow_steps": workflow_steps.run,
     "boundary_checks": boundary_checks.run,
+    "runner_queue": runner_queue.run,
 }
 
 _WIDTH = 140

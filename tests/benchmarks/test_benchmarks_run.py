@@ -49,8 +49,18 @@ ROWS = {
     "document_guard": ["document_guard_typed", "document_guard_untyped"],
     "workflow_steps": ["workflow_step_writing", "workflow_step_empty"],
     "boundary_checks": ["boundary_checks_request", "boundary_checks_file"],
+    "runner_queue": ["runner_queue_2", "runner_queue_4"],
 }
-QUICK = ("full_pipeline", "import_time", "boot", "relay_drain", "change_merge", "document_guard", "workflow_steps", "boundary_checks")
+QUICK = (
+    "full_pipeline",
+    "import_time",
+    "boot",
+    "relay_drain",
+    "change_merge",
+    "document_guard",
+    "workflow_steps",
+    "boundary_checks",
+)
 """Those that take seconds; the others take half a minute each, and run with the campaigns."""
 
 
