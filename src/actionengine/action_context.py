@@ -322,7 +322,7 @@ class _OnRecord:
     async def _check_unlocked(self, id: str) -> None:
         """A document that somebody has locked is changed by nobody else."""
         if self._check_lock is not None:
-            await self._check_lock(id, self._execution.root.lock_holder)
+            await self._check_lock(id, self._execution.changes_locked_for)
 
     def _check_writable(self) -> None:
         """An execution that is over writes nothing; a read-only one neither, though the one around it may."""

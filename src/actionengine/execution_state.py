@@ -36,6 +36,7 @@ _OUTCOMES: dict[ErrorCode, Outcome] = {
     ErrorCode.APPROVAL_REQUIRED: "approval_required",
 }
 FailureWrite = Callable[[UnitOfWork], Awaitable[None]]
+CommitWork = Callable[[], object]
 _ROLLED_BACK = to_json({"code": "rolled_back", "message": "rolled back with the action around it", "details": {}})
 
 
@@ -88,10 +89,14 @@ class Execution:
     after_failure: tuple[FailureWrite, ...] = ()
     """What is to be written although the execution has failed: in the transaction that goes on without it, and again
     where that one fails too."""
+    after_commit: tuple[CommitWork, ...] = ()
+    """What is to be done once the outermost commit stands."""
     document_checks: dict[str, DocumentCheck | None] | None = None
     """Of the root: what checks the documents of each collection that was written to, as long as nothing else ran."""
+    works = 0
+    """How many pieces of work outside of the unit of work were begun under this claim."""
     lock_holder: str | None = None
-    """Of the root: for whom locked documents are changed."""
+    """For whom this execution, and what it executes, changes locked documents."""
     _hook_context: HookContext | None = None
 
     def __init__(
@@ -132,7 +137,9 @@ class Execution:
         self.emitted = False
         self.subjects = ()
         self.after_failure = ()
+        self.after_commit = ()
         self.document_checks = None
+        self.works = 0
 
     @property
     def root(self) -> Execution:
@@ -147,6 +154,13 @@ class Execution:
     def is_over(self) -> bool:
         """Whether this execution, or one around it, has ended: then its context is of no more use."""
         return self.ended or (self.parent is not None and self.parent.is_over)
+
+    @property
+    def changes_locked_for(self) -> str | None:
+        """For whom locked documents are changed here."""
+        if self.lock_holder is not None or self.parent is None:
+            return self.lock_holder
+        return self.parent.changes_locked_for
 
     @property
     def is_claimed(self) -> bool:

@@ -87,6 +87,8 @@ class Pipeline(Stages):
             execution.ended = True
             await self._roll_back(execution)
             raise
+        if execution.after_commit:
+            await self.follow_commit(execution)
         if self._after is not None:
             await self.after(execution)
         return Success(value)
@@ -207,6 +209,7 @@ class Pipeline(Stages):
             execution.add_row("succeeded")
             # Of what has failed inside it.
             parent.after_failure += execution.after_failure
+            parent.after_commit += execution.after_commit
             return Success(_answered(execution))
         except ApprovalNeeded as needed:
             root.needed = needed

@@ -5,6 +5,7 @@ Their order is the pipeline's business (`pipeline`).
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -254,6 +255,18 @@ class Stages(ABC):
         assert execution.unit_of_work is not None
         await execution.unit_of_work.commit()
         execution.ended = True
+
+    async def follow_commit(self, execution: Execution) -> None:
+        """13, once the commit stands: what was to wait for it. It may block, and no deadline holds for it; what goes
+        wrong in it is only logged."""
+        for work in execution.after_commit:
+            try:
+                if execution.mode == "sync":
+                    work()
+                else:
+                    await asyncio.to_thread(work)
+            except Exception as error:
+                log_crash(execution, "what was to follow the commit", error)
 
     async def after(self, execution: Execution) -> None:
         """14: the global after handler. The commit stands, so what goes wrong here is only logged."""

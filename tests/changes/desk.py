@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec
 from uuid import uuid4
 
@@ -24,7 +25,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.changes import ChangeControlPermissions, change_control_services
+from actionengine.changes import ChangeControlPermissions, ProjectModules, change_control_services
 from actionengine.changes.permissions import NO_PERMISSIONS
 from actionengine.testing import World
 
@@ -156,13 +157,17 @@ class Desk:
         merge_approval: ApprovalPolicy | None = None,
         storage: Storage | None = None,
         address: str | None = None,
+        modules: ProjectModules | None = None,
+        workspaces: Path | None = None,
     ) -> None:
         self.world = world
         self.address = address
         """Of the database; None in memory."""
         self._read_tables = read_tables
         self._targets: dict[tuple[str, str], str] = {}
-        control: Sequence[Service] = change_control_services(permissions=permissions, merge_approval=merge_approval)
+        control: Sequence[Service] = change_control_services(
+            permissions=permissions, merge_approval=merge_approval, modules=modules, workspaces=workspaces
+        )
         self.engine = create_engine(services=[*control, host], storage=storage or world.storage)
 
     def another(self, **options: Any) -> Desk:

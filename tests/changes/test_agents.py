@@ -206,6 +206,10 @@ NEEDED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "changes.execute": ("merge", {"change_id": "C"}),
     "changes.merge": ("merge", {"change_id": "C"}),
     "changes.plan_compensation": ("author", {"change_id": "C"}),
+    "changes.write_files": ("merge", {"change_id": "C"}),
+    "changes.start_workspace": ("author", {"change_id": "C"}),
+    "changes.stop_workspace": ("author", {"change_id": "C"}),
+    "changes.workspace": ("read", {"change_id": "C"}),
 }
 
 
@@ -217,8 +221,9 @@ async def test_each_action_asks_for_the_permission_of_its_part(desk: Desk) -> No
     target = expect(await desk.target(change, "job", by=ROOT))
     op = expect(await desk.op(change, add("job", "a"), target, by=ROOT))
     ids = {"P": project.id, "C": change.id, "T": target.id, "O": op.id}
-    # What nobody with the permission may do any more, the op having been executed or deleted.
+    # What nobody with the permission may do any more, the op having been executed or deleted, and what is about files.
     late = {"changes.delete_patch_op", "changes.plan_compensation", "changes.execute"}
+    late |= {"changes.start_workspace", "changes.stop_workspace", "changes.workspace"}
 
     for name, (part, said) in NEEDED.items():
         payload = {field: ids.get(str(value), value) for field, value in said.items()}

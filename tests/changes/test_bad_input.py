@@ -114,6 +114,10 @@ def valid(set: Scene) -> Mapping[str, dict[str, Any]]:
         "changes.merge": change,
         "changes.list_snapshots": change,
         "changes.plan_compensation": change,
+        "changes.write_files": change,
+        "changes.start_workspace": change,
+        "changes.stop_workspace": change,
+        "changes.workspace": change,
     }
 
 

@@ -215,7 +215,7 @@ def test_a_diff_that_changes_nothing_is_none() -> None:
 
 
 def test_a_diff_is_of_one_file() -> None:
-    assert of_file(DIFF + DIFF.replace("main.py", "other.py")) == "an op edits one file, and this diff is of 2"
+    assert of_file(DIFF + DIFF.replace("main.py", "other.py")) == "an edit is of one file, and this diff is of 2"
 
 
 @pytest.mark.parametrize(

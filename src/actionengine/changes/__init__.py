@@ -8,9 +8,16 @@ As they stand they are open to every actor of the tenant, but for what no AI may
 and for a second person before a merge:
 
     change_control_services(permissions=ChangeControlPermissions(), merge_approval=ApprovalPolicy(…))
+
+Told where the files of projects lie, they edit these too, and keep working copies in which a change is tried:
+
+    change_control_services(modules=project_modules(ModuleRoots("/srv/modules")), workspaces="/srv/workspaces")
 """
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
 
 from actionengine.actions import ApprovalPolicy, Service
 from actionengine.changes.applying import CHANGED as RECORD_TYPE_CHANGED
@@ -19,10 +26,12 @@ from actionengine.changes.applying import MERGED as CHANGE_MERGED
 from actionengine.changes.applying import ChangeApplied, RecordTypeChanged
 from actionengine.changes.changes import changes_service
 from actionengine.changes.difference import ChangedField, RenamedField, TypeDiff
+from actionengine.changes.files import FileSettings, ProjectModules, project_modules
 from actionengine.changes.models import (
     Applied,
     Change,
     DocumentCheck,
+    FileDiff,
     History,
     Misfit,
     Preview,
@@ -32,10 +41,17 @@ from actionengine.changes.models import (
     Snapshot,
     StoredPatchOp,
     Target,
+    TriedOp,
+    Workspace,
+    WorkspaceView,
+    WrittenFile,
+    WrittenFiles,
 )
 from actionengine.changes.permissions import NO_PERMISSIONS, ChangeControlPermissions
 from actionengine.changes.projects import projects_service
 from actionengine.changes.record_types import record_types_service
+from actionengine.changes.workspaces import workspace_module
+from actionengine.errors import ConfigurationError
 
 
 class ChangeControlServices(tuple[Service, ...]):
@@ -48,14 +64,42 @@ class ChangeControlServices(tuple[Service, ...]):
         *,
         permissions: ChangeControlPermissions = NO_PERMISSIONS,
         merge_approval: ApprovalPolicy | None = None,
+        modules: ProjectModules | None = None,
+        workspaces: str | os.PathLike[str] | None = None,
     ) -> ChangeControlServices:
-        """The services, asking for these permissions, and for an approval before a change is merged or executed, where
-        the policy applies (its `when` gets an input with a `change_id`)."""
+        """The services with other demands.
+
+        Args:
+            permissions: what they ask for.
+            merge_approval: an approval that is asked for before a change is merged or executed, where the policy
+                applies (its `when` gets an input with a `change_id`).
+            modules: says which module has the files of a project (see `project_modules`). Without it, a change with a
+                pending `edit_file` op cannot be executed.
+
+                Files are written after the commit. What a crash between the two has left out, the action
+                `changes.write_files {change_id}` writes; hosts that want it done by itself subscribe it, with a relay:
+
+                    subscriptions.subscribe(
+                        CHANGE_MERGED,
+                        "changes.write_files",
+                        actor=Actor.workflow("files"),
+                        payload=lambda event: {"change_id": event.payload["change_id"]},
+                    )
+
+                and the same for `CHANGE_EXECUTED`.
+            workspaces: the folder for working copies, in which changes are tried; `<tenant id>/<change id>` in there.
+
+        Raises:
+            ConfigurationError: for `workspaces` without `modules`.
+        """
+        if workspaces is not None and modules is None:
+            raise ConfigurationError("workspaces are copies of modules: give change_control_services modules=… too")
+        settings = FileSettings(modules, Path(os.path.abspath(workspaces)) if workspaces is not None else None)
         return ChangeControlServices(
             (
                 projects_service(permissions),
                 record_types_service(permissions),
-                changes_service(permissions, merge_approval),
+                changes_service(permissions, merge_approval, settings),
             )
         )
 
@@ -74,10 +118,12 @@ __all__ = [
     "ChangeControlServices",
     "ChangedField",
     "DocumentCheck",
+    "FileDiff",
     "History",
     "Misfit",
     "Preview",
     "Project",
+    "ProjectModules",
     "RecordType",
     "RecordTypeChanged",
     "RenamedField",
@@ -85,6 +131,13 @@ __all__ = [
     "Snapshot",
     "StoredPatchOp",
     "Target",
+    "TriedOp",
     "TypeDiff",
+    "Workspace",
+    "WorkspaceView",
+    "WrittenFile",
+    "WrittenFiles",
     "change_control_services",
+    "project_modules",
+    "workspace_module",
 ]

@@ -8,10 +8,13 @@ from actionengine.action_context import ActionContext
 from actionengine.changes.difference import TypeDiff
 from actionengine.changes.documents import check_documents
 from actionengine.changes.executor import Execution, ExecutionRefused, load, persist, run
-from actionengine.changes.models import Applied, Preview
+from actionengine.changes.files import FileSettings, ProjectFiles
+from actionengine.changes.models import Applied, FileDiff, Preview, WrittenFile, WrittenFiles
 from actionengine.changes.states import may_go
 from actionengine.changes.store import Store, conflict, now, record_type_subject, store_of
+from actionengine.changes.workspaces import close_workspace
 from actionengine.event_types import create_event_type
+from actionengine.execution.edits import changed_lines, unified_diff
 from actionengine.services.access import access_of
 from actionengine.storage.port import UnitOfWork
 from actionengine.storage.tables import Row
@@ -26,6 +29,7 @@ class ChangeApplied(BaseModel):
     project_id: str
     applied_count: int
     record_types: tuple[str, ...]
+    files: tuple[str, ...] = ()
 
 
 class RecordTypeChanged(TypeDiff):
@@ -42,10 +46,11 @@ APPLIED = {"execute": EXECUTED, "merge": MERGED}
 """What each action that applies a change tells."""
 
 
-async def preview_change(ctx: ActionContext, change_id: str) -> Preview:
+async def preview_change(ctx: ActionContext, change_id: str, settings: FileSettings) -> Preview:
     """What a change would do. Raises `ActionException` as its execution would."""
     store, access = store_of(ctx), access_of(ctx)
-    loaded = await load(store, await store.change(change_id), lock=False)
+    change = await store.change(change_id)
+    loaded = await load(store, change, lock=False, files=ProjectFiles(ctx, settings, store, change["project_id"]))
     execution = run(loaded)
     graph, schemas = loaded.graph, execution.transformed.schemas
     affected = {each for key in execution.touched for each in (key, *graph.descendants(key))}
@@ -57,10 +62,21 @@ async def preview_change(ctx: ActionContext, change_id: str) -> Preview:
         op_count=len(loaded.pending),
         diff=execution.diff,
         documents=tuple(documents),
+        files=file_diffs(execution),
     )
 
 
-async def execute_change(ctx: ActionContext, change_id: str) -> Applied:
+def file_diffs(execution: Execution) -> tuple[FileDiff, ...]:
+    """What an execution makes of files, by path; those that it leaves as they are do not come."""
+    diffs = []
+    for path, step in sorted({step.op.file_path: step for step in execution.edits}.items()):
+        if diff := unified_diff(execution.loaded.files[path].text, step.after, path):
+            added, removed = changed_lines(diff)
+            diffs.append(FileDiff(path=path, diff=diff, added=added, removed=removed))
+    return tuple(diffs)
+
+
+async def execute_change(ctx: ActionContext, change_id: str, settings: FileSettings) -> Applied:
     """Apply the pending ops of a change, which stays in its state. Raises `ActionException`: `conflict` where it is
     merged, has to be `Ready` first, is not what was approved, or meets another change; `unprocessable` with the op that
     cannot be applied."""
@@ -74,17 +90,19 @@ async def execute_change(ctx: ActionContext, change_id: str) -> Applied:
             f"a change that is {change['status']} cannot be executed: it has to be Ready first", status=change["status"]
         )
     _check_approved(ctx, change)
-    execution = run(await load(store, change, lock=True))
+    files = ProjectFiles(ctx, settings, store, change["project_id"])
+    execution = run(await load(store, change, lock=True, files=files))
     if execution.loaded.pending:
-        await persist(store, execution)
+        await persist(store, execution, files)
         _tell(ctx, change, execution, "execute")
     else:
         access_of(ctx).nothing_changed()
     return _applied(change, execution)
 
 
-async def merge_change(ctx: ActionContext, change_id: str) -> Applied:
-    """Apply the pending ops of a change and close it; a change that is merged already stays as it is.
+async def merge_change(ctx: ActionContext, change_id: str, settings: FileSettings) -> Applied:
+    """Apply the pending ops of a change and close it, and its workspace; a change that is merged already stays as it
+    is.
 
     Raises `ActionException`: `conflict` where it may not be merged yet, or is not what was approved. Where it cannot be
     executed (`execute_change` says why), its state becomes `ValidationFailed`, and nothing else is written.
@@ -101,18 +119,37 @@ async def merge_change(ctx: ActionContext, change_id: str) -> Applied:
             f"a change that is {change['status']} cannot be merged: it has to be {needed}", status=change["status"]
         )
     _check_approved(ctx, change)
+    files = ProjectFiles(ctx, settings, store, change["project_id"])
     try:
-        execution = run(await load(store, change, lock=True))
+        execution = run(await load(store, change, lock=True, files=files))
     except ExecutionRefused:
         _fail(ctx, change)
         raise
     if execution.loaded.pending:
-        await persist(store, execution)
+        await persist(store, execution, files)
     at = now()
     closed = {"status": "Merged", "merged_at": at, "updated_at": at}
     await store.changes.update([{"id": change_id, **closed}])
+    await close_workspace(ctx, settings, change_id)
     _tell(ctx, change, execution, "merge")
     return _applied({**change, **closed}, execution)
+
+
+async def write_change_files(ctx: ActionContext, change_id: str, settings: FileSettings) -> WrittenFiles:
+    """Write what is missing of a change's edits of files, and of later ones of the same files. Raises `ActionException`
+    where something cannot be written."""
+    store, access = store_of(ctx), access_of(ctx)
+    change = await store.change(change_id)
+    executed = await store.ops.find(
+        {"change_id": change_id, "op_type": "edit_file"}, above={"applied_version": 0}, columns=("payload",)
+    )
+    files = ProjectFiles(ctx, settings, store, change["project_id"])
+    brought = await files.write([op["payload"]["file_path"] for op in executed])
+    if not any(each.outcome == "written" for each in brought):
+        access.nothing_changed()
+    return WrittenFiles(
+        change_id=change_id, files=tuple(WrittenFile(path=each.path, outcome=each.outcome) for each in brought)
+    )
 
 
 def _check_approved(ctx: ActionContext, change: Row) -> None:
@@ -142,7 +179,12 @@ def _tell(ctx: ActionContext, change: Row, execution: Execution, how: str) -> No
     about = {"change_id": change["id"], "project_id": change["project_id"]}
     ctx.emit(
         APPLIED[how],
-        ChangeApplied(**about, applied_count=len(execution.transformed.steps), record_types=tuple(execution.touched)),
+        ChangeApplied(
+            **about,
+            applied_count=execution.applied_count,
+            record_types=tuple(execution.touched),
+            files=execution.edited,
+        ),
         subject=f"change/{change['id']}",
     )
     for each in execution.diff:
@@ -154,4 +196,4 @@ def _tell(ctx: ActionContext, change: Row, execution: Execution, how: str) -> No
 
 
 def _applied(change: Row, execution: Execution) -> Applied:
-    return Applied(**change, applied_count=len(execution.transformed.steps), diff=execution.diff)
+    return Applied(**change, applied_count=execution.applied_count, diff=execution.diff, files=execution.edited)

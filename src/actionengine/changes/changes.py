@@ -8,8 +8,16 @@ from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
 from actionengine.actions import Action, ApprovalPolicy, Service, create_action, create_service
-from actionengine.changes.applying import APPLIED, CHANGED, execute_change, merge_change, preview_change
+from actionengine.changes.applying import (
+    APPLIED,
+    CHANGED,
+    execute_change,
+    merge_change,
+    preview_change,
+    write_change_files,
+)
 from actionengine.changes.drafting import create_change, draft_compensation, insert_op, insert_target
+from actionengine.changes.files import FileSettings, ProjectFiles
 from actionengine.changes.models import (
     AddPatchOp,
     AddTarget,
@@ -24,14 +32,25 @@ from actionengine.changes.models import (
     PlanCompensation,
     Preview,
     Snapshot,
+    StopWorkspace,
     StoredPatchOp,
     Target,
     Transition,
+    Workspace,
+    WorkspaceView,
+    WrittenFiles,
 )
 from actionengine.changes.ops import parse_op
 from actionengine.changes.permissions import PEOPLE, ChangeControlPermissions
 from actionengine.changes.states import TAKES_OPS, may_go
 from actionengine.changes.store import conflict, not_found, now, page, store_of
+from actionengine.changes.workspaces import (
+    close_workspace,
+    has_files,
+    start_workspace,
+    stop_workspace,
+    view_workspace,
+)
 from actionengine.errors import ActionError, ErrorCode, failing
 from actionengine.plan import native
 from actionengine.services.access import access_of
@@ -107,23 +126,6 @@ async def _delete_patch_op(data: PatchOpReference, ctx: ActionContext) -> Result
 
 
 @native
-async def _preview(data: ChangeReference, ctx: ActionContext) -> Result[Preview, ActionError]:
-    preview = await preview_change(ctx, data.change_id)
-    access_of(ctx).show(preview.model_dump(mode="json", exclude={"documents"}))
-    return Success(preview)
-
-
-@native
-async def _execute(data: ChangeReference, ctx: ActionContext) -> Result[Applied, ActionError]:
-    return Success(await execute_change(ctx, data.change_id))
-
-
-@native
-async def _merge(data: ChangeReference, ctx: ActionContext) -> Result[Applied, ActionError]:
-    return Success(await merge_change(ctx, data.change_id))
-
-
-@native
 async def _list_snapshots(data: ChangeReference, ctx: ActionContext) -> Result[tuple[Snapshot, ...], ActionError]:
     store = store_of(ctx)
     await store.change(data.change_id)
@@ -132,15 +134,63 @@ async def _list_snapshots(data: ChangeReference, ctx: ActionContext) -> Result[t
     return Success(tuple(Snapshot(**row) for row in rows))
 
 
-@native
-async def _plan_compensation(data: PlanCompensation, ctx: ActionContext) -> Result[Change, ActionError]:
-    store = store_of(ctx)
-    change = await draft_compensation(store, await store.change(data.change_id, lock=True), data.title)
-    access_of(ctx).add_subject(f"change/{change['id']}")
-    return Success(Change(**change))
+class _OnFiles:
+    """The actions that look at files, or write them, where a host keeps them."""
+
+    def __init__(self, settings: FileSettings) -> None:
+        @native
+        async def preview(data: ChangeReference, ctx: ActionContext) -> Result[Preview, ActionError]:
+            preview = await preview_change(ctx, data.change_id, settings)
+            access_of(ctx).show(
+                preview.model_dump(mode="json", exclude={"documents": True, "files": {"__all__": {"diff"}}})
+            )
+            return Success(preview)
+
+        @native
+        async def execute(data: ChangeReference, ctx: ActionContext) -> Result[Applied, ActionError]:
+            return Success(await execute_change(ctx, data.change_id, settings))
+
+        @native
+        async def merge(data: ChangeReference, ctx: ActionContext) -> Result[Applied, ActionError]:
+            return Success(await merge_change(ctx, data.change_id, settings))
+
+        @native
+        async def write_files(data: ChangeReference, ctx: ActionContext) -> Result[WrittenFiles, ActionError]:
+            return Success(await write_change_files(ctx, data.change_id, settings))
+
+        @native
+        async def start(data: ChangeReference, ctx: ActionContext) -> Result[Workspace, ActionError]:
+            change = await store_of(ctx).change(data.change_id, lock=True)
+            return Success(await start_workspace(ctx, settings, change))
+
+        @native
+        async def stop(data: StopWorkspace, ctx: ActionContext) -> Result[Workspace, ActionError]:
+            change = await store_of(ctx).change(data.change_id, lock=True)
+            return Success(await stop_workspace(ctx, settings, change, data.keep))
+
+        @native
+        async def workspace(data: ChangeReference, ctx: ActionContext) -> Result[WorkspaceView, ActionError]:
+            view = await view_workspace(ctx, settings, data.change_id)
+            access_of(ctx).show(
+                view.model_dump(mode="json", exclude={"ops": {"__all__": {"expected", "found"}}, "diff": True})
+            )
+            return Success(view)
+
+        @native
+        async def plan_compensation(data: PlanCompensation, ctx: ActionContext) -> Result[Change, ActionError]:
+            store = store_of(ctx)
+            change = await store.change(data.change_id, lock=True)
+            files = ProjectFiles(ctx, settings, store, change["project_id"])
+            draft = await draft_compensation(store, change, data.title, files)
+            access_of(ctx).add_subject(f"change/{draft['id']}")
+            return Success(Change(**draft))
+
+        self.preview, self.execute, self.merge, self.write_files = preview, execute, merge, write_files
+        self.start, self.stop, self.workspace = start, stop, workspace
+        self.plan_compensation = plan_compensation
 
 
-def _transition(permissions: ChangeControlPermissions) -> Any:
+def _transition(permissions: ChangeControlPermissions, settings: FileSettings) -> Any:
     @native
     async def transition(data: Transition, ctx: ActionContext) -> Result[Change, ActionError]:
         if data.status == "Merged":
@@ -159,6 +209,10 @@ def _transition(permissions: ChangeControlPermissions) -> Any:
             return Success(Change(**change))
         if not may_go(change["status"], data.status, require_review=True):
             raise conflict(f"a change that is {change['status']} cannot become {data.status}", status=change["status"])
+        if data.status == "WorkspaceRunning" and settings.workspaces is not None and await has_files(store, change):
+            await start_workspace(ctx, settings, change)
+        elif change["status"] == "WorkspaceRunning":
+            await close_workspace(ctx, settings, change["id"])
         changed = {"status": data.status, "updated_at": now()}
         await store.changes.update([{"id": change["id"], **changed}])
         return Success(Change(**{**change, **changed}))
@@ -170,8 +224,11 @@ def _subject(data: Any) -> str:
     return f"change/{data.change_id}"
 
 
-def changes_service(permissions: ChangeControlPermissions, merge_approval: ApprovalPolicy | None) -> Service:
+def changes_service(
+    permissions: ChangeControlPermissions, merge_approval: ApprovalPolicy | None, settings: FileSettings
+) -> Service:
     """The service, its actions asking for these permissions, and merging perhaps for a second person."""
+    on_files = _OnFiles(settings)
 
     def reading(name: str, description: str, handler: Any, validation: Any = ChangeReference) -> Action:
         return create_action(
@@ -235,14 +292,32 @@ def changes_service(permissions: ChangeControlPermissions, merge_approval: Appro
             create_action(
                 name="transition",
                 description="Move a change on in its life; to Merged, as merge does",
-                handler=_transition(permissions),
+                handler=_transition(permissions, settings),
                 validation=Transition,
                 resource=_subject,
             ),
-            reading("preview", "What a change would do, and which documents would fit no longer", _preview),
-            applying("execute", "Apply the edits of a change, which stays where it is in its life", _execute),
-            applying("merge", "Apply the edits of a change, and close it", _merge),
+            reading("preview", "What a change would do, and which documents would fit no longer", on_files.preview),
+            applying("execute", "Apply the edits of a change, which stays where it is in its life", on_files.execute),
+            applying("merge", "Apply the edits of a change, and close it", on_files.merge),
+            create_action(
+                name="write_files",
+                description="Write what is missing in a module of the files that a change has edited",
+                handler=on_files.write_files,
+                validation=ChangeReference,
+                permission=permissions.merge,
+                allowed_actors=PEOPLE,
+                resource=_subject,
+            ),
+            drafting(
+                "start_workspace", "Make a working copy in which a change is tried", on_files.start, ChangeReference
+            ),
+            drafting("stop_workspace", "Stop the workspace of a change, and drop it", on_files.stop, StopWorkspace),
+            reading(
+                "workspace", "The edits of a change, tried in its workspace, and what differs there", on_files.workspace
+            ),
             reading("list_snapshots", "What record types were like just before a change", _list_snapshots),
-            drafting("plan_compensation", "Draft a change that takes one back", _plan_compensation, PlanCompensation),
+            drafting(
+                "plan_compensation", "Draft a change that takes one back", on_files.plan_compensation, PlanCompensation
+            ),
         ],
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actionengine.changes.compensation import ChangedSince, Touched, compensation
+from actionengine.changes.files import EditRefused, ProjectFiles, edit_files, text_after
 from actionengine.changes.history import schema_of_version
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.schema import Field, Schema
@@ -23,6 +24,7 @@ from actionengine.changes.store import (
 )
 from actionengine.changes.transform import OpRefused, TypeGraph
 from actionengine.errors import ErrorCode, failing
+from actionengine.execution.edits import unified_diff
 from actionengine.storage.tables import Row
 
 
@@ -113,12 +115,16 @@ async def _check_others(store: Store, change: Row, op: PatchOp) -> None:
             )
 
 
-async def draft_compensation(store: Store, change: Row, title: str | None) -> Row:
+async def draft_compensation(store: Store, change: Row, title: str | None, files: ProjectFiles) -> Row:
     """A new change, whose ops take back what one has done. Raises `ActionException`: `conflict` where nothing has been
-    executed or another change has touched the same fields since, `unprocessable` where it cannot be taken back."""
-    ops = await store.ops.find({"change_id": change["id"]}, above={"applied_version": 0}, order=("position",))
-    if not ops:
+    executed, or another change has touched the same fields, or what stood in the same places of a file, since;
+    `unprocessable` where it cannot be taken back."""
+    executed = await store.ops.find({"change_id": change["id"]}, above={"applied_version": 0}, order=("position",))
+    if not executed:
         raise conflict(f"the change {change['id']!r} has executed nothing: there is nothing to take back")
+    edits = await _edits_back([op for op in executed if op["record_type_key"] is None], files)
+    paths = sorted({op["payload"]["file_path"] for op in executed if op["record_type_key"] is None})
+    ops = [op for op in executed if op["record_type_key"] is not None]
     project_id, keys = change["project_id"], sorted({op["record_type_key"] for op in ops})
     bases = await store.bases(project_id)
     related = {*keys, *descendants(keys, bases), *(base for key in keys for base in ancestors(key, bases))}
@@ -136,19 +142,53 @@ async def draft_compensation(store: Store, change: Row, title: str | None) -> Ro
         title or f"Compensation: {change['title']}"[:200],
         f"Takes back what the change {change['id']} has done.",
         compensates=change["id"],
-        op_count=len(planned),
+        op_count=len(planned) + len(edits),
     )
     targets = {key: _target(draft, "record_type", {"record_type_key": key}) for key in keys}
-    await store.targets.insert(list(targets.values()))
-    if planned:
-        await store.ops.insert(
-            [
-                _op(draft, targets[op.record_type]["id"], op, position, types[op.record_type]["version"])
-                for position, op in enumerate(planned, 1)
-                if op.record_type is not None
-            ]
-        )
+    of_files = {path: _target(draft, "file", {"file_path": path}) for path in paths}
+    await store.targets.insert([*targets.values(), *of_files.values()])
+    drafted = [
+        _op(draft, targets[op.record_type]["id"], op, position, types[op.record_type]["version"])
+        for position, op in enumerate(planned, 1)
+        if op.record_type is not None
+    ]
+    drafted += [
+        _op(draft, of_files[op.file_path]["id"], op, position, None)
+        for position, op in enumerate(edits, len(planned) + 1)
+    ]
+    if drafted:
+        await store.ops.insert(drafted)
     return draft
+
+
+async def _edits_back(executed: Sequence[Row], files: ProjectFiles) -> list[PatchOp]:
+    """The ops that take back these edits of files: one for each run of edits that nobody else's came between."""
+    runs: dict[str, list[tuple[str | None, str | None]]] = {}
+    for op in executed:
+        stamp, after = op["previous_snapshot"], text_after(op)
+        own = runs.setdefault(stamp["file_path"], [])
+        if own and own[-1][1] == stamp["text"]:
+            own[-1] = (own[-1][0], after)
+        else:
+            own.append((stamp["text"], after))
+    back = [
+        PatchOp("edit_file", {"file_path": path, "diff": unified_diff(after, before, path)})
+        for path in sorted(runs)
+        for before, after in reversed(runs[path])
+        if before != after
+    ]
+    if back:
+        states = await files.load([op.file_path for op in back])
+        try:
+            edit_files(states, back)
+        except EditRefused as refused:
+            raise conflict(
+                f"{refused.op.file_path!r} has changed since: take back the later change first, or edit it by hand "
+                f"({refused.error.message})",
+                file_path=refused.op.file_path,
+                **{name: refused.error.details[name] for name in ("hunk", "header") if name in refused.error.details},
+            ) from None
+    return back
 
 
 async def _touched(store: Store, type: Row, snapshot: Row, ops: Sequence[Row]) -> Touched:

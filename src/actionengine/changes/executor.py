@@ -1,4 +1,5 @@
-"""The executor: Load, Transform, Persist, in one unit of work and a fixed number of statements.
+"""The executor: Load, Transform, Persist, in one unit of work and a fixed number of statements, but for files, of which
+each takes two more.
 
 Locks are taken in one order: the change, then, by key, the record types that its ops name and those that derive from
 them. Whoever touches a type, or derives a new one from it, holds a lock on it, so that what is read of its base types
@@ -8,10 +9,12 @@ afterwards stays as it is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from actionengine.changes.difference import TypeDiff, difference
+from actionengine.changes.files import EditRefused, FileState, FileStep, ProjectFiles, edit_files, stamp_of
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.schema import Schema
 from actionengine.changes.store import Store, ancestors, descendants, now, op_of, state_of
@@ -29,17 +32,31 @@ _SHOWN = 20
 """Conflicts that a refusal shows; it says how many there are."""
 
 MOST_STAMPS = 64 * 1024 * 1024
-"""Bytes, about, that the stamps of one execution may come to: each op keeps the schema as it was before it."""
+"""Bytes, about, that the stamps of one execution may come to: each op keeps the schema, or the file, as it was before
+it."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What an execution of a change works on: its pending ops, and the record types around them."""
+    """What an execution of a change works on: its pending ops, with the times when they were added, the record types
+    around them, and the files that they edit."""
 
     change: Row
     pending: Sequence[PatchOp]
     types: Mapping[str, Row]
     graph: TypeGraph
+    files: Mapping[str, FileState] = field(default_factory=dict)
+    added: Mapping[str, datetime] = field(default_factory=dict)
+
+    @property
+    def on_types(self) -> list[PatchOp]:
+        """The ops on record types."""
+        return [op for op in self.pending if op.record_type is not None]
+
+    @property
+    def on_files(self) -> list[PatchOp]:
+        """The ops on files, but where files are not looked at."""
+        return [op for op in self.pending if op.file_path in self.files]
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,17 @@ class Execution:
     loaded: Loaded
     transformed: Transformed
     diff: tuple[TypeDiff, ...]
+    edits: tuple[FileStep, ...] = ()
+
+    @property
+    def applied_count(self) -> int:
+        """How many ops were applied."""
+        return len(self.transformed.steps) + len(self.edits)
+
+    @property
+    def edited(self) -> tuple[str, ...]:
+        """The paths of the files that are edited."""
+        return tuple(sorted({step.op.file_path for step in self.edits}))
 
     @property
     def touched(self) -> list[str]:
@@ -56,11 +84,13 @@ class Execution:
         return [each.record_type_key for each in self.diff]
 
 
-async def load(store: Store, change: Row, lock: bool) -> Loaded:
-    """Read the pending ops of a change and the record types around them; with `lock`, nobody else changes them.
+async def load(store: Store, change: Row, lock: bool, files: ProjectFiles | None = None) -> Loaded:
+    """Read the pending ops of a change and the record types around them; with `lock`, nobody else changes them. The
+    files that they edit are read out of `files`; without it, ops on files are left aside.
 
     Raises `ActionException`: `conflict` where another change has touched the same field since an op was written,
-    `unprocessable` for an op that does not fit its target.
+    `unprocessable` for an op that does not fit its target, and for one on a file where the project has none,
+    `unavailable` where files cannot be read.
     """
     project_id = change["project_id"]
     targets = {row["id"]: row for row in await store.targets.find({"change_id": change["id"]})}
@@ -71,7 +101,19 @@ async def load(store: Store, change: Row, lock: bool) -> Loaded:
     keys = {row["record_type_key"] for row in rows if row["record_type_key"] is not None}
     types = await _types(store, project_id, keys, lock)
     await _check_conflicts(store, change, rows, types)
-    return Loaded(change, pending, types, TypeGraph(map(state_of, types.values())))
+    edits = [op for op in pending if op.record_type is None]
+    states = await _files(files, change, edits) if files is not None and edits else {}
+    added = {row["id"]: row["created_at"] for row in rows}
+    return Loaded(change, pending, types, TypeGraph(map(state_of, types.values())), states, added)
+
+
+async def _files(files: ProjectFiles, change: Row, edits: Sequence[PatchOp]) -> Mapping[str, FileState]:
+    try:
+        return await files.load([op.file_path for op in edits])
+    except ActionException as refusal:
+        if refusal.error.code is ErrorCode.UNPROCESSABLE:
+            raise unprocessable(change, edits[0], refusal.error.message) from None
+        raise
 
 
 async def _types(store: Store, project_id: str, keys: set[str], lock: bool) -> dict[str, Row]:
@@ -158,19 +200,24 @@ def _shown(op: Row) -> dict[str, Any]:
 
 
 def run(loaded: Loaded) -> Execution:
-    """Transform: what the pending ops make of the record types. Raises `ActionException(unprocessable)` with the op and
-    the reason."""
+    """Transform: what the pending ops make of the record types and the files. Raises `ActionException(unprocessable)`
+    with the op and the reason; `conflict` for a file that another change has edited since the op was written, so that
+    it fits no longer."""
     try:
-        transformed = transform(loaded.graph, loaded.pending)
+        transformed = transform(loaded.graph, loaded.on_types)
+        edits = edit_files(loaded.files, loaded.on_files)
     except OpRefused as refusal:
         raise unprocessable(loaded.change, refusal.op, refusal.reason) from None
+    except EditRefused as refusal:
+        raise _unfit(loaded, refusal) from None
     except GraphError as error:
         message = f"the record types would not hang together: {error}"
         raise refused(loaded.change, ErrorCode.UNPROCESSABLE, message) from None
-    if sum(step.before.size for step in transformed.steps) > MOST_STAMPS:
+    stamps = sum(step.before.size for step in transformed.steps) + sum(len(step.before or "") for step in edits)
+    if stamps > MOST_STAMPS:
         message = (
-            f"{len(transformed.steps)} ops on schemas of this size would keep more than {MOST_STAMPS >> 20} MB of what "
-            f"was before each: spread them over several changes"
+            f"{len(loaded.pending)} ops on schemas and files of this size would keep more than {MOST_STAMPS >> 20} MB "
+            f"of what was before each: spread them over several changes"
         )
         raise refused(loaded.change, ErrorCode.UNPROCESSABLE, message)
     by_type: dict[str, list[PatchOp]] = {}
@@ -181,11 +228,26 @@ def run(loaded: Loaded) -> Execution:
     diff = tuple(
         difference(key, types[key].version, types[key].schema, schemas[key], by_type[key]) for key in sorted(by_type)
     )
-    return Execution(loaded, transformed, diff)
+    return Execution(loaded, transformed, diff, edits)
 
 
-async def persist(store: Store, execution: Execution) -> None:
-    """Write what a transform has made: of each touched type a snapshot, then the new schema; on each op a stamp."""
+def _unfit(loaded: Loaded, refusal: EditRefused) -> ExecutionRefused:
+    op, error, change = refusal.op, refusal.error, loaded.change
+    head = loaded.files[op.file_path].head
+    details = {"op_id": op.id, "op_type": op.op_type, "file_path": op.file_path, "reason": error.message}
+    where = {name: error.details[name] for name in ("hunk", "header", "expected", "found") if name in error.details}
+    if head is None or head.change_id == change["id"] or head.executed_at <= loaded.added[op.id]:
+        return refused(change, ErrorCode.UNPROCESSABLE, f"{op}: {error.message}", **details, **where)
+    message = (
+        f"{op}: since the op {op.id} was written, the change {head.change_id} has edited the file: {error.message}"
+    )
+    since = {"id": head.op_id, "change_id": head.change_id}
+    return refused(change, ErrorCode.CONFLICT, message, **details, **where, since=since)
+
+
+async def persist(store: Store, execution: Execution, files: ProjectFiles) -> None:
+    """Write what a transform has made: of each touched type a snapshot, then the new schema; on each op a stamp. Files
+    are written once the transaction has committed."""
     loaded, at = execution.loaded, now()
     types, change = loaded.graph.types, loaded.change
     taken = await store.snapshots.find({"change_id": change["id"]}, columns=("record_type_key",))
@@ -227,7 +289,18 @@ async def persist(store: Store, execution: Execution) -> None:
             }
             for step in execution.transformed.steps
         ]
+        + [
+            {
+                "id": edit.op.id,
+                "previous_snapshot": stamp_of(edit),
+                "applied_version": loaded.files[edit.op.file_path].version + 1,
+                "executed_at": at,
+            }
+            for edit in execution.edits
+        ]
     )
+    if execution.edits:
+        await files.save(loaded.files, execution.edits, change["id"], at)
 
 
 class _Documents:

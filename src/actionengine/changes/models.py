@@ -339,7 +339,11 @@ class Target(Output):
 
 class StoredPatchOp(Output):
     """An op of a change. `record_type_version` is what its author saw; `previous_snapshot` the schema just before it,
-    `applied_version` the version that it led to, once it is executed."""
+    `applied_version` the version that it led to, once it is executed.
+
+    Of an `edit_file`, `previous_snapshot` is `{file_path, text, sha256, sha256_after}`: the text just before it (None
+    where there was no file), its hash, and that of the text after it; `applied_version` counts the edits of the file.
+    """
 
     id: str
     change_id: str
@@ -355,16 +359,89 @@ class StoredPatchOp(Output):
 
 
 class Applied(Change):
-    """A change that was executed or merged; `diff` is what it has done this time."""
+    """A change that was executed or merged; `diff` is what it has done to record types this time, `files` the paths of
+    those that it has edited."""
 
     applied_count: int
     diff: tuple[TypeDiff, ...]
+    files: tuple[str, ...] = ()
+
+
+class FileDiff(Output):
+    """What would become of a file: a unified diff, and how many lines it adds and removes."""
+
+    path: str
+    diff: str
+    added: int
+    removed: int
 
 
 class Preview(Output):
-    """What a change would do, and which documents would fit no longer."""
+    """What a change would do to record types and to files, and which documents would fit no longer."""
 
     change_id: str
     op_count: int
     diff: tuple[TypeDiff, ...]
     documents: tuple[DocumentCheck, ...]
+    files: tuple[FileDiff, ...] = ()
+
+
+class WrittenFile(Output):
+    """What came of a file that a change has edited: `written` just now, `there` already, or in `conflict`: it is one
+    that no change has left, and was left alone."""
+
+    path: str
+    outcome: Literal["written", "there", "conflict"]
+
+
+class WrittenFiles(Output):
+    """The files that a change has edited, by path."""
+
+    change_id: str
+    files: tuple[WrittenFile, ...]
+
+
+# Workspaces
+
+
+class StopWorkspace(Input):
+    """The change whose workspace is to be stopped; with `keep`, the working copy stays until the change is merged."""
+
+    change_id: str
+    keep: bool = False
+
+
+class Workspace(Output):
+    """The working copy of a module in which a change is tried; `kept` says whether it stays although it is stopped."""
+
+    change_id: str
+    module_id: str
+    status: Literal["running", "stopped"]
+    started_by: str | None
+    started_at: datetime
+    stopped_at: datetime | None
+    kept: bool
+
+
+class TriedOp(Output):
+    """A pending op of a change, tried in its workspace. Where it does not fit, `problem` says why; where it is a hunk
+    that does not, `hunk`, `header`, `expected` and `found` say which."""
+
+    op_id: str
+    file_path: str
+    fits: bool
+    problem: str | None = None
+    hunk: int | None = None
+    header: str | None = None
+    expected: tuple[str, ...] = ()
+    found: tuple[str, ...] = ()
+
+
+class WorkspaceView(Workspace):
+    """What is in a workspace: the pending ops, tried one after the other, and how the working copy, with those in it
+    that fit, differs from the module. `left_alone` are files that ops are about and that somebody has edited there:
+    they are as that one left them."""
+
+    ops: tuple[TriedOp, ...] = ()
+    diff: str = ""
+    left_alone: tuple[str, ...] = ()

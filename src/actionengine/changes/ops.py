@@ -6,11 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from actionengine.changes.diffs import check_diff
 from actionengine.changes.schema import FieldType
 from actionengine.errors import ErrorCode, failing
+from actionengine.execution.edits import check_diff
+from actionengine.execution.paths import module_path, reason_not_to_change
+from actionengine.execution.refusals import PathEscapeError
 from actionengine.payload import refusals, summary
 
 OpType = Literal["add_field", "set_field", "remove_field", "rename_field", "edit_file"]
@@ -102,11 +114,29 @@ class RenameField(_Payload):
         return self
 
 
-class EditFile(_Payload):
-    """A unified diff of one file."""
+def _in_a_module(path: str) -> str:
+    try:
+        module_path(path)
+    except PathEscapeError as refusal:
+        # As any other value that a field cannot have, with the others.
+        raise ValueError(refusal.error.message) from None
+    for reason in filter(None, map(reason_not_to_change, path.split("/"))):
+        raise ValueError(f"the path is refused: {reason}")
+    return path
 
-    file_path: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_plain)]
-    diff: Annotated[str, AfterValidator(check_diff)]
+
+class EditFile(_Payload):
+    """A unified diff of one file; its path is relative to the module of the project."""
+
+    file_path: Annotated[
+        str, Field(min_length=1, max_length=1000), AfterValidator(_plain), AfterValidator(_in_a_module)
+    ]
+    diff: str
+
+    @field_validator("diff")
+    @classmethod
+    def _is_one_of_this_file(cls, diff: str, info: ValidationInfo) -> str:
+        return check_diff(diff, info.data.get("file_path"))
 
 
 _PAYLOADS: Mapping[str, type[_Payload]] = {
@@ -130,6 +160,12 @@ class PatchOp:
     def record_type(self) -> str | None:
         """The key of the record type that it is for; None for a file."""
         return self.payload.get("record_type")
+
+    @property
+    def file_path(self) -> str:
+        """The file that it edits; empty for an op on a record type."""
+        path: str = self.payload.get("file_path", "")
+        return path
 
     @property
     def selector(self) -> Mapping[str, str]:

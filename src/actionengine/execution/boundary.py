@@ -76,10 +76,11 @@ class Boundary:
     def _action(self, name: str) -> ModuleAction:
         action = self.actions.get(name)
         if action is None:
-            nearest = next(iter(get_close_matches(name[:100], self.actions, n=1)), None)
+            shown = name[:200]
+            nearest = next(iter(get_close_matches(shown, self.actions, n=1)), None)
             hint = "" if nearest is None else f"; did you mean {nearest!r}?"
             raise failing(
-                ErrorCode.NOT_FOUND, f"there is no module action {name!r}{hint}", action=name, nearest=nearest
+                ErrorCode.NOT_FOUND, f"there is no module action {shown!r}{hint}", action=shown, nearest=nearest
             )
         return action
 

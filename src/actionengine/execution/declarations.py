@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -47,12 +48,15 @@ def create_module_action(
         capabilities: what a request has to ask for, and a profile to grant.
 
     Raises:
-        ConfigurationError: for an empty name, a handler that cannot be called, and a capability that there is not.
+        ConfigurationError: for an empty name, a handler that cannot be called or is an `async def`, and a capability
+            that there is not.
     """
     if not name or not isinstance(name, str):
         raise ConfigurationError(f"a module action needs a name, not {name!r}")
     if not callable(handler):
         raise ConfigurationError(f"the module action {name!r} needs a handler that can be called, not {handler!r}")
+    if iscoroutinefunction(handler):
+        raise ConfigurationError(f"the handler of the module action {name!r} is an async def, and has to be a def")
     if not (isinstance(validation, type) and issubclass(validation, BaseModel)):
         raise ConfigurationError(f"the module action {name!r} needs a Pydantic model as its validation")
     try:

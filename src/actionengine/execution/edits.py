@@ -56,13 +56,13 @@ def unified_diff(before: str | None, after: str | None, path: str) -> str:
 
 
 def check_diff(diff: str, path: str | None = None) -> str:
-    """The text. Raises `ValueError` where it is no unified diff of one file, or one that changes nothing; with a `path`,
-    where it is one of another file, too."""
+    """The text. Raises `ValueError` where it is no unified diff of one file, or one that changes nothing; and, with a
+    `path`, one of another file."""
     file = _parsed(diff)
-    if path is not None and (reason := _of_another(file, path)) is not None:
-        raise ValueError(reason)
     if not file.added + file.removed:
         raise ValueError("this is no unified diff: no line is added or removed in it")
+    if path is not None and (reason := _of_another(file, path)) is not None:
+        raise ValueError(reason)
     return diff
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from secrets import token_hex
@@ -20,6 +20,7 @@ from types import TracebackType
 
 from actionengine.errors import ActionException, ErrorCode, failing, sendable
 from actionengine.execution.descent import FOLDER, Descent, keep
+from actionengine.execution.locks import locked
 from actionengine.execution.paths import (
     MOST_CHARACTERS,
     TEMPORARY_PREFIX,
@@ -202,6 +203,20 @@ class ModuleFiles:
         with self._down(folder, "open") as descent:
             descent.follow(f"{folder}/.")
             return os.open(".", FOLDER, dir_fd=descent.folder)
+
+    @contextmanager
+    def alone(self, go_on: Callable[[], None]) -> Iterator[None]:
+        """Whoever else asks for this, in whichever process, waits until this block ends. Not to be nested.
+
+        `go_on` is called before each further try; what it raises ends the waiting. On file systems that know no locks
+        of folders (NFS) nobody waits.
+        """
+        root = self.open_folder()
+        try:
+            with locked(root, go_on, required=False):
+                yield
+        finally:
+            os.close(root)
 
     def close(self) -> None:
         """Let go of the root. Any method but this raises `ValueError` from then on."""

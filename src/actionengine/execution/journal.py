@@ -28,12 +28,14 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
-from stat import S_ISDIR
-from time import monotonic, sleep, time
+from stat import S_ISDIR, S_ISVTX
+from time import monotonic, time
 
-from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.errors import ActionException, ErrorCode, failing, sendable
 from actionengine.execution.descent import FOLDER, keep
+from actionengine.execution.locks import locked
 from actionengine.execution.manifests import FileChange, telling
+from actionengine.execution.paths import TEMPORARY_PREFIX
 from actionengine.execution.refusals import MissingModuleError
 from actionengine.execution.request import ExecutionRequest, ExecutionResult
 from actionengine.execution.runner import was_cancelled
@@ -42,8 +44,6 @@ from actionengine.execution.working_copy import open_up, remove_tree
 _ENTRY = "entry.json"
 _READY = ".ready"
 _DONE = ".done"
-_PAUSE = 0.02
-"""Seconds between two tries for the lock."""
 _NOT_A_FOLDER = (errno.ENOTDIR, errno.ELOOP, errno.EMLINK)
 
 
@@ -78,20 +78,22 @@ class Journal:
         """
         self._make_folder()
         until = monotonic() + request.timeout
+
+        def go_on() -> None:
+            if cancelled is not None and cancelled.is_set():
+                raise was_cancelled(request)
+            if monotonic() >= until:
+                raise failing(
+                    ErrorCode.IDEMPOTENCY_IN_PROGRESS,
+                    f"other work with an idempotency key has held the module for {request.timeout} s; try again",
+                    request_id=request.id,
+                )
+
         with telling("lock", self.root):
             file = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            while not _locked(file):
-                if cancelled is not None and cancelled.is_set():
-                    raise was_cancelled(request)
-                if monotonic() >= until:
-                    raise failing(
-                        ErrorCode.IDEMPOTENCY_IN_PROGRESS,
-                        f"other work with an idempotency key has held the module for {request.timeout} s; try again",
-                        request_id=request.id,
-                    )
-                sleep(_PAUSE)
-            yield
+            with locked(file, go_on):
+                yield
         finally:
             os.close(file)
 
@@ -127,6 +129,7 @@ class Journal:
         """Have work take effect: its result, and its changes to files, which are taken out of the copy that it was done
         in. When this returns, they are carried out; when it does not, `recover` does it, or the work never was."""
         with telling("record work in", self.root):
+            _check_permitted(self.root, changes)
             staged = self.fresh("staged")
             staged.mkdir()
             contents: dict[str, int] = {}
@@ -254,7 +257,12 @@ class _Tree:
         with self._parent(path) as (folder, name):
             if os.path.lexists(source):
                 self._clear(folder, name)
-                os.rename(source, name, dst_dir_fd=folder)
+                try:
+                    os.rename(source, name, dst_dir_fd=folder)
+                except OSError as error:
+                    if error.errno != errno.EXDEV:
+                        raise
+                    _copy_over(source, folder, name)
 
     def set_mode(self, path: str, mode: int) -> None:
         """The permissions of a folder."""
@@ -310,15 +318,60 @@ class _Tree:
                 shutil.rmtree(name, dir_fd=folder)
 
 
-def _locked(file: int) -> bool:
-    # Not on Windows, where this file can be imported all the same.
-    import fcntl
-
+def _copy_over(source: Path, folder: int, name: str) -> None:
+    """Put a file or a link of the journal's where another file system is mounted in the module."""
+    temporary = TEMPORARY_PREFIX + token_hex(16)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if source.is_symlink():
+            os.symlink(os.readlink(source), temporary, dir_fd=folder)
+        else:
+            with (
+                open(source, "rb") as reading,
+                open(temporary, "xb", opener=lambda path, flags: os.open(path, flags, 0o600, dir_fd=folder)) as writing,
+            ):
+                shutil.copyfileobj(reading, writing)
+                os.fchmod(writing.fileno(), os.fstat(reading.fileno()).st_mode & 0o777)
+                writing.flush()
+                os.fsync(writing.fileno())
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
+    source.unlink()
+
+
+def _check_permitted(root: Path, changes: Sequence[FileChange]) -> None:
+    """Refuse changes that the system would not let be carried out: once they are recorded there is no way back, and
+    nothing could be done in the module until somebody permits them."""
+    for change in changes:
+        parent = (root / change.path).parent
+        while parent != root and not parent.is_dir():
+            parent = parent.parent
+        is_folder = any(node is not None and node.kind == "folder" for node in (change.before, change.after))
+        if not (_can_be_changed_in(parent, changes, root) and _can_go(root / change.path, parent, is_folder)):
+            path = sendable(change.path)
+            message = f"the work changed {path!r}, and the system does not permit that in the module"
+            raise failing(ErrorCode.FORBIDDEN, f"{message}; nothing has taken effect", path=path, reason="EACCES")
+
+
+def _can_be_changed_in(folder: Path, changes: Sequence[FileChange], root: Path) -> bool:
+    """Folders that are among the changes are opened up by `_can_go`'s leave."""
+    path = os.path.relpath(folder, root)
+    if any(change.path == path for change in changes):
+        return True
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _can_go(path: Path, parent: Path, is_folder: bool) -> bool:
+    """Whether what stands at a path may be replaced, removed, and have its permissions changed where it is a folder."""
+    user = os.geteuid()
+    if user == 0 or not os.path.lexists(path):
+        return True
+    found, above = path.lstat(), parent.stat()
+    if is_folder and S_ISDIR(found.st_mode) and found.st_uid != user:
         return False
-    return True
+    return not above.st_mode & S_ISVTX or user in (found.st_uid, above.st_uid)
 
 
 def _remove(path: Path) -> None:

@@ -127,7 +127,10 @@ def telling(verb: str, folder: Path) -> Iterator[None]:
         code = _CODES.get(error.errno or 0, ErrorCode.UNAVAILABLE)
         reason = errno.errorcode.get(error.errno or 0, "unknown")
         name = sendable(folder.name)
-        raise failing(code, f"cannot {verb} {name!r}: {error}", folder=name, reason=reason) from error
+        # Of the path no more than its last name: where modules lie is not for whoever asks.
+        where = f" ({sendable(os.path.basename(os.fsdecode(error.filename)))!r})" if error.filename else ""
+        message = f"cannot {verb} {name!r}: {error.strerror or type(error).__name__}{where}"
+        raise failing(code, message, folder=name, reason=reason) from error
 
 
 def _node(path: str, name: str, folder: int, take: Take) -> Node | None:

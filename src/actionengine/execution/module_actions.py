@@ -109,20 +109,25 @@ def _read(data: ReadInput, work: Work) -> dict[str, Any]:
 
 
 def _write(data: WriteInput, work: Work) -> dict[str, Any]:
-    if data.expected_sha256 is not None:
-        found = _sha256_of(data.path, work)
-        if found != data.expected_sha256:
-            raise failing(
-                ErrorCode.CONFLICT,
-                f"{data.path!r} is {'not there' if found == ABSENT else 'another one'} by now; read it again",
-                path=data.path,
-                expected_sha256=data.expected_sha256,
-                found_sha256=found,
-            )
     content = data.base64 if data.text is None else data.text.encode()
     assert content is not None
-    work.write(data.path, content, executable=data.executable)
+    with work.alone():
+        if data.expected_sha256 is not None:
+            _check_is(data.path, data.expected_sha256, work)
+        work.write(data.path, content, executable=data.executable)
     return {"path": data.path, "size": len(content), "sha256": sha256(content).hexdigest()}
+
+
+def _check_is(path: str, expected: str, work: Work) -> None:
+    found = _sha256_of(path, work)
+    if found != expected:
+        raise failing(
+            ErrorCode.CONFLICT,
+            f"{path!r} is {'not there' if found == ABSENT else 'another one'} by now; read it again",
+            path=path,
+            expected_sha256=expected,
+            found_sha256=found,
+        )
 
 
 def _sha256_of(path: str, work: Work) -> str:

@@ -10,8 +10,9 @@ What follows from this:
 
 - Keyed work in one module is done one after another, also under different keys.
 - Work without a key does not wait for that. Where it, or anybody else, changes the module while keyed work is done in
-  the copy, the keyed work is a `conflict`, has no effect, and can be asked for again. (A change in the instant between
-  that check and the moving of files is kept, or is replaced where both changed the same file.)
+  the copy, the keyed work is a `conflict`, has no effect, and can be asked for again. (Work that writes through its
+  `Work` waits in the instant between that check and the moving of files. What a command or anybody else changes then is
+  kept, or is replaced where both changed the same file.)
 - Commands run in the copy: one that names the module by an absolute path goes round it, and what writes down where it
   runs writes down the copy's path.
 - Effects outside of the module, such as what a command sends over a network, can happen more than once.
@@ -28,15 +29,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
+from time import monotonic
 
 from pydantic_core import PydanticSerializationError
 
 from actionengine.errors import ActionException, ErrorCode, failing, sendable
 from actionengine.execution.boundary import Admitted
 from actionengine.execution.capabilities import Capability
+from actionengine.execution.files import ModuleFiles
 from actionengine.execution.journal import Journal, Recorded
 from actionengine.execution.manifests import FileChange, Manifest
 from actionengine.execution.request import ExecutionRequest, ExecutionResult
+from actionengine.execution.runner import took_too_long, was_cancelled
 from actionengine.execution.working_copy import CopyLimits, WorkingCopy
 
 Perform = Callable[[Admitted], ExecutionResult]
@@ -91,7 +95,7 @@ def run_once(
         recorded = journal.find(request.idempotency_key)
         if recorded is None:
             journal.purge(limits.age, limits.entries)
-            return _performed(admitted, perform, journal, fingerprint, limits)
+            return _performed(admitted, perform, journal, fingerprint, limits, cancelled)
     if recorded.fingerprint != fingerprint:
         raise failing(
             ErrorCode.IDEMPOTENCY_MISMATCH,
@@ -113,10 +117,24 @@ def recover(root: str | os.PathLike[str], timeout: float = 60.0) -> bool:
 
 
 def _performed(
-    admitted: Admitted, perform: Perform, journal: Journal, fingerprint: str, limits: OnceLimits
+    admitted: Admitted,
+    perform: Perform,
+    journal: Journal,
+    fingerprint: str,
+    limits: OnceLimits,
+    cancelled: threading.Event | None,
 ) -> ExecutionResult:
+    until = monotonic() + admitted.request.timeout
+
+    def go_on() -> None:
+        if cancelled is not None and cancelled.is_set():
+            raise was_cancelled(admitted.request)
+        if monotonic() >= until:
+            raise took_too_long(admitted.request)
+
     key = admitted.request.idempotency_key or ""
-    if _CHANGING.isdisjoint(admitted.action.capabilities):
+    # What the request has, its handler may use, whatever its action needs at least.
+    if _CHANGING.isdisjoint(admitted.request.capabilities):
         result = _plain(perform(_in_module(admitted, journal.root)))
         journal.commit(key, Recorded(fingerprint, result))
         return result
@@ -125,15 +143,17 @@ def _performed(
         result = _plain(perform(_in_module(admitted, copy.root)))
         changes = _with_closed_folders(copy.all_changes(), copy.base)
         _check_links(changes, copy.root)
-        others = copy.changes_of_module()
-        if others:
-            paths = [sendable(change.path) for change in others[:20]]
-            raise failing(
-                ErrorCode.CONFLICT,
-                f"the module was changed by someone else meanwhile ({paths[0]!r}); nothing has taken effect, try again",
-                paths=paths,
-            )
-        journal.commit(key, Recorded(fingerprint, result), changes, copy.root)
+        with ModuleFiles(journal.root) as files, files.alone(go_on):
+            others = copy.changes_of_module()
+            if others:
+                paths = [sendable(change.path) for change in others[:20]]
+                raise failing(
+                    ErrorCode.CONFLICT,
+                    f"the module was changed by someone else meanwhile ({paths[0]!r}); nothing has taken effect, "
+                    "try again",
+                    paths=paths,
+                )
+            journal.commit(key, Recorded(fingerprint, result), changes, copy.root)
     finally:
         # What cannot be removed is left to the next attempt.
         with suppress(ActionException):

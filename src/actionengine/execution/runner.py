@@ -6,8 +6,10 @@ import asyncio
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from contextlib import suppress
+from contextvars import copy_context
 from typing import ClassVar, Protocol
 
 from returns.result import Failure, Result, Success
@@ -17,7 +19,7 @@ from actionengine.execution.boundary import Admitted, Boundary
 from actionengine.execution.capabilities import CapabilityProfile
 from actionengine.execution.declarations import ModuleAction
 from actionengine.execution.request import ExecutionRequest, ExecutionResult
-from actionengine.execution.telemetry import Sink, Telemetry
+from actionengine.execution.telemetry import ESCAPING, Sink, Telemetry
 
 logger = logging.getLogger("actionengine")
 
@@ -73,9 +75,10 @@ class BoundaryRunner(ABC):
         return answer
 
     async def execute_async(self, request: ExecutionRequest) -> Answer:
-        """The same under an event loop: in a thread of its own, and ended where the task is cancelled."""
+        """The same under an event loop: in a thread of its own, and ended where the task is cancelled. As many run
+        at once as are asked for."""
         cancelled = threading.Event()
-        work = asyncio.ensure_future(asyncio.to_thread(self.execute, request, cancelled=cancelled))
+        work = asyncio.wrap_future(_in_thread(lambda: self.execute(request, cancelled=cancelled)))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -91,10 +94,29 @@ class BoundaryRunner(ABC):
             return Success(self.run(self.boundary.admit(request), cancelled))
         except ActionException as refusal:
             return Failure(refusal.error)
-        except Exception as error:
+        except ESCAPING as error:
             logger.exception("the work %s (%s) raised", request.id, request.action)
             message = f"{request.action} failed with {type(error).__name__}"
             return Failure(ActionError(ErrorCode.HANDLER_ERROR, message, {"request_id": request.id}))
+
+
+def _in_thread(ask: Callable[[], Answer]) -> Future[Answer]:
+    """Work in a thread of its own. The event loop's pool has few: long work would hold up all else that needs one."""
+    future: Future[Answer] = Future()
+    # A task that is cancelled waits for the end of the work.
+    future.set_running_or_notify_cancel()
+    context = copy_context()
+
+    def work() -> None:
+        try:
+            answer = context.run(ask)
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(answer)
+
+    threading.Thread(target=work, name="actionengine-work", daemon=True).start()
+    return future
 
 
 def was_cancelled(request: ExecutionRequest) -> ActionException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,10 @@ from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.request import ExecutionRequest, ExecutionResult
 
 logger = logging.getLogger("actionengine")
+
+ESCAPING = (Exception, SystemExit, CancelledError)
+"""What the code of a host may raise without ending more than itself: an argument parser raises `SystemExit`, and a
+future that was waited for `CancelledError`. `KeyboardInterrupt` goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,7 @@ class Telemetry:
         for sink in self._sinks:
             try:
                 sink(event)
-            except Exception:
+            except ESCAPING:
                 logger.exception("a telemetry sink raised on %s of %s", kind, request.id)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from time import monotonic
 from types import TracebackType
 
@@ -60,6 +61,8 @@ class Work:
         self._deadline = deadline
         self._require_isolation = require_isolation
         self._files = ModuleFiles(admitted.module.root)
+        self._turn = threading.RLock()
+        self._turns = 0
 
     def __enter__(self) -> Work:
         return self
@@ -68,6 +71,21 @@ class Work:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._files.close()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """In this block no other work writes or deletes files of the module, so that what was read may be relied on
+        when it is written back. What commands and others do is not held up, and so neither is it kept out."""
+        with self._turn:
+            if self._turns:
+                yield
+                return
+            with self._files.alone(self._check_time):
+                self._turns += 1
+                try:
+                    yield
+                finally:
+                    self._turns -= 1
 
     def read(self, path: str) -> bytes:
         """What is in a file (`fs:read`)."""
@@ -84,12 +102,14 @@ class Work:
     def write(self, path: str, content: bytes | str, *, executable: bool | None = None) -> None:
         """Make or replace a file, wholly or not at all (`fs:write`); a text as UTF-8."""
         self._check(Capability.FS_WRITE)
-        self._files.write(path, _as_bytes(path, content), executable=executable)
+        with self.alone():
+            self._files.write(path, _as_bytes(path, content), executable=executable)
 
     def delete(self, path: str) -> None:
         """Delete a file or a link (`fs:write`)."""
         self._check(Capability.FS_WRITE)
-        self._files.delete(path)
+        with self.alone():
+            self._files.delete(path)
 
     def stat(self, path: str) -> FileEntry | None:
         """What a file or a link is (`fs:read`); None where nothing is there."""
@@ -112,17 +132,18 @@ class Work:
         Raises `unprocessable` where the diff is of another file, or does not fit; see `apply_diff`.
         """
         self._check(Capability.FS_READ, Capability.FS_WRITE)
-        try:
-            before: str | None = self.read_text(path)
-        except ActionException as refusal:
-            if refusal.error.code is not ErrorCode.NOT_FOUND:
-                raise
-            before = None
-        after = apply_diff(before, diff, path)
-        if after is not None:
-            self.write(path, after)
-        elif before is not None:
-            self.delete(path)
+        with self.alone():
+            try:
+                before: str | None = self.read_text(path)
+            except ActionException as refusal:
+                if refusal.error.code is not ErrorCode.NOT_FOUND:
+                    raise
+                before = None
+            after = apply_diff(before, diff, path)
+            if after is not None:
+                self.write(path, after)
+            elif before is not None:
+                self.delete(path)
         return after
 
     def run(

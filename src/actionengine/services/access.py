@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import asyncio
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from typing import Any, TypeVar
 
 from pydantic_core import from_json, to_json
 from returns.result import Result
@@ -12,10 +14,12 @@ from actionengine.action_context import ActionContext
 from actionengine.actions import Action, ApprovalPolicy
 from actionengine.approval_record import PendingApproval
 from actionengine.errors import ActionError
-from actionengine.execution_state import ApprovalNeeded, Approved, Execution, FailureWrite
+from actionengine.execution_state import ApprovalNeeded, Approved, CommitWork, Execution, FailureWrite
 from actionengine.pipeline import Pipeline
-from actionengine.storage.port import AsyncRecords, AsyncRows, LogQuery, LogRow
+from actionengine.storage.port import AsyncRecords, AsyncRows, LogQuery, LogRow, Mode
 from actionengine.storage.tables import Table
+
+T = TypeVar("T")
 
 
 class SystemAccess:
@@ -77,9 +81,40 @@ class SystemAccess:
         and finds in the unit of work what is true by then."""
         self._execution.after_failure = (*self._execution.after_failure, write)
 
+    def after_commit(self, work: CommitWork) -> None:
+        """Have something done once the outermost commit stands: never where this execution, or one around it, fails or
+        is rolled back. It is called once, in the order of the asking, and may block (under an event loop it has a
+        thread). An exception in it is logged and fails nothing; a process that dies first never comes to it."""
+        self._execution.after_commit = (*self._execution.after_commit, work)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """What `work` gives, which may block: under an event loop it has a thread."""
+        return work() if self._execution.mode == "sync" else await asyncio.to_thread(work)
+
+    @property
+    def mode(self) -> Mode:
+        """The world in which this executes: in `"sync"` nothing may suspend."""
+        return self._execution.mode
+
+    def once_key(self) -> str | None:
+        """A key for work outside of the unit of work that is to take effect once, the same when this executes again;
+        None where no idempotency key was given."""
+        holder: Execution | None = self._execution
+        while holder is not None and holder.claim is None:
+            holder = holder.parent
+        if holder is None or holder.claim is None:
+            return None
+        holder.works += 1
+        return sha256(f"{holder.claim.action}/{holder.claim.key}/{holder.works}".encode()).hexdigest()
+
     def hold_locks_of(self, holder: str) -> None:
-        """From now on this may change the documents that `holder` has locked."""
-        self._execution.root.lock_holder = holder
+        """From now on this, and what it executes, may change the documents that `holder` has locked."""
+        self._execution.lock_holder = holder
+
+    @property
+    def lock_holder(self) -> str | None:
+        """For whom this, or an execution around it, may change locked documents."""
+        return self._execution.changes_locked_for
 
     def nothing_changed(self) -> None:
         """There is nothing to tell: a command that found everything as it should be yields no event."""

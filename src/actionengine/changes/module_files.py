@@ -1,0 +1,171 @@
+"""Texts in a module: read, and written where the module still has one of the texts that were there before."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Literal
+
+from actionengine.errors import ActionError, ActionException, ErrorCode, failing
+from actionengine.execution.files import ModuleFiles
+from actionengine.execution.paths import reason_not_to_change
+from actionengine.execution.refusals import MissingModuleError, PathEscapeError
+from actionengine.execution.working_copy import MOST_TEXT
+
+_PATIENCE = 10.0
+"""Seconds that writing waits for somebody else's writing in the same module."""
+
+logger = logging.getLogger("actionengine")
+
+
+@dataclass(frozen=True, slots=True)
+class FileWrite:
+    """A text that a file is to have, its hash, and those of the texts that it may have before."""
+
+    path: str
+    text: str | None
+    sha256: str | None
+    earlier: frozenset[str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What came of a write."""
+
+    path: str
+    outcome: Literal["written", "there", "conflict", "failed"]
+    error: ActionError | None = None
+
+
+def bring(root: Path, writes: Sequence[FileWrite], until: float) -> tuple[Brought, ...]:
+    """Write files of a module that have one of the earlier texts; each for itself, and none after `until` (of
+    `time.monotonic`). Raises `ActionException` where the module cannot be written to at all."""
+    with _opened(root) as files, _alone(root):
+        return tuple(_bring(files, write, until) for write in writes)
+
+
+def write_quietly(root: Path, writes: Sequence[FileWrite], until: float, change_id: str) -> None:
+    """The same, for a change that has committed: what comes of it is only logged."""
+    for each in bring(root, writes, until):
+        if each.outcome == "conflict":
+            logger.warning(
+                "%s is another file by now than the change %s has edited, and is left alone; changes.write_files says "
+                "whether a later change has made it so",
+                each.path,
+                change_id,
+            )
+        elif each.error is not None:
+            logger.error(
+                "%s is not written: %s. changes.write_files of the change %s does it again",
+                each.path,
+                each.error,
+                change_id,
+            )
+
+
+def _bring(files: ModuleFiles, write: FileWrite, until: float) -> Brought:
+    try:
+        try:
+            found = sha256(files.read(write.path)).hexdigest()
+        except ActionException as refusal:
+            if not _is_absent(refusal):
+                raise
+            found = None
+        if found == write.sha256:
+            return Brought(write.path, "there")
+        if found not in write.earlier:
+            return Brought(write.path, "conflict")
+        if monotonic() > until:
+            raise failing(ErrorCode.UNAVAILABLE, f"{write.path!r} was to be written earlier: look at it again")
+        if write.text is None:
+            files.delete(write.path)
+        else:
+            files.write(write.path, write.text.encode())
+        return Brought(write.path, "written")
+    except ActionException as refusal:
+        # What stands there is no file of ours.
+        if is_of_the_file(refusal):
+            return Brought(write.path, "conflict")
+        return Brought(write.path, "failed", refusal.error)
+
+
+def read_files(root: Path, paths: Sequence[str]) -> dict[str, str | ActionError | None]:
+    """The text of each file; None where there is none, and the refusal of one that cannot be edited."""
+    with _opened(root) as files:
+        return {path: _read_file(files, path) for path in paths}
+
+
+def _read_file(files: ModuleFiles, path: str) -> str | ActionError | None:
+    for reason in filter(None, map(reason_not_to_change, path.split("/"))):
+        return ActionError(ErrorCode.UNPROCESSABLE, f"{path!r} cannot be edited: {reason}", {"path": path})
+    try:
+        content = files.read(path, MOST_TEXT)
+    except ActionException as refusal:
+        if _is_absent(refusal):
+            return None
+        if is_of_the_file(refusal):
+            return refusal.error
+        raise
+    if b"\0" in content:
+        return _no_text(path)
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return _no_text(path)
+
+
+def _no_text(path: str) -> ActionError:
+    return ActionError(ErrorCode.UNPROCESSABLE, f"{path!r} is no text in UTF-8: it cannot be edited", {"path": path})
+
+
+@contextmanager
+def _opened(root: Path) -> Iterator[ModuleFiles]:
+    try:
+        files = ModuleFiles(root)
+    except MissingModuleError as missing:
+        raise failing(ErrorCode.UNAVAILABLE, missing.error.message) from None
+    with files:
+        yield files
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """As the only one who looks at files here and then writes them. The lock is on the folder itself, so that all who
+    share the module share it."""
+    # It is there where modules are: on Linux and macOS.
+    import fcntl
+
+    until = monotonic() + _PATIENCE
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while True:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise
+            if monotonic() >= until:
+                raise failing(
+                    ErrorCode.UNAVAILABLE, f"somebody else has been writing in the module for {_PATIENCE:.0f} s"
+                )
+            sleep(0.01)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _is_absent(refusal: ActionException) -> bool:
+    return refusal.error.code is ErrorCode.NOT_FOUND
+
+
+def is_of_the_file(refusal: ActionException) -> bool:
+    """Whether it is what stands at the path that is at fault, rather than the moment or the machine."""
+    return isinstance(refusal, PathEscapeError) or refusal.error.code is ErrorCode.UNPROCESSABLE

@@ -1,0 +1,80 @@
+"""A desk whose projects have files: each in a module of its own, below a folder of the test's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from actionengine import Tenant
+from actionengine.changes import project_modules
+from actionengine.execution.edits import unified_diff
+from actionengine.execution.roots import ModuleRoots
+from actionengine.testing import World
+from tests.changes.desk import Desk, Op, ReadTables
+
+TEXT = "".join(f"line {number}\n" for number in range(1, 21))
+"""Twenty lines."""
+
+
+class Shop(Desk):
+    """A desk, the modules of its projects, and what is in them."""
+
+    def __init__(self, world: World, read_tables: ReadTables, folder: Path, **options: Any) -> None:
+        self.folder = folder
+        self.roots = ModuleRoots(folder / "modules")
+        self.workspaces = folder / "workspaces"
+        self.settings = project_modules(self.roots), self.workspaces
+        modules, workspaces = self.settings
+        super().__init__(world, read_tables, modules=modules, workspaces=workspaces, **options)
+
+    async def files(self, *, require_review: bool = False, tenant: Tenant | None = None, **texts: Any) -> Any:
+        """A project with a module, in which there are these files: `main="…"` is `main.py`."""
+        project = await self.project(require_review=require_review, tenant=tenant)
+        root = self.roots.create(tenant or self.world.tenant, project.id).root
+        for name, text in texts.items():
+            (root / f"{name}.py").write_bytes(text.encode())
+        return project
+
+    def root(self, project: Any) -> Path:
+        """Where the module of a project lies."""
+        root: Path = self.roots.context(self.world.tenant, project.id).root
+        return root
+
+    def text(self, project: Any, path: str = "main.py") -> str | None:
+        """What is in a file of a project; None where it is not there."""
+        file = self.root(project) / path
+        return file.read_bytes().decode() if file.exists() else None
+
+    def copy(self, change: Any, path: str = "main.py") -> Path:
+        """A file in the working copy of a change."""
+        id: str = change.id
+        return self.workspaces / str(self.world.tenant.id) / id / "tree" / path
+
+    async def write_files(self, change: Any, **who: Any) -> Any:
+        return await self.ask("changes.write_files", {"change_id": change.id}, **who)
+
+    async def start(self, change: Any, **who: Any) -> Any:
+        return await self.ask("changes.start_workspace", {"change_id": change.id}, **who)
+
+    async def stop(self, change: Any, keep: bool = False, **who: Any) -> Any:
+        return await self.ask("changes.stop_workspace", {"change_id": change.id, "keep": keep}, **who)
+
+    async def workspace(self, change: Any, **who: Any) -> Any:
+        return await self.ask("changes.workspace", {"change_id": change.id}, **who)
+
+
+def edit(before: str | None, after: str | None, path: str = "main.py") -> Op:
+    """The op that makes one text of another."""
+    return "edit_file", {"file_path": path, "diff": unified_diff(before, after, path)}
+
+
+def outcomes(written: Any) -> dict[str, str]:
+    """What came of each file."""
+    return {each.path: each.outcome for each in written.files}
+
+
+def replaced(text: str, line: int, new: str) -> str:
+    """A text with another line of this number."""
+    lines = text.splitlines(keepends=True)
+    lines[line - 1] = f"{new}\n"
+    return "".join(lines)

@@ -1,0 +1,221 @@
+"""What built-in actions have done once the outermost commit stands: then, once, and otherwise never."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from examples.embedded_postgres import Database
+from returns.result import Failure, Result, Success
+
+from actionengine import (
+    ActionContext,
+    Actor,
+    ApprovalPolicy,
+    ErrorCode,
+    InMemoryStorage,
+    PostgresStorage,
+    RequestContext,
+    SQLiteStorage,
+    create_action,
+    create_engine,
+    create_service,
+)
+from actionengine.actions import ActionHooks, HookDefinition
+from actionengine.plan import native
+from actionengine.services.access import access_of
+from actionengine.storage.port import SerializationFailure
+from actionengine.testing import AsyncWorld, SyncWorld, World
+from actionengine.testing.worlds import a_tenant
+
+WORLDS = {"sync": SyncWorld, "async": AsyncWorld}
+
+
+@pytest.fixture(
+    scope="module", params=[f"{backend}-{world}" for backend in ("memory", "sqlite", "postgres") for world in WORLDS]
+)
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    backend, _, name = request.param.partition("-")
+    storage: InMemoryStorage | PostgresStorage | SQLiteStorage
+    if backend == "memory":
+        storage = InMemoryStorage()
+    elif backend == "sqlite":
+        storage = SQLiteStorage(tmp_path_factory.mktemp("after") / "after.db", synchronous="NORMAL")
+    else:
+        database: Database = request.getfixturevalue("postgres_database")
+        storage = PostgresStorage(database.app_url)
+    with storage:
+        world = WORLDS[name](storage)
+        yield world
+        world.close()
+
+
+class Bench:
+    """An engine whose actions have notes taken after their commit."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        world.tenant = a_tenant()
+        self.notes: list[str] = []
+        self.threads: set[int] = set()
+        self.attempts = 0
+        actions = [
+            create_action(name="work", description="Work", handler=self._handler()),
+            create_action(name="lose", description="Lose against another, once", handler=self._losing()),
+            create_action(
+                name="ask",
+                description="Work, once somebody agrees",
+                handler=self._handler(),
+                approval=ApprovalPolicy(when=lambda data, ctx: True, permission="agree"),
+            ),
+            create_action(
+                name="hooked",
+                description="Work after a hook that fails",
+                handler=self._handler(),
+                hooks=ActionHooks(before=(HookDefinition("bench", "break", is_critical=False),)),
+            ),
+            create_action(name="break", description="Fail, whatever is asked", handler=self._handler(fails=True)),
+        ]
+        service = create_service(name="bench", description="A bench", actions=actions)
+        self.engine = create_engine(services=[service], storage=world.storage)
+
+    def note(self, name: str) -> None:
+        self.notes.append(name)
+        self.threads.add(threading.get_ident())
+        if name == "raise":
+            raise RuntimeError("it was not to be")
+
+    def _handler(self, fails: bool = False) -> Any:
+        @native
+        async def handler(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
+            access = access_of(ctx)
+            for name in data.get("notes", ["noted"]):
+                access.after_commit(partial(self.note, name))
+            for action, payload in data.get("steps", ()):
+                await access.execute("bench", action, payload)
+            return Failure("it was not to be") if fails or data.get("fails") else Success(len(self.notes))
+
+        return handler
+
+    def _losing(self) -> Any:
+        @native
+        async def handler(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
+            self.attempts += 1
+            access_of(ctx).after_commit(lambda: self.note(f"attempt {self.attempts}"))
+            if self.attempts < 3:
+                raise SerializationFailure("another one was first")
+            return Success(None)
+
+        return handler
+
+    def ask(self, action: str, *, by: str = "ann", key: str | None = None, **payload: Any) -> Any:
+        """What `bench.action`, or `service.action`, answers."""
+        service, _, name = action.rpartition(".")
+        actor = Actor.human(by, permissions=["agree"])
+        context = RequestContext(tenant=self.world.tenant, actor=actor, idempotency_key=key)
+
+        async def execute() -> Any:
+            return await self.world.execute(self.engine, service or "bench", name, payload, context)
+
+        return self.world.run(execute())
+
+
+@pytest.fixture
+def bench(world: World) -> Bench:
+    return Bench(world)
+
+
+def test_it_is_done_after_the_commit_once_and_in_order(bench: Bench) -> None:
+    answer = bench.ask("work", notes=["one", "two"])
+
+    # When the handler answered, nothing had been done yet.
+    assert answer.unwrap() == 0
+    assert bench.notes == ["one", "two"]
+
+
+def test_it_has_a_thread_under_an_event_loop(bench: Bench) -> None:
+    bench.ask("work")
+
+    assert (threading.get_ident() in bench.threads) == isinstance(bench.world, SyncWorld)
+
+
+def test_it_is_not_done_where_the_action_fails(bench: Bench) -> None:
+    assert isinstance(bench.ask("work", fails=True), Failure)
+
+    assert bench.notes == []
+
+
+def test_it_is_not_done_where_the_commit_fails(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(execution: Any) -> None:
+        raise SerializationFailure("it cannot be")
+
+    pipeline: Any = bench.engine._pipeline
+    monkeypatch.setattr(pipeline, "commit", fail)
+
+    assert bench.ask("work").failure().code is ErrorCode.CONFLICT
+    assert bench.notes == []
+
+
+def test_what_is_run_again_is_done_once(bench: Bench) -> None:
+    assert isinstance(bench.ask("lose"), Success)
+
+    assert bench.notes == ["attempt 3"]
+
+
+def test_what_nested_actions_ask_for_waits_for_the_outermost_commit(bench: Bench) -> None:
+    steps = [["work", {"notes": ["inner"], "steps": [["work", {"notes": ["innermost"]}]]}]]
+
+    answer = bench.ask("work", notes=["outer"], steps=steps)
+
+    assert answer.unwrap() == 0
+    assert bench.notes == ["outer", "inner", "innermost"]
+
+
+def test_what_is_rolled_back_to_a_savepoint_is_not_done(bench: Bench) -> None:
+    lost = ["work", {"notes": ["lost"], "fails": True, "steps": [["work", {"notes": ["lost with it"]}]]}]
+
+    bench.ask("work", notes=["outer"], steps=[lost, ["work", {"notes": ["kept"]}]])
+
+    assert bench.notes == ["outer", "kept"]
+
+
+def test_what_is_rolled_back_with_the_outermost_action_is_not_done(bench: Bench) -> None:
+    answer = bench.ask("work", notes=["outer"], steps=[["work", {"notes": ["inner"]}]], fails=True)
+
+    assert answer.failure().message == "it was not to be"
+    assert bench.notes == []
+
+
+def test_a_hook_that_fails_has_nothing_done(bench: Bench) -> None:
+    assert isinstance(bench.ask("hooked", notes=["hooked"]), Success)
+
+    assert bench.notes == ["hooked"]
+
+
+def test_an_exception_in_it_is_logged_and_fails_nothing(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    assert isinstance(bench.ask("work", notes=["before", "raise", "after"]), Success)
+
+    assert bench.notes == ["before", "raise", "after"]
+    assert "what was to follow the commit of bench.work raised" in caplog.text
+    assert "RuntimeError: it was not to be" in caplog.text
+
+
+def test_what_waits_for_an_approval_is_done_when_it_is_granted(bench: Bench) -> None:
+    waiting = bench.ask("ask", notes=["granted"]).failure()
+    assert waiting.code is ErrorCode.APPROVAL_REQUIRED
+    assert bench.notes == []
+
+    approved = bench.ask("approvals.approve", by="bob", approval_id=waiting.details["approval_id"])
+
+    assert isinstance(approved, Success), approved
+    assert bench.notes == ["granted"]
+
+
+def test_an_answer_that_is_replayed_has_nothing_done_again(bench: Bench) -> None:
+    first = bench.ask("work", key="once")
+
+    assert bench.ask("work", key="once") == first
+    assert bench.notes == ["noted"]
