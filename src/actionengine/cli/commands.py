@@ -12,6 +12,8 @@ from rich.table import Table
 from actionengine.cli.common import SigningKey, Url, dialect_of, fail, is_missing, owner, storage_at, told
 from actionengine.cli.events import events, projection
 from actionengine.cli.relay import relay
+from actionengine.cli.runner import runner
+from actionengine.cli.workflows import workflows
 from actionengine.storage.sql.migrations import HEAD, schema_version, sign, unsign, upgrade, upgrade_sql
 from actionengine.storage.sqlite.storage import SQLiteStorage
 
@@ -24,6 +26,8 @@ app.add_typer(tenant, name="tenant")
 app.add_typer(keys, name="keys")
 app.add_typer(relay, name="relay")
 app.add_typer(projection, name="projection")
+app.add_typer(workflows, name="workflows")
+app.add_typer(runner, name="runner")
 app.command()(events)
 
 

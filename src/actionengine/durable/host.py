@@ -1,4 +1,4 @@
-"""`DurableHost`: this process as an executor of the durable engine; `DurableClient`: one that only asks it for work.
+"""`DurableHost`: this process as an executor of the durable engine.
 
 The durable engine is DBOS Transact 3: https://docs.dbos.dev/python. It has one instance a process. What it keeps is
 JSON: nothing that is read from its tables is unpickled.
@@ -13,125 +13,53 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from math import ceil
+from time import monotonic
+from typing import Any
 from uuid import uuid4
 
-from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
-from dbos import error as dbos_errors
+from dbos import DBOS, DBOSPortableJSONSerializer, _dbos
 from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
+from actionengine.durable.client import APPLICATION, VERSION, DBOSException, DurableClient, DurableUnavailable, told
 from actionengine.durable.leases import Leases
+from actionengine.durable.only_json import guard, set_executing
 from actionengine.durable.urls import SCHEMA, durable_url, spelled
 from actionengine.errors import ConfigurationError
 
+__all__ = [
+    "DurableClient",
+    "DurableFunction",
+    "DurableHost",
+    "DurableUnavailable",
+    "Interrupted",
+    "current_id",
+    "upgrade",
+    "utc",
+]
+
 logger = logging.getLogger("actionengine")
-
-APPLICATION = "actionengine"
-_VERSION = "1"
-"""Of what the functions expect of their arguments. It says which executors may take over each other's work, and stays
-the same from one release to the next, since all state of a workflow is in rows."""
-
-DBOSException = dbos_errors.DBOSException
 
 _ATTEMPTS = 1_000_000
 """Executions that may be killed before one is given up: it is not the work's fault."""
-
-Status = Literal["ENQUEUED", "DELAYED", "PENDING", "SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
 
 @dataclass(frozen=True, slots=True)
 class DurableFunction:
     """A function that the durable engine executes: a `def`, or an `async def`, of JSON values.
 
-    `queue` is where its executions wait, `concurrency` how many of them run at once in one process.
+    `queue` is where its executions wait, `concurrency` how many of them run at once in one process: what the host that
+    has started last says of a queue counts for all. After `attempts` executions that did not come to an end, one is
+    given up.
     """
 
     name: str
     function: Callable[..., Any]
     queue: str
     concurrency: int = 16
-
-
-class DurableClient:
-    """Asks the durable engine for work, from a process that need not execute any.
-
-    Each method raises `DurableUnavailable` where the engine's database is out of reach, or not set up.
-    """
-
-    def __init__(self, url: str | os.PathLike[str]) -> None:
-        self._url = durable_url(url)
-        self._lock = threading.Lock()
-        self._client: DBOSClient | None = None
-
-    def enqueue(self, function: str, *arguments: Any, queue: str, id: str, delay: float | None = None) -> None:
-        """Have a function executed, once `delay` seconds are over. What has this `id` is there already stays."""
-        options: Any = {"workflow_name": function, "queue_name": queue, "workflow_id": id, "app_version": _VERSION}
-        if delay is not None:
-            options["delay_seconds"] = max(0.0, delay)
-        self._ask(lambda client: client.enqueue(options, *arguments))
-
-    def status(self, id: str) -> tuple[Status, Any] | None:
-        """How far an execution is, and what it has returned; None where there is none of this id."""
-        found = self._ask(lambda client: client.list_workflows(workflow_ids=[id], load_input=False))
-        return (found[0].status, found[0].output) if found else None
-
-    def cancel(self, id: str) -> None:
-        """Have an execution ended: at once while it waits, otherwise when its function looks."""
-        self._ask(lambda client: client.cancel_workflow(id))
-
-    def forget(self, id: str) -> None:
-        """Remove what is kept of an execution."""
-        self._ask(lambda client: client.delete_workflow(id))
-
-    def schedule(self, name: str, function: str, cron: str, *, timezone: str | None, context: Any, queue: str) -> None:
-        """Have a function executed by a schedule, with the time and `context`; a schedule of this name is replaced."""
-
-        def apply(client: DBOSClient) -> None:
-            schedule: Any = {
-                "schedule_name": name,
-                "workflow_name": function,
-                "schedule": cron,
-                "context": context,
-                "cron_timezone": timezone,
-                "queue_name": queue,
-            }
-            client.apply_schedules([schedule])
-
-        self._ask(apply)
-
-    def unschedule(self, name: str) -> None:
-        """End a schedule, where there is one."""
-        self._ask(lambda client: client.delete_schedule(name))
-
-    def close(self) -> None:
-        """Close the connections."""
-        with self._lock:
-            if self._client is not None:
-                self._client.destroy()
-                self._client = None
-
-    def _ask(self, question: Callable[[DBOSClient], Any]) -> Any:
-        try:
-            return question(self._opened())
-        except (DBOSException, SQLAlchemyError) as error:
-            raise DurableUnavailable(f"the durable engine cannot be asked: {_told(error)}") from error
-
-    def _opened(self) -> DBOSClient:
-        with self._lock:
-            if self._client is None:
-                self._client = DBOSClient(
-                    system_database_url=spelled(self._url),
-                    serializer=DBOSPortableJSONSerializer(),
-                    application_name=APPLICATION,
-                    lazy=True,
-                    retry_connection_errors=False,
-                )
-            return self._client
-
-
-class DurableUnavailable(Exception):
-    """The durable engine's database is out of reach, or not set up."""
+    attempts: int = _ATTEMPTS
 
 
 class Interrupted(BaseException):
@@ -174,19 +102,24 @@ class DurableHost:
         self._poll_interval = poll_interval
         self._set_up = set_up
         self._stopping = threading.Event()
+        self._ended = threading.Event()
+        self._client = DurableClient(self.url)
+        self._instance: DBOS | None = None
         self._watch: threading.Thread | None = None
         self._engine: Engine | None = None
 
     def start(self) -> None:
-        """Begin to execute."""
+        """Begin to execute. Raises `DurableUnavailable` where the database is out of reach, or not set up."""
         with DurableHost._guard:
             if DurableHost._running is not None:
                 raise ConfigurationError("this process runs a durable engine already: there is one in a process")
             DurableHost._running = self
         try:
             self._launch()
-        except BaseException:
+        except BaseException as error:
             self.stop(grace=0)
+            if isinstance(error, SQLAlchemyError | DBOSException):
+                raise DurableUnavailable(f"the durable engine cannot be started: {told(error)}") from error
             raise
 
     def stop(self, grace: float = 10.0) -> None:
@@ -194,13 +127,20 @@ class DurableHost:
         if DurableHost._running is not self:
             return
         self._stopping.set()
+        if self._instance is not None:
+            # Whole seconds are what it waits in. The lease is renewed meanwhile.
+            DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=ceil(grace))
+            self._instance = None
+        self._ended.set()
         if self._watch is not None:
             self._watch.join(self._lease)
-        # Whole seconds are what it waits in.
-        DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=int(grace))
+            self._watch = None
+            self._give_up_lease()
         if self._engine is not None:
-            self._give_up_lease(Leases(self._engine, self.executor_id))
             self._engine.dispose()
+            self._engine = None
+        self._client.close()
+        set_executing(False)
         DurableHost._running = None
 
     def __enter__(self) -> DurableHost:
@@ -211,98 +151,121 @@ class DurableHost:
         self.stop()
 
     def _launch(self) -> None:
-        instance = DBOS(
+        self._stopping.clear()
+        self._ended.clear()
+        if _dbos._dbos_global_instance is not None:
+            raise ConfigurationError("this process has a DBOS of its own: actionengine's needs a process of its own")
+        self._instance = DBOS(
             config={
                 "name": APPLICATION,
                 "system_database_url": spelled(self.url),
-                "application_version": _VERSION,
+                "application_version": VERSION,
                 "executor_id": self.executor_id,
                 "serializer": DBOSPortableJSONSerializer(),
                 "log_level": "ERROR",
                 "enable_otlp": False,
-                "run_migrations": self._set_up,
+                "run_migrations": False,
                 "scheduler_polling_interval_sec": 1.0,
                 "notification_listener_polling_interval_sec": 1.0,
                 "sys_db_pool_size": 8,
             }
         )
-        if instance._launched:
-            raise ConfigurationError("this process runs a DBOS of its own: actionengine's needs a process of its own")
+        guard()
+        set_executing(True)
         for each in self._functions:
-            DBOS.workflow(name=each.name, max_recovery_attempts=_ATTEMPTS)(each.function)
+            DBOS.workflow(name=each.name, max_recovery_attempts=each.attempts)(each.function)
         DBOS.listen_queues(sorted({each.queue for each in self._functions}))
-        self._engine = opened(self.url)
-        DBOS.launch()
-        leases = Leases(self._engine, self.executor_id)
         if self._set_up:
-            leases.create_table()
+            upgrade(self.url)
+        self._engine = opened(self.url)
+        leases = Leases(self._engine, self.executor_id)
+        if not leases.has_table():
+            raise DurableUnavailable("the durable engine's tables are not there: run `actionengine workflows upgrade`")
+        # Before anything is taken: what is taken without a lease would never be taken over.
         leases.renew()
         for each in self._functions:
-            DBOS.register_queue(
-                each.queue, worker_concurrency=each.concurrency, polling_interval_sec=self._poll_interval
-            )
+            # A queue that is there before the launch is listened to at once.
+            self._client.register_queue(each.queue, concurrency=each.concurrency, poll_interval=self._poll_interval)
+        DBOS.launch()
         self._watch = threading.Thread(target=self._watch_over, args=(leases,), name="actionengine-lease", daemon=True)
         self._watch.start()
 
-    def _give_up_lease(self, leases: Leases) -> None:
+    def _give_up_lease(self) -> None:
+        assert self._engine is not None
         try:
-            leases.give_up()
+            Leases(self._engine, self.executor_id).give_up()
         except SQLAlchemyError as error:
-            logger.warning("the lease of %s runs out by itself: %s", self.executor_id, _told(error))
+            logger.warning("the lease of %s runs out by itself: %s", self.executor_id, told(error))
 
     def _watch_over(self, leases: Leases) -> None:
         """Renew the lease, and take over what the dead have left, until the end."""
+        trusted_from = 0.0
         while True:
             try:
                 leases.renew()
-                for lapsed in leases.lapsed(self._lease):
-                    # Only what is still the dead one's is taken: whoever comes first gets it.
-                    DBOS._recover_pending_workflows([lapsed.executor_id])
-                    leases.end(lapsed)
-            except (SQLAlchemyError, DBOSException) as error:
-                logger.warning("the durable engine's database cannot be reached: %s", _told(error))
-            if self._stopping.wait(self._lease / 5):
+                if not self._stopping.is_set():
+                    self._take_over(leases, self._lease if monotonic() >= trusted_from else None)
+            except (SQLAlchemyError, DurableUnavailable) as error:
+                logger.warning("the durable engine's database cannot be reached: %s", told(error))
+                # Others could not renew theirs either: each is given the time to.
+                trusted_from = monotonic() + 2 * self._lease
+            if self._ended.wait(self._lease / 5):
                 break
 
+    def _take_over(self, leases: Leases, seconds: float | None) -> None:
+        for lapsed in leases.lapsed(seconds):
+            # Only what is still the dead one's is taken: whoever comes first gets it.
+            if not self._stopping.is_set() and self._client.take_over(lapsed.executor_id):
+                leases.end(lapsed)
 
-def upgrade(url: str | os.PathLike[str], *, app_role: str | None = None) -> None:
+
+def upgrade(url: str | os.PathLike[str] | URL, *, app_role: str | None = None) -> None:
     """Make or upgrade the durable engine's tables, as a role that may, and grant them to the role of the processes.
 
-    Raises `DurableUnavailable`.
+    Raises `ConfigurationError` for a URL of another kind and for a role on SQLite, which has none, and
+    `DurableUnavailable`.
     """
-    parsed = durable_url(url)
+    parsed = url if isinstance(url, URL) else durable_url(url)
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    if is_sqlite and app_role is not None:
+        raise ConfigurationError("SQLite has no roles to grant anything to")
     engine = opened(parsed)
     try:
+        # Where nothing answers, DBOS would log what we say.
+        with engine.connect():
+            pass
         DBOS.migrate(spelled(parsed), schema=SCHEMA, application_role=app_role)
         Leases(engine, "").create_table()
-        if app_role is not None and parsed.get_backend_name() == "postgresql":
+        if app_role is not None:
             quoted = engine.dialect.identifier_preparer.quote(app_role)
             with engine.begin() as connection:
                 connection.exec_driver_sql(
                     f"GRANT SELECT, INSERT, UPDATE, DELETE ON {SCHEMA}.actionengine_executors TO {quoted}"
                 )
     except (DBOSException, SQLAlchemyError) as error:
-        raise DurableUnavailable(f"the durable engine's tables cannot be made: {_told(error)}") from error
+        raise DurableUnavailable(f"the durable engine's tables cannot be made: {told(error)}") from error
     finally:
         engine.dispose()
 
 
-def opened(url: Any) -> Engine:
+def opened(url: URL) -> Engine:
     """A small pool of connections to the durable engine's database."""
-    engine = create_engine(url, pool_size=1, max_overflow=2, pool_pre_ping=True)
-    if engine.dialect.name == "sqlite":
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url, pool_size=1, max_overflow=2, pool_pre_ping=True)
+    engine = create_engine(url, pool_size=1, max_overflow=2)
 
-        @event.listens_for(engine, "connect")
-        def wait_for_others(connection: Any, record: Any) -> None:
-            connection.execute("PRAGMA busy_timeout = 10000")
+    @event.listens_for(engine, "connect")
+    def wait_for_others(connection: Any, record: Any) -> None:
+        connection.execute("PRAGMA busy_timeout = 10000")
 
     return engine
+
+
+def current_id() -> str:
+    """The id of the execution that this thread is in."""
+    return str(DBOS.workflow_id)
 
 
 def utc(at: str | datetime) -> datetime:
     """A time as a scheduled function gets it."""
     return at if isinstance(at, datetime) else datetime.fromisoformat(at)
-
-
-def _told(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy import BigInteger, Column, Engine, MetaData, String, Table, delete, func, select, text, update
+from sqlalchemy import BigInteger, Column, Engine, MetaData, String, Table, delete, func, inspect, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
 from actionengine.durable.urls import SCHEMA
 
@@ -38,9 +39,18 @@ class Leases:
         self._is_sqlite = engine.dialect.name == "sqlite"
         self._table = leases_table(None if self._is_sqlite else SCHEMA)
 
+    def has_table(self) -> bool:
+        """Whether the table is there."""
+        return inspect(self._engine).has_table(self._table.name, self._table.schema)
+
     def create_table(self) -> None:
         """Make the table where there is none yet. Needs the right to."""
-        self._table.create(self._engine, checkfirst=True)
+        try:
+            self._table.create(self._engine, checkfirst=True)
+        except DBAPIError:
+            # Two processes that start at once both find none.
+            if not self.has_table():
+                raise
 
     def renew(self) -> None:
         """Say that this executor is alive."""
@@ -51,10 +61,11 @@ class Leases:
             statement = dialect.insert(self._table).values(executor_id=self._executor_id, **values)
             connection.execute(statement.on_conflict_do_update(index_elements=["executor_id"], set_=values))
 
-    def lapsed(self, seconds: float) -> Sequence[Lease]:
-        """The leases that are over: not renewed for so long, or of a process of this machine that is gone."""
+    def lapsed(self, seconds: float | None) -> Sequence[Lease]:
+        """The leases that are over: given up, of a process of this machine that is gone, or, unless `seconds` is None,
+        not renewed for so long."""
         with self._engine.connect() as connection:
-            oldest = self._now(connection) - int(seconds * 1000)
+            oldest = 1 if seconds is None else self._now(connection) - int(seconds * 1000)
             rows = connection.execute(select(self._table).where(self._table.c.executor_id != self._executor_id))
             leases = [Lease(*row) for row in rows]
         return [each for each in leases if each.seen_at < oldest or self._is_gone(each)]

@@ -27,7 +27,7 @@ def durable_url(url: str | os.PathLike[str]) -> URL:
     except ArgumentError as error:
         raise ConfigurationError(f"this is no URL of a database: {error}") from None
     kind = parsed.get_backend_name()
-    if kind == "postgresql":
+    if kind in {"postgresql", "postgres"}:
         return parsed.set(drivername="postgresql+psycopg")
     if kind != "sqlite":
         raise ConfigurationError(f"the durable engine runs on PostgreSQL or SQLite, not on {kind}")

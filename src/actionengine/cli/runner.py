@@ -1,0 +1,118 @@
+"""`actionengine runner ...`: work that is done in modules, for whoever asks for it through the queue."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from time import sleep
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from actionengine.cli.common import fail
+from actionengine.cli.workflows import DurableUrl, durable_engine
+from actionengine.execution.capabilities import PROFILES, CapabilityProfile
+
+if TYPE_CHECKING:
+    from actionengine.execution.runner import BoundaryRunner
+
+runner = typer.Typer(no_args_is_help=True, help="Work in modules.")
+
+Modules = Annotated[
+    Path,
+    typer.Option(
+        envvar="ACTIONENGINE_MODULES", help="Where modules lie here: FOLDER/<id of the tenant>/<id of the module>."
+    ),
+]
+Profile = Annotated[str, typer.Option(help=f"The most that work may do: {', '.join(PROFILES)}.")]
+
+
+@runner.callback()
+def commands() -> None:
+    """Work in modules."""
+
+
+@runner.command()
+def work(
+    url: DurableUrl,
+    modules: Modules,
+    profile: Profile,
+    kind: Annotated[
+        str, typer.Option("--runner", help="subprocess: each piece of work in a process of its own; or in-process.")
+    ] = "subprocess",
+    actions: Annotated[
+        str, typer.Option(help="module:attribute of the module actions.")
+    ] = "actionengine.execution.module_actions:MODULE_ACTIONS",
+    queue: Annotated[str, typer.Option(help="Where requests wait.")] = "actionengine.modules",
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests that are run at once.")] = 4,
+    lease: Annotated[
+        float, typer.Option(min=0.5, help="Seconds after which a worker that is not heard of counts as dead.")
+    ] = 10.0,
+    grace: Annotated[
+        float, typer.Option(min=0.0, help="Seconds in which what is in hand may end when the worker is told to.")
+    ] = 10.0,
+    set_up: Annotated[
+        bool, typer.Option("--set-up/--no-set-up", help="Make the durable engine's tables where there are none.")
+    ] = True,
+) -> None:
+    """Run what is asked for until SIGINT or SIGTERM; then what is in hand is finished, or given to another worker. A
+    second signal ends at once. Run as many as you like."""
+    # `module:attribute` may be beside the operator.
+    sys.path.insert(0, "")
+    if not modules.is_dir():
+        fail(f"there is no folder {str(modules)!r} with modules: --modules")
+    with durable_engine():
+        from actionengine.durable.runner_worker import RunnerWorker
+        from actionengine.execution.roots import ModuleRoots
+
+        behind = _runner(kind, _profile(profile), actions)
+        worker = RunnerWorker(
+            url, behind, ModuleRoots(modules), queue=queue, concurrency=concurrency, lease=lease, set_up=set_up
+        )
+        told_to_stop = _signalled()
+        worker.start()
+        typer.echo(f"the worker {worker.id} takes requests from {queue}", err=True)
+        # Waiting for the event would hold a lock that the signal's handler needs.
+        while not told_to_stop.is_set():
+            sleep(0.1)
+        worker.stop(grace)
+    # A handler that does not end would hold up the end of this process.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _profile(name: str) -> CapabilityProfile:
+    if name not in PROFILES:
+        fail(f"there is no profile {name!r}: it is one of {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def _runner(kind: str, profile: CapabilityProfile, actions: str) -> BoundaryRunner:
+    from actionengine.execution.child import actions_at
+    from actionengine.execution.in_process import InProcessRunner
+    from actionengine.execution.subprocess_runner import SubprocessRunner
+
+    if kind == "subprocess":
+        return SubprocessRunner(profile, actions)
+    if kind != "in-process":
+        fail(f"there is no runner {kind!r}: it is subprocess or in-process")
+    return InProcessRunner(profile, actions_at(actions))
+
+
+def _signalled() -> threading.Event:
+    """Set by the first signal to stop; a second one ends the process."""
+    told = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if told.is_set():
+            os._exit(1)
+        told.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    return told

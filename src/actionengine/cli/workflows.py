@@ -1,0 +1,60 @@
+"""`actionengine workflows ...`: the database of the durable engine, on which workflows and workers run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from actionengine.cli.common import fail, told
+
+workflows = typer.Typer(no_args_is_help=True, help="The durable engine of workflows and workers.")
+
+DurableUrl = Annotated[
+    str,
+    typer.Option(
+        envvar="ACTIONENGINE_DURABLE_URL",
+        help="The durable engine's database: postgresql://user:password@host/database, or sqlite:///file",
+    ),
+]
+
+
+@workflows.callback()
+def commands() -> None:
+    """The durable engine of workflows and workers."""
+
+
+@workflows.command()
+def upgrade(
+    url: DurableUrl,
+    app_role: Annotated[
+        str | None, typer.Option(help="Give this role what hosts and workers need (PostgreSQL).")
+    ] = None,
+) -> None:
+    """Make or upgrade the durable engine's tables, as their owner. Where they are up to date, nothing changes."""
+    with durable_engine():
+        from actionengine.durable.host import upgrade
+
+        upgrade(url, app_role=app_role)
+    print("the durable engine's tables are up to date")
+    if app_role is not None:
+        print(f"the role {app_role} has its grants")
+
+
+@contextmanager
+def durable_engine() -> Iterator[None]:
+    """Tell in a line what went wrong with the durable engine, or that it is not installed."""
+    try:
+        from actionengine.durable.client import DurableUnavailable
+    except ImportError as error:
+        fail(str(error))
+    # What it says of its own is said here.
+    logging.getLogger("dbos").setLevel(logging.CRITICAL)
+    try:
+        with told():
+            yield
+    except DurableUnavailable as error:
+        fail(str(error))

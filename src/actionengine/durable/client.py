@@ -1,0 +1,203 @@
+"""`DurableClient`: asks the durable engine for work, and looks at how far it is."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, NamedTuple
+
+from dbos import DBOSClient, DBOSPortableJSONSerializer
+from dbos import error as dbos_errors
+from dbos._utils import INTERNAL_QUEUE_NAME
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from actionengine.durable.only_json import guard, reading
+from actionengine.durable.urls import durable_url, spelled
+
+APPLICATION = "actionengine"
+VERSION = "1"
+"""Of what the functions expect of their arguments. It says which executors may take over each other's work, and stays
+the same from one release to the next, since all state of a workflow is in rows."""
+
+DBOSException = dbos_errors.DBOSException
+
+Status = Literal["ENQUEUED", "DELAYED", "PENDING", "SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
+
+_ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
+
+
+class Execution(NamedTuple):
+    """How far an execution is.
+
+    `executor` is the one that has begun it last, None before that; `attempts` says how often it was begun. `created_at`
+    and `began_at` are milliseconds of the database's clock.
+    """
+
+    status: Status
+    executor: str | None
+    attempts: int
+    created_at: int
+    began_at: int | None
+
+
+class DurableUnavailable(Exception):
+    """The durable engine's database is out of reach, or not set up."""
+
+
+class DurableClient:
+    """Asks the durable engine for work, from a process that need not execute any. Can be used from many threads.
+
+    Each method raises `DurableUnavailable` where the engine's database is out of reach, or not set up.
+    """
+
+    def __init__(self, url: str | os.PathLike[str] | URL) -> None:
+        self._url = url if isinstance(url, URL) else durable_url(url)
+        self._lock = threading.Lock()
+        self._client: DBOSClient | None = None
+
+    def enqueue(self, function: str, *arguments: Any, queue: str, id: str, delay: float | None = None) -> bool:
+        """Have a function executed, once `delay` seconds are over. What has this `id` and is there already stays.
+
+        Returns whether there was none.
+        """
+        options: Any = {
+            "workflow_name": function,
+            "queue_name": queue,
+            "workflow_id": id,
+            "app_version": VERSION,
+            "workflow_id_reuse_policy": "reject",
+        }
+        if delay is not None:
+            options["delay_seconds"] = max(0.0, delay)
+
+        def enqueue(client: DBOSClient) -> bool:
+            try:
+                client.enqueue(options, *arguments)
+            except dbos_errors.DBOSWorkflowIDInUseError:
+                return False
+            return True
+
+        return bool(self._ask(enqueue))
+
+    def status(self, id: str) -> tuple[Status, Any] | None:
+        """How far an execution is, and what it has returned; None where there is none of this id."""
+        found = self._ask(lambda client: client.list_workflows(workflow_ids=[id], load_input=False))
+        return (found[0].status, found[0].output) if found else None
+
+    def look(self, *ids: str) -> dict[str, Execution]:
+        """How far executions are, without what they have returned; those that are there."""
+        if not ids:
+            return {}
+        found = self._ask(
+            lambda client: client.list_workflows(workflow_ids=list(ids), load_input=False, load_output=False)
+        )
+        return {
+            each.workflow_id: Execution(
+                each.status, each.executor_id, each.recovery_attempts or 0, each.created_at or 0, each.dequeued_at
+            )
+            for each in found
+        }
+
+    def cancel(self, id: str) -> None:
+        """Have an execution ended: at once while it waits, otherwise when its function looks."""
+        self._ask(lambda client: client.cancel_workflow(id))
+
+    def forget(self, id: str) -> None:
+        """Remove what is kept of an execution."""
+        self._ask(lambda client: client.delete_workflow(id))
+
+    def purge(self, function: str, age: float, limit: int = 100) -> int:
+        """Remove what is kept of the executions of a function that ended longer than `age` seconds ago; how many."""
+        before = (datetime.now(UTC) - timedelta(seconds=age)).isoformat()
+
+        def purge(client: DBOSClient) -> int:
+            ended = client.list_workflows(
+                name=function,
+                status=_ENDED,
+                completed_before=before,
+                limit=limit,
+                load_input=False,
+                load_output=False,
+            )
+            client.delete_workflows([each.workflow_id for each in ended])
+            return len(ended)
+
+        return int(self._ask(purge))
+
+    def schedule(self, name: str, function: str, cron: str, *, timezone: str | None, context: Any, queue: str) -> None:
+        """Have a function executed by a schedule, with the time and `context`; a schedule of this name is replaced."""
+
+        def apply(client: DBOSClient) -> None:
+            schedule: Any = {
+                "schedule_name": name,
+                "workflow_name": function,
+                "schedule": cron,
+                "context": context,
+                "cron_timezone": timezone,
+                "queue_name": queue,
+            }
+            client.apply_schedules([schedule])
+
+        self._ask(apply)
+
+    def unschedule(self, name: str) -> None:
+        """End a schedule, where there is one."""
+        self._ask(lambda client: client.delete_schedule(name))
+
+    def take_over(self, executor: str) -> bool:
+        """Enqueue again what an executor that is dead has in hand, each on its queue; whether nothing is left of it."""
+
+        def take_over(client: DBOSClient) -> bool:
+            # With DBOS's own way to do so, a lost connection is waited for, and the lease runs out meanwhile.
+            database = client._sys_db
+            for each in database.get_pending_workflows(executor, VERSION):
+                database.reenqueue_for_recovery(each.workflow_id, [executor], INTERNAL_QUEUE_NAME)
+            return not database.get_pending_workflows(executor, VERSION)
+
+        return bool(self._ask(take_over))
+
+    def register_queue(self, name: str, *, concurrency: int, poll_interval: float) -> None:
+        """Make a queue, or set how its executors take from it: `concurrency` at once each, looking every
+        `poll_interval` seconds."""
+        self._ask(
+            lambda client: client.register_queue(
+                name, worker_concurrency=concurrency, polling_interval_sec=poll_interval
+            )
+        )
+
+    def close(self) -> None:
+        """Close the connections. They are opened again when the client is asked again."""
+        with self._lock:
+            if self._client is not None:
+                self._client.destroy()
+                self._client = None
+
+    def _ask(self, question: Callable[[DBOSClient], Any]) -> Any:
+        try:
+            with reading():
+                return question(self._opened())
+        except (DBOSException, SQLAlchemyError) as error:
+            raise DurableUnavailable(f"the durable engine cannot be asked: {told(error)}") from error
+
+    def _opened(self) -> DBOSClient:
+        with self._lock:
+            if self._client is None:
+                guard()
+                self._client = DBOSClient(
+                    system_database_url=spelled(self._url),
+                    serializer=DBOSPortableJSONSerializer(),
+                    application_name=APPLICATION,
+                    lazy=True,
+                    retry_connection_errors=False,
+                )
+            return self._client
+
+
+def told(error: Exception) -> str:
+    """An error in a line."""
+    cause = getattr(error, "orig", None) or error
+    lines = str(cause).strip().splitlines()
+    return lines[0] if lines else type(cause).__name__

@@ -1,0 +1,246 @@
+"""The runner whose work is done by workers elsewhere, which take it from a queue of the durable engine."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Iterable
+from hashlib import sha256
+from time import monotonic, sleep
+from typing import ClassVar
+from uuid import uuid4
+
+from returns.result import Failure, Success
+
+from actionengine.durable.client import DurableClient, DurableUnavailable, Execution
+from actionengine.durable.orders import EXECUTE, QUEUE, Order, answer_of_text
+from actionengine.errors import ActionError, ActionException, ErrorCode, failing
+from actionengine.execution.boundary import Admitted
+from actionengine.execution.capabilities import CapabilityProfile
+from actionengine.execution.declarations import ModuleAction
+from actionengine.execution.module_actions import MODULE_ACTIONS
+from actionengine.execution.request import ExecutionRequest, ExecutionResult
+from actionengine.execution.runner import Answer, BoundaryRunner, took_too_long, was_cancelled
+from actionengine.execution.telemetry import Sink
+
+logger = logging.getLogger("actionengine")
+
+_FIRST_LOOK = 0.005
+_STOPPING = 15.0
+"""Seconds that a worker is given to end what was cancelled."""
+
+
+class QueueRunner(BoundaryRunner):
+    """Has module actions run by `RunnerWorker`s, in other processes or on other machines.
+
+    The boundary is checked here and again by the worker, which says itself where the module lies. A request's `timeout`
+    counts from when a worker has begun with it; where the worker is killed, another one begins anew, with all of the
+    time. A request that is executed twice that way, with an `idempotency_key`, takes effect once; asked for again
+    while it is still being executed, under the same key and otherwise the same, it gets that execution's result.
+
+    Until a request is answered it stands in the durable engine's database with its input, and with its output; then it
+    is removed. Where whoever asks is killed, workers remove it an hour after it has ended.
+
+    Args:
+        url: of the durable engine's database, the same as the workers'.
+        profile: the most that work may ask for.
+        actions: the module actions that there are; those of this library by default.
+        queue: where the workers take their work from.
+        telemetry: sinks that are told of the work, in this process.
+        poll_interval: seconds between two looks for the answer, at most.
+        patience: seconds after which a request that no worker has begun with is withdrawn: it is `unavailable`, and
+            is not executed later.
+
+    Raises:
+        ConfigurationError: for a URL of neither kind.
+    """
+
+    name: ClassVar[str] = "queue"
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        profile: CapabilityProfile,
+        actions: Iterable[ModuleAction] = MODULE_ACTIONS,
+        *,
+        queue: str = QUEUE,
+        telemetry: Iterable[Sink] = (),
+        poll_interval: float = 0.25,
+        patience: float = 30.0,
+    ) -> None:
+        super().__init__(profile, actions, telemetry)
+        self._client = DurableClient(url)
+        self._queue = queue
+        self._poll_interval = poll_interval
+        self._patience = patience
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def __enter__(self) -> QueueRunner:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def run(self, admitted: Admitted, cancelled: threading.Event) -> ExecutionResult:
+        """Put a request into the queue, and wait for its answer."""
+        asked = _Asked(self._client, self._queue, admitted.request, self._patience, self._poll_interval)
+        try:
+            return asked.result(cancelled)
+        except DurableUnavailable as error:
+            message = f"the work {asked.request.id} ({asked.request.action}) cannot be handed over: {error}"
+            raise failing(ErrorCode.UNAVAILABLE, message, request_id=asked.request.id) from error
+
+
+class _Asked:
+    """One request in the queue."""
+
+    def __init__(
+        self, client: DurableClient, queue: str, request: ExecutionRequest, patience: float, poll_interval: float
+    ) -> None:
+        self.request = request
+        self._client = client
+        self._queue = queue
+        self._patience = patience
+        self._poll_interval = poll_interval
+        self._order = Order(request=request, patience=patience).to_text()
+        self._id = _id_of(request)
+        self._is_own = False
+        self._was_alive = False
+        self._known: Execution | None = None
+        self._changed_at = 0.0
+        self._answered_at = monotonic()
+
+    def result(self, cancelled: threading.Event) -> ExecutionResult:
+        """The result. Raises `ActionException` with what else became of the request."""
+        self._enqueue()
+        pause = _FIRST_LOOK
+        while True:
+            if cancelled.wait(pause):
+                return self._withdrawn(was_cancelled(self.request))
+            pause = min(1.5 * pause, self._poll_interval)
+            found = self._look()
+            if found is None or found.status == "CANCELLED":
+                self._begin_anew(found)
+                continue
+            waited = monotonic() - self._changed_at
+            if found.status in {"ENQUEUED", "DELAYED"}:
+                self._was_alive = True
+                if waited > self._patience:
+                    return self._withdrawn(self._nobody_came())
+            elif found.status == "PENDING":
+                self._was_alive = True
+                if waited > self.request.timeout + self._patience:
+                    return self._withdrawn(took_too_long(self.request))
+            else:
+                answer = self._answer(found)
+                if answer is None:
+                    continue
+                if isinstance(answer, Success) or self._is_own or self._was_alive:
+                    return self._told(answer, found)
+                # It had failed before this was asked: it is tried again.
+                self._forget(found)
+                self._enqueue()
+
+    def _enqueue(self) -> None:
+        self._is_own = self._client.enqueue(EXECUTE, self._order, queue=self._queue, id=self._id)
+        self._was_alive = False
+        self._known = None
+        self._changed_at = monotonic()
+
+    def _look(self) -> Execution | None:
+        """How far it is; while the database cannot be asked, how far it was."""
+        try:
+            found = self._client.look(self._id).get(self._id)
+        except DurableUnavailable:
+            if self._known is None or monotonic() - self._answered_at > self._patience:
+                raise
+            return self._known
+        self._answered_at = monotonic()
+        if found != self._known:
+            self._known = found
+            self._changed_at = monotonic()
+        return found
+
+    def _begin_anew(self, found: Execution | None) -> None:
+        """After the execution was removed, or cancelled: by another request with the same key, or by an operator."""
+        if self.request.idempotency_key is None:
+            raise was_cancelled(self.request)
+        if found is not None and monotonic() - self._changed_at < _STOPPING and not _never_began(found):
+            # Its worker removes it when it has stopped.
+            return
+        if found is not None:
+            self._forget(found)
+        self._enqueue()
+
+    def _withdrawn(self, reason: ActionException) -> ExecutionResult:
+        """Have the execution ended. Raises `reason`, unless it came to its end before."""
+        self._client.cancel(self._id)
+        until = monotonic() + _STOPPING
+        while (found := self._client.look(self._id).get(self._id)) is not None:
+            answer = self._answer(found) if found.status in {"SUCCESS", "ERROR"} else None
+            if answer is not None:
+                return self._told(answer, found)
+            if _never_began(found) or monotonic() >= until:
+                self._forget(found)
+                break
+            sleep(0.05)
+        raise reason
+
+    def _answer(self, found: Execution) -> Answer | None:
+        """The answer, unless somebody who has asked the same has fetched and removed it just now."""
+        if found.status == "SUCCESS":
+            status, output = self._client.status(self._id) or (None, None)
+            return answer_of_text(output) if status == "SUCCESS" else None
+        how = "was given up: it has ended each worker that began with it"
+        if found.status == "ERROR":
+            how = "could not be executed by its worker"
+        message = f"the work {self.request.id} ({self.request.action}) {how}"
+        return Failure(ActionError(ErrorCode.HANDLER_ERROR, message, {"request_id": self.request.id}))
+
+    def _told(self, answer: Answer, found: Execution) -> ExecutionResult:
+        self._forget(found)
+        if isinstance(answer, Failure):
+            raise ActionException(answer.failure())
+        result = answer.unwrap()
+        return result.model_copy(
+            update={"runner": QueueRunner.name, "replayed": result.replayed or not (self._is_own or self._was_alive)}
+        )
+
+    def _forget(self, found: Execution) -> None:
+        """Remove an execution, unless another one has taken its place."""
+        try:
+            if self._client.look(self._id).get(self._id) == found:
+                self._client.forget(self._id)
+        except DurableUnavailable as error:
+            logger.warning("the work %s is removed from the queue later: %s", self.request.id, error)
+
+    def _nobody_came(self) -> ActionException:
+        return failing(
+            ErrorCode.UNAVAILABLE,
+            f"no worker took the work {self.request.id} ({self.request.action}) within {self._patience} s; "
+            "it is withdrawn. Is one running on this queue (`actionengine runner work`), and not too busy?",
+            request_id=self.request.id,
+            queue=self._queue,
+        )
+
+
+def _never_began(found: Execution) -> bool:
+    return found.executor is None
+
+
+def _id_of(request: ExecutionRequest) -> str:
+    """The same for requests that are the same under the same key; what is different under it is for the worker to see,
+    in whose module the key is known."""
+    assert request.tenant is not None
+    assert request.module is not None
+    if request.idempotency_key is None:
+        return f"module/{request.tenant.id}/{uuid4().hex}"
+    asked = request.model_dump(mode="json", exclude={"id", "module"})
+    asked["capabilities"].sort()
+    form = json.dumps([asked, request.module.id], sort_keys=True)
+    return f"module/{request.tenant.id}/{sha256(form.encode()).hexdigest()}"

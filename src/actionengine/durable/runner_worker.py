@@ -1,0 +1,241 @@
+"""The worker behind `QueueRunner`: takes requests from a queue, and has them run behind a boundary of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+from returns.result import Failure, Success
+
+from actionengine.durable.client import DurableClient, DurableUnavailable, Execution
+from actionengine.durable.host import DurableFunction, DurableHost, Interrupted, current_id
+from actionengine.durable.orders import EXECUTE, QUEUE, Order, answer_to_text
+from actionengine.errors import ActionError, ActionException, ErrorCode
+from actionengine.execution.boundary import checked_module
+from actionengine.execution.roots import ModuleRoots
+from actionengine.execution.runner import Answer, BoundaryRunner
+
+logger = logging.getLogger("actionengine")
+
+_LOOK = 0.3
+"""Seconds between two looks at whether what is in hand is still asked for."""
+
+_PURGE = 60.0
+_KEPT = 3600.0
+"""Seconds for which an answer stays for whoever asked, where nobody fetches it."""
+
+_ATTEMPTS = 10
+"""Work that has ended so many workers is what ended them."""
+
+_WINDING_UP = 5.0
+"""Seconds beyond the grace, in which work is ended that is given back."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _InHand:
+    id: str
+    began_at: int | None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+class RunnerWorker:
+    """Takes requests of `QueueRunner`s, in this process, beside any number of other workers.
+
+    What a request says of where its module lies is not believed, nor that it has passed a boundary. Who can write into
+    the durable engine's database is, that it asks for the tenant that it names: the most that it can have done is what
+    the runner's profile grants, in the modules of `roots`.
+
+    A worker that is killed is noticed by the others, or by the next one that starts, and what it had in hand is begun
+    anew. What has ended ten workers is given up.
+
+    Args:
+        url: of the durable engine's database: PostgreSQL, or a SQLite file for the processes of one machine.
+        runner: what runs the requests here: an `InProcessRunner` or a `SubprocessRunner`.
+        roots: where modules lie for this worker.
+        queue: what it takes requests from.
+        concurrency: requests that it runs at once. What the worker that has started last says counts for all on the
+            queue.
+        lease: seconds after which a worker that is not heard of counts as dead.
+        poll_interval: seconds between two looks at the queue.
+        set_up: whether to make the durable engine's tables; without, `actionengine workflows upgrade` has.
+
+    Raises:
+        ConfigurationError: for a URL of neither kind, and, in `start`, where the process has a durable engine already.
+    """
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        runner: BoundaryRunner,
+        roots: ModuleRoots,
+        *,
+        queue: str = QUEUE,
+        concurrency: int = 4,
+        lease: float = 10.0,
+        poll_interval: float = 0.2,
+        set_up: bool = True,
+    ) -> None:
+        self._runner = runner
+        self._roots = roots
+        self._client = DurableClient(url)
+
+        def execute(text: Any = None, *rest: Any) -> str:
+            return self._execute(text)
+
+        function = DurableFunction(EXECUTE, execute, queue, concurrency, _ATTEMPTS)
+        self._host = DurableHost(url, [function], lease=lease, poll_interval=poll_interval, set_up=set_up)
+        self._lock = threading.Lock()
+        self._in_hand: set[_InHand] = set()
+        self._interrupted = threading.Event()
+        self._ended = threading.Event()
+        self._watch: threading.Thread | None = None
+
+    @property
+    def id(self) -> str:
+        """What results call this worker."""
+        return self._host.executor_id
+
+    def start(self) -> None:
+        """Begin to take requests. Raises `DurableUnavailable` where the database is out of reach, or not set up."""
+        self._interrupted.clear()
+        self._ended.clear()
+        self._host.start()
+        self._watch = threading.Thread(target=self._watch_over, name="actionengine-worker", daemon=True)
+        self._watch.start()
+
+    def stop(self, grace: float = 10.0) -> None:
+        """End: nothing new is taken; what runs longer than `grace` seconds is ended, and begun anew elsewhere."""
+        timer = threading.Timer(grace, self._interrupt)
+        timer.daemon = True
+        timer.start()
+        self._host.stop(grace + _WINDING_UP)
+        timer.cancel()
+        timer.join()
+        self._interrupt()
+        self._ended.set()
+        if self._watch is not None:
+            self._watch.join()
+            self._watch = None
+        self._client.close()
+
+    def __enter__(self) -> RunnerWorker:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def _execute(self, text: Any) -> str:
+        """The durable function. Raises `Interrupted` where the work is not this worker's to answer."""
+        id = current_id()
+        execution = self._own(id)
+        try:
+            order = Order.of_text(text)
+            module = checked_module(order.request)
+            assert order.request.tenant is not None
+            here = self._roots.context(order.request.tenant, module.id)
+        except ActionException as refusal:
+            return answer_to_text(Failure(refusal.error))
+        if _came_late(execution, order.patience):
+            message = f"no worker took the work {order.request.id} ({order.request.action}) in time"
+            return answer_to_text(Failure(ActionError(ErrorCode.UNAVAILABLE, message)))
+        in_hand = _InHand(id, execution.began_at)
+        with self._lock:
+            self._in_hand.add(in_hand)
+        try:
+            if self._interrupted.is_set():
+                raise Interrupted("this worker stops")
+            request = order.request.model_copy(update={"module": here})
+            answer = self._runner.execute(request, cancelled=in_hand.cancelled)
+        finally:
+            with self._lock:
+                self._in_hand.discard(in_hand)
+        if in_hand.cancelled.is_set():
+            self._give_back(in_hand, answer)
+        return answer_to_text(_by(self.id, answer))
+
+    def _own(self, id: str) -> Execution:
+        """The execution that this worker has just begun with."""
+        found = self._patiently_looked(id)
+        if found is None or found.status != "PENDING" or found.executor != self.id:
+            self._forget_cancelled(id, found)
+            raise Interrupted("it was withdrawn just now")
+        return found
+
+    def _patiently_looked(self, id: str) -> Execution | None:
+        while not self._interrupted.is_set():
+            try:
+                return self._client.look(id).get(id)
+            except DurableUnavailable:
+                self._interrupted.wait(_LOOK)
+        raise Interrupted("this worker stops")
+
+    def _give_back(self, in_hand: _InHand, answer: Answer) -> None:
+        """Leave the answer to others, where there is none, or it is not this worker's to give any more."""
+        try:
+            found = self._client.look(in_hand.id).get(in_hand.id)
+        except DurableUnavailable:
+            found = None
+        if self._is_own(in_hand, found):
+            if isinstance(answer, Success):
+                return
+            raise Interrupted("this worker stops")
+        self._forget_cancelled(in_hand.id, found)
+        raise Interrupted("nobody waits for it any more, or another worker has it")
+
+    def _forget_cancelled(self, id: str, found: Execution | None) -> None:
+        """Tell whoever has cancelled it that it has stopped."""
+        if found is None or found.status != "CANCELLED" or found.executor != self.id:
+            return
+        try:
+            self._client.forget(id)
+        except DurableUnavailable as error:
+            logger.warning("the cancelled work %s stays in the queue for now: %s", id, error)
+
+    def _is_own(self, in_hand: _InHand, found: Execution | None) -> bool:
+        return (
+            found is not None
+            and found.status == "PENDING"
+            and found.executor == self.id
+            and found.began_at == in_hand.began_at
+        )
+
+    def _interrupt(self) -> None:
+        self._interrupted.set()
+        with self._lock:
+            for each in self._in_hand:
+                each.cancelled.set()
+
+    def _watch_over(self) -> None:
+        """Cancel what is not this worker's any more, and remove answers that nobody has fetched, until the end."""
+        purge_at = monotonic() + _PURGE
+        while not self._ended.wait(_LOOK):
+            with self._lock:
+                in_hand = tuple(self._in_hand)
+            try:
+                found = self._client.look(*(each.id for each in in_hand))
+                if monotonic() >= purge_at:
+                    purge_at = monotonic() + _PURGE
+                    self._client.purge(EXECUTE, _KEPT)
+            except DurableUnavailable:
+                # Said where the lease is renewed.
+                continue
+            for each in in_hand:
+                if not self._is_own(each, found.get(each.id)):
+                    each.cancelled.set()
+
+
+def _came_late(execution: Execution, patience: float) -> bool:
+    """Whether it was begun for the first time only after whoever asked has gone, or should have withdrawn it."""
+    waited = (execution.began_at or execution.created_at) - execution.created_at
+    return execution.attempts <= 1 and waited > (patience + 1) * 1000
+
+
+def _by(worker: str, answer: Answer) -> Answer:
+    if isinstance(answer, Failure):
+        return answer
+    return Success(answer.unwrap().model_copy(update={"worker": worker}))

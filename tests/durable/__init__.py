@@ -1,0 +1,1 @@
+"""The durable engine: leases, hosts, and runners behind a queue."""

@@ -1,0 +1,261 @@
+"""`DurableHost` and `DurableClient`: what is enqueued is executed, by one process or, where that dies, by another."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+
+from actionengine.durable.host import DurableClient, DurableUnavailable, opened, upgrade
+from actionengine.durable.urls import durable_url
+from actionengine.errors import ConfigurationError
+from tests.durable.databases import Durable, change, empty_database, eventually, hear, kill, lines_of, sqlite, tell
+
+
+@pytest.fixture
+def client(durable: Durable) -> Iterator[DurableClient]:
+    client = DurableClient(durable.url)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def queue() -> str:
+    return uuid4().hex
+
+
+@pytest.fixture(scope="module")
+def shared_queue(durable: Durable) -> str:
+    """A queue that has a host."""
+    queue = uuid4().hex
+    durable.start("executor", queue=queue)
+    return queue
+
+
+@pytest.fixture
+def file_database(tmp_path: Path) -> Iterator[Durable]:
+    """For what has nothing to do with the kind of database."""
+    database = sqlite(tmp_path)
+    yield database
+    database.end()
+
+
+def test_what_is_enqueued_twice_is_executed_once(
+    client: DurableClient, shared_queue: str, queue: str, tmp_path: Path
+) -> None:
+    id, waiting = uuid4().hex, uuid4().hex
+    assert client.status(id) is None
+    assert client.enqueue("append", str(tmp_path / "lines"), "one", queue=shared_queue, id=id)
+    assert not client.enqueue("append", str(tmp_path / "lines"), "two", queue=shared_queue, id=id)
+    client.enqueue("append", str(tmp_path / "lines"), "nobody takes this", queue=queue, id=waiting)
+
+    assert eventually(lambda: client.look(id)[id].status == "SUCCESS")
+    assert not client.enqueue("append", str(tmp_path / "lines"), "three", queue=shared_queue, id=id)
+
+    assert client.status(id) == ("SUCCESS", "one")
+    assert lines_of(tmp_path / "lines") == ["one"]
+    found = client.look(id, waiting, "another")
+    assert set(found) == {id, waiting}
+    assert (found[waiting].status, found[waiting].executor, found[waiting].attempts) == ("ENQUEUED", None, 0)
+    assert (found[id].status, found[id].attempts) == ("SUCCESS", 1)
+    assert found[id].executor is not None
+    assert (found[id].began_at or 0) >= found[id].created_at > 0
+    client.forget(id)
+    assert client.look(id) == {}
+
+
+def test_a_delay_is_waited_for_and_what_is_cancelled_is_not_executed(
+    client: DurableClient, shared_queue: str, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "lines")
+    late, cancelled, never = (uuid4().hex for _ in range(3))
+    client.enqueue("append", path, "never", queue=shared_queue, id=never, delay=1000)
+    client.enqueue("append", path, "cancelled", queue=shared_queue, id=cancelled, delay=0.3)
+    client.cancel(cancelled)
+    client.enqueue("append", path, "late", queue=shared_queue, id=late, delay=0.6)
+
+    assert eventually(lambda: lines_of(tmp_path / "lines"))
+
+    assert lines_of(tmp_path / "lines") == ["late"]
+    assert client.look(never)[never].status == "DELAYED"
+    assert client.look(cancelled)[cancelled].status == "CANCELLED"
+
+
+def test_what_has_ended_long_ago_is_purged(client: DurableClient, shared_queue: str, tmp_path: Path) -> None:
+    ids = [uuid4().hex for _ in range(3)]
+    for id in ids:
+        client.enqueue("append", str(tmp_path / "lines"), id, queue=shared_queue, id=id)
+    assert eventually(lambda: {each.status for each in client.look(*ids).values()} == {"SUCCESS"})
+
+    assert client.purge("append", 3600) == 0
+    assert client.purge("begin_and_wait", -3600) == 0
+    assert client.purge("append", -3600) >= 3
+    assert client.look(*ids) == {}
+
+
+def test_one_process_has_one_host(file_database: Durable, queue: str) -> None:
+    host = file_database.begin("executor", queue=queue, twice=True)
+
+    assert hear(host) == "this process runs a durable engine already: there is one in a process"
+    assert hear(host) == "ended []"
+    assert host.wait() == 0
+
+
+def test_a_process_with_a_dbos_of_its_own_is_left_alone(file_database: Durable, queue: str) -> None:
+    host = file_database.begin("executor", queue=queue, foreign=True)
+
+    assert hear(host) == "this process has a DBOS of its own: actionengine's needs a process of its own"
+    assert host.wait() == 0
+
+
+def test_a_host_that_has_stopped_can_start_again(file_database: Durable, queue: str, tmp_path: Path) -> None:
+    client = DurableClient(file_database.url)
+    host = file_database.start("executor", queue=queue, again=True)
+    id = uuid4().hex
+    client.enqueue("begin_and_wait", str(tmp_path), queue=queue, id=id)
+    assert eventually(lambda: len(lines_of(tmp_path / "begun")) == 1)
+
+    tell(host, "stop")
+    assert hear(host) == "ready"
+
+    assert eventually(lambda: len(lines_of(tmp_path / "begun")) == 2), "it has taken over from itself"
+    (tmp_path / "go").touch()
+    assert eventually(lambda: client.look(id)[id].status == "SUCCESS")
+    tell(host, "stop")
+    assert hear(host) == "ended []"
+    assert host.wait() == 0
+    client.close()
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_what_a_dead_host_had_in_hand_is_taken_over(
+    durable: Durable, client: DurableClient, queue: str, tmp_path: Path, how: str
+) -> None:
+    if (how == "frozen") == durable.url.startswith("sqlite"):
+        pytest.skip("each is shown on one kind of database; the queue runner's tests show the rest")
+    id = uuid4().hex
+    first = durable.start("executor", queue=queue, lease=1.5)
+    client.enqueue("begin_and_wait", str(tmp_path), queue=queue, id=id)
+    assert eventually(lambda: lines_of(tmp_path / "begun")) == [str(first.pid)]
+    # One on another queue sees to the dead of all queues, and executes nothing that it does not know.
+    bystander = durable.start("executor", queue=f"{queue} of others", lease=1.5)
+    second = durable.start("executor", queue=queue, lease=1.5)
+
+    if how == "killed":
+        kill(first)
+    else:
+        first.send_signal(signal.SIGSTOP)
+
+    assert eventually(lambda: len(lines_of(tmp_path / "begun")) == 2)
+    assert lines_of(tmp_path / "begun")[1] == str(second.pid)
+    (tmp_path / "go").touch()
+    assert eventually(lambda: client.look(id)[id].status == "SUCCESS")
+    if how == "frozen":
+        # What it thinks of the end is not recorded.
+        first.send_signal(signal.SIGCONT)
+        assert eventually(lambda: len(lines_of(tmp_path / "done")) == 2)
+    assert client.status(id) == ("SUCCESS", second.pid)
+    assert client.look(id)[id].attempts == 2
+    for each in (first, second, bystander):
+        kill(each)
+
+
+def test_hosts_that_start_at_once_set_up_an_empty_database(
+    request: pytest.FixtureRequest, durable: Durable, queue: str, tmp_path: Path
+) -> None:
+    if durable.url.startswith("sqlite"):
+        empty = Durable(f"sqlite:///{tmp_path / 'empty.db'}")
+    else:
+        empty = Durable(empty_database(request.getfixturevalue("postgres_server")).owner_url)
+
+    hosts = [empty.begin("executor", queue=queue, set_up=True) for _ in range(2)]
+
+    assert [hear(host) for host in hosts] == ["ready"] * 2
+    empty.end()
+
+
+class Trap:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_what_a_row_calls_pickled_is_never_unpickled(
+    durable: Durable, client: DurableClient, shared_queue: str, tmp_path: Path
+) -> None:
+    sprung = tmp_path / "sprung"
+    trap = base64.b64encode(pickle.dumps({"args": (Trap(sprung),), "kwargs": {}})).decode()
+    bad, good = uuid4().hex, uuid4().hex
+    client.enqueue("append", str(tmp_path / "lines"), "bad", queue=shared_queue, id=bad, delay=0.5)
+    pickled = "UPDATE $workflow_status SET serialization = 'py_pickle', inputs = :trap WHERE workflow_uuid = :id"
+    change(durable, pickled, trap=trap, id=bad)
+    change(durable, "UPDATE $workflow_input SET inputs = :trap WHERE workflow_uuid = :id", trap=trap, id=bad)
+
+    assert eventually(lambda: client.look(bad)[bad].status == "ERROR")
+    client.enqueue("append", str(tmp_path / "lines"), "good", queue=shared_queue, id=good)
+    assert eventually(lambda: client.look(good)[good].status == "SUCCESS")
+    change(durable, "UPDATE $workflow_status SET output = :trap WHERE workflow_uuid = :id", trap=trap, id=bad)
+    client.status(bad)
+
+    assert not sprung.exists()
+    assert lines_of(tmp_path / "lines") == ["good"]
+
+
+def test_a_database_that_is_away_or_empty_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "empty.db").touch()
+    for url in (
+        "postgresql://nobody@127.0.0.1:1/nothing",
+        f"sqlite:///{tmp_path}/no/such/folder.db",
+        str(tmp_path / "empty.db"),
+    ):
+        client = DurableClient(url)
+        with pytest.raises(DurableUnavailable):
+            client.enqueue("append", queue="q", id="1")
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("mysql://host/database", "PostgreSQL or SQLite, not on mysql"),
+        ("sqlite://", "needs a SQLite file"),
+        ("://", "no URL of a database"),
+    ],
+)
+def test_a_url_of_another_kind_is_refused(url: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        DurableClient(url)
+
+
+def test_sqlite_has_no_role_to_grant_anything_to(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no roles"):
+        upgrade(tmp_path / "durable.db", app_role="app")
+
+
+def test_what_is_kept_is_json(durable: Durable, client: DurableClient, queue: str) -> None:
+    id = uuid4().hex
+    client.enqueue("append", "path", "line", queue=queue, id=id)
+    engine = opened(durable_url(durable.url))
+    schema = "" if engine.dialect.name == "sqlite" else "dbos."
+    with engine.connect() as connection:
+        (kept,) = connection.execute(
+            text(
+                f"SELECT coalesce(i.inputs, s.inputs) FROM {schema}workflow_status s"
+                f" LEFT JOIN {schema}workflow_input i ON i.workflow_uuid = s.workflow_uuid WHERE s.workflow_uuid = :id"
+            ),
+            {"id": id},
+        ).one()
+    engine.dispose()
+
+    assert json.loads(kept) == {"namedArgs": {}, "positionalArgs": ["path", "line"]}
+    client.forget(id)

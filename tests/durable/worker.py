@@ -1,0 +1,44 @@
+"""A `RunnerWorker` in a process of its own: `python -m tests.durable.worker '{"url": ...}'`."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from actionengine.durable.runner_worker import RunnerWorker
+from actionengine.execution.capabilities import PROFILES
+from actionengine.execution.in_process import InProcessRunner
+from actionengine.execution.module_actions import MODULE_ACTIONS
+from actionengine.execution.roots import ModuleRoots
+from actionengine.execution.runner import BoundaryRunner
+from actionengine.execution.subprocess_runner import SubprocessRunner
+from tests.durable.actions import ACTIONS
+
+
+def main() -> None:
+    options = json.loads(sys.argv[1])
+    profile = PROFILES[options.get("profile", "CODE_MODULE_DEFAULT")]
+    runner: BoundaryRunner = (
+        SubprocessRunner(profile)
+        if options.get("subprocess")
+        else InProcessRunner(profile, (*MODULE_ACTIONS, *ACTIONS))
+    )
+    worker = RunnerWorker(
+        options["url"],
+        runner,
+        ModuleRoots(options["modules"]),
+        queue=options["queue"],
+        concurrency=options.get("concurrency", 8),
+        lease=options.get("lease", 2.0),
+        poll_interval=0.05,
+        set_up=False,
+    )
+    worker.start()
+    print("ready")
+    sys.stdin.readline()
+    worker.stop(options.get("grace", 10.0))
+    print("ended")
+
+
+if __name__ == "__main__":
+    main()
