@@ -182,6 +182,10 @@ def _is_there(path: Path, known: Mapping[str, Any]) -> bool:
 
 
 def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
     # JSON's true is not 1.
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 

@@ -19,10 +19,11 @@ from pydantic import (
     JsonValue,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from actionengine.changes.models import SchemaDefinition
 from actionengine.changes.ops import Name
@@ -49,8 +50,9 @@ class _Part(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _refers_well(cls, value: Any) -> Any:
-        list(references(value))
+    def _refers_well(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name != "description":
+            list(references(value))
         return value
 
 
@@ -67,8 +69,14 @@ Text = Annotated[str, Field(min_length=1, max_length=10_000)]
 """A text, perhaps with references."""
 
 
+def _literal(name: str) -> str:
+    if list(references(name)):
+        raise ValueError(f"{name!r} is taken as it stands, so it refers to nothing")
+    return name
+
+
 def _action(name: str) -> str:
-    service, _, action = name.partition(".")
+    service, _, action = _literal(name).partition(".")
     if not service or not action or "." in action:
         raise ValueError(f"an action is named service.action, not {name!r}")
     return name
@@ -77,7 +85,7 @@ def _action(name: str) -> str:
 def _collection(name: str) -> str:
     if name.startswith(RESERVED_PREFIX):
         raise ValueError(f"collections that begin with {RESERVED_PREFIX!r} are the library's own")
-    return name
+    return _literal(name)
 
 
 class Retry(_Part):
@@ -117,6 +125,11 @@ class _Step(_Part):
         if self.on_failure not in RESERVED:
             yield self.on_failure
 
+    @property
+    def goes_on_failed(self) -> bool:
+        """Whether a run can go on from here although the step has not succeeded: then its output has an `error`."""
+        return self.on_failure not in RESERVED
+
 
 class ActionStep(_Step):
     """Executes an action, as the workflow."""
@@ -144,7 +157,7 @@ class ApprovalStep(_Step):
     unless `by_starter` says so."""
 
     type: Literal["approval"]
-    permission: Name
+    permission: Annotated[Name, AfterValidator(_literal)]
     message: Text
     expires_after: float = Field(default=7 * _DAY, gt=0, le=366 * _DAY)
     """Seconds."""
@@ -159,6 +172,11 @@ class ApprovalStep(_Step):
         if self.on_reject not in RESERVED:
             yield self.on_reject
 
+    @property
+    def goes_on_failed(self) -> bool:
+        """Whether a run can go on from here although the step has not succeeded."""
+        return super().goes_on_failed or self.on_reject not in RESERVED
+
 
 class NotificationStep(_Step):
     """Tells somebody something: an event `workflows.notification`, which the host's publisher delivers."""
@@ -171,18 +189,20 @@ class NotificationStep(_Step):
     data: dict[str, JsonValue] = Field(default_factory=dict)
 
 
+def _shallow(condition: Condition) -> Condition:
+    if depth(condition) > DEEPEST:
+        raise ValueError(f"conditions stand in each other at most {DEEPEST} deep")
+    return condition
+
+
+When = Annotated[Condition, AfterValidator(_shallow)]
+
+
 class Branch(_Part):
     """Where to go when a condition holds."""
 
-    when: Condition
+    when: When
     next: Name
-
-    @field_validator("when")
-    @classmethod
-    def _is_not_too_deep(cls, when: Condition) -> Condition:
-        if depth(when) > DEEPEST:
-            raise ValueError(f"conditions stand in each other at most {DEEPEST} deep")
-        return when
 
 
 class DecisionStep(_Step):
@@ -279,7 +299,7 @@ class EventTrigger(_Part):
 
     type: Literal["event"]
     event_type: Name
-    when: Condition | None = None
+    when: When | None = None
     input: dict[str, JsonValue] = Field(default_factory=dict)
     from_workflows: bool = False
 
@@ -343,6 +363,7 @@ class Definition(_Part):
         _check_reachable(self)
         _check_cycles(self)
         _check_references(self)
+        _check_trigger(self)
         return self
 
 
@@ -351,15 +372,15 @@ _DEFINITION: TypeAdapter[Definition] = TypeAdapter(Definition)
 
 def parse_definition(given: Mapping[str, Any]) -> Definition:
     """A definition. Raises `ActionException(invalid_input)`, which says of each part what is wrong with it."""
-    if len(to_json(given)) > MOST_BYTES:
-        raise failing(ErrorCode.INVALID_INPUT, f"a definition has at most {MOST_BYTES >> 10} KB")
     try:
+        if len(to_json(given)) > MOST_BYTES:
+            raise failing(ErrorCode.INVALID_INPUT, f"the definition is too long: it has at most {MOST_BYTES >> 10} KB")
         return _DEFINITION.validate_python(given)
     except ValidationError as error:
         fields = refusals(error)
-        raise failing(ErrorCode.INVALID_INPUT, f"the definition: {summary(fields)}", fields=fields) from None
-    except RecursionError:
-        raise failing(ErrorCode.INVALID_INPUT, "the definition is nested too deeply") from None
+        raise failing(ErrorCode.INVALID_INPUT, f"the definition: {summary(fields, whole='')}", fields=fields) from None
+    except (PydanticSerializationError, RecursionError):
+        raise failing(ErrorCode.INVALID_INPUT, "the definition is nested too deeply, or is not JSON") from None
 
 
 def document(definition: Definition) -> dict[str, Any]:
@@ -452,9 +473,23 @@ def _check_reference(
     if member not in before:
         raise ValueError(f"the step {name!r} reads {whole}: no run has been at {member!r} by then")
     gives = steps[member].gives
+    if gives is not None and steps[member].goes_on_failed:
+        gives |= {"error"}
     if rest and gives is not None and rest[0] not in gives:
         given = ", ".join(sorted(gives)) or "nothing"
         raise ValueError(f"the step {name!r} reads {whole}: {member!r} gives {given}")
+
+
+def _check_trigger(definition: Definition) -> None:
+    """What the trigger starts a run with has the fields that there are, and all that are required."""
+    if definition.trigger is None or definition.input is None:
+        return
+    given = definition.trigger.input.keys()
+    for field in definition.input.fields:
+        if field.required and field.name not in given:
+            raise ValueError(f"the trigger gives no {field.name!r}, which the input requires")
+    for name in given - {field.name for field in definition.input.fields}:
+        raise ValueError(f"the trigger gives {name!r}: the input has no such field")
 
 
 _RUN = frozenset({"id", "workflow", "started_by"})

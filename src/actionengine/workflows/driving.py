@@ -7,26 +7,28 @@ run that waits for an approval costs a row.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from returns.result import Failure, Result, Success
 
 from actionengine.context import Actor, RequestContext, Tenant
-from actionengine.durable.host import DurableClient, Interrupted
+from actionengine.durable.host import DurableClient, DurableUnavailable, Interrupted
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.events.consuming import pause
 from actionengine.events.event import Event
 from actionengine.storage.port import Mode
 from actionengine.workflows.models import RunPoint
-from actionengine.workflows.steps import MAY_PASS, SERVICE
+from actionengine.workflows.steps import FAILED_STEP, MAY_PASS, SERVICE
 
 logger = logging.getLogger("actionengine")
 
@@ -38,8 +40,12 @@ EXPIRE = "actionengine.expire"
 RolesOf = Callable[[Tenant, str], Iterable[str]]
 """The roles that a host gives to a workflow, by tenant and the workflow's key."""
 
+_SHORTEST_WAIT = 0.1
 _LONGEST_WAIT = 60.0
-"""Seconds between two attempts, at most."""
+"""Seconds between two attempts, at first and at most."""
+
+_PASSES = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.IDEMPOTENCY_IN_PROGRESS})
+"""What is waited out: the storage is away, or another process, which may be taken for dead, is at the same step."""
 
 _AFTER_EXPIRY = 0.1
 """Seconds after an approval has expired at which it is looked at."""
@@ -64,7 +70,8 @@ class Executions:
         self, tenant: Tenant, point: RunPoint, error: ActionError, mode: Mode
     ) -> Result[RunPoint, ActionError]:
         """Have a step failed for good."""
-        return await self._at("give_up", {"error": error.to_dict()}, tenant, point, mode)
+        # Under no key: whoever else gives up at this position may do so for another error.
+        return await self._at("give_up", {"error": error.to_dict()}, tenant, point, mode, has_key=False)
 
     async def wait(
         self, tenant: Tenant, point: RunPoint, approval_id: str, mode: Mode
@@ -89,7 +96,13 @@ class Executions:
             "actor": actor,
             "occurred_at": event.occurred_at.isoformat(),
         }
-        payload = {"trigger_id": trigger_id, "input": known, "started_by": actor or f"event:{event.type}"}
+        payload = {
+            "trigger_id": trigger_id,
+            "input": known,
+            "started_by": actor or f"event:{event.type}",
+            "cause": event.id,
+            "at": event.occurred_at.isoformat(),
+        }
         once = f"{trigger_id}/{event.id}"
         return await self._execute(
             "fire", payload, tenant, key, mode, once=once, reason=f"event {event.type} {event.id}"
@@ -100,16 +113,22 @@ class Executions:
     ) -> Result[Any, ActionError]:
         """Start what is scheduled for a time, once."""
         time = at.astimezone(UTC).isoformat()
-        payload = {"trigger_id": trigger_id, "input": {"scheduled_at": time}, "started_by": f"schedule:{trigger_id}"}
+        payload = {
+            "trigger_id": trigger_id,
+            "input": {"scheduled_at": time},
+            "started_by": f"schedule:{trigger_id}",
+            "cause": time,
+            "at": time,
+        }
         return await self._execute(
             "fire", payload, tenant, key, mode, once=f"{trigger_id}/{time}", reason=f"scheduled for {time}"
         )
 
     async def _at(
-        self, action: str, more: dict[str, Any], tenant: Tenant, point: RunPoint, mode: Mode
+        self, action: str, more: dict[str, Any], tenant: Tenant, point: RunPoint, mode: Mode, has_key: bool = True
     ) -> Result[RunPoint, ActionError]:
         payload = {"run_id": point.run_id, "position": point.position, **more}
-        once = f"{point.run_id}/{point.position}"
+        once = f"{point.run_id}/{point.position}" if has_key else None
         return await self._execute(
             action, payload, tenant, point.workflow_key, mode, once=once, reason=point.about, request_id=point.run_id
         )
@@ -142,19 +161,21 @@ class Driver:
     async def drive(self, tenant: Tenant, key: str, run_id: str, mode: Mode) -> str:
         """Take the steps of a run until it ends or pauses; its status then. Raises `Interrupted` where the process
         stops before."""
-        answer = await self._patiently(lambda: self._executions.next(tenant, key, run_id, mode), mode)
+        answer = await self._moved(lambda: self._executions.next(tenant, key, run_id, mode), mode)
         if isinstance(answer, Failure):
             # There is no such run any more.
             logger.warning("the run %s of tenant %s cannot be driven: %s", run_id, tenant.slug, answer.failure())
             return str(answer.failure().code)
         point = answer.unwrap()
-        while point.status == "running":
+        turn = point.turn
+        # Whoever begins another turn has the run set going by itself.
+        while point.status == "running" and point.turn == turn:
             point = await self._take(tenant, point, mode)
         return str(point.status)
 
     async def fire(self, tenant: Tenant, key: str, trigger_id: str, at: datetime, mode: Mode) -> str:
         """Start what is scheduled for a time."""
-        answer = await self._patiently(lambda: self._executions.fire_schedule(tenant, key, trigger_id, at, mode), mode)
+        answer = await self._moved(lambda: self._executions.fire_schedule(tenant, key, trigger_id, at, mode), mode)
         if isinstance(answer, Failure):
             logger.warning("the trigger %s of %s: %s", trigger_id, key, answer.failure())
             return str(answer.failure().code)
@@ -162,7 +183,7 @@ class Driver:
 
     async def expire(self, tenant: Tenant, key: str, approval_id: str, mode: Mode) -> str:
         """Move on a run whose approval nobody has decided in time."""
-        answer = await self._patiently(lambda: self._executions.decline(tenant, key, approval_id, mode), mode)
+        answer = await self._moved(lambda: self._executions.decline(tenant, key, approval_id, mode), mode)
         return str(answer.failure().code) if isinstance(answer, Failure) else "done"
 
     async def _take(self, tenant: Tenant, point: RunPoint, mode: Mode) -> RunPoint:
@@ -182,24 +203,46 @@ class Driver:
 
     async def _wait(self, tenant: Tenant, point: RunPoint, error: ActionError, mode: Mode) -> RunPoint:
         approval_id = error.details["approval_id"]
-        answer = await self._patiently(lambda: self._executions.wait(tenant, point, approval_id, mode), mode)
-        expires = datetime.fromisoformat(error.details["expires_at"])
-        seconds = (expires - datetime.now(UTC)).total_seconds() + _AFTER_EXPIRY
+        # First: once the run has paused, nobody comes here again.
+        await self._queue_expiry(tenant, point, approval_id, datetime.fromisoformat(error.details["expires_at"]), mode)
+        return _unwrapped(await self._moved(lambda: self._executions.wait(tenant, point, approval_id, mode), mode))
+
+    async def _queue_expiry(self, tenant: Tenant, point: RunPoint, approval_id: str, at: datetime, mode: Mode) -> None:
         arguments = (str(tenant.id), tenant.slug, point.workflow_key, approval_id)
-        self._client.enqueue(EXPIRE, *arguments, queue=QUEUE, id=f"expire/{approval_id}", delay=seconds)
-        return _unwrapped(answer)
+        wait = _SHORTEST_WAIT
+        while True:
+            seconds = (at - datetime.now(UTC)).total_seconds() + _AFTER_EXPIRY
+            try:
+                expiry = partial(
+                    self._client.enqueue, EXPIRE, *arguments, queue=QUEUE, id=f"expire/{approval_id}", delay=seconds
+                )
+                await asyncio.to_thread(expiry) if mode == "async" else expiry()
+                return
+            except DurableUnavailable as error:
+                logger.warning("the expiry of the approval %s cannot be queued yet: %s", approval_id, error)
+            await self._pause(mode, wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
 
     async def _give_up(self, tenant: Tenant, point: RunPoint, error: ActionError, mode: Mode) -> RunPoint:
-        return _unwrapped(await self._patiently(lambda: self._executions.give_up(tenant, point, error, mode), mode))
+        return _unwrapped(await self._moved(lambda: self._executions.give_up(tenant, point, error, mode), mode))
 
-    async def _patiently(self, ask: Callable[[], Any], mode: Mode) -> Result[Any, ActionError]:
-        """The answer, as soon as the storage is there."""
-        wait = 0.1
+    async def _moved(self, ask: Callable[[], Any], mode: Mode) -> Result[Any, ActionError]:
+        """The answer to what only moves a run on: what stands in its way passes."""
+        return await self._patiently(ask, mode, _PASSES | {ErrorCode.CONFLICT, ErrorCode.TIMEOUT})
+
+    async def _patiently(
+        self, ask: Callable[[], Any], mode: Mode, passes: Collection[ErrorCode] = _PASSES
+    ) -> Result[Any, ActionError]:
+        """The answer, as soon as it is another one than these."""
+        wait = _SHORTEST_WAIT
         while True:
             if self._stopping.is_set():
                 raise Interrupted("this process stops")
             answer: Result[Any, ActionError] = await ask()
-            if isinstance(answer, Success) or answer.failure().code is not ErrorCode.UNAVAILABLE:
+            if isinstance(answer, Success):
+                return answer
+            error = answer.failure()
+            if error.code not in passes or FAILED_STEP in error.details:
                 return answer
             await self._pause(mode, wait)
             wait = min(2 * wait, _LONGEST_WAIT)

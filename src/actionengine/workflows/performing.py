@@ -33,6 +33,9 @@ from actionengine.workflows.values import filled
 ASSIGNMENTS = "workflow_assignments"
 """The collection of what workflows have given people to do; the host's to read and to change."""
 
+MOST_MESSAGE = 10_000
+"""Characters of what an approval step tells approvers."""
+
 
 class Scene(NamedTuple):
     """What a step is performed with."""
@@ -66,6 +69,7 @@ class Done(NamedTuple):
 
 async def perform(scene: Scene, step: Step) -> Done:
     """Do what a step says. Raises `ActionException` with what it fails with."""
+    _check_approver(scene, step)
     return await _PERFORM[step.type](scene, step)
 
 
@@ -76,15 +80,34 @@ def known_to(run: Record) -> dict[str, Any]:
     return {"input": data["input"], "steps": data["outputs"], "run": about}
 
 
+def starters(run: Record) -> frozenset[str]:
+    """Whoever has had a run started: by itself, or by a run that started this one."""
+    return frozenset((run.data["started_by"], *run.data["behind"]))
+
+
 def about(run: Record, step: Step) -> str:
     """What the action log says of a step, and whoever is to approve it."""
     if isinstance(step, ApprovalStep):
         try:
-            return _text(filled(step.message, known_to(run)))
+            return _message(step, known_to(run))
         except ActionException:
             # It is told when the step is performed.
             return step.message
     return f"workflow {run.data['workflow_key']}, run {run.id}, step {step.name}"
+
+
+def _check_approver(scene: Scene, step: Step) -> None:
+    """Whoever has started a run does not grant what it asks for, be it a step or the policy of an action: that would
+    have them approve what they ask for themselves."""
+    approved = scene.access.approved
+    if approved is None or (isinstance(step, ApprovalStep) and step.by_starter):
+        return
+    if approved.approved_by in starters(scene.run):
+        raise failing(
+            ErrorCode.FORBIDDEN,
+            f"{approved.approved_by} has started the run {scene.run.id}: somebody else must decide",
+            run_id=scene.run.id,
+        )
 
 
 async def _action(scene: Scene, step: ActionStep) -> Done:
@@ -129,15 +152,9 @@ async def _approval(scene: Scene, step: ApprovalStep) -> Done:
     policy = f"workflows.{scene.key}.{step.name}"
     approved = scene.access.approved
     if approved is None or policy not in approved.granted:
-        _text(filled(step.message, scene.known))
+        _message(step, scene.known)
         wanted = ApprovalPolicy(_always, step.permission, timedelta(seconds=step.expires_after))
         raise scene.access.approval_needed(policy, wanted)
-    if not step.by_starter and approved.approved_by == scene.run.data["started_by"]:
-        raise failing(
-            ErrorCode.FORBIDDEN,
-            f"{approved.approved_by} has started the run {scene.run.id}: somebody else must decide",
-            run_id=scene.run.id,
-        )
     output = {
         "approved_by": approved.approved_by,
         "approval_id": approved.approval_id,
@@ -195,16 +212,17 @@ async def _lock(scene: Scene, step: RecordLockStep) -> Done:
         return Done({"collection": step.collection, "id": id, "version": None}, released=key)
     if held is not None and held.data["run_id"] != run_id and is_in_force(held):
         raise conflict(f"the workflow run {held.data['run_id']} has locked {key}", collection=step.collection, id=id)
+    # A new version, so that whoever has read the document before does not write it any more. It comes first: where it
+    # is refused, there is no lock to take back.
+    records = scene.records(step.collection)
+    before = await _existing(records, step.collection, id)
+    record = await records.update(id, before.data, before.version)
     until = datetime.now(UTC) + timedelta(seconds=step.expires_after)
     document = {"run_id": run_id, "expires_at": until.isoformat()}
     if held is not None:
         await locks.update(key, document, held.version)
     elif not await insert_once(locks, document, key):
         raise SerializationFailure(f"{key} is being locked by another run")
-    # A new version, so that whoever has read the document before does not write it any more.
-    records = scene.records(step.collection)
-    before = await _existing(records, step.collection, id)
-    record = await records.update(id, before.data, before.version)
     return Done({"collection": step.collection, "id": id, "version": record.version}, locked=key)
 
 
@@ -217,6 +235,14 @@ async def _existing(records: AsyncRecords, collection: str, id: str) -> Record:
 
 def _of_record(record: Record) -> Done:
     return Done({"id": record.id, "version": record.version, "data": record.data})
+
+
+def _message(step: ApprovalStep, known: Mapping[str, Any]) -> str:
+    """What an approver reads: all of it, so that an input cannot push anything out of sight."""
+    text = _text(filled(step.message, known))
+    if len(text) > MOST_MESSAGE:
+        raise failing(ErrorCode.UNPROCESSABLE, f"the message to approvers has more than {MOST_MESSAGE} characters")
+    return text
 
 
 def _always(data: Any, ctx: ActionContext) -> bool:

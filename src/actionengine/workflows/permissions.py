@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class WorkflowPermissions:
     """The permission that each part asks for; None asks for none.
 
-    `read`: get and list. `start`: start runs. `manage`: resume and cancel runs. `define`: write definitions and
-    triggers. `activate`: put them into use. An AI can be given all but `activate`. Whoever may define and activate can
-    have done whatever the workflow's own roles allow, so give these two to few.
+    `read`: get and list. `start`: start runs. `manage`: resume and cancel runs. `define`: write definitions.
+    `activate`: put them into use, and triggers. An AI can be given all but `activate`. Whoever may define and activate
+    can have done whatever the workflow's own roles allow, so give these two to few.
     """
 
     read: str | None = "workflows.read"

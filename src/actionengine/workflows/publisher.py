@@ -26,7 +26,7 @@ from actionengine.workflows.store import TRIGGERS
 logger = logging.getLogger("actionengine")
 
 _REFUSED = ("approvals.reject", "approvals.cancel")
-_MOST_TRIGGERS = 1000
+_PAGE = 1000
 
 
 class WorkflowPublisher:
@@ -141,11 +141,16 @@ class WorkflowPublisher:
 
     async def _triggers_of(self, event: Event, tenant: Tenant) -> Sequence[Record]:
         unit_of_work = self._engine.storage.unit_of_work(tenant, str(uuid7()), "async", read_only=True)
+        wanted = {"event_type": event.type, "status": "active"}
+        found: list[Record] = []
         try:
-            wanted = {"event_type": event.type, "status": "active"}
-            return await unit_of_work.records(TRIGGERS).list(wanted, limit=_MOST_TRIGGERS)
+            while page := await unit_of_work.records(TRIGGERS).list(wanted, _PAGE, found[-1].id if found else None):
+                found += page
+                if len(page) < _PAGE:
+                    break
         finally:
             await unit_of_work.rollback()
+        return found
 
 
 _TRY_AGAIN = frozenset(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +14,9 @@ from actionengine.driving import drive
 from actionengine.durable.host import DurableClient, DurableFunction, DurableHost, utc
 from actionengine.engine import Engine
 from actionengine.errors import ConfigurationError
+from actionengine.events.fanout import Fanout
+from actionengine.events.publisher import Publisher
+from actionengine.events.relay import Relay
 from actionengine.events.tenants import TenantOf
 from actionengine.storage.port import Mode
 from actionengine.workflows.driving import DRIVE, EXPIRE, FIRE, QUEUE, Driver, Executions, RolesOf, tenant_from
@@ -24,8 +27,9 @@ from actionengine.workflows.steps import SERVICE
 class WorkflowRuntime:
     """Takes the steps of the runs of all tenants, in this process, beside any number of others.
 
-    Embedded, all is in one process: a runtime, and a relay whose publisher is `runtime.publisher`, on SQLite files. For
-    many processes, each gets the URL of one PostgreSQL database; the code stays the same. A process that is killed is
+    Embedded, all is in one process, on SQLite files: `WorkflowRuntime(engine, relay_to=[…])` relays the events too. Where
+    a relay runs by itself, it gets `runtime.publisher` (or a `WorkflowPublisher`). For many processes, each gets the URL
+    of one PostgreSQL database; the code stays the same. A process that is killed is
     noticed by the others, or by itself when it starts again, and its runs go on.
 
     Handlers run in threads, as under `execute_action`; where the engine has an `async def` handler, under an event loop
@@ -40,6 +44,8 @@ class WorkflowRuntime:
         tenant_of: the tenant of an id, for a host with a directory of its own.
         lease: seconds after which a process that is not heard of counts as dead.
         poll_interval: seconds between two looks at the queue.
+        relay_to: publishers of the host's. Where they are given (none will do: `[]`), this process relays the storage's
+            events: to its workflows, and to these.
         set_up: whether to make the durable engine's tables; without, `actionengine workflows upgrade` has.
 
     Raises:
@@ -56,12 +62,15 @@ class WorkflowRuntime:
         tenant_of: TenantOf | None = None,
         lease: float = 10.0,
         poll_interval: float = 0.2,
+        relay_to: Iterable[Publisher] | None = None,
         set_up: bool = True,
     ) -> None:
         if isinstance(engine.get_action(SERVICE, "perform"), Failure):
             raise ConfigurationError("the engine has no workflows: give create_engine the services workflow_services")
         self.publisher = WorkflowPublisher(engine, url, tenant_of=tenant_of, roles=roles)
         """What to give to a relay: it sets runs going, here or in another process."""
+        self._relay = None if relay_to is None else Relay(engine.storage, Fanout(self.publisher, *relay_to))
+        self._relaying: threading.Thread | None = None
         self._client = DurableClient(url)
         self._stopping = threading.Event()
         self._driver = Driver(Executions(engine, roles), self._client, self._stopping)
@@ -72,10 +81,17 @@ class WorkflowRuntime:
         """Begin to take steps. Raises `ConfigurationError` where the process has a durable engine already."""
         self._stopping.clear()
         self._host.start()
+        if self._relay is not None:
+            self._relaying = threading.Thread(target=self._relay.run, name="actionengine-relay", daemon=True)
+            self._relaying.start()
 
     def stop(self, grace: float = 10.0) -> None:
         """End: each run stops after the step that it is at, and goes on in another process, or when this one starts
         again. A step that takes longer than `grace` seconds is left behind, and is taken anew."""
+        if self._relay is not None and self._relaying is not None:
+            self._relay.stop()
+            self._relaying.join()
+            self._relaying = None
         self._stopping.set()
         self._host.stop(grace)
         self._client.close()

@@ -12,22 +12,32 @@ from actionengine.changes.schema import Schema
 from actionengine.changes.store import conflict, new_id, not_found
 from actionengine.errors import ErrorCode, failing
 from actionengine.payload import summary
+from actionengine.services.access import access_of
 from actionengine.storage.port import Record
-from actionengine.workflows.definition import Definition, parse_definition
-from actionengine.workflows.store import store_of, timestamp
+from actionengine.workflows.definition import Definition
+from actionengine.workflows.store import parsed, store_of, timestamp
 from actionengine.workflows.telling import tell_going
 
 MOST_INPUT = 64 * 1024
 """Bytes of JSON of the input of a run."""
 
+DEEPEST = 50
+"""Runs that were started by a step of a run that was started by a step of …: a workflow may start itself."""
+
 
 async def start_run(
-    ctx: ActionContext, key: str, input: dict[str, Any], *, started_by: str, trigger_id: str | None = None
+    ctx: ActionContext,
+    key: str,
+    input: dict[str, Any],
+    *,
+    started_by: str,
+    trigger_id: str | None = None,
+    id: str | None = None,
 ) -> Record:
     """A new run of a workflow's active version, set going once this commits.
 
     Raises `ActionException`: `not_found` for a workflow that there is not, `conflict` for one that is not active,
-    `invalid_input` for an input that is not what the definition says.
+    `invalid_input` for an input that is not what the definition says, `unprocessable` for one too deep.
     """
     store = store_of(ctx)
     head = await store.heads.get(key)
@@ -36,12 +46,20 @@ async def start_run(
     if head.data["active"] is None:
         raise conflict(f"no version of the workflow {key!r} is active: activate one", key=key)
     record = await store.workflow(key, head.data["active"])
-    definition = parse_definition(record.data["definition"])
+    definition = parsed(record)
     _check_input(key, definition, input)
     now = timestamp()
+    holder = access_of(ctx).lock_holder
+    outer = await store.runs.get(holder) if holder is not None else None
+    depth = 0 if outer is None else outer.data["depth"] + 1
+    if depth > DEEPEST:
+        raise failing(
+            ErrorCode.UNPROCESSABLE, f"runs that start runs are at most {DEEPEST} deep: {key!r} is not started", key=key
+        )
     run = {
         "workflow_key": key,
         "workflow_version": record.data["version"],
+        "definition_id": record.data["definition_id"],
         "status": "running",
         "step": definition.steps[0].name,
         "position": 0,
@@ -53,13 +71,16 @@ async def start_run(
         "approval_id": None,
         "error": None,
         "input": input,
+        "depth": depth,
         "started_by": started_by,
+        # Who is behind it, where a step of another run starts this one.
+        "behind": [] if outer is None else list(dict.fromkeys((outer.data["started_by"], *outer.data["behind"]))),
         "trigger_id": trigger_id,
         "created_at": now,
         "updated_at": now,
         "ended_at": None,
     }
-    inserted = await store.runs.insert(run, new_id())
+    inserted = await store.runs.insert(run, id or new_id())
     tell_going(ctx, inserted, first=True)
     return inserted
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 from pydantic_core import from_json, to_json
 from returns.result import Result, Success
 
@@ -24,7 +24,7 @@ from actionengine.plan import native
 from actionengine.services.access import access_of
 from actionengine.storage.port import APPROVALS, Record
 from actionengine.workflows.conditions import holds
-from actionengine.workflows.definition import END, FAIL, PAUSE, ApprovalStep, Definition, EventTrigger, Step
+from actionengine.workflows.definition import END, FAIL, PAUSE, RESERVED, ApprovalStep, Definition, EventTrigger, Step
 from actionengine.workflows.events import (
     PAUSED,
     STEP_TAKEN,
@@ -34,15 +34,24 @@ from actionengine.workflows.events import (
 from actionengine.workflows.models import RunPoint, StepStatus
 from actionengine.workflows.performing import Done, Scene, about, known_to, perform
 from actionengine.workflows.starting import start_run
-from actionengine.workflows.store import Store, run_subject, step_id, store_of, timestamp
+from actionengine.workflows.store import Store, caused_id, run_subject, step_id, store_of, timestamp
 from actionengine.workflows.telling import tell_end, tell_going
 from actionengine.workflows.triggers import parse_trigger
 from actionengine.workflows.values import filled
 
 SERVICE = "workflow_steps"
 
+FAILED_STEP = "failed_step"
+"""In an error's details: the step that may be tried again. Without it, what has failed is not the step's doing."""
+
 MOST_OUTPUT = 64 * 1024
 """Bytes of JSON of a step's output that later steps can refer to; of a longer one they see only how long it is."""
+
+MOST_OUTPUTS = 1024 * 1024
+"""Bytes of JSON of what all steps of a run have given."""
+
+_MOST_TOLD = 1000
+"""Characters of the message of an error that is too long to be kept."""
 
 MAY_PASS = frozenset(
     {
@@ -68,10 +77,18 @@ class AtStep(AtRun):
     position: int = Field(ge=0)
 
 
+class Told(Input):
+    """An error, as `ActionError.to_dict` tells it."""
+
+    code: ErrorCode
+    message: str
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
 class GiveUp(AtStep):
     """The step at this position has failed as often as it may."""
 
-    error: dict[str, Any]
+    error: Told
 
 
 class WaitFor(AtStep):
@@ -81,11 +98,14 @@ class WaitFor(AtStep):
 
 
 class Fire(Input):
-    """What has set off a trigger: what its condition and its input refer to as `input`."""
+    """What has set off a trigger: what its condition and its input refer to as `input`. `cause` is the event's id, or
+    the scheduled time, and `at` when that was."""
 
     trigger_id: str
     input: dict[str, Any]
     started_by: str
+    cause: str
+    at: AwareDatetime
 
 
 class Decline(Input):
@@ -98,6 +118,7 @@ class Decline(Input):
 async def _next(data: AtRun, ctx: ActionContext) -> Result[RunPoint, ActionError]:
     store = store_of(ctx)
     run = await store.run(data.run_id)
+    _check_driver(ctx, run)
     return Success(_point(run, await store.definition(run)))
 
 
@@ -108,11 +129,15 @@ async def _perform(data: AtStep, ctx: ActionContext) -> Result[RunPoint, ActionE
         return await _moved_on(data, ctx)
     step = journey.step
     try:
-        journey.check_bounds()
+        if (bound := journey.bound()) is not None:
+            await journey.fail_at(bound)
+            return Success(_point(journey.run, journey.definition))
         done = await perform(journey.scene, step)
     except ActionException as refusal:
-        if refusal.error.code in MAY_PASS or access_of(ctx).approved is not None:
+        if access_of(ctx).approved is not None:
             raise
+        if (error := refusal.error).code in MAY_PASS:
+            raise failing(error.code, error.message, **{**error.details, FAILED_STEP: step.name}) from None
         await journey.fail(refusal.error)
     else:
         await journey.go_on(done)
@@ -124,8 +149,7 @@ async def _give_up(data: GiveUp, ctx: ActionContext) -> Result[RunPoint, ActionE
     journey = await Journey.at(ctx, data)
     if journey is None:
         return await _moved_on(data, ctx)
-    error = data.error
-    await journey.fail(ActionError(error["code"], error["message"], error.get("details") or {}))
+    await journey.fail(ActionError(data.error.code, data.error.message, data.error.details))
     return Success(_point(journey.run, journey.definition))
 
 
@@ -166,12 +190,17 @@ async def _fire(data: Fire, ctx: ActionContext) -> Result[str | None, ActionErro
     record = await store.triggers.get(data.trigger_id)
     head = await store.heads.get(record.data["workflow_key"]) if record is not None else None
     known = {"input": data.input}
+    id = caused_id(data.at, data.trigger_id, data.cause)
+    if head is not None:
+        _check_actor(ctx, head.id, f"the trigger {data.trigger_id} is fired")
     if record is not None and head is not None and record.data["status"] == "active" and head.data["active"]:
         trigger = parse_trigger(record.data["trigger"])
         if not isinstance(trigger, EventTrigger) or trigger.when is None or holds(trigger.when, known):
             input = filled(trigger.input, known)
-            run = await start_run(ctx, head.id, input, started_by=data.started_by, trigger_id=record.id)
-            return Success(run.id)
+            # Its idempotency key may have expired since.
+            if await store.runs.get(id) is None:
+                await start_run(ctx, head.id, input, started_by=data.started_by, trigger_id=record.id, id=id)
+                return Success(id)
     access_of(ctx).nothing_changed()
     return Success(None)
 
@@ -182,6 +211,15 @@ async def _moved_on(data: AtStep, ctx: ActionContext) -> Result[Any, ActionError
     store = store_of(ctx)
     run = await store.run(data.run_id)
     return Success(_point(run, await store.definition(run)))
+
+
+def _check_driver(ctx: ActionContext, run: Record) -> None:
+    _check_actor(ctx, run.data["workflow_key"], f"the run {run.id} is driven")
+
+
+def _check_actor(ctx: ActionContext, key: str, what: str) -> None:
+    if ctx.actor is None or ctx.actor.id != key:
+        raise failing(ErrorCode.FORBIDDEN, f"{what} by workflow:{key} alone")
 
 
 def _is_open(pending: PendingApproval) -> bool:
@@ -220,10 +258,7 @@ class Journey:
         """The run, where it still is at this position."""
         store = store_of(ctx)
         run = await store.run(data.run_id)
-        if ctx.actor is None or ctx.actor.id != run.data["workflow_key"]:
-            raise failing(
-                ErrorCode.FORBIDDEN, f"the run {run.id} is driven by workflow:{run.data['workflow_key']} alone"
-            )
+        _check_driver(ctx, run)
         access_of(ctx).add_subject(run_subject(run.id))
         access_of(ctx).hold_locks_of(run.id)
         is_waiting = run.data["status"] == "paused" and run.data["paused_for"] == "approval"
@@ -231,22 +266,33 @@ class Journey:
             return None
         return cls(ctx, store, run, await store.definition(run))
 
-    def check_bounds(self) -> None:
-        """Raises `ActionException(unprocessable)` for a run that goes round too often."""
+    def bound(self) -> ActionError | None:
+        """What a run meets that goes round too often."""
         data, step = self.run.data, self.step
         if data["position"] >= self.definition.max_steps:
-            raise failing(ErrorCode.UNPROCESSABLE, f"the run has taken {data['position']} steps: that is all it may")
-        if step.max_visits is not None and data["visits"].get(step.name, 0) >= step.max_visits:
-            raise failing(
-                ErrorCode.UNPROCESSABLE,
-                f"the run has been at {step.name!r} {step.max_visits} times: that is all it may",
-                step=step.name,
-                max_visits=step.max_visits,
-            )
+            message = f"the run has taken {data['position']} steps: that is all it may"
+            return ActionError(ErrorCode.UNPROCESSABLE, message, {"max_steps": self.definition.max_steps})
+        if step.max_visits is not None and self._visits >= step.max_visits:
+            message = f"the run has been at {step.name!r} {step.max_visits} times: that is all it may"
+            return ActionError(ErrorCode.UNPROCESSABLE, message, {"step": step.name, "max_visits": step.max_visits})
+        return None
+
+    async def fail_at(self, bound: ActionError) -> None:
+        """The step is not taken. Where its failure leads to another step, it does so once: from there a run may come
+        back, and has to end."""
+        is_way_out = self.step.on_failure not in RESERVED and self._visits == self.step.max_visits
+        has_steps_left = self.run.data["position"] < self.definition.max_steps
+        may_go_on = has_steps_left and (is_way_out or self.step.on_failure == PAUSE)
+        await self._stumble("failed", self.step.on_failure if may_go_on else FAIL, bound)
+
+    @property
+    def _visits(self) -> int:
+        visits: int = self.run.data["visits"].get(self.step.name, 0)
+        return visits
 
     async def go_on(self, done: Done) -> None:
         """The step has succeeded."""
-        output = _kept(done.output)
+        output = _kept(done.output, {**self.run.data["outputs"], self.step.name: None})
         locks = [lock for lock in self.run.data["locks"] if lock != done.released]
         if done.locked is not None and done.locked not in locks:
             locks.append(done.locked)
@@ -263,7 +309,7 @@ class Journey:
         await self._stumble("rejected", target, error, wakes=True)
 
     async def _stumble(self, status: StepStatus, target: str, error: ActionError, wakes: bool = False) -> None:
-        told = error.to_dict()
+        told = _storable(error.to_dict())
         await self._take(status, target, {"error": told}, told, wakes=wakes)
 
     async def pause(self, reason: str, *, approval_id: str | None) -> None:
@@ -285,7 +331,7 @@ class Journey:
         data, step, now = self.run.data, self.step, timestamp()
         changed: dict[str, Any] = {
             "position": data["position"] + 1,
-            "visits": {**data["visits"], step.name: data["visits"].get(step.name, 0) + 1},
+            "visits": {**data["visits"], step.name: self._visits + 1},
             "outputs": {**data["outputs"], step.name: output},
             "locks": data["locks"] if locks is None else locks,
             "approval_id": None,
@@ -357,9 +403,26 @@ class Journey:
         self._ctx.emit(PAUSED, told, subject=run_subject(self.run.id))
 
 
-def _kept(output: Any) -> Any:
+def _kept(output: Any, others: dict[str, Any]) -> Any:
     size = len(to_json(output))
-    return output if size <= MOST_OUTPUT else {"omitted_bytes": size}
+    return output if size <= min(MOST_OUTPUT, MOST_OUTPUTS - len(to_json(others))) else {"omitted_bytes": size}
+
+
+def _storable(told: dict[str, Any]) -> dict[str, Any]:
+    """An error that can be kept: without the one character that no database keeps, and no longer than an output. What
+    has gone wrong is told in any case."""
+    if len(to_json(told)) > MOST_OUTPUT:
+        told = {**told, "message": f"{told['message'][:_MOST_TOLD]}…", "details": {}}
+    storable: dict[str, Any] = _without_nul(told)
+    return storable
+
+
+def _without_nul(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd")
+    if isinstance(value, dict):
+        return {_without_nul(name): _without_nul(each) for name, each in value.items()}
+    return list(map(_without_nul, value)) if isinstance(value, list | tuple) else value
 
 
 def _internal(name: str, description: str, handler: Any, validation: Any, *, read_only: bool = False) -> Any:

@@ -11,7 +11,9 @@ ae_record_locks     <collection>/<id>     which run has locked a document, and u
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 from actionengine.action_context import ActionContext
@@ -31,14 +33,15 @@ LOCKS = "ae_record_locks"
 _MOST_KEPT = 500
 """Parsed definitions that a process keeps: a version never changes."""
 
-_definitions: dict[tuple[UUID, str], Definition] = {}
+_definitions: dict[str, Definition] = {}
+"""By the id that a version has for good, so that no other storage's or tenant's is taken for it, nor one that was never
+committed."""
 
 
 class Store:
     """The documents as one unit of work sees them."""
 
-    def __init__(self, access: SystemAccess, tenant: UUID) -> None:
-        self._tenant = tenant
+    def __init__(self, access: SystemAccess) -> None:
         self.workflows = access.records(WORKFLOWS)
         self.heads = access.records(HEADS)
         self.runs = access.records(RUNS)
@@ -60,14 +63,9 @@ class Store:
 
     async def definition(self, run: Record) -> Definition:
         """The definition that a run goes by."""
-        id = version_id(run.data["workflow_key"], run.data["workflow_version"])
-        known = _definitions.get((self._tenant, id))
+        known = _definitions.get(run.data["definition_id"])
         if known is None:
-            record = await self.workflow(run.data["workflow_key"], run.data["workflow_version"])
-            known = parse_definition(record.data["definition"])
-            while len(_definitions) >= _MOST_KEPT:
-                _definitions.pop(next(iter(_definitions)), None)
-            _definitions[self._tenant, id] = known
+            known = parsed(await self.workflow(run.data["workflow_key"], run.data["workflow_version"]))
         return known
 
     async def run(self, id: str) -> Record:
@@ -94,7 +92,21 @@ class Store:
 
 def store_of(ctx: ActionContext) -> Store:
     """The documents, from inside an action."""
-    return Store(access_of(ctx), ctx.tenant.id)
+    return Store(access_of(ctx))
+
+
+def parsed(workflow: Record) -> Definition:
+    """The definition of a version of a workflow."""
+    id = workflow.data["definition_id"]
+    known = _definitions.get(id)
+    if known is None:
+        known = parse_definition(workflow.data["definition"])
+        if len(_definitions) >= _MOST_KEPT:
+            # Of a copy: other threads add to it meanwhile.
+            for oldest in list(_definitions)[:1]:
+                _definitions.pop(oldest, None)
+        _definitions[id] = known
+    return known
 
 
 class RecordLockGuard:
@@ -139,9 +151,19 @@ def step_id(run_id: str, position: int) -> str:
     return f"{run_id}/{position:06}"
 
 
+def caused_id(at: datetime, *cause: str) -> str:
+    """The id of the run that a cause has, whenever it is told again; it sorts by the time of the cause, as others do by
+    theirs (a UUID of version 7, with a hash for its random part)."""
+    milliseconds = int(at.timestamp() * 1000).to_bytes(6, "big")
+    random = bytearray(sha256("/".join(cause).encode()).digest()[:10])
+    random[0] = random[0] & 0x0F | 0x70
+    random[2] = random[2] & 0x3F | 0x80
+    return str(UUID(bytes=milliseconds + bytes(random)))
+
+
 def lock_id(collection: str, id: str) -> str:
-    """The id of a lock."""
-    return f"{collection}/{id}"
+    """The id of a lock. The name of a collection may have a slash in it."""
+    return f"{quote(collection, safe=' ')}/{id}"
 
 
 def run_subject(run_id: str) -> str:

@@ -32,7 +32,7 @@ def parse_trigger(given: Mapping[str, Any]) -> EventTrigger | ScheduleTrigger:
         return _TRIGGER.validate_python(given)
     except ValidationError as error:
         fields = refusals(error)
-        raise failing(ErrorCode.INVALID_INPUT, f"the trigger: {summary(fields)}", fields=fields) from None
+        raise failing(ErrorCode.INVALID_INPUT, f"the trigger: {summary(fields, whole='')}", fields=fields) from None
 
 
 @native

@@ -22,6 +22,12 @@ ROOTS = ("input", "steps", "run")
 
 _REFERENCE = re.compile(r"\$(\$\{)|\$\{([^{}]*)\}")
 
+MOST_FILLED = 1024 * 1024
+"""Bytes of JSON that the references of one value give together: few references to a long input make much of it."""
+
+_MOST_DIGITS = 9
+"""Of the number of a list's member."""
+
 
 def parse_path(text: str) -> Path:
     """The members that a path names. Raises `ValueError` for one that names nothing there can be."""
@@ -41,6 +47,8 @@ def references(value: Any) -> Iterator[Path]:
         for match in _REFERENCE.finditer(value):
             if match[1] is None:
                 yield parse_path(match[2])
+        if "${" in _REFERENCE.sub(" ", value):
+            raise ValueError("a reference begins with ${ and has no end: close it with }, or write $${ for a plain ${")
     elif isinstance(value, Mapping):
         for each in value.values():
             yield from references(each)
@@ -50,14 +58,35 @@ def references(value: Any) -> Iterator[Path]:
 
 
 def filled(value: Any, known: Mapping[str, Any]) -> Any:
-    """A value with its references filled in. Raises `ActionException(unprocessable)` for one to what is not there."""
+    """A value with its references filled in. Raises `ActionException(unprocessable)` for one to what is not there, and
+    where they give more than `MOST_FILLED`."""
+    return _filled(value, _Source(known))
+
+
+def _filled(value: Any, source: _Source) -> Any:
     if isinstance(value, str):
-        return _filled_text(value, known)
+        return _filled_text(value, source)
     if isinstance(value, Mapping):
-        return {name: filled(each, known) for name, each in value.items()}
+        return {name: _filled(each, source) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [filled(each, known) for each in value]
+        return [_filled(each, source) for each in value]
     return value
+
+
+class _Source:
+    """What references look into, and how much of it may still be given."""
+
+    def __init__(self, known: Mapping[str, Any]) -> None:
+        self._known = known
+        self._left = MOST_FILLED
+
+    def give(self, path: Path) -> Any:
+        found = look_up(path, self._known)
+        self._left -= len(found) if isinstance(found, str) else len(to_json(found))
+        if self._left < 0:
+            message = f"the references give more than {MOST_FILLED >> 10} KB, at {'.'.join(path)}"
+            raise failing(ErrorCode.UNPROCESSABLE, message, path=".".join(path))
+        return found
 
 
 def look_up(path: Path, known: Mapping[str, Any]) -> Any:
@@ -66,8 +95,8 @@ def look_up(path: Path, known: Mapping[str, Any]) -> Any:
     for number, name in enumerate(path):
         if isinstance(found, Mapping) and name in found:
             found = found[name]
-        elif isinstance(found, list) and name.isdecimal() and int(name) < len(found):
-            found = found[int(name)]
+        elif isinstance(found, list) and (member := _number(name)) is not None and member < len(found):
+            found = found[member]
         else:
             raise missing(path, number)
     return found
@@ -84,13 +113,17 @@ def missing(path: Path, number: int) -> Exception:
     )
 
 
-def _filled_text(text: str, known: Mapping[str, Any]) -> Any:
+def _number(name: str) -> int | None:
+    return int(name) if name.isdecimal() and len(name) <= _MOST_DIGITS else None
+
+
+def _filled_text(text: str, source: _Source) -> Any:
     if "$" not in text:
         return text
     whole = _REFERENCE.fullmatch(text)
     if whole is not None and whole[1] is None:
-        return look_up(parse_path(whole[2]), known)
-    return _REFERENCE.sub(lambda match: "${" if match[1] else _told(look_up(parse_path(match[2]), known)), text)
+        return source.give(parse_path(whole[2]))
+    return _REFERENCE.sub(lambda match: "${" if match[1] else _told(source.give(parse_path(match[2]))), text)
 
 
 def _told(value: Any) -> str:

@@ -10,7 +10,7 @@ from actionengine.action_context import ActionContext
 from actionengine.actions import Action, Service, create_action, create_service
 from actionengine.approval_record import PendingApproval
 from actionengine.changes.permissions import PEOPLE
-from actionengine.changes.store import conflict
+from actionengine.changes.store import conflict, new_id
 from actionengine.errors import ActionError, ErrorCode, failing
 from actionengine.plan import native
 from actionengine.services.access import SystemAccess, access_of
@@ -34,6 +34,7 @@ from actionengine.workflows.starting import start_run
 from actionengine.workflows.steps import SERVICE as STEPS_SERVICE
 from actionengine.workflows.store import (
     insert_once,
+    parsed,
     run_subject,
     step_id,
     store_of,
@@ -57,6 +58,7 @@ async def _define(data: DefineWorkflow, ctx: ActionContext) -> Result[Workflow, 
     workflow = {
         "key": data.key,
         "version": version,
+        "definition_id": new_id(),
         "name": data.name or data.key,
         "description": data.description,
         "status": "draft",
@@ -83,7 +85,7 @@ async def _activate(data: WorkflowVersion, ctx: ActionContext) -> Result[Workflo
     if active == record.data["version"]:
         access_of(ctx).nothing_changed()
         return Success(Workflow.model_validate(record.data))
-    definition = parse_definition(record.data["definition"])
+    definition = parsed(record)
     # Actions may have gone since it was defined.
     _check_actions(access_of(ctx), definition)
     if active is not None:
@@ -144,6 +146,12 @@ async def _cancel(data: CancelRun, ctx: ActionContext) -> Result[RunSummary, Act
         return Success(summary_of(run))
     if run.data["ended_at"] is not None:
         raise conflict(f"the run {run.id} has {run.data['status']}: it cannot be cancelled", status=run.data["status"])
+    if access_of(ctx).lock_holder == run.id:
+        raise failing(
+            ErrorCode.UNPROCESSABLE,
+            f"a step of the run {run.id} cannot cancel it: have the step lead to the end, or fail",
+            run_id=run.id,
+        )
     now = timestamp()
     reason = data.reason or ctx.reason or "no reason was given"
     error = ActionError(ErrorCode.CONFLICT, f"cancelled by {ctx.actor}: {reason}").to_dict()
@@ -152,6 +160,7 @@ async def _cancel(data: CancelRun, ctx: ActionContext) -> Result[RunSummary, Act
     await store.release_locks(run)
     changed = {
         "status": "cancelled",
+        "step": None,
         "paused_for": None,
         "approval_id": None,
         "error": error,

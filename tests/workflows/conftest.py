@@ -1,0 +1,44 @@
+"""What the tests of workflows share: each storage, and a desk on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from examples.embedded_postgres import Database
+
+from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage
+from actionengine.testing import AsyncWorld, SyncWorld, World
+from actionengine.testing.worlds import a_tenant
+from tests.workflows.desk import Desk
+
+AnyStorage = InMemoryStorage | PostgresStorage | SQLiteStorage
+
+WORLDS = {"sync": SyncWorld, "async": AsyncWorld}
+EACH_STORAGE = ("memory-sync", "sqlite-sync", "postgres-sync")
+
+
+@pytest.fixture(scope="module", params=EACH_STORAGE)
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Each storage, that on PostgreSQL as a role which row-level security restricts. The tests of a file share it, each
+    with tenants of its own."""
+    backend, _, world_name = request.param.partition("-")
+    storage: AnyStorage
+    if backend == "memory":
+        storage = InMemoryStorage()
+    elif backend == "sqlite":
+        storage = SQLiteStorage(tmp_path_factory.mktemp("workflows") / "workflows.db", synchronous="NORMAL")
+    else:
+        database: Database = request.getfixturevalue("postgres_database")
+        storage = PostgresStorage(database.app_url)
+    with storage:
+        world = WORLDS[world_name](storage)
+        yield world
+        world.close()
+
+
+@pytest.fixture
+def desk(place: World) -> Desk:
+    """A desk of two tenants that nobody else has."""
+    place.tenant, place.other_tenant = a_tenant(), a_tenant()
+    return Desk(place)

@@ -1,0 +1,512 @@
+"""Workflows under test: a tenant with an engine on a storage, and a driver of its runs that needs no durable engine."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import wraps
+from typing import Annotated, Any, NamedTuple, ParamSpec, cast
+from uuid import uuid4
+
+from pydantic import BaseModel
+from returns.result import Failure, Result, Success
+
+from actionengine import (
+    ActionContext,
+    ActionError,
+    Actor,
+    ApprovalPolicy,
+    Authorizer,
+    ErrorCode,
+    InMemoryStorage,
+    Limits,
+    RequestContext,
+    Sensitive,
+    Service,
+    Storage,
+    Tenant,
+    create_action,
+    create_engine,
+    create_service,
+)
+from actionengine.changes import change_control_services
+from actionengine.durable.host import DurableClient
+from actionengine.testing import World
+from actionengine.workflows import WorkflowPermissions, workflow_services
+from actionengine.workflows.driving import Driver, Executions, RolesOf
+from actionengine.workflows.permissions import NO_PERMISSIONS
+from tests.storage.inside import data_of
+
+P = ParamSpec("P")
+
+ANN = Actor.human("ann", permissions=["host.approve"])
+BOB = Actor.human("bob", permissions=["host.approve"])
+EVE = Actor.human("eve", permissions=["host.approve"])
+BOT = Actor.ai("bot")
+AUDITOR = Actor.system("auditor")
+
+Step = dict[str, Any]
+Dump = Mapping[str, Sequence[Any]]
+"""All rows of a tenant, by table."""
+
+TABLES = ("ae_documents", "ae_idempotency_keys", "ae_events", "ae_outbox")
+"""All that actions write, but for the log."""
+
+SOON = {"attempts": 3, "seconds": 0.001}
+"""Tried again at once."""
+
+
+def scenario(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Make a test function of a coroutine function: it runs in the world of the desk that is among its fixtures."""
+
+    @wraps(test)
+    def run(*arguments: P.args, **fixtures: P.kwargs) -> None:
+        desk = next(fixture for fixture in fixtures.values() if isinstance(fixture, Desk))
+        desk.world.run(test(*arguments, **fixtures))
+
+    return run
+
+
+# What a host has
+
+
+class Secret(BaseModel):
+    """A thing with something in it that nobody is to see."""
+
+    name: str
+    token: Annotated[str, Sensitive()]
+
+
+class WithSecret(BaseModel):
+    """An input with something in it that nobody is to see."""
+
+    pin: Annotated[str, Sensitive()]
+
+
+def _note(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
+    return Success({"id": ctx.records("notes").insert(data).id, **data})
+
+
+def _echo(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    return Success(data)
+
+
+def _who(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    ctx.records("notes").insert({"by": str(ctx.actor), "reason": ctx.reason, "source": ctx.source})
+    return Success({"by": str(ctx.actor), "reason": ctx.reason})
+
+
+def _fail(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
+    ctx.records("notes").insert({"left": "behind"})
+    message = json.loads(f'"{data["escaped"]}"') if "escaped" in data else "it was not to be"
+    return Failure(ActionError(ErrorCode(data["code"]), message, {}))
+
+
+def _escaped(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
+    return Success(json.loads(f'"{data["text"]}"'))
+
+
+def _secret(data: dict[str, Any], ctx: ActionContext) -> Result[Secret, Any]:
+    return Success(Secret(name=data["name"], token=data["name"] + "-hidden-token"))
+
+
+def _with_secret(data: WithSecret, ctx: ActionContext) -> Result[Any, Any]:
+    return Failure(ActionError(ErrorCode.UNPROCESSABLE, f"the pin {data.pin} is wrong", {}))
+
+
+def _big(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
+    return Success({"text": "x" * data["bytes"]})
+
+
+def _emit(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
+    ctx.emit(data["type"], data.get("payload"), subject=data.get("subject"))
+    return Success(None)
+
+
+def _keep(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
+    records = ctx.records(data["type"])
+    if "version" in data:
+        return Success(records.update(data["id"], data["document"], data["version"]).version)
+    return Success(records.insert(data["document"], data.get("id")).id)
+
+
+def _remove(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
+    ctx.records(data["type"]).delete(data["id"], data["version"])
+    return Success(None)
+
+
+def _read(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
+    records = ctx.records(data["type"])
+    if "id" not in data:
+        return Success([record.data for record in records.list(limit=1000)])
+    record = records.get(data["id"])
+    return Success(record and {"version": record.version, "data": record.data})
+
+
+def _run(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
+    """Execute steps one after the other, whatever comes of them; then succeed, or fail where that is asked for."""
+    came_of_it: list[str] = []
+    for name, payload in data["steps"]:
+        service, action = name.split(".")
+        answer: Result[Any, ActionError] = ctx.execute(service, action, payload)
+        came_of_it.append("succeeded" if isinstance(answer, Success) else answer.failure().code.value)
+    return Failure("it was not to be") if data.get("fails") else Success(came_of_it)
+
+
+class Flaky:
+    """An action that fails some times with a code, and then succeeds; how often it was called is outside of the
+    transaction."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+
+    def handle(self, data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
+        """`{name, times, code}`."""
+        self.calls[data["name"]] += 1
+        if self.calls[data["name"]] <= data["times"]:
+            return Failure(ActionError(ErrorCode(data["code"]), "not yet", {}))
+        ctx.records("notes").insert({"name": data["name"]})
+        return Success({"calls": self.calls[data["name"]]})
+
+
+def host_service(flaky: Flaky) -> Service:
+    """A host's own actions."""
+    return create_service(
+        name="host",
+        description="A host's own actions",
+        actions=[
+            create_action(name="note", description="Keep a note", handler=_note),
+            create_action(name="echo", description="Give back what it got", handler=_echo),
+            create_action(name="who", description="Keep who it was", handler=_who),
+            create_action(name="fail", description="Fail, having written something", handler=_fail),
+            create_action(name="escaped", description="Give a text with anything in it", handler=_escaped),
+            create_action(name="flaky", description="Fail at first", handler=flaky.handle),
+            create_action(name="secret", description="Make a secret", handler=_secret),
+            create_action(name="unlock", description="Take a secret", handler=_with_secret, validation=WithSecret),
+            create_action(name="big", description="Give much", handler=_big),
+            create_action(name="emit", description="Tell something", handler=_emit),
+            create_action(name="keep", description="Insert a document, or update it", handler=_keep),
+            create_action(name="remove", description="Delete a document", handler=_remove),
+            create_action(name="read", description="Read documents", handler=_read, read_only=True),
+            create_action(name="run", description="Execute other actions", handler=_run),
+            create_action(name="pay", description="Pay", handler=_note, permission="host.pay"),
+            create_action(name="people", description="For people", handler=_echo, allowed_actors=("human",)),
+            create_action(
+                name="keep_approved",
+                description="Insert a document, or update it, once somebody else has agreed",
+                handler=_keep,
+                approval=ApprovalPolicy(when=lambda data, ctx: True, permission="host.approve"),
+            ),
+            create_action(
+                name="approved",
+                description="What somebody else has to agree to",
+                handler=_note,
+                approval=ApprovalPolicy(when=lambda data, ctx: True, permission="host.approve"),
+            ),
+        ],
+    )
+
+
+# The durable engine's part
+
+
+class Enqueued(NamedTuple):
+    """What the durable engine was asked for."""
+
+    function: str
+    arguments: tuple[Any, ...]
+    id: str
+    delay: float | None
+
+
+class Scheduled(NamedTuple):
+    """A schedule that the durable engine was given."""
+
+    function: str
+    cron: str
+    timezone: str | None
+    context: Any
+
+
+class RecordingClient:
+    """Keeps what the durable engine would be asked for."""
+
+    def __init__(self) -> None:
+        self.enqueued: list[Enqueued] = []
+        self.schedules: dict[str, Scheduled] = {}
+
+    def enqueue(self, function: str, *arguments: Any, queue: str, id: str, delay: float | None = None) -> None:
+        """As `DurableClient.enqueue`: what is there already stays."""
+        if id not in {each.id for each in self.enqueued}:
+            self.enqueued.append(Enqueued(function, arguments, id, delay))
+
+    def schedule(self, name: str, function: str, cron: str, *, timezone: str | None, context: Any, queue: str) -> None:
+        """As `DurableClient.schedule`."""
+        self.schedules[name] = Scheduled(function, cron, timezone, context)
+
+    def unschedule(self, name: str) -> None:
+        """As `DurableClient.unschedule`."""
+        self.schedules.pop(name, None)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Desk:
+    """Everything goes through an engine's public face. Each method gives the value, or the `ActionError`."""
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        storage: Storage | None = None,
+        permissions: WorkflowPermissions = NO_PERMISSIONS,
+        authorizer: Authorizer | None = None,
+        services: Iterable[Service] = (),
+        roles: RolesOf | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.world = world
+        self.storage = storage or world.storage
+        self.flaky = Flaky()
+        given = [*workflow_services(permissions=permissions), *change_control_services, host_service(self.flaky)]
+        self.engine = create_engine(
+            services=[*given, *services], storage=self.storage, authorizer=authorizer, limits=limits or Limits()
+        )
+        self.client = RecordingClient()
+        self.stopping = threading.Event()
+        self.executions = Executions(self.engine, roles)
+        self.driver = Driver(self.executions, cast("DurableClient", self.client), self.stopping)
+        self._seen: dict[Any, int] = {}
+
+    def another(self, **options: Any) -> Desk:
+        """A desk with an engine of its own on the same storage."""
+        return Desk(self.world, **options)
+
+    @property
+    def tenant(self) -> Tenant:
+        """Where nothing else is said."""
+        return self.world.tenant
+
+    async def ask(
+        self,
+        name: str,
+        payload: Any = None,
+        *,
+        by: Actor = ANN,
+        tenant: Tenant | None = None,
+        key: str | None = None,
+        reason: str | None = None,
+    ) -> Any:
+        """Execute `service.action`."""
+        service, action = name.split(".")
+        context = RequestContext(tenant or self.tenant, by, source="test", idempotency_key=key, reason=reason)
+        answer = await self.world.execute(self.engine, service, action, payload, context)
+        return answer.unwrap() if isinstance(answer, Success) else answer.failure()
+
+    # Moves
+
+    async def define(self, *steps: Step, key: str | None = None, tenant: Tenant | None = None, **rest: Any) -> str:
+        """The key of a workflow of these steps, which is active."""
+        key = key or f"w-{uuid4().hex[:12]}"
+        payload = {"key": key, "definition": {"steps": list(steps), **rest}}
+        expect(await self.ask("workflows.define", payload, tenant=tenant))
+        expect(await self.ask("workflows.activate", {"key": key}, tenant=tenant))
+        return key
+
+    async def start(self, key: str, input: dict[str, Any] | None = None, **who: Any) -> str:
+        """The id of a new run."""
+        id: str = expect(await self.ask("workflows.start", {"key": key, "input": input or {}}, **who)).id
+        return id
+
+    async def run(self, *steps: Step, input: dict[str, Any] | None = None, by: Actor = ANN, **rest: Any) -> Any:
+        """A run of these steps, driven until it ends or pauses."""
+        return await self.drive(await self.start(await self.define(*steps, **rest), input, by=by))
+
+    async def drive(self, run_id: str, tenant: Tenant | None = None) -> Any:
+        """Take the steps of a run until it ends or pauses; the run."""
+        run = await self.get(run_id, tenant)
+        await self.driver.drive(tenant or self.tenant, run.workflow_key, run_id, self.world.mode)
+        return await self.get(run_id, tenant)
+
+    async def go_on(self, tenant: Tenant | None = None) -> None:
+        """Drive whatever has been set going, until nothing is any more."""
+        tenant = tenant or self.tenant
+        while events := await self.world.read_events(tenant, after=self._seen.get(tenant.id, 0)):
+            self._seen[tenant.id] = events[-1].position
+            for each in events:
+                event = each.event
+                if event.type in ("workflows.started", "workflows.resumed"):
+                    told = payload_of(event)
+                    await self.driver.drive(tenant, told["workflow_key"], told["run_id"], self.world.mode)
+
+    async def decline(self, run: Any, tenant: Tenant | None = None) -> Any:
+        """What the publisher does once the approval that a run waits for is refused."""
+        tenant = tenant or self.tenant
+        return await self.executions.decline(tenant, run.workflow_key, run.approval_id, self.world.mode)
+
+    async def expire(self) -> None:
+        """Do what is to be done once approvals have expired."""
+        for each in self.client.enqueued:
+            id, slug, key, approval_id = each.arguments
+            assert (id, slug) == (str(self.tenant.id), self.tenant.slug)
+            await self.driver.expire(self.tenant, key, approval_id, self.world.mode)
+
+    async def approve(self, run: Any, by: Actor = BOB, **who: Any) -> Any:
+        return await self.ask("approvals.approve", {"approval_id": run.approval_id}, by=by, **who)
+
+    async def reject(self, run: Any, by: Actor = BOB, comment: str | None = None) -> Any:
+        payload = {"approval_id": run.approval_id, "comment": comment}
+        return await self.ask("approvals.reject", payload, by=by)
+
+    async def resume(self, run: Any, **who: Any) -> Any:
+        return await self.ask("workflows.resume", {"run_id": run.id}, **who)
+
+    async def cancel(self, run: Any, **who: Any) -> Any:
+        return await self.ask("workflows.cancel", {"run_id": run.id}, **who)
+
+    async def keep(self, type: str, document: Any, id: str | None = None, version: int | None = None) -> Any:
+        """Insert a document, or update it; its id, or its version."""
+        more = {name: value for name, value in (("id", id), ("version", version)) if value is not None}
+        return await self.ask("host.keep", {"type": type, "document": document, **more})
+
+    async def remove(self, type: str, id: str, version: int) -> Any:
+        return await self.ask("host.remove", {"type": type, "id": id, "version": version})
+
+    # Looks
+
+    async def get(self, run_id: str, tenant: Tenant | None = None) -> Any:
+        """A run."""
+        return expect(await self.ask("workflows.get", {"run_id": run_id}, by=AUDITOR, tenant=tenant))
+
+    async def read(self, type: str, id: str | None = None, tenant: Tenant | None = None) -> Any:
+        """The documents of a collection, or one with its version."""
+        payload = {"type": type} if id is None else {"type": type, "id": id}
+        return expect(await self.ask("host.read", payload, by=AUDITOR, tenant=tenant))
+
+    async def log(self, tenant: Tenant | None = None, **query: Any) -> list[Any]:
+        """The action log, oldest first."""
+        page = await self.ask("action_log.list", {"limit": 1000, **query}, by=AUDITOR, tenant=tenant)
+        return [entry for entry in reversed(expect(page).items) if entry.actor_id != AUDITOR.id]
+
+    async def events(self, *types: str, tenant: Tenant | None = None) -> list[Any]:
+        """The payloads of a tenant's events, oldest first."""
+        stored = await self.world.read_events(tenant or self.tenant, types=types or None)
+        return [payload_of(each.event) for each in stored]
+
+    async def locks(self) -> list[str]:
+        """What is locked."""
+        return await self.world.ids("ae_record_locks")
+
+    async def dump(self, tenant: Tenant | None = None) -> Dump:
+        """All rows of a tenant, but for the log."""
+        tenant = tenant or self.tenant
+        if isinstance(self.storage, InMemoryStorage):
+            data = data_of(self.storage, tenant)
+            collections = {
+                name: sorted((id, version.document) for id, version in rows.items() if version.document is not None)
+                for name, rows in data.collections.items()
+            }
+            empty = {name: rows for name, rows in collections.items() if rows}
+            return {"ae_events": list(data.events), "ae_idempotency_keys": list(data.claims.items()), **empty}
+        unit = cast("Any", self.storage.unit_of_work(tenant, "", self.world.mode, read_only=True))
+        try:
+            return {table: await _rows_of(unit, table, tenant) for table in TABLES}
+        finally:
+            await unit.rollback()
+
+    async def in_order(self) -> None:
+        """That the journal of each run has no gap, that each step has its row on the log once, and its event."""
+        for summary in expect(await self.ask("workflows.list", {"limit": 1000}, by=AUDITOR)):
+            await self.in_order_of(await self.get(summary.id))
+
+    async def in_order_of(self, run: Any) -> None:
+        """The same of one run."""
+        rows = {entry.id: entry for entry in await self.log(subject=f"workflow_run/{run.id}")}
+        told = [each for each in await self.events("workflows.step_taken") if each["run_id"] == run.id]
+        assert [step.position for step in run.steps] == list(range(run.position))
+        assert [(each["position"], each["step"]) for each in told] == [(step.position, step.step) for step in run.steps]
+        assert len({step.action_id for step in run.steps}) == len(run.steps)
+        assert {rows[step.action_id].outcome for step in run.steps} <= {"succeeded"}
+
+
+async def _rows_of(unit: Any, table: str, tenant: Tenant) -> list[str]:
+    answer = unit.query(f"SELECT * FROM {table}", ())
+    rows = await answer if hasattr(answer, "__await__") else answer
+    return sorted(repr(row) for row in rows if str(tenant.id) in map(str, row))
+
+
+# Values
+
+
+def payload_of(event: Any) -> Any:
+    """The payload of a stored event."""
+    return json.loads(event.payload)
+
+
+def expect(value: Any) -> Any:
+    """The value of what has to have succeeded."""
+    assert not isinstance(value, ActionError), value.to_dict()
+    return value
+
+
+def refused(answer: Any, code: ErrorCode, *named: str) -> ActionError:
+    """The error of what has to have been refused with this code, and with these words in the message."""
+    assert isinstance(answer, ActionError), answer
+    assert answer.code is code, answer.to_dict()
+    for words in named:
+        assert words in answer.message, answer.message
+    return answer
+
+
+def statuses(run: Any) -> list[tuple[str, str]]:
+    """The steps that a run has taken, each with how it went."""
+    return [(step.step, step.status) for step in run.steps]
+
+
+# Steps
+
+
+def action(name: str, action: str, input: Any = None, **more: Any) -> Step:
+    given = {} if input is None else {"input": input}
+    return {"name": name, "type": "action", "action": action, "retry": SOON, **given, **more}
+
+
+def note(name: str, **more: Any) -> Step:
+    """A step with an effect of its own."""
+    return action(name, "host.note", {"step": name}, **more)
+
+
+def failing_step(name: str, code: str = "unprocessable", **more: Any) -> Step:
+    return action(name, "host.fail", {"code": code}, **more)
+
+
+def approval(name: str, **more: Any) -> Step:
+    return {"name": name, "type": "approval", "permission": "host.approve", "message": "May it be?", **more}
+
+
+def decision(name: str, *branches: tuple[Any, str], otherwise: str = "end", **more: Any) -> Step:
+    given = [{"when": when, "next": target} for when, target in branches]
+    return {"name": name, "type": "decision", "branches": given, "otherwise": otherwise, **more}
+
+
+def lock(name: str, id: str = "${input.id}", collection: str = "jobs", **more: Any) -> Step:
+    return {"name": name, "type": "record_lock", "collection": collection, "id": id, "retry": SOON, **more}
+
+
+def mutation(name: str, operation: str, collection: str = "jobs", **more: Any) -> Step:
+    return {"name": name, "type": "record_mutation", "collection": collection, "operation": operation, **more}
+
+
+def comparison(field: str, op: str, value: Any = ...) -> dict[str, Any]:
+    return {"field": field, "op": op} | ({} if value is ... else {"value": value})
+
+
+def fields(**types: str) -> dict[str, Any]:
+    """An input of `name="type"`, or `name="type!"` for a required field."""
+    declared = [
+        {"name": name, "type": type.removesuffix("!"), "required": type.endswith("!")} for name, type in types.items()
+    ]
+    return {"fields": declared}

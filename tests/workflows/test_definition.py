@@ -1,0 +1,405 @@
+"""Definitions: what is one, and what is wrong with what is none, by the name of the step."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from actionengine import InMemoryStorage
+from actionengine.driving import drive
+from actionengine.errors import ActionError, ActionException, ErrorCode
+from actionengine.testing import SyncWorld
+from actionengine.workflows.definition import MOST_BYTES, Definition, document, parse_definition
+from tests.workflows.desk import (
+    Desk,
+    Step,
+    action,
+    approval,
+    comparison,
+    decision,
+    failing_step,
+    fields,
+    lock,
+    mutation,
+    note,
+)
+
+
+def defined(*steps: Step, **rest: Any) -> Definition:
+    return parse_definition({"steps": list(steps), **rest})
+
+
+def refusal(*steps: Any, **rest: Any) -> ActionError:
+    with pytest.raises(ActionException) as caught:
+        parse_definition({"steps": list(steps), **rest})
+    error = caught.value.error
+    assert error.code is ErrorCode.INVALID_INPUT
+    assert error.message.startswith("the definition")
+    return error
+
+
+ONE = note("one")
+EVENT = {"type": "event", "event_type": "job.done"}
+
+
+def test_steps_follow_each_other_in_their_order_and_the_last_one_is_the_end() -> None:
+    definition = defined(note("a"), note("b", next="d"), note("c", next="end"), note("d", next="c"))
+
+    assert [definition.following(name) for name in "abcd"] == ["b", "c", "d", "end"]
+    assert definition.step("b").next == "d"
+    with pytest.raises(KeyError):
+        definition.step("e")
+
+
+def test_a_definition_is_stored_as_it_was_given() -> None:
+    given_definition = {
+        "input": fields(n="number!", who="string"),
+        "steps": [
+            decision("d", ({"not": comparison("input.n", "exists")}, "ok"), otherwise="lock"),
+            approval("ok", on_reject="lock", next="lock"),
+            lock("lock", "${input.who}"),
+            mutation("change", "update", id="${steps.lock.id}", data={"n": "${input.n}"}),
+        ],
+        "trigger": EVENT | {"input": {"n": "${input.payload.n}"}, "when": comparison("input.subject", "exists")},
+        "max_steps": 10,
+    }
+
+    definition = parse_definition(given_definition)
+
+    stored = document(definition)
+    assert stored["steps"] == given_definition["steps"]
+    assert stored["trigger"] == given_definition["trigger"]
+    assert parse_definition(stored) == definition
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([note("a", next="b")], "the step 'a' leads to 'b', and there is no such step"),
+        ([note("a", on_failure="b")], "the step 'a' leads to 'b', and there is no such step"),
+        ([approval("a", on_reject="b")], "the step 'a' leads to 'b', and there is no such step"),
+        ([decision("a", (comparison("input.n", "exists"), "b"))], "the step 'a' leads to 'b'"),
+        ([decision("a", (comparison("input.n", "exists"), "end"), otherwise="b")], "the step 'a' leads to 'b'"),
+        ([decision("a", (comparison("input.n", "exists"), "pause"))], "the step 'a' leads to 'pause'"),
+        ([note("a", next="fail")], "the step 'a' leads to 'fail'"),
+        ([note("a", on_failure="end")], "the step 'a': a failure goes to 'pause', 'fail' or a step"),
+        ([approval("a", on_reject="end")], "the step 'a': a failure goes to"),
+        ([note("a"), note("b"), note("a")], "there are 2 steps of the name 'a'"),
+        ([note("a", next="end"), note("b"), note("c")], "no run comes to 'b', 'c'"),
+        ([note("a", next="end"), note("b", next="c"), note("c", next="b")], "no run comes to 'b', 'c'"),
+        ([note("a", next="a")], "the cycle a → a has no end: give one of its steps `max_visits`"),
+        ([note("a"), note("b"), note("c", next="b")], "the cycle b → c → b has no end"),
+        ([note("a", on_failure="a")], "the cycle a → a has no end"),
+        ([note("a"), approval("b", on_reject="a")], "the cycle a → b → a has no end"),
+        ([note("a"), decision("b", (comparison("input.n", "exists"), "a"))], "the cycle a → b → a has no end"),
+        ([note("a", max_visits=1, next="b"), note("b", next="c", on_failure="a"), note("c", next="b")], "b → c → b"),
+    ],
+)
+def test_a_step_that_leads_nowhere_or_round_for_ever_is_named(steps: list[Step], said: str) -> None:
+    assert said in refusal(*steps).message
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([action("a", "host.echo", "${input.x}")], "the step 'a' reads input.x: the input has no field 'x'"),
+        ([action("a", "host.echo", [{"b": "x ${input.x}"}])], "the step 'a' reads input.x"),
+        ([decision("a", (comparison("input.x", "exists"), "end"))], "the step 'a' reads input.x"),
+        ([decision("a", (comparison("input.n", "eq", "${input.x}"), "end"))], "the step 'a' reads input.x"),
+        ([decision("a", ({"any": [{"not": comparison("input.x", "missing")}]}, "end"))], "the step 'a' reads input.x"),
+        ([action("a", "host.echo", "${run.secret}")], "the step 'a' reads run.secret: a run has id, started_by, work"),
+        ([action("a", "host.echo", "${steps.b.id}")], "the step 'a' reads steps.b.id: there is no step 'b'"),
+        ([action("a", "host.echo", "${steps.a.id}")], "the step 'a' reads steps.a.id: no run has been at 'a' by then"),
+        ([action("a", "host.echo", "${steps.b.id}"), note("b")], "no run has been at 'b' by then"),
+        (
+            [
+                decision("d", (comparison("input.n", "exists"), "a"), otherwise="b"),
+                note("a", next="end"),
+                action("b", "host.echo", "${steps.a}"),
+            ],
+            "the step 'b' reads steps.a: no run has been at 'a' by then",
+        ),
+        ([approval("a"), action("b", "host.echo", "${steps.a.by}")], "'a' gives approval_id, approved_at, approved_by"),
+        ([approval("a"), action("b", "host.echo", "${steps.a.error}")], "the step 'b' reads steps.a.error"),
+        ([lock("a", "x"), action("b", "host.echo", "${steps.a.n}")], "'a' gives collection, id, version"),
+        (
+            [
+                {"name": "a", "type": "notification", "to": "x", "message": "m"},
+                action("b", "host.echo", "${steps.a.to}"),
+            ],
+            "'a' gives nothing",
+        ),
+        (
+            [decision("a", (comparison("input.n", "exists"), "b"), otherwise="b"), approval("b", message="${run.x}")],
+            "b",
+        ),
+        ([lock("a", "${input.x}")], "the step 'a' reads input.x"),
+        ([mutation("a", "insert", data={"n": "${input.x}"})], "the step 'a' reads input.x"),
+        ([{"name": "a", "type": "notification", "to": ["b", "${input.x}"], "message": "m"}], "the step 'a' reads"),
+    ],
+)
+def test_a_reference_to_what_cannot_be_there_is_named_with_its_step(steps: list[Step], said: str) -> None:
+    assert said in refusal(*steps, input=fields(n="number")).message
+
+
+def test_references_to_what_can_be_there_are_taken() -> None:
+    rounds = [
+        note("a", max_visits=3),
+        decision("b", (comparison("steps.c.n", "exists"), "end"), otherwise="c"),
+        action("c", "host.echo", "${steps.a.whatever.it.gives}", next="a"),
+    ]
+
+    assert defined(*rounds, input=fields(n="number"))
+    assert defined(action("a", "host.echo", "${input.anything.at.all}"))
+    assert defined(approval("a", on_reject="b"), action("b", "host.echo", "${steps.a.error.message}"))
+    assert defined(lock("a", "x", on_failure="b"), action("b", "host.echo", "${steps.a.error}"))
+    assert defined(action("a", "host.echo", "${run.id} ${run.workflow} ${run.started_by}", description="at ${5}"))
+
+
+@pytest.mark.parametrize(
+    ("step", "where"),
+    [
+        (note(""), "name"),
+        (note("end"), "name"),
+        (note("pause"), "name"),
+        (note("fail"), "name"),
+        (note("a.b"), "name"),
+        (note("a/b"), "name"),
+        (note(" a"), "name"),
+        (note("a\n"), "name"),
+        (note("x" * 101), "name"),
+        (note("a", max_visits=0), "max_visits"),
+        (note("a", max_visits=1.5), "max_visits"),
+        (note("a", next=""), "next"),
+        (note("a", next=None, more=1), "more"),
+        (note("a") | {"retry": {"attempts": 0}}, "attempts"),
+        (note("a") | {"retry": {"attempts": 21}}, "attempts"),
+        (note("a") | {"retry": {"seconds": 0}}, "seconds"),
+        (note("a") | {"retry": {"seconds": float("inf")}}, "seconds"),
+        (action("a", "echo"), "action"),
+        (action("a", "host."), "action"),
+        (action("a", ".echo"), "action"),
+        (action("a", "host.echo.x"), "action"),
+        (action("a", "host.${input.action}"), "action"),
+        (action("a", "host.echo", "${nobody.n}"), "input"),
+        (action("a", "host.echo", {"deep": [{"er": "${input.n"}]}), "input"),
+        (action("a", "host.echo", "${}"), "input"),
+        (approval("a", permission=""), "permission"),
+        (approval("a", permission="${input.p}"), "permission"),
+        (approval("a", message=""), "message"),
+        (approval("a", expires_after=0), "expires_after"),
+        (approval("a", expires_after=10**9), "expires_after"),
+        (lock("a", "x", "ae_workflows"), "collection"),
+        (lock("a", "x", "${input.collection}"), "collection"),
+        (lock("a", ""), "id"),
+        (lock("a", "x", operation="steal"), "operation"),
+        (mutation("a", "insert", "ae_approvals", data={}), "collection"),
+        (mutation("a", "upsert", data={}), "operation"),
+        (mutation("a", "insert"), "data"),
+        (mutation("a", "update", data={}), "id"),
+        (mutation("a", "update", id="x"), "data"),
+        (mutation("a", "delete", id="x", data={}), "data"),
+        (mutation("a", "delete"), "id"),
+        (decision("a"), "branches"),
+        (decision("a", (comparison("input.n", "exists"), "end"), next="end"), "next"),
+        (decision("a", *[(comparison("input.n", "exists"), "end")] * 51), "branches"),
+        ({"name": "a", "type": "notification", "message": "m"}, "to"),
+        ({"name": "a", "type": "assignment", "title": "t"}, "assignee"),
+        ({"name": "a", "type": "wait"}, "type"),
+        ({"name": "a"}, "type"),
+        ("a", "steps.0"),
+        (None, "steps.0"),
+    ],
+)
+def test_what_is_no_step_is_refused_with_the_place_where_it_is_wrong(step: Any, where: str) -> None:
+    error = refusal(step)
+
+    told = [f"{each['path']} {each['reason']}" for each in error.details["fields"]]
+    assert any("steps.0" in each and where in each for each in told), told
+
+
+def test_conditions_stand_in_each_other_ten_deep_and_no_deeper() -> None:
+    def nested(count: int) -> Any:
+        condition: Any = comparison("input.payload.n", "exists")
+        for _ in range(count - 1):
+            condition = {"not": condition}
+        return condition
+
+    input_condition = {"not": comparison("input.n", "exists")}
+    assert defined(decision("a", (input_condition, "end")))
+    assert defined(ONE, trigger=EVENT | {"when": nested(10)})
+    for deep in (11, 200):
+        assert "10 deep" in refusal(ONE, trigger=EVENT | {"when": nested(deep)}).message
+        assert "10 deep" in refusal(decision("a", (nested(deep), "end"))).message
+
+
+def test_a_definition_is_no_longer_than_it_may_be() -> None:
+    assert defined(*(note(f"n{number}") for number in range(200)))
+    assert "200" in refusal(*(note(f"n{number}") for number in range(201))).message
+    assert "at least 1" in refusal().message
+    assert "256 KB" in refusal(action("a", "host.echo", "x" * MOST_BYTES)).message
+
+
+def test_a_definition_that_is_nested_too_deeply_is_refused() -> None:
+    deep: Any = "${input.n}"
+    for _ in range(3_000):
+        deep = [deep]
+
+    with pytest.raises(ActionException) as caught:
+        parse_definition({"steps": [action("a", "host.echo", deep)]})
+
+    assert caught.value.error.code is ErrorCode.INVALID_INPUT
+
+
+@pytest.mark.parametrize(
+    ("trigger", "said"),
+    [
+        ({"type": "cron"}, "trigger"),
+        ({"type": "event"}, "event_type"),
+        (EVENT | {"input": {"n": "${input.n}"}}, "a trigger knows input.actor"),
+        (EVENT | {"input": {"n": "${steps.one.n}"}}, "a trigger knows input.actor"),
+        (EVENT | {"when": comparison("run.id", "exists")}, "a trigger knows input.actor"),
+        (EVENT | {"input": {}}, "the trigger gives no 'n', which the input requires"),
+        (EVENT | {"input": {"n": 1, "m": 2}}, "the trigger gives 'm': the input has no such field"),
+        ({"type": "schedule", "schedule": "often"}, "'often' is no schedule"),
+        ({"type": "schedule", "schedule": "61 * * * *"}, "is no schedule"),
+        ({"type": "schedule", "schedule": "0 9 * * *", "timezone": "Mars/Base"}, "there is no time zone 'Mars/Base'"),
+        ({"type": "schedule", "schedule": "0 9 * * *", "timezone": "../../etc/passwd"}, "there is no time zone"),
+        ({"type": "schedule", "schedule": "0 9 * * *", "input": {"n": "${input.payload}"}}, "a schedule knows"),
+        ({"type": "schedule", "schedule": "0 9 * * *", "input": {}}, "the trigger gives no 'n'"),
+    ],
+)
+def test_a_trigger_that_can_start_nothing_is_refused(trigger: Any, said: str) -> None:
+    assert said in refusal(ONE, trigger=trigger, input=fields(n="number!", o="string")).message
+
+
+@pytest.mark.parametrize("schedule", ["0 9 * * MON-FRI", "*/5 * * * *", "30 0 9 * * *"])
+def test_a_schedule_has_five_fields_or_six(schedule: str) -> None:
+    trigger = {"type": "schedule", "schedule": schedule, "input": {"at": "${input.scheduled_at}"}}
+
+    assert defined(ONE, trigger=trigger | {"timezone": "Europe/Berlin"}, input=fields(at="datetime"))
+
+
+@pytest.mark.parametrize("given_definition", [{}, {"steps": []}, {"steps": "a"}, {"steps": {"a": 1}}, {"more": 1}])
+def test_what_is_no_definition_is_refused(given_definition: Any) -> None:
+    with pytest.raises(ActionException) as caught:
+        parse_definition(given_definition)
+
+    assert caught.value.error.code is ErrorCode.INVALID_INPUT
+    assert caught.value.error.details["fields"]
+
+
+# Graphs
+
+NAMES = "abcdef"
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> list[Step]:
+    """Steps that lead anywhere; in half of the graphs all of them bounded."""
+    names = NAMES[: draw(st.integers(1, len(NAMES)))]
+    bounds = st.integers(1, 3) if draw(st.booleans()) else st.none() | st.integers(1, 3)
+    targets = st.sampled_from([*names, "end"])
+    failures = st.sampled_from([*names, "fail", "pause"])
+    steps = []
+    for name in names:
+        bound = draw(bounds)
+        more = {"on_failure": draw(failures)} | ({} if bound is None else {"max_visits": bound})
+        match draw(st.sampled_from(["good", "bad", "decision", "approval"])):
+            case "good":
+                steps.append(action(name, "host.echo", 1, next=draw(targets), **more))
+            case "bad":
+                steps.append(failing_step(name, next=draw(targets), **more))
+            case "decision":
+                branch = (comparison(f"input.{draw(st.sampled_from('xyz'))}", "eq", True), draw(targets))
+                steps.append(decision(name, branch, otherwise=draw(targets), **more))
+            case _:
+                steps.append(approval(name, next=draw(targets), on_reject=draw(failures), **more))
+    return steps
+
+
+def edges_of(steps: list[Step]) -> dict[str, set[str]]:
+    """Where each step leads, said in another way."""
+    edges: dict[str, set[str]] = {}
+    for step in steps:
+        targets = {step.get("next"), step.get("on_failure"), step.get("on_reject"), step.get("otherwise")}
+        targets |= {branch["next"] for branch in step.get("branches", ())}
+        edges[step["name"]] = {target for target in targets if target} - {"end", "pause", "fail"}
+    return edges
+
+
+def closure(edges: dict[str, set[str]]) -> set[tuple[str, str]]:
+    """The pairs of which the second can be reached from the first (Warshall)."""
+    reached = {(one, other) for one, others in edges.items() for other in others}
+    for middle, one, other in itertools.product(edges, repeat=3):
+        if (one, middle) in reached and (middle, other) in reached:
+            reached.add((one, other))
+    return reached
+
+
+@given(graphs())
+def test_a_graph_is_taken_where_each_step_is_reached_and_each_cycle_ends(steps: list[Step]) -> None:
+    edges = edges_of(steps)
+    first, *others = edges
+    reached = closure(edges)
+    lost = [name for name in others if (first, name) not in reached]
+    bounded = {step["name"] for step in steps if "max_visits" in step}
+    unbounded = {name: targets - bounded for name, targets in edges.items() if name not in bounded}
+    endless = {one for one, other in closure(unbounded) if one == other}
+
+    if not lost and not endless:
+        assert len(defined(*steps).steps) == len(steps)
+        return
+    message = refusal(*steps).message
+    if lost:
+        assert f"no run comes to {', '.join(map(repr, lost))}:" in message
+    else:
+        cycle = message.partition("the cycle ")[2].partition(" has no end")[0].split(" → ")
+        assert cycle[0] == cycle[-1]
+        assert all(target in unbounded[name] for name, target in itertools.pairwise(cycle))
+
+
+WORLD = SyncWorld(InMemoryStorage())
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@given(graphs(), st.tuples(*[st.booleans()] * 3), st.integers(1, 40), st.lists(st.booleans(), max_size=30))
+def test_whatever_is_taken_ends_within_its_bounds(
+    steps: list[Step], known: tuple[bool, ...], max_steps: int, decided: list[bool]
+) -> None:
+    assume(_is_taken(steps))
+    run = drive(_driven(steps, dict(zip("xyz", known, strict=True)), max_steps, decided))
+
+    assert run.status in ("succeeded", "failed", "paused")
+    assert run.position <= max_steps + 1
+    for step in steps:
+        visits = [taken.step for taken in run.steps].count(step["name"])
+        # It is once more at a step when it is told that this was all, and once more when it comes back all the same.
+        assert visits <= step.get("max_visits", max_steps) + 2
+
+
+def _is_taken(steps: list[Step]) -> bool:
+    try:
+        return bool(defined(*steps))
+    except ActionException:
+        return False
+
+
+async def _driven(steps: list[Step], input: dict[str, bool], max_steps: int, decided: list[bool]) -> Any:
+    """A run, its approvals given or refused in this order, and given when that is at its end."""
+    desk = Desk(WORLD)
+    decisions = iter(decided)
+    run = await desk.run(*steps, input=input, max_steps=max_steps)
+    while run.paused_for == "approval":
+        if next(decisions, True):
+            await desk.approve(run)
+        else:
+            await desk.reject(run)
+            await desk.decline(run)
+        run = await desk.drive(run.id)
+    await desk.in_order_of(run)
+    return run

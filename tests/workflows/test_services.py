@@ -1,0 +1,598 @@
+"""The services `workflows` and `triggers`: what they do, and what they refuse, with nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from returns.result import Success
+from uuid_utils import uuid7
+
+from actionengine import ActionError, Actor, ErrorCode, Role, StaticAuthorizer
+from actionengine.workflows import Workflow, WorkflowPermissions
+from tests.workflows.desk import (
+    ANN,
+    AUDITOR,
+    BOB,
+    BOT,
+    EVE,
+    Desk,
+    action,
+    approval,
+    comparison,
+    decision,
+    expect,
+    failing_step,
+    fields,
+    note,
+    refused,
+    scenario,
+    statuses,
+)
+
+INVALID, NOT_FOUND, CONFLICT = ErrorCode.INVALID_INPUT, ErrorCode.NOT_FOUND, ErrorCode.CONFLICT
+FORBIDDEN, UNPROCESSABLE = ErrorCode.FORBIDDEN, ErrorCode.UNPROCESSABLE
+
+NO_ID = (str(uuid7()), "", "x" * 10_000, "größe", "'; DROP TABLE ae_documents; --", "../w", "%", "a\0b", "\ud800")
+"""What no run, trigger or workflow has for an id."""
+WRONG = (None, 7, True, ["w"], {"id": "w"})
+"""What is no text."""
+
+STEPS = {"steps": [note("a")]}
+EVENT = {"type": "event", "event_type": "job.done"}
+
+
+async def nothing_written(desk: Desk, name: str, payloads: Sequence[Any], *codes: ErrorCode, by: Actor = ANN) -> None:
+    """Each of these payloads is refused with one of these codes, and nothing is written but a row of the log."""
+    before = await desk.dump()
+    rows = len(await desk.log())
+    for payload in payloads:
+        answer = await desk.ask(name, payload, by=by)
+        assert isinstance(answer, ActionError), (name, str(payload)[:300], answer)
+        assert answer.code in codes, (name, str(payload)[:300], answer.to_dict())
+        assert answer.message
+    assert await desk.dump() == before
+    assert len(await desk.log()) == rows + len(payloads)
+
+
+# Definitions
+
+
+@scenario
+async def test_each_definition_is_a_new_version_which_is_a_draft_until_it_is_activated(desk: Desk) -> None:
+    versions: list[Workflow] = []
+    for name in ("one", "two", "three"):
+        payload = {"key": "w", "name": name.title(), "definition": {"steps": [note(name)]}}
+        versions.append(expect(await desk.ask("workflows.define", payload)))
+    assert [(each.version, each.status, each.name) for each in versions] == [
+        (1, "draft", "One"),
+        (2, "draft", "Two"),
+        (3, "draft", "Three"),
+    ]
+    assert versions[0].defined_by == "human:ann"
+
+    first = expect(await desk.ask("workflows.activate", {"key": "w", "version": 1}))
+    newest = expect(await desk.ask("workflows.activate", {"key": "w"}))
+    assert (first.version, first.status, newest.version, newest.status) == (1, "active", 3, "active")
+    found = [await desk.ask("workflows.get_definition", {"key": "w", "version": number}) for number in (1, 2, 3)]
+    assert [each.status for each in found] == ["retired", "draft", "active"]
+    assert expect(await desk.ask("workflows.get_definition", {"key": "w"})).version == 3
+    assert found[0].definition == {"steps": [note("one")]}
+
+
+@scenario
+async def test_an_older_version_can_be_put_into_use_again(desk: Desk) -> None:
+    key = await desk.define(note("old"))
+    await desk.define(note("new"), key=key)
+
+    expect(await desk.ask("workflows.activate", {"key": key, "version": 1}))
+    run = await desk.drive(await desk.start(key))
+
+    assert (run.workflow_version, statuses(run)) == (1, [("old", "succeeded")])
+    found = [await desk.ask("workflows.get_definition", {"key": key, "version": number}) for number in (1, 2)]
+    assert [each.status for each in found] == ["active", "retired"]
+
+
+@scenario
+async def test_activating_what_is_active_changes_nothing(desk: Desk) -> None:
+    key = await desk.define(note("a"), trigger=EVENT)
+    before = await desk.dump()
+
+    assert expect(await desk.ask("workflows.activate", {"key": key})).status == "active"
+
+    assert await desk.dump() == before
+
+
+@scenario
+async def test_workflows_are_listed_by_key_a_page_at_a_time(desk: Desk) -> None:
+    for key in ("b", "ä", "a", "C"):
+        await desk.define(note("x"), key=key)
+    await desk.define(note("y"), key="a")
+
+    first = expect(await desk.ask("workflows.list_definitions", {"limit": 3}))
+    rest = expect(await desk.ask("workflows.list_definitions", {"limit": 3, "after": first[-1].key}))
+
+    assert [(each.key, each.version) for each in (*first, *rest)] == [("C", 1), ("a", 2), ("b", 1), ("ä", 1)]
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (action("a", "host.nothing"), "there is no action host.nothing"),
+        (action("a", "nobody.echo"), "there is no action nobody.echo"),
+        (action("a", "workflow_steps.perform"), "drives runs"),
+        (action("a", "host.people"), "only for human actors"),
+        (action("a", "approvals.approve"), "only for human, integration, system actors"),
+    ],
+)
+@scenario
+async def test_an_action_that_no_workflow_can_execute_is_named_when_it_is_defined(
+    desk: Desk, step: Any, said: str
+) -> None:
+    before = await desk.dump()
+
+    error = refused(await desk.ask("workflows.define", {"key": "w", "definition": {"steps": [step]}}), INVALID, said)
+
+    assert "the step 'a'" in error.message
+    assert error.details["fields"][0]["path"] == "definition.steps.a.action"
+    assert await desk.dump() == before
+
+
+@scenario
+async def test_bad_definitions_are_refused_and_leave_nothing(desk: Desk) -> None:
+    deep: Any = []
+    for _ in range(70):
+        deep = [deep]
+    bad = [
+        {},
+        {"steps": []},
+        {"steps": [note("a", next="b")]},
+        {"steps": [note("a", next="end"), note("b")]},
+        {"steps": [note("a", next="a")]},
+        {"steps": [decision("a", (comparison("input.x", "eq", 1), "end"))], "input": fields(n="number")},
+        {"steps": [note("a")], "input": fields(n="integer")},
+        {"steps": [note("a")], "input": {"fields": [{"name": "n", "type": "number"}] * 2}},
+        {"steps": [note("a")], "max_steps": 0},
+        {"steps": [note("a")], "trigger": {"type": "schedule", "schedule": "never"}},
+        {"steps": [note("a")], "more": True},
+        {"steps": [action("a", "host.echo", deep)]},
+        {"steps": [action("a", "host.echo", "x" * 300_000)]},
+        {"steps": [action("a", "host.echo", "a\0b")]},
+        {"steps": [action("a", "host.echo", float("nan"))]},
+    ]
+
+    await nothing_written(desk, "workflows.define", [{"key": "w", "definition": each} for each in bad], INVALID)
+    await nothing_written(desk, "workflows.define", [{"key": "w", "definition": each} for each in WRONG[:4]], INVALID)
+    refused(await desk.ask("workflows.get_definition", {"key": "w"}), NOT_FOUND, "there is no workflow 'w'")
+
+
+@scenario
+async def test_a_key_is_a_name(desk: Desk) -> None:
+    keys = ("", " w", "w\n", "a/b", "a.b", "x" * 101, "a\0b", *WRONG)
+
+    await nothing_written(desk, "workflows.define", [{"key": key, "definition": STEPS} for key in keys], INVALID)
+    assert expect(await desk.ask("workflows.define", {"key": "Größe 1 {x} ${y}", "definition": STEPS})).version == 1
+
+
+@scenario
+async def test_of_many_who_define_at_once_each_makes_a_version_of_its_own_or_is_told_to_try_again(desk: Desk) -> None:
+    answers = await desk.world.at_once(
+        *(desk.ask("workflows.define", {"key": "w", "definition": STEPS}, by=Actor.human(f"h{n}")) for n in range(4))
+    )
+
+    versions = [each.version for each in answers if isinstance(each, Workflow)]
+    assert {each.code for each in answers if isinstance(each, ActionError)} <= {CONFLICT}
+    assert sorted(versions) == list(range(1, len(versions) + 1))
+    assert versions
+    assert expect(await desk.ask("workflows.get_definition", {"key": "w"})).version == len(versions)
+
+
+@scenario
+async def test_of_many_who_activate_at_once_one_version_is_active(desk: Desk) -> None:
+    for _ in range(3):
+        expect(await desk.ask("workflows.define", {"key": "w", "definition": {**STEPS, "trigger": EVENT}}))
+
+    answers = await desk.world.at_once(
+        *(desk.ask("workflows.activate", {"key": "w", "version": number}) for number in (1, 2, 3))
+    )
+
+    assert {answer.code for answer in answers if isinstance(answer, ActionError)} <= {CONFLICT}
+    found = [await desk.ask("workflows.get_definition", {"key": "w", "version": number}) for number in (1, 2, 3)]
+    assert [each.status for each in found].count("active") == 1
+    active = next(each.version for each in found if each.status == "active")
+    assert expect(await desk.ask("workflows.start", {"key": "w"})).workflow_version == active
+    assert len(expect(await desk.ask("triggers.list", {"key": "w"}))) == 1
+
+
+@scenario
+async def test_what_is_not_there_is_not_found(desk: Desk) -> None:
+    await desk.define(note("a"), key="w")
+    keys = ["nobody", "w ", "W", "x" * 100]
+
+    for name in ("get_definition", "activate", "start"):
+        codes = (NOT_FOUND, INVALID)
+        await nothing_written(desk, f"workflows.{name}", [{"key": key} for key in (*keys, *WRONG)], *codes)
+    missing = [{"key": "w", "version": number} for number in (2, 10**6, 10**30)]
+    for name in ("get_definition", "activate"):
+        await nothing_written(desk, f"workflows.{name}", missing, NOT_FOUND)
+        await nothing_written(desk, f"workflows.{name}", [{"key": "w", "version": n} for n in (0, -1, 1.5)], INVALID)
+    for name in ("get", "resume", "cancel"):
+        payloads = [{"run_id": id} for id in (*NO_ID, *WRONG)]
+        await nothing_written(desk, f"workflows.{name}", payloads, NOT_FOUND, INVALID)
+    for name in ("get", "enable", "disable", "delete"):
+        payloads = [{"trigger_id": id} for id in (*NO_ID, *WRONG)]
+        await nothing_written(desk, f"triggers.{name}", payloads, NOT_FOUND, INVALID)
+    await nothing_written(desk, "triggers.create", [{"key": "nobody", "trigger": EVENT}], NOT_FOUND)
+
+
+# Runs
+
+
+@scenario
+async def test_a_run_is_started_by_whoever_asks_with_its_input(desk: Desk) -> None:
+    key = await desk.define(note("a"), input=fields(n="number!", who="string"))
+
+    run = expect(await desk.ask("workflows.start", {"key": key, "input": {"n": 1}}, by=BOT))
+
+    assert (run.status, run.step, run.position, run.started_by) == ("running", "a", 0, "ai:bot")
+    assert (run.input, run.workflow_version, run.trigger_id) == ({"n": 1}, 1, None)
+    [told] = await desk.events("workflows.started")
+    assert told == {"run_id": run.id, "workflow_key": key, "turn": 0}
+
+
+@scenario
+async def test_an_input_that_does_not_fit_is_refused_by_field(desk: Desk) -> None:
+    key = await desk.define(note("a"), input=fields(n="number!", who="string", at="date"))
+    bad: list[dict[str, Any]] = [
+        {},
+        {"n": "1"},
+        {"n": True},
+        {"n": None},
+        {"n": 1, "m": 2},
+        {"n": 1, "at": "soon"},
+        {"n": 1, "who": "x" * 70_000},
+    ]
+
+    await nothing_written(desk, "workflows.start", [{"key": key, "input": each} for each in bad], INVALID)
+    await nothing_written(desk, "workflows.start", [{"key": key, "input": each} for each in WRONG[:4]], INVALID)
+    error = refused(await desk.ask("workflows.start", {"key": key, "input": {"n": "1"}}), INVALID, "'" + key + "'")
+    assert [each["path"] for each in error.details["fields"]] == ["n"]
+
+
+@scenario
+async def test_a_draft_is_not_started(desk: Desk) -> None:
+    expect(await desk.ask("workflows.define", {"key": "w", "definition": STEPS}))
+
+    await nothing_written(desk, "workflows.start", [{"key": "w"}], CONFLICT)
+    refused(await desk.ask("workflows.start", {"key": "w"}), CONFLICT, "no version of the workflow 'w' is active")
+
+
+@scenario
+async def test_a_start_with_a_key_is_one_run(desk: Desk) -> None:
+    key = await desk.define(note("a"))
+
+    first, again = [expect(await desk.ask("workflows.start", {"key": key}, key="once")) for _ in range(2)]
+    other = await desk.ask("workflows.start", {"key": key, "input": {"n": 1}}, key="once")
+    at_once = await desk.world.at_once(*(desk.ask("workflows.start", {"key": key}, key="twice") for _ in range(3)))
+
+    assert first.id == again.id
+    refused(other, ErrorCode.IDEMPOTENCY_MISMATCH)
+    assert len({expect(each).id for each in at_once}) == 1
+    assert len(expect(await desk.ask("workflows.list", {}))) == 2
+    assert len(await desk.events("workflows.started")) == 2
+
+
+@scenario
+async def test_a_run_that_another_action_starts_is_there_and_set_going_if_that_action_commits(desk: Desk) -> None:
+    key = await desk.define(note("inside"))
+    steps = [["host.note", {"n": 1}], ["workflows.start", {"key": key}]]
+    before = await desk.dump()
+
+    refused(await desk.ask("host.run", {"steps": steps, "fails": True}), UNPROCESSABLE)
+    await desk.go_on()
+    assert await desk.dump() == before
+
+    assert expect(await desk.ask("host.run", {"steps": steps})) == ["succeeded", "succeeded"]
+    assert await desk.read("notes") == [{"n": 1}]
+    await desk.go_on()
+    [run] = expect(await desk.ask("workflows.list", {"key": key}))
+    assert run.status == "succeeded"
+    assert await desk.read("notes") == [{"n": 1}, {"step": "inside"}]
+
+
+@scenario
+async def test_what_is_not_paused_is_not_resumed(desk: Desk) -> None:
+    running = await desk.get(await desk.start(await desk.define(note("a"))))
+    done = await desk.run(note("a"))
+    failed = await desk.run(failing_step("a", on_failure="fail"))
+    waiting = await desk.run(approval("ok"))
+    cancelled = await desk.run(approval("ok"))
+    expect(await desk.cancel(cancelled))
+
+    runs = [running, done, failed, waiting, cancelled]
+    await nothing_written(desk, "workflows.resume", [{"run_id": run.id} for run in runs], CONFLICT)
+    for run, status in ((running, "running"), (done, "succeeded"), (failed, "failed"), (cancelled, "cancelled")):
+        refused(await desk.resume(run), CONFLICT, f"is {status}, not paused", run.id)
+
+
+@scenario
+async def test_what_has_ended_is_not_cancelled_and_what_is_cancelled_stays_so(desk: Desk) -> None:
+    done = await desk.run(note("a"))
+    failed = await desk.run(failing_step("a", on_failure="fail"))
+    paused = await desk.run(failing_step("a"))
+
+    await nothing_written(desk, "workflows.cancel", [{"run_id": run.id} for run in (done, failed)], CONFLICT)
+    first = expect(await desk.ask("workflows.cancel", {"run_id": paused.id, "reason": "of no use"}, by=EVE))
+    before = await desk.dump()
+    again = expect(await desk.cancel(paused))
+
+    assert first == again
+    assert (first.status, first.step, first.paused_for) == ("cancelled", None, None)
+    assert first.error["message"] == "cancelled by human:eve: of no use"
+    assert first.ended_at is not None
+    assert await desk.dump() == before
+
+
+@scenario
+async def test_of_many_who_resume_at_once_one_sets_the_run_going(desk: Desk) -> None:
+    run = await desk.run(action("a", "host.flaky", {"name": "x", "times": 1, "code": "unprocessable"}))
+
+    answers = await desk.world.at_once(*(desk.resume(run, by=Actor.human(f"h{n}")) for n in range(3)))
+
+    assert [isinstance(answer, ActionError) for answer in answers].count(False) == 1
+    assert {answer.code for answer in answers if isinstance(answer, ActionError)} == {CONFLICT}
+    assert [told["turn"] for told in await desk.events("workflows.resumed")] == [1]
+    await desk.go_on()
+    assert (await desk.get(run.id)).status == "succeeded"
+
+
+@scenario
+async def test_runs_are_listed_oldest_first_by_workflow_and_status(desk: Desk) -> None:
+    one, two = await desk.define(note("a")), await desk.define(failing_step("a"))
+    ids = [await desk.start(key) for key in (one, two, one, two, one)]
+    for id in ids[:4]:
+        await desk.drive(id)
+
+    async def listed(**query: Any) -> list[str]:
+        return [run.id for run in expect(await desk.ask("workflows.list", query))]
+
+    assert await listed() == ids
+    assert await listed(key=one) == [ids[0], ids[2], ids[4]]
+    assert await listed(status="paused") == [ids[1], ids[3]]
+    assert await listed(key=one, status="running") == [ids[4]]
+    assert await listed(key="nobody") == []
+    assert await listed(limit=2) == ids[:2]
+    assert await listed(limit=2, after=ids[1]) == ids[2:4]
+    assert await listed(after=ids[4]) == []
+    await nothing_written(
+        desk, "workflows.list", [{"limit": 0}, {"limit": 1001}, {"status": "lost"}, {"x": 1}], INVALID
+    )
+
+
+@scenario
+async def test_a_run_shows_the_steps_that_it_has_taken_and_no_others(desk: Desk) -> None:
+    key = await desk.define(note("a"), note("b"))
+    runs = [await desk.drive(await desk.start(key)) for _ in range(3)]
+
+    for run in runs:
+        assert [step.step for step in run.steps] == ["a", "b"]
+        assert {(step.type, step.status) for step in run.steps} == {("action", "succeeded")}
+
+
+@scenario
+async def test_the_log_names_workflows_and_runs_as_subjects(desk: Desk) -> None:
+    run = await desk.run(failing_step("a"))
+    expect(await desk.cancel(run))
+
+    named = [entry.action for entry in await desk.log(subject=f"workflow_run/{run.id}")]
+    assert named == ["workflows.start", "workflow_steps.perform", "workflows.cancel"]
+    named = [entry.action for entry in await desk.log(subject=f"workflow/{run.workflow_key}")]
+    assert named == ["workflows.define", "workflows.activate", "workflows.start"]
+
+
+# Triggers
+
+
+@scenario
+async def test_triggers_are_made_listed_switched_and_deleted(desk: Desk) -> None:
+    key, other = await desk.define(note("a")), await desk.define(note("a"))
+    schedule = {"type": "schedule", "schedule": "0 9 * * *", "timezone": "Europe/Berlin"}
+
+    event = expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT}))
+    timed = expect(await desk.ask("triggers.create", {"key": key, "trigger": schedule}))
+    apart = expect(await desk.ask("triggers.create", {"key": other, "trigger": EVENT}))
+
+    assert (event.status, event.trigger, event.from_definition, event.workflow_key) == ("active", EVENT, False, key)
+    assert expect(await desk.ask("triggers.get", {"trigger_id": timed.id})) == timed
+    listed = [each.id for each in expect(await desk.ask("triggers.list", {}))]
+    assert listed == [event.id, timed.id, apart.id]
+    assert [each.id for each in expect(await desk.ask("triggers.list", {"key": other}))] == [apart.id]
+    for _ in range(2):
+        assert expect(await desk.ask("triggers.disable", {"trigger_id": timed.id})).status == "disabled"
+    assert expect(await desk.ask("triggers.enable", {"trigger_id": timed.id})).status == "active"
+    assert expect(await desk.ask("triggers.delete", {"trigger_id": timed.id})).id == timed.id
+    refused(await desk.ask("triggers.delete", {"trigger_id": timed.id}), NOT_FOUND)
+    told = [each["schedule"] for each in await desk.events("triggers.changed") if each["trigger_id"] == timed.id]
+    assert told == ["0 9 * * *", None, "0 9 * * *", None]
+
+
+@scenario
+async def test_a_bad_trigger_is_refused_and_leaves_nothing(desk: Desk) -> None:
+    key = await desk.define(note("a"))
+    deep = comparison("input.payload.n", "exists")
+    for _ in range(12):
+        deep = {"not": deep}
+    bad: list[Any] = [
+        {},
+        {"type": "event"},
+        EVENT | {"event_type": ""},
+        EVENT | {"when": {"field": "payload.n", "op": "exists"}},
+        EVENT | {"when": deep},
+        EVENT | {"input": {"n": "${input.nobody}"}},
+        EVENT | {"input": {"n": "${input.payload"}},
+        EVENT | {"more": 1},
+        {"type": "schedule", "schedule": "* * *"},
+        {"type": "schedule", "schedule": "0 9 * * *", "timezone": "Nowhere"},
+        {"type": "by hand"},
+        *WRONG,
+    ]
+
+    await nothing_written(desk, "triggers.create", [{"key": key, "trigger": each} for each in bad], INVALID)
+
+
+@scenario
+async def test_the_trigger_of_a_definition_comes_and_goes_with_its_version(desk: Desk) -> None:
+    key = await desk.define(note("a"), trigger=EVENT)
+    own = expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT | {"event_type": "own"}}))
+
+    async def listed() -> list[tuple[str, bool]]:
+        found = expect(await desk.ask("triggers.list", {"key": key}))
+        return [(each.trigger["event_type"], each.from_definition) for each in found]
+
+    assert sorted(await listed()) == [("job.done", True), ("own", False)]
+    await desk.define(note("a"), key=key, trigger=EVENT | {"event_type": "job.gone"})
+    assert sorted(await listed()) == [("job.gone", True), ("own", False)]
+    await desk.define(note("a"), key=key)
+    assert await listed() == [("own", False)]
+    expect(await desk.ask("workflows.activate", {"key": key, "version": 1}))
+    assert sorted(await listed()) == [("job.done", True), ("own", False)]
+    assert expect(await desk.ask("triggers.get", {"trigger_id": own.id})).status == "active"
+
+
+# Who may
+
+
+ACTIONS = {
+    "workflows.define": "define",
+    "workflows.activate": "activate",
+    "workflows.get_definition": "read",
+    "workflows.list_definitions": "read",
+    "workflows.start": "start",
+    "workflows.resume": "manage",
+    "workflows.cancel": "manage",
+    "workflows.get": "read",
+    "workflows.list": "read",
+    "triggers.create": "activate",
+    "triggers.get": "read",
+    "triggers.list": "read",
+    "triggers.enable": "activate",
+    "triggers.disable": "activate",
+    "triggers.delete": "activate",
+}
+EACH = ("define", "activate", "read", "start", "manage")
+
+
+@pytest.mark.parametrize("authorizer", [None, StaticAuthorizer()], ids=["rbac", "static"])
+@scenario
+async def test_each_action_asks_for_its_permission(desk: Desk, authorizer: Any) -> None:
+    demanding = desk.another(permissions=WorkflowPermissions(), authorizer=authorizer)
+    payloads = await _payloads(demanding)
+    assert payloads.keys() == ACTIONS.keys()
+
+    for name, part in ACTIONS.items():
+        without = Actor.human("h", permissions=[f"workflows.{each}" for each in EACH if each != part])
+        refused(await demanding.ask(name, payloads[name], by=without), FORBIDDEN)
+        one = Actor.human("h", permissions=[f"workflows.{part}"])
+        answer = await demanding.ask(name, payloads[name], by=one)
+        assert not (isinstance(answer, ActionError) and answer.code is FORBIDDEN), (name, answer)
+
+
+async def _payloads(desk: Desk) -> dict[str, Any]:
+    """What each action is asked for: what there is."""
+    root = AUDITOR
+    expect(await desk.ask("workflows.define", {"key": "w", "definition": STEPS}, by=root))
+    expect(await desk.ask("workflows.activate", {"key": "w"}, by=root))
+    run = expect(await desk.ask("workflows.start", {"key": "w"}, by=root))
+    trigger = expect(await desk.ask("triggers.create", {"key": "w", "trigger": EVENT}, by=root))
+    special: dict[str, Any] = {
+        "workflows.define": {"key": "w", "definition": STEPS},
+        "triggers.create": {"key": "w", "trigger": EVENT},
+    }
+    for name in ACTIONS:
+        service, _, action_name = name.partition(".")
+        if "list" in action_name:
+            special[name] = {}
+        elif service == "triggers":
+            special.setdefault(name, {"trigger_id": trigger.id})
+        elif action_name in ("resume", "cancel", "get"):
+            special[name] = {"run_id": run.id}
+        else:
+            special.setdefault(name, {"key": "w"})
+    return special
+
+
+@pytest.mark.parametrize("demanding", [False, True], ids=["no permissions", "permissions"])
+@scenario
+async def test_an_ai_defines_and_starts_and_never_puts_anything_into_use(desk: Desk, demanding: bool) -> None:
+    desk = desk.another(permissions=WorkflowPermissions()) if demanding else desk
+    bot = Actor.ai("bot", permissions=[f"workflows.{each}" for each in EACH])
+    payloads = await _payloads(desk)
+
+    for name, part in ACTIONS.items():
+        answer = await desk.ask(name, payloads[name], by=bot)
+        if part == "activate":
+            refused(answer, FORBIDDEN, "not for ai actors")
+        else:
+            assert not (isinstance(answer, ActionError) and answer.code is FORBIDDEN), (name, answer)
+    assert expect(await desk.ask("workflows.get_definition", {"key": "w"}, by=bot)).status == "draft"
+
+
+@scenario
+async def test_a_role_can_be_for_one_workflow(desk: Desk) -> None:
+    from actionengine.authorization.rules import Rule
+
+    role = Role(allow=[Rule("workflows.start", resource="workflow/mine")])
+    demanding = desk.another(permissions=WorkflowPermissions(), authorizer=StaticAuthorizer({"starter": role}))
+    for key in ("mine", "theirs"):
+        expect(await demanding.ask("workflows.define", {"key": key, "definition": STEPS}, by=AUDITOR))
+        expect(await demanding.ask("workflows.activate", {"key": key}, by=AUDITOR))
+    starter = Actor.human("s", roles=["starter"])
+
+    expect(await demanding.ask("workflows.start", {"key": "mine"}, by=starter))
+    refused(await demanding.ask("workflows.start", {"key": "theirs"}, by=starter), FORBIDDEN)
+
+
+@pytest.mark.parametrize(
+    ("name", "payload"),
+    [
+        ("next", {"run_id": "$run"}),
+        ("perform", {"run_id": "$run", "position": 0}),
+        ("give_up", {"run_id": "$run", "position": 0, "error": {"code": "conflict", "message": "m"}}),
+        ("wait", {"run_id": "$run", "position": 0, "approval_id": "x"}),
+        (
+            "fire",
+            {"trigger_id": "$trigger", "input": {}, "started_by": "x", "cause": "x", "at": "2030-01-31T09:00:00Z"},
+        ),
+        ("decline", {"approval_id": "$approval"}),
+    ],
+)
+@scenario
+async def test_what_drives_runs_is_for_their_own_workflow_alone(desk: Desk, name: str, payload: Any) -> None:
+    key = await desk.define(note("a"))
+    waiting = await desk.run(approval("ok"))
+    expect(await desk.reject(waiting))
+    trigger = expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT}))
+    ids = {"$run": await desk.start(key), "$trigger": trigger.id, "$approval": waiting.approval_id}
+    filled = {field: ids.get(value, value) if isinstance(value, str) else value for field, value in payload.items()}
+
+    for by in (ANN, BOB, BOT, Actor.system(), Actor.integration("i")):
+        await nothing_written(desk, f"workflow_steps.{name}", [filled], FORBIDDEN, by=by)
+    await nothing_written(desk, f"workflow_steps.{name}", [filled], FORBIDDEN, by=Actor.workflow("another"))
+
+
+@scenario
+async def test_nobody_gives_up_with_what_is_no_error(desk: Desk) -> None:
+    key = await desk.define(note("a"))
+    payload = {"run_id": await desk.start(key), "position": 0, "error": {}}
+
+    await nothing_written(desk, "workflow_steps.give_up", [payload], INVALID, by=Actor.workflow(key))
+
+
+def test_services_can_be_asked_what_they_do(desk: Desk) -> None:
+    for service in ("workflows", "triggers"):
+        summaries = desk.engine.get_service_actions(service)
+        assert isinstance(summaries, Success)
+        assert {f"{service}.{each.name}" for each in summaries.unwrap()} == {
+            name for name in ACTIONS if name.startswith(f"{service}.")
+        }

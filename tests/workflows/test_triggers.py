@@ -1,0 +1,394 @@
+"""Triggers: what events and schedules start, through the publisher that a relay gives its events to."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+
+from actionengine import Actor, ErrorCode, InMemoryStorage, Limits
+from actionengine.driving import drive
+from actionengine.durable.host import DurableClient, DurableUnavailable
+from actionengine.events.event import Event
+from actionengine.events.publisher import PublishError, PublisherUnavailable
+from actionengine.testing import AsyncWorld
+from actionengine.testing.worlds import a_tenant
+from actionengine.workflows import WorkflowPublisher
+from tests.workflows.desk import (
+    AUDITOR,
+    Desk,
+    RecordingClient,
+    action,
+    approval,
+    comparison,
+    expect,
+    fields,
+    note,
+    refused,
+    scenario,
+    statuses,
+)
+
+# The publisher is asynchronous.
+pytestmark = pytest.mark.parametrize("place", ["memory-async", "sqlite-async", "postgres-async"], indirect=True)
+
+EVENT = {"type": "event", "event_type": "job.done"}
+
+
+class Relay:
+    """Gives the events of a tenant to a publisher, one after the other."""
+
+    def __init__(self, desk: Desk, path: Path) -> None:
+        self.desk = desk
+        self.client = RecordingClient()
+        tenants = {tenant.id: tenant for tenant in (desk.world.tenant, desk.world.other_tenant)}
+        self.publisher = WorkflowPublisher(desk.engine, path / "durable.sqlite", tenant_of=tenants.__getitem__)
+        self.publisher._client = cast("DurableClient", self.client)
+        self._after = 0
+
+    async def give(self, times: int = 1) -> dict[str, PublishError]:
+        """Deliver what is new, so many times; why something was not delivered, by type."""
+        failures: dict[str, PublishError] = {}
+        while stored := await self.desk.world.read_events(self.desk.tenant, after=self._after):
+            for each in stored:
+                for _ in range(times):
+                    event = Event.of(each.position, each.event)
+                    for failure in (await self.publisher.publish([event])).values():
+                        failures[event.type] = failure
+            self._after = stored[-1].position
+        return failures
+
+    async def go_on(self) -> None:
+        """Deliver, and take the steps of what is set going, until nothing is any more."""
+        done = 0
+        while True:
+            assert await self.give() == {}
+            going = [each for each in self.client.enqueued if each.function == "actionengine.drive"]
+            if len(going) == done:
+                return
+            for each in going[done:]:
+                _, _, key, run_id = each.arguments
+                await self.desk.driver.drive(self.desk.tenant, key, run_id, "async")
+            done = len(going)
+
+
+@pytest.fixture
+def relay(desk: Desk, tmp_path: Path) -> Relay:
+    return Relay(desk, tmp_path)
+
+
+async def emit(desk: Desk, payload: Any = None, type: str = "job.done", **who: Any) -> None:
+    expect(await desk.ask("host.emit", {"type": type, "payload": payload, "subject": "job/1"}, **who))
+
+
+async def runs_of(desk: Desk, key: str) -> list[Any]:
+    return list(expect(await desk.ask("workflows.list", {"key": key}, by=AUDITOR)))
+
+
+@scenario
+async def test_an_event_starts_one_run_however_often_it_is_delivered(desk: Desk, relay: Relay) -> None:
+    given = {"n": "${input.payload.n}", "who": "${input.actor}", "what": "${input.subject} ${input.type}"}
+    key = await desk.define(note("a"), trigger=EVENT | {"input": given})
+    await emit(desk, {"n": 7})
+
+    assert await relay.give(times=3) == {}
+
+    [run] = await runs_of(desk, key)
+    assert run.input == {"n": 7, "who": "human:ann", "what": "job/1 job.done"}
+    assert run.started_by == "human:ann"
+    [trigger] = expect(await desk.ask("triggers.list", {"key": key}))
+    assert run.trigger_id == trigger.id
+    going = [each for each in relay.client.enqueued if each.function == "actionengine.drive"]
+    assert [each.id for each in going] == [f"{run.id}/0"]
+    assert going[0].arguments == (str(desk.tenant.id), desk.tenant.slug, key, run.id)
+    await relay.go_on()
+    assert (await desk.get(run.id)).status == "succeeded"
+
+
+@scenario
+async def test_an_event_that_is_delivered_again_after_its_key_has_expired_starts_nothing(
+    desk: Desk, tmp_path: Path
+) -> None:
+    forgetful = desk.another(limits=Limits(idempotency_ttl=0.001))
+    relay = Relay(forgetful, tmp_path)
+    key = await forgetful.define(note("a"), trigger=EVENT)
+    before = await desk.start(await desk.define(note("a")))
+    await emit(forgetful)
+    assert await relay.give() == {}
+    [run] = await runs_of(forgetful, key)
+    await desk.world.pause(0.01)
+    await desk.world.purge_expired_keys()
+    stored = await desk.world.read_events(desk.tenant, types=["job.done"])
+
+    assert await relay.publisher.publish([Event.of(each.position, each.event) for each in stored]) == {}
+
+    assert [each.id for each in await runs_of(forgetful, key)] == [run.id]
+    assert UUID(run.id).version == 7
+    assert run.id[:13] >= before[:13]
+
+
+@scenario
+async def test_each_trigger_of_an_event_starts_its_own_run(desk: Desk, relay: Relay) -> None:
+    one, two = await desk.define(note("a"), trigger=EVENT), await desk.define(note("a"))
+    for key in (one, two):
+        expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT}))
+    await emit(desk)
+    await emit(desk)
+    await emit(desk, type="job.gone")
+
+    assert await relay.give(times=2) == {}
+
+    assert (len(await runs_of(desk, one)), len(await runs_of(desk, two))) == (4, 2)
+
+
+@scenario
+async def test_a_run_is_started_only_where_the_condition_holds(desk: Desk, relay: Relay) -> None:
+    when = {"all": [comparison("input.payload.n", "gt", 5), comparison("input.actor", "ne", "human:bob")]}
+    key = await desk.define(note("a"), trigger=EVENT | {"when": when, "input": {"n": "${input.payload.n}"}})
+    for n, by in ((4, "ann"), (6, "bob"), (6, "eve")):
+        await emit(desk, {"n": n}, by=Actor.human(by))
+
+    assert await relay.give() == {}
+
+    assert [(run.started_by, run.input) for run in await runs_of(desk, key)] == [("human:eve", {"n": 6})]
+
+
+@pytest.mark.parametrize("payload", [None, {}, [], {"n": "a lot"}, {"n": None}], ids=repr)
+@scenario
+async def test_an_event_that_lacks_what_a_trigger_asks_for_holds_nothing_up(
+    desk: Desk, relay: Relay, payload: Any
+) -> None:
+    when = EVENT | {"when": comparison("input.payload.n", "gt", 5), "input": {"n": 1}}
+    given = EVENT | {"input": {"n": "${input.payload.n}"}}
+    keys = [await desk.define(note("a"), input=fields(n="number!"), trigger=trigger) for trigger in (when, given)]
+    good = await desk.define(note("a"), trigger=EVENT)
+    await emit(desk, payload)
+
+    assert await relay.give() == {}
+
+    assert [await runs_of(desk, key) for key in keys] == [[], []]
+    assert len(await runs_of(desk, good)) == 1
+
+
+@scenario
+async def test_a_workflow_without_an_active_version_holds_nothing_up(desk: Desk, relay: Relay) -> None:
+    expect(await desk.ask("workflows.define", {"key": "draft", "definition": {"steps": [note("a")]}}))
+    expect(await desk.ask("triggers.create", {"key": "draft", "trigger": EVENT}))
+    good = await desk.define(note("a"), trigger=EVENT)
+    await emit(desk)
+
+    assert await relay.give() == {}
+
+    assert (await runs_of(desk, "draft"), len(await runs_of(desk, good))) == ([], 1)
+
+
+@scenario
+async def test_a_trigger_that_is_disabled_or_deleted_starts_nothing(desk: Desk, relay: Relay) -> None:
+    key = await desk.define(note("a"))
+    made = [expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT})) for _ in range(3)]
+    expect(await desk.ask("triggers.disable", {"trigger_id": made[0].id}))
+    expect(await desk.ask("triggers.delete", {"trigger_id": made[1].id}))
+    await emit(desk)
+    assert await relay.give() == {}
+    assert [run.trigger_id for run in await runs_of(desk, key)] == [made[2].id]
+
+    expect(await desk.ask("triggers.enable", {"trigger_id": made[0].id}))
+    await emit(desk)
+    assert await relay.give() == {}
+
+    assert len(await runs_of(desk, key)) == 3
+
+
+@scenario
+async def test_what_workflows_cause_starts_nothing_unless_that_is_said(desk: Desk, relay: Relay) -> None:
+    cautious = await desk.define(note("a"), trigger=EVENT)
+    eager = await desk.define(note("a"), trigger=EVENT | {"from_workflows": True})
+    key = await desk.define(action("emit", "host.emit", {"type": "job.done"}))
+    await desk.start(key)
+
+    await relay.go_on()
+
+    assert await runs_of(desk, cautious) == []
+    [run] = await runs_of(desk, eager)
+    assert (run.started_by, run.status) == (f"workflow:{key}", "succeeded")
+
+
+@scenario
+async def test_schedules_come_change_and_go(desk: Desk, relay: Relay) -> None:
+    schedule = {"type": "schedule", "schedule": "0 9 * * *", "timezone": "Europe/Berlin"}
+    key = await desk.define(note("a"), trigger=schedule)
+    [trigger] = expect(await desk.ask("triggers.list", {"key": key}))
+
+    assert await relay.give(times=2) == {}
+    [(name, scheduled)] = relay.client.schedules.items()
+    assert name == f"{desk.tenant.id}/{trigger.id}"
+    assert (scheduled.cron, scheduled.timezone, scheduled.function) == (
+        "0 9 * * *",
+        "Europe/Berlin",
+        "actionengine.fire",
+    )
+    assert scheduled.context == {
+        "tenant_id": str(desk.tenant.id),
+        "slug": desk.tenant.slug,
+        "workflow_key": key,
+        "trigger_id": trigger.id,
+    }
+
+    expect(await desk.ask("triggers.disable", {"trigger_id": trigger.id}))
+    assert await relay.give() == {}
+    assert relay.client.schedules == {}
+    expect(await desk.ask("triggers.enable", {"trigger_id": trigger.id}))
+    await desk.define(note("a"), key=key, trigger=schedule | {"schedule": "30 8 * * *"})
+    assert await relay.give() == {}
+    [replaced] = relay.client.schedules.values()
+    assert replaced.cron == "30 8 * * *"
+    await desk.define(note("a"), key=key)
+    assert await relay.give() == {}
+    assert relay.client.schedules == {}
+
+
+@scenario
+async def test_a_scheduled_time_starts_one_run(desk: Desk, relay: Relay) -> None:
+    schedule = {"type": "schedule", "schedule": "0 9 * * *", "input": {"at": "${input.scheduled_at}"}}
+    key = await desk.define(note("a"), input=fields(at="datetime!"), trigger=schedule)
+    [trigger] = expect(await desk.ask("triggers.list", {"key": key}))
+    at = datetime(2030, 1, 29, 9, tzinfo=UTC)
+
+    ids = [await desk.driver.fire(desk.tenant, key, trigger.id, at, "async") for _ in range(2)]
+    later = await desk.driver.fire(desk.tenant, key, trigger.id, at.replace(day=30), "async")
+
+    runs = await runs_of(desk, key)
+    assert [run.id for run in runs] == [ids[0], later]
+    assert ids[0] == ids[1]
+    assert runs[0].input == {"at": "2030-01-29T09:00:00+00:00"}
+    assert runs[0].started_by == f"schedule:{trigger.id}"
+    expect(await desk.ask("triggers.disable", {"trigger_id": trigger.id}))
+    assert await desk.driver.fire(desk.tenant, key, trigger.id, at.replace(day=31), "async") == "None"
+    assert len(await runs_of(desk, key)) == 2
+
+
+@scenario
+async def test_a_rejected_approval_moves_its_run_on(desk: Desk, relay: Relay) -> None:
+    run = await desk.run(approval("ok", on_reject="no", next="end"), note("no"))
+    other = await desk.ask("host.approved", {"n": 1})
+    expect(await desk.reject(run))
+    assert (await desk.get(run.id)).status == "paused"
+    boss = Actor.human("boss", permissions=["host.approve"])
+    expect(await desk.ask("approvals.reject", {"approval_id": other.details["approval_id"]}, by=boss))
+
+    assert await relay.give(times=2) == {}
+    await relay.go_on()
+
+    assert statuses(await desk.get(run.id)) == [("ok", "rejected"), ("no", "succeeded")]
+
+
+@scenario
+async def test_a_run_is_set_going_once_in_each_of_its_turns(desk: Desk, relay: Relay) -> None:
+    flaky = {"name": "turns", "times": 1, "code": "unprocessable"}
+    key = await desk.define(approval("ok"), action("a", "host.flaky", flaky))
+    id = await desk.start(key)
+    await relay.go_on()
+    expect(await desk.approve(await desk.get(id)))
+    await relay.go_on()
+    expect(await desk.resume(await desk.get(id)))
+    await relay.go_on()
+
+    going = [each.id for each in relay.client.enqueued if each.function == "actionengine.drive"]
+    assert going == [f"{id}/0", f"{id}/1", f"{id}/2"]
+    assert (await desk.get(id)).status == "succeeded"
+
+
+@scenario
+async def test_while_the_durable_engine_is_away_events_wait(desk: Desk, relay: Relay) -> None:
+    class Away(RecordingClient):
+        def enqueue(self, *_: Any, **__: Any) -> None:
+            raise DurableUnavailable("it is away")
+
+    await desk.start(await desk.define(note("a")))
+    relay.publisher._client = cast("DurableClient", Away())
+
+    failures = await relay.give()
+
+    assert isinstance(failures["workflows.started"], PublisherUnavailable)
+
+
+@scenario
+async def test_the_events_of_another_tenant_start_nothing_here(desk: Desk, relay: Relay) -> None:
+    key = await desk.define(note("a"), trigger=EVENT)
+    there = await desk.define(note("a"), trigger=EVENT, tenant=desk.world.other_tenant)
+    await emit(desk, tenant=desk.world.other_tenant)
+    stored = await desk.world.read_events(desk.world.other_tenant, types=["job.done"])
+
+    assert await relay.publisher.publish([Event.of(each.position, each.event) for each in stored]) == {}
+
+    assert await runs_of(desk, key) == []
+    found = expect(await desk.ask("workflows.list", {}, tenant=desk.world.other_tenant))
+    assert [run.workflow_key for run in found] == [there]
+
+
+@scenario
+async def test_a_real_durable_engine_is_asked_for_each_turn_once(desk: Desk, tmp_path: Path) -> None:
+    import asyncio
+
+    from actionengine.durable.host import upgrade
+
+    path = tmp_path / "real.sqlite"
+    await asyncio.to_thread(upgrade, path)
+    publisher = WorkflowPublisher(desk.engine, path, tenant_of={desk.tenant.id: desk.tenant}.__getitem__)
+    id = await desk.start(await desk.define(note("a")))
+    events = [
+        Event.of(each.position, each.event)
+        for each in await desk.world.read_events(desk.tenant, types=["workflows.started"])
+    ]
+
+    try:
+        for _ in range(2):
+            assert await publisher.publish(events) == {}
+        found = await asyncio.to_thread(publisher._client.status, f"{id}/0")
+    finally:
+        await publisher.stop()
+
+    assert found is not None
+    assert found[0] == "ENQUEUED"
+
+
+@scenario
+async def test_an_approval_is_asked_for_with_what_is_to_be_approved(desk: Desk, relay: Relay) -> None:
+    key = await desk.define(approval("ok", message="For ${input.who}"), trigger=EVENT | {"input": {"who": "eve"}})
+    await emit(desk, by=Actor.human("bob", permissions=["host.approve"]))
+    await relay.go_on()
+    [run] = await runs_of(desk, key)
+
+    refused(await desk.approve(run), ErrorCode.FORBIDDEN, "human:bob has started the run")
+    [told] = await desk.events("workflows.paused")
+    assert json.dumps(told)
+    assert told["approval_id"] == run.approval_id
+
+
+def test_the_tenants_of_events_are_those_of_the_storage(place: Any, tmp_path: Path) -> None:
+    if not isinstance(place.storage, InMemoryStorage):
+        pytest.skip("it makes a storage of its own")
+    world = AsyncWorld(InMemoryStorage())
+    world.tenant = drive(_created(world))
+    world.other_tenant = a_tenant()
+    desk = Desk(world)
+    publisher = WorkflowPublisher(desk.engine, tmp_path / "durable.sqlite")
+    client = RecordingClient()
+    publisher._client = cast("DurableClient", client)
+
+    async def test() -> None:
+        await desk.start(await desk.define(note("a")))
+        stored = await world.read_events(desk.tenant, types=["workflows.started"])
+        assert await publisher.publish([Event.of(each.position, each.event) for each in stored]) == {}
+        assert client.enqueued[0].arguments[1] == "acme"
+
+    world.run(test())
+    world.close()
+
+
+async def _created(world: AsyncWorld) -> Any:
+    return world.storage.create_tenant(slug="acme", name="Acme")
