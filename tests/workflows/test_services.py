@@ -553,6 +553,32 @@ async def test_a_role_can_be_for_one_workflow(desk: Desk) -> None:
     refused(await demanding.ask("workflows.start", {"key": "theirs"}, by=starter), FORBIDDEN)
 
 
+@scenario
+async def test_a_workflow_writes_the_documents_that_its_roles_let_it_write(desk: Desk) -> None:
+    roles = {"clerk": Role(allow=["records.orders.insert"])}
+    demanding = desk.another(
+        permissions=WorkflowPermissions(), authorizer=StaticAuthorizer(roles), roles=lambda tenant, key: ["clerk"]
+    )
+    system = Actor.system("ops")
+
+    async def run_of(collection: str) -> Any:
+        step = {"name": "put", "type": "record_mutation", "operation": "insert", "collection": collection, "data": {}}
+        key = f"put-{collection}"
+        for name, payload in (
+            ("workflows.define", {"key": key, "definition": {"steps": [step]}}),
+            ("workflows.activate", {"key": key}),
+        ):
+            expect(await demanding.ask(name, payload, by=system))
+        run = expect(await demanding.ask("workflows.start", {"key": key}, by=system))
+        await demanding.driver.drive(demanding.tenant, key, run.id, demanding.world.mode)
+        return expect(await demanding.ask("workflows.get", {"run_id": run.id}, by=system))
+
+    assert (await run_of("orders")).status == "succeeded"
+    refused_run = await run_of("payments")
+    assert (refused_run.status, refused_run.error["code"]) == ("paused", "forbidden")
+    assert await desk.read("payments") == []
+
+
 @pytest.mark.parametrize(
     ("name", "payload"),
     [

@@ -59,7 +59,7 @@ async def test_an_action_stands_on_the_log_with_the_workflow_the_reason_and_the_
     nested = rows["host.who"]
     parent = next(entry for entry in log if entry.id == nested.parent_id)
     assert (nested.actor_type, nested.actor_id) == ("workflow", run.workflow_key)
-    assert nested.reason == f"workflow {run.workflow_key}, run {run.id}, step who"
+    assert nested.reason == f"workflow {run.workflow_key}, run {run.id}, step who (host.who)"
     assert (parent.action, parent.idempotency_key) == ("workflow_steps.perform", f"{run.id}/0")
     assert parent.request_id == run.id
     assert f"workflow_run/{run.id}" in parent.subjects

@@ -10,13 +10,10 @@ from uuid import UUID
 
 import pytest
 
-from actionengine import Actor, ErrorCode, InMemoryStorage, Limits
-from actionengine.driving import drive
+from actionengine import Actor, ErrorCode, Limits
 from actionengine.durable.host import DurableClient, DurableUnavailable
 from actionengine.events.event import Event
 from actionengine.events.publisher import PublishError, PublisherUnavailable
-from actionengine.testing import AsyncWorld
-from actionengine.testing.worlds import a_tenant
 from actionengine.workflows import WorkflowPublisher
 from tests.workflows.desk import (
     AUDITOR,
@@ -367,28 +364,3 @@ async def test_an_approval_is_asked_for_with_what_is_to_be_approved(desk: Desk, 
     [told] = await desk.events("workflows.paused")
     assert json.dumps(told)
     assert told["approval_id"] == run.approval_id
-
-
-def test_the_tenants_of_events_are_those_of_the_storage(place: Any, tmp_path: Path) -> None:
-    if not isinstance(place.storage, InMemoryStorage):
-        pytest.skip("it makes a storage of its own")
-    world = AsyncWorld(InMemoryStorage())
-    world.tenant = drive(_created(world))
-    world.other_tenant = a_tenant()
-    desk = Desk(world)
-    publisher = WorkflowPublisher(desk.engine, tmp_path / "durable.sqlite")
-    client = RecordingClient()
-    publisher._client = cast("DurableClient", client)
-
-    async def test() -> None:
-        await desk.start(await desk.define(note("a")))
-        stored = await world.read_events(desk.tenant, types=["workflows.started"])
-        assert await publisher.publish([Event.of(each.position, each.event) for each in stored]) == {}
-        assert client.enqueued[0].arguments[1] == "acme"
-
-    world.run(test())
-    world.close()
-
-
-async def _created(world: AsyncWorld) -> Any:
-    return world.storage.create_tenant(slug="acme", name="Acme")

@@ -35,7 +35,7 @@ from actionengine.workflows.models import Run, RunSummary, StepTaken, TriggerVie
 from actionengine.workflows.performing import ASSIGNMENTS
 from actionengine.workflows.permissions import NO_PERMISSIONS, WorkflowPermissions
 from actionengine.workflows.publisher import WorkflowPublisher
-from actionengine.workflows.steps import workflow_steps
+from actionengine.workflows.steps import workflow_steps_service
 from actionengine.workflows.store import RecordLockGuard
 from actionengine.workflows.triggers import triggers_service
 from actionengine.workflows.workflows import workflows_service
@@ -49,7 +49,7 @@ class WorkflowServices(tuple[Service, ...]):
     def __call__(self, *, permissions: WorkflowPermissions = NO_PERMISSIONS) -> WorkflowServices:
         """The services, asking for these permissions."""
         workflows = replace(workflows_service(permissions), record_guard=RecordLockGuard)
-        return WorkflowServices((workflows, triggers_service(permissions), workflow_steps))
+        return WorkflowServices((workflows, triggers_service(permissions), workflow_steps_service(permissions)))
 
 
 workflow_services = WorkflowServices()()

@@ -16,7 +16,8 @@ from actionengine.errors import ActionException, ErrorCode, failing
 from actionengine.services.access import SystemAccess
 from actionengine.storage.port import AsyncRecords, Record, SerializationFailure
 from actionengine.workflows.conditions import holds
-from actionengine.workflows.definition import (
+from actionengine.workflows.events import ASSIGNED, NOTIFICATION, Assignment, Notification
+from actionengine.workflows.step_types import (
     ActionStep,
     ApprovalStep,
     AssignmentStep,
@@ -26,7 +27,6 @@ from actionengine.workflows.definition import (
     RecordMutationStep,
     Step,
 )
-from actionengine.workflows.events import ASSIGNED, NOTIFICATION, Assignment, Notification
 from actionengine.workflows.store import Store, insert_once, is_in_force, lock_id, run_subject
 from actionengine.workflows.values import filled
 
@@ -67,9 +67,14 @@ class Done(NamedTuple):
     released: str | None = None
 
 
-async def perform(scene: Scene, step: Step) -> Done:
-    """Do what a step says. Raises `ActionException` with what it fails with."""
+async def perform(scene: Scene, step: Step, records: str | None = None) -> Done:
+    """Do what a step says. Raises `ActionException` with what it fails with.
+
+    Where `records` is a permission, what the step does to documents asks for it: `<records>.<collection>.<operation>`.
+    """
     _check_approver(scene, step)
+    if records is not None and isinstance(step, RecordMutationStep | RecordLockStep):
+        await scene.ctx.authorize_async(f"{records}.{step.collection}.{step.operation}")
     return await _PERFORM[step.type](scene, step)
 
 
@@ -93,7 +98,8 @@ def about(run: Record, step: Step) -> str:
         except ActionException:
             # It is told when the step is performed.
             return step.message
-    return f"workflow {run.data['workflow_key']}, run {run.id}, step {step.name}"
+    does = f" ({step.action})" if isinstance(step, ActionStep) else ""
+    return f"workflow {run.data['workflow_key']}, run {run.id}, step {step.name}{does}"
 
 
 def _check_approver(scene: Scene, step: Step) -> None:

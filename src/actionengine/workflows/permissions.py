@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from actionengine.context import ActorType
+
+ACTIVATORS: tuple[ActorType, ...] = ("human", "integration", "system")
+"""Who may put workflows and triggers into use: no AI, and no workflow."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkflowPermissions:
     """The permission that each part asks for; None asks for none.
 
     `read`: get and list. `start`: start runs. `manage`: resume and cancel runs. `define`: write definitions.
-    `activate`: put them into use, and triggers. An AI can be given all but `activate`. Whoever may define and activate
+    `activate`: put them into use, and triggers. `records`: what is asked of a workflow whose steps write or lock
+    documents, as `records.<collection>.<operation>`; a role that allows `records.*` lets it do all. An AI can be given all but `activate`. Whoever may define and activate
     can have done whatever the workflow's own roles allow, so give these two to few.
     """
 
@@ -19,6 +25,7 @@ class WorkflowPermissions:
     manage: str | None = "workflows.manage"
     define: str | None = "workflows.define"
     activate: str | None = "workflows.activate"
+    records: str | None = "records"
 
 
-NO_PERMISSIONS = WorkflowPermissions(None, None, None, None, None)
+NO_PERMISSIONS = WorkflowPermissions(None, None, None, None, None, None)

@@ -10,18 +10,17 @@ from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
 from actionengine.actions import Action, Service, create_action, create_service
-from actionengine.changes.permissions import PEOPLE
 from actionengine.changes.store import new_id, not_found
 from actionengine.errors import ActionError, ErrorCode, failing
 from actionengine.payload import refusals, summary
 from actionengine.plan import native
 from actionengine.services.access import access_of
 from actionengine.storage.port import Record
-from actionengine.workflows.definition import EventTrigger, ScheduleTrigger, Trigger
 from actionengine.workflows.events import TRIGGER_CHANGED, TriggerChanged
 from actionengine.workflows.models import CreateTrigger, ListTriggers, TriggerReference, TriggerView
-from actionengine.workflows.permissions import WorkflowPermissions
+from actionengine.workflows.permissions import ACTIVATORS, WorkflowPermissions
 from actionengine.workflows.store import Store, store_of, timestamp
+from actionengine.workflows.trigger_types import EventTrigger, ScheduleTrigger, Trigger
 
 _TRIGGER: TypeAdapter[EventTrigger | ScheduleTrigger] = TypeAdapter(Trigger)
 
@@ -154,7 +153,7 @@ def triggers_service(permissions: WorkflowPermissions) -> Service:
             handler=handler,
             validation=validation,
             permission=permissions.activate,
-            allowed_actors=PEOPLE,
+            allowed_actors=ACTIVATORS,
             resource=_subject if validation is TriggerReference else None,
         )
 

@@ -9,13 +9,12 @@ from returns.result import Result, Success
 from actionengine.action_context import ActionContext
 from actionengine.actions import Action, Service, create_action, create_service
 from actionengine.approval_record import PendingApproval
-from actionengine.changes.permissions import PEOPLE
 from actionengine.changes.store import conflict, new_id
 from actionengine.errors import ActionError, ErrorCode, failing
 from actionengine.plan import native
 from actionengine.services.access import SystemAccess, access_of
 from actionengine.storage.port import APPROVALS, Record
-from actionengine.workflows.definition import ActionStep, Definition, document, parse_definition
+from actionengine.workflows.definition import Definition, document, parse_definition
 from actionengine.workflows.models import (
     CancelRun,
     DefineWorkflow,
@@ -29,8 +28,9 @@ from actionengine.workflows.models import (
     Workflow,
     WorkflowVersion,
 )
-from actionengine.workflows.permissions import WorkflowPermissions
+from actionengine.workflows.permissions import ACTIVATORS, WorkflowPermissions
 from actionengine.workflows.starting import start_run
+from actionengine.workflows.step_types import ActionStep
 from actionengine.workflows.steps import SERVICE as STEPS_SERVICE
 from actionengine.workflows.store import (
     insert_once,
@@ -277,7 +277,7 @@ def workflows_service(permissions: WorkflowPermissions) -> Service:
                 handler=_activate,
                 validation=WorkflowVersion,
                 permission=permissions.activate,
-                allowed_actors=PEOPLE,
+                allowed_actors=ACTIVATORS,
                 resource=_workflow_subject,
             ),
             reading("get_definition", "One version of a workflow", _get_workflow, WorkflowVersion, _workflow_subject),

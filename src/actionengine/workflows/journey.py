@@ -1,0 +1,222 @@
+"""A run at the step that is to be taken, and how it goes on: to another step, to its end, or into a pause."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic_core import to_json
+
+from actionengine.action_context import ActionContext
+from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.services.access import access_of
+from actionengine.storage.port import Record
+from actionengine.workflows.definition import Definition
+from actionengine.workflows.events import PAUSED, STEP_TAKEN, RunPaused, StepTold
+from actionengine.workflows.models import StepStatus
+from actionengine.workflows.performing import Done, Scene, known_to
+from actionengine.workflows.step_types import END, FAIL, PAUSE, RESERVED, ApprovalStep, Step
+from actionengine.workflows.store import Store, run_subject, step_id, store_of, timestamp
+from actionengine.workflows.telling import tell_end, tell_going
+
+MOST_OUTPUT = 64 * 1024
+"""Bytes of JSON of a step's output that later steps can refer to; of a longer one they see only how long it is."""
+
+MOST_OUTPUTS = 1024 * 1024
+"""Bytes of JSON of what all steps of a run have given."""
+
+_MOST_TOLD = 1000
+"""Characters of the message of an error that is too long to be kept."""
+
+
+class Journey:
+    """A run at the step that is to be taken, and how it goes on from there."""
+
+    def __init__(self, ctx: ActionContext, store: Store, run: Record, definition: Definition) -> None:
+        self._ctx = ctx
+        self._store = store
+        self.run = run
+        self.definition = definition
+        self.step: Step = definition.step(run.data["step"])
+        self.scene = Scene(ctx, access_of(ctx), store, run, known_to(run))
+
+    @classmethod
+    async def at(cls, ctx: ActionContext, run_id: str, position: int) -> Journey | None:
+        """The run, where it still is at this position."""
+        store = store_of(ctx)
+        run = await store.run(run_id)
+        check_driver(ctx, run)
+        access_of(ctx).add_subject(run_subject(run.id))
+        access_of(ctx).hold_locks_of(run.id)
+        is_waiting = run.data["status"] == "paused" and run.data["paused_for"] == "approval"
+        if run.data["position"] != position or not (run.data["status"] == "running" or is_waiting):
+            return None
+        return cls(ctx, store, run, await store.definition(run))
+
+    def bound(self) -> ActionError | None:
+        """What a run meets that goes round too often."""
+        data, step = self.run.data, self.step
+        if data["position"] >= self.definition.max_steps:
+            message = f"the run has taken {data['position']} steps: that is all it may"
+            return ActionError(ErrorCode.UNPROCESSABLE, message, {"max_steps": self.definition.max_steps})
+        if step.max_visits is not None and self._visits >= step.max_visits:
+            message = f"the run has been at {step.name!r} {step.max_visits} times: that is all it may"
+            return ActionError(ErrorCode.UNPROCESSABLE, message, {"step": step.name, "max_visits": step.max_visits})
+        return None
+
+    async def fail_at(self, bound: ActionError) -> None:
+        """The step is not taken. Where its failure leads to another step, it does so once: from there a run may come
+        back, and has to end."""
+        is_way_out = self.step.on_failure not in RESERVED and self._visits == self.step.max_visits
+        has_steps_left = self.run.data["position"] < self.definition.max_steps
+        may_go_on = has_steps_left and (is_way_out or self.step.on_failure == PAUSE)
+        await self._stumble("failed", self.step.on_failure if may_go_on else FAIL, bound)
+
+    @property
+    def _visits(self) -> int:
+        visits: int = self.run.data["visits"].get(self.step.name, 0)
+        return visits
+
+    async def go_on(self, done: Done) -> None:
+        """The step has succeeded."""
+        output = _kept(done.output, {**self.run.data["outputs"], self.step.name: None})
+        locks = [lock for lock in self.run.data["locks"] if lock != done.released]
+        if done.locked is not None and done.locked not in locks:
+            locks.append(done.locked)
+        target = done.next or self.step.next or self.definition.following(self.step.name)
+        await self._take("succeeded", target, output, None, locks=locks)
+
+    async def fail(self, error: ActionError) -> None:
+        """The step has failed for good."""
+        await self._stumble("failed", self.step.on_failure, error)
+
+    async def decline(self, error: ActionError) -> None:
+        """What the step waited for is refused."""
+        target = self.step.on_reject if isinstance(self.step, ApprovalStep) else self.step.on_failure
+        await self._stumble("rejected", target, error, wakes=True)
+
+    async def _stumble(self, status: StepStatus, target: str, error: ActionError, wakes: bool = False) -> None:
+        told = _storable(error.to_dict())
+        await self._take(status, target, {"error": told}, told, wakes=wakes)
+
+    async def pause(self, reason: str, *, approval_id: str | None) -> None:
+        """Stop here until somebody acts."""
+        await self._write({"status": "paused", "paused_for": reason, "approval_id": approval_id})
+        self._tell_pause()
+
+    async def _take(
+        self,
+        status: StepStatus,
+        target: str,
+        output: Any,
+        error: dict[str, Any] | None,
+        *,
+        locks: list[str] | None = None,
+        wakes: bool = False,
+    ) -> None:
+        """Write the step, and move the run on: to a step, to its end, or into a pause where it is."""
+        data, step, now = self.run.data, self.step, timestamp()
+        changed: dict[str, Any] = {
+            "position": data["position"] + 1,
+            "visits": {**data["visits"], step.name: self._visits + 1},
+            "outputs": {**data["outputs"], step.name: output},
+            "locks": data["locks"] if locks is None else locks,
+            "approval_id": None,
+        }
+        if target == END:
+            changed |= {"status": "succeeded", "step": None, "paused_for": None, "error": None, "ended_at": now}
+        elif target == FAIL:
+            changed |= {"status": "failed", "step": None, "paused_for": None, "error": error, "ended_at": now}
+        elif target == PAUSE:
+            # It is tried again from here.
+            changed |= {"status": "paused", "paused_for": "failure", "error": error}
+        else:
+            changed |= {"status": "running", "step": target, "paused_for": None, "error": None}
+        # Somebody else than its driver has moved the run: it has to be set going.
+        wakes = (wakes or access_of(self._ctx).approved is not None) and changed["status"] == "running"
+        if wakes:
+            changed["turn"] = data["turn"] + 1
+        await self._store.steps.insert(
+            {
+                "run_id": self.run.id,
+                "position": data["position"],
+                "step": step.name,
+                "type": step.type,
+                "status": status,
+                "output": None if error is not None else output,
+                "error": error,
+                "action_id": self._ctx.action_id,
+                "ended_at": now,
+            },
+            step_id(self.run.id, data["position"]),
+        )
+        await self._write(changed)
+        self._tell_step(status)
+        if changed.get("ended_at") is not None:
+            await self._store.release_locks(self.run)
+            tell_end(self._ctx, self.run)
+        elif changed["status"] == "paused":
+            self._tell_pause()
+        elif wakes:
+            tell_going(self._ctx, self.run)
+
+    async def _write(self, changed: dict[str, Any]) -> None:
+        data = {**self.run.data, **changed, "updated_at": timestamp()}
+        self.run = await self._store.runs.update(self.run.id, data, self.run.version)
+
+    def _tell_step(self, status: StepStatus) -> None:
+        data = self.run.data
+        told = StepTold(
+            run_id=self.run.id,
+            workflow_key=data["workflow_key"],
+            position=data["position"] - 1,
+            step=self.step.name,
+            type=self.step.type,
+            status=status,
+            next=data["step"],
+            run_status=data["status"],
+        )
+        self._ctx.emit(STEP_TAKEN, told, subject=run_subject(self.run.id))
+
+    def _tell_pause(self) -> None:
+        data = self.run.data
+        told = RunPaused(
+            run_id=self.run.id,
+            workflow_key=data["workflow_key"],
+            step=data["step"],
+            approval_id=data["approval_id"],
+            error=data["error"],
+        )
+        self._ctx.emit(PAUSED, told, subject=run_subject(self.run.id))
+
+
+def _kept(output: Any, others: dict[str, Any]) -> Any:
+    size = len(to_json(output))
+    return output if size <= min(MOST_OUTPUT, MOST_OUTPUTS - len(to_json(others))) else {"omitted_bytes": size}
+
+
+def _storable(told: dict[str, Any]) -> dict[str, Any]:
+    """An error that can be kept: without the one character that no database keeps, and no longer than an output. What
+    has gone wrong is told in any case."""
+    if len(to_json(told)) > MOST_OUTPUT:
+        told = {**told, "message": f"{told['message'][:_MOST_TOLD]}…", "details": {}}
+    storable: dict[str, Any] = _without_nul(told)
+    return storable
+
+
+def _without_nul(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd")
+    if isinstance(value, dict):
+        return {_without_nul(name): _without_nul(each) for name, each in value.items()}
+    return list(map(_without_nul, value)) if isinstance(value, list | tuple) else value
+
+
+def check_driver(ctx: ActionContext, run: Record) -> None:
+    """Raises `ActionException(forbidden)` for another actor than the run's workflow."""
+    check_actor(ctx, run.data["workflow_key"], f"the run {run.id} is driven")
+
+
+def check_actor(ctx: ActionContext, key: str, what: str) -> None:
+    """Raises `ActionException(forbidden)` for another actor than a workflow."""
+    if ctx.actor is None or ctx.actor.id != key:
+        raise failing(ErrorCode.FORBIDDEN, f"{what} by workflow:{key} alone")

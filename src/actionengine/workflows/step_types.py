@@ -1,0 +1,261 @@
+"""The types of steps that a definition may have, each a part of a definition as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from actionengine.changes.ops import Name
+from actionengine.storage.port import RESERVED_PREFIX
+from actionengine.workflows.conditions import DEEPEST, Condition, depth, paths
+from actionengine.workflows.values import Path, references
+
+END = "end"
+PAUSE = "pause"
+FAIL = "fail"
+RESERVED = frozenset({END, PAUSE, FAIL})
+"""What a step is not called, because it stands where names of steps do."""
+
+_DAY = 24 * 60 * 60.0
+
+
+class Part(BaseModel):
+    """What all parts of a definition share: no unknown fields, and references that can be read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*")
+    @classmethod
+    def _refers_well(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name != "description":
+            list(references(value))
+        return value
+
+
+def _own_name(name: str) -> str:
+    if name in RESERVED:
+        raise ValueError(f"{name!r} says where a run goes, and cannot be the name of a step")
+    if "." in name or "/" in name:
+        raise ValueError(f"the name of a step has no dot and no slash in it: {name!r}")
+    return name
+
+
+StepName = Annotated[Name, AfterValidator(_own_name)]
+Text = Annotated[str, Field(min_length=1, max_length=10_000)]
+"""A text, perhaps with references."""
+
+
+def _literal(name: str) -> str:
+    if list(references(name)):
+        raise ValueError(f"{name!r} is taken as it stands, so it refers to nothing")
+    return name
+
+
+def _action(name: str) -> str:
+    service, _, action = _literal(name).partition(".")
+    if not service or not action or "." in action:
+        raise ValueError(f"an action is named service.action, not {name!r}")
+    return name
+
+
+def _collection(name: str) -> str:
+    if name.startswith(RESERVED_PREFIX):
+        raise ValueError(f"collections that begin with {RESERVED_PREFIX!r} are the library's own")
+    return _literal(name)
+
+
+class Retry(Part):
+    """How often a step is tried that fails with what may pass (`conflict`, `timeout`, `unavailable`, `handler_error`),
+    and after how many seconds for the second time; each further wait is twice as long."""
+
+    attempts: int = Field(default=3, ge=1, le=20)
+    seconds: float = Field(default=0.5, gt=0, le=3600)
+
+
+class _Step(Part):
+    name: StepName
+    description: str = Field(default="", max_length=1000)
+    next: Name | None = None
+    """The step that follows: the one after it where none is named."""
+    on_failure: Name = PAUSE
+    """Where a run goes when the step has failed for good: `pause`, so that a person can look and resume it; `fail`,
+    which ends it; or the name of a step."""
+    retry: Retry = Retry()
+    max_visits: int | None = Field(default=None, ge=1, le=10_000)
+    """How often a run may come here; what makes a cycle end."""
+
+    gives: ClassVar[frozenset[str] | None] = frozenset()
+    """The members of its output; None where only running it tells."""
+
+    @property
+    def reads(self) -> Iterator[tuple[Path, bool]]:
+        """The paths that it refers to, each with whether they have to be there."""
+        for name, value in self:
+            if name not in ("name", "description", "next", "on_failure"):
+                for path in references(value):
+                    yield path, True
+
+    def goes_to(self, following: str) -> Iterator[str]:
+        """Where a run may go from here; `following` is what comes after it."""
+        yield self.next or following
+        if self.on_failure not in RESERVED:
+            yield self.on_failure
+
+    @property
+    def goes_on_failed(self) -> bool:
+        """Whether a run can go on from here although the step has not succeeded: then its output has an `error`."""
+        return self.on_failure not in RESERVED
+
+
+class ActionStep(_Step):
+    """Executes an action, as the workflow."""
+
+    type: Literal["action"]
+    action: Annotated[str, AfterValidator(_action)]
+    input: JsonValue = Field(default_factory=dict)
+
+    gives: ClassVar[frozenset[str] | None] = None
+
+
+class AssignmentStep(_Step):
+    """Gives somebody something to do: a document of the collection `workflow_assignments`."""
+
+    type: Literal["assignment"]
+    assignee: Text
+    title: Text
+    details: dict[str, JsonValue] = Field(default_factory=dict)
+
+    gives: ClassVar[frozenset[str] | None] = frozenset({"id", "assignee", "title"})
+
+
+class ApprovalStep(_Step):
+    """Waits until somebody with the permission approves, by the service `approvals`. Whoever started the run may not,
+    unless `by_starter` says so."""
+
+    type: Literal["approval"]
+    permission: Annotated[Name, AfterValidator(_literal)]
+    message: Text
+    expires_after: float = Field(default=7 * _DAY, gt=0, le=366 * _DAY)
+    """Seconds."""
+    on_reject: Name = FAIL
+    by_starter: bool = False
+
+    gives: ClassVar[frozenset[str] | None] = frozenset({"approved_by", "approval_id", "approved_at"})
+
+    def goes_to(self, following: str) -> Iterator[str]:
+        """Where a run may go from here."""
+        yield from super().goes_to(following)
+        if self.on_reject not in RESERVED:
+            yield self.on_reject
+
+    @property
+    def goes_on_failed(self) -> bool:
+        """Whether a run can go on from here although the step has not succeeded."""
+        return super().goes_on_failed or self.on_reject not in RESERVED
+
+
+class NotificationStep(_Step):
+    """Tells somebody something: an event `workflows.notification`, which the host's publisher delivers."""
+
+    type: Literal["notification"]
+    to: Text | tuple[Text, ...]
+    message: Text
+    subject: str = Field(default="", max_length=1000)
+    channel: str = Field(default="", max_length=100)
+    data: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+def _shallow(condition: Condition) -> Condition:
+    if depth(condition) > DEEPEST:
+        raise ValueError(f"conditions stand in each other at most {DEEPEST} deep")
+    return condition
+
+
+When = Annotated[Condition, AfterValidator(_shallow)]
+
+
+class Branch(Part):
+    """Where to go when a condition holds."""
+
+    when: When
+    next: Name
+
+
+class DecisionStep(_Step):
+    """Goes where the first branch leads whose condition holds, and otherwise where `otherwise` says."""
+
+    type: Literal["decision"]
+    branches: tuple[Branch, ...] = Field(min_length=1, max_length=50)
+    otherwise: Name
+
+    gives: ClassVar[frozenset[str] | None] = frozenset({"next"})
+
+    @model_validator(mode="after")
+    def _says_where_by_its_branches(self) -> DecisionStep:
+        if self.next is not None:
+            raise ValueError("a decision has no `next`: its branches and `otherwise` say where it goes")
+        return self
+
+    @property
+    def reads(self) -> Iterator[tuple[Path, bool]]:
+        """The paths that its conditions read."""
+        for branch in self.branches:
+            yield from paths(branch.when)
+
+    def goes_to(self, following: str) -> Iterator[str]:
+        """Where a run may go from here."""
+        for branch in self.branches:
+            yield branch.next
+        yield self.otherwise
+        if self.on_failure not in RESERVED:
+            yield self.on_failure
+
+
+class RecordMutationStep(_Step):
+    """Inserts, changes or deletes a document. A change replaces the top-level fields that `data` has."""
+
+    type: Literal["record_mutation"]
+    collection: Annotated[Name, AfterValidator(_collection)]
+    operation: Literal["insert", "update", "delete"]
+    id: Text | None = None
+    data: dict[str, JsonValue] | None = None
+
+    gives: ClassVar[frozenset[str] | None] = frozenset({"id", "version", "data"})
+
+    @model_validator(mode="after")
+    def _has_what_its_operation_needs(self) -> RecordMutationStep:
+        if self.id is None and self.operation != "insert":
+            raise ValueError(f"to {self.operation} a document, say its `id`")
+        if (self.data is None) == (self.operation != "delete"):
+            raise ValueError(f"`data` is for insert and update, and needed there: this is {self.operation}")
+        return self
+
+
+class RecordLockStep(_Step):
+    """Keeps everybody but this run from changing or deleting a document, until the run ends, `release`s it, or
+    `expires_after` seconds are over. Where another run has it, this is `conflict`, and tried again."""
+
+    type: Literal["record_lock"]
+    collection: Annotated[Name, AfterValidator(_collection)]
+    id: Text
+    operation: Literal["lock", "release"] = "lock"
+    expires_after: float = Field(default=_DAY, gt=0, le=366 * _DAY)
+
+    gives: ClassVar[frozenset[str] | None] = frozenset({"collection", "id", "version"})
+
+
+Step = Annotated[
+    ActionStep | AssignmentStep | ApprovalStep | NotificationStep | DecisionStep | RecordMutationStep | RecordLockStep,
+    Field(discriminator="type"),
+]
