@@ -39,10 +39,12 @@ from actionengine import (
     create_engine,
     create_service,
 )
+from actionengine.durable.host import upgrade
 from examples.demo_changes import tell_of_changes
 from examples.demo_events import tell_of_events
+from examples.demo_workflows import tell_of_workflows
 from examples.field_service.app import HostStorage, create_business, open_storage
-from examples.field_service.db.tables import CustomerRow, create_tables
+from examples.field_service.db.tables import APP_ROLE, CustomerRow, create_tables
 from examples.field_service.seed import SEEDED
 from examples.field_service.services.config import services
 from examples.short import short, short_ids
@@ -77,6 +79,7 @@ class Place(NamedTuple):
 
     name: str
     url: str
+    workflows_url: str
     guard: str
     isolates_readers: bool
     past_the_engine: Callable[[str], str]
@@ -93,7 +96,7 @@ def sqlite() -> Iterator[Place]:
                 return str(connection.execute(statement).fetchall())
 
         guard = "triggers ask for the tenant of the running action: only the engine's connections can tell"
-        yield Place("a SQLite file", str(file), guard, False, past_the_engine)
+        yield Place("a SQLite file", str(file), f"{file}.workflows", guard, False, past_the_engine)
 
 
 @contextmanager
@@ -106,13 +109,14 @@ def postgres() -> Iterator[Place]:
     with embedded_postgres() as superuser_url:
         database = make_database(superuser_url, "field_service")
         create_tables(database.owner_url)
+        upgrade(database.owner_url, app_role=APP_ROLE)
 
         def past_the_engine(statement: str) -> str:
             with psycopg.connect(database.app_url) as connection:
                 return str(connection.execute(statement.encode()).fetchall())
 
         guard = "triggers and grants: it is the host's own role, and it writes in actions only"
-        yield Place("PostgreSQL", database.app_url, guard, True, past_the_engine)
+        yield Place("PostgreSQL", database.app_url, database.app_url, guard, True, past_the_engine)
 
 
 class Traces(logging.Handler):
@@ -282,6 +286,7 @@ def _tell(console: Console, place: Place, storage: HostStorage, traces: Traces) 
     console.print(_event_table(storage, acme))
     tell_of_events(story, storage, acme)
     tell_of_changes(story, acme, job_id)
+    tell_of_workflows(story, storage, acme, job_id, place.url, place.workflows_url)
 
 
 def _refund_and_die(url: str, key: str, refund: dict[str, Any]) -> None:

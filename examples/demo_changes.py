@@ -1,4 +1,4 @@
-"""The last part of the demo's story: the record type of jobs changes. An agent drafts it, and people decide."""
+"""The third part of the demo's story: the record type of jobs changes. An agent drafts it, and people decide."""
 
 from __future__ import annotations
 

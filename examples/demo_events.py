@@ -1,4 +1,4 @@
-"""The second half of the demo's story: events leave the database, for a real broker and for what they set going."""
+"""The second part of the demo's story: events leave the database, for a real broker and for what they set going."""
 
 from __future__ import annotations
 

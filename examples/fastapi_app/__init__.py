@@ -2,16 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from returns.result import Failure, Result
 from starlette import routing
 from starlette.exceptions import HTTPException
 
 from actionengine import ActionError, RequestContext
+from examples.fastapi_app.status import PAGE, PAGE_HEADERS
 from examples.field_service.app import HostStorage, create_business
 from examples.field_service.background import Background, named_publishers
 from examples.field_service.feed import HEARTBEAT, MEDIA_TYPE, NO_BUFFERING, feed_async, watch_of
@@ -28,18 +29,24 @@ from examples.field_service.transport import (
 )
 
 
-def create_app(storage: HostStorage, *, relay: bool = True, heartbeat: float = HEARTBEAT) -> FastAPI:
+def create_app(
+    storage: HostStorage, *, relay: bool = True, workflows: str | None = None, heartbeat: float = HEARTBEAT
+) -> FastAPI:
     """A FastAPI application on a storage, which it closes when it shuts down.
 
-    With `relay` it delivers the events too. Set `app.state.stopping`, and live feeds end (`server.py` does it).
+    With `relay` it delivers the events too, and takes the steps of workflows if it is told where the durable engine's
+    tables are. Set `app.state.stopping`, and live feeds end (`server.py` does it).
     """
     engine = create_business(storage)
     stopping = asyncio.Event()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with storage, Background(storage, engine, *named_publishers()).in_tasks() if relay else nullcontext():
+        async with storage, background() if relay else nullcontext():
             yield
+
+    def background() -> AbstractAsyncContextManager[None]:
+        return Background(storage, engine, *named_publishers(), workflows=workflows).in_tasks()
 
     app = FastAPI(title="Field service", redirect_slashes=False, lifespan=lifespan)
     app.state.stopping = stopping
@@ -98,6 +105,10 @@ def create_app(storage: HostStorage, *, relay: bool = True, heartbeat: float = H
             return _respond(answer(watch))
         messages = feed_async(engine, ctx.unwrap(), watch.unwrap(), stopping, heartbeat)
         return StreamingResponse(messages, media_type=MEDIA_TYPE, headers=NO_BUFFERING)
+
+    @app.get("/status")
+    async def status() -> HTMLResponse:
+        return HTMLResponse(PAGE, headers=PAGE_HEADERS)
 
     @app.get("/health")
     async def health() -> JSONResponse:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from actionengine import Engine, Projection, Service, SQLiteStorage, Storage, create_engine
 from examples.field_service.board import create_board
 from examples.field_service.db.tables import create_tables
-from examples.field_service.seed import seed_record_types, seed_tenant
+from examples.field_service.model import Model, local_model
+from examples.field_service.seed import seed_record_types, seed_tenant, seed_workflows
 from examples.field_service.services.config import services
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def open_storage(url: str | None = None) -> HostStorage:
     A SQLite file gets the business's tables here. A PostgreSQL database has them from its owner.
     """
     url = url or os.environ.get("DATABASE_URL") or "field_service.db"
-    if url.startswith(("postgresql:", "postgresql+", "postgres:")):
+    if _is_postgres(url):
         from actionengine import PostgresStorage  # here, so that a SQLite file needs no driver for PostgreSQL
 
         return PostgresStorage(url)
@@ -34,12 +35,28 @@ def open_storage(url: str | None = None) -> HostStorage:
     return storage
 
 
-def create_business(storage: Storage, *more: Service) -> Engine:
-    """The business on a storage, with its tenants and their record types made where they are missing."""
+def workflows_url() -> str:
+    """Where the durable engine of the workflows keeps its own tables: at `WORKFLOWS_URL`, else in the same PostgreSQL
+    database as everything else, else in a SQLite file beside the other one."""
+    if url := os.environ.get("WORKFLOWS_URL"):
+        return url
+    url = os.environ.get("DATABASE_URL") or "field_service.db"
+    return url if _is_postgres(url) else f"{url.removeprefix('sqlite:///')}.workflows"
+
+
+def _is_postgres(url: str) -> bool:
+    return url.startswith(("postgresql:", "postgresql+", "postgres:"))
+
+
+def create_business(storage: Storage, *more: Service, model: Model = local_model) -> Engine:
+    """The business on a storage, with its tenants and what they start with made where they are missing."""
     views: dict[str, Projection] = {}  # a view is made with the engine, whose actions read it
-    engine = create_engine(services=[*services, *more], storage=storage, resources={"views": views})
+    resources = {"views": views, "model": model}
+    engine = create_engine(services=[*services, *more], storage=storage, resources=resources)
     views["board"] = create_board(engine)
     existing = {tenant.slug: tenant for tenant in storage.list_tenants()}
     for slug, name in TENANTS.items():
-        seed_record_types(engine, existing.get(slug) or seed_tenant(engine, storage, slug, name))
+        tenant = existing.get(slug) or seed_tenant(engine, storage, slug, name)
+        seed_record_types(engine, tenant)
+        seed_workflows(engine, tenant)
     return engine

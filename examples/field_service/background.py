@@ -1,4 +1,5 @@
-"""What runs beside a host so that events have consequences: the relay, and the board's projection.
+"""What runs beside a host so that events have consequences: the relay, the board's projection, and the runtime that
+takes the steps of workflows.
 
 Any number of processes may run it at once; one is enough.
 """
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 from actionengine import Actor, Engine, Fanout, Publisher, Relay, Subscriptions
 from actionengine.events.addresses import publisher_at
+from actionengine.workflows import WorkflowRuntime
 from examples.field_service.app import HostStorage
 from examples.field_service.board import create_board
 from examples.field_service.events import job_completed
@@ -28,6 +30,12 @@ def create_subscriptions(engine: Engine) -> Subscriptions:
     return subscriptions
 
 
+def create_runtime(engine: Engine, url: str) -> WorkflowRuntime:
+    """What takes the steps of workflows. What they may do is in storage, as the role of `workflow:<key>`; the durable
+    engine's tables are made in a SQLite file, and in PostgreSQL they have to be there."""
+    return WorkflowRuntime(engine, url, set_up=not url.startswith("postgres"))
+
+
 def is_wanted() -> bool:
     """`RELAY=0` leaves it to another process."""
     return os.environ.get("RELAY", "1") != "0"
@@ -40,17 +48,24 @@ def named_publishers() -> list[Publisher]:
 
 
 class Background:
-    """The relay, to our own subscriptions and perhaps to a broker, and the board."""
+    """The relay, to our own subscriptions and perhaps to a broker, and the board; with `workflows`, the URL of the
+    durable engine's tables, a runtime too. A process has one runtime."""
 
-    def __init__(self, storage: HostStorage, engine: Engine, *publishers: Publisher) -> None:
-        everywhere = Fanout(create_subscriptions(engine), *publishers)
+    def __init__(
+        self, storage: HostStorage, engine: Engine, *publishers: Publisher, workflows: str | None = None
+    ) -> None:
+        self._runtime = create_runtime(engine, workflows) if workflows else None
+        own = [self._runtime.publisher] if self._runtime else []
+        everywhere = Fanout(create_subscriptions(engine), *own, *publishers)
         self.relay = Relay(storage, everywhere, event_types=engine.event_types)
         self.board = create_board(engine)
         self._storage = storage
 
     @asynccontextmanager
     async def in_tasks(self) -> AsyncIterator[None]:
-        """Run it as long as the block, under the host's event loop."""
+        """Run it as long as the block, under the host's event loop. Steps are taken in threads of the runtime's."""
+        if self._runtime:
+            await asyncio.to_thread(self._runtime.start)
         tasks = [asyncio.create_task(self.relay.run_async()), asyncio.create_task(self.board.run_async())]
         try:
             yield
@@ -58,6 +73,8 @@ class Background:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if self._runtime:
+                await asyncio.to_thread(self._runtime.stop)
 
     @contextmanager
     def in_thread(self) -> Iterator[None]:

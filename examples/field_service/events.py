@@ -22,6 +22,15 @@ class PaymentRefunded(BaseModel):
     amount: int
 
 
+class InvoiceOverdue(BaseModel):
+    """Money that should be there. `customer` is a name."""
+
+    invoice_id: str
+    customer: str
+    amount_cents: int
+    days_overdue: int
+
+
 def _only_what_happened(payload: dict[str, Any]) -> dict[str, Any]:
     """Version 1 was the whole row; readers had to know that `scheduled_for` was the news in it."""
     return {"job_id": payload["id"], "title": payload["title"], "day": payload["scheduled_for"]}
@@ -40,3 +49,6 @@ job_completed = create_event_type(type="jobs.completed", payload=Job, descriptio
 payment_captured = create_event_type(type="payments.captured", payload=Payment, description="A job was paid")
 payment_refunded = create_event_type(type="payments.refunded", payload=PaymentRefunded, description="Money went back")
 invoice_drafted = create_event_type(type="invoices.drafted", payload=Invoice, description="An invoice can be sent")
+invoice_overdue = create_event_type(
+    type="invoices.overdue", payload=InvoiceOverdue, description="An invoice should have been paid by now"
+)

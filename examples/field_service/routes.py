@@ -1,4 +1,5 @@
-"""The routes of change control, by resources. Each is an action; both hosts serve them, and answer as they always do.
+"""The routes by resources, of change control, workflows and invoices. Each is an action; both hosts serve them, and
+answer as they always do.
 
 They say nothing that `POST /api/{service}/{action}` could not say: `POST /api/changes/merge` with a `change_id` merges
 as `POST /api/changes/{change_id}/merge` does.
@@ -19,6 +20,11 @@ class Route(NamedTuple):
 
 _RECORD_TYPE = "/api/projects/{project_id}/record_types/{key}"
 _CHANGE = "/api/changes/{change_id}"
+_WORKFLOW = "/api/workflows/{key}"
+_RUN = "/api/runs/{run_id}"
+_TRIGGER = "/api/triggers/{trigger_id}"
+_APPROVAL = "/api/approvals/{approval_id}"
+_INVOICE = "/api/invoices/{invoice_id}"
 
 ROUTES = (
     Route("GET", "/api/projects", "projects", "list"),
@@ -46,6 +52,34 @@ ROUTES = (
     Route("POST", f"{_CHANGE}/execute", "changes", "execute"),
     Route("POST", f"{_CHANGE}/merge", "changes", "merge"),
     Route("POST", f"{_CHANGE}/compensation", "changes", "plan_compensation"),
+    Route("GET", f"{_CHANGE}/workspace", "changes", "workspace"),
+    Route("POST", f"{_CHANGE}/workspace", "changes", "start_workspace"),
+    Route("DELETE", f"{_CHANGE}/workspace", "changes", "stop_workspace"),
+    Route("POST", f"{_CHANGE}/write_files", "changes", "write_files"),
+    Route("GET", "/api/workflows", "workflows", "list_definitions"),
+    Route("POST", "/api/workflows", "workflows", "define"),
+    Route("GET", _WORKFLOW, "workflows", "get_definition"),
+    Route("POST", f"{_WORKFLOW}/activate", "workflows", "activate"),
+    Route("POST", f"{_WORKFLOW}/runs", "workflows", "start"),
+    Route("GET", "/api/runs", "workflows", "list"),
+    Route("GET", _RUN, "workflows", "get"),
+    Route("POST", f"{_RUN}/resume", "workflows", "resume"),
+    Route("POST", f"{_RUN}/cancel", "workflows", "cancel"),
+    Route("GET", "/api/triggers", "triggers", "list"),
+    Route("POST", "/api/triggers", "triggers", "create"),
+    Route("GET", _TRIGGER, "triggers", "get"),
+    Route("DELETE", _TRIGGER, "triggers", "delete"),
+    Route("POST", f"{_TRIGGER}/enable", "triggers", "enable"),
+    Route("POST", f"{_TRIGGER}/disable", "triggers", "disable"),
+    Route("GET", "/api/approvals", "approvals", "list"),
+    Route("POST", f"{_APPROVAL}/approve", "approvals", "approve"),
+    Route("POST", f"{_APPROVAL}/reject", "approvals", "reject"),
+    Route("GET", "/api/invoices", "invoices", "list"),
+    Route("POST", f"{_INVOICE}/issue", "invoices", "issue"),
+    Route("POST", f"{_INVOICE}/mark_overdue", "invoices", "mark_overdue"),
+    Route("POST", f"{_INVOICE}/escalate", "invoices", "escalate"),
+    Route("POST", f"{_INVOICE}/pay", "invoices", "pay"),
+    Route("GET", "/api/log", "action_log", "list"),
 )
 
 

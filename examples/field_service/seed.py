@@ -1,16 +1,25 @@
-"""What a tenant starts with: roles, who has them, and a record type. The host itself does it, as a system actor."""
+"""What a tenant starts with: roles, who has them, a record type and a workflow.
+
+The host itself does it, as a system actor.
+"""
 
 from dataclasses import replace
 from typing import Any
 
+from returns.result import Failure
+
 from actionengine import Actor, Engine, RequestContext, Storage, Tenant
 from examples.field_service.change_control import JOB, PROJECT
+from examples.field_service.escalation import ESCALATION, KEY
 
 ROLES: dict[str, list[str]] = {
     "csr": [
         "changes.author",
         "changes.read",
         "customers.*",
+        "invoices.issue",
+        "invoices.mark_overdue",
+        "invoices.pay",
         "invoices.read",
         "jobs.create",
         "jobs.detail",
@@ -20,6 +29,7 @@ ROLES: dict[str, list[str]] = {
         "payments.capture",
         "payments.read",
         "payments.refund",
+        "workflows.read",
     ],
     "technician": ["jobs.read", "jobs.complete", "jobs.detail", "jobs.note"],
     "manager": [
@@ -31,8 +41,10 @@ ROLES: dict[str, list[str]] = {
         "jobs.*",
         "payments.*",
         "roles.*",
+        "workflows.*",
     ],
     "billing": ["invoices.draft"],
+    "escalation": ["agent.assess_risk", "invoices.escalate"],
 }
 
 PEOPLE = {
@@ -43,9 +55,10 @@ PEOPLE = {
     "helper-bot": ("ai", "csr"),
     "nightly": ("workflow", "manager"),
     "billing": ("workflow", "billing"),
+    KEY: ("workflow", "escalation"),
 }
 
-SEEDED = ("roles.", "projects.", "record_types.")
+SEEDED = ("roles.", "projects.", "record_types.", "workflows.define", "workflows.activate", "triggers.")
 """What the types of the events begin with that tell of it."""
 
 
@@ -78,6 +91,19 @@ def seed_record_types(engine: Engine, tenant: Tenant) -> None:
     job = types.get(JOB["key"]) or execute("record_types", "create", {"project_id": project.id, **JOB}, key="seed")
     if job.status == "draft":
         execute("record_types", "activate", {"project_id": project.id, "key": job.key})
+
+
+def seed_workflows(engine: Engine, tenant: Tenant) -> None:
+    """Give a tenant the escalation of overdue invoices, where it is missing. It may change it."""
+    context = _context(tenant)
+
+    def execute(action: str, payload: dict[str, Any]) -> Any:
+        return engine.execute_action("workflows", action, payload, replace(context, idempotency_key=f"seed/{action}"))
+
+    if isinstance(execute("get_definition", {"key": KEY}), Failure):
+        name = "Escalation of overdue invoices"
+        execute("define", {"key": KEY, "name": name, "definition": ESCALATION}).unwrap()
+        execute("activate", {"key": KEY, "version": 1}).unwrap()
 
 
 def _context(tenant: Tenant) -> RequestContext:

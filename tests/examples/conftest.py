@@ -25,12 +25,13 @@ from examples.fastapi_app import create_app as create_fastapi_app
 from examples.fastapi_app.server import Server
 from examples.field_service.app import HostStorage, create_business, open_storage
 from examples.field_service.background import Background
-from examples.field_service.db.tables import create_tables
+from examples.field_service.db.tables import APP_ROLE, create_tables
 from examples.flask_app import create_app as create_flask_app
 from sqlalchemy import URL, make_url
 from werkzeug.serving import ThreadedWSGIServer, make_server
 
 from actionengine import SQLiteStorage, Tenant
+from actionengine.durable.host import upgrade
 
 Headers = Mapping[str, str]
 T = TypeVar("T")
@@ -123,7 +124,7 @@ HEARTBEAT = 0.2
 
 
 @contextmanager
-def _served_by_flask(storage: HostStorage, relay: bool) -> Iterator[str]:
+def _served_by_flask(storage: HostStorage, relay: bool, workflows: str | None) -> Iterator[str]:
     stopping = threading.Event()
     server = make_server("127.0.0.1", 0, create_flask_app(storage, stopping, HEARTBEAT), threaded=True)
     assert isinstance(server, ThreadedWSGIServer)
@@ -131,7 +132,8 @@ def _served_by_flask(storage: HostStorage, relay: bool) -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
-        with Background(storage, create_business(storage)).in_thread() if relay else nullcontext():
+        background = Background(storage, create_business(storage), workflows=workflows)
+        with background.in_thread() if relay else nullcontext():
             yield f"http://127.0.0.1:{server.server_port}"
     finally:
         stopping.set()
@@ -141,12 +143,12 @@ def _served_by_flask(storage: HostStorage, relay: bool) -> Iterator[str]:
 
 
 @contextmanager
-def _served_by_fastapi(storage: HostStorage, relay: bool) -> Iterator[str]:
+def _served_by_fastapi(storage: HostStorage, relay: bool, workflows: str | None) -> Iterator[str]:
     # With its protocol named: asyncio sets TCP_NODELAY only where it is, and each answer would wait 40 ms without.
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
     listening.listen(128)
-    app = create_fastapi_app(storage, relay=relay, heartbeat=HEARTBEAT)
+    app = create_fastapi_app(storage, relay=relay, workflows=workflows, heartbeat=HEARTBEAT)
     server = Server(uvicorn.Config(app, log_config=None, lifespan="on", ws="none"))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
@@ -158,7 +160,7 @@ def _served_by_fastapi(storage: HostStorage, relay: bool) -> Iterator[str]:
         listening.close()
 
 
-SERVED: dict[str, Callable[[HostStorage, bool], AbstractContextManager[str]]] = {
+SERVED: dict[str, Callable[[HostStorage, bool, str | None], AbstractContextManager[str]]] = {
     "flask": _served_by_flask,
     "fastapi": _served_by_fastapi,
 }
@@ -213,7 +215,7 @@ def fresh_storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 
 @contextmanager
-def serve(name: str, storage: HostStorage, *, relay: bool = False) -> Iterator[Host]:
+def serve(name: str, storage: HostStorage, *, relay: bool = False, workflows: str | None = None) -> Iterator[Host]:
     """A host on a storage, with a client that looks every response through for what must not be in it."""
     tenant_ids: list[str] = []
 
@@ -225,7 +227,7 @@ def serve(name: str, storage: HostStorage, *, relay: bool = False) -> Iterator[H
 
     hooks = {"response": [look_through]}
     with (
-        SERVED[name](storage, relay) as url,
+        SERVED[name](storage, relay, workflows) as url,
         httpx.Client(base_url=url, timeout=60, trust_env=False, event_hooks=hooks) as client,
     ):
         tenant_ids += [form for tenant in storage.list_tenants() for form in (str(tenant.id), tenant.id.hex)]
@@ -258,6 +260,40 @@ def relaying_host(request: pytest.FixtureRequest, fresh_storage: FreshStorage) -
     """Either host on either database, as it is started by hand: with what runs beside it."""
     name, backend = request.param
     with fresh_storage(backend) as storage, serve(name, storage, relay=True) as serving:
+        yield serving
+
+
+WORKING = [
+    pair if pair[1] == "sqlite" else pytest.param(pair, marks=pytest.mark.soak) for pair in product(SERVED, BACKENDS)
+]
+"""Either host on either database; on PostgreSQL only in the campaigns."""
+
+
+@contextmanager
+def _working(request: pytest.FixtureRequest) -> Iterator[Host]:
+    name, backend = request.param
+    with request.getfixturevalue("fresh_storage")(backend) as storage:
+        if backend == "sqlite":
+            workflows = f"{storage.pools.name}.workflows"
+        else:
+            url: URL = request.getfixturevalue("seeded_database").set(database=storage.pools.name)
+            upgrade(url.set(username="owner").render_as_string(hide_password=False), app_role=APP_ROLE)
+            workflows = url.render_as_string(hide_password=False)
+        with serve(name, storage, relay=True, workflows=workflows) as serving:
+            yield serving
+
+
+@pytest.fixture(params=WORKING, ids="-".join, scope="module")
+def working_host(request: pytest.FixtureRequest) -> Iterator[Host]:
+    """Either host, which takes the steps of workflows as well; shared by the tests of a file."""
+    with _working(request) as serving:
+        yield serving
+
+
+@pytest.fixture(params=WORKING, ids="-".join)
+def fresh_working_host(request: pytest.FixtureRequest) -> Iterator[Host]:
+    """The same, with nothing in it but what it starts with."""
+    with _working(request) as serving:
         yield serving
 
 

@@ -372,12 +372,13 @@ def test_details_are_of_a_job_that_is_there(office: Office) -> None:
 # Routes
 
 
-def test_every_action_of_change_control_has_a_route_and_reading_is_a_get() -> None:
+def test_every_action_of_change_control_and_of_workflows_has_a_route_and_reading_is_a_get() -> None:
     built = {(service.name, action.name): action for service in services for action in service.actions}
-    own = {service.name for service in own_services}
-    assert {(route.service, route.action) for route in ROUTES} == {name for name in built if name[0] not in own}
-    for route in ROUTES:
-        assert (route.method == "GET") == built[route.service, route.action].read_only
+    unrouted = {"workflow_steps", *(service.name for service in own_services)}
+    routed = {(route.service, route.action): route for route in ROUTES}
+    assert routed.keys() >= {name for name in built if name[0] not in unrouted}
+    for name in routed.keys() & built.keys():
+        assert (routed[name].method == "GET") == built[name].read_only
 
 
 def test_a_route_is_the_action_of_its_name(office: Office) -> None:

@@ -487,9 +487,10 @@ def test_a_refund_that_is_no_longer_possible_leaves_its_approval_open(host: Host
 def test_services_are_listed_the_builtin_ones_last(host: Host) -> None:
     listed = host.get("/api/services").json()["data"]
     names = [service["name"] for service in listed]
-    assert names[:5] == ["customers", "jobs", "payments", "invoices", "events"]
-    assert names[5:8] == ["projects", "record_types", "changes"]
-    assert set(names[8:]) == {"approvals", "action_log", "roles"}
+    assert names[:6] == ["customers", "jobs", "payments", "invoices", "agent", "events"]
+    assert names[6:9] == ["projects", "record_types", "changes"]
+    assert names[9:12] == ["workflows", "triggers", "workflow_steps"]
+    assert set(names[12:]) == {"approvals", "action_log", "roles"}
     assert listed[0]["actions"] == ["create", "get", "list"]
     assert all(service["description"] for service in listed)
 

@@ -29,9 +29,9 @@ def commands(language: str, host: Host) -> list[str]:
 
 
 @needs_curl
-def test_the_commands_of_the_readme_work_from_top_to_bottom(relaying_host: Host) -> None:
+def test_the_commands_of_the_readme_work_from_top_to_bottom(fresh_working_host: Host) -> None:
     # Each answer ends in a line of its own, as on a terminal with a prompt.
-    script = "set -euo pipefail\n" + "\n".join(commands("console", relaying_host)).replace("-s ", r"-s -w '\n' ")
+    script = "set -euo pipefail\n" + "\n".join(commands("console", fresh_working_host)).replace("-s ", r"-s -w '\n' ")
     done = subprocess.run(["bash", "-c", script], capture_output=True, encoding="utf-8", check=True)
 
     answers = [json.loads(line) for line in done.stdout.splitlines() if line]
@@ -49,6 +49,9 @@ def test_the_commands_of_the_readme_work_from_top_to_bottom(relaying_host: Host)
         *("data", "data", "data"),  # Ready, merged, used
         *("data", "data", "data", "approval_required"),  # the way back
         *("data", "data"),  # history
+        *("data", "data", "data"),  # issued, overdue, waiting
+        *("not_found", "data"),  # who may not see it, and who approves
+        *("data", "data"),  # the run and the log
     ]
     first, retried = answers[4:6]
     assert first == retried
@@ -60,6 +63,10 @@ def test_the_commands_of_the_readme_work_from_top_to_bottom(relaying_host: Host)
     assert used["details"] == {"floor": 3, "urgency": "today"}
     assert [misfit["problems"].keys() for misfit in taken_back["documents"][0]["misfits"]] == [{"urgency"}]
     assert (schema["version"], history["is_intact"]) == (2, True)
+    waiting, run, log = answers[30]["data"]["items"][-1], answers[33]["data"], answers[34]["data"]["items"]
+    assert waiting["reason"].startswith("Escalate the invoice of Ada: 240000 cents, risk high")
+    assert [step["step"] for step in run["steps"]] == ["assess", "weigh", "call", "approve", "escalate", "tell"]
+    assert {"invoices.escalate", "agent.assess_risk", "invoices.mark_overdue"} <= {row["action"] for row in log}
 
 
 @needs_curl

@@ -1,7 +1,11 @@
-"""`python -m examples.field_service.db OWNER_URL` makes the business's tables, after `actionengine db upgrade`."""
+"""`python -m examples.field_service.db OWNER_URL` makes the business's tables and those of the durable engine, after
+`actionengine db upgrade`."""
 
 import sys
 
-from examples.field_service.db.tables import create_tables
+from actionengine.durable.host import upgrade
+from examples.field_service.db.tables import APP_ROLE, create_tables
 
-create_tables(*sys.argv[1:])
+(owner_url,) = sys.argv[1:]
+create_tables(owner_url)
+upgrade(owner_url, app_role=APP_ROLE)

@@ -57,9 +57,16 @@ class Note(Stored):
     by: str
 
 
+InvoiceStatus = Literal["draft", "issued", "overdue", "paid"]
+
+
 class Invoice(Stored):
-    """`amount` is in cents. Its id is that of its job: there is one invoice for a job."""
+    """`amount` is in cents, `dunning_level` counts how often it was escalated. Its id is that of its job: there is one
+    invoice for a job."""
 
     title: str
     send_to: str
     amount: int
+    status: InvoiceStatus = "draft"
+    due: date | None = None
+    dunning_level: int = 0

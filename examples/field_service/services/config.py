@@ -1,13 +1,19 @@
 """All services of the business, declared in one place."""
 
 from actionengine import create_services
+from actionengine.workflows import WorkflowPermissions, workflow_services
 from examples.field_service.change_control import change_control
+from examples.field_service.services.agent.assess_risk import assess_risk_action
 from examples.field_service.services.customers.create import create_customer_action
 from examples.field_service.services.customers.get import get_customer_action
 from examples.field_service.services.customers.list import list_customers_action
 from examples.field_service.services.events.watch import watch_events_action
 from examples.field_service.services.invoices.draft import draft_invoice_action
+from examples.field_service.services.invoices.escalate import escalate_invoice_action
+from examples.field_service.services.invoices.issue import issue_invoice_action
 from examples.field_service.services.invoices.list import list_invoices_action
+from examples.field_service.services.invoices.mark_overdue import mark_overdue_action
+from examples.field_service.services.invoices.pay import pay_invoice_action
 from examples.field_service.services.jobs.add_note import add_note_action
 from examples.field_service.services.jobs.board import board_action
 from examples.field_service.services.jobs.check_day import check_day_action
@@ -55,7 +61,19 @@ own_services = create_services(
         {
             "name": "invoices",
             "description": "What is still to be paid",
-            "actions": [draft_invoice_action, list_invoices_action],
+            "actions": [
+                draft_invoice_action,
+                list_invoices_action,
+                issue_invoice_action,
+                mark_overdue_action,
+                escalate_invoice_action,
+                pay_invoice_action,
+            ],
+        },
+        {
+            "name": "agent",
+            "description": "What an AI is asked",
+            "actions": [assess_risk_action],
         },
         {
             "name": "events",
@@ -65,4 +83,4 @@ own_services = create_services(
     ]
 )
 
-services = (*own_services, *change_control)
+services = (*own_services, *change_control, *workflow_services(permissions=WorkflowPermissions()))

@@ -1,0 +1,32 @@
+"""Send a draft to the customer: from now on it can be paid, or be late."""
+
+from datetime import date
+
+from pydantic import Field
+from returns.result import Result
+
+from actionengine import ActionContext, ActionError, create_action
+from examples.field_service.db.models.invoices import find_invoice, issue
+from examples.field_service.db.schema import Invoice
+from examples.field_service.services.invoices.reference import InvoiceReference, invoice_resource
+
+
+class Issue(InvoiceReference):
+    """`amount` is in cents; without it, it is what was drafted."""
+
+    due: date
+    amount: int | None = Field(default=None, gt=0)
+
+
+def _handler(data: Issue, ctx: ActionContext) -> Result[Invoice, ActionError]:
+    return find_invoice(ctx, data.invoice_id).bind(lambda invoice: issue(ctx, invoice, data.due, data.amount))
+
+
+issue_invoice_action = create_action(
+    name="issue",
+    description="Send an invoice that was drafted",
+    handler=_handler,
+    validation=Issue,
+    permission="invoices.issue",
+    resource=invoice_resource,
+)

@@ -1,0 +1,131 @@
+"""`HttpRunner`: the side that asks."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import select
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from actionengine.errors import ActionError, ActionException, ErrorCode, failing
+from actionengine.execution.boundary import Admitted
+from actionengine.execution.capabilities import CapabilityProfile
+from actionengine.execution.declarations import ModuleAction
+from actionengine.execution.module_actions import MODULE_ACTIONS
+from actionengine.execution.request import ExecutionRequest, ExecutionResult
+from actionengine.execution.runner import BoundaryRunner, took_too_long, was_cancelled
+from actionengine.execution.telemetry import Sink
+from examples.http_runner.signing import Keys
+
+GRACE = 5.0
+"""Seconds that the other side has beyond a request's timeout, to end the work and to say so."""
+
+MOST_ANSWER = 64 * 1024**2
+_LOOK = 0.05
+
+
+class HttpRunner(BoundaryRunner):
+    """Has work done by a server of `create_app`, which is elsewhere and has the modules.
+
+    Cancelling closes the connection, at which the server ends the work. Where a connection is lost after the request
+    was sent, the answer is `unavailable` and the work may have been done: with an idempotency key, asking again is
+    safe.
+
+    Args:
+        url: of the server, such as `https://worker.example.org:8443`.
+        keys: what requests are signed with.
+        profile: the most that work may ask for, on this side; the server has a profile of its own.
+        actions: the module actions that the server has.
+        telemetry: sinks that are told of the work, in this process.
+
+    Raises:
+        ValueError: for a URL that is not of `http` or `https`.
+    """
+
+    name: ClassVar[str] = "http"
+
+    def __init__(
+        self,
+        url: str,
+        keys: Keys,
+        profile: CapabilityProfile,
+        actions: Iterable[ModuleAction] = MODULE_ACTIONS,
+        *,
+        telemetry: Iterable[Sink] = (),
+    ) -> None:
+        super().__init__(profile, actions, telemetry)
+        parsed = urlsplit(url)
+        if parsed.scheme not in ("http", "https") or not parsed.hostname:
+            raise ValueError(f"{url!r} is no URL of a server")
+        self._is_secure = parsed.scheme == "https"
+        self._host, self._port = parsed.hostname, parsed.port
+        self._path = f"{parsed.path.rstrip('/')}/executions"
+        self._keys = keys
+
+    def run(self, admitted: Admitted, cancelled: threading.Event) -> ExecutionResult:
+        """Send the work, and wait for its result."""
+        request = admitted.request
+        body = _order(request)
+        connection = self._connection()
+        deadline = time.monotonic() + request.timeout + GRACE
+        try:
+            headers = {"content-type": "application/json", **self._keys.sign("POST", self._path, body)}
+            connection.request("POST", self._path, body, headers)
+            _wait(connection, request, cancelled, deadline)
+            response = connection.getresponse()
+            status, content = response.status, response.read(MOST_ANSWER + 1)
+        except (OSError, http.client.HTTPException) as error:
+            raise failing(
+                ErrorCode.UNAVAILABLE,
+                f"the runner at {self._host} is out of reach: {error or type(error).__name__}",
+                request_id=request.id,
+            ) from error
+        finally:
+            connection.close()
+        return self._result(request, status, content)
+
+    def _connection(self) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self._is_secure else http.client.HTTPConnection
+        return kind(self._host, self._port, timeout=GRACE)
+
+    def _result(self, request: ExecutionRequest, status: int, content: bytes) -> ExecutionResult:
+        try:
+            answer: dict[str, Any] = json.loads(content)
+            if "error" in answer:
+                given = answer["error"]
+                raise ActionException(
+                    ActionError(ErrorCode(given["code"]), given["message"], given.get("details") or {})
+                )
+            result = ExecutionResult.model_validate(answer["result"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise failing(
+                ErrorCode.UNAVAILABLE,
+                f"the runner at {self._host} gave no answer to be understood (status {status})",
+                request_id=request.id,
+                status=status,
+            ) from error
+        return result.model_copy(update={"runner": self.name, "worker": result.worker or self._host})
+
+
+def _order(request: ExecutionRequest) -> bytes:
+    """A request for the wire. Where the module lies here is nothing to the other side."""
+    document = request.model_dump(mode="json", exclude={"module": {"root"}})
+    try:
+        return json.dumps(document, allow_nan=False).encode()
+    except ValueError as error:
+        raise failing(ErrorCode.INVALID_INPUT, f"the request {request.id} has no JSON form: {error}") from None
+
+
+def _wait(
+    connection: http.client.HTTPConnection, request: ExecutionRequest, cancelled: threading.Event, deadline: float
+) -> None:
+    """Wait until the answer begins. Raises `ActionException` where it is not wanted any more, or too late."""
+    while not select.select([connection.sock], [], [], _LOOK)[0]:
+        if cancelled.is_set():
+            raise was_cancelled(request)
+        if time.monotonic() > deadline:
+            raise took_too_long(request)
