@@ -50,10 +50,12 @@ def work(
     queue: Annotated[str, typer.Option(help="Where requests wait.")] = "actionengine.modules",
     concurrency: Annotated[int, typer.Option(min=1, help="Requests that are run at once.")] = 4,
     lease: Annotated[
-        float, typer.Option(min=0.5, help="Seconds after which a worker that is not heard of counts as dead.")
+        float,
+        typer.Option(min=0.5, max=86400.0, help="Seconds after which a worker that is not heard of counts as dead."),
     ] = 10.0,
     grace: Annotated[
-        float, typer.Option(min=0.0, help="Seconds in which what is in hand may end when the worker is told to.")
+        float,
+        typer.Option(min=0.0, max=86400.0, help="Seconds in which what is in hand may end when the worker is told to."),
     ] = 10.0,
     set_up: Annotated[
         bool, typer.Option("--set-up/--no-set-up", help="Make the durable engine's tables where there are none.")
@@ -65,6 +67,8 @@ def work(
     sys.path.insert(0, "")
     if not modules.is_dir():
         fail(f"there is no folder {str(modules)!r} with modules: --modules")
+    if not queue.strip():
+        fail("a queue has a name: --queue")
     with durable_engine():
         from actionengine.durable.runner_worker import RunnerWorker
         from actionengine.execution.roots import ModuleRoots

@@ -180,7 +180,7 @@ class DurableClient:
             with reading():
                 return question(self._opened())
         except (DBOSException, SQLAlchemyError) as error:
-            raise DurableUnavailable(f"the durable engine cannot be asked: {told(error)}") from error
+            raise DurableUnavailable(_why(error)) from error
 
     def _opened(self) -> DBOSClient:
         with self._lock:
@@ -194,6 +194,19 @@ class DurableClient:
                     retry_connection_errors=False,
                 )
             return self._client
+
+
+def _why(error: Exception) -> str:
+    reason = told(error)
+    if any(sign in reason for sign in _NO_TABLES):
+        return (
+            "the durable engine's tables are not there yet: start a WorkflowRuntime or a worker, or run "
+            f"`actionengine workflows upgrade` ({reason})"
+        )
+    return f"the durable engine cannot be asked: {reason}"
+
+
+_NO_TABLES = ("no such table", 'schema "dbos" does not exist', 'relation "dbos.')
 
 
 def told(error: Exception) -> str:

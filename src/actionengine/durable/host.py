@@ -128,8 +128,9 @@ class DurableHost:
             return
         self._stopping.set()
         if self._instance is not None:
-            # Whole seconds are what it waits in. The lease is renewed meanwhile.
-            DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=ceil(grace))
+            # Whole seconds are what it waits in, also for nothing. The lease is renewed meanwhile.
+            is_busy = bool(self._instance._active_workflows_set.activeList())
+            DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=ceil(grace) if is_busy else 0)
             self._instance = None
         self._ended.set()
         if self._watch is not None:

@@ -182,6 +182,10 @@ class _Asked:
         self._client.cancel(self._id)
         until = monotonic() + _STOPPING
         while (found := self._client.look(self._id).get(self._id)) is not None:
+            if self._known is not None and found.created_at != self._known.created_at:
+                # It is over: someone else has asked anew under the same key.
+                break
+            self._known = found
             answer = self._answer(found) if found.status in {"SUCCESS", "ERROR"} else None
             if answer is not None:
                 return self._told(answer, found)

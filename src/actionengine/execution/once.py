@@ -138,7 +138,7 @@ def _performed(
         result = _plain(perform(_in_module(admitted, journal.root)))
         journal.commit(key, Recorded(fingerprint, result))
         return result
-    copy = WorkingCopy.create(journal.root, journal.fresh("copy"), limits.copy)
+    copy = WorkingCopy.create(journal.root, journal.fresh("copy"), limits.copy, go_on)
     try:
         result = _plain(perform(_in_module(admitted, copy.root)))
         changes = _with_closed_folders(copy.all_changes(), copy.base)

@@ -99,7 +99,7 @@ class Telemetry:
 def log_sink(event: ExecutionEvent) -> None:
     """Writes a line a piece of work, and one for its end, on the logger `actionengine`."""
     logger.info(
-        "execution %s: %s of %s in %s for tenant %s by %s on %s%s%s",
+        "execution %s: %s of %r in %r for tenant %s by %s on %s%s%s",
         event.kind,
         event.request_id,
         event.action,

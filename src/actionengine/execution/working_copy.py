@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -50,9 +50,14 @@ class WorkingCopy:
 
     @classmethod
     def create(
-        cls, module_root: str | os.PathLike[str], folder: str | os.PathLike[str], limits: CopyLimits | None = None
+        cls,
+        module_root: str | os.PathLike[str],
+        folder: str | os.PathLike[str],
+        limits: CopyLimits | None = None,
+        go_on: Callable[[], None] = lambda: None,
     ) -> WorkingCopy:
-        """Copy a module into a folder that is not there yet. A process that dies meanwhile leaves none.
+        """Copy a module into a folder that is not there yet. A process that dies meanwhile leaves none. `go_on` is
+        called again and again meanwhile; what it raises ends the copying, and nothing is left.
 
         Raises:
             MissingModuleError: where there is no such module.
@@ -70,7 +75,7 @@ class WorkingCopy:
         try:
             with telling("write", place):
                 (making / _TREE).mkdir(parents=True)
-                base, left_out = _copy(root, making / _TREE, limits or CopyLimits())
+                base, left_out = _copy(root, making / _TREE, limits or CopyLimits(), go_on)
                 form = {
                     "module_root": os.fspath(root),
                     "left_out": sorted(left_out),
@@ -189,7 +194,7 @@ def _is_there(folder: Path) -> ActionException:
     return failing(ErrorCode.CONFLICT, f"there is a folder {name!r} already", folder=name)
 
 
-def _copy(root: Path, to: Path, limits: CopyLimits) -> tuple[Manifest, frozenset[str]]:
+def _copy(root: Path, to: Path, limits: CopyLimits, go_on: Callable[[], None]) -> tuple[Manifest, frozenset[str]]:
     """Copy what is in a module; what was copied, and the links that were not."""
     copied: dict[str, Node] = {}
     left_out: set[str] = set()
@@ -199,6 +204,7 @@ def _copy(root: Path, to: Path, limits: CopyLimits) -> tuple[Manifest, frozenset
         nonlocal size
         with open(to / path, "xb", buffering=0) as file:
             for piece in pieces:
+                go_on()
                 size += len(piece)
                 if size > limits.size:
                     raise _too_large(root, f"{limits.size} bytes")
@@ -207,6 +213,7 @@ def _copy(root: Path, to: Path, limits: CopyLimits) -> tuple[Manifest, frozenset
             os.utime(file.fileno(), ns=(modified, modified))
 
     for path, node in nodes(root, take):
+        go_on()
         if len(copied) + len(left_out) >= limits.files:
             raise _too_large(root, f"{limits.files} files, links and folders")
         if node.kind == "link":

@@ -14,12 +14,13 @@ for permissions: `workflow_services(permissions=WorkflowPermissions())`.
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from actionengine.actions import Service
 
 try:
     from actionengine.workflows.definition import Definition, parse_definition
-    from actionengine.workflows.runtime import WorkflowRuntime
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("actionengine"):
         raise
@@ -34,11 +35,14 @@ from actionengine.workflows.events import Assignment, Notification, RunEnded, Ru
 from actionengine.workflows.models import Run, RunSummary, StepTaken, TriggerView, Workflow
 from actionengine.workflows.performing import ASSIGNMENTS
 from actionengine.workflows.permissions import NO_PERMISSIONS, WorkflowPermissions
-from actionengine.workflows.publisher import WorkflowPublisher
 from actionengine.workflows.steps import workflow_steps_service
 from actionengine.workflows.store import RecordLockGuard
 from actionengine.workflows.triggers import triggers_service
 from actionengine.workflows.workflows import workflows_service
+
+if TYPE_CHECKING:
+    from actionengine.workflows.publisher import WorkflowPublisher
+    from actionengine.workflows.runtime import WorkflowRuntime
 
 
 class WorkflowServices(tuple[Service, ...]):
@@ -81,3 +85,18 @@ __all__ = [
     "parse_definition",
     "workflow_services",
 ]
+
+# What takes steps loads the durable engine; who only declares and asks does not.
+_LATER = {"WorkflowPublisher": "actionengine.workflows.publisher", "WorkflowRuntime": "actionengine.workflows.runtime"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = globals()[name] = getattr(import_module(_LATER[name]), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("actionengine"):
+            raise
+        raise ImportError(f"{name} needs {error.name}: pip install 'actionengine[workflows]'") from error
+    return value

@@ -16,8 +16,9 @@ class WorkflowPermissions:
 
     `read`: get and list. `start`: start runs. `manage`: resume and cancel runs. `define`: write definitions.
     `activate`: put them into use, and triggers. `records`: what is asked of a workflow whose steps write or lock
-    documents, as `records.<collection>.<operation>`; a role that allows `records.*` lets it do all. An AI can be given all but `activate`. Whoever may define and activate
-    can have done whatever the workflow's own roles allow, so give these two to few.
+    documents, as `records.<collection>.<operation>`; a role that allows `records.*` lets it do all. An AI can be given
+    all but `activate`. Whoever may define and activate can have done whatever the workflow's own roles allow, so give
+    these two to few.
     """
 
     read: str | None = "workflows.read"
