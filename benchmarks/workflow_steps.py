@@ -34,6 +34,7 @@ from actionengine.driving import drive
 from actionengine.durable.host import DurableClient, DurableFunction, DurableHost
 from actionengine.storage.postgres.storage import PostgresStorage
 from actionengine.workflows import workflow_services
+from actionengine.workflows.agenda import Agenda
 from actionengine.workflows.driving import Driver, Executions
 from benchmarks.postgres import AMOUNT, Bench, database
 from benchmarks.report import Row, at_most_ratio
@@ -124,7 +125,7 @@ def _insert(connection: psycopg.Connection, tenant: Tenant) -> dict[str, bool]:
 
 
 def _governed(engine: Engine, tenant: Tenant, client: DurableClient) -> Callable[[], float]:
-    driver = Driver(Executions(engine, None), client, threading.Event())
+    driver = Driver(Executions(engine, None), Agenda(client), threading.Event())
     operator = RequestContext(tenant, Actor.system())
     action = {"type": "action", "action": "payments.refund", "input": {"job": "17", "amount": AMOUNT}}
     definition = {"steps": [{"name": f"step_{number}", **action} for number in range(STEPS)]}

@@ -35,6 +35,7 @@ from actionengine.changes import change_control_services
 from actionengine.durable.host import DurableClient
 from actionengine.testing import World
 from actionengine.workflows import WorkflowPermissions, workflow_services
+from actionengine.workflows.agenda import Agenda
 from actionengine.workflows.driving import Driver, Executions, RolesOf
 from actionengine.workflows.permissions import NO_PERMISSIONS
 from tests.storage.inside import data_of
@@ -278,7 +279,7 @@ class Desk:
         self.client = RecordingClient()
         self.stopping = threading.Event()
         self.executions = Executions(self.engine, roles)
-        self.driver = Driver(self.executions, cast("DurableClient", self.client), self.stopping)
+        self.driver = Driver(self.executions, Agenda(cast("DurableClient", self.client)), self.stopping)
         self._seen: dict[Any, int] = {}
 
     def another(self, **options: Any) -> Desk:

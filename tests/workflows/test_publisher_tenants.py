@@ -12,6 +12,7 @@ from actionengine.events.event import Event
 from actionengine.testing import AsyncWorld
 from actionengine.testing.worlds import a_tenant
 from actionengine.workflows import WorkflowPublisher
+from actionengine.workflows.agenda import Agenda
 from tests.workflows.desk import Desk, RecordingClient, note
 
 
@@ -22,7 +23,7 @@ def test_the_tenants_of_events_are_those_of_the_storage(tmp_path: Path) -> None:
     desk = Desk(world)
     publisher = WorkflowPublisher(desk.engine, tmp_path / "durable.sqlite")
     client = RecordingClient()
-    publisher._client = cast("DurableClient", client)
+    publisher._agenda = Agenda(cast("DurableClient", client))
 
     async def test() -> None:
         await desk.start(await desk.define(note("a")))

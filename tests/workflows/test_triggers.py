@@ -15,6 +15,7 @@ from actionengine.durable.host import DurableClient, DurableUnavailable
 from actionengine.events.event import Event
 from actionengine.events.publisher import PublishError, PublisherUnavailable
 from actionengine.workflows import WorkflowPublisher
+from actionengine.workflows.agenda import Agenda
 from tests.workflows.desk import (
     AUDITOR,
     Desk,
@@ -44,7 +45,7 @@ class Relay:
         self.client = RecordingClient()
         tenants = {tenant.id: tenant for tenant in (desk.world.tenant, desk.world.other_tenant)}
         self.publisher = WorkflowPublisher(desk.engine, path / "durable.sqlite", tenant_of=tenants.__getitem__)
-        self.publisher._client = cast("DurableClient", self.client)
+        self.publisher._agenda = Agenda(cast("DurableClient", self.client))
         self._after = 0
 
     async def give(self, times: int = 1) -> dict[str, PublishError]:
@@ -306,7 +307,7 @@ async def test_while_the_durable_engine_is_away_events_wait(desk: Desk, relay: R
             raise DurableUnavailable("it is away")
 
     await desk.start(await desk.define(note("a")))
-    relay.publisher._client = cast("DurableClient", Away())
+    relay.publisher._agenda = Agenda(cast("DurableClient", Away()))
 
     failures = await relay.give()
 

@@ -14,28 +14,22 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
-from uuid import UUID
 
 from returns.result import Failure, Result, Success
 
 from actionengine.context import Actor, RequestContext, Tenant
-from actionengine.durable.host import DurableClient, DurableUnavailable, Interrupted
+from actionengine.durable.host import DurableUnavailable, Interrupted
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.events.consuming import pause
 from actionengine.events.event import Event
 from actionengine.storage.port import Mode
+from actionengine.workflows.agenda import Agenda
 from actionengine.workflows.models import RunPoint
 from actionengine.workflows.steps import FAILED_STEP, MAY_PASS, SERVICE
 
 logger = logging.getLogger("actionengine")
-
-QUEUE = "actionengine.workflows"
-DRIVE = "actionengine.drive"
-FIRE = "actionengine.fire"
-EXPIRE = "actionengine.expire"
 
 RolesOf = Callable[[Tenant, str], Iterable[str]]
 """The roles that a host gives to a workflow, by tenant and the workflow's key."""
@@ -46,9 +40,6 @@ _LONGEST_WAIT = 60.0
 
 _PASSES = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.IDEMPOTENCY_IN_PROGRESS})
 """What is waited out: the storage is away, or another process, which may be taken for dead, is at the same step."""
-
-_AFTER_EXPIRY = 0.1
-"""Seconds after an approval has expired at which it is looked at."""
 
 
 class Executions:
@@ -145,7 +136,12 @@ class Executions:
         reason: str | None = None,
         request_id: str | None = None,
     ) -> Result[Any, ActionError]:
-        actor = Actor.workflow(key, roles=() if self._roles is None else tuple(self._roles(tenant, key)))
+        try:
+            actor = Actor.workflow(key, roles=() if self._roles is None else self._roles(tenant, key))
+        except Exception as error:
+            logger.exception("the roles of the workflow %s of tenant %s cannot be told", key, tenant.slug)
+            message = f"the roles of the workflow {key!r} cannot be told: {type(error).__name__}"
+            return Failure(ActionError(ErrorCode.UNAVAILABLE, message))
         context = RequestContext(tenant, actor, "workflow", reason, idempotency_key=once, request_id=request_id)
         return await self._engine.execute(SERVICE, action, payload, context, mode)
 
@@ -153,9 +149,9 @@ class Executions:
 class Driver:
     """Takes the steps of runs, one after the other."""
 
-    def __init__(self, executions: Executions, client: DurableClient, stopping: threading.Event) -> None:
+    def __init__(self, executions: Executions, agenda: Agenda, stopping: threading.Event) -> None:
         self._executions = executions
-        self._client = client
+        self._agenda = agenda
         self._stopping = stopping
 
     async def drive(self, tenant: Tenant, key: str, run_id: str, mode: Mode) -> str:
@@ -204,19 +200,18 @@ class Driver:
     async def _wait(self, tenant: Tenant, point: RunPoint, error: ActionError, mode: Mode) -> RunPoint:
         approval_id = error.details["approval_id"]
         # First: once the run has paused, nobody comes here again.
-        await self._queue_expiry(tenant, point, approval_id, datetime.fromisoformat(error.details["expires_at"]), mode)
+        at = datetime.fromisoformat(error.details["expires_at"])
+        await self._ask_for_expiry(tenant, point.workflow_key, approval_id, at, mode)
         return _unwrapped(await self._moved(lambda: self._executions.wait(tenant, point, approval_id, mode), mode))
 
-    async def _queue_expiry(self, tenant: Tenant, point: RunPoint, approval_id: str, at: datetime, mode: Mode) -> None:
-        arguments = (str(tenant.id), tenant.slug, point.workflow_key, approval_id)
+    async def _ask_for_expiry(self, tenant: Tenant, key: str, approval_id: str, at: datetime, mode: Mode) -> None:
         wait = _SHORTEST_WAIT
         while True:
-            seconds = (at - datetime.now(UTC)).total_seconds() + _AFTER_EXPIRY
             try:
-                expiry = partial(
-                    self._client.enqueue, EXPIRE, *arguments, queue=QUEUE, id=f"expire/{approval_id}", delay=seconds
-                )
-                await asyncio.to_thread(expiry) if mode == "async" else expiry()
+                if mode == "sync":
+                    self._agenda.expiry(tenant, key, approval_id, at)
+                else:
+                    await asyncio.to_thread(self._agenda.expiry, tenant, key, approval_id, at)
                 return
             except DurableUnavailable as error:
                 logger.warning("the expiry of the approval %s cannot be queued yet: %s", approval_id, error)
@@ -261,8 +256,3 @@ def _unwrapped(answer: Result[Any, ActionError]) -> RunPoint:
         raise RuntimeError(f"a run cannot be moved on: {answer.failure()}")
     point: RunPoint = answer.unwrap()
     return point
-
-
-def tenant_from(id: str, slug: str) -> Tenant:
-    """A tenant as the durable engine keeps it."""
-    return Tenant(UUID(id), slug)

@@ -19,7 +19,8 @@ from actionengine.events.event import Event
 from actionengine.events.publisher import Failures, PublishError, PublisherUnavailable, failed_action
 from actionengine.events.tenants import TenantOf, Tenants
 from actionengine.storage.port import Record, StorageUnavailable
-from actionengine.workflows.driving import DRIVE, FIRE, QUEUE, Executions, RolesOf
+from actionengine.workflows.agenda import Agenda
+from actionengine.workflows.driving import Executions, RolesOf
 from actionengine.workflows.events import RESUMED, STARTED, TRIGGER_CHANGED
 from actionengine.workflows.store import TRIGGERS
 
@@ -56,6 +57,7 @@ class WorkflowPublisher:
         self.concurrency = concurrency
         self._engine = engine
         self._client = DurableClient(url)
+        self._agenda = Agenda(self._client)
         self._tenants = Tenants(engine.storage, tenant_of)
         self._executions = Executions(engine, roles)
         self._told: Mapping[str, Callable[[Event, Tenant], Any]] = {
@@ -87,9 +89,8 @@ class WorkflowPublisher:
         await asyncio.to_thread(self._client.close)
 
     async def _set_going(self, event: Event, tenant: Tenant) -> None:
-        run_id, turn = event.payload["run_id"], event.payload["turn"]
-        arguments = (str(tenant.id), tenant.slug, event.payload["workflow_key"], run_id)
-        await asyncio.to_thread(self._client.enqueue, DRIVE, *arguments, queue=QUEUE, id=f"{run_id}/{turn}")
+        told = event.payload
+        await asyncio.to_thread(self._agenda.turn, tenant, told["workflow_key"], told["run_id"], told["turn"])
 
     async def _decline(self, event: Event, tenant: Tenant) -> None:
         approval_id = event.payload["input"]["approval_id"]
@@ -112,19 +113,11 @@ class WorkflowPublisher:
 
     async def _reschedule(self, event: Event, tenant: Tenant) -> None:
         told = event.payload
-        name = f"{tenant.id}/{told['trigger_id']}"
         if told["schedule"] is None:
-            await asyncio.to_thread(self._client.unschedule, name)
+            await asyncio.to_thread(self._agenda.unschedule, tenant, told["trigger_id"])
             return
-        context = {
-            "tenant_id": str(tenant.id),
-            "slug": tenant.slug,
-            "workflow_key": told["workflow_key"],
-            "trigger_id": told["trigger_id"],
-        }
-        await asyncio.to_thread(
-            self._client.schedule, name, FIRE, told["schedule"], timezone=told["timezone"], context=context, queue=QUEUE
-        )
+        about = (told["workflow_key"], told["trigger_id"], told["schedule"], told["timezone"])
+        await asyncio.to_thread(self._agenda.schedule, tenant, *about)
 
     async def _fire(self, event: Event, tenant: Tenant) -> None:
         """Start the runs that an event triggers."""

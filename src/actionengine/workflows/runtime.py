@@ -10,6 +10,7 @@ from typing import Any
 
 from returns.result import Failure
 
+from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.durable.host import DurableClient, DurableFunction, DurableHost, utc
 from actionengine.engine import Engine
@@ -19,7 +20,8 @@ from actionengine.events.publisher import Publisher
 from actionengine.events.relay import Relay
 from actionengine.events.tenants import TenantOf
 from actionengine.storage.port import Mode
-from actionengine.workflows.driving import DRIVE, EXPIRE, FIRE, QUEUE, Driver, Executions, RolesOf, tenant_from
+from actionengine.workflows.agenda import DRIVE, EXPIRE, FIRE, QUEUE, Agenda, tenant_from
+from actionengine.workflows.driving import Driver, Executions, RolesOf
 from actionengine.workflows.publisher import WorkflowPublisher
 from actionengine.workflows.steps import SERVICE
 
@@ -27,10 +29,10 @@ from actionengine.workflows.steps import SERVICE
 class WorkflowRuntime:
     """Takes the steps of the runs of all tenants, in this process, beside any number of others.
 
-    Embedded, all is in one process, on SQLite files: `WorkflowRuntime(engine, relay_to=[…])` relays the events too. Where
-    a relay runs by itself, it gets `runtime.publisher` (or a `WorkflowPublisher`). For many processes, each gets the URL
-    of one PostgreSQL database; the code stays the same. A process that is killed is
-    noticed by the others, or by itself when it starts again, and its runs go on.
+    Embedded, all is in one process, on SQLite files: `WorkflowRuntime(engine, relay_to=[…])` relays the events too.
+    Where a relay runs by itself, it gets `runtime.publisher` (or a `WorkflowPublisher`). For many processes, each gets
+    the URL of one PostgreSQL database; the code stays the same. A process that is killed is noticed by the others, or
+    by itself when it starts again, and its runs go on.
 
     Handlers run in threads, as under `execute_action`; where the engine has an `async def` handler, under an event loop
     of the durable engine's, as under `execute_action_async`.
@@ -73,7 +75,9 @@ class WorkflowRuntime:
         self._relaying: threading.Thread | None = None
         self._client = DurableClient(url)
         self._stopping = threading.Event()
-        self._driver = Driver(Executions(engine, roles), self._client, self._stopping)
+        self._agenda = Agenda(self._client)
+        self._storage = engine.storage
+        self._driver = Driver(Executions(engine, roles), self._agenda, self._stopping)
         functions = _functions(self._driver, engine.mode, concurrency)
         self._host = DurableHost(url, functions, lease=lease, poll_interval=poll_interval, set_up=set_up)
 
@@ -95,6 +99,18 @@ class WorkflowRuntime:
         self._stopping.set()
         self._host.stop(grace)
         self._client.close()
+
+    def restore(self, tenants: Iterable[Tenant] | None = None) -> int:
+        """Ask the durable engine again for what runs and triggers wait for; how many runs were set going.
+
+        All that a run is stands in the storage. Where the durable engine's tables are gone, or come from an older
+        backup, this makes them anew. What is under way already stays as it is.
+
+        Args:
+            tenants: whose runs; those of the storage, where nothing is said.
+        """
+        whose = self._storage.list_tenants() if tenants is None else tenants
+        return sum(self._agenda.restore(self._storage, tenant) for tenant in whose)
 
     def __enter__(self) -> WorkflowRuntime:
         self.start()

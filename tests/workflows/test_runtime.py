@@ -1,0 +1,150 @@
+"""The runtime on a real durable engine: roles that cannot be told, and a durable engine whose tables are lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from returns.result import Result, Success
+
+from actionengine import (
+    ActionError,
+    Actor,
+    CallbackPublisher,
+    ConfigurationError,
+    Engine,
+    InMemoryStorage,
+    Relay,
+    RequestContext,
+    Role,
+    SQLiteStorage,
+    StaticAuthorizer,
+    Tenant,
+    create_action,
+    create_engine,
+    create_service,
+)
+from actionengine.workflows import WorkflowRuntime, workflow_services
+from actionengine.workflows.driving import RolesOf
+
+STEPS = {
+    "free": [{"name": "note", "type": "action", "action": "notes.add", "input": {"text": "free"}}],
+    "asked": [
+        {"name": "ok", "type": "approval", "permission": "notes.approve", "message": "May it?"},
+        {"name": "note", "type": "action", "action": "notes.add", "input": {"text": "asked"}},
+    ],
+}
+
+
+def add(data: dict[str, Any]) -> Result[str, ActionError]:
+    return Success(data["text"])
+
+
+class Office:
+    """An engine on SQLite with two workflows, and somebody who starts and approves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.storage = SQLiteStorage(folder / "office.sqlite")
+        action = create_action(name="add", description="Write a note", handler=add, permission="notes.add")
+        notes = create_service(name="notes", description="Notes", actions=[action])
+        self.engine: Engine = create_engine(
+            services=[*workflow_services, notes],
+            storage=self.storage,
+            authorizer=StaticAuthorizer({"clerk": Role(allow=["notes.add"])}),
+        )
+        self.tenant: Tenant = self.storage.create_tenant(slug="acme", name="Acme")
+        for key, steps in STEPS.items():
+            self.do("workflows.define", key=key, definition={"steps": steps})
+            self.do("workflows.activate", key=key)
+
+    def do(self, name: str, by: str = "ops", **payload: Any) -> Any:
+        service, action = name.split(".")
+        return self.engine.execute_action(
+            service, action, payload, RequestContext(self.tenant, Actor.system(by))
+        ).unwrap()
+
+    def start(self, key: str) -> str:
+        id: str = self.do("workflows.start", key=key).id
+        return id
+
+    def runtime(self, name: str = "durable.sqlite", roles: RolesOf = lambda tenant, key: ["clerk"]) -> WorkflowRuntime:
+        return WorkflowRuntime(self.engine, self.folder / name, roles=roles, relay_to=[], poll_interval=0.05)
+
+    def wait_for(self, run_id: str, status: str) -> Any:
+        until = time.monotonic() + 30
+        while (run := self.do("workflows.get", run_id=run_id)).status != status:
+            assert time.monotonic() < until, run
+            time.sleep(0.05)
+        return run
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Iterator[Office]:
+    office = Office(tmp_path)
+    yield office
+    office.storage.close()
+
+
+def test_what_a_lost_durable_engine_had_is_asked_for_again(office: Office) -> None:
+    with office.runtime():
+        waiting = office.start("asked")
+        office.wait_for(waiting, "paused")
+    forgotten = office.start("free")
+    # Delivered, and then lost with the tables of the durable engine.
+    Relay(office.storage, CallbackPublisher(lambda event: None)).drain()
+
+    with office.runtime("another.sqlite") as runtime:
+        assert runtime.restore() == 1
+        office.wait_for(forgotten, "succeeded")
+        (approval,) = office.do("approvals.list", status="pending").items
+        office.do("approvals.approve", by="boss", approval_id=approval.id)
+        office.wait_for(waiting, "succeeded")
+        assert runtime.restore([office.tenant]) == 0
+
+
+def test_roles_that_cannot_be_told_hold_a_run_up_and_do_not_lose_it(office: Office) -> None:
+    told = threading.Event()
+
+    def roles(tenant: Tenant, key: str) -> list[str]:
+        if not told.is_set():
+            raise LookupError("the directory is away")
+        return ["clerk"]
+
+    with office.runtime(roles=roles):
+        run = office.start("free")
+        time.sleep(0.5)
+        assert office.do("workflows.get", run_id=run).status == "running"
+        told.set()
+        office.wait_for(run, "succeeded")
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda folder: WorkflowRuntime(create_engine(services=[]), folder / "x"), "workflow_services"),
+        (lambda folder: WorkflowRuntime(_engine(), "mysql://host/db"), "PostgreSQL or SQLite"),
+        (lambda folder: WorkflowRuntime(_engine(), "sqlite://"), "SQLite file"),
+    ],
+    ids=["no services", "another database", "in memory"],
+)
+def test_a_runtime_that_could_not_work_is_refused_when_it_is_made(
+    make: Callable[[Path], WorkflowRuntime], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        make(tmp_path)
+
+
+def test_a_second_runtime_in_a_process_is_refused_and_the_first_goes_on(office: Office) -> None:
+    with office.runtime():
+        with pytest.raises(ConfigurationError, match="already"):
+            office.runtime("second.sqlite").start()
+        office.wait_for(office.start("free"), "succeeded")
+
+
+def _engine() -> Engine:
+    return create_engine(services=workflow_services, storage=InMemoryStorage())

@@ -1,0 +1,121 @@
+"""Workers that stand still and come back, that are asked to end, and that die while nobody has decided yet."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.workflows_crash.conftest import (
+    ON_POSTGRES,
+    ON_POSTGRES_SOAKED_ON_SQLITE,
+    ON_SQLITE_SOAKED_ON_POSTGRES,
+    NewCampaign,
+)
+
+LEASE = 1.0
+SOAK = pytest.mark.soak
+
+
+@ON_POSTGRES_SOAKED_ON_SQLITE
+@pytest.mark.parametrize(
+    "point",
+    ["in the handler", *(pytest.param(each, marks=SOAK) for each in ("after the commit", "before the turn is noted"))],
+)
+def test_a_worker_that_stands_still_past_its_lease_does_no_harm_when_it_goes_on(
+    new_campaign: NewCampaign, point: str
+) -> None:
+    """It stands still at several places at once: what it holds in open transactions waits for it, and is not lost."""
+    campaign = new_campaign(point)
+    campaign.start_runs(12)
+    sleeper = campaign.worker(point, 2, lease=LEASE, relays=False, decides=False, freezes=True)
+    time.sleep(0.5)
+    others = [campaign.worker(lease=LEASE), campaign.worker(lease=LEASE)]
+    campaign.wait_until(lambda: sleeper.is_frozen)
+    time.sleep(2.5 * LEASE)
+    assert sleeper.is_frozen
+
+    sleeper.thaw()
+
+    campaign.wait_for_the_end()
+    for worker in (sleeper, *others):
+        worker.stop()
+    campaign.check()
+
+
+@ON_POSTGRES
+@pytest.mark.parametrize("point", ["after the commit", pytest.param("before the turn is noted", marks=SOAK)])
+def test_a_run_goes_on_elsewhere_while_its_worker_stands_still(new_campaign: NewCampaign, point: str) -> None:
+    """It goes on from the step where it was; when its first worker wakes up, nothing is left for that one to do."""
+    campaign = new_campaign(point)
+    sleeper = campaign.worker(point, 1 if point == "before the turn is noted" else 4, lease=LEASE, freezes=True)
+    campaign.start_runs(1, ["rounds"], campaign.tenants[:1])
+    campaign.wait_until(lambda: sleeper.is_frozen)
+
+    other = campaign.worker(lease=LEASE)
+
+    campaign.wait_until(lambda: campaign.statuses() == {"succeeded": 1})
+    campaign.wait_until(lambda: set(campaign.durable().values()) == {"SUCCESS"})
+    assert sleeper.is_frozen
+    sleeper.thaw()
+    campaign.start_runs(2)
+    campaign.wait_for_the_end()
+    sleeper.stop()
+    other.stop()
+    campaign.check()
+
+
+@ON_POSTGRES_SOAKED_ON_SQLITE
+def test_workers_that_are_asked_to_end_leave_their_runs_to_the_others_and_to_the_next(
+    new_campaign: NewCampaign,
+) -> None:
+    campaign = new_campaign("in order")
+    campaign.start_runs(8)
+    workers = [campaign.worker(), campaign.worker()]
+    for _ in range(3):
+        campaign.start_runs(1)
+        time.sleep(campaign.dice.uniform(0.2, 1.0))
+        workers.append(campaign.worker())
+        workers.pop(0).stop()
+    for worker in workers:
+        worker.stop()
+
+    campaign.start_runs(1)
+    last = campaign.worker()
+
+    campaign.wait_for_the_end()
+    last.stop()
+    campaign.check()
+
+
+@ON_SQLITE_SOAKED_ON_POSTGRES
+def test_runs_that_wait_for_an_approval_outlive_every_worker(new_campaign: NewCampaign) -> None:
+    campaign = new_campaign("waiting")
+    campaign.start_runs(4, ["approved"])
+    for _ in range(2):
+        worker = campaign.worker(decides=False)
+        campaign.wait_until(lambda: campaign.statuses() == {"paused": 8})
+        worker.kill()
+
+    last = campaign.worker()
+
+    campaign.wait_for_the_end()
+    last.stop()
+    campaign.check()
+
+
+@ON_SQLITE_SOAKED_ON_POSTGRES
+@pytest.mark.parametrize("point", ["before it is queued", pytest.param("after it is queued", marks=SOAK)])
+def test_an_approval_expires_though_its_worker_died_before_it_was_waited_for(
+    new_campaign: NewCampaign, point: str
+) -> None:
+    """Of two runs, the relay has queued both: the third time it is an expiry."""
+    campaign = new_campaign(point)
+    campaign.start_runs(1, ["expiring"])
+
+    campaign.worker(point, 3).see_it_killed()
+    last = campaign.worker()
+
+    campaign.wait_for_the_end()
+    last.stop()
+    campaign.check()

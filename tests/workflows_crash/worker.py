@@ -1,0 +1,219 @@
+"""A program that starts workers, to be killed: each is a process with a runtime, a relay, and a person who decides.
+
+It reads orders, one a line. For `["start", order]` it forks a worker and tells its process id; for `["wait", id]` it
+tells how that one ended. When nobody orders any more, what is left of them is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from returns.result import Failure
+
+from actionengine import Actor, Engine, Relay, RequestContext, Tenant
+from actionengine.durable.host import DurableClient, DurableUnavailable
+from actionengine.durable.leases import Leases
+from actionengine.storage.port import Mode
+from actionengine.storage.sql.storage import SQLStorage
+from actionengine.workflows import WorkflowPublisher, WorkflowRuntime
+from actionengine.workflows.driving import Driver
+from tests.crash.host import POINTS as STORAGE_POINTS
+from tests.crash.host import Fuse, FusedPostgresStorage, FusedSQLiteStorage
+from tests.workflows_crash.business import clearance, desk_engine
+
+POINTS = (
+    *STORAGE_POINTS,
+    "before it is queued",
+    "after it is queued",
+    "before the relay has settled",
+    "before the turn is noted",
+    "before the first lease",
+    "after the first lease",
+    "before a takeover",
+    "in the middle of a takeover",
+)
+"""Where a worker can be told to die."""
+
+AT_A_TAKEOVER = POINTS[-2:]
+AT_THE_START = POINTS[-4:]
+"""Those to which it comes once, as it starts beside a dead one."""
+
+LEASE = 2.0
+LIFETIME = 600.0
+"""Seconds after which a worker that nobody has killed ends by itself."""
+
+
+class Order(NamedTuple):
+    """What a worker is to work on: a database, the durable engine's, a folder, and tenants; whether it relays events,
+    and decides what people are asked; and where it is to die, or to freeze."""
+
+    url: str
+    durable_url: str
+    folder: str
+    tenants: list[list[str]]
+    decides: bool = True
+    point: str | None = None
+    number: int = 1
+    lease: float = LEASE
+    relays: bool = True
+    freezes: bool = False
+    mode: Mode = "sync"
+
+
+class FreezingFuse(Fuse):
+    """Stops this process, for as long as nobody lets it go on, when it comes to its point."""
+
+    def reach(self, point: str) -> None:
+        if self.is_due(point):
+            # To this thread, which would go on for a moment if another one took the signal.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+
+
+def live(order: Order) -> None:
+    """The life of a worker: until SIGTERM, at the latest."""
+    ending = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ending.set())
+    fuse = (FreezingFuse if order.freezes else Fuse)(order.point, order.number)
+    lay(fuse)
+    storage = fused_storage(order.url, fuse)
+    engine = desk_engine(storage, Path(order.folder), fuse.reach, order.mode)
+    runtime = WorkflowRuntime(
+        engine,
+        order.durable_url,
+        lease=order.lease,
+        poll_interval=0.05,
+        concurrency=8,
+        set_up=order.durable_url.startswith("sqlite"),
+    )
+    relay = Relay(storage, runtime.publisher, poll_interval=0.1, first_backoff=0.05, longest_backoff=0.5)
+    while not started(runtime, ending):
+        time.sleep(0.2)
+    relaying = threading.Thread(target=relay.run)
+    if order.relays:
+        relaying.start()
+    if order.decides:
+        tenants = [Tenant(UUID(id), slug) for id, slug in order.tenants]
+        threading.Thread(target=decide, args=(engine, tenants, Path(order.folder)), daemon=True).start()
+    ending.wait(LIFETIME)
+    if order.relays:
+        relay.stop()
+        relaying.join(10.0)
+    runtime.stop(5.0)
+    os._exit(0)
+
+
+def started(runtime: WorkflowRuntime, ending: threading.Event) -> bool:
+    """Whether the database was there to start with: as a supervisor would, it is tried again."""
+    try:
+        runtime.start()
+    except DurableUnavailable as error:
+        sys.stderr.write(f"{os.getpid()} cannot start: {error!r}\n")
+        return ending.is_set()
+    return True
+
+
+def decide(engine: Engine, tenants: list[Tenant], folder: Path) -> None:
+    """Decide what is asked: approve or reject as the run's input says, clear what is stuck and resume it."""
+    while True:
+        for tenant in tenants:
+            decide_for(engine, tenant, folder)
+        time.sleep(0.1)
+
+
+def decide_for(engine: Engine, tenant: Tenant, folder: Path) -> None:
+    boss = RequestContext(tenant, Actor.human("boss", permissions=("desk.approve",)))
+
+    def ask(service: str, action: str, payload: Any) -> Any:
+        answer = engine.execute_action(service, action, payload, boss)
+        # Others decide as well: who comes late is refused.
+        return None if isinstance(answer, Failure) else answer.unwrap()
+
+    for run in ask("workflows", "list", {"status": "paused", "limit": 1000}) or ():
+        if run.paused_for == "failure" and run.workflow_key == "stuck":
+            clearance(folder, run.id).touch()
+            ask("workflows", "resume", {"run_id": run.id})
+        elif run.workflow_key == "approved":
+            decision = "approve" if run.input["approve"] else "reject"
+            ask("approvals", decision, {"approval_id": run.approval_id})
+
+
+def fused_storage(url: str, fuse: Fuse) -> SQLStorage:
+    """A storage whose units of work can be killed."""
+    storage: Any = FusedSQLiteStorage(url) if url.startswith("sqlite") else FusedPostgresStorage(url)
+    storage.fuse = fuse
+    fused: SQLStorage = storage
+    return fused
+
+
+def lay(fuse: Fuse) -> None:
+    """Let what is between the storage and the durable engine be killed too."""
+    around(DurableClient, "enqueue", fuse, "before it is queued", "after it is queued")
+    around(Leases, "renew", fuse, "before the first lease", "after the first lease")
+    around(DurableClient, "take_over", fuse, "before a takeover", "in the middle of a takeover")
+    around_async(WorkflowPublisher, "publish", fuse, "before the relay has settled")
+    around_async(Driver, "drive", fuse, "before the turn is noted")
+
+
+def around(owner: type, name: str, fuse: Fuse, before: str, after: str) -> None:
+    wrapped: Callable[..., Any] = getattr(owner, name)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        fuse.reach(before)
+        answer = wrapped(*arguments, **named)
+        fuse.reach(after)
+        return answer
+
+    setattr(owner, name, call)
+
+
+def around_async(owner: type, name: str, fuse: Fuse, after: str) -> None:
+    wrapped: Callable[..., Any] = getattr(owner, name)
+
+    async def call(*arguments: Any, **named: Any) -> Any:
+        answer = await wrapped(*arguments, **named)
+        fuse.reach(after)
+        return answer
+
+    setattr(owner, name, call)
+
+
+def begin(order: Order) -> None:
+    """What a fork does."""
+    try:
+        live(order)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(4)
+
+
+def main() -> None:
+    alive: set[int] = set()
+    for line in sys.stdin:
+        word, told = json.loads(line)
+        if word == "start":
+            child = os.fork()
+            if child == 0:
+                begin(Order(*told))
+            alive.add(child)
+            print(child, flush=True)
+        else:
+            _, status = os.waitpid(told, 0)
+            alive.discard(told)
+            print(os.waitstatus_to_exitcode(status), flush=True)
+    for child in alive:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Workers as the tests see them: how they are started, killed, frozen, and asked to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+from tests.crash.hosts import PATIENCE, ROOT
+from tests.workflows_crash.worker import Order
+
+
+class Worker:
+    """One process, until it has ended."""
+
+    def __init__(self, starter: WorkerStarter, pid: int) -> None:
+        self.pid = pid
+        self.has_ended = False
+        self._starter = starter
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        self.see_it_killed()
+
+    def see_it_killed(self) -> None:
+        """Wait for the end; it has to be by SIGKILL."""
+        ended = self._wait()
+        assert ended == -signal.SIGKILL, f"the worker ended with {ended}: {self._starter.errors()}"
+
+    @property
+    def is_frozen(self) -> bool:
+        return bool(psutil.Process(self.pid).status() == psutil.STATUS_STOPPED)
+
+    @property
+    def is_dead(self) -> bool:
+        return bool(psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE)
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Ask it to end, and see that it does so in order."""
+        os.kill(self.pid, signal.SIGTERM)
+        ended = self._wait()
+        assert ended == 0, f"the worker ended with {ended}: {self._starter.errors()}"
+
+    def discard(self) -> None:
+        """See that it is gone, however it ends."""
+        if not self.has_ended:
+            os.kill(self.pid, signal.SIGKILL)
+            self._wait()
+
+    def _wait(self) -> int:
+        ended = self._starter.wait(self.pid)
+        self.has_ended = True
+        return ended
+
+
+class WorkerStarter:
+    """Starts workers, in processes of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._errors = folder / "errors"
+        with self._errors.open("w") as errors:
+            self._program = subprocess.Popen(
+                [sys.executable, "-m", "tests.workflows_crash.worker"],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+
+    def start(self, order: Order) -> Worker:
+        return Worker(self, int(self._ask("start", order)))
+
+    def wait(self, pid: int) -> int:
+        """How a worker ended: it is waited for."""
+        return int(self._ask("wait", pid))
+
+    def errors(self) -> str:
+        """What the workers have complained of, the last of it."""
+        return self._errors.read_text()[-20_000:]
+
+    def close(self) -> None:
+        assert self._program.stdin is not None
+        assert self._program.stdout is not None
+        self._program.stdin.close()
+        self._program.stdout.close()
+        self._program.wait(PATIENCE)
+
+    def _ask(self, word: str, told: object) -> str:
+        assert self._program.stdin is not None
+        assert self._program.stdout is not None
+        self._program.stdin.write(json.dumps([word, told]) + "\n")
+        self._program.stdin.flush()
+        line = self._program.stdout.readline()
+        assert line, self.errors()
+        return line
