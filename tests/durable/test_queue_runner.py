@@ -374,9 +374,8 @@ def test_a_database_that_is_away_is_unavailable(tmp_path: Path) -> None:
             refused(runner.execute(request(module, "list")), ErrorCode.UNAVAILABLE)
 
 
+@pytest.mark.parametrize("durable", ["postgres"], indirect=True)
 def test_work_goes_on_when_connections_are_lost(site: Site, request_superuser: Callable[[], str]) -> None:
-    if site.durable.url.startswith("sqlite"):
-        pytest.skip("SQLite has no connections to lose")
     module = site.module()
 
     def cut() -> None:
@@ -472,10 +471,13 @@ def _left_by_a_killed_sender(site: Site, work: ExecutionRequest) -> str:
     return str(status[1])
 
 
-@pytest.mark.parametrize("key", ["k", None], ids=["with a key", "without"])
+@pytest.mark.parametrize(
+    ("durable", "key"),
+    [("sqlite", "k"), ("postgres", "k"), ("sqlite", None)],
+    ids=["sqlite, with a key", "postgres, with a key", "sqlite, without"],
+    indirect=["durable"],
+)
 def test_what_a_killed_worker_had_in_hand_is_done_by_another(quiet: Site, tmp_path: Path, key: str | None) -> None:
-    if key is None and quiet.durable.url.startswith("postgres"):
-        pytest.skip("one kind of database shows it")
     module = quiet.module()
     first = quiet.worker()
     begun, go = tmp_path / "begun", tmp_path / "go"
@@ -524,9 +526,8 @@ def test_a_worker_that_is_told_to_stop_finishes_or_gives_back(file_site: Site, t
     kill(second)
 
 
+@pytest.mark.parametrize("durable", ["postgres"], indirect=True)
 def test_a_frozen_workers_work_is_done_by_another_and_it_stops_when_it_wakes(quiet: Site, tmp_path: Path) -> None:
-    if quiet.durable.url.startswith("sqlite"):
-        pytest.skip("one kind of database shows it")
     module = quiet.module()
     first = quiet.worker(lease=1.0)
     begun, go = tmp_path / "begun", tmp_path / "go"

@@ -42,6 +42,10 @@ __all__ = [
 
 logger = logging.getLogger("actionengine")
 
+_PURGE = 60.0
+"""Seconds between two looks for what is old, and executions that are removed at each."""
+_PURGED_AT_ONCE = 1000
+
 _ATTEMPTS = 1_000_000
 """Executions that may be killed before one is given up: it is not the work's fault."""
 
@@ -76,6 +80,7 @@ class DurableHost:
         functions: what can be executed here.
         lease: seconds without a sign of life after which an executor counts as dead.
         poll_interval: seconds between two looks at a queue.
+        keep: seconds after which what is kept of an execution that has ended is removed.
         set_up: whether to make the tables. Without, they have to be there: `upgrade` makes them.
 
     Raises:
@@ -93,6 +98,7 @@ class DurableHost:
         *,
         lease: float = 10.0,
         poll_interval: float = 0.2,
+        keep: float = 7 * 24 * 3600.0,
         set_up: bool = True,
     ) -> None:
         self.url = durable_url(url)
@@ -100,6 +106,7 @@ class DurableHost:
         self._functions = list(functions.values()) if isinstance(functions, Mapping) else functions
         self._lease = lease
         self._poll_interval = poll_interval
+        self._keep = keep
         self._set_up = set_up
         self._stopping = threading.Event()
         self._ended = threading.Event()
@@ -199,13 +206,16 @@ class DurableHost:
             logger.warning("the lease of %s runs out by itself: %s", self.executor_id, told(error))
 
     def _watch_over(self, leases: Leases) -> None:
-        """Renew the lease, and take over what the dead have left, until the end."""
-        trusted_from = 0.0
+        """Renew the lease, take over what the dead have left, and remove what is old, until the end."""
+        trusted_from = purge_at = 0.0
         while True:
             try:
                 leases.renew()
                 if not self._stopping.is_set():
                     self._take_over(leases, self._lease if monotonic() >= trusted_from else None)
+                    if monotonic() >= purge_at:
+                        purge_at = monotonic() + _PURGE
+                        self._purge()
             except (SQLAlchemyError, DurableUnavailable) as error:
                 logger.warning("the durable engine's database cannot be reached: %s", told(error))
                 # Others could not renew theirs either: each is given the time to.
@@ -218,6 +228,10 @@ class DurableHost:
             # Only what is still the dead one's is taken: whoever comes first gets it.
             if not self._stopping.is_set() and self._client.take_over(lapsed.executor_id):
                 leases.end(lapsed)
+
+    def _purge(self) -> None:
+        for each in self._functions:
+            self._client.purge(each.name, self._keep, _PURGED_AT_ONCE)
 
 
 def upgrade(url: str | os.PathLike[str] | URL, *, app_role: str | None = None) -> None:

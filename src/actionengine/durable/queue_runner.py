@@ -179,6 +179,9 @@ class _Asked:
 
     def _withdrawn(self, reason: ActionException) -> ExecutionResult:
         """Have the execution ended. Raises `reason`, unless it came to its end before."""
+        if self._known is None:
+            # So that one which somebody else asks for anew is told from it.
+            self._look()
         self._client.cancel(self._id)
         until = monotonic() + _STOPPING
         while (found := self._client.look(self._id).get(self._id)) is not None:

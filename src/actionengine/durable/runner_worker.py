@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 from dataclasses import dataclass, field
-from time import monotonic
 from typing import Any
 
 from returns.result import Failure, Success
@@ -24,7 +23,6 @@ logger = logging.getLogger("actionengine")
 _LOOK = 0.3
 """Seconds between two looks at whether what is in hand is still asked for."""
 
-_PURGE = 60.0
 _KEPT = 3600.0
 """Seconds for which an answer stays for whoever asked, where nobody fetches it."""
 
@@ -87,7 +85,7 @@ class RunnerWorker:
             return self._execute(text)
 
         function = DurableFunction(EXECUTE, execute, queue, concurrency, _ATTEMPTS)
-        self._host = DurableHost(url, [function], lease=lease, poll_interval=poll_interval, set_up=set_up)
+        self._host = DurableHost(url, [function], lease=lease, poll_interval=poll_interval, keep=_KEPT, set_up=set_up)
         self._lock = threading.Lock()
         self._in_hand: set[_InHand] = set()
         self._interrupted = threading.Event()
@@ -211,16 +209,12 @@ class RunnerWorker:
                 each.cancelled.set()
 
     def _watch_over(self) -> None:
-        """Cancel what is not this worker's any more, and remove answers that nobody has fetched, until the end."""
-        purge_at = monotonic() + _PURGE
+        """Cancel what is not this worker's any more, until the end."""
         while not self._ended.wait(_LOOK):
             with self._lock:
                 in_hand = tuple(self._in_hand)
             try:
                 found = self._client.look(*(each.id for each in in_hand))
-                if monotonic() >= purge_at:
-                    purge_at = monotonic() + _PURGE
-                    self._client.purge(EXECUTE, _KEPT)
             except DurableUnavailable:
                 # Said where the lease is renewed.
                 continue
