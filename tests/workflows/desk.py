@@ -117,6 +117,10 @@ def _with_secret(data: WithSecret, ctx: ActionContext) -> Result[Any, Any]:
     return Failure(ActionError(ErrorCode.UNPROCESSABLE, f"the pin {data.pin} is wrong", {}))
 
 
+def _repeat_secret(data: WithSecret, ctx: ActionContext) -> Result[Any, Any]:
+    return Success({"text": f"the pin {data.pin} is right"})
+
+
 def _big(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
     return Success({"text": "x" * data["bytes"]})
 
@@ -186,6 +190,9 @@ def host_service(flaky: Flaky) -> Service:
             create_action(name="flaky", description="Fail at first", handler=flaky.handle),
             create_action(name="secret", description="Make a secret", handler=_secret),
             create_action(name="unlock", description="Take a secret", handler=_with_secret, validation=WithSecret),
+            create_action(
+                name="repeat_secret", description="Give a secret back", handler=_repeat_secret, validation=WithSecret
+            ),
             create_action(name="big", description="Give much", handler=_big),
             create_action(name="emit", description="Tell something", handler=_emit),
             create_action(name="keep", description="Insert a document, or update it", handler=_keep),

@@ -244,6 +244,18 @@ def test_a_definition_is_no_longer_than_it_may_be() -> None:
     assert "256 KB" in refusal(action("a", "host.echo", "x" * MOST_BYTES)).message
 
 
+def test_what_is_wrong_with_a_part_is_not_told_of_the_whole_too() -> None:
+    wrong = decision("a", ({"all": [{"fild": "input.n"}]}, "end"))
+
+    error = refusal(wrong)
+
+    assert [field["path"] for field in error.details["fields"]] == ["steps.0.decision.branches.0.when.all.all.0"]
+
+
+def test_a_notification_is_for_somebody() -> None:
+    assert "at least 1" in refusal({"name": "tell", "type": "notification", "to": [], "message": "m"}).message
+
+
 def test_a_definition_that_is_nested_too_deeply_is_refused() -> None:
     deep: Any = "${input.n}"
     for _ in range(3_000):
@@ -267,6 +279,10 @@ def test_a_definition_that_is_nested_too_deeply_is_refused() -> None:
         (EVENT | {"input": {"n": 1, "m": 2}}, "the trigger gives 'm': the input has no such field"),
         ({"type": "schedule", "schedule": "often"}, "'often' is no schedule"),
         ({"type": "schedule", "schedule": "61 * * * *"}, "is no schedule"),
+        ({"type": "schedule", "schedule": "R 9 * * *"}, "is no schedule"),
+        ({"type": "schedule", "schedule": "R(0-5) 9 * * *"}, "is no schedule"),
+        ({"type": "schedule", "schedule": "0 0 1 1 * 0 2050"}, "is no schedule"),
+        ({"type": "schedule", "schedule": "0 0 30 2 *"}, "the schedule '0 0 30 2 *' never comes"),
         ({"type": "schedule", "schedule": "0 9 * * *", "timezone": "Mars/Base"}, "there is no time zone 'Mars/Base'"),
         ({"type": "schedule", "schedule": "0 9 * * *", "timezone": "../../etc/passwd"}, "there is no time zone"),
         ({"type": "schedule", "schedule": "0 9 * * *", "input": {"n": "${input.payload}"}}, "a schedule knows"),
@@ -277,7 +293,7 @@ def test_a_trigger_that_can_start_nothing_is_refused(trigger: Any, said: str) ->
     assert said in refusal(ONE, trigger=trigger, input=fields(n="number!", o="string")).message
 
 
-@pytest.mark.parametrize("schedule", ["0 9 * * MON-FRI", "*/5 * * * *", "30 0 9 * * *"])
+@pytest.mark.parametrize("schedule", ["0 9 * * MON-FRI", "*/5 * * * *", "30 0 9 * * *", "0 0 29 MAR,APR THU"])
 def test_a_schedule_has_five_fields_or_six(schedule: str) -> None:
     trigger = {"type": "schedule", "schedule": schedule, "input": {"at": "${input.scheduled_at}"}}
 

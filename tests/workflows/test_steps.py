@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -246,6 +247,19 @@ async def test_a_secret_that_an_error_repeats_is_not_kept(desk: Desk) -> None:
     assert (run.status, run.error["code"]) == ("paused", "unprocessable")
     told = repr((run.error, run.steps, await desk.events("workflows.paused")))
     assert "pin-4711-0815" not in told
+
+
+@scenario
+async def test_a_secret_that_a_result_repeats_is_neither_kept_nor_told(desk: Desk) -> None:
+    run = await desk.run(
+        action("repeat", "host.repeat_secret", {"pin": "pin-${input.pin}"}),
+        {"name": "tell", "type": "notification", "to": "ann", "message": "${steps.repeat.text}"},
+        input={"pin": "4711-0815"},
+    )
+
+    assert run.status == "succeeded"
+    assert run.steps[0].output["text"].startswith("the pin ")
+    assert "pin-4711-0815" not in repr((run, await desk.dump(), await desk.log(), await desk.events()))
 
 
 # Assignments and notifications
@@ -692,6 +706,37 @@ async def test_nobody_approves_a_step_of_a_run_that_is_cancelled(desk: Desk) -> 
 
 
 @scenario
+async def test_who_approves_what_a_run_waits_for_no_more_is_told_so(desk: Desk) -> None:
+    key = await desk.define(approval("ok"), note("after"))
+    id = await desk.start(key)
+    point = expect_point(await desk.executions.next(desk.tenant, key, id, desk.world.mode))
+    asked = (await desk.executions.perform(desk.tenant, point, desk.world.mode)).failure().details
+    expect(await desk.ask("workflows.cancel", {"run_id": id}))
+
+    answer = await desk.ask("approvals.approve", {"approval_id": asked["approval_id"]}, by=BOB)
+
+    refused(answer, CONFLICT, id, "waits for this approval no more")
+    pending = expect(await desk.ask("approvals.get", {"approval_id": asked["approval_id"]}, by=BOB))
+    assert pending.status == "pending"
+
+
+@scenario
+async def test_an_approval_that_has_expired_does_not_decline_a_newer_one_of_the_same_step(desk: Desk) -> None:
+    key = await desk.define(approval("ok", expires_after=0.25), note("after"))
+    id = await desk.start(key)
+    point = expect_point(await desk.executions.next(desk.tenant, key, id, desk.world.mode))
+    old = (await desk.executions.perform(desk.tenant, point, desk.world.mode)).failure().details["approval_id"]
+    time.sleep(0.3)
+    run = await desk.drive(id)
+    assert run.approval_id not in (None, old)
+
+    await desk.executions.decline(desk.tenant, key, old, desk.world.mode)
+
+    run = await desk.get(id)
+    assert (run.status, run.paused_for) == ("paused", "approval")
+
+
+@scenario
 async def test_an_approved_step_that_fails_leaves_the_approval_open(desk: Desk) -> None:
     steps = [["host.fail", {"code": "unprocessable"}], ["host.approved", {"n": 1}]]
     run = await desk.run(action("go", "host.run", {"steps": steps, "fails": True}))
@@ -740,6 +785,18 @@ async def test_a_run_goes_round_as_often_as_it_may_and_then_takes_the_way_out_on
         ("round", "failed"),
     ]
     assert (run.status, run.error["details"]) == ("failed", {"step": "round", "max_visits": 3})
+
+
+@scenario
+async def test_trying_a_step_again_is_no_further_visit(desk: Desk) -> None:
+    flaky = {"name": "visited", "times": 2, "code": "unprocessable"}
+    run = await desk.run(action("once", "host.flaky", flaky, max_visits=1))
+    for _ in range(2):
+        expect(await desk.resume(run))
+        run = await desk.drive(run.id)
+
+    assert statuses(run) == [("once", "failed"), ("once", "failed"), ("once", "succeeded")]
+    assert run.status == "succeeded"
 
 
 @scenario
@@ -871,8 +928,6 @@ async def test_a_run_that_is_cancelled_while_it_is_driven_ends_cancelled(desk: D
 def test_under_an_event_loop_steps_are_taken_in_the_same_way(place: Any) -> None:
     from actionengine.testing import AsyncWorld
 
-    if place.mode != "sync":
-        pytest.skip("it makes a world of its own")
     world = AsyncWorld(place.storage)
 
     async def test() -> None:
