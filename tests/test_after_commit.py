@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -193,6 +194,37 @@ def test_a_hook_that_fails_has_nothing_done(bench: Bench) -> None:
     assert isinstance(bench.ask("hooked", notes=["hooked"]), Success)
 
     assert bench.notes == ["hooked"]
+
+
+def test_all_of_it_is_done_although_the_caller_is_cancelled_meanwhile(bench: Bench) -> None:
+    if isinstance(bench.world, SyncWorld):
+        return
+    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def note(name: str) -> None:
+        bench.notes.append(name)
+        if name == "first":
+            begun.set()
+            go_on.wait(10)
+        else:
+            done.set()
+
+    bench.note = note  # type: ignore[method-assign]
+    context = RequestContext(tenant=bench.world.tenant, actor=Actor.human("ann"))
+
+    async def cancel_it() -> None:
+        payload = {"notes": ["first", "second"]}
+        asked = asyncio.create_task(bench.world.execute(bench.engine, "bench", "work", payload, context))
+        await asyncio.to_thread(begun.wait, 10)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        go_on.set()
+        await asyncio.to_thread(done.wait, 10)
+
+    bench.world.run(cancel_it())
+
+    assert bench.notes == ["first", "second"]
 
 
 def test_an_exception_in_it_is_logged_and_fails_nothing(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

@@ -259,14 +259,11 @@ class Stages(ABC):
     async def follow_commit(self, execution: Execution) -> None:
         """13, once the commit stands: what was to wait for it. It may block, and no deadline holds for it; what goes
         wrong in it is only logged."""
-        for work in execution.after_commit:
-            try:
-                if execution.mode == "sync":
-                    work()
-                else:
-                    await asyncio.to_thread(work)
-            except Exception as error:
-                log_crash(execution, "what was to follow the commit", error)
+        if execution.mode == "sync":
+            _follow_commit(execution)
+        else:
+            # All of it in one thread: whoever cancels the caller by now does not cut it short.
+            await asyncio.to_thread(_follow_commit, execution)
 
     async def after(self, execution: Execution) -> None:
         """14: the global after handler. The commit stands, so what goes wrong here is only logged."""
@@ -440,6 +437,14 @@ class Stages(ABC):
         """A result with its secrets, where a replay puts them back into fields that mask them; otherwise without."""
         whole = revealed_json(value)
         return whole if plan.shown(plan.decode_result(whole)) == masked else masked
+
+
+def _follow_commit(execution: Execution) -> None:
+    for work in execution.after_commit:
+        try:
+            work()
+        except Exception as error:
+            log_crash(execution, "what was to follow the commit", error)
 
 
 def _enforce(execution: Execution, decision: Decision) -> None:

@@ -51,16 +51,7 @@ ROWS = {
     "boundary_checks": ["boundary_checks_request", "boundary_checks_file"],
     "runner_queue": ["runner_queue_2", "runner_queue_4"],
 }
-QUICK = (
-    "full_pipeline",
-    "import_time",
-    "boot",
-    "relay_drain",
-    "change_merge",
-    "document_guard",
-    "workflow_steps",
-    "boundary_checks",
-)
+QUICK = ("full_pipeline", "import_time", "boot", "relay_drain", "workflow_steps", "boundary_checks")
 """Those that take seconds; the others take half a minute each, and run with the campaigns."""
 
 

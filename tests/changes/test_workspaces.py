@@ -237,6 +237,34 @@ async def test_tenants_do_not_see_each_others_workspaces(desk: Shop) -> None:
 
 
 @scenario
+async def test_no_id_leads_out_of_the_workspaces_of_a_tenant(desk: Shop) -> None:
+    _, change = await implementing(desk, FIRST)
+    expect(await desk.start(change))
+    own, other = desk.world.tenant, desk.world.other_tenant
+    absolute = str(desk.workspaces / str(own.id) / change.id)
+
+    for id in (f"../{own.id}/{change.id}", absolute, f"./{change.id}", "..", "", "a\0b"):
+        with pytest.raises(ActionException) as caught:
+            workspace_module(desk.workspaces, other, id)
+        assert caught.value.error.code is NOT_FOUND
+
+
+@scenario
+async def test_what_a_crash_has_left_of_a_stopped_workspace_is_removed_by_stopping_again(desk: Shop) -> None:
+    _, change = await implementing(desk, FIRST)
+    expect(await desk.start(change))
+    folder = desk.copy(change).parent.parent
+    shutil.copytree(folder, folder.with_name("kept by the crash"))
+    expect(await desk.stop(change))
+    folder.with_name("kept by the crash").rename(folder)
+
+    stopped = expect(await desk.stop(change))
+
+    assert stopped.status == "stopped"
+    assert not folder.exists()
+
+
+@scenario
 async def test_a_link_out_of_the_copy_is_not_followed(desk: Shop, tmp_path: Path) -> None:
     _, change = await implementing(desk, FIRST)
     expect(await desk.start(change))

@@ -473,7 +473,7 @@ def _left_by_a_killed_sender(site: Site, work: ExecutionRequest) -> str:
 
 @pytest.mark.parametrize(
     ("durable", "key"),
-    [("sqlite", "k"), ("postgres", "k"), ("sqlite", None)],
+    [pytest.param("sqlite", "k", marks=pytest.mark.soak), ("postgres", "k"), ("sqlite", None)],
     ids=["sqlite, with a key", "postgres, with a key", "sqlite, without"],
     indirect=["durable"],
 )

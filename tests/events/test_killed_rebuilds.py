@@ -34,8 +34,14 @@ def kill_a_rebuild(url: str, tenant: Tenant, point: str, dice: random.Random) ->
     return process.returncode
 
 
-@pytest.mark.parametrize("point", POINTS)
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+@pytest.mark.parametrize(
+    ("kind", "point"),
+    [
+        pytest.param(kind, point, marks=() if (number % 2 == 0) == (kind == "sqlite") else pytest.mark.soak)
+        for number, point in enumerate(POINTS)
+        for kind in ("sqlite", "postgres")
+    ],
+)
 def test_a_killed_rebuild_goes_on_and_comes_to_the_same(
     kind: str, point: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

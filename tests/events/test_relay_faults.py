@@ -243,7 +243,7 @@ def test_while_the_broker_is_out_actions_go_on_and_no_event_is_blamed(
     monkeypatch.setattr(shift, "_LONGEST_PAUSE", 0.1)
     broker = Broker(batch_size=4)
     broker.outage = outage
-    options: dict[str, Any] = {"publish_timeout": 0.1} if outage == "hang" else {}
+    options: dict[str, Any] = {"publish_timeout": 0.3} if outage == "hang" else {}
     relay = quick_relay(any_storage, broker, **options)
     with running(relay):
         for number in range(12):

@@ -80,7 +80,11 @@ ON_POSTGRES = (
 
 @pytest.mark.parametrize(
     ("columns", "arguments", "there"),
-    [("80", (), ON_SQLITE), ("120", (), ON_SQLITE), ("80", ("--postgres",), ON_POSTGRES)],
+    [
+        ("80", (), ON_SQLITE),
+        pytest.param("120", (), ON_SQLITE, marks=pytest.mark.soak),
+        ("80", ("--postgres",), ON_POSTGRES),
+    ],
     ids=["sqlite-80", "sqlite-120", "postgres-80"],
 )
 def test_the_demo_shows_each_promise_kept(columns: str, arguments: tuple[str, ...], there: tuple[str, ...]) -> None:
@@ -104,6 +108,7 @@ def test_the_demo_reads_back_from_the_broker_what_happened_while_it_was_away() -
     assert after.count('["No hot water: completed", "Frozen pipe: completed"]') == 2
 
 
+@pytest.mark.soak
 def test_the_demo_is_told_where_only_ascii_can_be_written() -> None:
     story = told_in({"PYTHONIOENCODING": "ascii"})
     assert "? forbidden" in story

@@ -140,7 +140,12 @@ def test_two_actions_in_one_unit_of_work_are_both_done_once_however_many_ask_for
     assert len(host.do("payments/list", {})) == 1
 
 
-@once_per_backend
+@pytest.mark.parametrize(
+    "fresh_host",
+    [pytest.param(("flask", "sqlite"), marks=pytest.mark.soak), ("fastapi", "postgres")],
+    ids="-".join,
+    indirect=True,
+)
 def test_300_requests_from_16_threads_keep_tenants_and_actors_apart(fresh_host: Host) -> None:
     host = fresh_host
     everybody: list[tuple[str, str, Headers]] = [

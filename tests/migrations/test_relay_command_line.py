@@ -64,6 +64,9 @@ class Host:
         return letter.event.id
 
 
+on_sqlite = pytest.mark.parametrize("host", ["sqlite", pytest.param("postgres", marks=pytest.mark.soak)], indirect=True)
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
     storage: PostgresStorage | SQLiteStorage
@@ -128,6 +131,7 @@ def test_the_status_shows_what_there_is(run: Run, host: Host) -> None:
     assert "no relay has told of itself" in shown
 
 
+@on_sqlite
 def test_a_dead_letter_is_listed_skipped_and_redriven(run: Run, host: Host) -> None:
     assert run("relay", "dead", "--url", host.url).stdout == "there are no dead letters\n"
     host.tell(text="hard to deliver")
@@ -178,6 +182,7 @@ def test_a_publisher_that_the_host_has_written_is_found_beside_it(run: Run, host
     assert (done.stdout, done.stderr) == ("DESK.TELL\n", "delivered 1 events\n")
 
 
+@on_sqlite
 def test_a_tenants_history_is_printed_as_cloudevents(run: Run, host: Host) -> None:
     for number in range(3):
         host.tell(number=number)
@@ -191,6 +196,7 @@ def test_a_tenants_history_is_printed_as_cloudevents(run: Run, host: Host) -> No
     assert "there is no tenant 'globex'" in run("events", "--tenant", "globex", "--url", host.url).stderr
 
 
+@on_sqlite
 def test_a_projection_is_rebuilt_from_the_command_line(run: Run, host: Host, tmp_path: Path) -> None:
     (tmp_path / "boards.py").write_text(
         "from actionengine import PostgresStorage, Projection, SQLiteStorage, create_engine\n"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from typing import Any
 
 import pytest
 
-from actionengine import Actor, ErrorCode
+from actionengine import Actor, ApprovalPolicy, ErrorCode, create_action, create_service
 from tests.workflows.desk import (
     ANN,
     AUDITOR,
@@ -726,14 +725,36 @@ async def test_an_approval_that_has_expired_does_not_decline_a_newer_one_of_the_
     id = await desk.start(key)
     point = expect_point(await desk.executions.next(desk.tenant, key, id, desk.world.mode))
     old = (await desk.executions.perform(desk.tenant, point, desk.world.mode)).failure().details["approval_id"]
-    time.sleep(0.3)
+    await desk.world.pause(0.3)
     run = await desk.drive(id)
     assert run.approval_id not in (None, old)
+    refused(await desk.resume(run), CONFLICT, run.approval_id, "approve or reject that")
 
     await desk.executions.decline(desk.tenant, key, old, desk.world.mode)
 
     run = await desk.get(id)
     assert (run.status, run.paused_for) == ("paused", "approval")
+
+
+@scenario
+async def test_a_further_approval_that_is_rejected_declines_the_step(desk: Desk) -> None:
+    policy = ApprovalPolicy(when=lambda data, ctx: True, permission="host.approve")
+    outer = create_action(
+        name="outer",
+        description="Ask, and execute what asks again",
+        handler=lambda data, ctx: ctx.execute("host", "approved", data),
+        approval=policy,
+    )
+    asking = desk.another(services=[create_service(name="asking", description="Asks twice", actions=[outer])])
+    run = await asking.run(action("twice", "asking.outer", {"a": 1}, on_failure="no"), note("yes"), note("no"))
+    further = expect(await asking.approve(run)).further_approval_id
+
+    expect(await asking.ask("approvals.reject", {"approval_id": further}, by=EVE))
+    await asking.executions.decline(asking.tenant, run.workflow_key, further, asking.world.mode)
+    await asking.go_on()
+
+    assert statuses(await asking.get(run.id)) == [("twice", "rejected"), ("no", "succeeded")]
+    assert await asking.read("notes") == [{"step": "no"}]
 
 
 @scenario

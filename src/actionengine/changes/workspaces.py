@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 from typing import Literal, NamedTuple
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
@@ -71,6 +72,9 @@ def workspace_module(workspaces: str | os.PathLike[str], tenant: Tenant, change_
 
     Raises `ActionException(not_found)` where there is no such copy, or not yet.
     """
+    if not _is_id(change_id):
+        # It would lead out of the tenant's folder.
+        raise not_found("workspace of the change", change_id)
     copy = WorkingCopy.open(_folder(Path(workspaces), tenant, change_id))
     return ModuleContext(id=change_id, root=copy.root, tenant=tenant)
 
@@ -142,13 +146,14 @@ async def close_workspace(
     if before is None:
         return None
     is_running = before.status == "running"
+    if not keep and settings.workspaces is not None:
+        # Also where it has stopped: a process that died then has left the folder.
+        access.after_commit(partial(remove_tree, _folder(settings.workspaces, ctx.tenant, change_id)))
     if not is_running and (keep or not before.kept):
         return before.shown()
     stopped_at = now() if is_running else before.stopped_at
     after = before.model_copy(update={"status": "stopped", "stopped_at": stopped_at, "kept": keep})
     await _save(ctx, record, after)
-    if not keep and settings.workspaces is not None:
-        access.after_commit(partial(remove_tree, _folder(settings.workspaces, ctx.tenant, change_id)))
     return after.shown()
 
 
@@ -234,6 +239,13 @@ class _Place:
 
     folder: Path
     module: ModuleContext
+
+
+def _is_id(change_id: str) -> bool:
+    try:
+        return str(UUID(change_id)) == change_id
+    except ValueError:
+        return False
 
 
 def _folder(workspaces: Path, tenant: Tenant, change_id: str) -> Path:

@@ -15,6 +15,7 @@ from actionengine.actions import Action, ApprovalPolicy
 from actionengine.approval_record import PendingApproval
 from actionengine.errors import ActionError
 from actionengine.execution_state import ApprovalNeeded, Approved, CommitWork, Execution, FailureWrite
+from actionengine.masking import scrub
 from actionengine.pipeline import Pipeline
 from actionengine.storage.port import AsyncRecords, AsyncRows, LogQuery, LogRow, Mode
 from actionengine.storage.tables import Table
@@ -64,8 +65,10 @@ class SystemAccess:
         return plan.action if plan is not None else None
 
     def shown(self, service: str, action: str, value: Any) -> Any:
-        """What an action has given, as the log shows it: plain JSON values, masked."""
-        return from_json(self._pipeline.plans[service][action].shown(value))
+        """What an action has given, as the log shows it: plain JSON values, masked, and without the secrets that this
+        execution has been given."""
+        shown, secrets = from_json(self._pipeline.plans[service][action].shown(value)), self._execution.root.secrets
+        return scrub(shown, secrets) if secrets else shown
 
     def approval_needed(self, policy: str, wanted: ApprovalPolicy) -> ApprovalNeeded:
         """What to raise, so that the outermost action waits for an approval; `policy` names what is approved."""

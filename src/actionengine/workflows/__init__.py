@@ -29,9 +29,10 @@ from actionengine.workflows.events import ASSIGNED as WORKFLOW_ASSIGNED
 from actionengine.workflows.events import ENDED as WORKFLOW_ENDED
 from actionengine.workflows.events import NOTIFICATION as WORKFLOW_NOTIFICATION
 from actionengine.workflows.events import PAUSED as WORKFLOW_PAUSED
+from actionengine.workflows.events import RESUMED as WORKFLOW_RESUMED
 from actionengine.workflows.events import STARTED as WORKFLOW_STARTED
 from actionengine.workflows.events import STEP_TAKEN as WORKFLOW_STEP_TAKEN
-from actionengine.workflows.events import Assignment, Notification, RunEnded, RunPaused, StepTold
+from actionengine.workflows.events import Assignment, Notification, RunEnded, RunPaused, RunSetGoing, StepTold
 from actionengine.workflows.models import Run, RunSummary, StepTaken, TriggerView, Workflow
 from actionengine.workflows.performing import ASSIGNMENTS
 from actionengine.workflows.permissions import NO_PERMISSIONS, WorkflowPermissions
@@ -65,6 +66,7 @@ __all__ = [
     "WORKFLOW_ENDED",
     "WORKFLOW_NOTIFICATION",
     "WORKFLOW_PAUSED",
+    "WORKFLOW_RESUMED",
     "WORKFLOW_STARTED",
     "WORKFLOW_STEP_TAKEN",
     "Assignment",
@@ -73,6 +75,7 @@ __all__ = [
     "Run",
     "RunEnded",
     "RunPaused",
+    "RunSetGoing",
     "RunSummary",
     "StepTaken",
     "StepTold",

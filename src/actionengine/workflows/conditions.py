@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
 from actionengine.errors import ActionException, ErrorCode, failing
 from actionengine.workflows.values import Path, filled, look_up, parse_path, references
+
+T = TypeVar("T")
 
 Operator = Literal["eq", "ne", "lt", "le", "gt", "ge", "in", "not_in", "contains", "exists", "missing"]
 
@@ -38,6 +40,13 @@ def _path(text: str) -> str:
     return text
 
 
+def not_empty(members: tuple[T, ...]) -> tuple[T, ...]:
+    """These members. Raises `ValueError` where there is none. A bound of the type's own would count those that fit."""
+    if not members:
+        raise ValueError("it has to have at least 1 member")
+    return members
+
+
 class Comparison(_Condition):
     """One field against a value, which may be a reference to another one."""
 
@@ -59,13 +68,13 @@ class Comparison(_Condition):
 class AllOf(_Condition):
     """That each of these holds."""
 
-    all: tuple[Condition, ...] = Field(min_length=1)
+    all: Annotated[tuple[Condition, ...], AfterValidator(not_empty)]
 
 
 class OneOf(_Condition):
     """That one of these holds."""
 
-    any: tuple[Condition, ...] = Field(min_length=1)
+    any: Annotated[tuple[Condition, ...], AfterValidator(not_empty)]
 
 
 class Not(_Condition):

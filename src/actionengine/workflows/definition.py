@@ -7,15 +7,16 @@ a run begins; each step says what comes `next`, or the one after it does; `"end"
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticSerializationError, to_json
 
 from actionengine.changes.models import SchemaDefinition
 from actionengine.errors import ErrorCode, failing
 from actionengine.payload import refusals, summary
 from actionengine.workflows.checks import check
+from actionengine.workflows.conditions import not_empty
 from actionengine.workflows.step_types import END, Part, Step
 from actionengine.workflows.trigger_types import Trigger
 
@@ -27,7 +28,7 @@ class Definition(Part):
     """A workflow, as data. `input` has the fields that a run is started with; without it, any will do."""
 
     input: SchemaDefinition | None = None
-    steps: tuple[Step, ...] = Field(min_length=1, max_length=MOST_STEPS)
+    steps: Annotated[tuple[Step, ...], Field(max_length=MOST_STEPS), AfterValidator(not_empty)]
     trigger: Trigger | None = None
     max_steps: int = Field(default=1000, ge=1, le=100_000)
     """Steps that one run takes at most."""

@@ -117,7 +117,7 @@ class Journey:
         data, step, now = self.run.data, self.step, timestamp()
         changed: dict[str, Any] = {
             "position": data["position"] + 1,
-            "visits": {**data["visits"], step.name: self._visits + 1},
+            "visits": {**data["visits"], step.name: self._visits + (target != PAUSE)},
             "outputs": {**data["outputs"], step.name: output},
             "locks": data["locks"] if locks is None else locks,
             "approval_id": None,

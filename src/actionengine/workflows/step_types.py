@@ -18,7 +18,7 @@ from pydantic import (
 
 from actionengine.changes.ops import Name
 from actionengine.storage.port import RESERVED_PREFIX
-from actionengine.workflows.conditions import DEEPEST, Condition, depth, paths
+from actionengine.workflows.conditions import DEEPEST, Condition, depth, not_empty, paths
 from actionengine.workflows.values import Path, references
 
 END = "end"
@@ -169,7 +169,7 @@ class NotificationStep(_Step):
     """Tells somebody something: an event `workflows.notification`, which the host's publisher delivers."""
 
     type: Literal["notification"]
-    to: Text | tuple[Text, ...]
+    to: Text | Annotated[tuple[Text, ...], AfterValidator(not_empty)]
     message: Text
     subject: str = Field(default="", max_length=1000)
     channel: str = Field(default="", max_length=100)
@@ -196,7 +196,7 @@ class DecisionStep(_Step):
     """Goes where the first branch leads whose condition holds, and otherwise where `otherwise` says."""
 
     type: Literal["decision"]
-    branches: tuple[Branch, ...] = Field(min_length=1, max_length=50)
+    branches: Annotated[tuple[Branch, ...], Field(max_length=50), AfterValidator(not_empty)]
     otherwise: Name
 
     gives: ClassVar[frozenset[str] | None] = frozenset({"next"})

@@ -19,9 +19,10 @@ from actionengine.action_context import ActionContext
 from actionengine.actions import Service, create_action, create_service
 from actionengine.approval_record import PendingApproval
 from actionengine.changes.models import Input
+from actionengine.changes.store import conflict
 from actionengine.errors import ActionError, ActionException, ErrorCode, failing
 from actionengine.plan import native
-from actionengine.services.access import access_of
+from actionengine.services.access import SystemAccess, access_of
 from actionengine.storage.port import APPROVALS, Record
 from actionengine.workflows.conditions import holds
 from actionengine.workflows.definition import Definition
@@ -112,6 +113,9 @@ async def _next(data: AtRun, ctx: ActionContext) -> Result[RunPoint, ActionError
 async def _perform(data: AtStep, ctx: ActionContext, records: str | None) -> Result[RunPoint, ActionError]:
     journey = await Journey.at(ctx, data.run_id, data.position)
     if journey is None:
+        if access_of(ctx).approved is not None:
+            # Whoever approves is not told that something was done.
+            raise conflict(f"the run {data.run_id} waits for this approval no more", run_id=data.run_id)
         return await _moved_on(data, ctx)
     step = journey.step
     try:
@@ -160,6 +164,9 @@ async def _decline(data: Decline, ctx: ActionContext) -> Result[RunPoint | None,
     journey = await Journey.at(ctx, at.run_id, at.position)
     if journey is None or pending.status == "approved":
         return await _moved_on(at, ctx)
+    if await _waits_for_another(access, journey.run, pending):
+        # The step was taken anew after this one had expired.
+        return await _moved_on(at, ctx)
     how = pending.status if pending.status != "pending" else "expired"
     by = f" by {pending.decided_by}" if pending.decided_by else ""
     comment = f": {pending.comment}" if pending.comment else ""
@@ -197,6 +204,15 @@ async def _moved_on(data: AtStep, ctx: ActionContext) -> Result[Any, ActionError
     store = store_of(ctx)
     run = await store.run(data.run_id)
     return Success(_point(run, await store.definition(run)))
+
+
+async def _waits_for_another(access: SystemAccess, run: Record, pending: PendingApproval) -> bool:
+    """Whether a run waits for an approval that is open, and not for this one. One that was given may have led to this
+    one, by a further policy."""
+    if run.data["approval_id"] in (None, pending.id):
+        return False
+    record = await access.records(APPROVALS).get(run.data["approval_id"])
+    return record is not None and _is_open(PendingApproval.of(record))
 
 
 def _is_open(pending: PendingApproval) -> bool:

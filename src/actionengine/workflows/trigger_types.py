@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from croniter import croniter  # type: ignore[import-untyped]
+from croniter import CroniterBadDateError, croniter  # type: ignore[import-untyped]
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from actionengine.changes.ops import Name
@@ -13,11 +15,21 @@ from actionengine.workflows.conditions import paths
 from actionengine.workflows.step_types import Part, When
 from actionengine.workflows.values import references
 
+_RANDOM = re.compile(r"(?<![A-Z])[HR](?![A-Z])", re.IGNORECASE)
+"""Of croniter's: each process would have a time of its own."""
+
+_MOST_FIELDS = 6
+
 
 def cron(schedule: str) -> str:
-    """A schedule. Raises `ValueError` for one that is none."""
-    if not croniter.is_valid(schedule, second_at_beginning=True):
+    """A schedule. Raises `ValueError` for one that is none, and for one whose time never comes."""
+    is_one = croniter.is_valid(schedule, second_at_beginning=True) and len(schedule.split()) <= _MOST_FIELDS
+    if not is_one or _RANDOM.search(schedule):
         raise ValueError(f"{schedule!r} is no schedule: it has five fields, as in '0 9 * * MON-FRI'")
+    try:
+        croniter(schedule, datetime.now(UTC), second_at_beginning=True).get_next()
+    except CroniterBadDateError:
+        raise ValueError(f"the time of the schedule {schedule!r} never comes") from None
     return schedule
 
 

@@ -124,13 +124,14 @@ async def _remove(ctx: ActionContext, store: Store, record: Record) -> None:
 
 
 def _tell(ctx: ActionContext, record: Record, *, active: bool) -> None:
-    trigger = parse_trigger(record.data["trigger"])
-    is_scheduled = active and isinstance(trigger, ScheduleTrigger)
+    # What is taken out of use need not be what a trigger may be by now.
+    trigger = parse_trigger(record.data["trigger"]) if active else None
+    scheduled = trigger if isinstance(trigger, ScheduleTrigger) else None
     told = TriggerChanged(
         trigger_id=record.id,
         workflow_key=record.data["workflow_key"],
-        schedule=trigger.schedule if is_scheduled and isinstance(trigger, ScheduleTrigger) else None,
-        timezone=trigger.timezone if is_scheduled and isinstance(trigger, ScheduleTrigger) else None,
+        schedule=scheduled.schedule if scheduled is not None else None,
+        timezone=scheduled.timezone if scheduled is not None else None,
     )
     ctx.emit(TRIGGER_CHANGED, told, subject=f"trigger/{record.id}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from returns.result import Result, Success
@@ -10,7 +11,7 @@ from actionengine.action_context import ActionContext
 from actionengine.actions import Action, Service, create_action, create_service
 from actionengine.approval_record import PendingApproval
 from actionengine.changes.store import conflict, new_id
-from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.errors import ActionError, ActionException, ErrorCode, failing
 from actionengine.plan import native
 from actionengine.services.access import SystemAccess, access_of
 from actionengine.storage.port import APPROVALS, Record
@@ -126,15 +127,24 @@ async def _resume(data: RunReference, ctx: ActionContext) -> Result[RunSummary, 
     if run.data["status"] != "paused":
         raise conflict(f"the run {run.id} is {run.data['status']}, not paused", status=run.data["status"])
     if run.data["paused_for"] == "approval":
-        raise conflict(
-            f"the run {run.id} waits for the approval {run.data['approval_id']}: approve or reject that",
-            status="paused",
-            approval_id=run.data["approval_id"],
-        )
+        raise await _waiting(ctx, run)
     changed = {"status": "running", "paused_for": None, "error": None, "turn": run.data["turn"] + 1}
     run = await store.runs.update(run.id, {**run.data, **changed, "updated_at": timestamp()}, run.version)
     tell_going(ctx, run)
     return Success(summary_of(run))
+
+
+async def _waiting(ctx: ActionContext, run: Record) -> ActionException:
+    """The answer for a run that somebody has to decide about."""
+    approval_id = run.data["approval_id"]
+    record = await access_of(ctx).records(APPROVALS).get(approval_id)
+    is_open = record is not None and PendingApproval.of(record).is_open(datetime.now(UTC))
+    to_do = (
+        "approve or reject that" if is_open else "that is decided or has expired, and moves the run on; or cancel it"
+    )
+    return conflict(
+        f"the run {run.id} waits for the approval {approval_id}: {to_do}", status="paused", approval_id=approval_id
+    )
 
 
 @native
