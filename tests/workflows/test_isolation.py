@@ -78,7 +78,7 @@ async def test_no_workflow_drives_a_run_of_another_tenants_be_its_key_the_same(d
         await executions.next(other, "same", id, mode),
         await executions.perform(other, point, mode),
         await executions.give_up(other, point, error, mode),
-        await executions.wait(other, point, "approval", mode),
+        await executions.wait(other, point.workflow_key, point.run_id, point.position, "approval", mode),
     ]
 
     for answer in answers:

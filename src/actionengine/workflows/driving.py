@@ -38,6 +38,9 @@ _SHORTEST_WAIT = 0.1
 _LONGEST_WAIT = 60.0
 """Seconds between two attempts, at first and at most."""
 
+_REFUSALS = 8
+"""Attempts to move a run on that may be refused: over some ten seconds."""
+
 _PASSES = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.IDEMPOTENCY_IN_PROGRESS})
 """What is waited out: the storage is away, or another process, which may be taken for dead, is at the same step."""
 
@@ -65,10 +68,12 @@ class Executions:
         return await self._at("give_up", {"error": error.to_dict()}, tenant, point, mode, has_key=False)
 
     async def wait(
-        self, tenant: Tenant, point: RunPoint, approval_id: str, mode: Mode
+        self, tenant: Tenant, key: str, run_id: str, position: int, approval_id: str, mode: Mode
     ) -> Result[RunPoint, ActionError]:
         """Pause a run for an approval."""
-        return await self._at("wait", {"approval_id": approval_id}, tenant, point, mode)
+        payload = {"run_id": run_id, "position": position, "approval_id": approval_id}
+        once = f"{run_id}/{position}/{approval_id}"
+        return await self._execute("wait", payload, tenant, key, mode, once=once, request_id=run_id)
 
     async def decline(self, tenant: Tenant, key: str, approval_id: str, mode: Mode) -> Result[Any, ActionError]:
         """Move on a run whose approval is refused."""
@@ -93,6 +98,7 @@ class Executions:
             "started_by": actor or f"event:{event.type}",
             "cause": event.id,
             "at": event.occurred_at.isoformat(),
+            "action_id": event.action_id if event.actor_type == "workflow" else None,
         }
         once = f"{trigger_id}/{event.id}"
         return await self._execute(
@@ -202,7 +208,8 @@ class Driver:
         # First: once the run has paused, nobody comes here again.
         at = datetime.fromisoformat(error.details["expires_at"])
         await self._ask_for_expiry(tenant, point.workflow_key, approval_id, at, mode)
-        return _unwrapped(await self._moved(lambda: self._executions.wait(tenant, point, approval_id, mode), mode))
+        about = (tenant, point.workflow_key, point.run_id, point.position, approval_id)
+        return _unwrapped(await self._moved(lambda: self._executions.wait(*about, mode), mode))
 
     async def _ask_for_expiry(self, tenant: Tenant, key: str, approval_id: str, at: datetime, mode: Mode) -> None:
         wait = _SHORTEST_WAIT
@@ -222,8 +229,15 @@ class Driver:
         return _unwrapped(await self._moved(lambda: self._executions.give_up(tenant, point, error, mode), mode))
 
     async def _moved(self, ask: Callable[[], Any], mode: Mode) -> Result[Any, ActionError]:
-        """The answer to what only moves a run on: what stands in its way passes."""
-        return await self._patiently(ask, mode, _PASSES | {ErrorCode.CONFLICT, ErrorCode.TIMEOUT})
+        """The answer to what only moves a run on: what stands in its way passes. A host's guard, say, that refuses is
+        asked again some times."""
+        for attempt in range(_REFUSALS):
+            answer = await self._patiently(ask, mode, _PASSES | {ErrorCode.CONFLICT, ErrorCode.TIMEOUT})
+            if isinstance(answer, Success) or answer.failure().code is ErrorCode.NOT_FOUND:
+                return answer
+            logger.warning("a run cannot be moved on, and is asked for again: %s", answer.failure())
+            await self._pause(mode, min(_SHORTEST_WAIT * 2**attempt, _LONGEST_WAIT))
+        return answer
 
     async def _patiently(
         self, ask: Callable[[], Any], mode: Mode, passes: Collection[ErrorCode] = _PASSES

@@ -6,8 +6,10 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
+from pydantic_core import from_json
 from returns.result import Failure
 from uuid_utils import uuid7
 
@@ -18,10 +20,11 @@ from actionengine.errors import ActionException, ErrorCode
 from actionengine.events.event import Event
 from actionengine.events.publisher import Failures, PublishError, PublisherUnavailable, failed_action
 from actionengine.events.tenants import TenantOf, Tenants
-from actionengine.storage.port import Record, StorageUnavailable
+from actionengine.storage.port import APPROVALS, Record, StorageUnavailable
 from actionengine.workflows.agenda import Agenda
 from actionengine.workflows.driving import Executions, RolesOf
 from actionengine.workflows.events import RESUMED, STARTED, TRIGGER_CHANGED
+from actionengine.workflows.steps import SERVICE
 from actionengine.workflows.store import TRIGGERS
 
 logger = logging.getLogger("actionengine")
@@ -64,6 +67,7 @@ class WorkflowPublisher:
             STARTED.type: self._set_going,
             RESUMED.type: self._set_going,
             TRIGGER_CHANGED.type: self._reschedule,
+            "approvals.approve": self._wait_further,
             **dict.fromkeys(_REFUSED, self._decline),
         }
 
@@ -94,22 +98,32 @@ class WorkflowPublisher:
 
     async def _decline(self, event: Event, tenant: Tenant) -> None:
         approval_id = event.payload["input"]["approval_id"]
-        key = await self._workflow_that_waits(approval_id, tenant)
-        if key is not None:
+        record = await self._approval_of_step(approval_id, tenant)
+        if record is not None:
+            key = record.data["requester"]["id"]
             answer = await self._executions.decline(tenant, key, approval_id, "async")
             _check(answer, event)
 
-    async def _workflow_that_waits(self, approval_id: str, tenant: Tenant) -> str | None:
-        """The key of the workflow whose step waits for an approval."""
+    async def _wait_further(self, event: Event, tenant: Tenant) -> None:
+        """Have a run wait for what a further policy asks for, once the first is satisfied."""
+        approval_id = (event.payload["output"] or {}).get("further_approval_id")
+        record = await self._approval_of_step(approval_id, tenant) if approval_id is not None else None
+        if record is None:
+            return
+        key, at = record.data["requester"]["id"], from_json(record.data["payload"])
+        expires_at = datetime.fromisoformat(record.data["expires_at"])
+        await asyncio.to_thread(self._agenda.expiry, tenant, key, record.id, expires_at)
+        answer = await self._executions.wait(tenant, key, at["run_id"], at["position"], record.id, "async")
+        _check(answer, event)
+
+    async def _approval_of_step(self, approval_id: str, tenant: Tenant) -> Record | None:
+        """An approval that a step of a workflow waits for."""
         unit_of_work = self._engine.storage.unit_of_work(tenant, str(uuid7()), "async", read_only=True)
         try:
-            record = await unit_of_work.records("ae_approvals").get(approval_id)
+            record = await unit_of_work.records(APPROVALS).get(approval_id)
         finally:
             await unit_of_work.rollback()
-        if record is None or record.data["service"] != "workflow_steps":
-            return None
-        key: str = record.data["requester"]["id"]
-        return key
+        return record if record is not None and record.data["service"] == SERVICE else None
 
     async def _reschedule(self, event: Event, tenant: Tenant) -> None:
         told = event.payload

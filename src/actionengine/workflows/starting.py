@@ -33,8 +33,10 @@ async def start_run(
     started_by: str,
     trigger_id: str | None = None,
     id: str | None = None,
+    outer: Record | None = None,
 ) -> Record:
-    """A new run of a workflow's active version, set going once this commits.
+    """A new run of a workflow's active version, set going once this commits; `outer` is the run that has caused it,
+    where it is not the one whose step this is.
 
     Raises `ActionException`: `not_found` for a workflow that there is not, `conflict` for one that is not active,
     `invalid_input` for an input that is not what the definition says, `unprocessable` for one too deep.
@@ -50,7 +52,8 @@ async def start_run(
     _check_input(key, definition, input)
     now = timestamp()
     holder = access_of(ctx).lock_holder
-    outer = await store.runs.get(holder) if holder is not None else None
+    if outer is None and holder is not None:
+        outer = await store.runs.get(holder)
     depth = 0 if outer is None else outer.data["depth"] + 1
     if depth > DEEPEST:
         raise failing(
@@ -73,7 +76,7 @@ async def start_run(
         "input": input,
         "depth": depth,
         "started_by": started_by,
-        # Who is behind it, where a step of another run starts this one.
+        # Who is behind it, where another run has caused this one.
         "behind": [] if outer is None else list(dict.fromkeys((outer.data["started_by"], *outer.data["behind"]))),
         "trigger_id": trigger_id,
         "created_at": now,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from pydantic import AwareDatetime, Field
 from pydantic_core import from_json
@@ -23,7 +24,7 @@ from actionengine.changes.store import conflict
 from actionengine.errors import ActionError, ActionException, ErrorCode, failing
 from actionengine.plan import native
 from actionengine.services.access import SystemAccess, access_of
-from actionengine.storage.port import APPROVALS, Record
+from actionengine.storage.port import APPROVALS, LogQuery, Record
 from actionengine.workflows.conditions import holds
 from actionengine.workflows.definition import Definition
 from actionengine.workflows.journey import Journey, check_actor, check_driver
@@ -94,6 +95,8 @@ class Fire(Input):
     started_by: str
     cause: str
     at: AwareDatetime
+    action_id: str | None = None
+    """Of the execution that has emitted the event, where that was a workflow's."""
 
 
 class Decline(Input):
@@ -146,7 +149,9 @@ async def _give_up(data: GiveUp, ctx: ActionContext) -> Result[RunPoint, ActionE
 @native
 async def _wait(data: WaitFor, ctx: ActionContext) -> Result[RunPoint, ActionError]:
     journey = await Journey.at(ctx, data.run_id, data.position)
-    if journey is None or journey.run.data["status"] == "paused":
+    if journey is None or journey.run.data["approval_id"] == data.approval_id:
+        return await _moved_on(data, ctx)
+    if await _waits_for_another(access_of(ctx), journey.run, data.approval_id):
         return await _moved_on(data, ctx)
     await journey.pause("approval", approval_id=data.approval_id)
     return Success(_point(journey.run, journey.definition))
@@ -164,7 +169,7 @@ async def _decline(data: Decline, ctx: ActionContext) -> Result[RunPoint | None,
     journey = await Journey.at(ctx, at.run_id, at.position)
     if journey is None or pending.status == "approved":
         return await _moved_on(at, ctx)
-    if await _waits_for_another(access, journey.run, pending):
+    if await _waits_for_another(access, journey.run, pending.id):
         # The step was taken anew after this one had expired.
         return await _moved_on(at, ctx)
     how = pending.status if pending.status != "pending" else "expired"
@@ -192,10 +197,24 @@ async def _fire(data: Fire, ctx: ActionContext) -> Result[str | None, ActionErro
             input = filled(trigger.input, known)
             # Its idempotency key may have expired since.
             if await store.runs.get(id) is None:
-                await start_run(ctx, head.id, input, started_by=data.started_by, trigger_id=record.id, id=id)
+                outer = await _run_behind(ctx, data.action_id)
+                await start_run(
+                    ctx, head.id, input, started_by=data.started_by, trigger_id=record.id, id=id, outer=outer
+                )
                 return Success(id)
     access_of(ctx).nothing_changed()
     return Success(None)
+
+
+async def _run_behind(ctx: ActionContext, action_id: str | None) -> Record | None:
+    """The run whose step has executed an action: what drives it gives the run's id as that of the request."""
+    if action_id is None:
+        return None
+    next_id = str(UUID(int=UUID(action_id).int + 1))
+    for row in await access_of(ctx).read_log(LogQuery(actor_type="workflow", before=next_id, limit=1)):
+        if row.id == action_id and row.request_id is not None:
+            return await store_of(ctx).runs.get(row.request_id)
+    return None
 
 
 async def _moved_on(data: AtStep, ctx: ActionContext) -> Result[Any, ActionError]:
@@ -206,10 +225,10 @@ async def _moved_on(data: AtStep, ctx: ActionContext) -> Result[Any, ActionError
     return Success(_point(run, await store.definition(run)))
 
 
-async def _waits_for_another(access: SystemAccess, run: Record, pending: PendingApproval) -> bool:
+async def _waits_for_another(access: SystemAccess, run: Record, approval_id: str) -> bool:
     """Whether a run waits for an approval that is open, and not for this one. One that was given may have led to this
     one, by a further policy."""
-    if run.data["approval_id"] in (None, pending.id):
+    if run.data["approval_id"] in (None, approval_id):
         return False
     record = await access.records(APPROVALS).get(run.data["approval_id"])
     return record is not None and _is_open(PendingApproval.of(record))
