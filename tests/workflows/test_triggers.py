@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
 import pytest
+from returns.result import Result, Success
 
-from actionengine import Actor, ErrorCode, Limits
+from actionengine import (
+    ActionContext,
+    ActionError,
+    Actor,
+    ApprovalPolicy,
+    ErrorCode,
+    Limits,
+    create_action,
+    create_service,
+)
 from actionengine.durable.host import DurableClient, DurableUnavailable
 from actionengine.events.event import Event
 from actionengine.events.publisher import PublishError, PublisherUnavailable
-from actionengine.workflows import WorkflowPublisher
+from actionengine.workflows import WorkflowPublisher, starting
 from actionengine.workflows.agenda import Agenda
 from tests.workflows.desk import (
     AUDITOR,
+    BOB,
+    EVE,
     Desk,
     RecordingClient,
     action,
@@ -365,3 +378,61 @@ async def test_an_approval_is_asked_for_with_what_is_to_be_approved(desk: Desk, 
     [told] = await desk.events("workflows.paused")
     assert json.dumps(told)
     assert told["approval_id"] == run.approval_id
+
+
+@scenario
+async def test_whoever_set_off_a_run_through_another_does_not_approve_in_it(desk: Desk, relay: Relay) -> None:
+    given = EVENT | {"from_workflows": True}
+    second = await desk.define(approval("ok"), trigger=given)
+    telling = action("tell", "host.emit", {"type": "job.done", "payload": None, "subject": "job/1"})
+    first = await desk.start(await desk.define(telling), by=BOB)
+    await relay.go_on()
+    assert (await desk.get(first)).status == "succeeded"
+    [run] = await runs_of(desk, second)
+
+    refused(await desk.approve(run, by=BOB), ErrorCode.FORBIDDEN, "human:bob has started the run")
+    expect(await desk.approve(run, by=EVE))
+    await relay.go_on()
+    assert (await desk.get(run.id)).status == "succeeded"
+
+
+@scenario
+async def test_a_workflow_that_sets_itself_off_does_so_for_ever_no_more(
+    desk: Desk, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "DEEPEST", 3)
+    telling = action("tell", "host.emit", {"type": "job.done", "payload": None, "subject": "job/1"})
+    key = await desk.define(telling, trigger=EVENT | {"from_workflows": True})
+    await emit(desk)
+
+    await relay.go_on()
+
+    assert [run.status for run in await runs_of(desk, key)] == ["succeeded"] * 4
+
+
+@scenario
+async def test_a_further_approval_is_waited_for_and_expires(desk: Desk, tmp_path: Path) -> None:
+    policy = ApprovalPolicy(lambda data, ctx: True, "host.approve", timedelta(seconds=0.3))
+
+    async def outer(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:
+        return await ctx.execute_async("chain", "inner", data)
+
+    async def inner(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:
+        return Success(None)
+
+    declared = [("outer", outer), ("inner", inner)]
+    actions = [create_action(name=name, description=name, handler=each, approval=policy) for name, each in declared]
+    asking = desk.another(services=[create_service(name="chain", description="Asks twice", actions=actions)])
+    relay = Relay(asking, tmp_path)
+    run = await asking.run(action("twice", "chain.outer", on_failure="let_be"), note("yes", next="end"), note("let_be"))
+    further = expect(await asking.approve(run)).further_approval_id
+    await relay.go_on()
+
+    waiting = await asking.get(run.id)
+    assert (waiting.status, waiting.approval_id) == ("paused", further)
+    [expiry] = [each for each in relay.client.enqueued if each.id == f"expire/{further}"]
+    await asyncio.sleep(0.4)
+    await asking.driver.expire(asking.tenant, run.workflow_key, expiry.arguments[-1], "async")
+    await relay.go_on()
+    ended = await asking.get(run.id)
+    assert [(step.step, step.status) for step in ended.steps] == [("twice", "rejected"), ("let_be", "succeeded")]
