@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import sys
 from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
@@ -17,10 +19,11 @@ SCHEMA = "dbos"
 def durable_url(url: str | os.PathLike[str]) -> URL:
     """The URL of a PostgreSQL database (`postgresql://…`) or of a SQLite file (`sqlite:///…`, or its path).
 
-    Raises `ConfigurationError` for another one.
+    Raises `ConfigurationError` for another one, and for a SQLite file where this Python's SQLite is too old.
     """
     text = os.fspath(url)
     if "://" not in text:
+        _check_sqlite(sys.version_info[:2], sqlite3.sqlite_version_info)
         return URL.create("sqlite", database=str(Path(text).absolute()))
     try:
         parsed = make_url(text)
@@ -33,7 +36,17 @@ def durable_url(url: str | os.PathLike[str]) -> URL:
         raise ConfigurationError(f"the durable engine runs on PostgreSQL or SQLite, not on {kind}")
     if parsed.database in (None, "", ":memory:"):
         raise ConfigurationError("the durable engine needs a SQLite file: in memory nothing survives a restart")
+    _check_sqlite(sys.version_info[:2], sqlite3.sqlite_version_info)
     return parsed.set(drivername="sqlite")
+
+
+def _check_sqlite(python: tuple[int, ...], sqlite: tuple[int, ...]) -> None:
+    """The durable engine takes it that a Python of 3.12 or newer comes with a SQLite that has fractions of seconds."""
+    if python >= (3, 12) and sqlite < (3, 42):
+        raise ConfigurationError(
+            f"on Python {'.'.join(map(str, python))} the durable engine needs SQLite 3.42 or newer, and this Python "
+            f"has {'.'.join(map(str, sqlite))}: use a Python that is built with a newer one, Python 3.11, or PostgreSQL"
+        )
 
 
 def spelled(url: URL) -> str:
