@@ -83,7 +83,7 @@ ON_POSTGRES = (
     [
         ("80", (), ON_SQLITE),
         pytest.param("120", (), ON_SQLITE, marks=pytest.mark.soak),
-        ("80", ("--postgres",), ON_POSTGRES),
+        pytest.param("80", ("--postgres",), ON_POSTGRES, marks=pytest.mark.soak),
     ],
     ids=["sqlite-80", "sqlite-120", "postgres-80"],
 )
