@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from math import ceil
@@ -94,7 +94,7 @@ class DurableHost:
     def __init__(
         self,
         url: str | os.PathLike[str],
-        functions: Mapping[str, DurableFunction] | list[DurableFunction],
+        functions: Sequence[DurableFunction],
         *,
         lease: float = 10.0,
         poll_interval: float = 0.2,
@@ -103,7 +103,7 @@ class DurableHost:
     ) -> None:
         self.url = durable_url(url)
         self.executor_id = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
-        self._functions = list(functions.values()) if isinstance(functions, Mapping) else functions
+        self._functions = functions
         self._lease = lease
         self._poll_interval = poll_interval
         self._keep = keep

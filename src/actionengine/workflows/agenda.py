@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
 from uuid import UUID
 
 from uuid_utils import uuid7
@@ -13,6 +11,7 @@ from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.durable.client import DurableClient
 from actionengine.storage.port import APPROVALS, Record, Storage
+from actionengine.workflows.looking import find, find_all
 from actionengine.workflows.store import RUNS, TRIGGERS
 
 QUEUE = "actionengine.workflows"
@@ -24,7 +23,6 @@ _AFTER_EXPIRY = 0.1
 """Seconds after an approval has expired at which it is looked at."""
 
 _UNDER_WAY = ("ENQUEUED", "DELAYED", "PENDING")
-_PAGE = 500
 
 
 class Agenda:
@@ -35,7 +33,7 @@ class Agenda:
 
     def turn(self, tenant: Tenant, key: str, run_id: str, turn: int) -> None:
         """Have the steps of a run taken, until it ends or pauses."""
-        self._client.enqueue(DRIVE, *_told(tenant), key, run_id, queue=QUEUE, id=turn_id(run_id, turn))
+        self._drive(tenant, key, run_id, turn_id(run_id, turn))
 
     def expiry(self, tenant: Tenant, key: str, approval_id: str, at: datetime) -> None:
         """Have an approval looked at once it has expired."""
@@ -61,15 +59,18 @@ class Agenda:
     def restore(self, storage: Storage, tenant: Tenant) -> int:
         """Ask again for all that a tenant's runs and triggers wait for, where the durable engine has none of it; how
         many runs were set going."""
+        return drive(self._restore(storage, tenant))
+
+    async def _restore(self, storage: Storage, tenant: Tenant) -> int:
         restored = 0
-        for run in _all(storage, tenant, RUNS, {"status": "running"}):
+        async for run in find_all(storage, tenant, RUNS, {"status": "running"}, "sync"):
             restored += self._again(tenant, run)
-        for run in _all(storage, tenant, RUNS, {"paused_for": "approval"}):
-            approval = _read(storage, tenant, APPROVALS, run.data["approval_id"])
+        async for run in find_all(storage, tenant, RUNS, {"paused_for": "approval"}, "sync"):
+            approval = await find(storage, tenant, APPROVALS, run.data["approval_id"], "sync")
             if approval is not None:
                 at = datetime.fromisoformat(approval.data["expires_at"])
                 self.expiry(tenant, run.data["workflow_key"], approval.id, at)
-        for trigger in _all(storage, tenant, TRIGGERS, {"type": "schedule", "status": "active"}):
+        async for trigger in find_all(storage, tenant, TRIGGERS, {"type": "schedule", "status": "active"}, "sync"):
             told = trigger.data["trigger"]
             key = trigger.data["workflow_key"]
             self.schedule(tenant, key, trigger.id, told["schedule"], told.get("timezone", "UTC"))
@@ -80,10 +81,12 @@ class Agenda:
         there = self._client.look(id).get(id)
         if there is not None and there.status in _UNDER_WAY:
             return False
-        told = (*_told(tenant), run.data["workflow_key"], run.id)
         # One that has ended stays under its id.
-        self._client.enqueue(DRIVE, *told, queue=QUEUE, id=id if there is None else f"{id}/{uuid7()}")
+        self._drive(tenant, run.data["workflow_key"], run.id, id if there is None else f"{id}/{uuid7()}")
         return True
+
+    def _drive(self, tenant: Tenant, key: str, run_id: str, id: str) -> None:
+        self._client.enqueue(DRIVE, *_told(tenant), key, run_id, queue=QUEUE, id=id)
 
 
 def turn_id(run_id: str, turn: int) -> str:
@@ -102,26 +105,3 @@ def _told(tenant: Tenant) -> tuple[str, str]:
 
 def _schedule_name(tenant: Tenant, trigger_id: str) -> str:
     return f"{tenant.id}/{trigger_id}"
-
-
-def _all(storage: Storage, tenant: Tenant, collection: str, filter: Mapping[str, Any]) -> Iterator[Record]:
-    """The documents of a collection that are as the filter says, page by page."""
-    after: str | None = None
-    while True:
-        unit_of_work = storage.unit_of_work(tenant, str(uuid7()), "sync", read_only=True)
-        try:
-            page = drive(unit_of_work.records(collection).list(filter, _PAGE, after))
-        finally:
-            drive(unit_of_work.rollback())
-        yield from page
-        if len(page) < _PAGE:
-            return
-        after = page[-1].id
-
-
-def _read(storage: Storage, tenant: Tenant, collection: str, id: str) -> Record | None:
-    unit_of_work = storage.unit_of_work(tenant, str(uuid7()), "sync", read_only=True)
-    try:
-        return drive(unit_of_work.records(collection).get(id))
-    finally:
-        drive(unit_of_work.rollback())

@@ -11,7 +11,6 @@ from typing import Any
 
 from pydantic_core import from_json
 from returns.result import Failure
-from uuid_utils import uuid7
 
 from actionengine.context import Tenant
 from actionengine.durable.host import DurableClient, DurableUnavailable
@@ -24,13 +23,13 @@ from actionengine.storage.port import APPROVALS, Record, StorageUnavailable
 from actionengine.workflows.agenda import Agenda
 from actionengine.workflows.driving import Executions, RolesOf
 from actionengine.workflows.events import RESUMED, STARTED, TRIGGER_CHANGED
-from actionengine.workflows.steps import SERVICE
+from actionengine.workflows.looking import find, find_all
+from actionengine.workflows.steps import MAY_PASS, SERVICE
 from actionengine.workflows.store import TRIGGERS
 
 logger = logging.getLogger("actionengine")
 
 _REFUSED = ("approvals.reject", "approvals.cancel")
-_PAGE = 1000
 
 
 class WorkflowPublisher:
@@ -118,11 +117,7 @@ class WorkflowPublisher:
 
     async def _approval_of_step(self, approval_id: str, tenant: Tenant) -> Record | None:
         """An approval that a step of a workflow waits for."""
-        unit_of_work = self._engine.storage.unit_of_work(tenant, str(uuid7()), "async", read_only=True)
-        try:
-            record = await unit_of_work.records(APPROVALS).get(approval_id)
-        finally:
-            await unit_of_work.rollback()
+        record = await find(self._engine.storage, tenant, APPROVALS, approval_id, "async")
         return record if record is not None and record.data["service"] == SERVICE else None
 
     async def _reschedule(self, event: Event, tenant: Tenant) -> None:
@@ -135,7 +130,8 @@ class WorkflowPublisher:
 
     async def _fire(self, event: Event, tenant: Tenant) -> None:
         """Start the runs that an event triggers."""
-        for trigger in await self._triggers_of(event, tenant):
+        wanted = {"event_type": event.type, "status": "active"}
+        async for trigger in find_all(self._engine.storage, tenant, TRIGGERS, wanted, "async"):
             if event.actor_type == "workflow" and not trigger.data["trigger"].get("from_workflows", False):
                 continue
             key = trigger.data["workflow_key"]
@@ -146,30 +142,8 @@ class WorkflowPublisher:
                 continue
             _check(answer, event)
 
-    async def _triggers_of(self, event: Event, tenant: Tenant) -> Sequence[Record]:
-        unit_of_work = self._engine.storage.unit_of_work(tenant, str(uuid7()), "async", read_only=True)
-        wanted = {"event_type": event.type, "status": "active"}
-        found: list[Record] = []
-        try:
-            while page := await unit_of_work.records(TRIGGERS).list(wanted, _PAGE, found[-1].id if found else None):
-                found += page
-                if len(page) < _PAGE:
-                    break
-        finally:
-            await unit_of_work.rollback()
-        return found
 
-
-_TRY_AGAIN = frozenset(
-    {
-        ErrorCode.CONFLICT,
-        ErrorCode.TIMEOUT,
-        ErrorCode.UNAVAILABLE,
-        ErrorCode.HANDLER_ERROR,
-        ErrorCode.IDEMPOTENCY_IN_PROGRESS,
-        ErrorCode.INTERNAL,
-    }
-)
+_TRY_AGAIN = MAY_PASS | {ErrorCode.INTERNAL}
 
 
 def _check(answer: Any, event: Event) -> None:
