@@ -13,7 +13,7 @@ from actionengine.context import Actor, ActorType, RequestContext
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution_state import ApprovalNeeded, Execution
 from actionengine.masking import scrub, scrub_text
-from actionengine.storage.port import Record
+from actionengine.storage.port import AsyncRecords, Record
 
 ApprovalStatus = Literal["pending", "approved", "rejected", "cancelled"]
 
@@ -118,6 +118,12 @@ class PendingApproval(BaseModel):
             request_id=self.request_id,
             resources=current.resources,
         )
+
+
+async def find_approval(approvals: AsyncRecords, id: str) -> PendingApproval | None:
+    """The approval of this id, decided or not, in the collection of approvals; or None."""
+    record = await approvals.get(id)
+    return PendingApproval.of(record) if record is not None else None
 
 
 def error_for(pending: PendingApproval) -> ActionError:

@@ -14,7 +14,7 @@ from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
 from actionengine.actions import Service, create_action, create_service
-from actionengine.approval_record import ApprovalStatus, PendingApproval
+from actionengine.approval_record import ApprovalStatus, PendingApproval, find_approval
 from actionengine.context import Actor, ActorType
 from actionengine.errors import ActionError, ErrorCode, failing
 from actionengine.execution_state import Approved
@@ -199,8 +199,7 @@ async def _decide(
 
 
 async def _find(approval_id: str, ctx: ActionContext) -> PendingApproval:
-    record = await access_of(ctx).records(APPROVALS).get(approval_id)
-    pending = PendingApproval.of(record) if record else None
+    pending = await find_approval(access_of(ctx).records(APPROVALS), approval_id)
     if pending is None or not await _may_see(pending, ctx):
         raise failing(ErrorCode.NOT_FOUND, f"there is no approval {approval_id!r}")
     return pending

@@ -18,7 +18,7 @@ from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
 from actionengine.actions import Service, create_action, create_service
-from actionengine.approval_record import PendingApproval
+from actionengine.approval_record import PendingApproval, find_approval
 from actionengine.changes.models import Input
 from actionengine.changes.store import conflict
 from actionengine.errors import ActionError, ActionException, ErrorCode, failing
@@ -160,8 +160,7 @@ async def _wait(data: WaitFor, ctx: ActionContext) -> Result[RunPoint, ActionErr
 @native
 async def _decline(data: Decline, ctx: ActionContext) -> Result[RunPoint | None, ActionError]:
     access = access_of(ctx)
-    record = await access.records(APPROVALS).get(data.approval_id)
-    pending = PendingApproval.of(record) if record is not None else None
+    pending = await find_approval(access.records(APPROVALS), data.approval_id)
     if pending is None or f"{pending.service}.{pending.action}" != f"{SERVICE}.perform" or _is_open(pending):
         access.nothing_changed()
         return Success(None)
@@ -230,8 +229,8 @@ async def _waits_for_another(access: SystemAccess, run: Record, approval_id: str
     one, by a further policy."""
     if run.data["approval_id"] in (None, approval_id):
         return False
-    record = await access.records(APPROVALS).get(run.data["approval_id"])
-    return record is not None and _is_open(PendingApproval.of(record))
+    other = await find_approval(access.records(APPROVALS), run.data["approval_id"])
+    return other is not None and _is_open(other)
 
 
 def _is_open(pending: PendingApproval) -> bool:

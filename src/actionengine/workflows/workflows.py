@@ -9,7 +9,7 @@ from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
 from actionengine.actions import Action, Service, create_action, create_service
-from actionengine.approval_record import PendingApproval
+from actionengine.approval_record import find_approval
 from actionengine.changes.store import conflict, new_id
 from actionengine.errors import ActionError, ActionException, ErrorCode, failing
 from actionengine.plan import native
@@ -137,8 +137,8 @@ async def _resume(data: RunReference, ctx: ActionContext) -> Result[RunSummary, 
 async def _waiting(ctx: ActionContext, run: Record) -> ActionException:
     """The answer for a run that somebody has to decide about."""
     approval_id = run.data["approval_id"]
-    record = await access_of(ctx).records(APPROVALS).get(approval_id)
-    is_open = record is not None and PendingApproval.of(record).is_open(datetime.now(UTC))
+    pending = await find_approval(access_of(ctx).records(APPROVALS), approval_id)
+    is_open = pending is not None and pending.is_open(datetime.now(UTC))
     to_do = (
         "approve or reject that" if is_open else "that is decided or has expired, and moves the run on; or cancel it"
     )
@@ -185,8 +185,7 @@ async def _cancel(data: CancelRun, ctx: ActionContext) -> Result[RunSummary, Act
 async def _cancel_approval(ctx: ActionContext, approval_id: str, reason: str) -> None:
     """Nobody approves a step that is not taken any more."""
     approvals = access_of(ctx).records(APPROVALS)
-    record = await approvals.get(approval_id)
-    pending = PendingApproval.of(record) if record is not None else None
+    pending = await find_approval(approvals, approval_id)
     if pending is not None and pending.status == "pending":
         decided = {"status": "cancelled", "decided_by": str(ctx.actor), "decided_at": timestamp(), "comment": reason}
         await approvals.update(approval_id, {**pending.document(), **decided}, pending.version)
