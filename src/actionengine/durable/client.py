@@ -159,6 +159,19 @@ class DurableClient:
 
         return bool(self._ask(take_over))
 
+    def in_hand(self, executor: str) -> set[str]:
+        """The ids of what an executor has begun with, by its word, and not ended."""
+
+        def in_hand(client: DBOSClient) -> set[str]:
+            return {each.workflow_id for each in client._sys_db.get_pending_workflows(executor, VERSION)}
+
+        found: set[str] = self._ask(in_hand)
+        return found
+
+    def put_back(self, executor: str, id: str) -> None:
+        """Enqueue again what an executor has in hand."""
+        self._ask(lambda client: client._sys_db.reenqueue_for_recovery(id, [executor], INTERNAL_QUEUE_NAME))
+
     def register_queue(self, name: str, *, concurrency: int, poll_interval: float) -> None:
         """Make a queue, or set how its executors take from it: `concurrency` at once each, looking every
         `poll_interval` seconds."""

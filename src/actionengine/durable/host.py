@@ -111,6 +111,7 @@ class DurableHost:
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._client = DurableClient(self.url)
+        self._lost: dict[str, float] = {}
         self._instance: DBOS | None = None
         self._watch: threading.Thread | None = None
         self._engine: Engine | None = None
@@ -213,6 +214,7 @@ class DurableHost:
                 leases.renew()
                 if not self._stopping.is_set():
                     self._take_over(leases, self._lease if monotonic() >= trusted_from else None)
+                    self._put_back_lost()
                     if monotonic() >= purge_at:
                         purge_at = monotonic() + _PURGE
                         self._purge()
@@ -228,6 +230,20 @@ class DurableHost:
             # Only what is still the dead one's is taken: whoever comes first gets it.
             if not self._stopping.is_set() and self._client.take_over(lapsed.executor_id):
                 leases.end(lapsed)
+
+    def _put_back_lost(self) -> None:
+        """Put back what this executor has taken, and for the length of a lease not begun with: the answer to its taking
+        was lost, with the connection, say."""
+        instance = self._instance
+        if instance is None:
+            return
+        active = set(instance._active_workflows_set.activeList())
+        now = monotonic()
+        self._lost = {id: self._lost.get(id, now) for id in self._client.in_hand(self.executor_id) - active}
+        for id, since in self._lost.items():
+            if now - since >= self._lease:
+                logger.warning("the execution %s was taken and never begun: it is put back", id)
+                self._client.put_back(self.executor_id, id)
 
     def _purge(self) -> None:
         for each in self._functions:
