@@ -184,14 +184,16 @@ def test_a_server_with_no_connection_left_is_unavailable(
     postgres_server: str, fresh_postgres_database: Database, world_on: WorldOn
 ) -> None:
     name = make_url(fresh_postgres_database.app_url).database
-    with psycopg.connect(postgres_server, autocommit=True) as connection:
-        connection.execute(f'ALTER DATABASE "{name}" CONNECTION LIMIT 1')
     storage = PostgresStorage(fresh_postgres_database.app_url)
     world = world_on(storage)
     engine = notes_engine(storage, put=put)
 
-    with psycopg.connect(fresh_postgres_database.app_url), bounded():
-        refused = world.run(world.execute(engine, "notes", "put", None, notes_request(world)))
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f'ALTER DATABASE "{name}" CONNECTION LIMIT 0')
+        with bounded():
+            refused = world.run(world.execute(engine, "notes", "put", None, notes_request(world)))
+        # Room is made by the limit: a server counts a closed connection for a moment more.
+        connection.execute(f'ALTER DATABASE "{name}" CONNECTION LIMIT -1')
 
     error_of(refused, ErrorCode.UNAVAILABLE)
     value_of(world.run(world.execute(engine, "notes", "put", None, notes_request(world))))
