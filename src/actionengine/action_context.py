@@ -301,10 +301,14 @@ class _OnRecord:
         self._execution.add_subject(f"{self._collection}/{id}")
 
     async def list(
-        self, filter: Mapping[str, Any] | None = None, limit: int = 100, after: str | None = None
+        self,
+        filter: Mapping[str, Any] | None = None,
+        limit: int = 100,
+        after: str | None = None,
+        descending: bool = False,
     ) -> Sequence[Record]:
         """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
-        return await self._records.list(filter, limit, after)
+        return await self._records.list(filter, limit, after, descending)
 
     async def _check_document(self, data: Mapping[str, Any]) -> None:
         """A document of a record type is what that says; which is asked once for each collection."""

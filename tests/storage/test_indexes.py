@@ -11,6 +11,7 @@ import pytest
 from examples.embedded_postgres import Database
 
 from actionengine.storage.postgres.statements import DOCUMENTS, LIST_DOCUMENTS, READ_EVENTS, READ_LOG, ROWS
+from actionengine.storage.sql.documents import Listing
 from actionengine.storage.sql.rows import find_statement
 from actionengine.storage.tables import CHANGES, PATCH_OPS, PROJECTS, RECORD_TYPES, SNAPSHOTS, TARGETS, Table
 
@@ -30,8 +31,13 @@ def rows(table: Table, *equal: str, order: str | None = None, pending: bool = Fa
     return statement, ["{tenant}", *("7" if table.columns[name] == "integer" else "x" for name in equal)]
 
 
+def listing(descending: bool) -> str:
+    """The query for a page of documents that is not the first."""
+    return Listing({}, 10, "n", descending).statement(LIST_DOCUMENTS, "%s")
+
+
 QUERIES: dict[str, tuple[str, list[Any]]] = {
-    "ae_documents_pkey": (LIST_DOCUMENTS, ["{tenant}", "notes", "", 10]),
+    "ae_documents_pkey": (listing(descending=False), ["{tenant}", "notes", "n", 10]),
     "ae_idempotency_keys_pkey": (
         "SELECT FROM public.ae_idempotency_keys WHERE tenant_id = %s AND action = %s AND key = %s",
         ["{tenant}", "notes.put", "key"],
@@ -176,6 +182,21 @@ def test_an_index_serves_its_query(connections: dict[bool, psycopg.Connection], 
     if index not in OPERATORS:
         condition = next(line for line in plan.splitlines() if "Index Cond" in line)
         assert "tenant_id" in condition
+
+
+def test_the_newest_documents_are_read_through_the_key_and_sorted_by_nobody(
+    connections: dict[bool, psycopg.Connection],
+) -> None:
+    connection = connections[False]
+    connection.execute("SELECT set_config('app.tenant_id', %s, true)", (TENANT,))
+    connection.execute("SET LOCAL enable_seqscan = off")
+    connection.execute("SET LOCAL enable_bitmapscan = off")
+
+    rows = connection.execute(f"EXPLAIN {listing(descending=True)}", (TENANT, "notes", "n", 10)).fetchall()
+
+    plan = "\n".join(line for (line,) in rows)
+    assert "Index Scan Backward using ae_documents_pkey" in plan
+    assert "Sort" not in plan
 
 
 def test_documents_are_written_through_their_key(connections: dict[bool, psycopg.Connection]) -> None:

@@ -64,16 +64,22 @@ class SnapshotIsolation(RuleBasedStateMachine):
         unit = self.unit(slot)
         assert doc(drive(unit.unit.records("docs").get(id))) == self.seen(unit).get(id)
 
-    @rule(slot=SLOTS, number=st.none() | NUMBERS, limit=st.integers(1, 3), after=st.sampled_from((None, *IDS)))
-    def list(self, slot: int, number: int | None, limit: int, after: str | None) -> None:
+    @rule(
+        slot=SLOTS,
+        number=st.none() | NUMBERS,
+        limit=st.integers(1, 3),
+        after=st.sampled_from((None, *IDS)),
+        descending=st.booleans(),
+    )
+    def list(self, slot: int, number: int | None, limit: int, after: str | None, descending: bool) -> None:
         unit = self.unit(slot)
         wanted = None if number is None else {"number": number}
         expected = [
             (id, found)
-            for id, found in sorted(self.seen(unit).items())
-            if (after is None or id > after) and number in (None, found.number)
+            for id, found in sorted(self.seen(unit).items(), reverse=descending)
+            if (after is None or (id < after if descending else id > after)) and number in (None, found.number)
         ]
-        page = drive(unit.unit.records("docs").list(wanted, limit, after))
+        page = drive(unit.unit.records("docs").list(wanted, limit, after, descending))
         assert [(record.id, doc(record)) for record in page] == expected[:limit]
 
     @rule(slot=SLOTS, id=st.sampled_from(IDS), number=NUMBERS)

@@ -145,11 +145,15 @@ class AsyncLiveRecords:
                 return record
 
     async def list(
-        self, filter: Mapping[str, Any] | None = None, limit: int = 100, after: str | None = None
+        self,
+        filter: Mapping[str, Any] | None = None,
+        limit: int = 100,
+        after: str | None = None,
+        descending: bool = False,
     ) -> Sequence[Record]:
         """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
         while True:
-            page = await self._records().list(filter, limit, after)
+            page = await self._records().list(filter, limit, after, descending)
             if not await self.has_moved():
                 return page
 
@@ -183,8 +187,12 @@ class LiveRecords:
         return record
 
     def list(
-        self, filter: Mapping[str, Any] | None = None, limit: int = 100, after: str | None = None
+        self,
+        filter: Mapping[str, Any] | None = None,
+        limit: int = 100,
+        after: str | None = None,
+        descending: bool = False,
     ) -> Sequence[Record]:
         """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
-        page: Sequence[Record] = self._drive(self._records.list(filter, limit, after))
+        page: Sequence[Record] = self._drive(self._records.list(filter, limit, after, descending))
         return page

@@ -618,14 +618,18 @@ class MemoryRecords:
         self._unit_of_work.write(key, None)
 
     async def list(
-        self, filter: Mapping[str, Any] | None = None, limit: int = 100, after: str | None = None
+        self,
+        filter: Mapping[str, Any] | None = None,
+        limit: int = 100,
+        after: str | None = None,
+        descending: bool = False,
     ) -> Sequence[Record]:
         """Documents by id."""
         limit = page_size(limit)
         wanted = normal_filter(self._collection, filter)
         page: list[Record] = []
-        for id, document in sorted(self._unit_of_work.scan(self._collection).items()):
-            if after is not None and id <= after:
+        for id, document in sorted(self._unit_of_work.scan(self._collection).items(), reverse=descending):
+            if after and (id >= after if descending else id <= after):
                 continue
             record = _record(id, document)
             if matches(record.data, wanted):

@@ -248,9 +248,16 @@ class AsyncRecords(Protocol):
         """Remove a document that is at `expected_version`."""
 
     async def list(
-        self, filter: Mapping[str, Any] | None = None, limit: int = 100, after: str | None = None
+        self,
+        filter: Mapping[str, Any] | None = None,
+        limit: int = 100,
+        after: str | None = None,
+        descending: bool = False,
     ) -> Sequence[Record]:
-        """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
+        """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000.
+
+        `descending` goes the other way, and `after` with it: where the ids are the library's, the newest come first.
+        """
 
 
 class AsyncRows(Protocol):

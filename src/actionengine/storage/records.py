@@ -133,10 +133,17 @@ class Records:
         self._run(self._records.delete(id, expected_version))
 
     def list(
-        self, filter: Mapping[str, Any] | None = None, limit: int = 100, after: str | None = None
+        self,
+        filter: Mapping[str, Any] | None = None,
+        limit: int = 100,
+        after: str | None = None,
+        descending: bool = False,
     ) -> Sequence[Record]:
-        """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
-        return self._run(self._records.list(filter, limit, after))
+        """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000.
+
+        `descending` goes the other way, and `after` with it: where the ids are the library's, the newest come first.
+        """
+        return self._run(self._records.list(filter, limit, after, descending))
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         value: T = self._drive(coroutine)

@@ -299,6 +299,26 @@ class RecordsConformance(Conformance):
 
         assert seen == expected
 
+    @pytest.mark.parametrize("limit", [1, 3, 7, 8])
+    @scenario
+    async def test_pages_can_be_read_from_the_last_document_to_the_first(self, world: World, limit: int) -> None:
+        ids = [f"n{number}" for number in range(7)]
+        async with world.writing() as unit:
+            for id in ids:
+                await unit.records("notes").insert({"even": int(id[1:]) % 2 == 0}, id)
+
+        found: dict[bool, list[str]] = {False: [], True: []}
+        async with world.reading() as unit:
+            for is_filtered, seen in found.items():
+                filter = {"even": True} if is_filtered else None
+                after: str | None = None
+                while page := await unit.records("notes").list(filter, limit, after, descending=True):
+                    assert len(page) <= limit
+                    seen += [record.id for record in page]
+                    after = seen[-1]
+
+        assert found == {False: ids[::-1], True: ["n6", "n4", "n2", "n0"]}
+
     @scenario
     async def test_paging_can_go_on_from_an_id_that_is_not_there(self, world: World) -> None:
         await world.put("notes", "a")
@@ -306,8 +326,10 @@ class RecordsConformance(Conformance):
 
         async with world.reading() as unit:
             page = await unit.records("notes").list(after="b")
+            before = await unit.records("notes").list(after="b", descending=True)
 
         assert [record.id for record in page] == ["c"]
+        assert [record.id for record in before] == ["a"]
 
     @scenario
     async def test_a_page_has_at_least_1_and_at_most_1000_documents(self, world: World) -> None:

@@ -85,8 +85,8 @@ WHERE tenant_id = %s AND collection = %s AND id = %s
 LIST_DOCUMENTS = """
 SELECT id, version, data::pg_catalog.text, created_at, updated_at
 FROM public.ae_documents
-WHERE tenant_id = %s AND collection = %s AND id > %s
-ORDER BY id
+WHERE tenant_id = %s AND collection = %s{beyond}
+ORDER BY {order}
 LIMIT %s
 """
 
@@ -94,13 +94,13 @@ LIMIT %s
 FIND_DOCUMENTS = """
 SELECT id, version, data::pg_catalog.text, created_at, updated_at
 FROM public.ae_documents
-WHERE tenant_id = %s AND collection = %s AND id > %s
+WHERE tenant_id = %s AND collection = %s{beyond}
     AND data::pg_catalog.jsonb @> %s::pg_catalog.jsonb
     AND (
         SELECT bool_and(data::pg_catalog.jsonb -> wanted.key = wanted.value)
         FROM jsonb_each(%s::pg_catalog.jsonb) wanted
     )
-ORDER BY id
+ORDER BY {order}
 LIMIT %s
 """
 

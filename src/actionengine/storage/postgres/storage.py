@@ -32,7 +32,7 @@ from actionengine.storage.postgres.statements import (
     opening_statements,
 )
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
-from actionengine.storage.sql.documents import SQLRecords
+from actionengine.storage.sql.documents import Listing, SQLRecords
 from actionengine.storage.sql.pools import Pools, pool_of
 from actionengine.storage.sql.signing import Signer
 from actionengine.storage.sql.storage import SQLStorage
@@ -162,16 +162,12 @@ class PostgresStorage(SQLStorage):
         moment: datetime = time
         return moment.astimezone(UTC)
 
-    def list_documents(
-        self, unit_of_work: SQLUnitOfWork, collection: str, wanted: Mapping[str, Any], limit: int, after: str
-    ) -> Sequence[Record]:
+    def list_documents(self, unit_of_work: SQLUnitOfWork, collection: str, listing: Listing) -> Sequence[Record]:
         """Documents by id."""
-        scope = (unit_of_work.tenant.id, collection, after)
-        if wanted:
-            encoded = to_json(wanted).decode()
-            rows = unit_of_work.query(FIND_DOCUMENTS, (*scope, encoded, encoded, limit))
-        else:
-            rows = unit_of_work.query(LIST_DOCUMENTS, (*scope, limit))
+        scope = (unit_of_work.tenant.id, collection, *listing.start)
+        wanted = (to_json(listing.wanted).decode(),) * 2 if listing.wanted else ()
+        statement = listing.statement(FIND_DOCUMENTS if wanted else LIST_DOCUMENTS, "%s")
+        rows = unit_of_work.query(statement, (*scope, *wanted, listing.limit))
         records = SQLRecords(unit_of_work, collection)
         return [records.record(*row) for row in rows]
 

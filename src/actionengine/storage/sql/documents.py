@@ -39,6 +39,25 @@ class DocumentStatements(NamedTuple):
     version: str
 
 
+class Listing(NamedTuple):
+    """Which documents of a collection are wanted, and in what order of their ids."""
+
+    wanted: Mapping[str, Any]
+    limit: int
+    after: str | None
+    descending: bool
+
+    def statement(self, template: str, parameter: str) -> str:
+        """A statement that lists, for this order; `parameter` is how it writes one."""
+        beyond = f" AND id {'<' if self.descending else '>'} {parameter}"
+        return template.format(beyond=beyond if self.after else "", order="id DESC" if self.descending else "id")
+
+    @property
+    def start(self) -> tuple[str, ...]:
+        """Its parameter: the id that the page begins after."""
+        return (self.after,) if self.after else ()
+
+
 class SQLRecords:
     """A collection as one transaction sees it."""
 
@@ -72,11 +91,15 @@ class SQLRecords:
         await self._unit_of_work.run(self._delete, id, expected_version)
 
     async def list(
-        self, filter: Mapping[str, Any] | None = None, limit: int = 100, after: str | None = None
+        self,
+        filter: Mapping[str, Any] | None = None,
+        limit: int = 100,
+        after: str | None = None,
+        descending: bool = False,
     ) -> Sequence[Record]:
         """Documents by id."""
-        wanted = normal_filter(self._collection, filter)
-        return await self._unit_of_work.run(self._list, wanted, page_size(limit), after or "")
+        listing = Listing(normal_filter(self._collection, filter), page_size(limit), after, descending)
+        return await self._unit_of_work.run(self._list, listing)
 
     def _insert(self, id: str | None, encoded: bytes) -> Record:
         self._unit_of_work.touch(self._collection)
@@ -110,8 +133,8 @@ class SQLRecords:
         if not self._query(self._statements.delete, id, expected_version):
             raise self._why_not(id, expected_version)
 
-    def _list(self, wanted: Mapping[str, Any], limit: int, after: str) -> Sequence[Record]:
-        return self._storage.list_documents(self._unit_of_work, self._collection, wanted, limit, after)
+    def _list(self, listing: Listing) -> Sequence[Record]:
+        return self._storage.list_documents(self._unit_of_work, self._collection, listing)
 
     def _why_not(self, id: str, expected_version: int) -> Exception:
         for (version,) in self._query(self._statements.version, id):

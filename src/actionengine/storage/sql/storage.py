@@ -23,7 +23,7 @@ from actionengine.errors import ActionException, ConfigurationError, ErrorCode, 
 from actionengine.storage.port import Mode, Outbox, Record, StorageError, StorageUnavailable, StoredEvent
 from actionengine.storage.records import page_size
 from actionengine.storage.sql.bridge import run
-from actionengine.storage.sql.documents import DocumentStatements
+from actionengine.storage.sql.documents import DocumentStatements, Listing
 from actionengine.storage.sql.pools import Pools
 from actionengine.storage.sql.rows import RowsDialect
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
@@ -208,9 +208,7 @@ class SQLStorage(ABC):
         """A time as the driver gave it, in UTC."""
 
     @abstractmethod
-    def list_documents(
-        self, unit_of_work: SQLUnitOfWork, collection: str, wanted: Mapping[str, Any], limit: int, after: str
-    ) -> Sequence[Record]:
+    def list_documents(self, unit_of_work: SQLUnitOfWork, collection: str, listing: Listing) -> Sequence[Record]:
         """Documents by id."""
 
     # What each backend has of its own

@@ -41,8 +41,8 @@ WHERE tenant_id = ? AND collection = ? AND id = ?
 LIST_DOCUMENTS = """
 SELECT id, version, data, created_at, updated_at
 FROM main.ae_documents
-WHERE tenant_id = ? AND collection = ? AND id > ?
-ORDER BY id
+WHERE tenant_id = ? AND collection = ?{beyond}
+ORDER BY {order}
 LIMIT ?
 """
 

@@ -24,7 +24,7 @@ from actionengine.errors import ConfigurationError
 from actionengine.storage.port import EventRow, Mode, Record, StorageUnavailable, StoredEvent
 from actionengine.storage.records import MAX_PAGE, matches
 from actionengine.storage.sql.bridge import await_
-from actionengine.storage.sql.documents import SQLRecords
+from actionengine.storage.sql.documents import Listing, SQLRecords
 from actionengine.storage.sql.migrations import HEAD, schema_version, upgrade
 from actionengine.storage.sql.pools import Pools
 from actionengine.storage.sql.storage import SQLStorage
@@ -151,20 +151,20 @@ class SQLiteStorage(SQLStorage):
         """A time as the driver gave it, in UTC."""
         return datetime.fromisoformat(time)
 
-    def list_documents(
-        self, unit_of_work: SQLUnitOfWork, collection: str, wanted: Mapping[str, Any], limit: int, after: str
-    ) -> Sequence[Record]:
+    def list_documents(self, unit_of_work: SQLUnitOfWork, collection: str, listing: Listing) -> Sequence[Record]:
         """Documents by id."""
         records = SQLRecords(unit_of_work, collection)
+        wanted, limit = listing.wanted, listing.limit
         size = MAX_PAGE if wanted else limit
+        scope = (str(unit_of_work.tenant.id), collection)
         page: list[Record] = []
         while True:
-            rows = unit_of_work.query(LIST_DOCUMENTS, (str(unit_of_work.tenant.id), collection, after, size))
+            rows = unit_of_work.query(listing.statement(LIST_DOCUMENTS, "?"), (*scope, *listing.start, size))
             found = [records.record(*row) for row in rows]
             page += [record for record in found if matches(record.data, wanted)] if wanted else found
             if len(page) >= limit or len(rows) < size:
                 return page[:limit]
-            after = rows[-1][0]
+            listing = listing._replace(after=rows[-1][0])
 
     def prepare(self, pooled: PoolProxiedConnection) -> Grip:
         """Make a connection one of ours: transactions that we begin, and the function that the triggers ask."""
