@@ -39,6 +39,9 @@ async def test_everything_of_another_tenants_is_not_found(desk: Desk) -> None:
     [trigger] = expect(await desk.ask("triggers.list", {"key": key}))
     paused = await desk.drive(await desk.start(await desk.define(failing_step("a"))))
     waiting = await desk.run(approval("ok"))
+    asking = await desk.run(
+        {"name": "look", "type": "assignment", "assignee": "human:bob", "title": "Look", "wait": True}
+    )
     other = desk.world.other_tenant
     asked: list[tuple[str, Any]] = [
         *((f"workflows.{name}", {"key": key}) for name in ("activate", "get_definition", "start")),
@@ -47,6 +50,7 @@ async def test_everything_of_another_tenants_is_not_found(desk: Desk) -> None:
         *((f"workflows.{name}", {"run_id": waiting.id}) for name in ("get", "resume", "cancel")),
         *((f"triggers.{name}", {"trigger_id": trigger.id}) for name in ("get", "enable", "disable", "delete")),
         ("triggers.create", {"key": key, "trigger": EVENT}),
+        *((f"workflow_assignments.{name}", {"assignment_id": asking.assignment_id}) for name in ("get", "complete")),
         *((f"approvals.{name}", {"approval_id": waiting.approval_id}) for name in ("get", "approve", "reject")),
     ]
     before = await desk.dump(), await desk.dump(other)
@@ -56,7 +60,8 @@ async def test_everything_of_another_tenants_is_not_found(desk: Desk) -> None:
             refused(await desk.ask(name, payload, by=by, tenant=other), NOT_FOUND)
 
     assert (await desk.dump(), await desk.dump(other)) == before
-    for name in ("workflows.list", "workflows.list_definitions", "triggers.list"):
+    assert expect(await desk.ask("workflows.purge", {"ended_before": "2100-01-01T00:00:00Z"}, tenant=other)).runs == 0
+    for name in ("workflows.list", "workflows.list_definitions", "triggers.list", "workflow_assignments.list"):
         assert expect(await desk.ask(name, {}, tenant=other)) == ()
         assert expect(await desk.ask(name, {"after": "0"}, tenant=other)) == ()
     assert expect(await desk.ask("workflows.list", {"key": key}, tenant=other)) == ()

@@ -28,6 +28,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
+from actionengine.storage.port import StorageError
 from actionengine.workflows import WorkflowRuntime, workflow_services
 from actionengine.workflows.driving import RolesOf
 
@@ -76,7 +77,7 @@ class Office:
         return WorkflowRuntime(self.engine, self.folder / name, roles=roles, relay_to=[], poll_interval=0.05)
 
     def wait_for(self, run_id: str, status: str) -> Any:
-        until = time.monotonic() + 30
+        until = time.monotonic() + 90
         while (run := self.do("workflows.get", run_id=run_id)).status != status:
             assert time.monotonic() < until, run
             time.sleep(0.05)
@@ -144,6 +145,22 @@ def test_a_second_runtime_in_a_process_is_refused_and_the_first_goes_on(office: 
         with pytest.raises(ConfigurationError, match="already"):
             office.runtime("second.sqlite").start()
         office.wait_for(office.start("free"), "succeeded")
+
+
+def test_a_runtime_that_cannot_relay_says_so_and_takes_steps(
+    office: Office, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(relay: Relay) -> None:
+        raise StorageError("permission denied for function ae_outbox_take")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Relay, "run", refused)
+        with office.runtime() as runtime:
+            run = office.start("free")
+            Relay(office.storage, runtime.publisher).drain()
+            office.wait_for(run, "succeeded")
+
+    assert "relays no events, so that it sets no run going: permission denied" in caplog.text
 
 
 def _engine() -> Engine:

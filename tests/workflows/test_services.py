@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -473,14 +474,18 @@ ACTIONS = {
     "workflows.cancel": "manage",
     "workflows.get": "read",
     "workflows.list": "read",
+    "workflows.purge": "manage",
     "triggers.create": "activate",
     "triggers.get": "read",
     "triggers.list": "read",
     "triggers.enable": "activate",
     "triggers.disable": "activate",
     "triggers.delete": "activate",
+    "workflow_assignments.list": "read",
+    "workflow_assignments.get": "read",
+    "workflow_assignments.complete": "complete",
 }
-EACH = ("define", "activate", "read", "start", "manage")
+EACH = ("define", "activate", "read", "start", "manage", "complete")
 
 
 @pytest.mark.parametrize("authorizer", [None, StaticAuthorizer()], ids=["rbac", "static"])
@@ -515,6 +520,10 @@ async def _payloads(desk: Desk) -> dict[str, Any]:
             special[name] = {}
         elif service == "triggers":
             special.setdefault(name, {"trigger_id": trigger.id})
+        elif service == "workflow_assignments":
+            special[name] = {"assignment_id": "x"}
+        elif action_name == "purge":
+            special[name] = {"ended_before": "2020-01-01T00:00:00Z"}
         elif action_name in ("resume", "cancel", "get"):
             special[name] = {"run_id": run.id}
         else:
@@ -531,7 +540,7 @@ async def test_an_ai_defines_and_starts_and_never_puts_anything_into_use(desk: D
 
     for name, part in ACTIONS.items():
         answer = await desk.ask(name, payloads[name], by=bot)
-        if part == "activate":
+        if part == "activate" or name == "workflows.purge":
             refused(answer, FORBIDDEN, "not for ai actors")
         else:
             assert not (isinstance(answer, ActionError) and answer.code is FORBIDDEN), (name, answer)
@@ -616,9 +625,49 @@ async def test_nobody_gives_up_with_what_is_no_error(desk: Desk) -> None:
 
 
 def test_services_can_be_asked_what_they_do(desk: Desk) -> None:
-    for service in ("workflows", "triggers"):
+    for service in ("workflows", "triggers", "workflow_assignments"):
         summaries = desk.engine.get_service_actions(service)
         assert isinstance(summaries, Success)
         assert {f"{service}.{each.name}" for each in summaries.unwrap()} == {
             name for name in ACTIONS if name.startswith(f"{service}.")
         }
+
+
+@scenario
+async def test_runs_are_listed_with_the_newest_first_where_that_is_asked_for(desk: Desk) -> None:
+    key = await desk.define(note("one"))
+    first, second, third = [await desk.start(key) for _ in range(3)]
+    await desk.drive(second)
+
+    async def listed(**query: Any) -> list[str]:
+        return [run.id for run in expect(await desk.ask("workflows.list", {"key": key, **query}))]
+
+    assert await listed() == [first, second, third]
+    assert await listed(newest_first=True, limit=2) == [third, second]
+    assert await listed(newest_first=True, limit=2, after=second) == [first]
+    assert await listed(newest_first=True, status="running") == [third, first]
+
+
+@scenario
+async def test_runs_that_ended_long_ago_are_removed_with_their_steps_and_no_other(desk: Desk) -> None:
+    key = await desk.define(note("one"), approval("ok"), note("two"))
+    runs = [await desk.drive(await desk.start(key)) for _ in range(5)]
+    waiting, *ended = runs
+    for run in ended:
+        expect(await desk.cancel(run))
+    ends = [(await desk.get(run.id)).ended_at for run in ended]
+
+    async def purge(ended_before: datetime, limit: int = 100) -> tuple[int, bool]:
+        payload = {"ended_before": ended_before.isoformat(), "limit": limit}
+        purged = expect(await desk.ask("workflows.purge", payload))
+        return purged.runs, purged.has_more
+
+    assert await purge(ends[0]) == (0, False)
+    assert await purge(ends[3], limit=2) == (2, True)
+    assert await purge(ends[3], limit=2) == (1, False)
+    left = [run.id for run in expect(await desk.ask("workflows.list", {}))]
+    assert left == [waiting.id, ended[3].id]
+    assert {id.partition("/")[0] for id in await desk.world.ids("ae_workflow_steps")} == set(left)
+    refused(await desk.ask("workflows.get", {"run_id": ended[0].id}), ErrorCode.NOT_FOUND)
+    assert await desk.log(subject=f"workflow_run/{ended[0].id}") != []
+    expect(await desk.approve(waiting))

@@ -721,11 +721,11 @@ async def test_who_approves_what_a_run_waits_for_no_more_is_told_so(desk: Desk) 
 
 @scenario
 async def test_an_approval_that_has_expired_does_not_decline_a_newer_one_of_the_same_step(desk: Desk) -> None:
-    key = await desk.define(approval("ok", expires_after=0.25), note("after"))
+    key = await desk.define(approval("ok", expires_after=0.8), note("after"))
     id = await desk.start(key)
     point = expect_point(await desk.executions.next(desk.tenant, key, id, desk.world.mode))
     old = (await desk.executions.perform(desk.tenant, point, desk.world.mode)).failure().details["approval_id"]
-    await desk.world.pause(0.3)
+    await desk.world.pause(0.85)
     run = await desk.drive(id)
     assert run.approval_id not in (None, old)
     refused(await desk.resume(run), CONFLICT, run.approval_id, "approve or reject that")

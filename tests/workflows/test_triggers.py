@@ -412,7 +412,7 @@ async def test_a_workflow_that_sets_itself_off_does_so_for_ever_no_more(
 
 @scenario
 async def test_a_further_approval_is_waited_for_and_expires(desk: Desk, tmp_path: Path) -> None:
-    policy = ApprovalPolicy(lambda data, ctx: True, "host.approve", timedelta(seconds=0.3))
+    lifetimes = {"outer": timedelta(hours=1), "inner": timedelta(seconds=0.3)}
 
     async def outer(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:
         return await ctx.execute_async("chain", "inner", data)
@@ -420,8 +420,15 @@ async def test_a_further_approval_is_waited_for_and_expires(desk: Desk, tmp_path
     async def inner(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:
         return Success(None)
 
-    declared = [("outer", outer), ("inner", inner)]
-    actions = [create_action(name=name, description=name, handler=each, approval=policy) for name, each in declared]
+    actions = [
+        create_action(
+            name=name,
+            description=name,
+            handler=handler,
+            approval=ApprovalPolicy(lambda data, ctx: True, "host.approve", lifetimes[name]),
+        )
+        for name, handler in (("outer", outer), ("inner", inner))
+    ]
     asking = desk.another(services=[create_service(name="chain", description="Asks twice", actions=actions)])
     relay = Relay(asking, tmp_path)
     run = await asking.run(action("twice", "chain.outer", on_failure="let_be"), note("yes", next="end"), note("let_be"))

@@ -1,7 +1,7 @@
 """Workflows: work that lasts longer than a request, each step of which is a governed action.
 
-`workflow_services` are the services `workflows` and `triggers`, and the internal `workflow_steps`, for `create_engine`;
-a `WorkflowRuntime` takes the steps of their runs, on the durable engine:
+`workflow_services` are the services `workflows`, `triggers` and `workflow_assignments`, and the internal
+`workflow_steps`, for `create_engine`; a `WorkflowRuntime` takes the steps of their runs, on the durable engine:
 
     engine = create_engine(services=[*workflow_services, invoices], storage=storage)
     runtime = WorkflowRuntime(engine, "workflows.sqlite")
@@ -25,15 +25,25 @@ except ModuleNotFoundError as error:
     if (error.name or "").startswith("actionengine"):
         raise
     raise ImportError(f"workflows need {error.name}: pip install 'actionengine[workflows]'") from error
+from actionengine.workflows.assignments import assignments_service
 from actionengine.workflows.events import ASSIGNED as WORKFLOW_ASSIGNED
+from actionengine.workflows.events import COMPLETED as WORKFLOW_ASSIGNMENT_COMPLETED
 from actionengine.workflows.events import ENDED as WORKFLOW_ENDED
 from actionengine.workflows.events import NOTIFICATION as WORKFLOW_NOTIFICATION
 from actionengine.workflows.events import PAUSED as WORKFLOW_PAUSED
 from actionengine.workflows.events import RESUMED as WORKFLOW_RESUMED
 from actionengine.workflows.events import STARTED as WORKFLOW_STARTED
 from actionengine.workflows.events import STEP_TAKEN as WORKFLOW_STEP_TAKEN
-from actionengine.workflows.events import Assignment, Notification, RunEnded, RunPaused, RunSetGoing, StepTold
-from actionengine.workflows.models import Run, RunSummary, StepTaken, TriggerView, Workflow
+from actionengine.workflows.events import (
+    Assignment,
+    AssignmentCompleted,
+    Notification,
+    RunEnded,
+    RunPaused,
+    RunSetGoing,
+    StepTold,
+)
+from actionengine.workflows.models import AssignmentView, Run, RunSummary, StepTaken, TriggerView, Workflow
 from actionengine.workflows.performing import ASSIGNMENTS
 from actionengine.workflows.permissions import NO_PERMISSIONS, WorkflowPermissions
 from actionengine.workflows.steps import workflow_steps_service
@@ -54,15 +64,17 @@ class WorkflowServices(tuple[Service, ...]):
     def __call__(self, *, permissions: WorkflowPermissions = NO_PERMISSIONS) -> WorkflowServices:
         """The services, asking for these permissions."""
         workflows = replace(workflows_service(permissions), record_guard=RecordLockGuard)
-        return WorkflowServices((workflows, triggers_service(permissions), workflow_steps_service(permissions)))
+        steps, assignments = workflow_steps_service(permissions), assignments_service(permissions)
+        return WorkflowServices((workflows, triggers_service(permissions), assignments, steps))
 
 
 workflow_services = WorkflowServices()()
-"""The services `workflows`, `triggers` and `workflow_steps`; called, they ask for permissions."""
+"""The services of workflows; called, they ask for permissions."""
 
 __all__ = [
     "ASSIGNMENTS",
     "WORKFLOW_ASSIGNED",
+    "WORKFLOW_ASSIGNMENT_COMPLETED",
     "WORKFLOW_ENDED",
     "WORKFLOW_NOTIFICATION",
     "WORKFLOW_PAUSED",
@@ -70,6 +82,8 @@ __all__ = [
     "WORKFLOW_STARTED",
     "WORKFLOW_STEP_TAKEN",
     "Assignment",
+    "AssignmentCompleted",
+    "AssignmentView",
     "Definition",
     "Notification",
     "Run",

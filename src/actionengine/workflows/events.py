@@ -46,12 +46,13 @@ class RunEnded(_Payload):
 
 
 class RunPaused(_Payload):
-    """The payload of `workflows.paused`: for an approval, or because a step has failed."""
+    """The payload of `workflows.paused`: for an approval or an assignment, or because a step has failed."""
 
     run_id: str
     workflow_key: str
     step: str
     approval_id: str | None
+    assignment_id: str | None
     error: dict[str, Any] | None
 
 
@@ -81,6 +82,20 @@ class Assignment(_Payload):
     assigned_at: datetime
 
 
+class AssignmentCompleted(_Payload):
+    """The payload of `workflows.assignment_completed`."""
+
+    id: str
+    run_id: str
+    workflow_key: str
+    step: str
+    assignee: str
+    title: str
+    result: dict[str, Any]
+    completed_by: str
+    completed_at: datetime
+
+
 class TriggerChanged(_Payload):
     """The payload of `triggers.changed`: `schedule` and `timezone` are those of a schedule that is active."""
 
@@ -97,4 +112,5 @@ PAUSED = create_event_type(type="workflows.paused", payload=RunPaused)
 ENDED = create_event_type(type="workflows.ended", payload=RunEnded)
 NOTIFICATION = create_event_type(type="workflows.notification", payload=Notification)
 ASSIGNED = create_event_type(type="workflows.assigned", payload=Assignment)
+COMPLETED = create_event_type(type="workflows.assignment_completed", payload=AssignmentCompleted)
 TRIGGER_CHANGED = create_event_type(type="triggers.changed", payload=TriggerChanged)

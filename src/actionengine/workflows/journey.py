@@ -12,7 +12,7 @@ from actionengine.services.access import access_of
 from actionengine.storage.port import Record
 from actionengine.workflows.definition import Definition
 from actionengine.workflows.events import PAUSED, STEP_TAKEN, RunPaused, StepTold
-from actionengine.workflows.models import StepStatus
+from actionengine.workflows.models import PausedFor, StepStatus
 from actionengine.workflows.performing import Done, Scene, known_to
 from actionengine.workflows.step_types import END, FAIL, PAUSE, RESERVED, ApprovalStep, Step
 from actionengine.workflows.store import Store, run_subject, step_id, store_of, timestamp
@@ -76,14 +76,18 @@ class Journey:
         visits: int = self.run.data["visits"].get(self.step.name, 0)
         return visits
 
-    async def go_on(self, done: Done) -> None:
-        """The step has succeeded."""
+    async def go_on(self, done: Done, wakes: bool = False) -> None:
+        """The step has succeeded; or what it asks somebody for is waited for. With `wakes`, somebody else than the
+        run's driver has done it."""
+        if done.assignment_id is not None:
+            await self.pause("assignment", assignment_id=done.assignment_id)
+            return
         output = _kept(done.output, {**self.run.data["outputs"], self.step.name: None})
         locks = [lock for lock in self.run.data["locks"] if lock != done.released]
         if done.locked is not None and done.locked not in locks:
             locks.append(done.locked)
         target = done.next or self.step.next or self.definition.following(self.step.name)
-        await self._take("succeeded", target, output, None, locks=locks)
+        await self._take("succeeded", target, output, None, locks=locks, wakes=wakes)
 
     async def fail(self, error: ActionError) -> None:
         """The step has failed for good."""
@@ -98,9 +102,9 @@ class Journey:
         told = _storable(error.to_dict())
         await self._take(status, target, {"error": told}, told, wakes=wakes)
 
-    async def pause(self, reason: str, *, approval_id: str | None) -> None:
-        """Stop here until somebody acts."""
-        await self._write({"status": "paused", "paused_for": reason, "approval_id": approval_id})
+    async def pause(self, reason: PausedFor, **what: str) -> None:
+        """Stop here until somebody acts: on what `approval_id` or `assignment_id` names."""
+        await self._write({"status": "paused", "paused_for": reason, **what})
         self._tell_pause()
 
     async def _take(
@@ -121,6 +125,7 @@ class Journey:
             "outputs": {**data["outputs"], step.name: output},
             "locks": data["locks"] if locks is None else locks,
             "approval_id": None,
+            "assignment_id": None,
         }
         if target == END:
             changed |= {"status": "succeeded", "step": None, "paused_for": None, "error": None, "ended_at": now}
@@ -184,6 +189,7 @@ class Journey:
             workflow_key=data["workflow_key"],
             step=data["step"],
             approval_id=data["approval_id"],
+            assignment_id=data["assignment_id"],
             error=data["error"],
         )
         self._ctx.emit(PAUSED, told, subject=run_subject(self.run.id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from actionengine.changes.models import Description, Input, Output, Page, Title
 from actionengine.changes.ops import Name
@@ -13,7 +13,7 @@ from actionengine.changes.ops import Name
 WorkflowStatus = Literal["draft", "active", "retired"]
 RunStatus = Literal["running", "paused", "succeeded", "failed", "cancelled"]
 StepStatus = Literal["succeeded", "failed", "rejected"]
-PausedFor = Literal["approval", "failure"]
+PausedFor = Literal["approval", "assignment", "failure"]
 TriggerStatus = Literal["active", "disabled"]
 
 
@@ -86,10 +86,25 @@ class CancelRun(Input):
 
 
 class ListRuns(Page):
-    """Runs, by id, oldest first; of a workflow, or of a status, or all."""
+    """Runs, by id, oldest first unless asked otherwise; of a workflow, or of a status, or all."""
 
     key: Key | None = None
     status: RunStatus | None = None
+    newest_first: bool = False
+
+
+class PurgeRuns(Input):
+    """Runs that have ended before a time, and the steps that they have taken: up to `limit` runs at once."""
+
+    ended_before: AwareDatetime
+    limit: int = Field(default=100, ge=1, le=1000)
+
+
+class Purged(Output):
+    """How many runs were removed, and whether there are more."""
+
+    runs: int
+    has_more: bool
 
 
 class RunSummary(Output):
@@ -107,6 +122,7 @@ class RunSummary(Output):
     position: int
     paused_for: PausedFor | None
     approval_id: str | None
+    assignment_id: str | None
     error: dict[str, Any] | None
     input: dict[str, Any]
     started_by: str
@@ -133,6 +149,54 @@ class Run(RunSummary):
     """A run with the steps that it has taken, in their order (the newest thousand)."""
 
     steps: tuple[StepTaken, ...]
+
+
+# Assignments
+
+
+class AssignmentReference(Input):
+    """One assignment."""
+
+    assignment_id: str
+
+
+class CompleteAssignment(AssignmentReference):
+    """What is done, and what has come of it: `result` is what later steps refer to, where the run waits for it."""
+
+    result: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class ListAssignments(Page):
+    """Assignments, by id, oldest first unless asked otherwise; each field that is given has to match."""
+
+    assignee: str | None = None
+    status: str | None = None
+    run_id: str | None = None
+    key: Key | None = None
+    newest_first: bool = False
+
+    def filter(self) -> dict[str, str]:
+        """What documents have to have."""
+        wanted = {"assignee": self.assignee, "status": self.status, "run_id": self.run_id, "workflow_key": self.key}
+        return {name: value for name, value in wanted.items() if value is not None}
+
+
+class AssignmentView(Output):
+    """What somebody is to do, or has done. `status` is `open`, `completed`, or `cancelled` with a run that waited for
+    it; or what the host says, whose collection it is."""
+
+    id: str
+    assignee: str
+    title: str
+    details: dict[str, Any]
+    run_id: str
+    workflow_key: str
+    step: str
+    status: str
+    result: dict[str, Any] | None = None
+    completed_by: str | None = None
+    completed_at: datetime | None = None
+    created_at: datetime
 
 
 # Triggers

@@ -59,12 +59,13 @@ class Scene(NamedTuple):
 
 class Done(NamedTuple):
     """A step's output, and the step that it leads to where that is not the following one; locks that it took or gave
-    up."""
+    up; the assignment that the run has to wait for."""
 
     output: Any
     next: str | None = None
     locked: str | None = None
     released: str | None = None
+    assignment_id: str | None = None
 
 
 async def perform(scene: Scene, step: Step, records: str | None = None) -> Done:
@@ -135,6 +136,9 @@ async def _assignment(scene: Scene, step: AssignmentStep) -> Done:
         "workflow_key": scene.key,
         "step": step.name,
         "status": "open",
+        "result": None,
+        "completed_by": None,
+        "completed_at": None,
     }
     record = await scene.records(ASSIGNMENTS).insert(document)
     scene.ctx.emit(
@@ -151,7 +155,8 @@ async def _assignment(scene: Scene, step: AssignmentStep) -> Done:
         ),
         subject=run_subject(scene.run.id),
     )
-    return Done({"id": record.id, "assignee": assignee, "title": title})
+    output = {"id": record.id, "assignee": assignee, "title": title}
+    return Done(output, assignment_id=record.id if step.wait else None)
 
 
 async def _approval(scene: Scene, step: ApprovalStep) -> Done:

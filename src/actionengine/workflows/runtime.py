@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -19,11 +20,13 @@ from actionengine.events.fanout import Fanout
 from actionengine.events.publisher import Publisher
 from actionengine.events.relay import Relay
 from actionengine.events.tenants import TenantOf
-from actionengine.storage.port import Mode
+from actionengine.storage.port import Mode, StorageError
 from actionengine.workflows.agenda import DRIVE, EXPIRE, FIRE, QUEUE, Agenda, tenant_from
 from actionengine.workflows.driving import Driver, Executions, RolesOf
 from actionengine.workflows.publisher import WorkflowPublisher
 from actionengine.workflows.steps import SERVICE
+
+logger = logging.getLogger("actionengine")
 
 
 class WorkflowRuntime:
@@ -86,8 +89,9 @@ class WorkflowRuntime:
         self._stopping.clear()
         self._host.start()
         if self._relay is not None:
-            self._relaying = threading.Thread(target=self._relay.run, name="actionengine-relay", daemon=True)
-            self._relaying.start()
+            relaying = threading.Thread(target=_deliver, args=(self._relay,), name="actionengine-relay", daemon=True)
+            self._relaying = relaying
+            relaying.start()
 
     def stop(self, grace: float = 10.0) -> None:
         """End: each run stops after the step that it is at, and goes on in another process, or when this one starts
@@ -118,6 +122,14 @@ class WorkflowRuntime:
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
+
+
+def _deliver(relay: Relay) -> None:
+    try:
+        relay.run()
+    except (ConfigurationError, StorageError) as error:
+        # The steps of runs that have been set going are still taken, and another process may relay.
+        logger.error("the runtime relays no events, so that it sets no run going: %s", error)
 
 
 def _functions(driver: Driver, mode: Mode, concurrency: int) -> list[DurableFunction]:

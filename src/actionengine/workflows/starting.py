@@ -72,6 +72,7 @@ async def start_run(
         "locks": [],
         "paused_for": None,
         "approval_id": None,
+        "assignment_id": None,
         "error": None,
         "input": input,
         "depth": depth,

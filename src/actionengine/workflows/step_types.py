@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -95,8 +95,10 @@ class _Step(Part):
     max_visits: int | None = Field(default=None, ge=1, le=10_000)
     """How often a run may come here; what makes a cycle end."""
 
-    gives: ClassVar[frozenset[str] | None] = frozenset()
-    """The members of its output; None where only running it tells."""
+    @property
+    def gives(self) -> frozenset[str] | None:
+        """The members of its output; None where only running it tells."""
+        return frozenset()
 
     @property
     def reads(self) -> Iterator[tuple[Path, bool]]:
@@ -125,18 +127,27 @@ class ActionStep(_Step):
     action: Annotated[str, AfterValidator(_action)]
     input: JsonValue = Field(default_factory=dict)
 
-    gives: ClassVar[frozenset[str] | None] = None
+    @property
+    def gives(self) -> frozenset[str] | None:
+        """Only running it tells."""
+        return None
 
 
 class AssignmentStep(_Step):
-    """Gives somebody something to do: a document of the collection `workflow_assignments`."""
+    """Gives somebody something to do: a document of the collection `workflow_assignments`. With `wait`, the run goes on
+    once it is done, by the service of this name."""
 
     type: Literal["assignment"]
     assignee: Text
     title: Text
     details: dict[str, JsonValue] = Field(default_factory=dict)
+    wait: bool = False
 
-    gives: ClassVar[frozenset[str] | None] = frozenset({"id", "assignee", "title"})
+    @property
+    def gives(self) -> frozenset[str] | None:
+        """The members of its output."""
+        given = frozenset({"id", "assignee", "title"})
+        return given | {"result", "completed_by", "completed_at"} if self.wait else given
 
 
 class ApprovalStep(_Step):
@@ -151,7 +162,10 @@ class ApprovalStep(_Step):
     on_reject: Name = FAIL
     by_starter: bool = False
 
-    gives: ClassVar[frozenset[str] | None] = frozenset({"approved_by", "approval_id", "approved_at"})
+    @property
+    def gives(self) -> frozenset[str] | None:
+        """The members of its output."""
+        return frozenset({"approved_by", "approval_id", "approved_at"})
 
     def goes_to(self, following: str) -> Iterator[str]:
         """Where a run may go from here."""
@@ -199,7 +213,10 @@ class DecisionStep(_Step):
     branches: Annotated[tuple[Branch, ...], Field(max_length=50), AfterValidator(not_empty)]
     otherwise: Name
 
-    gives: ClassVar[frozenset[str] | None] = frozenset({"next"})
+    @property
+    def gives(self) -> frozenset[str] | None:
+        """The members of its output."""
+        return frozenset({"next"})
 
     @model_validator(mode="after")
     def _says_where_by_its_branches(self) -> DecisionStep:
@@ -231,7 +248,10 @@ class RecordMutationStep(_Step):
     id: Text | None = None
     data: dict[str, JsonValue] | None = None
 
-    gives: ClassVar[frozenset[str] | None] = frozenset({"id", "version", "data"})
+    @property
+    def gives(self) -> frozenset[str] | None:
+        """The members of its output."""
+        return frozenset({"id", "version", "data"})
 
     @model_validator(mode="after")
     def _has_what_its_operation_needs(self) -> RecordMutationStep:
@@ -252,7 +272,10 @@ class RecordLockStep(_Step):
     operation: Literal["lock", "release"] = "lock"
     expires_after: float = Field(default=_DAY, gt=0, le=366 * _DAY)
 
-    gives: ClassVar[frozenset[str] | None] = frozenset({"collection", "id", "version"})
+    @property
+    def gives(self) -> frozenset[str] | None:
+        """The members of its output."""
+        return frozenset({"collection", "id", "version"})
 
 
 Step = Annotated[

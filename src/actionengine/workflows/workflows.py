@@ -21,6 +21,7 @@ from actionengine.workflows.models import (
     DefineWorkflow,
     ListRuns,
     ListWorkflows,
+    PurgeRuns,
     Run,
     RunReference,
     RunSummary,
@@ -29,7 +30,9 @@ from actionengine.workflows.models import (
     Workflow,
     WorkflowVersion,
 )
+from actionengine.workflows.performing import ASSIGNMENTS
 from actionengine.workflows.permissions import ACTIVATORS, WorkflowPermissions
+from actionengine.workflows.purging import purge
 from actionengine.workflows.starting import start_run
 from actionengine.workflows.step_types import ActionStep
 from actionengine.workflows.steps import SERVICE as STEPS_SERVICE
@@ -128,6 +131,13 @@ async def _resume(data: RunReference, ctx: ActionContext) -> Result[RunSummary, 
         raise conflict(f"the run {run.id} is {run.data['status']}, not paused", status=run.data["status"])
     if run.data["paused_for"] == "approval":
         raise await _waiting(ctx, run)
+    if run.data["paused_for"] == "assignment":
+        id = run.data["assignment_id"]
+        raise conflict(
+            f"the run {run.id} waits for the assignment {id}: complete that, or cancel the run",
+            status="paused",
+            assignment_id=id,
+        )
     changed = {"status": "running", "paused_for": None, "error": None, "turn": run.data["turn"] + 1}
     run = await store.runs.update(run.id, {**run.data, **changed, "updated_at": timestamp()}, run.version)
     tell_going(ctx, run)
@@ -167,12 +177,15 @@ async def _cancel(data: CancelRun, ctx: ActionContext) -> Result[RunSummary, Act
     error = ActionError(ErrorCode.CONFLICT, f"cancelled by {ctx.actor}: {reason}").to_dict()
     if run.data["approval_id"] is not None:
         await _cancel_approval(ctx, run.data["approval_id"], reason)
+    if run.data["assignment_id"] is not None:
+        await _cancel_assignment(ctx, run.data["assignment_id"])
     await store.release_locks(run)
     changed = {
         "status": "cancelled",
         "step": None,
         "paused_for": None,
         "approval_id": None,
+        "assignment_id": None,
         "error": error,
         "ended_at": now,
         "updated_at": now,
@@ -191,6 +204,15 @@ async def _cancel_approval(ctx: ActionContext, approval_id: str, reason: str) ->
         await approvals.update(approval_id, {**pending.document(), **decided}, pending.version)
 
 
+async def _cancel_assignment(ctx: ActionContext, id: str) -> None:
+    """Nobody need do what no run waits for any more."""
+    assignments = access_of(ctx).records(ASSIGNMENTS)
+    record = await assignments.get(id)
+    if record is not None and record.data.get("status") != "completed":
+        await assignments.update(id, {**record.data, "status": "cancelled"}, record.version)
+        access_of(ctx).add_subject(f"{ASSIGNMENTS}/{id}")
+
+
 @native
 async def _get(data: RunReference, ctx: ActionContext) -> Result[Run, ActionError]:
     store = store_of(ctx)
@@ -207,7 +229,7 @@ async def _get(data: RunReference, ctx: ActionContext) -> Result[Run, ActionErro
 async def _list(data: ListRuns, ctx: ActionContext) -> Result[tuple[RunSummary, ...], ActionError]:
     wanted = {"workflow_key": data.key, "status": data.status}
     filter = {name: value for name, value in wanted.items() if value is not None}
-    runs = await store_of(ctx).runs.list(filter or None, limit=data.limit, after=data.after)
+    runs = await store_of(ctx).runs.list(filter, data.limit, data.after, data.newest_first)
     access_of(ctx).show({"count": len(runs)})
     return Success(tuple(map(summary_of, runs)))
 
@@ -302,6 +324,14 @@ def workflows_service(permissions: WorkflowPermissions) -> Service:
             managing("resume", "Try the step again at which a run is paused", _resume, RunReference),
             managing("cancel", "End a run where it is", _cancel, CancelRun),
             reading("get", "One run, with the steps that it has taken", _get, RunReference, _run_subject),
-            reading("list", "Runs, oldest first", _list, ListRuns),
+            reading("list", "Runs, oldest first unless asked otherwise", _list, ListRuns),
+            create_action(
+                name="purge",
+                description="Remove runs that ended before a time, with the steps that they have taken",
+                handler=purge,
+                validation=PurgeRuns,
+                permission=permissions.manage,
+                allowed_actors=ACTIVATORS,
+            ),
         ],
     )

@@ -1,0 +1,121 @@
+"""The service `workflow_assignments`: what workflows have given people to do, and how they say that it is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from returns.result import Result, Success
+
+from actionengine.action_context import ActionContext
+from actionengine.actions import Service, create_action, create_service
+from actionengine.changes.store import conflict, not_found
+from actionengine.errors import ActionError
+from actionengine.plan import native
+from actionengine.services.access import access_of
+from actionengine.storage.port import Record
+from actionengine.workflows.events import COMPLETED, AssignmentCompleted
+from actionengine.workflows.journey import Journey
+from actionengine.workflows.models import (
+    AssignmentReference,
+    AssignmentView,
+    CompleteAssignment,
+    ListAssignments,
+)
+from actionengine.workflows.performing import ASSIGNMENTS, Done
+from actionengine.workflows.permissions import PEOPLE_AND_AGENTS, WorkflowPermissions
+from actionengine.workflows.store import run_subject, store_of, timestamp
+
+
+@native
+async def _complete(data: CompleteAssignment, ctx: ActionContext) -> Result[AssignmentView, ActionError]:
+    record = await _found(ctx, data.assignment_id)
+    status = record.data["status"]
+    if status in ("completed", "cancelled"):
+        raise conflict(f"the assignment {record.id} is {status} already", status=status)
+    done = {
+        "status": "completed",
+        "result": data.result,
+        "completed_by": str(ctx.actor),
+        "completed_at": timestamp(),
+    }
+    record = await ctx.async_records(ASSIGNMENTS).update(record.id, {**record.data, **done}, record.version)
+    about = run_subject(record.data["run_id"])
+    access_of(ctx).add_subject(about)
+    told = {name: record.data[name] for name in ("run_id", "workflow_key", "step", "assignee", "title")}
+    ctx.emit(COMPLETED, AssignmentCompleted.model_validate({"id": record.id, **told, **done}), subject=about)
+    await _go_on(ctx, record)
+    return Success(_view(record))
+
+
+async def _go_on(ctx: ActionContext, assignment: Record) -> None:
+    """Move the run on that waits for this. Whoever has completed it has taken the step."""
+    store = store_of(ctx)
+    run = await store.runs.get(assignment.data["run_id"])
+    if run is None or run.data["assignment_id"] != assignment.id:
+        return
+    journey = Journey(ctx, store, run, await store.definition(run))
+    output = {name: assignment.data[name] for name in ("assignee", "title", "result", "completed_by", "completed_at")}
+    await journey.go_on(Done({"id": assignment.id, **output}), wakes=True)
+
+
+@native
+async def _get(data: AssignmentReference, ctx: ActionContext) -> Result[AssignmentView, ActionError]:
+    return Success(_view(await _found(ctx, data.assignment_id)))
+
+
+@native
+async def _list(data: ListAssignments, ctx: ActionContext) -> Result[tuple[AssignmentView, ...], ActionError]:
+    found = await ctx.async_records(ASSIGNMENTS).list(data.filter(), data.limit, data.after, data.newest_first)
+    access_of(ctx).show({"count": len(found)})
+    return Success(tuple(map(_view, found)))
+
+
+async def _found(ctx: ActionContext, id: str) -> Record:
+    record = await ctx.async_records(ASSIGNMENTS).get(id)
+    if record is None:
+        raise not_found("assignment", id)
+    return record
+
+
+def _view(record: Record) -> AssignmentView:
+    return AssignmentView.model_validate({"created_at": record.created_at, **record.data, "id": record.id})
+
+
+def _subject(data: Any) -> str:
+    return f"{ASSIGNMENTS}/{data.assignment_id}"
+
+
+def assignments_service(permissions: WorkflowPermissions) -> Service:
+    """The service, its actions asking for these permissions."""
+    return create_service(
+        name="workflow_assignments",
+        description="What workflows have given people to do",
+        actions=[
+            create_action(
+                name="list",
+                description="Assignments, oldest first unless asked otherwise",
+                handler=_list,
+                validation=ListAssignments,
+                permission=permissions.read,
+                read_only=True,
+            ),
+            create_action(
+                name="get",
+                description="One assignment",
+                handler=_get,
+                validation=AssignmentReference,
+                permission=permissions.read,
+                resource=_subject,
+                read_only=True,
+            ),
+            create_action(
+                name="complete",
+                description="Say that an assignment is done, and with what result; a run that waits for it goes on",
+                handler=_complete,
+                validation=CompleteAssignment,
+                permission=permissions.complete,
+                allowed_actors=PEOPLE_AND_AGENTS,
+                resource=_subject,
+            ),
+        ],
+    )

@@ -1,0 +1,217 @@
+"""What workflows give people to do: completed through a service, and waited for where a step says so."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from returns.result import Failure
+
+from actionengine import Actor, ErrorCode, RequestContext, Role, StaticAuthorizer
+from actionengine.workflows import WorkflowPermissions
+from actionengine.workflows.permissions import NO_PERMISSIONS
+from tests.workflows.desk import (
+    ANN,
+    BOB,
+    BOT,
+    Desk,
+    Step,
+    action,
+    expect,
+    failing_step,
+    note,
+    refused,
+    scenario,
+    statuses,
+)
+
+
+def assignment(name: str, **more: Any) -> Step:
+    given = {"assignee": "human:bob", "title": "Look at ${run.id}", "details": {"place": "roof"}}
+    return {"name": name, "type": "assignment", **given, **more}
+
+
+async def complete(desk: Desk, id: str, result: dict[str, Any] | None = None, **who: Any) -> Any:
+    return await desk.ask("workflow_assignments.complete", {"assignment_id": id, "result": result or {}}, **who)
+
+
+@scenario
+async def test_a_run_does_not_wait_for_an_assignment_unless_its_step_says_so(desk: Desk) -> None:
+    run = await desk.run(assignment("look"), note("after"))
+
+    assert (run.status, run.assignment_id) == ("succeeded", None)
+    (listed,) = expect(await desk.ask("workflow_assignments.list", {"run_id": run.id}))
+    assert (listed.status, listed.assignee, listed.title) == ("open", "human:bob", f"Look at {run.id}")
+
+    done = expect(await complete(desk, listed.id, {"found": "nothing"}, by=BOB))
+
+    assert (done.status, done.completed_by, done.result) == ("completed", "human:bob", {"found": "nothing"})
+    assert await desk.get(run.id) == run
+    assert await desk.events("workflows.resumed") == []
+
+
+@scenario
+async def test_a_run_that_waits_goes_on_with_what_has_come_of_it(desk: Desk) -> None:
+    run = await desk.run(
+        assignment("look", wait=True),
+        action("tell", "host.echo", {"by": "${steps.look.completed_by}", "fine": "${steps.look.result.fine}"}),
+    )
+    assert (run.status, run.paused_for, run.step, run.steps) == ("paused", "assignment", "look", ())
+    (paused,) = await desk.events("workflows.paused")
+    assert paused["assignment_id"] == run.assignment_id
+
+    done = expect(await complete(desk, run.assignment_id, {"fine": True}, by=BOB, reason="I was there"))
+    await desk.go_on()
+
+    run = await desk.get(run.id)
+    assert (run.status, run.assignment_id) == ("succeeded", None)
+    assert statuses(run) == [("look", "succeeded"), ("tell", "succeeded")]
+    assert run.steps[0].output == {
+        "id": done.id,
+        "assignee": "human:bob",
+        "title": f"Look at {run.id}",
+        "result": {"fine": True},
+        "completed_by": "human:bob",
+        "completed_at": done.completed_at.isoformat(),
+    }
+    assert run.steps[1].output == {"by": "human:bob", "fine": True}
+    (entry,) = await desk.log(subject=f"workflow_run/{run.id}", actor_id="bob")
+    assert (entry.id, entry.action, entry.reason) == (
+        run.steps[0].action_id,
+        "workflow_assignments.complete",
+        "I was there",
+    )
+    (told,) = await desk.events("workflows.assignment_completed")
+    assert (told["id"], told["completed_by"], told["result"]) == (done.id, "human:bob", {"fine": True})
+    await desk.in_order_of(run)
+
+
+@scenario
+async def test_what_is_asked_again_each_time_round_waits_each_time(desk: Desk) -> None:
+    again = [{"when": {"field": "steps.look.result.fine", "op": "eq", "value": False}, "next": "look"}]
+    run = await desk.run(
+        assignment("look", wait=True, max_visits=3),
+        {"name": "again", "type": "decision", "branches": again, "otherwise": "end"},
+    )
+
+    for fine in (False, False, True):
+        expect(await complete(desk, run.assignment_id, {"fine": fine}))
+        await desk.go_on()
+        run = await desk.get(run.id)
+
+    assert run.status == "succeeded"
+    assert len(await desk.read("workflow_assignments")) == 3
+
+
+@scenario
+async def test_an_assignment_is_completed_once(desk: Desk) -> None:
+    run = await desk.run(assignment("look", wait=True), note("after"))
+
+    first = expect(await complete(desk, run.assignment_id, {"n": 1}, key="once"))
+    assert expect(await complete(desk, run.assignment_id, {"n": 1}, key="once")) == first
+    refused(await complete(desk, run.assignment_id, {"n": 2}), ErrorCode.CONFLICT, "is completed already")
+    await desk.go_on()
+
+    assert statuses(await desk.get(run.id)) == [("look", "succeeded"), ("after", "succeeded")]
+    assert len(await desk.read("notes")) == 1
+
+
+def test_of_many_who_complete_at_once_one_does(desk: Desk) -> None:
+    run = desk.world.run(desk.run(assignment("look", wait=True), note("after")))
+
+    def attempt(n: int) -> Any:
+        payload = {"assignment_id": run.assignment_id, "result": {"n": n}}
+        context = RequestContext(desk.tenant, BOB, source="test")
+        return desk.engine.execute_action("workflow_assignments", "complete", payload, context)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(attempt, range(12)))
+    desk.world.run(desk.go_on())
+
+    refusals = [answer.failure() for answer in answers if isinstance(answer, Failure)]
+    assert [refusal.code for refusal in refusals] == [ErrorCode.CONFLICT] * 11
+    run = desk.world.run(desk.get(run.id))
+    assert statuses(run) == [("look", "succeeded"), ("after", "succeeded")]
+    assert len(desk.world.run(desk.read("notes"))) == 1
+
+
+@scenario
+async def test_a_run_that_waits_cannot_be_resumed_and_takes_the_assignment_with_it_when_it_is_cancelled(
+    desk: Desk,
+) -> None:
+    run = await desk.run(assignment("look", wait=True), note("after"))
+
+    refused(await desk.resume(run), ErrorCode.CONFLICT, "waits for the assignment", run.assignment_id)
+    expect(await desk.cancel(run))
+
+    view = expect(await desk.ask("workflow_assignments.get", {"assignment_id": run.assignment_id}))
+    assert view.status == "cancelled"
+    refused(await complete(desk, view.id), ErrorCode.CONFLICT, "is cancelled already")
+    run = await desk.get(run.id)
+    assert (run.status, run.assignment_id, run.steps) == ("cancelled", None, ())
+
+
+@scenario
+async def test_what_was_given_twice_by_a_driver_that_was_thought_dead_is_given_once(desk: Desk) -> None:
+    key = await desk.define(assignment("look", wait=True))
+    run_id = await desk.start(key)
+    point = (await desk.executions.next(desk.tenant, key, run_id, desk.world.mode)).unwrap()
+
+    for _ in range(3):
+        answer = (await desk.executions.perform(desk.tenant, point, desk.world.mode)).unwrap()
+        assert answer.status == "paused"
+
+    assert len(await desk.read("workflow_assignments")) == 1
+
+
+@scenario
+async def test_assignments_are_listed_by_whose_they_are_the_newest_first_where_that_is_asked_for(desk: Desk) -> None:
+    key = await desk.define(assignment("look", assignee="${input.whose}"))
+    for whose in ("human:bob", "human:eve", "human:bob"):
+        await desk.drive(await desk.start(key, {"whose": whose}))
+    everything = expect(await desk.ask("workflow_assignments.list", {"key": key}))
+    expect(await complete(desk, everything[0].id))
+
+    async def listed(**query: Any) -> list[str]:
+        return [each.id for each in expect(await desk.ask("workflow_assignments.list", {"key": key, **query}))]
+
+    first, second, third = (each.id for each in everything)
+    assert await listed(assignee="human:bob") == [first, third]
+    assert await listed(newest_first=True, limit=2) == [third, second]
+    assert await listed(newest_first=True, after=second) == [first]
+    assert await listed(status="open", assignee="human:bob") == [third]
+
+
+@scenario
+async def test_completing_asks_for_its_permission_and_an_agent_needs_it_too(desk: Desk) -> None:
+    authorizer = StaticAuthorizer({"worker": Role(allow=["workflows.complete"])})
+    strict = desk.another(permissions=WorkflowPermissions(), authorizer=authorizer)
+    run = await desk.run(assignment("look", wait=True), failing_step("after", on_failure="fail"))
+    worker, agent = Actor.human("w", roles=["worker"]), Actor.ai("a", roles=["worker"])
+
+    for actor in (ANN, BOT):
+        refused(await complete(strict, run.assignment_id, by=actor), ErrorCode.FORBIDDEN)
+    refused(await strict.ask("workflow_assignments.list", {}, by=worker), ErrorCode.FORBIDDEN)
+    done = expect(await complete(strict, run.assignment_id, by=agent))
+
+    assert done.completed_by == "ai:a"
+
+
+@scenario
+async def test_no_workflow_completes_what_a_workflow_has_asked_for(desk: Desk) -> None:
+    step = action("done", "workflow_assignments.complete", {"assignment_id": "x"})
+    answer = await desk.ask("workflows.define", {"key": "self", "definition": {"steps": [step]}})
+
+    refused(answer, ErrorCode.INVALID_INPUT, "workflow_assignments.complete is only for")
+
+
+@scenario
+async def test_what_a_step_gives_once_it_is_done_is_not_there_where_nobody_waits(desk: Desk) -> None:
+    steps = [assignment("look"), action("tell", "host.echo", {"by": "${steps.look.completed_by}"})]
+    answer = await desk.ask("workflows.define", {"key": "hasty", "definition": {"steps": steps}})
+
+    refused(answer, ErrorCode.INVALID_INPUT, "'look' gives assignee, id, title")
+
+
+def test_each_permission_can_be_left_out() -> None:
+    assert {getattr(NO_PERMISSIONS, name) for name in WorkflowPermissions.__slots__} == {None}
