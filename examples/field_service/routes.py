@@ -23,6 +23,7 @@ _CHANGE = "/api/changes/{change_id}"
 _WORKFLOW = "/api/workflows/{key}"
 _RUN = "/api/runs/{run_id}"
 _TRIGGER = "/api/triggers/{trigger_id}"
+_ASSIGNMENT = "/api/assignments/{assignment_id}"
 _APPROVAL = "/api/approvals/{approval_id}"
 _INVOICE = "/api/invoices/{invoice_id}"
 
@@ -65,6 +66,10 @@ ROUTES = (
     Route("GET", _RUN, "workflows", "get"),
     Route("POST", f"{_RUN}/resume", "workflows", "resume"),
     Route("POST", f"{_RUN}/cancel", "workflows", "cancel"),
+    Route("POST", "/api/runs/purge", "workflows", "purge"),
+    Route("GET", "/api/assignments", "workflow_assignments", "list"),
+    Route("GET", _ASSIGNMENT, "workflow_assignments", "get"),
+    Route("POST", f"{_ASSIGNMENT}/complete", "workflow_assignments", "complete"),
     Route("GET", "/api/triggers", "triggers", "list"),
     Route("POST", "/api/triggers", "triggers", "create"),
     Route("GET", _TRIGGER, "triggers", "get"),

@@ -29,6 +29,7 @@ ROLES: dict[str, list[str]] = {
         "payments.capture",
         "payments.read",
         "payments.refund",
+        "workflows.complete",
         "workflows.read",
     ],
     "technician": ["jobs.read", "jobs.complete", "jobs.detail", "jobs.note"],

@@ -489,8 +489,8 @@ def test_services_are_listed_the_builtin_ones_last(host: Host) -> None:
     names = [service["name"] for service in listed]
     assert names[:6] == ["customers", "jobs", "payments", "invoices", "agent", "events"]
     assert names[6:9] == ["projects", "record_types", "changes"]
-    assert names[9:12] == ["workflows", "triggers", "workflow_steps"]
-    assert set(names[12:]) == {"approvals", "action_log", "roles"}
+    assert names[9:13] == ["workflows", "triggers", "workflow_assignments", "workflow_steps"]
+    assert set(names[13:]) == {"approvals", "action_log", "roles"}
     assert listed[0]["actions"] == ["create", "get", "list"]
     assert all(service["description"] for service in listed)
 

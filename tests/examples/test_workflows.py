@@ -109,6 +109,27 @@ def test_the_account_manager_gets_a_task_and_those_concerned_are_told(working_ho
     assert told[0]["message"] == "Ada is at dunning level 1 now"
 
 
+def test_the_account_manager_completes_the_task_and_nobody_else_s_tenant_sees_it(working_host: Host) -> None:
+    host = working_host
+    invoice = overdue(host)
+    run = run_of(host, invoice, "paused")
+
+    (task,) = said(host.get(f"/api/assignments?run_id={run['id']}&newest_first=true", CARLA))
+    assert (task["assignee"], task["status"], task["step"]) == (ACCOUNT_MANAGER, "open", "call")
+    path = f"/api/assignments/{task['id']}"
+    assert host.client.post(f"{path}/complete", json={}, headers=TOM).status_code == 403
+    assert host.get(path, person("carla", "globex")).status_code == 404
+    said(host.client.post(f"{path}/complete", json={"result": {"promised": "Friday"}}, headers=CARLA))
+
+    done = said(host.get(path, CARLA))
+    assert (done["status"], done["completed_by"], done["result"]) == (
+        "completed",
+        "human:carla",
+        {"promised": "Friday"},
+    )
+    assert host.client.post(f"{path}/complete", json={}, headers=CARLA).status_code == 409
+
+
 def test_a_small_invoice_that_is_a_little_late_is_only_reminded_of(working_host: Host) -> None:
     invoice = overdue(working_host, 32_000, "2031-03-20")
     run = run_of(working_host, invoice, "succeeded")
