@@ -163,6 +163,12 @@ def test_a_request_context_is_frozen(as_ann: RequestContext) -> None:
         as_ann.actor.roles = ("admin",)  # type: ignore[misc,union-attr]
 
 
+def test_a_request_context_has_nothing_in_it_that_a_storage_cannot_keep() -> None:
+    context = RequestContext(None, source="a\0", reason="b\0", request_id="\ud800")
+
+    assert (context.source, context.reason, context.request_id) == ("a\ufffd", "b\ufffd", "?")
+
+
 def test_an_action_context_cannot_be_changed(engine_of: Callable[..., Engine], as_ann: RequestContext) -> None:
     refused = []
 
@@ -186,6 +192,9 @@ def test_an_action_context_cannot_be_changed(engine_of: Callable[..., Engine], a
         (lambda: Actor.human(""), "non-empty id"),
         (lambda: Actor.human("ann", roles="admin"), "not the string 'admin'"),
         (lambda: Tenant("acme", "acme"), "resolve_tenant"),  # type: ignore[arg-type]
+        (lambda: RequestContext(tenant="acme"), "a Tenant, not 'acme': engine.resolve_tenant"),  # type: ignore[arg-type]
+        (lambda: RequestContext(tenant=Success("acme")), "resolve_tenant.*unwrap"),  # type: ignore[arg-type]
+        (lambda: RequestContext(tenant=None, actor="ann"), "Actor.human"),  # type: ignore[arg-type]
     ],
 )
 def test_a_host_is_told_what_is_wrong_with_its_values(make: Callable[[], Any], message: str) -> None:

@@ -49,7 +49,7 @@ class ActionError:
     def __post_init__(self) -> None:
         if type(self.code) is not ErrorCode:
             object.__setattr__(self, "code", ErrorCode(self.code))
-        if type(self.message) is not str or not self.message.isascii():
+        if type(self.message) is not str or not self.message.isascii() or "\0" in self.message:
             object.__setattr__(self, "message", sendable(str(self.message)))
         if self.details is not _NO_DETAILS:
             object.__setattr__(self, "details", MappingProxyType(dict(self.details)))

@@ -27,7 +27,9 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if backend == "memory":
         storage = InMemoryStorage()
     elif backend == "sqlite":
-        storage = SQLiteStorage(tmp_path_factory.mktemp("workflows") / "workflows.db", synchronous="NORMAL")
+        storage = SQLiteStorage(
+            tmp_path_factory.mktemp("workflows") / "workflows.db", synchronous="NORMAL", busy_timeout=60.0
+        )
     else:
         database: Database = request.getfixturevalue("postgres_database")
         storage = PostgresStorage(database.app_url)

@@ -33,6 +33,7 @@ from actionengine.workflows import WorkflowRuntime, workflow_services
 from actionengine.workflows.driving import RolesOf
 
 STEPS = {
+    "held": [{"name": name, "type": "action", "action": "notes.hold"} for name in ("first", "second")],
     "free": [{"name": "note", "type": "action", "action": "notes.add", "input": {"text": "free"}}],
     "asked": [
         {"name": "ok", "type": "approval", "permission": "notes.approve", "message": "May it?"},
@@ -50,9 +51,11 @@ class Office:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.held, self.released = threading.Event(), threading.Event()
         self.storage = SQLiteStorage(folder / "office.sqlite")
         action = create_action(name="add", description="Write a note", handler=add, permission="notes.add")
-        notes = create_service(name="notes", description="Notes", actions=[action])
+        hold = create_action(name="hold", description="Wait", handler=self.hold, read_only=True)
+        notes = create_service(name="notes", description="Notes", actions=[action, hold])
         self.engine: Engine = create_engine(
             services=[*workflow_services, notes],
             storage=self.storage,
@@ -62,6 +65,12 @@ class Office:
         for key, steps in STEPS.items():
             self.do("workflows.define", key=key, definition={"steps": steps})
             self.do("workflows.activate", key=key)
+
+    def hold(self, data: Any) -> Result[None, ActionError]:
+        """What a step does until it is let go."""
+        self.held.set()
+        assert self.released.wait(30)
+        return Success(None)
 
     def do(self, name: str, by: str = "ops", **payload: Any) -> Any:
         service, action = name.split(".")
@@ -76,9 +85,9 @@ class Office:
     def runtime(self, name: str = "durable.sqlite", roles: RolesOf = lambda tenant, key: ["clerk"]) -> WorkflowRuntime:
         return WorkflowRuntime(self.engine, self.folder / name, roles=roles, relay_to=[], poll_interval=0.05)
 
-    def wait_for(self, run_id: str, status: str) -> Any:
+    def wait_for(self, run_id: str, status: str, position: int = 0) -> Any:
         until = time.monotonic() + 90
-        while (run := self.do("workflows.get", run_id=run_id)).status != status:
+        while (run := self.do("workflows.get", run_id=run_id)).status != status or run.position < position:
             assert time.monotonic() < until, run
             time.sleep(0.05)
         return run
@@ -130,8 +139,11 @@ def test_roles_that_cannot_be_told_hold_a_run_up_and_do_not_lose_it(office: Offi
         (lambda folder: WorkflowRuntime(create_engine(services=[]), folder / "x"), "workflow_services"),
         (lambda folder: WorkflowRuntime(_engine(), "mysql://host/db"), "PostgreSQL or SQLite"),
         (lambda folder: WorkflowRuntime(_engine(), "sqlite://"), "SQLite file"),
+        (lambda folder: WorkflowRuntime(_engine(), folder / "x", roles=["clerk"]), "roles is a function"),  # type: ignore[arg-type]
+        (lambda folder: WorkflowRuntime(_engine(), folder / "x", concurrency=0), "concurrency is at least 1"),
+        (lambda folder: WorkflowRuntime(_engine(), folder / "x", lease=0), "lease"),
     ],
-    ids=["no services", "another database", "in memory"],
+    ids=["no services", "another database", "in memory", "roles that are none", "no runs at once", "no lease"],
 )
 def test_a_runtime_that_could_not_work_is_refused_when_it_is_made(
     make: Callable[[Path], WorkflowRuntime], told: str, tmp_path: Path
@@ -161,6 +173,26 @@ def test_a_runtime_that_cannot_relay_says_so_and_takes_steps(
             office.wait_for(run, "succeeded")
 
     assert "relays no events, so that it sets no run going: permission denied" in caplog.text
+
+
+def test_a_run_stops_after_the_step_that_it_is_at_also_while_the_relay_ends(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_relay = Relay.stop
+
+    def end_late(relay: Relay) -> None:
+        office.released.set()
+        office.wait_for(run, "running", position=1)
+        time.sleep(0.3)
+        stop_relay(relay)
+
+    monkeypatch.setattr(Relay, "stop", end_late)
+    with office.runtime():
+        run = office.start("held")
+        assert office.held.wait(30)
+
+    stopped = office.do("workflows.get", run_id=run)
+    assert (stopped.status, stopped.position) == ("running", 1)
 
 
 def _engine() -> Engine:

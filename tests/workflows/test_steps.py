@@ -7,8 +7,9 @@ import json
 from typing import Any
 
 import pytest
+from returns.result import Failure
 
-from actionengine import Actor, ApprovalPolicy, ErrorCode, create_action, create_service
+from actionengine import ActionError, Actor, ApprovalPolicy, ErrorCode, Limits, Service, create_action, create_service
 from tests.workflows.desk import (
     ANN,
     AUDITOR,
@@ -35,6 +36,23 @@ UNPROCESSABLE, CONFLICT, FORBIDDEN = ErrorCode.UNPROCESSABLE, ErrorCode.CONFLICT
 
 
 # Actions
+
+
+def _asks_twice() -> Service:
+    """A service whose action asks for an approval, and executes one that asks for another."""
+    outer = create_action(
+        name="outer",
+        description="Ask, and execute what asks again",
+        handler=lambda data, ctx: ctx.execute("host", "approved", data),
+        approval=ApprovalPolicy(when=lambda data, ctx: True, permission="host.approve"),
+    )
+    return create_service(name="asking", description="Asks twice", actions=[outer])
+
+
+def _fails(error: ActionError) -> Service:
+    """A service whose action fails with an error."""
+    odd = create_action(name="odd", description="Fail", handler=lambda data, ctx: Failure(error))
+    return create_service(name="odd", description="Fails", actions=[odd])
 
 
 @scenario
@@ -155,12 +173,37 @@ async def test_a_failure_leads_to_a_step_that_can_see_it(desk: Desk) -> None:
     assert (run.status, run.error) == ("succeeded", None)
 
 
+@pytest.mark.parametrize("code", ["unprocessable", "handler_error"])
 @pytest.mark.parametrize("text", ["a\\u0000b", "\\ud800", "ü" * 40_000], ids=["nul", "surrogate", "long"])
 @scenario
-async def test_a_run_pauses_whatever_a_failure_says(desk: Desk, text: str) -> None:
-    run = await desk.run(action("odd", "host.fail", {"code": "unprocessable", "escaped": text}))
+async def test_a_run_pauses_whatever_a_failure_says(desk: Desk, text: str, code: str) -> None:
+    run = await desk.run(action("odd", "host.fail", {"code": code, "escaped": text}))
 
-    assert (run.status, run.paused_for, run.error["code"]) == ("paused", "failure", "unprocessable")
+    assert (run.status, run.paused_for, run.error["code"]) == ("paused", "failure", code)
+
+
+@pytest.mark.parametrize(
+    "details",
+    [{"text": "x" * 2_000_000}, {"a\0": ["\0"]}, {"list": json.loads("[" * 70 + "]" * 70)}, {1: 2}],
+    ids=["long", "nul", "deep", "a number for a name"],
+)
+@scenario
+async def test_a_run_pauses_whatever_the_details_of_a_failure_are(desk: Desk, details: Any) -> None:
+    odd = desk.another(services=[_fails(ActionError(ErrorCode.HANDLER_ERROR, "so it is", details))])
+
+    run = await odd.run(action("step", "odd.odd"))
+
+    assert (run.status, run.error["code"], run.error["message"]) == ("paused", "handler_error", "so it is")
+
+
+@scenario
+async def test_a_run_pauses_where_a_failure_is_more_than_a_payload_may_be(desk: Desk) -> None:
+    wordy = _fails(ActionError(ErrorCode.HANDLER_ERROR, "x" * 1500))
+    strict = desk.another(services=[wordy], limits=Limits(payload_bytes=1500))
+
+    run = await strict.run(action("step", "odd.odd"))
+
+    assert (run.status, run.error["code"], run.error["message"]) == ("paused", "handler_error", "x" * 200)
 
 
 @scenario
@@ -216,6 +259,19 @@ async def test_what_all_steps_give_together_is_bounded(desk: Desk) -> None:
 
     assert run.status == "succeeded"
     assert [step.step for step in run.steps if "omitted_bytes" in step.output] == ["n17", "n18"]
+
+
+@scenario
+async def test_what_failures_of_all_steps_say_together_is_bounded(desk: Desk) -> None:
+    odd = {"code": "unprocessable", "escaped": "${input.text}"}
+    run = await desk.run(
+        *(action(f"n{number}", "host.fail", odd, on_failure=f"n{number + 1}") for number in range(19)),
+        note("n19"),
+        input={"text": "x" * 60_000},
+    )
+
+    assert run.status == "succeeded"
+    assert [step.step for step in run.steps[:-1] if len(step.error["message"]) < 60_000] == ["n17", "n18"]
 
 
 @scenario
@@ -503,6 +559,20 @@ async def test_collections_with_slashes_do_not_get_in_each_others_way(desk: Desk
     expect(await desk.keep("a", {}, "b/c", 1))
 
 
+@pytest.mark.parametrize(
+    ("collection", "id"), [("jobs", "x" * 255), ("jobs", "日" * 255), ("日" * 100, "job")], ids=["long", "wide", "name"]
+)
+@scenario
+async def test_whatever_can_be_a_document_can_be_locked(desk: Desk, collection: str, id: str) -> None:
+    expect(await desk.keep(collection, {"n": 1}, id=id))
+    run = await desk.run(lock("lock", id, collection), approval("wait"))
+
+    assert run.paused_for == "approval"
+    refused(await desk.keep(collection, {}, id, 2), CONFLICT, run.id)
+    expect(await desk.cancel(run))
+    expect(await desk.keep(collection, {}, id, 2))
+
+
 @scenario
 async def test_whoever_approves_inside_another_action_gets_nothing_past_the_lock(desk: Desk) -> None:
     await desk.keep("jobs", {"n": 1}, id="job")
@@ -705,18 +775,32 @@ async def test_nobody_approves_a_step_of_a_run_that_is_cancelled(desk: Desk) -> 
 
 
 @scenario
-async def test_who_approves_what_a_run_waits_for_no_more_is_told_so(desk: Desk) -> None:
+async def test_a_further_approval_of_a_run_that_is_cancelled_meanwhile_comes_to_nothing(desk: Desk) -> None:
+    asking = desk.another(services=[_asks_twice()])
+    run = await asking.run(action("twice", "asking.outer", {"a": 1}))
+    further = expect(await asking.approve(run)).further_approval_id
+    expect(await asking.cancel(run))
+    refused(await asking.ask("approvals.approve", {"approval_id": further}, by=EVE), CONFLICT, run.id, "no more")
+
+    await asking.executions.wait(asking.tenant, run.workflow_key, run.id, 0, further, asking.world.mode)
+
+    pending = expect(await asking.ask("approvals.get", {"approval_id": further}, by=EVE))
+    assert (pending.status, pending.comment) == ("cancelled", f"the run {run.id} waits for it no more")
+    assert await asking.read("notes") == []
+
+
+@scenario
+async def test_an_approval_that_a_killed_driver_has_asked_for_is_cancelled_with_the_run(desk: Desk) -> None:
     key = await desk.define(approval("ok"), note("after"))
-    id = await desk.start(key)
-    point = expect_point(await desk.executions.next(desk.tenant, key, id, desk.world.mode))
-    asked = (await desk.executions.perform(desk.tenant, point, desk.world.mode)).failure().details
+    id, other = await desk.start(key), await desk.start(key)
+    for each in (id, other):
+        point = expect_point(await desk.executions.next(desk.tenant, key, each, desk.world.mode))
+        await desk.executions.perform(desk.tenant, point, desk.world.mode)
+
     expect(await desk.ask("workflows.cancel", {"run_id": id}))
 
-    answer = await desk.ask("approvals.approve", {"approval_id": asked["approval_id"]}, by=BOB)
-
-    refused(answer, CONFLICT, id, "waits for this approval no more")
-    pending = expect(await desk.ask("approvals.get", {"approval_id": asked["approval_id"]}, by=BOB))
-    assert pending.status == "pending"
+    (pending,) = expect(await desk.ask("approvals.list", {"status": "pending"}, by=BOB)).items
+    assert pending.input["run_id"] == other
 
 
 @scenario
@@ -738,14 +822,7 @@ async def test_an_approval_that_has_expired_does_not_decline_a_newer_one_of_the_
 
 @scenario
 async def test_a_further_approval_that_is_rejected_declines_the_step(desk: Desk) -> None:
-    policy = ApprovalPolicy(when=lambda data, ctx: True, permission="host.approve")
-    outer = create_action(
-        name="outer",
-        description="Ask, and execute what asks again",
-        handler=lambda data, ctx: ctx.execute("host", "approved", data),
-        approval=policy,
-    )
-    asking = desk.another(services=[create_service(name="asking", description="Asks twice", actions=[outer])])
+    asking = desk.another(services=[_asks_twice()])
     run = await asking.run(action("twice", "asking.outer", {"a": 1}, on_failure="no"), note("yes"), note("no"))
     further = expect(await asking.approve(run)).further_approval_id
 

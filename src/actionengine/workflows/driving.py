@@ -26,6 +26,7 @@ from actionengine.events.consuming import pause
 from actionengine.events.event import Event
 from actionengine.storage.port import Mode
 from actionengine.workflows.agenda import Agenda
+from actionengine.workflows.journey import storable
 from actionengine.workflows.models import RunPoint
 from actionengine.workflows.steps import FAILED_STEP, MAY_PASS, SERVICE
 
@@ -41,8 +42,15 @@ _LONGEST_WAIT = 60.0
 _REFUSALS = 8
 """Attempts to move a run on that may be refused: over some ten seconds."""
 
+_MOST_TOLD = 200
+"""Characters of the message of an error of which no more can be told."""
+
 _PASSES = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.IDEMPOTENCY_IN_PROGRESS})
 """What is waited out: the storage is away, or another process, which may be taken for dead, is at the same step."""
+
+
+_FINAL = frozenset({ErrorCode.NOT_FOUND, ErrorCode.INVALID_INPUT})
+"""What no further attempt mends."""
 
 
 class Executions:
@@ -64,8 +72,10 @@ class Executions:
         self, tenant: Tenant, point: RunPoint, error: ActionError, mode: Mode
     ) -> Result[RunPoint, ActionError]:
         """Have a step failed for good."""
+        details = {name: value for name, value in error.details.items() if name != FAILED_STEP}
+        told = storable(ActionError(error.code, error.message, details).to_dict())
         # Under no key: whoever else gives up at this position may do so for another error.
-        return await self._at("give_up", {"error": error.to_dict()}, tenant, point, mode, has_key=False)
+        return await self._at("give_up", {"error": told}, tenant, point, mode, has_key=False)
 
     async def wait(
         self, tenant: Tenant, key: str, run_id: str, position: int, approval_id: str, mode: Mode
@@ -226,14 +236,19 @@ class Driver:
             wait = min(2 * wait, _LONGEST_WAIT)
 
     async def _give_up(self, tenant: Tenant, point: RunPoint, error: ActionError, mode: Mode) -> RunPoint:
-        return _unwrapped(await self._moved(lambda: self._executions.give_up(tenant, point, error, mode), mode))
+        answer = await self._moved(lambda: self._executions.give_up(tenant, point, error, mode), mode)
+        if isinstance(answer, Failure) and answer.failure().code is ErrorCode.INVALID_INPUT:
+            # It is more than the host's limits of payloads allow.
+            short = ActionError(error.code, error.message[:_MOST_TOLD])
+            answer = await self._moved(lambda: self._executions.give_up(tenant, point, short, mode), mode)
+        return _unwrapped(answer)
 
     async def _moved(self, ask: Callable[[], Any], mode: Mode) -> Result[Any, ActionError]:
         """The answer to what only moves a run on: what stands in its way passes. A host's guard, say, that refuses is
         asked again some times."""
         for attempt in range(_REFUSALS):
             answer = await self._patiently(ask, mode, _PASSES | {ErrorCode.CONFLICT, ErrorCode.TIMEOUT})
-            if isinstance(answer, Success) or answer.failure().code is ErrorCode.NOT_FOUND:
+            if isinstance(answer, Success) or answer.failure().code in _FINAL:
                 return answer
             logger.warning("a run cannot be moved on, and is asked for again: %s", answer.failure())
             await self._pause(mode, min(_SHORTEST_WAIT * 2**attempt, _LONGEST_WAIT))

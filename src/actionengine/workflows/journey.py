@@ -27,6 +27,9 @@ MOST_OUTPUTS = 1024 * 1024
 _MOST_TOLD = 1000
 """Characters of the message of an error that is too long to be kept."""
 
+_DEEPEST = 32
+"""Values within values of the details of an error: a payload has to hold them."""
+
 
 class Journey:
     """A run at the step that is to be taken, and how it goes on from there."""
@@ -99,7 +102,7 @@ class Journey:
         await self._stumble("rejected", target, error, wakes=True)
 
     async def _stumble(self, status: StepStatus, target: str, error: ActionError, wakes: bool = False) -> None:
-        told = _storable(error.to_dict())
+        told = storable(error.to_dict(), _room({**self.run.data["outputs"], self.step.name: None}))
         await self._take(status, target, {"error": told}, told, wakes=wakes)
 
     async def pause(self, reason: PausedFor, **what: str) -> None:
@@ -197,16 +200,29 @@ class Journey:
 
 def _kept(output: Any, others: dict[str, Any]) -> Any:
     size = len(to_json(output))
-    return output if size <= min(MOST_OUTPUT, MOST_OUTPUTS - len(to_json(others))) else {"omitted_bytes": size}
+    return output if size <= _room(others) else {"omitted_bytes": size}
 
 
-def _storable(told: dict[str, Any]) -> dict[str, Any]:
-    """An error that can be kept: without the one character that no database keeps, and no longer than an output. What
-    has gone wrong is told in any case."""
-    if len(to_json(told)) > MOST_OUTPUT:
-        told = {**told, "message": f"{told['message'][:_MOST_TOLD]}…", "details": {}}
-    storable: dict[str, Any] = _without_nul(told)
-    return storable
+def _room(others: dict[str, Any]) -> int:
+    """Bytes that an output may have beside those of the other steps."""
+    return min(MOST_OUTPUT, MOST_OUTPUTS - len(to_json(others)))
+
+
+def storable(told: dict[str, Any], most: int = MOST_OUTPUT) -> dict[str, Any]:
+    """An error, as `ActionError.to_dict` tells it, so that it can be kept: without the one character that no database
+    keeps, and in `most` bytes, or shortened. What has gone wrong is told in any case."""
+    if len(to_json(told)) > most or _is_deep(told):
+        is_long = len(told["message"]) > _MOST_TOLD
+        told = {**told, "message": f"{told['message'][:_MOST_TOLD]}…" if is_long else told["message"], "details": {}}
+    kept: dict[str, Any] = _without_nul(told)
+    return kept
+
+
+def _is_deep(value: Any, depth: int = 0) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    members = value.values() if isinstance(value, dict) else value
+    return depth > _DEEPEST or any(_is_deep(each, depth + 1) for each in members)
 
 
 def _without_nul(value: Any) -> Any:

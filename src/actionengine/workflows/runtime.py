@@ -54,7 +54,8 @@ class WorkflowRuntime:
         set_up: whether to make the durable engine's tables; without, `actionengine workflows upgrade` has.
 
     Raises:
-        ConfigurationError: for an engine without the services of workflows, and a URL that is of neither kind.
+        ConfigurationError: for an engine without the services of workflows, a URL that is of neither kind, and numbers
+            with which nothing would ever be taken.
     """
 
     def __init__(
@@ -72,6 +73,10 @@ class WorkflowRuntime:
     ) -> None:
         if isinstance(engine.get_action(SERVICE, "perform"), Failure):
             raise ConfigurationError("the engine has no workflows: give create_engine the services workflow_services")
+        if roles is not None and not callable(roles):
+            raise ConfigurationError(f"roles is a function of a tenant and a workflow's key, not {roles!r}")
+        if concurrency < 1 or lease <= 0 or poll_interval <= 0:
+            raise ConfigurationError("concurrency is at least 1, and lease and poll_interval are more than 0 seconds")
         self.publisher = WorkflowPublisher(engine, url, tenant_of=tenant_of, roles=roles)
         """What to give to a relay: it sets runs going, here or in another process."""
         self._relay = None if relay_to is None else Relay(engine.storage, Fanout(self.publisher, *relay_to))
@@ -96,11 +101,12 @@ class WorkflowRuntime:
     def stop(self, grace: float = 10.0) -> None:
         """End: each run stops after the step that it is at, and goes on in another process, or when this one starts
         again. A step that takes longer than `grace` seconds is left behind, and is taken anew."""
+        # First: while the relay ends, no further step is taken.
+        self._stopping.set()
         if self._relay is not None and self._relaying is not None:
             self._relay.stop()
             self._relaying.join()
             self._relaying = None
-        self._stopping.set()
         self._host.stop(grace)
         self._client.close()
 

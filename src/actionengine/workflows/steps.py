@@ -21,7 +21,7 @@ from actionengine.actions import Service, create_action, create_service
 from actionengine.approval_record import PendingApproval, find_approval
 from actionengine.changes.models import Input
 from actionengine.changes.store import conflict
-from actionengine.errors import ActionError, ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ActionException, ErrorCode
 from actionengine.plan import native
 from actionengine.services.access import SystemAccess, access_of
 from actionengine.storage.port import APPROVALS, LogQuery, Record
@@ -32,7 +32,7 @@ from actionengine.workflows.models import RunPoint
 from actionengine.workflows.performing import about, perform
 from actionengine.workflows.permissions import WorkflowPermissions
 from actionengine.workflows.starting import start_run
-from actionengine.workflows.store import caused_id, store_of
+from actionengine.workflows.store import caused_id, store_of, timestamp
 from actionengine.workflows.trigger_types import EventTrigger
 from actionengine.workflows.triggers import parse_trigger
 from actionengine.workflows.values import filled
@@ -130,7 +130,8 @@ async def _perform(data: AtStep, ctx: ActionContext, records: str | None) -> Res
         if access_of(ctx).approved is not None:
             raise
         if (error := refusal.error).code in MAY_PASS:
-            raise failing(error.code, error.message, **{**error.details, FAILED_STEP: step.name}) from None
+            details = {**error.details, FAILED_STEP: step.name}
+            raise ActionException(ActionError(error.code, error.message, details)) from None
         await journey.fail(refusal.error)
     else:
         await journey.go_on(done)
@@ -149,7 +150,11 @@ async def _give_up(data: GiveUp, ctx: ActionContext) -> Result[RunPoint, ActionE
 @native
 async def _wait(data: WaitFor, ctx: ActionContext) -> Result[RunPoint, ActionError]:
     journey = await Journey.at(ctx, data.run_id, data.position)
-    if journey is None or journey.run.data["approval_id"] == data.approval_id:
+    if journey is None:
+        # It was cancelled, say, before it has paused.
+        await cancel_approval(ctx, data.approval_id, f"the run {data.run_id} waits for it no more")
+        return await _moved_on(data, ctx)
+    if journey.run.data["approval_id"] == data.approval_id:
         return await _moved_on(data, ctx)
     if await _waits_for_another(access_of(ctx), journey.run, data.approval_id):
         return await _moved_on(data, ctx)
@@ -174,8 +179,9 @@ async def _decline(data: Decline, ctx: ActionContext) -> Result[RunPoint | None,
     how = pending.status if pending.status != "pending" else "expired"
     by = f" by {pending.decided_by}" if pending.decided_by else ""
     comment = f": {pending.comment}" if pending.comment else ""
+    what = "has expired" if how == "expired" else f"was {how}"
     error = ActionError(
-        ErrorCode.FORBIDDEN, f"the approval was {how}{by}{comment}", {"approval_id": pending.id, "status": how}
+        ErrorCode.FORBIDDEN, f"the approval {what}{by}{comment}", {"approval_id": pending.id, "status": how}
     )
     await journey.decline(error)
     return Success(_point(journey.run, journey.definition))
@@ -222,6 +228,15 @@ async def _moved_on(data: AtStep, ctx: ActionContext) -> Result[Any, ActionError
     store = store_of(ctx)
     run = await store.run(data.run_id)
     return Success(_point(run, await store.definition(run)))
+
+
+async def cancel_approval(ctx: ActionContext, approval_id: str, reason: str) -> None:
+    """Nobody approves a step that is not taken any more."""
+    approvals = access_of(ctx).records(APPROVALS)
+    pending = await find_approval(approvals, approval_id)
+    if pending is not None and pending.status == "pending":
+        decided = {"status": "cancelled", "decided_by": str(ctx.actor), "decided_at": timestamp(), "comment": reason}
+        await approvals.update(approval_id, {**pending.document(), **decided}, pending.version)
 
 
 async def _waits_for_another(access: SystemAccess, run: Record, approval_id: str) -> bool:

@@ -33,6 +33,9 @@ LOCKS = "ae_record_locks"
 _MOST_KEPT = 500
 """Parsed definitions that a process keeps: a version never changes."""
 
+_LONGEST_ID = 255
+"""Characters of the id of a document."""
+
 _definitions: dict[str, Definition] = {}
 """By the id that a version has for good, so that no other storage's or tenant's is taken for it, nor one that was never
 committed."""
@@ -162,8 +165,10 @@ def caused_id(at: datetime, *cause: str) -> str:
 
 
 def lock_id(collection: str, id: str) -> str:
-    """The id of a lock. The name of a collection may have a slash in it."""
-    return f"{quote(collection, safe=' ')}/{id}"
+    """The id of a lock. The name of a collection may have a slash in it; what is too long for an id is hashed, which
+    has none."""
+    whole = f"{quote(collection, safe=' ')}/{id}"
+    return whole if len(whole) <= _LONGEST_ID else sha256(whole.encode()).hexdigest()
 
 
 def run_subject(run_id: str) -> str:

@@ -25,7 +25,9 @@ def cron(schedule: str) -> str:
     """A schedule. Raises `ValueError` for one that is none, and for one whose time never comes."""
     is_one = croniter.is_valid(schedule, second_at_beginning=True) and len(schedule.split()) <= _MOST_FIELDS
     if not is_one or _RANDOM.search(schedule):
-        raise ValueError(f"{schedule!r} is no schedule: it has five fields, as in '0 9 * * MON-FRI'")
+        raise ValueError(
+            f"{schedule!r} is no schedule: it has five fields, as in '0 9 * * MON-FRI', or six with seconds"
+        )
     try:
         croniter(schedule, datetime.now(UTC), second_at_beginning=True).get_next()
     except CroniterBadDateError:

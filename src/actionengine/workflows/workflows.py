@@ -36,6 +36,7 @@ from actionengine.workflows.purging import purge
 from actionengine.workflows.starting import start_run
 from actionengine.workflows.step_types import ActionStep
 from actionengine.workflows.steps import SERVICE as STEPS_SERVICE
+from actionengine.workflows.steps import cancel_approval
 from actionengine.workflows.store import (
     insert_once,
     parsed,
@@ -175,8 +176,8 @@ async def _cancel(data: CancelRun, ctx: ActionContext) -> Result[RunSummary, Act
     now = timestamp()
     reason = data.reason or ctx.reason or "no reason was given"
     error = ActionError(ErrorCode.CONFLICT, f"cancelled by {ctx.actor}: {reason}").to_dict()
-    if run.data["approval_id"] is not None:
-        await _cancel_approval(ctx, run.data["approval_id"], reason)
+    for approval_id in await _approvals_of(ctx, run):
+        await cancel_approval(ctx, approval_id, reason)
     if run.data["assignment_id"] is not None:
         await _cancel_assignment(ctx, run.data["assignment_id"])
     await store.release_locks(run)
@@ -195,13 +196,13 @@ async def _cancel(data: CancelRun, ctx: ActionContext) -> Result[RunSummary, Act
     return Success(summary_of(run))
 
 
-async def _cancel_approval(ctx: ActionContext, approval_id: str, reason: str) -> None:
-    """Nobody approves a step that is not taken any more."""
-    approvals = access_of(ctx).records(APPROVALS)
-    pending = await find_approval(approvals, approval_id)
-    if pending is not None and pending.status == "pending":
-        decided = {"status": "cancelled", "decided_by": str(ctx.actor), "decided_at": timestamp(), "comment": reason}
-        await approvals.update(approval_id, {**pending.document(), **decided}, pending.version)
+async def _approvals_of(ctx: ActionContext, run: Record) -> list[str]:
+    """The approval that a run waits for; or that its step has asked for, where its driver was killed before it paused
+    the run. That has the key of the step, and is younger than the run."""
+    if run.data["status"] == "paused":
+        return [] if run.data["approval_id"] is None else [run.data["approval_id"]]
+    asked = {"status": "pending", "idempotency_key": f"{run.id}/{run.data['position']}"}
+    return [record.id for record in await access_of(ctx).records(APPROVALS).list(asked, after=run.id)]
 
 
 async def _cancel_assignment(ctx: ActionContext, id: str) -> None:
@@ -218,7 +219,8 @@ async def _get(data: RunReference, ctx: ActionContext) -> Result[Run, ActionErro
     store = store_of(ctx)
     run = await store.run(data.run_id)
     first = max(0, run.data["position"] - _MOST_STEPS_SHOWN)
-    taken = await store.steps.list(limit=_MOST_STEPS_SHOWN, after=step_id(run.id, first - 1) if first else f"{run.id}/")
+    after = step_id(run.id, first - 1) if first else f"{run.id}/"
+    taken = await store.steps.list(limit=max(1, run.data["position"] - first), after=after)
     steps = tuple(StepTaken.model_validate(step.data) for step in taken if step.data["run_id"] == run.id)
     found = Run(**dict(summary_of(run)), steps=steps)
     access_of(ctx).show({"status": found.status, "position": found.position})
