@@ -99,6 +99,7 @@ def test_hooks_in_a_circle_are_refused(engine_of: Callable[..., Engine]) -> None
         ([create_service(name="approvals", description="", actions=[])], "built-in"),
         ([create_service(name="a", description="", actions=[])] * 2, "two services named 'a'"),
         (["a"], "made by create_service"),
+        ([(create_service(name="a", description="", actions=[]),)], r"given as \*several"),
         ([create_service(name="a", description="", actions=[7])], "made by create_action"),  # type: ignore[list-item]
     ],
 )

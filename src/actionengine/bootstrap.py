@@ -101,11 +101,15 @@ def _observer() -> Callable[..., Any]:
     return observer()
 
 
+def _no_service(given: object) -> str:
+    return "several of them are given as *several" if isinstance(given, list | tuple) else f"{given!r} is not"
+
+
 def _checked(services: tuple[Service, ...], reserved: set[str]) -> tuple[Service, ...]:
     seen: set[str] = set()
     for service in services:
         if not isinstance(service, Service):
-            raise ConfigurationError(f"services are made by create_service; {service!r} is not")
+            raise ConfigurationError(f"services are made by create_service; {_no_service(service)}")
         if not isinstance(service.name, str) or not service.name or "." in service.name:
             raise ConfigurationError(f"a service needs a name without a dot, not {service.name!r}")
         if service.name in reserved:

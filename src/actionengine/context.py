@@ -112,9 +112,15 @@ class RequestContext:
     resources: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if self.tenant is not None and not isinstance(self.tenant, Tenant):
+            raise TypeError(
+                f"RequestContext.tenant is a Tenant, not {self.tenant!r}: engine.resolve_tenant(slug).unwrap() gives it"
+            )
+        if self.actor is not None and not isinstance(self.actor, Actor):
+            raise TypeError(f"RequestContext.actor is an Actor, such as Actor.human('ann'), not {self.actor!r}")
         for name in ("source", "reason", "request_id"):
             value = getattr(self, name)
-            if value is not None and not (type(value) is str and value.isascii()):
+            if value is not None and not (type(value) is str and value.isascii() and "\0" not in value):
                 object.__setattr__(self, name, sendable(str(value)))
         if self.source is None:
             raise TypeError("RequestContext.source is a text that says where the request came in, not None")

@@ -1,4 +1,4 @@
-"""The command line: `actionengine db ...`, `actionengine tenant ...`."""
+"""The command line `actionengine`: databases, tenants, relays, projections, workflows, workers."""
 
 from __future__ import annotations
 

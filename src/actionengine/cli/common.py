@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -33,6 +34,7 @@ def storage_at(url: str, signing_key: str | None, behind_pooler: bool = False) -
         fail(f"there is no file {make_url(url).database!r}: run `actionengine db upgrade` first")
     if dialect_of(url) == "sqlite":
         return SQLiteStorage(url)
+    _check_driver()
     from actionengine.storage.postgres.storage import PostgresStorage
 
     return PostgresStorage(
@@ -63,10 +65,20 @@ def dialect_of(url: str) -> str:
     return dialect
 
 
+def _check_driver() -> None:
+    try:
+        import_module("psycopg")
+    except ImportError as error:
+        fail(f"PostgreSQL needs psycopg: pip install 'actionengine[postgres]' ({error})")
+
+
 @contextmanager
 def owner(url: str) -> Iterator[Connection]:
     """A transaction in the database, whose role the operator answers for."""
-    driver = "postgresql+psycopg" if dialect_of(url) == "postgresql" else "sqlite"
+    driver = "sqlite"
+    if dialect_of(url) == "postgresql":
+        _check_driver()
+        driver = "postgresql+psycopg"
     engine = create_engine(make_url(url).set(drivername=driver))
     try:
         with told(), engine.begin() as connection:

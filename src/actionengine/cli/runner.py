@@ -48,7 +48,7 @@ def work(
         str, typer.Option(help="module:attribute of the module actions.")
     ] = "actionengine.execution.module_actions:MODULE_ACTIONS",
     queue: Annotated[str, typer.Option(help="Where requests wait.")] = "actionengine.modules",
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests that are run at once.")] = 4,
+    concurrency: Annotated[int, typer.Option(min=1, max=10_000, help="Requests that are run at once.")] = 4,
     lease: Annotated[
         float,
         typer.Option(min=0.5, max=86400.0, help="Seconds after which a worker that is not heard of counts as dead."),

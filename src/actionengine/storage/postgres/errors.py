@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import psycopg
@@ -116,7 +117,13 @@ def _not_for_a_pooler(error: psycopg.Error) -> Exception:
 
 
 def _refused(error: psycopg.Error) -> Exception:
-    return StorageError(f"PostgreSQL refuses: {_first_line(error)}")
+    refusal = f"PostgreSQL refuses: {_first_line(error)}"
+    if _OF_RELAYS.search(refusal):
+        refusal += ": connect as the role of relays that `actionengine db upgrade --relay-role` was given"
+    return StorageError(refusal)
+
+
+_OF_RELAYS = re.compile("function ae_(outbox|relay|dead_letters|redrive|skip)")
 
 
 _KNOWN: dict[str, Callable[[psycopg.Error], Exception | None]] = {
