@@ -1,0 +1,106 @@
+"""How workflows come to be: versions that are written, and put into use."""
+
+from __future__ import annotations
+
+from returns.result import Result, Success
+
+from actionengine.action_context import ActionContext
+from actionengine.changes.store import conflict, new_id
+from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.plan import native
+from actionengine.services.access import SystemAccess, access_of
+from actionengine.workflows.definition import Definition, document, parse_definition
+from actionengine.workflows.models import DefineWorkflow, ListWorkflows, Workflow, WorkflowVersion
+from actionengine.workflows.step_types import ActionStep
+from actionengine.workflows.steps import SERVICE as STEPS_SERVICE
+from actionengine.workflows.store import insert_once, parsed, store_of, timestamp, version_id
+from actionengine.workflows.triggers import replace_defined_trigger
+
+
+@native
+async def define(data: DefineWorkflow, ctx: ActionContext) -> Result[Workflow, ActionError]:
+    """Write a new version of a workflow, a draft."""
+    definition = parse_definition(data.definition)
+    access = access_of(ctx)
+    _check_actions(access, definition)
+    store = store_of(ctx)
+    head = await store.heads.get(data.key)
+    version = 1 if head is None else head.data["newest"] + 1
+    workflow = {
+        "key": data.key,
+        "version": version,
+        "definition_id": new_id(),
+        "name": data.name or data.key,
+        "description": data.description,
+        "status": "draft",
+        "definition": document(definition),
+        "defined_by": str(ctx.actor),
+        "created_at": timestamp(),
+    }
+    if head is not None:
+        await store.heads.update(data.key, {**head.data, "newest": version}, head.version)
+    elif not await insert_once(store.heads, {"newest": version, "active": None}, data.key):
+        raise conflict(f"the workflow {data.key!r} is being defined by somebody else: try again", key=data.key)
+    await store.workflows.insert(workflow, version_id(data.key, version))
+    access.add_subject(f"workflow/{data.key}")
+    return Success(Workflow.model_validate(workflow))
+
+
+@native
+async def activate(data: WorkflowVersion, ctx: ActionContext) -> Result[Workflow, ActionError]:
+    """Put a version of a workflow into use, and its trigger."""
+    store = store_of(ctx)
+    record = await store.workflow(data.key, data.version)
+    head = await store.heads.get(data.key)
+    assert head is not None
+    active = head.data["active"]
+    if active == record.data["version"]:
+        access_of(ctx).nothing_changed()
+        return Success(Workflow.model_validate(record.data))
+    definition = parsed(record)
+    # Actions may have gone since it was defined.
+    _check_actions(access_of(ctx), definition)
+    if active is not None:
+        before = await store.workflow(data.key, active)
+        await store.workflows.update(before.id, {**before.data, "status": "retired"}, before.version)
+    record = await store.workflows.update(record.id, {**record.data, "status": "active"}, record.version)
+    await store.heads.update(data.key, {**head.data, "active": record.data["version"]}, head.version)
+    await replace_defined_trigger(ctx, store, data.key, definition.trigger)
+    access_of(ctx).add_subject(f"workflow/{data.key}")
+    return Success(Workflow.model_validate(record.data))
+
+
+@native
+async def get_definition(data: WorkflowVersion, ctx: ActionContext) -> Result[Workflow, ActionError]:
+    """One version of a workflow."""
+    record = await store_of(ctx).workflow(data.key, data.version)
+    return Success(Workflow.model_validate(record.data))
+
+
+@native
+async def list_definitions(data: ListWorkflows, ctx: ActionContext) -> Result[tuple[Workflow, ...], ActionError]:
+    """The newest version of each workflow."""
+    store = store_of(ctx)
+    heads = await store.heads.list(limit=data.limit, after=data.after)
+    found = [(await store.workflow(head.id, head.data["newest"])).data for head in heads]
+    access_of(ctx).show({"count": len(found)})
+    return Success(tuple(map(Workflow.model_validate, found)))
+
+
+def _check_actions(access: SystemAccess, definition: Definition) -> None:
+    """Raises `ActionException(invalid_input)` for a step whose action is not there, or no workflow may execute."""
+    for step in definition.steps:
+        if not isinstance(step, ActionStep):
+            continue
+        service, _, name = step.action.partition(".")
+        action = access.find_action(service, name)
+        if action is None:
+            reason = f"there is no action {step.action}"
+        elif service == STEPS_SERVICE:
+            reason = f"{step.action} drives runs, and is no step of one"
+        elif action.allowed_actors is not None and "workflow" not in action.allowed_actors:
+            reason = f"{step.action} is only for {', '.join(sorted(action.allowed_actors))} actors"
+        else:
+            continue
+        fields = [{"path": f"definition.steps.{step.name}.action", "reason": reason, "type": "action"}]
+        raise failing(ErrorCode.INVALID_INPUT, f"the definition: the step {step.name!r}: {reason}", fields=fields)

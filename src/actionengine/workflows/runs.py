@@ -1,0 +1,151 @@
+"""What is done with runs: start, resume, cancel, get, list."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from returns.result import Result, Success
+
+from actionengine.action_context import ActionContext
+from actionengine.approval_record import find_approval
+from actionengine.changes.store import conflict
+from actionengine.errors import ActionError, ActionException, ErrorCode, failing
+from actionengine.plan import native
+from actionengine.services.access import access_of
+from actionengine.storage.port import APPROVALS, Record
+from actionengine.workflows.models import CancelRun, ListRuns, Run, RunReference, RunSummary, StartRun, StepTaken
+from actionengine.workflows.performing import ASSIGNMENTS
+from actionengine.workflows.starting import start_run
+from actionengine.workflows.steps import cancel_approval
+from actionengine.workflows.store import step_id, store_of, timestamp
+from actionengine.workflows.telling import tell_end, tell_going
+
+_MOST_STEPS_SHOWN = 1000
+
+
+@native
+async def start(data: StartRun, ctx: ActionContext) -> Result[RunSummary, ActionError]:
+    """Start a run."""
+    run = await start_run(ctx, data.key, data.input, started_by=str(ctx.actor))
+    return Success(summary_of(run))
+
+
+@native
+async def resume(data: RunReference, ctx: ActionContext) -> Result[RunSummary, ActionError]:
+    """Try the step again at which a run is paused."""
+    store = store_of(ctx)
+    run = await store.run(data.run_id)
+    if run.data["status"] != "paused":
+        raise conflict(f"the run {run.id} is {run.data['status']}, not paused", status=run.data["status"])
+    if run.data["paused_for"] == "approval":
+        raise await _waiting(ctx, run)
+    if run.data["paused_for"] == "assignment":
+        id = run.data["assignment_id"]
+        raise conflict(
+            f"the run {run.id} waits for the assignment {id}: complete that, or cancel the run",
+            status="paused",
+            assignment_id=id,
+        )
+    changed = {"status": "running", "paused_for": None, "error": None, "turn": run.data["turn"] + 1}
+    run = await store.runs.update(run.id, {**run.data, **changed, "updated_at": timestamp()}, run.version)
+    tell_going(ctx, run)
+    return Success(summary_of(run))
+
+
+async def _waiting(ctx: ActionContext, run: Record) -> ActionException:
+    """The answer for a run that somebody has to decide about."""
+    approval_id = run.data["approval_id"]
+    pending = await find_approval(access_of(ctx).records(APPROVALS), approval_id)
+    is_open = pending is not None and pending.is_open(datetime.now(UTC))
+    to_do = (
+        "approve or reject that" if is_open else "that is decided or has expired, and moves the run on; or cancel it"
+    )
+    return conflict(
+        f"the run {run.id} waits for the approval {approval_id}: {to_do}", status="paused", approval_id=approval_id
+    )
+
+
+@native
+async def cancel(data: CancelRun, ctx: ActionContext) -> Result[RunSummary, ActionError]:
+    """End a run where it is."""
+    store = store_of(ctx)
+    run = await store.run(data.run_id)
+    if run.data["status"] == "cancelled":
+        access_of(ctx).nothing_changed()
+        return Success(summary_of(run))
+    if run.data["ended_at"] is not None:
+        raise conflict(f"the run {run.id} has {run.data['status']}: it cannot be cancelled", status=run.data["status"])
+    if access_of(ctx).lock_holder == run.id:
+        raise failing(
+            ErrorCode.UNPROCESSABLE,
+            f"a step of the run {run.id} cannot cancel it: have the step lead to the end, or fail",
+            run_id=run.id,
+        )
+    now = timestamp()
+    reason = data.reason or ctx.reason or "no reason was given"
+    error = ActionError(ErrorCode.CONFLICT, f"cancelled by {ctx.actor}: {reason}").to_dict()
+    for approval_id in await _approvals_of(ctx, run):
+        await cancel_approval(ctx, approval_id, reason)
+    if run.data["assignment_id"] is not None:
+        await _cancel_assignment(ctx, run.data["assignment_id"])
+    await store.release_locks(run)
+    changed = {
+        "status": "cancelled",
+        "step": None,
+        "paused_for": None,
+        "approval_id": None,
+        "assignment_id": None,
+        "error": error,
+        "ended_at": now,
+        "updated_at": now,
+    }
+    run = await store.runs.update(run.id, {**run.data, **changed}, run.version)
+    tell_end(ctx, run)
+    return Success(summary_of(run))
+
+
+async def _approvals_of(ctx: ActionContext, run: Record) -> list[str]:
+    """The approval that a run waits for; or that its step has asked for, where its driver was killed before it paused
+    the run. That has the key of the step, and is younger than the run."""
+    if run.data["status"] == "paused":
+        return [] if run.data["approval_id"] is None else [run.data["approval_id"]]
+    asked = {"status": "pending", "idempotency_key": f"{run.id}/{run.data['position']}"}
+    return [record.id for record in await access_of(ctx).records(APPROVALS).list(asked, after=run.id)]
+
+
+async def _cancel_assignment(ctx: ActionContext, id: str) -> None:
+    """Nobody need do what no run waits for any more."""
+    assignments = access_of(ctx).records(ASSIGNMENTS)
+    record = await assignments.get(id)
+    if record is not None and record.data.get("status") != "completed":
+        await assignments.update(id, {**record.data, "status": "cancelled"}, record.version)
+        access_of(ctx).add_subject(f"{ASSIGNMENTS}/{id}")
+
+
+@native
+async def get_run(data: RunReference, ctx: ActionContext) -> Result[Run, ActionError]:
+    """One run, with the steps that it has taken."""
+    store = store_of(ctx)
+    run = await store.run(data.run_id)
+    first = max(0, run.data["position"] - _MOST_STEPS_SHOWN)
+    after = step_id(run.id, first - 1) if first else f"{run.id}/"
+    taken = await store.steps.list(limit=max(1, run.data["position"] - first), after=after)
+    steps = tuple(StepTaken.model_validate(step.data) for step in taken if step.data["run_id"] == run.id)
+    found = Run(**dict(summary_of(run)), steps=steps)
+    access_of(ctx).show({"status": found.status, "position": found.position})
+    return Success(found)
+
+
+@native
+async def list_runs(data: ListRuns, ctx: ActionContext) -> Result[tuple[RunSummary, ...], ActionError]:
+    """Runs, by id."""
+    wanted = {"workflow_key": data.key, "status": data.status}
+    filter = {name: value for name, value in wanted.items() if value is not None}
+    runs = await store_of(ctx).runs.list(filter, data.limit, data.after, data.newest_first)
+    access_of(ctx).show({"count": len(runs)})
+    return Success(tuple(map(summary_of, runs)))
+
+
+def summary_of(run: Record) -> RunSummary:
+    """A run as callers see it."""
+    return RunSummary.model_validate({"id": run.id, **run.data})
