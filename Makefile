@@ -25,7 +25,7 @@ check: $(VENV)/test.done
 	$(BIN)/mypy src tests examples benchmarks
 
 soak: $(VENV)/test.done
-	$(BIN)/python -m pytest -q -m soak
+	$(BIN)/python -m pytest -q -m soak --hypothesis-profile searching
 
 bench: $(VENV)/bench.done
 	$(BIN)/python -m benchmarks

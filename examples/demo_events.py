@@ -123,20 +123,20 @@ def _cards(board: list[Card]) -> list[str]:
 
 
 async def _make_stream(url: str) -> None:
-    client = await nats.connect(url)
-    await client.jetstream().add_stream(name=STREAM, subjects=["actionengine.>"])
+    client = await nats.connect(url, connect_timeout=30)
+    await client.jetstream(timeout=30).add_stream(name=STREAM, subjects=["actionengine.>"])
     await client.close()
 
 
 async def _read(url: str) -> list[CloudEvent]:
     """What is in the stream, from its beginning, as any consumer would read it."""
-    client = await nats.connect(url)
-    jetstream = client.jetstream()
+    client = await nats.connect(url, connect_timeout=30)
+    jetstream = client.jetstream(timeout=30)
     number = (await jetstream.stream_info(STREAM)).state.messages
     subscription = await jetstream.pull_subscribe("", stream=STREAM)
     found: list[CloudEvent] = []
     while len(found) < number:
-        found += [json.loads(message.data) for message in await subscription.fetch(number - len(found))]
+        found += [json.loads(message.data) for message in await subscription.fetch(number - len(found), timeout=30)]
     await client.close()
     return found
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
+from hypothesis import HealthCheck, settings
 from returns.result import Result
 
 from actionengine import (
@@ -23,6 +24,14 @@ from actionengine import (
 from tests.postgres import fresh_postgres_database, postgres_database, postgres_server
 
 __all__ = ["fresh_postgres_database", "postgres_database", "postgres_server"]
+
+# What is slow is not wrong: how long examples take to make and to try says how busy the machine is.
+settings.register_profile(
+    "searching", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+# A change is judged by the same examples each time; the campaigns look for others.
+settings.register_profile("same", settings.get_profile("searching"), derandomize=True)
+settings.load_profile("same")
 
 Mode = Literal["sync", "async"]
 Execute = Callable[[Engine, str, Any, RequestContext], Result[Any, ActionError]]

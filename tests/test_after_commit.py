@@ -205,7 +205,7 @@ def test_all_of_it_is_done_although_the_caller_is_cancelled_meanwhile(bench: Ben
         bench.notes.append(name)
         if name == "first":
             begun.set()
-            go_on.wait(10)
+            go_on.wait(90)
         else:
             done.set()
 
@@ -215,7 +215,7 @@ def test_all_of_it_is_done_although_the_caller_is_cancelled_meanwhile(bench: Ben
     async def cancel_it() -> None:
         payload = {"notes": ["first", "second"]}
         asked = asyncio.create_task(bench.world.execute(bench.engine, "bench", "work", payload, context))
-        await asyncio.to_thread(begun.wait, 10)
+        await asyncio.to_thread(begun.wait, 90)
         asked.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asked

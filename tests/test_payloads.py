@@ -202,7 +202,7 @@ json_values = st.recursive(
 
 
 @given(payload=json_values)
-@settings(max_examples=150, suppress_health_check=[HealthCheck.differing_executors])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow])
 def test_any_json_comes_through_unchanged(payload: Any) -> None:
     storage = InMemoryStorage()
     tenant = storage.create_tenant(slug="acme", name="Acme")

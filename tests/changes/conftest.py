@@ -43,7 +43,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         read_tables = _of_memory(storage)
     elif backend == "sqlite":
         path = tmp_path_factory.mktemp("changes") / "changes.db"
-        storage = SQLiteStorage(path, synchronous="NORMAL")
+        storage = SQLiteStorage(path, synchronous="NORMAL", busy_timeout=60.0)
         read_tables, address = _of_sqlite(path), str(path)
     else:
         database: Database = request.getfixturevalue("postgres_database")

@@ -30,7 +30,7 @@ from actionengine.storage.sql.storage import SQLStorage
 from tests.changes.worlds import Plant
 from tests.crash.hosts import PATIENCE, ROOT
 
-LIFETIME = 60.0
+LIFETIME = 600.0
 """Seconds after which a process that nobody has killed ends by itself."""
 
 
@@ -105,7 +105,7 @@ class Merger:
 
     def _open(self) -> SQLStorage:
         if self.job.url.startswith("sqlite"):
-            return SQLiteStorage(self.job.url)
+            return SQLiteStorage(self.job.url, busy_timeout=60.0)
         return FusedPostgresStorage(self.job.url, application_name=Path(self.job.journal).name)
 
     def _arm(self) -> None:

@@ -172,11 +172,12 @@ def test_workspaces_are_of_modules(tmp_path: Path) -> None:
     ["../x", "/etc/passwd", "a/../b", "./a", "a//b", "a/", "~", "C:\\x", "a\\b", ".git/hooks/x", "sub/.GIT/config"],
 )
 @scenario
-async def test_a_path_that_leads_out_is_refused_when_the_op_is_added(desk: Shop, path: str) -> None:
+async def test_a_path_that_leads_out_is_refused_when_the_target_or_the_op_is_added(desk: Shop, path: str) -> None:
     project = await desk.files(main=TEXT)
     change = await desk.change(project)
-    target = expect(await desk.target(change, path, "file"))
+    target = expect(await desk.target(change, "main.py", "file"))
 
+    refused(await desk.target(change, path, "file"), INVALID, "the path")
     refused(await desk.op(change, edit("one\n", "two\n", path), target), INVALID, "edit_file", "file_path")
 
 

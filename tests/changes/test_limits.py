@@ -143,7 +143,7 @@ def test_a_collection_that_is_kept_over_a_merge_follows_the_new_schema() -> None
 
 
 def test_two_actions_that_merge_in_opposite_orders_both_succeed() -> None:
-    both = Barrier(2, timeout=10)
+    both = Barrier(2, timeout=60)
     met = set[str]()
 
     def merge_two(data: list[str], ctx: ActionContext) -> Result[None, ActionError]:
@@ -164,7 +164,7 @@ def test_two_actions_that_merge_in_opposite_orders_both_succeed() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
 
     assert [type(answer) for answer in answers] == [Success, Success], answers
 

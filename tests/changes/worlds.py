@@ -54,7 +54,7 @@ def open_storage(backend: str, folder: Path, database: Database) -> AnyStorage:
     if backend == "memory":
         return InMemoryStorage()
     if backend == "sqlite":
-        return SQLiteStorage(folder / f"{uuid4().hex}.db")
+        return SQLiteStorage(folder / f"{uuid4().hex}.db", busy_timeout=60.0)
     return PostgresStorage(database.app_url)
 
 

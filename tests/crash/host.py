@@ -44,7 +44,7 @@ POINTS = (
 """Where a host can be told to die, in the order in which an execution comes there."""
 
 WORKERS = 4
-LIFETIME = 60.0
+LIFETIME = 600.0
 """Seconds after which a host that nobody has killed ends by itself."""
 
 
@@ -210,7 +210,7 @@ class Host:
 def fused_storage(order: Order, fuse: Fuse) -> SQLStorage:
     storage: FusedPostgresStorage | FusedSQLiteStorage
     if order.url.startswith("sqlite"):
-        storage = FusedSQLiteStorage(order.url)
+        storage = FusedSQLiteStorage(order.url, busy_timeout=60.0)
     else:
         storage = FusedPostgresStorage(order.url, application_name=Path(order.journal).name)
     storage.fuse = fuse

@@ -24,7 +24,7 @@ from actionengine.storage.sql.storage import SQLStorage
 from tests.crash.host import Order
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0
+PATIENCE = 90.0
 """Seconds after which a test gives up waiting."""
 
 
@@ -49,7 +49,7 @@ class SQLiteBackend(Backend):
         self.url = f"sqlite:///{path}"
 
     def storage(self) -> SQLiteStorage:
-        return SQLiteStorage(self.url)
+        return SQLiteStorage(self.url, busy_timeout=60.0)
 
     def settle(self, name: str) -> None:
         with self.storage() as storage:

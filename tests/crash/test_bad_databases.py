@@ -23,7 +23,7 @@ from actionengine.testing import World
 from actionengine.testing.base import error_of, value_of
 from tests.crash.notes import look, notes_engine, notes_request, nothing_is_written, outcomes, put
 
-BOUND = 15.0
+BOUND = 60.0
 """Seconds that a refusal may take: far less than for ever."""
 
 WorldOn = Callable[[SQLStorage], World]

@@ -61,7 +61,7 @@ class Meeting:
     def arrive(self, session: Session) -> None:
         with self._lock:
             self.runs += 1
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while self.runs < 2 and time.monotonic() < deadline:
             # In the database, so that other tasks go on meanwhile.
             session.execute(PAUSE)
@@ -178,7 +178,7 @@ def test_a_statement_that_takes_too_long_is_a_timeout(shop: Database, world_on: 
         ctx.session.execute(text("SELECT pg_sleep(30)"))
         return Success(None)
 
-    world = world_on(storage := PostgresStorage(shop.app_url, statement_timeout=0.2))
+    world = world_on(storage := PostgresStorage(shop.app_url, statement_timeout=0.6))
     engine = notes_engine(storage, dawdle=dawdle, put=put)
 
     answer = world.run(world.execute(engine, "notes", "dawdle", None, notes_request(world)))
@@ -197,7 +197,7 @@ def test_a_lock_that_does_not_come_in_time_is_a_conflict(
         ctx.session.execute(TAKE, {"id": 1, "much": 1})
         return Success(None)
 
-    world = world_on(storage := PostgresStorage(shop.app_url, lock_timeout=0.2, statement_timeout=3.0))
+    world = world_on(storage := PostgresStorage(shop.app_url, lock_timeout=0.2, statement_timeout=30.0))
     engine = notes_engine(storage, take=take)
     request = request_of(world.tenant, uuid4().hex if has_key else None)
 

@@ -115,7 +115,7 @@ def hear(child: subprocess.Popen[str]) -> str:
     return child.stdout.readline().strip()
 
 
-def eventually(question: Callable[[], Any], seconds: float = 30.0) -> Any:
+def eventually(question: Callable[[], Any], seconds: float = 90.0) -> Any:
     """The first answer that is true."""
     until = time.monotonic() + seconds
     while True:

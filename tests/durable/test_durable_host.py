@@ -14,7 +14,14 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from actionengine.durable.host import DurableClient, DurableUnavailable, opened, upgrade
+from actionengine.durable.host import (
+    DurableClient,
+    DurableFunction,
+    DurableHost,
+    DurableUnavailable,
+    opened,
+    upgrade,
+)
 from actionengine.durable.urls import durable_url
 from actionengine.errors import ConfigurationError
 from tests.durable.databases import Durable, change, empty_database, eventually, hear, kill, lines_of, sqlite, tell
@@ -67,19 +74,21 @@ def test_what_is_enqueued_twice_is_executed_once(
     assert (found[waiting].status, found[waiting].executor, found[waiting].attempts) == ("ENQUEUED", None, 0)
     assert (found[id].status, found[id].attempts) == ("SUCCESS", 1)
     assert found[id].executor is not None
-    assert (found[id].began_at or 0) >= found[id].created_at > 0
+    # Each is when a transaction began, and the one that takes it may have begun before the one that enqueues it.
+    assert (found[id].began_at or 0) > 0 < found[id].created_at
     client.forget(id)
     assert client.look(id) == {}
 
 
 def test_a_delay_is_waited_for_and_what_is_cancelled_is_not_executed(
-    client: DurableClient, shared_queue: str, tmp_path: Path
+    durable: Durable, client: DurableClient, shared_queue: str, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "lines")
     late, cancelled, never = (uuid4().hex for _ in range(3))
     client.enqueue("append", path, "never", queue=shared_queue, id=never, delay=1000)
-    client.enqueue("append", path, "cancelled", queue=shared_queue, id=cancelled, delay=0.3)
+    client.enqueue("append", path, "cancelled", queue=shared_queue, id=cancelled, delay=1000)
     client.cancel(cancelled)
+    change(durable, "UPDATE $workflow_status SET delay_until_epoch_ms = 0 WHERE workflow_uuid = :id", id=cancelled)
     client.enqueue("append", path, "late", queue=shared_queue, id=late, delay=0.6)
 
     assert eventually(lambda: lines_of(tmp_path / "lines"))
@@ -140,28 +149,30 @@ def test_what_a_dead_host_had_in_hand_is_taken_over(
     durable: Durable, client: DurableClient, queue: str, tmp_path: Path, how: str
 ) -> None:
     id = uuid4().hex
-    first = durable.start("executor", queue=queue, lease=1.5)
+    # That a process has gone is seen whatever its lease; of one that stands still, the lease has to run out.
+    lease = 5.0 if how == "killed" else 1.5
+    first = durable.start("executor", queue=queue, lease=lease)
     client.enqueue("begin_and_wait", str(tmp_path), queue=queue, id=id)
     assert eventually(lambda: lines_of(tmp_path / "begun")) == [str(first.pid)]
     # One on another queue sees to the dead of all queues, and executes nothing that it does not know.
-    bystander = durable.start("executor", queue=f"{queue} of others", lease=1.5)
-    second = durable.start("executor", queue=queue, lease=1.5)
+    bystander = durable.start("executor", queue=f"{queue} of others", lease=lease)
+    second = durable.start("executor", queue=queue, lease=lease)
 
     if how == "killed":
         kill(first)
     else:
         first.send_signal(signal.SIGSTOP)
 
-    assert eventually(lambda: len(lines_of(tmp_path / "begun")) == 2)
-    assert lines_of(tmp_path / "begun")[1] == str(second.pid)
+    # On a machine that stalls, a lease of this length runs out once more than it should.
+    assert eventually(lambda: str(second.pid) in lines_of(tmp_path / "begun"))
     (tmp_path / "go").touch()
     assert eventually(lambda: client.look(id)[id].status == "SUCCESS")
     if how == "frozen":
         # What it thinks of the end is not recorded.
         first.send_signal(signal.SIGCONT)
-        assert eventually(lambda: len(lines_of(tmp_path / "done")) == 2)
+        assert eventually(lambda: str(first.pid) in lines_of(tmp_path / "done"))
     assert client.status(id) == ("SUCCESS", second.pid)
-    assert client.look(id)[id].attempts == 2
+    assert client.look(id)[id].attempts >= 2
     for each in (first, second, bystander):
         kill(each)
 
@@ -189,15 +200,18 @@ class Trap:
 
 
 def test_what_a_row_calls_pickled_is_never_unpickled(
-    durable: Durable, client: DurableClient, shared_queue: str, tmp_path: Path
+    durable: Durable, client: DurableClient, shared_queue: str, queue: str, tmp_path: Path
 ) -> None:
     sprung = tmp_path / "sprung"
     trap = base64.b64encode(pickle.dumps({"args": (Trap(sprung),), "kwargs": {}})).decode()
     bad, good = uuid4().hex, uuid4().hex
-    client.enqueue("append", str(tmp_path / "lines"), "bad", queue=shared_queue, id=bad, delay=0.5)
-    pickled = "UPDATE $workflow_status SET serialization = 'py_pickle', inputs = :trap WHERE workflow_uuid = :id"
-    change(durable, pickled, trap=trap, id=bad)
+    client.enqueue("append", str(tmp_path / "lines"), "bad", queue=queue, id=bad)
     change(durable, "UPDATE $workflow_input SET inputs = :trap WHERE workflow_uuid = :id", trap=trap, id=bad)
+    pickled = (
+        "UPDATE $workflow_status SET serialization = 'py_pickle', inputs = :trap, queue_name = :queue"
+        " WHERE workflow_uuid = :id"
+    )
+    change(durable, pickled, trap=trap, queue=shared_queue, id=bad)
 
     assert eventually(lambda: client.look(bad)[bad].status == "ERROR")
     client.enqueue("append", str(tmp_path / "lines"), "good", queue=shared_queue, id=good)
@@ -257,3 +271,20 @@ def test_what_is_kept_is_json(durable: Durable, client: DurableClient, queue: st
 
     assert json.loads(kept) == {"namedArgs": {}, "positionalArgs": ["path", "line"]}
     client.forget(id)
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), float("inf")], ids=repr)
+@pytest.mark.parametrize("name", ["lease", "poll_interval", "keep"])
+def test_seconds_that_nobody_can_wait_are_refused(tmp_path: Path, name: str, seconds: float) -> None:
+    options: dict[str, Any] = {name: seconds}
+
+    with pytest.raises(ConfigurationError, match=f"{name} has to be"):
+        DurableHost(tmp_path / "durable.sqlite", [], **options)
+
+
+@pytest.mark.parametrize("concurrency", [0, -1, 2**70])
+def test_a_function_that_could_not_run_is_refused(tmp_path: Path, concurrency: int) -> None:
+    function = DurableFunction("work", print, "queue", concurrency)
+
+    with pytest.raises(ConfigurationError, match="'queue'"):
+        DurableHost(tmp_path / "durable.sqlite", [function])

@@ -22,13 +22,13 @@ def test_what_was_taken_and_never_begun_is_put_back(tmp_path: Path) -> None:
     with host:
         client = DurableClient(file)
         client.enqueue("work", str(done), queue="nobodys", id="w")
-        with closing(sqlite3.connect(file, timeout=10)) as connection, connection:
+        with closing(sqlite3.connect(file, timeout=60)) as connection, connection:
             connection.execute(
                 "UPDATE workflow_status SET status = 'PENDING', executor_id = ?, queue_name = 'mine'"
                 " WHERE workflow_uuid = 'w'",
                 (host.executor_id,),
             )
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not done.exists():
             assert time.monotonic() < until, client.look("w")
             time.sleep(0.05)

@@ -10,6 +10,7 @@ import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,8 +21,8 @@ import pytest
 from returns.result import Failure, Success
 from sqlalchemy import make_url
 
-from actionengine import ActionError, ErrorCode, Tenant
-from actionengine.durable.client import DurableClient
+from actionengine import ActionError, ConfigurationError, ErrorCode, Tenant
+from actionengine.durable.client import DurableClient, DurableUnavailable
 from actionengine.durable.orders import EXECUTE, Order
 from actionengine.durable.queue_runner import QueueRunner, _id_of
 from actionengine.execution.capabilities import CODE_MODULE_DEFAULT, READ_ONLY, SYSTEM_PRIVILEGED
@@ -157,7 +158,9 @@ def test_the_difference_from_a_commit_is_told(site: Site) -> None:
 
 def test_work_of_many_is_shared_by_the_workers(site: Site) -> None:
     module = site.module()
-    ask = [request(module, "run", argv=["sleep", "0.3"]) for _ in range(12)]
+    # More of them are under way at once than one worker takes.
+    script = "touch {}; until test $(ls | wc -l) -gt 8; do sleep 0.05; done"
+    ask = [request(module, "run", argv=["sh", "-c", script.format(number)]) for number in range(12)]
 
     with ThreadPoolExecutor(12) as pool:
         results = [done(each) for each in pool.map(site.runner.execute, ask)]
@@ -374,6 +377,27 @@ def test_a_database_that_is_away_is_unavailable(tmp_path: Path) -> None:
             refused(runner.execute(request(module, "list")), ErrorCode.UNAVAILABLE)
 
 
+def test_work_goes_on_when_the_first_look_for_its_answer_fails(
+    file_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, looks = file_site.runner._client, count()
+    look = client.look
+
+    def fails_at_first(*ids: str) -> Any:
+        if next(looks) < 3:
+            raise DurableUnavailable("the connection was lost")
+        return look(*ids)
+
+    monkeypatch.setattr(client, "look", fails_at_first)
+    worker = file_site.worker()
+
+    result = done(file_site.runner.execute(request(file_site.module(), "list")))
+
+    assert result.output["entries"] == []
+    assert next(looks) > 3
+    kill(worker)
+
+
 @pytest.mark.parametrize("durable", ["postgres"], indirect=True)
 def test_work_goes_on_when_connections_are_lost(site: Site, request_superuser: Callable[[], str]) -> None:
     module = site.module()
@@ -479,7 +503,7 @@ def _left_by_a_killed_sender(site: Site, work: ExecutionRequest) -> str:
 )
 def test_what_a_killed_worker_had_in_hand_is_done_by_another(quiet: Site, tmp_path: Path, key: str | None) -> None:
     module = quiet.module()
-    first = quiet.worker()
+    first = quiet.worker(lease=5.0)
     begun, go = tmp_path / "begun", tmp_path / "go"
     script = f"echo x >> lines; echo $$ >> {begun}; until test -e {go}; do sleep 0.05; done; cat lines"
     results: list[Any] = []
@@ -488,7 +512,7 @@ def test_what_a_killed_worker_had_in_hand_is_done_by_another(quiet: Site, tmp_pa
     asking.start()
     assert eventually(lambda: lines_of(begun))
 
-    second = quiet.worker()
+    second = quiet.worker(lease=5.0)
     kill(first)
     assert eventually(lambda: len(lines_of(begun)) == 2)
     go.touch()
@@ -503,7 +527,7 @@ def test_what_a_killed_worker_had_in_hand_is_done_by_another(quiet: Site, tmp_pa
 
 def test_a_worker_that_is_told_to_stop_finishes_or_gives_back(file_site: Site, tmp_path: Path) -> None:
     module = file_site.module()
-    first = file_site.worker(grace=0.5)
+    first = file_site.worker(grace=2.0)
     begun = tmp_path / "begun"
     short = request(module, "run", argv=["sh", "-c", f"echo short >> {begun}; sleep 0.3; echo short"])
     long = request(
@@ -529,7 +553,8 @@ def test_a_worker_that_is_told_to_stop_finishes_or_gives_back(file_site: Site, t
 @pytest.mark.parametrize("durable", ["postgres"], indirect=True)
 def test_a_frozen_workers_work_is_done_by_another_and_it_stops_when_it_wakes(quiet: Site, tmp_path: Path) -> None:
     module = quiet.module()
-    first = quiet.worker(lease=1.0)
+    # The lease that counts is that of whoever looks: this one never takes the other one for dead.
+    first = quiet.worker(lease=30.0)
     begun, go = tmp_path / "begun", tmp_path / "go"
     marker = f"0.{uuid4().int}"
     script = f"echo {marker} >> {begun}; until test -e {go}; do sleep 0.05; done; echo x >> lines"
@@ -575,6 +600,15 @@ def test_work_runs_in_a_process_of_its_own_on_the_worker(file_site: Site) -> Non
 
     assert (result.output["stdout"], result.runner) == ("hello\n", "queue")
     kill(worker)
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan")], ids=repr)
+@pytest.mark.parametrize("name", ["patience", "poll_interval"])
+def test_a_runner_that_would_never_wait_is_refused(tmp_path: Path, name: str, seconds: float) -> None:
+    options: dict[str, Any] = {name: seconds}
+
+    with pytest.raises(ConfigurationError, match=name):
+        QueueRunner(tmp_path / "queue.sqlite", READ_ONLY, **options)
 
 
 def test_telemetry_is_told_on_the_senders_side(file_site: Site) -> None:

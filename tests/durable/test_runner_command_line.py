@@ -76,7 +76,7 @@ def test_a_worker_runs_until_it_is_told_to_stop(
     with QueueRunner(url, CODE_MODULE_DEFAULT) as runner:
         answer = runner.execute(asked(module, "write", path="a", text="text"))
     worker.send_signal(signal.SIGTERM)
-    _, errors = worker.communicate(timeout=30)
+    _, errors = worker.communicate(timeout=90)
 
     assert isinstance(answer, Success), answer
     assert (module.root / "a").read_text() == "text"
@@ -101,7 +101,7 @@ def test_what_is_in_hand_is_finished_or_given_back_and_a_second_signal_ends_at_o
         with pytest.raises(subprocess.TimeoutExpired):
             first.wait(1)
         first.send_signal(signal.SIGINT)
-        _, errors = first.communicate(timeout=30)
+        _, errors = first.communicate(timeout=90)
         children.append(work(url, tmp_path, "--no-set-up"))
         asking.join()
 
@@ -144,6 +144,7 @@ def test_a_restricted_role_works_on_tables_that_their_owner_has_made(
     assert (refused.returncode, not_allowed.returncode) == (1, 1)
     assert "actionengine workflows upgrade" in refused.stderr
     assert "cannot be made" in not_allowed.stderr
+    assert "actionengine workflows upgrade" in not_allowed.stderr
     assert len(refused.stderr.splitlines()) == len(not_allowed.stderr.splitlines()) == 1
     assert done.stdout == "the durable engine's tables are up to date\nthe role app has its grants\n"
     assert (again.returncode, again.stderr) == (0, "")

@@ -19,7 +19,13 @@ def test_a_path_is_a_sqlite_file_and_a_postgresql_url_gets_its_driver(tmp_path: 
 
 @pytest.mark.parametrize(
     ("url", "told"),
-    [("mysql://db/shop", "PostgreSQL or SQLite"), ("sqlite://", "SQLite file"), ("://", "no URL")],
+    [
+        ("mysql://db/shop", "PostgreSQL or SQLite"),
+        ("sqlite://", "SQLite file"),
+        ("://", "no URL"),
+        ("postgresql://db:port/shop", "no URL"),
+        ("", "no URL"),
+    ],
 )
 def test_another_place_is_refused(url: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):

@@ -29,7 +29,7 @@ def main() -> None:
         ModuleRoots(options["modules"]),
         queue=options["queue"],
         concurrency=options.get("concurrency", 8),
-        lease=options.get("lease", 2.0),
+        lease=options.get("lease", 10.0),
         poll_interval=0.05,
         set_up=False,
     )

@@ -21,7 +21,7 @@ def any_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyS
     if request.param == "memory":
         storage = InMemoryStorage()
     elif request.param == "sqlite":
-        storage = SQLiteStorage(tmp_path / "events.db")
+        storage = SQLiteStorage(tmp_path / "events.db", busy_timeout=60.0)
     else:
         database: Database = request.getfixturevalue("fresh_postgres_database")
         storage = PostgresStorage(database.app_url)

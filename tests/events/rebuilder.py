@@ -23,7 +23,7 @@ def die() -> None:
 
 
 def open_storage(url: str) -> Any:
-    return SQLiteStorage(url) if url.startswith("sqlite") else PostgresStorage(url)
+    return SQLiteStorage(url, busy_timeout=60.0) if url.startswith("sqlite") else PostgresStorage(url)
 
 
 def rebuild(url: str, tenant: Tenant, point: str) -> None:

@@ -29,7 +29,7 @@ from actionengine.events.relay import Relay
 from actionengine.storage.port import Mode
 from tests.events.relay_work import BrokerLog, Writer
 
-LIFETIME = 120.0
+LIFETIME = 600.0
 """Seconds after which a process that nobody has ended ends by itself."""
 
 WORKERS = 3
@@ -93,8 +93,8 @@ def publisher_of(order: Order) -> Publisher:
 
 def storage_of(order: Order) -> PostgresStorage | SQLiteStorage:
     if order.url.startswith("sqlite"):
-        return SQLiteStorage(order.url)
-    return PostgresStorage(order.url, application_name=order.name, connect_timeout=2, pool_timeout=2.0)
+        return SQLiteStorage(order.url, busy_timeout=60.0)
+    return PostgresStorage(order.url, application_name=order.name, connect_timeout=20, pool_timeout=20.0)
 
 
 def be_a_relay(order: Order) -> None:

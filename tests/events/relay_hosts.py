@@ -119,7 +119,7 @@ class Site:
             connection.rollback()
         return True
 
-    def wait_until_drained(self, seconds: float = 60.0) -> None:
+    def wait_until_drained(self, seconds: float = 120.0) -> None:
         deadline = time.monotonic() + seconds
         while (status := self.status()).pending:
             assert time.monotonic() < deadline, f"not drained: {status}; {self.errors.read_text()[-3000:]}"
@@ -138,7 +138,7 @@ class Site:
         assert self._program.stdout is not None
         self._program.stdin.close()
         self._program.stdout.close()
-        self._program.wait(30)
+        self._program.wait(90)
 
     def _start(self, order: Order) -> Process:
         assert self._program.stdin is not None
@@ -154,7 +154,7 @@ class Site:
 
 def sqlite_site(folder: Path) -> Site:
     url = f"sqlite:///{folder / 'events.db'}"
-    return Site(url, SQLiteStorage(url), folder)
+    return Site(url, SQLiteStorage(url, busy_timeout=60.0), folder)
 
 
 def postgres_site(database: Database, folder: Path) -> Site:

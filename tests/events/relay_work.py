@@ -31,7 +31,7 @@ from actionengine.testing.base import value_of
 
 AnyStorage = InMemoryStorage | PostgresStorage | SQLiteStorage
 
-PATIENCE = 30.0
+PATIENCE = 90.0
 """Seconds after which a test gives up waiting."""
 
 PAGE = 1000

@@ -17,8 +17,8 @@ from actionengine.events import calls
 from actionengine.events.calls import call
 
 
-def workers() -> int:
-    return sum(thread.name == "actionengine-call" for thread in threading.enumerate())
+def workers() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "actionengine-call"}
 
 
 def test_a_def_runs_in_a_thread_and_an_async_def_in_the_loop() -> None:
@@ -29,7 +29,7 @@ def test_a_def_runs_in_a_thread_and_an_async_def_in_the_loop() -> None:
         return number, threading.current_thread()
 
     async def main() -> Any:
-        return await call(in_loop, 1), await call(beside, 2, timeout=10.0)
+        return await call(in_loop, 1), await call(beside, 2, timeout=60.0)
 
     (one, here), (two, there) = asyncio.run(main())
     assert (one, two) == (1, 2)
@@ -43,7 +43,7 @@ def test_a_def_that_returns_something_to_await_is_awaited() -> None:
         await asyncio.sleep(0)
         return "late"
 
-    assert asyncio.run(call(lambda: late(), timeout=10.0)) == "late"
+    assert asyncio.run(call(lambda: late(), timeout=60.0)) == "late"
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), StopIteration(), TimeoutError("of its own"), SystemExit(3)])
@@ -53,7 +53,7 @@ def test_what_a_def_raises_comes_out(error: BaseException) -> None:
 
     async def main() -> BaseException:
         try:
-            await call(fail, timeout=10.0)
+            await call(fail, timeout=60.0)
         except BaseException as raised:
             return raised
         raise AssertionError
@@ -84,7 +84,7 @@ def test_calls_at_once_have_a_thread_each() -> None:
     together = threading.Barrier(20)
 
     async def main() -> None:
-        await asyncio.gather(*(call(together.wait, 10) for _ in range(20)))
+        await asyncio.gather(*(call(together.wait, 60) for _ in range(20)))
 
     asyncio.run(main())
 
@@ -100,7 +100,7 @@ def test_a_call_that_takes_too_long_is_given_up() -> None:
             begun = time.monotonic()
             with pytest.raises(TimeoutError, match=r"no answer within 0\.05 s"):
                 await call(function, *arguments, timeout=0.05)
-            assert time.monotonic() - begun < 10
+            assert time.monotonic() - begun < 50
 
     asyncio.run(main())
     go_on.set()
@@ -136,8 +136,8 @@ def test_no_more_than_so_many_calls_are_left_behind(monkeypatch: pytest.MonkeyPa
         for _ in range(10):
             with pytest.raises(TimeoutError):
                 await call(go_on.wait, 60, timeout=0.01)
-        assert workers() == before + 3
-        waiting = asyncio.create_task(call(ran.append, 1, timeout=10.0))
+        assert len(workers() - before) == 3
+        waiting = asyncio.create_task(call(ran.append, 1, timeout=60.0))
         await asyncio.sleep(0.01)
         assert ran == []
         go_on.set()
@@ -161,7 +161,7 @@ def test_a_loop_that_was_closed_meanwhile_does_no_harm() -> None:
 
     asyncio.run(main())
     go_on.set()
-    assert ended.wait(10)
+    assert ended.wait(60)
     assert asyncio.run(call(len, "abc")) == 3
 
 
@@ -174,13 +174,13 @@ try:
 except TimeoutError:
     print("given up")
 """
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
 
     assert (ended.stdout, ended.stderr) == ("given up\n", "")
 
 
 def _call_in_child(answers: Any) -> None:
-    answers.put(asyncio.run(call(len, "abc", timeout=10.0)))
+    answers.put(asyncio.run(call(len, "abc", timeout=60.0)))
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -190,7 +190,7 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
     answers = fork.SimpleQueue()
     child = fork.Process(target=_call_in_child, args=(answers,))
     child.start()
-    child.join(30)
+    child.join(90)
 
     assert child.exitcode == 0
     assert answers.get() == 3

@@ -205,7 +205,7 @@ def test_a_publisher_that_hangs_keeps_nothing_from_the_others_and_nothing_is_rep
     async def main() -> None:
         for _ in range(2):
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(fanout.publish(EVENTS), 0.1)
+                await asyncio.wait_for(fanout.publish(EVENTS), 0.4)
 
     asyncio.run(main())
 

@@ -279,15 +279,15 @@ def test_a_delivery_that_is_cancelled_leaves_nothing_behind(storage: InMemorySto
         await asyncio.wait((waiting, running))
         return await inbox.handle_async(event, note)
 
-    assert asyncio.run(asyncio.wait_for(main(), 10)) == Success(True)
+    assert asyncio.run(asyncio.wait_for(main(), 60)) == Success(True)
 
 
 def deliver_all(url: str, tenant: Tenant, go: Any, number: Any) -> None:
-    storage: Storage = SQLiteStorage(url) if url.startswith("sqlite") else PostgresStorage(url)
+    storage: Storage = SQLiteStorage(url, busy_timeout=60.0) if url.startswith("sqlite") else PostgresStorage(url)
     engine = stock_engine(storage)
     inbox = Inbox(engine, "shelf")
     events = history(engine, tenant)
-    go.wait(30)
+    go.wait(90)
     taken_in = 0
     for event in events:
         while isinstance(answer := inbox.handle(event, note), Failure):
@@ -303,7 +303,7 @@ def test_processes_that_deliver_the_same_events_run_each_once(
 ) -> None:
     if kind == "sqlite":
         url = f"sqlite:///{tmp_path / 'events.db'}"
-        storage: AnyStorage = SQLiteStorage(url)
+        storage: AnyStorage = SQLiteStorage(url, busy_timeout=60.0)
     else:
         url = request.getfixturevalue("fresh_postgres_database").app_url
         storage = PostgresStorage(url)

@@ -30,7 +30,7 @@ def kill_a_rebuild(url: str, tenant: Tenant, point: str, dice: random.Random) ->
             process.stdout.readline()
             time.sleep(dice.uniform(0.0, 0.05))
             process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=180)
     return process.returncode
 
 

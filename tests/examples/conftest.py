@@ -228,7 +228,7 @@ def serve(name: str, storage: HostStorage, *, relay: bool = False, workflows: st
     hooks = {"response": [look_through]}
     with (
         SERVED[name](storage, relay, workflows) as url,
-        httpx.Client(base_url=url, timeout=60, trust_env=False, event_hooks=hooks) as client,
+        httpx.Client(base_url=url, timeout=120, trust_env=False, event_hooks=hooks) as client,
     ):
         tenant_ids += [form for tenant in storage.list_tenants() for form in (str(tenant.id), tenant.id.hex)]
         yield Host(storage, client)
@@ -297,7 +297,7 @@ def fresh_working_host(request: pytest.FixtureRequest) -> Iterator[Host]:
         yield serving
 
 
-def until(check: Callable[[], T], seconds: float = 20.0) -> T:
+def until(check: Callable[[], T], seconds: float = 90.0) -> T:
     """What a check gives as soon as it is true; it has so many seconds."""
     deadline = time.monotonic() + seconds
     while not (found := check()):

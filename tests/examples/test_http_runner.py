@@ -76,7 +76,7 @@ class Worker:
         return HttpRunner(self.url, keys, profile)
 
     def send(self, body: bytes, headers: dict[str, str], path: str = PATH) -> httpx.Response:
-        return httpx.post(f"{self.url}{path}", content=body, headers=headers, trust_env=False, timeout=30)
+        return httpx.post(f"{self.url}{path}", content=body, headers=headers, trust_env=False, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def work(action: str = "read", input: Any = None, *capabilities: str, **more: An
         "input": {"path": "note.txt"} if input is None else input,
         "capabilities": frozenset(map(Capability, capabilities or ("fs:read",))),
         "actor": Actor.workflow("escalation"),
-        "timeout": 20.0,
+        "timeout": 60.0,
     }
     return ExecutionRequest(**{**fields, **more})
 
@@ -223,13 +223,13 @@ def test_a_request_that_is_sent_again_is_refused(worker: Worker) -> None:
     body = order(work())
     headers = KEYS.sign("POST", PATH, body)
     assert worker.send(body, headers).status_code == 200
-    worker.clock.ahead = 50.0
+    worker.clock.ahead = 20.0
     assert refused(worker.send(body, headers)) == (401, "unauthenticated", "the request has been here before")
     worker.clock.ahead = 70.0
     assert "of another time" in refused(worker.send(body, headers))[2]
 
 
-@pytest.mark.parametrize("seconds", [-75, 75])
+@pytest.mark.parametrize("seconds", [-200, 200])
 def test_a_request_of_another_time_is_refused(worker: Worker, seconds: int) -> None:
     body = order(work())
     response = worker.send(body, KEYS.sign("POST", PATH, body, at=time.time() + seconds))

@@ -36,7 +36,7 @@ def test_a_host_ends_at_a_signal_though_somebody_watches(program: str, number: s
             stderr=subprocess.PIPE,
             encoding="utf-8",
         ) as process,
-        httpx.Client(base_url=url, timeout=10, trust_env=False) as client,
+        httpx.Client(base_url=url, timeout=60, trust_env=False) as client,
     ):
 
         def answers() -> bool:
@@ -53,7 +53,7 @@ def test_a_host_ends_at_a_signal_though_somebody_watches(program: str, number: s
                 assert next(lines) == ": still here"
                 process.send_signal(number)
                 assert all(line == "" or line.split(":")[0] in ("", "id", "event", "data") for line in lines)
-            assert process.wait(20) in (0, -number)
+            assert process.wait(60) in (0, -number)
         finally:
             process.kill()
         assert process.stderr is not None

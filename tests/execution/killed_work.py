@@ -69,7 +69,7 @@ def make_module(root: Path) -> None:
 
 def keyed(root: Path) -> Admitted:
     """The request."""
-    return admit(root, "change_all", actions=[ACTION], idempotency_key="one", timeout=20.0)
+    return admit(root, "change_all", actions=[ACTION], idempotency_key="one", timeout=120.0)
 
 
 def count_calls(then: Callable[[int], None]) -> None:

@@ -44,7 +44,7 @@ def admit(
     return boundary.admit(request)
 
 
-def work_in(root: Path, *capabilities: str, seconds: float = 30.0, cancelled: threading.Event | None = None) -> Work:
+def work_in(root: Path, *capabilities: str, seconds: float = 60.0, cancelled: threading.Event | None = None) -> Work:
     """A door to a module, with these capabilities."""
     admitted = admit(root, "run", {"argv": ["true"]}, capabilities={"cmd:run", *(capabilities or EVERYTHING)})
     request = admitted.request.model_copy(update={"capabilities": frozenset(capabilities or EVERYTHING)})

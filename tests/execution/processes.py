@@ -58,7 +58,7 @@ def children() -> set[int]:
     return found
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
@@ -77,13 +77,13 @@ def insist_on(means: Means, monkeypatch: pytest.MonkeyPatch) -> None:
 def has(means: Means) -> bool:
     """Whether the system has the means that are insisted on."""
     try:
-        return run_process(("true",), folder="/", timeout=30.0).exit_code == 0
+        return run_process(("true",), folder="/", timeout=60.0).exit_code == 0
     except ActionException:
         return False
 
 
 def run(*argv: str, **options: Any) -> Finished:
-    return run_process(argv, **{"folder": "/", "timeout": 30.0, **options})
+    return run_process(argv, **{"folder": "/", "timeout": 60.0, **options})
 
 
 def refused(*argv: str, **options: Any) -> ActionError:

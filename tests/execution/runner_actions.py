@@ -91,10 +91,10 @@ def spins(data: Input, work: Work) -> Any:
 
 def connects(data: Input, work: Work) -> Any:
     """Whether a port of this machine is reached, by this process and by a command."""
-    code = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1])), 5)"
+    code = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1])), 30)"
     command = work.run((sys.executable, "-I", "-S", "-c", code, str(data.number)))
     try:
-        socket.create_connection(("127.0.0.1", data.number), 5).close()
+        socket.create_connection(("127.0.0.1", data.number), 30).close()
     except OSError:
         return {"handler": False, "command": command.exit_code == 0}
     return {"handler": True, "command": command.exit_code == 0}

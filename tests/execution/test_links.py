@@ -365,7 +365,7 @@ def race(seconds: float, swap: Callable[[], None], *work: Callable[[], None]) ->
 
     def again(place: int, call: Callable[[], None]) -> None:
         try:
-            while not raised and monotonic() < begun + (seconds if all(counts) else seconds + 30):
+            while not raised and monotonic() < begun + (seconds if all(counts) else seconds + 60):
                 with suppress(ActionException):
                     call()
                     counts[place] += 1

@@ -219,6 +219,22 @@ def test_a_link_into_the_copy_is_refused(root: Path) -> None:
     assert tree(root) == before
 
 
+@pytest.mark.parametrize("put", ["ln -s {elsewhere}", "touch", "mkfifo", ": "], ids=["link", "file", "fifo", "nothing"])
+def test_work_that_does_away_with_its_folder_has_no_effect(root: Path, tmp_path: Path, put: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    elsewhere.chmod(0o755)
+    before = tree(root)
+    command = f'place="$PWD"; cd ..; rm -r "$place"; {put.format(elsewhere=elsewhere)} "$place"'
+
+    with pytest.raises(ActionException) as caught:
+        run_once(admit(root, "run", {"argv": ["sh", "-c", command]}, idempotency_key="one"), perform)
+
+    assert caught.value.error.code is ErrorCode.CONFLICT
+    assert tree(root) == before
+    assert elsewhere.stat().st_mode & 0o777 == 0o755
+
+
 def test_of_many_at_once_with_one_key_one_performs(root: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda _: run_once(append(root), perform), range(16)))
@@ -240,17 +256,17 @@ def test_waiting_for_others_is_bounded_and_ends_where_it_is_cancelled(root: Path
 
     def act(folder: Path) -> None:
         begun.set()
-        go_on.wait(30)
+        go_on.wait(90)
 
     with ThreadPoolExecutor(2) as pool:
         slow = pool.submit(run_once, doing(root, act), perform)
-        begun.wait(30)
+        begun.wait(90)
         late = code_of(lambda: run_once(doing(root, act, timeout=0.1), perform))
         waiting = pool.submit(run_once, append(root, "two"), perform, cancelled=cancelled)
         cancelled.set()
-        ended = waiting.exception(30)
+        ended = waiting.exception(90)
         go_on.set()
-        slow.result(30)
+        slow.result(90)
 
     assert late is ErrorCode.IDEMPOTENCY_IN_PROGRESS
     assert isinstance(ended, ActionException)
@@ -297,6 +313,67 @@ def test_where_nothing_can_be_beside_a_module_it_is_told(root: Path) -> None:
     assert code_of(lambda: run_once(append(root), perform)) is ErrorCode.UNAVAILABLE
     run_once(append(root, None), perform)
     assert lines(root) == ["line"]
+
+
+def test_a_link_in_the_journals_place_is_not_followed(root: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "folder").mkdir(parents=True)
+    (elsewhere / "file").write_text("mine")
+    Journal(root).folder.symlink_to(elsewhere)
+
+    with pytest.raises(ActionException) as caught:
+        run_once(append(root), perform)
+
+    assert caught.value.error.code is ErrorCode.UNAVAILABLE
+    assert sorted(os.listdir(elsewhere)) == ["file", "folder"]
+
+
+def test_a_journal_that_becomes_a_link_while_its_lock_is_waited_for_is_not_followed(root: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "folder").mkdir(parents=True)
+    journal = Journal(root)
+
+    class Waits(threading.Event):
+        """Asked by who waits, before each further try."""
+
+        asked = threading.Event()
+
+        def is_set(self) -> bool:
+            self.asked.set()
+            return False
+
+    with ThreadPoolExecutor(1) as pool:
+        with journal.lock(append(root).request):
+            waiting = pool.submit(run_once, append(root), perform, cancelled=Waits())
+            assert Waits.asked.wait(60)
+            journal.folder.rename(tmp_path / "away")
+            journal.folder.symlink_to(elsewhere)
+        with pytest.raises(ActionException) as caught:
+            waiting.result()
+
+    assert caught.value.error.code is ErrorCode.UNAVAILABLE
+    assert os.listdir(elsewhere) == ["folder"]
+
+
+def test_only_what_attempts_have_left_is_cleaned_away(root: Path) -> None:
+    folder = Journal(root).folder
+    left = ["copy-0123456789abcdef", "staged-0123456789abcdef", ".copy-0123456789abcdef.0123456789abcdef.making"]
+    for name in [*left, "notes", "copy-of-mine"]:
+        (folder / name).mkdir(parents=True)
+
+    run_once(append(root), perform)
+
+    assert {"notes", "copy-of-mine"} <= set(os.listdir(folder))
+    assert set(left).isdisjoint(os.listdir(folder))
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a" * 300, "\ud800"], ids=["nul", "long", "half"])
+@pytest.mark.parametrize("key", [None, "one"], ids=["no_key", "key"])
+def test_a_root_that_no_folder_can_have_is_missing(tmp_path: Path, name: str, key: str | None) -> None:
+    with pytest.raises(MissingModuleError) as caught:
+        run_once(append(tmp_path / name, key), perform)
+
+    assert str(tmp_path) not in caught.value.error.message
 
 
 def test_a_module_that_is_not_there_is_missing(tmp_path: Path) -> None:

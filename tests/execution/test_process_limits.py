@@ -74,14 +74,14 @@ def test_the_number_of_processes_is_limited() -> None:
 
 CONNECT = """
 import socket, sys
-socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=5).sendall(b"hello")
+socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60).sendall(b"hello")
 """
 
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(5)
+        server.settimeout(60)
         yield server
 
 
@@ -179,7 +179,7 @@ from actionengine.execution.processes import network_isolation, run_process
 if sys.argv[1] == "without":
     with open("/proc/sys/user/max_user_namespaces", "w") as file:
         file.write("0")
-print(network_isolation(), run_process(("echo", "hi"), folder="/", timeout=30).stdout)
+print(network_isolation(), run_process(("echo", "hi"), folder="/", timeout=60).stdout)
 """
 
     found = [run(sys.executable, "-c", code, mode, *sys.path).stdout for mode in ("with", "without")]

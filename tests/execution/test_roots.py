@@ -66,3 +66,32 @@ def test_a_module_that_was_removed_begins_anew(tmp_path: Path) -> None:
     assert [path.name for path in root.parent.iterdir()] == ["site"]
     assert not run_once(work, perform).replayed
     assert (root / "a").read_text() == "a"
+
+
+def test_of_a_module_that_is_a_link_the_link_is_removed(tmp_path: Path) -> None:
+    roots = ModuleRoots(tmp_path)
+    others = roots.create(OTHER, "site")
+    run_once(admit(others.root, "write", {"path": "page", "text": "theirs"}, idempotency_key="one"), perform)
+    beside = sorted(path.name for path in others.root.parent.iterdir())
+    (tmp_path / str(ACME.id)).mkdir()
+    (tmp_path / str(ACME.id) / "site").symlink_to(others.root)
+
+    roots.remove(ACME, "site")
+
+    assert list((tmp_path / str(ACME.id)).iterdir()) == []
+    assert (others.root / "page").read_text() == "theirs"
+    assert sorted(path.name for path in others.root.parent.iterdir()) == beside
+
+
+def test_a_link_in_place_of_a_journal_goes_with_its_module_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    roots = ModuleRoots(tmp_path / "roots")
+    module = roots.create(ACME, "site")
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "folder").mkdir(parents=True, mode=0o755)
+    elsewhere.chmod(0o755)
+    module.root.with_name(".site.actionengine").symlink_to(elsewhere)
+
+    roots.remove(ACME, "site")
+
+    assert list(module.root.parent.iterdir()) == []
+    assert [path.stat().st_mode & 0o777 for path in (elsewhere, elsewhere / "folder")] == [0o755, 0o755]

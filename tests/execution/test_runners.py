@@ -62,7 +62,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def asking(root: Path, action: str, *capabilities: str, timeout: float = 30.0, **changes: Any) -> ExecutionRequest:
+def asking(root: Path, action: str, *capabilities: str, timeout: float = 60.0, **changes: Any) -> ExecutionRequest:
     input = {name: changes.pop(name) for name in list(changes) if name not in ExecutionRequest.model_fields}
     module = ModuleContext(id="shop", root=root, tenant=TENANT)
     asked = {"tenant": TENANT, "module": module, "actor": Actor.ai("helper"), "timeout": timeout, "input": input}
@@ -164,6 +164,12 @@ def test_actions_that_cannot_be_imported_are_a_mistake_of_the_host(path: str) ->
         SubprocessRunner(READ_ONLY, path)
 
 
+@pytest.mark.parametrize("make", [InProcessRunner, SubprocessRunner])
+def test_what_is_no_profile_is_refused_when_the_runner_is_made(make: Any) -> None:
+    with pytest.raises(ConfigurationError, match="a CapabilityProfile, such as READ_ONLY, not 'READ_ONLY'"):
+        make("READ_ONLY")
+
+
 # What handlers give
 
 
@@ -222,16 +228,16 @@ def test_a_handler_does_not_get_our_environment(root: Path, monkeypatch: pytest.
 
 
 def test_a_handler_that_ends_its_process_has_failed(root: Path) -> None:
-    runner = in_subprocess(limits=ProcessLimits(cpu_seconds=1))
-    requests = [
-        asking(root, "exits", text="exit", number=0),
-        asking(root, "exits", text="exit", number=5),
-        asking(root, "exits", text="signal", number=11),
-        asking(root, "spins"),
+    # What is not to end by its limit has the time that it takes to begin on a slow machine.
+    works = [
+        (in_subprocess(), asking(root, "exits", text="exit", number=0)),
+        (in_subprocess(), asking(root, "exits", text="exit", number=5)),
+        (in_subprocess(), asking(root, "exits", text="signal", number=11)),
+        (in_subprocess(limits=ProcessLimits(cpu_seconds=1)), asking(root, "spins")),
     ]
 
     with ThreadPoolExecutor(4) as pool:
-        told = [error(answer) for answer in pool.map(runner.execute, requests)]
+        told = [error(answer) for answer in pool.map(lambda work: work[0].execute(work[1]), works)]
 
     assert {each.code for each in told} == {ErrorCode.HANDLER_ERROR}
     assert [each.details["exit_code"] for each in told] == [0, 5, -signal.SIGSEGV, -signal.SIGXCPU]
@@ -436,4 +442,4 @@ def test_a_request_that_has_no_time_left_is_a_timeout(make: MakeRunner, root: Pa
     told = error(make().execute(asking(root, "echo", timeout=1e-9)))
 
     assert told.code is ErrorCode.TIMEOUT
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 50

@@ -142,14 +142,14 @@ def test_keyed_work_and_edits_at_once_lose_nothing(root: Path) -> None:
 
 def test_a_fork_of_the_host_does_not_hold_a_modules_locks(root: Path) -> None:
     journal = Journal(root)
-    request = admit(root, "list", timeout=2.0).request
+    request = admit(root, "list", timeout=60.0).request
     with journal.lock(request), work_in(root) as work, work.alone():
         fork = os.fork()
         if fork == 0:
-            time.sleep(60)
+            time.sleep(600)
             os._exit(0)
     try:
-        with journal.lock(request), work_in(root, seconds=2.0) as work:
+        with journal.lock(request), work_in(root, seconds=60.0) as work:
             work.write("file", "x")
     finally:
         os.kill(fork, 9)
@@ -239,11 +239,59 @@ def test_what_a_handler_or_a_sink_raises_to_end_more_than_itself_ends_nothing(
     assert seen == ["started", "failed", "started", "completed"]
 
 
+class Odd(BaseException):
+    """What ends more than itself, where nobody stops it."""
+
+
+@pytest.mark.parametrize("raised", [Odd(), GeneratorExit()], ids=["odd", "generator"])
+def test_whatever_a_sink_raises_the_work_is_done_and_the_other_sinks_are_told(
+    root: Path, raised: BaseException
+) -> None:
+    def sink(event: Any) -> None:
+        raise raised
+
+    seen: list[Any] = []
+    runner = InProcessRunner(SYSTEM_PRIVILEGED, telemetry=[sink, seen.append])
+
+    done = runner.execute(admit(root, "list").request)
+
+    assert done.unwrap().output["entries"] == []
+    assert [event.kind for event in seen] == ["started", "completed"]
+
+
+@pytest.mark.parametrize("raised", [Odd(), KeyboardInterrupt()], ids=["odd", "interrupt"])
+def test_work_that_is_interrupted_is_told_to_have_failed(root: Path, raised: BaseException) -> None:
+    def act(data: Any, work: Work) -> None:
+        raise raised
+
+    seen: list[Any] = []
+    action = create_module_action(name="act", description="Acts.", validation=Input, handler=act, capabilities=())
+    runner = InProcessRunner(READ_ONLY, [action], telemetry=[seen.append])
+
+    with pytest.raises(type(raised)):
+        runner.execute(admit(root, "act", actions=[action]).request)
+
+    assert [(event.kind, event.error) for event in seen] == [("started", None), ("failed", ErrorCode.HANDLER_ERROR)]
+
+
+class AsyncSink:
+    async def __call__(self, event: Any) -> None: ...
+
+
+async def async_sink(event: Any) -> None: ...
+
+
+@pytest.mark.parametrize("sink", [async_sink, AsyncSink(), "no sink"], ids=["function", "object", "text"])
+def test_a_sink_that_nobody_would_wait_for_is_refused(sink: Any) -> None:
+    with pytest.raises(ConfigurationError, match="telemetry sink"):
+        InProcessRunner(READ_ONLY, telemetry=[sink])
+
+
 def test_much_work_at_once_leaves_the_event_loops_threads_to_others(root: Path) -> None:
     go_on = threading.Event()
 
     def act(data: Any, work: Work) -> None:
-        go_on.wait(60)
+        go_on.wait(120)
 
     action: ModuleAction = create_module_action(
         name="act", description="Acts.", validation=Input, handler=act, capabilities=()
@@ -255,7 +303,7 @@ def test_much_work_at_once_leaves_the_event_loops_threads_to_others(root: Path) 
         works = [asyncio.ensure_future(runner.execute_async(request)) for _ in range(40)]
         await asyncio.sleep(0)
         try:
-            return await asyncio.wait_for(asyncio.to_thread(lambda: 1), 20)
+            return await asyncio.wait_for(asyncio.to_thread(lambda: 1), 60)
         finally:
             go_on.set()
             await asyncio.gather(*works)

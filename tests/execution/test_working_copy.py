@@ -143,7 +143,9 @@ def put(root: Path, files: dict[str, tuple[str, str]]) -> None:
             path.chmod(0o755 if kind == "tool" else 0o644)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(before=made, after=made)
 def test_git_makes_of_the_module_what_a_diff_says(
     tmp_path_factory: pytest.TempPathFactory, before: dict[str, tuple[str, str]], after: dict[str, tuple[str, str]]

@@ -28,7 +28,7 @@ def run(tmp_path: Path) -> Run:
             text=True,
             cwd=tmp_path,
             env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200", **environment},
-            timeout=60,
+            timeout=180,
             check=False,
         )
 
@@ -171,3 +171,14 @@ def test_a_wrong_url_is_told_in_a_line(run: Run, url: str, told: str) -> None:
     assert done.returncode == 1
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_missing_driver_is_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "psycopg.py").write_text("raise ModuleNotFoundError('away', name='psycopg')\n")
+
+    for command in (("db", "upgrade"), ("tenant", "list")):
+        done = run(*command, "--url", "postgresql://owner@127.0.0.1:1/shop", PYTHONPATH=str(tmp_path))
+
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "PostgreSQL needs psycopg: pip install 'actionengine[postgres]'" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -111,7 +111,7 @@ def test_a_relay_runs_until_it_is_told_to_stop(host: Host, tmp_path: Path) -> No
             host.tell(text=text)
             assert json.loads(relay.stdout.readline())["data"]["input"] == {"text": text}
         relay.send_signal(signal.SIGTERM)
-        _, errors = relay.communicate(timeout=30)
+        _, errors = relay.communicate(timeout=90)
     finally:
         relay.kill()
         relay.wait()

@@ -48,7 +48,7 @@ def test_roles_changed_in_another_process_are_in_force_within_the_bound(backend:
 
         changed = time.monotonic()
         while type(asking.execute_action("notes", "edit", {}, as_ann)) is type(before):
-            assert time.monotonic() - changed < 20 * bound
+            assert time.monotonic() - changed < 60
             time.sleep(0.02)
         assert isinstance(before, Failure if change == "granted" else Success)
 

@@ -97,7 +97,7 @@ def test_a_handler_that_outlasts_its_time_leaves_nothing_and_can_write_nothing(
     def dawdle(data: Any, ctx: ActionContext) -> Result[None, Any]:
         notes = ctx.records("notes")
         notes.insert({}, "in time")
-        late.wait(10)
+        late.wait(90)
         for use in (
             lambda: notes.insert({}, "late"),
             lambda: notes.get("in time"),
@@ -116,14 +116,14 @@ def test_a_handler_that_outlasts_its_time_leaves_nothing_and_can_write_nothing(
     service = create_service(
         name="notes",
         description="Notes",
-        actions=[create_action(name="dawdle", description="Take too long", handler=dawdle, timeout=0.02)],
+        actions=[create_action(name="dawdle", description="Take too long", handler=dawdle, timeout=0.3)],
     )
     engine = create_engine(services=[service], storage=storage)
     context = RequestContext(world.tenant, Actor.human("x"), idempotency_key="key")
 
     error_of(world.run(world.execute(engine, "notes", "dawdle", None, context)), ErrorCode.TIMEOUT)
     late.set()
-    assert ended.wait(10)
+    assert ended.wait(90)
 
     assert refusals == [StorageError] * 6
     assert world.run(world.ids("notes")) == []
@@ -224,14 +224,14 @@ def test_threads_and_event_loops_share_a_key(storage: InMemoryStorage, tenant: T
     def in_a_thread() -> list[Any]:
         answers = []
         for number in range(rounds):
-            start.wait(10)
+            start.wait(90)
             answers.append([engine.execute_action("notes", "put", number, context(number))])
         return answers
 
     async def in_a_loop() -> list[Any]:
         answers = []
         for number in range(rounds):
-            start.wait(10)
+            start.wait(90)
             tasks = (engine.execute_action_async("notes", "put", number, context(number)) for _ in range(4))
             answers.append(await asyncio.gather(*tasks))
         return answers

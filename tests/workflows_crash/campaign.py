@@ -27,7 +27,7 @@ from tests.workflows_crash.worker import Order
 from tests.workflows_crash.workers import Worker, WorkerStarter
 
 PAGE = 1000
-PATIENCE = 30.0
+PATIENCE = 90.0
 """Seconds after which a campaign has to have come on, once nobody is killed any more."""
 
 STEP_ACTIONS = ("workflow_steps.perform", "workflow_steps.give_up", "workflow_steps.decline")

@@ -82,6 +82,7 @@ def live(order: Order) -> None:
     """The life of a worker: until SIGTERM, at the latest."""
     ending = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ending.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     fuse = (FreezingFuse if order.freezes else Fuse)(order.point, order.number)
     lay(fuse)
     storage = fused_storage(order.url, fuse)
@@ -148,7 +149,7 @@ def decide_for(engine: Engine, tenant: Tenant, folder: Path) -> None:
 
 def fused_storage(url: str, fuse: Fuse) -> SQLStorage:
     """A storage whose units of work can be killed."""
-    storage: Any = FusedSQLiteStorage(url) if url.startswith("sqlite") else FusedPostgresStorage(url)
+    storage: Any = FusedSQLiteStorage(url, busy_timeout=60.0) if url.startswith("sqlite") else FusedPostgresStorage(url)
     storage.fuse = fuse
     fused: SQLStorage = storage
     return fused
@@ -197,6 +198,8 @@ def begin(order: Order) -> None:
 
 
 def main() -> None:
+    # A worker that is asked to end as soon as it is there does so in order.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     alive: set[int] = set()
     for line in sys.stdin:
         word, told = json.loads(line)

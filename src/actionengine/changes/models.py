@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from actionengine.changes.difference import TypeDiff
-from actionengine.changes.ops import FieldDefinition, Name, OpType
+from actionengine.changes.ops import FieldDefinition, Name, OpType, in_a_module
 from actionengine.changes.states import ChangeStatus
 from actionengine.storage.port import RESERVED_PREFIX
 
@@ -278,6 +278,8 @@ class AddTarget(Input):
         value = self.selector.get(name)
         if set(self.selector) != {name} or not isinstance(value, str) or not 0 < len(value) <= 1000:
             raise ValueError(f"the selector of a target of the type {self.type!r} is {{{name!r}: '…'}}")
+        if self.type == "file":
+            in_a_module(value)
         return self
 
 

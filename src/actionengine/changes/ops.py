@@ -114,7 +114,8 @@ class RenameField(_Payload):
         return self
 
 
-def _in_a_module(path: str) -> str:
+def in_a_module(path: str) -> str:
+    """The path of a file that edits may be of. Raises `ValueError` for another one."""
     try:
         module_path(path)
     except PathEscapeError as refusal:
@@ -128,9 +129,7 @@ def _in_a_module(path: str) -> str:
 class EditFile(_Payload):
     """A unified diff of one file; its path is relative to the module of the project."""
 
-    file_path: Annotated[
-        str, Field(min_length=1, max_length=1000), AfterValidator(_plain), AfterValidator(_in_a_module)
-    ]
+    file_path: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_plain), AfterValidator(in_a_module)]
     diff: str
 
     @field_validator("diff")

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from math import ceil
+from math import ceil, inf
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -45,6 +45,8 @@ logger = logging.getLogger("actionengine")
 _PURGE = 60.0
 """Seconds between two looks for what is old, and executions that are removed at each."""
 _PURGED_AT_ONCE = 1000
+
+_MOST_AT_ONCE = 10_000
 
 _ATTEMPTS = 1_000_000
 """Executions that may be killed before one is given up: it is not the work's fault."""
@@ -84,8 +86,8 @@ class DurableHost:
         set_up: whether to make the tables. Without, they have to be there: `upgrade` makes them.
 
     Raises:
-        ConfigurationError: for a URL that is of neither kind, and in `start`, where the process has a durable engine
-            already.
+        ConfigurationError: for a URL that is of neither kind, for seconds that are not positive and finite, and for a
+            function of which none could run; in `start`, where the process has a durable engine already.
     """
 
     _running: DurableHost | None = None
@@ -101,6 +103,12 @@ class DurableHost:
         keep: float = 7 * 24 * 3600.0,
         set_up: bool = True,
     ) -> None:
+        for name, seconds in (("lease", lease), ("poll_interval", poll_interval), ("keep", keep)):
+            if not 0 < seconds < inf:
+                raise ConfigurationError(f"{name} has to be more than 0 seconds, and is {seconds}")
+        for each in functions:
+            if not 1 <= each.concurrency <= _MOST_AT_ONCE:
+                raise ConfigurationError(f"of {each.queue!r}, 1 to {_MOST_AT_ONCE} run at once, not {each.concurrency}")
         self.url = durable_url(url)
         self.executor_id = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._functions = functions
@@ -274,7 +282,10 @@ def upgrade(url: str | os.PathLike[str] | URL, *, app_role: str | None = None) -
                     f"GRANT SELECT, INSERT, UPDATE, DELETE ON {SCHEMA}.actionengine_executors TO {quoted}"
                 )
     except (DBOSException, SQLAlchemyError) as error:
-        raise DurableUnavailable(f"the durable engine's tables cannot be made: {told(error)}") from error
+        reason = f"{parsed.database}: {told(error)}" if is_sqlite else told(error)
+        if "permission denied" in reason:
+            reason += ": run `actionengine workflows upgrade` as the database's owner; processes then say set_up=False"
+        raise DurableUnavailable(f"the durable engine's tables cannot be made: {reason}") from error
     finally:
         engine.dispose()
 

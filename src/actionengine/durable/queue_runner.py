@@ -16,7 +16,7 @@ from returns.result import Failure, Success
 
 from actionengine.durable.client import DurableClient, DurableUnavailable, Execution
 from actionengine.durable.orders import EXECUTE, QUEUE, Order, answer_of_text
-from actionengine.errors import ActionError, ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ActionException, ConfigurationError, ErrorCode, failing
 from actionengine.execution.boundary import Admitted
 from actionengine.execution.capabilities import CapabilityProfile
 from actionengine.execution.declarations import ModuleAction
@@ -30,6 +30,9 @@ logger = logging.getLogger("actionengine")
 _FIRST_LOOK = 0.005
 _STOPPING = 15.0
 """Seconds that a worker is given to end what was cancelled."""
+
+_ENQUEUED = Execution("ENQUEUED", None, 0, 0, None)
+"""How far a request is by the last word, before anybody has looked."""
 
 
 class QueueRunner(BoundaryRunner):
@@ -54,7 +57,7 @@ class QueueRunner(BoundaryRunner):
             is not executed later.
 
     Raises:
-        ConfigurationError: for a URL of neither kind.
+        ConfigurationError: for a URL of neither kind, and where `patience` or `poll_interval` is not positive.
     """
 
     name: ClassVar[str] = "queue"
@@ -71,6 +74,9 @@ class QueueRunner(BoundaryRunner):
         patience: float = 30.0,
     ) -> None:
         super().__init__(profile, actions, telemetry)
+        for name, seconds in (("patience", patience), ("poll_interval", poll_interval)):
+            if not seconds > 0:
+                raise ConfigurationError(f"{name} has to be more than 0 seconds, and is {seconds}")
         self._client = DurableClient(url)
         self._queue = queue
         self._poll_interval = poll_interval
@@ -129,7 +135,7 @@ class _Asked:
                 continue
             waited = monotonic() - self._changed_at
             if found.status in {"ENQUEUED", "DELAYED"}:
-                self._was_alive = True
+                self._was_alive = self._was_alive or found is not _ENQUEUED
                 if waited > self._patience:
                     return self._withdrawn(self._nobody_came())
             elif found.status == "PENDING":
@@ -148,6 +154,7 @@ class _Asked:
 
     def _enqueue(self) -> None:
         self._is_own = self._client.enqueue(EXECUTE, self._order, queue=self._queue, id=self._id)
+        self._answered_at = monotonic()
         self._was_alive = False
         self._known = None
         self._changed_at = monotonic()
@@ -157,9 +164,9 @@ class _Asked:
         try:
             found = self._client.look(self._id).get(self._id)
         except DurableUnavailable:
-            if self._known is None or monotonic() - self._answered_at > self._patience:
+            if monotonic() - self._answered_at > self._patience:
                 raise
-            return self._known
+            return self._known or _ENQUEUED
         self._answered_at = monotonic()
         if found != self._known:
             self._known = found

@@ -62,7 +62,8 @@ class RunnerWorker:
         set_up: whether to make the durable engine's tables; without, `actionengine workflows upgrade` has.
 
     Raises:
-        ConfigurationError: for a URL of neither kind, and, in `start`, where the process has a durable engine already.
+        ConfigurationError: for a URL of neither kind, and for seconds or a `concurrency` that are not positive; in
+            `start`, where the process has a durable engine already.
     """
 
     def __init__(

@@ -22,12 +22,15 @@ def durable_url(url: str | os.PathLike[str]) -> URL:
     Raises `ConfigurationError` for another one, and for a SQLite file where this Python's SQLite is too old.
     """
     text = os.fspath(url)
+    if not text.strip():
+        raise ConfigurationError("this is no URL of a database, nor the path of a SQLite file: it is empty")
     if "://" not in text:
         _check_sqlite(sys.version_info[:2], sqlite3.sqlite_version_info)
         return URL.create("sqlite", database=str(Path(text).absolute()))
     try:
         parsed = make_url(text)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
+        # A port that is no number is a ValueError.
         raise ConfigurationError(f"this is no URL of a database: {error}") from None
     kind = parsed.get_backend_name()
     if kind in {"postgresql", "postgres"}:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from actionengine.errors import ErrorCode, failing
+from actionengine.errors import ConfigurationError, ErrorCode, failing, sendable
 from actionengine.execution.capabilities import CapabilityProfile
 from actionengine.execution.declarations import ModuleAction, by_name
 from actionengine.execution.refusals import (
@@ -36,10 +36,12 @@ class Admitted:
 class Boundary:
     """Lets requests through whose capabilities a profile grants, for these module actions.
 
-    Raises `ConfigurationError` where two actions have one name.
+    Raises `ConfigurationError` where two actions have one name, and for what is no profile.
     """
 
     def __init__(self, profile: CapabilityProfile, actions: Iterable[ModuleAction]) -> None:
+        if not isinstance(profile, CapabilityProfile):
+            raise ConfigurationError(f"a boundary needs a CapabilityProfile, such as READ_ONLY, not {profile!r}")
         self.profile = profile
         self.actions: Mapping[str, ModuleAction] = MappingProxyType(by_name(actions))
 
@@ -76,7 +78,7 @@ class Boundary:
     def _action(self, name: str) -> ModuleAction:
         action = self.actions.get(name)
         if action is None:
-            shown = name[:200]
+            shown = sendable(name[:200])
             nearest = next(iter(get_close_matches(shown, self.actions, n=1)), None)
             hint = "" if nearest is None else f"; did you mean {nearest!r}?"
             raise failing(

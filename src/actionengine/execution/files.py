@@ -28,7 +28,7 @@ from actionengine.execution.paths import (
     module_path,
     reason_not_to_change,
 )
-from actionengine.execution.refusals import MissingModuleError
+from actionengine.execution.refusals import no_root
 
 MOST_BYTES = 16 * 1024 * 1024
 """The largest file that is read, in bytes, unless another limit is given."""
@@ -98,8 +98,8 @@ class ModuleFiles:
             self._root = os.open(root, FOLDER & ~getattr(os, "O_NOFOLLOW", 0))
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno not in _NO_MODULE:
-                raise _refusal(error, "open", os.fspath(root)) from error
-            raise MissingModuleError(f"there is no folder {os.fspath(root)!r} to be a module's root") from None
+                raise _refusal(error, "open", os.path.basename(os.fspath(root))) from error
+            raise no_root(root) from None
 
     def __enter__(self) -> ModuleFiles:
         return self

@@ -8,7 +8,7 @@ into the module, and no path of a request leads there. All workers of a module s
   to the disk, and renamed, which is the point from which the work has taken effect. From then on whoever next holds the
   lock carries the changes out, each of which can be carried out again;
 - `<digest of the key>.done` is what becomes of it when they are all carried out;
-- everything else is what an attempt works with, and is removed by the next one if it was killed.
+- `copy-…` and `staged-…` are what an attempt works with, and are removed by the next one if it was killed.
 
 Who moves or removes a module does the same with its journal.
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -39,11 +40,13 @@ from actionengine.execution.paths import TEMPORARY_PREFIX
 from actionengine.execution.refusals import MissingModuleError
 from actionengine.execution.request import ExecutionRequest, ExecutionResult
 from actionengine.execution.runner import was_cancelled
-from actionengine.execution.working_copy import open_up, remove_tree
+from actionengine.execution.working_copy import open_up, real_root, remove_tree
 
 _ENTRY = "entry.json"
 _READY = ".ready"
 _DONE = ".done"
+# Of `Journal.fresh`, and of a working copy that is being made there.
+_is_of_an_attempt = re.compile(r"(copy|staged)-[0-9a-f]{16}|\.copy-[0-9a-f]{16}\.[0-9a-f]{16}\.making").fullmatch
 _NOT_A_FOLDER = (errno.ENOTDIR, errno.ELOOP, errno.EMLINK)
 
 
@@ -62,9 +65,7 @@ class Journal:
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(os.path.realpath(root))
-        if not self.root.is_dir():
-            raise MissingModuleError(f"there is no folder {os.fspath(root)!r} to be a module's root")
+        self.root = real_root(root)
         if not self.root.name:
             raise MissingModuleError("the root of the file system is no module; put the module into a folder")
         self.folder = self.root.with_name(f".{self.root.name}.actionengine")
@@ -93,6 +94,8 @@ class Journal:
             file = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             with locked(file, go_on):
+                # It may have been exchanged while this waited.
+                self._check_folder()
                 yield
         finally:
             os.close(file)
@@ -110,7 +113,7 @@ class Journal:
                 path = self.folder / name
                 if name.endswith(_READY):
                     self._carry_out(path)
-                elif name != "lock" and not name.endswith(_DONE):
+                elif _is_of_an_attempt(name):
                     # A command of the killed attempt may still be writing there, being ended; there is a next time.
                     with suppress(ActionException):
                         _remove(path)
@@ -176,10 +179,18 @@ class Journal:
     def _make_folder(self) -> None:
         try:
             self.folder.mkdir(mode=0o700, exist_ok=True)
-            # A link could have been put there by nobody but who may write beside the module.
+        except OSError as error:
+            raise self._unusable(f"{error.strerror or error}") from error
+        self._check_folder()
+
+    def _check_folder(self) -> None:
+        """A command of the module's can have put something else there: what a link leads to is not ours to clean."""
+        try:
             found = os.lstat(self.folder)
         except OSError as error:
             raise self._unusable(f"{error.strerror or error}") from error
+        if not S_ISDIR(found.st_mode):
+            raise self._unusable("what stands there is no folder")
         if found.st_dev != os.stat(self.root).st_dev:
             raise self._unusable("the module is the root of a file system; put it into a folder of it")
 

@@ -13,6 +13,7 @@ from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import Any, Literal
 
 from actionengine.errors import ErrorCode, failing, sendable
+from actionengine.execution.descent import FOLDER
 from actionengine.execution.paths import TEMPORARY_PREFIX
 
 _CHUNK = 1024 * 1024
@@ -104,18 +105,23 @@ def nodes(root: Path, take: Take) -> Iterator[tuple[str, Node]]:
     """Each path in a folder and what stands there, folders before what is in them, read without following links.
     Devices, FIFOs and sockets are left out, and what is being written by `ModuleFiles`.
 
-    Raises `ActionException`: `conflict` where it is changed meanwhile, `forbidden` for what may not be read, and
-    `unavailable`.
+    Raises `ActionException`: `conflict` where it is changed meanwhile, or is no folder by now (a link is none),
+    `forbidden` for what may not be read, and `unavailable`.
     """
     with telling("read", root):
-        for folder, folders, files, descriptor in os.fwalk(root, onerror=_raise):
-            folders.sort()
-            below = os.path.relpath(folder, root)
-            for name in sorted(folders + files):
-                path = name if below == "." else os.path.join(below, name)
-                node = _node(path, name, descriptor, take)
-                if node is not None:
-                    yield path, node
+        # What is no folder would be an empty one for `fwalk`, and a FIFO would be waited for.
+        top = os.open(root, FOLDER)
+        try:
+            for folder, folders, files, descriptor in os.fwalk(dir_fd=top, onerror=_raise):
+                folders.sort()
+                below = os.path.normpath(folder)
+                for name in sorted(folders + files):
+                    path = name if below == "." else os.path.join(below, name)
+                    node = _node(path, name, descriptor, take)
+                    if node is not None:
+                        yield path, node
+        finally:
+            os.close(top)
 
 
 @contextmanager

@@ -8,7 +8,8 @@ itself, and when this process dies.
 How well this holds depends on the system; `network_isolation` tells which of these it is:
 
 - `namespace`: Linux, where a process may make user namespaces. The command has process numbers and a network of its
-  own, a network with nothing in it. What it leaves behind is ended by the kernel.
+  own, a network with nothing in it. What it leaves behind is ended by the kernel. Sockets that belong to no network
+  namespace, such as those between a virtual machine and its host (`AF_VSOCK`), are left to it.
 - `seccomp`: other Linux, on x86_64 and aarch64. The command can make no sockets but Unix ones, and so reaches the
   abstract ones of the host as well. What it leaves behind is found in /proc and ended.
 - `none`: other systems. It is not kept off the network, and what leaves its process group survives it.
@@ -42,6 +43,7 @@ Means = Literal["namespace", "seccomp", "none"]
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """The `PATH` of commands."""
 
+_UNLIMITED = 2**62
 _SHOWN = 4096
 """Bytes of each stream that an error shows."""
 _ENDED = {
@@ -55,7 +57,7 @@ _ENDED = {
 class ProcessLimits:
     """What a command may use. Limits that the system has for each process hold for each process that it starts.
 
-    Raises `ValueError` for a limit that is not positive.
+    Raises `ValueError` for a limit that is no positive whole number, or more than a system can count.
     """
 
     cpu_seconds: int = 60
@@ -76,8 +78,10 @@ class ProcessLimits:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"a limit has to be positive: {name} is {value}")
+            if value is None and name == "processes":
+                continue
+            if not isinstance(value, int) or not 0 < value < _UNLIMITED:
+                raise ValueError(f"a limit has to be a positive whole number below 2**62: {name} is {value!r}")
 
 
 @dataclass(frozen=True, slots=True)

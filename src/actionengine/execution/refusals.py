@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, ClassVar
 
-from actionengine.errors import ActionError, ActionException, ErrorCode
+from actionengine.errors import ActionError, ActionException, ErrorCode, sendable
 
 
 class BoundaryError(ActionException):
@@ -32,6 +33,13 @@ class MissingModuleError(BoundaryError):
 
     refusal = "missing_module"
     code = ErrorCode.INVALID_INPUT
+
+
+def no_root(root: str | os.PathLike[str]) -> MissingModuleError:
+    """The refusal of a root that is no folder. Of its path no more than the last name is told: where modules lie is not
+    for whoever asks."""
+    name = sendable(os.path.basename(os.fspath(root))[:200])
+    return MissingModuleError(f"there is no folder {name!r} to be a module's root")
 
 
 class TenantMismatchError(BoundaryError):

@@ -60,8 +60,12 @@ class ModuleRoots:
 
     def remove(self, tenant: Tenant, module_id: str) -> None:
         """Remove a module with all that is in it, and its journal, so that one that is made under its id later begins
-        anew. No work may be going on in it. Raises `MissingModuleError` as `context` does, and `ActionException`."""
+        anew. Of one that is a link, only the link goes. No work may be going on in it. Raises `MissingModuleError` as
+        `context` does, and `ActionException`."""
         root = self.context(tenant, module_id).root
+        if root.is_symlink():
+            remove_tree(root)
+            return
         # The other way round, a module of which half is gone could have work carried out in it.
         remove_tree(Journal(root).folder)
         remove_tree(root)

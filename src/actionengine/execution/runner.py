@@ -19,7 +19,7 @@ from actionengine.execution.boundary import Admitted, Boundary
 from actionengine.execution.capabilities import CapabilityProfile
 from actionengine.execution.declarations import ModuleAction
 from actionengine.execution.request import ExecutionRequest, ExecutionResult
-from actionengine.execution.telemetry import ESCAPING, Sink, Telemetry
+from actionengine.execution.telemetry import ESCAPING, Sink, Telemetry, checked_sinks
 
 logger = logging.getLogger("actionengine")
 
@@ -49,7 +49,10 @@ class BoundaryRunner(ABC):
     Args:
         profile: the most that work may ask for.
         actions: the module actions that there are.
-        telemetry: sinks that are told of the work.
+        telemetry: sinks that are told of the work, by the thread that does it: one that waits holds it up.
+
+    Raises:
+        ConfigurationError: for a sink that is an `async def`, and where two actions have one name.
     """
 
     name: ClassVar[str]
@@ -59,7 +62,7 @@ class BoundaryRunner(ABC):
         self, profile: CapabilityProfile, actions: Iterable[ModuleAction], telemetry: Iterable[Sink] = ()
     ) -> None:
         self.boundary = Boundary(profile, actions)
-        self._sinks = tuple(telemetry)
+        self._sinks = checked_sinks(telemetry)
 
     @abstractmethod
     def run(self, admitted: Admitted, cancelled: threading.Event) -> ExecutionResult:
@@ -70,7 +73,12 @@ class BoundaryRunner(ABC):
         """Run work, and wait for it."""
         telemetry = Telemetry(self._sinks, request, self.name)
         telemetry.started()
-        answer = self._answer(request, cancelled or threading.Event())
+        try:
+            answer = self._answer(request, cancelled or threading.Event())
+        except BaseException as error:
+            message = f"{request.action} was interrupted by {type(error).__name__}"
+            telemetry.ended(Failure(ActionError(ErrorCode.HANDLER_ERROR, message, {"request_id": request.id})))
+            raise
         telemetry.ended(answer)
         return answer
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import IO, Any, cast
@@ -58,22 +58,23 @@ class Supervision:
         self._cancelled = cancelled
         control, self._control = map(stack.enter_context, _pipe())
         self._status, status = map(stack.enter_context, _pipe())
-        descriptors = {"control": control.fileno(), "status": status.fileno(), "folder": folder}
-        with tempfile.TemporaryFile() as file:
+        with tempfile.TemporaryFile() as file, contextlib.ExitStack() as passed:
+            given = {"control": control.fileno(), "status": status.fileno(), "folder": folder, "order": file.fileno()}
+            descriptors = {name: passed.enter_context(_above_the_standard(each)) for name, each in given.items()}
             file.write(marshal.dumps({**order, **descriptors}))
             file.seek(0)
             self._supervisor = subprocess.Popen(
-                (sys.executable, "-I", "-S", SUPERVISOR, str(file.fileno())),
+                (sys.executable, "-I", "-S", SUPERVISOR, str(descriptors["order"])),
                 stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 # Some interpreters need it to start; the command does not get it.
                 env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
-                pass_fds=(control.fileno(), status.fileno(), file.fileno(), folder),
+                pass_fds=tuple(descriptors.values()),
                 start_new_session=True,
             )
-        stack.callback(self._end)
+            stack.callback(self._end)
         control.close()
         status.close()
 
@@ -167,6 +168,20 @@ class Supervision:
             for pipe in (process.stdin, process.stdout, process.stderr):
                 if pipe is not None:
                     pipe.close()
+
+
+@contextlib.contextmanager
+def _above_the_standard(descriptor: int) -> Iterator[int]:
+    """Another descriptor of the same that is none of the first three: in a host that has closed its own, any can be one
+    of these, and is replaced in the supervisor by its stdin, stdout or stderr."""
+    # Not on Windows, where this file can be imported all the same.
+    import fcntl
+
+    duplicate = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    try:
+        yield duplicate
+    finally:
+        os.close(duplicate)
 
 
 def _pipe() -> tuple[IO[bytes], IO[bytes]]:

@@ -7,13 +7,14 @@ from asyncio import CancelledError
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from inspect import iscoroutinefunction
 from time import perf_counter
 from typing import Literal
 from uuid import UUID
 
 from returns.result import Failure, Result
 
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.execution.request import ExecutionRequest, ExecutionResult
 
 logger = logging.getLogger("actionengine")
@@ -42,6 +43,17 @@ class ExecutionEvent:
 
 
 Sink = Callable[[ExecutionEvent], None]
+
+
+def checked_sinks(sinks: Iterable[Sink]) -> tuple[Sink, ...]:
+    """The sinks. Raises `ConfigurationError` for one that cannot be called, or is an `async def`."""
+    found = tuple(sinks)
+    for sink in found:
+        if not callable(sink):
+            raise ConfigurationError(f"a telemetry sink has to be callable, and {sink!r} is not")
+        if iscoroutinefunction(sink) or iscoroutinefunction(type(sink).__call__):
+            raise ConfigurationError(f"the telemetry sink {sink!r} is an async def, and has to be a def")
+    return found
 
 
 class Telemetry:
@@ -92,7 +104,10 @@ class Telemetry:
         for sink in self._sinks:
             try:
                 sink(event)
-            except ESCAPING:
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
+                # The work has been done, or is to be: whatever a sink has raised says nothing of it.
                 logger.exception("a telemetry sink raised on %s of %s", kind, request.id)
 
 

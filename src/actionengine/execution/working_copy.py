@@ -14,7 +14,7 @@ from secrets import token_hex
 from actionengine.errors import ActionException, ErrorCode, failing, sendable
 from actionengine.execution.edits import shown_name, unified_diff
 from actionengine.execution.manifests import FileChange, Manifest, Node, compare, nodes, scan, telling
-from actionengine.execution.refusals import MissingModuleError
+from actionengine.execution.refusals import no_root
 
 MOST_TEXT = 4 * 1024 * 1024
 """The largest file that a diff shows, in bytes: larger ones are named, as binary ones are."""
@@ -65,9 +65,7 @@ class WorkingCopy:
                 a module that is larger than `limits`; `forbidden` for files that may not be read; `unavailable` for a
                 full disk and the like.
         """
-        root = Path(os.path.realpath(module_root))
-        if not root.is_dir():
-            raise MissingModuleError(f"there is no folder {os.fspath(module_root)!r} to be a module's root")
+        root = real_root(module_root)
         place = Path(os.path.abspath(folder))
         if place.exists():
             raise _is_there(place)
@@ -171,10 +169,26 @@ class WorkingCopy:
             return content
 
 
+def real_root(root: str | os.PathLike[str]) -> Path:
+    """Where a module's root is, once links are followed. Raises `MissingModuleError` where there is no such folder."""
+    try:
+        found = Path(os.path.realpath(root))
+        is_there = found.is_dir()
+    except (OSError, ValueError):
+        # A name that is too long for the system, or that none can have.
+        is_there = False
+    if not is_there:
+        raise no_root(root)
+    return found
+
+
 def remove_tree(folder: Path) -> None:
-    """Remove a folder of our own with all that is in it, whatever its permissions. One that is gone is no error."""
-    if folder.is_dir():
-        with telling("remove", folder):
+    """Remove a folder of our own with all that is in it, whatever its permissions. One that is gone is no error. Where
+    a link stands in its place, that goes, and not what it leads to."""
+    with telling("remove", folder):
+        if folder.is_symlink():
+            folder.unlink(missing_ok=True)
+        elif folder.is_dir():
             open_up(folder)
             shutil.rmtree(folder)
 

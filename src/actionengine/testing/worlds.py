@@ -285,7 +285,7 @@ class _ThreadSignal:
         self._event.set()
 
     async def wait(self) -> None:
-        assert self._event.wait(30), "nobody has said it"
+        assert self._event.wait(90), "nobody has said it"
 
 
 class _TaskSignal:
@@ -296,7 +296,7 @@ class _TaskSignal:
         self._event.set()
 
     async def wait(self) -> None:
-        await asyncio.wait_for(self._event.wait(), 30)
+        await asyncio.wait_for(self._event.wait(), 90)
 
 
 def a_tenant() -> Tenant:
