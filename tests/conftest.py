@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -32,6 +33,13 @@ settings.register_profile(
 # A change is judged by the same examples each time; the campaigns look for others.
 settings.register_profile("same", settings.get_profile("searching"), derandomize=True)
 settings.load_profile("same")
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays to the end: no collection of garbage need go through thousands of tests."""
+    gc.collect()
+    gc.freeze()
+
 
 Mode = Literal["sync", "async"]
 Execute = Callable[[Engine, str, Any, RequestContext], Result[Any, ActionError]]

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from uuid import uuid4
 
+import psycopg
 import pytest
 from examples.embedded_postgres import Database, embedded_postgres, make_database
 
@@ -18,6 +19,11 @@ def postgres_server() -> Iterator[str]:
         yield given
         return
     with embedded_postgres() as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            # Its data need not outlive the machine.
+            for setting in ("fsync", "full_page_writes"):
+                connection.execute(f"ALTER SYSTEM SET {setting} = off")
+            connection.execute("SELECT pg_reload_conf()")
         yield url
 
 
