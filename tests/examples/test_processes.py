@@ -23,8 +23,15 @@ def free_port() -> int:
         return port
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-@pytest.mark.parametrize("program", ["examples.flask_app", "examples.fastapi_app"])
+@pytest.mark.parametrize(
+    ("program", "number"),
+    [
+        pytest.param("examples.flask_app", signal.SIGINT, id="flask-SIGINT"),
+        pytest.param("examples.flask_app", signal.SIGTERM, id="flask-SIGTERM", marks=pytest.mark.soak),
+        pytest.param("examples.fastapi_app", signal.SIGINT, id="fastapi-SIGINT", marks=pytest.mark.soak),
+        pytest.param("examples.fastapi_app", signal.SIGTERM, id="fastapi-SIGTERM"),
+    ],
+)
 def test_a_host_ends_at_a_signal_though_somebody_watches(program: str, number: signal.Signals, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with (
