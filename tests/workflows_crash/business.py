@@ -222,6 +222,13 @@ DEFINITIONS: Mapping[str, Mapping[str, Any]] = {
             _step("declined"),
         ]
     },
+    "asked": {
+        "steps": [
+            _step("first"),
+            {"name": "look", "type": "assignment", "wait": True, "retry": RETRY, **_ASSIGNED},
+            _step("last"),
+        ]
+    },
     "expiring": {
         "steps": [_step("first"), _approval(expires_after=0.3), _step("granted", next="end"), _step("declined")]
     },
@@ -279,6 +286,8 @@ def expected(key: str, input: Mapping[str, Any]) -> Ended:
             return Ended("succeeded", _well(*names), [name for name in names if name in ("first", "large", "last")])
         case "approved" if input["approve"]:
             return Ended("succeeded", _well("first", "ok", "granted"), ["first", "granted"])
+        case "asked":
+            return Ended("succeeded", _well("first", "look", "last"), ["first", "last"])
         case "approved" | "expiring":
             steps = [("first", "succeeded"), ("ok", "rejected"), ("declined", "succeeded")]
             return Ended("succeeded", steps, ["first", "declined"])

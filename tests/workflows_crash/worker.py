@@ -123,7 +123,7 @@ def started(runtime: WorkflowRuntime, ending: threading.Event) -> bool:
 
 
 def decide(engine: Engine, tenants: list[Tenant], folder: Path) -> None:
-    """Decide what is asked: approve or reject as the run's input says, clear what is stuck and resume it."""
+    """Decide what is asked: approve or reject as the run's input says, do what is assigned, resume what is stuck."""
     while True:
         for tenant in tenants:
             decide_for(engine, tenant, folder)
@@ -145,6 +145,8 @@ def decide_for(engine: Engine, tenant: Tenant, folder: Path) -> None:
         elif run.workflow_key == "approved":
             decision = "approve" if run.input["approve"] else "reject"
             ask("approvals", decision, {"approval_id": run.approval_id})
+        elif run.paused_for == "assignment":
+            ask("workflow_assignments", "complete", {"assignment_id": run.assignment_id})
 
 
 def fused_storage(url: str, fuse: Fuse) -> SQLStorage:
