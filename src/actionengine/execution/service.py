@@ -57,8 +57,8 @@ def modules_service(
     The tenant and the actor are the request's, the capabilities those that the module action needs. With an idempotency
     key, work that changes something takes effect once in its module.
 
-    The work is done inside of the action, so that its transaction is open meanwhile: that suits what takes seconds. On
-    SQLite nobody else writes in that time.
+    The work is done inside of the action. Where that has an idempotency key, its transaction is open meanwhile, and on
+    SQLite nobody else writes: that suits what takes seconds.
 
     Args:
         runner: what does the work.
