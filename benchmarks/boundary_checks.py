@@ -47,7 +47,7 @@ def _request(root: Path, seconds: float) -> Row:
     boundary = Boundary(READ_ONLY, [read])
     module = ModuleContext(id="app", root=root, tenant=tenant)
     request = ExecutionRequest(
-        tenant=tenant, module=module, action="read", input={"path": PATH}, capabilities=frozenset(read.capabilities)
+        tenant=tenant, module=module, action="read", input={"path": PATH}, capabilities=read.capabilities
     )
     times = take_turns(
         (

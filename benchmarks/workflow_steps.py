@@ -31,14 +31,15 @@ from actionengine import (
     create_service,
 )
 from actionengine.driving import drive
-from actionengine.durable.host import DurableClient, DurableFunction, DurableHost
+from actionengine.durable.client import DurableClient
+from actionengine.durable.host import DurableFunction, DurableHost
 from actionengine.storage.postgres.storage import PostgresStorage
 from actionengine.workflows import workflow_services
 from actionengine.workflows.agenda import Agenda
 from actionengine.workflows.driving import Driver, Executions
 from benchmarks.postgres import AMOUNT, Bench, database
 from benchmarks.report import Row, at_most_ratio
-from benchmarks.timing import take_samples
+from benchmarks.timing import Timing, take_samples
 
 STEPS = 30
 """Of each execution."""
@@ -79,7 +80,9 @@ def run(seconds: float) -> list[Row]:
     ]
 
 
-def _timed(bench: Bench, client: DurableClient, functions: dict[str, Callable[[], float]], seconds: float) -> Any:
+def _timed(
+    bench: Bench, client: DurableClient, functions: dict[str, Callable[[], float]], seconds: float
+) -> dict[str, Timing]:
     durable = [DurableFunction(name, _ignoring(function), QUEUE) for name, function in functions.items()]
 
     def measure(name: str) -> Callable[[], float]:

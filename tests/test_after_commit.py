@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -225,6 +226,46 @@ def test_all_of_it_is_done_although_the_caller_is_cancelled_meanwhile(bench: Ben
     bench.world.run(cancel_it())
 
     assert bench.notes == ["first", "second"]
+
+
+def test_it_is_done_although_the_caller_is_cancelled_while_it_waits_for_a_thread(bench: Bench) -> None:
+    if isinstance(bench.world, SyncWorld):
+        return
+    begun, go_on = threading.Event(), threading.Event()
+    context = RequestContext(tenant=bench.world.tenant, actor=Actor.human("ann"))
+
+    def hold_up() -> None:
+        begun.set()
+        go_on.wait(90)
+
+    def note(name: str) -> None:
+        bench.notes.append(name)
+
+    async def cancel_it() -> None:
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1) as threads:
+            submitted = asyncio.Event()
+
+            def submit(work: Any, *arguments: Any) -> Any:
+                submitted.set()
+                return ThreadPoolExecutor.submit(threads, work, *arguments)
+
+            loop.set_default_executor(threads)
+            held_up = loop.run_in_executor(None, hold_up)
+            threads.submit = submit  # type: ignore[method-assign, assignment]
+            asked = asyncio.create_task(bench.world.execute(bench.engine, "bench", "work", {}, context))
+            await submitted.wait()
+            asked.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+            go_on.set()
+            await held_up
+        loop.set_default_executor(ThreadPoolExecutor())
+
+    bench.note = note  # type: ignore[method-assign]
+    bench.world.run(cancel_it())
+
+    assert bench.notes == ["noted"]
 
 
 def test_an_exception_in_it_is_logged_and_fails_nothing(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

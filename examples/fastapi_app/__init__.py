@@ -65,10 +65,6 @@ def create_app(
         result = await engine.execute_action_async(service, action, payload.unwrap(), ctx.unwrap())
         return _respond(answer(result))
 
-    @app.post("/api/{service}/{action}")
-    async def by_name(service: str, action: str, request: Request) -> JSONResponse:
-        return await execute(service, action, await _body(request), request)
-
     def serve(route: Route) -> None:
         async def view(request: Request) -> JSONResponse:
             body = await _body(request)
@@ -80,6 +76,11 @@ def create_app(
 
     for route in ROUTES:
         serve(route)
+
+    # The last of them: the first route that fits a path is taken.
+    @app.post("/api/{service}/{action}")
+    async def by_name(service: str, action: str, request: Request) -> JSONResponse:
+        return await execute(service, action, await _body(request), request)
 
     @app.get("/api/services")
     async def services(request: Request) -> JSONResponse:

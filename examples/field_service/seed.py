@@ -60,7 +60,7 @@ PEOPLE = {
 }
 
 SEEDED = ("roles.", "projects.", "record_types.", "workflows.define", "workflows.activate", "triggers.")
-"""What the types of the events begin with that tell of it."""
+"""How the types of those events begin that tell of all this."""
 
 
 def seed_tenant(engine: Engine, storage: Storage, slug: str, name: str) -> Tenant:
@@ -95,7 +95,7 @@ def seed_record_types(engine: Engine, tenant: Tenant) -> None:
 
 
 def seed_workflows(engine: Engine, tenant: Tenant) -> None:
-    """Give a tenant the escalation of overdue invoices, where it is missing. It may change it."""
+    """Give a tenant the escalation of overdue invoices, where it is missing. The tenant may change it afterwards."""
     context = _context(tenant)
 
     def execute(action: str, payload: dict[str, Any]) -> Any:

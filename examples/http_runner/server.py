@@ -61,9 +61,8 @@ class Order(BaseModel):
         """The request with its module as it lies here. Raises `BoundaryError`."""
         fields = {name: getattr(self, name) for name in type(self).model_fields if name != "module"}
         named = self.module
-        asked = ExecutionRequest(
-            **fields, module=named and ModuleContext(id=named.id, root=Path(), tenant=named.tenant)
-        )
+        placeless = None if named is None else ModuleContext(id=named.id, root=Path(), tenant=named.tenant)
+        asked = ExecutionRequest(**fields, module=placeless)
         module = checked_module(asked)
         assert module.tenant is not None  # it has been checked
         return asked.model_copy(update={"module": roots.context(module.tenant, module.id)})

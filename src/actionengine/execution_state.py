@@ -168,6 +168,11 @@ class Execution:
         return self.claim is not None or (self.parent is not None and self.parent.is_claimed)
 
     @property
+    def has_work_after_commit(self) -> bool:
+        """Whether this execution, or one around it, has asked for work after the commit."""
+        return bool(self.after_commit) or (self.parent is not None and self.parent.has_work_after_commit)
+
+    @property
     def hook_context(self) -> HookContext:
         """What hooks see of this execution."""
         if self._hook_context is None:

@@ -9,7 +9,9 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -262,8 +264,10 @@ class Stages(ABC):
         if execution.mode == "sync":
             _follow_commit(execution)
         else:
-            # All of it in one thread: whoever cancels the caller by now does not cut it short.
-            await asyncio.to_thread(_follow_commit, execution)
+            # All of it in one thread: whoever cancels the caller by now does not cut it short, nor takes it out of the
+            # queue for a thread.
+            call_it = partial(copy_context().run, _follow_commit, execution)
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, call_it))
 
     async def after(self, execution: Execution) -> None:
         """14: the global after handler. The commit stands, so what goes wrong here is only logged."""

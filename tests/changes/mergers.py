@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,7 @@ from actionengine.storage.port import Mode
 from actionengine.storage.postgres.driver import Driver, Row, Statement
 from actionengine.storage.sql.storage import SQLStorage
 from tests.changes.worlds import Plant
-from tests.crash.hosts import PATIENCE, ROOT
+from tests.programs import Program
 
 LIFETIME = 600.0
 """Seconds after which a process that nobody has killed ends by itself."""
@@ -138,29 +137,17 @@ class Mergers:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._errors = folder / "errors"
-        with self._errors.open("w") as errors:
-            self._program = subprocess.Popen(
-                [sys.executable, "-m", "tests.changes.mergers"],
-                cwd=ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
+        self._program = Program("tests.changes.mergers", folder)
 
     def start(self, *jobs: Job) -> list[int]:
         """The process ids."""
-        assert self._program.stdin is not None
-        self._program.stdin.write(json.dumps(jobs) + "\n")
-        self._program.stdin.flush()
-        pids: list[int] = self._told()
+        pids: list[int] = self._program.ask(jobs)
         return pids
 
     def ends(self) -> list[int]:
         """How those that were started last have ended: 0, or the signal as a negative number."""
-        ends: list[int] = self._told()
-        assert set(ends) <= {0, -signal.SIGKILL}, self._errors.read_text()
+        ends: list[int] = self._program.hear()
+        assert set(ends) <= {0, -signal.SIGKILL}, self._program.errors()
         return ends
 
     def journal_path(self) -> Path:
@@ -168,17 +155,7 @@ class Mergers:
         return self._folder / f"merger-{uuid4().hex}"
 
     def close(self) -> None:
-        assert self._program.stdin is not None
-        assert self._program.stdout is not None
-        self._program.stdin.close()
-        self._program.stdout.close()
-        self._program.wait(PATIENCE)
-
-    def _told(self) -> Any:
-        assert self._program.stdout is not None
-        line = self._program.stdout.readline()
-        assert line, self._errors.read_text()
-        return json.loads(line)
+        self._program.close()
 
 
 def live(job: Job) -> None:

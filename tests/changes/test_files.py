@@ -8,15 +8,17 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import pytest
 
 from actionengine import Actor, ErrorCode, SQLiteStorage
-from actionengine.changes import change_control_services, project_modules
+from actionengine.changes import change_control_services, executor, project_modules
 from actionengine.changes import files as files_of_changes
 from actionengine.changes.module_files import write_quietly
 from actionengine.errors import ConfigurationError
+from actionengine.execution import edits
 from actionengine.execution.files import ModuleFiles
 from actionengine.execution.refusals import MissingModuleError
 from actionengine.execution.roots import ModuleRoots
@@ -25,7 +27,7 @@ from actionengine.testing.worlds import a_tenant
 from tests.changes.conftest import Place
 from tests.changes.desk import BOT, add, besides_the_log, expect, refused, scenario, schema
 from tests.changes.shop import TEXT, Shop, edit, outcomes, replaced
-from tests.crash.hosts import ROOT
+from tests.programs import ROOT
 
 UNPROCESSABLE, CONFLICT, INVALID = ErrorCode.UNPROCESSABLE, ErrorCode.CONFLICT, ErrorCode.INVALID_INPUT
 
@@ -120,6 +122,51 @@ async def test_a_hunk_that_does_not_fit_refuses_all_of_the_change(desk: Shop) ->
 
 
 @scenario
+async def test_no_file_is_made_where_another_needs_a_folder(desk: Shop) -> None:
+    project = await desk.files(main=TEXT)
+    for first, second in (("a", "a/b"), ("a/b", "a")):
+        change = await desk.change(project, edit(None, "1\n", first), edit(None, "2\n", second))
+
+        refused(await desk.preview(change), UNPROCESSABLE, f"edit_file {second}", repr(first))
+        refused(await desk.merge(change), UNPROCESSABLE, f"edit_file {second}", repr(first))
+
+    assert [file.name for file in desk.root(project).iterdir()] == ["main.py"]
+
+
+@scenario
+async def test_a_file_does_not_outgrow_what_can_be_edited(desk: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = await desk.files(main=TEXT)
+    change = await desk.change(project, edit(TEXT, FIRST))
+    monkeypatch.setattr(files_of_changes, "MOST_TEXT", len(TEXT))
+
+    refused(await desk.merge(change), UNPROCESSABLE, "main.py", "larger")
+
+    assert desk.text(project) == TEXT
+
+
+@scenario
+async def test_texts_are_edited_beside_an_event_loop_and_no_more_of_them_than_are_kept(
+    desk: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = await desk.files(main=TEXT)
+    last = replaced(BOTH, 10, "the tenth line")
+    change = await desk.change(project, edit(TEXT, FIRST), edit(FIRST, BOTH), edit(BOTH, last))
+    threads: list[int] = []
+
+    def apply_diff(*arguments: Any) -> str | None:
+        threads.append(get_ident())
+        return edits.apply_diff(*arguments)
+
+    monkeypatch.setattr(files_of_changes, "apply_diff", apply_diff)
+    monkeypatch.setattr(executor, "MOST_STAMPS", len(TEXT) + 1)
+
+    refused(await desk.merge(change), UNPROCESSABLE, "several changes")
+
+    assert len(threads) == 2
+    assert (get_ident() in threads) == isinstance(desk.world, SyncWorld)
+
+
+@scenario
 async def test_what_is_no_text_is_not_edited(desk: Shop) -> None:
     project = await desk.files(main="one\n", nul="one\0\n")
     (desk.root(project) / "latin.py").write_bytes(b"\xe9\n")
@@ -203,6 +250,19 @@ async def test_a_link_out_of_the_module_is_refused_and_what_it_leads_to_stays(de
         refused(await desk.merge(change), UNPROCESSABLE, path)
 
     assert secret.read_text() == TEXT
+
+
+@scenario
+async def test_a_link_is_not_edited_but_what_it_leads_to(desk: Shop) -> None:
+    project = await desk.files(main=TEXT)
+    link = desk.root(project) / "link.py"
+    link.symlink_to("main.py")
+    change = await desk.change(project, edit(TEXT, FIRST), edit(TEXT, LAST, "link.py"))
+
+    refused(await desk.merge(change), UNPROCESSABLE, "link.py", "a link to 'main.py'")
+
+    assert link.is_symlink()
+    assert desk.text(project) == TEXT
 
 
 @scenario
@@ -306,6 +366,27 @@ async def test_a_file_that_is_another_when_it_is_to_be_written_is_left_alone(
 
 
 @scenario
+async def test_a_module_that_is_gone_when_it_is_to_be_written_is_told(
+    desk: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    project = await desk.files(main=TEXT)
+    change = await desk.change(project, edit(TEXT, FIRST))
+    root = desk.root(project)
+
+    def write_late(*arguments: Any) -> None:
+        root.rename(root.with_name("away"))
+        write_quietly(*arguments)
+
+    monkeypatch.setattr(files_of_changes, "write_quietly", write_late)
+    assert expect(await desk.merge(change)).status == "Merged"
+
+    assert f"the files of the change {change.id} are not written" in caplog.text
+    assert "Traceback" not in caplog.text
+    root.with_name("away").rename(root)
+    assert outcomes(expect(await desk.write_files(change))) == {"main.py": "written"}
+
+
+@scenario
 async def test_a_late_write_is_made_up_for_by_the_next_change(desk: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     project = await desk.files(main=TEXT)
     first, second = await desk.change(project, edit(TEXT, FIRST)), await desk.change(project, edit(FIRST, BOTH))
@@ -367,6 +448,20 @@ async def test_a_change_that_is_rolled_back_writes_nothing(desk: Shop) -> None:
 
     assert expect(await desk.run(merge)) == ["succeeded"]
     assert (desk.text(project), await desk.status(change)) == (FIRST, "Merged")
+
+
+@scenario
+async def test_what_has_not_committed_is_not_written_on_demand(desk: Shop) -> None:
+    project = await desk.files(main=TEXT)
+    change = await desk.change(project, edit(TEXT, FIRST))
+    merge, write = (f"changes.{name}" for name in ("merge", "write_files"))
+
+    await desk.run((merge, {"change_id": change.id}), (write, {"change_id": change.id}), fails=True)
+    assert (desk.text(project), await desk.status(change)) == (TEXT, "Draft")
+
+    came_of_it = await desk.run((merge, {"change_id": change.id}), (write, {"change_id": change.id}))
+    assert came_of_it == ["succeeded", "conflict"]
+    assert desk.text(project) == FIRST
 
 
 @scenario

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import shutil
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,9 @@ import pytest
 
 from actionengine import ActionException, Actor, ErrorCode
 from actionengine.changes import ChangeControlPermissions, workspace_module
+from actionengine.driving import drive
+from actionengine.execution.working_copy import WorkingCopy
+from actionengine.testing import AsyncWorld
 from actionengine.testing.worlds import a_tenant
 from tests.changes.conftest import Place
 from tests.changes.desk import BOT, add, expect, refused, scenario, schema
@@ -219,6 +225,113 @@ async def test_a_module_that_has_moved_on_is_told(desk: Shop) -> None:
     expect(await desk.stop(change))
     expect(await desk.start(change))
     assert expect(await desk.workspace(change)).diff.count("\n+") == 2
+
+
+def stop_before_copying(desk: Shop, change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have somebody stop the workspace just when its copy is about to be made."""
+    create = WorkingCopy.create
+    loop = asyncio.get_running_loop() if isinstance(desk.world, AsyncWorld) else None
+
+    def create_late(*arguments: Any) -> WorkingCopy:
+        monkeypatch.undo()
+        stopping = desk.stop(change)
+        expect(drive(stopping) if loop is None else asyncio.run_coroutine_threadsafe(stopping, loop).result())
+        return create(*arguments)
+
+    monkeypatch.setattr(WorkingCopy, "create", create_late)
+
+
+@scenario
+async def test_no_copy_is_left_by_a_start_that_is_slower_than_the_stop(
+    desk: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, change = await implementing(desk, FIRST)
+    stop_before_copying(desk, change, monkeypatch)
+
+    expect(await desk.start(change))
+
+    assert await desk.status(change) == "Implementing"
+    assert not desk.copy(change).exists()
+    expect(await desk.start(change))
+    assert desk.copy(change).read_text() == FIRST
+
+
+@scenario
+async def test_no_copy_is_left_by_a_look_that_is_slower_than_the_stop(
+    desk: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, change = await implementing(desk, FIRST)
+    expect(await desk.start(change))
+    shutil.rmtree(desk.workspaces)
+    stop_before_copying(desk, change, monkeypatch)
+
+    refused(await desk.workspace(change), CONFLICT, "stopped meanwhile")
+
+    assert not desk.copy(change).exists()
+    (mark,) = desk.copy(change).parents[2].iterdir()
+    mark.write_bytes(b"")
+    expect(await desk.start(change))
+    assert expect(await desk.workspace(change)).ops[0].fits
+
+
+@scenario
+async def test_of_marks_of_stopped_workspaces_only_new_ones_are_kept(desk: Shop) -> None:
+    project, change = await implementing(desk, FIRST)
+    other = await desk.change(project, edit(TEXT, FIRST))
+    expect(await desk.move(other, "Implementing", "WorkspaceRunning"))
+    expect(await desk.start(change))
+    expect(await desk.stop(change))
+    tenants = desk.copy(change).parents[2]
+    (mark,) = tenants.glob(f".{change.id}.*")
+    os.utime(mark, (0, 0))
+
+    expect(await desk.stop(other))
+
+    assert [each.name for each in tenants.iterdir()] == [f".{other.id}.closed"]
+
+
+@scenario
+async def test_a_start_that_has_not_committed_has_no_copy_to_look_at(desk: Shop) -> None:
+    _, change = await implementing(desk, FIRST)
+    start, look = (f"changes.{name}" for name in ("start_workspace", "workspace"))
+
+    came_of_it = await desk.run((start, {"change_id": change.id}), (look, {"change_id": change.id}))
+
+    assert came_of_it == ["succeeded", "conflict"]
+    assert expect(await desk.workspace(change)).status == "running"
+    expect(await desk.stop(change))
+    await desk.run((start, {"change_id": change.id}), (look, {"change_id": change.id}), fails=True)
+    assert not desk.copy(change).exists()
+
+
+@pytest.mark.parametrize("name", ["base.json", "ops.json"])
+@scenario
+async def test_a_copy_that_is_damaged_is_told(desk: Shop, name: str) -> None:
+    _, change = await implementing(desk, FIRST)
+    expect(await desk.start(change))
+    (desk.copy(change).parents[1] / name).write_bytes(b"")
+
+    refused(await desk.workspace(change), CONFLICT, "damaged", "start it anew")
+
+    expect(await desk.stop(change))
+    expect(await desk.start(change))
+    assert expect(await desk.workspace(change)).ops[0].fits
+
+
+@scenario
+async def test_a_full_disk_is_no_fault_of_the_change(desk: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, change = await implementing(desk, FIRST)
+    expect(await desk.start(change))
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise OSError(ENOSPC, os.strerror(ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", fail)
+        refused(await desk.workspace(change), ErrorCode.UNAVAILABLE, "No space left")
+        expect(await desk.stop(change))
+
+    assert not list(desk.copy(change).parents[2].iterdir())
 
 
 @scenario

@@ -6,11 +6,8 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -22,10 +19,8 @@ from actionengine import PostgresStorage, SQLiteStorage, Tenant
 from actionengine.driving import drive
 from actionengine.storage.sql.storage import SQLStorage
 from tests.crash.host import Order
-
-ROOT = Path(__file__).parents[2]
-PATIENCE = 90.0
-"""Seconds after which a test gives up waiting."""
+from tests.programs import Program
+from tests.waiting import wait_until
 
 
 class Backend(ABC):
@@ -98,23 +93,11 @@ class HostStarter:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._errors = folder / "errors"
-        with self._errors.open("w") as errors:
-            self._program = subprocess.Popen(
-                [sys.executable, "-m", "tests.crash.host"],
-                cwd=ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
+        self._program = Program("tests.crash.host", folder)
 
     def start(self, order: Order) -> int:
         """The process id of a new host."""
-        assert self._program.stdin is not None
-        self._program.stdin.write(json.dumps(order) + "\n")
-        self._program.stdin.flush()
-        return int(self._told())
+        return int(self._program.ask(order))
 
     def journal_path(self) -> Path:
         """Where the next host can keep its journal. Its name is also the host's, for the database."""
@@ -122,21 +105,11 @@ class HostStarter:
 
     def see_it_killed(self) -> None:
         """Wait for the end of the host; it has to be by SIGKILL."""
-        ended = int(self._told())
-        assert ended == -signal.SIGKILL, f"the host ended with {ended}: {self._errors.read_text()}"
+        ended = self._program.hear()
+        assert ended == -signal.SIGKILL, f"the host ended with {ended}: {self._program.errors()}"
 
     def close(self) -> None:
-        assert self._program.stdin is not None
-        assert self._program.stdout is not None
-        self._program.stdin.close()
-        self._program.stdout.close()
-        self._program.wait(PATIENCE)
-
-    def _told(self) -> str:
-        assert self._program.stdout is not None
-        line = self._program.stdout.readline()
-        assert line, self._errors.read_text()
-        return line
+        self._program.close()
 
 
 def kill_in_the_middle(pid: int, journal: Path, dice: random.Random) -> None:
@@ -144,11 +117,3 @@ def kill_in_the_middle(pid: int, journal: Path, dice: random.Random) -> None:
     wait_until(lambda: journal.exists() and b"acknowledged" in journal.read_bytes())
     time.sleep(dice.uniform(0.0, 0.06))
     os.kill(pid, signal.SIGKILL)
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """Wait for something that has to come."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"this did not come about within {PATIENCE} s"
-        time.sleep(0.002)

@@ -18,7 +18,7 @@ from actionengine.storage.port import Mode
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.testing.base import value_of
 from tests.crash.host import POINTS, Order
-from tests.crash.hosts import Backend, HostStarter, Journal, kill_in_the_middle, wait_until
+from tests.crash.hosts import Backend, HostStarter, Journal, kill_in_the_middle
 from tests.crash.ledger import (
     ONCE,
     check_all_is_there_once,
@@ -29,6 +29,7 @@ from tests.crash.ledger import (
     request_of,
     transfer_in,
 )
+from tests.waiting import wait_until
 
 RANDOM_KILLS = 6
 CAMPAIGN = 40

@@ -29,7 +29,6 @@ from actionengine.driving import drive
 from actionengine.storage.port import Mode
 from actionengine.testing import AsyncWorld, SyncWorld, World
 from actionengine.testing.base import error_of, value_of
-from tests.crash.hosts import wait_until
 from tests.crash.ledger import (
     check_all_is_there_once,
     check_nothing_is_half_there,
@@ -41,6 +40,7 @@ from tests.crash.ledger import (
 )
 from tests.crash.notes import notes_engine, notes_request, put
 from tests.crash.servers import StopMode, StoppableServer, stoppable_server
+from tests.waiting import wait_until
 
 WORKERS = 3
 BOUND = 60.0

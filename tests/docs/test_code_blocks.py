@@ -27,7 +27,7 @@ from urllib.parse import unquote
 import pytest
 
 import actionengine
-from actionengine import ErrorCode
+from actionengine import ErrorCode, changes, durable, execution, workflows
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -205,6 +205,13 @@ def test_the_page_on_errors_knows_every_code(code: ErrorCode) -> None:
 @pytest.mark.parametrize("name", [*actionengine.__all__, *actionengine._EXTRAS])
 def test_the_reference_knows_every_public_name(name: str) -> None:
     assert f"actionengine.{name}" in _DIRECTIVE.findall((ROOT / "docs/reference.md").read_text())
+
+
+@pytest.mark.parametrize("part", [changes, durable, execution, workflows], ids=lambda part: part.__name__)
+def test_the_reference_knows_what_each_part_exports(part: ModuleType) -> None:
+    reference = (ROOT / "docs/reference.md").read_text()
+    known = {*_DIRECTIVE.findall(reference), *(f"{part.__name__}.{name}" for name in re.findall(r"`(\w+)`", reference))}
+    assert [name for name in part.__all__ if f"{part.__name__}.{name}" not in known] == []
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -7,21 +7,17 @@ import json
 import pickle
 import signal
 from collections.abc import Iterator
+from datetime import datetime, tzinfo
 from pathlib import Path
+from time import time
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
 
-from actionengine.durable.host import (
-    DurableClient,
-    DurableFunction,
-    DurableHost,
-    DurableUnavailable,
-    opened,
-    upgrade,
-)
+from actionengine.durable.client import DurableClient, DurableUnavailable
+from actionengine.durable.host import DurableFunction, DurableHost, opened, upgrade
 from actionengine.durable.urls import durable_url
 from actionengine.errors import ConfigurationError
 from tests.durable.databases import Durable, change, empty_database, eventually, hear, kill, lines_of, sqlite, tell
@@ -108,6 +104,24 @@ def test_what_has_ended_long_ago_is_purged(client: DurableClient, shared_queue: 
     assert client.purge("begin_and_wait", -3600) == 0
     assert client.purge("append", -3600) >= 3
     assert client.look(*ids) == {}
+
+
+def test_what_has_ended_grows_old_by_the_clock_of_the_database(
+    client: DurableClient, shared_queue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ahead(datetime):
+        """The clock of a machine that is two hours ahead."""
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Ahead:
+            return cls.fromtimestamp(time() + 7200, tz)
+
+    id = uuid4().hex
+    client.enqueue("append", str(tmp_path / "lines"), id, queue=shared_queue, id=id)
+    assert eventually(lambda: client.look(id)[id].status == "SUCCESS")
+    monkeypatch.setattr("actionengine.durable.client.datetime", Ahead)
+
+    assert client.purge("append", 3600) == 0
 
 
 def test_one_process_has_one_host(file_database: Durable, queue: str) -> None:

@@ -313,6 +313,23 @@ def test_work_that_is_cancelled_is_ended(site: Site) -> None:
     assert kept(site) == 0
 
 
+def test_what_was_cancelled_before_its_worker_began_is_not_waited_for(site: Site) -> None:
+    client = DurableClient(site.durable.url)
+    worker = done(site.runner.execute(request(site.module(), "list"))).worker
+    id = f"taken-{uuid4()}"
+    client.enqueue(EXECUTE, "", queue=f"nobody's-{id}", id=id)
+    change(
+        site.durable,
+        "UPDATE $workflow_status SET status = 'CANCELLED', executor_id = :worker WHERE workflow_uuid = :id",
+        worker=worker,
+        id=id,
+    )
+
+    eventually(lambda: not client.look(id))
+
+    client.close()
+
+
 def test_a_cancelled_task_leaves_nothing_running(site: Site) -> None:
     module = site.module()
     marker = f"0.{uuid4().int}"

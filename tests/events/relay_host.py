@@ -169,10 +169,6 @@ def main() -> None:
         print(child, flush=True)
 
 
-def order_line(order: Order) -> str:
-    return json.dumps(order) + "\n"
-
-
 def read_journal(path: Path) -> list[Any]:
     """The marks of the actions that were acknowledged."""
     found = []

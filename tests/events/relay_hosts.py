@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -21,10 +19,10 @@ from actionengine import PostgresStorage, SQLiteStorage, Tenant
 from actionengine.events.publisher import CallbackPublisher
 from actionengine.events.relay import Relay
 from actionengine.storage.port import OutboxStatus
-from tests.events.relay_host import Order, order_line, read_journal
-from tests.events.relay_work import AnyStorage, BrokerLog, new_tenant, wait_until
-
-ROOT = Path(__file__).parents[2]
+from tests.events.relay_host import Order, read_journal
+from tests.events.relay_work import AnyStorage, BrokerLog, new_tenant
+from tests.programs import Program
+from tests.waiting import wait_until
 
 
 @dataclass
@@ -78,16 +76,7 @@ class Site:
         self.tenants: list[Tenant] = []
         self._folder = folder
         self._processes: list[Process] = []
-        self.errors = folder / "errors"
-        with self.errors.open("w") as errors:
-            self._program = subprocess.Popen(
-                [sys.executable, "-m", "tests.events.relay_host"],
-                cwd=ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
+        self._program = Program("tests.events.relay_host", folder)
 
     def tenant(self) -> Tenant:
         tenant = new_tenant(self.storage)
@@ -107,6 +96,10 @@ class Site:
         """What a relay tells of the outbox."""
         return Relay(self.storage, CallbackPublisher(lambda event: None)).status()
 
+    def errors(self) -> str:
+        """What the processes have complained of."""
+        return self._program.errors()
+
     def can_be_written(self) -> bool:
         """Whether nobody keeps others from writing for longer than a moment."""
         if isinstance(self.storage, PostgresStorage):
@@ -122,7 +115,7 @@ class Site:
     def wait_until_drained(self, seconds: float = 120.0) -> None:
         deadline = time.monotonic() + seconds
         while (status := self.status()).pending:
-            assert time.monotonic() < deadline, f"not drained: {status}; {self.errors.read_text()[-3000:]}"
+            assert time.monotonic() < deadline, f"not drained: {status}; {self.errors()[-3000:]}"
             time.sleep(0.05)
 
     def wait_for_arrivals(self, more: int) -> None:
@@ -134,20 +127,10 @@ class Site:
         for process in self._processes:
             with suppress(ProcessLookupError):
                 process.send(signal.SIGKILL)
-        assert self._program.stdin is not None
-        assert self._program.stdout is not None
-        self._program.stdin.close()
-        self._program.stdout.close()
-        self._program.wait(90)
+        self._program.close()
 
     def _start(self, order: Order) -> Process:
-        assert self._program.stdin is not None
-        assert self._program.stdout is not None
-        self._program.stdin.write(order_line(order))
-        self._program.stdin.flush()
-        line = self._program.stdout.readline()
-        assert line, self.errors.read_text()
-        process = Process(int(line), order.name, Path(order.path))
+        process = Process(int(self._program.ask(order)), order.name, Path(order.path))
         self._processes.append(process)
         return process
 

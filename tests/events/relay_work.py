@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -30,9 +29,6 @@ from actionengine.events.event import Event
 from actionengine.testing.base import value_of
 
 AnyStorage = InMemoryStorage | PostgresStorage | SQLiteStorage
-
-PATIENCE = 90.0
-"""Seconds after which a test gives up waiting."""
 
 PAGE = 1000
 
@@ -179,11 +175,3 @@ def check_all_arrived(storage: AnyStorage, tenants: Iterable[Tenant], arrivals: 
         check_order(events, arrivals)
     assert {arrival.id for arrival in arrivals} <= known
     return len(known)
-
-
-def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait for something that has to come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"this did not come about within {seconds} s"
-        time.sleep(0.005)

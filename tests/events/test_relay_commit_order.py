@@ -28,7 +28,8 @@ from actionengine.storage.port import Mode, Recording
 from actionengine.storage.postgres.driver import Statement
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
 from actionengine.testing.rows import event_row
-from tests.events.relay_work import Arrival, Writer, check_all_arrived, check_order, duplicates, wait_until, written
+from tests.events.relay_work import Arrival, Writer, check_all_arrived, check_order, duplicates, written
+from tests.waiting import wait_until
 
 READERS = 3
 RELAYS = 3

@@ -29,7 +29,7 @@ from actionengine.events.event import Event
 from actionengine.events.publisher import CallbackPublisher, Publisher
 from actionengine.events.relay import Relay
 from tests.crash.servers import StopMode, StoppableServer, stoppable_server
-from tests.events.relay_hosts import ROOT, Process, Site, postgres_site, sqlite_site
+from tests.events.relay_hosts import Process, Site, postgres_site, sqlite_site
 from tests.events.relay_publishers import AsyncBroker, Broker
 from tests.events.relay_work import (
     AnyStorage,
@@ -39,9 +39,10 @@ from tests.events.relay_work import (
     check_all_arrived,
     check_order,
     duplicates,
-    wait_until,
     written,
 )
+from tests.programs import ROOT
+from tests.waiting import wait_until
 
 BATCH = 20
 KILLS = 24
@@ -542,7 +543,7 @@ def test_relays_that_are_stopped_by_a_signal_repeat_nothing(site: Site, mode: st
     arrivals = finish(site, writer)
 
     report(site, arrivals, f"{STOPS} stops by a signal")
-    assert site.errors.read_text() == ""
+    assert site.errors() == ""
     assert duplicates(arrivals) == 0
 
 
@@ -551,9 +552,8 @@ def test_relays_that_are_stopped_from_another_thread_repeat_nothing(any_storage:
     broker = Broker()
     for _ in range(12):
         writer.execute(*(f"s/{dice.randrange(7)}" for _ in range(20)))
+        enough = len(broker.arrivals) + dice.randint(0, 10)
         with running(quick_relay(any_storage, broker, batch_size=BATCH)):
-            before = len(broker.arrivals)
-            enough = before + dice.randint(0, 10)
             wait_for_more(broker, enough)
     relay = quick_relay(any_storage, broker)
     relay.drain()

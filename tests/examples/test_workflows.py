@@ -195,7 +195,7 @@ def test_another_tenant_sees_none_of_it(working_host: Host) -> None:
     assert run_of(host, run["input"]["invoice_id"], "paused")["approval_id"] == run["approval_id"]
 
 
-def test_the_routes_define_activate_start_cancel_and_trigger(working_host: Host) -> None:
+def test_the_routes_define_activate_start_cancel_purge_and_trigger(working_host: Host) -> None:
     host = working_host
     definition = {"steps": [{"name": "ask", "type": "approval", "permission": "jobs.read", "message": "Well?"}]}
 
@@ -211,6 +211,7 @@ def test_the_routes_define_activate_start_cancel_and_trigger(working_host: Host)
     until(lambda: said(host.get(f"/api/runs/{run['id']}", MARIA))["status"] == "paused")
     assert host.client.post(f"/api/runs/{run['id']}/resume", headers=MARIA).status_code == 409
     assert post(f"/api/runs/{run['id']}/cancel", {"reason": "never mind"})["status"] == "cancelled"
+    assert post("/api/runs/purge", {"ended_before": "2020-01-01T00:00:00Z"}) == {"runs": 0, "has_more": False}
     trigger = post("/api/triggers", {"key": "asking", "trigger": {"type": "event", "event_type": "jobs.noted"}})
     assert post(f"/api/triggers/{trigger['id']}/disable")["status"] == "disabled"
     assert post(f"/api/triggers/{trigger['id']}/enable")["status"] == "active"

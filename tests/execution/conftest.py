@@ -1,4 +1,4 @@
-"""What tests of processes check in the end."""
+"""What the tests of the boundary share: modules with secrets around them, and the means that commands run by."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from uuid import uuid4
 
 import pytest
 
+from actionengine.execution.files import ModuleFiles
 from actionengine.execution.processes import Means
 from tests.execution.processes import alive, children, insist_on
+from tests.execution.walled import Walled
 
 
 @pytest.fixture
@@ -44,6 +46,17 @@ def marker() -> Iterator[str]:
     yield text
     for process in alive(text):
         os.kill(process, signal.SIGKILL)
+
+
+@pytest.fixture
+def walled(tmp_path: Path) -> Walled:
+    return Walled(tmp_path)
+
+
+@pytest.fixture
+def files(walled: Walled) -> Iterator[ModuleFiles]:
+    with ModuleFiles(walled.root) as opened:
+        yield opened
 
 
 @pytest.fixture

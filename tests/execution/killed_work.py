@@ -93,13 +93,13 @@ def count_calls(then: Callable[[int], None]) -> None:
         setattr(os, name, counting(getattr(os, name)))
 
 
-def killed_at(root: Path, point: int) -> bool:
-    """Do the work in a fork, which is killed there; whether it was."""
+def killed_at(point: int, admitted: Admitted) -> bool:
+    """Do keyed work in a fork, which is killed at this call; whether it was."""
     child = os.fork()
     if child == 0:
         try:
             count_calls(lambda number: os.kill(os.getpid(), signal.SIGKILL) if number == point else None)
-            run_once(keyed(root), perform)
+            run_once(admitted, perform)
         finally:
             os._exit(0)
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
@@ -155,7 +155,7 @@ def main(folder: Path, seed: int, rounds: int) -> None:
         # Spread over all of the work in the first place, so that no part of it is left out.
         tried = [1 + (number * most) // rounds + dice.randrange(max(1, most // rounds))]
         tried += [dice.randint(1, most) for _ in range(dice.choice((0, 0, 1, 2)))]
-        killed = [killed_at(root, point) for point in tried]
+        killed = [killed_at(point, keyed(root)) for point in tried]
         left = state(root)
         strange = sorted(tree(root).keys() - tree(before).keys() - tree(after).keys())
         interrupted = Journal(root).is_interrupted()

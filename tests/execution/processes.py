@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,13 +54,6 @@ def children() -> set[int]:
         if int(stat.rpartition(b")")[2].split()[1]) == os.getpid():
             found.add(int(name))
     return found
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
 
 
 def insist_on(means: Means, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,17 +22,6 @@ LIMITED = Path(__file__).with_name("limited_files.py")
 KILLED = Path(__file__).with_name("killed_writers.py")
 
 
-@pytest.fixture
-def walled(tmp_path: Path) -> Walled:
-    return Walled(tmp_path)
-
-
-@pytest.fixture
-def files(walled: Walled) -> Iterator[ModuleFiles]:
-    with ModuleFiles(walled.root) as opened:
-        yield opened
-
-
 def paths(entries: Iterator[FileEntry]) -> list[str]:
     return [each.path for each in entries]
 

@@ -19,17 +19,6 @@ from tests.execution.traversals import ODD_NAMES, REFUSED
 from tests.execution.walled import Walled
 
 
-@pytest.fixture
-def walled(tmp_path: Path) -> Walled:
-    return Walled(tmp_path)
-
-
-@pytest.fixture
-def files(walled: Walled) -> Iterator[ModuleFiles]:
-    with ModuleFiles(walled.root) as opened:
-        yield opened
-
-
 def code_of(call: Callable[[], object]) -> ErrorCode:
     with pytest.raises(ActionException) as raised:
         call()

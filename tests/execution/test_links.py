@@ -36,17 +36,6 @@ MEANINGS = {
 }
 
 
-@pytest.fixture
-def walled(tmp_path: Path) -> Walled:
-    return Walled(tmp_path)
-
-
-@pytest.fixture
-def files(walled: Walled) -> Iterator[ModuleFiles]:
-    with ModuleFiles(walled.root) as opened:
-        yield opened
-
-
 class TestInside:
     @pytest.mark.parametrize(
         ("path", "target"),

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from time import sleep, time
 from typing import Any
@@ -365,6 +366,102 @@ def test_only_what_attempts_have_left_is_cleaned_away(root: Path) -> None:
 
     assert {"notes", "copy-of-mine"} <= set(os.listdir(folder))
     assert set(left).isdisjoint(os.listdir(folder))
+
+
+def test_a_lock_that_was_exchanged_is_not_the_one_that_is_waited_for(root: Path) -> None:
+    journal = Journal(root)
+
+    class Waits(threading.Event):
+        """Asked by who waits, before each further try."""
+
+        asked = threading.Event()
+
+        def is_set(self) -> bool:
+            self.asked.set()
+            return False
+
+    with ThreadPoolExecutor(1) as pool, ExitStack() as held:
+        held.enter_context(journal.lock(append(root).request))
+        waiting = pool.submit(run_once, append(root, timeout=1.0), perform, cancelled=Waits())
+        assert Waits.asked.wait(60)
+        (journal.folder / "lock").unlink()
+        with journal.lock(append(root).request):
+            held.close()
+            assert code_of(waiting.result) is ErrorCode.IDEMPOTENCY_IN_PROGRESS
+
+
+def test_a_module_that_goes_away_while_its_lock_is_waited_for_is_told(root: Path) -> None:
+    journal = Journal(root)
+
+    class Removes(threading.Event):
+        """Removes the module once somebody waits for it."""
+
+        def is_set(self) -> bool:
+            shutil.rmtree(root, ignore_errors=True)
+            held.close()
+            return False
+
+    with ExitStack() as held:
+        held.enter_context(journal.lock(append(root).request))
+        work = append(root)
+        assert code_of(lambda: run_once(work, perform, cancelled=Removes())) is ErrorCode.UNAVAILABLE
+
+
+def test_what_else_lies_in_a_journal_is_no_obstacle(root: Path) -> None:
+    folder = Journal(root).folder
+    run_once(append(root), perform)
+    for number, name in enumerate(("notes.ready", f"{'0' * 64}.done", "notes.done")):
+        (folder / name).symlink_to("nowhere") if number else (folder / name).touch()
+
+    run_once(append(root, "two"), perform)
+    run_once(append(root, None), perform)
+
+    assert lines(root) == ["line"] * 3
+
+
+def test_a_lock_that_is_a_link_is_not_followed(root: Path, tmp_path: Path) -> None:
+    Journal(root).folder.mkdir()
+    (Journal(root).folder / "lock").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(ActionException):
+        run_once(append(root), perform)
+
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("put", ["fifo", "text"])
+def test_an_entry_that_is_none_is_told_and_not_waited_for(root: Path, put: str) -> None:
+    run_once(append(root), perform)
+    (entry,) = Journal(root).folder.glob("*.done/entry.json")
+    entry.unlink()
+    os.mkfifo(entry) if put == "fifo" else entry.write_text("{")
+
+    assert code_of(lambda: run_once(append(root), perform)) is ErrorCode.UNAVAILABLE
+    run_once(append(root, "two"), perform)
+
+
+DIG = "import os\nfor _ in range(1500):\n    os.mkdir('d')\n    os.chdir('d')"
+
+
+def test_work_that_makes_a_folder_too_deep_has_no_effect_and_is_no_obstacle(root: Path) -> None:
+    dig = {"argv": [sys.executable, "-I", "-S", "-c", DIG]}
+
+    assert code_of(lambda: run_once(admit(root, "run", dig, idempotency_key="one"), perform)) is ErrorCode.UNPROCESSABLE
+
+    assert beside(root) == []
+    run_once(append(root, "two"), perform)
+    assert sorted(os.listdir(root)) == ["a.txt", "log.txt", "sub"]
+
+
+def test_work_that_leaves_more_than_can_be_read_in_its_time_has_no_effect(root: Path) -> None:
+    def fill(folder: Path) -> None:
+        with open(folder / "sparse", "wb") as file:
+            file.truncate(256 * 1024**3)
+
+    assert code_of(lambda: run_once(doing(root, fill, timeout=0.3), perform)) is ErrorCode.TIMEOUT
+
+    assert beside(root) == []
+    assert not (root / "sparse").exists()
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a" * 300, "\ud800"], ids=["nul", "long", "half"])

@@ -17,7 +17,8 @@ import pytest
 
 from actionengine.errors import ActionException, ErrorCode
 from actionengine.execution.processes import Means, ProcessLimits, run_process
-from tests.execution.processes import DAEMONS, PYTHON, alive, children, insist_on, python, refused, run, wait_until
+from tests.execution.processes import DAEMONS, PYTHON, alive, children, insist_on, python, refused, run
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
@@ -73,6 +74,22 @@ def test_the_home_of_a_command_is_empty_and_gone_afterwards(means: Means, tempor
 
     (home,) = finished.stdout.decode().splitlines()
     assert Path(home).is_relative_to(temporary)
+    assert os.listdir(temporary) == []
+
+
+DIG = """
+import os
+os.chdir(os.environ["TMPDIR"])
+for _ in range(1500):
+    os.mkdir("d", 0o700)
+    os.chdir("d")
+os.chmod(".", 0)
+os.chdir("/")
+"""
+
+
+def test_a_folder_of_any_depth_is_gone_afterwards(means: Means, temporary: Path) -> None:
+    assert python(DIG).exit_code == 0
     assert os.listdir(temporary) == []
 
 
@@ -170,6 +187,30 @@ def test_without_processes_for_more_it_is_unavailable(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "executable", "/no/such/python")
 
     assert refused("true").code is ErrorCode.UNAVAILABLE
+
+
+def test_a_host_without_descriptors_for_more_loses_none() -> None:
+    host = """
+import os, resource
+from actionengine.errors import ActionException
+from actionengine.execution.processes import run_process
+def count():
+    return len(os.listdir("/proc/self/fd"))
+run_process(("true",), folder="/", timeout=60.0)
+before, (_, most) = count(), resource.getrlimit(resource.RLIMIT_NOFILE)
+for stdin in (b"", b"x"):
+    for few in range(before, before + 16):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
+        try:
+            run_process(("true",), folder="/", timeout=60.0, stdin=stdin)
+        except ActionException as error:
+            assert error.error.code == "unavailable", error
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+print(count() - before)
+"""
+    ended = subprocess.run((sys.executable, "-c", host), capture_output=True, text=True, check=True)
+
+    assert ended.stdout == "0\n"
 
 
 @pytest.mark.parametrize("value", [0, -1, 0.5, float("nan"), float("inf"), 2**63, "1", None], ids=repr)
@@ -292,7 +333,7 @@ def fork():
         os._exit(0)
 if {held}:
     threading.Thread(target=fork).start()
-argv = (sys.executable, "-I", "-S", "-c", {DAEMONS!r}, "10", "1000")
+argv = (sys.executable, "-I", "-S", "-c", {DIG + DAEMONS!r}, "10", "1000")
 processes.run_process(argv, folder="/", timeout=100, environment={{"MARKER": {marker!r}}})
 """
     environment = {**os.environ, "TMPDIR": str(tmp_path)}

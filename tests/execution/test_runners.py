@@ -29,8 +29,9 @@ from actionengine.execution.request import ExecutionRequest, ExecutionResult, Mo
 from actionengine.execution.runner import Answer, BoundaryRunner
 from actionengine.execution.subprocess_runner import SubprocessRunner
 from actionengine.execution.telemetry import ExecutionEvent
-from tests.execution.processes import alive, wait_until
+from tests.execution.processes import alive
 from tests.execution.runner_actions import ACTIONS
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),

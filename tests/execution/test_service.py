@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, Field, SecretStr
 from returns.result import Failure, Result
 
 from actionengine import (
@@ -22,7 +23,15 @@ from actionengine import (
     Tenant,
     create_engine,
 )
-from actionengine.execution import CODE_MODULE_DEFAULT, READ_ONLY, InProcessRunner, ModuleRoots, modules_service
+from actionengine.execution import (
+    CODE_MODULE_DEFAULT,
+    READ_ONLY,
+    InProcessRunner,
+    ModuleRoots,
+    Work,
+    create_module_action,
+    modules_service,
+)
 from actionengine.storage.sqlite.storage import SQLiteStorage
 
 ROLES = {
@@ -172,3 +181,30 @@ def test_it_is_the_same_under_an_event_loop(site: Site) -> None:
     asyncio.run(twice())
 
     assert site.text(site.acme, "notes.txt") == "line\n"
+
+
+class DeployInput(BaseModel):
+    """A text that nobody is to see, and one that is called otherwise outside."""
+
+    token: SecretStr
+    to: str = Field(alias="where")
+
+
+def _deploy(data: DeployInput, work: Work) -> dict[str, Any]:
+    work.write("deployed", f"{data.to}: {data.token.get_secret_value()}".encode())
+    return {"to": data.to}
+
+
+def test_a_secret_comes_to_the_module_as_it_is_and_is_masked_on_the_log(site: Site) -> None:
+    deploy = create_module_action(
+        name="deploy", description="Deploy", validation=DeployInput, handler=_deploy, capabilities=("fs:write",)
+    )
+    runner = InProcessRunner(CODE_MODULE_DEFAULT, actions=[deploy])
+    service = modules_service(runner, site.roots.context, actions=[deploy])
+    site.engine = create_engine(services=[service], storage=site.storage, authorizer=StaticAuthorizer(ROLES))
+
+    assert site.do("deploy", "builder", token="hush-hush", where="web-1").unwrap() == {"to": "web-1"}
+
+    assert site.text(site.acme, "deployed") == "web-1: hush-hush"
+    (entry,) = site.log("modules.deploy")
+    assert entry.input == {"module_id": "website", "token": "**********", "where": "web-1"}

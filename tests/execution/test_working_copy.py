@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actionengine.errors import ActionException, ErrorCode
+from actionengine.execution.manifests import nodes, telling
 from actionengine.execution.refusals import MissingModuleError
 from actionengine.execution.working_copy import CopyLimits, WorkingCopy
 from tests.execution.modules import tree
@@ -196,6 +199,29 @@ def test_a_diff_against_a_module_that_was_changed_is_a_conflict(root: Path, tmp_
 
     assert failure(caught) is ErrorCode.CONFLICT
     assert [change.path for change in copy.changes_of_module()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("put", ["fifo", "link"])
+def test_a_folder_that_becomes_something_else_while_it_is_read_is_a_conflict(root: Path, put: str) -> None:
+    def pass_over(path: str, mode: int, modified: int, pieces: Iterator[bytes]) -> None:
+        assert list(pieces) is not None
+
+    found = nodes(root, pass_over)
+    assert "src" in (path for path, _ in found)
+    (root / "src").rename(root / "away")
+    os.mkfifo(root / "src") if put == "fifo" else (root / "src").symlink_to("away")
+
+    with pytest.raises(ActionException) as caught:
+        list(found)
+
+    assert failure(caught) is ErrorCode.CONFLICT
+
+
+def test_an_error_of_an_open_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ActionException) as caught, telling("read", tmp_path):
+        raise OSError(errno.EIO, "broken", 7)
+
+    assert failure(caught) is ErrorCode.UNAVAILABLE
 
 
 def test_a_dropped_copy_is_gone_whatever_its_permissions(root: Path, tmp_path: Path) -> None:

@@ -1,22 +1,22 @@
 """Does keyed work as a user whom the permissions of folders bind, and is killed in the middle of it: tells what it saw.
 
-`python -m tests.execution.unprivileged <folder> <step>`: in a folder where everybody may write; killed
-at every so many calls of the system.
+`python -m tests.execution.unprivileged <folder> <step>`: in a folder where everybody may write, killed at every so many
+calls of the system.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
 from pathlib import Path
 
+from actionengine.execution.boundary import Admitted
 from actionengine.execution.declarations import create_module_action
 from actionengine.execution.journal import Journal
 from actionengine.execution.once import run_once
 from actionengine.execution.work import Work
-from tests.execution.killed_work import Nothing, count_calls
+from tests.execution.killed_work import Nothing, killed_at
 from tests.execution.modules import EVERYTHING, admit, perform, tree
 
 
@@ -51,16 +51,9 @@ def make_module(root: Path) -> None:
     (root / "gone/deep").chmod(0o555)
 
 
-def killed_at(root: Path, point: int) -> bool:
-    """Do the work in a fork, which is killed there; whether it was."""
-    child = os.fork()
-    if child == 0:
-        try:
-            count_calls(lambda number: os.kill(os.getpid(), signal.SIGKILL) if number == point else None)
-            run_once(admit(root, "act", actions=[ACTION], idempotency_key="one"), perform)
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+def keyed(root: Path) -> Admitted:
+    """The request."""
+    return admit(root, "act", actions=[ACTION], idempotency_key="one")
 
 
 def main(folder: Path, step: int) -> None:
@@ -68,7 +61,7 @@ def main(folder: Path, step: int) -> None:
     if os.geteuid() == 0:
         # What is imported when it is first used may be out of reach then.
         make_module(folder / "first")
-        run_once(admit(folder / "first", "act", actions=[ACTION], idempotency_key="one"), perform)
+        run_once(keyed(folder / "first"), perform)
         os.setresgid(65534, 65534, 65534)
         os.setresuid(65534, 65534, 65534)
     plain = folder / "plain"
@@ -80,9 +73,9 @@ def main(folder: Path, step: int) -> None:
     while was_killed:
         root = folder / f"module-{point}"
         make_module(root)
-        was_killed = killed_at(root, point)
-        killed_at(root, point // 2)
-        run_once(admit(root, "act", actions=[ACTION], idempotency_key="one"), perform)
+        was_killed = killed_at(point, keyed(root))
+        killed_at(point // 2, keyed(root))
+        run_once(keyed(root), perform)
         assert tree(root) == tree(plain), (point, tree(root), tree(plain))
         assert [name for name in os.listdir(Journal(root).folder) if name.endswith(".ready")] == []
         point += step

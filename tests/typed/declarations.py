@@ -12,6 +12,7 @@ from actionengine import (
     create_action,
     create_service,
 )
+from actionengine.execution import Capability, ExecutionRequest
 
 
 class Refund(BaseModel):
@@ -99,6 +100,7 @@ create_action(
     idempotency="required",
     timeout=2.5,
 )
+ExecutionRequest(action="run", input={"argv": ("ls", "-l")}, capabilities={"fs:read", Capability.CMD_RUN})
 
 # What does not
 
@@ -114,3 +116,4 @@ create_action(name="a", description="", handler=refund, validation=Refund, idemp
 create_action(name="a", description="", handler=refund, validation=Refund, permissions="x")  # E: call-overload
 create_action(description="", handler=refund, validation=Refund)  # E: call-overload
 create_service(name="s", description="", actions=[refund])  # E: list-item
+ExecutionRequest(action="run", capabilities=[1])  # E: list-item

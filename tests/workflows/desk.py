@@ -32,7 +32,7 @@ from actionengine import (
     create_service,
 )
 from actionengine.changes import change_control_services
-from actionengine.durable.host import DurableClient
+from actionengine.durable.client import DurableClient
 from actionengine.testing import World
 from actionengine.workflows import WorkflowPermissions, workflow_services
 from actionengine.workflows.agenda import Agenda

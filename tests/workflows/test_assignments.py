@@ -8,7 +8,7 @@ from typing import Any
 from returns.result import Failure
 
 from actionengine import Actor, ErrorCode, RequestContext, Role, StaticAuthorizer
-from actionengine.workflows import WorkflowPermissions
+from actionengine.workflows import ASSIGNMENTS, WorkflowPermissions
 from actionengine.workflows.permissions import NO_PERMISSIONS
 from tests.workflows.desk import (
     ANN,
@@ -211,6 +211,55 @@ async def test_what_a_step_gives_once_it_is_done_is_not_there_where_nobody_waits
     answer = await desk.ask("workflows.define", {"key": "hasty", "definition": {"steps": steps}})
 
     refused(answer, ErrorCode.INVALID_INPUT, "'look' gives assignee, id, title")
+
+
+ODD: tuple[dict[str, Any], ...] = (
+    {},
+    {"mine": 1},
+    {"assignee": 3},
+    {"title": None},
+    {"details": "text"},
+    {"run_id": None},
+    {"run_id": "x" * 1000},
+    {"status": ["open"]},
+)
+"""What a host may make of the document of an assignment, which is none then."""
+
+
+@scenario
+async def test_what_is_no_assignment_by_now_is_said_so_and_hides_no_other(desk: Desk) -> None:
+    key = await desk.define(assignment("look", wait=True))
+    runs = [await desk.drive(await desk.start(key)) for _ in range(len(ODD) + 1)]
+    for run, odd in zip(runs, ODD, strict=False):
+        stored = await desk.read(ASSIGNMENTS, run.assignment_id)
+        left = {**stored["data"], **odd} if odd.keys() <= stored["data"].keys() and odd else odd
+        expect(await desk.keep(ASSIGNMENTS, left, run.assignment_id, stored["version"]))
+
+    for newest_first in (False, True):
+        for limit in (1, 2, 100):
+            query = {"limit": limit, "newest_first": newest_first}
+            (listed,) = expect(await desk.ask("workflow_assignments.list", query))
+            assert listed.id == runs[-1].assignment_id
+    for run in runs[:-1]:
+        got = await desk.ask("workflow_assignments.get", {"assignment_id": run.assignment_id})
+        refused(got, ErrorCode.UNPROCESSABLE, "is no assignment any more")
+    for run in runs[: len(ODD) - 1]:
+        refused(await complete(desk, run.assignment_id), ErrorCode.UNPROCESSABLE, "is no assignment any more")
+        expect(await desk.cancel(run))
+
+
+@scenario
+async def test_what_a_host_writes_where_the_completion_stands_does_not_keep_anybody_from_completing(desk: Desk) -> None:
+    key = await desk.define(assignment("look", wait=True))
+    for odd in ({"result": "done"}, {"completed_by": 4, "completed_at": "soon"}, {"status": None}, {"created_at": "x"}):
+        run = await desk.drive(await desk.start(key))
+        stored = await desk.read(ASSIGNMENTS, run.assignment_id)
+        expect(await desk.keep(ASSIGNMENTS, {**stored["data"], **odd}, run.assignment_id, stored["version"]))
+
+        done = expect(await complete(desk, run.assignment_id, {"fine": True}))
+
+        assert (done.status, done.result) == ("completed", {"fine": True})
+        assert (await desk.get(run.id)).status == "succeeded"
 
 
 def test_each_permission_can_be_left_out() -> None:

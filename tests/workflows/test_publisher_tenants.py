@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from actionengine import InMemoryStorage
 from actionengine.driving import drive
-from actionengine.durable.host import DurableClient
+from actionengine.durable.client import DurableClient
 from actionengine.events.event import Event
 from actionengine.testing import AsyncWorld
 from actionengine.testing.worlds import a_tenant

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from returns.result import Success
 from uuid_utils import uuid7
 
-from actionengine import ActionError, Actor, ErrorCode, Role, StaticAuthorizer
+from actionengine import ActionError, Actor, ErrorCode, RequestContext, Role, Rule, StaticAuthorizer
 from actionengine.workflows import Workflow, WorkflowPermissions
 from tests.workflows.desk import (
     ANN,
@@ -549,8 +550,6 @@ async def test_an_ai_defines_and_starts_and_never_puts_anything_into_use(desk: D
 
 @scenario
 async def test_a_role_can_be_for_one_workflow(desk: Desk) -> None:
-    from actionengine.authorization.rules import Rule
-
     role = Role(allow=[Rule("workflows.start", resource="workflow/mine")])
     demanding = desk.another(permissions=WorkflowPermissions(), authorizer=StaticAuthorizer({"starter": role}))
     for key in ("mine", "theirs"):
@@ -588,6 +587,23 @@ async def test_a_workflow_writes_the_documents_that_its_roles_let_it_write(desk:
     assert await desk.read("payments") == []
 
 
+@scenario
+async def test_a_rule_about_one_workflow_is_about_its_triggers_too(desk: Desk) -> None:
+    roles = {
+        "manager": Role(allow=["workflows.*"], deny=[Rule("workflows.activate", "workflow/payroll")]),
+        "owner": Role(allow=[Rule("workflows.activate", "workflow/mine")]),
+    }
+    demanding = desk.another(permissions=WorkflowPermissions(), authorizer=StaticAuthorizer(roles))
+    for key in ("mine", "payroll"):
+        expect(await demanding.ask("workflows.define", {"key": key, "definition": STEPS}, by=AUDITOR))
+
+    for role in roles:
+        who = Actor.human("h", roles=[role])
+        made = expect(await demanding.ask("triggers.create", {"key": "mine", "trigger": EVENT}, by=who))
+        assert made.workflow_key == "mine"
+        refused(await demanding.ask("triggers.create", {"key": "payroll", "trigger": EVENT}, by=who), FORBIDDEN)
+
+
 @pytest.mark.parametrize(
     ("name", "payload"),
     [
@@ -622,6 +638,16 @@ async def test_nobody_gives_up_with_what_is_no_error(desk: Desk) -> None:
     payload = {"run_id": await desk.start(key), "position": 0, "error": {}}
 
     await nothing_written(desk, "workflow_steps.give_up", [payload], INVALID, by=Actor.workflow(key))
+
+
+@scenario
+async def test_no_trigger_is_fired_by_what_cannot_have_been(desk: Desk) -> None:
+    key = await desk.define(note("a"))
+    trigger = expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT}))
+    fire = {"trigger_id": trigger.id, "input": {}, "started_by": "x", "cause": "x", "at": "2030-01-31T09:00:00Z"}
+    wrong = [{**fire, "at": "1969-12-31T23:59:59Z"}, {**fire, "at": -1}, {**fire, "action_id": "x"}]
+
+    await nothing_written(desk, "workflow_steps.fire", wrong, INVALID, by=Actor.workflow(key))
 
 
 def test_services_can_be_asked_what_they_do(desk: Desk) -> None:
@@ -671,3 +697,74 @@ async def test_runs_that_ended_long_ago_are_removed_with_their_steps_and_no_othe
     refused(await desk.ask("workflows.get", {"run_id": ended[0].id}), ErrorCode.NOT_FOUND)
     assert await desk.log(subject=f"workflow_run/{ended[0].id}") != []
     expect(await desk.approve(waiting))
+
+
+@scenario
+async def test_what_began_later_than_its_cause_hides_no_run_from_being_removed(desk: Desk) -> None:
+    key = await desk.define(note("one"))
+    trigger = expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT}))
+    first, second = [await desk.drive(await desk.start(key)) for _ in range(2)]
+    earlier = first.created_at - timedelta(hours=1)
+    fire = {"trigger_id": trigger.id, "input": {}, "started_by": "x", "at": earlier.isoformat()}
+    for cause in "abc":
+        id = expect(await desk.ask("workflow_steps.fire", {**fire, "cause": cause}, by=Actor.workflow(key)))
+        await desk.drive(id)
+
+    purge = {"ended_before": (second.ended_at + timedelta(microseconds=1)).isoformat(), "limit": 1}
+    assert expect(await desk.ask("workflows.purge", purge)).has_more
+    assert not expect(await desk.ask("workflows.purge", purge)).has_more
+
+    left = {run.id for run in expect(await desk.ask("workflows.list", {}))}
+    assert len(left) == 3
+    assert not left & {first.id, second.id}
+
+
+@scenario
+async def test_who_removed_a_run_and_why_is_on_record(desk: Desk) -> None:
+    run = await desk.run(note("one"))
+    purge = {"ended_before": datetime.now(UTC).isoformat()}
+
+    for reason in ("spring cleaning", "nothing is left"):
+        expect(await desk.ask("workflows.purge", purge, by=BOB, reason=reason))
+
+    *_, entry = await desk.log(subject=f"workflow_run/{run.id}")
+    assert (entry.action, entry.actor_id, entry.reason) == ("workflows.purge", "bob", "spring cleaning")
+    assert await desk.events("workflows.purged") == [{"run_ids": [run.id]}]
+    assert await desk.events("workflows.purge") == []
+
+
+@scenario
+async def test_who_cancelled_the_approval_that_a_run_waited_for_is_on_record(desk: Desk) -> None:
+    run = await desk.run(approval("ok"))
+
+    expect(await desk.cancel(run, by=BOB, reason="not needed"))
+
+    (entry,) = await desk.log(subject=f"approval/{run.approval_id}")
+    assert (entry.action, entry.actor_id, entry.reason) == ("workflows.cancel", "bob", "not needed")
+
+
+@scenario
+async def test_cancelling_a_run_leaves_the_approval_of_another_action_be_its_key_that_of_the_step(desk: Desk) -> None:
+    run_id = await desk.start(await desk.define(note("a")))
+    needed = await desk.ask("host.approved", {"n": 1}, by=EVE, key=f"{run_id}/0")
+
+    expect(await desk.ask("workflows.cancel", {"run_id": run_id}, by=BOB))
+
+    asked = {"approval_id": needed.details["approval_id"]}
+    assert expect(await desk.ask("approvals.get", asked, by=EVE)).status == "pending"
+
+
+def test_of_many_who_remove_runs_at_once_each_run_is_removed_by_one(desk: Desk) -> None:
+    key = desk.world.run(desk.define(note("one")))
+    runs = [desk.world.run(desk.drive(desk.world.run(desk.start(key)))) for _ in range(6)]
+    purge = {"ended_before": datetime.now(UTC).isoformat()}
+
+    def remove(_: int) -> int:
+        context = RequestContext(desk.tenant, ANN, source="test")
+        removed: int = desk.engine.execute_action("workflows", "purge", purge, context).unwrap().runs
+        return removed
+
+    with ThreadPoolExecutor(4) as threads:
+        assert sum(threads.map(remove, range(4))) == len(runs)
+    told = desk.world.run(desk.events("workflows.purged"))
+    assert sorted(id for each in told for id in each["run_ids"]) == sorted(run.id for run in runs)

@@ -22,7 +22,7 @@ from actionengine import (
     create_action,
     create_service,
 )
-from actionengine.durable.host import DurableClient, DurableUnavailable
+from actionengine.durable.client import DurableClient, DurableUnavailable
 from actionengine.events.event import Event
 from actionengine.events.publisher import PublishError, PublisherUnavailable
 from actionengine.workflows import WorkflowPublisher, starting

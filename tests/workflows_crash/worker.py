@@ -20,7 +20,7 @@ from uuid import UUID
 from returns.result import Failure
 
 from actionengine import Actor, Engine, Relay, RequestContext, Tenant
-from actionengine.durable.host import DurableClient, DurableUnavailable
+from actionengine.durable.client import DurableClient, DurableUnavailable
 from actionengine.durable.leases import Leases
 from actionengine.storage.port import Mode
 from actionengine.storage.sql.storage import SQLStorage

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from tests.crash.hosts import PATIENCE, ROOT
+from tests.programs import Program
 from tests.workflows_crash.worker import Order
 
 
@@ -65,40 +62,18 @@ class WorkerStarter:
     """Starts workers, in processes of their own."""
 
     def __init__(self, folder: Path) -> None:
-        self._errors = folder / "errors"
-        with self._errors.open("w") as errors:
-            self._program = subprocess.Popen(
-                [sys.executable, "-m", "tests.workflows_crash.worker"],
-                cwd=ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
+        self._program = Program("tests.workflows_crash.worker", folder)
 
     def start(self, order: Order) -> Worker:
-        return Worker(self, int(self._ask("start", order)))
+        return Worker(self, int(self._program.ask(["start", order])))
 
     def wait(self, pid: int) -> int:
         """How a worker ended: it is waited for."""
-        return int(self._ask("wait", pid))
+        return int(self._program.ask(["wait", pid]))
 
     def errors(self) -> str:
         """What the workers have complained of, the last of it."""
-        return self._errors.read_text()[-20_000:]
+        return self._program.errors()
 
     def close(self) -> None:
-        assert self._program.stdin is not None
-        assert self._program.stdout is not None
-        self._program.stdin.close()
-        self._program.stdout.close()
-        self._program.wait(PATIENCE)
-
-    def _ask(self, word: str, told: object) -> str:
-        assert self._program.stdin is not None
-        assert self._program.stdout is not None
-        self._program.stdin.write(json.dumps([word, told]) + "\n")
-        self._program.stdin.flush()
-        line = self._program.stdout.readline()
-        assert line, self.errors()
-        return line
+        self._program.close()

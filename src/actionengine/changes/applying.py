@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pydantic import BaseModel, ConfigDict
 
 from actionengine.action_context import ActionContext
 from actionengine.changes.difference import TypeDiff
 from actionengine.changes.documents import check_documents
-from actionengine.changes.executor import Execution, ExecutionRefused, load, persist, run
+from actionengine.changes.executor import Execution, ExecutionRefused, Loaded, load, persist, run
 from actionengine.changes.files import FileSettings, ProjectFiles
 from actionengine.changes.models import Applied, FileDiff, Preview, WrittenFile, WrittenFiles
 from actionengine.changes.states import may_go
@@ -51,7 +53,7 @@ async def preview_change(ctx: ActionContext, change_id: str, settings: FileSetti
     store, access = store_of(ctx), access_of(ctx)
     change = await store.change(change_id)
     loaded = await load(store, change, lock=False, files=ProjectFiles(ctx, settings, store, change["project_id"]))
-    execution = run(loaded)
+    execution = await _run(ctx, loaded)
     graph, schemas = loaded.graph, execution.transformed.schemas
     affected = {each for key in execution.touched for each in (key, *graph.descendants(key))}
     documents = [
@@ -64,6 +66,11 @@ async def preview_change(ctx: ActionContext, change_id: str, settings: FileSetti
         documents=tuple(documents),
         files=file_diffs(execution),
     )
+
+
+async def _run(ctx: ActionContext, loaded: Loaded) -> Execution:
+    # Editing large files takes its time.
+    return await access_of(ctx).run(partial(run, loaded)) if loaded.files else run(loaded)
 
 
 def file_diffs(execution: Execution) -> tuple[FileDiff, ...]:
@@ -91,7 +98,7 @@ async def execute_change(ctx: ActionContext, change_id: str, settings: FileSetti
         )
     _check_approved(ctx, change)
     files = ProjectFiles(ctx, settings, store, change["project_id"])
-    execution = run(await load(store, change, lock=True, files=files))
+    execution = await _run(ctx, await load(store, change, lock=True, files=files))
     if execution.loaded.pending:
         await persist(store, execution, files)
         _tell(ctx, change, execution, "execute")
@@ -121,7 +128,7 @@ async def merge_change(ctx: ActionContext, change_id: str, settings: FileSetting
     _check_approved(ctx, change)
     files = ProjectFiles(ctx, settings, store, change["project_id"])
     try:
-        execution = run(await load(store, change, lock=True, files=files))
+        execution = await _run(ctx, await load(store, change, lock=True, files=files))
     except ExecutionRefused:
         _fail(ctx, change)
         raise
@@ -137,18 +144,23 @@ async def merge_change(ctx: ActionContext, change_id: str, settings: FileSetting
 
 async def write_change_files(ctx: ActionContext, change_id: str, settings: FileSettings) -> WrittenFiles:
     """Write what is missing of a change's edits of files, and of later ones of the same files. Raises `ActionException`
-    where something cannot be written."""
+    where something cannot be written, and `conflict` where it may not stand yet: inside an action that has merged."""
     store, access = store_of(ctx), access_of(ctx)
+    if access.has_work_after_commit:
+        raise conflict(
+            "files are written once this transaction has committed, and it has such work: ask for changes.write_files "
+            "afterwards"
+        )
     change = await store.change(change_id)
     executed = await store.ops.find(
         {"change_id": change_id, "op_type": "edit_file"}, above={"applied_version": 0}, columns=("payload",)
     )
     files = ProjectFiles(ctx, settings, store, change["project_id"])
-    brought = await files.write([op["payload"]["file_path"] for op in executed])
-    if not any(each.outcome == "written" for each in brought):
+    results = await files.write([op["payload"]["file_path"] for op in executed])
+    if not any(each.outcome == "written" for each in results):
         access.nothing_changed()
     return WrittenFiles(
-        change_id=change_id, files=tuple(WrittenFile(path=each.path, outcome=each.outcome) for each in brought)
+        change_id=change_id, files=tuple(WrittenFile(path=each.path, outcome=each.outcome) for each in results)
     )
 
 

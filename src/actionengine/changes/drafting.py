@@ -180,7 +180,7 @@ async def _edits_back(executed: Sequence[Row], files: ProjectFiles) -> list[Patc
     if back:
         states = await files.load([op.file_path for op in back])
         try:
-            edit_files(states, back)
+            tuple(edit_files(states, back))
         except EditRefused as refused:
             raise conflict(
                 f"{refused.op.file_path!r} has changed since: take back the later change first, or edit it by hand "

@@ -203,9 +203,15 @@ def run(loaded: Loaded) -> Execution:
     """Transform: what the pending ops make of the record types and the files. Raises `ActionException(unprocessable)`
     with the op and the reason; `conflict` for a file that another change has edited since the op was written, so that
     it fits no longer."""
+    edits: list[FileStep] = []
     try:
         transformed = transform(loaded.graph, loaded.on_types)
-        edits = edit_files(loaded.files, loaded.on_files)
+        stamps = sum(step.before.size for step in transformed.steps)
+        _check_stamps(loaded, stamps)
+        for step in edit_files(loaded.files, loaded.on_files):
+            edits.append(step)
+            stamps += len(step.before or "")
+            _check_stamps(loaded, stamps)
     except OpRefused as refusal:
         raise unprocessable(loaded.change, refusal.op, refusal.reason) from None
     except EditRefused as refusal:
@@ -213,13 +219,6 @@ def run(loaded: Loaded) -> Execution:
     except GraphError as error:
         message = f"the record types would not hang together: {error}"
         raise refused(loaded.change, ErrorCode.UNPROCESSABLE, message) from None
-    stamps = sum(step.before.size for step in transformed.steps) + sum(len(step.before or "") for step in edits)
-    if stamps > MOST_STAMPS:
-        message = (
-            f"{len(loaded.pending)} ops on schemas and files of this size would keep more than {MOST_STAMPS >> 20} MB "
-            f"of what was before each: spread them over several changes"
-        )
-        raise refused(loaded.change, ErrorCode.UNPROCESSABLE, message)
     by_type: dict[str, list[PatchOp]] = {}
     for op in loaded.pending:
         if op.record_type is not None:
@@ -228,7 +227,16 @@ def run(loaded: Loaded) -> Execution:
     diff = tuple(
         difference(key, types[key].version, types[key].schema, schemas[key], by_type[key]) for key in sorted(by_type)
     )
-    return Execution(loaded, transformed, diff, edits)
+    return Execution(loaded, transformed, diff, tuple(edits))
+
+
+def _check_stamps(loaded: Loaded, size: int) -> None:
+    if size > MOST_STAMPS:
+        message = (
+            f"{len(loaded.pending)} ops on schemas and files of this size would keep more than {MOST_STAMPS >> 20} MB "
+            f"of what was before each: spread them over several changes"
+        )
+        raise refused(loaded.change, ErrorCode.UNPROCESSABLE, message)
 
 
 def _unfit(loaded: Loaded, refusal: EditRefused) -> ExecutionRefused:

@@ -10,7 +10,7 @@ next edit starts from it as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from actionengine.action_context import ActionContext
-from actionengine.changes.module_files import Brought, FileWrite, bring, read_files, write_quietly
+from actionengine.changes.module_files import FileWrite, WriteResult, read_files, write_files, write_quietly
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.store import Store
 from actionengine.context import Tenant
@@ -31,6 +31,7 @@ from actionengine.execution.edits import apply_diff
 from actionengine.execution.refusals import MissingModuleError
 from actionengine.execution.request import ModuleContext
 from actionengine.execution.roots import ModuleRoots
+from actionengine.execution.working_copy import MOST_TEXT
 from actionengine.services.access import access_of
 from actionengine.storage.port import Record, SerializationFailure
 from actionengine.storage.tables import Row
@@ -114,25 +115,43 @@ class EditRefused(Exception):
         self.error = error
 
 
-def edit_files(states: Mapping[str, FileState], ops: Sequence[PatchOp]) -> tuple[FileStep, ...]:
-    """Apply ops to texts in their order; nothing is touched. Raises `EditRefused` for the first that does not fit."""
+def edit_files(states: Mapping[str, FileState], ops: Sequence[PatchOp]) -> Iterator[FileStep]:
+    """Apply ops to texts in their order, each when it is asked for; nothing is touched. Raises `EditRefused` for the
+    first that does not fit."""
     texts = {path: state.text for path, state in states.items()}
-    steps = []
     for op in ops:
         before = texts[op.file_path]
-        texts[op.file_path] = after = edit_text(op, states[op.file_path], before)
-        steps.append(FileStep(op, before, after))
-    return tuple(steps)
+        texts[op.file_path] = after = edit_text(op, states[op.file_path], texts)
+        yield FileStep(op, before, after)
 
 
-def edit_text(op: PatchOp, state: FileState, text: str | None) -> str | None:
-    """A text of a file with an op applied. Raises `EditRefused`."""
+def edit_text(op: PatchOp, state: FileState, texts: Mapping[str, str | None]) -> str | None:
+    """The text of a file with an op applied, given those of the files that ops are about. Raises `EditRefused`."""
     if state.problem is not None:
         raise EditRefused(op, state.problem)
+    path, before = op.file_path, texts.get(op.file_path)
     try:
-        return apply_diff(text, op.payload["diff"], op.file_path)
+        after = apply_diff(before, op.payload["diff"], path)
     except ActionException as refusal:
         raise EditRefused(op, refusal.error) from None
+    if after is None:
+        return None
+    if before is None and (other := _in_the_way(path, texts)) is not None:
+        raise _refusal(op, f"{path!r} cannot be made: there is {other!r}, and no folder is a file, too")
+    if len(after.encode()) > MOST_TEXT:
+        # No op could edit it again, nor take this one back.
+        raise _refusal(op, f"{path!r} would be larger than {MOST_TEXT} bytes", limit=MOST_TEXT)
+    return after
+
+
+def _in_the_way(path: str, texts: Mapping[str, str | None]) -> str | None:
+    """A file that is where the folder of another is to be, or is in a folder where the other is to be."""
+    there = (other for other, text in sorted(texts.items()) if text is not None)
+    return next((other for other in there if f"{path}/".startswith(f"{other}/") or other.startswith(f"{path}/")), None)
+
+
+def _refusal(op: PatchOp, message: str, **details: Any) -> EditRefused:
+    return EditRefused(op, ActionError(ErrorCode.UNPROCESSABLE, message, {"path": op.file_path, **details}))
 
 
 def stamp_of(step: FileStep) -> dict[str, Any]:
@@ -247,7 +266,7 @@ class ProjectFiles:
             writes.append(FileWrite(path, step.after, left, frozenset(earlier)))
         self._access.after_commit(partial(write_quietly, self.module().root, writes, monotonic() + _SOON, change_id))
 
-    async def write(self, paths: Sequence[str]) -> tuple[Brought, ...]:
+    async def write(self, paths: Sequence[str]) -> tuple[WriteResult, ...]:
         """Write what is missing of the edits of these files. Raises `ActionException` where something cannot be
         written; then the rest was."""
         until = monotonic() + _SOON
@@ -259,11 +278,11 @@ class ProjectFiles:
         ]
         if not writes:
             return ()
-        brought = await self._access.run(partial(bring, self.module().root, writes, until))
-        for each in brought:
+        results = await self._access.run(partial(write_files, self.module().root, writes, until))
+        for each in results:
             if each.error is not None:
                 raise ActionException(each.error)
-        return brought
+        return results
 
     async def _put(self, path: str, head: Head, version: int) -> None:
         data = head.model_dump(mode="json")

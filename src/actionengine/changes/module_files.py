@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 from typing import Literal
 
-from actionengine.errors import ActionError, ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ActionException, ErrorCode, failing, sendable
 from actionengine.execution.files import ModuleFiles
 from actionengine.execution.paths import reason_not_to_change
 from actionengine.execution.refusals import MissingModuleError, PathEscapeError
@@ -36,7 +34,7 @@ class FileWrite:
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
+class WriteResult:
     """What came of a write."""
 
     path: str
@@ -44,16 +42,29 @@ class Brought:
     error: ActionError | None = None
 
 
-def bring(root: Path, writes: Sequence[FileWrite], until: float) -> tuple[Brought, ...]:
+def write_files(root: Path, writes: Sequence[FileWrite], until: float) -> tuple[WriteResult, ...]:
     """Write files of a module that have one of the earlier texts; each for itself, and none after `until` (of
     `time.monotonic`). Raises `ActionException` where the module cannot be written to at all."""
-    with _opened(root) as files, _alone(root):
-        return tuple(_bring(files, write, until) for write in writes)
+    patient_until = monotonic() + _PATIENCE
+
+    def go_on() -> None:
+        if monotonic() >= patient_until:
+            raise failing(ErrorCode.UNAVAILABLE, f"somebody else has been writing in the module for {_PATIENCE:.0f} s")
+
+    with _opened(root) as files, files.alone(go_on):
+        return tuple(_write_file(files, write, until) for write in writes)
 
 
 def write_quietly(root: Path, writes: Sequence[FileWrite], until: float, change_id: str) -> None:
     """The same, for a change that has committed: what comes of it is only logged."""
-    for each in bring(root, writes, until):
+    try:
+        results = write_files(root, writes, until)
+    except ActionException as refusal:
+        logger.error(
+            "the files of the change %s are not written: %s. changes.write_files does it again", change_id, refusal
+        )
+        return
+    for each in results:
         if each.outcome == "conflict":
             logger.warning(
                 "%s is another file by now than the change %s has edited, and is left alone; changes.write_files says "
@@ -70,7 +81,7 @@ def write_quietly(root: Path, writes: Sequence[FileWrite], until: float, change_
             )
 
 
-def _bring(files: ModuleFiles, write: FileWrite, until: float) -> Brought:
+def _write_file(files: ModuleFiles, write: FileWrite, until: float) -> WriteResult:
     try:
         try:
             found = sha256(files.read(write.path)).hexdigest()
@@ -79,21 +90,21 @@ def _bring(files: ModuleFiles, write: FileWrite, until: float) -> Brought:
                 raise
             found = None
         if found == write.sha256:
-            return Brought(write.path, "there")
+            return WriteResult(write.path, "there")
         if found not in write.earlier:
-            return Brought(write.path, "conflict")
+            return WriteResult(write.path, "conflict")
         if monotonic() > until:
             raise failing(ErrorCode.UNAVAILABLE, f"{write.path!r} was to be written earlier: look at it again")
         if write.text is None:
             files.delete(write.path)
         else:
             files.write(write.path, write.text.encode())
-        return Brought(write.path, "written")
+        return WriteResult(write.path, "written")
     except ActionException as refusal:
         # What stands there is no file of ours.
         if is_of_the_file(refusal):
-            return Brought(write.path, "conflict")
-        return Brought(write.path, "failed", refusal.error)
+            return WriteResult(write.path, "conflict")
+        return WriteResult(write.path, "failed", refusal.error)
 
 
 def read_files(root: Path, paths: Sequence[str]) -> dict[str, str | ActionError | None]:
@@ -106,6 +117,11 @@ def _read_file(files: ModuleFiles, path: str) -> str | ActionError | None:
     for reason in filter(None, map(reason_not_to_change, path.split("/"))):
         return ActionError(ErrorCode.UNPROCESSABLE, f"{path!r} cannot be edited: {reason}", {"path": path})
     try:
+        entry = files.stat(path)
+        if entry is not None and entry.link is not None:
+            # Edits of one file by two names would not know of each other, and a removal would be the link's.
+            message = f"{path!r} is a link to {sendable(entry.link)!r}: edit the file that it leads to"
+            return ActionError(ErrorCode.UNPROCESSABLE, message, {"path": path})
         content = files.read(path, MOST_TEXT)
     except ActionException as refusal:
         if _is_absent(refusal):
@@ -133,33 +149,6 @@ def _opened(root: Path) -> Iterator[ModuleFiles]:
         raise failing(ErrorCode.UNAVAILABLE, missing.error.message) from None
     with files:
         yield files
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """As the only one who looks at files here and then writes them. The lock is on the folder itself, so that all who
-    share the module share it."""
-    # It is there where modules are: on Linux and macOS.
-    import fcntl
-
-    until = monotonic() + _PATIENCE
-    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        while True:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise
-            if monotonic() >= until:
-                raise failing(
-                    ErrorCode.UNAVAILABLE, f"somebody else has been writing in the module for {_PATIENCE:.0f} s"
-                )
-            sleep(0.01)
-        yield
-    finally:
-        os.close(folder)
 
 
 def _is_absent(refusal: ActionException) -> bool:

@@ -183,7 +183,7 @@ def _subject(data: Any) -> str:
 def record_types_service(permissions: ChangeControlPermissions) -> Service:
     """The service, its actions asking for these permissions."""
 
-    def asking(name: str, description: str, handler: Any, validation: Any) -> Action:
+    def reading(name: str, description: str, handler: Any, validation: Any) -> Action:
         return create_action(
             name=name,
             description=description,
@@ -217,7 +217,7 @@ def record_types_service(permissions: ChangeControlPermissions) -> Service:
                 permission=permissions.manage,
                 resource=_subject,
             ),
-            asking("get", "One record type", _get, RecordTypeReference),
+            reading("get", "One record type", _get, RecordTypeReference),
             create_action(
                 name="list",
                 description="The record types of a project, by key",
@@ -228,9 +228,9 @@ def record_types_service(permissions: ChangeControlPermissions) -> Service:
             ),
             deciding("activate", "From now on, documents are validated against the type", _activate),
             deciding("retire", "From now on, there are no new documents of the type", _retire),
-            asking("schema_at", "The schema as a change has left it, or as it was at a time", _schema_at, AskSchemaAt),
-            asking("verify_history", "Whether all ops lead to what is stored", _verify_history, RecordTypeReference),
-            asking(
+            reading("schema_at", "The schema as a change has left it, or as it was at a time", _schema_at, AskSchemaAt),
+            reading("verify_history", "Whether all ops lead to what is stored", _verify_history, RecordTypeReference),
+            reading(
                 "check_documents",
                 "The documents that do not fit the schema, as it is or as a change would make it",
                 _check_documents,

@@ -7,19 +7,15 @@ through a runner (`workspace_module`), is left alone.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
-from secrets import token_hex
-from typing import Literal, NamedTuple
+from typing import Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from actionengine.action_context import ActionContext
 from actionengine.changes.files import (
@@ -28,31 +24,28 @@ from actionengine.changes.files import (
     FileState,
     ProjectFiles,
     edit_text,
-    hash_of,
 )
 from actionengine.changes.models import TriedOp, Workspace, WorkspaceView
-from actionengine.changes.module_files import is_of_the_file
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.store import Store, conflict, not_found, now, op_of, store_of
+from actionengine.changes.workspace_folders import Place, Tried, begin, close, look, marked_files
 from actionengine.context import Tenant
-from actionengine.errors import ActionException, ErrorCode, failing
-from actionengine.execution.files import ModuleFiles
+from actionengine.errors import ErrorCode, failing
 from actionengine.execution.request import ModuleContext
-from actionengine.execution.working_copy import WorkingCopy, remove_tree
+from actionengine.execution.working_copy import WorkingCopy
 from actionengine.services.access import access_of
-from actionengine.storage.port import Record
 from actionengine.storage.tables import Row
 
 WORKSPACES = "ae_workspaces"
 """Documents, one for each change that has, or had, a workspace; its id is the change's."""
 
-_MARKS = "ops.json"
-"""Beside a copy: the hash of each file in it that ops have made, as they made it."""
-
 
 class _Stored(BaseModel):
+    """What is on record; `version` is the record's, 0 for what is not stored yet."""
+
     model_config = ConfigDict(frozen=True)
 
+    version: int = Field(default=0, exclude=True)
     change_id: str
     project_id: str
     module_id: str
@@ -94,28 +87,27 @@ async def start_workspace(ctx: ActionContext, settings: FileSettings, change: Ro
     if not await has_files(store, change):
         raise conflict(f"the change {change['id']!r} is about no file: add a target of the type 'file' to a draft")
     files = ProjectFiles(ctx, settings, store, change["project_id"])
-    place = _place(ctx, settings, files, change["id"])
-    records = access.records(WORKSPACES)
-    record = await records.get(change["id"])
-    before = _stored(record)
+    module, folder = files.module(), _folder_of(ctx, settings, change["id"])
+    before = await _find(ctx, change["id"])
     if before is not None and before.status == "running" and change["status"] == "WorkspaceRunning":
         access.nothing_changed()
         stored = before
     else:
-        stored = _Stored(
+        new = _Stored(
+            version=before.version if before is not None else 0,
             change_id=change["id"],
             project_id=change["project_id"],
-            module_id=place.module.id,
+            module_id=module.id,
             status="running",
             started_by=str(ctx.actor) if ctx.actor is not None else None,
             started_at=now(),
         )
-        await _save(ctx, record, stored)
+        stored = await _save(ctx, new)
         if change["status"] != "WorkspaceRunning":
             await store.changes.update([{"id": change["id"], "status": "WorkspaceRunning", "updated_at": now()}])
     is_new = before is None or not (before.kept or before.status == "running")
-    tried = await _try(store, files, change, ())
-    access.after_commit(partial(_begin, place, tried, is_new))
+    tried = await _try(ctx, files, change, ())
+    access.after_commit(partial(begin, Place(folder, module, stored.version), tried, is_new))
     return stored.shown()
 
 
@@ -125,7 +117,7 @@ async def stop_workspace(ctx: ActionContext, settings: FileSettings, change: Row
 
     Raises `ActionException(conflict)` for a change that never had a workspace.
     """
-    before = _stored(await access_of(ctx).records(WORKSPACES).get(change["id"]))
+    before = await _find(ctx, change["id"])
     stopped = await close_workspace(ctx, settings, change["id"], keep)
     if before is None or stopped is None:
         raise conflict(f"the change {change['id']!r} has no workspace: start one first")
@@ -140,20 +132,19 @@ async def close_workspace(
     ctx: ActionContext, settings: FileSettings, change_id: str, keep: bool = False
 ) -> Workspace | None:
     """Stop the workspace of a change, whatever becomes of the change; None where it never had one."""
-    access = access_of(ctx)
-    record = await access.records(WORKSPACES).get(change_id)
-    before = _stored(record)
-    if before is None:
+    before = after = await _find(ctx, change_id)
+    if before is None or after is None:
         return None
     is_running = before.status == "running"
+    if is_running or (before.kept and not keep):
+        stopped_at = now() if is_running else before.stopped_at
+        after = await _save(
+            ctx, before.model_copy(update={"status": "stopped", "stopped_at": stopped_at, "kept": keep})
+        )
     if not keep and settings.workspaces is not None:
         # Also where it has stopped: a process that died then has left the folder.
-        access.after_commit(partial(remove_tree, _folder(settings.workspaces, ctx.tenant, change_id)))
-    if not is_running and (keep or not before.kept):
-        return before.shown()
-    stopped_at = now() if is_running else before.stopped_at
-    after = before.model_copy(update={"status": "stopped", "stopped_at": stopped_at, "kept": keep})
-    await _save(ctx, record, after)
+        folder = _folder(settings.workspaces, ctx.tenant, change_id)
+        access_of(ctx).after_commit(partial(close, folder, after.version))
     return after.shown()
 
 
@@ -166,17 +157,19 @@ async def view_workspace(ctx: ActionContext, settings: FileSettings, change_id: 
     """
     store, access = store_of(ctx), access_of(ctx)
     change = await store.change(change_id)
-    stored = _stored(await access.records(WORKSPACES).get(change_id))
+    stored = await _find(ctx, change_id)
     if stored is None:
         raise not_found("workspace of the change", change_id)
     shown = stored.shown().model_dump()
     if stored.status == "stopped" and not stored.kept:
         return WorkspaceView(**shown)
     files = ProjectFiles(ctx, settings, store, change["project_id"])
-    place = _place(ctx, settings, files, change_id)
-    marked = await access.run(partial(_marked, place))
-    tried = await _try(store, files, change, marked)
-    diff, left_alone = await access.run(partial(_look, place, tried))
+    place = Place(_folder_of(ctx, settings, change_id), files.module(), stored.version)
+    if access.has_work_after_commit and not place.folder.exists():
+        raise conflict("the working copy is made once this transaction has committed: ask for it afterwards")
+    marked = await access.run(partial(marked_files, place))
+    tried = await _try(ctx, files, change, marked)
+    diff, left_alone = await access.run(partial(look, place, tried))
     return WorkspaceView(**shown, ops=tried.ops, diff=diff, left_alone=left_alone)
 
 
@@ -188,41 +181,40 @@ async def has_files(store: Store, change: Row) -> bool:
 # What is on record
 
 
-def _stored(record: Record | None) -> _Stored | None:
-    return None if record is None else _Stored.model_validate(record.data)
+async def _find(ctx: ActionContext, change_id: str) -> _Stored | None:
+    record = await access_of(ctx).records(WORKSPACES).get(change_id)
+    return None if record is None else _Stored.model_validate({**record.data, "version": record.version})
 
 
-async def _save(ctx: ActionContext, record: Record | None, stored: _Stored) -> None:
-    records = access_of(ctx).records(WORKSPACES)
-    if record is None:
-        await records.insert(stored.model_dump(mode="json"), stored.change_id)
+async def _save(ctx: ActionContext, stored: _Stored) -> _Stored:
+    records, data = access_of(ctx).records(WORKSPACES), stored.model_dump(mode="json")
+    if stored.version:
+        record = await records.update(stored.change_id, data, stored.version)
     else:
-        await records.update(stored.change_id, stored.model_dump(mode="json"), record.version)
+        record = await records.insert(data, stored.change_id)
+    return stored.model_copy(update={"version": record.version})
 
 
 # What the ops come to
 
 
-class _Tried(NamedTuple):
-    """Ops that were tried, and the text of each file that they are about, or were about before."""
-
-    ops: tuple[TriedOp, ...]
-    texts: Mapping[str, str | None]
-
-
-async def _try(store: Store, files: ProjectFiles, change: Row, marked: Sequence[str]) -> _Tried:
-    rows = await store.ops.find(
+async def _try(ctx: ActionContext, files: ProjectFiles, change: Row, marked: Sequence[str]) -> Tried:
+    rows = await store_of(ctx).ops.find(
         {"change_id": change["id"], "op_type": "edit_file", "executed_at": None}, order=("position",)
     )
     ops = [op_of(row) for row in rows]
     states = await files.load([*(op.file_path for op in ops), *marked])
+    return await access_of(ctx).run(partial(_try_each, ops, states))
+
+
+def _try_each(ops: Sequence[PatchOp], states: Mapping[str, FileState]) -> Tried:
     texts = {path: state.text for path, state in states.items() if state.problem is None}
-    return _Tried(tuple(_tried(op, states[op.file_path], texts) for op in ops), texts)
+    return Tried(tuple(_tried(op, states[op.file_path], texts) for op in ops), texts)
 
 
 def _tried(op: PatchOp, state: FileState, texts: dict[str, str | None]) -> TriedOp:
     try:
-        texts[op.file_path] = edit_text(op, state, texts.get(op.file_path))
+        texts[op.file_path] = edit_text(op, state, texts)
     except EditRefused as refusal:
         details = refusal.error.details
         where = {name: details[name] for name in ("hunk", "header", "expected", "found") if name in details}
@@ -230,15 +222,7 @@ def _tried(op: PatchOp, state: FileState, texts: dict[str, str | None]) -> Tried
     return TriedOp(op_id=op.id, file_path=op.file_path, fits=True)
 
 
-# The folder. What is done here may block.
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a workspace is, and the module that it is a copy of."""
-
-    folder: Path
-    module: ModuleContext
+# Where it is
 
 
 def _is_id(change_id: str) -> bool:
@@ -252,99 +236,10 @@ def _folder(workspaces: Path, tenant: Tenant, change_id: str) -> Path:
     return workspaces / str(tenant.id) / change_id
 
 
-def _place(ctx: ActionContext, settings: FileSettings, files: ProjectFiles, change_id: str) -> _Place:
-    module = files.module()
+def _folder_of(ctx: ActionContext, settings: FileSettings, change_id: str) -> Path:
     if settings.workspaces is None:
         raise failing(
             ErrorCode.UNPROCESSABLE,
             "this engine does not know where to keep working copies: give change_control_services a workspaces=…",
         )
-    return _Place(_folder(settings.workspaces, ctx.tenant, change_id), module)
-
-
-def _begin(place: _Place, tried: _Tried, is_new: bool) -> None:
-    if is_new:
-        # Of an earlier workspace, whose folder could not be removed.
-        remove_tree(place.folder)
-    _put(_copy(place), tried)
-
-
-def _copy(place: _Place) -> WorkingCopy:
-    try:
-        return WorkingCopy.open(place.folder)
-    except ActionException as absent:
-        if absent.error.code is not ErrorCode.NOT_FOUND:
-            raise
-    try:
-        return WorkingCopy.create(place.module.root, place.folder)
-    except ActionException as refusal:
-        if refusal.error.code is ErrorCode.CONFLICT and place.folder.is_dir():
-            # Somebody else has just made it.
-            return WorkingCopy.open(place.folder)
-        raise
-
-
-def _marked(place: _Place) -> tuple[str, ...]:
-    return tuple(_marks(_copy(place)))
-
-
-def _look(place: _Place, tried: _Tried) -> tuple[str, tuple[str, ...]]:
-    copy = _copy(place)
-    left_alone = _put(copy, tried)
-    try:
-        return copy.diff(), left_alone
-    except ActionException as refusal:
-        if refusal.error.code is ErrorCode.CONFLICT:
-            error = refusal.error
-            raise conflict(
-                f"{error.message}: the working copy is of an older state of the module; stop it and start it anew",
-                **error.details,
-            ) from None
-        raise
-
-
-def _put(copy: WorkingCopy, tried: _Tried) -> tuple[str, ...]:
-    """Write into the copy what the ops come to, but for files that somebody else has edited there: these are given."""
-    marks = _marks(copy)
-    left_alone = []
-    with ModuleFiles(copy.root) as files:
-        for path, text in sorted(tried.texts.items()):
-            base = node.sha256 if (node := copy.base.get(path)) is not None else None
-            found, wanted = _hash_in(files, path), hash_of(text)
-            if found != wanted and found not in (base, marks.get(path, base)):
-                left_alone.append(path)
-                continue
-            if found != wanted and text is None:
-                files.delete(path)
-            elif found != wanted and text is not None:
-                files.write(path, text.encode())
-            marks[path] = wanted
-    named = {op.file_path for op in tried.ops}
-    _mark(copy, {path: hash for path, hash in marks.items() if path in named})
-    return tuple(left_alone)
-
-
-def _hash_in(files: ModuleFiles, path: str) -> str | None:
-    try:
-        return sha256(files.read(path)).hexdigest()
-    except ActionException as refusal:
-        if refusal.error.code is ErrorCode.NOT_FOUND:
-            return None
-        if is_of_the_file(refusal):
-            # A link that leads out, a folder: nothing that ops have made.
-            return ""
-        raise
-
-
-def _marks(copy: WorkingCopy) -> dict[str, str | None]:
-    try:
-        marks: dict[str, str | None] = json.loads((copy.folder / _MARKS).read_text(encoding="ascii"))
-    except FileNotFoundError:
-        return {}
-    return marks
-
-
-def _mark(copy: WorkingCopy, marks: Mapping[str, str | None]) -> None:
-    temporary = copy.folder / f".{_MARKS}.{token_hex(8)}"
-    temporary.write_text(json.dumps(marks), encoding="ascii")
-    temporary.replace(copy.folder / _MARKS)
+    return _folder(settings.workspaces, ctx.tenant, change_id)

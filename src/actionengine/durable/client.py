@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from dbos import DBOSClient, DBOSPortableJSONSerializer
 from dbos import error as dbos_errors
 from dbos._utils import INTERNAL_QUEUE_NAME
+from sqlalchemy import select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -111,9 +112,13 @@ class DurableClient:
 
     def purge(self, function: str, age: float, limit: int = 100) -> int:
         """Remove what is kept of the executions of a function that ended longer than `age` seconds ago; how many."""
-        before = (datetime.now(UTC) - timedelta(seconds=age)).isoformat()
 
         def purge(client: DBOSClient) -> int:
+            database = client._sys_db
+            with database.engine.connect() as connection:
+                # When they ended is told by the database's clock.
+                now = float(connection.execute(select(database._now_ms_sql())).scalar_one())
+            before = (datetime.fromtimestamp(now / 1000, UTC) - timedelta(seconds=age)).isoformat()
             ended = client.list_workflows(
                 name=function,
                 status=_ENDED,
@@ -166,6 +171,16 @@ class DurableClient:
             return {each.workflow_id for each in client._sys_db.get_pending_workflows(executor, VERSION)}
 
         found: set[str] = self._ask(in_hand)
+        return found
+
+    def cancelled(self, executor: str) -> set[str]:
+        """The ids of what was cancelled after an executor had taken it."""
+
+        def cancelled(client: DBOSClient) -> set[str]:
+            found = client.list_workflows(status="CANCELLED", executor_id=executor, load_input=False, load_output=False)
+            return {each.workflow_id for each in found}
+
+        found: set[str] = self._ask(cancelled)
         return found
 
     def put_back(self, executor: str, id: str) -> None:

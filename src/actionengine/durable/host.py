@@ -29,24 +29,15 @@ from actionengine.durable.only_json import guard, set_executing
 from actionengine.durable.urls import SCHEMA, durable_url, spelled
 from actionengine.errors import ConfigurationError
 
-__all__ = [
-    "DurableClient",
-    "DurableFunction",
-    "DurableHost",
-    "DurableUnavailable",
-    "Interrupted",
-    "current_id",
-    "upgrade",
-    "utc",
-]
-
 logger = logging.getLogger("actionengine")
 
 _PURGE = 60.0
-"""Seconds between two looks for what is old, and executions that are removed at each."""
+"""Seconds between two looks for what is old."""
 _PURGED_AT_ONCE = 1000
+"""Executions that are removed at each."""
 
 _MOST_AT_ONCE = 10_000
+"""The highest `concurrency`."""
 
 _ATTEMPTS = 1_000_000
 """Executions that may be killed before one is given up: it is not the work's fault."""
@@ -119,6 +110,7 @@ class DurableHost:
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._client = DurableClient(self.url)
+        # Executions that this process has taken and not begun with, and since when.
         self._lost: dict[str, float] = {}
         self._instance: DBOS | None = None
         self._watch: threading.Thread | None = None

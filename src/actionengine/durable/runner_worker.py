@@ -43,9 +43,9 @@ class _InHand:
 class RunnerWorker:
     """Takes requests of `QueueRunner`s, in this process, beside any number of other workers.
 
-    What a request says of where its module lies is not believed, nor that it has passed a boundary. Who can write into
-    the durable engine's database is, that it asks for the tenant that it names: the most that it can have done is what
-    the runner's profile grants, in the modules of `roots`.
+    What a request says of where its module lies is not believed, nor that it has passed a boundary. The tenant that it
+    names is: whoever can write into the durable engine's database can have done, for any tenant, what the runner's
+    profile grants, in the modules of `roots`.
 
     A worker that is killed is noticed by the others, or by the next one that starts, and what it had in hand is begun
     anew. What has ended ten workers is given up.
@@ -83,6 +83,7 @@ class RunnerWorker:
         self._client = DurableClient(url)
 
         def execute(text: Any = None, *rest: Any) -> str:
+            # Whatever a row has for arguments: one that is no order gets an answer, too.
             return self._execute(text)
 
         function = DurableFunction(EXECUTE, execute, queue, concurrency, _ATTEMPTS)
@@ -211,11 +212,18 @@ class RunnerWorker:
 
     def _watch_over(self) -> None:
         """Cancel what is not this worker's any more, until the end."""
+        never_begun: set[str] = set()
         while not self._ended.wait(_LOOK):
             with self._lock:
                 in_hand = tuple(self._in_hand)
             try:
                 found = self._client.look(*(each.id for each in in_hand))
+                # What was cancelled between being taken and being begun is not begun, and nobody says that it stopped.
+                # At the first look it may be just about to get in hand.
+                cancelled = self._client.cancelled(self.id) - {each.id for each in in_hand}
+                for id in cancelled & never_begun:
+                    self._client.forget(id)
+                never_begun = cancelled
             except DurableUnavailable:
                 # Said where the lease is renewed.
                 continue

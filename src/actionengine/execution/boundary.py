@@ -97,7 +97,7 @@ def checked_module(request: ExecutionRequest) -> ModuleContext:
         raise MissingModuleError(f"the request {request.id} names no module")
     if module.tenant is None:
         raise MissingTenantError(
-            f"the module {module.id!r} of the request {request.id} says no tenant", module=module.id
+            f"the module {module.id!r} of the request {request.id} names no tenant", module=module.id
         )
     if module.tenant.id != request.tenant.id:
         # Which tenant it is stays untold.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from actionengine.errors import ActionException, ErrorCode, failing
@@ -18,7 +18,8 @@ from actionengine.execution.files import ModuleFiles
 from actionengine.execution.paths import module_path
 from actionengine.execution.processes import SEARCH_PATH, Finished
 
-Run = Callable[..., Finished]
+Run = Callable[[Sequence[str], Mapping[str, str]], Finished]
+"""Runs a command with these variables, in the root of the module."""
 
 _EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 _COMMIT = re.compile(r"[0-9a-f]{40}").fullmatch
@@ -49,7 +50,7 @@ def diff_from_last_commit(files: ModuleFiles, run: Run, path: str | None = None)
         raise _no_work_tree("its repository borrows objects of another one")
     with tempfile.TemporaryDirectory(prefix="actionengine-", ignore_cleanup_errors=True) as folder:
         _make_repository(Path(folder), commit)
-        finished = run((*_ARGUMENTS, commit, "--", *([] if path is None else [path])), environment=_environment(folder))
+        finished = run((*_ARGUMENTS, commit, "--", *([] if path is None else [path])), _environment(folder))
     if finished.exit_code:
         reason = finished.stderr.decode("utf-8", "replace").strip()[:500]
         raise failing(ErrorCode.UNPROCESSABLE, f"git cannot tell what differs: {reason}", exit_code=finished.exit_code)

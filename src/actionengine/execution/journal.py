@@ -17,11 +17,9 @@ Who moves or removes a module does the same with its journal.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,23 +29,28 @@ from pathlib import Path
 from secrets import token_hex
 from stat import S_ISDIR, S_ISVTX
 from time import monotonic, time
+from typing import Any
 
 from actionengine.errors import ActionException, ErrorCode, failing, sendable
-from actionengine.execution.descent import FOLDER, keep
 from actionengine.execution.locks import locked
 from actionengine.execution.manifests import FileChange, telling
-from actionengine.execution.paths import TEMPORARY_PREFIX
+from actionengine.execution.module_tree import ModuleTree
 from actionengine.execution.refusals import MissingModuleError
 from actionengine.execution.request import ExecutionRequest, ExecutionResult
 from actionengine.execution.runner import was_cancelled
 from actionengine.execution.working_copy import open_up, real_root, remove_tree
 
+# Neither is a link followed, nor a FIFO waited for, that someone has put there.
+_AS_IT_IS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_LOCK = os.O_RDWR | os.O_CREAT | _AS_IT_IS
 _ENTRY = "entry.json"
 _READY = ".ready"
 _DONE = ".done"
 # Of `Journal.fresh`, and of a working copy that is being made there.
+# What somebody else has put there is left alone.
+_is_ready = re.compile(r"[0-9a-f]{64}\.ready").fullmatch
+_is_done = re.compile(r"[0-9a-f]{64}\.done").fullmatch
 _is_of_an_attempt = re.compile(r"(copy|staged)-[0-9a-f]{16}|\.copy-[0-9a-f]{16}\.[0-9a-f]{16}\.making").fullmatch
-_NOT_A_FOLDER = (errno.ENOTDIR, errno.ELOOP, errno.EMLINK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +93,24 @@ class Journal:
                     request_id=request.id,
                 )
 
-        with telling("lock", self.root):
-            file = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            with locked(file, go_on):
-                # It may have been exchanged while this waited.
-                self._check_folder()
-                yield
-        finally:
-            os.close(file)
+        while True:
+            with telling("lock", self.root):
+                file = os.open(self.folder / "lock", _LOCK, 0o600)
+            try:
+                with locked(file, go_on):
+                    # It may have been exchanged while this waited.
+                    self._check_folder()
+                    if self._is_lock(file):
+                        yield
+                        return
+            finally:
+                os.close(file)
+            go_on()
 
     def is_interrupted(self) -> bool:
         """Whether there is work that has taken effect and is not wholly carried out (it may be just now)."""
         with telling("look at the journal of", self.root), suppress(FileNotFoundError, NotADirectoryError):
-            return any(name.endswith(_READY) for name in os.listdir(self.folder))
+            return any(map(_is_ready, os.listdir(self.folder)))
         return False
 
     def recover(self) -> None:
@@ -111,7 +118,7 @@ class Journal:
         with telling("recover", self.root):
             for name in sorted(os.listdir(self.folder)):
                 path = self.folder / name
-                if name.endswith(_READY):
+                if _is_ready(name):
                     self._carry_out(path)
                 elif _is_of_an_attempt(name):
                     # A command of the killed attempt may still be writing there, being ended; there is a next time.
@@ -120,10 +127,11 @@ class Journal:
 
     def find(self, key: str) -> Recorded | None:
         """What is recorded under a key."""
-        try:
-            form = json.loads((self._place(key, _DONE) / _ENTRY).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
+        with telling("read the journal of", self.root):
+            try:
+                form = _entry_of(self._place(key, _DONE))
+            except FileNotFoundError:
+                return None
         return Recorded(form["fingerprint"], ExecutionResult.model_validate(form["result"]))
 
     def commit(
@@ -150,11 +158,12 @@ class Journal:
                 "changes": [change.to_json() for change in changes],
                 "contents": contents,
             }
-            (staged / _ENTRY).write_text(json.dumps(form), encoding="utf-8")
+            with open(staged / _ENTRY, "x", encoding="utf-8") as file:
+                file.write(json.dumps(form))
             _flush(staged / _ENTRY)
             _flush(staged)
             # A purge that was killed may have left a part of an entry.
-            remove_tree(self._place(key, _DONE))
+            _remove(self._place(key, _DONE))
             ready = staged.rename(self._place(key, _READY))
             _flush(self.folder)
             self._carry_out(ready)
@@ -162,12 +171,12 @@ class Journal:
     def purge(self, age: float, most: int) -> None:
         """Forget work that is older than `age` (seconds), and the oldest beyond `most` pieces."""
         with telling("purge", self.root):
-            done = [entry for entry in os.scandir(self.folder) if entry.name.endswith(_DONE)]
-            done.sort(key=lambda entry: entry.stat().st_mtime, reverse=True)
+            done = [self.folder / name for name in os.listdir(self.folder) if _is_done(name)]
+            done.sort(key=_time_of, reverse=True)
             oldest = time() - age
             for number, entry in enumerate(done):
-                if number >= most or entry.stat().st_mtime < oldest:
-                    remove_tree(Path(entry.path))
+                if number >= most or _time_of(entry) < oldest:
+                    _remove(entry)
 
     def fresh(self, name: str) -> Path:
         """A path in the journal's folder that nothing has yet; what is put there does not outlast the attempt."""
@@ -187,12 +196,20 @@ class Journal:
         """A command of the module's can have put something else there: what a link leads to is not ours to clean."""
         try:
             found = os.lstat(self.folder)
+            root = os.stat(self.root)
         except OSError as error:
             raise self._unusable(f"{error.strerror or error}") from error
         if not S_ISDIR(found.st_mode):
             raise self._unusable("what stands there is no folder")
-        if found.st_dev != os.stat(self.root).st_dev:
+        if found.st_dev != root.st_dev:
             raise self._unusable("the module is the root of a file system; put it into a folder of it")
+
+    def _is_lock(self, file: int) -> bool:
+        """Whether this is the lock that others find, too."""
+        try:
+            return os.path.samestat(os.fstat(file), os.lstat(self.folder / "lock"))
+        except FileNotFoundError:
+            return False
 
     def _unusable(self, reason: str) -> ActionException:
         return failing(
@@ -202,9 +219,9 @@ class Journal:
         )
 
     def _carry_out(self, ready: Path) -> None:
-        form = json.loads((ready / _ENTRY).read_text(encoding="utf-8"))
+        form = _entry_of(ready)
         changes = [FileChange.from_json(each) for each in form["changes"]]
-        with _Tree(self.root) as tree:
+        with ModuleTree(self.root) as tree:
             for change in changes:
                 if change.after is not None and change.after.kind == "folder":
                     tree.make_folder(change.path)
@@ -224,132 +241,6 @@ class Journal:
         os.utime(ready)
         ready.rename(done)
         _flush(self.folder)
-
-
-class _Tree:
-    """The module while changes are carried out in it, reached through folders that are held open and without following
-    links. Each step can be done again, and what stands in the way of what has taken effect is removed."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = os.open(root, FOLDER)
-        self._touched: set[str] = set()
-
-    def __enter__(self) -> _Tree:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._root)
-
-    def remove(self, path: str) -> None:
-        """A file, a link, or a folder if nothing is in it."""
-        try:
-            with self._parent(path, making=False) as (folder, name):
-                is_folder = S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
-                (os.rmdir if is_folder else os.unlink)(name, dir_fd=folder)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, *_NOT_A_FOLDER):
-                raise
-
-    def make_folder(self, path: str) -> None:
-        """A folder, where there is none, that can be changed until it gets its mode."""
-        with self._parent(f"{path}/.") as (folder, _):
-            os.fchmod(folder, 0o700)
-
-    def open_up(self, path: str) -> None:
-        """Make a folder that goes away one that can be changed."""
-        with (
-            suppress(FileNotFoundError, NotADirectoryError),
-            self._parent(f"{path}/.", making=False) as (folder, _),
-        ):
-            os.fchmod(folder, 0o700)
-
-    def move(self, source: Path, path: str) -> None:
-        """A file or a link of the journal's. It is there no longer where this was done before."""
-        with self._parent(path) as (folder, name):
-            if os.path.lexists(source):
-                self._clear(folder, name)
-                try:
-                    os.rename(source, name, dst_dir_fd=folder)
-                except OSError as error:
-                    if error.errno != errno.EXDEV:
-                        raise
-                    _copy_over(source, folder, name)
-
-    def set_mode(self, path: str, mode: int) -> None:
-        """The permissions of a folder."""
-        with self._parent(f"{path}/.") as (folder, _):
-            os.fchmod(folder, mode)
-
-    def flush(self) -> None:
-        """Have it all outlast a loss of power."""
-        for folder in sorted(self._touched):
-            with (
-                suppress(FileNotFoundError, NotADirectoryError),
-                self._parent(f"{folder}/.", making=False) as (place, _),
-            ):
-                keep(place)
-
-    @contextmanager
-    def _parent(self, path: str, *, making: bool = True) -> Iterator[tuple[int, str]]:
-        """The folder that a path is in, open, and the last name of the path."""
-        *above, name = path.removeprefix("/").split("/")
-        folder = os.dup(self._root)
-        try:
-            for number, each in enumerate(above):
-                entered = self._enter(folder, each, making)
-                os.close(folder)
-                folder = entered
-                if making:
-                    self._touched.add("/".join(above[:number]))
-            self._touched.add("/".join(above))
-            yield folder, name
-        finally:
-            os.close(folder)
-
-    def _enter(self, folder: int, name: str, making: bool) -> int:
-        try:
-            return os.open(name, FOLDER, dir_fd=folder)
-        except OSError as error:
-            if not making or error.errno not in (errno.ENOENT, *_NOT_A_FOLDER):
-                raise
-        with suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=folder)
-        with suppress(FileExistsError):
-            os.mkdir(name, dir_fd=folder)
-        return os.open(name, FOLDER, dir_fd=folder)
-
-    def _clear(self, folder: int, name: str) -> None:
-        """Make room for a file where a folder stands."""
-        with suppress(NotADirectoryError, FileNotFoundError):
-            try:
-                os.rmdir(name, dir_fd=folder)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-                shutil.rmtree(name, dir_fd=folder)
-
-
-def _copy_over(source: Path, folder: int, name: str) -> None:
-    """Put a file or a link of the journal's where another file system is mounted in the module."""
-    temporary = TEMPORARY_PREFIX + token_hex(16)
-    try:
-        if source.is_symlink():
-            os.symlink(os.readlink(source), temporary, dir_fd=folder)
-        else:
-            with (
-                open(source, "rb") as reading,
-                open(temporary, "xb", opener=lambda path, flags: os.open(path, flags, 0o600, dir_fd=folder)) as writing,
-            ):
-                shutil.copyfileobj(reading, writing)
-                os.fchmod(writing.fileno(), os.fstat(reading.fileno()).st_mode & 0o777)
-                writing.flush()
-                os.fsync(writing.fileno())
-        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary, dir_fd=folder)
-        raise
-    source.unlink()
 
 
 def _check_permitted(root: Path, changes: Sequence[FileChange]) -> None:
@@ -385,6 +276,21 @@ def _can_go(path: Path, parent: Path, is_folder: bool) -> bool:
     return not above.st_mode & S_ISVTX or user in (found.st_uid, above.st_uid)
 
 
+def _entry_of(folder: Path) -> dict[str, Any]:
+    """What was recorded. Raises `OSError`, and `ActionException`, `unavailable`, for what is no entry."""
+    with open(folder / _ENTRY, "rb", opener=lambda path, flags: os.open(path, flags | _AS_IT_IS)) as file:
+        try:
+            form: dict[str, Any] = json.loads(file.read())
+        except (ValueError, TypeError):
+            message = f"the journal has a damaged entry {folder.name!r}: someone has to look at it, and remove it"
+            raise failing(ErrorCode.UNAVAILABLE, message, entry=folder.name) from None
+    return form
+
+
+def _time_of(path: Path) -> float:
+    return path.lstat().st_mtime
+
+
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         remove_tree(path)
@@ -393,7 +299,7 @@ def _remove(path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | _AS_IT_IS)
     try:
         os.fsync(descriptor)
     finally:

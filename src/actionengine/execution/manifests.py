@@ -12,9 +12,9 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import Any, Literal
 
-from actionengine.errors import ErrorCode, failing, sendable
+from actionengine.errors import ActionException, ErrorCode, failing, sendable
 from actionengine.execution.descent import FOLDER
-from actionengine.execution.paths import TEMPORARY_PREFIX
+from actionengine.execution.paths import MOST_CHARACTERS, TEMPORARY_PREFIX
 
 _CHUNK = 1024 * 1024
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -65,22 +65,13 @@ class FileChange:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
-        return {"path": self.path, "before": node_to_json(self.before), "after": node_to_json(self.after)}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, form: Mapping[str, Any]) -> FileChange:
         """Back again."""
-        return cls(form["path"], node_from_json(form["before"]), node_from_json(form["after"]))
-
-
-def node_to_json(node: Node | None) -> dict[str, Any] | None:
-    """As JSON."""
-    return None if node is None else asdict(node)
-
-
-def node_from_json(form: Mapping[str, Any] | None) -> Node | None:
-    """Back again."""
-    return None if form is None else Node(**form)
+        before, after = (None if node is None else Node(**node) for node in (form["before"], form["after"]))
+        return cls(form["path"], before, after)
 
 
 def compare(before: Manifest, after: Manifest) -> tuple[FileChange, ...]:
@@ -96,9 +87,18 @@ Take = Callable[[str, int, int, Iterator[bytes]], None]
 """`take(path, mode, modified, pieces)` gets what is in a file, and takes all of it; `modified` is in nanoseconds."""
 
 
-def scan(root: Path) -> Manifest:
-    """What a folder holds. Raises as `nodes` does."""
-    return dict(nodes(root, _pass_over))
+def scan(root: Path, go_on: Callable[[], None] = lambda: None) -> Manifest:
+    """What a folder holds. Raises as `nodes` does, and what `go_on` raises, which is called again and again."""
+
+    def take(path: str, mode: int, modified: int, pieces: Iterator[bytes]) -> None:
+        for _ in pieces:
+            go_on()
+
+    found: dict[str, Node] = {}
+    for path, node in nodes(root, take):
+        go_on()
+        found[path] = node
+    return found
 
 
 def nodes(root: Path, take: Take) -> Iterator[tuple[str, Node]]:
@@ -106,20 +106,12 @@ def nodes(root: Path, take: Take) -> Iterator[tuple[str, Node]]:
     Devices, FIFOs and sockets are left out, and what is being written by `ModuleFiles`.
 
     Raises `ActionException`: `conflict` where it is changed meanwhile, or is no folder by now (a link is none),
-    `forbidden` for what may not be read, and `unavailable`.
+    `forbidden` for what may not be read, `unprocessable` for a path of more than 1000 characters, and `unavailable`.
     """
     with telling("read", root):
-        # What is no folder would be an empty one for `fwalk`, and a FIFO would be waited for.
         top = os.open(root, FOLDER)
         try:
-            for folder, folders, files, descriptor in os.fwalk(dir_fd=top, onerror=_raise):
-                folders.sort()
-                below = os.path.normpath(folder)
-                for name in sorted(folders + files):
-                    path = name if below == "." else os.path.join(below, name)
-                    node = _node(path, name, descriptor, take)
-                    if node is not None:
-                        yield path, node
+            yield from _nodes_in(top, "", root, take)
         finally:
             os.close(top)
 
@@ -134,9 +126,35 @@ def telling(verb: str, folder: Path) -> Iterator[None]:
         reason = errno.errorcode.get(error.errno or 0, "unknown")
         name = sendable(folder.name)
         # Of the path no more than its last name: where modules lie is not for whoever asks.
-        where = f" ({sendable(os.path.basename(os.fsdecode(error.filename)))!r})" if error.filename else ""
+        # It is a number where a folder was listed that is held open.
+        is_named = isinstance(error.filename, str | bytes)
+        where = f" ({sendable(os.path.basename(os.fsdecode(error.filename)))!r})" if is_named else ""
         message = f"cannot {verb} {name!r}: {error.strerror or type(error).__name__}{where}"
         raise failing(code, message, folder=name, reason=reason) from error
+
+
+def _nodes_in(folder: int, above: str, root: Path, take: Take) -> Iterator[tuple[str, Node]]:
+    # Not by `os.fwalk`, which waits for a FIFO that has taken a folder's place.
+    for name in sorted(os.listdir(folder)):
+        path = above + name
+        if len(path) > MOST_CHARACTERS:
+            raise _too_deep(root, path)
+        node = _node(path, name, folder, take)
+        if node is None:
+            continue
+        yield path, node
+        if node.kind == "folder":
+            inner = os.open(name, FOLDER, dir_fd=folder)
+            try:
+                yield from _nodes_in(inner, f"{path}/", root, take)
+            finally:
+                os.close(inner)
+
+
+def _too_deep(root: Path, path: str) -> ActionException:
+    name, shown = sendable(root.name), sendable(path[:200])
+    message = f"{name!r} has a path of more than {MOST_CHARACTERS} characters in it; it begins with {shown!r}"
+    return failing(ErrorCode.UNPROCESSABLE, message, folder=name, path=shown)
 
 
 def _node(path: str, name: str, folder: int, take: Take) -> Node | None:
@@ -164,12 +182,3 @@ def _node(path: str, name: str, folder: int, take: Take) -> Node | None:
         mode = found.st_mode & 0o777
         take(path, mode, found.st_mtime_ns, pieces())
         return Node("file", mode, hashed.hexdigest(), size)
-
-
-def _pass_over(path: str, mode: int, modified: int, pieces: Iterator[bytes]) -> None:
-    for _ in pieces:
-        pass
-
-
-def _raise(error: OSError) -> None:
-    raise error

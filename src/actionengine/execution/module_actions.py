@@ -59,7 +59,7 @@ class WriteInput(_Input):
 
     path: ModulePath
     text: _Text | None = None
-    base64: Annotated[bytes, BeforeValidator(_decoded), PlainSerializer(_encoded, when_used="json")] | None = None
+    base64: Annotated[bytes, BeforeValidator(_decoded), PlainSerializer(_encoded)] | None = None
     executable: bool | None = None
     expected_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64}|absent)$")] | None = None
 

@@ -106,7 +106,7 @@ def run_once(
 
 
 def recover(root: str | os.PathLike[str], timeout: float = 60.0) -> bool:
-    """Carry out what keyed work in a module has left when it was killed, as a worker does when it starts; whether there
+    """Carry out what keyed work in a module has left when it was killed, as the next work in it would; whether there
     was any. Raises as `run_once` does for the lock, after `timeout` seconds."""
     journal = Journal(root)
     if not journal.is_interrupted():
@@ -141,10 +141,10 @@ def _performed(
     copy = WorkingCopy.create(journal.root, journal.fresh("copy"), limits.copy, go_on)
     try:
         result = _plain(perform(_in_module(admitted, copy.root)))
-        changes = _with_closed_folders(copy.all_changes(), copy.base)
+        changes = _with_closed_folders(copy.all_changes(go_on), copy.base)
         _check_links(changes, copy.root)
         with ModuleFiles(journal.root) as files, files.alone(go_on):
-            others = copy.changes_of_module()
+            others = copy.changes_of_module(go_on)
             if others:
                 paths = [sendable(change.path) for change in others[:20]]
                 raise failing(

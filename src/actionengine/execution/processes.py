@@ -25,7 +25,6 @@ import contextlib
 import errno
 import os
 import secrets
-import shutil
 import sys
 import tempfile
 import threading
@@ -35,6 +34,7 @@ from time import monotonic
 from typing import Any, Literal
 
 from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.execution.removal import take_apart
 from actionengine.execution.request import NetworkIsolation
 from actionengine.execution.supervision import Supervision
 
@@ -256,14 +256,8 @@ def _run(command: _Command, folder: int, means: Means, deadline: float) -> Finis
 
 def _remove(temporary: str) -> None:
     """Remove what is left of a folder, whatever a command has done to it."""
-    if not os.path.lexists(temporary):
-        return
-    shutil.rmtree(temporary, ignore_errors=True)
-    if os.path.lexists(temporary):
-        for folder, _, _ in os.walk(temporary):
-            with contextlib.suppress(OSError):
-                os.chmod(folder, 0o700)
-        shutil.rmtree(temporary, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        take_apart(temporary)
 
 
 def _finished(command: _Command, means: Means, run: Supervision, duration: float) -> Finished:

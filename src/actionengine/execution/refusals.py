@@ -22,7 +22,7 @@ class BoundaryError(ActionException):
 
 
 class MissingTenantError(BoundaryError):
-    """The request says for no tenant that it is."""
+    """The request, or its module, names no tenant."""
 
     refusal = "missing_tenant"
     code = ErrorCode.INVALID_INPUT

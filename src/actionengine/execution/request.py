@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -55,6 +55,23 @@ class ExecutionRequest(BaseModel):
     timeout: float = Field(default=60.0, gt=0)
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
     id: str = Field(default_factory=lambda: str(uuid7()), min_length=1, max_length=100)
+
+    if TYPE_CHECKING:
+        # The fields say what a request has. Validation takes more: any iterable of capabilities or their names, and in
+        # the input whatever JSON can carry, such as tuples.
+        def __init__(
+            self,
+            *,
+            action: str,
+            tenant: Tenant | None = None,
+            module: ModuleContext | None = None,
+            input: Mapping[str, Any] = ...,
+            capabilities: Iterable[Capability | str] = ...,
+            actor: Actor | None = None,
+            timeout: float = ...,
+            idempotency_key: str | None = None,
+            id: str = ...,
+        ) -> None: ...
 
 
 NetworkIsolation = Literal["granted", "isolated", "not_enforced", "not_needed"]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, Field, create_model
+from pydantic_core import from_json
 from returns.result import Failure, Result, Success
 
 from actionengine.action_context import ActionContext
@@ -21,6 +22,7 @@ from actionengine.execution.declarations import ModuleAction
 from actionengine.execution.module_actions import MODULE_ACTIONS
 from actionengine.execution.request import ExecutionRequest, ModuleContext
 from actionengine.execution.runner import Runner
+from actionengine.masking import revealed_json
 from actionengine.plan import native
 from actionengine.services.access import access_of
 
@@ -87,7 +89,7 @@ def _governed(
             tenant=ctx.tenant,
             module=module_of(ctx.tenant, data.module_id),
             action=action.name,
-            input=data.model_dump(mode="json", exclude={"module_id"}, exclude_unset=True),
+            input=_told(data),
             capabilities=action.capabilities,
             actor=ctx.actor,
             timeout=timeout,
@@ -110,6 +112,14 @@ def _governed(
         resource=lambda data: f"module/{data.module_id}",
         read_only=not changes,
     )
+
+
+def _told(data: BaseModel) -> dict[str, Any]:
+    """An input as the runner gets it, secrets and all."""
+    given: dict[str, Any] = from_json(
+        revealed_json(data.model_dump(exclude={"module_id"}, exclude_unset=True, by_alias=True))
+    )
+    return given
 
 
 def _with_module(action: ModuleAction) -> type[BaseModel]:

@@ -56,6 +56,7 @@ class Supervision:
         self._left = output_bytes
         self._unread = memoryview(stdin)
         self._cancelled = cancelled
+        self._pipes: dict[str, IO[bytes]] = {}
         control, self._control = map(stack.enter_context, _pipe())
         self._status, status = map(stack.enter_context, _pipe())
         with tempfile.TemporaryFile() as file, contextlib.ExitStack() as passed:
@@ -63,12 +64,18 @@ class Supervision:
             descriptors = {name: passed.enter_context(_above_the_standard(each)) for name, each in given.items()}
             file.write(marshal.dumps({**order, **descriptors}))
             file.seek(0)
+            # Not made by `Popen`: that of Python 3.11.2 loses some where there are not descriptors enough for all.
+            ends: dict[str, IO[bytes]] = {}
+            for name in ("stdin", "stdout", "stderr") if stdin else ("stdout", "stderr"):
+                reading, writing = _pipe()
+                ours, theirs = (writing, reading) if name == "stdin" else (reading, writing)
+                self._pipes[name] = stack.enter_context(ours)
+                ends[name] = passed.enter_context(theirs)
             self._supervisor = subprocess.Popen(
                 (sys.executable, "-I", "-S", SUPERVISOR, str(descriptors["order"])),
-                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
+                stdin=ends.get("stdin", subprocess.DEVNULL),
+                stdout=ends["stdout"],
+                stderr=ends["stderr"],
                 # Some interpreters need it to start; the command does not get it.
                 env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
                 pass_fds=tuple(descriptors.values()),
@@ -80,18 +87,17 @@ class Supervision:
 
     def watch(self, deadline: float) -> None:
         """Wait until nothing of the command is alive: the status pipe is at its end then."""
-        process = self._supervisor
-        pipes = {"stdin": process.stdin, "stdout": process.stdout, "stderr": process.stderr, "status": self._status}
         with selectors.DefaultSelector() as selector:
-            for name, pipe in pipes.items():
-                if pipe is not None:
-                    os.set_blocking(pipe.fileno(), False)
-                    event = selectors.EVENT_WRITE if name == "stdin" else selectors.EVENT_READ
-                    selector.register(pipe, event, name)
+            for name, pipe in {**self._pipes, "status": self._status}.items():
+                os.set_blocking(pipe.fileno(), False)
+                event = selectors.EVENT_WRITE if name == "stdin" else selectors.EVENT_READ
+                selector.register(pipe, event, name)
             # A fork of this process may hold an end of the status pipe, so that it is not at its end.
             while not self._status.closed and self._supervisor.poll() is None:
                 now = monotonic()
                 if self.reason is not None and now >= deadline:
+                    # It was stopped, say. To wait for it once more would be in vain.
+                    self._supervisor.kill()
                     return
                 if self.reason is None and self._should_end(now >= deadline):
                     self._order_to_end()
@@ -165,9 +171,6 @@ class Supervision:
         finally:
             process.kill()
             process.wait()
-            for pipe in (process.stdin, process.stdout, process.stderr):
-                if pipe is not None:
-                    pipe.close()
 
 
 @contextlib.contextmanager

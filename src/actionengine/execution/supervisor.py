@@ -108,10 +108,8 @@ def leave(order: dict[str, Any]) -> NoReturn:
         with contextlib.suppress(OSError):
             os.rmdir(os.path.join(order["temporary"], name))
     if os.path.lexists(order["temporary"]):
-        # It takes long to import.
-        import shutil
-
-        shutil.rmtree(order["temporary"], ignore_errors=True)
+        removal = os.path.join(os.path.dirname(os.path.abspath(__file__)), "removal.py")
+        os.execv(sys.executable, (sys.executable, "-I", "-S", removal, order["temporary"]))
     os._exit(0)
 
 

@@ -112,7 +112,7 @@ class Telemetry:
 
 
 def log_sink(event: ExecutionEvent) -> None:
-    """Writes a line a piece of work, and one for its end, on the logger `actionengine`."""
+    """Writes a line when a piece of work starts, and one when it ends, to the logger `actionengine`."""
     logger.info(
         "execution %s: %s of %r in %r for tenant %s by %s on %s%s%s",
         event.kind,

@@ -163,15 +163,20 @@ class Work:
         """What differs in the module, or in one of its files or folders, from the last commit of the git work tree that
         it is (`git:diff`): of files that git knows. See `diff_from_last_commit`."""
         self._check(Capability.GIT_DIFF)
-        return diff_from_last_commit(self._files, self._run, path)
+
+        def run_git(argv: Sequence[str], environment: Mapping[str, str]) -> Finished:
+            # Not by `run`, which needs `cmd:run`.
+            return self._run(argv, "", environment, b"", None)
+
+        return diff_from_last_commit(self._files, run_git, path)
 
     def _run(
         self,
         argv: Sequence[str],
-        folder: str = "",
-        environment: Mapping[str, str] | None = None,
-        stdin: bytes = b"",
-        timeout: float | None = None,
+        folder: str,
+        environment: Mapping[str, str] | None,
+        stdin: bytes,
+        timeout: float | None,
     ) -> Finished:
         has_network = Capability.NET_HTTP in self.request.capabilities
         left = self._deadline - monotonic()

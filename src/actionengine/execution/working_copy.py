@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -15,6 +14,7 @@ from actionengine.errors import ActionException, ErrorCode, failing, sendable
 from actionengine.execution.edits import shown_name, unified_diff
 from actionengine.execution.manifests import FileChange, Manifest, Node, compare, nodes, scan, telling
 from actionengine.execution.refusals import no_root
+from actionengine.execution.removal import take_apart
 
 MOST_TEXT = 4 * 1024 * 1024
 """The largest file that a diff shows, in bytes: larger ones are named, as binary ones are."""
@@ -67,8 +67,9 @@ class WorkingCopy:
         """
         root = real_root(module_root)
         place = Path(os.path.abspath(folder))
-        if place.exists():
-            raise _is_there(place)
+        with telling("write", place):
+            if place.exists():
+                raise _is_there(place)
         making = place.with_name(f".{place.name}.{token_hex(8)}.making")
         try:
             with telling("write", place):
@@ -79,7 +80,8 @@ class WorkingCopy:
                     "left_out": sorted(left_out),
                     "base": {path: asdict(node) for path, node in base.items()},
                 }
-                (making / _BASE).write_text(json.dumps(form), encoding="utf-8")
+                with open(making / _BASE, "x", encoding="utf-8") as file:
+                    file.write(json.dumps(form))
                 # What is not empty is never replaced: of two that make the same, one succeeds.
                 making.rename(place)
         except BaseException as error:
@@ -109,9 +111,9 @@ class WorkingCopy:
             if any(node is not None and node.kind != "folder" for node in (change.before, change.after))
         )
 
-    def all_changes(self) -> tuple[FileChange, ...]:
-        """The same, and folders."""
-        return compare(self.base, scan(self.root))
+    def all_changes(self, go_on: Callable[[], None] = lambda: None) -> tuple[FileChange, ...]:
+        """The same, and folders. What `go_on` raises ends it; it is called again and again meanwhile."""
+        return compare(self.base, scan(self.root, go_on))
 
     def diff(self) -> str:
         """What was changed, as a diff of git's form: of texts with their lines; binary files, texts that are not UTF-8
@@ -121,15 +123,17 @@ class WorkingCopy:
         """
         return "".join(map(self._diff_of, self.changes()))
 
-    def changes_of_module(self) -> tuple[FileChange, ...]:
-        """What has become different in the module itself since the copy was made, folders too."""
-        now = {path: node for path, node in scan(self.module_root).items() if path not in self.left_out}
+    def changes_of_module(self, go_on: Callable[[], None] = lambda: None) -> tuple[FileChange, ...]:
+        """What has become different in the module itself since the copy was made, folders too; `go_on` as above."""
+        now = {path: node for path, node in scan(self.module_root, go_on).items() if path not in self.left_out}
         return compare(self.base, now)
 
     def drop(self) -> None:
         """Remove the copy. What is gone already is no error."""
         remove_tree(self.folder)
-        for leftover in self.folder.parent.glob(f".{self.folder.name}.*.making"):
+        with telling("look beside", self.folder):
+            leftovers = list(self.folder.parent.glob(f".{self.folder.name}.*.making"))
+        for leftover in leftovers:
             remove_tree(leftover)
 
     def _diff_of(self, change: FileChange) -> str:
@@ -189,8 +193,7 @@ def remove_tree(folder: Path) -> None:
         if folder.is_symlink():
             folder.unlink(missing_ok=True)
         elif folder.is_dir():
-            open_up(folder)
-            shutil.rmtree(folder)
+            take_apart(folder)
 
 
 def open_up(folder: Path) -> None:

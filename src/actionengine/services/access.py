@@ -90,6 +90,11 @@ class SystemAccess:
         thread). An exception in it is logged and fails nothing; a process that dies first never comes to it."""
         self._execution.after_commit = (*self._execution.after_commit, work)
 
+    @property
+    def has_work_after_commit(self) -> bool:
+        """Whether this execution, or one around it, has something done once the outermost commit stands."""
+        return self._execution.has_work_after_commit
+
     async def run(self, work: Callable[[], T]) -> T:
         """What `work` gives, which may block: under an event loop it has a thread."""
         return work() if self._execution.mode == "sync" else await asyncio.to_thread(work)

@@ -31,6 +31,7 @@ from actionengine.workflows.events import COMPLETED as WORKFLOW_ASSIGNMENT_COMPL
 from actionengine.workflows.events import ENDED as WORKFLOW_ENDED
 from actionengine.workflows.events import NOTIFICATION as WORKFLOW_NOTIFICATION
 from actionengine.workflows.events import PAUSED as WORKFLOW_PAUSED
+from actionengine.workflows.events import PURGED as WORKFLOW_PURGED
 from actionengine.workflows.events import RESUMED as WORKFLOW_RESUMED
 from actionengine.workflows.events import STARTED as WORKFLOW_STARTED
 from actionengine.workflows.events import STEP_TAKEN as WORKFLOW_STEP_TAKEN
@@ -41,6 +42,7 @@ from actionengine.workflows.events import (
     RunEnded,
     RunPaused,
     RunSetGoing,
+    RunsPurged,
     StepTold,
 )
 from actionengine.workflows.models import AssignmentView, Run, RunSummary, StepTaken, TriggerView, Workflow
@@ -78,6 +80,7 @@ __all__ = [
     "WORKFLOW_ENDED",
     "WORKFLOW_NOTIFICATION",
     "WORKFLOW_PAUSED",
+    "WORKFLOW_PURGED",
     "WORKFLOW_RESUMED",
     "WORKFLOW_STARTED",
     "WORKFLOW_STEP_TAKEN",
@@ -91,6 +94,7 @@ __all__ = [
     "RunPaused",
     "RunSetGoing",
     "RunSummary",
+    "RunsPurged",
     "StepTaken",
     "StepTold",
     "TriggerView",

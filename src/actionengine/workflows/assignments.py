@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from pydantic import ValidationError
 from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
 from actionengine.actions import Service, create_action, create_service
 from actionengine.changes.store import conflict, not_found
-from actionengine.errors import ActionError
+from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.payload import refusals, summary
 from actionengine.plan import native
 from actionengine.services.access import access_of
 from actionengine.storage.port import Record
@@ -29,7 +32,7 @@ from actionengine.workflows.store import run_subject, store_of, timestamp
 @native
 async def _complete(data: CompleteAssignment, ctx: ActionContext) -> Result[AssignmentView, ActionError]:
     record = await _found(ctx, data.assignment_id)
-    status = record.data["status"]
+    status = record.data.get("status")
     if status in ("completed", "cancelled"):
         raise conflict(f"the assignment {record.id} is {status} already", status=status)
     done = {
@@ -38,13 +41,15 @@ async def _complete(data: CompleteAssignment, ctx: ActionContext) -> Result[Assi
         "completed_by": str(ctx.actor),
         "completed_at": timestamp(),
     }
-    record = await ctx.async_records(ASSIGNMENTS).update(record.id, {**record.data, **done}, record.version)
+    record = replace(record, data={**record.data, **done})
+    view = _view(record)
+    await ctx.async_records(ASSIGNMENTS).update(record.id, record.data, record.version)
     about = run_subject(record.data["run_id"])
     access_of(ctx).add_subject(about)
     told = {name: record.data[name] for name in ("run_id", "workflow_key", "step", "assignee", "title")}
     ctx.emit(COMPLETED, AssignmentCompleted.model_validate({"id": record.id, **told, **done}), subject=about)
     await _go_on(ctx, record)
-    return Success(_view(record))
+    return Success(view)
 
 
 async def _go_on(ctx: ActionContext, assignment: Record) -> None:
@@ -65,9 +70,17 @@ async def _get(data: AssignmentReference, ctx: ActionContext) -> Result[Assignme
 
 @native
 async def _list(data: ListAssignments, ctx: ActionContext) -> Result[tuple[AssignmentView, ...], ActionError]:
-    found = await ctx.async_records(ASSIGNMENTS).list(data.filter(), data.limit, data.after, data.newest_first)
-    access_of(ctx).show({"count": len(found)})
-    return Success(tuple(map(_view, found)))
+    found: list[AssignmentView] = []
+    after = data.after
+    while len(found) < data.limit:
+        page = await ctx.async_records(ASSIGNMENTS).list(data.filter(), data.limit, after, data.newest_first)
+        found.extend(view for view, _ in map(_read, page) if view is not None)
+        if len(page) < data.limit:
+            break
+        after = page[-1].id
+    listed = tuple(found[: data.limit])
+    access_of(ctx).show({"count": len(listed)})
+    return Success(listed)
 
 
 async def _found(ctx: ActionContext, id: str) -> Record:
@@ -78,7 +91,24 @@ async def _found(ctx: ActionContext, id: str) -> Record:
 
 
 def _view(record: Record) -> AssignmentView:
-    return AssignmentView.model_validate({"created_at": record.created_at, **record.data, "id": record.id})
+    view, wrong = _read(record)
+    if view is None:
+        raise failing(
+            ErrorCode.UNPROCESSABLE,
+            f"the document {ASSIGNMENTS}/{record.id} is no assignment any more: {summary(wrong)}; mend it",
+            id=record.id,
+            fields=wrong,
+        )
+    return view
+
+
+def _read(record: Record) -> tuple[AssignmentView | None, list[dict[str, str]]]:
+    """An assignment, or what is wrong with it: the collection is the host's to write to."""
+    told = {**record.data, "id": record.id, "created_at": record.created_at}
+    try:
+        return AssignmentView.model_validate(told), []
+    except ValidationError as error:
+        return None, refusals(error)
 
 
 def _subject(data: Any) -> str:

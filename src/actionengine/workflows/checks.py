@@ -10,14 +10,17 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from actionengine.workflows.step_types import END, FAIL, PAUSE, ApprovalStep, Step
-from actionengine.workflows.values import ROOTS, Path
+from actionengine.workflows.values import Path
 
 if TYPE_CHECKING:
     from actionengine.workflows.definition import Definition
 
+_OF_RUN = frozenset({"id", "workflow", "started_by"})
+"""What a run says of itself; see `performing.known_to`."""
+
 
 def check(definition: Definition) -> None:
-    """All of it."""
+    """Do each of the checks. Raises `ValueError` for the first that fails."""
     _check_names(definition)
     _check_reachable(definition)
     _check_cycles(definition)
@@ -98,8 +101,8 @@ def _check_reference(
     whole, (root, member, *rest) = ".".join(path), path
     if root == "input" and declared is not None and member not in declared:
         raise ValueError(f"the step {name!r} reads {whole}: the input has no field {member!r}")
-    if root == "run" and member not in _RUN:
-        raise ValueError(f"the step {name!r} reads {whole}: a run has {', '.join(sorted(_RUN))}")
+    if root == "run" and member not in _OF_RUN:
+        raise ValueError(f"the step {name!r} reads {whole}: a run has {', '.join(sorted(_OF_RUN))}")
     if root != "steps":
         return
     if member not in steps:
@@ -124,10 +127,6 @@ def _check_trigger(definition: Definition) -> None:
             raise ValueError(f"the trigger gives no {field.name!r}, which the input requires")
     for name in given - {field.name for field in definition.input.fields}:
         raise ValueError(f"the trigger gives {name!r}: the input has no such field")
-
-
-_RUN = frozenset({"id", "workflow", "started_by"})
-assert set(ROOTS) == {"input", "steps", "run"}
 
 
 def _reachable(start: str, edges: Mapping[str, list[str]], include_start: bool = True) -> set[str]:

@@ -71,8 +71,8 @@ class AllOf(_Condition):
     all: Annotated[tuple[Condition, ...], AfterValidator(not_empty)]
 
 
-class OneOf(_Condition):
-    """That one of these holds."""
+class AnyOf(_Condition):
+    """That at least one of these holds."""
 
     any: Annotated[tuple[Condition, ...], AfterValidator(not_empty)]
 
@@ -90,12 +90,12 @@ def _kind(given: Any) -> str | None:
     return next((kind for kind in _KINDS.values() if kind in names), None)
 
 
-_KINDS: Mapping[type[BaseModel], str] = {Comparison: "field", AllOf: "all", OneOf: "any", Not: "not"}
+_KINDS: Mapping[type[BaseModel], str] = {Comparison: "field", AllOf: "all", AnyOf: "any", Not: "not"}
 
 Condition = Annotated[
     Annotated[Comparison, Tag("field")]
     | Annotated[AllOf, Tag("all")]
-    | Annotated[OneOf, Tag("any")]
+    | Annotated[AnyOf, Tag("any")]
     | Annotated[Not, Tag("not")],
     Discriminator(
         _kind,
@@ -104,7 +104,7 @@ Condition = Annotated[
     ),
 ]
 AllOf.model_rebuild()
-OneOf.model_rebuild()
+AnyOf.model_rebuild()
 Not.model_rebuild()
 
 
@@ -118,7 +118,7 @@ def comparisons(condition: Condition) -> Iterator[Comparison]:
         case AllOf():
             for each in condition.all:
                 yield from comparisons(each)
-        case OneOf():
+        case AnyOf():
             for each in condition.any:
                 yield from comparisons(each)
 
@@ -132,7 +132,7 @@ def depth(condition: Condition) -> int:
             return 1 + depth(condition.not_)
         case AllOf():
             return 1 + max(map(depth, condition.all))
-        case OneOf():
+        case AnyOf():
             return 1 + max(map(depth, condition.any))
 
 
@@ -154,7 +154,7 @@ def holds(condition: Condition, known: Mapping[str, Any]) -> bool:
             return not holds(condition.not_, known)
         case AllOf():
             return all(holds(each, known) for each in condition.all)
-        case OneOf():
+        case AnyOf():
             return any(holds(each, known) for each in condition.any)
 
 

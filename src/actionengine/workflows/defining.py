@@ -13,7 +13,7 @@ from actionengine.workflows.definition import Definition, document, parse_defini
 from actionengine.workflows.models import DefineWorkflow, ListWorkflows, Workflow, WorkflowVersion
 from actionengine.workflows.step_types import ActionStep
 from actionengine.workflows.steps import SERVICE as STEPS_SERVICE
-from actionengine.workflows.store import insert_once, parsed, store_of, timestamp, version_id
+from actionengine.workflows.store import insert_once, parsed, store_of, timestamp, version_id, workflow_subject
 from actionengine.workflows.triggers import replace_defined_trigger
 
 
@@ -42,7 +42,7 @@ async def define(data: DefineWorkflow, ctx: ActionContext) -> Result[Workflow, A
     elif not await insert_once(store.heads, {"newest": version, "active": None}, data.key):
         raise conflict(f"the workflow {data.key!r} is being defined by somebody else: try again", key=data.key)
     await store.workflows.insert(workflow, version_id(data.key, version))
-    access.add_subject(f"workflow/{data.key}")
+    access.add_subject(workflow_subject(data.key))
     return Success(Workflow.model_validate(workflow))
 
 
@@ -66,7 +66,7 @@ async def activate(data: WorkflowVersion, ctx: ActionContext) -> Result[Workflow
     record = await store.workflows.update(record.id, {**record.data, "status": "active"}, record.version)
     await store.heads.update(data.key, {**head.data, "active": record.data["version"]}, head.version)
     await replace_defined_trigger(ctx, store, data.key, definition.trigger)
-    access_of(ctx).add_subject(f"workflow/{data.key}")
+    access_of(ctx).add_subject(workflow_subject(data.key))
     return Success(Workflow.model_validate(record.data))
 
 

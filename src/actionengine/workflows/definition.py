@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticSerializationError, to_json
 
 from actionengine.changes.models import SchemaDefinition
@@ -22,6 +22,7 @@ from actionengine.workflows.trigger_types import Trigger
 
 MOST_STEPS = 200
 MOST_BYTES = 256 * 1024
+"""Of its JSON."""
 
 
 class Definition(Part):
@@ -52,15 +53,12 @@ class Definition(Part):
         return self
 
 
-_DEFINITION: TypeAdapter[Definition] = TypeAdapter(Definition)
-
-
 def parse_definition(given: Mapping[str, Any]) -> Definition:
     """A definition. Raises `ActionException(invalid_input)`, which says of each part what is wrong with it."""
     try:
         if len(to_json(given)) > MOST_BYTES:
             raise failing(ErrorCode.INVALID_INPUT, f"the definition is too long: it has at most {MOST_BYTES >> 10} KB")
-        return _DEFINITION.validate_python(given)
+        return Definition.model_validate(given)
     except ValidationError as error:
         fields = refusals(error)
         raise failing(ErrorCode.INVALID_INPUT, f"the definition: {summary(fields, whole='')}", fields=fields) from None

@@ -19,7 +19,8 @@ from typing import Any
 from returns.result import Failure, Result, Success
 
 from actionengine.context import Actor, RequestContext, Tenant
-from actionengine.durable.host import DurableUnavailable, Interrupted
+from actionengine.durable.client import DurableUnavailable
+from actionengine.durable.host import Interrupted
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.events.consuming import pause
@@ -47,7 +48,6 @@ _MOST_TOLD = 200
 
 _PASSES = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.IDEMPOTENCY_IN_PROGRESS})
 """What is waited out: the storage is away, or another process, which may be taken for dead, is at the same step."""
-
 
 _FINAL = frozenset({ErrorCode.NOT_FOUND, ErrorCode.INVALID_INPUT})
 """What no further attempt mends."""
@@ -111,25 +111,23 @@ class Executions:
             "action_id": event.action_id if event.actor_type == "workflow" else None,
         }
         once = f"{trigger_id}/{event.id}"
-        return await self._execute(
-            "fire", payload, tenant, key, mode, once=once, reason=f"event {event.type} {event.id}"
-        )
+        reason = f"event {event.type} {event.id}"
+        return await self._execute("fire", payload, tenant, key, mode, once=once, reason=reason)
 
     async def fire_schedule(
         self, tenant: Tenant, key: str, trigger_id: str, at: datetime, mode: Mode
     ) -> Result[Any, ActionError]:
         """Start what is scheduled for a time, once."""
-        time = at.astimezone(UTC).isoformat()
+        due = at.astimezone(UTC).isoformat()
         payload = {
             "trigger_id": trigger_id,
-            "input": {"scheduled_at": time},
+            "input": {"scheduled_at": due},
             "started_by": f"schedule:{trigger_id}",
-            "cause": time,
-            "at": time,
+            "cause": due,
+            "at": due,
         }
-        return await self._execute(
-            "fire", payload, tenant, key, mode, once=f"{trigger_id}/{time}", reason=f"scheduled for {time}"
-        )
+        once = f"{trigger_id}/{due}"
+        return await self._execute("fire", payload, tenant, key, mode, once=once, reason=f"scheduled for {due}")
 
     async def _at(
         self, action: str, more: dict[str, Any], tenant: Tenant, point: RunPoint, mode: Mode, has_key: bool = True

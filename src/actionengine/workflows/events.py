@@ -56,6 +56,12 @@ class RunPaused(_Payload):
     error: dict[str, Any] | None
 
 
+class RunsPurged(_Payload):
+    """The payload of `workflows.purged`."""
+
+    run_ids: tuple[str, ...]
+
+
 class Notification(_Payload):
     """The payload of `workflows.notification`."""
 
@@ -110,6 +116,7 @@ RESUMED = create_event_type(type="workflows.resumed", payload=RunSetGoing)
 STEP_TAKEN = create_event_type(type="workflows.step_taken", payload=StepTold)
 PAUSED = create_event_type(type="workflows.paused", payload=RunPaused)
 ENDED = create_event_type(type="workflows.ended", payload=RunEnded)
+PURGED = create_event_type(type="workflows.purged", payload=RunsPurged)
 NOTIFICATION = create_event_type(type="workflows.notification", payload=Notification)
 ASSIGNED = create_event_type(type="workflows.assigned", payload=Assignment)
 COMPLETED = create_event_type(type="workflows.assignment_completed", payload=AssignmentCompleted)

@@ -56,7 +56,7 @@ class Journey:
         return cls(ctx, store, run, await store.definition(run))
 
     def bound(self) -> ActionError | None:
-        """What a run meets that goes round too often."""
+        """The error of a run that has taken all the steps, or been here as often, as it may; None before that."""
         data, step = self.run.data, self.step
         if data["position"] >= self.definition.max_steps:
             message = f"the run has taken {data['position']} steps: that is all it may"
@@ -67,8 +67,8 @@ class Journey:
         return None
 
     async def fail_at(self, bound: ActionError) -> None:
-        """The step is not taken. Where its failure leads to another step, it does so once: from there a run may come
-        back, and has to end."""
+        """Fail without taking the step. Where its failure leads to another step, it does so once: from there a run may
+        come back, and has to end."""
         is_way_out = self.step.on_failure not in RESERVED and self._visits == self.step.max_visits
         has_steps_left = self.run.data["position"] < self.definition.max_steps
         may_go_on = has_steps_left and (is_way_out or self.step.on_failure == PAUSE)
@@ -80,8 +80,8 @@ class Journey:
         return visits
 
     async def go_on(self, done: Done, wakes: bool = False) -> None:
-        """The step has succeeded; or what it asks somebody for is waited for. With `wakes`, somebody else than the
-        run's driver has done it."""
+        """Go on from a step that has succeeded, or wait for whom it has asked to do something. With `wakes`, somebody
+        else than the run's driver has done it."""
         if done.assignment_id is not None:
             await self.pause("assignment", assignment_id=done.assignment_id)
             return

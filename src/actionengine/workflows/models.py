@@ -189,7 +189,7 @@ class AssignmentView(Output):
     assignee: str
     title: str
     details: dict[str, Any]
-    run_id: str
+    run_id: str = Field(max_length=200)
     workflow_key: str
     step: str
     status: str

@@ -58,8 +58,8 @@ class Scene(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A step's output, and the step that it leads to where that is not the following one; locks that it took or gave
-    up; the assignment that the run has to wait for."""
+    """What came of a step: its output; `next`, the step that it leads to, where that is not the following one; the lock
+    that it took, or gave up; the assignment that the run has to wait for."""
 
     output: Any
     next: str | None = None

@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from returns.result import Failure
 
 from actionengine.context import Tenant
-from actionengine.durable.host import DurableClient, DurableUnavailable
+from actionengine.durable.client import DurableClient, DurableUnavailable
 from actionengine.engine import Engine
 from actionengine.errors import ActionException, ErrorCode
 from actionengine.events.event import Event
@@ -43,6 +43,10 @@ class WorkflowPublisher:
         url: the durable engine's database, the same as the runtimes have.
         tenant_of: the tenant of an id, for a host with a directory of its own.
         roles: what a workflow may do, as `WorkflowRuntime` says.
+        concurrency: how many events a relay gives it at once, each in a call of its own.
+
+    Raises:
+        ConfigurationError: for a URL of neither PostgreSQL nor SQLite.
     """
 
     batch_size = 1

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import UTC, datetime
+from uuid import UUID
 
 from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
-from actionengine.errors import ActionError
+from actionengine.errors import ActionError, ActionException
 from actionengine.plan import native
-from actionengine.storage.port import Record
+from actionengine.services.access import access_of
+from actionengine.storage.port import Record, SerializationFailure
+from actionengine.workflows.events import PURGED, RunsPurged
 from actionengine.workflows.models import Purged, PurgeRuns
-from actionengine.workflows.store import Store, store_of
+from actionengine.workflows.store import Store, run_subject, store_of
 
 _ENDED = ("succeeded", "failed", "cancelled")
 _PAGE = 1000
@@ -21,17 +24,32 @@ _PAGE = 1000
 @native
 async def purge(data: PurgeRuns, ctx: ActionContext) -> Result[Purged, ActionError]:
     """Remove runs that ended before a time, with the steps that they have taken."""
-    store = store_of(ctx)
+    access, store = access_of(ctx), store_of(ctx)
     found = [run async for run in _ended(store, data.ended_before, data.limit + 1)]
-    for run in found[: data.limit]:
-        async for step in _steps_of(store, run):
-            await store.steps.delete(step.id, step.version)
+    removed = found[: data.limit]
+    for run in removed:
+        await _remove(store, run)
+        access.add_subject(run_subject(run.id))
+    if removed:
+        ctx.emit(PURGED, RunsPurged(run_ids=tuple(run.id for run in removed)))
+    else:
+        access.nothing_changed()
+    return Success(Purged(runs=len(removed), has_more=len(found) > len(removed)))
+
+
+async def _remove(store: Store, run: Record) -> None:
+    try:
+        # Before its steps: of two that remove it at once, one waits here.
         await store.runs.delete(run.id, run.version)
-    return Success(Purged(runs=min(len(found), data.limit), has_more=len(found) > data.limit))
+    except ActionException as refusal:
+        raise SerializationFailure(f"the run {run.id} is removed by somebody else: run it again") from refusal
+    async for step in _steps_of(store, run):
+        await store.steps.delete(step.id, step.version)
 
 
 async def _ended(store: Store, before: datetime, most: int) -> AsyncIterator[Record]:
-    """Runs that have ended before a time. They sort by when they began: where that is later, none is looked for."""
+    """Runs that have ended before a time. They sort by the times of their ids: where that is later, none is looked
+    for."""
     left = most
     for status in _ENDED:
         after: str | None = None
@@ -41,8 +59,13 @@ async def _ended(store: Store, before: datetime, most: int) -> AsyncIterator[Rec
                     yield run
                     left -= 1
             after = page[-1].id
-            if page[-1].created_at >= before:
+            if _begun(page[-1]) >= before:
                 break
+
+
+def _begun(run: Record) -> datetime:
+    """The time that the id of a run has: when it began, or what has caused it, so that it may have begun later."""
+    return datetime.fromtimestamp((UUID(run.id).int >> 80) / 1000, UTC)
 
 
 async def _steps_of(store: Store, run: Record) -> AsyncIterator[Record]:

@@ -16,7 +16,7 @@ from actionengine.storage.port import APPROVALS, Record
 from actionengine.workflows.models import CancelRun, ListRuns, Run, RunReference, RunSummary, StartRun, StepTaken
 from actionengine.workflows.performing import ASSIGNMENTS
 from actionengine.workflows.starting import start_run
-from actionengine.workflows.steps import cancel_approval
+from actionengine.workflows.steps import SERVICE, cancel_approval
 from actionengine.workflows.store import step_id, store_of, timestamp
 from actionengine.workflows.telling import tell_end, tell_going
 
@@ -109,7 +109,7 @@ async def _approvals_of(ctx: ActionContext, run: Record) -> list[str]:
     the run. That has the key of the step, and is younger than the run."""
     if run.data["status"] == "paused":
         return [] if run.data["approval_id"] is None else [run.data["approval_id"]]
-    asked = {"status": "pending", "idempotency_key": f"{run.id}/{run.data['position']}"}
+    asked = {"status": "pending", "service": SERVICE, "idempotency_key": f"{run.id}/{run.data['position']}"}
     return [record.id for record in await access_of(ctx).records(APPROVALS).list(asked, after=run.id)]
 
 

@@ -13,7 +13,8 @@ from returns.result import Failure
 
 from actionengine.context import Tenant
 from actionengine.driving import drive
-from actionengine.durable.host import DurableClient, DurableFunction, DurableHost, utc
+from actionengine.durable.client import DurableClient
+from actionengine.durable.host import DurableFunction, DurableHost, utc
 from actionengine.engine import Engine
 from actionengine.errors import ConfigurationError
 from actionengine.events.fanout import Fanout
@@ -90,7 +91,11 @@ class WorkflowRuntime:
         self._host = DurableHost(url, functions, lease=lease, poll_interval=poll_interval, set_up=set_up)
 
     def start(self) -> None:
-        """Begin to take steps. Raises `ConfigurationError` where the process has a durable engine already."""
+        """Begin to take steps.
+
+        Raises `ConfigurationError` where the process has a durable engine already, and `DurableUnavailable` where that
+        engine's database is out of reach, or not set up.
+        """
         self._stopping.clear()
         self._host.start()
         if self._relay is not None:

@@ -9,15 +9,15 @@ in which it was read, or not at all. Only workflow actors may; the host makes th
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field
+from pydantic import UUID7, AwareDatetime, Field
 from pydantic_core import from_json
 from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
-from actionengine.actions import Service, create_action, create_service
+from actionengine.actions import Action, Service, create_action, create_service
 from actionengine.approval_record import PendingApproval, find_approval
 from actionengine.changes.models import Input
 from actionengine.changes.store import conflict
@@ -66,7 +66,7 @@ class AtStep(AtRun):
     position: int = Field(ge=0)
 
 
-class Told(Input):
+class StepError(Input):
     """An error, as `ActionError.to_dict` tells it."""
 
     code: ErrorCode
@@ -77,7 +77,7 @@ class Told(Input):
 class GiveUp(AtStep):
     """The step at this position has failed as often as it may."""
 
-    error: Told
+    error: StepError
 
 
 class WaitFor(AtStep):
@@ -94,8 +94,8 @@ class Fire(Input):
     input: dict[str, Any]
     started_by: str
     cause: str
-    at: AwareDatetime
-    action_id: str | None = None
+    at: Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC))]
+    action_id: UUID7 | None = None
     """Of the execution that has emitted the event, where that was a workflow's."""
 
 
@@ -211,13 +211,13 @@ async def _fire(data: Fire, ctx: ActionContext) -> Result[str | None, ActionErro
     return Success(None)
 
 
-async def _run_behind(ctx: ActionContext, action_id: str | None) -> Record | None:
+async def _run_behind(ctx: ActionContext, action_id: UUID | None) -> Record | None:
     """The run whose step has executed an action: what drives it gives the run's id as that of the request."""
     if action_id is None:
         return None
-    next_id = str(UUID(int=UUID(action_id).int + 1))
+    next_id = str(UUID(int=action_id.int + 1))
     for row in await access_of(ctx).read_log(LogQuery(actor_type="workflow", before=next_id, limit=1)):
-        if row.id == action_id and row.request_id is not None:
+        if row.id == str(action_id) and row.request_id is not None:
             return await store_of(ctx).runs.get(row.request_id)
     return None
 
@@ -237,6 +237,7 @@ async def cancel_approval(ctx: ActionContext, approval_id: str, reason: str) -> 
     if pending is not None and pending.status == "pending":
         decided = {"status": "cancelled", "decided_by": str(ctx.actor), "decided_at": timestamp(), "comment": reason}
         await approvals.update(approval_id, {**pending.document(), **decided}, pending.version)
+        access_of(ctx).add_subject(f"approval/{approval_id}")
 
 
 async def _waits_for_another(access: SystemAccess, run: Record, approval_id: str) -> bool:
@@ -268,7 +269,7 @@ def _point(run: Record, definition: Definition) -> RunPoint:
     )
 
 
-def _internal(name: str, description: str, handler: Any, validation: Any, *, read_only: bool = False) -> Any:
+def _internal(name: str, description: str, handler: Any, validation: Any, *, read_only: bool = False) -> Action:
     return create_action(
         name=name,
         description=description,

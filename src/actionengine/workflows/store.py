@@ -171,6 +171,11 @@ def lock_id(collection: str, id: str) -> str:
     return whole if len(whole) <= _LONGEST_ID else sha256(whole.encode()).hexdigest()
 
 
+def workflow_subject(key: str) -> str:
+    """What rules and the action log call a workflow."""
+    return f"workflow/{key}"
+
+
 def run_subject(run_id: str) -> str:
     """What events and the action log call a run."""
     return f"workflow_run/{run_id}"

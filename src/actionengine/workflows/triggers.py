@@ -19,7 +19,7 @@ from actionengine.storage.port import Record
 from actionengine.workflows.events import TRIGGER_CHANGED, TriggerChanged
 from actionengine.workflows.models import CreateTrigger, ListTriggers, TriggerReference, TriggerView
 from actionengine.workflows.permissions import ACTIVATORS, WorkflowPermissions
-from actionengine.workflows.store import Store, store_of, timestamp
+from actionengine.workflows.store import Store, store_of, timestamp, workflow_subject
 from actionengine.workflows.trigger_types import EventTrigger, ScheduleTrigger, Trigger
 
 _TRIGGER: TypeAdapter[EventTrigger | ScheduleTrigger] = TypeAdapter(Trigger)
@@ -144,10 +144,16 @@ def _subject(data: Any) -> str:
     return f"trigger/{data.trigger_id}"
 
 
+def _workflow(data: Any) -> str:
+    return workflow_subject(data.key)
+
+
 def triggers_service(permissions: WorkflowPermissions) -> Service:
     """The service, its actions asking for these permissions."""
 
-    def activating(name: str, description: str, handler: Any, validation: Any = TriggerReference) -> Action:
+    def activating(
+        name: str, description: str, handler: Any, validation: Any = TriggerReference, resource: Any = _subject
+    ) -> Action:
         return create_action(
             name=name,
             description=description,
@@ -155,14 +161,16 @@ def triggers_service(permissions: WorkflowPermissions) -> Service:
             validation=validation,
             permission=permissions.activate,
             allowed_actors=ACTIVATORS,
-            resource=_subject if validation is TriggerReference else None,
+            resource=resource,
         )
 
     return create_service(
         name="triggers",
         description="What starts runs of workflows by itself: events and schedules",
         actions=[
-            activating("create", "Have an event or a schedule start runs of a workflow", _create, CreateTrigger),
+            activating(
+                "create", "Have an event or a schedule start runs of a workflow", _create, CreateTrigger, _workflow
+            ),
             create_action(
                 name="get",
                 description="One trigger",

@@ -19,11 +19,11 @@ from actionengine.workflows.models import (
 from actionengine.workflows.permissions import ACTIVATORS, WorkflowPermissions
 from actionengine.workflows.purging import purge
 from actionengine.workflows.runs import cancel, get_run, list_runs, resume, start
-from actionengine.workflows.store import run_subject
+from actionengine.workflows.store import run_subject, workflow_subject
 
 
 def _workflow_subject(data: Any) -> str:
-    return f"workflow/{data.key}"
+    return workflow_subject(data.key)
 
 
 def _run_subject(data: Any) -> str:

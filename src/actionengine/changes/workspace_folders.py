@@ -1,0 +1,226 @@
+"""The folders of workspaces: a working copy each, and what the ops of a change come to in it. All this may block.
+
+Folders are made and removed after commits, in no order. So who removes one leaves a mark beside it, with the version of
+the record that says so; who makes one looks for a mark that is newer than the record that it has read, and then takes
+the copy away.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from secrets import token_hex
+from time import time
+from typing import Any, NamedTuple
+
+from actionengine.changes.files import hash_of
+from actionengine.changes.models import TriedOp
+from actionengine.changes.module_files import is_of_the_file
+from actionengine.changes.store import conflict
+from actionengine.errors import ActionException, ErrorCode
+from actionengine.execution.files import ModuleFiles
+from actionengine.execution.manifests import telling
+from actionengine.execution.request import ModuleContext
+from actionengine.execution.working_copy import WorkingCopy, remove_tree
+
+_MARKS = "ops.json"
+"""Beside a copy: the hash of each file in it that ops have made, as they made it."""
+
+_A_DAY = 24 * 60 * 60
+"""Seconds after which nobody makes a copy any more for a record that was read before."""
+
+
+class Tried(NamedTuple):
+    """Ops that were tried, and the text of each file that they are about, or were about before."""
+
+    ops: tuple[TriedOp, ...]
+    texts: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a workspace is, the module that it is a copy of, and the version of the record that says so."""
+
+    folder: Path
+    module: ModuleContext
+    version: int
+
+
+class ClosedMeanwhile(ActionException):
+    """The workspace was stopped, or the change merged, since its record was read."""
+
+
+def begin(place: Place, tried: Tried, is_new: bool) -> None:
+    """Make the copy of a workspace that was started; one that is there goes on, unless this is to be a new one."""
+    with suppress(ClosedMeanwhile), _unless_closed(place):
+        if is_new:
+            # Of an earlier workspace, whose folder could not be removed.
+            _remove(place.folder)
+        _put(_copy(place), tried)
+
+
+def close(folder: Path, version: int) -> None:
+    """Remove a copy, and keep those who have read an older record from making it again."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _write(_mark_of(folder), version)
+        for mark in folder.parent.glob(_mark_of(folder.with_name("*")).name):
+            with suppress(FileNotFoundError):
+                if mark.stat().st_mtime < time() - _A_DAY:
+                    mark.unlink()
+    finally:
+        _remove(folder)
+
+
+def marked_files(place: Place) -> tuple[str, ...]:
+    """The files in a copy that ops have made."""
+    with _unless_closed(place):
+        return tuple(_marks(_copy(place)))
+
+
+def look(place: Place, tried: Tried) -> tuple[str, tuple[str, ...]]:
+    """How a copy with the ops in it differs from the module, and the files that are left alone in it.
+
+    Raises `ActionException(conflict)` where the module has changed meanwhile in a file that differs, and where the
+    workspace was stopped.
+    """
+    with _unless_closed(place):
+        copy = _copy(place)
+        left_alone = _put(copy, tried)
+        try:
+            return copy.diff(), left_alone
+        except ActionException as refusal:
+            if refusal.error.code is ErrorCode.CONFLICT:
+                error = refusal.error
+                raise conflict(
+                    f"{error.message}: the working copy is of an older state of the module; stop it and start it anew",
+                    **error.details,
+                ) from None
+            raise
+
+
+def _mark_of(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.closed")
+
+
+@contextmanager
+def _unless_closed(place: Place) -> Iterator[None]:
+    _check_open(place)
+    try:
+        yield
+    except (OSError, ActionException):
+        # Perhaps because the copy is being removed.
+        _check_open(place)
+        raise
+
+
+def _check_open(place: Place) -> None:
+    try:
+        closed = json.loads(_mark_of(place.folder).read_text(encoding="ascii"))
+    except (FileNotFoundError, ValueError):
+        # What a loss of power has left empty concerns nobody: those who were slower are gone, too.
+        return
+    if closed > place.version:
+        id = place.folder.name
+        raise ClosedMeanwhile(conflict(f"the workspace of the change {id!r} has been stopped meanwhile").error)
+
+
+def _remove(folder: Path) -> None:
+    # Out of the way in one step, so that nobody finds half of it.
+    with suppress(FileNotFoundError):
+        folder.rename(folder.with_name(f".{folder.name}.{token_hex(8)}.removed"))
+    for removed in folder.parent.glob(f".{folder.name}.*.removed"):
+        remove_tree(removed)
+
+
+def _copy(place: Place) -> WorkingCopy:
+    if (found := _opened(place)) is not None:
+        return found
+    try:
+        made = WorkingCopy.create(place.module.root, place.folder)
+    except ActionException as refusal:
+        # Somebody else may just have made it.
+        if refusal.error.code is ErrorCode.CONFLICT and (found := _opened(place)) is not None:
+            return found
+        raise
+    try:
+        _check_open(place)
+    except ClosedMeanwhile:
+        _remove(place.folder)
+        raise
+    return made
+
+
+def _opened(place: Place) -> WorkingCopy | None:
+    try:
+        return WorkingCopy.open(place.folder)
+    except ValueError:
+        raise _damaged() from None
+    except ActionException as absent:
+        if absent.error.code is not ErrorCode.NOT_FOUND:
+            raise
+        return None
+
+
+def _damaged() -> ActionException:
+    # What a loss of power has left of it.
+    return conflict("the working copy is damaged: stop the workspace, and start it anew")
+
+
+def _put(copy: WorkingCopy, tried: Tried) -> tuple[str, ...]:
+    """Write into the copy what the ops come to, but for files that somebody else has edited there: these are given."""
+    marks = _marks(copy)
+    left_alone = []
+    with ModuleFiles(copy.root) as files:
+        for path, text in sorted(tried.texts.items()):
+            base = node.sha256 if (node := copy.base.get(path)) is not None else None
+            found, wanted = _hash_in(files, path), hash_of(text)
+            if found != wanted and found not in (base, marks.get(path, base)):
+                left_alone.append(path)
+                continue
+            if found != wanted and text is None:
+                files.delete(path)
+            elif found != wanted and text is not None:
+                files.write(path, text.encode())
+            marks[path] = wanted
+    named = {op.file_path for op in tried.ops}
+    _write(copy.folder / _MARKS, {path: hash for path, hash in marks.items() if path in named})
+    return tuple(left_alone)
+
+
+def _hash_in(files: ModuleFiles, path: str) -> str | None:
+    try:
+        return sha256(files.read(path)).hexdigest()
+    except ActionException as refusal:
+        if refusal.error.code is ErrorCode.NOT_FOUND:
+            return None
+        if is_of_the_file(refusal):
+            # A link that leads out, a folder: nothing that ops have made.
+            return ""
+        raise
+
+
+def _marks(copy: WorkingCopy) -> dict[str, str | None]:
+    try:
+        marks: dict[str, str | None] = json.loads((copy.folder / _MARKS).read_text(encoding="ascii"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise _damaged() from None
+    return marks
+
+
+def _write(file: Path, content: Any) -> None:
+    """Make or replace a file of our own, as JSON, wholly or not at all."""
+    temporary = file.with_name(f".{token_hex(8)}.{file.name}")
+    with telling("write", file):
+        try:
+            temporary.write_text(json.dumps(content), encoding="ascii")
+            temporary.replace(file)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
