@@ -32,10 +32,6 @@ class CapabilityProfile:
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "capabilities", frozenset(map(Capability, capabilities)))
 
-    def grants(self, capability: Capability) -> bool:
-        """Whether work may do this."""
-        return capability in self.capabilities
-
 
 CODE_MODULE_DEFAULT = CapabilityProfile("CODE_MODULE_DEFAULT", ("fs:read", "fs:write", "cmd:run", "git:diff"))
 WORKFLOW_MODULE_DEFAULT = CapabilityProfile("WORKFLOW_MODULE_DEFAULT", ("fs:read", "cmd:run"))
