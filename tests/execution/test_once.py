@@ -329,24 +329,28 @@ def test_a_link_in_the_journals_place_is_not_followed(root: Path, tmp_path: Path
     assert sorted(os.listdir(elsewhere)) == ["file", "folder"]
 
 
+class Waits(threading.Event):
+    """Asked by who waits, before each further try: whether the work is cancelled, which it never is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = threading.Event()
+
+    def is_set(self) -> bool:
+        self.asked.set()
+        return False
+
+
 def test_a_journal_that_becomes_a_link_while_its_lock_is_waited_for_is_not_followed(root: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "folder").mkdir(parents=True)
     journal = Journal(root)
 
-    class Waits(threading.Event):
-        """Asked by who waits, before each further try."""
-
-        asked = threading.Event()
-
-        def is_set(self) -> bool:
-            self.asked.set()
-            return False
-
+    waits = Waits()
     with ThreadPoolExecutor(1) as pool:
         with journal.lock(append(root).request):
-            waiting = pool.submit(run_once, append(root), perform, cancelled=Waits())
-            assert Waits.asked.wait(60)
+            waiting = pool.submit(run_once, append(root), perform, cancelled=waits)
+            assert waits.asked.wait(60)
             journal.folder.rename(tmp_path / "away")
             journal.folder.symlink_to(elsewhere)
         with pytest.raises(ActionException) as caught:
@@ -371,19 +375,11 @@ def test_only_what_attempts_have_left_is_cleaned_away(root: Path) -> None:
 def test_a_lock_that_was_exchanged_is_not_the_one_that_is_waited_for(root: Path) -> None:
     journal = Journal(root)
 
-    class Waits(threading.Event):
-        """Asked by who waits, before each further try."""
-
-        asked = threading.Event()
-
-        def is_set(self) -> bool:
-            self.asked.set()
-            return False
-
+    waits = Waits()
     with ThreadPoolExecutor(1) as pool, ExitStack() as held:
         held.enter_context(journal.lock(append(root).request))
-        waiting = pool.submit(run_once, append(root, timeout=1.0), perform, cancelled=Waits())
-        assert Waits.asked.wait(60)
+        waiting = pool.submit(run_once, append(root, timeout=1.0), perform, cancelled=waits)
+        assert waits.asked.wait(60)
         (journal.folder / "lock").unlink()
         with journal.lock(append(root).request):
             held.close()

@@ -46,10 +46,10 @@ _LOCK = os.O_RDWR | os.O_CREAT | _AS_IT_IS
 _ENTRY = "entry.json"
 _READY = ".ready"
 _DONE = ".done"
-# Of `Journal.fresh`, and of a working copy that is being made there.
 # What somebody else has put there is left alone.
 _is_ready = re.compile(r"[0-9a-f]{64}\.ready").fullmatch
 _is_done = re.compile(r"[0-9a-f]{64}\.done").fullmatch
+# Of `Journal.fresh`, and of a working copy that is being made there.
 _is_of_an_attempt = re.compile(r"(copy|staged)-[0-9a-f]{16}|\.copy-[0-9a-f]{16}\.[0-9a-f]{16}\.making").fullmatch
 
 

@@ -75,28 +75,25 @@ class Notification(_Payload):
     data: dict[str, Any]
 
 
-class Assignment(_Payload):
-    """The payload of `workflows.assigned`; `id` is the document's in `workflow_assignments`."""
-
+class _OfAssignment(_Payload):
     id: str
     run_id: str
     workflow_key: str
     step: str
     assignee: str
     title: str
+
+
+class Assignment(_OfAssignment):
+    """The payload of `workflows.assigned`; `id` is the document's in `workflow_assignments`."""
+
     details: dict[str, Any]
     assigned_at: datetime
 
 
-class AssignmentCompleted(_Payload):
+class AssignmentCompleted(_OfAssignment):
     """The payload of `workflows.assignment_completed`."""
 
-    id: str
-    run_id: str
-    workflow_key: str
-    step: str
-    assignee: str
-    title: str
     result: dict[str, Any]
     completed_by: str
     completed_at: datetime

@@ -26,6 +26,10 @@ def _key(key: str) -> str:
 Key = Annotated[Name, AfterValidator(_key)]
 
 
+def _given(**wanted: str | None) -> dict[str, str]:
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
 # Definitions
 
 
@@ -91,6 +95,10 @@ class ListRuns(Page):
     key: Key | None = None
     status: RunStatus | None = None
     newest_first: bool = False
+
+    def filter(self) -> dict[str, str]:
+        """What documents have to have."""
+        return _given(workflow_key=self.key, status=self.status)
 
 
 class PurgeRuns(Input):
@@ -177,8 +185,7 @@ class ListAssignments(Page):
 
     def filter(self) -> dict[str, str]:
         """What documents have to have."""
-        wanted = {"assignee": self.assignee, "status": self.status, "run_id": self.run_id, "workflow_key": self.key}
-        return {name: value for name, value in wanted.items() if value is not None}
+        return _given(assignee=self.assignee, status=self.status, run_id=self.run_id, workflow_key=self.key)
 
 
 class AssignmentView(Output):

@@ -139,9 +139,7 @@ async def get_run(data: RunReference, ctx: ActionContext) -> Result[Run, ActionE
 @native
 async def list_runs(data: ListRuns, ctx: ActionContext) -> Result[tuple[RunSummary, ...], ActionError]:
     """Runs, by id."""
-    wanted = {"workflow_key": data.key, "status": data.status}
-    filter = {name: value for name, value in wanted.items() if value is not None}
-    runs = await store_of(ctx).runs.list(filter, data.limit, data.after, data.newest_first)
+    runs = await store_of(ctx).runs.list(data.filter(), data.limit, data.after, data.newest_first)
     access_of(ctx).show({"count": len(runs)})
     return Success(tuple(map(summary_of, runs)))
 
