@@ -16,7 +16,8 @@ from actionengine.errors import ConfigurationError, DuplicateActionWarning
 from actionengine.event_types import by_type
 from actionengine.payload import Limits
 from actionengine.pipeline import Pipeline
-from actionengine.plan import ActionPlan, link_hooks, read_only_copy
+from actionengine.plan import ActionPlan
+from actionengine.routing import link_hooks, read_only_copy
 from actionengine.services.action_log import action_log
 from actionengine.services.approvals import approvals
 from actionengine.services.roles import roles

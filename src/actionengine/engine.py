@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, final
 
@@ -16,6 +15,7 @@ from actionengine.errors import ActionError, ActionException, ConfigurationError
 from actionengine.event_types import EventType
 from actionengine.pipeline import Pipeline
 from actionengine.plan import ActionPlan
+from actionengine.routing import no_service, route
 from actionengine.storage.port import Mode, Storage, StorageError, StorageUnavailable
 
 
@@ -73,7 +73,7 @@ class Engine:
     def get_service_actions(self, service: str) -> Result[tuple[ActionSummary, ...], ActionError]:
         """The actions of a service, or `not_found` with the nearest name."""
         summaries = self._action_summaries.get(service) if isinstance(service, str) else None
-        return Failure(self._no_service(service)) if summaries is None else Success(summaries)
+        return Failure(no_service(self._plans, service)) if summaries is None else Success(summaries)
 
     def get_action(self, service: str, action: str) -> Result[Action, ActionError]:
         """The whole declaration of an action, or `not_found` with the nearest name."""
@@ -156,29 +156,7 @@ class Engine:
         return Success(tenant)
 
     def _route(self, service: str, action: str) -> ActionPlan | ActionError:
-        try:
-            return self._plans[service][action]
-        except (KeyError, TypeError):
-            return self._no_action(service, action)
-
-    def _no_action(self, service: str, action: str) -> ActionError:
-        plans = self._plans.get(service) if isinstance(service, str) else None
-        if plans is None:
-            return self._no_service(service)
-        nearest = _nearest(action, plans)
-        return ActionError(
-            ErrorCode.NOT_FOUND,
-            f"there is no action {action!r} in the service {service!r}{_hint(nearest)}",
-            {"service": service, "action": str(action), "nearest": nearest},
-        )
-
-    def _no_service(self, service: str) -> ActionError:
-        nearest = _nearest(service, self._plans)
-        return ActionError(
-            ErrorCode.NOT_FOUND,
-            f"there is no service {service!r}{_hint(nearest)}",
-            {"service": str(service), "nearest": nearest},
-        )
+        return route(self._plans, service, action)
 
 
 def _frozen(mapping: dict[str, Any]) -> Mapping[str, Any]:
@@ -191,12 +169,3 @@ def _actions(plans: Mapping[str, ActionPlan]) -> dict[str, Action]:
 
 def _summaries(plans: Mapping[str, ActionPlan]) -> tuple[ActionSummary, ...]:
     return tuple(ActionSummary.of(plan.action) for plan in plans.values())
-
-
-def _nearest(name: object, names: Mapping[str, object]) -> str | None:
-    # A caller's text of any length is compared with names: more of it than a name can have says nothing.
-    return next(iter(get_close_matches(str(name)[:100], names, n=1)), None)
-
-
-def _hint(nearest: str | None) -> str:
-    return "" if nearest is None else f"; did you mean {nearest!r}?"

@@ -40,6 +40,7 @@ from actionengine.errors import ActionError, ActionException, ErrorCode, failing
 from actionengine.execution_state import ApprovalNeeded, Approved, Execution, FailureWrite, outcome_of
 from actionengine.payload import fingerprint, receive
 from actionengine.plan import ActionPlan
+from actionengine.routing import route
 from actionengine.stages import Answer, Replayed, Stages
 from actionengine.storage.port import (
     APPROVALS,
@@ -95,9 +96,9 @@ class Pipeline(Stages):
 
     async def execute_nested(self, parent: Execution, service: str, action: str, payload: Any, mode: Mode) -> Answer:
         """Stages 1 to 11 in a savepoint of the parent's unit of work."""
-        plan = self.plans.get(service, {}).get(action)
-        if plan is None:
-            return Failure(ActionError(ErrorCode.NOT_FOUND, f"there is no action {service}.{action}"))
+        plan = route(self.plans, service, action)
+        if isinstance(plan, ActionError):
+            return Failure(plan)
         return await self._nest(Execution(plan, payload, parent.request, mode, parent), parent)
 
     async def execute_approved(
@@ -108,9 +109,9 @@ class Pipeline(Stages):
         Gives its value and None; or None and the id of the approval that a further policy makes it wait for. Raises
         `ActionException` with what it fails with.
         """
-        plan = self.plans.get(pending.service, {}).get(pending.action)
-        if plan is None:
-            raise failing(ErrorCode.NOT_FOUND, f"there is no action {pending.service}.{pending.action} any more")
+        plan = route(self.plans, pending.service, pending.action)
+        if isinstance(plan, ActionError):
+            raise ActionException(plan)
         request = pending.request(parent.request)
         execution = Execution(plan, from_json(pending.payload.encode()), request, parent.mode, parent)
         execution.approved = approved

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 from enum import Enum
 from functools import cache, partial
-from types import FunctionType, MappingProxyType
+from types import FunctionType
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
@@ -25,7 +25,7 @@ _TYPE_ERRORS = (PydanticUserError, TypeError, NameError, AttributeError)
 
 
 class ActionPlan:
-    """One action of one service, checked and ready. Read only after `link_hooks`."""
+    """One action of one service, checked and ready. Read only after `routing.link_hooks`."""
 
     __slots__ = (
         "_result_adapter",
@@ -177,26 +177,6 @@ def native(handler: Callable[..., Any]) -> Callable[..., Any]:
     return handler
 
 
-def link_hooks(plans: Mapping[str, Mapping[str, ActionPlan]]) -> None:
-    """Resolve each hook to its plan. Raises `ConfigurationError` for one that is not there, or that closes a cycle."""
-    for actions in plans.values():
-        for plan in actions.values():
-            hooks = plan.action.hooks
-            plan.before = tuple((hook, _find(plans, plan, hook)) for hook in hooks.before)
-            plan.after = tuple((hook, _find(plans, plan, hook)) for hook in hooks.after)
-            if plan.action.read_only:
-                _refuse_commands(plan)
-    for actions in plans.values():
-        for plan in actions.values():
-            if plan.before or plan.after:
-                _refuse_cycles(plan, ())
-
-
-def read_only_copy(plans: Mapping[str, Mapping[str, ActionPlan]]) -> Mapping[str, Mapping[str, ActionPlan]]:
-    """The plans as nested read-only mappings."""
-    return MappingProxyType({service: MappingProxyType(dict(actions)) for service, actions in plans.items()})
-
-
 def is_async(function: Callable[..., Any]) -> bool:
     """Whether calling this gives a coroutine."""
     while isinstance(function, partial):
@@ -269,23 +249,3 @@ def _takes_context(handler: Callable[..., Any], name: str) -> bool:
     if len(positional) < 2:
         return rest
     return positional[1] in required or positional[1].name in _CONTEXT_NAMES
-
-
-def _find(plans: Mapping[str, Mapping[str, ActionPlan]], plan: ActionPlan, hook: HookDefinition) -> ActionPlan:
-    found = plans.get(hook.service, {}).get(hook.action)
-    if found is None:
-        raise ConfigurationError(f"{plan.name}: its hook {hook.name} names no action")
-    return found
-
-
-def _refuse_commands(plan: ActionPlan) -> None:
-    for hook, found in (*plan.before, *plan.after):
-        if not found.action.read_only:
-            raise ConfigurationError(f"{plan.name} is read-only, and its hook {hook.name} is not")
-
-
-def _refuse_cycles(plan: ActionPlan, path: tuple[str, ...]) -> None:
-    if plan.name in path:
-        raise ConfigurationError(f"{path[0]}: its hooks come round again: {' -> '.join((*path, plan.name))}")
-    for _, hook in (*plan.before, *plan.after):
-        _refuse_cycles(hook, (*path, plan.name))

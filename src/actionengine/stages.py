@@ -29,6 +29,7 @@ from actionengine.execution_state import ApprovalNeeded, Execution, Phase
 from actionengine.masking import MASK, revealed_json, searchable_json
 from actionengine.payload import Limits, carry, fingerprint, receive, refusals, summary
 from actionengine.plan import ActionPlan, is_async
+from actionengine.routing import Plans
 from actionengine.storage.port import (
     APPROVALS,
     Claim,
@@ -45,7 +46,6 @@ from actionengine.storage.port import (
 
 Stage = Callable[[Execution], Awaitable[None]]
 Answer = Result[Any, ActionError]
-Plans = Mapping[str, Mapping[str, ActionPlan]]
 
 STAGES = (
     "guard",

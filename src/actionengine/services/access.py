@@ -17,6 +17,7 @@ from actionengine.errors import ActionError
 from actionengine.execution_state import ApprovalNeeded, Approved, CommitWork, Execution, FailureWrite
 from actionengine.masking import scrub
 from actionengine.pipeline import Pipeline
+from actionengine.routing import route
 from actionengine.storage.port import AsyncRecords, AsyncRows, LogQuery, LogRow, Mode
 from actionengine.storage.tables import Table
 
@@ -59,10 +60,10 @@ class SystemAccess:
         """Run an approved action here: its value, or the id of a further approval."""
         return await self._pipeline.execute_approved(self._execution, pending, approved)
 
-    def find_action(self, service: str, action: str) -> Action | None:
-        """The declaration of an action of this engine."""
-        plan = self._pipeline.plans.get(service, {}).get(action)
-        return plan.action if plan is not None else None
+    def find_action(self, service: str, action: str) -> Action | ActionError:
+        """Return the declaration of an action of this engine, or the `not_found` that names the nearest one."""
+        plan = route(self._pipeline.plans, service, action)
+        return plan if isinstance(plan, ActionError) else plan.action
 
     def shown(self, service: str, action: str, value: Any) -> Any:
         """What an action has given, as the log shows it: plain JSON values, masked, and without the secrets that this

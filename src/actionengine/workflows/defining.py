@@ -8,6 +8,7 @@ from actionengine.action_context import ActionContext
 from actionengine.changes.store import conflict, new_id
 from actionengine.errors import ActionError, ErrorCode, failing
 from actionengine.plan import native
+from actionengine.routing import hint
 from actionengine.services.access import SystemAccess, access_of
 from actionengine.workflows.definition import Definition, document, parse_definition
 from actionengine.workflows.models import DefineWorkflow, ListWorkflows, Workflow, WorkflowVersion
@@ -94,8 +95,8 @@ def _check_actions(access: SystemAccess, definition: Definition) -> None:
             continue
         service, _, name = step.action.partition(".")
         action = access.find_action(service, name)
-        if action is None:
-            reason = f"there is no action {step.action}"
+        if isinstance(action, ActionError):
+            reason = f"there is no action {step.action}{hint(action.details['nearest'])}"
         elif service == STEPS_SERVICE:
             reason = f"{step.action} drives runs, and is no step of one"
         elif action.allowed_actors is not None and "workflow" not in action.allowed_actors:

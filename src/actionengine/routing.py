@@ -1,0 +1,93 @@
+"""Names to actions: one look-up for every door, and one answer to a name that is misspelt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from types import MappingProxyType
+
+from actionengine.actions import HookDefinition
+from actionengine.errors import ActionError, ConfigurationError, ErrorCode
+from actionengine.plan import ActionPlan
+
+Plans = Mapping[str, Mapping[str, ActionPlan]]
+
+
+def route(plans: Plans, service: str, action: str) -> ActionPlan | ActionError:
+    """Return the plan of an action, or the `not_found` that names the nearest one."""
+    try:
+        return plans[service][action]
+    except (KeyError, TypeError):
+        return _no_action(plans, service, action)
+
+
+def no_service(plans: Mapping[str, object], service: str) -> ActionError:
+    """Return the `not_found` for a service, with the nearest name."""
+    nearest = _nearest(service, plans)
+    return ActionError(
+        ErrorCode.NOT_FOUND,
+        f"there is no service {service!r}{hint(nearest)}",
+        {"service": str(service), "nearest": nearest},
+    )
+
+
+def link_hooks(plans: Plans) -> None:
+    """Resolve each hook to its plan. Raises `ConfigurationError` for one that is not there, or that closes a cycle."""
+    for actions in plans.values():
+        for plan in actions.values():
+            hooks = plan.action.hooks
+            plan.before = tuple((hook, _find(plans, plan, hook)) for hook in hooks.before)
+            plan.after = tuple((hook, _find(plans, plan, hook)) for hook in hooks.after)
+            if plan.action.read_only:
+                _refuse_commands(plan)
+    for actions in plans.values():
+        for plan in actions.values():
+            if plan.before or plan.after:
+                _refuse_cycles(plan, ())
+
+
+def read_only_copy(plans: Plans) -> Plans:
+    """The plans as nested read-only mappings."""
+    return MappingProxyType({service: MappingProxyType(dict(actions)) for service, actions in plans.items()})
+
+
+def _no_action(plans: Plans, service: str, action: str) -> ActionError:
+    actions = plans.get(service) if isinstance(service, str) else None
+    if actions is None:
+        return no_service(plans, service)
+    nearest = _nearest(action, actions)
+    return ActionError(
+        ErrorCode.NOT_FOUND,
+        f"there is no action {action!r} in the service {service!r}{hint(nearest)}",
+        {"service": service, "action": str(action), "nearest": nearest},
+    )
+
+
+def _nearest(name: object, names: Mapping[str, object]) -> str | None:
+    # A caller's text of any length is compared with names: more of it than a name can have says nothing.
+    return next(iter(get_close_matches(str(name)[:100], names, n=1)), None)
+
+
+def hint(nearest: str | None) -> str:
+    """Return the question with which a message about an unknown name ends; nothing without a near name."""
+    return "" if nearest is None else f"; did you mean {nearest!r}?"
+
+
+def _find(plans: Plans, plan: ActionPlan, hook: HookDefinition) -> ActionPlan:
+    found = route(plans, hook.service, hook.action)
+    if isinstance(found, ActionError):
+        raise ConfigurationError(f"{plan.name}: its hook {hook.name} names no action: {found}")
+    return found
+
+
+def _refuse_commands(plan: ActionPlan) -> None:
+    for hook, found in (*plan.before, *plan.after):
+        if not found.action.read_only:
+            raise ConfigurationError(f"{plan.name} is read-only, and its hook {hook.name} is not")
+
+
+def _refuse_cycles(plan: ActionPlan, path: tuple[str, ...]) -> None:
+    if plan.name in path:
+        raise ConfigurationError(f"{path[0]}: its hooks come round again: {' -> '.join((*path, plan.name))}")
+    for _, hook in (*plan.before, *plan.after):
+        _refuse_cycles(hook, (*path, plan.name))
