@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -15,24 +11,7 @@ from examples.embedded_postgres import Database, make_role
 from sqlalchemy import make_url
 
 from actionengine import ConfigurationError, PostgresStorage, SQLiteStorage
-
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", "from actionengine.cli import main; main()", *arguments],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200", **environment},
-            timeout=180,
-            check=False,
-        )
-
-    return run
+from tests.command_line import Run
 
 
 def check(url: str, **options: str) -> None:
@@ -173,11 +152,11 @@ def test_a_wrong_url_is_told_in_a_line(run: Run, url: str, told: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_missing_driver_is_named(run: Run, tmp_path: Path) -> None:
+def test_a_missing_driver_is_named(run_process: Run, tmp_path: Path) -> None:
     (tmp_path / "psycopg.py").write_text("raise ModuleNotFoundError('away', name='psycopg')\n")
 
     for command in (("db", "upgrade"), ("tenant", "list")):
-        done = run(*command, "--url", "postgresql://owner@127.0.0.1:1/shop", PYTHONPATH=str(tmp_path))
+        done = run_process(*command, "--url", "postgresql://owner@127.0.0.1:1/shop", PYTHONPATH=str(tmp_path))
 
         assert (done.returncode, done.stdout) == (1, "")
         assert "PostgreSQL needs psycopg: pip install 'actionengine[postgres]'" in done.stderr

@@ -32,9 +32,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from tests.migrations.test_command_line import Run, run
-
-__all__ = ["run"]
+from tests.command_line import Run
 
 
 class Host:
@@ -197,7 +195,7 @@ def test_a_tenants_history_is_printed_as_cloudevents(run: Run, host: Host) -> No
 
 
 @on_sqlite
-def test_a_projection_is_rebuilt_from_the_command_line(run: Run, host: Host, tmp_path: Path) -> None:
+def test_a_projection_is_rebuilt_from_the_command_line(run_process: Run, host: Host, tmp_path: Path) -> None:
     (tmp_path / "boards.py").write_text(
         "from actionengine import PostgresStorage, Projection, SQLiteStorage, create_engine\n"
         f"url = {host.url!r}\n"
@@ -210,9 +208,9 @@ def test_a_projection_is_rebuilt_from_the_command_line(run: Run, host: Host, tmp
     for number in range(3):
         host.tell(number=number)
 
-    done = run("projection", "rebuild", "boards:board", "--tenant", "acme", PYTHONWARNINGS="ignore")
+    done = run_process("projection", "rebuild", "boards:board", "--tenant", "acme", PYTHONWARNINGS="ignore")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "applied 3 events"), done.stderr
-    status = run("projection", "status", "boards:board", "--tenant", "acme", PYTHONWARNINGS="ignore").stdout
+    status = run_process("projection", "status", "boards:board", "--tenant", "acme", PYTHONWARNINGS="ignore").stdout
     assert status.startswith("generation 2 is at position ")
     assert status.endswith(", 0 events behind\n")
-    assert "cannot be found" in run("projection", "status", "boards:nothing", "--tenant", "acme").stderr
+    assert "cannot be found" in run_process("projection", "status", "boards:nothing", "--tenant", "acme").stderr
