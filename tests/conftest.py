@@ -23,9 +23,9 @@ from actionengine import (
     create_service,
 )
 from tests.command_line import run, run_process
-from tests.postgres import fresh_postgres_database, postgres_database, postgres_server
+from tests.postgres import fresh_postgres_database, postgres_database, postgres_server, postgres_template
 
-__all__ = ["fresh_postgres_database", "postgres_database", "postgres_server", "run", "run_process"]
+__all__ = ["fresh_postgres_database", "postgres_database", "postgres_server", "postgres_template", "run", "run_process"]
 
 # What is slow is not wrong: how long examples take to make and to try says how busy the machine is.
 settings.register_profile(

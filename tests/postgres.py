@@ -9,6 +9,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from examples.embedded_postgres import Database, embedded_postgres, make_database
+from sqlalchemy import make_url
 
 
 @pytest.fixture(scope="session")
@@ -28,12 +29,32 @@ def postgres_server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgres_database(postgres_server: str) -> Database:
+def postgres_template(postgres_server: str) -> Database:
+    """A database with the schema, which nobody opens: others are copies of it."""
+    return make_database(postgres_server, f"template_{uuid4().hex}")
+
+
+@pytest.fixture(scope="session")
+def postgres_database(postgres_server: str, postgres_template: Database) -> Database:
     """A database with the schema that all tests share: each uses tenants of its own."""
-    return make_database(postgres_server, f"shared_{uuid4().hex}")
+    return copy_database(postgres_server, postgres_template, "shared")
 
 
 @pytest.fixture
-def fresh_postgres_database(postgres_server: str) -> Database:
+def fresh_postgres_database(postgres_server: str, postgres_template: Database) -> Database:
     """A database of the test's own."""
-    return make_database(postgres_server, f"fresh_{uuid4().hex}")
+    return copy_database(postgres_server, postgres_template, "fresh")
+
+
+def copy_database(superuser_url: str, template: Database, name: str) -> Database:
+    """Copy a database, with the rights on it, at a tenth of the time that its migrations take."""
+    source, copy = make_url(template.owner_url).database, f"{name}_{uuid4().hex}"
+    with psycopg.connect(superuser_url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{copy}" TEMPLATE "{source}" OWNER "owner"')
+        rights = "SELECT datacl FROM pg_database WHERE datname = %s"
+        connection.execute(f"UPDATE pg_database SET datacl = ({rights}) WHERE datname = %s", (source, copy))
+    owner, app = (
+        make_url(url).set(database=copy).render_as_string(hide_password=False)
+        for url in (template.owner_url, template.app_url)
+    )
+    return Database(owner, app)
