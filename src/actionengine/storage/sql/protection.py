@@ -17,7 +17,8 @@ CREATE POLICY ae_insert ON {table} FOR INSERT WITH CHECK ({column} = public.ae_w
 CREATE POLICY ae_update ON {table} FOR UPDATE USING ({column} = (SELECT public.ae_writing_tenant()));
 CREATE POLICY ae_delete ON {table} FOR DELETE USING ({column} = (SELECT public.ae_writing_tenant()));
 CREATE TRIGGER ae_require_action BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {table}
-    FOR EACH STATEMENT EXECUTE FUNCTION public.ae_require_action()
+    FOR EACH STATEMENT EXECUTE FUNCTION public.ae_require_action();
+SELECT public.ae_set_statistics({regclass}, 0)
 """
 
 # Numbers from a sequence that belongs to the table need a right of their own.
@@ -46,7 +47,8 @@ DROP POLICY ae_insert ON {table};
 DROP POLICY ae_update ON {table};
 DROP POLICY ae_delete ON {table};
 ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY;
-ALTER TABLE {table} DISABLE ROW LEVEL SECURITY
+ALTER TABLE {table} DISABLE ROW LEVEL SECURITY;
+SELECT public.ae_set_statistics({regclass}, -1)
 """
 
 # SQLAlchemy writes a UUID without hyphens here.
@@ -102,7 +104,7 @@ def protection(name: str, dialect: str, tenant_column: str = "tenant_id", app_ro
             ).strip()
             for verb, rows in _SQLITE_VERBS.items()
         ]
-    statements = _POSTGRESQL.format(table=table, column=column).split(";\n")
+    statements = _POSTGRESQL.format(table=table, column=column, regclass=_regclass(table)).split(";\n")
     if app_role is not None:
         statements += _GRANT.format(table=table, role=quoted(app_role)).split("----\n")
     return [statement.strip() for statement in statements]
@@ -112,8 +114,15 @@ def unprotection(name: str, dialect: str) -> list[str]:
     """The statements that undo `protection`."""
     if dialect == "sqlite":
         return [f"DROP TRIGGER {quoted(f'ae_protect_{name}_{verb.lower()}')}" for verb in _SQLITE_VERBS]
-    return [statement.strip() for statement in _UNPROTECT_POSTGRESQL.format(table=_quoted(name)).split(";\n")]
+    table = _quoted(name)
+    script = _UNPROTECT_POSTGRESQL.format(table=table, regclass=_regclass(table))
+    return [statement.strip() for statement in script.split(";\n")]
 
 
 def _quoted(name: str) -> str:
     return ".".join(quoted(part) for part in name.split("."))
+
+
+def _regclass(table: str) -> str:
+    escaped = table.replace("'", "''")
+    return f"'{escaped}'::regclass"

@@ -1015,6 +1015,75 @@ REVOKE EXECUTE ON FUNCTION
     public.ae_purge_keys(integer, text)
 FROM PUBLIC;
 
+-- What the planner knows of a column's values it knows of every tenant's, and EXPLAIN tells it to each of them in its
+-- estimates. So nothing is gathered (target 0): neither of a table's columns, its partitions' included, nor of columns
+-- together, nor of what its indexes compute. With -1 it is gathered again. What was gathered before goes too; before
+-- PostgreSQL 18 only a superuser can do that for columns, and others are warned.
+
+CREATE FUNCTION public.ae_set_statistics(relation regclass, target integer) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    is_superuser boolean := (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user);
+    can_clear    boolean := to_regprocedure('pg_clear_attribute_stats(text,text,text,boolean)') IS NOT NULL;
+    part         record;
+    attribute    record;
+    several      record;
+BEGIN
+    FOR part IN
+        WITH RECURSIVE parts (id) AS (
+            SELECT relation::oid
+            UNION
+            SELECT i.inhrelid FROM parts p JOIN pg_inherits i ON i.inhparent = p.id
+        )
+        SELECT c.oid, c.relname, n.nspname, c.reltuples, 'TABLE ONLY' AS kind FROM parts p
+        JOIN pg_class c ON c.oid = p.id
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        UNION ALL
+        SELECT c.oid, c.relname, n.nspname, c.reltuples, 'INDEX' FROM parts p
+        JOIN pg_index i ON i.indrelid = p.id AND i.indexprs IS NOT NULL
+        JOIN pg_class c ON c.oid = i.indexrelid
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+    LOOP
+        FOR attribute IN
+            SELECT a.attname, a.attnum
+            FROM pg_attribute a
+            WHERE a.attrelid = part.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v'
+                AND (part.kind <> 'INDEX' OR EXISTS (
+                    SELECT FROM pg_index i WHERE i.indexrelid = part.oid AND i.indkey[a.attnum - 1] = 0
+                ))
+        LOOP
+            EXECUTE format(
+                'ALTER %s %I.%I ALTER COLUMN %s SET STATISTICS %s', part.kind, part.nspname, part.relname,
+                CASE part.kind WHEN 'INDEX' THEN attribute.attnum::text ELSE quote_ident(attribute.attname) END, target
+            );
+            IF target = 0 AND can_clear THEN
+                EXECUTE 'SELECT pg_clear_attribute_stats($1, $2, $3, false), pg_clear_attribute_stats($1, $2, $3, true)'
+                USING part.nspname::text, part.relname::text, attribute.attname::text;
+            END IF;
+        END LOOP;
+        FOR several IN
+            SELECT e.oid, n.nspname, e.stxname, pg_get_statisticsobjdef(e.oid) AS definition
+            FROM pg_statistic_ext e
+            JOIN pg_namespace n ON n.oid = e.stxnamespace
+            WHERE e.stxrelid = part.oid
+        LOOP
+            IF target = 0 AND part.reltuples > 0 THEN
+                EXECUTE format('DROP STATISTICS %I.%I', several.nspname, several.stxname);
+                EXECUTE several.definition;
+            END IF;
+            EXECUTE format('ALTER STATISTICS %I.%I SET STATISTICS %s', several.nspname, several.stxname, target);
+        END LOOP;
+        IF target = 0 AND NOT can_clear THEN
+            IF is_superuser THEN
+                DELETE FROM pg_statistic s WHERE s.starelid = part.oid;
+            ELSIF part.reltuples > 0 THEN
+                RAISE WARNING 'what was gathered of % before stays; run as a superuser: %', part.oid::regclass,
+                    format('DELETE FROM pg_statistic WHERE starelid = %L::regclass', part.oid::regclass);
+            END IF;
+        END IF;
+    END LOOP;
+END $$;
+
 -- Which version of all this the database has.
 
 CREATE TABLE public.ae_schema (
@@ -1025,6 +1094,10 @@ ALTER TABLE public.ae_schema ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.ae_schema FORCE ROW LEVEL SECURITY;
 CREATE POLICY ae_read ON public.ae_schema FOR SELECT USING (true);
 CREATE POLICY ae_owner ON public.ae_schema TO CURRENT_USER USING (true);
+
+SELECT public.ae_set_statistics(c.oid, 0)
+FROM pg_catalog.pg_class c
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND c.relname LIKE 'ae\_%';
 
 -- Alembic's own table, where these migrations run by themselves.
 
