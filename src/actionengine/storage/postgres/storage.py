@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from pydantic_core import to_json
-from sqlalchemy import Engine
+from sqlalchemy import Engine, MetaData, Table
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -37,6 +37,7 @@ from actionengine.storage.sql.pools import Pools, pool_of
 from actionengine.storage.sql.signing import Signer
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+from actionengine.storage.sql.verification import Comparison, Declared, Query, compare_postgresql
 
 _DRIVER = "actionengine"
 
@@ -68,6 +69,8 @@ class PostgresStorage(SQLStorage):
         engine: the host's own, instead of the pools of this storage, for the synchronous world.
         async_engine: the same for its event loops.
         session_options: arguments for the `Session` of a unit of work, such as `autoflush`.
+        protected: the tables whose protection this storage verifies, or their metadata. By default, each table of this
+            process that `protect_table` was called with, if the database has it.
         allow_strong_role: whether a superuser or an owner is accepted, past row-level security: for local play only.
 
     Raises:
@@ -96,6 +99,7 @@ class PostgresStorage(SQLStorage):
         engine: Engine | None = None,
         async_engine: AsyncEngine | None = None,
         session_options: Mapping[str, Any] | None = None,
+        protected: MetaData | Iterable[Table] | None = None,
         allow_strong_role: bool = False,
     ) -> None:
         if isolation_level not in BEGIN:
@@ -126,7 +130,7 @@ class PostgresStorage(SQLStorage):
             engine,
             async_engine,
         )
-        super().__init__(pools, session_options)
+        super().__init__(pools, session_options, protected)
         self.begin = BEGIN[isolation_level]
         # What a read-only action reads is of one moment, however many statements it takes.
         self.begin_reading = BEGIN[max(isolation_level, "REPEATABLE READ", key=list(BEGIN).index)]
@@ -255,7 +259,13 @@ class PostgresStorage(SQLStorage):
             self._signature("check"),
             self._allow_strong_role,
         )
+        self.protection.check(
+            lambda statement, parameters: self._query_unchecked(mode, statement, parameters), self.pools.name
+        )
         self.is_checked = True
+
+    def _compare(self, query: Query, declared: Sequence[Declared]) -> Comparison:
+        return compare_postgresql(query, declared, self._allow_strong_role)
 
 
 def _checked_url(url: str | URL | None) -> URL:

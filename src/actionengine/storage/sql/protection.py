@@ -1,55 +1,98 @@
-"""A host's own tables under the same rules as ours: rows of the tenant only, and writes only in an action."""
+"""The protection of a host's own tables: rows of the tenant only, and writes only in an action.
+
+`protect_table` declares it, on the `Table` itself. The storages, `actionengine db check` and Alembic's autogenerate
+compare the declaration with the database (`verification`).
+"""
 
 from __future__ import annotations
 
+import threading
+import weakref
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, FromClause, Table, event
+from sqlalchemy.sql.elements import quoted_name
 
 from actionengine.errors import ConfigurationError
 from actionengine.storage.sql.migrations.grants import quoted
 
-_POSTGRESQL = """
-ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
-ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
-CREATE POLICY ae_read ON {table} FOR SELECT USING ({column} = (SELECT public.ae_tenant()));
-CREATE POLICY ae_insert ON {table} FOR INSERT WITH CHECK ({column} = public.ae_writing_tenant());
-CREATE POLICY ae_update ON {table} FOR UPDATE USING ({column} = (SELECT public.ae_writing_tenant()));
-CREATE POLICY ae_delete ON {table} FOR DELETE USING ({column} = (SELECT public.ae_writing_tenant()));
-CREATE TRIGGER ae_require_action BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {table}
-    FOR EACH STATEMENT EXECUTE FUNCTION public.ae_require_action();
-SELECT public.ae_set_statistics({regclass}, 0)
-"""
+POLICIES = ("ae_read", "ae_insert", "ae_update", "ae_delete")
 
-# Numbers from a sequence that belongs to the table need a right of their own.
-_GRANT = """
-GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role}
-----
-DO $$
+# A partition, or a table that inherits, can be named by itself: then its parent's policies and triggers do not count.
+_EACH_TABLE = """
+    FOR part IN
+        WITH RECURSIVE tree AS (
+            SELECT root::oid AS id
+            UNION
+            SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON i.inhparent OPERATOR(pg_catalog.=) tree.id
+        )
+        SELECT c.oid FROM tree JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) tree.id
+        WHERE c.relkind IN ('r', 'p')
+    LOOP"""
+
+_PROTECT = """
 DECLARE
-    owned text;
-BEGIN
-    FOR owned IN
-        SELECT d.objid::regclass::text
-        FROM pg_depend d
-        JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S'
-        WHERE d.refobjid = '{table}'::regclass AND d.deptype = 'a'
-    LOOP
-        EXECUTE 'GRANT USAGE ON SEQUENCE ' || owned || ' TO {role}';
+    root   CONSTANT regclass := {table};
+    tenant CONSTANT text := {column};
+    app    CONSTANT text := {role};
+    part   regclass;
+    owned  regclass;
+BEGIN{each_table}
+        EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', part);
+        EXECUTE pg_catalog.format('DROP POLICY IF EXISTS ae_read ON %s', part);
+        EXECUTE pg_catalog.format('DROP POLICY IF EXISTS ae_insert ON %s', part);
+        EXECUTE pg_catalog.format('DROP POLICY IF EXISTS ae_update ON %s', part);
+        EXECUTE pg_catalog.format('DROP POLICY IF EXISTS ae_delete ON %s', part);
+        EXECUTE pg_catalog.format('CREATE POLICY ae_read ON %s FOR SELECT'
+            ' USING (%I OPERATOR(pg_catalog.=) (SELECT public.ae_tenant()))', part, tenant);
+        EXECUTE pg_catalog.format('CREATE POLICY ae_insert ON %s FOR INSERT'
+            ' WITH CHECK (%I OPERATOR(pg_catalog.=) public.ae_writing_tenant())', part, tenant);
+        EXECUTE pg_catalog.format('CREATE POLICY ae_update ON %s FOR UPDATE'
+            ' USING (%I OPERATOR(pg_catalog.=) (SELECT public.ae_writing_tenant()))', part, tenant);
+        EXECUTE pg_catalog.format('CREATE POLICY ae_delete ON %s FOR DELETE'
+            ' USING (%I OPERATOR(pg_catalog.=) (SELECT public.ae_writing_tenant()))', part, tenant);
+        EXECUTE pg_catalog.format('DROP TRIGGER IF EXISTS ae_require_action ON %s', part);
+        EXECUTE pg_catalog.format('CREATE TRIGGER ae_require_action BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s'
+            ' FOR EACH STATEMENT EXECUTE FUNCTION public.ae_require_action()', part);
+        -- TRUNCATE knows no rows of others, and a trigger or a foreign key of a role runs in everybody's transactions.
+        EXECUTE pg_catalog.format('REVOKE TRUNCATE, REFERENCES, TRIGGER ON %s FROM PUBLIC', part);
+        IF app IS NOT NULL THEN
+            EXECUTE pg_catalog.format('REVOKE TRUNCATE, REFERENCES, TRIGGER ON %s FROM %I', part, app);
+        END IF;
     END LOOP;
-END $$
-"""
+    IF NOT FOUND THEN
+        RAISE EXCEPTION '% is no table that can be protected: only tables have row-level security', root;
+    END IF;
+    -- It covers the partitions too.
+    PERFORM public.ae_set_statistics(root, 0);
+    IF app IS NOT NULL THEN
+        EXECUTE pg_catalog.format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO %I', root, app);
+        -- Numbers from a sequence that belongs to the table need a right of their own.
+        FOR owned IN
+            SELECT d.objid FROM pg_catalog.pg_depend d
+            JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) d.objid AND c.relkind = 'S'
+            WHERE d.refobjid OPERATOR(pg_catalog.=) root::oid AND d.deptype = 'a'
+        LOOP
+            EXECUTE pg_catalog.format('GRANT USAGE ON SEQUENCE %s TO %I', owned, app);
+        END LOOP;
+    END IF;
+END """
 
-_UNPROTECT_POSTGRESQL = """
-DROP TRIGGER ae_require_action ON {table};
-DROP POLICY ae_read ON {table};
-DROP POLICY ae_insert ON {table};
-DROP POLICY ae_update ON {table};
-DROP POLICY ae_delete ON {table};
-ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY;
-ALTER TABLE {table} DISABLE ROW LEVEL SECURITY;
-SELECT public.ae_set_statistics({regclass}, -1)
-"""
+_UNPROTECT = """
+DECLARE
+    root CONSTANT regclass := {table};
+    part regclass;
+BEGIN{each_table}
+        EXECUTE pg_catalog.format('DROP TRIGGER IF EXISTS ae_require_action ON %s', part);
+        EXECUTE pg_catalog.format('DROP POLICY IF EXISTS ae_read ON %s', part);
+        EXECUTE pg_catalog.format('DROP POLICY IF EXISTS ae_insert ON %s', part);
+        EXECUTE pg_catalog.format('DROP POLICY IF EXISTS ae_update ON %s', part);
+        EXECUTE pg_catalog.format('DROP POLICY IF EXISTS ae_delete ON %s', part);
+        EXECUTE pg_catalog.format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY', part);
+    END LOOP;
+    PERFORM public.ae_set_statistics(root, -1);
+END """
 
 # SQLAlchemy writes a UUID without hyphens here.
 _SQLITE_TRIGGER = """
@@ -60,69 +103,191 @@ BEGIN
 END
 """
 _SQLITE_CONDITION = "replace({row}.{column}, '-', '') IS NOT replace(ae_writing_tenant(), '-', '')"
-_SQLITE_VERBS = {"INSERT": ("new",), "UPDATE": ("old", "new"), "DELETE": ("old",)}
+SQLITE_VERBS = {"INSERT": ("new",), "UPDATE": ("old", "new"), "DELETE": ("old",)}
+SQLITE_PREFIX = "ae_protect_"
+"""How the names of the triggers begin."""
+
+
+@dataclass(frozen=True, eq=False)
+class Declaration:
+    """The protection that the code declares for a table: the column as the database names it, and whose grants.
+
+    It is what listens to `create_all`, and stands there: a copy of the table takes it along, and Alembic writes it into
+    no revision, as it would with `Table.info`.
+    """
+
+    tenant_column: str
+    app_role: str | None
+
+    def __call__(self, table: Table, connection: Connection, **options: Any) -> None:
+        """Protect a table that was created."""
+        protect(connection, table.name, connection.schema_for_object(table), self.tenant_column, self.app_role)
 
 
 def protect_table(table: FromClause, *, tenant_column: str = "tenant_id", app_role: str | None = None) -> Table:
-    """Have `create_all` protect a table when it creates it. The same table is returned.
+    """Declare that a table is protected, and make `create_all` protect it. Return the same table.
 
     On PostgreSQL: row-level security on `tenant_column` (of the type `uuid`), enabled and forced, and a trigger that
-    refuses each write outside an action; with `app_role`, the grants that a handler's session needs. On SQLite:
-    triggers that refuse each write outside an action of the row's tenant.
+    refuses each write outside an action, for the table and each of its partitions; with `app_role`, the grants that a
+    handler's session needs. On SQLite: triggers that refuse each write outside an action of the row's tenant.
 
-    With Alembic, use `op.protect_table` instead (`actionengine.storage.sql.migrations.operations`). The actionengine
-    schema has to be there first.
+    Alembic's autogenerate writes `op.protect_table` for a declared table
+    (`actionengine.storage.sql.migrations.operations`). A storage, and `actionengine db check --metadata`, refuse a
+    database that has the table without its protection. The actionengine schema has to be there first.
 
     `table` is a `Table`, or the `__table__` of a mapped class. Raises `ConfigurationError` for anything else, and where
     it has no such column.
     """
     if not isinstance(table, Table):
         raise ConfigurationError(f"a table is protected, not {table!r}: use the __table__ of a mapped class")
-    if tenant_column not in table.columns:
+    # The database's name for the column; a Table may know it by another key.
+    names = {column.name: column.name for column in table.columns}
+    names = {column.key: column.name for column in table.columns} | names
+    if tenant_column not in names:
         raise ConfigurationError(f"the table {table.name!r} has no column {tenant_column!r} that says whose a row is")
-
-    def protect(target: Table, connection: Connection, **options: Any) -> None:
-        name = f"{target.schema}.{target.name}" if target.schema else target.name
-        for statement in protection(name, connection.dialect.name, tenant_column, app_role):
-            connection.execution_options(no_parameters=True).exec_driver_sql(statement)
-
-    event.listen(table, "after_create", protect)
+    former = declaration_of(table)
+    if former is not None:
+        event.remove(table, "after_create", former)
+    event.listen(table, "after_create", Declaration(names[tenant_column], app_role), propagate=True)
+    with _LOCK:
+        _DECLARED.add(table)
+        _Count.value += 1
     return table
 
 
-def protection(name: str, dialect: str, tenant_column: str = "tenant_id", app_role: str | None = None) -> list[str]:
-    """The statements that protect a table, `name` or `schema.name`."""
-    table, column = _quoted(name), quoted(tenant_column)
+def declaration_of(table: Table) -> Declaration | None:
+    """Return the protection that is declared for a table; None where there is none."""
+    return next((listener for listener in table.dispatch.after_create if isinstance(listener, Declaration)), None)
+
+
+def declared_tables() -> list[Table]:
+    """Return the tables of this process for which `protect_table` was called."""
+    with _LOCK:
+        return list(_DECLARED)
+
+
+def declaration_count() -> int:
+    """Return how often `protect_table` was called in this process: more than before, if something new is declared."""
+    return _Count.value
+
+
+class _Count:
+    value = 0
+
+
+_DECLARED: weakref.WeakSet[Table] = weakref.WeakSet()
+_LOCK = threading.Lock()
+
+
+def protect(
+    connection: Connection,
+    name: str,
+    schema: str | None = None,
+    tenant_column: str = "tenant_id",
+    app_role: str | None = None,
+) -> None:
+    """Protect a table that is there, or protect it again: partitions that came later are then protected too."""
+    dialect = connection.dialect.name
+    suffix = ""
+    if dialect == "sqlite":
+        unprotect(connection, name, schema)
+        # A table that was renamed has kept its triggers under the old name: they are that table's.
+        taken = {trigger.lower() for trigger, _ in _sqlite_triggers(connection, schema)}
+        while any(_trigger_name(name, verb, suffix).lower() in taken for verb in SQLITE_VERBS):
+            suffix += "_"
+    _run(connection, protection(name, dialect, tenant_column, app_role, schema=schema, suffix=suffix))
+
+
+def unprotect(connection: Connection, name: str, schema: str | None = None) -> None:
+    """Take the protection from a table, as far as it has any."""
+    if connection.dialect.name != "sqlite":
+        _run(connection, unprotection(name, connection.dialect.name, schema=schema))
+        return
+    triggers = [trigger for trigger, table in _sqlite_triggers(connection, schema) if table.lower() == name.lower()]
+    _run(connection, [f"DROP TRIGGER {_qualified(schema, trigger)}" for trigger in triggers])
+
+
+def protection(
+    name: str,
+    dialect: str,
+    tenant_column: str = "tenant_id",
+    app_role: str | None = None,
+    *,
+    schema: str | None = None,
+    suffix: str = "",
+) -> list[str]:
+    """Return the statements that protect a table. `suffix` ends the names of triggers on SQLite."""
     if dialect == "sqlite":
         return [
             _SQLITE_TRIGGER.format(
-                trigger=quoted(f"ae_protect_{name}_{verb.lower()}"),
+                # In another schema, a trigger is qualified and its table is not.
+                trigger=_qualified(schema, _trigger_name(name, verb, suffix)),
                 verb=verb,
-                table=table,
+                table=quoted(name),
                 name=name.replace("'", "''"),
-                conditions=" OR ".join(_SQLITE_CONDITION.format(row=row, column=column) for row in rows),
+                conditions=sqlite_conditions(verb, tenant_column),
             ).strip()
-            for verb, rows in _SQLITE_VERBS.items()
+            for verb in SQLITE_VERBS
         ]
-    statements = _POSTGRESQL.format(table=table, column=column, regclass=_regclass(table)).split(";\n")
-    if app_role is not None:
-        statements += _GRANT.format(table=table, role=quoted(app_role)).split("----\n")
-    return [statement.strip() for statement in statements]
+    settings = {
+        "table": _literal(_qualified(*(_as_postgresql(each) for each in (schema, name)))),
+        "column": _literal(_as_postgresql(tenant_column)),
+        "role": "NULL" if app_role is None else _literal(app_role),
+    }
+    return [_block(_PROTECT.format(**settings, each_table=_EACH_TABLE))]
 
 
-def unprotection(name: str, dialect: str) -> list[str]:
-    """The statements that undo `protection`."""
+def unprotection(name: str, dialect: str, *, schema: str | None = None) -> list[str]:
+    """Return the statements that undo `protection`."""
     if dialect == "sqlite":
-        return [f"DROP TRIGGER {quoted(f'ae_protect_{name}_{verb.lower()}')}" for verb in _SQLITE_VERBS]
-    table = _quoted(name)
-    script = _UNPROTECT_POSTGRESQL.format(table=table, regclass=_regclass(table))
-    return [statement.strip() for statement in script.split(";\n")]
+        return [f"DROP TRIGGER IF EXISTS {_qualified(schema, _trigger_name(name, verb))}" for verb in SQLITE_VERBS]
+    table = _literal(_qualified(*(_as_postgresql(each) for each in (schema, name))))
+    return [_block(_UNPROTECT.format(table=table, each_table=_EACH_TABLE))]
 
 
-def _quoted(name: str) -> str:
-    return ".".join(quoted(part) for part in name.split("."))
+def sqlite_conditions(verb: str, tenant_column: str) -> str:
+    """Return the condition under which the trigger of a verb refuses a row."""
+    rows = [_SQLITE_CONDITION.format(row=row, column=quoted(tenant_column)) for row in SQLITE_VERBS[verb]]
+    # Outside an action there is no tenant, and NULL IS NOT NULL is false.
+    return " OR ".join(("ae_writing_tenant() IS NULL", *rows))
 
 
-def _regclass(table: str) -> str:
-    escaped = table.replace("'", "''")
-    return f"'{escaped}'::regclass"
+def _run(connection: Connection, statements: list[str]) -> None:
+    for statement in statements:
+        # A name may have a % in it.
+        connection.execution_options(no_parameters=True).exec_driver_sql(statement)
+
+
+def _sqlite_triggers(connection: Connection, schema: str | None) -> list[tuple[str, str]]:
+    """Return the name and the table of each protecting trigger."""
+    rows = connection.exec_driver_sql(
+        f"SELECT name, tbl_name FROM {quoted(schema or 'main')}.sqlite_master"
+        f" WHERE type = 'trigger' AND substr(name, 1, {len(SQLITE_PREFIX)}) = '{SQLITE_PREFIX}'"
+    )
+    return [(name, table) for name, table in rows]
+
+
+def _trigger_name(name: str, verb: str, suffix: str = "") -> str:
+    return f"{SQLITE_PREFIX}{name}_{verb.lower()}{suffix}"
+
+
+def _qualified(schema: str | None, name: str) -> str:
+    return quoted(name) if schema is None else f"{quoted(schema)}.{quoted(name)}"
+
+
+def _as_postgresql(name: Any) -> Any:
+    """Return a name as PostgreSQL has it: one that SQLAlchemy was told not to quote is in lower case there."""
+    return name.lower() if isinstance(name, quoted_name) and name.quote is False else name
+
+
+def _literal(text: str) -> str:
+    escaped = text.replace("'", "''")
+    return f"'{escaped}'" if "\\" not in text else " E'{}'".format(escaped.replace("\\", "\\\\"))
+
+
+def _block(body: str) -> str:
+    """Return an anonymous block. A name in its body may look like the end of a quotation."""
+    tag = "$ae$"
+    while tag in body:
+        tag = f"{tag[:-1]}_$"
+    return f"DO {tag}{body}{tag}"

@@ -6,12 +6,13 @@ import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 from uuid import UUID
 
+from sqlalchemy import MetaData, Table
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm.exc import StaleDataError
@@ -23,10 +24,12 @@ from actionengine.errors import ActionException, ConfigurationError, ErrorCode, 
 from actionengine.storage.port import Mode, Outbox, Record, StorageError, StorageUnavailable, StoredEvent
 from actionengine.storage.records import page_size
 from actionengine.storage.sql.bridge import run
+from actionengine.storage.sql.declared_protection import DeclaredProtection
 from actionengine.storage.sql.documents import DocumentStatements, Listing
 from actionengine.storage.sql.pools import Pools
 from actionengine.storage.sql.rows import RowsDialect
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+from actionengine.storage.sql.verification import Comparison, Declared, Query
 from actionengine.storage.tenants import check_tenant, slug_taken
 
 T = TypeVar("T")
@@ -42,9 +45,15 @@ class SQLStorage(ABC):
     documents: ClassVar[DocumentStatements]
     rows: ClassVar[RowsDialect]
 
-    def __init__(self, pools: Pools, session_options: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self,
+        pools: Pools,
+        session_options: Mapping[str, Any] | None,
+        protected: MetaData | Iterable[Table] | None = None,
+    ) -> None:
         self.pools = pools
         self.session_options = dict(session_options or {})
+        self.protection = DeclaredProtection(protected, self._compare)
         self.is_checked = False
         self._stamps: dict[UUID, int] = {}
         self._stamps_lock = threading.Lock()
@@ -235,6 +244,9 @@ class SQLStorage(ABC):
 
     @abstractmethod
     def _check(self, mode: Mode) -> None: ...
+
+    @abstractmethod
+    def _compare(self, query: Query, declared: Sequence[Declared]) -> Comparison: ...
 
     # What is shared of it
 

@@ -381,6 +381,8 @@ class SQLUnitOfWork(ABC):
             self._pooled.info[UNIT_OF_WORK] = self
             self._connection = Connection(self._engine, self._pooled)
             self._connection.begin()
+            if not self.storage.protection.is_complete:
+                self.storage.protection.watch(self._connection, self.storage.pools.name)
         if self._session is not None:
             # Where a flush fails, SQLAlchemy undoes what the session is part of: in a nested action, no more than that.
             self._session.join_transaction_mode = "create_savepoint" if self._made else "rollback_only"

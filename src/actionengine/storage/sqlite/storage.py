@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from uuid import UUID
 
 import aiosqlite
 from pydantic_core import to_json
-from sqlalchemy import Engine
+from sqlalchemy import Engine, MetaData, Table
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -29,6 +29,7 @@ from actionengine.storage.sql.migrations import HEAD, schema_version, upgrade
 from actionengine.storage.sql.pools import Pools
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+from actionengine.storage.sql.verification import Comparison, Declared, Query, compare_sqlite
 from actionengine.storage.sqlite.errors import known
 from actionengine.storage.sqlite.outbox import SQLiteOutbox
 from actionengine.storage.sqlite.statements import (
@@ -65,6 +66,8 @@ class SQLiteStorage(SQLStorage):
         engine: the host's own, instead of the pools of this storage, for the synchronous world.
         async_engine: the same for its event loops.
         session_options: arguments for the `Session` of a unit of work, such as `autoflush`.
+        protected: the tables whose protection this storage verifies, or their metadata. By default, each table of this
+            process that `protect_table` was called with, if the database has it.
 
     Raises:
         ConfigurationError: for a URL that is not one of a SQLite file.
@@ -85,6 +88,7 @@ class SQLiteStorage(SQLStorage):
         engine: Engine | None = None,
         async_engine: AsyncEngine | None = None,
         session_options: Mapping[str, Any] | None = None,
+        protected: MetaData | Iterable[Table] | None = None,
     ) -> None:
         if synchronous not in {"FULL", "NORMAL"}:
             raise ConfigurationError(f"synchronous is FULL or NORMAL, not {synchronous!r}")
@@ -105,7 +109,7 @@ class SQLiteStorage(SQLStorage):
             async_engine,
             _connect,
         )
-        super().__init__(pools, session_options)
+        super().__init__(pools, session_options, protected)
         self.busy_timeout = busy_timeout
         self.turns = Turns()
         self.held: dict[tuple[UUID, str, str], SQLiteUnitOfWork] = {}
@@ -305,7 +309,13 @@ class SQLiteStorage(SQLStorage):
             with self._borrowed(mode) as (engine, pooled):
                 self._fetch(pooled, "PRAGMA journal_mode = WAL", ())
                 self._bring_up_to_date(engine, pooled)
+                self.protection.check(
+                    lambda statement, parameters: self._fetch(pooled, statement, parameters), self.pools.name
+                )
             self.is_checked = True
+
+    def _compare(self, query: Query, declared: Sequence[Declared]) -> Comparison:
+        return compare_sqlite(query, declared)
 
     def _bring_up_to_date(self, engine: Engine, pooled: PoolProxiedConnection) -> None:
         connection = Connection(engine, pooled)

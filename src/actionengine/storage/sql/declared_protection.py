@@ -1,0 +1,71 @@
+"""The protection that a storage expects of its database: compared when it opens, and when a table appears later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import MetaData, Table, event
+from sqlalchemy.engine import Connection
+
+from actionengine.errors import ConfigurationError
+from actionengine.storage.port import StorageError
+from actionengine.storage.sql.protection import declaration_count
+from actionengine.storage.sql.verification import Comparison, Declared, Query, declarations, refuse
+
+
+class DeclaredProtection:
+    """The tables that a storage expects to be protected, if its database has them.
+
+    `source` are the tables, or their metadata; by default, each table of this process that `protect_table` was called
+    with. `compare` compares a database with what is declared.
+    """
+
+    def __init__(
+        self, source: MetaData | Iterable[Table] | None, compare: Callable[[Query, Sequence[Declared]], Comparison]
+    ) -> None:
+        self._source = list(source) if source is not None and not isinstance(source, MetaData) else source
+        self._compare = compare
+        self._missing: list[Declared] = []
+        self._count = -1
+
+    def check(self, query: Query, database: str) -> None:
+        """Compare a database with what is declared by now. Raise `ConfigurationError` if it differs."""
+        count = declaration_count()
+        declared = declarations(self._source)
+        comparison = self._compare(query, declared)
+        refuse(comparison.differences, database)
+        self._missing = [each for each in declared if each not in comparison.found]
+        self._count = count
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether each declared table was there, and protected, when it was looked for."""
+        return not self._missing and self._count == declaration_count()
+
+    def watch(self, connection: Connection, database: str) -> None:
+        """Compare again before the first statement on this connection that names a table that was not there.
+
+        The statement raises `StorageError` if the table is not protected as declared.
+        """
+
+        def before_statement(conn: Connection, cursor: Any, statement: str, *rest: Any) -> None:
+            if self._count != declaration_count():
+                self._missing = declarations(self._source)
+            lowered = statement.lower()
+            if not any(each.name.lower() in lowered for each in self._missing):
+                return
+            own = conn.connection.cursor()
+            try:
+                self.check(lambda sql, parameters: _rows(own, sql, parameters), database)
+            except ConfigurationError as error:
+                raise StorageError(str(error)) from None
+            finally:
+                own.close()
+
+        event.listen(connection, "before_cursor_execute", before_statement)
+
+
+def _rows(cursor: Any, statement: str, parameters: Sequence[Any]) -> list[Sequence[Any]]:
+    cursor.execute(statement, parameters)
+    return list(cursor.fetchall())
