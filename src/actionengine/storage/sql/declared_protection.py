@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -11,7 +12,9 @@ from sqlalchemy.engine import Connection
 from actionengine.errors import ConfigurationError
 from actionengine.storage.port import StorageError
 from actionengine.storage.sql.protection import declaration_count
-from actionengine.storage.sql.verification import Comparison, Declared, Query, declarations, refuse
+from actionengine.storage.sql.verification import Comparison, Declared, Difference, Query, declarations, refuse
+
+logger = logging.getLogger("actionengine")
 
 
 class DeclaredProtection:
@@ -28,13 +31,17 @@ class DeclaredProtection:
         self._compare = compare
         self._missing: list[Declared] = []
         self._count = -1
+        self.differences: list[Difference] = []
 
     def check(self, query: Query, database: str) -> None:
         """Compare a database with what is declared by now. Raise `ConfigurationError` if it differs."""
         count = declaration_count()
         declared = declarations(self._source)
         comparison = self._compare(query, declared)
-        refuse(comparison.differences, database)
+        self.differences = comparison.differences
+        refuse([difference for difference in self.differences if not difference.is_minor], database)
+        for difference in self.differences:
+            logger.warning("%s: %s. Run %s", difference.table, difference.problem, difference.remedy)
         self._missing = [each for each in declared if each not in comparison.found]
         self._count = count
 

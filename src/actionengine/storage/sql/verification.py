@@ -47,7 +47,7 @@ class Declared(NamedTuple):
 class Difference(NamedTuple):
     """One thing that differs: the table as SQL names it, what is wrong, and the statement or command that mends it.
 
-    `is_structural` says that protecting the table again mends it.
+    `is_structural` says that protecting the table again mends it; `is_minor`, that no row is open because of it.
     """
 
     table: str
@@ -55,6 +55,7 @@ class Difference(NamedTuple):
     remedy: str
     is_structural: bool = True
     key: tuple[str | None, str] | None = None
+    is_minor: bool = False
 
 
 def declarations(source: MetaData | Iterable[Table] | None = None) -> list[Declared]:
@@ -151,6 +152,11 @@ SELECT json_build_object(
         CASE WHEN has_any_column_privilege(c.oid, 'REFERENCES') THEN 'REFERENCES' END,
         CASE WHEN has_table_privilege(c.oid, 'TRIGGER') THEN 'TRIGGER' END
     ], NULL),
+    'with_statistics', ARRAY(
+        SELECT attname FROM pg_attribute
+        WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated <> 'v'
+            AND coalesce(attstattarget, -1) = -1
+    ),
     'not_null', ARRAY(SELECT attname FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND attnotnull),
     'policies', (
         SELECT json_agg(json_build_object(
@@ -292,6 +298,9 @@ def _differences(table: dict[str, Any], declared: Declared, is_strong: bool) -> 
         for enabled, kind, is_unconditional, columns in triggers
     ):
         yield structural("the trigger ae_require_action is disabled, or not for every write")
+    if table["with_statistics"]:
+        columns = ", ".join(map(quoted, table["with_statistics"]))
+        yield structural(f"the planner keeps statistics of {columns}")._replace(is_minor=True)
     if declared.is_not_null and declared.tenant_column not in table["not_null"]:
         column = quoted(declared.tenant_column)
         yield other(

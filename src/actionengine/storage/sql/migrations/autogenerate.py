@@ -2,7 +2,8 @@
 
 For each table of the target metadata that `protect_table` was called with, autogenerate writes `op.protect_table`: if
 it creates the table, if the database has it without its protection, and on SQLite if it alters the table, because a
-table that is made anew in a batch has lost its triggers.
+table that is made anew in a batch has lost its triggers. On PostgreSQL it protects the table again if it adds a column,
+of which the planner would keep statistics.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from alembic.autogenerate import comparators, renderers
 from alembic.autogenerate.api import AutogenContext
-from alembic.operations.ops import CreateTableOp, DropTableOp, ModifyTableOps, UpgradeOps
+from alembic.operations.ops import AddColumnOp, CreateTableOp, DropTableOp, ModifyTableOps, UpgradeOps
 from alembic.util import DispatchPriority
 from sqlalchemy import Connection, Table, text
 
@@ -36,7 +37,7 @@ def _compare(context: AutogenContext, operations: UpgradeOps, schemas: set[str |
     ]
     comparison = compare(context.connection, declarations(tables))
     default = context.dialect.default_schema_name
-    created, altered = _touched(operations, default)
+    created, altered = _touched(operations, default, context.dialect.name == "sqlite")
     differing = {difference.key for difference in comparison.differences if difference.is_structural}
     for table in tables:
         key = (_schema(table.schema, default), table.name)
@@ -45,9 +46,10 @@ def _compare(context: AutogenContext, operations: UpgradeOps, schemas: set[str |
         elif (table.schema, table.name) in differing:
             logger.info("Detected a table that is not protected as declared: %r", table.fullname)
             operations.ops.append(_protect(table))
-        elif key in altered and context.dialect.name == "sqlite":
-            # Backwards the order is the opposite.
-            operations.ops.insert(0, _protect(table, again=True))
+        elif key in altered:
+            if context.dialect.name == "sqlite":
+                # Backwards the order is the opposite.
+                operations.ops.insert(0, _protect(table, again=True))
             operations.ops.append(_protect(table, again=True))
     _unprotect_dropped(operations, comparison, default)
     declared = {(table.schema, table.name) for table in tables}
@@ -86,13 +88,13 @@ def _protect(table: Table, again: bool = False) -> ProtectTable:
 
 
 def _touched(
-    operations: UpgradeOps, default: str | None
+    operations: UpgradeOps, default: str | None, is_sqlite: bool
 ) -> tuple[set[tuple[str | None, str]], set[tuple[str | None, str]]]:
     created = {(_schema(op.schema, default), op.table_name) for op in operations.ops if isinstance(op, CreateTableOp)}
     altered = {
         (_schema(op.schema, default), op.table_name)
         for op in operations.ops
-        if isinstance(op, ModifyTableOps) and not op.is_empty()
+        if isinstance(op, ModifyTableOps) and (is_sqlite or any(isinstance(each, AddColumnOp) for each in op.ops))
     }
     return created, altered
 
