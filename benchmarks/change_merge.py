@@ -42,8 +42,8 @@ class Project:
     def __init__(self, storage: PostgresStorage, types: int, fields: int) -> None:
         self.storage = storage
         self.tenant: Tenant = storage.create_tenant(slug=f"acme-{uuid7()}", name="Acme")
-        self.engine: Engine = create_engine(services=change_control_services, storage=storage)
-        self.request = RequestContext(tenant=self.tenant, actor=Actor.human("ann"))
+        self.engine: Engine = create_engine(services=change_control_services(), storage=storage)
+        self.request = RequestContext(tenant=self.tenant, actor=Actor.human("ann", permissions=["changes.*"]))
         self.types = types
         self.fields = fields
         self.id = self.do("projects", "create", {"name": "Bench"}).id

@@ -32,14 +32,15 @@ def run(seconds: float) -> list[Row]:
     """With a record type, and with none."""
     with database() as made:
         storage = PostgresStorage(made.app_url, pool_size=1, max_overflow=0)
-        request = RequestContext(storage.create_tenant(slug=f"acme-{uuid7()}", name="Acme"), Actor.human("ann"))
+        ann = Actor.human("ann", permissions=["changes.*"])
+        request = RequestContext(storage.create_tenant(slug=f"acme-{uuid7()}", name="Acme"), ann)
         put = create_service(
             name="documents",
             description="Documents",
             actions=[create_action(name="put", description="Insert one", handler=_put)],
         )
         plain = create_engine(services=[put], storage=storage)
-        guarded = create_engine(services=[*change_control_services, put], storage=storage)
+        guarded = create_engine(services=[*change_control_services(), put], storage=storage)
 
         def do(service: str, action: str, payload: Any) -> Any:
             return guarded.execute_action(service, action, payload, request).unwrap()

@@ -153,4 +153,4 @@ def _engine(storage: PostgresStorage) -> Engine:
 
     action = create_action(name="refund", description="Give money back", handler=refund)
     payments = create_service(name="payments", description="Money", actions=[action])
-    return create_engine(services=[*workflow_services, payments], storage=storage)
+    return create_engine(services=[*workflow_services(), payments], storage=storage)

@@ -8,7 +8,7 @@ from typing import Any
 from returns.result import Success
 
 from actionengine import ActionContext, ApprovalPolicy
-from actionengine.changes import ChangeControlPermissions, change_control_services
+from actionengine.changes import change_control_services
 
 PROJECT: dict[str, Any] = {
     "name": "Field service",
@@ -39,6 +39,5 @@ def takes_fields_away(data: Any, ctx: ActionContext) -> bool:
 
 
 change_control = change_control_services(
-    permissions=ChangeControlPermissions(),
     merge_approval=ApprovalPolicy(when=takes_fields_away, permission="changes.approve"),
 )

@@ -26,7 +26,6 @@ from actionengine import (
     create_service,
 )
 from actionengine.changes import ChangeControlPermissions, ProjectModules, change_control_services
-from actionengine.changes.permissions import NO_PERMISSIONS
 from actionengine.testing import World
 
 P = ParamSpec("P")
@@ -153,7 +152,7 @@ class Desk:
         world: World,
         read_tables: ReadTables,
         *,
-        permissions: ChangeControlPermissions = NO_PERMISSIONS,
+        permissions: ChangeControlPermissions | None = None,
         merge_approval: ApprovalPolicy | None = None,
         storage: Storage | None = None,
         address: str | None = None,
@@ -166,7 +165,11 @@ class Desk:
         self._read_tables = read_tables
         self._targets: dict[tuple[str, str], str] = {}
         control: Sequence[Service] = change_control_services(
-            permissions=permissions, merge_approval=merge_approval, modules=modules, workspaces=workspaces
+            permissions=permissions,
+            open=permissions is None,
+            merge_approval=merge_approval,
+            modules=modules,
+            workspaces=workspaces,
         )
         self.engine = create_engine(services=[*control, host], storage=storage or world.storage)
 

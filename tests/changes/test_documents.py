@@ -51,7 +51,7 @@ from tests.changes.desk import host
 address, tenant, documents = json.loads(sys.argv[1])
 storage = PostgresStorage(address) if address.startswith("postgres") else SQLiteStorage(address)
 with storage:
-    engine = create_engine(services=[*change_control_services, host], storage=storage)
+    engine = create_engine(services=[*change_control_services(open=True), host], storage=storage)
     context = RequestContext(Tenant(UUID(tenant), "acme"), Actor.human("cy"))
     for line in sys.stdin:
         payload = {"type": "job", "document": json.loads(line)}

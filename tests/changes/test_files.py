@@ -579,7 +579,7 @@ def merge_and_die(database: str, modules: str, tenant_id: str, change_id: str) -
 
     setattr(files_of_changes, "write_quietly", die)  # noqa: B010 - a function is not to be assigned to
     with SQLiteStorage(database) as storage:
-        services = change_control_services(modules=project_modules(ModuleRoots(modules)))
+        services = change_control_services(open=True, modules=project_modules(ModuleRoots(modules)))
         engine = create_engine(services=services, storage=storage)
         request = RequestContext(tenant=Tenant(UUID(tenant_id), "acme"), actor=Actor.human("ann"))
         print(engine.execute_action("changes", "merge", {"change_id": change_id}, request))

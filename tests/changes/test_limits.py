@@ -203,7 +203,7 @@ class Office:
         storage = InMemoryStorage()
         actions = [create_action(name=name, description=name, handler=handler) for name, handler in handlers.items()]
         host = create_service(name="host", description="Host", actions=actions)
-        self.engine = create_engine(services=[*change_control_services, host], storage=storage)
+        self.engine = create_engine(services=[*change_control_services(open=True), host], storage=storage)
         self.request = RequestContext(storage.create_tenant(slug="acme", name="Acme"), Actor.human("ann"))
         self.project = self.do("projects", "create", {"name": "Office"}).id
         schema = {"fields": [{"name": "title", "type": "string"}]}

@@ -63,7 +63,7 @@ class Plant:
 
     def __init__(self, storage: AnyStorage, tenant: Tenant | None = None) -> None:
         self.storage = storage
-        self.engine = create_engine(services=change_control_services, storage=storage)
+        self.engine = create_engine(services=change_control_services(open=True), storage=storage)
         self.tenant = tenant or storage.create_tenant(slug=f"t-{uuid4().hex}", name="A plant")
 
     # Asking

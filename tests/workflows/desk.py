@@ -37,7 +37,6 @@ from actionengine.testing import World
 from actionengine.workflows import WorkflowPermissions, workflow_services
 from actionengine.workflows.agenda import Agenda
 from actionengine.workflows.driving import Driver, Executions, RolesOf
-from actionengine.workflows.permissions import NO_PERMISSIONS
 from tests.storage.inside import data_of
 
 P = ParamSpec("P")
@@ -270,7 +269,7 @@ class Desk:
         world: World,
         *,
         storage: Storage | None = None,
-        permissions: WorkflowPermissions = NO_PERMISSIONS,
+        permissions: WorkflowPermissions | None = None,
         authorizer: Authorizer | None = None,
         services: Iterable[Service] = (),
         roles: RolesOf | None = None,
@@ -279,7 +278,8 @@ class Desk:
         self.world = world
         self.storage = storage or world.storage
         self.flaky = Flaky()
-        given = [*workflow_services(permissions=permissions), *change_control_services, host_service(self.flaky)]
+        workflows = workflow_services(permissions=permissions, open=permissions is None)
+        given = [*workflows, *change_control_services(open=True), host_service(self.flaky)]
         self.engine = create_engine(
             services=[*given, *services], storage=self.storage, authorizer=authorizer, limits=limits or Limits()
         )

@@ -57,7 +57,7 @@ class Office:
         hold = create_action(name="hold", description="Wait", handler=self.hold, read_only=True)
         notes = create_service(name="notes", description="Notes", actions=[action, hold])
         self.engine: Engine = create_engine(
-            services=[*workflow_services, notes],
+            services=[*workflow_services(open=True), notes],
             storage=self.storage,
             authorizer=StaticAuthorizer({"clerk": Role(allow=["notes.add"])}),
         )
@@ -196,4 +196,4 @@ def test_a_run_stops_after_the_step_that_it_is_at_also_while_the_relay_ends(
 
 
 def _engine() -> Engine:
-    return create_engine(services=workflow_services, storage=InMemoryStorage())
+    return create_engine(services=workflow_services(open=True), storage=InMemoryStorage())

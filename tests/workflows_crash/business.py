@@ -53,7 +53,11 @@ def _unharmed(point: str) -> None:
 
 def desk_engine(storage: SQLStorage, folder: Path, reach: Reach = _unharmed, mode: Mode = "sync") -> Engine:
     """An engine with workflows and the service `desk`. `folder` is what its handlers remember beside the database."""
-    services = [*workflow_services, desk_service(folder, reach), *([of_event_loops] if mode == "async" else [])]
+    services = [
+        *workflow_services(open=True),
+        desk_service(folder, reach),
+        *([of_event_loops] if mode == "async" else []),
+    ]
     return create_engine(services=services, storage=storage)
 
 

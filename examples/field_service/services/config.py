@@ -1,7 +1,7 @@
 """All services of the business, declared in one place."""
 
 from actionengine import create_services
-from actionengine.workflows import WorkflowPermissions, workflow_services
+from actionengine.workflows import workflow_services
 from examples.field_service.change_control import change_control
 from examples.field_service.services.agent.assess_risk import assess_risk_action
 from examples.field_service.services.customers.create import create_customer_action
@@ -83,4 +83,4 @@ own_services = create_services(
     ]
 )
 
-services = (*own_services, *change_control, *workflow_services(permissions=WorkflowPermissions()))
+services = (*own_services, *change_control, *workflow_services())

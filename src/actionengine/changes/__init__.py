@@ -1,13 +1,15 @@
 """Change control: a tenant's record types evolve through changes, patch ops and snapshots.
 
-`change_control_services` are the services `projects`, `record_types` and `changes`, for `create_engine(services=…)`:
+`change_control_services()` gives the services `projects`, `record_types` and `changes`, for
+`create_engine(services=…)`. They ask for the permissions of `ChangeControlPermissions`:
 
-    create_engine(services=[*change_control_services, jobs], storage=storage)
+    create_engine(services=[*change_control_services(), jobs], storage=storage)
 
-As they stand they are open to every actor of the tenant, but for what no AI may do. Called, they ask for permissions,
-and for a second person before a merge:
+The host may name other permissions, and ask for a second person before a merge:
 
-    change_control_services(permissions=ChangeControlPermissions(), merge_approval=ApprovalPolicy(…))
+    change_control_services(
+        permissions=ChangeControlPermissions(merge="shop.merge"), merge_approval=ApprovalPolicy(…)
+    )
 
 Told where the files of projects lie, they edit these too, and keep working copies in which a change is tried:
 
@@ -52,60 +54,55 @@ from actionengine.changes.projects import projects_service
 from actionengine.changes.record_types import record_types_service
 from actionengine.changes.workspaces import workspace_module
 from actionengine.errors import ConfigurationError
+from actionengine.services.permissions import choose_permissions
 
 
-class ChangeControlServices(tuple[Service, ...]):
-    """The services of change control: a tuple of them, and, called, the same with other demands on actors."""
+def change_control_services(
+    *,
+    permissions: ChangeControlPermissions | None = None,
+    open: bool = False,
+    merge_approval: ApprovalPolicy | None = None,
+    modules: ProjectModules | None = None,
+    workspaces: str | os.PathLike[str] | None = None,
+) -> tuple[Service, ...]:
+    """Return the services `projects`, `record_types` and `changes`.
 
-    __slots__ = ()
+    Args:
+        permissions: what they ask for; `ChangeControlPermissions()` by default.
+        open: whether they ask for no permission, so that every actor of the tenant may merge. What no AI may do, no AI
+            may do here either.
+        merge_approval: an approval that is asked for before a change is merged or executed, where the policy
+            applies (its `when` gets an input with a `change_id`).
+        modules: says which module has the files of a project (see `project_modules`). Without it, a change with a
+            pending `edit_file` op cannot be executed.
 
-    def __call__(
-        self,
-        *,
-        permissions: ChangeControlPermissions = NO_PERMISSIONS,
-        merge_approval: ApprovalPolicy | None = None,
-        modules: ProjectModules | None = None,
-        workspaces: str | os.PathLike[str] | None = None,
-    ) -> ChangeControlServices:
-        """The services with other demands.
+            Files are written after the commit. What a crash between the two has left out, the action
+            `changes.write_files {change_id}` writes; hosts that want it done by itself subscribe it, with a relay:
 
-        Args:
-            permissions: what they ask for.
-            merge_approval: an approval that is asked for before a change is merged or executed, where the policy
-                applies (its `when` gets an input with a `change_id`).
-            modules: says which module has the files of a project (see `project_modules`). Without it, a change with a
-                pending `edit_file` op cannot be executed.
+                subscriptions.subscribe(
+                    CHANGE_MERGED,
+                    "changes.write_files",
+                    actor=Actor.workflow("files", permissions=["changes.merge"]),
+                    payload=lambda event: {"change_id": event.payload["change_id"]},
+                )
 
-                Files are written after the commit. What a crash between the two has left out, the action
-                `changes.write_files {change_id}` writes; hosts that want it done by itself subscribe it, with a relay:
+            and the same for `CHANGE_EXECUTED`.
+        workspaces: the folder for working copies, in which changes are tried; `<tenant id>/<change id>` in there.
 
-                    subscriptions.subscribe(
-                        CHANGE_MERGED,
-                        "changes.write_files",
-                        actor=Actor.workflow("files"),
-                        payload=lambda event: {"change_id": event.payload["change_id"]},
-                    )
+    Raises:
+        ConfigurationError: for `workspaces` without `modules`, `permissions` together with `open=True`, and
+            `permissions` of another type.
+    """
+    asked = choose_permissions("change_control_services", permissions, open, ChangeControlPermissions(), NO_PERMISSIONS)
+    if workspaces is not None and modules is None:
+        raise ConfigurationError("workspaces are copies of modules: give change_control_services modules=… too")
+    settings = FileSettings(modules, Path(os.path.abspath(workspaces)) if workspaces is not None else None)
+    return (
+        projects_service(asked),
+        record_types_service(asked),
+        changes_service(asked, merge_approval, settings),
+    )
 
-                and the same for `CHANGE_EXECUTED`.
-            workspaces: the folder for working copies, in which changes are tried; `<tenant id>/<change id>` in there.
-
-        Raises:
-            ConfigurationError: for `workspaces` without `modules`.
-        """
-        if workspaces is not None and modules is None:
-            raise ConfigurationError("workspaces are copies of modules: give change_control_services modules=… too")
-        settings = FileSettings(modules, Path(os.path.abspath(workspaces)) if workspaces is not None else None)
-        return ChangeControlServices(
-            (
-                projects_service(permissions),
-                record_types_service(permissions),
-                changes_service(permissions, merge_approval, settings),
-            )
-        )
-
-
-change_control_services = ChangeControlServices()()
-"""The services `projects`, `record_types` and `changes`; called, they ask for permissions."""
 
 __all__ = [
     "CHANGE_EXECUTED",
@@ -115,7 +112,6 @@ __all__ = [
     "Change",
     "ChangeApplied",
     "ChangeControlPermissions",
-    "ChangeControlServices",
     "ChangedField",
     "DocumentCheck",
     "FileDiff",

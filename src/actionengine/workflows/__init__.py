@@ -1,14 +1,14 @@
 """Workflows: work that lasts longer than a request, each step of which is a governed action.
 
-`workflow_services` are the services `workflows`, `triggers` and `workflow_assignments`, and the internal
+`workflow_services()` gives the services `workflows`, `triggers` and `workflow_assignments`, and the internal
 `workflow_steps`, for `create_engine`; a `WorkflowRuntime` takes the steps of their runs, on the durable engine:
 
-    engine = create_engine(services=[*workflow_services, invoices], storage=storage)
+    engine = create_engine(services=[*workflow_services(), invoices], storage=storage)
     runtime = WorkflowRuntime(engine, "workflows.sqlite")
     relay = Relay(storage, Fanout(runtime.publisher, …))
 
-As they stand the services are open to every actor of the tenant, but for what no AI may do: activate. Called, they ask
-for permissions: `workflow_services(permissions=WorkflowPermissions())`.
+The services ask for the permissions of `WorkflowPermissions`. The host may name others:
+`workflow_services(permissions=WorkflowPermissions(activate="shop.activate"))`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from actionengine.actions import Service
+from actionengine.services.permissions import choose_permissions
 
 try:
     from actionengine.workflows.definition import Definition, parse_definition
@@ -58,20 +59,25 @@ if TYPE_CHECKING:
     from actionengine.workflows.runtime import WorkflowRuntime
 
 
-class WorkflowServices(tuple[Service, ...]):
-    """The services of workflows: a tuple of them, and, called, the same with other demands on actors."""
+def workflow_services(*, permissions: WorkflowPermissions | None = None, open: bool = False) -> tuple[Service, ...]:
+    """Return the services `workflows`, `triggers`, `workflow_assignments` and `workflow_steps`.
 
-    __slots__ = ()
+    Args:
+        permissions: what they ask for; `WorkflowPermissions()` by default.
+        open: whether they ask for no permission, so that every person of the tenant may define and activate workflows,
+            and a workflow may write any document. Neither an AI nor a workflow activates one here either.
 
-    def __call__(self, *, permissions: WorkflowPermissions = NO_PERMISSIONS) -> WorkflowServices:
-        """The services, asking for these permissions."""
-        workflows = replace(workflows_service(permissions), record_guard=RecordLockGuard)
-        steps, assignments = workflow_steps_service(permissions), assignments_service(permissions)
-        return WorkflowServices((workflows, triggers_service(permissions), assignments, steps))
+    Raises:
+        ConfigurationError: for `permissions` together with `open=True`, and `permissions` of another type.
+    """
+    asked = choose_permissions("workflow_services", permissions, open, WorkflowPermissions(), NO_PERMISSIONS)
+    return (
+        replace(workflows_service(asked), record_guard=RecordLockGuard),
+        triggers_service(asked),
+        assignments_service(asked),
+        workflow_steps_service(asked),
+    )
 
-
-workflow_services = WorkflowServices()()
-"""The services of workflows; called, they ask for permissions."""
 
 __all__ = [
     "ASSIGNMENTS",
@@ -102,7 +108,6 @@ __all__ = [
     "WorkflowPermissions",
     "WorkflowPublisher",
     "WorkflowRuntime",
-    "WorkflowServices",
     "parse_definition",
     "workflow_services",
 ]

@@ -42,7 +42,7 @@ class WorkflowRuntime:
     of the durable engine's, as under `execute_action_async`.
 
     Args:
-        engine: with the services of `workflow_services`.
+        engine: with the services of `workflow_services()`.
         url: the durable engine's own tables: a PostgreSQL URL, or the path of a SQLite file.
         concurrency: runs that this process drives at once.
         roles: the roles of a workflow, by tenant and key: what its steps may do. Roles that are kept in storage for
@@ -73,7 +73,9 @@ class WorkflowRuntime:
         set_up: bool = True,
     ) -> None:
         if isinstance(engine.get_action(SERVICE, "perform"), Failure):
-            raise ConfigurationError("the engine has no workflows: give create_engine the services workflow_services")
+            raise ConfigurationError(
+                "the engine has no workflows: give create_engine services=[*workflow_services(), …]"
+            )
         if roles is not None and not callable(roles):
             raise ConfigurationError(f"roles is a function of a tenant and a workflow's key, not {roles!r}")
         if concurrency < 1 or lease <= 0 or poll_interval <= 0:
