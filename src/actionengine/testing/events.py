@@ -63,6 +63,7 @@ class EventConformance(Conformance):
         position = 0
         while page := await world.read_events(world.tenant, after=position, limit=3):
             assert len(page) <= 3
+            assert page[0].position > position
             seen += [item.event.id for item in page]
             position = page[-1].position
 

@@ -87,6 +87,19 @@ class IdempotencyConformance(Conformance):
         assert await answered(world, CLAIM) == CLAIMED
 
     @scenario
+    async def test_a_result_is_replayed_only_once_it_is_committed(self, world: World) -> None:
+        holder = world.unit()
+        assert await holder.claim(CLAIM, 0.0) == CLAIMED
+        await holder.record(Recording((), (), (result(CLAIM),)))
+
+        unit = world.unit()
+        assert await unit.claim(CLAIM, 0.02) == ClaimAnswer("in_progress")
+        await unit.rollback()
+        await holder.commit()
+
+        assert (await answered(world, CLAIM)).status == "replay"
+
+    @scenario
     async def test_one_unit_can_claim_several_keys(self, world: World) -> None:
         other = CLAIM._replace(key="other")
         async with world.writing() as unit:

@@ -280,6 +280,7 @@ class OutboxConformance(Conformance):
             seen: list[str] = []
             after = None
             while page := await outbox.dead_letters(after=after, limit=2):
+                assert after is None or page[0].event.id > after
                 seen += [letter.event.id for letter in page]
                 after = seen[-1]
             assert [id for id in seen if id in written] == written

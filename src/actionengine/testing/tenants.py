@@ -173,6 +173,23 @@ class TenantConformance(Conformance):
         assert found.data == {"of": "other"}
 
     @scenario
+    async def test_a_tenant_is_its_id_whatever_its_slug_is(self, world: World) -> None:
+        mine = Tenant(uuid4(), a_slug())
+        renamed, namesake = Tenant(mine.id, a_slug()), Tenant(uuid4(), mine.slug)
+        claim = Claim("notes.put", "key", "a" * 64)
+        async with world.writing(mine) as unit:
+            await unit.records("notes").insert({"of": "mine"}, "n1")
+            await unit.claim(claim, 0.0)
+            await unit.record(Recording((log_row(mine),), (event_row(mine),), (result(claim),)))
+
+        for tenant, number in ((renamed, 1), (namesake, 0)):
+            assert len(await world.ids("notes", tenant)) == number
+            assert len(await world.read_events(tenant)) == number
+            async with world.writing(tenant) as unit:
+                assert len(await unit.read_log(LogQuery())) == number
+                assert (await unit.claim(claim, 0.0)).status == ("replay" if number else "claimed")
+
+    @scenario
     async def test_tenants_do_not_see_each_others_keys_log_and_events(self, world: World) -> None:
         claim = Claim("notes.put", "key", "a" * 64)
         async with world.writing() as unit:

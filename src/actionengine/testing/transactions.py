@@ -274,6 +274,37 @@ class TransactionConformance(Conformance):
         assert (found and found.data) == (None if use == "delete" else {"by": winner})
 
     @scenario
+    async def test_a_version_that_was_read_before_another_commit_is_stale(self, world: World) -> None:
+        await world.put("notes", "n1", {"by": "nobody"})
+        is_read = world.signal()
+
+        async def change(name: str, *, reads_first: bool) -> bool:
+            unit = world.unit()
+            try:
+                if reads_first:
+                    await unit.records("notes").get("n1")
+                    is_read.set()
+                    await world.pause(0.1)
+                else:
+                    await is_read.wait()
+                await unit.records("notes").update("n1", {"by": name}, 1)
+                await unit.commit()
+            except (ActionException, SerializationFailure) as error:
+                if not lost(error):
+                    raise
+                return False
+            finally:
+                await unit.rollback()
+            return True
+
+        won = await world.at_once(change("first", reads_first=True), change("second", reads_first=False))
+
+        assert sum(won) == 1
+        found = await world.get("notes", "n1")
+        assert found is not None
+        assert (found.version, found.data) == (2, {"by": "first" if won[0] else "second"})
+
+    @scenario
     async def test_a_listing_never_shows_half_of_a_commit(self, world: World) -> None:
         async with world.writing() as unit:
             for id in ("left", "right"):
