@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +34,7 @@ from returns.result import Failure, Success
 
 from actionengine.actions import PipelineResult
 from actionengine.approval_record import PendingApproval, error_for
+from actionengine.authorization.questions import Questions
 from actionengine.calling import check_deadline, log_crash, logger, timed_out
 from actionengine.context import RequestContext
 from actionengine.errors import ActionError, ActionException, ErrorCode, failing
@@ -45,7 +46,6 @@ from actionengine.stages import Answer, Replayed, Stages
 from actionengine.storage.port import (
     APPROVALS,
     Claim,
-    LogRow,
     Mode,
     Recording,
     SerializationFailure,
@@ -116,6 +116,8 @@ class Pipeline(Stages):
         request = pending.request(parent.request)
         execution = Execution(plan, from_json(pending.payload.encode()), request, parent.mode, parent)
         execution.approved = approved
+        # What its requester is asked is no question for a replay of the approver's.
+        execution.asked = Questions()
         if pending.idempotency_key is not None:
             execution.claim = Claim(plan.name, pending.idempotency_key, pending.fingerprint, pending.id)
             answer = await self.open(execution).claim(execution.claim, self.limits.idempotency_wait)
@@ -279,6 +281,8 @@ class Pipeline(Stages):
 
     async def _settle_replay(self, execution: Execution, replayed: Replayed) -> Answer:
         try:
+            if replayed.asked is not None:
+                await self.ask_again(execution, replayed.asked)
             value = execution.plan.decode_result(replayed.encoded)
             execution.output = execution.plan.shown(value.data if isinstance(value, PipelineResult) else value)
             execution.add_row("replayed")
@@ -334,21 +338,14 @@ class Pipeline(Stages):
                 "%s is not on the action log: the storage did not answer (%s)", execution.plan.name, execution.id
             )
             return Failure(error)
-        # What is to be written besides must not keep the row from the log, and nor must what stands on it.
+        # What is to be written besides must not keep the row from the log.
         for writes in dict.fromkeys((execution.after_failure, ())):
-            for form in (Execution.scrubbed_rows, Execution.reduced_rows):
-                refusal = await self._write_failure(execution, writes, form)
-                if refusal is None:
-                    return Failure(error)
-                if isinstance(refusal, StorageUnavailable):
-                    break
+            if await self._write_failure(execution, writes):
+                break
         return Failure(error)
 
-    async def _write_failure(
-        self, execution: Execution, writes: Sequence[FailureWrite], form: Callable[[Execution], Sequence[LogRow]]
-    ) -> Exception | None:
-        """Write the rows of a failed execution in this form, and what it has asked for besides; return what refuses
-        them."""
+    async def _write_failure(self, execution: Execution, writes: Sequence[FailureWrite]) -> bool:
+        """Whether the rows of a failed execution, and what it has asked for besides, are written."""
         tenant = execution.request.tenant
         assert tenant is not None
         unit_of_work = self.storage.unit_of_work(tenant, execution.id, execution.mode)
@@ -357,17 +354,16 @@ class Pipeline(Stages):
         try:
             for write in writes:
                 await write(unit_of_work)
-            await unit_of_work.record(Recording(tuple(form(execution))))
+            await unit_of_work.record(Recording(tuple(execution.scrubbed_rows())))
             await unit_of_work.commit()
-            return None
+            return True
         except ActionException as refusal:
             logger.warning("%s is not on the action log (execution %s): %s", execution.plan.name, execution.id, refusal)
-            return refusal
         except Exception as crash:
             log_crash(execution, "the action log", crash)
-            return crash
         finally:
             await unit_of_work.rollback()
+        return False
 
     def _pending(self, execution: Execution, needed: ApprovalNeeded) -> PendingApproval:
         plan, received = execution.plan, execution.received

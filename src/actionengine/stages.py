@@ -22,8 +22,9 @@ from actionengine.action_context import ActionContext
 from actionengine.actions import HookDefinition, HookLogEntry
 from actionengine.approval_record import PendingApproval, error_for
 from actionengine.authorization.port import AccessRequest, Authorizer, Decision
+from actionengine.authorization.questions import Question, Questions, decode_questions
 from actionengine.calling import call, call_plainly, check_deadline, log_crash, logger, unwrap
-from actionengine.context import MAX_ACTOR_ID_LENGTH
+from actionengine.context import Actor
 from actionengine.driving import drive
 from actionengine.errors import ActionError, ActionException, ErrorCode, failing, sendable
 from actionengine.execution_state import ApprovalNeeded, Execution, Phase
@@ -69,9 +70,10 @@ _MASK = MASK.encode()
 class Replayed(Exception):
     """The claim has found an answer: nothing is left to run."""
 
-    def __init__(self, encoded: bytes) -> None:
+    def __init__(self, encoded: bytes, asked: bytes | None) -> None:
         super().__init__("replayed")
         self.encoded = encoded
+        self.asked = asked
 
 
 class Stages(ABC):
@@ -124,17 +126,14 @@ class Stages(ABC):
                 execution.decide("no actor")
                 raise failing(ErrorCode.UNAUTHENTICATED, f"{execution.plan.name} needs a signed-in actor")
             return
-        if len(actor.id) > MAX_ACTOR_ID_LENGTH:
-            raise failing(
-                ErrorCode.INVALID_INPUT,
-                f"the id of the actor has {len(actor.id)} characters; at most {MAX_ACTOR_ID_LENGTH} are allowed",
-            )
         if allowed is not None and actor.type not in allowed:
             execution.decide(f"{actor.type} actors are not allowed")
             raise failing(
                 ErrorCode.FORBIDDEN,
                 f"{execution.plan.name} is not for {actor.type} actors, only for {', '.join(sorted(allowed))}",
             )
+        if allowed is not None and execution.asked is not None:
+            execution.asked.add(Question(execution.plan.name, tuple(sorted(allowed)), (), None, None), actor)
         if action.is_protected:
             roles, more = action.access_control, action.resource is not None
             _enforce(execution, await self._ask(execution, roles, action.permission, None, more))
@@ -182,11 +181,12 @@ class Stages(ABC):
         while answer.status == "replay" and answer.approval_id is not None:
             answer = await self._after_approval(execution, unit_of_work, answer.approval_id)
         if answer.status == "claimed":
+            execution.asked = Questions()
             return
         check_deadline(execution)
         if answer.status == "replay":
             assert answer.result is not None
-            raise Replayed(answer.result)
+            raise Replayed(answer.result, answer.asked)
         key = execution.claim.key
         if answer.status == "mismatch":
             raise failing(
@@ -308,17 +308,44 @@ class Stages(ABC):
     async def _ask(
         self, execution: Execution, roles: tuple[str, ...], permission: str | None, resource: str | None, more: bool
     ) -> Decision:
-        tenant, actor = execution.request.tenant, execution.request.actor
-        assert tenant is not None
+        actor = execution.request.actor
         if actor is None:
             return Decision(False, "no actor")
-        name = execution.plan.name
-        request = AccessRequest(tenant, actor, name, roles, permission, resource, more, execution.root.mode)
+        question = Question(execution.plan.name, None, roles, permission, resource)
+        decision = await self._put(execution, question, actor, more)
+        if decision.allowed and execution.asked is not None and not more:
+            execution.asked.add(question, actor)
+        return decision
+
+    async def ask_again(self, execution: Execution, encoded: bytes) -> None:
+        """Ask, for the actor of a replay, what the first execution asked. Fails with `forbidden`."""
+        questions, actor, name = decode_questions(encoded), execution.request.actor, execution.plan.name
+        if questions.for_actor is not None and questions.for_actor != str(actor):
+            execution.decide("the result is for the actor that got it first")
+            raise failing(ErrorCode.FORBIDDEN, f"{name}: the idempotency key is another actor's, and so is its result")
+        for question in questions.asked:
+            if actor is None:
+                decision = Decision(False, "no actor")
+            elif question.allowed_actors is None:
+                decision = await self._put(execution, question, actor, False)
+            elif actor.type in question.allowed_actors:
+                continue
+            else:
+                decision = Decision(False, f"{question.action} is not for {actor.type} actors")
+                execution.decide(decision.reason)
+            _enforce(execution, decision)
+
+    async def _put(self, execution: Execution, question: Question, actor: Actor, more: bool) -> Decision:
+        """Put a question to the authorizer, and the decision on record."""
+        tenant, mode = execution.request.tenant, execution.root.mode
+        assert tenant is not None
+        action, _, roles, permission, resource = question
+        request = AccessRequest(tenant, actor, action, roles, permission, resource, more, mode)
         try:
             decision = self._authorizer.authorize(request)
             if not isinstance(decision, Decision):
                 # Driven apart, so that an authorizer that waits for an event loop where there is none is a refusal.
-                decision = drive(_awaited(decision)) if execution.root.mode == "sync" else await decision
+                decision = drive(_awaited(decision)) if mode == "sync" else await decision
         except (ActionException, StorageError):
             raise
         except Exception as error:
@@ -375,7 +402,7 @@ class Stages(ABC):
 
     def _keep_quietly(self, execution: Execution) -> None:
         """Keep the payload before its turn, if it can be kept; its own stage says why not."""
-        with suppress(Exception):
+        with suppress(ActionException):
             if execution.received is None:
                 execution.keep(receive(execution.payload, execution.plan.model, self.limits))
 
@@ -420,7 +447,8 @@ class Stages(ABC):
         else:
             until = max(until, waits_for.expires_at)
         approval_id = waits_for.id if waits_for else None
-        execution.root.results.append(IdempotentResult(execution.claim, encoded, approval_id, until))
+        asked = execution.asked.encode() if execution.asked is not None and waits_for is None else None
+        execution.root.results.append(IdempotentResult(execution.claim, encoded, approval_id, until, asked))
 
     async def _after_approval(self, execution: Execution, unit_of_work: UnitOfWork, approval_id: str) -> ClaimAnswer:
         """The answer of a key that waits for an approval: that it still does, or a claim if that came to nothing."""

@@ -51,7 +51,7 @@ from actionengine.changes.workspaces import (
     stop_workspace,
     view_workspace,
 )
-from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.errors import ActionError
 from actionengine.plan import native
 from actionengine.services.access import access_of
 
@@ -198,8 +198,9 @@ def _transition(permissions: ChangeControlPermissions, settings: FileSettings) -
             answer = await access_of(ctx).execute("changes", "merge", {"change_id": data.change_id})
             access_of(ctx).nothing_changed()
             return answer.map(lambda merged: Change(**{name: getattr(merged, name) for name in Change.model_fields}))
-        if data.status == "Ready" and ctx.actor is not None and ctx.actor.type not in PEOPLE:
-            raise failing(ErrorCode.FORBIDDEN, f"R1: no {ctx.actor.type} actor makes a change Ready")
+        if data.status == "Ready":
+            asks = ctx.actor.type if ctx.actor is not None else "anonymous"
+            access_of(ctx).require_actor_type(PEOPLE, f"R1: no {asks} actor makes a change Ready")
         if (permission := permissions.approve if data.status == "Ready" else permissions.author) is not None:
             await ctx.authorize_async(permission, _subject(data))
         store = store_of(ctx)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -13,7 +13,9 @@ from returns.result import Result
 from actionengine.action_context import ActionContext
 from actionengine.actions import Action, ApprovalPolicy
 from actionengine.approval_record import PendingApproval
-from actionengine.errors import ActionError
+from actionengine.authorization.questions import Question
+from actionengine.context import ActorType
+from actionengine.errors import ActionError, ErrorCode, failing
 from actionengine.execution_state import ApprovalNeeded, Approved, CommitWork, Execution, FailureWrite
 from actionengine.masking import scrub
 from actionengine.pipeline import Pipeline
@@ -46,11 +48,28 @@ class SystemAccess:
         return await self._pipeline.open(self._execution).read_log(query)
 
     async def is_allowed(self, permission: str) -> bool:
-        """Whether the actor has a permission; the question stays off the record."""
-        before = self._execution.decisions
-        decision = await self._pipeline.decide(self._execution, permission, None)
-        self._execution.decisions = before
+        """Return whether the actor has a permission; the question stays off the record."""
+        execution = self._execution
+        before, execution.asked = (execution.decisions, execution.asked), None
+        try:
+            decision = await self._pipeline.decide(execution, permission, None)
+        finally:
+            execution.decisions, execution.asked = before
         return decision.allowed
+
+    def require_actor_type(self, allowed: Iterable[ActorType], refusal: str) -> None:
+        """Raise `ActionException(forbidden)` with this message for an actor of another type; ask a replay the same."""
+        execution = self._execution
+        actor, allowed = execution.request.actor, tuple(allowed)
+        if actor is None or actor.type not in allowed:
+            raise failing(ErrorCode.FORBIDDEN, refusal)
+        if execution.asked is not None:
+            execution.asked.add(Question(execution.plan.name, allowed, (), None, None), actor)
+
+    def replay_for_actor_only(self) -> None:
+        """Keep a replay of this result from every other actor: it depends on more than an authorizer can be asked."""
+        if self._execution.asked is not None:
+            self._execution.asked.for_actor = str(self._execution.request.actor)
 
     async def execute(self, service: str, action: str, payload: Any) -> Result[Any, ActionError]:
         """Another action, in a savepoint, as the same actor."""

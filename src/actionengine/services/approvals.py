@@ -193,6 +193,7 @@ async def _decide(
         }
     )
     access = access_of(ctx)
+    access.replay_for_actor_only()
     await access.records(APPROVALS).update(pending.id, decided.document(), pending.version)
     access.add_subject(f"approval/{pending.id}")
     return decided

@@ -660,7 +660,7 @@ def _may_take(entry: IdempotentResult, claim: Claim) -> bool:
 def _answer(entry: IdempotentResult, claim: Claim) -> ClaimAnswer:
     if entry.claim.fingerprint != claim.fingerprint:
         return ClaimAnswer("mismatch")
-    return ClaimAnswer("replay", entry.result, entry.approval_id)
+    return ClaimAnswer("replay", entry.result, entry.approval_id, entry.asked)
 
 
 def _visible(version: Version | None, snapshot: int) -> Item | None:

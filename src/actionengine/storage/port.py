@@ -6,14 +6,13 @@ The coroutines of a unit of work in the mode `"sync"` never suspend: the pipelin
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
-from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_NAME_LENGTH, Tenant
+from actionengine.context import Tenant
 from actionengine.storage.tables import Row, Table
 
 T = TypeVar("T")
@@ -24,7 +23,7 @@ Outcome = Literal["succeeded", "replayed", "invalid", "denied", "approval_requir
 RESERVED_PREFIX = "ae_"
 """Collections of this prefix are the library's own; a handler cannot open them."""
 
-LONGEST_SUBJECT = MAX_NAME_LENGTH
+LONGEST_SUBJECT = 500
 """Characters of a subject that the action log keeps, and looks for: an index has no room for more."""
 
 ROLES = "ae_roles"
@@ -89,44 +88,6 @@ class LogRow(NamedTuple):
     input_tokens: int | None
     output_tokens: int | None
     cost_usd: float | None
-
-    def reduced(self) -> LogRow:
-        """Return the form of a failure's row that no storage can refuse: who asked, for which action, and the code of
-        the error. Everything else is left out, and the row says so."""
-        return LogRow(
-            self.id,
-            self.parent_id,
-            self.tenant_id,
-            self.actor_type,
-            self.actor_id and _ascii(self.actor_id, MAX_ACTOR_ID_LENGTH),
-            None,
-            None,
-            _ascii(self.source, MAX_NAME_LENGTH),
-            None,
-            self.action,
-            (),
-            None,
-            None,
-            self.outcome,
-            b'{"code":"%b","message":"%b","details":{"reduced":true}}' % (_error_code(self.error), _REDUCED),
-            None,
-            self.started_at,
-            self.latency,
-            *(None,) * 7,
-        )
-
-
-_REDUCED = b"the storage refused the whole row of this failure: the rest is left out"
-_CODE = re.compile(rb'"code":"([a-z_]+)"')
-
-
-def _error_code(error: bytes | None) -> bytes:
-    found = _CODE.search(error) if error is not None else None
-    return found[1] if found is not None else b"internal"
-
-
-def _ascii(text: str, max_length: int) -> str:
-    return text.replace("\0", "\\0").encode("ascii", "backslashreplace").decode()[:max_length]
 
 
 class EventRow(NamedTuple):
@@ -224,25 +185,30 @@ class ClaimAnswer(NamedTuple):
     """What became of a claim.
 
     `claimed`: ours until the unit of work ends. `replay`: committed with this fingerprint, and `result` is its JSON, or
-    `approval_id` names the approval that it waits for. `mismatch`: committed with another payload. `in_progress`: still
-    held when the wait was over.
+    `approval_id` names the approval that it waits for; `asked` is what was recorded with it. `mismatch`: committed with
+    another payload. `in_progress`: still held when the wait was over.
     """
 
     status: Literal["claimed", "replay", "mismatch", "in_progress"]
     result: bytes | None = None
     approval_id: str | None = None
+    asked: bytes | None = None
 
 
 CLAIMED = ClaimAnswer("claimed")
 
 
 class IdempotentResult(NamedTuple):
-    """What a claimed key answers from now on, until `expires_at`: a result (JSON) or a pending approval."""
+    """What a claimed key answers from now on, until `expires_at`: a result (JSON) or a pending approval.
+
+    `asked` is what the execution asked of the authorizer, as JSON: a replay asks it again.
+    """
 
     claim: Claim
     result: bytes | None
     approval_id: str | None
     expires_at: datetime
+    asked: bytes | None = None
 
 
 class Recording(NamedTuple):

@@ -161,6 +161,11 @@ def _notes(desk: Desk) -> Service:
         await ctx.async_records("notes").insert({}, "own")
         return Success([isinstance(answer, Success) for answer in answers])
 
+    def put_twice(data: dict[str, Any], ctx: ActionContext) -> Returned:
+        ctx.authorize("notes.copy", f"note/{data['id']}")
+        original = ctx.execute("notes", "edit", data).unwrap()
+        return Success([original, ctx.records("notes").insert({}).version])
+
     def put_and_fail(data: dict[str, Any], ctx: ActionContext) -> Returned:
         ctx.execute("notes", "put", data)
         return Failure("it was not to be")
@@ -184,6 +189,7 @@ def _notes(desk: Desk) -> Service:
             create_action(name="tell", description="Emit events", handler=tell),
             create_action(name="put_around_failures", description="Nest", handler=put_around_failures),
             create_action(name="put_around_failures_async", description="Nest", handler=put_around_failures_async),
+            create_action(name="put_twice", description="Nest, and ask", handler=put_twice),
             create_action(name="put_and_fail", description="Nest and fail", handler=put_and_fail),
             create_action(
                 name="edit",

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from returns.result import Failure
 
-from actionengine.context import Tenant
+from actionengine.context import Actor, Tenant
 from actionengine.errors import ErrorCode
 from actionengine.payload import Limits
 from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, Recording
@@ -58,6 +58,31 @@ class IdempotencyConformance(Conformance):
 
         assert await answered(world, CLAIM) == ClaimAnswer("replay", value)
         assert await answered(world, CLAIM) == ClaimAnswer("replay", value)
+
+    @scenario
+    async def test_what_was_asked_is_replayed_with_the_result(self, world: World) -> None:
+        asked = b'{"for_actor": null, "asked": [["a.b", null, [], "\\u0000 \\ud800", "\\u00fc"]]}'
+        async with world.writing() as unit:
+            await unit.claim(CLAIM, 0.0)
+            await unit.record(Recording((), (), (result(CLAIM, asked=asked),)))
+
+        assert await answered(world, CLAIM) == ClaimAnswer("replay", b'{"id":1}', None, asked)
+
+    @scenario
+    async def test_a_replay_asks_what_the_handler_asked(self, world: World) -> None:
+        desk = Desk(world)
+        rights = ("notes.copy", "notes.edit")
+        first = await desk.execute("notes.put_twice", {"id": "1"}, actor=Actor.human("ann", (), rights), key="key")
+        value_of(first)
+
+        for right in rights:
+            eve = Actor.human("eve", permissions=[right])
+            error_of(await desk.execute("notes.put_twice", {"id": "1"}, actor=eve, key="key"), ErrorCode.FORBIDDEN)
+        bob = Actor.ai("bob", permissions=["notes.*"])
+
+        assert value_of(await desk.execute("notes.put_twice", {"id": "1"}, actor=bob, key="key")) == value_of(first)
+        assert await desk.outcomes("notes.put_twice") == ["succeeded", "denied", "denied", "replayed"]
+        assert len(await world.ids("notes")) == 2
 
     @scenario
     async def test_a_used_key_with_another_fingerprint_is_a_mismatch(self, world: World) -> None:

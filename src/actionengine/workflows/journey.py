@@ -242,3 +242,4 @@ def check_actor(ctx: ActionContext, key: str, what: str) -> None:
     """Raises `ActionException(forbidden)` for another actor than a workflow."""
     if ctx.actor is None or ctx.actor.id != key:
         raise failing(ErrorCode.FORBIDDEN, f"{what} by workflow:{key} alone")
+    access_of(ctx).replay_for_actor_only()

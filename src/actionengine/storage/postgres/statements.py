@@ -48,7 +48,7 @@ SELECT public.ae_is_deleted(%s), EXISTS (SELECT FROM claimed),
 """
 
 CLAIM = """
-SELECT status, result, approval_id
+SELECT status, result, approval_id, asked
 FROM public.ae_claim(%s, %s, %s, %s, %s)
 """
 
@@ -190,11 +190,12 @@ _EVENTS = """events AS (
 _EVENT_ROW = _row("uuid", "uuid", "text", "text", "json", "text", "uuid", "text", "text", "timestamptz", "int4")
 _RESULTS = """results AS (
     UPDATE public.ae_idempotency_keys used
-    SET fingerprint = new.fingerprint, result = new.result, approval_id = new.approval_id, expires_at = new.expires_at
-    FROM (VALUES {rows}) new (tenant_id, action, key, fingerprint, result, approval_id, expires_at)
+    SET fingerprint = new.fingerprint, result = new.result, approval_id = new.approval_id, expires_at = new.expires_at,
+        asked = new.asked
+    FROM (VALUES {rows}) new (tenant_id, action, key, fingerprint, result, approval_id, expires_at, asked)
     WHERE used.tenant_id = new.tenant_id AND used.action = new.action AND used.key = new.key
 )"""
-_RESULT_ROW = _row("uuid", "text", "text", "text", "text", "text", "timestamptz")
+_RESULT_ROW = _row("uuid", "text", "text", "text", "text", "text", "timestamptz", "text")
 
 MOST_ROWS = 200
 """Rows in one recording statement; it has at most 65,535 parameters. More of them take several statements."""

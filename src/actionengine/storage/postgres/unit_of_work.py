@@ -15,7 +15,7 @@ from actionengine.context import Tenant
 from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, LogQuery, LogRow, Mode, StorageError
 from actionengine.storage.postgres.driver import Driver, Row, Statement, milliseconds
 from actionengine.storage.postgres.errors import is_lost, key_too_long, swallowed
-from actionengine.storage.postgres.rows import event_values, log_id, log_row, log_values, text
+from actionengine.storage.postgres.rows import encoded, event_values, log_id, log_row, log_values, text
 from actionengine.storage.postgres.statements import CLAIM, CLEAN, GUARD, MOST_ROWS, READ_LOG, record_statement
 from actionengine.storage.sql.pools import pool_of
 from actionengine.storage.sql.unit_of_work import Savepoint, SQLUnitOfWork
@@ -113,7 +113,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         claiming = (CLAIM, (*claim, milliseconds(wait)))
         try:
             later, self._later = self._later, []
-            ((status, result, approval_id),) = self._driver.execute(
+            ((status, result, approval_id, asked),) = self._driver.execute(
                 *later, ("SAVEPOINT ae_claim", ()), claiming, until=self._deadline
             )
         except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
@@ -123,7 +123,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             raise key_too_long() from None
         if status == "claimed":
             return CLAIMED
-        return ClaimAnswer(status, result.encode() if result is not None else None, approval_id)
+        return ClaimAnswer(status, encoded(result), approval_id, encoded(asked))
 
     def _read_log(self, query: LogQuery) -> list[LogRow]:
         before = log_id(query.before) if query.before is not None else None
@@ -136,9 +136,9 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         log = [log_values(row) for recording in self._recordings for row in recording.log]
         events = [event_values(row) for recording in self._recordings for row in recording.events]
         results = [
-            (self.tenant.id, claim.action, claim.key, claim.fingerprint, text(result), approval_id, expires_at)
+            (self.tenant.id, *claim[:3], text(result), approval_id, expires_at, text(asked))
             for recording in self._recordings
-            for claim, result, approval_id, expires_at in recording.results
+            for claim, result, approval_id, expires_at, asked in recording.results
         ]
         statements: list[Statement] = []
         while log or events or results:

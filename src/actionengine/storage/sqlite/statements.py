@@ -71,14 +71,14 @@ RETURNING true
 """
 
 READ_KEY = """
-SELECT fingerprint, result, approval_id, expires_at
+SELECT fingerprint, result, approval_id, expires_at, asked
 FROM main.ae_idempotency_keys
 WHERE tenant_id = ? AND action = ? AND key = ?
 """
 
 WRITE_KEY = """
 UPDATE main.ae_idempotency_keys
-SET fingerprint = ?, result = ?, approval_id = ?, expires_at = ?
+SET fingerprint = ?, result = ?, approval_id = ?, expires_at = ?, asked = ?
 WHERE tenant_id = ? AND action = ? AND key = ?
 """
 

@@ -116,12 +116,12 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
     def _claim_in_transaction(self, claim: Claim, wait: float) -> ClaimAnswer:
         scope = (self._tenant_id, claim.action, claim.key)
         if not self.execute(CLAIM, (*scope, claim.fingerprint)):
-            ((fingerprint, result, approval_id, expires_at),) = self.execute(READ_KEY, scope)
+            ((fingerprint, result, approval_id, expires_at, asked),) = self.execute(READ_KEY, scope)
             replaced = approval_id is not None and approval_id == claim.replaces
             if not replaced and expires_at > self.storage.time_in(datetime.now(UTC)):
                 if fingerprint != claim.fingerprint:
                     return ClaimAnswer("mismatch")
-                return ClaimAnswer("replay", result.encode() if result is not None else None, approval_id)
+                return ClaimAnswer("replay", _encoded(result), approval_id, _encoded(asked))
         key = (self.tenant.id, claim.action, claim.key)
         self.storage.held[key] = self
         self._claims.append(key)
@@ -168,10 +168,10 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
                     ),
                 )
                 self.execute(WRITE_OUTBOX, (self._tenant_id, lane_of(event)))
-            for claim, result, approval_id, expires_at in recording.results:
-                told = result.decode() if result is not None else None
+            for claim, result, approval_id, expires_at, asked in recording.results:
                 scope = (self._tenant_id, claim.action, claim.key)
-                self.execute(WRITE_KEY, (claim.fingerprint, told, approval_id, time(expires_at), *scope))
+                values = (claim.fingerprint, _text(result), approval_id, time(expires_at), _text(asked))
+                self.execute(WRITE_KEY, (*values, *scope))
         self._cursor.execute("COMMIT")
         if any(recording.events for recording in self._recordings):
             self.storage.wake_relays()
@@ -221,6 +221,14 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         if self._has_turn:
             self._has_turn = False
             self.storage.turns.give_back(self)
+
+
+def _encoded(text: str | None) -> bytes | None:
+    return text.encode() if text is not None else None
+
+
+def _text(encoded: bytes | None) -> str | None:
+    return encoded.decode() if encoded is not None else None
 
 
 _LOG_JSON = ("input", "output", "error")

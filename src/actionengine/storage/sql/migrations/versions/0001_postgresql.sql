@@ -77,6 +77,7 @@ CREATE TABLE public.ae_idempotency_keys (
     result      text,
     approval_id text,
     expires_at  timestamptz      NOT NULL DEFAULT '-infinity',
+    asked       text,
     PRIMARY KEY (tenant_id, action, key)
 );
 CREATE INDEX ae_idempotency_keys_expiry ON public.ae_idempotency_keys (expires_at);
@@ -657,7 +658,7 @@ CREATE POLICY ae_owner ON public.ae_events FOR SELECT TO CURRENT_USER USING (tru
 
 CREATE FUNCTION public.ae_claim(
     claim_action text, claim_key text, claim_fingerprint text, claim_replaces text, wait integer,
-    OUT status text, OUT result text, OUT approval_id text
+    OUT status text, OUT result text, OUT approval_id text, OUT asked text
 ) LANGUAGE plpgsql AS $$
 DECLARE
     this_tenant pg_catalog.uuid := current_setting('app.tenant_id')::pg_catalog.uuid;
@@ -673,11 +674,11 @@ BEGIN
             status := 'claimed';
             EXIT;
         END IF;
-        SELECT k.fingerprint, k.result, k.approval_id, k.expires_at INTO used
+        SELECT k.fingerprint, k.result, k.approval_id, k.expires_at, k.asked INTO used
         FROM public.ae_idempotency_keys k
         WHERE k.tenant_id = this_tenant AND k.action = claim_action AND k.key = claim_key;
         IF FOUND AND (used.expires_at <= clock_timestamp() OR used.approval_id = claim_replaces) THEN
-            SELECT k.fingerprint, k.result, k.approval_id, k.expires_at INTO used
+            SELECT k.fingerprint, k.result, k.approval_id, k.expires_at, k.asked INTO used
             FROM public.ae_idempotency_keys k
             WHERE k.tenant_id = this_tenant AND k.action = claim_action AND k.key = claim_key
             FOR UPDATE;
@@ -692,6 +693,7 @@ BEGIN
                 status := 'replay';
                 result := used.result;
                 approval_id := used.approval_id;
+                asked := used.asked;
             ELSE
                 status := 'mismatch';
             END IF;

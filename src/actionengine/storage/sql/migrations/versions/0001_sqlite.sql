@@ -30,6 +30,7 @@ CREATE TABLE ae_idempotency_keys (
     result      TEXT,
     approval_id TEXT,
     expires_at  TEXT NOT NULL,
+    asked       TEXT,
     PRIMARY KEY (tenant_id, action, key)
 ) STRICT;
 CREATE INDEX ae_idempotency_keys_expiry ON ae_idempotency_keys (expires_at);

@@ -1,0 +1,68 @@
+"""The questions that an execution asked of the authorizer, kept with its result: a replay asks them again."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from actionengine.context import Actor
+
+MAX_QUESTIONS = 100
+"""Questions that are kept with a result."""
+
+MAX_BYTES = 32 * 1024
+"""Bytes that they take as JSON."""
+
+
+class Question(NamedTuple):
+    """What `action` asked about its actor: to be of one of the `allowed_actors` (any, if None), to have one of the
+    `roles` (any, if empty), and the `permission` (none, if None) on the `resource`."""
+
+    action: str
+    allowed_actors: tuple[str, ...] | None
+    roles: tuple[str, ...]
+    permission: str | None
+    resource: str | None
+
+
+class Questions:
+    """The questions of one execution that were answered with yes, each once.
+
+    Where `for_actor` names an actor, a replay is for that one alone: there were too many questions to keep, or some
+    that no authorizer can be asked.
+    """
+
+    __slots__ = ("_size", "asked", "for_actor")
+
+    def __init__(self) -> None:
+        self.asked: dict[Question, None] = {}
+        self.for_actor: str | None = None
+        self._size = 0
+
+    def add(self, question: Question, actor: Actor) -> None:
+        """Keep a question that `actor` asked; past the limits, bind the replay to the actor instead."""
+        if question in self.asked:
+            return
+        size = len(json.dumps(question))
+        if len(self.asked) == MAX_QUESTIONS or self._size + size > MAX_BYTES:
+            self.for_actor = str(actor)
+            return
+        self._size += size
+        self.asked[question] = None
+
+    def encode(self) -> bytes | None:
+        """Return the questions as JSON, in ASCII; None where a replay has nothing to ask."""
+        if not self.asked and self.for_actor is None:
+            return None
+        return json.dumps({"for_actor": self.for_actor, "asked": list(self.asked)}).encode()
+
+
+def decode_questions(encoded: bytes) -> Questions:
+    """Return the questions from their JSON."""
+    stored = json.loads(encoded)
+    questions = Questions()
+    questions.for_actor = stored["for_actor"]
+    for action, allowed_actors, roles, permission, resource in stored["asked"]:
+        allowed = tuple(allowed_actors) if allowed_actors is not None else None
+        questions.asked[Question(action, allowed, tuple(roles), permission, resource)] = None
+    return questions
