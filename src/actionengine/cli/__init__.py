@@ -11,4 +11,6 @@ def main() -> None:
         from actionengine.cli.commands import app
     except ModuleNotFoundError as error:
         sys.exit(f"the command line needs {error.name}: pip install 'actionengine[cli,postgres]'")
+    except KeyboardInterrupt:
+        sys.exit(130)
     app()

@@ -8,16 +8,30 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy import MetaData
 
-from actionengine.cli.common import SigningKey, Url, dialect_of, fail, is_missing, owner, storage_at, told
+from actionengine.cli.common import (
+    SigningKey,
+    Url,
+    check_driver,
+    dialect_of,
+    imported,
+    is_missing,
+    owner,
+    parsed,
+    storage_at,
+)
+from actionengine.cli.errors import Commands, fail
 from actionengine.cli.events import events, projection
+from actionengine.cli.protection import find_problems
 from actionengine.cli.relay import relay
 from actionengine.cli.runner import runner
 from actionengine.cli.workflows import workflows
 from actionengine.storage.sql.migrations import HEAD, schema_version, sign, unsign, upgrade, upgrade_sql
+from actionengine.storage.sql.protection import protect
 from actionengine.storage.sqlite.storage import SQLiteStorage
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 db = typer.Typer(no_args_is_help=True, help="The schema of a database.")
 tenant = typer.Typer(no_args_is_help=True, help="The tenants in a database.")
 keys = typer.Typer(no_args_is_help=True, help="Idempotency keys.")
@@ -52,7 +66,7 @@ def upgrade_command(
         print(upgrade_sql(dialect_of(url), app_role, relay_role))
         return
     if dialect_of(url) == "sqlite":
-        with told(), SQLiteStorage(url):
+        with SQLiteStorage(url):
             pass
     else:
         with owner(url) as connection:
@@ -74,19 +88,61 @@ def current(url: Url) -> None:
 
 
 @db.command()
-def check(url: Url, signing_key: SigningKey = None) -> None:
-    """Check what a host checks when it starts: the role, the schema, the signing key."""
+def check(
+    url: Url,
+    signing_key: SigningKey = None,
+    metadata: Annotated[
+        str | None,
+        typer.Option(help="module:attribute of a MetaData or a declarative base, whose protected tables are checked."),
+    ] = None,
+    unprotected: Annotated[
+        list[str] | None,
+        typer.Option(help="A table with a column tenant_id that need not be protected: table, or schema.table."),
+    ] = None,
+) -> None:
+    """Check what a host checks when it starts: the role, the schema, the signing key, the protection of its tables."""
+    declared = None if metadata is None else _metadata(metadata)
     if dialect_of(url) == "sqlite":
+        if is_missing(url):
+            fail(f"there is no file {parsed(url).database!r}: run `actionengine db upgrade` first")
         with owner(url) as connection:
             version = schema_version(connection)
-        if version != HEAD:
-            fail(f"the schema is at version {version}, this library needs {HEAD}: run `actionengine db upgrade`")
+            if version != HEAD:
+                fail(f"the schema is at version {version}, this library needs {HEAD}: run `actionengine db upgrade`")
+            problems = find_problems(connection, declared, unprotected or ())
     else:
+        check_driver()
         from actionengine.storage.postgres.storage import PostgresStorage
 
-        with told(), PostgresStorage(url, signing_key=signing_key):
-            pass
+        with PostgresStorage(url, signing_key=signing_key, protected=declared), owner(url) as connection:
+            problems = find_problems(connection, declared, unprotected or ())
+    if problems:
+        fail("\n".join(problems))
     print(f"the schema is at version {HEAD}, and a host can work with it")
+
+
+@db.command("protect")
+def protect_command(
+    table: Annotated[str, typer.Argument(help="The table's name, as it is, without quotes.")],
+    url: Url,
+    schema: Annotated[str | None, typer.Option(help="The schema that the table is in.")] = None,
+    tenant_column: Annotated[str, typer.Option(help="The column that says whose a row is.")] = "tenant_id",
+    app_role: Annotated[str | None, typer.Option(help="Give this role what a handler needs (PostgreSQL).")] = None,
+) -> None:
+    """Protect a table of the host's and its partitions, as its owner. It can be run again."""
+    if is_missing(url):
+        fail(f"there is no file {parsed(url).database!r}: run `actionengine db upgrade` first")
+    with owner(url) as connection:
+        protect(connection, table, schema, tenant_column, app_role)
+    print(f"the table {table} is protected")
+
+
+def _metadata(name: str) -> MetaData:
+    found = imported(name)
+    found = found if isinstance(found, MetaData) else getattr(found, "metadata", None)
+    if not isinstance(found, MetaData):
+        fail(f"{name} is no MetaData and no declarative base: give module:attribute")
+    return found
 
 
 @db.command("sign")
@@ -117,14 +173,14 @@ def create(
     slug: str, url: Url, name: Annotated[str, typer.Option(help="As people know it.")], signing_key: SigningKey = None
 ) -> None:
     """Make a tenant and print its id."""
-    with told(), storage_at(url, signing_key) as storage:
+    with storage_at(url, signing_key) as storage:
         print(storage.create_tenant(slug=slug, name=name).id)
 
 
 @tenant.command()
 def delete(slug: str, url: Url, signing_key: SigningKey = None) -> None:
     """Close a tenant: nothing is executed for it any more. Its rows stay."""
-    with told(), storage_at(url, signing_key) as storage:
+    with storage_at(url, signing_key) as storage:
         if not storage.delete_tenant(slug=slug):
             fail(f"there is no tenant {slug!r}")
     print(f"the tenant {slug!r} is deleted")
@@ -134,7 +190,7 @@ def delete(slug: str, url: Url, signing_key: SigningKey = None) -> None:
 def list_tenants(url: Url, signing_key: SigningKey = None) -> None:
     """List the tenants."""
     table = Table("id", "slug")
-    with told(), storage_at(url, signing_key) as storage:
+    with storage_at(url, signing_key) as storage:
         for found in storage.list_tenants():
             table.add_row(str(found.id), found.slug)
     Console().print(table)
@@ -146,7 +202,7 @@ def purge(
 ) -> None:
     """Forget the idempotency keys that have expired, in batches."""
     purged = 0
-    with told(), storage_at(url, signing_key) as storage:
+    with storage_at(url, signing_key) as storage:
         while found := storage.purge_expired_keys(limit=batch):
             purged += found
     print(f"purged {purged} keys")

@@ -1,21 +1,21 @@
-"""What the commands share: where the database is, and how they say what went wrong."""
+"""The options that the commands share, and the database that they name."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any
 
 import typer
 from sqlalchemy import Connection, create_engine
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
-from actionengine.errors import ActionException, ConfigurationError
-from actionengine.events.publisher import PublishError
-from actionengine.storage.port import StorageError
+from actionengine.cli.errors import fail
+from actionengine.redaction import redact_address
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sqlite.storage import SQLiteStorage
 
@@ -31,10 +31,10 @@ SigningKey = Annotated[
 def storage_at(url: str, signing_key: str | None, behind_pooler: bool = False) -> SQLStorage:
     """The storage in a database, perhaps behind a pooler that lends connections for a transaction only."""
     if is_missing(url):
-        fail(f"there is no file {make_url(url).database!r}: run `actionengine db upgrade` first")
+        fail(f"there is no file {parsed(url).database!r}: run `actionengine db upgrade` first")
     if dialect_of(url) == "sqlite":
         return SQLiteStorage(url)
-    _check_driver()
+    check_driver()
     from actionengine.storage.postgres.storage import PostgresStorage
 
     return PostgresStorage(
@@ -48,16 +48,28 @@ def storage_at(url: str, signing_key: str | None, behind_pooler: bool = False) -
 
 def is_missing(url: str) -> bool:
     """Whether it names a SQLite file that is not there: looking at it would make it."""
-    return dialect_of(url) == "sqlite" and not Path(make_url(url).database or "").is_file()
+    return dialect_of(url) == "sqlite" and not Path(parsed(url).database or "").is_file()
+
+
+def parsed(url: str) -> URL:
+    """A database URL in its parts; for a text that is none the program ends."""
+    try:
+        found = make_url(url)
+        found.get_backend_name()
+    except (ArgumentError, ValueError):
+        # A port that is no number is a ValueError.
+        found = None
+    if found is None or "@" in (found.host or ""):
+        fail(
+            f"{redact_address(url)!r} is no database URL: postgresql://user:password@host/database, or sqlite:///file"
+            " (write @ : / ? # % in a password as %40 %3A %2F %3F %23 %25)"
+        )
+    return found
 
 
 def dialect_of(url: str) -> str:
     """`postgresql` or `sqlite`; for any other the program ends."""
-    try:
-        dialect = make_url(url).get_backend_name()
-    except ArgumentError:
-        shown = url if "@" not in url else f"...@{url.rpartition('@')[2]}"
-        fail(f"{shown!r} is no database URL: postgresql://user:password@host/database, or sqlite:///file")
+    dialect = parsed(url).get_backend_name()
     if dialect == "postgres":
         return "postgresql"
     if dialect not in {"postgresql", "sqlite"}:
@@ -65,7 +77,18 @@ def dialect_of(url: str) -> str:
     return dialect
 
 
-def _check_driver() -> None:
+def imported(name: str) -> Any:
+    """What `module:attribute` names; None without a colon. The module may be beside the operator."""
+    module, separator, attribute = name.partition(":")
+    sys.path.insert(0, "")
+    try:
+        return getattr(import_module(module), attribute) if separator else None
+    except (ImportError, AttributeError) as error:
+        fail(f"{name} cannot be found: {error}")
+
+
+def check_driver() -> None:
+    """End the program if PostgreSQL's driver is not installed."""
     try:
         import_module("psycopg")
     except ImportError as error:
@@ -77,28 +100,11 @@ def owner(url: str) -> Iterator[Connection]:
     """A transaction in the database, whose role the operator answers for."""
     driver = "sqlite"
     if dialect_of(url) == "postgresql":
-        _check_driver()
+        check_driver()
         driver = "postgresql+psycopg"
-    engine = create_engine(make_url(url).set(drivername=driver))
+    engine = create_engine(parsed(url).set(drivername=driver))
     try:
-        with told(), engine.begin() as connection:
+        with engine.begin() as connection:
             yield connection
     finally:
         engine.dispose()
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """Tell what went wrong in a line."""
-    try:
-        yield
-    except (ActionException, ConfigurationError, PublishError, StorageError, ValueError) as error:
-        fail(str(error))
-    except SQLAlchemyError as error:
-        fail(str(getattr(error, "orig", None) or error).strip())
-
-
-def fail(message: str) -> NoReturn:
-    """Say what is wrong, and end with the exit code 1."""
-    typer.echo(message, err=True)
-    raise typer.Exit(1)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from returns.result import Failure
 
-from actionengine.cli.common import SigningKey, Url, fail, storage_at, told
+from actionengine.cli.common import SigningKey, Url, imported, storage_at
+from actionengine.cli.errors import fail
 from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.events.cloudevents import to_structured
@@ -32,7 +31,7 @@ def events(
     signing_key: SigningKey = None,
 ) -> None:
     """Print a tenant's events in commit order, each as a line of JSON: a CloudEvent."""
-    with told(), storage_at(url, signing_key) as storage:
+    with storage_at(url, signing_key) as storage:
         for event in replay(storage, _tenant(storage, tenant), types=type or None, after=after):
             print(to_structured(event, "actionengine")[1].decode())
 
@@ -40,10 +39,9 @@ def events(
 @projection.command()
 def rebuild(name: Named, tenant: Slug) -> None:
     """Make a projection anew beside the live one, and switch. Interrupted, it goes on where it was."""
-    with told():
-        found = _projection(name)
-        with progress_bar(f"{found.name} of {tenant}") as show:
-            answer = found.rebuild(_tenant(found.storage, tenant), show)
+    found = _projection(name)
+    with progress_bar(f"{found.name} of {tenant}") as show:
+        answer = found.rebuild(_tenant(found.storage, tenant), show)
     if isinstance(answer, Failure):
         fail(str(answer.failure()))
     print(f"applied {answer.unwrap()} events")
@@ -52,9 +50,8 @@ def rebuild(name: Named, tenant: Slug) -> None:
 @projection.command()
 def status(name: Named, tenant: Slug) -> None:
     """Print how far a projection is."""
-    with told():
-        found = _projection(name)
-        answer = found.status(_tenant(found.storage, tenant))
+    found = _projection(name)
+    answer = found.status(_tenant(found.storage, tenant))
     if isinstance(answer, Failure):
         fail(str(answer.failure()))
     known = answer.unwrap()
@@ -70,13 +67,7 @@ def _tenant(storage: Storage, slug: str) -> Tenant:
 
 
 def _projection(name: str) -> Projection:
-    module, separator, attribute = name.partition(":")
-    # The module may be beside the operator.
-    sys.path.insert(0, "")
-    try:
-        found: Any = getattr(import_module(module), attribute) if separator else None
-    except (ImportError, AttributeError) as error:
-        fail(f"{name} cannot be found: {error}")
+    found = imported(name)
     if not isinstance(found, Projection):
         fail(f"{name} is no Projection: give module:attribute")
     return found

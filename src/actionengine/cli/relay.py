@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from actionengine.cli.common import SigningKey, Url, fail, storage_at, told
+from actionengine.cli.common import SigningKey, Url, storage_at
+from actionengine.cli.errors import fail, shown
 from actionengine.driving import drive
 from actionengine.events.addresses import publisher_at
 from actionengine.events.metrics import age_of
@@ -53,7 +54,7 @@ def run(
     """Deliver events until SIGINT or SIGTERM; then what is under way is finished first. Run as many as you like."""
     # `module:attribute` may be beside the operator.
     sys.path.insert(0, "")
-    with told(), storage_at(url, signing_key, behind_pooler) as storage:
+    with storage_at(url, signing_key, behind_pooler) as storage:
         worker = Relay(
             storage,
             publisher_at(publisher),
@@ -76,7 +77,7 @@ def run(
 @relay.command()
 def status(url: Url, signing_key: SigningKey = None) -> None:
     """Show how much there is to deliver, since when, and which relays do it."""
-    with told(), storage_at(url, signing_key) as storage:
+    with storage_at(url, signing_key) as storage:
         found = drive(storage.outbox("sync").status())
     console = Console()
     console.print(_counts(found))
@@ -91,7 +92,7 @@ def dead(
     after: Annotated[str | None, typer.Option(help="Those after this event id.")] = None,
 ) -> None:
     """List dead letters: events that are not tried any more, with the reason."""
-    with told(), storage_at(url, signing_key) as storage:
+    with storage_at(url, signing_key) as storage:
         letters = drive(storage.outbox("sync").dead_letters(after=after, limit=limit))
     Console().print(_letters(letters) if letters else "there are no dead letters")
 
@@ -106,7 +107,7 @@ def redrive(
     """Try dead letters again: those with these event ids, or all."""
     if bool(ids) == all:
         fail("say which dead letters to try again: event ids, or --all")
-    with told(), storage_at(url, signing_key) as storage:
+    with storage_at(url, signing_key) as storage:
         count = drive(storage.outbox("sync").redrive(None if all else ids))
     typer.echo(f"{count} dead letters are tried again")
 
@@ -119,7 +120,7 @@ def skip(
     signing_key: SigningKey = None,
 ) -> None:
     """Give up dead letters, so that their subjects go on without them. They stay in the event log."""
-    with told(), storage_at(url, signing_key) as storage:
+    with storage_at(url, signing_key) as storage:
         count = drive(storage.outbox("sync").skip(ids, reason))
     typer.echo(f"{count} dead letters are skipped")
 
@@ -138,7 +139,7 @@ def _relays(found: OutboxStatus) -> Table:
     for beat in found.relays:
         seen = f"{max(0.0, (now - beat.seen_at).total_seconds()):.0f} s ago"
         counts = (str(beat.delivered), str(beat.failed), f"{beat.rate:.1f}")
-        table.add_row(beat.name, beat.publisher, *counts, seen, beat.error or "")
+        table.add_row(beat.name, beat.publisher, *counts, seen, shown(beat.error or ""))
     return table
 
 
@@ -149,6 +150,7 @@ def _letters(letters: Iterable[DeadLetter]) -> Table:
     for letter in letters:
         event = letter.event
         since = letter.since.isoformat(timespec="seconds")
+        reason = shown(letter.reason) + (" (skipped)" if letter.skipped else "")
         where = (event.id, event.type, event.subject or "", str(event.tenant_id))
-        table.add_row(*where, str(letter.attempts), since, letter.reason + (" (skipped)" if letter.skipped else ""))
+        table.add_row(*where, str(letter.attempts), since, reason)
     return table

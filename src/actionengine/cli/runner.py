@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from actionengine.cli.common import fail
+from actionengine.cli.errors import fail
 from actionengine.cli.workflows import DurableUrl, durable_engine
 from actionengine.execution.capabilities import PROFILES, CapabilityProfile
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from actionengine.cli.common import fail, told
+from actionengine.cli.errors import fail
 
 workflows = typer.Typer(no_args_is_help=True, help="The durable engine of workflows and workers.")
 
@@ -46,15 +46,10 @@ def upgrade(
 
 @contextmanager
 def durable_engine() -> Iterator[None]:
-    """Tell in a line what went wrong with the durable engine, or that it is not installed."""
+    """Keep the durable engine from saying by itself what went wrong. If it is not installed, the program ends."""
     try:
-        from actionengine.durable.client import DurableUnavailable
+        import actionengine.durable.client  # noqa: F401
     except ImportError as error:
         fail(str(error))
-    # What it says of its own is said here.
     logging.getLogger("dbos").setLevel(logging.CRITICAL)
-    try:
-        with told():
-            yield
-    except DurableUnavailable as error:
-        fail(str(error))
+    yield

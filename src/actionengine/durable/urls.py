@@ -11,6 +11,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from actionengine.errors import ConfigurationError
+from actionengine.redaction import redact_address
 
 SCHEMA = "dbos"
 """The schema of its tables on PostgreSQL."""
@@ -29,9 +30,12 @@ def durable_url(url: str | os.PathLike[str]) -> URL:
         return URL.create("sqlite", database=str(Path(text).absolute()))
     try:
         parsed = make_url(text)
-    except (ArgumentError, ValueError) as error:
+        if "@" in (parsed.host or ""):
+            # It is the rest of a password, and errors name the host.
+            raise ValueError("@")
+    except (ArgumentError, ValueError):
         # A port that is no number is a ValueError.
-        raise ConfigurationError(f"this is no URL of a database: {error}") from None
+        raise ConfigurationError(f"this is no URL of a database: {redact_address(text)!r}") from None
     kind = parsed.get_backend_name()
     if kind in {"postgresql", "postgres"}:
         return parsed.set(drivername="postgresql+psycopg")

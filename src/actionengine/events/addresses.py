@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 from actionengine.errors import ConfigurationError
 from actionengine.events.publisher import Publisher
 from actionengine.events.stdout import StdoutPublisher
+from actionengine.redaction import redact
 
 _BROKER_OPTIONS = ("destination", "mode", "source", "publish_timeout", "connect_timeout")
 _KINDS = "nats://, kafka://, amqp://, redis://, eventbridge://, stdout: or module:attribute"
@@ -55,8 +56,8 @@ def publisher_at(address: str) -> Publisher:
 
 
 def shown(address: str) -> str:
-    """An address without its user and password."""
-    return _user_info(r"\1***@", address)
+    """An address without its user, its password, and the secrets in its query."""
+    return redact(_user_info(r"\1***@", address))
 
 
 class _Address:

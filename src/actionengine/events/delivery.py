@@ -29,6 +29,7 @@ from actionengine.events.publisher import (
     checked_answer,
     told,
 )
+from actionengine.redaction import redact
 from actionengine.storage.port import FailedDelivery, PendingEvent
 
 Subject = tuple[int, str]
@@ -259,8 +260,8 @@ def _reason(error: Exception) -> PublishError:
 
 
 def storable(error: BaseException) -> str:
-    """A reason as every database can keep it."""
-    return sendable(told(error)).replace("\0", "")[:_LONGEST_REASON]
+    """A reason as every database can keep it, and everybody who looks after relays may see it."""
+    return redact(sendable(told(error))).replace("\0", "")[:_LONGEST_REASON]
 
 
 def _subject(pending: PendingEvent) -> Subject:

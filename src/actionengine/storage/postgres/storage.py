@@ -16,6 +16,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from actionengine.context import Tenant
 from actionengine.errors import ConfigurationError
+from actionengine.redaction import redact_address
 from actionengine.storage.port import Mode, Record, StoredEvent
 from actionengine.storage.postgres.checks import check
 from actionengine.storage.postgres.driver import Driver, Row, milliseconds
@@ -271,9 +272,13 @@ class PostgresStorage(SQLStorage):
 def _checked_url(url: str | URL | None) -> URL:
     try:
         parsed = make_url(url)  # type: ignore[arg-type]
-    except ArgumentError:
+        if "@" in (parsed.host or ""):
+            # It is the rest of a password, and errors name the host.
+            raise ValueError("@")
+    except (ArgumentError, ValueError):
+        # A port that is no number is a ValueError.
         raise ConfigurationError(
-            f"{_shown(url)} is no database URL: postgresql://user:password@host/database"
+            f"{redact_address(str(url))!r} is no database URL: postgresql://user:password@host/database"
         ) from None
     if parsed.drivername not in {"postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg_async"}:
         raise ConfigurationError(
@@ -281,8 +286,3 @@ def _checked_url(url: str | URL | None) -> URL:
             f"(SQLiteStorage is for files)"
         )
     return parsed.set(drivername="postgresql+psycopg")
-
-
-def _shown(url: object) -> str:
-    text = str(url)
-    return repr(text) if "@" not in text else repr(f"…@{text.rpartition('@')[2]}")

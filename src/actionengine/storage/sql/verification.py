@@ -13,7 +13,7 @@ from shlex import quote
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json, to_json
-from sqlalchemy import MetaData, Table
+from sqlalchemy import Connection, MetaData, Table, text
 
 from actionengine.errors import ConfigurationError
 from actionengine.storage.sql.migrations.grants import quoted
@@ -75,18 +75,34 @@ def refuse(differences: Sequence[Difference], database: str) -> None:
     """Raise `ConfigurationError` if there are differences: which tables, what is wrong, what to run."""
     if not differences:
         return
+    raise ConfigurationError(
+        f"the database {database!r} does not protect these tables as declared:\n" + "\n".join(describe(differences))
+    )
+
+
+def describe(differences: Sequence[Difference]) -> list[str]:
+    """Return a line for each table: what differs, and what to run."""
     lines = []
     for table, found in groupby(sorted(differences), key=lambda difference: difference.table):
         each = list(found)
         remedies = dict.fromkeys(difference.remedy for difference in each)
         lines.append(f"{table}: {', '.join(difference.problem for difference in each)}. Run {', and '.join(remedies)}")
-    raise ConfigurationError(
-        f"the database {database!r} does not protect these tables as declared:\n" + "\n".join(lines)
-    )
+    return lines
 
 
 def _fewest(each: Iterable[Iterator[Difference]]) -> list[Difference]:
     return min((list(differences) for differences in each), key=lambda differences: len(differences))
+
+
+def query_of(connection: Connection) -> Query:
+    """Return how the statements of this module run on a connection of SQLAlchemy's, whatever its driver."""
+
+    def query(statement: str, parameters: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        if not parameters:
+            return connection.exec_driver_sql(statement).fetchall()
+        return connection.execute(text(statement.replace("%s", ":wanted")), {"wanted": parameters[0]}).fetchall()
+
+    return query
 
 
 # PostgreSQL
@@ -265,7 +281,7 @@ def compare_postgresql(query: Query, declared: Sequence[Declared], is_strong: bo
 def _differences(table: dict[str, Any], declared: Declared, is_strong: bool) -> Iterator[Difference]:
     shown = f"{quoted(table['schema'])}.{quoted(table['name'])}"
     role = quoted(table["role"])
-    remedy = _command(declared)
+    remedy = protecting_command(declared.schema, declared.name, declared.tenant_column)
 
     def structural(problem: str, remedy: str = remedy) -> Difference:
         return Difference(shown, problem, remedy, True, declared.key)
@@ -359,16 +375,16 @@ def _carried_column(table: dict[str, Any]) -> str:
     return "tenant_id"
 
 
-def _command(declared: Declared) -> str:
+def protecting_command(schema: str | None, name: str, tenant_column: str = "tenant_id") -> str:
     """Return the command, and the operation, that protect a table."""
-    options = "" if declared.schema is None else f" --schema {quote(declared.schema)}"
-    arguments = "" if declared.schema is None else f", schema={declared.schema!r}"
-    if declared.tenant_column != "tenant_id":
-        options += f" --tenant-column {quote(declared.tenant_column)}"
-        arguments += f", tenant_column={declared.tenant_column!r}"
+    options = "" if schema is None else f" --schema {quote(schema)}"
+    arguments = "" if schema is None else f", schema={schema!r}"
+    if tenant_column != "tenant_id":
+        options += f" --tenant-column {quote(tenant_column)}"
+        arguments += f", tenant_column={tenant_column!r}"
     return (
-        f"`actionengine db protect {quote(declared.name)}{options}` as the owner,"
-        f" or op.protect_table({declared.name!r}{arguments}) in a migration"
+        f"`actionengine db protect {quote(name)}{options}` as the owner,"
+        f" or op.protect_table({name!r}{arguments}) in a migration"
     )
 
 
@@ -414,7 +430,7 @@ def _sqlite_differences(declared: Declared, triggers: Sequence[str]) -> Iterator
             yield Difference(
                 shown,
                 f"no trigger refuses each {verb} outside an action of the tenant in {quoted(declared.tenant_column)}",
-                _command(declared),
+                protecting_command(declared.schema, declared.name, declared.tenant_column),
                 True,
                 declared.key,
             )

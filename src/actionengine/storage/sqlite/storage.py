@@ -21,6 +21,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.errors import ConfigurationError
+from actionengine.redaction import redact_address
 from actionengine.storage.port import EventRow, Mode, Record, StorageUnavailable, StoredEvent
 from actionengine.storage.records import MAX_PAGE, matches
 from actionengine.storage.sql.bridge import await_
@@ -351,8 +352,8 @@ def _checked_path(path: str | Path | URL | None) -> URL:
         text = f"sqlite:///{text}"
     try:
         url = make_url(text)
-    except ArgumentError:
-        raise ConfigurationError(f"{text!r} is no path and no URL: sqlite:///file.db") from None
+    except (ArgumentError, ValueError):
+        raise ConfigurationError(f"{redact_address(str(text))!r} is no path and no URL: sqlite:///file.db") from None
     if url.get_backend_name() != "sqlite":
         raise ConfigurationError(
             f"SQLiteStorage keeps a file, not {url.drivername}:// (PostgresStorage is for servers)"

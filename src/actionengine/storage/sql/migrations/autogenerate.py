@@ -9,17 +9,23 @@ of which the planner would keep statistics.
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from alembic.autogenerate import comparators, renderers
 from alembic.autogenerate.api import AutogenContext
 from alembic.operations.ops import AddColumnOp, CreateTableOp, DropTableOp, ModifyTableOps, UpgradeOps
 from alembic.util import DispatchPriority
-from sqlalchemy import Connection, Table, text
+from sqlalchemy import Connection, Table
 
 from actionengine.storage.sql.migrations.operations import ProtectTable, UnprotectTable
 from actionengine.storage.sql.protection import declaration_of
-from actionengine.storage.sql.verification import Comparison, Declared, compare_postgresql, compare_sqlite, declarations
+from actionengine.storage.sql.verification import (
+    Comparison,
+    Declared,
+    compare_postgresql,
+    compare_sqlite,
+    declarations,
+    query_of,
+)
 
 _IMPORT = "import actionengine.storage.sql.migrations.operations  # op.protect_table"
 
@@ -70,15 +76,9 @@ def _unprotect_dropped(operations: UpgradeOps, comparison: Comparison, default: 
 
 def compare(connection: Connection, declared: list[Declared]) -> Comparison:
     """Compare a database with what is declared, as the role that owns it."""
-
-    def query(statement: str, parameters: Any) -> Any:
-        if not parameters:
-            return connection.exec_driver_sql(statement).fetchall()
-        return connection.execute(text(statement.replace("%s", ":wanted")), {"wanted": parameters[0]}).fetchall()
-
     if connection.dialect.name == "sqlite":
-        return compare_sqlite(query, declared)
-    return compare_postgresql(query, declared, is_strong=True)
+        return compare_sqlite(query_of(connection), declared)
+    return compare_postgresql(query_of(connection), declared, is_strong=True)
 
 
 def _protect(table: Table, again: bool = False) -> ProtectTable:
