@@ -13,7 +13,7 @@ from pydantic_core import PydanticSerializationError
 from returns.result import Result
 
 from actionengine.actions import HookContext
-from actionengine.context import Actor, AIUsage, Tenant
+from actionengine.context import MAX_NAME_LENGTH, Actor, AIUsage, Tenant
 from actionengine.errors import ActionError, ErrorCode, failing, sendable
 from actionengine.event_types import EventType, misfits
 from actionengine.execution_state import Execution
@@ -159,6 +159,8 @@ class ActionContext:
         subject = subject and sendable(subject)
         if subject is not None and len(subject) > LONGEST_SUBJECT:
             raise failing(ErrorCode.INTERNAL, f"the subject of an event has at most {LONGEST_SUBJECT} characters")
+        if len(name) > MAX_NAME_LENGTH:
+            raise failing(ErrorCode.INTERNAL, f"the type of an event has at most {MAX_NAME_LENGTH} characters")
         if action.read_only:
             raise failing(ErrorCode.INTERNAL, f"{execution.plan.name} is read-only and cannot emit {name!r}")
         if action.emits and name not in action.emits:
@@ -207,6 +209,8 @@ class ActionContext:
 
     def record_ai_usage(self, usage: AIUsage) -> None:
         """Put an AI call of this execution on the action log; several add up."""
+        if not isinstance(usage, AIUsage):
+            raise failing(ErrorCode.INTERNAL, f"record_ai_usage takes an AIUsage, not {type(usage).__name__}")
         self._running().add_usage(usage)
 
     def _enforce(self, decision: Decision) -> None:

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
+from numbers import Real
 from typing import Any, Literal, get_args
 from uuid import UUID
 
-from actionengine.errors import sendable
+from actionengine.errors import bounded_text, sendable
 
 ActorType = Literal["human", "ai", "integration", "workflow", "system"]
 ACTOR_TYPES: frozenset[str] = frozenset(get_args(ActorType))
 
+
+MAX_ACTOR_ID_LENGTH = 240
+"""Characters of an actor's id: with the actor's type it is the id of a document, and the action log has it in an index.
+An actor with a longer id can be made, and is refused by every action."""
+
+MAX_NAME_LENGTH = 500
+"""Characters that a row keeps of a name: a subject, a source, a request id, a model."""
+
+MAX_TEXT_LENGTH = 10_000
+"""Characters that a row keeps of a text: a reason, a decision, the message of an error."""
+
+MAX_TOKENS = 2**63 - 1
+MAX_COST = 1e12
+_COST_DIGITS = 12
 
 PUBLIC = "public"
 """In an action's `access_control`: every actor has this role."""
@@ -50,6 +66,8 @@ class Actor:
             raise ValueError(f"an actor needs a non-empty id, not {self.id!r}")
         if sendable(self.id) != self.id:
             raise ValueError(f"the id {self.id!r} of an actor has a character that UTF-8 cannot carry")
+        if type(self.id) is not str:
+            object.__setattr__(self, "id", str.__str__(self.id))
         object.__setattr__(self, "roles", _names(self.roles))
         object.__setattr__(self, "permissions", _names(self.permissions))
 
@@ -84,13 +102,27 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class AIUsage:
-    """What an AI call took: model and prompt version, tokens in and out, cost in US dollars."""
+    """What an AI call took: model and prompt version, tokens in and out, cost in US dollars.
+
+    Any number is taken as the action log can keep it: tokens as whole numbers from 0 to 2**63 - 1, the cost as a
+    finite number from 0 to a trillion, rounded to 12 decimals; what is not a number (NaN) or not there (None) is 0.
+    Raises `TypeError` for a value that is no number.
+    """
 
     model: str
     prompt_version: str | None = None
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", bounded_text(self.model, MAX_NAME_LENGTH))
+        if self.prompt_version is not None:
+            object.__setattr__(self, "prompt_version", bounded_text(self.prompt_version, MAX_NAME_LENGTH))
+        object.__setattr__(self, "input_tokens", _tokens("input_tokens", self.input_tokens))
+        object.__setattr__(self, "output_tokens", _tokens("output_tokens", self.output_tokens))
+        cost = _number("cost_usd", self.cost_usd)
+        object.__setattr__(self, "cost_usd", round(float(min(max(cost, 0), MAX_COST)), _COST_DIGITS) + 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +150,33 @@ class RequestContext:
             )
         if self.actor is not None and not isinstance(self.actor, Actor):
             raise TypeError(f"RequestContext.actor is an Actor, such as Actor.human('ann'), not {self.actor!r}")
-        for name in ("source", "reason", "request_id"):
+        if self.ai_usage is not None and not isinstance(self.ai_usage, AIUsage):
+            raise TypeError(f"RequestContext.ai_usage is an AIUsage, not {self.ai_usage!r}")
+        for name, max_length in _TEXTS:
             value = getattr(self, name)
-            if value is not None and not (type(value) is str and value.isascii() and "\0" not in value):
-                object.__setattr__(self, name, sendable(str(value)))
+            if value is not None:
+                object.__setattr__(self, name, bounded_text(value, max_length))
         if self.source is None:
             raise TypeError("RequestContext.source is a text that says where the request came in, not None")
+
+
+_TEXTS = (("source", MAX_NAME_LENGTH), ("reason", MAX_TEXT_LENGTH), ("request_id", MAX_NAME_LENGTH))
+
+
+def _tokens(name: str, value: Any) -> int:
+    if type(value) is int and 0 <= value <= MAX_TOKENS:
+        return value
+    return int(min(max(_number(name, value), 0), MAX_TOKENS))
+
+
+def _number(name: str, value: Any) -> Any:
+    """Return a number that can be compared; 0 for one that is none."""
+    if value is None:
+        return 0
+    if not isinstance(value, Real | Decimal):
+        raise TypeError(f"AIUsage.{name} is a number, not {value!r}")
+    is_nan = value.is_nan() if isinstance(value, Decimal) else value != value
+    return 0 if is_nan else value
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:

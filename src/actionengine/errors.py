@@ -80,6 +80,17 @@ def sendable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
+def bounded_text(text: object, max_length: int) -> str:
+    """Return a text that every storage can keep and that has at most `max_length` characters; a longer one ends in
+    an ellipsis."""
+    if type(text) is str and len(text) <= max_length and text.isascii() and "\0" not in text:
+        return text
+    if type(text) is not str:
+        text = str.__str__(text) if isinstance(text, str) else str(text)
+    text = sendable(text)
+    return text if len(text) <= max_length else text[: max_length - 1] + "…"
+
+
 class ActionException(Exception):
     """Carries an `ActionError` out of a handler, or of what a handler calls: it becomes that `Failure`."""
 

@@ -9,10 +9,14 @@ from typing import Any
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
-from actionengine.errors import ConfigurationError
+from actionengine.context import MAX_NAME_LENGTH
+from actionengine.errors import ConfigurationError, sendable
 from actionengine.masking import masked_finite_json, masked_json_of
 
 Upcaster = Callable[[Any], Any]
+
+MAX_VERSION = 10_000
+"""Of the schema of an event's payload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +101,12 @@ def create_event_type(
     Raises:
         ConfigurationError: for a mistake in the declaration, naming the type.
     """
-    if not isinstance(type, str) or not type:
-        raise ConfigurationError(f"an event type has a name, not {type!r}")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ConfigurationError(f"{type}: a version is 1 or more, not {version!r}")
+    if not isinstance(type, str) or not 0 < len(type) <= MAX_NAME_LENGTH or sendable(type) != type:
+        raise ConfigurationError(
+            f"an event type has a name of 1 to {MAX_NAME_LENGTH} characters that UTF-8 can carry, not {type!r}"
+        )
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= MAX_VERSION:
+        raise ConfigurationError(f"{type}: a version is a number from 1 to {MAX_VERSION}, not {version!r}")
     given = dict(upcasters or {})
     if set(given) != set(range(1, version)):
         raise ConfigurationError(

@@ -13,8 +13,8 @@ from uuid_utils import uuid7
 
 from actionengine.actions import ApprovalPolicy, HookContext
 from actionengine.authorization.questions import Questions
-from actionengine.context import AIUsage, RequestContext
-from actionengine.errors import ActionError, ErrorCode, sendable
+from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_TEXT_LENGTH, AIUsage, RequestContext
+from actionengine.errors import ActionError, ErrorCode, bounded_text, sendable
 from actionengine.masking import forms_of, mask, masked_json, scrub, scrub_json, scrub_text, secrets_in
 from actionengine.payload import Received
 from actionengine.plan import ActionPlan
@@ -38,6 +38,8 @@ _OUTCOMES: dict[ErrorCode, Outcome] = {
 }
 FailureWrite = Callable[[UnitOfWork], Awaitable[None]]
 CommitWork = Callable[[], object]
+MAX_ERROR_BYTES = 64 * 1024
+"""Of the JSON of an error on the action log; of a larger one, the code and the beginning of the message stand there."""
 _ROLLED_BACK = to_json({"code": "rolled_back", "message": "rolled back with the action around it", "details": {}})
 
 
@@ -197,8 +199,12 @@ class Execution:
             self.root.secrets.update(forms_of(secret))
 
     def decide(self, reason: str) -> None:
-        """Put a decision about access on record."""
-        self.decisions = reason if self.decisions is None else f"{self.decisions}; {reason}"
+        """Put a decision about access on record, as far as the row has room."""
+        reason = bounded_text(reason, MAX_TEXT_LENGTH)
+        if self.decisions is None:
+            self.decisions = reason
+        elif len(self.decisions) < MAX_TEXT_LENGTH:
+            self.decisions = bounded_text(f"{self.decisions}; {reason}", MAX_TEXT_LENGTH)
 
     def add_subject(self, subject: str) -> None:
         """Put what this execution is about on record, once."""
@@ -221,7 +227,7 @@ class Execution:
                 self.plan.name,
                 self.id,
                 actor.type if actor else None,
-                actor.id if actor else None,
+                actor.id[:MAX_ACTOR_ID_LENGTH] if actor else None,
                 self.started_at,
                 version,
             )
@@ -244,17 +250,17 @@ class Execution:
                 self.parent.id if self.parent else None,
                 tenant.id,
                 actor.type if actor else None,
-                actor.id if actor else None,
+                actor.id[:MAX_ACTOR_ID_LENGTH] if actor else None,
                 approved.approved_by if approved else None,
                 approved.approval_id if approved else None,
                 request.source,
                 request.reason,
                 self.plan.name,
                 self.subjects,
-                self.masked_input(),
+                self.masked_input() if outcome == "succeeded" else self._masked_input_or_none(),
                 self.output,
                 outcome,
-                to_json(error.to_dict()) if error else None,
+                _error_json(error) if error else None,
                 self.decisions,
                 self.started_at,
                 perf_counter() - self.started,
@@ -275,6 +281,13 @@ class Execution:
         if not self.plan.sensitive:
             return self.received.json
         return to_json(mask(json.loads(self.received.json), self.plan.sensitive))
+
+    def _masked_input_or_none(self) -> bytes | None:
+        """The same for the row of a failure, which a payload that cannot be masked does not keep from the log."""
+        try:
+            return self.masked_input()
+        except Exception:
+            return None
 
     def shown(self, value: Any, *plans: ActionPlan) -> Any:
         """A value as a hook log shows it: plain JSON, masked by what these actions say is sensitive."""
@@ -321,6 +334,10 @@ class Execution:
             for row in self.rows
         ]
 
+    def reduced_rows(self) -> Sequence[LogRow]:
+        """The queued rows of failures in the form that no storage can refuse."""
+        return [row.reduced() for row in self.rows]
+
     def drop_row(self) -> None:
         """Take back this execution's own row, where it was to be written with a commit that has failed."""
         rows = self.root.rows
@@ -345,6 +362,15 @@ class Execution:
                 before.cost_usd + usage.cost_usd,
             )
         self.usage = usage
+
+
+def _error_json(error: ActionError) -> bytes:
+    """An error as the log has it: without its details, and with part of its message, where it is too large."""
+    encoded = to_json(error.to_dict())
+    if len(encoded) <= MAX_ERROR_BYTES:
+        return encoded
+    message = bounded_text(error.message, MAX_TEXT_LENGTH)
+    return to_json({"code": error.code.value, "message": message, "details": {"omitted_bytes": len(encoded)}})
 
 
 def outcome_of(error: ActionError) -> Outcome:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +46,7 @@ from actionengine.stages import Answer, Replayed, Stages
 from actionengine.storage.port import (
     APPROVALS,
     Claim,
+    LogRow,
     Mode,
     Recording,
     SerializationFailure,
@@ -338,14 +339,21 @@ class Pipeline(Stages):
                 "%s is not on the action log: the storage did not answer (%s)", execution.plan.name, execution.id
             )
             return Failure(error)
-        # What is to be written besides must not keep the row from the log.
+        # What is to be written besides must not keep the row from the log, and nor must what stands on it.
         for writes in dict.fromkeys((execution.after_failure, ())):
-            if await self._write_failure(execution, writes):
-                break
+            for form in (Execution.scrubbed_rows, Execution.reduced_rows):
+                refusal = await self._write_failure(execution, writes, form)
+                if refusal is None:
+                    return Failure(error)
+                if isinstance(refusal, StorageUnavailable):
+                    break
         return Failure(error)
 
-    async def _write_failure(self, execution: Execution, writes: Sequence[FailureWrite]) -> bool:
-        """Whether the rows of a failed execution, and what it has asked for besides, are written."""
+    async def _write_failure(
+        self, execution: Execution, writes: Sequence[FailureWrite], form: Callable[[Execution], Sequence[LogRow]]
+    ) -> Exception | None:
+        """Write the rows of a failed execution in this form, and what it has asked for besides; return what refuses
+        them."""
         tenant = execution.request.tenant
         assert tenant is not None
         unit_of_work = self.storage.unit_of_work(tenant, execution.id, execution.mode)
@@ -354,16 +362,17 @@ class Pipeline(Stages):
         try:
             for write in writes:
                 await write(unit_of_work)
-            await unit_of_work.record(Recording(tuple(execution.scrubbed_rows())))
+            await unit_of_work.record(Recording(tuple(form(execution))))
             await unit_of_work.commit()
-            return True
+            return None
         except ActionException as refusal:
             logger.warning("%s is not on the action log (execution %s): %s", execution.plan.name, execution.id, refusal)
+            return refusal
         except Exception as crash:
             log_crash(execution, "the action log", crash)
+            return crash
         finally:
             await unit_of_work.rollback()
-        return False
 
     def _pending(self, execution: Execution, needed: ApprovalNeeded) -> PendingApproval:
         plan, received = execution.plan, execution.received

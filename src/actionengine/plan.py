@@ -17,7 +17,7 @@ from returns.result import Result
 
 from actionengine.actions import Action, ApprovalPolicy, HookDefinition, HookLog, HookLogEntry, PipelineResult, Service
 from actionengine.context import ACTOR_TYPES, PUBLIC
-from actionengine.errors import ConfigurationError
+from actionengine.errors import ConfigurationError, sendable
 from actionengine.event_types import by_type
 from actionengine.masking import NOTHING, mask, masked_json, sensitive_names, sensitive_names_of_class
 
@@ -111,6 +111,11 @@ class ActionPlan:
             raise ConfigurationError(f"an action of the service {self.service!r} has no name")
         if "." in action.name:
             raise ConfigurationError(f"{name}: an action's name has no dot in it")
+        if len(name) > MAX_ACTION_NAME_LENGTH or sendable(name) != name:
+            raise ConfigurationError(
+                f"{name!r}: service and action have at most {MAX_ACTION_NAME_LENGTH} characters together, all of which "
+                f"UTF-8 can carry"
+            )
         if not callable(action.handler):
             raise ConfigurationError(f"{name}: the handler has to be callable, not {action.handler!r}")
         if inspect.isgeneratorfunction(action.handler) or inspect.isasyncgenfunction(action.handler):
@@ -165,6 +170,8 @@ class Unknown(Enum):
 
 
 UNKNOWN: Final = Unknown.UNKNOWN
+MAX_ACTION_NAME_LENGTH = 250
+"""Characters of `service.action`: the action log and the idempotency keys have it in an index."""
 _LONGEST_APPROVAL = timedelta(days=36525)
 _CONTEXT_NAMES = frozenset({"ctx", "context"})
 NATIVE = "__actionengine_native__"

@@ -24,7 +24,7 @@ from actionengine.approval_record import PendingApproval, error_for
 from actionengine.authorization.port import AccessRequest, Authorizer, Decision
 from actionengine.authorization.questions import Question, Questions, decode_questions
 from actionengine.calling import call, call_plainly, check_deadline, log_crash, logger, unwrap
-from actionengine.context import Actor
+from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor
 from actionengine.driving import drive
 from actionengine.errors import ActionError, ActionException, ErrorCode, failing, sendable
 from actionengine.execution_state import ApprovalNeeded, Execution, Phase
@@ -126,6 +126,11 @@ class Stages(ABC):
                 execution.decide("no actor")
                 raise failing(ErrorCode.UNAUTHENTICATED, f"{execution.plan.name} needs a signed-in actor")
             return
+        if len(actor.id) > MAX_ACTOR_ID_LENGTH:
+            raise failing(
+                ErrorCode.INVALID_INPUT,
+                f"the id of the actor has {len(actor.id)} characters; at most {MAX_ACTOR_ID_LENGTH} are allowed",
+            )
         if allowed is not None and actor.type not in allowed:
             execution.decide(f"{actor.type} actors are not allowed")
             raise failing(
@@ -402,7 +407,7 @@ class Stages(ABC):
 
     def _keep_quietly(self, execution: Execution) -> None:
         """Keep the payload before its turn, if it can be kept; its own stage says why not."""
-        with suppress(ActionException):
+        with suppress(Exception):
             if execution.received is None:
                 execution.keep(receive(execution.payload, execution.plan.model, self.limits))
 

@@ -6,13 +6,14 @@ The coroutines of a unit of work in the mode `"sync"` never suspend: the pipelin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
-from actionengine.context import Tenant
+from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_NAME_LENGTH, Tenant
 from actionengine.storage.tables import Row, Table
 
 T = TypeVar("T")
@@ -23,7 +24,7 @@ Outcome = Literal["succeeded", "replayed", "invalid", "denied", "approval_requir
 RESERVED_PREFIX = "ae_"
 """Collections of this prefix are the library's own; a handler cannot open them."""
 
-LONGEST_SUBJECT = 500
+LONGEST_SUBJECT = MAX_NAME_LENGTH
 """Characters of a subject that the action log keeps, and looks for: an index has no room for more."""
 
 ROLES = "ae_roles"
@@ -88,6 +89,44 @@ class LogRow(NamedTuple):
     input_tokens: int | None
     output_tokens: int | None
     cost_usd: float | None
+
+    def reduced(self) -> LogRow:
+        """Return the form of a failure's row that no storage can refuse: who asked, for which action, and the code of
+        the error. Everything else is left out, and the row says so."""
+        return LogRow(
+            self.id,
+            self.parent_id,
+            self.tenant_id,
+            self.actor_type,
+            self.actor_id and _ascii(self.actor_id, MAX_ACTOR_ID_LENGTH),
+            None,
+            None,
+            _ascii(self.source, MAX_NAME_LENGTH),
+            None,
+            self.action,
+            (),
+            None,
+            None,
+            self.outcome,
+            b'{"code":"%b","message":"%b","details":{"reduced":true}}' % (_error_code(self.error), _REDUCED),
+            None,
+            self.started_at,
+            self.latency,
+            *(None,) * 7,
+        )
+
+
+_REDUCED = b"the storage refused the whole row of this failure: the rest is left out"
+_CODE = re.compile(rb'"code":"([a-z_]+)"')
+
+
+def _error_code(error: bytes | None) -> bytes:
+    found = _CODE.search(error) if error is not None else None
+    return found[1] if found is not None else b"internal"
+
+
+def _ascii(text: str, max_length: int) -> str:
+    return text.replace("\0", "\\0").encode("ascii", "backslashreplace").decode()[:max_length]
 
 
 class EventRow(NamedTuple):
