@@ -169,7 +169,11 @@ class ActionContext:
                 f"{execution.plan.name} emitted {name!r}, which it does not declare: add it to emits={action.emits!r}",
             )
         try:
-            encoded = masked_finite_json(payload) if declared is None else declared.encode(payload)
+            if declared is None:
+                encoded = masked_finite_json(payload, execution.learn)
+            else:
+                encoded = declared.encode(payload, execution.learn)
+            encoded = execution.masked(encoded)
         except ValidationError as error:
             message = f"the payload of the event {name!r} does not fit its type: {misfits(error)}"
             raise failing(ErrorCode.INTERNAL, message) from None

@@ -8,7 +8,9 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
+
+from actionengine.masking import masked_json
 
 _NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
 
@@ -62,8 +64,7 @@ class ActionError:
         details: Any = {}
         if self.details:
             try:
-                text = to_json(dict(self.details), fallback=str, inf_nan_mode="null")
-                details = from_json(text)
+                details = from_json(masked_json(dict(self.details), fallback=str))
             except Exception:
                 # Whatever was put there: an error can always be told.
                 details = {sendable(str(key)): f"<{type(value).__name__}>" for key, value in self.details.items()}

@@ -11,7 +11,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from actionengine.context import MAX_NAME_LENGTH
 from actionengine.errors import ConfigurationError, sendable
-from actionengine.masking import masked_finite_json, masked_json_of
+from actionengine.masking import Learn, masked_finite_json, masked_json_of
 
 Upcaster = Callable[[Any], Any]
 
@@ -30,12 +30,12 @@ class EventType:
     upcasters: Mapping[int, Upcaster]
     _adapter: TypeAdapter[Any] | None
 
-    def encode(self, payload: Any) -> bytes:
-        """A payload as JSON of this version, masked. Raises `ValidationError` where it does not fit, and `ValueError`
-        where it has no JSON form."""
+    def encode(self, payload: Any, learn: Learn | None = None) -> bytes:
+        """A payload as JSON of this version, masked; `learn` gets the secrets in it. Raises `ValidationError` where it
+        does not fit, and `ValueError` where it has no JSON form."""
         if self._adapter is None:
-            return masked_finite_json(payload)
-        return masked_json_of(self._adapter, self._adapter.validate_python(payload))
+            return masked_finite_json(payload, learn)
+        return masked_json_of(self._adapter, self._adapter.validate_python(payload), learn)
 
     def upcast(self, payload: Any, version: int) -> Any:
         """A payload of an older version (JSON values) as one of the newest.

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any, Literal, NamedTuple
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from uuid_utils import uuid7
 
 from actionengine.actions import ApprovalPolicy, HookContext
 from actionengine.authorization.questions import Questions
 from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_TEXT_LENGTH, AIUsage, RequestContext
 from actionengine.errors import ActionError, ErrorCode, bounded_text, sendable
-from actionengine.masking import forms_of, mask, masked_json, scrub, scrub_json, scrub_text, secrets_in
+from actionengine.masking import (
+    encode,
+    forms_of,
+    mask_by_type,
+    masked_by_name,
+    masked_json,
+    scrub,
+    scrub_json,
+    scrub_text,
+    secrets_in,
+)
 from actionengine.payload import Received
 from actionengine.plan import ActionPlan
+from actionengine.secret_types import is_plain
 from actionengine.storage.port import (
     LONGEST_SUBJECT,
     Claim,
@@ -78,6 +88,12 @@ class Execution:
     data: Any = None
     value: Any = None
     output: bytes | None = None
+    result_json: bytes | None = None
+    """The result's JSON, masked by its types alone."""
+    has_plain_value = False
+    """Whether the result is made of plain JSON values; known of one that has been put on record."""
+    has_own_value = True
+    """Whether the value is the handler's, and no hook has made another one of it."""
     decisions: str | None = None
     subjects: tuple[str, ...] = ()
     emitted = False
@@ -103,6 +119,7 @@ class Execution:
     lock_holder: str | None = None
     """For whom this execution, and what it executes, changes locked documents."""
     _hook_context: HookContext | None = None
+    _names: frozenset[str] | None = None
 
     def __init__(
         self, plan: ActionPlan, payload: Any, request: RequestContext, mode: Mode, parent: Execution | None = None
@@ -139,7 +156,8 @@ class Execution:
         self.events.clear()
         self.results.clear()
         self.needed = self.asked = None
-        self.value = self.output = self._hook_context = None
+        self.value = self.output = self.result_json = self._hook_context = None
+        self.has_own_value, self.has_plain_value = True, False
         self.emitted = False
         self.subjects = ()
         self.after_failure = ()
@@ -190,25 +208,57 @@ class Execution:
         """Remember the payload, and what in it is secret."""
         self.received = received
         self.incoming = received if received.is_plain else received.again()
-        if self.plan.sensitive:
+        if received.secrets:
+            self.learn(received.secrets)
+        if self.plan.sensitive or self.names:
             self.learn_secrets(received.json)
 
-    def learn_secrets(self, encoded: bytes) -> None:
-        """Remember what stands under a sensitive name in this JSON, in every form in which a text may repeat it."""
-        for secret in secrets_in(json.loads(encoded), self.plan.sensitive):
+    @property
+    def names(self) -> frozenset[str]:
+        """The names under which this action, or one around it, has secrets: what they hand on keeps its names."""
+        if self._names is None:
+            names = self.plan.names
+            self._names = names if self.parent is None else names | self.parent.names
+        return self._names
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Remember secrets in every form in which a text may repeat them."""
+        for secret in secrets:
             self.root.secrets.update(forms_of(secret))
+
+    def learn_secrets(self, encoded: bytes) -> None:
+        """Remember what stands under a sensitive name in this JSON."""
+        value = from_json(encoded)
+        for names in (self.plan.sensitive, self.names):
+            self.learn(secrets_in(value, names))
+
+    def masked(self, encoded: bytes, *names: frozenset[str]) -> bytes:
+        """Return JSON that leaves this execution: what its types have masked already, without what stands under the
+        names of this action or under these. Remember those secrets, to mask them wherever else they turn up.
+
+        Each row, event, hook log and approval passes here, or has been made of what has.
+        """
+        for each in (self.names, *names):
+            if each:
+                encoded = masked_by_name(encoded, each, self.learn)
+        return encoded
 
     def decide(self, reason: str) -> None:
         """Put a decision about access on record, as far as the row has room."""
-        reason = bounded_text(reason, MAX_TEXT_LENGTH)
+        reason = bounded_text(self._scrubbed(reason), MAX_TEXT_LENGTH)
         if self.decisions is None:
             self.decisions = reason
         elif len(self.decisions) < MAX_TEXT_LENGTH:
             self.decisions = bounded_text(f"{self.decisions}; {reason}", MAX_TEXT_LENGTH)
 
+    def _scrubbed(self, text: str) -> str:
+        """A text without the secrets that are known by now: before it is cut, which might leave a part of one."""
+        secrets = self.root.secrets
+        return scrub_text(text, secrets) if secrets else text
+
     def add_subject(self, subject: str) -> None:
         """Put what this execution is about on record, once."""
-        subject = sendable(subject)[:LONGEST_SUBJECT]
+        subject = self._scrubbed(sendable(subject))[:LONGEST_SUBJECT]
         if subject not in self.subjects:
             self.subjects = (*self.subjects, subject)
 
@@ -278,9 +328,7 @@ class Execution:
         """The payload as the log shows it; None where it was refused before it could be read."""
         if self.received is None:
             return None
-        if not self.plan.sensitive:
-            return self.received.json
-        return to_json(mask(json.loads(self.received.json), self.plan.sensitive))
+        return self.masked(self.received.masked or self.received.json, self.plan.sensitive)
 
     def _masked_input_or_none(self) -> bytes | None:
         """The same for the row of a failure, which a payload that cannot be masked does not keep from the log."""
@@ -289,20 +337,33 @@ class Execution:
         except Exception:
             return None
 
-    def shown(self, value: Any, *plans: ActionPlan) -> Any:
-        """A value as a hook log shows it: plain JSON, masked by what these actions say is sensitive."""
-        shown = json.loads(masked_json(value))
-        for plan in plans:
-            shown = mask(shown, plan.sensitive)
+    def show_result(self, value: Any) -> None:
+        """Put the result on record. Raises `ValueError` or `TypeError` for what has no JSON form."""
+        encoded = encode(value)
+        self.has_plain_value = is_plain(value)
+        self.result_json = encoded if self.has_plain_value else mask_by_type(encoded, value, self.learn)
+        self.output = self.masked(self.result_json, self.plan.result_names)
+
+    def shown(self, value: Any, *names: frozenset[str]) -> Any:
+        """A value as a hook log shows it: plain JSON, without what is secret by type or stands under these names."""
+        shown = from_json(self.masked(masked_json(value, self.learn), *names))
         return scrub(shown, self.root.secrets) if self.root.secrets else shown
 
     def scrubbed_error(self, error: ActionError) -> ActionError:
         """An error without the secrets of this execution in it."""
+        details = self._masked_details(error) if error.details else {}
         secrets = self.root.secrets
-        if not secrets:
+        if not secrets and not self.names:
             return error
-        details = scrub(error.to_dict()["details"], secrets)
-        return ActionError(error.code, scrub_text(error.message, secrets), details)
+        return ActionError(error.code, scrub_text(error.message, secrets), scrub(details, secrets))
+
+    def _masked_details(self, error: ActionError) -> Any:
+        """The details as plain JSON, masked; what they say is secret is remembered."""
+        try:
+            return from_json(self.masked(masked_json(dict(error.details), self.learn, str)))
+        except Exception:
+            # Whatever was put there: an error can always be told.
+            return error.to_dict()["details"]
 
     def scrubbed_events(self) -> Sequence[EventRow]:
         """The queued events without the secrets of this execution in them."""
@@ -328,6 +389,7 @@ class Execution:
                 input=row.input and scrub_json(row.input, secrets),
                 output=row.output and scrub_json(row.output, secrets),
                 error=row.error and scrub_json(row.error, secrets),
+                decision=row.decision and scrub_text(row.decision, secrets),
                 subjects=tuple(scrub_text(subject, secrets) for subject in row.subjects),
                 reason=row.reason and scrub_text(row.reason, secrets),
             )

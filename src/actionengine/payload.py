@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic.plugin._schema_validator import PluggableSchemaValidator
+from pydantic_core import SchemaValidator, from_json, to_json
 
 from actionengine.errors import ActionException, ErrorCode, failing
-from actionengine.masking import revealed_json
+from actionengine.json_bounds import MAX_JSON_DEPTH, check_readable, is_deeper
+from actionengine.masking import NOTHING, Everything, masked_json, revealed_json
+from actionengine.secret_types import is_plain
+from actionengine.stored_form import NotStorable, check_instance
+
+Validator = SchemaValidator | PluggableSchemaValidator
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +44,14 @@ class Limits:
 
 class Received(NamedTuple):
     """A value on its way to a handler: its JSON, a copy of it that nobody else holds, and whether that copy is made of
-    plain JSON values (otherwise it has Python objects in it)."""
+    plain JSON values (otherwise it has Python objects in it). `masked` is the JSON without what the types of those
+    objects say is secret, and `secrets` what that is."""
 
     json: bytes
     value: Any
     is_plain: bool
+    masked: bytes | None = None
+    secrets: frozenset[str] = NOTHING
 
     def again(self) -> Received:
         """The same with another copy of the value."""
@@ -57,12 +68,7 @@ def receive(payload: Any, model: Any, limits: Limits) -> Received:
         return received
     if isinstance(payload, BaseModel) or _is_instance(payload, model):
         return _carried(payload, model)
-    raise failing(
-        ErrorCode.INVALID_INPUT,
-        f"the payload is not JSON: it has to be made of dicts with string keys, lists, strings, finite numbers, "
-        f"booleans and None, or be an instance of the action's model; this is a {type(payload).__name__} with "
-        f"something else in it",
-    )
+    raise failing(ErrorCode.INVALID_INPUT, f"the payload is not JSON: {_misfit(payload)}")
 
 
 def carry(value: Any, model: Any, limits: Limits) -> Received:
@@ -75,9 +81,60 @@ def carry(value: Any, model: Any, limits: Limits) -> Received:
 
 
 def fingerprint(received: Received) -> str:
-    """SHA-256 over the canonical JSON of a payload (sorted keys, no white space, UTF-8), as hexadecimal digits."""
+    """Return the SHA-256 over the canonical JSON of a payload (sorted keys, no white space, UTF-8), as hexadecimal
+    digits."""
     value = received.value if received.is_plain else from_json(received.json)
     return sha256(to_json(_sorted(value))).hexdigest()
+
+
+def check_claimable(received: Received, validator: Validator | None) -> Received:
+    """Return an instance with the JSON by which a key knows it.
+
+    Raises `ActionException(invalid_input)` for one that differs from what its JSON is read as: two such payloads could
+    have one fingerprint.
+    """
+    if received.is_plain:
+        return received
+    validate_json = _validator_of(received, validator).validate_json
+    try:
+        check_instance(received.value, received.json, validate_json)
+        return received
+    except NotStorable as error:
+        reason = error
+    with suppress(ValueError):
+        # The JSON has aliases by which validation does not know the fields.
+        encoded = revealed_json(received.value, by_alias=False)
+        check_instance(received.value, encoded, partial(validate_json, by_alias=False, by_name=True), by_alias=False)
+        return received._replace(json=encoded)
+    raise _not_faithful(received, "an idempotency key", reason)
+
+
+def check_approvable(received: Received, validator: Validator | None) -> None:
+    """Raise `ActionException(invalid_input)` for an instance of which an approval could not keep all: what is approved
+    runs from its JSON."""
+    if received.is_plain:
+        return
+    if validator is None:
+        raise _not_faithful(received, "an approval", "the action has no validation that would make it again")
+    try:
+        check_instance(received.value, received.json, validator.validate_json)
+    except NotStorable as error:
+        raise _not_faithful(received, "an approval", error) from None
+
+
+def _validator_of(received: Received, validator: Validator | None) -> Validator:
+    if validator is not None:
+        return validator
+    own: Validator = type(received.value).__pydantic_validator__
+    return own
+
+
+def _not_faithful(received: Received, keeper: str, reason: object) -> ActionException:
+    return failing(
+        ErrorCode.INVALID_INPUT,
+        f"{keeper} keeps the JSON of a payload, and that of this {type(received.value).__name__} is not all of it: "
+        f"{reason}. Send plain JSON values",
+    )
 
 
 def _sorted(value: Any) -> Any:
@@ -99,9 +156,10 @@ def _read(value: Any, limits: Limits) -> Received:
                 f"the payload has {len(encoded)} bytes; at most {limits.payload_bytes} are allowed",
             )
         # The length and the brackets bound the depth from above, so that few payloads need the walk.
-        depth = limits.payload_depth
-        if len(encoded) > 2 * depth and encoded.count(b"{") + encoded.count(b"[") > depth:
-            _check_depth(encoded, limits.payload_depth)
+        depth = min(limits.payload_depth, MAX_JSON_DEPTH)
+        has_brackets = len(encoded) > 2 * depth and encoded.count(b"{") + encoded.count(b"[") > depth
+        if has_brackets and is_deeper(encoded, depth):
+            raise failing(ErrorCode.INVALID_INPUT, f"the payload is nested deeper than {depth} levels")
         plain = from_json(encoded)
         return Received(encoded, plain, plain == value)
     except ActionException:
@@ -116,9 +174,12 @@ def _carried(value: Any, model: Any) -> Received:
     goes on as plain JSON values."""
     try:
         encoded = revealed_json(value)
+        check_readable(encoded)
+        secrets: set[str] = set()
+        masked = masked_json(value, secrets.update)
         if isinstance(value, BaseModel) and model is not None and not _is_instance(value, model):
-            return Received(encoded, from_json(encoded), True)
-        return Received(encoded, deepcopy(value), False)
+            return Received(encoded, from_json(encoded), True, masked, frozenset(secrets))
+        return Received(encoded, deepcopy(value), False, masked, frozenset(secrets))
     except Exception as error:
         kind = type(value).__name__
         raise failing(ErrorCode.INVALID_INPUT, f"the payload, a {kind}, cannot be copied: {_reason(error)}") from None
@@ -133,26 +194,30 @@ def _is_instance(payload: Any, model: Any) -> bool:
         return False
 
 
-def _check_depth(encoded: bytes, limit: int) -> None:
-    depth = 0
-    in_string = False
-    position = 0
-    while position < len(encoded):
-        byte = encoded[position]
-        if in_string:
-            if byte == 0x5C:
-                position += 1
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in b"{[":
-            depth += 1
-            if depth > limit:
-                raise failing(ErrorCode.INVALID_INPUT, f"the payload is nested deeper than {limit} levels")
-        elif byte in b"}]":
-            depth -= 1
-        position += 1
+def _misfit(value: Any, path: str = "") -> str:
+    """Say where a payload has something that JSON would not give back, and of which type it is."""
+    if type(value) is dict:
+        for key, item in value.items():
+            if type(key) is not str:
+                return f"{path or 'the payload'} has a key of the type {_kind(key)}; keys are texts"
+            if not is_plain(item):
+                return _misfit(item, f"{path}.{key}" if path else key)
+    elif type(value) is list:
+        for index, item in enumerate(value):
+            if not is_plain(item):
+                return _misfit(item, f"{path}[{index}]")
+    expected = "dicts with texts as keys, lists, texts, finite numbers, booleans and None"
+    if isinstance(value, float):
+        return f"{path or 'the payload'} is {value!r}; JSON has finite numbers only"
+    return (
+        f"{path or 'the payload'} is a {_kind(value)}; a payload is made of {expected}, or is an instance of the "
+        f"action's model: give the JSON form of it"
+    )
+
+
+def _kind(value: Any) -> str:
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
 def _reason(error: Exception) -> str:
@@ -165,8 +230,12 @@ def refusals(error: ValidationError, sensitive: Collection[str] = ()) -> list[di
     found = []
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         path = [str(part) for part in item["loc"]]
-        secret = any(part in sensitive for part in path)
-        reason = "is not valid" if secret else item["msg"].removeprefix("Value error, ")
+        secret = next((index for index, part in enumerate(path) if part in sensitive), None)
+        if secret is None:
+            reason = item["msg"].removeprefix("Value error, ")
+        else:
+            # What follows a secret name may be a key that is secret itself.
+            path, reason = path[: secret + 1] if not isinstance(sensitive, Everything) else [], "is not valid"
         found.append({"path": ".".join(path), "reason": reason, "type": item["type"]})
     return found
 

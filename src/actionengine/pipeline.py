@@ -28,7 +28,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, from_json
 from returns.result import Failure, Success
 
@@ -39,7 +38,7 @@ from actionengine.calling import check_deadline, log_crash, logger, timed_out
 from actionengine.context import RequestContext
 from actionengine.errors import ActionError, ActionException, ErrorCode, failing
 from actionengine.execution_state import ApprovalNeeded, Approved, Execution, FailureWrite, outcome_of
-from actionengine.payload import fingerprint, receive
+from actionengine.payload import check_approvable, fingerprint, receive
 from actionengine.plan import ActionPlan
 from actionengine.routing import route
 from actionengine.stages import Answer, Replayed, Stages
@@ -130,13 +129,11 @@ class Pipeline(Stages):
             parent.root.needed = None
             further = self._pending(execution, needed)
             await self.open(execution).records(APPROVALS).insert(further.document(), further.id)
-            self._remember(execution, None, further)
+            self._remember_approval(execution, further)
             return None, further.id
         if isinstance(answered, Failure):
             raise ActionException(answered.failure())
-        value = answered.unwrap()
-        self._remember(execution, value)
-        return value, None
+        return self._remember(execution, answered.unwrap()), None
 
     async def _admit(self, execution: Execution) -> None:
         if self._before is not None:
@@ -155,9 +152,7 @@ class Pipeline(Stages):
                 if execution.claim is not None or self._wants_claim(execution):
                     await self.claim(execution)
                 await self._perform(execution)
-                value = _answered(execution)
-                if not execution.plan.action.read_only:
-                    self._remember(execution, value)
+                value = self._remember(execution, _answered(execution))
                 await self.record(execution)
                 await self.commit(execution)
                 return value
@@ -188,7 +183,7 @@ class Pipeline(Stages):
             await self.after_hooks(execution)
         try:
             if execution.output is None:
-                execution.output = plan.shown(execution.value)
+                execution.show_result(execution.value)
         except (PydanticSerializationError, ValueError, TypeError) as error:
             raise failing(
                 ErrorCode.INTERNAL, f"{plan.name} returned something that has no JSON form: {error}"
@@ -284,8 +279,8 @@ class Pipeline(Stages):
         try:
             if replayed.asked is not None:
                 await self.ask_again(execution, replayed.asked)
-            value = execution.plan.decode_result(replayed.encoded)
-            execution.output = execution.plan.shown(value.data if isinstance(value, PipelineResult) else value)
+            value = execution.plan.results.load(replayed.encoded)
+            execution.show_result(value.data if isinstance(value, PipelineResult) else value)
             execution.add_row("replayed")
             await self.open(execution).record(Recording(execution.scrubbed_rows()))
             await self.commit(execution)
@@ -306,7 +301,7 @@ class Pipeline(Stages):
             if execution.claim is not None:
                 await self.claim(execution)
             await unit_of_work.records(APPROVALS).insert(pending.document(), pending.id)
-            self._remember(execution, None, pending)
+            self._remember_approval(execution, pending)
             execution.ended = True
             execution.output = None
             execution.add_row("approval_required", error)
@@ -377,14 +372,7 @@ class Pipeline(Stages):
     def _pending(self, execution: Execution, needed: ApprovalNeeded) -> PendingApproval:
         plan, received = execution.plan, execution.received
         assert received is not None
-        if not received.is_plain and plan.validator is not None:
-            try:
-                plan.validator.validate_json(received.json)
-            except ValidationError as error:
-                message = (
-                    f"{plan.name}: an approval keeps JSON, and that of this instance does not validate ({error.title})"
-                )
-                raise failing(ErrorCode.INVALID_INPUT, message + ": send plain JSON values") from None
+        check_approvable(received, plan.validator)
         claimed = execution.claim.fingerprint if execution.claim else fingerprint(received.again())
         return PendingApproval.for_execution(execution, claimed, needed)
 

@@ -10,16 +10,17 @@ from functools import cache, partial
 from types import FunctionType
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic import PydanticUserError, TypeAdapter
 from pydantic.plugin._schema_validator import PluggableSchemaValidator
-from pydantic_core import SchemaValidator, from_json, to_json
+from pydantic_core import SchemaValidator
 from returns.result import Result
 
-from actionengine.actions import Action, ApprovalPolicy, HookDefinition, HookLog, HookLogEntry, PipelineResult, Service
+from actionengine.actions import Action, ApprovalPolicy, HookDefinition, Service
 from actionengine.context import ACTOR_TYPES, PUBLIC
 from actionengine.errors import ConfigurationError, sendable
 from actionengine.event_types import by_type
-from actionengine.masking import NOTHING, mask, masked_json, sensitive_names, sensitive_names_of_class
+from actionengine.masking import NOTHING, Everything, sensitive_names
+from actionengine.stored_form import ResultForm
 
 _TYPE_ERRORS = (PydanticUserError, TypeError, NameError, AttributeError)
 
@@ -28,8 +29,9 @@ class ActionPlan:
     """One action of one service, checked and ready. Read only after `routing.link_hooks`."""
 
     __slots__ = (
-        "_result_adapter",
+        "_names",
         "_result_names",
+        "_results",
         "action",
         "after",
         "before",
@@ -62,29 +64,18 @@ class ActionPlan:
         self.sensitive = NOTHING
         if action.validation is not None:
             self.validator, self.sensitive = self._compiled(action.validation)
-        self._result_adapter: TypeAdapter[Any] | Unknown | None = UNKNOWN
+        self._results: ResultForm | None = None
         self._result_names: frozenset[str] | Unknown = UNKNOWN
+        self._names: frozenset[str] | Unknown = UNKNOWN
         self.before: tuple[tuple[HookDefinition, ActionPlan], ...] = ()
         self.after: tuple[tuple[HookDefinition, ActionPlan], ...] = ()
 
-    def decode_result(self, encoded: bytes) -> Any:
-        """A stored result again: of the type that the handler's annotation names, otherwise plain JSON values."""
-        stored = from_json(encoded)
-        if self.action.result.pipeline:
-            log = {phase: [HookLogEntry(**entry) for entry in stored["pipeline"][phase]] for phase in _PHASES}
-            return PipelineResult(self._typed(stored["data"]), HookLog(**log))
-        return self._typed(stored)
-
-    def shown(self, value: Any) -> bytes:
-        """A result as the log shows it: JSON, masked by the types of the value and by the handler's annotation.
-
-        Raises `ValueError` or `TypeError` for what has no JSON form.
-        """
-        shown = masked_json(value)
-        for names in (self.result_names, sensitive_names_of_class(type(value))):
-            if names:
-                shown = to_json(mask(from_json(shown), names))
-        return shown
+    @property
+    def results(self) -> ResultForm:
+        """The form in which its results are stored under a key."""
+        if self._results is None:
+            self._results = ResultForm(_result_type(self.action.handler))
+        return self._results
 
     @property
     def result_names(self) -> frozenset[str]:
@@ -94,16 +85,13 @@ class ActionPlan:
             self._result_names = NOTHING if value_type is None else sensitive_names(value_type)
         return self._result_names
 
-    def _typed(self, value: Any) -> Any:
-        if self._result_adapter is UNKNOWN:
-            self._result_adapter = _result_adapter(self.action.handler)
-        if not isinstance(self._result_adapter, TypeAdapter):
-            return value
-        try:
-            return self._result_adapter.validate_json(to_json(value))
-        except ValidationError:
-            # An after hook has made something else of it.
-            return value
+    @property
+    def names(self) -> frozenset[str]:
+        """The names under which its input or its result carries a secret, where they are not secret as a whole."""
+        if self._names is UNKNOWN:
+            parts = (self.sensitive, self.result_names)
+            self._names = NOTHING.union(*(part for part in parts if not isinstance(part, Everything)))
+        return self._names
 
     def _check_declaration(self) -> None:
         action, name = self.action, self.name
@@ -175,7 +163,6 @@ MAX_ACTION_NAME_LENGTH = 250
 _LONGEST_APPROVAL = timedelta(days=36525)
 _CONTEXT_NAMES = frozenset({"ctx", "context"})
 NATIVE = "__actionengine_native__"
-_PHASES = ("before", "after")
 
 
 def native(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -207,16 +194,6 @@ def _result_type(handler: Callable[..., Any]) -> Any:
         return None
     value_type = get_args(returned)[0]
     return None if value_type is Any or value_type is object else value_type
-
-
-def _result_adapter(handler: Callable[..., Any]) -> TypeAdapter[Any] | None:
-    value_type = _result_type(handler)
-    if value_type is None:
-        return None
-    try:
-        return TypeAdapter(value_type)
-    except _TYPE_ERRORS:
-        return None
 
 
 def _validated_type(validation: Any) -> Any:

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
-from actionengine.actions import HookDefinition, HookLogEntry
+from actionengine.actions import HookDefinition, HookLogEntry, PipelineResult
 from actionengine.approval_record import PendingApproval, error_for
 from actionengine.authorization.port import AccessRequest, Authorizer, Decision
 from actionengine.authorization.questions import Question, Questions, decode_questions
@@ -28,10 +28,11 @@ from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor
 from actionengine.driving import drive
 from actionengine.errors import ActionError, ActionException, ErrorCode, failing, sendable
 from actionengine.execution_state import ApprovalNeeded, Execution, Phase
-from actionengine.masking import MASK, revealed_json, searchable_json
-from actionengine.payload import Limits, carry, fingerprint, receive, refusals, summary
+from actionengine.masking import masked_json, searchable_json
+from actionengine.payload import Limits, carry, check_claimable, fingerprint, receive, refusals, summary
 from actionengine.plan import ActionPlan, is_async
 from actionengine.routing import Plans
+from actionengine.secret_types import typed_secrets
 from actionengine.storage.port import (
     APPROVALS,
     Claim,
@@ -45,6 +46,7 @@ from actionengine.storage.port import (
     StorageError,
     UnitOfWork,
 )
+from actionengine.stored_form import NotStorable, store_plain
 
 Stage = Callable[[Execution], Awaitable[None]]
 Answer = Result[Any, ActionError]
@@ -63,8 +65,6 @@ STAGES = (
     "after",
 )
 """The names of the stages, which an observer can wrap."""
-
-_MASK = MASK.encode()
 
 
 class Replayed(Exception):
@@ -167,6 +167,7 @@ class Stages(ABC):
                 ) from None
             if plan.sensitive:
                 execution.learn_secrets(searchable_json(execution.data))
+                execution.learn(typed_secrets(execution.data).values)
         if plan.action.resource is not None:
             resource = await call(execution, None, "resource()", plan.action.resource, False, execution.data)
             if not isinstance(resource, str) or not resource:
@@ -207,6 +208,7 @@ class Stages(ABC):
         value = await self._run_hooks(execution, execution.plan.before, "before", received.value)
         if value is not received.value:
             execution.incoming = carry(value, execution.plan.model, self.limits)
+            execution.learn(execution.incoming.secrets)
             if execution.plan.sensitive:
                 execution.learn_secrets(execution.incoming.json)
             execution.hook_context.input = execution.incoming.value
@@ -250,8 +252,9 @@ class Stages(ABC):
 
     async def after_hooks(self, execution: Execution) -> None:
         """11: each output is the next value. Fails with `hook_failed`."""
-        execution.hook_context.output = execution.value
-        execution.value = await self._run_hooks(execution, execution.plan.after, "after", execution.value)
+        returned = execution.hook_context.output = execution.value
+        execution.value = await self._run_hooks(execution, execution.plan.after, "after", returned)
+        execution.has_own_value = execution.value is returned
         execution.hook_context.output = execution.value
 
     async def record(self, execution: Execution) -> None:
@@ -374,11 +377,12 @@ class Stages(ABC):
                     ErrorCode.INTERNAL,
                     f"{execution.plan.name}: its {phase} hook {hook.name} cannot get its input: {refusal}",
                 ) from None
-            shown = execution.shown(value, execution.plan, plan)
+            shown = execution.shown(value, plan.sensitive, plan.names)
             answered = await self._nest(nested, execution)
             if isinstance(answered, Success):
                 value = nested.value
-                log.append(HookLogEntry(hook.name, shown, execution.shown(value, execution.plan, plan), True))
+                told = execution.shown(value, plan.result_names, plan.names)
+                log.append(HookLogEntry(hook.name, shown, told, True))
                 continue
             error = answered.failure()
             execution.hook_context.error = error
@@ -432,28 +436,43 @@ class Stages(ABC):
         key = execution.request.idempotency_key
         assert key is not None
         assert execution.received is not None
-        print_of_payload = fingerprint(execution.received)
+        print_of_payload = fingerprint(check_claimable(execution.received, execution.plan.validator))
         if execution.plan.before and execution.plan.action.resource is not None:
             # What a replay is about is known only after the hooks, which it does not run: so it is for its actor only.
             print_of_payload = f"{print_of_payload}:{execution.request.actor}"
         return Claim(execution.plan.name, key, print_of_payload)
 
-    def _remember(self, execution: Execution, value: Any, waits_for: PendingApproval | None = None) -> None:
-        """Queue what the claimed key answers from now on."""
+    def _remember(self, execution: Execution, value: Any) -> Any:
+        """Queue what the claimed key answers from now on, and return it: the caller gets the same as every retry.
+
+        Raises `ActionException(internal)` for a result that a retry could not get.
+        """
         if execution.claim is None:
-            return
-        encoded = None
+            return value
+        plan, masked = execution.plan, execution.result_json or masked_json(execution.value)
+        try:
+            if execution.has_plain_value and plan.results.is_plain and value is execution.value:
+                encoded = store_plain(masked)
+            else:
+                encoded, value = plan.results.store(value, masked, execution.has_own_value)
+                execution.value = value.data if isinstance(value, PipelineResult) else value
+        except NotStorable as error:
+            raise failing(
+                ErrorCode.INTERNAL,
+                f"{plan.name} has an idempotency key, and a retry with it would not get the same result: "
+                f"{error}. Return what comes back from its JSON as the type that the handler's annotation names, or "
+                f"declare the action with idempotency='none'",
+            ) from None
         until = execution.root.started_at + self._idempotency_ttl
-        if waits_for is None:
-            encoded = execution.output if value is execution.value else execution.plan.shown(value)
-            assert encoded is not None
-            if _MASK in encoded:
-                encoded = self._whole(execution.plan, value, encoded)
-        else:
-            until = max(until, waits_for.expires_at)
-        approval_id = waits_for.id if waits_for else None
-        asked = execution.asked.encode() if execution.asked is not None and waits_for is None else None
-        execution.root.results.append(IdempotentResult(execution.claim, encoded, approval_id, until, asked))
+        asked = execution.asked.encode() if execution.asked is not None else None
+        execution.root.results.append(IdempotentResult(execution.claim, encoded, None, until, asked))
+        return value
+
+    def _remember_approval(self, execution: Execution, pending: PendingApproval) -> None:
+        """Queue that the claimed key waits for an approval."""
+        if execution.claim is not None:
+            until = max(execution.root.started_at + self._idempotency_ttl, pending.expires_at)
+            execution.root.results.append(IdempotentResult(execution.claim, None, pending.id, until))
 
     async def _after_approval(self, execution: Execution, unit_of_work: UnitOfWork, approval_id: str) -> ClaimAnswer:
         """The answer of a key that waits for an approval: that it still does, or a claim if that came to nothing."""
@@ -475,11 +494,6 @@ class Stages(ABC):
             f"the first execution of {execution.plan.name} with the idempotency key {execution.claim.key!r} "
             f"still runs: try again",
         )
-
-    def _whole(self, plan: ActionPlan, value: Any, masked: bytes) -> bytes:
-        """A result with its secrets, where a replay puts them back into fields that mask them; otherwise without."""
-        whole = revealed_json(value)
-        return whole if plan.shown(plan.decode_result(whole)) == masked else masked
 
 
 def _follow_commit(execution: Execution) -> None:

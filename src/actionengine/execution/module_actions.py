@@ -14,6 +14,7 @@ from actionengine.execution.declarations import ModuleAction, create_module_acti
 from actionengine.execution.edits import changed_lines, check_diff
 from actionengine.execution.paths import ModuleFolder, ModulePath
 from actionengine.execution.work import Work
+from actionengine.masking import Sensitive
 
 ABSENT = "absent"
 """As `expected_sha256`: there must be no such file."""
@@ -81,8 +82,8 @@ class RunInput(_Input):
 
     argv: Annotated[tuple[_Text, ...], Field(min_length=1, max_length=10_000)]
     folder: ModuleFolder = ""
-    environment: Mapping[_Text, _Text] = Field(default_factory=dict)
-    stdin: _Text = ""
+    environment: Annotated[Mapping[_Text, _Text], Sensitive()] = Field(default_factory=dict)
+    stdin: Annotated[_Text, Sensitive()] = ""
     timeout: Annotated[float, Field(gt=0)] | None = None
 
 

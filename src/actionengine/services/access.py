@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import Any, TypeVar
 
-from pydantic_core import from_json, to_json
 from returns.result import Result
 
 from actionengine.action_context import ActionContext
@@ -17,7 +16,7 @@ from actionengine.authorization.questions import Question
 from actionengine.context import ActorType
 from actionengine.errors import ActionError, ErrorCode, failing
 from actionengine.execution_state import ApprovalNeeded, Approved, CommitWork, Execution, FailureWrite
-from actionengine.masking import scrub
+from actionengine.masking import masked_json
 from actionengine.pipeline import Pipeline
 from actionengine.routing import route
 from actionengine.storage.port import AsyncRecords, AsyncRows, LogQuery, LogRow, Mode
@@ -87,8 +86,7 @@ class SystemAccess:
     def shown(self, service: str, action: str, value: Any) -> Any:
         """What an action has given, as the log shows it: plain JSON values, masked, and without the secrets that this
         execution has been given."""
-        shown, secrets = from_json(self._pipeline.plans[service][action].shown(value)), self._execution.root.secrets
-        return scrub(shown, secrets) if secrets else shown
+        return self._execution.shown(value, self._pipeline.plans[service][action].result_names)
 
     def approval_needed(self, policy: str, wanted: ApprovalPolicy) -> ApprovalNeeded:
         """What to raise, so that the outermost action waits for an approval; `policy` names what is approved."""
@@ -150,7 +148,7 @@ class SystemAccess:
 
     def show(self, output: Any) -> None:
         """What the action log shows as the output, instead of all of it."""
-        self._execution.output = to_json(output)
+        self._execution.output = self._execution.masked(masked_json(output, self._execution.learn))
 
     def add_subject(self, subject: str) -> None:
         """Name what this execution is about."""

@@ -73,8 +73,17 @@ class LogEntry(BaseModel):
         fields = row._asdict()
         del fields["tenant_id"]
         for name in ("input", "output", "error"):
-            fields[name] = None if fields[name] is None else from_json(fields[name])
+            fields[name] = None if fields[name] is None else _read(name, fields[name])
         return cls(**fields)
+
+
+def _read(name: str, encoded: bytes) -> Any:
+    """The value of a column of JSON. One that cannot be read must not keep the page from its reader."""
+    try:
+        return from_json(encoded)
+    except ValueError as error:
+        unreadable = f"unreadable JSON of {len(encoded)} bytes: {error}"
+        return {"code": "internal", "message": unreadable, "details": {}} if name == "error" else unreadable
 
 
 class LogPage(BaseModel):

@@ -139,8 +139,14 @@ async def _approve(data: DecideApproval, ctx: ActionContext) -> Result[ApprovalR
     granted = frozenset((*pending.granted, pending.policy))
     name = f"{pending.service}.{pending.action}"
     approved = Approved(pending.id, str(ctx.actor), granted, name, pending.created_at)
-    result, further = await access_of(ctx).execute_approved(pending, approved)
-    return Success(ApprovalResult(approval=Approval.of(decided), result=result, further_approval_id=further))
+    access = access_of(ctx)
+    result, further = await access.execute_approved(pending, approved)
+    given = ApprovalResult(approval=Approval.of(decided), result=result, further_approval_id=further)
+    if further is None:
+        # What is secret in it is said by the action that gave it.
+        masked = access.shown(pending.service, pending.action, result)
+        access.show({**given.model_dump(mode="json", exclude={"result"}), "result": masked})
+    return Success(given)
 
 
 @native

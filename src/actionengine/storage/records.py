@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from actionengine.errors import ActionException, ErrorCode, failing, sendable
-from actionengine.masking import check_readable
+from actionengine.json_bounds import check_readable
 from actionengine.storage.port import AsyncRecords, Record
 
 T = TypeVar("T")

@@ -1,0 +1,313 @@
+"""Secrets by type: which fields of a type, and which parts of a value, are secret.
+
+Secret are `SecretStr`, `SecretBytes`, `Secret[…]`, and everything marked `Annotated[…, Sensitive()]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from math import isfinite
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from weakref import WeakKeyDictionary
+
+from pydantic import (
+    AliasChoices,
+    AliasGenerator,
+    AliasPath,
+    BaseModel,
+    GetCoreSchemaHandler,
+    RootModel,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    SerializationInfo,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema, from_json, to_json
+from typing_extensions import is_typeddict
+
+MASK = "**********"
+
+MASKING = object()
+"""The context of a serialization that masks fields marked `Sensitive()`."""
+
+_SECRETS = (SecretStr, SecretBytes, Secret)
+_SCALARS = frozenset({str, int, bool, type(None)})
+
+
+class Sensitive:
+    """Marks a field as secret: `card: Annotated[str, Sensitive()]`. The handler gets the value, nothing else does."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema: Any = handler(source)
+        schema["serialization"] = core_schema.wrap_serializer_function_ser_schema(_serialize_sensitive, info_arg=True)
+        masking: CoreSchema = schema
+        return masking
+
+    def __repr__(self) -> str:
+        return "Sensitive()"
+
+
+def _serialize_sensitive(value: Any, serialize: Callable[[Any], Any], info: SerializationInfo) -> Any:
+    return MASK if info.context is MASKING else serialize(value)
+
+
+class Everything(frozenset[str]):
+    """The names of a type that is a secret as a whole: each name is in it."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __bool__(self) -> bool:
+        return True
+
+
+NOTHING: frozenset[str] = frozenset()
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether a value is made of nothing but what JSON gives back as it is: finite numbers, texts, booleans,
+    None, lists, and dictionaries with texts as keys."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return True
+    if kind is dict:
+        for key, item in value.items():
+            if type(key) is not str or not (type(item) in _SCALARS or is_plain(item)):
+                return False
+        return True
+    if kind is list:
+        return all(map(is_plain, value))
+    return kind is float and isfinite(value)
+
+
+class TypedSecrets(NamedTuple):
+    """Secrets that the types of a value mark: the `names` of fields that no serializer masks, and all `values`."""
+
+    names: frozenset[str]
+    values: frozenset[str]
+
+
+def typed_secrets(value: Any) -> TypedSecrets:
+    """Return what the classes of a value, and of everything in it, say is secret."""
+    walk = _Walk()
+    walk.visit(value)
+    return TypedSecrets(frozenset(walk.names), frozenset(walk.values))
+
+
+class _Walk:
+    """Visits each object in a value once."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.values: set[str] = set()
+        self._seen: dict[int, Any] = {}
+
+    def visit(self, value: Any) -> None:
+        kind = type(value)
+        if kind in _SCALARS or kind is float or id(value) in self._seen:
+            return
+        self._seen[id(value)] = value
+        if isinstance(value, _SECRETS):
+            self._learn(value)
+        elif isinstance(value, BaseModel):
+            self._visit_fields(kind, {**value.__dict__, **(value.__pydantic_extra__ or {})})
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            self._visit_fields(kind, {item.name: getattr(value, item.name, None) for item in dataclasses.fields(value)})
+            self.names |= class_names(kind)
+        elif isinstance(value, tuple) and hasattr(value, "_fields"):
+            self._visit_fields(kind, dict(zip(value._fields, value, strict=True)))
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                self.visit(key)
+                self.visit(item)
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            for item in value:
+                self.visit(item)
+
+    def _visit_fields(self, kind: type[Any], fields: Mapping[str, Any]) -> None:
+        marked = _marked_fields(kind)
+        for name, item in fields.items():
+            if name in marked:
+                self._learn(item)
+            else:
+                self.visit(item)
+
+    def _learn(self, secret: Any) -> None:
+        encoded = to_json(revealed(secret), inf_nan_mode="null", serialize_unknown=True)
+        self.values.update(leaves(from_json(encoded)))
+
+
+def leaves(value: Any) -> Iterator[str]:
+    """Yield the texts and numbers of a JSON value."""
+    if isinstance(value, str):
+        if value:
+            yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from leaves(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from leaves(item)
+    elif value is not None and not isinstance(value, bool):
+        yield str(value)
+
+
+def revealed(value: Any, by_alias: bool = True) -> Any:
+    """Return a value made of dictionaries, lists and scalars, its secrets in clear."""
+    if isinstance(value, _SECRETS):
+        return revealed(value.get_secret_value(), by_alias)
+    if isinstance(value, BaseModel):
+        fields = value.model_dump(by_alias=by_alias, exclude_computed_fields=True, warnings=False)
+        return revealed(fields, by_alias)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: revealed(getattr(value, item.name), by_alias) for item in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {
+            revealed(key) if isinstance(key, _SECRETS) else key: revealed(item, by_alias) for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [revealed(item, by_alias) for item in value]
+    return value
+
+
+_class_names: WeakKeyDictionary[type[Any], frozenset[str]] = WeakKeyDictionary()
+_fields_of_classes: WeakKeyDictionary[type[Any], frozenset[str]] = WeakKeyDictionary()
+
+
+def class_names(kind: type[Any]) -> frozenset[str]:
+    """Return `sensitive_names` of a class with fields, remembered."""
+    names = _class_names.get(kind)
+    if names is None:
+        names = _class_names[kind] = sensitive_names(kind)
+    return names
+
+
+def _marked_fields(kind: type[Any]) -> frozenset[str]:
+    """Return the fields of a class that are secret as a whole."""
+    fields = _fields_of_classes.get(kind)
+    if fields is None:
+        fields = _fields_of_classes[kind] = frozenset(_find_marked(kind))
+    return fields
+
+
+def _find_marked(kind: type[Any]) -> Iterator[str]:
+    if issubclass(kind, BaseModel):
+        for name, field in kind.model_fields.items():
+            if any(map(_is_marker, field.metadata)) or _collect(field.annotation, set(), set()):
+                yield name
+        return
+    for name, hint in _hints_of(kind).items():
+        if _collect(hint, set(), set()):
+            yield name
+
+
+def sensitive_names(annotation: Any) -> frozenset[str]:
+    """Return the names (and aliases) under which a type, or a type inside it, carries a secret."""
+    names: set[str] = set()
+    if _collect(annotation, names, set()):
+        return Everything()
+    return frozenset(names) if names else NOTHING
+
+
+def _collect(annotation: Any, names: set[str], seen: set[Any]) -> bool:
+    """Add the sensitive names below an annotation; return whether the annotation is a secret itself."""
+    if _is_secret(annotation):
+        return True
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return _collect_model(annotation, names, seen)
+    if isinstance(annotation, type) and (dataclasses.is_dataclass(annotation) or is_typeddict(annotation)):
+        if annotation not in seen:
+            seen.add(annotation)
+            _collect_fields(annotation, names, seen)
+        return False
+    if isinstance(annotation, type) and issubclass(annotation, tuple) and hasattr(annotation, "_fields"):
+        # A named tuple comes as a list: there are no names to mask by.
+        hints = [_collect(hint, names, seen) for hint in _hints_of(annotation).values()]
+        return any(hints)
+    for indirect in (getattr(annotation, "__value__", None), getattr(annotation, "__supertype__", None)):
+        if indirect is not None:
+            return _collect(indirect, names, seen)
+    if any(
+        getattr(item, "__name__", type(item).__name__) == "Json" for item in getattr(annotation, "__metadata__", ())
+    ):
+        # A secret inside a text of JSON makes the whole text one.
+        inside: set[str] = set()
+        return _collect(get_args(annotation)[0], inside, set()) or bool(inside)
+    origin = get_origin(annotation)
+    if isinstance(origin, type) and (dataclasses.is_dataclass(origin) or is_typeddict(origin)):
+        _collect(origin, names, seen)
+    # A container or a union is a secret where one of its members is: there is no name to tell them apart by.
+    members = [_collect(argument, names, seen) for argument in get_args(annotation) if not isinstance(argument, str)]
+    return any(members)
+
+
+def _collect_model(model: type[BaseModel], names: set[str], seen: set[Any]) -> bool:
+    if model in seen:
+        return False
+    seen.add(model)
+    is_root = issubclass(model, RootModel)
+    for name, field in model.model_fields.items():
+        if _collect(field.annotation, names, seen) or any(map(_is_marker, field.metadata)):
+            if is_root:
+                # Its JSON is that of its root: no name stands before the secret.
+                seen.discard(model)
+                return True
+            names.add(name)
+            names.update(_aliases(field.alias), _aliases(field.validation_alias), _aliases(field.serialization_alias))
+    return False
+
+
+def _collect_fields(kind: type[Any], names: set[str], seen: set[Any]) -> None:
+    """Add the sensitive names of a dataclass or a `TypedDict`."""
+    fields = getattr(kind, "__pydantic_fields__", {})
+    generator = getattr(kind, "__pydantic_config__", {}).get("alias_generator")
+    for name, hint in _hints_of(kind).items():
+        if _collect(hint, names, seen):
+            names.add(name)
+            names.update(_generated(generator, name))
+            for item in (fields.get(name), *getattr(hint, "__metadata__", ())):
+                if isinstance(item, FieldInfo):
+                    names.update(_aliases(item.alias), _aliases(item.validation_alias))
+                    names.update(_aliases(item.serialization_alias))
+
+
+def _hints_of(kind: type[Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(kind, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        # A name in an annotation is not there, as in a class inside a function: the text itself has to do.
+        texts = {
+            name: str(hint) for base in kind.__mro__ for name, hint in getattr(base, "__annotations__", {}).items()
+        }
+        return {name: Sensitive() if "Sensitive" in text or "Secret" in text else Any for name, text in texts.items()}
+
+
+def _is_secret(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, _SECRETS):
+        return True
+    origin = get_origin(annotation)
+    if isinstance(origin, type) and issubclass(origin, _SECRETS):
+        return True
+    return _is_marker(annotation) or any(map(_is_marker, getattr(annotation, "__metadata__", ())))
+
+
+def _is_marker(item: Any) -> bool:
+    return isinstance(item, Sensitive)
+
+
+def _aliases(alias: str | AliasPath | AliasChoices | None) -> list[str]:
+    if isinstance(alias, str):
+        return [alias]
+    if isinstance(alias, AliasPath):
+        return [part for part in alias.path if isinstance(part, str)][-1:]
+    if isinstance(alias, AliasChoices):
+        return [name for choice in alias.choices for name in _aliases(choice)]
+    return []
+
+
+def _generated(generator: Any, name: str) -> list[str]:
+    if isinstance(generator, AliasGenerator):
+        return [alias for given in generator.generate_aliases(name) for alias in _aliases(given)]
+    return [generator(name)] if callable(generator) else []

@@ -1,0 +1,263 @@
+"""Stored forms: a value is kept as JSON, and has to come back from it as it was, or be refused before it is kept.
+
+A result that a key remembers is stored in a form that a retry reads. The first caller gets what is read from it, too,
+so that both get the same value of the same type.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, PydanticUserError, RootModel, TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
+from typing_extensions import is_typeddict
+
+from actionengine.actions import HookLog, HookLogEntry, PipelineResult
+from actionengine.masking import MASK, check_finite, masked_json, revealed_json
+from actionengine.secret_types import is_plain
+
+Form = Literal["json", "typed", "named"]
+"""How a stored result is read: as plain JSON values, or as the annotated type, by aliases or by the fields' names."""
+
+Dump = Callable[[Any], bytes]
+
+_TYPE_ERRORS = (PydanticUserError, TypeError, NameError, AttributeError)
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+_PLAIN_TYPES: Final = frozenset({Any, object, None, dict, list, *_SCALARS})
+_PHASES = ("before", "after")
+_MASK = MASK.encode()
+
+
+class NotStorable(ValueError):
+    """A value that would not come back from its stored form as it was. The message names the place, never a value."""
+
+
+class ResultForm:
+    """How the results of one handler are stored and read, by the type that its annotation names, if any."""
+
+    __slots__ = ("_adapter",)
+
+    def __init__(self, value_type: Any) -> None:
+        self._adapter: TypeAdapter[Any] | None = None
+        if value_type is not None and not _gives_plain(value_type):
+            with suppress(*_TYPE_ERRORS):
+                self._adapter = TypeAdapter(value_type)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every result is read as plain JSON values."""
+        return self._adapter is None
+
+    def store(self, value: Any, masked: bytes, is_own: bool = True) -> tuple[bytes, Any]:
+        """Return the stored form of a result, and the value that its first caller and every retry get; `masked` is the
+        result's JSON, masked.
+
+        Raises `NotStorable` for a value that does not come back. One that a hook has made (not `is_own`) may be of
+        another type than the annotation says: then it comes back as plain JSON values.
+        """
+        if isinstance(value, PipelineResult):
+            encoded, data = self.store(value.data, masked, is_own)
+            return b'%b,"pipeline":%b}' % (encoded[:-1], to_json(value.pipeline)), PipelineResult(data, value.pipeline)
+        if self._adapter is not None:
+            try:
+                return self._store_typed(self._adapter, value, masked)
+            except NotStorable:
+                if is_own:
+                    raise
+        if is_plain(value):
+            return store_plain(masked), value
+        decoded = from_json(masked)
+        _check_same(value, decoded, masked_json)
+        return store_plain(masked), decoded
+
+    def load(self, encoded: bytes) -> Any:
+        """Return the value of a stored result."""
+        stored = from_json(encoded)
+        value = stored["value"]
+        if self._adapter is not None and stored["form"] != "json":
+            # Unless the annotation has changed since.
+            with suppress(ValidationError):
+                value = _read(self._adapter, to_json(value), stored["form"])
+        if "pipeline" not in stored:
+            return value
+        log = {phase: [HookLogEntry(**entry) for entry in stored["pipeline"][phase]] for phase in _PHASES}
+        return PipelineResult(value, HookLog(**log))
+
+    def _store_typed(self, adapter: TypeAdapter[Any], value: Any, masked: bytes) -> tuple[bytes, Any]:
+        has_secrets = _MASK in masked
+        reasons: list[str] = []
+        for form, dump in _SECRET_DUMPS if has_secrets else _DUMPS:
+            try:
+                if has_secrets:
+                    encoded = dump(value)
+                elif form == "typed":
+                    encoded = masked
+                else:
+                    encoded = adapter.dump_json(value, by_alias=False, round_trip=True, warnings=False)
+                decoded = _read(adapter, encoded, form)
+                _check_same(value, decoded, dump)
+                if not has_secrets or masked_json(decoded) == masked:
+                    return b'{"form":"%b","value":%b}' % (form.encode(), encoded), decoded
+                reasons.append("it has a secret that comes back in a place where nothing masks it")
+            except ValidationError as error:
+                reasons.append(f"its JSON is not valid as the annotated type ({_misfits(error)})")
+            except (ValueError, TypeError, AttributeError) as error:
+                reasons.append(str(error) if isinstance(error, NotStorable) else "it is not of the annotated type")
+        raise NotStorable(reasons[0])
+
+
+def store_plain(encoded: bytes) -> bytes:
+    """Return the stored form of a result that is read as plain JSON values, of which this is the JSON."""
+    return b'{"form":"json","value":%b}' % encoded
+
+
+def check_instance(value: Any, encoded: bytes, decode: Callable[[bytes], Any], by_alias: bool = True) -> None:
+    """Raise `NotStorable` for an instance that differs from what its JSON, secrets and all, is read as."""
+    try:
+        _check_same(value, decode(encoded), revealed_json if by_alias else _revealed_named_dump)
+    except ValidationError as error:
+        raise NotStorable(f"its JSON is not valid: {_misfits(error)}") from None
+
+
+def _read(adapter: TypeAdapter[Any], encoded: bytes, form: Form) -> Any:
+    if form == "named":
+        return adapter.validate_json(encoded, by_alias=False, by_name=True)
+    return adapter.validate_json(encoded)
+
+
+def _named_dump(value: Any) -> bytes:
+    return to_json(value, by_alias=False, round_trip=True, inf_nan_mode="null")
+
+
+_revealed_named_dump = partial(revealed_json, by_alias=False)
+_DUMPS: Sequence[tuple[Form, Dump]] = (("typed", to_json), ("named", _named_dump))
+_SECRET_DUMPS: Sequence[tuple[Form, Dump]] = (
+    ("typed", revealed_json),
+    ("named", _revealed_named_dump),
+    ("typed", masked_json),
+)
+
+
+def _check_same(value: Any, decoded: Any, dump: Dump, path: str = "") -> None:
+    """Raise `NotStorable` where a value and what has come back from its JSON differ.
+
+    Instances must come back as equal instances of their class. What comes back as plain JSON may have had another form
+    (a tuple, a date) if that has this JSON.
+    """
+    kind = type(decoded)
+    if kind in _SCALARS:
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            _check_json(value, decoded, dump, path)
+        elif value != decoded:
+            raise NotStorable(f"{_at(path)} comes back as another {kind.__name__}")
+    elif kind is list:
+        if type(value) in (list, tuple):
+            _check_items(value, decoded, dump, path)
+        else:
+            _check_json(value, decoded, dump, path)
+    elif kind is dict:
+        if type(value) is dict and all(type(key) is str for key in value):
+            _check_fields(value, decoded, dump, path)
+        else:
+            _check_json(value, decoded, dump, path)
+    elif type(value) is not kind:
+        raise NotStorable(f"{_at(path)} is a {type(value).__name__} and comes back as a {kind.__name__}")
+    else:
+        _check_instance(value, decoded, dump, path)
+
+
+def _check_instance(value: Any, decoded: Any, dump: Dump, path: str) -> None:
+    if isinstance(value, BaseModel):
+        if isinstance(value, RootModel):
+            _check_same(value.root, decoded.root, dump, path)
+        else:
+            names = list(type(value).model_fields)
+            before, after = ({name: each.__dict__.get(name) for name in names} for each in (value, decoded))
+            _check_fields(before, after, dump, path)
+            _check_fields(value.__pydantic_extra__ or {}, decoded.__pydantic_extra__ or {}, dump, path)
+        if not _is_equal(value.__pydantic_private__, decoded.__pydantic_private__):
+            raise NotStorable(f"{_at(path)} has private attributes, which JSON leaves out")
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [item.name for item in dataclasses.fields(value)]
+        before, after = ({name: getattr(each, name, None) for name in names} for each in (value, decoded))
+        _check_fields(before, after, dump, path)
+    elif isinstance(value, tuple):
+        _check_items(value, decoded, dump, path)
+    elif isinstance(value, dict):
+        _check_fields(value, decoded, dump, path)
+    elif not _is_equal(value, decoded):
+        raise NotStorable(f"{_at(path)} comes back as another {type(value).__name__}")
+
+
+def _check_items(value: Sequence[Any], decoded: Sequence[Any], dump: Dump, path: str) -> None:
+    if len(value) != len(decoded):
+        raise NotStorable(f"{_at(path)} comes back with {len(decoded)} items instead of {len(value)}")
+    for index, (before, after) in enumerate(zip(value, decoded, strict=True)):
+        _check_same(before, after, dump, f"{path}[{index}]")
+
+
+def _check_fields(value: Mapping[Any, Any], decoded: Mapping[Any, Any], dump: Dump, path: str) -> None:
+    for name in value.keys() ^ decoded.keys():
+        change = "is not there any more" if name in value else "is there in addition"
+        raise NotStorable(f"{_at(_joined(path, name))} {change} when it comes back")
+    for name, item in value.items():
+        _check_same(item, decoded[name], dump, _joined(path, name))
+
+
+def _check_json(value: Any, decoded: Any, dump: Dump, path: str) -> None:
+    try:
+        encoded = dump(value)
+        check_finite(value, encoded)
+        is_same = encoded == to_json(decoded)
+    except (ValueError, TypeError):
+        is_same = False
+    if not is_same:
+        raise NotStorable(f"{_at(path)} is a {type(value).__name__} that does not come back from its JSON")
+
+
+def _is_equal(value: Any, decoded: Any) -> bool:
+    try:
+        return bool(value == decoded)
+    except Exception:
+        # Whatever a class makes of a comparison.
+        return False
+
+
+def _joined(path: str, name: Any) -> str:
+    return f"{path}.{name}" if path else str(name)
+
+
+def _at(path: str) -> str:
+    return path or "the value"
+
+
+def _misfits(error: ValidationError) -> str:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'the value'}: {item['type']}" for item in found)
+
+
+def _gives_plain(annotation: Any) -> bool:
+    """Return whether what a type is read as from JSON is made of plain JSON values."""
+    try:
+        if annotation in _PLAIN_TYPES:
+            return True
+    except TypeError:
+        return False
+    if is_typeddict(annotation):
+        try:
+            return all(map(_gives_plain, get_type_hints(annotation).values()))
+        except (NameError, RecursionError):
+            return False
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return all(type(each) in _SCALARS for each in arguments)
+    if origin in (dict, Mapping):
+        return arguments[0] in (str, Any) and _gives_plain(arguments[1])
+    if origin in (list, Sequence, Union, types.UnionType):
+        return all(map(_gives_plain, arguments))
+    return False
