@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ ApprovalStatus = Literal["pending", "approved", "rejected", "cancelled"]
 
 
 class StoredActor(BaseModel):
-    """An actor with what its token granted when it asked."""
+    """An actor with what its token granted when it asked, or approved."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,12 +34,18 @@ class StoredActor(BaseModel):
         """The stored form of an actor."""
         return cls(type=actor.type, id=actor.id, roles=actor.roles, permissions=actor.permissions)
 
+    @property
+    def actor(self) -> Actor:
+        """The actor again."""
+        return Actor(self.type, self.id, self.roles, self.permissions)
+
 
 class PendingApproval(BaseModel):
     """What is needed to run the action again, and to show it to a person.
 
     `payload` is the whole payload as JSON, secrets and all, because it has to run again; `input` is its masked form.
-    `policy` is the action whose policy applies, `granted` those that earlier approvals have satisfied.
+    `policy` is the action whose policy applies; `permission` is what it named and `resource` what it was about when the
+    approval was asked for. `granted` are the policies that earlier approvals have satisfied, with their approvers.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -48,7 +55,8 @@ class PendingApproval(BaseModel):
     action: str
     policy: str
     permission: str
-    granted: tuple[str, ...]
+    resource: str | None
+    granted: dict[str, StoredActor]
     status: ApprovalStatus
     requester: StoredActor | None
     source: str
@@ -79,7 +87,8 @@ class PendingApproval(BaseModel):
             action=execution.plan.action.name,
             policy=needed.action,
             permission=needed.policy.permission,
-            granted=tuple(sorted(execution.approved.granted)) if execution.approved else (),
+            resource=needed.resource,
+            granted=_stored(execution.approved.granted) if execution.approved else {},
             status="pending",
             requester=StoredActor.of(request.actor) if request.actor else None,
             source=request.source,
@@ -111,13 +120,17 @@ class PendingApproval(BaseModel):
         requester = self.requester
         return RequestContext(
             tenant=current.tenant,
-            actor=Actor(requester.type, requester.id, requester.roles, requester.permissions) if requester else None,
+            actor=requester.actor if requester else None,
             source=self.source,
             reason=self.reason,
             idempotency_key=self.idempotency_key,
             request_id=self.request_id,
             resources=current.resources,
         )
+
+
+def _stored(granted: Mapping[str, Actor]) -> dict[str, StoredActor]:
+    return {policy: StoredActor.of(approver) for policy, approver in granted.items()}
 
 
 async def find_approval(approvals: AsyncRecords, id: str) -> PendingApproval | None:

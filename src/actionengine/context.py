@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
 from typing import Any, Literal, get_args
+from unicodedata import category, normalize
 from uuid import UUID
 
 from actionengine.errors import bounded_text, sendable
@@ -98,6 +99,41 @@ class Actor:
 
     def __str__(self) -> str:
         return f"{self.type}:{self.id}"
+
+
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+"""Characters that show nothing, beside control and format characters and variation selectors."""
+
+
+def identity_of(actor: Actor | str) -> str:
+    """Return what two ids have in common where they may be one person's: `actor` is an actor, or `type:id`.
+
+    Letter case, Unicode form (NFKC), characters that show nothing, and spaces at the ends or in a row make no
+    difference, nor does the actor type. Compare identities to refuse (nobody approves what the same identity asked
+    for), and never to grant: a right belongs to an actor of exactly this type and id.
+    """
+    if isinstance(actor, Actor):
+        id = actor.id
+    else:
+        type, colon, rest = actor.partition(":")
+        id = rest if colon and type in ACTOR_TYPES else actor
+    if id.isascii() and id.isalnum():
+        return id.casefold()
+    for _ in range(4):
+        before, id = id, normalize("NFKC", normalize("NFKC", id).upper().casefold())
+        id = " ".join("".join(" " if each.isspace() else each for each in id if _is_visible(each)).split())
+        if id == before:
+            break
+    return id
+
+
+def _is_visible(character: str) -> bool:
+    if character.isspace():
+        return True
+    if category(character) in ("Cc", "Cf") or character in _BLANK:
+        return False
+    code = ord(character)
+    return not (0xFE00 <= code <= 0xFE0F or 0x180B <= code <= 0x180F or 0xE0000 <= code <= 0xE0FFF)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any, Literal, NamedTuple
@@ -12,7 +12,7 @@ from uuid_utils import uuid7
 
 from actionengine.actions import ApprovalPolicy, HookContext
 from actionengine.authorization.questions import Questions
-from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_TEXT_LENGTH, AIUsage, RequestContext
+from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_TEXT_LENGTH, Actor, AIUsage, RequestContext
 from actionengine.errors import ActionError, ErrorCode, bounded_text, sendable
 from actionengine.masking import (
     encode,
@@ -54,12 +54,12 @@ _ROLLED_BACK = to_json({"code": "rolled_back", "message": "rolled back with the 
 
 
 class Approved(NamedTuple):
-    """That an execution runs on somebody's approval, and which policies that satisfies (by action); what was stored to
-    wait for it, and when."""
+    """That an execution runs on an approval: which policies are satisfied (by action), and who granted each; what was
+    stored to wait for it, and when."""
 
     approval_id: str
     approved_by: str
-    granted: frozenset[str]
+    granted: Mapping[str, Actor]
     action: str
     asked_at: datetime
 
@@ -67,10 +67,11 @@ class Approved(NamedTuple):
 class ApprovalNeeded(BaseException):
     """Unwinds to the outermost action, which is then stored as a pending approval. No handler should catch it."""
 
-    def __init__(self, action: str, policy: ApprovalPolicy) -> None:
+    def __init__(self, action: str, policy: ApprovalPolicy, resource: str | None) -> None:
         super().__init__(f"{action} needs an approval")
         self.action = action
         self.policy = policy
+        self.resource = resource
 
 
 class Execution:
@@ -86,6 +87,7 @@ class Execution:
     received: Received | None = None
     incoming: Received | None = None
     data: Any = None
+    resource: str | None = None
     value: Any = None
     output: bytes | None = None
     result_json: bytes | None = None

@@ -173,6 +173,7 @@ class Stages(ABC):
             if not isinstance(resource, str) or not resource:
                 raise failing(ErrorCode.INTERNAL, f"resource() of {plan.name} has to return a name, not {resource!r}")
             execution.add_subject(resource)
+            execution.resource = resource
             if plan.action.is_protected and execution.request.actor is not None:
                 roles, permission = plan.action.access_control, plan.action.permission
                 _enforce(execution, await self._ask(execution, roles, permission, resource, False))
@@ -214,18 +215,28 @@ class Stages(ABC):
             execution.hook_context.input = execution.incoming.value
 
     async def approval(self, execution: Execution) -> None:
-        """9: raises `ApprovalNeeded` where the policy applies and nobody has granted it yet."""
+        """9: raises `ApprovalNeeded` where the policy applies and nobody has granted it yet. Fails with `forbidden`
+        where the approver that granted it may not approve what this turns out to be about."""
         plan = execution.plan
         policy = plan.action.approval
         assert policy is not None
-        if execution.approved is not None and plan.name in execution.approved.granted:
-            return
+        granted = execution.approved.granted if execution.approved is not None else {}
+        refusal = None
+        if plan.name in granted:
+            approver, resource = granted[plan.name], execution.resource
+            question = Question(plan.name, None, (), policy.permission, resource)
+            decision = await self._put(execution, question, approver, False)
+            if decision.allowed:
+                return
+            refusal = failing(ErrorCode.FORBIDDEN, f"{approver} may not approve {plan.name}: {decision.reason}")
         unit_of_work = self.open(execution)
         arguments = (execution.data, ActionContext(execution, self, is_async=False))
         applies = await call(execution, unit_of_work, "the approval condition", policy.when, False, *arguments)
+        if applies and refusal is not None:
+            raise refusal
         if applies:
             execution.decide(f"needs an approval with the permission {policy.permission}")
-            raise ApprovalNeeded(plan.name, policy)
+            raise ApprovalNeeded(plan.name, policy, execution.resource)
 
     async def handler(self, execution: Execution) -> None:
         """10: fails with what it returned, or `handler_error`."""
@@ -312,6 +323,13 @@ class Stages(ABC):
     async def decide(self, execution: Execution, permission: str | None, resource: str | None) -> Decision:
         """The authorizer's answer to a handler's own question, put on record."""
         return await self._ask(execution, (), permission, resource, False)
+
+    def permission_to_approve(self, pending: PendingApproval) -> str:
+        """Return what an approver needs today: what the policy names, or named where the policy is gone."""
+        service, _, action = pending.policy.partition(".")
+        plan = self.plans.get(service, {}).get(action)
+        policy = plan.action.approval if plan is not None else None
+        return policy.permission if policy is not None else pending.permission
 
     async def _ask(
         self, execution: Execution, roles: tuple[str, ...], permission: str | None, resource: str | None, more: bool
@@ -482,7 +500,8 @@ class Stages(ABC):
             raise self._in_progress(execution)
         pending = PendingApproval.of(record)
         if pending.is_open(datetime.now(UTC)):
-            raise ActionException(error_for(pending))
+            permission = self.permission_to_approve(pending)
+            raise ActionException(error_for(pending.model_copy(update={"permission": permission})))
         assert execution.claim is not None
         execution.claim = execution.claim._replace(replaces=approval_id)
         return await unit_of_work.claim(execution.claim, execution.remaining(self.limits.idempotency_wait))

@@ -621,6 +621,8 @@ async def test_whoever_has_started_the_run_does_not_approve_it_unless_that_is_sa
     own = await desk.run(approval("ok", by_starter=True))
 
     refused(await desk.approve(run, by=ANN), FORBIDDEN, "human:ann has started the run", "somebody else")
+    for same in (Actor.human("ANN\u200b", (), ANN.permissions), Actor.integration("ann", (), ANN.permissions)):
+        refused(await desk.approve(run, by=same), FORBIDDEN, "has started the run")
     assert (await desk.get(run.id)).paused_for == "approval"
     expect(await desk.approve(own, by=ANN))
     assert (await desk.get(own.id)).status == "succeeded"

@@ -46,12 +46,12 @@ class SystemAccess:
         """Rows of the action log."""
         return await self._pipeline.open(self._execution).read_log(query)
 
-    async def is_allowed(self, permission: str) -> bool:
-        """Return whether the actor has a permission; the question stays off the record."""
+    async def is_allowed(self, permission: str, resource: str | None = None) -> bool:
+        """Return whether the actor has a permission, perhaps on one resource; the question stays off the record."""
         execution = self._execution
         before, execution.asked = (execution.decisions, execution.asked), None
         try:
-            decision = await self._pipeline.decide(execution, permission, None)
+            decision = await self._pipeline.decide(execution, permission, resource)
         finally:
             execution.decisions, execution.asked = before
         return decision.allowed
@@ -88,9 +88,14 @@ class SystemAccess:
         execution has been given."""
         return self._execution.shown(value, self._pipeline.plans[service][action].result_names)
 
-    def approval_needed(self, policy: str, wanted: ApprovalPolicy) -> ApprovalNeeded:
-        """What to raise, so that the outermost action waits for an approval; `policy` names what is approved."""
-        return ApprovalNeeded(policy, wanted)
+    def approval_needed(self, policy: str, wanted: ApprovalPolicy, resource: str) -> ApprovalNeeded:
+        """Return what to raise, so that the outermost action waits for an approval. `policy` names what is approved,
+        `resource` what that is about."""
+        return ApprovalNeeded(policy, wanted, resource)
+
+    def permission_to_approve(self, pending: PendingApproval) -> str:
+        """Return the permission that an approver needs today."""
+        return self._pipeline.permission_to_approve(pending)
 
     @property
     def approved(self) -> Approved | None:

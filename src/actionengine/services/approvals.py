@@ -1,7 +1,8 @@
 """The built-in service `approvals`: list, get, approve, reject, cancel.
 
-An approver has the permission that the policy names, is not the requester, and is no AI. Approving runs the original
-action once, as its requester, in the unit of work of the approval: both are there or neither is.
+An approver has the permission that the policy names today, on the resource that the action is about. It is no AI, and
+not the requester, under another spelling or actor type either. Approving runs the original action once, as its
+requester, in the unit of work of the approval: both are there or neither is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from returns.result import Result, Success
 from actionengine.action_context import ActionContext
 from actionengine.actions import Service, create_action, create_service
 from actionengine.approval_record import ApprovalStatus, PendingApproval, find_approval
-from actionengine.context import Actor, ActorType
+from actionengine.context import Actor, ActorType, identity_of
 from actionengine.errors import ActionError, ErrorCode, failing
 from actionengine.execution_state import Approved
 from actionengine.plan import native
@@ -117,7 +118,7 @@ async def _list(data: ListApprovals, ctx: ActionContext) -> Result[ApprovalPage,
     while page := await records.list(limit=200, after=after):
         for record in page:
             after = record.id
-            pending = PendingApproval.of(record)
+            pending = _today(PendingApproval.of(record), ctx)
             approval = Approval.of(pending)
             if data.status in (None, approval.status) and await _may_see(pending, ctx):
                 items.append(approval)
@@ -136,7 +137,8 @@ async def _get(data: GetApproval, ctx: ActionContext) -> Result[Approval, Action
 async def _approve(data: DecideApproval, ctx: ActionContext) -> Result[ApprovalResult, ActionError]:
     pending = await _for_decision(data, ctx)
     decided = await _decide(pending, "approved", data, ctx)
-    granted = frozenset((*pending.granted, pending.policy))
+    assert ctx.actor is not None
+    granted = {policy: approver.actor for policy, approver in pending.granted.items()} | {pending.policy: ctx.actor}
     name = f"{pending.service}.{pending.action}"
     approved = Approved(pending.id, str(ctx.actor), granted, name, pending.created_at)
     access = access_of(ctx)
@@ -165,12 +167,15 @@ async def _cancel(data: DecideApproval, ctx: ActionContext) -> Result[Approval, 
 
 
 async def _for_decision(data: DecideApproval, ctx: ActionContext) -> PendingApproval:
-    pending = await _find(data.approval_id, ctx)
-    if _is_requester(pending, ctx.actor):
+    pending = await _find(data.approval_id, ctx, to_decide=True)
+    assert ctx.actor is not None
+    if pending.requester is not None and identity_of(pending.requester.actor) == identity_of(ctx.actor):
         raise failing(
-            ErrorCode.FORBIDDEN, f"{ctx.actor} asked for the approval {pending.id}: somebody else must decide"
+            ErrorCode.FORBIDDEN,
+            f"{_requester(pending)} asked for the approval {pending.id}, and {ctx.actor} counts as the same: "
+            "somebody else must decide",
         )
-    await ctx.authorize_async(pending.permission)
+    await ctx.authorize_async(pending.permission, pending.resource)
     _check_open(pending)
     return pending
 
@@ -205,16 +210,30 @@ async def _decide(
     return decided
 
 
-async def _find(approval_id: str, ctx: ActionContext) -> PendingApproval:
-    pending = await find_approval(access_of(ctx).records(APPROVALS), approval_id)
-    if pending is None or not await _may_see(pending, ctx):
-        raise failing(ErrorCode.NOT_FOUND, f"there is no approval {approval_id!r}")
-    return pending
+async def _find(approval_id: str, ctx: ActionContext, to_decide: bool = False) -> PendingApproval:
+    access = access_of(ctx)
+    found = await find_approval(access.records(APPROVALS), approval_id)
+    if found is not None:
+        pending = _today(found, ctx)
+        if await _may_see(pending, ctx):
+            return pending
+        # An approver of other resources, or of an earlier policy, is refused openly.
+        permissions = (pending.permission, found.permission) if to_decide else ()
+        if any([await access.is_allowed(each, on) for each in permissions for on in (None, found.resource)]):
+            return pending
+    raise failing(ErrorCode.NOT_FOUND, f"there is no approval {approval_id!r}")
+
+
+def _today(pending: PendingApproval, ctx: ActionContext) -> PendingApproval:
+    """While it is pending, an approval asks for what its policy names today; then it keeps what was asked for."""
+    if pending.status != "pending":
+        return pending
+    return pending.model_copy(update={"permission": access_of(ctx).permission_to_approve(pending)})
 
 
 async def _may_see(pending: PendingApproval, ctx: ActionContext) -> bool:
     """Requesters see what they asked for; others what they may decide."""
-    return _is_requester(pending, ctx.actor) or await access_of(ctx).is_allowed(pending.permission)
+    return _is_requester(pending, ctx.actor) or await access_of(ctx).is_allowed(pending.permission, pending.resource)
 
 
 def _is_requester(pending: PendingApproval, actor: Actor | None) -> bool:

@@ -12,6 +12,7 @@ from returns.result import Failure
 from actionengine.action_context import ActionContext
 from actionengine.actions import ApprovalPolicy
 from actionengine.changes.store import conflict, not_found
+from actionengine.context import identity_of
 from actionengine.errors import ActionException, ErrorCode, failing
 from actionengine.services.access import SystemAccess
 from actionengine.storage.port import AsyncRecords, Record, SerializationFailure
@@ -27,7 +28,7 @@ from actionengine.workflows.step_types import (
     RecordMutationStep,
     Step,
 )
-from actionengine.workflows.store import Store, insert_once, is_in_force, lock_id, run_subject
+from actionengine.workflows.store import Store, insert_once, is_in_force, lock_id, run_subject, workflow_subject
 from actionengine.workflows.values import filled
 
 ASSIGNMENTS = "workflow_assignments"
@@ -109,7 +110,7 @@ def _check_approver(scene: Scene, step: Step) -> None:
     approved = scene.access.approved
     if approved is None or (isinstance(step, ApprovalStep) and step.by_starter):
         return
-    if approved.approved_by in starters(scene.run):
+    if identity_of(approved.approved_by) in map(identity_of, starters(scene.run)):
         raise failing(
             ErrorCode.FORBIDDEN,
             f"{approved.approved_by} has started the run {scene.run.id}: somebody else must decide",
@@ -165,7 +166,7 @@ async def _approval(scene: Scene, step: ApprovalStep) -> Done:
     if approved is None or policy not in approved.granted:
         _message(step, scene.known)
         wanted = ApprovalPolicy(_always, step.permission, timedelta(seconds=step.expires_after))
-        raise scene.access.approval_needed(policy, wanted)
+        raise scene.access.approval_needed(policy, wanted, workflow_subject(scene.key))
     output = {
         "approved_by": approved.approved_by,
         "approval_id": approved.approval_id,
