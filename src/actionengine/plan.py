@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from enum import Enum
 from functools import cache, partial
 from types import FunctionType
-from typing import Any, Final, get_args, get_origin, get_type_hints
+from typing import Any, Final
 
 from pydantic import PydanticUserError, TypeAdapter
 from pydantic.plugin._schema_validator import PluggableSchemaValidator
 from pydantic_core import SchemaValidator
-from returns.result import Result
 
 from actionengine.actions import Action, ApprovalPolicy, HookDefinition, Service
 from actionengine.context import ACTOR_TYPES, PUBLIC
 from actionengine.errors import ConfigurationError, sendable
 from actionengine.event_types import by_type
 from actionengine.masking import NOTHING, Everything, sensitive_names
+from actionengine.signatures import read_signature
 from actionengine.stored_form import ResultForm
 
 _TYPE_ERRORS = (PydanticUserError, TypeError, NameError, AttributeError)
@@ -41,6 +42,7 @@ class ActionPlan:
         "is_silent",
         "model",
         "name",
+        "result_type",
         "sensitive",
         "service",
         "takes_context",
@@ -52,7 +54,10 @@ class ActionPlan:
         self.action = action
         self.name = f"{service.name}.{action.name}"
         self._check_declaration()
-        self.takes_context = _takes_context(action.handler, self.name)
+        signature = read_signature(action.handler, action.validation, self.name)
+        self.takes_context = signature.takes_context
+        if signature.validation is not action.validation:
+            action = self.action = replace(action, validation=signature.validation)
         self.is_native = hasattr(action.handler, NATIVE)
         self.is_async = is_async(action.handler)
         self.event_types = by_type(action.event_types)
@@ -64,6 +69,8 @@ class ActionPlan:
         self.sensitive = NOTHING
         if action.validation is not None:
             self.validator, self.sensitive = self._compiled(action.validation)
+        self.result_type = signature.result
+        """The type of its result, by the handler's annotation, or None."""
         self._results: ResultForm | None = None
         self._result_names: frozenset[str] | Unknown = UNKNOWN
         self._names: frozenset[str] | Unknown = UNKNOWN
@@ -74,15 +81,14 @@ class ActionPlan:
     def results(self) -> ResultForm:
         """The form in which its results are stored under a key."""
         if self._results is None:
-            self._results = ResultForm(_result_type(self.action.handler))
+            self._results = ResultForm(self.result_type)
         return self._results
 
     @property
     def result_names(self) -> frozenset[str]:
         """The names under which a result carries a secret, by the handler's annotation."""
         if self._result_names is UNKNOWN:
-            value_type = _result_type(self.action.handler)
-            self._result_names = NOTHING if value_type is None else sensitive_names(value_type)
+            self._result_names = NOTHING if self.result_type is None else sensitive_names(self.result_type)
         return self._result_names
 
     @property
@@ -145,9 +151,10 @@ class ActionPlan:
         try:
             return _compiled_class(validation) if isinstance(validation, type) else _compiled_type(validation)
         except _TYPE_ERRORS as error:
+            reason = str(error).partition("\n")[0]
             raise ConfigurationError(
-                f"{self.name}: validation takes a Pydantic model class, or a type that a TypeAdapter takes, "
-                f"not {validation!r} ({error})"
+                f"{self.name}: validation takes a Pydantic model class, or a type that a TypeAdapter takes (and a "
+                f"handler without one annotates its input with such a type, or with Any), not {validation!r} ({reason})"
             ) from error
 
 
@@ -161,7 +168,6 @@ UNKNOWN: Final = Unknown.UNKNOWN
 MAX_ACTION_NAME_LENGTH = 250
 """Characters of `service.action`: the action log and the idempotency keys have it in an index."""
 _LONGEST_APPROVAL = timedelta(days=36525)
-_CONTEXT_NAMES = frozenset({"ctx", "context"})
 NATIVE = "__actionengine_native__"
 
 
@@ -180,56 +186,15 @@ def is_async(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
-def _result_type(handler: Callable[..., Any]) -> Any:
-    """The type `T` of a handler annotated as returning `Result[T, …]`; None where the annotation names no type."""
-    target: Any = handler.func if isinstance(handler, partial) else handler
-    if not inspect.isroutine(target):
-        target = type(target).__call__
-    try:
-        returned = get_type_hints(target, include_extras=True).get("return")
-    except _TYPE_ERRORS:
-        return None
-    origin = get_origin(returned)
-    if not (isinstance(origin, type) and issubclass(origin, Result)):
-        return None
-    value_type = get_args(returned)[0]
-    return None if value_type is Any or value_type is object else value_type
-
-
 def _validated_type(validation: Any) -> Any:
     return validation._type if isinstance(validation, TypeAdapter) else validation
 
 
 def _compiled_type(validation: Any) -> tuple[SchemaValidator | PluggableSchemaValidator, frozenset[str]]:
     adapter = validation if isinstance(validation, TypeAdapter) else TypeAdapter(validation)
+    if not adapter.pydantic_complete:
+        adapter.rebuild(raise_errors=True)
     return adapter.validator, sensitive_names(_validated_type(validation))
 
 
 _compiled_class = cache(_compiled_type)
-
-
-def _takes_context(handler: Callable[..., Any], name: str) -> bool:
-    """Whether a handler is called as `handler(data, ctx)`. A second parameter that has a default is the context only if
-    it is called so: `lambda data, number=number: …` binds a value."""
-    if type(handler) is FunctionType:
-        # What inspect.signature finds out, for the usual case, at a tenth of the time: ten thousand actions boot.
-        code = handler.__code__
-        plain = not code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS) and not code.co_kwonlyargcount
-        if plain and not handler.__defaults__ and code.co_argcount in (1, 2):
-            return code.co_argcount == 2
-    try:
-        parameters = tuple(inspect.signature(handler).parameters.values())
-    except (TypeError, ValueError):
-        raise ConfigurationError(f"{name}: the handler {handler!r} has no signature to read") from None
-    positional = [item for item in parameters if item.kind in (item.POSITIONAL_ONLY, item.POSITIONAL_OR_KEYWORD)]
-    rest = any(item.kind is item.VAR_POSITIONAL for item in parameters)
-    required = [item for item in parameters if item.default is item.empty and item.kind is not item.VAR_POSITIONAL]
-    required = [item for item in required if item.kind is not item.VAR_KEYWORD]
-    if not (positional or rest) or len(required) > 2 or any(item not in positional for item in required):
-        raise ConfigurationError(
-            f"{name}: a handler is called as handler(data) or handler(data, ctx), "
-            f"which does not fit {getattr(handler, '__qualname__', handler)}{inspect.signature(handler)}"
-        )
-    if len(positional) < 2:
-        return rest
-    return positional[1] in required or positional[1].name in _CONTEXT_NAMES
