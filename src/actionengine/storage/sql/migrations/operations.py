@@ -1,6 +1,7 @@
 """Alembic operations for a host's own tables: `op.protect_table("jobs")` and `op.unprotect_table("jobs")`.
 
-Imported in a host's `env.py`, this module also teaches autogenerate to write them (`autogenerate`).
+Imported in a host's `env.py`, this module also teaches autogenerate to write them (`autogenerate`), and keeps the
+triggers of a table that is made anew in a batch (`batch`).
 """
 
 from __future__ import annotations
@@ -107,3 +108,4 @@ def _print(operations: Operations, statements: list[str]) -> None:
 
 
 from actionengine.storage.sql.migrations import autogenerate as autogenerate  # noqa: E402 - it needs the operations
+from actionengine.storage.sql.migrations import batch as batch  # noqa: E402
