@@ -1,0 +1,153 @@
+"""`actionengine db check` and `db protect`, as an operator of a host with tables of its own runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from examples.embedded_postgres import Database
+from sqlalchemy import Engine, create_engine, make_url, text
+
+from actionengine import SQLiteStorage
+from tests.command_line import Run
+
+MODELS = """
+from sqlalchemy import Column, MetaData, Table, Text, Uuid
+from sqlalchemy.orm import DeclarativeBase
+from actionengine import protect_table
+
+class Base(DeclarativeBase):
+    pass
+
+key = [Column("tenant_id", Uuid, primary_key=True), Column("n", Text, primary_key=True)]
+table = Table("expenses", Base.metadata, *key)
+protect_table(table, app_role="app")
+metadata = Base.metadata
+"""
+CREATE = {
+    "postgresql": "CREATE TABLE expenses (tenant_id uuid NOT NULL, n text); GRANT SELECT ON expenses TO app",
+    "sqlite": "CREATE TABLE expenses (tenant_id TEXT NOT NULL, n TEXT)",
+}
+
+
+class Operated(NamedTuple):
+    owner: Engine
+    owner_url: str
+    app_url: str
+
+    def execute(self, script: str) -> None:
+        with self.owner.begin() as connection:
+            for statement in script.split("; "):
+                connection.execute(text(statement))
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def operated(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Operated]:
+    (tmp_path / "host_models_of_the_command_line.py").write_text(MODELS)
+    monkeypatch.syspath_prepend(tmp_path)
+    if request.param == "sqlite":
+        with SQLiteStorage(tmp_path / "x.db", protected=()):
+            pass
+        urls = (f"sqlite:///{tmp_path / 'x.db'}",) * 2
+    else:
+        database: Database = request.getfixturevalue("fresh_postgres_database")
+        urls = (database.owner_url, database.app_url)
+    url = make_url(urls[0])
+    engine = create_engine(url if request.param == "sqlite" else url.set(drivername="postgresql+psycopg"))
+    yield Operated(engine, *urls)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("attribute", ["metadata", "Base"])
+def test_a_check_compares_the_metadata_and_says_what_to_run(run: Run, operated: Operated, attribute: str) -> None:
+    check = ("db", "check", "--url", operated.app_url, "--metadata", f"host_models_of_the_command_line:{attribute}")
+    missing = run(*check)
+    operated.execute(CREATE[operated.owner.dialect.name])
+    unprotected = run(*check)
+    protected = run("db", "protect", "expenses", "--url", operated.owner_url, "--app-role", "app")
+    sound = run(*check)
+
+    assert missing.returncode == 1
+    assert "expenses: it is declared protected, and not in this database" in missing.stderr
+    assert unprotected.returncode == 1
+    assert "Run `actionengine db protect expenses`" in unprotected.stderr
+    assert (protected.returncode, protected.stdout) == (0, "the table expenses is protected\n")
+    assert (sound.returncode, sound.stderr) == (0, "")
+
+
+def test_a_check_finds_what_nobody_declares(run: Run, operated: Operated) -> None:
+    operated.execute(CREATE[operated.owner.dialect.name])
+    check = ("db", "check", "--url", operated.app_url)
+
+    found = run(*check)
+    meant = run(*check, "--unprotected", "expenses")
+    run("db", "protect", "expenses", "--url", operated.owner_url)
+    sound = run(*check)
+    operated.execute(
+        "DROP TRIGGER ae_protect_expenses_delete"
+        if operated.owner.dialect.name == "sqlite"
+        else "ALTER TABLE expenses RENAME TO costs; ALTER TABLE costs DISABLE TRIGGER ae_require_action"
+    )
+    lost = run(*check)
+
+    assert found.returncode == 1
+    assert "expenses: it has a column tenant_id and no protection" in found.stderr
+    assert "actionengine db protect expenses" in found.stderr
+    assert (meant.returncode, meant.stderr) == (0, "")
+    assert (sound.returncode, sound.stderr) == (0, "")
+    assert lost.returncode == 1
+    assert ("DELETE" if operated.owner.dialect.name == "sqlite" else "costs") in lost.stderr
+
+
+@pytest.mark.parametrize("operated", ["postgresql"], indirect=True)
+def test_a_table_of_another_schema_is_protected_by_its_name(run: Run, operated: Operated) -> None:
+    operated.execute('CREATE SCHEMA "a.b"; CREATE TABLE "a.b"."Jobs 100%" (customer uuid NOT NULL)')
+    arguments = ("Jobs 100%", "--schema", "a.b", "--tenant-column", "customer")
+
+    done = run("db", "protect", *arguments, "--url", operated.owner_url, "--app-role", "app")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    operated.execute('GRANT USAGE ON SCHEMA "a.b" TO app; ALTER TABLE "a.b"."Jobs 100%" NO FORCE ROW LEVEL SECURITY')
+    found = run("db", "check", "--url", operated.app_url)
+    assert found.returncode == 1
+    assert "db protect 'Jobs 100%' --schema a.b --tenant-column customer" in found.stderr
+
+
+@pytest.mark.parametrize("operated", ["postgresql"], indirect=True)
+def test_a_later_column_fails_the_check_only(run: Run, operated: Operated) -> None:
+    operated.execute(CREATE["postgresql"])
+    run("db", "protect", "expenses", "--url", operated.owner_url)
+    operated.execute("ALTER TABLE expenses ADD COLUMN extra text")
+
+    done = run("db", "check", "--url", operated.app_url)
+
+    assert done.returncode == 1
+    assert 'the planner keeps statistics of "extra"' in done.stderr
+    run("db", "protect", "expenses", "--url", operated.owner_url)
+    assert run("db", "check", "--url", operated.app_url).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("host_models_of_the_command_line:nothing", "cannot be found"),
+        ("host_models_of_the_command_line", "is no MetaData"),
+        ("no_such_module:metadata", "cannot be found"),
+    ],
+)
+@pytest.mark.parametrize("operated", ["sqlite"], indirect=True)
+def test_a_metadata_that_is_none_is_told(run: Run, operated: Operated, name: str, told: str) -> None:
+    done = run("db", "check", "--url", operated.app_url, "--metadata", name)
+
+    assert done.returncode == 1
+    assert told in done.stderr
+
+
+def test_a_table_that_is_not_there_cannot_be_protected(run: Run, operated: Operated) -> None:
+    done = run("db", "protect", "nothing", "--url", operated.owner_url)
+
+    assert done.returncode == 1
+    assert "nothing" in done.stderr
+    assert "Traceback" not in done.stderr
