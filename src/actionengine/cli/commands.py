@@ -114,7 +114,10 @@ def check(
         check_driver()
         from actionengine.storage.postgres.storage import PostgresStorage
 
-        with PostgresStorage(url, signing_key=signing_key, protected=declared or ()), owner(url) as connection:
+        with (
+            PostgresStorage(url, signing_key=signing_key, protected=declared or (), prepared_statements=False),
+            owner(url) as connection,
+        ):
             problems = find_problems(connection, declared, unprotected or ())
     if problems:
         fail("\n".join(problems))

@@ -28,8 +28,11 @@ SigningKey = Annotated[
 ]
 
 
-def storage_at(url: str, signing_key: str | None, behind_pooler: bool = False) -> SQLStorage:
-    """The storage in a database, perhaps behind a pooler that lends connections for a transaction only."""
+def storage_at(url: str, signing_key: str | None, behind_pooler: bool = True) -> SQLStorage:
+    """The storage in a database, perhaps behind a pooler that lends connections for a transaction only.
+
+    A command that ends soon gains nothing from prepared statements, and listens to nothing: it runs behind any pooler.
+    """
     if is_missing(url):
         fail(f"there is no file {parsed(url).database!r}: run `actionengine db upgrade` first")
     if dialect_of(url) == "sqlite":

@@ -46,7 +46,10 @@ def run(
     poll_interval: Annotated[float, typer.Option(help="Seconds between looks at the outbox.")] = 5.0,
     behind_pooler: Annotated[
         bool,
-        typer.Option("--behind-pooler", help="The pooler lends connections for a transaction only."),
+        typer.Option(
+            "--behind-pooler",
+            help="A pooler lends connections for a transaction only: prepare nothing, look four times a second.",
+        ),
     ] = False,
     name: Annotated[str | None, typer.Option(help="As `relay status` shows it.")] = None,
     drain: Annotated[bool, typer.Option("--drain", help="Deliver what is due, and end.")] = False,
