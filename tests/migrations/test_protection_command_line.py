@@ -91,6 +91,8 @@ def test_a_check_finds_what_nobody_declares(run: Run, operated: Operated) -> Non
         else "ALTER TABLE expenses RENAME TO costs; ALTER TABLE costs DISABLE TRIGGER ae_require_action"
     )
     lost = run(*check)
+    # An operator gets on, and can mend it.
+    assert run("tenant", "list", "--url", operated.app_url).returncode == 0
 
     assert found.returncode == 1
     assert "expenses: it has a column tenant_id and no protection" in found.stderr

@@ -36,13 +36,15 @@ def storage_at(url: str, signing_key: str | None, behind_pooler: bool = True) ->
     if is_missing(url):
         fail(f"there is no file {parsed(url).database!r}: run `actionengine db upgrade` first")
     if dialect_of(url) == "sqlite":
-        return SQLiteStorage(url)
+        return SQLiteStorage(url, protected=())
     check_driver()
     from actionengine.storage.postgres.storage import PostgresStorage
 
     return PostgresStorage(
         url,
         signing_key=signing_key,
+        # No handler runs here, and an operator must get on.
+        protected=(),
         allow_strong_role=True,
         listens=not behind_pooler,
         prepared_statements=not behind_pooler,

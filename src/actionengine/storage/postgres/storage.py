@@ -71,7 +71,7 @@ class PostgresStorage(SQLStorage):
         async_engine: the same for its event loops.
         session_options: arguments for the `Session` of a unit of work, such as `autoflush`.
         protected: the tables whose protection this storage verifies, or their metadata. By default, each table of this
-            process that `protect_table` was called with, if the database has it.
+            process that `protect_table` was called with, if the database has it. `()` compares nothing.
         allow_strong_role: whether a superuser or an owner is accepted, past row-level security: for local play only.
 
     Raises:

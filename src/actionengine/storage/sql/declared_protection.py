@@ -21,7 +21,7 @@ class DeclaredProtection:
     """The tables that a storage expects to be protected, if its database has them.
 
     `source` are the tables, or their metadata; by default, each table of this process that `protect_table` was called
-    with. `compare` compares a database with what is declared.
+    with. With no tables, nothing is compared. `compare` compares a database with what is declared.
     """
 
     def __init__(
@@ -35,6 +35,8 @@ class DeclaredProtection:
 
     def check(self, query: Query, database: str) -> None:
         """Compare a database with what is declared by now. Raise `ConfigurationError` if it differs."""
+        if self._source == []:
+            return
         count = declaration_count()
         declared = declarations(self._source)
         comparison = self._compare(query, declared)
@@ -48,7 +50,7 @@ class DeclaredProtection:
     @property
     def is_complete(self) -> bool:
         """Whether each declared table was there, and protected, when it was looked for."""
-        return not self._missing and self._count == declaration_count()
+        return self._source == [] or (not self._missing and self._count == declaration_count())
 
     def watch(self, connection: Connection, database: str) -> None:
         """Compare again before the first statement on this connection that names a table that was not there.

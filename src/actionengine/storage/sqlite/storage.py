@@ -68,7 +68,7 @@ class SQLiteStorage(SQLStorage):
         async_engine: the same for its event loops.
         session_options: arguments for the `Session` of a unit of work, such as `autoflush`.
         protected: the tables whose protection this storage verifies, or their metadata. By default, each table of this
-            process that `protect_table` was called with, if the database has it.
+            process that `protect_table` was called with, if the database has it. `()` compares nothing.
 
     Raises:
         ConfigurationError: for a URL that is not one of a SQLite file.
