@@ -1,0 +1,198 @@
+"""Whatever is written can be read: one bound for results, events, documents, errors and hook logs, on every storage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from examples.embedded_postgres import Database
+from pydantic import BaseModel
+from returns.result import Failure, Result, Success
+
+from actionengine import (
+    ActionContext,
+    ActionError,
+    ActionException,
+    ActionHooks,
+    ActionResultConfig,
+    Actor,
+    Engine,
+    ErrorCode,
+    HookDefinition,
+    InMemoryStorage,
+    Limits,
+    PostgresStorage,
+    RequestContext,
+    SQLiteStorage,
+    create_action,
+    create_engine,
+    create_event_type,
+    create_service,
+)
+from actionengine.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS, check_readable
+from actionengine.payload import receive
+from actionengine.services.action_log import LogEntry
+from actionengine.storage.port import LogRow
+from tests.conftest import log_of
+
+AnyStorage = InMemoryStorage | PostgresStorage | SQLiteStorage
+
+
+def deep(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+class Anything(BaseModel):
+    value: Any
+
+
+UNREADABLE: dict[str, Any] = {
+    "an integer too long": 10**MAX_JSON_DIGITS,
+    "a long integer in a long list": [*range(10_000), {"a": -(10**5000)}],
+    "nested deeper than the bound": deep(MAX_JSON_DEPTH + 1),
+    "nested as deep as no parser reads": deep(250),
+    "nested for ever": deep(100_000),
+    "a model of it": Anything(value={"a": 10**5000}),
+    "half a surrogate pair": "\ud800",
+}
+READABLE: dict[str, Any] = {
+    "the longest integer": [10**MAX_JSON_DIGITS - 1, -(10**MAX_JSON_DIGITS - 1)],
+    "a long text of digits": "1" * 10_000,
+    "brackets in a text": "[" * 1000 + '\\"[',
+    "many lists beside each other": [[[]]] * 500,
+    "NUL": "a\0b",
+}
+
+
+def emit(ctx: ActionContext, type: Any, value: Any) -> Result[Any, Any]:
+    ctx.emit(type, value)
+    return Success(None)
+
+
+WRITERS: dict[str, Callable[[Any, ActionContext], Result[Any, Any]]] = {
+    "result": lambda value, ctx: Success(value),
+    "event": lambda value, ctx: emit(ctx, "made", value),
+    "typed event": lambda value, ctx: emit(ctx, create_event_type(type="made", payload=Any), value),
+    "document": lambda value, ctx: Success(ctx.records("things").insert({"value": value}).id),
+    "error": lambda value, ctx: Failure(ActionError(ErrorCode.CONFLICT, "no", {"value": value})),
+    "nested result": lambda value, ctx: ctx.execute("work", "give"),
+    "nested error": lambda value, ctx: ctx.execute("work", "fail"),
+}
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"], scope="module")
+def any_storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnyStorage]:
+    """Each storage in turn: the tests of this module use a tenant each."""
+    storage: AnyStorage
+    if request.param == "memory":
+        storage = InMemoryStorage()
+    elif request.param == "sqlite":
+        folder: Path = tmp_path_factory.mktemp("readable")
+        storage = SQLiteStorage(folder / "test.db", busy_timeout=60.0)
+    else:
+        database: Database = request.getfixturevalue("postgres_database")
+        storage = PostgresStorage(database.app_url)
+    with storage:
+        yield storage
+
+
+def engine_with(storage: Any, write: Callable[[Any, ActionContext], Result[Any, Any]], value: Any) -> Engine:
+    def give(data: Any) -> Result[Any, Any]:
+        return Success(value)
+
+    def fail(data: Any) -> Result[Any, Any]:
+        return Failure(ActionError(ErrorCode.CONFLICT, "no", {"deep": {"value": value}}))
+
+    def run(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        return write(value, ctx)
+
+    hooks = ActionHooks(after=(HookDefinition("work", "pass"),))
+    service = create_service(
+        name="work",
+        description="",
+        actions=[
+            create_action(name="run", description="", handler=run),
+            create_action(name="give", description="", handler=give),
+            create_action(name="fail", description="", handler=fail),
+            create_action(name="pass", description="", handler=lambda data: Success(data)),
+            create_action(
+                name="hooked", description="", handler=run, hooks=hooks, result=ActionResultConfig(pipeline=True)
+            ),
+        ],
+    )
+    return create_engine(services=[service], storage=storage)
+
+
+_slugs = iter(range(10_000))
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_what_no_reader_could_read_fails_its_action(any_storage: AnyStorage, writer: str) -> None:
+    tenant = any_storage.create_tenant(slug=f"t{next(_slugs)}", name="T")
+    context = RequestContext(tenant=tenant, actor=Actor.human("ann"), idempotency_key="k")
+    expected = {ErrorCode.CONFLICT} if "error" in writer else {ErrorCode.INTERNAL, ErrorCode.INVALID_INPUT}
+    for what, value in UNREADABLE.items():
+        engine = engine_with(any_storage, WRITERS[writer], value)
+        for action in ("run", "run", "hooked"):
+            error = engine.execute_action("work", action, {}, context).failure()
+            assert error.code in expected, what
+            json.dumps(error.to_dict())
+    rows = [row for row in log_of(engine, tenant) if row.parent_id is None]
+    assert len(rows) == 3 * len(UNREADABLE)
+    assert {row.outcome for row in rows} <= {"failed", "invalid"}
+    assert list(any_storage.read_events(tenant)) == []
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_what_is_within_the_bounds_is_read_again(any_storage: AnyStorage, writer: str) -> None:
+    tenant = any_storage.create_tenant(slug=f"t{next(_slugs)}", name="T")
+    for what, value in READABLE.items():
+        engine = engine_with(any_storage, WRITERS[writer], value)
+        context = RequestContext(tenant=tenant, actor=Actor.human("ann"), idempotency_key=what)
+        first, second = (engine.execute_action("work", "run", {}, context) for _ in range(2))
+        # No document holds it, on no storage.
+        is_refused = "error" in writer or (writer, what) == ("document", "NUL")
+        assert isinstance(first, Failure if is_refused else Success), what
+        if not is_refused:
+            assert second == first, what
+        if writer == "result":
+            assert first == Success(value)
+    assert log_of(engine, tenant)
+    for stored in any_storage.read_events(tenant):
+        json.loads(stored.event.payload)
+
+
+def test_the_bounds_are_exact() -> None:
+    check_readable(json.dumps(deep(MAX_JSON_DEPTH)).encode())
+    check_readable(b'{"a":"' + b"1" * 9000 + b'"}')
+    check_readable(b"[" + b"1" * MAX_JSON_DIGITS + b"]")
+    for unreadable in (json.dumps(deep(MAX_JSON_DEPTH + 1)).encode(), b"[" + b"1" * (MAX_JSON_DIGITS + 1) + b"]"):
+        with pytest.raises(ValueError, match=f"{MAX_JSON_DEPTH} levels|{MAX_JSON_DIGITS} digits"):
+            check_readable(unreadable)
+
+
+def test_no_limit_lets_a_payload_in_that_could_not_be_logged() -> None:
+    limits = Limits(payload_depth=10_000)
+    receive(deep(MAX_JSON_DEPTH), None, limits)
+    with pytest.raises(ActionException, match=f"deeper than {MAX_JSON_DEPTH} levels"):
+        receive(deep(MAX_JSON_DEPTH + 1), None, limits)
+
+
+def test_one_unreadable_row_does_not_keep_the_page_from_its_reader() -> None:
+    storage = InMemoryStorage()
+    tenant = storage.create_tenant(slug="acme", name="Acme")
+    engine = engine_with(storage, lambda value, ctx: Success(1), None)
+    engine.execute_action("work", "run", {}, RequestContext(tenant=tenant, actor=Actor.human("ann"))).unwrap()
+    rows = storage._tenant_data(tenant.id).log
+    row: LogRow = rows[0]
+    entry = LogEntry.of(row._replace(input=b"[" * 300, output=b"1" * 5000, error=b"{"))
+    assert entry.input.startswith("unreadable JSON of 300 bytes")
+    assert entry.output.startswith("unreadable JSON of 5000 bytes")
+    assert entry.error is not None
+    assert entry.error["code"] == "internal"

@@ -1,0 +1,418 @@
+"""Secrets in every shape: none is in a row, an event, an approval, a hook log or an error, wherever it comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
+
+import pytest
+from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, RootModel, Secret, SecretBytes, SecretStr
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from returns.result import Failure, Result, Success
+from typing_extensions import TypeAliasType, TypedDict
+
+from actionengine import (
+    ActionContext,
+    ActionError,
+    ActionHooks,
+    ActionResultConfig,
+    Actor,
+    ApprovalPolicy,
+    Engine,
+    ErrorCode,
+    HookDefinition,
+    InMemoryStorage,
+    RequestContext,
+    Sensitive,
+    Tenant,
+    create_action,
+    create_event_type,
+)
+from actionengine.masking import MASK, scrub_text
+from tests.conftest import Execute, log_of
+
+EngineOf = Callable[..., Engine]
+MARKER = "4111-marker-1111"
+T = TypeVar("T")
+
+Pin = TypeAliasType("Pin", Annotated[str, Sensitive()])
+
+
+class Password(RootModel[SecretStr]):
+    pass
+
+
+class Passwords(RootModel[list[Password]]):
+    pass
+
+
+class Login(BaseModel):
+    password: Password
+
+
+class Token(BaseModel):
+    value: SecretStr
+
+
+class Marked(BaseModel):
+    value: Annotated[str, Sensitive()]
+
+
+class Card(BaseModel):
+    cvv: Annotated[int, Sensitive()]
+
+
+class Camel(BaseModel):
+    model_config = ConfigDict(alias_generator=lambda name: f"x-{name}", populate_by_name=True)
+    api_key: Annotated[str, Sensitive()]
+
+
+class Renamed(BaseModel):
+    key: Annotated[str, Sensitive()] = Field(
+        validation_alias=AliasChoices("key", AliasPath("deep", "given")), serialization_alias="apiKey"
+    )
+
+
+class Box(BaseModel, Generic[T]):
+    content: T
+
+
+@dataclasses.dataclass
+class Pair:
+    token: Annotated[str, Sensitive()]
+    name: str = "n"
+
+
+@dataclasses.dataclass
+class Aliased:
+    token: Annotated[str, Sensitive(), Field(serialization_alias="theToken")]
+
+
+@pydantic_dataclass
+class Checked:
+    token: Annotated[str, Sensitive()]
+
+
+class Typed(TypedDict):
+    token: Annotated[str, Sensitive()]
+
+
+class Key(NamedTuple):
+    name: str
+    secret: SecretStr
+
+
+class Holder(BaseModel):
+    anything: Any
+
+
+VALIDATIONS: dict[str, tuple[Any, Any]] = {
+    "a root model": (Password, MARKER),
+    "a root model of root models": (Passwords, [MARKER]),
+    "a field of a root model": (Login, {"password": MARKER}),
+    "a dictionary of secrets": (dict[str, SecretStr], {"a": MARKER}),
+    "a list of secrets": (list[Annotated[str, Sensitive()]], [MARKER]),
+    "a union": (SecretStr | int, MARKER),
+    "an alias of a type": (Pin, MARKER),
+    "a field of an alias of a type": (Box[Pin], {"content": MARKER}),
+    "a generic model": (Box[SecretStr], {"content": MARKER}),
+    "a generic secret": (Box[Secret[str]], {"content": MARKER}),
+    "bytes": (Box[SecretBytes], {"content": MARKER}),
+    "an alias generator": (Camel, {"x-api_key": MARKER}),
+    "an alias further in": (Renamed, {"deep": {"given": MARKER}}),
+    "an optional secret": (Box[SecretStr | None], {"content": MARKER}),
+    "a tuple": (Box[tuple[str, SecretStr]], {"content": ["a", MARKER]}),
+    "a mapping under a name": (Box[Mapping[str, SecretStr]], {"content": {"a": MARKER}}),
+    "a dataclass": (Pair, {"token": MARKER}),
+    "a list of dataclasses": (list[Pair], [{"token": MARKER}]),
+}
+
+VALUES: dict[str, Callable[[], Any]] = {
+    "a secret": lambda: SecretStr(MARKER),
+    "a model": lambda: Token(value=SecretStr(MARKER)),
+    "a marked model": lambda: Marked(value=MARKER),
+    "a root model": lambda: Password(SecretStr(MARKER)),
+    "a dataclass": lambda: Pair(MARKER),
+    "a dataclass with an alias": lambda: Aliased(MARKER),
+    "a dataclass in a list": lambda: [Pair(MARKER)],
+    "a dataclass in a model": lambda: Holder(anything={"p": Pair(MARKER)}),
+    "a model in a dictionary": lambda: {"a": [Marked(value=MARKER)]},
+    "a dataclass of pydantic": lambda: (Checked(MARKER),),
+    "a named tuple": lambda: Key("n", SecretStr(MARKER)),
+    "a secret as a key": lambda: {SecretStr(MARKER): 1},
+    "a serialization alias": lambda: Renamed.model_validate({"key": MARKER}),
+    "a generic model": lambda: Box[SecretStr](content=SecretStr(MARKER)),
+}
+
+
+def written(storage: InMemoryStorage, tenant: Tenant) -> Iterator[str]:
+    data = storage._tenant_data(tenant.id)
+    for row in data.log:
+        yield repr(row)
+    for event in data.events:
+        yield repr(event)
+
+
+def assert_masked(storage: InMemoryStorage, tenant: Tenant, marker: str = MARKER) -> None:
+    rows = list(written(storage, tenant))
+    assert rows
+    for row in rows:
+        assert marker not in row
+
+
+def told(answer: Result[Any, Any]) -> str:
+    if isinstance(answer, Success):
+        return ""
+    error = answer.failure()
+    return json.dumps(error.to_dict()) + str(error) + repr(error)
+
+
+@pytest.mark.parametrize("what", VALIDATIONS)
+def test_a_secret_of_the_payload_is_masked(
+    what: str, engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    validation, payload = VALIDATIONS[what]
+    engine = engine_of(
+        create_action(name="ok", description="", handler=lambda d: Success(None), validation=validation),
+        create_action(name="echo", description="", handler=lambda d: Success(d), validation=validation),
+        create_action(name="fail", description="", handler=lambda d: Failure(f"<{payload}>"), validation=validation),
+        create_action(
+            name="needs",
+            description="",
+            handler=lambda d: Success(None),
+            validation=validation,
+            approval=ApprovalPolicy(when=lambda data, ctx: True, permission="p.approve"),
+        ),
+    )
+    for action in ("ok", "echo", "fail", "needs"):
+        assert MARKER not in told(execute(engine, f"work.{action}", payload, as_ann))
+    execute(engine, "work.ok", {"wrong": payload, "content": payload}, as_ann)
+    boss = RequestContext(tenant=acme, actor=Actor.human("boss", permissions=["p.approve"]))
+    assert MARKER not in str(execute(engine, "approvals.list", {}, boss).unwrap())
+    assert_masked(storage, acme)
+
+
+@pytest.mark.parametrize("what", VALUES)
+def test_a_secret_that_a_handler_makes_is_masked_wherever_it_goes(
+    what: str,
+    engine_of: EngineOf,
+    execute: Execute,
+    as_ann: RequestContext,
+    acme: Tenant,
+    storage: InMemoryStorage,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    make = VALUES[what]
+    moved = create_event_type(type="moved", payload=Any)
+
+    def emit(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        ctx.emit("made", make())
+        ctx.emit(moved, {"inside": [make()]}, subject=f"thing/{MARKER}")
+        return Success(f"made {MARKER}")
+
+    def fail(data: Any) -> Result[Any, Any]:
+        return Failure(ActionError(ErrorCode.CONFLICT, f"no {MARKER}", {"one": make(), "two": [make()], MARKER: 1}))
+
+    def nested(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        value = make()
+        ctx.execute("work", "note", value if isinstance(value, BaseModel) else Holder(anything=value))
+        return Success(ctx.execute("work", "give", {}).unwrap())
+
+    hooks = ActionHooks(
+        before=(HookDefinition("work", "supply"),),
+        after=(HookDefinition("work", "note"), HookDefinition("work", "broken", is_critical=False)),
+    )
+    engine = engine_of(
+        create_action(name="emit", description="", handler=emit),
+        create_action(name="fail", description="", handler=fail),
+        create_action(name="give", description="", handler=lambda d: Success(make())),
+        create_action(name="supply", description="", handler=lambda d: Success(make())),
+        create_action(name="note", description="", handler=lambda d: Success({"noted": 1})),
+        create_action(name="broken", description="", handler=lambda d: Failure(f"saw {d} {MARKER}")),
+        create_action(name="nested", description="", handler=nested),
+        create_action(
+            name="hooked",
+            description="",
+            handler=lambda d: Success(make()),
+            hooks=hooks,
+            result=ActionResultConfig(pipeline=True),
+        ),
+    )
+    with caplog.at_level(logging.DEBUG):
+        for action in ("emit", "fail", "give", "nested", "hooked"):
+            answer = execute(engine, f"work.{action}", {}, as_ann)
+            assert MARKER not in told(answer)
+            if action == "hooked":
+                assert MARKER not in repr(answer.unwrap().pipeline)
+    assert [row.outcome for row in log_of(engine, acme) if row.parent_id is None] == [
+        "succeeded",
+        "failed",
+        *["succeeded"] * 3,
+    ]
+    assert_masked(storage, acme)
+    assert all(MARKER not in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("result", [Typed, Pair, Marked, dict[str, SecretStr], SecretStr])
+def test_an_approved_result_is_masked_on_both_rows(
+    result: Any, engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    made = {
+        Typed: {"token": MARKER},
+        Pair: Pair(MARKER),
+        Marked: Marked(value=MARKER),
+        SecretStr: SecretStr(MARKER),
+    }.get(result, {"a": SecretStr(MARKER)})
+
+    def give(data: Any) -> Any:
+        return Success(made)
+
+    give.__annotations__["return"] = Result[result, ActionError]
+    policy = ApprovalPolicy(when=lambda data, ctx: True, permission="p.approve")
+    engine = engine_of(create_action(name="give", description="", handler=give, approval=policy))
+    asked = execute(engine, "work.give", {}, as_ann).failure()
+    boss = RequestContext(tenant=acme, actor=Actor.human("boss", permissions=["p.approve"]))
+    approved = execute(engine, "approvals.approve", {"approval_id": asked.details["approval_id"]}, boss).unwrap()
+    assert approved.result == made
+    assert_masked(storage, acme)
+
+
+@pytest.mark.parametrize("number", [7, 123, 12.5])
+def test_a_short_number_is_masked_by_its_place(
+    number: float, engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    class Short(BaseModel):
+        cvv: Annotated[float, Sensitive()]
+
+    def use(data: Short, ctx: ActionContext) -> Result[Any, Any]:
+        ctx.emit("made", {"cvv": number, "list": [{"cvv": number}]})
+        ctx.execute("work", "inner", {"cvv": number})
+        if data.cvv == 12.5:
+            return Failure(ActionError(ErrorCode.CONFLICT, "no", {"cvv": number}))
+        return Success({"cvv": number, "count": 1})
+
+    engine = engine_of(
+        create_action(name="use", description="", handler=use, validation=Short),
+        create_action(name="inner", description="", handler=lambda d: Success({"cvv": number})),
+    )
+    answer = execute(engine, "work.use", {"cvv": number}, as_ann)
+    if isinstance(answer, Success):
+        assert answer.unwrap() == {"cvv": number, "count": 1}
+    else:
+        assert answer.failure().to_dict()["details"] == {"cvv": MASK}
+    data = storage._tenant_data(acme.id)
+    for encoded in [*(b"%b %b %b" % (row.input or b"", row.output or b"", row.error or b"") for row in data.log)]:
+        assert f'"cvv":{number}'.encode() not in encoded
+        assert b'"cvv":"**********"' in encoded
+    for event in data.events:
+        assert f'"cvv":{number}'.encode() not in event.payload
+
+
+def test_the_names_of_one_action_do_not_mask_those_of_another(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant
+) -> None:
+    engine = engine_of(
+        create_action(name="card", description="", handler=lambda d: Success(1), validation=Card),
+        create_action(name="other", description="", handler=lambda d: Success(d)),
+        create_action(name="root", description="", handler=lambda d: Success({"a": 1}), validation=Password),
+    )
+    execute(engine, "work.card", {"cvv": 123}, as_ann)
+    execute(engine, "work.other", {"cvv": 123}, as_ann)
+    execute(engine, "work.root", MARKER, as_ann)
+    assert [(row.input, row.output) for row in log_of(engine, acme)] == [
+        ({"cvv": MASK}, 1),
+        ({"cvv": 123}, {"cvv": 123}),
+        (MASK, {"a": 1}),
+    ]
+
+
+def test_a_secret_key_is_not_in_the_path_of_an_error(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    class Keys(BaseModel):
+        tokens: dict[Annotated[str, Sensitive()], int]
+
+    engine = engine_of(
+        create_action(name="keys", description="", handler=lambda d: Success(1), validation=Keys),
+        create_action(
+            name="all", description="", handler=lambda d: Success(1), validation=dict[Annotated[str, Sensitive()], int]
+        ),
+    )
+    error = execute(engine, "work.keys", {"tokens": {MARKER: "x"}}, as_ann).failure()
+    assert error.details["fields"] == [{"path": "tokens", "reason": "is not valid", "type": "int_parsing"}]
+    assert MARKER not in told(execute(engine, "work.all", {MARKER: "x"}, as_ann))
+    assert_masked(storage, acme)
+
+
+def test_a_resource_with_a_secret_is_masked_before_it_is_cut(
+    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    secret = MARKER * 200
+
+    def ask(data: Token, ctx: ActionContext) -> Result[Any, Any]:
+        ctx.authorize("keys.use", "key/" + data.value.get_secret_value())
+        return Success(1)
+
+    engine = engine_of(
+        create_action(name="ask", description="", handler=ask, validation=Token),
+        create_action(
+            name="own",
+            description="",
+            handler=lambda d: Success(1),
+            validation=Token,
+            permission="keys.use",
+            resource=lambda data: "key/" + data.value.get_secret_value(),
+        ),
+    )
+    system = RequestContext(tenant=acme, actor=Actor.system())
+    role = {"name": "t", "allow": [{"permission": "keys.use", "resource": "key/1"}]}
+    engine.execute_action("roles", "define", role, system).unwrap()
+    engine.execute_action("roles", "assign", {"actor_type": "human", "actor_id": "tom", "role": "t"}, system).unwrap()
+    tom = RequestContext(tenant=acme, actor=Actor.human("tom"))
+    for action in ("ask", "own"):
+        error = execute(engine, f"work.{action}", {"value": secret}, tom).failure()
+        assert error.code is ErrorCode.FORBIDDEN
+        assert MARKER not in told(Failure(error))
+    assert_masked(storage, acme)
+
+
+@pytest.mark.parametrize(
+    ("text", "secrets", "masked"),
+    [
+        ("abcd1234", {"abcd1234", "1234"}, MASK),
+        ("<abcd1234>", {"1234", "abcd1234"}, f"<{MASK}>"),
+        ("<abcdefghi>", {"abcdef", "defghi"}, f"<{MASK}>"),
+        ("<aaaaaa>", {"aaaa"}, f"<{MASK}>"),
+        ("abc", {"abc"}, MASK),
+        ("<abc>", {"abc"}, "<abc>"),
+        ("x ****- y", {"****-"}, f"x {MASK} y"),
+        ("secret secret", {"secret"}, f"{MASK} {MASK}"),
+    ],
+)
+def test_nothing_remains_of_secrets_that_overlap(text: str, secrets: set[str], masked: str) -> None:
+    assert scrub_text(text, secrets) == masked
+
+
+def test_a_class_whose_annotations_cannot_be_resolved_is_masked_by_their_text(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    from typing import Annotated as An
+
+    from actionengine import Sensitive as Hidden
+
+    @dataclasses.dataclass
+    class Local:
+        token: An[str, Hidden()]
+
+    Local.__annotations__["token"] = "Nowhere[str, Sensitive()]"
+
+    def emit(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        ctx.emit("made", {"a": Local(MARKER)})
+        return Success(None)
+
+    engine = engine_of(create_action(name="emit", description="", handler=emit))
+    execute(engine, "work.emit", {}, as_ann).unwrap()
+    assert_masked(storage, acme)
