@@ -57,6 +57,16 @@ def work(
         float,
         typer.Option(min=0.0, max=86400.0, help="Seconds in which what is in hand may end when the worker is told to."),
     ] = 10.0,
+    readable: Annotated[
+        list[Path] | None,
+        typer.Option(help="A path that commands may read and execute, besides their module and the system's; repeat."),
+    ] = None,
+    require_file_isolation: Annotated[
+        bool,
+        typer.Option(
+            help="Refuse commands where this system cannot keep them off files outside of their module (Landlock)."
+        ),
+    ] = False,
     set_up: Annotated[
         bool, typer.Option("--set-up/--no-set-up", help="Make the durable engine's tables where there are none.")
     ] = True,
@@ -73,7 +83,7 @@ def work(
         from actionengine.durable.runner_worker import RunnerWorker
         from actionengine.execution.roots import ModuleRoots
 
-        behind = _runner(kind, _profile(profile), actions)
+        behind = _runner(kind, _profile(profile, require_file_isolation), actions, readable or [])
         worker = RunnerWorker(
             url, behind, ModuleRoots(modules), queue=queue, concurrency=concurrency, lease=lease, set_up=set_up
         )
@@ -90,22 +100,22 @@ def work(
     os._exit(0)
 
 
-def _profile(name: str) -> CapabilityProfile:
+def _profile(name: str, require_file_isolation: bool) -> CapabilityProfile:
     if name not in PROFILES:
         fail(f"there is no profile {name!r}: it is one of {', '.join(PROFILES)}")
-    return PROFILES[name]
+    return CapabilityProfile(name, PROFILES[name].capabilities, require_file_isolation=require_file_isolation)
 
 
-def _runner(kind: str, profile: CapabilityProfile, actions: str) -> BoundaryRunner:
+def _runner(kind: str, profile: CapabilityProfile, actions: str, readable: list[Path]) -> BoundaryRunner:
     from actionengine.execution.child import actions_at
     from actionengine.execution.in_process import InProcessRunner
     from actionengine.execution.subprocess_runner import SubprocessRunner
 
     if kind == "subprocess":
-        return SubprocessRunner(profile, actions)
+        return SubprocessRunner(profile, actions, readable=readable)
     if kind != "in-process":
         fail(f"there is no runner {kind!r}: it is subprocess or in-process")
-    return InProcessRunner(profile, actions_at(actions))
+    return InProcessRunner(profile, actions_at(actions), readable=readable)
 
 
 def _signalled() -> threading.Event:

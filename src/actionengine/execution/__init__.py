@@ -23,6 +23,7 @@ from actionengine.execution.capabilities import (
     CapabilityProfile,
 )
 from actionengine.execution.declarations import ModuleAction, create_module_action
+from actionengine.execution.file_access import file_isolation
 from actionengine.execution.files import FileEntry, ModuleFiles
 from actionengine.execution.in_process import InProcessRunner
 from actionengine.execution.module_actions import MODULE_ACTIONS
@@ -31,6 +32,7 @@ from actionengine.execution.processes import Finished, ProcessLimits, network_is
 from actionengine.execution.refusals import (
     BoundaryError,
     CapabilityNotGrantedError,
+    FileIsolationError,
     MissingModuleError,
     MissingTenantError,
     PathEscapeError,
@@ -62,6 +64,7 @@ __all__ = [
     "ExecutionRequest",
     "ExecutionResult",
     "FileEntry",
+    "FileIsolationError",
     "Finished",
     "InProcessRunner",
     "MissingModuleError",
@@ -80,6 +83,7 @@ __all__ = [
     "TenantMismatchError",
     "Work",
     "create_module_action",
+    "file_isolation",
     "log_sink",
     "modules_service",
     "network_isolation",

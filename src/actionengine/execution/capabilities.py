@@ -22,15 +22,23 @@ class Capability(StrEnum):
 class CapabilityProfile:
     """A named set of capabilities: the most that work behind a boundary may ask for.
 
+    With `require_file_isolation`, commands reach no files but their module's, and change these only where the request
+    has `fs:write`; a system that cannot keep them so (one without Landlock) refuses commands. Without it, commands may
+    change their module, and are kept off other files where the system can; each result says whether it could.
+
     Raises `ValueError` for a capability that there is not.
     """
 
     name: str
     capabilities: frozenset[Capability]
+    require_file_isolation: bool
 
-    def __init__(self, name: str, capabilities: Iterable[Capability | str]) -> None:
+    def __init__(
+        self, name: str, capabilities: Iterable[Capability | str], *, require_file_isolation: bool = False
+    ) -> None:
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "capabilities", frozenset(map(Capability, capabilities)))
+        object.__setattr__(self, "require_file_isolation", require_file_isolation)
 
 
 CODE_MODULE_DEFAULT = CapabilityProfile("CODE_MODULE_DEFAULT", ("fs:read", "fs:write", "cmd:run", "git:diff"))

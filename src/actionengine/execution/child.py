@@ -37,10 +37,13 @@ def main() -> NoReturn:
 
 def _answer(order: dict[str, Any]) -> dict[str, Any]:
     runner = InProcessRunner(
-        CapabilityProfile(order["profile"], order["capabilities"]),
+        CapabilityProfile(
+            order["profile"], order["capabilities"], require_file_isolation=order["require_file_isolation"]
+        ),
         actions_at(order["actions"]),
         limits=ProcessLimits(**order["limits"]),
         require_isolation=order["require_isolation"],
+        readable=order["readable"],
     )
     answer = runner.execute(ExecutionRequest.model_validate(order["request"]))
     if isinstance(answer, Success):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from actionengine.errors import ErrorCode, failing
 from actionengine.execution.boundary import Admitted
 from actionengine.execution.capabilities import CapabilityProfile
 from actionengine.execution.declarations import ModuleAction
+from actionengine.execution.file_access import FilePolicy, absolute_paths
 from actionengine.execution.module_actions import MODULE_ACTIONS
 from actionengine.execution.once import run_once
 from actionengine.execution.processes import ProcessLimits
@@ -36,6 +38,7 @@ class InProcessRunner(BoundaryRunner):
         limits: what each command may use.
         telemetry: sinks that are told of the work.
         require_isolation: refuse commands where the system cannot keep them off the network.
+        readable: paths of this host that commands may read and execute, besides their module and the system's.
     """
 
     name: ClassVar[str] = "in_process"
@@ -48,10 +51,12 @@ class InProcessRunner(BoundaryRunner):
         limits: ProcessLimits | None = None,
         telemetry: Iterable[Sink] = (),
         require_isolation: bool = False,
+        readable: Iterable[str | os.PathLike[str]] = (),
     ) -> None:
         super().__init__(profile, actions, telemetry)
         self._limits = limits or ProcessLimits()
         self._require_isolation = require_isolation
+        self._file_policy = FilePolicy(absolute_paths(readable), required=profile.require_file_isolation)
 
     def run(self, admitted: Admitted, cancelled: threading.Event) -> ExecutionResult:
         """Call the handler here; with an idempotency key, once in its module."""
@@ -74,6 +79,7 @@ class InProcessRunner(BoundaryRunner):
             cancelled=cancelled,
             deadline=deadline,
             require_isolation=self._require_isolation,
+            file_policy=self._file_policy,
         ) as work:
             output = _plain(admitted.action, admitted.action.handler(admitted.data, work))
         _check_time(request, cancelled, deadline)
@@ -83,6 +89,7 @@ class InProcessRunner(BoundaryRunner):
             output=output,
             runner=self.name,
             network=work.network,
+            file_isolation=work.file_isolation,
             started_at=started_at,
             duration=monotonic() - started,
         )

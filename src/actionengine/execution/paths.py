@@ -55,11 +55,16 @@ def reason_not_to_change(name: str) -> str | None:
     That is `.git`, in capitals too, because the next git command runs what it finds there; and the names of files that
     are being written.
     """
-    if _unseen("", name).casefold() == ".git":
+    if is_git_folder(name):
         return "what is in .git is changed by git alone"
     if name.startswith(TEMPORARY_PREFIX):
         return f"names that begin with {TEMPORARY_PREFIX} are those of files that are being written"
     return None
+
+
+def is_git_folder(name: str) -> bool:
+    """Return whether a name is `.git`, or is taken for it by a file system that compares names in its own way."""
+    return _unseen("", name).casefold() == ".git"
 
 
 def escape(path: str, reason: str) -> PathEscapeError:

@@ -14,9 +14,10 @@ How well this holds depends on the system; `network_isolation` tells which of th
   abstract ones of the host as well. What it leaves behind is found in /proc and ended.
 - `none`: other systems. It is not kept off the network, and what leaves its process group survives it.
 
-Everywhere a command reaches the files that its user reaches, and the Unix sockets among them. This keeps mistakes and
-runaways in bounds; it is not a jail for code that wants to harm. Where there are no namespaces, such code can signal
-and read other processes of the user, which includes this one.
+Files are bounded by Landlock, where the kernel has it and `FileAccess` says what a command may reach; `file_isolation`
+tells. Without it a command reaches the files that its user reaches, and where there are no namespaces either, it can
+signal and read other processes of the user, which includes this one. Unix sockets with a path stay in reach before
+Landlock's ABI 9. This keeps mistakes and runaways in bounds; it is not a jail for code that wants to harm.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ from time import monotonic
 from typing import Any, Literal
 
 from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.execution.file_access import FileAccess, Ruleset, isolation_of, ruleset_for
 from actionengine.execution.removal import take_apart
-from actionengine.execution.request import NetworkIsolation
+from actionengine.execution.request import FileIsolation, NetworkIsolation
 from actionengine.execution.supervision import Supervision
 
 Means = Literal["namespace", "seccomp", "none"]
@@ -98,6 +100,7 @@ class Finished:
     duration: float
     network: NetworkIsolation
     limit: Literal["cpu", "file"] | None = None
+    file_isolation: FileIsolation = "not_enforced"
 
 
 def run_process(
@@ -110,6 +113,7 @@ def run_process(
     timeout: float,
     network: bool = False,
     require_isolation: bool = False,
+    files: FileAccess | None = None,
     cancelled: threading.Event | None = None,
 ) -> Finished:
     """Run a command to its end. Safe in a host with threads, and from many of them. Its umask is 022.
@@ -123,9 +127,11 @@ def run_process(
         timeout: seconds after which it is ended.
         network: whether it may reach a network.
         require_isolation: refuse to run it where the system cannot keep it off.
+        files: the files that it may reach, where the system has Landlock; None for all that its user reaches.
         cancelled: ends it once it is set.
 
     Raises:
+        FileIsolationError: where `files` requires what this system has not.
         ActionException: `timeout`; `conflict` where it was cancelled; `unprocessable` where it printed too much (all
             three show the beginning of what it printed in `details`) or cannot be run at all; `not_found` for a folder
             that there is not; `forbidden` where it must be kept off the network and cannot be; `unavailable` where the
@@ -135,12 +141,12 @@ def run_process(
         raise failing(ErrorCode.UNAVAILABLE, "commands run on Linux and on other POSIX systems, not on this one")
     command = _Command(argv, environment or {}, stdin, limits or ProcessLimits(), network, cancelled)
     deadline = monotonic() + timeout
-    with _descriptor(folder) as descriptor:
+    with _descriptor(folder) as descriptor, ruleset_for(files, network=network) as ruleset:
         for means in _means_to_try(network):
             if means == "none" and require_isolation and not network:
                 break
             with contextlib.suppress(_UnableError):
-                return _run(command, descriptor, means, deadline)
+                return _run(command, descriptor, ruleset, means, deadline)
     if require_isolation and not network:
         message = f"{command.name} must be kept off the network, and this system cannot do that"
         raise failing(ErrorCode.FORBIDDEN, message, network="not_enforced")
@@ -238,20 +244,21 @@ def _descriptor(folder: int | str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _run(command: _Command, folder: int, means: Means, deadline: float) -> Finished:
+def _run(command: _Command, folder: int, ruleset: Ruleset | None, means: Means, deadline: float) -> Finished:
     """Run a command by these means. Raises `_UnableError` where the system does not allow them."""
     started = monotonic()
     temporary = os.path.join(tempfile.gettempdir(), f"actionengine-{secrets.token_hex(8)}")
     try:
         with contextlib.ExitStack() as stack:
-            order = command.order(means, temporary)
-            run = Supervision(order, folder, command.stdin, command.limits.output_bytes, command.cancelled, stack)
+            order = {**command.order(means, temporary), "abi": ruleset.abi if ruleset else 0}
+            descriptors = {"folder": folder} if ruleset is None else {"folder": folder, "ruleset": ruleset.descriptor}
+            run = Supervision(order, descriptors, command.stdin, command.limits.output_bytes, command.cancelled, stack)
             run.watch(deadline)
     except OSError as error:
         raise failing(ErrorCode.UNAVAILABLE, f"{command.name} was not run: {error.strerror or error}") from None
     finally:
         _remove(temporary)
-    return _finished(command, means, run, monotonic() - started)
+    return _finished(command, means, isolation_of(ruleset), run, monotonic() - started)
 
 
 def _remove(temporary: str) -> None:
@@ -260,7 +267,9 @@ def _remove(temporary: str) -> None:
         take_apart(temporary)
 
 
-def _finished(command: _Command, means: Means, run: Supervision, duration: float) -> Finished:
+def _finished(
+    command: _Command, means: Means, file_isolation: FileIsolation, run: Supervision, duration: float
+) -> Finished:
     """How it went. Raises `_UnableError`, and `ActionException` as `run_process` does."""
     if run.reason is not None:
         raise failing(run.reason, f"{command.name} {_ENDED[run.reason]}, and was ended", **_shown(run))
@@ -283,6 +292,7 @@ def _finished(command: _Command, means: Means, run: Supervision, duration: float
         duration,
         _network(command.network, means),
         "cpu" if limit == "cpu" else "file" if limit == "file" else None,
+        file_isolation,
     )
 
 

@@ -54,6 +54,12 @@ class CapabilityNotGrantedError(BoundaryError):
     refusal = "capability_not_granted"
 
 
+class FileIsolationError(BoundaryError):
+    """The profile requires that commands are kept off the files of others, and this system cannot do that."""
+
+    refusal = "file_isolation_missing"
+
+
 class PathEscapeError(BoundaryError):
     """A path that is absolute, is not normalised, or leads out of the module."""
 

@@ -78,6 +78,10 @@ NetworkIsolation = Literal["granted", "isolated", "not_enforced", "not_needed"]
 """Whether work could reach a network: `granted` (it has `net:http`), `isolated` (the system kept it off),
 `not_enforced` (this system cannot), `not_needed` (no command was run)."""
 
+FileIsolation = Literal["isolated", "not_enforced", "not_needed"]
+"""Whether commands could reach files that are not theirs: `isolated` (the system kept them off), `not_enforced` (this
+system cannot), `not_needed` (no command was run)."""
+
 
 class ExecutionResult(BaseModel):
     """Work that was done. `output` is what the module action gave, `duration` in seconds."""
@@ -92,6 +96,7 @@ class ExecutionResult(BaseModel):
     worker: str | None = None
     """Which process ran it, where it was another one."""
     network: NetworkIsolation = "not_needed"
+    file_isolation: FileIsolation = "not_needed"
     started_at: datetime
     duration: float
     replayed: bool = False

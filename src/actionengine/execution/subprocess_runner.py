@@ -15,6 +15,7 @@ from actionengine.errors import ActionError, ActionException, ErrorCode, failing
 from actionengine.execution.boundary import Admitted
 from actionengine.execution.capabilities import Capability, CapabilityProfile
 from actionengine.execution.child import actions_at
+from actionengine.execution.file_access import absolute_paths
 from actionengine.execution.processes import Finished, ProcessLimits, run_process
 from actionengine.execution.request import ExecutionRequest, ExecutionResult
 from actionengine.execution.runner import BoundaryRunner, took_too_long, was_cancelled
@@ -44,6 +45,8 @@ class SubprocessRunner(BoundaryRunner):
         environment: variables for handlers, beside those that a command gets (see `run_process`); commands do not get
             them.
         require_isolation: refuse work where the system cannot keep it off the network.
+        readable: paths of this host that commands may read and execute, besides their module and the system's. The
+            handler itself is the host's code and is not kept off files.
 
     Raises:
         ConfigurationError: where there are no module actions at `actions`.
@@ -60,12 +63,14 @@ class SubprocessRunner(BoundaryRunner):
         telemetry: Iterable[Sink] = (),
         environment: Mapping[str, str] | None = None,
         require_isolation: bool = False,
+        readable: Iterable[str | os.PathLike[str]] = (),
     ) -> None:
         super().__init__(profile, actions_at(actions), telemetry)
         self._actions = actions
         self._limits = limits or ProcessLimits()
         self._environment = dict(environment or {})
         self._require_isolation = require_isolation
+        self._readable = absolute_paths(readable)
 
     def run(self, admitted: Admitted, cancelled: threading.Event) -> ExecutionResult:
         """Start a process for the work, and wait for its answer."""
@@ -99,9 +104,11 @@ class SubprocessRunner(BoundaryRunner):
             order = {
                 "profile": profile.name,
                 "capabilities": sorted(profile.capabilities),
+                "require_file_isolation": profile.require_file_isolation,
                 "actions": self._actions,
                 "limits": asdict(self._limits),
                 "require_isolation": self._require_isolation,
+                "readable": self._readable,
                 "request": request.model_dump(mode="json"),
             }
             return json.dumps(order).encode()

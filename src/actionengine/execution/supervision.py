@@ -31,7 +31,8 @@ class Supervision:
 
     Args:
         order: what the supervisor is told, but for the descriptors.
-        folder: a descriptor of the folder that the command runs in.
+        passed_on: descriptors that the supervisor gets by these names: of the `folder` that the command runs in, and of
+            the `ruleset` that it enters, if any.
         stdin: what the command can read.
         output_bytes: what it may print.
         cancelled: ends it once it is set.
@@ -44,7 +45,7 @@ class Supervision:
     def __init__(
         self,
         order: Mapping[str, Any],
-        folder: int,
+        passed_on: Mapping[str, int],
         stdin: bytes,
         output_bytes: int,
         cancelled: threading.Event | None,
@@ -60,7 +61,7 @@ class Supervision:
         control, self._control = map(stack.enter_context, _pipe())
         self._status, status = map(stack.enter_context, _pipe())
         with tempfile.TemporaryFile() as file, contextlib.ExitStack() as passed:
-            given = {"control": control.fileno(), "status": status.fileno(), "folder": folder, "order": file.fileno()}
+            given = {"control": control.fileno(), "status": status.fileno(), "order": file.fileno(), **passed_on}
             descriptors = {name: passed.enter_context(_above_the_standard(each)) for name, each in given.items()}
             file.write(marshal.dumps({**order, **descriptors}))
             file.seek(0)

@@ -23,14 +23,12 @@ goes on.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import marshal
 import os
 import resource
 import select
 import signal
-import struct
 import sys
 import time
 
@@ -39,13 +37,23 @@ if TYPE_CHECKING:
     # It takes as long to import as all the rest.
     from typing import Any, NoReturn
 
+    from actionengine.execution import confinement
+else:
+    # As a program, this file finds nothing but the standard library; the file beside it imports no more than that.
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import confinement
+
+    del sys.path[0]
+
 LINUX = sys.platform == "linux"
 
 # <linux/sched.h>, <linux/mount.h>, <linux/prctl.h>
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x10000000, 0x20000000, 0x40000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 22, 36, 38
-SECCOMP_MODE_FILTER = 2
+PROC_OF_ALL = ("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/loadavg", "/proc/uptime", "/proc/filesystems")
+"""Files of the host's /proc that are nobody's, which programs read as they start."""
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38
 
 
 def main() -> NoReturn:
@@ -66,8 +74,9 @@ def main() -> NoReturn:
 
 def carry_out(order: dict[str, Any]) -> NoReturn:
     """Start the command and watch it, from a process that is 1 in its namespace where namespaces are ordered."""
-    for descriptor in (order["control"], order["status"]):
-        os.set_inheritable(descriptor, False)
+    for name in ("control", "status", "ruleset"):
+        if name in order:
+            os.set_inheritable(order[name], False)
     os.umask(0o022)
     # Made here and not by the host, which can die before there is anybody to remove them.
     for name in ("", "home", "tmp"):
@@ -76,8 +85,8 @@ def carry_out(order: dict[str, Any]) -> NoReturn:
     os.fchdir(order["folder"])
     os.close(order["folder"])
     if LINUX:
-        prctl(PR_SET_NO_NEW_PRIVS, 1)
-        prctl(PR_SET_CHILD_SUBREAPER, 1)
+        confinement.prctl(PR_SET_NO_NEW_PRIVS, 1)
+        confinement.prctl(PR_SET_CHILD_SUBREAPER, 1)
     if order["means"] != "namespace":
         supervise(order, is_init=False)
         leave(order)
@@ -89,9 +98,10 @@ def carry_out(order: dict[str, Any]) -> NoReturn:
     init = os.fork()
     if init == 0:
         try:
-            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            confinement.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             # Where that is refused, the old /proc stays, with the numbers that processes have outside.
-            libc().mount(b"proc", b"/proc", b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
+            flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
+            order["own_proc"] = confinement.libc().mount(b"proc", b"/proc", b"proc", flags, None) == 0
             supervise(order, is_init=True)
         except BaseException as error:
             tell(order, f"broken {type(error).__name__}: {error}")
@@ -185,12 +195,14 @@ def become_command(order: dict[str, Any]) -> NoReturn:
     try:
         os.setsid()
         if LINUX:
-            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            confinement.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.set_wakeup_fd(-1)
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             with contextlib.suppress(OSError, ValueError):
                 signal.signal(number, signal.SIG_DFL)
         limit(order)
+        if order["abi"]:
+            bound_files(order)
         if order["means"] == "seccomp" and not order["network"]:
             start_filter(order)
         start(order)
@@ -199,10 +211,20 @@ def become_command(order: dict[str, Any]) -> NoReturn:
     os._exit(127)
 
 
+def bound_files(order: dict[str, Any]) -> None:
+    """Keep this process off files that its ruleset does not name. The temporary folder, and a /proc of its own that
+    shows nothing of others, are there only now."""
+    ruleset, abi = order["ruleset"], order["abi"]
+    confinement.allow(ruleset, abi, order["temporary"], confinement.WRITE)
+    for path in ("/proc",) if order.get("own_proc") else ("/proc/self", *PROC_OF_ALL):
+        confinement.allow(ruleset, abi, path, confinement.READ_FILE | confinement.READ_DIR)
+    confinement.enter_ruleset(ruleset, abi)
+
+
 def start_filter(order: dict[str, Any]) -> None:
     """Keep this process off the network, or tell that it cannot be."""
     try:
-        filter_network()
+        confinement.filter_network()
     except OSError as error:
         tell(order, f"unable {error}")
         os._exit(127)
@@ -305,7 +327,7 @@ def enter_namespaces(network: bool) -> None:
     os.close(told)
     try:
         flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | (0 if network else CLONE_NEWNET)
-        check(libc().unshare(flags), "unshare")
+        confinement.check(confinement.libc().unshare(flags), "unshare")
         os.write(telling, b"\n")
     finally:
         os.close(telling)
@@ -340,58 +362,6 @@ def put(folder: int, name: str, text: str) -> None:
         os.write(descriptor, text.encode())
     finally:
         os.close(descriptor)
-
-
-def filter_network() -> None:
-    """Let this process and its children make no sockets but Unix ones: a seccomp filter of system calls.
-
-    Refused besides: io_uring, which makes sockets without that call; taking descriptors out of other processes; and
-    system calls of another architecture than this one, whose numbers mean other calls. Raises `OSError` where the
-    kernel or the processor does not allow it.
-    """
-    known = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}.get(os.uname().machine)
-    if known is None or struct.calcsize("P") != 8:
-        raise OSError(errno.ENOSYS, "no filter of system calls is known for this processor")
-    architecture, socket = known
-    io_uring_setup, pidfd_getfd, af_unix, x32 = 425, 438, 1, 0x40000000
-    load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06
-    allow, deny = 0x7FFF0000, 0x00050000 | errno.EPERM
-    # Instruction, lines to skip if true, lines to skip if false, operand. The data: number at 0, architecture at 4,
-    # first argument at 16 (its lower half; a family is an int).
-    program = (
-        (load, 0, 0, 4),
-        (equal, 0, 7, architecture),
-        (load, 0, 0, 0),
-        (at_least, 5, 0, x32),
-        (equal, 4, 0, io_uring_setup),
-        (equal, 3, 0, pidfd_getfd),
-        (equal, 0, 3, socket),
-        (load, 0, 0, 16),
-        (equal, 1, 0, af_unix),
-        (answer, 0, 0, deny),
-        (answer, 0, 0, allow),
-    )
-    lines = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in program))
-    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, struct.pack("HxxxxxxP", len(program), ctypes.addressof(lines)))
-
-
-def libc() -> ctypes.CDLL:
-    """The C library that this process has loaded."""
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def prctl(option: int, argument: int, pointer: bytes | int = 0) -> None:
-    """Call prctl(2). Raises `OSError`."""
-    third = pointer if isinstance(pointer, bytes) else ctypes.c_ulong(pointer)
-    none = ctypes.c_ulong(0)
-    check(libc().prctl(option, ctypes.c_ulong(argument), third, none, none), "prctl")
-
-
-def check(result: int, call: str) -> None:
-    """Raise the `OSError` of a call that failed."""
-    if result != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{call}: {os.strerror(number)}")
 
 
 if __name__ == "__main__":

@@ -13,14 +13,15 @@ from actionengine.errors import ActionException, ErrorCode, failing
 from actionengine.execution.boundary import Admitted
 from actionengine.execution.capabilities import Capability
 from actionengine.execution.edits import apply_diff
+from actionengine.execution.file_access import FileAccess, FilePolicy
 from actionengine.execution.files import FileEntry, ModuleFiles
 from actionengine.execution.git import diff_from_last_commit
 from actionengine.execution.processes import Finished, ProcessLimits, run_process
 from actionengine.execution.refusals import CapabilityNotGrantedError
-from actionengine.execution.request import NetworkIsolation
+from actionengine.execution.request import FileIsolation, NetworkIsolation
 from actionengine.execution.runner import took_too_long, was_cancelled
 
-_WORST_LAST: tuple[NetworkIsolation, ...] = ("not_needed", "isolated", "granted", "not_enforced")
+_WORST_LAST = ("not_needed", "isolated", "granted", "not_enforced")
 
 
 class Work:
@@ -36,9 +37,11 @@ class Work:
         cancelled: ends the work once it is set.
         deadline: when the work has to be over, as `time.monotonic()` counts.
         require_isolation: refuse to run commands that the system cannot keep off the network.
+        file_policy: which files commands may reach, where the system can bound them; None for all that their user
+            reaches.
 
-    `request` and `module` are those of the request; `network` says what commands could reach so far, the worst of them
-    all.
+    `request` and `module` are those of the request; `network` and `file_isolation` say what commands could reach so
+    far, the worst of them all.
 
     Raises:
         MissingModuleError: where there is no such folder.
@@ -52,14 +55,17 @@ class Work:
         cancelled: threading.Event,
         deadline: float,
         require_isolation: bool = False,
+        file_policy: FilePolicy | None = None,
     ) -> None:
         self.request = admitted.request
         self.module = admitted.module
         self.network: NetworkIsolation = "not_needed"
+        self.file_isolation: FileIsolation = "not_needed"
         self._limits = limits
         self._cancelled = cancelled
         self._deadline = deadline
         self._require_isolation = require_isolation
+        self._file_policy = file_policy
         self._files = ModuleFiles(admitted.module.root)
         self._turn = threading.RLock()
         self._turns = 0
@@ -155,42 +161,56 @@ class Work:
         timeout: float | None = None,
     ) -> Finished:
         """Run a command in a folder of the module, to its end (`cmd:run`). It can reach a network where the request has
-        `net:http`. `timeout` is in seconds; it ends with the work at the latest."""
+        `net:http`, and files as `FileAccess` says. `timeout` is in seconds; it ends with the work at the latest."""
         self._check(Capability.CMD_RUN)
-        return self._run(argv, folder, environment, stdin, timeout)
+        policy = self._file_policy
+        with self._opened("") as root, self._opened(folder) as descriptor:
+            writable = policy is None or not policy.required or Capability.FS_WRITE in self.request.capabilities
+            return self._run(argv, descriptor, self._access(root, writable), environment, stdin, timeout)
 
     def diff(self, path: str | None = None) -> str:
         """What differs in the module, or in one of its files or folders, from the last commit of the git work tree that
         it is (`git:diff`): of files that git knows. See `diff_from_last_commit`."""
         self._check(Capability.GIT_DIFF)
 
-        def run_git(argv: Sequence[str], environment: Mapping[str, str]) -> Finished:
-            # Not by `run`, which needs `cmd:run`.
-            return self._run(argv, "", environment, b"", None)
+        def run_git(argv: Sequence[str], folder: int, root: int, environment: Mapping[str, str]) -> Finished:
+            # Not by `run`, which needs `cmd:run`. What git reaches is a folder of ours.
+            return self._run(argv, folder, self._access(root, True), environment, b"", None)
 
-        return diff_from_last_commit(self._files, run_git, path)
+        return diff_from_last_commit(self._files, run_git, path, self._check_time)
+
+    def _access(self, folder: int, writable: bool) -> FileAccess | None:
+        return None if self._file_policy is None else FileAccess(folder, writable, self._file_policy)
+
+    @contextmanager
+    def _opened(self, folder: str) -> Iterator[int]:
+        descriptor = self._files.open_folder(folder)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def _run(
         self,
         argv: Sequence[str],
-        folder: str,
+        folder: int,
+        access: FileAccess | None,
         environment: Mapping[str, str] | None,
         stdin: bytes,
         timeout: float | None,
     ) -> Finished:
-        has_network = Capability.NET_HTTP in self.request.capabilities
         left = self._deadline - monotonic()
-        descriptor = self._files.open_folder(folder)
         try:
             finished = run_process(
                 argv,
-                folder=descriptor,
+                folder=folder,
                 environment=environment,
                 stdin=stdin,
                 limits=self._limits,
                 timeout=left if timeout is None else min(left, timeout),
-                network=has_network,
+                network=Capability.NET_HTTP in self.request.capabilities,
                 require_isolation=self._require_isolation,
+                files=access,
                 cancelled=self._cancelled,
             )
         except ActionException as failure:
@@ -198,9 +218,8 @@ class Work:
             if failure.error.code in (ErrorCode.TIMEOUT, ErrorCode.CONFLICT):
                 self._check_time()
             raise
-        finally:
-            os.close(descriptor)
         self.network = max(self.network, finished.network, key=_WORST_LAST.index)
+        self.file_isolation = max(self.file_isolation, finished.file_isolation, key=_WORST_LAST.index)
         return finished
 
     def _check(self, *needed: Capability) -> None:

@@ -1,0 +1,191 @@
+"""Linux calls that take rights from a process for good: Landlock for files, seccomp for system calls.
+
+Landlock needs no privileges. A *ruleset* names the rights that it handles; each rule gives some of them back for what
+lies below one file or folder; a process that enters the ruleset has no other, and neither have its children. See
+landlock(7). The rights grew with the kernel's ABI version:
+
+    1  reading, writing, listing, executing, creating, removing (Linux 5.13)
+    2  moving a file to another folder; before, that is always refused (5.19)
+    3  truncating by path (6.2); before, a filter of system calls refuses it
+    4  binding and connecting TCP (6.7)
+    5  ioctl on devices (6.10)
+    6  abstract Unix sockets and signals of processes outside (6.12)
+    9  connecting to Unix sockets that others have made (7.1)
+
+The supervisor loads this file without the package, so that it imports the standard library only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+import struct
+import sys
+
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+MAKE_CHAR, MAKE_BLOCK = 1 << 6, 1 << 11
+REFER, TRUNCATE, IOCTL_DEV, RESOLVE_UNIX = 1 << 13, 1 << 14, 1 << 15, 1 << 16
+READ = EXECUTE | READ_FILE | READ_DIR
+"""Rights of what may be read and executed."""
+WRITE = ((1 << 15) - 1) & ~MAKE_CHAR & ~MAKE_BLOCK
+"""Rights of what may be changed as well: all but making devices."""
+DEVICE = READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV
+"""Rights of a device such as /dev/null."""
+
+_OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV | RESOLVE_UNIX
+_FILES_BY_ABI = ((9, RESOLVE_UNIX), (5, IOCTL_DEV), (3, TRUNCATE), (2, REFER), (1, (1 << 13) - 1))
+_TCP = 0b11
+_SCOPES = 0b11
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_VERSION = 1
+_PATH_BENEATH = 1
+_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
+_O_PATH = getattr(os, "O_PATH", 0)
+
+_LOAD, _EQUAL, _AT_LEAST, _ANSWER = 0x20, 0x15, 0x35, 0x06
+_ALLOW, _DENY = 0x7FFF0000, 0x00050000 | errno.EPERM
+_X32 = 0x40000000
+# The processors whose system calls are known: their number in a filter, `socket` and `truncate`.
+_PROCESSORS = {"x86_64": (0xC000003E, 41, 76), "aarch64": (0xC00000B7, 198, 45)}
+
+
+def landlock_abi() -> int:
+    """Return the version of Landlock that this kernel has; 0 where it has none, or bounds less than it must."""
+    if not sys.platform.startswith("linux"):
+        return 0
+    try:
+        version = syscall(_CREATE_RULESET, None, 0, _VERSION)
+    except OSError:
+        return 0
+    return 0 if version < 3 and not _knows_processor() else version
+
+
+def create_ruleset(abi: int, *, network: bool) -> int:
+    """Return the descriptor of a ruleset that handles all that an ABI version can; TCP only without `network`.
+
+    Raises `OSError`.
+    """
+    fields = [_files(abi)]
+    if abi >= 4:
+        fields.append(0 if network else _TCP)
+    if abi >= 6:
+        fields.append(_SCOPES)
+    form = struct.pack(f"={len(fields)}Q", *fields)
+    return syscall(_CREATE_RULESET, form, len(form), 0)
+
+
+def allow(ruleset: int, abi: int, place: int | str, rights: int) -> bool:
+    """Give rights below a folder, or of a file: of an open descriptor, or at a path, where links are followed. Return
+    whether there is such a path. Raises `OSError` for anything else."""
+    if isinstance(place, str):
+        try:
+            opened = os.open(place, _O_PATH | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG):
+                return False
+            raise
+        try:
+            return allow(ruleset, abi, opened, rights)
+        finally:
+            os.close(opened)
+    rights &= _files(abi)
+    if not stat.S_ISDIR(os.fstat(place).st_mode):
+        rights &= _OF_FILES
+    syscall(_ADD_RULE, ruleset, _PATH_BENEATH, struct.pack("=Qi", rights, place), 0)
+    return True
+
+
+def enter_ruleset(ruleset: int, abi: int) -> None:
+    """Take from this process and its children what a ruleset does not give. Raises `OSError`."""
+    syscall(_RESTRICT_SELF, ruleset, 0)
+    if abi < 3:
+        filter_truncation()
+
+
+def _files(abi: int) -> int:
+    return sum(rights for since, rights in _FILES_BY_ABI if abi >= since)
+
+
+def filter_network() -> None:
+    """Let this process and its children make no sockets but Unix ones: a seccomp filter of system calls.
+
+    Refused besides: io_uring, which makes sockets without that call; taking descriptors out of other processes; and
+    system calls of another architecture than this one, whose numbers mean other calls. Raises `OSError` where the
+    kernel or the processor does not allow it.
+    """
+    architecture, socket, _ = _processor()
+    io_uring_setup, pidfd_getfd, af_unix = 425, 438, 1
+    # Instruction, lines to skip if true, lines to skip if false, operand. The data: number at 0, architecture at 4,
+    # first argument at 16 (its lower half; a family is an int).
+    _filter(
+        (_LOAD, 0, 0, 4),
+        (_EQUAL, 0, 7, architecture),
+        (_LOAD, 0, 0, 0),
+        (_AT_LEAST, 5, 0, _X32),
+        (_EQUAL, 4, 0, io_uring_setup),
+        (_EQUAL, 3, 0, pidfd_getfd),
+        (_EQUAL, 0, 3, socket),
+        (_LOAD, 0, 0, 16),
+        (_EQUAL, 1, 0, af_unix),
+        (_ANSWER, 0, 0, _DENY),
+        (_ANSWER, 0, 0, _ALLOW),
+    )
+
+
+def filter_truncation() -> None:
+    """Refuse to truncate by path, which Landlock bounds from ABI 3 on only. Raises `OSError` as `filter_network`."""
+    architecture, _, truncate = _processor()
+    _filter(
+        (_LOAD, 0, 0, 4),
+        (_EQUAL, 0, 3, architecture),
+        (_LOAD, 0, 0, 0),
+        (_AT_LEAST, 1, 0, _X32),
+        (_EQUAL, 0, 1, truncate),
+        (_ANSWER, 0, 0, _DENY),
+        (_ANSWER, 0, 0, _ALLOW),
+    )
+
+
+def _filter(*program: tuple[int, int, int, int]) -> None:
+    lines = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in program))
+    prctl(_SET_SECCOMP, _SECCOMP_MODE_FILTER, struct.pack("HxxxxxxP", len(program), ctypes.addressof(lines)))
+
+
+def _knows_processor() -> bool:
+    return os.uname().machine in _PROCESSORS and struct.calcsize("P") == 8
+
+
+def _processor() -> tuple[int, int, int]:
+    if not _knows_processor():
+        raise OSError(errno.ENOSYS, "no filter of system calls is known for this processor")
+    return _PROCESSORS[os.uname().machine]
+
+
+def syscall(number: int, *arguments: int | bytes | None) -> int:
+    """Make a system call. Raises `OSError`."""
+    given = [each if isinstance(each, bytes) else ctypes.c_long(each or 0) for each in arguments]
+    result: int = libc().syscall(ctypes.c_long(number), *given)
+    if result < 0:
+        check(result, f"system call {number}")
+    return result
+
+
+def libc() -> ctypes.CDLL:
+    """Return the C library that this process has loaded."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def prctl(option: int, argument: int, pointer: bytes | int = 0) -> None:
+    """Call prctl(2). Raises `OSError`."""
+    third = pointer if isinstance(pointer, bytes) else ctypes.c_ulong(pointer)
+    none = ctypes.c_ulong(0)
+    check(libc().prctl(option, ctypes.c_ulong(argument), third, none, none), "prctl")
+
+
+def check(result: int, call: str) -> None:
+    """Raise the `OSError` of a call that failed."""
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{call}: {os.strerror(number)}")
