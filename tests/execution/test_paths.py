@@ -96,3 +96,74 @@ def test_what_is_changed_by_others_alone_has_a_reason(name: str) -> None:
 @pytest.mark.parametrize("name", [".gitignore", ".github", "git", "a.git", ".gitt"])
 def test_what_only_looks_like_it_has_none(name: str) -> None:
     assert reason_not_to_change(name) is None
+
+
+def is_refused(text: str) -> bool:
+    try:
+        return module_path(text) != text
+    except PathEscapeError:
+        return True
+
+
+@pytest.mark.parametrize("text", ["x/" * 500, "ä/" * 500, "/".join(["x" * 199] * 5) + "x"], ids=range(3))
+def test_a_path_has_a_thousand_characters_and_no_more(text: str) -> None:
+    path = text.strip("/").ljust(1000, "x")
+    assert (len(path), is_refused(path), is_refused(path + "x")) == (1000, False, True)
+
+
+@pytest.mark.parametrize("letter", ["x", "ä", "\uffff", "\U0001f600"], ids=ascii)
+@pytest.mark.parametrize("form", ["{}", "a/{}", "{}/a"])
+def test_a_name_has_255_bytes_and_no_more(letter: str, form: str) -> None:
+    size = len(letter.encode())
+    name = letter * (255 // size) + "x" * (255 % size)
+    assert (len(name.encode()), is_refused(form.format(name)), is_refused(form.format(name + "x"))) == (
+        255,
+        False,
+        True,
+    )
+
+
+def test_each_control_character_and_surrogate_is_refused_and_their_neighbours_are_not() -> None:
+    refused = {each for each in map(chr, range(0x10000)) if each != "/" and is_refused(f"ab{each}b")}
+
+    assert refused == {
+        *map(chr, range(0x20)),
+        *map(chr, range(0x7F, 0xA0)),
+        *map(chr, range(0xD800, 0xE000)),
+        "\\",
+    }
+
+
+def test_what_stands_first_can_make_a_path_absolute() -> None:
+    first = {each for each in map(chr, range(0x20, 0x7F)) if is_refused(f"{each}a")}
+    before_a_colon = {each for each in map(chr, range(0x20, 0x7F)) if is_refused(f"{each}:")}
+
+    letters = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+    assert first == {"/", "\\", "~"}
+    for text in ("/a", "~", "~a", "C:a"):
+        with pytest.raises(PathEscapeError, match="it is absolute"):
+            module_path(text)
+    assert before_a_colon == letters | {"/", "\\", "~"}
+    assert not any(map(is_refused, ["a~", "a/~", "a/~b", "a/C:x", "ab:c", "a/b:c", "ä:x"]))
+
+
+@pytest.mark.parametrize("part", ["", ".", ".."])
+@pytest.mark.parametrize("form", ["{}", "{}/a", "a/{}", "a/{}/b"])
+def test_a_part_that_is_no_name_is_refused_wherever_it_stands(part: str, form: str) -> None:
+    assert is_refused(form.format(part))
+    assert not is_refused(form.format("..."))
+
+
+def test_git_is_known_by_whatever_a_file_system_leaves_out() -> None:
+    unseen = {each for each in map(chr, range(0x80, 0x10000)) if reason_not_to_change(f".g{each}it")}
+
+    assert unseen == {
+        *"\u200c\u200d\u200e\u200f",
+        *"\u202a\u202b\u202c\u202d\u202e",
+        *"\u206a\u206b\u206c\u206d\u206e\u206f",
+        "\ufeff",
+    }
+    assert all(
+        map(reason_not_to_change, [".giT", "\u200c.GIT", ".git\u206f", TEMPORARY_PREFIX, TEMPORARY_PREFIX + "x"])
+    )
+    assert not any(map(reason_not_to_change, ["git", ".gi", "x.git", "x" + TEMPORARY_PREFIX, TEMPORARY_PREFIX[:-1]]))
