@@ -27,10 +27,10 @@ Validator = SchemaValidator | PluggableSchemaValidator
 class Limits:
     """Bounds on what callers and handlers may ask for.
 
-    `payload_bytes` (as JSON, UTF-8) and `payload_depth` (nested containers) bound a payload, `key_length` (characters)
-    an idempotency key, `nested_depth` actions that execute actions. `idempotency_wait` (seconds) is how long a caller
-    waits for the first one with its key, `idempotency_ttl` (seconds) how long a key is remembered. `reruns` is how
-    often a unit of work that lost against another one runs again.
+    `payload_bytes` (as JSON, UTF-8) and `payload_depth` (nested containers, 128 at most) bound a payload, `key_length`
+    (characters) an idempotency key, `nested_depth` actions that execute actions. `idempotency_wait` (seconds) is how
+    long a caller waits for the first one with its key, `idempotency_ttl` (seconds) how long a key is remembered.
+    `reruns` is how often a unit of work that lost against another one runs again.
     """
 
     payload_bytes: int = 1024 * 1024

@@ -10,6 +10,7 @@ from uuid import UUID
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from actionengine.event_types import EventType, EventVersionError
+from actionengine.json_bounds import check_readable
 from actionengine.storage.port import EventRow
 
 
@@ -63,6 +64,7 @@ class Event(NamedTuple):
         """The event with its payload in the newest version. Raises `EventVersionError`."""
         try:
             newest = to_json(declared.upcast(self.payload, self.version), inf_nan_mode="null")
+            check_readable(newest)
         except (PydanticSerializationError, ValueError, TypeError) as error:
             message = f"{self.type}, version {self.version}, cannot be brought to version {declared.version}: {error}"
             raise EventVersionError(message) from error

@@ -23,6 +23,7 @@ from actionengine.execution.request import ExecutionRequest, ExecutionResult
 from actionengine.execution.runner import BoundaryRunner, took_too_long, was_cancelled
 from actionengine.execution.telemetry import Sink
 from actionengine.execution.work import Work
+from actionengine.json_bounds import check_readable
 
 
 class InProcessRunner(BoundaryRunner):
@@ -105,7 +106,9 @@ def _check_time(request: ExecutionRequest, cancelled: threading.Event, deadline:
 def _plain(action: ModuleAction, output: Any) -> Any:
     """What a handler returned, as plain JSON values."""
     try:
-        return from_json(to_json(output, inf_nan_mode="null"))
+        encoded = to_json(output, inf_nan_mode="null")
+        check_readable(encoded)
+        return from_json(encoded)
     except Exception as error:
         # Whatever an object does while it is looked at.
         message = f"{action.name} returned something that has no JSON form: {error}"

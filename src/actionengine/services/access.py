@@ -152,8 +152,14 @@ class SystemAccess:
         self._execution.emitted = True
 
     def show(self, output: Any) -> None:
-        """What the action log shows as the output, instead of all of it."""
-        self._execution.output = self._execution.masked(masked_json(output, self._execution.learn))
+        """What the action log shows as the output, instead of all of it. Raises `ActionException(internal)` for what
+        could not be read there again."""
+        execution = self._execution
+        try:
+            execution.output = execution.masked(masked_json(output, execution.learn))
+        except ValueError as error:
+            message = f"{execution.plan.name} gave something that the action log cannot show: {error}"
+            raise failing(ErrorCode.INTERNAL, message) from None
 
     def add_subject(self, subject: str) -> None:
         """Name what this execution is about."""
