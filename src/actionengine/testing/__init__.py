@@ -11,10 +11,16 @@ Every test runs twice: without an event loop, concurrently in threads, and under
 storage has an `aclose`, it is awaited in that loop after each test. Tests use tenants of their own, so that they can
 share a database; nothing else may use it meanwhile. The parts can be subclassed one by one while a backend grows.
 
-This package needs pytest and Hypothesis, which actionengine itself does not: install them beside it.
+Names load when they are used. The worlds (`World`, `SyncWorld`, `AsyncWorld`, `scenario`) need nothing beside
+actionengine; the suite and its parts need pytest, and those with documents (`RecordsConformance`, `StorageConformance`)
+Hypothesis too.
 """
 
-import pytest
+from __future__ import annotations
+
+from contextlib import suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 PARTS = (
     "action_log",
@@ -30,20 +36,26 @@ PARTS = (
     "transactions",
 )
 
-pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in PARTS))
+with suppress(ModuleNotFoundError):
+    import pytest
 
-from actionengine.testing.action_log import ActionLogConformance  # noqa: E402 - asserts have to be rewritten first
-from actionengine.testing.approvals import ApprovalConformance  # noqa: E402
-from actionengine.testing.base import Conformance  # noqa: E402
-from actionengine.testing.events import EventConformance  # noqa: E402
-from actionengine.testing.idempotency import IdempotencyConformance  # noqa: E402
-from actionengine.testing.outbox import OutboxConformance  # noqa: E402
-from actionengine.testing.records import RecordsConformance  # noqa: E402
-from actionengine.testing.roles import RolesConformance  # noqa: E402
-from actionengine.testing.tables import TablesConformance  # noqa: E402
-from actionengine.testing.tenants import TenantConformance  # noqa: E402
-from actionengine.testing.transactions import TransactionConformance  # noqa: E402
-from actionengine.testing.worlds import AsyncWorld, SyncWorld, World, scenario  # noqa: E402
+    # Their asserts have to be rewritten before they are imported.
+    pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in PARTS))
+
+if TYPE_CHECKING:
+    from actionengine.testing.action_log import ActionLogConformance
+    from actionengine.testing.approvals import ApprovalConformance
+    from actionengine.testing.base import Conformance
+    from actionengine.testing.events import EventConformance
+    from actionengine.testing.idempotency import IdempotencyConformance
+    from actionengine.testing.outbox import OutboxConformance
+    from actionengine.testing.records import RecordsConformance
+    from actionengine.testing.roles import RolesConformance
+    from actionengine.testing.suite import StorageConformance
+    from actionengine.testing.tables import TablesConformance
+    from actionengine.testing.tenants import TenantConformance
+    from actionengine.testing.transactions import TransactionConformance
+    from actionengine.testing.worlds import AsyncWorld, SyncWorld, World, scenario
 
 __all__ = [
     "ActionLogConformance",
@@ -64,17 +76,39 @@ __all__ = [
     "scenario",
 ]
 
+_MODULES = {
+    "ActionLogConformance": "action_log",
+    "ApprovalConformance": "approvals",
+    "AsyncWorld": "worlds",
+    "Conformance": "base",
+    "EventConformance": "events",
+    "IdempotencyConformance": "idempotency",
+    "OutboxConformance": "outbox",
+    "RecordsConformance": "records",
+    "RolesConformance": "roles",
+    "StorageConformance": "suite",
+    "SyncWorld": "worlds",
+    "TablesConformance": "tables",
+    "TenantConformance": "tenants",
+    "TransactionConformance": "transactions",
+    "World": "worlds",
+    "scenario": "worlds",
+}
 
-class StorageConformance(
-    RecordsConformance,
-    TablesConformance,
-    TransactionConformance,
-    IdempotencyConformance,
-    TenantConformance,
-    ActionLogConformance,
-    EventConformance,
-    OutboxConformance,
-    ApprovalConformance,
-    RolesConformance,
-):
-    """All that a storage promises."""
+
+def __getattr__(name: str) -> Any:
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = getattr(import_module(f"{__name__}.{module}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("actionengine"):
+            raise
+        raise ImportError(f"{__name__}.{name} needs {error.name}: pip install {error.name}") from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted((*globals(), *__all__))

@@ -1,0 +1,29 @@
+"""The whole conformance suite: all of its parts in one class."""
+
+from __future__ import annotations
+
+from actionengine.testing.action_log import ActionLogConformance
+from actionengine.testing.approvals import ApprovalConformance
+from actionengine.testing.events import EventConformance
+from actionengine.testing.idempotency import IdempotencyConformance
+from actionengine.testing.outbox import OutboxConformance
+from actionengine.testing.records import RecordsConformance
+from actionengine.testing.roles import RolesConformance
+from actionengine.testing.tables import TablesConformance
+from actionengine.testing.tenants import TenantConformance
+from actionengine.testing.transactions import TransactionConformance
+
+
+class StorageConformance(
+    RecordsConformance,
+    TablesConformance,
+    TransactionConformance,
+    IdempotencyConformance,
+    TenantConformance,
+    ActionLogConformance,
+    EventConformance,
+    OutboxConformance,
+    ApprovalConformance,
+    RolesConformance,
+):
+    """All that a storage promises."""
