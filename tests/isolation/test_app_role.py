@@ -16,15 +16,20 @@ from tests.isolation.worlds import GUARDED, HOST_TABLE, KEY, Party, World
 APPEND_ONLY = ("ae_action_log", "ae_action_log_subjects", "ae_events", "ae_change_targets", "ae_snapshots")
 CHANGES = ("UPDATE {table} SET tenant_id = tenant_id", "DELETE FROM {table}", "TRUNCATE {table} CASCADE")
 
+OPEN = "SELECT set_config('app.signature', public.ae_open(%s, %s, 'w', %s), false)"
+
 Settings = dict[str, str]
 
 
 @contextmanager
 def prompt(url: str, settings: Settings | None = None) -> Iterator[psycopg.Connection[Any]]:
-    """A transaction of a session with these settings, rolled back in the end."""
+    """A transaction of a session with these settings, rolled back in the end. A host's signature opens it."""
     with psycopg.connect(url) as connection:
         for name, value in (settings or {}).items():
             connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+        if settings is not None and "app.signature" in settings:
+            context = [settings[name] for name in ("app.tenant_id", "app.action_id", "app.signature")]
+            connection.execute(OPEN, context)
         yield connection
         connection.rollback()
 
@@ -60,7 +65,7 @@ def signed(world: World, party: Party, action_id: str) -> Settings:
     """What the engine itself sets."""
     settings = {"app.tenant_id": party.id, "app.action_id": action_id}
     if world.is_signed:
-        settings["app.signature"] = Signer(KEY).context(party.id, action_id)
+        settings["app.signature"] = Signer(KEY).context("w", party.id, action_id)
     return settings
 
 
@@ -150,12 +155,42 @@ def test_a_tenant_without_a_signature_reads_nothing_where_contexts_are_signed(si
     assert found == [[]] * len(GUARDED)
 
 
-def test_a_signature_of_another_key_is_none(signed_world: World) -> None:
+def test_a_signature_of_another_key_opens_nothing(signed_world: World) -> None:
     forged = signed(signed_world, signed_world.victim, "x")
-    forged["app.signature"] = Signer("another key, just as long as the right one").context(signed_world.victim.id, "x")
+    another = Signer("another key, just as long as the right one")
+    forged["app.signature"] = another.context("w", signed_world.victim.id, "x")
+    refusal = pytest.raises(DatabaseError, match="the signature of this transaction's context is missing or wrong")
 
-    with prompt(signed_world.database.app_url, forged) as connection:
-        assert connection.execute("SELECT public.ae_tenant()").fetchall() == [(None,)]
+    with refusal as refused, prompt(signed_world.database.app_url, forged):
+        pass
+
+    assert refused.value.sqlstate == "AE003"
+
+
+@pytest.mark.parametrize(
+    ("mode", "tenant", "action"),
+    [("r", "VICTIM", "x"), ("w", "ATTACKER", "x"), ("w", "VICTIM", "y"), ("w", "VICTIM", ""), ("w", "VICTIM|x", "")],
+)
+def test_a_hosts_signature_is_for_one_mode_tenant_and_action(
+    signed_world: World, mode: str, tenant: str, action: str
+) -> None:
+    tenant = tenant.replace("VICTIM", signed_world.victim.id).replace("ATTACKER", signed_world.attacker.id)
+    signature = Signer(KEY).context("w", signed_world.victim.id, "x")
+
+    with prompt(signed_world.database.app_url) as connection, pytest.raises(DatabaseError, match="missing or wrong"):
+        connection.execute("SELECT public.ae_open(%s, %s, %s, %s)", (tenant, action, mode, signature))
+
+
+def test_a_hosts_signature_as_such_is_nobodys(signed_world: World) -> None:
+    signature = Signer(KEY).context("w", signed_world.victim.id, "x")
+    settings = {"tenant_id": signed_world.victim.id, "action_id": "x"}
+
+    with prompt(signed_world.database.app_url) as connection:
+        for name, value in settings.items():
+            connection.execute("SELECT set_config(%s, %s, false)", (f"app.{name}", value))
+        for given in (signature, f"w{signature}", f"r{signature}"):
+            connection.execute("SELECT set_config('app.signature', %s, false)", (given,))
+            assert connection.execute("SELECT public.ae_tenant()").fetchall() == [(None,)]
 
 
 @pytest.mark.parametrize("table", APPEND_ONLY)

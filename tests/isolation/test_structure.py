@@ -64,7 +64,7 @@ RELAY_CALLS = {
     "ae_skip(uuid[],text,text)",
 }
 LOOK_UPS = {"ae_is_deleted(uuid)"}
-VERIFIERS = {"ae_signed(text,text)", "ae_tenant()"}
+VERIFIERS = {"ae_open(text,text,text,text)", "ae_signed(text,text)", "ae_tenant()"}
 
 TABLES = """
 SELECT c.relname, c.relrowsecurity, c.relforcerowsecurity, pg_get_userbyid(c.relowner)

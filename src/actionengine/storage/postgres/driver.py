@@ -74,20 +74,26 @@ class Driver:
             return None
         return len(self._connection._prepared._names)
 
-    def execute(self, *statements: Statement, until: float | None = None, first: Sequence[str] = ()) -> list[Row]:
+    def execute(
+        self,
+        *statements: Statement,
+        until: float | None = None,
+        first: Sequence[Statement] = (),
+        last: Sequence[Statement] = (),
+    ) -> list[Row]:
         """Send statements in one round trip; the rows of the last. Where one fails, those after it are not run.
 
         Parameters, marked `%s`, are texts, numbers, UUIDs, times with a zone, or None. `first` are statements that
-        come before them and are not prepared. The answer has to come before `until` (`time.monotonic`), and within the
-        storage's `answer_timeout`. Raises `psycopg.Error`.
+        come before them and are not prepared, `last` such that come after them. The answer has to come before `until`
+        (`time.monotonic`), and within the storage's `answer_timeout`. Raises `psycopg.Error`.
         """
         deadline = monotonic() + self._answer_timeout
         self._deadline = deadline if until is None else min(deadline, until)
         if self._mode == "async":
-            result = await_(self._execute_async(statements, first))
+            result = await_(self._execute_async(statements, first, last))
         else:
             with self._connection.lock:
-                result = self._connection.wait(self._round_trip(statements, first))
+                result = self._connection.wait(self._round_trip(statements, first, last))
         if not result.ntuples:
             return []
         transformer = Transformer(self._connection)
@@ -153,23 +159,28 @@ class Driver:
         with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self._pgconn.socket)) as twin:
             twin.shutdown(socket.SHUT_RDWR)
 
-    async def _execute_async(self, statements: Sequence[Statement], first: Sequence[str]) -> Any:
+    async def _execute_async(
+        self, statements: Sequence[Statement], first: Sequence[Statement], last: Sequence[Statement]
+    ) -> Any:
         async with self._connection.lock:
-            return await self._connection.wait(self._round_trip(statements, first))
+            return await self._connection.wait(self._round_trip(statements, first, last))
 
-    def _round_trip(self, statements: Sequence[Statement], first: Sequence[str]) -> Generator[Wait, Ready, Any]:
+    def _round_trip(
+        self, statements: Sequence[Statement], first: Sequence[Statement], last: Sequence[Statement]
+    ) -> Generator[Wait, Ready, Any]:
         pgconn = self._pgconn
         if pgconn.pipeline_status != PipelineStatus.OFF:
             raise psycopg.OperationalError("the connection was interrupted in the middle of a statement")
-        encoded = [(_wired(statement), [_encoded(value) for value in values]) for statement, values in statements]
+        encoded = [_wire(each) for each in statements]
+        unprepared = [_wire(each) for each in first], [_wire(each) for each in last]
         pgconn.enter_pipeline_mode()
-        preparing = self._send(encoded, first)
+        preparing = self._send(encoded, *unprepared)
         pgconn.pipeline_sync()
         while pgconn.flush():
             if (yield Wait.RW) & Ready.R:
                 pgconn.consume_input()
             self._check_deadline()
-        last = failed = None
+        answer = failed = None
         while True:
             while pgconn.is_busy():
                 yield Wait.R
@@ -189,11 +200,11 @@ class Driver:
             if name is not None and result.status == ExecStatus.COMMAND_OK:
                 assert self._prepared is not None
                 self._prepared.add(name)
-            last = result
+            answer = result
         pgconn.exit_pipeline_mode()
         if failed is not None:
             raise error_from_result(failed)
-        return last
+        return answer
 
     def _check_deadline(self) -> None:
         if monotonic() > self._deadline:
@@ -205,13 +216,13 @@ class Driver:
         return psycopg.OperationalError("the connection is lost")
 
     def _send(
-        self, statements: Sequence[tuple[Wired, list[bytes | None]]], first: Sequence[str]
+        self, statements: Sequence[Encoded], first: Sequence[Encoded], last: Sequence[Encoded]
     ) -> Iterator[bytes | None]:
         """Send statements; for each result to come, the name of what it prepares, if anything."""
         pgconn, prepared = self._pgconn, self._prepared
         results: list[bytes | None] = []
-        for unprepared in first:
-            pgconn.send_query_params(unprepared.encode(), None)
+        for (_, statement), parameters in first:
+            pgconn.send_query_params(statement, parameters)
             results.append(None)
         for (name, statement), parameters in statements:
             is_ready = prepared is not None and (name in prepared or name in results)
@@ -223,6 +234,9 @@ class Driver:
                     results.append(name)
                 pgconn.send_query_prepared(name, parameters)
             results.append(None)
+        for (_, statement), parameters in last:
+            pgconn.send_query_params(statement, parameters)
+            results.append(None)
         return iter(results)
 
 
@@ -231,6 +245,9 @@ class Wired(NamedTuple):
 
     name: bytes
     statement: bytes
+
+
+Encoded = tuple[Wired, list[bytes | None]]
 
 
 def milliseconds(seconds: float) -> str:
@@ -243,6 +260,11 @@ def _wired(statement: str) -> Wired:
     first, *others = statement.split("%s")
     encoded = (first + "".join(f"${number}{part}" for number, part in enumerate(others, 1))).encode()
     return Wired(b"ae_" + sha256(encoded).hexdigest()[:16].encode(), encoded)
+
+
+def _wire(statement: Statement) -> Encoded:
+    text, values = statement
+    return _wired(text), [_encoded(value) for value in values]
 
 
 def _encoded(value: Any) -> bytes | None:

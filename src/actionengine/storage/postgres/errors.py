@@ -94,6 +94,10 @@ def _not_allowed(error: psycopg.Error) -> Exception | None:
     return failing(ErrorCode.CONFLICT, f"{table} does not allow this: {_first_line(error)}", constraint=constraint)
 
 
+def _tampered(error: psycopg.Error) -> Exception:
+    return StorageError(_first_line(error))
+
+
 def _against_a_rule(error: psycopg.Error) -> Exception:
     return failing(ErrorCode.CONFLICT, _first_line(error))
 
@@ -145,6 +149,7 @@ _KNOWN: dict[str, Callable[[psycopg.Error], Exception | None]] = {
     "AE002": _refused,
     "AE003": _refused,
     "AE004": _against_a_rule,
+    "AE005": _tampered,
     "22001": _not_storable,
     "22003": _not_storable,
     "22P05": _not_storable,

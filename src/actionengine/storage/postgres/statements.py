@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from actionengine.storage.port import LogRow
+from actionengine.storage.postgres.driver import Statement
 from actionengine.storage.sql.documents import DocumentStatements
 from actionengine.storage.sql.rows import RowsDialect
 from actionengine.storage.tables import Kind
@@ -31,9 +32,12 @@ class Opening(NamedTuple):
 SETTINGS = """
     SELECT set_config('app.tenant_id', %s, true),
         set_config('app.action_id', %s, true)"""
-OPEN = "WITH context AS MATERIALIZED ({settings}\n)\nSELECT public.ae_is_deleted(%s) FROM context"
-OPEN_AND_CLAIM = """
-WITH context AS MATERIALIZED ({settings},
+BEGAN = "(pg_catalog.date_part('epoch', pg_catalog.now()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8"
+"""When the transaction began, in microseconds: nothing else names it before it has written."""
+
+OPEN = f"WITH context AS MATERIALIZED ({{settings}}\n)\nSELECT {BEGAN}, public.ae_is_deleted(%s) FROM context"
+OPEN_AND_CLAIM = f"""
+WITH context AS MATERIALIZED ({{settings}},
         current_setting('lock_timeout') AS lock_timeout,
         set_config('lock_timeout', %s, true)
 ), claimed AS (
@@ -43,7 +47,7 @@ WITH context AS MATERIALIZED ({settings},
     ON CONFLICT DO NOTHING
     RETURNING true
 )
-SELECT public.ae_is_deleted(%s), EXISTS (SELECT FROM claimed),
+SELECT {BEGAN}, public.ae_is_deleted(%s), EXISTS (SELECT FROM claimed),
     set_config('lock_timeout', (SELECT lock_timeout FROM context), true)
 """
 
@@ -200,35 +204,45 @@ _RESULT_ROW = _row("uuid", "text", "text", "text", "text", "text", "timestamptz"
 MOST_ROWS = 200
 """Rows in one recording statement; it has at most 65,535 parameters. More of them take several statements."""
 
-# A handler's own SQL can put statements of its own under the names of those that the library has prepared. This one is
-# sent without a name before what must not be replaced; a division by zero says that it happened.
-GUARD = """
-SELECT 1 / (count(*) = 0)::integer
-FROM pg_catalog.pg_prepared_statements
-WHERE from_sql AND name LIKE 'ae\\_%'
-"""
+# SQL of a handler can defer what it runs: deferred triggers and the queries of held cursors run at COMMIT. So all that
+# runs first, temporary objects go, and then the library looks at the transaction. Nothing of the handler's runs after
+# that: what is recorded is written, and committed, by the library's statements. SQL can also prepare statements under
+# the names of those that the library has prepared. So these here are not prepared.
 
-# What else it can leave behind in a connection: settings, temporary tables, cursors, locks, a role. The last statement
-# tells how many statements were prepared by SQL, and how many by the library and the driver.
-CLEAN = [
+SETTLE: list[Statement] = [("SET CONSTRAINTS ALL IMMEDIATE", ()), ("CLOSE ALL", ()), ("DISCARD TEMP", ())]
+"""What runs before the look."""
+
+CHECK_TRANSACTION = "SELECT public.ae_check_transaction(%s)"
+"""The look: it fails (`IS_TAMPERED`) where the transaction is not the one that began then, and where it holds what it
+must not."""
+
+IS_TAMPERED = "AE005"
+
+# What else SQL can leave behind in a connection: settings, cursors, temporary tables, locks, a role.
+CLEAN: list[Statement] = [
     (statement, ())
     for statement in (
         "CLOSE ALL",
         "SET SESSION AUTHORIZATION DEFAULT",
         "RESET ALL",
         "UNLISTEN *",
-        "SELECT pg_advisory_unlock_all()",
+        "SELECT pg_catalog.pg_advisory_unlock_all()",
         "DISCARD TEMP",
         "DISCARD SEQUENCES",
-        "SELECT count(*) FILTER (WHERE from_sql), count(*) FILTER (WHERE NOT from_sql)"
-        " FROM pg_catalog.pg_prepared_statements",
     )
 ]
 
+LEFT_BEHIND: Statement = ("SELECT by_sql, by_driver FROM public.ae_left_behind()", ())
+"""What is left after that: where SQL has replaced one of those before it, this tells."""
 
-def opening_statements(settings: Sequence[str], read_only: bool) -> Opening:
-    """The statements that open a unit of work, with these settings beside the usual ones."""
-    made = "".join(f",\n        set_config('{name}', %s, true)" for name in settings)
+
+def opening_statements(settings: Sequence[str], read_only: bool, signed: bool) -> Opening:
+    """Return the statements that open a unit of work, with these settings beside the usual ones.
+
+    For a context that is signed, the parameters are tenant, action, mode and signature.
+    """
+    made = ",\n        pg_catalog.set_config('app.signature', public.ae_open(%s, %s, %s, %s), true)" if signed else ""
+    made += "".join(f",\n        set_config('{name}', %s, true)" for name in settings)
     if read_only:
         made += ",\n        set_config('transaction_read_only', 'on', true)"
     return Opening(*(form.format(settings=SETTINGS + made) for form in (OPEN, OPEN_AND_CLAIM)))

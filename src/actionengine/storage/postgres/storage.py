@@ -142,8 +142,10 @@ class PostgresStorage(SQLStorage):
         named_limits = {"statement_timeout": statement_timeout, "lock_timeout": lock_timeout}
         given_limits = {name: limit for name, limit in named_limits.items() if limit is not None}
         self.limits = [milliseconds(limit) for limit in given_limits.values()]
-        settings = ["app.signature"] * (self.signer is not None) + list(given_limits)
-        self.opening = {read_only: opening_statements(settings, read_only) for read_only in (False, True)}
+        self.opening = {
+            read_only: opening_statements(list(given_limits), read_only, self.signer is not None)
+            for read_only in (False, True)
+        }
         self._allow_strong_role = allow_strong_role
 
     def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> PostgresUnitOfWork:

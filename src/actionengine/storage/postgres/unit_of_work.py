@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from secrets import token_hex
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,17 @@ from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, LogQuery, Log
 from actionengine.storage.postgres.driver import Driver, Row, Statement, milliseconds
 from actionengine.storage.postgres.errors import is_lost, key_too_long, swallowed
 from actionengine.storage.postgres.rows import encoded, event_values, log_id, log_row, log_values, text
-from actionengine.storage.postgres.statements import CLAIM, CLEAN, GUARD, MOST_ROWS, READ_LOG, record_statement
+from actionengine.storage.postgres.statements import (
+    CHECK_TRANSACTION,
+    CLAIM,
+    CLEAN,
+    IS_TAMPERED,
+    LEFT_BEHIND,
+    MOST_ROWS,
+    READ_LOG,
+    SETTLE,
+    record_statement,
+)
 from actionengine.storage.sql.pools import pool_of
 from actionengine.storage.sql.unit_of_work import Savepoint, SQLUnitOfWork
 from actionengine.storage.tenants import tenant_deleted
@@ -38,6 +49,8 @@ class PostgresUnitOfWork(SQLUnitOfWork):
     def __init__(self, storage: PostgresStorage, tenant: Tenant, action_id: str, mode: Mode, read_only: bool) -> None:
         super().__init__(storage, tenant, action_id, mode, read_only)
         self._later: list[Statement] = []
+        self._began = 0
+        self._latches: list[str] = []
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
         """Run a statement at the level of the driver."""
@@ -83,18 +96,22 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         storage, tenant_id = self.storage, str(self.tenant.id)
         parameters: list[Any] = [tenant_id, self._action_id]
         if storage.signer is not None:
-            parameters.append(storage.signer.context(tenant_id, self._action_id))
+            mode = "r" if self._read_only else "w"
+            signature = storage.signer.context(mode, tenant_id, self._action_id)
+            parameters += (tenant_id, self._action_id, mode, signature)
         parameters.extend(storage.limits)
         opening = storage.opening[self._read_only]
         begin = storage.begin_reading if self._read_only and not self._is_lookup else storage.begin
         if claim is None:
             parameters.append(tenant_id)
-            rows = self._driver.execute((begin, ()), (opening.plain, parameters), until=self._deadline)
-            self._check_deleted(rows[0][0])
+            ((self._began, is_deleted),) = self._driver.execute(
+                (begin, ()), (opening.plain, parameters), until=self._deadline
+            )
+            self._check_deleted(is_deleted)
             return None
         parameters += (milliseconds(wait), tenant_id, claim.action, claim.key, claim.fingerprint, tenant_id)
         try:
-            ((is_deleted, is_claimed, _),) = self._driver.execute(
+            ((self._began, is_deleted, is_claimed, _),) = self._driver.execute(
                 (begin, ()), (opening.claiming, parameters), until=self._deadline
             )
         except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
@@ -154,17 +171,44 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             raise swallowed()
         if status == TransactionStatus.IDLE:
             raise StorageError("the handler has ended the transaction by itself; the pipeline does that")
-        self._send_last(*self._later, *self._recording(), ("COMMIT", ()))
+        statements = (*self._later, *self._recording(), ("COMMIT", ()))
+        if self._connection is None:
+            self._driver.execute(*statements, until=self._deadline)
+            return
+        try:
+            self._clean_up(*statements, first=(*SETTLE, (CHECK_TRANSACTION, (self._began,))))
+        except psycopg.Error as error:
+            if error.sqlstate == IS_TAMPERED:
+                self._close_connection()
+            raise
 
     def _rollback_to(self, savepoint: Savepoint) -> None:
         # What was to be sent later was asked for after the savepoint.
         self._later.clear()
+        if savepoint.read_only and self._latches:
+            self._latches.pop()
         super()._rollback_to(savepoint)
 
+    def _release_savepoint(self, savepoint: Savepoint) -> None:
+        if savepoint.read_only and self._latches:
+            latch = self._latches.pop()
+            if self._session is not None:
+                self._flush()
+                try:
+                    self._driver.execute(until=self._deadline, first=((f"RELEASE SAVEPOINT {latch}", ()),))
+                except psycopg.errors.InvalidSavepointSpecification:
+                    raise StorageError(
+                        "the SQL of a nested read-only action has rolled back to before that action"
+                    ) from None
+        super()._release_savepoint(savepoint)
+
     def _allow_writes(self, allow: bool) -> None:
-        # The end of the savepoint brings back what was allowed around it.
+        # The end of the savepoint brings back what was allowed around it. SQL can roll back to that savepoint, and so
+        # to where it may write; then a savepoint is gone that SQL does not know the name of, and cannot make again.
         if not allow:
-            self.execute("SET LOCAL transaction_read_only = on", ())
+            self._latches.append(f"ae_{token_hex(8)}")
+            forbid = "SET LOCAL transaction_read_only = on", f"SAVEPOINT {self._latches[-1]}"
+            self._driver.execute(until=self._deadline, first=[(statement, ()) for statement in forbid])
 
     def _undo(self) -> None:
         if self._abandoned:
@@ -174,21 +218,24 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             if self._deadline is not None:
                 # The time is up, as a rule; a server that is there needs no more than this.
                 self._deadline = max(self._deadline, monotonic() + _GRACE)
-            self._send_last(first=("ROLLBACK",))
+            rollback = ("ROLLBACK", ())
+            if self._connection is None:
+                self._driver.execute(until=self._deadline, first=(rollback,))
+            else:
+                self._clean_up(first=(rollback,))
 
-    def _send_last(self, *statements: Statement, first: Sequence[str] = ()) -> None:
-        """The last statements of the transaction, and, where a handler's own SQL has been here, what cleans up."""
-        if self._connection is None:
-            self._driver.execute(*statements, until=self._deadline, first=first)
-            return
+    def _clean_up(self, *statements: Statement, first: Sequence[Statement]) -> None:
+        """Run the last statements of a transaction that a handler's own SQL has been in, and clean the connection. It
+        is closed where that is not enough."""
+        ((by_sql, by_driver),) = self._driver.execute(
+            *statements, *CLEAN, until=self._deadline, first=first, last=(LEFT_BEHIND,)
+        )
+        if by_sql or self._driver.prepared not in {by_driver, None}:
+            self._close_connection()
+
+    def _close_connection(self) -> None:
         assert self._pooled is not None
-        try:
-            ((foreign, own),) = self._driver.execute(*statements, *CLEAN, until=self._deadline, first=(*first, GUARD))
-        except psycopg.errors.DivisionByZero:
-            self._pooled.invalidate()
-            raise StorageError("the handler's SQL has replaced statements that the library had prepared") from None
-        if foreign or self._driver.prepared not in {own, None}:
-            self._pooled.invalidate()
+        self._pooled.invalidate()
 
     def _interrupt(self) -> None:
         self._driver.cut_off()

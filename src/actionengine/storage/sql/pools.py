@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.engine import URL, Connection, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import Pool, PoolProxiedConnection
 
 from actionengine.errors import ConfigurationError
-from actionengine.storage.port import Mode
+from actionengine.storage.port import Mode, StorageError
 
 _LOOKUP_POOL = {"pool_size": 2, "max_overflow": 0}
 
@@ -245,8 +246,30 @@ UNIT_OF_WORK = "actionengine.unit_of_work"
 
 
 def listen(engine: Engine) -> None:
-    """Have units of work told of errors in their sessions, which a handler may catch."""
+    """Watch the statements of the sessions of units of work: one that ends the transaction is refused, and errors are
+    told to the unit of work, since a handler may catch them."""
     event.listen(engine, "handle_error", _note)
+    event.listen(engine, "before_cursor_execute", _refuse_end)
+
+
+_END = re.compile(
+    r"(?:\s|;|--[^\n]*\n|/\*.*?\*/)*"
+    r"(commit|end|abort|prepare\s+transaction|rollback(?!\s+(?:(?:work|transaction)\s+)?to\b))\b",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def _refuse_end(
+    connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
+) -> None:
+    """Raise `StorageError` for a statement of a handler's that begins with one that ends the transaction. The last look
+    of the unit of work finds the others, once they have been run."""
+    end = _END.match(statement)
+    if end is not None and connection.info.get(UNIT_OF_WORK) is not None:
+        raise StorageError(
+            f"a handler's SQL cannot end the transaction, and {end[1].upper()!r} does: the pipeline ends it. Use "
+            f"session.flush() for rows that you need now, or session.begin_nested() for a part"
+        )
 
 
 def _note(context: ExceptionContext) -> None:

@@ -1,7 +1,8 @@
 """Signatures of a transaction's context, which the database verifies: HMAC-SHA256, after RFC 2104.
 
 The key is known to the host's process and, in a form that only the owner can read, to the database; SQL that a handler
-runs reaches neither, and so cannot sign for another tenant.
+runs reaches neither, and so cannot sign for another tenant. The database gives each transaction a signature of its own
+for the host's (`ae_open`), which is worth nothing in another transaction.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ class Signer:
     def __init__(self, key: str | bytes) -> None:
         self._key = signing_key(key)
 
-    def context(self, tenant_id: str, action_id: str) -> str:
-        """The signature of a transaction for this tenant in this action."""
-        return hmac.digest(self._key, f"{tenant_id}|{action_id}".encode(), "sha256").hex()
+    def context(self, mode: str, tenant_id: str, action_id: str) -> str:
+        """Return the signature of a transaction for this tenant in this action, which reads (mode r) or writes (w)."""
+        return hmac.digest(self._key, f"context|{mode}|{tenant_id}|{action_id}".encode(), "sha256").hex()
 
     def operator(self, call: str) -> str:
         """The signature of an operator's call."""

@@ -15,7 +15,8 @@ GRANT UPDATE (status, op_count, updated_at, merged_at) ON public.ae_changes TO {
 GRANT UPDATE (previous_snapshot, executed_at, applied_version), DELETE ON public.ae_patch_ops TO {role};
 GRANT SELECT ON SEQUENCE public.ae_event_position TO {role};
 GRANT SELECT ON public.ae_schema TO {role};
-GRANT EXECUTE ON FUNCTION public.ae_signed(text, text), public.ae_is_deleted(uuid) TO {role};
+GRANT EXECUTE ON FUNCTION public.ae_signed(text, text), public.ae_open(text, text, text, text),
+    public.ae_is_deleted(uuid) TO {role};
 GRANT EXECUTE ON FUNCTION public.ae_find_tenant(text, text), public.ae_create_tenant(uuid, text, text, text),
     public.ae_delete_tenant(text, text), public.ae_list_tenants(text), public.ae_purge_keys(integer, text) TO {role};
 """

@@ -35,4 +35,5 @@ def statements(script: str, dialect: str) -> Iterator[str]:
 
 
 def _is_complete(statement: str) -> bool:
-    return statement.rstrip().endswith(";") and statement.count("$$") % 2 == 0
+    end = "\nEND;" if "BEGIN ATOMIC" in statement else ";"
+    return statement.rstrip().endswith(end) and statement.count("$$") % 2 == 0

@@ -1,7 +1,10 @@
 -- Contexts that the database verifies: what `actionengine db sign` installs beside the first key.
 --
--- app.signature has to be the HMAC-SHA256 (RFC 2104), in hexadecimal digits, of "<tenant id>|<action id>" under one of
--- the stored keys. The functions run as the owner, who alone can read the keys.
+-- A host signs each transaction's mode (r or w), tenant and action under one of the stored keys: HMAC-SHA256 (RFC 2104),
+-- in hexadecimal digits, of "context|<mode>|<tenant id>|<action id>". ae_open verifies it, and gives what app.signature
+-- has to be in this transaction, which the policies verify: the mode, and another HMAC, of the same with the time that
+-- the transaction began at and the process that serves it. SQL can read that, and use it in no other transaction. It
+-- never sees the host's signature. The functions run as the owner, who alone can read the keys.
 
 CREATE OR REPLACE FUNCTION public.ae_signed(message text, signature text) RETURNS boolean
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -12,21 +15,45 @@ BEGIN
     );
 END $$;
 
+CREATE OR REPLACE FUNCTION public.ae_open(tenant text, action text, mode text, signature text) RETURNS text
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    context     bytea := convert_to(mode || '|' || tenant || '|' || action, 'UTF8');
+    transaction bytea := 'transaction|'::bytea || timestamptz_send(now()) || int4send(pg_backend_pid());
+    opened      text;
+BEGIN
+    SELECT mode || encode(sha256(k.outer_pad || sha256(k.inner_pad || transaction || context)), 'hex') INTO opened
+    FROM public.ae_signing_keys k
+    WHERE signature = encode(sha256(k.outer_pad || sha256(k.inner_pad || 'context|'::bytea || context)), 'hex');
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the signature of this transaction''s context is missing or wrong' USING ERRCODE = 'AE003';
+    END IF;
+    RETURN opened;
+END $$;
+
 CREATE OR REPLACE FUNCTION public.ae_tenant() RETURNS uuid
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    claimed text  := nullif(current_setting('app.tenant_id', true), '');
-    message bytea := convert_to(claimed || '|' || coalesce(current_setting('app.action_id', true), ''), 'UTF8');
+    claimed     text  := nullif(current_setting('app.tenant_id', true), '');
+    opened      text  := current_setting('app.signature', true);
+    context     bytea := convert_to(
+        left(opened, 1) || '|' || claimed || '|' || coalesce(current_setting('app.action_id', true), ''), 'UTF8'
+    );
+    transaction bytea := 'transaction|'::bytea || timestamptz_send(now()) || int4send(pg_backend_pid());
 BEGIN
     IF EXISTS (
         SELECT FROM public.ae_signing_keys k
-        WHERE current_setting('app.signature', true)
-            = encode(sha256(k.outer_pad || sha256(k.inner_pad || message)), 'hex')
+        WHERE substr(opened, 2) = encode(sha256(k.outer_pad || sha256(k.inner_pad || transaction || context)), 'hex')
     ) THEN
         RETURN claimed::uuid;
     END IF;
     RETURN NULL;
 END $$;
 
+-- Where the context is read-only, nobody writes: whatever SQL makes of the transaction's own mode.
+
 CREATE OR REPLACE FUNCTION public.ae_writing_tenant() RETURNS uuid
-LANGUAGE sql STABLE RETURN CASE WHEN current_setting('app.action_id', true) <> '' THEN public.ae_tenant() END;
+LANGUAGE sql STABLE RETURN CASE
+    WHEN current_setting('app.action_id', true) <> '' AND starts_with(current_setting('app.signature', true), 'w')
+    THEN public.ae_tenant()
+END;

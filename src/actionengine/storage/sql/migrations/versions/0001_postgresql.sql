@@ -2,10 +2,18 @@
 --
 -- Two settings, local to a transaction, say for whom and in which action it works: app.tenant_id and app.action_id.
 -- Once `actionengine db sign` has stored a key, a third, app.signature, has to prove them (see signed_postgresql.sql,
--- which replaces the first three functions here).
+-- which replaces the first four functions here).
+--
+-- SQL of a handler chooses the search path. So no function takes names from it: each has a search path of its own, or a
+-- body (RETURN, BEGIN ATOMIC) whose names were resolved when it was made, which lets the planner inline it.
 
 CREATE FUNCTION public.ae_signed(message text, signature text) RETURNS boolean
 LANGUAGE sql STABLE RETURN true;
+
+-- What app.signature takes in this transaction, for the signature of a host. `mode` is r or w: read-only, or writing.
+
+CREATE FUNCTION public.ae_open(tenant text, action text, mode text, signature text) RETURNS text
+LANGUAGE sql STABLE RETURN '';
 
 -- The tenant of this transaction; nobody's where none is set.
 
@@ -20,7 +28,7 @@ LANGUAGE sql STABLE RETURN CASE
 END;
 
 CREATE FUNCTION public.ae_require_action() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF public.ae_writing_tenant() IS NULL THEN
         RAISE EXCEPTION '% on % outside an action: go through the engine', TG_OP, TG_TABLE_NAME
@@ -30,7 +38,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION public.ae_refuse_change() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION '% on %: it is append-only', TG_OP, TG_TABLE_NAME USING ERRCODE = 'AE002';
 END $$;
@@ -367,7 +375,7 @@ CREATE INDEX ae_snapshots_version ON public.ae_snapshots (tenant_id, project_id,
 -- P6: a base type is there before the type that names it, so that no two name each other.
 
 CREATE FUNCTION public.ae_check_base_type() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM FROM public.ae_record_types t
     WHERE t.tenant_id = NEW.tenant_id AND t.project_id = NEW.project_id AND t.key = NEW.base_type;
@@ -382,7 +390,7 @@ END $$;
 -- kept a snapshot of it, one version at a time.
 
 CREATE FUNCTION public.ae_check_record_type() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF (NEW.tenant_id, NEW.id, NEW.project_id, NEW.key, NEW.base_type, NEW.initial_schema::pg_catalog.text,
             NEW.created_at)
@@ -413,7 +421,7 @@ END $$;
 -- E6: a snapshot is what its record type is when it is taken.
 
 CREATE FUNCTION public.ae_check_snapshot() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM FROM public.ae_record_types t
     WHERE t.tenant_id = NEW.tenant_id AND t.project_id = NEW.project_id AND t.key = NEW.record_type_key
@@ -428,7 +436,7 @@ END $$;
 -- E7: what a base type requires, a derived type that says something of it requires too.
 
 CREATE FUNCTION public.ae_check_required_fields() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     weakened record;
 BEGIN
@@ -458,7 +466,7 @@ END $$;
 -- S1: the life of a change. E1: it ends with Merged.
 
 CREATE FUNCTION public.ae_check_change() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     reviewed pg_catalog.bool;
 BEGIN
@@ -502,7 +510,7 @@ END $$;
 -- E1, G2: a change takes targets as Draft only. Its status is locked till the end of the transaction.
 
 CREATE FUNCTION public.ae_check_target() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     change_status pg_catalog.text;
 BEGIN
@@ -522,7 +530,7 @@ END $$;
 -- is worked on. P1: an op is about what its target names.
 
 CREATE FUNCTION public.ae_check_op() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     op            public.ae_patch_ops := CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
     change_status pg_catalog.text;
@@ -562,7 +570,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION public.ae_check_execution() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF OLD.executed_at IS NOT NULL THEN
         RAISE EXCEPTION 'E2: the op % is executed, and never changes again', OLD.id USING ERRCODE = 'AE004';
@@ -659,7 +667,7 @@ CREATE POLICY ae_owner ON public.ae_events FOR SELECT TO CURRENT_USER USING (tru
 CREATE FUNCTION public.ae_claim(
     claim_action text, claim_key text, claim_fingerprint text, claim_replaces text, wait integer,
     OUT status text, OUT result text, OUT approval_id text, OUT asked text
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     this_tenant pg_catalog.uuid := current_setting('app.tenant_id')::pg_catalog.uuid;
     usual_wait  text := current_setting('lock_timeout');
@@ -703,13 +711,55 @@ BEGIN
     PERFORM set_config('lock_timeout', usual_wait, true);
 END $$;
 
+-- Rows of roles and of their settings that this transaction has changed, and those since the connection was idle.
+
+CREATE FUNCTION public.ae_role_changes() RETURNS bigint
+LANGUAGE sql STABLE RETURN pg_stat_get_xact_tuples_updated('pg_catalog.pg_authid'::regclass)
+    + pg_stat_get_xact_tuples_inserted('pg_catalog.pg_db_role_setting'::regclass)
+    + pg_stat_get_xact_tuples_updated('pg_catalog.pg_db_role_setting'::regclass)
+    + pg_stat_get_xact_tuples_deleted('pg_catalog.pg_db_role_setting'::regclass)
+    + pg_stat_get_xact_tuples_inserted('pg_catalog.pg_auth_members'::regclass)
+    + pg_stat_get_xact_tuples_deleted('pg_catalog.pg_auth_members'::regclass);
+
+-- The last look at a transaction in which SQL of a handler has run, before what is recorded is written: nothing of the
+-- handler's runs after it. `began` is when the transaction began, in microseconds: SQL that ends it can begin another
+-- one, but not at that time. Statements under the library's names that SQL has prepared would be run instead of ours.
+-- That an app role is changed (ALTER ROLE: its password, what its sessions begin with) shows in the counters of this
+-- transaction.
+
+CREATE FUNCTION public.ae_check_transaction(began bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF began IS DISTINCT FROM (date_part('epoch', now()) * 1000000)::bigint THEN
+        RAISE EXCEPTION 'the handler''s SQL has ended the transaction and begun another one; the pipeline does that'
+            USING ERRCODE = 'AE005';
+    ELSIF EXISTS (SELECT FROM pg_prepared_statements p WHERE p.from_sql AND starts_with(p.name, 'ae_')) THEN
+        RAISE EXCEPTION 'the handler''s SQL has replaced statements that the library had prepared'
+            USING ERRCODE = 'AE005';
+    ELSIF public.ae_role_changes() > 0 THEN
+        RAISE EXCEPTION 'the handler''s SQL has changed a role (ALTER ROLE): roles are for the owner to change'
+            USING ERRCODE = 'AE005';
+    END IF;
+END $$;
+
+-- What SQL of a handler has left in the connection once its transaction is over: statements that SQL has prepared, or
+-- changes of roles; and how many statements the library and the driver have prepared.
+
+CREATE FUNCTION public.ae_left_behind(OUT by_sql bigint, OUT by_driver bigint)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    SELECT count(*) FILTER (WHERE p.from_sql) + public.ae_role_changes(), count(*) FILTER (WHERE NOT p.from_sql)
+    INTO by_sql, by_driver
+    FROM pg_prepared_statements p;
+END $$;
+
 -- Up to where the event log is complete: no event with a position up to here can still be on its way. A transaction
 -- that writes events holds, from before it takes positions until its end, a shared advisory lock whose number is that of
 -- the newest position it saw, over 0x61656500 in the upper half; positions above the oldest such lock are not final yet.
 -- What is read with it has to be read by a later statement.
 
 CREATE FUNCTION public.ae_event_horizon() RETURNS bigint
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     newest bigint := coalesce(pg_sequence_last_value('public.ae_event_position'), 0);
     oldest bigint;
@@ -724,7 +774,7 @@ END $$;
 -- An operator's calls, outside any tenant. With a signing key stored they have to be signed too.
 
 CREATE FUNCTION public.ae_operate(what text, signature text) RETURNS void
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT public.ae_signed('operator|' || what, signature) THEN
         RAISE EXCEPTION '% is an operator''s call: its signature is missing or wrong', what USING ERRCODE = 'AE003';
@@ -796,7 +846,7 @@ END $$;
 -- sees what was committed before it began, so that a partition is read after it was locked, and after the horizon was.
 
 CREATE FUNCTION public.ae_outbox_due(partition integer) RETURNS SETOF public.ae_outbox
-LANGUAGE sql STABLE AS $$
+LANGUAGE sql STABLE BEGIN ATOMIC
     SELECT o.*
     FROM public.ae_outbox o
     WHERE (o.lane & 63) = partition AND o.dead_at IS NULL AND (o.due_at IS NULL OR o.due_at <= now())
@@ -806,8 +856,8 @@ LANGUAGE sql STABLE AS $$
                 AND NOT held.skipped
                 AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL)
                 AND (held.dead_at IS NOT NULL OR held.due_at > now())
-        )
-$$;
+        );
+END;
 
 CREATE FUNCTION public.ae_outbox_take(most integer, most_partitions integer, signature text) RETURNS TABLE (
     attempts integer, "position" bigint, id text, tenant_id text, type text, subject text, payload text, action text,
@@ -1009,6 +1059,7 @@ REVOKE EXECUTE ON FUNCTION
     public.ae_redrive(uuid[], text),
     public.ae_skip(uuid[], text, text),
     public.ae_signed(text, text),
+    public.ae_open(text, text, text, text),
     public.ae_is_deleted(uuid),
     public.ae_find_tenant(text, text),
     public.ae_create_tenant(uuid, text, text, text),
