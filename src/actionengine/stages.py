@@ -272,7 +272,8 @@ class Stages(ABC):
         """12: log rows, events and idempotent results, in the transaction of the handler's writes."""
         execution.add_row("succeeded")
         if execution.plan.action.read_only and execution.unit_of_work is not None:
-            await self._roll_back(execution)
+            # There is nothing to write, and a commit looks at what SQL of the handler has made of the transaction.
+            await execution.unit_of_work.commit()
             execution.unit_of_work = None
         recording = Recording(execution.scrubbed_rows(), execution.scrubbed_events(), execution.results)
         await self.open(execution, writable=True).record(recording)

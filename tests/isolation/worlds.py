@@ -102,6 +102,7 @@ class Loot:
     seen: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    answer: Result[Any, ActionError] | None = None
 
     def __contains__(self, secret: str) -> bool:
         return any(secret in text for text in (*self.seen, *self.notices, *self.errors))
@@ -226,13 +227,16 @@ class World:
         ending: Ending = "succeed",
         by: Party | None = None,
         victim: Party | None = None,
+        action: str = "sabotage",
     ) -> Loot:
-        """What SQL gets to see in a handler that runs for the attacker."""
+        """What SQL gets to see in a handler that runs for the attacker: `spy` is read-only, `host_a_spy_after`
+        and `host_a_spy_before` execute it within an action that writes, before and after that has a session."""
         self.loot = Loot()
         by, victim = by or self.attacker, victim or self.victim
         # Not in the payload: the attacker's own log would tell of it.
         self._script = [each.replace("VICTIM", victim.id).replace("ATTACKER", by.id) for each in script]
-        self.execute(by, "sabotage" if mode == "sync" else "sabotage_async", {"ending": ending}, mode)
+        name = action if mode == "sync" else f"{action}_async"
+        self.loot.answer = self.execute(by, name, {"ending": ending}, mode)
         return self.loot
 
     def numbers_of(self, party: Party) -> dict[str, int]:
@@ -291,8 +295,27 @@ class World:
             answer: Result[None, str] = await ctx.async_session.run_sync(_end, data["ending"])
             return answer
 
+        def host_a_spy_after(data: dict[str, Any], ctx: ActionContext) -> Result[None, Any]:
+            answer = ctx.execute("test", "spy", data)
+            return Success(None) if isinstance(answer, Success) else answer
+
+        def host_a_spy_before(data: dict[str, Any], ctx: ActionContext) -> Result[None, Any]:
+            ctx.session.execute(text("SELECT 1"))
+            return host_a_spy_after(data, ctx)
+
+        async def host_a_spy_after_async(data: dict[str, Any], ctx: ActionContext) -> Result[None, Any]:
+            answer = await ctx.execute_async("test", "spy_async", data)
+            return Success(None) if isinstance(answer, Success) else answer
+
+        async def host_a_spy_before_async(data: dict[str, Any], ctx: ActionContext) -> Result[None, Any]:
+            await ctx.async_session.execute(text("SELECT 1"))
+            return await host_a_spy_after_async(data, ctx)
+
         handlers: list[Callable[..., Any]] = [work, work_async, work_plainly, sabotage, sabotage_async]
+        handlers += [host_a_spy_after, host_a_spy_after_async, host_a_spy_before, host_a_spy_before_async]
         actions = [create_action(name=each.__name__, description="For the test", handler=each) for each in handlers]
+        for name, handler in (("spy", sabotage), ("spy_async", sabotage_async)):
+            actions.append(create_action(name=name, description="For the test", handler=handler, read_only=True))
         service = create_service(name="test", description="Victims and attackers", actions=actions)
         return create_action_engine(services=[service], storage=self.storage)
 

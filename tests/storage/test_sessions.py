@@ -126,7 +126,7 @@ def commit(data: Any, ctx: ActionContext) -> Result[Any, Any]:
 def commit_by_hand(data: Any, ctx: ActionContext) -> Result[Any, Any]:
     add(data, ctx)
     ctx.session.flush()
-    ctx.session.execute(text("COMMIT"))
+    ctx.session.execute(text(data["end"]))
     return Success(None)
 
 
@@ -325,11 +325,26 @@ def test_the_session_does_not_commit(go: Callable[..., Any]) -> None:
     assert "the pipeline commits" in error.message
 
 
-def test_a_handler_that_commits_by_itself_fails(go: Callable[..., Any], engine: Engine, acme: Tenant) -> None:
-    error = go("commit_by_hand", {"id": 1}).failure()
+ENDS = ("COMMIT", "commit and chain", " ;-- x\n/* y; */ End", "ABORT", "ROLLBACK", "PREPARE TRANSACTION 'x'")
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_end_of_the_transaction_is_refused_before_it_is_sent(
+    go: Callable[..., Any], engine: Engine, acme: Tenant, end: str
+) -> None:
+    error = go("commit_by_hand", {"id": 1, "end": end}).failure()
 
     assert error.code is ErrorCode.INTERNAL
-    assert [entry.outcome for entry in log_of(engine, acme)][:1] == ["failed"]
+    assert "a handler's SQL cannot end the transaction" in error.message
+    assert [entry.outcome for entry in log_of(engine, acme)] == ["failed"]
+    assert go("names").unwrap() == []
+
+
+@pytest.mark.parametrize("end", ["ROLLBACK TO SAVEPOINT nowhere", "rollback to nowhere", "SELECT 1 -- COMMIT"])
+def test_other_statements_are_the_handlers_own(go: Callable[..., Any], end: str) -> None:
+    answer = go("commit_by_hand", {"id": 1, "end": end})
+
+    assert "cannot end the transaction" not in str(answer)
 
 
 def test_a_swallowed_error_of_the_database_does_not_commit_half(go: Callable[..., Any], backend: Backend) -> None:
