@@ -71,13 +71,19 @@ class FusedDriver(Driver):
 
     __slots__ = ()
 
-    def execute(self, *statements: Statement, until: float | None = None, first: Sequence[str] = ()) -> list[Row]:
+    def execute(
+        self,
+        *statements: Statement,
+        until: float | None = None,
+        first: Sequence[Statement] = (),
+        last: Sequence[Statement] = (),
+    ) -> list[Row]:
         for place in range(len(statements)):
             if Fuse.is_due():
                 if place:
                     super().execute(*statements[:place], until=until, first=first)
                 die()
-        return super().execute(*statements, until=until, first=first)
+        return super().execute(*statements, until=until, first=first, last=last)
 
 
 class FusedPostgresStorage(PostgresStorage):

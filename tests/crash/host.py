@@ -123,7 +123,7 @@ class Fused(SQLUnitOfWork):
 
 
 class FusedPostgresUnitOfWork(Fused, PostgresUnitOfWork):
-    def _send_last(self, *statements: Statement, first: Sequence[str] = ()) -> None:
+    def _send_last(self, *statements: Statement, first: Sequence[Statement] = ()) -> None:
         if ("COMMIT", ()) in statements and self.fuse.is_due("while recording"):
             self._driver.execute(*statements[: statements.index(("COMMIT", ()))])
             die()

@@ -41,7 +41,7 @@ class SlowToCommit(PostgresUnitOfWork):
     wait: Callable[[], object]
     ends_with: Statement
 
-    def _send_last(self, *statements: Statement, first: Sequence[str] = ()) -> None:
+    def _send_last(self, *statements: Statement, first: Sequence[Statement] = ()) -> None:
         if ("COMMIT", ()) in statements:
             self._driver.execute(*statements[: statements.index(("COMMIT", ()))])
             self.wait()

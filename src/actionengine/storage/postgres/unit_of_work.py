@@ -171,12 +171,9 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             raise swallowed()
         if status == TransactionStatus.IDLE:
             raise StorageError("the handler has ended the transaction by itself; the pipeline does that")
-        statements = (*self._later, *self._recording(), ("COMMIT", ()))
-        if self._connection is None:
-            self._driver.execute(*statements, until=self._deadline)
-            return
+        look = (*SETTLE, (CHECK_TRANSACTION, (self._began,))) if self._connection is not None else ()
         try:
-            self._clean_up(*statements, first=(*SETTLE, (CHECK_TRANSACTION, (self._began,))))
+            self._send_last(*self._later, *self._recording(), ("COMMIT", ()), first=look)
         except psycopg.Error as error:
             if error.sqlstate == IS_TAMPERED:
                 self._close_connection()
@@ -218,15 +215,13 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             if self._deadline is not None:
                 # The time is up, as a rule; a server that is there needs no more than this.
                 self._deadline = max(self._deadline, monotonic() + _GRACE)
-            rollback = ("ROLLBACK", ())
-            if self._connection is None:
-                self._driver.execute(until=self._deadline, first=(rollback,))
-            else:
-                self._clean_up(first=(rollback,))
+            self._send_last(first=(("ROLLBACK", ()),))
 
-    def _clean_up(self, *statements: Statement, first: Sequence[Statement]) -> None:
-        """Run the last statements of a transaction that a handler's own SQL has been in, and clean the connection. It
-        is closed where that is not enough."""
+    def _send_last(self, *statements: Statement, first: Sequence[Statement] = ()) -> None:
+        """Run the last statements of the transaction. After a handler's own SQL, clean the connection, or close it."""
+        if self._connection is None:
+            self._driver.execute(*statements, until=self._deadline, first=first)
+            return
         ((by_sql, by_driver),) = self._driver.execute(
             *statements, *CLEAN, until=self._deadline, first=first, last=(LEFT_BEHIND,)
         )
