@@ -1,7 +1,8 @@
-"""What is declared with `protect_table` is compared with what the database has."""
+"""The protection that `protect_table` declares is compared with the database."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -64,7 +65,7 @@ def database(postgres_server: str, postgres_template: Database) -> Iterator[psyc
 def differences(
     connection: psycopg.Connection[Any], script: Sequence[str], *declared: Declared, role: str = "app"
 ) -> list[Difference]:
-    """What a role finds after a script, in a transaction that is taken back. `PROTECT x` protects the table x."""
+    """Return the differences that a role finds after a script that is taken back. `PROTECT x` protects the table x."""
     with connection.transaction(force_rollback=True):
         connection.execute("SET LOCAL ROLE owner")
         for line in script:
@@ -560,6 +561,32 @@ def test_a_table_that_appears_later_is_compared_before_it_is_used(
         assert read == Success(0)
 
 
+def test_a_table_that_appears_later_is_compared_under_an_event_loop(backend: Backend) -> None:
+    table = protect_table(table_of("expenses"))
+
+    async def read(data: None, ctx: ActionContext) -> Any:
+        return Success(len(list(await ctx.async_session.execute(table.select()))))
+
+    async def scenario() -> Any:
+        async with backend.open(protected=[table]) as storage:
+            action = create_action(name="read", description="For the test", handler=read)
+            service = create_service(name="test", description="For the test", actions=[action])
+            engine = create_action_engine(services=[service], storage=storage)
+            tenant = await storage.create_tenant_async(slug="acme", name="Acme")
+            context = RequestContext(tenant=tenant, actor=Actor.human("ann"))
+            with backend.owning() as connection:
+                connection.execute(text(UNPROTECTED[backend.name]))
+            refused = await engine.execute_action_async("test", "read", None, context)
+            with backend.owning() as connection:
+                protect(connection, "expenses", app_role="app")
+            return refused, await engine.execute_action_async("test", "read", None, context)
+
+    refused, read_later = asyncio.run(scenario())
+
+    assert "expenses" in str(refused.failure())
+    assert read_later == Success(0)
+
+
 def test_what_nobody_declares_any_more_is_not_compared(backend: Backend) -> None:
     protect_table(table_of("expenses"))
     gc.collect()
@@ -670,3 +697,61 @@ def test_the_declaration_can_be_read() -> None:
     declared = declaration_of(protect_table(table, app_role="app"))
     assert declared is not None
     assert (declared.tenant_column, declared.app_role) == ("tenant_id", "app")
+
+
+def test_partitions_are_protected_by_their_own_names(database: psycopg.Connection[Any]) -> None:
+    acme, globex = uuid4(), uuid4()
+    with database.transaction(force_rollback=True):
+        for statement in PARTITIONED:
+            database.execute(statement.encode())
+        database.execute("GRANT INSERT, TRUNCATE ON jobs, jobs_a, jobs_a_0 TO app")
+        database.execute("INSERT INTO jobs VALUES (%s, 'a'), (%s, 'a')", (acme, globex))
+        for statement in protection("jobs", "postgresql", app_role="app"):
+            database.execute(statement.encode())
+        database.execute("SET LOCAL ROLE app")
+        database.execute("SELECT set_config('app.tenant_id', %s, true)", (str(acme),))
+
+        for table in ("jobs", "jobs_a", "jobs_a_0"):
+            assert database.execute(f"SELECT tenant_id FROM {table}".encode()).fetchall() == [(acme,)]
+            for statement, told in (
+                (f"INSERT INTO {table} VALUES ('{acme}', 'a')", "outside an action"),
+                (f"TRUNCATE {table}", "permission denied"),
+            ):
+                with pytest.raises(psycopg.Error, match=told), database.transaction():
+                    database.execute(statement.encode())
+
+
+@pytest.mark.parametrize("name", ['quo"ted', "100%", "Upper Case"])
+def test_a_table_that_appears_later_may_have_any_name(backend: Backend, name: str) -> None:
+    table = protect_table(table_of(name))
+    with backend.open(protected=[table]) as storage:
+        engine, context = engine_on(storage, table.select())
+        with backend.owning() as connection:
+            bare = Table(name, MetaData(), *(Column(column.name, column.type) for column in table.columns))
+            bare.create(connection)
+            if backend.name == "postgresql":
+                protect(connection, name, app_role="app")
+                unprotect(connection, name)
+
+        assert isinstance(engine.execute_action("test", "read", None, context), Failure)
+
+
+def test_a_statement_that_only_looks_as_if_it_named_a_table_is_compared_once(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = protect_table(table_of("e"))
+    with backend.open(protected=[table]) as storage:
+        engine, context = engine_on(storage, "SELECT 1")
+        compared: list[object] = []
+        compare = storage.protection._compare
+
+        def counting(query: Any, declared: Any) -> Any:
+            compared.append(declared)
+            return compare(query, declared)
+
+        monkeypatch.setattr(storage.protection, "_compare", counting)
+
+        for _ in range(3):
+            assert engine.execute_action("test", "read", None, context) == Success(1)
+
+    assert len(compared) == 1

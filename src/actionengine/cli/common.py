@@ -103,11 +103,13 @@ def check_driver() -> None:
 @contextmanager
 def owner(url: str) -> Iterator[Connection]:
     """A transaction in the database, whose role the operator answers for."""
-    driver = "sqlite"
+    address = parsed(url).set(drivername="sqlite")
     if dialect_of(url) == "postgresql":
         check_driver()
-        driver = "postgresql+psycopg"
-    engine = create_engine(parsed(url).set(drivername=driver))
+        address = address.set(drivername="postgresql+psycopg")
+        if "connect_timeout" not in address.query:
+            address = address.update_query_dict({"connect_timeout": "10"})
+    engine = create_engine(address)
     try:
         with engine.begin() as connection:
             yield connection

@@ -1,4 +1,4 @@
-"""How the command line says what went wrong: a line on the standard error, and never a password or a traceback."""
+"""The errors of the command line: a line on the standard error, and never a password or a traceback."""
 
 from __future__ import annotations
 

@@ -16,6 +16,11 @@ from actionengine.storage.sql.verification import Comparison, Declared, Differen
 
 logger = logging.getLogger("actionengine")
 
+_MAX_STATEMENTS = 1000
+"""Statements that are remembered because they name no table that is missing."""
+
+_QUOTES = str.maketrans("", "", '"%`[]')
+
 
 class DeclaredProtection:
     """The tables that a storage expects to be protected, if its database has them.
@@ -30,6 +35,7 @@ class DeclaredProtection:
         self._source = list(source) if source is not None and not isinstance(source, MetaData) else source
         self._compare = compare
         self._missing: list[Declared] = []
+        self._elsewhere: set[str] = set()
         self._count = -1
         self.differences: list[Difference] = []
 
@@ -58,11 +64,11 @@ class DeclaredProtection:
         The statement raises `StorageError` if the table is not protected as declared.
         """
 
-        def before_statement(conn: Connection, cursor: Any, statement: str, *rest: Any) -> None:
+        def before(conn: Connection, cursor: Any, statement: str, *rest: Any) -> None:
             if self._count != declaration_count():
                 self._missing = declarations(self._source)
-            lowered = statement.lower()
-            if not any(each.name.lower() in lowered for each in self._missing):
+                self._elsewhere.clear()
+            if statement in self._elsewhere or not self._names_missing(statement):
                 return
             own = conn.connection.cursor()
             try:
@@ -72,7 +78,22 @@ class DeclaredProtection:
             finally:
                 own.close()
 
-        event.listen(connection, "before_cursor_execute", before_statement)
+        def after(conn: Connection, cursor: Any, statement: str, *rest: Any) -> None:
+            # It works without the table that it seems to name: it names another one, or a column.
+            if len(self._elsewhere) < _MAX_STATEMENTS and self._names_missing(statement):
+                self._elsewhere.add(statement)
+
+        event.listen(connection, "before_cursor_execute", before)
+        event.listen(connection, "after_cursor_execute", after)
+
+    def _names_missing(self, statement: str) -> bool:
+        plain = _plain(statement)
+        return any(_plain(each.name) in plain for each in self._missing)
+
+
+def _plain(text: str) -> str:
+    """Return a text without what quotes a name, or doubles a character of it, in SQL."""
+    return text.translate(_QUOTES).lower()
 
 
 def _rows(cursor: Any, statement: str, parameters: Sequence[Any]) -> list[Sequence[Any]]:

@@ -1,4 +1,4 @@
-"""What Alembic's autogenerate and `alembic check` do about tables that are declared protected.
+"""The part of Alembic's autogenerate, and of `alembic check`, for tables that are declared protected.
 
 For each table of the target metadata that `protect_table` was called with, autogenerate writes `op.protect_table`: if
 it creates the table, if the database has it without its protection, and on SQLite if it alters the table, because a
