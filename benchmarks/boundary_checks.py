@@ -1,4 +1,5 @@
-"""What the execution boundary costs: a request checked against its profile, and a path resolved in its module."""
+"""What the execution boundary costs: a request checked against its profile, a path resolved in its module, and the
+files that a command may reach."""
 
 from __future__ import annotations
 
@@ -13,8 +14,10 @@ from actionengine import Tenant
 from actionengine.execution.boundary import Boundary
 from actionengine.execution.capabilities import READ_ONLY
 from actionengine.execution.declarations import create_module_action
+from actionengine.execution.file_access import FileAccess, file_isolation
 from actionengine.execution.files import ModuleFiles
 from actionengine.execution.paths import ModulePath
+from actionengine.execution.processes import run_process
 from actionengine.execution.request import ExecutionRequest, ModuleContext
 from benchmarks.report import Aim, Row
 from benchmarks.timing import Contender, take_turns
@@ -27,12 +30,14 @@ class Reading(BaseModel):
 
 
 def run(seconds: float) -> list[Row]:
-    """A request against validating its input alone; a file read through the module against a bare `open`."""
+    """A request against validating its input alone; a file read through the module against a bare `open`; a command
+    that is kept to its module's files against one that is not."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / PATH
         file.parent.mkdir(parents=True)
         file.write_text("print('hello')\n")
-        return [_request(Path(folder), seconds / 2), _file(Path(folder), seconds / 2)]
+        rows = [_request(Path(folder), seconds / 3), _file(Path(folder), seconds / 3)]
+        return [*rows, _command(Path(folder), seconds / 3)]
 
 
 def _request(root: Path, seconds: float) -> Row:
@@ -83,6 +88,33 @@ def _file(root: Path, seconds: float) -> Row:
         times["bare"],
         Aim("≥ 10,000 a second", lambda row: row.ours.median <= 1e-4),
     )
+
+
+def _command(root: Path, seconds: float) -> Row:
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        access = FileAccess(descriptor, writable=True)
+        times = take_turns(
+            (
+                Contender("bounded", lambda: lambda: _run(descriptor, access)),
+                Contender("unbounded", lambda: lambda: _run(descriptor, None)),
+            ),
+            seconds,
+        )
+    finally:
+        os.close(descriptor)
+    return Row(
+        "boundary_checks_command",
+        f"`true`, kept to its module's files ({file_isolation()})",
+        "the same, not kept to them",
+        times["bounded"],
+        times["unbounded"],
+        Aim("≤ 5 ms more", lambda row: row.more <= 5e-3),
+    )
+
+
+def _run(folder: int, access: FileAccess | None) -> None:
+    run_process(("true",), folder=folder, timeout=60.0, files=access)
 
 
 def _read(path: str) -> bytes:

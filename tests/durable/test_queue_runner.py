@@ -459,7 +459,8 @@ def test_the_same_key_takes_effect_once(site: Site) -> None:
 
 def test_who_asks_under_a_key_that_another_has_cancelled_gets_it_done(site: Site, tmp_path: Path) -> None:
     begun, cancelled = tmp_path / "begun", threading.Event()
-    work = request(site.module(), "appends", marks=str(begun), idempotency_key="k")
+    script = f"echo x >> lines; echo $$ >> {begun}; test $(wc -l < {begun}) = 2 || sleep 60"
+    work = request(site.module(), "run", argv=["sh", "-c", script], idempotency_key="k")
     assert work.module is not None
 
     with ThreadPoolExecutor(2) as pool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 
 from actionengine.durable.runner_worker import RunnerWorker
 from actionengine.execution.capabilities import PROFILES
@@ -18,10 +19,12 @@ from tests.durable.actions import ACTIONS
 def main() -> None:
     options = json.loads(sys.argv[1])
     profile = PROFILES[options.get("profile", "CODE_MODULE_DEFAULT")]
+    # By what lies there, commands of the tests tell how far they have come.
+    outside = [tempfile.gettempdir()]
     runner: BoundaryRunner = (
-        SubprocessRunner(profile)
+        SubprocessRunner(profile, writable=outside)
         if options.get("subprocess")
-        else InProcessRunner(profile, (*MODULE_ACTIONS, *ACTIONS))
+        else InProcessRunner(profile, (*MODULE_ACTIONS, *ACTIONS), writable=outside)
     )
     worker = RunnerWorker(
         options["url"],

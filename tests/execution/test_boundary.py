@@ -66,6 +66,7 @@ def refusal_there(request: ExecutionRequest, profile: CapabilityProfile) -> str 
             "limits": asdict(ProcessLimits()),
             "require_isolation": False,
             "readable": [],
+            "writable": [],
             "request": request.model_dump(mode="json"),
         }
     )

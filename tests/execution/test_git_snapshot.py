@@ -329,11 +329,14 @@ def no_index(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [conflicting, odd_names, other_kinds, attributes, removed_from_the_index, submodule, nothing, no_index],
-    ids=lambda each: each.__name__,
+    ("change", "path"),
+    [
+        *((each, None) for each in (conflicting, odd_names, other_kinds, attributes, removed_from_the_index)),
+        *((each, None) for each in (submodule, nothing, no_index)),
+        *((each, "folder") for each in (attributes, other_kinds)),
+    ],
+    ids=lambda each: getattr(each, "__name__", each),
 )
-@pytest.mark.parametrize("path", [None, "folder"])
 def test_it_says_what_git_says(change: Callable[[Path], None], path: str | None, mine: Path) -> None:
     change(mine)
 

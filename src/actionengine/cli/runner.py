@@ -61,6 +61,10 @@ def work(
         list[Path] | None,
         typer.Option(help="A path that commands may read and execute, besides their module and the system's; repeat."),
     ] = None,
+    writable: Annotated[
+        list[Path] | None,
+        typer.Option(help="A path that commands of all tenants may change, such as a cache; repeat."),
+    ] = None,
     require_file_isolation: Annotated[
         bool,
         typer.Option(
@@ -83,7 +87,7 @@ def work(
         from actionengine.durable.runner_worker import RunnerWorker
         from actionengine.execution.roots import ModuleRoots
 
-        behind = _runner(kind, _profile(profile, require_file_isolation), actions, readable or [])
+        behind = _runner(kind, _profile(profile, require_file_isolation), actions, readable or [], writable or [])
         worker = RunnerWorker(
             url, behind, ModuleRoots(modules), queue=queue, concurrency=concurrency, lease=lease, set_up=set_up
         )
@@ -106,16 +110,18 @@ def _profile(name: str, require_file_isolation: bool) -> CapabilityProfile:
     return CapabilityProfile(name, PROFILES[name].capabilities, require_file_isolation=require_file_isolation)
 
 
-def _runner(kind: str, profile: CapabilityProfile, actions: str, readable: list[Path]) -> BoundaryRunner:
+def _runner(
+    kind: str, profile: CapabilityProfile, actions: str, readable: list[Path], writable: list[Path]
+) -> BoundaryRunner:
     from actionengine.execution.child import actions_at
     from actionengine.execution.in_process import InProcessRunner
     from actionengine.execution.subprocess_runner import SubprocessRunner
 
     if kind == "subprocess":
-        return SubprocessRunner(profile, actions, readable=readable)
+        return SubprocessRunner(profile, actions, readable=readable, writable=writable)
     if kind != "in-process":
         fail(f"there is no runner {kind!r}: it is subprocess or in-process")
-    return InProcessRunner(profile, actions_at(actions), readable=readable)
+    return InProcessRunner(profile, actions_at(actions), readable=readable, writable=writable)
 
 
 def _signalled() -> threading.Event:

@@ -44,6 +44,7 @@ def _answer(order: dict[str, Any]) -> dict[str, Any]:
         limits=ProcessLimits(**order["limits"]),
         require_isolation=order["require_isolation"],
         readable=order["readable"],
+        writable=order["writable"],
     )
     answer = runner.execute(ExecutionRequest.model_validate(order["request"]))
     if isinstance(answer, Success):

@@ -41,12 +41,14 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"
 class FilePolicy:
     """A runner's rules for the files of commands.
 
-    `readable` are paths of the host that commands may read and execute, besides their module and the system's. With
-    `required`, commands change their module only where the request has `fs:write`, and are refused where the system
-    cannot keep them off all other files.
+    `readable` are paths of the host that commands may read and execute, besides their module and the system's;
+    `writable` those that they may change as well, such as a cache: commands of all tenants share them. With `required`,
+    commands change their module only where the request has `fs:write`, and are refused where the system cannot keep
+    them off all other files.
     """
 
     readable: tuple[str, ...] = ()
+    writable: tuple[str, ...] = ()
     required: bool = False
 
 
@@ -68,14 +70,17 @@ class Ruleset:
     abi: int
 
 
-def absolute_paths(paths: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
-    """Return paths of the host as a runner keeps them. Raises `ConfigurationError` for one that is not absolute."""
+def absolute_paths(name: str, paths: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Return paths of the host as a runner keeps them. Raises `ConfigurationError` for one that is not absolute.
+
+    `name` is the parameter that they were given as.
+    """
     if isinstance(paths, str | bytes | os.PathLike):
-        raise ConfigurationError(f"readable is a list of paths, not {paths!r}: pass [{paths!r}]")
+        raise ConfigurationError(f"{name} is a list of paths, not {paths!r}: pass [{paths!r}]")
     given = tuple(os.fspath(each) for each in paths)
     for each in given:
         if not (isinstance(each, str) and os.path.isabs(each) and "\0" not in each):
-            raise ConfigurationError(f"readable takes absolute paths, such as '/opt/tools', not {each!r}")
+            raise ConfigurationError(f"{name} takes absolute paths, such as '/opt/tools', not {each!r}")
     return given
 
 
@@ -111,6 +116,8 @@ def ruleset_for(access: FileAccess | None, *, network: bool) -> Iterator[Ruleset
     try:
         for path in (*SYSTEM_FOLDERS, *_interpreter(), *access.policy.readable):
             confinement.allow(descriptor, abi, path, confinement.READ)
+        for path in access.policy.writable:
+            confinement.allow(descriptor, abi, path, confinement.WRITE)
         for path in _DEVICES:
             confinement.allow(descriptor, abi, path, confinement.DEVICE)
         rights = confinement.WRITE if access.writable else confinement.READ

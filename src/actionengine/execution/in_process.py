@@ -40,6 +40,7 @@ class InProcessRunner(BoundaryRunner):
         telemetry: sinks that are told of the work.
         require_isolation: refuse commands where the system cannot keep them off the network.
         readable: paths of this host that commands may read and execute, besides their module and the system's.
+        writable: paths of this host that commands of all tenants may change, such as a cache.
     """
 
     name: ClassVar[str] = "in_process"
@@ -53,11 +54,14 @@ class InProcessRunner(BoundaryRunner):
         telemetry: Iterable[Sink] = (),
         require_isolation: bool = False,
         readable: Iterable[str | os.PathLike[str]] = (),
+        writable: Iterable[str | os.PathLike[str]] = (),
     ) -> None:
         super().__init__(profile, actions, telemetry)
         self._limits = limits or ProcessLimits()
         self._require_isolation = require_isolation
-        self._file_policy = FilePolicy(absolute_paths(readable), required=profile.require_file_isolation)
+        self._file_policy = FilePolicy(
+            absolute_paths("readable", readable), absolute_paths("writable", writable), profile.require_file_isolation
+        )
 
     def run(self, admitted: Admitted, cancelled: threading.Event) -> ExecutionResult:
         """Call the handler here; with an idempotency key, once in its module."""

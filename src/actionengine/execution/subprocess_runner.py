@@ -47,6 +47,7 @@ class SubprocessRunner(BoundaryRunner):
         require_isolation: refuse work where the system cannot keep it off the network.
         readable: paths of this host that commands may read and execute, besides their module and the system's. The
             handler itself is the host's code and is not kept off files.
+        writable: paths of this host that commands of all tenants may change, such as a cache.
 
     Raises:
         ConfigurationError: where there are no module actions at `actions`.
@@ -64,13 +65,15 @@ class SubprocessRunner(BoundaryRunner):
         environment: Mapping[str, str] | None = None,
         require_isolation: bool = False,
         readable: Iterable[str | os.PathLike[str]] = (),
+        writable: Iterable[str | os.PathLike[str]] = (),
     ) -> None:
         super().__init__(profile, actions_at(actions), telemetry)
         self._actions = actions
         self._limits = limits or ProcessLimits()
         self._environment = dict(environment or {})
         self._require_isolation = require_isolation
-        self._readable = absolute_paths(readable)
+        self._readable = absolute_paths("readable", readable)
+        self._writable = absolute_paths("writable", writable)
 
     def run(self, admitted: Admitted, cancelled: threading.Event) -> ExecutionResult:
         """Start a process for the work, and wait for its answer."""
@@ -109,6 +112,7 @@ class SubprocessRunner(BoundaryRunner):
                 "limits": asdict(self._limits),
                 "require_isolation": self._require_isolation,
                 "readable": self._readable,
+                "writable": self._writable,
                 "request": request.model_dump(mode="json"),
             }
             return json.dumps(order).encode()
