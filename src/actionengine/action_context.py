@@ -18,6 +18,7 @@ from actionengine.errors import ActionError, ErrorCode, failing, sendable
 from actionengine.event_types import EventType, misfits
 from actionengine.execution_state import Execution
 from actionengine.masking import masked_finite_json
+from actionengine.names import check_permission
 from actionengine.storage.port import (
     LONGEST_SUBJECT,
     RESERVED_PREFIX,
@@ -51,7 +52,7 @@ class Executor(Protocol):
     ) -> Result[Any, ActionError]:
         """Another action, in a savepoint."""
 
-    async def decide(self, execution: Execution, permission: str, resource: str | None) -> Decision:
+    def decide(self, execution: Execution, permission: str, resource: str | None) -> Coroutine[Any, Any, Decision]:
         """The authorizer's answer, put on record."""
 
 
@@ -204,18 +205,28 @@ class ActionContext:
         The decision goes to the action log. Raises `ActionException(forbidden)`.
         """
         self._require("def", "ctx.authorize", "ctx.authorize_async")
-        self._enforce(self._drive(self._executor.decide(self._running(), permission, resource)))
+        self._enforce(self._drive(self._question(permission, resource)))
 
     async def authorize_async(self, permission: str, resource: str | None = None) -> None:
         """The same, in an `async def` handler."""
         self._require("async def", "ctx.authorize_async", "ctx.authorize")
-        self._enforce(await self._executor.decide(self._running(), permission, resource))
+        self._enforce(await self._question(permission, resource))
 
     def record_ai_usage(self, usage: AIUsage) -> None:
         """Put an AI call of this execution on the action log; several add up."""
         if not isinstance(usage, AIUsage):
             raise failing(ErrorCode.INTERNAL, f"record_ai_usage takes an AIUsage, not {type(usage).__name__}")
         self._running().add_usage(usage)
+
+    def _question(self, permission: Any, resource: Any) -> Coroutine[Any, Any, Decision]:
+        try:
+            check_permission(permission)
+        except ValueError as error:
+            raise failing(ErrorCode.INTERNAL, f"{self._execution.plan.name}: {error}") from None
+        if resource is not None and not isinstance(resource, str):
+            name = self._execution.plan.name
+            raise failing(ErrorCode.INTERNAL, f"{name}: a resource is a name such as 'job/17', not {resource!r}")
+        return self._executor.decide(self._running(), permission, resource)
 
     def _enforce(self, decision: Decision) -> None:
         if not decision.allowed:

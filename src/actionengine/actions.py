@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, TypeVar, overload
 
 from pydantic import TypeAdapter
 from returns.result import Result
@@ -110,6 +110,8 @@ class Service:
     """What makes an engine's guard of documents, for the service that brings one."""
     record_guard: Callable[[], RecordGuard] | None = None
     """The same for what is asked before a document is changed or deleted."""
+    permissions: tuple[str, ...] = ()
+    """The permissions that its handlers ask for themselves; patterns too."""
 
 
 class ActionOptions(TypedDict, total=False):
@@ -135,6 +137,7 @@ class ServiceDeclaration(TypedDict):
     name: str
     description: str
     actions: Iterable[Action]
+    permissions: NotRequired[Iterable[str]]
 
 
 @overload
@@ -225,9 +228,15 @@ def create_actions(actions: Iterable[Action]) -> tuple[Action, ...]:
     return tuple(actions)
 
 
-def create_service(*, name: str, description: str, actions: Iterable[Action]) -> Service:
-    """Group actions under a name."""
-    return Service(name, description, tuple(actions))
+def create_service(
+    *, name: str, description: str, actions: Iterable[Action], permissions: Iterable[str] = ()
+) -> Service:
+    """Group actions under a name.
+
+    `permissions` are those that no action declares and that handlers ask for themselves (`ctx.authorize`), such as
+    `"jobs.archive"` or `"reports.*"`: `roles.define` says of a permission that nothing names that it is unknown.
+    """
+    return Service(name, description, tuple(actions), permissions=_names(permissions))
 
 
 def create_services(services: Iterable[Service | ServiceDeclaration]) -> tuple[Service, ...]:

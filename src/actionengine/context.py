@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
 from typing import Any, Literal, get_args
-from unicodedata import category, normalize
 from uuid import UUID
 
 from actionengine.errors import bounded_text, sendable
+from actionengine.names import check_pattern, fold
 
 ActorType = Literal["human", "ai", "integration", "workflow", "system"]
 ACTOR_TYPES: frozenset[str] = frozenset(get_args(ActorType))
@@ -52,7 +52,8 @@ class Tenant:
 class Actor:
     """Who asks. Make one with `Actor.human`, `.ai`, `.integration`, `.workflow` or `.system`.
 
-    `roles` and `permissions` are what the host's own token grants; an authorizer adds what its storage says.
+    `roles` and `permissions` are what the host's own token grants; an authorizer adds what its storage says. A
+    permission is a name, `payments.*` or `*`; a `*` anywhere else raises `ValueError`.
     """
 
     type: ActorType
@@ -71,6 +72,9 @@ class Actor:
             object.__setattr__(self, "id", str.__str__(self.id))
         object.__setattr__(self, "roles", _names(self.roles))
         object.__setattr__(self, "permissions", _names(self.permissions))
+        for permission in self.permissions:
+            if "*" in permission:
+                check_pattern(permission)
 
     @classmethod
     def human(cls, id: str, roles: Iterable[str] = (), permissions: Iterable[str] = ()) -> Actor:
@@ -101,10 +105,6 @@ class Actor:
         return f"{self.type}:{self.id}"
 
 
-_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
-"""Characters that show nothing, beside control and format characters and variation selectors."""
-
-
 def identity_of(actor: Actor | str) -> str:
     """Return what two ids have in common where they may be one person's: `actor` is an actor, or `type:id`.
 
@@ -117,23 +117,7 @@ def identity_of(actor: Actor | str) -> str:
     else:
         type, colon, rest = actor.partition(":")
         id = rest if colon and type in ACTOR_TYPES else actor
-    if id.isascii() and id.isalnum():
-        return id.casefold()
-    for _ in range(4):
-        before, id = id, normalize("NFKC", normalize("NFKC", id).upper().casefold())
-        id = " ".join("".join(" " if each.isspace() else each for each in id if _is_visible(each)).split())
-        if id == before:
-            break
-    return id
-
-
-def _is_visible(character: str) -> bool:
-    if character.isspace():
-        return True
-    if category(character) in ("Cc", "Cf") or character in _BLANK:
-        return False
-    code = ord(character)
-    return not (0xFE00 <= code <= 0xFE0F or 0x180B <= code <= 0x180F or 0xE0000 <= code <= 0xE0FFF)
+    return fold(id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from actionengine.context import ACTOR_TYPES, PUBLIC
 from actionengine.errors import ConfigurationError, sendable
 from actionengine.event_types import by_type
 from actionengine.masking import NOTHING, Everything, sensitive_names
+from actionengine.names import check_pattern, check_permission
 from actionengine.signatures import read_signature
 from actionengine.stored_form import ResultForm
 
@@ -35,6 +36,7 @@ class ActionPlan:
         "_results",
         "action",
         "after",
+        "asks",
         "before",
         "event_types",
         "is_async",
@@ -51,6 +53,8 @@ class ActionPlan:
 
     def __init__(self, service: Service, action: Action) -> None:
         self.service = service.name
+        self.asks = service.permissions
+        """The permissions that handlers of its service ask for themselves."""
         self.action = action
         self.name = f"{service.name}.{action.name}"
         self._check_declaration()
@@ -128,6 +132,12 @@ class ActionPlan:
             raise ConfigurationError(
                 f"{name}: a read-only action emits nothing, needs no approval and claims no idempotency key"
             )
+        if action.permission is not None:
+            self._check_permission(action.permission)
+        for permission in self.asks:
+            self._check_permission(permission, check_pattern)
+        if starred := [role for role in action.access_control if "*" in role]:
+            raise ConfigurationError(f"{name}: access_control names roles in full; {starred[0]!r} has a * in it")
         if action.permission and not action.is_protected:
             raise ConfigurationError(f"{name}: a permission {action.permission!r} needs a protected action")
         if not action.is_protected and set(action.access_control) - {PUBLIC}:
@@ -137,11 +147,18 @@ class ActionPlan:
         if action.approval is not None:
             self._check_approval(action.approval)
 
+    def _check_permission(self, permission: str, check: Callable[[object], None] = check_permission) -> None:
+        try:
+            check(permission)
+        except ValueError as error:
+            raise ConfigurationError(f"{self.name}: {error}") from None
+
     def _check_approval(self, policy: ApprovalPolicy) -> None:
         if not callable(policy.when) or is_async(policy.when):
             raise ConfigurationError(f"{self.name}: an approval policy's `when` is a def of (data, ctx)")
         if not policy.permission:
             raise ConfigurationError(f"{self.name}: an approval policy names the permission that the approver needs")
+        self._check_permission(policy.permission)
         if not timedelta(0) < policy.expires_after <= _LONGEST_APPROVAL:
             raise ConfigurationError(
                 f"{self.name}: an approval policy's expires_after is above 0, and a century at most"

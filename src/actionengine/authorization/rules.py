@@ -6,21 +6,40 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from actionengine.authorization.port import AccessRequest, Decision
-from actionengine.context import PUBLIC
+from actionengine.context import PUBLIC, Actor
+from actionengine.names import check_pattern, pattern_covers
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A permission (`payments.refund`; `payments.*` and `*` stand for all below), on one resource or on every one."""
+    """A permission (`payments.refund`; `payments.*` and `*` stand for all below), on one resource or on every one.
+
+    Raises `ValueError` for a `*` anywhere else. A resource is named in full.
+    """
 
     permission: str
     resource: str | None = None
 
+    def __post_init__(self) -> None:
+        check_pattern(self.permission)
+        if self.resource is not None and (not self.resource or "*" in self.resource):
+            raise ValueError(
+                f"the resource {self.resource!r} of a rule is no name: name one in full, such as 'job/17', "
+                "or leave it out for every resource"
+            )
+
     def covers(self, permission: str) -> bool:
-        """Whether the rule is about this permission."""
-        if self.permission.endswith("*"):
-            return permission.startswith(self.permission[:-1])
-        return permission == self.permission
+        """Return whether the rule is about this permission."""
+        return pattern_covers(self.permission, permission)
+
+    def contains(self, other: Rule) -> bool:
+        """Return whether the rule is about all that the other one is about."""
+        return self.covers(other.permission) and (self.resource is None or self.resource == other.resource)
+
+    def meets(self, other: Rule) -> bool:
+        """Return whether there is anything that both rules are about."""
+        one_permission = self.covers(other.permission) or other.covers(self.permission)
+        return one_permission and (None in (self.resource, other.resource) or self.resource == other.resource)
 
     def __str__(self) -> str:
         return self.permission if self.resource is None else f"{self.permission} on {self.resource}"
@@ -36,6 +55,37 @@ class Role:
     def __init__(self, allow: Iterable[Rule | str] = (), deny: Iterable[Rule | str] = ()) -> None:
         object.__setattr__(self, "allow", _rules(allow))
         object.__setattr__(self, "deny", _rules(deny))
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What an actor may do, by its own permissions and its roles: what they allow, less what they deny."""
+
+    roles: frozenset[str]
+    allow: tuple[Rule, ...]
+    deny: tuple[Rule, ...]
+
+    @classmethod
+    def of(cls, actor: Actor, names: Iterable[str], roles: Mapping[str, Role]) -> Rights:
+        """Return the rights of an actor with the roles of these `names`; `roles` says what each means."""
+        held = frozenset((*actor.roles, *names))
+        defined = [roles[name] for name in held if name in roles]
+        own = tuple(Rule(permission) for permission in actor.permissions)
+        return cls(
+            held,
+            own + tuple(rule for role in defined for rule in role.allow),
+            tuple(rule for role in defined for rule in role.deny),
+        )
+
+    def include(self, rule: Rule) -> bool:
+        """Return whether all that the rule is about is allowed, and nothing of it denied.
+
+        Names of permissions and resources are without end, so that several narrower rules never add up to a wider one:
+        one rule has to allow it all.
+        """
+        return any(allowed.contains(rule) for allowed in self.allow) and not any(
+            denied.meets(rule) for denied in self.deny
+        )
 
 
 SYSTEM = Decision(True, "system actor")

@@ -14,6 +14,8 @@ class StaticAuthorizer:
 
     def __init__(self, roles: Mapping[str, Role] | None = None) -> None:
         self._roles = MappingProxyType(dict(roles or {}))
+        if starred := [name for name in self._roles if "*" in name]:
+            raise ValueError(f"a role is named in full; {starred[0]!r} has a * in it")
 
     def authorize(self, request: AccessRequest) -> Decision:
         """The decision."""

@@ -268,6 +268,7 @@ def changes_service(
     return create_service(
         name="changes",
         description="How record types evolve: drafted, reviewed, executed once, and never edited afterwards",
+        permissions=filter(None, (permissions.author, permissions.approve)),
         actions=[
             create_action(
                 name="create",

@@ -78,6 +78,23 @@ class SystemAccess:
         """Run an approved action here: its value, or the id of a further approval."""
         return await self._pipeline.execute_approved(self._execution, pending, approved)
 
+    def known_permissions(self) -> frozenset[str]:
+        """Return the permissions that this engine's actions, approval policies and handlers name; patterns too."""
+        known: set[str] = set()
+        for plans in self._pipeline.plans.values():
+            for plan in plans.values():
+                known.update(plan.asks)
+                if plan.action.permission is not None:
+                    known.add(plan.action.permission)
+                if plan.action.approval is not None:
+                    known.add(plan.action.approval.permission)
+        return frozenset(known)
+
+    def known_roles(self) -> frozenset[str]:
+        """Return the roles that actions of this engine name in their `access_control`."""
+        plans = (plan for plans in self._pipeline.plans.values() for plan in plans.values())
+        return frozenset(role for plan in plans for role in plan.action.access_control)
+
     def find_action(self, service: str, action: str) -> Action | ActionError:
         """Return the declaration of an action of this engine, or the `not_found` that names the nearest one."""
         plan = route(self._pipeline.plans, service, action)

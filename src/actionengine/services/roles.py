@@ -1,22 +1,33 @@
-"""The built-in service `roles`: what each role of a tenant allows and denies, and which actors have it."""
+"""The built-in service `roles`: what each role of a tenant allows and denies, and which actors have it.
+
+No path through it gives a right that the caller does not hold: not by assigning a role, nor by adding an allow rule to
+one, nor by taking away a deny rule. Full power is the exception: `roles.manage` on everything.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
 from actionengine.actions import Service, create_action, create_service
+from actionengine.authorization.rbac import role_of
+from actionengine.authorization.rules import Rights, Role, Rule
 from actionengine.context import ActorType
 from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.names import clean, fold
 from actionengine.plan import native
 from actionengine.services.access import access_of
 from actionengine.storage.port import ROLE_ASSIGNMENTS, ROLES, AsyncRecords
+from actionengine.storage.records import MAX_PAGE
 
 READ_PERMISSION = "roles.read"
 MANAGE_PERMISSION = "roles.manage"
+FULL_POWER = Rule(MANAGE_PERMISSION)
+"""Who holds this, on everything and denied nothing of it, gives any right."""
 _ADMINISTRATORS: tuple[ActorType, ...] = ("human", "integration", "system")
 
 
@@ -32,6 +43,11 @@ class RuleInput(Model):
     permission: str = Field(min_length=1, max_length=255)
     resource: str | None = Field(default=None, min_length=1, max_length=255)
 
+    @model_validator(mode="after")
+    def _check_rule(self) -> RuleInput:
+        Rule(self.permission, self.resource)
+        return self
+
 
 class RoleInput(Model):
     """A role: deny beats allow."""
@@ -40,6 +56,23 @@ class RoleInput(Model):
     description: str = ""
     allow: tuple[RuleInput, ...] = ()
     deny: tuple[RuleInput, ...] = ()
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if "*" in name or clean(name) != name:
+            raise ValueError(
+                f"no role is named {name!r}: a name has no *, no characters that show nothing, no spaces at its ends "
+                f"or in a row, and is in Unicode's form NFKC, as in {clean(name)!r}"
+            )
+        return name
+
+
+class DefinedRole(RoleInput):
+    """A role as it was defined. `unknown_permissions` are those of its rules that nothing in the engine names: they are
+    misspelt, or a handler asks for them whose service does not declare them."""
+
+    unknown_permissions: tuple[str, ...] = ()
 
 
 class RoleName(Model):
@@ -79,14 +112,23 @@ class Page(Model):
 
 
 @native
-async def _define(data: RoleInput, ctx: ActionContext) -> Result[RoleInput, ActionError]:
-    records = access_of(ctx).records(ROLES)
+async def _define(data: RoleInput, ctx: ActionContext) -> Result[DefinedRole, ActionError]:
+    access = access_of(ctx)
+    records = access.records(ROLES)
     current = await records.get(data.name)
+    before, after = role_of(current.data) if current is not None else Role(), role_of(data.model_dump())
+    added = _beyond(after.allow, before.allow)
+    freed = _beyond(before.deny, after.deny)
+    await _check_holds(ctx, (*added, *freed))
     if current is None:
+        await _check_name(data.name, records)
         await records.insert(data.model_dump(), data.name)
     else:
         await records.update(data.name, data.model_dump(), current.version)
-    return Success(data)
+    known = [Rule(permission) for permission in access.known_permissions()]
+    rules = map(Rule, dict.fromkeys(rule.permission for rule in (*data.allow, *data.deny)))
+    unknown = tuple(rule.permission for rule in rules if not any(rule.meets(each) for each in known))
+    return Success(DefinedRole(**data.model_dump(), unknown_permissions=unknown))
 
 
 @native
@@ -101,6 +143,7 @@ async def _delete(data: RoleName, ctx: ActionContext) -> Result[None, ActionErro
     current = await records.get(data.name)
     if current is None:
         raise _no_role(data.name)
+    await _check_holds(ctx, role_of(current.data).deny)
     await records.delete(data.name, current.version)
     await _take_from_everybody(data.name, access_of(ctx).records(ROLE_ASSIGNMENTS))
     return Success(None)
@@ -109,11 +152,14 @@ async def _delete(data: RoleName, ctx: ActionContext) -> Result[None, ActionErro
 @native
 async def _assign(data: Assignment, ctx: ActionContext) -> Result[AssignedRoles, ActionError]:
     access = access_of(ctx)
-    if await access.records(ROLES).get(data.role) is None:
+    await ctx.authorize_async(MANAGE_PERMISSION, f"role/{data.role}")
+    role = await access.records(ROLES).get(data.role)
+    if role is None:
         raise _no_role(data.role)
     records = access.records(ROLE_ASSIGNMENTS)
     version, roles = await _assigned(records, data)
     if data.role not in roles:
+        await _check_holds(ctx, role_of(role.data).allow, data.role)
         roles = (*roles, data.role)
         if version == 0:
             await records.insert({"roles": roles}, _key(data))
@@ -124,10 +170,15 @@ async def _assign(data: Assignment, ctx: ActionContext) -> Result[AssignedRoles,
 
 @native
 async def _unassign(data: Assignment, ctx: ActionContext) -> Result[AssignedRoles, ActionError]:
-    records = access_of(ctx).records(ROLE_ASSIGNMENTS)
+    access = access_of(ctx)
+    await ctx.authorize_async(MANAGE_PERMISSION, f"role/{data.role}")
+    records = access.records(ROLE_ASSIGNMENTS)
     version, roles = await _assigned(records, data)
     if data.role not in roles:
         raise failing(ErrorCode.NOT_FOUND, f"{_key(data)} does not have the role {data.role!r}")
+    role = await access.records(ROLES).get(data.role)
+    if role is not None:
+        await _check_holds(ctx, role_of(role.data).deny)
     roles = tuple(role for role in roles if role != data.role)
     await records.update(_key(data), {"roles": roles}, version)
     return Success(_answer(data, roles))
@@ -137,6 +188,52 @@ async def _unassign(data: Assignment, ctx: ActionContext) -> Result[AssignedRole
 async def _of_actor(data: ActorReference, ctx: ActionContext) -> Result[AssignedRoles, ActionError]:
     _, roles = await _assigned(access_of(ctx).records(ROLE_ASSIGNMENTS), data)
     return Success(_answer(data, roles))
+
+
+async def _check_holds(ctx: ActionContext, rules: Iterable[Rule], role: str | None = None) -> None:
+    """Raise `ActionException(forbidden)` where a caller without full power would give one of these rights, or the name
+    of a role that actions ask for, without holding it. What is read is what this transaction sees, not a cache."""
+    access, actor = access_of(ctx), ctx.actor
+    assert actor is not None
+    access.replay_for_actor_only()
+    if actor.type == "system":
+        return
+    record = await access.records(ROLE_ASSIGNMENTS).get(str(actor))
+    assigned = tuple(record.data["roles"]) if record is not None else ()
+    rights = Rights.of(actor, assigned, await _defined(access.records(ROLES)))
+    if rights.include(FULL_POWER):
+        return
+    wanting = [str(rule) for rule in rules if not rights.include(rule)]
+    if role is not None and role not in rights.roles and role in access.known_roles():
+        wanting.append(f"the role {role}, which actions ask for")
+    if wanting:
+        raise failing(
+            ErrorCode.FORBIDDEN,
+            f"{actor} does not hold {', '.join(wanting)}, and so cannot give it: that takes {MANAGE_PERMISSION} on "
+            f"everything",
+        )
+
+
+def _beyond(rules: Iterable[Rule], others: Sequence[Rule]) -> list[Rule]:
+    """Return the rules that are about more than one of the others is."""
+    return [rule for rule in rules if not any(other.contains(rule) for other in others)]
+
+
+async def _check_name(name: str, roles: AsyncRecords) -> None:
+    """Raise `ActionException(conflict)` for the name of a new role that looks like another one's."""
+    like = next((other for other in await _defined(roles) if fold(other) == fold(name)), None)
+    if like is not None:
+        raise failing(ErrorCode.CONFLICT, f"there is a role {like!r}, which looks like {name!r}", role=like)
+
+
+async def _defined(roles: AsyncRecords) -> dict[str, Role]:
+    """Return the tenant's roles by name."""
+    found: dict[str, Role] = {}
+    after: str | None = None
+    while page := await roles.list(limit=MAX_PAGE, after=after):
+        found.update({record.id: role_of(record.data) for record in page})
+        after = page[-1].id
+    return found
 
 
 async def _take_from_everybody(role: str, assignments: AsyncRecords) -> None:

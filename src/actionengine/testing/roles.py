@@ -164,6 +164,32 @@ class RolesConformance(Conformance):
 
         value_of(await desk.execute("roles.define", role, actor=admin))
 
+    @scenario
+    async def test_nobody_gives_a_right_that_they_do_not_hold(self, world: World) -> None:
+        desk = Desk(world)
+        limited = (rule("roles.manage", "role/owner"),)
+        await define(desk, "owner", allow=(rule("*"),))
+        await define(desk, "reader", allow=(rule("notes.read"),))
+        await define(desk, "lead", allow=(rule("roles.manage"), rule("notes.read")), deny=limited)
+        await define(desk, "barred", deny=(rule("payments.*"),))
+        lead = Actor.human("lea")
+        value_of(await change(desk, "assign", "lead", lead))
+        value_of(await change(desk, "assign", "barred"))
+
+        def of(actor: Actor, role: str) -> dict[str, Any]:
+            return {"actor_type": actor.type, "actor_id": actor.id, "role": role}
+
+        for action, payload in (
+            ("assign", of(lead, "owner")),
+            ("define", {"name": "other", "allow": [rule("notes.*")]}),
+            ("unassign", of(CLERK, "barred")),
+            ("unassign", of(lead, "lead")),
+            ("define", {"name": "barred"}),
+            ("delete", {"name": "barred"}),
+        ):
+            error_of(await desk.execute(f"roles.{action}", payload, actor=lead), ErrorCode.FORBIDDEN)
+        value_of(await desk.execute("roles.assign", of(CLERK, "reader"), actor=lead))
+
     @pytest.mark.parametrize("collection", [ROLES, ROLE_ASSIGNMENTS])
     @scenario
     async def test_the_access_stamp_moves_with_a_commit_to_roles_and_only_then(

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from actionengine.changes.ops import Name
+from actionengine.names import check_permission
 from actionengine.storage.port import RESERVED_PREFIX
 from actionengine.workflows.conditions import DEEPEST, Condition, depth, not_empty, paths
 from actionengine.workflows.values import Path, references
@@ -59,6 +60,11 @@ Text = Annotated[str, Field(min_length=1, max_length=10_000)]
 def _literal(name: str) -> str:
     if list(references(name)):
         raise ValueError(f"{name!r} is taken as it stands, so it refers to nothing")
+    return name
+
+
+def _permission(name: str) -> str:
+    check_permission(_literal(name))
     return name
 
 
@@ -155,7 +161,7 @@ class ApprovalStep(_Step):
     unless `by_starter` says so."""
 
     type: Literal["approval"]
-    permission: Annotated[Name, AfterValidator(_literal)]
+    permission: Annotated[Name, AfterValidator(_permission)]
     message: Text
     expires_after: float = Field(default=7 * _DAY, gt=0, le=366 * _DAY)
     """Seconds."""

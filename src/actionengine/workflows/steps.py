@@ -290,6 +290,7 @@ def workflow_steps_service(permissions: WorkflowPermissions) -> Service:
     return create_service(
         name=SERVICE,
         description="What drives the runs of workflows: for workflow actors alone",
+        permissions=() if permissions.records is None else (f"{permissions.records}.*",),
         actions=[
             _internal("next", "Where a run is", _next, AtRun, read_only=True),
             _internal("perform", "Take the step that a run is at", perform_step, AtStep),

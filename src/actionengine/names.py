@@ -1,0 +1,69 @@
+"""Names: what a permission and a pattern of permissions look like, and when two names look the same."""
+
+from __future__ import annotations
+
+from unicodedata import category, normalize
+
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+"""Characters that show nothing, beside control and format characters and variation selectors."""
+
+
+def check_permission(name: object) -> None:
+    """Raise `ValueError` for what is no name of one permission."""
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"a permission is a name such as 'payments.refund', not {name!r}")
+    if "*" in name:
+        raise ValueError(
+            f"{name!r} is no name of one permission: ask for one such as 'payments.refund'; "
+            "patterns such as 'payments.*' are for the rules of roles and for an actor's own permissions"
+        )
+
+
+def check_pattern(pattern: object) -> None:
+    """Raise `ValueError` for what is neither a permission, nor `"<name>.*"`, nor `"*"`."""
+    if not isinstance(pattern, str) or not pattern:
+        raise ValueError(f"a permission is a name such as 'payments.refund', or 'payments.*', not {pattern!r}")
+    if ("*" in pattern.removesuffix(".*") and pattern != "*") or pattern == ".*":
+        raise ValueError(
+            f"the permission {pattern!r} has a * where none can stand: 'payments.*' covers all that begin with "
+            "'payments.', '*' covers all, and any other permission is named in full"
+        )
+
+
+def pattern_covers(pattern: str, other: str) -> bool:
+    """Return whether a pattern covers all that another pattern, or a permission, stands for."""
+    if pattern.endswith("*"):
+        return pattern == "*" or (other.startswith(pattern[:-1]) and len(other) >= len(pattern))
+    return pattern == other
+
+
+def clean(name: str) -> str:
+    """Return a name in Unicode's compatibility form (NFKC), without characters that show nothing, and without spaces
+    at its ends or in a row."""
+    for _ in range(4):
+        before, name = name, normalize("NFKC", name)
+        name = " ".join("".join(" " if each.isspace() else each for each in name if _is_visible(each)).split())
+        if name == before:
+            break
+    return name
+
+
+def fold(name: str) -> str:
+    """Return what a name has in common with every name that looks the same: `clean` makes no difference, and letter
+    case makes none."""
+    if name.isascii() and name.isalnum():
+        return name.casefold()
+    for _ in range(4):
+        before, name = name, clean(clean(name).upper().casefold())
+        if name == before:
+            break
+    return name
+
+
+def _is_visible(character: str) -> bool:
+    if character.isspace():
+        return True
+    if category(character) in ("Cc", "Cf") or character in _BLANK:
+        return False
+    code = ord(character)
+    return not (0xFE00 <= code <= 0xFE0F or 0x180B <= code <= 0x180F or 0xE0000 <= code <= 0xE0FFF)
