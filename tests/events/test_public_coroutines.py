@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from returns.result import Result, Success
+from returns.result import Failure, Result, Success
 
 import actionengine
 from actionengine import (
@@ -30,6 +30,8 @@ from actionengine import (
     create_action,
     create_service,
 )
+from actionengine.events.consuming import consumer_plan
+from actionengine.storage.port import Mode
 from tests.events.conftest import AnyStorage
 from tests.events.stock import SYSTEM, stock_engine
 
@@ -154,3 +156,18 @@ async def test_records_of_a_view_follow_a_rebuild(storage: InMemoryStorage) -> N
 
     assert [moved for _, moved in seen] == [False, False]
     assert seen[1][0] == seen[0][0] + 1
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_consumer_is_executed_as_an_action_is(mode: Mode, storage: InMemoryStorage) -> None:
+    tenant = storage.create_tenant(slug="acme", name="Acme")
+    engine = stock_engine(storage)
+    plan = consumer_plan("inbox", "crm", lambda data: Success(data) if data else Failure("nothing in it"))
+    context = RequestContext(tenant, Actor.integration("crm"))
+
+    answers = [asyncio.run(engine.consume(plan, payload, context, mode)) for payload in (1, 0)]
+
+    assert answers[0] == Success(1)
+    assert isinstance(answers[1], Failure)
+    rows = engine.execute_action("action_log", "list", {"action": "inbox.crm"}, RequestContext(tenant, SYSTEM)).unwrap()
+    assert [row.outcome for row in rows.items] == ["failed", "succeeded"]

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from actionengine.workflows.step_types import END, FAIL, PAUSE, ApprovalStep, Step
+from actionengine.workflows.step_types import END, FAIL, PAUSE, ApprovalStep, DecisionStep, Step
 from actionengine.workflows.values import Path
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _OF_RUN = frozenset({"id", "workflow", "started_by"})
 """What a run says of itself; see `performing.known_to`."""
+
+_WAYS = f"{PAUSE!r}, {FAIL!r} or a step"
 
 
 def check(definition: Definition) -> None:
@@ -43,10 +45,22 @@ def _check_names(definition: Definition) -> None:
     for step in definition.steps:
         for target in step.goes_to(definition.following(step.name)):
             if target != END and target not in names:
-                raise ValueError(f"the step {step.name!r} leads to {target!r}, and there is no such step")
-        for target in (step.on_failure, *((step.on_reject,) if isinstance(step, ApprovalStep) else ())):
-            if target == END:
-                raise ValueError(f"the step {step.name!r}: a failure goes to {PAUSE!r}, {FAIL!r} or a step")
+                key = _key_of(step, target)
+                raise ValueError(f"the step {step.name!r} leads to {target!r}, and there is no such step: see {key}")
+        if step.on_failure == END:
+            raise ValueError(f"the step {step.name!r}: a failure goes to {_WAYS}: `on_failure` is {END!r}")
+        if isinstance(step, ApprovalStep) and step.on_reject == END:
+            raise ValueError(f"the step {step.name!r}: a rejection goes to {_WAYS}: `on_reject` is {END!r}")
+
+
+def _key_of(step: Step, target: str) -> str:
+    """The key of a step under which a target stands, as its author wrote it."""
+    if isinstance(step, DecisionStep):
+        for number, branch in enumerate(step.branches):
+            if branch.next == target:
+                return f"`branches[{number}].next`"
+    keys = ("next", "otherwise", "on_failure", "on_reject")
+    return next((f"`{key}`" for key in keys if getattr(step, key, None) == target), "`next`")
 
 
 def _check_reachable(definition: Definition) -> None:
