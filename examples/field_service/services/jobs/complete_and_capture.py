@@ -1,11 +1,12 @@
 """Finish a job and take the money, both or neither: two actions in one unit of work."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 from returns.result import Result
 
 from actionengine import ActionContext, ActionError, Sensitive, create_action
+from examples.field_service.db.schema import Payment
 from examples.field_service.services.jobs.reference import JobReference, job_resource
 
 
@@ -14,7 +15,7 @@ class CompleteAndCapture(JobReference):
     card_number: Annotated[str, Sensitive()]
 
 
-def _handler(data: CompleteAndCapture, ctx: ActionContext) -> Result[Any, ActionError]:
+def _handler(data: CompleteAndCapture, ctx: ActionContext) -> Result[Payment, ActionError]:
     return ctx.execute("jobs", "complete", {"job_id": data.job_id}).bind(
         lambda job: ctx.execute("payments", "capture", data.model_dump())
     )
