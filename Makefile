@@ -24,8 +24,9 @@ check: $(VENV)/test.done
 	$(BIN)/lint-imports
 	$(BIN)/mypy src tests examples benchmarks
 
-soak: $(VENV)/test.done
+soak: $(VENV)/mutation.done
 	$(BIN)/python -m pytest -q -m soak --hypothesis-profile searching
+	$(BIN)/python -m tests.mutation
 
 bench: $(VENV)/bench.done
 	$(BIN)/python -m benchmarks

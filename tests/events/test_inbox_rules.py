@@ -1,0 +1,51 @@
+"""The rules of the inbox at their edges: what another delivery holds is not taken in yet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from returns.result import Success
+
+from actionengine import ErrorCode, InMemoryStorage
+from actionengine.driving import drive
+from actionengine.events.event import Event
+from actionengine.events.inbox import MARKS, Inbox
+from actionengine.testing import SyncWorld
+from tests.events.stock import Stock
+
+
+def note(event: Event, ctx: Any) -> None:
+    ctx.records("notes").insert({}, event.id)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_an_event_that_another_delivery_holds_is_answered_only_when_that_has_ended(fails: bool) -> None:
+    world = SyncWorld(InMemoryStorage())
+    stock = Stock(world)
+    drive(stock.move("nail"))
+    (event,) = drive(stock.events())
+    inbox = Inbox(stock.engine, "shelf")
+    other = world.unit()
+    drive(other.records(MARKS).insert({"type": event.type}, f"shelf/{event.id}"))
+
+    held = inbox.handle(event, note).failure()
+    assert held.code is ErrorCode.CONFLICT
+    assert drive(world.ids("notes")) == []
+
+    drive(other.rollback() if fails else other.commit())
+    assert inbox.handle(event, note) == Success(fails)
+    assert drive(world.ids("notes")) == ([event.id] if fails else [])
+
+
+def test_a_mark_counts_for_its_consumer_and_its_event_alone() -> None:
+    world = SyncWorld(InMemoryStorage())
+    stock = Stock(world)
+    drive(stock.move("nail"))
+    drive(stock.move("screw"))
+    first, second = drive(stock.events())
+    assert Inbox(stock.engine, "shelf").handle(first, note) == Success(True)
+    assert Inbox(stock.engine, "shelf").handle(second, note) == Success(True)
+    assert Inbox(stock.engine, "shelf").handle(first, note) == Success(False)
+    assert Inbox(stock.engine, "other").handle(first, lambda event, ctx: None) == Success(True)
+    assert sorted(drive(world.ids(MARKS))) == sorted([f"shelf/{first.id}", f"shelf/{second.id}", f"other/{first.id}"])

@@ -1,0 +1,477 @@
+"""The rules of authorization one by one, at their edges: who is let in, what a rule covers, what a cache may answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from returns.result import Result, Success
+
+from actionengine import (
+    AccessRequest,
+    Actor,
+    Decision,
+    Engine,
+    ErrorCode,
+    InMemoryStorage,
+    RBACAuthorizer,
+    RequestContext,
+    Role,
+    Rule,
+    StaticAuthorizer,
+    Tenant,
+    create_action,
+)
+from actionengine.authorization.rules import decide, decide_without_roles, needs_roles
+from actionengine.driving import drive
+from actionengine.storage.port import ROLE_ASSIGNMENTS, ROLES, StorageUnavailable
+from tests.conftest import Execute, log_of
+
+EngineOf = Callable[..., Engine]
+TENANT = InMemoryStorage().create_tenant(slug="acme", name="Acme")
+
+
+def ok(data: Any) -> Result[Any, Any]:
+    return Success("done")
+
+
+def asking(
+    actor: Actor,
+    permission: str | None = None,
+    *,
+    roles: tuple[str, ...] = (),
+    resource: str | None = None,
+    follows: bool = False,
+) -> AccessRequest:
+    return AccessRequest(TENANT, actor, "work.go", roles, permission, resource, follows, "sync")
+
+
+# Who is let in
+
+
+@pytest.mark.parametrize("protected", [True, False])
+def test_allowed_actors_need_an_actor_even_where_nothing_is_protected(
+    engine_of: EngineOf, execute: Execute, acme: Tenant, protected: bool
+) -> None:
+    action = create_action(
+        name="go", description="", handler=ok, is_protected=protected, allowed_actors=["human", "system"]
+    )
+    engine = engine_of(action)
+
+    nobody = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=None)).failure()
+    bot = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=Actor.ai("bot"))).failure()
+
+    assert (nobody.code, nobody.message) == (ErrorCode.UNAUTHENTICATED, "work.go needs a signed-in actor")
+    assert (bot.code, bot.message) == (ErrorCode.FORBIDDEN, "work.go is not for ai actors, only for human, system")
+    assert execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=Actor.human("ann"))) == Success("done")
+    assert [row.decision for row in log_of(engine, acme)][:2] == ["no actor", "ai actors are not allowed"]
+
+
+def test_without_protection_and_allowed_actors_anybody_is_let_in(
+    engine_of: EngineOf, execute: Execute, acme: Tenant
+) -> None:
+    engine = engine_of(create_action(name="go", description="", handler=ok, is_protected=False))
+    for actor in (None, Actor.ai("bot"), Actor.human("ann")):
+        assert execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=actor)) == Success("done")
+
+
+def test_a_protected_action_needs_an_actor_first_of_all(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+    engine = engine_of(create_action(name="go", description="", handler=ok))
+    error = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=None)).failure()
+    assert error.code is ErrorCode.UNAUTHENTICATED
+
+
+def test_allowed_actors_bind_a_system_actor_and_one_with_every_permission(
+    engine_of: EngineOf, execute: Execute, acme: Tenant
+) -> None:
+    engine = engine_of(create_action(name="go", description="", handler=ok, allowed_actors=["human"], permission="x"))
+    for actor in (Actor.system(), Actor.ai("bot", permissions=["*"])):
+        error = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=actor)).failure()
+        assert error.code is ErrorCode.FORBIDDEN
+
+
+def test_the_resource_is_asked_about_whatever_the_general_answer_was(
+    engine_of: EngineOf, execute: Execute, acme: Tenant
+) -> None:
+    asked: list[AccessRequest] = []
+
+    class Recording:
+        def authorize(self, request: AccessRequest) -> Decision:
+            asked.append(request)
+            return Decision(request.resource != "job/2", f"asked about {request.resource}")
+
+    engine = engine_of(
+        create_action(
+            name="close",
+            description="",
+            handler=ok,
+            permission="jobs.close",
+            access_control=["csr"],
+            resource=lambda data: f"job/{data}",
+        ),
+        authorizer=Recording(),
+    )
+    ann = RequestContext(tenant=acme, actor=Actor.human("ann", roles=["csr"]))
+
+    assert execute(engine, "work.close", 1, ann) == Success("done")
+    error = execute(engine, "work.close", 2, ann).failure()
+
+    assert (error.code, error.message) == (ErrorCode.FORBIDDEN, "work.close: asked about job/2")
+    mine = [request for request in asked if request.action == "work.close"]
+    assert [(each.resource, each.resource_follows) for each in mine] == [
+        (None, True),
+        ("job/1", False),
+        (None, True),
+        ("job/2", False),
+    ]
+    for each in mine:
+        assert (each.tenant, each.actor, each.access_control, each.permission) == (
+            acme,
+            ann.actor,
+            ("csr",),
+            "jobs.close",
+        )
+        assert each.mode in ("sync", "async")
+    first, second = [row.decision for row in log_of(engine, acme)]
+    assert (first, second) == ("asked about None; asked about job/1", "asked about None; asked about job/2")
+
+
+def test_an_authorizer_that_raises_or_says_nothing_lets_nobody_in(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext
+) -> None:
+    class Broken:
+        def __init__(self, error: BaseException) -> None:
+            self.error = error
+
+        def authorize(self, request: AccessRequest) -> Decision:
+            raise self.error
+
+    for error, code in ((KeyError("x"), ErrorCode.INTERNAL), (StorageUnavailable("gone"), ErrorCode.UNAVAILABLE)):
+        engine = engine_of(create_action(name="go", description="", handler=ok), authorizer=Broken(error))
+        answer = execute(engine, "work.go", {}, as_ann).failure()
+        assert answer.code is code
+    assert answer.code is ErrorCode.UNAVAILABLE
+    engine = engine_of(create_action(name="go", description="", handler=ok), authorizer=Broken(KeyError("x")))
+    assert execute(engine, "work.go", {}, as_ann).failure().message == "the authorizer raised KeyError"
+
+
+# What a rule covers
+
+
+@pytest.mark.parametrize(
+    ("rule", "covered", "not_covered"),
+    [
+        (
+            "payments.*",
+            ["payments.refund", "payments.refund.large", "payments._"],
+            ["payments_admin.x", "payments", "paymentsx", "pay.refund", "x.payments.refund", "Payments.refund"],
+        ),
+        ("payments.refund", ["payments.refund"], ["payments.refunds", "payments.refun", "payments.refund.x", "*"]),
+        ("*", ["payments.refund", "x", "payments_admin.x"], []),
+        ("payments.refund.*", ["payments.refund.large"], ["payments.refund", "payments.refunds.large"]),
+    ],
+)
+def test_a_pattern_ends_at_a_dot(rule: str, covered: list[str], not_covered: list[str]) -> None:
+    for permission in covered:
+        assert Rule(rule).covers(permission) is True
+        assert decide(asking(Actor.human("x", permissions=[rule]), permission), (), {}).allowed
+    for permission in not_covered:
+        assert Rule(rule).covers(permission) is False
+        assert not decide(asking(Actor.human("x", permissions=[rule]), permission), (), {}).allowed
+
+
+def test_rules_and_roles_are_what_they_were_made_of() -> None:
+    assert str(Rule("a.b")) == "a.b"
+    assert str(Rule("a.b", "job/1")) == "a.b on job/1"
+    role = Role(allow=["a.b", Rule("c.d", "job/1")], deny=["e.f"])
+    assert (role.allow, role.deny) == ((Rule("a.b"), Rule("c.d", "job/1")), (Rule("e.f"),))
+    assert (Role().allow, Role().deny) == ((), ())
+    with pytest.raises(TypeError, match=r"not the string 'a\.b'"):
+        Role(allow="a.b")
+    with pytest.raises(TypeError, match=r"^a role takes a collection of rules"):
+        Role(deny="a.b")
+
+
+# How roles decide
+
+ROLES_TABLE = {
+    "clerk": Role(allow=["jobs.*"]),
+    "nobody": Role(deny=["jobs.close"]),
+    "one": Role(allow=[Rule("jobs.close", "job/1")]),
+    "not_one": Role(allow=["jobs.*"], deny=[Rule("jobs.close", "job/1")]),
+}
+
+
+@pytest.mark.parametrize(
+    ("actor", "names", "question", "expected"),
+    [
+        (Actor.human("x"), (), {}, (True, "open to every actor of the tenant")),
+        (Actor.human("x"), (), {"roles": ("public",)}, (True, "open to every actor of the tenant")),
+        (Actor.human("x"), (), {"roles": ("csr", "boss")}, (False, "needs one of the roles csr, boss")),
+        (Actor.human("x", ["boss"]), (), {"roles": ("csr", "boss")}, (True, "role boss")),
+        (Actor.human("x"), ("csr",), {"roles": ("csr", "boss")}, (True, "role csr")),
+        (Actor.human("x", ["boss", "csr"]), (), {"roles": ("csr", "boss")}, (True, "role csr")),
+        (Actor.human("x"), ("clerk",), {"permission": "jobs.close"}, (True, "role clerk allows jobs.*")),
+        (Actor.human("x", ["clerk"]), (), {"permission": "jobs.close"}, (True, "role clerk allows jobs.*")),
+        (Actor.human("x"), (), {"permission": "jobs.close"}, (False, "needs the permission jobs.close")),
+        (
+            Actor.human("x"),
+            (),
+            {"permission": "jobs.close", "resource": "job/1"},
+            (False, "needs the permission jobs.close on job/1"),
+        ),
+        (Actor.human("x"), ("unknown",), {"permission": "jobs.close"}, (False, "needs the permission jobs.close")),
+        (
+            Actor.human("x"),
+            ("clerk", "nobody"),
+            {"permission": "jobs.close"},
+            (False, "role nobody denies jobs.close"),
+        ),
+        (
+            Actor.human("x", permissions=["*"]),
+            ("nobody",),
+            {"permission": "jobs.close"},
+            (False, "role nobody denies jobs.close"),
+        ),
+        (
+            Actor.human("x", permissions=["jobs.close"]),
+            ("clerk",),
+            {"permission": "jobs.close"},
+            (True, "the actor's own permission jobs.close"),
+        ),
+        (Actor.human("x", permissions=["jobs.open"]), (), {"permission": "jobs.close"}, (False, None)),
+        (Actor.human("x"), ("one",), {"permission": "jobs.close", "resource": "job/1"}, (True, None)),
+        (Actor.human("x"), ("one",), {"permission": "jobs.close", "resource": "job/2"}, (False, None)),
+        (Actor.human("x"), ("one",), {"permission": "jobs.close"}, (False, None)),
+        (Actor.human("x"), ("one",), {"permission": "jobs.close", "follows": True}, (True, None)),
+        (
+            Actor.human("x"),
+            ("not_one",),
+            {"permission": "jobs.close", "resource": "job/1"},
+            (False, "role not_one denies jobs.close on job/1"),
+        ),
+        (Actor.human("x"), ("not_one",), {"permission": "jobs.close", "resource": "job/2"}, (True, None)),
+        (Actor.human("x"), ("not_one",), {"permission": "jobs.close", "follows": True}, (True, None)),
+        (Actor.human("x"), ("not_one",), {"permission": "jobs.open", "resource": "job/1"}, (True, None)),
+        (Actor.human("x"), ("nobody",), {"permission": "jobs.close", "follows": True}, (False, None)),
+        # The role is there, and the permission is not: both are needed.
+        (Actor.human("x", ["boss"]), (), {"roles": ("boss",), "permission": "jobs.close"}, (False, None)),
+        (Actor.human("x", ["clerk"]), (), {"roles": ("boss",), "permission": "jobs.close"}, (False, None)),
+        (Actor.human("x", ["clerk"]), (), {"roles": ("public", "boss"), "permission": "jobs.close"}, (True, None)),
+    ],
+)
+def test_a_decision_says_what_it_rests_on(
+    actor: Actor, names: tuple[str, ...], question: dict[str, Any], expected: tuple[bool, str | None]
+) -> None:
+    decision = decide(asking(actor, **question), names, ROLES_TABLE)
+    assert decision.allowed is expected[0]
+    if expected[1] is not None:
+        assert decision.reason == expected[1]
+
+
+def test_only_a_system_actor_and_an_open_action_need_no_roles() -> None:
+    system, ann = Actor.system(), Actor.human("ann")
+    assert needs_roles(asking(ann, "x")) is True
+    assert needs_roles(asking(ann, roles=("csr",))) is True
+    assert needs_roles(asking(ann)) is False
+    assert needs_roles(asking(system, "x", roles=("csr",))) is False
+    assert decide_without_roles(asking(system, "x")) == Decision(True, "system actor")
+    assert decide_without_roles(asking(ann)) == Decision(True, "open to every actor of the tenant")
+
+
+def test_roles_in_code_are_copied_and_decide() -> None:
+    table = {"clerk": Role(allow=["jobs.*"])}
+    authorizer = StaticAuthorizer(table)
+    table["clerk"] = Role()
+    clerk = Actor.human("x", ["clerk"])
+    assert authorizer.authorize(asking(clerk, "jobs.close")) == Decision(True, "role clerk allows jobs.*")
+    assert authorizer.authorize(asking(Actor.human("x"), "jobs.close")).allowed is False
+    assert authorizer.authorize(asking(Actor.system(), "jobs.close")).reason == "system actor"
+    assert StaticAuthorizer().authorize(asking(clerk, "jobs.close")).allowed is False
+    assert StaticAuthorizer().authorize(asking(clerk)).allowed is True
+
+
+# The cache
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Counting(InMemoryStorage):
+    """`reads` counts the units of work that were opened, `open` those that were not ended."""
+
+    reads = 0
+    open = 0
+
+    def unit_of_work(self, tenant: Tenant, action_id: str, mode: Any, read_only: bool = False) -> Any:
+        self.reads += 1
+        self.read_only = read_only
+        return super().unit_of_work(tenant, action_id, mode, read_only)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("actionengine.authorization.rbac.monotonic", clock)
+    return clock
+
+
+@pytest.fixture
+def counting() -> Counting:
+    return Counting()
+
+
+def answered(authorizer: RBACAuthorizer, request: AccessRequest) -> Decision:
+    decision = authorizer.authorize(request)
+    if isinstance(decision, Decision):
+        return decision
+
+    async def awaited() -> Decision:
+        return await decision
+
+    return drive(awaited())
+
+
+def give(storage: InMemoryStorage, tenant: Tenant, actor: str, *names: str) -> None:
+    unit = InMemoryStorage.unit_of_work(storage, tenant, "a", "sync")
+    drive(unit.records(ROLE_ASSIGNMENTS).insert({"roles": list(names)}, actor))
+    drive(unit.commit())
+
+
+def define(storage: InMemoryStorage, tenant: Tenant, name: str, *allow: str, version: int = 0) -> None:
+    unit = InMemoryStorage.unit_of_work(storage, tenant, "a", "sync")
+    rules = {"allow": [{"permission": each, "resource": None} for each in allow], "deny": []}
+    if version:
+        drive(unit.records(ROLES).update(name, rules, version))
+    else:
+        drive(unit.records(ROLES).insert(rules, name))
+    drive(unit.commit())
+
+
+def test_roles_are_read_once_until_they_change(counting: Counting, clock: Clock) -> None:
+    authorizer = RBACAuthorizer(counting)
+    define(counting, TENANT, "clerk", "jobs.*")
+    give(counting, TENANT, "human:ann", "clerk")
+    ann, bob = Actor.human("ann"), Actor.human("bob")
+
+    assert answered(authorizer, asking(ann, "jobs.close")).allowed
+    assert counting.reads == 2
+    assert counting.read_only is True
+    assert isinstance(authorizer.authorize(asking(ann, "jobs.close")), Decision)
+    assert answered(authorizer, asking(ann, "jobs.open")).allowed
+    assert counting.reads == 2
+    assert not answered(authorizer, asking(bob, "jobs.close")).allowed
+    assert not answered(authorizer, asking(Actor.ai("ann"), "jobs.close")).allowed
+    assert counting.reads == 4
+    define(counting, TENANT, "clerk", "other.*", version=1)
+    assert not answered(authorizer, asking(ann, "jobs.close")).allowed
+    assert counting.reads == 6
+
+
+def test_what_another_process_changes_counts_after_max_age(counting: Counting, clock: Clock) -> None:
+    authorizer = RBACAuthorizer(counting, max_age=3.0)
+    usual = RBACAuthorizer(counting)
+    define(counting, TENANT, "clerk", "jobs.*")
+    give(counting, TENANT, "human:ann", "clerk")
+    question = asking(Actor.human("ann"), "jobs.close")
+    for each in (authorizer, usual):
+        assert answered(each, question).allowed
+    counting.reads = 0
+    clock.now += 2.9
+    answered(authorizer, question)
+    assert counting.reads == 0
+    clock.now += 0.1
+    answered(authorizer, question)
+    assert counting.reads == 2
+    clock.now += 1.9
+    answered(usual, question)
+    assert counting.reads == 2
+    clock.now += 0.1
+    answered(usual, question)
+    assert counting.reads == 4
+
+
+def test_tenants_and_questions_have_answers_of_their_own(counting: Counting, clock: Clock) -> None:
+    other = counting.create_tenant(slug="other", name="Other")
+    authorizer = RBACAuthorizer(counting)
+    define(counting, TENANT, "clerk", "jobs.*")
+    give(counting, TENANT, "human:ann", "clerk")
+    ann = Actor.human("ann")
+    assert answered(authorizer, asking(ann, "jobs.close")).allowed
+    assert not answered(authorizer, asking(ann, "jobs.close")._replace(tenant=other)).allowed
+    for question in (
+        asking(ann, "payments.pay"),
+        asking(ann, "jobs.close", roles=("boss",)),
+        asking(Actor.human("bob"), "jobs.close"),
+        asking(Actor.ai("ann"), "jobs.close"),
+    ):
+        assert not answered(authorizer, question).allowed
+    assert answered(authorizer, asking(Actor.human("bob", ["clerk"]), "jobs.close")).allowed
+    assert answered(authorizer, asking(Actor.human("bob", permissions=["jobs.*"]), "jobs.close")).allowed
+    assert not answered(authorizer, asking(Actor.human("bob"), "jobs.close")).allowed
+
+
+def test_an_answer_about_one_resource_is_none_about_another(counting: Counting, clock: Clock) -> None:
+    authorizer = RBACAuthorizer(counting)
+    unit = InMemoryStorage.unit_of_work(counting, TENANT, "a", "sync")
+    rules = {
+        "allow": [{"permission": "jobs.*", "resource": "job/1"}],
+        "deny": [{"permission": "jobs.void", "resource": "job/1"}],
+    }
+    drive(unit.records(ROLES).insert(rules, "one"))
+    drive(unit.commit())
+    one = Actor.human("ann", ["one"])
+    assert answered(authorizer, asking(one, "jobs.close", resource="job/1")).allowed
+    assert not answered(authorizer, asking(one, "jobs.close", resource="job/2")).allowed
+    assert not answered(authorizer, asking(one, "jobs.close")).allowed
+    assert answered(authorizer, asking(one, "jobs.close", follows=True)).allowed
+    assert not answered(authorizer, asking(one, "jobs.void", resource="job/1")).allowed
+
+
+def test_all_roles_of_a_tenant_are_read_however_many(counting: Counting, clock: Clock) -> None:
+    unit = InMemoryStorage.unit_of_work(counting, TENANT, "a", "sync")
+    for number in range(2001):
+        rules = {"allow": [{"permission": f"p{number:04}", "resource": None}], "deny": []}
+        drive(unit.records(ROLES).insert(rules, f"r{number:04}"))
+    drive(unit.commit())
+    authorizer = RBACAuthorizer(counting)
+    for number in (0, 999, 1000, 1999, 2000):
+        actor = Actor.human(f"u{number}", [f"r{number:04}"])
+        assert answered(authorizer, asking(actor, f"p{number:04}")).allowed
+        assert not answered(authorizer, asking(actor, "p0005")).allowed
+
+
+def test_the_cache_is_bounded(counting: Counting, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actionengine.authorization.rbac._MOST_CACHED", 3)
+    authorizer = RBACAuthorizer(counting)
+    for number in range(10):
+        answered(authorizer, asking(Actor.human(f"u{number}"), "x"))
+        cached = authorizer._cache[TENANT.id]
+        assert 0 < len(cached.assignments) <= 3
+        assert 0 < len(cached.decisions) <= 3
+    assert len(cached.assignments) == 1
+
+
+def test_units_that_read_roles_are_ended(clock: Clock) -> None:
+    storage = InMemoryStorage()
+    authorizer = RBACAuthorizer(storage)
+    answered(authorizer, asking(Actor.human("ann"), "x"))
+    assert storage._tenant_data(TENANT.id).snapshots == {}
+
+
+def test_roles_are_read_under_a_loop_too(counting: Counting, clock: Clock) -> None:
+    authorizer = RBACAuthorizer(counting)
+    define(counting, TENANT, "clerk", "jobs.*")
+    give(counting, TENANT, "human:ann", "clerk")
+
+    async def ask() -> bool:
+        decision = authorizer.authorize(asking(Actor.human("ann"), "jobs.close")._replace(mode="async"))
+        return (decision if isinstance(decision, Decision) else await decision).allowed
+
+    assert asyncio.run(ask())

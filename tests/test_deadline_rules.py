@@ -1,0 +1,70 @@
+"""Deadlines at their edges: an action's own timeout never outlasts that of what executes it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import pytest
+from returns.result import Result, Success
+
+from actionengine import ActionHooks, Engine, ErrorCode, HookDefinition, RequestContext, create_action
+from tests.conftest import Execute
+
+HANGS = 30.0
+"""Seconds: much longer than the timeout around it."""
+
+
+@pytest.mark.parametrize("where", ["before", "after", "nested"])
+@pytest.mark.parametrize("own", [None, 3600.0])
+def test_a_longer_timeout_inside_gives_no_more_time(
+    engine_of: Callable[..., Engine], execute: Execute, as_ann: RequestContext, where: str, own: float | None
+) -> None:
+    released = threading.Event()
+
+    def slow(data: Any) -> Result[Any, Any]:
+        released.wait(HANGS)
+        return Success(data)
+
+    def go(data: Any, ctx: Any) -> Result[Any, Any]:
+        return ctx.execute("work", "slow", data) if where == "nested" else Success(data)
+
+    hook = (HookDefinition("work", "slow"),)
+    hooks = None if where == "nested" else ActionHooks(**{where: hook})
+    engine = engine_of(
+        create_action(name="go", description="", handler=go, timeout=0.2, hooks=hooks),
+        create_action(name="slow", description="", handler=slow, timeout=own),
+    )
+    started = monotonic()
+    try:
+        error = execute(engine, "work.go", {}, as_ann).failure()
+    finally:
+        took = monotonic() - started
+        released.set()
+    assert error.code is (ErrorCode.TIMEOUT if where == "nested" else ErrorCode.HOOK_FAILED)
+    assert "its time was up" in error.message
+    assert took < HANGS / 2
+
+
+def test_a_shorter_timeout_inside_ends_what_it_is_of(engine_of: Callable[..., Engine], as_ann: RequestContext) -> None:
+    released = threading.Event()
+
+    def slow(data: Any) -> Result[Any, Any]:
+        released.wait(HANGS)
+        return Success(data)
+
+    def go(data: Any, ctx: Any) -> Result[Any, Any]:
+        code = ctx.execute("work", "slow", data).failure().code
+        is_left_behind = not released.is_set()
+        released.set()
+        return Success((code, is_left_behind))
+
+    engine = engine_of(
+        create_action(name="go", description="", handler=go, timeout=3600.0),
+        create_action(name="slow", description="", handler=slow, timeout=0.1),
+    )
+    started = monotonic()
+    assert engine.execute_action("work", "go", {}, as_ann) == Success((ErrorCode.TIMEOUT, True))
+    assert monotonic() - started < HANGS / 2
