@@ -35,6 +35,7 @@ from actionengine import (
 from actionengine import (
     create_engine as create_action_engine,
 )
+from actionengine.storage.sql.migrations.grants import grants as upgrade_grants
 from tests.storage.backends import Backend, SQLStorage
 
 
@@ -153,6 +154,59 @@ def test_a_role_that_is_too_strong_is_refused(
         pass
     with PostgresStorage(url, allow_strong_role=True) as storage:
         assert engine_on(storage).execute_action("notes", "put", {}, as_ann(storage)).unwrap()
+
+
+PLACES = {
+    "a schema": ("GRANT CREATE ON SCHEMA shop TO {role}", "REVOKE CREATE ON SCHEMA shop FROM {role}"),
+    "a schema, by everybody's grant": (
+        "GRANT CREATE ON SCHEMA shop TO PUBLIC",
+        "REVOKE CREATE ON SCHEMA shop FROM PUBLIC",
+    ),
+    "public": ("GRANT CREATE ON SCHEMA public TO {role}", "REVOKE CREATE ON SCHEMA public FROM {role}"),
+    "a schema of its own": ("ALTER SCHEMA shop OWNER TO {role}", "ALTER SCHEMA shop OWNER TO"),
+    "the database": (
+        "GRANT CREATE ON DATABASE {database} TO {role}",
+        "REVOKE CREATE ON DATABASE {database} FROM {role}",
+    ),
+    "a schema, by a team": ("GRANT CREATE ON SCHEMA shop TO {team}", "REVOKE CREATE ON SCHEMA shop FROM {team}"),
+    "a schema that its team owns": ("ALTER SCHEMA shop OWNER TO {team}", "ALTER SCHEMA shop OWNER TO"),
+    "a superuser's place": ("ALTER ROLE {team} SUPERUSER", "is a member of a role that is free of row-level security"),
+}
+
+
+@pytest.mark.parametrize(("grant", "told"), PLACES.values(), ids=PLACES)
+def test_a_role_that_may_create_objects_is_refused(
+    postgres_server: str, fresh_postgres_database: Database, grant: str, told: str
+) -> None:
+    names = {
+        "database": make_url(fresh_postgres_database.app_url).database,
+        "role": f"maker_{uuid4().hex}",
+        "team": f"team_{uuid4().hex}",
+    }
+    url = make_url(fresh_postgres_database.app_url).set(username=names["role"])
+    superuser = make_url(postgres_server).set(database=names["database"]).render_as_string(hide_password=False)
+    with psycopg.connect(superuser, autocommit=True) as connection:
+        for statement in (
+            "CREATE SCHEMA shop",
+            "CREATE ROLE {team}",
+            # What it does not inherit it can take on.
+            "CREATE ROLE {role} LOGIN NOINHERIT IN ROLE app, {team}",
+            "GRANT USAGE ON SCHEMA public TO {role}",
+        ):
+            connection.execute(statement.format(**names).encode())
+        connection.execute("SELECT pg_catalog.set_config('search_path', 'public', false)")
+        for grantable in upgrade_grants(names["role"]):
+            connection.execute(grantable.encode())
+        with PostgresStorage(url):
+            pass
+        connection.execute(grant.format(**names).encode())
+
+    with pytest.raises(ConfigurationError) as refusal, PostgresStorage(url):
+        pass
+
+    assert told.format(**names).replace('"', "") in str(refusal.value).replace('"', "")
+    with PostgresStorage(url, allow_strong_role=True):
+        pass
 
 
 def test_an_execution_with_a_role_that_is_too_strong_fails(

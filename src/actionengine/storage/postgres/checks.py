@@ -14,34 +14,68 @@ from actionengine.storage.sql.migrations import HEAD
 logger = logging.getLogger("actionengine")
 
 ROLE = """
-SELECT current_user, role.rolsuper, role.rolbypassrls, pg_has_role(schema.relowner, 'USAGE'),
-    has_schema_privilege('public', 'CREATE')
-FROM pg_roles role
-LEFT JOIN pg_class schema ON schema.oid = to_regclass('public.ae_schema')
-WHERE role.rolname = current_user
+SELECT current_user, role.rolsuper, role.rolbypassrls,
+    EXISTS (
+        SELECT FROM pg_catalog.pg_roles other
+        WHERE (other.rolsuper OR other.rolbypassrls) AND pg_catalog.pg_has_role(role.oid, other.oid, 'MEMBER')
+    ),
+    pg_catalog.pg_has_role(schema.relowner, 'MEMBER')
+FROM pg_catalog.pg_roles role
+LEFT JOIN pg_catalog.pg_class schema
+    ON schema.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('public.ae_schema')::pg_catalog.oid
+WHERE role.rolname OPERATOR(pg_catalog.=) current_user
+"""
+
+# Where the role, or one that it is a member of, may create what could stand before the library's or the catalogue's: by
+# whose grant, or as an owner. Temporary schemas hold no functions and operators that are found by their bare names.
+PLACES = """
+SELECT place.kind, pg_catalog.quote_ident(place.name), pg_catalog.pg_has_role(place.owner, 'MEMBER'),
+    pg_catalog.string_agg(
+        CASE WHEN granted.grantee OPERATOR(pg_catalog.=) 0 THEN 'PUBLIC'
+            ELSE granted.grantee::pg_catalog.regrole::pg_catalog.text END,
+        ', '
+    )
+FROM (
+    SELECT 'SCHEMA', nspname, nspowner, coalesce(nspacl, pg_catalog.acldefault('n', nspowner))
+    FROM pg_catalog.pg_namespace
+    WHERE nspname OPERATOR(pg_catalog.!~) '^pg_(toast_)?temp_'
+    UNION ALL
+    SELECT 'DATABASE', datname, datdba, coalesce(datacl, pg_catalog.acldefault('d', datdba))
+    FROM pg_catalog.pg_database
+    WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+) place (kind, name, owner, acl)
+LEFT JOIN LATERAL pg_catalog.aclexplode(place.acl) granted
+    ON granted.privilege_type OPERATOR(pg_catalog.=) 'CREATE' AND (
+        granted.grantee OPERATOR(pg_catalog.=) 0 OR pg_catalog.pg_has_role(granted.grantee, 'MEMBER')
+    )
+WHERE granted.grantee IS NOT NULL OR pg_catalog.pg_has_role(place.owner, 'MEMBER')
+GROUP BY place.kind, place.name, place.owner
+ORDER BY place.kind DESC, place.name
 """
 
 
 def check(query: Callable[..., list[Row]], database: str, signature: str | None, allow_strong_role: bool) -> None:
     """Raises `ConfigurationError`, which says what to do: for a role that may do too much, for a schema that is missing
     or of another version, and where the signing keys of the storage and of the database differ."""
-    ((role, is_superuser, bypasses, owns, creates),) = query(ROLE)
+    ((role, is_superuser, bypasses, may_become, owns),) = query(ROLE)
     upgrade = f"run `actionengine db upgrade --url ... --app-role {role}` as the owner"
     if owns is None:
         raise ConfigurationError(f"the database {database!r} has no actionengine schema: {upgrade}")
-    strengths = {"a superuser": is_superuser, "free of row-level security": bypasses, "an owner of the tables": owns}
-    for strength, has_it in strengths.items():
-        if has_it and not allow_strong_role:
-            raise ConfigurationError(
-                f"the role {role!r} is {strength}, and so past tenant isolation: connect as a role of its own "
-                f"(CREATE ROLE app LOGIN, then `actionengine db upgrade --url ... --app-role app`), or pass "
-                f"allow_strong_role=True for local play"
-            )
-    if creates and not allow_strong_role:
-        raise ConfigurationError(
-            f"the role {role!r} may create objects in the schema public, where they could stand before the library's: "
-            f"run `REVOKE CREATE ON SCHEMA public FROM PUBLIC, {role}` as the owner"
-        )
+    if not allow_strong_role:
+        strengths = {
+            "a superuser": is_superuser,
+            "free of row-level security": bypasses,
+            "a member of a role that is free of row-level security": may_become,
+            "an owner of the tables": owns,
+        }
+        for strength, has_it in strengths.items():
+            if has_it:
+                raise ConfigurationError(
+                    f"the role {role!r} is {strength}, and so past tenant isolation: connect as a role of its own "
+                    f"(CREATE ROLE app LOGIN, then `actionengine db upgrade --url ... --app-role app`), or pass "
+                    f"allow_strong_role=True for local play"
+                )
+        _check_places(role, query(PLACES))
     try:
         ((version,),) = query("SELECT max(version) FROM public.ae_schema")
     except psycopg.errors.InsufficientPrivilege:
@@ -56,6 +90,23 @@ def check(query: Callable[..., list[Row]], database: str, signature: str | None,
     if signature is not None and accepts_anything:
         # So that hosts can be given their key before the database verifies it.
         logger.warning("the signing_key is not verified yet: run `actionengine db sign`")
+
+
+def _check_places(role: str, places: list[Row]) -> None:
+    """Raise `ConfigurationError` where the role may create objects that stand before the library's."""
+    if not places:
+        return
+    ways = [
+        f"`ALTER {kind} {name} OWNER TO` the role that migrates"
+        if is_owner
+        else f"`REVOKE CREATE ON {kind} {name} FROM {granted}`"
+        for kind, name, is_owner, granted in places
+    ]
+    named = ", ".join(f"the {kind.lower()} {name}" for kind, name, *_ in places)
+    raise ConfigurationError(
+        f"the role {role!r} may create objects in {named}, where they could stand before the library's: as the owner, "
+        f"run {'; '.join(ways)}; or pass allow_strong_role=True for local play"
+    )
 
 
 def check_version(version: int | None, upgrade: str) -> None:
