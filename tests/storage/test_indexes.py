@@ -33,7 +33,7 @@ def rows(table: Table, *equal: str, order: str | None = None, pending: bool = Fa
 
 def listing(descending: bool) -> str:
     """The query for a page of documents that is not the first."""
-    return Listing({}, 10, "n", descending).statement(LIST_DOCUMENTS, "%s")
+    return Listing({}, 10, "n", descending).statement(LIST_DOCUMENTS, ROWS)
 
 
 QUERIES: dict[str, tuple[str, list[Any]]] = {

@@ -77,7 +77,7 @@ def check(query: Callable[..., list[Row]], database: str, signature: str | None,
                 )
         _check_places(role, query(PLACES))
     try:
-        ((version,),) = query("SELECT max(version) FROM public.ae_schema")
+        ((version,),) = query("SELECT pg_catalog.max(version) FROM public.ae_schema")
     except psycopg.errors.InsufficientPrivilege:
         raise ConfigurationError(f"the role {role!r} has no grants on the actionengine tables: {upgrade}") from None
     check_version(version, upgrade)

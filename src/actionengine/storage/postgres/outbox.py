@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
-LEASE = "SELECT set_config('idle_in_transaction_session_timeout', %s, true)"
+LEASE = "SELECT pg_catalog.set_config('idle_in_transaction_session_timeout', %s, true)"
 TAKE = """
 SELECT attempts, position, id, tenant_id, type, subject, payload, action, action_id, actor_type, actor_id, occurred_at,
     version
@@ -64,11 +64,12 @@ SKIP = "SELECT public.ae_skip(%s, %s, %s)"
 
 # The lock of who sleeps, held by the connection. Where it can only be had shared, it is writers who hold it: they have
 # seen nobody asleep, and are about to commit.
-SLEEP = "SELECT pg_try_advisory_lock(1634037602, 64)"
-WAKE = "SELECT pg_advisory_unlock(1634037602, 64)"
+SLEEP = "SELECT pg_catalog.pg_try_advisory_lock(1634037602, 64)"
+WAKE = "SELECT pg_catalog.pg_advisory_unlock(1634037602, 64)"
 SHARED = """
 SELECT CASE
-    WHEN pg_try_advisory_lock_shared(1634037602, 64) THEN pg_advisory_unlock_shared(1634037602, 64)
+    WHEN pg_catalog.pg_try_advisory_lock_shared(1634037602, 64)
+        THEN pg_catalog.pg_advisory_unlock_shared(1634037602, 64)
     ELSE false
 END
 """

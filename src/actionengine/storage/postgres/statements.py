@@ -1,5 +1,8 @@
-"""What `PostgresStorage` says to the database. Tables and types are named with their schemas: a handler's own SQL can
-make temporary ones, which would otherwise stand before ours."""
+"""What `PostgresStorage` says to the database.
+
+Everything is named with its schema: tables and types, since a handler's own SQL can make temporary ones, functions and
+operators, since it can choose the search path. Else they could stand before ours, and before the catalogue's.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +33,16 @@ class Opening(NamedTuple):
 # Settings are local to the transaction. They are made before the claim is inserted, which their tenant has to allow:
 # the row to insert is read from them.
 SETTINGS = """
-    SELECT set_config('app.tenant_id', %s, true),
-        set_config('app.action_id', %s, true)"""
+    SELECT pg_catalog.set_config('app.tenant_id', %s, true),
+        pg_catalog.set_config('app.action_id', %s, true)"""
 BEGAN = "(pg_catalog.date_part('epoch', pg_catalog.now()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8"
 """When the transaction began, in microseconds: nothing else names it before it has written."""
 
 OPEN = f"WITH context AS MATERIALIZED ({{settings}}\n)\nSELECT {BEGAN}, public.ae_is_deleted(%s) FROM context"
 OPEN_AND_CLAIM = f"""
 WITH context AS MATERIALIZED ({{settings}},
-        current_setting('lock_timeout') AS lock_timeout,
-        set_config('lock_timeout', %s, true)
+        pg_catalog.current_setting('lock_timeout') AS lock_timeout,
+        pg_catalog.set_config('lock_timeout', %s, true)
 ), claimed AS (
     INSERT INTO public.ae_idempotency_keys (tenant_id, action, key, fingerprint)
     SELECT %s, %s, %s, %s
@@ -48,7 +51,7 @@ WITH context AS MATERIALIZED ({{settings}},
     RETURNING true
 )
 SELECT {BEGAN}, public.ae_is_deleted(%s), EXISTS (SELECT FROM claimed),
-    set_config('lock_timeout', (SELECT lock_timeout FROM context), true)
+    pg_catalog.set_config('lock_timeout', (SELECT lock_timeout FROM context), true)
 """
 
 CLAIM = """
@@ -66,30 +69,32 @@ RETURNING version
     get="""
 SELECT version, data::pg_catalog.text, created_at, updated_at
 FROM public.ae_documents
-WHERE tenant_id = %s AND collection = %s AND id = %s
+WHERE tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) %s AND id OPERATOR(pg_catalog.=) %s
 """,
     update="""
 UPDATE public.ae_documents
-SET version = version + 1, data = %s, updated_at = %s
-WHERE tenant_id = %s AND collection = %s AND id = %s AND version = %s
+SET version = version OPERATOR(pg_catalog.+) 1, data = %s, updated_at = %s
+WHERE tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) %s AND id OPERATOR(pg_catalog.=) %s
+    AND version OPERATOR(pg_catalog.=) %s
 RETURNING created_at
 """,
     delete="""
 DELETE FROM public.ae_documents
-WHERE tenant_id = %s AND collection = %s AND id = %s AND version = %s
+WHERE tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) %s AND id OPERATOR(pg_catalog.=) %s
+    AND version OPERATOR(pg_catalog.=) %s
 RETURNING id
 """,
     version="""
 SELECT version
 FROM public.ae_documents
-WHERE tenant_id = %s AND collection = %s AND id = %s
+WHERE tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) %s AND id OPERATOR(pg_catalog.=) %s
 """,
 )
 
 LIST_DOCUMENTS = """
 SELECT id, version, data::pg_catalog.text, created_at, updated_at
 FROM public.ae_documents
-WHERE tenant_id = %s AND collection = %s{beyond}
+WHERE tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) %s{beyond}
 ORDER BY {order}
 LIMIT %s
 """
@@ -98,11 +103,13 @@ LIMIT %s
 FIND_DOCUMENTS = """
 SELECT id, version, data::pg_catalog.text, created_at, updated_at
 FROM public.ae_documents
-WHERE tenant_id = %s AND collection = %s{beyond}
-    AND data::pg_catalog.jsonb @> %s::pg_catalog.jsonb
+WHERE tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) %s{beyond}
+    AND data::pg_catalog.jsonb OPERATOR(pg_catalog.@>) %s::pg_catalog.jsonb
     AND (
-        SELECT bool_and(data::pg_catalog.jsonb -> wanted.key = wanted.value)
-        FROM jsonb_each(%s::pg_catalog.jsonb) wanted
+        SELECT pg_catalog.bool_and(
+            data::pg_catalog.jsonb OPERATOR(pg_catalog.->) wanted.key OPERATOR(pg_catalog.=) wanted.value
+        )
+        FROM pg_catalog.jsonb_each(%s::pg_catalog.jsonb) wanted
     )
 ORDER BY {order}
 LIMIT %s
@@ -120,15 +127,17 @@ ROWS = RowsDialect(
     schema="public",
     mark="%s",
     tenant="%s::pg_catalog.uuid",
-    rows="json_to_recordset(%s::pg_catalog.json -> 'rows') AS r ({columns})",
+    rows="pg_catalog.json_to_recordset(%s::pg_catalog.json OPERATOR(pg_catalog.->) 'rows') AS r ({columns})",
     column={kind: f"{{name}} {type}" for kind, type in _TYPES.items()},
     given=dict.fromkeys(_TYPES, "r.{name}"),
     read={**dict.fromkeys(_TYPES, "{name}"), "json": "{name}::pg_catalog.text"},
     any_of={
-        kind: f"{{name}} = ANY(ARRAY(SELECT json_array_elements_text(%s::pg_catalog.json)::{type}))"
+        kind: f"{{name}} OPERATOR(pg_catalog.=) ANY(ARRAY(\n"
+        f"        SELECT pg_catalog.json_array_elements_text(%s::pg_catalog.json)::{type}\n    ))"
         for kind, type in _TYPES.items()
     },
     lock="\nFOR NO KEY UPDATE",
+    operator="OPERATOR(pg_catalog.{})",
 )
 
 READ_LOG = """
@@ -137,7 +146,7 @@ SELECT id, parent_id, tenant_id, actor_type, actor_id, approved_by, approval_id,
     decision, started_at, latency, idempotency_key, request_id, model, prompt_version, input_tokens, output_tokens,
     cost_usd
 FROM public.ae_action_log
-WHERE tenant_id = %s{conditions}
+WHERE tenant_id OPERATOR(pg_catalog.=) %s{conditions}
 ORDER BY id DESC
 LIMIT %s
 """
@@ -146,8 +155,8 @@ READ_EVENTS = """
 SELECT position, id, tenant_id, type, subject, payload::pg_catalog.text, action, action_id, actor_type, actor_id,
     occurred_at, version
 FROM public.ae_events
-WHERE tenant_id = %s AND position > %s AND position <= %s
-    AND (%s::pg_catalog.text[] IS NULL OR type = ANY(%s::pg_catalog.text[]))
+WHERE tenant_id OPERATOR(pg_catalog.=) %s AND position OPERATOR(pg_catalog.>) %s AND position OPERATOR(pg_catalog.<=) %s
+    AND (%s::pg_catalog.text[] IS NULL OR type OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.text[]))
 ORDER BY position
 LIMIT %s
 """
@@ -161,10 +170,12 @@ def _row(*types: str) -> str:
 # sleeps holds another lock (see `outbox`): only then is it woken, since notifications make all commits of the database
 # queue up.
 _HORIZON = """horizon AS MATERIALIZED (
-    SELECT pg_advisory_xact_lock_shared(
-        (1634034944::bigint << 32) + coalesce(pg_sequence_last_value('public.ae_event_position'), 0)
+    SELECT pg_catalog.pg_advisory_xact_lock_shared(
+        (1634034944::bigint OPERATOR(pg_catalog.<<) 32)
+            OPERATOR(pg_catalog.+) coalesce(pg_catalog.pg_sequence_last_value('public.ae_event_position'), 0)
     ),
-        CASE WHEN NOT pg_try_advisory_xact_lock_shared(1634037602, 64) THEN pg_notify('ae_outbox', '') END
+        CASE WHEN NOT pg_catalog.pg_try_advisory_xact_lock_shared(1634037602, 64)
+            THEN pg_catalog.pg_notify('ae_outbox', '') END
 )"""
 _LOG = """log AS (
     INSERT INTO public.ae_action_log (id, parent_id, tenant_id, actor_type, actor_id, approved_by, approval_id, source,
@@ -175,7 +186,7 @@ _LOG = """log AS (
 ), subjects AS (
     INSERT INTO public.ae_action_log_subjects (tenant_id, subject, log_id)
     SELECT log.tenant_id, subject.name, log.id
-    FROM log, json_array_elements_text(log.subjects) subject (name)
+    FROM log, pg_catalog.json_array_elements_text(log.subjects) subject (name)
     ON CONFLICT DO NOTHING
 )"""
 _LOG_ROW = f"({', '.join(['%s'] * len(LogRow._fields))})"
@@ -188,7 +199,8 @@ _EVENTS = """events AS (
 ), outbox AS (
     INSERT INTO public.ae_outbox (tenant_id, position, lane)
     SELECT tenant_id, position,
-        hashtextextended(coalesce(subject, id::pg_catalog.text), uuid_hash_extended(tenant_id, 0)) & 9223372036854775807
+        pg_catalog.hashtextextended(coalesce(subject, id::pg_catalog.text), pg_catalog.uuid_hash_extended(tenant_id, 0))
+            OPERATOR(pg_catalog.&) 9223372036854775807
     FROM events
 )"""
 _EVENT_ROW = _row("uuid", "uuid", "text", "text", "json", "text", "uuid", "text", "text", "timestamptz", "int4")
@@ -197,7 +209,8 @@ _RESULTS = """results AS (
     SET fingerprint = new.fingerprint, result = new.result, approval_id = new.approval_id, expires_at = new.expires_at,
         asked = new.asked
     FROM (VALUES {rows}) new (tenant_id, action, key, fingerprint, result, approval_id, expires_at, asked)
-    WHERE used.tenant_id = new.tenant_id AND used.action = new.action AND used.key = new.key
+    WHERE used.tenant_id OPERATOR(pg_catalog.=) new.tenant_id AND used.action OPERATOR(pg_catalog.=) new.action
+        AND used.key OPERATOR(pg_catalog.=) new.key
 )"""
 _RESULT_ROW = _row("uuid", "text", "text", "text", "text", "text", "timestamptz", "text")
 
@@ -242,9 +255,9 @@ def opening_statements(settings: Sequence[str], read_only: bool, signed: bool) -
     For a context that is signed, the parameters are tenant, action, mode and signature.
     """
     made = ",\n        pg_catalog.set_config('app.signature', public.ae_open(%s, %s, %s, %s), true)" if signed else ""
-    made += "".join(f",\n        set_config('{name}', %s, true)" for name in settings)
+    made += "".join(f",\n        pg_catalog.set_config('{name}', %s, true)" for name in settings)
     if read_only:
-        made += ",\n        set_config('transaction_read_only', 'on', true)"
+        made += ",\n        pg_catalog.set_config('transaction_read_only', 'on', true)"
     return Opening(*(form.format(settings=SETTINGS + made) for form in (OPEN, OPEN_AND_CLAIM)))
 
 

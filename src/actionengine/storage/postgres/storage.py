@@ -173,7 +173,7 @@ class PostgresStorage(SQLStorage):
         """Documents by id."""
         scope = (unit_of_work.tenant.id, collection, *listing.start)
         wanted = (to_json(listing.wanted).decode(),) * 2 if listing.wanted else ()
-        statement = listing.statement(FIND_DOCUMENTS if wanted else LIST_DOCUMENTS, "%s")
+        statement = listing.statement(FIND_DOCUMENTS if wanted else LIST_DOCUMENTS, self.rows)
         rows = unit_of_work.query(statement, (*scope, *wanted, listing.limit))
         records = SQLRecords(unit_of_work, collection)
         return [records.record(*row) for row in rows]

@@ -149,6 +149,10 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         rows = self.query(statement, (self.tenant.id, *values, query.limit))
         return [log_row(row) for row in rows]
 
+    def _any_of(self, column: str, query: str) -> str:
+        # IN looks for its operator on the search path.
+        return f"{column} OPERATOR(pg_catalog.=) ANY ({query})"
+
     def _recording(self) -> list[Statement]:
         log = [log_values(row) for recording in self._recordings for row in recording.log]
         events = [event_values(row) for recording in self._recordings for row in recording.events]

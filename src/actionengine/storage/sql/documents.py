@@ -21,6 +21,7 @@ from actionengine.storage.records import (
 )
 
 if TYPE_CHECKING:
+    from actionengine.storage.sql.rows import RowsDialect
     from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 
 
@@ -47,9 +48,9 @@ class Listing(NamedTuple):
     after: str | None
     descending: bool
 
-    def statement(self, template: str, parameter: str) -> str:
-        """A statement that lists, for this order; `parameter` is how it writes one."""
-        beyond = f" AND id {'<' if self.descending else '>'} {parameter}"
+    def statement(self, template: str, dialect: RowsDialect) -> str:
+        """Return the statement that lists in this order."""
+        beyond = f" AND id {dialect.operator.format('<' if self.descending else '>')} {dialect.mark}"
         return template.format(beyond=beyond if self.after else "", order="id DESC" if self.descending else "id")
 
     @property

@@ -26,7 +26,8 @@ class RowsDialect:
 
     `rows` makes a table `r` of the rows that are given (`{"rows": […]}`, a parameter), with the `{columns}` that
     `column` describes. `given`, `read` and `any_of` are forms for a `{name}`: a column taken from `r`, a column as it
-    is read, and one that equals any of a JSON array. `lock` follows a query whose rows are to be locked.
+    is read, and one that equals any of a JSON array. `lock` follows a query whose rows are to be locked. `operator` is
+    the form of an operator.
     """
 
     schema: str
@@ -38,6 +39,7 @@ class RowsDialect:
     read: Mapping[Kind, str]
     any_of: Mapping[Kind, str]
     lock: str
+    operator: str
 
 
 class SQLRows:
@@ -189,13 +191,14 @@ def insert_statement(dialect: RowsDialect, table: str, columns: tuple[Column, ..
 def update_statement(dialect: RowsDialect, table: str, columns: tuple[Column, ...], key: tuple[str, ...]) -> str:
     """The statement whose parameters are the rows and the tenant."""
     changed = ", ".join(f"{name} = given.{name}" for name, _ in columns if name not in key)
-    found = " AND ".join(f"t.{name} = given.{name}" for name in key)
+    equals = dialect.operator.format("=")
+    found = " AND ".join(f"t.{name} {equals} given.{name}" for name in key)
     return (
         f"{_given(dialect, columns)}\n"
         f"UPDATE {dialect.schema}.{table} AS t\n"
         f"SET {changed}\n"
         f"FROM given\n"
-        f"WHERE t.tenant_id = {dialect.mark} AND {found}"
+        f"WHERE t.tenant_id {equals} {dialect.mark} AND {found}"
     )
 
 
@@ -206,12 +209,13 @@ def delete_statement(dialect: RowsDialect, table: str, conditions: tuple[Conditi
 
 
 def _where(dialect: RowsDialect, conditions: Sequence[Condition]) -> str:
-    said = [f"tenant_id = {dialect.mark}"]
+    said = [f"tenant_id {dialect.operator.format('=')} {dialect.mark}"]
     for name, kind, relation in conditions:
         if relation == "any":
             said.append(dialect.any_of[kind].format(name=name))
         else:
-            said.append(f"{name} IS NULL" if relation == "null" else f"{name} {relation} {dialect.mark}")
+            compared = f"{name} {dialect.operator.format(relation)} {dialect.mark}"
+            said.append(f"{name} IS NULL" if relation == "null" else compared)
     return "\n    AND ".join(said)
 
 

@@ -293,24 +293,31 @@ class SQLUnitOfWork(ABC):
         `mark` is the driver's placeholder, `subjects` the table of subjects, `before` the id as the driver takes it.
         """
         time = self.storage.time_in
+        operator = self.storage.rows.operator
         conditions: list[str] = []
         values: list[Any] = []
-        for condition, value in (
-            ("action =", query.action),
-            ("actor_id =", query.actor_id),
-            ("actor_type =", query.actor_type),
-            ("outcome =", query.outcome),
-            ("started_at >=", query.since and time(query.since)),
-            ("started_at <", query.until and time(query.until)),
-            ("id <", before),
+        for column, relation, value in (
+            ("action", "=", query.action),
+            ("actor_id", "=", query.actor_id),
+            ("actor_type", "=", query.actor_type),
+            ("outcome", "=", query.outcome),
+            ("started_at", ">=", query.since and time(query.since)),
+            ("started_at", "<", query.until and time(query.until)),
+            ("id", "<", before),
         ):
             if value is not None:
-                conditions.append(f"{condition} {mark}")
+                conditions.append(f"{column} {operator.format(relation)} {mark}")
                 values.append(value)
         if query.subject is not None:
-            conditions.append(f"id IN (SELECT log_id FROM {subjects} WHERE tenant_id = {mark} AND subject = {mark})")
+            equals = operator.format("=")
+            about = f"SELECT log_id FROM {subjects} WHERE tenant_id {equals} {mark} AND subject {equals} {mark}"
+            conditions.append(self._any_of("id", about))
             values += (self.storage.id_in(self.tenant.id), query.subject)
         return "".join(f"\n    AND {condition}" for condition in conditions), values
+
+    def _any_of(self, column: str, query: str) -> str:
+        """Return the condition that a column is one of a query's rows."""
+        return f"{column} IN ({query})"
 
     # How it opens and ends
 

@@ -61,6 +61,7 @@ ROWS = RowsDialect(
     read=dict.fromkeys(_KINDS, "{name}"),
     any_of=dict.fromkeys(_KINDS, "{name} IN (SELECT value FROM json_each(?))"),
     lock="",
+    operator="{}",
 )
 
 CLAIM = """

@@ -164,7 +164,7 @@ class SQLiteStorage(SQLStorage):
         scope = (str(unit_of_work.tenant.id), collection)
         page: list[Record] = []
         while True:
-            rows = unit_of_work.query(listing.statement(LIST_DOCUMENTS, "?"), (*scope, *listing.start, size))
+            rows = unit_of_work.query(listing.statement(LIST_DOCUMENTS, self.rows), (*scope, *listing.start, size))
             found = [records.record(*row) for row in rows]
             page += [record for record in found if matches(record.data, wanted)] if wanted else found
             if len(page) >= limit or len(rows) < size:
