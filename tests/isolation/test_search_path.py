@@ -51,7 +51,8 @@ def _statements() -> Iterator[tuple[str, str]]:
 
 
 STATEMENTS = list(_statements())
-KEYWORDS = set("AND ANY ARRAY AS COALESCE EXISTS FROM INTO MATERIALIZED NOT OR SELECT VALUES WHERE".split())
+KEYWORDS = {"AND", "ANY", "ARRAY", "AS", "COALESCE", "EXISTS", "FROM", "INTO", "MATERIALIZED", "NOT", "OR", "SELECT"}
+KEYWORDS |= {"VALUES", "WHERE"}
 DEFINED = {"context", "given", "claimed", "place", "r", "subject", "new"}
 """Names in the statements that parentheses follow: columns of theirs."""
 
