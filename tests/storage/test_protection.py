@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -589,7 +588,6 @@ def test_a_table_that_appears_later_is_compared_under_an_event_loop(backend: Bac
 
 def test_what_nobody_declares_any_more_is_not_compared(backend: Backend) -> None:
     protect_table(table_of("expenses"))
-    gc.collect()
     with backend.owning() as connection:
         connection.execute(text(UNPROTECTED[backend.name]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -46,6 +47,11 @@ class DeclaredProtection:
         count = declaration_count()
         declared = declarations(self._source)
         comparison = self._compare(query, declared)
+        if comparison.differences and self._source is None:
+            # A table that nobody uses any more is not declared any more, once it is collected.
+            gc.collect()
+            declared = declarations()
+            comparison = self._compare(query, declared)
         self.differences = comparison.differences
         refuse([difference for difference in self.differences if not difference.is_minor], database)
         for difference in self.differences:
