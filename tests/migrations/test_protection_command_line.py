@@ -118,6 +118,29 @@ def test_a_table_of_another_schema_is_protected_by_its_name(run: Run, operated: 
 
 
 @pytest.mark.parametrize("operated", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("ALTER TABLE ae_documents DISABLE ROW LEVEL SECURITY", "ae_documents: row-level security is not enabled"),
+        ("ALTER TABLE ae_outbox NO FORCE ROW LEVEL SECURITY", "ae_outbox: row-level security is not forced"),
+        ("CREATE POLICY more ON ae_events USING (true)", "ae_events: permissive policies let the role past ours: more"),
+        ("ALTER POLICY ae_owner ON ae_tenants TO PUBLIC", "ae_tenants: permissive policies let the role past ours"),
+        ("ALTER TABLE ae_action_log DISABLE TRIGGER USER", "ae_action_log: triggers are disabled: ae_append_only"),
+        ("GRANT TRUNCATE ON ae_documents TO PUBLIC", "ae_documents: the role may TRUNCATE it"),
+    ],
+)
+def test_a_check_finds_what_was_altered_in_tables_of_the_library(
+    run: Run, operated: Operated, statement: str, told: str
+) -> None:
+    operated.execute(statement)
+
+    done = run("db", "check", "--url", operated.app_url)
+
+    assert done.returncode == 1
+    assert told in done.stderr
+
+
+@pytest.mark.parametrize("operated", ["postgresql"], indirect=True)
 def test_a_later_column_fails_the_check_only(run: Run, operated: Operated) -> None:
     operated.execute(CREATE["postgresql"])
     run("db", "protect", "expenses", "--url", operated.owner_url)
