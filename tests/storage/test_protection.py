@@ -30,14 +30,9 @@ from actionengine import (
 )
 from actionengine import create_engine as create_action_engine
 from actionengine.storage.sql.protection import declaration_of, protect, protection, unprotect
-from actionengine.storage.sql.verification import (
-    Declared,
-    Difference,
-    compare_postgresql,
-    compare_sqlite,
-    declarations,
-    query_of,
-)
+from actionengine.storage.sql.verification import Declared, Difference, declarations, query_of
+from actionengine.storage.sql.verification_postgresql import compare_postgresql
+from actionengine.storage.sql.verification_sqlite import compare_sqlite
 from tests.postgres import copy_database
 from tests.storage.backends import Backend
 

@@ -6,16 +6,9 @@ from collections.abc import Collection
 
 from sqlalchemy import Connection, MetaData, inspect
 
-from actionengine.storage.sql.verification import (
-    OWN,
-    UNPROTECTED,
-    compare_postgresql,
-    compare_sqlite,
-    declarations,
-    describe,
-    protecting_command,
-    query_of,
-)
+from actionengine.storage.sql.verification import declarations, describe, protecting_command, query_of
+from actionengine.storage.sql.verification_postgresql import OWN, UNPROTECTED, compare_postgresql
+from actionengine.storage.sql.verification_sqlite import compare_sqlite
 
 
 def find_problems(connection: Connection, declared: MetaData | None, unprotected: Collection[str]) -> list[str]:

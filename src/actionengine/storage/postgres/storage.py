@@ -38,7 +38,8 @@ from actionengine.storage.sql.pools import Pools, pool_of
 from actionengine.storage.sql.signing import Signer
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
-from actionengine.storage.sql.verification import Comparison, Declared, Query, compare_postgresql
+from actionengine.storage.sql.verification import Comparison, Declared, Query
+from actionengine.storage.sql.verification_postgresql import compare_postgresql
 
 _DRIVER = "actionengine"
 

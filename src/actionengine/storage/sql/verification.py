@@ -6,25 +6,15 @@ carries a part of the protection: a part is a whole that was lost.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from shlex import quote
 from typing import Any, NamedTuple
 
-from pydantic_core import from_json, to_json
 from sqlalchemy import Connection, MetaData, Table, text
 
 from actionengine.errors import ConfigurationError
-from actionengine.storage.sql.migrations.grants import quoted
-from actionengine.storage.sql.protection import (
-    POLICIES,
-    SQLITE_PREFIX,
-    SQLITE_VERBS,
-    declaration_of,
-    declared_tables,
-    sqlite_conditions,
-)
+from actionengine.storage.sql.protection import declaration_of, declared_tables
 
 Query = Callable[[str, Sequence[Any]], Iterable[Sequence[Any]]]
 """Runs a statement, with its parameters marked `%s` (PostgreSQL) or `?` (SQLite)."""
@@ -56,6 +46,15 @@ class Difference(NamedTuple):
     is_structural: bool = True
     key: tuple[str | None, str] | None = None
     is_minor: bool = False
+
+
+class Comparison(NamedTuple):
+    """The result of a comparison: what differs, the declared tables that the database has, and the tables that carry
+    protection."""
+
+    differences: list[Difference]
+    found: set[Declared]
+    carrying: list[Declared]
 
 
 def declarations(source: MetaData | Iterable[Table] | None = None) -> list[Declared]:
@@ -90,7 +89,8 @@ def describe(differences: Sequence[Difference]) -> list[str]:
     return lines
 
 
-def _fewest(each: Iterable[Iterator[Difference]]) -> list[Difference]:
+def fewest(each: Iterable[Iterator[Difference]]) -> list[Difference]:
+    """Return the differences from the declaration that fits best, of several of the same name."""
     return min((list(differences) for differences in each), key=lambda differences: len(differences))
 
 
@@ -105,300 +105,6 @@ def query_of(connection: Connection) -> Query:
     return query
 
 
-# PostgreSQL
-
-# Names that the library's own tables have are left out, unless they are declared.
-STATE = """
-WITH RECURSIVE declared AS (
-    SELECT d.position, c.oid
-    FROM json_to_recordset(CAST(%s AS json)) AS d (position integer, schema text, name text)
-    JOIN pg_class c ON c.relname = d.name::name AND c.relkind IN ('r', 'p', 'f', 'v', 'm')
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE CASE WHEN d.schema IS NULL THEN pg_table_is_visible(c.oid) ELSE n.nspname = d.schema::name END
-), carrying AS (
-    SELECT polrelid AS oid FROM pg_policy WHERE polname IN ('ae_read', 'ae_insert', 'ae_update', 'ae_delete')
-    UNION
-    SELECT tgrelid FROM pg_trigger WHERE tgfoid = to_regprocedure('public.ae_require_action()')
-), tree AS (
-    SELECT oid, oid AS root FROM declared
-    UNION
-    SELECT c.oid, c.oid FROM carrying JOIN pg_class c USING (oid)
-    WHERE NOT (c.relnamespace = to_regnamespace('public') AND starts_with(c.relname, 'ae_'))
-    UNION
-    SELECT i.inhrelid, tree.root FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid
-), views AS (
-    SELECT c.oid, tree.oid AS of, c.relkind = 'm' OR strong.is_strong AS is_open
-    FROM tree
-    JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = tree.oid
-        AND d.classid = 'pg_rewrite'::regclass
-    JOIN pg_rewrite r ON r.oid = d.objid
-    JOIN pg_class c ON c.oid = r.ev_class AND c.relkind IN ('v', 'm')
-    CROSS JOIN LATERAL (
-        SELECT (o.rolsuper OR o.rolbypassrls OR EXISTS (
-            SELECT FROM pg_policy p, unnest(p.polroles) AS member
-            WHERE p.polrelid = tree.oid AND p.polpermissive
-                AND p.polname NOT IN ('ae_read', 'ae_insert', 'ae_update', 'ae_delete')
-                AND (member = 0 OR pg_has_role(c.relowner, member, 'USAGE'))
-        )) AND NOT EXISTS (
-            SELECT FROM pg_options_to_table(c.reloptions)
-            WHERE option_name = 'security_invoker' AND option_value::boolean
-        ) AS is_strong
-        FROM pg_roles o WHERE o.oid = c.relowner
-    ) AS strong
-    UNION
-    SELECT c.oid, views.of, views.is_open OR c.relkind = 'm'
-    FROM views
-    JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = views.oid
-        AND d.classid = 'pg_rewrite'::regclass
-    JOIN pg_rewrite r ON r.oid = d.objid AND r.ev_class <> views.oid
-    JOIN pg_class c ON c.oid = r.ev_class AND c.relkind IN ('v', 'm')
-)
-SELECT json_build_object(
-    'oid', c.oid::bigint, 'root', tree.root::bigint, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind::text,
-    'declared', (SELECT json_agg(position) FROM declared WHERE oid = tree.root),
-    'is_enabled', c.relrowsecurity, 'is_forced', c.relforcerowsecurity,
-    'role', current_user,
-    'is_owner', pg_has_role(c.relowner, 'MEMBER'),
-    'is_reachable', has_schema_privilege(n.oid, 'USAGE') AND (
-        has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE')
-        OR has_any_column_privilege(c.oid, 'SELECT, INSERT, UPDATE')
-    ),
-    'privileges', array_remove(ARRAY[
-        CASE WHEN has_table_privilege(c.oid, 'TRUNCATE') THEN 'TRUNCATE' END,
-        CASE WHEN has_any_column_privilege(c.oid, 'REFERENCES') THEN 'REFERENCES' END,
-        CASE WHEN has_table_privilege(c.oid, 'TRIGGER') THEN 'TRIGGER' END
-    ], NULL),
-    'with_statistics', ARRAY(
-        SELECT attname FROM pg_attribute
-        WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated <> 'v'
-            AND coalesce(attstattarget, -1) = -1
-    ),
-    'not_null', ARRAY(SELECT attname FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND attnotnull),
-    'policies', (
-        SELECT json_agg(json_build_object(
-            'name', p.polname, 'command', p.polcmd::text, 'is_permissive', p.polpermissive,
-            'is_for_all', p.polroles = '{0}'::oid[],
-            'applies', EXISTS (
-                SELECT FROM unnest(p.polroles) AS member WHERE member = 0 OR pg_has_role(member, 'MEMBER')
-            ),
-            'using', pg_get_expr(p.polqual, p.polrelid), 'check', pg_get_expr(p.polwithcheck, p.polrelid),
-            'is_ours', NOT EXISTS (
-                SELECT FROM pg_depend d
-                WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND (
-                    d.refclassid = 'pg_operator'::regclass OR d.refclassid = 'pg_proc'::regclass
-                    AND d.refobjid NOT IN (
-                        to_regprocedure('public.ae_tenant()'), to_regprocedure('public.ae_writing_tenant()')
-                    )
-                )
-            )
-        )) FROM pg_policy p WHERE p.polrelid = c.oid
-    ),
-    'triggers', (
-        SELECT json_agg(json_build_array(t.tgenabled::text, t.tgtype, t.tgqual IS NULL, t.tgattr::text))
-        FROM pg_trigger t
-        WHERE t.tgrelid = c.oid AND t.tgfoid = to_regprocedure('public.ae_require_action()')
-    ),
-    'views', (
-        SELECT json_agg(DISTINCT jsonb_build_array(w.relkind::text, v.oid::regclass::text))
-        FROM views v JOIN pg_class w USING (oid)
-        WHERE v.of = c.oid AND v.is_open AND (
-            has_table_privilege(v.oid, 'SELECT, INSERT, UPDATE, DELETE')
-            OR has_any_column_privilege(v.oid, 'SELECT, INSERT, UPDATE')
-        )
-    )
-)
-FROM tree
-JOIN pg_class c ON c.oid = tree.oid
-JOIN pg_namespace n ON n.oid = c.relnamespace
-"""
-
-# A column named tenant_id, and nothing that keeps tenants apart.
-UNPROTECTED = """
-SELECT n.nspname, c.relname
-FROM pg_class c
-JOIN pg_namespace n ON n.oid = c.relnamespace
-JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
-WHERE c.relkind IN ('r', 'p') AND NOT c.relrowsecurity
-    AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND NOT starts_with(n.nspname, 'pg_toast')
-    AND NOT (n.nspname = 'public' AND starts_with(c.relname, 'ae_'))
-    AND has_schema_privilege(n.oid, 'USAGE') AND (
-        has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE')
-        OR has_any_column_privilege(c.oid, 'SELECT, INSERT, UPDATE')
-    )
-ORDER BY 1, 2
-"""
-
-# The library's own tables: what somebody may have altered in them since the migrations.
-OWN = """
-SELECT c.relname, array_remove(ARRAY[
-    CASE WHEN NOT c.relrowsecurity THEN 'row-level security is not enabled' END,
-    CASE WHEN NOT c.relforcerowsecurity THEN 'row-level security is not forced' END,
-    (
-        SELECT 'permissive policies let the role past ours: ' || string_agg(quote_ident(p.polname), ', ')
-        FROM pg_policy p
-        WHERE p.polrelid = c.oid AND p.polpermissive
-            AND p.polname NOT IN ('ae_read', 'ae_insert', 'ae_update', 'ae_delete') AND EXISTS (
-                SELECT FROM unnest(p.polroles) AS member WHERE member = 0 OR pg_has_role(member, 'MEMBER')
-            )
-    ),
-    (
-        SELECT 'triggers are disabled: ' || string_agg(quote_ident(t.tgname), ', ')
-        FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgenabled NOT IN ('O', 'A')
-    ),
-    CASE WHEN has_table_privilege(c.oid, 'TRUNCATE, TRIGGER') THEN 'the role may TRUNCATE it, or make triggers' END
-], NULL) AS problems
-FROM pg_class c
-WHERE c.relnamespace = to_regnamespace('public') AND c.relkind IN ('r', 'p') AND starts_with(c.relname, 'ae_')
-ORDER BY 1
-"""
-
-_WRITES_BEFORE = 2 + 4 + 8 + 16 + 32  # tgtype: BEFORE, INSERT, DELETE, UPDATE, TRUNCATE; for each statement
-_READS, _INSERTS, _UPDATES, _DELETES = POLICIES
-_EXPECTED = {
-    _READS: ("r", "ae_tenant", None),
-    _INSERTS: ("a", None, "ae_writing_tenant"),
-    _UPDATES: ("w", "ae_writing_tenant", None),
-    _DELETES: ("d", "ae_writing_tenant", None),
-}
-
-
-class Comparison(NamedTuple):
-    """The result of a comparison: what differs, the declared tables that the database has, and the tables that carry
-    protection."""
-
-    differences: list[Difference]
-    found: set[Declared]
-    carrying: list[Declared]
-
-
-def compare_postgresql(query: Query, declared: Sequence[Declared], is_strong: bool = False) -> Comparison:
-    """Compare a PostgreSQL database with what is declared, as the role of this connection sees it.
-
-    `is_strong` is for a role that is past row-level security anyway: what the role may do does not count then.
-    """
-    wanted = [
-        {"position": position, "schema": each.schema, "name": each.name} for position, each in enumerate(declared)
-    ]
-    tables = [row[0] if isinstance(row[0], dict) else from_json(row[0]) for row in query(STATE, (_json(wanted),))]
-    found = {declared[position] for table in tables for position in table["declared"] or ()}
-    roots = {table["oid"]: table for table in tables if table["oid"] == table["root"]}
-    differences: list[Difference] = []
-    for table in tables:
-        # A partition that carries protection is looked at as a part of its root, and also by itself.
-        if table["oid"] != table["root"] and not table["is_reachable"] and not table["policies"]:
-            continue
-        expected = [declared[position] for position in table["declared"] or ()]
-        if not expected:
-            root = roots[table["root"]]
-            expected = [Declared(root["schema"], root["name"], _carried_column(root))]
-        # Several databases in a process may have a table of this name, declared in different ways: one of them fits.
-        differences += _fewest(_differences(table, each, is_strong) for each in expected)
-    unique = {(difference.table, difference.problem): difference for difference in reversed(differences)}
-    carrying = [
-        Declared(table["schema"], table["name"], _carried_column(table))
-        for table in roots.values()
-        if table["triggers"] or any(policy["name"] in _EXPECTED for policy in table["policies"] or ())
-    ]
-    return Comparison(list(unique.values()), found, carrying)
-
-
-def _differences(table: dict[str, Any], declared: Declared, is_strong: bool) -> Iterator[Difference]:
-    shown = f"{quoted(table['schema'])}.{quoted(table['name'])}"
-    role = quoted(table["role"])
-    remedy = protecting_command(declared.schema, declared.name, declared.tenant_column)
-
-    def structural(problem: str, remedy: str = remedy) -> Difference:
-        return Difference(shown, problem, remedy, True, declared.key)
-
-    def other(problem: str, remedy: str) -> Difference:
-        return Difference(shown, problem, remedy, False, declared.key)
-
-    if table["kind"] not in {"r", "p"}:
-        kinds = {"f": "a foreign table", "v": "a view", "m": "a materialized view"}
-        yield other(
-            f"it is {kinds[table['kind']]}, which has no row-level security",
-            f"`REVOKE ALL ON {shown} FROM {role}` as the owner",
-        )
-        return
-    if not table["is_enabled"]:
-        yield structural("row-level security is not enabled")
-    if not table["is_forced"]:
-        yield structural("row-level security is not forced")
-    policies = {policy["name"]: policy for policy in table["policies"] or ()}
-    for name, expected in _EXPECTED.items():
-        if name not in policies:
-            yield structural(f"the policy {name} is missing")
-        elif not _is_policy(policies[name], expected, declared.tenant_column):
-            yield structural(f"the policy {name} does not say that {quoted(declared.tenant_column)} is the tenant")
-    triggers = table["triggers"] or []
-    if not triggers:
-        yield structural("the trigger ae_require_action is missing")
-    elif not any(
-        enabled in {"O", "A"} and kind == _WRITES_BEFORE and is_unconditional and not columns
-        for enabled, kind, is_unconditional, columns in triggers
-    ):
-        yield structural("the trigger ae_require_action is disabled, or not for every write")
-    if table["with_statistics"]:
-        columns = ", ".join(map(quoted, table["with_statistics"]))
-        yield structural(f"the planner keeps statistics of {columns}")._replace(is_minor=True)
-    if declared.is_not_null and declared.tenant_column not in table["not_null"]:
-        column = quoted(declared.tenant_column)
-        yield other(
-            f"the column {column} takes NULL",
-            f"`ALTER TABLE {shown} ALTER COLUMN {column} SET NOT NULL` as the owner",
-        )
-    if is_strong:
-        return
-    for name, policy in policies.items():
-        if name not in _EXPECTED and policy["is_permissive"] and policy["applies"]:
-            yield other(
-                f"the policy {quoted(name)} lets {role} past ours, since one permissive policy is enough",
-                f"`DROP POLICY {quoted(name)} ON {shown}` as the owner, or make it AS RESTRICTIVE or TO another role",
-            )
-    if table["is_owner"]:
-        yield other(f"{role} owns it", f"`ALTER TABLE {shown} OWNER TO ...` as a role that owns it")
-    elif table["privileges"]:
-        rights = ", ".join(table["privileges"])
-        yield other(f"{role} may {rights}", f"`REVOKE {rights} ON {shown} FROM PUBLIC, {role}` as the owner")
-    for kind, view in table["views"] or ():
-        if kind == "m":
-            yield other(f"the materialized view {view} copies it for {role}", f"`REVOKE ALL ON {view} FROM {role}`")
-        else:
-            yield other(
-                f"the view {view} reads it as a role that is past row-level security",
-                f"`ALTER VIEW {view} SET (security_invoker = true)`, for each view below it too",
-            )
-
-
-def _is_policy(policy: dict[str, Any], expected: tuple[str, str | None, str | None], column: str) -> bool:
-    command, using, check = expected
-    return bool(
-        policy["command"] == command
-        and policy["is_permissive"]
-        and policy["is_for_all"]
-        and policy["is_ours"]
-        and _plain(policy["using"]) == (None if using is None else _plain(f"{quoted(column)} = {using}"))
-        and _plain(policy["check"]) == (None if check is None else _plain(f"{quoted(column)} = {check}"))
-    )
-
-
-def _plain(expression: str | None) -> str | None:
-    """Return a policy's expression without what versions and search paths write differently."""
-    if expression is None:
-        return None
-    expression = re.sub(r"OPERATOR\(pg_catalog\.=\)", "=", expression)
-    return re.sub(r"\bSELECT\b|\bAS (ae_tenant|ae_writing_tenant)\b|\bpublic\.|[\s()\"]", "", expression)
-
-
-def _carried_column(table: dict[str, Any]) -> str:
-    """Return the column that the policies of a table compare, as far as one of them is as we write it."""
-    for policy in table["policies"] or ():
-        match = re.match(r'\(?(?:"((?:[^"]|"")+)"|([\w$]+)) ', policy["using"] or policy["check"] or "")
-        if policy["name"] in _EXPECTED and match is not None:
-            return match[1].replace('""', '"') if match[1] else match[2]
-    return "tenant_id"
-
-
 def protecting_command(schema: str | None, name: str, tenant_column: str = "tenant_id") -> str:
     """Return the command, and the operation, that protect a table."""
     options = "" if schema is None else f" --schema {quote(schema)}"
@@ -410,70 +116,3 @@ def protecting_command(schema: str | None, name: str, tenant_column: str = "tena
         f"`actionengine db protect {quote(name)}{options}` as the owner,"
         f" or op.protect_table({name!r}{arguments}) in a migration"
     )
-
-
-def _json(value: Any) -> str:
-    return to_json(value).decode()
-
-
-# SQLite
-
-
-def compare_sqlite(query: Query, declared: Sequence[Declared]) -> Comparison:
-    """Compare a SQLite database with what is declared: the triggers of each table."""
-    schemas = {str(row[1]).lower() for row in query("PRAGMA database_list", ())}
-    triggers: dict[tuple[str | None, str], dict[str, str]] = {}
-    tables: dict[tuple[str | None, str], str] = {}
-    for schema in {None, *(each.schema for each in declared)}:
-        if schema is not None and schema.lower() not in schemas:
-            continue
-        master = f"{quoted(schema or 'main')}.sqlite_master"
-        for kind, name, table, sql in query(f"SELECT type, name, tbl_name, sql FROM {master}", ()):
-            if kind in {"table", "view"}:
-                tables[schema, name.lower()] = name
-            elif kind == "trigger" and name.startswith(SQLITE_PREFIX):
-                triggers.setdefault((schema, table.lower()), {})[name] = sql
-    found = {each for each in declared if (each.schema, each.name.lower()) in tables}
-    expected: dict[tuple[str | None, str], list[Declared]] = {}
-    for each in found:
-        expected.setdefault((each.schema, each.name.lower()), []).append(each)
-    carrying = {key: Declared(key[0], tables[key], _compared_column(each.values())) for key, each in triggers.items()}
-    for key, table in carrying.items():
-        expected.setdefault(key, [table])
-    differences: list[Difference] = []
-    for key, candidates in expected.items():
-        sql = list(triggers.get(key, {}).values())
-        differences += _fewest(_sqlite_differences(each, sql) for each in candidates)
-    return Comparison(differences, found, list(carrying.values()))
-
-
-def _sqlite_differences(declared: Declared, triggers: Sequence[str]) -> Iterator[Difference]:
-    shown = quoted(declared.name) if declared.schema is None else f"{quoted(declared.schema)}.{quoted(declared.name)}"
-    for verb in SQLITE_VERBS:
-        if not any(_is_trigger(sql, verb, declared.tenant_column) for sql in triggers):
-            yield Difference(
-                shown,
-                f"no trigger refuses each {verb} outside an action of the tenant in {quoted(declared.tenant_column)}",
-                protecting_command(declared.schema, declared.name, declared.tenant_column),
-                True,
-                declared.key,
-            )
-
-
-def _is_trigger(sql: str, verb: str, column: str) -> bool:
-    # A table or a column that is renamed is renamed here too, but for the text of the message.
-    head, _, rest = sql.partition("\nWHEN ")
-    conditions, _, body = rest.partition("\nBEGIN\n")
-    return (
-        re.search(rf"\sBEFORE {verb} ON ", head) is not None
-        and conditions.replace('"', "") == sqlite_conditions(verb, column).replace('"', "")
-        and body.lstrip().startswith("SELECT RAISE(ABORT, ")
-    )
-
-
-def _compared_column(triggers: Iterable[str]) -> str:
-    for sql in triggers:
-        match = re.search(r'replace\((?:new|old)\."((?:[^"]|"")+)"', sql)
-        if match is not None:
-            return match[1].replace('""', '"')
-    return "tenant_id"

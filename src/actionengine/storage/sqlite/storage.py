@@ -30,7 +30,8 @@ from actionengine.storage.sql.migrations import HEAD, schema_version, upgrade
 from actionengine.storage.sql.pools import Pools
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
-from actionengine.storage.sql.verification import Comparison, Declared, Query, compare_sqlite
+from actionengine.storage.sql.verification import Comparison, Declared, Query
+from actionengine.storage.sql.verification_sqlite import compare_sqlite
 from actionengine.storage.sqlite.errors import known
 from actionengine.storage.sqlite.outbox import SQLiteOutbox
 from actionengine.storage.sqlite.statements import (

@@ -18,14 +18,9 @@ from sqlalchemy import Connection, Table
 
 from actionengine.storage.sql.migrations.operations import ProtectTable, UnprotectTable
 from actionengine.storage.sql.protection import declaration_of
-from actionengine.storage.sql.verification import (
-    Comparison,
-    Declared,
-    compare_postgresql,
-    compare_sqlite,
-    declarations,
-    query_of,
-)
+from actionengine.storage.sql.verification import Comparison, Declared, declarations, query_of
+from actionengine.storage.sql.verification_postgresql import compare_postgresql
+from actionengine.storage.sql.verification_sqlite import compare_sqlite
 
 _IMPORT = "import actionengine.storage.sql.migrations.operations  # op.protect_table"
 
