@@ -174,7 +174,8 @@ class ActionContext:
                 encoded = masked_finite_json(payload, execution.learn)
             else:
                 encoded = declared.encode(payload, execution.learn)
-            encoded = execution.masked(encoded)
+            if execution.has_secrets:
+                encoded = execution.masked(encoded)
         except ValidationError as error:
             message = f"the payload of the event {name!r} does not fit its type: {misfits(error)}"
             raise failing(ErrorCode.INTERNAL, message) from None

@@ -121,6 +121,8 @@ class Execution:
     lock_holder: str | None = None
     """For whom this execution, and what it executes, changes locked documents."""
     _hook_context: HookContext | None = None
+    has_secrets = False
+    """Whether this action, or one around it, says of a name that it stands for a secret."""
     _names: frozenset[str] | None = None
 
     def __init__(
@@ -130,6 +132,9 @@ class Execution:
         self.payload = payload
         self.request = request
         self.mode = mode
+        has_secrets = plan.has_secrets
+        if plan.find_secrets() if has_secrets is None else has_secrets:
+            self.has_secrets = True
         self.id = str(uuid7())
         self.started = perf_counter()
         self.started_at = datetime.now(UTC)
@@ -145,6 +150,7 @@ class Execution:
         else:
             self.parent = parent
             self._root = parent.root
+            self.has_secrets = self.has_secrets or parent.has_secrets
             self.depth = parent.depth + 1
             self.approved = parent.approved
             self.asked = parent.asked
@@ -212,7 +218,7 @@ class Execution:
         self.incoming = received if received.is_plain else received.again()
         if received.secrets:
             self.learn(received.secrets)
-        if self.plan.sensitive or self.names:
+        if self.has_secrets:
             self.learn_secrets(received.json)
 
     @property
@@ -240,27 +246,28 @@ class Execution:
 
         Each row, event, hook log and approval passes here, or has been made of what has.
         """
-        for each in (self.names, *names):
+        for each in (self.names, *names) if self.has_secrets else names:
             if each:
                 encoded = masked_by_name(encoded, each, self.learn)
         return encoded
 
     def decide(self, reason: str) -> None:
         """Put a decision about access on record, as far as the row has room."""
-        reason = bounded_text(self._scrubbed(reason), MAX_TEXT_LENGTH)
+        if secrets := (self._root or self).secrets:
+            # Before it is cut, which might leave a part of one.
+            reason = scrub_text(reason, secrets)
+        reason = bounded_text(reason, MAX_TEXT_LENGTH)
         if self.decisions is None:
             self.decisions = reason
         elif len(self.decisions) < MAX_TEXT_LENGTH:
             self.decisions = bounded_text(f"{self.decisions}; {reason}", MAX_TEXT_LENGTH)
 
-    def _scrubbed(self, text: str) -> str:
-        """A text without the secrets that are known by now: before it is cut, which might leave a part of one."""
-        secrets = self.root.secrets
-        return scrub_text(text, secrets) if secrets else text
-
     def add_subject(self, subject: str) -> None:
         """Put what this execution is about on record, once."""
-        subject = self._scrubbed(sendable(subject))[:LONGEST_SUBJECT]
+        subject = sendable(subject)
+        if secrets := (self._root or self).secrets:
+            subject = scrub_text(subject, secrets)
+        subject = subject[:LONGEST_SUBJECT]
         if subject not in self.subjects:
             self.subjects = (*self.subjects, subject)
 
@@ -330,7 +337,8 @@ class Execution:
         """The payload as the log shows it; None where it was refused before it could be read."""
         if self.received is None:
             return None
-        return self.masked(self.received.masked or self.received.json, self.plan.sensitive)
+        encoded = self.received.masked or self.received.json
+        return self.masked(encoded, self.plan.sensitive) if self.has_secrets else encoded
 
     def _masked_input_or_none(self) -> bytes | None:
         """The same for the row of a failure, which a payload that cannot be masked does not keep from the log."""
@@ -344,7 +352,9 @@ class Execution:
         encoded = encode(value)
         self.has_plain_value = is_plain(value)
         self.result_json = encoded if self.has_plain_value else mask_by_type(encoded, value, self.learn)
-        self.output = self.masked(self.result_json, self.plan.result_names)
+        self.output = self.result_json
+        if self.has_secrets:
+            self.output = self.masked(self.result_json, self.plan.result_names)
 
     def shown(self, value: Any, *names: frozenset[str]) -> Any:
         """A value as a hook log shows it: plain JSON, without what is secret by type or stands under these names."""
@@ -355,7 +365,7 @@ class Execution:
         """An error without the secrets of this execution in it."""
         details = self._masked_details(error) if error.details else {}
         secrets = self.root.secrets
-        if not secrets and not self.names:
+        if not secrets and not self.has_secrets:
             return error
         return ActionError(error.code, scrub_text(error.message, secrets), scrub(details, secrets))
 

@@ -39,6 +39,7 @@ class ActionPlan:
         "asks",
         "before",
         "event_types",
+        "has_secrets",
         "is_async",
         "is_native",
         "is_silent",
@@ -78,6 +79,8 @@ class ActionPlan:
         self._results: ResultForm | None = None
         self._result_names: frozenset[str] | Unknown = UNKNOWN
         self._names: frozenset[str] | Unknown = UNKNOWN
+        self.has_secrets: bool | None = None
+        """What `find_secrets` has returned; None before it was asked."""
         self.before: tuple[tuple[HookDefinition, ActionPlan], ...] = ()
         self.after: tuple[tuple[HookDefinition, ActionPlan], ...] = ()
 
@@ -102,6 +105,11 @@ class ActionPlan:
             parts = (self.sensitive, self.result_names)
             self._names = NOTHING.union(*(part for part in parts if not isinstance(part, Everything)))
         return self._names
+
+    def find_secrets(self) -> bool:
+        """Return whether its input or its result carries a secret, and remember that as `has_secrets`."""
+        self.has_secrets = bool(self.sensitive or self.result_names)
+        return self.has_secrets
 
     def _check_declaration(self) -> None:
         action, name = self.action, self.name

@@ -74,7 +74,10 @@ def is_plain(value: Any) -> bool:
         return True
     if kind is dict:
         for key, item in value.items():
-            if type(key) is not str or not (type(item) in _SCALARS or is_plain(item)):
+            if type(key) is not str:
+                return False
+            kind = type(item)
+            if kind not in _SCALARS and not (isfinite(item) if kind is float else is_plain(item)):
                 return False
         return True
     if kind is list:

@@ -454,8 +454,11 @@ class Stages(ABC):
     def _claim_of(self, execution: Execution) -> Claim:
         key = execution.request.idempotency_key
         assert key is not None
-        assert execution.received is not None
-        print_of_payload = fingerprint(check_claimable(execution.received, execution.plan.validator))
+        received = execution.received
+        assert received is not None
+        print_of_payload = fingerprint(
+            received if received.is_plain else check_claimable(received, execution.plan.validator)
+        )
         if execution.plan.before and execution.plan.action.resource is not None:
             # What a replay is about is known only after the hooks, which it does not run: so it is for its actor only.
             print_of_payload = f"{print_of_payload}:{execution.request.actor}"
@@ -470,7 +473,7 @@ class Stages(ABC):
             return value
         plan, masked = execution.plan, execution.result_json or masked_json(execution.value)
         try:
-            if execution.has_plain_value and plan.results.is_plain and value is execution.value:
+            if execution.has_plain_value and value is execution.value and plan.results.is_plain:
                 encoded = store_plain(masked)
             else:
                 encoded, value = plan.results.store(value, masked, execution.has_own_value)

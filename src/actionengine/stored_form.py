@@ -40,18 +40,15 @@ class NotStorable(ValueError):
 class ResultForm:
     """How the results of one handler are stored and read, by the type that its annotation names, if any."""
 
-    __slots__ = ("_adapter",)
+    __slots__ = ("_adapter", "is_plain")
 
     def __init__(self, value_type: Any) -> None:
         self._adapter: TypeAdapter[Any] | None = None
         if value_type is not None and not _gives_plain(value_type):
             with suppress(*_TYPE_ERRORS):
                 self._adapter = TypeAdapter(value_type)
-
-    @property
-    def is_plain(self) -> bool:
+        self.is_plain = self._adapter is None
         """Whether every result is read as plain JSON values."""
-        return self._adapter is None
 
     def store(self, value: Any, masked: bytes, is_own: bool = True) -> tuple[bytes, Any]:
         """Return the stored form of a result, and the value that its first caller and every retry get; `masked` is the
