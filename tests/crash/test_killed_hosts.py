@@ -31,7 +31,7 @@ from tests.crash.ledger import (
 )
 from tests.waiting import wait_until
 
-RANDOM_KILLS = 6
+RANDOM_KILLS = 2
 CAMPAIGN = 40
 
 modes = pytest.mark.parametrize("mode", ["sync", "async"])

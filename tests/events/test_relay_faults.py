@@ -45,10 +45,10 @@ from tests.programs import ROOT
 from tests.waiting import wait_until
 
 BATCH = 20
-KILLS = 24
+KILLS = 4
 CAMPAIGN = 200
-PAUSES = 10
-STOPS = 4
+PAUSES = 3
+STOPS = 2
 SHORT_LEASE: dict[str, Any] = {"publish_timeout": 0.6, "leeway": 0.6}
 """For relays in other processes: a lease of 1.2 s."""
 

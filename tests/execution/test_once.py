@@ -33,7 +33,7 @@ from actionengine.execution.working_copy import CopyLimits
 from tests.execution.modules import EVERYTHING, admit, do, perform, tree
 
 PROJECT = Path(__file__).parents[2]
-KILLS = 25
+KILLS = 6
 CAMPAIGN = 900
 
 

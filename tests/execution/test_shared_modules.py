@@ -31,7 +31,7 @@ from tests.execution.modules import admit, do, perform, work_in
 from tests.execution.runner_actions import Input
 
 PROJECT = Path(__file__).parents[2]
-ROUNDS = 20
+ROUNDS = 6
 _UNPERMITTED = """
 import os, sys
 from pathlib import Path

@@ -250,7 +250,7 @@ def refused(call: Any) -> ErrorCode | None:
 
 def test_units_of_work_behave_as_the_model_says() -> None:
     run_state_machine_as_test(
-        SnapshotIsolation, settings=settings(max_examples=400, stateful_step_count=40, deadline=None)
+        SnapshotIsolation, settings=settings(max_examples=60, stateful_step_count=30, deadline=None)
     )
 
 

@@ -14,7 +14,7 @@ from tests.workflows_crash.conftest import NewCampaign
 from tests.workflows_crash.worker import AT_A_TAKEOVER, AT_THE_START, POINTS
 from tests.workflows_crash.workers import Worker
 
-KILLS = 7
+KILLS = 3
 CAMPAIGN = 220
 MODES: tuple[Mode, Mode] = ("sync", "async")
 """Workers of both worlds work beside each other."""
