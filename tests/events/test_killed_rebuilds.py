@@ -19,6 +19,8 @@ from tests.events.stock import add_up, folded, history, moved, stock_engine
 
 ROOT = Path(__file__).parents[2]
 EVENTS = 120
+KILLS = 2
+"""A rebuild that goes on is killed as well."""
 
 
 def kill_a_rebuild(url: str, tenant: Tenant, point: str, dice: random.Random) -> int:
@@ -59,7 +61,7 @@ def test_a_killed_rebuild_goes_on_and_comes_to_the_same(
         live.catch_up(tenant).unwrap()
         expected = folded(history(engine, tenant))
 
-        for _ in range(3):
+        for _ in range(KILLS):
             assert kill_a_rebuild(url, tenant, point, dice) in {-signal.SIGKILL, 0 if point == "anywhere" else -9}
             assert view_of(storage, live, tenant) == expected
 

@@ -128,7 +128,7 @@ def test_what_a_killed_writer_was_told_is_done_arrives(site: Site) -> None:
     tenant = site.tenant()
     relay = site.relay(stops=True)
     writers = []
-    for _ in range(8):
+    for _ in range(3):
         writer = site.writer(tenant)
         wait_for_acknowledgements(writer, dice.randint(1, 8))
         writer.kill()
@@ -581,7 +581,7 @@ broker = Broker(batch_size=10_000)
 broker.outage = "refuse"
 relay = Relay(storage, broker, batch_size=10_000)
 signal.signal(signal.SIGALRM, lambda *_: relay.stop())
-for milliseconds in range(1, 40):
+for milliseconds in range(1, 40, 3):
     signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000)
     relay.run()
 """

@@ -116,7 +116,7 @@ def hammer(storage: InMemoryStorage, tenant: Tenant, rounds: int) -> None:
 
 @pytest.mark.usefixtures("hasty_threads")
 def test_16_threads_that_often_give_up_keep_every_balance(storage: InMemoryStorage, tenant: Tenant) -> None:
-    hammer(storage, tenant, rounds=150)
+    hammer(storage, tenant, rounds=30)
 
 
 @pytest.mark.soak
