@@ -119,7 +119,7 @@ def decide(request: AccessRequest, names: Iterable[str], roles: Mapping[str, Rol
             if rule.covers(permission) and _denies(rule, request):
                 return Decision(False, f"role {name} denies {rule}")
     for granted in request.actor.permissions:
-        if Rule(granted).covers(permission):
+        if pattern_covers(granted, permission):
             return Decision(True, f"the actor's own permission {granted}")
     for name in held:
         for rule in roles[name].allow if name in roles else ():
