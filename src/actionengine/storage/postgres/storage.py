@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -33,12 +34,12 @@ from actionengine.storage.postgres.statements import (
     opening_statements,
 )
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
+from actionengine.storage.sql.declared_protection import DeclaredProtection
 from actionengine.storage.sql.documents import Listing, SQLRecords
 from actionengine.storage.sql.pools import Pools, pool_of
 from actionengine.storage.sql.signing import Signer
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
-from actionengine.storage.sql.verification import Comparison, Declared, Query
 from actionengine.storage.sql.verification_postgresql import compare_postgresql
 
 _DRIVER = "actionengine"
@@ -132,7 +133,8 @@ class PostgresStorage(SQLStorage):
             engine,
             async_engine,
         )
-        super().__init__(pools, session_options, protected)
+        compare = partial(compare_postgresql, is_strong=allow_strong_role)
+        super().__init__(pools, session_options, DeclaredProtection(protected, compare))
         self.begin = BEGIN[isolation_level]
         # What a read-only action reads is of one moment, however many statements it takes.
         self.begin_reading = BEGIN[max(isolation_level, "REPEATABLE READ", key=list(BEGIN).index)]
@@ -267,9 +269,6 @@ class PostgresStorage(SQLStorage):
             lambda statement, parameters: self._query_unchecked(mode, statement, parameters), self.pools.name
         )
         self.is_checked = True
-
-    def _compare(self, query: Query, declared: Sequence[Declared]) -> Comparison:
-        return compare_postgresql(query, declared, self._allow_strong_role)
 
 
 def _checked_url(url: str | URL | None) -> URL:

@@ -6,13 +6,12 @@ import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 from uuid import UUID
 
-from sqlalchemy import MetaData, Table
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm.exc import StaleDataError
@@ -29,7 +28,6 @@ from actionengine.storage.sql.documents import DocumentStatements, Listing
 from actionengine.storage.sql.pools import Pools
 from actionengine.storage.sql.rows import RowsDialect
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
-from actionengine.storage.sql.verification import Comparison, Declared, Query
 from actionengine.storage.tenants import check_tenant, slug_taken
 
 T = TypeVar("T")
@@ -49,11 +47,11 @@ class SQLStorage(ABC):
         self,
         pools: Pools,
         session_options: Mapping[str, Any] | None,
-        protected: MetaData | Iterable[Table] | None = None,
+        protection: DeclaredProtection,
     ) -> None:
         self.pools = pools
         self.session_options = dict(session_options or {})
-        self.protection = DeclaredProtection(protected, self._compare)
+        self.protection = protection
         self.is_checked = False
         self._stamps: dict[UUID, int] = {}
         self._stamps_lock = threading.Lock()
@@ -244,9 +242,6 @@ class SQLStorage(ABC):
 
     @abstractmethod
     def _check(self, mode: Mode) -> None: ...
-
-    @abstractmethod
-    def _compare(self, query: Query, declared: Sequence[Declared]) -> Comparison: ...
 
     # What is shared of it
 

@@ -25,12 +25,12 @@ from actionengine.redaction import redact_address
 from actionengine.storage.port import EventRow, Mode, Record, StorageUnavailable, StoredEvent
 from actionengine.storage.records import MAX_PAGE, matches
 from actionengine.storage.sql.bridge import await_
+from actionengine.storage.sql.declared_protection import DeclaredProtection
 from actionengine.storage.sql.documents import Listing, SQLRecords
 from actionengine.storage.sql.migrations import HEAD, schema_version, upgrade
 from actionengine.storage.sql.pools import Pools
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
-from actionengine.storage.sql.verification import Comparison, Declared, Query
 from actionengine.storage.sql.verification_sqlite import compare_sqlite
 from actionengine.storage.sqlite.errors import known
 from actionengine.storage.sqlite.outbox import SQLiteOutbox
@@ -111,7 +111,7 @@ class SQLiteStorage(SQLStorage):
             async_engine,
             _connect,
         )
-        super().__init__(pools, session_options, protected)
+        super().__init__(pools, session_options, DeclaredProtection(protected, compare_sqlite))
         self.busy_timeout = busy_timeout
         self.turns = Turns()
         self.held: dict[tuple[UUID, str, str], SQLiteUnitOfWork] = {}
@@ -315,9 +315,6 @@ class SQLiteStorage(SQLStorage):
                     lambda statement, parameters: self._fetch(pooled, statement, parameters), self.pools.name
                 )
             self.is_checked = True
-
-    def _compare(self, query: Query, declared: Sequence[Declared]) -> Comparison:
-        return compare_sqlite(query, declared)
 
     def _bring_up_to_date(self, engine: Engine, pooled: PoolProxiedConnection) -> None:
         connection = Connection(engine, pooled)
