@@ -24,8 +24,9 @@ from actionengine import (
     Tenant,
     create_action,
 )
-from actionengine.authorization.rules import decide, decide_without_roles, needs_roles
+from actionengine.authorization.rules import Rights, decide, decide_without_roles, needs_roles
 from actionengine.driving import drive
+from actionengine.names import check_pattern, check_permission, pattern_covers
 from actionengine.storage.port import ROLE_ASSIGNMENTS, ROLES, StorageUnavailable
 from tests.conftest import Execute, log_of
 
@@ -475,3 +476,110 @@ def test_roles_are_read_under_a_loop_too(counting: Counting, clock: Clock) -> No
         return (decision if isinstance(decision, Decision) else await decision).allowed
 
     assert asyncio.run(ask())
+
+
+# Names, and rights that are compared
+
+
+@pytest.mark.parametrize("pattern", ["", None, 5, "a*", "a.*.b", "*.a", "**", "*.*", ".*", "a.b*", "a.**", "a.*b"])
+def test_a_star_stands_alone_or_at_the_end(pattern: Any) -> None:
+    with pytest.raises(ValueError, match="permission"):
+        check_pattern(pattern)
+    with pytest.raises(ValueError, match="permission"):
+        Rule(pattern)
+    with pytest.raises(ValueError, match="permission"):
+        check_permission(pattern)
+
+
+def test_patterns_and_permissions_are_told_apart() -> None:
+    for pattern in ("a", "a.b", "a.*", "a.b.*", "*"):
+        check_pattern(pattern)
+    for name in ("a", "a.b"):
+        check_permission(name)
+    for name in ("a.*", "*"):
+        with pytest.raises(ValueError, match="is no name of one permission"):
+            check_permission(name)
+    with pytest.raises(ValueError, match=r"^a permission is a name such as 'payments\.refund', not None$"):
+        check_permission(None)
+    with pytest.raises(ValueError, match=r"^a permission is a name such as 'payments\.refund', or 'pay.*', not 5$"):
+        check_pattern(5)
+    with pytest.raises(ValueError, match=r"^the permission 'a\*' has a \* where none can stand: 'payments"):
+        check_pattern("a*")
+
+
+@pytest.mark.parametrize("resource", ["", "*", "job/*"])
+def test_a_resource_is_named_in_full(resource: str) -> None:
+    with pytest.raises(ValueError, match=r"of a rule is no name: name one in full, such as 'job/17', or leave it out"):
+        Rule("a.b", resource)
+    assert Rule("a.b", "job/1").resource == "job/1"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "other", "covers"),
+    [
+        ("a.*", "a.b", True),
+        ("a.*", "a.", False),
+        ("a.*", "a.*", True),
+        ("a.*", "a.b.*", True),
+        ("a.b.*", "a.*", False),
+        ("*", "a.*", True),
+        ("*", "*", True),
+        ("a.*", "*", False),
+        ("a.b", "a.b", True),
+        ("a.b", "a.*", False),
+        ("*", "", True),
+    ],
+)
+def test_a_pattern_covers_narrower_patterns(pattern: str, other: str, covers: bool) -> None:
+    assert pattern_covers(pattern, other) is covers
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "contains", "meets"),
+    [
+        (Rule("a.*"), Rule("a.b"), True, True),
+        (Rule("a.b"), Rule("a.*"), False, True),
+        (Rule("a.b"), Rule("a.c"), False, False),
+        (Rule("a.b"), Rule("a.b", "job/1"), True, True),
+        (Rule("a.b", "job/1"), Rule("a.b"), False, True),
+        (Rule("a.b", "job/1"), Rule("a.b", "job/1"), True, True),
+        (Rule("a.b", "job/1"), Rule("a.b", "job/2"), False, False),
+        (Rule("a.*", "job/1"), Rule("a.b", "job/2"), False, False),
+        (Rule("a.c", "job/1"), Rule("a.b", "job/1"), False, False),
+    ],
+)
+def test_rules_contain_and_meet_each_other(one: Rule, other: Rule, contains: bool, meets: bool) -> None:
+    assert one.contains(other) is contains
+    assert one.meets(other) is meets
+    assert other.meets(one) is meets
+
+
+def test_rights_are_what_is_allowed_less_what_is_denied() -> None:
+    roles = {
+        "clerk": Role(allow=["jobs.*"], deny=["jobs.void"]),
+        "one": Role(allow=[Rule("pay.pay", "job/1")]),
+        "never": Role(allow=["never.*"]),
+    }
+    actor = Actor.human("x", ["clerk", "unknown"], ["own.*"])
+    rights = Rights.of(actor, ["one"], roles)
+    assert rights.roles == {"clerk", "unknown", "one"}
+    assert rights.allow[0] == Rule("own.*")
+    assert sorted(map(str, rights.allow)) == ["jobs.*", "own.*", "pay.pay on job/1"]
+    assert rights.deny == (Rule("jobs.void"),)
+    for rule in (Rule("jobs.close"), Rule("own.x"), Rule("pay.pay", "job/1"), Rule("jobs.close", "job/7")):
+        assert rights.include(rule) is True
+    for rule in (
+        Rule("jobs.void"),
+        Rule("jobs.*"),
+        Rule("*"),
+        Rule("pay.pay"),
+        Rule("pay.pay", "job/2"),
+        Rule("never.x"),
+        Rule("jobs.void", "job/7"),
+    ):
+        assert rights.include(rule) is False
+
+
+def test_a_role_in_code_is_named_in_full() -> None:
+    with pytest.raises(ValueError, match=r"^a role is named in full; 'cs\*' has a \* in it$"):
+        StaticAuthorizer({"ok": Role(), "cs*": Role()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, Generic, NamedTuple, NewType, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, NewType, TypeVar, cast
 
 import pytest
 from pydantic import (
@@ -21,6 +21,8 @@ from pydantic import (
     SecretBytes,
     SecretStr,
     TypeAdapter,
+    computed_field,
+    create_model,
 )
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import TypeAliasType, TypedDict
@@ -45,7 +47,7 @@ from actionengine.masking import (
     secrets_in,
     sensitive_names,
 )
-from actionengine.secret_types import is_plain, leaves, typed_secrets
+from actionengine.secret_types import is_plain, leaves, revealed, typed_secrets
 
 T = TypeVar("T")
 Marked = Annotated[str, Sensitive()]
@@ -177,6 +179,10 @@ class Loud:
     user: str
     pin: SecretStr
     key: Marked = Field(default="", alias="theKey", validation_alias="readKey", serialization_alias="writtenKey")
+
+
+def loud(pin: str) -> Loud:
+    return TypeAdapter(Loud).validate_python({"USER": "x", "PIN": pin})
 
 
 @pydantic_dataclass(config=ConfigDict(alias_generator=AliasGenerator(alias=lambda name: f"x-{name}")))
@@ -445,3 +451,167 @@ def test_a_marker_shows_itself_and_masks_under_masking_only() -> None:
     assert adapter.dump_json("x") == b'"x"'
     assert adapter.dump_json("x", context={"other": True}) == b'"x"'
     assert adapter.validate_python("x") == "x"
+
+
+# What a walk over a value meets
+
+
+def found(value: Any) -> tuple[set[str], set[str]]:
+    names, values = typed_secrets(value)
+    return set(names), set(values)
+
+
+def test_a_walk_learns_what_only_one_kind_of_field_marks() -> None:
+    class ByMarker(BaseModel):
+        pin: Marked
+
+    class ByType(BaseModel):
+        pin: SecretStr | None = None
+        many: list[SecretStr] = []
+
+    @dataclasses.dataclass
+    class Own:
+        pin: Marked
+        nested: ByMarker | None = None
+        missing: str = dataclasses.field(init=False)
+
+    assert found(ByMarker(pin="p1")) == (set(), {"p1"})
+    assert found(ByType(pin=SecretStr("p2"), many=[SecretStr("p3")])) == (set(), {"p2", "p3"})
+    assert found(Own("p4", ByMarker(pin="p5"))) == ({"pin"}, {"p4", "p5"})
+    assert found(OpenPair("n", "k")) == (set(), set())
+    assert typed_secrets(MarkedPair("n", "k1")).values == {"k1"}
+    assert typed_secrets({SecretStr("key"): 1}).values == {"key"}
+    assert typed_secrets(frozenset({SecretStr("k7")})).values == {"k7"}
+    assert typed_secrets((SecretStr("k8"),)).values == {"k8"}
+    assert typed_secrets([Account("ann", "h1"), loud("l1")]).names == {
+        "password", "pin", "PIN", "key", "KEY", "theKey", "readKey", "writtenKey",
+    }  # fmt: skip
+
+
+def test_a_secret_may_hold_what_json_cannot_carry() -> None:
+    class Handle:
+        pass
+
+    holder: Secret[Any] = Secret(Handle())
+    assert any("Handle" in value for value in typed_secrets(holder).values)
+    assert typed_secrets(Secret(float("nan"))).values == frozenset()
+    assert typed_secrets(Secret[dict[str, Any]]({"a": ["x", 5]})).values == {"x", "5"}
+
+
+def test_names_are_remembered_for_each_class_and_are_the_same_again() -> None:
+    for _ in range(3):
+        assert found(Account("ann", "h1")) == ({"password"}, {"h1"})
+        assert typed_secrets(loud("l1")).values == {"l1"}
+
+
+@dataclasses.dataclass
+class GenericAccount(Generic[T]):
+    name: str
+    password: Marked
+    item: T
+
+
+class GenericLogin(TypedDict, Generic[T]):
+    token: SecretStr
+    item: T
+
+
+class MarkedPair(NamedTuple):
+    name: str
+    key: Marked
+
+
+@dataclasses.dataclass
+class Chain:
+    pin: Marked
+    next: Chain | None = None
+
+
+class Tagged(BaseModel):
+    kind: str
+    json_text: Json[Any] | None = None
+
+
+def test_names_are_found_through_generics_and_circles() -> None:
+    assert sensitive_names(GenericAccount[int]) == {"password"}
+    assert sensitive_names(GenericLogin[int]) == {"token"}
+    assert sensitive_names(list[GenericAccount[str]]) == {"password"}
+    assert sensitive_names(Chain) == {"pin"}
+    assert sensitive_names(tuple[Chain, Node]) == {"pin"}
+    assert sensitive_names(Tagged) == set()
+    assert sensitive_names(Annotated[list[Json[Card]], "note"]) is not NOTHING
+    assert isinstance(sensitive_names(MarkedPair), Everything)
+    assert sensitive_names(str) is NOTHING
+    assert sensitive_names(tuple[int, ...]) is NOTHING
+    assert sensitive_names(dict[str, "Missing"]) is NOTHING  # type: ignore[name-defined]  # noqa: F821
+    both = sensitive_names(dict[str, WholeSecret] | Card)
+    assert isinstance(both, Everything)
+    twice = create_model("twice", one=(WholeSecret | None, None), two=(WholeSecret | None, None))
+    assert sensitive_names(twice) == {"one", "two"}
+    generated = create_model("generated", __config__=ConfigDict(alias_generator=AliasGenerator(
+        validation_alias=lambda name: AliasChoices(f"v-{name}", "w"), serialization_alias=lambda name: f"s-{name}"
+    )), pin=(SecretStr, ...))  # fmt: skip
+    assert sensitive_names(generated) == {"pin", "v-pin", "w", "s-pin"}
+
+
+@pydantic_dataclass(
+    config=ConfigDict(
+        alias_generator=AliasGenerator(
+            alias=lambda name: f"a-{name}",
+            validation_alias=lambda name: AliasPath("in", f"v-{name}"),
+            serialization_alias=lambda name: f"s-{name}",
+        )
+    )
+)
+class GeneratedThrice:
+    pin: SecretStr
+
+
+def test_each_alias_that_a_generator_makes_is_a_name() -> None:
+    assert {"pin", "a-pin", "s-pin", "v-pin"} <= sensitive_names(GeneratedThrice)
+
+
+def test_revealing_goes_by_name_or_alias_all_the_way_down() -> None:
+    class Inner(BaseModel):
+        pin: SecretStr = Field(alias="cvc")
+
+        @computed_field  # type: ignore[prop-decorator]
+        @property
+        def length(self) -> int:
+            return 3
+
+    @dataclasses.dataclass
+    class Wrap:
+        inner: Inner
+
+    inner = Inner(cvc=SecretStr("737"))
+    secret: Secret[Any] = Secret(inner)
+    for value in (inner, [inner], {"a": inner}, (inner,), Wrap(inner), secret, {"a": [Wrap(inner)]}):
+        assert b'"cvc":"737"' in revealed_json(value)
+        assert b'"pin":"737"' in revealed_json(value, by_alias=False)
+        assert b"length" not in revealed_json(value)
+        assert b'"cvc"' not in revealed_json(value, by_alias=False)
+    assert revealed(inner) == {"cvc": "737"}
+    assert revealed({1: 2, (1,): 3}) == {1: 2, (1,): 3}
+    assert revealed(Wrap) is Wrap
+    assert revealed(Inner.model_construct(pin=cast("Any", 5))) == {"cvc": 5}
+
+
+def test_a_finite_form_masks_and_tells_what_it_masks() -> None:
+    learned: set[str] = set()
+    assert masked_finite_json(Account("ann", "h1"), learned.update) == b'{"name":"ann","password":"**********"}'
+    assert learned == {"h1"}
+    assert masked_json(Account("ann", "h1")) == b'{"name":"ann","password":"**********"}'
+    assert masked_json(["**", 1.5]) == b'["**",1.5]'
+    assert b"".join([masked_json({"null": None}), masked_json((None,))]) == b'{"null":null}[null]'
+
+
+def test_overlapping_occurrences_are_all_masked() -> None:
+    assert scrub_text("aaaaa", {"aaaa"}) == MASK
+    assert scrub_text("xabcabcaby", {"abcab"}) == f"x{MASK}y"
+    assert scrub_text("one abcd, two abcd, three abcd", {"abcd"}) == f"one {MASK}, two {MASK}, three {MASK}"
+
+
+def test_two_long_lines_are_two_secrets_and_a_lone_one_is_itself() -> None:
+    assert "12345678" in set(forms_of("12345678\nx"))
+    assert "87654321" in set(forms_of("x\n87654321"))

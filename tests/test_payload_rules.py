@@ -242,6 +242,8 @@ def test_depth_is_counted_as_containers_within_each_other() -> None:
     assert is_deeper(b"[[],{}]", 1)
     assert is_deeper(b'[[],{"a":[]}]', 2)
     assert not is_deeper(b'["[",{"[":"\\"["}]', 2)
+    assert is_deeper(b'{"a":{"b":{}}}', 2)
+    assert not is_deeper(b'{"a":{"b":{}}}', 3)
 
 
 def test_json_that_nobody_could_read_again_is_refused() -> None:
@@ -250,6 +252,13 @@ def test_json_that_nobody_could_read_again_is_refused() -> None:
     with pytest.raises(ValueError, match=f"^it is nested deeper than {MAX_JSON_DEPTH} levels$"):
         check_readable(deep)
     check_readable(b"[" + b"[],{}," * 200 + b"1]")
+    objects = b'{"a":' * (MAX_JSON_DEPTH + 1) + b"1" + b"}" * (MAX_JSON_DEPTH + 1)
+    with pytest.raises(ValueError, match="nested deeper"):
+        check_readable(objects)
+    for length in range(MAX_JSON_DIGITS + 1, MAX_JSON_DIGITS + 40):
+        for start in (0, 1, 2, 3 * MAX_JSON_DIGITS):
+            with pytest.raises(ValueError, match="digits"):
+                check_readable(b"[" + b" " * start + b"1" * length + b"]")
     check_readable(b"1" * MAX_JSON_DIGITS)
     check_readable(b'"' + b"1" * 3 * MAX_JSON_DIGITS + b'"')
     for before in (b"", b"[1,", b"[" + b"1," * 700, b"[-"):

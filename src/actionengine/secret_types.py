@@ -280,11 +280,21 @@ def _hints_of(kind: type[Any]) -> dict[str, Any]:
     try:
         return get_type_hints(kind, include_extras=True)
     except (NameError, TypeError, AttributeError):
-        # A name in an annotation is not there, as in a class inside a function: the text itself has to do.
-        texts = {
-            name: str(hint) for base in kind.__mro__ for name, hint in getattr(base, "__annotations__", {}).items()
+        # A name in an annotation is not there, as in a class inside a function: the others are read one by one.
+        return {
+            name: _hint_of(base, name, hint)
+            for base in kind.__mro__
+            for name, hint in getattr(base, "__annotations__", {}).items()
         }
-        return {name: Sensitive() if "Sensitive" in text or "Secret" in text else Any for name, text in texts.items()}
+
+
+def _hint_of(kind: type[Any], name: str, hint: Any) -> Any:
+    alone = type(kind.__name__, (), {"__annotations__": {name: hint}, "__module__": kind.__module__})
+    try:
+        return get_type_hints(alone, include_extras=True)[name]
+    except (NameError, TypeError, AttributeError):
+        # The text itself has to do.
+        return Sensitive() if "Sensitive" in str(hint) or "Secret" in str(hint) else Any
 
 
 def _is_secret(annotation: Any) -> bool:
