@@ -31,7 +31,8 @@ _STATEMENT = re.compile(
 )
 _ENDS = re.compile(
     r"\b(AND|OR|THEN|ORDER BY|GROUP BY|LIMIT|FOR (?:UPDATE|SHARE)|RETURNING|LOOP|WHEN|ELSE|END|EXECUTE|USING)\b"
-    r"|[;,]|\$\$"
+    r"|\b(WHERE|JOIN|SET)\b"
+    r"|[;,]|\$\$|\"\"\""
 )
 
 
@@ -74,7 +75,8 @@ def _spans(statement: str) -> Iterator[Span]:
         (r"\s+FOR (UPDATE|SHARE)(?=;|\s*$|\s*\))", ""),
         (r"\s+ON CONFLICT DO NOTHING", ""),
         (r"\s+ORDER BY [^\n]+", ""),
-        (r"\s+LIMIT [\w?%]+", ""),
+        (r"\s+LIMIT \w+(?=\s)", ""),
+        (r"LIMIT \?", "LIMIT ? + 1000000"),
         (r"(?<=IF )(?!NOT FOUND)[^;]*?(?= THEN)", "false"),
         (r"(?<=BEFORE )INSERT OR ", ""),
         (r" OR (DELETE|TRUNCATE|UPDATE)(?=[^\n]* ON )", ""),
@@ -82,8 +84,12 @@ def _spans(statement: str) -> Iterator[Span]:
         (r",?\s+CONSTRAINT \w+ CHECK \((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)", ""),
         (r",\s+CONSTRAINT \w+ UNIQUE \([^()]*\)", ""),
         (r"\bmin\(", "max("),
-        (r"(?<=SET )\w+ = [^,\n]+, ", ""),
-        (r", \w+ = [^,\n]+(?=\n|,)", ""),
+        (r"(?<=SET )\w+ = [^,\n?]+, ", ""),
+        (r", \w+ = [^,\n?]+(?=\n|,)", ""),
+        (
+            r"\b(\w+) = \?(?=,|\nWHERE)",
+            lambda found: f"{found[1]} = CASE WHEN ? IS NULL THEN {found[1]} ELSE {found[1]} END",
+        ),
         (r"\s+SECURITY DEFINER", ""),
         (r"\s+PERFORM public\.ae_operate\([^;]*\);", ""),
         (r"\bEXECUTE format\([^;]*\);", ""),
@@ -97,15 +103,19 @@ _SHIFTED = {"<=": "<", ">=": ">", "<": "<=", ">": ">=", "<>": "="}
 
 
 def _conditions(code: str) -> Iterator[Span]:
-    """Each condition that another one stands beside is left out."""
-    for found in re.finditer(r"\s*\b(AND|OR) ", code):
+    """Each condition that another one stands beside counts for nothing. Its parameters stay."""
+    for found in re.finditer(r"\b(AND|OR) ", code):
         if not re.search(r"BETWEEN [\w:()]+\s*$", code[: found.start()]):
-            yield Span(found.start(), _end_of_operand(code, found.end()), "")
+            yield _neutral(code, found.end(), _end_of_operand(code, found.end()), found[1])
     for found in re.finditer(r"\b(WHERE|WHEN|USING|IF|ON) \(?", code):
         end = _end_of_operand(code, found.end())
         following = re.match(r"\s*(AND|OR) ", code[end:])
         if following:
-            yield Span(found.end(), end + following.end(), "")
+            yield _neutral(code, found.end(), end, following[1])
+
+
+def _neutral(code: str, start: int, end: int, operator: str) -> Span:
+    return Span(start, end, f"({code[start:end]} {'OR true' if operator == 'AND' else 'AND false'})")
 
 
 def _end_of_operand(code: str, start: int) -> int:
