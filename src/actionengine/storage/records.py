@@ -90,6 +90,11 @@ def taken(collection: str, id: str) -> ActionException:
     return failing(ErrorCode.CONFLICT, f"{collection}/{id} exists already", collection=collection, id=id)
 
 
+def rows_gone(table: str) -> ActionException:
+    """The conflict of rows of the library's own tables that are not there to be changed."""
+    return failing(ErrorCode.CONFLICT, f"a row of {table} that was to be changed is gone: read again", table=table)
+
+
 def missing(collection: str, id: str) -> ActionException:
     """The refusal to change what is not there."""
     return failing(ErrorCode.NOT_FOUND, f"{collection}/{id} does not exist", collection=collection, id=id)

@@ -16,6 +16,8 @@ from actionengine.storage.port import (
     StorageUnavailable,
 )
 from actionengine.storage.postgres.driver import NoAnswer
+from actionengine.storage.postgres.statements import LOST_KEY
+from actionengine.storage.sql.rows import KEY_GONE
 
 
 def known(error: Exception) -> Exception | None:
@@ -120,6 +122,10 @@ def _not_for_a_pooler(error: psycopg.Error) -> Exception:
     )
 
 
+def _lost_key(error: psycopg.Error) -> Exception | None:
+    return StorageError(KEY_GONE) if LOST_KEY in _first_line(error) else None
+
+
 def _refused(error: psycopg.Error) -> Exception:
     refusal = f"PostgreSQL refuses: {_first_line(error)}"
     if _OF_RELAYS.search(refusal):
@@ -150,6 +156,7 @@ _KNOWN: dict[str, Callable[[psycopg.Error], Exception | None]] = {
     "AE003": _refused,
     "AE004": _against_a_rule,
     "AE005": _tampered,
+    "22P02": _lost_key,
     "22001": _not_storable,
     "22003": _not_storable,
     "22P05": _not_storable,

@@ -59,13 +59,13 @@ SELECT status, result, approval_id, asked
 FROM public.ae_claim(%s, %s, %s, %s, %s)
 """
 
-DOCUMENTS = DocumentStatements(
-    insert="""
+_ADD_DOCUMENT = """
 INSERT INTO public.ae_documents (tenant_id, collection, id, version, data, created_at, updated_at)
 VALUES (%s, %s, %s, 1, %s, %s, %s)
-ON CONFLICT DO NOTHING
-RETURNING version
-""",
+"""
+DOCUMENTS = DocumentStatements(
+    insert=f"{_ADD_DOCUMENT}ON CONFLICT DO NOTHING\nRETURNING version\n",
+    add=_ADD_DOCUMENT,
     get="""
 SELECT version, data::pg_catalog.text, created_at, updated_at
 FROM public.ae_documents
@@ -211,7 +211,14 @@ _RESULTS = """results AS (
     FROM (VALUES {rows}) new (tenant_id, action, key, fingerprint, result, approval_id, expires_at, asked)
     WHERE used.tenant_id OPERATOR(pg_catalog.=) new.tenant_id AND used.action OPERATOR(pg_catalog.=) new.action
         AND used.key OPERATOR(pg_catalog.=) new.key
+    RETURNING true
 )"""
+# The claimed keys are there, so that each has its result. Where one is not, this is no number, and nothing is written.
+LOST_KEY = "ae_lost_key"
+_CHECK_RESULTS = f"""
+SELECT CASE WHEN pg_catalog.count(*) OPERATOR(pg_catalog.=) {{results}} THEN 0
+    ELSE pg_catalog.concat('{LOST_KEY}', pg_catalog.count(*))::pg_catalog.int4 END
+FROM results"""
 _RESULT_ROW = _row("uuid", "text", "text", "text", "text", "text", "timestamptz", "text")
 
 MOST_ROWS = 200
@@ -273,4 +280,4 @@ def record_statement(log: int, events: int, results: int) -> str:
         parts.append(_EVENTS.format(rows=", ".join([_EVENT_ROW] * events)))
     if results:
         parts.append(_RESULTS.format(rows=", ".join([_RESULT_ROW] * results)))
-    return f"WITH {', '.join(parts)}\nSELECT"
+    return f"WITH {', '.join(parts)}" + (_CHECK_RESULTS.format(results=results) if results else "\nSELECT")

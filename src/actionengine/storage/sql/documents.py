@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 class DocumentStatements(NamedTuple):
     """A backend's statements over `ae_documents`, each with the parameters tenant, collection and id.
 
-    `insert` goes on with the data and the time, twice, and returns a row where the id was free. `get` returns version,
+    `insert` goes on with the data and the time, twice, and returns a row where the id was free. `add` is the same for
+    an id that has to be free: where it is taken, it fails, and the transaction with it. `get` returns version,
     data and both times. `update` begins with data and time, ends with the expected version, and returns created_at;
     `delete` ends with the expected version and returns the id. `version` returns the version.
     """
 
     insert: str
+    add: str
     get: str
     update: str
     delete: str
@@ -108,9 +110,9 @@ class SQLRecords:
         at = self._storage.time_in(now)
         values = (encoded.decode(), at, at)
         if id is None:
-            # A new id is nobody else's: there is no answer to wait for.
+            # A new id is nobody else's: there is no answer to wait for. Where it is, the statement fails.
             id = str(uuid7())
-            self._unit_of_work.write_later(self._statements.insert, (*self._scope, id, *values))
+            self._unit_of_work.write_later(self._statements.add, (*self._scope, id, *values))
         elif not self._query(self._statements.insert, id, *values):
             raise taken(self._collection, id)
         return Record(id, 1, decode_document(encoded), now, now)

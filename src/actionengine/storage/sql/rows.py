@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic_core import from_json, to_json
 
-from actionengine.storage.records import encode_document
+from actionengine.storage.records import encode_document, rows_gone
 from actionengine.storage.tables import Kind, Row, Table
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ class RowsDialect:
     any_of: Mapping[Kind, str]
     lock: str
     operator: str
+
+
+KEY_GONE = "an idempotency key that this execution has claimed is gone: its result cannot be kept"
 
 
 class SQLRows:
@@ -94,7 +97,9 @@ class SQLRows:
             columns = self._columns(rows[0])
             statement = update_statement(self._storage.rows, self._table.name, columns, self._table.key)
             parameters = (self._encoded(rows, columns), self._tenant_id)
-            await self._unit_of_work.run(self._unit_of_work.query, statement, parameters)
+            changed = await self._unit_of_work.run(self._unit_of_work.query, statement, parameters)
+            if len(changed) != len({tuple(row[name] for name in self._table.key) for row in rows}):
+                raise rows_gone(self._table.name)
 
     async def delete(self, where: Mapping[str, Any]) -> int:
         """Remove rows; how many there were."""
@@ -189,7 +194,7 @@ def insert_statement(dialect: RowsDialect, table: str, columns: tuple[Column, ..
 
 @cache
 def update_statement(dialect: RowsDialect, table: str, columns: tuple[Column, ...], key: tuple[str, ...]) -> str:
-    """The statement whose parameters are the rows and the tenant."""
+    """The statement whose parameters are the rows and the tenant; it returns a row for each that it changes."""
     changed = ", ".join(f"{name} = given.{name}" for name, _ in columns if name not in key)
     equals = dialect.operator.format("=")
     found = " AND ".join(f"t.{name} {equals} given.{name}" for name in key)
@@ -198,7 +203,8 @@ def update_statement(dialect: RowsDialect, table: str, columns: tuple[Column, ..
         f"UPDATE {dialect.schema}.{table} AS t\n"
         f"SET {changed}\n"
         f"FROM given\n"
-        f"WHERE t.tenant_id {equals} {dialect.mark} AND {found}"
+        f"WHERE t.tenant_id {equals} {dialect.mark} AND {found}\n"
+        f"RETURNING true"
     )
 
 

@@ -8,13 +8,13 @@ from actionengine.storage.sql.documents import DocumentStatements
 from actionengine.storage.sql.rows import RowsDialect
 from actionengine.storage.tables import Kind
 
-DOCUMENTS = DocumentStatements(
-    insert="""
+_ADD_DOCUMENT = """
 INSERT INTO main.ae_documents (tenant_id, collection, id, version, data, created_at, updated_at)
 VALUES (?, ?, ?, 1, ?, ?, ?)
-ON CONFLICT DO NOTHING
-RETURNING version
-""",
+"""
+DOCUMENTS = DocumentStatements(
+    insert=f"{_ADD_DOCUMENT}ON CONFLICT DO NOTHING\nRETURNING version\n",
+    add=_ADD_DOCUMENT,
     get="""
 SELECT version, data, created_at, updated_at
 FROM main.ae_documents
@@ -81,6 +81,7 @@ WRITE_KEY = """
 UPDATE main.ae_idempotency_keys
 SET fingerprint = ?, result = ?, approval_id = ?, expires_at = ?, asked = ?
 WHERE tenant_id = ? AND action = ? AND key = ?
+RETURNING true
 """
 
 CREATE_TENANT = """
