@@ -27,6 +27,12 @@ RESERVED_PREFIX = "ae_"
 LONGEST_SUBJECT = MAX_NAME_LENGTH
 """Characters of a subject that the action log keeps, and looks for: an index has no room for more."""
 
+MAX_FLUSHED_SUBJECTS = 100
+"""Rows of a host's own tables that one execution names as subjects by itself."""
+
+UNNAMED_ROWS = "*"
+"""The key in a subject that stands for rows which are not named one by one."""
+
 ROLES = "ae_roles"
 ROLE_ASSIGNMENTS = "ae_role_assignments"
 APPROVALS = "ae_approvals"
@@ -330,14 +336,20 @@ class AsyncRows(Protocol):
         """Add rows, all columns given."""
 
     async def update(self, rows: Sequence[Row]) -> None:
-        """Change rows, found by their key, to the other columns that are given, the same in each row."""
+        """Change rows, found by their key, to the other columns that are given, the same in each row. A row that is not
+        there is `conflict`."""
 
     async def delete(self, where: Mapping[str, Any]) -> int:
         """Remove rows, found as by `find`; how many there were."""
 
 
 class UnitOfWork(Protocol):
-    """One transaction for one tenant. Its first use opens it; after `commit` or `rollback` it refuses."""
+    """One transaction for one tenant. Its first use opens it; after `commit` or `rollback` it refuses.
+
+    The threads and tasks of a handler may use it at once, for the first time too. All of them work in the one
+    transaction, or are refused with a `StorageError`; and where one of them is inside a savepoint, what others would
+    write, and would lose with it, is refused.
+    """
 
     async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
         """Claim an idempotency key, waiting up to `wait` seconds for another unit of work that holds it."""
@@ -368,6 +380,11 @@ class UnitOfWork(Protocol):
 
     async def release(self, savepoint: object) -> None:
         """Forget a savepoint, keeping what was written since."""
+
+    async def flushed_subjects(self) -> Sequence[str]:
+        """Write what is pending in the session; return a subject (`table/key`) for each row of a host's own tables that
+        it has changed since this was last called, without those that were rolled back. Where there is no session, there
+        are none."""
 
     async def record(self, recording: Recording) -> None:
         """Write log rows, events (with their outbox rows) and idempotent results."""

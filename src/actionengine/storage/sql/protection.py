@@ -118,13 +118,16 @@ class Declaration:
 
     tenant_column: str
     app_role: str | None
+    subjects: bool = True
 
     def __call__(self, table: Table, connection: Connection, **options: Any) -> None:
         """Protect a table that was created."""
         protect(connection, table.name, connection.schema_for_object(table), self.tenant_column, self.app_role)
 
 
-def protect_table(table: FromClause, *, tenant_column: str = "tenant_id", app_role: str | None = None) -> Table:
+def protect_table(
+    table: FromClause, *, tenant_column: str = "tenant_id", app_role: str | None = None, subjects: bool = True
+) -> Table:
     """Declare that a table is protected, and make `create_all` protect it. Return the same table.
 
     On PostgreSQL: row-level security on `tenant_column` (of the type `uuid`), enabled and forced, and a trigger that
@@ -134,6 +137,9 @@ def protect_table(table: FromClause, *, tenant_column: str = "tenant_id", app_ro
     Alembic's autogenerate writes `op.protect_table` for a declared table
     (`actionengine.storage.sql.migrations.operations`). A storage, and `actionengine db check --metadata`, refuse a
     database that has the table without its protection. The actionengine schema has to be there first.
+
+    The rows that a handler's session changes are subjects of its execution on the action log (`table/key`); `subjects=
+    False` leaves them out.
 
     `table` is a `Table`, or the `__table__` of a mapped class. Raises `ConfigurationError` for anything else, and where
     it has no such column.
@@ -148,7 +154,7 @@ def protect_table(table: FromClause, *, tenant_column: str = "tenant_id", app_ro
     former = declaration_of(table)
     if former is not None:
         event.remove(table, "after_create", former)
-    event.listen(table, "after_create", Declaration(names[tenant_column], app_role), propagate=True)
+    event.listen(table, "after_create", Declaration(names[tenant_column], app_role, subjects), propagate=True)
     with _LOCK:
         _DECLARED.add(table)
         _Count.value += 1

@@ -1,0 +1,102 @@
+"""Subjects of the action log for a host's own tables: the rows of protected tables that a session has changed.
+
+A row is `table/key`, `key` being the primary key without the column that says whose the row is: that is the tenant
+whose log it is. The parts of a composite key are joined by commas. `table/*` stands for rows that are not named one by
+one: those that a statement has changed, and those beyond `MAX_FLUSHED_SUBJECTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import Table, inspect
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.orm import Mapper, Session, UOWTransaction
+
+from actionengine.storage.port import MAX_FLUSHED_SUBJECTS, UNNAMED_ROWS
+from actionengine.storage.sql.protection import declaration_of
+
+
+class FlushedSubjects:
+    """The subjects that a session has noted since they were last taken, each once, oldest first."""
+
+    __slots__ = ("_noted",)
+
+    def __init__(self) -> None:
+        self._noted: dict[str, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._noted)
+
+    def take(self) -> list[str]:
+        """Return what was noted, and forget it."""
+        noted, self._noted = self._noted, {}
+        return list(noted)
+
+    def undo_to(self, count: int) -> None:
+        """Forget what was noted after the first `count`: the rows are as they were."""
+        while len(self._noted) > count:
+            self._noted.popitem()
+
+    def note_flush(self, session: Session, flush: UOWTransaction) -> None:
+        """Note the rows that a flush has written."""
+        for state, (is_deleted, is_listed_only) in flush.states.items():
+            row = state.obj()
+            if is_listed_only or row is None or not (tables := _named_tables(state.mapper)):
+                continue
+            before = state.key[1] if state.key is not None else None
+            if before is not None and not is_deleted and not session.is_modified(row, include_collections=False):
+                continue
+            after = before if is_deleted else state.mapper.primary_key_from_instance(row)
+            for table in tables:
+                for values in filter(None, dict.fromkeys((tuple(before or ()), tuple(after or ())))):
+                    self._note(table, _key(table, state.mapper.primary_key, values))
+
+    def note_statement(self, statement: Any, result: Any) -> None:
+        """Note what an INSERT, UPDATE or DELETE has changed: one row where it says which, otherwise unnamed ones."""
+        table = getattr(statement, "table", None)
+        if not isinstance(table, Table) or not _is_named(table):
+            return
+        key = UNNAMED_ROWS
+        with suppress(AttributeError, InvalidRequestError, TypeError):
+            values = tuple(result.inserted_primary_key)
+            if values and None not in values:
+                key = _key(table, table.primary_key.columns, values)
+        self._note(table, key)
+
+    def note_bulk(self, mapper_or_rows: Any) -> None:
+        """Note what one of the session's bulk methods has written: the rows of a mapper, or objects."""
+        given = [mapper_or_rows] if isinstance(mapper_or_rows, (type, Mapper)) else map(type, mapper_or_rows)
+        for each in dict.fromkeys(given):
+            for table in _named_tables(inspect(each).mapper):
+                self._note(table, UNNAMED_ROWS)
+
+    def _note(self, table: Table, key: str) -> None:
+        subject = f"{table.fullname}/{key}"
+        if subject not in self._noted and len(self._noted) >= MAX_FLUSHED_SUBJECTS:
+            subject = f"{table.fullname}/{UNNAMED_ROWS}"
+        self._noted.setdefault(subject)
+
+
+def _named_tables(mapper: Mapper[Any]) -> list[Table]:
+    return [table for table in mapper.tables if isinstance(table, Table) and _is_named(table)]
+
+
+def _is_named(table: Table) -> bool:
+    declaration = declaration_of(table)
+    return declaration is not None and declaration.subjects
+
+
+def _key(table: Table, columns: Iterable[Any], values: Iterable[Any]) -> str:
+    declaration = declaration_of(table)
+    assert declaration is not None
+    parts = list(zip((column.name for column in columns), values, strict=False))
+    own = [value for name, value in parts if name != declaration.tenant_column]
+    return ",".join(_texts(own or (value for _, value in parts)))
+
+
+def _texts(values: Iterable[Any]) -> Iterator[str]:
+    for value in values:
+        yield value.hex() if isinstance(value, bytes) else str(value)
