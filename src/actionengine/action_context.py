@@ -181,9 +181,11 @@ class ActionContext:
             raise failing(ErrorCode.INTERNAL, message) from None
         except (PydanticSerializationError, ValueError, TypeError) as error:
             raise failing(ErrorCode.INTERNAL, f"the payload of the event {name!r} has no JSON form: {error}") from None
-        if subject is not None:
-            execution.add_subject(subject)
-        execution.add_event(name, subject, encoded, declared.version if declared is not None else 1)
+        with execution.lock:
+            execution.check_alone()
+            if subject is not None:
+                execution.add_subject(subject)
+            execution.add_event(name, subject, encoded, declared.version if declared is not None else 1)
 
     def execute(self, service: str, action: str, payload: Any = None) -> Result[Any, ActionError]:
         """Execute another action in the same unit of work, as the same actor, from a `def` handler.
@@ -234,7 +236,7 @@ class ActionContext:
             raise failing(ErrorCode.FORBIDDEN, f"{self._execution.plan.name}: {decision.reason}")
 
     def _drive(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return self._unit_of_work().drive(coroutine)
+        return self._executor.open(self._running()).drive(coroutine)
 
     def _collection(self, collection: str) -> AsyncRecords:
         if not collection or collection.startswith(RESERVED_PREFIX):
@@ -255,7 +257,9 @@ class ActionContext:
         )
 
     def _unit_of_work(self) -> UnitOfWork:
-        return self._executor.open(self._running())
+        execution = self._running()
+        execution.check_alone()
+        return self._executor.open(execution)
 
     def _running(self) -> Execution:
         if self._execution.is_over:
@@ -296,6 +300,7 @@ class _OnRecord:
         """Add a document; without an `id` it gets one that sorts by time. A taken id is `conflict`."""
         self._check_writable()
         await self._check_document(data)
+        self._check_writable()
         record = await self._records.insert(data, id)
         self._execution.add_subject(f"{self._collection}/{record.id}")
         return record
@@ -309,6 +314,7 @@ class _OnRecord:
         self._check_writable()
         await self._check_document(data)
         await self._check_unlocked(id)
+        self._check_writable()
         record = await self._records.update(id, data, expected_version)
         self._execution.add_subject(f"{self._collection}/{id}")
         return record
@@ -317,6 +323,7 @@ class _OnRecord:
         """Remove a document that is at `expected_version`; any other version is `conflict`."""
         self._check_writable()
         await self._check_unlocked(id)
+        self._check_writable()
         await self._records.delete(id, expected_version)
         self._execution.add_subject(f"{self._collection}/{id}")
 
@@ -335,11 +342,13 @@ class _OnRecord:
         if self._ask is None:
             return
         root = self._execution.root
-        if root.document_checks is None:
-            root.document_checks = {}
-        if self._collection not in root.document_checks:
-            root.document_checks[self._collection] = await self._ask()
-        check = root.document_checks[self._collection]
+        checks = root.document_checks
+        if checks is None:
+            checks = root.document_checks = {}
+        if self._collection not in checks:
+            # A nested action of another task may begin anew meanwhile: what is told goes with these.
+            checks[self._collection] = await self._ask()
+        check = checks[self._collection]
         if check is not None:
             check(data)
 
@@ -349,9 +358,11 @@ class _OnRecord:
             await self._check_lock(id, self._execution.changes_locked_for)
 
     def _check_writable(self) -> None:
-        """An execution that is over writes nothing; a read-only one neither, though the one around it may."""
+        """An execution that is over writes nothing, nor one that waits for a nested action; a read-only one neither,
+        though the one around it may."""
         plan = self._execution.plan
         if self._execution.is_over:
             raise StorageError(f"the execution of {plan.name} is over; its records cannot be used")
+        self._execution.check_alone()
         if plan.action.read_only:
             raise failing(ErrorCode.INTERNAL, f"{plan.name} is read-only and cannot write to {self._collection!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from time import perf_counter
@@ -30,6 +31,8 @@ from actionengine.plan import ActionPlan
 from actionengine.secret_types import is_plain
 from actionengine.storage.port import (
     LONGEST_SUBJECT,
+    MAX_FLUSHED_SUBJECTS,
+    UNNAMED_ROWS,
     Claim,
     DocumentCheck,
     EventRow,
@@ -37,6 +40,7 @@ from actionengine.storage.port import (
     LogRow,
     Mode,
     Outcome,
+    StorageError,
     UnitOfWork,
 )
 
@@ -98,6 +102,8 @@ class Execution:
     """Whether the value is the handler's, and no hook has made another one of it."""
     decisions: str | None = None
     subjects: tuple[str, ...] = ()
+    flushed = 0
+    """How many of the subjects are rows that the session has changed."""
     emitted = False
     usage: AIUsage | None = None
     claim: Claim | None = None
@@ -142,6 +148,8 @@ class Execution:
         if timeout is not None:
             self.deadline = self.started + timeout
         if parent is None:
+            # For what the threads of a handler change at once; nobody waits while holding it.
+            self.lock = threading.RLock()
             self.usage = request.ai_usage
             self.rows: list[LogRow] = []
             self.events: list[EventRow] = []
@@ -150,6 +158,7 @@ class Execution:
         else:
             self.parent = parent
             self._root = parent.root
+            self.lock = self._root.lock
             self.has_secrets = self.has_secrets or parent.has_secrets
             self.depth = parent.depth + 1
             self.approved = parent.approved
@@ -164,10 +173,12 @@ class Execution:
         self.events.clear()
         self.results.clear()
         self.needed = self.asked = None
+        self.ended = False
         self.value = self.output = self.result_json = self._hook_context = None
         self.has_own_value, self.has_plain_value = True, False
         self.emitted = False
         self.subjects = ()
+        self.flushed = 0
         self.after_failure = ()
         self.after_commit = ()
         self.document_checks = None
@@ -186,6 +197,15 @@ class Execution:
     def is_over(self) -> bool:
         """Whether this execution, or one around it, has ended: then its context is of no more use."""
         return self.ended or (self.parent is not None and self.parent.is_over)
+
+    def check_alone(self) -> None:
+        """Raise `StorageError` while this execution executes another action: what another task or thread of its handler
+        did meanwhile would be undone with that one."""
+        if self.child is not None:
+            raise StorageError(
+                f"{self.plan.name} is executing {self.child.plan.name}: its other tasks and threads have to wait for "
+                f"the end of that"
+            )
 
     @property
     def changes_locked_for(self) -> str | None:
@@ -208,8 +228,10 @@ class Execution:
     def hook_context(self) -> HookContext:
         """What hooks see of this execution."""
         if self._hook_context is None:
-            value = self.received.value if self.received is not None else None
-            self._hook_context = HookContext(self.plan.name, value)
+            with self.lock:
+                if self._hook_context is None:
+                    value = self.received.value if self.received is not None else None
+                    self._hook_context = HookContext(self.plan.name, value)
         return self._hook_context
 
     def keep(self, received: Received) -> None:
@@ -257,10 +279,11 @@ class Execution:
             # Before it is cut, which might leave a part of one.
             reason = scrub_text(reason, secrets)
         reason = bounded_text(reason, MAX_TEXT_LENGTH)
-        if self.decisions is None:
-            self.decisions = reason
-        elif len(self.decisions) < MAX_TEXT_LENGTH:
-            self.decisions = bounded_text(f"{self.decisions}; {reason}", MAX_TEXT_LENGTH)
+        with self.lock:
+            if self.decisions is None:
+                self.decisions = reason
+            elif len(self.decisions) < MAX_TEXT_LENGTH:
+                self.decisions = bounded_text(f"{self.decisions}; {reason}", MAX_TEXT_LENGTH)
 
     def add_subject(self, subject: str) -> None:
         """Put what this execution is about on record, once."""
@@ -268,8 +291,18 @@ class Execution:
         if secrets := (self._root or self).secrets:
             subject = scrub_text(subject, secrets)
         subject = subject[:LONGEST_SUBJECT]
-        if subject not in self.subjects:
-            self.subjects = (*self.subjects, subject)
+        with self.lock:
+            if subject not in self.subjects:
+                self.subjects = (*self.subjects, subject)
+
+    def add_flushed(self, subjects: Sequence[str]) -> None:
+        """Put the rows that the session has changed on record, up to a bound."""
+        for subject in subjects:
+            if self.flushed >= MAX_FLUSHED_SUBJECTS:
+                table = subject.partition("/")[0]
+                subject = f"{table}/{UNNAMED_ROWS}"
+            self.flushed += 1
+            self.add_subject(subject)
 
     def add_event(self, type: str, subject: str | None, payload: bytes, version: int = 1) -> None:
         """Put an event in the queue for the record stage."""
@@ -426,16 +459,17 @@ class Execution:
 
     def add_usage(self, usage: AIUsage) -> None:
         """Add an AI call to this execution's usage: tokens and cost add up, the newest model names stand."""
-        before = self.usage
-        if before is not None:
-            usage = AIUsage(
-                usage.model,
-                usage.prompt_version or before.prompt_version,
-                before.input_tokens + usage.input_tokens,
-                before.output_tokens + usage.output_tokens,
-                before.cost_usd + usage.cost_usd,
-            )
-        self.usage = usage
+        with self.lock:
+            before = self.usage
+            if before is not None:
+                usage = AIUsage(
+                    usage.model,
+                    usage.prompt_version or before.prompt_version,
+                    before.input_tokens + usage.input_tokens,
+                    before.output_tokens + usage.output_tokens,
+                    before.cost_usd + usage.cost_usd,
+                )
+            self.usage = usage
 
 
 def _error_json(error: ActionError) -> bytes:

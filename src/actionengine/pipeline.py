@@ -193,18 +193,24 @@ class Pipeline(Stages):
 
     async def _nest(self, execution: Execution, parent: Execution) -> Answer:
         plan, root = execution.plan, execution.root
-        if parent.child is not None:
-            message = f"{parent.plan.name} is executing {parent.child.plan.name}: it executes one action at a time"
-            return Failure(ActionError(ErrorCode.INTERNAL, message))
-        parent.child = execution
-        marks = len(root.rows), len(root.events), len(root.results)
+        with root.lock:
+            if parent.child is not None:
+                message = f"{parent.plan.name} is executing {parent.child.plan.name}: it executes one action at a time"
+                return Failure(ActionError(ErrorCode.INTERNAL, message))
+            parent.child = execution
+            marks = len(root.rows), len(root.events), len(root.results)
         unit_of_work = self.open(root)
         savepoint = None
         try:
             self._check_nesting(execution, parent)
             await self._admit(execution)
             savepoint = await unit_of_work.savepoint(execution.plan.action.read_only)
+            # What was pending in the session was written before the savepoint.
+            parent.add_flushed(await unit_of_work.flushed_subjects())
             await self._perform(execution)
+            # From here on, tasks and threads that its handler has left running do nothing more in it.
+            execution.ended = True
+            execution.add_flushed(await unit_of_work.flushed_subjects())
             await unit_of_work.release(savepoint)
             execution.add_row("succeeded")
             # Of what has failed inside it.

@@ -270,6 +270,10 @@ class Stages(ABC):
 
     async def record(self, execution: Execution) -> None:
         """12: log rows, events and idempotent results, in the transaction of the handler's writes."""
+        # From here on, tasks and threads that its handler has left running do nothing more in it.
+        execution.ended = True
+        if execution.unit_of_work is not None:
+            execution.add_flushed(await execution.unit_of_work.flushed_subjects())
         execution.add_row("succeeded")
         if execution.plan.action.read_only and execution.unit_of_work is not None:
             # There is nothing to write, and a commit looks at what SQL of the handler has made of the transaction.
@@ -312,14 +316,18 @@ class Stages(ABC):
     def open(self, execution: Execution, writable: bool = False) -> UnitOfWork:
         """The unit of work of the outermost execution. Storage opens its transaction at the first use."""
         root = execution.root
-        if root.unit_of_work is None:
-            tenant = root.request.tenant
-            assert tenant is not None
-            read_only = root.plan.action.read_only and not writable
-            root.unit_of_work = self.storage.unit_of_work(tenant, root.id, root.mode, read_only)
-            if root.deadline is not None:
-                root.unit_of_work.limit(root.remaining(inf))
-        return root.unit_of_work
+        if root.unit_of_work is not None:
+            return root.unit_of_work
+        with root.lock:
+            if root.unit_of_work is None:
+                tenant = root.request.tenant
+                assert tenant is not None
+                read_only = root.plan.action.read_only and not writable
+                unit_of_work = self.storage.unit_of_work(tenant, root.id, root.mode, read_only)
+                if root.deadline is not None:
+                    unit_of_work.limit(root.remaining(inf))
+                root.unit_of_work = unit_of_work
+            return root.unit_of_work
 
     async def decide(self, execution: Execution, permission: str | None, resource: str | None) -> Decision:
         """The authorizer's answer to a handler's own question, put on record."""

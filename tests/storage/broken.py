@@ -28,6 +28,7 @@ from actionengine.storage.port import (
     Recording,
     StoredEvent,
 )
+from actionengine.storage.scopes import Scope
 from actionengine.storage.tables import Row, Table
 from actionengine.testing import (
     ActionLogConformance,
@@ -295,7 +296,9 @@ class SavepointsUndoEverything(
 
     class Unit(BrokenUnit):
         async def rollback_to(self, savepoint: object) -> None:
-            await super().rollback_to(0)
+            assert isinstance(savepoint, Scope)
+            savepoint.mark = 0
+            await super().rollback_to(savepoint)
 
 
 class SavepointsUndoInsertsOnly(
@@ -305,12 +308,12 @@ class SavepointsUndoInsertsOnly(
 
     class Unit(BrokenUnit):
         async def rollback_to(self, savepoint: object) -> None:
-            assert isinstance(savepoint, int)
-            for key, _, before in reversed(self._journal[savepoint:]):
+            assert isinstance(savepoint, Scope)
+            for key, _, before in reversed(self._journal[savepoint.mark :]):
                 document = self._writes.get(key)
                 if before is None and document is not None and getattr(document, "version", 1) == 1:
                     self._writes.pop(key)
-            del self._journal[savepoint:]
+            del self._journal[savepoint.mark :]
 
 
 class ReleasesUndo(Broken, by=TransactionConformance.test_a_released_savepoint_keeps_what_was_written_since):

@@ -249,7 +249,7 @@ def test_rows_and_documents_commit_together(go: Callable[..., Any], engine: Engi
     assert go("add", {"id": 1, "name": "mend"}) == Success(1)
 
     assert go("names") == Success(["mend"])
-    assert [entry.subjects for entry in log_of(engine, acme, action="jobs.add")] == [("notes/n1",)]
+    assert [entry.subjects for entry in log_of(engine, acme, action="jobs.add")] == [("notes/n1", "jobs/1")]
 
 
 def test_rows_and_documents_roll_back_together(go: Callable[..., Any]) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -56,6 +57,7 @@ from actionengine.storage.records import (
     stale,
     taken,
 )
+from actionengine.storage.scopes import Scope, Scopes
 from actionengine.storage.signals import Signal
 from actionengine.storage.tables import Table
 from actionengine.storage.tenants import check_tenant, slug_taken, tenant_deleted
@@ -268,6 +270,7 @@ class MemoryUnitOfWork:
         "_read_at",
         "_read_only",
         "_recordings",
+        "_scopes",
         "_waiters",
         "_waits_for",
         "_writes",
@@ -287,6 +290,7 @@ class MemoryUnitOfWork:
         self._waiters: list[Callable[[], object]] = []
         self._writes: dict[Key, Item | None] = {}
         self._journal: list[tuple[Key, bool, Item | None]] = []
+        self._scopes = Scopes()
 
     # Idempotency keys
 
@@ -324,10 +328,15 @@ class MemoryUnitOfWork:
         """The rows of one of the library's own tables, as this transaction sees them."""
         return MemoryRows(self, table)
 
+    @property
+    def alone(self) -> AbstractContextManager[object]:
+        """What keeps the handler's other threads out, for what has to be done in one piece. Nothing waits inside."""
+        return self._data.lock
+
     def read(self, key: Key) -> Item | None:
         """A document as of the snapshot, with this transaction's own writes on top."""
         with self._data.lock:
-            self._check_open()
+            self._check_usable()
             snapshot = self._snapshot()
             if key in self._writes:
                 return self._writes[key]
@@ -336,15 +345,15 @@ class MemoryUnitOfWork:
     def scan(self, collection: str) -> dict[str, Item]:
         """All documents of a collection, by id, as `read` would see each."""
         with self._data.lock:
-            self._check_open()
+            self._check_usable()
             snapshot = self._snapshot()
             versions = list(self._data.collections.get(collection, {}).items())
             found = {id: document for id, version in versions if (document := _visible(version, snapshot))}
-        for (written_in, id), written in self._writes.items():
-            if written_in == collection:
-                found.pop(id, None)
-                if written is not None:
-                    found[id] = written
+            for (written_in, id), written in self._writes.items():
+                if written_in == collection:
+                    found.pop(id, None)
+                    if written is not None:
+                        found[id] = written
         return found
 
     def check_writable(self, collection: str) -> None:
@@ -356,7 +365,7 @@ class MemoryUnitOfWork:
         """Lock a document for writing and give its newest state. Raises `conflict` while another holds the lock."""
         self.check_writable(key[0])
         with self._data.lock:
-            self._check_open()
+            self._check_usable()
             if self._lock_all([key]) is not None:
                 raise failing(ErrorCode.CONFLICT, f"{key[0]}/{key[1]} is being changed by another execution: try again")
             if key in self._writes:
@@ -378,7 +387,7 @@ class MemoryUnitOfWork:
         deadline = monotonic() + _PATIENCE
         while True:
             with self._data.lock:
-                self._check_open()
+                self._check_usable()
                 self._waits_for = None
                 self._read_at = self._data.snapshots[self] = self._data.sequence
                 found = find()
@@ -439,21 +448,44 @@ class MemoryUnitOfWork:
 
     async def savepoint(self, read_only: bool = False) -> object:
         """A point to roll back to. The contexts of read-only executions refuse writes, and there is no SQL."""
-        self._check_open()
-        return len(self._journal)
+        with self._data.lock:
+            self._check_open()
+            scope = self._scopes.enter(len(self._journal))
+        scope.step_in()
+        return scope
 
     async def rollback_to(self, savepoint: object) -> None:
         """Undo what was written since."""
-        assert isinstance(savepoint, int)
-        while len(self._journal) > savepoint:
+        assert isinstance(savepoint, Scope)
+        with self._data.lock:
+            self.undo_to(savepoint.mark)
+            self._scopes.leave(savepoint)
+        savepoint.step_out()
+
+    async def release(self, savepoint: object) -> None:
+        """Keep what was written since: the journal stays for the savepoints around this one."""
+        assert isinstance(savepoint, Scope)
+        with self._data.lock:
+            self._scopes.leave(savepoint)
+        savepoint.step_out()
+
+    @property
+    def mark(self) -> int:
+        """How far the journal has come."""
+        return len(self._journal)
+
+    def undo_to(self, mark: int) -> None:
+        """Undo what was written since the journal was there."""
+        while len(self._journal) > mark:
             key, was_written, before = self._journal.pop()
             if was_written:
                 self._writes[key] = before
             else:
                 del self._writes[key]
 
-    async def release(self, savepoint: object) -> None:
-        """Nothing to do: the journal stays for the savepoints around this one."""
+    async def flushed_subjects(self) -> Sequence[str]:
+        """There is no session: none."""
+        return ()
 
     async def record(self, recording: Recording) -> None:
         """Keep what is to be written with the commit."""
@@ -527,6 +559,10 @@ class MemoryUnitOfWork:
         if self._data.is_deleted:
             raise tenant_deleted()
 
+    def _check_usable(self) -> None:
+        self._check_open()
+        self._scopes.check()
+
     def _snapshot(self) -> int:
         if self._read_at is None:
             self._read_at = self._data.snapshots[self] = self._data.sequence
@@ -557,6 +593,7 @@ class MemoryUnitOfWork:
     def _end(self) -> None:
         data = self._data
         self._ended = True
+        self._scopes.leave()
         if self._read_at is not None:
             data.snapshots.pop(self, None)
         for key in self._locked:
@@ -594,10 +631,11 @@ class MemoryRecords:
             check_id(self._collection, id)
         encoded = encode_document(self._collection, data)
         key = (self._collection, id)
-        if self._unit_of_work.lock(key) is not None:
-            raise taken(*key)
-        now = datetime.now(UTC)
-        return self._write(key, Document(1, encoded, now, now))
+        with self._unit_of_work.alone:
+            if self._unit_of_work.lock(key) is not None:
+                raise taken(*key)
+            now = datetime.now(UTC)
+            return self._write(key, Document(1, encoded, now, now))
 
     async def get(self, id: str) -> Record | None:
         """The document, or None."""
@@ -608,14 +646,16 @@ class MemoryRecords:
         """Replace a document."""
         encoded = encode_document(self._collection, data)
         key = (self._collection, id)
-        current = self._lock_version(key, expected_version)
-        return self._write(key, Document(current.version + 1, encoded, current.created_at, datetime.now(UTC)))
+        with self._unit_of_work.alone:
+            current = self._lock_version(key, expected_version)
+            return self._write(key, Document(current.version + 1, encoded, current.created_at, datetime.now(UTC)))
 
     async def delete(self, id: str, expected_version: int) -> None:
         """Remove a document."""
         key = (self._collection, id)
-        self._lock_version(key, expected_version)
-        self._unit_of_work.write(key, None)
+        with self._unit_of_work.alone:
+            self._lock_version(key, expected_version)
+            self._unit_of_work.write(key, None)
 
     async def list(
         self,

@@ -6,15 +6,15 @@ the row that has it: so it is committed, rolled back, and fought over as documen
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json, to_json
 
 from actionengine.errors import ActionException, ErrorCode, failing
-from actionengine.storage.records import encode_document
+from actionengine.storage.records import encode_document, rows_gone
 from actionengine.storage.tables import Row, Table
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class MemoryRows:
 
     async def insert(self, rows: Sequence[Row]) -> None:
         """Add rows."""
-        async with self._all_or_nothing():
+        with self._all_or_nothing():
             for row in [self._stored(row, self._table.columns) for row in rows]:
                 key = self._key(row)
                 if self._unit_of_work.lock(key) is not None:
@@ -73,12 +73,12 @@ class MemoryRows:
 
     async def update(self, rows: Sequence[Row]) -> None:
         """Change rows, found by their key."""
-        async with self._all_or_nothing():
+        with self._all_or_nothing():
             for changed in [self._stored(row, row) for row in rows]:
                 key = self._key(changed)
                 before = self._unit_of_work.lock(key)
                 if before is None:
-                    continue
+                    raise rows_gone(self._table.name)
                 after = {**before, **changed}
                 for columns in self._table.unique:
                     if any(before[name] != after[name] for name in columns):
@@ -88,7 +88,7 @@ class MemoryRows:
 
     async def delete(self, where: Mapping[str, Any]) -> int:
         """Remove rows; how many there were."""
-        async with self._all_or_nothing():
+        with self._all_or_nothing():
             rows = self._matching(where, list(_conditions(where, None)))
             for row in rows:
                 key = self._key(row)
@@ -98,16 +98,17 @@ class MemoryRows:
                 self._unit_of_work.write(key, None)
         return len(rows)
 
-    @asynccontextmanager
-    async def _all_or_nothing(self) -> AsyncIterator[None]:
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
         """What is written in it is undone where something is raised, as what one statement has written."""
         self._unit_of_work.check_writable(self._table.name)
-        savepoint = await self._unit_of_work.savepoint()
-        try:
-            yield
-        except Exception:
-            await self._unit_of_work.rollback_to(savepoint)
-            raise
+        with self._unit_of_work.alone:
+            mark = self._unit_of_work.mark
+            try:
+                yield
+            except Exception:
+                self._unit_of_work.undo_to(mark)
+                raise
 
     def _matching(self, where: Mapping[str, Any] | None, conditions: Sequence[tuple[str, Condition]]) -> list[Stored]:
         rows: list[Stored]

@@ -13,7 +13,7 @@ from actionengine.storage.port import Mode
 class Signal:
     """Said once, by whichever thread or task, and waited for once, in the world of `mode`.
 
-    `set` may be called from anywhere; `wait(seconds)` ends when it has been, or when the time is up.
+    `set` may be called from anywhere; `wait(seconds)` ends when it has been, or when the time is up (None: never).
     """
 
     __slots__ = ("set", "wait")
@@ -23,7 +23,7 @@ class Signal:
             event = threading.Event()
             self.set: Callable[[], object] = event.set
 
-            async def wait_in_thread(seconds: float) -> None:
+            async def wait_in_thread(seconds: float | None) -> None:
                 event.wait(seconds)
 
             self.wait = wait_in_thread
@@ -40,7 +40,7 @@ class Signal:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(finish)
 
-        async def wait_in_task(seconds: float) -> None:
+        async def wait_in_task(seconds: float | None) -> None:
             await asyncio.wait((future,), timeout=seconds)
 
         self.set = set_from_anywhere

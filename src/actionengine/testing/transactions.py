@@ -53,6 +53,19 @@ class TransactionConformance(Conformance):
             assert await notes.get("n1") is None
 
     @scenario
+    async def test_first_uses_at_once_are_one_transaction(self, world: World) -> None:
+        ids = [f"n{number}" for number in range(6)]
+        for is_kept in (False, True):
+            unit = world.unit()
+            notes = unit.records("notes")
+
+            made = await world.at_once(*(notes.insert({}, id) for id in ids))
+            assert [note.id for note in made] == ids
+            await (unit.commit() if is_kept else unit.rollback())
+
+            assert await world.ids("notes") == (ids if is_kept else [])
+
+    @scenario
     async def test_uncommitted_writes_are_invisible_to_others(self, world: World) -> None:
         await world.put("notes", "changed", {"n": 1})
         await world.put("notes", "deleted", {"n": 1})

@@ -41,6 +41,9 @@ _PATIENCE = 1.0
 """Seconds for each step of cutting somebody off."""
 
 
+_IN_USE = "a cursor of the handler's own still reads from the connection: close it before the handler ends"
+
+
 class NoAnswer(psycopg.OperationalError):
     """The server was silent for too long."""
 
@@ -92,8 +95,11 @@ class Driver:
         if self._mode == "async":
             result = await_(self._execute_async(statements, first, last))
         else:
-            with self._connection.lock:
+            self._take_lock()
+            try:
                 result = self._connection.wait(self._round_trip(statements, first, last))
+            finally:
+                self._connection.lock.release()
         if not result.ntuples:
             return []
         transformer = Transformer(self._connection)
@@ -162,8 +168,24 @@ class Driver:
     async def _execute_async(
         self, statements: Sequence[Statement], first: Sequence[Statement], last: Sequence[Statement]
     ) -> Any:
-        async with self._connection.lock:
+        lock = self._connection.lock
+        if lock.locked():
+            try:
+                async with asyncio.timeout(max(0.0, self._deadline - monotonic())):
+                    await lock.acquire()
+            except TimeoutError:
+                raise NoAnswer(_IN_USE) from None
+        else:
+            await lock.acquire()
+        try:
             return await self._connection.wait(self._round_trip(statements, first, last))
+        finally:
+            lock.release()
+
+    def _take_lock(self) -> None:
+        # A cursor of the handler's own that streams holds it until it is closed.
+        if not self._connection.lock.acquire(timeout=max(0.0, self._deadline - monotonic())):
+            raise NoAnswer(_IN_USE)
 
     def _round_trip(
         self, statements: Sequence[Statement], first: Sequence[Statement], last: Sequence[Statement]

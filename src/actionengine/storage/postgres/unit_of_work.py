@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 _GRACE = 1.0
 """Seconds that a rollback may take after the deadline of its execution."""
 
+_DOCUMENTS = "ae_documents"
+
 
 class PostgresUnitOfWork(SQLUnitOfWork):
     """One transaction of one tenant."""
@@ -54,8 +56,18 @@ class PostgresUnitOfWork(SQLUnitOfWork):
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
         """Run a statement at the level of the driver."""
+        return self._send((statement, parameters))
+
+    def _send(self, *statements: Statement) -> list[Row]:
+        """Send statements, after those that were to be sent later."""
         later, self._later = self._later, []
-        return self._driver.execute(*later, (statement, parameters), until=self._deadline)
+        try:
+            return self._driver.execute(*later, *statements, until=self._deadline)
+        except psycopg.errors.UniqueViolation as error:
+            if later and (error.diag.table_name or "").startswith(_DOCUMENTS):
+                # A generated id that is taken: whoever catches this must not commit what was answered before.
+                self._failed = self.storage.translated(error)
+            raise
 
     def write_later(self, statement: str, parameters: Sequence[Any]) -> None:
         """Run a statement that nobody needs an answer of: in the round trip of whatever comes next."""
@@ -129,10 +141,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
     def _claim_in_transaction(self, claim: Claim, wait: float) -> ClaimAnswer:
         claiming = (CLAIM, (*claim, milliseconds(wait)))
         try:
-            later, self._later = self._later, []
-            ((status, result, approval_id, asked),) = self._driver.execute(
-                *later, ("SAVEPOINT ae_claim", ()), claiming, until=self._deadline
-            )
+            ((status, result, approval_id, asked),) = self._send(("SAVEPOINT ae_claim", ()), claiming)
         except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
             self.execute("ROLLBACK TO SAVEPOINT ae_claim", ())
             return ClaimAnswer("in_progress")
@@ -156,11 +165,12 @@ class PostgresUnitOfWork(SQLUnitOfWork):
     def _recording(self) -> list[Statement]:
         log = [log_values(row) for recording in self._recordings for row in recording.log]
         events = [event_values(row) for recording in self._recordings for row in recording.events]
-        results = [
-            (self.tenant.id, *claim[:3], text(result), approval_id, expires_at, text(asked))
+        latest = {
+            claim[:2]: (self.tenant.id, *claim[:3], text(result), approval_id, expires_at, text(asked))
             for recording in self._recordings
             for claim, result, approval_id, expires_at, asked in recording.results
-        ]
+        }
+        results = list(latest.values())
         statements: list[Statement] = []
         while log or events or results:
             rows = log[:MOST_ROWS], events[:MOST_ROWS], results[:MOST_ROWS]
@@ -183,15 +193,16 @@ class PostgresUnitOfWork(SQLUnitOfWork):
                 self._close_connection()
             raise
 
-    def _rollback_to(self, savepoint: Savepoint) -> None:
-        # What was to be sent later was asked for after the savepoint.
-        self._later.clear()
-        if savepoint.read_only and self._latches:
-            self._latches.pop()
-        super()._rollback_to(savepoint)
+    def _undo_to(self, savepoint: Savepoint) -> None:
+        if savepoint not in self._unmade:
+            # What was to be sent later was asked for after the savepoint.
+            self._later.clear()
+            if savepoint.read_only and self._latches:
+                self._latches.pop()
+        super()._undo_to(savepoint)
 
     def _release_savepoint(self, savepoint: Savepoint) -> None:
-        if savepoint.read_only and self._latches:
+        if savepoint.read_only and self._latches and savepoint not in self._unmade:
             latch = self._latches.pop()
             if self._session is not None:
                 self._flush()
@@ -212,9 +223,6 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             self._driver.execute(until=self._deadline, first=[(statement, ()) for statement in forbid])
 
     def _undo(self) -> None:
-        if self._abandoned:
-            # Its connection is closed, and the transaction with it: the handler may be waiting for an answer in it.
-            return
         if self._driver.transaction_status != TransactionStatus.IDLE or self._connection is not None:
             if self._deadline is not None:
                 # The time is up, as a rule; a server that is there needs no more than this.
@@ -238,3 +246,8 @@ class PostgresUnitOfWork(SQLUnitOfWork):
 
     def _interrupt(self) -> None:
         self._driver.cut_off()
+
+    def _abort(self) -> None:
+        # The transaction ends with the connection; a statement that is being run would go on for some time.
+        if self._driver.transaction_status == TransactionStatus.ACTIVE:
+            self._driver.cut_off()

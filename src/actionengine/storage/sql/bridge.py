@@ -20,13 +20,39 @@ from actionengine.storage.port import Mode
 
 T = TypeVar("T")
 
-__all__ = ["await_", "greenlet_spawn", "in_greenlet", "on_loop", "run", "run_beside_loop", "uninterrupted"]
+__all__ = [
+    "await_",
+    "greenlet_spawn",
+    "identity",
+    "in_greenlet",
+    "is_beside_loop",
+    "on_loop",
+    "run",
+    "run_beside_loop",
+    "uninterrupted",
+]
 
 
 class _Beside(greenlet):  # type: ignore[misc]
     """A greenlet whose awaitables are awaited by an event loop in another thread."""
 
     __sqlalchemy_greenlet_provider__ = True
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        thread = getcurrent()
+        super().__init__(function, thread)
+        # Otherwise it would begin in an empty context.
+        self.gr_context = thread.gr_context
+
+
+def is_beside_loop() -> bool:
+    """Return whether the caller runs in a thread beside the event loop, under `run_beside_loop`."""
+    return type(getcurrent()) is _Beside
+
+
+def identity(current: Any) -> Any:
+    """Return the greenlet that this one works for: itself, or the one beside the loop that has started it."""
+    return getattr(current, "works_for", current)
 
 
 def run_beside_loop(
@@ -39,7 +65,7 @@ def run_beside_loop(
 
     Before each such wait `may_go_on` may raise, for a function that has been left behind.
     """
-    inner = _Beside(function, getcurrent())
+    inner = _Beside(function)
     awaitable = inner.switch(*arguments)
     while not inner.dead:
         try:
@@ -68,8 +94,14 @@ async def run(mode: Mode, function: Callable[..., T], *arguments: Any) -> T:
 
 def on_loop(function: Callable[..., T], *arguments: Any) -> T:
     """The same from within a greenlet: a thread beside the loop leaves it to the loop, which the pool belongs to."""
-    if type(getcurrent()) is _Beside:
-        return await_(greenlet_spawn(function, *arguments))
+    if is_beside_loop():
+        result: T = await_(greenlet_spawn(_working_for, getcurrent(), function, *arguments))
+        return result
+    return function(*arguments)
+
+
+def _working_for(beside: Any, function: Callable[..., T], *arguments: Any) -> T:
+    getcurrent().works_for = beside
     return function(*arguments)
 
 

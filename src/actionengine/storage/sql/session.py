@@ -1,44 +1,227 @@
-"""The session that a handler gets: SQLAlchemy's own, in the connection and the transaction of its unit of work."""
+"""The session that a handler gets: SQLAlchemy's own, in the connection and the transaction of its unit of work.
+
+The unit of work owns the driver's connection. SQLAlchemy closes connections by itself, after an interrupted statement
+for example, and hands them out to be closed, detached or invalidated: here all that ends at the unit of work, which
+gives the connection up in an orderly way and refuses whatever comes next.
+"""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
-from typing import Any, NoReturn
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from sqlalchemy.engine import Connection
+from sqlalchemy import Engine, event
+from sqlalchemy.engine import Connection, NestedTransaction
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction
+from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.util import greenlet_spawn
 
 from actionengine.storage.port import StorageError
+
+if TYPE_CHECKING:
+    from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+
+_NO_COMMIT = "the pipeline commits, after the handler: use session.flush() for rows that you need now"
+_NO_ROLLBACK = (
+    "the pipeline rolls back when the handler fails: return a Failure, or use session.begin_nested() for a part"
+)
+_NO_DETACH = "the connection belongs to the unit of work, which ends it after the handler: it cannot be taken or closed"
+
+
+class HeldConnection:
+    """A pooled connection as SQLAlchemy gets it: of use while its unit of work is, and not to be closed."""
+
+    __slots__ = ("_pooled", "_unit_of_work")
+
+    def __init__(self, pooled: PoolProxiedConnection, unit_of_work: SQLUnitOfWork) -> None:
+        self._pooled = pooled
+        self._unit_of_work = unit_of_work
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pooled, name)
+
+    def cursor(self, *arguments: Any, **options: Any) -> Any:
+        """Return a cursor. Raises `StorageError` where the unit of work is of no more use to the caller."""
+        self._unit_of_work.check_usable()
+        return self._pooled.cursor(*arguments, **options)
+
+    def invalidate(self, error: BaseException | None = None, soft: bool = False) -> None:
+        """Give the unit of work up: nothing of it can be committed."""
+        self._unit_of_work.break_off()
+
+    def close(self) -> NoReturn:
+        """Refused: raises `StorageError`."""
+        raise StorageError(_NO_DETACH)
+
+    def detach(self) -> NoReturn:
+        """Refused: raises `StorageError`."""
+        raise StorageError(_NO_DETACH)
+
+
+class UnitOfWorkConnection(Connection):
+    """The connection that a session works in: its end is that of the unit of work."""
+
+    def __init__(self, engine: Engine, pooled: PoolProxiedConnection, unit_of_work: SQLUnitOfWork) -> None:
+        super().__init__(engine, cast("PoolProxiedConnection", HeldConnection(pooled, unit_of_work)))
+        self._unit_of_work = unit_of_work
+
+    def invalidate(self, exception: BaseException | None = None) -> None:
+        """Give the unit of work up: nothing of it can be committed."""
+        self._unit_of_work.break_off()
+
+    def begin_nested(self) -> NestedTransaction:
+        """Make a savepoint, in which no other task or thread may write."""
+        return self._unit_of_work.begin_own_savepoint(super().begin_nested, lambda savepoint: not savepoint.is_active)
+
+    def close(self) -> None:
+        """Do nothing: a handler may use the connection in a `with` block, and its unit of work goes on after it."""
+
+    def detach(self) -> NoReturn:
+        """Refused: raises `StorageError`."""
+        raise StorageError(_NO_DETACH)
+
+    def commit(self) -> NoReturn:
+        """Refused: raises `StorageError`."""
+        raise StorageError(_NO_COMMIT)
+
+    def rollback(self) -> NoReturn:
+        """Refused: raises `StorageError`."""
+        raise StorageError(_NO_ROLLBACK)
 
 
 class UnitOfWorkSession(Session):
     """A session that leaves the end of the transaction to the pipeline.
 
-    It asks for its connection before each statement, so that a unit of work that is over refuses. What is pending in it
-    is flushed when the handler is done.
+    One thread or task at a time works in it. It asks for its connection before each statement, so that a unit of work
+    that is over refuses. What is pending in it is flushed when the handler is done.
     """
 
-    def __init__(self, connect: Callable[[], Connection], **options: Any) -> None:
+    def __init__(self, unit_of_work: SQLUnitOfWork, **options: Any) -> None:
         super().__init__(**{**options, "join_transaction_mode": "rollback_only", "expire_on_commit": False})
-        self._connect = connect
+        self._unit_of_work = unit_of_work
+        self._marks: weakref.WeakKeyDictionary[SessionTransaction, int] = weakref.WeakKeyDictionary()
 
     def get_bind(self, mapper: Any = None, **arguments: Any) -> Connection:
         """The unit of work's connection, whatever is asked about."""
-        return self._connect()
+        return self._unit_of_work.session_connection()
+
+    def begin_nested(self) -> SessionTransaction:
+        """Make a savepoint, in which no other task or thread may write."""
+        savepoint = self._unit_of_work.begin_own_savepoint(super().begin_nested, self._has_ended)
+        self._marks[savepoint] = len(self._unit_of_work.subjects)
+        return savepoint
+
+    def _has_ended(self, savepoint: SessionTransaction) -> bool:
+        # It counts as inactive for a moment in each statement too.
+        current = self.get_nested_transaction()
+        while current is not None and current is not savepoint:
+            current = current.parent
+        return current is None
+
+    def add(self, instance: object, *, _warn: bool = True) -> None:
+        """Place an object into the session."""
+        self._unit_of_work.alone_among_threads(partial(super().add, instance, _warn=_warn))
+
+    def has_pending(self) -> bool:
+        """Return whether there is something that was not written yet."""
+        return bool(self.new or self.dirty or self.deleted)
 
     def commit(self) -> NoReturn:
         """Refused: raises `StorageError`."""
-        raise StorageError("the pipeline commits, after the handler: use session.flush() for rows that you need now")
+        raise StorageError(_NO_COMMIT)
 
     def rollback(self) -> NoReturn:
         """Refused: raises `StorageError`."""
-        raise StorageError(
-            "the pipeline rolls back when the handler fails: return a Failure, or use session.begin_nested() for a part"
-        )
+        raise StorageError(_NO_ROLLBACK)
+
+    def invalidate(self) -> NoReturn:
+        """Refused: raises `StorageError`."""
+        raise StorageError(_NO_DETACH)
+
+    def close(self) -> None:
+        """Write what is pending, and forget the objects: the transaction goes on until the pipeline ends it."""
+        if self.has_pending():
+            self.flush()
+        super().close()
+
+    def reset(self) -> None:
+        """Do as `close` does."""
+        self.close()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is None:
+            self.close()
+        else:
+            super().close()
 
 
 class AsyncUnitOfWorkSession(AsyncSession):
     """The same for `async def` handlers."""
 
     sync_session_class = UnitOfWorkSession
+
+    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is None:
+            await super().__aexit__(kind, error, trace)
+        else:
+            await greenlet_spawn(Session.close, self.sync_session)
+
+
+def _exclusive(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def alone(session: UnitOfWorkSession, *arguments: Any, **options: Any) -> Any:
+        return session._unit_of_work.alone(partial(method, session, *arguments, **options))
+
+    return alone
+
+
+def _noting(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def noted(session: UnitOfWorkSession, statement: Any, *arguments: Any, **options: Any) -> Any:
+        result = method(session, statement, *arguments, **options)
+        subjects = session._unit_of_work.subjects
+        if method.__name__.startswith("bulk"):
+            subjects.note_bulk(statement)
+        elif getattr(statement, "is_dml", False):
+            subjects.note_statement(statement, result)
+        return result
+
+    return noted
+
+
+@event.listens_for(UnitOfWorkSession, "after_flush")
+def _note_flush(session: UnitOfWorkSession, flush: UOWTransaction) -> None:
+    session._unit_of_work.subjects.note_flush(session, flush)
+
+
+@event.listens_for(UnitOfWorkSession, "after_soft_rollback")
+def _forget_subjects(session: UnitOfWorkSession, savepoint: SessionTransaction) -> None:
+    mark = session._marks.pop(savepoint, None)
+    if mark is not None:
+        session._unit_of_work.subjects.undo_to(mark)
+
+
+for _name in (
+    "bulk_insert_mappings",
+    "bulk_save_objects",
+    "bulk_update_mappings",
+    "execute",
+    "scalar",
+    "scalars",
+):
+    setattr(UnitOfWorkSession, _name, _exclusive(_noting(getattr(Session, _name))))
+for _name in (
+    "connection",
+    "delete",
+    "delete_all",
+    "flush",
+    "get",
+    "get_one",
+    "merge",
+    "merge_all",
+    "refresh",
+):
+    setattr(UnitOfWorkSession, _name, _exclusive(getattr(Session, _name)))

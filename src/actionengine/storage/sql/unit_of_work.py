@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sqlalchemy import Engine
 from sqlalchemy.engine import Connection
@@ -30,11 +32,22 @@ from actionengine.storage.port import (
     StorageError,
     StorageUnavailable,
 )
-from actionengine.storage.sql.bridge import greenlet_spawn, in_greenlet, on_loop, run, run_beside_loop, uninterrupted
+from actionengine.storage.scopes import Scope, Scopes
+from actionengine.storage.sql.bridge import (
+    await_,
+    greenlet_spawn,
+    in_greenlet,
+    on_loop,
+    run,
+    run_beside_loop,
+    uninterrupted,
+)
 from actionengine.storage.sql.documents import SQLRecords
+from actionengine.storage.sql.exclusive import Exclusive
 from actionengine.storage.sql.pools import UNIT_OF_WORK, is_left_over
 from actionengine.storage.sql.rows import SQLRows
-from actionengine.storage.sql.session import AsyncUnitOfWorkSession, UnitOfWorkSession
+from actionengine.storage.sql.session import AsyncUnitOfWorkSession, UnitOfWorkConnection, UnitOfWorkSession
+from actionengine.storage.sql.subjects import FlushedSubjects
 from actionengine.storage.tables import Table
 
 if TYPE_CHECKING:
@@ -48,22 +61,37 @@ logger = logging.getLogger("actionengine")
 _SLACK = 0.5
 """Seconds that a database has to answer beyond the deadline of an execution: its own limits come first."""
 
+_STOP_INTERVAL = 0.05
+_STOP_TIMEOUT = 5.0
+"""Seconds between two tries to stop what another thread or task does in the connection, and for all of them."""
+
+_INTERRUPTED = (
+    "a statement of this execution was interrupted, by a cancellation or a timeout of the handler's own, or its "
+    "connection was given up: the transaction was rolled back and cannot go on"
+)
+
+_creating_session = threading.Lock()
+
+Made = TypeVar("Made")
+
 
 class Savepoint:
     """A savepoint: made in the database only once something is done after it; by the session, where there is one."""
 
-    __slots__ = ("name", "nested", "read_only")
+    __slots__ = ("name", "nested", "read_only", "scope")
 
-    def __init__(self, name: str, read_only: bool) -> None:
+    def __init__(self, name: str, read_only: bool, scope: Scope) -> None:
         self.name = name
         self.read_only = read_only
+        self.scope = scope
         self.nested: SessionTransaction | None = None
 
 
 class SQLUnitOfWork(ABC):
     """One transaction of one tenant, in one connection, which it takes when it is first used.
 
-    The methods with an underscore are plain functions; `_run` brings them into the world of the unit of work.
+    The methods with an underscore are plain functions; `_run` brings them into the world of the unit of work, one at a
+    time: the threads and tasks of a handler may use it at once.
     """
 
     def __init__(self, storage: SQLStorage, tenant: Tenant, action_id: str, mode: Mode, read_only: bool) -> None:
@@ -74,15 +102,20 @@ class SQLUnitOfWork(ABC):
         self._read_only = read_only
         # Roles are looked up outside any action, by an execution that may hold a connection already.
         self._is_lookup = read_only and not action_id
+        self._exclusive = Exclusive(mode)
+        self._scopes = Scopes()
+        self._loop = _running_loop() if mode == "async" else None
         self._ended = False
         self._abandoned = False
+        self._is_broken_off = False
         self._failed: Exception | None = None
         self._deadline: float | None = None
         self._engine: Engine | None = None
         self._pooled: PoolProxiedConnection | None = None
         self._connection: Connection | None = None
-        self._session: Session | None = None
+        self._session: UnitOfWorkSession | None = None
         self._async_session: AsyncUnitOfWorkSession | None = None
+        self.subjects = FlushedSubjects()
         self._recordings: list[Recording] = []
         self._savepoints = 0
         self._unmade: list[Savepoint] = []
@@ -114,9 +147,11 @@ class SQLUnitOfWork(ABC):
         self._check_open()
         if self._session is None:
             if self._mode == "sync":
-                self._session = UnitOfWorkSession(self._session_connection, **self.storage.session_options)
+                with _creating_session:
+                    if self._session is None:
+                        self._session = UnitOfWorkSession(self, **self.storage.session_options)
             else:
-                self._session = self.async_session.sync_session
+                return self.async_session.sync_session
         return self._session
 
     @property
@@ -124,42 +159,53 @@ class SQLUnitOfWork(ABC):
         """The session of this transaction, for `async def` handlers."""
         self._check_open()
         if self._async_session is None:
-            options = self.storage.session_options
-            self._async_session = AsyncUnitOfWorkSession(connect=self._session_connection, **options)
-            self._session = self._async_session.sync_session
+            with _creating_session:
+                if self._async_session is None:
+                    session = AsyncUnitOfWorkSession(unit_of_work=self, **self.storage.session_options)
+                    self._session = cast("UnitOfWorkSession", session.sync_session)
+                    self._async_session = session
         return self._async_session
 
     async def savepoint(self, read_only: bool = False) -> object:
         """A point to roll back to."""
         self._check_open()
-        self._savepoints += 1
-        savepoint = Savepoint(f"ae_{self._savepoints}", read_only and not self._read_only)
-        if self._session is None:
-            self._unmade.append(savepoint)
-        else:
-            # The session's statements go past this unit of work, so that the savepoint has to be there before them.
-            await self._run(self._make_nested, savepoint)
+        savepoint = None
+        if self._session is None and self._exclusive.enter_now():
+            try:
+                # Made in the database only once something is done after it.
+                if self._session is None:
+                    savepoint = self._new_savepoint(read_only)
+                    self._unmade.append(savepoint)
+            finally:
+                self._exclusive.leave()
+        if savepoint is None:
+            savepoint = await self._run(self._make_savepoint, read_only)
+        savepoint.scope.step_in()
         return savepoint
 
     async def rollback_to(self, savepoint: object) -> None:
         """Undo what was written since."""
         assert isinstance(savepoint, Savepoint)
-        if savepoint in self._unmade:
-            del self._unmade[self._unmade.index(savepoint) :]
-            if self._session is not None:
-                # It was opened after this savepoint, and has done nothing yet: what is pending in it is undone too.
-                await self._run(self._forget_session)
-        else:
-            self._unmade.clear()
-            await self._run(self._rollback_to, savepoint)
+        try:
+            if self._session is not None or not self._forget_unmade(savepoint):
+                self._check_open()
+                await self._in_world(self._rollback_to, savepoint)
+        finally:
+            savepoint.scope.step_out()
 
     async def release(self, savepoint: object) -> None:
         """Forget a savepoint, keeping what was written since."""
         assert isinstance(savepoint, Savepoint)
-        if savepoint in self._unmade and not self._has_pending():
-            del self._unmade[self._unmade.index(savepoint) :]
-        else:
+        if self._session is not None or not self._forget_unmade(savepoint):
             await self._run(self._release_savepoint, savepoint)
+        savepoint.scope.step_out()
+
+    async def flushed_subjects(self) -> Sequence[str]:
+        """Write what is pending in the session; return a subject for each row that it has changed."""
+        if self._session is None and self._exclusive.is_free():
+            return ()
+        # What other tasks of the handler are in the middle of comes first.
+        return await self._run(self._take_subjects)
 
     async def record(self, recording: Recording) -> None:
         """Keep what is to be written with the commit."""
@@ -180,6 +226,7 @@ class SQLUnitOfWork(ABC):
         if self._ended and self._pooled is None:
             return
         self._ended = True
+        self._scopes.leave()
         if self._mode == "sync":
             self._rollback()
         elif in_greenlet():
@@ -209,7 +256,7 @@ class SQLUnitOfWork(ABC):
         loop = asyncio.get_running_loop()
 
         def bridged(*arguments: Any) -> Any:
-            return run_beside_loop(loop, self._check_open, function, arguments)
+            return run_beside_loop(loop, self._check_not_over, function, arguments)
 
         return bridged
 
@@ -220,6 +267,68 @@ class SQLUnitOfWork(ABC):
     def translated(self, error: Exception) -> Exception:
         """An error of the driver or of SQLAlchemy as one of the port's; any other as it is."""
         return self.storage.translated(error)
+
+    # For the session, and for what is made of it
+
+    def alone(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run a plain function while no other thread or task uses this unit of work.
+
+        Raises `StorageError` where the caller cannot wait for that, and as `check_usable` does. Where the function is
+        interrupted, nobody knows how far its statement has come: the unit of work is given up.
+        """
+        self._check_open()
+        if self._mode == "async" and not in_greenlet():
+            raise StorageError(
+                "this unit of work belongs to an event loop: use the async session there, or the context in the "
+                "handler's own thread"
+            )
+        return self._alone(True, function, *arguments)
+
+    def alone_among_threads(self, function: Callable[[], object]) -> None:
+        """Do the same for what needs no database. Under an event loop there is nobody to wait for."""
+        if self._mode == "sync":
+            self._alone(False, function)
+        else:
+            function()
+
+    def begin_own_savepoint(self, begin: Callable[[], Made], has_ended: Callable[[Made], bool]) -> Made:
+        """Make a savepoint for a handler, with what makes SQLAlchemy's; not for SQLAlchemy itself, in the middle of
+        something."""
+        if self._exclusive.is_mine():
+            return begin()
+
+        def made() -> tuple[Made, Scope]:
+            transaction = begin()
+            return transaction, self._scopes.enter(has_ended=lambda: has_ended(transaction))
+
+        transaction, scope = self.alone(made)
+        scope.step_in()
+        return transaction
+
+    def session_connection(self) -> Connection:
+        """The connection of the session, opened with the unit of work."""
+        self._check_open()
+        if self._mode == "sync":
+            return self._alone(True, self._connect_session)
+        connection: Connection = on_loop(self._alone, True, self._connect_session)
+        return connection
+
+    def check_usable(self) -> None:
+        """Raise `StorageError` where the unit of work is over, or somebody else is inside a savepoint of it."""
+        self._check_open()
+        self._scopes.check()
+
+    def break_off(self) -> None:
+        """Give the connection up at once, and all that was written: it was interrupted, or is lost."""
+        self._is_broken_off = True
+        if self._failed is None:
+            self._failed = StorageError(_INTERRUPTED)
+        if self._pooled is None:
+            return
+        if self._mode == "sync":
+            self._give_up()
+        elif in_greenlet():
+            await_(uninterrupted(greenlet_spawn(self._give_up)))
 
     # For the collections
 
@@ -287,6 +396,10 @@ class SQLUnitOfWork(ABC):
     def _interrupt(self) -> None:
         """Stop a statement of another thread in this connection."""
 
+    @abstractmethod
+    def _abort(self) -> None:
+        """Stop a statement that runs in this connection, and free all that the transaction holds."""
+
     def _conditions(self, query: LogQuery, mark: str, subjects: str, before: Any) -> tuple[str, list[Any]]:
         """A question to the action log as SQL: what follows the tenant's condition, and its parameters.
 
@@ -323,6 +436,11 @@ class SQLUnitOfWork(ABC):
 
     async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
         self._check_open()
+        return await self._in_world(self._alone, True, function, *arguments)
+
+    async def _in_world(self, function: Callable[..., T], *arguments: Any) -> T:
+        if self._mode == "async" and not in_greenlet():
+            self._check_loop()
         try:
             return await run(self._mode, function, *arguments)
         except Exception as error:
@@ -332,15 +450,52 @@ class SQLUnitOfWork(ABC):
                 raise
             raise translated from error
 
+    def _check_loop(self) -> None:
+        running = _running_loop()
+        if self._loop is None:
+            self._loop = running
+        if running is None or running is not self._loop:
+            raise StorageError(
+                "this unit of work belongs to an event loop: a thread or another loop that the handler has started "
+                "cannot use it"
+            )
+
+    def _alone(self, checks: bool, function: Callable[..., T], *arguments: Any) -> T:
+        if not self._exclusive.enter_now():
+            seconds = inf if self._deadline is None else max(0.0, self._deadline - monotonic())
+            if not self._exclusive.enter(seconds):
+                raise StorageUnavailable("another thread or task of this handler has used the storage for too long")
+        try:
+            if checks:
+                self.check_usable()
+            return function(*arguments)
+        except Exception:
+            raise
+        except GeneratorExit:
+            # Nothing can be awaited here: the rollback does the rest.
+            self._is_broken_off = True
+            raise
+        except BaseException:
+            if self._pooled is not None:
+                self.break_off()
+            raise
+        finally:
+            self._exclusive.leave()
+
     def note(self, error: Exception) -> None:
         """An error that this transaction has met. One of the database's own is not to be got over: whoever catches it
         must not commit the rest."""
         if isinstance(error, (SerializationFailure, StorageUnavailable)) and self._failed is None:
             self._failed = error
 
-    def _check_open(self) -> None:
+    def _check_not_over(self) -> None:
         if self._ended:
             raise StorageError("this execution is over, and its unit of work with it")
+
+    def _check_open(self) -> None:
+        self._check_not_over()
+        if self._is_broken_off:
+            raise self._failed or StorageError(_INTERRUPTED)
 
     def _claim(self, claim: Claim, wait: float) -> ClaimAnswer:
         if self._pooled is None:
@@ -374,19 +529,13 @@ class SQLUnitOfWork(ABC):
     def _take_connection(self, claim: Claim | None, wait: float) -> ClaimAnswer | None:
         """Take a connection and begin in it."""
 
-    def _session_connection(self) -> Connection:
-        self._check_open()
-        if self._mode == "sync":
-            return self._connect_session()
-        return on_loop(self._connect_session)
-
     def _connect_session(self) -> Connection:
         self.make_savepoints()
         if self._connection is None:
             assert self._engine is not None
             assert self._pooled is not None
             self._pooled.info[UNIT_OF_WORK] = self
-            self._connection = Connection(self._engine, self._pooled)
+            self._connection = UnitOfWorkConnection(self._engine, self._pooled, self)
             self._connection.begin()
             if not self.storage.protection.is_complete:
                 self.storage.protection.watch(self._connection, self.storage.pools.name)
@@ -395,19 +544,46 @@ class SQLUnitOfWork(ABC):
             self._session.join_transaction_mode = "create_savepoint" if self._made else "rollback_only"
         return self._connection
 
-    def _make_nested(self, savepoint: Savepoint) -> None:
-        assert self._session is not None
+    def _new_savepoint(self, read_only: bool) -> Savepoint:
+        scope = self._scopes.enter()
+        self._savepoints += 1
+        return Savepoint(f"ae_{self._savepoints}", read_only and not self._read_only, scope)
+
+    def _make_savepoint(self, read_only: bool) -> Savepoint:
+        if self._session is None:
+            savepoint = self._new_savepoint(read_only)
+            self._unmade.append(savepoint)
+            return savepoint
+        # The session's statements go past this unit of work, so that the savepoint has to be there before them.
         self.make_savepoints()
-        savepoint.nested = self._session.begin_nested()
+        nested = Session.begin_nested(self._session)
         # SQLAlchemy would make it at the session's next statement; ours may come first.
         self._session.connection()
+        savepoint = self._new_savepoint(read_only)
+        savepoint.nested = nested
         if savepoint.read_only:
             self._forbid_writes()
+        return savepoint
+
+    def _forget_unmade(self, savepoint: Savepoint) -> bool:
+        """Forget a savepoint after which nothing was done; whether that is so, and nobody else is at it."""
+        if savepoint not in self._unmade or not self._exclusive.enter_now():
+            return False
+        try:
+            if savepoint not in self._unmade:
+                return False
+            del self._unmade[self._unmade.index(savepoint) :]
+            self._scopes.leave(savepoint.scope)
+            return True
+        finally:
+            self._exclusive.leave()
+
+    def _take_subjects(self) -> list[str]:
+        self._flush()
+        return self.subjects.take()
 
     def _has_pending(self) -> bool:
-        """Whether there is something in the session that was not written yet."""
-        session = self._session
-        return session is not None and bool(session.new or session.dirty or session.deleted)
+        return self._session is not None and self._session.has_pending()
 
     def _forget_session(self) -> None:
         assert self._session is not None
@@ -424,6 +600,21 @@ class SQLUnitOfWork(ABC):
             self._allow_writes(True)
 
     def _rollback_to(self, savepoint: Savepoint) -> None:
+        self._alone(False, self._undo_to, savepoint)
+
+    def _undo_to(self, savepoint: Savepoint) -> None:
+        self._scopes.leave(savepoint.scope)
+        savepoint.scope.step_out()
+        self.subjects.take()
+        if self._failed is not None:
+            raise self._failed
+        if savepoint in self._unmade:
+            del self._unmade[self._unmade.index(savepoint) :]
+            if self._session is not None:
+                # It was opened after this savepoint, and has done nothing yet: what is pending in it is undone too.
+                self._forget_session()
+            return
+        self._unmade.clear()
         if savepoint.read_only:
             self._permit_writes()
         if savepoint.nested is not None:
@@ -437,8 +628,16 @@ class SQLUnitOfWork(ABC):
 
     def _release_savepoint(self, savepoint: Savepoint) -> None:
         if savepoint in self._unmade:
+            if not self._has_pending():
+                del self._unmade[self._unmade.index(savepoint) :]
+                self._scopes.leave(savepoint.scope)
+                return
             self.make_savepoints()
         self._unmade.clear()
+        self._keep_savepoint(savepoint)
+        self._scopes.leave(savepoint.scope)
+
+    def _keep_savepoint(self, savepoint: Savepoint) -> None:
         if savepoint.read_only:
             self._flush()
             self._permit_writes()
@@ -468,7 +667,8 @@ class SQLUnitOfWork(ABC):
             ) from error
 
     def _commit(self) -> None:
-        self._flush()
+        if self._failed is None:
+            self._flush()
         if self._failed is not None:
             raise self._failed
         self._unmade.clear()
@@ -483,18 +683,40 @@ class SQLUnitOfWork(ABC):
         """Never raises: a connection that cannot be rolled back is closed."""
         if self._pooled is None:
             return
-        if self._abandoned:
-            with suppress(Exception):
-                self._interrupt()
+        if self._abandoned or not self._exclusive.enter_now():
+            self._stop_others()
+            self._give_up()
+            return
         try:
             self._undo()
+            self._release()
         except BaseException as error:
             logger.debug("a rollback failed, its connection is closed: %r", error)
             self._release(broken=True)
             if not isinstance(error, Exception):
                 raise
-            return
-        self._release(broken=self._abandoned)
+        finally:
+            self._exclusive.leave()
+
+    def _stop_others(self) -> None:
+        """Stop what another thread or task of the handler does in the connection, for good: it may be in the middle of
+        a statement, or about to send one."""
+        until = monotonic() + _STOP_TIMEOUT
+        while monotonic() < until:
+            with suppress(Exception):
+                self._interrupt()
+            if self._exclusive.enter(_STOP_INTERVAL):
+                self._exclusive.leave()
+                return
+
+    def _give_up(self) -> None:
+        """Undo and close: nobody knows what still goes on in the connection."""
+        try:
+            self._abort()
+        except Exception as error:
+            logger.debug("a transaction could not be ended in an orderly way: %r", error)
+        finally:
+            self._release(broken=True)
 
     def _release(self, broken: bool = False) -> None:
         """Give the connection back, or close it where nobody should have it again."""
@@ -512,9 +734,7 @@ class SQLUnitOfWork(ABC):
                 pooled.invalidate()
             with suppress(Exception):
                 if session is not None:
-                    session.close()
-                if connection is not None:
-                    connection.close()
+                    Session.close(session)
             pooled.close()
         except Exception as error:
             logger.debug("a connection could not be given back: %r", error)
@@ -523,3 +743,10 @@ class SQLUnitOfWork(ABC):
 
     def _released(self) -> None:  # noqa: B027 - a backend need not have anything to do
         """What is to be done once the connection is given back."""
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -32,6 +32,7 @@ from actionengine.storage.sql.pools import Pools
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.sql.verification_sqlite import compare_sqlite
+from actionengine.storage.sqlite.driver import ReleasingConnection
 from actionengine.storage.sqlite.errors import known
 from actionengine.storage.sqlite.outbox import SQLiteOutbox
 from actionengine.storage.sqlite.statements import (
@@ -105,7 +106,11 @@ class SQLiteStorage(SQLStorage):
                 "max_overflow": max_overflow,
                 "pool_timeout": pool_timeout,
                 "pool_reset_on_return": None,
-                "connect_args": {"timeout": busy_timeout, "check_same_thread": False},
+                "connect_args": {
+                    "timeout": busy_timeout,
+                    "check_same_thread": False,
+                    "factory": ReleasingConnection,
+                },
             },
             engine,
             async_engine,

@@ -15,7 +15,9 @@ from sqlalchemy.engine import Connection
 from actionengine.context import Tenant
 from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, LogQuery, LogRow, Mode, StorageError
 from actionengine.storage.sql.bridge import await_
+from actionengine.storage.sql.rows import KEY_GONE
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+from actionengine.storage.sqlite.driver import stop, stop_async
 from actionengine.storage.sqlite.outbox import lane_of
 from actionengine.storage.sqlite.statements import (
     CLAIM,
@@ -171,8 +173,14 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
             for claim, result, approval_id, expires_at, asked in recording.results:
                 scope = (self._tenant_id, claim.action, claim.key)
                 values = (claim.fingerprint, _text(result), approval_id, time(expires_at), _text(asked))
-                self.execute(WRITE_KEY, (*values, *scope))
-        self._cursor.execute("COMMIT")
+                if not self.execute(WRITE_KEY, (*values, *scope)):
+                    raise StorageError(KEY_GONE)
+        if self._connection is None:
+            self._cursor.execute("COMMIT")
+        else:
+            # As the connection does it: an unread result of the handler's is in the way of a later transaction.
+            self._own_connection.commit()
+            self._cursor = self._own_connection.cursor()
         if any(recording.events for recording in self._recordings):
             self.storage.wake_relays()
         self._tidy()
@@ -186,8 +194,24 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
             raise StorageError("the transaction was interrupted while it began")
         pooled: Any = self._pooled
         if pooled.driver_connection.in_transaction:
-            self._cursor.execute("ROLLBACK")
+            if self._connection is None:
+                self._cursor.execute("ROLLBACK")
+            else:
+                self._own_connection.rollback()
+                self._cursor = self._own_connection.cursor()
         self._tidy()
+
+    @property
+    def _own_connection(self) -> Any:
+        assert self._pooled is not None
+        return self._pooled.dbapi_connection
+
+    def _abort(self) -> None:
+        pooled: Any = self._pooled
+        if self._mode == "async":
+            await_(stop_async(pooled.driver_connection))
+        else:
+            stop(pooled.driver_connection)
 
     def _tidy(self) -> None:
         """Leave the connection as it was found; close it where a handler's own SQL has left something in it."""

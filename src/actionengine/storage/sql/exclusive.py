@@ -1,0 +1,92 @@
+"""Exclusive use: one thread or task at a time in a unit of work, in the order in which they came."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from math import inf
+
+from greenlet import getcurrent  # type: ignore[import-untyped]
+
+from actionengine.driving import drive
+from actionengine.storage.port import Mode
+from actionengine.storage.signals import Signal
+from actionengine.storage.sql.bridge import await_, identity, is_beside_loop, on_loop
+
+
+class Exclusive:
+    """A lock that its holder may take again. Its users are threads, and under an event loop greenlets."""
+
+    __slots__ = ("_depth", "_holder", "_lock", "_mode", "_waiting")
+
+    def __init__(self, mode: Mode) -> None:
+        self._mode = mode
+        self._lock = threading.Lock()
+        self._holder: object | None = None
+        self._depth = 0
+        self._waiting: deque[tuple[object, Signal]] = deque()
+
+    def enter_now(self) -> bool:
+        """Take it where nobody else has it; whether that is so."""
+        me = identity(getcurrent())
+        with self._lock:
+            if self._holder is None:
+                self._holder = me
+            elif self._holder is not me:
+                return False
+            self._depth += 1
+        return True
+
+    def is_free(self) -> bool:
+        """Return whether nobody has it."""
+        return self._holder is None
+
+    def is_mine(self) -> bool:
+        """Return whether the caller has it."""
+        return self._holder is identity(getcurrent())
+
+    def enter(self, seconds: float = inf) -> bool:
+        """Take it, waiting for others up to `seconds`; whether it was free in time. Under an event loop, in a greenlet
+        only."""
+        if self.enter_now():
+            return True
+        if is_beside_loop():
+            return on_loop(self.enter, seconds)
+        me = identity(getcurrent())
+        signal = Signal(self._mode)
+        with self._lock:
+            if self._holder is None:
+                self._holder, self._depth = me, 1
+                return True
+            self._waiting.append((me, signal))
+        waiting = signal.wait(None if seconds == inf else seconds)
+        try:
+            if self._mode == "sync":
+                drive(waiting)
+            else:
+                await_(waiting)
+        except BaseException:
+            if not self._withdraw(me):
+                self.leave()
+            raise
+        return not self._withdraw(me)
+
+    def leave(self) -> None:
+        """Give it back; the next one has it then."""
+        with self._lock:
+            self._depth -= 1
+            if self._depth:
+                return
+            self._holder = None
+            if self._waiting:
+                self._holder, signal = self._waiting.popleft()
+                self._depth = 1
+                signal.set()
+
+    def _withdraw(self, me: object) -> bool:
+        """Stop waiting; False where it is ours already."""
+        with self._lock:
+            if self._holder is me:
+                return False
+            self._waiting = deque(entry for entry in self._waiting if entry[0] is not me)
+            return True
