@@ -64,7 +64,8 @@ def secrets_in(text: str) -> frozenset[str]:
         elif at and scheme[0].lower().startswith("nats"):
             found.add(user)
         host, colon, port = location.partition("/")[0].partition("?")[0].rpartition(":")
-        if colon and not port.isdigit() and not host.startswith("["):
+        # A bus may be named by an ARN, which has colons.
+        if colon and not port.isdigit() and not host.startswith("[") and not scheme[0].startswith("eventbridge"):
             found.add(port)
     for match in _SETTING.finditer(text):
         value = match[2]

@@ -276,6 +276,26 @@ def test_a_text_is_redacted(text: str, expected: str) -> None:
     assert redact(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "secrets"),
+    [
+        ("postgresql://app@host:5432/db", set()),
+        ("postgresql://app:@/db?host=/tmp/x", set()),
+        ("postgresql://[::1]:5432/db", set()),
+        ("nats://host:4222?stream=events", set()),
+        ("nats://token@host:4222", {"token"}),
+        ("eventbridge://arn:aws:events:eu-central-1:1:event-bus/x", set()),
+        ("sqlite:///folder/file.db", set()),
+        ("module:attribute", set()),
+        ("kafka://one:9092,two:9092", set()),
+        ("redis://:pw@host/0", {"pw"}),
+        ("host=h password='p w'", {"p w", "p%20w", "p+w"}),
+    ],
+)
+def test_only_secrets_are_taken_for_secrets(text: str, secrets: set[str]) -> None:
+    assert secrets_in(text) == secrets
+
+
 def test_secrets_are_hidden_in_each_form() -> None:
     secrets = secrets_in("postgresql://app:p%40ss%20word%2F1@host/db")
 
