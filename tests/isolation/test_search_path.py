@@ -42,7 +42,7 @@ def _statements() -> Iterator[tuple[str, str]]:
             yield "documents: listing", Listing({}, 1, "x", descending).statement(template, ROWS)
     for read_only in (False, True):
         yield from opening_statements(["lock_timeout"], read_only, True)._asdict().items()
-    yield "cleaning", "; ".join(statement for statement, _ in (*statements.SETTLE, *statements.CLEAN))
+    yield "cleaning", "; ".join(statement for statement, _ in (statements.SETTLE, *statements.CLEAN_UNCHECKED))
     yield "recording", record_statement(2, 2, 2)
     yield "rows: find", find_statement(ROWS, "ae_patch_ops", COLUMNS, CONDITIONS, ("id",), True, True)
     yield "rows: insert", insert_statement(ROWS, "ae_patch_ops", COLUMNS)

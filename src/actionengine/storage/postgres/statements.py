@@ -224,12 +224,12 @@ _RESULT_ROW = _row("uuid", "text", "text", "text", "text", "text", "timestamptz"
 MOST_ROWS = 200
 """Rows in one recording statement; it has at most 65,535 parameters. More of them take several statements."""
 
-# SQL of a handler can defer what it runs: deferred triggers and the queries of held cursors run at COMMIT. So all that
-# runs first, temporary objects go, and then the library looks at the transaction. Nothing of the handler's runs after
-# that: what is recorded is written, and committed, by the library's statements. SQL can also prepare statements under
-# the names of those that the library has prepared. So these here are not prepared.
+# SQL of a handler can defer what it runs: deferred triggers and the queries of held cursors run at COMMIT. So the
+# triggers run first, and then the library looks at the transaction, and closes cursors and drops temporary objects.
+# Nothing of the handler's runs after that: what is recorded is written, and committed, by the library's statements. SQL
+# can also prepare statements under the names of those that the library has prepared. So these here are not prepared.
 
-SETTLE: list[Statement] = [("SET CONSTRAINTS ALL IMMEDIATE", ()), ("CLOSE ALL", ()), ("DISCARD TEMP", ())]
+SETTLE: Statement = ("SET CONSTRAINTS ALL IMMEDIATE", ())
 """What runs before the look."""
 
 CHECK_TRANSACTION = "SELECT public.ae_check_transaction(%s)"
@@ -238,19 +238,19 @@ must not."""
 
 IS_TAMPERED = "AE005"
 
-# What else SQL can leave behind in a connection: settings, cursors, temporary tables, locks, a role.
+# What else SQL can leave behind in a connection: a role, settings, locks; and, where the look has not come before,
+# cursors and temporary objects.
 CLEAN: list[Statement] = [
     (statement, ())
     for statement in (
-        "CLOSE ALL",
         "SET SESSION AUTHORIZATION DEFAULT",
         "RESET ALL",
         "UNLISTEN *",
         "SELECT pg_catalog.pg_advisory_unlock_all()",
-        "DISCARD TEMP",
         "DISCARD SEQUENCES",
     )
 ]
+CLEAN_UNCHECKED: list[Statement] = [("CLOSE ALL", ()), *CLEAN, ("DISCARD TEMP", ())]
 
 LEFT_BEHIND: Statement = ("SELECT by_sql, by_driver FROM public.ae_left_behind()", ())
 """What is left after that: where SQL has replaced one of those before it, this tells."""

@@ -21,6 +21,7 @@ from actionengine.storage.postgres.statements import (
     CHECK_TRANSACTION,
     CLAIM,
     CLEAN,
+    CLEAN_UNCHECKED,
     IS_TAMPERED,
     LEFT_BEHIND,
     MOST_ROWS,
@@ -185,7 +186,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             raise swallowed()
         if status == TransactionStatus.IDLE:
             raise StorageError("the handler has ended the transaction by itself; the pipeline does that")
-        look = (*SETTLE, (CHECK_TRANSACTION, (self._began,))) if self._connection is not None else ()
+        look = (SETTLE, (CHECK_TRANSACTION, (self._began,))) if self._connection is not None else ()
         try:
             self._send_last(*self._later, *self._recording(), ("COMMIT", ()), first=look)
         except psycopg.Error as error:
@@ -234,8 +235,9 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         if self._connection is None:
             self._driver.execute(*statements, until=self._deadline, first=first)
             return
+        clean = CLEAN if SETTLE in first else CLEAN_UNCHECKED
         ((by_sql, by_driver),) = self._driver.execute(
-            *statements, *CLEAN, until=self._deadline, first=first, last=(LEFT_BEHIND,)
+            *statements, *clean, until=self._deadline, first=first, last=(LEFT_BEHIND,)
         )
         if by_sql or self._driver.prepared not in {by_driver, None}:
             self._close_connection()

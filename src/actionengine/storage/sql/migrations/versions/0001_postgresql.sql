@@ -714,7 +714,7 @@ END $$;
 -- Rows of roles and of their settings that this transaction has changed, and those since the connection was idle.
 
 CREATE FUNCTION public.ae_role_changes() RETURNS bigint
-LANGUAGE sql STABLE RETURN pg_stat_get_xact_tuples_updated('pg_catalog.pg_authid'::regclass)
+LANGUAGE sql RETURN pg_stat_get_xact_tuples_updated('pg_catalog.pg_authid'::regclass)
     + pg_stat_get_xact_tuples_inserted('pg_catalog.pg_db_role_setting'::regclass)
     + pg_stat_get_xact_tuples_updated('pg_catalog.pg_db_role_setting'::regclass)
     + pg_stat_get_xact_tuples_deleted('pg_catalog.pg_db_role_setting'::regclass)
@@ -722,7 +722,7 @@ LANGUAGE sql STABLE RETURN pg_stat_get_xact_tuples_updated('pg_catalog.pg_authid
     + pg_stat_get_xact_tuples_deleted('pg_catalog.pg_auth_members'::regclass);
 
 -- The last look at a transaction in which SQL of a handler has run, before what is recorded is written: nothing of the
--- handler's runs after it. `began` is when the transaction began, in microseconds: SQL that ends it can begin another
+-- handler's runs after it. What SQL has deferred has run before; its cursors and temporary objects go here. `began` is when the transaction began, in microseconds: SQL that ends it can begin another
 -- one, but not at that time. Statements under the library's names that SQL has prepared would be run instead of ours.
 -- That an app role is changed (ALTER ROLE: its password, what its sessions begin with) shows in the counters of this
 -- transaction.
@@ -730,6 +730,13 @@ LANGUAGE sql STABLE RETURN pg_stat_get_xact_tuples_updated('pg_catalog.pg_authid
 CREATE FUNCTION public.ae_check_transaction(began bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    -- The queries of held cursors would run at COMMIT. A table that a trigger still waits for cannot be dropped.
+    IF EXISTS (SELECT FROM pg_cursors c WHERE c.name <> '') THEN
+        EXECUTE 'CLOSE ALL';
+    END IF;
+    IF pg_my_temp_schema() <> 0 THEN
+        EXECUTE 'DISCARD TEMP';
+    END IF;
     IF began IS DISTINCT FROM (date_part('epoch', now()) * 1000000)::bigint THEN
         RAISE EXCEPTION 'the handler''s SQL has ended the transaction and begun another one; the pipeline does that'
             USING ERRCODE = 'AE005';
@@ -742,15 +749,22 @@ BEGIN
     END IF;
 END $$;
 
--- What SQL of a handler has left in the connection once its transaction is over: statements that SQL has prepared, or
--- changes of roles; and how many statements the library and the driver have prepared.
+-- What SQL of a handler has left in the connection once its transaction is over: statements that SQL has prepared,
+-- cursors, temporary objects, changes of roles; and how many statements the library and the driver have prepared.
 
 CREATE FUNCTION public.ae_left_behind(OUT by_sql bigint, OUT by_driver bigint)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    SELECT count(*) FILTER (WHERE p.from_sql) + public.ae_role_changes(), count(*) FILTER (WHERE NOT p.from_sql)
-    INTO by_sql, by_driver
+    SELECT count(*) FILTER (WHERE p.from_sql), count(*) FILTER (WHERE NOT p.from_sql) INTO by_sql, by_driver
     FROM pg_prepared_statements p;
+    by_sql := by_sql + public.ae_role_changes() + (SELECT count(*) FROM pg_cursors c WHERE c.name <> '');
+    IF pg_my_temp_schema() <> 0 THEN
+        by_sql := by_sql + (
+            SELECT count(*)
+            FROM pg_depend d
+            WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = pg_my_temp_schema()
+        );
+    END IF;
 END $$;
 
 -- Up to where the event log is complete: no event with a position up to here can still be on its way. A transaction
