@@ -208,3 +208,14 @@ def test_a_secret_comes_to_the_module_as_it_is_and_is_masked_on_the_log(site: Si
     assert site.text(site.acme, "deployed") == "web-1: hush-hush"
     (entry,) = site.log("modules.deploy")
     assert entry.input == {"module_id": "website", "token": "**********", "where": "web-1"}
+
+
+def test_variables_and_standard_input_of_a_command_are_masked(site: Site) -> None:
+    given: dict[str, Any] = {"environment": {"TOKEN": "marker-environment"}, "stdin": "marker-stdin"}
+    answer = site.do("run", "builder", argv=["sh", "-c", "cat; echo $TOKEN"], **given)
+
+    assert answer.unwrap()["stdout"] == "marker-stdinmarker-environment\n"
+    (row,) = site.log("modules.run")
+    assert (row.input["environment"], row.input["stdin"]) == ("*" * 10, "*" * 10)
+    assert "marker-" not in repr(row)
+    assert all(b"marker-" not in stored.event.payload for stored in site.storage.read_events(site.acme))
