@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 from actionengine.errors import ConfigurationError
 from actionengine.events.publisher import Publisher
 from actionengine.events.stdout import StdoutPublisher
-from actionengine.redaction import redact
+from actionengine.redaction import redact, redact_address
 
 _BROKER_OPTIONS = ("destination", "mode", "source", "publish_timeout", "connect_timeout")
 _KINDS = "nats://, kafka://, amqp://, redis://, eventbridge://, stdout: or module:attribute"
@@ -50,6 +50,12 @@ def publisher_at(address: str) -> Publisher:
                 f"{shown(address)} needs something that is not installed ({error}): "
                 f"pip install 'actionengine[{extra}]'{_CLIENTS.get(scheme.lower(), '')}"
             ) from error
+        except ValueError:
+            # What stands for the port may be a password.
+            raise ConfigurationError(
+                f"{redact_address(address)} is no address: a port is a number, and @ : / ? # % in a password are "
+                f"written as %40 %3A %2F %3F %23 %25"
+            ) from None
     if _is_attribute(address):
         return _imported(address)
     raise ConfigurationError(f"{shown(address)!r} names no publisher: give {_KINDS}")
