@@ -606,6 +606,14 @@ def test_a_finite_form_masks_and_tells_what_it_masks() -> None:
     assert b"".join([masked_json({"null": None}), masked_json((None,))]) == b'{"null":null}[null]'
 
 
+def test_a_secret_number_need_not_be_finite() -> None:
+    class Hidden(BaseModel):
+        pin: Annotated[float, Sensitive()]
+        note: str | None = None
+
+    assert masked_finite_json(Hidden(pin=float("nan"))) == b'{"pin":"**********","note":null}'
+
+
 def test_overlapping_occurrences_are_all_masked() -> None:
     assert scrub_text("aaaaa", {"aaaa"}) == MASK
     assert scrub_text("xabcabcaby", {"abcab"}) == f"x{MASK}y"
@@ -615,3 +623,47 @@ def test_overlapping_occurrences_are_all_masked() -> None:
 def test_two_long_lines_are_two_secrets_and_a_lone_one_is_itself() -> None:
     assert "12345678" in set(forms_of("12345678\nx"))
     assert "87654321" in set(forms_of("x\n87654321"))
+
+
+class CardPair(NamedTuple):
+    name: str
+    card: Card
+
+
+@dataclasses.dataclass
+class Wallet:
+    name: str
+    card: Card
+
+
+NamedCard = NewType("NamedCard", Card)
+AliasedCard = TypeAliasType("AliasedCard", Card)
+
+
+@pytest.mark.parametrize("kind", [CardPair, Wallet, NamedCard, AliasedCard, list[CardPair], tuple[Wallet, int]])
+def test_names_are_found_inside_of_what_holds_a_model(kind: Any) -> None:
+    assert sensitive_names(kind) == CARD
+
+
+def test_what_holds_a_model_is_walked_into() -> None:
+    card = Card(pan="4111", cvc=SecretStr("737"))
+    for value in (CardPair("n", card), Wallet("n", card), {"a": (card,)}):
+        assert typed_secrets(value).values == {"4111", "737"}
+
+
+def test_a_path_of_one_name_is_a_name() -> None:
+    only = create_model("only", pin=(SecretStr, Field(validation_alias=AliasPath("solo", 0))))
+    assert sensitive_names(only) == {"pin", "solo"}
+
+
+def test_revealing_says_nothing_of_values_of_other_types() -> None:
+    class Count(BaseModel):
+        number: int
+
+    class Outer(BaseModel):
+        secret: Secret[Any]
+
+    assert revealed(Count.model_construct(number=cast("Any", "x"))) == {"number": "x"}
+    held = Outer(secret=Secret(Renaming(PIN="1234")))
+    assert revealed_json(held) == b'{"secret":{"PIN":"1234"}}'
+    assert revealed_json(held, by_alias=False) == b'{"secret":{"pin":"1234"}}'

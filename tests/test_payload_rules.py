@@ -255,8 +255,8 @@ def test_json_that_nobody_could_read_again_is_refused() -> None:
     objects = b'{"a":' * (MAX_JSON_DEPTH + 1) + b"1" + b"}" * (MAX_JSON_DEPTH + 1)
     with pytest.raises(ValueError, match="nested deeper"):
         check_readable(objects)
-    for length in range(MAX_JSON_DIGITS + 1, MAX_JSON_DIGITS + 40):
-        for start in (0, 1, 2, 3 * MAX_JSON_DIGITS):
+    for length in (MAX_JSON_DIGITS + 1, MAX_JSON_DIGITS + 2):
+        for start in (0, 1, MAX_JSON_DIGITS - 1, MAX_JSON_DIGITS, MAX_JSON_DIGITS + 1, 3 * MAX_JSON_DIGITS):
             with pytest.raises(ValueError, match="digits"):
                 check_readable(b"[" + b" " * start + b"1" * length + b"]")
     check_readable(b"1" * MAX_JSON_DIGITS)
@@ -416,3 +416,14 @@ def test_refusals_are_told_in_one_line() -> None:
     assert summary(told) == "a.b: is wrong; payload: is worse"
     assert summary(told, "") == "a.b: is wrong; is worse"
     assert summary([]) == ""
+
+
+def test_few_values_are_parsed_to_see_whether_they_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[int] = []
+    monkeypatch.setattr("actionengine.json_bounds._parse", lambda encoded: parsed.append(len(encoded)))
+    check_readable(b"[" + b" " * 200 + b"[]," * (MAX_JSON_DEPTH - 2) + b"[]]")
+    check_readable(b'"' + b"x" * (2 * MAX_JSON_DIGITS - 2) + b"1" + b"x" * MAX_JSON_DIGITS + b'"')
+    assert parsed == []
+    check_readable(b"[" + b" " * 200 + b"[]," * (MAX_JSON_DEPTH - 1) + b"[]]")
+    check_readable(b'"' + b"x" * (MAX_JSON_DIGITS - 1) + b"1" + b"x" * MAX_JSON_DIGITS + b'"')
+    assert len(parsed) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -22,7 +22,7 @@ from actionengine.storage.port import (
 )
 from actionengine.testing.base import Conformance, value_of
 from actionengine.testing.desk import Desk
-from actionengine.testing.rows import event_row
+from actionengine.testing.rows import START, event_row
 from actionengine.testing.worlds import World, scenario
 
 LEASE = 30.0
@@ -311,6 +311,44 @@ class OutboxConformance(Conformance):
             await outbox.beat(beat._replace(delivered=20, error="the broker is gone"))
             (known,) = [beat for beat in (await outbox.status()).relays if beat.id == id]
             assert known == beat._replace(delivered=20, error="the broker is gone")
+
+    @scenario
+    async def test_a_relay_that_is_silent_for_a_minute_is_not_listed(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            now = datetime.now(UTC)
+            silent, known = str(uuid4()), str(uuid4())
+            for id, seconds in ((silent, 70), (known, 40)):
+                seen = now - timedelta(seconds=seconds)
+                await outbox.beat(RelayBeat(id, "host:1", "Nowhere", seen, seen, 10, 1, 2.5, None))
+            listed = {beat.id for beat in (await outbox.status()).relays}
+            assert known in listed
+            assert silent not in listed
+
+    @scenario
+    async def test_the_status_tells_dead_skipped_and_pending_events_apart(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            hours = [timedelta(hours=number) for number in range(3)]
+            rows = [event_row(world.tenant, subject=f"jobs/{hour}", occurred_at=START + hour) for hour in hours]
+            await committed(world, *rows)
+            batch = {pending.event.id: pending for pending in await outbox.take(10, LEASE)}
+            before = await outbox.status()
+            await outbox.settle((), [failed(batch[row.id], None) for row in rows[:2]])
+            assert await outbox.skip([rows[0].id], "no") == 1
+            now = await outbox.status()
+            assert (now.pending, now.dead, now.oldest) == (1, before.dead + 1, rows[2].occurred_at)
+            assert (now.waiting, now.skipped) == (0, before.skipped + 1)
+
+    @scenario
+    async def test_attempts_add_up_and_the_last_reason_stays(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            (id,) = await emitted(world, "jobs/1")
+            for number in range(3):
+                (pending,) = await outbox.take(10, LEASE)
+                assert pending.attempts == number
+                last = None if number == 2 else 0.0
+                await outbox.settle((), [FailedDelivery(pending, f"attempt {number}", last)])
+            letter = await letter_of(outbox, id)
+            assert (letter.attempts, letter.reason) == (3, "attempt 2")
 
     @scenario
     async def test_waiting_ends_when_there_is_something_to_take(self, world: World) -> None:
