@@ -27,6 +27,7 @@ from actionengine import (
 from actionengine.authorization.rules import Rights, decide, decide_without_roles, needs_roles
 from actionengine.driving import drive
 from actionengine.names import check_pattern, check_permission, pattern_covers
+from actionengine.storage.memory import MemoryRecords
 from actionengine.storage.port import ROLE_ASSIGNMENTS, ROLES, StorageUnavailable
 from tests.conftest import Execute, log_of
 
@@ -305,14 +306,16 @@ class Clock:
 
 
 class Counting(InMemoryStorage):
-    """`reads` counts the units of work that were opened, `open` those that were not ended."""
+    """`reads` counts the units of work that were opened, `opened` has how each was."""
 
-    reads = 0
-    open = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+        self.opened: set[Any] = set()
 
     def unit_of_work(self, tenant: Tenant, action_id: str, mode: Any, read_only: bool = False) -> Any:
         self.reads += 1
-        self.read_only = read_only
+        self.opened.add((action_id, mode, read_only))
         return super().unit_of_work(tenant, action_id, mode, read_only)
 
 
@@ -363,7 +366,7 @@ def test_roles_are_read_once_until_they_change(counting: Counting, clock: Clock)
 
     assert answered(authorizer, asking(ann, "jobs.close")).allowed
     assert counting.reads == 2
-    assert counting.read_only is True
+    assert counting.opened == {("", "sync", True)}
     assert isinstance(authorizer.authorize(asking(ann, "jobs.close")), Decision)
     assert answered(authorizer, asking(ann, "jobs.open")).allowed
     assert counting.reads == 2
@@ -435,13 +438,25 @@ def test_an_answer_about_one_resource_is_none_about_another(counting: Counting, 
     assert not answered(authorizer, asking(one, "jobs.void", resource="job/1")).allowed
 
 
-def test_all_roles_of_a_tenant_are_read_however_many(counting: Counting, clock: Clock) -> None:
+def test_all_roles_of_a_tenant_are_read_however_many(
+    counting: Counting, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     unit = InMemoryStorage.unit_of_work(counting, TENANT, "a", "sync")
     for number in range(2001):
         rules = {"allow": [{"permission": f"p{number:04}", "resource": None}], "deny": []}
         drive(unit.records(ROLES).insert(rules, f"r{number:04}"))
     drive(unit.commit())
     authorizer = RBACAuthorizer(counting)
+    pages: list[Any] = []
+    real = MemoryRecords.list
+
+    async def noted(self: MemoryRecords, **options: Any) -> Any:
+        pages.append(options)
+        return await real(self, **options)
+
+    monkeypatch.setattr(MemoryRecords, "list", noted)
+    answered(authorizer, asking(Actor.human("x"), "p0001"))
+    assert pages == [{"limit": 1000, "after": after} for after in (None, "r0999", "r1999")]
     for number in (0, 999, 1000, 1999, 2000):
         actor = Actor.human(f"u{number}", [f"r{number:04}"])
         assert answered(authorizer, asking(actor, f"p{number:04}")).allowed
@@ -476,6 +491,7 @@ def test_roles_are_read_under_a_loop_too(counting: Counting, clock: Clock) -> No
         return (decision if isinstance(decision, Decision) else await decision).allowed
 
     assert asyncio.run(ask())
+    assert counting.opened == {("", "async", True)}
 
 
 # Names, and rights that are compared
