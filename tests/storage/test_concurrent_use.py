@@ -433,3 +433,17 @@ def test_the_suite_of_worlds_keeps_one_context() -> None:
     assert world.run(unit.records("notes").list()) == []
     world.run(unit.rollback())
     world.close()
+
+
+def test_savepoints_of_two_units_may_overlap_in_one_task() -> None:
+    world = AsyncWorld(InMemoryStorage())
+    first, second = world.unit(), world.unit()
+
+    savepoint = world.run(first.savepoint())
+    world.run(second.savepoint())
+    world.run(first.rollback_to(savepoint))
+
+    for unit in (first, second):
+        world.run(unit.records("notes").insert({}))
+        world.run(unit.rollback())
+    world.close()

@@ -34,8 +34,12 @@ class Scope:
         _CURRENT.set(self)
 
     def step_out(self) -> None:
-        """Make the open scope around it the one of the current task or thread."""
-        _CURRENT.set(_open_one(self))
+        """Leave it, in the current task or thread: what is open around it is current, of other units of work too."""
+        current = _open_one(_CURRENT.get())
+        _CURRENT.set(current)
+        while current is not None:
+            outer = current.outer = _open_one(current.outer)
+            current = outer
 
 
 class Scopes:
