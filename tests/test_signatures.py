@@ -42,6 +42,10 @@ class Refund(Pay):
     reason: str = ""
 
 
+class FrozenPay(Pay, frozen=True):
+    pass
+
+
 class Job(BaseModel):
     number: int
 
@@ -132,6 +136,7 @@ DISAGREEING: list[tuple[Any, Any]] = [
     ("Refund", Pay),
     ("dict[str, Any]", Pay),
     ("Pay", dict),
+    ("Shape", dict),
     ("int", Pay),
     ("Solid", Shape),
     ("Point", Pay),
@@ -208,6 +213,7 @@ def test_an_annotation_that_says_nothing_lets_every_payload_pass(
         "Success[int]",
         "Result[int, ActionError] | Failure[str]",
         "Awaitable[Result[int, ActionError]]",
+        "Awaitable",
         "NoReturn",
         "Any",
         ...,
@@ -325,6 +331,25 @@ def wrapped(data: Pay, ctx: Context) -> Result[float, ActionError]:
     return Success(data.amount)
 
 
+class Passing:
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._function(*arguments, **named)
+
+
+@Passing
+def in_an_object(data: Pay, ctx: Context) -> Result[float, ActionError]:
+    return Success(data.amount)
+
+
+@functools.lru_cache
+def remembered(data: FrozenPay) -> Result[float, ActionError]:
+    return Success(data.amount)
+
+
 @safe
 def returning_by_a_decorator(data: Pay) -> float:
     return data.amount
@@ -340,6 +365,9 @@ def returning_by_a_decorator(data: Pay) -> float:
         functools.partial(with_dependency, 1),
         functools.partial(with_dependency, 1, extra=0),
         wrapped,
+        in_an_object,
+        functools.partial(in_an_object),
+        remembered,
         returning_by_a_decorator,
     ],
 )

@@ -163,6 +163,11 @@ def _target_of(handler: Any) -> _Target | None:
         given.update(handler.keywords)
         handler = handler.func
     function = handler
+    if not isinstance(handler, (FunctionType, type)) and isinstance(inspect.unwrap(handler), FunctionType):
+        # A decorator that is an object, such as `lru_cache`: it shows the function that it wraps.
+        function = inspect.unwrap(handler)
+        parameters = tuple(each for each in tuple(inspect.signature(handler).parameters)[skip:] if each not in given)
+        return _Target(function, parameters, _annotations_of(function), is_wrapper=True)
     if inspect.ismethod(function):
         function = function.__func__
         skip += 1
@@ -173,7 +178,7 @@ def _target_of(handler: Any) -> _Target | None:
         return None
     is_wrapper = hasattr(function, "__wrapped__")
     if is_wrapper:
-        parameters: tuple[str, ...] = tuple(inspect.signature(function).parameters)
+        parameters = tuple(inspect.signature(function).parameters)
         names = inspect.unwrap(function)
     else:
         code = function.__code__
@@ -352,6 +357,8 @@ def _fits(given: Any, wanted: Any) -> bool:
         return True
     if is_typeddict(one) and is_typeddict(other):
         return other.__annotations__.keys() <= one.__annotations__.keys()
+    if is_typeddict(other) and one is dict:
+        return False
     one, other = (dict if is_typeddict(each) else _generic(each) for each in (one, other))
     try:
         if not (issubclass(one, other) or (other is float and one is int) or _is_protocol(other)):
@@ -446,7 +453,7 @@ def _value_type(returned: Any) -> Any:
     """The `T` of `Result[T, …]`; None where the annotation names no type."""
     returned = _bare(returned)
     origin = get_origin(returned)
-    if isinstance(origin, type) and issubclass(origin, Awaitable):
+    if isinstance(origin, type) and issubclass(origin, Awaitable) and get_args(returned):
         return _value_type(get_args(returned)[-1])
     if not (isinstance(origin, type) and issubclass(origin, Result)):
         return None
