@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_origin
 
 import pytest
 from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, RootModel, Secret, SecretBytes, SecretStr
@@ -278,6 +278,132 @@ def test_an_approved_result_is_masked_on_both_rows(
     approved = execute(engine, "approvals.approve", {"approval_id": asked.details["approval_id"]}, boss).unwrap()
     assert approved.result == made
     assert_masked(storage, acme)
+
+
+@pytest.mark.parametrize("result", [Typed, dict[str, Annotated[str, Sensitive()]], Annotated[str, Sensitive()]])
+def test_a_replay_shows_no_more_of_a_result_than_the_first_row(
+    result: Any, engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    made = MARKER if get_origin(result) is Annotated else {"token": MARKER}
+
+    def give(data: Any) -> Any:
+        return Success(made)
+
+    give.__annotations__["return"] = Result[result, ActionError]
+
+    def pass_on(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:
+        return Success({"inner": ctx.execute("work", "give", data).unwrap(), "text": f"a {MARKER}"})
+
+    policy = ApprovalPolicy(when=lambda data, ctx: True, permission="p.approve")
+    engine = engine_of(
+        create_action(name="give", description="", handler=give),
+        create_action(name="ask", description="", handler=give, approval=policy),
+        create_action(name="pass_on", description="", handler=pass_on),
+    )
+    with_key = dataclasses.replace(as_ann, idempotency_key="k")
+    boss = RequestContext(
+        tenant=acme, actor=Actor.human("boss", permissions=["p.approve"]), source="http", idempotency_key="k"
+    )
+    asked = execute(engine, "work.ask", {}, with_key).failure().details["approval_id"]
+    for _ in range(2):
+        assert execute(engine, "approvals.approve", {"approval_id": asked}, boss).unwrap().result == made
+        assert execute(engine, "work.ask", {}, with_key).unwrap() == made
+        assert execute(engine, "work.give", {}, with_key).unwrap() == made
+        assert execute(engine, "work.pass_on", {}, with_key).unwrap()["inner"] == made
+    assert_masked(storage, acme)
+    rows = [row for row in log_of(engine, acme) if row.action == "work.pass_on"]
+    assert [row.outcome for row in rows] == ["succeeded", "replayed"]
+    assert rows[0].output == rows[1].output
+    assert rows[0].output["text"] == f"a {MASK}"
+
+
+def test_a_result_that_is_a_secret_is_masked_in_what_its_hooks_get(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    def give(data: Any) -> Result[dict[str, Annotated[str, Sensitive()]], ActionError]:
+        return Success({"a": MARKER})
+
+    engine = engine_of(
+        create_action(
+            name="give",
+            description="",
+            handler=give,
+            hooks=ActionHooks(after=(HookDefinition("work", "note"),)),
+            result=ActionResultConfig(pipeline=True),
+        ),
+        create_action(name="note", description="", handler=lambda data: Success({"noted": 1})),
+    )
+    answer = execute(engine, "work.give", {}, as_ann).unwrap()
+    assert answer.data == {"noted": 1}
+    assert MARKER not in repr(answer.pipeline)
+    assert_masked(storage, acme)
+
+
+@pytest.mark.parametrize("key", [SecretStr, Annotated[str, Sensitive()]])
+@pytest.mark.parametrize("place", ["a field", "the payload", "a result"])
+def test_a_secret_key_is_masked_wherever_it_turns_up_again(
+    key: Any,
+    place: str,
+    engine_of: EngineOf,
+    execute: Execute,
+    as_ann: RequestContext,
+    acme: Tenant,
+    storage: InMemoryStorage,
+) -> None:
+    keys: Any = dict[key, int]
+    hidden = SecretStr(MARKER) if key is SecretStr else MARKER
+
+    class Keys(BaseModel):
+        tokens: keys
+
+    def use(data: Any, ctx: ActionContext) -> Any:
+        ctx.execute("work", "note", {"text": MARKER})
+        ctx.emit("used", {"text": f"with {MARKER}"})
+        return Success({hidden: 1}) if place == "a result" else Failure(f"no {MARKER}")
+
+    if place == "a result":
+        use.__annotations__["return"] = Result[keys, ActionError]
+    validation: Any = {"a field": Keys, "the payload": keys, "a result": None}[place]
+    engine = engine_of(
+        create_action(name="use", description="", handler=use, validation=validation),
+        create_action(name="note", description="", handler=lambda data: Success(data)),
+    )
+    payload: Any = {"a field": {"tokens": {MARKER: 1}}, "the payload": {MARKER: 1}, "a result": {}}[place]
+    answer = execute(engine, "work.use", payload, as_ann)
+    assert isinstance(answer, Success) == (place == "a result")
+    assert MARKER not in told(answer)
+    assert_masked(storage, acme)
+
+
+def test_fields_that_a_model_does_not_name_are_masked_where_it_says_that_they_are_secret(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    class Open(BaseModel):
+        model_config = ConfigDict(extra="allow")
+        __pydantic_extra__: dict[str, Annotated[str, Sensitive()]]
+
+    def use(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:
+        ctx.emit("used", {"it": Open.model_validate({"any": MARKER}), "text": f"a {MARKER}"})
+        return Success(Open.model_validate({"any": MARKER}))
+
+    engine = engine_of(
+        create_action(name="take", description="", handler=use, validation=Open),
+        create_action(name="make", description="", handler=use),
+    )
+    execute(engine, "work.take", {"any": MARKER}, as_ann).unwrap()
+    execute(engine, "work.make", {}, as_ann).unwrap()
+    assert_masked(storage, acme)
+
+
+def test_secret_bytes_need_not_be_text(
+    engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant
+) -> None:
+    def give(data: Any) -> Any:
+        return Success({"key": SecretBytes(b"\xff\xfe")})
+
+    engine = engine_of(create_action(name="give", description="", handler=give))
+    execute(engine, "work.give", {}, as_ann).unwrap()
+    assert log_of(engine, acme)[0].output == {"key": MASK}
 
 
 @pytest.mark.parametrize("number", [7, 123, 12.5])

@@ -16,6 +16,7 @@ from actionengine.authorization.questions import Questions
 from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_TEXT_LENGTH, Actor, AIUsage, RequestContext
 from actionengine.errors import ActionError, ErrorCode, bounded_text, sendable
 from actionengine.masking import (
+    Everything,
     encode,
     forms_of,
     mask_by_type,
@@ -24,11 +25,12 @@ from actionengine.masking import (
     scrub,
     scrub_json,
     scrub_text,
+    searchable_json,
     secrets_in,
 )
 from actionengine.payload import Received
 from actionengine.plan import ActionPlan
-from actionengine.secret_types import is_plain
+from actionengine.secret_types import is_plain, typed_secrets
 from actionengine.storage.port import (
     LONGEST_SUBJECT,
     MAX_FLUSHED_SUBJECTS,
@@ -388,6 +390,22 @@ class Execution:
         self.output = self.result_json
         if self.has_secrets:
             self.output = self.masked(self.result_json, self.plan.result_names)
+        if isinstance(self.plan.result_names, Everything):
+            self.learn_result(value)
+
+    def learn_result(self, value: Any) -> None:
+        """Remember what the annotation of the handler says is secret in what it returned."""
+        encoded = searchable_json(value)
+        self.learn(secrets_in(from_json(encoded), self.plan.result_names))
+        self.learn(typed_secrets(value, self.plan.result_type).values)
+
+    @property
+    def kept_output(self) -> bytes | None:
+        """The output as the row shows it, where a replay could not tell it from the result: None where it can."""
+        output, secrets = self.output, self.root.secrets
+        if output is not None and secrets:
+            output = scrub_json(output, secrets)
+        return None if output == self.result_json else output
 
     def shown(self, value: Any, *names: frozenset[str]) -> Any:
         """A value as a hook log shows it: plain JSON, without what is secret by type or stands under these names."""

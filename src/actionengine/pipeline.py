@@ -285,8 +285,9 @@ class Pipeline(Stages):
         try:
             if replayed.asked is not None:
                 await self.ask_again(execution, replayed.asked)
-            value = execution.plan.results.load(replayed.encoded)
-            execution.show_result(value.data if isinstance(value, PipelineResult) else value)
+            value, execution.output = execution.plan.results.load(replayed.encoded)
+            if execution.output is None:
+                execution.show_result(value.data if isinstance(value, PipelineResult) else value)
             execution.add_row("replayed")
             await self.open(execution).record(Recording(execution.scrubbed_rows()))
             await self.commit(execution)

@@ -92,10 +92,13 @@ class TypedSecrets(NamedTuple):
     values: frozenset[str]
 
 
-def typed_secrets(value: Any) -> TypedSecrets:
-    """Return what the classes of a value, and of everything in it, say is secret."""
+def typed_secrets(value: Any, annotation: Any = None) -> TypedSecrets:
+    """Return what the classes of a value, and of everything in it, say is secret; and the keys that an annotation
+    says are."""
     walk = _Walk()
     walk.visit(value)
+    if annotation is not None and _has_secret_keys(annotation):
+        walk.learn(value, with_keys=True)
     return TypedSecrets(frozenset(walk.names), frozenset(walk.values))
 
 
@@ -113,9 +116,12 @@ class _Walk:
             return
         self._seen[id(value)] = value
         if isinstance(value, _SECRETS):
-            self._learn(value)
+            self.learn(value)
         elif isinstance(value, BaseModel):
-            self._visit_fields(kind, {**value.__dict__, **(value.__pydantic_extra__ or {})})
+            self._visit_fields(kind, value.__dict__)
+            if value.__pydantic_extra__ and _has_secret_extra(kind):
+                self.learn(value.__pydantic_extra__)
+            self.visit(value.__pydantic_extra__)
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             self._visit_fields(kind, {item.name: getattr(value, item.name, None) for item in dataclasses.fields(value)})
             self.names |= class_names(kind)
@@ -133,26 +139,34 @@ class _Walk:
         marked = _marked_fields(kind)
         for name, item in fields.items():
             if name in marked:
-                self._learn(item)
-            else:
-                self.visit(item)
+                self.learn(item, with_keys=marked[name])
+            # A secret may have secrets for keys.
+            self.visit(item)
 
-    def _learn(self, secret: Any) -> None:
-        encoded = to_json(revealed(secret), inf_nan_mode="null", serialize_unknown=True)
-        self.values.update(leaves(from_json(encoded)))
+    def learn(self, secret: Any, with_keys: bool = False) -> None:
+        """Add all that is in a value, and the keys of its dictionaries too, if they are secret."""
+        plain = revealed(secret)
+        try:
+            encoded = to_json(plain, inf_nan_mode="null", serialize_unknown=True)
+        except ValueError:
+            # Bytes that are no text.
+            encoded = to_json(plain, inf_nan_mode="null", serialize_unknown=True, bytes_mode="base64")
+        self.values.update(leaves(from_json(encoded), with_keys))
 
 
-def leaves(value: Any) -> Iterator[str]:
-    """Yield the texts and numbers of a JSON value."""
+def leaves(value: Any, with_keys: bool = False) -> Iterator[str]:
+    """Yield the texts and numbers of a JSON value, and perhaps its keys."""
     if isinstance(value, str):
         if value:
             yield value
     elif isinstance(value, dict):
-        for item in value.values():
-            yield from leaves(item)
+        for key, item in value.items():
+            if with_keys:
+                yield from leaves(key)
+            yield from leaves(item, with_keys)
     elif isinstance(value, list):
         for item in value:
-            yield from leaves(item)
+            yield from leaves(item, with_keys)
     elif value is not None and not isinstance(value, bool):
         yield str(value)
 
@@ -176,7 +190,7 @@ def revealed(value: Any, by_alias: bool = True) -> Any:
 
 
 _class_names: WeakKeyDictionary[type[Any], frozenset[str]] = WeakKeyDictionary()
-_fields_of_classes: WeakKeyDictionary[type[Any], frozenset[str]] = WeakKeyDictionary()
+_fields_of_classes: WeakKeyDictionary[type[Any], Mapping[str, bool]] = WeakKeyDictionary()
 
 
 def class_names(kind: type[Any]) -> frozenset[str]:
@@ -187,23 +201,38 @@ def class_names(kind: type[Any]) -> frozenset[str]:
     return names
 
 
-def _marked_fields(kind: type[Any]) -> frozenset[str]:
-    """Return the fields of a class that are secret as a whole."""
+def _marked_fields(kind: type[Any]) -> Mapping[str, bool]:
+    """Return the fields of a class that are secret as a whole, and whether the keys in them are, too."""
     fields = _fields_of_classes.get(kind)
     if fields is None:
-        fields = _fields_of_classes[kind] = frozenset(_find_marked(kind))
+        fields = _fields_of_classes[kind] = dict(_find_marked(kind))
     return fields
 
 
-def _find_marked(kind: type[Any]) -> Iterator[str]:
+def _find_marked(kind: type[Any]) -> Iterator[tuple[str, bool]]:
     if issubclass(kind, BaseModel):
         for name, field in kind.model_fields.items():
             if any(map(_is_marker, field.metadata)) or _collect(field.annotation, set(), set()):
-                yield name
+                yield name, _has_secret_keys(field.annotation)
         return
     for name, hint in _hints_of(kind).items():
         if _collect(hint, set(), set()):
-            yield name
+            yield name, _has_secret_keys(hint)
+
+
+def _has_secret_keys(annotation: Any) -> bool:
+    """Return whether a type has mappings in it of which the keys are secret."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if isinstance(origin, type) and issubclass(origin, Mapping) and _collect(arguments[0], set(), set()):
+        return True
+    return any(map(_has_secret_keys, arguments))
+
+
+def _has_secret_extra(model: type[BaseModel]) -> bool:
+    """Return whether the fields are secret that a model takes besides those that it names."""
+    if model.model_config.get("extra") != "allow":
+        return False
+    return _collect(_hints_of(model).get("__pydantic_extra__"), set(), set())
 
 
 def sensitive_names(annotation: Any) -> frozenset[str]:
@@ -251,6 +280,10 @@ def _collect_model(model: type[BaseModel], names: set[str], seen: set[Any]) -> b
         return False
     seen.add(model)
     is_root = issubclass(model, RootModel)
+    if _has_secret_extra(model):
+        # There are no names to mask by.
+        seen.discard(model)
+        return True
     for name, field in model.model_fields.items():
         if _collect(field.annotation, names, seen) or any(map(_is_marker, field.metadata)):
             if is_root:

@@ -46,7 +46,7 @@ from actionengine.storage.port import (
     StorageError,
     UnitOfWork,
 )
-from actionengine.stored_form import NotStorable, store_plain
+from actionengine.stored_form import NotStorable, store_plain, with_output
 
 Stage = Callable[[Execution], Awaitable[None]]
 Answer = Result[Any, ActionError]
@@ -167,7 +167,7 @@ class Stages(ABC):
                 ) from None
             if plan.sensitive:
                 execution.learn_secrets(searchable_json(execution.data))
-                execution.learn(typed_secrets(execution.data).values)
+                execution.learn(typed_secrets(execution.data, plan.model).values)
         if plan.action.resource is not None:
             resource = await call(execution, None, "resource()", plan.action.resource, False, execution.data)
             if not isinstance(resource, str) or not resource:
@@ -264,6 +264,8 @@ class Stages(ABC):
     async def after_hooks(self, execution: Execution) -> None:
         """11: each output is the next value. Fails with `hook_failed`."""
         returned = execution.hook_context.output = execution.value
+        if execution.plan.result_names:
+            execution.learn_result(returned)
         execution.value = await self._run_hooks(execution, execution.plan.after, "after", returned)
         execution.has_own_value = execution.value is returned
         execution.hook_context.output = execution.value
@@ -493,6 +495,9 @@ class Stages(ABC):
                 f"{error}. Return what comes back from its JSON as the type that the handler's annotation names, or "
                 f"declare the action with idempotency='none'",
             ) from None
+        output = execution.kept_output
+        if output is not None:
+            encoded = with_output(encoded, output)
         until = execution.root.started_at + self._idempotency_ttl
         asked = execution.asked.encode() if execution.asked is not None else None
         execution.root.results.append(IdempotentResult(execution.claim, encoded, None, until, asked))

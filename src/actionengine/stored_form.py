@@ -72,18 +72,19 @@ class ResultForm:
         _check_same(value, decoded, masked_json)
         return store_plain(masked), decoded
 
-    def load(self, encoded: bytes) -> Any:
-        """Return the value of a stored result."""
+    def load(self, encoded: bytes) -> tuple[Any, bytes | None]:
+        """Return the value of a stored result, and the output that was kept beside it, if any."""
         stored = from_json(encoded)
         value = stored["value"]
         if self._adapter is not None and stored["form"] != "json":
             # Unless the annotation has changed since.
             with suppress(ValidationError):
                 value = _read(self._adapter, to_json(value), stored["form"])
+        output = to_json(stored["output"]) if "output" in stored else None
         if "pipeline" not in stored:
-            return value
+            return value, output
         log = {phase: [HookLogEntry(**entry) for entry in stored["pipeline"][phase]] for phase in _PHASES}
-        return PipelineResult(value, HookLog(**log))
+        return PipelineResult(value, HookLog(**log)), output
 
     def _store_typed(self, adapter: TypeAdapter[Any], value: Any, masked: bytes) -> tuple[bytes, Any]:
         has_secrets = _MASK in masked
@@ -111,6 +112,11 @@ class ResultForm:
 def store_plain(encoded: bytes) -> bytes:
     """Return the stored form of a result that is read as plain JSON values, of which this is the JSON."""
     return b'{"form":"json","value":%b}' % encoded
+
+
+def with_output(encoded: bytes, output: bytes) -> bytes:
+    """Return a stored result with what the action log shows of it beside it."""
+    return b'%b,"output":%b}' % (encoded[:-1], output)
 
 
 def check_instance(value: Any, encoded: bytes, decode: Callable[[bytes], Any], by_alias: bool = True) -> None:
