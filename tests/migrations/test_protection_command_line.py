@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import psycopg
 import pytest
 from examples.embedded_postgres import Database
 from sqlalchemy import Engine, create_engine, make_url, text
@@ -138,6 +140,92 @@ def test_a_check_finds_what_was_altered_in_tables_of_the_library(
 
     assert done.returncode == 1
     assert told in done.stderr
+
+
+@pytest.mark.parametrize("operated", ["postgresql"], indirect=True)
+def test_a_check_finds_each_thing_that_was_altered_in_what_is_the_librarys(run: Run, operated: Operated) -> None:
+    altered = [
+        ("ALTER POLICY ae_read ON ae_documents USING (true)", "ae_documents: the policy ae_read does not say"),
+        ("ALTER POLICY ae_insert ON ae_outbox WITH CHECK (true)", "ae_outbox: the policy ae_insert does not say"),
+        ("DROP TRIGGER ae_append_only ON ae_events", "ae_events: the trigger ae_append_only is missing"),
+        ("DROP TRIGGER ae_base_type ON ae_record_types", "ae_record_types: the trigger ae_base_type is missing"),
+        ("GRANT UPDATE, DELETE ON ae_projects TO app", "ae_projects: the role may DELETE, the role may UPDATE."),
+        ("GRANT UPDATE (base_type) ON ae_record_types TO app", "ae_record_types: the role may UPDATE base_type"),
+        ("GRANT UPDATE ON ae_changes TO app", "ae_changes: the role may UPDATE every column"),
+        ("GRANT SELECT ON ae_signing_keys TO PUBLIC", "ae_signing_keys: the role may SELECT"),
+        (
+            "CREATE VIEW seen AS SELECT * FROM ae_events; GRANT SELECT ON seen TO app",
+            "ae_events: the view seen reads it as a role that is past row-level security",
+        ),
+        (
+            "CREATE INDEX text ON ae_documents (tenant_id, (data ->> 'text'))",
+            """ae_documents: the planner keeps statistics of "text" (run `SELECT public.ae_set_statistics(""",
+        ),
+        (
+            "CREATE OR REPLACE FUNCTION ae_require_action() RETURNS trigger LANGUAGE plpgsql "
+            "AS 'BEGIN RETURN NULL;END'",
+            "ae_require_action: it is missing, or was replaced",
+        ),
+        (
+            "CREATE OR REPLACE FUNCTION ae_writing_tenant() RETURNS uuid LANGUAGE sql RETURN NULL::uuid",
+            "ae_writing_tenant: it is missing, or was replaced",
+        ),
+        ("ALTER FUNCTION ae_find_tenant(text, text) SET search_path = public", "ae_find_tenant: it is missing, or"),
+        ("ALTER FUNCTION ae_claim SECURITY DEFINER", "ae_claim: it is missing, or was replaced"),
+        ("CREATE FUNCTION ae_open(text) RETURNS text LANGUAGE sql RETURN ''", "ae_open: there are several"),
+    ]
+    for statement, _ in altered:
+        operated.execute(statement)
+
+    done = run("db", "check", "--url", operated.app_url)
+
+    assert done.returncode == 1
+    for _, told in altered:
+        name, _, problem = told.partition(": ")
+        assert any(line.startswith(f"{name}: ") and problem in line for line in done.stderr.splitlines()), told
+
+
+@pytest.mark.parametrize("operated", ["postgresql"], indirect=True)
+def test_functions_that_verify_signatures_are_compared_too(run: Run, operated: Operated) -> None:
+    key = ("--signing-key", "a key that is long enough")
+    run("db", "sign", "--url", operated.owner_url, *key)
+
+    assert run("db", "check", "--url", operated.app_url, *key).returncode == 0
+    operated.execute(
+        "CREATE OR REPLACE FUNCTION ae_tenant() RETURNS uuid LANGUAGE sql STABLE "
+        "RETURN nullif(current_setting('app.tenant_id', true), '')::uuid"
+    )
+    done = run("db", "check", "--url", operated.app_url, *key)
+    assert done.returncode == 1
+    assert "ae_tenant: it is missing, or was replaced" in done.stderr
+    run("db", "sign", "--url", operated.owner_url, *key)
+    assert run("db", "check", "--url", operated.app_url, *key).returncode == 0
+
+
+@pytest.mark.parametrize("operated", ["postgresql"], indirect=True)
+def test_a_log_that_was_partitioned_as_documented_passes_the_check(run: Run, operated: Operated) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "postgresql.md").read_text()
+    blocks = [block for block in re.findall(r"```sql\n(BEGIN;.*?)```", page, re.DOTALL) if "PARTITION" in block]
+    with psycopg.connect(operated.owner_url, autocommit=True) as connection:
+        for block in blocks:
+            connection.execute(block.encode())
+    run("db", "upgrade", "--app-role", "app", "--url", operated.owner_url)
+
+    done = run("db", "check", "--url", operated.app_url)
+
+    assert (len(blocks), done.returncode, done.stderr) == (2, 0, "")
+
+
+@pytest.mark.parametrize("operated", ["sqlite"], indirect=True)
+def test_a_check_finds_a_trigger_of_the_library_that_is_gone_on_sqlite(run: Run, operated: Operated) -> None:
+    operated.execute("ALTER TABLE ae_events RENAME TO other; ALTER TABLE other RENAME TO ae_events")
+    assert run("db", "check", "--url", operated.app_url).returncode == 0
+
+    operated.execute("DROP TRIGGER ae_action_log_update")
+
+    done = run("db", "check", "--url", operated.app_url)
+    assert done.returncode == 1
+    assert "ae_action_log: the trigger ae_action_log_update is missing" in done.stderr
 
 
 @pytest.mark.parametrize("operated", ["postgresql"], indirect=True)

@@ -352,6 +352,10 @@ def test_a_column_that_came_later_has_statistics(database: psycopg.Connection[An
     assert [each.problem for each in found] == ['the planner keeps statistics of "extra"']
     assert found[0].is_minor
     assert differences(database, [JOBS, PROTECT, "ALTER TABLE jobs ADD extra text", PROTECT], DECLARED) == []
+    for later in ("CREATE INDEX later ON jobs (lower(n))", "CREATE STATISTICS later ON lower(n) FROM jobs"):
+        told = [each.problem for each in differences(database, [JOBS, PROTECT, later], DECLARED)]
+        assert told == ['the planner keeps statistics of "later"']
+        assert differences(database, [JOBS, PROTECT, later, PROTECT], DECLARED) == []
     chosen = "ALTER TABLE jobs ALTER COLUMN n SET STATISTICS 100"
     assert differences(database, [JOBS, PROTECT, chosen], DECLARED) == []
 

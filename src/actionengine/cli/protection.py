@@ -7,7 +7,8 @@ from collections.abc import Collection
 from sqlalchemy import Connection, MetaData, inspect
 
 from actionengine.storage.sql.verification import declarations, describe, protecting_command, query_of
-from actionengine.storage.sql.verification_postgresql import OWN, UNPROTECTED, compare_postgresql
+from actionengine.storage.sql.verification_own import own_problems
+from actionengine.storage.sql.verification_postgresql import UNPROTECTED, compare_postgresql
 from actionengine.storage.sql.verification_sqlite import compare_sqlite
 
 
@@ -17,12 +18,7 @@ def find_problems(connection: Connection, declared: MetaData | None, unprotected
     is_sqlite = connection.dialect.name == "sqlite"
     comparison = (compare_sqlite if is_sqlite else compare_postgresql)(query_of(connection), tables)
     problems = describe(comparison.differences)
-    if not is_sqlite:
-        problems += [
-            f"{name}: {', '.join(found)}. It is a table of the library's: undo this as the owner"
-            for name, found in connection.exec_driver_sql(OWN)
-            if found
-        ]
+    problems += own_problems(query_of(connection), is_sqlite)
     problems += [
         f"{_name(each.schema, each.name)}: it is declared protected, and not in this database. Run your migrations"
         for each in tables

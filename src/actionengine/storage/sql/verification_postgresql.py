@@ -77,6 +77,12 @@ SELECT json_build_object(
         SELECT attname FROM pg_attribute
         WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated <> 'v'
             AND coalesce(attstattarget, -1) = -1
+        UNION ALL
+        SELECT x.relname FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+        JOIN pg_attribute a ON a.attrelid = x.oid AND i.indkey[a.attnum - 1] = 0
+        WHERE i.indrelid = c.oid AND coalesce(a.attstattarget, -1) = -1
+        UNION ALL
+        SELECT stxname FROM pg_statistic_ext WHERE stxrelid = c.oid AND coalesce(stxstattarget, -1) = -1
     ),
     'not_null', ARRAY(SELECT attname FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND attnotnull),
     'policies', (
@@ -131,30 +137,6 @@ WHERE c.relkind IN ('r', 'p') AND NOT c.relrowsecurity
         OR has_any_column_privilege(c.oid, 'SELECT, INSERT, UPDATE')
     )
 ORDER BY 1, 2
-"""
-
-# The library's own tables: what somebody may have altered in them since the migrations.
-OWN = """
-SELECT c.relname, array_remove(ARRAY[
-    CASE WHEN NOT c.relrowsecurity THEN 'row-level security is not enabled' END,
-    CASE WHEN NOT c.relforcerowsecurity THEN 'row-level security is not forced' END,
-    (
-        SELECT 'permissive policies let the role past ours: ' || string_agg(quote_ident(p.polname), ', ')
-        FROM pg_policy p
-        WHERE p.polrelid = c.oid AND p.polpermissive
-            AND p.polname NOT IN ('ae_read', 'ae_insert', 'ae_update', 'ae_delete') AND EXISTS (
-                SELECT FROM unnest(p.polroles) AS member WHERE member = 0 OR pg_has_role(member, 'MEMBER')
-            )
-    ),
-    (
-        SELECT 'triggers are disabled: ' || string_agg(quote_ident(t.tgname), ', ')
-        FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgenabled NOT IN ('O', 'A')
-    ),
-    CASE WHEN has_table_privilege(c.oid, 'TRUNCATE, TRIGGER') THEN 'the role may TRUNCATE it, or make triggers' END
-], NULL) AS problems
-FROM pg_class c
-WHERE c.relnamespace = to_regnamespace('public') AND c.relkind IN ('r', 'p') AND starts_with(c.relname, 'ae_')
-ORDER BY 1
 """
 
 _WRITES_BEFORE = 2 + 4 + 8 + 16 + 32  # tgtype: BEFORE, INSERT, DELETE, UPDATE, TRUNCATE; for each statement

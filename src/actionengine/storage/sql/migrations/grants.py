@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 _GRANTS = """
 GRANT USAGE ON SCHEMA public TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON public.ae_documents TO {role};
@@ -47,6 +49,19 @@ def grants(app_role: str | None, relay_role: str | None = None) -> list[str]:
     if relay_role is not None:
         scripts += (_RELAY_GRANTS.format(role=quoted(relay_role)),)
     return [statement.strip() for script in scripts for statement in script.split(";") if statement.strip()]
+
+
+def host_rights() -> dict[tuple[str, str], frozenset[str] | None]:
+    """Return what a host's role may do with our tables: by table and right, the columns, or None for all of them."""
+    rights: dict[tuple[str, str], frozenset[str] | None] = {}
+    for statement in _GRANTS.split(";"):
+        given, _, tables = statement.partition(" ON ")
+        if not tables.startswith("public."):
+            continue
+        for right, columns in re.findall(r"\b([A-Z]+)\b(?: \(([^)]*)\))?", given.replace("GRANT", "")):
+            for table in re.findall(r"public\.(\w+)", tables):
+                rights[table, right] = frozenset(re.findall(r"\w+", columns)) or None
+    return rights
 
 
 def quoted(name: str) -> str:
