@@ -7,12 +7,12 @@ import math
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from enum import Enum
-from typing import Annotated, Any
+from enum import Enum, StrEnum
+from typing import Annotated, Any, Generic, TypeVar
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, Field, PrivateAttr, RootModel, SecretStr, computed_field, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel, SecretStr, computed_field, field_serializer
 from returns.result import Result, Success
 
 from actionengine import (
@@ -29,6 +29,7 @@ from actionengine import (
 from tests.conftest import Execute, log_of
 
 EngineOf = Callable[..., Engine]
+T = TypeVar("T")
 
 
 class Pay(BaseModel):
@@ -91,6 +92,26 @@ class Amounts(RootModel[dict[str, int]]):
     pass
 
 
+class Levels(RootModel[dict[int, str]]):
+    pass
+
+
+class Size(StrEnum):
+    SMALL = "small"
+
+
+class Free(BaseModel):
+    it: Any
+
+
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class Boxed(BaseModel, Generic[T]):
+    it: T
+
+
 @dataclasses.dataclass
 class Line:
     sku: str
@@ -117,6 +138,8 @@ FAITHFUL: dict[str, tuple[Any, Any, Any]] = {
     "secrets": (Secretly, Secretly(token=SecretStr("a")), Secretly(token=SecretStr("b"))),
     "a root model": (Amounts, Amounts({"a": 1}), Amounts({"a": 2})),
     "no validation": (None, Pay(), Pay(amount=11)),
+    "keys that are no texts": (Levels, Levels({1: "a"}), Levels({2: "a"})),
+    "texts of an enumeration": (Free, Free(it=Size.SMALL), Free(it="large")),
 }
 
 PARTIAL: dict[str, tuple[Any, Any]] = {
@@ -129,6 +152,16 @@ PARTIAL: dict[str, tuple[Any, Any]] = {
     "a lossy serializer": (Coarse, Coarse(amount=1500)),
     "a field of a dataclass that is not given": (Line, line(5)),
     "a value that validation would refuse": (Pay, Pay.model_construct(job="J", amount="many")),  # type: ignore[arg-type]
+    "an excluded field in a field of any type": (Free, Free(it=Excluded(amount=11))),
+    "a model in a field of any type": (Free, Free(it=[Pay()])),
+    "a dataclass in a field of any type": (Free, Free(it={"line": Line("a")})),
+    "a tuple in a field of any type": (Free, Free(it=(1,))),
+    "a set in a field of any type": (Free, Free(it={1})),
+    "keys that are no texts in a field of any type": (Free, Free(it={1: "a"})),
+    "a date in a field of any type": (Free, Free(it=date(2026, 1, 1))),
+    "a secret in a field of any type": (Free, Free(it=SecretStr("a"))),
+    "bytes in a field that is not named": (Open, Open.model_validate({"more": b"a"})),
+    "a subclass in a field without an argument": (Boxed, Boxed(it=Urgent())),
     "a number that is not finite": (Rated, Rated(rate=math.nan)),
 }
 

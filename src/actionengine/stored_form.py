@@ -122,7 +122,7 @@ def with_output(encoded: bytes, output: bytes) -> bytes:
 def check_instance(value: Any, encoded: bytes, decode: Callable[[bytes], Any], by_alias: bool = True) -> None:
     """Raise `NotStorable` for an instance that differs from what its JSON, secrets and all, is read as."""
     try:
-        _check_same(value, decode(encoded), revealed_json if by_alias else _revealed_named_dump)
+        _check_same(value, decode(encoded), _exact_dump if by_alias else _exact_named_dump)
     except ValidationError as error:
         raise NotStorable(f"its JSON is not valid: {_misfits(error)}") from None
 
@@ -137,6 +137,15 @@ def _named_dump(value: Any) -> bytes:
     return to_json(value, by_alias=False, round_trip=True, inf_nan_mode="null")
 
 
+def _exact_dump(value: Any, by_alias: bool = True) -> bytes:
+    """Return the JSON of a value that JSON gives back as one that is equal. Raises `NotStorable` for any other: a handler
+    sees more of it than its JSON tells."""
+    if not isinstance(value, (str, int, float)):
+        raise NotStorable(f"a {type(value).__name__} has no JSON of its own")
+    return revealed_json(value, by_alias)
+
+
+_exact_named_dump = partial(_exact_dump, by_alias=False)
 _revealed_named_dump = partial(revealed_json, by_alias=False)
 _DUMPS: Sequence[tuple[Form, Dump]] = (("typed", to_json), ("named", _named_dump))
 _SECRET_DUMPS: Sequence[tuple[Form, Dump]] = (
@@ -159,12 +168,12 @@ def _check_same(value: Any, decoded: Any, dump: Dump, path: str = "") -> None:
         elif value != decoded:
             raise NotStorable(f"{_at(path)} comes back as another {kind.__name__}")
     elif kind is list:
-        if type(value) in (list, tuple):
+        if type(value) is list:
             _check_items(value, decoded, dump, path)
         else:
             _check_json(value, decoded, dump, path)
     elif kind is dict:
-        if type(value) is dict and all(type(key) is str for key in value):
+        if type(value) is dict and (all(type(key) is str for key in value) or _keys(value) == _keys(decoded)):
             _check_fields(value, decoded, dump, path)
         else:
             _check_json(value, decoded, dump, path)
@@ -172,6 +181,10 @@ def _check_same(value: Any, decoded: Any, dump: Dump, path: str = "") -> None:
         raise NotStorable(f"{_at(path)} is a {type(value).__name__} and comes back as a {kind.__name__}")
     else:
         _check_instance(value, decoded, dump, path)
+
+
+def _keys(value: Mapping[Any, Any]) -> set[tuple[type, Any]]:
+    return {(type(key), key) for key in value}
 
 
 def _check_instance(value: Any, decoded: Any, dump: Dump, path: str) -> None:
