@@ -138,8 +138,8 @@ def _named_dump(value: Any) -> bytes:
 
 
 def _exact_dump(value: Any, by_alias: bool = True) -> bytes:
-    """Return the JSON of a value that JSON gives back as one that is equal. Raises `NotStorable` for any other: a handler
-    sees more of it than its JSON tells."""
+    """Return the JSON of a text or a number. Raises `NotStorable` for any other value: a handler sees more of it than
+    its JSON tells."""
     if not isinstance(value, (str, int, float)):
         raise NotStorable(f"a {type(value).__name__} has no JSON of its own")
     return revealed_json(value, by_alias)
