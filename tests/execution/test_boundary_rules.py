@@ -265,7 +265,7 @@ def test_a_path_leads_to_the_folder_of_its_last_name(root: Any) -> None:
 
 @pytest.mark.parametrize("path", ["..", "a/../..", "a/b/../../..", "../root", "a/../../root/file"])
 def test_no_path_leads_above_its_root(root: Any, path: str) -> None:
-    with pytest.raises(PathEscapeError, match="a link in it leads out of the module") as caught:
+    with pytest.raises(PathEscapeError, match=r": a link in it leads out of the module$") as caught:
         reached(root[1], path)
     assert caught.value.error.details["path"] == path
 
