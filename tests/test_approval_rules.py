@@ -184,6 +184,13 @@ def test_what_is_approved_runs_once_as_it_was_asked_for(till: Till, storage: InM
     assert till.do("approvals.get", {"approval_id": id}).unwrap() == approval
     (row,) = log_of(till.engine, acme, action="approvals.approve")
     assert row.subjects == (f"approval/{id}",)
+    assert row.output == {
+        "approval": approval.model_dump(mode="json"),
+        "result": {"paid": 5},
+        "further_approval_id": None,
+    }
+    (ran,) = log_of(till.engine, acme, action="work.pay", outcome="succeeded")
+    assert (ran.approved_by, ran.approval_id, ran.actor_id) == ("human:boss", id, "ann")
 
 
 @pytest.mark.parametrize("decision", ["approve", "reject"])

@@ -647,7 +647,8 @@ def test_names_are_found_inside_of_what_holds_a_model(kind: Any) -> None:
 
 def test_what_holds_a_model_is_walked_into() -> None:
     card = Card(pan="4111", cvc=SecretStr("737"))
-    for value in (CardPair("n", card), Wallet("n", card), {"a": (card,)}):
+    values: list[Any] = [CardPair("n", card), Wallet("n", card), {"a": (card,)}, Box[Card](item=card)]
+    for value in values:
         assert typed_secrets(value).values == {"4111", "737"}
 
 
