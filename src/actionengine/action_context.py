@@ -131,12 +131,14 @@ class ActionContext:
     def session(self) -> Any:
         """The SQLAlchemy `Session` of the unit of work, for `def` handlers; `StorageError` where there is none."""
         self._require("def", "ctx.session", "ctx.async_session")
+        self._execution.root.has_session = True
         return self._unit_of_work().session
 
     @property
     def async_session(self) -> Any:
         """The SQLAlchemy `AsyncSession` of the unit of work, for `async def` handlers. Raises as `session` does."""
         self._require("async def", "ctx.async_session", "ctx.session")
+        self._execution.root.has_session = True
         return self._unit_of_work().async_session
 
     def emit(self, type: str | EventType, payload: Any = None, subject: str | None = None) -> None:

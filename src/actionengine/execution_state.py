@@ -126,6 +126,8 @@ class Execution:
     """Of the root: what checks the documents of each collection that was written to, as long as nothing else ran."""
     works = 0
     """How many pieces of work outside of the unit of work were begun under this claim."""
+    has_session = False
+    """Of the root: whether a handler has asked for its session, which may have rows to write."""
     lock_holder: str | None = None
     """For whom this execution, and what it executes, changes locked documents."""
     _hook_context: HookContext | None = None

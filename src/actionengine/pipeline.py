@@ -206,11 +206,13 @@ class Pipeline(Stages):
             await self._admit(execution)
             savepoint = await unit_of_work.savepoint(execution.plan.action.read_only)
             # What was pending in the session was written before the savepoint.
-            parent.add_flushed(await unit_of_work.flushed_subjects())
+            if root.has_session:
+                parent.add_flushed(await unit_of_work.flushed_subjects())
             await self._perform(execution)
             # From here on, tasks and threads that its handler has left running do nothing more in it.
             execution.ended = True
-            execution.add_flushed(await unit_of_work.flushed_subjects())
+            if root.has_session:
+                execution.add_flushed(await unit_of_work.flushed_subjects())
             await unit_of_work.release(savepoint)
             execution.add_row("succeeded")
             # Of what has failed inside it.

@@ -274,7 +274,7 @@ class Stages(ABC):
         """12: log rows, events and idempotent results, in the transaction of the handler's writes."""
         # From here on, tasks and threads that its handler has left running do nothing more in it.
         execution.ended = True
-        if execution.unit_of_work is not None:
+        if execution.has_session and execution.unit_of_work is not None:
             execution.add_flushed(await execution.unit_of_work.flushed_subjects())
         execution.add_row("succeeded")
         if execution.plan.action.read_only and execution.unit_of_work is not None:
