@@ -218,14 +218,15 @@ def test_questions_are_kept_once_and_bounded() -> None:
     for _ in range(MAX_QUESTIONS + 5):
         questions.add(question, ann)
 
-    encoded = questions.encode()
+    encoded = questions.encode(lambda resource: resource.startswith("job/"))
     assert encoded is not None
     assert encoded.isascii()
     assert len(json.loads(encoded)["asked"]) == 1
     assert list(decode_questions(encoded).asked) == [question]
+    assert decode_questions(encoded).secret == ["job/\ud800"]
     questions.add(question._replace(resource="x" * MAX_BYTES), ann)
     assert questions.for_actor == "human:ann"
-    assert Questions().encode() is None
+    assert Questions().encode(lambda resource: True) is None
 
 
 POLICY = ApprovalPolicy(when=lambda data, ctx: True, permission="jobs.approve")

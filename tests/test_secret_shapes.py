@@ -26,7 +26,10 @@ from actionengine import (
     HookDefinition,
     InMemoryStorage,
     RequestContext,
+    Role,
+    Rule,
     Sensitive,
+    StaticAuthorizer,
     Tenant,
     create_action,
     create_event_type,
@@ -502,6 +505,71 @@ def test_a_resource_with_a_secret_is_masked_before_it_is_cut(
         error = execute(engine, f"work.{action}", {"value": secret}, tom).failure()
         assert error.code is ErrorCode.FORBIDDEN
         assert MARKER not in told(Failure(error))
+    assert_masked(storage, acme)
+
+
+@pytest.mark.parametrize("decision", ["approve", "reject"])
+@pytest.mark.parametrize("approver", ["may", "may_not"])
+def test_the_decision_about_an_approval_does_not_tell_a_secret_in_its_resource(
+    decision: str,
+    approver: str,
+    engine_of: EngineOf,
+    execute: Execute,
+    as_ann: RequestContext,
+    acme: Tenant,
+    storage: InMemoryStorage,
+) -> None:
+    resource = f"key/{MARKER}"
+    engine = engine_of(
+        create_action(
+            name="use",
+            description="",
+            handler=lambda d: Success(1),
+            validation=Token,
+            resource=lambda data: "key/" + data.value.get_secret_value(),
+            approval=ApprovalPolicy(when=lambda data, ctx: True, permission="keys.use"),
+        ),
+        authorizer=StaticAuthorizer(
+            {
+                "may": Role(allow=[Rule("keys.use", resource)]),
+                "may_not": Role(allow=["keys.use"], deny=[Rule("keys.use", resource)]),
+            }
+        ),
+    )
+    asked = execute(engine, "work.use", {"value": MARKER}, as_ann).failure().details["approval_id"]
+    boss = RequestContext(tenant=acme, actor=Actor.human("boss", roles=[approver]), idempotency_key="k")
+    for _ in range(2):
+        answer = execute(engine, f"approvals.{decision}", {"approval_id": asked}, boss)
+        assert isinstance(answer, Success) == (approver == "may")
+        assert MARKER not in told(answer)
+    assert {row.outcome for row in log_of(engine, acme)} > ({"replayed"} if approver == "may" else {"denied"})
+    assert_masked(storage, acme)
+
+
+def test_a_replay_asks_about_a_secret_resource_without_telling_it(
+    engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    resource = f"key/{MARKER}"
+
+    def ask(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        secret = ctx.execute("work", "give", {}).unwrap()
+        ctx.authorize("keys.use", f"key/{secret.get_secret_value()}")
+        return Success(1)
+
+    engine = engine_of(
+        create_action(name="ask", description="", handler=ask),
+        create_action(name="give", description="", handler=lambda data: Success(SecretStr(MARKER))),
+        authorizer=StaticAuthorizer(
+            {
+                "may": Role(allow=[Rule("keys.use", resource)]),
+                "may_not": Role(allow=["keys.use"], deny=[Rule("keys.use", resource)]),
+            }
+        ),
+    )
+    for role in ("may", "may", "may_not"):
+        tom = RequestContext(tenant=acme, actor=Actor.human("tom", roles=[role]), idempotency_key="k")
+        assert MARKER not in told(execute(engine, "work.ask", {}, tom))
+    assert [row.outcome for row in log_of(engine, acme) if row.parent_id is None] == ["succeeded", "replayed", "denied"]
     assert_masked(storage, acme)
 
 

@@ -45,7 +45,8 @@ class PendingApproval(BaseModel):
 
     `payload` is the whole payload as JSON, secrets and all, because it has to run again; `input` is its masked form.
     `policy` is the action whose policy applies; `permission` is what it named and `resource` what it was about when the
-    approval was asked for. `granted` are the policies that earlier approvals have satisfied, with their approvers.
+    approval was asked for; `has_secret_resource` says that a secret is in its name. `granted` are the policies that
+    earlier approvals have satisfied, with their approvers.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -56,6 +57,7 @@ class PendingApproval(BaseModel):
     policy: str
     permission: str
     resource: str | None
+    has_secret_resource: bool = False
     granted: dict[str, StoredActor]
     status: ApprovalStatus
     requester: StoredActor | None
@@ -88,6 +90,7 @@ class PendingApproval(BaseModel):
             policy=needed.action,
             permission=needed.policy.permission,
             resource=needed.resource,
+            has_secret_resource=needed.resource is not None and execution.has_secret_in(needed.resource),
             granted=_stored(execution.approved.granted) if execution.approved else {},
             status="pending",
             requester=StoredActor.of(request.actor) if request.actor else None,

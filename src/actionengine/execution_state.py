@@ -289,6 +289,11 @@ class Execution:
             elif len(self.decisions) < MAX_TEXT_LENGTH:
                 self.decisions = bounded_text(f"{self.decisions}; {reason}", MAX_TEXT_LENGTH)
 
+    def has_secret_in(self, text: str) -> bool:
+        """Return whether one of the secrets that are known by now is in a text."""
+        secrets = self.root.secrets
+        return bool(secrets) and scrub_text(text, secrets) != text
+
     def add_subject(self, subject: str) -> None:
         """Put what this execution is about on record, once."""
         subject = sendable(subject)

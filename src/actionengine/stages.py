@@ -357,6 +357,7 @@ class Stages(ABC):
     async def ask_again(self, execution: Execution, encoded: bytes) -> None:
         """Ask, for the actor of a replay, what the first execution asked. Fails with `forbidden`."""
         questions, actor, name = decode_questions(encoded), execution.request.actor, execution.plan.name
+        execution.learn(questions.secret)
         if questions.for_actor is not None and questions.for_actor != str(actor):
             execution.decide("the result is for the actor that got it first")
             raise failing(ErrorCode.FORBIDDEN, f"{name}: the idempotency key is another actor's, and so is its result")
@@ -499,7 +500,7 @@ class Stages(ABC):
         if output is not None:
             encoded = with_output(encoded, output)
         until = execution.root.started_at + self._idempotency_ttl
-        asked = execution.asked.encode() if execution.asked is not None else None
+        asked = execution.asked.encode(execution.has_secret_in) if execution.asked is not None else None
         execution.root.results.append(IdempotentResult(execution.claim, encoded, None, until, asked))
         return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from actionengine.context import Actor
@@ -32,11 +33,13 @@ class Questions:
     that no authorizer can be asked.
     """
 
-    __slots__ = ("_size", "asked", "for_actor")
+    __slots__ = ("_size", "asked", "for_actor", "secret")
 
     def __init__(self) -> None:
         self.asked: dict[Question, None] = {}
         self.for_actor: str | None = None
+        self.secret: Sequence[str] = ()
+        """The resources with a secret in their names; known of questions that were decoded."""
         self._size = 0
 
     def add(self, question: Question, actor: Actor) -> None:
@@ -50,11 +53,16 @@ class Questions:
         self._size += size
         self.asked[question] = None
 
-    def encode(self) -> bytes | None:
-        """Return the questions as JSON, in ASCII; None where a replay has nothing to ask."""
+    def encode(self, has_secret: Callable[[str], bool]) -> bytes | None:
+        """Return the questions as JSON, in ASCII; None where a replay has nothing to ask. `has_secret` is asked about
+        their resources."""
         if not self.asked and self.for_actor is None:
             return None
-        return json.dumps({"for_actor": self.for_actor, "asked": list(self.asked)}).encode()
+        stored: dict[str, object] = {"for_actor": self.for_actor, "asked": list(self.asked)}
+        resources = {question.resource for question in self.asked if question.resource is not None}
+        if secret := sorted(filter(has_secret, resources)):
+            stored["secret"] = secret
+        return json.dumps(stored).encode()
 
 
 def decode_questions(encoded: bytes) -> Questions:
@@ -62,6 +70,7 @@ def decode_questions(encoded: bytes) -> Questions:
     stored = json.loads(encoded)
     questions = Questions()
     questions.for_actor = stored["for_actor"]
+    questions.secret = stored.get("secret", ())
     for action, allowed_actors, roles, permission, resource in stored["asked"]:
         allowed = tuple(allowed_actors) if allowed_actors is not None else None
         questions.asked[Question(action, allowed, tuple(roles), permission, resource)] = None

@@ -178,6 +178,10 @@ class SystemAccess:
             message = f"{execution.plan.name} gave something that the action log cannot show: {error}"
             raise failing(ErrorCode.INTERNAL, message) from None
 
+    def learn(self, secret: str) -> None:
+        """Mask a secret wherever it turns up in what leaves this execution."""
+        self._execution.learn((secret,))
+
     def add_subject(self, subject: str) -> None:
         """Name what this execution is about."""
         self._execution.add_subject(subject)

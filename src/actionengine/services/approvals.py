@@ -175,6 +175,9 @@ async def _for_decision(data: DecideApproval, ctx: ActionContext) -> PendingAppr
             f"{_requester(pending)} asked for the approval {pending.id}, and {ctx.actor} counts as the same: "
             "somebody else must decide",
         )
+    if pending.has_secret_resource and pending.resource is not None:
+        # The decision names the resource.
+        access_of(ctx).learn(pending.resource)
     await ctx.authorize_async(pending.permission, pending.resource)
     _check_open(pending)
     return pending
