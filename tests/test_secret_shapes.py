@@ -320,6 +320,32 @@ def test_a_replay_shows_no_more_of_a_result_than_the_first_row(
     assert rows[0].output["text"] == f"a {MASK}"
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_replay_shows_no_more_of_a_payload_than_the_first_row(
+    waits: bool, engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
+) -> None:
+    def pass_on(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:
+        return ctx.execute("work", "take", data["it"]).map(lambda value: 1)
+
+    engine = engine_of(
+        create_action(name="pass_on", description="", handler=pass_on),
+        create_action(
+            name="take",
+            description="",
+            handler=lambda data: Success(1),
+            validation=Marked,
+            approval=ApprovalPolicy(when=lambda data, ctx: waits, permission="p.approve"),
+        ),
+    )
+    with_key = dataclasses.replace(as_ann, idempotency_key="k")
+    payload = {"it": {"value": MARKER}, "text": f"a {MARKER}"}
+    for _ in range(2):
+        assert isinstance(execute(engine, "work.pass_on", payload, with_key), Failure) == waits
+    rows = [row for row in log_of(engine, acme) if row.action == "work.pass_on"]
+    assert [row.input for row in rows] == [{"it": {"value": MASK}, "text": f"a {MASK}"}] * 2
+    assert_masked(storage, acme)
+
+
 def test_a_result_that_is_a_secret_is_masked_in_what_its_hooks_get(
     engine_of: EngineOf, execute: Execute, as_ann: RequestContext, acme: Tenant, storage: InMemoryStorage
 ) -> None:
@@ -404,9 +430,16 @@ def test_secret_bytes_need_not_be_text(
     def give(data: Any) -> Any:
         return Success({"key": SecretBytes(b"\xff\xfe")})
 
-    engine = engine_of(create_action(name="give", description="", handler=give))
-    execute(engine, "work.give", {}, as_ann).unwrap()
-    assert log_of(engine, acme)[0].output == {"key": MASK}
+    def give_typed(data: Any) -> Result[SecretBytes, ActionError]:
+        return Success(SecretBytes(b"\xff\xfe"))
+
+    engine = engine_of(
+        create_action(name="give", description="", handler=give),
+        create_action(name="give_typed", description="", handler=give_typed),
+    )
+    for action in ("give", "give_typed"):
+        execute(engine, f"work.{action}", {}, as_ann).unwrap()
+    assert [row.output for row in log_of(engine, acme)] == [{"key": MASK}, MASK]
 
 
 @pytest.mark.parametrize("number", [7, 123, 12.5])

@@ -92,6 +92,8 @@ class Execution:
     ended = False
     received: Received | None = None
     incoming: Received | None = None
+    kept_input: bytes | None = None
+    """How an earlier execution with the same key and payload has shown the payload."""
     data: Any = None
     resource: str | None = None
     value: Any = None
@@ -377,8 +379,8 @@ class Execution:
 
     def masked_input(self) -> bytes | None:
         """The payload as the log shows it; None where it was refused before it could be read."""
-        if self.received is None:
-            return None
+        if self.kept_input is not None or self.received is None:
+            return self.kept_input
         encoded = self.received.masked or self.received.json
         return self.masked(encoded, self.plan.sensitive) if self.has_secrets else encoded
 
@@ -407,7 +409,15 @@ class Execution:
         self.learn(typed_secrets(value, self.plan.result_type).values)
 
     @property
-    def kept_output(self) -> bytes | None:
+    def input_to_keep(self) -> bytes | None:
+        """The input as the row shows it, where a replay does not know a secret in it: None where there is none."""
+        secrets = self.root.secrets
+        masked = self._masked_input_or_none() if secrets else None
+        scrubbed = masked and scrub_json(masked, secrets)
+        return None if scrubbed == masked else scrubbed
+
+    @property
+    def output_to_keep(self) -> bytes | None:
         """The output as the row shows it, where a replay could not tell it from the result: None where it can."""
         output, secrets = self.output, self.root.secrets
         if output is not None and secrets:

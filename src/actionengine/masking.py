@@ -25,6 +25,7 @@ from actionengine.secret_types import (
     is_plain,
     leaves,
     revealed,
+    searchable_json,
     sensitive_names,
     typed_secrets,
 )
@@ -127,11 +128,6 @@ def _inf_nan_json(value: Any, mode: Literal["null", "constants"]) -> bytes:
 def revealed_json(value: Any, by_alias: bool = True) -> bytes:
     """Return a value as JSON, secrets and all: for what must be run or given back again."""
     return to_json(revealed(value, by_alias), inf_nan_mode="null")
-
-
-def searchable_json(value: Any) -> bytes:
-    """Return `revealed_json` of whatever a validation has made, for finding the secrets in it: never stored."""
-    return to_json(revealed(value), inf_nan_mode="null", serialize_unknown=True)
 
 
 def mask(value: Any, names: frozenset[str]) -> Any:

@@ -285,9 +285,10 @@ class Pipeline(Stages):
 
     async def _settle_replay(self, execution: Execution, replayed: Replayed) -> Answer:
         try:
+            value, execution.kept_input, output = execution.plan.results.load(replayed.encoded)
             if replayed.asked is not None:
                 await self.ask_again(execution, replayed.asked)
-            value, execution.output = execution.plan.results.load(replayed.encoded)
+            execution.output = output
             if execution.output is None:
                 execution.show_result(value.data if isinstance(value, PipelineResult) else value)
             execution.add_row("replayed")

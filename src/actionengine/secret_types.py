@@ -145,13 +145,7 @@ class _Walk:
 
     def learn(self, secret: Any, with_keys: bool = False) -> None:
         """Add all that is in a value, and the keys of its dictionaries too, if they are secret."""
-        plain = revealed(secret)
-        try:
-            encoded = to_json(plain, inf_nan_mode="null", serialize_unknown=True)
-        except ValueError:
-            # Bytes that are no text.
-            encoded = to_json(plain, inf_nan_mode="null", serialize_unknown=True, bytes_mode="base64")
-        self.values.update(leaves(from_json(encoded), with_keys))
+        self.values.update(leaves(from_json(searchable_json(secret)), with_keys))
 
 
 def leaves(value: Any, with_keys: bool = False) -> Iterator[str]:
@@ -169,6 +163,17 @@ def leaves(value: Any, with_keys: bool = False) -> Iterator[str]:
             yield from leaves(item, with_keys)
     elif value is not None and not isinstance(value, bool):
         yield str(value)
+
+
+def searchable_json(value: Any) -> bytes:
+    """Return whatever a validation or a handler has made as JSON, its secrets in clear, for finding them: never
+    stored."""
+    plain = revealed(value)
+    try:
+        return to_json(plain, inf_nan_mode="null", serialize_unknown=True)
+    except ValueError:
+        # Bytes that are no text.
+        return to_json(plain, inf_nan_mode="null", serialize_unknown=True, bytes_mode="base64")
 
 
 def revealed(value: Any, by_alias: bool = True) -> Any:

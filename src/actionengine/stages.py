@@ -16,6 +16,7 @@ from math import inf
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import to_json
 from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
@@ -46,7 +47,7 @@ from actionengine.storage.port import (
     StorageError,
     UnitOfWork,
 )
-from actionengine.stored_form import NotStorable, store_plain, with_output
+from actionengine.stored_form import NotStorable, store_plain, with_shown
 
 Stage = Callable[[Execution], Awaitable[None]]
 Answer = Result[Any, ActionError]
@@ -496,9 +497,7 @@ class Stages(ABC):
                 f"{error}. Return what comes back from its JSON as the type that the handler's annotation names, or "
                 f"declare the action with idempotency='none'",
             ) from None
-        output = execution.kept_output
-        if output is not None:
-            encoded = with_output(encoded, output)
+        encoded = with_shown(encoded, execution.input_to_keep, execution.output_to_keep)
         until = execution.root.started_at + self._idempotency_ttl
         asked = execution.asked.encode(execution.has_secret_in) if execution.asked is not None else None
         execution.root.results.append(IdempotentResult(execution.claim, encoded, None, until, asked))
@@ -517,6 +516,7 @@ class Stages(ABC):
             # Committed since this transaction began to read: the next try sees it.
             raise self._in_progress(execution)
         pending = PendingApproval.of(record)
+        execution.kept_input = to_json(pending.input)
         if pending.is_open(datetime.now(UTC)):
             permission = self.permission_to_approve(pending)
             raise ActionException(error_for(pending.model_copy(update={"permission": permission})))

@@ -72,19 +72,19 @@ class ResultForm:
         _check_same(value, decoded, masked_json)
         return store_plain(masked), decoded
 
-    def load(self, encoded: bytes) -> tuple[Any, bytes | None]:
-        """Return the value of a stored result, and the output that was kept beside it, if any."""
+    def load(self, encoded: bytes) -> tuple[Any, bytes | None, bytes | None]:
+        """Return the value of a stored result, and the input and the output that were kept beside it, if any."""
         stored = from_json(encoded)
         value = stored["value"]
         if self._adapter is not None and stored["form"] != "json":
             # Unless the annotation has changed since.
             with suppress(ValidationError):
                 value = _read(self._adapter, to_json(value), stored["form"])
-        output = to_json(stored["output"]) if "output" in stored else None
+        input, output = (to_json(stored[name]) if name in stored else None for name in ("input", "output"))
         if "pipeline" not in stored:
-            return value, output
+            return value, input, output
         log = {phase: [HookLogEntry(**entry) for entry in stored["pipeline"][phase]] for phase in _PHASES}
-        return PipelineResult(value, HookLog(**log)), output
+        return PipelineResult(value, HookLog(**log)), input, output
 
     def _store_typed(self, adapter: TypeAdapter[Any], value: Any, masked: bytes) -> tuple[bytes, Any]:
         has_secrets = _MASK in masked
@@ -114,9 +114,13 @@ def store_plain(encoded: bytes) -> bytes:
     return b'{"form":"json","value":%b}' % encoded
 
 
-def with_output(encoded: bytes, output: bytes) -> bytes:
-    """Return a stored result with what the action log shows of it beside it."""
-    return b'%b,"output":%b}' % (encoded[:-1], output)
+def with_shown(encoded: bytes, input: bytes | None, output: bytes | None) -> bytes:
+    """Return a stored result with what the action log shows of the input and the output beside it."""
+    if input is not None:
+        encoded = b'%b,"input":%b}' % (encoded[:-1], input)
+    if output is not None:
+        encoded = b'%b,"output":%b}' % (encoded[:-1], output)
+    return encoded
 
 
 def check_instance(value: Any, encoded: bytes, decode: Callable[[bytes], Any], by_alias: bool = True) -> None:
