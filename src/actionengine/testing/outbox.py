@@ -256,6 +256,16 @@ class OutboxConformance(Conformance):
             await outbox.settle(again, ())
 
     @scenario
+    async def test_what_is_no_dead_letter_is_neither_skipped_nor_redriven(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            written = await emitted(world, "jobs/1")
+            assert await outbox.skip(written, "no") == 0
+            assert await outbox.redrive(written) == 0
+            batch = await outbox.take(10, LEASE)
+            assert ids(batch) == written
+            await outbox.settle(batch, ())
+
+    @scenario
     async def test_all_dead_letters_are_redriven_but_the_skipped_ones(self, world: World) -> None:
         async with relays(world) as (outbox,):
             first, second, third = await emitted(world, "jobs/1", "jobs/2", "jobs/3")
