@@ -182,6 +182,17 @@ def hr(office: Office) -> None:
     office.give("hanna", "hr")
 
 
+def test_a_permission_without_a_name_gives_nothing_and_keeps_nobody_from_administering() -> None:
+    office = Office()
+    rules = [{"permission": "pay.refund"}]
+
+    for tokens, outcome in (("", "pay.refund"), False), (("", "roles.manage"), True):
+        actor = Actor.human("ann", permissions=tokens)
+        context = RequestContext(office.tenant, actor)
+        given = office.engine.execute_action("roles", "define", {"name": "new", "allow": rules}, context)
+        assert isinstance(given, Success) is outcome, given
+
+
 def test_a_deny_on_a_role_takes_full_power() -> None:
     office = Office()
     hr(office)

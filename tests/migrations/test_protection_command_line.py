@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -60,6 +61,8 @@ def operated(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
     engine = create_engine(url if request.param == "sqlite" else url.set(drivername="postgresql+psycopg"))
     yield Operated(engine, *urls)
     engine.dispose()
+    # What it declares is declared in this process only as long as it is there.
+    sys.modules.pop("host_models_of_the_command_line", None)
 
 
 @pytest.mark.parametrize("attribute", ["metadata", "Base"])

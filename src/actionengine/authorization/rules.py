@@ -70,7 +70,8 @@ class Rights:
         """Return the rights of an actor with the roles of these `names`; `roles` says what each means."""
         held = frozenset((*actor.roles, *names))
         defined = [roles[name] for name in held if name in roles]
-        own = tuple(Rule(permission) for permission in actor.permissions)
+        # A host that splits an empty text into permissions gives one that has no name, and stands for nothing.
+        own = tuple(Rule(permission) for permission in actor.permissions if permission)
         return cls(
             held,
             own + tuple(rule for role in defined for rule in role.allow),
