@@ -2,8 +2,8 @@
 
 For each table of the target metadata that `protect_table` was called with, autogenerate writes `op.protect_table`: if
 it creates the table, if the database has it without its protection, and on SQLite if it alters the table, because a
-table that is made anew in a batch has lost its triggers. On PostgreSQL it protects the table again if it adds a column,
-of which the planner would keep statistics.
+table that is made anew in a batch has lost its triggers. On PostgreSQL it protects the table again if it adds a
+column, or an index over an expression, of which the planner would keep statistics.
 """
 
 from __future__ import annotations
@@ -12,9 +12,17 @@ import logging
 
 from alembic.autogenerate import comparators, renderers
 from alembic.autogenerate.api import AutogenContext
-from alembic.operations.ops import AddColumnOp, CreateTableOp, DropTableOp, ModifyTableOps, UpgradeOps
+from alembic.operations.ops import (
+    AddColumnOp,
+    CreateIndexOp,
+    CreateTableOp,
+    DropTableOp,
+    MigrateOperation,
+    ModifyTableOps,
+    UpgradeOps,
+)
 from alembic.util import DispatchPriority
-from sqlalchemy import Connection, Table
+from sqlalchemy import Column, Connection, Table
 
 from actionengine.storage.sql.migrations.operations import ProtectTable, UnprotectTable
 from actionengine.storage.sql.protection import declaration_of
@@ -89,9 +97,15 @@ def _touched(
     altered = {
         (_schema(op.schema, default), op.table_name)
         for op in operations.ops
-        if isinstance(op, ModifyTableOps) and (is_sqlite or any(isinstance(each, AddColumnOp) for each in op.ops))
+        if isinstance(op, ModifyTableOps) and (is_sqlite or any(map(_has_statistics, op.ops)))
     }
     return created, altered
+
+
+def _has_statistics(op: MigrateOperation) -> bool:
+    if isinstance(op, CreateIndexOp):
+        return not all(isinstance(each, (str, Column)) for each in op.columns)
+    return isinstance(op, AddColumnOp)
 
 
 def _schema(name: str | None, default: str | None) -> str | None:
