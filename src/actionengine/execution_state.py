@@ -399,8 +399,8 @@ class Execution:
         self.output = self.result_json
         if self.has_secrets:
             self.output = self.masked(self.result_json, self.plan.result_names)
-        if isinstance(self.plan.result_names, Everything):
-            self.learn_result(value)
+            if isinstance(self.plan.result_names, Everything):
+                self.learn_result(value)
 
     def learn_result(self, value: Any) -> None:
         """Remember what the annotation of the handler says is secret in what it returned."""
