@@ -220,6 +220,17 @@ def test_a_log_that_was_partitioned_as_documented_passes_the_check(run: Run, ope
 
 
 @pytest.mark.parametrize("operated", ["sqlite"], indirect=True)
+def test_letter_case_makes_no_other_column_on_sqlite(run: Run, operated: Operated) -> None:
+    operated.execute("CREATE TABLE Costs (TENANT_ID TEXT NOT NULL)")
+
+    found = run("db", "check", "--url", operated.app_url)
+    run("db", "protect", "Costs", "--url", operated.owner_url)
+
+    assert "Costs: it has a column tenant_id and no protection" in found.stderr
+    assert run("db", "check", "--url", operated.app_url).returncode == 0
+
+
+@pytest.mark.parametrize("operated", ["sqlite"], indirect=True)
 def test_a_check_finds_a_trigger_of_the_library_that_is_gone_on_sqlite(run: Run, operated: Operated) -> None:
     operated.execute("ALTER TABLE ae_events RENAME TO other; ALTER TABLE other RENAME TO ae_events")
     assert run("db", "check", "--url", operated.app_url).returncode == 0

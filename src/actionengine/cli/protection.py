@@ -43,7 +43,7 @@ def _tables_with_tenants(connection: Connection) -> list[tuple[str | None, str]]
     return [
         (None, name)
         for name in inspector.get_table_names()
-        if not name.startswith("ae_") and any(column["name"] == "tenant_id" for column in inspector.get_columns(name))
+        if not name.startswith("ae_") and "tenant_id" in {each["name"].lower() for each in inspector.get_columns(name)}
     ]
 
 
