@@ -126,8 +126,8 @@ def test_a_table_of_another_schema_is_protected_by_its_name(run: Run, operated: 
 @pytest.mark.parametrize(
     ("statement", "told"),
     [
-        ("ALTER TABLE ae_documents DISABLE ROW LEVEL SECURITY", "ae_documents: row-level security is not enabled"),
-        ("ALTER TABLE ae_outbox NO FORCE ROW LEVEL SECURITY", "ae_outbox: row-level security is not forced"),
+        ("ALTER TABLE ae_documents DISABLE ROW LEVEL SECURITY", "ALTER TABLE public.ae_documents ENABLE ROW LEVEL"),
+        ("ALTER TABLE ae_outbox NO FORCE ROW LEVEL SECURITY", "on tables of the library's: ae_outbox"),
         ("CREATE POLICY more ON ae_events USING (true)", "ae_events: permissive policies let the role past ours: more"),
         ("ALTER POLICY ae_owner ON ae_tenants TO PUBLIC", "ae_tenants: permissive policies let the role past ours"),
         ("ALTER TABLE ae_action_log DISABLE TRIGGER USER", "ae_action_log: triggers are disabled: ae_append_only"),

@@ -53,6 +53,16 @@ GROUP BY place.kind, place.name, place.owner
 ORDER BY place.kind DESC, place.name
 """
 
+# Tables of the library's whose rows are open to every tenant. Partitions are reached under their parent's policies.
+OPEN = """
+SELECT c.relname
+FROM pg_catalog.pg_class c
+WHERE c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.to_regnamespace('public')::pg_catalog.oid
+    AND pg_catalog.starts_with(c.relname::pg_catalog.text, 'ae_') AND c.relkind IN ('r', 'p')
+    AND NOT c.relispartition AND NOT (c.relrowsecurity AND c.relforcerowsecurity)
+ORDER BY c.relname
+"""
+
 
 def check(query: Callable[..., list[Row]], database: str, signature: str | None, allow_strong_role: bool) -> None:
     """Raises `ConfigurationError`, which says what to do: for a role that may do too much, for a schema that is missing
@@ -81,6 +91,12 @@ def check(query: Callable[..., list[Row]], database: str, signature: str | None,
     except psycopg.errors.InsufficientPrivilege:
         raise ConfigurationError(f"the role {role!r} has no grants on the actionengine tables: {upgrade}") from None
     check_version(version, upgrade)
+    if not allow_strong_role and (found := [name for (name,) in query(OPEN)]):
+        raise ConfigurationError(
+            f"the database {database!r} has no row-level security, or none that is forced, on tables of the library's: "
+            f"{', '.join(found)}. As the owner, run `ALTER TABLE public.{found[0]} ENABLE ROW LEVEL SECURITY, FORCE "
+            f"ROW LEVEL SECURITY` for each, and `actionengine db check`"
+        )
     ((is_signed,),) = query("SELECT public.ae_signed('operator|check', %s)", signature)
     ((accepts_anything,),) = query("SELECT public.ae_signed('operator|check', '')")
     if signature is None and not accepts_anything:
