@@ -103,6 +103,7 @@ AT_COMMIT: dict[str, tuple[str, ...]] = {
         ),
         *BOMB,
     ),
+    "a deferred trigger that changes the encoding": (boom("SET client_encoding = 'LATIN1'"), *BOMB),
     "a deferred trigger that changes the role's password": (boom("ALTER ROLE CURRENT_USER PASSWORD 'mine'"), *BOMB),
 }
 """Code of the handler's that waits for COMMIT."""

@@ -246,5 +246,20 @@ def test_a_savepoint_is_the_handlers_own(signed_world: World, statement: str) ->
     assert isinstance(loot.answer, Success)
 
 
+@pytest.mark.parametrize(
+    "change", ["SET client_encoding = 'LATIN1'", "SELECT set_config('client_encoding', 'SJIS', true)"]
+)
+def test_sql_that_changes_the_encoding_garbles_no_log(world: World, change: str, mode: Mode) -> None:
+    attacker, victim = world.new_party("initech"), world.new_party("umbrella")
+
+    loot = world.attack((change,), by=attacker, mode=mode)
+    works(world, victim, mode)
+
+    assert isinstance(loot.answer, Failure)
+    assert "client_encoding" in loot.answer.failure().message
+    failed = "SELECT count(*) FROM ae_action_log WHERE tenant_id = %s AND outcome = 'failed' AND error::text LIKE %s"
+    assert world.query(failed, attacker.id, "%client_encoding%") == [(1,)]
+
+
 def _written(world: World, tenant_id: str) -> list[tuple[str]]:
     return world.query("SELECT body FROM host_notes WHERE tenant_id = %s AND id = 'after'", tenant_id)

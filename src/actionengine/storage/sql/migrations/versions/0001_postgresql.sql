@@ -723,7 +723,8 @@ LANGUAGE sql RETURN pg_stat_get_xact_tuples_updated('pg_catalog.pg_authid'::regc
 
 -- The last look at a transaction in which SQL of a handler has run, before what is recorded is written: nothing of the
 -- handler's runs after it. What SQL has deferred has run before; its cursors and temporary objects go here. `began` is when the transaction began, in microseconds: SQL that ends it can begin another
--- one, but not at that time. Statements under the library's names that SQL has prepared would be run instead of ours.
+-- one, but not at that time. Statements under the library's names that SQL has prepared would be run instead of ours. In
+-- another encoding the server would take the text of ours for another one.
 -- That an app role is changed (ALTER ROLE: its password, what its sessions begin with) shows in the counters of this
 -- transaction.
 
@@ -743,6 +744,9 @@ BEGIN
     ELSIF EXISTS (SELECT FROM pg_prepared_statements p WHERE p.from_sql AND starts_with(p.name, 'ae_')) THEN
         RAISE EXCEPTION 'the handler''s SQL has replaced statements that the library had prepared'
             USING ERRCODE = 'AE005';
+    ELSIF current_setting('client_encoding') <> 'UTF8' THEN
+        RAISE EXCEPTION 'the connection''s client_encoding is %, and has to be UTF8: the action log would be garbled',
+            current_setting('client_encoding') USING ERRCODE = 'AE005';
     ELSIF public.ae_role_changes() > 0 THEN
         RAISE EXCEPTION 'the handler''s SQL has changed a role (ALTER ROLE): roles are for the owner to change'
             USING ERRCODE = 'AE005';
