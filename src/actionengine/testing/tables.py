@@ -238,10 +238,13 @@ class TablesConformance(Conformance):
                 [
                     {"id": "r1", "status": "active", "updated_at": later, "description": None},
                     {"id": "r3", "status": "retired", "updated_at": later, "description": "old"},
-                    {"id": "r9", "status": "retired", "updated_at": later, "description": "nobody"},
                 ]
             )
             await types.update([])
+        with refused(ErrorCode.CONFLICT):
+            async with world.writing() as unit:
+                gone = {"id": "r9", "status": "retired", "updated_at": later}
+                await unit.rows(RECORD_TYPES).update([{**gone, "id": "r2"}, gone])
 
         async with world.reading() as unit:
             assert await unit.rows(RECORD_TYPES).find() == [
@@ -392,7 +395,9 @@ class TablesConformance(Conformance):
                 assert await unit.rows(table).find() == []
             assert await unit.rows(CHANGES).find({"id": "c1"}, lock=True) == []
             assert await unit.rows(PATCH_OPS).delete({"id": "o1"}) == 0
-            await unit.rows(CHANGES).update([{"id": "c1", "op_count": 7}])
+        with refused(ErrorCode.CONFLICT):
+            async with world.writing(world.other_tenant) as unit:
+                await unit.rows(CHANGES).update([{"id": "c1", "op_count": 7}])
         await add(world, PROJECTS, project("p1"), tenant=world.other_tenant)
 
         assert await ids(world, CHANGES, where={"op_count": 0}) == ["c1"]
