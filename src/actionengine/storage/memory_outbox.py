@@ -201,6 +201,7 @@ class MemoryOutbox:
             dead = list(queues.dead.values())
             waiting = len(queues.waiting)
             relays = [beat for beat in queues.relays.values() if beat.seen_at > recently]
+        relays.sort(key=lambda beat: beat.started_at)
         pending = [entry.event.occurred_at for entry in entries if entry.since is None]
         skipped = sum(entry.skipped for entry in dead)
         return OutboxStatus(len(pending), waiting, len(dead) - skipped, skipped, min(pending, default=None), relays)

@@ -204,7 +204,7 @@ class RelayBeat(NamedTuple):
 class OutboxStatus(NamedTuple):
     """What is still to be delivered, over all tenants: `pending` events, of which `waiting` wait for another attempt;
     `dead` letters, and those that were `skipped`; since when the `oldest` pending one waits; the `relays` that have
-    told of themselves within a minute."""
+    told of themselves within a minute, the one that has started first before the others."""
 
     pending: int
     waiting: int

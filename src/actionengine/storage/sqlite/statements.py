@@ -167,7 +167,8 @@ ORDER BY position
 LIMIT ?
 """
 
-# The outbox. An event is due where no earlier one of its lane waits for another attempt, or is a dead letter.
+# The outbox. An event is due where no earlier one of its lane waits for another attempt, or is a dead letter. A row
+# belongs to the event at its position where both are of one tenant: a handler's own SQL can add rows for its tenant.
 
 _EVENT_OF_OUTBOX = ", ".join(f"e.{column}" for column in EventRow._fields)
 WRITE_OUTBOX = """
@@ -177,7 +178,7 @@ VALUES (?, last_insert_rowid(), ?)
 READ_OUTBOX = f"""
 SELECT o.attempts, o.position, {_EVENT_OF_OUTBOX}
 FROM main.ae_outbox o
-JOIN main.ae_events e ON e.position = o.position
+JOIN main.ae_events e ON e.position = o.position AND e.tenant_id = o.tenant_id
 WHERE o.dead_at IS NULL AND (o.due_at IS NULL OR o.due_at <= ?)
     AND NOT EXISTS (
         SELECT 1
@@ -246,7 +247,7 @@ SELECT count(*) FILTER (WHERE o.dead_at IS NULL),
     (
         SELECT e.occurred_at
         FROM main.ae_outbox first
-        JOIN main.ae_events e ON e.position = first.position
+        JOIN main.ae_events e ON e.position = first.position AND e.tenant_id = first.tenant_id
         WHERE first.dead_at IS NULL
         ORDER BY first.position
         LIMIT 1
@@ -256,7 +257,7 @@ FROM main.ae_outbox o
 DEAD_LETTERS = f"""
 SELECT o.attempts, o.reason, o.dead_at, o.skipped, {_EVENT_OF_OUTBOX}
 FROM main.ae_outbox o
-JOIN main.ae_events e ON e.position = o.position
+JOIN main.ae_events e ON e.position = o.position AND e.tenant_id = o.tenant_id
 WHERE o.dead_at IS NOT NULL AND e.id > ?
 ORDER BY e.id
 LIMIT ?
@@ -271,7 +272,8 @@ REDRIVE_ALL = _REDRIVE.format(which="NOT skipped")
 _THESE = """EXISTS (
         SELECT 1
         FROM main.ae_events e
-        WHERE e.position = ae_outbox.position AND e.id IN (SELECT value FROM json_each(?))
+        WHERE e.position = ae_outbox.position AND e.tenant_id = ae_outbox.tenant_id
+            AND e.id IN (SELECT value FROM json_each(?))
     )"""
 REDRIVE = _REDRIVE.format(which=_THESE)
 SKIP = f"""
