@@ -6,7 +6,7 @@ from collections import ChainMap
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
@@ -35,6 +35,8 @@ from actionengine.storage.records import Records
 
 if TYPE_CHECKING:
     from actionengine.authorization.port import Decision
+
+T = TypeVar("T")
 
 
 class Executor(Protocol):
@@ -303,7 +305,7 @@ class _OnRecord:
         self._check_writable()
         await self._check_document(data)
         self._check_writable()
-        record = await self._records.insert(data, id)
+        record = await self._answered(self._records.insert(data, id))
         self._execution.add_subject(f"{self._collection}/{record.id}")
         return record
 
@@ -317,7 +319,7 @@ class _OnRecord:
         await self._check_document(data)
         await self._check_unlocked(id)
         self._check_writable()
-        record = await self._records.update(id, data, expected_version)
+        record = await self._answered(self._records.update(id, data, expected_version))
         self._execution.add_subject(f"{self._collection}/{id}")
         return record
 
@@ -326,8 +328,17 @@ class _OnRecord:
         self._check_writable()
         await self._check_unlocked(id)
         self._check_writable()
-        await self._records.delete(id, expected_version)
+        await self._answered(self._records.delete(id, expected_version))
         self._execution.add_subject(f"{self._collection}/{id}")
+
+    async def _answered(self, write: Coroutine[Any, Any, T]) -> T:
+        """Return what a write answers, and count it until then."""
+        root = self._execution.root
+        root.unanswered += 1
+        try:
+            return await write
+        finally:
+            root.unanswered -= 1
 
     async def list(
         self,

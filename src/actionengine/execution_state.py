@@ -130,6 +130,9 @@ class Execution:
     """How many pieces of work outside of the unit of work were begun under this claim."""
     has_session = False
     """Of the root: whether a handler has asked for its session, which may have rows to write."""
+    unanswered = 0
+    """Of the root: how many writes of documents have begun and are not answered yet, in tasks that a handler has left
+    running."""
     lock_holder: str | None = None
     """For whom this execution, and what it executes, changes locked documents."""
     _hook_context: HookContext | None = None

@@ -211,7 +211,7 @@ class Pipeline(Stages):
             await self._perform(execution)
             # From here on, tasks and threads that its handler has left running do nothing more in it.
             execution.ended = True
-            if root.has_session:
+            if root.has_session or root.unanswered:
                 execution.add_flushed(await unit_of_work.flushed_subjects())
             await unit_of_work.release(savepoint)
             execution.add_row("succeeded")
@@ -231,6 +231,13 @@ class Pipeline(Stages):
             failure = refusal.error
         except Exception as crash:
             failure = self._storage_error(execution, crash)
+        except GeneratorExit:
+            # Nothing can be awaited here.
+            unit_of_work.abandon()
+            raise
+        except BaseException as cut:
+            await self._undo_cut_off(execution, savepoint, marks, cut)
+            raise
         finally:
             execution.ended = True
             parent.child = None
@@ -267,6 +274,20 @@ class Pipeline(Stages):
         del root.events[events:]
         del root.results[results:]
         execution.undo_rows(rows)
+
+    async def _undo_cut_off(
+        self, execution: Execution, savepoint: object, marks: tuple[int, int, int], cut: BaseException
+    ) -> None:
+        """Take back a nested execution that was cancelled or interrupted: its caller may catch that and go on. Where it
+        cannot be taken back, nothing of the outermost one can be committed."""
+        try:
+            await self._undo(execution, savepoint, *marks)
+        except BaseException as error:
+            logger.debug("%s was cut off, and could not be undone alone: %r", execution.plan.name, error)
+            self.open(execution.root).abandon()
+            return
+        message = f"{execution.plan.name} was cut off: {type(cut).__name__}"
+        execution.add_row("failed", ActionError(ErrorCode.INTERNAL, message))
 
     def _check_nesting(self, execution: Execution, parent: Execution) -> None:
         plan = execution.plan

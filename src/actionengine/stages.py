@@ -275,7 +275,8 @@ class Stages(ABC):
         """12: log rows, events and idempotent results, in the transaction of the handler's writes."""
         # From here on, tasks and threads that its handler has left running do nothing more in it.
         execution.ended = True
-        if execution.has_session and execution.unit_of_work is not None:
+        if (execution.has_session or execution.unanswered) and execution.unit_of_work is not None:
+            # What those tasks are in the middle of comes first, and is a subject too.
             execution.add_flushed(await execution.unit_of_work.flushed_subjects())
         execution.add_row("succeeded")
         if execution.plan.action.read_only and execution.unit_of_work is not None:

@@ -421,6 +421,49 @@ def test_a_task_of_a_nested_action_that_has_failed_is_refused(fresh: Callable[[]
     assert "over" in told[0]
 
 
+@pytest.mark.parametrize("has_session", [False, True])
+@pytest.mark.parametrize("of_its_own_task", [False, True])
+def test_a_nested_action_that_is_cut_off_is_undone(
+    fresh: Callable[[], Any], acme: Tenant, has_session: bool, of_its_own_task: bool
+) -> None:
+    written: list[asyncio.Event] = []
+
+    async def inner(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        await ctx.async_records("notes").insert({}, "inner")
+        ctx.emit("half_done")
+        written[0].set()
+        await asyncio.sleep(60)
+        return Success(None)
+
+    async def outer(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        if has_session:
+            await ctx.async_session.execute(text("SELECT 1"))
+        written.append(asyncio.Event())
+        if of_its_own_task:
+            task = asyncio.create_task(ctx.execute_async("w", "inner"))
+            await written[0].wait()
+            task.cancel()
+            await asyncio.wait({task})
+        else:
+            try:
+                async with asyncio.timeout(0.2):
+                    await ctx.execute_async("w", "inner")
+            except TimeoutError:
+                pass
+        return Success((await ctx.async_records("notes").insert({}, "own")).id)
+
+    storage = fresh()
+    if has_session and not hasattr(storage, "pools"):
+        return
+    answer, found = run_async(storage, acme, outer, inner)
+
+    assert (answer, found) == (Success("own"), ["own"])
+    engine = engine_of(storage)
+    (row,) = log_of(engine, acme, action="w.inner")
+    assert row.outcome == "failed"
+    assert "cut off" in str(row.error)
+
+
 def test_the_suite_of_worlds_keeps_one_context() -> None:
     """Savepoints are told apart by the context of a task: what runs one step after the other has to share it."""
     world = AsyncWorld(InMemoryStorage())

@@ -287,6 +287,8 @@ def attempts() -> list[tuple[str, Callable[[Any], Any], bool]]:
         ("pooled.close", lambda session: session.connection().connection.close(), False),
         ("pooled.detach", lambda session: session.connection().connection.detach(), False),
         ("pooled.invalidate", lambda session: session.connection().connection.invalidate(), False),
+        ("pooled.commit", lambda session: session.connection().connection.commit(), False),
+        ("transaction.commit", lambda session: session.connection().get_transaction().commit(), False),
         ("transaction.rollback", lambda session: session.connection().get_transaction().rollback(), False),
     ]
 

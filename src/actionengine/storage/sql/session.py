@@ -52,6 +52,10 @@ class HeldConnection:
         """Give the unit of work up: nothing of it can be committed."""
         self._unit_of_work.break_off()
 
+    def commit(self) -> NoReturn:
+        """Refused: raises `StorageError`. SQLAlchemy's own transactions commit here too."""
+        raise StorageError(_NO_COMMIT)
+
     def close(self) -> NoReturn:
         """Refused: raises `StorageError`."""
         raise StorageError(_NO_DETACH)

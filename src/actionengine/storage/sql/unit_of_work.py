@@ -493,9 +493,9 @@ class SQLUnitOfWork(ABC):
             raise StorageError("this execution is over, and its unit of work with it")
 
     def _check_open(self) -> None:
-        self._check_not_over()
         if self._is_broken_off:
             raise self._failed or StorageError(_INTERRUPTED)
+        self._check_not_over()
 
     def _claim(self, claim: Claim, wait: float) -> ClaimAnswer:
         if self._pooled is None:
