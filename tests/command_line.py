@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -27,11 +28,15 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def run(*arguments: str, **environment: str) -> CompletedProcess[str]:
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        log = logging.getLogger("dbos")
+        log_handlers = list(log.handlers)
         try:
             result = CliRunner().invoke(app, arguments, env={**_TERMINAL, **environment})
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+            # The durable engine keeps a handler for the stream of this command, which is closed now.
+            log.handlers[:] = log_handlers
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)

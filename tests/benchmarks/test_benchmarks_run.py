@@ -48,7 +48,7 @@ ROWS = {
     ],
     "document_guard": ["document_guard_typed", "document_guard_untyped"],
     "workflow_steps": ["workflow_step_writing", "workflow_step_empty"],
-    "boundary_checks": ["boundary_checks_request", "boundary_checks_file"],
+    "boundary_checks": ["boundary_checks_request", "boundary_checks_file", "boundary_checks_command"],
     "runner_queue": ["runner_queue_2", "runner_queue_4"],
 }
 QUICK = ("full_pipeline", "workflow_steps", "boundary_checks")
