@@ -272,6 +272,25 @@ def test_a_result_that_nobody_has_read_is_in_nobodys_way(
     assert notes(sql_storage, tenant) == 3
 
 
+@pytest.mark.parametrize("has_session", [False, True])
+def test_sql_cannot_keep_what_a_failed_nested_action_wrote(
+    sql_storage: SQLStorage, tenant: Tenant, has_session: bool
+) -> None:
+    def inner(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        ctx.records("notes").insert({})
+        for name in ("ae_1", "sa_savepoint_1"):
+            ctx.session.execute(text(f"SAVEPOINT {name}"))
+        return Failure("no")
+
+    def outer(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        if has_session:
+            ctx.session.execute(text("SELECT 1"))
+        return Success(isinstance(ctx.execute("w", "inner"), Failure))
+
+    assert engine_of(sql_storage, outer, inner).execute_action("w", "outer", {}, as_ann(tenant)) == Success(True)
+    assert notes(sql_storage, tenant) == 0
+
+
 def attempts() -> list[tuple[str, Callable[[Any], Any], bool]]:
     """What a handler tries with its session, and whether its writes are kept."""
     return [

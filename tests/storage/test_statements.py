@@ -85,13 +85,16 @@ def traced(connection: Any, path: Path) -> Iterator[None]:
 
 
 def traffic(path: Path, prepared: dict[str, str]) -> Traffic:
-    """What a trace says. All statements were prepared before."""
+    """What a trace says. All statements were prepared before, except those that name a savepoint."""
     sent = [line.split("\t") for line in path.read_text().splitlines() if line.startswith("F\t")]
     kinds = [message[2] for message in sent]
-    assert set(kinds) <= {"Bind", "Describe", "Execute", "Sync"}, kinds
+    assert set(kinds) <= {"Parse", "Bind", "Describe", "Execute", "Sync"}, kinds
+    unnamed = [message[3].split('"')[3] for message in sent if message[2] == "Parse"]
+    assert all("SAVEPOINT ae_" in statement for statement in unnamed)
     names = [message[3].split('"')[3] for message in sent if message[2] == "Bind"]
     assert len(names) == kinds.count("Execute")
-    return Traffic([prepared[name].split()[0] for name in names], kinds.count("Sync"))
+    statements = [prepared[name] if name else unnamed.pop(0) for name in names]
+    return Traffic([statement.split()[0] for statement in statements], kinds.count("Sync"))
 
 
 PREPARED = "SELECT name, statement FROM pg_prepared_statements"

@@ -59,11 +59,15 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         """Run a statement at the level of the driver."""
         return self._send((statement, parameters))
 
-    def _send(self, *statements: Statement) -> list[Row]:
+    def _mark(self, statement: str) -> None:
+        # Prepared, its name would stand in the catalogue.
+        self._send(last=((statement, ()),))
+
+    def _send(self, *statements: Statement, last: Sequence[Statement] = ()) -> list[Row]:
         """Send statements, after those that were to be sent later."""
         later, self._later = self._later, []
         try:
-            return self._driver.execute(*later, *statements, until=self._deadline)
+            return self._driver.execute(*later, *statements, until=self._deadline, last=last)
         except psycopg.errors.UniqueViolation as error:
             if later and (error.diag.table_name or "").startswith(_DOCUMENTS):
                 # A generated id that is taken: whoever catches this must not commit what was answered before.

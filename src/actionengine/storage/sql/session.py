@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from functools import partial, wraps
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from sqlalchemy import Engine, event
@@ -79,6 +80,10 @@ class UnitOfWorkConnection(Connection):
     def begin_nested(self) -> NestedTransaction:
         """Make a savepoint, in which no other task or thread may write."""
         return self._unit_of_work.begin_own_savepoint(super().begin_nested, lambda savepoint: not savepoint.is_active)
+
+    def _savepoint_impl(self, name: str | None = None) -> str:
+        # SQLAlchemy counts them: see `SQLUnitOfWork._new_savepoint`.
+        return super()._savepoint_impl(name or f"sa_{token_hex(8)}")
 
     def close(self) -> None:
         """Do nothing: a handler may use the connection in a `with` block, and its unit of work goes on after it."""

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from math import inf
+from secrets import token_hex
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -117,7 +118,6 @@ class SQLUnitOfWork(ABC):
         self._async_session: AsyncUnitOfWorkSession | None = None
         self.subjects = FlushedSubjects()
         self._recordings: list[Recording] = []
-        self._savepoints = 0
         self._unmade: list[Savepoint] = []
         self._made: list[Savepoint] = []
         self._touched_access = False
@@ -361,7 +361,7 @@ class SQLUnitOfWork(ABC):
             self._open(None, 0.0)
         while self._unmade:
             savepoint = self._unmade.pop(0)
-            self.execute(f"SAVEPOINT {savepoint.name}", ())
+            self._mark(f"SAVEPOINT {savepoint.name}")
             self._made.append(savepoint)
             if savepoint.read_only:
                 self._forbid_writes()
@@ -371,6 +371,10 @@ class SQLUnitOfWork(ABC):
     @abstractmethod
     def execute(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Run a statement at the level of the driver."""
+
+    def _mark(self, statement: str) -> None:
+        """Make or end a savepoint."""
+        self.execute(statement, ())
 
     @abstractmethod
     def _claim_in_transaction(self, claim: Claim, wait: float) -> ClaimAnswer:
@@ -546,8 +550,8 @@ class SQLUnitOfWork(ABC):
 
     def _new_savepoint(self, read_only: bool) -> Savepoint:
         scope = self._scopes.enter()
-        self._savepoints += 1
-        return Savepoint(f"ae_{self._savepoints}", read_only and not self._read_only, scope)
+        # SQL that knew the name could make another savepoint of that name, and only that one would be rolled back to.
+        return Savepoint(f"ae_{token_hex(8)}", read_only and not self._read_only, scope)
 
     def _make_savepoint(self, read_only: bool) -> Savepoint:
         if self._session is None:
@@ -623,7 +627,7 @@ class SQLUnitOfWork(ABC):
         if self._session is not None:
             # It was opened after this savepoint: all that it knows is gone.
             self._forget_session()
-        self.execute(f"ROLLBACK TO SAVEPOINT {savepoint.name}", ())
+        self._mark(f"ROLLBACK TO SAVEPOINT {savepoint.name}")
         del self._made[self._made.index(savepoint) + 1 :]
 
     def _release_savepoint(self, savepoint: Savepoint) -> None:
@@ -647,7 +651,7 @@ class SQLUnitOfWork(ABC):
         self._flush()
         if self._session is not None:
             Session.commit(self._session)
-        self.execute(f"RELEASE SAVEPOINT {savepoint.name}", ())
+        self._mark(f"RELEASE SAVEPOINT {savepoint.name}")
         del self._made[self._made.index(savepoint) :]
 
     def _flush(self) -> None:
