@@ -85,6 +85,18 @@ def test_a_protected_action_needs_an_actor_first_of_all(engine_of: EngineOf, exe
     assert error.code is ErrorCode.UNAUTHENTICATED
 
 
+def test_an_actor_whose_id_fits_no_column_is_refused_before_it_is_asked_about(
+    engine_of: EngineOf, execute: Execute, acme: Tenant
+) -> None:
+    engine = engine_of(create_action(name="go", description="", handler=ok, allowed_actors=["human"]))
+    longest = Actor.human("n" * 240)
+    assert execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=longest)) == Success("done")
+    for too_long in (Actor.human("n" * 241), Actor.ai("n" * 241)):
+        error = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=too_long)).failure()
+        assert error.code is ErrorCode.INVALID_INPUT
+        assert error.message == "the id of the actor has 241 characters; at most 240 are allowed"
+
+
 def test_allowed_actors_bind_a_system_actor_and_one_with_every_permission(
     engine_of: EngineOf, execute: Execute, acme: Tenant
 ) -> None:

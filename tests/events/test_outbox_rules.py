@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from actionengine.driving import drive
 from actionengine.storage.port import EventRow, Mode, Outbox, PendingEvent, Recording, RelayBeat, StorageUnavailable
 from actionengine.storage.sqlite import outbox as sqlite_outbox
 from actionengine.storage.sqlite import unit_of_work as sqlite_unit
+from actionengine.storage.sqlite.statements import NEXT_DUE, READ_OUTBOX
 from actionengine.testing import SyncWorld
 from actionengine.testing.base import value_of
 from actionengine.testing.outbox import LEASE, emitted, failed, ids, letter_of
@@ -278,7 +279,7 @@ def add_rows(world: SyncWorld, tenant: Tenant, *rows: Mapping[str, Any]) -> None
 
     def add(data: Any, ctx: ActionContext) -> Result[None, ActionError]:
         for row in data:
-            given = {"tenant_id": str(ctx.tenant.id), "lane": 1, **row}
+            given = {"tenant_id": str(ctx.tenant.id), "lane": row["position"], **row}
             marks = ", ".join(f":{name}" for name in given)
             ctx.session.execute(text(f"INSERT INTO ae_outbox ({', '.join(given)}) VALUES ({marks})"), given)
         return Success(None)
@@ -291,16 +292,19 @@ def add_rows(world: SyncWorld, tenant: Tenant, *rows: Mapping[str, Any]) -> None
 
 def test_rows_of_another_tenant_at_the_position_of_an_event_change_nothing_for_it(relays: Relays) -> None:
     world, (outbox, *_) = relays
-    first, _ = drive(emitted(world, "jobs/1", "jobs/2"))
-    attacker = world.other_tenant
-    add_rows(world, attacker, *({"position": each.position} for each in drive(taken(outbox)).values()))
+    first, second = drive(emitted(world, "jobs/1", "jobs/2"))
+    batch = drive(taken(outbox))
+    dead = {"position": batch[first].position, "dead_at": START.isoformat(), "reason": "mine"}
+    add_rows(world, world.other_tenant, dead, {"position": batch[second].position})
 
-    batch = drive(outbox.take(100, LEASE))
-    assert [pending.event.tenant_id for pending in batch] == [world.tenant.id, world.tenant.id, attacker.id]
-    drive(outbox.settle(batch[1:], [failed(batch[0], None)]))
+    assert drive(outbox.dead_letters()) == []
+    again = drive(outbox.take(100, LEASE))
+    assert [pending.event.tenant_id for pending in again] == [world.tenant.id, world.tenant.id, world.other_tenant.id]
+    drive(outbox.settle(again[2:], [failed(pending, None) for pending in again[:2]]))
     assert drive(outbox.take(100, LEASE)) == []
-    assert drive(outbox.status()).dead == 1
-    assert [letter.event.id for letter in drive(outbox.dead_letters())] == [first]
+    now = drive(outbox.status())
+    assert (now.pending, now.dead, now.oldest) == (1, 3, None)
+    assert [letter.event.id for letter in drive(outbox.dead_letters())] == [first, second]
     assert drive(outbox.skip([first], "no")) == 1
     assert drive(outbox.redrive([first])) == 1
     assert ids(drive(outbox.take(100, LEASE))) == [first]
@@ -327,6 +331,19 @@ def test_a_dead_letter_has_no_next_attempt_whatever_else_its_row_says(
     assert [(pending.event.id, pending.attempts) for pending in again] == [(delivered.event.id, 0)]
 
 
+@pytest.mark.parametrize(
+    ("statement", "parameters"), [(READ_OUTBOX, ("", "", 1)), (NEXT_DUE, ("",))], ids=["READ_OUTBOX", "NEXT_DUE"]
+)
+def test_what_holds_events_back_is_found_by_its_own_index(
+    relays: Relays, file: Path, statement: str, parameters: tuple[Any, ...]
+) -> None:
+    _, (outbox, *_) = relays
+    drive(outbox.take(1, LEASE))
+    with closing(sqlite3.connect(file)) as connection:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+    assert any("ae_outbox_held" in step for step in plan), plan
+
+
 def test_a_lease_runs_until_its_end_and_then_belongs_to_the_next_relay(relays: Relays, clock: Clock) -> None:
     world, (silent, second, third) = relays
     written = drive(emitted(world, "jobs/1"))
@@ -348,9 +365,8 @@ def test_the_lease_of_a_dead_process_belongs_to_the_process_that_takes_it_over(
     written = drive(emitted(world, "jobs/1"))
     assert ids(drive(killed.take(100, LEASE))) == written
     monkeypatch.setattr(sqlite_outbox, "_is_alive", lambda pid: pid == os.getpid())
-    with sqlite3.connect(file) as connection:
+    with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("UPDATE ae_relay_lease SET pid = pid + 1")
-    connection.close()
     assert ids(drive(second.take(100, LEASE))) == written
     assert drive(third.take(100, LEASE)) == []
 

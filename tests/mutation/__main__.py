@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from tests.mutation.parts import Mutant, Part, all_parts, survivors
@@ -20,7 +21,12 @@ LEAST = 90
 
 def main(wanted: list[str]) -> int:
     """The exit status: 0 where enough was noticed, and every survivor is known."""
-    parts = [part for part in all_parts() if not wanted or part.name in wanted]
+    named = dict(each.partition(":")[::2] for each in wanted)
+    parts = [
+        replace(part, functions=tuple(named[part.name].split(","))) if named.get(part.name) else part
+        for part in all_parts()
+        if not wanted or part.name in named
+    ]
     known = survivors()
     lived: set[tuple[str, str, str]] = set()
     failed = False
@@ -29,7 +35,7 @@ def main(wanted: list[str]) -> int:
         if any(part.postgres for part in parts):
             open.enter_context(postgres(root))
         runs: list[tuple[str, Iterable[Mutant]]] = [(part.name, _mutants(root, part)) for part in parts]
-        if not wanted or "by_hand" in wanted:
+        if not wanted or "by_hand" in named:
             runs.append(("by_hand", by_hand(root)))
         for name, mutants in runs:
             started = time.monotonic()
@@ -47,7 +53,7 @@ def main(wanted: list[str]) -> int:
             took = time.monotonic() - started
             print(f"{name:<24}{tried:>8}{noticed:>9}{share:>7.1f}%{took:>9.0f}", flush=True)
             failed = failed or share < LEAST or strangers > 0
-    names = {name for name, _ in runs}
+    names = {name for name, _ in runs if not named.get(name)}
     for part, where, change in sorted(key for key in known if key[0] in names and key not in lived):
         print(f"survivors.toml names what is noticed by now, or is gone, in {where} of {part}: {change}")
     return int(failed)

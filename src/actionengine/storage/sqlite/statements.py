@@ -169,6 +169,8 @@ LIMIT ?
 
 # The outbox. An event is due where no earlier one of its lane waits for another attempt, or is a dead letter. A row
 # belongs to the event at its position where both are of one tenant: a handler's own SQL can add rows for its tenant.
+# With the plus sign the index of what is held is searched by lane, rather than the primary key by tenant: there a relay
+# would read every dead letter of the tenant for each event.
 
 _EVENT_OF_OUTBOX = ", ".join(f"e.{column}" for column in EventRow._fields)
 WRITE_OUTBOX = """
@@ -183,7 +185,7 @@ WHERE o.dead_at IS NULL AND (o.due_at IS NULL OR o.due_at <= ?)
     AND NOT EXISTS (
         SELECT 1
         FROM main.ae_outbox held
-        WHERE held.lane = o.lane AND held.tenant_id = o.tenant_id AND held.position < o.position
+        WHERE held.lane = o.lane AND +held.tenant_id = o.tenant_id AND held.position < o.position
             AND NOT held.skipped
             AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL)
             AND (held.dead_at IS NOT NULL OR held.due_at > ?)
@@ -194,7 +196,7 @@ LIMIT ?
 NEXT_DUE = """
 SELECT min(due_at)
 FROM main.ae_outbox
-WHERE NOT skipped AND (dead_at IS NOT NULL OR due_at IS NOT NULL) AND dead_at IS NULL AND due_at > ?
+WHERE NOT skipped AND dead_at IS NULL AND due_at > ?
 """
 FORGET_DELIVERED = """
 DELETE FROM main.ae_outbox
