@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -105,6 +106,7 @@ def test_an_approval_keeps_all_that_is_needed_to_run_again(till: Till, storage: 
     assert kept.id == id
     assert (kept.service, kept.action, kept.policy, kept.permission) == ("work", "pay", "work.pay", "pay.approve")
     assert (kept.resource, kept.granted, kept.status, kept.version) == ("job/5", {}, "pending", 1)
+    assert not kept.has_secret_resource
     assert kept.requester == StoredActor(type="human", id="ann", roles=("clerk",), permissions=("pay",))
     assert (kept.source, kept.reason, kept.request_id) == ("mcp", "card **********", "r1")
     assert kept.idempotency_key == "k1"
@@ -124,6 +126,62 @@ def test_an_approval_without_key_and_reason_keeps_none(till: Till, storage: InMe
     one, other = (stored(storage, acme, till.ask(amount)) for amount in (5, 6))
     assert (one.idempotency_key, one.reason, one.request_id, one.source) == (None, None, None, "http")
     assert one.fingerprint != other.fingerprint
+
+
+def test_the_document_of_an_approval_is_json_and_is_the_approval_again(
+    till: Till, storage: InMemoryStorage, acme: Tenant
+) -> None:
+    kept = stored(storage, acme, till.ask(actor=Actor.human("ann", ["clerk"]), idempotency_key="k1"))
+    document = kept.document()
+    assert json.loads(json.dumps(document)) == document
+    assert "version" not in document
+    assert PendingApproval.of(Record(kept.id, kept.version, document, kept.created_at, kept.created_at)) == kept
+
+
+def test_an_approval_knows_that_a_secret_is_in_the_name_of_its_resource(
+    engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, acme: Tenant
+) -> None:
+    pay = create_action(
+        name="pay", description="", handler=lambda data: Success(None), validation=Payment, approval=policy(),
+        resource=lambda data: f"card/{data.card}" if data.amount else "all",
+    )  # fmt: skip
+    engine, ann = engine_of(pay), RequestContext(acme, Actor.human("ann"))
+    for amount, is_secret in ((5, True), (0, False)):
+        error = execute(engine, "work.pay", {"amount": amount, "card": "4111 2222"}, ann).failure()
+        assert stored(storage, acme, error.details["approval_id"]).has_secret_resource is is_secret
+
+
+def test_an_approval_keeps_which_policies_others_have_satisfied(
+    engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, acme: Tenant
+) -> None:
+    def pay(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        return ctx.execute("work", "book", data)
+
+    engine = engine_of(
+        create_action(name="pay", description="", handler=pay, approval=policy()),
+        create_action(
+            name="book", description="", handler=lambda data: Success("booked"), approval=policy(permission="book.it")
+        ),
+    )
+    asked = execute(engine, "work.pay", {}, RequestContext(acme, Actor.human("ann"))).failure()
+    approver = boss("boss", "pay.approve")
+    first = {"approval_id": asked.details["approval_id"]}
+    decided = execute(engine, "approvals.approve", first, RequestContext(acme, approver)).unwrap()
+    kept = stored(storage, acme, decided.further_approval_id)
+    assert (kept.action, kept.policy, kept.permission) == ("pay", "work.book", "book.it")
+    assert kept.granted == {"work.pay": StoredActor.of(approver)}
+
+
+def test_an_approval_of_somebody_who_is_not_signed_in_names_no_requester(
+    engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, acme: Tenant
+) -> None:
+    pay = create_action(
+        name="pay", description="", handler=lambda data: Success(None), approval=policy(), is_protected=False
+    )
+    error = execute(engine_of(pay), "work.pay", {}, RequestContext(acme, None)).failure()
+    kept = stored(storage, acme, error.details["approval_id"])
+    assert kept.requester is None
+    assert kept.request(RequestContext(acme, boss())).actor is None
 
 
 def test_the_error_says_what_is_waited_for(till: Till, storage: InMemoryStorage, acme: Tenant) -> None:

@@ -11,6 +11,7 @@ from returns.result import Result, Success
 
 from actionengine import (
     AccessRequest,
+    ActionContext,
     Actor,
     Decision,
     Engine,
@@ -79,10 +80,34 @@ def test_without_protection_and_allowed_actors_anybody_is_let_in(
         assert execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=actor)) == Success("done")
 
 
+def test_a_handler_that_asks_about_somebody_who_is_not_signed_in_is_refused(
+    engine_of: EngineOf, execute: Execute, acme: Tenant
+) -> None:
+    def go(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        ctx.authorize("work.more")
+        return Success("done")
+
+    engine = engine_of(create_action(name="go", description="", handler=go, is_protected=False))
+    error = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=None)).failure()
+    assert (error.code, error.message) == (ErrorCode.FORBIDDEN, "work.go: no actor")
+
+
 def test_a_protected_action_needs_an_actor_first_of_all(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
     engine = engine_of(create_action(name="go", description="", handler=ok))
     error = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=None)).failure()
     assert error.code is ErrorCode.UNAUTHENTICATED
+
+
+def test_an_actor_without_the_permission_hears_what_the_authorizer_said(
+    engine_of: EngineOf, execute: Execute, acme: Tenant
+) -> None:
+    class Refusing:
+        def authorize(self, request: AccessRequest) -> Decision:
+            return Decision(False, f"no {request.permission} today")
+
+    engine = engine_of(create_action(name="go", description="", handler=ok, permission="x.do"), authorizer=Refusing())
+    error = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=Actor.human("ann"))).failure()
+    assert (error.code, error.message) == (ErrorCode.FORBIDDEN, "work.go: no x.do today")
 
 
 def test_an_actor_whose_id_fits_no_column_is_refused_before_it_is_asked_about(

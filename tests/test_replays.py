@@ -212,6 +212,26 @@ def test_a_result_with_too_many_questions_is_for_its_actor_alone() -> None:
     assert is_forbidden(shop.ask("s.much", Actor.human("ann")))
 
 
+def test_an_inner_action_for_some_actors_counts_among_the_questions_of_its_actor() -> None:
+    def asks(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        for number in range(MAX_QUESTIONS):
+            ctx.authorize("inner.do", f"job/{number}")
+        return nests(data, ctx)
+
+    inner = make("inner", is_protected=False, allowed_actors=["human"])
+    shop = Shop(inner, make("outer", asks), authorizer=STATIC)
+    first = shop.ask("s.outer", ANN).unwrap()
+    assert shop.ask("s.outer", ANN).unwrap() == first
+    assert is_forbidden(shop.ask("s.outer", Actor.human("bob", ANN.roles, ANN.permissions)))
+
+
+def test_a_refused_replay_names_the_inner_action_and_whom_it_is_for() -> None:
+    shop = Shop(make("inner", **INNER["allowed_actors"]), make("outer", nests), authorizer=STATIC)
+    shop.ask("s.outer", ANN).unwrap()
+    refused = shop.ask("s.outer", OTHERS["allowed_actors"]).failure()
+    assert refused.message == "s.outer: s.inner is not for ai actors"
+
+
 def test_questions_are_kept_once_and_bounded() -> None:
     ann, questions = Actor.human("ann"), Questions()
     question = Question("s.a", None, ("r",), "p\0", "job/\ud800")
