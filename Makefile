@@ -5,6 +5,8 @@ VENV := .venv
 # Most tests wait most of the time: for deadlines, servers and brokers.
 TEST_PROCESSES ?= 3
 BIN := $(VENV)/bin
+# Tests start processes by the hundred: each would compile the library anew.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo demo-postgres test check soak bench docs format clean
