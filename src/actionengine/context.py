@@ -122,7 +122,7 @@ def identity_of(actor: Actor | str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class AIUsage:
-    """What an AI call took: model and prompt version, tokens in and out, cost in US dollars.
+    """The usage of an AI call: model and prompt version, tokens in and out, cost in US dollars.
 
     Any number is taken as the action log can keep it: tokens as whole numbers from 0 to 2**63 - 1, the cost as a
     finite number from 0 to a trillion, rounded to 12 decimals; what is not a number (NaN) or not there (None) is 0.

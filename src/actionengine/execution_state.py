@@ -60,7 +60,7 @@ _ROLLED_BACK = to_json({"code": "rolled_back", "message": "rolled back with the 
 
 
 class Approved(NamedTuple):
-    """That an execution runs on an approval: which policies are satisfied (by action), and who granted each; what was
+    """The approval that an execution runs on: which policies are satisfied (by action), and who granted each; what was
     stored to wait for it, and when."""
 
     approval_id: str
@@ -93,7 +93,7 @@ class Execution:
     received: Received | None = None
     incoming: Received | None = None
     kept_input: bytes | None = None
-    """How an earlier execution with the same key and payload has shown the payload."""
+    """The payload as an earlier execution with the same key has shown it."""
     data: Any = None
     resource: str | None = None
     value: Any = None
@@ -101,13 +101,13 @@ class Execution:
     result_json: bytes | None = None
     """The result's JSON, masked by its types alone."""
     has_plain_value = False
-    """Whether the result is made of plain JSON values; known of one that has been put on record."""
+    """True if the result is made of plain JSON values; known of one that has been put on record."""
     has_own_value = True
-    """Whether the value is the handler's, and no hook has made another one of it."""
+    """True if the value is the handler's, and no hook has made another one of it."""
     decisions: str | None = None
     subjects: tuple[str, ...] = ()
     flushed = 0
-    """How many of the subjects are rows that the session has changed."""
+    """The number of subjects that are rows which the session has changed."""
     emitted = False
     usage: AIUsage | None = None
     claim: Claim | None = None
@@ -137,7 +137,7 @@ class Execution:
     """For whom this execution, and what it executes, changes locked documents."""
     _hook_context: HookContext | None = None
     has_secrets = False
-    """Whether this action, or one around it, says of a name that it stands for a secret."""
+    """True if this action, or one around it, says of a name that it stands for a secret."""
     _names: frozenset[str] | None = None
 
     def __init__(

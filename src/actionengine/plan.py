@@ -80,7 +80,7 @@ class ActionPlan:
         self._result_names: frozenset[str] | Unknown = UNKNOWN
         self._names: frozenset[str] | Unknown = UNKNOWN
         self.has_secrets: bool | None = None
-        """What `find_secrets` has returned; None before it was asked."""
+        """The value that `find_secrets` returned; None before it was asked."""
         self.before: tuple[tuple[HookDefinition, ActionPlan], ...] = ()
         self.after: tuple[tuple[HookDefinition, ActionPlan], ...] = ()
 

@@ -254,7 +254,7 @@ def _resolved(annotation: Any, target: _Target, name: str, parameter: str, valid
 
 
 def _resolve(annotation: Any, target: _Target, validated: Any) -> Any:
-    """What an annotation means where the handler was defined, forward references inside it resolved.
+    """Return the type of an annotation where the handler was defined, forward references inside it resolved.
 
     A class inside a function is found in no module: where the validation is of the name, it is meant. So are the
     library's own names, where they were imported for a type checker alone. What a `Result` carries besides its value
@@ -321,14 +321,14 @@ def _is_context(annotation: Any) -> bool:
 
 
 def _is_local(annotation: Any, validated: Any) -> bool:
-    """Whether a text names the class that is the validation, which stands in a function, out of sight."""
+    """Return whether a text names the class that is the validation, which stands in a function, out of sight."""
     if not isinstance(annotation, str) or not isinstance(validated, type) or "<locals>" not in validated.__qualname__:
         return False
     return annotation.strip("\"' ") == validated.__name__
 
 
 def _says_nothing(annotation: Any) -> bool:
-    """Whether an input of this annotation is passed as it is: anything, or JSON of any form."""
+    """Return whether an input of this annotation is passed as it is: anything, or JSON of any form."""
     annotation = _bare(annotation)
     if isinstance(annotation, TypeVar) or _is_in(annotation, _FREE) or _is_protocol(annotation):
         return True
@@ -340,7 +340,7 @@ def _says_nothing(annotation: Any) -> bool:
 
 
 def _fits(given: Any, wanted: Any) -> bool:
-    """Whether a value that was validated as `given` can be what a handler is annotated to take; only what surely does
+    """Return whether a value validated as `given` can be what a handler is annotated to take; only what surely does
     not fit is False."""
     given, wanted = _bare(given), _bare(wanted)
     if given is _MISSING or wanted is _MISSING or _is_in(wanted, _FREE) or given in (Any, object) or given == wanted:
@@ -370,7 +370,7 @@ def _fits(given: Any, wanted: Any) -> bool:
 
 
 def _is_known(kind: type) -> bool:
-    """Whether a validation as this class gives its instances: not so where it says itself what it gives."""
+    """Return whether a validation as this class gives its instances: not so where it says itself what it gives."""
     if issubclass(kind, (BaseModel, Enum)) or is_typeddict(kind):
         return True
     return not hasattr(kind, "__get_pydantic_core_schema__") and not hasattr(kind, "__get_validators__")

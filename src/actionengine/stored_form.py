@@ -22,7 +22,7 @@ from actionengine.masking import MASK, check_finite, masked_json, revealed_json
 from actionengine.secret_types import is_plain
 
 Form = Literal["json", "typed", "named"]
-"""How a stored result is read: as plain JSON values, or as the annotated type, by aliases or by the fields' names."""
+"""The way to read a stored result: as plain JSON values, or as the annotated type by aliases or field names."""
 
 Dump = Callable[[Any], bytes]
 
@@ -38,7 +38,7 @@ class NotStorable(ValueError):
 
 
 class ResultForm:
-    """How the results of one handler are stored and read, by the type that its annotation names, if any."""
+    """The stored form of the results of one handler, by the type that its annotation names, if any."""
 
     __slots__ = ("_adapter", "is_plain")
 
@@ -48,7 +48,7 @@ class ResultForm:
             with suppress(*_TYPE_ERRORS):
                 self._adapter = TypeAdapter(value_type)
         self.is_plain = self._adapter is None
-        """Whether every result is read as plain JSON values."""
+        """Return whether every result is read as plain JSON values."""
 
     def store(self, value: Any, masked: bytes, is_own: bool = True) -> tuple[bytes, Any]:
         """Return the stored form of a result, and the value that its first caller and every retry get; `masked` is the

@@ -16,8 +16,8 @@ MAX_BYTES = 32 * 1024
 
 
 class Question(NamedTuple):
-    """What `action` asked about its actor: to be of one of the `allowed_actors` (any, if None), to have one of the
-    `roles` (any, if empty), and the `permission` (none, if None) on the `resource`."""
+    """A question that `action` asked about its actor: to be of one of the `allowed_actors` (any, if None), to have
+    one of the `roles` (any, if empty), and the `permission` (none, if None) on the `resource`."""
 
     action: str
     allowed_actors: tuple[str, ...] | None

@@ -59,7 +59,7 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What an actor may do, by its own permissions and its roles: what they allow, less what they deny."""
+    """The rights of an actor, by its own permissions and its roles: all that they allow, less all that they deny."""
 
     roles: frozenset[str]
     allow: tuple[Rule, ...]

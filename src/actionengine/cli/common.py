@@ -83,7 +83,7 @@ def dialect_of(url: str) -> str:
 
 
 def imported(name: str) -> Any:
-    """What `module:attribute` names; None without a colon. The module may be beside the operator."""
+    """Return the object that `module:attribute` names; None without a colon. The module may be beside the operator."""
     module, separator, attribute = name.partition(":")
     sys.path.insert(0, "")
     try:

@@ -46,7 +46,7 @@ _MOST_HANGS = 10
 _LONGEST_UNCOUNTED = 30.0
 """Seconds that an event waits at most after an attempt that is not counted."""
 
-_LONGEST_REASON = 2000
+_MAX_REASON_LENGTH = 2000
 """Characters of the reason that a dead letter keeps."""
 
 
@@ -261,7 +261,7 @@ def _reason(error: Exception) -> PublishError:
 
 def storable(error: BaseException) -> str:
     """A reason as every database can keep it, and everybody who looks after relays may see it."""
-    return redact(sendable(told(error))).replace("\0", "")[:_LONGEST_REASON]
+    return redact(sendable(told(error))).replace("\0", "")[:_MAX_REASON_LENGTH]
 
 
 def _subject(pending: PendingEvent) -> Subject:

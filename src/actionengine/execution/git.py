@@ -28,7 +28,7 @@ Run = Callable[[Sequence[str], int, int, Mapping[str, str]], Finished]
 _EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 _COMMIT = re.compile(r"[0-9a-f]{40}").fullmatch
 _MOST_REFS = 16 * 1024 * 1024
-_MOST_NAMES = 64 * 1024 * 1024
+_MAX_NAMES_BYTES = 64 * 1024 * 1024
 _GIT = (
     *("git", "--no-pager", "--literal-pathspecs"),
     *("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "core.attributesFile=/dev/null"),
@@ -104,7 +104,7 @@ def _check_ended(finished: Finished) -> None:
 
 
 def _names(file: Path) -> list[bytes]:
-    if file.stat().st_size > _MOST_NAMES:
+    if file.stat().st_size > _MAX_NAMES_BYTES:
         raise failing(ErrorCode.UNPROCESSABLE, "the module's git index names more files than a diff may compare")
     return file.read_bytes().split(b"\0")[:-1]
 

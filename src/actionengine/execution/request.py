@@ -79,8 +79,8 @@ NetworkIsolation = Literal["granted", "isolated", "not_enforced", "not_needed"]
 `not_enforced` (this system cannot), `not_needed` (no command was run)."""
 
 FileIsolation = Literal["isolated", "not_enforced", "not_needed"]
-"""Whether commands could reach files that are not theirs: `isolated` (the system kept them off), `not_enforced` (this
-system cannot), `not_needed` (no command was run)."""
+"""The isolation of a command from files that are not its own: `isolated` (the system kept them off), `not_enforced`
+(this system cannot), `not_needed` (no command was run)."""
 
 
 class ExecutionResult(BaseModel):

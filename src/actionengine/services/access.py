@@ -169,7 +169,7 @@ class SystemAccess:
         self._execution.emitted = True
 
     def show(self, output: Any) -> None:
-        """What the action log shows as the output, instead of all of it. Raises `ActionException(internal)` for what
+        """Set the output that the action log shows, instead of all of it. Raises `ActionException(internal)` for what
         could not be read there again."""
         execution = self._execution
         try:

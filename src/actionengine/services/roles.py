@@ -27,7 +27,7 @@ from actionengine.storage.records import MAX_PAGE
 READ_PERMISSION = "roles.read"
 MANAGE_PERMISSION = "roles.manage"
 FULL_POWER = Rule(MANAGE_PERMISSION)
-"""Who holds this, on everything and denied nothing of it, gives any right."""
+"""An actor that holds this, on everything and denied nothing of it, gives any right."""
 _ADMINISTRATORS: tuple[ActorType, ...] = ("human", "integration", "system")
 
 

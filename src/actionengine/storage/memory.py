@@ -330,7 +330,7 @@ class MemoryUnitOfWork:
 
     @property
     def alone(self) -> AbstractContextManager[object]:
-        """What keeps the handler's other threads out, for what has to be done in one piece. Nothing waits inside."""
+        """A lock that keeps the handler's other threads out while a step is done in one piece. Nothing waits inside."""
         return self._data.lock
 
     def read(self, key: Key) -> Item | None:
@@ -471,7 +471,7 @@ class MemoryUnitOfWork:
 
     @property
     def mark(self) -> int:
-        """How far the journal has come."""
+        """The progress of the journal."""
         return len(self._journal)
 
     def undo_to(self, mark: int) -> None:

@@ -244,7 +244,7 @@ CLAIMED = ClaimAnswer("claimed")
 
 
 class IdempotentResult(NamedTuple):
-    """What a claimed key answers from now on, until `expires_at`: a result (JSON) or a pending approval.
+    """The answer of a claimed key from now on, until `expires_at`: a result (JSON) or a pending approval.
 
     `asked` is what the execution asked of the authorizer, as JSON: a replay asks it again.
     """

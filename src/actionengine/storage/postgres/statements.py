@@ -1,4 +1,4 @@
-"""What `PostgresStorage` says to the database.
+"""The statements of `PostgresStorage`.
 
 Everything is named with its schema: tables and types, since a handler's own SQL can make temporary ones, functions and
 operators, since it can choose the search path. Else they could stand before ours, and before the catalogue's.
@@ -230,7 +230,7 @@ MOST_ROWS = 200
 # can also prepare statements under the names of those that the library has prepared. So these here are not prepared.
 
 SETTLE: Statement = ("SET CONSTRAINTS ALL IMMEDIATE", ())
-"""What runs before the look."""
+"""The statement that runs before the last look at the transaction."""
 
 CHECK_TRANSACTION = "SELECT public.ae_check_transaction(%s)"
 """The look: it fails (`IS_TAMPERED`) where the transaction is not the one that began then, and where it holds what it
@@ -253,7 +253,7 @@ CLEAN: list[Statement] = [
 CLEAN_UNCHECKED: list[Statement] = [("CLOSE ALL", ()), *CLEAN, ("DISCARD TEMP", ())]
 
 LEFT_BEHIND: Statement = ("SELECT by_sql, by_driver FROM public.ae_left_behind()", ())
-"""What is left after that: where SQL has replaced one of those before it, this tells."""
+"""A look at the connection after that: where SQL has replaced one of those before it, this tells."""
 
 
 def opening_statements(settings: Sequence[str], read_only: bool, signed: bool) -> Opening:

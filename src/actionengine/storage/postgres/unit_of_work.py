@@ -70,7 +70,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             return self._driver.execute(*later, *statements, until=self._deadline, last=last)
         except psycopg.errors.UniqueViolation as error:
             if later and (error.diag.table_name or "").startswith(_DOCUMENTS):
-                # A generated id that is taken: whoever catches this must not commit what was answered before.
+                # A generated id that is taken: a handler that catches this must not commit what was answered before.
                 self._failed = self.storage.translated(error)
             raise
 

@@ -61,7 +61,7 @@ class DeclaredProtection:
 
     @property
     def is_complete(self) -> bool:
-        """Whether each declared table was there, and protected, when it was looked for."""
+        """Return whether each declared table was there, and protected, when it was looked for."""
         return self._source == [] or (not self._missing and self._count == declaration_count())
 
     def watch(self, connection: Connection, database: str) -> None:

@@ -105,7 +105,7 @@ END
 _SQLITE_CONDITION = "replace({row}.{column}, '-', '') IS NOT replace(ae_writing_tenant(), '-', '')"
 SQLITE_VERBS = {"INSERT": ("new",), "UPDATE": ("old", "new"), "DELETE": ("old",)}
 SQLITE_PREFIX = "ae_protect_"
-"""How the names of the triggers begin."""
+"""The beginning of the names of the triggers."""
 
 
 @dataclass(frozen=True, eq=False)
