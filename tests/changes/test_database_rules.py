@@ -677,6 +677,19 @@ def test_p6_a_base_type_is_there_first(prompt: Prompt) -> None:
     prompt.insert(RECORD_TYPES, record_type("r3"), record_type("r4", base_type="type-r3"))
 
 
+def test_p6_a_base_type_of_another_tenant_does_not_count(sqlite: SQLiteStorage) -> None:
+    units = [sqlite.unit_of_work(Tenant(uuid4(), slug), str(uuid4()), "sync") for slug in ("globex", "acme")]
+    globex = _filled(SQLitePrompt(units[0]))
+    globex.insert(RECORD_TYPES, record_type("theirs"))
+    drive(units[0].commit())
+    acme = _filled(SQLitePrompt(units[1]))
+
+    with acme.refuses("P6: "):
+        acme.insert(RECORD_TYPES, record_type("r3", base_type="type-theirs"))
+
+    drive(units[1].rollback())
+
+
 def test_p6_a_type_is_not_its_own_base(prompt: Prompt) -> None:
     with prompt.refuses("P6: |p6_not_its_own_base"):
         prompt.insert(RECORD_TYPES, record_type("r3", base_type="type-r3"))
