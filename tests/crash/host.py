@@ -124,8 +124,10 @@ class Fused(SQLUnitOfWork):
 
 class FusedPostgresUnitOfWork(Fused, PostgresUnitOfWork):
     def _send_last(self, *statements: Statement, first: Sequence[Statement] = ()) -> None:
-        if ("COMMIT", ()) in statements and self.fuse.is_due("while recording"):
-            self._driver.execute(*statements[: statements.index(("COMMIT", ()))])
+        recording = statements[: statements.index(("COMMIT", ()))] if ("COMMIT", ()) in statements else ()
+        # A read-only action commits with nothing to record.
+        if recording and self.fuse.is_due("while recording"):
+            self._driver.execute(*recording)
             die()
         super()._send_last(*statements, first=first)
 
