@@ -365,7 +365,7 @@ class Pipeline(Stages):
                 "%s is not on the action log: the storage did not answer (%s)", execution.plan.name, execution.id
             )
             return Failure(error)
-        # What is to be written besides must not keep the row from the log, and nor must what stands on it.
+        # Neither the other writes of a failure nor the content of its row may keep the row from the log.
         for writes in dict.fromkeys((execution.after_failure, ())):
             for form in (Execution.scrubbed_rows, Execution.reduced_rows):
                 refusal = await self._write_failure(execution, writes, form)

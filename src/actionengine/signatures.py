@@ -198,8 +198,8 @@ def _annotations_of(function: FunctionType) -> Mapping[str, Any]:
 
 
 def _takes_context(handler: Callable[..., Any], name: str) -> bool:
-    """Whether a handler is called as `handler(data, ctx)`. A second parameter that has a default is the context only if
-    it is called so: `lambda data, number=number: …` binds a value."""
+    """Return whether a handler is called as `handler(data, ctx)`. A second parameter that has a default is the
+    context only if it is called so: `lambda data, number=number: …` binds a value."""
     if type(handler) is FunctionType:
         # What inspect.signature finds out, for the usual case, at a tenth of the time: ten thousand actions boot.
         code = handler.__code__

@@ -26,7 +26,7 @@ class RowsDialect:
 
     `rows` makes a table `r` of the rows that are given (`{"rows": […]}`, a parameter), with the `{columns}` that
     `column` describes. `given`, `read` and `any_of` are forms for a `{name}`: a column taken from `r`, a column as it
-    is read, and one that equals any of a JSON array. `lock` follows a query whose rows are to be locked. `operator` is
+    is read, and one that equals any of a JSON array. `lock` follows a query that locks its rows. `operator` is
     the form of an operator.
     """
 
