@@ -18,7 +18,7 @@ from actionengine.payload import refusals, summary
 from actionengine.workflows.checks import check
 from actionengine.workflows.conditions import not_empty
 from actionengine.workflows.step_types import END, Part, Step
-from actionengine.workflows.trigger_types import Trigger
+from actionengine.workflows.trigger_types import STORED, Trigger
 
 MOST_STEPS = 200
 MOST_BYTES = 256 * 1024
@@ -53,12 +53,15 @@ class Definition(Part):
         return self
 
 
-def parse_definition(given: Mapping[str, Any]) -> Definition:
-    """A definition. Raises `ActionException(invalid_input)`, which says of each part what is wrong with it."""
+def parse_definition(given: Mapping[str, Any], *, stored: bool = False) -> Definition:
+    """Return a definition. The schedule of a `stored` one is not judged again.
+
+    Raises `ActionException(invalid_input)`, which says of each part what is wrong with it.
+    """
     try:
         if len(to_json(given)) > MOST_BYTES:
             raise failing(ErrorCode.INVALID_INPUT, f"the definition is too long: it has at most {MOST_BYTES >> 10} KB")
-        return Definition.model_validate(given)
+        return Definition.model_validate(given, context=STORED if stored else None)
     except ValidationError as error:
         fields = refusals(error)
         raise failing(ErrorCode.INVALID_INPUT, f"the definition: {summary(fields, whole='')}", fields=fields) from None

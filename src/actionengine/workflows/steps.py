@@ -197,7 +197,7 @@ async def _fire(data: Fire, ctx: ActionContext) -> Result[str | None, ActionErro
     if head is not None:
         check_actor(ctx, head.id, f"the trigger {data.trigger_id} is fired")
     if record is not None and head is not None and record.data["status"] == "active" and head.data["active"]:
-        trigger = parse_trigger(record.data["trigger"])
+        trigger = parse_trigger(record.data["trigger"], stored=True)
         if not isinstance(trigger, EventTrigger) or trigger.when is None or holds(trigger.when, known):
             input = filled(trigger.input, known)
             # Its idempotency key may have expired since.

@@ -103,7 +103,7 @@ def parsed(workflow: Record) -> Definition:
     id = workflow.data["definition_id"]
     known = _definitions.get(id)
     if known is None:
-        known = parse_definition(workflow.data["definition"])
+        known = parse_definition(workflow.data["definition"], stored=True)
         if len(_definitions) >= _MOST_KEPT:
             # Of a copy: other threads add to it meanwhile.
             for oldest in list(_definitions)[:1]:

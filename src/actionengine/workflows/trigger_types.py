@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
+from collections.abc import Callable
 from typing import Annotated, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from croniter import CroniterBadDateError, croniter  # type: ignore[import-untyped]
-from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, model_validator
 
 from actionengine.changes.ops import Name
 from actionengine.workflows.conditions import paths
+from actionengine.workflows.schedules import cron, zone
 from actionengine.workflows.step_types import Part, When
 from actionengine.workflows.values import references
 
-_RANDOM = re.compile(r"(?<![A-Z])[HR](?![A-Z])", re.IGNORECASE)
-"""Of croniter's: each process would have a time of its own."""
-
-_MOST_FIELDS = 6
-
-
-def cron(schedule: str) -> str:
-    """A schedule. Raises `ValueError` for one that is none, and for one whose time never comes."""
-    is_one = croniter.is_valid(schedule, second_at_beginning=True) and len(schedule.split()) <= _MOST_FIELDS
-    if not is_one or _RANDOM.search(schedule):
-        raise ValueError(
-            f"{schedule!r} is no schedule: it has five fields, as in '0 9 * * MON-FRI', or six with seconds"
-        )
-    try:
-        croniter(schedule, datetime.now(UTC), second_at_beginning=True).get_next()
-    except CroniterBadDateError:
-        raise ValueError(f"the time of the schedule {schedule!r} never comes") from None
-    return schedule
+STORED = "stored"
+"""The context in which a definition or a trigger from the storage is read. Its schedule was checked when it was
+written, perhaps on a machine that knows more time zones."""
 
 
-def zone(name: str) -> str:
-    """A time zone's name. Raises `ValueError` for one that there is not."""
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"there is no time zone {name!r}; name one as in Europe/Berlin") from None
-    return name
+def _written(check: Callable[[str], str]) -> AfterValidator:
+    """Return the validator that checks what a caller writes."""
+
+    def validate(value: str, info: ValidationInfo) -> str:
+        return value if info.context == STORED else check(value)
+
+    return AfterValidator(validate)
 
 
 class EventTrigger(Part):
@@ -72,8 +55,8 @@ class ScheduleTrigger(Part):
     `input.scheduled_at`."""
 
     type: Literal["schedule"]
-    schedule: Annotated[str, Field(max_length=100), AfterValidator(cron)]
-    timezone: Annotated[str, AfterValidator(zone)] = "UTC"
+    schedule: Annotated[str, Field(max_length=100), _written(cron)]
+    timezone: Annotated[str, _written(zone)] = "UTC"
     input: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -20,15 +20,18 @@ from actionengine.workflows.events import TRIGGER_CHANGED, TriggerChanged
 from actionengine.workflows.models import CreateTrigger, ListTriggers, TriggerReference, TriggerView
 from actionengine.workflows.permissions import ACTIVATORS, WorkflowPermissions
 from actionengine.workflows.store import Store, store_of, timestamp, workflow_subject
-from actionengine.workflows.trigger_types import EventTrigger, ScheduleTrigger, Trigger
+from actionengine.workflows.trigger_types import STORED, EventTrigger, ScheduleTrigger, Trigger
 
 _TRIGGER: TypeAdapter[EventTrigger | ScheduleTrigger] = TypeAdapter(Trigger)
 
 
-def parse_trigger(given: Mapping[str, Any]) -> EventTrigger | ScheduleTrigger:
-    """A trigger. Raises `ActionException(invalid_input)`, which says what is wrong with it."""
+def parse_trigger(given: Mapping[str, Any], *, stored: bool = False) -> EventTrigger | ScheduleTrigger:
+    """Return a trigger. The times of a `stored` one are not judged again.
+
+    Raises `ActionException(invalid_input)`, which says what is wrong with it.
+    """
     try:
-        return _TRIGGER.validate_python(given)
+        return _TRIGGER.validate_python(given, context=STORED if stored else None)
     except ValidationError as error:
         fields = refusals(error)
         raise failing(ErrorCode.INVALID_INPUT, f"the trigger: {summary(fields, whole='')}", fields=fields) from None
@@ -125,7 +128,7 @@ async def _remove(ctx: ActionContext, store: Store, record: Record) -> None:
 
 def _tell(ctx: ActionContext, record: Record, *, active: bool) -> None:
     # What is taken out of use need not be what a trigger may be by now.
-    trigger = parse_trigger(record.data["trigger"]) if active else None
+    trigger = parse_trigger(record.data["trigger"], stored=True) if active else None
     scheduled = trigger if isinstance(trigger, ScheduleTrigger) else None
     told = TriggerChanged(
         trigger_id=record.id,
