@@ -170,9 +170,10 @@ def test_what_is_within_the_bounds_is_read_again(any_storage: AnyStorage, writer
 
 def test_the_bounds_are_exact() -> None:
     check_readable(json.dumps(deep(MAX_JSON_DEPTH)).encode())
+    check_readable(json.dumps([deep(MAX_JSON_DEPTH - 1)] * 3).encode())
     check_readable(b'{"a":"' + b"1" * 9000 + b'"}')
     check_readable(b"[" + b"1" * MAX_JSON_DIGITS + b"]")
-    for unreadable in (json.dumps(deep(MAX_JSON_DEPTH + 1)).encode(), b"[" + b"1" * (MAX_JSON_DIGITS + 1) + b"]"):
+    for unreadable in (json.dumps([deep(MAX_JSON_DEPTH)]).encode(), b"[" + b"1" * (MAX_JSON_DIGITS + 1) + b"]"):
         with pytest.raises(ValueError, match=f"{MAX_JSON_DEPTH} levels|{MAX_JSON_DIGITS} digits"):
             check_readable(unreadable)
 

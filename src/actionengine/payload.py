@@ -155,10 +155,8 @@ def _read(value: Any, limits: Limits) -> Received:
                 ErrorCode.INVALID_INPUT,
                 f"the payload has {len(encoded)} bytes; at most {limits.payload_bytes} are allowed",
             )
-        # The length and the brackets bound the depth from above, so that few payloads need the walk.
         depth = min(limits.payload_depth, MAX_JSON_DEPTH)
-        has_brackets = len(encoded) > 2 * depth and encoded.count(b"{") + encoded.count(b"[") > depth
-        if has_brackets and is_deeper(encoded, depth):
+        if is_deeper(encoded, depth):
             raise failing(ErrorCode.INVALID_INPUT, f"the payload is nested deeper than {depth} levels")
         plain = from_json(encoded)
         return Received(encoded, plain, plain == value)
