@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import math
+import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -25,6 +29,8 @@ from actionengine import (
     Tenant,
     create_action,
 )
+from actionengine.authorization.cache import BoundedCache, Entry
+from actionengine.authorization.rbac import CACHE_BYTES
 from actionengine.authorization.rules import Rights, decide, decide_without_roles, needs_roles
 from actionengine.driving import drive
 from actionengine.names import check_pattern, check_permission, pattern_covers
@@ -360,6 +366,7 @@ class Counting(InMemoryStorage):
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr("actionengine.authorization.rbac.monotonic", clock)
+    monkeypatch.setattr("actionengine.authorization.cache.monotonic", clock)
     return clock
 
 
@@ -402,17 +409,17 @@ def test_roles_are_read_once_until_they_change(counting: Counting, clock: Clock)
     ann, bob = Actor.human("ann"), Actor.human("bob")
 
     assert answered(authorizer, asking(ann, "jobs.close")).allowed
-    assert counting.reads == 2
+    assert counting.reads == 1
     assert counting.opened == {("", "sync", True)}
     assert isinstance(authorizer.authorize(asking(ann, "jobs.close")), Decision)
     assert answered(authorizer, asking(ann, "jobs.open")).allowed
-    assert counting.reads == 2
+    assert counting.reads == 1
     assert not answered(authorizer, asking(bob, "jobs.close")).allowed
     assert not answered(authorizer, asking(Actor.ai("ann"), "jobs.close")).allowed
-    assert counting.reads == 4
+    assert counting.reads == 3
     define(counting, TENANT, "clerk", "other.*", version=1)
     assert not answered(authorizer, asking(ann, "jobs.close")).allowed
-    assert counting.reads == 6
+    assert counting.reads == 4
 
 
 def test_what_another_process_changes_counts_after_max_age(counting: Counting, clock: Clock) -> None:
@@ -429,13 +436,13 @@ def test_what_another_process_changes_counts_after_max_age(counting: Counting, c
     assert counting.reads == 0
     clock.now += 0.1
     answered(authorizer, question)
-    assert counting.reads == 2
+    assert counting.reads == 1
     clock.now += 1.9
     answered(usual, question)
-    assert counting.reads == 2
+    assert counting.reads == 1
     clock.now += 0.1
     answered(usual, question)
-    assert counting.reads == 4
+    assert counting.reads == 2
 
 
 def test_tenants_and_questions_have_answers_of_their_own(counting: Counting, clock: Clock) -> None:
@@ -475,40 +482,90 @@ def test_an_answer_about_one_resource_is_none_about_another(counting: Counting, 
     assert not answered(authorizer, asking(one, "jobs.void", resource="job/1")).allowed
 
 
-def test_all_roles_of_a_tenant_are_read_however_many(
+def test_a_miss_reads_the_roles_of_the_actor_and_no_others(
     counting: Counting, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unit = InMemoryStorage.unit_of_work(counting, TENANT, "a", "sync")
-    for number in range(2001):
-        rules = {"allow": [{"permission": f"p{number:04}", "resource": None}], "deny": []}
-        drive(unit.records(ROLES).insert(rules, f"r{number:04}"))
-    drive(unit.commit())
+    for number in range(50):
+        define(counting, TENANT, f"r{number}", f"p{number}")
+    give(counting, TENANT, "human:ann", "r7")
+    asked: list[str] = []
+    real = MemoryRecords.get
+
+    async def noted(self: MemoryRecords, id: str) -> Any:
+        asked.append(id)
+        return await real(self, id)
+
+    async def never(self: MemoryRecords, **options: Any) -> Any:
+        raise AssertionError("roles are listed")
+
+    monkeypatch.setattr(MemoryRecords, "get", noted)
+    monkeypatch.setattr(MemoryRecords, "list", never)
+    ann = Actor.human("ann", ["r9", "unknown"])
     authorizer = RBACAuthorizer(counting)
-    pages: list[Any] = []
-    real = MemoryRecords.list
-
-    async def noted(self: MemoryRecords, **options: Any) -> Any:
-        pages.append(options)
-        return await real(self, **options)
-
-    monkeypatch.setattr(MemoryRecords, "list", noted)
-    answered(authorizer, asking(Actor.human("x"), "p0001"))
-    assert pages == [{"limit": 1000, "after": after} for after in (None, "r0999", "r1999")]
-    for number in (0, 999, 1000, 1999, 2000):
-        actor = Actor.human(f"u{number}", [f"r{number:04}"])
-        assert answered(authorizer, asking(actor, f"p{number:04}")).allowed
-        assert not answered(authorizer, asking(actor, "p0005")).allowed
+    assert answered(authorizer, asking(ann, "p7")).allowed
+    assert answered(authorizer, asking(ann, "p9")).allowed
+    assert not answered(authorizer, asking(ann, "p8")).allowed
+    assert asked == ["human:ann", "r7", "r9", "unknown"]
 
 
-def test_the_cache_is_bounded(counting: Counting, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actionengine.authorization.rbac._MOST_CACHED", 3)
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 10_000, "x" * 256])
+def test_a_token_may_name_roles_that_no_storage_can_have(counting: Counting, name: str) -> None:
+    question = asking(Actor.human("ann", [name]), "jobs.close")
+    assert answered(RBACAuthorizer(counting), question) == Decision(False, "needs the permission jobs.close")
+
+
+def test_one_bound_holds_for_all_tenants(counting: Counting, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actionengine.authorization.rbac.CACHE_BYTES", 80_000)
+    tenants = [counting.create_tenant(slug=f"t{number}", name="T") for number in range(10)]
     authorizer = RBACAuthorizer(counting)
-    for number in range(10):
+    for number in range(40):
+        for tenant in tenants:
+            question = asking(Actor.human("ann"), "x", resource=f"job/{number}")._replace(tenant=tenant)
+            assert not answered(authorizer, question).allowed
+    assert authorizer.cached_bytes <= 80_000
+    # The newest answers are there still, and the oldest are not.
+    assert isinstance(authorizer.authorize(question), Decision)
+    oldest = authorizer.authorize(question._replace(resource="job/0"))
+    assert inspect.iscoroutine(oldest)
+    oldest.close()
+
+
+def test_long_names_take_their_part_of_the_cache(counting: Counting, clock: Clock) -> None:
+    authorizer = RBACAuthorizer(counting)
+    tracemalloc.start()
+    for number in range(300):
+        answered(authorizer, asking(Actor.human("ann"), "x", resource=f"{number}/" + "x" * 100_000))
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert taken < CACHE_BYTES
+    # What is larger than the cache is answered, and not kept.
+    answered(authorizer, asking(Actor.human("ann"), "x", resource="x" * CACHE_BYTES))
+    assert authorizer.cached_bytes <= CACHE_BYTES
+
+
+def test_what_has_expired_leaves_the_cache(counting: Counting, clock: Clock) -> None:
+    authorizer = RBACAuthorizer(counting)
+    for number in range(50):
         answered(authorizer, asking(Actor.human(f"u{number}"), "x"))
-        cached = authorizer._cache[TENANT.id]
-        assert 0 < len(cached.assignments) <= 3
-        assert 0 < len(cached.decisions) <= 3
-    assert len(cached.assignments) == 1
+    full = authorizer.cached_bytes
+    clock.now += 5
+    answered(authorizer, asking(Actor.human("ann"), "x"))
+    assert 0 < authorizer.cached_bytes < full / 25
+
+
+def test_threads_share_the_cache(counting: Counting) -> None:
+    cache: BoundedCache[int] = BoundedCache(50)
+
+    def use(first: int) -> None:
+        for number in range(3000):
+            key = (first + number) % 97
+            found = cache.get(key, 0)
+            assert found is None or found.value == key
+            cache.put(key, Entry(key, 0, math.inf, 1))
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(use, range(0, 80, 10)))
+    assert cache.size == len(cache) == 50
 
 
 def test_units_that_read_roles_are_ended(clock: Clock) -> None:

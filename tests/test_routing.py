@@ -20,6 +20,7 @@ from actionengine import (
     RequestContext,
     create_action,
 )
+from actionengine.routing import MAX_COMPARED_NAMES, MAX_NAME_LENGTH
 from tests.conftest import Execute
 
 MISSPELT = [("work", "opne"), ("wrok", "open"), ("action_lgo", "list"), ("work", "nothing alike"), ("work", 7)]
@@ -77,3 +78,40 @@ def test_a_misspelt_hook_is_refused_with_the_nearest_name(
         engine_of(OPEN, hooked)
 
     assert str(refusal.value) == f"work.close: its hook {hook.name} names no action: {hint}"
+
+
+def test_an_unknown_name_among_many_is_compared_with_none(
+    engine_of: Callable[..., Engine], as_ann: RequestContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[int] = []
+
+    def count(name: str, names: Any, n: int) -> list[str]:
+        compared.append(len(names))
+        return []
+
+    monkeypatch.setattr("actionengine.routing.get_close_matches", count)
+    many = [create_action(name=f"open_{n}", description="", handler=open_job) for n in range(MAX_COMPARED_NAMES + 1)]
+    for actions, comparisons in ((many, []), (many[1:], [MAX_COMPARED_NAMES])):
+        compared.clear()
+        answer = engine_of(*actions).execute_action("work", "open", {}, as_ann)
+        assert isinstance(answer, Failure)
+        assert answer.failure().message == "there is no action 'open' in the service 'work'"
+        assert compared == comparisons
+
+
+@pytest.mark.parametrize(("service", "action"), [("work", "x" * 1_000_000), ("x" * 1_000_000, "open")])
+def test_an_unknown_name_is_repeated_in_part_and_logged(
+    service: str,
+    action: str,
+    engine_of: Callable[..., Engine],
+    execute: Execute,
+    as_ann: RequestContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    answer = execute(engine_of(OPEN), f"{service}.{action}", {}, as_ann)
+    assert isinstance(answer, Failure)
+    assert len(str(answer.failure())) < 500
+    assert all(len(str(value)) <= MAX_NAME_LENGTH for value in answer.failure().details.values())
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert line.startswith(answer.failure().message)
+    assert f"(tenant acme, actor {as_ann.actor})" in line

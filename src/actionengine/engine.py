@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, final
@@ -17,6 +18,8 @@ from actionengine.pipeline import Pipeline
 from actionengine.plan import ActionPlan
 from actionengine.routing import no_service, route
 from actionengine.storage.port import Mode, Storage, StorageError, StorageUnavailable
+
+logger = logging.getLogger("actionengine")
 
 
 @final
@@ -106,7 +109,7 @@ class Engine:
         """
         plan = self._route(service, action)
         if not isinstance(plan, ActionPlan):
-            return Failure(plan)
+            return _refused(plan, context)
         return drive(self._pipeline.execute(plan, payload, context, "sync"))
 
     async def execute_action_async(
@@ -115,7 +118,7 @@ class Engine:
         """The same under an event loop, for `async def` handlers and `def` ones alike."""
         plan = self._route(service, action)
         if not isinstance(plan, ActionPlan):
-            return Failure(plan)
+            return _refused(plan, context)
         return await self._pipeline.execute(plan, payload, context, "async")
 
     async def execute(
@@ -124,7 +127,7 @@ class Engine:
         """The same in either world: in `"sync"` it never suspends."""
         plan = self._route(service, action)
         if not isinstance(plan, ActionPlan):
-            return Failure(plan)
+            return _refused(plan, context)
         return await self._pipeline.execute(plan, payload, context, mode)
 
     async def consume(
@@ -157,6 +160,13 @@ class Engine:
 
     def _route(self, service: str, action: str) -> ActionPlan | ActionError:
         return route(self._plans, service, action)
+
+
+def _refused(error: ActionError, context: RequestContext) -> Failure[ActionError]:
+    """Return the failure for an unknown name, on record with the host: the action log has rows of actions only."""
+    tenant, actor = getattr(context, "tenant", None), getattr(context, "actor", None)
+    logger.warning("%s (tenant %s, actor %s)", error.message, getattr(tenant, "slug", None), actor)
+    return Failure(error)
 
 
 def _frozen(mapping: dict[str, Any]) -> Mapping[str, Any]:

@@ -3,108 +3,108 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Hashable
-from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any
-from uuid import UUID
+from typing import Any, NamedTuple
 
+from actionengine.authorization.cache import BoundedCache, Entry
 from actionengine.authorization.port import AccessRequest, Decision
 from actionengine.authorization.rules import Role, Rule, decide, decide_without_roles, needs_roles
-from actionengine.context import Actor, Tenant
-from actionengine.storage.port import ROLE_ASSIGNMENTS, ROLES, Mode, Storage
-from actionengine.storage.records import MAX_PAGE
+from actionengine.storage.port import ROLE_ASSIGNMENTS, ROLES, Storage, UnitOfWork
+from actionengine.storage.records import is_id
 
-_MOST_CACHED = 10_000
+CACHE_BYTES = 16 * 1024 * 1024
+"""Memory that an authorizer keeps, as it is estimated, for all tenants together."""
+
+_ENTRY_BYTES, _RULE_BYTES = 600, 250
 
 
-@dataclass(slots=True)
-class CachedRoles:
-    """What is known of one tenant since its roles last changed."""
+class AssignedRoles(NamedTuple):
+    """The names of the roles that storage assigns to an actor, and those of its roles that are defined."""
 
-    stamp: int
-    expires: float
+    names: tuple[str, ...]
     roles: dict[str, Role]
-    assignments: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
-    decisions: dict[Hashable, Decision] = field(default_factory=dict)
 
 
 class RBACAuthorizer:
     """Decides by the roles that storage assigns to the actor, together with those that the host's token gives it.
 
-    Rules are read once and again after each change in the tenant that this process commits (`Storage.access_stamp`).
-    What another process changes is in force here after `max_age` seconds at the latest.
+    An actor's rules are read once and again after each change of roles in the tenant that this process commits
+    (`Storage.access_stamp`). Changes that another process commits are in force here after `max_age` seconds at the
+    latest. One cache of 16 MiB serves all tenants.
     """
 
     def __init__(self, storage: Storage, *, max_age: float = 5.0) -> None:
         self._storage = storage
         self._max_age = max_age
-        self._cache: dict[UUID, CachedRoles] = {}
+        self._decisions: BoundedCache[Decision] = BoundedCache(CACHE_BYTES // 2)
+        self._assigned: BoundedCache[AssignedRoles] = BoundedCache(CACHE_BYTES // 2)
+
+    @property
+    def cached_bytes(self) -> int:
+        """Memory that the cache takes, as it is estimated."""
+        return self._decisions.size + self._assigned.size
 
     def authorize(self, request: AccessRequest) -> Decision | Awaitable[Decision]:
-        """The decision: at once where the same was asked since the tenant's roles last changed."""
+        """Return the decision: at once where the same was asked since the tenant's roles last changed."""
         if not needs_roles(request):
             return decide_without_roles(request)
-        cached = self._cached(request.tenant, self._storage.access_stamp(request.tenant.id))
-        if cached is not None:
-            decision = cached.decisions.get(_question(request))
-            if decision is not None:
-                return decision
-        return self._load_and_decide(request)
+        question = _question(request)
+        entry = self._decisions.get(question, self._storage.access_stamp(request.tenant.id))
+        return entry.value if entry is not None else self._load_and_decide(request, question)
 
-    async def _load_and_decide(self, request: AccessRequest) -> Decision:
+    async def _load_and_decide(self, request: AccessRequest, question: Hashable) -> Decision:
         stamp = self._storage.access_stamp(request.tenant.id)
-        cached = self._cached(request.tenant, stamp)
-        if cached is None:
+        actor = (request.tenant.id, request.actor.type, request.actor.id, request.actor.roles)
+        entry = self._assigned.get(actor, stamp)
+        if entry is None:
             # As old as its oldest part: the time is taken before anything is read.
             expires = monotonic() + self._max_age
-            cached = CachedRoles(stamp, expires, await self._load_roles(request.tenant, request.mode))
-            self._cache[request.tenant.id] = cached
-        key = (request.actor.type, request.actor.id)
-        assigned = cached.assignments.get(key)
-        if assigned is None:
-            assigned = await self._load_assignments(request.tenant, request.actor, request.mode)
-            if len(cached.assignments) >= _MOST_CACHED:
-                cached.assignments.clear()
-            cached.assignments[key] = assigned
-        decision = decide(request, assigned, cached.roles)
-        if len(cached.decisions) >= _MOST_CACHED:
-            cached.decisions.clear()
-        cached.decisions[_question(request)] = decision
+            assigned = await self._load(request)
+            rules = sum(len(role.allow) + len(role.deny) for role in assigned.roles.values())
+            size = _ENTRY_BYTES + rules * _RULE_BYTES + _text_bytes(request)
+            entry = Entry(assigned, stamp, expires, size)
+            self._assigned.put(actor, entry)
+        decision = decide(request, entry.value.names, entry.value.roles)
+        size = _ENTRY_BYTES + _text_bytes(request) + len(decision.reason)
+        self._decisions.put(question, Entry(decision, stamp, entry.expires, size))
         return decision
 
-    def _cached(self, tenant: Tenant, stamp: int) -> CachedRoles | None:
-        cached = self._cache.get(tenant.id)
-        return cached if cached is not None and cached.stamp == stamp and monotonic() < cached.expires else None
-
-    async def _load_roles(self, tenant: Tenant, mode: Mode) -> dict[str, Role]:
-        roles: dict[str, Role] = {}
-        unit_of_work = self._storage.unit_of_work(tenant, "", mode, read_only=True)
+    async def _load(self, request: AccessRequest) -> AssignedRoles:
+        """Return the roles of an actor as storage has them."""
+        unit_of_work = self._storage.unit_of_work(request.tenant, "", request.mode, read_only=True)
         try:
-            after: str | None = None
-            while True:
-                page = await unit_of_work.records(ROLES).list(limit=MAX_PAGE, after=after)
-                roles.update({record.id: role_of(record.data) for record in page})
-                if len(page) < MAX_PAGE:
-                    break
-                after = page[-1].id
+            record = await unit_of_work.records(ROLE_ASSIGNMENTS).get(str(request.actor))
+            names = tuple(record.data["roles"]) if record is not None else ()
+            return AssignedRoles(names, await _load_roles(unit_of_work, {*request.actor.roles, *names}))
         finally:
             await unit_of_work.rollback()
-        return roles
 
-    async def _load_assignments(self, tenant: Tenant, actor: Actor, mode: Mode) -> tuple[str, ...]:
-        unit_of_work = self._storage.unit_of_work(tenant, "", mode, read_only=True)
-        try:
-            record = await unit_of_work.records(ROLE_ASSIGNMENTS).get(str(actor))
-        finally:
-            await unit_of_work.rollback()
-        return tuple(record.data["roles"]) if record else ()
+
+async def _load_roles(unit_of_work: UnitOfWork, names: set[str]) -> dict[str, Role]:
+    # A host's token may name what no role can be called.
+    records = [await unit_of_work.records(ROLES).get(name) for name in sorted(filter(is_id, names))]
+    return {record.id: role_of(record.data) for record in records if record is not None}
 
 
 def _question(request: AccessRequest) -> Hashable:
-    """All that a decision depends on, beside the tenant's roles."""
+    """Return all that a decision depends on, beside the tenant's roles."""
     actor = request.actor
     rights = (actor.type, actor.id, actor.roles, actor.permissions)
-    return rights, request.access_control, request.permission, request.resource, request.resource_follows
+    return (
+        request.tenant.id,
+        rights,
+        request.access_control,
+        request.permission,
+        request.resource,
+        request.resource_follows,
+    )
+
+
+def _text_bytes(request: AccessRequest) -> int:
+    """Return about how many bytes the caller's texts take in a key of the cache, at up to 4 bytes a character."""
+    actor = request.actor
+    texts = (actor.id, request.resource or "", *actor.roles, *actor.permissions)
+    return 4 * sum(map(len, texts)) + 64 * len(texts)
 
 
 def role_of(document: dict[str, Any]) -> Role:

@@ -73,8 +73,13 @@ def page_size(limit: int) -> int:
 
 def check_id(collection: str, id: str) -> None:
     """Raises `ActionException(invalid_input)` for an id that is not a text of 1 to 255 characters."""
-    if not isinstance(id, str) or not 0 < len(id) <= 255 or sendable(id) != id:
+    if not is_id(id):
         raise failing(ErrorCode.INVALID_INPUT, f"an id in {collection!r} is a text of 1 to 255 characters in UTF-8")
+
+
+def is_id(text: object) -> bool:
+    """Return whether a document can have this id: a text of 1 to 255 characters in UTF-8."""
+    return isinstance(text, str) and 0 < len(text) <= 255 and sendable(text) == text
 
 
 def event_id(text: str) -> str:

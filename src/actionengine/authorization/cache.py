@@ -1,0 +1,60 @@
+"""A cache with one bound for all tenants; the least recently used entries go first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from threading import Lock
+from time import monotonic
+from typing import Generic, NamedTuple, TypeVar
+
+V = TypeVar("V")
+
+
+class Entry(NamedTuple, Generic[V]):
+    """A value that is in force until `expires` (of `time.monotonic`), while the tenant's access stamp is `stamp`.
+
+    `size` is the caller's estimate of its memory, in bytes.
+    """
+
+    value: V
+    stamp: int
+    expires: float
+    size: int
+
+
+class BoundedCache(Generic[V]):
+    """At most `max_bytes` of entries, by their estimated sizes. Threads and tasks may share it."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[Hashable, Entry[V]] = OrderedDict()
+        self._lock = Lock()
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: Hashable, stamp: int) -> Entry[V] | None:
+        """Return the entry of a key while it is in force."""
+        entry = self._entries.get(key)
+        if entry is None or entry.stamp != stamp or entry.expires <= monotonic():
+            return None
+        try:
+            self._entries.move_to_end(key)
+        except KeyError:
+            return entry  # Another thread has just removed it, and it is in force still.
+        return entry
+
+    def put(self, key: Hashable, entry: Entry[V]) -> None:
+        """Keep an entry. The least recently used ones go while they have expired or the bound is passed."""
+        with self._lock:
+            replaced = self._entries.pop(key, None)
+            self._entries[key] = entry
+            self.size += entry.size - (replaced.size if replaced is not None else 0)
+            now = monotonic()
+            while self._entries:
+                oldest = next(iter(self._entries))
+                if self.size <= self._max_bytes and now < self._entries[oldest].expires:
+                    break
+                self.size -= self._entries.pop(oldest).size
