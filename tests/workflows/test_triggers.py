@@ -143,7 +143,9 @@ async def test_an_event_that_is_delivered_again_after_its_key_has_expired_starts
 
 
 @scenario
-async def test_each_trigger_of_an_event_starts_its_own_run(desk: Desk, relay: Relay) -> None:
+async def test_an_event_starts_one_run_of_each_workflow_however_many_of_its_triggers_see_it(
+    desk: Desk, relay: Relay
+) -> None:
     one, two = await desk.define(note("a"), trigger=EVENT), await desk.define(note("a"))
     for key in (one, two):
         expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT}))
@@ -153,7 +155,22 @@ async def test_each_trigger_of_an_event_starts_its_own_run(desk: Desk, relay: Re
 
     assert await relay.give(times=2) == {}
 
-    assert (len(await runs_of(desk, one)), len(await runs_of(desk, two))) == (4, 2)
+    assert (len(await runs_of(desk, one)), len(await runs_of(desk, two))) == (2, 2)
+
+
+@scenario
+async def test_of_several_triggers_that_see_an_event_the_first_whose_condition_holds_starts_the_run(
+    desk: Desk, relay: Relay
+) -> None:
+    above = EVENT | {"when": comparison("input.payload.n", "gt", 5), "input": {"which": "above"}}
+    key = await desk.define(note("a"), trigger=above)
+    expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT | {"input": {"which": "any"}}}))
+    await emit(desk, {"n": 1})
+    await emit(desk, {"n": 7})
+
+    assert await relay.give(times=2) == {}
+
+    assert [run.input for run in await runs_of(desk, key)] == [{"which": "any"}, {"which": "above"}]
 
 
 @scenario
@@ -199,19 +216,19 @@ async def test_a_workflow_without_an_active_version_holds_nothing_up(desk: Desk,
 
 @scenario
 async def test_a_trigger_that_is_disabled_or_deleted_starts_nothing(desk: Desk, relay: Relay) -> None:
-    key = await desk.define(note("a"))
-    made = [expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT})) for _ in range(3)]
+    keys = [await desk.define(note("a")) for _ in range(3)]
+    made = [expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT})) for key in keys]
     expect(await desk.ask("triggers.disable", {"trigger_id": made[0].id}))
     expect(await desk.ask("triggers.delete", {"trigger_id": made[1].id}))
     await emit(desk)
     assert await relay.give() == {}
-    assert [run.trigger_id for run in await runs_of(desk, key)] == [made[2].id]
+    assert [len(await runs_of(desk, key)) for key in keys] == [0, 0, 1]
 
     expect(await desk.ask("triggers.enable", {"trigger_id": made[0].id}))
     await emit(desk)
     assert await relay.give() == {}
 
-    assert len(await runs_of(desk, key)) == 3
+    assert [len(await runs_of(desk, key)) for key in keys] == [1, 0, 2]
 
 
 @scenario

@@ -46,6 +46,10 @@ class SystemAccess:
         """Rows of the action log."""
         return await self._pipeline.open(self._execution).read_log(query)
 
+    async def last_position(self) -> int:
+        """Return the position of the tenant's last event that has committed; 0 where there is none."""
+        return await self._pipeline.open(self._execution).last_position()
+
     async def is_allowed(self, permission: str, resource: str | None = None) -> bool:
         """Return whether the actor has a permission, perhaps on one resource; the question stays off the record."""
         execution = self._execution

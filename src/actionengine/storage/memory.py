@@ -432,6 +432,12 @@ class MemoryUnitOfWork:
                 found.append(row)
         return found
 
+    async def last_position(self) -> int:
+        """Return the position of the tenant's last event that has committed; 0 where there is none."""
+        with self._data.lock:
+            self._check_open()
+            return len(self._data.events)
+
     # SQL
 
     @property

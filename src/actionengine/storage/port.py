@@ -363,6 +363,10 @@ class UnitOfWork(Protocol):
     async def read_log(self, query: LogQuery) -> Sequence[LogRow]:
         """Rows of the action log, committed ones, newest first."""
 
+    async def last_position(self) -> int:
+        """Return the position of the tenant's last event that has committed, as this transaction sees it; 0 where there
+        is none."""
+
     @property
     def session(self) -> Any:
         """The SQLAlchemy session, where there is one; raises `StorageError` where not."""

@@ -85,6 +85,17 @@ class EventConformance(Conformance):
         await unit.rollback()
         assert list(await world.read_events(world.tenant)) == []
 
+    @scenario
+    async def test_the_last_position_is_that_of_the_last_committed_event_of_the_tenant(self, world: World) -> None:
+        async with world.writing() as unit:
+            assert await unit.last_position() == 0
+        await recorded(world, event_row(world.tenant), event_row(world.tenant))
+        async with world.writing(world.other_tenant) as unit:
+            await unit.record(Recording((), (event_row(world.other_tenant),)))
+
+        async with world.writing() as unit:
+            assert await unit.last_position() == (await world.read_events(world.tenant))[-1].position
+
     # Actions
 
     @scenario

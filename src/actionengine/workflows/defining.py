@@ -15,7 +15,7 @@ from actionengine.workflows.models import DefineWorkflow, ListWorkflows, Workflo
 from actionengine.workflows.step_types import ActionStep
 from actionengine.workflows.steps import SERVICE as STEPS_SERVICE
 from actionengine.workflows.store import insert_once, parsed, store_of, timestamp, version_id, workflow_subject
-from actionengine.workflows.triggers import replace_defined_trigger
+from actionengine.workflows.triggers import apply_defined_trigger
 
 
 @native
@@ -40,7 +40,7 @@ async def define(data: DefineWorkflow, ctx: ActionContext) -> Result[Workflow, A
     }
     if head is not None:
         await store.heads.update(data.key, {**head.data, "newest": version}, head.version)
-    elif not await insert_once(store.heads, {"newest": version, "active": None}, data.key):
+    elif not await insert_once(store.heads, {"newest": version, "active": None, "trigger": None}, data.key):
         raise conflict(f"the workflow {data.key!r} is being defined by somebody else: try again", key=data.key)
     await store.workflows.insert(workflow, version_id(data.key, version))
     access.add_subject(workflow_subject(data.key))
@@ -65,8 +65,9 @@ async def activate(data: WorkflowVersion, ctx: ActionContext) -> Result[Workflow
         before = await store.workflow(data.key, active)
         await store.workflows.update(before.id, {**before.data, "status": "retired"}, before.version)
     record = await store.workflows.update(record.id, {**record.data, "status": "active"}, record.version)
-    await store.heads.update(data.key, {**head.data, "active": record.data["version"]}, head.version)
-    await replace_defined_trigger(ctx, store, data.key, definition.trigger)
+    trigger = await apply_defined_trigger(ctx, store, head, definition.trigger)
+    told = {**head.data, "active": record.data["version"], "trigger": trigger}
+    await store.heads.update(data.key, told, head.version)
     access_of(ctx).add_subject(workflow_subject(data.key))
     return Success(Workflow.model_validate(record.data))
 

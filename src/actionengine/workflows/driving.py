@@ -109,6 +109,7 @@ class Executions:
             "cause": event.id,
             "at": event.occurred_at.isoformat(),
             "action_id": event.action_id if event.actor_type == "workflow" else None,
+            "position": event.position,
         }
         once = f"{trigger_id}/{event.id}"
         reason = f"event {event.type} {event.id}"

@@ -229,7 +229,8 @@ class ListTriggers(Page):
 
 
 class TriggerView(Output):
-    """A trigger. `from_definition` says that it came with its workflow, whose next version replaces it."""
+    """A trigger. `from_definition` says that it came with its workflow, whose next version says what it
+    waits for."""
 
     id: str
     workflow_key: str

@@ -26,6 +26,7 @@ from actionengine.workflows.events import RESUMED, STARTED, TRIGGER_CHANGED
 from actionengine.workflows.looking import find, find_all
 from actionengine.workflows.steps import MAY_PASS, SERVICE
 from actionengine.workflows.store import TRIGGERS
+from actionengine.workflows.triggers import sees
 
 logger = logging.getLogger("actionengine")
 
@@ -137,6 +138,8 @@ class WorkflowPublisher:
         wanted = {"event_type": event.type, "status": "active"}
         async for trigger in find_all(self._engine.storage, tenant, TRIGGERS, wanted, "async"):
             if event.actor_type == "workflow" and not trigger.data["trigger"].get("from_workflows", False):
+                continue
+            if not sees(trigger, event.position):
                 continue
             key = trigger.data["workflow_key"]
             answer = await self._executions.fire_event(tenant, key, trigger.id, event, "async")

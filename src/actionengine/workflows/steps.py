@@ -34,7 +34,7 @@ from actionengine.workflows.permissions import WorkflowPermissions
 from actionengine.workflows.starting import start_run
 from actionengine.workflows.store import caused_id, store_of, timestamp
 from actionengine.workflows.trigger_types import EventTrigger
-from actionengine.workflows.triggers import parse_trigger
+from actionengine.workflows.triggers import parse_trigger, sees
 from actionengine.workflows.values import filled
 
 SERVICE = "workflow_steps"
@@ -88,7 +88,7 @@ class WaitFor(AtStep):
 
 class Fire(Input):
     """What has set off a trigger: what its condition and its input refer to as `input`. `cause` is the event's id, or
-    the scheduled time, and `at` when that was."""
+    the scheduled time, and `at` when that was; `position` is the event's in the tenant's log."""
 
     trigger_id: str
     input: dict[str, Any]
@@ -97,6 +97,7 @@ class Fire(Input):
     at: Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC))]
     action_id: UUID7 | None = None
     """Of the execution that has emitted the event, where that was a workflow's."""
+    position: int | None = None
 
 
 class Decline(Input):
@@ -193,14 +194,14 @@ async def _fire(data: Fire, ctx: ActionContext) -> Result[str | None, ActionErro
     record = await store.triggers.get(data.trigger_id)
     head = await store.heads.get(record.data["workflow_key"]) if record is not None else None
     known = {"input": data.input}
-    id = caused_id(data.at, data.trigger_id, data.cause)
     if head is not None:
         check_actor(ctx, head.id, f"the trigger {data.trigger_id} is fired")
-    if record is not None and head is not None and record.data["status"] == "active" and head.data["active"]:
+    if record is not None and head is not None and head.data["active"] and sees(record, data.position):
         trigger = parse_trigger(record.data["trigger"], stored=True)
         if not isinstance(trigger, EventTrigger) or trigger.when is None or holds(trigger.when, known):
             input = filled(trigger.input, known)
-            # Its idempotency key may have expired since.
+            # One run of a workflow for one cause, whichever of its triggers has seen that, and in whichever version.
+            id = caused_id(data.at, head.id, data.cause)
             if await store.runs.get(id) is None:
                 outer = await _run_behind(ctx, data.action_id)
                 await start_run(

@@ -73,39 +73,93 @@ async def _disable(data: TriggerReference, ctx: ActionContext) -> Result[Trigger
 async def _delete(data: TriggerReference, ctx: ActionContext) -> Result[TriggerView, ActionError]:
     store = store_of(ctx)
     record = await store.trigger(data.trigger_id)
+    if record.data["from_definition"]:
+        # The next version brings it back as what it is now: out of use.
+        head = await store.heads.get(record.data["workflow_key"])
+        assert head is not None
+        await store.heads.update(head.id, {**head.data, "trigger": _remembered(record, "disabled")}, head.version)
     await _remove(ctx, store, record)
     return Success(_view(record))
 
 
-async def replace_defined_trigger(
-    ctx: ActionContext, store: Store, key: str, trigger: EventTrigger | ScheduleTrigger | None
-) -> None:
-    """Have a workflow's own trigger be what its active version says."""
-    for record in await store.triggers.list({"workflow_key": key, "from_definition": True}, limit=10):
-        await _remove(ctx, store, record)
-    if trigger is not None:
-        await _insert(ctx, store, key, trigger, from_definition=True)
+def sees(record: Record, position: int | None) -> bool:
+    """Return whether a trigger is in use, and was when the event at this position of the log was recorded."""
+    return record.data["status"] == "active" and (position is None or position > record.data["since"])
+
+
+async def apply_defined_trigger(
+    ctx: ActionContext, store: Store, head: Record, trigger: EventTrigger | ScheduleTrigger | None
+) -> dict[str, Any] | None:
+    """Make a workflow's own trigger what its active version says, and keep what operators have set.
+
+    Returns what the head remembers of the trigger while no version has one: its id and its status.
+    """
+    found = await store.triggers.list({"workflow_key": head.id, "from_definition": True}, limit=1)
+    record = found[0] if found else None
+    remembered = head.data.get("trigger") if record is None else _remembered(record, record.data["status"])
+    if trigger is None:
+        if record is not None:
+            await _remove(ctx, store, record)
+    elif record is None:
+        await _insert(ctx, store, head.id, trigger, remembered, from_definition=True)
+    elif record.data["trigger"] != _document(trigger):
+        await _replace(ctx, store, record, trigger)
+    return remembered
+
+
+def _remembered(record: Record, status: str) -> dict[str, Any]:
+    return {"id": record.id, "status": status}
+
+
+def _document(trigger: EventTrigger | ScheduleTrigger) -> dict[str, Any]:
+    return trigger.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+async def _content(
+    ctx: ActionContext, trigger: EventTrigger | ScheduleTrigger, before: Record | None
+) -> dict[str, Any]:
+    """What a trigger's document says of what it waits for. Where it begins to wait for a type of events, it sees those
+    that come later in the log than what has committed by now."""
+    event_type = trigger.event_type if isinstance(trigger, EventTrigger) else None
+    is_new = before is None or before.data["event_type"] != event_type
+    return {
+        "type": trigger.type,
+        "event_type": event_type,
+        "trigger": _document(trigger),
+        "since": await access_of(ctx).last_position() if is_new or before is None else before.data["since"],
+    }
 
 
 async def _insert(
-    ctx: ActionContext, store: Store, key: str, trigger: EventTrigger | ScheduleTrigger, *, from_definition: bool
+    ctx: ActionContext,
+    store: Store,
+    key: str,
+    trigger: EventTrigger | ScheduleTrigger,
+    remembered: dict[str, Any] | None = None,
+    *,
+    from_definition: bool,
 ) -> Record:
     now = timestamp()
+    kept = remembered or {"id": new_id(), "status": "active"}
     record = await store.triggers.insert(
         {
             "workflow_key": key,
-            "status": "active",
-            "type": trigger.type,
-            "event_type": trigger.event_type if isinstance(trigger, EventTrigger) else None,
-            "trigger": trigger.model_dump(mode="json", by_alias=True, exclude_unset=True),
+            "status": kept["status"],
+            **await _content(ctx, trigger, None),
             "from_definition": from_definition,
             "created_at": now,
             "updated_at": now,
         },
-        new_id(),
+        kept["id"],
     )
-    _tell(ctx, record, active=True)
+    _tell(ctx, record)
     return record
+
+
+async def _replace(ctx: ActionContext, store: Store, record: Record, trigger: EventTrigger | ScheduleTrigger) -> None:
+    """Have a trigger wait for something else; it stays as enabled or disabled as it was."""
+    data = {**record.data, **await _content(ctx, trigger, record), "updated_at": timestamp()}
+    _tell(ctx, await store.triggers.update(record.id, data, record.version))
 
 
 async def _set_status(ctx: ActionContext, id: str, status: str) -> Record:
@@ -114,21 +168,23 @@ async def _set_status(ctx: ActionContext, id: str, status: str) -> Record:
     if record.data["status"] == status:
         access_of(ctx).nothing_changed()
         return record
-    record = await store.triggers.update(
-        id, {**record.data, "status": status, "updated_at": timestamp()}, record.version
-    )
-    _tell(ctx, record, active=status == "active")
+    # What has committed while it was disabled it does not see.
+    since = await access_of(ctx).last_position()
+    data = {**record.data, "status": status, "since": since, "updated_at": timestamp()}
+    record = await store.triggers.update(id, data, record.version)
+    _tell(ctx, record)
     return record
 
 
 async def _remove(ctx: ActionContext, store: Store, record: Record) -> None:
     await store.triggers.delete(record.id, record.version)
-    _tell(ctx, record, active=False)
+    _tell(ctx, record, is_removed=True)
 
 
-def _tell(ctx: ActionContext, record: Record, *, active: bool) -> None:
+def _tell(ctx: ActionContext, record: Record, *, is_removed: bool = False) -> None:
     # What is taken out of use need not be what a trigger may be by now.
-    trigger = parse_trigger(record.data["trigger"], stored=True) if active else None
+    is_active = record.data["status"] == "active" and not is_removed
+    trigger = parse_trigger(record.data["trigger"], stored=True) if is_active else None
     scheduled = trigger if isinstance(trigger, ScheduleTrigger) else None
     told = TriggerChanged(
         trigger_id=record.id,

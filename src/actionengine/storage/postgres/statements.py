@@ -161,6 +161,12 @@ ORDER BY position
 LIMIT %s
 """
 
+LAST_POSITION = """
+SELECT coalesce(pg_catalog.max(position), 0)
+FROM public.ae_events
+WHERE tenant_id OPERATOR(pg_catalog.=) %s
+"""
+
 
 def _row(*types: str) -> str:
     return f"({', '.join(f'%s::pg_catalog.{type}' for type in types)})"

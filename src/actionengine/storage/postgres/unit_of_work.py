@@ -23,6 +23,7 @@ from actionengine.storage.postgres.statements import (
     CLEAN,
     CLEAN_UNCHECKED,
     IS_TAMPERED,
+    LAST_POSITION,
     LEFT_BEHIND,
     MOST_ROWS,
     READ_LOG,
@@ -162,6 +163,10 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         statement = READ_LOG.format(conditions=conditions)
         rows = self.query(statement, (self.tenant.id, *values, query.limit))
         return [log_row(row) for row in rows]
+
+    def _last_position(self) -> int:
+        ((position,),) = self.query(LAST_POSITION, (self.tenant.id,))
+        return int(position)
 
     def _any_of(self, column: str, query: str) -> str:
         # IN looks for its operator on the search path.

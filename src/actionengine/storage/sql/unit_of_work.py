@@ -141,6 +141,10 @@ class SQLUnitOfWork(ABC):
         """Rows of the action log, committed ones, newest first."""
         return await self._run(self._read_log, query)
 
+    async def last_position(self) -> int:
+        """Return the position of the tenant's last event that has committed; 0 where there is none."""
+        return await self._run(self._last_position)
+
     @property
     def session(self) -> Session:
         """The session of this transaction, for `def` handlers."""
@@ -383,6 +387,10 @@ class SQLUnitOfWork(ABC):
     @abstractmethod
     def _read_log(self, query: LogQuery) -> list[LogRow]:
         """`read_log`."""
+
+    @abstractmethod
+    def _last_position(self) -> int:
+        """Return what `last_position` does."""
 
     @abstractmethod
     def _allow_writes(self, allow: bool) -> None:

@@ -167,6 +167,12 @@ ORDER BY position
 LIMIT ?
 """
 
+LAST_POSITION = """
+SELECT coalesce(max(position), 0)
+FROM main.ae_events
+WHERE tenant_id = ?
+"""
+
 # The outbox. An event is due where no earlier one of its lane waits for another attempt, or is a dead letter. A row
 # belongs to the event at its position where both are of one tenant: a handler's own SQL can add rows for its tenant.
 # With the plus sign the index of what is held is searched by lane, rather than the primary key by tenant: there a relay

@@ -22,6 +22,7 @@ from actionengine.storage.sqlite.outbox import lane_of
 from actionengine.storage.sqlite.statements import (
     CLAIM,
     IS_DELETED,
+    LAST_POSITION,
     LEFTOVERS,
     READ_KEY,
     READ_LOG,
@@ -133,6 +134,10 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         conditions, values = self._conditions(query, "?", "main.ae_action_log_subjects", query.before)
         statement = READ_LOG.format(conditions=conditions)
         return [self._log_row(row) for row in self.query(statement, (self._tenant_id, *values, query.limit))]
+
+    def _last_position(self) -> int:
+        ((position,),) = self.query(LAST_POSITION, (self._tenant_id,))
+        return int(position)
 
     def _log_row(self, values: tuple[Any, ...]) -> LogRow:
         row = LogRow(*values)

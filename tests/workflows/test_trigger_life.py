@@ -1,0 +1,254 @@
+"""Triggers over time: versions come and go, operators disable, and events arrive late or again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actionengine import ErrorCode, Limits
+from actionengine.events.event import Event
+from actionengine.workflows import publisher, steps
+from tests.workflows.desk import Desk, expect, note, scenario
+from tests.workflows.test_triggers import EVENT, Relay, emit, runs_of
+
+# The publisher is asynchronous.
+pytestmark = pytest.mark.parametrize("place", ["memory-async", "sqlite-async", "postgres-async"], indirect=True)
+
+SCHEDULE = {"type": "schedule", "schedule": "0 9 * * *"}
+OTHER = {"type": "event", "event_type": "job.gone"}
+
+Change = Callable[[Desk, str], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def relay(desk: Desk, tmp_path: Path) -> Relay:
+    return Relay(desk, tmp_path)
+
+
+async def own_trigger(desk: Desk, key: str) -> Any:
+    """The trigger that came with a workflow's definition."""
+    [found] = [each for each in expect(await desk.ask("triggers.list", {"key": key})) if each.from_definition]
+    return found
+
+
+async def deliver_again(desk: Desk, relay: Relay, type: str = "job.done") -> None:
+    """Give all events of a type once more, as a replay does."""
+    stored = await desk.world.read_events(desk.tenant, types=[type])
+    assert await relay.publisher.publish([Event.of(each.position, each.event) for each in stored]) == {}
+
+
+# One event, one run
+
+
+async def a_newer_version(desk: Desk, key: str) -> None:
+    await desk.define(note("b"), key=key, trigger=EVENT | {"input": {"n": 2}})
+
+
+async def no_trigger_for_a_while(desk: Desk, key: str) -> None:
+    await desk.define(note("b"), key=key)
+    await desk.define(note("c"), key=key, trigger=EVENT)
+
+
+async def the_first_version_again(desk: Desk, key: str) -> None:
+    await a_newer_version(desk, key)
+    expect(await desk.ask("workflows.activate", {"key": key, "version": 1}))
+
+
+async def deleted_and_made_anew(desk: Desk, key: str) -> None:
+    trigger = await own_trigger(desk, key)
+    expect(await desk.ask("triggers.delete", {"trigger_id": trigger.id}))
+    expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT}))
+
+
+async def a_second_trigger(desk: Desk, key: str) -> None:
+    expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT}))
+
+
+CHANGES: list[Change] = [
+    a_newer_version,
+    no_trigger_for_a_while,
+    the_first_version_again,
+    deleted_and_made_anew,
+    a_second_trigger,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@scenario
+async def test_an_event_that_has_started_a_run_starts_no_other_whatever_changes(
+    desk: Desk, tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Neither an idempotency key nor the event's age keeps it from starting another.
+    desk = desk.another(limits=Limits(idempotency_ttl=0.001))
+    for module in (publisher, steps):
+        monkeypatch.setattr(module, "sees", lambda trigger, position: trigger.data["status"] == "active")
+    relay = Relay(desk, tmp_path)
+    key = await desk.define(note("a"), trigger=EVENT)
+    await emit(desk)
+    assert await relay.give() == {}
+    [run] = await runs_of(desk, key)
+
+    await change(desk, key)
+    await desk.world.purge_expired_keys()
+    await deliver_again(desk, relay)
+
+    assert [each.id for each in await runs_of(desk, key)] == [run.id]
+    await emit(desk)
+    assert await relay.give() == {}
+    assert len(await runs_of(desk, key)) == 2
+
+
+@pytest.mark.parametrize("change", CHANGES[-2:])
+@scenario
+async def test_a_time_that_has_started_a_run_starts_no_other_whatever_changes(desk: Desk, change: Change) -> None:
+    key = await desk.define(note("a"), trigger=SCHEDULE)
+    at = datetime(2030, 1, 29, 9, tzinfo=UTC)
+    first = (await own_trigger(desk, key)).id
+    id = await desk.driver.fire(desk.tenant, key, first, at, "async")
+
+    if change is deleted_and_made_anew:
+        expect(await desk.ask("triggers.delete", {"trigger_id": first}))
+    expect(await desk.ask("triggers.create", {"key": key, "trigger": SCHEDULE}))
+    for trigger in expect(await desk.ask("triggers.list", {"key": key})):
+        await desk.driver.fire(desk.tenant, key, trigger.id, at, "async")
+
+    assert [run.id for run in await runs_of(desk, key)] == [id]
+
+
+# What an operator has set
+
+
+@pytest.mark.parametrize("trigger", [OTHER, SCHEDULE], ids=str)
+@scenario
+async def test_a_disabled_trigger_stays_disabled_in_every_later_version(desk: Desk, trigger: dict[str, Any]) -> None:
+    key = await desk.define(note("a"), trigger=EVENT)
+    made = await own_trigger(desk, key)
+    expect(await desk.ask("triggers.disable", {"trigger_id": made.id}))
+
+    for later in (trigger, EVENT, None, None, trigger, EVENT):
+        await desk.define(note("a"), key=key, trigger=later)
+        if later is not None:
+            now = await own_trigger(desk, key)
+            assert (now.id, now.status, now.trigger) == (made.id, "disabled", later)
+    expect(await desk.ask("workflows.activate", {"key": key, "version": 1}))
+    assert (await own_trigger(desk, key)).status == "disabled"
+
+    expect(await desk.ask("triggers.enable", {"trigger_id": made.id}))
+    await desk.define(note("a"), key=key)
+    await desk.define(note("a"), key=key, trigger=trigger)
+    assert (await own_trigger(desk, key)).status == "active"
+
+
+@scenario
+async def test_a_trigger_that_an_operator_has_deleted_comes_back_disabled(desk: Desk, relay: Relay) -> None:
+    key = await desk.define(note("a"), trigger=EVENT)
+    made = await own_trigger(desk, key)
+    expect(await desk.ask("triggers.delete", {"trigger_id": made.id}))
+    assert (await desk.ask("triggers.get", {"trigger_id": made.id})).code is ErrorCode.NOT_FOUND
+
+    await desk.define(note("b"), key=key, trigger=EVENT)
+
+    now = await own_trigger(desk, key)
+    assert (now.id, now.status) == (made.id, "disabled")
+    await emit(desk)
+    assert await relay.give() == {}
+    assert await runs_of(desk, key) == []
+
+
+@scenario
+async def test_a_trigger_that_stays_the_same_is_left_alone(desk: Desk, relay: Relay) -> None:
+    key = await desk.define(note("a"), trigger=SCHEDULE)
+    made = await own_trigger(desk, key)
+    assert await relay.give() == {}
+    scheduled = dict(relay.client.schedules)
+    await desk.define(note("b"), key=key, trigger=SCHEDULE)
+
+    assert await relay.give() == {}
+
+    assert await own_trigger(desk, key) == made
+    assert relay.client.schedules == scheduled
+    assert len(await desk.world.read_events(desk.tenant, types=["triggers.changed"])) == 1
+
+
+@scenario
+async def test_a_disabled_schedule_that_changes_is_not_scheduled(desk: Desk, relay: Relay) -> None:
+    key = await desk.define(note("a"), trigger=SCHEDULE)
+    expect(await desk.ask("triggers.disable", {"trigger_id": (await own_trigger(desk, key)).id}))
+    await desk.define(note("b"), key=key, trigger=SCHEDULE | {"schedule": "30 8 * * *"})
+
+    assert await relay.give() == {}
+
+    assert relay.client.schedules == {}
+
+
+# Which events a trigger sees: those behind it in the log
+
+
+@scenario
+async def test_a_trigger_sees_no_event_that_committed_before_it_was_made(desk: Desk, relay: Relay) -> None:
+    await emit(desk)
+    key, created = await desk.define(note("a"), trigger=EVENT), await desk.define(note("a"))
+    expect(await desk.ask("triggers.create", {"key": created, "trigger": EVENT}))
+    assert await relay.give(times=2) == {}
+    assert [await runs_of(desk, each) for each in (key, created)] == [[], []]
+
+    await emit(desk)
+    assert await relay.give() == {}
+
+    assert [len(await runs_of(desk, each)) for each in (key, created)] == [1, 1]
+    await deliver_again(desk, relay)
+    assert [len(await runs_of(desk, each)) for each in (key, created)] == [1, 1]
+
+
+@scenario
+async def test_a_trigger_sees_no_event_that_committed_while_it_was_disabled(desk: Desk, relay: Relay) -> None:
+    key = await desk.define(note("a"), trigger=EVENT)
+    id = (await own_trigger(desk, key)).id
+    expect(await desk.ask("triggers.disable", {"trigger_id": id}))
+    await emit(desk)
+    expect(await desk.ask("triggers.enable", {"trigger_id": id}))
+
+    assert await relay.give() == {}
+    assert await runs_of(desk, key) == []
+    await emit(desk)
+    assert await relay.give() == {}
+    assert len(await runs_of(desk, key)) == 1
+
+
+@scenario
+async def test_an_event_that_is_delivered_late_starts_its_run_in_the_version_that_is_active_by_then(
+    desk: Desk, relay: Relay
+) -> None:
+    key = await desk.define(note("a"), trigger=EVENT)
+    await emit(desk)
+    await desk.define(note("b"), key=key, trigger=EVENT | {"input": {"n": 2}})
+
+    assert await relay.give() == {}
+
+    [run] = await runs_of(desk, key)
+    assert (run.workflow_version, run.input) == (2, {"n": 2})
+
+
+@scenario
+async def test_a_trigger_that_waits_for_another_type_by_now_sees_no_event_of_before(desk: Desk, relay: Relay) -> None:
+    key = await desk.define(note("a"), trigger=OTHER)
+    await emit(desk)
+    await desk.define(note("b"), key=key, trigger=EVENT)
+
+    assert await relay.give() == {}
+    assert await runs_of(desk, key) == []
+
+
+@scenario
+async def test_a_trigger_that_comes_back_sees_no_event_of_the_time_between(desk: Desk, relay: Relay) -> None:
+    key = await desk.define(note("a"), trigger=EVENT)
+    await desk.define(note("b"), key=key)
+    await emit(desk)
+    await desk.define(note("c"), key=key, trigger=EVENT)
+
+    assert await relay.give() == {}
+    assert await runs_of(desk, key) == []
