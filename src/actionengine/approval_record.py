@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -76,13 +76,14 @@ class PendingApproval(BaseModel):
     version: int = 0
 
     @classmethod
-    def for_execution(cls, execution: Execution, fingerprint: str, needed: ApprovalNeeded) -> PendingApproval:
-        """The approval that an execution waits for."""
+    def for_execution(
+        cls, execution: Execution, fingerprint: str, needed: ApprovalNeeded, now: datetime
+    ) -> PendingApproval:
+        """The approval that an execution waits for, from `now` on."""
         request, received = execution.request, execution.received
         masked = execution.masked_input()
         assert received is not None
         assert masked is not None
-        now = datetime.now(UTC)
         return cls(
             id=str(uuid7()),
             service=execution.plan.service,

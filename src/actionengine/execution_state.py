@@ -54,6 +54,8 @@ _OUTCOMES: dict[ErrorCode, Outcome] = {
 }
 FailureWrite = Callable[[UnitOfWork], Awaitable[None]]
 CommitWork = Callable[[], object]
+AskedWrite = Callable[[UnitOfWork, str], Awaitable[None]]
+"""What is given the unit of work that stores an approval, and the approval's id."""
 MAX_ERROR_BYTES = 64 * 1024
 """Of the JSON of an error on the action log; of a larger one, the code and the beginning of the message stand there."""
 _ROLLED_BACK = to_json({"code": "rolled_back", "message": "rolled back with the action around it", "details": {}})
@@ -124,6 +126,8 @@ class Execution:
     where that one fails too."""
     after_commit: tuple[CommitWork, ...] = ()
     """What is to be done once the outermost commit stands."""
+    when_asked: AskedWrite | None = None
+    """What writes, in the transaction that stores the approval which this execution waits for."""
     document_checks: dict[str, DocumentCheck | None] | None = None
     """Of the root: what checks the documents of each collection that was written to, as long as nothing else ran."""
     works = 0
@@ -190,6 +194,7 @@ class Execution:
         self.flushed = 0
         self.after_failure = ()
         self.after_commit = ()
+        self.when_asked = None
         self.document_checks = None
         self.works = 0
 

@@ -127,13 +127,10 @@ class Pipeline(Stages):
             answered = await self._nest(execution, parent)
         except ApprovalNeeded as needed:
             parent.root.needed = None
-            further = self._pending(execution, needed)
-            await self.open(execution).records(APPROVALS).insert(further.document(), further.id)
-            self._remember_approval(execution, further)
-            return None, further.id
+            return None, (await self._ask_for(execution, needed)).id
         if isinstance(answered, Failure):
             raise ActionException(answered.failure())
-        return self._remember(execution, answered.unwrap()), None
+        return await self._remember(execution, answered.unwrap()), None
 
     async def _admit(self, execution: Execution) -> None:
         if self._before is not None:
@@ -152,7 +149,7 @@ class Pipeline(Stages):
                 if execution.claim is not None or self._wants_claim(execution):
                     await self.claim(execution)
                 await self._perform(execution)
-                value = self._remember(execution, _answered(execution))
+                value = await self._remember(execution, _answered(execution))
                 await self.record(execution)
                 await self.commit(execution)
                 return value
@@ -326,17 +323,17 @@ class Pipeline(Stages):
         execution.events.clear()
         execution.undo_rows()
         try:
-            pending = self._pending(execution, needed)
-            error = error_for(pending)
             unit_of_work = self.open(execution)
             if execution.claim is not None:
                 await self.claim(execution)
-            await unit_of_work.records(APPROVALS).insert(pending.document(), pending.id)
-            self._remember_approval(execution, pending)
+            pending = await self._ask_for(execution, needed)
+            error = error_for(pending)
             execution.ended = True
             execution.output = None
             execution.add_row("approval_required", error)
-            await unit_of_work.record(Recording(execution.scrubbed_rows(), (), execution.results))
+            await unit_of_work.record(
+                Recording(execution.scrubbed_rows(), execution.scrubbed_events(), execution.results)
+            )
             await unit_of_work.commit()
         except Replayed as replayed:
             return await self._settle_replay(execution, replayed)
@@ -400,12 +397,22 @@ class Pipeline(Stages):
         finally:
             await unit_of_work.rollback()
 
-    def _pending(self, execution: Execution, needed: ApprovalNeeded) -> PendingApproval:
+    async def _ask_for(self, execution: Execution, needed: ApprovalNeeded) -> PendingApproval:
+        """Store what an execution waits for, with what it wants written along."""
+        unit_of_work = self.open(execution)
+        pending = await self._pending(execution, needed)
+        await unit_of_work.records(APPROVALS).insert(pending.document(), pending.id)
+        self._remember_approval(execution, pending)
+        if execution.when_asked is not None:
+            await execution.when_asked(unit_of_work, pending.id)
+        return pending
+
+    async def _pending(self, execution: Execution, needed: ApprovalNeeded) -> PendingApproval:
         plan, received = execution.plan, execution.received
         assert received is not None
         check_approvable(received, plan.validator)
         claimed = execution.claim.fingerprint if execution.claim else fingerprint(received.again())
-        return PendingApproval.for_execution(execution, claimed, needed)
+        return PendingApproval.for_execution(execution, claimed, needed, await self.open(execution).now())
 
     def _storage_error(self, execution: Execution, error: Exception) -> ActionError:
         if isinstance(error, ActionException):

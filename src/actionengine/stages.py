@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from contextvars import copy_context
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from math import inf
 from typing import Any
@@ -477,7 +477,7 @@ class Stages(ABC):
             print_of_payload = f"{print_of_payload}:{execution.request.actor}"
         return Claim(execution.plan.name, key, print_of_payload)
 
-    def _remember(self, execution: Execution, value: Any) -> Any:
+    async def _remember(self, execution: Execution, value: Any) -> Any:
         """Queue what the claimed key answers from now on, and return it: the caller gets the same as every retry.
 
         Raises `ActionException(internal)` for a result that a retry could not get.
@@ -499,7 +499,7 @@ class Stages(ABC):
                 f"declare the action with idempotency='none'",
             ) from None
         encoded = with_shown(encoded, execution.input_to_keep, execution.output_to_keep)
-        until = execution.root.started_at + self._idempotency_ttl
+        until = await self.open(execution).now() + self._idempotency_ttl
         asked = execution.asked.encode(execution.has_secret_in) if execution.asked is not None else None
         execution.root.results.append(IdempotentResult(execution.claim, encoded, None, until, asked))
         return value
@@ -507,7 +507,7 @@ class Stages(ABC):
     def _remember_approval(self, execution: Execution, pending: PendingApproval) -> None:
         """Queue that the claimed key waits for an approval."""
         if execution.claim is not None:
-            until = max(execution.root.started_at + self._idempotency_ttl, pending.expires_at)
+            until = max(pending.created_at + self._idempotency_ttl, pending.expires_at)
             execution.root.results.append(IdempotentResult(execution.claim, None, pending.id, until))
 
     async def _after_approval(self, execution: Execution, unit_of_work: UnitOfWork, approval_id: str) -> ClaimAnswer:
@@ -518,7 +518,7 @@ class Stages(ABC):
             raise self._in_progress(execution)
         pending = PendingApproval.of(record)
         execution.kept_input = to_json(pending.input)
-        if pending.is_open(datetime.now(UTC)):
+        if pending.is_open(await unit_of_work.now()):
             permission = self.permission_to_approve(pending)
             raise ActionException(error_for(pending.model_copy(update={"permission": permission})))
         assert execution.claim is not None

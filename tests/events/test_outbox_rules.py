@@ -7,7 +7,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -197,14 +197,14 @@ class Clock:
     def __init__(self) -> None:
         self.at = START
 
-    def now(self, zone: tzinfo) -> datetime:
-        return self.at.astimezone(zone)
+    def now(self) -> datetime:
+        return self.at
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(sqlite_outbox, "datetime", clock)
+    monkeypatch.setattr(sqlite_outbox, "steady_now", clock.now)
     return clock
 
 

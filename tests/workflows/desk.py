@@ -32,7 +32,7 @@ from actionengine import (
     create_service,
 )
 from actionengine.changes import change_control_services
-from actionengine.durable.client import DurableClient
+from actionengine.durable.client import DurableClient, Execution, Status
 from actionengine.testing import World
 from actionengine.workflows import WorkflowPermissions, workflow_services
 from actionengine.workflows.agenda import Agenda
@@ -243,11 +243,23 @@ class RecordingClient:
     def __init__(self) -> None:
         self.enqueued: list[Enqueued] = []
         self.schedules: dict[str, Scheduled] = {}
+        self.statuses: dict[str, Status] = {}
 
-    def enqueue(self, function: str, *arguments: Any, queue: str, id: str, delay: float | None = None) -> None:
+    def enqueue(self, function: str, *arguments: Any, queue: str, id: str, delay: float | None = None) -> bool:
         """As `DurableClient.enqueue`: what is there already stays."""
-        if id not in {each.id for each in self.enqueued}:
-            self.enqueued.append(Enqueued(function, arguments, id, delay))
+        if id in self.statuses:
+            return False
+        self.enqueued.append(Enqueued(function, arguments, id, delay))
+        self.statuses[id] = "ENQUEUED" if delay is None else "DELAYED"
+        return True
+
+    def look(self, *ids: str) -> dict[str, Execution]:
+        """As `DurableClient.look`: nothing has begun, where a test does not say so."""
+        return {id: Execution(self.statuses[id], None, 0, 0, None) for id in ids if id in self.statuses}
+
+    def forget(self, id: str) -> None:
+        """As `DurableClient.forget`."""
+        del self.statuses[id]
 
     def schedule(self, name: str, function: str, cron: str, *, timezone: str | None, context: Any, queue: str) -> None:
         """As `DurableClient.schedule`."""

@@ -333,7 +333,7 @@ async def test_a_run_is_set_going_once_in_each_of_its_turns(desk: Desk, relay: R
 @scenario
 async def test_while_the_durable_engine_is_away_events_wait(desk: Desk, relay: Relay) -> None:
     class Away(RecordingClient):
-        def enqueue(self, *_: Any, **__: Any) -> None:
+        def enqueue(self, *_: Any, **__: Any) -> bool:
             raise DurableUnavailable("it is away")
 
     await desk.start(await desk.define(note("a")))

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from time import time
 from typing import Any, Literal, NamedTuple
 
 from dbos import DBOSClient, DBOSPortableJSONSerializer
@@ -15,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
+from actionengine.durable.clock import now_in
 from actionengine.durable.only_json import guard, reading
 from actionengine.durable.urls import durable_url, spelled
 
@@ -71,10 +73,13 @@ class DurableClient:
             "app_version": VERSION,
             "workflow_id_reuse_policy": "reject",
         }
-        if delay is not None:
-            options["delay_seconds"] = max(0.0, delay)
 
         def enqueue(client: DBOSClient) -> bool:
+            if delay is not None:
+                with client._sys_db.engine.connect() as connection:
+                    due = now_in(connection) / 1000 + max(0.0, delay)
+                # DBOS adds the time of this process.
+                options["delay_seconds"] = due - time()
             try:
                 client.enqueue(options, *arguments)
             except dbos_errors.DBOSWorkflowIDInUseError:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from math import ceil, inf
 from time import monotonic
 from typing import Any
@@ -24,6 +25,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from actionengine.durable.client import APPLICATION, VERSION, DBOSException, DurableClient, DurableUnavailable, told
+from actionengine.durable.clock import release_due
 from actionengine.durable.leases import Leases
 from actionengine.durable.only_json import guard, set_executing
 from actionengine.durable.urls import SCHEMA, durable_url, spelled
@@ -196,6 +198,8 @@ class DurableHost:
             # A queue that is there before the launch is listened to at once.
             self._client.register_queue(each.queue, concurrency=each.concurrency, poll_interval=self._poll_interval)
         DBOS.launch()
+        database: Any = self._instance._sys_db
+        database.transition_delayed_workflows = partial(release_due, database)
         self._watch = threading.Thread(target=self._watch_over, args=(leases,), name="actionengine-lease", daemon=True)
         self._watch.start()
 

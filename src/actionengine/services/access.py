@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from hashlib import sha256
 from typing import Any, TypeVar
 
+from pydantic import BaseModel
 from returns.result import Result
 
 from actionengine.action_context import ActionContext
@@ -15,7 +17,15 @@ from actionengine.approval_record import PendingApproval
 from actionengine.authorization.questions import Question
 from actionengine.context import ActorType
 from actionengine.errors import ActionError, ErrorCode, failing
-from actionengine.execution_state import ApprovalNeeded, Approved, CommitWork, Execution, FailureWrite
+from actionengine.event_types import EventType
+from actionengine.execution_state import (
+    ApprovalNeeded,
+    Approved,
+    AskedWrite,
+    CommitWork,
+    Execution,
+    FailureWrite,
+)
 from actionengine.masking import masked_json
 from actionengine.pipeline import Pipeline
 from actionengine.routing import route
@@ -41,6 +51,10 @@ class SystemAccess:
     def rows(self, table: Table) -> AsyncRows:
         """The rows of one of the library's own tables."""
         return self._pipeline.open(self._execution).rows(table)
+
+    async def now(self) -> datetime:
+        """Return the time by the storage's clock: what ends at a stored time is compared with it."""
+        return await self._pipeline.open(self._execution).now()
 
     async def read_log(self, query: LogQuery) -> Sequence[LogRow]:
         """Rows of the action log."""
@@ -127,6 +141,16 @@ class SystemAccess:
         """Have something written where this execution fails, whatever it has done being undone. It may be called again,
         and finds in the unit of work what is true by then."""
         self._execution.after_failure = (*self._execution.after_failure, write)
+
+    def when_asked(self, write: AskedWrite) -> None:
+        """Have something written in the transaction that stores the approval which this execution has to wait for: both
+        are there, or neither is."""
+        self._execution.when_asked = write
+
+    def emit_asked(self, event_type: EventType, payload: BaseModel, subject: str) -> None:
+        """Emit an event of what `when_asked` writes, although the handler is over by then."""
+        execution = self._execution
+        execution.add_event(event_type.type, subject, event_type.encode(payload, execution.learn), event_type.version)
 
     def after_commit(self, work: CommitWork) -> None:
         """Have something done once the outermost commit stands: never where this execution, or one around it, fails or

@@ -7,7 +7,7 @@ requester, in the unit of work of the approval: both are there or neither is.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -72,9 +72,9 @@ class Approval(BaseModel):
     comment: str | None
 
     @classmethod
-    def of(cls, pending: PendingApproval) -> Approval:
+    def of(cls, pending: PendingApproval, now: datetime) -> Approval:
         """The public part of a stored approval."""
-        expired = pending.status == "pending" and not pending.is_open(datetime.now(UTC))
+        expired = pending.status == "pending" and not pending.is_open(now)
         return cls(
             id=pending.id,
             action=f"{pending.service}.{pending.action}",
@@ -114,12 +114,12 @@ class ApprovalResult(BaseModel):
 async def _list(data: ListApprovals, ctx: ActionContext) -> Result[ApprovalPage, ActionError]:
     items: list[Approval] = []
     after = data.after
-    records = access_of(ctx).records(APPROVALS)
+    records, now = access_of(ctx).records(APPROVALS), await access_of(ctx).now()
     while page := await records.list(limit=200, after=after):
         for record in page:
             after = record.id
             pending = _today(PendingApproval.of(record), ctx)
-            approval = Approval.of(pending)
+            approval = Approval.of(pending, now)
             if data.status in (None, approval.status) and await _may_see(pending, ctx):
                 items.append(approval)
                 if len(items) == data.limit:
@@ -130,7 +130,7 @@ async def _list(data: ListApprovals, ctx: ActionContext) -> Result[ApprovalPage,
 @native
 async def _get(data: GetApproval, ctx: ActionContext) -> Result[Approval, ActionError]:
     pending = await _find(data.approval_id, ctx)
-    return Success(Approval.of(pending))
+    return Success(Approval.of(pending, await access_of(ctx).now()))
 
 
 @native
@@ -143,7 +143,9 @@ async def _approve(data: DecideApproval, ctx: ActionContext) -> Result[ApprovalR
     approved = Approved(pending.id, str(ctx.actor), granted, name, pending.created_at)
     access = access_of(ctx)
     result, further = await access.execute_approved(pending, approved)
-    given = ApprovalResult(approval=Approval.of(decided), result=result, further_approval_id=further)
+    given = ApprovalResult(
+        approval=Approval.of(decided, await access.now()), result=result, further_approval_id=further
+    )
     if further is None:
         # What is secret in it is said by the action that gave it.
         masked = access.shown(pending.service, pending.action, result)
@@ -154,7 +156,8 @@ async def _approve(data: DecideApproval, ctx: ActionContext) -> Result[ApprovalR
 @native
 async def _reject(data: DecideApproval, ctx: ActionContext) -> Result[Approval, ActionError]:
     pending = await _for_decision(data, ctx)
-    return Success(Approval.of(await _decide(pending, "rejected", data, ctx)))
+    decided = await _decide(pending, "rejected", data, ctx)
+    return Success(Approval.of(decided, await access_of(ctx).now()))
 
 
 @native
@@ -162,8 +165,9 @@ async def _cancel(data: DecideApproval, ctx: ActionContext) -> Result[Approval, 
     pending = await _find(data.approval_id, ctx)
     if not _is_requester(pending, ctx.actor):
         raise failing(ErrorCode.FORBIDDEN, f"only the requester can cancel the approval {pending.id}")
-    _check_open(pending)
-    return Success(Approval.of(await _decide(pending, "cancelled", data, ctx)))
+    await _check_open(pending, ctx)
+    decided = await _decide(pending, "cancelled", data, ctx)
+    return Success(Approval.of(decided, await access_of(ctx).now()))
 
 
 async def _for_decision(data: DecideApproval, ctx: ActionContext) -> PendingApproval:
@@ -179,12 +183,12 @@ async def _for_decision(data: DecideApproval, ctx: ActionContext) -> PendingAppr
         # The decision names the resource.
         access_of(ctx).learn(pending.resource)
     await ctx.authorize_async(pending.permission, pending.resource)
-    _check_open(pending)
+    await _check_open(pending, ctx)
     return pending
 
 
-def _check_open(pending: PendingApproval) -> None:
-    approval = Approval.of(pending)
+async def _check_open(pending: PendingApproval, ctx: ActionContext) -> None:
+    approval = Approval.of(pending, await access_of(ctx).now())
     if approval.status != "pending":
         raise failing(
             ErrorCode.CONFLICT,
@@ -198,15 +202,15 @@ async def _decide(
     pending: PendingApproval, status: ApprovalStatus, data: DecideApproval, ctx: ActionContext
 ) -> PendingApproval:
     """Write the decision. The write locks the approval, so that of many deciders one goes on."""
+    access = access_of(ctx)
     decided = pending.model_copy(
         update={
             "status": status,
             "decided_by": str(ctx.actor),
-            "decided_at": datetime.now(UTC),
+            "decided_at": await access.now(),
             "comment": data.comment,
         }
     )
-    access = access_of(ctx)
     access.replay_for_actor_only()
     await access.records(APPROVALS).update(pending.id, decided.document(), pending.version)
     access.add_subject(f"approval/{pending.id}")

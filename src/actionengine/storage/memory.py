@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from operator import attrgetter
 from time import monotonic
@@ -25,6 +25,7 @@ from uuid import UUID
 from uuid_utils import uuid7
 from uuid_utils.compat import uuid7 as stdlib_uuid7
 
+from actionengine.clock import steady_now
 from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.errors import ErrorCode, failing
@@ -211,7 +212,7 @@ class InMemoryStorage:
 
     def purge_expired_keys(self, *, limit: int = 1000) -> int:
         """Forget up to `limit` expired idempotency keys; how many there were."""
-        now = datetime.now(UTC)
+        now = steady_now()
         purged = 0
         for data in list(self._data.values()):
             with data.lock:
@@ -293,6 +294,11 @@ class MemoryUnitOfWork:
         self._scopes = Scopes()
 
     # Idempotency keys
+
+    async def now(self) -> datetime:
+        """Return the time by the clock of this process."""
+        self._check_open()
+        return steady_now()
 
     async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
         """Claim a key, waiting up to `wait` seconds for another unit of work that holds it."""
@@ -640,7 +646,7 @@ class MemoryRecords:
         with self._unit_of_work.alone:
             if self._unit_of_work.lock(key) is not None:
                 raise taken(*key)
-            now = datetime.now(UTC)
+            now = steady_now()
             return self._write(key, Document(1, encoded, now, now))
 
     async def get(self, id: str) -> Record | None:
@@ -654,7 +660,7 @@ class MemoryRecords:
         key = (self._collection, id)
         with self._unit_of_work.alone:
             current = self._lock_version(key, expected_version)
-            return self._write(key, Document(current.version + 1, encoded, current.created_at, datetime.now(UTC)))
+            return self._write(key, Document(current.version + 1, encoded, current.created_at, steady_now()))
 
     async def delete(self, id: str, expected_version: int) -> None:
         """Remove a document."""
@@ -700,7 +706,7 @@ class MemoryRecords:
 def _may_take(entry: IdempotentResult, claim: Claim) -> bool:
     if entry.approval_id is not None and entry.approval_id == claim.replaces:
         return True
-    return entry.expires_at <= datetime.now(UTC)
+    return entry.expires_at <= steady_now()
 
 
 def _answer(entry: IdempotentResult, claim: Claim) -> ClaimAnswer:

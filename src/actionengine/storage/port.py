@@ -351,6 +351,10 @@ class UnitOfWork(Protocol):
     write, and would lose with it, is refused.
     """
 
+    async def now(self) -> datetime:
+        """Return the time, in UTC, by the one clock that all processes of this storage share: the database's, where
+        there is one. What comes to an end at a stored time is compared with this, and was stored by it."""
+
     async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
         """Claim an idempotency key, waiting up to `wait` seconds for another unit of work that holds it."""
 

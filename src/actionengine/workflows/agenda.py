@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 from uuid_utils import uuid7
@@ -10,8 +11,8 @@ from uuid_utils import uuid7
 from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.durable.client import DurableClient
-from actionengine.storage.port import APPROVALS, Record, Storage
-from actionengine.workflows.looking import find, find_all
+from actionengine.storage.port import Record, Storage
+from actionengine.workflows.looking import find_all, seconds_left
 from actionengine.workflows.store import RUNS, TRIGGERS
 
 QUEUE = "actionengine.workflows"
@@ -22,6 +23,7 @@ EXPIRE = "actionengine.expire"
 _AFTER_EXPIRY = 0.1
 """Seconds after an approval has expired at which it is looked at."""
 
+_WAITS = ("ENQUEUED", "DELAYED")
 _UNDER_WAY = ("ENQUEUED", "DELAYED", "PENDING")
 
 
@@ -35,20 +37,20 @@ class Agenda:
         """Have the steps of a run taken, until it ends or pauses."""
         self._drive(tenant, key, run_id, turn_id(run_id, turn))
 
-    def expiry(self, tenant: Tenant, key: str, approval_id: str, at: datetime) -> None:
-        """Have an approval looked at once it has expired."""
-        seconds = (at - datetime.now(UTC)).total_seconds() + _AFTER_EXPIRY
+    def expiry(self, tenant: Tenant, key: str, approval_id: str, seconds: float) -> None:
+        """Have an approval looked at once it has expired, in so many seconds. Whoever looks too early asks again."""
         told = (*_told(tenant), key, approval_id)
-        self._client.enqueue(EXPIRE, *told, queue=QUEUE, id=f"expire/{approval_id}", delay=seconds)
+        self._timer(EXPIRE, *told, id=f"expire/{approval_id}", seconds=seconds + _AFTER_EXPIRY)
+
+    def firing(self, tenant: Tenant, key: str, trigger_id: str, at: datetime, seconds: float) -> None:
+        """Have a trigger fired for a time that comes in so many seconds."""
+        due = at.astimezone(UTC).isoformat()
+        context = _context(tenant, key, trigger_id)
+        self._timer(FIRE, due, context, id=f"fire/{trigger_id}/{due}", seconds=seconds)
 
     def schedule(self, tenant: Tenant, key: str, trigger_id: str, cron: str, timezone: str | None) -> None:
         """Have a trigger fired at each time of a schedule, which takes the place of the one that it had."""
-        context = {
-            "tenant_id": str(tenant.id),
-            "slug": tenant.slug,
-            "workflow_key": key,
-            "trigger_id": trigger_id,
-        }
+        context = _context(tenant, key, trigger_id)
         name = _schedule_name(tenant, trigger_id)
         self._client.schedule(name, FIRE, cron, timezone=timezone, context=context, queue=QUEUE)
 
@@ -66,10 +68,9 @@ class Agenda:
         async for run in find_all(storage, tenant, RUNS, {"status": "running"}, "sync"):
             restored += self._again(tenant, run)
         async for run in find_all(storage, tenant, RUNS, {"paused_for": "approval"}, "sync"):
-            approval = await find(storage, tenant, APPROVALS, run.data["approval_id"], "sync")
-            if approval is not None:
-                at = datetime.fromisoformat(approval.data["expires_at"])
-                self.expiry(tenant, run.data["workflow_key"], approval.id, at)
+            approval_id = run.data["approval_id"]
+            left = await seconds_left(storage, tenant, approval_id, "sync")
+            self.expiry(tenant, run.data["workflow_key"], approval_id, left or 0.0)
         async for trigger in find_all(storage, tenant, TRIGGERS, {"type": "schedule", "status": "active"}, "sync"):
             told = trigger.data["trigger"]
             key = trigger.data["workflow_key"]
@@ -84,6 +85,27 @@ class Agenda:
         # One that has ended stays under its id.
         self._drive(tenant, run.data["workflow_key"], run.id, id if there is None else f"{id}/{uuid7()}")
         return True
+
+    def _timer(self, function: str, *arguments: Any, id: str, seconds: float) -> None:
+        """Have a function executed once these seconds are over, unless it waits for that already. One that has begun,
+        or has ended, may have come too early."""
+        if self._client.enqueue(function, *arguments, queue=QUEUE, id=id, delay=seconds):
+            return
+        again = f"{id}/again"
+        there = self._client.look(id, again)
+        if any(each.status in _WAITS for each in there.values()):
+            return
+        # Who looks too early has one of the two ids, and takes the other one.
+        for each in (id, again):
+            if each in there and there[each].status not in _UNDER_WAY:
+                self._client.forget(each)
+                del there[each]
+            if each not in there:
+                again = each
+                break
+        else:
+            again = f"{id}/{uuid7()}"
+        self._client.enqueue(function, *arguments, queue=QUEUE, id=again, delay=seconds)
 
     def _drive(self, tenant: Tenant, key: str, run_id: str, id: str) -> None:
         self._client.enqueue(DRIVE, *_told(tenant), key, run_id, queue=QUEUE, id=id)
@@ -101,6 +123,10 @@ def tenant_from(id: str, slug: str) -> Tenant:
 
 def _told(tenant: Tenant) -> tuple[str, str]:
     return str(tenant.id), tenant.slug
+
+
+def _context(tenant: Tenant, key: str, trigger_id: str) -> dict[str, str]:
+    return {"tenant_id": str(tenant.id), "slug": tenant.slug, "workflow_key": key, "trigger_id": trigger_id}
 
 
 def _schedule_name(tenant: Tenant, trigger_id: str) -> str:

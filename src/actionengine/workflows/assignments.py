@@ -39,7 +39,7 @@ async def _complete(data: CompleteAssignment, ctx: ActionContext) -> Result[Assi
         "status": "completed",
         "result": data.result,
         "completed_by": str(ctx.actor),
-        "completed_at": timestamp(),
+        "completed_at": await timestamp(ctx),
     }
     record = replace(record, data={**record.data, **done})
     view = _view(record)

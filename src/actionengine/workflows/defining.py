@@ -36,7 +36,7 @@ async def define(data: DefineWorkflow, ctx: ActionContext) -> Result[Workflow, A
         "status": "draft",
         "definition": document(definition),
         "defined_by": str(ctx.actor),
-        "created_at": timestamp(),
+        "created_at": await timestamp(ctx),
     }
     if head is not None:
         await store.heads.update(data.key, {**head.data, "newest": version}, head.version)

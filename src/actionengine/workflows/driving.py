@@ -12,9 +12,9 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from returns.result import Failure, Result, Success
 
@@ -25,11 +25,14 @@ from actionengine.engine import Engine
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.events.consuming import pause
 from actionengine.events.event import Event
-from actionengine.storage.port import Mode
+from actionengine.storage.port import Mode, StorageError
 from actionengine.workflows.agenda import Agenda
 from actionengine.workflows.journey import storable
+from actionengine.workflows.looking import now_of, seconds_left
 from actionengine.workflows.models import RunPoint
 from actionengine.workflows.steps import FAILED_STEP, MAY_PASS, SERVICE
+
+T = TypeVar("T")
 
 logger = logging.getLogger("actionengine")
 
@@ -39,6 +42,9 @@ RolesOf = Callable[[Tenant, str], Iterable[str]]
 _SHORTEST_WAIT = 0.1
 _LONGEST_WAIT = 60.0
 """Seconds between two attempts, at first and at most."""
+
+_EARLY = 1.0
+"""Seconds by which what is scheduled may come early."""
 
 _REFUSALS = 8
 """Attempts to move a run on that may be refused: over some ten seconds."""
@@ -84,6 +90,14 @@ class Executions:
         payload = {"run_id": run_id, "position": position, "approval_id": approval_id}
         once = f"{run_id}/{position}/{approval_id}"
         return await self._execute("wait", payload, tenant, key, mode, once=once, request_id=run_id)
+
+    async def now(self, tenant: Tenant, mode: Mode) -> datetime:
+        """Return the time by the storage's clock."""
+        return await now_of(self._engine.storage, tenant, mode)
+
+    async def seconds_left(self, tenant: Tenant, approval_id: str, mode: Mode) -> float | None:
+        """Return the seconds until an approval expires, by the same clock; None for one that is not pending."""
+        return await seconds_left(self._engine.storage, tenant, approval_id, mode)
 
     async def decline(self, tenant: Tenant, key: str, approval_id: str, mode: Mode) -> Result[Any, ActionError]:
         """Move on a run whose approval is refused."""
@@ -182,7 +196,24 @@ class Driver:
         # Whoever begins another turn has the run set going by itself.
         while point.status == "running" and point.turn == turn:
             point = await self._take(tenant, point, mode)
+        if point.approval_id is not None:
+            # A process that dies before this has its turn taken over, and so comes here.
+            left = await self._seconds_left(tenant, point.approval_id, mode)
+            await self._set_timer(tenant, key, point.approval_id, left or 0.0, mode)
         return str(point.status)
+
+    async def fire_if_due(self, tenant: Tenant, key: str, trigger_id: str, at: datetime, mode: Mode) -> str:
+        """Start what is scheduled for a time; one that comes early, by the clock of its scheduler, comes again."""
+
+        async def is_early() -> bool:
+            left = (at - await self._executions.now(tenant, mode)).total_seconds()
+            if left > _EARLY:
+                await _in_world(mode, self._agenda.firing, tenant, key, trigger_id, at, left)
+            return left > _EARLY
+
+        if await self._in_the_end(is_early, mode):
+            return "early"
+        return await self.fire(tenant, key, trigger_id, at, mode)
 
     async def fire(self, tenant: Tenant, key: str, trigger_id: str, at: datetime, mode: Mode) -> str:
         """Start what is scheduled for a time."""
@@ -193,9 +224,18 @@ class Driver:
         return str(answer.unwrap())
 
     async def expire(self, tenant: Tenant, key: str, approval_id: str, mode: Mode) -> str:
-        """Move on a run whose approval nobody has decided in time."""
+        """Move on a run whose approval nobody has decided in time. One that is open is looked at again at its end, and
+        a run that cannot be moved on yet a while later."""
         answer = await self._moved(lambda: self._executions.decline(tenant, key, approval_id, mode), mode)
-        return str(answer.failure().code) if isinstance(answer, Failure) else "done"
+        if isinstance(answer, Failure):
+            code = answer.failure().code
+            if code not in _FINAL:
+                await self._set_timer(tenant, key, approval_id, _LONGEST_WAIT, mode)
+            return str(code)
+        if answer.unwrap() is None and (left := await self._seconds_left(tenant, approval_id, mode)) is not None:
+            await self._set_timer(tenant, key, approval_id, left, mode)
+            return "early"
+        return "done"
 
     async def _take(self, tenant: Tenant, point: RunPoint, mode: Mode) -> RunPoint:
         attempt = 1
@@ -213,24 +253,25 @@ class Driver:
             attempt += 1
 
     async def _wait(self, tenant: Tenant, point: RunPoint, error: ActionError, mode: Mode) -> RunPoint:
-        approval_id = error.details["approval_id"]
-        # First: once the run has paused, nobody comes here again.
-        at = datetime.fromisoformat(error.details["expires_at"])
-        await self._ask_for_expiry(tenant, point.workflow_key, approval_id, at, mode)
-        about = (tenant, point.workflow_key, point.run_id, point.position, approval_id)
+        about = (tenant, point.workflow_key, point.run_id, point.position, error.details["approval_id"])
         return _unwrapped(await self._moved(lambda: self._executions.wait(*about, mode), mode))
 
-    async def _ask_for_expiry(self, tenant: Tenant, key: str, approval_id: str, at: datetime, mode: Mode) -> None:
+    async def _seconds_left(self, tenant: Tenant, approval_id: str, mode: Mode) -> float | None:
+        return await self._in_the_end(lambda: self._executions.seconds_left(tenant, approval_id, mode), mode)
+
+    async def _set_timer(self, tenant: Tenant, key: str, approval_id: str, seconds: float, mode: Mode) -> None:
+        """Have an approval looked at in so many seconds."""
+        about = (tenant, key, approval_id, seconds)
+        await self._in_the_end(lambda: _in_world(mode, self._agenda.expiry, *about), mode)
+
+    async def _in_the_end(self, ask: Callable[[], Awaitable[T]], mode: Mode) -> T:
+        """Return the answer, as soon as the databases can be reached."""
         wait = _SHORTEST_WAIT
         while True:
             try:
-                if mode == "sync":
-                    self._agenda.expiry(tenant, key, approval_id, at)
-                else:
-                    await asyncio.to_thread(self._agenda.expiry, tenant, key, approval_id, at)
-                return
-            except DurableUnavailable as error:
-                logger.warning("the expiry of the approval %s cannot be queued yet: %s", approval_id, error)
+                return await ask()
+            except (DurableUnavailable, StorageError) as error:
+                logger.warning("a timer of a workflow cannot be set yet: %s", error)
             await self._pause(mode, wait)
             wait = min(2 * wait, _LONGEST_WAIT)
 
@@ -276,6 +317,11 @@ class Driver:
             if self._stopping.is_set():
                 raise Interrupted("this process stops")
             await pause(mode, min(left, 0.5))
+
+
+async def _in_world(mode: Mode, function: Callable[..., T], *arguments: Any) -> T:
+    """Call what blocks: under an event loop it has a thread."""
+    return function(*arguments) if mode == "sync" else await asyncio.to_thread(function, *arguments)
 
 
 def _unwrapped(answer: Result[Any, ActionError]) -> RunPoint:

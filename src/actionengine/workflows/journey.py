@@ -7,15 +7,15 @@ from typing import Any
 from pydantic_core import to_json
 
 from actionengine.action_context import ActionContext
-from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.errors import ActionError, ActionException, ErrorCode, failing
 from actionengine.services.access import access_of
-from actionengine.storage.port import Record
+from actionengine.storage.port import Record, UnitOfWork
 from actionengine.workflows.definition import Definition
 from actionengine.workflows.events import PAUSED, STEP_TAKEN, RunPaused, StepTold
 from actionengine.workflows.models import PausedFor, StepStatus
 from actionengine.workflows.performing import Done, Scene, known_to
 from actionengine.workflows.step_types import END, FAIL, PAUSE, RESERVED, ApprovalStep, Step
-from actionengine.workflows.store import Store, run_subject, step_id, store_of, timestamp
+from actionengine.workflows.store import RUNS, Store, run_subject, step_id, store_of, timestamp
 from actionengine.workflows.telling import tell_end, tell_going
 
 MOST_OUTPUT = 64 * 1024
@@ -50,10 +50,15 @@ class Journey:
         check_driver(ctx, run)
         access_of(ctx).add_subject(run_subject(run.id))
         access_of(ctx).hold_locks_of(run.id)
-        is_waiting = run.data["status"] == "paused" and run.data["paused_for"] == "approval"
-        if run.data["position"] != position or not (run.data["status"] == "running" or is_waiting):
+        if not is_at(run, position):
             return None
         return cls(ctx, store, run, await store.definition(run))
+
+    @property
+    def waits_for(self) -> str | None:
+        """The approval that the step has asked for."""
+        approval_id: str | None = self.run.data["approval_id"]
+        return approval_id
 
     def bound(self) -> ActionError | None:
         """The error of a run that has taken all the steps, or been here as often, as it may; None before that."""
@@ -121,7 +126,7 @@ class Journey:
         wakes: bool = False,
     ) -> None:
         """Write the step, and move the run on: to a step, to its end, or into a pause where it is."""
-        data, step, now = self.run.data, self.step, timestamp()
+        data, step, now = self.run.data, self.step, await timestamp(self._ctx)
         changed: dict[str, Any] = {
             "position": data["position"] + 1,
             "visits": {**data["visits"], step.name: self._visits + (target != PAUSE)},
@@ -167,8 +172,29 @@ class Journey:
         elif wakes:
             tell_going(self._ctx, self.run)
 
+    async def pause_when_asked(self, unit_of_work: UnitOfWork, approval_id: str) -> None:
+        """Pause in the transaction that stores the approval which the step asks for: so whoever looks at the run, after
+        the death of its driver too, finds that approval, and whoever decides it finds the run waiting.
+
+        Raises `ActionException(idempotency_in_progress)` where somebody else has moved the run meanwhile.
+        """
+        runs, approved = unit_of_work.records(RUNS), self.scene.access.approved
+        run = await runs.get(self.run.id)
+        waits_for = None if approved is None else approved.approval_id
+        if run is None or not is_at(run, self.run.data["position"]) or run.data["approval_id"] != waits_for:
+            raise _moved_meanwhile(self.run)
+        now = (await unit_of_work.now()).isoformat()
+        paused = {"status": "paused", "paused_for": "approval", "approval_id": approval_id, "updated_at": now}
+        try:
+            self.run = await runs.update(run.id, {**run.data, **paused}, run.version)
+        except ActionException as refusal:
+            if refusal.error.code is not ErrorCode.CONFLICT:
+                raise
+            raise _moved_meanwhile(run) from None
+        self.scene.access.emit_asked(PAUSED, self._pause_told(), run_subject(run.id))
+
     async def _write(self, changed: dict[str, Any]) -> None:
-        data = {**self.run.data, **changed, "updated_at": timestamp()}
+        data = {**self.run.data, **changed, "updated_at": await timestamp(self._ctx)}
         self.run = await self._store.runs.update(self.run.id, data, self.run.version)
 
     def _tell_step(self, status: StepStatus) -> None:
@@ -186,8 +212,11 @@ class Journey:
         self._ctx.emit(STEP_TAKEN, told, subject=run_subject(self.run.id))
 
     def _tell_pause(self) -> None:
+        self._ctx.emit(PAUSED, self._pause_told(), subject=run_subject(self.run.id))
+
+    def _pause_told(self) -> RunPaused:
         data = self.run.data
-        told = RunPaused(
+        return RunPaused(
             run_id=self.run.id,
             workflow_key=data["workflow_key"],
             step=data["step"],
@@ -195,7 +224,19 @@ class Journey:
             assignment_id=data["assignment_id"],
             error=data["error"],
         )
-        self._ctx.emit(PAUSED, told, subject=run_subject(self.run.id))
+
+
+def is_at(run: Record, position: int) -> bool:
+    """Return whether a run is at a position: about to take the step there, or waiting for the approval of that."""
+    data = run.data
+    is_waiting = data["status"] == "paused" and data["paused_for"] == "approval"
+    return bool(data["position"] == position and (data["status"] == "running" or is_waiting))
+
+
+def _moved_meanwhile(run: Record) -> ActionException:
+    # The driver waits, and looks at the run again.
+    message = f"the run {run.id} was moved by somebody else while its step asked for an approval"
+    return failing(ErrorCode.IDEMPOTENCY_IN_PROGRESS, message, run_id=run.id)
 
 
 def _kept(output: Any, others: dict[str, Any]) -> Any:

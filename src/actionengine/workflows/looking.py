@@ -4,20 +4,37 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 
 from uuid_utils import uuid7
 
+from actionengine.approval_record import find_approval
 from actionengine.context import Tenant
-from actionengine.storage.port import AsyncRecords, Mode, Record, Storage
+from actionengine.storage.port import APPROVALS, Mode, Record, Storage, UnitOfWork
 
 _PAGE = 1000
 
 
 async def find(storage: Storage, tenant: Tenant, collection: str, id: str, mode: Mode) -> Record | None:
     """A tenant's document, or None."""
-    async with _opened(storage, tenant, collection, mode) as records:
-        return await records.get(id)
+    async with _opened(storage, tenant, mode) as unit_of_work:
+        return await unit_of_work.records(collection).get(id)
+
+
+async def now_of(storage: Storage, tenant: Tenant, mode: Mode) -> datetime:
+    """Return the time by the storage's clock."""
+    async with _opened(storage, tenant, mode) as unit_of_work:
+        return await unit_of_work.now()
+
+
+async def seconds_left(storage: Storage, tenant: Tenant, approval_id: str, mode: Mode) -> float | None:
+    """Return the seconds until an approval expires, by the storage's clock; None for one that is not pending."""
+    async with _opened(storage, tenant, mode) as unit_of_work:
+        pending = await find_approval(unit_of_work.records(APPROVALS), approval_id)
+        if pending is None or pending.status != "pending":
+            return None
+        return max(0.0, (pending.expires_at - await unit_of_work.now()).total_seconds())
 
 
 async def find_all(
@@ -26,8 +43,8 @@ async def find_all(
     """A tenant's documents that are as the filter says, by id. Between two pages nothing is held open."""
     after: str | None = None
     while True:
-        async with _opened(storage, tenant, collection, mode) as records:
-            page = await records.list(filter, _PAGE, after)
+        async with _opened(storage, tenant, mode) as unit_of_work:
+            page = await unit_of_work.records(collection).list(filter, _PAGE, after)
         for record in page:
             yield record
         if len(page) < _PAGE:
@@ -36,9 +53,9 @@ async def find_all(
 
 
 @asynccontextmanager
-async def _opened(storage: Storage, tenant: Tenant, collection: str, mode: Mode) -> AsyncIterator[AsyncRecords]:
+async def _opened(storage: Storage, tenant: Tenant, mode: Mode) -> AsyncIterator[UnitOfWork]:
     unit_of_work = storage.unit_of_work(tenant, str(uuid7()), mode, read_only=True)
     try:
-        yield unit_of_work.records(collection)
+        yield unit_of_work
     finally:
         await unit_of_work.rollback()

@@ -245,7 +245,8 @@ class TriggerView(Output):
 
 
 class RunPoint(BaseModel):
-    """Where a run is, for its driver. `turn` counts how often it was set going, `about` is what its step is for."""
+    """Where a run is, for its driver. `turn` counts how often it was set going, `about` is what its step is for, and
+    `approval_id` what the run waits for."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -258,3 +259,4 @@ class RunPoint(BaseModel):
     retry_attempts: int = 1
     retry_seconds: float = 0.0
     about: str | None = None
+    approval_id: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from pydantic_core import to_json
@@ -170,7 +170,7 @@ async def _approval(scene: Scene, step: ApprovalStep) -> Done:
     output = {
         "approved_by": approved.approved_by,
         "approval_id": approved.approval_id,
-        "approved_at": datetime.now(UTC).isoformat(),
+        "approved_at": (await scene.access.now()).isoformat(),
     }
     return Done(output)
 
@@ -222,14 +222,15 @@ async def _lock(scene: Scene, step: RecordLockStep) -> Done:
         if held is not None and held.data["run_id"] == run_id:
             await locks.delete(key, held.version)
         return Done({"collection": step.collection, "id": id, "version": None}, released=key)
-    if held is not None and held.data["run_id"] != run_id and is_in_force(held):
+    now = await scene.access.now()
+    if held is not None and held.data["run_id"] != run_id and is_in_force(held, now):
         raise conflict(f"the workflow run {held.data['run_id']} has locked {key}", collection=step.collection, id=id)
     # A new version, so that whoever has read the document before does not write it any more. It comes first: where it
     # is refused, there is no lock to take back.
     records = scene.records(step.collection)
     before = await _existing(records, step.collection, id)
     record = await records.update(id, before.data, before.version)
-    until = datetime.now(UTC) + timedelta(seconds=step.expires_after)
+    until = await scene.access.now() + timedelta(seconds=step.expires_after)
     document = {"run_id": run_id, "expires_at": until.isoformat()}
     if held is not None:
         await locks.update(key, document, held.version)

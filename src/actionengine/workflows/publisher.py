@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from pydantic_core import from_json
@@ -23,7 +22,7 @@ from actionengine.storage.port import APPROVALS, Record, StorageUnavailable
 from actionengine.workflows.agenda import Agenda
 from actionengine.workflows.driving import Executions, RolesOf
 from actionengine.workflows.events import RESUMED, STARTED, TRIGGER_CHANGED
-from actionengine.workflows.looking import find, find_all
+from actionengine.workflows.looking import find, find_all, seconds_left
 from actionengine.workflows.steps import MAY_PASS, SERVICE
 from actionengine.workflows.store import TRIGGERS
 from actionengine.workflows.triggers import sees
@@ -115,8 +114,8 @@ class WorkflowPublisher:
         if record is None:
             return
         key, at = record.data["requester"]["id"], from_json(record.data["payload"])
-        expires_at = datetime.fromisoformat(record.data["expires_at"])
-        await asyncio.to_thread(self._agenda.expiry, tenant, key, record.id, expires_at)
+        left = await seconds_left(self._engine.storage, tenant, record.id, "async")
+        await asyncio.to_thread(self._agenda.expiry, tenant, key, record.id, left or 0.0)
         answer = await self._executions.wait(tenant, key, at["run_id"], at["position"], record.id, "async")
         _check(answer, event)
 

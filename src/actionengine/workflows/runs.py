@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
@@ -16,7 +14,7 @@ from actionengine.storage.port import APPROVALS, Record
 from actionengine.workflows.models import CancelRun, ListRuns, Run, RunReference, RunSummary, StartRun, StepTaken
 from actionengine.workflows.performing import ASSIGNMENTS
 from actionengine.workflows.starting import start_run
-from actionengine.workflows.steps import SERVICE, cancel_approval
+from actionengine.workflows.steps import cancel_approval
 from actionengine.workflows.store import step_id, store_of, timestamp
 from actionengine.workflows.telling import tell_end, tell_going
 
@@ -47,7 +45,7 @@ async def resume(data: RunReference, ctx: ActionContext) -> Result[RunSummary, A
             assignment_id=id,
         )
     changed = {"status": "running", "paused_for": None, "error": None, "turn": run.data["turn"] + 1}
-    run = await store.runs.update(run.id, {**run.data, **changed, "updated_at": timestamp()}, run.version)
+    run = await store.runs.update(run.id, {**run.data, **changed, "updated_at": await timestamp(ctx)}, run.version)
     tell_going(ctx, run)
     return Success(summary_of(run))
 
@@ -56,7 +54,7 @@ async def _waiting(ctx: ActionContext, run: Record) -> ActionException:
     """The answer for a run that somebody has to decide about."""
     approval_id = run.data["approval_id"]
     pending = await find_approval(access_of(ctx).records(APPROVALS), approval_id)
-    is_open = pending is not None and pending.is_open(datetime.now(UTC))
+    is_open = pending is not None and pending.is_open(await access_of(ctx).now())
     to_do = (
         "approve or reject that" if is_open else "that is decided or has expired, and moves the run on; or cancel it"
     )
@@ -81,11 +79,11 @@ async def cancel(data: CancelRun, ctx: ActionContext) -> Result[RunSummary, Acti
             f"a step of the run {run.id} cannot cancel it: have the step lead to the end, or fail",
             run_id=run.id,
         )
-    now = timestamp()
+    now = await timestamp(ctx)
     reason = data.reason or ctx.reason or "no reason was given"
     error = ActionError(ErrorCode.CONFLICT, f"cancelled by {ctx.actor}: {reason}").to_dict()
-    for approval_id in await _approvals_of(ctx, run):
-        await cancel_approval(ctx, approval_id, reason)
+    if run.data["approval_id"] is not None:
+        await cancel_approval(ctx, run.data["approval_id"], reason)
     if run.data["assignment_id"] is not None:
         await _cancel_assignment(ctx, run.data["assignment_id"])
     await store.release_locks(run)
@@ -102,15 +100,6 @@ async def cancel(data: CancelRun, ctx: ActionContext) -> Result[RunSummary, Acti
     run = await store.runs.update(run.id, {**run.data, **changed}, run.version)
     tell_end(ctx, run)
     return Success(summary_of(run))
-
-
-async def _approvals_of(ctx: ActionContext, run: Record) -> list[str]:
-    """The approval that a run waits for; or that its step has asked for, where its driver was killed before it paused
-    the run. That has the key of the step, and is younger than the run."""
-    if run.data["status"] == "paused":
-        return [] if run.data["approval_id"] is None else [run.data["approval_id"]]
-    asked = {"status": "pending", "service": SERVICE, "idempotency_key": f"{run.id}/{run.data['position']}"}
-    return [record.id for record in await access_of(ctx).records(APPROVALS).list(asked, after=run.id)]
 
 
 async def _cancel_assignment(ctx: ActionContext, id: str) -> None:

@@ -156,7 +156,7 @@ def _functions(driver: Driver, mode: Mode, concurrency: int) -> list[DurableFunc
 
     async def fire(at: str | datetime, context: Mapping[str, Any]) -> str:
         tenant = tenant_from(context["tenant_id"], context["slug"])
-        return await driver.fire(tenant, context["workflow_key"], context["trigger_id"], utc(at), mode)
+        return await driver.fire_if_due(tenant, context["workflow_key"], context["trigger_id"], utc(at), mode)
 
     functions: dict[str, Callable[..., Any]] = {DRIVE: drive_run, EXPIRE: expire, FIRE: fire}
     if mode == "async":

@@ -50,7 +50,7 @@ async def start_run(
     record = await store.workflow(key, head.data["active"])
     definition = parsed(record)
     _check_input(key, definition, input)
-    now = timestamp()
+    now = await timestamp(ctx)
     holder = access_of(ctx).lock_holder
     if outer is None and holder is not None:
         outer = await store.runs.get(holder)

@@ -18,12 +18,12 @@ from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
 from actionengine.actions import Action, Service, create_action, create_service
-from actionengine.approval_record import PendingApproval, find_approval
+from actionengine.approval_record import PendingApproval, error_for, find_approval
 from actionengine.changes.models import Input
 from actionengine.changes.store import conflict
 from actionengine.errors import ActionError, ActionException, ErrorCode
 from actionengine.plan import native
-from actionengine.services.access import SystemAccess, access_of
+from actionengine.services.access import access_of
 from actionengine.storage.port import APPROVALS, LogQuery, Record
 from actionengine.workflows.conditions import holds
 from actionengine.workflows.definition import Definition
@@ -115,12 +115,21 @@ async def _next(data: AtRun, ctx: ActionContext) -> Result[RunPoint, ActionError
 
 
 async def _perform(data: AtStep, ctx: ActionContext, records: str | None) -> Result[RunPoint, ActionError]:
-    journey = await Journey.at(ctx, data.run_id, data.position)
+    access, journey = access_of(ctx), await Journey.at(ctx, data.run_id, data.position)
+    approved = access.approved
+    if approved is not None and (journey is None or journey.waits_for != approved.approval_id):
+        # Whoever approves is not told that something was done.
+        raise conflict(f"the run {data.run_id} waits for this approval no more", run_id=data.run_id)
     if journey is None:
-        if access_of(ctx).approved is not None:
-            # Whoever approves is not told that something was done.
-            raise conflict(f"the run {data.run_id} waits for this approval no more", run_id=data.run_id)
         return await _moved_on(data, ctx)
+    if approved is None and journey.waits_for is not None:
+        # It has asked already: what became of that counts.
+        pending = await find_approval(access.records(APPROVALS), journey.waits_for)
+        assert pending is not None
+        if pending.is_open(await access.now()):
+            raise ActionException(error_for(pending))
+        return await _go_on_refused(journey, pending)
+    access.when_asked(journey.pause_when_asked)
     step = journey.step
     try:
         if (bound := journey.bound()) is not None:
@@ -128,7 +137,7 @@ async def _perform(data: AtStep, ctx: ActionContext, records: str | None) -> Res
             return Success(_point(journey.run, journey.definition))
         done = await perform(journey.scene, step, records)
     except ActionException as refusal:
-        if access_of(ctx).approved is not None:
+        if approved is not None:
             raise
         if (error := refusal.error).code in MAY_PASS:
             details = {**error.details, FAILED_STEP: step.name}
@@ -142,7 +151,7 @@ async def _perform(data: AtStep, ctx: ActionContext, records: str | None) -> Res
 @native
 async def _give_up(data: GiveUp, ctx: ActionContext) -> Result[RunPoint, ActionError]:
     journey = await Journey.at(ctx, data.run_id, data.position)
-    if journey is None:
+    if journey is None or journey.waits_for is not None:
         return await _moved_on(data, ctx)
     await journey.fail(ActionError(data.error.code, data.error.message, data.error.details))
     return Success(_point(journey.run, journey.definition))
@@ -155,28 +164,32 @@ async def _wait(data: WaitFor, ctx: ActionContext) -> Result[RunPoint, ActionErr
         # It was cancelled, say, before it has paused.
         await cancel_approval(ctx, data.approval_id, f"the run {data.run_id} waits for it no more")
         return await _moved_on(data, ctx)
-    if journey.run.data["approval_id"] == data.approval_id:
+    if journey.waits_for != data.approval_id:
         return await _moved_on(data, ctx)
-    if await _waits_for_another(access_of(ctx), journey.run, data.approval_id):
+    access = access_of(ctx)
+    pending = await find_approval(access.records(APPROVALS), data.approval_id)
+    if pending is None or pending.is_open(await access.now()):
         return await _moved_on(data, ctx)
-    await journey.pause("approval", approval_id=data.approval_id)
-    return Success(_point(journey.run, journey.definition))
+    return await _go_on_refused(journey, pending)
 
 
 @native
 async def _decline(data: Decline, ctx: ActionContext) -> Result[RunPoint | None, ActionError]:
     access = access_of(ctx)
     pending = await find_approval(access.records(APPROVALS), data.approval_id)
-    if pending is None or f"{pending.service}.{pending.action}" != f"{SERVICE}.perform" or _is_open(pending):
+    is_of_step = pending is not None and f"{pending.service}.{pending.action}" == f"{SERVICE}.perform"
+    if pending is None or not is_of_step or pending.is_open(await access.now()):
         access.nothing_changed()
         return Success(None)
     at = AtStep.model_validate(from_json(pending.payload))
     journey = await Journey.at(ctx, at.run_id, at.position)
-    if journey is None or pending.status == "approved":
+    if journey is None or journey.waits_for != pending.id:
         return await _moved_on(at, ctx)
-    if await _waits_for_another(access, journey.run, pending.id):
-        # The step was taken anew after this one had expired.
-        return await _moved_on(at, ctx)
+    return await _go_on_refused(journey, pending)
+
+
+async def _go_on_refused(journey: Journey, pending: PendingApproval) -> Result[RunPoint, ActionError]:
+    """Go on from a step whose approval was refused: rejected, cancelled or expired."""
     how = pending.status if pending.status != "pending" else "expired"
     by = f" by {pending.decided_by}" if pending.decided_by else ""
     comment = f": {pending.comment}" if pending.comment else ""
@@ -236,22 +249,10 @@ async def cancel_approval(ctx: ActionContext, approval_id: str, reason: str) -> 
     approvals = access_of(ctx).records(APPROVALS)
     pending = await find_approval(approvals, approval_id)
     if pending is not None and pending.status == "pending":
-        decided = {"status": "cancelled", "decided_by": str(ctx.actor), "decided_at": timestamp(), "comment": reason}
+        decided = {"status": "cancelled", "decided_by": str(ctx.actor), "comment": reason}
+        decided["decided_at"] = await timestamp(ctx)
         await approvals.update(approval_id, {**pending.document(), **decided}, pending.version)
         access_of(ctx).add_subject(f"approval/{approval_id}")
-
-
-async def _waits_for_another(access: SystemAccess, run: Record, approval_id: str) -> bool:
-    """Whether a run waits for an approval that is open, and not for this one. One that was given may have led to this
-    one, by a further policy."""
-    if run.data["approval_id"] in (None, approval_id):
-        return False
-    other = await find_approval(access.records(APPROVALS), run.data["approval_id"])
-    return other is not None and _is_open(other)
-
-
-def _is_open(pending: PendingApproval) -> bool:
-    return pending.is_open(datetime.now(UTC))
 
 
 def _point(run: Record, definition: Definition) -> RunPoint:
@@ -267,6 +268,7 @@ def _point(run: Record, definition: Definition) -> RunPoint:
         retry_attempts=retry.attempts if retry else 1,
         retry_seconds=retry.seconds if retry else 0.0,
         about=about(run, definition.step(data["step"])) if data["step"] is not None else None,
+        approval_id=data["approval_id"],
     )
 
 

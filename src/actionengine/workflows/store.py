@@ -10,7 +10,7 @@ ae_record_locks     <collection>/<id>     which run has locked a document, and u
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
@@ -118,7 +118,7 @@ class RecordLockGuard:
     async def check(self, unit_of_work: UnitOfWork, collection: str, id: str, holder: str | None) -> None:
         """Raises `ActionException(conflict)` where another run than `holder` has locked the document."""
         held = await unit_of_work.records(LOCKS).get(lock_id(collection, id))
-        if held is not None and held.data["run_id"] != holder and is_in_force(held):
+        if held is not None and held.data["run_id"] != holder and is_in_force(held, await unit_of_work.now()):
             raise conflict(
                 f"the workflow run {held.data['run_id']} has locked {collection}/{id}",
                 collection=collection,
@@ -128,9 +128,9 @@ class RecordLockGuard:
             )
 
 
-def is_in_force(lock: Record) -> bool:
+def is_in_force(lock: Record, now: datetime) -> bool:
     """Whether a lock still holds."""
-    return datetime.fromisoformat(lock.data["expires_at"]) > datetime.now(UTC)
+    return datetime.fromisoformat(lock.data["expires_at"]) > now
 
 
 async def insert_once(records: AsyncRecords, data: dict[str, Any], id: str) -> bool:
@@ -181,6 +181,6 @@ def run_subject(run_id: str) -> str:
     return f"workflow_run/{run_id}"
 
 
-def timestamp() -> str:
-    """The time, in UTC, as documents have it."""
-    return datetime.now(UTC).isoformat()
+async def timestamp(ctx: ActionContext) -> str:
+    """Return the time by the storage's clock, in UTC, as documents have it."""
+    return (await access_of(ctx).now()).isoformat()

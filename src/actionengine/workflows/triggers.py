@@ -139,7 +139,7 @@ async def _insert(
     *,
     from_definition: bool,
 ) -> Record:
-    now = timestamp()
+    now = await timestamp(ctx)
     kept = remembered or {"id": new_id(), "status": "active"}
     record = await store.triggers.insert(
         {
@@ -158,7 +158,7 @@ async def _insert(
 
 async def _replace(ctx: ActionContext, store: Store, record: Record, trigger: EventTrigger | ScheduleTrigger) -> None:
     """Have a trigger wait for something else; it stays as enabled or disabled as it was."""
-    data = {**record.data, **await _content(ctx, trigger, record), "updated_at": timestamp()}
+    data = {**record.data, **await _content(ctx, trigger, record), "updated_at": await timestamp(ctx)}
     _tell(ctx, await store.triggers.update(record.id, data, record.version))
 
 
@@ -170,7 +170,7 @@ async def _set_status(ctx: ActionContext, id: str, status: str) -> Record:
         return record
     # What has committed while it was disabled it does not see.
     since = await access_of(ctx).last_position()
-    data = {**record.data, "status": status, "since": since, "updated_at": timestamp()}
+    data = {**record.data, "status": status, "since": since, "updated_at": await timestamp(ctx)}
     record = await store.triggers.update(id, data, record.version)
     _tell(ctx, record)
     return record

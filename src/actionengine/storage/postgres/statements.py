@@ -37,6 +37,8 @@ SETTINGS = """
         pg_catalog.set_config('app.action_id', %s, true)"""
 BEGAN = "(pg_catalog.date_part('epoch', pg_catalog.now()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8"
 """When the transaction began, in microseconds: nothing else names it before it has written."""
+CLOCK = BEGAN.replace("now", "clock_timestamp")
+"""The time once a claim has waited for its turn."""
 
 OPEN = f"WITH context AS MATERIALIZED ({{settings}}\n)\nSELECT {BEGAN}, public.ae_is_deleted(%s) FROM context"
 OPEN_AND_CLAIM = f"""
@@ -51,7 +53,7 @@ WITH context AS MATERIALIZED ({{settings}},
     RETURNING true
 )
 SELECT {BEGAN}, public.ae_is_deleted(%s), EXISTS (SELECT FROM claimed),
-    pg_catalog.set_config('lock_timeout', (SELECT lock_timeout FROM context), true)
+    pg_catalog.set_config('lock_timeout', (SELECT lock_timeout FROM context), true), {CLOCK}
 """
 
 CLAIM = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from itertools import chain
 from secrets import token_hex
 from time import monotonic
@@ -54,6 +55,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         super().__init__(storage, tenant, action_id, mode, read_only)
         self._later: list[Statement] = []
         self._began = 0
+        self._ahead = 0.0
         self._latches: list[str] = []
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
@@ -125,19 +127,28 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             ((self._began, is_deleted),) = self._driver.execute(
                 (begin, ()), (opening.plain, parameters), until=self._deadline
             )
+            self._told(self._began)
             self._check_deleted(is_deleted)
             return None
         parameters += (milliseconds(wait), tenant_id, claim.action, claim.key, claim.fingerprint, tenant_id)
         try:
-            ((self._began, is_deleted, is_claimed, _),) = self._driver.execute(
+            ((self._began, is_deleted, is_claimed, _, now),) = self._driver.execute(
                 (begin, ()), (opening.claiming, parameters), until=self._deadline
             )
         except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
             return ClaimAnswer("in_progress")
         except psycopg.errors.ProgramLimitExceeded:
             raise key_too_long() from None
+        self._told(now)
         self._check_deleted(is_deleted)
         return CLAIMED if is_claimed else self._claim_in_transaction(claim, wait)
+
+    def _told(self, now: int) -> None:
+        """Remember by how much the database's clock, which has said this in microseconds, is ahead of ours."""
+        self._ahead = now / 1_000_000 - monotonic()
+
+    def _clock(self) -> datetime:
+        return datetime.fromtimestamp(self._ahead + monotonic(), UTC)
 
     def _check_deleted(self, is_deleted: bool) -> None:
         # What it has left, its events above all, can still be read.

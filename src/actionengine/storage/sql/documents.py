@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uuid_utils import uuid7
@@ -106,7 +105,7 @@ class SQLRecords:
 
     def _insert(self, id: str | None, encoded: bytes) -> Record:
         self._unit_of_work.touch(self._collection)
-        now = datetime.now(UTC)
+        now = self._unit_of_work.time()
         at = self._storage.time_in(now)
         values = (encoded.decode(), at, at)
         if id is None:
@@ -124,7 +123,7 @@ class SQLRecords:
 
     def _update(self, id: str, encoded: bytes, expected_version: int) -> Record:
         self._unit_of_work.touch(self._collection)
-        now = datetime.now(UTC)
+        now = self._unit_of_work.time()
         values = (encoded.decode(), self._storage.time_in(now), *self._scope, id, expected_version)
         for (created_at,) in self._unit_of_work.query(self._statements.update, values):
             created = self._storage.time_out(created_at)

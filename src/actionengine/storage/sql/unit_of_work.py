@@ -8,6 +8,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from datetime import datetime
 from math import inf
 from secrets import token_hex
 from time import monotonic
@@ -124,6 +125,11 @@ class SQLUnitOfWork(ABC):
         self._read_only_savepoints = 0
 
     # The port
+
+    async def now(self) -> datetime:
+        """Return the time by the database's clock."""
+        self._check_open()
+        return self._clock() if self._pooled is not None else await self._run(self.time)
 
     async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
         """Claim a key, waiting up to `wait` seconds for another unit of work that holds it."""
@@ -355,6 +361,12 @@ class SQLUnitOfWork(ABC):
             self._session.connection()
         return self.execute(statement, parameters)
 
+    def time(self) -> datetime:
+        """Return the time by the database's clock, in UTC. It is known since the transaction was opened."""
+        if self._pooled is None:
+            self._open(None, 0.0)
+        return self._clock()
+
     def write_later(self, statement: str, parameters: Sequence[Any]) -> None:
         """Run a statement that nobody needs an answer of: at the latest before whatever comes next."""
         self.query(statement, parameters)
@@ -536,6 +548,10 @@ class SQLUnitOfWork(ABC):
             self._release(broken=True)
         else:
             self._released()
+
+    @abstractmethod
+    def _clock(self) -> datetime:
+        """Return the time by the database's clock, in an open transaction."""
 
     @abstractmethod
     def _take_connection(self, claim: Claim | None, wait: float) -> ClaimAnswer | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from hashlib import blake2b
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from pydantic_core import to_json
 
+from actionengine.clock import steady_now
 from actionengine.storage.port import (
     DeadLetter,
     EventRow,
@@ -119,7 +120,7 @@ class SQLiteOutbox:
             now = self._now()
             ((due_at,),) = await self._query(NEXT_DUE, (now,))
             if due_at is not None:
-                seconds = min(seconds, (self._storage.time_out(due_at) - datetime.now(UTC)).total_seconds())
+                seconds = min(seconds, (self._storage.time_out(due_at) - steady_now()).total_seconds())
             signal = self._signal = Signal(self._mode)
             self._storage.sleepers.add(signal.set)
             try:
@@ -207,7 +208,7 @@ class SQLiteOutbox:
         return self._in(0.0)
 
     def _in(self, seconds: float) -> str:
-        at: str = self._storage.time_in(datetime.now(UTC) + timedelta(seconds=seconds))
+        at: str = self._storage.time_in(steady_now() + timedelta(seconds=seconds))
         return at
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 
+from actionengine.clock import steady_now
 from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.errors import ConfigurationError
@@ -281,18 +282,18 @@ class SQLiteStorage(SQLStorage):
         return None
 
     def _create_tenant(self, tenant: Tenant, name: str, mode: Mode) -> bool:
-        parameters = (str(tenant.id), tenant.slug, name, self.time_in(datetime.now(UTC)))
+        parameters = (str(tenant.id), tenant.slug, name, self.time_in(steady_now()))
         return bool(self._query(mode, CREATE_TENANT, parameters, writes=True))
 
     def _delete_tenant(self, slug: str, mode: Mode) -> bool:
-        return bool(self._query(mode, DELETE_TENANT, (self.time_in(datetime.now(UTC)), slug), writes=True))
+        return bool(self._query(mode, DELETE_TENANT, (self.time_in(steady_now()), slug), writes=True))
 
     def _list_tenants(self, mode: Mode) -> Sequence[Tenant]:
         rows = self._query(mode, LIST_TENANTS, (), writes=False)
         return [Tenant(UUID(id), slug) for id, slug in rows]
 
     def _purge_expired_keys(self, limit: int, mode: Mode) -> int:
-        return len(self._query(mode, PURGE_KEYS, (self.time_in(datetime.now(UTC)), limit), writes=True))
+        return len(self._query(mode, PURGE_KEYS, (self.time_in(steady_now()), limit), writes=True))
 
     def _read_events(
         self, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None, mode: Mode

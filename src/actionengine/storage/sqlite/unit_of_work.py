@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from uuid import UUID
 from pydantic_core import from_json, to_json
 from sqlalchemy.engine import Connection
 
+from actionengine.clock import steady_now
 from actionengine.context import Tenant
 from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, LogQuery, LogRow, Mode, StorageError
 from actionengine.storage.sql.bridge import await_
@@ -75,6 +76,9 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         rows: list[tuple[Any, ...]] = cursor.fetchall()
         return rows
 
+    def _clock(self) -> datetime:
+        return steady_now()
+
     def _check_transaction(self) -> None:
         # SQLite ends a transaction by itself on some errors, such as a full disk; the next statement would stand alone.
         pooled: Any = self._pooled
@@ -121,7 +125,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         if not self.execute(CLAIM, (*scope, claim.fingerprint)):
             ((fingerprint, result, approval_id, expires_at, asked),) = self.execute(READ_KEY, scope)
             replaced = approval_id is not None and approval_id == claim.replaces
-            if not replaced and expires_at > self.storage.time_in(datetime.now(UTC)):
+            if not replaced and expires_at > self.storage.time_in(steady_now()):
                 if fingerprint != claim.fingerprint:
                     return ClaimAnswer("mismatch")
                 return ClaimAnswer("replay", _encoded(result), approval_id, _encoded(asked))
