@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -19,6 +19,7 @@ from actionengine.event_types import EventType, misfits
 from actionengine.execution_state import Execution
 from actionengine.masking import masked_finite_json
 from actionengine.names import check_permission
+from actionengine.storage.pages import Page
 from actionengine.storage.port import (
     LONGEST_SUBJECT,
     RESERVED_PREFIX,
@@ -346,7 +347,7 @@ class _OnRecord:
         limit: int = 100,
         after: str | None = None,
         descending: bool = False,
-    ) -> Sequence[Record]:
+    ) -> Page[Record]:
         """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
         return await self._records.list(filter, limit, after, descending)
 

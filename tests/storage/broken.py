@@ -13,6 +13,7 @@ from actionengine import InMemoryStorage, Tenant
 from actionengine.storage.memory import Held, Item, Key, MemoryRecords, MemoryUnitOfWork
 from actionengine.storage.memory_outbox import Lane, MemoryOutbox
 from actionengine.storage.memory_rows import MemoryRows
+from actionengine.storage.pages import Page
 from actionengine.storage.port import (
     CLAIMED,
     Claim,
@@ -191,10 +192,23 @@ class PagesRepeatTheirStart(Broken, by=RecordsConformance.test_paging_gives_each
         class Records(MemoryRecords):
             async def list(
                 self, filter: Any = None, limit: int = 100, after: str | None = None, descending: bool = False
-            ) -> Sequence[Record]:
+            ) -> Page[Record]:
                 found = await super().list(filter, limit, after, descending)
                 start = await self.get(after) if after else None
-                return [start, *found] if start else found
+                return Page([start, *found], found.next) if start else found
+
+
+class PagesHaveNoBytes(Broken, by=RecordsConformance.test_a_page_ends_with_the_document_that_reaches_its_bytes):
+    """A page is as long as its rows."""
+
+    class Unit(BrokenUnit):
+        class Records(MemoryRecords):
+            async def list(self, *arguments: Any, **options: Any) -> Page[Record]:
+                found = await super().list(*arguments, **options)
+                while found.next is not None:
+                    more = await super().list(*arguments, **{**options, "after": found.next})
+                    found = Page([*found, *more], more.next)
+                return found
 
 
 class FiltersFindParts(Broken, by=RecordsConformance.test_a_filter_compares_whole_fields_as_json_does):
@@ -204,9 +218,9 @@ class FiltersFindParts(Broken, by=RecordsConformance.test_a_filter_compares_whol
         class Records(MemoryRecords):
             async def list(
                 self, filter: Mapping[str, Any] | None = None, *arguments: Any, **options: Any
-            ) -> list[Record]:
+            ) -> Page[Record]:
                 found = await super().list(None, *arguments, **options)
-                return [record for record in found if _contains(record.data, dict(filter or {}))]
+                return Page((record for record in found if _contains(record.data, dict(filter or {}))), found.next)
 
 
 class ReadOnlyUnitsWrite(Broken, by=TransactionConformance.test_a_read_only_unit_refuses_writes):

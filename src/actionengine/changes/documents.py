@@ -93,5 +93,5 @@ async def check_documents(
         record_type_key=key,
         checked=len(page),
         misfits=tuple(found),
-        next=page[-1].id if len(page) == limit else None,
+        next=page.next,
     )

@@ -182,8 +182,8 @@ class Inbox:
             old = [mark for mark in mine if mark.created_at < before]
             for mark in old:
                 await marks.delete(mark.id, mark.version)
-            is_last = len(mine) < _PAGE
-            return Success({"forgotten": len(old), "next": None if is_last else mine[-1].id})
+            is_last = len(mine) < len(page)
+            return Success({"forgotten": len(old), "next": None if is_last else page.next})
 
         return forget
 

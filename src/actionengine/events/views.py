@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from actionengine.action_context import ActionContext
 from actionengine.context import Tenant
 from actionengine.errors import ErrorCode, failing, sendable
 from actionengine.services.access import access_of
+from actionengine.storage.pages import Page
 from actionengine.storage.port import RESERVED_PREFIX, AsyncRecords, Record
 from actionengine.storage.records import Records
 
@@ -150,7 +151,7 @@ class AsyncLiveRecords:
         limit: int = 100,
         after: str | None = None,
         descending: bool = False,
-    ) -> Sequence[Record]:
+    ) -> Page[Record]:
         """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
         while True:
             page = await self._records().list(filter, limit, after, descending)
@@ -192,7 +193,7 @@ class LiveRecords:
         limit: int = 100,
         after: str | None = None,
         descending: bool = False,
-    ) -> Sequence[Record]:
+    ) -> Page[Record]:
         """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
-        page: Sequence[Record] = self._drive(self._records.list(filter, limit, after, descending))
+        page: Page[Record] = self._drive(self._records.list(filter, limit, after, descending))
         return page

@@ -21,8 +21,8 @@ from actionengine.errors import ActionError, ErrorCode, failing
 from actionengine.names import clean, fold
 from actionengine.plan import native
 from actionengine.services.access import access_of
+from actionengine.storage.pages import MAX_PAGE
 from actionengine.storage.port import ROLE_ASSIGNMENTS, ROLES, AsyncRecords
-from actionengine.storage.records import MAX_PAGE
 
 READ_PERMISSION = "roles.read"
 MANAGE_PERMISSION = "roles.manage"

@@ -31,6 +31,7 @@ from actionengine.driving import drive
 from actionengine.errors import ErrorCode, failing
 from actionengine.storage.memory_outbox import MemoryOutbox, Queues
 from actionengine.storage.memory_rows import MemoryRows
+from actionengine.storage.pages import Page, page_of, page_size
 from actionengine.storage.port import (
     ACCESS_COLLECTIONS,
     CLAIMED,
@@ -54,7 +55,6 @@ from actionengine.storage.records import (
     matches,
     missing,
     normal_filter,
-    page_size,
     stale,
     taken,
 )
@@ -675,20 +675,17 @@ class MemoryRecords:
         limit: int = 100,
         after: str | None = None,
         descending: bool = False,
-    ) -> Sequence[Record]:
+    ) -> Page[Record]:
         """Documents by id."""
         limit = page_size(limit)
         wanted = normal_filter(self._collection, filter)
-        page: list[Record] = []
-        for id, document in sorted(self._unit_of_work.scan(self._collection).items(), reverse=descending):
-            if after and (id >= after if descending else id <= after):
-                continue
-            record = _record(id, document)
-            if matches(record.data, wanted):
-                page.append(record)
-                if len(page) == limit:
-                    break
-        return page
+        found = (
+            (record, len(document.data))
+            for id, document in sorted(self._unit_of_work.scan(self._collection).items(), reverse=descending)
+            if not after or (id < after if descending else id > after)
+            if matches((record := _record(id, document)).data, wanted)
+        )
+        return page_of(found, limit, attrgetter("id"))
 
     def _lock_version(self, key: Key, expected_version: int) -> Document:
         current: Document | None = self._unit_of_work.lock(key)

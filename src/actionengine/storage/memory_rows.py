@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json, to_json
 
 from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.storage.pages import page_of
 from actionengine.storage.records import encode_document, rows_gone
 from actionengine.storage.tables import Row, Table
 
@@ -58,7 +59,13 @@ class MemoryRows:
             rows = await self._unit_of_work.lock_together(self._table.name, found)
         else:
             rows = list(found().values())
-        return [self._row(row, columns or self._table.columns) for row in rows]
+        read = columns or self._table.columns
+        if limit is None or lock:
+            return [self._row(row, read) for row in rows]
+        # As in SQL: a page is bounded by the bytes of its JSON, too.
+        json = [name for name in read if self._table.columns[name] == "json"]
+        sized = ((self._row(row, read), sum(len(row[name] or b"") for name in json)) for row in rows)
+        return list(page_of(sized, limit, lambda row: ""))
 
     async def insert(self, rows: Sequence[Row]) -> None:
         """Add rows."""

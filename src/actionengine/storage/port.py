@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_NAME_LENGTH, Tenant
+from actionengine.storage.pages import Page
 from actionengine.storage.tables import Row, Table
 
 T = TypeVar("T")
@@ -303,10 +304,12 @@ class AsyncRecords(Protocol):
         limit: int = 100,
         after: str | None = None,
         descending: bool = False,
-    ) -> Sequence[Record]:
+    ) -> Page[Record]:
         """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000.
 
         `descending` goes the other way, and `after` with it: where the ids are the library's, the newest come first.
+        The page also ends once its documents have 4 MiB of JSON. Its `next` is the `after` of the following page, or
+        None where this is the last one.
         """
 
 
@@ -328,9 +331,9 @@ class AsyncRows(Protocol):
     ) -> list[Row]:
         """Rows whose columns equal what `where` says (a value, None, or a tuple of values, any of which will do), and
         are greater than what `above` says. They have all columns, or those named, and come in ascending `order`: by the
-        table's key, where nothing else is said. With `lock`, nobody else changes or locks them until the end of the
-        unit of work; where somebody has, this waits, and sees, as does what is read from then on, what they have
-        committed."""
+        table's key, where nothing else is said. A page, of at most `limit`, also ends once its rows have 4 MiB of JSON.
+        With `lock`, nobody else changes or locks them until the end of the unit of work; where somebody has, this
+        waits, and sees, as does what is read from then on, what they have committed."""
 
     async def insert(self, rows: Sequence[Row]) -> None:
         """Add rows, all columns given."""

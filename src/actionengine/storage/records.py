@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -11,11 +11,10 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from actionengine.errors import ActionException, ErrorCode, failing, sendable
 from actionengine.json_bounds import check_readable
+from actionengine.storage.pages import Page
 from actionengine.storage.port import AsyncRecords, Record
 
 T = TypeVar("T")
-
-MAX_PAGE = 1000
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 """The character that PostgreSQL keeps in no text, so that no backend does."""
@@ -62,13 +61,6 @@ def same_json(one: Any, other: Any) -> bool:
     if isinstance(one, list):
         return all(map(same_json, one, other))
     return isinstance(one, bool) == isinstance(other, bool)
-
-
-def page_size(limit: int) -> int:
-    """`limit`, refused below 1 and cut at `MAX_PAGE`."""
-    if limit < 1:
-        raise failing(ErrorCode.INVALID_INPUT, f"limit must be at least 1, not {limit}")
-    return min(limit, MAX_PAGE)
 
 
 def check_id(collection: str, id: str) -> None:
@@ -148,10 +140,12 @@ class Records:
         limit: int = 100,
         after: str | None = None,
         descending: bool = False,
-    ) -> Sequence[Record]:
+    ) -> Page[Record]:
         """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000.
 
         `descending` goes the other way, and `after` with it: where the ids are the library's, the newest come first.
+        The page also ends once its documents have 4 MiB of JSON. Its `next` is the `after` of the following page, or
+        None where this is the last one.
         """
         return self._run(self._records.list(filter, limit, after, descending))
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actionengine.errors import ErrorCode
+from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.testing.base import Conformance, refused
 from actionengine.testing.worlds import World, scenario
 
@@ -298,6 +299,38 @@ class RecordsConformance(Conformance):
                 after = seen[-1]
 
         assert seen == expected
+
+    @pytest.mark.parametrize("filter", [None, {"open": True}], ids=["all", "filtered"])
+    @scenario
+    async def test_a_page_ends_with_the_document_that_reaches_its_bytes(
+        self, world: World, filter: dict[str, Any] | None
+    ) -> None:
+        documents = {id: {"open": True, "text": "ü" * (MAX_PAGE_BYTES // 6)} for id in "abcde"}
+        async with world.writing() as unit:
+            for id, data in documents.items():
+                await unit.records("notes").insert(data, id)
+
+        async with world.reading() as unit:
+            first = await unit.records("notes").list(filter)
+            rest = await unit.records("notes").list(filter, after=first.next)
+            backwards = await unit.records("notes").list(filter, descending=True)
+
+        assert ([record.id for record in first], first.next) == (["a", "b", "c"], "c")
+        assert ([record.id for record in rest], rest.next) == (["d", "e"], None)
+        assert ([record.id for record in backwards], backwards.next) == (["e", "d", "c"], "c")
+
+    @scenario
+    async def test_a_document_of_more_bytes_than_a_page_is_a_page(self, world: World) -> None:
+        async with world.writing() as unit:
+            for id in "ab":
+                await unit.records("notes").insert({"text": "x" * MAX_PAGE_BYTES}, id)
+
+        async with world.reading() as unit:
+            first = await unit.records("notes").list()
+            last = await unit.records("notes").list(after=first.next)
+
+        assert ([record.id for record in first], first.next) == (["a"], "a")
+        assert [record.id for record in last] == ["b"]
 
     @pytest.mark.parametrize("limit", [1, 3, 7, 8])
     @scenario

@@ -75,9 +75,9 @@ async def _list(data: ListAssignments, ctx: ActionContext) -> Result[tuple[Assig
     while len(found) < data.limit:
         page = await ctx.async_records(ASSIGNMENTS).list(data.filter(), data.limit, after, data.newest_first)
         found.extend(view for view, _ in map(_read, page) if view is not None)
-        if len(page) < data.limit:
+        if page.next is None:
             break
-        after = page[-1].id
+        after = page.next
     listed = tuple(found[: data.limit])
     access_of(ctx).show({"count": len(listed)})
     return Success(listed)

@@ -47,9 +47,9 @@ async def find_all(
             page = await unit_of_work.records(collection).list(filter, _PAGE, after)
         for record in page:
             yield record
-        if len(page) < _PAGE:
+        if page.next is None:
             return
-        after = page[-1].id
+        after = page.next
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from actionengine.storage.port import LogRow
 from actionengine.storage.postgres.driver import Statement
 from actionengine.storage.sql.documents import DocumentStatements
+from actionengine.storage.sql.pages import PageQuery, postgres_page
 from actionengine.storage.sql.rows import RowsDialect
 from actionengine.storage.tables import Kind
 
@@ -93,29 +94,30 @@ WHERE tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) 
 """,
 )
 
-LIST_DOCUMENTS = """
-SELECT id, version, data::pg_catalog.text, created_at, updated_at
-FROM public.ae_documents
-WHERE tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) %s{beyond}
-ORDER BY {order}
-LIMIT %s
-"""
+_LISTED_DOCUMENTS = PageQuery(
+    "public.ae_documents",
+    "id, version, data::pg_catalog.text, created_at, updated_at",
+    ("id",),
+    ("data",),
+    "tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) %s{beyond}",
+    "{order}",
+    "%s",
+)
+LIST_DOCUMENTS = postgres_page(_LISTED_DOCUMENTS)
 
 # Containment finds candidates; equality, field by field, decides.
-FIND_DOCUMENTS = """
-SELECT id, version, data::pg_catalog.text, created_at, updated_at
-FROM public.ae_documents
-WHERE tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) %s{beyond}
+FIND_DOCUMENTS = postgres_page(
+    _LISTED_DOCUMENTS._replace(
+        where=f"""{_LISTED_DOCUMENTS.where}
     AND data::pg_catalog.jsonb OPERATOR(pg_catalog.@>) %s::pg_catalog.jsonb
     AND (
         SELECT pg_catalog.bool_and(
             data::pg_catalog.jsonb OPERATOR(pg_catalog.->) wanted.key OPERATOR(pg_catalog.=) wanted.value
         )
         FROM pg_catalog.jsonb_each(%s::pg_catalog.jsonb) wanted
+    )"""
     )
-ORDER BY {order}
-LIMIT %s
-"""
+)
 
 _TYPES: dict[Kind, str] = {
     "text": "pg_catalog.text",
@@ -140,6 +142,7 @@ ROWS = RowsDialect(
     },
     lock="\nFOR NO KEY UPDATE",
     operator="OPERATOR(pg_catalog.{})",
+    page=postgres_page,
 )
 
 READ_LOG = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from actionengine.context import Tenant
 from actionengine.errors import ConfigurationError
 from actionengine.redaction import redact_address
+from actionengine.storage.pages import Page, page_of
 from actionengine.storage.port import Mode, Record, StoredEvent
 from actionengine.storage.postgres.checks import check
 from actionengine.storage.postgres.driver import Driver, Row, milliseconds
@@ -172,14 +174,14 @@ class PostgresStorage(SQLStorage):
         moment: datetime = time
         return moment.astimezone(UTC)
 
-    def list_documents(self, unit_of_work: SQLUnitOfWork, collection: str, listing: Listing) -> Sequence[Record]:
+    def list_documents(self, unit_of_work: SQLUnitOfWork, collection: str, listing: Listing) -> Page[Record]:
         """Documents by id."""
         scope = (unit_of_work.tenant.id, collection, *listing.start)
         wanted = (to_json(listing.wanted).decode(),) * 2 if listing.wanted else ()
         statement = listing.statement(FIND_DOCUMENTS if wanted else LIST_DOCUMENTS, self.rows)
         rows = unit_of_work.query(statement, (*scope, *wanted, listing.limit))
         records = SQLRecords(unit_of_work, collection)
-        return [records.record(*row) for row in rows]
+        return page_of(((records.record(*row), size) for *row, size in rows), listing.limit, attrgetter("id"))
 
     def _known(self, error: Exception) -> Exception | None:
         return known(error)

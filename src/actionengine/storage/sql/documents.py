@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uuid_utils import uuid7
 
+from actionengine.storage.pages import Page, page_size
 from actionengine.storage.port import Record
 from actionengine.storage.records import (
     check_id,
@@ -14,7 +15,6 @@ from actionengine.storage.records import (
     encode_document,
     missing,
     normal_filter,
-    page_size,
     stale,
     taken,
 )
@@ -98,7 +98,7 @@ class SQLRecords:
         limit: int = 100,
         after: str | None = None,
         descending: bool = False,
-    ) -> Sequence[Record]:
+    ) -> Page[Record]:
         """Documents by id."""
         listing = Listing(normal_filter(self._collection, filter), page_size(limit), after, descending)
         return await self._unit_of_work.run(self._list, listing)
@@ -135,7 +135,7 @@ class SQLRecords:
         if not self._query(self._statements.delete, id, expected_version):
             raise self._why_not(id, expected_version)
 
-    def _list(self, listing: Listing) -> Sequence[Record]:
+    def _list(self, listing: Listing) -> Page[Record]:
         return self._storage.list_documents(self._unit_of_work, self._collection, listing)
 
     def _why_not(self, id: str, expected_version: int) -> Exception:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic_core import from_json, to_json
 
 from actionengine.storage.records import encode_document, rows_gone
+from actionengine.storage.sql.pages import PageQuery
 from actionengine.storage.tables import Kind, Row, Table
 
 if TYPE_CHECKING:
@@ -24,10 +25,10 @@ Condition = tuple[str, Kind, Literal["=", "any", "null", ">"]]
 class RowsDialect:
     """What a backend's statements over rows are made of.
 
-    `rows` makes a table `r` of the rows that are given (`{"rows": […]}`, a parameter), with the `{columns}` that
-    `column` describes. `given`, `read` and `any_of` are forms for a `{name}`: a column taken from `r`, a column as it
-    is read, and one that equals any of a JSON array. `lock` follows a query that locks its rows. `operator` is
-    the form of an operator.
+    `page` makes the statement of a page. `rows` makes a table `r` of the rows that are given (`{"rows": […]}`, a
+    parameter), with the `{columns}` that `column` describes. `given`, `read` and `any_of` are forms for a `{name}`: a
+    column taken from `r`, a column as it is read, and one that equals any of a JSON array. `lock` follows a query that
+    locks its rows. `operator` is the form of an operator.
     """
 
     schema: str
@@ -40,6 +41,7 @@ class RowsDialect:
     any_of: Mapping[Kind, str]
     lock: str
     operator: str
+    page: Callable[[PageQuery], str]
 
 
 KEY_GONE = "an idempotency key that this execution has claimed is gone: its result cannot be kept"
@@ -75,11 +77,15 @@ class SQLRows:
         read = self._columns(columns or self._table.columns)
         order = tuple(order or self._table.key)
         limited = limit is not None
-        statement = find_statement(self._storage.rows, self._table.name, read, conditions, order, limited, lock)
+        if limit is not None and limit > 1 and not lock and any(kind == "json" for _, kind in read):
+            # It has one column more.
+            statement = page_statement(self._storage.rows, self._table.name, read, conditions, order)
+        else:
+            statement = find_statement(self._storage.rows, self._table.name, read, conditions, order, limited, lock)
         if limited:
             values.append(limit)
         found = await self._unit_of_work.run(self._unit_of_work.query, statement, values)
-        return [{name: self._out(kind, value) for (name, kind), value in zip(read, row, strict=True)} for row in found]
+        return [{name: self._out(kind, value) for (name, kind), value in zip(read, row, strict=False)} for row in found]
 
     async def insert(self, rows: Sequence[Row]) -> None:
         """Add rows."""
@@ -177,6 +183,28 @@ def find_statement(
         f"FROM {dialect.schema}.{table}\n"
         f"WHERE {_where(dialect, conditions)}\n"
         f"ORDER BY {', '.join(order)}" + (f"\nLIMIT {dialect.mark}" if limited else "") + (dialect.lock if lock else "")
+    )
+
+
+@cache
+def page_statement(
+    dialect: RowsDialect,
+    table: str,
+    columns: tuple[Column, ...],
+    conditions: tuple[Condition, ...],
+    order: tuple[str, ...],
+) -> str:
+    """The query for a page, with the parameters of `find_statement`; the bytes of a row are its last column."""
+    return dialect.page(
+        PageQuery(
+            table=f"{dialect.schema}.{table}",
+            columns=", ".join(dialect.read[kind].format(name=name) for name, kind in columns),
+            keys=order,
+            json=[name for name, kind in columns if kind == "json"],
+            where=_where(dialect, conditions),
+            order=", ".join(order),
+            limit=dialect.mark,
+        )
     )
 
 

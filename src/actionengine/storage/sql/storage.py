@@ -20,8 +20,8 @@ from uuid_utils.compat import uuid7
 from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.errors import ActionException, ConfigurationError, ErrorCode, failing
+from actionengine.storage.pages import Page, page_size
 from actionengine.storage.port import Mode, Outbox, Record, StorageError, StorageUnavailable, StoredEvent
-from actionengine.storage.records import page_size
 from actionengine.storage.sql.bridge import run
 from actionengine.storage.sql.declared_protection import DeclaredProtection
 from actionengine.storage.sql.documents import DocumentStatements, Listing
@@ -215,7 +215,7 @@ class SQLStorage(ABC):
         """A time as the driver gave it, in UTC."""
 
     @abstractmethod
-    def list_documents(self, unit_of_work: SQLUnitOfWork, collection: str, listing: Listing) -> Sequence[Record]:
+    def list_documents(self, unit_of_work: SQLUnitOfWork, collection: str, listing: Listing) -> Page[Record]:
         """Documents by id."""
 
     # What each backend has of its own

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from actionengine.storage.port import EventRow, LogRow, RelayBeat
 from actionengine.storage.sql.documents import DocumentStatements
+from actionengine.storage.sql.pages import PageQuery, sqlite_page
 from actionengine.storage.sql.rows import RowsDialect
 from actionengine.storage.tables import Kind
 
@@ -38,13 +39,17 @@ WHERE tenant_id = ? AND collection = ? AND id = ?
 """,
 )
 
-LIST_DOCUMENTS = """
-SELECT id, version, data, created_at, updated_at
-FROM main.ae_documents
-WHERE tenant_id = ? AND collection = ?{beyond}
-ORDER BY {order}
-LIMIT ?
-"""
+LIST_DOCUMENTS = sqlite_page(
+    PageQuery(
+        "main.ae_documents",
+        "id, version, data, created_at, updated_at",
+        ("id",),
+        ("data",),
+        "tenant_id = ? AND collection = ?{beyond}",
+        "{order}",
+        "?",
+    )
+)
 
 _KINDS: tuple[Kind, ...] = ("text", "integer", "boolean", "json", "time")
 # Writers take turns: there is nothing to lock.
@@ -62,6 +67,7 @@ ROWS = RowsDialect(
     any_of=dict.fromkeys(_KINDS, "{name} IN (SELECT value FROM json_each(?))"),
     lock="",
     operator="{}",
+    page=sqlite_page,
 )
 
 CLAIM = """

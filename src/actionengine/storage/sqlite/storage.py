@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -23,8 +24,9 @@ from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.errors import ConfigurationError
 from actionengine.redaction import redact_address
+from actionengine.storage.pages import MAX_PAGE, MAX_PAGE_BYTES, Page, page_of
 from actionengine.storage.port import EventRow, Mode, Record, StorageUnavailable, StoredEvent
-from actionengine.storage.records import MAX_PAGE, matches
+from actionengine.storage.records import matches
 from actionengine.storage.sql.bridge import await_
 from actionengine.storage.sql.declared_protection import DeclaredProtection
 from actionengine.storage.sql.documents import Listing, SQLRecords
@@ -163,20 +165,25 @@ class SQLiteStorage(SQLStorage):
         """A time as the driver gave it, in UTC."""
         return datetime.fromisoformat(time)
 
-    def list_documents(self, unit_of_work: SQLUnitOfWork, collection: str, listing: Listing) -> Sequence[Record]:
+    def list_documents(self, unit_of_work: SQLUnitOfWork, collection: str, listing: Listing) -> Page[Record]:
         """Documents by id."""
         records = SQLRecords(unit_of_work, collection)
         wanted, limit = listing.wanted, listing.limit
         size = MAX_PAGE if wanted else limit
         scope = (str(unit_of_work.tenant.id), collection)
-        page: list[Record] = []
-        while True:
-            rows = unit_of_work.query(listing.statement(LIST_DOCUMENTS, self.rows), (*scope, *listing.start, size))
-            found = [records.record(*row) for row in rows]
-            page += [record for record in found if matches(record.data, wanted)] if wanted else found
-            if len(page) >= limit or len(rows) < size:
-                return page[:limit]
-            listing = listing._replace(after=rows[-1][0])
+
+        def found(listing: Listing) -> Iterator[tuple[Record, int]]:
+            while True:
+                rows = unit_of_work.query(listing.statement(LIST_DOCUMENTS, self.rows), (*scope, *listing.start, size))
+                for *row, bytes in rows:
+                    record = records.record(*row)
+                    if matches(record.data, wanted):
+                        yield record, bytes
+                if len(rows) < size and sum(row[-1] for row in rows) < MAX_PAGE_BYTES:
+                    return
+                listing = listing._replace(after=rows[-1][0])
+
+        return page_of(found(listing), limit, attrgetter("id"))
 
     def prepare(self, pooled: PoolProxiedConnection) -> Grip:
         """Make a connection one of ours: transactions that we begin, and the function that the triggers ask."""

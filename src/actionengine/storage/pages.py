@@ -1,0 +1,47 @@
+"""Pages: what a caller gets at once of more than that, bounded by rows and by bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from actionengine.errors import ErrorCode, failing
+
+T = TypeVar("T")
+
+MAX_PAGE = 1000
+"""The most rows of a page."""
+
+MAX_PAGE_BYTES = 4 * 1024 * 1024
+"""The bytes of JSON that end a page: the row that reaches them is its last one."""
+
+
+class Page(list[T]):
+    """Rows, and the key of the last one in `next` where more may follow. After the last page `next` is None."""
+
+    def __init__(self, rows: Iterable[T] = (), next: str | None = None) -> None:
+        super().__init__(rows)
+        self.next = next
+
+
+def page_size(limit: int) -> int:
+    """Return `limit`, `MAX_PAGE` at most. Raise `ActionException(invalid_input)` for a limit below 1."""
+    if limit < 1:
+        raise failing(ErrorCode.INVALID_INPUT, f"limit must be at least 1, not {limit}")
+    return min(limit, MAX_PAGE)
+
+
+def page_of(rows: Iterable[tuple[T, int]], limit: int, key: Callable[[T], str]) -> Page[T]:
+    """Return the page that rows begin: each comes with its bytes, and is taken only once the one before it fits.
+
+    A page has one row at least, if there is one: a row of more bytes than a page is a page of its own.
+    """
+    page: Page[T] = Page()
+    total = 0
+    for row, size in rows:
+        page.append(row)
+        total += size
+        if len(page) == limit or total >= MAX_PAGE_BYTES:
+            page.next = key(row)
+            break
+    return page
