@@ -7,7 +7,7 @@ that it has to be work which takes effect once.
 """
 
 try:
-    from actionengine.durable.client import DurableUnavailable
+    from actionengine.durable.database import DurableUnavailable
     from actionengine.durable.host import upgrade
     from actionengine.durable.queue_runner import QueueRunner
     from actionengine.durable.runner_worker import RunnerWorker

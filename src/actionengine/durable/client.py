@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from time import time
 from typing import Any, Literal, NamedTuple
+from uuid import uuid4
 
 from dbos import DBOSClient, DBOSPortableJSONSerializer
 from dbos import error as dbos_errors
 from dbos._utils import INTERNAL_QUEUE_NAME
 from sqlalchemy import select
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from actionengine.durable.clock import now_in
+from actionengine.durable.database import Bounds, open_postgres
+from actionengine.durable.database import DurableUnavailable as DurableUnavailable
 from actionengine.durable.only_json import guard, reading
 from actionengine.durable.urls import durable_url, spelled
 
@@ -25,9 +29,17 @@ VERSION = "1"
 """Of what the functions expect of their arguments. It says which executors may take over each other's work, and stays
 the same from one release to the next, since all state of a workflow is in rows."""
 
+_SCHEDULES = "actionengine.schedules"
+"""The application whose the schedules are, for DBOS: not the one whose schedules DBOS serves by itself."""
+
 DBOSException = dbos_errors.DBOSException
 
 Status = Literal["ENQUEUED", "DELAYED", "PENDING", "SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
+
+_CONNECTIONS = 5
+"""Of one client, at most."""
+
+DEFAULT_BOUNDS = Bounds()
 
 _ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
@@ -46,8 +58,28 @@ class Execution(NamedTuple):
     began_at: int | None
 
 
-class DurableUnavailable(Exception):
-    """The durable engine's database is out of reach, or not set up."""
+class Enqueued(NamedTuple):
+    """A function with its arguments, to be executed once for its id."""
+
+    function: str
+    arguments: tuple[Any, ...]
+    queue: str
+    id: str
+
+
+class Schedule(NamedTuple):
+    """A function that is executed by a schedule. The context is JSON, as it is stored."""
+
+    name: str
+    function: str
+    cron: str
+    timezone: str | None
+    context: str
+    queue: str
+
+    def read_context(self) -> Any:
+        """Return the context. Raises `ValueError` where it cannot be read."""
+        return DBOSPortableJSONSerializer().deserialize(self.context)
 
 
 class DurableClient:
@@ -56,10 +88,13 @@ class DurableClient:
     Each method raises `DurableUnavailable` where the engine's database is out of reach, or not set up.
     """
 
-    def __init__(self, url: str | os.PathLike[str] | URL) -> None:
+    def __init__(self, url: str | os.PathLike[str] | URL, bounds: Bounds = DEFAULT_BOUNDS) -> None:
+        bounds.check()
         self._url = url if isinstance(url, URL) else durable_url(url)
+        self._bounds = bounds
         self._lock = threading.Lock()
         self._client: DBOSClient | None = None
+        self._engine: Engine | None = None
 
     def enqueue(self, function: str, *arguments: Any, queue: str, id: str, delay: float | None = None) -> bool:
         """Have a function executed, once `delay` seconds are over. What has this `id` and is there already stays.
@@ -87,6 +122,24 @@ class DurableClient:
             return True
 
         return bool(self._ask(enqueue))
+
+    def enqueue_all(self, orders: Sequence[Enqueued]) -> None:
+        """Have functions executed. What is there already under its id stays."""
+
+        def enqueue_all(client: DBOSClient) -> None:
+            statuses = []
+            for function, arguments, queue, id in orders:
+                options: Any = {
+                    "workflow_name": function,
+                    "queue_name": queue,
+                    "workflow_id": id,
+                    "app_version": VERSION,
+                }
+                statuses.append(client._build_enqueue_status(options, *arguments)[1])
+            client._sys_db.init_workflows(statuses)
+
+        if orders:
+            self._ask(enqueue_all)
 
     def status(self, id: str) -> tuple[Status, Any] | None:
         """How far an execution is, and what it has returned; None where there is none of this id."""
@@ -138,20 +191,50 @@ class DurableClient:
         return int(self._ask(purge))
 
     def schedule(self, name: str, function: str, cron: str, *, timezone: str | None, context: Any, queue: str) -> None:
-        """Have a function executed by a schedule, with the time and `context`; a schedule of this name is replaced."""
+        """Have a function executed by a schedule, with the time and `context`; a schedule of this name is replaced.
 
-        def apply(client: DBOSClient) -> None:
+        Nothing is checked here: a process that knows the time zone serves the schedule.
+        """
+
+        def replace(client: DBOSClient) -> None:
+            database = client._sys_db
             schedule: Any = {
+                "schedule_id": str(uuid4()),
                 "schedule_name": name,
                 "workflow_name": function,
+                "workflow_class_name": None,
                 "schedule": cron,
-                "context": context,
+                "status": "ACTIVE",
+                "context": database.serializer.serialize(context),
                 "cron_timezone": timezone,
                 "queue_name": queue,
+                "application_name": _SCHEDULES,
             }
-            client.apply_schedules([schedule])
+            with database.engine.begin() as connection:
+                database.delete_schedule(name, connection)
+                database.create_schedule(schedule, connection)
 
-        self._ask(apply)
+        self._ask(replace)
+
+    def schedules(self) -> list[Schedule]:
+        """All schedules."""
+
+        def schedules(client: DBOSClient) -> list[Schedule]:
+            found = client._sys_db.list_schedules(status="ACTIVE", application_name=[_SCHEDULES, APPLICATION])
+            return [
+                Schedule(
+                    each["schedule_name"],
+                    each["workflow_name"],
+                    each["schedule"],
+                    each["cron_timezone"],
+                    each["context"],
+                    each["queue_name"] or INTERNAL_QUEUE_NAME,
+                )
+                for each in found
+            ]
+
+        listed: list[Schedule] = self._ask(schedules)
+        return listed
 
     def unschedule(self, name: str) -> None:
         """End a schedule, where there is one."""
@@ -203,10 +286,13 @@ class DurableClient:
 
     def close(self) -> None:
         """Close the connections. They are opened again when the client is asked again."""
-        with self._lock:
-            if self._client is not None:
-                self._client.destroy()
-                self._client = None
+        with self._taken():
+            client, self._client = self._client, None
+            engine, self._engine = self._engine, None
+        if client is not None:
+            client.destroy()
+        if engine is not None:
+            engine.dispose()
 
     def _ask(self, question: Callable[[DBOSClient], Any]) -> Any:
         try:
@@ -216,17 +302,32 @@ class DurableClient:
             raise DurableUnavailable(_why(error)) from error
 
     def _opened(self) -> DBOSClient:
-        with self._lock:
+        with self._taken():
             if self._client is None:
                 guard()
+                if self._url.get_backend_name() != "sqlite":
+                    self._engine = open_postgres(self._url, self._bounds, size=_CONNECTIONS)
+                    # SQLAlchemy asks the first connection what its server is, one caller at a time.
+                    with self._engine.connect():
+                        pass
                 self._client = DBOSClient(
                     system_database_url=spelled(self._url),
+                    system_database_engine=self._engine,
                     serializer=DBOSPortableJSONSerializer(),
                     application_name=APPLICATION,
                     lazy=True,
                     retry_connection_errors=False,
                 )
             return self._client
+
+    @contextmanager
+    def _taken(self) -> Iterator[None]:
+        if not self._lock.acquire(timeout=self._bounds.longest):
+            raise DurableUnavailable("the durable engine cannot be asked: its first connection is not there yet")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
 
 def _why(error: Exception) -> str:

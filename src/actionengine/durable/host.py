@@ -20,15 +20,28 @@ from typing import Any
 from uuid import uuid4
 
 from dbos import DBOS, DBOSPortableJSONSerializer, _dbos
-from sqlalchemy import Engine, create_engine, event
+from dbos._migration import get_dbos_schema_permissions_sql
+from dbos._sys_db import SystemDatabase
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from actionengine.durable.client import APPLICATION, VERSION, DBOSException, DurableClient, DurableUnavailable, told
+from actionengine.durable.client import APPLICATION, DEFAULT_BOUNDS, VERSION, DBOSException, DurableClient, told
 from actionengine.durable.clock import release_due
+from actionengine.durable.database import (
+    ANSWER_TIMEOUT,
+    CONNECT_TIMEOUT,
+    Bounds,
+    DurableUnavailable,
+    Switch,
+    open_postgres,
+)
 from actionengine.durable.leases import Leases
 from actionengine.durable.only_json import guard, set_executing
+from actionengine.durable.retries import shorten_pauses
+from actionengine.durable.scheduler import Scheduler
 from actionengine.durable.urls import SCHEMA, durable_url, spelled
+from actionengine.durable.watched import start_watched
 from actionengine.errors import ConfigurationError
 
 logger = logging.getLogger("actionengine")
@@ -37,6 +50,12 @@ _PURGE = 60.0
 """Seconds between two looks for what is old."""
 _PURGED_AT_ONCE = 1000
 """Executions that are removed at each."""
+
+_CONNECTIONS = 8
+"""Of DBOS's to the database, at most."""
+
+_LAST_ANSWERS = 2.0
+"""Seconds after the grace in which the database may answer, before a process that stops hangs up."""
 
 _MOST_AT_ONCE = 10_000
 """The highest `concurrency`."""
@@ -77,6 +96,9 @@ class DurableHost:
         poll_interval: seconds between two looks at a queue.
         keep: seconds after which what is kept of an execution that has ended is removed.
         set_up: whether to make the tables. Without, they have to be there: `upgrade` makes them.
+        connect_timeout: seconds to wait for a new connection to the database (PostgreSQL).
+        answer_timeout: seconds to wait for the answer to a statement; then the connection counts as lost, and others
+            are opened (PostgreSQL).
 
     Raises:
         ConfigurationError: for a URL that is of neither kind, for seconds that are not positive and finite, and for a
@@ -95,10 +117,14 @@ class DurableHost:
         poll_interval: float = 0.2,
         keep: float = 7 * 24 * 3600.0,
         set_up: bool = True,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        answer_timeout: float = ANSWER_TIMEOUT,
     ) -> None:
+        self._bounds = Bounds(connect_timeout, answer_timeout)
         for name, seconds in (("lease", lease), ("poll_interval", poll_interval), ("keep", keep)):
             if not 0 < seconds < inf:
                 raise ConfigurationError(f"{name} has to be more than 0 seconds, and is {seconds}")
+        self._bounds.check()
         for each in functions:
             if not 1 <= each.concurrency <= _MOST_AT_ONCE:
                 raise ConfigurationError(f"of {each.queue!r}, 1 to {_MOST_AT_ONCE} run at once, not {each.concurrency}")
@@ -111,11 +137,14 @@ class DurableHost:
         self._set_up = set_up
         self._stopping = threading.Event()
         self._ended = threading.Event()
-        self._client = DurableClient(self.url)
+        self._client = DurableClient(self.url, self._bounds)
         # Executions that this process has taken and not begun with, and since when.
         self._lost: dict[str, float] = {}
         self._instance: DBOS | None = None
-        self._watch: threading.Thread | None = None
+        self._switch = Switch()
+        self._pool: Engine | None = None
+        self._threads: list[threading.Thread] = []
+        # For the lease alone: it is renewed while all else waits for a silent network.
         self._engine: Engine | None = None
 
     def start(self) -> None:
@@ -138,21 +167,34 @@ class DurableHost:
             return
         self._stopping.set()
         if self._instance is not None:
-            # Whole seconds are what it waits in, also for nothing. The lease is renewed meanwhile.
-            is_busy = bool(self._instance._active_workflows_set.activeList())
-            DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=ceil(grace) if is_busy else 0)
+            self._destroy(self._instance, grace)
             self._instance = None
+        self._switch.turn_off()
         self._ended.set()
-        if self._watch is not None:
-            self._watch.join(self._lease)
-            self._watch = None
-            self._give_up_lease()
+        for thread in self._threads:
+            thread.join(self._lease)
+        self._threads = []
         if self._engine is not None:
+            self._give_up_lease()
             self._engine.dispose()
             self._engine = None
+        if self._pool is not None:
+            self._pool.dispose()
+            self._pool = None
         self._client.close()
         set_executing(False)
         DurableHost._running = None
+
+    def _destroy(self, instance: DBOS, grace: float) -> None:
+        """End DBOS, and what still waits for the database when the grace is over."""
+        # Whole seconds are what it waits in, also for nothing. The lease is renewed meanwhile.
+        is_busy = bool(instance._active_workflows_set.activeList())
+        seconds = ceil(grace) if is_busy else 0
+        timer = threading.Timer(seconds + _LAST_ANSWERS, self._switch.turn_off)
+        timer.daemon = True
+        timer.start()
+        DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=seconds)
+        timer.cancel()
 
     def __enter__(self) -> DurableHost:
         self.start()
@@ -166,29 +208,37 @@ class DurableHost:
         self._ended.clear()
         if _dbos._dbos_global_instance is not None:
             raise ConfigurationError("this process has a DBOS of its own: actionengine's needs a process of its own")
+        guard()
+        shorten_pauses()
+        self._switch = Switch()
+        if self.url.get_backend_name() != "sqlite":
+            self._pool = open_postgres(self.url, self._bounds, size=_CONNECTIONS, switch=self._switch)
         self._instance = DBOS(
             config={
                 "name": APPLICATION,
                 "system_database_url": spelled(self.url),
+                "system_database_engine": self._pool,
                 "application_version": VERSION,
                 "executor_id": self.executor_id,
                 "serializer": DBOSPortableJSONSerializer(),
                 "log_level": "ERROR",
                 "enable_otlp": False,
                 "run_migrations": False,
-                "scheduler_polling_interval_sec": 1.0,
-                "notification_listener_polling_interval_sec": 1.0,
-                "sys_db_pool_size": 8,
+                # Nobody waits for what DBOS listens for, and it would not notice that its connection is silent.
+                "use_listen_notify": False,
+                "notification_listener_polling_interval_sec": 0.1,
+                # `Scheduler` serves the schedules.
+                "scheduler_polling_interval_sec": 3600.0,
+                "sys_db_pool_size": _CONNECTIONS,
             }
         )
-        guard()
         set_executing(True)
         for each in self._functions:
             DBOS.workflow(name=each.name, max_recovery_attempts=each.attempts)(each.function)
         DBOS.listen_queues(sorted({each.queue for each in self._functions}))
         if self._set_up:
-            upgrade(self.url)
-        self._engine = opened(self.url)
+            upgrade(self.url, connect_timeout=self._bounds.connect_timeout, answer_timeout=self._bounds.answer_timeout)
+        self._engine = opened(self.url, self._bounds.within(self._lease / 2))
         leases = Leases(self._engine, self.executor_id)
         if not leases.has_table():
             raise DurableUnavailable("the durable engine's tables are not there: run `actionengine workflows upgrade`")
@@ -200,8 +250,22 @@ class DurableHost:
         DBOS.launch()
         database: Any = self._instance._sys_db
         database.transition_delayed_workflows = partial(release_due, database)
-        self._watch = threading.Thread(target=self._watch_over, args=(leases,), name="actionengine-lease", daemon=True)
-        self._watch.start()
+        self._switch.is_patient.set()
+        scheduler = Scheduler(self._client)
+        self._threads = [
+            start_watched(
+                *(partial(self._renew, leases), "actionengine-lease", self._ended),
+                without=f"the lease of {self.executor_id} is not renewed",
+            ),
+            start_watched(
+                *(partial(self._look_after, leases), "actionengine-recovery", self._stopping),
+                without="nothing is taken over from executors that are dead",
+            ),
+            start_watched(
+                *(partial(scheduler.run, self._stopping), "actionengine-scheduler", self._stopping),
+                without="no schedule is served",
+            ),
+        ]
 
     def _give_up_lease(self) -> None:
         assert self._engine is not None
@@ -210,24 +274,30 @@ class DurableHost:
         except SQLAlchemyError as error:
             logger.warning("the lease of %s runs out by itself: %s", self.executor_id, told(error))
 
-    def _watch_over(self, leases: Leases) -> None:
-        """Renew the lease, take over what the dead have left, and remove what is old, until the end."""
-        trusted_from = purge_at = 0.0
-        while True:
+    def _renew(self, leases: Leases) -> None:
+        """Renew the lease, until the end."""
+        while not self._ended.is_set():
             try:
                 leases.renew()
-                if not self._stopping.is_set():
-                    self._take_over(leases, self._lease if monotonic() >= trusted_from else None)
-                    self._put_back_lost()
-                    if monotonic() >= purge_at:
-                        purge_at = monotonic() + _PURGE
-                        self._purge()
+            except SQLAlchemyError as error:
+                logger.warning("the lease of %s cannot be renewed: %s", self.executor_id, told(error))
+            self._ended.wait(self._lease / 5)
+
+    def _look_after(self, leases: Leases) -> None:
+        """Take over what the dead have left, and remove what is old, until this process stops."""
+        trusted_from = purge_at = 0.0
+        while not self._stopping.is_set():
+            try:
+                self._take_over(leases, self._lease if monotonic() >= trusted_from else None)
+                self._put_back_lost()
+                if monotonic() >= purge_at:
+                    purge_at = monotonic() + _PURGE
+                    self._purge()
             except (SQLAlchemyError, DurableUnavailable) as error:
                 logger.warning("the durable engine's database cannot be reached: %s", told(error))
                 # Others could not renew theirs either: each is given the time to.
                 trusted_from = monotonic() + 2 * self._lease
-            if self._ended.wait(self._lease / 5):
-                break
+            self._stopping.wait(self._lease / 5)
 
     def _take_over(self, leases: Leases, seconds: float | None) -> None:
         for lapsed in leases.lapsed(seconds):
@@ -254,42 +324,78 @@ class DurableHost:
             self._client.purge(each.name, self._keep, _PURGED_AT_ONCE)
 
 
-def upgrade(url: str | os.PathLike[str] | URL, *, app_role: str | None = None) -> None:
+def upgrade(
+    url: str | os.PathLike[str] | URL,
+    *,
+    app_role: str | None = None,
+    connect_timeout: float = CONNECT_TIMEOUT,
+    answer_timeout: float = ANSWER_TIMEOUT,
+) -> None:
     """Make or upgrade the durable engine's tables, as a role that may, and grant them to the role of the processes.
 
-    Raises `ConfigurationError` for a URL of another kind and for a role on SQLite, which has none, and
-    `DurableUnavailable`.
+    A statement that takes longer than `answer_timeout` seconds is given up, such as an index of a large table.
+
+    Raises `ConfigurationError` for a URL of another kind, for a role on SQLite, which has none, and for seconds that
+    are not positive, and `DurableUnavailable`.
     """
     parsed = url if isinstance(url, URL) else durable_url(url)
     is_sqlite = parsed.get_backend_name() == "sqlite"
     if is_sqlite and app_role is not None:
         raise ConfigurationError("SQLite has no roles to grant anything to")
-    engine = opened(parsed)
+    bounds = Bounds(connect_timeout, answer_timeout)
+    bounds.check()
+    engine = opened(parsed, bounds)
     try:
         # Where nothing answers, DBOS would log what we say.
         with engine.connect():
             pass
-        DBOS.migrate(spelled(parsed), schema=SCHEMA, application_role=app_role)
+        _migrate(parsed, None if is_sqlite else engine)
         Leases(engine, "").create_table()
         if app_role is not None:
-            quoted = engine.dialect.identifier_preparer.quote(app_role)
-            with engine.begin() as connection:
-                connection.exec_driver_sql(
-                    f"GRANT SELECT, INSERT, UPDATE, DELETE ON {SCHEMA}.actionengine_executors TO {quoted}"
-                )
+            _grant(engine, app_role)
     except (DBOSException, SQLAlchemyError) as error:
         reason = f"{parsed.database}: {told(error)}" if is_sqlite else told(error)
         if "permission denied" in reason:
             reason += ": run `actionengine workflows upgrade` as the database's owner; processes then say set_up=False"
+        if "answer_timeout" in reason:
+            reason += ": is the network silent, or a table large? `actionengine workflows upgrade` has --answer-timeout"
         raise DurableUnavailable(f"the durable engine's tables cannot be made: {reason}") from error
     finally:
         engine.dispose()
 
 
-def opened(url: URL) -> Engine:
+def _migrate(url: URL, engine: Engine | None) -> None:
+    """Make or upgrade DBOS's tables."""
+    guard()
+    database = SystemDatabase.create(
+        system_database_url=spelled(url),
+        engine_kwargs={},
+        engine=engine,
+        schema=SCHEMA,
+        serializer=DBOSPortableJSONSerializer(),
+        executor_id=None,
+        # The lock of its migrations is bound to a connection: after another one it would be free.
+        retry_connection_errors=False,
+    )
+    try:
+        database.run_migrations()
+    finally:
+        database.destroy()
+
+
+def _grant(engine: Engine, role: str) -> None:
+    """Give a role what the processes need."""
+    leases = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {SCHEMA}.actionengine_executors TO "
+    leases += engine.dialect.identifier_preparer.quote(role)
+    with engine.begin() as connection:
+        for statement in (*get_dbos_schema_permissions_sql(SCHEMA, role), leases):
+            connection.execute(text(statement))
+
+
+def opened(url: URL, bounds: Bounds = DEFAULT_BOUNDS) -> Engine:
     """A small pool of connections to the durable engine's database."""
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_size=1, max_overflow=2, pool_pre_ping=True)
+        return open_postgres(url, bounds, size=1, overflow=2)
     engine = create_engine(url, pool_size=1, max_overflow=2)
 
     @event.listens_for(engine, "connect")

@@ -14,7 +14,8 @@ from uuid import uuid4
 
 from returns.result import Failure, Success
 
-from actionengine.durable.client import DurableClient, DurableUnavailable, Execution
+from actionengine.durable.client import DurableClient, Execution
+from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds, DurableUnavailable
 from actionengine.durable.orders import EXECUTE, QUEUE, Order, answer_of_text
 from actionengine.errors import ActionError, ActionException, ConfigurationError, ErrorCode, failing
 from actionengine.execution.boundary import Admitted
@@ -55,6 +56,9 @@ class QueueRunner(BoundaryRunner):
         poll_interval: seconds between two looks for the answer, at most.
         patience: seconds after which a request that no worker has begun with is withdrawn: it is `unavailable`, and
             is not executed later.
+        connect_timeout: seconds to wait for a new connection to the durable engine's database (PostgreSQL).
+        answer_timeout: seconds to wait for the answer to a statement there; then the connection counts as lost, and
+            another one is opened (PostgreSQL).
 
     Raises:
         ConfigurationError: for a URL of neither kind, and where `patience` or `poll_interval` is not positive.
@@ -72,12 +76,14 @@ class QueueRunner(BoundaryRunner):
         telemetry: Iterable[Sink] = (),
         poll_interval: float = 0.25,
         patience: float = 30.0,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        answer_timeout: float = ANSWER_TIMEOUT,
     ) -> None:
         super().__init__(profile, actions, telemetry)
         for name, seconds in (("patience", patience), ("poll_interval", poll_interval)):
             if not seconds > 0:
                 raise ConfigurationError(f"{name} has to be more than 0 seconds, and is {seconds}")
-        self._client = DurableClient(url)
+        self._client = DurableClient(url, Bounds(connect_timeout, answer_timeout))
         self._queue = queue
         self._poll_interval = poll_interval
         self._patience = patience

@@ -10,9 +10,11 @@ from typing import Any
 
 from returns.result import Failure, Success
 
-from actionengine.durable.client import DurableClient, DurableUnavailable, Execution
+from actionengine.durable.client import DurableClient, Execution
+from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds, DurableUnavailable
 from actionengine.durable.host import DurableFunction, DurableHost, Interrupted, current_id
 from actionengine.durable.orders import EXECUTE, QUEUE, Order, answer_to_text
+from actionengine.durable.watched import start_watched
 from actionengine.errors import ActionError, ActionException, ErrorCode
 from actionengine.execution.boundary import checked_module
 from actionengine.execution.roots import ModuleRoots
@@ -60,6 +62,9 @@ class RunnerWorker:
         lease: seconds after which a worker that is not heard of counts as dead.
         poll_interval: seconds between two looks at the queue.
         set_up: whether to make the durable engine's tables; without, `actionengine workflows upgrade` has.
+        connect_timeout: seconds to wait for a new connection to the durable engine's database (PostgreSQL).
+        answer_timeout: seconds to wait for the answer to a statement there; then the connection counts as lost, and
+            another one is opened (PostgreSQL).
 
     Raises:
         ConfigurationError: for a URL of neither kind, and for seconds or a `concurrency` that are not positive; in
@@ -77,17 +82,21 @@ class RunnerWorker:
         lease: float = 10.0,
         poll_interval: float = 0.2,
         set_up: bool = True,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        answer_timeout: float = ANSWER_TIMEOUT,
     ) -> None:
         self._runner = runner
         self._roots = roots
-        self._client = DurableClient(url)
+        bounds = Bounds(connect_timeout, answer_timeout)
+        self._client = DurableClient(url, bounds)
 
         def execute(text: Any = None, *rest: Any) -> str:
             # Whatever a row has for arguments: one that is no order gets an answer, too.
             return self._execute(text)
 
         function = DurableFunction(EXECUTE, execute, queue, concurrency, _ATTEMPTS)
-        self._host = DurableHost(url, [function], lease=lease, poll_interval=poll_interval, keep=_KEPT, set_up=set_up)
+        options = {"lease": lease, "poll_interval": poll_interval, "keep": _KEPT, **bounds._asdict()}
+        self._host = DurableHost(url, [function], set_up=set_up, **options)
         self._lock = threading.Lock()
         self._in_hand: set[_InHand] = set()
         self._interrupted = threading.Event()
@@ -104,8 +113,10 @@ class RunnerWorker:
         self._interrupted.clear()
         self._ended.clear()
         self._host.start()
-        self._watch = threading.Thread(target=self._watch_over, name="actionengine-worker", daemon=True)
-        self._watch.start()
+        self._watch = start_watched(
+            *(self._watch_over, "actionengine-worker", self._ended),
+            without="the worker sees no withdrawals",
+        )
 
     def stop(self, grace: float = 10.0) -> None:
         """End: nothing new is taken; what runs longer than `grace` seconds is ended, and begun anew elsewhere."""

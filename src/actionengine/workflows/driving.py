@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from returns.result import Failure, Result, Success
 
 from actionengine.context import Actor, RequestContext, Tenant
-from actionengine.durable.client import DurableUnavailable
+from actionengine.durable.database import DurableUnavailable
 from actionengine.durable.host import Interrupted
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ErrorCode

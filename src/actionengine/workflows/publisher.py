@@ -12,7 +12,8 @@ from pydantic_core import from_json
 from returns.result import Failure
 
 from actionengine.context import Tenant
-from actionengine.durable.client import DurableClient, DurableUnavailable
+from actionengine.durable.client import DurableClient
+from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds, DurableUnavailable
 from actionengine.engine import Engine
 from actionengine.errors import ActionException, ErrorCode
 from actionengine.events.event import Event
@@ -44,6 +45,9 @@ class WorkflowPublisher:
         tenant_of: the tenant of an id, for a host with a directory of its own.
         roles: what a workflow may do, as `WorkflowRuntime` says.
         concurrency: how many events a relay gives it at once, each in a call of its own.
+        connect_timeout: seconds to wait for a new connection to the durable engine's database (PostgreSQL).
+        answer_timeout: seconds to wait for the answer to a statement there; then the connection counts as lost, and
+            another one is opened (PostgreSQL).
 
     Raises:
         ConfigurationError: for a URL of neither PostgreSQL nor SQLite.
@@ -59,10 +63,12 @@ class WorkflowPublisher:
         tenant_of: TenantOf | None = None,
         roles: RolesOf | None = None,
         concurrency: int = 4,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        answer_timeout: float = ANSWER_TIMEOUT,
     ) -> None:
         self.concurrency = concurrency
         self._engine = engine
-        self._client = DurableClient(url)
+        self._client = DurableClient(url, Bounds(connect_timeout, answer_timeout))
         self._agenda = Agenda(self._client)
         self._tenants = Tenants(engine.storage, tenant_of)
         self._executions = Executions(engine, roles)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -14,20 +13,20 @@ from returns.result import Failure
 from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.durable.client import DurableClient
+from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds
 from actionengine.durable.host import DurableFunction, DurableHost, utc
+from actionengine.durable.watched import start_watched
 from actionengine.engine import Engine
 from actionengine.errors import ConfigurationError
 from actionengine.events.fanout import Fanout
 from actionengine.events.publisher import Publisher
 from actionengine.events.relay import Relay
 from actionengine.events.tenants import TenantOf
-from actionengine.storage.port import Mode, StorageError
+from actionengine.storage.port import Mode
 from actionengine.workflows.agenda import DRIVE, EXPIRE, FIRE, QUEUE, Agenda, tenant_from
 from actionengine.workflows.driving import Driver, Executions, RolesOf
 from actionengine.workflows.publisher import WorkflowPublisher
 from actionengine.workflows.steps import SERVICE
-
-logger = logging.getLogger("actionengine")
 
 
 class WorkflowRuntime:
@@ -53,6 +52,9 @@ class WorkflowRuntime:
         relay_to: publishers of the host's. Where they are given (none will do: `[]`), this process relays the storage's
             events: to its workflows, and to these.
         set_up: whether to make the durable engine's tables; without, `actionengine workflows upgrade` has.
+        connect_timeout: seconds to wait for a new connection to the durable engine's database (PostgreSQL).
+        answer_timeout: seconds to wait for the answer to a statement there; then the connection counts as lost, and
+            another one is opened (PostgreSQL).
 
     Raises:
         ConfigurationError: for an engine without the services of workflows, a URL that is of neither kind, and numbers
@@ -71,6 +73,8 @@ class WorkflowRuntime:
         poll_interval: float = 0.2,
         relay_to: Iterable[Publisher] | None = None,
         set_up: bool = True,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        answer_timeout: float = ANSWER_TIMEOUT,
     ) -> None:
         if isinstance(engine.get_action(SERVICE, "perform"), Failure):
             raise ConfigurationError(
@@ -80,17 +84,19 @@ class WorkflowRuntime:
             raise ConfigurationError(f"roles is a function of a tenant and a workflow's key, not {roles!r}")
         if concurrency < 1 or lease <= 0 or poll_interval <= 0:
             raise ConfigurationError("concurrency is at least 1, and lease and poll_interval are more than 0 seconds")
-        self.publisher = WorkflowPublisher(engine, url, tenant_of=tenant_of, roles=roles)
+        bounds = Bounds(connect_timeout, answer_timeout)
+        self.publisher = WorkflowPublisher(engine, url, tenant_of=tenant_of, roles=roles, **bounds._asdict())
         """What to give to a relay: it sets runs going, here or in another process."""
         self._relay = None if relay_to is None else Relay(engine.storage, Fanout(self.publisher, *relay_to))
         self._relaying: threading.Thread | None = None
-        self._client = DurableClient(url)
+        self._client = DurableClient(url, bounds)
         self._stopping = threading.Event()
         self._agenda = Agenda(self._client)
         self._storage = engine.storage
         self._driver = Driver(Executions(engine, roles), self._agenda, self._stopping)
         functions = _functions(self._driver, engine.mode, concurrency)
-        self._host = DurableHost(url, functions, lease=lease, poll_interval=poll_interval, set_up=set_up)
+        options = {"lease": lease, "poll_interval": poll_interval, **bounds._asdict()}
+        self._host = DurableHost(url, functions, set_up=set_up, **options)
 
     def start(self) -> None:
         """Begin to take steps.
@@ -101,9 +107,9 @@ class WorkflowRuntime:
         self._stopping.clear()
         self._host.start()
         if self._relay is not None:
-            relaying = threading.Thread(target=_deliver, args=(self._relay,), name="actionengine-relay", daemon=True)
-            self._relaying = relaying
-            relaying.start()
+            # The steps of runs that have been set going are taken meanwhile, and another process may relay.
+            without = "the runtime relays no events, so that it sets no run going"
+            self._relaying = start_watched(self._relay.run, "actionengine-relay", self._stopping, without)
 
     def stop(self, grace: float = 10.0) -> None:
         """End: each run stops after the step that it is at, and goes on in another process, or when this one starts
@@ -135,14 +141,6 @@ class WorkflowRuntime:
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
-
-
-def _deliver(relay: Relay) -> None:
-    try:
-        relay.run()
-    except (ConfigurationError, StorageError) as error:
-        # The steps of runs that have been set going are still taken, and another process may relay.
-        logger.error("the runtime relays no events, so that it sets no run going: %s", error)
 
 
 def _functions(driver: Driver, mode: Mode, concurrency: int) -> list[DurableFunction]:

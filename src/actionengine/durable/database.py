@@ -1,0 +1,170 @@
+"""Connections to the durable engine's database, on which nothing waits without a bound.
+
+A network that swallows what it carries looks like a slow server, and to TCP like a live one: so each wait for an answer
+has a deadline. A connection that misses it is closed, and its pool drops those that were idle meanwhile.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+from math import ceil, inf
+from time import monotonic
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg.waiting import Ready, Wait
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import URL, ExceptionContext
+
+from actionengine.errors import ConfigurationError
+from actionengine.storage.postgres.driver import NoAnswer, milliseconds
+
+CONNECT_TIMEOUT = 5.0
+ANSWER_TIMEOUT = 10.0
+
+_SERVERS_GRACE = 1.0
+"""Seconds after which the server ends what this process has ceased to wait for, and frees its locks."""
+
+
+class DurableUnavailable(Exception):
+    """The durable engine's database is out of reach, or not set up."""
+
+
+class Bounds(NamedTuple):
+    """The seconds that this process waits for a connection to the durable engine's database (whole ones, at least two,
+    for each address of its host), and for the answer to a statement."""
+
+    connect_timeout: float = CONNECT_TIMEOUT
+    answer_timeout: float = ANSWER_TIMEOUT
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` for seconds that nobody can wait."""
+        for name, seconds in self._asdict().items():
+            if not 0 < seconds < inf:
+                raise ConfigurationError(f"{name} has to be more than 0 seconds, and is {seconds}")
+
+    def within(self, seconds: float) -> Bounds:
+        """Return bounds that are both kept within these seconds."""
+        return Bounds(min(self.connect_timeout, seconds / 2), min(self.answer_timeout, seconds / 2))
+
+    @property
+    def longest(self) -> float:
+        """The seconds after which a question is answered or refused: it finds a connection that is silent, and opens
+        another one."""
+        return 2 * self.answer_timeout + max(2, ceil(self.connect_timeout))
+
+
+class Switch:
+    """The state of a pool: whether its connections still serve, and whether DBOS waits for lost ones to come back."""
+
+    def __init__(self) -> None:
+        self.is_off = threading.Event()
+        self.is_patient = threading.Event()
+        """Set once the process has started: until then, a lost connection is an error."""
+
+    def turn_off(self) -> None:
+        """End the waits in this pool, and open no connection any more."""
+        self.is_patient.clear()
+        self.is_off.set()
+
+
+class BoundedConnection(psycopg.Connection[Any]):
+    """A connection each of whose waits has an end."""
+
+    answer_timeout = ANSWER_TIMEOUT
+    switch: Switch | None = None
+
+    def wait(self, gen: Any, *arguments: Any, **options: Any) -> Any:
+        """Wait for the server's part of a statement. Raises `NoAnswer` when the server is silent for too long."""
+        try:
+            return super().wait(self._bounded(gen), *arguments, **options)
+        except NoAnswer:
+            # What comes later would be taken for the answer to something else.
+            self.close()
+            raise
+
+    def _bounded(self, gen: Generator[Wait, Ready | int, Any]) -> Generator[Wait, Ready | int, Any]:
+        deadline = monotonic() + self.answer_timeout
+        try:
+            wait = next(gen)
+            while True:
+                ready = yield wait
+                if not ready:
+                    self._check(deadline)
+                else:
+                    wait = gen.send(ready)
+        except StopIteration as end:
+            return end.value
+
+    def _check(self, deadline: float) -> None:
+        if self.switch is not None and self.switch.is_off.is_set():
+            raise NoAnswer("this process has ceased to wait for an answer, because it stops")
+        if monotonic() > deadline:
+            raise NoAnswer(f"the database did not answer within {self.answer_timeout:g} s (answer_timeout)")
+
+
+def open_postgres(url: URL, bounds: Bounds, *, size: int, overflow: int = 0, switch: Switch | None = None) -> Engine:
+    """Return a pool of bounded connections to a PostgreSQL database; the pool opens them when they are asked for.
+
+    Where there is a `switch`, the pool serves no more once that is off.
+    """
+    engine = create_engine(
+        url,
+        pool_size=size,
+        max_overflow=overflow,
+        pool_timeout=bounds.answer_timeout,
+        pool_pre_ping=True,
+        connect_args=_connect_arguments(url, bounds),
+    )
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, record: Any, arguments: Any, options: Any) -> BoundedConnection:
+        if switch is not None and switch.is_off.is_set():
+            raise DurableUnavailable("this process has stopped")
+        connection = BoundedConnection.connect(*arguments, **options)
+        connection.answer_timeout = bounds.answer_timeout
+        connection.switch = switch
+        return connection
+
+    @event.listens_for(engine, "connect")
+    def bound_server(connection: BoundedConnection, record: Any) -> None:
+        limit = milliseconds(bounds.answer_timeout + _SERVERS_GRACE)
+        settings = ("statement_timeout", "idle_in_transaction_session_timeout")
+        connection.execute("; ".join(f"SET {name} = {limit}" for name in settings).encode())
+        # A pool rolls back what is given back to it.
+        connection.commit()
+
+    if switch is not None:
+        event.listen(engine, "handle_error", _told_by(switch))
+    return engine
+
+
+def _told_by(switch: Switch) -> Callable[[ExceptionContext], None]:
+    """Return a listener that has a lost connection be an error for DBOS, too, which would wait for another one."""
+
+    def tell(context: ExceptionContext) -> None:
+        if switch.is_patient.is_set():
+            return
+        if context.is_pre_ping:
+            # The pool opens another connection instead.
+            return
+        is_refused = context.connection is None and isinstance(context.original_exception, psycopg.Error)
+        if context.is_disconnect or is_refused:
+            raise DurableUnavailable(str(context.original_exception)) from context.original_exception
+
+    return tell
+
+
+def _connect_arguments(url: URL, bounds: Bounds) -> dict[str, Any]:
+    """Return the arguments of a connection which the URL does not give."""
+    arguments = {
+        "connect_timeout": ceil(bounds.connect_timeout),
+        "application_name": "actionengine",
+        # For what is sent and never acknowledged, and for connections that nobody uses.
+        "tcp_user_timeout": int(bounds.answer_timeout * 1000),
+        "keepalives_idle": 30,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+    }
+    return {name: value for name, value in arguments.items() if name not in url.query}

@@ -1,0 +1,45 @@
+"""Threads that serve everybody, and so have to outlive the errors of what they do."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+from actionengine.durable.database import DurableUnavailable
+from actionengine.errors import ConfigurationError
+from actionengine.storage.port import StorageError
+
+logger = logging.getLogger("actionengine")
+
+_SHORTEST_PAUSE = 0.5
+_LONGEST_PAUSE = 10.0
+"""Seconds before what has failed is begun again, at first and at most."""
+
+
+def start_watched(work: Callable[[], None], name: str, stopping: threading.Event, without: str) -> threading.Thread:
+    """Start a thread that does some work until it returns. If it raises, the log says what is left undone `without` it,
+    and after a pause it is begun again, unless `stopping` is set by then."""
+
+    def watch() -> None:
+        pause = _SHORTEST_PAUSE
+        while not stopping.is_set():
+            began = monotonic()
+            try:
+                work()
+                return
+            except Exception as error:
+                if stopping.is_set():
+                    return
+                if monotonic() - began > _LONGEST_PAUSE:
+                    pause = _SHORTEST_PAUSE
+                is_known = isinstance(error, ConfigurationError | StorageError | DurableUnavailable)
+                reason = str(error) if is_known else f"{type(error).__name__}: {error}"
+                logger.error("%s: %s; it is begun again in %.1f s", without, reason, pause, exc_info=not is_known)
+            stopping.wait(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    thread = threading.Thread(target=watch, name=name, daemon=True)
+    thread.start()
+    return thread
