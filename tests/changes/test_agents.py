@@ -12,6 +12,7 @@ import pytest
 from actionengine import Actor, ApprovalPolicy, ErrorCode
 from actionengine.changes import ChangeControlPermissions
 from tests.changes.desk import ANN, BOB, BOT, Desk, add, besides_the_log, expect, put, refused, scenario
+from tests.clocks import host_clock
 
 PERMISSIONS = ChangeControlPermissions()
 EACH = {
@@ -146,6 +147,35 @@ async def test_an_ai_does_not_approve_the_merge_inside_a_persons_action(desk: De
     refused(await desk.ask("approvals.approve", approval, by=ALMIGHTY_BOT), ErrorCode.FORBIDDEN)
     assert await desk.status(change) == "Draft"
     expect(await desk.ask("approvals.approve", approval, by=BOSS))
+
+    assert await desk.status(change) == "Merged"
+
+
+@pytest.mark.parametrize("skew", [-7200.0, 7200.0])
+@scenario
+async def test_a_change_that_was_edited_since_its_approval_was_asked_for_is_not_merged(desk: Desk, skew: float) -> None:
+    """Whatever the clock of the host says that has edited it."""
+    desk = desk.another(merge_approval=TWO_PEOPLE)
+    change = await desk.change(await desk.job(), add("job", "a"))
+    needed = refused(await desk.merge(change), ErrorCode.APPROVAL_REQUIRED)
+    with host_clock(skew):
+        expect(await desk.op(change, add("job", "b")))
+
+    answer = await desk.ask("approvals.approve", {"approval_id": needed.details["approval_id"]}, by=BOSS)
+
+    refused(answer, ErrorCode.CONFLICT, "edited after its approval was asked for")
+    assert await desk.status(change) == "Draft"
+
+
+@pytest.mark.parametrize("skew", [-7200.0, 7200.0])
+@scenario
+async def test_a_change_that_nobody_has_edited_since_is_merged(desk: Desk, skew: float) -> None:
+    desk = desk.another(merge_approval=TWO_PEOPLE)
+    with host_clock(skew):
+        change = await desk.change(await desk.job(), add("job", "a"))
+    needed = refused(await desk.merge(change), ErrorCode.APPROVAL_REQUIRED)
+
+    expect(await desk.ask("approvals.approve", {"approval_id": needed.details["approval_id"]}, by=BOSS))
 
     assert await desk.status(change) == "Merged"
 

@@ -13,7 +13,7 @@ from actionengine.changes.executor import Execution, ExecutionRefused, Loaded, l
 from actionengine.changes.files import FileSettings, ProjectFiles
 from actionengine.changes.models import Applied, FileDiff, Preview, WrittenFile, WrittenFiles
 from actionengine.changes.states import may_go
-from actionengine.changes.store import Store, conflict, now, record_type_subject, store_of
+from actionengine.changes.store import Store, conflict, record_type_subject, store_of
 from actionengine.changes.workspaces import close_workspace
 from actionengine.event_types import create_event_type
 from actionengine.execution.edits import changed_lines, unified_diff
@@ -134,7 +134,7 @@ async def merge_change(ctx: ActionContext, change_id: str, settings: FileSetting
         raise
     if execution.loaded.pending:
         await persist(store, execution, files)
-    at = now()
+    at = await store.now()
     closed = {"status": "Merged", "merged_at": at, "updated_at": at}
     await store.changes.update([{"id": change_id, **closed}])
     await close_workspace(ctx, settings, change_id)
@@ -180,9 +180,10 @@ def _fail(ctx: ActionContext, change: Row) -> None:
     seen = {name: change[name] for name in ("id", "status", "updated_at")}
 
     async def mark(unit_of_work: UnitOfWork) -> None:
-        changes = Store(unit_of_work.rows).changes
-        for row in await changes.find(seen, lock=True):
-            await changes.update([{"id": row["id"], "status": "ValidationFailed", "updated_at": now()}])
+        store = Store(unit_of_work)
+        for row in await store.changes.find(seen, lock=True):
+            failed = {"id": row["id"], "status": "ValidationFailed", "updated_at": await store.now()}
+            await store.changes.update([failed])
 
     access_of(ctx).after_failure(mark)
 

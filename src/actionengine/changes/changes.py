@@ -43,7 +43,7 @@ from actionengine.changes.models import (
 from actionengine.changes.ops import parse_op
 from actionengine.changes.permissions import PEOPLE, ChangeControlPermissions
 from actionengine.changes.states import TAKES_OPS, may_go
-from actionengine.changes.store import conflict, not_found, now, page, store_of
+from actionengine.changes.store import conflict, not_found, page, store_of
 from actionengine.changes.workspaces import (
     close_workspace,
     has_files,
@@ -120,7 +120,7 @@ async def _delete_patch_op(data: PatchOpReference, ctx: ActionContext) -> Result
         if change["status"] not in TAKES_OPS:
             raise conflict(f"no op is deleted from a change that is {change['status']}", status=change["status"])
         await store.ops.delete({"id": op["id"]})
-        await store.changes.update([{"id": change["id"], "updated_at": now()}])
+        await store.changes.update([{"id": change["id"], "updated_at": await store.now()}])
         return Success(StoredPatchOp(**op))
     raise not_found("op", data.op_id)
 
@@ -214,7 +214,7 @@ def _transition(permissions: ChangeControlPermissions, settings: FileSettings) -
             await start_workspace(ctx, settings, change)
         elif change["status"] == "WorkspaceRunning":
             await close_workspace(ctx, settings, change["id"])
-        changed = {"status": data.status, "updated_at": now()}
+        changed = {"status": data.status, "updated_at": await store.now()}
         await store.changes.update([{"id": change["id"], **changed}])
         return Success(Change(**{**change, **changed}))
 

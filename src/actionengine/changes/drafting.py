@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from actionengine.changes.compensation import ChangedSince, Touched, compensation
@@ -18,7 +19,6 @@ from actionengine.changes.store import (
     descendants,
     new_id,
     not_found,
-    now,
     op_of,
     state_of,
 )
@@ -32,7 +32,7 @@ async def create_change(
     store: Store, project_id: str, title: str, description: str, compensates: str | None = None, op_count: int = 0
 ) -> Row:
     """A draft."""
-    at = now()
+    at = await store.now()
     change: Row = {
         "id": new_id(),
         "project_id": project_id,
@@ -58,7 +58,7 @@ async def insert_target(store: Store, change: Row, type: str, selector: Mapping[
         )
     if type == "record_type":
         await store.record_type(change["project_id"], selector["record_type_key"])
-    target = _target(change, type, selector)
+    target = _target(change, type, selector, await store.now())
     await store.targets.insert([target])
     return target
 
@@ -85,7 +85,7 @@ async def insert_op(store: Store, change: Row, target_id: str | None, op: PatchO
     target = _target_of(op, targets, target_id is not None)
     await _check_others(store, change, op)
     position = change["op_count"] + 1
-    row = _op(change, target["id"], op, position, version)
+    row = _op(change, target["id"], op, position, version, await store.now())
     await store.ops.insert([row])
     await store.changes.update([{"id": change["id"], "op_count": position, "updated_at": row["created_at"]}])
     return row
@@ -144,16 +144,17 @@ async def draft_compensation(store: Store, change: Row, title: str | None, files
         compensates=change["id"],
         op_count=len(planned) + len(edits),
     )
-    targets = {key: _target(draft, "record_type", {"record_type_key": key}) for key in keys}
-    of_files = {path: _target(draft, "file", {"file_path": path}) for path in paths}
+    at = draft["created_at"]
+    targets = {key: _target(draft, "record_type", {"record_type_key": key}, at) for key in keys}
+    of_files = {path: _target(draft, "file", {"file_path": path}, at) for path in paths}
     await store.targets.insert([*targets.values(), *of_files.values()])
     drafted = [
-        _op(draft, targets[op.record_type]["id"], op, position, types[op.record_type]["version"])
+        _op(draft, targets[op.record_type]["id"], op, position, types[op.record_type]["version"], at)
         for position, op in enumerate(planned, 1)
         if op.record_type is not None
     ]
     drafted += [
-        _op(draft, of_files[op.file_path]["id"], op, position, None)
+        _op(draft, of_files[op.file_path]["id"], op, position, None, at)
         for position, op in enumerate(edits, len(planned) + 1)
     ]
     if drafted:
@@ -228,18 +229,18 @@ def _shown(field: Field | None) -> dict[str, Any] | None:
     return dict(field.definition) if field is not None else None
 
 
-def _target(change: Row, type: str, selector: Mapping[str, Any]) -> Row:
+def _target(change: Row, type: str, selector: Mapping[str, Any], at: datetime) -> Row:
     return {
         "id": new_id(),
         "change_id": change["id"],
         "project_id": change["project_id"],
         "type": type,
         "selector": dict(selector),
-        "created_at": now(),
+        "created_at": at,
     }
 
 
-def _op(change: Row, target_id: str, op: PatchOp, position: int, version: int | None) -> Row:
+def _op(change: Row, target_id: str, op: PatchOp, position: int, version: int | None, at: datetime) -> Row:
     return {
         "id": new_id(),
         "change_id": change["id"],
@@ -255,5 +256,5 @@ def _op(change: Row, target_id: str, op: PatchOp, position: int, version: int | 
         "applied_version": None,
         "previous_snapshot": None,
         "executed_at": None,
-        "created_at": now(),
+        "created_at": at,
     }

@@ -17,7 +17,7 @@ from actionengine.changes.difference import TypeDiff, difference
 from actionengine.changes.files import EditRefused, FileState, FileStep, ProjectFiles, edit_files, stamp_of
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.schema import Schema
-from actionengine.changes.store import Store, ancestors, descendants, now, op_of, state_of
+from actionengine.changes.store import Store, ancestors, descendants, op_of, state_of
 from actionengine.changes.transform import GraphError, OpRefused, Transformed, TypeGraph, transform
 from actionengine.errors import ActionError, ActionException, ErrorCode
 from actionengine.storage.port import SerializationFailure
@@ -256,7 +256,7 @@ def _unfit(loaded: Loaded, refusal: EditRefused) -> ExecutionRefused:
 async def persist(store: Store, execution: Execution, files: ProjectFiles) -> None:
     """Write what a transform has made: of each touched type a snapshot, then the new schema; on each op a stamp. Files
     are written once the transaction has committed."""
-    loaded, at = execution.loaded, now()
+    loaded, at = execution.loaded, await store.now()
     types, change = loaded.graph.types, loaded.change
     taken = await store.snapshots.find({"change_id": change["id"]}, columns=("record_type_key",))
     there = {row["record_type_key"] for row in taken}

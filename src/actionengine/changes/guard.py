@@ -51,7 +51,7 @@ class RecordTypeGuard:
 
         Raises `ActionException(conflict)` for a record type that is retired.
         """
-        store, known = Store(unit_of_work.rows), self._known.get((tenant.id, collection))
+        store, known = Store(unit_of_work), self._known.get((tenant.id, collection))
         if known is not None:
             rows = await store.record_types.find(
                 {"project_id": known.project_id, "key": known.keys}, columns=_SEEN, order=("key",)

@@ -10,7 +10,7 @@ from actionengine.action_context import ActionContext
 from actionengine.actions import Service, create_action, create_service
 from actionengine.changes.models import CreateProject, Page, Project, ProjectReference
 from actionengine.changes.permissions import ChangeControlPermissions
-from actionengine.changes.store import conflict, new_id, now, page, store_of
+from actionengine.changes.store import conflict, new_id, page, store_of
 from actionengine.errors import ActionError
 from actionengine.plan import native
 from actionengine.services.access import access_of
@@ -21,7 +21,7 @@ async def _create(data: CreateProject, ctx: ActionContext) -> Result[Project, Ac
     store = store_of(ctx)
     if await store.projects.find({"name": data.name}, columns=("id",)):
         raise conflict(f"there is a project {data.name!r} already", name=data.name)
-    project = {"id": new_id(), **data.model_dump(), "created_at": now()}
+    project = {"id": new_id(), **data.model_dump(), "created_at": await store.now()}
     await store.projects.insert([project])
     access_of(ctx).add_subject(f"project/{project['id']}")
     return Success(Project(**project))

@@ -32,7 +32,6 @@ from actionengine.changes.store import (
     conflict,
     new_id,
     not_found,
-    now,
     page,
     record_type_subject,
     state_of,
@@ -56,7 +55,7 @@ async def _create(data: CreateRecordType, ctx: ActionContext) -> Result[RecordTy
         raise conflict(f"there is a record type named {name!r} already: give this one another name", name=name)
     document = data.schema.document()
     await _check_base(store, data, document)
-    at = now()
+    at = await store.now()
     row = {
         "id": new_id(),
         "project_id": data.project_id,
@@ -138,7 +137,7 @@ async def _with_status(store: Store, access: SystemAccess, row: Row, status: Rec
     if row["status"] == status:
         access.nothing_changed()
         return RecordType(**row)
-    changed = {"status": status, "updated_at": now()}
+    changed = {"status": status, "updated_at": await store.now()}
     await store.record_types.update([{"id": row["id"], **changed}])
     return RecordType(**{**row, **changed})
 

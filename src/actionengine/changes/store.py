@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from uuid_utils import uuid7
@@ -13,8 +12,8 @@ from actionengine.changes.ops import PatchOp
 from actionengine.changes.schema import Schema
 from actionengine.changes.transform import RecordTypeState
 from actionengine.errors import ActionException, ErrorCode, failing
-from actionengine.services.access import access_of
-from actionengine.storage.port import AsyncRows
+from actionengine.services.access import SystemAccess, access_of
+from actionengine.storage.port import AsyncRows, UnitOfWork
 from actionengine.storage.tables import (
     CHANGES,
     PATCH_OPS,
@@ -23,7 +22,6 @@ from actionengine.storage.tables import (
     SNAPSHOTS,
     TARGETS,
     Row,
-    Table,
 )
 
 TYPE_GRAPH = ("key", "base_type")
@@ -33,7 +31,10 @@ TYPE_GRAPH = ("key", "base_type")
 class Store:
     """The tables as one unit of work sees them."""
 
-    def __init__(self, rows: Callable[[Table], AsyncRows]) -> None:
+    def __init__(self, seen: SystemAccess | UnitOfWork) -> None:
+        rows = seen.rows
+        self.now = seen.now
+        """Returns the time by the storage's clock."""
         self.projects = rows(PROJECTS)
         self.record_types = rows(RECORD_TYPES)
         self.changes = rows(CHANGES)
@@ -75,7 +76,7 @@ class Store:
 
 def store_of(ctx: ActionContext) -> Store:
     """The tables, from inside an action."""
-    return Store(access_of(ctx).rows)
+    return Store(access_of(ctx))
 
 
 async def page(
@@ -131,11 +132,6 @@ def record_type_subject(project_id: str, key: str) -> str:
 def new_id() -> str:
     """An id that sorts by time."""
     return str(uuid7())
-
-
-def now() -> datetime:
-    """The time, in UTC."""
-    return datetime.now(UTC)
 
 
 def not_found(kind: str, id: str, **details: Any) -> ActionException:

@@ -27,7 +27,7 @@ from actionengine.changes.files import (
 )
 from actionengine.changes.models import TriedOp, Workspace, WorkspaceView
 from actionengine.changes.ops import PatchOp
-from actionengine.changes.store import Store, conflict, not_found, now, op_of, store_of
+from actionengine.changes.store import Store, conflict, not_found, op_of, store_of
 from actionengine.changes.workspace_folders import Place, Tried, begin, close, look, marked_files
 from actionengine.context import Tenant
 from actionengine.errors import ErrorCode, failing
@@ -100,11 +100,13 @@ async def start_workspace(ctx: ActionContext, settings: FileSettings, change: Ro
             module_id=module.id,
             status="running",
             started_by=str(ctx.actor) if ctx.actor is not None else None,
-            started_at=now(),
+            started_at=await store.now(),
         )
         stored = await _save(ctx, new)
         if change["status"] != "WorkspaceRunning":
-            await store.changes.update([{"id": change["id"], "status": "WorkspaceRunning", "updated_at": now()}])
+            await store.changes.update(
+                [{"id": change["id"], "status": "WorkspaceRunning", "updated_at": await store.now()}]
+            )
     is_new = before is None or not (before.kept or before.status == "running")
     tried = await _try(ctx, files, change, ())
     access.after_commit(partial(begin, Place(folder, module, stored.version), tried, is_new))
@@ -122,7 +124,8 @@ async def stop_workspace(ctx: ActionContext, settings: FileSettings, change: Row
     if before is None or stopped is None:
         raise conflict(f"the change {change['id']!r} has no workspace: start one first")
     if change["status"] == "WorkspaceRunning":
-        await store_of(ctx).changes.update([{"id": change["id"], "status": "Implementing", "updated_at": now()}])
+        store = store_of(ctx)
+        await store.changes.update([{"id": change["id"], "status": "Implementing", "updated_at": await store.now()}])
     elif stopped == before.shown():
         access_of(ctx).nothing_changed()
     return stopped
@@ -137,7 +140,7 @@ async def close_workspace(
         return None
     is_running = before.status == "running"
     if is_running or (before.kept and not keep):
-        stopped_at = now() if is_running else before.stopped_at
+        stopped_at = await store_of(ctx).now() if is_running else before.stopped_at
         after = await _save(
             ctx, before.model_copy(update={"status": "stopped", "stopped_at": stopped_at, "kept": keep})
         )
