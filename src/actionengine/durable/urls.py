@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import sys
 from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from actionengine.durable.older_sqlite import sqlite_driver
 from actionengine.errors import ConfigurationError
 from actionengine.redaction import redact_address
 
 SCHEMA = "dbos"
 """The schema of its tables on PostgreSQL."""
 
+_SQLITE = sqlite_driver(sqlite3.sqlite_version_info)
+
 
 def durable_url(url: str | os.PathLike[str]) -> URL:
     """The URL of a PostgreSQL database (`postgresql://…`) or of a SQLite file (`sqlite:///…`, or its path).
 
-    Raises `ConfigurationError` for another one, and for a SQLite file where this Python's SQLite is too old.
+    Raises `ConfigurationError` for another one.
     """
     text = os.fspath(url)
     if not text.strip():
         raise ConfigurationError("this is no URL of a database, nor the path of a SQLite file: it is empty")
     if "://" not in text:
-        _check_sqlite(sys.version_info[:2], sqlite3.sqlite_version_info)
-        return URL.create("sqlite", database=str(Path(text).absolute()))
+        return URL.create(_SQLITE, database=str(Path(text).absolute()))
     try:
         parsed = make_url(text)
         if "@" in (parsed.host or ""):
@@ -43,17 +44,7 @@ def durable_url(url: str | os.PathLike[str]) -> URL:
         raise ConfigurationError(f"the durable engine runs on PostgreSQL or SQLite, not on {kind}")
     if parsed.database in (None, "", ":memory:"):
         raise ConfigurationError("the durable engine needs a SQLite file: in memory nothing survives a restart")
-    _check_sqlite(sys.version_info[:2], sqlite3.sqlite_version_info)
-    return parsed.set(drivername="sqlite")
-
-
-def _check_sqlite(python: tuple[int, ...], sqlite: tuple[int, ...]) -> None:
-    """The durable engine takes it that a Python of 3.12 or newer comes with a SQLite that has fractions of seconds."""
-    if python >= (3, 12) and sqlite < (3, 42):
-        raise ConfigurationError(
-            f"on Python {'.'.join(map(str, python))} the durable engine needs SQLite 3.42 or newer, and this Python "
-            f"has {'.'.join(map(str, sqlite))}: use a Python that is built with a newer one, Python 3.11, or PostgreSQL"
-        )
+    return parsed.set(drivername=_SQLITE)
 
 
 def spelled(url: URL) -> str:
