@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from examples.embedded_postgres import Database
 
-from actionengine.storage.postgres.statements import DOCUMENTS, LIST_DOCUMENTS, READ_EVENTS, READ_LOG, ROWS
+from actionengine.storage.postgres.statements import DOCUMENTS, LIST_DOCUMENTS, READ_EVENTS, READ_EVENTS_OF_TYPES, READ_LOG, ROWS
 from actionengine.storage.sql.documents import Listing
 from actionengine.storage.sql.rows import find_statement
 from actionengine.storage.tables import CHANGES, PATCH_OPS, PROJECTS, RECORD_TYPES, SNAPSHOTS, TARGETS, Table
@@ -59,7 +59,11 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
         READ_LOG.format(conditions=SUBJECT),
         ["{tenant}", "{tenant}", "notes/1", 10],
     ),
-    "ae_events_pkey": (READ_EVENTS, ["{tenant}", 0, 10, None, None, 10]),
+    "ae_events_pkey": (READ_EVENTS, ["{tenant}", 0, 10, 10]),
+    "ae_events_type": (
+        READ_EVENTS_OF_TYPES,
+        [["t"], "{tenant}", 0, 10, 10, 10, "{tenant}", 10],
+    ),
     "ae_outbox_pkey": (
         "SELECT FROM public.ae_outbox WHERE tenant_id = %s AND position = %s",
         ["{tenant}", 1],

@@ -42,6 +42,7 @@ from actionengine.events.views import (
 )
 from actionengine.plan import is_async, native
 from actionengine.services.access import access_of
+from actionengine.storage.pages import is_last_page
 from actionengine.storage.port import Mode, StorageError, StoredEvent
 from actionengine.storage.turns import Turns
 
@@ -293,7 +294,7 @@ class Projection:
                     # After the checkpoints: a short page has all that the live generation has.
                     page = await self._page(tenant, rebuild.position, mode)
                     taken_in = len(page)
-                    is_end = taken_in < self._batch_size
+                    is_end = is_last_page((len(item.event.payload) for item in page), self._batch_size)
                     if is_end and not await self._has_all(tenant, page, rebuild, live, mode):
                         await pause(mode, _PAUSE)
                         continue
@@ -318,9 +319,17 @@ class Projection:
         """Whether a short page has all events that the live generation has. What a reader may see ends at a horizon,
         which can go back a little: not for the one that the live generation was caught up to."""
         position = page[-1].position if page else rebuild.position
+        if position >= live.position:
+            return True
+        newest = await self._read(tenant, live.position - 1, 1, None, mode)
+        if self._types is None or not newest or newest[0].event.type in self._types:
+            return False
+        # The live generation was caught up for other types. The event that it ends with has to be seen on the way: with
+        # that, all before it are seen.
+        types = (*self._types, newest[0].event.type)
         while position < live.position:
-            further = await self._read(tenant, position, 1000, None, mode)
-            if not further or any(self._types is None or item.event.type in self._types for item in further):
+            further = await self._read(tenant, position, 1000, types, mode)
+            if not further or any(item.event.type in self._types for item in further):
                 return False
             position = further[-1].position
         return True

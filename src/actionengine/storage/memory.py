@@ -12,11 +12,12 @@ Multi-version reads after Bernstein, Hadzilacos, Goodman, "Concurrency Control a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import islice
+from heapq import merge
 from operator import attrgetter
 from time import monotonic
 from typing import Any, NamedTuple, Self, TypeVar
@@ -123,6 +124,8 @@ class TenantData:
     log: list[LogRow] = field(default_factory=list)
     # The position of an event in its tenant's log is its index here, counted from 1.
     events: list[EventRow] = field(default_factory=list)
+    # Those of each type.
+    positions: dict[str, list[int]] = field(default_factory=dict)
 
 
 class InMemoryStorage:
@@ -191,14 +194,12 @@ class InMemoryStorage:
     ) -> Sequence[StoredEvent]:
         """The tenant's events after a position, of these types or of all, in commit order."""
         start, size = max(0, after), page_size(limit)
-        events = self._tenant_data(tenant.id).events
-        if types is None:
-            return [
-                StoredEvent(position, event) for position, event in enumerate(events[start : start + size], start + 1)
-            ]
-        later = ((position, events[position - 1]) for position in range(start + 1, len(events) + 1))
-        wanted = (StoredEvent(position, event) for position, event in later if event.type in types)
-        return list(islice(wanted, size))
+        data = self._tenant_data(tenant.id)
+        positions: Iterable[int] = range(start + 1, len(data.events) + 1)
+        if types is not None:
+            positions = merge(*(_after(start, data.positions.get(type, ())) for type in dict.fromkeys(types)))
+        events = (StoredEvent(position, data.events[position - 1]) for position in positions)
+        return list(page_of(((stored, len(stored.event.payload)) for stored in events), size, lambda _: ""))
 
     async def read_events_async(
         self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
@@ -515,6 +516,7 @@ class MemoryUnitOfWork:
                 data.log.extend(recording.log)
                 for event in recording.events:
                     data.events.append(event)
+                    data.positions.setdefault(event.type, []).append(len(data.events))
                     data.queues.add(len(data.events), event)
                 for result in recording.results:
                     self._end_claim((result.claim.action, result.claim.key), result)
@@ -710,6 +712,11 @@ def _answer(entry: IdempotentResult, claim: Claim) -> ClaimAnswer:
     if entry.claim.fingerprint != claim.fingerprint:
         return ClaimAnswer("mismatch")
     return ClaimAnswer("replay", entry.result, entry.approval_id, entry.asked)
+
+
+def _after(start: int, positions: Sequence[int]) -> Iterator[int]:
+    for index in range(bisect_right(positions, start), len(positions)):
+        yield positions[index]
 
 
 def _visible(version: Version | None, snapshot: int) -> Item | None:

@@ -31,6 +31,12 @@ def page_size(limit: int) -> int:
     return min(limit, MAX_PAGE)
 
 
+def is_last_page(sizes: Iterable[int], limit: int) -> bool:
+    """Return whether a page of rows of these bytes is the last one: neither of the bounds has ended it."""
+    sizes = list(sizes)
+    return len(sizes) < limit and sum(sizes) < MAX_PAGE_BYTES
+
+
 def page_of(rows: Iterable[tuple[T, int]], limit: int, key: Callable[[T], str]) -> Page[T]:
     """Return the page that rows begin: each comes with its bytes, and is taken only once the one before it fits.
 

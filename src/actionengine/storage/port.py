@@ -531,7 +531,8 @@ class Storage(Protocol):
     def read_events(
         self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
     ) -> Sequence[StoredEvent]:
-        """The tenant's events after a position, of these types or of all, in commit order."""
+        """The tenant's events after a position, of these types or of all, in commit order. A page, of 1 000 at most,
+        also ends once its payloads have 4 MiB: only after the last page comes an empty one."""
 
     async def read_events_async(
         self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None

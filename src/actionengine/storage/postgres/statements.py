@@ -156,15 +156,47 @@ ORDER BY id DESC
 LIMIT %s
 """
 
-READ_EVENTS = """
-SELECT position, id, tenant_id, type, subject, payload::pg_catalog.text, action, action_id, actor_type, actor_id,
-    occurred_at, version
-FROM public.ae_events
-WHERE tenant_id OPERATOR(pg_catalog.=) %s AND position OPERATOR(pg_catalog.>) %s AND position OPERATOR(pg_catalog.<=) %s
-    AND (%s::pg_catalog.text[] IS NULL OR type OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.text[]))
-ORDER BY position
-LIMIT %s
-"""
+_LISTED_EVENTS = PageQuery(
+    "public.ae_events",
+    "position, id, tenant_id, type, subject, payload::pg_catalog.text, action, action_id, actor_type, actor_id,\n"
+    "    occurred_at, version",
+    ("position",),
+    ("payload",),
+    "tenant_id OPERATOR(pg_catalog.=) %s AND position OPERATOR(pg_catalog.>) %s\n"
+    "            AND position OPERATOR(pg_catalog.<=) %s",
+    "position",
+    "%s",
+)
+READ_EVENTS = postgres_page(_LISTED_EVENTS)
+
+# Of each type the next positions, then the first of all these: what is read is what is asked for, however long ago the
+# last event of a type was. The limits make each part a walk along an index, whatever the planner knows.
+READ_EVENTS_OF_TYPES = postgres_page(
+    _LISTED_EVENTS._replace(
+        table="""(
+            SELECT e.*
+            FROM (
+                SELECT next.position
+                FROM pg_catalog.unnest(%s::pg_catalog.text[]) wanted (type), LATERAL (
+                    SELECT e.position
+                    FROM public.ae_events e
+                    WHERE e.tenant_id OPERATOR(pg_catalog.=) %s AND e.type OPERATOR(pg_catalog.=) wanted.type
+                        AND e.position OPERATOR(pg_catalog.>) %s AND e.position OPERATOR(pg_catalog.<=) %s
+                    ORDER BY e.position
+                    LIMIT %s
+                ) next
+                ORDER BY next.position
+                LIMIT %s
+            ) next, LATERAL (
+                SELECT *
+                FROM public.ae_events e
+                WHERE e.tenant_id OPERATOR(pg_catalog.=) %s AND e.position OPERATOR(pg_catalog.=) next.position
+                LIMIT 1
+            ) e
+        ) e""",
+        where="true",
+    )
+)
 
 LAST_POSITION = """
 SELECT coalesce(pg_catalog.max(position), 0)

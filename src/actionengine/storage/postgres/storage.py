@@ -32,6 +32,7 @@ from actionengine.storage.postgres.statements import (
     FIND_DOCUMENTS,
     LIST_DOCUMENTS,
     READ_EVENTS,
+    READ_EVENTS_OF_TYPES,
     ROWS,
     opening_statements,
 )
@@ -254,11 +255,15 @@ class PostgresStorage(SQLStorage):
         ((horizon,),) = self._query(mode, "SELECT public.ae_event_horizon()")
         unit_of_work = self.unit_of_work(tenant, "", mode, read_only=True)
         try:
-            wanted = array(types) if types is not None else None
-            rows = unit_of_work.query(READ_EVENTS, (tenant.id, after, horizon, wanted, wanted, limit))
+            span = (tenant.id, after, horizon)
+            if types is None:
+                rows = unit_of_work.query(READ_EVENTS, (*span, limit))
+            else:
+                asked = (array(types), *span, limit, limit, tenant.id, limit)
+                rows = unit_of_work.query(READ_EVENTS_OF_TYPES, asked)
         finally:
             unit_of_work._rollback()
-        return [StoredEvent(position, event_row(event)) for position, *event in rows]
+        return [StoredEvent(position, event_row(event)) for position, *event, _ in rows]
 
     def _check(self, mode: Mode) -> None:
         check(

@@ -255,7 +255,9 @@ class SQLStorage(ABC):
     async def _events(
         self, mode: Mode, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None
     ) -> Sequence[StoredEvent]:
-        return await self._run(mode, self._read_events, tenant, max(0, after), page_size(limit), types, mode)
+        # A type that is named twice is read once.
+        wanted = tuple(dict.fromkeys(types)) if types is not None else None
+        return await self._run(mode, self._read_events, tenant, max(0, after), page_size(limit), wanted, mode)
 
     async def _run(self, mode: Mode, function: Callable[..., T], *arguments: Any) -> T:
         try:

@@ -164,14 +164,34 @@ WRITE_EVENT = f"""
 INSERT INTO main.ae_events ({_EVENT_COLUMNS})
 VALUES ({", ".join("?" * len(EventRow._fields))})
 """
-READ_EVENTS = f"""
-SELECT position, {_EVENT_COLUMNS}
-FROM main.ae_events
-WHERE tenant_id = ? AND position > ?
-    AND (? IS NULL OR type IN (SELECT value FROM json_each(?)))
-ORDER BY position
-LIMIT ?
-"""
+_LISTED_EVENTS = PageQuery(
+    "main.ae_events",
+    f"position, {_EVENT_COLUMNS}",
+    ("position",),
+    ("payload",),
+    "tenant_id = ? AND position > ?",
+    "position",
+    "?",
+)
+READ_EVENTS = sqlite_page(_LISTED_EVENTS)
+
+# Of each type the next positions, then the first of all these: what is read is what is asked for, however long ago the
+# last event of a type was.
+READ_EVENTS_OF_TYPES = sqlite_page(
+    _LISTED_EVENTS._replace(
+        where="""position IN (
+                SELECT e.position
+                FROM json_each(?) wanted
+                CROSS JOIN main.ae_events e ON e.position IN (
+                    SELECT next.position
+                    FROM main.ae_events next
+                    WHERE next.tenant_id = ? AND next.type = wanted.value AND next.position > ?
+                    ORDER BY next.position
+                    LIMIT ?
+                )
+            )"""
+    )
+)
 
 LAST_POSITION = """
 SELECT coalesce(max(position), 0)

@@ -24,7 +24,7 @@ from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.errors import ConfigurationError
 from actionengine.redaction import redact_address
-from actionengine.storage.pages import MAX_PAGE, MAX_PAGE_BYTES, Page, page_of
+from actionengine.storage.pages import MAX_PAGE, Page, is_last_page, page_of
 from actionengine.storage.port import EventRow, Mode, Record, StorageUnavailable, StoredEvent
 from actionengine.storage.records import matches
 from actionengine.storage.sql.bridge import await_
@@ -47,6 +47,7 @@ from actionengine.storage.sqlite.statements import (
     LIST_TENANTS,
     PURGE_KEYS,
     READ_EVENTS,
+    READ_EVENTS_OF_TYPES,
     ROWS,
 )
 from actionengine.storage.sqlite.unit_of_work import Grip, SQLiteUnitOfWork
@@ -179,7 +180,7 @@ class SQLiteStorage(SQLStorage):
                     record = records.record(*row)
                     if matches(record.data, wanted):
                         yield record, bytes
-                if len(rows) < size and sum(row[-1] for row in rows) < MAX_PAGE_BYTES:
+                if is_last_page((row[-1] for row in rows), size):
                     return
                 listing = listing._replace(after=rows[-1][0])
 
@@ -305,9 +306,12 @@ class SQLiteStorage(SQLStorage):
     def _read_events(
         self, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None, mode: Mode
     ) -> Sequence[StoredEvent]:
-        wanted = to_json(types).decode() if types is not None else None
-        rows = self._query(mode, READ_EVENTS, (str(tenant.id), after, wanted, wanted, limit), writes=False)
-        return [StoredEvent(position, self.event_row(event)) for position, *event in rows]
+        span = (str(tenant.id), after, limit)
+        if types is None:
+            rows = self._query(mode, READ_EVENTS, span, writes=False)
+        else:
+            rows = self._query(mode, READ_EVENTS_OF_TYPES, (to_json(types).decode(), *span, limit), writes=False)
+        return [StoredEvent(position, self.event_row(event)) for position, *event, _ in rows]
 
     def event_row(self, values: Sequence[Any]) -> EventRow:
         """An event as it was read."""

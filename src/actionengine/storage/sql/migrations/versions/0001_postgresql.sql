@@ -146,6 +146,7 @@ CREATE TABLE public.ae_events (
     version     integer     NOT NULL,
     PRIMARY KEY (tenant_id, position)
 );
+CREATE INDEX ae_events_type ON public.ae_events (tenant_id, type, position);
 
 -- Events that are still to be delivered. Those of a tenant's subject have the same lane, a hash, and keep their order; a
 -- partition of lanes is what a relay locks. A failed attempt makes an event wait until due_at, the last one makes it a

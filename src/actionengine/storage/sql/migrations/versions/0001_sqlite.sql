@@ -90,6 +90,7 @@ CREATE TABLE ae_events (
     version     INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX ae_events_tenant ON ae_events (tenant_id, position);
+CREATE INDEX ae_events_type ON ae_events (tenant_id, type, position);
 
 -- Events that are still to be delivered. Those of a tenant's subject have the same lane, a hash, and keep their order. A
 -- failed attempt makes an event wait until due_at, the last one makes it a dead letter; both hold back what comes after
