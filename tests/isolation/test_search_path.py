@@ -15,7 +15,13 @@ from actionengine import ActionContext, create_action, create_engine, create_ser
 from actionengine.storage.postgres import checks, outbox, statements
 from actionengine.storage.postgres.statements import ROWS, opening_statements, record_statement
 from actionengine.storage.sql.documents import Listing
-from actionengine.storage.sql.rows import delete_statement, find_statement, insert_statement, update_statement
+from actionengine.storage.sql.rows import (
+    delete_statement,
+    find_statement,
+    insert_statement,
+    page_statement,
+    update_statement,
+)
 from actionengine.storage.tables import PATCH_OPS
 from tests.isolation.worlds import World
 
@@ -27,7 +33,7 @@ CONDITIONS = (
     ("executed_at", "time", "null"),
     ("position", "integer", ">"),
 )
-TEMPLATES = {"SETTINGS", "OPEN", "OPEN_AND_CLAIM", "LIST_DOCUMENTS", "FIND_DOCUMENTS", "READ_LOG", "BEGAN"}
+TEMPLATES = {"SETTINGS", "OPEN", "OPEN_AND_CLAIM", "LIST_DOCUMENTS", "FIND_DOCUMENTS", "BEGAN"}
 
 
 def _statements() -> Iterator[tuple[str, str]]:
@@ -45,6 +51,9 @@ def _statements() -> Iterator[tuple[str, str]]:
     yield "cleaning", "; ".join(statement for statement, _ in (statements.SETTLE, *statements.CLEAN_UNCHECKED))
     yield "recording", record_statement(2, 2, 2)
     yield "rows: find", find_statement(ROWS, "ae_patch_ops", COLUMNS, CONDITIONS, ("id",), True, True)
+    for column, statement in statements.FIND_LOG.items():
+        yield f"log: by {column}", statement
+    yield "rows: page", page_statement(ROWS, "ae_patch_ops", COLUMNS, CONDITIONS, ("id",))
     yield "rows: insert", insert_statement(ROWS, "ae_patch_ops", COLUMNS)
     yield "rows: update", update_statement(ROWS, "ae_patch_ops", COLUMNS, ("id",))
     yield "rows: delete", delete_statement(ROWS, "ae_patch_ops", CONDITIONS)
@@ -52,8 +61,8 @@ def _statements() -> Iterator[tuple[str, str]]:
 
 STATEMENTS = list(_statements())
 KEYWORDS = {"AND", "ANY", "ARRAY", "AS", "COALESCE", "EXISTS", "FROM", "INTO", "MATERIALIZED", "NOT", "OR", "SELECT"}
-KEYWORDS |= {"VALUES", "WHERE"}
-DEFINED = {"context", "given", "claimed", "place", "r", "subject", "new"}
+KEYWORDS |= {"LATERAL", "OVER", "VALUES", "WHERE"}
+DEFINED = {"context", "given", "claimed", "place", "r", "subject", "new", "wanted"}
 """Names in the statements that parentheses follow: columns of theirs."""
 
 

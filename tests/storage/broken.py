@@ -281,10 +281,10 @@ class LogsAreShared(Broken, by=TenantConformance.test_tenants_do_not_see_each_ot
             await super().record(recording)
             _log.extend(recording.log)
 
-        async def read_log(self, query: LogQuery) -> Sequence[LogRow]:
+        async def read_log(self, query: LogQuery) -> Page[LogRow]:
             own = await super().read_log(query)
             others = [row for row in _log if row.tenant_id not in {mine.tenant_id for mine in self._data.log}]
-            return [*own, *others][: query.limit]
+            return Page([*own, *others][: query.limit])
 
 
 _log: list[LogRow] = []
@@ -547,28 +547,28 @@ class LogsAreOldestFirst(Broken, by=ActionLogConformance.test_rows_are_read_newe
     """The log is read from its beginning."""
 
     class Unit(BrokenUnit):
-        async def read_log(self, query: LogQuery) -> Sequence[LogRow]:
-            return list(reversed(await super().read_log(query)))
+        async def read_log(self, query: LogQuery) -> Page[LogRow]:
+            return Page(reversed(await super().read_log(query)))
 
 
 class LogPagesRepeatTheirStart(Broken, by=ActionLogConformance.test_rows_are_read_newest_first_in_pages):
     """A page of the log begins with the row that it is to come before."""
 
     class Unit(BrokenUnit):
-        async def read_log(self, query: LogQuery) -> Sequence[LogRow]:
+        async def read_log(self, query: LogQuery) -> Page[LogRow]:
             found = await super().read_log(query)
             start = [row for row in self._data.log if row.id == query.before]
-            return [*start, *found][: query.limit]
+            return Page([*start, *found][: query.limit])
 
 
 class SubjectsMatchByPrefix(Broken, by=ActionLogConformance.test_rows_are_found_by_what_is_asked_for):
     """Who asks for `notes/1` gets `notes/11`, too."""
 
     class Unit(BrokenUnit):
-        async def read_log(self, query: LogQuery) -> Sequence[LogRow]:
+        async def read_log(self, query: LogQuery) -> Page[LogRow]:
             found = await super().read_log(query._replace(subject=None))
             wanted = query.subject
-            return [row for row in found if wanted is None or any(name.startswith(wanted) for name in row.subjects)]
+            return Page(row for row in found if wanted is None or any(name.startswith(wanted) for name in row.subjects))
 
 
 # Tables

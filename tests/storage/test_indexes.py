@@ -10,14 +10,21 @@ import psycopg
 import pytest
 from examples.embedded_postgres import Database
 
-from actionengine.storage.postgres.statements import DOCUMENTS, LIST_DOCUMENTS, READ_EVENTS, READ_EVENTS_OF_TYPES, READ_LOG, ROWS
+from actionengine.storage.postgres.statements import (
+    DOCUMENTS,
+    FIND_LOG,
+    FIND_LOG_OF_SUBJECT,
+    LIST_DOCUMENTS,
+    READ_EVENTS,
+    READ_EVENTS_OF_TYPES,
+    READ_LOG,
+    ROWS,
+)
 from actionengine.storage.sql.documents import Listing
 from actionengine.storage.sql.rows import find_statement
 from actionengine.storage.tables import CHANGES, PATCH_OPS, PROJECTS, RECORD_TYPES, SNAPSHOTS, TARGETS, Table
 
-SUBJECT = (
-    "\n    AND id IN (SELECT log_id FROM public.ae_action_log_subjects s WHERE s.tenant_id = %s AND s.subject = %s)"
-)
+ID = uuid4()
 
 
 def rows(table: Table, *equal: str, order: str | None = None, pending: bool = False) -> tuple[str, list[Any]]:
@@ -46,18 +53,14 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
         "SELECT FROM public.ae_idempotency_keys WHERE expires_at <= now() ORDER BY expires_at LIMIT 10",
         [],
     ),
-    "ae_action_log_pkey": (READ_LOG.format(conditions=""), ["{tenant}", 10]),
-    "ae_action_log_actor": (
-        READ_LOG.format(conditions="\n    AND actor_id = %s"),
-        ["{tenant}", "ann", 10],
-    ),
-    "ae_action_log_action": (
-        READ_LOG.format(conditions="\n    AND action = %s"),
-        ["{tenant}", "notes.put", 10],
-    ),
+    "ae_action_log_pkey": (READ_LOG, ["{tenant}", [ID], 10]),
+    "ae_action_log_actor": (FIND_LOG["actor_id"], ["{tenant}", "ann", ID, ID, 10]),
+    "ae_action_log_action": (FIND_LOG["action"], ["{tenant}", "notes.put", ID, ID, 10]),
+    "ae_action_log_outcome": (FIND_LOG["outcome"], ["{tenant}", "failed", ID, ID, 10]),
+    "ae_action_log_actor_type": (FIND_LOG["actor_type"], ["{tenant}", "ai", ID, ID, 10]),
     "ae_action_log_subjects_pkey": (
-        READ_LOG.format(conditions=SUBJECT),
-        ["{tenant}", "{tenant}", "notes/1", 10],
+        FIND_LOG_OF_SUBJECT,
+        ["{tenant}", "notes/1", ID, ID, 10, "{tenant}"],
     ),
     "ae_events_pkey": (READ_EVENTS, ["{tenant}", 0, 10, 10]),
     "ae_events_type": (

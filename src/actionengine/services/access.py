@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from hashlib import sha256
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ from actionengine.execution_state import (
 from actionengine.masking import masked_json
 from actionengine.pipeline import Pipeline
 from actionengine.routing import route
+from actionengine.storage.pages import Page
 from actionengine.storage.port import AsyncRecords, AsyncRows, LogQuery, LogRow, Mode
 from actionengine.storage.tables import Table
 
@@ -56,7 +57,7 @@ class SystemAccess:
         """Return the time by the storage's clock: what ends at a stored time is compared with it."""
         return await self._pipeline.open(self._execution).now()
 
-    async def read_log(self, query: LogQuery) -> Sequence[LogRow]:
+    async def read_log(self, query: LogQuery) -> Page[LogRow]:
         """Rows of the action log."""
         return await self._pipeline.open(self._execution).read_log(query)
 

@@ -87,7 +87,10 @@ def _read(name: str, encoded: bytes) -> Any:
 
 
 class LogPage(BaseModel):
-    """A page of the action log, newest first; `next` is the `before` of the following page, or None."""
+    """A page of the action log, newest first; `next` is the `before` of the following page, or None.
+
+    A page looks at 1 000 rows and holds 4 MiB of JSON at most: it may be short, or empty, and yet have a `next`.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -102,7 +105,7 @@ async def _list(data: LogListing, ctx: ActionContext) -> Result[LogPage, ActionE
         query = query._replace(subject=query.subject[:LONGEST_SUBJECT])
     access = access_of(ctx)
     rows = await access.read_log(query)
-    page = LogPage(items=tuple(LogEntry.of(row) for row in rows), next=rows[-1].id if len(rows) == data.limit else None)
+    page = LogPage(items=tuple(LogEntry.of(row) for row in rows), next=rows.next)
     # A page of the log in the log would be in the next page again, with all that is in it.
     access.show({"items": len(page.items), "next": page.next})
     return Success(page)

@@ -425,19 +425,15 @@ class MemoryUnitOfWork:
 
     # The action log
 
-    async def read_log(self, query: LogQuery) -> Sequence[LogRow]:
+    async def read_log(self, query: LogQuery) -> Page[LogRow]:
         """Rows of the action log, committed ones, newest first."""
         with self._data.lock:
             self._check_open()
             rows = list(self._data.log)
         rows.sort(key=attrgetter("id"), reverse=True)
-        found: list[LogRow] = []
-        for row in rows:
-            if len(found) == query.limit:
-                break
-            if _asked_for(row, query):
-                found.append(row)
-        return found
+        json = ((row, (row.input, row.output, row.error)) for row in rows if _asked_for(row, query))
+        sized = ((row, sum(len(each or b"") for each in values)) for row, values in json)
+        return page_of(sized, query.limit, attrgetter("id"))
 
     async def last_position(self) -> int:
         """Return the position of the tenant's last event that has committed; 0 where there is none."""

@@ -367,8 +367,9 @@ class UnitOfWork(Protocol):
     def rows(self, table: Table) -> AsyncRows:
         """The rows of one of the library's own tables, as this transaction sees them."""
 
-    async def read_log(self, query: LogQuery) -> Sequence[LogRow]:
-        """Rows of the action log, committed ones, newest first."""
+    async def read_log(self, query: LogQuery) -> Page[LogRow]:
+        """Rows of the action log, committed ones, newest first. A page also ends once its rows have 4 MiB of JSON, and
+        once as many rows were looked at as the backend bounds; its `next` is the `before` of the following page."""
 
     async def last_position(self) -> int:
         """Return the position of the tenant's last event that has committed, as this transaction sees it; 0 where there

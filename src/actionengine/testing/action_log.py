@@ -11,11 +11,14 @@ from uuid_utils import uuid7
 
 from actionengine.context import Tenant
 from actionengine.errors import ErrorCode
+from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.storage.port import LogQuery, LogRow, Recording
 from actionengine.testing.base import Conformance, error_of, value_of
 from actionengine.testing.desk import AGENT, CLERK, SYSTEM, Desk
-from actionengine.testing.rows import START, bare_log_row, log_row
+from actionengine.testing.rows import HOUR, START, bare_log_row, id_at, log_row
 from actionengine.testing.worlds import World, scenario
+
+SECOND = timedelta(seconds=1)
 
 
 def comparable(row: LogRow) -> LogRow:
@@ -129,11 +132,68 @@ class ActionLogConformance(Conformance):
         }
         names: dict[str, str] = {}
         for number, (name, fields) in enumerate(differing.items()):
-            row = log_row(world.tenant, started_at=START + timedelta(seconds=number), **fields)
+            started_at = START + timedelta(seconds=number)
+            row = log_row(world.tenant, id=id_at(started_at), started_at=started_at, **fields)
             names[row.id] = name
             await recorded(world, row)
 
         assert "".join([names[id] for id in await found(world, **query)]) == expected
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            {"subject": "notes/1", "outcome": "failed"},
+            {"since": START, "until": START + HOUR, "action": "notes.put", "actor_type": "human"},
+        ],
+    )
+    @scenario
+    async def test_all_that_is_asked_for_is_found_page_by_page_among_much_else(
+        self, world: World, query: dict[str, Any]
+    ) -> None:
+        wanted = {"outcome": "failed", "actor_type": "human"}
+        rows = [
+            log_row(world.tenant, id=id_at(START, number), **({} if number % 600 else wanted))
+            for number in range(1, 1300)
+        ]
+        await recorded(world, *rows)
+
+        ids, pages = [], 0
+        async with world.reading() as unit:
+            page = await unit.read_log(LogQuery(**query, limit=3))
+            while True:
+                ids += [row.id for row in page]
+                pages += 1
+                if page.next is None:
+                    break
+                page = await unit.read_log(LogQuery(**query, limit=3, before=page.next))
+
+        assert ids == [row.id for row in reversed(rows) if row.outcome == "failed"]
+        assert pages <= 5
+
+    @scenario
+    async def test_a_page_ends_with_the_row_that_reaches_its_bytes(self, world: World) -> None:
+        large = b'"%b"' % (b"x" * (MAX_PAGE_BYTES // 4))
+        rows = [log_row(world.tenant, id=id_at(START, number), input=large, output=large) for number in range(5)]
+        await recorded(world, *rows)
+
+        async with world.reading() as unit:
+            first = await unit.read_log(LogQuery())
+            second = await unit.read_log(LogQuery(before=first.next))
+            last = await unit.read_log(LogQuery(before=second.next))
+
+        assert [[row.id for row in page] for page in (first, second, last)] == [
+            [rows[4].id, rows[3].id],
+            [rows[2].id, rows[1].id],
+            [rows[0].id],
+        ]
+        assert (first.next, second.next, last.next) == (rows[3].id, rows[1].id, None)
+
+    @scenario
+    async def test_the_time_of_a_row_is_found_though_its_id_has_another_one(self, world: World) -> None:
+        rows = [log_row(world.tenant, id=id_at(START + seconds * SECOND)) for seconds in (-50, 50)]
+        await recorded(world, *rows)
+
+        assert await found(world, since=START, until=START + SECOND) == [rows[1].id, rows[0].id]
 
     # Actions
 

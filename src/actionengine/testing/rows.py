@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from uuid_utils import uuid7
 
@@ -12,6 +13,11 @@ from actionengine.storage.port import Claim, EventRow, IdempotentResult, LogRow
 
 START = datetime(2024, 2, 29, 23, 59, 58, 123456, tzinfo=UTC)
 HOUR = timedelta(hours=1)
+
+
+def id_at(time: datetime, number: int = 0) -> str:
+    """The id of a row that began at a time; those of one time sort by their number."""
+    return str(UUID(int=(int(time.timestamp() * 1000) << 80) | (7 << 76) | (2 << 62) | number))
 
 
 def log_row(tenant: Tenant, **fields: Any) -> LogRow:

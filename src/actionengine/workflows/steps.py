@@ -230,8 +230,8 @@ async def _run_behind(ctx: ActionContext, action_id: UUID | None) -> Record | No
     if action_id is None:
         return None
     next_id = str(UUID(int=action_id.int + 1))
-    for row in await access_of(ctx).read_log(LogQuery(actor_type="workflow", before=next_id, limit=1)):
-        if row.id == str(action_id) and row.request_id is not None:
+    for row in await access_of(ctx).read_log(LogQuery(before=next_id, limit=1)):
+        if (row.id, row.actor_type) == (str(action_id), "workflow") and row.request_id is not None:
             return await store_of(ctx).runs.get(row.request_id)
     return None
 

@@ -10,16 +10,7 @@ from uuid import UUID
 
 from pydantic_core import from_json, to_json
 
-from actionengine.errors import ErrorCode, failing
 from actionengine.storage.port import EventRow, LogRow, PendingEvent
-
-
-def log_id(text: str) -> UUID:
-    """An id of the action log. Raises `ActionException(invalid_input)` for a text that is none."""
-    try:
-        return UUID(text)
-    except ValueError:
-        raise failing(ErrorCode.INVALID_INPUT, f"{text!r} is no id of the action log") from None
 
 
 def text(encoded: bytes | None) -> str | None:

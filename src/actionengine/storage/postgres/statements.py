@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from actionengine.storage.port import LogRow
 from actionengine.storage.postgres.driver import Statement
+from actionengine.storage.sql.action_log import DRIVERS, EXAMINED, walk_statement
 from actionengine.storage.sql.documents import DocumentStatements
 from actionengine.storage.sql.pages import PageQuery, postgres_page
 from actionengine.storage.sql.rows import RowsDialect
@@ -145,16 +146,45 @@ ROWS = RowsDialect(
     page=postgres_page,
 )
 
-READ_LOG = """
-SELECT id, parent_id, tenant_id, actor_type, actor_id, approved_by, approval_id, source, reason, action,
-    subjects::pg_catalog.text, input::pg_catalog.text, output::pg_catalog.text, outcome, error::pg_catalog.text,
-    decision, started_at, latency, idempotency_key, request_id, model, prompt_version, input_tokens, output_tokens,
-    cost_usd
-FROM public.ae_action_log
-WHERE tenant_id OPERATOR(pg_catalog.=) %s{conditions}
-ORDER BY id DESC
-LIMIT %s
+# The first step of a page of the action log, for each column that it can walk along, and for a subject. The limits make
+# each part a walk along an index, whatever the planner knows.
+FIND_LOG = {
+    column: walk_statement("public.ae_action_log", ROWS.operator, ROWS.mark, column) for column in (None, *DRIVERS)
+}
+FIND_LOG_OF_SUBJECT = f"""
+SELECT subjects.log_id, {", ".join(f"log.{column}" for column in EXAMINED[1:])}
+FROM (
+    SELECT s.log_id
+    FROM public.ae_action_log_subjects s
+    WHERE s.tenant_id OPERATOR(pg_catalog.=) %s AND s.subject OPERATOR(pg_catalog.=) %s
+        AND s.log_id OPERATOR(pg_catalog.<) %s AND s.log_id OPERATOR(pg_catalog.>=) %s
+    ORDER BY s.log_id DESC
+    LIMIT %s
+) subjects
+LEFT JOIN LATERAL (
+    SELECT *
+    FROM public.ae_action_log l
+    WHERE l.tenant_id OPERATOR(pg_catalog.=) %s AND l.id OPERATOR(pg_catalog.=) subjects.log_id
+    LIMIT 1
+) log ON true
+ORDER BY subjects.log_id DESC
 """
+
+# The second step.
+READ_LOG = postgres_page(
+    PageQuery(
+        "public.ae_action_log",
+        "id, parent_id, tenant_id, actor_type, actor_id, approved_by, approval_id, source, reason, action,\n"
+        "    subjects::pg_catalog.text, input::pg_catalog.text, output::pg_catalog.text, outcome,\n"
+        "    error::pg_catalog.text, decision, started_at, latency, idempotency_key, request_id, model,\n"
+        "    prompt_version, input_tokens, output_tokens, cost_usd",
+        ("id",),
+        ("input", "output", "error"),
+        "tenant_id OPERATOR(pg_catalog.=) %s AND id OPERATOR(pg_catalog.=) ANY (%s::pg_catalog.uuid[])",
+        "id DESC",
+        "%s",
+    )
+)
 
 _LISTED_EVENTS = PageQuery(
     "public.ae_events",

@@ -8,21 +8,24 @@ from itertools import chain
 from secrets import token_hex
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import psycopg
 from psycopg.pq import TransactionStatus
 from sqlalchemy.engine import Connection
 
 from actionengine.context import Tenant
-from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, LogQuery, LogRow, Mode, StorageError
+from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, LogRow, Mode, StorageError
 from actionengine.storage.postgres.driver import Driver, Row, Statement, milliseconds
 from actionengine.storage.postgres.errors import is_lost, key_too_long, swallowed
-from actionengine.storage.postgres.rows import encoded, event_values, log_id, log_row, log_values, text
+from actionengine.storage.postgres.rows import array, encoded, event_values, log_row, log_values, text
 from actionengine.storage.postgres.statements import (
     CHECK_TRANSACTION,
     CLAIM,
     CLEAN,
     CLEAN_UNCHECKED,
+    FIND_LOG,
+    FIND_LOG_OF_SUBJECT,
     IS_TAMPERED,
     LAST_POSITION,
     LEFT_BEHIND,
@@ -31,6 +34,7 @@ from actionengine.storage.postgres.statements import (
     SETTLE,
     record_statement,
 )
+from actionengine.storage.sql.action_log import Examined, Walk
 from actionengine.storage.sql.pools import pool_of
 from actionengine.storage.sql.unit_of_work import Savepoint, SQLUnitOfWork
 from actionengine.storage.tenants import tenant_deleted
@@ -168,20 +172,22 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             return CLAIMED
         return ClaimAnswer(status, encoded(result), approval_id, encoded(asked))
 
-    def _read_log(self, query: LogQuery) -> list[LogRow]:
-        before = log_id(query.before) if query.before is not None else None
-        conditions, values = self._conditions(query, "%s", "public.ae_action_log_subjects", before)
-        statement = READ_LOG.format(conditions=conditions)
-        rows = self.query(statement, (self.tenant.id, *values, query.limit))
-        return [log_row(row) for row in rows]
+    def _find_log(self, walk: Walk, limit: int) -> list[Examined]:
+        span = (walk.above, walk.lowest, limit)
+        if walk.column == "subject":
+            rows = self.query(FIND_LOG_OF_SUBJECT, (self.tenant.id, walk.value, *span, self.tenant.id))
+        else:
+            values = (walk.value,) if walk.column is not None else ()
+            rows = self.query(FIND_LOG[walk.column], (self.tenant.id, *values, *span))
+        return [Examined(*row) for row in rows]
+
+    def _read_log_rows(self, ids: Sequence[UUID]) -> list[tuple[LogRow, int]]:
+        rows = self.query(READ_LOG, (self.tenant.id, array(ids), len(ids)))
+        return [(log_row(tuple(row)), bytes) for *row, bytes in rows]
 
     def _last_position(self) -> int:
         ((position,),) = self.query(LAST_POSITION, (self.tenant.id,))
         return int(position)
-
-    def _any_of(self, column: str, query: str) -> str:
-        # IN looks for its operator on the search path.
-        return f"{column} OPERATOR(pg_catalog.=) ANY ({query})"
 
     def _recording(self) -> list[Statement]:
         log = [log_values(row) for recording in self._recordings for row in recording.log]

@@ -13,6 +13,7 @@ from math import inf
 from secrets import token_hex
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from uuid import UUID
 
 from sqlalchemy import Engine
 from sqlalchemy.engine import Connection
@@ -22,6 +23,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.storage.pages import Page
 from actionengine.storage.port import (
     ACCESS_COLLECTIONS,
     Claim,
@@ -35,6 +37,7 @@ from actionengine.storage.port import (
     StorageUnavailable,
 )
 from actionengine.storage.scopes import Scope, Scopes
+from actionengine.storage.sql.action_log import Examined, Walk, read_page
 from actionengine.storage.sql.bridge import (
     await_,
     greenlet_spawn,
@@ -143,7 +146,7 @@ class SQLUnitOfWork(ABC):
         """The rows of one of the library's own tables, as this transaction sees them."""
         return SQLRows(self, table)
 
-    async def read_log(self, query: LogQuery) -> Sequence[LogRow]:
+    async def read_log(self, query: LogQuery) -> Page[LogRow]:
         """Rows of the action log, committed ones, newest first."""
         return await self._run(self._read_log, query)
 
@@ -396,9 +399,16 @@ class SQLUnitOfWork(ABC):
     def _claim_in_transaction(self, claim: Claim, wait: float) -> ClaimAnswer:
         """Claim a key in a transaction that has begun."""
 
+    def _read_log(self, query: LogQuery) -> Page[LogRow]:
+        return read_page(query, self._find_log, self._read_log_rows)
+
     @abstractmethod
-    def _read_log(self, query: LogQuery) -> list[LogRow]:
-        """`read_log`."""
+    def _find_log(self, walk: Walk, limit: int) -> list[Examined]:
+        """Walk over so many rows of the action log, newest first."""
+
+    @abstractmethod
+    def _read_log_rows(self, ids: Sequence[UUID]) -> list[tuple[LogRow, int]]:
+        """Read the rows of the action log with these ids, newest first, with their bytes, up to those of a page."""
 
     @abstractmethod
     def _last_position(self) -> int:
@@ -423,38 +433,6 @@ class SQLUnitOfWork(ABC):
     @abstractmethod
     def _abort(self) -> None:
         """Stop a statement that runs in this connection, and free all that the transaction holds."""
-
-    def _conditions(self, query: LogQuery, mark: str, subjects: str, before: Any) -> tuple[str, list[Any]]:
-        """A question to the action log as SQL: what follows the tenant's condition, and its parameters.
-
-        `mark` is the driver's placeholder, `subjects` the table of subjects, `before` the id as the driver takes it.
-        """
-        time = self.storage.time_in
-        operator = self.storage.rows.operator
-        conditions: list[str] = []
-        values: list[Any] = []
-        for column, relation, value in (
-            ("action", "=", query.action),
-            ("actor_id", "=", query.actor_id),
-            ("actor_type", "=", query.actor_type),
-            ("outcome", "=", query.outcome),
-            ("started_at", ">=", query.since and time(query.since)),
-            ("started_at", "<", query.until and time(query.until)),
-            ("id", "<", before),
-        ):
-            if value is not None:
-                conditions.append(f"{column} {operator.format(relation)} {mark}")
-                values.append(value)
-        if query.subject is not None:
-            equals = operator.format("=")
-            about = f"SELECT log_id FROM {subjects} WHERE tenant_id {equals} {mark} AND subject {equals} {mark}"
-            conditions.append(self._any_of("id", about))
-            values += (self.storage.id_in(self.tenant.id), query.subject)
-        return "".join(f"\n    AND {condition}" for condition in conditions), values
-
-    def _any_of(self, column: str, query: str) -> str:
-        """Return the condition that a column is one of a query's rows."""
-        return f"{column} IN ({query})"
 
     # How it opens and ends
 

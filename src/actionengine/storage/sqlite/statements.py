@@ -4,6 +4,7 @@ temporary tables, which would otherwise stand before ours."""
 from __future__ import annotations
 
 from actionengine.storage.port import EventRow, LogRow, RelayBeat
+from actionengine.storage.sql.action_log import DRIVERS, EXAMINED, walk_statement
 from actionengine.storage.sql.documents import DocumentStatements
 from actionengine.storage.sql.pages import PageQuery, sqlite_page
 from actionengine.storage.sql.rows import RowsDialect
@@ -151,13 +152,35 @@ INSERT INTO main.ae_action_log_subjects (tenant_id, subject, log_id)
 VALUES (?, ?, ?)
 ON CONFLICT DO NOTHING
 """
-READ_LOG = f"""
-SELECT {_LOG_COLUMNS}
-FROM main.ae_action_log
-WHERE tenant_id = ?{{conditions}}
-ORDER BY id DESC
-LIMIT ?
+# The first step of a page of the action log, for each column that it can walk along, and for a subject.
+FIND_LOG = {
+    column: walk_statement("main.ae_action_log", ROWS.operator, ROWS.mark, column) for column in (None, *DRIVERS)
+}
+FIND_LOG_OF_SUBJECT = f"""
+SELECT subjects.log_id, {", ".join(f"log.{column}" for column in EXAMINED[1:])}
+FROM (
+    SELECT s.log_id
+    FROM main.ae_action_log_subjects s
+    WHERE s.tenant_id = ? AND s.subject = ? AND s.log_id < ? AND s.log_id >= ?
+    ORDER BY s.log_id DESC
+    LIMIT ?
+) subjects
+LEFT JOIN main.ae_action_log log ON log.tenant_id = ? AND log.id = subjects.log_id
+ORDER BY subjects.log_id DESC
 """
+
+# The second step.
+READ_LOG = sqlite_page(
+    PageQuery(
+        "main.ae_action_log",
+        _LOG_COLUMNS,
+        ("id",),
+        ("input", "output", "error"),
+        "tenant_id = ? AND id IN (SELECT value FROM json_each(?))",
+        "id DESC",
+        "?",
+    )
+)
 
 _EVENT_COLUMNS = ", ".join(EventRow._fields)
 WRITE_EVENT = f"""

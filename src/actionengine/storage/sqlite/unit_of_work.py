@@ -14,7 +14,8 @@ from sqlalchemy.engine import Connection
 
 from actionengine.clock import steady_now
 from actionengine.context import Tenant
-from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, LogQuery, LogRow, Mode, StorageError
+from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, LogRow, Mode, StorageError
+from actionengine.storage.sql.action_log import Examined, Walk
 from actionengine.storage.sql.bridge import await_
 from actionengine.storage.sql.rows import KEY_GONE
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
@@ -22,6 +23,8 @@ from actionengine.storage.sqlite.driver import stop, stop_async
 from actionengine.storage.sqlite.outbox import lane_of
 from actionengine.storage.sqlite.statements import (
     CLAIM,
+    FIND_LOG,
+    FIND_LOG_OF_SUBJECT,
     IS_DELETED,
     LAST_POSITION,
     LEFTOVERS,
@@ -134,10 +137,22 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         self._claims.append(key)
         return CLAIMED
 
-    def _read_log(self, query: LogQuery) -> list[LogRow]:
-        conditions, values = self._conditions(query, "?", "main.ae_action_log_subjects", query.before)
-        statement = READ_LOG.format(conditions=conditions)
-        return [self._log_row(row) for row in self.query(statement, (self._tenant_id, *values, query.limit))]
+    def _find_log(self, walk: Walk, limit: int) -> list[Examined]:
+        span = (str(walk.above), str(walk.lowest), limit)
+        if walk.column == "subject":
+            rows = self.query(FIND_LOG_OF_SUBJECT, (self._tenant_id, walk.value, *span, self._tenant_id))
+        else:
+            values = (walk.value,) if walk.column is not None else ()
+            rows = self.query(FIND_LOG[walk.column], (self._tenant_id, *values, *span))
+        time = self.storage.time_out
+        return [
+            Examined(UUID(id), actor_type, actor_id, action, outcome, time(started_at) if started_at else None)
+            for id, actor_type, actor_id, action, outcome, started_at in rows
+        ]
+
+    def _read_log_rows(self, ids: Sequence[UUID]) -> list[tuple[LogRow, int]]:
+        rows = self.query(READ_LOG, (self._tenant_id, to_json(list(map(str, ids))).decode(), len(ids)))
+        return [(self._log_row(tuple(row)), bytes) for *row, bytes in rows]
 
     def _last_position(self) -> int:
         ((position,),) = self.query(LAST_POSITION, (self._tenant_id,))

@@ -120,6 +120,8 @@ CREATE TABLE public.ae_action_log (
 );
 CREATE INDEX ae_action_log_actor ON public.ae_action_log (tenant_id, actor_id, id);
 CREATE INDEX ae_action_log_action ON public.ae_action_log (tenant_id, action, id);
+CREATE INDEX ae_action_log_outcome ON public.ae_action_log (tenant_id, outcome, id);
+CREATE INDEX ae_action_log_actor_type ON public.ae_action_log (tenant_id, actor_type, id);
 
 -- Which executions were about a subject. A table, because under row-level security no index on the log's own column
 -- would be used: the operators that search in JSON and in arrays are not leakproof.

@@ -47,10 +47,7 @@ CREATE TABLE ae_action_log (
     reason          TEXT,
     action          TEXT NOT NULL,
     subjects        TEXT NOT NULL,
-    input           TEXT,
-    output          TEXT,
     outcome         TEXT NOT NULL,
-    error           TEXT,
     decision        TEXT,
     started_at      TEXT NOT NULL,
     latency         REAL NOT NULL,
@@ -61,10 +58,16 @@ CREATE TABLE ae_action_log (
     input_tokens    INTEGER,
     output_tokens   INTEGER,
     cost_usd        REAL,
+    -- Last, so that what the other columns are is read without going through these.
+    input           TEXT,
+    output          TEXT,
+    error           TEXT,
     PRIMARY KEY (tenant_id, id)
 ) STRICT;
 CREATE INDEX ae_action_log_actor ON ae_action_log (tenant_id, actor_id, id);
 CREATE INDEX ae_action_log_action ON ae_action_log (tenant_id, action, id);
+CREATE INDEX ae_action_log_outcome ON ae_action_log (tenant_id, outcome, id);
+CREATE INDEX ae_action_log_actor_type ON ae_action_log (tenant_id, actor_type, id);
 
 CREATE TABLE ae_action_log_subjects (
     tenant_id TEXT NOT NULL,
