@@ -17,9 +17,11 @@ import pytest
 from sqlalchemy import text
 
 from actionengine.durable.client import DurableClient, DurableUnavailable
+from actionengine.durable.clock import release_due
 from actionengine.durable.host import DurableFunction, DurableHost, opened, upgrade
 from actionengine.durable.urls import durable_url
 from actionengine.errors import ConfigurationError
+from tests.clocks import host_clock
 from tests.durable.databases import Durable, change, empty_database, eventually, hear, kill, lines_of, sqlite, tell
 
 
@@ -92,6 +94,33 @@ def test_a_delay_is_waited_for_and_what_is_cancelled_is_not_executed(
     assert lines_of(tmp_path / "lines") == ["late"]
     assert client.look(never)[never].status == "DELAYED"
     assert client.look(cancelled)[cancelled].status == "CANCELLED"
+
+
+@pytest.mark.parametrize("skew", [-7200.0, 7200.0])
+def test_a_delay_is_as_long_as_it_is_said_whatever_the_clock_of_the_host(
+    client: DurableClient, shared_queue: str, tmp_path: Path, skew: float
+) -> None:
+    path, (late, soon) = str(tmp_path / "lines"), (uuid4().hex for _ in range(2))
+    with host_clock(skew):
+        client.enqueue("append", path, "late", queue=shared_queue, id=late, delay=3600)
+        client.enqueue("append", path, "soon", queue=shared_queue, id=soon, delay=0.1)
+
+    assert eventually(lambda: client.look(soon)[soon].status == "SUCCESS")
+
+    assert client.look(late)[late].status == "DELAYED"
+    client.cancel(late)
+
+
+@pytest.mark.parametrize("skew", [-7200.0, 7200.0])
+def test_a_host_whose_clock_is_wrong_releases_what_is_due(client: DurableClient, queue: str, skew: float) -> None:
+    late, due = (uuid4().hex for _ in range(2))
+    client.enqueue("append", "path", "late", queue=queue, id=late, delay=3600)
+    client.enqueue("append", "path", "due", queue=queue, id=due, delay=0)
+
+    with host_clock(skew):
+        release_due(client._opened()._sys_db)
+
+    assert {id: each.status for id, each in client.look(late, due).items()} == {late: "DELAYED", due: "ENQUEUED"}
 
 
 def test_what_has_ended_long_ago_is_purged(client: DurableClient, shared_queue: str, tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from time import time
 from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
@@ -114,7 +114,7 @@ class DurableClient:
                 with client._sys_db.engine.connect() as connection:
                     due = now_in(connection) / 1000 + max(0.0, delay)
                 # DBOS adds the time of this process.
-                options["delay_seconds"] = due - time()
+                options["delay_seconds"] = due - time.time()
             try:
                 client.enqueue(options, *arguments)
             except dbos_errors.DBOSWorkflowIDInUseError:

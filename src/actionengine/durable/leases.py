@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy import BigInteger, Column, Engine, MetaData, String, Table, delete, inspect, select, update
+from sqlalchemy import BigInteger, Column, Engine, MetaData, String, Table, delete, inspect, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from actionengine.durable.clock import now_in
@@ -56,7 +57,7 @@ class Leases:
         """Say that this executor is alive."""
         dialect = sqlite if self._is_sqlite else postgresql
         with self._engine.begin() as connection:
-            now = now_in(connection)
+            now = self._now(connection)
             values = {"machine": self._machine, "pid": os.getpid(), "seen_at": now}
             statement = dialect.insert(self._table).values(executor_id=self._executor_id, **values)
             connection.execute(statement.on_conflict_do_update(index_elements=["executor_id"], set_=values))
@@ -65,7 +66,7 @@ class Leases:
         """The leases that are over: given up, of a process of this machine that is gone, or, unless `seconds` is None,
         not renewed for so long."""
         with self._engine.connect() as connection:
-            oldest = 1 if seconds is None else now_in(connection) - int(seconds * 1000)
+            oldest = 1 if seconds is None else self._now(connection) - int(seconds * 1000)
             rows = connection.execute(select(self._table).where(self._table.c.executor_id != self._executor_id))
             leases = [Lease(*row) for row in rows]
         return [each for each in leases if each.seen_at < oldest or self._is_gone(each)]
@@ -93,6 +94,13 @@ class Leases:
             return False
         # A process that has taken the place of its own executor: the id is another one.
         return lease.pid == os.getpid()
+
+    def _now(self, connection: Connection) -> int:
+        if not self._is_sqlite:
+            return now_in(connection)
+        # Processes that began before and after the machine's clock was set have to agree on who lives.
+        milliseconds = text("SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)")
+        return int(connection.execute(milliseconds).scalar_one())
 
 
 def leases_table(schema: str | None) -> Table:
