@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,17 @@ STEPS = {
     "asked": [
         {"name": "ok", "type": "approval", "permission": "notes.approve", "message": "May it?"},
         {"name": "note", "type": "action", "action": "notes.add", "input": {"text": "asked"}},
+    ],
+    "brief": [
+        {
+            "name": "ok",
+            "type": "approval",
+            "permission": "notes.approve",
+            "message": "May it?",
+            "expires_after": 1,
+            "on_reject": "late",
+        },
+        {"name": "late", "type": "notification", "to": "ops", "message": "Nobody has said"},
     ],
 }
 
@@ -115,6 +127,14 @@ def test_what_a_lost_durable_engine_had_is_asked_for_again(office: Office) -> No
         office.do("approvals.approve", by="boss", approval_id=approval.id)
         office.wait_for(waiting, "succeeded")
         assert runtime.restore([office.tenant]) == 0
+
+
+def test_timers_that_come_early_come_again(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actionengine.workflows.agenda._AFTER_EXPIRY", -0.7)
+    with office.runtime():
+        run = office.wait_for(office.start("brief"), "succeeded")
+    assert [(step.step, step.status) for step in run.steps] == [("ok", "rejected"), ("late", "succeeded")]
+    assert run.steps[0].ended_at - run.created_at >= timedelta(seconds=1)
 
 
 def test_roles_that_cannot_be_told_hold_a_run_up_and_do_not_lose_it(office: Office) -> None:

@@ -25,7 +25,8 @@ from actionengine.durable.leases import Leases
 from actionengine.storage.port import Mode
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.workflows import WorkflowPublisher, WorkflowRuntime
-from actionengine.workflows.driving import Driver
+from actionengine.workflows.agenda import Agenda
+from actionengine.workflows.driving import Driver, Executions
 from tests.crash.host import POINTS as STORAGE_POINTS
 from tests.crash.host import Fuse, FusedPostgresStorage, FusedSQLiteStorage
 from tests.workflows_crash.business import clearance, desk_engine
@@ -35,6 +36,8 @@ POINTS = (
     "before it is queued",
     "after it is queued",
     "before the relay has settled",
+    "once a step is performed",
+    "before a timer is set",
     "before the turn is noted",
     "before the first lease",
     "after the first lease",
@@ -163,6 +166,8 @@ def lay(fuse: Fuse) -> None:
     around(Leases, "renew", fuse, "before the first lease", "after the first lease")
     around(DurableClient, "take_over", fuse, "before a takeover", "in the middle of a takeover")
     around_async(WorkflowPublisher, "publish", fuse, "before the relay has settled")
+    around_async(Executions, "perform", fuse, "once a step is performed")
+    around(Agenda, "expiry", fuse, "before a timer is set", "once a timer is set")
     around_async(Driver, "drive", fuse, "before the turn is noted")
 
 
