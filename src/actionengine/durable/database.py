@@ -137,6 +137,7 @@ def open_postgres(url: URL, bounds: Bounds, *, size: int, overflow: int = 0, swi
 
     if switch is not None:
         event.listen(engine, "handle_error", _told_by(switch))
+        event.listen(engine, "checkin", _closed_by(switch))
     return engine
 
 
@@ -154,6 +155,16 @@ def _told_by(switch: Switch) -> Callable[[ExceptionContext], None]:
             raise DurableUnavailable(str(context.original_exception)) from context.original_exception
 
     return tell
+
+
+def _closed_by(switch: Switch) -> Callable[[Any, Any], None]:
+    """Return a listener that closes a connection which is given back late."""
+
+    def close(connection: Any, record: Any) -> None:
+        if switch.is_off.is_set():
+            record.invalidate()
+
+    return close
 
 
 def _connect_arguments(url: URL, bounds: Bounds) -> dict[str, Any]:
