@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from actionengine.cli.errors import fail
-from actionengine.cli.workflows import DurableUrl, durable_engine
+from actionengine.cli.workflows import AnswerTimeout, ConnectTimeout, DurableUrl, durable_engine
 from actionengine.execution.capabilities import PROFILES, CapabilityProfile
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ def work(
     set_up: Annotated[
         bool, typer.Option("--set-up/--no-set-up", help="Make the durable engine's tables where there are none.")
     ] = True,
+    connect_timeout: ConnectTimeout = 5.0,
+    answer_timeout: AnswerTimeout = 10.0,
 ) -> None:
     """Run what is asked for until SIGINT or SIGTERM; then what is in hand is finished, or given to another worker. A
     second signal ends at once. Run as many as you like."""
@@ -89,7 +91,13 @@ def work(
 
         behind = _runner(kind, _profile(profile, require_file_isolation), actions, readable or [], writable or [])
         worker = RunnerWorker(
-            url, behind, ModuleRoots(modules), queue=queue, concurrency=concurrency, lease=lease, set_up=set_up
+            *(url, behind, ModuleRoots(modules)),
+            queue=queue,
+            concurrency=concurrency,
+            lease=lease,
+            set_up=set_up,
+            connect_timeout=connect_timeout,
+            answer_timeout=answer_timeout,
         )
         told_to_stop = _signalled()
         worker.start()

@@ -21,6 +21,14 @@ DurableUrl = Annotated[
     ),
 ]
 
+ConnectTimeout = Annotated[
+    float, typer.Option(min=0.1, max=3600.0, help="Seconds to wait for a connection to that database (PostgreSQL).")
+]
+AnswerTimeout = Annotated[
+    float,
+    typer.Option(min=0.1, max=86400.0, help="Seconds to wait for the answer to a statement there (PostgreSQL)."),
+]
+
 
 @workflows.callback()
 def commands() -> None:
@@ -33,12 +41,14 @@ def upgrade(
     app_role: Annotated[
         str | None, typer.Option(help="Give this role what hosts and workers need (PostgreSQL).")
     ] = None,
+    connect_timeout: ConnectTimeout = 5.0,
+    answer_timeout: AnswerTimeout = 600.0,
 ) -> None:
     """Make or upgrade the durable engine's tables, as their owner. Where they are up to date, nothing changes."""
     with durable_engine():
         from actionengine.durable.host import upgrade
 
-        upgrade(url, app_role=app_role)
+        upgrade(url, app_role=app_role, connect_timeout=connect_timeout, answer_timeout=answer_timeout)
     print("the durable engine's tables are up to date")
     if app_role is not None:
         print(f"the role {app_role} has its grants")

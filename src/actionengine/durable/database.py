@@ -44,9 +44,10 @@ class Bounds(NamedTuple):
             if not 0 < seconds < inf:
                 raise ConfigurationError(f"{name} has to be more than 0 seconds, and is {seconds}")
 
-    def within(self, seconds: float) -> Bounds:
-        """Return bounds that are both kept within these seconds."""
-        return Bounds(min(self.connect_timeout, seconds / 2), min(self.answer_timeout, seconds / 2))
+    def for_lease(self, lease: float) -> Bounds:
+        """Return bounds that leave a lease time to be renewed, on another connection, before it runs out."""
+        longest = max(1.0, lease / 4)
+        return Bounds(min(self.connect_timeout, longest), min(self.answer_timeout, longest))
 
     @property
     def longest(self) -> float:

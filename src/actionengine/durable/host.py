@@ -238,7 +238,7 @@ class DurableHost:
         DBOS.listen_queues(sorted({each.queue for each in self._functions}))
         if self._set_up:
             upgrade(self.url, connect_timeout=self._bounds.connect_timeout, answer_timeout=self._bounds.answer_timeout)
-        self._engine = opened(self.url, self._bounds.within(self._lease / 2))
+        self._engine = opened(self.url, self._bounds.for_lease(self._lease))
         leases = Leases(self._engine, self.executor_id)
         if not leases.has_table():
             raise DurableUnavailable("the durable engine's tables are not there: run `actionengine workflows upgrade`")
@@ -346,9 +346,7 @@ def upgrade(
     bounds.check()
     engine = opened(parsed, bounds)
     try:
-        # Where nothing answers, DBOS would log what we say.
-        with engine.connect():
-            pass
+        _probe(parsed, Bounds(connect_timeout, min(answer_timeout, ANSWER_TIMEOUT)))
         _migrate(parsed, None if is_sqlite else engine)
         Leases(engine, "").create_table()
         if app_role is not None:
@@ -360,6 +358,16 @@ def upgrade(
         if "answer_timeout" in reason:
             reason += ": is the network silent, or a table large? `actionengine workflows upgrade` has --answer-timeout"
         raise DurableUnavailable(f"the durable engine's tables cannot be made: {reason}") from error
+    finally:
+        engine.dispose()
+
+
+def _probe(url: URL, bounds: Bounds) -> None:
+    """Raise where nothing answers: DBOS would log that, and a statement on tables may take longer than this."""
+    engine = opened(url, bounds)
+    try:
+        with engine.connect():
+            pass
     finally:
         engine.dispose()
 
