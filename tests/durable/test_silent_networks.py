@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -158,6 +160,20 @@ def test_a_host_does_not_start_without_an_answer(url: str, proxy: FaultyProxy, q
     for start in (host_of(url, queue).start, host_of(url, queue, set_up=True).start, make_tables):
         with pytest.raises(DurableUnavailable, match=r"answer|timeout"):
             assert takes(start) < LONG
+
+
+def test_an_operator_is_told_that_nothing_answers(url: str, proxy: FaultyProxy) -> None:
+    proxy.swallow_new("after login")
+    program = [sys.executable, "-c", "from actionengine.cli import main; main()", "workflows", "upgrade"]
+
+    told = subprocess.run(
+        [*program, "--url", url, "--answer-timeout", "0.5"], capture_output=True, text=True, timeout=90
+    )
+
+    assert told.returncode == 1
+    assert "the database did not answer within 0.5 s (answer_timeout): is the network silent" in " ".join(
+        told.stderr.split()
+    )
 
 
 def test_a_host_does_not_start_on_a_network_that_falls_silent_meanwhile(

@@ -1,0 +1,126 @@
+"""Runs go on after whatever the durable engine's network has done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from random import Random
+from threading import Timer
+from typing import Any, get_args
+
+import pytest
+
+from actionengine.driving import drive
+from actionengine.workflows import WorkflowRuntime
+from actionengine.workflows.looking import find_all
+from tests.durable.databases import Durable, postgres
+from tests.faulty_proxy import CommitPoint, Fault, FaultyProxy
+from tests.workflows.test_runtime import Office
+
+LONG = 60.0
+"""Seconds that no recovery here takes on a busy machine."""
+
+FAULTS: dict[str, Callable[[FaultyProxy], Any]] = {
+    "forgets what is open": lambda proxy: proxy.swallow(),
+    "tells the server of it": lambda proxy: proxy.swallow(hang_ups_pass=True),
+    "cuts": lambda proxy: proxy.cut(),
+    **{
+        f"{fault}s {point} a commit": partial(FaultyProxy.at_commit, point=point, fault=fault, delay=2.0)
+        for point in get_args(CommitPoint)
+        for fault in get_args(Fault)
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def database(postgres_server: str) -> Durable:
+    return postgres(postgres_server)
+
+
+@pytest.fixture
+def proxy(database: Durable) -> Iterator[FaultyProxy]:
+    with FaultyProxy.before_postgres(database.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Iterator[Office]:
+    office = Office(tmp_path)
+    step = {
+        "name": "book",
+        "type": "record_mutation",
+        "collection": "bookings",
+        "operation": "insert",
+        "data": {"n": 1},
+    }
+    office.do("workflows.define", key="book", definition={"steps": [step]})
+    office.do("workflows.activate", key="book")
+    yield office
+    office.released.set()
+    office.storage.close()
+
+
+def runtime_of(office: Office, url: str) -> WorkflowRuntime:
+    options: dict[str, Any] = {"lease": 2.0, "poll_interval": 0.05, "connect_timeout": 2, "answer_timeout": 0.5}
+    return WorkflowRuntime(office.engine, url, relay_to=[], set_up=False, **options)
+
+
+def bookings(office: Office) -> int:
+    """Count the effects of the runs of `book`."""
+
+    async def count() -> int:
+        return len([each async for each in find_all(office.storage, office.tenant, "bookings", {}, "sync")])
+
+    return drive(count())
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_runs_go_on_after_what_the_network_did(
+    office: Office, database: Durable, proxy: FaultyProxy, fault: str
+) -> None:
+    with runtime_of(office, proxy.url(database.url)):
+        office.wait_for(office.start("book"), "succeeded")
+        FAULTS[fault](proxy)
+        for run in [office.start("book") for _ in range(2)]:
+            office.wait_for(run, "succeeded")
+
+    assert bookings(office) == 3
+
+
+def test_a_runtime_stops_in_the_middle_of_a_run_on_a_silent_network(
+    office: Office, database: Durable, proxy: FaultyProxy
+) -> None:
+    runtime = runtime_of(office, proxy.url(database.url))
+    runtime.start()
+    run = office.start("held")
+    assert office.held.wait(LONG)
+    with proxy.swallowing_everything():
+        began = time.monotonic()
+        Timer(0.5, office.released.set).start()
+        runtime.stop(grace=3)
+        assert time.monotonic() - began < LONG
+
+    # Another one takes over what this one could not even say of itself.
+    with runtime_of(office, database.url):
+        office.wait_for(run, "succeeded")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(4))
+def test_runs_go_on_whatever_the_network_does(office: Office, database: Durable, proxy: FaultyProxy, seed: int) -> None:
+    random, runs = Random(seed), []
+    with runtime_of(office, proxy.url(database.url)):
+        for _ in range(40):
+            random.choice(list(FAULTS.values()))(proxy)
+            runs.append(office.start("book"))
+            if random.random() < 0.2:
+                with proxy.swallowing_everything():
+                    time.sleep(random.uniform(0, 3))
+            time.sleep(random.uniform(0, 1))
+        proxy.heal()
+        for run in runs:
+            office.wait_for(run, "succeeded")
+
+    assert bookings(office) == len(runs)
