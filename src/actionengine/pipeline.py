@@ -130,7 +130,10 @@ class Pipeline(Stages):
             return None, (await self._ask_for(execution, needed)).id
         if isinstance(answered, Failure):
             raise ActionException(answered.failure())
-        return await self._remember(execution, answered.unwrap()), None
+        value = answered.unwrap()
+        if execution.claim is not None:
+            value = self._remember(execution, value, await self.open(execution).now())
+        return value, None
 
     async def _admit(self, execution: Execution) -> None:
         if self._before is not None:
@@ -149,7 +152,9 @@ class Pipeline(Stages):
                 if execution.claim is not None or self._wants_claim(execution):
                     await self.claim(execution)
                 await self._perform(execution)
-                value = await self._remember(execution, _answered(execution))
+                value = _answered(execution)
+                if execution.claim is not None:
+                    value = self._remember(execution, value, await self.open(execution).now())
                 await self.record(execution)
                 await self.commit(execution)
                 return value

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from contextvars import copy_context
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from math import inf
 from typing import Any
@@ -477,13 +477,12 @@ class Stages(ABC):
             print_of_payload = f"{print_of_payload}:{execution.request.actor}"
         return Claim(execution.plan.name, key, print_of_payload)
 
-    async def _remember(self, execution: Execution, value: Any) -> Any:
+    def _remember(self, execution: Execution, value: Any, now: datetime) -> Any:
         """Queue what the claimed key answers from now on, and return it: the caller gets the same as every retry.
 
         Raises `ActionException(internal)` for a result that a retry could not get.
         """
-        if execution.claim is None:
-            return value
+        assert execution.claim is not None
         plan, masked = execution.plan, execution.result_json or masked_json(execution.value)
         try:
             if execution.has_plain_value and value is execution.value and plan.results.is_plain:
@@ -499,7 +498,7 @@ class Stages(ABC):
                 f"declare the action with idempotency='none'",
             ) from None
         encoded = with_shown(encoded, execution.input_to_keep, execution.output_to_keep)
-        until = await self.open(execution).now() + self._idempotency_ttl
+        until = now + self._idempotency_ttl
         asked = execution.asked.encode(execution.has_secret_in) if execution.asked is not None else None
         execution.root.results.append(IdempotentResult(execution.claim, encoded, None, until, asked))
         return value
