@@ -7,8 +7,11 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import dbos._queue
 import pytest
 
 from actionengine.durable import scheduler as module
@@ -240,7 +243,9 @@ def durable(tmp_path: Path) -> Iterator[Durable]:
     found.end()
 
 
-def test_a_host_serves_each_of_its_schedules_and_all_else(durable: Durable, tmp_path: Path) -> None:
+def test_a_host_serves_each_of_its_schedules_and_all_else(
+    durable: Durable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "lines"
 
     def fire(at: str, context: str) -> None:
@@ -256,9 +261,19 @@ def test_a_host_serves_each_of_its_schedules_and_all_else(durable: Durable, tmp_
     client.enqueue("unknown here", queue="q", id="unknown")
     client.enqueue("fire", at(1), "undecodable", queue="q", id="undecodable")
     change(durable, "UPDATE workflow_input SET inputs = 'no JSON' WHERE workflow_uuid = 'undecodable'")
+    log_queues, failed = dbos._queue.log_queues, Event()
+
+    def fail_once(*arguments: Any) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("can't start new thread")
+        log_queues(*arguments)
+
+    monkeypatch.setattr(dbos._queue, "log_queues", fail_once)
     with DurableHost(durable.url, [DurableFunction("fire", fire, "q")], lease=1.0, poll_interval=0.05):
         client.schedule("d", "fire", "* * * * * *", timezone="Europe/Berlin", **options)
         assert eventually(lambda: lines_of(path)[:2] == ["good"] * 2)
+        assert failed.is_set()
 
         for name in "abcd":
             client.unschedule(name)

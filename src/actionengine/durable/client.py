@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 from uuid import uuid4
@@ -19,7 +18,7 @@ from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from actionengine.durable.clock import now_in
-from actionengine.durable.database import Bounds, open_postgres
+from actionengine.durable.database import Bounds, Switch, open_postgres
 from actionengine.durable.database import DurableUnavailable as DurableUnavailable
 from actionengine.durable.only_json import guard, reading
 from actionengine.durable.urls import durable_url, spelled
@@ -88,8 +87,11 @@ class DurableClient:
     Each method raises `DurableUnavailable` where the engine's database is out of reach, or not set up.
     """
 
-    def __init__(self, url: str | os.PathLike[str] | URL, bounds: Bounds = DEFAULT_BOUNDS) -> None:
+    def __init__(
+        self, url: str | os.PathLike[str] | URL, bounds: Bounds = DEFAULT_BOUNDS, switch: Switch | None = None
+    ) -> None:
         bounds.check()
+        self._switch = switch
         self._url = url if isinstance(url, URL) else durable_url(url)
         self._bounds = bounds
         self._lock = threading.Lock()
@@ -286,9 +288,8 @@ class DurableClient:
 
     def close(self) -> None:
         """Close the connections. They are opened again when the client is asked again."""
-        with self._taken():
-            client, self._client = self._client, None
-            engine, self._engine = self._engine, None
+        client, self._client = self._client, None
+        engine, self._engine = self._engine, None
         if client is not None:
             client.destroy()
         if engine is not None:
@@ -302,32 +303,35 @@ class DurableClient:
             raise DurableUnavailable(_why(error)) from error
 
     def _opened(self) -> DBOSClient:
-        with self._taken():
-            if self._client is None:
-                guard()
-                if self._url.get_backend_name() != "sqlite":
-                    self._engine = open_postgres(self._url, self._bounds, size=_CONNECTIONS)
-                    # SQLAlchemy asks the first connection what its server is, one caller at a time.
-                    with self._engine.connect():
-                        pass
-                self._client = DBOSClient(
-                    system_database_url=spelled(self._url),
-                    system_database_engine=self._engine,
-                    serializer=DBOSPortableJSONSerializer(),
-                    application_name=APPLICATION,
-                    lazy=True,
-                    retry_connection_errors=False,
-                )
-            return self._client
-
-    @contextmanager
-    def _taken(self) -> Iterator[None]:
+        client = self._client
+        if client is not None:
+            return client
         if not self._lock.acquire(timeout=self._bounds.longest):
             raise DurableUnavailable("the durable engine cannot be asked: its first connection is not there yet")
         try:
-            yield
+            if self._client is None:
+                self._client = self._made()
+            return self._client
         finally:
             self._lock.release()
+
+    def _made(self) -> DBOSClient:
+        guard()
+        engine = None
+        if self._url.get_backend_name() != "sqlite":
+            engine = open_postgres(self._url, self._bounds, size=_CONNECTIONS, switch=self._switch)
+            # SQLAlchemy asks the first connection what its server is, one caller at a time.
+            with engine.connect():
+                pass
+        self._engine = engine
+        return DBOSClient(
+            system_database_url=spelled(self._url),
+            system_database_engine=engine,
+            serializer=DBOSPortableJSONSerializer(),
+            application_name=APPLICATION,
+            lazy=True,
+            retry_connection_errors=False,
+        )
 
 
 def _why(error: Exception) -> str:

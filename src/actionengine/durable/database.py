@@ -46,7 +46,7 @@ class Bounds(NamedTuple):
 
     def for_lease(self, lease: float) -> Bounds:
         """Return bounds that leave a lease time to be renewed, on another connection, before it runs out."""
-        longest = max(1.0, lease / 4)
+        longest = min(max(1.0, lease / 4), CONNECT_TIMEOUT)
         return Bounds(min(self.connect_timeout, longest), min(self.answer_timeout, longest))
 
     @property

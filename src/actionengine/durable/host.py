@@ -38,7 +38,7 @@ from actionengine.durable.database import (
 )
 from actionengine.durable.leases import Leases
 from actionengine.durable.only_json import guard, set_executing
-from actionengine.durable.retries import shorten_pauses
+from actionengine.durable.retries import keep_threads, shorten_pauses
 from actionengine.durable.scheduler import Scheduler
 from actionengine.durable.urls import SCHEMA, durable_url, spelled
 from actionengine.durable.watched import start_watched
@@ -56,6 +56,9 @@ _CONNECTIONS = 8
 
 _LAST_ANSWERS = 2.0
 """Seconds after the grace in which the database may answer, before a process that stops hangs up."""
+
+_LEASE = "actionengine-lease"
+"""The name of the thread that renews the lease."""
 
 _MOST_AT_ONCE = 10_000
 """The highest `concurrency`."""
@@ -172,12 +175,13 @@ class DurableHost:
         self._switch.turn_off()
         self._ended.set()
         for thread in self._threads:
-            thread.join(self._lease)
-        self._threads = []
+            thread.join(_LAST_ANSWERS)
         if self._engine is not None:
-            self._give_up_lease()
+            if not any(thread.name == _LEASE and thread.is_alive() for thread in self._threads):
+                self._give_up_lease()
             self._engine.dispose()
             self._engine = None
+        self._threads = []
         if self._pool is not None:
             self._pool.dispose()
             self._pool = None
@@ -210,7 +214,9 @@ class DurableHost:
             raise ConfigurationError("this process has a DBOS of its own: actionengine's needs a process of its own")
         guard()
         shorten_pauses()
+        keep_threads()
         self._switch = Switch()
+        self._client = DurableClient(self.url, self._bounds, self._switch)
         if self.url.get_backend_name() != "sqlite":
             self._pool = open_postgres(self.url, self._bounds, size=_CONNECTIONS, switch=self._switch)
         self._instance = DBOS(
@@ -254,7 +260,7 @@ class DurableHost:
         scheduler = Scheduler(self._client)
         self._threads = [
             start_watched(
-                *(partial(self._renew, leases), "actionengine-lease", self._ended),
+                *(partial(self._renew, leases), _LEASE, self._ended),
                 without=f"the lease of {self.executor_id} is not renewed",
             ),
             start_watched(

@@ -19,27 +19,28 @@ _LONGEST_PAUSE = 10.0
 
 
 def start_watched(work: Callable[[], None], name: str, stopping: threading.Event, without: str) -> threading.Thread:
-    """Start a thread that does some work until it returns. If it raises, the log says what is left undone `without` it,
-    and after a pause it is begun again, unless `stopping` is set by then."""
-
-    def watch() -> None:
-        pause = _SHORTEST_PAUSE
-        while not stopping.is_set():
-            began = monotonic()
-            try:
-                work()
-                return
-            except Exception as error:
-                if stopping.is_set():
-                    return
-                if monotonic() - began > _LONGEST_PAUSE:
-                    pause = _SHORTEST_PAUSE
-                is_known = isinstance(error, ConfigurationError | StorageError | DurableUnavailable)
-                reason = str(error) if is_known else f"{type(error).__name__}: {error}"
-                logger.error("%s: %s; it is begun again in %.1f s", without, reason, pause, exc_info=not is_known)
-            stopping.wait(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-
-    thread = threading.Thread(target=watch, name=name, daemon=True)
+    """Start a thread that does some work until it returns, and begins it again when it raises, as `watch` says."""
+    thread = threading.Thread(target=watch, args=(work, stopping, without), name=name, daemon=True)
     thread.start()
     return thread
+
+
+def watch(work: Callable[[], None], stopping: threading.Event, without: str) -> None:
+    """Do some work until it returns. If it raises, the log says what is left undone `without` it, and after a pause it
+    is begun again, unless `stopping` is set by then."""
+    pause = _SHORTEST_PAUSE
+    while not stopping.is_set():
+        began = monotonic()
+        try:
+            work()
+            return
+        except Exception as error:
+            if stopping.is_set():
+                return
+            if monotonic() - began > _LONGEST_PAUSE:
+                pause = _SHORTEST_PAUSE
+            is_known = isinstance(error, ConfigurationError | StorageError | DurableUnavailable)
+            reason = str(error) if is_known else f"{type(error).__name__}: {error}"
+            logger.error("%s: %s; it is begun again in %.1f s", without, reason, pause, exc_info=not is_known)
+        stopping.wait(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
