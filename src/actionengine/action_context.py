@@ -30,6 +30,7 @@ from actionengine.storage.port import (
     Record,
     RecordGuard,
     StorageError,
+    StoredRecords,
     UnitOfWork,
 )
 from actionengine.storage.records import Records
@@ -289,7 +290,7 @@ class _OnRecord:
 
     def __init__(
         self,
-        records: AsyncRecords,
+        records: StoredRecords,
         execution: Execution,
         collection: str,
         ask: Callable[[], Awaitable[DocumentCheck | None]] | None,
@@ -304,7 +305,8 @@ class _OnRecord:
     async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
         """Add a document; without an `id` it gets one that sorts by time. A taken id is `conflict`."""
         self._check_writable()
-        await self._check_document(data)
+        if (check := await self._document_check()) is not None:
+            check.check_new(data)
         self._check_writable()
         record = await self._answered(self._records.insert(data, id))
         self._execution.add_subject(f"{self._collection}/{record.id}")
@@ -317,7 +319,10 @@ class _OnRecord:
     async def update(self, id: str, data: Mapping[str, Any], expected_version: int) -> Record:
         """Replace a document that is at `expected_version`; any other version is `conflict`."""
         self._check_writable()
-        await self._check_document(data)
+        check = await self._document_check()
+        if check is not None and not check.fits(data):
+            # It may be older than the collection's schema. The lock keeps another document from taking its place.
+            check.check_change(data, (await self._records.lock(id, expected_version)).data)
         await self._check_unlocked(id)
         self._check_writable()
         record = await self._answered(self._records.update(id, data, expected_version))
@@ -351,10 +356,10 @@ class _OnRecord:
         """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
         return await self._records.list(filter, limit, after, descending)
 
-    async def _check_document(self, data: Mapping[str, Any]) -> None:
-        """A document of a record type is what that says; which is asked once for each collection."""
+    async def _document_check(self) -> DocumentCheck | None:
+        """Return what checks documents: the record type's, which is asked for once for each collection."""
         if self._ask is None:
-            return
+            return None
         root = self._execution.root
         checks = root.document_checks
         if checks is None:
@@ -362,9 +367,7 @@ class _OnRecord:
         if self._collection not in checks:
             # A nested action of another task may begin anew meanwhile: what is told goes with these.
             checks[self._collection] = await self._ask()
-        check = checks[self._collection]
-        if check is not None:
-            check(data)
+        return checks[self._collection]
 
     async def _check_unlocked(self, id: str) -> None:
         """A document that somebody has locked is changed by nobody else."""

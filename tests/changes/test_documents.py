@@ -153,19 +153,33 @@ async def test_collections_without_a_record_type_take_anything(desk: Desk) -> No
 
 
 @scenario
-async def test_a_retired_type_takes_no_documents_and_shows_those_it_has(desk: Desk) -> None:
+async def test_a_retired_type_takes_no_new_documents_and_those_that_it_has_can_be_changed(desk: Desk) -> None:
     project = await desk.job()
     expect(await desk.keep("job", {"title": "a"}, "one"))
     expect(await desk.ask("record_types.retire", {"project_id": project.id, "key": "job"}))
     before = desk.dump()
 
-    refused(await desk.keep("job", {"title": "b"}), ErrorCode.CONFLICT, "'job'", "retired")
-    refused(await desk.keep("job", {"title": "b"}, "one", version=1), ErrorCode.CONFLICT, "retired")
+    refused(await desk.keep("job", {"title": "b"}), ErrorCode.CONFLICT, "'job'", "retired", "no new")
+    refused(await desk.keep("job", {"title": "b"}, "two"), ErrorCode.CONFLICT, "retired")
+    refused(await desk.keep("job", {"title": 7}, "one", version=1), INVALID, "title")
+    refused(await desk.keep("job", {"title": "b", "more": 1}, "one", version=1), INVALID, "more")
 
     assert besides_the_log(before, desk.dump()) == {}
-    assert await desk.ask("host.read", {"type": "job", "id": "one"}) == {"title": "a"}
+    assert expect(await desk.keep("job", {"title": "b"}, "one", version=1)) == 2
+    assert await desk.ask("host.read", {"type": "job", "id": "one"}) == {"title": "b"}
+    expect(await desk.ask("host.remove", {"type": "job", "id": "one", "version": 2}))
+    refused(await desk.keep("job", {"title": "b"}, "one"), ErrorCode.CONFLICT, "retired")
     expect(await desk.ask("record_types.activate", {"project_id": project.id, "key": "job"}))
     expect(await desk.keep("job", {"title": "b"}))
+
+
+@scenario
+async def test_a_draft_elsewhere_does_not_open_a_retired_type(desk: Desk) -> None:
+    project, other = await desk.job(), await desk.project()
+    expect(await desk.ask("record_types.retire", {"project_id": project.id, "key": "job"}))
+    expect(await desk.type(other, "job", schema(number="number!"), name="the other job"))
+
+    refused(await desk.keep("job", {"anything": 1}), ErrorCode.CONFLICT, "retired")
 
 
 @scenario

@@ -6,15 +6,17 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
+from unicodedata import normalize
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from actionengine.changes.models import DocumentCheck, Misfit
 from actionengine.changes.schema import Field as SchemaField
 from actionengine.changes.schema import Schema
 from actionengine.payload import refusals
 from actionengine.storage.port import AsyncRecords
+from actionengine.storage.records import same_json
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _DATETIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d:?\d\d)?")
@@ -65,17 +67,35 @@ def _declared(field: SchemaField) -> tuple[Any, Any]:
     return (type, Field(alias=field.name)) if field.required else (type | None, Field(None, alias=field.name))
 
 
-def misfits(model: type[BaseModel], document: bytes) -> list[dict[str, str]]:
-    """Each field of a document (JSON) that does not fit: its `path`, the `reason` and its `type`, as `refusals` has
-    them; nothing of what is in it is shown."""
+def misfits(model: type[BaseModel], document: bytes, stored: Mapping[str, Any] | None = None) -> list[dict[str, str]]:
+    """Return each field of a document (JSON) that does not fit: its `path`, the `reason` and its `type`, as `refusals`
+    has them; nothing of what is in it is shown. With the `stored` document that this one replaces, a field that is the
+    same in both, or is in neither, counts as fitting."""
     try:
         model.__pydantic_validator__.validate_json(document)
     except ValidationError as error:
+        places = [item["loc"] for item in error.errors(include_url=False, include_context=False, include_input=False)]
+        given = from_json(document) if stored is not None else {}
         return [
-            refusal | ({"reason": "the record type has no such field"} if refusal["type"] == "extra_forbidden" else {})
-            for refusal in refusals(error)
+            refusal | ({"reason": _unknown(model, str(place[0]))} if refusal["type"] == "extra_forbidden" else {})
+            for refusal, place in zip(refusals(error), places, strict=True)
+            if stored is None or not place or not _is_same(str(place[0]), stored, given)
         ]
     return []
+
+
+def _is_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    if name in stored and name in given:
+        return same_json(stored[name], given[name])
+    return name not in stored and name not in given
+
+
+def _unknown(model: type[BaseModel], name: str) -> str:
+    """Return why a field is refused that the schema does not have; it may have it in Unicode's form NFC."""
+    plain = normalize("NFC", name)
+    if plain != name and any(field.alias == plain for field in model.model_fields.values()):
+        return f"the record type has the field {plain!r}, and this is another spelling of it: write it in the form NFC"
+    return "the record type has no such field"
 
 
 async def check_documents(

@@ -1,10 +1,11 @@
-"""What `ctx.records` asks before it writes: whether the document is what its record type says."""
+"""The checks of `ctx.records`: all of a new document has to fit its record type, of a changed one what has changed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -47,10 +48,8 @@ class RecordTypeGuard:
         self._known: dict[tuple[UUID, str], _Known] = {}
 
     async def check(self, unit_of_work: UnitOfWork, tenant: Tenant, collection: str) -> DocumentCheck | None:
-        """What checks the documents of a collection; None where its name is no record type's in use.
-
-        Raises `ActionException(conflict)` for a record type that is retired.
-        """
+        """Return what checks the documents of a collection; None where no record type of its name is in use, or has
+        been. Of several retired types, the one that was changed last counts."""
         store, known = Store(unit_of_work), self._known.get((tenant.id, collection))
         if known is not None:
             rows = await store.record_types.find(
@@ -59,21 +58,22 @@ class RecordTypeGuard:
             is_active = any(row["key"] == collection and row["status"] == "active" for row in rows)
             if is_active and _versions(rows) == known.versions:
                 return known.check
-        named = {row["status"]: row for row in await store.record_types.find({"key": collection})}
+        found = sorted(await store.record_types.find({"key": collection}), key=itemgetter("updated_at"))
+        named = {row["status"]: row for row in found}
         if "active" in named:
             return await self._learn(store, tenant, named["active"])
-        if named.keys() == {"retired"}:
-            raise conflict(f"the record type {collection!r} is retired: it takes no documents", record_type=collection)
+        if "retired" in named:
+            model, _ = await _model(store, named["retired"])
+            return _Fit(collection, model, is_retired=True)
         return None
 
     async def _learn(self, store: Store, tenant: Tenant, row: Row) -> DocumentCheck:
-        key, rows = row["key"], await store.lineage(row)
-        graph = TypeGraph(map(state_of, rows))
-        model = model_of(key, graph.effective(key, graph.schemas))
+        key = row["key"]
+        model, rows = await _model(store, row)
         while len(self._known) >= _MOST:
             self._known.pop(next(iter(self._known)), None)
         versions = _versions(rows)
-        check = partial(_check_fit, key, model)
+        check = _Fit(key, model)
         self._known[tenant.id, key] = _Known(row["project_id"], tuple(versions), versions, check)
         return check
 
@@ -82,9 +82,39 @@ def _versions(rows: Sequence[Row]) -> dict[str, Version]:
     return {row["key"]: (row["version"], row["updated_at"]) for row in rows}
 
 
-def _check_fit(collection: str, model: type[BaseModel], data: Mapping[str, Any]) -> None:
-    """Raises `ActionException(invalid_input)` for a document that does not fit, naming each field and the reason."""
-    fields = misfits(model, encode_document(collection, data))
-    if fields:
-        message = f"this is no {collection!r} document: {summary(fields)}"
-        raise failing(ErrorCode.INVALID_INPUT, message, record_type=collection, fields=fields)
+async def _model(store: Store, row: Row) -> tuple[type[BaseModel], list[Row]]:
+    """Return the model of a record type's documents, and the rows of the type and of its base types."""
+    key, rows = row["key"], await store.lineage(row)
+    graph = TypeGraph(map(state_of, rows))
+    return model_of(key, graph.effective(key, graph.schemas)), rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """The check of one record type's documents. A refusal names each field and the reason."""
+
+    record_type: str
+    model: type[BaseModel]
+    is_retired: bool = False
+
+    def check_new(self, data: Mapping[str, Any]) -> None:
+        """Check all of a new document, of which a retired type takes none."""
+        if self.is_retired:
+            raise conflict(
+                f"the record type {self.record_type!r} is retired: it takes no new documents",
+                record_type=self.record_type,
+            )
+        self._refuse(misfits(self.model, encode_document(self.record_type, data)))
+
+    def fits(self, data: Mapping[str, Any]) -> bool:
+        """Return whether all of a document is what the type says."""
+        return not misfits(self.model, encode_document(self.record_type, data))
+
+    def check_change(self, data: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+        """Check the fields of a document that differ from those of the stored one."""
+        self._refuse(misfits(self.model, encode_document(self.record_type, data), stored))
+
+    def _refuse(self, fields: Sequence[Mapping[str, str]]) -> None:
+        if fields:
+            message = f"this is no {self.record_type!r} document: {summary(fields)}"
+            raise failing(ErrorCode.INVALID_INPUT, message, record_type=self.record_type, fields=fields)

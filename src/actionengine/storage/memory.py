@@ -652,6 +652,11 @@ class MemoryRecords:
         document = self._unit_of_work.read((self._collection, id))
         return _record(id, document) if document else None
 
+    async def lock(self, id: str, expected_version: int) -> Record:
+        """Return the document, which nobody else changes until this transaction ends."""
+        with self._unit_of_work.alone:
+            return _record(id, self._lock_version((self._collection, id), expected_version))
+
     async def update(self, id: str, data: Mapping[str, Any], expected_version: int) -> Record:
         """Replace a document."""
         encoded = encode_document(self._collection, data)

@@ -313,6 +313,14 @@ class AsyncRecords(Protocol):
         """
 
 
+class StoredRecords(AsyncRecords, Protocol):
+    """A collection as a unit of work has it: documents can be locked, too."""
+
+    async def lock(self, id: str, expected_version: int) -> Record:
+        """Return the document, which nobody else changes or deletes until this transaction ends; raise where `update`
+        would."""
+
+
 class AsyncRows(Protocol):
     """A tenant's rows of one of the library's own tables. Each method is one statement, however many rows there are.
 
@@ -361,7 +369,7 @@ class UnitOfWork(Protocol):
     async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
         """Claim an idempotency key, waiting up to `wait` seconds for another unit of work that holds it."""
 
-    def records(self, collection: str) -> AsyncRecords:
+    def records(self, collection: str) -> StoredRecords:
         """The collection as this transaction sees it."""
 
     def rows(self, table: Table) -> AsyncRows:
@@ -428,8 +436,18 @@ class UnitOfWork(Protocol):
         """Run a coroutine of this unit of work to its end from inside a `def` handler."""
 
 
-DocumentCheck = Callable[[Mapping[str, Any]], None]
-"""Raises `ActionException(invalid_input)` for a document that its collection does not take."""
+class DocumentCheck(Protocol):
+    """What a collection takes. The methods that check raise `ActionException`: `invalid_input` for a document that does
+    not fit, `conflict` for a new one where the collection takes none."""
+
+    def check_new(self, data: Mapping[str, Any]) -> None:
+        """Check all of a new document."""
+
+    def fits(self, data: Mapping[str, Any]) -> bool:
+        """Return whether all of a document is what the collection takes."""
+
+    def check_change(self, data: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+        """Check the fields of a document that differ from those of the stored one that it replaces."""
 
 
 class DocumentGuard(Protocol):

@@ -67,14 +67,16 @@ _ADD_DOCUMENT = """
 INSERT INTO public.ae_documents (tenant_id, collection, id, version, data, created_at, updated_at)
 VALUES (%s, %s, %s, 1, %s, %s, %s)
 """
-DOCUMENTS = DocumentStatements(
-    insert=f"{_ADD_DOCUMENT}ON CONFLICT DO NOTHING\nRETURNING version\n",
-    add=_ADD_DOCUMENT,
-    get="""
+_GET_DOCUMENT = """
 SELECT version, data::pg_catalog.text, created_at, updated_at
 FROM public.ae_documents
 WHERE tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) %s AND id OPERATOR(pg_catalog.=) %s
-""",
+"""
+DOCUMENTS = DocumentStatements(
+    insert=f"{_ADD_DOCUMENT}ON CONFLICT DO NOTHING\nRETURNING version\n",
+    add=_ADD_DOCUMENT,
+    get=_GET_DOCUMENT,
+    lock=f"{_GET_DOCUMENT}    AND version OPERATOR(pg_catalog.=) %s\nFOR NO KEY UPDATE\n",
     update="""
 UPDATE public.ae_documents
 SET version = version OPERATOR(pg_catalog.+) 1, data = %s, updated_at = %s

@@ -29,13 +29,15 @@ class DocumentStatements(NamedTuple):
 
     `insert` goes on with the data and the time, twice, and returns a row where the id was free. `add` is the same for
     an id that has to be free: where it is taken, it fails, and the transaction with it. `get` returns version,
-    data and both times. `update` begins with data and time, ends with the expected version, and returns created_at;
-    `delete` ends with the expected version and returns the id. `version` returns the version.
+    data and both times; so does `lock`, which ends with the expected version, and locks the row. `update` begins with
+    data and time, ends with the expected version, and returns created_at; `delete` ends with the expected version and
+    returns the id. `version` returns the version.
     """
 
     insert: str
     add: str
     get: str
+    lock: str
     update: str
     delete: str
     version: str
@@ -83,6 +85,10 @@ class SQLRecords:
         """The document, or None."""
         return await self._unit_of_work.run(self._get, id)
 
+    async def lock(self, id: str, expected_version: int) -> Record:
+        """Return the document, which nobody else changes until this transaction ends."""
+        return await self._unit_of_work.run(self._lock, id, expected_version)
+
     async def update(self, id: str, data: Mapping[str, Any], expected_version: int) -> Record:
         """Replace a document."""
         encoded = encode_document(self._collection, data)
@@ -120,6 +126,11 @@ class SQLRecords:
         for version, data, created_at, updated_at in self._query(self._statements.get, id):
             return self.record(id, version, data, created_at, updated_at)
         return None
+
+    def _lock(self, id: str, expected_version: int) -> Record:
+        for version, data, created_at, updated_at in self._query(self._statements.lock, id, expected_version):
+            return self.record(id, version, data, created_at, updated_at)
+        raise self._why_not(id, expected_version)
 
     def _update(self, id: str, encoded: bytes, expected_version: int) -> Record:
         self._unit_of_work.touch(self._collection)

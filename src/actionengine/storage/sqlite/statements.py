@@ -14,14 +14,17 @@ _ADD_DOCUMENT = """
 INSERT INTO main.ae_documents (tenant_id, collection, id, version, data, created_at, updated_at)
 VALUES (?, ?, ?, 1, ?, ?, ?)
 """
-DOCUMENTS = DocumentStatements(
-    insert=f"{_ADD_DOCUMENT}ON CONFLICT DO NOTHING\nRETURNING version\n",
-    add=_ADD_DOCUMENT,
-    get="""
+_GET_DOCUMENT = """
 SELECT version, data, created_at, updated_at
 FROM main.ae_documents
 WHERE tenant_id = ? AND collection = ? AND id = ?
-""",
+"""
+DOCUMENTS = DocumentStatements(
+    insert=f"{_ADD_DOCUMENT}ON CONFLICT DO NOTHING\nRETURNING version\n",
+    add=_ADD_DOCUMENT,
+    get=_GET_DOCUMENT,
+    # Writers take turns: there is nothing to lock.
+    lock=f"{_GET_DOCUMENT}    AND version = ?\n",
     update="""
 UPDATE main.ae_documents
 SET version = version + 1, data = ?, updated_at = ?
