@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic_core import to_json
 
 from actionengine import ErrorCode
 from actionengine.changes import guard
@@ -89,7 +90,7 @@ async def test_what_is_written_newly_is_judged(desk: Desk, name: str) -> None:
 async def restore(desk: Desk, version: int) -> None:
     """Put the old document back, by an engine that validates none."""
     unguarded = desk.another()
-    unguarded.engine._pipeline.document_guard = None  # type: ignore[attr-defined]
+    unguarded.engine._pipeline.document_guard = None
     expect(await unguarded.keep("job", {**OLD, "note": "n"}, "old", version=version))
 
 
@@ -223,8 +224,6 @@ MODEL = model_of(
 def test_a_change_is_refused_for_the_fields_that_differ_and_do_not_fit(
     stored: dict[str, Any], given: dict[str, Any]
 ) -> None:
-    from pydantic_core import to_json
-
     wrong = {field["path"].split(".")[0] for field in misfits(MODEL, to_json(given))}
     differing = {
         name

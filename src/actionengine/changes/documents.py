@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from unicodedata import normalize
@@ -53,10 +53,29 @@ _TYPES: Mapping[str, Any] = {
 """What a value of each field type is, in JSON: a reference is an id, dates and times are texts (ISO 8601)."""
 
 
-def model_of(key: str, schema: Schema) -> type[BaseModel]:
-    """The model of the documents of a record type: its fields and no others, taken strictly."""
+OWN_FIELDS: Mapping[str, Sequence[str]] = {
+    "workflow_assignments": (
+        "assignee",
+        "title",
+        "details",
+        "run_id",
+        "workflow_key",
+        "step",
+        "status",
+        "result",
+        "completed_by",
+        "completed_at",
+    )
+}
+"""By collection: the fields that the library writes there. A record type of this key need not have them."""
+
+
+def model_of(key: str, schema: Schema, own: Sequence[str] = ()) -> type[BaseModel]:
+    """Return the model of the documents of a record type: its fields and no others, taken strictly. The `own` fields
+    that it does not have may be anything."""
     # Names of fields may be any texts, so that they are aliases here.
-    fields: dict[str, Any] = {f"field_{number}": _declared(field) for number, field in enumerate(schema)}
+    declared = [*map(_declared, schema), *((Any, Field(None, alias=name)) for name in own if name not in schema)]
+    fields: dict[str, Any] = {f"field_{number}": each for number, each in enumerate(declared)}
     model: type[BaseModel] = create_model(key, __config__=ConfigDict(strict=True, extra="forbid"), **fields)
     return model
 
@@ -103,7 +122,7 @@ async def check_documents(
 ) -> DocumentCheck:
     """Which documents of a collection do not fit a schema: of a page, by id."""
     page = await records.list(limit=limit, after=after)
-    model = model_of(key, schema) if page else BaseModel
+    model = model_of(key, schema, OWN_FIELDS.get(key, ())) if page else BaseModel
     found = [
         Misfit(id=record.id, problems={refusal["path"]: refusal["reason"] for refusal in refused})
         for record in page

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from actionengine.changes.documents import misfits, model_of
+from actionengine.changes.documents import OWN_FIELDS, misfits, model_of
 from actionengine.changes.store import Store, conflict, state_of
 from actionengine.changes.transform import TypeGraph
 from actionengine.context import Tenant
@@ -86,7 +86,7 @@ async def _model(store: Store, row: Row) -> tuple[type[BaseModel], list[Row]]:
     """Return the model of a record type's documents, and the rows of the type and of its base types."""
     key, rows = row["key"], await store.lineage(row)
     graph = TypeGraph(map(state_of, rows))
-    return model_of(key, graph.effective(key, graph.schemas)), rows
+    return model_of(key, graph.effective(key, graph.schemas), OWN_FIELDS.get(key, ())), rows
 
 
 @dataclass(frozen=True, slots=True)

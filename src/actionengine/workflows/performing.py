@@ -207,10 +207,11 @@ async def _mutation(scene: Scene, step: RecordMutationStep) -> Done:
         return _of_record(await records.insert(data, id))
     assert id is not None
     before = await _existing(records, step.collection, id)
-    if data is None:
+    if step.operation == "delete":
         await records.delete(id, before.version)
         return Done({"id": id, "version": before.version, "data": before.data})
-    return _of_record(await records.update(id, {**before.data, **data}, before.version))
+    kept = {name: value for name, value in before.data.items() if name not in step.drop}
+    return _of_record(await records.update(id, {**kept, **(data or {})}, before.version))
 
 
 async def _lock(scene: Scene, step: RecordLockStep) -> Done:

@@ -246,13 +246,15 @@ class DecisionStep(_Step):
 
 
 class RecordMutationStep(_Step):
-    """Inserts, changes or deletes a document. A change replaces the top-level fields that `data` has."""
+    """Inserts, changes or deletes a document. A change replaces the top-level fields that `data` has, and leaves out
+    those that `drop` names."""
 
     type: Literal["record_mutation"]
     collection: Annotated[Name, AfterValidator(_collection)]
     operation: Literal["insert", "update", "delete"]
     id: Text | None = None
     data: dict[str, JsonValue] | None = None
+    drop: Annotated[tuple[Annotated[Text, AfterValidator(_literal)], ...], Field(max_length=1000)] = ()
 
     @property
     def gives(self) -> frozenset[str] | None:
@@ -263,7 +265,11 @@ class RecordMutationStep(_Step):
     def _has_what_its_operation_needs(self) -> RecordMutationStep:
         if self.id is None and self.operation != "insert":
             raise ValueError(f"to {self.operation} a document, say its `id`")
-        if (self.data is None) == (self.operation != "delete"):
+        if self.drop and self.operation != "update":
+            raise ValueError(f"`drop` is for update: this is {self.operation}")
+        if both := sorted({*self.drop} & {*(self.data or ())}):
+            raise ValueError(f"`data` gives, and `drop` leaves out, {', '.join(map(repr, both))}: say which")
+        if (self.data is None and not self.drop) == (self.operation != "delete"):
             raise ValueError(f"`data` is for insert and update, and needed there: this is {self.operation}")
         return self
 

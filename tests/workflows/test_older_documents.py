@@ -1,0 +1,256 @@
+"""Documents and runs from before a merge: steps work with what is there, and say what does not fit any more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from actionengine import ErrorCode
+from actionengine.changes.documents import OWN_FIELDS
+from actionengine.workflows import ASSIGNMENTS
+from tests.workflows.desk import BOB, Desk, Step, action, approval, expect, refused, scenario, statuses
+
+JOB: list[dict[str, Any]] = [
+    {"name": "customer", "type": "string", "required": True},
+    {"name": "colour", "type": "string"},
+    {"name": "hours", "type": "number"},
+]
+MERGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "removed": ("remove_field", {"field": "colour"}),
+    "renamed": ("rename_field", {"old_name": "customer", "new_name": "client"}),
+    "required": ("add_field", {"field": "crew", "definition": {"type": "string", "required": True}}),
+    "another type": ("set_field", {"field": "colour", "definition": {"type": "number"}}),
+}
+BACK: dict[str, tuple[str, dict[str, Any]]] = {
+    "removed": ("add_field", {"field": "colour", "definition": {"type": "string"}}),
+    "renamed": ("rename_field", {"old_name": "client", "new_name": "customer"}),
+    "required": ("remove_field", {"field": "crew"}),
+    "another type": ("set_field", {"field": "colour", "definition": {"type": "string"}}),
+}
+
+
+async def record_type(desk: Desk, key: str = "job", fields: list[dict[str, Any]] = JOB) -> str:
+    """The id of a project in which a record type is active."""
+    project = expect(await desk.ask("projects.create", {"name": "a project"})).id
+    named = {"project_id": project, "key": key}
+    expect(await desk.ask("record_types.create", {**named, "schema": {"fields": fields}}))
+    expect(await desk.ask("record_types.activate", named))
+    return str(project)
+
+
+async def merge(desk: Desk, project: str, op_type: str, payload: dict[str, Any], key: str = "job") -> None:
+    """Merge a change of one op."""
+    change = expect(await desk.ask("changes.create", {"project_id": project, "title": "a change"})).id
+    target = {"change_id": change, "type": "record_type", "selector": {"record_type_key": key}}
+    expect(await desk.ask("changes.add_target", target))
+    op = {"change_id": change, "op_type": op_type, "payload": {"record_type": key, **payload}}
+    expect(await desk.ask("changes.add_patch_op", op))
+    expect(await desk.ask("changes.merge", {"change_id": change}))
+
+
+def mutation(name: str, operation: str, **more: Any) -> Step:
+    return {"name": name, "type": "record_mutation", "collection": "job", "operation": operation, **more}
+
+
+def lock(name: str = "hold") -> Step:
+    return {"name": name, "type": "record_lock", "collection": "job", "id": "J1"}
+
+
+@pytest.mark.parametrize("merged", [*MERGES, "retired"])
+@scenario
+async def test_an_older_document_is_locked_changed_and_deleted(desk: Desk, merged: str) -> None:
+    project = await record_type(desk)
+    old = {"customer": "Lee", "colour": "red", "hours": 1}
+    expect(await desk.keep("job", old, "J1"))
+    if merged == "retired":
+        expect(await desk.ask("record_types.retire", {"project_id": project, "key": "job"}))
+    else:
+        await merge(desk, project, *MERGES[merged])
+
+    run = await desk.run(lock(), mutation("more", "update", id="J1", data={"hours": 2}))
+
+    assert statuses(run) == [("hold", "succeeded"), ("more", "succeeded")], run.error
+    assert (await desk.read("job", "J1"))["data"] == {**old, "hours": 2}
+    run = await desk.run(mutation("wrong", "update", id="J1", data={"hours": "two", "customer": "Kim"}))
+    assert (run.status, run.paused_for, run.error["code"]) == ("paused", "failure", "invalid_input")
+    assert "hours" in run.error["message"]
+    assert ("customer" in run.error["message"]) == (merged == "renamed")
+    run = await desk.run(mutation("gone", "delete", id="J1"))
+    assert run.status == "succeeded"
+
+
+@scenario
+async def test_a_step_drops_fields_that_the_type_does_not_have_any_more(desk: Desk) -> None:
+    project = await record_type(desk)
+    expect(await desk.keep("job", {"customer": "Lee", "colour": "red"}, "J1"))
+    await merge(desk, project, *MERGES["removed"])
+    await merge(desk, project, *MERGES["renamed"])
+
+    run = await desk.run(
+        mutation("move", "update", id="J1", data={"client": "${input.who}"}, drop=["customer", "colour", "nothing"]),
+        mutation("less", "update", id="J1", drop=["client"], on_failure="less_still"),
+        mutation("less_still", "update", id="J1", data={"client": "Kim"}, drop=["hours"]),
+        input={"who": "Lee"},
+    )
+
+    assert statuses(run) == [("move", "succeeded"), ("less", "failed"), ("less_still", "succeeded")]
+    assert run.steps[1].error["code"] == "invalid_input"
+    assert "client: Field required" in run.steps[1].error["message"]
+    assert (await desk.read("job", "J1"))["data"] == {"client": "Kim"}
+
+
+@pytest.mark.parametrize("operation", ["insert", "delete"])
+@scenario
+async def test_only_an_update_drops_fields(desk: Desk, operation: str) -> None:
+    step = mutation("one", operation, id="J1", drop=["a"], **({"data": {}} if operation == "insert" else {}))
+
+    error = await desk.ask("workflows.define", {"key": "w", "definition": {"steps": [step]}})
+
+    refused(error, ErrorCode.INVALID_INPUT, "`drop`", operation)
+
+
+# A run that has waited for its approval
+
+
+@pytest.mark.parametrize("merged", MERGES)
+@scenario
+async def test_a_run_that_has_waited_works_with_a_document_that_is_older_than_the_merge(
+    desk: Desk, merged: str
+) -> None:
+    project = await record_type(desk)
+    old = {"customer": "Lee", "colour": "red", "hours": 1}
+    expect(await desk.keep("job", old, "J1"))
+    change = {"type": "job", "id": "J1", "version": 1, "document": {**old, "hours": 2}}
+    asked = await desk.run(action("change", "host.keep_approved", change), lock())
+    stepwise = await desk.run(approval("ok"), mutation("more", "update", id="J1", data={"hours": 3}))
+    assert (asked.paused_for, stepwise.paused_for) == ("approval", "approval")
+
+    await merge(desk, project, *MERGES[merged])
+    expect(await desk.approve(asked))
+    await desk.go_on()
+    expect(await desk.approve(stepwise))
+    await desk.go_on()
+
+    assert (await desk.get(asked.id)).status == "succeeded"
+    # The lock of the first run ended with it.
+    assert (await desk.get(stepwise.id)).status == "succeeded"
+    assert (await desk.read("job", "J1"))["data"] == {**old, "hours": 3}
+
+
+@pytest.mark.parametrize("merged", MERGES)
+@scenario
+async def test_what_a_run_would_write_newly_is_judged_by_the_schema_of_the_day(desk: Desk, merged: str) -> None:
+    """The approver is told what does not fit. The approval stays open, and counts once a further change has been
+    merged."""
+    project = await record_type(desk)
+    document = {"customer": "Lee", "colour": "red", "hours": 1}
+    run = await desk.run(action("make", "host.keep_approved", {"type": "job", "id": "J1", "document": document}))
+    op_type, payload = MERGES[merged]
+    await merge(desk, project, op_type, payload)
+    field = {"removed": "colour", "renamed": "customer", "required": "crew", "another type": "colour"}[merged]
+
+    refused(await desk.approve(run), ErrorCode.INVALID_INPUT, "this is no 'job' document", field)
+
+    assert (await desk.get(run.id)).paused_for == "approval"
+    waiting = expect(await desk.ask("approvals.get", {"approval_id": run.approval_id}, by=BOB))
+    assert waiting.status == "pending"
+    await merge(desk, project, *BACK[merged])
+    expect(await desk.approve(run))
+    assert (await desk.get(run.id)).status == "succeeded"
+    assert (await desk.read("job", "J1"))["data"] == document
+
+
+@scenario
+async def test_a_step_after_the_approval_that_does_not_fit_pauses_the_run_until_it_is_resumed(desk: Desk) -> None:
+    project = await record_type(desk)
+    make = mutation("make", "insert", id="J1", data={"customer": "Lee", "colour": "red"})
+    run = await desk.run(approval("ok"), make)
+    await merge(desk, project, *MERGES["removed"])
+
+    expect(await desk.approve(run))
+    await desk.go_on()
+
+    run = await desk.get(run.id)
+    assert (run.status, run.paused_for, run.step) == ("paused", "failure", "make")
+    assert run.error["code"] == "invalid_input"
+    assert run.error["details"]["fields"][0]["path"] == "colour"
+    await merge(desk, project, "add_field", {"field": "colour", "definition": {"type": "string"}})
+    expect(await desk.resume(run))
+    await desk.go_on()
+    assert (await desk.get(run.id)).status == "succeeded"
+
+
+@scenario
+async def test_a_type_that_was_retired_meanwhile_takes_changes_and_nothing_new(desk: Desk) -> None:
+    project = await record_type(desk)
+    old = {"customer": "Lee"}
+    expect(await desk.keep("job", old, "J1"))
+    more = {"type": "job", "id": "J1", "version": 1, "document": {**old, "hours": 2}}
+    changing = await desk.run(action("change", "host.keep_approved", more))
+    making = await desk.run(action("make", "host.keep_approved", {"type": "job", "id": "J2", "document": old}))
+    expect(await desk.ask("record_types.retire", {"project_id": project, "key": "job"}))
+
+    expect(await desk.approve(changing))
+    refused(await desk.approve(making), ErrorCode.CONFLICT, "'job'", "retired")
+
+    expect(await desk.ask("record_types.activate", {"project_id": project, "key": "job"}))
+    expect(await desk.approve(making))
+    assert [(await desk.get(run.id)).status for run in (changing, making)] == ["succeeded", "succeeded"]
+
+
+# Assignments
+
+
+@pytest.mark.parametrize("merged", ["required", "another type", "retired", "activated"])
+@scenario
+async def test_an_assignment_from_before_a_merge_is_completed(desk: Desk, merged: str) -> None:
+    look = {"name": "look", "type": "assignment", "assignee": "human:bob", "title": "Look", "wait": True}
+    if merged == "activated":
+        run = await desk.run(look)
+    project = await record_type(desk, ASSIGNMENTS, [{"name": "title", "type": "text", "required": True}])
+    if merged != "activated":
+        run = await desk.run(look)
+    if merged == "retired":
+        expect(await desk.ask("record_types.retire", {"project_id": project, "key": ASSIGNMENTS}))
+    elif merged == "required":
+        crew = {"field": "crew", "definition": {"type": "string", "required": True}}
+        await merge(desk, project, "add_field", crew, ASSIGNMENTS)
+    elif merged == "another type":
+        title = {"field": "title", "definition": {"type": "number", "required": True}}
+        await merge(desk, project, "set_field", title, ASSIGNMENTS)
+
+    payload = {"assignment_id": run.assignment_id, "result": {"found": ["nothing"]}}
+    done = expect(await desk.ask("workflow_assignments.complete", payload, by=BOB))
+
+    await desk.go_on()
+    assert (done.status, done.result) == ("completed", {"found": ["nothing"]})
+    assert (await desk.get(run.id)).status == "succeeded"
+
+
+@scenario
+async def test_a_record_type_of_assignments_judges_the_fields_that_it_has(desk: Desk) -> None:
+    choices = ["open", "completed"]
+    project = await record_type(desk, ASSIGNMENTS, [{"name": "status", "type": "choice", "choices": choices}])
+    look = {"name": "look", "type": "assignment", "assignee": "human:bob", "title": "Look"}
+    first, second = [(await desk.run(look)).steps[0].output["id"] for _ in range(2)]
+    expect(await desk.ask("workflow_assignments.complete", {"assignment_id": first}, by=BOB))
+    document = (await desk.read(ASSIGNMENTS, second))["data"]
+    refused(await desk.keep(ASSIGNMENTS, {**document, "mine": 1}, second, 1), ErrorCode.INVALID_INPUT, "mine")
+    asked = {"project_id": project, "key": ASSIGNMENTS}
+    assert expect(await desk.ask("record_types.check_documents", asked)).misfits == ()
+
+    status = {"type": "choice", "choices": ["open", "done"]}
+    await merge(desk, project, "set_field", {"field": "status", "definition": status}, ASSIGNMENTS)
+
+    error = await desk.ask("workflow_assignments.complete", {"assignment_id": second}, by=BOB)
+    refused(error, ErrorCode.INVALID_INPUT, "status")
+
+
+@scenario
+async def test_the_library_writes_the_fields_of_assignments_that_it_says(desk: Desk) -> None:
+    run = await desk.run({"name": "look", "type": "assignment", "assignee": "human:bob", "title": "Look"})
+
+    document = (await desk.read(ASSIGNMENTS, run.steps[0].output["id"]))["data"]
+
+    assert list(document) == list(OWN_FIELDS[ASSIGNMENTS])
