@@ -281,6 +281,73 @@ async def test_a_compensation_leaves_what_others_have_done_since(desk: Desk) -> 
     assert (await desk.get_type(project)).schema["fields"][0]["type"] == "text"
 
 
+@scenario
+async def test_the_diffs_of_a_compensation_name_the_renames(desk: Desk) -> None:
+    project = await desk.project()
+    expect(await desk.type(project, "deal", schema(buyer="string", seller="string", notary="text", price="number")))
+    expect(await desk.type(project, "sale", schema(buyer="string", place="string"), base="deal"))
+    cycle = [rename("deal", "buyer", "t"), rename("deal", "notary", "buyer"), rename("deal", "seller", "notary")]
+    change = await desk.merged(project, *cycle, rename("deal", "t", "seller"), put("deal", "price", "text"))
+    there = {(each.old_name, each.new_name) for each in change.diff[0].renamed}
+    assert there == {("buyer", "seller"), ("seller", "notary"), ("notary", "buyer")}
+
+    draft = expect(await compensate(desk, change))
+    merged = expect(await desk.merge(draft))
+
+    assert (draft.removes, draft.restores_empty) == ((), ())
+    (diff,) = merged.diff
+    assert {(each.new_name, each.old_name) for each in diff.renamed} == there
+    assert (diff.added, diff.removed) == ((), ())
+    assert await desk.names(project, "deal") == ["buyer", "seller", "notary", "price"]
+
+
+@scenario
+async def test_a_plan_has_two_ops_on_a_name_that_goes_from_one_field_to_another(desk: Desk) -> None:
+    project = await desk.job(schema(a="string", b="number"))
+    change = await desk.merged(project, remove("job", "a"), rename("job", "b", "a"))
+
+    draft = expect(await compensate(desk, change))
+    ops = [(op.op_type, op.payload.get("field", op.payload.get("old_name"))) for op in await desk.ops(draft)]
+    refused(await desk.op(draft, put("job", "a", "text")), CONFLICT, "'a'")
+    merged = expect(await desk.merge(draft))
+
+    assert ops == [("rename_field", "a"), ("add_field", "a")]
+    assert [(each.old_name, each.new_name) for each in merged.diff[0].renamed] == [("a", "b")]
+    assert await desk.names(project) == ["a", "b"]
+    assert expect(await desk.history(project)).is_intact
+
+
+@scenario
+async def test_a_plan_says_what_does_not_come_back(desk: Desk) -> None:
+    project = await desk.job()
+    change = await desk.merged(project, add("job", "crew"), remove("job", "hours"), rename("job", "title", "name"))
+
+    draft = expect(await compensate(desk, change))
+
+    assert [(each.record_type_key, each.field) for each in draft.removes] == [("job", "crew")]
+    assert [(each.record_type_key, each.field) for each in draft.restores_empty] == [("job", "hours")]
+    assert "job.crew" in draft.description
+    assert "job.hours" in draft.description
+    assert "name" not in draft.description
+    assert expect(await desk.ask("changes.get", {"change_id": draft.id})).description == draft.description
+    many = await desk.merged(project, *(add("job", f"f{number}") for number in range(30)))
+    assert "and 10 more" in expect(await compensate(desk, many)).description
+
+
+@scenario
+async def test_fields_that_were_swapped_since_are_not_taken_back_as_each_other(desk: Desk) -> None:
+    project = await desk.job(schema(a="string", b="string"))
+    change = await desk.merged(project, rename("job", "a", "c"))
+    swap = await desk.merged(project, rename("job", "c", "t"), rename("job", "b", "c"), rename("job", "t", "b"))
+    await desk.merged(project, put("job", "c", before="b"))
+
+    refused(await compensate(desk, change), CONFLICT, "job.c", "since")
+
+    expect(await desk.merge(expect(await compensate(desk, swap))))
+    expect(await desk.merge(expect(await compensate(desk, change))))
+    assert sorted(await desk.names(project)) == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     "since", [put("job", "a", "text"), remove("job", "a"), rename("job", "a", "b")], ids=["set", "removed", "renamed"]
 )

@@ -405,8 +405,7 @@ class LifeOfChanges(RuleBasedStateMachine):
                 self.ids[name][targets_of[key]] = found[name][0][number]["id"]
         for number, row in enumerate(found["memory"][1]):
             op = {"op_type": row["op_type"], "payload": row["payload"]}
-            # G1 holds for what was drafted, too.
-            id = model.add_op(draft, targets_of[row["record_type_key"]], op)
+            id = model.put_op(draft, targets_of[row["record_type_key"]], op)
             for name in self.plants:
                 self.ids[name][id] = found[name][1][number]["id"]
         return draft

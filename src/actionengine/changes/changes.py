@@ -24,6 +24,7 @@ from actionengine.changes.models import (
     Applied,
     Change,
     ChangeReference,
+    Compensation,
     CreateChange,
     ListChanges,
     ListPatchOps,
@@ -177,13 +178,13 @@ class _OnFiles:
             return Success(view)
 
         @native
-        async def plan_compensation(data: PlanCompensation, ctx: ActionContext) -> Result[Change, ActionError]:
+        async def plan_compensation(data: PlanCompensation, ctx: ActionContext) -> Result[Compensation, ActionError]:
             store = store_of(ctx)
             change = await store.change(data.change_id, lock=True)
             files = ProjectFiles(ctx, settings, store, change["project_id"])
             draft = await draft_compensation(store, change, data.title, files)
-            access_of(ctx).add_subject(f"change/{draft['id']}")
-            return Success(Change(**draft))
+            access_of(ctx).add_subject(f"change/{draft.id}")
+            return Success(draft)
 
         self.preview, self.execute, self.merge, self.write_files = preview, execute, merge, write_files
         self.start, self.stop, self.workspace = start, stop, workspace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from actionengine.changes.compensation import ChangedSince, Touched, compensation
 from actionengine.changes.files import EditRefused, ProjectFiles, edit_files, text_after
 from actionengine.changes.history import schema_of_version
+from actionengine.changes.models import Compensation, FieldOfType
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.schema import Field, Schema
 from actionengine.changes.states import TAKES_OPS, TAKES_TARGETS
@@ -26,6 +28,12 @@ from actionengine.changes.transform import OpRefused, TypeGraph
 from actionengine.errors import ErrorCode, failing
 from actionengine.execution.edits import unified_diff
 from actionengine.storage.tables import Row
+
+_MOST_ON_A_NAME = 6
+"""Ops of a compensation that may be on one name: two fields have it, each is made optional, set, and renamed."""
+
+_MOST_LISTED = 20
+"""Fields that the description of a compensation names."""
 
 
 async def create_change(
@@ -105,7 +113,9 @@ async def _check_others(store: Store, change: Row, op: PatchOp) -> None:
     for column, name in (("field", op.field), ("gives", op.gives)):
         if name is None:
             continue
-        pending = {"change_id": change["id"], "record_type_key": op.record_type, column: name, "executed_at": None}
+        # Of a compensation, several may be on one name: see `draft_compensation`.
+        names = tuple(name + " " * number for number in range(_MOST_ON_A_NAME))
+        pending = {"change_id": change["id"], "record_type_key": op.record_type, column: names, "executed_at": None}
         for other in await store.ops.find(pending, columns=("id", "op_type", "payload"), limit=1):
             raise conflict(
                 f"{op}: the pending op {other['id']} ({op_of(other)}) is about {name!r} too",
@@ -115,10 +125,11 @@ async def _check_others(store: Store, change: Row, op: PatchOp) -> None:
             )
 
 
-async def draft_compensation(store: Store, change: Row, title: str | None, files: ProjectFiles) -> Row:
-    """A new change, whose ops take back what one has done. Raises `ActionException`: `conflict` where nothing has been
-    executed, or another change has touched the same fields, or what stood in the same places of a file, since;
-    `unprocessable` where it cannot be taken back."""
+async def draft_compensation(store: Store, change: Row, title: str | None, files: ProjectFiles) -> Compensation:
+    """Return a new change, whose ops take back what one has done, with the fields whose contents do not come back.
+
+    Raises `ActionException`: `conflict` where nothing has been executed, or another change has touched the same fields,
+    or what stood in the same places of a file, since; `unprocessable` where it cannot be taken back."""
     executed = await store.ops.find({"change_id": change["id"]}, above={"applied_version": 0}, order=("position",))
     if not executed:
         raise conflict(f"the change {change['id']!r} has executed nothing: there is nothing to take back")
@@ -136,11 +147,15 @@ async def draft_compensation(store: Store, change: Row, title: str | None, files
         own = [op for op in ops if op["record_type_key"] == key]
         touched[key] = await _touched(store, types[key], snapshots[key], own)
     planned = _planned(TypeGraph(map(state_of, rows)), touched)
+    removes = [FieldOfType(record_type_key=op.record_type, field=op.field) for op in planned if _removes(op)]
+    restores_empty = [
+        FieldOfType(record_type_key=key, field=name) for key, each in touched.items() for name in each.removed
+    ]
     draft = await create_change(
         store,
         project_id,
         title or f"Compensation: {change['title']}"[:200],
-        f"Takes back what the change {change['id']} has done.",
+        _description(change, removes, restores_empty),
         compensates=change["id"],
         op_count=len(planned) + len(edits),
     )
@@ -148,18 +163,40 @@ async def draft_compensation(store: Store, change: Row, title: str | None, files
     targets = {key: _target(draft, "record_type", {"record_type_key": key}, at) for key in keys}
     of_files = {path: _target(draft, "file", {"file_path": path}, at) for path in paths}
     await store.targets.insert([*targets.values(), *of_files.values()])
-    drafted = [
-        _op(draft, targets[op.record_type]["id"], op, position, types[op.record_type]["version"], at)
-        for position, op in enumerate(planned, 1)
-        if op.record_type is not None
-    ]
+    drafted = []
+    named = Counter[tuple[str, str | None]]()
+    for position, op in enumerate(planned, 1):
+        assert op.record_type is not None
+        row = _op(draft, targets[op.record_type]["id"], op, position, types[op.record_type]["version"], at)
+        # Where an earlier op has taken the name from another field, it is another one for G1. No name ends in a space.
+        row["field"] += " " * named[op.record_type, op.field]
+        named[op.record_type, op.field] += 1
+        drafted.append(row)
     drafted += [
         _op(draft, of_files[op.file_path]["id"], op, position, None, at)
         for position, op in enumerate(edits, len(planned) + 1)
     ]
     if drafted:
         await store.ops.insert(drafted)
-    return draft
+    return Compensation(**draft, removes=tuple(removes), restores_empty=tuple(restores_empty))
+
+
+def _removes(op: PatchOp) -> bool:
+    return op.op_type == "remove_field"
+
+
+def _description(change: Row, removes: Sequence[FieldOfType], restores_empty: Sequence[FieldOfType]) -> str:
+    told = [f"Takes back what the change {change['id']} has done."]
+    if removes:
+        told.append(f"Removes what that change added, with what documents have in it: {_listed(removes)}.")
+    if restores_empty:
+        told.append(f"Does not bring back what documents had in what that change removed: {_listed(restores_empty)}.")
+    return " ".join(told)
+
+
+def _listed(fields: Sequence[FieldOfType]) -> str:
+    shown = ", ".join(f"{each.record_type_key}.{each.field}" for each in fields[:_MOST_LISTED])
+    return shown if len(fields) <= _MOST_LISTED else f"{shown} and {len(fields) - _MOST_LISTED} more"
 
 
 async def _edits_back(executed: Sequence[Row], files: ProjectFiles) -> list[PatchOp]:
@@ -193,6 +230,7 @@ async def _edits_back(executed: Sequence[Row], files: ProjectFiles) -> list[Patc
 
 
 async def _touched(store: Store, type: Row, snapshot: Row, ops: Sequence[Row]) -> Touched:
+    """Return what a change has done to a type, and what others have done to it since."""
     versions = sorted({op["applied_version"] for op in ops})
     if versions[-1] - snapshot["version"] != len(versions):
         raise failing(
@@ -201,7 +239,15 @@ async def _touched(store: Store, type: Row, snapshot: Row, ops: Sequence[Row]) -
             record_type=type["key"],
         )
     after = await schema_of_version(store, type, versions[-1])
-    return Touched(Schema.from_document(snapshot["schema"]), after, [op_of(op) for op in ops])
+    since: Sequence[Row] = ()
+    if type["version"] > versions[-1]:
+        since = await store.ops.find(
+            {"project_id": type["project_id"], "record_type_key": type["key"]},
+            above={"applied_version": versions[-1]},
+            columns=("id", "op_type", "payload"),
+            order=("applied_version", "position"),
+        )
+    return Touched(Schema.from_document(snapshot["schema"]), after, list(map(op_of, ops)), list(map(op_of, since)))
 
 
 def _planned(graph: TypeGraph, touched: Mapping[str, Touched]) -> tuple[PatchOp, ...]:

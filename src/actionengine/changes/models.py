@@ -328,6 +328,22 @@ class Change(Output):
     merged_at: datetime | None
 
 
+class FieldOfType(Output):
+    """A field, and the record type that declares it."""
+
+    record_type_key: str
+    field: str
+
+
+class Compensation(Change):
+    """A drafted change that takes back another one. It `removes` the fields that the other one added, with what
+    documents have in them. What documents had in the fields that the other one removed does not come back:
+    `restores_empty`."""
+
+    removes: tuple[FieldOfType, ...] = ()
+    restores_empty: tuple[FieldOfType, ...] = ()
+
+
 class Target(Output):
     """What a change is about."""
 

@@ -101,11 +101,12 @@ class RemoveField(_OnField):
 
 
 class RenameField(_Payload):
-    """Another name for a field."""
+    """Another name for a field. With `override` it may stand over an inherited one of that name."""
 
     record_type: Name
     old_name: Name
     new_name: Name
+    override: bool = False
 
     @model_validator(mode="after")
     def _renames(self) -> RenameField:
