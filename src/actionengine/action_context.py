@@ -18,7 +18,7 @@ from actionengine.errors import ActionError, ErrorCode, failing, sendable
 from actionengine.event_types import EventType, misfits
 from actionengine.execution_state import Execution
 from actionengine.masking import masked_finite_json
-from actionengine.names import check_permission
+from actionengine.names import check_permission, nfc
 from actionengine.storage.pages import Page
 from actionengine.storage.port import (
     LONGEST_SUBJECT,
@@ -251,6 +251,7 @@ class ActionContext:
                 f"{collection!r} is no collection for a handler: names are not empty and do not start with "
                 f"{RESERVED_PREFIX!r}",
             )
+        collection = nfc(collection)
         execution = self._running()
         unit_of_work = self._unit_of_work()
         guard, locks = self._executor.document_guard, self._executor.record_guard

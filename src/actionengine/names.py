@@ -1,4 +1,4 @@
-"""Names: what a permission and a pattern of permissions look like, and when two names look the same."""
+"""Names: how they are spelled, what permissions and patterns look like, and when two names look the same."""
 
 from __future__ import annotations
 
@@ -35,6 +35,22 @@ def pattern_covers(pattern: str, other: str) -> bool:
     if pattern.endswith("*"):
         return pattern == "*" or (other.startswith(pattern[:-1]) and len(other) >= len(pattern))
     return pattern == other
+
+
+def nfc(name: str) -> str:
+    """Return a name in Unicode's form NFC, the one in which names are compared."""
+    return name if name.isascii() else normalize("NFC", name)
+
+
+def spelled(name: str) -> str:
+    """Return a new name in the form NFC. Raise `ValueError` for one that another name could look like: with spaces at
+    its ends or in a row, or with characters that show nothing, break lines, or turn the direction of writing."""
+    if " ".join(name.split()) != name or not name.isprintable() or not all(map(_is_visible, name)):
+        raise ValueError(
+            f"{name!a} is no name: it has spaces at its ends or in a row, or characters that cannot be seen; "
+            f"write it as in {clean(name) or 'customer'!r}"
+        )
+    return nfc(name)
 
 
 def clean(name: str) -> str:

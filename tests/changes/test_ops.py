@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given, settings
@@ -132,7 +133,7 @@ def test_a_field_of_an_unknown_type_is_told_the_types_that_there_are() -> None:
         ("add_field", payload(definition=TEXT, fields=1)),
         ("set_field", payload(definition=TEXT, override=True)),
         ("remove_field", payload(definition=TEXT)),
-        ("rename_field", {"record_type": "job", "old_name": "a", "new_name": "b", "override": True}),
+        ("rename_field", {"record_type": "job", "old_name": "a", "new_name": "b", "before": "c"}),
         ("edit_file", {"file_path": "main.py", "diff": DIFF, "record_type": "job"}),
     ],
 )
@@ -160,14 +161,90 @@ def test_a_field_is_not_renamed_to_itself() -> None:
     assert message == "rename_field: payload: 'title' is to be renamed to itself"
 
 
-@pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\x00b", "\x1b[31m", " a", "a ", "a\u2028b", "a\u202eb"])
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("a\nb", "a b"),
+        ("a\tb", "a b"),
+        ("a\x00b", "ab"),
+        ("\x1b[31m", "[31m"),
+        (" a", "a"),
+        ("a ", "a"),
+        ("a  b", "a b"),
+        ("a\u2028b", "a b"),
+        ("a\u202eb", "ab"),
+        ("a\u200bb", "ab"),
+        ("\ufeffa", "a"),
+        ("a\u2066b", "ab"),
+        ("\u3164", "customer"),
+        ("a\ufe0f", "a"),
+        ("a\u00a0b", "a b"),
+    ],
+)
 @pytest.mark.parametrize("field", ["record_type", "field", "before"])
-def test_a_name_has_printable_characters_only(field: str, name: str) -> None:
-    reason = "it begins or ends with a space, or has characters that cannot be printed"
+def test_a_name_has_visible_characters_only(field: str, name: str, instead: str) -> None:
+    reason = (
+        f"{name!a} is no name: it has spaces at its ends or in a row, or characters that cannot be seen; "
+        f"write it as in {instead!r}"
+    )
     assert refusal("add_field", payload(definition=TEXT) | {field: name}) == (
         f"add_field: {field}: {reason}",
         [(field, reason)],
     )
+
+
+@pytest.mark.parametrize("spelling", ["NFC", "NFD"])
+def test_a_name_is_taken_in_one_form_of_unicode(spelling: Literal["NFC", "NFD"]) -> None:
+    name, other = normalize(spelling, "caf\u00e9"), normalize(spelling, "\u1e9b\u0323")
+
+    added = parse_op("add_field", payload(definition={**TEXT, "name": name}) | {"field": name, "before": other})
+    renamed = parse_op("rename_field", {"record_type": name, "old_name": name, "new_name": other})
+
+    assert (added.field, added.payload["before"]) == ("caf\u00e9", normalize("NFC", other))
+    assert renamed.record_type == "caf\u00e9"
+    assert renamed.touched == {"caf\u00e9", normalize("NFC", other)}
+
+
+@pytest.mark.parametrize("given", ["yes", "true", "", 0, 1, 1.0, None, [True], {}], ids=repr)
+@pytest.mark.parametrize("name", ["required", "override"])
+def test_true_and_false_are_no_texts_and_no_numbers(name: str, given: Any) -> None:
+    sent = payload(definition={**TEXT, **({name: given} if name == "required" else {})})
+
+    message, problems = refusal("add_field", sent | ({name: given} if name == "override" else {}))
+
+    assert problems == [(name if name == "override" else "definition.required", problems[0][1])]
+    assert "it is true or false, not " in message
+
+
+@pytest.mark.parametrize(
+    ("choices", "reason"),
+    [
+        ([], "a list of at least one text, as in ['low', 'high'], not []"),
+        ("low", "a list of at least one text, as in ['low', 'high'], not \"low\""),
+        ({"low": 1}, "a list of at least one text"),
+        (["low", 1], "a list of at least one text, as in ['low', 'high'], not [\"low\",1]"),
+        ([None], "a list of at least one text"),
+        ([["low"]], "a list of at least one text"),
+        (["low", ""], "the empty text is no choice"),
+        ([" "], "is no name"),
+        (["low", "low "], "'low ' is no name"),
+        (["low", "lo\u200bw"], "is no name"),
+        (["low", "high", "low"], "the choice 'low' is there 2 times: name it once"),
+        (["caf\u00e9", "cafe\u0301"], "the choice 'caf\u00e9' is there 2 times"),
+        (["x" * 100, 1], "x…"),
+    ],
+)
+def test_choices_are_texts_that_differ(choices: Any, reason: str) -> None:
+    message, problems = refusal("add_field", payload(definition={"type": "choice", "choices": choices}))
+
+    assert [path for path, _ in problems] == ["definition.choices"]
+    assert reason in message
+
+
+def test_choices_are_kept_in_one_form_of_unicode() -> None:
+    op = parse_op("add_field", payload(definition={"type": "choice", "choices": ["cafe\u0301", "low cost"]}))
+
+    assert op.payload["definition"]["choices"] == ["caf\u00e9", "low cost"]
 
 
 @pytest.mark.parametrize("name", ["", "x" * 101])

@@ -423,3 +423,60 @@ async def _driven(steps: list[Step], input: dict[str, bool], max_steps: int, dec
         run = await desk.drive(run.id)
     await desk.in_order_of(run)
     return run
+
+
+# Values that only look right
+
+WAITING = {"name": "a", "type": "assignment", "assignee": "human:bob", "title": "Look"}
+
+
+@pytest.mark.parametrize("given", ["yes", "true", 0, 1, None], ids=repr)
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda given: {"steps": [WAITING | {"wait": given}]},
+        lambda given: {"steps": [approval("a", by_starter=given)]},
+        lambda given: {"steps": [ONE], "trigger": EVENT | {"from_workflows": given}},
+        lambda given: {
+            "steps": [ONE],
+            "input": {"fields": [{"name": "n", "type": "number", "required": given}]},
+        },
+    ],
+    ids=["wait", "by_starter", "from_workflows", "required"],
+)
+def test_true_and_false_are_no_texts_and_no_numbers(place: Any, given: Any) -> None:
+    assert "it is true or false, not " in refusal_of(place(given)).message
+
+
+@pytest.mark.parametrize("given", ["3", True], ids=repr)
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda given: {"steps": [note("a") | {"retry": {"attempts": given}}]},
+        lambda given: {"steps": [note("a") | {"retry": {"seconds": given}}]},
+        lambda given: {"steps": [note("a", max_visits=given)]},
+        lambda given: {"steps": [approval("a", expires_after=given)]},
+        lambda given: {"steps": [lock("a", "x", expires_after=given)]},
+        lambda given: {"steps": [ONE], "max_steps": given},
+    ],
+    ids=["attempts", "seconds", "max_visits", "approval", "lock", "max_steps"],
+)
+def test_numbers_are_no_texts_and_no_truth_values(place: Any, given: Any) -> None:
+    shown = "true" if given is True else '"3"'
+    assert f"it is a number, not {shown}" in refusal_of(place(given)).message
+    assert isinstance(parse_definition(place(3)), Definition)
+
+
+def refusal_of(given: dict[str, Any]) -> ActionError:
+    return refusal(*given.pop("steps"), **given)
+
+
+def test_names_are_compared_in_one_form_of_unicode() -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+
+    definition = defined(note(composed, next=decomposed + "2"), note(composed + "2"), input=fields(a="text"))
+
+    assert definition.step(composed).next == composed + "2"
+    refusal(note(composed), note(decomposed))
+    refusal(note("a\u200b"))
+    assert defined(mutation("a", "insert", decomposed, data={})).steps[0].collection == composed  # type: ignore[union-attr]

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from actionengine.changes.difference import TypeDiff
-from actionengine.changes.ops import FieldDefinition, Name, OpType, in_a_module
+from actionengine.changes.ops import FieldDefinition, Flag, Name, OpType, Reference, in_a_module
 from actionengine.changes.states import ChangeStatus
+from actionengine.names import spelled
 from actionengine.storage.port import RESERVED_PREFIX
 
 RecordTypeStatus = Literal["draft", "active", "retired"]
@@ -54,6 +55,8 @@ def _unreserved(key: str) -> str:
 
 
 Title = Annotated[str, Field(min_length=1, max_length=200)]
+UniqueName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(spelled)]
+"""A name that nothing else of its kind has, in Unicode's form NFC."""
 Description = Annotated[str, Field(max_length=10_000)]
 Key = Annotated[Name, AfterValidator(_unreserved)]
 
@@ -87,9 +90,9 @@ class SchemaDefinition(Input):
 class CreateProject(Input):
     """A project; with `require_review`, none of its changes is merged that was not `Ready`."""
 
-    name: Title
+    name: UniqueName
     description: Description = ""
-    require_review: bool = False
+    require_review: Flag = False
 
 
 class ProjectReference(Input):
@@ -126,7 +129,7 @@ with warnings.catch_warnings():
 
         project_id: str
         key: Key
-        name: Title | None = None
+        name: UniqueName | None = None
         description: Description = ""
         base_type: Name | None = None
         schema: SchemaDefinition = SchemaDefinition()  # type: ignore[assignment]
@@ -169,7 +172,7 @@ class RecordTypeReference(Input):
     """One record type."""
 
     project_id: str
-    key: str
+    key: Reference
 
 
 class ListRecordTypes(Page):
@@ -280,6 +283,8 @@ class AddTarget(Input):
             raise ValueError(f"the selector of a target of the type {self.type!r} is {{{name!r}: '…'}}")
         if self.type == "file":
             in_a_module(value)
+        else:
+            self.selector[name] = spelled(value)
         return self
 
 
@@ -426,7 +431,7 @@ class StopWorkspace(Input):
     """The change whose workspace is to be stopped; with `keep`, the working copy stays until the change is merged."""
 
     change_id: str
-    keep: bool = False
+    keep: Flag = False
 
 
 class Workspace(Output):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -17,25 +19,73 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import to_json
 
 from actionengine.changes.schema import FieldType
 from actionengine.errors import ErrorCode, failing
 from actionengine.execution.edits import check_diff
 from actionengine.execution.paths import module_path, reason_not_to_change
 from actionengine.execution.refusals import PathEscapeError
+from actionengine.names import nfc, spelled
 from actionengine.payload import refusals, summary
 
 OpType = Literal["add_field", "set_field", "remove_field", "rename_field", "edit_file"]
 
 
-def _plain(name: str) -> str:
-    if name != name.strip() or not name.isprintable():
+def _plain(path: str) -> str:
+    if path != path.strip() or not path.isprintable():
         raise ValueError("it begins or ends with a space, or has characters that cannot be printed")
-    return name
+    return path
 
 
-Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_plain)]
-"""A name of a field, or a key: 1 to 100 printable characters."""
+def _flag(given: Any) -> bool:
+    if not isinstance(given, bool):
+        raise ValueError(f"it is true or false, not {_shown(given)}")
+    return given
+
+
+def _number(given: Any) -> Any:
+    if isinstance(given, str | bool):
+        raise ValueError(f"it is a number, not {_shown(given)}")
+    return given
+
+
+def _choices(given: Any) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    if not isinstance(given, list | tuple) or not given or not all(isinstance(each, str) for each in given):
+        raise ValueError(f"choices are a list of at least one text, as in ['low', 'high'], not {_shown(given)}")
+    if not all(given):
+        raise ValueError("the empty text is no choice: a field that is not required may be left out instead")
+    choices = tuple(map(spelled, given))
+    for choice, times in Counter(choices).items():
+        if times > 1:
+            raise ValueError(f"the choice {choice!r} is there {times} times: name it once")
+    return choices
+
+
+def _shown(given: Any) -> str:
+    text = to_json(given, fallback=str).decode()
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+
+
+_MOST_SHOWN = 60
+"""Characters of a value that a refusal shows."""
+
+Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(spelled)]
+"""A name of a field, or a key: 1 to 100 visible characters, in Unicode's form NFC."""
+
+Reference = Annotated[str, AfterValidator(nfc)]
+"""A name by which something is looked up."""
+
+Flag = Annotated[bool, BeforeValidator(_flag)]
+"""True or false: no text, and no number."""
+
+Whole = Annotated[int, BeforeValidator(_number)]
+"""A whole number: no text, and no truth value."""
+
+Number = Annotated[float, BeforeValidator(_number)]
+"""A number: no text, and no truth value."""
 
 
 class Definition(BaseModel):
@@ -45,8 +95,8 @@ class Definition(BaseModel):
     __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
 
     type: FieldType
-    required: bool = False
-    choices: tuple[str, ...] | None = Field(default=None, min_length=1)
+    required: Flag = False
+    choices: Annotated[tuple[str, ...] | None, BeforeValidator(_choices)] = None
     """For a `choice`: the values that there are; any text, where none are named."""
 
     @model_validator(mode="after")
@@ -79,7 +129,7 @@ class _Defining(_OnField):
     @model_validator(mode="after")
     def _names_one_field(self) -> _Defining:
         name = (self.definition.model_extra or {}).get("name", self.field)
-        if name != self.field:
+        if not isinstance(name, str) or nfc(name) != self.field:
             raise ValueError(f"the definition is of {name!r}, the op of {self.field!r}")
         if self.before == self.field:
             raise ValueError(f"{self.field!r} cannot stand before itself")
@@ -89,7 +139,7 @@ class _Defining(_OnField):
 class AddField(_Defining):
     """A new field, at the end or before another one. With `override` it may stand over an inherited one."""
 
-    override: bool = False
+    override: Flag = False
 
 
 class SetField(_Defining):
@@ -106,7 +156,7 @@ class RenameField(_Payload):
     record_type: Name
     old_name: Name
     new_name: Name
-    override: bool = False
+    override: Flag = False
 
     @model_validator(mode="after")
     def _renames(self) -> RenameField:

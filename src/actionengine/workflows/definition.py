@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticSerializationError, to_json
 
 from actionengine.changes.models import SchemaDefinition
+from actionengine.changes.ops import Whole
 from actionengine.errors import ErrorCode, failing
 from actionengine.payload import refusals, summary
 from actionengine.workflows.checks import check
@@ -31,7 +32,7 @@ class Definition(Part):
     input: SchemaDefinition | None = None
     steps: Annotated[tuple[Step, ...], Field(max_length=MOST_STEPS), AfterValidator(not_empty)]
     trigger: Trigger | None = None
-    max_steps: int = Field(default=1000, ge=1, le=100_000)
+    max_steps: Whole = Field(default=1000, ge=1, le=100_000)
     """Steps that one run takes at most."""
 
     def step(self, name: str) -> Step:

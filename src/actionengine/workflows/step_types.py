@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from actionengine.changes.ops import Name
+from actionengine.changes.ops import Flag, Name, Number, Whole
 from actionengine.names import check_permission
 from actionengine.storage.port import RESERVED_PREFIX
 from actionengine.workflows.conditions import DEEPEST, Condition, depth, not_empty, paths
@@ -85,8 +85,8 @@ class Retry(Part):
     """How often a step is tried that fails with what may pass (`conflict`, `timeout`, `unavailable`, `handler_error`),
     and after how many seconds for the second time; each further wait is twice as long."""
 
-    attempts: int = Field(default=3, ge=1, le=20)
-    seconds: float = Field(default=0.5, gt=0, le=3600)
+    attempts: Whole = Field(default=3, ge=1, le=20)
+    seconds: Number = Field(default=0.5, gt=0, le=3600)
 
 
 class _Step(Part):
@@ -98,7 +98,7 @@ class _Step(Part):
     """Where a run goes when the step has failed for good: `pause`, so that a person can look and resume it; `fail`,
     which ends it; or the name of a step."""
     retry: Retry = Retry()
-    max_visits: int | None = Field(default=None, ge=1, le=10_000)
+    max_visits: Whole | None = Field(default=None, ge=1, le=10_000)
     """How often a run may come here; what makes a cycle end."""
 
     @property
@@ -147,7 +147,7 @@ class AssignmentStep(_Step):
     assignee: Text
     title: Text
     details: dict[str, JsonValue] = Field(default_factory=dict)
-    wait: bool = False
+    wait: Flag = False
 
     @property
     def gives(self) -> frozenset[str] | None:
@@ -163,10 +163,10 @@ class ApprovalStep(_Step):
     type: Literal["approval"]
     permission: Annotated[Name, AfterValidator(_permission)]
     message: Text
-    expires_after: float = Field(default=7 * _DAY, gt=0, le=366 * _DAY)
+    expires_after: Number = Field(default=7 * _DAY, gt=0, le=366 * _DAY)
     """Seconds."""
     on_reject: Name = FAIL
-    by_starter: bool = False
+    by_starter: Flag = False
 
     @property
     def gives(self) -> frozenset[str] | None:
@@ -282,7 +282,7 @@ class RecordLockStep(_Step):
     collection: Annotated[Name, AfterValidator(_collection)]
     id: Text
     operation: Literal["lock", "release"] = "lock"
-    expires_after: float = Field(default=_DAY, gt=0, le=366 * _DAY)
+    expires_after: Number = Field(default=_DAY, gt=0, le=366 * _DAY)
 
     @property
     def gives(self) -> frozenset[str] | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, model_validator
 
-from actionengine.changes.ops import Name
+from actionengine.changes.ops import Flag, Name
 from actionengine.workflows.conditions import paths
 from actionengine.workflows.schedules import cron, zone
 from actionengine.workflows.step_types import Part, When
@@ -36,7 +36,7 @@ class EventTrigger(Part):
     event_type: Name
     when: When | None = None
     input: dict[str, JsonValue] = Field(default_factory=dict)
-    from_workflows: bool = False
+    from_workflows: Flag = False
 
     @model_validator(mode="after")
     def _asks_the_event(self) -> EventTrigger:

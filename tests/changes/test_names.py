@@ -1,0 +1,126 @@
+"""Names in two spellings of Unicode: each kind of name is one name, whichever spelling a caller sends."""
+
+from __future__ import annotations
+
+from typing import Any
+from unicodedata import normalize
+
+import pytest
+
+from actionengine import ErrorCode
+from tests.changes.desk import Desk, add, expect, put, refused, remove, rename, scenario, schema
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+INVALID, CONFLICT = ErrorCode.INVALID_INPUT, ErrorCode.CONFLICT
+UNSEEN = ["a\u200bb", "\u202ea", " a", "a ", "a  b", "a\nb", "a\u00a0b", "\u3164", "a\ufe0f"]
+
+
+def text(name: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "type": "string", **more}
+
+
+@scenario
+async def test_a_field_is_one_field_in_both_spellings(desk: Desk) -> None:
+    project = await desk.job({"fields": [text(NFD), text("a")]})
+    assert await desk.names(project) == [NFC, "a"]
+
+    change = await desk.change(project, add("job", NFD))
+    refused(await desk.merge(change), ErrorCode.UNPROCESSABLE, "is there already")
+    await desk.merged(project, put("job", NFC, "text"))
+    change = await desk.change(project, put("job", NFC))
+    refused(await desk.op(change, remove("job", NFD)), CONFLICT, "is about")
+    await desk.merged(project, rename("job", NFD, "b"))
+    await desk.merged(project, rename("job", "b", NFD), add("job", "c", before=NFC))
+
+    assert await desk.names(project) == ["c", NFC, "a"]
+    both = {"fields": [text(NFC), text(NFD)]}
+    refused(await desk.type(project, "twice", both), INVALID, "two fields", NFC)
+
+
+@scenario
+async def test_a_record_type_is_one_type_in_both_spellings(desk: Desk) -> None:
+    project = await desk.project()
+    made = expect(await desk.type(project, NFD, schema(a="string"), active=True))
+    assert (made.key, made.name) == (NFC, NFC)
+
+    refused(await desk.type(project, NFC), CONFLICT, NFC)
+    refused(await desk.type(project, "other", name=NFD), CONFLICT, NFC)
+    for key in (NFC, NFD):
+        assert expect(await desk.get_type(project, key)).id == made.id
+        refused(await desk.keep(key, {"b": "x"}), INVALID, "no such field")
+        expect(await desk.keep(key, {"a": "x"}))
+        assert expect(await desk.history(project, key)).is_intact
+    asked = {"project_id": project.id, "key": NFD}
+    assert expect(await desk.ask("record_types.check_documents", asked)).checked == 2
+    derived = expect(await desk.type(project, "derived", base=NFD))
+    assert derived.base_type == NFC
+    change = expect(await desk.ask("changes.create", {"project_id": project.id, "title": NFD}))
+    target = expect(await desk.target(change, NFD))
+    assert target.selector == {"record_type_key": NFC}
+    expect(await desk.op(change, add(NFD, "b"), target))
+    expect(await desk.merge(change))
+
+
+@scenario
+async def test_a_collection_is_one_collection_in_both_spellings(desk: Desk) -> None:
+    id = expect(await desk.keep(NFD, {"a": 1}))
+
+    assert await desk.ask("host.read", {"type": NFC, "id": id}) == {"a": 1}
+    assert await desk.ask("host.read", {"type": NFD, "id": id}) == {"a": 1}
+
+
+@scenario
+async def test_a_project_has_its_name_alone_in_both_spellings(desk: Desk) -> None:
+    assert expect(await desk.project(NFD)).name == NFC
+
+    refused(await desk.project(NFC), CONFLICT)
+
+
+@pytest.mark.parametrize("name", UNSEEN, ids=ascii)
+@scenario
+async def test_a_name_that_looks_like_another_one_is_refused(desk: Desk, name: str) -> None:
+    project = await desk.project()
+
+    refused(await desk.type(project, name), INVALID, "key", "is no name")
+    refused(await desk.type(project, "a", {"fields": [text(name)]}), INVALID, "is no name")
+    refused(await desk.type(project, "a", name=name), INVALID, "name", "is no name")
+    refused(await desk.type(project, "a", base=name), INVALID, "base_type", "is no name")
+    refused(await desk.project(name), INVALID, "name", "is no name")
+    change = expect(await desk.ask("changes.create", {"project_id": project.id, "title": "a"}))
+    refused(await desk.target(change, name, "form"), INVALID, "is no name")
+
+
+@scenario
+async def test_a_choice_is_one_choice_in_both_spellings(desk: Desk) -> None:
+    field = {"name": "a", "type": "choice", "choices": [NFD, "b"]}
+    await desk.job({"fields": [field]})
+
+    expect(await desk.keep("job", {"a": NFC}))
+    refused(await desk.keep("job", {"a": NFD}), INVALID, "a: ")
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        {"required": "yes"},
+        {"required": 1},
+        {"required": None},
+        {"type": "choice", "choices": []},
+        {"type": "choice", "choices": ["a", "a"]},
+        {"type": "choice", "choices": ["a", ""]},
+        {"type": "choice", "choices": ["a", normalize("NFD", "\u00e9"), "\u00e9"]},
+    ],
+    ids=repr,
+)
+@scenario
+async def test_an_odd_definition_is_refused_where_it_is_taken(desk: Desk, definition: dict[str, Any]) -> None:
+    project = await desk.job()
+
+    refused(await desk.type(project, "a", {"fields": [text("a") | definition]}), INVALID, "schema.fields.0")
+    change = await desk.change(project)
+    expect(await desk.target(change, "job"))
+    for op_type in ("add_field", "set_field"):
+        op = {"record_type": "job", "field": "title", "definition": {"type": "string", **definition}}
+        payload = {"change_id": change.id, "op_type": op_type, "payload": op}
+        refused(await desk.ask("changes.add_patch_op", payload), INVALID, op_type, "definition")
+    refused(await desk.ask("projects.create", {"name": "x", "require_review": "yes"}), INVALID, "true or false")
