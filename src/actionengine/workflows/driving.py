@@ -86,7 +86,7 @@ class Executions:
     async def wait(
         self, tenant: Tenant, key: str, run_id: str, position: int, approval_id: str, mode: Mode
     ) -> Result[RunPoint, ActionError]:
-        """Pause a run for an approval."""
+        """Go on with what became of an approval that a run waits for."""
         payload = {"run_id": run_id, "position": position, "approval_id": approval_id}
         once = f"{run_id}/{position}/{approval_id}"
         return await self._execute("wait", payload, tenant, key, mode, once=once, request_id=run_id)
@@ -245,16 +245,16 @@ class Driver:
                 return _unwrapped(answer)
             error = answer.failure()
             if error.code is ErrorCode.APPROVAL_REQUIRED:
-                return await self._wait(tenant, point, error, mode)
+                # The run has paused with it.
+                answer = await self._moved(
+                    lambda: self._executions.next(tenant, point.workflow_key, point.run_id, mode), mode
+                )
+                return _unwrapped(answer)
             if error.code not in MAY_PASS or attempt >= point.retry_attempts:
                 return await self._give_up(tenant, point, error, mode)
             logger.info("step %s of the run %s is tried again: %s", point.step, point.run_id, error)
             await self._pause(mode, min(point.retry_seconds * 2 ** (attempt - 1), 3600.0))
             attempt += 1
-
-    async def _wait(self, tenant: Tenant, point: RunPoint, error: ActionError, mode: Mode) -> RunPoint:
-        about = (tenant, point.workflow_key, point.run_id, point.position, error.details["approval_id"])
-        return _unwrapped(await self._moved(lambda: self._executions.wait(*about, mode), mode))
 
     async def _seconds_left(self, tenant: Tenant, approval_id: str, mode: Mode) -> float | None:
         return await self._in_the_end(lambda: self._executions.seconds_left(tenant, approval_id, mode), mode)

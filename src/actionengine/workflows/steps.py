@@ -81,7 +81,7 @@ class GiveUp(AtStep):
 
 
 class WaitFor(AtStep):
-    """The step at this position waits for an approval."""
+    """An approval that the step at this position has asked for."""
 
     approval_id: str
 
@@ -298,7 +298,7 @@ def workflow_steps_service(permissions: WorkflowPermissions) -> Service:
             _internal("next", "Where a run is", _next, AtRun, read_only=True),
             _internal("perform", "Take the step that a run is at", perform_step, AtStep),
             _internal("give_up", "Have the step that a run is at failed for good", _give_up, GiveUp),
-            _internal("wait", "Pause a run for an approval", _wait, WaitFor),
+            _internal("wait", "Go on with what became of an approval that a run waits for", _wait, WaitFor),
             _internal("fire", "Start the run that a trigger is for, where its condition holds", _fire, Fire),
             _internal("decline", "Move on a run whose approval is refused", _decline, Decline),
         ],
