@@ -405,6 +405,25 @@ class UnitsGoOnAfterTheirEnd(Broken, by=TransactionConformance.test_a_unit_that_
             pass
 
 
+class TimeStandsStill(Broken, by=TransactionConformance.test_units_of_work_tell_one_time_and_it_goes_on):
+    """The time is that at which a unit of work was first asked for it."""
+
+    class Unit(BrokenUnit):
+        asked_at: datetime | None = None
+
+        async def now(self) -> datetime:
+            self.asked_at = self.asked_at or await super().now()
+            return self.asked_at
+
+
+class EachUnitHasItsTime(Broken, by=TransactionConformance.test_units_of_work_tell_one_time_and_it_goes_on):
+    """Units of work that read have another time than those that write."""
+
+    class Unit(BrokenUnit):
+        async def now(self) -> datetime:
+            return await super().now() + timedelta(minutes=1 if self._read_only else 0)
+
+
 # Idempotency
 
 

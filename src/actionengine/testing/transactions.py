@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from time import monotonic
 
 import pytest
 from returns.result import Success
@@ -25,6 +27,7 @@ USES: dict[str, Callable[[UnitOfWork], Awaitable[object]]] = {
     "read_log": lambda unit: unit.read_log(LogQuery()),
     "savepoint": lambda unit: unit.savepoint(),
     "record": lambda unit: unit.record(Recording(())),
+    "now": lambda unit: unit.now(),
     "commit": lambda unit: unit.commit(),
 }
 ENDS: dict[str, Callable[[UnitOfWork], Awaitable[None]]] = {
@@ -51,6 +54,21 @@ class TransactionConformance(Conformance):
             assert (first.data, second.data) == ({"n": 3}, {"n": 2})
             await notes.delete("n1", 2)
             assert await notes.get("n1") is None
+
+    @scenario
+    async def test_units_of_work_tell_one_time_and_it_goes_on(self, world: World) -> None:
+        began = monotonic()
+        async with world.reading() as first, world.writing() as second:
+            before = await first.now()
+            await world.pause(0.02)
+            record = await second.records("notes").insert({})
+            after = await second.now()
+            later = await first.now()
+        tolerance = timedelta(seconds=monotonic() - began + 1.0)
+
+        assert before.utcoffset() == timedelta(0)
+        assert timedelta(seconds=0.019) <= later - before <= tolerance
+        assert max(abs(record.created_at - before), abs(after - later)) <= tolerance
 
     @scenario
     async def test_first_uses_at_once_are_one_transaction(self, world: World) -> None:
