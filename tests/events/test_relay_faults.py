@@ -49,6 +49,7 @@ KILLS = 4
 CAMPAIGN = 200
 PAUSES = 3
 STOPS = 2
+TERMINATIONS = 6
 SHORT_LEASE: dict[str, Any] = {"publish_timeout": 0.6, "leeway": 0.6}
 """For relays in other processes: a lease of 1.2 s."""
 
@@ -446,20 +447,20 @@ def test_poison_for_which_something_is_raised_that_is_no_exception_does_not_end_
 
 def test_a_failed_settlement_does_not_lock_writers_out(tmp_path: Path) -> None:
     def refuse(event: Event) -> None:
-        has_failed.set()
+        tries.append(event.subject)
         raise ValueError("caf\udce9")
 
-    has_failed = threading.Event()
-    with SQLiteStorage(tmp_path / "events.db") as storage:
+    tries: list[str] = []
+    with SQLiteStorage(tmp_path / "events.db", busy_timeout=300.0) as storage:
         writer = Writer(storage)
         writer.execute("bad")
         relay = quick_relay(storage, CallbackPublisher(refuse))
         with running(relay):
-            assert has_failed.wait(60.0)
-            time.sleep(0.1)
+            # The second try comes after the settlement of the first.
+            wait_until(lambda: len(tries) > 1)
             began = time.monotonic()
             writer.execute("good")
-            assert time.monotonic() - began < 4.5
+            assert time.monotonic() - began < 150.0
 
 
 # PostgreSQL goes away
@@ -508,8 +509,9 @@ def test_relays_recover_by_themselves_when_their_connections_are_terminated(
         writer = site.writer(site.tenant())
         relays = [site.relay(stops=True, mode=mode, batch_size=BATCH, pause=0.001) for mode in ("sync", "async")]
         site.wait_for_arrivals(20)
-        for _ in range(15):
+        while ended < TERMINATIONS:
             victim = dice.choice(relays)
+            assert victim.is_alive(), site.errors()
             row = connection.execute(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s",
                 (victim.name,),
@@ -525,7 +527,6 @@ def test_relays_recover_by_themselves_when_their_connections_are_terminated(
         arrivals = finish(site)
         report(site, arrivals, f"{ended} times all connections of a relay terminated")
         site.close()
-    assert ended > 10
     assert duplicates(arrivals) <= ended * BATCH
 
 
@@ -603,7 +604,8 @@ def test_a_task_that_is_cancelled_leaves_nothing_taken(any_storage: AnyStorage, 
     async def cancel_often() -> None:
         for number in range(cancels):
             writer.execute(*(f"s/{subject % 7}" for subject in range(8)))
-            relay = quick_relay(any_storage, broker, batch_size=BATCH)
+            # Its lease is ten minutes long.
+            relay = quick_relay(any_storage, broker, batch_size=BATCH, publish_timeout=600.0)
             task = asyncio.create_task(relay.run_async())
             await asyncio.sleep(number % 24 * 0.0005)
             task.cancel()
@@ -615,7 +617,7 @@ def test_a_task_that_is_cancelled_leaves_nothing_taken(any_storage: AnyStorage, 
         """Whether another relay can take what there is, long before a lease is over."""
         outbox = any_storage.outbox("async")
         try:
-            deadline = time.monotonic() + 8.0
+            deadline = time.monotonic() + 60.0
             while (await outbox.status()).pending and not await outbox.take(1000, 30.0):
                 if time.monotonic() > deadline:
                     return False

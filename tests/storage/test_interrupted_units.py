@@ -84,7 +84,7 @@ def is_free(backend: Backend, storage: SQLStorage) -> bool:
 
 def frees_soon(backend: Backend, storage: SQLStorage) -> bool:
     """A server needs a moment to see that a connection was closed."""
-    until = time.monotonic() + 3
+    until = time.monotonic() + 60
     while not is_free(backend, storage):
         if time.monotonic() > until:
             return False
