@@ -36,6 +36,24 @@ settings.register_profile("same", settings.get_profile("searching"), derandomize
 settings.load_profile("same")
 
 
+LEFT_TO_SOAK = ({"sqlite", "async"}, {"postgres", "sync"}, {"postgresql", "sync"})
+"""On a database one mode is enough of what has both modes in memory; the conformance suite has both on each."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `soak` what repeats on a database, in its other mode, a test that has both."""
+    ids = {item.nodeid for item in items}
+    for item in items:
+        test, _, parameters = item.nodeid.removesuffix("]").partition("[")
+        parts = parameters.split("-")
+        if item.path.name == "test_conformance.py" or not any(each <= set(parts) for each in LEFT_TO_SOAK):
+            continue
+        others = [{"sync": "async", "async": "sync"}.get(part, part) for part in parts]
+        if f"{test}[{'-'.join(others)}]" in ids:
+            item.add_marker(pytest.mark.soak)
+
+
 def pytest_collection_finish() -> None:
     """What was collected stays to the end: no collection of garbage need go through thousands of tests."""
     gc.collect()

@@ -239,9 +239,9 @@ HOSTS = [pair if pair in USUAL else pytest.param(pair, marks=pytest.mark.soak) f
 """Either host on either database; two of the four start anew for each test only in the campaigns."""
 
 
-@pytest.fixture(params=product(SERVED, BACKENDS), ids="-".join, scope="module")
+@pytest.fixture(params=HOSTS, ids="-".join, scope="module")
 def host(request: pytest.FixtureRequest, fresh_storage: FreshStorage) -> Iterator[Host]:
-    """Either host on either database, shared by the tests of a file."""
+    """Each host on one database, and in the soak on the other as well; shared by the tests of a file."""
     name, backend = request.param
     with fresh_storage(backend) as storage, serve(name, storage) as serving:
         yield serving

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import sqlite3
+import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import pytest
 from returns.result import Result, Success
 from sqlalchemy import text
@@ -21,6 +27,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
+from actionengine.storage.sqlite.driver import ReleasingConnection
 from actionengine.testing import StorageConformance
 
 
@@ -113,3 +120,33 @@ def test_what_is_append_only_is_not_replaced_either(storage: SQLiteStorage, engi
     answer = engine.execute_action("notes", "run", {"statements": [statement]}, request)
 
     assert "append-only" in str(answer.failure())
+
+
+def test_a_connection_whose_opening_was_cancelled_is_closed_without_a_warning(tmp_path: Path) -> None:
+    """Python 3.13 and newer warn of a connection that nobody has closed."""
+    path = tmp_path / "cancelled.db"
+    opens, is_cancelled = threading.Event(), threading.Event()
+
+    class Slow(ReleasingConnection):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self.execute("CREATE TABLE held (id INTEGER)")
+            opens.set()
+            assert is_cancelled.wait(60)
+
+    async def cancel() -> None:
+        connection = aiosqlite.connect(path, factory=Slow, check_same_thread=False)
+        opening = asyncio.ensure_future(connection)
+        await asyncio.to_thread(opens.wait, 60)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        is_cancelled.set()
+        await asyncio.to_thread(connection._thread.join, 60)
+
+    asyncio.run(cancel())
+
+    gc.collect()
+    with closing(sqlite3.connect(path, timeout=0)) as other:
+        other.execute("INSERT INTO held VALUES (1)")

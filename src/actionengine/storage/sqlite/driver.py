@@ -46,6 +46,11 @@ class ReleasingConnection(sqlite3.Connection):
         self._close_cursors()
         super().close()
 
+    def __del__(self) -> None:
+        # A task that is cancelled while aiosqlite opens a connection leaves one that nobody has, and cannot close it.
+        with suppress(sqlite3.Error):
+            super().close()
+
     def _close_cursors(self) -> None:
         for cursor in list(self._cursors):
             # One that another thread uses at this moment cannot be closed: its statement is interrupted.
