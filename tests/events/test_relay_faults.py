@@ -447,10 +447,10 @@ def test_poison_for_which_something_is_raised_that_is_no_exception_does_not_end_
 
 def test_a_failed_settlement_does_not_lock_writers_out(tmp_path: Path) -> None:
     def refuse(event: Event) -> None:
-        tries.append(event.subject)
+        tries.append(event)
         raise ValueError("caf\udce9")
 
-    tries: list[str] = []
+    tries: list[Event] = []
     with SQLiteStorage(tmp_path / "events.db", busy_timeout=300.0) as storage:
         writer = Writer(storage)
         writer.execute("bad")
