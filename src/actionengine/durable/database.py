@@ -24,7 +24,7 @@ CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 10.0
 
 _SERVERS_GRACE = 1.0
-"""Seconds after which the server ends what this process has ceased to wait for, and frees its locks."""
+"""Seconds after which the server ends a transaction that this process has given up, and frees its locks."""
 
 
 class DurableUnavailable(Exception):
@@ -131,8 +131,7 @@ def open_postgres(url: URL, bounds: Bounds, *, size: int, overflow: int = 0, swi
     @event.listens_for(engine, "connect")
     def bound_server(connection: BoundedConnection, record: Any) -> None:
         limit = milliseconds(bounds.answer_timeout + _SERVERS_GRACE)
-        settings = ("statement_timeout", "idle_in_transaction_session_timeout")
-        connection.execute("; ".join(f"SET {name} = {limit}" for name in settings).encode())
+        connection.execute(f"SET idle_in_transaction_session_timeout = {limit}".encode())
         # A pool rolls back what is given back to it.
         connection.commit()
 
