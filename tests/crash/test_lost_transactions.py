@@ -175,10 +175,10 @@ def test_an_action_that_loses_every_time_is_a_conflict_and_leaves_nothing(shop: 
 def test_a_statement_that_takes_too_long_is_a_timeout(shop: Database, world_on: WorldOn) -> None:
     def dawdle(data: None, ctx: ActionContext) -> Result[None, Any]:
         ctx.records("notes").insert({})
-        ctx.session.execute(text("SELECT pg_sleep(30)"))
+        ctx.session.execute(text("SELECT pg_sleep(60)"))
         return Success(None)
 
-    world = world_on(storage := PostgresStorage(shop.app_url, statement_timeout=0.6))
+    world = world_on(storage := PostgresStorage(shop.app_url, statement_timeout=3.0))
     engine = notes_engine(storage, dawdle=dawdle, put=put)
 
     answer = world.run(world.execute(engine, "notes", "dawdle", None, notes_request(world)))
