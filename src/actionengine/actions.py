@@ -17,7 +17,7 @@ from actionengine.event_types import EventType
 
 if TYPE_CHECKING:
     from actionengine.action_context import ActionContext
-    from actionengine.storage.port import DocumentGuard, RecordGuard
+    from actionengine.storage.port import DocumentGuard, RecordGuard, Route
 
 Idempotency = Literal["optional", "required", "none"]
 
@@ -112,6 +112,8 @@ class Service:
     """The same for what is asked before a document is changed or deleted."""
     permissions: tuple[str, ...] = ()
     """The permissions that its handlers ask for themselves; patterns too."""
+    routes: tuple[Route, ...] = ()
+    """Queues of the outbox that the events of an engine with this service go into, besides the host's."""
 
 
 class ActionOptions(TypedDict, total=False):

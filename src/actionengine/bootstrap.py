@@ -84,6 +84,7 @@ def create_engine(
         _observer() if diagnostics else None,
         _document_guard(declared),
         _record_guard(declared),
+        tuple(dict.fromkeys(route for service in declared for route in service.routes)),
     )
     return Engine(declared, pipeline, event_types)
 

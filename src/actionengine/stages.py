@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from datetime import datetime, timedelta
@@ -43,6 +43,7 @@ from actionengine.storage.port import (
     Mode,
     RecordGuard,
     Recording,
+    Route,
     Storage,
     StorageError,
     UnitOfWork,
@@ -92,6 +93,7 @@ class Stages(ABC):
         observe: Callable[[str, Stage], Stage] | None = None,
         document_guard: DocumentGuard | None = None,
         record_guard: RecordGuard | None = None,
+        routes: Sequence[Route] = (),
     ) -> None:
         self.plans = plans
         self.storage = storage
@@ -99,6 +101,7 @@ class Stages(ABC):
         self.resources = resources
         self.document_guard = document_guard
         self.record_guard = record_guard
+        self._routes = routes
         self._idempotency_ttl = timedelta(seconds=limits.idempotency_ttl)
         self._authorizer = authorizer
         self._before = before
@@ -283,7 +286,7 @@ class Stages(ABC):
             # There is nothing to write, and a commit looks at what SQL of the handler has made of the transaction.
             await execution.unit_of_work.commit()
             execution.unit_of_work = None
-        recording = Recording(execution.scrubbed_rows(), execution.scrubbed_events(), execution.results)
+        recording = Recording(execution.scrubbed_rows(), execution.scrubbed_events(), execution.results, self._routes)
         await self.open(execution, writable=True).record(recording)
 
     async def commit(self, execution: Execution) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from actionengine.errors import ConfigurationError
@@ -18,6 +18,7 @@ from actionengine.events.publisher import (
     as_publish_error,
     checked_answer,
 )
+from actionengine.storage.port import EVENTS
 
 _BATCH_SIZE = 100
 """Events that a publisher without a `batch_size` gets at once."""
@@ -45,7 +46,8 @@ class Fanout:
         if not publishers:
             raise ConfigurationError("Fanout needs a publisher to give events to")
         self._members = [_Member(publisher) for publisher in publishers]
-        self._remember = remember
+        self.publishers = publishers
+        self.remember = remember
         self._had: OrderedDict[str, set[_Member]] = OrderedDict()
         self.batch_size = max(member.batch_size for member in self._members)
         self.concurrency = max(member.concurrency for member in self._members)
@@ -93,8 +95,41 @@ class Fanout:
 
     def _note(self, event: Event, member: _Member) -> None:
         self._had.setdefault(event.id, set()).add(member)
-        while len(self._had) > self._remember:
+        while len(self._had) > self.remember:
             self._had.popitem(last=False)
+
+
+class _Nobody:
+    """A publisher of events that nobody wants."""
+
+    name = "nobody"
+
+    def publish(self, events: Sequence[Event]) -> None:
+        """Do nothing."""
+
+
+nobody = _Nobody()
+
+
+def by_queue(publisher: Publisher) -> dict[str, Publisher]:
+    """Return who takes events from which queue of the outbox.
+
+    A publisher with `queues` takes none from the host's: each of these queues has a publisher of its own. Of a `Fanout`
+    each queue gets the members that take from it.
+    """
+    if not isinstance(publisher, Fanout):
+        queues: Mapping[str, Publisher] | None = getattr(publisher, "queues", None)
+        return {EVENTS: publisher} if queues is None else dict(queues)
+    members: dict[str, list[Publisher]] = {}
+    for member in publisher.publishers:
+        for queue, part in by_queue(member).items():
+            members.setdefault(queue, []).append(part)
+    if list(members) == [EVENTS]:
+        return {EVENTS: publisher}
+    return {
+        queue: parts[0] if len(parts) == 1 else Fanout(*parts, remember=publisher.remember)
+        for queue, parts in members.items()
+    }
 
 
 class _Member:

@@ -12,8 +12,9 @@ from actionengine.storage.port import OutboxStatus
 class RelayMetrics:
     """The instruments of one relay: nothing, where OpenTelemetry is not installed."""
 
-    def __init__(self, name: str) -> None:
-        self._attributes = {"actionengine.relay": name}
+    def __init__(self, name: str, queue: str) -> None:
+        self._queue = {"actionengine.queue": queue}
+        self._attributes = {"actionengine.relay": name, **self._queue}
         self.is_on = False
         try:
             from opentelemetry import metrics
@@ -49,9 +50,9 @@ class RelayMetrics:
         """How much there is to deliver."""
         if not self.is_on:
             return
-        self._gauges["pending"].set(status.pending)
-        self._gauges["dead"].set(status.dead)
-        self._gauges["age"].set(age_of(status))
+        self._gauges["pending"].set(status.pending, self._queue)
+        self._gauges["dead"].set(status.dead, self._queue)
+        self._gauges["age"].set(age_of(status), self._queue)
 
 
 def age_of(status: OutboxStatus) -> float:

@@ -46,6 +46,9 @@ class Publisher(Protocol):
     Where a publisher has a `batch_size`, it gets no more events than that in a call (100 without); where it has a
     `concurrency`, so many calls are made at once (one without).
 
+    A publisher that takes events from other queues of the outbox than the host's has `queues`: a publisher for each of
+    them, by name.
+
     Two more methods are called where a publisher has them, `def` or `async def`: `start()` before the first event, and
     again after it has failed; and `stop()` at the end.
     """

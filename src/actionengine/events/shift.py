@@ -64,7 +64,13 @@ class Shift:
     """One run of a relay."""
 
     def __init__(
-        self, outbox: Outbox, world: World, deliverer: Deliverer, publisher: Publisher, settings: Settings
+        self,
+        outbox: Outbox,
+        world: World,
+        deliverer: Deliverer,
+        publisher: Publisher,
+        settings: Settings,
+        queue: str,
     ) -> None:
         self._outbox = outbox
         self._world = world
@@ -72,7 +78,7 @@ class Shift:
         self._publisher = publisher
         self._settings = settings
         self._lease = settings.publish_timeout + _LEEWAY
-        self._metrics = RelayMetrics(settings.name)
+        self._metrics = RelayMetrics(settings.name, queue)
         self._id = str(uuid7())
         self._started_at = datetime.now(UTC)
         self._is_stopping = False

@@ -36,6 +36,8 @@ from actionengine.storage.pages import Page, page_of, page_size
 from actionengine.storage.port import (
     ACCESS_COLLECTIONS,
     CLAIMED,
+    EVENTS,
+    QUEUES,
     Claim,
     ClaimAnswer,
     EventRow,
@@ -111,7 +113,7 @@ class Held:
 class TenantData:
     """All that one tenant has. A unit of work holds its own tenant's, and so can reach no other's."""
 
-    queues: Queues
+    queues: Mapping[str, Queues]
     lock: threading.RLock = field(default_factory=threading.RLock)
     is_deleted: bool = False
     sequence: int = 0
@@ -135,7 +137,7 @@ class InMemoryStorage:
         self._lock = threading.Lock()
         self._tenants: dict[str, Tenant] = {}
         self._data: dict[UUID, TenantData] = {}
-        self._queues = Queues()
+        self._queues = {name: Queues() for name in QUEUES}
 
     def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> MemoryUnitOfWork:
         """A unit of work of one tenant."""
@@ -207,9 +209,9 @@ class InMemoryStorage:
         """The same."""
         return self.read_events(tenant, after=after, limit=limit, types=types)
 
-    def outbox(self, mode: Mode) -> MemoryOutbox:
-        """The outbox, for one relay or operator."""
-        return MemoryOutbox(self._queues, mode)
+    def outbox(self, mode: Mode, queue: str = EVENTS) -> MemoryOutbox:
+        """A queue of the outbox, for one relay or operator."""
+        return MemoryOutbox(self._queues[queue], mode, queue)
 
     def purge_expired_keys(self, *, limit: int = 1000) -> int:
         """Forget up to `limit` expired idempotency keys; how many there were."""
@@ -513,7 +515,10 @@ class MemoryUnitOfWork:
                 for event in recording.events:
                     data.events.append(event)
                     data.positions.setdefault(event.type, []).append(len(data.events))
-                    data.queues.add(len(data.events), event)
+                    data.queues[EVENTS].add(len(data.events), event)
+                    for route in recording.routes:
+                        if route.takes(event):
+                            data.queues[route.queue].add(len(data.events), event)
                 for result in recording.results:
                     self._end_claim((result.claim.action, result.claim.key), result)
             self._end()

@@ -1,4 +1,4 @@
-"""The outbox of `InMemoryStorage`: a queue for each lane, and the lanes that are ready, waiting, or held."""
+"""A queue of the outbox of `InMemoryStorage`: its lanes, and those that are ready, waiting, or held."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Entry:
 
 
 class Queues:
-    """All that is still to be delivered of one storage. A lane stands in `ready`, waits in `waiting`, is taken, or is
-    held by the dead letter at its head."""
+    """All that is still to be delivered of one queue of a storage. A lane stands in `ready`, waits in `waiting`, is
+    taken, or is held by the dead letter at its head."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -93,11 +93,12 @@ class Queues:
 
 
 class MemoryOutbox:
-    """The outbox for one relay or operator."""
+    """A queue of the outbox, for one relay or operator."""
 
-    def __init__(self, queues: Queues, mode: Mode) -> None:
+    def __init__(self, queues: Queues, mode: Mode, queue: str) -> None:
         self._queues = queues
         self._mode = mode
+        self._queue = queue
         self._lease = 0.0
         self._woken = False
         self._signal: Signal | None = None
@@ -189,7 +190,7 @@ class MemoryOutbox:
 
     async def beat(self, beat: RelayBeat) -> None:
         """Let others know of this relay."""
-        self._queues.relays[beat.id] = beat
+        self._queues.relays[beat.id] = beat._replace(queue=self._queue)
 
     async def status(self) -> OutboxStatus:
         """How much there is to deliver, and who does it."""
@@ -214,7 +215,8 @@ class MemoryOutbox:
         for id, entry in dead:
             if (after is None or id > after) and len(found) < limit:
                 assert entry.since is not None
-                found.append(DeadLetter(entry.event, entry.attempts, entry.reason, entry.since, entry.skipped))
+                told = (entry.event, entry.attempts, entry.reason, entry.since, entry.skipped)
+                found.append(DeadLetter(*told, self._queue))
         return found
 
     async def redrive(self, ids: Sequence[str] | None = None) -> int:

@@ -40,6 +40,13 @@ APPROVALS = "ae_approvals"
 ACCESS_COLLECTIONS = frozenset({ROLES, ROLE_ASSIGNMENTS})
 """A commit that writes to one of these moves the tenant's `access_stamp`."""
 
+EVENTS = "events"
+WORKFLOWS = "workflows"
+TRIGGERS = "triggers"
+QUEUES = (EVENTS, WORKFLOWS, TRIGGERS)
+"""The queues of the outbox: the host's, which every event goes into; what moves runs on; and what may trigger some.
+Each has an order of its own, dead letters of its own, and relays of its own."""
+
 
 class StorageError(Exception):
     """A backend could not do its work."""
@@ -185,6 +192,7 @@ class DeadLetter(NamedTuple):
     reason: str
     since: datetime
     skipped: bool
+    queue: str = EVENTS
 
 
 class RelayBeat(NamedTuple):
@@ -200,12 +208,13 @@ class RelayBeat(NamedTuple):
     failed: int
     rate: float
     error: str | None
+    queue: str = EVENTS
 
 
 class OutboxStatus(NamedTuple):
-    """What is still to be delivered, over all tenants: `pending` events, of which `waiting` wait for another attempt;
-    `dead` letters, and those that were `skipped`; since when the `oldest` pending one waits; the `relays` that have
-    told of themselves within a minute, the one that has started first before the others."""
+    """What is still to be delivered from one queue, over all tenants: `pending` events, of which `waiting` wait for
+    another attempt; `dead` letters, and those that were `skipped`; since when the `oldest` pending one waits; the
+    `relays` that have told of themselves within a minute, the one that has started first before the others."""
 
     pending: int
     waiting: int
@@ -257,12 +266,28 @@ class IdempotentResult(NamedTuple):
     asked: bytes | None = None
 
 
+class Route(NamedTuple):
+    """A queue that events go into besides the host's: those of these types, or all."""
+
+    queue: str
+    types: frozenset[str] | None = None
+
+    def takes(self, event: EventRow) -> bool:
+        """Return whether an event goes into the queue."""
+        return self.types is None or event.type in self.types
+
+
 class Recording(NamedTuple):
-    """Everything that one execution writes about itself, in one statement where the backend can."""
+    """Everything that one execution writes about itself, in one statement where the backend can.
+
+    The events go into the queue `events` of the outbox, and into those of the `routes`, which are the same for all
+    recordings of one unit of work.
+    """
 
     log: Sequence[LogRow]
     events: Sequence[EventRow] = ()
     results: Sequence[IdempotentResult] = ()
+    routes: Sequence[Route] = ()
 
 
 class LogQuery(NamedTuple):
@@ -466,7 +491,9 @@ class RecordGuard(Protocol):
 
 
 class Outbox(Protocol):
-    """The events that are still to be delivered, of all tenants, as one relay (or one operator) sees them.
+    """The events of one queue that are still to be delivered, of all tenants, as one relay (or one operator) sees them.
+
+    Queues share nothing: what is taken, waits or is dead in one of them says nothing of the same event in another one.
 
     What a relay has taken no other one gets, until it is settled or given back; that of a relay which is dead, or has
     not been heard of for as long as its lease, is free again. Whoever takes them, the events of one tenant and subject
@@ -558,8 +585,8 @@ class Storage(Protocol):
     ) -> Sequence[StoredEvent]:
         """The same."""
 
-    def outbox(self, mode: Mode) -> Outbox:
-        """The outbox, for one relay or operator. Does no work until it is used."""
+    def outbox(self, mode: Mode, queue: str = EVENTS) -> Outbox:
+        """A queue of the outbox, for one relay or operator. Does no work until it is used."""
 
     def purge_expired_keys(self, *, limit: int = 1000) -> int:
         """Forget up to `limit` expired idempotency keys; how many there were."""

@@ -11,6 +11,10 @@ import pytest
 
 from actionengine.errors import ErrorCode
 from actionengine.storage.port import (
+    EVENTS,
+    QUEUES,
+    TRIGGERS,
+    WORKFLOWS,
     DeadLetter,
     EventRow,
     FailedDelivery,
@@ -18,6 +22,7 @@ from actionengine.storage.port import (
     PendingEvent,
     Recording,
     RelayBeat,
+    Route,
     StorageUnavailable,
 )
 from actionengine.testing.base import Conformance, value_of
@@ -31,9 +36,9 @@ LEASE = 30.0
 SHORT_LEASE = 0.2
 
 
-async def emptied(world: World) -> None:
-    """Settle whatever other tests have left in the outbox."""
-    outbox = world.storage.outbox(world.mode)
+async def emptied(world: World, queue: str = EVENTS) -> None:
+    """Settle whatever other tests have left in a queue of the outbox."""
+    outbox = world.storage.outbox(world.mode, queue)
     try:
         while True:
             await outbox.redrive()
@@ -56,6 +61,21 @@ async def relays(world: World, number: int = 1) -> AsyncIterator[list[Outbox]]:
         for outbox in opened:
             await outbox.close()
         await emptied(world)
+
+
+@asynccontextmanager
+async def queues(world: World) -> AsyncIterator[list[Outbox]]:
+    """A relay's view of each queue; all are empty before and afterwards."""
+    for queue in QUEUES:
+        await emptied(world, queue)
+    opened = [world.storage.outbox(world.mode, queue) for queue in QUEUES]
+    try:
+        yield opened
+    finally:
+        for outbox in opened:
+            await outbox.close()
+        for queue in QUEUES:
+            await emptied(world, queue)
 
 
 async def emitted(world: World, *subjects: str | None) -> list[str]:
@@ -423,6 +443,96 @@ class OutboxConformance(Conformance):
 
             seen = [pending for part in await world.at_once(*map(deliver, opened)) for pending in part]
             assert sorted(ids(seen)) == sorted(written)
+
+    # Queues
+
+    @scenario
+    async def test_events_are_in_the_queues_of_their_routes_besides_the_hosts(self, world: World) -> None:
+        routes = (Route(WORKFLOWS, frozenset({"jobs.done", "jobs.gone"})), Route(TRIGGERS))
+        async with queues(world) as (host, control, triggers):
+            rows = [event_row(world.tenant, type=type) for type in ("jobs.begun", "jobs.done", "jobs.left")]
+            async with world.writing() as unit:
+                await unit.record(Recording((), rows[:2], routes=routes))
+                await unit.record(Recording((), rows[2:], routes=routes))
+            for outbox, expected in ((host, rows), (control, rows[1:2]), (triggers, rows)):
+                batch = await outbox.take(10, LEASE)
+                assert sorted(ids(batch)) == sorted(row.id for row in expected)
+                assert (await outbox.status()).pending == len(expected)
+            for outbox in (host, control, triggers):
+                await outbox.give_back()
+
+    @scenario
+    async def test_what_holds_an_event_back_in_one_queue_does_not_in_another(self, world: World) -> None:
+        async with queues(world) as (host, control, triggers):
+            rows = [event_row(world.tenant, subject="jobs/1") for _ in range(2)]
+            async with world.writing() as unit:
+                await unit.record(Recording((), rows, routes=(Route(WORKFLOWS), Route(TRIGGERS))))
+            first = await host.take(10, LEASE)
+            second = await control.take(10, LEASE)
+            third = await triggers.take(10, LEASE)
+            assert ids(first) == ids(second) == ids(third) == [row.id for row in rows]
+
+            await host.settle((), [failed(first[0], None)])
+            await control.settle((), [failed(second[0], 60.0)])
+            await triggers.settle(third, ())
+
+            assert list(await host.take(10, LEASE)) == list(await control.take(10, LEASE)) == []
+            told = [await outbox.status() for outbox in (host, control, triggers)]
+            assert [(each.pending, each.waiting) for each in told] == [(1, 0), (2, 1), (0, 0)]
+            assert (await letter_of(host, rows[0].id)).queue == EVENTS
+            assert rows[0].id not in [letter.event.id for letter in await control.dead_letters(limit=1000)]
+
+    @scenario
+    async def test_dead_letters_are_redriven_and_skipped_in_their_own_queue(self, world: World) -> None:
+        async with queues(world) as (host, control, _):
+            rows = [event_row(world.tenant, subject=f"jobs/{number}") for number in range(2)]
+            async with world.writing() as unit:
+                await unit.record(Recording((), rows, routes=(Route(WORKFLOWS),)))
+            for outbox in (host, control):
+                await outbox.settle((), [failed(pending, None) for pending in await outbox.take(10, LEASE)])
+
+            assert await control.skip([rows[0].id], "no") == 1
+            assert await control.redrive() == 1
+            letter = await letter_of(control, rows[0].id)
+            assert (letter.queue, letter.skipped) == (WORKFLOWS, True)
+            assert not (await letter_of(host, rows[0].id)).skipped
+            again = await control.take(10, LEASE)
+            assert ids(again) == [rows[1].id]
+            await control.settle(again, ())
+            assert await host.redrive([rows[0].id]) == 1
+            again = await host.take(10, LEASE)
+            assert ids(again) == [rows[0].id]
+            await host.settle(again, ())
+
+    @scenario
+    async def test_waiting_at_one_queue_ends_when_that_has_something(self, world: World) -> None:
+        async with queues(world) as (host, control, _):
+            row = event_row(world.tenant)
+
+            async def taken(outbox: Outbox) -> list[str]:
+                batch: Sequence[PendingEvent] = ()
+                while not batch:
+                    await outbox.wait(30.0)
+                    batch = await outbox.take(10, LEASE)
+                await outbox.settle(batch, ())
+                return ids(batch)
+
+            async def write() -> None:
+                await world.pause(0.1)
+                async with world.writing() as unit:
+                    await unit.record(Recording((), [row], routes=(Route(WORKFLOWS),)))
+
+            found = await world.at_once(taken(host), taken(control), write())
+            assert found[:2] == [[row.id], [row.id]]
+
+    @scenario
+    async def test_relays_are_known_at_their_own_queue(self, world: World) -> None:
+        async with queues(world) as (host, control, _):
+            now = datetime.now(UTC)
+            id = str(uuid4())
+            await control.beat(RelayBeat(id, "host:1", "Nowhere", now, now, 10, 1, 2.5, None))
+            assert [beat.queue for beat in (await control.status()).relays if beat.id == id] == [WORKFLOWS]
+            assert [beat for beat in (await host.status()).relays if beat.id == id] == []
 
     @scenario
     async def test_only_what_was_committed_gets_into_the_outbox(self, world: World) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from actionengine.actions import Service
 from actionengine.services.permissions import choose_permissions
+from actionengine.storage.port import TRIGGERS, WORKFLOWS, Route
 
 try:
     from actionengine.workflows.definition import Definition, parse_definition
@@ -29,14 +30,8 @@ except ModuleNotFoundError as error:
 from actionengine.workflows.assignments import assignments_service
 from actionengine.workflows.events import ASSIGNED as WORKFLOW_ASSIGNED
 from actionengine.workflows.events import COMPLETED as WORKFLOW_ASSIGNMENT_COMPLETED
-from actionengine.workflows.events import ENDED as WORKFLOW_ENDED
-from actionengine.workflows.events import NOTIFICATION as WORKFLOW_NOTIFICATION
-from actionengine.workflows.events import PAUSED as WORKFLOW_PAUSED
-from actionengine.workflows.events import PURGED as WORKFLOW_PURGED
-from actionengine.workflows.events import RESUMED as WORKFLOW_RESUMED
-from actionengine.workflows.events import STARTED as WORKFLOW_STARTED
-from actionengine.workflows.events import STEP_TAKEN as WORKFLOW_STEP_TAKEN
 from actionengine.workflows.events import (
+    CONTROL,
     Assignment,
     AssignmentCompleted,
     Notification,
@@ -46,6 +41,13 @@ from actionengine.workflows.events import (
     RunsPurged,
     StepTold,
 )
+from actionengine.workflows.events import ENDED as WORKFLOW_ENDED
+from actionengine.workflows.events import NOTIFICATION as WORKFLOW_NOTIFICATION
+from actionengine.workflows.events import PAUSED as WORKFLOW_PAUSED
+from actionengine.workflows.events import PURGED as WORKFLOW_PURGED
+from actionengine.workflows.events import RESUMED as WORKFLOW_RESUMED
+from actionengine.workflows.events import STARTED as WORKFLOW_STARTED
+from actionengine.workflows.events import STEP_TAKEN as WORKFLOW_STEP_TAKEN
 from actionengine.workflows.models import AssignmentView, Run, RunSummary, StepTaken, TriggerView, Workflow
 from actionengine.workflows.performing import ASSIGNMENTS
 from actionengine.workflows.permissions import NO_PERMISSIONS, WorkflowPermissions
@@ -57,6 +59,9 @@ from actionengine.workflows.workflows import workflows_service
 if TYPE_CHECKING:
     from actionengine.workflows.publisher import WorkflowPublisher
     from actionengine.workflows.runtime import WorkflowRuntime
+
+
+_ROUTES = (Route(WORKFLOWS, CONTROL), Route(TRIGGERS))
 
 
 def workflow_services(*, permissions: WorkflowPermissions | None = None, open: bool = False) -> tuple[Service, ...]:
@@ -72,7 +77,7 @@ def workflow_services(*, permissions: WorkflowPermissions | None = None, open: b
     """
     asked = choose_permissions("workflow_services", permissions, open, WorkflowPermissions(), NO_PERMISSIONS)
     return (
-        replace(workflows_service(asked), record_guard=RecordLockGuard),
+        replace(workflows_service(asked), record_guard=RecordLockGuard, routes=_ROUTES),
         triggers_service(asked),
         assignments_service(asked),
         workflow_steps_service(asked),

@@ -118,3 +118,7 @@ NOTIFICATION = create_event_type(type="workflows.notification", payload=Notifica
 ASSIGNED = create_event_type(type="workflows.assigned", payload=Assignment)
 COMPLETED = create_event_type(type="workflows.assignment_completed", payload=AssignmentCompleted)
 TRIGGER_CHANGED = create_event_type(type="triggers.changed", payload=TriggerChanged)
+
+REFUSALS = ("approvals.reject", "approvals.cancel")
+CONTROL = frozenset({STARTED.type, RESUMED.type, TRIGGER_CHANGED.type, "approvals.approve", *REFUSALS})
+"""Types of the events that move runs on. They have a queue of their own."""

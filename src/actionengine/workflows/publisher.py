@@ -1,4 +1,4 @@
-"""`WorkflowPublisher`: what the relay gives events to, so that runs are set going and triggers fire."""
+"""`WorkflowPublisher`: what relays give events to, so that runs are set going and triggers fire."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ from actionengine.errors import ActionException, ErrorCode
 from actionengine.events.event import Event
 from actionengine.events.publisher import Failures, PublishError, PublisherUnavailable, failed_action
 from actionengine.events.tenants import TenantOf, Tenants
-from actionengine.storage.port import APPROVALS, Record, StorageUnavailable
+from actionengine.storage.port import APPROVALS, TRIGGERS, WORKFLOWS, Record, StorageUnavailable
 from actionengine.workflows.agenda import Agenda
 from actionengine.workflows.driving import Executions, RolesOf
-from actionengine.workflows.events import RESUMED, STARTED, TRIGGER_CHANGED
+from actionengine.workflows.events import REFUSALS, RESUMED, STARTED, TRIGGER_CHANGED
 from actionengine.workflows.looking import find, find_all, seconds_left
 from actionengine.workflows.steps import MAY_PASS, SERVICE
-from actionengine.workflows.store import TRIGGERS
+from actionengine.workflows.store import TRIGGERS as TRIGGER_DOCUMENTS
 from actionengine.workflows.triggers import sees
 
 logger = logging.getLogger("actionengine")
 
-_REFUSED = ("approvals.reject", "approvals.cancel")
-
 
 class WorkflowPublisher:
     """Sets runs going when `workflows.start`, an approval or a trigger has committed: a publisher, for a relay.
+
+    Each `WorkflowRuntime` has one, and relays to it; another relay needs one only where runtimes may not relay. It
+    takes events from two queues of the outbox that are its own, `workflows` and `triggers`, and shares nothing with
+    the host's.
 
     It executes no step: it asks the durable engine, in whose queue a `WorkflowRuntime` finds the run, in this process
     or another. Being told of an event twice does nothing twice.
@@ -77,18 +79,22 @@ class WorkflowPublisher:
             RESUMED.type: self._set_going,
             TRIGGER_CHANGED.type: self._reschedule,
             "approvals.approve": self._wait_further,
-            **dict.fromkeys(_REFUSED, self._decline),
+            **dict.fromkeys(REFUSALS, self._decline),
         }
+        self.queues = {queue: _OfQueue(self, queue) for queue in (WORKFLOWS, TRIGGERS)}
+        """Who takes events from which queue: what moves runs on does not wait for triggers."""
+        self._started: set[str] = set()
 
-    async def publish(self, events: Sequence[Event]) -> Failures:
-        """Do what these events ask for."""
+    async def publish(self, events: Sequence[Event], queue: str | None = None) -> Failures:
+        """Do what these events ask for: in one of the queues its part, and all of it where none is named."""
         failures: dict[str, PublishError] = {}
         for event in events:
             try:
                 tenant = await self._tenants.find(event.tenant_id, "async")
-                if event.type in self._told:
+                if event.type in self._told and queue != TRIGGERS:
                     await self._told[event.type](event, tenant)
-                await self._fire(event, tenant)
+                if queue != WORKFLOWS:
+                    await self._fire(event, tenant)
             except PublishError as error:
                 failures[event.id] = error
             except (StorageUnavailable, DurableUnavailable) as error:
@@ -100,6 +106,14 @@ class WorkflowPublisher:
     async def stop(self) -> None:
         """Close the connections to the durable engine."""
         await asyncio.to_thread(self._client.close)
+
+    def _start_at(self, queue: str) -> None:
+        self._started.add(queue)
+
+    async def _stop_at(self, queue: str) -> None:
+        self._started.discard(queue)
+        if not self._started:
+            await self.stop()
 
     async def _set_going(self, event: Event, tenant: Tenant) -> None:
         told = event.payload
@@ -139,9 +153,10 @@ class WorkflowPublisher:
         await asyncio.to_thread(self._agenda.schedule, tenant, *about)
 
     async def _fire(self, event: Event, tenant: Tenant) -> None:
-        """Start the runs that an event triggers."""
+        """Start the runs that an event triggers. One that cannot be started keeps no other from its start."""
+        failed: PublishError | None = None
         wanted = {"event_type": event.type, "status": "active"}
-        async for trigger in find_all(self._engine.storage, tenant, TRIGGERS, wanted, "async"):
+        async for trigger in find_all(self._engine.storage, tenant, TRIGGER_DOCUMENTS, wanted, "async"):
             if event.actor_type == "workflow" and not trigger.data["trigger"].get("from_workflows", False):
                 continue
             if not sees(trigger, event.position):
@@ -152,7 +167,36 @@ class WorkflowPublisher:
                 # The trigger is to blame, not the event, which others wait for.
                 logger.warning("the trigger %s of %s: %s", trigger.id, key, answer.failure())
                 continue
-            _check(answer, event)
+            try:
+                _check(answer, event)
+            except PublishError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+
+class _OfQueue:
+    """A publisher's part at one of its queues."""
+
+    batch_size = 1
+
+    def __init__(self, whole: WorkflowPublisher, queue: str) -> None:
+        self.name = f"{type(whole).__name__}, {queue}"
+        self.concurrency = whole.concurrency
+        self._whole = whole
+        self._queue = queue
+
+    async def publish(self, events: Sequence[Event]) -> Failures:
+        """Do what these events ask for."""
+        return await self._whole.publish(events, self._queue)
+
+    def start(self) -> None:
+        """Begin."""
+        self._whole._start_at(self._queue)
+
+    async def stop(self) -> None:
+        """End."""
+        await self._whole._stop_at(self._queue)
 
 
 _TRY_AGAIN = MAY_PASS | {ErrorCode.INTERNAL}

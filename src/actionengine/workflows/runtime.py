@@ -18,7 +18,7 @@ from actionengine.durable.host import DurableFunction, DurableHost, utc
 from actionengine.durable.watched import start_watched
 from actionengine.engine import Engine
 from actionengine.errors import ConfigurationError
-from actionengine.events.fanout import Fanout
+from actionengine.events.fanout import Fanout, nobody
 from actionengine.events.publisher import Publisher
 from actionengine.events.relay import Relay
 from actionengine.events.tenants import TenantOf
@@ -32,10 +32,10 @@ from actionengine.workflows.steps import SERVICE
 class WorkflowRuntime:
     """Takes the steps of the runs of all tenants, in this process, beside any number of others.
 
-    Embedded, all is in one process, on SQLite files: `WorkflowRuntime(engine, relay_to=[…])` relays the events too.
-    Where a relay runs by itself, it gets `runtime.publisher` (or a `WorkflowPublisher`). For many processes, each gets
-    the URL of one PostgreSQL database; the code stays the same. A process that is killed is noticed by the others, or
-    by itself when it starts again, and its runs go on.
+    What moves runs on, and what triggers them, it relays by itself, from queues of their own: no broker of the host's
+    holds a run up. Embedded, all is in one process, on SQLite files: `WorkflowRuntime(engine, relay_to=[…])` relays the
+    host's events too, beside that. For many processes, each gets the URL of one PostgreSQL database; the code stays the
+    same. A process that is killed is noticed by the others, or by itself when it starts again, and its runs go on.
 
     Handlers run in threads, as under `execute_action`; where the engine has an `async def` handler, under an event loop
     of the durable engine's, as under `execute_action_async`.
@@ -49,8 +49,10 @@ class WorkflowRuntime:
         tenant_of: the tenant of an id, for a host with a directory of its own.
         lease: seconds after which a process that is not heard of counts as dead.
         poll_interval: seconds between two looks at the queue.
-        relay_to: publishers of the host's. Where they are given (none will do: `[]`), this process relays the storage's
-            events: to its workflows, and to these.
+        relay_to: publishers of the host's. Where they are given (none will do: `[]`), this process relays the host's
+            events to these.
+        relays: whether this process relays what moves runs on. Without, a relay elsewhere does, which has a
+            `WorkflowPublisher`: where relays have a role of their own in the database.
         set_up: whether to make the durable engine's tables; without, `actionengine workflows upgrade` has.
         connect_timeout: seconds to wait for a new connection to the durable engine's database (PostgreSQL).
         answer_timeout: seconds to wait for the answer to a statement there; then the connection counts as lost, and
@@ -75,6 +77,7 @@ class WorkflowRuntime:
         set_up: bool = True,
         connect_timeout: float = CONNECT_TIMEOUT,
         answer_timeout: float = ANSWER_TIMEOUT,
+        relays: bool = True,
     ) -> None:
         if isinstance(engine.get_action(SERVICE, "perform"), Failure):
             raise ConfigurationError(
@@ -86,9 +89,17 @@ class WorkflowRuntime:
             raise ConfigurationError("concurrency is at least 1, and lease and poll_interval are more than 0 seconds")
         bounds = Bounds(connect_timeout, answer_timeout)
         self.publisher = WorkflowPublisher(engine, url, tenant_of=tenant_of, roles=roles, **bounds._asdict())
-        """What to give to a relay: it sets runs going, here or in another process."""
-        self._relay = None if relay_to is None else Relay(engine.storage, Fanout(self.publisher, *relay_to))
-        self._relaying: threading.Thread | None = None
+        """What sets runs going, here or in another process. A relay of the host's need not have it."""
+        self._relays: list[tuple[Relay, str]] = []
+        if relays:
+            # Another one than a relay of the host's may have, and stop.
+            own = WorkflowPublisher(engine, url, tenant_of=tenant_of, roles=roles, **bounds._asdict())
+            self._relays.append((Relay(engine.storage, own, queues=own.queues), "so that it sets no run going"))
+        if relay_to is not None:
+            publishers = tuple(relay_to)
+            told = Relay(engine.storage, Fanout(*publishers) if publishers else nobody)
+            self._relays.append((told, "so that the publishers in relay_to get none"))
+        self._relaying: list[threading.Thread] = []
         self._client = DurableClient(url, bounds)
         self._stopping = threading.Event()
         self._agenda = Agenda(self._client)
@@ -106,20 +117,22 @@ class WorkflowRuntime:
         """
         self._stopping.clear()
         self._host.start()
-        if self._relay is not None:
+        for relay, consequence in self._relays:
             # The steps of runs that have been set going are taken meanwhile, and another process may relay.
-            without = "the runtime relays no events, so that it sets no run going"
-            self._relaying = start_watched(self._relay.run, "actionengine-relay", self._stopping, without)
+            without = f"the runtime relays no events, {consequence}"
+            self._relaying.append(start_watched(relay.run, "actionengine-relay", self._stopping, without))
 
     def stop(self, grace: float = 10.0) -> None:
         """End: each run stops after the step that it is at, and goes on in another process, or when this one starts
         again. A step that takes longer than `grace` seconds is left behind, and is taken anew."""
-        # First: while the relay ends, no further step is taken.
+        # First: while the relays end, no further step is taken.
         self._stopping.set()
-        if self._relay is not None and self._relaying is not None:
-            self._relay.stop()
-            self._relaying.join()
-            self._relaying = None
+        if self._relaying:
+            for relay, _ in self._relays:
+                relay.stop()
+            for relaying in self._relaying:
+                relaying.join()
+            self._relaying = []
         self._host.stop(grace)
         self._client.close()
 

@@ -1,4 +1,5 @@
-"""The outbox on PostgreSQL: partitions of lanes, locked by the transaction that stays open while they are delivered.
+"""A queue of the outbox on PostgreSQL: partitions of lanes, locked by the transaction that stays open while they are
+delivered.
 
 A relay that dies loses its connection, and with it its locks; one that is silent for as long as its lease is cut off by
 the server. Two round trips a batch.
@@ -34,6 +35,7 @@ from actionengine.storage.port import (
 from actionengine.storage.postgres.driver import Driver, Row, Statement, milliseconds
 from actionengine.storage.postgres.errors import is_lost
 from actionengine.storage.postgres.rows import array, event_row, taken_event, tenant_text
+from actionengine.storage.postgres.statements import SLEEP_LOCKS
 from actionengine.storage.records import event_id
 from actionengine.storage.signals import Signal
 from actionengine.storage.sql.pools import pool_of
@@ -48,28 +50,28 @@ LEASE = "SELECT pg_catalog.set_config('idle_in_transaction_session_timeout', %s,
 TAKE = """
 SELECT attempts, position, id, tenant_id, type, subject, payload, action, action_id, actor_type, actor_id, occurred_at,
     version
-FROM public.ae_outbox_take(%s, %s, %s)
+FROM public.ae_outbox_take(%s, %s, %s, %s)
 """
-SETTLE = "SELECT public.ae_outbox_settle(%s, %s, %s, %s)"
-NEXT = "SELECT public.ae_outbox_next(%s)"
+SETTLE = "SELECT public.ae_outbox_settle(%s, %s, %s, %s, %s)"
+NEXT = "SELECT public.ae_outbox_next(%s, %s)"
 BEAT = "SELECT public.ae_relay_beat(%s, %s)"
-STATUS = "SELECT pending, waiting, dead, skipped, oldest, relays::pg_catalog.text FROM public.ae_relay_status(%s)"
+STATUS = "SELECT pending, waiting, dead, skipped, oldest, relays::pg_catalog.text FROM public.ae_relay_status(%s, %s)"
 DEAD_LETTERS = """
 SELECT attempts, reason, dead_at, skipped, id, tenant_id, type, subject, payload, action, action_id, actor_type,
     actor_id, occurred_at, version
-FROM public.ae_dead_letters(%s, %s, %s)
+FROM public.ae_dead_letters(%s, %s, %s, %s)
 """
-REDRIVE = "SELECT public.ae_redrive(%s, %s)"
-SKIP = "SELECT public.ae_skip(%s, %s, %s)"
+REDRIVE = "SELECT public.ae_redrive(%s, %s, %s)"
+SKIP = "SELECT public.ae_skip(%s, %s, %s, %s)"
 
-# The lock of who sleeps, held by the connection. Where it can only be had shared, it is writers who hold it: they have
-# seen nobody asleep, and are about to commit.
-SLEEP = "SELECT pg_catalog.pg_try_advisory_lock(1634037602, 64)"
-WAKE = "SELECT pg_catalog.pg_advisory_unlock(1634037602, 64)"
+# The lock of who sleeps at a queue, held by the connection. Where it can only be had shared, it is writers who hold it:
+# they have seen nobody asleep, and are about to commit.
+SLEEP = "SELECT pg_catalog.pg_try_advisory_lock(1634037602, %s)"
+WAKE = "SELECT pg_catalog.pg_advisory_unlock(1634037602, %s)"
 SHARED = """
 SELECT CASE
-    WHEN pg_catalog.pg_try_advisory_lock_shared(1634037602, 64)
-        THEN pg_catalog.pg_advisory_unlock_shared(1634037602, 64)
+    WHEN pg_catalog.pg_try_advisory_lock_shared(1634037602, %s)
+        THEN pg_catalog.pg_advisory_unlock_shared(1634037602, %s)
     ELSE false
 END
 """
@@ -89,11 +91,13 @@ _BESIDE_WRITERS = 0.005
 
 
 class PostgresOutbox:
-    """The outbox for one relay or operator."""
+    """A queue of the outbox, for one relay or operator."""
 
-    def __init__(self, storage: PostgresStorage, mode: Mode) -> None:
+    def __init__(self, storage: PostgresStorage, mode: Mode, queue: str) -> None:
         self._storage = storage
         self._mode = mode
+        self._queue = queue
+        self._sleep_lock = SLEEP_LOCKS[queue]
         self._woken = False
         self._fruitless = 0
         self._partitions = _MOST_PARTITIONS
@@ -135,31 +139,32 @@ class PostgresOutbox:
 
     async def beat(self, beat: RelayBeat) -> None:
         """Let others know of this relay."""
-        await self._ask("relay", BEAT, to_json(beat._asdict()).decode())
+        await self._ask("relay", BEAT, to_json(beat._replace(queue=self._queue)._asdict()).decode())
 
     async def status(self) -> OutboxStatus:
         """How much there is to deliver, and who does it."""
-        ((pending, waiting, dead, skipped, oldest, relays),) = await self._ask("relay", STATUS)
+        ((pending, waiting, dead, skipped, oldest, relays),) = await self._ask("relay", STATUS, self._queue)
         beats = _BEATS.validate_json(relays)
         return OutboxStatus(pending, waiting, dead, skipped, oldest and oldest.astimezone(UTC), beats)
 
     async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
         """Dead letters and skipped events, by event id."""
-        rows = await self._ask("relay", DEAD_LETTERS, event_id(after) if after is not None else None, limit)
+        later_than = event_id(after) if after is not None else None
+        rows = await self._ask("relay", DEAD_LETTERS, later_than, limit, self._queue)
         return [
-            DeadLetter(event_row(event), attempts, reason, dead_at.astimezone(UTC), skipped)
+            DeadLetter(event_row(event), attempts, reason, dead_at.astimezone(UTC), skipped, self._queue)
             for attempts, reason, dead_at, skipped, *event in rows
         ]
 
     async def redrive(self, ids: Sequence[str] | None = None) -> int:
         """Try dead letters again."""
         wanted = None if ids is None else array(map(event_id, ids))
-        ((changed,),) = await self._ask("redrive", REDRIVE, wanted)
+        ((changed,),) = await self._ask("redrive", REDRIVE, wanted, self._queue)
         return int(changed)
 
     async def skip(self, ids: Sequence[str], reason: str) -> int:
         """Give up dead letters."""
-        ((changed,),) = await self._ask("skip", SKIP, array(map(event_id, ids)), reason)
+        ((changed,),) = await self._ask("skip", SKIP, array(map(event_id, ids)), reason, self._queue)
         return int(changed)
 
     async def close(self) -> None:
@@ -170,7 +175,7 @@ class PostgresOutbox:
 
     async def _poll(self, seconds: float) -> None:
         """Wait without a connection that listens: writers notify nobody."""
-        ((due_in,),) = await self._ask("relay", NEXT)
+        ((due_in,),) = await self._ask("relay", NEXT, self._queue)
         seconds = min(seconds, self._pause_until(due_in), _BESIDE_RELAY)
         signal = self._polling = Signal(self._mode)
         if not self._woken:
@@ -193,7 +198,7 @@ class PostgresOutbox:
         statements: list[Statement] = [
             (BEGIN, ()),
             (LEASE, (milliseconds(lease),)),
-            (TAKE, (limit, self._partitions, self._storage._signature("relay"))),
+            (TAKE, (limit, self._partitions, self._queue, self._storage._signature("relay"))),
         ]
         if self._is_taking:
             self._give_back()
@@ -233,6 +238,7 @@ class PostgresOutbox:
             f"{{{','.join([tenant_text(pending.event.tenant_id) for pending in delivered])}}}",
             f"{{{','.join([str(pending.position) for pending in delivered])}}}",
             to_json(failures).decode(),
+            self._queue,
             self._storage._signature("relay"),
         )
         self._end((SETTLE, parameters), ("COMMIT", ()))
@@ -292,23 +298,26 @@ class PostgresOutbox:
     def _wait(self, seconds: float) -> None:
         try:
             if not self._is_listening:
-                self._execute(("LISTEN ae_outbox", ()))
+                self._execute((f"LISTEN ae_outbox_{self._queue}", ()))
                 self._is_listening = True
-            has_lock = self._is(SLEEP)
-            ((due_in,),) = self._execute((NEXT, (self._storage._signature("relay"),)))
+            has_lock = self._is(SLEEP, self._sleep_lock)
+            ((due_in,),) = self._execute((NEXT, (self._queue, self._storage._signature("relay"))))
             pause = min(seconds, self._pause_until(due_in))
             if not has_lock:
-                pause = min(pause, _BESIDE_WRITERS if self._is(SHARED) else _BESIDE_RELAY)
+                pause = min(pause, _BESIDE_WRITERS if self._is_shared() else _BESIDE_RELAY)
             self._driver().wait_for_notification(monotonic() + pause, lambda: self._woken)
             if has_lock:
-                self._execute((WAKE, ()))
+                self._execute((WAKE, (self._sleep_lock,)))
         except BaseException:
             self._drop()
             raise
 
-    def _is(self, statement: str) -> bool:
-        ((answer,),) = self._execute((statement, ()))
+    def _is(self, statement: str, *parameters: int) -> bool:
+        ((answer,),) = self._execute((statement, parameters))
         return bool(answer)
+
+    def _is_shared(self) -> bool:
+        return self._is(SHARED, self._sleep_lock, self._sleep_lock)
 
     def _pause_until(self, seconds: float | None) -> float:
         if seconds is None:

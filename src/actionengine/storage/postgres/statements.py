@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from actionengine.storage.port import LogRow
+from actionengine.storage.port import EVENTS, TRIGGERS, WORKFLOWS, LogRow
 from actionengine.storage.postgres.driver import Statement
 from actionengine.storage.sql.action_log import DRIVERS, EXAMINED, walk_statement
 from actionengine.storage.sql.documents import DocumentStatements
@@ -248,10 +248,14 @@ _HORIZON = """horizon AS MATERIALIZED (
     SELECT pg_catalog.pg_advisory_xact_lock_shared(
         (1634034944::bigint OPERATOR(pg_catalog.<<) 32)
             OPERATOR(pg_catalog.+) coalesce(pg_catalog.pg_sequence_last_value('public.ae_event_position'), 0)
-    ),
-        CASE WHEN NOT pg_catalog.pg_try_advisory_xact_lock_shared(1634037602, 64)
-            THEN pg_catalog.pg_notify('ae_outbox', '') END
+    ){wakes}
 )"""
+_WAKE = """,
+        CASE WHEN NOT pg_catalog.pg_try_advisory_xact_lock_shared(1634037602, {lock})
+            THEN pg_catalog.pg_notify('ae_outbox_{queue}', '') END"""
+SLEEP_LOCKS = {EVENTS: 64, WORKFLOWS: 192, TRIGGERS: 320}
+"""The locks of relays that sleep. A queue's 64 locks of partitions begin 64 before; `ae_outbox_take` has them too."""
+
 _LOG = """log AS (
     INSERT INTO public.ae_action_log (id, parent_id, tenant_id, actor_type, actor_id, approved_by, approval_id, source,
         reason, action, subjects, input, output, outcome, error, decision, started_at, latency, idempotency_key,
@@ -270,14 +274,18 @@ _EVENTS = """events AS (
         occurred_at, version)
     SELECT event.*
     FROM horizon, (VALUES {rows}) event
-    RETURNING tenant_id, position, id, subject
+    RETURNING tenant_id, position, id, subject, type
 ), outbox AS (
-    INSERT INTO public.ae_outbox (tenant_id, position, lane)
+    INSERT INTO public.ae_outbox (tenant_id, position, lane{queue})
     SELECT tenant_id, position,
         pg_catalog.hashtextextended(coalesce(subject, id::pg_catalog.text), pg_catalog.uuid_hash_extended(tenant_id, 0))
-            OPERATOR(pg_catalog.&) 9223372036854775807
-    FROM events
+            OPERATOR(pg_catalog.&) 9223372036854775807{name}
+    FROM events{queues}
 )"""
+_QUEUES = """, (
+    VALUES ('events', NULL::pg_catalog.text[]), {routes}
+) queue (name, types)
+    WHERE queue.types IS NULL OR events.type OPERATOR(pg_catalog.=) ANY(queue.types)"""
 _EVENT_ROW = _row("uuid", "uuid", "text", "text", "json", "text", "uuid", "text", "text", "timestamptz", "int4")
 _RESULTS = """results AS (
     UPDATE public.ae_idempotency_keys used
@@ -344,15 +352,20 @@ def opening_statements(settings: Sequence[str], read_only: bool, signed: bool) -
 
 
 @lru_cache(maxsize=256)
-def record_statement(log: int, events: int, results: int) -> str:
-    """The statement that writes so many log rows, events with their outbox rows, and idempotent results."""
+def record_statement(log: int, events: int, results: int, routes: tuple[str, ...] = ()) -> str:
+    """Return the statement that writes so many log rows, events with their outbox rows, and idempotent results. After
+    the events come the types that go into each of the queues which the routes name."""
     parts: list[str] = []
     if events:
-        parts.append(_HORIZON)
+        wakes = [_WAKE.format(lock=SLEEP_LOCKS[queue], queue=queue) for queue in (EVENTS, *routes)]
+        parts.append(_HORIZON.format(wakes="".join(wakes)))
     if log:
         parts.append(_LOG.format(rows=", ".join([_LOG_ROW] * log)))
     if events:
-        parts.append(_EVENTS.format(rows=", ".join([_EVENT_ROW] * events)))
+        rows = ", ".join([_EVENT_ROW] * events)
+        into = ", ".join(f"('{queue}', %s::pg_catalog.text[])" for queue in routes)
+        queues = {"queue": ", queue", "name": ", queue.name", "queues": _QUEUES.format(routes=into)} if routes else {}
+        parts.append(_EVENTS.format_map({"queue": "", "name": "", "queues": "", **queues, "rows": rows}))
     if results:
         parts.append(_RESULTS.format(rows=", ".join([_RESULT_ROW] * results)))
     return f"WITH {', '.join(parts)}" + (_CHECK_RESULTS.format(results=results) if results else "\nSELECT")

@@ -20,7 +20,7 @@ from actionengine.context import Tenant
 from actionengine.errors import ConfigurationError
 from actionengine.redaction import redact_address
 from actionengine.storage.pages import Page, page_of
-from actionengine.storage.port import Mode, Record, StoredEvent
+from actionengine.storage.port import EVENTS, Mode, Record, StoredEvent
 from actionengine.storage.postgres.checks import check
 from actionengine.storage.postgres.driver import Driver, Row, milliseconds
 from actionengine.storage.postgres.errors import is_lost, known
@@ -158,9 +158,9 @@ class PostgresStorage(SQLStorage):
         """A unit of work of one tenant. Takes a connection when it is first used."""
         return PostgresUnitOfWork(self, tenant, action_id, mode, read_only)
 
-    def outbox(self, mode: Mode) -> PostgresOutbox:
-        """The outbox, for one relay or operator."""
-        return PostgresOutbox(self, mode)
+    def outbox(self, mode: Mode, queue: str = EVENTS) -> PostgresOutbox:
+        """A queue of the outbox, for one relay or operator."""
+        return PostgresOutbox(self, mode, queue)
 
     def id_in(self, id: UUID) -> Any:
         """A tenant's id as the driver takes it."""

@@ -15,7 +15,7 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy.engine import Connection
 
 from actionengine.context import Tenant
-from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, LogRow, Mode, StorageError
+from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, EventRow, LogRow, Mode, Route, StorageError
 from actionengine.storage.postgres.driver import Driver, Row, Statement, milliseconds
 from actionengine.storage.postgres.errors import is_lost, key_too_long, swallowed
 from actionengine.storage.postgres.rows import array, encoded, event_values, log_row, log_values, text
@@ -191,7 +191,9 @@ class PostgresUnitOfWork(SQLUnitOfWork):
 
     def _recording(self) -> list[Statement]:
         log = [log_values(row) for recording in self._recordings for row in recording.log]
-        events = [event_values(row) for recording in self._recordings for row in recording.events]
+        written = [row for recording in self._recordings for row in recording.events]
+        events = list(map(event_values, written))
+        routes = self._routes(written) if written else []
         latest = {
             claim[:2]: (self.tenant.id, *claim[:3], text(result), approval_id, expires_at, text(asked))
             for recording in self._recordings
@@ -201,10 +203,19 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         statements: list[Statement] = []
         while log or events or results:
             rows = log[:MOST_ROWS], events[:MOST_ROWS], results[:MOST_ROWS]
-            parameters = [*chain.from_iterable(rows[0]), *chain.from_iterable(rows[1]), *chain.from_iterable(rows[2])]
-            statements.append((record_statement(len(rows[0]), len(rows[1]), len(rows[2])), parameters))
+            queues = routes if rows[1] else []
+            types = [None if route.types is None else array(sorted(route.types)) for route in queues]
+            parameters = [*chain.from_iterable(rows[0]), *chain.from_iterable(rows[1]), *types]
+            parameters += chain.from_iterable(rows[2])
+            names = tuple(route.queue for route in queues)
+            statements.append((record_statement(len(rows[0]), len(rows[1]), len(rows[2]), names), parameters))
             del log[:MOST_ROWS], events[:MOST_ROWS], results[:MOST_ROWS]
         return statements
+
+    def _routes(self, events: Sequence[EventRow]) -> list[Route]:
+        """Return the routes that take some of these events."""
+        routes = dict.fromkeys(route for recording in self._recordings for route in recording.routes)
+        return [route for route in routes if any(map(route.takes, events))]
 
     def _finish(self) -> None:
         status = self._driver.transaction_status

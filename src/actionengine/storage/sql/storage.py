@@ -21,7 +21,7 @@ from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.errors import ActionException, ConfigurationError, ErrorCode, failing
 from actionengine.storage.pages import Page, page_size
-from actionengine.storage.port import Mode, Outbox, Record, StorageError, StorageUnavailable, StoredEvent
+from actionengine.storage.port import EVENTS, Mode, Outbox, Record, StorageError, StorageUnavailable, StoredEvent
 from actionengine.storage.sql.bridge import run
 from actionengine.storage.sql.declared_protection import DeclaredProtection
 from actionengine.storage.sql.documents import DocumentStatements, Listing
@@ -119,8 +119,8 @@ class SQLStorage(ABC):
         return await self._events("async", tenant, after, limit, types)
 
     @abstractmethod
-    def outbox(self, mode: Mode) -> Outbox:
-        """The outbox, for one relay or operator. Does no work until it is used."""
+    def outbox(self, mode: Mode, queue: str = EVENTS) -> Outbox:
+        """A queue of the outbox, for one relay or operator. Does no work until it is used."""
 
     def purge_expired_keys(self, *, limit: int = 1000) -> int:
         """Forget up to `limit` expired idempotency keys; how many there were."""

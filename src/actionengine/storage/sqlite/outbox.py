@@ -1,4 +1,4 @@
-"""The outbox in a SQLite file. One relay at a time delivers what is in it: writers take turns here anyway.
+"""The outbox in a SQLite file. One relay at a time delivers what is in a queue: writers take turns here anyway.
 
 It holds a lease, which is free again where its process is dead, or has let it run out. Nothing is locked while events
 are being published.
@@ -63,11 +63,12 @@ def lane_of(event: EventRow) -> int:
 
 
 class SQLiteOutbox:
-    """The outbox for one relay or operator."""
+    """A queue of the outbox, for one relay or operator."""
 
-    def __init__(self, storage: SQLiteStorage, mode: Mode) -> None:
+    def __init__(self, storage: SQLiteStorage, mode: Mode, queue: str) -> None:
         self._storage = storage
         self._mode = mode
+        self._queue = queue
         self._owner = str(uuid4())
         self._lease = 0.0
         self._until = 0.0
@@ -78,7 +79,7 @@ class SQLiteOutbox:
         """Take what is due, where no other relay is at work."""
         self._lease = lease
         now = self._now()
-        rows = await self._query(READ_OUTBOX, (now, now, limit))
+        rows = await self._query(READ_OUTBOX, (self._queue, now, now, limit))
         if not rows:
             await self.give_back()
             return []
@@ -87,7 +88,7 @@ class SQLiteOutbox:
             if not await self._lease_is_ours():
                 return []
             now = self._now()
-            rows = await self._query(READ_OUTBOX, (now, now, limit))
+            rows = await self._query(READ_OUTBOX, (self._queue, now, now, limit))
         return [PendingEvent(position, self._storage.event_row(event), attempts) for attempts, position, *event in rows]
 
     async def extend(self) -> None:
@@ -97,13 +98,13 @@ class SQLiteOutbox:
 
     async def settle(self, delivered: Sequence[PendingEvent], failed: Sequence[FailedDelivery]) -> None:
         """Forget what was delivered, note what failed."""
-        done = [(str(pending.event.tenant_id), pending.position) for pending in delivered]
+        done = [(str(pending.event.tenant_id), pending.position, self._queue) for pending in delivered]
         notes = []
         for failure in failed:
             due_at = self._in(failure.retry_in) if failure.retry_in is not None else None
             dead_at = self._now() if failure.retry_in is None else None
             pending = failure.pending
-            scope = (str(pending.event.tenant_id), pending.position)
+            scope = (str(pending.event.tenant_id), pending.position, self._queue)
             notes.append((int(failure.counts), failure.reason, due_at, dead_at, *scope))
         await self._write((FORGET_DELIVERED, (to_json(done).decode(),)), *((NOTE_FAILURE, note) for note in notes))
 
@@ -118,13 +119,13 @@ class SQLiteOutbox:
         """Wait until there may be something to take."""
         if not self._woken:
             now = self._now()
-            ((due_at,),) = await self._query(NEXT_DUE, (now,))
+            ((due_at,),) = await self._query(NEXT_DUE, (self._queue, now))
             if due_at is not None:
                 seconds = min(seconds, (self._storage.time_out(due_at) - steady_now()).total_seconds())
             signal = self._signal = Signal(self._mode)
             self._storage.sleepers.add(signal.set)
             try:
-                if not self._woken and not await self._query(READ_OUTBOX, (now, now, 1)):
+                if not self._woken and not await self._query(READ_OUTBOX, (self._queue, now, now, 1)):
                     await signal.wait(min(max(0.0, seconds), _LONGEST_SLEEP))
                 elif not self._until:
                     # Another relay is at work on it.
@@ -144,36 +145,46 @@ class SQLiteOutbox:
     async def beat(self, beat: RelayBeat) -> None:
         """Let others know of this relay."""
         time = self._storage.time_in
-        values = beat._replace(started_at=time(beat.started_at), seen_at=time(beat.seen_at))
+        values = beat._replace(started_at=time(beat.started_at), seen_at=time(beat.seen_at), queue=self._queue)
         await self._write((FORGET_RELAYS, (self._in(-86400.0),)), (BEAT, values))
 
     async def status(self) -> OutboxStatus:
         """How much there is to deliver, and who does it."""
-        ((pending, waiting, dead, skipped, oldest),) = await self._query(OUTBOX_STATUS, (self._now(),))
+        ((pending, waiting, dead, skipped, oldest),) = await self._query(
+            OUTBOX_STATUS, (self._now(), self._queue, self._queue)
+        )
         time = self._storage.time_out
         relays = []
-        for row in await self._query(READ_RELAYS, (self._in(-60.0),)):
+        for row in await self._query(READ_RELAYS, (self._queue, self._in(-60.0))):
             beat = RelayBeat(*row)
             relays.append(beat._replace(started_at=time(beat.started_at), seen_at=time(beat.seen_at)))
         return OutboxStatus(pending, waiting, dead, skipped, time(oldest) if oldest else None, relays)
 
     async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
         """Dead letters and skipped events, by event id."""
-        rows = await self._query(DEAD_LETTERS, (after or "", limit))
+        rows = await self._query(DEAD_LETTERS, (self._queue, after or "", limit))
+        time, row = self._storage.time_out, self._storage.event_row
         return [
-            DeadLetter(self._storage.event_row(event), attempts, reason, self._storage.time_out(dead_at), bool(skipped))
+            DeadLetter(row(event), attempts, reason, time(dead_at), bool(skipped), self._queue)
             for attempts, reason, dead_at, skipped, *event in rows
         ]
 
     async def redrive(self, ids: Sequence[str] | None = None) -> int:
         """Try dead letters again."""
         if ids is None:
-            return await self._change(REDRIVE_ALL, ())
-        return await self._change(REDRIVE, (to_json(list(map(event_id, ids))).decode(),))
+            return await self._change(REDRIVE_ALL, (self._queue,))
+        return await self._change(
+            REDRIVE,
+            (
+                self._queue,
+                to_json(list(map(event_id, ids))).decode(),
+            ),
+        )
 
     async def skip(self, ids: Sequence[str], reason: str) -> int:
         """Give up dead letters."""
-        return await self._change(SKIP, (f"; skipped: {reason}", to_json(list(map(event_id, ids))).decode()))
+        these = to_json(list(map(event_id, ids))).decode()
+        return await self._change(SKIP, (f"; skipped: {reason}", self._queue, these))
 
     async def close(self) -> None:
         """Give back what this object holds."""
@@ -182,11 +193,11 @@ class SQLiteOutbox:
     async def _lease_is_ours(self) -> bool:
         until = monotonic() + self._lease
         now = self._now()
-        rows = await self._query(READ_LEASE, (self._owner, now))
+        rows = await self._query(READ_LEASE, (self._queue, self._owner, now))
         if rows and _is_alive(rows[0][0]):
             return False
         other = rows[0][1] if rows else self._owner
-        values = (self._owner, os.getpid(), self._in(self._lease), now, self._owner, other)
+        values = (self._queue, self._owner, os.getpid(), self._in(self._lease), now, self._owner, other)
         # Known before it is written, so that it is given back where this is cancelled meanwhile.
         self._until = until
         (changed,) = await self._write((LEASE, values))

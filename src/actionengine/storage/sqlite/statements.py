@@ -232,19 +232,19 @@ WHERE tenant_id = ?
 
 _EVENT_OF_OUTBOX = ", ".join(f"e.{column}" for column in EventRow._fields)
 WRITE_OUTBOX = """
-INSERT INTO main.ae_outbox (tenant_id, position, lane)
-VALUES (?, last_insert_rowid(), ?)
+INSERT INTO main.ae_outbox (tenant_id, position, lane, queue)
+VALUES (?, last_insert_rowid(), ?, ?)
 """
 READ_OUTBOX = f"""
 SELECT o.attempts, o.position, {_EVENT_OF_OUTBOX}
 FROM main.ae_outbox o
 JOIN main.ae_events e ON e.position = o.position AND e.tenant_id = o.tenant_id
-WHERE o.dead_at IS NULL AND (o.due_at IS NULL OR o.due_at <= ?)
+WHERE o.queue = ? AND o.dead_at IS NULL AND (o.due_at IS NULL OR o.due_at <= ?)
     AND NOT EXISTS (
         SELECT 1
         FROM main.ae_outbox held
-        WHERE held.lane = o.lane AND +held.tenant_id = o.tenant_id AND held.position < o.position
-            AND NOT held.skipped
+        WHERE held.queue = o.queue AND held.lane = o.lane AND +held.tenant_id = o.tenant_id
+            AND held.position < o.position AND NOT held.skipped
             AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL)
             AND (held.dead_at IS NOT NULL OR held.due_at > ?)
     )
@@ -254,26 +254,26 @@ LIMIT ?
 NEXT_DUE = """
 SELECT min(due_at)
 FROM main.ae_outbox
-WHERE NOT skipped AND dead_at IS NULL AND due_at > ?
+WHERE queue = ? AND NOT skipped AND dead_at IS NULL AND due_at > ?
 """
 FORGET_DELIVERED = """
 DELETE FROM main.ae_outbox
-WHERE (tenant_id, position) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))
+WHERE (tenant_id, position, queue) IN (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?))
 """
 NOTE_FAILURE = """
 UPDATE main.ae_outbox
 SET attempts = attempts + ?, reason = ?, due_at = ?, dead_at = ?
-WHERE tenant_id = ? AND position = ? AND dead_at IS NULL
+WHERE tenant_id = ? AND position = ? AND queue = ? AND dead_at IS NULL
 """
 READ_LEASE = """
 SELECT pid, owner
 FROM main.ae_relay_lease
-WHERE owner <> ? AND until > ?
+WHERE queue = ? AND owner <> ? AND until > ?
 """
 LEASE = """
-INSERT INTO main.ae_relay_lease (one, owner, pid, until)
-VALUES (1, ?, ?, ?)
-ON CONFLICT (one) DO UPDATE
+INSERT INTO main.ae_relay_lease (queue, owner, pid, until)
+VALUES (?, ?, ?, ?)
+ON CONFLICT (queue) DO UPDATE
 SET owner = excluded.owner, pid = excluded.pid, until = excluded.until
 WHERE until <= ? OR owner IN (?, ?)
 RETURNING owner
@@ -296,7 +296,7 @@ SET seen_at = excluded.seen_at, delivered = excluded.delivered, failed = exclude
 READ_RELAYS = f"""
 SELECT {", ".join(RelayBeat._fields)}
 FROM main.ae_relays
-WHERE seen_at > ?
+WHERE queue = ? AND seen_at > ?
 ORDER BY started_at
 """
 OUTBOX_STATUS = """
@@ -308,24 +308,25 @@ SELECT count(*) FILTER (WHERE o.dead_at IS NULL),
         SELECT e.occurred_at
         FROM main.ae_outbox first
         JOIN main.ae_events e ON e.position = first.position AND e.tenant_id = first.tenant_id
-        WHERE first.dead_at IS NULL
+        WHERE first.queue = ? AND first.dead_at IS NULL
         ORDER BY first.position
         LIMIT 1
     )
 FROM main.ae_outbox o
+WHERE o.queue = ?
 """
 DEAD_LETTERS = f"""
 SELECT o.attempts, o.reason, o.dead_at, o.skipped, {_EVENT_OF_OUTBOX}
 FROM main.ae_outbox o
 JOIN main.ae_events e ON e.position = o.position AND e.tenant_id = o.tenant_id
-WHERE o.dead_at IS NOT NULL AND e.id > ?
+WHERE o.queue = ? AND o.dead_at IS NOT NULL AND e.id > ?
 ORDER BY e.id
 LIMIT ?
 """
 _REDRIVE = """
 UPDATE main.ae_outbox
 SET attempts = 0, due_at = NULL, dead_at = NULL, skipped = 0
-WHERE dead_at IS NOT NULL AND {which}
+WHERE queue = ? AND dead_at IS NOT NULL AND {which}
 RETURNING position
 """
 REDRIVE_ALL = _REDRIVE.format(which="NOT skipped")
@@ -339,6 +340,6 @@ REDRIVE = _REDRIVE.format(which=_THESE)
 SKIP = f"""
 UPDATE main.ae_outbox
 SET skipped = 1, reason = reason || ?
-WHERE dead_at IS NOT NULL AND NOT skipped AND {_THESE}
+WHERE queue = ? AND dead_at IS NOT NULL AND NOT skipped AND {_THESE}
 RETURNING position
 """

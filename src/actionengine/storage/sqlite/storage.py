@@ -25,7 +25,7 @@ from actionengine.driving import drive
 from actionengine.errors import ConfigurationError
 from actionengine.redaction import redact_address
 from actionengine.storage.pages import MAX_PAGE, Page, is_last_page, page_of
-from actionengine.storage.port import EventRow, Mode, Record, StorageUnavailable, StoredEvent
+from actionengine.storage.port import EVENTS, EventRow, Mode, Record, StorageUnavailable, StoredEvent
 from actionengine.storage.records import matches
 from actionengine.storage.sql.bridge import await_
 from actionengine.storage.sql.declared_protection import DeclaredProtection
@@ -138,9 +138,9 @@ class SQLiteStorage(SQLStorage):
         """A unit of work of one tenant. Takes its turn and a connection when it is first used."""
         return SQLiteUnitOfWork(self, tenant, action_id, mode, read_only)
 
-    def outbox(self, mode: Mode) -> SQLiteOutbox:
-        """The outbox, for one relay or operator."""
-        return SQLiteOutbox(self, mode)
+    def outbox(self, mode: Mode, queue: str = EVENTS) -> SQLiteOutbox:
+        """A queue of the outbox, for one relay or operator."""
+        return SQLiteOutbox(self, mode, queue)
 
     def wake_relays(self) -> None:
         """Let the relays of this process know that there may be something to deliver."""

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from actionengine.clock import steady_now
 from actionengine.context import Tenant
-from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, LogRow, Mode, StorageError
+from actionengine.storage.port import CLAIMED, EVENTS, Claim, ClaimAnswer, LogRow, Mode, StorageError
 from actionengine.storage.sql.action_log import Examined, Walk
 from actionengine.storage.sql.bridge import await_
 from actionengine.storage.sql.rows import KEY_GONE
@@ -193,7 +193,11 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
                         occurred_at=time(event.occurred_at),
                     ),
                 )
-                self.execute(WRITE_OUTBOX, (self._tenant_id, lane_of(event)))
+                lane = lane_of(event)
+                self.execute(WRITE_OUTBOX, (self._tenant_id, lane, EVENTS))
+                for route in recording.routes:
+                    if route.takes(event):
+                        self.execute(WRITE_OUTBOX, (self._tenant_id, lane, route.queue))
             for claim, result, approval_id, expires_at, asked in recording.results:
                 scope = (self._tenant_id, claim.action, claim.key)
                 values = (claim.fingerprint, _text(result), approval_id, time(expires_at), _text(asked))

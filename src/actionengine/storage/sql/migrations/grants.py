@@ -9,7 +9,7 @@ GRANT USAGE ON SCHEMA public TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON public.ae_documents TO {role};
 GRANT SELECT, INSERT, UPDATE ON public.ae_idempotency_keys TO {role};
 GRANT SELECT, INSERT ON public.ae_action_log, public.ae_action_log_subjects, public.ae_events TO {role};
-GRANT SELECT, INSERT (tenant_id, position, lane) ON public.ae_outbox TO {role};
+GRANT SELECT, INSERT (tenant_id, position, lane, queue) ON public.ae_outbox TO {role};
 GRANT SELECT, INSERT ON public.ae_projects, public.ae_record_types, public.ae_changes, public.ae_change_targets,
     public.ae_patch_ops, public.ae_snapshots TO {role};
 GRANT UPDATE (name, description, schema, version, status, changed_by, updated_at) ON public.ae_record_types TO {role};
@@ -27,16 +27,18 @@ _RELAY_GRANTS = """
 GRANT USAGE ON SCHEMA public TO {role};
 GRANT SELECT ON public.ae_schema TO {role};
 GRANT EXECUTE ON FUNCTION public.ae_signed(text, text) TO {role};
-GRANT EXECUTE ON FUNCTION public.ae_outbox_take(integer, integer, text),
-    public.ae_outbox_settle(uuid[], bigint[], json, text), public.ae_outbox_next(text),
-    public.ae_relay_beat(json, text), public.ae_relay_status(text), public.ae_dead_letters(uuid, integer, text),
-    public.ae_redrive(uuid[], text), public.ae_skip(uuid[], text, text) TO {role};
+GRANT EXECUTE ON FUNCTION public.ae_outbox_take(integer, integer, text, text),
+    public.ae_outbox_settle(uuid[], bigint[], json, text, text), public.ae_outbox_next(text, text),
+    public.ae_relay_beat(json, text), public.ae_relay_status(text, text),
+    public.ae_dead_letters(uuid, integer, text, text), public.ae_redrive(uuid[], text, text),
+    public.ae_skip(uuid[], text, text, text) TO {role};
 """
 _RELAY_REVOKES = """
-REVOKE EXECUTE ON FUNCTION public.ae_outbox_take(integer, integer, text),
-    public.ae_outbox_settle(uuid[], bigint[], json, text), public.ae_outbox_next(text),
-    public.ae_relay_beat(json, text), public.ae_relay_status(text), public.ae_dead_letters(uuid, integer, text),
-    public.ae_redrive(uuid[], text), public.ae_skip(uuid[], text, text) FROM {role};
+REVOKE EXECUTE ON FUNCTION public.ae_outbox_take(integer, integer, text, text),
+    public.ae_outbox_settle(uuid[], bigint[], json, text, text), public.ae_outbox_next(text, text),
+    public.ae_relay_beat(json, text), public.ae_relay_status(text, text),
+    public.ae_dead_letters(uuid, integer, text, text), public.ae_redrive(uuid[], text, text),
+    public.ae_skip(uuid[], text, text, text) FROM {role};
 """
 
 

@@ -150,9 +150,10 @@ CREATE TABLE public.ae_events (
 );
 CREATE INDEX ae_events_type ON public.ae_events (tenant_id, type, position);
 
--- Events that are still to be delivered. Those of a tenant's subject have the same lane, a hash, and keep their order; a
--- partition of lanes is what a relay locks. A failed attempt makes an event wait until due_at, the last one makes it a
--- dead letter; both hold back what comes after them in their lane, until an operator has skipped a dead one.
+-- Events that are still to be delivered, a row for each queue that they are in: the host's ('events'), and those of
+-- workflows. Those of a tenant's subject have the same lane, a hash, and keep their order; a partition of the lanes of a
+-- queue is what a relay locks. A failed attempt makes an event wait until due_at, the last one makes it a dead letter;
+-- both hold back what comes after them in their lane of the queue, until an operator has skipped a dead one.
 
 CREATE TABLE public.ae_outbox (
     tenant_id uuid    NOT NULL,
@@ -163,10 +164,11 @@ CREATE TABLE public.ae_outbox (
     reason    text,
     dead_at   timestamptz,
     skipped   boolean NOT NULL DEFAULT false,
-    PRIMARY KEY (tenant_id, position)
+    queue     text COLLATE "C" NOT NULL DEFAULT 'events' CHECK (queue IN ('events', 'workflows', 'triggers')),
+    PRIMARY KEY (tenant_id, position, queue)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
-CREATE INDEX ae_outbox_pending ON public.ae_outbox ((lane & 63), position) WHERE dead_at IS NULL;
-CREATE INDEX ae_outbox_held ON public.ae_outbox (lane, position)
+CREATE INDEX ae_outbox_pending ON public.ae_outbox (queue, (lane & 63), position) WHERE dead_at IS NULL;
+CREATE INDEX ae_outbox_held ON public.ae_outbox (queue, lane, position)
     WHERE NOT skipped AND (dead_at IS NOT NULL OR due_at IS NOT NULL);
 
 -- What relays tell of themselves.
@@ -180,7 +182,8 @@ CREATE TABLE public.ae_relays (
     delivered  bigint           NOT NULL,
     failed     bigint           NOT NULL,
     rate       double precision NOT NULL,
-    error      text
+    error      text,
+    queue      text             NOT NULL
 );
 
 CREATE TRIGGER ae_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON public.ae_action_log
@@ -862,31 +865,36 @@ END $$;
 
 -- What relays do, for all tenants: operator's calls too.
 --
--- A relay takes partitions of lanes by advisory locks of its transaction, and keeps that open until it has settled: a
--- relay that dies, or that is silent for too long (idle_in_transaction_session_timeout), loses them. Each query below
--- sees what was committed before it began, so that a partition is read after it was locked, and after the horizon was.
+-- A relay takes partitions of the lanes of a queue by advisory locks of its transaction, and keeps that open until it has
+-- settled: a relay that dies, or that is silent for too long (idle_in_transaction_session_timeout), loses them. Each
+-- query below sees what was committed before it began, so that a partition is read after it was locked, and after the
+-- horizon was.
 
-CREATE FUNCTION public.ae_outbox_due(partition integer) RETURNS SETOF public.ae_outbox
+CREATE FUNCTION public.ae_outbox_due(of_queue text, partition integer) RETURNS SETOF public.ae_outbox
 LANGUAGE sql STABLE BEGIN ATOMIC
     SELECT o.*
     FROM public.ae_outbox o
-    WHERE (o.lane & 63) = partition AND o.dead_at IS NULL AND (o.due_at IS NULL OR o.due_at <= now())
+    WHERE o.queue = of_queue AND (o.lane & 63) = partition AND o.dead_at IS NULL
+        AND (o.due_at IS NULL OR o.due_at <= now())
         AND NOT EXISTS (
             SELECT FROM public.ae_outbox held
-            WHERE held.lane = o.lane AND held.tenant_id = o.tenant_id AND held.position < o.position
+            WHERE held.queue = o.queue AND held.lane = o.lane AND held.tenant_id = o.tenant_id AND held.position < o.position
                 AND NOT held.skipped
                 AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL)
                 AND (held.dead_at IS NOT NULL OR held.due_at > now())
         );
 END;
 
-CREATE FUNCTION public.ae_outbox_take(most integer, most_partitions integer, signature text) RETURNS TABLE (
+CREATE FUNCTION public.ae_outbox_take(
+    most integer, most_partitions integer, of_queue text, signature text
+) RETURNS TABLE (
     attempts integer, "position" bigint, id text, tenant_id text, type text, subject text, payload text, action text,
     action_id text, actor_type text, actor_id text, occurred_at bigint, version integer
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     horizon   bigint;
+    locks     integer := CASE of_queue WHEN 'events' THEN 0 WHEN 'workflows' THEN 128 WHEN 'triggers' THEN 256 END;
     first     integer := floor(random() * 64);
     candidate integer;
     locked    integer[] := '{}';
@@ -898,12 +906,12 @@ BEGIN
         SELECT partition
         FROM generate_series(first, first + 63) number, LATERAL (SELECT number & 63) turn (partition), LATERAL (
             SELECT
-            FROM public.ae_outbox_due(partition) due
+            FROM public.ae_outbox_due(of_queue, partition) due
             WHERE due.position <= horizon
             LIMIT 1
         ) head
     LOOP
-        IF pg_try_advisory_xact_lock(1634037602, candidate) THEN
+        IF pg_try_advisory_xact_lock(1634037602, locks + candidate) THEN
             locked := locked || candidate;
             EXIT WHEN cardinality(locked) >= most_partitions;
         END IF;
@@ -915,7 +923,7 @@ BEGIN
             e.version
         FROM unnest(locked) partition, LATERAL (
             SELECT due.tenant_id, due.position, due.attempts
-            FROM public.ae_outbox_due(partition) due
+            FROM public.ae_outbox_due(of_queue, partition) due
             WHERE due.position <= horizon
             ORDER BY due.position
             LIMIT most
@@ -929,21 +937,22 @@ BEGIN
     IF NOT FOUND THEN
         -- Another relay was faster; or somebody's own SQL has put in what is no event.
         DELETE FROM public.ae_outbox o
-        WHERE (o.lane & 63) = ANY(locked) AND o.dead_at IS NULL AND o.position <= horizon
+        WHERE o.queue = of_queue AND (o.lane & 63) = ANY(locked) AND o.dead_at IS NULL AND o.position <= horizon
             AND NOT EXISTS (
                 SELECT FROM public.ae_events e WHERE e.tenant_id = o.tenant_id AND e.position = o.position
             );
     END IF;
 END $$;
 
-CREATE FUNCTION public.ae_outbox_settle(delivered_to uuid[], delivered bigint[], failed json, signature text)
-RETURNS void
+CREATE FUNCTION public.ae_outbox_settle(
+    delivered_to uuid[], delivered bigint[], failed json, of_queue text, signature text
+) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM public.ae_operate('relay', signature);
     DELETE FROM public.ae_outbox o
     USING unnest(delivered_to, delivered) done (tenant_id, position)
-    WHERE o.tenant_id = done.tenant_id AND o.position = done.position;
+    WHERE o.tenant_id = done.tenant_id AND o.position = done.position AND o.queue = of_queue;
     UPDATE public.ae_outbox o
     SET attempts = o.attempts + f.counts::integer,
         reason = f.reason,
@@ -952,12 +961,12 @@ BEGIN
     FROM json_to_recordset(failed) f (
         tenant_id uuid, position bigint, reason text, retry_in double precision, counts boolean
     )
-    WHERE o.tenant_id = f.tenant_id AND o.position = f.position AND o.dead_at IS NULL;
+    WHERE o.tenant_id = f.tenant_id AND o.position = f.position AND o.queue = of_queue AND o.dead_at IS NULL;
 END $$;
 
 -- In how many seconds there may be something to take; 0 for now, null for nothing that is known of.
 
-CREATE FUNCTION public.ae_outbox_next(signature text) RETURNS double precision
+CREATE FUNCTION public.ae_outbox_next(of_queue text, signature text) RETURNS double precision
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM public.ae_operate('relay', signature);
@@ -965,7 +974,7 @@ BEGIN
         SELECT
         FROM generate_series(0, 63) partition, LATERAL (
             SELECT
-            FROM public.ae_outbox_due(partition) due
+            FROM public.ae_outbox_due(of_queue, partition) due
             WHERE due.position <= pg_sequence_last_value('public.ae_event_position')
             LIMIT 1
         ) head
@@ -975,7 +984,8 @@ BEGIN
     RETURN (
         SELECT greatest(0, extract(epoch FROM min(held.due_at) - clock_timestamp()))
         FROM public.ae_outbox held
-        WHERE NOT held.skipped AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL) AND held.dead_at IS NULL
+        WHERE held.queue = of_queue AND NOT held.skipped AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL)
+            AND held.dead_at IS NULL
     );
 END $$;
 
@@ -991,7 +1001,7 @@ BEGIN
         error = excluded.error;
 END $$;
 
-CREATE FUNCTION public.ae_relay_status(signature text) RETURNS TABLE (
+CREATE FUNCTION public.ae_relay_status(of_queue text, signature text) RETURNS TABLE (
     pending bigint, waiting bigint, dead bigint, skipped bigint, oldest timestamptz, relays json
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -1003,12 +1013,12 @@ BEGIN
                 SELECT min(e.occurred_at)
                 FROM public.ae_outbox o
                 JOIN public.ae_events e ON e.tenant_id = o.tenant_id AND e.position = o.position
-                WHERE o.position = counted.first
+                WHERE o.position = counted.first AND o.queue = of_queue
             ),
             (
                 SELECT coalesce(json_agg(r ORDER BY r.started_at), '[]')
                 FROM public.ae_relays r
-                WHERE r.seen_at > clock_timestamp() - interval '1 minute'
+                WHERE r.queue = of_queue AND r.seen_at > clock_timestamp() - interval '1 minute'
             )
         FROM (
             SELECT count(*) FILTER (WHERE o.dead_at IS NULL) AS pending,
@@ -1017,10 +1027,13 @@ BEGIN
                 count(*) FILTER (WHERE o.skipped) AS skipped,
                 min(o.position) FILTER (WHERE o.dead_at IS NULL) AS first
             FROM public.ae_outbox o
+            WHERE o.queue = of_queue
         ) counted;
 END $$;
 
-CREATE FUNCTION public.ae_dead_letters(later_than uuid, most integer, signature text) RETURNS TABLE (
+CREATE FUNCTION public.ae_dead_letters(
+    later_than uuid, most integer, of_queue text, signature text
+) RETURNS TABLE (
     attempts integer, reason text, dead_at timestamptz, skipped boolean, id uuid, tenant_id uuid, type text,
     subject text, payload text, action text, action_id uuid, actor_type text, actor_id text, occurred_at timestamptz,
     version integer
@@ -1033,12 +1046,12 @@ BEGIN
             e.action, e.action_id, e.actor_type, e.actor_id, e.occurred_at, e.version
         FROM public.ae_outbox o
         JOIN public.ae_events e ON e.tenant_id = o.tenant_id AND e.position = o.position
-        WHERE o.dead_at IS NOT NULL AND (later_than IS NULL OR e.id > later_than)
+        WHERE o.queue = of_queue AND o.dead_at IS NOT NULL AND (later_than IS NULL OR e.id > later_than)
         ORDER BY e.id
         LIMIT most;
 END $$;
 
-CREATE FUNCTION public.ae_redrive(ids uuid[], signature text) RETURNS integer
+CREATE FUNCTION public.ae_redrive(ids uuid[], of_queue text, signature text) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     changed integer;
@@ -1047,14 +1060,14 @@ BEGIN
     UPDATE public.ae_outbox o
     SET attempts = 0, due_at = NULL, dead_at = NULL, skipped = false
     FROM public.ae_events e
-    WHERE e.tenant_id = o.tenant_id AND e.position = o.position AND o.dead_at IS NOT NULL
+    WHERE e.tenant_id = o.tenant_id AND e.position = o.position AND o.queue = of_queue AND o.dead_at IS NOT NULL
         AND CASE WHEN ids IS NULL THEN NOT o.skipped ELSE e.id = ANY(ids) END;
     GET DIAGNOSTICS changed = ROW_COUNT;
-    PERFORM pg_notify('ae_outbox', '');
+    PERFORM pg_notify('ae_outbox_' || of_queue, '');
     RETURN changed;
 END $$;
 
-CREATE FUNCTION public.ae_skip(ids uuid[], why text, signature text) RETURNS integer
+CREATE FUNCTION public.ae_skip(ids uuid[], why text, of_queue text, signature text) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     changed integer;
@@ -1063,22 +1076,22 @@ BEGIN
     UPDATE public.ae_outbox o
     SET skipped = true, reason = o.reason || '; skipped: ' || why
     FROM public.ae_events e
-    WHERE e.tenant_id = o.tenant_id AND e.position = o.position AND o.dead_at IS NOT NULL AND NOT o.skipped
-        AND e.id = ANY(ids);
+    WHERE e.tenant_id = o.tenant_id AND e.position = o.position AND o.queue = of_queue AND o.dead_at IS NOT NULL
+        AND NOT o.skipped AND e.id = ANY(ids);
     GET DIAGNOSTICS changed = ROW_COUNT;
-    PERFORM pg_notify('ae_outbox', '');
+    PERFORM pg_notify('ae_outbox_' || of_queue, '');
     RETURN changed;
 END $$;
 
 REVOKE EXECUTE ON FUNCTION
-    public.ae_outbox_take(integer, integer, text),
-    public.ae_outbox_settle(uuid[], bigint[], json, text),
-    public.ae_outbox_next(text),
+    public.ae_outbox_take(integer, integer, text, text),
+    public.ae_outbox_settle(uuid[], bigint[], json, text, text),
+    public.ae_outbox_next(text, text),
     public.ae_relay_beat(json, text),
-    public.ae_relay_status(text),
-    public.ae_dead_letters(uuid, integer, text),
-    public.ae_redrive(uuid[], text),
-    public.ae_skip(uuid[], text, text),
+    public.ae_relay_status(text, text),
+    public.ae_dead_letters(uuid, integer, text, text),
+    public.ae_redrive(uuid[], text, text),
+    public.ae_skip(uuid[], text, text, text),
     public.ae_signed(text, text),
     public.ae_open(text, text, text, text),
     public.ae_is_deleted(uuid),

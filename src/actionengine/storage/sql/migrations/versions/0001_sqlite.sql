@@ -95,9 +95,10 @@ CREATE TABLE ae_events (
 CREATE INDEX ae_events_tenant ON ae_events (tenant_id, position);
 CREATE INDEX ae_events_type ON ae_events (tenant_id, type, position);
 
--- Events that are still to be delivered. Those of a tenant's subject have the same lane, a hash, and keep their order. A
--- failed attempt makes an event wait until due_at, the last one makes it a dead letter; both hold back what comes after
--- them in their lane, until an operator has skipped a dead one.
+-- Events that are still to be delivered, a row for each queue that they are in: the host's ('events'), and those of
+-- workflows. Those of a tenant's subject have the same lane, a hash, and keep their order. A failed attempt makes an event
+-- wait until due_at, the last one makes it a dead letter; both hold back what comes after them in their lane of the
+-- queue, until an operator has skipped a dead one.
 
 CREATE TABLE ae_outbox (
     tenant_id TEXT    NOT NULL,
@@ -108,16 +109,17 @@ CREATE TABLE ae_outbox (
     reason    TEXT,
     dead_at   TEXT,
     skipped   INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (tenant_id, position)
+    queue     TEXT    NOT NULL DEFAULT 'events',
+    PRIMARY KEY (tenant_id, position, queue)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX ae_outbox_pending ON ae_outbox (position) WHERE dead_at IS NULL;
-CREATE INDEX ae_outbox_held ON ae_outbox (lane, position)
+CREATE INDEX ae_outbox_pending ON ae_outbox (queue, position) WHERE dead_at IS NULL;
+CREATE INDEX ae_outbox_held ON ae_outbox (queue, lane, position)
     WHERE NOT skipped AND (dead_at IS NOT NULL OR due_at IS NOT NULL);
 
--- One relay at a time delivers what is in a file, as long as its process lives and its lease runs.
+-- One relay at a time delivers what is in a queue, as long as its process lives and its lease runs.
 
 CREATE TABLE ae_relay_lease (
-    one   INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
+    queue TEXT    NOT NULL PRIMARY KEY,
     owner TEXT    NOT NULL,
     pid   INTEGER NOT NULL,
     until TEXT    NOT NULL
@@ -134,7 +136,8 @@ CREATE TABLE ae_relays (
     delivered  INTEGER NOT NULL,
     failed     INTEGER NOT NULL,
     rate       REAL    NOT NULL,
-    error      TEXT
+    error      TEXT,
+    queue      TEXT    NOT NULL
 ) STRICT;
 
 -- Change control. What constraints can say of its rules they say, under the rule's id; triggers say the rest, and begin

@@ -1,0 +1,53 @@
+"""`Part`: what a relay does at one queue of the outbox. Parts share nothing, so that none waits for another one."""
+
+from __future__ import annotations
+
+from actionengine.driving import drive
+from actionengine.events.delivery import Deliverer
+from actionengine.events.publisher import Publisher
+from actionengine.events.shift import Settings, Shift
+from actionengine.events.worlds import world_of
+from actionengine.storage.port import Mode, Storage
+
+
+class Part:
+    """Delivers the events of one queue to the publisher that takes from it."""
+
+    def __init__(
+        self, storage: Storage, queue: str, publisher: Publisher, deliverer: Deliverer, settings: Settings
+    ) -> None:
+        self.queue = queue
+        self._storage = storage
+        self._publisher = publisher
+        self._deliverer = deliverer
+        self._settings = settings
+        self._shift: Shift | None = None
+        self.is_stopped = False
+
+    def run(self) -> None:
+        """Deliver events until `stop` is called."""
+        drive(self.work("sync", ends=False))
+
+    async def work(self, mode: Mode, ends: bool) -> int:
+        """Deliver events until `stop` is called, or until none is due; how many."""
+        if self._shift is not None:
+            raise RuntimeError("this relay is running already: make another one")
+        # A publisher that executes actions opens connections in its event loop.
+        world = world_of(mode, getattr(self._storage, "aclose_loop", None))
+        outbox = self._storage.outbox(mode, self.queue)
+        shift = self._shift = Shift(outbox, world, self._deliverer, self._publisher, self._settings, self.queue)
+        try:
+            if self.is_stopped and not ends:
+                shift.stop()
+            return await shift.work(ends)
+        finally:
+            self._shift = None
+            self.is_stopped = False
+            await shift.close()
+
+    def stop(self) -> None:
+        """Let `run` come to its end."""
+        self.is_stopped = True
+        shift = self._shift
+        if shift is not None:
+            shift.stop()
