@@ -334,8 +334,12 @@ def test_a_dead_letter_has_no_next_attempt_whatever_else_its_row_says(
 @pytest.mark.parametrize(
     ("statement", "parameters", "indexes"),
     [
-        (READ_OUTBOX, ("", "", 1), ["o USING INDEX ae_outbox_pending", "held USING INDEX ae_outbox_held (lane=?"]),
-        (NEXT_DUE, ("",), ["USING INDEX ae_outbox_held"]),
+        (
+            READ_OUTBOX,
+            ("events", "", "", 1),
+            ["o USING INDEX ae_outbox_pending (queue=?)", "held USING INDEX ae_outbox_held (queue=? AND lane=?"],
+        ),
+        (NEXT_DUE, ("events", ""), ["USING INDEX ae_outbox_held (queue=?"]),
     ],
     ids=["READ_OUTBOX", "NEXT_DUE"],
 )

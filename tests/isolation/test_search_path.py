@@ -12,6 +12,7 @@ from returns.result import Result, Success
 from sqlalchemy import text
 
 from actionengine import ActionContext, create_action, create_engine, create_service
+from actionengine.storage.port import TRIGGERS, WORKFLOWS
 from actionengine.storage.postgres import checks, outbox, statements
 from actionengine.storage.postgres.statements import ROWS, opening_statements, record_statement
 from actionengine.storage.sql.documents import Listing
@@ -50,6 +51,7 @@ def _statements() -> Iterator[tuple[str, str]]:
         yield from opening_statements(["lock_timeout"], read_only, True)._asdict().items()
     yield "cleaning", "; ".join(statement for statement, _ in (statements.SETTLE, *statements.CLEAN_UNCHECKED))
     yield "recording", record_statement(2, 2, 2)
+    yield "recording in queues", record_statement(2, 2, 2, (WORKFLOWS, TRIGGERS))
     yield "rows: find", find_statement(ROWS, "ae_patch_ops", COLUMNS, CONDITIONS, ("id",), True, True)
     for column, statement in statements.FIND_LOG.items():
         yield f"log: by {column}", statement

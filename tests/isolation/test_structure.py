@@ -33,7 +33,7 @@ APP_MAY = {
 
 APP_MAY_TO_COLUMNS = {
     ("ae_changes", "UPDATE"): {"status", "op_count", "updated_at", "merged_at"},
-    ("ae_outbox", "INSERT"): {"tenant_id", "position", "lane"},
+    ("ae_outbox", "INSERT"): {"tenant_id", "position", "lane", "queue"},
     ("ae_patch_ops", "UPDATE"): {"previous_snapshot", "executed_at", "applied_version"},
     ("ae_record_types", "UPDATE"): {
         "name",
@@ -54,14 +54,14 @@ OPERATOR_CALLS = {
     "ae_purge_keys(integer,text)",
 }
 RELAY_CALLS = {
-    "ae_dead_letters(uuid,integer,text)",
-    "ae_outbox_next(text)",
-    "ae_outbox_settle(uuid[],bigint[],json,text)",
-    "ae_outbox_take(integer,integer,text)",
-    "ae_redrive(uuid[],text)",
+    "ae_dead_letters(uuid,integer,text,text)",
+    "ae_outbox_next(text,text)",
+    "ae_outbox_settle(uuid[],bigint[],json,text,text)",
+    "ae_outbox_take(integer,integer,text,text)",
+    "ae_redrive(uuid[],text,text)",
     "ae_relay_beat(json,text)",
-    "ae_relay_status(text)",
-    "ae_skip(uuid[],text,text)",
+    "ae_relay_status(text,text)",
+    "ae_skip(uuid[],text,text,text)",
 }
 LOOK_UPS = {"ae_is_deleted(uuid)"}
 VERIFIERS = {"ae_open(text,text,text,text)", "ae_signed(text,text)", "ae_tenant()"}

@@ -16,6 +16,7 @@ from actionengine.storage.memory_rows import MemoryRows
 from actionengine.storage.pages import Page
 from actionengine.storage.port import (
     CLAIMED,
+    EVENTS,
     Claim,
     ClaimAnswer,
     DeadLetter,
@@ -59,8 +60,8 @@ class Broken(InMemoryStorage):
     def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> MemoryUnitOfWork:
         return self.Unit(self._tenant_data(tenant.id), mode, read_only)
 
-    def outbox(self, mode: Mode) -> MemoryOutbox:
-        return self.Outbox(self._queues, mode)
+    def outbox(self, mode: Mode, queue: str = EVENTS) -> MemoryOutbox:
+        return self.Outbox(self._queues if queue == EVENTS else self._further_queues[queue], mode, queue)
 
 
 class BrokenUnit(MemoryUnitOfWork):

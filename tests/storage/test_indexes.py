@@ -72,11 +72,11 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
         ["{tenant}", 1],
     ),
     "ae_outbox_pending": (
-        "SELECT position FROM public.ae_outbox_due(1) WHERE position <= 10 ORDER BY position LIMIT 1",
+        "SELECT position FROM public.ae_outbox_due('events', 1) WHERE position <= 10 ORDER BY position LIMIT 1",
         [],
     ),
     "ae_outbox_held": (
-        "SELECT position FROM public.ae_outbox_due(1) WHERE position <= 10 ORDER BY position LIMIT 1",
+        "SELECT position FROM public.ae_outbox_due('events', 1) WHERE position <= 10 ORDER BY position LIMIT 1",
         [],
     ),
     "ae_projects_pkey": rows(PROJECTS, "id"),

@@ -15,7 +15,6 @@ from returns.result import Result, Success
 from actionengine import (
     ActionError,
     Actor,
-    CallbackPublisher,
     ConfigurationError,
     Engine,
     InMemoryStorage,
@@ -29,7 +28,8 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.storage.port import StorageError
+from actionengine.driving import drive
+from actionengine.storage.port import QUEUES, StorageError
 from actionengine.workflows import WorkflowRuntime, workflow_services
 from actionengine.workflows.driving import RolesOf
 
@@ -118,7 +118,10 @@ def test_what_a_lost_durable_engine_had_is_asked_for_again(office: Office) -> No
         office.wait_for(waiting, "paused")
     forgotten = office.start("free")
     # Delivered, and then lost with the tables of the durable engine.
-    Relay(office.storage, CallbackPublisher(lambda event: None)).drain()
+    for queue in QUEUES:
+        outbox = office.storage.outbox("sync", queue)
+        drive(outbox.settle(drive(outbox.take(1000, 10.0)), ()))
+        drive(outbox.close())
 
     with office.runtime("another.sqlite") as runtime:
         assert runtime.restore() == 1

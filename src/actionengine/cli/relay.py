@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -16,9 +16,10 @@ from actionengine.cli.common import SigningKey, Url, storage_at
 from actionengine.cli.errors import fail, shown
 from actionengine.driving import drive
 from actionengine.events.addresses import publisher_at
+from actionengine.events.fanout import nobody
 from actionengine.events.metrics import age_of
 from actionengine.events.relay import Relay
-from actionengine.storage.port import DeadLetter, OutboxStatus
+from actionengine.storage.port import QUEUES, DeadLetter, OutboxStatus, RelayBeat
 
 relay = typer.Typer(no_args_is_help=True, help="The delivery of events.")
 
@@ -30,6 +31,11 @@ Address = Annotated[
         "module:attribute",
     ),
 ]
+Queues = Annotated[
+    list[str] | None,
+    typer.Option("--queue", help="events, workflows or triggers; all that the publisher takes from, if not given."),
+]
+Queue = Annotated[str | None, typer.Option(help="events, workflows or triggers; all, if not given.")]
 EventIds = Annotated[list[str] | None, typer.Argument(help="Event ids.")]
 
 
@@ -52,6 +58,7 @@ def run(
         ),
     ] = False,
     name: Annotated[str | None, typer.Option(help="As `relay status` shows it.")] = None,
+    queue: Queues = None,
     drain: Annotated[bool, typer.Option("--drain", help="Deliver what is due, and end.")] = False,
 ) -> None:
     """Deliver events until SIGINT or SIGTERM; then what is under way is finished first. Run as many as you like."""
@@ -68,6 +75,7 @@ def run(
             longest_backoff=longest_backoff,
             poll_interval=poll_interval,
             name=name,
+            queues=queue or None,
         )
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: worker.stop())
@@ -79,12 +87,13 @@ def run(
 
 @relay.command()
 def status(url: Url, signing_key: SigningKey = None) -> None:
-    """Show how much there is to deliver, since when, and which relays do it."""
+    """Show how much there is to deliver from each queue, since when, and which relays do it."""
     with storage_at(url, signing_key) as storage:
-        found = drive(storage.outbox("sync").status())
+        found = {queue: drive(storage.outbox("sync", queue).status()) for queue in QUEUES}
     console = Console()
     console.print(_counts(found))
-    console.print(_relays(found) if found.relays else "no relay has told of itself within a minute")
+    relays = [beat for each in found.values() for beat in each.relays]
+    console.print(_relays(relays) if relays else "no relay has told of itself within a minute")
 
 
 @relay.command()
@@ -93,10 +102,11 @@ def dead(
     signing_key: SigningKey = None,
     limit: Annotated[int, typer.Option(help="How many at most.")] = 100,
     after: Annotated[str | None, typer.Option(help="Those after this event id.")] = None,
+    queue: Queue = None,
 ) -> None:
     """List dead letters: events that are not tried any more, with the reason."""
     with storage_at(url, signing_key) as storage:
-        letters = drive(storage.outbox("sync").dead_letters(after=after, limit=limit))
+        letters = Relay(storage, nobody).dead_letters(after=after, limit=limit, queue=queue)
     Console().print(_letters(letters) if letters else "there are no dead letters")
 
 
@@ -106,12 +116,13 @@ def redrive(
     ids: EventIds = None,
     all: Annotated[bool, typer.Option("--all", help="All that nobody has skipped.")] = False,
     signing_key: SigningKey = None,
+    queue: Queue = None,
 ) -> None:
     """Try dead letters again: those with these event ids, or all."""
     if bool(ids) == all:
         fail("say which dead letters to try again: event ids, or --all")
     with storage_at(url, signing_key) as storage:
-        count = drive(storage.outbox("sync").redrive(None if all else ids))
+        count = Relay(storage, nobody).redrive(None if all else ids, queue=queue)
     typer.echo(f"{count} dead letters are tried again")
 
 
@@ -121,39 +132,42 @@ def skip(
     url: Url,
     reason: Annotated[str, typer.Option(help="Why, for whoever asks later.")],
     signing_key: SigningKey = None,
+    queue: Queue = None,
 ) -> None:
     """Give up dead letters, so that their subjects go on without them. They stay in the event log."""
     with storage_at(url, signing_key) as storage:
-        count = drive(storage.outbox("sync").skip(ids, reason))
+        count = Relay(storage, nobody).skip(ids, reason, queue=queue)
     typer.echo(f"{count} dead letters are skipped")
 
 
-def _counts(found: OutboxStatus) -> Table:
-    table = Table("pending", "waiting for a retry", "dead letters", "skipped", "oldest pending")
-    age = f"{age_of(found):.1f} s" if found.oldest is not None else "-"
-    table.add_row(str(found.pending), str(found.waiting), str(found.dead), str(found.skipped), age)
+def _counts(found: Mapping[str, OutboxStatus]) -> Table:
+    table = Table("pending", "waiting for a retry", "dead letters", "skipped", "oldest pending", "queue")
+    for queue, each in found.items():
+        age = f"{age_of(each):.1f} s" if each.oldest is not None else "-"
+        table.add_row(str(each.pending), str(each.waiting), str(each.dead), str(each.skipped), age, queue)
     return table
 
 
-def _relays(found: OutboxStatus) -> Table:
-    names = ("relay", "publisher", "delivered", "failed", "events/s", "seen", "trouble")
+def _relays(found: Iterable[RelayBeat]) -> Table:
+    names = ("relay", "publisher", "delivered", "failed", "events/s", "seen", "trouble", "queue")
     table = Table(*(Column(name, overflow="fold") for name in names))
     now = datetime.now(UTC)
-    for beat in found.relays:
+    for beat in found:
         seen = f"{max(0.0, (now - beat.seen_at).total_seconds()):.0f} s ago"
         counts = (str(beat.delivered), str(beat.failed), f"{beat.rate:.1f}")
-        table.add_row(beat.name, beat.publisher, *counts, seen, shown(beat.error or ""))
+        table.add_row(beat.name, beat.publisher, *counts, seen, shown(beat.error or ""), beat.queue)
     return table
 
 
 def _letters(letters: Iterable[DeadLetter]) -> Table:
     # An id is there to be copied.
-    columns = (Column(name, overflow="fold") for name in ("type", "subject", "tenant", "attempts", "since", "reason"))
+    names = ("queue", "type", "subject", "tenant", "attempts", "since", "reason")
+    columns = (Column(name, overflow="fold") for name in names)
     table = Table(Column("event", no_wrap=True, min_width=36), *columns)
     for letter in letters:
         event = letter.event
         since = letter.since.isoformat(timespec="seconds")
         reason = shown(letter.reason) + (" (skipped)" if letter.skipped else "")
-        where = (event.id, event.type, event.subject or "", str(event.tenant_id))
+        where = (event.id, letter.queue, event.type, event.subject or "", str(event.tenant_id))
         table.add_row(*where, str(letter.attempts), since, reason)
     return table

@@ -37,7 +37,8 @@ from actionengine.storage.port import (
     ACCESS_COLLECTIONS,
     CLAIMED,
     EVENTS,
-    QUEUES,
+    TRIGGERS,
+    WORKFLOWS,
     Claim,
     ClaimAnswer,
     EventRow,
@@ -113,7 +114,8 @@ class Held:
 class TenantData:
     """All that one tenant has. A unit of work holds its own tenant's, and so can reach no other's."""
 
-    queues: Mapping[str, Queues]
+    queues: Queues
+    further_queues: Mapping[str, Queues]
     lock: threading.RLock = field(default_factory=threading.RLock)
     is_deleted: bool = False
     sequence: int = 0
@@ -137,7 +139,8 @@ class InMemoryStorage:
         self._lock = threading.Lock()
         self._tenants: dict[str, Tenant] = {}
         self._data: dict[UUID, TenantData] = {}
-        self._queues = {name: Queues() for name in QUEUES}
+        self._queues = Queues()
+        self._further_queues = {queue: Queues() for queue in (WORKFLOWS, TRIGGERS)}
 
     def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> MemoryUnitOfWork:
         """A unit of work of one tenant."""
@@ -211,7 +214,7 @@ class InMemoryStorage:
 
     def outbox(self, mode: Mode, queue: str = EVENTS) -> MemoryOutbox:
         """A queue of the outbox, for one relay or operator."""
-        return MemoryOutbox(self._queues[queue], mode, queue)
+        return MemoryOutbox(self._queues if queue == EVENTS else self._further_queues[queue], mode, queue)
 
     def purge_expired_keys(self, *, limit: int = 1000) -> int:
         """Forget up to `limit` expired idempotency keys; how many there were."""
@@ -257,7 +260,7 @@ class InMemoryStorage:
 
     def _tenant_data(self, tenant_id: UUID) -> TenantData:
         with self._lock:
-            return self._data.setdefault(tenant_id, TenantData(self._queues))
+            return self._data.setdefault(tenant_id, TenantData(self._queues, self._further_queues))
 
 
 class MemoryUnitOfWork:
@@ -515,10 +518,10 @@ class MemoryUnitOfWork:
                 for event in recording.events:
                     data.events.append(event)
                     data.positions.setdefault(event.type, []).append(len(data.events))
-                    data.queues[EVENTS].add(len(data.events), event)
+                    data.queues.add(len(data.events), event)
                     for route in recording.routes:
                         if route.takes(event):
-                            data.queues[route.queue].add(len(data.events), event)
+                            data.further_queues[route.queue].add(len(data.events), event)
                 for result in recording.results:
                     self._end_claim((result.claim.action, result.claim.key), result)
             self._end()

@@ -12,6 +12,7 @@ from time import monotonic
 from uuid import UUID
 
 from actionengine.storage.port import (
+    EVENTS,
     DeadLetter,
     EventRow,
     FailedDelivery,
@@ -95,7 +96,7 @@ class Queues:
 class MemoryOutbox:
     """A queue of the outbox, for one relay or operator."""
 
-    def __init__(self, queues: Queues, mode: Mode, queue: str) -> None:
+    def __init__(self, queues: Queues, mode: Mode, queue: str = EVENTS) -> None:
         self._queues = queues
         self._mode = mode
         self._queue = queue

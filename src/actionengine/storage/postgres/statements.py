@@ -283,8 +283,9 @@ _EVENTS = """events AS (
     FROM events{queues}
 )"""
 _QUEUES = """, (
-    VALUES ('events', NULL::pg_catalog.text[]), {routes}
-) queue (name, types)
+        SELECT 'events' AS name, NULL::pg_catalog.text[] AS types
+        {routes}
+    ) queue
     WHERE queue.types IS NULL OR events.type OPERATOR(pg_catalog.=) ANY(queue.types)"""
 _EVENT_ROW = _row("uuid", "uuid", "text", "text", "json", "text", "uuid", "text", "text", "timestamptz", "int4")
 _RESULTS = """results AS (
@@ -363,7 +364,7 @@ def record_statement(log: int, events: int, results: int, routes: tuple[str, ...
         parts.append(_LOG.format(rows=", ".join([_LOG_ROW] * log)))
     if events:
         rows = ", ".join([_EVENT_ROW] * events)
-        into = ", ".join(f"('{queue}', %s::pg_catalog.text[])" for queue in routes)
+        into = "\n        ".join(f"UNION ALL SELECT '{queue}', %s::pg_catalog.text[]" for queue in routes)
         queues = {"queue": ", queue", "name": ", queue.name", "queues": _QUEUES.format(routes=into)} if routes else {}
         parts.append(_EVENTS.format_map({"queue": "", "name": "", "queues": "", **queues, "rows": rows}))
     if results:

@@ -1,0 +1,285 @@
+"""Queues of the outbox: a relay works at each of them by itself, and none waits for another one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from returns.result import Result, Success
+
+from actionengine import (
+    ActionContext,
+    Actor,
+    CallbackPublisher,
+    ConfigurationError,
+    Engine,
+    Event,
+    Fanout,
+    Publisher,
+    PublishError,
+    PublisherUnavailable,
+    Relay,
+    RequestContext,
+    create_action,
+    create_engine,
+    create_service,
+)
+from actionengine.storage.port import EVENTS, QUEUES, TRIGGERS, WORKFLOWS, Route, StorageError
+from actionengine.testing import AsyncWorld, World
+from tests.events.conftest import AnyStorage
+
+
+def tell(data: Any, ctx: ActionContext) -> Result[None, Any]:
+    for type in data["types"]:
+        ctx.emit(type, {}, subject=data.get("subject"))
+    return Success(None)
+
+
+class Desk:
+    """Emits events, of which those of the type `going` go into the queue `workflows` too, and all into `triggers`."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        service = create_service(
+            name="desk", description="", actions=[create_action(name="tell", description="", handler=tell)]
+        )
+        routes = (Route(WORKFLOWS, frozenset({"going"})), Route(TRIGGERS))
+        self.engine: Engine = create_engine(services=[replace(service, routes=routes)], storage=world.storage)
+        self.tenant = world.run(world.create_tenant(slug="acme", name="Acme"))
+
+    def tell(self, *types: str, subject: str = "jobs/1") -> None:
+        request = RequestContext(tenant=self.tenant, actor=Actor.human("ann"))
+        told = self.world.execute(self.engine, "desk", "tell", {"types": list(types), "subject": subject}, request)
+        assert isinstance(self.world.run(told), Success)
+
+    def drain(self, relay: Relay) -> int:
+        return self.world.run(relay.drain_async()) if isinstance(self.world, AsyncWorld) else relay.drain()
+
+    def relay(self, *publishers: Publisher, **options: Any) -> Relay:
+        publisher = publishers[0] if len(publishers) == 1 else Fanout(*publishers)
+        return Relay(self.world.storage, publisher, first_backoff=0.001, longest_backoff=0.01, **options)
+
+    def pending(self) -> list[int]:
+        relay = self.relay(Ours())
+        return [relay.status(queue=queue).pending for queue in QUEUES]
+
+
+@pytest.fixture
+def desk(world: World) -> Desk:
+    return Desk(world)
+
+
+class Ours:
+    """Takes from the queues of workflows."""
+
+    def __init__(self, control: Any = None, triggers: Any = None) -> None:
+        self.got: dict[str, list[str]] = {WORKFLOWS: [], TRIGGERS: []}
+        parts = {WORKFLOWS: control, TRIGGERS: triggers}
+        self.queues: Mapping[str, Publisher] = {
+            queue: CallbackPublisher(part or (lambda event, queue=queue: self.got[queue].append(event.type)))
+            for queue, part in parts.items()
+        }
+
+    def publish(self, events: Sequence[Event]) -> None:
+        raise AssertionError("this is asked for by nobody")
+
+
+class Broker:
+    """The host's, which delivers, or raises."""
+
+    def __init__(self, raises: Exception | None = None) -> None:
+        self.raises = raises
+        self.got: list[str] = []
+
+    def publish(self, events: Sequence[Event]) -> None:
+        if self.raises is not None:
+            raise self.raises
+        self.got += [event.type for event in events]
+
+
+def test_each_queue_goes_to_those_who_take_from_it(desk: Desk) -> None:
+    ours, broker, other = Ours(), Broker(), Broker()
+    desk.tell("going", "done")
+
+    assert desk.drain(desk.relay(ours, broker, other)) == 2
+
+    assert broker.got == other.got == ["going", "done"]
+    assert ours.got == {WORKFLOWS: ["going"], TRIGGERS: ["going", "done"]}
+    assert desk.pending() == [0, 0, 0]
+
+
+def test_what_nobody_takes_of_the_hosts_events_does_not_stay(desk: Desk) -> None:
+    ours = Ours()
+    desk.tell("going", "done")
+
+    assert desk.drain(desk.relay(ours)) == 2
+
+    assert ours.got[WORKFLOWS] == ["going"]
+    assert desk.pending() == [0, 0, 0]
+
+
+def test_a_relay_of_some_queues_leaves_the_others(desk: Desk) -> None:
+    ours, broker = Ours(), Broker()
+    desk.tell("going", "done")
+
+    assert desk.drain(desk.relay(ours, queues=[WORKFLOWS])) == 1
+    assert desk.pending() == [2, 0, 2]
+    assert desk.drain(desk.relay(broker)) == 2
+    assert desk.pending() == [0, 0, 2]
+    assert desk.drain(desk.relay(Fanout(ours, broker), queues=TRIGGERS)) == 2
+    assert (ours.got, broker.got) == ({WORKFLOWS: ["going"], TRIGGERS: ["going", "done"]}, ["going", "done"])
+
+
+@pytest.mark.parametrize(
+    ("publisher", "queues", "told"),
+    [
+        (Ours(), ["letters"], "no queue 'letters'"),
+        (Broker(), [WORKFLOWS], "takes events from events: queues names workflows"),
+        (Ours(), [EVENTS], "takes events from workflows, triggers"),
+        (Ours(), [], "queues names none"),
+    ],
+)
+def test_a_queue_that_a_relay_could_not_work_at_is_refused(
+    any_storage: AnyStorage, publisher: Any, queues: list[str], told: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        Relay(any_storage, publisher, queues=queues)
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [PublishError("no such mailbox", retry=False), PublisherUnavailable("the broker is down"), ValueError("a fault")],
+)
+def test_what_is_wrong_with_the_hosts_broker_keeps_nothing_from_the_other_queues(desk: Desk, raised: Exception) -> None:
+    ours, broker = Ours(), Broker(raised)
+    for _ in range(3):
+        desk.tell("going", "done")
+
+    relay = desk.relay(ours, broker)
+    if isinstance(raised, PublisherUnavailable):
+        with pytest.raises(PublisherUnavailable):
+            desk.drain(relay)
+    else:
+        desk.drain(relay)
+
+    assert (ours.got[WORKFLOWS], len(ours.got[TRIGGERS]), broker.got) == (["going"] * 3, 6, [])
+    assert desk.pending()[1:] == [0, 0]
+
+
+@pytest.mark.parametrize("raised", [PublishError("no", retry=False), PublisherUnavailable("the engine is away")])
+def test_what_is_wrong_with_the_other_queues_keeps_nothing_from_the_host(desk: Desk, raised: Exception) -> None:
+    def fail(event: Event) -> None:
+        raise raised
+
+    ours, broker = Ours(fail, fail), Broker()
+    desk.tell("going", "done", "going")
+
+    if isinstance(raised, PublisherUnavailable):
+        with pytest.raises(PublisherUnavailable):
+            desk.drain(desk.relay(ours, broker))
+    else:
+        desk.drain(desk.relay(ours, broker))
+
+    assert broker.got == ["going", "done", "going"]
+    assert desk.pending()[0] == 0
+
+
+def test_a_relay_that_runs_waits_at_no_queue_for_another_one(desk: Desk) -> None:
+    went, stayed = threading.Event(), [threading.Event(), threading.Event()]
+
+    def stay(event: Event) -> None:
+        assert went.wait(30)
+        next(each for each in stayed if not each.is_set()).set()
+
+    def go(event: Event) -> None:
+        went.set()
+
+    desk.tell("going")
+    relay = desk.relay(Ours(go, stay), CallbackPublisher(stay), publish_timeout=40)
+
+    async def run_async() -> None:
+        task = asyncio.create_task(relay.run_async())
+        while not all(each.is_set() for each in stayed):
+            await asyncio.sleep(0.01)
+        relay.stop()
+        await task
+
+    if isinstance(desk.world, AsyncWorld):
+        desk.world.run(run_async())
+    else:
+        running = threading.Thread(target=relay.run)
+        running.start()
+        assert all(each.wait(30) for each in stayed)
+        relay.stop()
+        running.join(30)
+        assert not running.is_alive()
+    assert desk.pending() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("broken", QUEUES)
+def test_a_queue_that_cannot_be_worked_at_ends_the_relay(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    storage = desk.world.storage
+    outbox_of = storage.outbox
+
+    def outbox(mode: Any, queue: str = EVENTS) -> Any:
+        made = outbox_of(mode, queue)
+        if queue == broken:
+
+            async def refused(limit: int, lease: float) -> Any:
+                raise StorageError("permission denied")
+
+            monkeypatch.setattr(made, "take", refused)
+        return made
+
+    monkeypatch.setattr(storage, "outbox", outbox)
+    relay = desk.relay(Ours(), Broker())
+
+    with pytest.raises(StorageError, match="permission denied"):
+        desk.world.run(relay.run_async()) if isinstance(desk.world, AsyncWorld) else relay.run()
+
+
+def test_dead_letters_of_all_queues_are_seen_and_tried_again(desk: Desk) -> None:
+    def fail(event: Event) -> None:
+        raise PublishError("no", retry=False)
+
+    desk.tell("going", subject="jobs/1")
+    desk.tell("done", subject="jobs/2")
+    relay = desk.relay(Ours(fail, fail), CallbackPublisher(fail))
+    desk.drain(relay)
+
+    def listed(**page: Any) -> list[tuple[str, str]]:
+        return [(letter.event.type, letter.queue) for letter in relay.dead_letters(**page)]
+
+    first, second = [("going", queue) for queue in QUEUES], [("done", EVENTS), ("done", TRIGGERS)]
+    assert listed() == first + second
+    assert listed(queue=WORKFLOWS) == first[1:2]
+    # What is dead in several queues is on one page.
+    assert listed(limit=1) == first
+    assert listed(limit=1, after=relay.dead_letters()[0].event.id) == second
+    assert listed(limit=4) == first + second
+
+    going, done = relay.dead_letters()[0].event.id, relay.dead_letters()[-1].event.id
+    assert relay.skip([done], "nobody wants it", queue=TRIGGERS) == 1
+    assert relay.redrive([going], queue=WORKFLOWS) == 1
+    assert relay.redrive() == 3
+    assert desk.pending() == [2, 1, 1]
+    assert listed() == [("done", TRIGGERS)]
+    with pytest.raises(ConfigurationError, match="no queue 'letters'"):
+        relay.status(queue="letters")
+
+
+def test_without_routes_there_is_the_hosts_queue_alone(desk: Desk) -> None:
+    service = create_service(
+        name="desk", description="", actions=[create_action(name="tell", description="", handler=tell)]
+    )
+    desk.engine = create_engine(services=[service], storage=desk.world.storage)
+
+    desk.tell("going", "done")
+
+    assert desk.pending() == [2, 0, 0]

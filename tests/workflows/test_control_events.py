@@ -1,0 +1,274 @@
+"""What moves runs on has a way of its own: nothing that is wrong with another event, or with who gets that, holds a run
+up; and nothing that is wrong with a run holds up the host's events."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from returns.result import Result, Success
+
+from actionengine import (
+    ActionError,
+    Actor,
+    CallbackPublisher,
+    Engine,
+    Event,
+    Fanout,
+    PublishError,
+    PublisherUnavailable,
+    Relay,
+    RequestContext,
+    SQLiteStorage,
+    Tenant,
+    create_action,
+    create_engine,
+    create_service,
+)
+from actionengine.durable.client import DurableClient, DurableUnavailable
+from actionengine.storage.port import EVENTS, QUEUES, TRIGGERS, WORKFLOWS
+from actionengine.workflows import WorkflowPublisher, WorkflowRuntime, workflow_services
+from actionengine.workflows.driving import Executions
+from actionengine.workflows.events import CONTROL
+
+NOTE = {"name": "a", "type": "record_mutation", "collection": "notes", "operation": "insert", "data": {"n": 1}}
+APPROVED = [
+    {"name": "warn", "type": "notification", "to": "ops@acme.example", "message": "m"},
+    {"name": "ok", "type": "approval", "permission": "notes.approve", "message": "May it?"},
+    NOTE,
+]
+
+
+class Office:
+    """A host on a SQLite file, and what it is asked to do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.storage = SQLiteStorage(folder / "office.sqlite")
+        action = create_action(name="tell", description="", handler=lambda data: Success(None))
+        host = create_service(name="host", description="", actions=[action])
+        services = [*workflow_services(open=True), host]
+        self.engine: Engine = create_engine(services=services, storage=self.storage)
+        self.tenant: Tenant = self.storage.create_tenant(slug="acme", name="Acme")
+
+    def do(self, name: str, by: str = "ops", **payload: Any) -> Any:
+        service, action = name.split(".")
+        context = RequestContext(self.tenant, Actor.system(by))
+        return self.engine.execute_action(service, action, payload, context).unwrap()
+
+    def define(self, key: str, *steps: Any, **rest: Any) -> None:
+        self.do("workflows.define", key=key, definition={"steps": list(steps), **rest})
+        self.do("workflows.activate", key=key)
+
+    def start(self, key: str) -> str:
+        id: str = self.do("workflows.start", key=key).id
+        return id
+
+    def runtime(self, **options: Any) -> WorkflowRuntime:
+        return WorkflowRuntime(self.engine, self.folder / "durable.sqlite", poll_interval=0.05, **options)
+
+    def status(self, run_id: str) -> str:
+        status: str = self.do("workflows.get", run_id=run_id).status
+        return status
+
+    def wait_for(self, run_id: str, status: str) -> None:
+        wait_until(lambda: self.status(run_id) == status)
+
+    def pending(self) -> dict[str, int]:
+        relay = Relay(self.storage, CallbackPublisher(print))
+        return {queue: relay.status(queue=queue).pending for queue in QUEUES}
+
+
+def wait_until(check: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not check():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Iterator[Office]:
+    office = Office(tmp_path)
+    yield office
+    office.storage.close()
+
+
+class Down:
+    """A broker that is down."""
+
+    def __init__(self, over: threading.Event) -> None:
+        """Nothing ends it."""
+
+    def publish(self, events: Sequence[Event]) -> None:
+        raise PublisherUnavailable("the broker is down")
+
+
+class Mailer:
+    """Refuses notifications for good."""
+
+    def __init__(self, over: threading.Event) -> None:
+        """Nothing ends it."""
+
+    def publish(self, events: Sequence[Event]) -> dict[str, PublishError]:
+        refused = PublishError("there is no such mailbox", retry=False)
+        return {event.id: refused for event in events if event.type == "workflows.notification"}
+
+
+class Slow:
+    """A broker that takes its time, until the test is over."""
+
+    def __init__(self, over: threading.Event) -> None:
+        self.over = over
+
+    def publish(self, events: Sequence[Event]) -> None:
+        assert self.over.wait(60)
+
+
+@contextmanager
+def relaying(relay: Relay) -> Iterator[None]:
+    thread = threading.Thread(target=relay.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        relay.stop()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("broker", "way"),
+    [
+        (Down, "relay_to"),
+        (Down, "a relay with the publisher of workflows too"),
+        (Mailer, "relay_to"),
+        (Mailer, "a relay with the publisher of workflows too"),
+        (Slow, "relay_to"),
+        (Slow, "a relay with the publisher of workflows too"),
+        (None, "a relay with the publisher of workflows"),
+        (None, "no relay"),
+    ],
+)
+def test_a_run_goes_on_whatever_becomes_of_the_hosts_events(office: Office, broker: Any, way: str) -> None:
+    office.define("pay", *APPROVED)
+    for _ in range(10):
+        office.do("host.tell")
+    over = threading.Event()
+    publishers = [] if broker is None else [broker(over)]
+    with ExitStack() as stack:
+        runtime = stack.enter_context(office.runtime(relay_to=publishers if way == "relay_to" else None))
+        if way.startswith("a relay"):
+            told = Fanout(runtime.publisher, *publishers) if publishers else runtime.publisher
+            stack.enter_context(relaying(Relay(office.storage, told)))
+        stack.callback(over.set)
+
+        run = office.start("pay")
+        office.wait_for(run, "paused")
+        (approval,) = office.do("approvals.list", status="pending").items
+        office.do("approvals.approve", by="boss", approval_id=approval.id)
+        office.wait_for(run, "succeeded")
+
+        rejected = office.start("pay")
+        office.wait_for(rejected, "paused")
+        (approval,) = office.do("approvals.list", status="pending").items
+        office.do("approvals.reject", by="boss", approval_id=approval.id)
+        office.wait_for(rejected, "failed")
+        wait_until(lambda: [office.pending()[queue] for queue in (WORKFLOWS, TRIGGERS)] == [0, 0])
+    if broker is Mailer:
+        letters = Relay(office.storage, publishers[0]).dead_letters()
+        assert {(letter.event.type, letter.queue) for letter in letters} == {("workflows.notification", EVENTS)}
+
+
+def test_a_run_whose_own_event_fails_for_good_holds_no_other_up_and_is_seen_and_redriven(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office.define("free", NOTE)
+    enqueue = DurableClient.enqueue
+    poisoned = office.start("free")
+
+    def refuse(client: DurableClient, function: str, *arguments: Any, **options: Any) -> bool:
+        if poisoned in arguments:
+            raise PublishError("it cannot be queued", retry=False)
+        return enqueue(client, function, *arguments, **options)
+
+    relay = Relay(office.storage, CallbackPublisher(lambda event: None))
+    with monkeypatch.context() as patched:
+        patched.setattr(DurableClient, "enqueue", refuse)
+        with office.runtime():
+            others = [office.start("free") for _ in range(3)]
+            for run in others:
+                office.wait_for(run, "succeeded")
+            wait_until(lambda: bool(relay.dead_letters()))
+    (letter,) = relay.dead_letters()
+    assert (letter.queue, letter.event.type, letter.reason) == (WORKFLOWS, "workflows.started", "it cannot be queued")
+    assert office.status(poisoned) == "running"
+
+    relay.drain()
+    with office.runtime():
+        assert relay.redrive([letter.event.id]) == 1
+        office.wait_for(poisoned, "succeeded")
+
+
+def test_a_trigger_that_takes_long_holds_up_no_run(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    office.define("free", NOTE)
+    office.define("triggered", NOTE, trigger={"type": "event", "event_type": "host.tell"})
+    fire_event, firing, over = Executions.fire_event, threading.Event(), threading.Event()
+
+    async def slowly(*arguments: Any) -> Result[Any, ActionError]:
+        import asyncio
+
+        firing.set()
+        assert await asyncio.to_thread(over.wait, 60)
+        return await fire_event(*arguments)
+
+    monkeypatch.setattr(Executions, "fire_event", slowly)
+    with office.runtime():
+        for _ in range(10):
+            office.do("host.tell")
+        try:
+            assert firing.wait(30)
+            for run in [office.start("free") for _ in range(3)]:
+                office.wait_for(run, "succeeded")
+            assert office.do("workflows.list", key="triggered") == ()
+        finally:
+            over.set()
+        wait_until(lambda: len(office.do("workflows.list", key="triggered")) == 10)
+
+
+def test_while_the_durable_engine_is_away_the_host_gets_its_events(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(client: DurableClient, *_: Any, **__: Any) -> bool:
+        raise DurableUnavailable("it is away")
+
+    monkeypatch.setattr(DurableClient, "enqueue", away)
+    office.define("free", NOTE)
+    runs = [office.start("free") for _ in range(3)]
+    got: list[Event] = []
+    publisher = WorkflowPublisher(office.engine, office.folder / "durable.sqlite")
+
+    Relay(office.storage, Fanout(publisher, CallbackPublisher(got.append))).drain()
+
+    assert [event.type for event in got].count("workflows.started") == len(runs)
+    assert office.pending() == {EVENTS: 0, WORKFLOWS: 3, TRIGGERS: 0}
+
+
+def test_a_runtime_that_does_not_relay_leaves_it_to_a_relay(office: Office) -> None:
+    office.define("free", NOTE)
+    run = office.start("free")
+    with office.runtime(relays=False):
+        time.sleep(0.5)
+        assert office.pending()[WORKFLOWS] == 1
+        publisher = WorkflowPublisher(office.engine, office.folder / "durable.sqlite")
+        Relay(office.storage, publisher, queues=publisher.queues).drain()
+        office.wait_for(run, "succeeded")
+    assert office.pending()[EVENTS] > 0
+
+
+def test_the_queue_of_workflows_has_what_the_publisher_acts_upon(office: Office) -> None:
+    publisher = WorkflowPublisher(office.engine, office.folder / "durable.sqlite")
+    assert publisher._told.keys() == CONTROL
