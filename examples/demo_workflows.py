@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +14,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from actionengine import Actor, Fanout, Relay, RequestContext, Tenant
-from actionengine.workflows import Run, WorkflowPublisher
+from actionengine import Actor, Relay, RequestContext, Tenant
+from actionengine.workflows import Run
 from examples.field_service.app import HostStorage, create_business, open_storage
 from examples.field_service.background import create_runtime, create_subscriptions
 from examples.short import short, short_ids
@@ -36,7 +35,7 @@ def tell_of_workflows(
     """An invoice is overdue: an agent judges, a person is told, another one approves, and a process dies meanwhile."""
     story.chapter("An invoice is overdue: a workflow, in a worker process that dies")
     doomed = _start_worker(url, workflows_url)
-    with _relaying(story, storage, workflows_url):
+    with _relaying(story, storage):
         _make_overdue(story, tenant, job_id)
         run = _until(story, tenant, lambda run: run.status != "running")
         story.line(
@@ -139,10 +138,9 @@ def _work(url: str, workflows_url: str, ready: Connection) -> None:
 
 
 @contextmanager
-def _relaying(story: Story, storage: HostStorage, workflows_url: str) -> Iterator[None]:
-    """A relay beside the story: it tells the durable engine what is to be done, and needs no worker to do so."""
-    publisher = WorkflowPublisher(story.engine, workflows_url)
-    relay = Relay(storage, Fanout(create_subscriptions(story.engine), publisher), event_types=story.engine.event_types)
+def _relaying(story: Story, storage: HostStorage) -> Iterator[None]:
+    """A relay beside the story, to what the host does by itself. Workers relay what moves runs on."""
+    relay = Relay(storage, create_subscriptions(story.engine), event_types=story.engine.event_types)
     thread = threading.Thread(target=relay.run, name="relay")
     thread.start()
     try:
@@ -150,7 +148,6 @@ def _relaying(story: Story, storage: HostStorage, workflows_url: str) -> Iterato
     finally:
         relay.stop()
         thread.join()
-        asyncio.run(publisher.stop())
 
 
 def _until(story: Story, tenant: Tenant, check: Callable[[Run], bool]) -> Run:

@@ -55,8 +55,7 @@ class Background:
         self, storage: HostStorage, engine: Engine, *publishers: Publisher, workflows: str | None = None
     ) -> None:
         self._runtime = create_runtime(engine, workflows) if workflows else None
-        own = [self._runtime.publisher] if self._runtime else []
-        everywhere = Fanout(create_subscriptions(engine), *own, *publishers)
+        everywhere = Fanout(create_subscriptions(engine), *publishers)
         self.relay = Relay(storage, everywhere, event_types=engine.event_types)
         self.board = create_board(engine)
         self._storage = storage

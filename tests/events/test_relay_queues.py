@@ -237,11 +237,35 @@ def test_a_queue_that_cannot_be_worked_at_ends_the_relay(
             monkeypatch.setattr(made, "take", refused)
         return made
 
-    monkeypatch.setattr(storage, "outbox", outbox)
     relay = desk.relay(Ours(), Broker())
 
-    with pytest.raises(StorageError, match="permission denied"):
-        desk.world.run(relay.run_async()) if isinstance(desk.world, AsyncWorld) else relay.run()
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "outbox", outbox)
+        with pytest.raises(StorageError, match="permission denied"):
+            desk.world.run(relay.run_async()) if isinstance(desk.world, AsyncWorld) else relay.run()
+
+    # What has ended it does not end it again.
+    desk.tell("going")
+    if isinstance(desk.world, AsyncWorld):
+        desk.world.run(run_until_empty(desk, relay))
+    else:
+        running = threading.Thread(target=relay.run)
+        running.start()
+        while desk.pending() != [0, 0, 0]:
+            assert running.is_alive()
+        relay.stop()
+        running.join(30)
+
+
+async def run_until_empty(desk: Desk, relay: Relay) -> None:
+    task = asyncio.create_task(relay.run_async())
+    statuses = [1]
+    while any(statuses):
+        assert not task.done()
+        await asyncio.sleep(0.01)
+        statuses = [(await relay.status_async(queue=queue)).pending for queue in QUEUES]
+    relay.stop()
+    await task
 
 
 def test_dead_letters_of_all_queues_are_seen_and_tried_again(desk: Desk) -> None:

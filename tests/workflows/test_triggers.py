@@ -19,6 +19,7 @@ from actionengine import (
     ApprovalPolicy,
     ErrorCode,
     Limits,
+    Tenant,
     create_action,
     create_service,
 )
@@ -27,6 +28,7 @@ from actionengine.events.event import Event
 from actionengine.events.publisher import PublishError, PublisherUnavailable
 from actionengine.workflows import WorkflowPublisher, starting
 from actionengine.workflows.agenda import Agenda
+from actionengine.workflows.driving import Executions
 from tests.workflows.desk import (
     AUDITOR,
     BOB,
@@ -200,6 +202,28 @@ async def test_an_event_that_lacks_what_a_trigger_asks_for_holds_nothing_up(
 
     assert [await runs_of(desk, key) for key in keys] == [[], []]
     assert len(await runs_of(desk, good)) == 1
+
+
+@scenario
+async def test_a_trigger_that_cannot_be_fired_keeps_no_other_from_its_start(desk: Desk, relay: Relay) -> None:
+    bad, good = [await desk.define(note("a"), trigger=EVENT) for _ in range(2)]
+    is_away = True
+
+    def roles(tenant: Tenant, key: str) -> list[str]:
+        if is_away and key == bad:
+            raise LookupError("the directory is away")
+        return []
+
+    relay.publisher._executions = Executions(desk.engine, roles)
+    await emit(desk)
+
+    assert list(await relay.give()) == ["job.done"]
+
+    assert (await runs_of(desk, bad), len(await runs_of(desk, good))) == ([], 1)
+    is_away = False
+    stored = await desk.world.read_events(desk.tenant, types=["job.done"])
+    assert await relay.publisher.publish([Event.of(each.position, each.event) for each in stored]) == {}
+    assert [len(await runs_of(desk, key)) for key in (bad, good)] == [1, 1]
 
 
 @scenario

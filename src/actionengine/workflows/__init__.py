@@ -4,8 +4,7 @@
 `workflow_steps`, for `create_engine`; a `WorkflowRuntime` takes the steps of their runs, on the durable engine:
 
     engine = create_engine(services=[*workflow_services(), invoices], storage=storage)
-    runtime = WorkflowRuntime(engine, "workflows.sqlite")
-    relay = Relay(storage, Fanout(runtime.publisher, …))
+    runtime = WorkflowRuntime(engine, "workflows.sqlite", relay_to=[…])
 
 The services ask for the permissions of `WorkflowPermissions`. The host may name others:
 `workflow_services(permissions=WorkflowPermissions(activate="shop.activate"))`.
