@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from unicodedata import normalize
-
-import pytest
 
 from actionengine import ErrorCode
 from tests.changes.desk import Desk, add, expect, put, refused, remove, rename, scenario, schema
@@ -76,18 +73,18 @@ async def test_a_project_has_its_name_alone_in_both_spellings(desk: Desk) -> Non
     refused(await desk.project(NFC), CONFLICT)
 
 
-@pytest.mark.parametrize("name", UNSEEN, ids=ascii)
 @scenario
-async def test_a_name_that_looks_like_another_one_is_refused(desk: Desk, name: str) -> None:
+async def test_a_name_that_looks_like_another_one_is_refused(desk: Desk) -> None:
     project = await desk.project()
+    change = await desk.change(project)
 
-    refused(await desk.type(project, name), INVALID, "key", "is no name")
-    refused(await desk.type(project, "a", {"fields": [text(name)]}), INVALID, "is no name")
-    refused(await desk.type(project, "a", name=name), INVALID, "name", "is no name")
-    refused(await desk.type(project, "a", base=name), INVALID, "base_type", "is no name")
-    refused(await desk.project(name), INVALID, "name", "is no name")
-    change = expect(await desk.ask("changes.create", {"project_id": project.id, "title": "a"}))
-    refused(await desk.target(change, name, "form"), INVALID, "is no name")
+    for name in UNSEEN:
+        refused(await desk.type(project, name), INVALID, "key", "is no name")
+        refused(await desk.type(project, "a", {"fields": [text(name)]}), INVALID, "is no name")
+        refused(await desk.type(project, "a", name=name), INVALID, "name", "is no name")
+        refused(await desk.type(project, "a", base=name), INVALID, "base_type", "is no name")
+        refused(await desk.project(name), INVALID, "name", "is no name")
+        refused(await desk.target(change, name, "form"), INVALID, "is no name")
 
 
 @scenario
@@ -99,28 +96,27 @@ async def test_a_choice_is_one_choice_in_both_spellings(desk: Desk) -> None:
     refused(await desk.keep("job", {"a": NFD}), INVALID, "a: ")
 
 
-@pytest.mark.parametrize(
-    "definition",
-    [
-        {"required": "yes"},
-        {"required": 1},
-        {"required": None},
-        {"type": "choice", "choices": []},
-        {"type": "choice", "choices": ["a", "a"]},
-        {"type": "choice", "choices": ["a", ""]},
-        {"type": "choice", "choices": ["a", normalize("NFD", "\u00e9"), "\u00e9"]},
-    ],
-    ids=repr,
-)
-@scenario
-async def test_an_odd_definition_is_refused_where_it_is_taken(desk: Desk, definition: dict[str, Any]) -> None:
-    project = await desk.job()
+ODD: list[dict[str, Any]] = [
+    {"required": "yes"},
+    {"required": 1},
+    {"required": None},
+    {"type": "choice", "choices": []},
+    {"type": "choice", "choices": ["a", "a"]},
+    {"type": "choice", "choices": ["a", ""]},
+    {"type": "choice", "choices": ["a", "e\u0301", "\u00e9"]},
+]
 
-    refused(await desk.type(project, "a", {"fields": [text("a") | definition]}), INVALID, "schema.fields.0")
+
+@scenario
+async def test_an_odd_definition_is_refused_where_it_is_taken(desk: Desk) -> None:
+    project = await desk.job()
     change = await desk.change(project)
     expect(await desk.target(change, "job"))
-    for op_type in ("add_field", "set_field"):
-        op = {"record_type": "job", "field": "title", "definition": {"type": "string", **definition}}
-        payload = {"change_id": change.id, "op_type": op_type, "payload": op}
-        refused(await desk.ask("changes.add_patch_op", payload), INVALID, op_type, "definition")
+
+    for definition in ODD:
+        refused(await desk.type(project, "a", {"fields": [text("a") | definition]}), INVALID, "schema.fields.0")
+        for op_type in ("add_field", "set_field"):
+            op = {"record_type": "job", "field": "title", "definition": {"type": "string", **definition}}
+            payload = {"change_id": change.id, "op_type": op_type, "payload": op}
+            refused(await desk.ask("changes.add_patch_op", payload), INVALID, op_type, "definition")
     refused(await desk.ask("projects.create", {"name": "x", "require_review": "yes"}), INVALID, "true or false")
