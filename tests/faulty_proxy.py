@@ -77,10 +77,10 @@ class FaultyProxy:
         """Reset all that are open; return how many there were."""
         return self._do(lambda pair: pair.cut())
 
-    def swallow(self, *, hang_ups_pass: bool = False) -> int:
-        """Forget all that are open: they stay so, and nothing passes any more, in either direction; return how many
-        there were. Where hang-ups pass, the server is told when the client closes."""
-        return self._do(lambda pair: pair.swallow(hang_ups_pass))
+    def swallow(self, *, hang_ups_pass: bool = False, but_oldest: int = 0) -> int:
+        """Forget all that are open, but for the oldest ones: they stay so, and nothing passes any more, in either
+        direction; return how many there were. Where hang-ups pass, the server is told when the client closes."""
+        return self._do(lambda pair: pair.swallow(hang_ups_pass), but_oldest)
 
     # Faults of those to come
 
@@ -127,9 +127,9 @@ class FaultyProxy:
 
     # How it works
 
-    def _do(self, fault: Callable[[_Pair], None]) -> int:
+    def _do(self, fault: Callable[[_Pair], None], but_oldest: int = 0) -> int:
         with self._lock:
-            chosen = [pair for pair in self._pairs if not pair.ended]
+            chosen = [pair for pair in self._pairs if not pair.ended][but_oldest:]
         for pair in chosen:
             fault(pair)
         return len(chosen)

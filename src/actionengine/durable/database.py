@@ -18,7 +18,8 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, ExceptionContext
 
 from actionengine.errors import ConfigurationError
-from actionengine.storage.postgres.driver import NoAnswer, milliseconds
+from actionengine.storage.postgres.driver import milliseconds
+from actionengine.storage.postgres.generators import NoAnswer
 
 CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 10.0

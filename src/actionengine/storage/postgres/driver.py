@@ -8,10 +8,7 @@ are sent together ("Pipeline Mode", PostgreSQL's manual, chapter libpq).
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
@@ -25,6 +22,8 @@ from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus
 from psycopg.waiting import Ready, Wait
 
 from actionengine.storage.port import Mode
+from actionengine.storage.postgres.generators import INTERVAL, NoAnswer
+from actionengine.storage.postgres.waiting import CUT_TIMEOUT, BoundedWait, cancel, cancel_async, hang_up, is_lost
 from actionengine.storage.sql.bridge import await_
 
 Row = tuple[Any, ...]
@@ -34,33 +33,59 @@ MOST_PREPARED = 200
 """Statements that a connection prepares; the shapes of a recording have no bound."""
 
 
-_LOOK = 0.1
-"""Seconds between two looks at whether a wait was ended by somebody in this process."""
-
-_PATIENCE = 1.0
-"""Seconds for each step of cutting somebody off."""
-
-
 _IN_USE = "a cursor of the handler's own still reads from the connection: close it before the handler ends"
 
 
-class NoAnswer(psycopg.OperationalError):
-    """The server was silent for too long."""
+class InUse(NoAnswer):
+    """The connection was not free in time."""
+
+
+class Interrupted(psycopg.OperationalError):
+    """The connection was left in the middle of a statement: it is of no more use."""
 
 
 class Driver:
     """One pooled connection, as long as it lives."""
 
-    __slots__ = ("_answer_timeout", "_connection", "_deadline", "_mode", "_pgconn", "_prepared")
+    __slots__ = (
+        "_answer_timeout",
+        "_connection",
+        "_deadline",
+        "_mode",
+        "_on_failure",
+        "_pgconn",
+        "_prepared",
+        "bounds",
+        "heard",
+    )
 
-    def __init__(self, connection: Any, mode: Mode, prepares: bool, answer_timeout: float) -> None:
+    def __init__(
+        self,
+        connection: Any,
+        mode: Mode,
+        prepares: bool,
+        answer_timeout: float,
+        on_failure: Callable[[float], None],
+    ) -> None:
         self._connection = connection
         self._answer_timeout = answer_timeout
+        self._on_failure = on_failure
         self._deadline = 0.0
         self._mode = mode
+        self.bounds = BoundedWait(connection, mode == "async", answer_timeout, on_failure)
+        self.heard = monotonic()
+        """When the last statement was sent that has been answered."""
         self._pgconn = connection.pgconn
         # A driver that prepares by itself also throws away, by itself, everything that is prepared.
         self._prepared: set[bytes] | None = set() if prepares and connection.prepare_threshold is None else None
+
+    def begin_opening(self) -> None:
+        """Bound the waiting of a host's own engine that opens the connection, which closes it where that fails."""
+        self.bounds.is_opening = True
+
+    def end_opening(self) -> None:
+        """Leave the waiting of the host's own statements to the host."""
+        self.bounds.is_opening = self.bounds.is_bounded = False
 
     @property
     def transaction_status(self) -> int:
@@ -90,34 +115,48 @@ class Driver:
         come before them and are not prepared, `last` such that come after them. The answer has to come before `until`
         (`time.monotonic`), and within the storage's `answer_timeout`. Raises `psycopg.Error`.
         """
-        deadline = monotonic() + self._answer_timeout
+        asked = monotonic()
+        deadline = asked + self._answer_timeout
         self._deadline = deadline if until is None else min(deadline, until)
-        if self._mode == "async":
-            result = await_(self._execute_async(statements, first, last))
-        else:
-            self._take_lock()
-            try:
-                result = self._connection.wait(self._round_trip(statements, first, last))
-            finally:
-                self._connection.lock.release()
+        try:
+            if self._mode == "async":
+                result = await_(self._execute_async(statements, first, last))
+            else:
+                self._take_lock()
+                try:
+                    result = self.bounds.run(self._round_trip(statements, first, last))
+                finally:
+                    self._connection.lock.release()
+        except psycopg.Error as error:
+            self._settle(error, asked)
+            raise
+        self.heard = asked
         if not result.ntuples:
             return []
         transformer = Transformer(self._connection)
         transformer.set_pgresult(result)
         return transformer.load_rows(0, result.ntuples, tuple)
 
+    def _settle(self, error: psycopg.Error, asked: float) -> None:
+        if isinstance(error, InUse | Interrupted):
+            return
+        if isinstance(error, NoAnswer):
+            self.bounds.give_up(asked)
+        elif is_lost(error):
+            self._on_failure(asked)
+
     def wait_for_notification(self, until: float, is_woken: Callable[[], bool]) -> bool:
         """Whether a notification came, or `is_woken`, before this time (`time.monotonic`)."""
         # The driver comes back after each interval, and only then: a short wait needs a short one.
-        interval = min(_LOOK, max(0.001, until - monotonic()))
+        interval = min(INTERVAL, max(0.001, until - monotonic()))
         if self._mode == "async":
             return bool(await_(self._wait_async(until, is_woken, interval)))
         with self._connection.lock:
-            return bool(self._connection.wait(self._notification(until, is_woken), interval))
+            return bool(self.bounds.run(self._notification(until, is_woken), interval))
 
     async def _wait_async(self, until: float, is_woken: Callable[[], bool], interval: float) -> Any:
         async with self._connection.lock:
-            return await self._connection.wait(self._notification(until, is_woken), interval)
+            return await self.bounds.run_async(self._notification(until, is_woken), interval)
 
     def _notification(self, until: float, is_woken: Callable[[], bool]) -> Generator[Wait, Ready, bool]:
         pgconn = self._pgconn
@@ -141,29 +180,23 @@ class Driver:
         if self._mode == "async":
             await_(self._cut_off_async())
             return
-        with suppress(psycopg.Error):
-            self._connection.cancel_safe(timeout=_PATIENCE)
+        cancel(self._connection)
         for last_try in (False, True):
-            if self._connection.lock.acquire(timeout=_PATIENCE):
+            if self._connection.lock.acquire(timeout=CUT_TIMEOUT):
                 self._connection.lock.release()
                 return
             if not last_try:
-                self._hang_up()
+                hang_up(self._connection)
 
     async def _cut_off_async(self) -> None:
-        with suppress(psycopg.Error):
-            await self._connection.cancel_safe(timeout=_PATIENCE)
+        await cancel_async(self._connection)
         for last_try in (False, True):
             try:
-                async with asyncio.timeout(_PATIENCE), self._connection.lock:
+                async with asyncio.timeout(CUT_TIMEOUT), self._connection.lock:
                     return
             except TimeoutError:
                 if not last_try:
-                    self._hang_up()
-
-    def _hang_up(self) -> None:
-        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self._pgconn.socket)) as twin:
-            twin.shutdown(socket.SHUT_RDWR)
+                    hang_up(self._connection)
 
     async def _execute_async(
         self, statements: Sequence[Statement], first: Sequence[Statement], last: Sequence[Statement]
@@ -174,32 +207,33 @@ class Driver:
                 async with asyncio.timeout(max(0.0, self._deadline - monotonic())):
                     await lock.acquire()
             except TimeoutError:
-                raise NoAnswer(_IN_USE) from None
+                raise InUse(_IN_USE) from None
         else:
             await lock.acquire()
         try:
-            return await self._connection.wait(self._round_trip(statements, first, last))
+            return await self.bounds.run_async(self._round_trip(statements, first, last))
         finally:
             lock.release()
 
     def _take_lock(self) -> None:
         # A cursor of the handler's own that streams holds it until it is closed.
         if not self._connection.lock.acquire(timeout=max(0.0, self._deadline - monotonic())):
-            raise NoAnswer(_IN_USE)
+            raise InUse(_IN_USE)
 
     def _round_trip(
         self, statements: Sequence[Statement], first: Sequence[Statement], last: Sequence[Statement]
     ) -> Generator[Wait, Ready, Any]:
         pgconn = self._pgconn
         if pgconn.pipeline_status != PipelineStatus.OFF:
-            raise psycopg.OperationalError("the connection was interrupted in the middle of a statement")
+            raise Interrupted("the connection was interrupted in the middle of a statement")
         encoded = [_wire(each) for each in statements]
         unprepared = [_wire(each) for each in first], [_wire(each) for each in last]
         pgconn.enter_pipeline_mode()
         preparing = self._send(encoded, *unprepared)
         pgconn.pipeline_sync()
         while pgconn.flush():
-            if (yield Wait.RW) & Ready.R:
+            ready = yield Wait.RW
+            if ready & Ready.R:
                 pgconn.consume_input()
             self._check_deadline()
         answer = failed = None

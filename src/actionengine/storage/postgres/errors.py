@@ -15,8 +15,9 @@ from actionengine.storage.port import (
     StorageSilent,
     StorageUnavailable,
 )
-from actionengine.storage.postgres.driver import NoAnswer
+from actionengine.storage.postgres.generators import NoAnswer
 from actionengine.storage.postgres.statements import LOST_KEY
+from actionengine.storage.postgres.waiting import NOT_PREPARED, SILENT
 from actionengine.storage.sql.rows import KEY_GONE
 
 
@@ -35,27 +36,6 @@ def known(error: Exception) -> Exception | None:
         return None
     meaning = _KNOWN.get(state) or _KNOWN_CLASSES.get(state[:2])
     return meaning(error) if meaning is not None else None
-
-
-_NOT_PREPARED = "26000"
-"""A statement that was prepared is not any more: somebody has cleared the connection."""
-
-_SILENT = "25P03"
-"""A transaction in which nothing was done for too long: the server has ended the connection."""
-
-_LOST = (
-    psycopg.OperationalError,
-    psycopg.InterfaceError,
-    psycopg.errors.InvalidSqlStatementName,
-    psycopg.errors.IdleInTransactionSessionTimeout,
-)
-
-
-def is_lost(error: BaseException) -> bool:
-    """Whether the connection is of no more use."""
-    if not isinstance(error, _LOST) or isinstance(error, NoAnswer | psycopg.errors.QueryCanceled):
-        return False
-    return error.sqlstate is None or error.sqlstate[:2] in {"57", "08"} or error.sqlstate in {_NOT_PREPARED, _SILENT}
 
 
 def _first_line(error: Exception) -> str:
@@ -147,7 +127,7 @@ _KNOWN: dict[str, Callable[[psycopg.Error], Exception | None]] = {
     "55P03": _locked,
     "57014": _too_slow,
     "25P02": lambda error: swallowed(),
-    _SILENT: _unavailable,
+    SILENT: _unavailable,
     "25006": _refused,
     "42501": _refused,
     "42P05": _not_for_a_pooler,
@@ -161,7 +141,7 @@ _KNOWN: dict[str, Callable[[psycopg.Error], Exception | None]] = {
     "22003": _not_storable,
     "22P05": _not_storable,
     "22021": _not_storable,
-    _NOT_PREPARED: _unavailable,
+    NOT_PREPARED: _unavailable,
 }
 """What a SQLSTATE means."""
 

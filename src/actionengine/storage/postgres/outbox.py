@@ -33,12 +33,11 @@ from actionengine.storage.port import (
     StorageUnavailable,
 )
 from actionengine.storage.postgres.driver import Driver, Row, Statement, milliseconds
-from actionengine.storage.postgres.errors import is_lost
 from actionengine.storage.postgres.rows import array, event_row, taken_event, tenant_text
 from actionengine.storage.postgres.statements import SLEEP_LOCKS
+from actionengine.storage.postgres.waiting import is_lost
 from actionengine.storage.records import event_id
 from actionengine.storage.signals import Signal
-from actionengine.storage.sql.pools import pool_of
 
 if TYPE_CHECKING:
     from actionengine.storage.postgres.storage import PostgresStorage
@@ -261,13 +260,8 @@ class PostgresOutbox:
         driver = self._driver()
         try:
             return driver.execute(*statements)
-        except BaseException as error:
-            assert self._held is not None
-            engine, pooled = self._held
-            pool = pool_of(pooled)
+        except BaseException:
             self._drop()
-            if is_lost(error):
-                self._storage.pools.drop_idle(engine, pool)
             raise
 
     def _driver(self) -> Driver:

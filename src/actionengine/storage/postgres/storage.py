@@ -22,8 +22,9 @@ from actionengine.redaction import redact_address
 from actionengine.storage.pages import Page, page_of
 from actionengine.storage.port import EVENTS, Mode, Record, StoredEvent
 from actionengine.storage.postgres.checks import check
+from actionengine.storage.postgres.connecting import resolve_names, socket_options
 from actionengine.storage.postgres.driver import Driver, Row, milliseconds
-from actionengine.storage.postgres.errors import is_lost, known
+from actionengine.storage.postgres.errors import known
 from actionengine.storage.postgres.outbox import PostgresOutbox
 from actionengine.storage.postgres.rows import array, event_row
 from actionengine.storage.postgres.statements import (
@@ -37,15 +38,14 @@ from actionengine.storage.postgres.statements import (
     opening_statements,
 )
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
+from actionengine.storage.postgres.waiting import is_lost
 from actionengine.storage.sql.declared_protection import DeclaredProtection
 from actionengine.storage.sql.documents import Listing, SQLRecords
-from actionengine.storage.sql.pools import Pools, pool_of
+from actionengine.storage.sql.pools import DRIVER, Pools
 from actionengine.storage.sql.signing import Signer
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.sql.verification_postgresql import compare_postgresql
-
-_DRIVER = "actionengine"
 
 
 class PostgresStorage(SQLStorage):
@@ -113,8 +113,11 @@ class PostgresStorage(SQLStorage):
         if url is None and engine is None and async_engine is None:
             raise ConfigurationError("PostgresStorage needs a url, an engine or an async_engine")
         given = engine or async_engine
+        checked_url = given.url if url is None and given is not None else _checked_url(url)
+        self._prepares = prepared_statements
+        self._answer_timeout = answer_timeout
         pools = Pools(
-            given.url if url is None and given is not None else _checked_url(url),
+            checked_url,
             "postgresql+psycopg_async",
             {
                 "pool_size": pool_size,
@@ -131,19 +134,20 @@ class PostgresStorage(SQLStorage):
                     "client_encoding": "utf8",
                     # A driver that prepares by itself also drops, at any ROLLBACK, all that is prepared: ours too.
                     "prepare_threshold": None,
+                    **socket_options(checked_url, answer_timeout),
                 },
             },
             engine,
             async_engine,
+            new_driver=self._new_driver,
+            before_connecting=resolve_names,
         )
         compare = partial(compare_postgresql, is_strong=allow_strong_role)
         super().__init__(pools, session_options, DeclaredProtection(protected, compare))
         self.begin = BEGIN[isolation_level]
         # What a read-only action reads is of one moment, however many statements it takes.
         self.begin_reading = BEGIN[max(isolation_level, "REPEATABLE READ", key=list(BEGIN).index)]
-        self._prepares = prepared_statements
         self.listens = listens
-        self._answer_timeout = answer_timeout
         self.signer = Signer(signing_key) if signing_key is not None else None
         named_limits = {"statement_timeout": statement_timeout, "lock_timeout": lock_timeout}
         given_limits = {name: limit for name, limit in named_limits.items() if limit is not None}
@@ -200,12 +204,10 @@ class PostgresStorage(SQLStorage):
             try:
                 rows = self.driver(pooled, mode).execute((statement, parameters))
             except BaseException as error:
-                pool = pool_of(pooled)
                 pooled.invalidate()
                 pooled.close()
                 if attempt == 2 or not is_lost(error):
                     raise
-                self.pools.drop_idle(engine, pool)
             else:
                 self.pools.give_back(engine, pooled)
                 return rows
@@ -213,10 +215,13 @@ class PostgresStorage(SQLStorage):
 
     def driver(self, pooled: PoolProxiedConnection, mode: Mode) -> Driver:
         """What speaks below a pooled connection; it lives as long as that does."""
-        driver: Driver | None = pooled.info.get(_DRIVER)
+        driver: Driver | None = pooled.info.get(DRIVER)
         if driver is None:
-            driver = pooled.info[_DRIVER] = Driver(pooled.driver_connection, mode, self._prepares, self._answer_timeout)
+            driver = pooled.info[DRIVER] = self._new_driver(pooled.driver_connection, mode)
         return driver
+
+    def _new_driver(self, connection: Any, mode: Mode) -> Driver:
+        return Driver(connection, mode, self._prepares, self._answer_timeout, self.pools.doubt)
 
     def _signature(self, call: str) -> str | None:
         return self.signer.operator(call) if self.signer is not None else None

@@ -15,9 +15,19 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy.engine import Connection
 
 from actionengine.context import Tenant
-from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, EventRow, LogRow, Mode, Route, StorageError
+from actionengine.storage.port import (
+    CLAIMED,
+    Claim,
+    ClaimAnswer,
+    EventRow,
+    LogRow,
+    Mode,
+    Route,
+    StorageError,
+    StorageUnavailable,
+)
 from actionengine.storage.postgres.driver import Driver, Row, Statement, milliseconds
-from actionengine.storage.postgres.errors import is_lost, key_too_long, swallowed
+from actionengine.storage.postgres.errors import key_too_long, swallowed
 from actionengine.storage.postgres.rows import array, encoded, event_values, log_row, log_values, text
 from actionengine.storage.postgres.statements import (
     CHECK_TRANSACTION,
@@ -34,8 +44,8 @@ from actionengine.storage.postgres.statements import (
     SETTLE,
     record_statement,
 )
+from actionengine.storage.postgres.waiting import is_lost
 from actionengine.storage.sql.action_log import Examined, Walk
-from actionengine.storage.sql.pools import pool_of
 from actionengine.storage.sql.unit_of_work import Savepoint, SQLUnitOfWork
 from actionengine.storage.tenants import tenant_deleted
 
@@ -92,6 +102,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
 
     def _connect_session(self) -> Connection:
         connection = super()._connect_session()
+        self._driver.bounds.begin_session(self._began, self._deadline)
         if self._later:
             self.execute("SELECT", ())
         return connection
@@ -107,11 +118,9 @@ class PostgresUnitOfWork(SQLUnitOfWork):
                 return self._begin(claim, wait)
             except BaseException as error:
                 if is_lost(error):
-                    pool = pool_of(self._pooled)
                     self._release(broken=True)
                     if attempt == 1:
                         # A connection that died in the pool: nothing has happened in it yet.
-                        storage.pools.drop_idle(self._engine, pool)
                         continue
                 raise
         raise AssertionError
@@ -261,6 +270,8 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             self._driver.execute(until=self._deadline, first=[(statement, ()) for statement in forbid])
 
     def _undo(self) -> None:
+        if self._driver.transaction_status == TransactionStatus.UNKNOWN:
+            raise StorageUnavailable("the connection was given up")
         if self._driver.transaction_status != TransactionStatus.IDLE or self._connection is not None:
             if self._deadline is not None:
                 # The time is up, as a rule; a server that is there needs no more than this.
@@ -282,6 +293,11 @@ class PostgresUnitOfWork(SQLUnitOfWork):
     def _close_connection(self) -> None:
         assert self._pooled is not None
         self._pooled.invalidate()
+
+    def _release(self, broken: bool = False) -> None:
+        if self._connection is not None and self._pooled is not None:
+            self._driver.bounds.end_session()
+        super()._release(broken)
 
     def _interrupt(self) -> None:
         self._driver.cut_off()

@@ -7,12 +7,12 @@ import re
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, Connection, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import Pool, PoolProxiedConnection
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from actionengine.errors import ConfigurationError
 from actionengine.storage.port import Mode, StorageError
@@ -51,15 +51,6 @@ class Stack:
                 return
         pooled.close()
 
-    def drop(self) -> None:
-        """Close those that are of a pool that was given up."""
-        with self._lock:
-            idle = [pooled for pooled in self._idle if is_left_over(self.engine, pooled)]
-            self._idle = [pooled for pooled in self._idle if pooled not in idle]
-        for pooled in idle:
-            pooled.invalidate()
-            pooled.close()
-
     def clear(self) -> None:
         """Give all back to the pool."""
         with self._lock:
@@ -74,6 +65,21 @@ class Stack:
 
 _INHERITED: list[PoolProxiedConnection] = []
 
+DRIVER = "actionengine"
+"""Where a connection's `info` has what the library speaks to the database with, where that is not SQLAlchemy."""
+
+
+class Heard(Protocol):
+    """What speaks to the database, and knows when it was heard of last."""
+
+    heard: float
+
+    def begin_opening(self) -> None:
+        """Bound the waiting of a host's own engine that opens the connection, which closes it where that fails."""
+
+    def end_opening(self) -> None:
+        """Leave the waiting of the host's own statements to the host."""
+
 
 class Pools:
     """Where a storage gets its connections from.
@@ -83,7 +89,8 @@ class Pools:
     executions hold, which may be asking the same.
 
     An `engine` or `async_engine` of the host's is used as it is, and never closed. `async_connect` opens a connection
-    of the driver's for an event loop, where the driver's own way will not do.
+    of the driver's for an event loop, where the driver's own way will not do. `new_driver` makes what bounds the
+    waiting in a new connection, before anything is sent in it; `before_connecting` gets the arguments of each new one.
     """
 
     def __init__(
@@ -94,6 +101,9 @@ class Pools:
         engine: Engine | None = None,
         async_engine: AsyncEngine | None = None,
         async_connect: Callable[..., Awaitable[Any]] | None = None,
+        *,
+        new_driver: Callable[[Any, Mode], Heard] | None = None,
+        before_connecting: Callable[..., None] | None = None,
     ) -> None:
         self._url = url
         self._async_url = url.set(drivername=async_driver)
@@ -102,14 +112,21 @@ class Pools:
         self._given = engine
         self._given_async = async_engine
         self._lock = threading.Lock()
+        self._doubted_since = 0.0
+        self._new_driver = new_driver
+        self._before_connecting = before_connecting
+        self._initializes = new_driver is not None and engine is None and async_engine is None
         self._stacks: dict[bool, Stack] = {}
         self._async_engines: dict[bool, weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncEngine]] = {
             False: weakref.WeakKeyDictionary(),
             True: weakref.WeakKeyDictionary(),
         }
         for given in (engine, async_engine.sync_engine if async_engine is not None else None):
-            if given is not None and not event.contains(given, "handle_error", _note):
-                listen(given)
+            if given is not None:
+                if not event.contains(given, "handle_error", _note):
+                    listen(given)
+                if new_driver is not None:
+                    watch(given, new_driver, is_own=False)
 
     @property
     def name(self) -> str:
@@ -132,6 +149,12 @@ class Pools:
         # Read before, so that a pool that is replaced meanwhile counts as given up.
         pool = engine.pool
         pooled = stack.take() if stack is not None else engine.raw_connection()
+        while self._doubted_since and self._is_doubted(pooled):
+            pooled.invalidate()
+            pooled.close()
+            pooled = stack.take() if stack is not None else engine.raw_connection()
+        if self._initializes and engine.dialect.server_version_info is None:
+            _initialize(engine, pooled)
         pooled.info.setdefault(_POOL, pool)
         return engine, pooled
 
@@ -146,16 +169,15 @@ class Pools:
         else:
             pooled.close()
 
-    def drop_idle(self, engine: Engine, pool: Pool | None) -> None:
-        """Close the connections of a pool that nobody uses: one of them was found dead, so the others will be too."""
+    def doubt(self, since: float) -> None:
+        """Trust no idle connection, of any pool of this storage, that was not heard of since then (`time.monotonic`):
+        one of them was found silent, or lost. Each is replaced when somebody takes it."""
         with self._lock:
-            if pool is None or engine.pool is not pool:
-                return
-            engine.dispose(close=False)
-        for stack in list(self._stacks.values()):
-            if stack.engine is engine:
-                stack.drop()
-        pool.dispose()
+            self._doubted_since = max(self._doubted_since, since)
+
+    def _is_doubted(self, pooled: PoolProxiedConnection) -> bool:
+        driver: Heard | None = pooled.info.get(DRIVER)
+        return driver is not None and driver.heard < self._doubted_since
 
     def close(self) -> None:
         """Close the synchronous world's connections, and let go of those of event loops."""
@@ -206,10 +228,9 @@ class Pools:
         with self._lock:
             stack = self._stacks.get(lookup)
             if stack is None:
-                stack = self._stacks[lookup] = Stack(
-                    create_engine(self._url, **self._options[lookup]), self._options[lookup]["pool_size"]
-                )
-                listen(stack.engine)
+                engine = create_engine(self._url, **self._options[lookup])
+                stack = self._stacks[lookup] = Stack(engine, self._options[lookup]["pool_size"])
+                self._prepare(engine)
             return stack
 
     def _open_async(self, loop: asyncio.AbstractEventLoop, lookup: bool) -> AsyncEngine:
@@ -223,22 +244,70 @@ class Pools:
                 options = dict(self._options[lookup])
                 options["connect_args"] = options.get("connect_args", {}) | self._async_connect
                 engine = create_async_engine(self._async_url, **options)
-                listen(engine.sync_engine)
+                self._prepare(engine.sync_engine)
                 self._async_engines[lookup][loop] = engine
             return engine
+
+    def _prepare(self, engine: Engine) -> None:
+        listen(engine)
+        if self._before_connecting is not None:
+            event.listen(engine, "do_connect", self._before_connecting)
+        if self._new_driver is not None:
+            watch(engine, self._new_driver, is_own=True)
+            engine.dialect.initialize = _initialize_later  # type: ignore[method-assign]
+
+
+def watch(engine: Engine, new_driver: Callable[[Any, Mode], Heard], is_own: bool) -> None:
+    """Bound the waiting in each new connection of an engine, before anything is sent in it.
+
+    In one of a host's own engine it is bounded until that is open, and then while a unit of work uses it.
+    """
+    mode: Mode = "async" if engine.dialect.is_async else "sync"
+    make = weakref.WeakMethod(new_driver)
+
+    def begin(connection: Any, record: ConnectionPoolEntry) -> None:
+        driver = make()
+        if driver is not None and DRIVER not in record.info:
+            made = record.info[DRIVER] = driver(record.driver_connection, mode)
+            if not is_own:
+                made.begin_opening()
+
+    def end(connection: Any, record: ConnectionPoolEntry) -> None:
+        driver: Heard | None = record.info.get(DRIVER)
+        if driver is not None:
+            driver.end_opening()
+
+    event.listen(engine, "connect", begin, insert=True)
+    if not is_own:
+        event.listen(engine, "connect", end)
+
+
+def _initialize_later(connection: Connection) -> None:
+    """Do nothing: SQLAlchemy would ask the server under a lock, one caller after the other."""
+
+
+def _initialize(engine: Engine, pooled: PoolProxiedConnection) -> None:
+    """Let SQLAlchemy ask the server what it needs to know, in the caller's connection. Where that fails, it is closed,
+    and the next caller's is asked."""
+    dialect = engine.dialect
+    try:
+        connection = Connection(engine, pooled)
+        type(dialect).initialize(dialect, connection)
+        connection.rollback()
+    except BaseException:
+        dialect.server_version_info = None
+        if pooled.is_valid:
+            pooled.invalidate()
+        pooled.close()
+        raise
 
 
 _POOL = "actionengine.pool"
 
 
-def pool_of(pooled: PoolProxiedConnection) -> Pool | None:
-    """The pool that a connection was taken from."""
-    return pooled.info.get(_POOL)
-
-
 def is_left_over(engine: Engine, pooled: PoolProxiedConnection) -> bool:
     """Whether a connection is of a pool that was given up meanwhile: nobody would ever close it."""
-    return pool_of(pooled) is not engine.pool
+    return pooled.info.get(_POOL) is not engine.pool
 
 
 UNIT_OF_WORK = "actionengine.unit_of_work"

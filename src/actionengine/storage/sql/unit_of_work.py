@@ -341,7 +341,11 @@ class SQLUnitOfWork(ABC):
         if self._mode == "sync":
             self._give_up()
         elif in_greenlet():
-            await_(uninterrupted(greenlet_spawn(self._give_up)))
+            await_(self._give_up_uninterrupted())
+
+    async def _give_up_uninterrupted(self) -> None:
+        # What is made here is awaited here: the caller's thread may have been left behind.
+        await uninterrupted(greenlet_spawn(self._give_up))
 
     # For the collections
 

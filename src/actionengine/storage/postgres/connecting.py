@@ -1,0 +1,95 @@
+"""How a connection is opened: what bounds the waiting that this library cannot bound by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import threading
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any
+
+from psycopg.errors import ConnectionTimeout
+from sqlalchemy.engine import URL
+from sqlalchemy.util import await_
+
+
+def socket_options(url: URL, answer_timeout: float) -> dict[str, int]:
+    """Return libpq's options against a network that forgets connections, but for those that the URL has."""
+    seconds = max(1, int(answer_timeout))
+    options = {
+        "tcp_user_timeout": int(answer_timeout * 1000),
+        "keepalives_idle": seconds,
+        "keepalives_interval": max(1, seconds // 3),
+        "keepalives_count": 3,
+    }
+    return {name: value for name, value in options.items() if name not in url.query}
+
+
+def resolve_names(dialect: Any, record: Any, arguments: Any, parameters: dict[str, Any]) -> None:
+    """Look up the names of the hosts, each within `connect_timeout`: an event's listener, before a connection.
+
+    The driver would do so too, and wait for as long as the name servers take.
+    """
+    host, seconds = parameters.get("host"), max(2.0, float(parameters.get("connect_timeout") or 5))
+    if not isinstance(host, str) or "," in host or parameters.get("hostaddr") or not _is_name(host):
+        return
+    found = await_(_look_up_async(host, seconds)) if dialect.is_async else _look_up(host, seconds)
+    if not found:
+        return  # The driver says what is wrong.
+    port = str(parameters.get("port") or "")
+    parameters["hostaddr"] = ",".join(found)
+    parameters["host"] = ",".join([host] * len(found))
+    if port:
+        parameters["port"] = ",".join([port] * len(found))
+
+
+def _is_name(host: str) -> bool:
+    if not host or host.startswith(("/", "@")):
+        return False
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return True
+    return False
+
+
+def _addresses(host: str) -> list[str]:
+    found = socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def _start(host: str) -> Future[list[str]]:
+    # In a thread of its own, which may hang for as long as the name servers do, and keeps no process alive.
+    looking: Future[list[str]] = Future()
+
+    def look() -> None:
+        if not looking.set_running_or_notify_cancel():
+            return
+        try:
+            looking.set_result(_addresses(host))
+        except OSError:
+            looking.set_result([])
+
+    threading.Thread(target=look, name="actionengine-names", daemon=True).start()
+    return looking
+
+
+def _look_up(host: str, seconds: float) -> list[str]:
+    try:
+        return _start(host).result(seconds)
+    except FutureTimeout:
+        raise _too_late(host) from None
+
+
+async def _look_up_async(host: str, seconds: float) -> list[str]:
+    try:
+        async with asyncio.timeout(seconds):
+            return await asyncio.wrap_future(_start(host))
+    except TimeoutError:
+        raise _too_late(host) from None
+
+
+def _too_late(host: str) -> ConnectionTimeout:
+    return ConnectionTimeout(f"the name {host!r} was not resolved in time")

@@ -1,0 +1,47 @@
+"""The driver's generators, with a bound: it comes back to them at least ten times a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from time import monotonic
+from typing import Any
+
+import psycopg
+from psycopg.waiting import Ready, Wait
+
+Waiter = Generator[Wait, Any, Any]
+
+INTERVAL = 0.1
+"""Seconds between two looks at whether a wait is over for another reason than an answer."""
+
+
+class NoAnswer(psycopg.OperationalError):
+    """The server was silent for too long."""
+
+
+class TimeLimit:
+    """A time after which a wait is over."""
+
+    def __init__(self, seconds: float, error: type[psycopg.Error] = NoAnswer) -> None:
+        self._until = monotonic() + seconds
+        self._error = error
+
+    def check(self, is_heard: bool) -> None:
+        """Raise the error where the time is over."""
+        if monotonic() > self._until:
+            raise self._error("the server did not answer in time")
+
+
+def checked(waiter: Waiter, check: Callable[[bool], None], is_resumed: bool = False) -> Waiter:
+    """Run a generator, with a check each time that the driver comes back to it: with whether something has come.
+
+    One that is resumed was interrupted before.
+    """
+    try:
+        wanted = waiter.send(Ready(0)) if is_resumed else next(waiter)
+        while True:
+            ready = yield wanted
+            check(bool(ready))
+            wanted = waiter.send(ready)
+    except StopIteration as end:
+        return end.value

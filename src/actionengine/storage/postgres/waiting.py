@@ -1,0 +1,254 @@
+"""Waiting for the server, in one connection: bounded, no matter which code has sent the statement.
+
+The driver waits in one method of a connection, `wait`: for the statements of a handler's session, for those that
+SQLAlchemy sends by itself, and for savepoints. That method is replaced here. A server that is silent for
+`answer_timeout` seconds counts as out of reach, unless a handler's statement may take that long: then the server is
+asked, through another connection, whether it works on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+import psycopg
+from psycopg import capabilities, waiting
+from psycopg.pq import TransactionStatus
+
+from actionengine.driving import drive
+from actionengine.storage.postgres.generators import INTERVAL, NoAnswer, TimeLimit, Waiter, checked
+from actionengine.storage.postgres.inquiry import Inquiry, end_backend
+
+CUT_TIMEOUT = 1.0
+"""Seconds for each step of cutting a statement off."""
+
+
+_CANCELLED = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
+
+
+class BoundedWait:
+    """The waiting of one connection, as long as it lives.
+
+    `on_failure` gets the time (`time.monotonic`) since when the connection was not heard of, once that is known to be
+    silent or lost. A connection of a host's own engine is bounded while a unit of work uses it, and while it opens.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_inquired",
+        "_is_async",
+        "_on_failure",
+        "_pgconn",
+        "_timeout",
+        "_until",
+        "is_bounded",
+        "is_opening",
+    )
+
+    def __init__(
+        self, connection: Any, is_async: bool, answer_timeout: float, on_failure: Callable[[float], None]
+    ) -> None:
+        self._connection = connection
+        self._is_async = is_async
+        self._on_failure = on_failure
+        self._pgconn = connection.pgconn
+        self._timeout = answer_timeout
+        self._inquired: int | None = None
+        self._until: float | None = None
+        self.is_bounded = True
+        self.is_opening = False
+        connection.wait = self._wait_async if is_async else self._wait
+
+    def begin_session(self, began: int, until: float | None) -> None:
+        """Let a handler's statements take longer, in the transaction that began then (in microseconds), until its
+        deadline (`time.monotonic`)."""
+        self._inquired, self._until = began, until
+
+    def end_session(self) -> None:
+        """End that."""
+        self._inquired = self._until = None
+
+    # For the library's own statements, which bound themselves
+
+    def run(self, waiter: Waiter, interval: float = INTERVAL) -> Any:
+        """Return the value of one of the driver's generators."""
+        try:
+            return waiting.wait(waiter, self._pgconn.socket, interval=interval)
+        except _CANCELLED:
+            self._interrupt(waiter)
+            raise
+
+    async def run_async(self, waiter: Waiter, interval: float = INTERVAL) -> Any:
+        """Return the same."""
+        try:
+            return await waiting.wait_async(waiter, self._pgconn.socket, interval=interval)
+        except _CANCELLED:
+            await self._interrupt_async(waiter)
+            raise
+
+    def give_up(self, since: float) -> None:
+        """Give the connection up, which was silent since: close it, and end the server's part of it."""
+        end_backend(self._connection, self._timeout)
+        self._on_failure(since)
+        if self.is_opening:
+            hang_up(self._connection)
+        else:
+            close(self._connection)
+
+    # For all others
+
+    def _wait(self, waiter: Waiter, interval: float = INTERVAL, timeout: float | None = None) -> Any:
+        begun = monotonic()
+        try:
+            return self.run(self._bounded(waiter, timeout), interval)
+        except psycopg.OperationalError as error:
+            self._settle(error, begun)
+            raise
+
+    async def _wait_async(
+        self,
+        waiter: Waiter,
+        interval: float = INTERVAL,
+        timeout: float | None = None,  # noqa: ASYNC109 - the driver's own signature
+    ) -> Any:
+        begun = monotonic()
+        try:
+            return await self.run_async(self._bounded(waiter, timeout), interval)
+        except psycopg.OperationalError as error:
+            self._settle(error, begun)
+            raise
+
+    def _settle(self, error: psycopg.OperationalError, begun: float) -> None:
+        if isinstance(error, NoAnswer):
+            self.give_up(max(begun, monotonic() - self._timeout))
+        elif is_lost(error):
+            self._on_failure(monotonic())
+
+    def _bounded(self, waiter: Waiter, timeout: float | None) -> Waiter:
+        if timeout is None and not self.is_bounded and self._inquired is None:
+            return waiter
+        if timeout is not None:
+            # It waits for notifications: nothing need come.
+            return checked(waiter, TimeLimit(timeout, psycopg.errors._WaitTimeout).check)
+        return checked(waiter, _Silence(self._connection, self._timeout, self._inquired, self._until).check)
+
+    # Cutting off
+
+    def _interrupt(self, waiter: Waiter) -> None:
+        if self._pgconn.transaction_status != TransactionStatus.ACTIVE:
+            return
+        try:
+            cancel(self._connection)
+            waiting.wait(_ending(waiter), self._pgconn.socket, interval=INTERVAL)
+        except psycopg.errors.QueryCanceled:
+            pass
+        except BaseException:
+            self._pgconn.finish()
+
+    async def _interrupt_async(self, waiter: Waiter) -> None:
+        if self._pgconn.transaction_status != TransactionStatus.ACTIVE:
+            return
+        try:
+            await cancel_async(self._connection)
+            await waiting.wait_async(_ending(waiter), self._pgconn.socket, interval=INTERVAL)
+        except psycopg.errors.QueryCanceled:
+            pass
+        except BaseException:
+            self._pgconn.finish()
+
+
+def _ending(waiter: Waiter) -> Waiter:
+    return checked(waiter, TimeLimit(CUT_TIMEOUT).check, is_resumed=True)
+
+
+class _Silence:
+    """A silence of the server's, and how long it may last."""
+
+    def __init__(self, connection: Any, seconds: float, transaction: int | None, until: float | None) -> None:
+        self._connection = connection
+        self._seconds = seconds
+        self._transaction = transaction
+        self._until = until
+        self._heard = monotonic()
+        self._inquiry: Inquiry | None = None
+
+    def check(self, is_heard: bool) -> None:
+        now = monotonic()
+        if is_heard:
+            self._heard, self._inquiry = now, None
+        if self._until is not None and now > self._until:
+            raise NoAnswer("the server did not answer within the time of the execution")
+        if now - self._heard <= self._seconds:
+            return
+        if self._transaction is not None and self._inquiry is None:
+            self._inquiry = Inquiry(self._connection, self._transaction, self._seconds)
+        if self._inquiry is None or self._inquiry.is_over:
+            raise NoAnswer("the server did not answer in time")
+        if self._inquiry.is_at_work:
+            self._heard, self._inquiry = now, None
+
+
+def is_lost(error: BaseException) -> bool:
+    """Return whether an error means that its connection is lost."""
+    if not isinstance(error, _LOST) or isinstance(error, NoAnswer | psycopg.errors.QueryCanceled):
+        return False
+    return error.sqlstate is None or error.sqlstate[:2] in {"57", "08"} or error.sqlstate in {NOT_PREPARED, SILENT}
+
+
+NOT_PREPARED = "26000"
+"""A statement that was prepared is not any more: somebody has cleared the connection."""
+
+SILENT = "25P03"
+"""A transaction in which nothing was done for too long: the server has ended the connection."""
+
+_LOST = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.InvalidSqlStatementName,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+)
+
+
+def cancel(connection: Any) -> None:
+    """Ask the server to stop a connection's statement, within a bound; errors are nobody's."""
+    if capabilities.has_cancel_safe():
+        with suppress(psycopg.Error):
+            connection.cancel_safe(timeout=CUT_TIMEOUT)
+        return
+    # An older libpq waits for the server as long as that takes.
+    thread = threading.Thread(target=_cancel_quietly, args=(connection,), daemon=True)
+    thread.start()
+    thread.join(CUT_TIMEOUT)
+
+
+async def cancel_async(connection: Any) -> None:
+    """Do the same under an event loop."""
+    if capabilities.has_cancel_safe():
+        with suppress(psycopg.Error):
+            await connection.cancel_safe(timeout=CUT_TIMEOUT)
+        return
+    await asyncio.to_thread(cancel, connection)
+
+
+def _cancel_quietly(connection: Any) -> None:
+    with suppress(psycopg.Error):
+        connection.cancel()
+
+
+def close(connection: Any) -> None:
+    """Close a connection that the caller waits in: nothing is awaited for that."""
+    closing = connection.close()
+    if closing is not None:
+        drive(closing)
+
+
+def hang_up(connection: Any) -> None:
+    """End the socket of a connection that another thread or task waits in: it notices, and closes it."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.pgconn.socket)) as twin:
+        twin.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,76 @@
+"""What the suites of silent networks share: a storage behind a proxy, and callers that nobody waits for in vain."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import uuid4
+
+from examples.embedded_postgres import Database
+from returns.result import Success
+
+from actionengine import Engine, PostgresStorage, RequestContext
+from actionengine.testing import World
+from tests.crash.ledger import request_of
+from tests.faulty_proxy import FaultyProxy
+
+ANSWER = 0.6
+"""Seconds of `answer_timeout`."""
+
+GUARD = 30.0
+"""Seconds within which a caller has an answer here: its bound is 2 x (2 s for a connection + 2 x 0.6 s)."""
+
+
+def storage_through(proxy: FaultyProxy, database: Database, **options: Any) -> PostgresStorage:
+    """A storage behind a proxy, with little patience."""
+    limits = {"answer_timeout": ANSWER, "connect_timeout": 2, "pool_timeout": 3.0}
+    return PostgresStorage(proxy.url(database.app_url), **{**limits, **options})
+
+
+def within_guard(function: Callable[[], Any]) -> Any:
+    """Return the value of a function, which runs in a thread: where it takes too long, the test fails and goes on."""
+    made: list[Any] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            made.append(function())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(GUARD)
+    if errors:
+        raise errors[0]
+    assert made, f"not done within {GUARD} s"
+    return made[0]
+
+
+def call(world: World, engine: Engine, *names: str, contexts: Sequence[RequestContext] = ()) -> list[str]:
+    """Call actions of `notes` at once; return the code of each answer, `ok` for a success."""
+    asked = contexts or [request_of(world.tenant, uuid4().hex) for _ in names]
+
+    def ask() -> Sequence[Any]:
+        return world.run(
+            world.at_once(
+                *(
+                    world.execute(engine, "notes", name, None, context)
+                    for name, context in zip(names, asked, strict=True)
+                )
+            )
+        )
+
+    return ["ok" if isinstance(each, Success) else each.failure().code.value for each in within_guard(ask)]
+
+
+def failures_until_served(world: World, engine: Engine, name: str) -> list[str]:
+    """Call again and again; return the codes of the failures before the first success."""
+    failures: list[str] = []
+    begun = time.monotonic()
+    while (code := call(world, engine, name)[0]) != "ok":
+        failures.append(code)
+        assert time.monotonic() - begun < 2 * GUARD, failures
+    return failures
