@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import product
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, get_args
 from uuid import uuid4
 
 import pytest
@@ -31,6 +32,7 @@ from actionengine.durable.urls import durable_url
 from actionengine.execution.capabilities import CODE_MODULE_DEFAULT
 from actionengine.execution.declarations import create_module_action
 from actionengine.execution.in_process import InProcessRunner
+from actionengine.execution.module_actions import MODULE_ACTIONS
 from actionengine.execution.roots import ModuleRoots
 from actionengine.execution.work import Work
 from tests.durable.databases import Durable, eventually, lines_of, postgres
@@ -272,6 +274,25 @@ def test_a_caller_gets_a_modules_answer_after_the_network_was_silent(
         (tmp_path / "go").touch()
 
         assert done(answer.result(LONG)).output == "True"
+
+
+def test_a_caller_gets_a_modules_answer_whatever_becomes_of_a_commit(
+    url: str, proxy: FaultyProxy, queue: str, tmp_path: Path
+) -> None:
+    roots = ModuleRoots(tmp_path / "modules")
+    module = roots.create(ACME, "m")
+    options: dict[str, Any] = {"queue": queue, "poll_interval": 0.05, **BOUNDS._asdict()}
+    behind = InProcessRunner(CODE_MODULE_DEFAULT, MODULE_ACTIONS)
+    worker = RunnerWorker(url, behind, roots, lease=1.0, set_up=False, **options)
+    runner = QueueRunner(url, CODE_MODULE_DEFAULT, MODULE_ACTIONS, **options)
+    with worker, runner:
+        for point, fault in product(get_args(CommitPoint), get_args(Fault)):
+            name = f"{point}-{fault}"
+            asked = request(module, "write", path=name, text=name, idempotency_key=name)
+            happened = proxy.at_commit(point, fault, delay=2 * BOUNDS.answer_timeout)
+            done(runner.execute(asked))
+            assert happened.wait(LONG)
+            assert (module.root / name).read_text() == name
 
 
 def test_a_caller_for_a_module_on_a_silent_network_is_told(url: str, proxy: FaultyProxy, tmp_path: Path) -> None:

@@ -22,10 +22,19 @@ from tests.workflows.test_runtime import Office
 LONG = 60.0
 """Seconds that no recovery here takes on a busy machine."""
 
+
+def refuse_for_a_while(proxy: FaultyProxy) -> None:
+    proxy.refuse_new()
+    proxy.cut()
+    Timer(1.0, proxy.heal).start()
+
+
 FAULTS: dict[str, Callable[[FaultyProxy], Any]] = {
     "forgets what is open": lambda proxy: proxy.swallow(),
     "tells the server of it": lambda proxy: proxy.swallow(hang_ups_pass=True),
     "cuts": lambda proxy: proxy.cut(),
+    "refuses for a while": lambda proxy: refuse_for_a_while(proxy),
+    "delays": lambda proxy: setattr(proxy, "delay", 0.02),
     **{
         f"{fault}s {point} a commit": partial(FaultyProxy.at_commit, point=point, fault=fault, delay=2.0)
         for point in get_args(CommitPoint)

@@ -437,6 +437,8 @@ async def test_a_bad_trigger_is_refused_and_leaves_nothing(desk: Desk) -> None:
         EVENT | {"more": 1},
         {"type": "schedule", "schedule": "* * *"},
         {"type": "schedule", "schedule": "0 9 * * *", "timezone": "Nowhere"},
+        {"type": "schedule", "schedule": "0 9 * * *", "timezone": "localtime"},
+        {"type": "schedule", "schedule": "*/61 * * * *"},
         {"type": "by hand"},
         *WRONG,
     ]

@@ -159,11 +159,19 @@ class _Asked:
                 self._enqueue()
 
     def _enqueue(self) -> None:
-        self._is_own = self._client.enqueue(EXECUTE, self._order, queue=self._queue, id=self._id)
+        try:
+            self._is_own = self._put()
+        except DurableUnavailable:
+            # The answer may have been lost, and not the request: under its id it is there once.
+            self._put()
+            self._is_own = True
         self._answered_at = monotonic()
         self._was_alive = False
         self._known = None
         self._changed_at = monotonic()
+
+    def _put(self) -> bool:
+        return self._client.enqueue(EXECUTE, self._order, queue=self._queue, id=self._id)
 
     def _look(self) -> Execution | None:
         """How far it is; while the database cannot be asked, how far it was."""
