@@ -37,6 +37,7 @@ BACKENDS = ("memory", "sqlite", "postgres")
 
 OTHER_TABLES = (
     "ae_documents",
+    "ae_document_keys",
     "ae_idempotency_keys",
     "ae_action_log",
     "ae_action_log_subjects",

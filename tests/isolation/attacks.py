@@ -10,6 +10,9 @@ from typing import Literal, NamedTuple
 
 from tests.isolation.worlds import GUARDED, HOST_TABLE, TENANT_TABLES
 
+MAY_CHANGE = {"ae_documents", "ae_idempotency_keys"}
+MAY_DELETE = {"ae_documents", "ae_document_keys", "ae_patch_ops"}
+
 End = Literal["own", "refused", "nothing"]
 
 
@@ -272,12 +275,13 @@ WRITES = [
     refused("COPY FROM", "COPY host_notes FROM STDIN\nVICTIM\tcopied\tx\n"),
     refused("COPY FROM into our own", "COPY ae_documents FROM STDIN\nATTACKER\tnotes\tcopied\t1\t{}\tnow\tnow\n"),
     *(refused(f"TRUNCATE {table}", f"TRUNCATE {table}") for table in GUARDED),
-    *(refused(f"changing {table}", f"UPDATE {table} SET tenant_id = tenant_id") for table in TENANT_TABLES[2:]),
     *(
-        refused(f"deleting from {table}", f"DELETE FROM {table}")
-        for table in TENANT_TABLES[1:]
-        if table != "ae_patch_ops"
+        refused(f"changing {table}", f"UPDATE {table} SET tenant_id = tenant_id")
+        for table in TENANT_TABLES
+        if table not in MAY_CHANGE
     ),
+    *(refused(f"deleting from {table}", f"DELETE FROM {table}") for table in TENANT_TABLES if table not in MAY_DELETE),
+    nothing("deleting the victim's keys", "DELETE FROM ae_document_keys WHERE tenant_id = 'VICTIM' RETURNING *"),
     nothing("deleting the victim's ops", "DELETE FROM ae_patch_ops WHERE tenant_id = 'VICTIM' RETURNING *"),
     refused("an op of the victim's change", "UPDATE ae_patch_ops SET tenant_id = 'VICTIM', id = 'moved'"),
     nothing(

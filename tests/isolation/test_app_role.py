@@ -38,6 +38,7 @@ def insertions(party: Party) -> dict[str, str]:
     """A row of each table that a tenant might have."""
     return {
         "ae_documents": f"INSERT INTO ae_documents VALUES ('{party.id}', 'notes', 'x', 1, '{{}}', now(), now())",
+        "ae_document_keys": f"INSERT INTO ae_document_keys VALUES ('{party.id}', 'ae_roles', 'x', 'x')",
         "ae_idempotency_keys": f"INSERT INTO ae_idempotency_keys VALUES ('{party.id}', 'test.work', 'x', 'f')",
         "ae_action_log": "INSERT INTO ae_action_log"
         " (tenant_id, id, source, action, subjects, outcome, started_at, latency)"
@@ -120,11 +121,12 @@ def test_outside_an_action_nothing_is_changed(world: World, settings: Callable[[
             for statement in (
                 "UPDATE ae_documents SET data = '{}'",
                 "DELETE FROM ae_documents",
+                "DELETE FROM ae_document_keys",
                 "UPDATE ae_idempotency_keys SET result = ''",
             )
         ]
 
-    assert changed == [0, 0, 0]
+    assert changed == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("statement", ["UPDATE host_notes SET body = ''", "DELETE FROM host_notes"])

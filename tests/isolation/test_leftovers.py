@@ -49,6 +49,7 @@ def works(world: World, party: Party, mode: Mode) -> None:
     assert plainly.unwrap() == [party.marker] * 3
     assert world.numbers_of(party) == {
         "ae_documents": 3,
+        "ae_document_keys": 1,
         "ae_idempotency_keys": 2,
         "ae_action_log": 3,
         "ae_action_log_subjects": 5,

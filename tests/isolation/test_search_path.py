@@ -42,9 +42,9 @@ def _statements() -> Iterator[tuple[str, str]]:
         for name, value in vars(module).items():
             if name.isupper() and isinstance(value, str) and " " in value and name not in TEMPLATES:
                 yield name, value
-    for name, value in statements.DOCUMENTS._asdict().items():
+    for name, value in statements.DOCUMENTS._replace(find="")._asdict().items():
         yield f"documents: {name}", value
-    for template in (statements.LIST_DOCUMENTS, statements.FIND_DOCUMENTS):
+    for template in (statements.LIST_DOCUMENTS, statements.FIND_DOCUMENTS, statements.DOCUMENTS.find):
         for descending in (False, True):
             yield "documents: listing", Listing({}, 1, "x", descending).statement(template, ROWS)
     for read_only in (False, True):

@@ -16,6 +16,7 @@ APP_MAY = {
     "ae_action_log_subjects": {"SELECT", "INSERT"},
     "ae_change_targets": {"SELECT", "INSERT"},
     "ae_changes": {"SELECT", "INSERT"},
+    "ae_document_keys": {"SELECT", "INSERT", "DELETE"},
     "ae_documents": {"SELECT", "INSERT", "UPDATE", "DELETE"},
     "ae_events": {"SELECT", "INSERT"},
     "ae_idempotency_keys": {"SELECT", "INSERT", "UPDATE"},

@@ -51,6 +51,7 @@ CHANGE_CONTROL = (
 )
 TENANT_TABLES = (
     "ae_documents",
+    "ae_document_keys",
     "ae_idempotency_keys",
     "ae_action_log",
     "ae_action_log_subjects",
@@ -62,6 +63,7 @@ HOST_TABLE = "host_notes"
 GUARDED = (*TENANT_TABLES, HOST_TABLE)
 
 CHANGING = (
+    "INSERT INTO ae_document_keys VALUES (:tenant_id, 'ae_roles', 'r', :marker)",
     "INSERT INTO ae_projects (tenant_id, id, name, require_review, created_at)"
     " VALUES (:tenant_id, 'p', :marker, false, now())",
     "INSERT INTO ae_record_types (tenant_id, id, project_id, key, name, schema, initial_schema, version, status,"

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from uuid import UUID, uuid5
 
 from actionengine import InMemoryStorage, Tenant
-from actionengine.storage.memory import Held, Item, Key, MemoryRecords, MemoryUnitOfWork
+from actionengine.storage.memory import Document, Held, Item, Key, MemoryRecords, MemoryUnitOfWork
 from actionengine.storage.memory_outbox import Lane, MemoryOutbox
 from actionengine.storage.memory_rows import MemoryRows
 from actionengine.storage.pages import Page
@@ -166,22 +166,27 @@ class ListingsAreDirty(Broken, by=TransactionConformance.test_uncommitted_writes
     """A listing has what others have written and not committed."""
 
     class Unit(BrokenUnit):
-        def scan(self, collection: str) -> dict[str, Item]:
-            found = super().scan(collection)
+        def listed(
+            self, collection: str, key: str | None, size: int, after: str | None, descending: bool
+        ) -> list[tuple[str, Document]]:
+            found = dict(super().listed(collection, key, size, after, descending))
             for (written_in, id), holder in list(self._data.locks.items()):
-                if written_in == collection and holder._writes.get((written_in, id)) is not None:
-                    found[id] = holder._writes[(written_in, id)]
-            return found
+                written = holder._writes.get((written_in, id))
+                if written_in == collection and written is not None:
+                    found[id] = written
+            return sorted(found.items(), reverse=descending)
 
 
 class ListingsMissOwnWrites(Broken, by=RecordsConformance.test_a_listing_has_the_units_own_writes_in_it):
     """A listing has only what is committed."""
 
     class Unit(BrokenUnit):
-        def scan(self, collection: str) -> dict[str, Item]:
+        def listed(
+            self, collection: str, key: str | None, size: int, after: str | None, descending: bool
+        ) -> list[tuple[str, Document]]:
             own, self._writes = self._writes, {}
             try:
-                return super().scan(collection)
+                return super().listed(collection, key, size, after, descending)
             finally:
                 self._writes = own
 

@@ -43,8 +43,15 @@ def listing(descending: bool) -> str:
     return Listing({}, 10, "n", descending).statement(LIST_DOCUMENTS, ROWS)
 
 
+def finding(descending: bool) -> str:
+    """The query for a page of documents under a key that is not the first."""
+    return Listing({}, 10, "n", descending).statement(DOCUMENTS.find, ROWS)
+
+
 QUERIES: dict[str, tuple[str, list[Any]]] = {
     "ae_documents_pkey": (listing(descending=False), ["{tenant}", "notes", "n", 10]),
+    "ae_document_keys_pkey": (DOCUMENTS.remove_keys, ["{tenant}", "ae_approvals", "a", "[]"]),
+    "ae_document_keys_key": (finding(descending=True), ["{tenant}", "k", "n", 10, "{tenant}", "ae_approvals"]),
     "ae_idempotency_keys_pkey": (
         "SELECT FROM public.ae_idempotency_keys WHERE tenant_id = %s AND action = %s AND key = %s",
         ["{tenant}", "notes.put", "key"],

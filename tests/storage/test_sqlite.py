@@ -40,6 +40,7 @@ class TestSQLiteStorage(StorageConformance):
 
 TABLES = (
     "ae_documents",
+    "ae_document_keys",
     "ae_idempotency_keys",
     "ae_action_log",
     "ae_action_log_subjects",

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from heapq import merge
+from itertools import islice
 from operator import attrgetter
 from time import monotonic
 from typing import Any, NamedTuple, Self, TypeVar
@@ -30,9 +31,11 @@ from actionengine.clock import steady_now
 from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.errors import ErrorCode, failing
+from actionengine.storage.lookups import LOOKUPS, key_of_filter, keys_of
+from actionengine.storage.memory_index import Index, Keys
 from actionengine.storage.memory_outbox import MemoryOutbox, Queues
 from actionengine.storage.memory_rows import MemoryRows
-from actionengine.storage.pages import Page, page_of, page_size
+from actionengine.storage.pages import MAX_PAGE, Page, page_of, page_size
 from actionengine.storage.port import (
     ACCESS_COLLECTIONS,
     CLAIMED,
@@ -80,12 +83,13 @@ _PATIENCE = 10.0
 
 
 class Document(NamedTuple):
-    """A document as stored: JSON, so that no two readers share an object."""
+    """A document as stored: JSON, so that no two readers share an object. It is found under its `keys`."""
 
     version: int
     data: bytes
     created_at: datetime
     updated_at: datetime
+    keys: Keys = ()
 
 
 class Version:
@@ -121,6 +125,7 @@ class TenantData:
     sequence: int = 0
     access_stamp: int = 0
     collections: dict[str, dict[str, Version]] = field(default_factory=dict)
+    index: Index = field(default_factory=Index)
     tombstones: list[Key] = field(default_factory=list)
     locks: dict[Key, MemoryUnitOfWork] = field(default_factory=dict)
     snapshots: dict[MemoryUnitOfWork, int] = field(default_factory=dict)
@@ -354,8 +359,30 @@ class MemoryUnitOfWork:
                 return self._writes[key]
             return _visible(self._data.collections.get(key[0], {}).get(key[1]), snapshot)
 
+    def listed(
+        self, collection: str, key: str | None, size: int, after: str | None, descending: bool
+    ) -> list[tuple[str, Document]]:
+        """Return up to `size` documents of a collection, all or those under a key, by id, as `read` would see each."""
+        data, writes = self._data, self._writes
+        with data.lock:
+            self._check_usable()
+            snapshot = self._snapshot()
+            versions = data.collections.get(collection, {})
+            own = sorted(
+                id
+                for (written_in, id), document in writes.items()
+                if written_in == collection and document is not None
+                if not after or (id < after if descending else id > after)
+            )
+            listed = data.index.ids((collection, key), after, descending)
+            committed = (id for id in listed if (collection, id) not in writes)
+            ids = merge(committed, own[::-1] if descending else own, reverse=descending)
+            found = ((id, writes.get((collection, id)) or _visible(versions.get(id), snapshot)) for id in ids)
+            wanted = ((id, document) for id, document in found if document and (key is None or key in document.keys))
+            return list(islice(wanted, size))
+
     def scan(self, collection: str) -> dict[str, Item]:
-        """All documents of a collection, by id, as `read` would see each."""
+        """All rows of a table, by key, as `read` would see each."""
         with self._data.lock:
             self._check_usable()
             snapshot = self._snapshot()
@@ -594,11 +621,19 @@ class MemoryUnitOfWork:
         touched_access = False
         for (collection, id), document in self._writes.items():
             versions = data.collections.setdefault(collection, {})
-            version = versions[id] = Version(data.sequence, document, versions.get(id))
+            before = versions.get(id)
+            version = versions[id] = Version(data.sequence, document, before)
+            keys_before = None if before is None else _keys(before)
+            if type(document) is Document:
+                data.index.move(collection, id, keys_before, document.keys, data.sequence)
+            elif keys_before is not None:
+                data.index.move(collection, id, keys_before, None, data.sequence)
             _prune(version, oldest_read)
             if document is None:
                 data.tombstones.append((collection, id))
             touched_access = touched_access or collection in ACCESS_COLLECTIONS
+        if data.index.left:
+            data.index.tidy(oldest_read, lambda name, id_: _keys(data.collections[name].get(id_)))
         if touched_access:
             data.access_stamp += 1
         if data.tombstones and not data.snapshots:
@@ -653,7 +688,7 @@ class MemoryRecords:
             if self._unit_of_work.lock(key) is not None:
                 raise taken(*key)
             now = steady_now()
-            return self._write(key, Document(1, encoded, now, now))
+            return self._write(key, Document(1, encoded, now, now, self._keys(encoded)))
 
     async def get(self, id: str) -> Record | None:
         """The document, or None."""
@@ -671,7 +706,8 @@ class MemoryRecords:
         key = (self._collection, id)
         with self._unit_of_work.alone:
             current = self._lock_version(key, expected_version)
-            return self._write(key, Document(current.version + 1, encoded, current.created_at, steady_now()))
+            version, keys = current.version + 1, self._keys(encoded)
+            return self._write(key, Document(version, encoded, current.created_at, steady_now(), keys))
 
     async def delete(self, id: str, expected_version: int) -> None:
         """Remove a document."""
@@ -690,13 +726,22 @@ class MemoryRecords:
         """Documents by id."""
         limit = page_size(limit)
         wanted = normal_filter(self._collection, filter)
-        found = (
-            (record, len(document.data))
-            for id, document in sorted(self._unit_of_work.scan(self._collection).items(), reverse=descending)
-            if not after or (id < after if descending else id > after)
-            if matches((record := _record(id, document)).data, wanted)
-        )
-        return page_of(found, limit, attrgetter("id"))
+        key = key_of_filter(self._collection, wanted)
+
+        def found() -> Iterator[tuple[Record, int]]:
+            start = after
+            while True:
+                size = MAX_PAGE if wanted and key is None else limit
+                listed = self._unit_of_work.listed(self._collection, key, size, start, descending)
+                for id, document in listed:
+                    record = _record(id, document)
+                    if matches(record.data, wanted):
+                        yield record, len(document.data)
+                if len(listed) < size:
+                    return
+                start = listed[-1][0]
+
+        return page_of(found(), limit, attrgetter("id"))
 
     def _lock_version(self, key: Key, expected_version: int) -> Document:
         current: Document | None = self._unit_of_work.lock(key)
@@ -705,6 +750,9 @@ class MemoryRecords:
         if current.version != expected_version:
             raise stale(*key, expected_version, current.version)
         return current
+
+    def _keys(self, data: bytes) -> Keys:
+        return keys_of(self._collection, decode_document(data)) if self._collection in LOOKUPS else ()
 
     def _write(self, key: Key, document: Document) -> Record:
         self._unit_of_work.write(key, document)
@@ -726,6 +774,12 @@ def _answer(entry: IdempotentResult, claim: Claim) -> ClaimAnswer:
 def _after(start: int, positions: Sequence[int]) -> Iterator[int]:
     for index in range(bisect_right(positions, start), len(positions)):
         yield positions[index]
+
+
+def _keys(version: Version | None) -> Keys | None:
+    """Return the keys of a document; None where there is none, and for a row of a table."""
+    document = version.document if version is not None else None
+    return document.keys if type(document) is Document else None
 
 
 def _visible(version: Version | None, snapshot: int) -> Item | None:

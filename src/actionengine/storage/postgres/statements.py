@@ -95,6 +95,45 @@ SELECT version
 FROM public.ae_documents
 WHERE tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) %s AND id OPERATOR(pg_catalog.=) %s
 """,
+    add_keys="""
+INSERT INTO public.ae_document_keys (tenant_id, collection, id, key)
+SELECT %s::pg_catalog.uuid, %s::pg_catalog.text, %s::pg_catalog.text, given.key
+FROM pg_catalog.json_array_elements_text(%s::pg_catalog.json) given (key)
+ON CONFLICT DO NOTHING
+""",
+    remove_keys="""
+DELETE FROM public.ae_document_keys
+WHERE tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) %s AND id OPERATOR(pg_catalog.=) %s
+    AND NOT key OPERATOR(pg_catalog.=) ANY(ARRAY(SELECT pg_catalog.json_array_elements_text(%s::pg_catalog.json)))
+""",
+    # The limits keep the join nested: a planner without statistics would read the collection, and hash it.
+    find=postgres_page(
+        PageQuery(
+            """(
+            SELECT key.id, document.version, document.data, document.created_at, document.updated_at
+            FROM (
+                SELECT id
+                FROM public.ae_document_keys
+                WHERE tenant_id OPERATOR(pg_catalog.=) %s AND key OPERATOR(pg_catalog.=) %s{beyond}
+                ORDER BY {order}
+                LIMIT %s
+            ) key
+            LEFT JOIN LATERAL (
+                SELECT version, data, created_at, updated_at
+                FROM public.ae_documents
+                WHERE tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) %s
+                    AND id OPERATOR(pg_catalog.=) key.id
+                LIMIT 1
+            ) document ON true
+        ) listed""",
+            "id, version, data::pg_catalog.text, created_at, updated_at",
+            ("id",),
+            ("data",),
+            "true",
+            "{order}",
+            "ALL",
+        )
+    ),
 )
 
 _LISTED_DOCUMENTS = PageQuery(

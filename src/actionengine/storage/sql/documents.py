@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pydantic_core import to_json
 from uuid_utils import uuid7
 
-from actionengine.storage.pages import Page, page_size
+from actionengine.storage.lookups import LOOKUPS, key_of_filter, keys_of
+from actionengine.storage.pages import MAX_PAGE_BYTES, Page, page_of, page_size
 from actionengine.storage.port import Record
 from actionengine.storage.records import (
     check_id,
     decode_document,
     encode_document,
+    matches,
     missing,
     normal_filter,
     stale,
@@ -32,6 +36,10 @@ class DocumentStatements(NamedTuple):
     data and both times; so does `lock`, which ends with the expected version, and locks the row. `update` begins with
     data and time, ends with the expected version, and returns created_at; `delete` ends with the expected version and
     returns the id. `version` returns the version.
+
+    `add_keys` and `remove_keys` go on with keys, as JSON: those to add, and those to leave. `find` has the parameters
+    tenant, key, perhaps the id that the page begins after, limit, tenant and collection; it returns the rows of a page
+    by id, with nothing but the id for a key whose document is gone.
     """
 
     insert: str
@@ -41,6 +49,9 @@ class DocumentStatements(NamedTuple):
     update: str
     delete: str
     version: str
+    add_keys: str
+    remove_keys: str
+    find: str
 
 
 class Listing(NamedTuple):
@@ -120,7 +131,9 @@ class SQLRecords:
             self._unit_of_work.write_later(self._statements.add, (*self._scope, id, *values))
         elif not self._query(self._statements.insert, id, *values):
             raise taken(self._collection, id)
-        return Record(id, 1, decode_document(encoded), now, now)
+        record = Record(id, 1, decode_document(encoded), now, now)
+        self._write_keys(id, record.data, is_new=True)
+        return record
 
     def _get(self, id: str) -> Record | None:
         for version, data, created_at, updated_at in self._query(self._statements.get, id):
@@ -138,16 +151,49 @@ class SQLRecords:
         values = (encoded.decode(), self._storage.time_in(now), *self._scope, id, expected_version)
         for (created_at,) in self._unit_of_work.query(self._statements.update, values):
             created = self._storage.time_out(created_at)
-            return Record(id, expected_version + 1, decode_document(encoded), created, now)
+            record = Record(id, expected_version + 1, decode_document(encoded), created, now)
+            self._write_keys(id, record.data)
+            return record
         raise self._why_not(id, expected_version)
 
     def _delete(self, id: str, expected_version: int) -> None:
         self._unit_of_work.touch(self._collection)
         if not self._query(self._statements.delete, id, expected_version):
             raise self._why_not(id, expected_version)
+        self._write_keys(id, {})
+
+    def _write_keys(self, id: str, data: Mapping[str, Any], is_new: bool = False) -> None:
+        """Keep the keys under which a document is found, where its collection has lookups."""
+        if self._collection not in LOOKUPS:
+            return
+        keys = keys_of(self._collection, data)
+        values = (*self._scope, id, to_json(keys).decode())
+        if not is_new:
+            self._unit_of_work.write_later(self._statements.remove_keys, values)
+        if keys:
+            self._unit_of_work.write_later(self._statements.add_keys, values)
 
     def _list(self, listing: Listing) -> Page[Record]:
-        return self._storage.list_documents(self._unit_of_work, self._collection, listing)
+        key = key_of_filter(self._collection, listing.wanted)
+        if key is None:
+            return self._storage.list_documents(self._unit_of_work, self._collection, listing)
+        return page_of(self._find(key, listing), listing.limit, attrgetter("id"))
+
+    def _find(self, key: str, listing: Listing) -> Iterator[tuple[Record, int]]:
+        tenant_id, _ = self._scope
+        while True:
+            statement = listing.statement(self._statements.find, self._storage.rows)
+            values = (tenant_id, key, *listing.start, listing.limit, *self._scope)
+            rows = self._unit_of_work.query(statement, values)
+            for id, version, data, created_at, updated_at, size in rows:
+                # SQL of a handler's can have changed one without the other.
+                if version is not None:
+                    record = self.record(id, version, data, created_at, updated_at)
+                    if matches(record.data, listing.wanted):
+                        yield record, size
+            if len(rows) < listing.limit and sum(row[-1] for row in rows) < MAX_PAGE_BYTES:
+                return
+            listing = listing._replace(after=rows[-1][0])
 
     def _why_not(self, id: str, expected_version: int) -> Exception:
         for (version,) in self._query(self._statements.version, id):

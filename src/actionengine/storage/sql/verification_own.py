@@ -17,6 +17,7 @@ from actionengine.storage.sql.verification_postgresql import compare_postgresql
 
 OF_TENANTS = (
     "ae_documents",
+    "ae_document_keys",
     "ae_idempotency_keys",
     "ae_action_log",
     "ae_action_log_subjects",

@@ -3,6 +3,7 @@ temporary tables, which would otherwise stand before ours."""
 
 from __future__ import annotations
 
+from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.storage.port import EventRow, LogRow, RelayBeat
 from actionengine.storage.sql.action_log import DRIVERS, EXAMINED, walk_statement
 from actionengine.storage.sql.documents import DocumentStatements
@@ -40,6 +41,38 @@ RETURNING id
 SELECT version
 FROM main.ae_documents
 WHERE tenant_id = ? AND collection = ? AND id = ?
+""",
+    add_keys="""
+INSERT INTO main.ae_document_keys (tenant_id, collection, id, key)
+SELECT ?, ?, ?, value FROM json_each(?) WHERE true
+ON CONFLICT DO NOTHING
+""",
+    remove_keys="""
+DELETE FROM main.ae_document_keys
+WHERE tenant_id = ? AND collection = ? AND id = ? AND key NOT IN (SELECT value FROM json_each(?))
+""",
+    # A window keeps its rows, so that the documents of the page are read again, by their rowids.
+    find=f"""
+SELECT page.id, document.version, document.data, document.created_at, document.updated_at, page.bytes
+FROM (
+    SELECT id, id_of_row, bytes, sum(bytes) OVER (ORDER BY {{order}} ROWS UNBOUNDED PRECEDING) - bytes AS bytes_before
+    FROM (
+        SELECT key.id AS id, document.rowid AS id_of_row,
+            coalesce(length(CAST(document.data AS BLOB)), 0) AS bytes
+        FROM (
+            SELECT id
+            FROM main.ae_document_keys
+            WHERE tenant_id = ? AND key = ?{{beyond}}
+            ORDER BY {{order}}
+            LIMIT ?
+        ) key
+        LEFT JOIN main.ae_documents document
+            ON document.tenant_id = ? AND document.collection = ? AND document.id = key.id
+    )
+) page
+LEFT JOIN main.ae_documents document ON document.rowid = page.id_of_row
+WHERE page.bytes_before < {MAX_PAGE_BYTES}
+ORDER BY page.{{order}}
 """,
 )
 

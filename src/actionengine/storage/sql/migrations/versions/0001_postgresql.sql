@@ -75,6 +75,18 @@ CREATE TABLE public.ae_documents (
     PRIMARY KEY (tenant_id, collection, id)
 );
 
+-- Under which keys the documents of the library's own collections are found: see actionengine.storage.lookups. A key
+-- begins with its collection, so that the planner, which has no statistics, has one index to choose from for each query.
+
+CREATE TABLE public.ae_document_keys (
+    tenant_id  uuid             NOT NULL,
+    collection text COLLATE "C" NOT NULL,
+    id         text COLLATE "C" NOT NULL,
+    key        text COLLATE "C" NOT NULL,
+    PRIMARY KEY (tenant_id, collection, id, key)
+);
+CREATE INDEX ae_document_keys_key ON public.ae_document_keys (tenant_id, key, id);
+
 -- A claim whose transaction has recorded no result is free again: it has expired from the start.
 
 CREATE TABLE public.ae_idempotency_keys (
@@ -626,8 +638,9 @@ DECLARE
     protected text;
 BEGIN
     FOREACH protected IN ARRAY ARRAY[
-        'ae_documents', 'ae_idempotency_keys', 'ae_action_log', 'ae_action_log_subjects', 'ae_events', 'ae_outbox',
-        'ae_projects', 'ae_record_types', 'ae_changes', 'ae_change_targets', 'ae_patch_ops', 'ae_snapshots'
+        'ae_documents', 'ae_document_keys', 'ae_idempotency_keys', 'ae_action_log', 'ae_action_log_subjects',
+        'ae_events', 'ae_outbox', 'ae_projects', 'ae_record_types', 'ae_changes', 'ae_change_targets', 'ae_patch_ops',
+        'ae_snapshots'
     ] LOOP
         EXECUTE format('ALTER TABLE public.%I ENABLE ROW LEVEL SECURITY', protected);
         EXECUTE format('ALTER TABLE public.%I FORCE ROW LEVEL SECURITY', protected);

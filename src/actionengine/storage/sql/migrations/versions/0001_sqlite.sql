@@ -22,6 +22,17 @@ CREATE TABLE ae_documents (
     PRIMARY KEY (tenant_id, collection, id)
 ) STRICT;
 
+-- Under which keys the documents of the library's own collections are found: see actionengine.storage.lookups.
+
+CREATE TABLE ae_document_keys (
+    tenant_id  TEXT NOT NULL,
+    collection TEXT NOT NULL,
+    id         TEXT NOT NULL,
+    key        TEXT NOT NULL,
+    PRIMARY KEY (tenant_id, collection, id, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX ae_document_keys_key ON ae_document_keys (tenant_id, key, id);
+
 CREATE TABLE ae_idempotency_keys (
     tenant_id   TEXT NOT NULL,
     action      TEXT NOT NULL,
@@ -310,6 +321,20 @@ CREATE TRIGGER ae_documents_delete BEFORE DELETE ON ae_documents
 WHEN old.tenant_id IS NOT ae_writing_tenant()
 BEGIN
     SELECT RAISE(ABORT, 'DELETE on ae_documents outside an action of its tenant: go through the engine');
+END;
+CREATE TRIGGER ae_document_keys_insert BEFORE INSERT ON ae_document_keys
+WHEN new.tenant_id IS NOT ae_writing_tenant()
+BEGIN
+    SELECT RAISE(ABORT, 'INSERT on ae_document_keys outside an action of its tenant: go through the engine');
+END;
+CREATE TRIGGER ae_document_keys_update BEFORE UPDATE ON ae_document_keys
+BEGIN
+    SELECT RAISE(ABORT, 'UPDATE on ae_document_keys: a key is added or removed');
+END;
+CREATE TRIGGER ae_document_keys_delete BEFORE DELETE ON ae_document_keys
+WHEN old.tenant_id IS NOT ae_writing_tenant()
+BEGIN
+    SELECT RAISE(ABORT, 'DELETE on ae_document_keys outside an action of its tenant: go through the engine');
 END;
 CREATE TRIGGER ae_action_log_insert BEFORE INSERT ON ae_action_log
 WHEN new.tenant_id IS NOT ae_writing_tenant()

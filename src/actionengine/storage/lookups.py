@@ -1,0 +1,78 @@
+"""Lookups: the questions that the library asks of its own collections, each answered by an index.
+
+A collection that only grows is never read through to find a few of its documents. So a backend keeps a key for each
+lookup of a document, and finds the documents of a filter by its key. A filter of a collection of the library's that is
+no lookup is refused: add the lookup here. Hosts' collections have none: what their filters say is compared with each
+document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import sha256
+from itertools import chain, combinations
+from typing import Any
+
+from pydantic_core import to_json
+
+from actionengine.storage.port import APPROVALS, RESERVED_PREFIX, ROLES, StorageError
+
+MAX_KEY_LENGTH = 250
+"""Characters of a key: of what is longer it has the hash."""
+
+_ASSIGNMENT_FIELDS = ("assignee", "status", "workflow_key")
+
+LOOKUPS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    APPROVALS: (("status",), ("requested_by",), ("requested_by", "status")),
+    ROLES: (("folded_name",),),
+    "ae_workflow_runs": (("status",), ("workflow_key",), ("status", "workflow_key"), ("paused_for",)),
+    "ae_triggers": (
+        ("type",),
+        ("status", "type"),
+        ("event_type", "status"),
+        ("workflow_key",),
+        ("from_definition", "workflow_key"),
+    ),
+    "workflow_assignments": (
+        ("run_id",),
+        *chain.from_iterable(combinations(_ASSIGNMENT_FIELDS, number) for number in (1, 2, 3)),
+    ),
+}
+"""By collection, the fields that a filter names together, in alphabetical order. Values are texts, true or false."""
+
+
+def keys_of(collection: str, data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the keys under which a document is found."""
+    lookups = LOOKUPS.get(collection)
+    if lookups is None:
+        return ()
+    found = (_key(collection, fields, data) for fields in lookups)
+    return tuple(key for key in found if key is not None)
+
+
+def key_of_filter(collection: str, filter: Mapping[str, Any]) -> str | None:
+    """Return the key of the documents that a filter wants, None where each document has to be compared.
+
+    Raise `StorageError` for a filter of a collection of the library's that is no lookup.
+    """
+    fields = tuple(sorted(filter))
+    if fields in LOOKUPS.get(collection, ()):
+        key = _key(collection, fields, filter)
+        if key is not None:
+            return key
+    if filter and collection.startswith(RESERVED_PREFIX):
+        raise StorageError(
+            f"a filter of {collection!r} by {', '.join(fields)} would read the whole collection: add this lookup to "
+            f"actionengine.storage.lookups"
+        )
+    return None
+
+
+def _key(collection: str, fields: tuple[str, ...], data: Mapping[str, Any]) -> str | None:
+    values = [data.get(field) for field in fields]
+    if not all(isinstance(value, str | bool) for value in values):
+        return None
+    key = f"{collection}/{','.join(fields)}:{to_json(values).decode()}"
+    if len(key) > MAX_KEY_LENGTH:
+        key = f"{collection}/{','.join(fields)}#{sha256(key.encode()).hexdigest()}"
+    return key

@@ -1,0 +1,69 @@
+"""The order of a tenant's documents in memory: ids, sorted, of each collection and of each key of a lookup."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
+from collections.abc import Callable, Iterator
+
+Keys = tuple[str, ...]
+Place = tuple[str, str | None]
+"""A collection, and a key of its lookups; or None, for all its documents."""
+
+
+class Index:
+    """Sorted ids by place. An id stays until no snapshot can see its document there any more.
+
+    What is found is looked at: an id may be there whose document is not, in a snapshot, or not under that key.
+    """
+
+    __slots__ = ("_ids", "left")
+
+    def __init__(self) -> None:
+        self._ids: dict[Place, list[str]] = {}
+        self.left: deque[tuple[int, Place, str]] = deque()
+
+    def move(self, collection: str, id: str, before: Keys | None, after: Keys | None, sequence: int) -> None:
+        """Change the keys of a document in the commit of this number; None where there is no document."""
+        if before is None:
+            self._add((collection, None), id)
+        elif after is None:
+            self.left.append((sequence, (collection, None), id))
+        if before or after:
+            for key in after or ():
+                if key not in (before or ()):
+                    self._add((collection, key), id)
+            for key in before or ():
+                if key not in (after or ()):
+                    self.left.append((sequence, (collection, key), id))
+
+    def tidy(self, oldest_read: int, keys_now: Callable[[str, str], Keys | None]) -> None:
+        """Forget what no snapshot from `oldest_read` on sees; `keys_now` returns the keys that a document has now."""
+        while self.left and self.left[0][0] <= oldest_read:
+            _, place, id = self.left.popleft()
+            collection, key = place
+            keys = keys_now(collection, id)
+            ids = self._ids.get(place, [])
+            number = bisect_left(ids, id)
+            if (keys is None or key not in (None, *keys)) and number < len(ids) and ids[number] == id:
+                del ids[number]
+                if not ids:
+                    del self._ids[place]
+
+    def ids(self, place: Place, after: str | None, descending: bool) -> Iterator[str]:
+        """Yield the ids of a place beyond `after`, in order. Nobody moves anything meanwhile."""
+        ids = self._ids.get(place, [])
+        if descending:
+            numbers = range(bisect_left(ids, after) if after else len(ids))[::-1]
+        else:
+            numbers = range(bisect_right(ids, after) if after else 0, len(ids))
+        return (ids[number] for number in numbers)
+
+    def _add(self, place: Place, id: str) -> None:
+        ids = self._ids.get(place)
+        if ids is None:
+            self._ids[place] = [id]
+        elif ids[-1] < id:
+            ids.append(id)
+        elif ids[bisect_left(ids, id)] != id:
+            insort(ids, id)
