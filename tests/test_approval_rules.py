@@ -376,14 +376,18 @@ def test_approvals_are_listed_in_pages_of_what_one_may_see(till: Till) -> None:
                 return found
         raise AssertionError("the pages have no end")
 
-    assert pages({}, Actor.human("ann")) == [ids]
-    assert pages({}, boss()) == [[*ids, others]]
+    newest = [others, *reversed(ids)]
+    assert pages({}, Actor.human("ann")) == [newest[1:]]
+    assert pages({}, boss()) == [newest]
     assert pages({}, Actor.human("bob")) == [[]]
-    assert [each for page in pages({"limit": 2}, boss()) for each in page] == [*ids, others]
-    assert [len(page) for page in pages({"limit": 4}, boss())][:2] == [4, 2]
+    assert pages({"limit": 2}, boss()) == [newest[:2], newest[2:4], newest[4:]]
+    assert pages({"limit": 4}, boss()) == [newest[:4], newest[4:]]
     assert pages({"status": "rejected"}, boss()) == [[ids[1]]]
-    assert pages({"status": "pending"}, Actor.human("ann")) == [[ids[0], *ids[2:]]]
+    assert pages({"status": "pending"}, Actor.human("ann")) == [[each for each in newest[1:] if each != ids[1]]]
     assert pages({"status": "cancelled"}, boss()) == [[]]
+    assert pages({"requested_by": "human:eve"}, boss()) == [[others]]
+    assert pages({"requested_by": "human:ann", "status": "rejected"}, boss()) == [[ids[1]]]
+    assert pages({"requested_by": "human:nobody"}, boss()) == [[]]
 
 
 def test_all_approvals_are_found_however_many(till: Till, storage: InMemoryStorage, acme: Tenant) -> None:
@@ -395,8 +399,8 @@ def test_all_approvals_are_found_however_many(till: Till, storage: InMemoryStora
     drive(unit.commit())
     page = till.do("approvals.list", {"status": "rejected"}, boss()).unwrap()
     assert (page.items, page.next) == ((), None)
-    last = till.do("approvals.list", {"after": "00000000-0399", "limit": 200}, boss()).unwrap()
-    assert [each.id for each in last.items] == ["00000000-0400", kept.id]
+    last = till.do("approvals.list", {"after": "00000000-0002", "limit": 200}, boss()).unwrap()
+    assert [each.id for each in last.items] == ["00000000-0001", "00000000-0000"]
 
 
 # Keys

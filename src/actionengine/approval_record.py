@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -14,9 +14,16 @@ from actionengine.context import Actor, ActorType, RequestContext
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution_state import ApprovalNeeded, Execution
 from actionengine.masking import scrub, scrub_text
-from actionengine.storage.port import AsyncRecords, Record
+from actionengine.storage.port import APPROVALS, RESERVED_PREFIX, AsyncRecords, Record, UnitOfWork
+from actionengine.storage.records import same_json
 
-ApprovalStatus = Literal["pending", "approved", "rejected", "cancelled"]
+ApprovalStatus = Literal["pending", "approved", "rejected", "cancelled", "expired"]
+
+EXPIRIES = f"{RESERVED_PREFIX}approval_expiries"
+"""The collection of what expires when: `<time>/<approval id>` for each approval, decided or not, until that time."""
+
+_MARKED_AT_ONCE = 10
+"""Approvals at most that one which is stored has marked as expired. More than one, so that they become fewer."""
 
 
 class StoredActor(BaseModel):
@@ -43,7 +50,8 @@ class StoredActor(BaseModel):
 class PendingApproval(BaseModel):
     """What is needed to run the action again, and to show it to a person.
 
-    `payload` is the whole payload as JSON, secrets and all, because it has to run again; `input` is its masked form.
+    `payload` is the whole payload as JSON, secrets and all, because it has to run again; `input` is its masked form,
+    None where that `shows_payload`: nothing in it is masked. A `pending` one may have expired, and is marked so later.
     `policy` is the action whose policy applies; `permission` is what it named and `resource` what it was about when the
     approval was asked for; `has_secret_resource` says that a secret is in its name. `granted` are the policies that
     earlier approvals have satisfied, with their approvers.
@@ -68,6 +76,7 @@ class PendingApproval(BaseModel):
     fingerprint: str
     payload: str
     input: Any
+    shows_payload: bool = False
     created_at: datetime
     expires_at: datetime
     decided_by: str | None = None
@@ -84,6 +93,9 @@ class PendingApproval(BaseModel):
         masked = execution.masked_input()
         assert received is not None
         assert masked is not None
+        payload = received.json.decode()
+        input = scrub(from_json(masked), execution.root.secrets)
+        shows_payload = same_json(input, from_json(payload))
         return cls(
             id=str(uuid7()),
             service=execution.plan.service,
@@ -100,8 +112,9 @@ class PendingApproval(BaseModel):
             request_id=request.request_id,
             idempotency_key=execution.claim.key if execution.claim else None,
             fingerprint=fingerprint,
-            payload=received.json.decode(),
-            input=scrub(from_json(masked), execution.root.secrets),
+            payload=payload,
+            input=None if shows_payload else input,
+            shows_payload=shows_payload,
             created_at=now,
             expires_at=now + needed.policy.expires_after,
         )
@@ -113,7 +126,17 @@ class PendingApproval(BaseModel):
 
     def document(self) -> dict[str, Any]:
         """The document of an approval."""
-        return self.model_dump(mode="json", exclude={"version"})
+        return {**self.model_dump(mode="json", exclude={"version"}), "requested_by": self.requested_by}
+
+    @property
+    def shown_input(self) -> Any:
+        """The input as people see it, masked."""
+        return from_json(self.payload) if self.shows_payload else self.input
+
+    @property
+    def requested_by(self) -> str | None:
+        """The requester as `type:id`."""
+        return f"{self.requester.type}:{self.requester.id}" if self.requester else None
 
     def is_open(self, now: datetime) -> bool:
         """Whether it can still be decided."""
@@ -135,6 +158,35 @@ class PendingApproval(BaseModel):
 
 def _stored(granted: Mapping[str, Actor]) -> dict[str, StoredActor]:
     return {policy: StoredActor.of(approver) for policy, approver in granted.items()}
+
+
+async def store_approval(unit_of_work: UnitOfWork, pending: PendingApproval) -> None:
+    """Store a new approval."""
+    await unit_of_work.records(APPROVALS).insert(pending.document(), pending.id)
+    await unit_of_work.records(EXPIRIES).insert({}, f"{_sortable(pending.expires_at)}/{pending.id}")
+
+
+async def mark_expired(unit_of_work: UnitOfWork) -> None:
+    """Mark some approvals that have expired, those that did so first. Raise `ActionException(conflict)` where another
+    unit of work is at one of them.
+
+    A listing of the pending ones would otherwise read all that have ever expired.
+    """
+    approvals, expiries = unit_of_work.records(APPROVALS), unit_of_work.records(EXPIRIES)
+    now = await unit_of_work.now()
+    for expiry in await expiries.list(limit=_MARKED_AT_ONCE):
+        time, _, id = expiry.id.partition("/")
+        if time > _sortable(now):
+            break
+        pending = await find_approval(approvals, id)
+        if pending is not None and pending.status == "pending":
+            expired = pending.model_copy(update={"status": "expired"})
+            await approvals.update(id, expired.document(), pending.version)
+        await expiries.delete(expiry.id, expiry.version)
+
+
+def _sortable(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 async def find_approval(approvals: AsyncRecords, id: str) -> PendingApproval | None:

@@ -32,7 +32,7 @@ from pydantic_core import PydanticSerializationError, from_json
 from returns.result import Failure, Success
 
 from actionengine.actions import PipelineResult
-from actionengine.approval_record import PendingApproval, error_for
+from actionengine.approval_record import PendingApproval, error_for, mark_expired, store_approval
 from actionengine.authorization.questions import Questions
 from actionengine.calling import check_deadline, log_crash, logger, timed_out
 from actionengine.context import RequestContext
@@ -43,7 +43,6 @@ from actionengine.plan import ActionPlan
 from actionengine.routing import route
 from actionengine.stages import Answer, Replayed, Stages
 from actionengine.storage.port import (
-    APPROVALS,
     Claim,
     LogRow,
     Mode,
@@ -346,7 +345,22 @@ class Pipeline(Stages):
             return await self._settle_failure(execution, refusal.error)
         except Exception as crash:
             return await self._settle_failure(execution, self._storage_error(execution, crash))
+        await self._mark_expired(execution)
         return Failure(error)
+
+    async def _mark_expired(self, execution: Execution) -> None:
+        """Mark some approvals that have expired, in a transaction of its own: another one may be at them."""
+        tenant = execution.request.tenant
+        assert tenant is not None
+        unit_of_work = self.storage.unit_of_work(tenant, execution.id, execution.mode)
+        unit_of_work.limit(_FOR_THE_ROW)
+        try:
+            await mark_expired(unit_of_work)
+            await unit_of_work.commit()
+        except Exception as error:
+            logger.debug("the approvals that have expired are marked later: %r", error)
+        finally:
+            await unit_of_work.rollback()
 
     async def _settle_failure(self, execution: Execution, error: ActionError) -> Answer:
         """Roll back, and put the failure on the action log in a transaction of its own.
@@ -406,7 +420,7 @@ class Pipeline(Stages):
         """Store what an execution waits for, with what it wants written along."""
         unit_of_work = self.open(execution)
         pending = await self._pending(execution, needed)
-        await unit_of_work.records(APPROVALS).insert(pending.document(), pending.id)
+        await store_approval(unit_of_work, pending)
         self._remember_approval(execution, pending)
         if execution.when_asked is not None:
             await execution.when_asked(unit_of_work, pending.id)

@@ -519,7 +519,7 @@ class Stages(ABC):
             # Committed since this transaction began to read: the next try sees it.
             raise self._in_progress(execution)
         pending = PendingApproval.of(record)
-        execution.kept_input = to_json(pending.input)
+        execution.kept_input = to_json(pending.shown_input)
         if pending.is_open(await unit_of_work.now()):
             permission = self.permission_to_approve(pending)
             raise ActionException(error_for(pending.model_copy(update={"permission": permission})))

@@ -60,8 +60,8 @@ async def ask(desk: Desk, id: str) -> str:
 
 
 async def asked(desk: Desk) -> list[Any]:
-    """All approvals that anybody was asked for."""
-    return list(expect(await desk.ask("approvals.list", {"limit": 200}, by=EVE)).items)
+    """All approvals that anybody was asked for, oldest first."""
+    return list(expect(await desk.ask("approvals.list", {"limit": 200}, by=EVE)).items)[::-1]
 
 
 async def refuse(desk: Desk, how: str, approval_id: str) -> None:

@@ -8,7 +8,9 @@ requester, in the unit of work of the approval: both are there or neither is.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from heapq import merge
+from operator import attrgetter
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from returns.result import Result, Success
@@ -16,12 +18,16 @@ from returns.result import Result, Success
 from actionengine.action_context import ActionContext
 from actionengine.actions import Service, create_action, create_service
 from actionengine.approval_record import ApprovalStatus, PendingApproval, find_approval
-from actionengine.context import Actor, ActorType, identity_of
+from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, ActorType, identity_of
 from actionengine.errors import ActionError, ErrorCode, failing
 from actionengine.execution_state import Approved
 from actionengine.plan import native
 from actionengine.services.access import access_of
-from actionengine.storage.port import APPROVALS
+from actionengine.storage.pages import Page
+from actionengine.storage.port import APPROVALS, Record
+
+_LEAST_EXAMINED = 50
+"""Approvals that a page looks at, if there are as many, however few it may have."""
 
 _DECIDERS: tuple[ActorType, ...] = ("human", "integration", "system")
 
@@ -33,9 +39,11 @@ class Input(BaseModel):
 
 
 class ListApprovals(Input):
-    """Which approvals: of this status (an expired one is no longer pending), after this id, at most so many."""
+    """Which approvals: of this status (an expired one is no longer pending), asked for by this actor (`type:id`, as in
+    `human:ann`), after this id, at most so many."""
 
-    status: Literal["pending", "approved", "rejected", "cancelled", "expired"] | None = None
+    status: ApprovalStatus | None = None
+    requested_by: str | None = Field(default=None, max_length=MAX_ACTOR_ID_LENGTH + 20)
     after: str | None = None
     limit: int = Field(default=50, ge=1, le=200)
 
@@ -61,7 +69,7 @@ class Approval(BaseModel):
     id: str
     action: str
     permission: str
-    status: ApprovalStatus | Literal["expired"]
+    status: ApprovalStatus
     requested_by: str | None
     reason: str | None
     input: Any
@@ -80,9 +88,9 @@ class Approval(BaseModel):
             action=f"{pending.service}.{pending.action}",
             permission=pending.permission,
             status="expired" if expired else pending.status,
-            requested_by=_requester(pending),
+            requested_by=pending.requested_by,
             reason=pending.reason,
-            input=pending.input,
+            input=pending.shown_input,
             created_at=pending.created_at,
             expires_at=pending.expires_at,
             decided_by=pending.decided_by,
@@ -92,7 +100,10 @@ class Approval(BaseModel):
 
 
 class ApprovalPage(BaseModel):
-    """A page of approvals, oldest first; `next` is the `after` of the following page, or None."""
+    """A page of approvals, newest first; `next` is the `after` of the following page, or None.
+
+    A page has fewer than `limit` approvals, or none, where others that it has looked at are not for the caller.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -113,18 +124,35 @@ class ApprovalResult(BaseModel):
 @native
 async def _list(data: ListApprovals, ctx: ActionContext) -> Result[ApprovalPage, ActionError]:
     items: list[Approval] = []
-    after = data.after
-    records, now = access_of(ctx).records(APPROVALS), await access_of(ctx).now()
-    while page := await records.list(limit=200, after=after):
-        for record in page:
-            after = record.id
-            pending = _today(PendingApproval.of(record), ctx)
-            approval = Approval.of(pending, now)
-            if data.status in (None, approval.status) and await _may_see(pending, ctx):
-                items.append(approval)
-                if len(items) == data.limit:
-                    return Success(ApprovalPage(items=tuple(items), next=after))
-    return Success(ApprovalPage(items=tuple(items), next=None))
+    access = access_of(ctx)
+    found, now = await _stored(data, ctx), await access.now()
+    next = found.next
+    for number, record in enumerate(found, 1):
+        pending = _today(PendingApproval.of(record), ctx)
+        approval = Approval.of(pending, now)
+        if data.status in (None, approval.status) and await _may_see(pending, ctx):
+            items.append(approval)
+            if len(items) == data.limit:
+                next = record.id if number < len(found) else found.next
+                break
+    # A page on the log would be the inputs of all these once more.
+    access.show({"items": len(items), "next": next})
+    return Success(ApprovalPage(items=tuple(items), next=next))
+
+
+async def _stored(data: ListApprovals, ctx: ActionContext) -> Page[Record]:
+    """Return the approvals to look at for a page, newest first. No caller costs more, however few are for it."""
+    records = access_of(ctx).records(APPROVALS)
+    asked = {} if data.requested_by is None else {"requested_by": data.requested_by}
+    # One that has expired is pending in the storage until it is marked.
+    statuses = ("expired", "pending") if data.status == "expired" else (data.status,)
+    filters = [asked if status is None else {**asked, "status": status} for status in statuses]
+    size = max(data.limit, _LEAST_EXAMINED)
+    pages = [await records.list(filter, size, data.after, descending=True) for filter in filters]
+    # What one of them does not tell of yet may come before the rest of another.
+    end = max((page.next for page in pages if page.next is not None), default=None)
+    found = merge(*pages, key=attrgetter("id"), reverse=True)
+    return Page([record for record in found if end is None or record.id >= end], end)
 
 
 @native
@@ -176,7 +204,7 @@ async def _for_decision(data: DecideApproval, ctx: ActionContext) -> PendingAppr
     if pending.requester is not None and identity_of(pending.requester.actor) == identity_of(ctx.actor):
         raise failing(
             ErrorCode.FORBIDDEN,
-            f"{_requester(pending)} asked for the approval {pending.id}, and {ctx.actor} counts as the same: "
+            f"{pending.requested_by} asked for the approval {pending.id}, and {ctx.actor} counts as the same: "
             "somebody else must decide",
         )
     if pending.has_secret_resource and pending.resource is not None:
@@ -244,11 +272,7 @@ async def _may_see(pending: PendingApproval, ctx: ActionContext) -> bool:
 
 
 def _is_requester(pending: PendingApproval, actor: Actor | None) -> bool:
-    return actor is not None and str(actor) == _requester(pending)
-
-
-def _requester(pending: PendingApproval) -> str | None:
-    return f"{pending.requester.type}:{pending.requester.id}" if pending.requester else None
+    return actor is not None and str(actor) == pending.requested_by
 
 
 approvals: Service = create_service(
@@ -257,7 +281,7 @@ approvals: Service = create_service(
     actions=[
         create_action(
             name="list",
-            description="The approvals that you asked for or may decide, oldest first",
+            description="The approvals that you asked for or may decide, newest first",
             handler=_list,
             validation=ListApprovals,
             read_only=True,

@@ -246,7 +246,7 @@ class ApprovalConformance(Conformance):
         assert value_of(await desk.execute("payments.pay_all_carefully", payload, key="key")) == 3
 
     @scenario
-    async def test_approvals_are_listed_oldest_first_by_status(self, world: World) -> None:
+    async def test_approvals_are_listed_newest_first_by_status(self, world: World) -> None:
         desk = Desk(world)
         ids = [await requested(desk) for _ in range(4)]
         value_of(await decided(desk, "approve", ids[1]))
@@ -256,8 +256,8 @@ class ApprovalConformance(Conformance):
             page = value_of(await desk.execute("approvals.list", query, actor=MANAGER))
             return [item.id for item in page.items]
 
-        assert await listed() == ids
-        assert await listed(status="pending") == [ids[0], ids[3]]
+        assert await listed() == ids[::-1]
+        assert await listed(status="pending") == [ids[3], ids[0]]
         assert await listed(status="approved") == [ids[1]]
         assert await listed(status="rejected") == [ids[2]]
-        assert await listed(limit=1, after=ids[0]) == [ids[1]]
+        assert await listed(limit=1, after=ids[2]) == [ids[1]]

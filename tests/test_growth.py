@@ -1,0 +1,144 @@
+"""What it costs does not grow with what was done before: counts, with few and with many rows that do not matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from returns.result import Success
+from uuid_utils import uuid7
+
+from actionengine import (
+    Actor,
+    ApprovalPolicy,
+    Engine,
+    InMemoryStorage,
+    PostgresStorage,
+    RequestContext,
+    SQLiteStorage,
+    create_action,
+    create_engine,
+    create_service,
+)
+from actionengine.driving import drive
+from actionengine.storage.port import APPROVALS
+from tests.growth import AnyStorage, count, fill
+
+FEW, MANY = 60, 960
+"""So that a page of what matters fits, and what does not is sixteen times as much."""
+
+BOSS = Actor.human("boss", permissions=["*"])
+ANN = Actor.human("ann", permissions=["pay"])
+
+
+class Office:
+    """A tenant with a past."""
+
+    def __init__(self, storage: AnyStorage) -> None:
+        self.storage = storage
+        self.tenant = storage.create_tenant(slug=f"t-{uuid4().hex}", name="Office")
+        policy = ApprovalPolicy(when=lambda data, ctx: True, permission="pay.approve")
+        pay = create_action(name="pay", description="x", handler=lambda data, ctx: Success(1), approval=policy)
+        service = create_service(name="work", description="x", actions=[pay])
+        self.engine: Engine = create_engine(services=[service], storage=storage)
+
+    def do(self, name: str, payload: Mapping[str, Any], actor: Actor = BOSS) -> Any:
+        service, _, action = name.partition(".")
+        return self.engine.execute_action(service, action, payload, RequestContext(self.tenant, actor))
+
+    def approvals(self, number: int, **changes: Any) -> None:
+        """Add approvals that are like one which was asked for."""
+        self.do("work.pay", {"amount": 1}, ANN)
+        (newest,) = self.records(APPROVALS, 1)
+        fill(
+            self.storage,
+            self.tenant,
+            APPROVALS,
+            [(id, {**newest.data, "id": id, **changes}) for id in (str(uuid7()) for _ in range(number))],
+        )
+
+    def records(self, collection: str, limit: int = 100) -> Any:
+        unit = self.storage.unit_of_work(self.tenant, str(uuid4()), "sync", read_only=True)
+        try:
+            return drive(unit.records(collection).list(limit=limit, descending=True))
+        finally:
+            drive(unit.rollback())
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyStorage]:
+    if request.param == "memory":
+        yield InMemoryStorage()
+    elif request.param == "sqlite":
+        with SQLiteStorage(tmp_path / "growth.db", pool_size=1, max_overflow=0) as sqlite:
+            yield sqlite
+    else:
+        database = request.getfixturevalue("postgres_database")
+        with PostgresStorage(database.app_url, pool_size=1, max_overflow=0) as postgres:
+            yield postgres
+
+
+def costs_the_same(
+    storage: AnyStorage, past: Callable[[Office, int], None], operation: Callable[[Office], object]
+) -> None:
+    """Expect that an operation does about as much with a long past as with a short one."""
+    counts = []
+    for number in (FEW, MANY):
+        office = Office(storage)
+        past(office, number)
+        counts.append(count(storage, office.tenant, partial(operation, office)))
+    few, many = counts
+    assert few.keys() == many.keys()
+    assert all(many[name] <= 1.5 * few[name] + 20 for name in few), counts
+
+
+def decided(office: Office, number: int) -> None:
+    office.approvals(number, status="approved", requested_by="human:bob", requester={"type": "human", "id": "bob"})
+    office.approvals(1)
+
+
+def somebody_elses(office: Office, number: int) -> None:
+    office.approvals(number, requested_by="human:bob", requester={"type": "human", "id": "bob"})
+
+
+def expired(office: Office, number: int) -> None:
+    office.approvals(number, expires_at=(datetime.now(UTC) - timedelta(days=1)).isoformat())
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"status": "pending"},
+        {"status": "rejected"},
+        {"status": "expired"},
+        {"requested_by": "human:ann"},
+        {"requested_by": "human:ann", "status": "pending"},
+        {"requested_by": "human:nobody"},
+        {"limit": 1},
+        {},
+    ],
+    ids=str,
+)
+def test_a_list_of_approvals_does_not_read_those_that_were_decided(storage: AnyStorage, asked: dict[str, Any]) -> None:
+    costs_the_same(storage, decided, lambda office: office.do("approvals.list", asked).unwrap())
+
+
+@pytest.mark.parametrize("asked", [{}, {"status": "pending"}, {"status": "expired"}], ids=str)
+def test_who_may_see_no_approval_costs_no_more_than_others(storage: AnyStorage, asked: dict[str, Any]) -> None:
+    stranger = Actor.human("eve")
+
+    def look(office: Office) -> None:
+        page = office.do("approvals.list", asked, stranger).unwrap()
+        assert page.items == ()
+
+    costs_the_same(storage, somebody_elses, look)
+
+
+@pytest.mark.parametrize("status", ["pending", "expired"])
+def test_a_page_looks_at_so_many_approvals_that_have_expired(storage: AnyStorage, status: str) -> None:
+    costs_the_same(storage, expired, lambda office: office.do("approvals.list", {"status": status}).unwrap())
