@@ -7,19 +7,19 @@ has a deadline. A connection that misses it is closed, and its pool drops those 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from math import ceil, inf
 from time import monotonic
 from typing import Any, NamedTuple
 
 import psycopg
-from psycopg.waiting import Ready, Wait
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, ExceptionContext
 
 from actionengine.errors import ConfigurationError
+from actionengine.storage.postgres.connecting import resolve_names, socket_options
 from actionengine.storage.postgres.driver import milliseconds
-from actionengine.storage.postgres.generators import NoAnswer
+from actionengine.storage.postgres.generators import NoAnswer, checked
 
 CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 10.0
@@ -79,31 +79,20 @@ class BoundedConnection(psycopg.Connection[Any]):
 
     def wait(self, gen: Any, *arguments: Any, **options: Any) -> Any:
         """Wait for the server's part of a statement. Raises `NoAnswer` when the server is silent for too long."""
+        deadline = monotonic() + self.answer_timeout
+
+        def check(is_heard: bool) -> None:
+            if self.switch is not None and self.switch.is_off.is_set():
+                raise NoAnswer("this process has ceased to wait for an answer, because it stops")
+            if not is_heard and monotonic() > deadline:
+                raise NoAnswer(f"the database did not answer within {self.answer_timeout:g} s (answer_timeout)")
+
         try:
-            return super().wait(self._bounded(gen), *arguments, **options)
+            return super().wait(checked(gen, check), *arguments, **options)
         except NoAnswer:
             # What comes later would be taken for the answer to something else.
             self.close()
             raise
-
-    def _bounded(self, gen: Generator[Wait, Ready | int, Any]) -> Generator[Wait, Ready | int, Any]:
-        deadline = monotonic() + self.answer_timeout
-        try:
-            wait = next(gen)
-            while True:
-                ready = yield wait
-                if not ready:
-                    self._check(deadline)
-                else:
-                    wait = gen.send(ready)
-        except StopIteration as end:
-            return end.value
-
-    def _check(self, deadline: float) -> None:
-        if self.switch is not None and self.switch.is_off.is_set():
-            raise NoAnswer("this process has ceased to wait for an answer, because it stops")
-        if monotonic() > deadline:
-            raise NoAnswer(f"the database did not answer within {self.answer_timeout:g} s (answer_timeout)")
 
 
 def open_postgres(url: URL, bounds: Bounds, *, size: int, overflow: int = 0, switch: Switch | None = None) -> Engine:
@@ -124,6 +113,7 @@ def open_postgres(url: URL, bounds: Bounds, *, size: int, overflow: int = 0, swi
     def connect(dialect: Any, record: Any, arguments: Any, options: Any) -> BoundedConnection:
         if switch is not None and switch.is_off.is_set():
             raise DurableUnavailable("this process has stopped")
+        resolve_names(dialect, record, arguments, options)
         connection = BoundedConnection.connect(*arguments, **options)
         connection.answer_timeout = bounds.answer_timeout
         connection.switch = switch
@@ -170,13 +160,6 @@ def _closed_by(switch: Switch) -> Callable[[Any, Any], None]:
 
 def _connect_arguments(url: URL, bounds: Bounds) -> dict[str, Any]:
     """Return the arguments of a connection which the URL does not give."""
-    arguments = {
-        "connect_timeout": ceil(bounds.connect_timeout),
-        "application_name": "actionengine",
-        # For what is sent and never acknowledged, and for connections that nobody uses.
-        "tcp_user_timeout": int(bounds.answer_timeout * 1000),
-        "keepalives_idle": 30,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
-    }
-    return {name: value for name, value in arguments.items() if name not in url.query}
+    arguments = {"connect_timeout": ceil(bounds.connect_timeout), "application_name": "actionengine"}
+    given = {name: value for name, value in arguments.items() if name not in url.query}
+    return {**given, **socket_options(url, bounds.answer_timeout)}
