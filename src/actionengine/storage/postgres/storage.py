@@ -61,7 +61,8 @@ class PostgresStorage(SQLStorage):
         pool_timeout: seconds to wait for a free connection; then `unavailable`.
         connect_timeout: seconds to wait for a new connection; then `unavailable`.
         answer_timeout: seconds to wait for the answer to one of the library's own statements, locks included; then
-            `unavailable`, and the connection is given up.
+            `unavailable`, and the connection is given up. After a handler's statement was silent for so long, the
+            server is asked whether it works on it.
         statement_timeout: seconds that one statement may take; then `timeout`. None leaves it to the server.
         lock_timeout: seconds that a statement may wait for a lock; then `conflict`. None leaves it to the server.
         application_name: as it stands in `pg_stat_activity`.
