@@ -18,7 +18,9 @@ from multiprocessing.connection import Connection
 import psycopg
 
 from actionengine.events.relay import Relay
+from actionengine.storage.port import EVENTS
 from actionengine.storage.postgres.outbox import SLEEP, WAKE
+from actionengine.storage.postgres.statements import SLEEP_LOCKS
 from actionengine.storage.postgres.storage import PostgresStorage
 from benchmarks.outbox import Taker
 from benchmarks.postgres import MORE_EVENTS, PAYLOAD, Application, Bench, database, with_workers
@@ -67,11 +69,11 @@ def _relays(app: Application, made: Bench, workers: int, seconds: float) -> list
     with _sleeper(made) as sleeper, in_process(_relay, made.app_url) as relay:
 
         def asleep(calls: int) -> float:
-            sleeper.execute(SLEEP)
+            sleeper.execute(SLEEP, (SLEEP_LOCKS[EVENTS],))
             try:
                 return write(calls)
             finally:
-                sleeper.execute(WAKE)
+                sleeper.execute(WAKE, (SLEEP_LOCKS[EVENTS],))
 
         def busy(calls: int) -> float:
             _tell(relay, "run")

@@ -34,7 +34,7 @@ from actionengine.storage.port import (
 )
 from actionengine.storage.postgres.driver import Driver, Row, Statement, milliseconds
 from actionengine.storage.postgres.rows import array, event_row, taken_event, tenant_text
-from actionengine.storage.postgres.statements import SLEEP_LOCKS
+from actionengine.storage.postgres.statements import CHANNELS, SLEEP_LOCKS
 from actionengine.storage.postgres.waiting import is_lost
 from actionengine.storage.records import event_id
 from actionengine.storage.signals import Signal
@@ -292,7 +292,7 @@ class PostgresOutbox:
     def _wait(self, seconds: float) -> None:
         try:
             if not self._is_listening:
-                self._execute((f"LISTEN ae_outbox_{self._queue}", ()))
+                self._execute((f"LISTEN {CHANNELS[self._queue]}", ()))
                 self._is_listening = True
             has_lock = self._is(SLEEP, self._sleep_lock)
             ((due_in,),) = self._execute((NEXT, (self._queue, self._storage._signature("relay"))))

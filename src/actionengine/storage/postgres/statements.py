@@ -291,9 +291,11 @@ _HORIZON = """horizon AS MATERIALIZED (
 )"""
 _WAKE = """,
         CASE WHEN NOT pg_catalog.pg_try_advisory_xact_lock_shared(1634037602, {lock})
-            THEN pg_catalog.pg_notify('ae_outbox_{queue}', '') END"""
+            THEN pg_catalog.pg_notify('{channel}', '') END"""
 SLEEP_LOCKS = {EVENTS: 64, WORKFLOWS: 192, TRIGGERS: 320}
 """The locks of relays that sleep. A queue's 64 locks of partitions begin 64 before; `ae_outbox_take` has them too."""
+CHANNELS = {EVENTS: "ae_outbox", WORKFLOWS: "ae_outbox_workflows", TRIGGERS: "ae_outbox_triggers"}
+"""Where relays that sleep listen; `ae_redrive` and `ae_skip` have them too."""
 
 _LOG = """log AS (
     INSERT INTO public.ae_action_log (id, parent_id, tenant_id, actor_type, actor_id, approved_by, approval_id, source,
@@ -397,7 +399,7 @@ def record_statement(log: int, events: int, results: int, routes: tuple[str, ...
     the events come the types that go into each of the queues which the routes name."""
     parts: list[str] = []
     if events:
-        wakes = [_WAKE.format(lock=SLEEP_LOCKS[queue], queue=queue) for queue in (EVENTS, *routes)]
+        wakes = [_WAKE.format(lock=SLEEP_LOCKS[queue], channel=CHANNELS[queue]) for queue in (EVENTS, *routes)]
         parts.append(_HORIZON.format(wakes="".join(wakes)))
     if log:
         parts.append(_LOG.format(rows=", ".join([_LOG_ROW] * log)))

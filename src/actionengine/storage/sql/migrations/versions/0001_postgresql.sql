@@ -1076,7 +1076,7 @@ BEGIN
     WHERE e.tenant_id = o.tenant_id AND e.position = o.position AND o.queue = of_queue AND o.dead_at IS NOT NULL
         AND CASE WHEN ids IS NULL THEN NOT o.skipped ELSE e.id = ANY(ids) END;
     GET DIAGNOSTICS changed = ROW_COUNT;
-    PERFORM pg_notify('ae_outbox_' || of_queue, '');
+    PERFORM pg_notify(CASE of_queue WHEN 'events' THEN 'ae_outbox' ELSE 'ae_outbox_' || of_queue END, '');
     RETURN changed;
 END $$;
 
@@ -1092,7 +1092,7 @@ BEGIN
     WHERE e.tenant_id = o.tenant_id AND e.position = o.position AND o.queue = of_queue AND o.dead_at IS NOT NULL
         AND NOT o.skipped AND e.id = ANY(ids);
     GET DIAGNOSTICS changed = ROW_COUNT;
-    PERFORM pg_notify('ae_outbox_' || of_queue, '');
+    PERFORM pg_notify(CASE of_queue WHEN 'events' THEN 'ae_outbox' ELSE 'ae_outbox_' || of_queue END, '');
     RETURN changed;
 END $$;
 
