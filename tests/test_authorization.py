@@ -316,3 +316,44 @@ def test_the_decision_is_what_the_rules_say(
     tenant = storage.create_tenant(slug="acme", name="Acme")
     request = AccessRequest(tenant, Actor.human("x", held, own), "s.a", (), asked, resource, False, "sync")
     assert decide(request, (), table).allowed is (allowed and not denied)
+
+
+def test_a_role_that_was_deleted_comes_back_to_nobody(engine_of: EngineOf, execute: Execute, acme: Tenant) -> None:
+    engine = engine_of()
+    admin = RequestContext(acme, Actor.human("admin", permissions=["*", "roles.manage"]))
+    ann = {"actor_type": "human", "actor_id": "ann"}
+
+    def do(action: str, **payload: Any) -> Any:
+        return execute(engine, f"roles.{action}", payload, admin)
+
+    for role in ("lead", "clerk"):
+        do("define", name=role).unwrap()
+        do("assign", **ann, role=role).unwrap()
+    do("delete", name="lead").unwrap()
+    assert do("of_actor", **ann).unwrap().roles == ("clerk",)
+    do("define", name="lead").unwrap()
+    assert do("of_actor", **ann).unwrap().roles == ("clerk",)
+    assert do("unassign", **ann, role="lead").failure().code is ErrorCode.NOT_FOUND
+    assert do("assign", **ann, role="lead").unwrap().roles == ("clerk", "lead")
+    assert do("define", name="lead", description="of a team").unwrap().description == "of a team"
+    assert do("of_actor", **ann).unwrap().roles == ("clerk", "lead")
+
+
+def test_a_role_that_is_deleted_while_it_is_assigned_is_not_assigned(
+    engine_of: EngineOf, storage: InMemoryStorage, acme: Tenant
+) -> None:
+    admin = RequestContext(acme, Actor.human("admin", permissions=["*", "roles.manage"]))
+    ann = {"actor_type": "human", "actor_id": "ann"}
+
+    def assign(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+        answer = ctx.execute("roles", "assign", {**ann, "role": "lead"})
+        running[0].execute_action("roles", "delete", {"name": "lead"}, admin).unwrap()
+        running[0].execute_action("roles", "define", {"name": "lead"}, admin).unwrap()
+        return answer
+
+    running = [engine_of(create_action(name="assign", description="", handler=assign))]
+    engine = running[0]
+    engine.execute_action("roles", "define", {"name": "lead"}, admin).unwrap()
+    engine.execute_action("work", "assign", {}, admin).unwrap()
+
+    assert engine.execute_action("roles", "of_actor", ann, admin).unwrap().roles == ()

@@ -26,7 +26,8 @@ from actionengine import (
     create_service,
 )
 from actionengine.driving import drive
-from actionengine.storage.port import APPROVALS
+from actionengine.names import fold
+from actionengine.storage.port import APPROVALS, ROLE_ASSIGNMENTS, ROLES
 from tests.growth import AnyStorage, count, fill
 
 FEW, MANY = 60, 960
@@ -142,3 +143,69 @@ def test_who_may_see_no_approval_costs_no_more_than_others(storage: AnyStorage, 
 @pytest.mark.parametrize("status", ["pending", "expired"])
 def test_a_page_looks_at_so_many_approvals_that_have_expired(storage: AnyStorage, status: str) -> None:
     costs_the_same(storage, expired, lambda office: office.do("approvals.list", {"status": status}).unwrap())
+
+
+# Roles
+
+
+def roles_and_holders(office: Office, number: int) -> None:
+    rule = {"permission": "notes.read", "resource": None}
+    names = [f"role {each:05}" for each in range(number)]
+    fill(
+        office.storage,
+        office.tenant,
+        ROLES,
+        [
+            (
+                name,
+                {"name": name, "description": "", "allow": [rule], "deny": [], "folded_name": fold(name), "id": name},
+            )
+            for name in names
+        ],
+    )
+    holder = {"roles": names[:1], "role_ids": {names[0]: names[0]}}
+    fill(office.storage, office.tenant, ROLE_ASSIGNMENTS, [(f"human:{name}", holder) for name in names])
+
+
+ADMIN = Actor.human("admin", permissions=["roles.*", "notes.*"])
+READER = {"name": "role 00000", "allow": [{"permission": "notes.read"}]}
+HOLDER = {"actor_type": "human", "actor_id": "role 00007"}
+
+
+def define_another(office: Office) -> str:
+    name = f"another {uuid4().hex}"
+    office.do("roles.define", {"name": name, "allow": [{"permission": "notes.read"}]}, ADMIN).unwrap()
+    return name
+
+
+def delete_another(office: Office) -> None:
+    office.do("roles.delete", {"name": define_another(office)}, ADMIN).unwrap()
+
+
+def reassign(office: Office) -> None:
+    office.do("roles.unassign", {**HOLDER, "role": "role 00000"}, ADMIN).unwrap()
+    office.do("roles.assign", {**HOLDER, "role": "role 00000"}, ADMIN).unwrap()
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        define_another,
+        delete_another,
+        reassign,
+        lambda office: office.do("roles.define", READER, ADMIN).unwrap(),
+        lambda office: office.do("roles.of_actor", HOLDER, ADMIN).unwrap(),
+        lambda office: office.do("roles.list", {"limit": 5}, ADMIN).unwrap(),
+    ],
+    ids=["define", "delete", "reassign", "redefine", "of_actor", "list"],
+)
+def test_a_role_costs_no_more_among_many(storage: AnyStorage, operation: Callable[[Office], object]) -> None:
+    costs_the_same(storage, roles_and_holders, operation)
+
+
+def test_to_delete_a_role_of_many_costs_no_more(storage: AnyStorage) -> None:
+    def delete(office: Office) -> None:
+        office.do("roles.define", READER, ADMIN).unwrap()
+        office.do("roles.delete", {"name": READER["name"]}, ADMIN).unwrap()
+
+    costs_the_same(storage, roles_and_holders, delete)

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from actionengine.authorization.cache import BoundedCache, Entry
 from actionengine.authorization.port import AccessRequest, Decision
 from actionengine.authorization.rules import Role, Rule, decide, decide_without_roles, needs_roles
-from actionengine.storage.port import ROLE_ASSIGNMENTS, ROLES, Storage, UnitOfWork
+from actionengine.context import Actor
+from actionengine.storage.port import ROLE_ASSIGNMENTS, ROLES, AsyncRecords, Record, Storage
 from actionengine.storage.records import is_id
 
 CACHE_BYTES = 16 * 1024 * 1024
@@ -74,16 +75,25 @@ class RBACAuthorizer:
         unit_of_work = self._storage.unit_of_work(request.tenant, "", request.mode, read_only=True)
         try:
             record = await unit_of_work.records(ROLE_ASSIGNMENTS).get(str(request.actor))
-            names = tuple(record.data["roles"]) if record is not None else ()
-            return AssignedRoles(names, await _load_roles(unit_of_work, {*request.actor.roles, *names}))
+            return await load_roles(request.actor, record, unit_of_work.records(ROLES))
         finally:
             await unit_of_work.rollback()
 
 
-async def _load_roles(unit_of_work: UnitOfWork, names: set[str]) -> dict[str, Role]:
+async def load_roles(actor: Actor, assignment: Record | None, roles: AsyncRecords) -> AssignedRoles:
+    """Return the roles of an actor with this document of its assignments.
+
+    A role that was deleted is assigned to nobody, whatever the document says, and neither is one that was made under
+    its name since: a document names the role's id too.
+    """
+    names = [] if assignment is None else assignment.data["roles"]
+    ids = {} if assignment is None else assignment.data.get("role_ids", {})
     # A host's token may name what no role can be called.
-    records = [await unit_of_work.records(ROLES).get(name) for name in sorted(filter(is_id, names))]
-    return {record.id: role_of(record.data) for record in records if record is not None}
+    read = [await roles.get(name) for name in sorted({*filter(is_id, actor.roles), *names})]
+    found = {record.id: record for record in read if record is not None}
+    held = [name for name in names if name not in ids or (name in found and found[name].data.get("id") == ids[name])]
+    rules = {name: role_of(found[name].data) for name in (*actor.roles, *held) if name in found}
+    return AssignedRoles(tuple(held), rules)
 
 
 def _question(request: AccessRequest) -> Hashable:

@@ -6,23 +6,23 @@ one, nor by taking away a deny rule. Full power is the exception: `roles.manage`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from returns.result import Result, Success
+from uuid_utils import uuid7
 
 from actionengine.action_context import ActionContext
 from actionengine.actions import Service, create_action, create_service
-from actionengine.authorization.rbac import role_of
+from actionengine.authorization.rbac import load_roles, role_of
 from actionengine.authorization.rules import Rights, Role, Rule
-from actionengine.context import ActorType
+from actionengine.context import Actor, ActorType
 from actionengine.errors import ActionError, ErrorCode, failing
 from actionengine.names import clean, fold
 from actionengine.plan import native
-from actionengine.services.access import access_of
-from actionengine.storage.pages import MAX_PAGE
-from actionengine.storage.port import ROLE_ASSIGNMENTS, ROLES, AsyncRecords
+from actionengine.services.access import SystemAccess, access_of
+from actionengine.storage.port import ROLE_ASSIGNMENTS, ROLES, AsyncRecords, Record
 
 READ_PERMISSION = "roles.read"
 MANAGE_PERMISSION = "roles.manage"
@@ -120,11 +120,12 @@ async def _define(data: RoleInput, ctx: ActionContext) -> Result[DefinedRole, Ac
     added = _beyond(after.allow, before.allow)
     freed = _beyond(before.deny, after.deny)
     await _check_holds(ctx, (*added, *freed))
+    document = {**data.model_dump(), "folded_name": fold(data.name)}
     if current is None:
         await _check_name(data.name, records)
-        await records.insert(data.model_dump(), data.name)
+        await records.insert({**document, "id": str(uuid7())}, data.name)
     else:
-        await records.update(data.name, data.model_dump(), current.version)
+        await records.update(data.name, {**document, "id": current.data.get("id")}, current.version)
     known = [Rule(permission) for permission in access.known_permissions()]
     rules = map(Rule, dict.fromkeys(rule.permission for rule in (*data.allow, *data.deny)))
     unknown = tuple(rule.permission for rule in rules if not any(rule.meets(each) for each in known))
@@ -134,7 +135,7 @@ async def _define(data: RoleInput, ctx: ActionContext) -> Result[DefinedRole, Ac
 @native
 async def _list(data: Page, ctx: ActionContext) -> Result[tuple[RoleInput, ...], ActionError]:
     page = await access_of(ctx).records(ROLES).list(limit=data.limit, after=data.after)
-    return Success(tuple(RoleInput(**record.data) for record in page))
+    return Success(tuple(map(_role, page)))
 
 
 @native
@@ -144,8 +145,8 @@ async def _delete(data: RoleName, ctx: ActionContext) -> Result[None, ActionErro
     if current is None:
         raise _no_role(data.name)
     await _check_holds(ctx, role_of(current.data).deny)
+    # Nobody has it from now on, nor another one that is made under its name: assignments name its id.
     await records.delete(data.name, current.version)
-    await _take_from_everybody(data.name, access_of(ctx).records(ROLE_ASSIGNMENTS))
     return Success(None)
 
 
@@ -156,15 +157,11 @@ async def _assign(data: Assignment, ctx: ActionContext) -> Result[AssignedRoles,
     role = await access.records(ROLES).get(data.role)
     if role is None:
         raise _no_role(data.role)
-    records = access.records(ROLE_ASSIGNMENTS)
-    version, roles = await _assigned(records, data)
+    record, roles = await _assigned(access, data)
     if data.role not in roles:
         await _check_holds(ctx, role_of(role.data).allow, data.role)
         roles = (*roles, data.role)
-        if version == 0:
-            await records.insert({"roles": roles}, _key(data))
-        else:
-            await records.update(_key(data), {"roles": roles}, version)
+        await _write(access, data, record, roles, {data.role: role.data.get("id")})
     return Success(_answer(data, roles))
 
 
@@ -172,21 +169,20 @@ async def _assign(data: Assignment, ctx: ActionContext) -> Result[AssignedRoles,
 async def _unassign(data: Assignment, ctx: ActionContext) -> Result[AssignedRoles, ActionError]:
     access = access_of(ctx)
     await ctx.authorize_async(MANAGE_PERMISSION, f"role/{data.role}")
-    records = access.records(ROLE_ASSIGNMENTS)
-    version, roles = await _assigned(records, data)
+    record, roles = await _assigned(access, data)
     if data.role not in roles:
         raise failing(ErrorCode.NOT_FOUND, f"{_key(data)} does not have the role {data.role!r}")
     role = await access.records(ROLES).get(data.role)
     if role is not None:
         await _check_holds(ctx, role_of(role.data).deny)
     roles = tuple(role for role in roles if role != data.role)
-    await records.update(_key(data), {"roles": roles}, version)
+    await _write(access, data, record, roles, {})
     return Success(_answer(data, roles))
 
 
 @native
 async def _of_actor(data: ActorReference, ctx: ActionContext) -> Result[AssignedRoles, ActionError]:
-    _, roles = await _assigned(access_of(ctx).records(ROLE_ASSIGNMENTS), data)
+    _, roles = await _assigned(access_of(ctx), data)
     return Success(_answer(data, roles))
 
 
@@ -199,8 +195,7 @@ async def _check_holds(ctx: ActionContext, rules: Iterable[Rule], role: str | No
     if actor.type == "system":
         return
     record = await access.records(ROLE_ASSIGNMENTS).get(str(actor))
-    assigned = tuple(record.data["roles"]) if record is not None else ()
-    rights = Rights.of(actor, assigned, await _defined(access.records(ROLES)))
+    rights = Rights.of(actor, *await load_roles(actor, record, access.records(ROLES)))
     if rights.include(FULL_POWER):
         return
     wanting = [str(rule) for rule in rules if not rights.include(rule)]
@@ -221,35 +216,35 @@ def _beyond(rules: Iterable[Rule], others: Sequence[Rule]) -> list[Rule]:
 
 async def _check_name(name: str, roles: AsyncRecords) -> None:
     """Raise `ActionException(conflict)` for the name of a new role that looks like another one's."""
-    like = next((other for other in await _defined(roles) if fold(other) == fold(name)), None)
-    if like is not None:
-        raise failing(ErrorCode.CONFLICT, f"there is a role {like!r}, which looks like {name!r}", role=like)
+    for like in await roles.list({"folded_name": fold(name)}, limit=1):
+        raise failing(ErrorCode.CONFLICT, f"there is a role {like.id!r}, which looks like {name!r}", role=like.id)
 
 
-async def _defined(roles: AsyncRecords) -> dict[str, Role]:
-    """Return the tenant's roles by name."""
-    found: dict[str, Role] = {}
-    after: str | None = None
-    while page := await roles.list(limit=MAX_PAGE, after=after):
-        found.update({record.id: role_of(record.data) for record in page})
-        after = page[-1].id
-    return found
+def _role(record: Record) -> RoleInput:
+    return RoleInput(**{name: record.data[name] for name in RoleInput.model_fields if name in record.data})
 
 
-async def _take_from_everybody(role: str, assignments: AsyncRecords) -> None:
-    """Whoever had it does not have it again when a role of that name is made one day."""
-    after: str | None = None
-    while page := await assignments.list(limit=1000, after=after):
-        for record in page:
-            if role in record.data["roles"]:
-                left = [name for name in record.data["roles"] if name != role]
-                await assignments.update(record.id, {"roles": left}, record.version)
-        after = page[-1].id
+async def _assigned(access: SystemAccess, actor: Assignment | ActorReference) -> tuple[Record | None, tuple[str, ...]]:
+    """Return the document of an actor's assignments, and the names of the roles that it gives."""
+    record = await access.records(ROLE_ASSIGNMENTS).get(_key(actor))
+    held = await load_roles(Actor(actor.actor_type, actor.actor_id), record, access.records(ROLES))
+    return record, held.names
 
 
-async def _assigned(records: AsyncRecords, actor: Assignment | ActorReference) -> tuple[int, tuple[str, ...]]:
-    record = await records.get(_key(actor))
-    return (record.version, tuple(record.data["roles"])) if record else (0, ())
+async def _write(
+    access: SystemAccess,
+    actor: Assignment | ActorReference,
+    record: Record | None,
+    roles: Sequence[str],
+    new_ids: Mapping[str, str | None],
+) -> None:
+    ids = {**(record.data.get("role_ids", {}) if record is not None else {}), **new_ids}
+    document = {"roles": roles, "role_ids": {name: ids[name] for name in roles if ids.get(name) is not None}}
+    records = access.records(ROLE_ASSIGNMENTS)
+    if record is None:
+        await records.insert(document, _key(actor))
+    else:
+        await records.update(record.id, document, record.version)
 
 
 def _answer(actor: Assignment | ActorReference, roles: tuple[str, ...]) -> AssignedRoles:
