@@ -376,9 +376,9 @@ def test_the_directory_is_asked_once_for_many_events_of_tenants_known_or_not(acm
     class Counting(InMemoryStorage):
         asked = 0
 
-        def list_tenants(self) -> Any:
+        def list_tenants(self, **page: Any) -> Any:
             self.asked += 1
-            return super().list_tenants()
+            return super().list_tenants(**page)
 
     storage = Counting()
     known, unknown = storage.create_tenant(slug="acme", name="Acme"), acme
@@ -409,7 +409,7 @@ def test_an_event_of_a_deleted_tenant_is_not_taken_in(any_storage: AnyStorage) -
 
 def test_a_directory_that_is_out_of_reach_is_unavailable(acme: Tenant) -> None:
     class OutOfReach(InMemoryStorage):
-        def list_tenants(self) -> Any:
+        def list_tenants(self, **page: Any) -> Any:
             raise StorageUnavailable("gone")
 
     engine = stock_engine(OutOfReach())

@@ -113,6 +113,10 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
     "ae_snapshots_version": rows(SNAPSHOTS, "project_id", "record_type_key", order="version"),
     "ae_relays_pkey": ("SELECT FROM public.ae_relays WHERE id = %s", ["{tenant}"]),
     "ae_tenants_pkey": ("SELECT FROM public.ae_tenants WHERE tenant_id = %s", ["{tenant}"]),
+    "ae_tenants_open": (
+        "SELECT FROM public.ae_tenants WHERE deleted_at IS NULL AND slug > %s ORDER BY slug LIMIT 10",
+        ["acme"],
+    ),
     "ae_tenants_slug": ("SELECT FROM public.ae_tenants WHERE slug = %s", ["acme"]),
     "ae_signing_keys_pkey": ("SELECT FROM public.ae_signing_keys WHERE id = %s", ["id"]),
     "ae_migrations_pkc": ("SELECT FROM public.ae_migrations WHERE version_num = %s", ["ae_0001"]),
@@ -123,6 +127,7 @@ OPERATORS = {
     "ae_outbox_held",
     "ae_relays_pkey",
     "ae_tenants_pkey",
+    "ae_tenants_open",
     "ae_tenants_slug",
     "ae_signing_keys_pkey",
     "ae_migrations_pkc",

@@ -51,6 +51,8 @@ TABLES = (
 
 
 def put(data: Any, ctx: ActionContext) -> Result[Any, Any]:
+    # One that has keys, too.
+    ctx.records("workflow_assignments").insert({"assignee": ctx.tenant.slug}, "a1")
     return Success(ctx.records("notes").insert({"of": ctx.tenant.slug}, "n1").id)
 
 

@@ -27,6 +27,7 @@ from actionengine.cli.protection import find_problems
 from actionengine.cli.relay import relay
 from actionengine.cli.runner import runner
 from actionengine.cli.workflows import workflows
+from actionengine.storage.pages import MAX_PAGE
 from actionengine.storage.sql.migrations import HEAD, schema_version, sign, unsign, upgrade, upgrade_sql
 from actionengine.storage.sql.protection import protect
 from actionengine.storage.sqlite.storage import SQLiteStorage
@@ -194,8 +195,11 @@ def list_tenants(url: Url, signing_key: SigningKey = None) -> None:
     """List the tenants."""
     table = Table("id", "slug")
     with storage_at(url, signing_key) as storage:
-        for found in storage.list_tenants():
-            table.add_row(str(found.id), found.slug)
+        after = None
+        while page := storage.list_tenants(after=after, limit=MAX_PAGE):
+            for found in page:
+                table.add_row(str(found.id), found.slug)
+            after = page[-1].slug
     Console().print(table)
 
 

@@ -189,15 +189,16 @@ class InMemoryStorage:
         """The same."""
         return self.delete_tenant(slug=slug)
 
-    def list_tenants(self) -> Sequence[Tenant]:
-        """All tenants, by slug."""
+    def list_tenants(self, *, after: str | None = None, limit: int | None = None) -> Sequence[Tenant]:
+        """All tenants, by slug; or a page of them: up to `limit` (1 000 at most) after the slug `after`."""
         with self._lock:
             tenants = [tenant for tenant in self._tenants.values() if not self._is_deleted(tenant)]
-        return sorted(tenants, key=attrgetter("slug"))
+        found = sorted((each for each in tenants if each.slug > (after or "")), key=attrgetter("slug"))
+        return found if limit is None else found[: page_size(limit)]
 
-    async def list_tenants_async(self) -> Sequence[Tenant]:
+    async def list_tenants_async(self, *, after: str | None = None, limit: int | None = None) -> Sequence[Tenant]:
         """The same."""
-        return self.list_tenants()
+        return self.list_tenants(after=after, limit=limit)
 
     def read_events(
         self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None

@@ -568,10 +568,10 @@ class Storage(Protocol):
     async def delete_tenant_async(self, *, slug: str) -> bool:
         """The same."""
 
-    def list_tenants(self) -> Sequence[Tenant]:
-        """All tenants, by slug."""
+    def list_tenants(self, *, after: str | None = None, limit: int | None = None) -> Sequence[Tenant]:
+        """All tenants, by slug; or a page of them: up to `limit` (1 000 at most) after the slug `after`."""
 
-    async def list_tenants_async(self) -> Sequence[Tenant]:
+    async def list_tenants_async(self, *, after: str | None = None, limit: int | None = None) -> Sequence[Tenant]:
         """The same."""
 
     def read_events(

@@ -54,6 +54,22 @@ class TenantConformance(Conformance):
         assert len({tenant.id for tenant in listed}) == 5
 
     @scenario
+    async def test_tenants_are_listed_in_pages(self, world: World) -> None:
+        slugs = [f"{a_slug()}-{number}" for number in range(5)]
+        for slug in slugs:
+            await world.create_tenant(slug=slug, name=slug)
+        await world.delete_tenant(slug=slugs[2])
+
+        everybody = [tenant.slug for tenant in await world.list_tenants()]
+        paged: list[str] = []
+        while page := await world.list_tenants(after=paged[-1] if paged else None, limit=max(2, len(everybody) // 3)):
+            paged += [tenant.slug for tenant in page]
+        # Others make tenants meanwhile.
+        assert [slug for slug in paged if slug in slugs] == sorted({*slugs} - {slugs[2]})
+        with refused(ErrorCode.INVALID_INPUT):
+            await world.list_tenants(limit=0)
+
+    @scenario
     async def test_a_taken_slug_is_a_conflict(self, world: World) -> None:
         slug = a_slug()
         made = await world.create_tenant(slug=slug, name="First")

@@ -92,7 +92,7 @@ class World(ABC):
         """`Storage.delete_tenant`."""
 
     @abstractmethod
-    async def list_tenants(self) -> Sequence[Tenant]:
+    async def list_tenants(self, *, after: str | None = None, limit: int | None = None) -> Sequence[Tenant]:
         """`Storage.list_tenants`."""
 
     @abstractmethod
@@ -194,9 +194,9 @@ class SyncWorld(World):
         """`Storage.delete_tenant`."""
         return self.storage.delete_tenant(slug=slug)
 
-    async def list_tenants(self) -> Sequence[Tenant]:
+    async def list_tenants(self, *, after: str | None = None, limit: int | None = None) -> Sequence[Tenant]:
         """`Storage.list_tenants`."""
-        return self.storage.list_tenants()
+        return self.storage.list_tenants(after=after, limit=limit)
 
     async def read_events(
         self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
@@ -251,9 +251,9 @@ class AsyncWorld(World):
         """`Storage.delete_tenant`."""
         return await self.storage.delete_tenant_async(slug=slug)
 
-    async def list_tenants(self) -> Sequence[Tenant]:
+    async def list_tenants(self, *, after: str | None = None, limit: int | None = None) -> Sequence[Tenant]:
         """`Storage.list_tenants_async`."""
-        return await self.storage.list_tenants_async()
+        return await self.storage.list_tenants_async(after=after, limit=limit)
 
     async def read_events(
         self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None

@@ -244,9 +244,11 @@ class PostgresStorage(SQLStorage):
         ((deleted,),) = self._query(mode, "SELECT public.ae_delete_tenant(%s, %s)", parameters)
         return bool(deleted)
 
-    def _list_tenants(self, mode: Mode) -> Sequence[Tenant]:
-        signature = self._signature("list_tenants")
-        rows = self._query(mode, "SELECT tenant_id, slug FROM public.ae_list_tenants(%s)", (signature,))
+    def _list_tenants(self, mode: Mode, after: str | None, limit: int | None) -> Sequence[Tenant]:
+        if after is not None and "\0" in after:
+            after = after.partition("\0")[0]
+        parameters = (self._signature("list_tenants"), after, limit)
+        rows = self._query(mode, "SELECT tenant_id, slug FROM public.ae_list_tenants(%s, %s, %s)", parameters)
         return [Tenant(id, slug) for id, slug in rows]
 
     def _purge_expired_keys(self, limit: int, mode: Mode) -> int:

@@ -98,13 +98,13 @@ class SQLStorage(ABC):
         """The same."""
         return await self._run("async", self._delete_tenant, slug, "async")
 
-    def list_tenants(self) -> Sequence[Tenant]:
-        """All tenants, by slug."""
-        return drive(self._run("sync", self._list_tenants, "sync"))
+    def list_tenants(self, *, after: str | None = None, limit: int | None = None) -> Sequence[Tenant]:
+        """All tenants, by slug; or a page of them: up to `limit` (1 000 at most) after the slug `after`."""
+        return drive(self._run("sync", self._list_tenants, "sync", after, _page_size(limit)))
 
-    async def list_tenants_async(self) -> Sequence[Tenant]:
+    async def list_tenants_async(self, *, after: str | None = None, limit: int | None = None) -> Sequence[Tenant]:
         """The same."""
-        return await self._run("async", self._list_tenants, "async")
+        return await self._run("async", self._list_tenants, "async", after, _page_size(limit))
 
     def read_events(
         self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
@@ -230,7 +230,7 @@ class SQLStorage(ABC):
     def _delete_tenant(self, slug: str, mode: Mode) -> bool: ...
 
     @abstractmethod
-    def _list_tenants(self, mode: Mode) -> Sequence[Tenant]: ...
+    def _list_tenants(self, mode: Mode, after: str | None, limit: int | None) -> Sequence[Tenant]: ...
 
     @abstractmethod
     def _read_events(
@@ -269,6 +269,10 @@ class SQLStorage(ABC):
             if translated is error:
                 raise
             raise translated from error
+
+
+def _page_size(limit: int | None) -> int | None:
+    return None if limit is None else page_size(limit)
 
 
 _ALL: weakref.WeakSet[SQLStorage] = weakref.WeakSet()

@@ -150,8 +150,9 @@ RETURNING slug
 LIST_TENANTS = """
 SELECT tenant_id, slug
 FROM main.ae_tenants
-WHERE deleted_at IS NULL
+WHERE deleted_at IS NULL AND slug > ?
 ORDER BY slug
+LIMIT ?
 """
 
 IS_DELETED = """

@@ -296,8 +296,8 @@ class SQLiteStorage(SQLStorage):
     def _delete_tenant(self, slug: str, mode: Mode) -> bool:
         return bool(self._query(mode, DELETE_TENANT, (self.time_in(steady_now()), slug), writes=True))
 
-    def _list_tenants(self, mode: Mode) -> Sequence[Tenant]:
-        rows = self._query(mode, LIST_TENANTS, (), writes=False)
+    def _list_tenants(self, mode: Mode, after: str | None, limit: int | None) -> Sequence[Tenant]:
+        rows = self._query(mode, LIST_TENANTS, (after or "", -1 if limit is None else limit), writes=False)
         return [Tenant(UUID(id), slug) for id, slug in rows]
 
     def _purge_expired_keys(self, limit: int, mode: Mode) -> int:

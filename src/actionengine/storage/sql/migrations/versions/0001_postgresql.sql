@@ -63,6 +63,7 @@ CREATE TABLE public.ae_tenants (
     deleted_at timestamptz,
     CONSTRAINT ae_tenants_slug UNIQUE (slug)
 );
+CREATE INDEX ae_tenants_open ON public.ae_tenants (slug) WHERE deleted_at IS NULL;
 
 CREATE TABLE public.ae_documents (
     tenant_id  uuid             NOT NULL,
@@ -849,11 +850,17 @@ BEGIN
     RETURN FOUND;
 END $$;
 
-CREATE FUNCTION public.ae_list_tenants(signature text) RETURNS TABLE (tenant_id uuid, slug text)
+CREATE FUNCTION public.ae_list_tenants(signature text, later_than text DEFAULT NULL, most integer DEFAULT NULL)
+RETURNS TABLE (tenant_id uuid, slug text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM public.ae_operate('list_tenants', signature);
-    RETURN QUERY SELECT t.tenant_id, t.slug FROM public.ae_tenants t WHERE t.deleted_at IS NULL ORDER BY t.slug;
+    RETURN QUERY
+        SELECT t.tenant_id, t.slug
+        FROM public.ae_tenants t
+        WHERE t.deleted_at IS NULL AND t.slug > coalesce(later_than, '')
+        ORDER BY t.slug
+        LIMIT most;
 END $$;
 
 CREATE FUNCTION public.ae_purge_keys(most integer, signature text) RETURNS integer
@@ -1111,7 +1118,7 @@ REVOKE EXECUTE ON FUNCTION
     public.ae_find_tenant(text, text),
     public.ae_create_tenant(uuid, text, text, text),
     public.ae_delete_tenant(text, text),
-    public.ae_list_tenants(text),
+    public.ae_list_tenants(text, text, integer),
     public.ae_purge_keys(integer, text)
 FROM PUBLIC;
 

@@ -11,6 +11,8 @@ CREATE TABLE ae_tenants (
     deleted_at TEXT
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX ae_tenants_open ON ae_tenants (slug) WHERE deleted_at IS NULL;
+
 CREATE TABLE ae_documents (
     tenant_id  TEXT    NOT NULL,
     collection TEXT    NOT NULL,
@@ -328,8 +330,9 @@ BEGIN
     SELECT RAISE(ABORT, 'INSERT on ae_document_keys outside an action of its tenant: go through the engine');
 END;
 CREATE TRIGGER ae_document_keys_update BEFORE UPDATE ON ae_document_keys
+WHEN old.tenant_id IS NOT ae_writing_tenant() OR new.tenant_id IS NOT ae_writing_tenant()
 BEGIN
-    SELECT RAISE(ABORT, 'UPDATE on ae_document_keys: a key is added or removed');
+    SELECT RAISE(ABORT, 'UPDATE on ae_document_keys outside an action of its tenant: go through the engine');
 END;
 CREATE TRIGGER ae_document_keys_delete BEFORE DELETE ON ae_document_keys
 WHEN old.tenant_id IS NOT ae_writing_tenant()
