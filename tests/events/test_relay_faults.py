@@ -45,7 +45,7 @@ from tests.programs import ROOT
 from tests.waiting import wait_until
 
 BATCH = 20
-KILLS = 4
+KILLS = 3
 CAMPAIGN = 200
 PAUSES = 3
 STOPS = 2
