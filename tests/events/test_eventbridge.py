@@ -96,7 +96,9 @@ def test_events_arrive_as_cloudevents_of_their_type(moto_url: str, arrived: Call
     assert not publisher.publish(events)
 
     found = arrived()
-    assert sorted(message["detail-type"] for message in found) == ["job.booked"] * 23
+    # An answer that comes late, as on a busy machine, makes boto3 send again.
+    assert {message["detail"]["id"] for message in found} == {str(event.id) for event in events}
+    assert {message["detail-type"] for message in found} == {"job.booked"}
     assert {message["source"] for message in found} == {"actionengine"}
     by_id = {event.id: event for event in events}
     for message in found:
