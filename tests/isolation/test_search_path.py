@@ -57,13 +57,13 @@ def _statements() -> Iterator[tuple[str, str]]:
         yield f"log: by {column}", statement
     yield "rows: page", page_statement(ROWS, "ae_patch_ops", COLUMNS, CONDITIONS, ("id",))
     yield "rows: insert", insert_statement(ROWS, "ae_patch_ops", COLUMNS)
-    yield "rows: update", update_statement(ROWS, "ae_patch_ops", COLUMNS, ("id",))
+    yield "rows: update", update_statement(ROWS, "ae_patch_ops", COLUMNS, ("id",), 1)
     yield "rows: delete", delete_statement(ROWS, "ae_patch_ops", CONDITIONS)
 
 
 STATEMENTS = list(_statements())
 KEYWORDS = {"AND", "ANY", "ARRAY", "AS", "COALESCE", "EXISTS", "FROM", "INTO", "MATERIALIZED", "NOT", "OR", "SELECT"}
-KEYWORDS |= {"LATERAL", "OVER", "VALUES", "WHERE"}
+KEYWORDS |= {"LATERAL", "LIMIT", "OVER", "VALUES", "WHERE"}
 DEFINED = {"context", "given", "claimed", "place", "r", "subject", "new", "wanted"}
 """Names in the statements that parentheses follow: columns of theirs."""
 

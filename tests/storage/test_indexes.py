@@ -94,6 +94,7 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
         "SELECT schema FROM public.ae_record_types WHERE tenant_id = %s AND key = %s AND status = 'active'",
         ["{tenant}", "task"],
     ),
+    "ae_record_types_base_type": rows(RECORD_TYPES, "project_id", "base_type"),
     "ae_record_types_key": rows(RECORD_TYPES, "key"),
     "ae_record_types_d4_name": rows(RECORD_TYPES, "name"),
     "ae_changes_pkey": rows(CHANGES, "id"),
@@ -106,8 +107,8 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
     "ae_patch_ops_g1_gives": rows(PATCH_OPS, "change_id", "record_type_key", "gives", pending=True),
     "ae_patch_ops_executed": (
         "SELECT payload FROM public.ae_patch_ops WHERE tenant_id = %s AND project_id = %s AND record_type_key = %s"
-        " AND executed_at IS NOT NULL ORDER BY applied_version",
-        ["{tenant}", "p", "task"],
+        " AND applied_version > %s ORDER BY applied_version, position",
+        ["{tenant}", "p", "task", 0],
     ),
     "ae_snapshots_d5_one_per_change": rows(SNAPSHOTS, "change_id", "record_type_key"),
     "ae_snapshots_version": rows(SNAPSHOTS, "project_id", "record_type_key", order="version"),

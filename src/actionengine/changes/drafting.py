@@ -116,7 +116,7 @@ async def _check_others(store: Store, change: Row, op: PatchOp) -> None:
         # Of a compensation, several may be on one name: see `draft_compensation`.
         names = tuple(name + " " * number for number in range(_MOST_ON_A_NAME))
         pending = {"change_id": change["id"], "record_type_key": op.record_type, column: names, "executed_at": None}
-        for other in await store.ops.find(pending, columns=("id", "op_type", "payload"), limit=1):
+        for other in await store.ops.find(pending, columns=("id", "op_type", "payload")):
             raise conflict(
                 f"{op}: the pending op {other['id']} ({op_of(other)}) is about {name!r} too",
                 op_type=op.op_type,
@@ -137,7 +137,7 @@ async def draft_compensation(store: Store, change: Row, title: str | None, files
     paths = sorted({op["payload"]["file_path"] for op in executed if op["record_type_key"] is None})
     ops = [op for op in executed if op["record_type_key"] is not None]
     project_id, keys = change["project_id"], sorted({op["record_type_key"] for op in ops})
-    bases = await store.bases(project_id)
+    bases = await store.bases(project_id, keys)
     related = {*keys, *descendants(keys, bases), *(base for key in keys for base in ancestors(key, bases))}
     rows = await store.record_types.find({"project_id": project_id, "key": tuple(sorted(related))})
     types = {row["key"]: row for row in rows}

@@ -120,13 +120,13 @@ async def _types(store: Store, project_id: str, keys: set[str], lock: bool) -> d
     """These record types, those that they inherit from, and those that inherit from them."""
     if not keys:
         return {}
-    bases = await store.bases(project_id)
+    bases = await store.bases(project_id, keys)
     below = keys | descendants(keys, bases)
     rows = await store.record_types.find(
         {"project_id": project_id, "key": tuple(sorted(below))}, order=("key",), lock=lock
     )
     if lock:
-        bases = await store.bases(project_id)
+        bases = await store.bases(project_id, keys)
         if below != keys | descendants(keys, bases):
             raise SerializationFailure("a record type was derived from one that a change touches: run it again")
     above = {base for key in below for base in ancestors(key, bases)} - below

@@ -104,6 +104,7 @@ async def _schema_of_version(store: Store, record_type: Row, version: int) -> Sc
     made_by = await store.ops.find(
         {"project_id": record_type["project_id"], "record_type_key": record_type["key"], "applied_version": version},
         columns=("change_id",),
+        order=("applied_version", "position"),
         limit=1,
     )
     return SchemaAt(

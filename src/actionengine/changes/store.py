@@ -65,12 +65,34 @@ class Store:
         project_id, key = record_type["project_id"], record_type["key"]
         if record_type["base_type"] is None:
             return [record_type]
-        above = tuple(ancestors(key, await self.bases(project_id)))
-        return [record_type, *await self.record_types.find({"project_id": project_id, "key": above})]
+        bases = await self._with_ancestors(project_id, {key: record_type["base_type"]})
+        return [
+            record_type,
+            *await self.record_types.find({"project_id": project_id, "key": tuple(ancestors(key, bases))}),
+        ]
 
-    async def bases(self, project_id: str) -> dict[str, str | None]:
-        """The key of each record type of a project, with that of its base type."""
-        rows = await self.record_types.find({"project_id": project_id}, columns=TYPE_GRAPH, order=("key",))
+    async def bases(self, project_id: str, keys: Iterable[str]) -> dict[str, str | None]:
+        """Return the keys of these record types, of those that inherit from them, and of those that any of them
+        inherits from, each with the key of its base type: a statement for each generation."""
+        found: dict[str, str | None] = {}
+        rows = await self._bases_of(project_id, "key", keys)
+        while rows:
+            found |= rows
+            below = await self._bases_of(project_id, "base_type", rows)
+            rows = {key: base for key, base in below.items() if key not in found}
+        return await self._with_ancestors(project_id, found)
+
+    async def _with_ancestors(self, project_id: str, bases: dict[str, str | None]) -> dict[str, str | None]:
+        missing = {base for base in bases.values() if base is not None} - bases.keys()
+        while missing:
+            above = await self._bases_of(project_id, "key", missing)
+            bases = bases | above
+            missing = {base for base in above.values() if base is not None} - bases.keys()
+        return bases
+
+    async def _bases_of(self, project_id: str, column: str, keys: Iterable[str]) -> dict[str, str | None]:
+        where = {"project_id": project_id, column: tuple(sorted(keys))}
+        rows = await self.record_types.find(where, columns=TYPE_GRAPH, order=("key",))
         return {row["key"]: row["base_type"] for row in rows}
 
 

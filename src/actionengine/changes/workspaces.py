@@ -178,7 +178,7 @@ async def view_workspace(ctx: ActionContext, settings: FileSettings, change_id: 
 
 async def has_files(store: Store, change: Row) -> bool:
     """Whether a change is about files."""
-    return bool(await store.targets.find({"change_id": change["id"], "type": "file"}, columns=("id",), limit=1))
+    return bool(await store.targets.find({"change_id": change["id"], "type": "file"}, columns=("id",)))
 
 
 # What is on record

@@ -63,6 +63,10 @@ SELECT status, result, approval_id, asked
 FROM public.ae_claim(%s, %s, %s, %s, %s)
 """
 
+LIMIT = "(SELECT %s::pg_catalog.int8)"
+"""A limit that the planner does not know, so that it walks along an index in the order that is asked for. Of a tenant's
+rows it expects few: where it knew that all of them were wanted, it would read all, and sort them."""
+
 _ADD_DOCUMENT = """
 INSERT INTO public.ae_documents (tenant_id, collection, id, version, data, created_at, updated_at)
 VALUES (%s, %s, %s, 1, %s, %s, %s)
@@ -116,7 +120,7 @@ WHERE tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) 
                 FROM public.ae_document_keys
                 WHERE tenant_id OPERATOR(pg_catalog.=) %s AND key OPERATOR(pg_catalog.=) %s{beyond}
                 ORDER BY {order}
-                LIMIT %s
+                LIMIT (SELECT %s::pg_catalog.int8)
             ) key
             LEFT JOIN LATERAL (
                 SELECT version, data, created_at, updated_at
@@ -143,7 +147,7 @@ _LISTED_DOCUMENTS = PageQuery(
     ("data",),
     "tenant_id OPERATOR(pg_catalog.=) %s AND collection OPERATOR(pg_catalog.=) %s{beyond}",
     "{order}",
-    "%s",
+    LIMIT,
 )
 LIST_DOCUMENTS = postgres_page(_LISTED_DOCUMENTS)
 
@@ -184,14 +188,14 @@ ROWS = RowsDialect(
     },
     lock="\nFOR NO KEY UPDATE",
     operator="OPERATOR(pg_catalog.{})",
+    sorted="{}",
+    limit=LIMIT,
     page=postgres_page,
 )
 
 # The first step of a page of the action log, for each column that it can walk along, and for a subject. The limits make
 # each part a walk along an index, whatever the planner knows.
-FIND_LOG = {
-    column: walk_statement("public.ae_action_log", ROWS.operator, ROWS.mark, column) for column in (None, *DRIVERS)
-}
+FIND_LOG = {column: walk_statement("public.ae_action_log", ROWS, column) for column in (None, *DRIVERS)}
 FIND_LOG_OF_SUBJECT = f"""
 SELECT subjects.log_id, {", ".join(f"log.{column}" for column in EXAMINED[1:])}
 FROM (
@@ -200,7 +204,7 @@ FROM (
     WHERE s.tenant_id OPERATOR(pg_catalog.=) %s AND s.subject OPERATOR(pg_catalog.=) %s
         AND s.log_id OPERATOR(pg_catalog.<) %s AND s.log_id OPERATOR(pg_catalog.>=) %s
     ORDER BY s.log_id DESC
-    LIMIT %s
+    LIMIT {LIMIT}
 ) subjects
 LEFT JOIN LATERAL (
     SELECT *
@@ -223,7 +227,7 @@ READ_LOG = postgres_page(
         ("input", "output", "error"),
         "tenant_id OPERATOR(pg_catalog.=) %s AND id OPERATOR(pg_catalog.=) ANY (%s::pg_catalog.uuid[])",
         "id DESC",
-        "%s",
+        LIMIT,
     )
 )
 
@@ -236,7 +240,7 @@ _LISTED_EVENTS = PageQuery(
     "tenant_id OPERATOR(pg_catalog.=) %s AND position OPERATOR(pg_catalog.>) %s\n"
     "            AND position OPERATOR(pg_catalog.<=) %s",
     "position",
-    "%s",
+    LIMIT,
 )
 READ_EVENTS = postgres_page(_LISTED_EVENTS)
 
@@ -244,7 +248,7 @@ READ_EVENTS = postgres_page(_LISTED_EVENTS)
 # last event of a type was. The limits make each part a walk along an index, whatever the planner knows.
 READ_EVENTS_OF_TYPES = postgres_page(
     _LISTED_EVENTS._replace(
-        table="""(
+        table=f"""(
             SELECT e.*
             FROM (
                 SELECT next.position
@@ -254,10 +258,10 @@ READ_EVENTS_OF_TYPES = postgres_page(
                     WHERE e.tenant_id OPERATOR(pg_catalog.=) %s AND e.type OPERATOR(pg_catalog.=) wanted.type
                         AND e.position OPERATOR(pg_catalog.>) %s AND e.position OPERATOR(pg_catalog.<=) %s
                     ORDER BY e.position
-                    LIMIT %s
+                    LIMIT {LIMIT}
                 ) next
                 ORDER BY next.position
-                LIMIT %s
+                LIMIT {LIMIT}
             ) next, LATERAL (
                 SELECT *
                 FROM public.ae_events e

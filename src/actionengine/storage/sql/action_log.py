@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from actionengine.errors import ErrorCode, failing
 from actionengine.storage.pages import Page, page_of
 from actionengine.storage.port import LogQuery, LogRow
+
+if TYPE_CHECKING:
+    from actionengine.storage.sql.rows import RowsDialect
 
 MAX_EXAMINED = 1000
 """The most rows of the log that are looked at for a page: after these it ends, however few of them it has."""
@@ -123,13 +126,14 @@ def _is_asked_for(row: Examined, query: LogQuery) -> bool:
     )
 
 
-def walk_statement(table: str, operator: str, mark: str, column: str | None) -> str:
+def walk_statement(table: str, dialect: RowsDialect, column: str | None) -> str:
     """Return the statement of the first step along the log itself: its parameters are the tenant, the value of the
     column, if any, the ids to go down from and to, and the limit."""
+    operator, mark = dialect.operator, dialect.mark
     driving = f" AND {column} {operator.format('=')} {mark}" if column is not None else ""
     return (
         f"SELECT {', '.join(EXAMINED)}\nFROM {table}\n"
         f"WHERE tenant_id {operator.format('=')} {mark}{driving}\n"
         f"    AND id {operator.format('<')} {mark} AND id {operator.format('>=')} {mark}\n"
-        f"ORDER BY id DESC\nLIMIT {mark}"
+        f"ORDER BY id DESC\nLIMIT {dialect.limit}"
     )

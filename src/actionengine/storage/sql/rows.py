@@ -28,7 +28,8 @@ class RowsDialect:
     `page` makes the statement of a page. `rows` makes a table `r` of the rows that are given (`{"rows": […]}`, a
     parameter), with the `{columns}` that `column` describes. `given`, `read` and `any_of` are forms for a `{name}`: a
     column taken from `r`, a column as it is read, and one that equals any of a JSON array. `lock` follows a query that
-    locks its rows. `operator` is the form of an operator.
+    locks its rows. `operator` is the form of an operator, `sorted` that of a column by which rows are sorted once they
+    are found, `limit` the mark of a limit.
     """
 
     schema: str
@@ -41,6 +42,8 @@ class RowsDialect:
     any_of: Mapping[Kind, str]
     lock: str
     operator: str
+    sorted: str
+    limit: str
     page: Callable[[PageQuery], str]
 
 
@@ -101,7 +104,8 @@ class SQLRows:
         self._unit_of_work.touch(self._table.name)
         if rows:
             columns = self._columns(rows[0])
-            statement = update_statement(self._storage.rows, self._table.name, columns, self._table.key)
+            most = 1 << (len(rows) - 1).bit_length()
+            statement = update_statement(self._storage.rows, self._table.name, columns, self._table.key, most)
             parameters = (self._encoded(rows, columns), self._tenant_id)
             changed = await self._unit_of_work.run(self._unit_of_work.query, statement, parameters)
             if len(changed) != len({tuple(row[name] for name in self._table.key) for row in rows}):
@@ -178,11 +182,13 @@ def find_statement(
 ) -> str:
     """The query whose parameters are the tenant, the conditions' values, and the limit, if any."""
     selected = ", ".join(dialect.read[kind].format(name=name) for name, kind in columns)
+    # Where all rows are wanted, the conditions choose the index, not the order.
+    ordered = ", ".join(order if limited else map(dialect.sorted.format, order))
     return (
         f"SELECT {selected}\n"
         f"FROM {dialect.schema}.{table}\n"
         f"WHERE {_where(dialect, conditions)}\n"
-        f"ORDER BY {', '.join(order)}" + (f"\nLIMIT {dialect.mark}" if limited else "") + (dialect.lock if lock else "")
+        f"ORDER BY {ordered}" + (f"\nLIMIT {dialect.limit}" if limited else "") + (dialect.lock if lock else "")
     )
 
 
@@ -203,7 +209,7 @@ def page_statement(
             json=[name for name, kind in columns if kind == "json"],
             where=_where(dialect, conditions),
             order=", ".join(order),
-            limit=dialect.mark,
+            limit=dialect.limit,
         )
     )
 
@@ -221,13 +227,16 @@ def insert_statement(dialect: RowsDialect, table: str, columns: tuple[Column, ..
 
 
 @cache
-def update_statement(dialect: RowsDialect, table: str, columns: tuple[Column, ...], key: tuple[str, ...]) -> str:
-    """The statement whose parameters are the rows and the tenant; it returns a row for each that it changes."""
+def update_statement(
+    dialect: RowsDialect, table: str, columns: tuple[Column, ...], key: tuple[str, ...], most: int
+) -> str:
+    """The statement whose parameters are the rows, `most` at most, and the tenant; it returns a row for each that it
+    changes."""
     changed = ", ".join(f"{name} = given.{name}" for name, _ in columns if name not in key)
     equals = dialect.operator.format("=")
     found = " AND ".join(f"t.{name} {equals} given.{name}" for name in key)
     return (
-        f"{_given(dialect, columns)}\n"
+        f"{_given(dialect, columns, most)}\n"
         f"UPDATE {dialect.schema}.{table} AS t\n"
         f"SET {changed}\n"
         f"FROM given\n"
@@ -253,8 +262,12 @@ def _where(dialect: RowsDialect, conditions: Sequence[Condition]) -> str:
     return "\n    AND ".join(said)
 
 
-def _given(dialect: RowsDialect, columns: Sequence[Column]) -> str:
-    # Materialized: where a table's rows are the outer loop, the given ones would be parsed anew for each.
+def _given(dialect: RowsDialect, columns: Sequence[Column], most: int | None = None) -> str:
+    # Materialized: where a table's rows are the outer loop, the given ones would be parsed anew for each. The limit
+    # tells the planner how many to expect: for a hundred, which it supposes, it reads all rows of a tenant.
     described = ", ".join(dialect.column[kind].format(name=name) for name, kind in columns)
     taken = ", ".join(dialect.given[kind].format(name=name) for name, kind in columns)
-    return f"WITH given AS MATERIALIZED (\n    SELECT {taken}\n    FROM {dialect.rows.format(columns=described)}\n)"
+    limit = f"\n    LIMIT {most}" if most is not None else ""
+    return (
+        f"WITH given AS MATERIALIZED (\n    SELECT {taken}\n    FROM {dialect.rows.format(columns=described)}{limit}\n)"
+    )

@@ -104,6 +104,8 @@ ROWS = RowsDialect(
     any_of=dict.fromkeys(_KINDS, "{name} IN (SELECT value FROM json_each(?))"),
     lock="",
     operator="{}",
+    sorted="+{}",
+    limit="?",
     page=sqlite_page,
 )
 
@@ -190,9 +192,7 @@ VALUES (?, ?, ?)
 ON CONFLICT DO NOTHING
 """
 # The first step of a page of the action log, for each column that it can walk along, and for a subject.
-FIND_LOG = {
-    column: walk_statement("main.ae_action_log", ROWS.operator, ROWS.mark, column) for column in (None, *DRIVERS)
-}
+FIND_LOG = {column: walk_statement("main.ae_action_log", ROWS, column) for column in (None, *DRIVERS)}
 FIND_LOG_OF_SUBJECT = f"""
 SELECT subjects.log_id, {", ".join(f"log.{column}" for column in EXAMINED[1:])}
 FROM (

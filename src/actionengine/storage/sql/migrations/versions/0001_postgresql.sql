@@ -280,8 +280,10 @@ CREATE TABLE public.ae_record_types (
     CONSTRAINT ae_record_types_p6_not_its_own_base CHECK (base_type <> key),
     CONSTRAINT ae_record_types_status CHECK (status IN ('draft', 'active', 'retired'))
 );
+CREATE INDEX ae_record_types_base_type ON public.ae_record_types (tenant_id, project_id, base_type)
+    WHERE base_type IS NOT NULL;
 -- D3: documents name a type by its key alone, so that one of them is active in a tenant.
-CREATE INDEX ae_record_types_key ON public.ae_record_types (tenant_id, key);
+CREATE INDEX ae_record_types_key ON public.ae_record_types (tenant_id, key, id);
 CREATE UNIQUE INDEX ae_record_types_d3_active ON public.ae_record_types (tenant_id, key) WHERE status = 'active';
 
 CREATE TABLE public.ae_changes (
@@ -371,8 +373,9 @@ CREATE UNIQUE INDEX ae_patch_ops_g1_field ON public.ae_patch_ops (tenant_id, cha
     WHERE executed_at IS NULL;
 CREATE UNIQUE INDEX ae_patch_ops_g1_gives ON public.ae_patch_ops (tenant_id, change_id, record_type_key, gives)
     WHERE executed_at IS NULL AND gives IS NOT NULL;
-CREATE INDEX ae_patch_ops_executed ON public.ae_patch_ops (tenant_id, project_id, record_type_key, applied_version)
-    WHERE executed_at IS NOT NULL;
+CREATE INDEX ae_patch_ops_executed
+    ON public.ae_patch_ops (tenant_id, project_id, record_type_key, applied_version, position)
+    WHERE applied_version IS NOT NULL;
 
 CREATE TABLE public.ae_snapshots (
     tenant_id       uuid             NOT NULL,
