@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from benchmarks.timing import Timing
 
-Unit = Literal["s", "KB", "statements"]
-"""Of the numbers of a row: seconds a call, kilobytes a thing, or statements sent."""
+Unit = Literal["s", "KB", "statements", "VM steps", "buffers"]
+"""Of the numbers of a row: seconds a call, kilobytes a thing, statements sent, or what a database reads."""
 
 
 @dataclass(frozen=True, slots=True)

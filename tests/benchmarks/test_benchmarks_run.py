@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.__main__ import BENCHMARKS
+from benchmarks.growth import operations
 
 from benchmarks import governed_peers
 
@@ -26,6 +27,11 @@ ROWS = {
         for write in ("records", "core")
     ],
     "log_growth": ["log_growth_action", "log_growth_subject", "log_growth_actor", "log_growth_newest"],
+    "growth": [
+        f"growth {backend}: {operation.name}"
+        for backend in ("SQLite", "PostgreSQL, custom plans", "PostgreSQL, generic plans")
+        for operation in operations()
+    ],
     "idle_memory": ["idle_memory", "idle_memory_postgres", "idle_memory_connection"],
     "relay_drain": ["relay_drain_many_subjects", "relay_drain_one_subject"],
     "relay_relays": [
@@ -78,7 +84,7 @@ def test_json_has_every_row_with_finite_positive_numbers(names: tuple[str, ...])
         numbers = (row["ratio"], *row["ours"].values(), *row["peer"].values())
         assert all(math.isfinite(number) and number > 0 for number in numbers), row
         assert math.isfinite(row["more"])
-        assert row["unit"] in {"s", "KB", "statements"}
+        assert row["unit"] in {"s", "KB", "statements", "VM steps", "buffers"}
         assert (row["met"] is None) == (row["aim"] is None)
 
 

@@ -1,0 +1,122 @@
+"""What each public operation reads, with few and with many rows of what should not matter to it.
+
+    python -m benchmarks.growth [--few N] [--many N] [--only WORD ...]
+
+prints a row for each operation and backend, with the verdict, and ends with 1 where a verdict is worse than the one
+that is recorded with the operation. An area is a module: `fill` adds rows to a world, `OPERATIONS` are measured. Add
+yours to `AREAS`, and take what they cover out of `NOT_MEASURED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+from benchmarks.growth import change_control, directory, documents, events, log, roles
+from benchmarks.growth.operation import Operation, Reading
+from benchmarks.growth.worlds import PostgresWorld, World, sqlite_world
+from benchmarks.postgres import Bench, database
+from benchmarks.report import Aim, Row
+from benchmarks.timing import Timing
+
+AREAS: tuple[ModuleType, ...] = (log, events, documents, change_control, roles, directory)
+
+_OF_FILES = ("write_files", "start_workspace", "stop_workspace", "workspace")
+_OF_RUNS = (
+    "activate",
+    "cancel",
+    "define",
+    "get",
+    "get_definition",
+    "list",
+    "list_definitions",
+    "purge",
+    "resume",
+    "start",
+)
+NOT_MEASURED = {
+    **{f"changes.{name}": "the files of a module decide, not the rows of tables" for name in _OF_FILES},
+    **{
+        f"workflow_steps.{name}": "for the library's own executor alone"
+        for name in ("next", "perform", "give_up", "wait", "fire", "decline")
+    },
+    **{f"approvals.{name}": "not measured yet" for name in ("approve", "cancel", "get", "list", "reject")},
+    **{f"workflows.{name}": "not measured yet" for name in _OF_RUNS},
+    **{f"triggers.{name}": "not measured yet" for name in ("create", "delete", "disable", "enable", "get", "list")},
+    **{f"workflow_assignments.{name}": "not measured yet" for name in ("complete", "get", "list")},
+    **{f"roles.{name}": "not measured yet" for name in ("define", "delete")},
+}
+"""Actions without an operation here, and why."""
+
+FEW, MANY = 1_000, 32_000
+
+
+def operations() -> list[Operation]:
+    """All operations, area by area."""
+    return [operation for area in AREAS for operation in area.OPERATIONS]
+
+
+def filled(world: World, areas: Iterable[ModuleType] = AREAS) -> World:
+    """The world with the rows of these areas."""
+    for area in areas:
+        area.fill(world)
+    if isinstance(world, PostgresWorld):
+        world.filled()
+    return world
+
+
+@contextmanager
+def _postgres_worlds(sizes: Iterable[int], beside: Bench | None) -> Iterator[list[PostgresWorld]]:
+    with database(beside) as first:
+        worlds = []
+        for number, size in enumerate(sizes):
+            if number:
+                with database(first) as bench:
+                    worlds.append(PostgresWorld(bench, size))
+            else:
+                worlds.append(PostgresWorld(first, size))
+        try:
+            yield worlds
+        finally:
+            for world in worlds:
+                world.close()
+
+
+def measure(
+    few: int = FEW, many: int = MANY, only: Iterable[str] = (), beside: Bench | None = None
+) -> Iterator[Reading]:
+    """Measure the operations (those with one of these words in their names) on SQLite, then on PostgreSQL."""
+    wanted = [each for each in operations() if not only or any(word in each.name for word in only)]
+    sizes = (few, many)
+    with sqlite_world(few) as short, sqlite_world(many) as long:
+        yield from _readings(wanted, filled(short), filled(long))
+    with _postgres_worlds(sizes, beside) as (shorter, longer):
+        yield from _readings(wanted, filled(shorter), filled(longer))
+        yield from _readings(wanted, shorter.use_generic_plans(), longer.use_generic_plans())
+
+
+def _readings(wanted: Iterable[Operation], short: World, long: World) -> Iterator[Reading]:
+    for operation in wanted:
+        few, many = (world.read(operation.call) for world in (short, long))
+        yield Reading(operation, short.backend, short.unit, short.slack, (short.size, long.size), few, many)
+
+
+def _aim(reading: Reading) -> Aim:
+    return Aim(f"{reading.operation.at_worst}: is {reading.verdict}", lambda _: not reading.is_worse)
+
+
+def run(seconds: float) -> list[Row]:
+    """The readings as rows of the report. How long it takes does not matter."""
+    return [
+        Row(
+            f"growth {reading.backend}: {reading.operation.name}",
+            f"{reading.operation.name}, on {reading.backend}, {reading.sizes[1]:,} rows",
+            f"the same with {reading.sizes[0]:,}",
+            Timing((float(max(1, reading.many)),)),
+            Timing((float(max(1, reading.few)),)),
+            _aim(reading),
+            reading.unit,
+        )
+        for reading in measure()
+    ]

@@ -1,0 +1,62 @@
+"""Events: what came before a reader, between the events of its types, and for other tenants should not matter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actionengine.events.projections import Projection
+from actionengine.events.replay import replay
+from benchmarks.growth.operation import Operation
+from benchmarks.growth.worlds import World, id_at, time_of
+
+RARE = 10
+TYPES = [f"type_{number}" for number in range(100)]
+"""Each has ten events, spread over the log."""
+
+
+def fill(world: World) -> None:
+    """A long log of one type, ten rare events before it, and a thousand of a hundred types in it."""
+    world.do("notes", "put", idempotency_key="one")
+    row = world.sample("ae_events", tenant_id=str(world.tenant.id))
+    del row["position"]
+    last = world.size + RARE
+
+    def event(number: int) -> dict[str, Any]:
+        type = "common"
+        if number < RARE:
+            type = "rare"
+        elif number % (last // 1000) == 0:
+            type = TYPES[number // (last // 1000) % len(TYPES)]
+        return {"id": id_at(number), "type": type, "subject": f"notes/{number}", "occurred_at": time_of(number)}
+
+    world.clone("ae_events", row, event, last)
+    world.clone("ae_events", {**row, "tenant_id": str(world.other_tenant.id)}, event)
+    newest = world.storage.read_events(world.tenant, after=0, limit=1)[0].position
+    world.notes["first"] = newest
+    for name in ("rare", "none"):
+        _projection(world, name).catch_up(world.tenant).unwrap()
+
+
+def _projection(world: World, type: str) -> Projection:
+    return Projection(world.engine, name=type, types=[type], apply=lambda event, view: None)
+
+
+def _reading(name: str, **asked: Any) -> Operation:
+    return Operation(f"read_events, {name}", lambda world: world.storage.read_events(world.tenant, limit=20, **asked))
+
+
+def _rebuild(world: World) -> object:
+    return _projection(world, "rare").rebuild(world.tenant).unwrap()
+
+
+OPERATIONS = [
+    _reading("all types"),
+    _reading("a rare type", types=["rare"]),
+    _reading("a type that none has", types=["none"]),
+    _reading("a hundred types", types=TYPES),
+    Operation("replay of a rare type", lambda world: list(replay(world.storage, world.tenant, types=["rare"]))),
+    Operation("a look of a projection", lambda world: _projection(world, "rare").catch_up(world.tenant).unwrap()),
+    Operation("a look of one without events", lambda world: _projection(world, "none").catch_up(world.tenant).unwrap()),
+    Operation("projection.status", lambda world: _projection(world, "rare").status(world.tenant).unwrap()),
+    Operation("projection.rebuild, of a rare type", _rebuild),
+]

@@ -1,0 +1,83 @@
+"""The action log: what other executions, actors, subjects and tenants have in it should not matter."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import count
+from typing import Any
+
+from actionengine import Actor
+from benchmarks.growth.operation import Operation
+from benchmarks.growth.worlds import World, id_at, time_of
+
+RARE = 10
+"""Executions that have failed, by an AI, before all the others."""
+
+_KEYS = count()
+
+
+def fill(world: World) -> None:
+    """One long log of one hot subject, one of another tenant, and a short one of a third."""
+    world.do("notes", "pass")
+    row = world.sample("ae_action_log")
+    for tenant, rows in ((world.tenant, world.size), (world.other_tenant, world.size), (world.small_tenant, RARE)):
+        world.clone("ae_action_log", row, partial(_row, tenant.id), rows)
+        world.clone("ae_action_log_subjects", {}, partial(_subject, tenant.id), rows)
+
+
+def _row(tenant: Any, number: int) -> dict[str, Any]:
+    is_rare = number < RARE
+    return {
+        "tenant_id": tenant,
+        "id": id_at(number),
+        "actor_type": "ai" if is_rare else "human",
+        "actor_id": "agent" if is_rare else "clara",
+        "action": "notes.first" if is_rare else "notes.put",
+        "outcome": "failed" if is_rare else "succeeded",
+        "subjects": '["notes/hot"]',
+        "started_at": time_of(number),
+    }
+
+
+def _subject(tenant: Any, number: int) -> dict[str, Any]:
+    return {"tenant_id": tenant, "subject": "notes/hot", "log_id": id_at(number)}
+
+
+def _listing(name: str, **query: Any) -> Operation:
+    def call(world: World) -> object:
+        tenant = world.small_tenant if query.get("small") else world.tenant
+        asked = {key: value for key, value in query.items() if key != "small"}
+        return world.do("action_log", "list", {"limit": 20, **asked}, tenant=tenant)
+
+    return Operation(f"action_log.list, {name}", call, ("action_log.list",))
+
+
+def _repeated(world: World) -> object:
+    key = f"again-{next(_KEYS)}"
+    for _ in range(2):
+        answer = world.do("notes", "put", idempotency_key=key, actor=Actor.system())
+    return answer
+
+
+OPERATIONS = [
+    Operation("an action that does nothing", lambda world: world.do("notes", "pass")),
+    Operation("an action and its replay", _repeated),
+    _listing("the newest page"),
+    _listing("by subject", subject="notes/hot"),
+    _listing("by subject and outcome, which few have", subject="notes/hot", outcome="failed"),
+    _listing("by actor", actor_id="agent"),
+    _listing("by actor and outcome, which none has", actor_id="clara", outcome="failed"),
+    _listing("by action", action="notes.first"),
+    _listing("by action and outcome, which none has", action="notes.put", outcome="denied"),
+    _listing("by outcome, which few have", outcome="failed"),
+    _listing("by outcome, which most have", outcome="succeeded"),
+    _listing("by actor type", actor_type="ai"),
+    _listing("by actor type and actor, which none has", actor_type="ai", actor_id="clara"),
+    _listing("until long ago", until=(time_of(100)).isoformat()),
+    _listing("since long ago", since=(time_of(100)).isoformat()),
+    _listing("of ten old minutes", since=time_of(0).isoformat(), until=time_of(600).isoformat()),
+    _listing("a page in the middle", before=id_at(500)),
+    _listing("of a small tenant", small=True),
+    _listing("of a small tenant, by outcome, which none has", small=True, outcome="denied"),
+    _listing("of a small tenant, by time", small=True, since=time_of(0).isoformat()),
+]

@@ -1,0 +1,63 @@
+"""An operation whose reading is measured at two sizes, and the verdict on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.growth.worlds import World
+from benchmarks.report import Unit
+
+Verdict = Literal["flat", "logarithmic", "grows", "explodes"]
+
+VERDICTS: tuple[Verdict, ...] = ("flat", "logarithmic", "grows", "explodes")
+"""From the best to the worst."""
+
+_FLAT = 1.3
+_LOGARITHMIC = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a caller may ask for, `call`. `covers` names the actions that it executes. `at_worst` is the recorded
+    verdict: a worse one fails the check; `why` says why it is not flat."""
+
+    name: str
+    call: Callable[[World], object]
+    covers: tuple[str, ...] = ()
+    at_worst: Verdict = "flat"
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What an operation reads on a backend, with few rows of what should not matter, and with many."""
+
+    operation: Operation
+    backend: str
+    unit: Unit
+    slack: int
+    sizes: tuple[int, int]
+    few: int
+    many: int
+
+    @property
+    def ratio(self) -> float:
+        """How many times as much is read with many rows."""
+        return self.many / max(1, self.few)
+
+    @property
+    def verdict(self) -> Verdict:
+        """How what is read grows with the rows."""
+        more = (self.many - self.slack) / max(1, self.few)
+        if more <= _FLAT:
+            return "flat"
+        if more <= _LOGARITHMIC:
+            return "logarithmic"
+        return "grows" if more <= 1.5 * self.sizes[1] / self.sizes[0] else "explodes"
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the verdict is worse than the recorded one."""
+        return VERDICTS.index(self.verdict) > VERDICTS.index(self.operation.at_worst)
