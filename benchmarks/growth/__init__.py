@@ -67,7 +67,8 @@ def filled(world: World, areas: Iterable[ModuleType] = AREAS) -> World:
 
 
 @contextmanager
-def _postgres_worlds(sizes: Iterable[int], beside: Bench | None) -> Iterator[list[PostgresWorld]]:
+def postgres_worlds(sizes: Iterable[int], beside: Bench | None) -> Iterator[list[PostgresWorld]]:
+    """New databases on one server, that of another benchmark or one of its own."""
     with database(beside) as first:
         worlds = []
         for number, size in enumerate(sizes):
@@ -91,7 +92,7 @@ def measure(
     sizes = (few, many)
     with sqlite_world(few) as short, sqlite_world(many) as long:
         yield from _readings(wanted, filled(short), filled(long))
-    with _postgres_worlds(sizes, beside) as (shorter, longer):
+    with postgres_worlds(sizes, beside) as (shorter, longer):
         yield from _readings(wanted, filled(shorter), filled(longer))
         yield from _readings(wanted, shorter.use_generic_plans(), longer.use_generic_plans())
 

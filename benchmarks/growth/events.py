@@ -20,13 +20,14 @@ def fill(world: World) -> None:
     row = world.sample("ae_events", tenant_id=str(world.tenant.id))
     del row["position"]
     last = world.size + RARE
+    step = max(1, last // 1000)
 
     def event(number: int) -> dict[str, Any]:
         type = "common"
         if number < RARE:
             type = "rare"
-        elif number % (last // 1000) == 0:
-            type = TYPES[number // (last // 1000) % len(TYPES)]
+        elif number % step == 0:
+            type = TYPES[number // step % len(TYPES)]
         return {"id": id_at(number), "type": type, "subject": f"notes/{number}", "occurred_at": time_of(number)}
 
     world.clone("ae_events", row, event, last)

@@ -114,7 +114,7 @@ class SQLiteWorld(World):
     slack = 100
 
     def __init__(self, path: Path, size: int) -> None:
-        self._path = path
+        self.path = path
         self._steps = 0
         engine = sqlalchemy.create_engine(f"sqlite:///{path}")
         sqlalchemy.event.listen(engine, "connect", self._count_steps)
@@ -130,7 +130,7 @@ class SQLiteWorld(World):
 
     def sample(self, table: str, **equal: Any) -> dict[str, Any]:
         """The newest row."""
-        with closing(sqlite3.connect(self._path)) as connection:
+        with closing(sqlite3.connect(self.path)) as connection:
             connection.row_factory = sqlite3.Row
             where = " AND ".join(f"{name} = ?" for name in equal) or "true"
             statement = f"SELECT * FROM {table} WHERE {where} ORDER BY rowid DESC LIMIT 1"
@@ -139,7 +139,7 @@ class SQLiteWorld(World):
 
     def insert(self, table: str, rows: Iterable[Values]) -> None:
         """Add rows while the triggers are away."""
-        with closing(sqlite3.connect(self._path)) as connection, connection:
+        with closing(sqlite3.connect(self.path)) as connection, connection:
             triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
             for name, _ in triggers:
                 connection.execute(f"DROP TRIGGER {name}")
@@ -175,20 +175,20 @@ class PostgresWorld(World):
     plans: ClassVar[str] = "force_custom_plan"
 
     def __init__(self, bench: Bench, size: int) -> None:
-        self._superuser = psycopg.connect(bench.superuser_url, autocommit=True)
+        self.superuser = psycopg.connect(bench.superuser_url, autocommit=True)
         # Vacuuming counts as reading.
-        for (table,) in self._superuser.execute(
+        for (table,) in self.superuser.execute(
             "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'ae\\_%'"
         ).fetchall():
-            self._superuser.execute(f"ALTER TABLE public.{table} SET (autovacuum_enabled = false)")
-        self._app_url = bench.app_url
+            self.superuser.execute(f"ALTER TABLE public.{table} SET (autovacuum_enabled = false)")
+        self.app_url = bench.app_url
         super().__init__(self._opened(), size)
 
     def sample(self, table: str, **equal: Any) -> dict[str, Any]:
         """The newest row, each column as text."""
         columns = [
             name
-            for (name,) in self._superuser.execute(
+            for (name,) in self.superuser.execute(
                 "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"
                 " ORDER BY attnum",
                 (table,),
@@ -197,7 +197,7 @@ class PostgresWorld(World):
         where = " AND ".join(f"{name} = %s" for name in equal) or "true"
         selected = ", ".join(f"{name}::text" for name in columns)
         statement = f"SELECT {selected} FROM {table} WHERE {where} ORDER BY ctid DESC LIMIT 1"
-        found = self._superuser.execute(statement.encode(), list(equal.values())).fetchone()
+        found = self.superuser.execute(statement.encode(), list(equal.values())).fetchone()
         assert found is not None, (table, equal)
         return dict(zip(columns, found, strict=True))
 
@@ -207,16 +207,16 @@ class PostgresWorld(World):
         first = next(rows, None)
         if first is None:
             return
-        with self._superuser.transaction():
-            self._superuser.execute("SET LOCAL session_replication_role = replica")
-            with self._superuser.cursor().copy(f"COPY {table} ({', '.join(first)}) FROM STDIN".encode()) as copy:
+        with self.superuser.transaction():
+            self.superuser.execute("SET LOCAL session_replication_role = replica")
+            with self.superuser.cursor().copy(f"COPY {table} ({', '.join(first)}) FROM STDIN".encode()) as copy:
                 copy.write_row([_plain(value) for value in first.values()])
                 for row in rows:
                     copy.write_row([_plain(value) for value in row.values()])
 
     def filled(self) -> None:
         """Have the tables look as those that autovacuum has been through."""
-        self._superuser.execute("VACUUM ANALYZE")
+        self.superuser.execute("VACUUM ANALYZE")
 
     def use_generic_plans(self) -> GenericPostgresWorld:
         """The same database with the plans that PostgreSQL makes once for any values."""
@@ -232,8 +232,8 @@ class PostgresWorld(World):
         return read
 
     def _opened(self) -> PostgresStorage:
-        storage = PostgresStorage(_with_plans(self._app_url, self.plans))
-        self._connections = [self._superuser]
+        storage = PostgresStorage(_with_plans(self.app_url, self.plans))
+        self._connections = [self.superuser]
         for is_lookup in (False, True):
             engine = storage.pools.engine("sync", is_lookup)
             sqlalchemy.event.listen(engine, "connect", lambda connection, _: self._connections.append(connection))
@@ -247,7 +247,7 @@ class PostgresWorld(World):
         counters = [
             f"coalesce({part}_blks_{how}, 0)" for part in ("heap", "idx", "toast", "tidx") for how in ("read", "hit")
         ]
-        counted = self._superuser.execute(
+        counted = self.superuser.execute(
             f"SELECT sum({' + '.join(counters)})::bigint FROM pg_statio_user_tables".encode()
         ).fetchone()
         assert counted is not None
@@ -256,7 +256,7 @@ class PostgresWorld(World):
     def close(self) -> None:
         """Close the storage, and the connection that fills and counts."""
         super().close()
-        self._superuser.close()
+        self.superuser.close()
 
 
 class GenericPostgresWorld(PostgresWorld):

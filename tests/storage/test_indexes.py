@@ -60,7 +60,7 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
         "SELECT FROM public.ae_idempotency_keys WHERE expires_at <= now() ORDER BY expires_at LIMIT 10",
         [],
     ),
-    "ae_action_log_pkey": (READ_LOG, ["{tenant}", [ID], 10]),
+    "ae_action_log_pkey": (READ_LOG, [[ID], "{tenant}"]),
     "ae_action_log_actor": (FIND_LOG["actor_id"], ["{tenant}", "ann", ID, ID, 10]),
     "ae_action_log_action": (FIND_LOG["action"], ["{tenant}", "notes.put", ID, ID, 10]),
     "ae_action_log_outcome": (FIND_LOG["outcome"], ["{tenant}", "failed", ID, ID, 10]),

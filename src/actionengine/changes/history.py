@@ -62,7 +62,7 @@ async def verify(store: Store, record_type: Row) -> History:
     executed = {step["change_id"] for step in steps}
     snapshots = {
         row["change_id"]: row
-        for row in await store.snapshots.find(of_type)
+        for row in await store.snapshots.find(of_type, order=("version",))
         if row["version"] < record_type["version"] or row["change_id"] in executed
     }
     schema, version = Schema.from_document(record_type["initial_schema"]), 1

@@ -218,16 +218,24 @@ ORDER BY subjects.log_id DESC
 # The second step.
 READ_LOG = postgres_page(
     PageQuery(
-        "public.ae_action_log",
+        """(
+            SELECT log.*
+            FROM pg_catalog.unnest(%s::pg_catalog.uuid[]) wanted (id), LATERAL (
+                SELECT *
+                FROM public.ae_action_log l
+                WHERE l.tenant_id OPERATOR(pg_catalog.=) %s AND l.id OPERATOR(pg_catalog.=) wanted.id
+                LIMIT 1
+            ) log
+        ) log""",
         "id, parent_id, tenant_id, actor_type, actor_id, approved_by, approval_id, source, reason, action,\n"
         "    subjects::pg_catalog.text, input::pg_catalog.text, output::pg_catalog.text, outcome,\n"
         "    error::pg_catalog.text, decision, started_at, latency, idempotency_key, request_id, model,\n"
         "    prompt_version, input_tokens, output_tokens, cost_usd",
         ("id",),
         ("input", "output", "error"),
-        "tenant_id OPERATOR(pg_catalog.=) %s AND id OPERATOR(pg_catalog.=) ANY (%s::pg_catalog.uuid[])",
+        "true",
         "id DESC",
-        LIMIT,
+        "ALL",
     )
 )
 

@@ -191,7 +191,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         return [Examined(*row) for row in rows]
 
     def _read_log_rows(self, ids: Sequence[UUID]) -> list[tuple[LogRow, int]]:
-        rows = self.query(READ_LOG, (self.tenant.id, array(ids), len(ids)))
+        rows = self.query(READ_LOG, (array(ids), self.tenant.id))
         return [(log_row(tuple(row)), bytes) for *row, bytes in rows]
 
     def _last_position(self) -> int:

@@ -132,12 +132,13 @@ class SQLRows:
             kind = self._table.columns[name]
             if value is None:
                 conditions.append((name, kind, "null"))
-            elif isinstance(value, tuple):
+            elif isinstance(value, tuple) and len(value) > 1:
                 conditions.append((name, kind, "any"))
                 values.append(to_json([_in(each) for each in value]).decode())
             else:
+                # Of one value, as of a value: a planner expects ten of any tuple.
                 conditions.append((name, kind, "="))
-                values.append(_in(value))
+                values.append(_in(value[0] if isinstance(value, tuple) else value))
         for name, value in (above or {}).items():
             conditions.append((name, self._table.columns[name], ">"))
             values.append(_in(value))

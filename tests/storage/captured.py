@@ -1,0 +1,116 @@
+"""The statements that the public operations send, by name, and the indexes that the databases use for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from actionengine.storage.postgres import statements as postgres
+from actionengine.storage.postgres.driver import Driver
+from actionengine.storage.sqlite import statements as sqlite
+from actionengine.storage.sqlite.storage import SQLiteStorage
+from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
+
+Captured = dict[str, tuple[str, Any]]
+"""Statements by name, each with parameters that it was sent with."""
+
+_LISTINGS = ("LIST_DOCUMENTS", "FIND_DOCUMENTS")
+_TABLE = re.compile(r"(?:FROM|INTO|UPDATE) (?:main|public)\.(ae_\w+)")
+_CONDITION = re.compile(r"(?:WHERE|AND) (?:\w+\.)?(\w+) ")
+_VERB = re.compile(r"\b(INSERT|UPDATE|DELETE|FOR NO KEY UPDATE)\b")
+
+
+@contextmanager
+def capturing() -> Iterator[Captured]:
+    """Collect what is sent to either database while the block runs."""
+    found: Captured = {}
+    execute, fetch, send = SQLiteUnitOfWork.execute, SQLiteStorage._fetch, Driver.execute
+
+    def note(statement: str, parameters: Any) -> None:
+        if "ae_" in statement and (name := name_of(statement)) is not None:
+            found.setdefault(name, (statement, parameters))
+
+    def execute_noted(self: Any, statement: str, parameters: Any) -> Any:
+        note(statement, parameters)
+        return execute(self, statement, parameters)
+
+    def fetch_noted(self: Any, pooled: Any, statement: str, parameters: Any) -> Any:
+        note(statement, parameters)
+        return fetch(self, pooled, statement, parameters)
+
+    def send_noted(self: Any, *sent: Any, **options: Any) -> Any:
+        for statement, parameters in sent:
+            note(statement, parameters)
+        return send(self, *sent, **options)
+
+    with (
+        patch.object(SQLiteUnitOfWork, "execute", execute_noted),
+        patch.object(SQLiteStorage, "_fetch", fetch_noted),
+        patch.object(Driver, "execute", send_noted),
+    ):
+        yield found
+
+
+def _named(module: Any) -> dict[str, str]:
+    named = {name: value for name, value in vars(module).items() if name.isupper() and isinstance(value, str)}
+    named |= {f"FIND_LOG by {column}": value for column, value in module.FIND_LOG.items()}
+    named |= {f"DOCUMENTS.{name}": value for name, value in module.DOCUMENTS._asdict().items()}
+    for name in set(_LISTINGS) & vars(module).keys():
+        for descending in (False, True):
+            for is_first in (False, True):
+                relation = module.ROWS.operator.format("<" if descending else ">")
+                beyond = "" if is_first else f" AND id {relation} {module.ROWS.mark}"
+                text = vars(module)[name].format(beyond=beyond, order="id DESC" if descending else "id")
+                named[f"{name}{' descending' * descending}{' after' * (not is_first)}"] = text
+    return named
+
+
+_NAMES = {text: name for module in (sqlite, postgres) for name, text in _named(module).items()}
+
+
+def name_of(statement: str) -> str | None:
+    """The name of one of our statements: that of its constant, or what it does to which table by which columns."""
+    known = _NAMES.get(statement)
+    if known is not None:
+        return known
+    tables = _TABLE.findall(statement)
+    if not tables or "ae_check" in statement:
+        return None
+    verbs = _VERB.findall(statement)
+    where = statement.rpartition("WHERE tenant_id")[2]
+    columns = [name for name in dict.fromkeys(_CONDITION.findall(where)) if name not in {"tenant_id", "bytes_before"}]
+    verb = verbs[0].lower().replace("for no key update", "lock") if verbs else "find"
+    page = ", a page" if "bytes_before" in statement else ", a limit" if "LIMIT" in where else ""
+    by = f" by {', '.join(columns)}" if columns else ""
+    return f"{verb} {tables[-1]}{by}{page}"
+
+
+def sqlite_indexes(connection: Any, statement: str, parameters: Any) -> set[str]:
+    """The indexes that SQLite uses, as `table(columns)`, and the tables that it reads through."""
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+    found = set()
+    for line in plan:
+        if index := re.search(r"USING (?:COVERING )?INDEX (\w+) \(", line):
+            table = connection.execute("SELECT tbl_name FROM sqlite_master WHERE name = ?", (index[1],)).fetchone()[0]
+            columns = [row[2] for row in connection.execute(f"PRAGMA index_info({index[1]})")]
+            found.add(f"{table}({', '.join(columns)})")
+        elif key := re.search(r"SEARCH (?:main\.)?(\w+) USING PRIMARY KEY", line):
+            found.add(f"{_table_of(key[1], statement)}, its key")
+        elif scanned := re.search(r"SCAN (?:main\.)?(ae_\w+)", line):
+            found.add(f"all of {scanned[1]}")
+    return found
+
+
+def _table_of(name: str, statement: str) -> str:
+    aliased = re.search(rf"(ae_\w+) {name}\b", statement)
+    return aliased[1] if aliased else name
+
+
+def postgres_indexes(plan: str, columns: Mapping[str, str]) -> set[str]:
+    """The same of a plan of PostgreSQL's, given the columns of each index."""
+    text = plan
+    found = {columns[name] for name in re.findall(r"(?:using|Bitmap Index Scan on) (ae_\w+)", text)}
+    return found | {f"all of {table}" for table in re.findall(r"Seq Scan on (ae_\w+)", text)}

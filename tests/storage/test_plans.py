@@ -1,0 +1,203 @@
+"""Every statement of ours uses the index that is named here, without statistics: on a fresh SQLite file, and on
+PostgreSQL with custom plans and with generic ones. The statements are those that every public operation sends."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+
+import psycopg
+import pytest
+from benchmarks.growth import filled, operations, postgres_worlds
+from benchmarks.growth.worlds import PostgresWorld, SQLiteWorld, World, sqlite_world
+from benchmarks.postgres import Bench
+
+from tests.storage.captured import Captured, capturing, postgres_indexes, sqlite_indexes
+
+ROWS = 1100
+"""Of each kind: PostgreSQL walks along no index of a table of a few."""
+
+KEYS = "ae_idempotency_keys(tenant_id, action, key)"
+DOCUMENT = "ae_documents(tenant_id, collection, id)"
+DOCUMENT_KEY = "ae_document_keys(tenant_id, key, id)"
+LOG = "ae_action_log(tenant_id, id)"
+EVENT = "ae_events(tenant_id, position)"
+EVENT_TYPE = "ae_events(tenant_id, type, position)"
+OPS_OF_CHANGE = "ae_patch_ops(tenant_id, change_id, position)"
+OPS_OF_FIELD = "ae_patch_ops(tenant_id, change_id, record_type_key, field)"
+OPS_OF_TYPE = "ae_patch_ops(tenant_id, project_id, record_type_key, applied_version, position)"
+TYPE_OF_PROJECT = "ae_record_types(tenant_id, project_id, key)"
+TYPE_BY_KEY = "ae_record_types(tenant_id, key, id)"
+
+INDEXES: dict[str, set[str]] = {
+    "DELETE_TENANT": {"ae_tenants(slug)"},
+    "DOCUMENTS.delete": {DOCUMENT},
+    "DOCUMENTS.get": {DOCUMENT},
+    "DOCUMENTS.update": {DOCUMENT},
+    "FIND_LOG by None": {LOG},
+    "FIND_LOG by action": {"ae_action_log(tenant_id, action, id)"},
+    "FIND_LOG by actor_id": {"ae_action_log(tenant_id, actor_id, id)"},
+    "FIND_LOG by actor_type": {"ae_action_log(tenant_id, actor_type, id)"},
+    "FIND_LOG by outcome": {"ae_action_log(tenant_id, outcome, id)"},
+    "FIND_LOG_OF_SUBJECT": {LOG, "ae_action_log_subjects, its key"},
+    "FIND_TENANT": {"ae_tenants(slug)"},
+    "IS_DELETED": {"ae_tenants, its key"},
+    "LIST_DOCUMENTS": {DOCUMENT},
+    "PURGE_KEYS": {"ae_idempotency_keys(expires_at)", KEYS},
+    "READ_EVENTS": {EVENT},
+    "READ_EVENTS_OF_TYPES": {EVENT_TYPE},
+    "READ_KEY": {KEYS},
+    "READ_LOG": {LOG},
+    "WRITE_KEY": {KEYS},
+    "delete ae_patch_ops by id": {"ae_patch_ops(tenant_id, id)"},
+    "find ae_change_targets by change_id": {"ae_change_targets(tenant_id, change_id, id)"},
+    "find ae_change_targets by change_id, a page": {"ae_change_targets(tenant_id, change_id, id)"},
+    "find ae_changes by id": {"ae_changes(tenant_id, id)"},
+    "find ae_changes by project_id, a limit": {"ae_changes(tenant_id, project_id, id)"},
+    "find ae_changes, a limit": {"ae_changes(tenant_id, id)"},
+    "find ae_document_keys by key, collection, id, a page": {DOCUMENT_KEY, DOCUMENT},
+    "find ae_documents by collection, id, a page": {DOCUMENT_KEY, DOCUMENT},
+    "find ae_patch_ops by change_id, a page": {OPS_OF_CHANGE},
+    "find ae_patch_ops by change_id, applied_version": {OPS_OF_CHANGE},
+    "find ae_patch_ops by change_id, executed_at": {OPS_OF_FIELD},
+    "find ae_patch_ops by change_id, record_type_key, field, executed_at": {OPS_OF_FIELD},
+    "find ae_patch_ops by change_id, record_type_key, gives, executed_at": {
+        "ae_patch_ops(tenant_id, change_id, record_type_key, gives)"
+    },
+    "find ae_patch_ops by id, change_id": {"ae_patch_ops(tenant_id, id)"},
+    "find ae_patch_ops by project_id, record_type_key, applied_version": {OPS_OF_TYPE},
+    "find ae_patch_ops by project_id, record_type_key, applied_version, a limit": {OPS_OF_TYPE},
+    "find ae_projects by id": {"ae_projects(tenant_id, id)"},
+    "find ae_projects by name": {"ae_projects(tenant_id, name)"},
+    "find ae_projects, a limit": {"ae_projects(tenant_id, id)"},
+    "find ae_record_types by key": {TYPE_BY_KEY},
+    "find ae_record_types by name": {"ae_record_types(tenant_id, name)"},
+    "find ae_record_types by project_id, a page": {TYPE_OF_PROJECT},
+    "find ae_record_types by project_id, base_type": {"ae_record_types(tenant_id, project_id, base_type)"},
+    "find ae_record_types by project_id, key": {TYPE_OF_PROJECT},
+    "find ae_snapshots by change_id": {"ae_snapshots(tenant_id, change_id, record_type_key)"},
+    "find ae_snapshots by project_id, record_type_key": {
+        "ae_snapshots(tenant_id, project_id, record_type_key, version)"
+    },
+    "insert ae_idempotency_keys by types, action, key": {KEYS},
+    "lock ae_changes by id": {"ae_changes(tenant_id, id)"},
+    "lock ae_record_types by key": {TYPE_BY_KEY},
+    "lock ae_record_types by project_id, key": {TYPE_OF_PROJECT},
+    "update ae_changes by id, a limit": {"ae_changes(tenant_id, id)"},
+    "update ae_patch_ops by id, a limit": {"ae_patch_ops(tenant_id, id)"},
+    "update ae_record_types by id, a limit": {"ae_record_types(tenant_id, id)"},
+}
+"""The indexes of each statement that reads our tables, as `table(columns)`."""
+
+ON_POSTGRESQL: dict[str, set[str]] = {
+    "FIND_LOG_OF_SUBJECT": {LOG, "ae_action_log_subjects(tenant_id, subject, log_id)"},
+    "READ_EVENTS_OF_TYPES": {EVENT, EVENT_TYPE},
+    # The ops of one change, and the types of one key: as few as those that are asked for.
+    "find ae_patch_ops by id, change_id": {OPS_OF_CHANGE},
+    "find ae_record_types by project_id, key": {TYPE_BY_KEY},
+    "lock ae_record_types by project_id, key": {TYPE_BY_KEY},
+}
+"""Where they are others there."""
+
+OTHERS = {
+    "ae_change_targets(tenant_id, id)": "a target is unique by its id",
+    "ae_document_keys(tenant_id, collection, id, key)": "the keys of a document are replaced by it",
+    "ae_migrations(version_num)": "Alembic's own",
+    "ae_outbox(queue, lane, position)": "relays: see test_indexes and the tests of the outbox",
+    "ae_outbox(queue, position)": "relays",
+    "ae_outbox(queue, ?, position)": "relays",
+    "ae_outbox(tenant_id, position, queue)": "relays",
+    "ae_record_types(tenant_id, key)": "one type of a key is active",
+    "ae_relay_lease(queue)": "relays",
+    "ae_relays(id)": "relays",
+    "ae_signing_keys(id)": "an operator's calls",
+    "ae_tenants(tenant_id)": "an operator's calls",
+}
+"""Indexes that no operation of a tenant reads, and what needs them."""
+
+COLUMNS = """
+SELECT i.relname, t.relname || '(' || (
+    SELECT string_agg(coalesce(a.attname, '?'), ', ' ORDER BY k.number)
+    FROM unnest(x.indkey) WITH ORDINALITY k (attnum, number)
+    LEFT JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = k.attnum
+) || ')'
+FROM pg_index x
+JOIN pg_class i ON i.oid = x.indexrelid
+JOIN pg_class t ON t.oid = x.indrelid
+WHERE t.relname LIKE 'ae\\_%'
+"""
+
+
+def sent(world: World) -> Captured:
+    """What all operations send."""
+    with capturing() as found:
+        filled(world)
+        for operation in operations():
+            operation.call(world)
+    return found
+
+
+@pytest.fixture(scope="module")
+def file() -> Iterator[tuple[SQLiteWorld, Captured]]:
+    with sqlite_world(ROWS) as world:
+        yield world, sent(world)
+
+
+@pytest.fixture(scope="module")
+def database(postgres_server: str) -> Iterator[tuple[PostgresWorld, Captured]]:
+    with postgres_worlds([ROWS], Bench("", "", postgres_server)) as (world,):
+        yield world, sent(world)
+
+
+def test_each_statement_on_sqlite_uses_the_index_that_is_named(file: tuple[SQLiteWorld, Captured]) -> None:
+    world, statements = file
+    with closing(sqlite3.connect(world.path)) as connection:
+        connection.create_function("ae_writing_tenant", 0, lambda: None)
+        used = {name: sqlite_indexes(connection, *statement) for name, statement in statements.items()}
+
+    assert {name: found for name, found in used.items() if found} == {
+        name: INDEXES.get(name) for name, found in used.items() if found
+    }
+
+
+@pytest.mark.parametrize("plans", ["custom", "generic"])
+def test_each_statement_on_postgresql_uses_the_index_that_is_named(
+    database: tuple[PostgresWorld, Captured], plans: str
+) -> None:
+    world, statements = database
+    columns: dict[str, str] = dict(world.superuser.execute(COLUMNS).fetchall())
+    used = {}
+    with psycopg.connect(world.app_url, autocommit=True) as connection:
+        settings = {"app.tenant_id": str(world.tenant.id), "app.action_id": "x", "enable_seqscan": "off"}
+        for name, value in settings.items():
+            connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+        for name, (statement, parameters) in statements.items():
+            if plans == "custom":
+                plan = connection.execute(f"EXPLAIN {statement}".encode(), parameters)
+            else:
+                first, *rest = statement.split("%s")
+                marked = first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))
+                plan = connection.execute(f"EXPLAIN (GENERIC_PLAN) {marked}".encode())
+            used[name] = postgres_indexes("\n".join(line for (line,) in plan), columns)
+
+    named = INDEXES | ON_POSTGRESQL
+    assert {name: found for name, found in used.items() if found} == {
+        name: named.get(name) for name, found in used.items() if found
+    }
+
+
+def test_each_index_is_used_by_a_statement_or_named_with_what_needs_it(
+    file: tuple[SQLiteWorld, Captured], database: tuple[PostgresWorld, Captured]
+) -> None:
+    named = {index for indexes in (*INDEXES.values(), *ON_POSTGRESQL.values()) for index in indexes} | OTHERS.keys()
+    with closing(sqlite3.connect(file[0].path)) as connection:
+        indexes = connection.execute("SELECT name, tbl_name FROM sqlite_master WHERE type = 'index'").fetchall()
+        there = {
+            f"{table}({', '.join(row[2] for row in connection.execute(f'PRAGMA index_info({name})'))})"
+            for name, table in indexes
+        }
+    there |= {columns for _, columns in database[0].superuser.execute(COLUMNS).fetchall()}
+
+    assert there - named == set()
+    assert named - there == {name for name in named if name.endswith(", its key")}
