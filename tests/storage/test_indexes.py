@@ -17,7 +17,6 @@ from actionengine.storage.postgres.statements import (
     LIST_DOCUMENTS,
     READ_EVENTS,
     READ_EVENTS_OF_TYPES,
-    READ_LOG,
     ROWS,
 )
 from actionengine.storage.sql.documents import Listing
@@ -60,7 +59,7 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
         "SELECT FROM public.ae_idempotency_keys WHERE expires_at <= now() ORDER BY expires_at LIMIT 10",
         [],
     ),
-    "ae_action_log_pkey": (READ_LOG, [[ID], "{tenant}"]),
+    "ae_action_log_pkey": (FIND_LOG[None], ["{tenant}", ID, ID, 10]),
     "ae_action_log_actor": (FIND_LOG["actor_id"], ["{tenant}", "ann", ID, ID, 10]),
     "ae_action_log_action": (FIND_LOG["action"], ["{tenant}", "notes.put", ID, ID, 10]),
     "ae_action_log_outcome": (FIND_LOG["outcome"], ["{tenant}", "failed", ID, ID, 10]),
