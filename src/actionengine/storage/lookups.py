@@ -17,6 +17,9 @@ from pydantic_core import to_json
 
 from actionengine.storage.port import APPROVALS, RESERVED_PREFIX, ROLES, StorageError
 
+_VIEWS = f"{RESERVED_PREFIX}view/"
+"""The collections of projections: their names are the library's, and what they are asked is the host's."""
+
 MAX_KEY_LENGTH = 250
 """Characters of a key: of what is longer it has the hash."""
 
@@ -60,7 +63,7 @@ def key_of_filter(collection: str, filter: Mapping[str, Any]) -> str | None:
         key = _key(collection, fields, filter)
         if key is not None:
             return key
-    if filter and collection.startswith(RESERVED_PREFIX):
+    if filter and collection.startswith(RESERVED_PREFIX) and not collection.startswith(_VIEWS):
         raise StorageError(
             f"a filter of {collection!r} by {', '.join(fields)} would read the whole collection: add this lookup to "
             f"actionengine.storage.lookups"

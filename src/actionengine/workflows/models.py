@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from actionengine.changes.models import Description, Input, Output, Page, Title
-from actionengine.changes.ops import Flag, Name
+from actionengine.changes.ops import Name
 
 WorkflowStatus = Literal["draft", "active", "retired"]
 RunStatus = Literal["running", "paused", "succeeded", "failed", "cancelled"]
@@ -94,7 +94,7 @@ class ListRuns(Page):
 
     key: Key | None = None
     status: RunStatus | None = None
-    newest_first: Flag = False
+    newest_first: bool = False
 
     def filter(self) -> dict[str, str]:
         """What documents have to have."""
@@ -181,7 +181,7 @@ class ListAssignments(Page):
     status: str | None = None
     run_id: str | None = None
     key: Key | None = None
-    newest_first: Flag = False
+    newest_first: bool = False
 
     def filter(self) -> dict[str, str]:
         """What documents have to have."""
