@@ -63,7 +63,8 @@ def test_the_commands_of_the_readme_work_from_top_to_bottom(fresh_working_host: 
     assert used["details"] == {"floor": 3, "urgency": "today"}
     assert [misfit["problems"].keys() for misfit in taken_back["documents"][0]["misfits"]] == [{"urgency"}]
     assert (schema["version"], history["is_intact"]) == (2, True)
-    waiting, run, log = answers[30]["data"]["items"][-1], answers[33]["data"], answers[34]["data"]["items"]
+    (waiting,) = (each for each in answers[30]["data"]["items"] if each["action"] == "workflow_steps.perform")
+    run, log = answers[33]["data"], answers[34]["data"]["items"]
     assert waiting["reason"].startswith("Escalate the invoice of Ada: 240000 cents, risk high")
     assert [step["step"] for step in run["steps"]] == ["assess", "weigh", "call", "approve", "escalate", "tell"]
     assert {"invoices.escalate", "agent.assess_risk", "invoices.mark_overdue"} <= {row["action"] for row in log}
