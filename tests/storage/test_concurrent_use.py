@@ -446,11 +446,16 @@ def test_a_nested_action_that_is_cut_off_is_undone(
             await asyncio.wait({task})
         else:
             try:
-                async with asyncio.timeout(0.2):
+                async with asyncio.timeout(None) as limit:
+                    ending = asyncio.create_task(end(limit))
                     await ctx.execute_async("w", "inner")
             except TimeoutError:
-                pass
+                await ending
         return Success((await ctx.async_records("notes").insert({}, "own")).id)
+
+    async def end(limit: asyncio.Timeout) -> None:
+        await written[0].wait()
+        limit.reschedule(asyncio.get_running_loop().time())
 
     storage = fresh()
     if has_session and not hasattr(storage, "pools"):
