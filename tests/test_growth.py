@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import pytest
@@ -84,13 +84,19 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyStora
             yield postgres
 
 
+OfficeT = TypeVar("OfficeT", bound=Office)
+
+
 def costs_the_same(
-    storage: AnyStorage, past: Callable[[Office, int], None], operation: Callable[[Office], object]
+    storage: AnyStorage,
+    past: Callable[[OfficeT, int], None],
+    operation: Callable[[OfficeT], object],
+    make: Callable[[AnyStorage], OfficeT] = Office,  # type: ignore[assignment]
 ) -> None:
     """Expect that an operation does about as much with a long past as with a short one."""
     counts = []
     for number in (FEW, MANY):
-        office = Office(storage)
+        office = make(storage)
         past(office, number)
         counts.append(count(storage, office.tenant, partial(operation, office)))
     few, many = counts

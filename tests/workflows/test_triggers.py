@@ -174,7 +174,8 @@ async def test_of_several_triggers_that_see_an_event_the_first_whose_condition_h
 
     assert await relay.give(times=2) == {}
 
-    assert [run.input for run in await runs_of(desk, key)] == [{"which": "any"}, {"which": "above"}]
+    # Of two events of one millisecond either may come first.
+    assert sorted(run.input["which"] for run in await runs_of(desk, key)) == ["above", "any"]
 
 
 @scenario

@@ -42,6 +42,13 @@ class Agenda:
         told = (*_told(tenant), key, approval_id)
         self._timer(EXPIRE, *told, id=f"expire/{approval_id}", seconds=seconds + _AFTER_EXPIRY)
 
+    def forget_expiry(self, approval_id: str) -> None:
+        """Have an approval that is decided looked at no more."""
+        id = f"expire/{approval_id}"
+        for each, execution in self._client.look(id, f"{id}/again").items():
+            if execution.status in _WAITS:
+                self._client.forget(each)
+
     def firing(self, tenant: Tenant, key: str, trigger_id: str, at: datetime, seconds: float) -> None:
         """Have a trigger fired for a time that comes in so many seconds."""
         due = at.astimezone(UTC).isoformat()

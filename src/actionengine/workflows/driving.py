@@ -59,6 +59,18 @@ _FINAL = frozenset({ErrorCode.NOT_FOUND, ErrorCode.INVALID_INPUT})
 """What no further attempt mends."""
 
 
+def input_of(event: Event) -> dict[str, Any]:
+    """Return what a trigger knows of an event, as its `input`."""
+    return {
+        "payload": event.payload,
+        "id": event.id,
+        "type": event.type,
+        "subject": event.subject,
+        "actor": f"{event.actor_type}:{event.actor_id}" if event.actor_type else None,
+        "occurred_at": event.occurred_at.isoformat(),
+    }
+
+
 class Executions:
     """Executes what drives runs, as their workflows."""
 
@@ -107,19 +119,11 @@ class Executions:
         self, tenant: Tenant, key: str, trigger_id: str, event: Event, mode: Mode
     ) -> Result[Any, ActionError]:
         """Start what an event triggers, once."""
-        actor = f"{event.actor_type}:{event.actor_id}" if event.actor_type else None
-        known = {
-            "payload": event.payload,
-            "id": event.id,
-            "type": event.type,
-            "subject": event.subject,
-            "actor": actor,
-            "occurred_at": event.occurred_at.isoformat(),
-        }
+        known = input_of(event)
         payload = {
             "trigger_id": trigger_id,
             "input": known,
-            "started_by": actor or f"event:{event.type}",
+            "started_by": known["actor"] or f"event:{event.type}",
             "cause": event.id,
             "at": event.occurred_at.isoformat(),
             "action_id": event.action_id if event.actor_type == "workflow" else None,

@@ -37,12 +37,14 @@ class StepTold(_Payload):
 
 
 class RunEnded(_Payload):
-    """The payload of `workflows.ended`: `succeeded`, `failed` or `cancelled`."""
+    """The payload of `workflows.ended`: `succeeded`, `failed` or `cancelled`. `approval_id` is what a cancelled run
+    waited for."""
 
     run_id: str
     workflow_key: str
     status: RunStatus
     error: dict[str, Any] | None
+    approval_id: str | None = None
 
 
 class RunPaused(_Payload):

@@ -21,14 +21,19 @@ from actionengine.events.publisher import Failures, PublishError, PublisherUnava
 from actionengine.events.tenants import TenantOf, Tenants
 from actionengine.storage.port import APPROVALS, TRIGGERS, WORKFLOWS, Record, StorageUnavailable
 from actionengine.workflows.agenda import Agenda
-from actionengine.workflows.driving import Executions, RolesOf
-from actionengine.workflows.events import REFUSALS, RESUMED, STARTED, TRIGGER_CHANGED
+from actionengine.workflows.conditions import holds
+from actionengine.workflows.driving import Executions, RolesOf, input_of
+from actionengine.workflows.events import ENDED, REFUSALS, RESUMED, STARTED, TRIGGER_CHANGED
 from actionengine.workflows.looking import find, find_all, seconds_left
 from actionengine.workflows.steps import MAY_PASS, SERVICE
 from actionengine.workflows.store import TRIGGERS as TRIGGER_DOCUMENTS
-from actionengine.workflows.triggers import sees
+from actionengine.workflows.trigger_types import EventTrigger
+from actionengine.workflows.triggers import parse_trigger, sees
 
 logger = logging.getLogger("actionengine")
+
+_STARTS_AT_ONCE = 4
+"""Runs that one event starts at the same time: each takes a connection."""
 
 
 class WorkflowPublisher:
@@ -78,7 +83,7 @@ class WorkflowPublisher:
             STARTED.type: self._set_going,
             RESUMED.type: self._set_going,
             TRIGGER_CHANGED.type: self._reschedule,
-            "approvals.approve": self._wait_further,
+            "approvals.approve": self._approved,
             **dict.fromkeys(REFUSALS, self._decline),
         }
         self.queues = {queue: _OfQueue(self, queue) for queue in (WORKFLOWS, TRIGGERS)}
@@ -94,6 +99,8 @@ class WorkflowPublisher:
                 if event.type in self._told and queue != TRIGGERS:
                     await self._told[event.type](event, tenant)
                 if queue != WORKFLOWS:
+                    if event.type == ENDED.type:
+                        await self._ended(event)
                     await self._fire(event, tenant)
             except PublishError as error:
                 failures[event.id] = error
@@ -126,9 +133,13 @@ class WorkflowPublisher:
             key = record.data["requester"]["id"]
             answer = await self._executions.decline(tenant, key, approval_id, "async")
             _check(answer, event)
+            await asyncio.to_thread(self._agenda.forget_expiry, approval_id)
 
-    async def _wait_further(self, event: Event, tenant: Tenant) -> None:
-        """Have a run wait for what a further policy asks for, once the first is satisfied."""
+    async def _approved(self, event: Event, tenant: Tenant) -> None:
+        """Forget when an approval would have expired, and have its run wait for what a further policy asks for."""
+        decided = event.payload["input"]["approval_id"]
+        if await self._approval_of_step(decided, tenant) is not None:
+            await asyncio.to_thread(self._agenda.forget_expiry, decided)
         approval_id = (event.payload["output"] or {}).get("further_approval_id")
         record = await self._approval_of_step(approval_id, tenant) if approval_id is not None else None
         if record is None:
@@ -138,6 +149,11 @@ class WorkflowPublisher:
         await asyncio.to_thread(self._agenda.expiry, tenant, key, record.id, left or 0.0)
         answer = await self._executions.wait(tenant, key, at["run_id"], at["position"], record.id, "async")
         _check(answer, event)
+
+    async def _ended(self, event: Event) -> None:
+        """Forget when the approval would have expired that a cancelled run waited for. No other queue has the event."""
+        if event.payload.get("approval_id") is not None:
+            await asyncio.to_thread(self._agenda.forget_expiry, event.payload["approval_id"])
 
     async def _approval_of_step(self, approval_id: str, tenant: Tenant) -> Record | None:
         """An approval that a step of a workflow waits for."""
@@ -154,25 +170,40 @@ class WorkflowPublisher:
 
     async def _fire(self, event: Event, tenant: Tenant) -> None:
         """Start the runs that an event triggers. One that cannot be started keeps no other from its start."""
-        failed: PublishError | None = None
+        by_workflow: dict[str, list[str]] = {}
         wanted = {"event_type": event.type, "status": "active"}
         async for trigger in find_all(self._engine.storage, tenant, TRIGGER_DOCUMENTS, wanted, "async"):
             if event.actor_type == "workflow" and not trigger.data["trigger"].get("from_workflows", False):
                 continue
-            if not sees(trigger, event.position):
-                continue
-            key = trigger.data["workflow_key"]
-            answer = await self._executions.fire_event(tenant, key, trigger.id, event, "async")
+            if sees(trigger, event.position) and _may_match(trigger, event):
+                by_workflow.setdefault(trigger.data["workflow_key"], []).append(trigger.id)
+        turns = asyncio.Semaphore(_STARTS_AT_ONCE)
+
+        async def start(key: str, trigger_ids: Sequence[str]) -> PublishError | None:
+            async with turns:
+                return await self._start(event, tenant, key, trigger_ids)
+
+        for failed in await asyncio.gather(*(start(*each) for each in by_workflow.items())):
+            if failed is not None:
+                raise failed
+
+    async def _start(self, event: Event, tenant: Tenant, key: str, trigger_ids: Sequence[str]) -> PublishError | None:
+        """Start the run of a workflow for an event: the first of its triggers that does is enough."""
+        failed: PublishError | None = None
+        for trigger_id in trigger_ids:
+            answer = await self._executions.fire_event(tenant, key, trigger_id, event, "async")
             if isinstance(answer, Failure) and answer.failure().code not in _TRY_AGAIN:
                 # The trigger is to blame, not the event, which others wait for.
-                logger.warning("the trigger %s of %s: %s", trigger.id, key, answer.failure())
+                logger.warning("the trigger %s of %s: %s", trigger_id, key, answer.failure())
                 continue
             try:
                 _check(answer, event)
             except PublishError as error:
                 failed = failed or error
-        if failed is not None:
-            raise failed
+                continue
+            if answer.unwrap() is not None:
+                break
+        return failed
 
 
 class _OfQueue:
@@ -197,6 +228,16 @@ class _OfQueue:
     async def stop(self) -> None:
         """End."""
         await self._whole._stop_at(self._queue)
+
+
+def _may_match(record: Record, event: Event) -> bool:
+    """Return whether the condition of a trigger holds for an event. What is wrong with one is told when it fires."""
+    try:
+        trigger = parse_trigger(record.data["trigger"], stored=True)
+        when = trigger.when if isinstance(trigger, EventTrigger) else None
+        return when is None or holds(when, {"input": input_of(event)})
+    except ActionException:
+        return True
 
 
 _TRY_AGAIN = MAY_PASS | {ErrorCode.INTERNAL}

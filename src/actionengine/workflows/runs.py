@@ -97,8 +97,9 @@ async def cancel(data: CancelRun, ctx: ActionContext) -> Result[RunSummary, Acti
         "ended_at": now,
         "updated_at": now,
     }
+    approval_id = run.data["approval_id"]
     run = await store.runs.update(run.id, {**run.data, **changed}, run.version)
-    tell_end(ctx, run)
+    tell_end(ctx, run, approval_id)
     return Success(summary_of(run))
 
 

@@ -5,6 +5,7 @@ ae_workflow_heads   <key>                 which of its versions is the newest, a
 ae_workflow_runs    <run id>              a run: where it is, and what its steps gave
 ae_workflow_steps   <run id>/<position>   a step that was taken
 ae_triggers         <trigger id>
+ae_trigger_counts   <type>                how many triggers of a type there are
 ae_record_locks     <collection>/<id>     which run has locked a document, and until when
 """
 
@@ -28,6 +29,7 @@ HEADS = "ae_workflow_heads"
 RUNS = "ae_workflow_runs"
 STEPS = "ae_workflow_steps"
 TRIGGERS = "ae_triggers"
+TRIGGER_COUNTS = "ae_trigger_counts"
 LOCKS = "ae_record_locks"
 
 _MOST_KEPT = 500
@@ -50,6 +52,7 @@ class Store:
         self.runs = access.records(RUNS)
         self.steps = access.records(STEPS)
         self.triggers = access.records(TRIGGERS)
+        self.trigger_counts = access.records(TRIGGER_COUNTS)
         self.locks = access.records(LOCKS)
 
     async def workflow(self, key: str, version: int | None = None) -> Record:

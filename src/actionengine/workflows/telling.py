@@ -14,8 +14,14 @@ def tell_going(ctx: ActionContext, run: Record, first: bool = False) -> None:
     ctx.emit(STARTED if first else RESUMED, told, subject=run_subject(run.id))
 
 
-def tell_end(ctx: ActionContext, run: Record) -> None:
-    """Tell of a run that has ended."""
+def tell_end(ctx: ActionContext, run: Record, approval_id: str | None = None) -> None:
+    """Tell of a run that has ended, and of the approval that it waited for then."""
     data = run.data
-    told = RunEnded(run_id=run.id, workflow_key=data["workflow_key"], status=data["status"], error=data["error"])
+    told = RunEnded(
+        run_id=run.id,
+        workflow_key=data["workflow_key"],
+        status=data["status"],
+        error=data["error"],
+        approval_id=approval_id,
+    )
     ctx.emit(ENDED, told, subject=run_subject(run.id))

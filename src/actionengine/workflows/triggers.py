@@ -19,6 +19,7 @@ from actionengine.storage.port import Record
 from actionengine.workflows.events import TRIGGER_CHANGED, TriggerChanged
 from actionengine.workflows.models import CreateTrigger, ListTriggers, TriggerReference, TriggerView
 from actionengine.workflows.permissions import ACTIVATORS, WorkflowPermissions
+from actionengine.workflows.quotas import count_trigger
 from actionengine.workflows.store import Store, store_of, timestamp, workflow_subject
 from actionengine.workflows.trigger_types import STORED, EventTrigger, ScheduleTrigger, Trigger
 
@@ -139,6 +140,7 @@ async def _insert(
     *,
     from_definition: bool,
 ) -> Record:
+    await count_trigger(store, trigger.type, 1)
     now = await timestamp(ctx)
     kept = remembered or {"id": new_id(), "status": "active"}
     record = await store.triggers.insert(
@@ -158,6 +160,9 @@ async def _insert(
 
 async def _replace(ctx: ActionContext, store: Store, record: Record, trigger: EventTrigger | ScheduleTrigger) -> None:
     """Have a trigger wait for something else; it stays as enabled or disabled as it was."""
+    if record.data["type"] != trigger.type:
+        await count_trigger(store, record.data["type"], -1)
+        await count_trigger(store, trigger.type, 1)
     data = {**record.data, **await _content(ctx, trigger, record), "updated_at": await timestamp(ctx)}
     _tell(ctx, await store.triggers.update(record.id, data, record.version))
 
@@ -178,6 +183,7 @@ async def _set_status(ctx: ActionContext, id: str, status: str) -> Record:
 
 async def _remove(ctx: ActionContext, store: Store, record: Record) -> None:
     await store.triggers.delete(record.id, record.version)
+    await count_trigger(store, record.data["type"], -1)
     _tell(ctx, record, is_removed=True)
 
 

@@ -1,0 +1,34 @@
+"""How many triggers a tenant has, by type: counted as they come and go, so that nothing is listed for it."""
+
+from __future__ import annotations
+
+from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.storage.port import SerializationFailure
+from actionengine.workflows.store import Store
+
+MAX_TRIGGERS = 1000
+"""Triggers of one type that a tenant may have: what an event starts, and what a scheduler looks at, has an end."""
+
+
+async def count_trigger(store: Store, type: str, change: int) -> None:
+    """Count a trigger that is added, or removed.
+
+    Raise `ActionException(unprocessable)` for one too many.
+    """
+    record = await store.trigger_counts.get(type)
+    number = (0 if record is None else record.data["number"]) + change
+    if change > 0 and number > MAX_TRIGGERS:
+        raise failing(
+            ErrorCode.UNPROCESSABLE,
+            f"the tenant has {MAX_TRIGGERS} triggers of the type {type!r}, as many as it may have: delete one first",
+            type=type,
+            limit=MAX_TRIGGERS,
+        )
+    document = {"number": max(0, number)}
+    try:
+        if record is None:
+            await store.trigger_counts.insert(document, type)
+        else:
+            await store.trigger_counts.update(type, document, record.version)
+    except ActionException as refusal:
+        raise SerializationFailure("another trigger is added or removed: run it again") from refusal

@@ -1,0 +1,157 @@
+"""What workflows cost does not grow with what they have done before, nor with triggers of others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from uuid_utils import uuid7
+
+from actionengine import create_engine
+from actionengine.events.event import Event
+from actionengine.workflows import WorkflowPublisher, workflow_services
+from actionengine.workflows.performing import ASSIGNMENTS
+from actionengine.workflows.store import RUNS, TRIGGERS
+from tests.growth import AnyStorage, fill
+from tests.test_growth import Office, costs_the_same
+from tests.test_growth import storage as storage
+
+STEPS = {"steps": [{"name": "a", "type": "assignment", "assignee": "ann", "title": "look", "wait": True}]}
+EVENT = {"type": "event", "event_type": "job.done"}
+
+
+class Works(Office):
+    """A tenant with two workflows: `old`, and `new`, of which there is a run that waits."""
+
+    def __init__(self, storage: AnyStorage) -> None:
+        super().__init__(storage)
+        self.engine = create_engine(services=workflow_services(), storage=storage)
+        for key in ("old", "new"):
+            self.define(key)
+        self.run = self.start("new")
+
+    def define(self, key: str, **more: Any) -> int:
+        version: int = self.do("workflows.define", {"key": key, "definition": {**STEPS, **more}}).unwrap().version
+        self.do("workflows.activate", {"key": key, "version": version}).unwrap()
+        return version
+
+    def start(self, key: str) -> str:
+        return str(self.do("workflows.start", {"key": key}).unwrap().id)
+
+
+def ended_runs(works: Works, number: int) -> None:
+    """Runs of the other workflow that have ended, before the one that waits and after it."""
+    (newest,) = works.records(RUNS, 1)
+    old = {"workflow_key": "old", "status": "succeeded", "step": None, "ended_at": datetime.now(UTC).isoformat()}
+    ids = [str(uuid7()) for _ in range(number)]
+    fill(works.storage, works.tenant, RUNS, [(id, {**newest.data, **old}) for id in ids])
+    works.run = works.start("new")
+
+
+def done_assignments(works: Works, number: int) -> None:
+    document = {
+        "assignee": "bob",
+        "title": "x",
+        "details": {},
+        "run_id": "r",
+        "workflow_key": "old",
+        "step": "a",
+        "status": "completed",
+    }
+    fill(works.storage, works.tenant, ASSIGNMENTS, [(None, document)] * number)
+    fill(works.storage, works.tenant, ASSIGNMENTS, [(None, {**document, "assignee": "ann", "status": "open"})])
+
+
+def other_triggers(works: Works, number: int) -> None:
+    """Triggers of the other workflow, and one of this one."""
+    works.do("triggers.create", {"key": "old", "trigger": {**EVENT, "event_type": "job.begun"}}).unwrap()
+    (newest,) = works.records(TRIGGERS, 1)
+    fill(works.storage, works.tenant, TRIGGERS, [(str(uuid7()), newest.data) for _ in range(number)])
+    works.do("triggers.create", {"key": "new", "trigger": EVENT}).unwrap()
+
+
+def grows(storage: AnyStorage, past: Callable[[Works, int], None], operation: Callable[[Works], object]) -> None:
+    costs_the_same(storage, past, operation, Works)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"status": "running"},
+        {"status": "paused"},
+        {"status": "failed", "newest_first": True},
+        {"key": "new"},
+        {"key": "new", "status": "running", "newest_first": True},
+        {"key": "old", "status": "running"},
+        {"limit": 3},
+    ],
+    ids=str,
+)
+def test_a_list_of_runs_does_not_read_those_that_have_ended(storage: AnyStorage, asked: dict[str, Any]) -> None:
+    grows(storage, ended_runs, lambda works: works.do("workflows.list", asked).unwrap())
+
+
+def test_a_run_costs_no_more_after_many(storage: AnyStorage) -> None:
+    def cancel(works: Works) -> None:
+        works.do("workflows.cancel", {"run_id": works.start("new")}).unwrap()
+
+    grows(storage, ended_runs, cancel)
+
+
+def test_a_purge_reads_what_it_removes(storage: AnyStorage) -> None:
+    long_ago = {"ended_before": (datetime.now(UTC) - timedelta(days=1)).isoformat(), "limit": 5}
+    grows(storage, ended_runs, lambda works: works.do("workflows.purge", long_ago).unwrap())
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"assignee": "ann"},
+        {"status": "open"},
+        {"assignee": "ann", "status": "open"},
+        {"assignee": "bob", "status": "open"},
+        {"key": "new"},
+        {"key": "new", "status": "completed"},
+        {"key": "old", "assignee": "ann"},
+        {"key": "old", "assignee": "ann", "status": "open", "newest_first": True},
+        {"run_id": "none"},
+        {"run_id": "none", "status": "open"},
+    ],
+    ids=str,
+)
+def test_a_list_of_assignments_does_not_read_those_of_others(storage: AnyStorage, asked: dict[str, Any]) -> None:
+    grows(storage, done_assignments, lambda works: works.do("workflow_assignments.list", asked).unwrap())
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda works: works.do("triggers.list", {"key": "new"}).unwrap(),
+        lambda works: works.do("triggers.create", {"key": "new", "trigger": EVENT}).unwrap(),
+        lambda works: works.define("new", trigger=EVENT),
+    ],
+    ids=["list", "create", "activate"],
+)
+def test_a_trigger_costs_no_more_among_those_of_others(
+    storage: AnyStorage, operation: Callable[[Works], object]
+) -> None:
+    grows(storage, other_triggers, operation)
+
+
+@pytest.mark.parametrize("storage", ["memory"], indirect=True)
+def test_an_event_costs_as_much_as_the_triggers_that_wait_for_it(storage: AnyStorage, tmp_path: Any) -> None:
+    def deliver(works: Works) -> None:
+        async def publish() -> None:
+            publisher = WorkflowPublisher(
+                works.engine, tmp_path / "durable.sqlite", tenant_of=lambda tenant_id: works.tenant
+            )
+            stored = storage.read_events(works.tenant, types=["workflows.started"], limit=1)
+            event = Event.of(stored[0].position, stored[0].event)._replace(type="job.gone")
+            assert await publisher.publish([event]) == {}
+
+        asyncio.run(publish())
+
+    grows(storage, other_triggers, deliver)
