@@ -13,39 +13,23 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-from benchmarks.growth import change_control, directory, documents, events, log, roles
+from benchmarks.growth import approvals, change_control, directory, documents, events, log, roles, workflows
 from benchmarks.growth.operation import Operation, Reading
 from benchmarks.growth.worlds import PostgresWorld, World, sqlite_world
 from benchmarks.postgres import Bench, database
 from benchmarks.report import Aim, Row
 from benchmarks.timing import Timing
 
-AREAS: tuple[ModuleType, ...] = (log, events, documents, change_control, roles, directory)
+AREAS: tuple[ModuleType, ...] = (log, events, documents, change_control, roles, directory, approvals, workflows)
 
 _OF_FILES = ("write_files", "start_workspace", "stop_workspace", "workspace")
-_OF_RUNS = (
-    "activate",
-    "cancel",
-    "define",
-    "get",
-    "get_definition",
-    "list",
-    "list_definitions",
-    "purge",
-    "resume",
-    "start",
-)
 NOT_MEASURED = {
     **{f"changes.{name}": "the files of a module decide, not the rows of tables" for name in _OF_FILES},
     **{
         f"workflow_steps.{name}": "for the library's own executor alone"
         for name in ("next", "perform", "give_up", "wait", "fire", "decline")
     },
-    **{f"approvals.{name}": "not measured yet" for name in ("approve", "cancel", "get", "list", "reject")},
-    **{f"workflows.{name}": "not measured yet" for name in _OF_RUNS},
-    **{f"triggers.{name}": "not measured yet" for name in ("create", "delete", "disable", "enable", "get", "list")},
-    **{f"workflow_assignments.{name}": "not measured yet" for name in ("complete", "get", "list")},
-    **{f"roles.{name}": "not measured yet" for name in ("define", "delete")},
+    "workflows.resume": "it takes a run that a step has failed; it reads that run",
 }
 """Actions without an operation here, and why."""
 

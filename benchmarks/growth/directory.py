@@ -31,5 +31,6 @@ def _create(world: World) -> object:
 OPERATIONS = [
     Operation("resolve_tenant", lambda world: world.engine.resolve_tenant("other").unwrap()),
     Operation("create_tenant, delete_tenant", _create),
+    Operation("list_tenants, a page", lambda world: world.storage.list_tenants(after="n", limit=20)),
     Operation("purge_expired_keys", lambda world: world.storage.purge_expired_keys(limit=20)),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import count
+from typing import Any
 
 from actionengine import Actor
 from benchmarks.growth.operation import Operation
@@ -22,11 +23,11 @@ def fill(world: World) -> None:
     assignment = world.sample("ae_documents", collection="ae_role_assignments", tenant_id=tenant)
     data = json.loads(role["data"])
 
-    def changed(number: int) -> dict[str, str]:
+    def changed(number: int) -> dict[str, Any]:
         name = f"role {number:06}"
-        return {"id": name, "data": json.dumps({**data, "name": name})}
+        return {**data, "name": name, "folded_name": name, "id": name}
 
-    world.clone("ae_documents", role, changed)
+    world.clone_documents(role, ((f"role {number:06}", changed(number)) for number in range(world.size)))
     world.clone("ae_documents", assignment, lambda number: {"id": f"human:actor-{number:06}"})
 
 
@@ -36,7 +37,14 @@ def _assign(world: World) -> object:
     return world.do("roles", "unassign", actor)
 
 
+def _define_and_delete(world: World) -> object:
+    name = f"new {next(_NUMBERS)}"
+    world.do("roles", "define", {"name": name, "allow": [{"permission": "action_log.read"}]})
+    return world.do("roles", "delete", {"name": name})
+
+
 OPERATIONS = [
+    Operation("roles.define, delete", _define_and_delete, ("roles.define", "roles.delete")),
     Operation(
         "an action by an actor with a role",
         lambda world: world.do("action_log", "list", {"limit": 1}, actor=Actor.human("clara")),

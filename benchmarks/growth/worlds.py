@@ -6,6 +6,7 @@ and their indexes. So a result is the same on any machine, whatever else that do
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +27,7 @@ from actionengine import (
     ActionContext,
     ActionError,
     Actor,
+    ApprovalPolicy,
     Engine,
     PostgresStorage,
     RequestContext,
@@ -36,6 +38,7 @@ from actionengine import (
     create_service,
 )
 from actionengine.changes import change_control_services
+from actionengine.storage.lookups import keys_of
 from actionengine.workflows import workflow_services
 from benchmarks.postgres import Bench
 from benchmarks.report import Unit
@@ -84,6 +87,21 @@ class World(ABC):
         if not isinstance(answer, Success):
             raise AssertionError(f"{service}.{action}: {answer.failure()}")
         return answer.unwrap()
+
+    def ask(self, service: str, action: str, payload: Values | None = None, *, actor: Actor) -> str:
+        """The id of the approval that an action waits for."""
+        request = RequestContext(tenant=self.tenant, actor=actor)
+        answer = self.engine.execute_action(service, action, dict(payload or {}), request)
+        return str(answer.failure().details["approval_id"])
+
+    def clone_documents(self, row: Values, changed: Iterable[tuple[str, Values]]) -> None:
+        """Add documents like this one, each with another id and these fields, and the keys of their lookups."""
+        data = json.loads(row["data"])
+        documents = [(id, {**data, **fields}) for id, fields in changed]
+        self.insert("ae_documents", ({**row, "id": id, "data": json.dumps(each)} for id, each in documents))
+        scope = {"tenant_id": row["tenant_id"], "collection": row["collection"]}
+        keys = [(id, key) for id, each in documents for key in keys_of(row["collection"], each)]
+        self.insert("ae_document_keys", ({**scope, "id": id, "key": key} for id, key in keys))
 
     def clone(self, table: str, row: Values, changed: Callable[[int], Values], rows: int | None = None) -> None:
         """Add `size` rows (or so many) that are like this one but for what `changed` says of each."""
@@ -300,6 +318,8 @@ def create_engine_of(storage: Storage) -> Engine:
         create_action(name=name, description=name, handler=handler, validation=Note)
         for name, handler in (("put", _put), ("get", _get), ("list", _list), ("pass", _pass))
     ]
+    policy = ApprovalPolicy(when=lambda data, ctx: True, permission="notes.approve")
+    actions.append(create_action(name="send", description="send", handler=_pass, validation=Note, approval=policy))
     notes = create_service(name="notes", description="Notes", actions=actions)
     services = [notes, *change_control_services(open=True), *workflow_services(open=True)]
     return create_engine(services=services, storage=storage)

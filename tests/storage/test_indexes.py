@@ -114,7 +114,7 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
     "ae_relays_pkey": ("SELECT FROM public.ae_relays WHERE id = %s", ["{tenant}"]),
     "ae_tenants_pkey": ("SELECT FROM public.ae_tenants WHERE tenant_id = %s", ["{tenant}"]),
     "ae_tenants_open": (
-        "SELECT FROM public.ae_tenants WHERE deleted_at IS NULL AND slug > %s ORDER BY slug LIMIT 10",
+        "SELECT FROM public.ae_tenants WHERE coalesce(deleted_at IS NULL, false) AND slug > %s ORDER BY slug LIMIT 10",
         ["acme"],
     ),
     "ae_tenants_slug": ("SELECT FROM public.ae_tenants WHERE slug = %s", ["acme"]),

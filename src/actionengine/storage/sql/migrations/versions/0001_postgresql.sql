@@ -63,7 +63,9 @@ CREATE TABLE public.ae_tenants (
     deleted_at timestamptz,
     CONSTRAINT ae_tenants_slug UNIQUE (slug)
 );
-CREATE INDEX ae_tenants_open ON public.ae_tenants (slug) WHERE deleted_at IS NULL;
+-- The planner, which has no statistics, takes one row of 200 for a null: then it reads and sorts all. Of an expression
+-- it takes half.
+CREATE INDEX ae_tenants_open ON public.ae_tenants (slug) WHERE coalesce(deleted_at IS NULL, false);
 
 CREATE TABLE public.ae_documents (
     tenant_id  uuid             NOT NULL,
@@ -861,7 +863,7 @@ BEGIN
     RETURN QUERY
         SELECT t.tenant_id, t.slug
         FROM public.ae_tenants t
-        WHERE t.deleted_at IS NULL AND t.slug > coalesce(later_than, '')
+        WHERE coalesce(t.deleted_at IS NULL, false) AND t.slug > coalesce(later_than, '')
         ORDER BY t.slug
         LIMIT most;
 END $$;

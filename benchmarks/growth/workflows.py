@@ -1,0 +1,127 @@
+"""Workflows: runs that have ended, assignments that are done, and triggers of other workflows should not matter."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from benchmarks.growth.operation import Operation
+from benchmarks.growth.worlds import World, id_at, time_of
+
+_NUMBERS = count()
+STEPS = {"steps": [{"name": "look", "type": "assignment", "assignee": "ann", "title": "Look", "wait": True}]}
+EVENT = {"type": "event", "event_type": "job.done"}
+ENDED = time_of(10**9).isoformat()
+
+
+def fill(world: World) -> None:
+    """A workflow that has run often, with many triggers, and one that is new."""
+    for key in ("old", "new"):
+        world.do("workflows", "define", {"key": key, "definition": STEPS})
+        world.do("workflows", "activate", {"key": key})
+    world.do("workflows", "start", {"key": "old"})
+    world.notes["trigger"] = world.do("triggers", "create", {"key": "new", "trigger": EVENT}).id
+    world.do("triggers", "create", {"key": "old", "trigger": {**EVENT, "event_type": "job.begun"}})
+    tenant = str(world.tenant.id)
+    run = world.sample("ae_documents", collection="ae_workflow_runs", tenant_id=tenant)
+    ended = {"status": "succeeded", "step": None, "ended_at": ENDED}
+    world.clone_documents(run, ((id_at(number), ended) for number in range(world.size)))
+    trigger = world.sample("ae_documents", collection="ae_triggers", tenant_id=tenant)
+    world.clone_documents(trigger, ((id_at(number), {}) for number in range(world.size)))
+    assignment = {
+        "assignee": "bob",
+        "title": "Look",
+        "details": {},
+        "run_id": "r",
+        "workflow_key": "old",
+        "step": "look",
+        "status": "completed",
+    }
+    sample = {**run, "collection": "workflow_assignments", "data": "{}"}
+    world.clone_documents(sample, ((id_at(number), assignment) for number in range(world.size)))
+    open_one = {**assignment, "assignee": "ann", "status": "open"}
+    world.notes["assignment"] = id_at(10**6)
+    world.clone_documents(sample, [(world.notes["assignment"], open_one)])
+    world.notes["one more"] = lambda id_: (sample, [(id_, open_one)])
+    world.notes["run"] = world.do("workflows", "start", {"key": "new"}).id
+
+
+def _start_and_cancel(world: World) -> object:
+    run = world.do("workflows", "start", {"key": "new"})
+    return world.do("workflows", "cancel", {"run_id": run.id})
+
+
+def _complete(world: World) -> object:
+    id = id_at(2 * 10**6 + next(_NUMBERS))
+    world.clone_documents(*world.notes["one more"](id))
+    return world.do("workflow_assignments", "complete", {"assignment_id": id})
+
+
+def _define(world: World) -> object:
+    key = f"key_{next(_NUMBERS)}"
+    world.do("workflows", "define", {"key": key, "definition": {**STEPS, "trigger": EVENT}})
+    return world.do("workflows", "activate", {"key": key})
+
+
+def _trigger(world: World) -> object:
+    made = {"trigger_id": world.do("triggers", "create", {"key": "new", "trigger": EVENT}).id}
+    for action in ("disable", "enable", "delete"):
+        world.do("triggers", action, made)
+    return None
+
+
+def _list(service: str, about: str, **asked: object) -> Operation:
+    return Operation(
+        f"{service}.list, {about}",
+        lambda world: world.do(service, "list", {"limit": 20, **asked}),
+        (f"{service}.list",),
+    )
+
+
+OPERATIONS = [
+    Operation("workflows.start, cancel", _start_and_cancel, ("workflows.start", "workflows.cancel")),
+    Operation("workflows.define, activate", _define, ("workflows.define", "workflows.activate")),
+    Operation(
+        "workflows.get", lambda world: world.do("workflows", "get", {"run_id": world.notes["run"]}), ("workflows.get",)
+    ),
+    Operation(
+        "workflows.get_definition",
+        lambda world: world.do("workflows", "get_definition", {"key": "new"}),
+        ("workflows.get_definition",),
+    ),
+    Operation(
+        "workflows.list_definitions",
+        lambda world: world.do("workflows", "list_definitions", {"limit": 2, "after": "a"}),
+        ("workflows.list_definitions",),
+    ),
+    Operation(
+        "workflows.purge of nothing",
+        lambda world: world.do("workflows", "purge", {"ended_before": time_of(-1).isoformat(), "limit": 5}),
+        ("workflows.purge",),
+    ),
+    _list("workflows", "a page"),
+    _list("workflows", "running", status="running"),
+    _list("workflows", "failed", status="failed"),
+    _list("workflows", "of a workflow", key="new"),
+    _list("workflows", "of a workflow, paused", key="old", status="paused"),
+    Operation(
+        "triggers.create, disable, enable, delete",
+        _trigger,
+        tuple(f"triggers.{name}" for name in ("create", "disable", "enable", "delete")),
+    ),
+    Operation(
+        "triggers.get",
+        lambda world: world.do("triggers", "get", {"trigger_id": world.notes["trigger"]}),
+        ("triggers.get",),
+    ),
+    _list("triggers", "of a workflow", key="new"),
+    Operation(
+        "workflow_assignments.get",
+        lambda world: world.do("workflow_assignments", "get", {"assignment_id": world.notes["assignment"]}),
+        ("workflow_assignments.get",),
+    ),
+    Operation("workflow_assignments.complete", _complete, ("workflow_assignments.complete",)),
+    _list("workflow_assignments", "of a person", assignee="ann"),
+    _list("workflow_assignments", "of a person, open", assignee="bob", status="open"),
+    _list("workflow_assignments", "open", status="open"),
+    _list("workflow_assignments", "of a run, open", run_id="none", status="open"),
+]
