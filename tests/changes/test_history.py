@@ -5,11 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from actionengine import ErrorCode, StorageError
+from actionengine.changes.schema import Schema
+from actionengine.changes.store import Store
 from actionengine.errors import ActionException
 from actionengine.storage.tables import CHANGES, PATCH_OPS, RECORD_TYPES, SNAPSHOTS, Row, Table
 from tests.changes.desk import (
@@ -73,6 +77,38 @@ async def test_the_schema_at_a_change_is_as_it_has_left_it(desk: Desk) -> None:
     assert names(at_first) == ["title", "hours", "a", "b"]
     assert (at_second.version, at_second.change_id) == (3, second.id)
     assert at_second.schema == (await desk.get_type(project)).schema
+
+
+@scenario
+async def test_verifying_reads_few_schemas_at_once_and_parses_none_that_is_as_expected(desk: Desk) -> None:
+    project = await desk.job()
+    for number in range(20):
+        await desk.merged(project, add("job", f"a_{number}"), add("job", f"b_{number}"))
+    parsed, found = [], []
+    from_document, find = Schema.from_document, Store.__init__
+
+    def counted(document: Mapping[str, Any]) -> Schema:
+        parsed.append(document)
+        return from_document(document)
+
+    def watched(self: Any, rows: Any) -> None:
+        find(self, rows)
+        ops_find = self.ops.find
+
+        async def find_noted(*arguments: Any, **options: Any) -> Any:
+            rows = await ops_find(*arguments, **options)
+            found.append(sum("previous_snapshot" in row for row in rows))
+            return rows
+
+        self.ops = SimpleNamespace(find=find_noted)
+
+    with patch.object(Schema, "from_document", counted), patch.object(Store, "__init__", watched):
+        verified = expect(await desk.history(project))
+
+    assert (verified.is_intact, verified.versions, verified.ops) == (True, 21, 40)
+    assert len(parsed) <= 2
+    assert sum(found) == 40
+    assert max(found) <= 32
 
 
 @scenario

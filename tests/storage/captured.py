@@ -19,7 +19,7 @@ Captured = dict[str, tuple[str, Any]]
 
 _LISTINGS = ("LIST_DOCUMENTS", "FIND_DOCUMENTS")
 _TABLE = re.compile(r"(?:FROM|INTO|UPDATE) (?:main|public)\.(ae_\w+)")
-_CONDITION = re.compile(r"(?:WHERE|AND) (?:\w+\.)?(\w+) ")
+_CONDITION = re.compile(r"(?:WHERE|AND) (?:\w+\.)?(\w+) (OPERATOR\(pg_catalog\.=\) ANY|IN )?")
 _VERB = re.compile(r"\b(INSERT|UPDATE|DELETE|FOR NO KEY UPDATE)\b")
 
 
@@ -81,7 +81,11 @@ def name_of(statement: str) -> str | None:
         return None
     verbs = _VERB.findall(statement)
     where = statement.rpartition("WHERE tenant_id")[2]
-    columns = [name for name in dict.fromkeys(_CONDITION.findall(where)) if name not in {"tenant_id", "bytes_before"}]
+    columns = [
+        f"{name} of several" if is_any else name
+        for name, is_any in dict.fromkeys(_CONDITION.findall(where))
+        if name not in {"tenant_id", "bytes_before"}
+    ]
     verb = verbs[0].lower().replace("for no key update", "lock") if verbs else "find"
     page = ", a page" if "bytes_before" in statement else ", a limit" if "LIMIT" in where else ""
     by = f" by {', '.join(columns)}" if columns else ""
