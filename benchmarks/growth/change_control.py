@@ -37,6 +37,8 @@ def fill(world: World) -> None:
     )
     world.clone("ae_projects", world.sample("ae_projects"), lambda n: {"id": id_at(n), "name": f"Project {n}"})
     world.clone("ae_changes", change, lambda number: {"id": id_at(number), "title": f"Change {number}"})
+    ready = {**change, "status": "Ready", "merged_at": None, "project_id": id_at(0)}
+    world.clone("ae_changes", ready, lambda number: {"id": id_at(world.size + number)})
     world.clone("ae_change_targets", target, lambda number: {"id": id_at(number), "change_id": id_at(number)})
     world.clone(
         "ae_patch_ops",
@@ -120,12 +122,15 @@ def _create_type(world: World) -> object:
     return do(world, "record_types", "retire", **about)
 
 
-def _page(service: str, of_project: bool = False) -> Operation:
+def _page(service: str, of_project: bool = False, **asked: str) -> Operation:
     def call(world: World) -> object:
         about = {"project_id": world.notes["project"]} if of_project else {}
-        return do(world, service, "list", limit=20, **about)
+        return do(world, service, "list", limit=20, **about, **asked)
 
-    return Operation(f"{service}.list, a page{' of a project' if of_project else ''}", call, (f"{service}.list",))
+    about = " of a project" if of_project else ""
+    return Operation(
+        f"{service}.list, a page{about}{''.join(f', {each}' for each in asked.values())}", call, (f"{service}.list",)
+    )
 
 
 OPERATIONS = [
@@ -139,6 +144,8 @@ OPERATIONS = [
     ),
     _page("projects"),
     _page("record_types", of_project=True),
+    _page("changes", status="Ready"),
+    _page("changes", of_project=True, status="Ready"),
     _page("changes"),
     _page("changes", of_project=True),
     Operation(

@@ -85,6 +85,11 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
         "SELECT position FROM public.ae_outbox_due('events', 1) WHERE position <= 10 ORDER BY position LIMIT 1",
         [],
     ),
+    "ae_outbox_dead": (
+        "SELECT FROM public.ae_outbox WHERE queue = 'events' AND dead_at IS NOT NULL AND event_id > %s"
+        " ORDER BY event_id LIMIT 10",
+        ["{tenant}"],
+    ),
     "ae_projects_pkey": rows(PROJECTS, "id"),
     "ae_projects_d4_name": rows(PROJECTS, "name"),
     "ae_record_types_pkey": rows(RECORD_TYPES, "id"),
@@ -98,6 +103,8 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
     "ae_record_types_d4_name": rows(RECORD_TYPES, "name"),
     "ae_changes_pkey": rows(CHANGES, "id"),
     "ae_changes_project": rows(CHANGES, "project_id", order="id"),
+    "ae_changes_status": rows(CHANGES, "status", order="id"),
+    "ae_changes_project_status": rows(CHANGES, "project_id", "status", order="id"),
     "ae_change_targets_pkey": rows(TARGETS, "id"),
     "ae_change_targets_change": rows(TARGETS, "change_id", order="id"),
     "ae_patch_ops_pkey": rows(PATCH_OPS, "id"),
@@ -125,6 +132,7 @@ OPERATORS = {
     "ae_idempotency_keys_expiry",
     "ae_outbox_pending",
     "ae_outbox_held",
+    "ae_outbox_dead",
     "ae_relays_pkey",
     "ae_tenants_pkey",
     "ae_tenants_open",

@@ -105,7 +105,8 @@ class SQLiteOutbox:
             dead_at = self._now() if failure.retry_in is None else None
             pending = failure.pending
             scope = (str(pending.event.tenant_id), pending.position, self._queue)
-            notes.append((int(failure.counts), failure.reason, due_at, dead_at, *scope))
+            event_id = pending.event.id if dead_at is not None else None
+            notes.append((int(failure.counts), failure.reason, due_at, dead_at, event_id, *scope))
         await self._write((FORGET_DELIVERED, (to_json(done).decode(),)), *((NOTE_FAILURE, note) for note in notes))
 
     async def give_back(self) -> None:

@@ -296,7 +296,7 @@ WHERE (tenant_id, position, queue) IN (SELECT value ->> 0, value ->> 1, value ->
 """
 NOTE_FAILURE = """
 UPDATE main.ae_outbox
-SET attempts = attempts + ?, reason = ?, due_at = ?, dead_at = ?
+SET attempts = attempts + ?, reason = ?, due_at = ?, dead_at = ?, event_id = ?
 WHERE tenant_id = ? AND position = ? AND queue = ? AND dead_at IS NULL
 """
 READ_LEASE = """
@@ -353,23 +353,18 @@ DEAD_LETTERS = f"""
 SELECT o.attempts, o.reason, o.dead_at, o.skipped, {_EVENT_OF_OUTBOX}
 FROM main.ae_outbox o
 JOIN main.ae_events e ON e.position = o.position AND e.tenant_id = o.tenant_id
-WHERE o.queue = ? AND o.dead_at IS NOT NULL AND e.id > ?
-ORDER BY e.id
+WHERE o.queue = ? AND o.dead_at IS NOT NULL AND o.event_id > ?
+ORDER BY o.event_id
 LIMIT ?
 """
 _REDRIVE = """
 UPDATE main.ae_outbox
-SET attempts = 0, due_at = NULL, dead_at = NULL, skipped = 0
+SET attempts = 0, due_at = NULL, dead_at = NULL, skipped = 0, event_id = NULL
 WHERE queue = ? AND dead_at IS NOT NULL AND {which}
 RETURNING position
 """
 REDRIVE_ALL = _REDRIVE.format(which="NOT skipped")
-_THESE = """EXISTS (
-        SELECT 1
-        FROM main.ae_events e
-        WHERE e.position = ae_outbox.position AND e.tenant_id = ae_outbox.tenant_id
-            AND e.id IN (SELECT value FROM json_each(?))
-    )"""
+_THESE = "event_id IN (SELECT value FROM json_each(?))"
 REDRIVE = _REDRIVE.format(which=_THESE)
 SKIP = f"""
 UPDATE main.ae_outbox

@@ -180,11 +180,14 @@ CREATE TABLE public.ae_outbox (
     dead_at   timestamptz,
     skipped   boolean NOT NULL DEFAULT false,
     queue     text COLLATE "C" NOT NULL DEFAULT 'events' CHECK (queue IN ('events', 'workflows', 'triggers')),
+    event_id  uuid,
     PRIMARY KEY (tenant_id, position, queue)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 CREATE INDEX ae_outbox_pending ON public.ae_outbox (queue, (lane & 63), position) WHERE dead_at IS NULL;
 CREATE INDEX ae_outbox_held ON public.ae_outbox (queue, lane, position)
     WHERE NOT skipped AND (dead_at IS NOT NULL OR due_at IS NOT NULL);
+-- A dead letter has the id of its event, by which operators name it.
+CREATE INDEX ae_outbox_dead ON public.ae_outbox (queue, event_id) WHERE dead_at IS NOT NULL;
 
 -- What relays tell of themselves.
 
@@ -311,6 +314,9 @@ CREATE TABLE public.ae_changes (
     )),
     CONSTRAINT ae_changes_e1_merged_at CHECK ((status = 'Merged') = (merged_at IS NOT NULL))
 );
+-- Without statistics some indexes cost the planner the same: it takes the one that was made last.
+CREATE INDEX ae_changes_status ON public.ae_changes (tenant_id, status, id);
+CREATE INDEX ae_changes_project_status ON public.ae_changes (tenant_id, project_id, status, id);
 
 CREATE TABLE public.ae_change_targets (
     tenant_id  uuid             NOT NULL,
@@ -982,7 +988,10 @@ BEGIN
     SET attempts = o.attempts + f.counts::integer,
         reason = f.reason,
         due_at = clock_timestamp() + f.retry_in * interval '1 second',
-        dead_at = CASE WHEN f.retry_in IS NULL THEN clock_timestamp() END
+        dead_at = CASE WHEN f.retry_in IS NULL THEN clock_timestamp() END,
+        event_id = CASE WHEN f.retry_in IS NULL THEN (
+            SELECT e.id FROM public.ae_events e WHERE e.tenant_id = o.tenant_id AND e.position = o.position
+        ) END
     FROM json_to_recordset(failed) f (
         tenant_id uuid, position bigint, reason text, retry_in double precision, counts boolean
     )
@@ -1069,11 +1078,20 @@ BEGIN
     RETURN QUERY
         SELECT o.attempts, o.reason, o.dead_at, o.skipped, e.id, e.tenant_id, e.type, e.subject, e.payload::text,
             e.action, e.action_id, e.actor_type, e.actor_id, e.occurred_at, e.version
-        FROM public.ae_outbox o
-        JOIN public.ae_events e ON e.tenant_id = o.tenant_id AND e.position = o.position
-        WHERE o.queue = of_queue AND o.dead_at IS NOT NULL AND (later_than IS NULL OR e.id > later_than)
-        ORDER BY e.id
-        LIMIT most;
+        FROM (
+            SELECT dead.*
+            FROM public.ae_outbox dead
+            WHERE dead.queue = of_queue AND dead.dead_at IS NOT NULL
+                AND dead.event_id > coalesce(later_than, '00000000-0000-0000-0000-000000000000')
+            ORDER BY dead.event_id
+            LIMIT most
+        ) o, LATERAL (
+            SELECT found.*
+            FROM public.ae_events found
+            WHERE found.tenant_id = o.tenant_id AND found.position = o.position
+            LIMIT 1
+        ) e
+        ORDER BY e.id;
 END $$;
 
 CREATE FUNCTION public.ae_redrive(ids uuid[], of_queue text, signature text) RETURNS integer
@@ -1082,11 +1100,17 @@ DECLARE
     changed integer;
 BEGIN
     PERFORM public.ae_operate('redrive', signature);
-    UPDATE public.ae_outbox o
-    SET attempts = 0, due_at = NULL, dead_at = NULL, skipped = false
-    FROM public.ae_events e
-    WHERE e.tenant_id = o.tenant_id AND e.position = o.position AND o.queue = of_queue AND o.dead_at IS NOT NULL
-        AND CASE WHEN ids IS NULL THEN NOT o.skipped ELSE e.id = ANY(ids) END;
+    IF ids IS NULL THEN
+        UPDATE public.ae_outbox o
+        SET attempts = 0, due_at = NULL, dead_at = NULL, event_id = NULL
+        FROM public.ae_events e
+        WHERE e.tenant_id = o.tenant_id AND e.position = o.position AND o.queue = of_queue AND o.dead_at IS NOT NULL
+            AND NOT o.skipped;
+    ELSE
+        UPDATE public.ae_outbox o
+        SET attempts = 0, due_at = NULL, dead_at = NULL, skipped = false, event_id = NULL
+        WHERE o.queue = of_queue AND o.dead_at IS NOT NULL AND o.event_id = ANY(ids);
+    END IF;
     GET DIAGNOSTICS changed = ROW_COUNT;
     PERFORM pg_notify(CASE of_queue WHEN 'events' THEN 'ae_outbox' ELSE 'ae_outbox_' || of_queue END, '');
     RETURN changed;
@@ -1100,9 +1124,7 @@ BEGIN
     PERFORM public.ae_operate('skip', signature);
     UPDATE public.ae_outbox o
     SET skipped = true, reason = o.reason || '; skipped: ' || why
-    FROM public.ae_events e
-    WHERE e.tenant_id = o.tenant_id AND e.position = o.position AND o.queue = of_queue AND o.dead_at IS NOT NULL
-        AND NOT o.skipped AND e.id = ANY(ids);
+    WHERE o.queue = of_queue AND o.dead_at IS NOT NULL AND NOT o.skipped AND o.event_id = ANY(ids);
     GET DIAGNOSTICS changed = ROW_COUNT;
     PERFORM pg_notify(CASE of_queue WHEN 'events' THEN 'ae_outbox' ELSE 'ae_outbox_' || of_queue END, '');
     RETURN changed;

@@ -123,11 +123,14 @@ CREATE TABLE ae_outbox (
     dead_at   TEXT,
     skipped   INTEGER NOT NULL DEFAULT 0,
     queue     TEXT    NOT NULL DEFAULT 'events',
+    event_id  TEXT,
     PRIMARY KEY (tenant_id, position, queue)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX ae_outbox_pending ON ae_outbox (queue, position) WHERE dead_at IS NULL;
 CREATE INDEX ae_outbox_held ON ae_outbox (queue, lane, position)
     WHERE NOT skipped AND (dead_at IS NOT NULL OR due_at IS NOT NULL);
+-- A dead letter has the id of its event, by which operators name it.
+CREATE INDEX ae_outbox_dead ON ae_outbox (queue, event_id) WHERE dead_at IS NOT NULL;
 
 -- One relay at a time delivers what is in a queue, as long as its process lives and its lease runs.
 
@@ -219,6 +222,8 @@ CREATE TABLE ae_changes (
     )),
     CONSTRAINT ae_changes_e1_merged_at CHECK ((status = 'Merged') = (merged_at IS NOT NULL))
 ) STRICT;
+CREATE INDEX ae_changes_status ON ae_changes (tenant_id, status, id);
+CREATE INDEX ae_changes_project_status ON ae_changes (tenant_id, project_id, status, id);
 
 -- D9: a selector has one key, which its target's type says, and a text under it.
 
