@@ -26,11 +26,13 @@ from actionengine import (
     create_engine,
     create_service,
 )
+from actionengine.driving import drive
 from actionengine.event_types import create_event_type
 from actionengine.events.event import Event
 from actionengine.events.progress import progress_bar
 from actionengine.events.projections import Projection, ProjectionStatus
 from actionengine.events.views import View
+from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.testing import World, scenario
 from tests.events.conftest import AnyStorage
 from tests.events.showing import documents_left, shown, view_of
@@ -54,6 +56,26 @@ def levels(engine: Any, **options: Any) -> Projection:
 async def some_moves(stock: Stock, number: int = 11, tenant: Tenant | None = None) -> None:
     for index in range(number):
         await stock.move(f"item-{index % 3}", index - 3, tenant)
+
+
+def test_a_generation_of_large_documents_is_removed_to_the_last() -> None:
+    storage = InMemoryStorage()
+    tenant = storage.create_tenant(slug="large", name="Large")
+    stock = stock_engine(storage)
+    request = RequestContext(tenant=tenant, actor=Actor.system())
+
+    def keep(event: Event, view: View) -> None:
+        view.records().insert({"text": "x" * (MAX_PAGE_BYTES // 2)}, event.id)
+
+    projection = Projection(stock, name="large", apply=keep, batch_size=10)
+    for number in range(5):
+        stock.execute_action("stock", "move", {"item": f"i{number}", "by": 1}, request).unwrap()
+    projection.catch_up(tenant).unwrap()
+
+    projection.rebuild(tenant).unwrap()
+
+    unit = storage.unit_of_work(tenant, "", "sync", read_only=True)
+    assert [len(drive(unit.records(f"ae_view/large/{generation}/").list())) for generation in (1, 2)] == [0, 2]
 
 
 class Interrupted(BaseException):

@@ -48,6 +48,7 @@ INDEXES: dict[str, set[str]] = {
     "LIST_DOCUMENTS": {DOCUMENT},
     "LIST_DOCUMENTS after": {DOCUMENT},
     "LIST_DOCUMENTS descending": {DOCUMENT},
+    "LIST_DOCUMENTS descending after": {DOCUMENT},
     "LIST_TENANTS": {"ae_tenants(slug)"},
     "PURGE_KEYS": {"ae_idempotency_keys(expires_at)", KEYS},
     "READ_EVENTS": {EVENT},

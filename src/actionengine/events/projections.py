@@ -362,10 +362,11 @@ class Projection:
             left = self._batch_size
             for collection in rebuild.collections:
                 records = access.records(collection_name(self.name, rebuild.generation, collection))
-                for record in await records.list(limit=left):
+                page = await records.list(limit=left)
+                for record in page:
                     await records.delete(record.id, record.version)
                     left -= 1
-                if left == 0:
+                if page.next is not None:
                     return False
             return True
 

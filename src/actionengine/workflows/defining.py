@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pydantic_core import to_json
 from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
@@ -10,6 +11,7 @@ from actionengine.errors import ActionError, ErrorCode, failing
 from actionengine.plan import native
 from actionengine.routing import hint
 from actionengine.services.access import SystemAccess, access_of
+from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.workflows.definition import Definition, document, parse_definition
 from actionengine.workflows.models import DefineWorkflow, ListWorkflows, Workflow, WorkflowVersion
 from actionengine.workflows.step_types import ActionStep
@@ -84,9 +86,16 @@ async def list_definitions(data: ListWorkflows, ctx: ActionContext) -> Result[tu
     """The newest version of each workflow."""
     store = store_of(ctx)
     heads = await store.heads.list(limit=data.limit, after=data.after)
-    found = [(await store.workflow(head.id, head.data["newest"])).data for head in heads]
+    found: list[Workflow] = []
+    size = 0
+    for head in heads:
+        workflow = await store.workflow(head.id, head.data["newest"])
+        found.append(Workflow.model_validate(workflow.data))
+        size += len(to_json(workflow.data))
+        if size >= MAX_PAGE_BYTES:
+            break
     access_of(ctx).show({"count": len(found)})
-    return Success(tuple(map(Workflow.model_validate, found)))
+    return Success(tuple(found))
 
 
 def _check_actions(access: SystemAccess, definition: Definition) -> None:

@@ -118,9 +118,10 @@ async def get_run(data: RunReference, ctx: ActionContext) -> Result[Run, ActionE
     store = store_of(ctx)
     run = await store.run(data.run_id)
     first = max(0, run.data["position"] - _MOST_STEPS_SHOWN)
-    after = step_id(run.id, first - 1) if first else f"{run.id}/"
-    taken = await store.steps.list(limit=max(1, run.data["position"] - first), after=after)
-    steps = tuple(StepTaken.model_validate(step.data) for step in taken if step.data["run_id"] == run.id)
+    limit = max(1, run.data["position"] - first)
+    # From the newest one back: a page of large steps is short.
+    taken = await store.steps.list(limit=limit, after=step_id(run.id, run.data["position"]), descending=True)
+    steps = tuple(StepTaken.model_validate(step.data) for step in reversed(taken) if step.data["run_id"] == run.id)
     found = Run(**dict(summary_of(run)), steps=steps)
     access_of(ctx).show({"status": found.status, "position": found.position})
     return Success(found)
