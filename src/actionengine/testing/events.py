@@ -10,6 +10,7 @@ import pytest
 from returns.result import Success
 
 from actionengine.errors import ErrorCode
+from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.storage.port import EventRow, Recording
 from actionengine.testing.base import Conformance, error_of, refused, value_of
 from actionengine.testing.desk import Desk
@@ -69,6 +70,39 @@ class EventConformance(Conformance):
 
         assert seen == [event.id for event in events]
         assert list(await world.read_events(world.tenant, after=position)) == []
+
+    @scenario
+    async def test_events_of_many_types_are_read_in_the_order_of_all(self, world: World) -> None:
+        names = [f"t{number % 7}" for number in range(40)]
+        events = [event_row(world.tenant)._replace(type=name) for name in names]
+        await recorded(world, *events)
+        types = ["t6", "t2", "t4", "t2", "none"]
+
+        seen: list[str] = []
+        position = 0
+        while page := await world.read_events(world.tenant, after=position, limit=4, types=types):
+            assert len(page) <= 4
+            seen += [item.event.id for item in page]
+            position = page[-1].position
+
+        assert seen == [event.id for event in events if event.type in types]
+        assert list(await world.read_events(world.tenant, types=[])) == []
+        assert list(await world.read_events(world.other_tenant, types=types)) == []
+
+    @pytest.mark.parametrize("types", [None, ["large"]], ids=["all", "typed"])
+    @scenario
+    async def test_a_page_ends_with_the_event_that_reaches_its_bytes(
+        self, world: World, types: list[str] | None
+    ) -> None:
+        payload = b'"%b"' % (b"x" * (MAX_PAGE_BYTES // 3))
+        events = [event_row(world.tenant)._replace(type="large", payload=payload) for _ in range(5)]
+        await recorded(world, *events)
+
+        first = await world.read_events(world.tenant, types=types)
+        rest = await world.read_events(world.tenant, after=first[-1].position, types=types)
+
+        assert [item.event.id for item in (*first, *rest)] == [event.id for event in events]
+        assert len(first) == 3
 
     @pytest.mark.parametrize("limit", [0, -1])
     @scenario

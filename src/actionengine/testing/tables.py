@@ -10,6 +10,7 @@ import pytest
 
 from actionengine.context import Tenant
 from actionengine.errors import ErrorCode
+from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.storage.tables import (
     CHANGES,
     PATCH_OPS,
@@ -225,6 +226,22 @@ class TablesConformance(Conformance):
         async with world.reading() as unit:
             found = await unit.rows(RECORD_TYPES).find({"id": "r2"}, columns=["version", "schema"])
         assert found == [{"version": 2, "schema": SCHEMA}]
+
+    @scenario
+    async def test_a_page_ends_with_the_row_that_reaches_its_bytes(self, world: World) -> None:
+        large = {"fields": [{"name": "title", "type": "string", "label": "x" * (MAX_PAGE_BYTES // 3)}]}
+        await add(world, PROJECTS, project("p1"))
+        await add(world, RECORD_TYPES, *(record_type(f"r{number}", schema=large) for number in range(5)))
+
+        async with world.reading() as unit:
+            types = unit.rows(RECORD_TYPES)
+            first = await types.find(columns=["id", "schema"], limit=5)
+            rest = await types.find(above={"id": first[-1]["id"]}, columns=["id", "schema"], limit=5)
+            unlimited = await types.find(columns=["id", "schema"])
+
+        assert [row["id"] for row in first] == ["r0", "r1", "r2"]
+        assert [row["id"] for row in rest] == ["r3", "r4"]
+        assert [row["schema"] for row in unlimited] == [large] * 5
 
     @scenario
     async def test_an_update_changes_the_columns_that_are_given(self, world: World) -> None:
