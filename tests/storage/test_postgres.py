@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from secrets import token_hex
 from typing import Any
 
+import psycopg
 import pytest
 from examples.embedded_postgres import Database
 from returns.result import Result, Success
@@ -28,6 +31,7 @@ from actionengine.testing import StorageConformance
 from actionengine.testing.rows import event_row
 from actionengine.testing.worlds import a_tenant
 from tests.conftest import log_of
+from tests.waiting import wait_until
 
 
 class TestPostgresStorage(StorageConformance):
@@ -81,3 +85,27 @@ def test_a_key_over_the_limit_of_an_index_is_refused(postgres_database: Database
         assert error.code is ErrorCode.INVALID_INPUT
         assert "too long for the database's index" in error.message
         assert [entry.outcome for entry in log_of(engine, tenant)] == ["invalid"]
+
+
+def test_a_burst_leaves_no_more_connections_than_the_pool_keeps(fresh_postgres_database: Database) -> None:
+    together = threading.Barrier(8)
+    with PostgresStorage(fresh_postgres_database.app_url, pool_size=4, max_overflow=4) as storage:
+        tenant = storage.create_tenant(slug="acme", name="Acme")
+
+        def wait(data: Any, ctx: ActionContext) -> Result[None, Any]:
+            ctx.records("notes").insert({})
+            together.wait(60)
+            return Success(None)
+
+        service = create_service(
+            name="s", description="", actions=[create_action(name="wait", description="", handler=wait)]
+        )
+        engine = create_engine(services=[service], storage=storage)
+        context = RequestContext(tenant=tenant, actor=Actor.human("ann"))
+        with ThreadPoolExecutor(8) as threads:
+            answers = list(threads.map(lambda _: engine.execute_action("s", "wait", None, context), range(8)))
+        assert answers == [Success(None)] * 8
+        with psycopg.connect(fresh_postgres_database.owner_url, autocommit=True) as owner:
+            backends = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app' AND datname = current_database()"
+            # The four of the pool, and the two that the pool of look-ups may have; the others close in a moment.
+            wait_until(lambda: owner.execute(backends).fetchone()[0] <= 6)  # type: ignore[index]

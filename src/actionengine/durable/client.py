@@ -35,8 +35,8 @@ DBOSException = dbos_errors.DBOSException
 
 Status = Literal["ENQUEUED", "DELAYED", "PENDING", "SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
-_CONNECTIONS = 5
-"""Of one client, at most."""
+_CONNECTIONS = 3
+"""Of one client, at most; it keeps one."""
 
 DEFAULT_BOUNDS = Bounds()
 
@@ -319,7 +319,7 @@ class DurableClient:
         guard()
         engine = None
         if self._url.get_backend_name() != "sqlite":
-            engine = open_postgres(self._url, self._bounds, size=_CONNECTIONS, switch=self._switch)
+            engine = open_postgres(self._url, self._bounds, size=1, overflow=_CONNECTIONS - 1, switch=self._switch)
             # SQLAlchemy asks the first connection what its server is, one caller at a time.
             with engine.connect():
                 pass

@@ -51,7 +51,7 @@ _PURGE = 60.0
 _PURGED_AT_ONCE = 1000
 """Executions that are removed at each."""
 
-_CONNECTIONS = 8
+_CONNECTIONS = 5
 """Of DBOS's to the database, at most."""
 
 _LAST_ANSWERS = 2.0

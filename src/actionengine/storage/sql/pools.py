@@ -46,9 +46,13 @@ class Stack:
     def give_back(self, pooled: PoolProxiedConnection) -> None:
         """Keep a connection that is as it was when it was taken."""
         with self._lock:
-            if not self._asking and len(self._idle) < self._size:
+            is_awaited = self._asking > 0
+            if not is_awaited and len(self._idle) < self._size:
                 self._idle.append(pooled)
                 return
+        if not is_awaited:
+            # The pool would keep as many again as are at hand here.
+            pooled.invalidate()
         pooled.close()
 
     def clear(self) -> None:
