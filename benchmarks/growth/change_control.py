@@ -144,6 +144,7 @@ OPERATIONS = [
     ),
     _page("projects"),
     _page("record_types", of_project=True),
+    _page("record_types", of_project=True, status="retired"),
     _page("changes", status="Ready"),
     _page("changes", of_project=True, status="Ready"),
     _page("changes"),

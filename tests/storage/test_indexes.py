@@ -26,11 +26,15 @@ from actionengine.storage.tables import CHANGES, PATCH_OPS, PROJECTS, RECORD_TYP
 ID = uuid4()
 
 
-def rows(table: Table, *equal: str, order: str | None = None, pending: bool = False) -> tuple[str, list[Any]]:
+def rows(
+    table: Table, *equal: str, order: str | None = None, pending: bool = False, status: str = ""
+) -> tuple[str, list[Any]]:
     """The query for rows of a table by these columns."""
     conditions = [(name, table.columns[name], "=") for name in equal]
     if pending:
         conditions.append(("executed_at", "time", "null"))
+    if status:
+        conditions.append(("status", "text", f"'{status}'"))
     column = (table.key[0], table.columns[table.key[0]])
     ordered = (order,) if order is not None else table.key
     statement = find_statement(ROWS, table.name, (column,), tuple(conditions), ordered, False, False)
@@ -94,6 +98,10 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
     "ae_projects_d4_name": rows(PROJECTS, "name"),
     "ae_record_types_pkey": rows(RECORD_TYPES, "id"),
     "ae_record_types_d3_key": rows(RECORD_TYPES, "project_id", order="key"),
+    **{
+        f"ae_record_types_{status}": rows(RECORD_TYPES, "project_id", order="key", status=status)
+        for status in ("draft", "retired")
+    },
     "ae_record_types_d3_active": (
         "SELECT schema FROM public.ae_record_types WHERE tenant_id = %s AND key = %s AND status = 'active'",
         ["{tenant}", "task"],

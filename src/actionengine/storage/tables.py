@@ -17,12 +17,16 @@ Row = dict[str, Any]
 
 
 class Table(NamedTuple):
-    """A table of the library's: its columns beside `tenant_id`, its key, and what else is unique in a tenant."""
+    """A table of the library's: its columns beside `tenant_id`, its key, and what else is unique in a tenant.
+
+    `indexed_values` are values of a column that have an index each: a statement names them, so that it implies them.
+    """
 
     name: str
     columns: Mapping[str, Kind]
     key: tuple[str, ...]
     unique: tuple[tuple[str, ...], ...] = ()
+    indexed_values: Mapping[str, tuple[str, ...]] = {}
 
 
 PROJECTS = Table(
@@ -51,6 +55,8 @@ RECORD_TYPES = Table(
     },
     ("id",),
     (("project_id", "key"), ("name",)),
+    # Not that of active ones: whoever looks for one by its key would be led there.
+    {"status": ("draft", "retired")},
 )
 
 CHANGES = Table(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json, to_json
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 
 Column = tuple[str, Kind]
-Condition = tuple[str, Kind, Literal["=", "any", "null", ">"]]
+Condition = tuple[str, Kind, str]
+"""A column, its kind, and how it compares with a parameter: `=`, `>`, `any`; or `null`; or a value, quoted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,6 +133,8 @@ class SQLRows:
             kind = self._table.columns[name]
             if value is None:
                 conditions.append((name, kind, "null"))
+            elif isinstance(value, str) and value in self._table.indexed_values.get(name, ()):
+                conditions.append((name, kind, f"'{value}'"))
             elif isinstance(value, tuple) and len(value) > 1:
                 conditions.append((name, kind, "any"))
                 values.append(to_json([_in(each) for each in value]).decode())
@@ -257,6 +260,8 @@ def _where(dialect: RowsDialect, conditions: Sequence[Condition]) -> str:
     for name, kind, relation in conditions:
         if relation == "any":
             said.append(dialect.any_of[kind].format(name=name))
+        elif relation.startswith("'"):
+            said.append(f"{name} {dialect.operator.format('=')} {relation}")
         else:
             compared = f"{name} {dialect.operator.format(relation)} {dialect.mark}"
             said.append(f"{name} IS NULL" if relation == "null" else compared)
