@@ -112,7 +112,17 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
     "ae_changes_pkey": rows(CHANGES, "id"),
     "ae_changes_project": rows(CHANGES, "project_id", order="id"),
     "ae_changes_status": rows(CHANGES, "status", order="id"),
-    "ae_changes_project_status": rows(CHANGES, "project_id", "status", order="id"),
+    **{
+        f"ae_changes_{name}": rows(CHANGES, "project_id", order="id", status=status)
+        for name, status in (
+            ("draft", "Draft"),
+            ("implementing", "Implementing"),
+            ("workspace_running", "WorkspaceRunning"),
+            ("validating", "Validating"),
+            ("validation_failed", "ValidationFailed"),
+            ("ready", "Ready"),
+        )
+    },
     "ae_change_targets_pkey": rows(TARGETS, "id"),
     "ae_change_targets_change": rows(TARGETS, "change_id", order="id"),
     "ae_patch_ops_pkey": rows(PATCH_OPS, "id"),

@@ -74,6 +74,9 @@ CHANGES = Table(
         "merged_at": "time",
     },
     ("id",),
+    indexed_values={
+        "status": ("Draft", "Implementing", "WorkspaceRunning", "Validating", "ValidationFailed", "Ready"),
+    },
 )
 
 TARGETS = Table(

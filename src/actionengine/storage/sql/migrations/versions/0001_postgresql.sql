@@ -317,9 +317,13 @@ CREATE TABLE public.ae_changes (
     )),
     CONSTRAINT ae_changes_e1_merged_at CHECK ((status = 'Merged') = (merged_at IS NOT NULL))
 );
--- Without statistics some indexes cost the planner the same: it takes the one that was made last.
 CREATE INDEX ae_changes_status ON public.ae_changes (tenant_id, status, id);
-CREATE INDEX ae_changes_project_status ON public.ae_changes (tenant_id, project_id, status, id);
+CREATE INDEX ae_changes_draft ON public.ae_changes (tenant_id, project_id, id) WHERE status = 'Draft';
+CREATE INDEX ae_changes_implementing ON public.ae_changes (tenant_id, project_id, id) WHERE status = 'Implementing';
+CREATE INDEX ae_changes_workspace_running ON public.ae_changes (tenant_id, project_id, id) WHERE status = 'WorkspaceRunning';
+CREATE INDEX ae_changes_validating ON public.ae_changes (tenant_id, project_id, id) WHERE status = 'Validating';
+CREATE INDEX ae_changes_validation_failed ON public.ae_changes (tenant_id, project_id, id) WHERE status = 'ValidationFailed';
+CREATE INDEX ae_changes_ready ON public.ae_changes (tenant_id, project_id, id) WHERE status = 'Ready';
 
 CREATE TABLE public.ae_change_targets (
     tenant_id  uuid             NOT NULL,

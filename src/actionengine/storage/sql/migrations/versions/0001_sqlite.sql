@@ -226,7 +226,12 @@ CREATE TABLE ae_changes (
     CONSTRAINT ae_changes_e1_merged_at CHECK ((status = 'Merged') = (merged_at IS NOT NULL))
 ) STRICT;
 CREATE INDEX ae_changes_status ON ae_changes (tenant_id, status, id);
-CREATE INDEX ae_changes_project_status ON ae_changes (tenant_id, project_id, status, id);
+CREATE INDEX ae_changes_draft ON ae_changes (tenant_id, project_id, id) WHERE status = 'Draft';
+CREATE INDEX ae_changes_implementing ON ae_changes (tenant_id, project_id, id) WHERE status = 'Implementing';
+CREATE INDEX ae_changes_workspace_running ON ae_changes (tenant_id, project_id, id) WHERE status = 'WorkspaceRunning';
+CREATE INDEX ae_changes_validating ON ae_changes (tenant_id, project_id, id) WHERE status = 'Validating';
+CREATE INDEX ae_changes_validation_failed ON ae_changes (tenant_id, project_id, id) WHERE status = 'ValidationFailed';
+CREATE INDEX ae_changes_ready ON ae_changes (tenant_id, project_id, id) WHERE status = 'Ready';
 
 -- D9: a selector has one key, which its target's type says, and a text under it.
 
