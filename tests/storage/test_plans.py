@@ -61,7 +61,7 @@ INDEXES: dict[str, set[str]] = {
     "find ae_change_targets by change_id, a page": {"ae_change_targets(tenant_id, change_id, id)"},
     "find ae_changes by id": {"ae_changes(tenant_id, id)"},
     "find ae_changes by project_id, a limit": {"ae_changes(tenant_id, project_id, id)"},
-    "find ae_changes by project_id, status, a limit": {"ae_changes(tenant_id, project_id, status, id)"},
+    "find ae_changes by project_id, status, a limit": {"ae_changes(tenant_id, project_id, id)"},
     "find ae_changes by status, a limit": {"ae_changes(tenant_id, status, id)"},
     "find ae_changes, a limit": {"ae_changes(tenant_id, id)"},
     "find ae_document_keys by key, collection, id, a page": {DOCUMENT_KEY, DOCUMENT},
