@@ -96,6 +96,20 @@ async def test_a_choice_is_one_choice_in_both_spellings(desk: Desk) -> None:
     refused(await desk.keep("job", {"a": NFD}), INVALID, "a: ")
 
 
+@scenario
+async def test_a_name_is_as_long_as_it_is_stored(desk: Desk) -> None:
+    """100 characters in the form NFC: some have fewer there than a caller sends, and some have more."""
+    name = "\u00e9" * 100
+    project = await desk.job({"fields": [text("e\u0301" * 100)]})
+    assert await desk.names(project) == [name]
+
+    change = await desk.change(project, remove("job", name))
+    twice = "\u0958" * 100
+    refused(await desk.op(change, add("job", twice)), INVALID, "at most 100 characters")
+    refused(await desk.type(project, twice), INVALID, "at most 100 characters")
+    refused(await desk.project(twice + "a"), INVALID, "at most 200 characters")
+
+
 ODD: list[dict[str, Any]] = [
     {"required": "yes"},
     {"required": 1},

@@ -480,3 +480,18 @@ def test_names_are_compared_in_one_form_of_unicode() -> None:
     refusal(note(composed), note(decomposed))
     refusal(note("a\u200b"))
     assert defined(mutation("a", "insert", decomposed, data={})).steps[0].collection == composed  # type: ignore[union-attr]
+
+
+def test_references_name_steps_and_fields_in_one_form_of_unicode() -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    steps = [note(decomposed), approval("b", message=f"${{steps.{decomposed}}} ${{input.{decomposed}}}")]
+
+    assert defined(*steps, input=fields(**{decomposed: "text"})).steps[0].name == composed
+    refusal(steps[0], approval("b", message="${steps.cafe}"))
+
+
+def test_the_permission_of_an_approval_is_taken_as_it_stands() -> None:
+    """It is the host's name, which its code and its roles spell in one way."""
+    (step,) = defined(approval("a", permission="cafe\u0301.open")).steps
+
+    assert step.permission == "cafe\u0301.open"  # type: ignore[union-attr]

@@ -100,6 +100,34 @@ async def test_a_step_drops_fields_that_the_type_does_not_have_any_more(desk: De
     assert (await desk.read("job", "J1"))["data"] == {"client": "Kim"}
 
 
+@scenario
+async def test_a_field_is_dropped_in_whichever_form_of_unicode_its_name_comes(desk: Desk) -> None:
+    composed, decomposed = "\u00e9", "e\u0301"
+    documents = {
+        "both": {composed: 1, decomposed: 2, "a": 3},
+        "composed": {composed: 1, "a": 3},
+        "decomposed": {decomposed: 2, "a": 3},
+        "moved": {decomposed: 2, "a": 3},
+    }
+    for id, document in documents.items():
+        expect(await desk.keep("job", document, id))
+
+    run = await desk.run(
+        *(mutation(id, "update", id=id, drop=[decomposed]) for id in ("both", "composed")),
+        mutation("decomposed", "update", id="decomposed", drop=[composed]),
+        mutation("moved", "update", id="moved", drop=[decomposed], data={composed: 4}),
+    )
+
+    assert run.status == "succeeded", run.error
+    found = {id: (await desk.read("job", id))["data"] for id in documents}
+    assert found == {
+        "both": {composed: 1, "a": 3},
+        "composed": {"a": 3},
+        "decomposed": {"a": 3},
+        "moved": {"a": 3, composed: 4},
+    }
+
+
 @pytest.mark.parametrize("operation", ["insert", "delete"])
 @scenario
 async def test_only_an_update_drops_fields(desk: Desk, operation: str) -> None:

@@ -487,3 +487,15 @@ async def test_a_further_approval_is_waited_for_and_expires(desk: Desk, tmp_path
     await relay.go_on()
     ended = await asking.get(run.id)
     assert [(step.step, step.status) for step in ended.steps] == [("twice", "rejected"), ("let_be", "succeeded")]
+
+
+@scenario
+async def test_an_event_starts_a_run_in_whichever_form_of_unicode_its_type_comes(desk: Desk, relay: Relay) -> None:
+    composed, decomposed = "caf\u00e9.open", "cafe\u0301.open"
+    keys = [await desk.define(note("a"), trigger=EVENT | {"event_type": type}) for type in (composed, decomposed)]
+
+    for type in (composed, decomposed):
+        await emit(desk, type=type)
+    await relay.go_on()
+
+    assert [len(await runs_of(desk, key)) for key in keys] == [2, 2]

@@ -69,6 +69,14 @@ def test_a_text_is_filled(text: str, value: Any) -> None:
     assert type(found) is type(value)
 
 
+def test_a_member_is_found_in_another_form_of_unicode_where_it_is_not_there_as_it_stands() -> None:
+    composed, decomposed = "\u00e9", "e\u0301"
+    reference = f"${{input.{decomposed}.{decomposed}}}"
+
+    assert filled(reference, {"input": {composed: {composed: 1}}}) == 1
+    assert filled(reference, {"input": {composed: 1, decomposed: {composed: 2, decomposed: 3}}}) == 3
+
+
 def test_members_of_lists_and_objects_are_filled_and_their_names_are_not() -> None:
     value = {"${input.n}": ["${input.n}", ("${input.yes}",), {"a": "<${input.n}>"}], "n": 1, "x": None}
 

@@ -7,10 +7,19 @@ from collections import Counter
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from actionengine.changes.difference import TypeDiff
-from actionengine.changes.ops import FieldDefinition, Flag, Name, OpType, Reference, in_a_module
+from actionengine.changes.ops import FieldDefinition, Flag, Name, OpType, Reference, in_a_module, plain_form
 from actionengine.changes.states import ChangeStatus
 from actionengine.names import spelled
 from actionengine.storage.port import RESERVED_PREFIX
@@ -55,7 +64,7 @@ def _unreserved(key: str) -> str:
 
 
 Title = Annotated[str, Field(min_length=1, max_length=200)]
-UniqueName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(spelled)]
+UniqueName = Annotated[str, Field(min_length=1, max_length=200), BeforeValidator(plain_form), AfterValidator(spelled)]
 """A name that nothing else of its kind has, in Unicode's form NFC."""
 Description = Annotated[str, Field(max_length=10_000)]
 Key = Annotated[Name, AfterValidator(_unreserved)]

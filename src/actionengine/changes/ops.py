@@ -38,6 +38,11 @@ def _plain(path: str) -> str:
     return path
 
 
+def plain_form(given: Any) -> Any:
+    """Return a text in Unicode's form NFC, in which its characters are counted; anything else as it is."""
+    return nfc(given) if isinstance(given, str) else given
+
+
 def _flag(given: Any) -> bool:
     if not isinstance(given, bool):
         raise ValueError(f"it is true or false, not {_shown(given)}")
@@ -72,7 +77,7 @@ def _shown(given: Any) -> str:
 _MOST_SHOWN = 60
 """Characters of a value that a refusal shows."""
 
-Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(spelled)]
+Name = Annotated[str, Field(min_length=1, max_length=100), BeforeValidator(plain_form), AfterValidator(spelled)]
 """A name of a field, or a key: 1 to 100 visible characters, in Unicode's form NFC."""
 
 Reference = Annotated[str, AfterValidator(nfc)]

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from actionengine.names import nfc
 from actionengine.workflows.step_types import END, FAIL, PAUSE, ApprovalStep, DecisionStep, Step
 from actionengine.workflows.values import Path
 
@@ -113,6 +114,7 @@ def _check_reference(
     name: str, path: Path, declared: set[str] | None, steps: Mapping[str, Step], before: set[str]
 ) -> None:
     whole, (root, member, *rest) = ".".join(path), path
+    member = nfc(member)
     if root == "input" and declared is not None and member not in declared:
         raise ValueError(f"the step {name!r} reads {whole}: the input has no field {member!r}")
     if root == "run" and member not in _OF_RUN:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from actionengine.actions import ApprovalPolicy
 from actionengine.changes.store import conflict, not_found
 from actionengine.context import identity_of
 from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.names import nfc
 from actionengine.services.access import SystemAccess
 from actionengine.storage.port import AsyncRecords, Record, SerializationFailure
 from actionengine.workflows.conditions import holds
@@ -210,8 +211,14 @@ async def _mutation(scene: Scene, step: RecordMutationStep) -> Done:
     if step.operation == "delete":
         await records.delete(id, before.version)
         return Done({"id": id, "version": before.version, "data": before.data})
-    kept = {name: value for name, value in before.data.items() if name not in step.drop}
+    kept = _without(before.data, step.drop)
     return _of_record(await records.update(id, {**kept, **(data or {})}, before.version))
+
+
+def _without(document: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return a document without these fields. One that it does not have may be there in another form of Unicode."""
+    others = {nfc(name) for name in names if name not in document}
+    return {name: value for name, value in document.items() if name not in names and nfc(name) not in others}
 
 
 async def _lock(scene: Scene, step: RecordLockStep) -> Done:

@@ -19,6 +19,7 @@ from actionengine.errors import ActionException, ErrorCode
 from actionengine.events.event import Event
 from actionengine.events.publisher import Failures, PublishError, PublisherUnavailable, failed_action
 from actionengine.events.tenants import TenantOf, Tenants
+from actionengine.names import nfc
 from actionengine.storage.port import APPROVALS, TRIGGERS, WORKFLOWS, Record, StorageUnavailable
 from actionengine.workflows.agenda import Agenda
 from actionengine.workflows.conditions import holds
@@ -171,7 +172,7 @@ class WorkflowPublisher:
     async def _fire(self, event: Event, tenant: Tenant) -> None:
         """Start the runs that an event triggers. One that cannot be started keeps no other from its start."""
         by_workflow: dict[str, list[str]] = {}
-        wanted = {"event_type": event.type, "status": "active"}
+        wanted = {"event_type": nfc(event.type), "status": "active"}
         async for trigger in find_all(self._engine.storage, tenant, TRIGGER_DOCUMENTS, wanted, "async"):
             if event.actor_type == "workflow" and not trigger.data["trigger"].get("from_workflows", False):
                 continue

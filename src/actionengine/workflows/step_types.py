@@ -161,7 +161,7 @@ class ApprovalStep(_Step):
     unless `by_starter` says so."""
 
     type: Literal["approval"]
-    permission: Annotated[Name, AfterValidator(_permission)]
+    permission: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_permission)]
     message: Text
     expires_after: Number = Field(default=7 * _DAY, gt=0, le=366 * _DAY)
     """Seconds."""

@@ -1,7 +1,7 @@
 """References from a definition into what a run knows: `${input.amount}`, `${steps.assess.score}`.
 
 A text that is one reference gives its value as it is; references within a text give their text. `$${` is a plain `${`.
-A path names members by dots; a member of a list is named by its number.
+A path names members by dots, each as it stands or in Unicode's form NFC; a member of a list is named by its number.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from actionengine.errors import ErrorCode, failing
+from actionengine.names import nfc
 
 Path = tuple[str, ...]
 
@@ -95,6 +96,8 @@ def look_up(path: Path, known: Mapping[str, Any]) -> Any:
     for number, name in enumerate(path):
         if isinstance(found, Mapping) and name in found:
             found = found[name]
+        elif isinstance(found, Mapping) and nfc(name) in found:
+            found = found[nfc(name)]
         elif isinstance(found, list) and (member := _number(name)) is not None and member < len(found):
             found = found[member]
         else:
