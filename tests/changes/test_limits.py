@@ -43,6 +43,20 @@ async def test_an_execution_whose_stamps_would_be_too_large_is_refused_with_a_wa
 
 
 @scenario
+async def test_a_refusal_shows_some_of_very_many_choices(desk: Desk) -> None:
+    choices = [f"choice {number}" for number in range(5_000)]
+    project = await desk.job({"fields": [{"name": "a", "type": "choice", "choices": choices}]})
+
+    error = refused(await desk.keep("job", {"a": "another"}), ErrorCode.INVALID_INPUT, "5000 choices: 'choice 0', ")
+
+    assert len(str(error)) < 2_000
+    expect(await desk.keep("job", {"a": choices[-1]}))
+    await desk.merged(project, put("job", "a", "choice", choices=["x" * 10_000, "b"]))
+    error = refused(await desk.keep("job", {"a": "another"}), ErrorCode.INVALID_INPUT, "2 choices: 'xxx")
+    assert len(str(error)) < 2_000
+
+
+@scenario
 async def test_an_op_finds_its_target_among_those_of_the_change(desk: Desk) -> None:
     project = await desk.job()
     change = await desk.change(project)

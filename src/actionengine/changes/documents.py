@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from unicodedata import normalize
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -38,6 +38,26 @@ def _is_iso(value: str, form: re.Pattern[str], complaint: str) -> str:
     except ValueError:
         pass
     raise ValueError(complaint)
+
+
+def _choice_of(choices: Sequence[str]) -> Any:
+    """Return the type of one of these texts. A refusal shows some of them: there may be very many."""
+    known = frozenset(choices)
+    shown = ", ".join(map(repr, choices[:_MOST_CHOICES_SHOWN]))
+    cut = len(choices) > _MOST_CHOICES_SHOWN or len(shown) > _MOST_SHOWN
+    complaint = f"it is none of the {len(choices)} choices: {shown[:_MOST_SHOWN]}{' …' if cut else ''}"
+
+    def check(value: str) -> str:
+        if value not in known:
+            raise ValueError(complaint)
+        return value
+
+    return Annotated[str, AfterValidator(check)]
+
+
+_MOST_CHOICES_SHOWN = 20
+_MOST_SHOWN = 400
+"""Choices, and characters of them, that a refusal shows."""
 
 
 _TYPES: Mapping[str, Any] = {
@@ -82,7 +102,7 @@ def model_of(key: str, schema: Schema, own: Sequence[str] = ()) -> type[BaseMode
 
 def _declared(field: SchemaField) -> tuple[Any, Any]:
     choices = field.definition.get("choices")
-    type: Any = Literal[tuple(choices)] if choices else _TYPES[field.type]
+    type: Any = _choice_of(choices) if choices else _TYPES[field.type]
     return (type, Field(alias=field.name)) if field.required else (type | None, Field(None, alias=field.name))
 
 
