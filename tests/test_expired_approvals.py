@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 
 from returns.result import Success
@@ -27,6 +26,20 @@ def waiting(storage: InMemoryStorage, tenant: Tenant) -> int:
     return len(drive(unit.records(EXPIRIES).list(limit=1000)))
 
 
+def expire(storage: InMemoryStorage, tenant: Tenant, *ids: str) -> None:
+    """Let approvals have expired long ago, and wait for their marking."""
+    unit = storage.unit_of_work(tenant, "a", "sync")
+    past = "2020-01-01T00:00:00.000000+00:00"
+    for id in ids:
+        record = drive(unit.records(APPROVALS).get(id))
+        assert record is not None
+        drive(unit.records(APPROVALS).update(id, {**record.data, "expires_at": past}, record.version))
+        (entry,) = (each for each in drive(unit.records(EXPIRIES).list(limit=1000)) if each.id.endswith(id))
+        drive(unit.records(EXPIRIES).delete(entry.id, entry.version))
+        drive(unit.records(EXPIRIES).insert({}, f"{past}/{id}"))
+    drive(unit.commit())
+
+
 def test_what_has_expired_is_marked_when_others_are_asked_for(
     engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, acme: Tenant
 ) -> None:
@@ -49,14 +62,7 @@ def test_many_that_expire_together_become_fewer_with_each_that_is_asked_for(
 ) -> None:
     till = Till(engine_of, execute, acme)
     ids = [till.ask(number) for number in range(25)]
-    unit = storage.unit_of_work(acme, "a", "sync")
-    past = "2020-01-01T00:00:00.000000+00:00"
-    for id in ids:
-        record = drive(unit.records(APPROVALS).get(id))
-        assert record is not None
-        drive(unit.records(APPROVALS).update(id, {**record.data, "expires_at": past}, record.version))
-        drive(unit.records(EXPIRIES).insert({}, f"{past}/{id}"))
-    drive(unit.commit())
+    expire(storage, acme, *ids)
 
     seen = []
     for _ in range(3):
@@ -88,10 +94,10 @@ def test_what_is_marked_is_as_it_was_in_all_else(
 def test_what_was_decided_is_not_marked(
     engine_of: EngineOf, execute: Execute, storage: InMemoryStorage, acme: Tenant
 ) -> None:
-    till = Till(engine_of, execute, acme, policy(expires_after=timedelta(seconds=0.2)))
+    till = Till(engine_of, execute, acme)
     id = till.ask()
     till.decide("reject", id, boss()).unwrap()
-    asyncio.run(asyncio.sleep(0.25))
+    expire(storage, acme, id)
     till.ask()
 
     assert stored(storage, acme, id).status == "rejected"

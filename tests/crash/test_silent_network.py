@@ -379,7 +379,8 @@ def test_closing_is_bounded(proxy: FaultyProxy, storage: PostgresStorage, world:
     else:
         within_guard(lambda: world.run(storage.aclose()))
 
-    assert time.monotonic() - begun < ANSWER
+    # Not `answer_timeout` for each.
+    assert time.monotonic() - begun < 4 * ANSWER
 
 
 # In the middle of a COMMIT
