@@ -34,7 +34,7 @@ def watch(work: Callable[[], None], stopping: threading.Event, without: str) -> 
         try:
             work()
             return
-        except Exception as error:
+        except BaseException as error:
             if stopping.is_set():
                 return
             if monotonic() - began > _LONGEST_PAUSE:

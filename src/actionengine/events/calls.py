@@ -13,6 +13,7 @@ from contextvars import Context, copy_context
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from actionengine.events.publisher import PublishError
 from actionengine.plan import is_async
 
 MOST_LEFT_BEHIND = 256
@@ -38,6 +39,51 @@ async def call(function: Callable[..., Any], *arguments: Any, timeout: float | N
     if inspect.isawaitable(value):
         return await _await(value, None if timeout is None else timeout - (loop.time() - started))
     return value
+
+
+async def call_out(function: Callable[..., Any], *arguments: Any, timeout: float | None = None) -> Any:  # noqa: ASYNC109
+    """Call a host's publisher, as `call` does. What it raises that is no `Exception` would end a thread or an event
+    loop of ours: it comes out as a `PublishError`. A task that is cancelled is, and Ctrl-C ends the program."""
+
+    async def in_loop() -> Any:
+        return await _contained(function(*arguments))
+
+    def in_thread() -> Any:
+        try:
+            value = function(*arguments)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise _escaped(error) from error
+        return _contained(value) if inspect.isawaitable(value) else value
+
+    return await call(in_loop if is_async(function) else in_thread, timeout=timeout)
+
+
+async def _contained(awaitable: Any) -> Any:
+    task = asyncio.current_task()
+    try:
+        return await awaitable
+    except Exception:
+        raise
+    except BaseException as error:
+        is_closed = isinstance(error, GeneratorExit) and not _is_running(task)
+        is_signal = isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+        if is_closed or is_signal or (task is not None and task.cancelling()):
+            raise
+        raise _escaped(error) from error
+
+
+def _is_running(task: asyncio.Task[Any] | None) -> bool:
+    try:
+        return asyncio.current_task() is task
+    except RuntimeError:
+        # No event loop runs here: what is left of one is cleared away.
+        return False
+
+
+def _escaped(error: BaseException) -> PublishError:
+    return PublishError(f"the publisher raised {type(error).__name__}")
 
 
 async def _await(awaitable: Any, seconds: float | None) -> Any:

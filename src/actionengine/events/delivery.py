@@ -17,7 +17,7 @@ from typing import Any
 
 from actionengine.errors import sendable
 from actionengine.event_types import EventType, EventVersionError
-from actionengine.events.calls import call
+from actionengine.events.calls import call_out
 from actionengine.events.event import Event
 from actionengine.events.publisher import (
     ConnectionLost,
@@ -163,15 +163,9 @@ class Deliverer:
 
     async def _publish(self, items: Sequence[Item]) -> Failures | Exception:
         try:
-            answer = await call(self._publisher.publish, [event for _, event in items], timeout=self._timeout)
+            answer = await call_out(self._publisher.publish, [event for _, event in items], timeout=self._timeout)
         except Exception as error:
             return as_publish_error(error)
-        except (asyncio.CancelledError, SystemExit) as error:
-            # A client may cancel its own futures, or want to end the program; but not this task.
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            return PublishError(f"the publisher raised {type(error).__name__}")
         return checked_answer(answer, [event for _, event in items])
 
     def _note(self, items: Sequence[Item], answer: Failures | Exception, delivery: Delivery) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from actionengine.errors import ConfigurationError
-from actionengine.events.calls import call
+from actionengine.events.calls import call_out
 from actionengine.events.event import Event
 from actionengine.events.publisher import (
     Failures,
@@ -147,14 +147,14 @@ class _Member:
     async def start(self) -> None:
         start = getattr(self._publisher, "start", None)
         if start is not None and not self._is_started:
-            await call(start)
+            await call_out(start)
         self._is_started = True
 
     async def stop(self) -> None:
         self._is_started = False
         stop = getattr(self._publisher, "stop", None)
         if stop is not None:
-            await call(stop)
+            await call_out(stop)
 
     async def publish(self, batch: Sequence[Event]) -> Failures:
         """Why which of these events were not delivered."""
@@ -171,7 +171,7 @@ class _Member:
     async def _publish(self, batch: Sequence[Event]) -> Failures | PublishError:
         try:
             async with self._turn():
-                answer = await call(self._publisher.publish, batch)
+                answer = await call_out(self._publisher.publish, batch)
         except TimeoutError as error:
             return PublisherUnavailable(f"TimeoutError: {error}")
         except Exception as error:

@@ -14,11 +14,11 @@ from time import monotonic
 from uuid_utils.compat import uuid7
 
 from actionengine.errors import ActionException, ConfigurationError
-from actionengine.events.calls import call
+from actionengine.events.calls import call_out
 from actionengine.events.delivery import Deliverer, Delivery, backoff, storable
 from actionengine.events.metrics import RelayMetrics
 from actionengine.events.publisher import Publisher, PublishError, PublisherUnavailable
-from actionengine.events.worlds import World
+from actionengine.events.worlds import LoopEnded, World
 from actionengine.storage.port import (
     Outbox,
     OutboxStatus,
@@ -123,6 +123,9 @@ class Shift:
                     await self._outbox.wait(self._settings.poll_interval)
                     await self._beat()
             except Exception as error:
+                if isinstance(error, LoopEnded):
+                    # What the publisher has opened there is gone.
+                    self._is_started = False
                 is_passing = isinstance(error, _PASSING)
                 if ends or (isinstance(error, ConfigurationError | StorageError) and not is_passing):
                     raise
@@ -204,7 +207,7 @@ class Shift:
     async def _tell_publisher(self, what: str) -> None:
         method = getattr(self._publisher, what, None)
         if method is not None:
-            await self._world.run(partial(call, method, timeout=self._settings.publish_timeout))
+            await self._world.run(partial(call_out, method, timeout=self._settings.publish_timeout))
 
     async def _recover(self, error: Exception) -> None:
         """Wait before the next try."""

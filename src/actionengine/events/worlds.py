@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import CancelledError
 from typing import Any, Protocol, TypeVar
 
 from actionengine.storage.port import Mode
@@ -16,6 +17,13 @@ _PATIENCE = 10.0
 
 _LOOK = 1.0
 """Seconds between two looks at whether the publisher's event loop is still there."""
+
+
+class LoopEnded(RuntimeError):
+    """Raised where a publisher has ended the event loop that it was called in: the next call gets another one."""
+
+    def __init__(self) -> None:
+        super().__init__("the publisher has ended its event loop")
 
 
 class World(Protocol):
@@ -60,6 +68,9 @@ class _Thread:
 
     async def run(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """What a coroutine function returns."""
+        if self._loop is not None and self._loop.is_closed():
+            self._loop = None
+            raise LoopEnded
         future = asyncio.run_coroutine_threadsafe(_awaited(function, arguments), self._started())
         try:
             while True:
@@ -69,7 +80,12 @@ class _Thread:
                     if future.done():
                         raise
                     if self._thread is None or not self._thread.is_alive():
-                        raise RuntimeError("the publisher has ended its event loop") from None
+                        raise LoopEnded from None
+                except CancelledError:
+                    raise LoopEnded from None
+        except LoopEnded:
+            self._loop = None
+            raise
         except BaseException:
             future.cancel()
             raise
