@@ -19,6 +19,7 @@ from actionengine.durable.client import DurableClient, DurableUnavailable, Enque
 from actionengine.durable.host import DurableFunction, DurableHost
 from actionengine.durable.scheduler import Scheduler
 from actionengine.durable.watched import start_watched
+from tests.clocks import host_clock
 from tests.durable.databases import Durable, change, eventually, lines_of, sqlite
 
 NINE = datetime(2026, 3, 2, 9, tzinfo=UTC)
@@ -79,6 +80,13 @@ class Shift:
 @pytest.fixture
 def shift() -> Shift:
     return Shift()
+
+
+@pytest.fixture
+def durable(tmp_path: Path) -> Iterator[Durable]:
+    found = sqlite(tmp_path)
+    yield found
+    found.end()
 
 
 def at(minute: int, hour: int = 9, offset: str = "+00:00") -> str:
@@ -197,6 +205,20 @@ def test_a_clock_that_is_set_back_stops_nothing(shift: Shift) -> None:
     assert shift.after(60) == [("a", at(2, 8))]
 
 
+@pytest.mark.parametrize("skew", [-7200.0, -90.0, 90.0, 7200.0])
+def test_the_next_time_is_by_the_clock_of_the_database(durable: Durable, skew: float) -> None:
+    client = DurableClient(durable.url)
+    client.schedule("a", "fire", "* * * * * *", timezone=None, context={}, queue="q")
+    before = datetime.now(UTC)
+    with host_clock(skew):
+        scheduler = Scheduler(client)
+        scheduler.read()
+        [(at, _, _)] = scheduler._coming
+    client.close()
+
+    assert before - timedelta(seconds=2) <= at <= datetime.now(UTC) + timedelta(seconds=2)
+
+
 def test_many_that_are_due_at_once_are_enqueued_in_their_order(shift: Shift) -> None:
     for number in range(1100):
         shift.client.add(f"s{number:04}")
@@ -234,13 +256,6 @@ def test_a_thread_that_fails_begins_again_until_it_is_stopped(
     stopping.set()
     start_watched(work, "watched", stopping, without="nothing is done").join(30)
     assert len(calls) == 3
-
-
-@pytest.fixture
-def durable(tmp_path: Path) -> Iterator[Durable]:
-    found = sqlite(tmp_path)
-    yield found
-    found.end()
 
 
 def test_a_host_serves_each_of_its_schedules_and_all_else(

@@ -238,6 +238,16 @@ class DurableClient:
         listed: list[Schedule] = self._ask(schedules)
         return listed
 
+    def now(self) -> datetime:
+        """Return the time by the clock of the engine's database."""
+
+        def now(client: DBOSClient) -> datetime:
+            with client._sys_db.engine.connect() as connection:
+                return datetime.fromtimestamp(now_in(connection) / 1000, UTC)
+
+        told: datetime = self._ask(now)
+        return told
+
     def unschedule(self, name: str) -> None:
         """End a schedule, where there is one."""
         self._ask(lambda client: client.delete_schedule(name))

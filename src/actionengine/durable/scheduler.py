@@ -28,7 +28,7 @@ _AGAIN = 60.0
 """Seconds after which a schedule that could not be read is tried again."""
 
 _SET_BACK = timedelta(seconds=5)
-"""A step back of the machine's clock after which the next times are found anew."""
+"""A step back of the clock after which the next times are found anew."""
 
 _SAID = 3600.0
 """Seconds for which a reason that was logged is not logged again."""
@@ -40,14 +40,15 @@ _MOST_AT_ONCE = 500
 class Scheduler:
     """The schedules as one process sees them, and what is due next. One thread works with it."""
 
-    def __init__(self, client: DurableClient, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, client: DurableClient, now: Callable[[], datetime] | None = None) -> None:
         self._client = client
-        self._now = now
+        self._clock = _Clock(client)
+        self._now = now or self._clock
         self._planned: dict[str, _Planned] = {}
         self._coming: list[tuple[datetime, str, _Planned]] = []
         self._aside: dict[str, tuple[Schedule, float]] = {}
         self._said: dict[str, float] = {}
-        self._read_at = now()
+        self._read_at: datetime | None = None
 
     def run(self, stopping: threading.Event) -> None:
         """Enqueue what is due, until the end. Raises `DurableUnavailable`, after which it can be called again: what was
@@ -62,8 +63,10 @@ class Scheduler:
 
     def read(self) -> None:
         """Look at the schedules: begin with new ones, from now on, and end those that are gone."""
-        if self._now() < self._read_at - _SET_BACK:
-            # The machine's clock was set back. A time that comes again has the id that it had.
+        if self._now is self._clock:
+            self._clock.read()
+        if self._read_at is not None and self._now() < self._read_at - _SET_BACK:
+            # The clock was set back. A time that comes again has the id that it had.
             self._planned.clear()
         self._read_at = self._now()
         found = {schedule.name: schedule for schedule in self._client.schedules()}
@@ -150,6 +153,23 @@ class Scheduler:
 
     def _seconds_to_next(self) -> float:
         return (self._coming[0][0] - self._now()).total_seconds() if self._coming else _READ
+
+
+class _Clock:
+    """The clock of the durable engine's database, so that no host fires by its own: as it was read last, and what has
+    passed since."""
+
+    def __init__(self, client: DurableClient) -> None:
+        self._client = client
+        self._ahead = 0.0
+
+    def read(self) -> None:
+        """Ask the database."""
+        self._ahead = self._client.now().timestamp() - monotonic()
+
+    def __call__(self) -> datetime:
+        """Return the time."""
+        return datetime.fromtimestamp(monotonic() + self._ahead, UTC)
 
 
 class _Planned:
