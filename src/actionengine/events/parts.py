@@ -33,7 +33,8 @@ class Part:
         if self._shift is not None:
             raise RuntimeError("this relay is running already: make another one")
         # A publisher that executes actions opens connections in its event loop.
-        world = world_of(mode, getattr(self._storage, "aclose_loop", None))
+        at_start, at_end = (getattr(self._storage, name, None) for name in ("limit_idle", "aclose_loop"))
+        world = world_of(mode, at_start, at_end)
         outbox = self._storage.outbox(mode, self.queue)
         shift = self._shift = Shift(outbox, world, self._deliverer, self._publisher, self._settings, self.queue)
         try:

@@ -38,9 +38,13 @@ class World(Protocol):
         """End what was opened for it."""
 
 
-def world_of(mode: Mode, at_end: Callable[[], Awaitable[None]] | None) -> World:
-    """The world of this mode; `at_end` closes what was opened in an event loop that ends with it."""
-    return _Thread(at_end) if mode == "sync" else _Loop()
+Step = Callable[[], Awaitable[None]] | None
+
+
+def world_of(mode: Mode, at_start: Step, at_end: Step) -> World:
+    """The world of this mode; `at_start` runs first in an event loop that it opens, and `at_end` closes what was opened
+    there."""
+    return _Thread(at_start, at_end) if mode == "sync" else _Loop()
 
 
 class _Loop:
@@ -61,7 +65,8 @@ class _Thread:
 
     mode: Mode = "sync"
 
-    def __init__(self, at_end: Callable[[], Awaitable[None]] | None) -> None:
+    def __init__(self, at_start: Step, at_end: Step) -> None:
+        self._at_start = at_start
         self._at_end = at_end
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -101,15 +106,17 @@ class _Thread:
     def _started(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             loop = self._loop = asyncio.new_event_loop()
-            arguments = (loop, self._at_end)
+            arguments = (loop, self._at_start, self._at_end)
             self._thread = threading.Thread(target=_serve, args=arguments, name="actionengine-publisher", daemon=True)
             self._thread.start()
         return self._loop
 
 
-def _serve(loop: asyncio.AbstractEventLoop, at_end: Callable[[], Awaitable[None]] | None) -> None:
+def _serve(loop: asyncio.AbstractEventLoop, at_start: Step, at_end: Step) -> None:
     asyncio.set_event_loop(loop)
     try:
+        if at_start is not None:
+            loop.run_until_complete(_awaited(at_start, ()))
         loop.run_forever()
         left = asyncio.all_tasks(loop)
         for task in left:

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from pydantic_core import from_json
 from returns.result import Failure
@@ -34,7 +35,7 @@ from actionengine.workflows.triggers import parse_trigger, sees
 logger = logging.getLogger("actionengine")
 
 _STARTS_AT_ONCE = 4
-"""Runs that one event starts at the same time: each takes a connection."""
+"""Runs that triggers start at the same time: each takes a connection."""
 
 
 class WorkflowPublisher:
@@ -90,6 +91,7 @@ class WorkflowPublisher:
         self.queues = {queue: _OfQueue(self, queue) for queue in (WORKFLOWS, TRIGGERS)}
         """Who takes events from which queue: what moves runs on does not wait for triggers."""
         self._started: set[str] = set()
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
     async def publish(self, events: Sequence[Event], queue: str | None = None) -> Failures:
         """Do what these events ask for: in one of the queues its part, and all of it where none is named."""
@@ -178,7 +180,7 @@ class WorkflowPublisher:
                 continue
             if sees(trigger, event.position) and _may_match(trigger, event):
                 by_workflow.setdefault(trigger.data["workflow_key"], []).append(trigger.id)
-        turns = asyncio.Semaphore(_STARTS_AT_ONCE)
+        turns = self._turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_STARTS_AT_ONCE))
 
         async def start(key: str, trigger_ids: Sequence[str]) -> PublishError | None:
             async with turns:

@@ -121,6 +121,7 @@ class Pools:
         self._before_connecting = before_connecting
         self._initializes = new_driver is not None and engine is None and async_engine is None
         self._stacks: dict[bool, Stack] = {}
+        self._idle_limited: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         self._async_engines: dict[bool, weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncEngine]] = {
             False: weakref.WeakKeyDictionary(),
             True: weakref.WeakKeyDictionary(),
@@ -200,6 +201,10 @@ class Pools:
         await self.aclose_loop()
         self.close()
 
+    async def limit_idle(self) -> None:
+        """Keep one idle connection in each pool of the running event loop, for a loop that has few executions."""
+        self._idle_limited.add(asyncio.get_running_loop())
+
     async def aclose_loop(self) -> None:
         """Close this event loop's connections, and no others."""
         loop = asyncio.get_running_loop()
@@ -247,6 +252,9 @@ class Pools:
             if engine is None:
                 options = dict(self._options[lookup])
                 options["connect_args"] = options.get("connect_args", {}) | self._async_connect
+                if loop in self._idle_limited and options["max_overflow"] >= 0:
+                    options["max_overflow"] += options["pool_size"] - 1
+                    options["pool_size"] = 1
                 engine = create_async_engine(self._async_url, **options)
                 self._prepare(engine.sync_engine)
                 self._async_engines[lookup][loop] = engine

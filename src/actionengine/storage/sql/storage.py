@@ -149,6 +149,10 @@ class SQLStorage(ABC):
         """Close the connections, those of this event loop too."""
         await self.pools.aclose()
 
+    async def limit_idle(self) -> None:
+        """Keep few idle connections in this event loop: for one of several that use the storage now and then."""
+        await self.pools.limit_idle()
+
     async def aclose_loop(self) -> None:
         """Close the connections of this event loop only: for one of several that use the storage, at its end."""
         await self.pools.aclose_loop()
