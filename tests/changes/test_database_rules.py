@@ -566,6 +566,7 @@ def test_g1_two_pending_ops_are_not_on_one_field(prompt: Prompt) -> None:
 
     with prompt.refuses("ae_patch_ops_g1_field", sqlite="UNIQUE .*ae_patch_ops.field"):
         prompt.insert(PATCH_OPS, patch_op("o2", 2, **remove))
+    prompt.insert(PATCH_OPS, patch_op("o3", 3, **remove, turn=1))
     prompt.run(f"UPDATE ae_patch_ops SET {STAMP}")
     prompt.insert(PATCH_OPS, patch_op("o2", 2, **remove))
 

@@ -212,4 +212,5 @@ def _op(project: str, change: str, key: str, target: str, position: int) -> Row:
         "previous_snapshot": None,
         "executed_at": None,
         "created_at": NOW,
+        "turn": 0,
     }

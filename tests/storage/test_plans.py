@@ -25,7 +25,7 @@ LOG = "ae_action_log(tenant_id, id)"
 EVENT = "ae_events(tenant_id, position)"
 EVENT_TYPE = "ae_events(tenant_id, type, position)"
 OPS_OF_CHANGE = "ae_patch_ops(tenant_id, change_id, position)"
-OPS_OF_FIELD = "ae_patch_ops(tenant_id, change_id, record_type_key, field)"
+OPS_OF_FIELD = "ae_patch_ops(tenant_id, change_id, record_type_key, field, turn)"
 OPS_OF_TYPE = "ae_patch_ops(tenant_id, project_id, record_type_key, applied_version, position)"
 TYPE_OF_PROJECT = "ae_record_types(tenant_id, project_id, key)"
 TYPE_BY_KEY = "ae_record_types(tenant_id, key, id)"
@@ -69,8 +69,8 @@ INDEXES: dict[str, set[str]] = {
     "find ae_patch_ops by change_id, a page": {OPS_OF_CHANGE},
     "find ae_patch_ops by change_id, applied_version": {OPS_OF_CHANGE},
     "find ae_patch_ops by change_id, executed_at": {OPS_OF_FIELD},
-    "find ae_patch_ops by change_id, record_type_key, field of several, executed_at": {OPS_OF_FIELD},
-    "find ae_patch_ops by change_id, record_type_key, gives of several, executed_at": {
+    "find ae_patch_ops by change_id, record_type_key, field, executed_at": {OPS_OF_FIELD},
+    "find ae_patch_ops by change_id, record_type_key, gives, executed_at": {
         "ae_patch_ops(tenant_id, change_id, record_type_key, gives)"
     },
     "find ae_patch_ops by id, change_id": {"ae_patch_ops(tenant_id, id)"},

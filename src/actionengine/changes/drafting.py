@@ -29,9 +29,6 @@ from actionengine.errors import ErrorCode, failing
 from actionengine.execution.edits import unified_diff
 from actionengine.storage.tables import Row
 
-_MOST_ON_A_NAME = 6
-"""Ops of a compensation that may be on one name: two fields have it, each is made optional, set, and renamed."""
-
 _MOST_LISTED = 20
 """Fields that the description of a compensation names."""
 
@@ -113,9 +110,7 @@ async def _check_others(store: Store, change: Row, op: PatchOp) -> None:
     for column, name in (("field", op.field), ("gives", op.gives)):
         if name is None:
             continue
-        # Of a compensation, several may be on one name: see `draft_compensation`.
-        names = tuple(name + " " * number for number in range(_MOST_ON_A_NAME))
-        pending = {"change_id": change["id"], "record_type_key": op.record_type, column: names, "executed_at": None}
+        pending = {"change_id": change["id"], "record_type_key": op.record_type, column: name, "executed_at": None}
         for other in await store.ops.find(pending, columns=("id", "op_type", "payload")):
             raise conflict(
                 f"{op}: the pending op {other['id']} ({op_of(other)}) is about {name!r} too",
@@ -168,8 +163,8 @@ async def draft_compensation(store: Store, change: Row, title: str | None, files
     for position, op in enumerate(planned, 1):
         assert op.record_type is not None
         row = _op(draft, targets[op.record_type]["id"], op, position, types[op.record_type]["version"], at)
-        # Where an earlier op has taken the name from another field, it is another one for G1. No name ends in a space.
-        row["field"] += " " * named[op.record_type, op.field]
+        # For G1, a name has another turn once an earlier op has taken it from another field.
+        row["turn"] = named[op.record_type, op.field]
         named[op.record_type, op.field] += 1
         drafted.append(row)
     drafted += [
@@ -303,4 +298,5 @@ def _op(change: Row, target_id: str, op: PatchOp, position: int, version: int | 
         "previous_snapshot": None,
         "executed_at": None,
         "created_at": at,
+        "turn": 0,
     }

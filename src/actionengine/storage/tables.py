@@ -110,6 +110,7 @@ PATCH_OPS = Table(
         "previous_snapshot": "json",
         "executed_at": "time",
         "created_at": "time",
+        "turn": "integer",
     },
     ("id",),
     (("change_id", "position"),),

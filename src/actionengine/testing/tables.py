@@ -103,6 +103,7 @@ def patch_op(id: str, position: int, **fields: Any) -> Row:
         "previous_snapshot": None,
         "executed_at": None,
         "created_at": START,
+        "turn": 0,
     }
     return {**row, **fields}
 

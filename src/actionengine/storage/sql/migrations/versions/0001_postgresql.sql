@@ -362,6 +362,7 @@ CREATE TABLE public.ae_patch_ops (
     previous_snapshot   json,
     executed_at         timestamptz,
     created_at          timestamptz      NOT NULL,
+    turn                integer          NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant_id, id),
     CONSTRAINT ae_patch_ops_position UNIQUE (tenant_id, change_id, position),
     CONSTRAINT ae_patch_ops_p5_project
@@ -384,7 +385,7 @@ CREATE TABLE public.ae_patch_ops (
         op_type NOT IN ('add_field', 'set_field') OR public.ae_is_field_type(payload -> 'definition' ->> 'type')
     )
 );
-CREATE UNIQUE INDEX ae_patch_ops_g1_field ON public.ae_patch_ops (tenant_id, change_id, record_type_key, field)
+CREATE UNIQUE INDEX ae_patch_ops_g1_field ON public.ae_patch_ops (tenant_id, change_id, record_type_key, field, turn)
     WHERE executed_at IS NULL;
 CREATE UNIQUE INDEX ae_patch_ops_g1_gives ON public.ae_patch_ops (tenant_id, change_id, record_type_key, gives)
     WHERE executed_at IS NULL AND gives IS NOT NULL;

@@ -277,6 +277,7 @@ CREATE TABLE ae_patch_ops (
     previous_snapshot   TEXT,
     executed_at         TEXT,
     created_at          TEXT    NOT NULL,
+    turn                INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant_id, id),
     CONSTRAINT ae_patch_ops_position UNIQUE (tenant_id, change_id, position),
     CONSTRAINT ae_patch_ops_p5_project
@@ -301,7 +302,7 @@ CREATE TABLE ae_patch_ops (
         )) IS TRUE
     )
 ) STRICT;
-CREATE UNIQUE INDEX ae_patch_ops_g1_field ON ae_patch_ops (tenant_id, change_id, record_type_key, field)
+CREATE UNIQUE INDEX ae_patch_ops_g1_field ON ae_patch_ops (tenant_id, change_id, record_type_key, field, turn)
     WHERE executed_at IS NULL;
 CREATE UNIQUE INDEX ae_patch_ops_g1_gives ON ae_patch_ops (tenant_id, change_id, record_type_key, gives)
     WHERE executed_at IS NULL AND gives IS NOT NULL;
