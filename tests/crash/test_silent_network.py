@@ -142,6 +142,34 @@ def test_first_connection_of_a_hosts_own_engine(
         driver.pgconn.finish()
 
 
+@pytest.mark.parametrize("asked_by", ["pre-ping", "listener"])
+def test_what_a_hosts_own_engine_asks_when_a_connection_is_taken_is_bounded(
+    proxy: FaultyProxy, postgres_database: Database, world_on: WorldOn, asked_by: str
+) -> None:
+    url = make_url(proxy.url(postgres_database.app_url)).set(drivername="postgresql+psycopg")
+    pings = asked_by == "pre-ping"
+    own = create_engine(url, pool_pre_ping=pings)
+    own_async = create_async_engine(url.set(drivername="postgresql+psycopg_async"), pool_pre_ping=pings)
+    for each in (own, own_async.sync_engine) if not pings else ():
+        event.listen(each, "checkout", _ask_in)
+    world = world_on(PostgresStorage(engine=own, async_engine=own_async, answer_timeout=ANSWER))
+    engine = notes_engine(world.storage, put=put)
+    assert call(world, engine, "put") == ["ok"]
+    assert proxy.swallow()
+
+    assert len(failures_until_served(world, engine, "put")) <= 1
+
+    own.dispose()
+    world.run(disposed(own_async, world.mode))
+
+
+def _ask_in(connection: Any, record: Any, proxied: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("SELECT 1")
+    cursor.close()
+    connection.rollback()
+
+
 async def disposed(engine: Any, mode: str) -> None:
     if mode == "async":
         await engine.dispose()
@@ -381,6 +409,43 @@ def test_closing_is_bounded(proxy: FaultyProxy, storage: PostgresStorage, world:
 
     # Not `answer_timeout` for each.
     assert time.monotonic() - begun < 4 * ANSWER
+
+
+@pytest.mark.parametrize("ended_by", ["a cancellation", "its timeout"])
+def test_a_key_is_free_once_a_task_was_ended_that_waited_in_silence(
+    proxy: FaultyProxy, postgres_database: Database, ended_by: str
+) -> None:
+    """Also where the server is not told that its client has given up."""
+    asked = asyncio.Event()
+
+    async def ask(data: None, ctx: ActionContext) -> Result[None, Any]:
+        await ctx.async_session.execute(text("SELECT 1"))
+        if not asked.is_set():
+            proxy.swallow()
+            asked.set()
+        await ctx.async_session.execute(text("SELECT 1"))
+        return Success(None)
+
+    storage = storage_through(proxy, postgres_database, answer_timeout=60.0)
+    world = AsyncWorld(storage)
+    engine = notes_engine(storage, timeout=0.5 if ended_by == "its timeout" else None, ask=ask)
+    context = request_of(world.tenant, uuid4().hex)
+
+    async def be_cancelled() -> None:
+        task = asyncio.create_task(engine.execute_action_async("notes", "ask", None, context))
+        await asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    if ended_by == "a cancellation":
+        within_guard(lambda: world.run(be_cancelled()))
+    else:
+        assert call(world, engine, "ask", contexts=[context]) == ["timeout"]
+
+    assert call(world, notes_engine(storage, ask=ask), "ask", contexts=[context]) == ["ok"]
+    world.run(storage.aclose())
+    world.close()
 
 
 # In the middle of a COMMIT

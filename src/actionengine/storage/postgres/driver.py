@@ -23,6 +23,7 @@ from psycopg.waiting import Ready, Wait
 
 from actionengine.storage.port import Mode
 from actionengine.storage.postgres.generators import INTERVAL, NoAnswer
+from actionengine.storage.postgres.inquiry import end_backend
 from actionengine.storage.postgres.waiting import CUT_TIMEOUT, BoundedWait, cancel, cancel_async, hang_up, is_lost
 from actionengine.storage.sql.bridge import await_
 
@@ -186,7 +187,7 @@ class Driver:
                 self._connection.lock.release()
                 return
             if not last_try:
-                hang_up(self._connection)
+                self._hang_up()
 
     async def _cut_off_async(self) -> None:
         await cancel_async(self._connection)
@@ -196,7 +197,11 @@ class Driver:
                     return
             except TimeoutError:
                 if not last_try:
-                    hang_up(self._connection)
+                    self._hang_up()
+
+    def _hang_up(self) -> None:
+        end_backend(self._connection, self._answer_timeout)
+        hang_up(self._connection)
 
     async def _execute_async(
         self, statements: Sequence[Statement], first: Sequence[Statement], last: Sequence[Statement]

@@ -14,6 +14,7 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from inspect import signature
 from time import monotonic
 from typing import Any
 
@@ -24,9 +25,14 @@ from psycopg.pq import TransactionStatus
 from actionengine.driving import drive
 from actionengine.storage.postgres.generators import INTERVAL, NoAnswer, TimeLimit, Waiter, checked
 from actionengine.storage.postgres.inquiry import Inquiry, end_backend
+from actionengine.storage.sql.pools import IS_TAKING
 
 CUT_TIMEOUT = 1.0
 """Seconds for each step of cutting a statement off."""
+
+
+_ENDS_WAITS = "timeout" in signature(psycopg.Connection.wait).parameters
+"""Whether the driver can end a wait by itself, which costs less than to look here."""
 
 
 _CANCELLED = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
@@ -36,7 +42,8 @@ class BoundedWait:
     """The waiting of one connection, as long as it lives.
 
     `on_failure` gets the time (`time.monotonic`) since when the connection was not heard of, once that is known to be
-    silent or lost. A connection of a host's own engine is bounded while a unit of work uses it, and while it opens.
+    silent or lost. A connection of a host's own engine is bounded while a unit of work takes it and uses it, and
+    while it opens.
     """
 
     __slots__ = (
@@ -101,15 +108,21 @@ class BoundedWait:
         else:
             close(self._connection)
 
-    # For all others
+    # For all others. The driver's own wait does the first moments of each: it costs less than to look here.
 
     def _wait(self, waiter: Waiter, interval: float = INTERVAL, timeout: float | None = None) -> Any:
-        begun = monotonic()
         try:
-            return self.run(self._bounded(waiter, timeout), interval)
+            if timeout is None and _ENDS_WAITS:
+                return waiting.wait(waiter, self._pgconn.socket, interval=INTERVAL, timeout=INTERVAL)
+        except psycopg.errors._WaitTimeout:
+            return self._wait_longer(waiter, interval)
         except psycopg.OperationalError as error:
-            self._settle(error, begun)
+            self._settle(error, monotonic())
             raise
+        except _CANCELLED:
+            self._interrupt(waiter)
+            raise
+        return self._wait_longer(waiter, interval, timeout, is_begun=False)
 
     async def _wait_async(
         self,
@@ -117,9 +130,37 @@ class BoundedWait:
         interval: float = INTERVAL,
         timeout: float | None = None,  # noqa: ASYNC109 - the driver's own signature
     ) -> Any:
+        try:
+            if timeout is None and _ENDS_WAITS:
+                return await waiting.wait_async(waiter, self._pgconn.socket, interval=INTERVAL, timeout=INTERVAL)
+        except psycopg.errors._WaitTimeout:
+            return await self._wait_longer_async(waiter, interval)
+        except psycopg.OperationalError as error:
+            self._settle(error, monotonic())
+            raise
+        except _CANCELLED:
+            await self._interrupt_async(waiter)
+            raise
+        return await self._wait_longer_async(waiter, interval, timeout, is_begun=False)
+
+    def _wait_longer(self, waiter: Waiter, interval: float, timeout: float | None = None, is_begun: bool = True) -> Any:
         begun = monotonic()
         try:
-            return await self.run_async(self._bounded(waiter, timeout), interval)
+            return self.run(self._bounded(waiter, timeout, is_begun), interval)
+        except psycopg.OperationalError as error:
+            self._settle(error, begun)
+            raise
+
+    async def _wait_longer_async(
+        self,
+        waiter: Waiter,
+        interval: float,
+        timeout: float | None = None,  # noqa: ASYNC109 - the driver's own signature
+        is_begun: bool = True,
+    ) -> Any:
+        begun = monotonic()
+        try:
+            return await self.run_async(self._bounded(waiter, timeout, is_begun), interval)
         except psycopg.OperationalError as error:
             self._settle(error, begun)
             raise
@@ -130,37 +171,49 @@ class BoundedWait:
         elif is_lost(error):
             self._on_failure(monotonic())
 
-    def _bounded(self, waiter: Waiter, timeout: float | None) -> Waiter:
-        if timeout is None and not self.is_bounded and self._inquired is None:
-            return waiter
+    def _bounded(self, waiter: Waiter, timeout: float | None, is_begun: bool) -> Waiter:
+        if timeout is None and not self.is_bounded and self._inquired is None and not IS_TAKING.get():
+            return checked(waiter, _pass, is_begun)
         if timeout is not None:
             # It waits for notifications: nothing need come.
             return checked(waiter, TimeLimit(timeout, psycopg.errors._WaitTimeout).check)
-        return checked(waiter, _Silence(self._connection, self._timeout, self._inquired, self._until).check)
+        return checked(waiter, _Silence(self._connection, self._timeout, self._inquired, self._until).check, is_begun)
 
     # Cutting off
 
     def _interrupt(self, waiter: Waiter) -> None:
         if self._pgconn.transaction_status != TransactionStatus.ACTIVE:
             return
+        begun = monotonic()
         try:
             cancel(self._connection)
             waiting.wait(_ending(waiter), self._pgconn.socket, interval=INTERVAL)
         except psycopg.errors.QueryCanceled:
             pass
         except BaseException:
-            self._pgconn.finish()
+            self._leave(begun)
 
     async def _interrupt_async(self, waiter: Waiter) -> None:
         if self._pgconn.transaction_status != TransactionStatus.ACTIVE:
             return
+        begun = monotonic()
         try:
             await cancel_async(self._connection)
             await waiting.wait_async(_ending(waiter), self._pgconn.socket, interval=INTERVAL)
         except psycopg.errors.QueryCanceled:
             pass
         except BaseException:
-            self._pgconn.finish()
+            self._leave(begun)
+
+    def _leave(self, since: float) -> None:
+        # Where the network forgets it, the server is not told by itself that nobody waits any more.
+        end_backend(self._connection, self._timeout)
+        self._on_failure(since)
+        self._pgconn.finish()
+
+
+def _pass(is_heard: bool) -> None:
+    """Let the wait go on."""
 
 
 def _ending(waiter: Waiter) -> Waiter:

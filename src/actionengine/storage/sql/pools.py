@@ -7,6 +7,7 @@ import re
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 from sqlalchemy import Engine, create_engine, event
@@ -153,11 +154,11 @@ class Pools:
         engine = stack.engine if stack is not None else self.engine(mode, lookup)
         # Read before, so that a pool that is replaced meanwhile counts as given up.
         pool = engine.pool
-        pooled = stack.take() if stack is not None else engine.raw_connection()
+        pooled = stack.take() if stack is not None else _take(engine)
         while self._doubted_since and self._is_doubted(pooled):
             pooled.invalidate()
             pooled.close()
-            pooled = stack.take() if stack is not None else engine.raw_connection()
+            pooled = stack.take() if stack is not None else _take(engine)
         if self._initializes and engine.dialect.server_version_info is None:
             _initialize(engine, pooled)
         pooled.info.setdefault(_POOL, pool)
@@ -267,6 +268,19 @@ class Pools:
         if self._new_driver is not None:
             watch(engine, self._new_driver, is_own=True)
             engine.dialect.initialize = _initialize_later  # type: ignore[method-assign]
+
+
+IS_TAKING: ContextVar[bool] = ContextVar("IS_TAKING", default=False)
+"""Whether a connection is being taken for a unit of work: a host's own engine may ask the server for that, to ping it
+say."""
+
+
+def _take(engine: Engine) -> PoolProxiedConnection:
+    taking = IS_TAKING.set(True)
+    try:
+        return engine.raw_connection()
+    finally:
+        IS_TAKING.reset(taking)
 
 
 def watch(engine: Engine, new_driver: Callable[[Any, Mode], Heard], is_own: bool) -> None:
