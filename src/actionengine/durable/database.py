@@ -76,6 +76,8 @@ class BoundedConnection(psycopg.Connection[Any]):
 
     answer_timeout = ANSWER_TIMEOUT
     switch: Switch | None = None
+    _pool = None
+    """Tells the driver that a pool has the connection: one that a pool gave up closes without a warning."""
 
     def wait(self, gen: Any, *arguments: Any, **options: Any) -> Any:
         """Wait for the server's part of a statement. Raises `NoAnswer` when the server is silent for too long."""
@@ -122,9 +124,14 @@ def open_postgres(url: URL, bounds: Bounds, *, size: int, overflow: int = 0, swi
     @event.listens_for(engine, "connect")
     def bound_server(connection: BoundedConnection, record: Any) -> None:
         limit = milliseconds(bounds.answer_timeout + _SERVERS_GRACE)
-        connection.execute(f"SET idle_in_transaction_session_timeout = {limit}".encode())
-        # A pool rolls back what is given back to it.
-        connection.commit()
+        try:
+            connection.execute(f"SET idle_in_transaction_session_timeout = {limit}".encode())
+            # A pool rolls back what is given back to it.
+            connection.commit()
+        except BaseException:
+            # The pool does not close a connection that it has not got yet.
+            connection.close()
+            raise
 
     if switch is not None:
         event.listen(engine, "handle_error", _told_by(switch))
