@@ -272,3 +272,16 @@ def test_a_runtime_that_does_not_relay_leaves_it_to_a_relay(office: Office) -> N
 def test_the_queue_of_workflows_has_what_the_publisher_acts_upon(office: Office) -> None:
     publisher = WorkflowPublisher(office.engine, office.folder / "durable.sqlite")
     assert publisher._told.keys() == CONTROL
+
+
+def test_a_run_that_waits_for_its_next_attempt_keeps_no_other_from_its_place(office: Office) -> None:
+    office.define("bad", {**NOTE, "operation": "update", "id": "a", "retry": {"attempts": 2, "seconds": 3600}})
+    office.define("held", {"name": "a", "type": "record_lock", "collection": "notes", "id": "a"}, APPROVED[1])
+    office.define("good", NOTE)
+    with office.runtime(concurrency=1):
+        holder = office.start("held")
+        office.wait_for(holder, "paused")
+        bad = office.start("bad")
+        good = office.start("good")
+        office.wait_for(good, "succeeded")
+        assert office.status(bad) == "running"

@@ -37,9 +37,24 @@ class Agenda:
         """Have the steps of a run taken, until it ends or pauses."""
         self._drive(tenant, key, run_id, turn_id(run_id, turn))
 
-    def expiry(self, tenant: Tenant, key: str, approval_id: str, seconds: float) -> None:
+    def later(
+        self,
+        tenant: Tenant,
+        key: str,
+        run_id: str,
+        position: int | None,
+        attempt: int,
+        wait: float,
+        seconds: float,
+    ) -> None:
+        """Have a run gone on with in so many seconds: where it is, or with a further attempt at the step at a
+        position. `wait` is the pause after that, where something is away."""
+        told = (*_told(tenant), key, run_id, position, attempt, wait)
+        self._timer(DRIVE, *told, id=_later_id(run_id, position), seconds=seconds)
+
+    def expiry(self, tenant: Tenant, key: str, approval_id: str, seconds: float, wait: float | None = None) -> None:
         """Have an approval looked at once it has expired, in so many seconds. Whoever looks too early asks again."""
-        told = (*_told(tenant), key, approval_id)
+        told = (*_told(tenant), key, approval_id, *(() if wait is None else (wait,)))
         self._timer(EXPIRE, *told, id=f"expire/{approval_id}", seconds=seconds + _AFTER_EXPIRY)
 
     def forget_expiry(self, approval_id: str) -> None:
@@ -49,10 +64,14 @@ class Agenda:
             if execution.status in _WAITS:
                 self._client.forget(each)
 
-    def firing(self, tenant: Tenant, key: str, trigger_id: str, at: datetime, seconds: float) -> None:
-        """Have a trigger fired for a time that comes in so many seconds."""
+    def firing(
+        self, tenant: Tenant, key: str, trigger_id: str, at: datetime, seconds: float, wait: float | None = None
+    ) -> None:
+        """Have a trigger fired for a time, in so many seconds."""
         due = at.astimezone(UTC).isoformat()
-        context = _context(tenant, key, trigger_id)
+        context: dict[str, Any] = _context(tenant, key, trigger_id)
+        if wait is not None:
+            context["wait"] = wait
         self._timer(FIRE, due, context, id=f"fire/{trigger_id}/{due}", seconds=seconds)
 
     def schedule(self, tenant: Tenant, key: str, trigger_id: str, cron: str, timezone: str | None) -> None:
@@ -86,11 +105,12 @@ class Agenda:
 
     def _again(self, tenant: Tenant, run: Record) -> bool:
         id = turn_id(run.id, run.data["turn"])
-        there = self._client.look(id).get(id)
-        if there is not None and there.status in _UNDER_WAY:
+        later = [_later_id(run.id, position) for position in (None, run.data["position"])]
+        there = self._client.look(id, *later, *(f"{each}/again" for each in later))
+        if any(each.status in _UNDER_WAY for each in there.values()):
             return False
         # One that has ended stays under its id.
-        self._drive(tenant, run.data["workflow_key"], run.id, id if there is None else f"{id}/{uuid7()}")
+        self._drive(tenant, run.data["workflow_key"], run.id, id if id not in there else f"{id}/{uuid7()}")
         return True
 
     def _timer(self, function: str, *arguments: Any, id: str, seconds: float) -> None:
@@ -121,6 +141,10 @@ class Agenda:
 def turn_id(run_id: str, turn: int) -> str:
     """The id of the execution that is a turn of a run."""
     return f"{run_id}/{turn}"
+
+
+def _later_id(run_id: str, position: int | None) -> str:
+    return f"{run_id}/later" if position is None else f"{run_id}/later/{position}"
 
 
 def tenant_from(id: str, slug: str) -> Tenant:

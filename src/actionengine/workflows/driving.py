@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from returns.result import Failure, Result, Success
@@ -30,6 +31,7 @@ from actionengine.workflows.agenda import Agenda
 from actionengine.workflows.journey import storable
 from actionengine.workflows.looking import now_of, seconds_left
 from actionengine.workflows.models import RunPoint
+from actionengine.workflows.pauses import LONGEST_HELD, LONGEST_WAIT, SHORTEST_WAIT, Later, after
 from actionengine.workflows.steps import FAILED_STEP, MAY_PASS, SERVICE
 
 T = TypeVar("T")
@@ -38,10 +40,6 @@ logger = logging.getLogger("actionengine")
 
 RolesOf = Callable[[Tenant, str], Iterable[str]]
 """The roles that a host gives to a workflow, by tenant and the workflow's key."""
-
-_SHORTEST_WAIT = 0.1
-_LONGEST_WAIT = 60.0
-"""Seconds between two attempts, at first and at most."""
 
 _EARLY = 1.0
 """Seconds by which what is scheduled may come early."""
@@ -187,26 +185,55 @@ class Driver:
         self._agenda = agenda
         self._stopping = stopping
 
-    async def drive(self, tenant: Tenant, key: str, run_id: str, mode: Mode) -> str:
-        """Take the steps of a run until it ends or pauses; its status then. Raises `Interrupted` where the process
-        stops before."""
-        answer = await self._moved(lambda: self._executions.next(tenant, key, run_id, mode), mode)
+    async def drive(
+        self,
+        tenant: Tenant,
+        key: str,
+        run_id: str,
+        mode: Mode,
+        position: int | None = None,
+        attempt: int = 1,
+        wait: float = SHORTEST_WAIT,
+    ) -> str:
+        """Take the steps of a run until it ends or pauses; its status then, or `later` where it is gone on with after
+        a while. Raises `Interrupted` where the process stops before.
+
+        Where it is still at `position`, it is gone on with by this attempt; `wait` is the pause after the first answer
+        that says that something is away.
+        """
+        try:
+            return await self._drive(tenant, key, run_id, mode, position, attempt, wait)
+        except Later as later:
+            about = (tenant, key, run_id, later.position, later.attempt, later.wait, later.seconds)
+            await self._in_the_end(lambda: _in_world(mode, self._agenda.later, *about), mode)
+            return "later"
+
+    async def _drive(
+        self, tenant: Tenant, key: str, run_id: str, mode: Mode, position: int | None, attempt: int, wait: float
+    ) -> str:
+        answer = await self._moved(lambda: self._executions.next(tenant, key, run_id, mode), mode, wait)
         if isinstance(answer, Failure):
             # There is no such run any more.
             logger.warning("the run %s of tenant %s cannot be driven: %s", run_id, tenant.slug, answer.failure())
             return str(answer.failure().code)
         point = answer.unwrap()
         turn = point.turn
+        if position is not None and point.position != position:
+            # The step was taken, and the answer was lost, say.
+            attempt = 1
         # Whoever begins another turn has the run set going by itself.
         while point.status == "running" and point.turn == turn:
-            point = await self._take(tenant, point, mode)
+            point = await self._take(tenant, point, mode, attempt, wait)
+            attempt, wait = 1, SHORTEST_WAIT
         if point.approval_id is not None:
             # A process that dies before this has its turn taken over, and so comes here.
             left = await self._seconds_left(tenant, point.approval_id, mode)
             await self._set_timer(tenant, key, point.approval_id, left or 0.0, mode)
         return str(point.status)
 
-    async def fire_if_due(self, tenant: Tenant, key: str, trigger_id: str, at: datetime, mode: Mode) -> str:
+    async def fire_if_due(
+        self, tenant: Tenant, key: str, trigger_id: str, at: datetime, mode: Mode, wait: float = SHORTEST_WAIT
+    ) -> str:
         """Start what is scheduled for a time; one that comes early, by the clock of its scheduler, comes again."""
 
         async def is_early() -> bool:
@@ -217,67 +244,87 @@ class Driver:
 
         if await self._in_the_end(is_early, mode):
             return "early"
-        return await self.fire(tenant, key, trigger_id, at, mode)
+        try:
+            return await self.fire(tenant, key, trigger_id, at, mode, wait)
+        except Later as later:
+            about = (tenant, key, trigger_id, at, later.seconds, later.wait)
+            await self._in_the_end(lambda: _in_world(mode, self._agenda.firing, *about), mode)
+            return "later"
 
-    async def fire(self, tenant: Tenant, key: str, trigger_id: str, at: datetime, mode: Mode) -> str:
+    async def fire(
+        self, tenant: Tenant, key: str, trigger_id: str, at: datetime, mode: Mode, wait: float = SHORTEST_WAIT
+    ) -> str:
         """Start what is scheduled for a time."""
-        answer = await self._moved(lambda: self._executions.fire_schedule(tenant, key, trigger_id, at, mode), mode)
+        answer = await self._moved(
+            lambda: self._executions.fire_schedule(tenant, key, trigger_id, at, mode), mode, wait
+        )
         if isinstance(answer, Failure):
             logger.warning("the trigger %s of %s: %s", trigger_id, key, answer.failure())
             return str(answer.failure().code)
         return str(answer.unwrap())
 
-    async def expire(self, tenant: Tenant, key: str, approval_id: str, mode: Mode) -> str:
+    async def expire(self, tenant: Tenant, key: str, approval_id: str, mode: Mode, wait: float = SHORTEST_WAIT) -> str:
         """Move on a run whose approval nobody has decided in time. One that is open is looked at again at its end, and
         a run that cannot be moved on yet a while later."""
-        answer = await self._moved(lambda: self._executions.decline(tenant, key, approval_id, mode), mode)
+        try:
+            answer = await self._moved(lambda: self._executions.decline(tenant, key, approval_id, mode), mode, wait)
+        except Later as later:
+            await self._set_timer(tenant, key, approval_id, later.seconds, mode, later.wait)
+            return "later"
         if isinstance(answer, Failure):
             code = answer.failure().code
             if code not in _FINAL:
-                await self._set_timer(tenant, key, approval_id, _LONGEST_WAIT, mode)
+                await self._set_timer(tenant, key, approval_id, LONGEST_WAIT, mode)
             return str(code)
         if answer.unwrap() is None and (left := await self._seconds_left(tenant, approval_id, mode)) is not None:
             await self._set_timer(tenant, key, approval_id, left, mode)
             return "early"
         return "done"
 
-    async def _take(self, tenant: Tenant, point: RunPoint, mode: Mode) -> RunPoint:
-        attempt = 1
-        while True:
-            answer = await self._patiently(lambda: self._executions.perform(tenant, point, mode), mode)
-            if isinstance(answer, Success):
-                return _unwrapped(answer)
-            error = answer.failure()
-            if error.code is ErrorCode.APPROVAL_REQUIRED:
-                # The run has paused with it.
-                answer = await self._moved(
-                    lambda: self._executions.next(tenant, point.workflow_key, point.run_id, mode), mode
-                )
-                return _unwrapped(answer)
-            if error.code not in MAY_PASS or attempt >= point.retry_attempts:
-                return await self._give_up(tenant, point, error, mode)
-            logger.info("step %s of the run %s is tried again: %s", point.step, point.run_id, error)
-            await self._pause(mode, min(point.retry_seconds * 2 ** (attempt - 1), 3600.0))
-            attempt += 1
+    async def _take(self, tenant: Tenant, point: RunPoint, mode: Mode, attempt: int, wait: float) -> RunPoint:
+        try:
+            while True:
+                ask = partial(self._executions.perform, tenant, point, mode)
+                answer = await self._patiently(ask, mode, wait=wait)
+                if isinstance(answer, Success):
+                    return _unwrapped(answer)
+                error = answer.failure()
+                if error.code is ErrorCode.APPROVAL_REQUIRED:
+                    # The run has paused with it.
+                    ask = partial(self._executions.next, tenant, point.workflow_key, point.run_id, mode)
+                    return _unwrapped(await self._moved(ask, mode))
+                if error.code not in MAY_PASS or attempt >= point.retry_attempts:
+                    return await self._give_up(tenant, point, error, mode)
+                logger.info("step %s of the run %s is tried again: %s", point.step, point.run_id, error)
+                pause = min(point.retry_seconds * 2 ** (attempt - 1), 3600.0)
+                attempt, wait = attempt + 1, SHORTEST_WAIT
+                if pause > LONGEST_HELD:
+                    raise Later(pause)
+                await self._pause(mode, pause)
+        except Later as later:
+            later.position, later.attempt = point.position, attempt
+            raise
 
     async def _seconds_left(self, tenant: Tenant, approval_id: str, mode: Mode) -> float | None:
         return await self._in_the_end(lambda: self._executions.seconds_left(tenant, approval_id, mode), mode)
 
-    async def _set_timer(self, tenant: Tenant, key: str, approval_id: str, seconds: float, mode: Mode) -> None:
+    async def _set_timer(
+        self, tenant: Tenant, key: str, approval_id: str, seconds: float, mode: Mode, wait: float | None = None
+    ) -> None:
         """Have an approval looked at in so many seconds."""
-        about = (tenant, key, approval_id, seconds)
+        about = (tenant, key, approval_id, seconds, wait)
         await self._in_the_end(lambda: _in_world(mode, self._agenda.expiry, *about), mode)
 
     async def _in_the_end(self, ask: Callable[[], Awaitable[T]], mode: Mode) -> T:
         """Return the answer, as soon as the databases can be reached."""
-        wait = _SHORTEST_WAIT
+        wait = SHORTEST_WAIT
         while True:
             try:
                 return await ask()
             except (DurableUnavailable, StorageError) as error:
                 logger.warning("a timer of a workflow cannot be set yet: %s", error)
             await self._pause(mode, wait)
-            wait = min(2 * wait, _LONGEST_WAIT)
+            wait = after(wait)
 
     async def _give_up(self, tenant: Tenant, point: RunPoint, error: ActionError, mode: Mode) -> RunPoint:
         answer = await self._moved(lambda: self._executions.give_up(tenant, point, error, mode), mode)
@@ -287,22 +334,26 @@ class Driver:
             answer = await self._moved(lambda: self._executions.give_up(tenant, point, short, mode), mode)
         return _unwrapped(answer)
 
-    async def _moved(self, ask: Callable[[], Any], mode: Mode) -> Result[Any, ActionError]:
+    async def _moved(self, ask: Callable[[], Any], mode: Mode, wait: float = SHORTEST_WAIT) -> Result[Any, ActionError]:
         """The answer to what only moves a run on: what stands in its way passes. A host's guard, say, that refuses is
         asked again some times."""
         for attempt in range(_REFUSALS):
-            answer = await self._patiently(ask, mode, _PASSES | {ErrorCode.CONFLICT, ErrorCode.TIMEOUT})
+            passes = _PASSES | {ErrorCode.CONFLICT, ErrorCode.TIMEOUT}
+            answer = await self._patiently(ask, mode, passes, wait)
             if isinstance(answer, Success) or answer.failure().code in _FINAL:
                 return answer
             logger.warning("a run cannot be moved on, and is asked for again: %s", answer.failure())
-            await self._pause(mode, min(_SHORTEST_WAIT * 2**attempt, _LONGEST_WAIT))
+            await self._pause(mode, min(SHORTEST_WAIT * 2**attempt, LONGEST_WAIT))
         return answer
 
     async def _patiently(
-        self, ask: Callable[[], Any], mode: Mode, passes: Collection[ErrorCode] = _PASSES
+        self,
+        ask: Callable[[], Any],
+        mode: Mode,
+        passes: Collection[ErrorCode] = _PASSES,
+        wait: float = SHORTEST_WAIT,
     ) -> Result[Any, ActionError]:
-        """The answer, as soon as it is another one than these."""
-        wait = _SHORTEST_WAIT
+        """The answer, as soon as it is another one than these. Raises `Later` after pauses of some seconds."""
         while True:
             if self._stopping.is_set():
                 raise Interrupted("this process stops")
@@ -312,8 +363,10 @@ class Driver:
             error = answer.failure()
             if error.code not in passes or FAILED_STEP in error.details:
                 return answer
+            if wait > LONGEST_HELD:
+                raise Later(wait, after(wait))
             await self._pause(mode, wait)
-            wait = min(2 * wait, _LONGEST_WAIT)
+            wait = after(wait)
 
     async def _pause(self, mode: Mode, seconds: float) -> None:
         until = time.monotonic() + seconds * random.uniform(0.5, 1.0)

@@ -159,15 +159,16 @@ class WorkflowRuntime:
 def _functions(driver: Driver, mode: Mode, concurrency: int) -> list[DurableFunction]:
     """The durable functions, in the world of an engine's handlers."""
 
-    async def drive_run(tenant_id: str, slug: str, key: str, run_id: str) -> str:
-        return await driver.drive(tenant_from(tenant_id, slug), key, run_id, mode)
+    async def drive_run(tenant_id: str, slug: str, key: str, run_id: str, *later: Any) -> str:
+        return await driver.drive(tenant_from(tenant_id, slug), key, run_id, mode, *later)
 
-    async def expire(tenant_id: str, slug: str, key: str, approval_id: str) -> str:
-        return await driver.expire(tenant_from(tenant_id, slug), key, approval_id, mode)
+    async def expire(tenant_id: str, slug: str, key: str, approval_id: str, *later: Any) -> str:
+        return await driver.expire(tenant_from(tenant_id, slug), key, approval_id, mode, *later)
 
     async def fire(at: str | datetime, context: Mapping[str, Any]) -> str:
         tenant = tenant_from(context["tenant_id"], context["slug"])
-        return await driver.fire_if_due(tenant, context["workflow_key"], context["trigger_id"], utc(at), mode)
+        later = [context["wait"]] if "wait" in context else []
+        return await driver.fire_if_due(tenant, context["workflow_key"], context["trigger_id"], utc(at), mode, *later)
 
     functions: dict[str, Callable[..., Any]] = {DRIVE: drive_run, EXPIRE: expire, FIRE: fire}
     if mode == "async":

@@ -1,0 +1,32 @@
+"""Pauses between two attempts to move a run on. Who waits for long has none of the places that all tenants share."""
+
+from __future__ import annotations
+
+import random
+
+SHORTEST_WAIT = 0.1
+LONGEST_WAIT = 60.0
+"""Seconds between two attempts where something is away, at first and at most."""
+
+LONGEST_HELD = 1.0
+"""Seconds of a pause, at most, in which a run keeps its place; in a longer one others have that."""
+
+
+class Later(Exception):
+    """Raised where a pause is so long that others are to have the place meanwhile.
+
+    `wait` is the pause after that, where something is still away. `position` and `attempt` are those of the step that
+    is tried then, where one is.
+    """
+
+    def __init__(self, seconds: float, wait: float = SHORTEST_WAIT) -> None:
+        super().__init__()
+        self.seconds = seconds * random.uniform(0.5, 1.0)
+        self.wait = wait
+        self.position: int | None = None
+        self.attempt = 1
+
+
+def after(wait: float) -> float:
+    """Return the pause after one where something is away."""
+    return min(2 * wait, LONGEST_WAIT)
