@@ -13,14 +13,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-from benchmarks.growth import approvals, change_control, directory, documents, events, log, roles, workflows
+from benchmarks.growth import approvals, change_control, directory, documents, events, log, relays, roles, workflows
 from benchmarks.growth.operation import Operation, Reading
 from benchmarks.growth.worlds import PostgresWorld, World, sqlite_world
 from benchmarks.postgres import Bench, database
 from benchmarks.report import Aim, Row
 from benchmarks.timing import Timing
 
-AREAS: tuple[ModuleType, ...] = (log, events, documents, change_control, roles, directory, approvals, workflows)
+AREAS: tuple[ModuleType, ...] = (log, events, relays, documents, change_control, roles, directory, approvals, workflows)
 
 _OF_FILES = ("write_files", "start_workspace", "stop_workspace", "workspace")
 NOT_MEASURED = {

@@ -31,7 +31,18 @@ from actionengine.driving import drive
 from actionengine.storage.port import EventRow, Mode, Outbox, PendingEvent, Recording, RelayBeat, StorageUnavailable
 from actionengine.storage.sqlite import outbox as sqlite_outbox
 from actionengine.storage.sqlite import unit_of_work as sqlite_unit
-from actionengine.storage.sqlite.statements import DEAD_LETTERS, NEXT_DUE, READ_OUTBOX, REDRIVE, SKIP
+from actionengine.storage.sqlite.statements import (
+    DEAD_LETTERS,
+    FORGET_DELIVERED,
+    HOLD,
+    IS_BEHIND,
+    NEXT_DUE,
+    READ_OUTBOX,
+    REDRIVE,
+    RETURN,
+    RETURN_ALL,
+    SKIP,
+)
 from actionengine.testing import SyncWorld
 from actionengine.testing.base import value_of
 from actionengine.testing.outbox import LEASE, emitted, failed, ids, letter_of
@@ -339,12 +350,35 @@ def test_a_dead_letter_has_no_next_attempt_whatever_else_its_row_says(
             ("events", "", "", 1),
             ["o USING INDEX ae_outbox_pending (queue=?)", "held USING INDEX ae_outbox_held (queue=? AND lane=?"],
         ),
-        (NEXT_DUE, ("events", ""), ["USING INDEX ae_outbox_held (queue=?"]),
+        (NEXT_DUE, ("events", ""), ["USING INDEX ae_outbox_waiting (queue=? AND due_at>?)"]),
+        (
+            IS_BEHIND,
+            ("events", 1),
+            [
+                "o USING INDEX ae_outbox_pending (queue=? AND position<?)",
+                "held USING INDEX ae_outbox_held (queue=? AND lane=?",
+            ],
+        ),
+        (HOLD, ("events", 1), ["USING PRIMARY KEY (tenant_id=? AND position=? AND queue=?)"]),
+        (FORGET_DELIVERED, ("[]",), ["USING PRIMARY KEY (tenant_id=? AND position=? AND queue=?)"]),
+        (RETURN, ("events", "events", "[]"), ["USING INDEX ae_outbox_behind (queue=? AND lane=?)"]),
+        (RETURN_ALL, ("events", "events"), ["USING INDEX ae_outbox_behind (queue=? AND lane=?)"]),
         (DEAD_LETTERS, ("events", "", 1), ["o USING INDEX ae_outbox_dead (queue=? AND event_id>?)"]),
         (REDRIVE, ("events", "[]"), ["USING INDEX ae_outbox_dead (queue=? AND event_id=?)"]),
         (SKIP, ("why", "events", "[]"), ["USING INDEX ae_outbox_dead (queue=? AND event_id=?)"]),
     ],
-    ids=["READ_OUTBOX", "NEXT_DUE", "DEAD_LETTERS", "REDRIVE", "SKIP"],
+    ids=[
+        "READ_OUTBOX",
+        "NEXT_DUE",
+        "IS_BEHIND",
+        "HOLD",
+        "FORGET_DELIVERED",
+        "RETURN",
+        "RETURN_ALL",
+        "DEAD_LETTERS",
+        "REDRIVE",
+        "SKIP",
+    ],
 )
 def test_what_is_pending_and_what_holds_it_back_are_found_by_their_indexes(
     relays: Relays, file: Path, statement: str, parameters: tuple[Any, ...], indexes: list[str]

@@ -484,9 +484,11 @@ OPERATOR_CALLS = {
     "a new tenant": "SELECT public.ae_create_tenant(gen_random_uuid(), 'mallory', 'Mallory', {signature})",
     "deleting a tenant": "SELECT public.ae_delete_tenant('globex', {signature})",
     "purging keys": "SELECT public.ae_purge_keys(1000, {signature})",
-    "everybody's events": "SELECT * FROM public.ae_outbox_take(1000, 64, 'events', {signature})",
-    "losing an event": "SELECT public.ae_outbox_settle(ARRAY['VICTIM'::uuid], ARRAY[1], '[]', 'events', {signature})",
-    "when the next event is due": "SELECT public.ae_outbox_next('events', {signature})",
+    "everybody's events": "SELECT * FROM public.ae_outbox_take(1000, 64, 'events', NULL, {signature})",
+    "losing an event": (
+        "SELECT public.ae_outbox_settle(ARRAY['VICTIM'::uuid], ARRAY[1], '[]', '[]', 'events', {signature})"
+    ),
+    "when the next event is due": "SELECT public.ae_outbox_next('events', NULL, {signature})",
     "a relay that is none": "SELECT public.ae_relay_beat('{{}}', {signature})",
     "how much there is to deliver": "SELECT * FROM public.ae_relay_status('events', {signature})",
     "everybody's dead letters": "SELECT * FROM public.ae_dead_letters(NULL, 1000, 'events', {signature})",

@@ -22,6 +22,7 @@ APP_MAY = {
     "ae_idempotency_keys": {"SELECT", "INSERT", "UPDATE"},
     "ae_migrations": set(),
     "ae_outbox": {"SELECT"},
+    "ae_outbox_returns": set(),
     "ae_patch_ops": {"SELECT", "INSERT", "DELETE"},
     "ae_projects": {"SELECT", "INSERT"},
     "ae_record_types": {"SELECT", "INSERT"},
@@ -56,9 +57,9 @@ OPERATOR_CALLS = {
 }
 RELAY_CALLS = {
     "ae_dead_letters(uuid,integer,text,text)",
-    "ae_outbox_next(text,text)",
-    "ae_outbox_settle(uuid[],bigint[],json,text,text)",
-    "ae_outbox_take(integer,integer,text,text)",
+    "ae_outbox_next(text,bigint[],text)",
+    "ae_outbox_settle(uuid[],bigint[],json,json,text,text)",
+    "ae_outbox_take(integer,integer,text,bigint[],text)",
     "ae_redrive(uuid[],text,text)",
     "ae_relay_beat(json,text)",
     "ae_relay_status(text,text)",

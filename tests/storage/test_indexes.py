@@ -82,13 +82,19 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
         ["{tenant}", 1],
     ),
     "ae_outbox_pending": (
-        "SELECT position FROM public.ae_outbox_due('events', 1) WHERE position <= 10 ORDER BY position LIMIT 1",
+        "SELECT position FROM public.ae_outbox_due('events', 1, 0) WHERE position <= 10 ORDER BY position LIMIT 1",
         [],
     ),
     "ae_outbox_held": (
-        "SELECT position FROM public.ae_outbox_due('events', 1) WHERE position <= 10 ORDER BY position LIMIT 1",
+        "SELECT position FROM public.ae_outbox_due('events', 1, 0) WHERE position <= 10 ORDER BY position LIMIT 1",
         [],
     ),
+    "ae_outbox_behind": ("SELECT FROM public.ae_outbox WHERE queue = 'events' AND held AND lane = 1", []),
+    "ae_outbox_waiting": (
+        "SELECT min(due_at) FROM public.ae_outbox WHERE queue = 'events' AND dead_at IS NULL AND due_at > now()",
+        [],
+    ),
+    "ae_outbox_returns_pkey": ("SELECT returns FROM public.ae_outbox_returns WHERE queue = 'events'", []),
     "ae_outbox_dead": (
         "SELECT FROM public.ae_outbox WHERE queue = 'events' AND dead_at IS NOT NULL AND event_id > %s"
         " ORDER BY event_id LIMIT 10",
@@ -150,6 +156,9 @@ OPERATORS = {
     "ae_idempotency_keys_expiry",
     "ae_outbox_pending",
     "ae_outbox_held",
+    "ae_outbox_behind",
+    "ae_outbox_waiting",
+    "ae_outbox_returns_pkey",
     "ae_outbox_dead",
     "ae_relays_pkey",
     "ae_tenants_pkey",

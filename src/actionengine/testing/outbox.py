@@ -262,6 +262,63 @@ class OutboxConformance(Conformance):
             assert "nobody wants it" in letter.reason
 
     @scenario
+    async def test_what_looks_have_passed_by_comes_back_when_its_dead_letter_is_skipped(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            first, second = await emitted(world, "jobs/1", "jobs/1")
+            batch = await outbox.take(10, LEASE)
+            await outbox.settle((), [failed(batch[0], None)])
+            assert list(await outbox.take(10, LEASE)) == []
+            (third,) = await emitted(world, "jobs/1")
+            assert list(await outbox.take(10, LEASE)) == []
+            (other,) = await emitted(world, "jobs/2")
+            batch = await outbox.take(10, LEASE)
+            assert ids(batch) == [other]
+            await outbox.settle(batch, ())
+            assert list(await outbox.take(10, LEASE)) == []
+            assert (await outbox.status()).pending == 2
+
+            assert await outbox.skip([first], "nobody wants it") == 1
+            rest = await outbox.take(10, LEASE)
+            assert ids(rest) == [second, third]
+            await outbox.settle(rest, ())
+            assert (await outbox.status()).pending == 0
+
+    @scenario
+    async def test_what_two_dead_letters_hold_back_comes_back_when_both_are_gone(self, world: World) -> None:
+        async with relays(world) as (outbox,):
+            first, second, third = await emitted(world, "jobs/1", "jobs/1", "jobs/1")
+            batch = await outbox.take(10, LEASE)
+            await outbox.settle((), [failed(batch[0], None)])
+            assert list(await outbox.take(10, LEASE)) == []
+            await outbox.skip([first], "no")
+            batch = await outbox.take(10, LEASE)
+            await outbox.settle((), [failed(batch[0], None)])
+            assert list(await outbox.take(10, LEASE)) == []
+
+            assert await outbox.redrive([first]) == 1
+            batch = await outbox.take(10, LEASE)
+            assert ids(batch) == [first]
+            await outbox.settle(batch, ())
+            assert list(await outbox.take(10, LEASE)) == []
+            assert await outbox.redrive() == 1
+            rest = await outbox.take(10, LEASE)
+            assert ids(rest) == [second, third]
+            await outbox.settle(rest, ())
+
+    @scenario
+    async def test_every_relay_takes_what_an_operator_redrives(self, world: World) -> None:
+        async with relays(world, 2) as (outbox, other):
+            written = await emitted(world, "jobs/1", "jobs/1")
+            batch = await outbox.take(10, LEASE)
+            await outbox.settle((), [failed(batch[0], None)])
+            for relay in (outbox, other) * 2:
+                assert list(await relay.take(10, LEASE)) == []
+            assert await outbox.redrive() == 1
+            again = await other.take(10, LEASE)
+            assert ids(again) == written
+            await other.settle(again, ())
+
+    @scenario
     async def test_a_dead_letter_that_is_redriven_comes_first_and_starts_anew(self, world: World) -> None:
         async with relays(world) as (outbox,):
             written = await emitted(world, "jobs/1", "jobs/1")

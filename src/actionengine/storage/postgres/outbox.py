@@ -49,10 +49,10 @@ LEASE = "SELECT pg_catalog.set_config('idle_in_transaction_session_timeout', %s,
 TAKE = """
 SELECT attempts, position, id, tenant_id, type, subject, payload, action, action_id, actor_type, actor_id, occurred_at,
     version
-FROM public.ae_outbox_take(%s, %s, %s, %s)
+FROM public.ae_outbox_take(%s, %s, %s, %s, %s)
 """
-SETTLE = "SELECT public.ae_outbox_settle(%s, %s, %s, %s, %s)"
-NEXT = "SELECT public.ae_outbox_next(%s, %s)"
+SETTLE = "SELECT public.ae_outbox_settle(%s, %s, %s, %s, %s, %s)"
+NEXT = "SELECT public.ae_outbox_next(%s, %s, %s)"
 BEAT = "SELECT public.ae_relay_beat(%s, %s)"
 STATUS = "SELECT pending, waiting, dead, skipped, oldest, relays::pg_catalog.text FROM public.ae_relay_status(%s, %s)"
 DEAD_LETTERS = """
@@ -79,6 +79,9 @@ _MOST_PARTITIONS = 16
 _PARTITIONS_UNDER_LOAD = 4
 """Partitions, of 64, that a relay takes at once."""
 
+_FULL_LOOK = 60.0
+"""Seconds after which a look begins with the first position again, whatever is known: nothing can be left for ever."""
+
 _BESIDE_RELAY_AT_WORK = 0.02
 """Seconds between two looks at events that another relay is delivering."""
 
@@ -87,6 +90,27 @@ _BESIDE_RELAY = 0.25
 
 _BESIDE_WRITERS = 0.005
 """Seconds between two looks where writers hold it, who notify nobody."""
+
+
+class Known:
+    """Where the next look at a queue begins, as the database has told it (see `ae_outbox_known` in the schema). All
+    relays of a storage share it."""
+
+    def __init__(self) -> None:
+        self._marks: dict[str, str] = {}
+        self._until: dict[str, float] = {}
+
+    def of(self, queue: str) -> str | None:
+        """Return the marks of a queue; None where the next look is a full one."""
+        if monotonic() < self._until.get(queue, 0.0):
+            return self._marks[queue]
+        return None
+
+    def note(self, queue: str, marks: str, is_full: bool) -> None:
+        """Keep what a look has found."""
+        self._marks[queue] = marks
+        if is_full:
+            self._until[queue] = monotonic() + _FULL_LOOK
 
 
 class PostgresOutbox:
@@ -99,6 +123,7 @@ class PostgresOutbox:
         self._sleep_lock = SLEEP_LOCKS[queue]
         self._woken = False
         self._fruitless = 0
+        self._behind = "[]"
         self._partitions = _MOST_PARTITIONS
         self._held: tuple[Engine, PoolProxiedConnection] | None = None
         self._is_taking = False
@@ -174,7 +199,7 @@ class PostgresOutbox:
 
     async def _poll(self, seconds: float) -> None:
         """Wait without a connection that listens: writers notify nobody."""
-        ((due_in,),) = await self._ask("relay", NEXT, self._queue)
+        ((due_in,),) = await self._ask("relay", NEXT, self._queue, self._storage.known.of(self._queue))
         seconds = min(seconds, self._pause_until(due_in), _BESIDE_RELAY)
         signal = self._polling = Signal(self._mode)
         if not self._woken:
@@ -194,10 +219,11 @@ class PostgresOutbox:
         return await self._run(self._storage._query, self._mode, *asked)
 
     def _take(self, limit: int, lease: float) -> list[PendingEvent]:
+        known = self._storage.known.of(self._queue)
         statements: list[Statement] = [
             (BEGIN, ()),
             (LEASE, (milliseconds(lease),)),
-            (TAKE, (limit, self._partitions, self._queue, self._storage._signature("relay"))),
+            (TAKE, (limit, self._partitions, self._queue, known, self._storage._signature("relay"))),
         ]
         if self._is_taking:
             self._give_back()
@@ -209,6 +235,8 @@ class PostgresOutbox:
             # A connection that died while nothing was done in it.
             rows = self._execute(*statements)
         self._is_taking = True
+        (_, _, marks, _, _, _, self._behind, *_), *rows = rows
+        self._storage.known.note(self._queue, marks, known is None)
         if rows:
             self._fruitless = 0
         else:
@@ -237,6 +265,7 @@ class PostgresOutbox:
             f"{{{','.join([tenant_text(pending.event.tenant_id) for pending in delivered])}}}",
             f"{{{','.join([str(pending.position) for pending in delivered])}}}",
             to_json(failures).decode(),
+            self._behind,
             self._queue,
             self._storage._signature("relay"),
         )
@@ -295,7 +324,9 @@ class PostgresOutbox:
                 self._execute((f"LISTEN {CHANNELS[self._queue]}", ()))
                 self._is_listening = True
             has_lock = self._is(SLEEP, self._sleep_lock)
-            ((due_in,),) = self._execute((NEXT, (self._queue, self._storage._signature("relay"))))
+            ((due_in,),) = self._execute(
+                (NEXT, (self._queue, self._storage.known.of(self._queue), self._storage._signature("relay")))
+            )
             pause = min(seconds, self._pause_until(due_in))
             if not has_lock:
                 pause = min(pause, _BESIDE_WRITERS if self._is_shared() else _BESIDE_RELAY)

@@ -25,7 +25,7 @@ from actionengine.storage.postgres.checks import check
 from actionengine.storage.postgres.connecting import resolve_names, socket_options
 from actionengine.storage.postgres.driver import Driver, Row, milliseconds
 from actionengine.storage.postgres.errors import known
-from actionengine.storage.postgres.outbox import PostgresOutbox
+from actionengine.storage.postgres.outbox import Known, PostgresOutbox
 from actionengine.storage.postgres.rows import array, event_row
 from actionengine.storage.postgres.statements import (
     BEGIN,
@@ -115,6 +115,7 @@ class PostgresStorage(SQLStorage):
             raise ConfigurationError("PostgresStorage needs a url, an engine or an async_engine")
         given = engine or async_engine
         checked_url = given.url if url is None and given is not None else _checked_url(url)
+        self.known = Known()
         self._prepares = prepared_statements
         self._answer_timeout = answer_timeout
         pools = Pools(

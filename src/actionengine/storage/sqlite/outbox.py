@@ -36,6 +36,8 @@ from actionengine.storage.sqlite.statements import (
     DEAD_LETTERS,
     FORGET_DELIVERED,
     FORGET_RELAYS,
+    HOLD,
+    IS_BEHIND,
     LEASE,
     NEXT_DUE,
     NOTE_FAILURE,
@@ -46,11 +48,15 @@ from actionengine.storage.sqlite.statements import (
     REDRIVE,
     REDRIVE_ALL,
     RELEASE_LEASE,
+    RETURN,
+    RETURN_ALL,
     SKIP,
 )
 
 if TYPE_CHECKING:
     from actionengine.storage.sqlite.storage import SQLiteStorage
+
+_LAST_POSITION = 2**63 - 1
 
 _LONGEST_SLEEP = 0.25
 """Seconds after which a relay looks whether another process has written."""
@@ -82,6 +88,7 @@ class SQLiteOutbox:
         rows = await self._query(READ_OUTBOX, (self._queue, now, now, limit))
         if not rows:
             await self.give_back()
+            await self._hold()
             return []
         # Half of a lease is left, as long as one batch follows another: then there is nothing to write.
         if self._until - monotonic() < lease / 2:
@@ -107,7 +114,12 @@ class SQLiteOutbox:
             scope = (str(pending.event.tenant_id), pending.position, self._queue)
             event_id = pending.event.id if dead_at is not None else None
             notes.append((int(failure.counts), failure.reason, due_at, dead_at, event_id, *scope))
-        await self._write((FORGET_DELIVERED, (to_json(done).decode(),)), *((NOTE_FAILURE, note) for note in notes))
+        last = max((pending.position for pending in (*delivered, *(failure.pending for failure in failed))), default=0)
+        await self._write(
+            (FORGET_DELIVERED, (to_json(done).decode(),)),
+            *((NOTE_FAILURE, note) for note in notes),
+            (HOLD, (self._queue, last)),
+        )
 
     async def give_back(self) -> None:
         """Let another relay have its turn."""
@@ -152,7 +164,7 @@ class SQLiteOutbox:
     async def status(self) -> OutboxStatus:
         """How much there is to deliver, and who does it."""
         ((pending, waiting, dead, skipped, oldest),) = await self._query(
-            OUTBOX_STATUS, (self._now(), self._queue, self._queue)
+            OUTBOX_STATUS, (self._now(), self._queue, self._queue, self._queue)
         )
         time = self._storage.time_out
         relays = []
@@ -173,19 +185,16 @@ class SQLiteOutbox:
     async def redrive(self, ids: Sequence[str] | None = None) -> int:
         """Try dead letters again."""
         if ids is None:
-            return await self._change(REDRIVE_ALL, (self._queue,))
-        return await self._change(
-            REDRIVE,
-            (
-                self._queue,
-                to_json(list(map(event_id, ids))).decode(),
-            ),
-        )
+            return await self._change((RETURN_ALL, (self._queue, self._queue)), (REDRIVE_ALL, (self._queue,)))
+        these = to_json(list(map(event_id, ids))).decode()
+        return await self._change((RETURN, (self._queue, self._queue, these)), (REDRIVE, (self._queue, these)))
 
     async def skip(self, ids: Sequence[str], reason: str) -> int:
         """Give up dead letters."""
         these = to_json(list(map(event_id, ids))).decode()
-        return await self._change(SKIP, (f"; skipped: {reason}", self._queue, these))
+        return await self._change(
+            (RETURN, (self._queue, self._queue, these)), (SKIP, (f"; skipped: {reason}", self._queue, these))
+        )
 
     async def close(self) -> None:
         """Give back what this object holds."""
@@ -205,8 +214,14 @@ class SQLiteOutbox:
         self._until = until if changed else 0.0
         return bool(changed)
 
-    async def _change(self, statement: str, parameters: Sequence[Any]) -> int:
-        (changed,) = await self._write((statement, parameters))
+    async def _hold(self) -> None:
+        """Mark what dead letters hold back, so that the next look does not pass it."""
+        everything = (self._queue, _LAST_POSITION)
+        if await self._query(IS_BEHIND, everything):
+            await self._write((HOLD, everything))
+
+    async def _change(self, *statements: tuple[str, Sequence[Any]]) -> int:
+        *_, changed = await self._write(*statements)
         self._storage.wake_relays()
         return len(changed)
 

@@ -273,7 +273,7 @@ READ_OUTBOX = f"""
 SELECT o.attempts, o.position, {_EVENT_OF_OUTBOX}
 FROM main.ae_outbox o
 JOIN main.ae_events e ON e.position = o.position AND e.tenant_id = o.tenant_id
-WHERE o.queue = ? AND o.dead_at IS NULL AND (o.due_at IS NULL OR o.due_at <= ?)
+WHERE o.queue = ? AND o.dead_at IS NULL AND NOT o.held AND (o.due_at IS NULL OR o.due_at <= ?)
     AND NOT EXISTS (
         SELECT 1
         FROM main.ae_outbox held
@@ -288,11 +288,32 @@ LIMIT ?
 NEXT_DUE = """
 SELECT min(due_at)
 FROM main.ae_outbox
-WHERE queue = ? AND NOT skipped AND dead_at IS NULL AND due_at > ?
+WHERE queue = ? AND dead_at IS NULL AND due_at > ?
+"""
+# What a dead letter holds back: the pending events up to a position are walked along, which are few where all that was
+# due is delivered.
+_BEHIND = """
+FROM main.ae_outbox o
+WHERE o.queue = ? AND o.dead_at IS NULL AND NOT o.held AND o.position <= ?
+    AND EXISTS (
+        SELECT 1
+        FROM main.ae_outbox held
+        WHERE held.queue = o.queue AND held.lane = o.lane AND +held.tenant_id = o.tenant_id
+            AND held.position < o.position AND NOT held.skipped
+            AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL) AND held.dead_at IS NOT NULL
+    )
+"""
+IS_BEHIND = f"SELECT 1 {_BEHIND} LIMIT 1"
+HOLD = f"""
+UPDATE main.ae_outbox
+SET held = 1
+WHERE (tenant_id, position, queue) IN (SELECT o.tenant_id, o.position, o.queue {_BEHIND})
 """
 FORGET_DELIVERED = """
 DELETE FROM main.ae_outbox
-WHERE (tenant_id, position, queue) IN (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?))
+WHERE (tenant_id, position, queue) IN (
+    SELECT CAST(value ->> 0 AS TEXT), CAST(value ->> 1 AS INTEGER), CAST(value ->> 2 AS TEXT) FROM json_each(?)
+)
 """
 NOTE_FAILURE = """
 UPDATE main.ae_outbox
@@ -333,18 +354,24 @@ FROM main.ae_relays
 WHERE queue = ? AND seen_at > ?
 ORDER BY started_at
 """
-OUTBOX_STATUS = """
+_OLDEST = """
+        SELECT *
+        FROM (
+            SELECT e.occurred_at
+            FROM main.ae_outbox first
+            JOIN main.ae_events e ON e.position = first.position AND e.tenant_id = first.tenant_id
+            WHERE first.queue = ? AND first.dead_at IS NULL AND {which}
+            ORDER BY first.position
+            LIMIT 1
+        )"""
+OUTBOX_STATUS = f"""
 SELECT count(*) FILTER (WHERE o.dead_at IS NULL),
     count(*) FILTER (WHERE o.dead_at IS NULL AND o.due_at > ?),
     count(*) FILTER (WHERE o.dead_at IS NOT NULL AND NOT o.skipped),
     count(*) FILTER (WHERE o.skipped),
     (
-        SELECT e.occurred_at
-        FROM main.ae_outbox first
-        JOIN main.ae_events e ON e.position = first.position AND e.tenant_id = first.tenant_id
-        WHERE first.queue = ? AND first.dead_at IS NULL
-        ORDER BY first.position
-        LIMIT 1
+        SELECT min(occurred_at)
+        FROM ({_OLDEST.format(which="NOT first.held")} UNION ALL {_OLDEST.format(which="first.held")})
     )
 FROM main.ae_outbox o
 WHERE o.queue = ?
@@ -363,9 +390,18 @@ SET attempts = 0, due_at = NULL, dead_at = NULL, skipped = 0, event_id = NULL
 WHERE queue = ? AND dead_at IS NOT NULL AND {which}
 RETURNING position
 """
+_RETURN = """
+UPDATE main.ae_outbox
+SET held = 0
+WHERE queue = ? AND held AND lane IN (
+    SELECT dead.lane FROM main.ae_outbox dead WHERE dead.queue = ? AND dead.dead_at IS NOT NULL AND {which}
+)
+"""
 REDRIVE_ALL = _REDRIVE.format(which="NOT skipped")
+RETURN_ALL = _RETURN.format(which="NOT skipped")
 _THESE = "event_id IN (SELECT value FROM json_each(?))"
 REDRIVE = _REDRIVE.format(which=_THESE)
+RETURN = _RETURN.format(which=_THESE)
 SKIP = f"""
 UPDATE main.ae_outbox
 SET skipped = 1, reason = reason || ?

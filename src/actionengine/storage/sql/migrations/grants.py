@@ -29,15 +29,15 @@ _RELAY_GRANTS = """
 GRANT USAGE ON SCHEMA public TO {role};
 GRANT SELECT ON public.ae_schema TO {role};
 GRANT EXECUTE ON FUNCTION public.ae_signed(text, text) TO {role};
-GRANT EXECUTE ON FUNCTION public.ae_outbox_take(integer, integer, text, text),
-    public.ae_outbox_settle(uuid[], bigint[], json, text, text), public.ae_outbox_next(text, text),
+GRANT EXECUTE ON FUNCTION public.ae_outbox_take(integer, integer, text, bigint[], text),
+    public.ae_outbox_settle(uuid[], bigint[], json, json, text, text), public.ae_outbox_next(text, bigint[], text),
     public.ae_relay_beat(json, text), public.ae_relay_status(text, text),
     public.ae_dead_letters(uuid, integer, text, text), public.ae_redrive(uuid[], text, text),
     public.ae_skip(uuid[], text, text, text) TO {role};
 """
 _RELAY_REVOKES = """
-REVOKE EXECUTE ON FUNCTION public.ae_outbox_take(integer, integer, text, text),
-    public.ae_outbox_settle(uuid[], bigint[], json, text, text), public.ae_outbox_next(text, text),
+REVOKE EXECUTE ON FUNCTION public.ae_outbox_take(integer, integer, text, bigint[], text),
+    public.ae_outbox_settle(uuid[], bigint[], json, json, text, text), public.ae_outbox_next(text, bigint[], text),
     public.ae_relay_beat(json, text), public.ae_relay_status(text, text),
     public.ae_dead_letters(uuid, integer, text, text), public.ae_redrive(uuid[], text, text),
     public.ae_skip(uuid[], text, text, text) FROM {role};

@@ -168,7 +168,9 @@ CREATE INDEX ae_events_type ON public.ae_events (tenant_id, type, position);
 -- Events that are still to be delivered, a row for each queue that they are in: the host's ('events'), and those of
 -- workflows. Those of a tenant's subject have the same lane, a hash, and keep their order; a partition of the lanes of a
 -- queue is what a relay locks. A failed attempt makes an event wait until due_at, the last one makes it a dead letter;
--- both hold back what comes after them in their lane of the queue, until an operator has skipped a dead one.
+-- both hold back what comes after them in their lane of the queue, until an operator has skipped a dead one. What a dead
+-- letter holds back is marked (held) once a relay has met it, and no look passes it again; redriving or skipping the dead
+-- letter takes the marks of its lane away.
 
 CREATE TABLE public.ae_outbox (
     tenant_id uuid    NOT NULL,
@@ -181,13 +183,26 @@ CREATE TABLE public.ae_outbox (
     skipped   boolean NOT NULL DEFAULT false,
     queue     text COLLATE "C" NOT NULL DEFAULT 'events' CHECK (queue IN ('events', 'workflows', 'triggers')),
     event_id  uuid,
+    held      boolean NOT NULL DEFAULT false,
     PRIMARY KEY (tenant_id, position, queue)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
-CREATE INDEX ae_outbox_pending ON public.ae_outbox (queue, (lane & 63), position) WHERE dead_at IS NULL;
+CREATE INDEX ae_outbox_pending ON public.ae_outbox (queue, (lane & 63), position)
+    WHERE dead_at IS NULL AND NOT held;
 CREATE INDEX ae_outbox_held ON public.ae_outbox (queue, lane, position)
     WHERE NOT skipped AND (dead_at IS NOT NULL OR due_at IS NOT NULL);
+CREATE INDEX ae_outbox_behind ON public.ae_outbox (queue, lane) WHERE held;
+CREATE INDEX ae_outbox_waiting ON public.ae_outbox (queue, due_at) WHERE dead_at IS NULL AND due_at IS NOT NULL;
 -- A dead letter has the id of its event, by which operators name it.
 CREATE INDEX ae_outbox_dead ON public.ae_outbox (queue, event_id) WHERE dead_at IS NOT NULL;
+
+-- How often events of a queue have come back that no relay looked for any more: what an operator has redriven, and what
+-- was held back. Until then a relay begins each look where it knows that all before is delivered (see ae_outbox_take).
+
+CREATE TABLE public.ae_outbox_returns (
+    queue   text   COLLATE "C" PRIMARY KEY,
+    returns bigint NOT NULL
+);
+INSERT INTO public.ae_outbox_returns (queue, returns) VALUES ('events', 0), ('workflows', 0), ('triggers', 0);
 
 -- What relays tell of themselves.
 
@@ -693,6 +708,9 @@ CREATE POLICY ae_owner ON public.ae_signing_keys TO CURRENT_USER USING (true);
 ALTER TABLE public.ae_relays ENABLE ROW LEVEL SECURITY;
 ALTER TABLE public.ae_relays FORCE ROW LEVEL SECURITY;
 CREATE POLICY ae_owner ON public.ae_relays TO CURRENT_USER USING (true);
+ALTER TABLE public.ae_outbox_returns ENABLE ROW LEVEL SECURITY;
+ALTER TABLE public.ae_outbox_returns FORCE ROW LEVEL SECURITY;
+CREATE POLICY ae_owner ON public.ae_outbox_returns TO CURRENT_USER USING (true);
 
 -- Functions that run as the owner reach the rows of all tenants in these: to purge keys, and to deliver events.
 
@@ -909,23 +927,86 @@ END $$;
 -- query below sees what was committed before it began, so that a partition is read after it was locked, and after the
 -- horizon was.
 
-CREATE FUNCTION public.ae_outbox_due(of_queue text, partition integer) RETURNS SETOF public.ae_outbox
+-- What is due in a partition, of the positions from `since` on.
+
+CREATE FUNCTION public.ae_outbox_due(of_queue text, partition integer, since bigint) RETURNS SETOF public.ae_outbox
 LANGUAGE sql STABLE BEGIN ATOMIC
     SELECT o.*
     FROM public.ae_outbox o
-    WHERE o.queue = of_queue AND (o.lane & 63) = partition AND o.dead_at IS NULL
+    WHERE o.queue = of_queue AND (o.lane & 63) = partition AND o.position >= since AND o.dead_at IS NULL AND NOT o.held
         AND (o.due_at IS NULL OR o.due_at <= now())
         AND NOT EXISTS (
             SELECT FROM public.ae_outbox held
-            WHERE held.queue = o.queue AND held.lane = o.lane AND held.tenant_id = o.tenant_id AND held.position < o.position
+            WHERE held.queue = o.queue AND held.lane = o.lane AND held.tenant_id = o.tenant_id
+                AND held.position < o.position
                 AND NOT held.skipped
                 AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL)
                 AND (held.dead_at IS NOT NULL OR held.due_at > now())
         );
 END;
 
+-- Where a look at a queue begins, by partition (numbered from 1), and behind them how many returns there had been when
+-- that was found out. What was delivered is deleted; but while anybody holds a snapshot, its index entries stay, and
+-- each look would pass them all. The answer is null where nothing is known: after a return, and where the positions
+-- have begun anew, as in a restored database.
+
+CREATE FUNCTION public.ae_outbox_known(of_queue text, marks bigint[]) RETURNS bigint[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    returns_now bigint := (SELECT r.returns FROM public.ae_outbox_returns r WHERE r.queue = of_queue);
+    newest      bigint := coalesce(pg_sequence_last_value('public.ae_event_position'), 0);
+BEGIN
+    IF cardinality(marks) = 65 AND marks[65] = returns_now
+        AND (SELECT max(mark) <= newest + 1 FROM unnest(marks[1:64]) mark)
+    THEN
+        RETURN marks;
+    END IF;
+    RETURN array_fill((-9223372036854775808)::bigint, ARRAY[64]) || returns_now;
+END $$;
+
+-- Mark what dead letters hold back, in parts of partitions: `behind` is an array of {partition, since, until}. A dead
+-- letter is locked meanwhile: who redrives or skips it waits for this transaction, and then takes these marks away too.
+-- One that is just being redriven or skipped marks nothing.
+
+CREATE FUNCTION public.ae_outbox_hold(of_queue text, behind json) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    part record;
+BEGIN
+    FOR part IN
+        SELECT b.partition, b.since, b.until
+        FROM json_to_recordset(behind) b (partition integer, since bigint, until bigint)
+        ORDER BY b.partition
+    LOOP
+        WITH behind AS MATERIALIZED (
+            SELECT o.tenant_id, o.position
+            FROM public.ae_outbox o, LATERAL (
+                SELECT
+                FROM public.ae_outbox dead
+                WHERE dead.queue = of_queue AND dead.lane = o.lane AND dead.tenant_id = o.tenant_id
+                    AND dead.position < o.position AND NOT dead.skipped
+                    AND (dead.dead_at IS NOT NULL OR dead.due_at IS NOT NULL) AND dead.dead_at IS NOT NULL
+                ORDER BY dead.position
+                LIMIT 1
+                FOR SHARE SKIP LOCKED
+            ) dead
+            WHERE o.queue = of_queue AND (o.lane & 63) = part.partition
+                AND o.position BETWEEN part.since AND part.until AND o.dead_at IS NULL AND NOT o.held
+        )
+        UPDATE public.ae_outbox o
+        SET held = true
+        FROM behind
+        WHERE o.tenant_id = behind.tenant_id AND o.position = behind.position AND o.queue = of_queue
+            AND o.dead_at IS NULL AND NOT o.held;
+    END LOOP;
+END $$;
+
+-- The first row says of the look how it went: where the next one begins (see ae_outbox_known), and what may be behind
+-- dead letters (see ae_outbox_hold), which is marked here where there is nothing to deliver, and else once the batch is
+-- settled: who redrives need not wait for a publisher.
+
 CREATE FUNCTION public.ae_outbox_take(
-    most integer, most_partitions integer, of_queue text, signature text
+    most integer, most_partitions integer, of_queue text, known bigint[], signature text
 ) RETURNS TABLE (
     attempts integer, "position" bigint, id text, tenant_id text, type text, subject text, payload text, action text,
     action_id text, actor_type text, actor_id text, occurred_at bigint, version integer
@@ -935,26 +1016,50 @@ DECLARE
     horizon   bigint;
     locks     integer := CASE of_queue WHEN 'events' THEN 0 WHEN 'workflows' THEN 128 WHEN 'triggers' THEN 256 END;
     first     integer := floor(random() * 64);
-    candidate integer;
+    marks     bigint[];
+    behind    json[] := '{}';
+    candidate record;
     locked    integer[] := '{}';
 BEGIN
     PERFORM public.ae_operate('relay', signature);
     horizon := public.ae_event_horizon();
+    marks := public.ae_outbox_known(of_queue, known);
     -- From a random one on, so that each has its turn: as many as are needed are looked at.
     FOR candidate IN
-        SELECT partition
-        FROM generate_series(first, first + 63) number, LATERAL (SELECT number & 63) turn (partition), LATERAL (
-            SELECT
-            FROM public.ae_outbox_due(of_queue, partition) due
-            WHERE due.position <= horizon
+        SELECT turn.partition, pending.position AS pending, head.position AS due
+        FROM generate_series(first, first + 63) number
+        CROSS JOIN LATERAL (SELECT number & 63) turn (partition)
+        LEFT JOIN LATERAL (
+            SELECT o.position
+            FROM public.ae_outbox o
+            WHERE o.queue = of_queue AND (o.lane & 63) = turn.partition AND o.dead_at IS NULL AND NOT o.held
+                AND o.position BETWEEN marks[turn.partition + 1] AND horizon
+            ORDER BY o.position
             LIMIT 1
-        ) head
+        ) pending ON true
+        LEFT JOIN LATERAL (
+            SELECT due.position
+            FROM public.ae_outbox_due(of_queue, turn.partition, pending.position) due
+            WHERE due.position <= horizon
+            ORDER BY due.position
+            LIMIT 1
+        ) head ON true
     LOOP
-        IF pg_try_advisory_xact_lock(1634037602, locks + candidate) THEN
-            locked := locked || candidate;
+        -- Whoever commits later has a position above the horizon.
+        marks[candidate.partition + 1] :=
+            coalesce(candidate.pending, greatest(marks[candidate.partition + 1], horizon + 1));
+        IF candidate.pending < coalesce(candidate.due, horizon + 1) THEN
+            behind := behind || json_build_object(
+                'partition', candidate.partition, 'since', candidate.pending, 'until', coalesce(candidate.due, horizon)
+            );
+        END IF;
+        IF candidate.due IS NOT NULL AND pg_try_advisory_xact_lock(1634037602, locks + candidate.partition) THEN
+            locked := locked || candidate.partition;
             EXIT WHEN cardinality(locked) >= most_partitions;
         END IF;
     END LOOP;
+    RETURN QUERY SELECT cardinality(locked), NULL::bigint, marks::text, NULL, NULL, NULL, array_to_json(behind)::text,
+        NULL, NULL, NULL, NULL, NULL::bigint, NULL::integer;
     -- One partition after the other, until there are enough: the limits keep the joins nested.
     RETURN QUERY
         SELECT o.attempts, o.position, e.id::text, e.tenant_id::text, e.type, e.subject, e.payload::text, e.action,
@@ -962,7 +1067,7 @@ BEGIN
             e.version
         FROM unnest(locked) partition, LATERAL (
             SELECT due.tenant_id, due.position, due.attempts
-            FROM public.ae_outbox_due(of_queue, partition) due
+            FROM public.ae_outbox_due(of_queue, partition, marks[partition + 1]) due
             WHERE due.position <= horizon
             ORDER BY due.position
             LIMIT most
@@ -974,17 +1079,21 @@ BEGIN
         ) e
         LIMIT most;
     IF NOT FOUND THEN
-        -- Another relay was faster; or somebody's own SQL has put in what is no event.
-        DELETE FROM public.ae_outbox o
-        WHERE o.queue = of_queue AND (o.lane & 63) = ANY(locked) AND o.dead_at IS NULL AND o.position <= horizon
-            AND NOT EXISTS (
-                SELECT FROM public.ae_events e WHERE e.tenant_id = o.tenant_id AND e.position = o.position
-            );
+        PERFORM public.ae_outbox_hold(of_queue, array_to_json(behind));
+        IF locked <> '{}' THEN
+            -- Another relay was faster; or somebody's own SQL has put in what is no event.
+            DELETE FROM public.ae_outbox o
+            WHERE o.queue = of_queue AND (o.lane & 63) = ANY(locked) AND o.dead_at IS NULL AND NOT o.held
+                AND o.position <= horizon
+                AND NOT EXISTS (
+                    SELECT FROM public.ae_events e WHERE e.tenant_id = o.tenant_id AND e.position = o.position
+                );
+        END IF;
     END IF;
 END $$;
 
 CREATE FUNCTION public.ae_outbox_settle(
-    delivered_to uuid[], delivered bigint[], failed json, of_queue text, signature text
+    delivered_to uuid[], delivered bigint[], failed json, behind json, of_queue text, signature text
 ) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -1004,30 +1113,34 @@ BEGIN
         tenant_id uuid, position bigint, reason text, retry_in double precision, counts boolean
     )
     WHERE o.tenant_id = f.tenant_id AND o.position = f.position AND o.queue = of_queue AND o.dead_at IS NULL;
+    PERFORM public.ae_outbox_hold(of_queue, behind);
 END $$;
 
 -- In how many seconds there may be something to take; 0 for now, null for nothing that is known of.
 
-CREATE FUNCTION public.ae_outbox_next(of_queue text, signature text) RETURNS double precision
+CREATE FUNCTION public.ae_outbox_next(of_queue text, known bigint[], signature text) RETURNS double precision
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    newest bigint := coalesce(pg_sequence_last_value('public.ae_event_position'), 0);
+    marks  bigint[];
 BEGIN
     PERFORM public.ae_operate('relay', signature);
+    marks := public.ae_outbox_known(of_queue, known);
     IF EXISTS (
         SELECT
         FROM generate_series(0, 63) partition, LATERAL (
             SELECT
-            FROM public.ae_outbox_due(of_queue, partition) due
-            WHERE due.position <= pg_sequence_last_value('public.ae_event_position')
+            FROM public.ae_outbox_due(of_queue, partition, marks[partition + 1]) due
+            WHERE due.position <= newest
             LIMIT 1
         ) head
     ) THEN
         RETURN 0;
     END IF;
     RETURN (
-        SELECT greatest(0, extract(epoch FROM min(held.due_at) - clock_timestamp()))
-        FROM public.ae_outbox held
-        WHERE held.queue = of_queue AND NOT held.skipped AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL)
-            AND held.dead_at IS NULL
+        SELECT greatest(0, extract(epoch FROM min(waiting.due_at) - clock_timestamp()))
+        FROM public.ae_outbox waiting
+        WHERE waiting.queue = of_queue AND waiting.dead_at IS NULL AND waiting.due_at > now()
     );
 END $$;
 
@@ -1102,46 +1215,67 @@ BEGIN
         ORDER BY e.id;
 END $$;
 
+-- Events come back: relays look for them from the first position on again. What was held back in these lanes is marked
+-- anew where another dead letter is before it. The dead letters are locked already, so that no relay marks meanwhile.
+
+CREATE FUNCTION public.ae_outbox_return(of_queue text, lanes bigint[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE public.ae_outbox o SET held = false WHERE o.queue = of_queue AND o.held AND o.lane = ANY(lanes);
+    UPDATE public.ae_outbox_returns r SET returns = r.returns + 1 WHERE r.queue = of_queue;
+    PERFORM pg_notify(CASE of_queue WHEN 'events' THEN 'ae_outbox' ELSE 'ae_outbox_' || of_queue END, '');
+END $$;
+
 CREATE FUNCTION public.ae_redrive(ids uuid[], of_queue text, signature text) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    changed integer;
+    lanes bigint[];
 BEGIN
     PERFORM public.ae_operate('redrive', signature);
     IF ids IS NULL THEN
-        UPDATE public.ae_outbox o
-        SET attempts = 0, due_at = NULL, dead_at = NULL, event_id = NULL
-        FROM public.ae_events e
-        WHERE e.tenant_id = o.tenant_id AND e.position = o.position AND o.queue = of_queue AND o.dead_at IS NOT NULL
-            AND NOT o.skipped;
+        WITH changed AS (
+            UPDATE public.ae_outbox o
+            SET attempts = 0, due_at = NULL, dead_at = NULL, event_id = NULL
+            FROM public.ae_events e
+            WHERE e.tenant_id = o.tenant_id AND e.position = o.position AND o.queue = of_queue
+                AND o.dead_at IS NOT NULL AND NOT o.skipped
+            RETURNING o.lane
+        )
+        SELECT array_agg(changed.lane) INTO lanes FROM changed;
     ELSE
-        UPDATE public.ae_outbox o
-        SET attempts = 0, due_at = NULL, dead_at = NULL, skipped = false, event_id = NULL
-        WHERE o.queue = of_queue AND o.dead_at IS NOT NULL AND o.event_id = ANY(ids);
+        WITH changed AS (
+            UPDATE public.ae_outbox o
+            SET attempts = 0, due_at = NULL, dead_at = NULL, skipped = false, event_id = NULL
+            WHERE o.queue = of_queue AND o.dead_at IS NOT NULL AND o.event_id = ANY(ids)
+            RETURNING o.lane
+        )
+        SELECT array_agg(changed.lane) INTO lanes FROM changed;
     END IF;
-    GET DIAGNOSTICS changed = ROW_COUNT;
-    PERFORM pg_notify(CASE of_queue WHEN 'events' THEN 'ae_outbox' ELSE 'ae_outbox_' || of_queue END, '');
-    RETURN changed;
+    PERFORM public.ae_outbox_return(of_queue, lanes);
+    RETURN coalesce(cardinality(lanes), 0);
 END $$;
 
 CREATE FUNCTION public.ae_skip(ids uuid[], why text, of_queue text, signature text) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    changed integer;
+    lanes bigint[];
 BEGIN
     PERFORM public.ae_operate('skip', signature);
-    UPDATE public.ae_outbox o
-    SET skipped = true, reason = o.reason || '; skipped: ' || why
-    WHERE o.queue = of_queue AND o.dead_at IS NOT NULL AND NOT o.skipped AND o.event_id = ANY(ids);
-    GET DIAGNOSTICS changed = ROW_COUNT;
-    PERFORM pg_notify(CASE of_queue WHEN 'events' THEN 'ae_outbox' ELSE 'ae_outbox_' || of_queue END, '');
-    RETURN changed;
+    WITH changed AS (
+        UPDATE public.ae_outbox o
+        SET skipped = true, reason = o.reason || '; skipped: ' || why
+        WHERE o.queue = of_queue AND o.dead_at IS NOT NULL AND NOT o.skipped AND o.event_id = ANY(ids)
+        RETURNING o.lane
+    )
+    SELECT array_agg(changed.lane) INTO lanes FROM changed;
+    PERFORM public.ae_outbox_return(of_queue, lanes);
+    RETURN coalesce(cardinality(lanes), 0);
 END $$;
 
 REVOKE EXECUTE ON FUNCTION
-    public.ae_outbox_take(integer, integer, text, text),
-    public.ae_outbox_settle(uuid[], bigint[], json, text, text),
-    public.ae_outbox_next(text, text),
+    public.ae_outbox_take(integer, integer, text, bigint[], text),
+    public.ae_outbox_settle(uuid[], bigint[], json, json, text, text),
+    public.ae_outbox_next(text, bigint[], text),
     public.ae_relay_beat(json, text),
     public.ae_relay_status(text, text),
     public.ae_dead_letters(uuid, integer, text, text),

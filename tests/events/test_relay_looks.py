@@ -1,0 +1,217 @@
+"""What a look at the outbox reads does not grow with what was delivered, nor with what dead letters hold back: counts,
+not times. And nothing that is marked as held back stays so when an operator redrives meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from benchmarks.growth import postgres_worlds
+from benchmarks.growth.worlds import PostgresWorld, World, sqlite_world
+from benchmarks.postgres import Bench
+
+from actionengine.driving import drive
+from actionengine.storage.port import EVENTS, QUEUES, TRIGGERS, WORKFLOWS, Outbox, Recording, Route
+from actionengine.storage.postgres import outbox as postgres_outbox
+from actionengine.testing.outbox import LEASE, failed, ids
+from actionengine.testing.rows import event_row
+from tests.waiting import wait_until
+
+PARTITIONS = 64
+"""A look finds each by the index: so many pages more are read where that is one taller."""
+
+
+@pytest.fixture
+def postgres(postgres_server: str) -> Iterator[PostgresWorld]:
+    with postgres_worlds([1], Bench("", "", postgres_server)) as (world,):
+        yield world
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    if request.param == "sqlite":
+        with sqlite_world(1) as file:
+            yield file
+    else:
+        yield request.getfixturevalue("postgres")
+
+
+def emit(world: World, subjects: Iterable[str]) -> list[str]:
+    """Commit events about these subjects, in every queue; their ids."""
+    rows = [event_row(world.tenant, subject=subject) for subject in subjects]
+    unit = world.storage.unit_of_work(world.tenant, rows[0].action_id, "sync")
+    drive(unit.record(Recording((), rows, routes=(Route(WORKFLOWS), Route(TRIGGERS)))))
+    drive(unit.commit())
+    return [row.id for row in rows]
+
+
+@contextmanager
+def taking(world: World, queue: str = EVENTS) -> Iterator[Outbox]:
+    """A relay's view of a queue."""
+    outbox = world.storage.outbox("sync", queue)
+    try:
+        yield outbox
+    finally:
+        drive(outbox.close())
+
+
+def deliver(world: World, queue: str = EVENTS) -> list[str]:
+    """Deliver all that is due; the ids of the events."""
+    found: list[str] = []
+    with taking(world, queue) as outbox:
+        while batch := drive(outbox.take(1000, LEASE)):
+            drive(outbox.settle(batch, ()))
+            found += ids(batch)
+    return found
+
+
+def kill(world: World, subject: str) -> str:
+    """Make a dead letter, the only event of its subject so far; its id."""
+    emit(world, [subject])
+    with taking(world) as outbox:
+        (pending,) = drive(outbox.take(1000, LEASE))
+        drive(outbox.settle((), [failed(pending, None)]))
+    return pending.event.id
+
+
+def look(world: World, queue: str = EVENTS) -> int:
+    """How much a look at a queue reads that has nothing to deliver."""
+
+    def call(world: World) -> None:
+        with taking(world, queue) as outbox:
+            assert drive(outbox.take(1000, LEASE)) == []
+
+    return world.read(call)
+
+
+def test_a_look_passes_none_of_what_was_delivered_while_a_snapshot_is_held(postgres: PostgresWorld) -> None:
+    emit(postgres, ["notes/1"])
+    for queue in QUEUES:
+        deliver(postgres, queue)
+    before = {queue: look(postgres, queue) for queue in QUEUES}
+    with psycopg.connect(postgres.app_url) as holder:
+        holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        holder.execute("SELECT 1").fetchone()
+        written = [emit(postgres, [f"notes/{number}" for number in range(200)]) for _ in range(5)]
+        for queue in QUEUES:
+            assert sorted(deliver(postgres, queue)) == sorted(id for ids in written for id in ids)
+        during = {queue: look(postgres, queue) for queue in QUEUES}
+
+    assert all(during[queue] <= before[queue] + PARTITIONS for queue in QUEUES), (before, during)
+
+
+def test_a_full_look_is_repeated_now_and_then(postgres: PostgresWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = postgres.storage.known
+    emit(postgres, ["notes/1"])
+    deliver(postgres)
+    marks = known.of(EVENTS)
+    assert marks is not None
+    now = time.monotonic()
+    monkeypatch.setattr(postgres_outbox, "monotonic", lambda: now + 59.0)
+    assert known.of(EVENTS) is not None
+    monkeypatch.setattr(postgres_outbox, "monotonic", lambda: now + 61.0)
+    assert known.of(EVENTS) is None
+
+
+def test_marks_of_a_database_that_was_restored_are_not_believed(postgres: PostgresWorld) -> None:
+    emit(postgres, ["notes/1"])
+    deliver(postgres)
+    postgres.storage.known.note(EVENTS, "{" + "1000000," * 64 + "0}", True)
+    written = emit(postgres, ["notes/1"])
+    assert deliver(postgres) == written
+
+
+def test_a_look_passes_nothing_that_a_dead_letter_holds_back(world: World) -> None:
+    dead = kill(world, "busy")
+    behind = emit(world, ["busy"] * 300)
+    before = look(world)
+    behind += emit(world, ["busy"] * 700)
+    assert look(world) <= before + PARTITIONS
+
+    # Also where each look has something to deliver.
+    behind += emit(world, ["busy"] * 700)
+    others = emit(world, ["other"])
+    assert deliver(world) == others
+    assert look(world) <= before + PARTITIONS
+    with taking(world) as outbox:
+        assert drive(outbox.status()).pending == len(behind)
+        assert drive(outbox.redrive([dead])) == 1
+    assert deliver(world) == [dead, *behind]
+
+
+def test_a_batch_that_is_settled_leaves_nothing_to_pass_for_the_next(world: World) -> None:
+    kill(world, "busy")
+    behind = emit(world, ["busy"] * 500)
+
+    def deliver_one(world: World) -> None:
+        emit(world, ["other"])
+        with taking(world) as outbox:
+            batch = drive(outbox.take(1, LEASE))
+            drive(outbox.settle(batch, ()))
+
+    assert world.read(deliver_one) < 1000
+    with taking(world) as outbox:
+        assert drive(outbox.status()).pending == len(behind)
+
+
+def test_a_look_on_sqlite_reads_as_much_for_each_pending_event_with_many_dead_letters() -> None:
+    def steps(dead: int) -> int:
+        with sqlite_world(1) as world:
+            emit(world, [f"dead/{number}" for number in range(dead)])
+            with taking(world) as outbox:
+                batch = drive(outbox.take(1000, LEASE))
+                drive(outbox.settle((), [failed(pending, None) for pending in batch]))
+            emit(world, [f"notes/{number}" for number in range(200)])
+
+            def call(world: World) -> None:
+                with taking(world) as outbox:
+                    assert len(drive(outbox.take(1000, LEASE))) == 200
+
+            return world.read(call)
+
+    assert steps(800) <= 1.1 * steps(100)
+
+
+def test_who_redrives_while_a_relay_marks_leaves_nothing_held(postgres: PostgresWorld) -> None:
+    dead = kill(postgres, "busy")
+    behind = emit(postgres, ["busy"] * 3)
+    storage = postgres.storage
+    with taking(postgres) as marking, taking(postgres) as operator, ThreadPoolExecutor() as threads:
+        assert isinstance(marking, postgres_outbox.PostgresOutbox)
+        signature = storage._signature("relay")
+        # The statements of a look that finds nothing, but for its COMMIT.
+        _, *found = marking._execute(("BEGIN", ()), (postgres_outbox.TAKE, (10, 16, EVENTS, None, signature)))
+        assert found == []
+        redriving = threads.submit(lambda: drive(operator.redrive()))
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        wait_until(lambda: redriving.done() or postgres.superuser.execute(waiting).fetchone() != (0,))
+        marking._execute(("COMMIT", ()))
+        assert redriving.result() == 1
+    assert deliver(postgres) == [dead, *behind]
+
+
+def test_a_relay_marks_nothing_behind_what_is_being_redriven(postgres: PostgresWorld) -> None:
+    dead = kill(postgres, "busy")
+    behind = emit(postgres, ["busy"] * 3)
+    with psycopg.connect(postgres.app_url) as operator:
+        signature = postgres.storage._signature("redrive")
+        operator.execute("SELECT public.ae_redrive(NULL, %s, %s)", (EVENTS, signature))
+        look(postgres)
+    assert deliver(postgres) == [dead, *behind]
+
+
+def test_what_a_crash_leaves_half_marked_is_delivered(postgres: PostgresWorld) -> None:
+    dead = kill(postgres, "busy")
+    behind = emit(postgres, ["busy"] * 3)
+    with taking(postgres) as dying:
+        assert isinstance(dying, postgres_outbox.PostgresOutbox)
+        signature = postgres.storage._signature("relay")
+        dying._execute(("BEGIN", ()), (postgres_outbox.TAKE, (10, 16, EVENTS, None, signature)))
+        dying._drop()
+    with taking(postgres) as outbox:
+        assert drive(outbox.skip([dead], "no")) == 1
+    assert deliver(postgres) == behind
