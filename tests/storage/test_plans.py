@@ -29,8 +29,11 @@ OPS_OF_FIELD = "ae_patch_ops(tenant_id, change_id, record_type_key, field, turn)
 OPS_OF_TYPE = "ae_patch_ops(tenant_id, project_id, record_type_key, applied_version, position)"
 TYPE_OF_PROJECT = "ae_record_types(tenant_id, project_id, key)"
 TYPE_BY_KEY = "ae_record_types(tenant_id, key, id)"
+OUTBOX = "ae_outbox(queue, position)"
+HELD = "ae_outbox(queue, lane, position)"
 
 INDEXES: dict[str, set[str]] = {
+    "DEAD_LETTERS": {"ae_outbox(queue, event_id)"},
     "DELETE_TENANT": {"ae_tenants(slug)"},
     "DOCUMENTS.delete": {DOCUMENT},
     "DOCUMENTS.get": {DOCUMENT},
@@ -43,6 +46,9 @@ INDEXES: dict[str, set[str]] = {
     "FIND_LOG by outcome": {"ae_action_log(tenant_id, outcome, id)"},
     "FIND_LOG_OF_SUBJECT": {LOG, "ae_action_log_subjects, its key"},
     "FIND_TENANT": {"ae_tenants(slug)"},
+    "FORGET_DELIVERED": {"ae_outbox, its key"},
+    "HOLD": {OUTBOX, HELD, "ae_outbox, its key"},
+    "IS_BEHIND": {OUTBOX, HELD},
     "IS_DELETED": {"ae_tenants, its key"},
     "LAST_POSITION": {EVENT},
     "LIST_DOCUMENTS": {DOCUMENT},
@@ -54,7 +60,10 @@ INDEXES: dict[str, set[str]] = {
     "READ_EVENTS": {EVENT},
     "READ_EVENTS_OF_TYPES": {EVENT_TYPE},
     "READ_KEY": {KEYS},
+    "READ_LEASE": {"ae_relay_lease(queue)"},
     "READ_LOG": {LOG},
+    "READ_OUTBOX": {OUTBOX, HELD},
+    "RELEASE_LEASE": {"ae_relay_lease(queue)"},
     "WRITE_KEY": {KEYS},
     "delete ae_patch_ops by id": {"ae_patch_ops(tenant_id, id)"},
     "find ae_change_targets by change_id": {"ae_change_targets(tenant_id, change_id, id)"},
@@ -113,16 +122,12 @@ ON_POSTGRESQL: dict[str, set[str]] = {
 OTHERS = {
     "ae_change_targets(tenant_id, id)": "a target is unique by its id",
     "ae_migrations(version_num)": "Alembic's own",
-    "ae_outbox(queue, lane, position)": "relays: see test_indexes and the tests of the outbox",
     "ae_outbox(queue, due_at)": "relays, for how long to sleep",
     "ae_outbox(queue, lane)": "operators, who let go on what a dead letter held back",
     "ae_outbox_returns(queue)": "relays",
-    "ae_outbox(queue, event_id)": "operators, who page through dead letters",
-    "ae_outbox(queue, position)": "relays",
     "ae_outbox(queue, ?, position)": "relays",
     "ae_outbox(tenant_id, position, queue)": "relays",
     "ae_record_types(tenant_id, key)": "one type of a key is active",
-    "ae_relay_lease(queue)": "relays",
     "ae_relays(id)": "relays",
     "ae_signing_keys(id)": "an operator's calls",
     "ae_tenants(tenant_id)": "an operator's calls",

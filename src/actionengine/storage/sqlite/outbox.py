@@ -125,7 +125,7 @@ class SQLiteOutbox:
         """Let another relay have its turn."""
         if self._until:
             with suppress(StorageError):
-                await self._write((RELEASE_LEASE, (self._owner,)))
+                await self._write((RELEASE_LEASE, (self._queue, self._owner)))
             self._until = 0.0
 
     async def wait(self, seconds: float) -> None:

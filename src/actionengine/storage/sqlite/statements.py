@@ -335,7 +335,7 @@ RETURNING owner
 """
 RELEASE_LEASE = """
 DELETE FROM main.ae_relay_lease
-WHERE owner = ?
+WHERE queue = ? AND owner = ?
 """
 FORGET_RELAYS = """
 DELETE FROM main.ae_relays
