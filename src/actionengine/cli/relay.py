@@ -141,10 +141,11 @@ def skip(
 
 
 def _counts(found: Mapping[str, OutboxStatus]) -> Table:
-    table = Table("pending", "waiting for a retry", "dead letters", "skipped", "oldest pending", "queue")
+    table = Table("pending", "waiting for a retry", "held back", "dead letters", "skipped", "oldest pending", "queue")
     for queue, each in found.items():
         age = f"{age_of(each):.1f} s" if each.oldest is not None else "-"
-        table.add_row(str(each.pending), str(each.waiting), str(each.dead), str(each.skipped), age, queue)
+        counts = (each.pending, each.waiting, each.held, each.dead, each.skipped)
+        table.add_row(*map(str, counts), age, queue)
     return table
 
 

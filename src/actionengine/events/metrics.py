@@ -33,6 +33,7 @@ class RelayMetrics:
                 ("pending", "1", "Events still to be delivered (lag)"),
                 ("age", "s", "How long the oldest of them has waited"),
                 ("dead", "1", "Dead letters"),
+                ("held", "1", "Events that dead letters hold back"),
             )
         }
 
@@ -52,6 +53,7 @@ class RelayMetrics:
             return
         self._gauges["pending"].set(status.pending, self._queue)
         self._gauges["dead"].set(status.dead, self._queue)
+        self._gauges["held"].set(status.held, self._queue)
         self._gauges["age"].set(age_of(status), self._queue)
 
 

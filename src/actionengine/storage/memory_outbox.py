@@ -202,11 +202,13 @@ class MemoryOutbox:
             entries = [entry for lane in queues.lanes.values() for entry in lane]
             dead = list(queues.dead.values())
             waiting = len(queues.waiting)
+            held = sum(len(lane) - 1 for lane in queues.lanes.values() if lane and lane[0].since is not None)
             relays = [beat for beat in queues.relays.values() if beat.seen_at > recently]
         relays.sort(key=lambda beat: beat.started_at)
         pending = [entry.event.occurred_at for entry in entries if entry.since is None]
         skipped = sum(entry.skipped for entry in dead)
-        return OutboxStatus(len(pending), waiting, len(dead) - skipped, skipped, min(pending, default=None), relays)
+        oldest = min(pending, default=None)
+        return OutboxStatus(len(pending), waiting, len(dead) - skipped, skipped, oldest, relays, held)
 
     async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
         """Dead letters and skipped events, by event id."""

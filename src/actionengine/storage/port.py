@@ -214,7 +214,8 @@ class RelayBeat(NamedTuple):
 class OutboxStatus(NamedTuple):
     """What is still to be delivered from one queue, over all tenants: `pending` events, of which `waiting` wait for
     another attempt; `dead` letters, and those that were `skipped`; since when the `oldest` pending one waits; the
-    `relays` that have told of themselves within a minute, the one that has started first before the others."""
+    `relays` that have told of themselves within a minute, the one that has started first before the others; how many of
+    the pending events a relay has found `held` back by dead letters."""
 
     pending: int
     waiting: int
@@ -222,6 +223,7 @@ class OutboxStatus(NamedTuple):
     skipped: int
     oldest: datetime | None
     relays: Sequence[RelayBeat]
+    held: int = 0
 
 
 class Claim(NamedTuple):

@@ -275,9 +275,11 @@ class OutboxConformance(Conformance):
             assert ids(batch) == [other]
             await outbox.settle(batch, ())
             assert list(await outbox.take(10, LEASE)) == []
-            assert (await outbox.status()).pending == 2
+            status = await outbox.status()
+            assert (status.pending, status.held) == (2, 2)
 
             assert await outbox.skip([first], "nobody wants it") == 1
+            assert (await outbox.status()).held == 0
             rest = await outbox.take(10, LEASE)
             assert ids(rest) == [second, third]
             await outbox.settle(rest, ())

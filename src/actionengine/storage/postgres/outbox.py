@@ -54,7 +54,10 @@ FROM public.ae_outbox_take(%s, %s, %s, %s, %s)
 SETTLE = "SELECT public.ae_outbox_settle(%s, %s, %s, %s, %s, %s)"
 NEXT = "SELECT public.ae_outbox_next(%s, %s, %s)"
 BEAT = "SELECT public.ae_relay_beat(%s, %s)"
-STATUS = "SELECT pending, waiting, dead, skipped, oldest, relays::pg_catalog.text FROM public.ae_relay_status(%s, %s)"
+STATUS = """
+SELECT pending, waiting, dead, skipped, held, oldest, relays::pg_catalog.text
+FROM public.ae_relay_status(%s, %s)
+"""
 DEAD_LETTERS = """
 SELECT attempts, reason, dead_at, skipped, id, tenant_id, type, subject, payload, action, action_id, actor_type,
     actor_id, occurred_at, version
@@ -167,9 +170,9 @@ class PostgresOutbox:
 
     async def status(self) -> OutboxStatus:
         """How much there is to deliver, and who does it."""
-        ((pending, waiting, dead, skipped, oldest, relays),) = await self._ask("relay", STATUS, self._queue)
+        ((pending, waiting, dead, skipped, held, oldest, relays),) = await self._ask("relay", STATUS, self._queue)
         beats = _BEATS.validate_json(relays)
-        return OutboxStatus(pending, waiting, dead, skipped, oldest and oldest.astimezone(UTC), beats)
+        return OutboxStatus(pending, waiting, dead, skipped, oldest and oldest.astimezone(UTC), beats, held)
 
     async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
         """Dead letters and skipped events, by event id."""

@@ -163,7 +163,7 @@ class SQLiteOutbox:
 
     async def status(self) -> OutboxStatus:
         """How much there is to deliver, and who does it."""
-        ((pending, waiting, dead, skipped, oldest),) = await self._query(
+        ((pending, waiting, dead, skipped, held, oldest),) = await self._query(
             OUTBOX_STATUS, (self._now(), self._queue, self._queue, self._queue)
         )
         time = self._storage.time_out
@@ -171,7 +171,7 @@ class SQLiteOutbox:
         for row in await self._query(READ_RELAYS, (self._queue, self._in(-60.0))):
             beat = RelayBeat(*row)
             relays.append(beat._replace(started_at=time(beat.started_at), seen_at=time(beat.seen_at)))
-        return OutboxStatus(pending, waiting, dead, skipped, time(oldest) if oldest else None, relays)
+        return OutboxStatus(pending, waiting, dead, skipped, time(oldest) if oldest else None, relays, held)
 
     async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
         """Dead letters and skipped events, by event id."""

@@ -369,6 +369,7 @@ SELECT count(*) FILTER (WHERE o.dead_at IS NULL),
     count(*) FILTER (WHERE o.dead_at IS NULL AND o.due_at > ?),
     count(*) FILTER (WHERE o.dead_at IS NOT NULL AND NOT o.skipped),
     count(*) FILTER (WHERE o.skipped),
+    count(*) FILTER (WHERE o.held),
     (
         SELECT min(occurred_at)
         FROM ({_OLDEST.format(which="NOT first.held")} UNION ALL {_OLDEST.format(which="first.held")})

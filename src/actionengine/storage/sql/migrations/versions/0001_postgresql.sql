@@ -969,7 +969,7 @@ END $$;
 -- One that is just being redriven or skipped marks nothing.
 
 CREATE FUNCTION public.ae_outbox_hold(of_queue text, behind json) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     part record;
 BEGIN
@@ -1157,13 +1157,13 @@ BEGIN
 END $$;
 
 CREATE FUNCTION public.ae_relay_status(of_queue text, signature text) RETURNS TABLE (
-    pending bigint, waiting bigint, dead bigint, skipped bigint, oldest timestamptz, relays json
+    pending bigint, waiting bigint, dead bigint, skipped bigint, held bigint, oldest timestamptz, relays json
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM public.ae_operate('relay', signature);
     RETURN QUERY
-        SELECT counted.pending, counted.waiting, counted.dead, counted.skipped,
+        SELECT counted.pending, counted.waiting, counted.dead, counted.skipped, counted.held,
             (
                 SELECT min(e.occurred_at)
                 FROM public.ae_outbox o
@@ -1180,6 +1180,7 @@ BEGIN
                 count(*) FILTER (WHERE o.dead_at IS NULL AND o.due_at > clock_timestamp()) AS waiting,
                 count(*) FILTER (WHERE o.dead_at IS NOT NULL AND NOT o.skipped) AS dead,
                 count(*) FILTER (WHERE o.skipped) AS skipped,
+                count(*) FILTER (WHERE o.held) AS held,
                 min(o.position) FILTER (WHERE o.dead_at IS NULL) AS first
             FROM public.ae_outbox o
             WHERE o.queue = of_queue
