@@ -125,7 +125,7 @@ def test_the_status_shows_what_there_is(run: Run, host: Host) -> None:
 
     assert "dead letters" in shown
     row = next(line for line in shown.splitlines() if " s " in line)
-    assert [cell.strip() for cell in row.strip("│").split("│")][:4] == ["1", "0", "1", "0"]
+    assert [cell.strip() for cell in row.strip("│").split("│")][:5] == ["1", "0", "1", "0", "0"]
     assert "no relay has told of itself" in shown
 
 

@@ -141,10 +141,10 @@ def skip(
 
 
 def _counts(found: Mapping[str, OutboxStatus]) -> Table:
-    table = Table("pending", "waiting for a retry", "held back", "dead letters", "skipped", "oldest pending", "queue")
+    table = Table("pending", "waiting for a retry", "dead letters", "skipped", "held back", "oldest pending", "queue")
     for queue, each in found.items():
         age = f"{age_of(each):.1f} s" if each.oldest is not None else "-"
-        counts = (each.pending, each.waiting, each.held, each.dead, each.skipped)
+        counts = (each.pending, each.waiting, each.dead, each.skipped, each.held)
         table.add_row(*map(str, counts), age, queue)
     return table
 
