@@ -20,7 +20,7 @@ from returns.result import Result, Success
 from sqlalchemy import create_engine, event, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from actionengine import ActionContext, PostgresStorage
+from actionengine import ActionContext, ConfigurationError, PostgresStorage
 from actionengine.storage.port import StorageUnavailable
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.testing import AsyncWorld, SyncWorld, World
@@ -379,6 +379,56 @@ def test_a_handlers_statement_may_take_longer(world: World) -> None:
         return Success(None)
 
     assert call(world, notes_engine(world.storage, dawdle=dawdle), "dawdle") == ["ok"]
+
+
+def test_a_large_answer_may_take_longer_than_each_of_its_pieces(proxy: FaultyProxy, world: World) -> None:
+    """Of a statement of the library's own."""
+
+    def fill(data: None, ctx: ActionContext) -> Result[None, Any]:
+        for _ in range(20):
+            ctx.records("notes").insert({"text": "x" * 30_000})
+        return Success(None)
+
+    def read(data: None, ctx: ActionContext) -> Result[int, Any]:
+        proxy.delay = ANSWER / 3
+        return Success(len(ctx.records("notes").list()))
+
+    engine = notes_engine(world.storage, fill=fill, read=read)
+    assert call(world, engine, "fill") == ["ok"]
+
+    assert call(world, engine, "read") == ["ok"]
+
+
+def test_an_answer_that_is_there_counts_although_the_event_loop_was_blocked(storage: PostgresStorage) -> None:
+    """By a host: its timeouts are over, and so they would be for all that were under way."""
+    world = AsyncWorld(storage)
+    engine = notes_engine(storage, put=put)
+    assert call(world, engine, "put") == ["ok"]
+
+    async def block() -> list[Result[Any, Any]]:
+        contexts = [request_of(world.tenant, uuid4().hex) for _ in range(3)]
+        tasks = [asyncio.create_task(engine.execute_action_async("notes", "put", None, each)) for each in contexts]
+        for _ in range(2):
+            await asyncio.sleep(0.001)
+            time.sleep(ANSWER + 0.2)
+        return list(await asyncio.gather(*tasks))
+
+    answers = within_guard(lambda: world.run(block()))
+
+    assert [each for each in answers if not isinstance(each, Success)] == []
+    world.run(storage.aclose())
+    world.close()
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 10**10, None, "5", True], ids=repr)
+@pytest.mark.parametrize("name", ["answer_timeout", "connect_timeout", "pool_timeout"])
+def test_a_timeout_that_is_no_bound_is_refused(name: str, seconds: Any) -> None:
+    options: Any = {name: seconds}
+    if (name, seconds) == ("pool_timeout", 0) and seconds is not True:
+        PostgresStorage("postgresql://app@db.internal/shop", **options)
+        return
+    with pytest.raises(ConfigurationError, match=f"{name} is a number of seconds"):
+        PostgresStorage("postgresql://app@db.internal/shop", **options)
 
 
 def test_when_nobody_can_be_asked_a_statement_is_bounded_too(proxy: FaultyProxy, world: World) -> None:

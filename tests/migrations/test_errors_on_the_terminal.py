@@ -9,15 +9,16 @@ from pathlib import Path
 import psycopg
 import pytest
 from examples.embedded_postgres import Database
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
 from actionengine import ConfigurationError, PostgresStorage, SQLiteStorage
-from actionengine.cli import errors
+from actionengine.cli import common, errors
 from actionengine.durable.urls import durable_url
 from actionengine.events.addresses import publisher_at
 from actionengine.redaction import redact, redact_address, secrets_in
 from tests.command_line import Run
+from tests.faulty_proxy import FaultyProxy
 
 SECRET = "hunter2-s3cret"
 DATABASES = [
@@ -329,3 +330,40 @@ def test_errors_are_told_by_what_they_are() -> None:
     )
     assert errors.message_of(ExceptionGroup("several", [ConfigurationError("this one")])) == "this one"
     assert errors.message_of(KeyError("x")) == "KeyError: 'x' (ACTIONENGINE_TRACEBACK=1 shows where)"
+
+
+@pytest.mark.parametrize("command", [("db", "upgrade"), ("db", "current"), ("db", "sign")], ids=" ".join)
+def test_a_silent_server_is_told_of(
+    postgres_database: Database, run: Run, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(common, "ANSWER_TIMEOUT", 0.2)
+    with FaultyProxy.before_postgres(postgres_database.owner_url) as proxy:
+        proxy.swallow_new("after login")
+        done = run(*command, "--url", proxy.url(postgres_database.owner_url))
+
+    assert done.returncode == 1
+    assert "the server did not answer in time" in clean(done)
+
+
+def test_a_command_may_take_long_as_long_as_the_server_works(
+    postgres_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "ANSWER_TIMEOUT", 0.3)
+
+    with common.owner(postgres_database.owner_url) as connection:
+        assert connection.scalar(text("SELECT 7 FROM pg_sleep(1.2)")) == 7
+
+
+def test_a_command_ends_when_the_network_falls_silent_meanwhile(
+    postgres_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "ANSWER_TIMEOUT", 0.3)
+    with FaultyProxy.before_postgres(postgres_database.owner_url) as proxy:
+
+        def fall_silent() -> None:
+            with common.owner(proxy.url(postgres_database.owner_url)) as connection:
+                proxy.swallow()
+                connection.execute(text("SELECT 1"))
+
+        with pytest.raises(OperationalError, match="did not answer in time"):
+            fall_silent()

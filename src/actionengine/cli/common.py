@@ -23,6 +23,9 @@ Url = Annotated[
     str,
     typer.Option(envvar="ACTIONENGINE_URL", help="postgresql://user:password@host/database, or sqlite:///file"),
 ]
+ANSWER_TIMEOUT = 30.0
+"""Seconds that a server may be silent; while it works on a statement, that may take longer."""
+
 SigningKey = Annotated[
     str | None, typer.Option(envvar="ACTIONENGINE_SIGNING_KEY", help="The key that the database verifies, if any.")
 ]
@@ -103,13 +106,18 @@ def check_driver() -> None:
 @contextmanager
 def owner(url: str) -> Iterator[Connection]:
     """A transaction in the database, whose role the operator answers for."""
-    address = parsed(url).set(drivername="sqlite")
+    address = parsed(url)
     if dialect_of(url) == "postgresql":
         check_driver()
+        from actionengine.storage.postgres.connecting import bounded_transaction
+
         address = address.set(drivername="postgresql+psycopg")
         if "connect_timeout" not in address.query:
             address = address.update_query_dict({"connect_timeout": "10"})
-    engine = create_engine(address)
+        with bounded_transaction(address, ANSWER_TIMEOUT) as connection:
+            yield connection
+        return
+    engine = create_engine(address.set(drivername="sqlite"))
     try:
         with engine.begin() as connection:
             yield connection

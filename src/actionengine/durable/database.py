@@ -84,9 +84,12 @@ class BoundedConnection(psycopg.Connection[Any]):
         deadline = monotonic() + self.answer_timeout
 
         def check(is_heard: bool) -> None:
+            nonlocal deadline
             if self.switch is not None and self.switch.is_off.is_set():
                 raise NoAnswer("this process has ceased to wait for an answer, because it stops")
-            if not is_heard and monotonic() > deadline:
+            if is_heard:
+                deadline = monotonic() + self.answer_timeout
+            elif monotonic() > deadline:
                 raise NoAnswer(f"the database did not answer within {self.answer_timeout:g} s (answer_timeout)")
 
         try:

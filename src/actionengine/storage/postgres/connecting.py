@@ -6,13 +6,19 @@ import asyncio
 import ipaddress
 import socket
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
 from typing import Any
 
 from psycopg.errors import ConnectionTimeout
-from sqlalchemy.engine import URL
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.engine import URL, Connection
 from sqlalchemy.util import await_
+
+from actionengine.storage.postgres.statements import BEGAN
+from actionengine.storage.postgres.waiting import BoundedWait
 
 
 def socket_options(url: URL, answer_timeout: float) -> dict[str, int]:
@@ -43,6 +49,26 @@ def resolve_names(dialect: Any, record: Any, arguments: Any, parameters: dict[st
     parameters["host"] = ",".join([host] * len(found))
     if port:
         parameters["port"] = ",".join([port] * len(found))
+
+
+@contextmanager
+def bounded_transaction(url: URL, answer_timeout: float) -> Iterator[Connection]:
+    """Open a transaction in a connection of its own, for an operator. A statement may take as long as the server works
+    on it: after `answer_timeout` seconds of silence it is asked."""
+    engine = create_engine(url, connect_args=socket_options(url, answer_timeout))
+    waits: list[BoundedWait] = []
+
+    def bound(connection: Any, record: Any) -> None:
+        waits.append(BoundedWait(record.driver_connection, False, answer_timeout, lambda since: None))
+
+    event.listen(engine, "do_connect", resolve_names)
+    event.listen(engine, "connect", bound, insert=True)
+    try:
+        with engine.begin() as connection:
+            waits[-1].begin_session(connection.scalar(text(f"SELECT {BEGAN}")), None)
+            yield connection
+    finally:
+        engine.dispose()
 
 
 def _is_name(host: str) -> bool:

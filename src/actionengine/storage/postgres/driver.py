@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
+from math import inf
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -56,6 +57,7 @@ class Driver:
         "_on_failure",
         "_pgconn",
         "_prepared",
+        "_until",
         "bounds",
         "heard",
     )
@@ -71,7 +73,7 @@ class Driver:
         self._connection = connection
         self._answer_timeout = answer_timeout
         self._on_failure = on_failure
-        self._deadline = 0.0
+        self._deadline = self._until = 0.0
         self._mode = mode
         self.bounds = BoundedWait(connection, mode == "async", answer_timeout, on_failure)
         self.heard = monotonic()
@@ -114,11 +116,11 @@ class Driver:
 
         Parameters, marked `%s`, are texts, numbers, UUIDs, times with a zone, or None. `first` are statements that
         come before them and are not prepared, `last` such that come after them. The answer has to come before `until`
-        (`time.monotonic`), and within the storage's `answer_timeout`. Raises `psycopg.Error`.
+        (`time.monotonic`), and none of its pieces later than the storage's `answer_timeout` after the one before.
+        Raises `psycopg.Error`.
         """
         asked = monotonic()
-        deadline = asked + self._answer_timeout
-        self._deadline = deadline if until is None else min(deadline, until)
+        self._deadline, self._until = asked + self._answer_timeout, inf if until is None else until
         try:
             if self._mode == "async":
                 result = await_(self._execute_async(statements, first, last))
@@ -209,7 +211,7 @@ class Driver:
         lock = self._connection.lock
         if lock.locked():
             try:
-                async with asyncio.timeout(max(0.0, self._deadline - monotonic())):
+                async with asyncio.timeout(max(0.0, min(self._deadline, self._until) - monotonic())):
                     await lock.acquire()
             except TimeoutError:
                 raise InUse(_IN_USE) from None
@@ -222,7 +224,7 @@ class Driver:
 
     def _take_lock(self) -> None:
         # A cursor of the handler's own that streams holds it until it is closed.
-        if not self._connection.lock.acquire(timeout=max(0.0, self._deadline - monotonic())):
+        if not self._connection.lock.acquire(timeout=max(0.0, min(self._deadline, self._until) - monotonic())):
             raise InUse(_IN_USE)
 
     def _round_trip(
@@ -240,13 +242,14 @@ class Driver:
             ready = yield Wait.RW
             if ready & Ready.R:
                 pgconn.consume_input()
-            self._check_deadline()
+            self._check(ready)
         answer = failed = None
         while True:
             while pgconn.is_busy():
-                yield Wait.R
-                self._check_deadline()
+                ready = yield Wait.R
                 pgconn.consume_input()
+                if pgconn.is_busy():
+                    self._check(ready)
             result = pgconn.get_result()
             if result is None:
                 if pgconn.status == ConnStatus.BAD:
@@ -267,9 +270,13 @@ class Driver:
             raise error_from_result(failed)
         return answer
 
-    def _check_deadline(self) -> None:
-        if monotonic() > self._deadline:
+    def _check(self, ready: Ready) -> None:
+        # What has come is heard, however late: this thread, or its event loop, may have been kept from looking.
+        now = monotonic()
+        if now > self._until or (not ready and now > self._deadline):
             raise NoAnswer("the server did not answer in time")
+        if ready:
+            self._deadline = now + self._answer_timeout
 
     def _lost(self, failed: Any) -> psycopg.Error:
         if failed is not None:

@@ -60,9 +60,9 @@ class PostgresStorage(SQLStorage):
         max_overflow: connections beyond those, under load.
         pool_timeout: seconds to wait for a free connection; then `unavailable`.
         connect_timeout: seconds to wait for a new connection; then `unavailable`.
-        answer_timeout: seconds to wait for the answer to one of the library's own statements, locks included; then
-            `unavailable`, and the connection is given up. After a handler's statement was silent for so long, the
-            server is asked whether it works on it.
+        answer_timeout: seconds to wait for the answer to one of the library's own statements, locks included, and
+            between two pieces of it; then `unavailable`, and the connection is given up. After a handler's statement
+            was silent for so long, the server is asked whether it works on it.
         statement_timeout: seconds that one statement may take; then `timeout`. None leaves it to the server.
         lock_timeout: seconds that a statement may wait for a lock; then `conflict`. None leaves it to the server.
         application_name: as it stands in `pg_stat_activity`.
@@ -81,7 +81,8 @@ class PostgresStorage(SQLStorage):
         allow_strong_role: whether a superuser or an owner is accepted, past row-level security: for local play only.
 
     Raises:
-        ConfigurationError: for a URL that is not one of PostgreSQL's, and for a signing key that is too short.
+        ConfigurationError: for a URL that is not one of PostgreSQL's, for a signing key that is too short, and for a
+            timeout that is no bound: 0, infinity or None.
     """
 
     documents = DOCUMENTS
@@ -113,6 +114,7 @@ class PostgresStorage(SQLStorage):
             raise ConfigurationError(f"isolation_level is one of {', '.join(BEGIN)}, not {isolation_level!r}")
         if url is None and engine is None and async_engine is None:
             raise ConfigurationError("PostgresStorage needs a url, an engine or an async_engine")
+        _check_bounds(connect_timeout=connect_timeout, answer_timeout=answer_timeout, pool_timeout=pool_timeout)
         given = engine or async_engine
         checked_url = given.url if url is None and given is not None else _checked_url(url)
         self.known = Known()
@@ -285,6 +287,20 @@ class PostgresStorage(SQLStorage):
             lambda statement, parameters: self._query_unchecked(mode, statement, parameters), self.pools.name
         )
         self.is_checked = True
+
+
+_LONGEST = 2_000_000
+"""Seconds; as milliseconds they have to go into an integer of libpq's."""
+
+
+def _check_bounds(**bounds: float) -> None:
+    for name, seconds in bounds.items():
+        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not is_number or not 0 <= seconds <= _LONGEST or (seconds == 0 and name != "pool_timeout"):
+            raise ConfigurationError(
+                f"{name} is a number of seconds, more than 0 and at most {_LONGEST}, not {seconds!r}: nothing may wait "
+                f"without a bound"
+            )
 
 
 def _checked_url(url: str | URL | None) -> URL:
