@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from secrets import token_hex
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -109,3 +111,28 @@ def test_a_burst_leaves_no_more_connections_than_the_pool_keeps(fresh_postgres_d
             backends = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app' AND datname = current_database()"
             # The four of the pool, and the two that the pool of look-ups may have; the others close in a moment.
             wait_until(lambda: owner.execute(backends).fetchone()[0] <= 6)  # type: ignore[index]
+
+
+def test_an_event_loop_may_keep_one_idle_connection(fresh_postgres_database: Database) -> None:
+    backends = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app' AND datname = current_database()"
+
+    async def idle_after_a_burst(is_limited: bool) -> int:
+        storage = PostgresStorage(fresh_postgres_database.app_url)
+        tenant = await storage.create_tenant_async(slug=f"acme-{is_limited}".lower(), name="Acme")
+        if is_limited:
+            await storage.limit_idle()
+        units = [storage.unit_of_work(tenant, str(uuid4()), "async") for _ in range(6)]
+        for unit in units:
+            await unit.records("notes").get("a")
+        for unit in units:
+            await unit.rollback()
+        with psycopg.connect(fresh_postgres_database.owner_url, autocommit=True) as owner:
+            # The ones that are closed are gone from the server in a moment.
+            if is_limited:
+                wait_until(lambda: owner.execute(backends).fetchone()[0] <= 2)  # type: ignore[index]
+            (count,) = owner.execute(backends).fetchone() or (0,)
+        await storage.aclose()
+        return int(count)
+
+    assert asyncio.run(idle_after_a_burst(False)) >= 6
+    assert asyncio.run(idle_after_a_burst(True)) <= 2

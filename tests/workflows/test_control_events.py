@@ -276,7 +276,8 @@ def test_the_queue_of_workflows_has_what_the_publisher_acts_upon(office: Office)
 
 def test_a_run_that_waits_for_its_next_attempt_keeps_no_other_from_its_place(office: Office) -> None:
     office.define("bad", {**NOTE, "operation": "update", "id": "a", "retry": {"attempts": 2, "seconds": 3600}})
-    office.define("held", {"name": "a", "type": "record_lock", "collection": "notes", "id": "a"}, APPROVED[1])
+    lock = {"name": "lock", "type": "record_lock", "collection": "notes", "id": "a"}
+    office.define("held", {**NOTE, "id": "a"}, lock, APPROVED[1])
     office.define("good", NOTE)
     with office.runtime(concurrency=1):
         holder = office.start("held")

@@ -1077,6 +1077,8 @@ BEGIN
             WHERE found.tenant_id = o.tenant_id AND found.position = o.position
             LIMIT 1
         ) e
+        -- What returned since the marks were found may be before them, and must not be passed: the next look has it.
+        WHERE marks[65] = (SELECT r.returns FROM public.ae_outbox_returns r WHERE r.queue = of_queue)
         LIMIT most;
     IF NOT FOUND THEN
         PERFORM public.ae_outbox_hold(of_queue, array_to_json(behind));
