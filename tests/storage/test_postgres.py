@@ -118,9 +118,9 @@ def test_an_event_loop_may_keep_one_idle_connection(fresh_postgres_database: Dat
 
     async def idle_after_a_burst(is_limited: bool) -> int:
         storage = PostgresStorage(fresh_postgres_database.app_url)
-        tenant = await storage.create_tenant_async(slug=f"acme-{is_limited}".lower(), name="Acme")
         if is_limited:
             await storage.limit_idle()
+        tenant = await storage.create_tenant_async(slug=f"acme-{is_limited}".lower(), name="Acme")
         units = [storage.unit_of_work(tenant, str(uuid4()), "async") for _ in range(6)]
         for unit in units:
             await unit.records("notes").get("a")

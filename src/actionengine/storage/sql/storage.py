@@ -150,7 +150,8 @@ class SQLStorage(ABC):
         await self.pools.aclose()
 
     async def limit_idle(self) -> None:
-        """Keep few idle connections in this event loop: for one of several that use the storage now and then."""
+        """Keep few idle connections in this event loop: for one of several that use the storage now and then. It is
+        called before the loop uses the storage."""
         await self.pools.limit_idle()
 
     async def aclose_loop(self) -> None:
