@@ -806,10 +806,5 @@ def _asked_for(row: LogRow, query: LogQuery) -> bool:
     return (
         (query.before is None or row.id < query.before)
         and (query.subject is None or query.subject in row.subjects)
-        and (query.actor_type is None or row.actor_type == query.actor_type)
-        and (query.actor_id is None or row.actor_id == query.actor_id)
-        and (query.action is None or row.action == query.action)
-        and (query.outcome is None or row.outcome == query.outcome)
-        and (query.since is None or row.started_at >= query.since)
-        and (query.until is None or row.started_at < query.until)
+        and query.matches(row)
     )

@@ -292,6 +292,30 @@ class Recording(NamedTuple):
     routes: Sequence[Route] = ()
 
 
+class LoggedExecution(Protocol):
+    """The part of a row of the action log that a `LogQuery` compares."""
+
+    @property
+    def actor_type(self) -> str | None:
+        """Return the actor's type."""
+
+    @property
+    def actor_id(self) -> str | None:
+        """Return the actor's id."""
+
+    @property
+    def action(self) -> str | None:
+        """Return the full name of the action."""
+
+    @property
+    def outcome(self) -> str | None:
+        """Return the outcome."""
+
+    @property
+    def started_at(self) -> datetime | None:
+        """Return the start, in UTC; None for a row that is gone."""
+
+
 class LogQuery(NamedTuple):
     """A question to the action log; newest first, `before` is the id to page on from."""
 
@@ -304,6 +328,18 @@ class LogQuery(NamedTuple):
     until: datetime | None = None
     before: str | None = None
     limit: int = 50
+
+    def matches(self, row: LoggedExecution) -> bool:
+        """Return whether a row is what the query asks for, its subject and `before` aside."""
+        return (
+            row.started_at is not None
+            and (self.actor_type is None or row.actor_type == self.actor_type)
+            and (self.actor_id is None or row.actor_id == self.actor_id)
+            and (self.action is None or row.action == self.action)
+            and (self.outcome is None or row.outcome == self.outcome)
+            and (self.since is None or row.started_at >= self.since)
+            and (self.until is None or row.started_at < self.until)
+        )
 
 
 class AsyncRecords(Protocol):

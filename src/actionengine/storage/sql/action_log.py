@@ -78,7 +78,7 @@ def read_page(
         examined += len(rows)
         next_id = rows[-1].id if len(rows) == most else None
         for row in rows:
-            if _is_asked_for(row, query):
+            if query.matches(row):
                 found.append(row.id)
                 if len(found) == query.limit:
                     next_id = row.id
@@ -112,18 +112,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def _milliseconds(time: datetime) -> int:
     return max(0, (time - _EPOCH) // timedelta(milliseconds=1))
-
-
-def _is_asked_for(row: Examined, query: LogQuery) -> bool:
-    return (
-        row.started_at is not None
-        and (query.actor_type is None or row.actor_type == query.actor_type)
-        and (query.actor_id is None or row.actor_id == query.actor_id)
-        and (query.action is None or row.action == query.action)
-        and (query.outcome is None or row.outcome == query.outcome)
-        and (query.since is None or row.started_at >= query.since)
-        and (query.until is None or row.started_at < query.until)
-    )
 
 
 def walk_statement(table: str, dialect: RowsDialect, column: str | None) -> str:
