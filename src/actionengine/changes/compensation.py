@@ -2,7 +2,7 @@
 
 First each type's way back is worked out: its schema as it was, and for each field of today the name to which it goes
 back. The ops follow from these. A field that goes back to another name is renamed, over a name between where fields
-change places, so that whoever moves what documents have in them by the diffs loses nothing.
+change places, so that a host that moves the contents of documents by the diffs loses nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ChangedSince(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """What a change has done to one record type: its schema before and after, and the ops of the change between;
+    """The effect of a change on one record type: its schema before and after, and the ops of the change between;
     `since` are the ops of other changes that came afterwards.
 
     Where it was executed in several goes, others may have been at work between them: what `ops` do not do is not its.

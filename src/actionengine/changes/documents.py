@@ -43,9 +43,9 @@ def _is_iso(value: str, form: re.Pattern[str], complaint: str) -> str:
 def _choice_of(choices: Sequence[str]) -> Any:
     """Return the type of one of these texts. A refusal shows some of them: there may be very many."""
     known = frozenset(choices)
-    shown = ", ".join(map(repr, choices[:_MOST_CHOICES_SHOWN]))
-    cut = len(choices) > _MOST_CHOICES_SHOWN or len(shown) > _MOST_SHOWN
-    complaint = f"it is none of the {len(choices)} choices: {shown[:_MOST_SHOWN]}{' …' if cut else ''}"
+    shown = ", ".join(map(repr, choices[:_MAX_SHOWN_CHOICES]))
+    cut = len(choices) > _MAX_SHOWN_CHOICES or len(shown) > _MAX_SHOWN_LENGTH
+    complaint = f"it is none of the {len(choices)} choices: {shown[:_MAX_SHOWN_LENGTH]}{' …' if cut else ''}"
 
     def check(value: str) -> str:
         if value not in known:
@@ -55,8 +55,8 @@ def _choice_of(choices: Sequence[str]) -> Any:
     return Annotated[str, AfterValidator(check)]
 
 
-_MOST_CHOICES_SHOWN = 20
-_MOST_SHOWN = 400
+_MAX_SHOWN_CHOICES = 20
+_MAX_SHOWN_LENGTH = 400
 """Choices, and characters of them, that a refusal shows."""
 
 

@@ -1,4 +1,4 @@
-"""How DBOS goes on after an error.
+"""Pauses of DBOS after an error.
 
 By itself it doubles its pause before it asks for a lost connection, up to a minute and a half, so that after a long
 outage nothing moves for that long; and of its threads that serve all queues, one that fails is gone.
