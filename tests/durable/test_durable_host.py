@@ -129,9 +129,9 @@ def test_what_has_ended_long_ago_is_purged(client: DurableClient, shared_queue: 
         client.enqueue("append", str(tmp_path / "lines"), id, queue=shared_queue, id=id)
     assert eventually(lambda: {each.status for each in client.look(*ids).values()} == {"SUCCESS"})
 
-    assert client.purge("append", 3600) == 0
-    assert client.purge("begin_and_wait", -3600) == 0
-    assert client.purge("append", -3600) >= 3
+    assert client.purge(["append"], 3600).number == 0
+    assert client.purge(["begin_and_wait"], -3600).number == 0
+    assert client.purge(["append"], -3600).number >= 3
     assert client.look(*ids) == {}
 
 
@@ -150,7 +150,7 @@ def test_what_has_ended_grows_old_by_the_clock_of_the_database(
     assert eventually(lambda: client.look(id)[id].status == "SUCCESS")
     monkeypatch.setattr("actionengine.durable.client.datetime", Ahead)
 
-    assert client.purge("append", 3600) == 0
+    assert client.purge(["append"], 3600).number == 0
 
 
 def test_one_process_has_one_host(file_database: Durable, queue: str) -> None:

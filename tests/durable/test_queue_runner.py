@@ -382,7 +382,7 @@ def test_without_a_worker_it_is_unavailable_and_is_never_run(quiet: Site) -> Non
     assert "in time" in str(client.status(f"{module.id}/late"))
     assert sorted(each.name for each in module.root.iterdir()) == ["after", "patient"]
     impatient.close()
-    client.purge(EXECUTE, -3600)
+    client.purge([EXECUTE], -3600)
     client.close()
     kill(worker)
 

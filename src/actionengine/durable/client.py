@@ -6,20 +6,20 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
 from dbos import DBOSClient, DBOSPortableJSONSerializer
 from dbos import error as dbos_errors
 from dbos._utils import INTERNAL_QUEUE_NAME
-from sqlalchemy import select
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from actionengine.durable.clock import now_in
 from actionengine.durable.database import Bounds, Switch, open_postgres
 from actionengine.durable.database import DurableUnavailable as DurableUnavailable
+from actionengine.durable.ended import Purged, find_cancelled, purge_ended
 from actionengine.durable.only_json import guard, reading
 from actionengine.durable.urls import durable_url, spelled
 
@@ -39,8 +39,6 @@ _CONNECTIONS = 3
 """Of one client, at most; it keeps one."""
 
 DEFAULT_BOUNDS = Bounds()
-
-_ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
 
 class Execution(NamedTuple):
@@ -170,27 +168,11 @@ class DurableClient:
         """Remove what is kept of an execution."""
         self._ask(lambda client: client.delete_workflow(id))
 
-    def purge(self, function: str, age: float, limit: int = 100) -> int:
-        """Remove what is kept of the executions of a function that ended longer than `age` seconds ago; how many."""
-
-        def purge(client: DBOSClient) -> int:
-            database = client._sys_db
-            with database.engine.connect() as connection:
-                # When they ended is told by the database's clock.
-                now = float(connection.execute(select(database._now_ms_sql())).scalar_one())
-            before = (datetime.fromtimestamp(now / 1000, UTC) - timedelta(seconds=age)).isoformat()
-            ended = client.list_workflows(
-                name=function,
-                status=_ENDED,
-                completed_before=before,
-                limit=limit,
-                load_input=False,
-                load_output=False,
-            )
-            client.delete_workflows([each.workflow_id for each in ended])
-            return len(ended)
-
-        return int(self._ask(purge))
+    def purge(self, functions: Sequence[str], age: float, limit: int = 100, up_to: int = 0) -> Purged:
+        """Remove what is kept of the executions of some functions that ended longer than `age` seconds ago, the oldest
+        first, and those of no others; `up_to` is what the last purge of these has told."""
+        purged: Purged = self._ask(lambda client: purge_ended(client._sys_db, functions, age, limit, up_to))
+        return purged
 
     def schedule(self, name: str, function: str, cron: str, *, timezone: str | None, context: Any, queue: str) -> None:
         """Have a function executed by a schedule, with the time and `context`; a schedule of this name is replaced.
@@ -275,12 +257,7 @@ class DurableClient:
 
     def cancelled(self, executor: str) -> set[str]:
         """The ids of what was cancelled after an executor had taken it."""
-
-        def cancelled(client: DBOSClient) -> set[str]:
-            found = client.list_workflows(status="CANCELLED", executor_id=executor, load_input=False, load_output=False)
-            return {each.workflow_id for each in found}
-
-        found: set[str] = self._ask(cancelled)
+        found: set[str] = self._ask(lambda client: find_cancelled(client._sys_db, executor))
         return found
 
     def put_back(self, executor: str, id: str) -> None:

@@ -47,9 +47,9 @@ from actionengine.errors import ConfigurationError
 logger = logging.getLogger("actionengine")
 
 _PURGE = 60.0
-"""Seconds between two looks for what is old."""
+"""Seconds after a look at what is old that has found little."""
 _PURGED_AT_ONCE = 1000
-"""Executions that are removed at each."""
+"""Executions that are removed at each look."""
 
 _CONNECTIONS = 5
 """Of DBOS's to the database, at most."""
@@ -143,6 +143,7 @@ class DurableHost:
         self._client = DurableClient(self.url, self._bounds)
         # Executions that this process has taken and not begun with, and since when.
         self._lost: dict[str, float] = {}
+        self._purged_up_to = 0
         self._instance: DBOS | None = None
         self._switch = Switch()
         self._pool: Engine | None = None
@@ -297,8 +298,9 @@ class DurableHost:
                 self._take_over(leases, self._lease if monotonic() >= trusted_from else None)
                 self._put_back_lost()
                 if monotonic() >= purge_at:
-                    purge_at = monotonic() + _PURGE
-                    self._purge()
+                    # What is left after a full batch is removed at the next look: executions may end faster than one
+                    # batch in each pause.
+                    purge_at = monotonic() + (0.0 if self._purge() else _PURGE)
             except (SQLAlchemyError, DurableUnavailable) as error:
                 logger.warning("the durable engine's database cannot be reached: %s", told(error))
                 # Others could not renew theirs either: each is given the time to.
@@ -325,9 +327,11 @@ class DurableHost:
                 logger.warning("the execution %s was taken and never begun: it is put back", id)
                 self._client.put_back(self.executor_id, id)
 
-    def _purge(self) -> None:
-        for each in self._functions:
-            self._client.purge(each.name, self._keep, _PURGED_AT_ONCE)
+    def _purge(self) -> bool:
+        """Remove a batch of what is old; whether there may be more."""
+        functions = [each.name for each in self._functions]
+        number, self._purged_up_to = self._client.purge(functions, self._keep, _PURGED_AT_ONCE, self._purged_up_to)
+        return number == _PURGED_AT_ONCE
 
 
 def upgrade(
