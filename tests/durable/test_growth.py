@@ -36,6 +36,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         for status in ("SUCCESS", "ERROR", "DELAYED"):
             fill(durable, size, status=status)
         fill(durable, size, name="others")
+        fill_schedules(durable, size)
         if not is_file:
             owner = make_url(durable.url).set(drivername="postgresql", username="owner")
             with psycopg.connect(owner.render_as_string(hide_password=False), autocommit=True) as connection:
@@ -80,6 +81,19 @@ def fill(durable: Durable, number: int, name: str = "work", status: str = "SUCCE
     engine.dispose()
 
 
+def fill_schedules(durable: Durable, number: int) -> None:
+    rows = [{"id": f"s/{each}"} for each in range(number)]
+    engine = opened(durable_url(durable.url))
+    schema = "" if engine.dialect.name == "sqlite" else "dbos."
+    statement = f"""
+        INSERT INTO {schema}workflow_schedules (schedule_id, schedule_name, workflow_name, schedule, status, context,
+            application_name, automatic_backfill)
+        VALUES (:id, :id, 'work', '0 9 * * *', 'ACTIVE', '{{}}', 'actionengine.schedules', false)"""
+    with engine.begin() as connection:
+        connection.execute(text(statement), rows)
+    engine.dispose()
+
+
 def do_nothing() -> None:
     """What the executions are of."""
 
@@ -105,7 +119,9 @@ OPERATIONS: dict[str, Callable[[DurableClient], object]] = {
     "enqueue_all": lambda client: client.enqueue_all([Enqueued("work", (), "another", "newer")]),
     "forget": lambda client: client.forget("work/SUCCESS/9"),
     "cancel": lambda client: client.cancel("work/DELAYED/9"),
-    "schedules": lambda client: client.schedules(),
+    "a look at schedules": lambda client: client.schedules_mark(),
+    "schedule": lambda client: client.schedule("a", "work", "@daily", timezone=None, context={}, queue="queue"),
+    "unschedule": lambda client: client.unschedule("s/7"),
 }
 
 
@@ -179,7 +195,11 @@ def _cost(durable: Durable, asked: Statement) -> int:
     url = make_url(durable.url).set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(url) as connection:
         question = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}".encode()
-        (explained,) = connection.execute(question, parameters).fetchone() or ("[]",)
+        try:
+            (explained,) = connection.execute(question, parameters).fetchone() or ("[]",)
+        except psycopg.errors.UniqueViolation:
+            # It has been added by the operation itself.
+            return 0
         connection.rollback()
     (found,) = explained if isinstance(explained, list) else json.loads(explained)
     return int(found["Plan"]["Shared Hit Blocks"] + found["Plan"]["Shared Read Blocks"])

@@ -32,10 +32,17 @@ class Client(DurableClient):
         self.listed: dict[str, Schedule] = {}
         self.enqueued: list[Enqueued] = []
         self.is_away = False
+        self.times_read = 0
+
+    def schedules_mark(self) -> str:
+        if self.is_away:
+            raise DurableUnavailable("away")
+        return str(self.listed)
 
     def schedules(self) -> list[Schedule]:
         if self.is_away:
             raise DurableUnavailable("away")
+        self.times_read += 1
         return list(self.listed.values())
 
     def enqueue_all(self, orders: object) -> None:
@@ -233,6 +240,50 @@ def test_schedules_that_change_all_the_time_leave_nothing_behind(shift: Shift) -
         shift.scheduler.read()
 
     assert len(shift.scheduler._coming) < 1000
+
+
+def test_schedules_are_read_when_one_has_changed(shift: Shift) -> None:
+    shift.client.add("a")
+    assert [shift.after(60) for _ in range(5)][1:] == [[("a", at(minute))] for minute in (2, 3, 4, 5)]
+    assert shift.client.times_read == 1
+
+    shift.client.add("b")
+    shift.after(0)
+    assert shift.after(60) == [("a", at(6)), ("b", at(6))]
+    assert shift.client.times_read == 2
+    shift.scheduler._read_all_at -= module._AGAIN
+    shift.after(0)
+    assert shift.client.times_read == 3
+
+
+def test_schedules_that_take_long_to_read_are_not_read_at_each_change(shift: Shift) -> None:
+    shift.after(0)
+    shift.scheduler._read_all_took = 3600.0
+    for number in range(5):
+        shift.client.add(f"s{number}")
+        assert shift.after(60) == []
+    assert shift.client.times_read == 1
+
+    shift.scheduler._read_all_at -= module._SHARE * 3600.0
+    shift.after(0)
+    assert len(shift.after(60)) == 5
+
+
+def test_each_change_of_a_schedule_is_seen(durable: Durable) -> None:
+    client, other = DurableClient(durable.url), DurableClient(durable.url)
+    marks = [other.schedules_mark()]
+    for minute in range(2):
+        client.schedule("a", "fire", f"{minute} * * * *", timezone=None, context={}, queue="q")
+        marks.append(other.schedules_mark())
+    client.unschedule("a")
+    marks.append(other.schedules_mark())
+    client.unschedule("a")
+
+    assert len(set(marks)) == 4
+    assert other.schedules_mark() == marks[-1], "nothing was removed"
+    assert other.schedules() == []
+    client.close()
+    other.close()
 
 
 def test_a_thread_that_fails_begins_again_until_it_is_stopped(

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
-from uuid import uuid4
 
 from dbos import DBOSClient, DBOSPortableJSONSerializer
 from dbos import error as dbos_errors
@@ -21,15 +20,13 @@ from actionengine.durable.database import Bounds, Switch, open_postgres
 from actionengine.durable.database import DurableUnavailable as DurableUnavailable
 from actionengine.durable.ended import Purged, find_cancelled, purge_ended
 from actionengine.durable.only_json import guard, reading
+from actionengine.durable.schedules import SCHEDULES, read_mark, remove_schedule, replace_schedule
 from actionengine.durable.urls import durable_url, spelled
 
 APPLICATION = "actionengine"
 VERSION = "1"
 """Of what the functions expect of their arguments. It says which executors may take over each other's work, and stays
 the same from one release to the next, since all state of a workflow is in rows."""
-
-_SCHEDULES = "actionengine.schedules"
-"""The application whose the schedules are, for DBOS: not the one whose schedules DBOS serves by itself."""
 
 DBOSException = dbos_errors.DBOSException
 
@@ -180,31 +177,14 @@ class DurableClient:
         Nothing is checked here: a process that knows the time zone serves the schedule.
         """
 
-        def replace(client: DBOSClient) -> None:
-            database = client._sys_db
-            schedule: Any = {
-                "schedule_id": str(uuid4()),
-                "schedule_name": name,
-                "workflow_name": function,
-                "workflow_class_name": None,
-                "schedule": cron,
-                "status": "ACTIVE",
-                "context": database.serializer.serialize(context),
-                "cron_timezone": timezone,
-                "queue_name": queue,
-                "application_name": _SCHEDULES,
-            }
-            with database.engine.begin() as connection:
-                database.delete_schedule(name, connection)
-                database.create_schedule(schedule, connection)
-
-        self._ask(replace)
+        row = (name, function, cron, timezone, context, queue)
+        self._ask(lambda client: replace_schedule(client._sys_db, *row))
 
     def schedules(self) -> list[Schedule]:
         """All schedules."""
 
         def schedules(client: DBOSClient) -> list[Schedule]:
-            found = client._sys_db.list_schedules(status="ACTIVE", application_name=[_SCHEDULES, APPLICATION])
+            found = client._sys_db.list_schedules(status="ACTIVE", application_name=[SCHEDULES, APPLICATION])
             return [
                 Schedule(
                     each["schedule_name"],
@@ -220,6 +200,11 @@ class DurableClient:
         listed: list[Schedule] = self._ask(schedules)
         return listed
 
+    def schedules_mark(self) -> str | None:
+        """Return what is another text after each change of a schedule; None before the first one."""
+        mark: str | None = self._ask(lambda client: read_mark(client._sys_db))
+        return mark
+
     def now(self) -> datetime:
         """Return the time by the clock of the engine's database."""
 
@@ -232,7 +217,7 @@ class DurableClient:
 
     def unschedule(self, name: str) -> None:
         """End a schedule, where there is one."""
-        self._ask(lambda client: client.delete_schedule(name))
+        self._ask(lambda client: remove_schedule(client._sys_db, name))
 
     def take_over(self, executor: str) -> bool:
         """Enqueue again what an executor that is dead has in hand, each on its queue; whether nothing is left of it."""

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from heapq import heapify, heappop, heappush
+from math import inf
 from time import monotonic
 from zoneinfo import ZoneInfo
 
@@ -25,7 +26,10 @@ _READ = 1.0
 """Seconds between two looks at the schedules."""
 
 _AGAIN = 60.0
-"""Seconds after which a schedule that could not be read is tried again."""
+"""Seconds after which a schedule that could not be read is tried again, and after which all are read in any case."""
+
+_SHARE = 10
+"""Of the time of a process, reading all schedules takes a tenth at most, however often one of them changes."""
 
 _SET_BACK = timedelta(seconds=5)
 """A step back of the clock after which the next times are found anew."""
@@ -49,6 +53,9 @@ class Scheduler:
         self._aside: dict[str, tuple[Schedule, float]] = {}
         self._said: dict[str, float] = {}
         self._read_at: datetime | None = None
+        self._mark: str | None = None
+        self._read_all_at = -inf
+        self._read_all_took = 0.0
 
     def run(self, stopping: threading.Event) -> None:
         """Enqueue what is due, until the end. Raises `DurableUnavailable`, after which it can be called again: what was
@@ -62,14 +69,25 @@ class Scheduler:
             stopping.wait(max(0.0, min(read_at - monotonic(), self._seconds_to_next())))
 
     def read(self) -> None:
-        """Look at the schedules: begin with new ones, from now on, and end those that are gone."""
+        """Look whether schedules have changed: begin with new ones, from now on, and end those that are gone."""
         if self._now is self._clock:
             self._clock.read()
         if self._read_at is not None and self._now() < self._read_at - _SET_BACK:
             # The clock was set back. A time that comes again has the id that it had.
             self._planned.clear()
+            self._read_all_at = -inf
         self._read_at = self._now()
+        mark, began = self._client.schedules_mark(), monotonic()
+        rest = _AGAIN if mark == self._mark else _SHARE * self._read_all_took - _READ
+        if began < self._read_all_at + rest:
+            return
+        self._read_all()
+        self._mark, self._read_all_at = mark, began
+
+    def _read_all(self) -> None:
+        began = monotonic()
         found = {schedule.name: schedule for schedule in self._client.schedules()}
+        self._read_all_took = monotonic() - began
         for name in self._planned.keys() - found.keys():
             del self._planned[name]
         for name in self._aside.keys() - found.keys():
