@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from actionengine.errors import ActionError, ActionException, ErrorCode
-from actionengine.workflows.conditions import Condition, comparisons, depth, holds, paths
+from actionengine.workflows.conditions import MOST_COMPARED, Condition, comparisons, depth, holds, paths
 from tests.workflows.desk import comparison
 
 PARSE: TypeAdapter[Any] = TypeAdapter(Condition)
@@ -172,6 +172,38 @@ def test_what_is_no_condition_is_refused(condition: Any) -> None:
 
 
 SCALARS = st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([0.5, 1.0, "1", "a", ""])
+
+
+def each(op: str, value: Any, number: int) -> dict[str, Any]:
+    return {"any": [{"not": comparison("input.long", op, value)} for _ in range(number)]}
+
+
+@pytest.mark.parametrize(
+    ("condition", "long"),
+    [
+        (comparison("input.long", "contains", "x"), list(range(MOST_COMPARED + 1))),
+        (each("eq", "${input.long}", 101), list(range(100))),
+        ({"any": [comparison("input.long", "contains", "x")] * 101}, list(range(100))),
+        (each("eq", "${input.long}", 101), [{str(number): number for number in range(99)}]),
+        ({"any": [comparison("input.long", "in", list(range(100)))] * 101}, "x"),
+        ({"any": [comparison("input.long", "contains", "x")] * 101}, "y" * 100_000),
+    ],
+    ids=["a list", "lists with each other", "a list again", "an object", "a list of the condition's", "a text"],
+)
+def test_a_condition_that_compares_too_much_is_refused_before_it_does(condition: Any, long: Any) -> None:
+    parsed = PARSE.validate_python(condition)
+    with pytest.raises(ActionException, match="the condition compares more than 10000 values") as caught:
+        holds(parsed, {"input": {"long": long}})
+    assert caught.value.error.code is ErrorCode.UNPROCESSABLE
+    assert caught.value.error.details == {"limit": MOST_COMPARED}
+
+
+def test_what_the_references_of_a_condition_give_is_bounded_together() -> None:
+    parsed = PARSE.validate_python(each("eq", "${input.long}", 3))
+    with pytest.raises(ActionException, match="the references give more than 1024 KB"):
+        holds(parsed, {"input": {"long": "x" * 500_000}})
+
+
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3), max_leaves=4)
 FIELDS = st.sampled_from(["input.a", "input.b", "input.c"])
 COMPARISONS = st.one_of(

@@ -14,6 +14,8 @@ from actionengine.driving import drive
 from actionengine.errors import ActionError, ActionException, ErrorCode
 from actionengine.testing import SyncWorld
 from actionengine.workflows.definition import MOST_BYTES, Definition, document, parse_definition
+from actionengine.workflows.trigger_types import MOST_BYTES as MOST_TRIGGER_BYTES
+from actionengine.workflows.triggers import parse_trigger
 from tests.workflows.desk import (
     Desk,
     Step,
@@ -246,6 +248,18 @@ def test_a_definition_is_no_longer_than_it_may_be() -> None:
     assert "200" in refusal(*(note(f"n{number}") for number in range(201))).message
     assert "at least 1" in refusal().message
     assert "256 KB" in refusal(action("a", "host.echo", "x" * MOST_BYTES)).message
+
+
+def test_a_trigger_is_no_longer_than_it_may_be() -> None:
+    long = {**EVENT, "input": {"text": "x" * MOST_TRIGGER_BYTES}}
+    short = {**EVENT, "input": {"text": "x" * (MOST_TRIGGER_BYTES - 100)}}
+
+    assert defined(ONE, trigger=short)
+    assert "at most 16 KB" in refusal(ONE, trigger=long).message
+    assert "at most 16 KB" in refusal(ONE, trigger={"type": "schedule", "schedule": " ".join("*" * 20_000)}).message
+    with pytest.raises(ActionException, match="at most 16 KB"):
+        parse_trigger(long)
+    assert parse_trigger(long, stored=True), "what is stored is not judged again"
 
 
 def test_what_is_wrong_with_a_part_is_not_told_of_the_whole_too() -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
 from actionengine.errors import ActionException, ErrorCode, failing
-from actionengine.workflows.values import Path, filled, look_up, parse_path, references
+from actionengine.workflows.values import Path, Source, look_up, parse_path, references
 
 T = TypeVar("T")
 
@@ -21,6 +21,12 @@ Operator = Literal["eq", "ne", "lt", "le", "gt", "ge", "in", "not_in", "contains
 
 DEEPEST = 10
 """Conditions within conditions."""
+
+MOST_COMPARED = 10_000
+"""Values that one condition compares with each other: members of lists, and objects, count one by one."""
+
+_A_VALUE = 1000
+"""Characters that are looked through in the time of one value."""
 
 _COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
     "lt": operator.lt,
@@ -145,38 +151,68 @@ def paths(condition: Condition) -> Iterator[tuple[Path, bool]]:
 
 
 def holds(condition: Condition, known: Mapping[str, Any]) -> bool:
-    """Whether a condition holds. Raises `ActionException(unprocessable)` for a field that is not there, and for values
-    that cannot be compared."""
+    """Whether a condition holds. Raises `ActionException(unprocessable)` for a field that is not there, for values that
+    cannot be compared, and for a condition that compares more than `MOST_COMPARED`."""
+    return _holds(condition, _Scales(known))
+
+
+class _Scales:
+    """What a condition weighs, and how much more it may."""
+
+    def __init__(self, known: Mapping[str, Any]) -> None:
+        self.source = Source(known)
+        self._left = MOST_COMPARED
+
+    def load(self, number: int) -> None:
+        """Count values that are about to be compared. Raise where they are too many."""
+        self._left -= number
+        if self._left < 0:
+            message = f"the condition compares more than {MOST_COMPARED} values with each other: ask less of it"
+            raise failing(ErrorCode.UNPROCESSABLE, message, limit=MOST_COMPARED)
+
+    def same(self, one: Any, other: Any) -> bool:
+        """Return whether two values are the same JSON."""
+        self.load(1)
+        if isinstance(one, list) and isinstance(other, list):
+            return len(one) == len(other) and all(map(self.same, one, other))
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            return one.keys() == other.keys() and all(self.same(one[name], other[name]) for name in one)
+        # JSON's true is not 1.
+        return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
+def _holds(condition: Condition, scales: _Scales) -> bool:
     match condition:
         case Comparison():
-            return _compares(condition, known)
+            return _compares(condition, scales)
         case Not():
-            return not holds(condition.not_, known)
+            return not _holds(condition.not_, scales)
         case AllOf():
-            return all(holds(each, known) for each in condition.all)
+            return all(_holds(each, scales) for each in condition.all)
         case AnyOf():
-            return any(holds(each, known) for each in condition.any)
+            return any(_holds(each, scales) for each in condition.any)
 
 
-def _compares(comparison: Comparison, known: Mapping[str, Any]) -> bool:
+def _compares(comparison: Comparison, scales: _Scales) -> bool:
     path, op = parse_path(comparison.field), comparison.op
     if op in _NEEDS_NO_VALUE:
-        return _is_there(path, known) == (op == "exists")
-    found, value = look_up(path, known), filled(comparison.value, known)
+        return _is_there(path, scales.source.known) == (op == "exists")
+    found, value = look_up(path, scales.source.known), scales.source.fill(comparison.value)
     match op:
         case "eq":
-            return _same(found, value)
+            return scales.same(found, value)
         case "ne":
-            return not _same(found, value)
+            return not scales.same(found, value)
         case "in" | "not_in":
             if not isinstance(value, list):
                 raise _incomparable(comparison, found, value)
-            return any(_same(found, each) for each in value) == (op == "in")
+            return any(scales.same(found, each) for each in value) == (op == "in")
         case "contains":
             if isinstance(found, str) and isinstance(value, str):
+                scales.load(len(found) // _A_VALUE)
                 return value in found
             if isinstance(found, list):
-                return any(_same(each, value) for each in found)
+                return any(scales.same(each, value) for each in found)
             raise _incomparable(comparison, found, value)
     if not _ordered(found, value):
         raise _incomparable(comparison, found, value)
@@ -188,15 +224,6 @@ def _is_there(path: Path, known: Mapping[str, Any]) -> bool:
         return look_up(path, known) is not None
     except ActionException:
         return False
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
-    # JSON's true is not 1.
-    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
 def _ordered(one: Any, other: Any) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, model_validator
+from pydantic_core import to_json
 
 from actionengine.changes.ops import Flag, Name
 from actionengine.workflows.conditions import paths
@@ -17,6 +18,9 @@ STORED = "stored"
 """The context in which a definition or a trigger from the storage is read. Its schedule was checked when it was
 written, perhaps on a machine that knows more time zones."""
 
+MOST_BYTES = 16 * 1024
+"""Of the JSON of a trigger: an event is compared with all that wait for its type."""
+
 
 def _written(check: Callable[[str], str]) -> AfterValidator:
     """Return the validator that checks what a caller writes."""
@@ -27,7 +31,18 @@ def _written(check: Callable[[str], str]) -> AfterValidator:
     return AfterValidator(validate)
 
 
-class EventTrigger(Part):
+class _Trigger(Part):
+    @model_validator(mode="before")
+    @classmethod
+    def _is_short(cls, given: Any, info: ValidationInfo) -> Any:
+        if info.context != STORED and len(to_json(given)) > MOST_BYTES:
+            raise ValueError(
+                f"a trigger has at most {MOST_BYTES >> 10} KB of JSON: each event of its type is read with it"
+            )
+        return given
+
+
+class EventTrigger(_Trigger):
     """Starts a run for each event of a type for which `when` holds; `input` refers to the event as `input`: its
     `payload`, `id`, `type`, `subject`, `actor` and `occurred_at`. What workflows themselves have caused starts none,
     unless `from_workflows`."""
@@ -50,7 +65,7 @@ class EventTrigger(Part):
 _EVENT = frozenset({"payload", "id", "type", "subject", "actor", "occurred_at"})
 
 
-class ScheduleTrigger(Part):
+class ScheduleTrigger(_Trigger):
     """Starts a run at each time of a schedule (cron, of five fields or six with seconds first). `input` may refer to
     `input.scheduled_at`."""
 

@@ -61,10 +61,10 @@ def references(value: Any) -> Iterator[Path]:
 def filled(value: Any, known: Mapping[str, Any]) -> Any:
     """A value with its references filled in. Raises `ActionException(unprocessable)` for one to what is not there, and
     where they give more than `MOST_FILLED`."""
-    return _filled(value, _Source(known))
+    return Source(known).fill(value)
 
 
-def _filled(value: Any, source: _Source) -> Any:
+def _filled(value: Any, source: Source) -> Any:
     if isinstance(value, str):
         return _filled_text(value, source)
     if isinstance(value, Mapping):
@@ -74,15 +74,20 @@ def _filled(value: Any, source: _Source) -> Any:
     return value
 
 
-class _Source:
+class Source:
     """What references look into, and how much of it may still be given."""
 
     def __init__(self, known: Mapping[str, Any]) -> None:
-        self._known = known
+        self.known = known
         self._left = MOST_FILLED
 
+    def fill(self, value: Any) -> Any:
+        """Return a value with its references filled in, as `filled` does."""
+        return _filled(value, self)
+
     def give(self, path: Path) -> Any:
-        found = look_up(path, self._known)
+        """Return what a path names. Raise `ActionException(unprocessable)` where it is not there, or too much."""
+        found = look_up(path, self.known)
         self._left -= len(found) if isinstance(found, str) else len(to_json(found))
         if self._left < 0:
             message = f"the references give more than {MOST_FILLED >> 10} KB, at {'.'.join(path)}"
@@ -120,7 +125,7 @@ def _number(name: str) -> int | None:
     return int(name) if name.isdecimal() and len(name) <= _MOST_DIGITS else None
 
 
-def _filled_text(text: str, source: _Source) -> Any:
+def _filled_text(text: str, source: Source) -> Any:
     if "$" not in text:
         return text
     whole = _REFERENCE.fullmatch(text)
