@@ -112,6 +112,8 @@ class Project:
             "schema": schema,
             "initial_schema": schema,
             "version": 1,
+            "base_version": 1,
+            "bytes_since_base": 0,
             "status": "draft",
             "changed_by": None,
             "created_at": at,

@@ -440,9 +440,23 @@ class LifeOfChanges(RuleBasedStateMachine):
         self.final[name] = final
 
     def teardown(self) -> None:
-        for plant in self.plants.values():
+        for name, plant in self.plants.items():
+            for change in self.model.changes:
+                found = plant.do("changes.list_patch_ops", change_id=self.ids[name][change])
+                own = sorted((op for op in self.model.ops.values() if op["change"] == change), key=_position)
+                before = [op.previous_snapshot and op.previous_snapshot["fields"] for op in found]
+                assert before == [op["before"] for op in own]
+                taken = plant.do("changes.list_snapshots", change_id=self.ids[name][change])
+                assert {each.record_type_key: each.schema["fields"] for each in taken} == {
+                    key: row["fields"] for (its, key), row in self.model.snapshots.items() if its == change
+                }
             for project in plant.do("projects.list"):
                 plant.check_history(project.id)
+
+
+def _position(op: Mapping[str, Any]) -> int:
+    position: int = op["position"]
+    return position
 
 
 def _op(
@@ -474,13 +488,11 @@ def state_of_model(model: Model) -> dict[str, Any]:
         "ops": {
             id: (
                 (row["change"], row["target"], row["position"], row["op_type"], row["payload"]),
-                (row["seen"], row["applied"], row["before"]),
+                (row["seen"], row["applied"], row["before"] is not None),
             )
             for id, row in model.ops.items()
         },
-        "snapshots": {
-            at: (model.changes[at[0]]["project"], row["version"], row["fields"]) for at, row in model.snapshots.items()
-        },
+        "snapshots": {at: (model.changes[at[0]]["project"], row["version"]) for at, row in model.snapshots.items()},
     }
 
 
@@ -531,17 +543,13 @@ def state_of_tables(tables: Mapping[str, Any], ids: Mapping[int, str]) -> dict[s
                 (
                     row["record_type_version"],
                     row["applied_version"],
-                    row["previous_snapshot"] and row["previous_snapshot"]["fields"],
+                    row["previous_snapshot"] is not None,
                 ),
             )
             for row in tables["ae_patch_ops"]
         },
         "snapshots": {
-            (number[row["change_id"]], row["record_type_key"]): (
-                number[row["project_id"]],
-                row["version"],
-                row["schema"]["fields"],
-            )
+            (number[row["change_id"]], row["record_type_key"]): (number[row["project_id"]], row["version"])
             for row in tables["ae_snapshots"]
         },
     }

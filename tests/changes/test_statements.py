@@ -161,6 +161,8 @@ def _type(project: str, key: str, name: str, base: str | None) -> Row:
         "schema": schema,
         "initial_schema": schema,
         "version": 1,
+        "base_version": 1,
+        "bytes_since_base": 0,
         "status": "draft",
         "changed_by": None,
         "created_at": NOW,

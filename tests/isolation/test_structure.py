@@ -42,6 +42,8 @@ APP_MAY_TO_COLUMNS = {
         "description",
         "schema",
         "version",
+        "base_version",
+        "bytes_since_base",
         "status",
         "changed_by",
         "updated_at",

@@ -28,6 +28,7 @@ from actionengine.changes.models import (
     CreateChange,
     ListChanges,
     ListPatchOps,
+    ListSnapshots,
     ListTargets,
     PatchOpReference,
     PlanCompensation,
@@ -43,6 +44,7 @@ from actionengine.changes.models import (
 )
 from actionengine.changes.ops import parse_op
 from actionengine.changes.permissions import PEOPLE, ChangeControlPermissions
+from actionengine.changes.replay import schemas_of_snapshots, with_snapshots
 from actionengine.changes.states import TAKES_OPS, may_go
 from actionengine.changes.store import conflict, not_found, page, store_of
 from actionengine.changes.workspaces import (
@@ -108,6 +110,8 @@ async def _list_patch_ops(data: ListPatchOps, ctx: ActionContext) -> Result[tupl
     await store.change(data.change_id)
     where = {"change_id": data.change_id}
     rows = await page(ctx, store.ops, where, by="position", after=data.after, limit=data.limit)
+    rows = await with_snapshots(store, rows)
+    access_of(ctx).show({"count": len(rows)})
     return Success(tuple(StoredPatchOp(**row) for row in rows))
 
 
@@ -127,10 +131,12 @@ async def _delete_patch_op(data: PatchOpReference, ctx: ActionContext) -> Result
 
 
 @native
-async def _list_snapshots(data: ChangeReference, ctx: ActionContext) -> Result[tuple[Snapshot, ...], ActionError]:
+async def _list_snapshots(data: ListSnapshots, ctx: ActionContext) -> Result[tuple[Snapshot, ...], ActionError]:
     store = store_of(ctx)
     await store.change(data.change_id)
-    rows = await store.snapshots.find({"change_id": data.change_id})
+    where = {"change_id": data.change_id}
+    rows = await page(ctx, store.snapshots, where, by="record_type_key", after=data.after, limit=data.limit)
+    rows = await schemas_of_snapshots(store, rows)
     access_of(ctx).show({"count": len(rows)})
     return Success(tuple(Snapshot(**row) for row in rows))
 
@@ -318,7 +324,12 @@ def changes_service(
             reading(
                 "workspace", "The edits of a change, tried in its workspace, and what differs there", on_files.workspace
             ),
-            reading("list_snapshots", "What record types were like just before a change", _list_snapshots),
+            reading(
+                "list_snapshots",
+                "What record types were like just before a change, by key",
+                _list_snapshots,
+                ListSnapshots,
+            ),
             drafting(
                 "plan_compensation", "Draft a change that takes one back", on_files.plan_compensation, PlanCompensation
             ),

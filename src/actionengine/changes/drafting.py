@@ -9,9 +9,9 @@ from typing import Any
 
 from actionengine.changes.compensation import ChangedSince, Touched, compensation
 from actionengine.changes.files import EditRefused, ProjectFiles, edit_files, text_after
-from actionengine.changes.history import schema_of_version
 from actionengine.changes.models import Compensation, FieldOfType
 from actionengine.changes.ops import PatchOp
+from actionengine.changes.replay import of_type, schema_of_version
 from actionengine.changes.schema import Field, Schema
 from actionengine.changes.states import TAKES_OPS, TAKES_TARGETS
 from actionengine.changes.store import (
@@ -136,7 +136,8 @@ async def draft_compensation(store: Store, change: Row, title: str | None, files
     related = {*keys, *descendants(keys, bases), *(base for key in keys for base in ancestors(key, bases))}
     rows = await store.record_types.find({"project_id": project_id, "key": tuple(sorted(related))})
     types = {row["key"]: row for row in rows}
-    snapshots = {row["record_type_key"]: row for row in await store.snapshots.find({"change_id": change["id"]})}
+    taken = await store.snapshots.find({"change_id": change["id"]}, columns=("record_type_key", "version"))
+    snapshots = {row["record_type_key"]: row["version"] for row in taken}
     touched = {}
     for key in keys:
         own = [op for op in ops if op["record_type_key"] == key]
@@ -224,25 +225,26 @@ async def _edits_back(executed: Sequence[Row], files: ProjectFiles) -> list[Patc
     return back
 
 
-async def _touched(store: Store, type: Row, snapshot: Row, ops: Sequence[Row]) -> Touched:
-    """Return what a change has done to a type, and what others have done to it since."""
+async def _touched(store: Store, type: Row, version: int, ops: Sequence[Row]) -> Touched:
+    """Return what a change has done to a type, which it found at a version, and what others have done to it since."""
     versions = sorted({op["applied_version"] for op in ops})
-    if versions[-1] - snapshot["version"] != len(versions):
+    if versions[-1] - version != len(versions):
         raise failing(
             ErrorCode.UNPROCESSABLE,
             f"{type['key']!r}: other changes came between the executions of this one, so that it cannot be taken back",
             record_type=type["key"],
         )
-    after = await schema_of_version(store, type, versions[-1])
-    since: Sequence[Row] = ()
+    before = await schema_of_version(store, of_type(type), version)
+    after, since = Schema.from_document(type["schema"]), list[Row]()
     if type["version"] > versions[-1]:
+        after = await schema_of_version(store, of_type(type), versions[-1])
         since = await store.ops.find(
             {"project_id": type["project_id"], "record_type_key": type["key"]},
             above={"applied_version": versions[-1]},
             columns=("id", "op_type", "payload"),
             order=("applied_version", "position"),
         )
-    return Touched(Schema.from_document(snapshot["schema"]), after, list(map(op_of, ops)), list(map(op_of, since)))
+    return Touched(before, after, list(map(op_of, ops)), list(map(op_of, since)))
 
 
 def _planned(graph: TypeGraph, touched: Mapping[str, Touched]) -> tuple[PatchOp, ...]:

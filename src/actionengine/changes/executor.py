@@ -8,14 +8,16 @@ afterwards stays as it is.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from actionengine.changes.difference import TypeDiff, difference
 from actionengine.changes.files import EditRefused, FileState, FileStep, ProjectFiles, edit_files, stamp_of
 from actionengine.changes.ops import PatchOp
+from actionengine.changes.replay import bytes_of, stamp
 from actionengine.changes.schema import Schema
 from actionengine.changes.store import Store, ancestors, descendants, op_of, state_of
 from actionengine.changes.transform import GraphError, OpRefused, Transformed, TypeGraph, transform
@@ -32,8 +34,11 @@ _SHOWN = 20
 """Conflicts that a refusal shows; it says how many there are."""
 
 MOST_STAMPS = 64 * 1024 * 1024
-"""Bytes, about, that the stamps of one execution may come to: each op keeps the schema, or the file, as it was before
-it."""
+"""Bytes, about, that the `previous_snapshot`s of the ops of one execution may have: the schema, or the file, as it was
+before each."""
+
+_MOST_BYTES = 2**31 - 1
+"""The largest integer that every database has."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +210,9 @@ def run(loaded: Loaded) -> Execution:
     it fits no longer."""
     edits: list[FileStep] = []
     try:
+        for key in {op.record_type for op in loaded.on_types} & loaded.graph.types.keys():
+            # Measured once, so that the schemas after each op are measured by what the op has changed.
+            _ = loaded.graph.types[key].schema.size
         transformed = transform(loaded.graph, loaded.on_types)
         stamps = sum(step.before.size for step in transformed.steps)
         _check_stamps(loaded, stamps)
@@ -233,8 +241,8 @@ def run(loaded: Loaded) -> Execution:
 def _check_stamps(loaded: Loaded, size: int) -> None:
     if size > MOST_STAMPS:
         message = (
-            f"{len(loaded.pending)} ops on schemas and files of this size would keep more than {MOST_STAMPS >> 20} MB "
-            f"of what was before each: spread them over several changes"
+            f"{len(loaded.pending)} ops on schemas and files of this size have more than {MOST_STAMPS >> 20} MB "
+            f"in what was before each: spread them over several changes"
         )
         raise refused(loaded.change, ErrorCode.UNPROCESSABLE, message)
 
@@ -260,14 +268,17 @@ async def persist(store: Store, execution: Execution, files: ProjectFiles) -> No
     types, change = loaded.graph.types, loaded.change
     taken = await store.snapshots.find({"change_id": change["id"]}, columns=("record_type_key",))
     there = {row["record_type_key"] for row in taken}
-    documents = _Documents()
+    bases = {key: _base(loaded.types[key], types[key].schema, key not in there) for key in execution.touched}
+    new_bytes = Counter[str]()
+    for step in execution.transformed.steps:
+        new_bytes[step.op.record_type or ""] += bytes_of(step.op)
     snapshots = [
         {
             "change_id": change["id"],
             "record_type_key": key,
             "project_id": change["project_id"],
             "version": types[key].version,
-            "schema": documents.of(types[key].schema),
+            "schema": types[key].schema.document() if bases[key].is_new else None,
             "created_at": at,
         }
         for key in execution.touched
@@ -279,8 +290,10 @@ async def persist(store: Store, execution: Execution, files: ProjectFiles) -> No
         [
             {
                 "id": loaded.types[key]["id"],
-                "schema": documents.of(execution.transformed.schemas[key]),
+                "schema": execution.transformed.schemas[key].document(),
                 "version": types[key].version + 1,
+                "base_version": bases[key].version,
+                "bytes_since_base": min(bases[key].bytes_since + new_bytes[key], _MOST_BYTES),
                 "changed_by": change["id"],
                 "updated_at": at,
             }
@@ -291,7 +304,7 @@ async def persist(store: Store, execution: Execution, files: ProjectFiles) -> No
         [
             {
                 "id": step.op.id,
-                "previous_snapshot": documents.of(step.before),
+                "previous_snapshot": stamp(bases[step.op.record_type or ""].version, step.before),
                 "applied_version": types[step.op.record_type or ""].version + 1,
                 "executed_at": at,
             }
@@ -311,16 +324,22 @@ async def persist(store: Store, execution: Execution, files: ProjectFiles) -> No
         await files.save(loaded.files, execution.edits, change["id"], at)
 
 
-class _Documents:
-    """Schemas as JSON has them, each made once."""
+class _Base(NamedTuple):
+    """The newest version of a type whose whole schema is kept, the bytes of the ops since, and whether it is kept just
+    now."""
 
-    def __init__(self) -> None:
-        self._made: dict[int, tuple[Schema, dict[str, Any]]] = {}
+    version: int
+    bytes_since: int
+    is_new: bool = False
 
-    def of(self, schema: Schema) -> dict[str, Any]:
-        if id(schema) not in self._made:
-            self._made[id(schema)] = (schema, schema.document())
-        return self._made[id(schema)][1]
+
+def _base(row: Row, schema: Schema, takes_snapshot: bool) -> _Base:
+    """Return the base of the ops that are executed now. It is the schema that they find, if the ops since the last base
+    have as many bytes as it: so whole schemas have no more bytes than ops."""
+    base = _Base(row["base_version"], row["bytes_since_base"])
+    if takes_snapshot and row["version"] > base.version and base.bytes_since >= schema.size:
+        return _Base(row["version"], 0, is_new=True)
+    return base
 
 
 def refused(change: Row, code: ErrorCode, message: str, **details: Any) -> ExecutionRefused:

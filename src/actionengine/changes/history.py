@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from pydantic_core import to_json
 
 from actionengine.changes.models import History, SchemaAt
+from actionengine.changes.replay import of_type, schema_of_version, stamp
 from actionengine.changes.schema import Schema
 from actionengine.changes.store import Store, conflict, op_of
 from actionengine.changes.transform import OpRefused, edit
 from actionengine.errors import ErrorCode, failing
 from actionengine.storage.tables import Row
 
-_STEPS = ("id", "change_id", "position", "applied_version", "executed_at")
-_STAMPED = ("id", "op_type", "payload", "previous_snapshot")
+_STEP = ("id", "change_id", "op_type", "payload", "applied_version", "previous_snapshot")
 
 _VERSIONS = 16
-"""Versions whose schemas `verify` has in memory at once."""
+"""Versions whose ops and snapshots `verify` has in memory at once."""
 
 
 async def schema_at_change(store: Store, record_type: Row, change: Row) -> SchemaAt:
     """The schema as a change has left it; where it has not touched the type, as it was when the change was merged."""
-    steps = [step for step in await _steps(store, record_type) if step["change_id"] == change["id"]]
-    if steps:
-        return await _schema_of_version(store, record_type, steps[-1]["applied_version"])
+    executed = await store.ops.find(
+        {"change_id": change["id"]},
+        above={"applied_version": 0},
+        columns=("project_id", "record_type_key", "applied_version"),
+        order=("position",),
+    )
+    versions = [
+        op["applied_version"]
+        for op in executed
+        if (op["project_id"], op["record_type_key"]) == (record_type["project_id"], record_type["key"])
+        and op["applied_version"] <= record_type["version"]
+    ]
+    if versions:
+        return await _schema_of_version(store, record_type, max(versions))
     if change["merged_at"] is None:
         raise conflict(f"the change {change['id']!r} has not been executed on {record_type['key']!r}")
     return await schema_at_time(store, record_type, change["merged_at"])
@@ -40,143 +53,133 @@ async def schema_at_time(store: Store, record_type: Row, at: datetime) -> Schema
             f"at {at.isoformat()} there was no record type {record_type['key']!r} yet",
             created_at=record_type["created_at"].isoformat(),
         )
-    versions = [step["applied_version"] for step in await _steps(store, record_type) if step["executed_at"] <= at]
-    return await _schema_of_version(store, record_type, max(versions, default=1))
+    # Versions follow each other in time: the last one that is old enough is found by halving.
+    version, later = 1, record_type["version"] + 1
+    while later - version > 1:
+        middle = (version + later) // 2
+        op = await _first_op(store, record_type, middle)
+        if op is not None and op["executed_at"] <= at:
+            version = middle
+        else:
+            later = middle
+    return await _schema_of_version(store, record_type, version)
 
 
-async def schema_of_version(store: Store, record_type: Row, version: int) -> Schema:
-    """The schema that the type had at a version: what the first op of the next one has found."""
-    if version == record_type["version"]:
-        return Schema.from_document(record_type["schema"])
-    (step,) = await store.ops.find(
-        {
-            "project_id": record_type["project_id"],
-            "record_type_key": record_type["key"],
-            "applied_version": version + 1,
-        },
-        columns=("previous_snapshot",),
-        order=("position",),
-        limit=1,
+async def _schema_of_version(store: Store, record_type: Row, version: int) -> SchemaAt:
+    schema = record_type["schema"]
+    if version != record_type["version"]:
+        schema = (await schema_of_version(store, of_type(record_type), version)).document()
+    op = await _first_op(store, record_type, version)
+    return SchemaAt(
+        record_type_key=record_type["key"], version=version, schema=schema, change_id=op["change_id"] if op else None
     )
-    return Schema.from_document(step["previous_snapshot"])
+
+
+async def _first_op(store: Store, record_type: Row, version: int) -> Row | None:
+    """The first of the ops that have led to a version; none has led to version 1."""
+    for op in await store.ops.find(
+        {**of_type(record_type), "applied_version": version},
+        columns=("change_id", "executed_at"),
+        order=("applied_version", "position"),
+        limit=1,
+    ):
+        return op
+    return None
 
 
 async def verify(store: Store, record_type: Row) -> History:
     """Apply all ops, from the first schema on, and compare what comes of it with every snapshot and stamp."""
-    key = record_type["key"]
-    of_type = {"project_id": record_type["project_id"], "record_type_key": key}
-    steps = await _steps(store, record_type)
-    executed = {step["change_id"] for step in steps}
-    snapshots = {
-        row["change_id"]: row["version"]
-        for row in await store.snapshots.find(of_type, columns=("change_id", "version"), order=("version",))
-        if row["version"] < record_type["version"] or row["change_id"] in executed
-    }
-    schema, version = Schema.from_document(record_type["initial_schema"]), 1
-    waiting = dict(snapshots)
-    mismatches: list[str] = []
-    # Each of them has a whole schema: a few versions are in memory at once.
-    for versions in _batches(steps):
-        stamps = {
-            row["id"]: row
-            for row in await store.ops.find({**of_type, "applied_version": versions}, columns=_STAMPED, order=("id",))
-        }
-        own = [step for step in steps if step["applied_version"] in versions]
-        schemas = await _snapshots(store, of_type, [waiting.get(step["change_id"]) for step in own])
-        for step in own:
-            stamped = stamps[step["id"]]
-            now = _fields(schema.document())
-            if step["applied_version"] not in {version, version + 1}:
-                mismatches.append(f"the op {step['id']} led from version {version} to {step['applied_version']}")
-            snapshot = waiting.pop(step["change_id"], None)
-            if snapshot is not None:
-                if snapshot != step["applied_version"] - 1:
-                    mismatches.append(f"the snapshot of the change {step['change_id']} is of another version")
-                taken = schemas.get(step["change_id"])
-                if taken is None or not _is_schema(taken, schema, now):
-                    mismatches.append(
-                        f"the snapshot of the change {step['change_id']} is not what the ops before it give"
-                    )
-            version = step["applied_version"]
-            if not _is_schema(stamped["previous_snapshot"], schema, now):
-                mismatches.append(f"the op {step['id']} was stamped with another schema than the ops before it give")
-            try:
-                schema = edit(op_of(stamped), schema)
-            except OpRefused as refused:
-                mismatches.append(f"the op {step['id']} cannot be applied again: {refused}")
-    mismatches += [f"the snapshot of the change {change} belongs to no op" for change in waiting]
-    if schema != Schema.from_document(record_type["schema"]):
-        mismatches.append("the schema is not what the ops give")
-    if version != record_type["version"]:
-        mismatches.append(f"the type is at version {record_type['version']}, its ops lead to {version}")
-    return History(
-        record_type_key=key,
-        versions=record_type["version"],
-        ops=len(steps),
-        snapshots=len(snapshots),
-        is_intact=not mismatches,
-        mismatches=tuple(mismatches),
-    )
-
-
-def _batches(steps: Sequence[Row]) -> Iterator[tuple[int, ...]]:
-    """The versions that these steps have led to, a few at a time."""
-    versions = list(dict.fromkeys(step["applied_version"] for step in steps))
-    for start in range(0, len(versions), _VERSIONS):
-        yield tuple(versions[start : start + _VERSIONS])
-
-
-async def _snapshots(store: Store, of_type: Row, versions: Sequence[int | None]) -> dict[str, Mapping[str, Any]]:
-    """The schemas of a type's snapshots, from the first of these versions to the last, by the change that took them."""
-    found: dict[str, Mapping[str, Any]] = {}
-    wanted = [version for version in versions if version is not None]
-    last = min(wanted, default=0) - 1
-    while last < max(wanted, default=-1):
-        page = await store.snapshots.find(
-            of_type,
-            above={"version": last},
+    replay = _Replay(record_type)
+    first, last = 2, record_type["version"]
+    while first <= last:
+        versions = tuple(range(first, min(first + _VERSIONS, last + 1)))
+        steps = await store.ops.find(
+            {**of_type(record_type), "applied_version": versions}, columns=_STEP, order=("applied_version", "position")
+        )
+        snapshots = await store.snapshots.find(
+            {**of_type(record_type), "version": tuple(version - 1 for version in versions)},
             columns=("change_id", "version", "schema"),
             order=("version",),
-            limit=_VERSIONS,
         )
-        if not page:
-            break
-        found |= {row["change_id"]: row["schema"] for row in page}
-        last = page[-1]["version"]
-    return found
+        taken = {version: list(rows) for version, rows in groupby(snapshots, itemgetter("version"))}
+        for version, ops in groupby(steps, itemgetter("applied_version")):
+            replay.execute(version, list(ops), taken.get(version - 1, ()))
+        first = versions[-1] + 1
+        if not steps:
+            # A forged version may be far away.
+            above = await store.ops.find(
+                of_type(record_type),
+                above={"applied_version": versions[-1]},
+                columns=("applied_version",),
+                order=("applied_version", "position"),
+                limit=1,
+            )
+            first = above[0]["applied_version"] if above else last + 1
+    return replay.outcome()
 
 
-def _fields(document: Mapping[str, Any]) -> bytes:
-    return to_json(document["fields"])
+class _Replay:
+    """The ops of a record type applied anew, version by version, and what of the stored rows does not agree."""
+
+    def __init__(self, record_type: Row) -> None:
+        self._type = record_type
+        self._schema = Schema.from_document(record_type["initial_schema"])
+        self._version = self._base = 1
+        self._changes: set[str] = set()
+        self._mismatches: list[str] = []
+        self._ops = self._snapshots = 0
+
+    def execute(self, version: int, ops: list[Row], snapshots: Iterable[Row]) -> None:
+        """Apply the ops that have led to a version; `snapshots` are those of the version before."""
+        if version != self._version + 1:
+            self._mismatches.append(f"the op {ops[0]['id']} led from version {self._version} to {version}")
+        change = ops[0]["change_id"]
+        for snapshot in snapshots:
+            self._compare(snapshot, change)
+        if change not in self._changes:
+            self._mismatches.append(f"the change {change} has no snapshot of version {version - 1}")
+        self._version = version
+        for op in ops:
+            self._ops += 1
+            if op["previous_snapshot"] != stamp(self._base, self._schema):
+                self._mismatches.append(
+                    f"the op {op['id']} was stamped with another schema than the ops before it give"
+                )
+            try:
+                self._schema = edit(op_of(op), self._schema)
+            except OpRefused as refused:
+                self._mismatches.append(f"the op {op['id']} cannot be applied again: {refused}")
+
+    def _compare(self, snapshot: Row, change: str) -> None:
+        self._snapshots += 1
+        if snapshot["change_id"] != change:
+            self._mismatches.append(f"the snapshot of the change {snapshot['change_id']} belongs to no op")
+            return
+        self._changes.add(change)
+        if snapshot["schema"] is not None:
+            self._base = snapshot["version"]
+            if not _is_schema(snapshot["schema"], self._schema):
+                self._mismatches.append(f"the snapshot of the change {change} is not what the ops before it give")
+
+    def outcome(self) -> History:
+        """Return what came of it, once all ops are applied."""
+        row, mismatches = self._type, self._mismatches
+        if self._schema != Schema.from_document(row["schema"]):
+            mismatches.append("the schema is not what the ops give")
+        if self._version != row["version"]:
+            mismatches.append(f"the type is at version {row['version']}, its ops lead to {self._version}")
+        if self._base != row["base_version"]:
+            mismatches.append(f"the newest whole schema is of version {self._base}, not {row['base_version']}")
+        return History(
+            record_type_key=row["key"],
+            versions=row["version"],
+            ops=self._ops,
+            snapshots=self._snapshots,
+            is_intact=not mismatches,
+            mismatches=tuple(mismatches),
+        )
 
 
-def _is_schema(document: Mapping[str, Any], schema: Schema, fields: bytes) -> bool:
-    """Return whether a stored schema is this one, whose fields as JSON are given: mostly it is the same text."""
-    return _fields(document) == fields or Schema.from_document(document) == schema
-
-
-async def _schema_of_version(store: Store, record_type: Row, version: int) -> SchemaAt:
-    schema = await schema_of_version(store, record_type, version)
-    made_by = await store.ops.find(
-        {"project_id": record_type["project_id"], "record_type_key": record_type["key"], "applied_version": version},
-        columns=("change_id",),
-        order=("applied_version", "position"),
-        limit=1,
-    )
-    return SchemaAt(
-        record_type_key=record_type["key"],
-        version=version,
-        schema=schema.document(),
-        change_id=made_by[0]["change_id"] if made_by else None,
-    )
-
-
-async def _steps(store: Store, record_type: Row) -> list[Row]:
-    """The executed ops of a type, up to the version that was read: what has come since is another moment's."""
-    found = await store.ops.find(
-        {"project_id": record_type["project_id"], "record_type_key": record_type["key"]},
-        above={"applied_version": 0},
-        columns=_STEPS,
-        order=("applied_version", "position"),
-    )
-    return [step for step in found if step["applied_version"] <= record_type["version"]]
+def _is_schema(document: Mapping[str, Any], schema: Schema) -> bool:
+    """Return whether a stored schema is this one: mostly it is the same text."""
+    return to_json(document) == to_json(schema.document()) or Schema.from_document(document) == schema

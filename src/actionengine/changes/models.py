@@ -270,6 +270,12 @@ class ListPatchOps(Input):
     limit: int = Field(default=100, ge=1, le=1000)
 
 
+class ListSnapshots(Page):
+    """The snapshots of a change, by record type: `after` is a key."""
+
+    change_id: str
+
+
 class ListChanges(Page):
     """Changes by id, of a project and of a status, or of any."""
 

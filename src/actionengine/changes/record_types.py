@@ -66,6 +66,8 @@ async def _create(data: CreateRecordType, ctx: ActionContext) -> Result[RecordTy
         "schema": document,
         "initial_schema": document,
         "version": 1,
+        "base_version": 1,
+        "bytes_since_base": 0,
         "status": "draft",
         "changed_by": None,
         "created_at": at,

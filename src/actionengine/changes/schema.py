@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from typing import Any, Literal, get_args
 
 from pydantic_core import to_json
@@ -12,16 +13,18 @@ from actionengine.storage.records import same_json
 FieldType = Literal["string", "number", "boolean", "reference", "choice", "text", "date", "datetime"]
 FIELD_TYPES: tuple[str, ...] = get_args(FieldType)
 
+_HASH = sha256().digest_size
+
 
 class Field:
     """A field of a record type; `definition` is all that is said of it, its name included. Nobody changes it."""
 
-    __slots__ = ("_size", "definition", "name")
+    __slots__ = ("_fingerprint", "definition", "name")
 
     def __init__(self, definition: Mapping[str, Any]) -> None:
         self.definition = definition
         self.name: str = definition["name"]
-        self._size: int | None = None
+        self._fingerprint: tuple[int, bytes] | None = None
 
     @staticmethod
     def of(name: str, definition: Mapping[str, Any]) -> Field:
@@ -29,11 +32,12 @@ class Field:
         return Field({"name": name, "type": definition["type"], "required": False, **definition} | {"name": name})
 
     @property
-    def size(self) -> int:
-        """Bytes, as JSON."""
-        if self._size is None:
-            self._size = len(to_json(self.definition))
-        return self._size
+    def fingerprint(self) -> tuple[int, bytes]:
+        """The number of bytes of its JSON, and their hash."""
+        if self._fingerprint is None:
+            json = to_json(self.definition)
+            self._fingerprint = len(json), sha256(json).digest()
+        return self._fingerprint
 
     @property
     def type(self) -> FieldType:
@@ -56,12 +60,14 @@ class Field:
 class Schema:
     """The fields of one record type, in their order. Operations give a new schema, which shares the other fields."""
 
-    __slots__ = ("_by_name", "_names", "fields")
+    __slots__ = ("_by_name", "_hashes", "_names", "_size", "fields")
 
     def __init__(self, fields: tuple[Field, ...] = ()) -> None:
         self.fields = fields
         self._names: tuple[str, ...] | None = None
         self._by_name: dict[str, Field] | None = None
+        self._size: int | None = None
+        self._hashes: bytes | None = None
 
     @staticmethod
     def from_document(document: Mapping[str, Any]) -> Schema:
@@ -82,7 +88,19 @@ class Schema:
     @property
     def size(self) -> int:
         """Bytes, about, as JSON."""
-        return sum(field.size for field in self.fields)
+        return self._measured()[0]
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the hashes of its fields, in their order."""
+        return sha256(self._measured()[1]).hexdigest()
+
+    def _measured(self) -> tuple[int, bytes]:
+        if self._size is None or self._hashes is None:
+            fingerprints = [field.fingerprint for field in self.fields]
+            self._size = sum(size for size, _ in fingerprints)
+            self._hashes = b"".join(hash for _, hash in fingerprints)
+        return self._size, self._hashes
 
     def get(self, name: str) -> Field | None:
         """The field of a name."""
@@ -108,6 +126,17 @@ class Schema:
     def _with(self, start: int, end: int, *fields: Field) -> Schema:
         schema = Schema((*self.fields[:start], *fields, *self.fields[end:]))
         schema._names = (*self.names[:start], *(field.name for field in fields), *self.names[end:])
+        # What is known of the other fields is carried over: a replay of many ops measures each field once.
+        if self._by_name is not None:
+            schema._by_name = self._by_name.copy()
+            for name in self.names[start:end]:
+                del schema._by_name[name]
+            schema._by_name.update((field.name, field) for field in fields)
+        if self._size is not None and self._hashes is not None:
+            gone, new = self.fields[start:end], [field.fingerprint for field in fields]
+            schema._size = self._size - sum(field.fingerprint[0] for field in gone) + sum(size for size, _ in new)
+            added = b"".join(hash for _, hash in new)
+            schema._hashes = self._hashes[: start * _HASH] + added + self._hashes[end * _HASH :]
         return schema
 
     def __iter__(self) -> Iterator[Field]:

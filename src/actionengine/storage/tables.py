@@ -48,6 +48,8 @@ RECORD_TYPES = Table(
         "schema": "json",
         "initial_schema": "json",
         "version": "integer",
+        "base_version": "integer",
+        "bytes_since_base": "integer",
         "status": "text",
         "changed_by": "text",
         "created_at": "time",

@@ -46,6 +46,8 @@ def record_type(id: str, **fields: Any) -> Row:
         "schema": SCHEMA,
         "initial_schema": SCHEMA,
         "version": 1,
+        "base_version": 1,
+        "bytes_since_base": 0,
         "status": "draft",
         "changed_by": None,
         "created_at": START,

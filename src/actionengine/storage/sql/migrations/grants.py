@@ -13,7 +13,8 @@ GRANT SELECT, INSERT ON public.ae_action_log, public.ae_action_log_subjects, pub
 GRANT SELECT, INSERT (tenant_id, position, lane, queue) ON public.ae_outbox TO {role};
 GRANT SELECT, INSERT ON public.ae_projects, public.ae_record_types, public.ae_changes, public.ae_change_targets,
     public.ae_patch_ops, public.ae_snapshots TO {role};
-GRANT UPDATE (name, description, schema, version, status, changed_by, updated_at) ON public.ae_record_types TO {role};
+GRANT UPDATE (name, description, schema, version, base_version, bytes_since_base, status, changed_by, updated_at)
+    ON public.ae_record_types TO {role};
 GRANT UPDATE (status, op_count, updated_at, merged_at) ON public.ae_changes TO {role};
 GRANT UPDATE (previous_snapshot, executed_at, applied_version), DELETE ON public.ae_patch_ops TO {role};
 GRANT SELECT ON SEQUENCE public.ae_event_position TO {role};

@@ -273,21 +273,26 @@ CREATE TABLE public.ae_projects (
     CONSTRAINT ae_projects_d4_name UNIQUE (tenant_id, name)
 );
 
+-- base_version is the newest version whose whole schema is kept, by a snapshot (1: initial_schema); bytes_since_base are
+-- those of the ops since. Schemas in between are replayed from it.
+
 CREATE TABLE public.ae_record_types (
-    tenant_id      uuid             NOT NULL,
-    id             text COLLATE "C" NOT NULL,
-    project_id     text COLLATE "C" NOT NULL,
-    key            text COLLATE "C" NOT NULL,
-    name           text COLLATE "C" NOT NULL,
-    description    text,
-    base_type      text COLLATE "C",
-    schema         json             NOT NULL,
-    initial_schema json             NOT NULL,
-    version        integer          NOT NULL,
-    status         text             NOT NULL,
-    changed_by     text COLLATE "C",
-    created_at     timestamptz      NOT NULL,
-    updated_at     timestamptz      NOT NULL,
+    tenant_id        uuid             NOT NULL,
+    id               text COLLATE "C" NOT NULL,
+    project_id       text COLLATE "C" NOT NULL,
+    key              text COLLATE "C" NOT NULL,
+    name             text COLLATE "C" NOT NULL,
+    description      text,
+    base_type        text COLLATE "C",
+    schema           json             NOT NULL,
+    initial_schema   json             NOT NULL,
+    version          integer          NOT NULL,
+    base_version     integer          NOT NULL DEFAULT 1,
+    bytes_since_base integer          NOT NULL DEFAULT 0,
+    status           text             NOT NULL,
+    changed_by       text COLLATE "C",
+    created_at       timestamptz      NOT NULL,
+    updated_at       timestamptz      NOT NULL,
     PRIMARY KEY (tenant_id, id),
     CONSTRAINT ae_record_types_d1_project
         FOREIGN KEY (tenant_id, project_id) REFERENCES public.ae_projects (tenant_id, id),
@@ -414,7 +419,7 @@ CREATE TABLE public.ae_snapshots (
     record_type_key text COLLATE "C" NOT NULL,
     project_id      text COLLATE "C" NOT NULL,
     version         integer          NOT NULL,
-    schema          json             NOT NULL,
+    schema          json,
     created_at      timestamptz      NOT NULL,
     CONSTRAINT ae_snapshots_d5_one_per_change PRIMARY KEY (tenant_id, change_id, record_type_key),
     CONSTRAINT ae_snapshots_d6_project
@@ -471,7 +476,7 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- E6: a snapshot is what its record type is when it is taken.
+-- E6: a snapshot is what its record type is when it is taken; its schema may be left out, and is replayed then.
 
 CREATE FUNCTION public.ae_check_snapshot() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -174,21 +174,26 @@ CREATE TABLE ae_projects (
     CONSTRAINT ae_projects_d4_name UNIQUE (tenant_id, name)
 ) STRICT;
 
+-- base_version is the newest version whose whole schema is kept, by a snapshot (1: initial_schema); bytes_since_base are
+-- those of the ops since. Schemas in between are replayed from it.
+
 CREATE TABLE ae_record_types (
-    tenant_id      TEXT    NOT NULL,
-    id             TEXT    NOT NULL,
-    project_id     TEXT    NOT NULL,
-    key            TEXT    NOT NULL,
-    name           TEXT    NOT NULL,
-    description    TEXT,
-    base_type      TEXT,
-    schema         TEXT    NOT NULL,
-    initial_schema TEXT    NOT NULL,
-    version        INTEGER NOT NULL,
-    status         TEXT    NOT NULL,
-    changed_by     TEXT,
-    created_at     TEXT    NOT NULL,
-    updated_at     TEXT    NOT NULL,
+    tenant_id        TEXT    NOT NULL,
+    id               TEXT    NOT NULL,
+    project_id       TEXT    NOT NULL,
+    key              TEXT    NOT NULL,
+    name             TEXT    NOT NULL,
+    description      TEXT,
+    base_type        TEXT,
+    schema           TEXT    NOT NULL,
+    initial_schema   TEXT    NOT NULL,
+    version          INTEGER NOT NULL,
+    base_version     INTEGER NOT NULL DEFAULT 1,
+    bytes_since_base INTEGER NOT NULL DEFAULT 0,
+    status           TEXT    NOT NULL,
+    changed_by       TEXT,
+    created_at       TEXT    NOT NULL,
+    updated_at       TEXT    NOT NULL,
     PRIMARY KEY (tenant_id, id),
     CONSTRAINT ae_record_types_d1_project FOREIGN KEY (tenant_id, project_id) REFERENCES ae_projects (tenant_id, id),
     CONSTRAINT ae_record_types_d3_key UNIQUE (tenant_id, project_id, key),
@@ -320,7 +325,7 @@ CREATE TABLE ae_snapshots (
     record_type_key TEXT    NOT NULL,
     project_id      TEXT    NOT NULL,
     version         INTEGER NOT NULL,
-    schema          TEXT    NOT NULL,
+    schema          TEXT,
     created_at      TEXT    NOT NULL,
     CONSTRAINT ae_snapshots_d5_one_per_change PRIMARY KEY (tenant_id, change_id, record_type_key),
     CONSTRAINT ae_snapshots_d6_project
@@ -578,7 +583,7 @@ BEGIN
     );
 END;
 
--- E6: a snapshot is what its record type is when it is taken.
+-- E6: a snapshot is what its record type is when it is taken; its schema may be left out, and is replayed then.
 
 CREATE TRIGGER ae_snapshots_e6 AFTER INSERT ON ae_snapshots
 BEGIN
