@@ -144,9 +144,15 @@ OPERATIONS = [
     ),
     _page("projects"),
     _page("record_types", of_project=True),
+    _page("record_types", of_project=True, status="active"),
     _page("record_types", of_project=True, status="retired"),
     _page("changes", status="Ready"),
     _page("changes", of_project=True, status="Ready"),
+    Operation(
+        "changes.list, a page of a project with other changes, Merged",
+        lambda world: do(world, "changes", "list", project_id=id_at(0), status="Merged", limit=20),
+        ("changes.list",),
+    ),
     _page("changes"),
     _page("changes", of_project=True),
     Operation(

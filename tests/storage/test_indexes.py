@@ -108,6 +108,7 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
         f"ae_record_types_{status}": rows(RECORD_TYPES, "project_id", order="key", status=status)
         for status in ("draft", "retired")
     },
+    "ae_record_types_active_of_project": rows(RECORD_TYPES, "project_id", order="key", status="active"),
     "ae_record_types_d3_active": (
         "SELECT schema FROM public.ae_record_types WHERE tenant_id = %s AND key = %s AND status = 'active'",
         ["{tenant}", "task"],
@@ -127,6 +128,7 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
             ("validating", "Validating"),
             ("validation_failed", "ValidationFailed"),
             ("ready", "Ready"),
+            ("merged", "Merged"),
         )
     },
     "ae_change_targets_pkey": rows(TARGETS, "id"),
@@ -175,6 +177,8 @@ CHANGE_CONTROL = (
     "INSERT INTO ae_record_types SELECT ae_tenant(), 'r' || n, 'p1', 'key ' || n, 'type ' || n, NULL, NULL,"
     """ '{"fields": []}', '{"fields": []}', 1, CASE n % 2 WHEN 0 THEN 'draft' ELSE 'active' END, NULL, now(), now()"""
     " FROM numbers",
+    "INSERT INTO ae_record_types SELECT ae_tenant(), 's' || n, 'p2', 'other ' || n, 'other ' || n, NULL, NULL,"
+    """ '{"fields": []}', '{"fields": []}', 1, 'active', NULL, now(), now() FROM numbers""",
     "INSERT INTO ae_changes SELECT ae_tenant(), 'c' || n, 'p1', 'change', NULL, 'Draft', NULL, 0, now(), now(), NULL"
     " FROM numbers",
     "INSERT INTO ae_change_targets SELECT ae_tenant(), 't' || n, 'c1', 'p1', 'record_type',"

@@ -96,7 +96,8 @@ INDEXES: dict[str, set[str]] = {
     "find ae_record_types by project_id, base_type": {"ae_record_types(tenant_id, project_id, base_type)"},
     "find ae_record_types by project_id, key": {TYPE_OF_PROJECT},
     "find ae_snapshots by change_id": {"ae_snapshots(tenant_id, change_id, record_type_key)"},
-    "find ae_snapshots by project_id, record_type_key": {
+    "find ae_snapshots by change_id, a page": {"ae_snapshots(tenant_id, change_id, record_type_key)"},
+    "find ae_snapshots by project_id, record_type_key, version": {
         "ae_snapshots(tenant_id, project_id, record_type_key, version)"
     },
     "find ae_snapshots by project_id, record_type_key, version, a page": {

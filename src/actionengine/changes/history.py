@@ -96,14 +96,9 @@ async def verify(store: Store, record_type: Row) -> History:
         steps = await store.ops.find(
             {**of_type(record_type), "applied_version": versions}, columns=_STEP, order=("applied_version", "position")
         )
-        snapshots = await store.snapshots.find(
-            {**of_type(record_type), "version": tuple(version - 1 for version in versions)},
-            columns=("change_id", "version", "schema"),
-            order=("version",),
-        )
-        taken = {version: list(rows) for version, rows in groupby(snapshots, itemgetter("version"))}
+        taken = await _snapshots(store, record_type, versions[0] - 1, versions[-1] - 1)
         for version, ops in groupby(steps, itemgetter("applied_version")):
-            replay.execute(version, list(ops), taken.get(version - 1, ()))
+            replay.execute(version, list(ops), taken.get(version - 1, {}).values())
         first = versions[-1] + 1
         if not steps:
             # A forged version may be far away.
@@ -116,6 +111,28 @@ async def verify(store: Store, record_type: Row) -> History:
             )
             first = above[0]["applied_version"] if above else last + 1
     return replay.outcome()
+
+
+async def _snapshots(store: Store, record_type: Row, first: int, last: int) -> dict[int, dict[str, Row]]:
+    """Return the snapshots of a type from one version to another, by version and by change."""
+    found: dict[int, dict[str, Row]] = {}
+    above = first - 1
+    while above < last:
+        page = await store.snapshots.find(
+            of_type(record_type),
+            above={"version": above},
+            columns=("change_id", "version", "schema"),
+            order=("version",),
+            limit=_VERSIONS,
+        )
+        for snapshot in page:
+            found.setdefault(snapshot["version"], {})[snapshot["change_id"]] = snapshot
+        if not page:
+            break
+        # Of the last version of a page there may be more, where somebody has forged some.
+        newest = page[-1]["version"]
+        above = newest - 1 if len(page) > 1 and page[0]["version"] < newest < last else newest
+    return found
 
 
 class _Replay:

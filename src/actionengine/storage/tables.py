@@ -57,8 +57,7 @@ RECORD_TYPES = Table(
     },
     ("id",),
     (("project_id", "key"), ("name",)),
-    # Not that of active ones: whoever looks for one by its key would be led there.
-    {"status": ("draft", "retired")},
+    {"status": ("draft", "active", "retired")},
 )
 
 CHANGES = Table(
@@ -77,7 +76,7 @@ CHANGES = Table(
     },
     ("id",),
     indexed_values={
-        "status": ("Draft", "Implementing", "WorkspaceRunning", "Validating", "ValidationFailed", "Ready"),
+        "status": ("Draft", "Implementing", "WorkspaceRunning", "Validating", "ValidationFailed", "Ready", "Merged"),
     },
 )
 

@@ -287,12 +287,12 @@ CREATE TABLE public.ae_record_types (
     schema           json             NOT NULL,
     initial_schema   json             NOT NULL,
     version          integer          NOT NULL,
-    base_version     integer          NOT NULL DEFAULT 1,
-    bytes_since_base integer          NOT NULL DEFAULT 0,
     status           text             NOT NULL,
     changed_by       text COLLATE "C",
     created_at       timestamptz      NOT NULL,
     updated_at       timestamptz      NOT NULL,
+    base_version     integer          NOT NULL DEFAULT 1,
+    bytes_since_base integer          NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant_id, id),
     CONSTRAINT ae_record_types_d1_project
         FOREIGN KEY (tenant_id, project_id) REFERENCES public.ae_projects (tenant_id, id),
@@ -309,6 +309,8 @@ CREATE INDEX ae_record_types_base_type ON public.ae_record_types (tenant_id, pro
     WHERE base_type IS NOT NULL;
 -- D3: documents name a type by its key alone, so that one of them is active in a tenant.
 CREATE INDEX ae_record_types_key ON public.ae_record_types (tenant_id, key, id);
+CREATE INDEX ae_record_types_active_of_project ON public.ae_record_types (tenant_id, project_id, key)
+    WHERE status = 'active';
 CREATE UNIQUE INDEX ae_record_types_d3_active ON public.ae_record_types (tenant_id, key) WHERE status = 'active';
 -- Of one index with the status in it the planner, without statistics, does not know that it is better.
 CREATE INDEX ae_record_types_draft ON public.ae_record_types (tenant_id, project_id, key) WHERE status = 'draft';
@@ -344,6 +346,7 @@ CREATE INDEX ae_changes_workspace_running ON public.ae_changes (tenant_id, proje
 CREATE INDEX ae_changes_validating ON public.ae_changes (tenant_id, project_id, id) WHERE status = 'Validating';
 CREATE INDEX ae_changes_validation_failed ON public.ae_changes (tenant_id, project_id, id) WHERE status = 'ValidationFailed';
 CREATE INDEX ae_changes_ready ON public.ae_changes (tenant_id, project_id, id) WHERE status = 'Ready';
+CREATE INDEX ae_changes_merged ON public.ae_changes (tenant_id, project_id, id) WHERE status = 'Merged';
 
 CREATE TABLE public.ae_change_targets (
     tenant_id  uuid             NOT NULL,

@@ -188,12 +188,12 @@ CREATE TABLE ae_record_types (
     schema           TEXT    NOT NULL,
     initial_schema   TEXT    NOT NULL,
     version          INTEGER NOT NULL,
-    base_version     INTEGER NOT NULL DEFAULT 1,
-    bytes_since_base INTEGER NOT NULL DEFAULT 0,
     status           TEXT    NOT NULL,
     changed_by       TEXT,
     created_at       TEXT    NOT NULL,
     updated_at       TEXT    NOT NULL,
+    base_version     INTEGER NOT NULL DEFAULT 1,
+    bytes_since_base INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant_id, id),
     CONSTRAINT ae_record_types_d1_project FOREIGN KEY (tenant_id, project_id) REFERENCES ae_projects (tenant_id, id),
     CONSTRAINT ae_record_types_d3_key UNIQUE (tenant_id, project_id, key),
@@ -207,6 +207,8 @@ CREATE INDEX ae_record_types_base_type ON ae_record_types (tenant_id, project_id
     WHERE base_type IS NOT NULL;
 -- D3: documents name a type by its key alone, so that one of them is active in a tenant.
 CREATE INDEX ae_record_types_key ON ae_record_types (tenant_id, key, id);
+CREATE INDEX ae_record_types_active_of_project ON ae_record_types (tenant_id, project_id, key)
+    WHERE status = 'active';
 CREATE UNIQUE INDEX ae_record_types_d3_active ON ae_record_types (tenant_id, key) WHERE status = 'active';
 -- Of one index with the status in it the planner, without statistics, does not know that it is better.
 CREATE INDEX ae_record_types_draft ON ae_record_types (tenant_id, project_id, key) WHERE status = 'draft';
@@ -241,6 +243,7 @@ CREATE INDEX ae_changes_workspace_running ON ae_changes (tenant_id, project_id, 
 CREATE INDEX ae_changes_validating ON ae_changes (tenant_id, project_id, id) WHERE status = 'Validating';
 CREATE INDEX ae_changes_validation_failed ON ae_changes (tenant_id, project_id, id) WHERE status = 'ValidationFailed';
 CREATE INDEX ae_changes_ready ON ae_changes (tenant_id, project_id, id) WHERE status = 'Ready';
+CREATE INDEX ae_changes_merged ON ae_changes (tenant_id, project_id, id) WHERE status = 'Merged';
 
 -- D9: a selector has one key, which its target's type says, and a text under it.
 
