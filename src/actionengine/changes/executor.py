@@ -210,9 +210,11 @@ def run(loaded: Loaded) -> Execution:
     it fits no longer."""
     edits: list[FileStep] = []
     try:
-        for key in {op.record_type for op in loaded.on_types} & loaded.graph.types.keys():
-            # Measured once, so that the schemas after each op are measured by what the op has changed.
-            _ = loaded.graph.types[key].schema.size
+        edited = {op.record_type for op in loaded.on_types}
+        for key, type in loaded.graph.types.items():
+            if key in edited:
+                # Measured once, so that the schemas after each op are measured by what the op has changed.
+                type.schema.measure()
         transformed = transform(loaded.graph, loaded.on_types)
         stamps = sum(step.before.size for step in transformed.steps)
         _check_stamps(loaded, stamps)

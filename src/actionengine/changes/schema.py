@@ -88,14 +88,15 @@ class Schema:
     @property
     def size(self) -> int:
         """Bytes, about, as JSON."""
-        return self._measured()[0]
+        return self.measure()[0]
 
     @property
     def sha256(self) -> str:
         """The hash of the hashes of its fields, in their order."""
-        return sha256(self._measured()[1]).hexdigest()
+        return sha256(self.measure()[1]).hexdigest()
 
-    def _measured(self) -> tuple[int, bytes]:
+    def measure(self) -> tuple[int, bytes]:
+        """Return the bytes and the hashes of the fields. Schemas that operations make of this one know theirs then."""
         if self._size is None or self._hashes is None:
             fingerprints = [field.fingerprint for field in self.fields]
             self._size = sum(size for size, _ in fingerprints)
