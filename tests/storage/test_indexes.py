@@ -110,8 +110,8 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
     },
     "ae_record_types_active_of_project": rows(RECORD_TYPES, "project_id", order="key", status="active"),
     "ae_record_types_d3_active": (
-        "SELECT schema FROM public.ae_record_types WHERE tenant_id = %s AND key = %s AND status = 'active'",
-        ["{tenant}", "task"],
+        "SELECT schema FROM public.ae_record_types WHERE tenant_id = %s AND status = 'active' ORDER BY key",
+        ["{tenant}"],
     ),
     "ae_record_types_base_type": rows(RECORD_TYPES, "project_id", "base_type"),
     "ae_record_types_key": rows(RECORD_TYPES, "key"),

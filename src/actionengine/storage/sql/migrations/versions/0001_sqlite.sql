@@ -207,12 +207,12 @@ CREATE INDEX ae_record_types_base_type ON ae_record_types (tenant_id, project_id
     WHERE base_type IS NOT NULL;
 -- D3: documents name a type by its key alone, so that one of them is active in a tenant.
 CREATE INDEX ae_record_types_key ON ae_record_types (tenant_id, key, id);
-CREATE INDEX ae_record_types_active_of_project ON ae_record_types (tenant_id, project_id, key)
-    WHERE status = 'active';
 CREATE UNIQUE INDEX ae_record_types_d3_active ON ae_record_types (tenant_id, key) WHERE status = 'active';
 -- Of one index with the status in it the planner, without statistics, does not know that it is better.
 CREATE INDEX ae_record_types_draft ON ae_record_types (tenant_id, project_id, key) WHERE status = 'draft';
 CREATE INDEX ae_record_types_retired ON ae_record_types (tenant_id, project_id, key) WHERE status = 'retired';
+CREATE INDEX ae_record_types_active_of_project ON ae_record_types (tenant_id, project_id, key)
+    WHERE status = 'active';
 
 CREATE TABLE ae_changes (
     tenant_id   TEXT    NOT NULL,
