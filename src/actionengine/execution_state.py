@@ -16,6 +16,7 @@ from actionengine.authorization.questions import Questions
 from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_TEXT_LENGTH, Actor, AIUsage, RequestContext
 from actionengine.errors import ActionError, ErrorCode, bounded_text, sendable
 from actionengine.masking import (
+    NOTHING,
     Everything,
     encode,
     forms_of,
@@ -94,6 +95,8 @@ class Execution:
     ended = False
     received: Received | None = None
     incoming: Received | None = None
+    is_refused = False
+    """True if the payload cannot be kept: it is no JSON, or beyond a limit."""
     kept_input: bytes | None = None
     """The payload as an earlier execution with the same key has shown it."""
     data: Any = None
@@ -143,6 +146,7 @@ class Execution:
     has_secrets = False
     """True if this action, or one around it, says of a name that it stands for a secret."""
     _names: frozenset[str] | None = None
+    _masked_input: bytes | None = None
 
     def __init__(
         self, plan: ActionPlan, payload: Any, request: RequestContext, mode: Mode, parent: Execution | None = None
@@ -272,9 +276,7 @@ class Execution:
 
     def learn_secrets(self, encoded: bytes) -> None:
         """Remember what stands under a sensitive name in this JSON."""
-        value = from_json(encoded)
-        for names in (self.plan.sensitive, self.names):
-            self.learn(secrets_in(value, names))
+        self.learn(secrets_in(from_json(encoded), _together(self.plan.sensitive, self.names)))
 
     def masked(self, encoded: bytes, *names: frozenset[str]) -> bytes:
         """Return JSON that leaves this execution: what its types have masked already, without what stands under the
@@ -282,10 +284,8 @@ class Execution:
 
         Each row, event, hook log and approval passes here, or has been made of what has.
         """
-        for each in (self.names, *names) if self.has_secrets else names:
-            if each:
-                encoded = masked_by_name(encoded, each, self.learn)
-        return encoded
+        every = _together(self.names, *names) if self.has_secrets else _together(*names)
+        return masked_by_name(encoded, every, self.learn) if every else encoded
 
     def decide(self, reason: str) -> None:
         """Put a decision about access on record, as far as the row has room."""
@@ -390,7 +390,11 @@ class Execution:
         if self.kept_input is not None or self.received is None:
             return self.kept_input
         encoded = self.received.masked or self.received.json
-        return self.masked(encoded, self.plan.sensitive) if self.has_secrets else encoded
+        if not self.has_secrets:
+            return encoded
+        if self._masked_input is None:
+            self._masked_input = self.masked(encoded, self.plan.sensitive)
+        return self._masked_input
 
     def _masked_input_or_none(self) -> bytes | None:
         """The same for the row of a failure, which a payload that cannot be masked does not keep from the log."""
@@ -513,6 +517,11 @@ class Execution:
                     before.cost_usd + usage.cost_usd,
                 )
             self.usage = usage
+
+
+def _together(*names: frozenset[str]) -> frozenset[str]:
+    """Return all of these names as one, so that a value is walked through once."""
+    return next((each for each in names if isinstance(each, Everything)), None) or NOTHING.union(*names)
 
 
 def _error_json(error: ActionError) -> bytes:

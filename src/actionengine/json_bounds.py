@@ -34,13 +34,35 @@ def check_readable(encoded: bytes) -> None:
             raise
 
 
+def has_more_values(encoded: bytes, limit: int) -> bool:
+    """Return whether JSON without white space has more than `limit` values: items of lists and members of objects, at
+    any depth, and itself.
+
+    The counting is done in C, before anything is made of the JSON.
+    """
+    # So many bytes, and so many commas and brackets wherever they are, bound the number from above: few values are
+    # taken apart.
+    if len(encoded) <= 2 * limit or _count_values(encoded) <= limit:
+        return False
+    # A value has two texts at most: its key and itself.
+    if encoded.count(b'"') - encoded.count(b'\\"') > 4 * limit:
+        return True
+    return _count_values(_TEXT.sub(b"0", encoded)) > limit
+
+
+def _count_values(encoded: bytes) -> int:
+    # Before each value but the first stands a comma, or the bracket that opens what it is the first one in.
+    opened = encoded.count(b"[") + encoded.count(b"{")
+    return 1 + encoded.count(b",") + opened - encoded.count(b"[]") - encoded.count(b"{}")
+
+
 def is_deeper(encoded: bytes, limit: int) -> bool:
     """Return whether JSON has more than `limit` containers within each other.
 
     It takes at most `limit` passes over the brackets, each in C: a pass takes the innermost containers away.
     """
     # The number of brackets bounds the depth from above, so that few values need a pass.
-    if encoded.count(b"{") + encoded.count(b"[") <= limit:
+    if len(encoded) <= 2 * limit or encoded.count(b"{") + encoded.count(b"[") <= limit:
         return False
     brackets = _TEXT.sub(b"", encoded).translate(_AS_LISTS, _NO_BRACKETS)
     for _ in range(limit):

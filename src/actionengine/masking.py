@@ -9,7 +9,8 @@ execution, in a text as well.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
@@ -17,6 +18,7 @@ from pydantic_core import from_json, to_json
 
 from actionengine.json_bounds import MAX_JSON_DEPTH, check_readable
 from actionengine.secret_types import (
+    CONTAINERS,
     MASK,
     MASKING,
     NOTHING,
@@ -57,6 +59,14 @@ __all__ = [
 _SHORTEST_IN_TEXT = 4
 _SHORTEST_LINE = 8
 
+_FEW = 8
+"""Secrets that are looked for in a text of any length."""
+_MOST_COMPARED = 8 * 1024 * 1024
+"""Characters of a text times secrets that may be in it: comparing so many takes some tens of milliseconds."""
+_MOST_SEARCHES = 250_000
+"""Texts of a value times secrets that are in it."""
+_MOST_SPANS = 10_000
+"""Places of one text where a secret stands."""
 
 Learn = Callable[[Iterable[str]], None]
 """Gets the secrets that are found while something is masked."""
@@ -132,25 +142,38 @@ def revealed_json(value: Any, by_alias: bool = True) -> bytes:
 
 def mask(value: Any, names: frozenset[str]) -> Any:
     """Return a copy of a JSON value with what stands under these names masked."""
-    if isinstance(names, Everything):
-        return MASK
-    if isinstance(value, dict):
-        return {key: MASK if key in names else mask(item, names) for key, item in value.items()}
-    if isinstance(value, list):
-        return [mask(item, names) for item in value]
+    return MASK if isinstance(names, Everything) else _masked(value, names)
+
+
+def _masked(value: Any, names: frozenset[str]) -> Any:
+    # A call takes longer than all else here: scalars need none.
+    kind = type(value)
+    if kind is dict:
+        return {
+            key: MASK if key in names else _masked(item, names) if type(item) in CONTAINERS else item
+            for key, item in value.items()
+        }
+    if kind is list:
+        return [_masked(item, names) if type(item) in CONTAINERS else item for item in value]
     return value
 
 
-def secrets_in(value: Any, names: frozenset[str]) -> Iterator[str]:
-    """Yield the texts and numbers of a JSON value that stand under these names."""
+def secrets_in(value: Any, names: frozenset[str]) -> list[str]:
+    """Return the texts and numbers of a JSON value that stand under these names."""
     if isinstance(names, Everything):
-        yield from leaves(value)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from leaves(item) if key in names else secrets_in(item, names)
-    elif isinstance(value, list):
-        for item in value:
-            yield from secrets_in(item, names)
+        return leaves(value)
+    found: list[str] = []
+    waiting = [value]
+    for each in waiting:
+        if type(each) is dict:
+            for key, item in each.items():
+                if key in names:
+                    found += leaves(item)
+                elif type(item) in CONTAINERS:
+                    waiting.append(item)
+        elif type(each) is list:
+            waiting += [item for item in each if type(item) in CONTAINERS]
+    return found
 
 
 def forms_of(secret: str) -> Iterator[str]:
@@ -166,12 +189,80 @@ def forms_of(secret: str) -> Iterator[str]:
 
 
 def scrub_text(text: str, secrets: set[str]) -> str:
-    """Return a text with these secrets masked; where two overlap, nothing of either remains."""
+    """Return a text with these secrets masked; where two overlap, nothing of either remains.
+
+    All of it is masked where that would take too long: whoever sends a payload chooses the secrets and the text.
+    """
     if text in secrets:
         return MASK
-    spans = sorted(span for secret in secrets if len(secret) >= _SHORTEST_IN_TEXT for span in _spans(text, secret))
+    near = _near(text, secrets)
+    return MASK if near is None else _scrub_text(text, near)
+
+
+def scrub(value: Any, secrets: set[str]) -> Any:
+    """Return a JSON value with these secrets masked, in keys and in values; or all of it masked, as `scrub_text`
+    does."""
+    if not secrets:
+        return value
+    texts, numbers = _leaves_of(value)
+    near = _near("\0".join(texts), secrets)
+    if near is None or len(near) * len(texts) > _MOST_SEARCHES:
+        return MASK
+    if not near and secrets.isdisjoint(texts) and secrets.isdisjoint(numbers):
+        return value
+    return _scrub(value, secrets, near)
+
+
+def _scrub(value: Any, secrets: set[str], near: Sequence[str]) -> Any:
+    if isinstance(value, str):
+        return MASK if value in secrets else _scrub_text(value, near)
+    if isinstance(value, dict):
+        return {_scrub(key, secrets, near): _scrub(item, secrets, near) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_scrub(item, secrets, near) for item in value]
+    if isinstance(value, (int, float)) and len(str(value)) >= _SHORTEST_IN_TEXT and str(value) in secrets:
+        return MASK
+    return value
+
+
+def _leaves_of(value: Any) -> tuple[list[str], list[str]]:
+    """Return the texts of a JSON value, keys among them, and its numbers."""
+    texts: list[str] = []
+    numbers: list[str] = []
+    waiting = [value]
+    for each in waiting:
+        if isinstance(each, str):
+            texts.append(each)
+        elif isinstance(each, dict):
+            waiting += each
+            waiting += each.values()
+        elif isinstance(each, list):
+            waiting += each
+        elif isinstance(each, (int, float)):
+            numbers.append(str(each))
+    return texts, numbers
+
+
+def _near(text: str, secrets: set[str]) -> Sequence[str] | None:
+    """Return the secrets that stand in a text and are long enough to be found there; None where looking for them takes
+    too long."""
+    near = [secret for secret in secrets if len(secret) >= _SHORTEST_IN_TEXT]
+    if len(near) > _FEW:
+        beginnings = {text[at : at + _SHORTEST_IN_TEXT] for at in range(len(text) - _SHORTEST_IN_TEXT + 1)}
+        near = [secret for secret in near if secret[:_SHORTEST_IN_TEXT] in beginnings]
+    if len(near) > _FEW and len(near) * len(text) > _MOST_COMPARED:
+        return None
+    return [secret for secret in near if secret in text]
+
+
+def _scrub_text(text: str, near: Sequence[str]) -> str:
+    if not near:
+        return text
+    spans = sorted(islice((span for secret in near for span in _spans(text, secret)), _MOST_SPANS + 1))
     if not spans:
         return text
+    if len(spans) > _MOST_SPANS:
+        return MASK
     parts, position = [], 0
     for start, end in spans:
         if start >= position:
@@ -187,19 +278,8 @@ def _spans(text: str, secret: str) -> Iterator[tuple[int, int]]:
         start = text.find(secret, start + 1)
 
 
-def scrub(value: Any, secrets: set[str]) -> Any:
-    """Return a copy of a JSON value with these secrets masked, in keys and in values."""
-    if isinstance(value, str):
-        return scrub_text(value, secrets)
-    if isinstance(value, dict):
-        return {scrub_text(key, secrets): scrub(item, secrets) for key, item in value.items()}
-    if isinstance(value, list):
-        return [scrub(item, secrets) for item in value]
-    if isinstance(value, (int, float)) and len(str(value)) >= _SHORTEST_IN_TEXT and str(value) in secrets:
-        return MASK
-    return value
-
-
 def scrub_json(encoded: bytes, secrets: set[str]) -> bytes:
     """Return `scrub` of JSON that is encoded already."""
-    return to_json(scrub(from_json(encoded), secrets))
+    value = from_json(encoded)
+    scrubbed = scrub(value, secrets)
+    return encoded if scrubbed is value else to_json(scrubbed)

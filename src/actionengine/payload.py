@@ -15,9 +15,9 @@ from pydantic.plugin._schema_validator import PluggableSchemaValidator
 from pydantic_core import SchemaValidator, from_json, to_json
 
 from actionengine.errors import ActionException, ErrorCode, failing
-from actionengine.json_bounds import MAX_JSON_DEPTH, check_readable, is_deeper
+from actionengine.json_bounds import MAX_JSON_DEPTH, check_readable, has_more_values, is_deeper
 from actionengine.masking import NOTHING, Everything, masked_json, revealed_json
-from actionengine.secret_types import is_plain
+from actionengine.secret_types import is_scalar
 from actionengine.stored_form import NotStorable, check_instance
 
 Validator = SchemaValidator | PluggableSchemaValidator
@@ -27,13 +27,15 @@ Validator = SchemaValidator | PluggableSchemaValidator
 class Limits:
     """Bounds on what callers and handlers may ask for.
 
-    `payload_bytes` (as JSON, UTF-8) and `payload_depth` (nested containers, 128 at most) bound a payload, `key_length`
-    (characters) an idempotency key, `nested_depth` actions that execute actions. `idempotency_wait` (seconds) is how
-    long a caller waits for the first one with its key, `idempotency_ttl` (seconds) how long a key is remembered.
-    `reruns` is how often a unit of work that lost against another one runs again.
+    `payload_bytes` (as JSON, UTF-8), `payload_values` (items of its lists and members of its objects, at any depth) and
+    `payload_depth` (nested containers, 128 at most) bound a payload, `key_length` (characters) an idempotency key,
+    `nested_depth` actions that execute actions. `idempotency_wait` (seconds) is how long a caller waits for the first
+    one with its key, `idempotency_ttl` (seconds) how long a key is remembered. `reruns` is how often a unit of work
+    that lost against another one runs again.
     """
 
     payload_bytes: int = 1024 * 1024
+    payload_values: int = 20_000
     payload_depth: int = 64
     key_length: int = 255
     nested_depth: int = 16
@@ -67,7 +69,7 @@ def receive(payload: Any, model: Any, limits: Limits) -> Received:
     if received.is_plain:
         return received
     if isinstance(payload, BaseModel) or _is_instance(payload, model):
-        return _carried(payload, model)
+        return _carried(payload, model, limits)
     raise failing(ErrorCode.INVALID_INPUT, f"the payload is not JSON: {_misfit(payload)}")
 
 
@@ -77,7 +79,7 @@ def carry(value: Any, model: Any, limits: Limits) -> Received:
     Raises `ActionException(invalid_input)` as `receive` does.
     """
     received = _read(value, limits)
-    return received if received.is_plain else _carried(value, model)
+    return received if received.is_plain else _carried(value, model, limits)
 
 
 def fingerprint(received: Received) -> str:
@@ -150,11 +152,7 @@ def _read(value: Any, limits: Limits) -> Received:
     """A value by way of its JSON: plain if it comes out as it went in."""
     try:
         encoded = to_json(value, inf_nan_mode="null")
-        if len(encoded) > limits.payload_bytes:
-            raise failing(
-                ErrorCode.INVALID_INPUT,
-                f"the payload has {len(encoded)} bytes; at most {limits.payload_bytes} are allowed",
-            )
+        _check_bounds(encoded, limits)
         depth = min(limits.payload_depth, MAX_JSON_DEPTH)
         if is_deeper(encoded, depth):
             raise failing(ErrorCode.INVALID_INPUT, f"the payload is nested deeper than {depth} levels")
@@ -167,17 +165,36 @@ def _read(value: Any, limits: Limits) -> Received:
         raise failing(ErrorCode.INVALID_INPUT, f"the payload is not JSON: {_reason(error)}") from None
 
 
-def _carried(value: Any, model: Any) -> Received:
+def _check_bounds(encoded: bytes, limits: Limits) -> None:
+    """Raise `ActionException(invalid_input)` for too many bytes, or too many values: each value is made anew, and
+    visited, several times on its way, which takes a hundred times as long as a byte of a text."""
+    if len(encoded) > limits.payload_bytes:
+        raise failing(
+            ErrorCode.INVALID_INPUT,
+            f"the payload has {len(encoded)} bytes; at most {limits.payload_bytes} are allowed",
+        )
+    if has_more_values(encoded, limits.payload_values):
+        raise failing(
+            ErrorCode.INVALID_INPUT,
+            f"the payload has more than {limits.payload_values} values in its lists and objects: send them in several "
+            f"payloads, or raise Limits(payload_values=...)",
+        )
+
+
+def _carried(value: Any, model: Any, limits: Limits) -> Received:
     """A value with Python objects in it, secrets revealed; an instance of another model than the one that is wanted
     goes on as plain JSON values."""
     try:
         encoded = revealed_json(value)
+        _check_bounds(encoded, limits)
         check_readable(encoded)
         secrets: set[str] = set()
         masked = masked_json(value, secrets.update)
         if isinstance(value, BaseModel) and model is not None and not _is_instance(value, model):
             return Received(encoded, from_json(encoded), True, masked, frozenset(secrets))
         return Received(encoded, deepcopy(value), False, masked, frozenset(secrets))
+    except ActionException:
+        raise
     except Exception as error:
         kind = type(value).__name__
         raise failing(ErrorCode.INVALID_INPUT, f"the payload, a {kind}, cannot be copied: {_reason(error)}") from None
@@ -192,24 +209,29 @@ def _is_instance(payload: Any, model: Any) -> bool:
         return False
 
 
-def _misfit(value: Any, path: str = "") -> str:
-    """Say where a payload has something that JSON would not give back, and of which type it is."""
+def _misfit(value: Any, path: str = "") -> str | None:
+    """Say where a payload first has something that JSON would not give back, and of which type it is; None where it
+    has nothing of the kind."""
+    place = path or "the payload"
     if type(value) is dict:
         for key, item in value.items():
             if type(key) is not str:
-                return f"{path or 'the payload'} has a key of the type {_kind(key)}; keys are texts"
-            if not is_plain(item):
-                return _misfit(item, f"{path}.{key}" if path else key)
-    elif type(value) is list:
+                return f"{place} has a key of the type {_kind(key)}; keys are texts"
+            if not is_scalar(item) and (found := _misfit(item, f"{path}.{key}" if path else key)):
+                return found
+        return None
+    if type(value) is list:
         for index, item in enumerate(value):
-            if not is_plain(item):
-                return _misfit(item, f"{path}[{index}]")
-    expected = "dicts with texts as keys, lists, texts, finite numbers, booleans and None"
+            if not is_scalar(item) and (found := _misfit(item, f"{path}[{index}]")):
+                return found
+        return None
+    if is_scalar(value):
+        return None
     if isinstance(value, float):
-        return f"{path or 'the payload'} is {value!r}; JSON has finite numbers only"
+        return f"{place} is {value!r}; JSON has finite numbers only"
     return (
-        f"{path or 'the payload'} is a {_kind(value)}; a payload is made of {expected}, or is an instance of the "
-        f"action's model: give the JSON form of it"
+        f"{place} is a {_kind(value)}; a payload is made of dicts with texts as keys, lists, texts, finite numbers, "
+        f"booleans and None, or is an instance of the action's model: give the JSON form of it"
     )
 
 

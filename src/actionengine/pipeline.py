@@ -38,7 +38,7 @@ from actionengine.calling import check_deadline, log_crash, logger, timed_out
 from actionengine.context import RequestContext
 from actionengine.errors import ActionError, ActionException, ErrorCode, failing
 from actionengine.execution_state import ApprovalNeeded, Approved, Execution, FailureWrite, outcome_of
-from actionengine.payload import check_approvable, fingerprint, receive
+from actionengine.payload import check_approvable, fingerprint
 from actionengine.plan import ActionPlan
 from actionengine.routing import route
 from actionengine.stages import Answer, Replayed, Stages
@@ -139,7 +139,7 @@ class Pipeline(Stages):
             await self.guard(execution)
         await self.authorize(execution)
         if execution.received is None:
-            execution.keep(receive(execution.payload, execution.plan.model, self.limits))
+            self.keep_payload(execution)
         if not execution.plan.before:
             await self.validate(execution)
 

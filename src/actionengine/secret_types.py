@@ -6,7 +6,7 @@ Secret are `SecretStr`, `SecretBytes`, `Secret[…]`, and everything marked `Ann
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import isfinite
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 from weakref import WeakKeyDictionary
@@ -34,6 +34,9 @@ MASKING = object()
 
 _SECRETS = (SecretStr, SecretBytes, Secret)
 _SCALARS = frozenset({str, int, bool, type(None)})
+_LEAVES = _SCALARS | {float}
+CONTAINERS = frozenset({dict, list})
+"""The types of those JSON values that have others in them."""
 
 
 class Sensitive:
@@ -64,6 +67,12 @@ class Everything(frozenset[str]):
 
 
 NOTHING: frozenset[str] = frozenset()
+
+
+def is_scalar(value: Any) -> bool:
+    """Return whether a value is a text, a finite number, a boolean or None, and of no class of its own."""
+    kind = type(value)
+    return kind in _SCALARS or (kind is float and isfinite(value))
 
 
 def is_plain(value: Any) -> bool:
@@ -112,10 +121,14 @@ class _Walk:
 
     def visit(self, value: Any) -> None:
         kind = type(value)
-        if kind in _SCALARS or kind is float or id(value) in self._seen:
+        if kind in _LEAVES or id(value) in self._seen:
             return
         self._seen[id(value)] = value
-        if isinstance(value, _SECRETS):
+        if kind is dict:
+            self._visit_mapping(value)
+        elif kind is list:
+            self._visit_items(value)
+        elif isinstance(value, _SECRETS):
             self.learn(value)
         elif isinstance(value, BaseModel):
             self._visit_fields(kind, value.__dict__)
@@ -128,11 +141,17 @@ class _Walk:
         elif isinstance(value, tuple) and hasattr(value, "_fields"):
             self._visit_fields(kind, dict(zip(value._fields, value, strict=True)))
         elif isinstance(value, Mapping):
-            for key, item in value.items():
-                self.visit(key)
-                self.visit(item)
+            self._visit_mapping(value)
         elif isinstance(value, (list, tuple, set, frozenset)):
-            for item in value:
+            self._visit_items(value)
+
+    def _visit_mapping(self, value: Mapping[Any, Any]) -> None:
+        self._visit_items(value)
+        self._visit_items(value.values())
+
+    def _visit_items(self, items: Iterable[Any]) -> None:
+        for item in items:
+            if type(item) not in _LEAVES:
                 self.visit(item)
 
     def _visit_fields(self, kind: type[Any], fields: Mapping[str, Any]) -> None:
@@ -148,21 +167,24 @@ class _Walk:
         self.values.update(leaves(from_json(searchable_json(secret)), with_keys))
 
 
-def leaves(value: Any, with_keys: bool = False) -> Iterator[str]:
-    """Yield the texts and numbers of a JSON value, and perhaps its keys."""
-    if isinstance(value, str):
-        if value:
-            yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
+def leaves(value: Any, with_keys: bool = False) -> list[str]:
+    """Return the texts and numbers of a JSON value, and perhaps its keys."""
+    found: list[str] = []
+    waiting = [value]
+    for each in waiting:
+        kind = type(each)
+        if kind is str:
+            if each:
+                found.append(each)
+        elif kind is dict:
             if with_keys:
-                yield from leaves(key)
-            yield from leaves(item, with_keys)
-    elif isinstance(value, list):
-        for item in value:
-            yield from leaves(item, with_keys)
-    elif value is not None and not isinstance(value, bool):
-        yield str(value)
+                waiting += each
+            waiting += each.values()
+        elif kind is list:
+            waiting += each
+        elif each is not None and kind is not bool:
+            found.append(str(each))
+    return found
 
 
 def searchable_json(value: Any) -> bytes:
@@ -178,6 +200,11 @@ def searchable_json(value: Any) -> bytes:
 
 def revealed(value: Any, by_alias: bool = True) -> Any:
     """Return a value made of dictionaries, lists and scalars, its secrets in clear."""
+    kind = type(value)
+    if kind in _LEAVES:
+        return value
+    if kind is list:
+        return [item if type(item) in _LEAVES else revealed(item, by_alias) for item in value]
     if isinstance(value, _SECRETS):
         return revealed(value.get_secret_value(), by_alias)
     if isinstance(value, BaseModel):

@@ -447,8 +447,17 @@ class Stages(ABC):
     def _keep_quietly(self, execution: Execution) -> None:
         """Keep the payload before its turn, if it can be kept; its own stage says why not."""
         with suppress(Exception):
-            if execution.received is None:
-                execution.keep(receive(execution.payload, execution.plan.model, self.limits))
+            if execution.received is None and not execution.is_refused:
+                self.keep_payload(execution)
+
+    def keep_payload(self, execution: Execution) -> None:
+        """Keep the payload. Raises `ActionException(invalid_input)` as `receive` does; it is then read no second
+        time."""
+        try:
+            execution.keep(receive(execution.payload, execution.plan.model, self.limits))
+        except ActionException:
+            execution.is_refused = execution.received is None
+            raise
 
     # Idempotency
 
