@@ -20,7 +20,7 @@ from actionengine import (
     RequestContext,
     create_action,
 )
-from actionengine.routing import MAX_COMPARED_NAMES, MAX_NAME_LENGTH
+from actionengine.names import LONGEST_SHOWN, MAX_COMPARED_NAMES
 from tests.conftest import Execute
 
 MISSPELT = [("work", "opne"), ("wrok", "open"), ("action_lgo", "list"), ("work", "nothing alike"), ("work", 7)]
@@ -89,7 +89,7 @@ def test_an_unknown_name_among_many_is_compared_with_none(
         compared.append(len(names))
         return []
 
-    monkeypatch.setattr("actionengine.routing.get_close_matches", count)
+    monkeypatch.setattr("actionengine.names.get_close_matches", count)
     many = [create_action(name=f"open_{n}", description="", handler=open_job) for n in range(MAX_COMPARED_NAMES + 1)]
     for actions, comparisons in ((many, []), (many[1:], [MAX_COMPARED_NAMES])):
         compared.clear()
@@ -111,7 +111,7 @@ def test_an_unknown_name_is_repeated_in_part_and_logged(
     answer = execute(engine_of(OPEN), f"{service}.{action}", {}, as_ann)
     assert isinstance(answer, Failure)
     assert len(str(answer.failure())) < 500
-    assert all(len(str(value)) <= MAX_NAME_LENGTH for value in answer.failure().details.values())
+    assert all(len(str(value)) <= LONGEST_SHOWN for value in answer.failure().details.values())
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert line.startswith(answer.failure().message)
     assert f"(tenant acme, actor {as_ann.actor})" in line

@@ -14,10 +14,12 @@ from actionengine.context import RequestContext, Tenant
 from actionengine.driving import drive
 from actionengine.errors import ActionError, ActionException, ConfigurationError, ErrorCode, sendable
 from actionengine.event_types import EventType
+from actionengine.names import shortened
 from actionengine.pipeline import Pipeline
 from actionengine.plan import ActionPlan
 from actionengine.routing import no_service, route
 from actionengine.storage.port import Mode, Storage, StorageError, StorageUnavailable
+from actionengine.storage.tenants import LONGEST_SLUG
 
 logger = logging.getLogger("actionengine")
 
@@ -146,7 +148,7 @@ class Engine:
 
     async def _resolve(self, slug: str, mode: Mode) -> Result[Tenant, ActionError]:
         try:
-            is_one = isinstance(slug, str) and slug and sendable(slug) == slug
+            is_one = isinstance(slug, str) and 0 < len(slug) <= LONGEST_SLUG and sendable(slug) == slug
             tenant = await self._storage.find_tenant(slug, mode) if is_one else None
         except StorageUnavailable:
             return Failure(ActionError(ErrorCode.UNAVAILABLE, "the storage is unavailable, try again later"))
@@ -155,7 +157,7 @@ class Engine:
         except (StorageError, ConfigurationError) as error:
             return Failure(ActionError(ErrorCode.INTERNAL, f"the storage cannot be used: {error}"))
         if tenant is None:
-            return Failure(ActionError(ErrorCode.NOT_FOUND, f"there is no tenant {slug!r}"))
+            return Failure(ActionError(ErrorCode.NOT_FOUND, f"there is no tenant {shortened(slug)!r}"))
         return Success(tenant)
 
     def _route(self, service: str, action: str) -> ActionPlan | ActionError:
@@ -165,7 +167,7 @@ class Engine:
 def _refused(error: ActionError, context: RequestContext) -> Failure[ActionError]:
     """Return the failure for an unknown name, on record with the host: the action log has rows of actions only."""
     tenant, actor = getattr(context, "tenant", None), getattr(context, "actor", None)
-    logger.warning("%s (tenant %s, actor %s)", error.message, getattr(tenant, "slug", None), actor)
+    logger.warning("%s (tenant %s, actor %s)", error.message, getattr(tenant, "slug", None), shortened(actor))
     return Failure(error)
 
 

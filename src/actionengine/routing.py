@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Final
 
 from actionengine.actions import HookDefinition
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
+from actionengine.names import hint, nearest_of, shortened
 from actionengine.plan import ActionPlan
-
-MAX_COMPARED_NAMES: Final = 250
-"""Names that an unknown one is compared with; among more of them, no nearest one is looked for."""
-
-MAX_NAME_LENGTH: Final = 100
-"""Characters of an unknown name that an error repeats."""
 
 Plans = Mapping[str, Mapping[str, ActionPlan]]
 
@@ -30,7 +23,7 @@ def route(plans: Plans, service: str, action: str) -> ActionPlan | ActionError:
 
 def no_service(plans: Mapping[str, object], service: str) -> ActionError:
     """Return the `not_found` for a service, with the nearest name."""
-    nearest = _nearest(service, plans)
+    nearest = nearest_of(service, plans)
     return ActionError(
         ErrorCode.NOT_FOUND,
         f"there is no service {shortened(service)!r}{hint(nearest)}",
@@ -62,29 +55,12 @@ def _no_action(plans: Plans, service: str, action: str) -> ActionError:
     actions = plans.get(service) if isinstance(service, str) else None
     if actions is None:
         return no_service(plans, service)
-    nearest = _nearest(action, actions)
+    nearest = nearest_of(action, actions)
     return ActionError(
         ErrorCode.NOT_FOUND,
         f"there is no action {shortened(action)!r} in the service {service!r}{hint(nearest)}",
         {"service": service, "action": shortened(action), "nearest": nearest},
     )
-
-
-def _nearest(name: object, names: Mapping[str, object]) -> str | None:
-    # The caller chooses the name and how often it asks: a comparison takes some 30 microseconds.
-    if len(names) > MAX_COMPARED_NAMES:
-        return None
-    return next(iter(get_close_matches(shortened(name), names, n=1)), None)
-
-
-def shortened(name: object) -> str:
-    """Return as much of a name that a caller sent as a name can have."""
-    return str(name)[:MAX_NAME_LENGTH]
-
-
-def hint(nearest: str | None) -> str:
-    """Return the question with which a message about an unknown name ends; nothing without a near name."""
-    return "" if nearest is None else f"; did you mean {nearest!r}?"
 
 
 def _find(plans: Plans, plan: ActionPlan, hook: HookDefinition) -> ActionPlan:

@@ -24,8 +24,11 @@ from actionengine import (
     StorageUnavailable,
     Tenant,
 )
+from actionengine.driving import drive
 from actionengine.events.event import Event
 from actionengine.events.inbox import Inbox
+from actionengine.events.tenants import Tenants
+from actionengine.storage.port import Mode
 from actionengine.testing import World, scenario
 from tests.events.conftest import AnyStorage
 from tests.events.stock import Stock, failure_of, history, moved, stock_engine
@@ -372,14 +375,20 @@ def test_a_host_looks_up_tenants_in_its_own_directory(storage: InMemoryStorage, 
     assert "raised LookupError" in str(failure_of(failed))
 
 
-def test_the_directory_is_asked_once_for_many_events_of_tenants_known_or_not(acme: Tenant) -> None:
-    class Counting(InMemoryStorage):
-        asked = 0
+class Counting(InMemoryStorage):
+    """A storage that counts what its directory of tenants is asked."""
 
-        def list_tenants(self, **page: Any) -> Any:
-            self.asked += 1
-            return super().list_tenants(**page)
+    asked = 0
 
+    async def find_tenant_by_id(self, id: UUID, mode: Mode) -> Tenant | None:
+        self.asked += 1
+        return await super().find_tenant_by_id(id, mode)
+
+    def list_tenants(self, **page: Any) -> Any:
+        raise AssertionError("one tenant is wanted, not all")
+
+
+def test_the_directory_is_asked_once_for_a_tenant_and_for_each_event_of_an_unknown_one(acme: Tenant) -> None:
     storage = Counting()
     known, unknown = storage.create_tenant(slug="acme", name="Acme"), acme
     engine = stock_engine(storage)
@@ -392,7 +401,33 @@ def test_the_directory_is_asked_once_for_many_events_of_tenants_known_or_not(acm
         for event in history(engine, tenant):
             assert inbox.handle(event, note) == Success(True)
 
-    assert storage.asked == 2
+    assert storage.asked == 1 + 5
+
+
+def test_a_flood_of_unknown_tenants_costs_a_look_up_each_and_stays_in_no_memory() -> None:
+    storage = Counting()
+    known = [storage.create_tenant(slug=f"t-{number}", name="x") for number in range(3)]
+    tenants = Tenants(storage)
+
+    for _ in range(1000):
+        id = uuid4()
+        assert drive(tenants.find(id, "sync")) == Tenant(id, str(id))
+    assert storage.asked == 1000
+    assert not tenants._known
+
+    for tenant in (*known, *known):
+        assert drive(tenants.find(tenant.id, "sync")) == tenant
+    assert storage.asked == 1003
+
+
+def test_only_so_many_tenants_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actionengine.events.tenants._MOST_KNOWN", 10)
+    storage = Counting()
+    tenants = Tenants(storage)
+    for number in range(50):
+        tenant = storage.create_tenant(slug=f"t-{number}", name="x")
+        assert drive(tenants.find(tenant.id, "sync")) == tenant
+        assert len(tenants._known) <= 10
 
 
 def test_an_event_of_a_deleted_tenant_is_not_taken_in(any_storage: AnyStorage) -> None:
@@ -409,7 +444,7 @@ def test_an_event_of_a_deleted_tenant_is_not_taken_in(any_storage: AnyStorage) -
 
 def test_a_directory_that_is_out_of_reach_is_unavailable(acme: Tenant) -> None:
     class OutOfReach(InMemoryStorage):
-        def list_tenants(self, **page: Any) -> Any:
+        async def find_tenant_by_id(self, id: UUID, mode: Mode) -> Tenant | None:
             raise StorageUnavailable("gone")
 
     engine = stock_engine(OutOfReach())

@@ -481,6 +481,7 @@ FORGED_SIGNATURES = {
 OPERATOR_CALLS = {
     "all tenants": "SELECT * FROM public.ae_list_tenants({signature})",
     "a tenant by its slug": "SELECT public.ae_find_tenant('globex', {signature})",
+    "a tenant by its id": "SELECT public.ae_find_tenant_by_id('VICTIM'::uuid, {signature})",
     "a new tenant": "SELECT public.ae_create_tenant(gen_random_uuid(), 'mallory', 'Mallory', {signature})",
     "deleting a tenant": "SELECT public.ae_delete_tenant('globex', {signature})",
     "purging keys": "SELECT public.ae_purge_keys(1000, {signature})",

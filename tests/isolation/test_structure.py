@@ -54,6 +54,7 @@ OPERATOR_CALLS = {
     "ae_create_tenant(uuid,text,text,text)",
     "ae_delete_tenant(text,text)",
     "ae_find_tenant(text,text)",
+    "ae_find_tenant_by_id(uuid,text)",
     "ae_list_tenants(text,text,integer)",
     "ae_purge_keys(integer,text)",
 }

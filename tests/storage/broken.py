@@ -262,6 +262,9 @@ class TenantsAreTheirSlugs(Broken, by=TenantConformance.test_a_tenant_is_its_id_
     async def find_tenant(self, slug: str, mode: Mode) -> Tenant | None:
         return self._tenants.get(slug) if self._tenants.get(slug) in self.list_tenants() else None
 
+    async def find_tenant_by_id(self, id: UUID, mode: Mode) -> Tenant | None:
+        return next((tenant for tenant in self.list_tenants() if tenant.id == id), None)
+
     def delete_tenant(self, *, slug: str) -> bool:
         tenant = self._tenants.get(slug)
         if tenant is None or self._tenant_data(_of_slug(tenant)).is_deleted:

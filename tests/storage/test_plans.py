@@ -46,6 +46,7 @@ INDEXES: dict[str, set[str]] = {
     "FIND_LOG by outcome": {"ae_action_log(tenant_id, outcome, id)"},
     "FIND_LOG_OF_SUBJECT": {LOG, "ae_action_log_subjects, its key"},
     "FIND_TENANT": {"ae_tenants(slug)"},
+    "FIND_TENANT_BY_ID": {"ae_tenants, its key"},
     "FORGET_DELIVERED": {"ae_outbox, its key"},
     "HOLD": {OUTBOX, HELD, "ae_outbox, its key"},
     "IS_BEHIND": {OUTBOX, HELD},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from time import monotonic
 from uuid import UUID
 
 from actionengine.context import Tenant
@@ -15,21 +14,20 @@ logger = logging.getLogger("actionengine")
 
 TenantOf = Callable[[UUID], Tenant]
 
-_ASK_AGAIN = 60.0
-"""Seconds after which the storage is asked again for a tenant that it did not know."""
+_MOST_KNOWN = 10_000
+"""Tenants that are remembered; of more of them, those that were found first are looked up again."""
 
 
 class Tenants:
     """The tenants of events, by id: `tenant_of` where a host has a directory of its own, or those of the storage.
 
-    One that the storage does not know (a deleted one, say) gets its id as its slug.
+    One that the storage does not know (a deleted one, say) gets its id as its slug, and is looked up each time.
     """
 
     def __init__(self, storage: Storage, tenant_of: TenantOf | None = None) -> None:
         self._storage = storage
         self._tenant_of = tenant_of
         self._known: dict[UUID, Tenant] = {}
-        self._unknown: dict[UUID, float] = {}
 
     async def find(self, id: UUID, mode: Mode) -> Tenant:
         """The tenant of this id. Raises `StorageError`, and `ActionException(internal)` where `tenant_of` raises or
@@ -39,15 +37,13 @@ class Tenants:
         known = self._known.get(id)
         if known is not None:
             return known
-        if self._unknown.get(id, 0.0) <= monotonic():
-            storage = self._storage
-            tenants = storage.list_tenants() if mode == "sync" else await storage.list_tenants_async()
-            self._known = {tenant.id: tenant for tenant in tenants}
-            known = self._known.get(id)
-            if known is not None:
-                return known
-            self._unknown[id] = monotonic() + _ASK_AGAIN
-        return Tenant(id, str(id))
+        found = await self._storage.find_tenant_by_id(id, mode)
+        if found is None:
+            return Tenant(id, str(id))
+        while len(self._known) >= _MOST_KNOWN:
+            self._known.pop(next(iter(self._known)), None)
+        self._known[id] = found
+        return found
 
 
 def _looked_up(id: UUID, tenant_of: TenantOf) -> Tenant:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
@@ -20,6 +19,7 @@ from actionengine.execution.refusals import (
     TenantMismatchError,
 )
 from actionengine.execution.request import ExecutionRequest, ModuleContext
+from actionengine.names import hint, nearest_of
 from actionengine.payload import refusals, summary
 
 
@@ -79,10 +79,12 @@ class Boundary:
         action = self.actions.get(name)
         if action is None:
             shown = sendable(name[:200])
-            nearest = next(iter(get_close_matches(shown, self.actions, n=1)), None)
-            hint = "" if nearest is None else f"; did you mean {nearest!r}?"
+            nearest = nearest_of(shown, self.actions)
             raise failing(
-                ErrorCode.NOT_FOUND, f"there is no module action {shown!r}{hint}", action=shown, nearest=nearest
+                ErrorCode.NOT_FOUND,
+                f"there is no module action {shown!r}{hint(nearest)}",
+                action=shown,
+                nearest=nearest,
             )
         return action
 

@@ -143,6 +143,7 @@ class InMemoryStorage:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._tenants: dict[str, Tenant] = {}
+        self._tenants_by_id: dict[UUID, Tenant] = {}
         self._data: dict[UUID, TenantData] = {}
         self._queues = Queues()
         self._further_queues = {queue: Queues() for queue in (WORKFLOWS, TRIGGERS)}
@@ -161,6 +162,11 @@ class InMemoryStorage:
         tenant = self._tenants.get(slug)
         return None if tenant is None or self._is_deleted(tenant) else tenant
 
+    async def find_tenant_by_id(self, id: UUID, mode: Mode) -> Tenant | None:
+        """The tenant of this id."""
+        tenant = self._tenants_by_id.get(id)
+        return None if tenant is None or self._is_deleted(tenant) else tenant
+
     def create_tenant(self, *, slug: str, name: str) -> Tenant:
         """Make a tenant. Raises `ActionException`: `conflict` for a taken slug, `invalid_input` for one that is not
         lower-case letters, digits and hyphens (63 at most), or for an empty name."""
@@ -169,6 +175,7 @@ class InMemoryStorage:
             if slug in self._tenants:
                 raise slug_taken(slug)
             tenant = self._tenants[slug] = Tenant(stdlib_uuid7(), slug)
+            self._tenants_by_id[tenant.id] = tenant
         return tenant
 
     async def create_tenant_async(self, *, slug: str, name: str) -> Tenant:

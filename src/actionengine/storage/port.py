@@ -592,6 +592,9 @@ class Storage(Protocol):
     async def find_tenant(self, slug: str, mode: Mode) -> Tenant | None:
         """The tenant of this slug."""
 
+    async def find_tenant_by_id(self, id: UUID, mode: Mode) -> Tenant | None:
+        """The tenant of this id, in one look-up."""
+
     def create_tenant(self, *, slug: str, name: str) -> Tenant:
         """Make a tenant. Raises `ActionException`: `conflict` for a taken slug, `invalid_input` for one that is not
         lower-case letters, digits and hyphens."""

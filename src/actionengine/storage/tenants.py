@@ -6,6 +6,9 @@ import re
 
 from actionengine.errors import ActionException, ErrorCode, failing, sendable
 
+LONGEST_SLUG = 63
+"""Characters of the slug of a tenant."""
+
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 

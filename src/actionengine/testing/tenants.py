@@ -44,6 +44,17 @@ class TenantConformance(Conformance):
         assert await world.storage.find_tenant(a_slug(), world.mode) is None
 
     @scenario
+    async def test_a_tenant_is_found_by_its_id(self, world: World) -> None:
+        made, other = [await world.create_tenant(slug=a_slug(), name="x") for _ in range(2)]
+
+        assert await world.storage.find_tenant_by_id(made.id, world.mode) == made
+        assert await world.storage.find_tenant_by_id(uuid4(), world.mode) is None
+
+        assert await world.delete_tenant(slug=made.slug)
+        assert await world.storage.find_tenant_by_id(made.id, world.mode) is None
+        assert await world.storage.find_tenant_by_id(other.id, world.mode) == other
+
+    @scenario
     async def test_tenants_are_listed_by_slug(self, world: World) -> None:
         slugs = [a_slug() for _ in range(5)]
         made = [await world.create_tenant(slug=slug, name=slug) for slug in slugs]

@@ -8,8 +8,8 @@ from returns.result import Result, Success
 from actionengine.action_context import ActionContext
 from actionengine.changes.store import conflict, new_id
 from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.names import hint
 from actionengine.plan import native
-from actionengine.routing import hint
 from actionengine.services.access import SystemAccess, access_of
 from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.workflows.definition import Definition, document, parse_definition

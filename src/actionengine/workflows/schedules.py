@@ -13,6 +13,8 @@ from zoneinfo import available_timezones
 
 from croniter import CroniterError, croniter  # type: ignore[import-untyped]
 
+from actionengine.names import shortened
+
 
 class _Field(NamedTuple):
     name: str
@@ -141,6 +143,7 @@ def zone(name: str) -> str:
     known = _zones()
     if known.get(name) == name:
         return name
+    name = shortened(name)
     close = get_close_matches(name, known, 1)
     near = known.get(name.casefold()) or (known[close[0]] if close else "Europe/Berlin")
     reason = f"{name!r} is another time zone on each machine" if name in _DIFFER else f"there is no time zone {name!r}"

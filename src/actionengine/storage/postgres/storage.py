@@ -237,6 +237,11 @@ class PostgresStorage(SQLStorage):
         ((found,),) = self._query(mode, "SELECT public.ae_find_tenant(%s, %s)", (slug, signature))
         return Tenant(found, slug) if found is not None else None
 
+    def _find_tenant_by_id(self, id: UUID, mode: Mode) -> Tenant | None:
+        parameters = (id, self._signature("find_tenant_by_id"))
+        ((slug,),) = self._query(mode, "SELECT public.ae_find_tenant_by_id(%s, %s)", parameters)
+        return Tenant(id, slug) if slug is not None else None
+
     def _create_tenant(self, tenant: Tenant, name: str, mode: Mode) -> bool:
         parameters = (tenant.id, tenant.slug, name, self._signature("create_tenant"))
         ((made,),) = self._query(mode, "SELECT public.ae_create_tenant(%s, %s, %s, %s)", parameters)

@@ -81,6 +81,10 @@ class SQLStorage(ABC):
         """The tenant of this slug."""
         return await self._run(mode, self._find_tenant, slug, mode)
 
+    async def find_tenant_by_id(self, id: UUID, mode: Mode) -> Tenant | None:
+        """The tenant of this id."""
+        return await self._run(mode, self._find_tenant_by_id, id, mode)
+
     def create_tenant(self, *, slug: str, name: str) -> Tenant:
         """Make a tenant. Raises `ActionException`: `conflict` for a taken slug, `invalid_input` for one that is not
         lower-case letters, digits and hyphens (63 at most), or for an empty name."""
@@ -227,6 +231,9 @@ class SQLStorage(ABC):
 
     @abstractmethod
     def _find_tenant(self, slug: str, mode: Mode) -> Tenant | None: ...
+
+    @abstractmethod
+    def _find_tenant_by_id(self, id: UUID, mode: Mode) -> Tenant | None: ...
 
     @abstractmethod
     def _create_tenant(self, tenant: Tenant, name: str, mode: Mode) -> bool: ...

@@ -142,6 +142,12 @@ FROM main.ae_tenants
 WHERE slug = ? AND deleted_at IS NULL
 """
 
+FIND_TENANT_BY_ID = """
+SELECT slug
+FROM main.ae_tenants
+WHERE tenant_id = ? AND deleted_at IS NULL
+"""
+
 DELETE_TENANT = """
 UPDATE main.ae_tenants
 SET deleted_at = ?

@@ -43,6 +43,7 @@ from actionengine.storage.sqlite.statements import (
     DELETE_TENANT,
     DOCUMENTS,
     FIND_TENANT,
+    FIND_TENANT_BY_ID,
     LIST_DOCUMENTS,
     LIST_TENANTS,
     PURGE_KEYS,
@@ -287,6 +288,11 @@ class SQLiteStorage(SQLStorage):
     def _find_tenant(self, slug: str, mode: Mode) -> Tenant | None:
         for (id,) in self._query(mode, FIND_TENANT, (slug,), writes=False):
             return Tenant(UUID(id), slug)
+        return None
+
+    def _find_tenant_by_id(self, id: UUID, mode: Mode) -> Tenant | None:
+        for (slug,) in self._query(mode, FIND_TENANT_BY_ID, (str(id),), writes=False):
+            return Tenant(id, slug)
         return None
 
     def _create_tenant(self, tenant: Tenant, name: str, mode: Mode) -> bool:

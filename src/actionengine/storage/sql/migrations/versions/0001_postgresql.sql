@@ -871,6 +871,13 @@ BEGIN
     RETURN (SELECT t.tenant_id FROM public.ae_tenants t WHERE t.slug = wanted AND t.deleted_at IS NULL);
 END $$;
 
+CREATE FUNCTION public.ae_find_tenant_by_id(wanted uuid, signature text) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM public.ae_operate('find_tenant_by_id', signature);
+    RETURN (SELECT t.slug FROM public.ae_tenants t WHERE t.tenant_id = wanted AND t.deleted_at IS NULL);
+END $$;
+
 CREATE FUNCTION public.ae_delete_tenant(unwanted text, signature text) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -1296,6 +1303,7 @@ REVOKE EXECUTE ON FUNCTION
     public.ae_open(text, text, text, text),
     public.ae_is_deleted(uuid),
     public.ae_find_tenant(text, text),
+    public.ae_find_tenant_by_id(uuid, text),
     public.ae_create_tenant(uuid, text, text, text),
     public.ae_delete_tenant(text, text),
     public.ae_list_tenants(text, text, integer),
