@@ -164,7 +164,8 @@ def test_as_many_values_as_are_allowed_pass() -> None:
     limits = Limits(payload_values=100)
     assert receive([0] * 99, None, limits).is_plain
     assert receive([",[{" * 100] * 99, None, limits).is_plain
-    for payload in ([0] * 100, {str(number): "" for number in range(100)}, [[]] * 100, [{"a": 0}] * 50):
+    refused: list[Any] = [[0] * 100, {str(number): "" for number in range(100)}, [[]] * 100, [{"a": 0}] * 50]
+    for payload in refused:
         with pytest.raises(ActionException, match="more than 100 values"):
             receive(payload, None, limits)
 

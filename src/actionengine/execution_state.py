@@ -110,7 +110,8 @@ class Execution:
     has_own_value = True
     """True if the value is the handler's, and no hook has made another one of it."""
     decisions: str | None = None
-    subjects: tuple[str, ...] = ()
+    subjects: dict[str, None] | None = None
+    """What this execution is about, in order and each once; None for nothing."""
     flushed = 0
     """The number of subjects that are rows which the session has changed."""
     emitted = False
@@ -194,7 +195,7 @@ class Execution:
         self.value = self.output = self.result_json = self._hook_context = None
         self.has_own_value, self.has_plain_value = True, False
         self.emitted = False
-        self.subjects = ()
+        self.subjects = None
         self.flushed = 0
         self.after_failure = ()
         self.after_commit = ()
@@ -311,8 +312,9 @@ class Execution:
             subject = scrub_text(subject, secrets)
         subject = subject[:LONGEST_SUBJECT]
         with self.lock:
-            if subject not in self.subjects:
-                self.subjects = (*self.subjects, subject)
+            if self.subjects is None:
+                self.subjects = {}
+            self.subjects[subject] = None
 
     def add_flushed(self, subjects: Sequence[str]) -> None:
         """Put the rows that the session has changed on record, up to a bound."""
@@ -346,7 +348,7 @@ class Execution:
 
     def add_default_event(self) -> None:
         """The event of a command that emitted none: named after it, with its masked input and output."""
-        subject = self.subjects[0] if self.subjects else None
+        subject = next(iter(self.subjects)) if self.subjects else None
         payload = b'{"input":%b,"output":%b}' % (self.masked_input() or b"null", self.output or b"null")
         self.add_event(self.plan.name, subject, payload)
 
@@ -367,7 +369,7 @@ class Execution:
                 request.source,
                 request.reason,
                 self.plan.name,
-                self.subjects,
+                tuple(self.subjects) if self.subjects else (),
                 self.masked_input() if outcome == "succeeded" else self._masked_input_or_none(),
                 self.output,
                 outcome,

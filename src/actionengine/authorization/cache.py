@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from math import inf
 from threading import Lock
 from time import monotonic
 from typing import Generic, NamedTuple, TypeVar
@@ -34,6 +35,15 @@ class BoundedCache(Generic[V]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def find(self, key: Hashable) -> V | None:
+        """Return the value of a key that `keep` has kept."""
+        entry = self.get(key, 0)
+        return entry.value if entry is not None else None
+
+    def keep(self, key: Hashable, value: V, size: int) -> None:
+        """Keep a value that stays in force."""
+        self.put(key, Entry(value, 0, inf, size))
 
     def get(self, key: Hashable, stamp: int) -> Entry[V] | None:
         """Return the entry of a key while it is in force."""

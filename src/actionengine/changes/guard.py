@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
 from typing import Any, NamedTuple
-from uuid import UUID
 
 from pydantic import BaseModel
+from pydantic_core import to_json
 
+from actionengine.authorization.cache import BoundedCache
 from actionengine.changes.documents import OWN_FIELDS, misfits, model_of
 from actionengine.changes.store import Store, conflict, state_of
 from actionengine.changes.transform import TypeGraph
@@ -21,8 +22,10 @@ from actionengine.storage.port import DocumentCheck, UnitOfWork
 from actionengine.storage.records import encode_document
 from actionengine.storage.tables import Row
 
-_MOST = 1000
-"""Models that are kept: one of fifty fields takes some 200 KB."""
+MODEL_BYTES = 64 * 1024 * 1024
+"""Of the models that an engine keeps, about: one of fifty fields takes some 250 KB."""
+_FIELD_BYTES = 5000
+"""Of a field of a model, beside what its definition says."""
 
 _SEEN = ("key", "status", "version", "updated_at")
 
@@ -45,12 +48,12 @@ class RecordTypeGuard:
     so that a merged change holds from the next look on: one statement for each collection that an action writes to."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[UUID, str], _Known] = {}
+        self._known: BoundedCache[_Known] = BoundedCache(MODEL_BYTES)
 
     async def check(self, unit_of_work: UnitOfWork, tenant: Tenant, collection: str) -> DocumentCheck | None:
         """Return what checks the documents of a collection; None where no record type of its name is in use, or has
         been. Of several retired types, the one that was changed last counts."""
-        store, known = Store(unit_of_work), self._known.get((tenant.id, collection))
+        store, known = Store(unit_of_work), self._known.find((tenant.id, collection))
         if known is not None:
             rows = await store.record_types.find(
                 {"project_id": known.project_id, "key": known.keys}, columns=_SEEN, order=("key",)
@@ -70,11 +73,11 @@ class RecordTypeGuard:
     async def _learn(self, store: Store, tenant: Tenant, row: Row) -> DocumentCheck:
         key = row["key"]
         model, rows = await _model(store, row)
-        while len(self._known) >= _MOST:
-            self._known.pop(next(iter(self._known)), None)
         versions = _versions(rows)
         check = _Fit(key, model)
-        self._known[tenant.id, key] = _Known(row["project_id"], tuple(versions), versions, check)
+        known = _Known(row["project_id"], tuple(versions), versions, check)
+        size = _FIELD_BYTES * (1 + len(model.model_fields)) + 4 * sum(len(to_json(each["schema"])) for each in rows)
+        self._known.keep((tenant.id, key), known, size)
         return check
 
 

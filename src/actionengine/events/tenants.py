@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from uuid import UUID
 
+from actionengine.authorization.cache import BoundedCache
 from actionengine.context import Tenant
 from actionengine.errors import ErrorCode, failing
 from actionengine.storage.port import Mode, Storage
@@ -15,7 +16,7 @@ logger = logging.getLogger("actionengine")
 TenantOf = Callable[[UUID], Tenant]
 
 _MOST_KNOWN = 10_000
-"""Tenants that are remembered; of more of them, those that were found first are looked up again."""
+"""Tenants that are remembered, those that were asked for last."""
 
 
 class Tenants:
@@ -27,22 +28,20 @@ class Tenants:
     def __init__(self, storage: Storage, tenant_of: TenantOf | None = None) -> None:
         self._storage = storage
         self._tenant_of = tenant_of
-        self._known: dict[UUID, Tenant] = {}
+        self._known: BoundedCache[Tenant] = BoundedCache(_MOST_KNOWN)
 
     async def find(self, id: UUID, mode: Mode) -> Tenant:
         """The tenant of this id. Raises `StorageError`, and `ActionException(internal)` where `tenant_of` raises or
         gives another tenant."""
         if self._tenant_of is not None:
             return _looked_up(id, self._tenant_of)
-        known = self._known.get(id)
+        known = self._known.find(id)
         if known is not None:
             return known
         found = await self._storage.find_tenant_by_id(id, mode)
         if found is None:
             return Tenant(id, str(id))
-        while len(self._known) >= _MOST_KNOWN:
-            self._known.pop(next(iter(self._known)), None)
-        self._known[id] = found
+        self._known.keep(id, found, 1)
         return found
 
 

@@ -80,12 +80,8 @@ class Boundary:
         if action is None:
             shown = sendable(name[:200])
             nearest = nearest_of(shown, self.actions)
-            raise failing(
-                ErrorCode.NOT_FOUND,
-                f"there is no module action {shown!r}{hint(nearest)}",
-                action=shown,
-                nearest=nearest,
-            )
+            message = f"there is no module action {shown!r}{hint(nearest)}"
+            raise failing(ErrorCode.NOT_FOUND, message, action=shown, nearest=nearest)
         return action
 
 

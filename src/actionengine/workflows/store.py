@@ -17,7 +17,10 @@ from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
+from pydantic_core import to_json
+
 from actionengine.action_context import ActionContext
+from actionengine.authorization.cache import BoundedCache
 from actionengine.changes.store import conflict, not_found
 from actionengine.errors import ActionException, ErrorCode
 from actionengine.services.access import SystemAccess, access_of
@@ -32,13 +35,15 @@ TRIGGERS = "ae_triggers"
 TRIGGER_COUNTS = "ae_trigger_counts"
 LOCKS = "ae_record_locks"
 
-_MOST_KEPT = 500
-"""Parsed definitions that a process keeps: a version never changes."""
+DEFINITION_BYTES = 64 * 1024 * 1024
+"""Of the parsed definitions that a process keeps: a version never changes."""
+_OF_A_BYTE = 20
+"""Bytes of a parsed definition, about, for one of its JSON."""
 
 _LONGEST_ID = 255
 """Characters of the id of a document."""
 
-_definitions: dict[str, Definition] = {}
+_definitions: BoundedCache[Definition] = BoundedCache(DEFINITION_BYTES)
 """By the id that a version has for good, so that no other storage's or tenant's is taken for it, nor one that was never
 committed."""
 
@@ -69,7 +74,7 @@ class Store:
 
     async def definition(self, run: Record) -> Definition:
         """The definition that a run goes by."""
-        known = _definitions.get(run.data["definition_id"])
+        known = _definitions.find(run.data["definition_id"])
         if known is None:
             known = parsed(await self.workflow(run.data["workflow_key"], run.data["workflow_version"]))
         return known
@@ -104,14 +109,10 @@ def store_of(ctx: ActionContext) -> Store:
 def parsed(workflow: Record) -> Definition:
     """The definition of a version of a workflow."""
     id = workflow.data["definition_id"]
-    known = _definitions.get(id)
+    known = _definitions.find(id)
     if known is None:
         known = parse_definition(workflow.data["definition"], stored=True)
-        if len(_definitions) >= _MOST_KEPT:
-            # Of a copy: other threads add to it meanwhile.
-            for oldest in list(_definitions)[:1]:
-                _definitions.pop(oldest, None)
-        _definitions[id] = known
+        _definitions.keep(id, known, _OF_A_BYTE * len(to_json(workflow.data["definition"])))
     return known
 
 

@@ -33,6 +33,9 @@ Statement = tuple[str, Sequence[Any]]
 
 MOST_PREPARED = 200
 """Statements that a connection prepares; the shapes of a recording have no bound."""
+LONGEST_PREPARED = 8192
+"""Bytes of a statement that is prepared, or remembered as it goes over the wire. A longer one writes many rows, and how
+many these are, callers of actions say: each number is another statement."""
 
 
 _IN_USE = "a cursor of the handler's own still reads from the connection: close it before the handler ends"
@@ -294,7 +297,9 @@ class Driver:
             results.append(None)
         for (name, statement), parameters in statements:
             is_ready = prepared is not None and (name in prepared or name in results)
-            if not is_ready and (prepared is None or len(prepared) + len(results) > MOST_PREPARED):
+            if not is_ready and (
+                prepared is None or len(prepared) + len(results) > MOST_PREPARED or len(statement) > LONGEST_PREPARED
+            ):
                 pgconn.send_query_params(statement, parameters)
             else:
                 if not is_ready:
@@ -323,11 +328,17 @@ def milliseconds(seconds: float) -> str:
     return str(max(1, int(seconds * 1000)))
 
 
-@lru_cache(maxsize=1024)
 def _wired(statement: str) -> Wired:
+    return _kept(statement) if len(statement) <= LONGEST_PREPARED else _encoded_statement(statement)
+
+
+def _encoded_statement(statement: str) -> Wired:
     first, *others = statement.split("%s")
     encoded = (first + "".join(f"${number}{part}" for number, part in enumerate(others, 1))).encode()
     return Wired(b"ae_" + sha256(encoded).hexdigest()[:16].encode(), encoded)
+
+
+_kept = lru_cache(maxsize=1024)(_encoded_statement)
 
 
 def _wire(statement: Statement) -> Encoded:
