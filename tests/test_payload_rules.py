@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 
-from actionengine.errors import ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS, check_readable, is_deeper
 from actionengine.payload import (
     Limits,
@@ -47,10 +47,10 @@ LIMITS = Limits()
 
 
 def refusal(call: Any, *arguments: Any) -> str:
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         call(*arguments)
-    assert caught.value.error.code is ErrorCode.INVALID_INPUT
-    return caught.value.error.message
+    assert caught.value.code is ErrorCode.INVALID_INPUT
+    return caught.value.message
 
 
 # Copies

@@ -18,7 +18,6 @@ from actionengine import (
     Action,
     ActionContext,
     ActionError,
-    ActionException,
     ActionHooks,
     ActionResultConfig,
     Actor,
@@ -245,7 +244,7 @@ def test_an_action_exception_from_deep_inside_is_that_failure(
     refusal = ActionError(ErrorCode.CONFLICT, "no", {"why": ["a"]})
 
     def deep(data: Any) -> Result[Any, Any]:
-        raise ActionException(refusal)
+        raise refusal
 
     assert execute(engine_of(action("go", deep)), "work.go", {}, as_ann) == Failure(refusal)
 

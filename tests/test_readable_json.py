@@ -15,7 +15,6 @@ from returns.result import Failure, Result, Success
 from actionengine import (
     ActionContext,
     ActionError,
-    ActionException,
     ActionHooks,
     ActionResultConfig,
     Actor,
@@ -181,7 +180,7 @@ def test_the_bounds_are_exact() -> None:
 def test_no_limit_lets_a_payload_in_that_could_not_be_logged() -> None:
     limits = Limits(payload_depth=10_000)
     receive(deep(MAX_JSON_DEPTH), None, limits)
-    with pytest.raises(ActionException, match=f"deeper than {MAX_JSON_DEPTH} levels"):
+    with pytest.raises(ActionError, match=f"deeper than {MAX_JSON_DEPTH} levels"):
         receive(deep(MAX_JSON_DEPTH + 1), None, limits)
 
 

@@ -25,7 +25,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.errors import ActionException
+from actionengine.errors import ActionError
 from actionengine.json_bounds import has_more_values
 from actionengine.masking import MASK, scrub, scrub_text
 from actionengine.payload import receive
@@ -166,7 +166,7 @@ def test_as_many_values_as_are_allowed_pass() -> None:
     assert receive([",[{" * 100] * 99, None, limits).is_plain
     refused: list[Any] = [[0] * 100, {str(number): "" for number in range(100)}, [[]] * 100, [{"a": 0}] * 50]
     for payload in refused:
-        with pytest.raises(ActionException, match="more than 100 values"):
+        with pytest.raises(ActionError, match="more than 100 values"):
             receive(payload, None, limits)
 
 
@@ -176,9 +176,9 @@ def test_values_that_only_an_instance_reveals_are_counted_too() -> None:
         rest: Annotated[Any, Sensitive()] = None
 
     limits = Limits(payload_values=100, payload_bytes=2000)
-    with pytest.raises(ActionException, match="more than 100 values"):
+    with pytest.raises(ActionError, match="more than 100 values"):
         receive(Hidden(token=SecretStr("x"), rest=[0] * 100), Hidden, limits)
-    with pytest.raises(ActionException, match="bytes; at most 2000"):
+    with pytest.raises(ActionError, match="bytes; at most 2000"):
         receive(Hidden(token=SecretStr("x" * 2000)), Hidden, limits)
 
 
@@ -190,7 +190,7 @@ def test_a_misfit_deep_in_a_payload_is_found_in_one_walk() -> None:
         return value
 
     def refuse(depth: int) -> None:
-        with pytest.raises(ActionException, match="is inf"):
+        with pytest.raises(ActionError, match="is inf"):
             receive(nested(depth), None, Limits())
 
     assert calls(lambda: refuse(60)) < 1.2 * calls(lambda: refuse(1)) + 200

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from actionengine.errors import ActionError, ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.boundary import Admitted
 from actionengine.execution.capabilities import CapabilityProfile
 from actionengine.execution.declarations import ModuleAction
@@ -79,10 +79,10 @@ class HttpRunner(BoundaryRunner):
             response = connection.getresponse()
             status, content = response.status, response.read(MOST_ANSWER + 1)
         except (OSError, http.client.HTTPException) as error:
-            raise failing(
+            raise ActionError(
                 ErrorCode.UNAVAILABLE,
                 f"the runner at {self._host} is out of reach: {error or type(error).__name__}",
-                request_id=request.id,
+                {"request_id": request.id},
             ) from error
         finally:
             connection.close()
@@ -97,16 +97,13 @@ class HttpRunner(BoundaryRunner):
             answer: dict[str, Any] = json.loads(content)
             if "error" in answer:
                 given = answer["error"]
-                raise ActionException(
-                    ActionError(ErrorCode(given["code"]), given["message"], given.get("details") or {})
-                )
+                raise ActionError(ErrorCode(given["code"]), given["message"], given.get("details") or {})
             result = ExecutionResult.model_validate(answer["result"])
         except (ValueError, LookupError, TypeError) as error:
-            raise failing(
+            raise ActionError(
                 ErrorCode.UNAVAILABLE,
                 f"the runner at {self._host} gave no answer to be understood (status {status})",
-                request_id=request.id,
-                status=status,
+                {"request_id": request.id, "status": status},
             ) from error
         return result.model_copy(update={"runner": self.name, "worker": result.worker or self._host})
 
@@ -117,13 +114,13 @@ def _order(request: ExecutionRequest) -> bytes:
     try:
         return json.dumps(document, allow_nan=False).encode()
     except ValueError as error:
-        raise failing(ErrorCode.INVALID_INPUT, f"the request {request.id} has no JSON form: {error}") from None
+        raise ActionError(ErrorCode.INVALID_INPUT, f"the request {request.id} has no JSON form: {error}") from None
 
 
 def _wait(
     connection: http.client.HTTPConnection, request: ExecutionRequest, cancelled: threading.Event, deadline: float
 ) -> None:
-    """Wait until the answer begins. Raises `ActionException` where it is not wanted any more, or too late."""
+    """Wait until the answer begins. Raises `ActionError` where it is not wanted any more, or too late."""
     while not select.select([connection.sock], [], [], _LOOK)[0]:
         if cancelled.is_set():
             raise was_cancelled(request)

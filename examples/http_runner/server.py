@@ -17,7 +17,7 @@ from pydantic_core import from_json
 from returns.result import Failure
 
 from actionengine import Actor, Tenant
-from actionengine.errors import ActionError, ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.boundary import checked_module
 from actionengine.execution.capabilities import Capability
 from actionengine.execution.request import ExecutionRequest, ModuleContext
@@ -83,8 +83,8 @@ def create_app(runner: Runner, roots: ModuleRoots, verifier: Verifier) -> FastAP
             return _refused(401, ErrorCode.UNAUTHENTICATED, str(refusal))
         try:
             asked = Order.model_validate(from_json(body)).request(roots)
-        except ActionException as refusal:
-            return _answered(Failure(refusal.error))
+        except ActionError as refusal:
+            return _answered(Failure(refusal))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))

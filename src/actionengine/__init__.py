@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from actionengine.bootstrap import create_engine
     from actionengine.context import Actor, AIUsage, RequestContext, Tenant
     from actionengine.engine import Engine
-    from actionengine.errors import ActionError, ActionException, ConfigurationError, DuplicateActionWarning, ErrorCode
+    from actionengine.errors import ActionError, ConfigurationError, DuplicateActionWarning, ErrorCode
     from actionengine.event_types import EventType, EventVersionError, create_event_type
     from actionengine.events.brokers import BrokerPublisher as BrokerPublisher
     from actionengine.events.event import Event
@@ -74,7 +74,6 @@ __all__ = [
     "Action",
     "ActionContext",
     "ActionError",
-    "ActionException",
     "ActionHooks",
     "ActionResultConfig",
     "ActionSummary",
@@ -170,7 +169,7 @@ _NAMES = {
     "actionengine.engine": ("Engine",),
     "actionengine.errors": (
         "ActionError",
-        "ActionException",
+        "ActionError",
         "ConfigurationError",
         "DuplicateActionWarning",
         "ErrorCode",

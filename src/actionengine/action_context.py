@@ -14,7 +14,7 @@ from returns.result import Result
 
 from actionengine.actions import HookContext
 from actionengine.context import MAX_NAME_LENGTH, Actor, AIUsage, Tenant
-from actionengine.errors import ActionError, ErrorCode, failing, sendable
+from actionengine.errors import ActionError, ErrorCode, sendable
 from actionengine.event_types import EventType, misfits
 from actionengine.execution_state import Execution
 from actionengine.masking import masked_finite_json
@@ -150,7 +150,7 @@ class ActionContext:
 
         `payload` is anything with a JSON form; where the type was declared with `create_event_type`, it has to fit.
         `subject` names what the event is about (`"job/17"`): events of one subject are delivered in their order. Raises
-        `ActionException(internal)` for a read-only action, a type that the action does not declare, a payload that has
+        `ActionError(internal)` for a read-only action, a type that the action does not declare, a payload that has
         no JSON form or does not fit, and a subject that is too long.
         """
         execution = self._running()
@@ -159,19 +159,21 @@ class ActionContext:
         name = given.type if given is not None else type
         declared = execution.plan.event_types.get(name, given) if isinstance(name, str) else None
         if given is not None and declared != given:
-            raise failing(ErrorCode.INTERNAL, f"{execution.plan.name} declares the event {name!r} in another way")
+            raise ActionError(ErrorCode.INTERNAL, f"{execution.plan.name} declares the event {name!r} in another way")
         if not isinstance(name, str) or not name or not isinstance(subject, str | None):
-            raise failing(ErrorCode.INTERNAL, f"an event has a type and perhaps a subject, texts both: not {name!r}")
+            raise ActionError(
+                ErrorCode.INTERNAL, f"an event has a type and perhaps a subject, texts both: not {name!r}"
+            )
         name = sendable(name)
         subject = subject and sendable(subject)
         if subject is not None and len(subject) > LONGEST_SUBJECT:
-            raise failing(ErrorCode.INTERNAL, f"the subject of an event has at most {LONGEST_SUBJECT} characters")
+            raise ActionError(ErrorCode.INTERNAL, f"the subject of an event has at most {LONGEST_SUBJECT} characters")
         if len(name) > MAX_NAME_LENGTH:
-            raise failing(ErrorCode.INTERNAL, f"the type of an event has at most {MAX_NAME_LENGTH} characters")
+            raise ActionError(ErrorCode.INTERNAL, f"the type of an event has at most {MAX_NAME_LENGTH} characters")
         if action.read_only:
-            raise failing(ErrorCode.INTERNAL, f"{execution.plan.name} is read-only and cannot emit {name!r}")
+            raise ActionError(ErrorCode.INTERNAL, f"{execution.plan.name} is read-only and cannot emit {name!r}")
         if action.emits and name not in action.emits:
-            raise failing(
+            raise ActionError(
                 ErrorCode.INTERNAL,
                 f"{execution.plan.name} emitted {name!r}, which it does not declare: add it to emits={action.emits!r}",
             )
@@ -184,9 +186,11 @@ class ActionContext:
                 encoded = execution.masked(encoded)
         except ValidationError as error:
             message = f"the payload of the event {name!r} does not fit its type: {misfits(error)}"
-            raise failing(ErrorCode.INTERNAL, message) from None
+            raise ActionError(ErrorCode.INTERNAL, message) from None
         except (PydanticSerializationError, ValueError, TypeError) as error:
-            raise failing(ErrorCode.INTERNAL, f"the payload of the event {name!r} has no JSON form: {error}") from None
+            raise ActionError(
+                ErrorCode.INTERNAL, f"the payload of the event {name!r} has no JSON form: {error}"
+            ) from None
         with execution.lock:
             execution.check_alone()
             if subject is not None:
@@ -211,7 +215,7 @@ class ActionContext:
     def authorize(self, permission: str, resource: str | None = None) -> None:
         """Make sure, in a `def` handler, that the actor has a permission, perhaps on one resource.
 
-        The decision goes to the action log. Raises `ActionException(forbidden)`.
+        The decision goes to the action log. Raises `ActionError(forbidden)`.
         """
         self._require("def", "ctx.authorize", "ctx.authorize_async")
         self._enforce(self._drive(self._question(permission, resource)))
@@ -224,29 +228,29 @@ class ActionContext:
     def record_ai_usage(self, usage: AIUsage) -> None:
         """Put an AI call of this execution on the action log; several add up."""
         if not isinstance(usage, AIUsage):
-            raise failing(ErrorCode.INTERNAL, f"record_ai_usage takes an AIUsage, not {type(usage).__name__}")
+            raise ActionError(ErrorCode.INTERNAL, f"record_ai_usage takes an AIUsage, not {type(usage).__name__}")
         self._running().add_usage(usage)
 
     def _question(self, permission: Any, resource: Any) -> Coroutine[Any, Any, Decision]:
         try:
             check_permission(permission)
         except ValueError as error:
-            raise failing(ErrorCode.INTERNAL, f"{self._execution.plan.name}: {error}") from None
+            raise ActionError(ErrorCode.INTERNAL, f"{self._execution.plan.name}: {error}") from None
         if resource is not None and not isinstance(resource, str):
             name = self._execution.plan.name
-            raise failing(ErrorCode.INTERNAL, f"{name}: a resource is a name such as 'job/17', not {resource!r}")
+            raise ActionError(ErrorCode.INTERNAL, f"{name}: a resource is a name such as 'job/17', not {resource!r}")
         return self._executor.decide(self._running(), permission, resource)
 
     def _enforce(self, decision: Decision) -> None:
         if not decision.allowed:
-            raise failing(ErrorCode.FORBIDDEN, f"{self._execution.plan.name}: {decision.reason}")
+            raise ActionError(ErrorCode.FORBIDDEN, f"{self._execution.plan.name}: {decision.reason}")
 
     def _drive(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self._executor.open(self._running()).drive(coroutine)
 
     def _collection(self, collection: str) -> AsyncRecords:
         if not collection or collection.startswith(RESERVED_PREFIX):
-            raise failing(
+            raise ActionError(
                 ErrorCode.INTERNAL,
                 f"{collection!r} is no collection for a handler: names are not empty and do not start with "
                 f"{RESERVED_PREFIX!r}",
@@ -278,7 +282,7 @@ class ActionContext:
         if plan.is_native or self._is_async == (kind == "async def"):
             return
         other = "an async def" if self._is_async else "a def"
-        raise failing(
+        raise ActionError(
             ErrorCode.INTERNAL, f"{used} is for {kind} handlers; {plan.name} has {other} handler: use {instead}"
         )
 
@@ -383,4 +387,4 @@ class _OnRecord:
             raise StorageError(f"the execution of {plan.name} is over; its records cannot be used")
         self._execution.check_alone()
         if plan.action.read_only:
-            raise failing(ErrorCode.INTERNAL, f"{plan.name} is read-only and cannot write to {self._collection!r}")
+            raise ActionError(ErrorCode.INTERNAL, f"{plan.name} is read-only and cannot write to {self._collection!r}")

@@ -167,7 +167,7 @@ async def store_approval(unit_of_work: UnitOfWork, pending: PendingApproval) -> 
 
 
 async def mark_expired(unit_of_work: UnitOfWork) -> None:
-    """Mark some approvals that have expired, those that did so first. Raise `ActionException(conflict)` where another
+    """Mark some approvals that have expired, those that did so first. Raise `ActionError(conflict)` where another
     unit of work is at one of them.
 
     A listing of the pending ones would otherwise read all that have ever expired.

@@ -15,7 +15,7 @@ from typing import Any
 
 from returns.result import Failure, Success
 
-from actionengine.errors import ActionError, ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution_state import Execution
 from actionengine.masking import scrub_text
 from actionengine.storage.port import SerializationFailure, StorageError, StorageUnavailable, UnitOfWork
@@ -46,7 +46,7 @@ async def call(
 ) -> Any:
     """What user code returns, waited for.
 
-    Raises `ActionException` with what the code raised itself, `handler_error` for any other exception, `timeout` past
+    Raises `ActionError` with what the code raised itself, `handler_error` for any other exception, `timeout` past
     the execution's deadline, `internal` for a coroutine where there is no event loop and for a misuse of the storage.
     Lets through what ends the transaction, and whatever is not an `Exception`.
     """
@@ -82,24 +82,24 @@ def contained(execution: Execution, what: str, error: Exception) -> Exception:
     """What an exception out of user code becomes; a crash goes to the log, with its traceback."""
     if execution.root.unit_of_work is not None:
         error = execution.root.unit_of_work.translated(error)
-    if isinstance(error, (ActionException, SerializationFailure, StorageUnavailable)):
+    if isinstance(error, (ActionError, SerializationFailure, StorageUnavailable)):
         return error
     if execution.root.left_behind:
         return timed_out(execution)
     if isinstance(error, StorageError):
-        return failing(ErrorCode.INTERNAL, f"{what} of {execution.plan.name}: {error}")
+        return ActionError(ErrorCode.INTERNAL, f"{what} of {execution.plan.name}: {error}")
     log_crash(execution, what, error)
     message = f"{what} of {execution.plan.name} raised {type(error).__name__}"
-    return failing(ErrorCode.HANDLER_ERROR, message, action_id=execution.id)
+    return ActionError(ErrorCode.HANDLER_ERROR, message, {"action_id": execution.id})
 
 
 def unwrap(execution: Execution, what: str, returned: Any) -> Any:
-    """The value in a `Success`. Raises `ActionException` for a `Failure`, and `internal` for what is no `Result`."""
+    """The value in a `Success`. Raises `ActionError` for a `Failure`, and `internal` for what is no `Result`."""
     if isinstance(returned, Success):
         return returned._inner_value
     if isinstance(returned, Failure):
-        raise ActionException(normalised(returned._inner_value))
-    raise failing(
+        raise normalised(returned._inner_value)
+    raise ActionError(
         ErrorCode.INTERNAL,
         f"{what} of {execution.plan.name} returned a bare {type(returned).__name__}; "
         f"it has to return Success(value) or Failure(error)",
@@ -109,22 +109,20 @@ def unwrap(execution: Execution, what: str, returned: Any) -> Any:
 def normalised(error: Any) -> ActionError:
     """The error in a `Failure` as an `ActionError`: a text, or anything else, is the message of an `unprocessable`."""
     if isinstance(error, ActionError):
-        return error
-    if isinstance(error, ActionException):
-        return error.error
+        return error.without_traceback()
     return ActionError(ErrorCode.UNPROCESSABLE, str(error))
 
 
 def check_deadline(execution: Execution) -> None:
-    """Raises `ActionException(timeout)` past the execution's deadline, or where its transaction was abandoned."""
+    """Raises `ActionError(timeout)` past the execution's deadline, or where its transaction was abandoned."""
     if execution.root.left_behind or (execution.deadline is not None and perf_counter() > execution.deadline):
         raise timed_out(execution)
 
 
-def timed_out(execution: Execution) -> ActionException:
+def timed_out(execution: Execution) -> ActionError:
     """The refusal of an execution that took too long."""
     taken = perf_counter() - execution.started
-    return failing(ErrorCode.TIMEOUT, f"{execution.plan.name} was stopped after {taken:.3f} s: its time was up")
+    return ActionError(ErrorCode.TIMEOUT, f"{execution.plan.name} was stopped after {taken:.3f} s: its time was up")
 
 
 def log_crash(execution: Execution, what: str, error: BaseException) -> None:
@@ -224,8 +222,8 @@ def _start(
     threading.Thread(target=work, name="actionengine-handler", daemon=True).start()
 
 
-def _needs_loop(execution: Execution, what: str) -> ActionException:
-    return failing(
+def _needs_loop(execution: Execution, what: str) -> ActionError:
+    return ActionError(
         ErrorCode.INTERNAL,
         f"{what} of {execution.plan.name} is async def and needs an event loop: "
         f"use execute_action_async, or ctx.execute_async in an async def handler",

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from time import perf_counter
 
-from actionengine.errors import ActionException
+from actionengine.errors import ActionError
 from actionengine.execution_state import Execution
 from actionengine.stages import Stage
 
@@ -96,4 +96,4 @@ def _tracer() -> Observer:
 
 
 def _status(error: BaseException) -> str:
-    return error.error.code.value if isinstance(error, ActionException) else type(error).__name__
+    return error.code.value if isinstance(error, ActionError) else type(error).__name__

@@ -12,7 +12,7 @@ from returns.result import Failure, Result, Success
 from actionengine.actions import Action, ActionSummary, Service, ServiceSummary
 from actionengine.context import RequestContext, Tenant
 from actionengine.driving import drive
-from actionengine.errors import ActionError, ActionException, ConfigurationError, ErrorCode, sendable
+from actionengine.errors import ActionError, ConfigurationError, ErrorCode, sendable
 from actionengine.event_types import EventType
 from actionengine.names import shortened
 from actionengine.pipeline import Pipeline
@@ -152,8 +152,8 @@ class Engine:
             tenant = await self._storage.find_tenant(slug, mode) if is_one else None
         except StorageUnavailable:
             return Failure(ActionError(ErrorCode.UNAVAILABLE, "the storage is unavailable, try again later"))
-        except ActionException as refusal:
-            return Failure(refusal.error)
+        except ActionError as refusal:
+            return Failure(refusal.without_traceback())
         except (StorageError, ConfigurationError) as error:
             return Failure(ActionError(ErrorCode.INTERNAL, f"the storage cannot be used: {error}"))
         if tenant is None:

@@ -1,12 +1,11 @@
-"""What can go wrong, as values: `ActionError` and its codes, and the few exceptions that a developer meets."""
+"""The errors: `ActionError`, an exception and a value, with its codes; and mistakes in declarations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final, Literal
 
 from pydantic_core import from_json
 
@@ -16,7 +15,7 @@ _NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
 
 
 class ErrorCode(StrEnum):
-    """Every code an `ActionError` can carry. A host maps each to a status of its transport."""
+    """Every code that an `ActionError` can carry; `http_status` is the HTTP status that a host answers with."""
 
     INVALID_INPUT = "invalid_input"
     UNAUTHENTICATED = "unauthenticated"
@@ -33,31 +32,106 @@ class ErrorCode(StrEnum):
     INTERNAL = "internal"
     UNAVAILABLE = "unavailable"
 
+    @property
+    def http_status(self) -> int:
+        """Return the HTTP status of this code, such as 409 for `conflict`."""
+        return _HTTP_STATUS[self]
 
-@dataclass(frozen=True, slots=True)
-class ActionError:
-    """Why an action failed.
 
-    `code` is an `ErrorCode` (or its string value), `message` a sentence for a person, `details` a read-only mapping
-    with what a program needs (field errors, an approval's id). `str(error)` is the message.
+ErrorCodeValue = Literal[
+    "invalid_input",
+    "unauthenticated",
+    "forbidden",
+    "not_found",
+    "timeout",
+    "conflict",
+    "idempotency_in_progress",
+    "idempotency_mismatch",
+    "unprocessable",
+    "approval_required",
+    "hook_failed",
+    "handler_error",
+    "internal",
+    "unavailable",
+]
+"""The strings of `ErrorCode`, for a type checker."""
+
+_HTTP_STATUS: Final = {
+    ErrorCode.INVALID_INPUT: 400,
+    ErrorCode.UNAUTHENTICATED: 401,
+    ErrorCode.FORBIDDEN: 403,
+    ErrorCode.NOT_FOUND: 404,
+    ErrorCode.TIMEOUT: 408,
+    ErrorCode.CONFLICT: 409,
+    ErrorCode.IDEMPOTENCY_IN_PROGRESS: 409,
+    ErrorCode.IDEMPOTENCY_MISMATCH: 422,
+    ErrorCode.UNPROCESSABLE: 422,
+    ErrorCode.APPROVAL_REQUIRED: 202,
+    ErrorCode.HOOK_FAILED: 422,
+    ErrorCode.HANDLER_ERROR: 500,
+    ErrorCode.INTERNAL: 500,
+    ErrorCode.UNAVAILABLE: 503,
+}
+
+
+class ActionError(Exception):
+    """Why an action failed: an exception and a value.
+
+    `raise ActionError("conflict", "...")` in a handler and `return Failure(ActionError("conflict", "..."))` mean the
+    same. `code` is an `ErrorCode` or its string value, `message` a sentence for a person, `details` a read-only
+    mapping with what a program needs (field errors, an approval's id). `str(error)` is the message. Two errors are
+    equal if their codes, messages and details are.
 
     Raises `ValueError` for a code that is not one of `ErrorCode`.
     """
 
-    code: ErrorCode
-    message: str
-    details: Mapping[str, Any] = field(default_factory=lambda: _NO_DETAILS, hash=False)
+    __slots__ = ("_code", "_details", "_message")
+    __match_args__ = ("code", "message", "details")
 
-    def __post_init__(self) -> None:
-        if type(self.code) is not ErrorCode:
-            object.__setattr__(self, "code", ErrorCode(self.code))
-        if type(self.message) is not str or not self.message.isascii() or "\0" in self.message:
-            object.__setattr__(self, "message", sendable(str(self.message)))
-        if self.details is not _NO_DETAILS:
-            object.__setattr__(self, "details", MappingProxyType(dict(self.details)))
+    def __init__(
+        self, code: ErrorCode | ErrorCodeValue, message: str, details: Mapping[str, Any] | None = None
+    ) -> None:
+        self._code = code if type(code) is ErrorCode else ErrorCode(code)
+        if type(message) is not str or not message.isascii() or "\0" in message:
+            message = sendable(str(message))
+        self._message = message
+        self._details = MappingProxyType(dict(details)) if details else _NO_DETAILS
+        super().__init__(message)
+
+    @property
+    def code(self) -> ErrorCode:
+        """The kind of failure."""
+        return self._code
+
+    @property
+    def message(self) -> str:
+        """A sentence for a person."""
+        return self._message
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What a program needs, read-only."""
+        return self._details
+
+    def without_traceback(self) -> ActionError:
+        """Return an equal `ActionError` that refers to no frame: one that was raised keeps the variables of the frames
+        that it passed, and with them payloads and secrets."""
+        return ActionError(self._code, self._message, self._details)
 
     def __str__(self) -> str:
-        return self.message
+        return self._message
+
+    def __repr__(self) -> str:
+        details = f", {dict(self._details)!r}" if self._details else ""
+        return f"{type(self).__name__}({self._code.value!r}, {self._message!r}{details})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ActionError):
+            return NotImplemented
+        return (self._code, self._message, self._details) == (other._code, other._message, other._details)
+
+    def __hash__(self) -> int:
+        return hash((self._code, self._message))
 
     def to_dict(self) -> dict[str, Any]:
         """`{"code", "message", "details"}` as plain JSON values; what has no JSON form is shown as text."""
@@ -92,25 +166,9 @@ def bounded_text(text: object, max_length: int) -> str:
     return text if len(text) <= max_length else text[: max_length - 1] + "…"
 
 
-class ActionException(Exception):
-    """Carries an `ActionError` out of a handler, or of what a handler calls: it becomes that `Failure`."""
-
-    def __init__(self, error: ActionError) -> None:
-        super().__init__(error.message)
-        self.error = error
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.error,)
-
-
 class ConfigurationError(Exception):
     """A mistake in a declaration, found by `create_engine`. The message names the action and says what to change."""
 
 
 class DuplicateActionWarning(UserWarning):
     """Two actions of one service have the same name; the last one wins."""
-
-
-def failing(code: ErrorCode, message: str, **details: Any) -> ActionException:
-    """The exception to raise for an `ActionError` of this code, message and details."""
-    return ActionException(ActionError(code, message, details or _NO_DETAILS))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.plugin._schema_validator import PluggableSchemaValidator
 from pydantic_core import SchemaValidator, from_json, to_json
 
-from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.json_bounds import MAX_JSON_DEPTH, check_readable, has_more_values, is_deeper
 from actionengine.masking import NOTHING, Everything, masked_json, revealed_json
 from actionengine.secret_types import is_scalar
@@ -63,20 +63,20 @@ class Received(NamedTuple):
 def receive(payload: Any, model: Any, limits: Limits) -> Received:
     """A payload, copied: plain JSON values, or an instance of `model` (of any Pydantic model, where that is None).
 
-    Raises `ActionException(invalid_input)` for one that JSON cannot carry, that is too large, or nested too deeply.
+    Raises `ActionError(invalid_input)` for one that JSON cannot carry, that is too large, or nested too deeply.
     """
     received = _read(payload, limits)
     if received.is_plain:
         return received
     if isinstance(payload, BaseModel) or _is_instance(payload, model):
         return _carried(payload, model, limits)
-    raise failing(ErrorCode.INVALID_INPUT, f"the payload is not JSON: {_misfit(payload)}")
+    raise ActionError(ErrorCode.INVALID_INPUT, f"the payload is not JSON: {_misfit(payload)}")
 
 
 def carry(value: Any, model: Any, limits: Limits) -> Received:
     """What one handler returned, copied for the next: anything that has a JSON form.
 
-    Raises `ActionException(invalid_input)` as `receive` does.
+    Raises `ActionError(invalid_input)` as `receive` does.
     """
     received = _read(value, limits)
     return received if received.is_plain else _carried(value, model, limits)
@@ -92,7 +92,7 @@ def fingerprint(received: Received) -> str:
 def check_claimable(received: Received, validator: Validator | None) -> Received:
     """Return an instance with the JSON by which a key knows it.
 
-    Raises `ActionException(invalid_input)` for one that differs from what its JSON is read as: two such payloads could
+    Raises `ActionError(invalid_input)` for one that differs from what its JSON is read as: two such payloads could
     have one fingerprint.
     """
     if received.is_plain:
@@ -112,7 +112,7 @@ def check_claimable(received: Received, validator: Validator | None) -> Received
 
 
 def check_approvable(received: Received, validator: Validator | None) -> None:
-    """Raise `ActionException(invalid_input)` for an instance of which an approval could not keep all: what is approved
+    """Raise `ActionError(invalid_input)` for an instance of which an approval could not keep all: what is approved
     runs from its JSON."""
     if received.is_plain:
         return
@@ -131,8 +131,8 @@ def _validator_of(received: Received, validator: Validator | None) -> Validator:
     return own
 
 
-def _not_faithful(received: Received, keeper: str, reason: object) -> ActionException:
-    return failing(
+def _not_faithful(received: Received, keeper: str, reason: object) -> ActionError:
+    return ActionError(
         ErrorCode.INVALID_INPUT,
         f"{keeper} keeps the JSON of a payload, and that of this {type(received.value).__name__} is not all of it: "
         f"{reason}. Send plain JSON values",
@@ -155,26 +155,26 @@ def _read(value: Any, limits: Limits) -> Received:
         _check_bounds(encoded, limits)
         depth = min(limits.payload_depth, MAX_JSON_DEPTH)
         if is_deeper(encoded, depth):
-            raise failing(ErrorCode.INVALID_INPUT, f"the payload is nested deeper than {depth} levels")
+            raise ActionError(ErrorCode.INVALID_INPUT, f"the payload is nested deeper than {depth} levels")
         plain = from_json(encoded)
         return Received(encoded, plain, plain == value)
-    except ActionException:
+    except ActionError:
         raise
     except Exception as error:
         # Whatever a caller's object does while it is looked at: it is not JSON.
-        raise failing(ErrorCode.INVALID_INPUT, f"the payload is not JSON: {_reason(error)}") from None
+        raise ActionError(ErrorCode.INVALID_INPUT, f"the payload is not JSON: {_reason(error)}") from None
 
 
 def _check_bounds(encoded: bytes, limits: Limits) -> None:
-    """Raise `ActionException(invalid_input)` for too many bytes, or too many values: each value is made anew, and
+    """Raise `ActionError(invalid_input)` for too many bytes, or too many values: each value is made anew, and
     visited, several times on its way, which takes a hundred times as long as a byte of a text."""
     if len(encoded) > limits.payload_bytes:
-        raise failing(
+        raise ActionError(
             ErrorCode.INVALID_INPUT,
             f"the payload has {len(encoded)} bytes; at most {limits.payload_bytes} are allowed",
         )
     if has_more_values(encoded, limits.payload_values):
-        raise failing(
+        raise ActionError(
             ErrorCode.INVALID_INPUT,
             f"the payload has more than {limits.payload_values} values in its lists and objects: send them in several "
             f"payloads, or raise Limits(payload_values=...)",
@@ -193,11 +193,13 @@ def _carried(value: Any, model: Any, limits: Limits) -> Received:
         if isinstance(value, BaseModel) and model is not None and not _is_instance(value, model):
             return Received(encoded, from_json(encoded), True, masked, frozenset(secrets))
         return Received(encoded, deepcopy(value), False, masked, frozenset(secrets))
-    except ActionException:
+    except ActionError:
         raise
     except Exception as error:
         kind = type(value).__name__
-        raise failing(ErrorCode.INVALID_INPUT, f"the payload, a {kind}, cannot be copied: {_reason(error)}") from None
+        raise ActionError(
+            ErrorCode.INVALID_INPUT, f"the payload, a {kind}, cannot be copied: {_reason(error)}"
+        ) from None
 
 
 def _is_instance(payload: Any, model: Any) -> bool:

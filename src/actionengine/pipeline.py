@@ -36,7 +36,7 @@ from actionengine.approval_record import PendingApproval, error_for, mark_expire
 from actionengine.authorization.questions import Questions
 from actionengine.calling import check_deadline, log_crash, logger, timed_out
 from actionengine.context import RequestContext
-from actionengine.errors import ActionError, ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution_state import ApprovalNeeded, Approved, Execution, FailureWrite, outcome_of
 from actionengine.payload import check_approvable, fingerprint
 from actionengine.plan import ActionPlan
@@ -79,8 +79,8 @@ class Pipeline(Stages):
                 return await self._settle_replay(execution, replayed)
             except ApprovalNeeded as needed:
                 return await self._settle_approval(execution, needed)
-            except ActionException as refusal:
-                return await self._settle_failure(execution, refusal.error)
+            except ActionError as refusal:
+                return await self._settle_failure(execution, refusal.without_traceback())
             except Exception as error:
                 return await self._settle_failure(execution, self._storage_error(execution, error))
         except BaseException:
@@ -107,11 +107,11 @@ class Pipeline(Stages):
         """Run an approved action in the unit of work of its approval, as its requester.
 
         Gives its value and None; or None and the id of the approval that a further policy makes it wait for. Raises
-        `ActionException` with what it fails with.
+        `ActionError` with what it fails with.
         """
         plan = route(self.plans, pending.service, pending.action)
         if isinstance(plan, ActionError):
-            raise ActionException(plan)
+            raise plan
         request = pending.request(parent.request)
         execution = Execution(plan, from_json(pending.payload.encode()), request, parent.mode, parent)
         execution.approved = approved
@@ -121,14 +121,14 @@ class Pipeline(Stages):
             execution.claim = Claim(plan.name, pending.idempotency_key, pending.fingerprint, pending.id)
             answer = await self.open(execution).claim(execution.claim, self.limits.idempotency_wait)
             if answer.status != "claimed":
-                raise failing(ErrorCode.CONFLICT, f"the key of the approval {pending.id} has been used since")
+                raise ActionError(ErrorCode.CONFLICT, f"the key of the approval {pending.id} has been used since")
         try:
             answered = await self._nest(execution, parent)
         except ApprovalNeeded as needed:
             parent.root.needed = None
             return None, (await self._ask_for(execution, needed)).id
         if isinstance(answered, Failure):
-            raise ActionException(answered.failure())
+            raise answered.failure()
         value = answered.unwrap()
         if execution.claim is not None:
             value = self._remember(execution, value, await self.open(execution).now())
@@ -186,7 +186,7 @@ class Pipeline(Stages):
             if execution.output is None:
                 execution.show_result(execution.value)
         except (PydanticSerializationError, ValueError, TypeError) as error:
-            raise failing(
+            raise ActionError(
                 ErrorCode.INTERNAL, f"{plan.name} returned something that has no JSON form: {error}"
             ) from None
         if not plan.action.read_only and not execution.emitted and not plan.is_silent:
@@ -228,8 +228,8 @@ class Pipeline(Stages):
         except (SerializationFailure, StorageUnavailable):
             # The transaction is beyond saving: the outermost execution deals with it.
             raise
-        except ActionException as refusal:
-            failure = refusal.error
+        except ActionError as refusal:
+            failure = refusal.without_traceback()
         except Exception as crash:
             failure = self._storage_error(execution, crash)
         except GeneratorExit:
@@ -262,7 +262,7 @@ class Pipeline(Stages):
         try:
             await write(unit_of_work)
             await unit_of_work.release(savepoint)
-        except ActionException as refusal:
+        except ActionError as refusal:
             await unit_of_work.rollback_to(savepoint)
             logger.warning("%s failed, and could not say so in its data: %s", execution.plan.name, refusal)
 
@@ -293,12 +293,14 @@ class Pipeline(Stages):
     def _check_nesting(self, execution: Execution, parent: Execution) -> None:
         plan = execution.plan
         if execution.depth > self.limits.nested_depth:
-            raise failing(ErrorCode.INTERNAL, f"{plan.name}: actions are nested deeper than {self.limits.nested_depth}")
+            raise ActionError(
+                ErrorCode.INTERNAL, f"{plan.name}: actions are nested deeper than {self.limits.nested_depth}"
+            )
         if parent.plan.action.read_only and not plan.action.read_only:
-            raise failing(ErrorCode.INTERNAL, f"{parent.plan.name} is read-only and cannot execute {plan.name}")
+            raise ActionError(ErrorCode.INTERNAL, f"{parent.plan.name} is read-only and cannot execute {plan.name}")
         check_deadline(parent)
         if plan.action.idempotency == "required" and not execution.is_claimed:
-            raise failing(
+            raise ActionError(
                 ErrorCode.INVALID_INPUT,
                 f"{plan.name} needs an idempotency key, and {execution.root.plan.name}, which executes it, got none",
             )
@@ -341,8 +343,8 @@ class Pipeline(Stages):
             await unit_of_work.commit()
         except Replayed as replayed:
             return await self._settle_replay(execution, replayed)
-        except ActionException as refusal:
-            return await self._settle_failure(execution, refusal.error)
+        except ActionError as refusal:
+            return await self._settle_failure(execution, refusal.without_traceback())
         except Exception as crash:
             return await self._settle_failure(execution, self._storage_error(execution, crash))
         await self._mark_expired(execution)
@@ -407,7 +409,7 @@ class Pipeline(Stages):
             await unit_of_work.record(Recording(tuple(form(execution))))
             await unit_of_work.commit()
             return None
-        except ActionException as refusal:
+        except ActionError as refusal:
             logger.warning("%s is not on the action log (execution %s): %s", execution.plan.name, execution.id, refusal)
             return refusal
         except Exception as crash:
@@ -434,15 +436,15 @@ class Pipeline(Stages):
         return PendingApproval.for_execution(execution, claimed, needed, await self.open(execution).now())
 
     def _storage_error(self, execution: Execution, error: Exception) -> ActionError:
-        if isinstance(error, ActionException):
-            return error.error
+        if isinstance(error, ActionError):
+            return error.without_traceback()
         name = execution.plan.name
         if isinstance(error, SerializationFailure):
             return ActionError(ErrorCode.CONFLICT, f"{name} lost against other executions too often: try again")
         log_crash(execution, "the storage" if isinstance(error, StorageError) else "the pipeline", error)
         if isinstance(error, StorageUnavailable) and execution.remaining(1.0) == 0.0:
             execution.is_unlogged = isinstance(error, StorageSilent)
-            return timed_out(execution).error
+            return timed_out(execution)
         if isinstance(error, StorageUnavailable):
             return ActionError(ErrorCode.UNAVAILABLE, f"{name}: the storage is unavailable, try again later")
         if isinstance(error, StorageError):

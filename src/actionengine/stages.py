@@ -1,4 +1,4 @@
-"""The stages: each a coroutine of one argument, the execution, that refuses by raising `ActionException`.
+"""The stages: each a coroutine of one argument, the execution, that refuses by raising `ActionError`.
 
 Their order is the pipeline's business (`pipeline`).
 """
@@ -27,7 +27,7 @@ from actionengine.authorization.questions import Question, Questions, decode_que
 from actionengine.calling import call, call_plainly, check_deadline, log_crash, logger, unwrap
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor
 from actionengine.driving import drive
-from actionengine.errors import ActionError, ActionException, ErrorCode, failing, sendable
+from actionengine.errors import ActionError, ErrorCode, sendable
 from actionengine.execution_state import ApprovalNeeded, Execution, Phase
 from actionengine.masking import masked_json, searchable_json
 from actionengine.payload import Limits, carry, check_claimable, fingerprint, receive, refusals, summary
@@ -128,16 +128,16 @@ class Stages(ABC):
         if actor is None:
             if action.is_protected or allowed is not None:
                 execution.decide("no actor")
-                raise failing(ErrorCode.UNAUTHENTICATED, f"{execution.plan.name} needs a signed-in actor")
+                raise ActionError(ErrorCode.UNAUTHENTICATED, f"{execution.plan.name} needs a signed-in actor")
             return
         if len(actor.id) > MAX_ACTOR_ID_LENGTH:
-            raise failing(
+            raise ActionError(
                 ErrorCode.INVALID_INPUT,
                 f"the id of the actor has {len(actor.id)} characters; at most {MAX_ACTOR_ID_LENGTH} are allowed",
             )
         if allowed is not None and actor.type not in allowed:
             execution.decide(f"{actor.type} actors are not allowed")
-            raise failing(
+            raise ActionError(
                 ErrorCode.FORBIDDEN,
                 f"{execution.plan.name} is not for {actor.type} actors, only for {', '.join(sorted(allowed))}",
             )
@@ -162,11 +162,11 @@ class Stages(ABC):
                     execution.data = plan.validator.validate_python(received.value)
             except ValidationError as error:
                 raise _invalid(plan, error) from None
-            except ActionException:
+            except ActionError:
                 raise
             except Exception as error:
                 log_crash(execution, "the validation", error)
-                raise failing(
+                raise ActionError(
                     ErrorCode.INTERNAL, f"the validation of {plan.name} raised {type(error).__name__}"
                 ) from None
             if plan.sensitive:
@@ -175,7 +175,9 @@ class Stages(ABC):
         if plan.action.resource is not None:
             resource = await call(execution, None, "resource()", plan.action.resource, False, execution.data)
             if not isinstance(resource, str) or not resource:
-                raise failing(ErrorCode.INTERNAL, f"resource() of {plan.name} has to return a name, not {resource!r}")
+                raise ActionError(
+                    ErrorCode.INTERNAL, f"resource() of {plan.name} has to return a name, not {resource!r}"
+                )
             execution.add_subject(resource)
             execution.resource = resource
             if plan.action.is_protected and execution.request.actor is not None:
@@ -200,7 +202,7 @@ class Stages(ABC):
             raise Replayed(answer.result, answer.asked)
         key = execution.claim.key
         if answer.status == "mismatch":
-            raise failing(
+            raise ActionError(
                 ErrorCode.IDEMPOTENCY_MISMATCH,
                 f"the idempotency key {key!r} was used for {execution.plan.name} with another payload",
             )
@@ -232,7 +234,7 @@ class Stages(ABC):
             decision = await self._put(execution, question, approver, False)
             if decision.allowed:
                 return
-            refusal = failing(ErrorCode.FORBIDDEN, f"{approver} may not approve {plan.name}: {decision.reason}")
+            refusal = ActionError(ErrorCode.FORBIDDEN, f"{approver} may not approve {plan.name}: {decision.reason}")
         unit_of_work = self.open(execution)
         arguments = (execution.data, ActionContext(execution, self, is_async=False))
         applies = await call(execution, unit_of_work, "the approval condition", policy.when, False, *arguments)
@@ -314,8 +316,8 @@ class Stages(ABC):
         execution.deadline = None
         try:
             unwrap(execution, what, await call(execution, None, what, self._after, self._after_is_async, *arguments))
-        except ActionException as refusal:
-            error = execution.scrubbed_error(refusal.error)
+        except ActionError as refusal:
+            error = execution.scrubbed_error(refusal.without_traceback())
             logger.warning("%s of %s failed: %s (%s)", what, execution.plan.name, error, error.code)
 
     # What the stages use
@@ -365,7 +367,9 @@ class Stages(ABC):
         execution.learn(questions.secret)
         if questions.for_actor is not None and questions.for_actor != str(actor):
             execution.decide("the result is for the actor that got it first")
-            raise failing(ErrorCode.FORBIDDEN, f"{name}: the idempotency key is another actor's, and so is its result")
+            raise ActionError(
+                ErrorCode.FORBIDDEN, f"{name}: the idempotency key is another actor's, and so is its result"
+            )
         for question in questions.asked:
             if actor is None:
                 decision = Decision(False, "no actor")
@@ -389,11 +393,11 @@ class Stages(ABC):
             if not isinstance(decision, Decision):
                 # Driven apart, so that an authorizer that waits for an event loop where there is none is a refusal.
                 decision = drive(_awaited(decision)) if mode == "sync" else await decision
-        except (ActionException, StorageError):
+        except (ActionError, StorageError):
             raise
         except Exception as error:
             log_crash(execution, "the authorizer", error)
-            raise failing(ErrorCode.INTERNAL, f"the authorizer raised {type(error).__name__}") from None
+            raise ActionError(ErrorCode.INTERNAL, f"the authorizer raised {type(error).__name__}") from None
         execution.decide(decision.reason)
         return decision
 
@@ -407,8 +411,8 @@ class Stages(ABC):
             nested.hooked = execution
             try:
                 nested.keep(carry(value, plan.model, self.limits))
-            except ActionException as refusal:
-                raise failing(
+            except ActionError as refusal:
+                raise ActionError(
                     ErrorCode.INTERNAL,
                     f"{execution.plan.name}: its {phase} hook {hook.name} cannot get its input: {refusal}",
                 ) from None
@@ -423,11 +427,10 @@ class Stages(ABC):
             execution.hook_context.error = error
             log.append(HookLogEntry(hook.name, shown, error.to_dict(), False))
             if hook.is_critical:
-                raise failing(
+                raise ActionError(
                     ErrorCode.HOOK_FAILED,
                     f"the {phase} hook {hook.name} of {execution.plan.name} failed: {error}",
-                    hook=hook.name,
-                    error=error.to_dict(),
+                    {"hook": hook.name, "error": error.to_dict()},
                 )
             logger.warning("the %s hook %s of %s failed: %s", phase, hook.name, execution.plan.name, error)
         return value
@@ -451,11 +454,11 @@ class Stages(ABC):
                 self.keep_payload(execution)
 
     def keep_payload(self, execution: Execution) -> None:
-        """Keep the payload. Raises `ActionException(invalid_input)` as `receive` does; it is then read no second
+        """Keep the payload. Raises `ActionError(invalid_input)` as `receive` does; it is then read no second
         time."""
         try:
             execution.keep(receive(execution.payload, execution.plan.model, self.limits))
-        except ActionException:
+        except ActionError:
             execution.is_refused = execution.received is None
             raise
 
@@ -467,10 +470,10 @@ class Stages(ABC):
             return False
         if key is None:
             if action.idempotency == "required":
-                raise failing(ErrorCode.INVALID_INPUT, f"{execution.plan.name} needs an idempotency key")
+                raise ActionError(ErrorCode.INVALID_INPUT, f"{execution.plan.name} needs an idempotency key")
             return False
         if not isinstance(key, str) or not 0 < len(key) <= self.limits.key_length or sendable(key) != key:
-            raise failing(
+            raise ActionError(
                 ErrorCode.INVALID_INPUT,
                 f"an idempotency key is a text of 1 to {self.limits.key_length} characters in UTF-8",
             )
@@ -492,7 +495,7 @@ class Stages(ABC):
     def _remember(self, execution: Execution, value: Any, now: datetime) -> Any:
         """Queue what the claimed key answers from now on, and return it: the caller gets the same as every retry.
 
-        Raises `ActionException(internal)` for a result that a retry could not get.
+        Raises `ActionError(internal)` for a result that a retry could not get.
         """
         assert execution.claim is not None
         plan, masked = execution.plan, execution.result_json or masked_json(execution.value)
@@ -503,7 +506,7 @@ class Stages(ABC):
                 encoded, value = plan.results.store(value, masked, execution.has_own_value)
                 execution.value = value.data if isinstance(value, PipelineResult) else value
         except NotStorable as error:
-            raise failing(
+            raise ActionError(
                 ErrorCode.INTERNAL,
                 f"{plan.name} has an idempotency key, and a retry with it would not get the same result: "
                 f"{error}. Return what comes back from its JSON as the type that the handler's annotation names, or "
@@ -531,14 +534,14 @@ class Stages(ABC):
         execution.kept_input = to_json(pending.shown_input)
         if pending.is_open(await unit_of_work.now()):
             permission = self.permission_to_approve(pending)
-            raise ActionException(error_for(pending.model_copy(update={"permission": permission})))
+            raise error_for(pending.model_copy(update={"permission": permission}))
         assert execution.claim is not None
         execution.claim = execution.claim._replace(replaces=approval_id)
         return await unit_of_work.claim(execution.claim, execution.remaining(self.limits.idempotency_wait))
 
-    def _in_progress(self, execution: Execution) -> ActionException:
+    def _in_progress(self, execution: Execution) -> ActionError:
         assert execution.claim is not None
-        return failing(
+        return ActionError(
             ErrorCode.IDEMPOTENCY_IN_PROGRESS,
             f"the first execution of {execution.plan.name} with the idempotency key {execution.claim.key!r} "
             f"still runs: try again",
@@ -555,13 +558,13 @@ def _follow_commit(execution: Execution) -> None:
 
 def _enforce(execution: Execution, decision: Decision) -> None:
     if not decision.allowed:
-        raise failing(ErrorCode.FORBIDDEN, f"{execution.plan.name}: {decision.reason}")
+        raise ActionError(ErrorCode.FORBIDDEN, f"{execution.plan.name}: {decision.reason}")
 
 
 async def _awaited(decision: Awaitable[Decision]) -> Decision:
     return await decision
 
 
-def _invalid(plan: ActionPlan, error: ValidationError) -> ActionException:
+def _invalid(plan: ActionPlan, error: ValidationError) -> ActionError:
     fields = refusals(error, plan.sensitive)
-    return failing(ErrorCode.INVALID_INPUT, f"{plan.name}: {summary(fields)}", fields=fields)
+    return ActionError(ErrorCode.INVALID_INPUT, f"{plan.name}: {summary(fields)}", {"fields": fields})

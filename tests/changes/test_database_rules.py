@@ -17,7 +17,7 @@ from pydantic_core import to_json
 from actionengine import ErrorCode, PostgresStorage, SQLiteStorage, Tenant
 from actionengine.changes.states import STATUSES, TAKES_OPS, TRANSITIONS
 from actionengine.driving import drive
-from actionengine.errors import ActionException
+from actionengine.errors import ActionError
 from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
 from actionengine.storage.tables import (
     CHANGES,
@@ -757,10 +757,10 @@ def test_a_refusal_of_the_database_is_a_conflict_that_names_the_rule(
     unit = storage.unit_of_work(Tenant(uuid4(), "acme"), str(uuid4()), "sync")
     drive(unit.rows(PROJECTS).insert([project("p1")]))
 
-    with pytest.raises(ActionException, match=message) as caught:
+    with pytest.raises(ActionError, match=message) as caught:
         drive(unit.rows(table).insert([row]))
 
-    assert caught.value.error.code is ErrorCode.CONFLICT
+    assert caught.value.code is ErrorCode.CONFLICT
     drive(unit.rollback())
 
 

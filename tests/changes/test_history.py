@@ -14,7 +14,7 @@ import pytest
 from actionengine import ErrorCode, StorageError
 from actionengine.changes.schema import Schema
 from actionengine.changes.store import Store
-from actionengine.errors import ActionException
+from actionengine.errors import ActionError
 from actionengine.storage.tables import CHANGES, PATCH_OPS, RECORD_TYPES, SNAPSHOTS, Row, Table
 from tests.changes.desk import (
     BOT,
@@ -58,7 +58,7 @@ async def tampered(desk: Desk, table: Table, how: str, row: Row) -> bool:
             rows = unit.rows(table)
             await (rows.insert([row]) if how == "insert" else rows.update([row]))
         return False
-    except (ActionException, StorageError):
+    except (ActionError, StorageError):
         return True
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from actionengine.changes.ops import OpType, PatchOp, parse_op
 from actionengine.changes.schema import FIELD_TYPES
-from actionengine.errors import ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 
 DIFF = """\
 --- a/main.py
@@ -31,9 +31,9 @@ def payload(**more: Any) -> dict[str, Any]:
 
 def refusal(op_type: OpType, payload: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
     """The message, and each field with its problem."""
-    with pytest.raises(ActionException) as raised:
+    with pytest.raises(ActionError) as raised:
         parse_op(op_type, payload)
-    error = raised.value.error
+    error = raised.value
     assert error.code == ErrorCode.INVALID_INPUT
     assert error.details["op_type"] == op_type
     return error.message, [(field["path"], field["reason"]) for field in error.details["fields"]]
@@ -325,7 +325,7 @@ def test_any_text_is_a_diff_or_invalid_input(lines: list[str]) -> None:
     sent = {"file_path": "main.py", "diff": "\n".join(lines)}
     try:
         op = parse_op("edit_file", sent)
-    except ActionException:
+    except ActionError:
         refusal("edit_file", sent)
     else:
         assert op.payload == sent

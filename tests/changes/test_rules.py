@@ -11,7 +11,7 @@ from uuid_utils import uuid7
 
 from actionengine import ErrorCode, StorageError
 from actionengine.changes.states import STATUSES, TAKES_OPS
-from actionengine.errors import ActionException
+from actionengine.errors import ActionError
 from actionengine.storage.tables import PATCH_OPS, TARGETS, Row, Table
 from tests.changes.desk import (
     BOT,
@@ -683,7 +683,7 @@ async def test_p7_an_ops_target_and_record_type_are_looked_up_again_on_execution
                     await unit.rows(TARGETS).update([{"id": target.id, **forged_target}])
                 if forged_op is not None:
                     await unit.rows(PATCH_OPS).update([{"id": op.id, **forged_op}])
-        except (ActionException, StorageError):
+        except (ActionError, StorageError):
             assert desk.address is not None
             continue
         assert desk.address is None

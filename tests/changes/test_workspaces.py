@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from actionengine import ActionException, Actor, ErrorCode
+from actionengine import ActionError, Actor, ErrorCode
 from actionengine.changes import ChangeControlPermissions, workspace_module
 from actionengine.driving import drive
 from actionengine.execution.working_copy import WorkingCopy
@@ -343,7 +343,7 @@ async def test_tenants_do_not_see_each_others_workspaces(desk: Shop) -> None:
     for name in ("start_workspace", "stop_workspace", "workspace"):
         refused(await desk.ask(f"changes.{name}", {"change_id": change.id}, tenant=other), NOT_FOUND, change.id)
 
-    with pytest.raises(ActionException, match="no working copy"):
+    with pytest.raises(ActionError, match="no working copy"):
         workspace_module(desk.workspaces, other, change.id)
     assert [folder.name for folder in desk.workspaces.iterdir()] == [str(desk.world.tenant.id)]
     assert expect(await desk.workspace(change)).status == "running"
@@ -357,9 +357,9 @@ async def test_no_id_leads_out_of_the_workspaces_of_a_tenant(desk: Shop) -> None
     absolute = str(desk.workspaces / str(own.id) / change.id)
 
     for id in (f"../{own.id}/{change.id}", absolute, f"./{change.id}", "..", "", "a\0b"):
-        with pytest.raises(ActionException) as caught:
+        with pytest.raises(ActionError) as caught:
             workspace_module(desk.workspaces, other, id)
-        assert caught.value.error.code is NOT_FOUND
+        assert caught.value.code is NOT_FOUND
 
 
 @scenario

@@ -12,7 +12,6 @@ from returns.result import Failure, Result, Success
 from actionengine import (
     ActionContext,
     ActionError,
-    ActionException,
     Actor,
     ApprovalPolicy,
     ConfigurationError,
@@ -294,7 +293,7 @@ def test_a_function_that_raises_fails_its_event(small_shop: Shop) -> None:
         raise PublishError("not this one", retry=False)
 
     def also_refuse(event: Event) -> Any:
-        raise ActionException(ActionError(ErrorCode.NOT_FOUND, "no such item"))
+        raise ActionError(ErrorCode.NOT_FOUND, "no such item")
 
     def crash(event: Event) -> Any:
         return event.payload["nothing"]

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from actionengine.errors import ActionException
+from actionengine.errors import ActionError
 from actionengine.execution.boundary import Admitted
 from actionengine.execution.declarations import create_module_action
 from actionengine.execution.edits import unified_diff
@@ -127,8 +127,8 @@ def settle(root: Path) -> ExecutionResult:
     while True:
         try:
             return run_once(keyed(root), perform)
-        except ActionException as refusal:
-            if refusal.error.code not in ("unavailable", "conflict"):
+        except ActionError as refusal:
+            if refusal.code not in ("unavailable", "conflict"):
                 raise
 
 

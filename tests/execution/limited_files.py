@@ -7,15 +7,15 @@ import resource
 import sys
 from collections.abc import Callable
 
-from actionengine.errors import ActionException
+from actionengine.errors import ActionError
 from actionengine.execution.files import ModuleFiles
 
 
 def tell(name: str, call: Callable[[], object]) -> None:
     try:
         call()
-    except ActionException as refusal:
-        print(f"{name}:{refusal.error.code}")
+    except ActionError as refusal:
+        print(f"{name}:{refusal.code}")
     else:
         print(f"{name}:ok")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from actionengine.errors import ActionError, ActionException
+from actionengine.errors import ActionError
 from actionengine.execution import processes
 from actionengine.execution.processes import Finished, Means, run_process
 
@@ -69,7 +69,7 @@ def has(means: Means) -> bool:
     """Whether the system has the means that are insisted on."""
     try:
         return run_process(("true",), folder="/", timeout=60.0).exit_code == 0
-    except ActionException:
+    except ActionError:
         return False
 
 
@@ -78,9 +78,9 @@ def run(*argv: str, **options: Any) -> Finished:
 
 
 def refused(*argv: str, **options: Any) -> ActionError:
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         run(*argv, **options)
-    return caught.value.error
+    return caught.value
 
 
 def python(code: str, *arguments: str, **options: Any) -> Finished:

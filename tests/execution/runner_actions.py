@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from actionengine.errors import ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.declarations import ModuleAction, create_module_action
 from actionengine.execution.module_actions import MODULE_ACTIONS
 from actionengine.execution.paths import ModulePath
@@ -55,7 +55,7 @@ def gives(data: Input, work: Work) -> Any:
 
 def raises(data: Input, work: Work) -> Any:
     if data.text:
-        raise failing(ErrorCode(data.text), "as told", number=data.number)
+        raise ActionError(ErrorCode(data.text), "as told", {"number": data.number})
     raise RuntimeError("swordfish")
 
 

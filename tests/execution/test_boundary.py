@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from actionengine import Tenant
-from actionengine.errors import ActionException, ConfigurationError, ErrorCode
+from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.execution import child
 from actionengine.execution.boundary import Boundary
 from actionengine.execution.capabilities import (
@@ -50,7 +50,7 @@ def refusal_here(request: ExecutionRequest, profile: CapabilityProfile) -> str |
     try:
         Boundary(profile, MODULE_ACTIONS).admit(request)
     except BoundaryError as error:
-        named: str = error.error.details["refusal"]
+        named: str = error.details["refusal"]
         return named
     return None
 
@@ -131,8 +131,8 @@ def test_a_refusal_names_the_capabilities() -> None:
     with pytest.raises(CapabilityNotGrantedError, match="edit_file needs fs:read, fs:write") as fewer:
         Boundary(CODE_MODULE_DEFAULT, MODULE_ACTIONS).admit(asking(action="edit_file", capabilities=["cmd:run"]))
 
-    assert more.value.error.details["capabilities"] == ["cmd:run", "net:http"]
-    assert fewer.value.error.details["capabilities"] == ["fs:read", "fs:write"]
+    assert more.value.details["capabilities"] == ["cmd:run", "net:http"]
+    assert fewer.value.details["capabilities"] == ["fs:read", "fs:write"]
 
 
 def test_a_refusal_tells_nothing_of_the_other_tenant() -> None:
@@ -141,7 +141,7 @@ def test_a_refusal_tells_nothing_of_the_other_tenant() -> None:
     with pytest.raises(TenantMismatchError) as caught:
         Boundary(READ_ONLY, MODULE_ACTIONS).admit(asking(module=module))
 
-    told = str(caught.value.error.to_dict())
+    told = str(caught.value.to_dict())
     assert "globex" not in told
     assert str(UUID(int=7)) not in told
 
@@ -164,20 +164,20 @@ def test_paths_are_checked(refusal_of: Any, path: str, tmp_path: Path) -> None:
 
 
 def test_an_action_that_there_is_not_is_named_with_the_nearest() -> None:
-    with pytest.raises(ActionException, match="did you mean 'read'") as caught:
+    with pytest.raises(ActionError, match="did you mean 'read'") as caught:
         Boundary(READ_ONLY, MODULE_ACTIONS).admit(asking(action="raed"))
-    assert caught.value.error.code is ErrorCode.NOT_FOUND
+    assert caught.value.code is ErrorCode.NOT_FOUND
 
-    with pytest.raises(ActionException) as long:
+    with pytest.raises(ActionError) as long:
         Boundary(READ_ONLY, MODULE_ACTIONS).admit(asking(action="x" * 100_000))
-    assert len(long.value.error.details["action"]) == 200
+    assert len(long.value.details["action"]) == 200
 
 
 def test_an_input_is_the_actions() -> None:
-    with pytest.raises(ActionException, match="read: ") as caught:
+    with pytest.raises(ActionError, match="read: ") as caught:
         Boundary(READ_ONLY, MODULE_ACTIONS).admit(asking(input={"path": "a", "other": 1}))
 
-    assert caught.value.error.code is ErrorCode.INVALID_INPUT
+    assert caught.value.code is ErrorCode.INVALID_INPUT
 
 
 def test_a_boundary_is_made_of_a_profile_and_actions_with_names_of_their_own() -> None:

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from pydantic import BaseModel
 
-from actionengine import ActionException, ConfigurationError, ErrorCode, Tenant
+from actionengine import ActionError, ConfigurationError, ErrorCode, Tenant
 from actionengine.execution import (
     CODE_MODULE_DEFAULT,
     READ_ONLY,
@@ -67,7 +67,7 @@ def request(**changes: Any) -> ExecutionRequest:
     return ExecutionRequest(**{**fields, **changes})
 
 
-def refusal(kind: type[ActionException], boundary: Boundary, **changes: Any) -> ActionException:
+def refusal(kind: type[ActionError], boundary: Boundary, **changes: Any) -> ActionError:
     with pytest.raises(kind) as caught:
         boundary.admit(request(**changes))
     assert type(caught.value) is kind
@@ -103,7 +103,7 @@ def test_a_module_is_its_tenants_by_id_and_not_by_slug() -> None:
     renamed = Tenant(ACME.id, "acme-ltd")
     boundary = Boundary(READ_ONLY, ACTIONS)
     theirs = ModuleContext(id="website", root=Path("/nowhere"), tenant=namesake)
-    error = refusal(TenantMismatchError, boundary, module=theirs).error
+    error = refusal(TenantMismatchError, boundary, module=theirs)
     assert error.message == "the module 'website' is not of the request's tenant"
     assert error.details == {"refusal": "tenant_mismatch", "module": "website"}
     assert str(namesake.id) not in str(error.to_dict())
@@ -129,7 +129,7 @@ def test_a_module_is_its_tenants_by_id_and_not_by_slug() -> None:
 def test_a_request_has_a_tenant_and_a_module_of_it(
     changes: Any, kind: type[BoundaryError], message: str, details: dict[str, Any]
 ) -> None:
-    error = refusal(kind, Boundary(SYSTEM_PRIVILEGED, ACTIONS), **changes).error
+    error = refusal(kind, Boundary(SYSTEM_PRIVILEGED, ACTIONS), **changes)
     assert error.message == message
     assert error.details == {"refusal": kind.refusal, **details}
     assert error.code is ErrorCode.INVALID_INPUT
@@ -138,14 +138,14 @@ def test_a_request_has_a_tenant_and_a_module_of_it(
 def test_the_capabilities_that_count_are_those_of_the_request() -> None:
     """The profile would grant more: what the request does not ask for, its work does not get."""
     boundary = Boundary(CODE_MODULE_DEFAULT, ACTIONS)
-    error = refusal(CapabilityNotGrantedError, boundary, action="cmd:try").error
+    error = refusal(CapabilityNotGrantedError, boundary, action="cmd:try")
     assert error.message == "cmd:try needs cmd:run, which the request does not ask for"
     assert error.details == {
         "refusal": "capability_not_granted",
         "action": "cmd:try",
         "capabilities": [Capability.CMD_RUN],
     }
-    none = refusal(CapabilityNotGrantedError, boundary, action="cmd:try", capabilities=()).error
+    none = refusal(CapabilityNotGrantedError, boundary, action="cmd:try", capabilities=())
     assert none.message == "cmd:try needs cmd:run, fs:read, which the request does not ask for"
     both = boundary.admit(request(action="cmd:try", capabilities=["fs:read", "cmd:run"]))
     assert both.request.capabilities == {Capability.FS_READ, Capability.CMD_RUN}
@@ -153,7 +153,7 @@ def test_the_capabilities_that_count_are_those_of_the_request() -> None:
 
 def test_a_profile_bounds_what_a_request_asks_for_whether_it_needs_it_or_not() -> None:
     boundary = Boundary(READ_ONLY, ACTIONS)
-    error = refusal(CapabilityNotGrantedError, boundary, capabilities=["net:http", "fs:read", "cmd:run"]).error
+    error = refusal(CapabilityNotGrantedError, boundary, capabilities=["net:http", "fs:read", "cmd:run"])
     assert error.message == "the profile READ_ONLY does not grant cmd:run, net:http"
     assert error.details == {
         "refusal": "capability_not_granted",
@@ -178,26 +178,26 @@ def test_profiles_grant_what_their_names_say() -> None:
 
 def test_an_action_that_there_is_not_is_not_found_with_the_nearest_name() -> None:
     boundary = Boundary(READ_ONLY, ACTIONS)
-    near = refusal(ActionException, boundary, action="fs:lok").error
+    near = refusal(ActionError, boundary, action="fs:lok")
     assert (near.code, near.message) == (
         ErrorCode.NOT_FOUND,
         "there is no module action 'fs:lok'; did you mean 'fs:look'?",
     )
     assert near.details == {"action": "fs:lok", "nearest": "fs:look"}
-    far = refusal(ActionException, boundary, action="x" * 300).error
+    far = refusal(ActionError, boundary, action="x" * 300)
     assert far.message == f"there is no module action {'x' * 200!r}"
     assert far.details == {"action": "x" * 200, "nearest": None}
-    odd = refusal(ActionException, boundary, action="\ud800").error
+    odd = refusal(ActionError, boundary, action="\ud800")
     odd.message.encode()
 
 
 def test_an_input_that_is_not_the_actions_is_refused_by_field() -> None:
     boundary = Boundary(READ_ONLY, ACTIONS)
-    error = refusal(ActionException, boundary, input={"path": "a", "depth": "deep"}).error
+    error = refusal(ActionError, boundary, input={"path": "a", "depth": "deep"})
     assert error.code is ErrorCode.INVALID_INPUT
     assert error.message.startswith("fs:look: depth: Input should be a valid integer")
     assert [field["path"] for field in error.details["fields"]] == ["depth"]
-    assert refusal(PathEscapeError, boundary, input={"path": "../a"}).error.details["path"] == "../a"
+    assert refusal(PathEscapeError, boundary, input={"path": "../a"}).details["path"] == "../a"
 
 
 def test_the_checks_come_in_their_order() -> None:
@@ -209,12 +209,12 @@ def test_the_checks_come_in_their_order() -> None:
         "action": "nothing",
         "input": {"path": ".."},
     }
-    mends: list[tuple[type[ActionException], dict[str, Any]]] = [
+    mends: list[tuple[type[ActionError], dict[str, Any]]] = [
         (MissingTenantError, {"tenant": ACME}),
         (MissingModuleError, {"module": ModuleContext(id="m", root=Path("/x"), tenant=Tenant(uuid4(), "other"))}),
         (TenantMismatchError, {"module": ModuleContext(id="m", root=Path("/x"), tenant=ACME)}),
         (CapabilityNotGrantedError, {"capabilities": []}),
-        (ActionException, {"action": "fs:look"}),
+        (ActionError, {"action": "fs:look"}),
         (CapabilityNotGrantedError, {"capabilities": ["fs:read"]}),
         (PathEscapeError, {"input": {"path": "a"}}),
     ]
@@ -225,10 +225,10 @@ def test_the_checks_come_in_their_order() -> None:
 
 
 def test_the_refusal_of_a_path_shows_its_beginning() -> None:
-    error = escape("x" * 300, "it is long").error
+    error = escape("x" * 300, "it is long")
     assert error.message == f"the path {'x' * 200!r} is refused: it is long"
     assert error.details == {"refusal": "path_escape", "path": "x" * 200}
-    escape("\ud800", "odd").error.message.encode()
+    escape("\ud800", "odd").message.encode()
 
 
 # The way down
@@ -267,7 +267,7 @@ def test_a_path_leads_to_the_folder_of_its_last_name(root: Any) -> None:
 def test_no_path_leads_above_its_root(root: Any, path: str) -> None:
     with pytest.raises(PathEscapeError, match=r": a link in it leads out of the module$") as caught:
         reached(root[1], path)
-    assert caught.value.error.details["path"] == path
+    assert caught.value.details["path"] == path
 
 
 def test_links_are_followed_inside_and_refused_outside(root: Any) -> None:
@@ -324,7 +324,7 @@ def test_each_name_on_the_way_is_asked_about(root: Any) -> None:
     for path in ("a/b/file", "link", "a/b", "a/b/.."):
         with pytest.raises(PathEscapeError, match="it is b") as caught:
             reached(opened, path, reason_against=reason)
-        assert caught.value.error.details["path"] == path
+        assert caught.value.details["path"] == path
     with pytest.raises(PathEscapeError):
         reached(opened, "a/b", last=False, reason_against=reason)
 
@@ -379,12 +379,12 @@ def test_a_folder_that_never_stands_still_is_a_conflict(root: Any, monkeypatch: 
 
     real = os.open
     monkeypatch.setattr(os, "open", moving)
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         reached(opened, "a/x")
     assert len(tries) == 100
-    assert caught.value.error.code is ErrorCode.CONFLICT
-    assert caught.value.error.details == {"path": "a/x"}
-    assert caught.value.error.message == ("the folders on the way to 'a/x' are being moved by someone else; try again")
+    assert caught.value.code is ErrorCode.CONFLICT
+    assert caught.value.details == {"path": "a/x"}
+    assert caught.value.message == ("the folders on the way to 'a/x' are being moved by someone else; try again")
 
 
 def test_up_is_where_the_way_came_down(root: Any) -> None:
@@ -393,9 +393,9 @@ def test_up_is_where_the_way_came_down(root: Any) -> None:
         assert way.enter("a") is None
         assert way.enter("b") is None
         (folder / "a" / "b").rename(folder.parent / "outside" / "b")
-        with pytest.raises(ActionException) as caught:
+        with pytest.raises(ActionError) as caught:
             way.follow("../x")
-        assert caught.value.error.code is ErrorCode.CONFLICT
+        assert caught.value.code is ErrorCode.CONFLICT
 
 
 def test_a_descent_holds_one_folder_and_closes_it(root: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actionengine.errors import ActionError, ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.edits import apply_diff, changed_lines, check_diff, unified_diff
 
 ODD_LINES = (
@@ -27,10 +27,10 @@ files = st.none() | texts
 
 
 def refusal(before: str | None, diff: str, path: str = "x") -> ActionError:
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         apply_diff(before, diff, path)
-    assert caught.value.error.code is ErrorCode.UNPROCESSABLE
-    return caught.value.error
+    assert caught.value.code is ErrorCode.UNPROCESSABLE
+    return caught.value
 
 
 @settings(max_examples=200, deadline=None)
@@ -52,7 +52,7 @@ def test_a_diff_fits_where_its_lines_stand_or_is_refused(before: str, after: str
 
     try:
         made = apply_diff(now, diff, "x")
-    except ActionException:
+    except ActionError:
         assert now != before
         return
 
@@ -63,7 +63,7 @@ def test_a_diff_fits_where_its_lines_stand_or_is_refused(before: str, after: str
 @settings(max_examples=100, deadline=None)
 @given(text=st.text() | st.lists(st.sampled_from(ODD_LINES)).map("\n".join), before=files)
 def test_whatever_is_given_for_a_diff_it_applies_or_is_refused(text: str, before: str | None) -> None:
-    with suppress(ActionException):
+    with suppress(ActionError):
         apply_diff(before, text, "x")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from actionengine.errors import ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.files import FileEntry, ModuleFiles
 from actionengine.execution.paths import TEMPORARY_PREFIX
 from tests.execution.walled import Walled
@@ -59,10 +59,10 @@ class TestSystemErrors:
 
         with monkeypatch.context() as patched:
             patched.setattr(os, call, failing)
-            with pytest.raises(ActionException) as raised:
+            with pytest.raises(ActionError) as raised:
                 files.write("inside.txt", b"other")
 
-        error = raised.value.error
+        error = raised.value
         assert error.code == code
         assert error.details["path"] == "inside.txt"
         assert error.details["reason"] == errno.errorcode[number]
@@ -131,11 +131,11 @@ class TestClosing:
                 "../x",
             ):
                 for call in (opened.read, opened.stat, lambda path: os.close(opened.open_folder(path)), opened.delete):
-                    with suppress(ActionException):
+                    with suppress(ActionError):
                         call(path)
-                with suppress(ActionException):
+                with suppress(ActionError):
                     opened.write(path, b"")
-                with suppress(ActionException):
+                with suppress(ActionError):
                     next(opened.walk(path), None)
                 next(opened.walk())
 

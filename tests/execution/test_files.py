@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from actionengine.errors import ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.files import FileEntry, ModuleFiles
 from actionengine.execution.refusals import MissingModuleError, PathEscapeError
 from tests.execution.traversals import ODD_NAMES, REFUSED
@@ -20,9 +20,9 @@ from tests.execution.walled import Walled
 
 
 def code_of(call: Callable[[], object]) -> ErrorCode:
-    with pytest.raises(ActionException) as raised:
+    with pytest.raises(ActionError) as raised:
         call()
-    return raised.value.error.code
+    return raised.value.code
 
 
 def paths(entries: Iterator[FileEntry]) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from actionengine.errors import ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution import git_snapshot
 from actionengine.execution.files import ModuleFiles
 from actionengine.execution.git import diff_from_last_commit
@@ -106,11 +106,11 @@ def test_a_link_into_another_repository_is_refused(
     (mine / ".git/refs/heads/main").write_text(commit)
     link(mine, theirs)
 
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         do(mine, "diff")
 
-    assert caught.value.error.code in (ErrorCode.INVALID_INPUT, ErrorCode.UNPROCESSABLE)
-    assert SECRET not in str(caught.value.error.to_dict())
+    assert caught.value.code in (ErrorCode.INVALID_INPUT, ErrorCode.UNPROCESSABLE)
+    assert SECRET not in str(caught.value.to_dict())
 
 
 @pytest.mark.parametrize("name", [".git/objects", ".git/objects/pack", ".git/index"])
@@ -121,7 +121,7 @@ def test_a_link_is_refused_that_stays_inside_too(name: str, mine: Path) -> None:
 
     with pytest.raises(PathEscapeError, match="without following links") as caught:
         do(mine, "diff")
-    assert caught.value.error.details["path"] == name
+    assert caught.value.details["path"] == name
 
 
 @pytest.mark.parametrize("name", ["pack/pack-" + "0" * 40 + ".pack", "ab/" + "0" * 38])
@@ -220,8 +220,8 @@ def check_swapped_while_copied(mine: Path, theirs: Path, points: Sequence[int]) 
         with ModuleFiles(root) as files:
             try:
                 told.append(diff_from_last_commit(files, swapping(root, lambda _: None), None, swap))
-            except ActionException as refusal:
-                told.append(str(refusal.error.to_dict()))
+            except ActionError as refusal:
+                told.append(str(refusal.to_dict()))
     assert SECRET not in "".join(told)
 
 
@@ -255,7 +255,7 @@ def test_files_are_not_written_through_links_of_the_copy(mine: Path, tmp_path: P
             return copy(name, place)
 
         snapshot._copy_tracked = copy_and_swap  # type: ignore[method-assign]
-        with pytest.raises(ActionException):
+        with pytest.raises(ActionError):
             snapshot.copy_files([b"both", b"both/file"], tree)
 
     assert swapped
@@ -352,9 +352,9 @@ def test_more_than_it_may_copy_is_refused(mine: Path, monkeypatch: pytest.Monkey
     for name, most in (("MAX_BYTES", 100), ("MAX_FILES", 3)):
         with monkeypatch.context() as patch:
             patch.setattr(git_snapshot, name, most)
-            with pytest.raises(ActionException, match=f"{most} .*git gc") as caught:
+            with pytest.raises(ActionError, match=f"{most} .*git gc") as caught:
                 do(mine, "diff")
-            assert caught.value.error.code is ErrorCode.UNPROCESSABLE
+            assert caught.value.code is ErrorCode.UNPROCESSABLE
 
 
 def test_the_bound_is_exact(mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +365,7 @@ def test_the_bound_is_exact(mine: Path, tmp_path: Path, monkeypatch: pytest.Monk
         with ModuleFiles(mine) as files, GitSnapshot(files, lambda: None) as snapshot:
             try:
                 snapshot.copy_files([b"a.txt", b"folder/b.txt"], tree)
-            except ActionException:
+            except ActionError:
                 assert not ok
             else:
                 assert ok
@@ -373,10 +373,10 @@ def test_the_bound_is_exact(mine: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_it_ends_where_the_work_does(mine: Path, temporary: Path) -> None:
     def stop() -> None:
-        raise ActionException(stopped)
+        raise stopped
 
-    stopped = PathEscapeError("stopped").error
-    with ModuleFiles(mine) as files, pytest.raises(ActionException, match="stopped"):
+    stopped = PathEscapeError("stopped")
+    with ModuleFiles(mine) as files, pytest.raises(ActionError, match="stopped"):
         diff_from_last_commit(files, swapping(mine, lambda _: None), None, stop)
 
     assert os.listdir(temporary) == []

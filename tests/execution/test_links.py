@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actionengine.errors import ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.files import FileEntry, ModuleFiles
 from actionengine.execution.refusals import PathEscapeError
 from tests.execution.walled import SECRET, Walled
@@ -83,11 +83,11 @@ class TestInside:
     def test_a_dangling_link_makes_what_it_names(self, files: ModuleFiles, walled: Walled) -> None:
         walled.link("link", "not/there/yet")
 
-        with pytest.raises(ActionException) as raised:
+        with pytest.raises(ActionError) as raised:
             files.read("link")
         files.write("link", b"now")
 
-        assert raised.value.error.code == ErrorCode.NOT_FOUND
+        assert raised.value.code == ErrorCode.NOT_FOUND
         assert (walled.root / "not" / "there" / "yet").read_bytes() == b"now"
 
     def test_the_link_itself_is_looked_at_and_deleted(self, files: ModuleFiles, walled: Walled) -> None:
@@ -113,18 +113,18 @@ class TestInside:
         walled.link("link", target)
 
         for call in (files.read, lambda path: files.write(path, b"")):
-            with pytest.raises(ActionException) as raised:
+            with pytest.raises(ActionError) as raised:
                 call("link")
-            assert raised.value.error.code == ErrorCode.UNPROCESSABLE
+            assert raised.value.code == ErrorCode.UNPROCESSABLE
 
     @pytest.mark.parametrize("target", ["inside.txt/", "inside.txt/.", "inside.txt/..", "inside.txt/../inside.txt"])
     def test_a_file_is_no_folder_on_the_way_of_a_link(self, target: str, files: ModuleFiles, walled: Walled) -> None:
         walled.link("link", target)
 
-        with pytest.raises(ActionException) as raised:
+        with pytest.raises(ActionError) as raised:
             files.read("link")
 
-        assert raised.value.error.code == ErrorCode.UNPROCESSABLE
+        assert raised.value.code == ErrorCode.UNPROCESSABLE
 
     def test_a_module_that_was_moved_is_still_the_same(self, files: ModuleFiles, walled: Walled) -> None:
         walled.root.rename(walled.root.with_name("moved"))
@@ -237,8 +237,8 @@ def refusal_of(files: ModuleFiles, path: str) -> type[PathEscapeError] | ErrorCo
         files.read(path)
     except PathEscapeError:
         return PathEscapeError
-    except ActionException as refusal:
-        return refusal.error.code
+    except ActionError as refusal:
+        return refusal.code
     return None
 
 
@@ -248,7 +248,7 @@ def check_tame(tree: Tree, paths: list[str]) -> None:
             if os.path.isfile(walled.root / path):
                 assert files.read(path) == Path(os.path.realpath(walled.root / path)).read_bytes()
             else:
-                with pytest.raises(ActionException):
+                with pytest.raises(ActionError):
                     files.read(path)
 
 
@@ -256,16 +256,16 @@ def check_wild(tree: Tree, paths: list[str]) -> None:
     with grown(tree) as walled, ModuleFiles(walled.root) as files:
         for path in paths:
             real = Path(os.path.realpath(walled.root / path))
-            with suppress(ActionException):
+            with suppress(ActionError):
                 assert files.read(path) == real.read_bytes() != SECRET
                 assert real.is_relative_to(walled.root)
-            with suppress(ActionException):
+            with suppress(ActionError):
                 os.close(files.open_folder(path))
                 assert real.is_relative_to(walled.root)
-            with suppress(ActionException):
+            with suppress(ActionError):
                 files.write(path, b"mine")
                 assert Path(os.path.realpath(walled.root / path)).read_bytes() == b"mine"
-            with suppress(ActionException):
+            with suppress(ActionError):
                 files.delete(path)
         for entry in files.walk():
             assert entry.link is not None or files.read(entry.path) != SECRET
@@ -346,7 +346,7 @@ LONG = [pytest.param(0.4, id="short"), pytest.param(20.0, id="long", marks=pytes
 def race(seconds: float, swap: Callable[[], None], *work: Callable[[], None]) -> None:
     """Swap, and do each work, again and again in threads of their own, until each was done without a refusal.
 
-    What fails but with an `ActionException` is raised here.
+    What fails but with an `ActionError` is raised here.
     """
     begun = monotonic()
     counts = [0] * (len(work) + 1)
@@ -355,7 +355,7 @@ def race(seconds: float, swap: Callable[[], None], *work: Callable[[], None]) ->
     def again(place: int, call: Callable[[], None]) -> None:
         try:
             while not raised and monotonic() < begun + (seconds if all(counts) else seconds + 60):
-                with suppress(ActionException):
+                with suppress(ActionError):
                     call()
                     counts[place] += 1
         except BaseException as error:
@@ -407,7 +407,7 @@ def test_a_folder_that_becomes_a_link_to_outside_is_never_gone_through(
             assert entry.size in (len(b"inside"), len(b"written")) or entry.link is not None
 
     def delete() -> None:
-        with suppress(ActionException):
+        with suppress(ActionError):
             files.delete("folder/secret")
 
     race(seconds, swap, read, write, walk, delete)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from actionengine.errors import ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.edits import unified_diff
 from actionengine.execution.module_actions import MODULE_ACTIONS
 from actionengine.execution.refusals import PathEscapeError
@@ -28,9 +28,9 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def refused(root: Path, action: str, /, **input: Any) -> ActionException:
+def refused(root: Path, action: str, /, **input: Any) -> ActionError:
     before = tree(root)
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         do(root, action, **input)
     assert tree(root) == before
     return caught.value
@@ -71,7 +71,7 @@ def test_a_text_is_read_as_text_and_other_bytes_as_base64(root: Path) -> None:
 
     assert text == {"path": "a.txt", "text": A, "size": 11, "sha256": sha256(A.encode()).hexdigest()}
     assert base64.b64decode(image["base64"]) == b"\xff\0"
-    assert refused(root, "read", path="none").error.code is ErrorCode.NOT_FOUND
+    assert refused(root, "read", path="none").code is ErrorCode.NOT_FOUND
 
 
 def test_what_is_written_is_read(root: Path) -> None:
@@ -93,9 +93,9 @@ def test_a_file_is_written_only_where_it_is_as_expected(root: Path) -> None:
     write("a.txt", known)
     write("b.txt", "absent")
     for path, expected in (("a.txt", known), ("a.txt", "absent"), ("c.txt", known)):
-        with pytest.raises(ActionException) as caught:
+        with pytest.raises(ActionError) as caught:
             write(path, expected)
-        assert caught.value.error.code is ErrorCode.CONFLICT
+        assert caught.value.code is ErrorCode.CONFLICT
 
     assert sorted(tree(root)) == ["a.txt", "b.txt"]
 
@@ -116,7 +116,7 @@ def test_a_file_is_written_only_where_it_is_as_expected(root: Path) -> None:
     ids=range(9),
 )
 def test_an_input_that_is_none_is_refused_at_the_boundary(root: Path, action: str, input: dict[str, Any]) -> None:
-    assert refused(root, action, **input).error.code is ErrorCode.INVALID_INPUT
+    assert refused(root, action, **input).code is ErrorCode.INVALID_INPUT
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../b", "", "."])
@@ -148,7 +148,7 @@ def test_a_command_that_fails_is_a_result(root: Path) -> None:
     ran = do(root, "run", argv=["sh", "-c", "cat; printf 'bad \\377' >&2; exit 3"], stdin="given")
 
     assert (ran["exit_code"], ran["stdout"], ran["stderr"]) == (3, "given", "bad \N{REPLACEMENT CHARACTER}")
-    assert refused(root, "run", argv=["no-such-program"]).error.code is ErrorCode.UNPROCESSABLE
+    assert refused(root, "run", argv=["no-such-program"]).code is ErrorCode.UNPROCESSABLE
 
 
 def test_an_edit_is_applied_wholly_or_not_at_all(root: Path) -> None:
@@ -165,8 +165,8 @@ def test_an_edit_is_applied_wholly_or_not_at_all(root: Path) -> None:
         "removed": 1,
     }
     again = refused(root, "edit_file", path="a.txt", diff=unified_diff(A, "alpha\ngamma\ndelta\n", "a.txt"))
-    assert (again.error.code, again.error.details["hunk"]) == (ErrorCode.UNPROCESSABLE, 1)
-    assert again.error.details["found"] == ["alpha\n", "gamma\n"]
+    assert (again.code, again.details["hunk"]) == (ErrorCode.UNPROCESSABLE, 1)
+    assert again.details["found"] == ["alpha\n", "gamma\n"]
 
 
 def test_an_edit_makes_and_removes_files(root: Path) -> None:
@@ -206,12 +206,12 @@ def test_a_diff_works_in_each_state_of_a_repository(root: Path) -> None:
 
 
 def test_a_module_that_is_no_work_tree_by_itself_has_no_diff(root: Path) -> None:
-    assert refused(root, "diff").error.code is ErrorCode.UNPROCESSABLE
+    assert refused(root, "diff").code is ErrorCode.UNPROCESSABLE
 
     git(root.parent, "init")
-    assert refused(root, "diff").error.code is ErrorCode.UNPROCESSABLE
+    assert refused(root, "diff").code is ErrorCode.UNPROCESSABLE
     (root / ".git").write_text("gitdir: ../.git\n")
-    assert refused(root, "diff").error.code is ErrorCode.UNPROCESSABLE
+    assert refused(root, "diff").code is ErrorCode.UNPROCESSABLE
     (root / ".git").unlink()
     (root / ".git").symlink_to("../.git")
     assert isinstance(refused(root, "diff"), PathEscapeError)
@@ -220,13 +220,13 @@ def test_a_module_that_is_no_work_tree_by_itself_has_no_diff(root: Path) -> None
 def test_a_repository_that_borrows_objects_is_refused(repository: Path) -> None:
     (repository / ".git/objects/info/alternates").write_text("/somewhere/else\n")
 
-    assert "borrows" in refused(repository, "diff").error.message
+    assert "borrows" in refused(repository, "diff").message
 
 
 def test_a_work_tree_that_is_broken_is_told(repository: Path) -> None:
     (repository / ".git/refs/heads/main").write_text("0" * 39 + "1\n")
 
-    assert "git cannot tell what differs" in refused(repository, "diff").error.message
+    assert "git cannot tell what differs" in refused(repository, "diff").message
 
 
 def test_nothing_that_a_repository_names_is_run(repository: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.boundary import Admitted
 from actionengine.execution.declarations import create_module_action
 from actionengine.execution.journal import Journal
@@ -77,9 +77,9 @@ def beside(root: Path) -> list[str]:
 
 
 def code_of(made: Callable[[], object]) -> ErrorCode:
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         made()
-    return caught.value.error.code
+    return caught.value.code
 
 
 def test_a_key_has_its_effect_once_and_its_result_again(root: Path) -> None:
@@ -146,7 +146,7 @@ def test_work_that_fails_has_no_effect_and_may_be_tried_again(root: Path) -> Non
         attempts.append(folder)
         (folder / "half").write_text("half")
         if len(attempts) < 3:
-            raise failing(ErrorCode.UNPROCESSABLE, "not yet") if len(attempts) == 1 else RuntimeError("not yet")
+            raise ActionError(ErrorCode.UNPROCESSABLE, "not yet") if len(attempts) == 1 else RuntimeError("not yet")
         return "done"
 
     assert code_of(lambda: run_once(doing(root, act), perform)) is ErrorCode.UNPROCESSABLE
@@ -228,10 +228,10 @@ def test_work_that_does_away_with_its_folder_has_no_effect(root: Path, tmp_path:
     before = tree(root)
     command = f'place="$PWD"; cd ..; rm -r "$place"; {put.format(elsewhere=elsewhere)} "$place"'
 
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         run_once(admit(root, "run", {"argv": ["sh", "-c", command]}, idempotency_key="one"), perform)
 
-    assert caught.value.error.code is ErrorCode.CONFLICT
+    assert caught.value.code is ErrorCode.CONFLICT
     assert tree(root) == before
     assert elsewhere.stat().st_mode & 0o777 == 0o755
 
@@ -270,8 +270,8 @@ def test_waiting_for_others_is_bounded_and_ends_where_it_is_cancelled(root: Path
         slow.result(90)
 
     assert late is ErrorCode.IDEMPOTENCY_IN_PROGRESS
-    assert isinstance(ended, ActionException)
-    assert ended.error.details["cancelled"] is True
+    assert isinstance(ended, ActionError)
+    assert ended.details["cancelled"] is True
     assert not (root / "log.txt").exists()
 
 
@@ -322,10 +322,10 @@ def test_a_link_in_the_journals_place_is_not_followed(root: Path, tmp_path: Path
     (elsewhere / "file").write_text("mine")
     Journal(root).folder.symlink_to(elsewhere)
 
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         run_once(append(root), perform)
 
-    assert caught.value.error.code is ErrorCode.UNAVAILABLE
+    assert caught.value.code is ErrorCode.UNAVAILABLE
     assert sorted(os.listdir(elsewhere)) == ["file", "folder"]
 
 
@@ -353,10 +353,10 @@ def test_a_journal_that_becomes_a_link_while_its_lock_is_waited_for_is_not_follo
             assert waits.asked.wait(60)
             journal.folder.rename(tmp_path / "away")
             journal.folder.symlink_to(elsewhere)
-        with pytest.raises(ActionException) as caught:
+        with pytest.raises(ActionError) as caught:
             waiting.result()
 
-    assert caught.value.error.code is ErrorCode.UNAVAILABLE
+    assert caught.value.code is ErrorCode.UNAVAILABLE
     assert os.listdir(elsewhere) == ["folder"]
 
 
@@ -419,7 +419,7 @@ def test_a_lock_that_is_a_link_is_not_followed(root: Path, tmp_path: Path) -> No
     Journal(root).folder.mkdir()
     (Journal(root).folder / "lock").symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(ActionException):
+    with pytest.raises(ActionError):
         run_once(append(root), perform)
 
     assert not (tmp_path / "elsewhere").exists()
@@ -466,7 +466,7 @@ def test_a_root_that_no_folder_can_have_is_missing(tmp_path: Path, name: str, ke
     with pytest.raises(MissingModuleError) as caught:
         run_once(append(tmp_path / name, key), perform)
 
-    assert str(tmp_path) not in caught.value.error.message
+    assert str(tmp_path) not in caught.value.message
 
 
 def test_a_module_that_is_not_there_is_missing(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_a_path_that_is_not_a_plain_relative_one_is_refused(text: str) -> None:
     with pytest.raises(PathEscapeError) as refusal:
         module_path(text)
 
-    told = refusal.value.error.to_dict()
+    told = refusal.value.to_dict()
     assert told["code"] == ErrorCode.INVALID_INPUT
     assert told["details"]["refusal"] == "path_escape"
     assert len(told["details"]["path"]) <= 200

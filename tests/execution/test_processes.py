@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from actionengine.errors import ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.processes import Means, ProcessLimits, run_process
 from tests.execution.processes import DAEMONS, PYTHON, alive, children, insist_on, python, refused, run
 from tests.waiting import wait_until
@@ -168,10 +168,10 @@ def test_a_lot_goes_in_and_out() -> None:
     ],
 )
 def test_what_cannot_be_run_is_refused(argv: Any, code: ErrorCode) -> None:
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         run_process(argv, folder="/", timeout=10.0)
 
-    assert caught.value.error.code is code
+    assert caught.value.code is code
 
 
 @pytest.mark.parametrize("environment", [{"A=B": "x"}, {"": "x"}, {"A": "x\0"}], ids=["equals", "empty", "NUL"])
@@ -192,7 +192,7 @@ def test_without_processes_for_more_it_is_unavailable(monkeypatch: pytest.Monkey
 def test_a_host_without_descriptors_for_more_loses_none() -> None:
     host = """
 import os, resource
-from actionengine.errors import ActionException
+from actionengine.errors import ActionError
 from actionengine.execution.processes import run_process
 def count():
     return len(os.listdir("/proc/self/fd"))
@@ -203,7 +203,7 @@ for stdin in (b"", b"x"):
         resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
         try:
             run_process(("true",), folder="/", timeout=60.0, stdin=stdin)
-        except ActionException as error:
+        except ActionError as error:
             assert error.error.code == "unavailable", error
 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 print(count() - before)
@@ -357,7 +357,7 @@ def test_a_fork_of_us_that_holds_our_pipes_delays_nothing(
 ) -> None:
     host = f"""
 import os, sys, threading, time
-from actionengine.errors import ActionException
+from actionengine.errors import ActionError
 from actionengine.execution import processes
 processes._known[False] = {means!r}
 def fork():
@@ -372,7 +372,7 @@ argv = (sys.executable, "-I", "-S", "-c", "open('begun', 'w')\\n" + {DAEMONS!r},
 try:
     finished = processes.run_process(argv, folder=".", timeout={timeout}, environment={{"MARKER": {marker!r}}})
     print(finished.stdout.decode(), end="")
-except ActionException as error:
+except ActionError as error:
     print(error.error.code)
 """
     process = subprocess.Popen(
@@ -464,7 +464,7 @@ def test_thousands_of_runs_leave_nothing(means: Means, temporary: Path, marker: 
     def many(number: int) -> None:
         for turn in range(50):
             timeout = (turn % 10) / 100
-            with suppress(ActionException):
+            with suppress(ActionError):
                 python(DAEMONS, "3", "0", timeout=timeout or 30.0, environment={"MARKER": marker})
 
     with ThreadPoolExecutor(16) as pool:

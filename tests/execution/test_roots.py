@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from actionengine import Tenant
-from actionengine.errors import ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.once import run_once
 from actionengine.execution.refusals import MissingModuleError
 from actionengine.execution.roots import ModuleRoots
@@ -27,7 +27,7 @@ def test_a_module_is_its_tenants(tmp_path: Path) -> None:
     assert made == roots.context(ACME, "site") == roots.create(ACME, "site")
     with pytest.raises(MissingModuleError) as caught:
         roots.context(OTHER, "site")
-    assert caught.value.error.details["module"] == "site"
+    assert caught.value.details["module"] == "site"
 
 
 @pytest.mark.parametrize(
@@ -38,20 +38,20 @@ def test_an_id_that_is_no_plain_name_is_refused(tmp_path: Path, id: str) -> None
 
     with pytest.raises(MissingModuleError):
         roots.context(ACME, id)
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         roots.create(ACME, id)
 
-    assert caught.value.error.code is ErrorCode.INVALID_INPUT
+    assert caught.value.code is ErrorCode.INVALID_INPUT
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_module_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / str(ACME.id)).write_text("a file")
 
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         ModuleRoots(tmp_path).create(ACME, "site")
 
-    assert caught.value.error.code is ErrorCode.UNAVAILABLE
+    assert caught.value.code is ErrorCode.UNAVAILABLE
 
 
 def test_a_module_that_was_removed_begins_anew(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from actionengine.errors import ActionException, ConfigurationError, ErrorCode
+from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.execution.capabilities import READ_ONLY, SYSTEM_PRIVILEGED
 from actionengine.execution.declarations import ModuleAction, create_module_action
 from actionengine.execution.in_process import InProcessRunner
@@ -35,7 +35,7 @@ ROUNDS = 6
 _UNPERMITTED = """
 import os, sys
 from pathlib import Path
-from actionengine.errors import ActionException
+from actionengine.errors import ActionError
 from actionengine.execution.once import run_once
 from tests.execution.modules import admit, perform
 
@@ -44,7 +44,7 @@ root = Path(sys.argv[1], "site")
 def keyed(key, path, root=root):
     try:
         return run_once(admit(root, "write", {"path": path, "text": "x"}, idempotency_key=key), perform).output["size"]
-    except ActionException as refusal:
+    except ActionError as refusal:
         return refusal.error.code.value
 
 keyed("one", "what is imported when it is first used", Path(sys.argv[1], "first"))
@@ -70,8 +70,8 @@ def at_once(*tasks: Callable[[], Any]) -> list[Any]:
         barrier.wait()
         try:
             return task()
-        except ActionException as refusal:
-            return refusal.error.code
+        except ActionError as refusal:
+            return refusal.code
 
     with ThreadPoolExecutor(len(tasks)) as pool:
         return list(pool.map(begin, tasks))
@@ -113,12 +113,12 @@ def test_of_two_writes_that_expect_the_same_file_one_is_a_conflict(root: Path, b
 
 def test_work_that_waits_for_its_turn_ends_at_its_deadline_and_when_it_is_cancelled(root: Path) -> None:
     with work_in(root) as holder, holder.alone(), holder.alone():
-        with work_in(root, seconds=0.1) as late, pytest.raises(ActionException, match="longer than"):
+        with work_in(root, seconds=0.1) as late, pytest.raises(ActionError, match="longer than"):
             late.write("file", "x")
         cancelled = threading.Event()
         with work_in(root, cancelled=cancelled) as work:
             threading.Timer(0.1, cancelled.set).start()
-            with pytest.raises(ActionException, match="cancelled"):
+            with pytest.raises(ActionError, match="cancelled"):
                 work.delete("file")
         holder.write("file", "y")
 
@@ -209,10 +209,10 @@ def test_errors_of_the_journal_do_not_tell_where_modules_lie(root: Path) -> None
     journal.folder.mkdir()
     (journal.folder / "lock").mkdir()
 
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         run_once(admit(root, "list", idempotency_key="one"), perform)
 
-    assert str(root.parent) not in str(caught.value.error.to_dict())
+    assert str(root.parent) not in str(caught.value.to_dict())
 
 
 @pytest.mark.parametrize("raised", [SystemExit(3), asyncio.CancelledError()], ids=["exit", "cancelled"])
@@ -335,7 +335,7 @@ def test_keyed_work_that_is_cancelled_while_its_module_is_copied_ends_there(root
     def never(admitted: Any) -> Any:
         raise AssertionError
 
-    with pytest.raises(ActionException, match="cancelled"):
+    with pytest.raises(ActionError, match="cancelled"):
         run_once(admitted, never, cancelled=cancelled)
 
     assert os.listdir(Journal(root).folder) == ["lock"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from actionengine.errors import ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.edits import unified_diff
 from actionengine.execution.refusals import CapabilityNotGrantedError, MissingModuleError, PathEscapeError
 from actionengine.execution.work import Work
@@ -40,8 +40,8 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def code_of(caught: pytest.ExceptionInfo[ActionException]) -> ErrorCode:
-    return caught.value.error.code
+def code_of(caught: pytest.ExceptionInfo[ActionError]) -> ErrorCode:
+    return caught.value.code
 
 
 @calls
@@ -53,12 +53,12 @@ def test_a_call_takes_each_capability_that_it_needs(root: Path, call: str) -> No
             pytest.raises(CapabilityNotGrantedError) as caught,
         ):
             made(work)
-        assert caught.value.error.details["capabilities"] == [lacking]
+        assert caught.value.details["capabilities"] == [lacking]
     assert [path.name for path in root.iterdir()] == ["a.txt"]
 
     with work_in(root, *needed) as work:
         if call == "diff":
-            with pytest.raises(ActionException, match="no git work tree"):
+            with pytest.raises(ActionError, match="no git work tree"):
                 made(work)
         else:
             made(work)
@@ -66,7 +66,7 @@ def test_a_call_takes_each_capability_that_it_needs(root: Path, call: str) -> No
 
 @calls
 def test_nothing_is_done_after_the_deadline(root: Path, call: str) -> None:
-    with work_in(root, seconds=-1.0) as work, pytest.raises(ActionException) as caught:
+    with work_in(root, seconds=-1.0) as work, pytest.raises(ActionError) as caught:
         CALLS[call][1](work)
 
     assert code_of(caught) is ErrorCode.TIMEOUT
@@ -78,41 +78,41 @@ def test_nothing_is_done_once_it_is_cancelled(root: Path, call: str) -> None:
     cancelled = threading.Event()
     with work_in(root, cancelled=cancelled) as work:
         cancelled.set()
-        with pytest.raises(ActionException) as caught:
+        with pytest.raises(ActionError) as caught:
             CALLS[call][1](work)
 
     assert code_of(caught) is ErrorCode.CONFLICT
-    assert caught.value.error.details["cancelled"] is True
+    assert caught.value.details["cancelled"] is True
     assert [path.name for path in root.iterdir()] == ["a.txt"]
 
 
 def test_a_command_ends_with_the_work(root: Path) -> None:
-    with work_in(root, seconds=0.5) as work, pytest.raises(ActionException) as caught:
+    with work_in(root, seconds=0.5) as work, pytest.raises(ActionError) as caught:
         work.run(["sleep", "60"])
 
     assert code_of(caught) is ErrorCode.TIMEOUT
-    assert "request_id" in caught.value.error.details
+    assert "request_id" in caught.value.details
 
 
 def test_a_command_ends_at_its_own_timeout_and_the_work_goes_on(root: Path) -> None:
     with work_in(root) as work:
-        with pytest.raises(ActionException) as caught:
+        with pytest.raises(ActionError) as caught:
             work.run(["sleep", "60"], timeout=0.3)
         assert work.read("a.txt") == b"a\n"
 
     assert code_of(caught) is ErrorCode.TIMEOUT
-    assert "request_id" not in caught.value.error.details
+    assert "request_id" not in caught.value.details
 
 
 def test_a_command_ends_when_the_work_is_cancelled(root: Path) -> None:
     cancelled = threading.Event()
     timer = threading.Timer(0.3, cancelled.set)
     timer.start()
-    with work_in(root, cancelled=cancelled) as work, pytest.raises(ActionException) as caught:
+    with work_in(root, cancelled=cancelled) as work, pytest.raises(ActionError) as caught:
         work.run(["sleep", "60"])
     timer.join()
 
-    assert caught.value.error.details["cancelled"] is True
+    assert caught.value.details["cancelled"] is True
 
 
 def test_a_command_runs_in_a_folder_of_the_module(root: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_module_that_is_not_there_is_missing(tmp_path: Path) -> None:
 def test_a_file_that_is_no_text_is_not_edited(root: Path) -> None:
     (root / "b").write_bytes(b"\xff\n")
 
-    with work_in(root) as work, pytest.raises(ActionException) as caught:
+    with work_in(root) as work, pytest.raises(ActionError) as caught:
         work.edit_file("b", unified_diff("a\n", "b\n", "b"))
 
     assert code_of(caught) is ErrorCode.UNPROCESSABLE

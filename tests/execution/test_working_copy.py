@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actionengine.errors import ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.manifests import nodes, telling
 from actionengine.execution.refusals import MissingModuleError
 from actionengine.execution.working_copy import CopyLimits, WorkingCopy
@@ -36,8 +36,8 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def failure(caught: pytest.ExceptionInfo[ActionException]) -> ErrorCode:
-    return caught.value.error.code
+def failure(caught: pytest.ExceptionInfo[ActionError]) -> ErrorCode:
+    return caught.value.code
 
 
 def test_a_copy_is_like_its_module(root: Path, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_copy_is_found_again_by_another_process(root: Path, tmp_path: Path) ->
         '--- "a/odd\\377\\012"\n+++ "b/odd\\377\\012"\n@@ -1 +1 @@\n-x\n\\ No newline at end of file\n'
         "+y\n\\ No newline at end of file\n"
     )
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         WorkingCopy.open(tmp_path / "none")
     assert failure(caught) is ErrorCode.NOT_FOUND
 
@@ -194,7 +194,7 @@ def test_a_diff_against_a_module_that_was_changed_is_a_conflict(root: Path, tmp_
     (copy.root / "a.txt").write_text("mine")
     (root / "a.txt").write_text("theirs")
 
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         copy.diff()
 
     assert failure(caught) is ErrorCode.CONFLICT
@@ -211,14 +211,14 @@ def test_a_folder_that_becomes_something_else_while_it_is_read_is_a_conflict(roo
     (root / "src").rename(root / "away")
     os.mkfifo(root / "src") if put == "fifo" else (root / "src").symlink_to("away")
 
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         list(found)
 
     assert failure(caught) is ErrorCode.CONFLICT
 
 
 def test_an_error_of_an_open_folder_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ActionException) as caught, telling("read", tmp_path):
+    with pytest.raises(ActionError) as caught, telling("read", tmp_path):
         raise OSError(errno.EIO, "broken", 7)
 
     assert failure(caught) is ErrorCode.UNAVAILABLE
@@ -240,7 +240,7 @@ def test_a_dropped_copy_is_gone_whatever_its_permissions(root: Path, tmp_path: P
 def test_a_folder_that_is_there_is_not_replaced(root: Path, tmp_path: Path) -> None:
     WorkingCopy.create(root, tmp_path / "copy")
 
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         WorkingCopy.create(root, tmp_path / "copy")
 
     assert failure(caught) is ErrorCode.CONFLICT
@@ -257,11 +257,11 @@ def test_a_module_that_is_not_there_is_missing(tmp_path: Path) -> None:
 def test_a_module_that_is_too_large_is_refused_and_nothing_is_left(
     root: Path, tmp_path: Path, limits: CopyLimits
 ) -> None:
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         WorkingCopy.create(root, tmp_path / "copy", limits)
 
     assert failure(caught) is ErrorCode.UNPROCESSABLE
-    assert "not copied" in caught.value.error.message
+    assert "not copied" in caught.value.message
     assert os.listdir(tmp_path) == ["module"]
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from actionengine import (
     ActionContext,
-    ActionException,
+    ActionError,
     Actor,
     AIUsage,
     Engine,
@@ -183,7 +183,7 @@ def test_threads_insert_one_id_once(fresh: Callable[[], Any], acme: Tenant) -> N
         def insert(number: int) -> int:
             try:
                 ctx.records("notes").insert({"by": number}, "n1")
-            except ActionException:
+            except ActionError:
                 return 0
             return 1
 

@@ -18,7 +18,7 @@ from returns.result import Failure, Result, Success
 
 from actionengine import (
     ActionContext,
-    ActionException,
+    ActionError,
     Actor,
     Engine,
     ErrorCode,
@@ -59,10 +59,10 @@ def put(data: Any, ctx: ActionContext) -> Result[Any, Any]:
     try:
         ctx.records("notes").insert({"n": data})
         ctx.records("notes").list()
-    except ActionException as error:
+    except ActionError as error:
         if data != "caught":
             raise
-        return Success(error.error.code)
+        return Success(error.code)
     return Success(None)
 
 
@@ -175,11 +175,11 @@ def _assert_gone(world: World) -> None:
     unit = world.unit()
     rows = unit.rows(CHANGES)
 
-    with pytest.raises(ActionException) as refused:
+    with pytest.raises(ActionError) as refused:
         world.run(rows.update([{"id": "missing", "updated_at": datetime.now(UTC)}]))
 
-    assert refused.value.error.code is ErrorCode.CONFLICT
-    assert "is gone" in refused.value.error.message
+    assert refused.value.code is ErrorCode.CONFLICT
+    assert "is gone" in refused.value.message
     world.run(unit.rollback())
 
 

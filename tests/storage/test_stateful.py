@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from actionengine import ActionException, ErrorCode, InMemoryStorage, Record, Tenant
+from actionengine import ActionError, ErrorCode, InMemoryStorage, Record, Tenant
 from actionengine.driving import drive
 from actionengine.storage.memory import Held, MemoryUnitOfWork
 from actionengine.storage.port import Claim, Recording
@@ -243,8 +243,8 @@ def doc(record: Record | None) -> Doc | None:
 def refused(call: Any) -> ErrorCode | None:
     try:
         call()
-    except ActionException as error:
-        return error.error.code
+    except ActionError as error:
+        return error.code
     return None
 
 

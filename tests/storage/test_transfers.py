@@ -8,11 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from actionengine import (
-    ActionException,
-    InMemoryStorage,
-    Tenant,
-)
+from actionengine import ActionError, InMemoryStorage, Tenant
 from actionengine.driving import drive
 from actionengine.storage.memory import MemoryUnitOfWork
 from actionengine.storage.port import Claim, Recording
@@ -45,7 +41,7 @@ class Hammer:
             unit = self.unit()
             try:
                 committed += self.transfer(unit, dice, f"{seed} {number}")
-            except ActionException as refusal:
+            except ActionError as refusal:
                 if not lost(refusal):
                     raise
             finally:

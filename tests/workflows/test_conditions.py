@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from actionengine.errors import ActionError, ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.workflows.conditions import MOST_COMPARED, Condition, comparisons, depth, holds, paths
 from tests.workflows.desk import comparison
 
@@ -99,7 +99,7 @@ def test_conditions_are_asked_in_their_order_and_no_further_than_needed() -> Non
     assert asked({"all": [false, unanswerable]}) is False
     assert asked({"all": [true, {"any": [false, {"not": false}]}]}) is True
     assert asked({"all": [comparison("input.nobody", "exists"), unanswerable]}) is False
-    with pytest.raises(ActionException):
+    with pytest.raises(ActionError):
         asked({"any": [false, unanswerable]})
 
 
@@ -120,19 +120,19 @@ def test_conditions_are_asked_in_their_order_and_no_further_than_needed() -> Non
     ],
 )
 def test_what_cannot_be_asked_is_unprocessable_and_named(condition: Any, said: str) -> None:
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         asked(condition)
 
-    assert caught.value.error.code is ErrorCode.UNPROCESSABLE
-    assert said in caught.value.error.message
-    assert "path" in caught.value.error.details
+    assert caught.value.code is ErrorCode.UNPROCESSABLE
+    assert said in caught.value.message
+    assert "path" in caught.value.details
 
 
 def test_a_message_shows_no_more_than_the_beginning_of_a_long_value() -> None:
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         asked(comparison("input.n", "gt", "x" * 10_000))
 
-    assert len(caught.value.error.message) < 300
+    assert len(caught.value.message) < 300
 
 
 @pytest.mark.parametrize(
@@ -192,15 +192,15 @@ def each(op: str, value: Any, number: int) -> dict[str, Any]:
 )
 def test_a_condition_that_compares_too_much_is_refused_before_it_does(condition: Any, long: Any) -> None:
     parsed = PARSE.validate_python(condition)
-    with pytest.raises(ActionException, match="the condition compares more than 10000 values") as caught:
+    with pytest.raises(ActionError, match="the condition compares more than 10000 values") as caught:
         holds(parsed, {"input": {"long": long}})
-    assert caught.value.error.code is ErrorCode.UNPROCESSABLE
-    assert caught.value.error.details == {"limit": MOST_COMPARED}
+    assert caught.value.code is ErrorCode.UNPROCESSABLE
+    assert caught.value.details == {"limit": MOST_COMPARED}
 
 
 def test_what_the_references_of_a_condition_give_is_bounded_together() -> None:
     parsed = PARSE.validate_python(each("eq", "${input.long}", 3))
-    with pytest.raises(ActionException, match="the references give more than 1024 KB"):
+    with pytest.raises(ActionError, match="the references give more than 1024 KB"):
         holds(parsed, {"input": {"long": "x" * 500_000}})
 
 
@@ -230,8 +230,8 @@ def test_any_condition_has_an_answer_or_says_why_not(given_condition: Any, input
 
     try:
         answer: bool | None = holds(condition, known)
-    except ActionException as caught:
-        answer, refusal = None, caught.error
+    except ActionError as caught:
+        answer, refusal = None, caught
     assert refusal is None or refusal.code is ErrorCode.UNPROCESSABLE
     assert refusal is None or refusal.details["path"] in {each.field for each in comparisons(condition)}
     assert answer == _reference(given_condition, input)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from actionengine import InMemoryStorage
 from actionengine.driving import drive
-from actionengine.errors import ActionError, ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.testing import SyncWorld
 from actionengine.workflows.definition import MOST_BYTES, Definition, document, parse_definition
 from actionengine.workflows.trigger_types import MOST_BYTES as MOST_TRIGGER_BYTES
@@ -36,9 +36,9 @@ def defined(*steps: Step, **rest: Any) -> Definition:
 
 
 def refusal(*steps: Any, **rest: Any) -> ActionError:
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         parse_definition({"steps": list(steps), **rest})
-    error = caught.value.error
+    error = caught.value
     assert error.code is ErrorCode.INVALID_INPUT
     assert error.message.startswith("the definition")
     return error
@@ -257,7 +257,7 @@ def test_a_trigger_is_no_longer_than_it_may_be() -> None:
     assert defined(ONE, trigger=short)
     assert "at most 16 KB" in refusal(ONE, trigger=long).message
     assert "at most 16 KB" in refusal(ONE, trigger={"type": "schedule", "schedule": " ".join("*" * 20_000)}).message
-    with pytest.raises(ActionException, match="at most 16 KB"):
+    with pytest.raises(ActionError, match="at most 16 KB"):
         parse_trigger(long)
     assert parse_trigger(long, stored=True), "what is stored is not judged again"
 
@@ -279,10 +279,10 @@ def test_a_definition_that_is_nested_too_deeply_is_refused() -> None:
     for _ in range(3_000):
         deep = [deep]
 
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         parse_definition({"steps": [action("a", "host.echo", deep)]})
 
-    assert caught.value.error.code is ErrorCode.INVALID_INPUT
+    assert caught.value.code is ErrorCode.INVALID_INPUT
 
 
 @pytest.mark.parametrize(
@@ -320,11 +320,11 @@ def test_a_schedule_has_five_fields_or_six(schedule: str) -> None:
 
 @pytest.mark.parametrize("given_definition", [{}, {"steps": []}, {"steps": "a"}, {"steps": {"a": 1}}, {"more": 1}])
 def test_what_is_no_definition_is_refused(given_definition: Any) -> None:
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         parse_definition(given_definition)
 
-    assert caught.value.error.code is ErrorCode.INVALID_INPUT
-    assert caught.value.error.details["fields"]
+    assert caught.value.code is ErrorCode.INVALID_INPUT
+    assert caught.value.details["fields"]
 
 
 # Graphs
@@ -419,7 +419,7 @@ def test_whatever_is_taken_ends_within_its_bounds(
 def _is_taken(steps: list[Step]) -> bool:
     try:
         return bool(defined(*steps))
-    except ActionException:
+    except ActionError:
         return False
 
 

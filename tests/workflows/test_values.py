@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actionengine.errors import ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.workflows.values import filled, look_up, parse_path, references
 
 KNOWN: dict[str, Any] = {
@@ -101,10 +101,10 @@ def test_members_of_lists_and_objects_are_filled_and_their_names_are_not() -> No
     ],
 )
 def test_what_is_not_there_is_unprocessable_and_said(path: str, said: str) -> None:
-    with pytest.raises(ActionException) as caught:
+    with pytest.raises(ActionError) as caught:
         filled(f"<${{{path}}}>", KNOWN)
 
-    error = caught.value.error
+    error = caught.value
     assert error.code is ErrorCode.UNPROCESSABLE
     assert said in error.message
     assert error.details["path"] == path
@@ -182,8 +182,8 @@ def test_any_text_is_filled_or_refused_and_never_more_than_once(text: str) -> No
         return
     try:
         found = filled(text, known)
-    except ActionException as caught:
-        found = caught.error.code
+    except ActionError as caught:
+        found = caught.code
 
     assert isinstance(found, str)
     assert found is not ErrorCode.UNPROCESSABLE or paths
@@ -194,7 +194,7 @@ def test_references_do_not_make_much_of_a_long_input() -> None:
 
     assert len(filled("${input.long}" * 17, known)) == 17 * 60_000
     for value in ("${input.long}" * 18, ["${input.long}"] * 18, {str(n): "${input.list}" for n in range(18)}):
-        with pytest.raises(ActionException) as caught:
+        with pytest.raises(ActionError) as caught:
             filled(value, known)
-        assert caught.value.error.code is ErrorCode.UNPROCESSABLE
-        assert "more than 1024 KB" in caught.value.error.message
+        assert caught.value.code is ErrorCode.UNPROCESSABLE
+        assert "more than 1024 KB" in caught.value.message

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from returns.result import Failure, Result, Success
 
 from actionengine import ActionContext, Engine, ErrorCode, Service, create_action, create_engine, create_service
-from actionengine.errors import failing
+from actionengine.errors import ActionError
 from actionengine.storage.port import Mode
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.workflows import workflow_services
@@ -104,18 +104,18 @@ def desk_service(folder: Path, reach: Reach) -> Service:
             os.write(file.fileno(), b".")
         _write(data, ctx)
         if attempts.stat().st_size <= FAILURES:
-            raise failing(ErrorCode.CONFLICT, "not yet")
+            raise ActionError(ErrorCode.CONFLICT, "not yet")
         return Success({})
 
     def write_where_cleared(data: Entry, ctx: ActionContext) -> Result[dict[str, Any], Any]:
         _write(data, ctx)
         if not clearance(folder, data.run).exists():
-            raise failing(ErrorCode.UNPROCESSABLE, "somebody has to clear this")
+            raise ActionError(ErrorCode.UNPROCESSABLE, "somebody has to clear this")
         return Success({})
 
     def refuse(data: Entry, ctx: ActionContext) -> Result[dict[str, Any], Any]:
         _write(data, ctx)
-        raise failing(ErrorCode.UNPROCESSABLE, "this never succeeds")
+        raise ActionError(ErrorCode.UNPROCESSABLE, "this never succeeds")
 
     def start_child(data: Entry, ctx: ActionContext) -> Result[dict[str, Any], Any]:
         _write(data, ctx)

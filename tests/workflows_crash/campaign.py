@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from actionengine import Actor, RequestContext, Tenant
 from actionengine.driving import drive
 from actionengine.durable.urls import durable_url
-from actionengine.errors import ActionException
+from actionengine.errors import ActionError
 from actionengine.storage.port import LogQuery, LogRow, Record, StorageUnavailable
 from actionengine.testing.base import value_of
 from actionengine.workflows.models import Run
@@ -122,7 +122,7 @@ class Campaign:
         try:
             steps = sum(len(self.documents(tenant, "ae_workflow_steps")) for tenant in self.tenants)
             return steps, self.statuses(), self._undelivered()
-        except (StorageUnavailable, ActionException):
+        except (StorageUnavailable, ActionError):
             return None
 
     def wait_until(self, condition: Callable[[], bool], patience: float = PATIENCE) -> None:
@@ -189,7 +189,7 @@ class Campaign:
             if not {"PENDING", "ENQUEUED"}.isdisjoint(self.durable().values()):
                 return False
             return self._undelivered() == 0
-        except (StorageUnavailable, SQLAlchemyError, ActionException):
+        except (StorageUnavailable, SQLAlchemyError, ActionError):
             return False
 
     def _undelivered(self) -> int:

@@ -49,7 +49,7 @@ APPLIED = {"execute": EXECUTED, "merge": MERGED}
 
 
 async def preview_change(ctx: ActionContext, change_id: str, settings: FileSettings) -> Preview:
-    """What a change would do. Raises `ActionException` as its execution would."""
+    """What a change would do. Raises `ActionError` as its execution would."""
     store, access = store_of(ctx), access_of(ctx)
     change = await store.change(change_id)
     loaded = await load(store, change, lock=False, files=ProjectFiles(ctx, settings, store, change["project_id"]))
@@ -84,7 +84,7 @@ def file_diffs(execution: Execution) -> tuple[FileDiff, ...]:
 
 
 async def execute_change(ctx: ActionContext, change_id: str, settings: FileSettings) -> Applied:
-    """Apply the pending ops of a change, which stays in its state. Raises `ActionException`: `conflict` where it is
+    """Apply the pending ops of a change, which stays in its state. Raises `ActionError`: `conflict` where it is
     merged, has to be `Ready` first, is not what was approved, or meets another change; `unprocessable` with the op that
     cannot be applied."""
     store = store_of(ctx)
@@ -111,7 +111,7 @@ async def merge_change(ctx: ActionContext, change_id: str, settings: FileSetting
     """Apply the pending ops of a change and close it, and its workspace; a change that is merged already stays as it
     is.
 
-    Raises `ActionException`: `conflict` where it may not be merged yet, or is not what was approved. Where it cannot be
+    Raises `ActionError`: `conflict` where it may not be merged yet, or is not what was approved. Where it cannot be
     executed (`execute_change` says why), its state becomes `ValidationFailed`, and nothing else is written.
     """
     store = store_of(ctx)
@@ -143,7 +143,7 @@ async def merge_change(ctx: ActionContext, change_id: str, settings: FileSetting
 
 
 async def write_change_files(ctx: ActionContext, change_id: str, settings: FileSettings) -> WrittenFiles:
-    """Write what is missing of a change's edits of files, and of later ones of the same files. Raises `ActionException`
+    """Write what is missing of a change's edits of files, and of later ones of the same files. Raises `ActionError`
     where something cannot be written, and `conflict` where it may not stand yet: inside an action that has merged."""
     store, access = store_of(ctx), access_of(ctx)
     if access.has_work_after_commit:

@@ -25,7 +25,7 @@ from actionengine.changes.store import (
     state_of,
 )
 from actionengine.changes.transform import OpRefused, TypeGraph
-from actionengine.errors import ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.edits import unified_diff
 from actionengine.storage.tables import Row
 
@@ -55,7 +55,7 @@ async def create_change(
 
 
 async def insert_target(store: Store, change: Row, type: str, selector: Mapping[str, Any]) -> Row:
-    """Add a target to a change that is locked. Raises `ActionException`: `conflict` where it takes none (G2, E1),
+    """Add a target to a change that is locked. Raises `ActionError`: `conflict` where it takes none (G2, E1),
     `not_found` for a record type that is not in its project (P1)."""
     if change["status"] not in TAKES_TARGETS:
         raise conflict(
@@ -71,7 +71,7 @@ async def insert_target(store: Store, change: Row, type: str, selector: Mapping[
 async def insert_op(store: Store, change: Row, target_id: str | None, op: PatchOp) -> Row:
     """Add an op to a change that is locked.
 
-    Raises `ActionException`: `conflict` where the change takes none (G2, E1) or another pending op is on the same field
+    Raises `ActionError`: `conflict` where the change takes none (G2, E1) or another pending op is on the same field
     (G1), `not_found` for a target that is not the change's and a record type that is not its project's (P1),
     `unprocessable` where the target is another thing than the op's.
     """
@@ -102,7 +102,7 @@ def _target_of(op: PatchOp, targets: Sequence[Row], is_named: bool) -> Row:
         if target["selector"] == wanted:
             return target
     problem = f"the target is {targets[0]['selector']}, not {wanted}" if is_named else f"add the target {wanted} first"
-    raise failing(ErrorCode.UNPROCESSABLE, f"{op}: {problem}", op_type=op.op_type, field=op.field)
+    raise ActionError(ErrorCode.UNPROCESSABLE, f"{op}: {problem}", {"op_type": op.op_type, "field": op.field})
 
 
 async def _check_others(store: Store, change: Row, op: PatchOp) -> None:
@@ -123,7 +123,7 @@ async def _check_others(store: Store, change: Row, op: PatchOp) -> None:
 async def draft_compensation(store: Store, change: Row, title: str | None, files: ProjectFiles) -> Compensation:
     """Return a new change, whose ops take back what one has done, with the fields whose contents do not come back.
 
-    Raises `ActionException`: `conflict` where nothing has been executed, or another change has touched the same fields,
+    Raises `ActionError`: `conflict` where nothing has been executed, or another change has touched the same fields,
     or what stood in the same places of a file, since; `unprocessable` where it cannot be taken back."""
     executed = await store.ops.find({"change_id": change["id"]}, above={"applied_version": 0}, order=("position",))
     if not executed:
@@ -229,10 +229,10 @@ async def _touched(store: Store, type: Row, version: int, ops: Sequence[Row]) ->
     """Return what a change has done to a type, which it found at a version, and what others have done to it since."""
     versions = sorted({op["applied_version"] for op in ops})
     if versions[-1] - version != len(versions):
-        raise failing(
+        raise ActionError(
             ErrorCode.UNPROCESSABLE,
             f"{type['key']!r}: other changes came between the executions of this one, so that it cannot be taken back",
-            record_type=type["key"],
+            {"record_type": type["key"]},
         )
     before = await schema_of_version(store, of_type(type), version)
     after, since = Schema.from_document(type["schema"]), list[Row]()
@@ -259,12 +259,10 @@ def _planned(graph: TypeGraph, touched: Mapping[str, Touched]) -> tuple[PatchOp,
             now=_shown(changed.now),
         ) from None
     except OpRefused as refused:
-        raise failing(
+        raise ActionError(
             ErrorCode.UNPROCESSABLE,
             f"this cannot be taken back as things are: {refused}",
-            record_type=refused.op.record_type,
-            field=refused.op.field,
-            reason=refused.reason,
+            {"record_type": refused.op.record_type, "field": refused.op.field, "reason": refused.reason},
         ) from None
 
 

@@ -21,12 +21,12 @@ from actionengine.changes.replay import bytes_of, stamp
 from actionengine.changes.schema import Schema
 from actionengine.changes.store import Store, ancestors, descendants, op_of, state_of
 from actionengine.changes.transform import GraphError, OpRefused, Transformed, TypeGraph, transform
-from actionengine.errors import ActionError, ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.port import SerializationFailure
 from actionengine.storage.tables import Row
 
 
-class ExecutionRefused(ActionException):
+class ExecutionRefused(ActionError):
     """A change cannot be executed as it is: it, not the moment, is at fault."""
 
 
@@ -93,7 +93,7 @@ async def load(store: Store, change: Row, lock: bool, files: ProjectFiles | None
     """Read the pending ops of a change and the record types around them; with `lock`, nobody else changes them. The
     files that they edit are read out of `files`; without it, ops on files are left aside.
 
-    Raises `ActionException`: `conflict` where another change has touched the same field since an op was written,
+    Raises `ActionError`: `conflict` where another change has touched the same field since an op was written,
     `unprocessable` for an op that does not fit its target, and for one on a file where the project has none,
     `unavailable` where files cannot be read.
     """
@@ -115,9 +115,9 @@ async def load(store: Store, change: Row, lock: bool, files: ProjectFiles | None
 async def _files(files: ProjectFiles, change: Row, edits: Sequence[PatchOp]) -> Mapping[str, FileState]:
     try:
         return await files.load([op.file_path for op in edits])
-    except ActionException as refusal:
-        if refusal.error.code is ErrorCode.UNPROCESSABLE:
-            raise unprocessable(change, edits[0], refusal.error.message) from None
+    except ActionError as refusal:
+        if refusal.code is ErrorCode.UNPROCESSABLE:
+            raise unprocessable(change, edits[0], refusal.message) from None
         raise
 
 
@@ -205,7 +205,7 @@ def _shown(op: Row) -> dict[str, Any]:
 
 
 def run(loaded: Loaded) -> Execution:
-    """Transform: what the pending ops make of the record types and the files. Raises `ActionException(unprocessable)`
+    """Transform: what the pending ops make of the record types and the files. Raises `ActionError(unprocessable)`
     with the op and the reason; `conflict` for a file that another change has edited since the op was written, so that
     it fits no longer."""
     edits: list[FileStep] = []
@@ -346,7 +346,7 @@ def _base(row: Row, schema: Schema, takes_snapshot: bool) -> _Base:
 
 def refused(change: Row, code: ErrorCode, message: str, **details: Any) -> ExecutionRefused:
     """The answer for a change that cannot be executed."""
-    return ExecutionRefused(ActionError(code, message, {"change_id": change["id"], **details}))
+    return ExecutionRefused(code, message, {"change_id": change["id"], **details})
 
 
 def unprocessable(change: Row, op: PatchOp, reason: str) -> ExecutionRefused:

@@ -26,7 +26,7 @@ from actionengine.changes.module_files import FileWrite, WriteResult, read_files
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.store import Store
 from actionengine.context import Tenant
-from actionengine.errors import ActionError, ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.edits import apply_diff
 from actionengine.execution.refusals import MissingModuleError
 from actionengine.execution.request import ModuleContext
@@ -132,8 +132,8 @@ def edit_text(op: PatchOp, state: FileState, texts: Mapping[str, str | None]) ->
     path, before = op.file_path, texts.get(op.file_path)
     try:
         after = apply_diff(before, op.payload["diff"], path)
-    except ActionException as refusal:
-        raise EditRefused(op, refusal.error) from None
+    except ActionError as refusal:
+        raise EditRefused(op, refusal.without_traceback()) from None
     if after is None:
         return None
     if before is None and (other := _in_the_way(path, texts)) is not None:
@@ -187,21 +187,21 @@ class ProjectFiles:
         self._project_id = project_id
 
     def module(self) -> ModuleContext:
-        """The module that has the files. Raises `ActionException(unprocessable)` where there is none."""
+        """The module that has the files. Raises `ActionError(unprocessable)` where there is none."""
         if self.settings.modules is None:
-            raise failing(
+            raise ActionError(
                 ErrorCode.UNPROCESSABLE,
                 "this engine does not know where the files of projects are: give change_control_services a modules=…",
             )
         module = self.settings.modules(self._tenant, self._project_id)
         if module is None:
-            raise failing(ErrorCode.UNPROCESSABLE, f"the project {self._project_id!r} has no module with files")
+            raise ActionError(ErrorCode.UNPROCESSABLE, f"the project {self._project_id!r} has no module with files")
         return module
 
     async def load(self, paths: Sequence[str]) -> dict[str, FileState]:
         """Files as edits find them: as the newest edit has left them, or as somebody has left them since.
 
-        Raises `ActionException`: `unprocessable` where there is no module, `unavailable` where it cannot be read.
+        Raises `ActionError`: `unprocessable` where there is no module, `unavailable` where it cannot be read.
         """
         root = self.module().root
         heads = await self.heads(paths)
@@ -267,7 +267,7 @@ class ProjectFiles:
         self._access.after_commit(partial(write_quietly, self.module().root, writes, monotonic() + _SOON, change_id))
 
     async def write(self, paths: Sequence[str]) -> tuple[WriteResult, ...]:
-        """Write what is missing of the edits of these files. Raises `ActionException` where something cannot be
+        """Write what is missing of the edits of these files. Raises `ActionError` where something cannot be
         written; then the rest was."""
         until = monotonic() + _SOON
         heads = await self.heads(paths)
@@ -281,7 +281,7 @@ class ProjectFiles:
         results = await self._access.run(partial(write_files, self.module().root, writes, until))
         for each in results:
             if each.error is not None:
-                raise ActionException(each.error)
+                raise each.error
         return results
 
     async def _put(self, path: str, head: Head, version: int) -> None:
@@ -291,8 +291,8 @@ class ProjectFiles:
                 await self._heads.update(self._id(path), data, version)
             else:
                 await self._heads.insert(data, self._id(path))
-        except ActionException as refusal:
-            if refusal.error.code is not ErrorCode.CONFLICT:
+        except ActionError as refusal:
+            if refusal.code is not ErrorCode.CONFLICT:
                 raise
             raise SerializationFailure(f"{path!r} is edited by another change: run it again") from None
 

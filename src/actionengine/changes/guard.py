@@ -16,7 +16,7 @@ from actionengine.changes.documents import OWN_FIELDS, misfits, model_of
 from actionengine.changes.store import Store, conflict, state_of
 from actionengine.changes.transform import TypeGraph
 from actionengine.context import Tenant
-from actionengine.errors import ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.payload import summary
 from actionengine.storage.port import DocumentCheck, UnitOfWork
 from actionengine.storage.records import encode_document
@@ -120,4 +120,4 @@ class _Fit:
     def _refuse(self, fields: Sequence[Mapping[str, str]]) -> None:
         if fields:
             message = f"this is no {self.record_type!r} document: {summary(fields)}"
-            raise failing(ErrorCode.INVALID_INPUT, message, record_type=self.record_type, fields=fields)
+            raise ActionError(ErrorCode.INVALID_INPUT, message, {"record_type": self.record_type, "fields": fields})

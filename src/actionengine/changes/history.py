@@ -15,7 +15,7 @@ from actionengine.changes.replay import of_type, schema_of_version, stamp
 from actionengine.changes.schema import Schema
 from actionengine.changes.store import Store, conflict, op_of
 from actionengine.changes.transform import OpRefused, edit
-from actionengine.errors import ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.tables import Row
 
 _STEP = ("id", "change_id", "op_type", "payload", "applied_version", "previous_snapshot")
@@ -46,12 +46,12 @@ async def schema_at_change(store: Store, record_type: Row, change: Row) -> Schem
 
 
 async def schema_at_time(store: Store, record_type: Row, at: datetime) -> SchemaAt:
-    """The schema that was in force at a time. Raises `ActionException(not_found)` for one before there was a type."""
+    """The schema that was in force at a time. Raises `ActionError(not_found)` for one before there was a type."""
     if at < record_type["created_at"]:
-        raise failing(
+        raise ActionError(
             ErrorCode.NOT_FOUND,
             f"at {at.isoformat()} there was no record type {record_type['key']!r} yet",
-            created_at=record_type["created_at"].isoformat(),
+            {"created_at": record_type["created_at"].isoformat()},
         )
     # Versions follow each other in time: the last one that is old enough is found by halving.
     version, later = 1, record_type["version"] + 1

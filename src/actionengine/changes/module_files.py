@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Literal
 
-from actionengine.errors import ActionError, ActionException, ErrorCode, failing, sendable
+from actionengine.errors import ActionError, ErrorCode, sendable
 from actionengine.execution.files import ModuleFiles
 from actionengine.execution.paths import reason_not_to_change
 from actionengine.execution.refusals import MissingModuleError, PathEscapeError
@@ -44,12 +44,14 @@ class WriteResult:
 
 def write_files(root: Path, writes: Sequence[FileWrite], until: float) -> tuple[WriteResult, ...]:
     """Write files of a module that have one of the earlier texts; each for itself, and none after `until` (of
-    `time.monotonic`). Raises `ActionException` where the module cannot be written to at all."""
+    `time.monotonic`). Raises `ActionError` where the module cannot be written to at all."""
     patient_until = monotonic() + _PATIENCE
 
     def go_on() -> None:
         if monotonic() >= patient_until:
-            raise failing(ErrorCode.UNAVAILABLE, f"somebody else has been writing in the module for {_PATIENCE:.0f} s")
+            raise ActionError(
+                ErrorCode.UNAVAILABLE, f"somebody else has been writing in the module for {_PATIENCE:.0f} s"
+            )
 
     with _opened(root) as files, files.alone(go_on):
         return tuple(_write_file(files, write, until) for write in writes)
@@ -59,7 +61,7 @@ def write_quietly(root: Path, writes: Sequence[FileWrite], until: float, change_
     """The same, for a change that has committed: what comes of it is only logged."""
     try:
         results = write_files(root, writes, until)
-    except ActionException as refusal:
+    except ActionError as refusal:
         logger.error(
             "the files of the change %s are not written: %s. changes.write_files does it again", change_id, refusal
         )
@@ -85,7 +87,7 @@ def _write_file(files: ModuleFiles, write: FileWrite, until: float) -> WriteResu
     try:
         try:
             found = sha256(files.read(write.path)).hexdigest()
-        except ActionException as refusal:
+        except ActionError as refusal:
             if not _is_absent(refusal):
                 raise
             found = None
@@ -94,17 +96,17 @@ def _write_file(files: ModuleFiles, write: FileWrite, until: float) -> WriteResu
         if found not in write.earlier:
             return WriteResult(write.path, "conflict")
         if monotonic() > until:
-            raise failing(ErrorCode.UNAVAILABLE, f"{write.path!r} was to be written earlier: look at it again")
+            raise ActionError(ErrorCode.UNAVAILABLE, f"{write.path!r} was to be written earlier: look at it again")
         if write.text is None:
             files.delete(write.path)
         else:
             files.write(write.path, write.text.encode())
         return WriteResult(write.path, "written")
-    except ActionException as refusal:
+    except ActionError as refusal:
         # What stands there is no file of ours.
         if is_of_the_file(refusal):
             return WriteResult(write.path, "conflict")
-        return WriteResult(write.path, "failed", refusal.error)
+        return WriteResult(write.path, "failed", refusal.without_traceback())
 
 
 def read_files(root: Path, paths: Sequence[str]) -> dict[str, str | ActionError | None]:
@@ -123,11 +125,11 @@ def _read_file(files: ModuleFiles, path: str) -> str | ActionError | None:
             message = f"{path!r} is a link to {sendable(entry.link)!r}: edit the file that it leads to"
             return ActionError(ErrorCode.UNPROCESSABLE, message, {"path": path})
         content = files.read(path, MOST_TEXT)
-    except ActionException as refusal:
+    except ActionError as refusal:
         if _is_absent(refusal):
             return None
         if is_of_the_file(refusal):
-            return refusal.error
+            return refusal.without_traceback()
         raise
     if b"\0" in content:
         return _no_text(path)
@@ -146,15 +148,15 @@ def _opened(root: Path) -> Iterator[ModuleFiles]:
     try:
         files = ModuleFiles(root)
     except MissingModuleError as missing:
-        raise failing(ErrorCode.UNAVAILABLE, missing.error.message) from None
+        raise ActionError(ErrorCode.UNAVAILABLE, missing.message) from None
     with files:
         yield files
 
 
-def _is_absent(refusal: ActionException) -> bool:
-    return refusal.error.code is ErrorCode.NOT_FOUND
+def _is_absent(refusal: ActionError) -> bool:
+    return refusal.code is ErrorCode.NOT_FOUND
 
 
-def is_of_the_file(refusal: ActionException) -> bool:
+def is_of_the_file(refusal: ActionError) -> bool:
     """Whether it is what stands at the path that is at fault, rather than the moment or the machine."""
-    return isinstance(refusal, PathEscapeError) or refusal.error.code is ErrorCode.UNPROCESSABLE
+    return isinstance(refusal, PathEscapeError) or refusal.code is ErrorCode.UNPROCESSABLE

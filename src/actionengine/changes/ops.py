@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import to_json
 
 from actionengine.changes.schema import FieldType
-from actionengine.errors import ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.edits import check_diff
 from actionengine.execution.paths import module_path, reason_not_to_change
 from actionengine.execution.refusals import PathEscapeError
@@ -176,7 +176,7 @@ def in_a_module(path: str) -> str:
         module_path(path)
     except PathEscapeError as refusal:
         # As any other value that a field cannot have, with the others.
-        raise ValueError(refusal.error.message) from None
+        raise ValueError(refusal.message) from None
     for reason in filter(None, map(reason_not_to_change, path.split("/"))):
         raise ValueError(f"the path is refused: {reason}")
     return path
@@ -251,13 +251,13 @@ class PatchOp:
 
 
 def parse_op(op_type: OpType, payload: Mapping[str, Any]) -> PatchOp:
-    """An op of what a caller sent. Raises `ActionException(invalid_input)` naming the op and what is wrong in it."""
+    """An op of what a caller sent. Raises `ActionError(invalid_input)` naming the op and what is wrong in it."""
     try:
         checked = _PAYLOADS[op_type].model_validate(payload)
     except ValidationError as error:
         fields = refusals(error)
         message = f"{op_type}: {summary(fields)}"
-        raise failing(ErrorCode.INVALID_INPUT, message, op_type=op_type, fields=fields) from None
+        raise ActionError(ErrorCode.INVALID_INPUT, message, {"op_type": op_type, "fields": fields}) from None
     return PatchOp(op_type, _without_defaults(checked))
 
 

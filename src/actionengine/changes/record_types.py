@@ -38,7 +38,7 @@ from actionengine.changes.store import (
     store_of,
 )
 from actionengine.changes.transform import GraphError, RecordTypeState, TypeGraph, check_graph
-from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.plan import native
 from actionengine.services.access import SystemAccess, access_of
 from actionengine.storage.tables import Row
@@ -82,8 +82,10 @@ async def _check_base(store: Store, data: CreateRecordType, document: dict[str, 
     if data.base_type is None:
         return
     if data.base_type == data.key:
-        raise failing(
-            ErrorCode.UNPROCESSABLE, f"{data.key!r} cannot be its own base type: that closes a cycle", field="base_type"
+        raise ActionError(
+            ErrorCode.UNPROCESSABLE,
+            f"{data.key!r} cannot be its own base type: that closes a cycle",
+            {"field": "base_type"},
         )
     # The lock keeps the base types as they are, and from being changed without regard to the new one.
     base = await store.record_type(data.project_id, data.base_type, lock=True)
@@ -93,7 +95,7 @@ async def _check_base(store: Store, data: CreateRecordType, document: dict[str, 
     try:
         check_graph(graph, graph.schemas)
     except GraphError as error:
-        raise failing(ErrorCode.UNPROCESSABLE, str(error), field="schema") from None
+        raise ActionError(ErrorCode.UNPROCESSABLE, str(error), {"field": "schema"}) from None
 
 
 @native

@@ -11,7 +11,7 @@ from actionengine.action_context import ActionContext
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.schema import Schema
 from actionengine.changes.transform import RecordTypeState
-from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.services.access import SystemAccess, access_of
 from actionengine.storage.port import AsyncRows, UnitOfWork
 from actionengine.storage.tables import (
@@ -43,19 +43,19 @@ class Store:
         self.snapshots = rows(SNAPSHOTS)
 
     async def project(self, id: str) -> Row:
-        """A project. Raises `ActionException(not_found)`."""
+        """A project. Raises `ActionError(not_found)`."""
         for row in await self.projects.find({"id": id}):
             return row
         raise not_found("project", id)
 
     async def change(self, id: str, lock: bool = False) -> Row:
-        """A change; locked, so that nobody else does anything to it. Raises `ActionException(not_found)`."""
+        """A change; locked, so that nobody else does anything to it. Raises `ActionError(not_found)`."""
         for row in await self.changes.find({"id": id}, lock=lock):
             return row
         raise not_found("change", id)
 
     async def record_type(self, project_id: str, key: str, lock: bool = False) -> Row:
-        """A record type of a project. Raises `ActionException(not_found)`."""
+        """A record type of a project. Raises `ActionError(not_found)`."""
         for row in await self.record_types.find({"project_id": project_id, "key": key}, lock=lock):
             return row
         raise not_found("record type", key, project_id=project_id)
@@ -156,11 +156,11 @@ def new_id() -> str:
     return str(uuid7())
 
 
-def not_found(kind: str, id: str, **details: Any) -> ActionException:
+def not_found(kind: str, id: str, **details: Any) -> ActionError:
     """The answer for what is not there, or is another tenant's."""
-    return failing(ErrorCode.NOT_FOUND, f"there is no {kind} {id!r}", id=id, **details)
+    return ActionError(ErrorCode.NOT_FOUND, f"there is no {kind} {id!r}", {"id": id, **details})
 
 
-def conflict(message: str, **details: Any) -> ActionException:
+def conflict(message: str, **details: Any) -> ActionError:
     """The answer for what cannot be done as things are."""
-    return failing(ErrorCode.CONFLICT, message, **details)
+    return ActionError(ErrorCode.CONFLICT, message, details)

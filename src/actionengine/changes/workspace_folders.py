@@ -21,7 +21,7 @@ from actionengine.changes.files import hash_of
 from actionengine.changes.models import TriedOp
 from actionengine.changes.module_files import is_of_the_file
 from actionengine.changes.store import conflict
-from actionengine.errors import ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.files import ModuleFiles
 from actionengine.execution.manifests import telling
 from actionengine.execution.request import ModuleContext
@@ -50,7 +50,7 @@ class Place:
     version: int
 
 
-class ClosedMeanwhile(ActionException):
+class ClosedMeanwhile(ActionError):
     """The workspace was stopped, or the change merged, since its record was read."""
 
 
@@ -85,7 +85,7 @@ def marked_files(place: Place) -> tuple[str, ...]:
 def look(place: Place, tried: Tried) -> tuple[str, tuple[str, ...]]:
     """How a copy with the ops in it differs from the module, and the files that are left alone in it.
 
-    Raises `ActionException(conflict)` where the module has changed meanwhile in a file that differs, and where the
+    Raises `ActionError(conflict)` where the module has changed meanwhile in a file that differs, and where the
     workspace was stopped.
     """
     with _unless_closed(place):
@@ -93,9 +93,9 @@ def look(place: Place, tried: Tried) -> tuple[str, tuple[str, ...]]:
         left_alone = _put(copy, tried)
         try:
             return copy.diff(), left_alone
-        except ActionException as refusal:
-            if refusal.error.code is ErrorCode.CONFLICT:
-                error = refusal.error
+        except ActionError as refusal:
+            if refusal.code is ErrorCode.CONFLICT:
+                error = refusal.without_traceback()
                 raise conflict(
                     f"{error.message}: the working copy is of an older state of the module; stop it and start it anew",
                     **error.details,
@@ -112,7 +112,7 @@ def _unless_closed(place: Place) -> Iterator[None]:
     _check_open(place)
     try:
         yield
-    except (OSError, ActionException):
+    except (OSError, ActionError):
         # Perhaps because the copy is being removed.
         _check_open(place)
         raise
@@ -126,7 +126,7 @@ def _check_open(place: Place) -> None:
         return
     if closed > place.version:
         id = place.folder.name
-        raise ClosedMeanwhile(conflict(f"the workspace of the change {id!r} has been stopped meanwhile").error)
+        raise ClosedMeanwhile(ErrorCode.CONFLICT, f"the workspace of the change {id!r} has been stopped meanwhile")
 
 
 def _remove(folder: Path) -> None:
@@ -142,9 +142,9 @@ def _copy(place: Place) -> WorkingCopy:
         return found
     try:
         made = WorkingCopy.create(place.module.root, place.folder)
-    except ActionException as refusal:
+    except ActionError as refusal:
         # Somebody else may just have made it.
-        if refusal.error.code is ErrorCode.CONFLICT and (found := _opened(place)) is not None:
+        if refusal.code is ErrorCode.CONFLICT and (found := _opened(place)) is not None:
             return found
         raise
     try:
@@ -160,13 +160,13 @@ def _opened(place: Place) -> WorkingCopy | None:
         return WorkingCopy.open(place.folder)
     except ValueError:
         raise _damaged() from None
-    except ActionException as absent:
-        if absent.error.code is not ErrorCode.NOT_FOUND:
+    except ActionError as absent:
+        if absent.code is not ErrorCode.NOT_FOUND:
             raise
         return None
 
 
-def _damaged() -> ActionException:
+def _damaged() -> ActionError:
     # What a loss of power has left of it.
     return conflict("the working copy is damaged: stop the workspace, and start it anew")
 
@@ -195,8 +195,8 @@ def _put(copy: WorkingCopy, tried: Tried) -> tuple[str, ...]:
 def _hash_in(files: ModuleFiles, path: str) -> str | None:
     try:
         return sha256(files.read(path)).hexdigest()
-    except ActionException as refusal:
-        if refusal.error.code is ErrorCode.NOT_FOUND:
+    except ActionError as refusal:
+        if refusal.code is ErrorCode.NOT_FOUND:
             return None
         if is_of_the_file(refusal):
             # A link that leads out, a folder: nothing that ops have made.

@@ -30,7 +30,7 @@ from actionengine.changes.ops import PatchOp
 from actionengine.changes.store import Store, conflict, not_found, op_of, store_of
 from actionengine.changes.workspace_folders import Place, Tried, begin, close, look, marked_files
 from actionengine.context import Tenant
-from actionengine.errors import ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.request import ModuleContext
 from actionengine.execution.working_copy import WorkingCopy
 from actionengine.services.access import access_of
@@ -63,7 +63,7 @@ def workspace_module(workspaces: str | os.PathLike[str], tenant: Tenant, change_
     """The working copy of a change as a module, for requests to a runner. `workspaces` is what change control was
     given.
 
-    Raises `ActionException(not_found)` where there is no such copy, or not yet.
+    Raises `ActionError(not_found)` where there is no such copy, or not yet.
     """
     if not _is_id(change_id):
         # It would lead out of the tenant's folder.
@@ -75,7 +75,7 @@ def workspace_module(workspaces: str | os.PathLike[str], tenant: Tenant, change_
 async def start_workspace(ctx: ActionContext, settings: FileSettings, change: Row) -> Workspace:
     """Start the workspace of a change that is locked, which becomes `WorkspaceRunning`. One that runs goes on.
 
-    Raises `ActionException`: `conflict` for a change that is in no state for it, or is about no file; `unprocessable`
+    Raises `ActionError`: `conflict` for a change that is in no state for it, or is about no file; `unprocessable`
     where there are no modules or no folder for workspaces.
     """
     if change["status"] not in {"Implementing", "WorkspaceRunning"}:
@@ -117,7 +117,7 @@ async def stop_workspace(ctx: ActionContext, settings: FileSettings, change: Row
     """Stop the workspace of a change that is locked, which becomes `Implementing`. Where it is stopped, a copy that was
     kept is dropped, unless it is to be kept.
 
-    Raises `ActionException(conflict)` for a change that never had a workspace.
+    Raises `ActionError(conflict)` for a change that never had a workspace.
     """
     before = await _find(ctx, change["id"])
     stopped = await close_workspace(ctx, settings, change["id"], keep)
@@ -155,7 +155,7 @@ async def view_workspace(ctx: ActionContext, settings: FileSettings, change_id: 
     """What is in the workspace of a change, brought up to date with its pending ops. Of one that is stopped and not
     kept, there is nothing to see.
 
-    Raises `ActionException`: `not_found` for a change that never had one, `conflict` where the module has changed since
+    Raises `ActionError`: `not_found` for a change that never had one, `conflict` where the module has changed since
     the copy was made in a file that differs here.
     """
     store, access = store_of(ctx), access_of(ctx)
@@ -241,7 +241,7 @@ def _folder(workspaces: Path, tenant: Tenant, change_id: str) -> Path:
 
 def _folder_of(ctx: ActionContext, settings: FileSettings, change_id: str) -> Path:
     if settings.workspaces is None:
-        raise failing(
+        raise ActionError(
             ErrorCode.UNPROCESSABLE,
             "this engine does not know where to keep working copies: give change_control_services a workspaces=…",
         )

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from returns.result import Failure, Success
 
-from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.request import ExecutionRequest, ExecutionResult
 from actionengine.execution.runner import Answer
 
@@ -26,22 +26,24 @@ class Order(BaseModel):
     patience: float = Field(gt=0)
 
     def to_text(self) -> str:
-        """As text. Raises `ActionException`, `invalid_input`, for a request without a JSON form."""
+        """As text. Raises `ActionError`, `invalid_input`, for a request without a JSON form."""
         try:
             return json.dumps(self.model_dump(mode="json"))
         except ValueError as error:
-            raise failing(ErrorCode.INVALID_INPUT, f"the request {self.request.id} has no JSON form: {error}") from None
+            raise ActionError(
+                ErrorCode.INVALID_INPUT, f"the request {self.request.id} has no JSON form: {error}"
+            ) from None
 
     @staticmethod
     def of_text(text: Any) -> Order:
-        """The order in a text. Raises `ActionException`, `invalid_input`, where it is none."""
+        """The order in a text. Raises `ActionError`, `invalid_input`, where it is none."""
         try:
             return Order.model_validate(json.loads(text))
         except ValidationError as error:
             reason = f"{len(error.errors(include_url=False))} of its fields are wrong"
         except (ValueError, TypeError, RecursionError):
             reason = "it is no JSON"
-        raise failing(ErrorCode.INVALID_INPUT, f"what stands in the queue is no request: {reason}")
+        raise ActionError(ErrorCode.INVALID_INPUT, f"what stands in the queue is no request: {reason}")
 
 
 def answer_to_text(answer: Answer) -> str:

@@ -17,7 +17,7 @@ from returns.result import Failure, Success
 from actionengine.durable.client import DurableClient, Execution
 from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds, DurableUnavailable
 from actionengine.durable.orders import EXECUTE, QUEUE, Order, answer_of_text
-from actionengine.errors import ActionError, ActionException, ConfigurationError, ErrorCode, failing
+from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.execution.boundary import Admitted
 from actionengine.execution.capabilities import CapabilityProfile
 from actionengine.execution.declarations import ModuleAction
@@ -105,7 +105,7 @@ class QueueRunner(BoundaryRunner):
             return asked.result(cancelled)
         except DurableUnavailable as error:
             message = f"the work {asked.request.id} ({asked.request.action}) cannot be handed over: {error}"
-            raise failing(ErrorCode.UNAVAILABLE, message, request_id=asked.request.id) from error
+            raise ActionError(ErrorCode.UNAVAILABLE, message, {"request_id": asked.request.id}) from error
 
 
 class _Asked:
@@ -128,7 +128,7 @@ class _Asked:
         self._answered_at = monotonic()
 
     def result(self, cancelled: threading.Event) -> ExecutionResult:
-        """The result. Raises `ActionException` with what else became of the request."""
+        """The result. Raises `ActionError` with what else became of the request."""
         self._enqueue()
         pause = _FIRST_LOOK
         while True:
@@ -198,7 +198,7 @@ class _Asked:
             self._forget(found)
         self._enqueue()
 
-    def _withdrawn(self, reason: ActionException) -> ExecutionResult:
+    def _withdrawn(self, reason: ActionError) -> ExecutionResult:
         """Have the execution ended. Raises `reason`, unless it came to its end before."""
         if self._known is None:
             # So that one which somebody else asks for anew is told from it.
@@ -233,7 +233,7 @@ class _Asked:
     def _told(self, answer: Answer, found: Execution) -> ExecutionResult:
         self._forget(found)
         if isinstance(answer, Failure):
-            raise ActionException(answer.failure())
+            raise answer.failure()
         result = answer.unwrap()
         return result.model_copy(
             update={"runner": QueueRunner.name, "replayed": result.replayed or not (self._is_own or self._was_alive)}
@@ -247,13 +247,12 @@ class _Asked:
         except DurableUnavailable as error:
             logger.warning("the work %s is removed from the queue later: %s", self.request.id, error)
 
-    def _nobody_came(self) -> ActionException:
-        return failing(
+    def _nobody_came(self) -> ActionError:
+        return ActionError(
             ErrorCode.UNAVAILABLE,
             f"no worker took the work {self.request.id} ({self.request.action}) within {self._patience} s; "
             "it is withdrawn. Is one running on this queue (`actionengine runner work`), and not too busy?",
-            request_id=self.request.id,
-            queue=self._queue,
+            {"request_id": self.request.id, "queue": self._queue},
         )
 
 

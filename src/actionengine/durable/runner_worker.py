@@ -15,7 +15,7 @@ from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bound
 from actionengine.durable.host import DurableFunction, DurableHost, Interrupted, current_id
 from actionengine.durable.orders import EXECUTE, QUEUE, Order, answer_to_text
 from actionengine.durable.watched import start_watched
-from actionengine.errors import ActionError, ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.boundary import checked_module
 from actionengine.execution.roots import ModuleRoots
 from actionengine.execution.runner import Answer, BoundaryRunner
@@ -149,8 +149,8 @@ class RunnerWorker:
             module = checked_module(order.request)
             assert order.request.tenant is not None
             here = self._roots.context(order.request.tenant, module.id)
-        except ActionException as refusal:
-            return answer_to_text(Failure(refusal.error))
+        except ActionError as refusal:
+            return answer_to_text(Failure(refusal.without_traceback()))
         if _came_late(execution, order.patience):
             message = f"no worker took the work {order.request.id} ({order.request.action}) in time"
             return answer_to_text(Failure(ActionError(ErrorCode.UNAVAILABLE, message)))

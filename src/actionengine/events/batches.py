@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from actionengine.action_context import ActionContext
-from actionengine.errors import ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.events.views import CHECKPOINTS, Checkpoint, View
 from actionengine.services.access import access_of
 from actionengine.storage.port import StoredEvent
@@ -48,7 +48,7 @@ class Batch:
         return Batch(self.page[:index], self.before)
 
     async def begin(self, ctx: ActionContext) -> None:
-        """Write the checkpoints, which locks out other runners. Raises `ActionException(conflict)` where one was
+        """Write the checkpoints, which locks out other runners. Raises `ActionError(conflict)` where one was
         faster."""
         self.stopped_at = None
         checkpoints = access_of(ctx).records(CHECKPOINTS)
@@ -56,8 +56,8 @@ class Batch:
             for checkpoint in self._beside:
                 await checkpoint.store(checkpoints)
             self.stored = await self.target.store(checkpoints)
-        except ActionException as refusal:
-            self.is_lost = refusal.error.code is ErrorCode.CONFLICT
+        except ActionError as refusal:
+            self.is_lost = refusal.code is ErrorCode.CONFLICT
             raise
 
     async def end(self, ctx: ActionContext, view: View) -> None:

@@ -14,7 +14,7 @@ from returns.result import Failure, Result
 from actionengine.action_context import ActionContext
 from actionengine.actions import create_action, create_service
 from actionengine.calling import normalised
-from actionengine.errors import ActionError, ActionException, ConfigurationError, ErrorCode, sendable
+from actionengine.errors import ActionError, ConfigurationError, ErrorCode, sendable
 from actionengine.plan import ActionPlan
 from actionengine.storage.port import Mode, StorageError, StorageUnavailable
 
@@ -50,10 +50,10 @@ def driver_of(ctx: ActionContext) -> Callable[[Coroutine[Any, Any, T]], T]:
 
 
 def check_returned(what: str, returned: Any) -> None:
-    """Let pass what a consuming function may return: None, or a `Result`. Raises `ActionException` for a `Failure`,
+    """Let pass what a consuming function may return: None, or a `Result`. Raises `ActionError` for a `Failure`,
     and `TypeError` for what has to be awaited."""
     if isinstance(returned, Failure):
-        raise ActionException(normalised(returned.failure()))
+        raise normalised(returned.failure())
     if inspect.isawaitable(returned):
         if inspect.iscoroutine(returned):
             returned.close()
@@ -64,8 +64,8 @@ async def answered(work: Awaitable[Result[T, ActionError]]) -> Result[T, ActionE
     """The answer of this work; what the storage or a look-up raised on the way, as a `Failure`."""
     try:
         return await work
-    except ActionException as refusal:
-        return Failure(refusal.error)
+    except ActionError as refusal:
+        return Failure(refusal.without_traceback())
     except StorageUnavailable:
         return Failure(ActionError(ErrorCode.UNAVAILABLE, "the storage is unavailable, try again later"))
     except StorageError as error:

@@ -15,7 +15,7 @@ from actionengine.action_context import ActionContext
 from actionengine.context import Actor, RequestContext, Tenant
 from actionengine.driving import drive
 from actionengine.engine import Engine
-from actionengine.errors import ActionError, ActionException, ConfigurationError, ErrorCode, failing
+from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.events.consuming import answered, check_returned, checked_name, consumer_plan, driver_of
 from actionengine.events.event import Event
 from actionengine.events.tenants import TenantOf, Tenants
@@ -122,8 +122,8 @@ class Inbox:
         id = f"{self._consumer}/{event.id}"
         try:
             await marks.insert({"type": event.type}, id)
-        except ActionException as refusal:
-            if refusal.error.code is not ErrorCode.CONFLICT:
+        except ActionError as refusal:
+            if refusal.code is not ErrorCode.CONFLICT:
                 raise
             if await marks.get(id) is None:
                 # Another delivery has it in hand, or has committed since this transaction began to read.
@@ -140,10 +140,10 @@ class Inbox:
             delivery.number += 1
         try:
             if not await delivery.turns.take(who, mode, _PATIENCE):
-                raise failing(
+                raise ActionError(
                     ErrorCode.CONFLICT,
                     f"another delivery of the event {event.id} takes long: try again",
-                    event=event.id,
+                    {"event": event.id},
                 )
             try:
                 yield

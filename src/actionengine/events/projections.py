@@ -25,7 +25,7 @@ from actionengine.action_context import ActionContext
 from actionengine.context import Actor, RequestContext, Tenant
 from actionengine.driving import drive
 from actionengine.engine import Engine
-from actionengine.errors import ActionError, ConfigurationError, ErrorCode, failing
+from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.event_types import EventVersionError
 from actionengine.events.batches import Batch, switching
 from actionengine.events.consuming import answered, check_returned, checked_name, consumer_plan, driver_of, pause
@@ -449,7 +449,7 @@ class Projection:
             try:
                 event = Event.of(position, row, self._engine.event_types)
             except EventVersionError as error:
-                raise failing(ErrorCode.INTERNAL, str(error)) from None
+                raise ActionError(ErrorCode.INTERNAL, str(error)) from None
             yield event
         batch.stopped_at = None
 
@@ -497,7 +497,7 @@ class Projection:
         turns, who = self._turns.setdefault(tenant.id, Turns()), object()
         if not await turns.take(who, mode, _TURN):
             message = f"the projection {self.name} is busy: a batch of another runner takes longer than {_TURN:g} s"
-            raise failing(ErrorCode.CONFLICT, message, projection=self.name)
+            raise ActionError(ErrorCode.CONFLICT, message, {"projection": self.name})
         try:
             yield
         finally:

@@ -13,7 +13,7 @@ from time import monotonic
 
 from uuid_utils.compat import uuid7
 
-from actionengine.errors import ActionException, ConfigurationError
+from actionengine.errors import ActionError, ConfigurationError
 from actionengine.events.calls import call_out
 from actionengine.events.delivery import Deliverer, Delivery, backoff, storable
 from actionengine.events.metrics import RelayMetrics
@@ -42,8 +42,8 @@ _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 15.0
 """Seconds after which a publisher or a storage that was out of reach is tried again."""
 
-_PASSING = (PublishError, StorageUnavailable, SerializationFailure, ActionException)
-"""What another try may find mended; a database's refusal of a statement that took too long is an `ActionException`."""
+_PASSING = (PublishError, StorageUnavailable, SerializationFailure, ActionError)
+"""What another try may find mended; a database's refusal of a statement that took too long is an `ActionError`."""
 
 _PROBE = 10
 """Events that are tried first after an outage."""
@@ -242,7 +242,7 @@ class Shift:
             rate,
             self._error,
         )
-        with suppress(StorageError, ActionException):
+        with suppress(StorageError, ActionError):
             await self._outbox.beat(beat)
             if self._metrics.is_on or is_second:
                 status = await self._outbox.status()

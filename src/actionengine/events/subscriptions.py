@@ -12,7 +12,7 @@ from returns.result import Failure
 
 from actionengine.context import Actor, RequestContext
 from actionengine.engine import Engine
-from actionengine.errors import ActionException, ConfigurationError
+from actionengine.errors import ActionError, ConfigurationError
 from actionengine.event_types import EventType, EventVersionError
 from actionengine.events.event import Event
 from actionengine.events.fanout import combined
@@ -145,8 +145,8 @@ class Subscriptions:
                 request_id=event.id,
             )
             payload = event.payload if subscription.payload is None else subscription.payload(event)
-        except ActionException as refusal:
-            return failed_action(refusal.error, name)
+        except ActionError as refusal:
+            return failed_action(refusal.without_traceback(), name)
         except PublishError as error:
             return error
         except StorageUnavailable as error:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from actionengine.authorization.cache import BoundedCache
 from actionengine.context import Tenant
-from actionengine.errors import ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.port import Mode, Storage
 
 logger = logging.getLogger("actionengine")
@@ -31,7 +31,7 @@ class Tenants:
         self._known: BoundedCache[Tenant] = BoundedCache(_MOST_KNOWN)
 
     async def find(self, id: UUID, mode: Mode) -> Tenant:
-        """The tenant of this id. Raises `StorageError`, and `ActionException(internal)` where `tenant_of` raises or
+        """The tenant of this id. Raises `StorageError`, and `ActionError(internal)` where `tenant_of` raises or
         gives another tenant."""
         if self._tenant_of is not None:
             return _looked_up(id, self._tenant_of)
@@ -50,7 +50,7 @@ def _looked_up(id: UUID, tenant_of: TenantOf) -> Tenant:
         tenant = tenant_of(id)
     except Exception as error:
         logger.exception("tenant_of(%s) raised", id)
-        raise failing(ErrorCode.INTERNAL, f"tenant_of({id}) raised {type(error).__name__}") from None
+        raise ActionError(ErrorCode.INTERNAL, f"tenant_of({id}) raised {type(error).__name__}") from None
     if not isinstance(tenant, Tenant) or tenant.id != id:
-        raise failing(ErrorCode.INTERNAL, f"tenant_of({id}) gave {tenant!r}, which is not that tenant")
+        raise ActionError(ErrorCode.INTERNAL, f"tenant_of({id}) gave {tenant!r}, which is not that tenant")
     return tenant

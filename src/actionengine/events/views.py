@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from actionengine.action_context import ActionContext
 from actionengine.context import Tenant
-from actionengine.errors import ErrorCode, failing, sendable
+from actionengine.errors import ActionError, ErrorCode, sendable
 from actionengine.services.access import access_of
 from actionengine.storage.pages import Page
 from actionengine.storage.port import RESERVED_PREFIX, AsyncRecords, Record
@@ -49,7 +49,7 @@ class Checkpoint:
         return cls(id, data["phase"], data["generation"], data["position"], collections, data["last"], record.version)
 
     async def store(self, checkpoints: AsyncRecords) -> Checkpoint:
-        """Write it, which locks it until the transaction ends. Raises `ActionException(conflict)` where it was written
+        """Write it, which locks it until the transaction ends. Raises `ActionError(conflict)` where it was written
         since it was read."""
         document = {
             "phase": self.phase,
@@ -113,9 +113,9 @@ class View:
 
 
 def collection_name(projection: str, generation: int, collection: str) -> str:
-    """Where documents of a generation are. Raises `ActionException(internal)` for a name that cannot be one."""
+    """Where documents of a generation are. Raises `ActionError(internal)` for a name that cannot be one."""
     if not isinstance(collection, str) or len(collection) > _LONGEST_COLLECTION or sendable(collection) != collection:
-        raise failing(
+        raise ActionError(
             ErrorCode.INTERNAL,
             f"a collection of the projection {projection} has a name of at most {_LONGEST_COLLECTION} characters, "
             f"not {collection!r}",

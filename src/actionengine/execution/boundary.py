@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from actionengine.errors import ConfigurationError, ErrorCode, failing, sendable
+from actionengine.errors import ActionError, ConfigurationError, ErrorCode, sendable
 from actionengine.execution.capabilities import CapabilityProfile
 from actionengine.execution.declarations import ModuleAction, by_name
 from actionengine.execution.refusals import (
@@ -49,7 +49,7 @@ class Boundary:
         """The request, checked. In this order: its tenant, its module, whether these belong together, its capabilities,
         the action that it names, and its input with the paths in it.
 
-        Raises a `BoundaryError` of its own type for each, and `ActionException`: `not_found` for an action that there
+        Raises a `BoundaryError` of its own type for each, and `ActionError`: `not_found` for an action that there
         is not, `invalid_input` for an input that is not the action's.
         """
         module = checked_module(request)
@@ -72,7 +72,9 @@ class Boundary:
             data = action.validation.model_validate(dict(request.input))
         except ValidationError as error:
             fields = refusals(error)
-            raise failing(ErrorCode.INVALID_INPUT, f"{action.name}: {summary(fields)}", fields=fields) from None
+            raise ActionError(
+                ErrorCode.INVALID_INPUT, f"{action.name}: {summary(fields)}", {"fields": fields}
+            ) from None
         return Admitted(request, module, action, data)
 
     def _action(self, name: str) -> ModuleAction:
@@ -81,7 +83,7 @@ class Boundary:
             shown = sendable(name[:200])
             nearest = nearest_of(shown, self.actions)
             message = f"there is no module action {shown!r}{hint(nearest)}"
-            raise failing(ErrorCode.NOT_FOUND, message, action=shown, nearest=nearest)
+            raise ActionError(ErrorCode.NOT_FOUND, message, {"action": shown, "nearest": nearest})
         return action
 
 

@@ -43,7 +43,7 @@ def create_module_action(
         name: what requests call it.
         description: a sentence for people.
         handler: `handler(data, work)`, a `def`: gets its input as an instance of `validation` and a `Work`, the only
-            way to the module's files and to commands; returns what JSON can carry. It may raise `ActionException`.
+            way to the module's files and to commands; returns what JSON can carry. It may raise `ActionError`.
         validation: a Pydantic model of the input; paths in it are `ModulePath`s.
         capabilities: what a request has to ask for, and a profile to grant.
 

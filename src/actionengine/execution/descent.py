@@ -14,7 +14,7 @@ from collections.abc import Callable
 from stat import S_ISDIR
 from types import TracebackType
 
-from actionengine.errors import ErrorCode, failing, sendable
+from actionengine.errors import ActionError, ErrorCode, sendable
 from actionengine.execution.paths import escape
 
 FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -69,7 +69,7 @@ class Descent:
         Raises:
             PathEscapeError: for a link that is absolute, or leads out, for more than 40 of them, and for a name that
                 must not be met.
-            ActionException: `conflict` where the folders on the way are being moved.
+            ActionError: `conflict` where the folders on the way are being moved.
             OSError: for what is missing, no folder, or not permitted.
         """
         ahead = path.split("/")[::-1]
@@ -155,7 +155,7 @@ class Descent:
     def _moved(self) -> Exception:
         shown = sendable(self._path[:200])
         message = f"the folders on the way to {shown!r} are being moved by someone else; try again"
-        return failing(ErrorCode.CONFLICT, message, path=shown)
+        return ActionError(ErrorCode.CONFLICT, message, {"path": shown})
 
 
 def keep(folder: int) -> None:

@@ -12,7 +12,7 @@ from difflib import SequenceMatcher
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 
 if TYPE_CHECKING:
     from unidiff.patch import Hunk, PatchedFile
@@ -77,7 +77,7 @@ def apply_diff(before: str | None, diff: str, path: str) -> str | None:
 
     Every line of every hunk has to stand where its header says. What a diff of git's says of modes is left aside.
 
-    Raises `ActionException(unprocessable)` where the text is no diff, or one of another file, and where a hunk does not
+    Raises `ActionError(unprocessable)` where the text is no diff, or one of another file, and where a hunk does not
     fit: the details then have its number as `hunk` (the first is 1), its `header`, and the `expected` and the `found`
     lines.
     """
@@ -258,18 +258,20 @@ def _misplaced(
     expected: Sequence[str],
     found: Sequence[str],
     reason: str = "the lines of the file are others",
-) -> ActionException:
+) -> ActionError:
     header = f"@@ -{hunk.source_start},{hunk.source_length} +{hunk.target_start},{hunk.target_length} @@"
-    return failing(
+    return ActionError(
         ErrorCode.UNPROCESSABLE,
         f"the diff does not fit {path!r}: hunk {number} ({header}): {reason}",
-        path=path,
-        hunk=number,
-        header=header,
-        expected=list(expected[:_MOST_SHOWN]),
-        found=list(found[:_MOST_SHOWN]),
+        {
+            "path": path,
+            "hunk": number,
+            "header": header,
+            "expected": list(expected[:_MOST_SHOWN]),
+            "found": list(found[:_MOST_SHOWN]),
+        },
     )
 
 
-def _unfit(path: str, reason: str) -> ActionException:
-    return failing(ErrorCode.UNPROCESSABLE, f"{path!r} cannot be edited so: {reason}", path=path)
+def _unfit(path: str, reason: str) -> ActionError:
+    return ActionError(ErrorCode.UNPROCESSABLE, f"{path!r} cannot be edited so: {reason}", {"path": path})

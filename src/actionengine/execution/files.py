@@ -18,7 +18,7 @@ from secrets import token_hex
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 from types import TracebackType
 
-from actionengine.errors import ActionException, ErrorCode, failing, sendable
+from actionengine.errors import ActionError, ErrorCode, sendable
 from actionengine.execution.descent import FOLDER, Descent, keep
 from actionengine.execution.locks import locked
 from actionengine.execution.paths import (
@@ -81,7 +81,7 @@ class ModuleFiles:
 
     Every method raises `PathEscapeError` for a path that `module_path` refuses, for one that links lead out of the
     module, and where it would change what `reason_not_to_change` protects (`.git`), by way of a link too. And it raises
-    `ActionException`: `not_found`; `unprocessable` for what is no file or too large; `forbidden` for what the system
+    `ActionError`: `not_found`; `unprocessable` for what is no file or too large; `forbidden` for what the system
     does not permit; `conflict` for what someone else is just exchanging; `unavailable` for a full disk, too many open
     files, and the like. `details` has the `path`, and as `reason` the system's name for the error.
 
@@ -91,7 +91,7 @@ class ModuleFiles:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         if not _SUPPORTED:
-            raise failing(ErrorCode.UNAVAILABLE, "the files of modules can be reached on Linux and macOS alone")
+            raise ActionError(ErrorCode.UNAVAILABLE, "the files of modules can be reached on Linux and macOS alone")
         self._lock = threading.Lock()
         self._root = -1
         try:
@@ -245,15 +245,15 @@ def _telling(verb: str, path: str) -> Iterator[None]:
         raise _refusal(error, verb, path) from error
 
 
-def _refusal(error: OSError, verb: str, path: str) -> ActionException:
+def _refusal(error: OSError, verb: str, path: str) -> ActionError:
     code = _CODES.get(error.errno or 0, ErrorCode.UNAVAILABLE)
     reason = errno.errorcode.get(error.errno or 0, "unknown")
     shown = sendable(path[:200])
-    return failing(code, f"cannot {verb} {shown!r}: {error.strerror or error}", path=shown, reason=reason)
+    return ActionError(code, f"cannot {verb} {shown!r}: {error.strerror or error}", {"path": shown, "reason": reason})
 
 
-def _no_file(path: str, what: str) -> ActionException:
-    return failing(ErrorCode.UNPROCESSABLE, f"{path!r} is {what}, not a file", path=path)
+def _no_file(path: str, what: str) -> ActionError:
+    return ActionError(ErrorCode.UNPROCESSABLE, f"{path!r} is {what}, not a file", {"path": path})
 
 
 def _file_name(name: str | None, path: str) -> str:
@@ -269,8 +269,8 @@ def _check_file(found: os.stat_result, path: str) -> None:
         raise _no_file(path, "a folder" if S_ISDIR(found.st_mode) else "a device, a FIFO or a socket")
 
 
-def _exchanged(path: str) -> ActionException:
-    return failing(ErrorCode.CONFLICT, f"{path!r} is being exchanged by someone else; try again", path=path)
+def _exchanged(path: str) -> ActionError:
+    return ActionError(ErrorCode.CONFLICT, f"{path!r} is being exchanged by someone else; try again", {"path": path})
 
 
 def _content(file: int, path: str, limit: int) -> bytes:
@@ -285,8 +285,10 @@ def _content(file: int, path: str, limit: int) -> bytes:
     return bytes(content)
 
 
-def _too_large(path: str, limit: int) -> ActionException:
-    return failing(ErrorCode.UNPROCESSABLE, f"{path!r} is larger than {limit} bytes", path=path, limit=limit)
+def _too_large(path: str, limit: int) -> ActionError:
+    return ActionError(
+        ErrorCode.UNPROCESSABLE, f"{path!r} is larger than {limit} bytes", {"path": path, "limit": limit}
+    )
 
 
 def _fill(file: int, content: bytes) -> None:
@@ -323,10 +325,10 @@ def _listing(start: int, folder: str, names: tuple[str, ...]) -> list[FileEntry 
     descriptor, and what is a link by now is not gone into."""
     path = "/".join((folder, *names) if folder else names)
     if len(path) > MOST_CHARACTERS:
-        raise failing(
+        raise ActionError(
             ErrorCode.UNPROCESSABLE,
             f"a folder's path is longer than {MOST_CHARACTERS} characters; it begins with {sendable(path[:200])!r}",
-            path=sendable(path[:200]),
+            {"path": sendable(path[:200])},
         )
     listed: list[FileEntry | tuple[str, ...]] = []
     with _telling("list", path), Descent(start, path) as descent, suppress(FileNotFoundError, NotADirectoryError):

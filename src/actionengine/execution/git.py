@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.descent import FOLDER
 from actionengine.execution.files import ModuleFiles
 from actionengine.execution.git_snapshot import GitSnapshot
@@ -67,14 +67,14 @@ def diff_from_last_commit(
     Raises:
         PathEscapeError: for a link among the objects, or in place of the index, and for an index that names files
             outside of the module.
-        ActionException: `unprocessable` for a module that is no such work tree (a linked work tree and one that borrows
+        ActionError: `unprocessable` for a module that is no such work tree (a linked work tree and one that borrows
             objects lead out of the module), whose repository git cannot read, or that is larger than a snapshot may
             be; `unavailable` where there is no git.
     """
     if path is not None:
         module_path(path)
     if shutil.which("git", path=SEARCH_PATH) is None:
-        raise failing(ErrorCode.UNAVAILABLE, "git is not installed where this work runs")
+        raise ActionError(ErrorCode.UNAVAILABLE, "git is not installed where this work runs")
     commit = _last_commit(files)
     if files.stat(".git/objects/info/alternates") is not None:
         raise _no_work_tree("its repository borrows objects of another one")
@@ -100,12 +100,14 @@ def diff_from_last_commit(
 def _check_ended(finished: Finished) -> None:
     if finished.exit_code:
         reason = finished.stderr.decode("utf-8", "replace").strip()[:500]
-        raise failing(ErrorCode.UNPROCESSABLE, f"git cannot tell what differs: {reason}", exit_code=finished.exit_code)
+        raise ActionError(
+            ErrorCode.UNPROCESSABLE, f"git cannot tell what differs: {reason}", {"exit_code": finished.exit_code}
+        )
 
 
 def _names(file: Path) -> list[bytes]:
     if file.stat().st_size > _MAX_NAMES_BYTES:
-        raise failing(ErrorCode.UNPROCESSABLE, "the module's git index names more files than a diff may compare")
+        raise ActionError(ErrorCode.UNPROCESSABLE, "the module's git index names more files than a diff may compare")
     return file.read_bytes().split(b"\0")[:-1]
 
 
@@ -153,11 +155,11 @@ def _first_line(files: ModuleFiles, path: str) -> str | None:
 def _text(files: ModuleFiles, path: str) -> str | None:
     try:
         return files.read(path, _MOST_REFS).decode("utf-8", "replace")
-    except ActionException as refusal:
-        if refusal.error.code in (ErrorCode.NOT_FOUND, ErrorCode.UNPROCESSABLE):
+    except ActionError as refusal:
+        if refusal.code in (ErrorCode.NOT_FOUND, ErrorCode.UNPROCESSABLE):
             return None
         raise
 
 
-def _no_work_tree(reason: str) -> ActionException:
-    return failing(ErrorCode.UNPROCESSABLE, f"the module is no git work tree by itself: {reason}")
+def _no_work_tree(reason: str) -> ActionError:
+    return ActionError(ErrorCode.UNPROCESSABLE, f"the module is no git work tree by itself: {reason}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from types import TracebackType
 
-from actionengine.errors import ActionException, ErrorCode, failing, sendable
+from actionengine.errors import ActionError, ErrorCode, sendable
 from actionengine.execution.descent import FOLDER
 from actionengine.execution.files import ModuleFiles
 from actionengine.execution.manifests import telling
@@ -211,11 +211,10 @@ def _attributes_beside(names: Iterable[bytes]) -> dict[bytes, None]:
     return {b".gitattributes": None, **{folder + b"/.gitattributes": None for folder in sorted(folders)}}
 
 
-def _too_large() -> ActionException:
-    return failing(
+def _too_large() -> ActionError:
+    return ActionError(
         ErrorCode.UNPROCESSABLE,
         f"the module's git repository and files are more than a diff may copy ({MAX_BYTES} bytes, {MAX_FILES} files): "
         "pack it with `git gc`, or run git as a command, with cmd:run",
-        max_bytes=MAX_BYTES,
-        max_files=MAX_FILES,
+        {"max_bytes": MAX_BYTES, "max_files": MAX_FILES},
     )

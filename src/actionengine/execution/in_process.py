@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic_core import from_json, to_json
 
-from actionengine.errors import ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.boundary import Admitted
 from actionengine.execution.capabilities import CapabilityProfile
 from actionengine.execution.declarations import ModuleAction
@@ -116,4 +116,4 @@ def _plain(action: ModuleAction, output: Any) -> Any:
     except Exception as error:
         # Whatever an object does while it is looked at.
         message = f"{action.name} returned something that has no JSON form: {error}"
-        raise failing(ErrorCode.INTERNAL, message) from None
+        raise ActionError(ErrorCode.INTERNAL, message) from None

@@ -31,7 +31,7 @@ from stat import S_ISDIR, S_ISVTX
 from time import monotonic, time
 from typing import Any
 
-from actionengine.errors import ActionException, ErrorCode, failing, sendable
+from actionengine.errors import ActionError, ErrorCode, sendable
 from actionengine.execution.locks import locked
 from actionengine.execution.manifests import FileChange, telling
 from actionengine.execution.module_tree import ModuleTree
@@ -77,7 +77,7 @@ class Journal:
     def lock(self, request: ExecutionRequest, cancelled: threading.Event | None = None) -> Iterator[None]:
         """Hold the lock, waiting for it as long as the request's timeout.
 
-        Raises `ActionException`: `idempotency_in_progress` after that time, `conflict` where the work is cancelled
+        Raises `ActionError`: `idempotency_in_progress` after that time, `conflict` where the work is cancelled
         meanwhile, and `unavailable` where there can be no journal.
         """
         self._make_folder()
@@ -87,10 +87,10 @@ class Journal:
             if cancelled is not None and cancelled.is_set():
                 raise was_cancelled(request)
             if monotonic() >= until:
-                raise failing(
+                raise ActionError(
                     ErrorCode.IDEMPOTENCY_IN_PROGRESS,
                     f"other work with an idempotency key has held the module for {request.timeout} s; try again",
-                    request_id=request.id,
+                    {"request_id": request.id},
                 )
 
         while True:
@@ -122,7 +122,7 @@ class Journal:
                     self._carry_out(path)
                 elif _is_of_an_attempt(name):
                     # A command of the killed attempt may still be writing there, being ended; there is a next time.
-                    with suppress(ActionException):
+                    with suppress(ActionError):
                         _remove(path)
 
     def find(self, key: str) -> Recorded | None:
@@ -211,11 +211,11 @@ class Journal:
         except FileNotFoundError:
             return False
 
-    def _unusable(self, reason: str) -> ActionException:
-        return failing(
+    def _unusable(self, reason: str) -> ActionError:
+        return ActionError(
             ErrorCode.UNAVAILABLE,
             f"work with an idempotency key needs a folder {self.folder.name!r} beside its module: {reason}",
-            folder=self.folder.name,
+            {"folder": self.folder.name},
         )
 
     def _carry_out(self, ready: Path) -> None:
@@ -254,7 +254,9 @@ def _check_permitted(root: Path, changes: Sequence[FileChange]) -> None:
         if not (_can_be_changed_in(parent, changes, root) and _can_go(root / change.path, parent, is_folder)):
             path = sendable(change.path)
             message = f"the work changed {path!r}, and the system does not permit that in the module"
-            raise failing(ErrorCode.FORBIDDEN, f"{message}; nothing has taken effect", path=path, reason="EACCES")
+            raise ActionError(
+                ErrorCode.FORBIDDEN, f"{message}; nothing has taken effect", {"path": path, "reason": "EACCES"}
+            )
 
 
 def _can_be_changed_in(folder: Path, changes: Sequence[FileChange], root: Path) -> bool:
@@ -277,13 +279,13 @@ def _can_go(path: Path, parent: Path, is_folder: bool) -> bool:
 
 
 def _entry_of(folder: Path) -> dict[str, Any]:
-    """What was recorded. Raises `OSError`, and `ActionException`, `unavailable`, for what is no entry."""
+    """What was recorded. Raises `OSError`, and `ActionError`, `unavailable`, for what is no entry."""
     with open(folder / _ENTRY, "rb", opener=lambda path, flags: os.open(path, flags | _AS_IT_IS)) as file:
         try:
             form: dict[str, Any] = json.loads(file.read())
         except (ValueError, TypeError):
             message = f"the journal has a damaged entry {folder.name!r}: someone has to look at it, and remove it"
-            raise failing(ErrorCode.UNAVAILABLE, message, entry=folder.name) from None
+            raise ActionError(ErrorCode.UNAVAILABLE, message, {"entry": folder.name}) from None
     return form
 
 

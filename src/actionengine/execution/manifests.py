@@ -12,7 +12,7 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import Any, Literal
 
-from actionengine.errors import ActionException, ErrorCode, failing, sendable
+from actionengine.errors import ActionError, ErrorCode, sendable
 from actionengine.execution.descent import FOLDER
 from actionengine.execution.paths import MOST_CHARACTERS, TEMPORARY_PREFIX
 
@@ -105,7 +105,7 @@ def nodes(root: Path, take: Take) -> Iterator[tuple[str, Node]]:
     """Each path in a folder and what stands there, folders before what is in them, read without following links.
     Devices, FIFOs and sockets are left out, and what is being written by `ModuleFiles`.
 
-    Raises `ActionException`: `conflict` where it is changed meanwhile, or is no folder by now (a link is none),
+    Raises `ActionError`: `conflict` where it is changed meanwhile, or is no folder by now (a link is none),
     `forbidden` for what may not be read, `unprocessable` for a path of more than 1000 characters, and `unavailable`.
     """
     with telling("read", root):
@@ -118,7 +118,7 @@ def nodes(root: Path, take: Take) -> Iterator[tuple[str, Node]]:
 
 @contextmanager
 def telling(verb: str, folder: Path) -> Iterator[None]:
-    """Makes `ActionException`s of the system's errors."""
+    """Makes `ActionError`s of the system's errors."""
     try:
         yield
     except OSError as error:
@@ -130,7 +130,7 @@ def telling(verb: str, folder: Path) -> Iterator[None]:
         is_named = isinstance(error.filename, str | bytes)
         where = f" ({sendable(os.path.basename(os.fsdecode(error.filename)))!r})" if is_named else ""
         message = f"cannot {verb} {name!r}: {error.strerror or type(error).__name__}{where}"
-        raise failing(code, message, folder=name, reason=reason) from error
+        raise ActionError(code, message, {"folder": name, "reason": reason}) from error
 
 
 def _nodes_in(folder: int, above: str, root: Path, take: Take) -> Iterator[tuple[str, Node]]:
@@ -151,10 +151,10 @@ def _nodes_in(folder: int, above: str, root: Path, take: Take) -> Iterator[tuple
                 os.close(inner)
 
 
-def _too_deep(root: Path, path: str) -> ActionException:
+def _too_deep(root: Path, path: str) -> ActionError:
     name, shown = sendable(root.name), sendable(path[:200])
     message = f"{name!r} has a path of more than {MOST_CHARACTERS} characters in it; it begins with {shown!r}"
-    return failing(ErrorCode.UNPROCESSABLE, message, folder=name, path=shown)
+    return ActionError(ErrorCode.UNPROCESSABLE, message, {"folder": name, "path": shown})
 
 
 def _node(path: str, name: str, folder: int, take: Take) -> Node | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
-from actionengine.errors import ActionException, ErrorCode, failing, sendable
+from actionengine.errors import ActionError, ErrorCode, sendable
 from actionengine.execution.declarations import ModuleAction, create_module_action
 from actionengine.execution.edits import changed_lines, check_diff
 from actionengine.execution.paths import ModuleFolder, ModulePath
@@ -122,20 +122,18 @@ def _write(data: WriteInput, work: Work) -> dict[str, Any]:
 def _check_is(path: str, expected: str, work: Work) -> None:
     found = _sha256_of(path, work)
     if found != expected:
-        raise failing(
+        raise ActionError(
             ErrorCode.CONFLICT,
             f"{path!r} is {'not there' if found == ABSENT else 'another one'} by now; read it again",
-            path=path,
-            expected_sha256=expected,
-            found_sha256=found,
+            {"path": path, "expected_sha256": expected, "found_sha256": found},
         )
 
 
 def _sha256_of(path: str, work: Work) -> str:
     try:
         return sha256(work.read(path)).hexdigest()
-    except ActionException as refusal:
-        if refusal.error.code is ErrorCode.NOT_FOUND:
+    except ActionError as refusal:
+        if refusal.code is ErrorCode.NOT_FOUND:
             return ABSENT
         raise
 

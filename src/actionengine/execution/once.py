@@ -33,7 +33,7 @@ from time import monotonic
 
 from pydantic_core import PydanticSerializationError
 
-from actionengine.errors import ActionException, ErrorCode, failing, sendable
+from actionengine.errors import ActionError, ErrorCode, sendable
 from actionengine.execution.boundary import Admitted
 from actionengine.execution.capabilities import Capability
 from actionengine.execution.files import ModuleFiles
@@ -76,7 +76,7 @@ def run_once(
 
     Raises:
         MissingModuleError: where there is no such module.
-        ActionException: what `perform` raises, after which a retry performs again; `idempotency_mismatch` where the key
+        ActionError: what `perform` raises, after which a retry performs again; `idempotency_mismatch` where the key
             belongs to other work; `idempotency_in_progress` where other keyed work has held the module for as long as
             the request's timeout; `conflict` where the module was changed meanwhile, or the waiting cancelled;
             `unprocessable` for a module that is too large; `unavailable` where no folder can be made beside it.
@@ -97,10 +97,10 @@ def run_once(
             journal.purge(limits.age, limits.entries)
             return _performed(admitted, perform, journal, fingerprint, limits, cancelled)
     if recorded.fingerprint != fingerprint:
-        raise failing(
+        raise ActionError(
             ErrorCode.IDEMPOTENCY_MISMATCH,
             "this idempotency key belongs to other work in the module; use a key for one piece of work only",
-            request_id=request.id,
+            {"request_id": request.id},
         )
     return recorded.result.model_copy(update={"replayed": True})
 
@@ -147,16 +147,16 @@ def _performed(
             others = copy.changes_of_module(go_on)
             if others:
                 paths = [sendable(change.path) for change in others[:20]]
-                raise failing(
+                raise ActionError(
                     ErrorCode.CONFLICT,
                     f"the module was changed by someone else meanwhile ({paths[0]!r}); nothing has taken effect, "
                     "try again",
-                    paths=paths,
+                    {"paths": paths},
                 )
             journal.commit(key, Recorded(fingerprint, result), changes, copy.root)
     finally:
         # What cannot be removed is left to the next attempt.
-        with suppress(ActionException):
+        with suppress(ActionError):
             copy.drop()
     return result
 
@@ -174,7 +174,7 @@ def _plain(result: ExecutionResult) -> ExecutionResult:
         return ExecutionResult.model_validate_json(result.model_dump_json())
     except PydanticSerializationError as error:
         message = f"{result.action} returned something that has no JSON form: {error}"
-        raise failing(ErrorCode.INTERNAL, message) from None
+        raise ActionError(ErrorCode.INTERNAL, message) from None
 
 
 def _with_closed_folders(changes: Sequence[FileChange], base: Manifest) -> Sequence[FileChange]:
@@ -190,10 +190,10 @@ def _check_links(changes: Iterable[FileChange], copy: Path) -> None:
     for change in changes:
         if change.after is not None and copy in (Path(change.after.link), *Path(change.after.link).parents):
             path = sendable(change.path)
-            raise failing(
+            raise ActionError(
                 ErrorCode.UNPROCESSABLE,
                 f"the work made a link {path!r} to an absolute path of the copy that it was done in; make it relative",
-                path=path,
+                {"path": path},
             )
 
 

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Literal
 
-from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.file_access import FileAccess, Ruleset, isolation_of, ruleset_for
 from actionengine.execution.removal import take_apart
 from actionengine.execution.request import FileIsolation, NetworkIsolation
@@ -132,13 +132,13 @@ def run_process(
 
     Raises:
         FileIsolationError: where `files` requires what this system has not.
-        ActionException: `timeout`; `conflict` where it was cancelled; `unprocessable` where it printed too much (all
+        ActionError: `timeout`; `conflict` where it was cancelled; `unprocessable` where it printed too much (all
             three show the beginning of what it printed in `details`) or cannot be run at all; `not_found` for a folder
             that there is not; `forbidden` where it must be kept off the network and cannot be; `unavailable` where the
             system has no room for more processes.
     """
     if os.name != "posix":
-        raise failing(ErrorCode.UNAVAILABLE, "commands run on Linux and on other POSIX systems, not on this one")
+        raise ActionError(ErrorCode.UNAVAILABLE, "commands run on Linux and on other POSIX systems, not on this one")
     command = _Command(argv, environment or {}, stdin, limits or ProcessLimits(), network, cancelled)
     deadline = monotonic() + timeout
     with _descriptor(folder) as descriptor, ruleset_for(files, network=network) as ruleset:
@@ -149,14 +149,16 @@ def run_process(
                 return _run(command, descriptor, ruleset, means, deadline)
     if require_isolation and not network:
         message = f"{command.name} must be kept off the network, and this system cannot do that"
-        raise failing(ErrorCode.FORBIDDEN, message, network="not_enforced")
-    raise failing(ErrorCode.UNAVAILABLE, f"{command.name} was not run: this system refused to isolate it; try again")
+        raise ActionError(ErrorCode.FORBIDDEN, message, {"network": "not_enforced"})
+    raise ActionError(
+        ErrorCode.UNAVAILABLE, f"{command.name} was not run: this system refused to isolate it; try again"
+    )
 
 
 def network_isolation() -> Means:
     """By which means this system keeps commands off the network; see above. Runs a command the first time."""
     if False not in _known:
-        with contextlib.suppress(ActionException):
+        with contextlib.suppress(ActionError):
             run_process(("true",), folder="/", timeout=60.0)
     return _known.get(False, "none")
 
@@ -190,11 +192,11 @@ class _Command:
 
     def __post_init__(self) -> None:
         if isinstance(self.argv, str) or not self.argv or not self.argv[0]:
-            raise failing(ErrorCode.UNPROCESSABLE, "a command is a list of texts, the program first")
+            raise ActionError(ErrorCode.UNPROCESSABLE, "a command is a list of texts, the program first")
         if any("\0" in text for text in (*self.argv, *self.environment, *self.environment.values())):
-            raise failing(ErrorCode.UNPROCESSABLE, f"{self.name}: no argument or variable can have a NUL in it")
+            raise ActionError(ErrorCode.UNPROCESSABLE, f"{self.name}: no argument or variable can have a NUL in it")
         if any("=" in name or not name for name in self.environment):
-            raise failing(ErrorCode.UNPROCESSABLE, f"{self.name}: the name of a variable is empty or has a = in it")
+            raise ActionError(ErrorCode.UNPROCESSABLE, f"{self.name}: the name of a variable is empty or has a = in it")
 
     @property
     def name(self) -> str:
@@ -237,7 +239,7 @@ def _descriptor(folder: int | str) -> Iterator[int]:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except (OSError, ValueError):
-        raise failing(ErrorCode.NOT_FOUND, f"there is no folder {folder[:200]!r} to run a command in") from None
+        raise ActionError(ErrorCode.NOT_FOUND, f"there is no folder {folder[:200]!r} to run a command in") from None
     try:
         yield descriptor
     finally:
@@ -255,7 +257,7 @@ def _run(command: _Command, folder: int, ruleset: Ruleset | None, means: Means, 
             run = Supervision(order, descriptors, command.stdin, command.limits.output_bytes, command.cancelled, stack)
             run.watch(deadline)
     except OSError as error:
-        raise failing(ErrorCode.UNAVAILABLE, f"{command.name} was not run: {error.strerror or error}") from None
+        raise ActionError(ErrorCode.UNAVAILABLE, f"{command.name} was not run: {error.strerror or error}") from None
     finally:
         _remove(temporary)
     return _finished(command, means, isolation_of(ruleset), run, monotonic() - started)
@@ -270,20 +272,20 @@ def _remove(temporary: str) -> None:
 def _finished(
     command: _Command, means: Means, file_isolation: FileIsolation, run: Supervision, duration: float
 ) -> Finished:
-    """How it went. Raises `_UnableError`, and `ActionException` as `run_process` does."""
+    """How it went. Raises `_UnableError`, and `ActionError` as `run_process` does."""
     if run.reason is not None:
-        raise failing(run.reason, f"{command.name} {_ENDED[run.reason]}, and was ended", **_shown(run))
+        raise ActionError(run.reason, f"{command.name} {_ENDED[run.reason]}, and was ended", _shown(run))
     verb, _, rest = run.told.partition(" ")
     if verb == "unable":
         raise _UnableError(rest)
     if verb not in ("exit", "failed"):
         message = f"{command.name} was lost: its supervisor ended ({rest or 'killed from outside'})"
-        raise failing(ErrorCode.UNAVAILABLE, message, **_shown(run))
+        raise ActionError(ErrorCode.UNAVAILABLE, message, _shown(run))
     _known[command.network] = means
     if verb == "failed":
         number = int(rest)
         code = ErrorCode.UNAVAILABLE if number in (errno.EAGAIN, errno.ENOMEM) else ErrorCode.UNPROCESSABLE
-        raise failing(code, f"{command.name} cannot be run: {os.strerror(number)}")
+        raise ActionError(code, f"{command.name} cannot be run: {os.strerror(number)}")
     exit_code, _, limit = rest.partition(" ")
     return Finished(
         int(exit_code),

@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from actionengine.errors import ActionError, ActionException, ErrorCode, sendable
+from actionengine.errors import ActionError, ErrorCode, sendable
 
 
-class BoundaryError(ActionException):
+class BoundaryError(ActionError):
     """A refusal of the boundary: nothing has been run. `error.details["refusal"]` names the reason across a wire."""
 
     refusal: ClassVar[str] = "refused"
-    code: ClassVar[ErrorCode] = ErrorCode.FORBIDDEN
+    default_code: ClassVar[ErrorCode] = ErrorCode.FORBIDDEN
 
     def __init__(self, message: str, **details: Any) -> None:
-        super().__init__(ActionError(self.code, message, {"refusal": self.refusal, **details}))
+        super().__init__(self.default_code, message, {"refusal": self.refusal, **details})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (type(self), self.error)
+        return _again, (type(self), self.code, self.message, dict(self.details))
 
 
 class MissingTenantError(BoundaryError):
     """The request, or its module, names no tenant."""
 
     refusal = "missing_tenant"
-    code = ErrorCode.INVALID_INPUT
+    default_code = ErrorCode.INVALID_INPUT
 
 
 class MissingModuleError(BoundaryError):
     """The request names no module, or one that is not there."""
 
     refusal = "missing_module"
-    code = ErrorCode.INVALID_INPUT
+    default_code = ErrorCode.INVALID_INPUT
 
 
 def no_root(root: str | os.PathLike[str]) -> MissingModuleError:
@@ -64,10 +65,10 @@ class PathEscapeError(BoundaryError):
     """A path that is absolute, is not normalised, or leads out of the module."""
 
     refusal = "path_escape"
-    code = ErrorCode.INVALID_INPUT
+    default_code = ErrorCode.INVALID_INPUT
 
 
-def _again(kind: type[BoundaryError], error: ActionError) -> BoundaryError:
+def _again(kind: type[BoundaryError], code: ErrorCode, message: str, details: Mapping[str, Any]) -> BoundaryError:
     refusal = kind.__new__(kind)
-    ActionException.__init__(refusal, error)
+    ActionError.__init__(refusal, code, message, details)
     return refusal

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from actionengine.context import Tenant
-from actionengine.errors import ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.journal import Journal
 from actionengine.execution.refusals import MissingModuleError
 from actionengine.execution.request import ModuleContext
@@ -39,29 +39,29 @@ class ModuleRoots:
     def create(self, tenant: Tenant, module_id: str) -> ModuleContext:
         """A module, made where it is not there yet.
 
-        Raises `ActionException`: `invalid_input` for an id that none can have, `unavailable` where it cannot be made.
+        Raises `ActionError`: `invalid_input` for an id that none can have, `unavailable` where it cannot be made.
         """
         if not _SAFE(module_id):
-            raise failing(
+            raise ActionError(
                 ErrorCode.INVALID_INPUT,
                 f"a module's id is 1 to 200 of A-Z, a-z, 0-9, '_', '-' and '.', and does not begin with '-' or '.'; "
                 f"{module_id[:200]!r} is none",
-                module=module_id[:200],
+                {"module": module_id[:200]},
             )
         root = self._root(tenant, module_id)
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = error.strerror or str(error)
-            raise failing(
-                ErrorCode.UNAVAILABLE, f"the module {module_id!r} cannot be made: {reason}", module=module_id
+            raise ActionError(
+                ErrorCode.UNAVAILABLE, f"the module {module_id!r} cannot be made: {reason}", {"module": module_id}
             ) from error
         return ModuleContext(id=module_id, root=root, tenant=tenant)
 
     def remove(self, tenant: Tenant, module_id: str) -> None:
         """Remove a module with all that is in it, and its journal, so that one that is made under its id later begins
         anew. Of one that is a link, only the link goes. No work may be going on in it. Raises `MissingModuleError` as
-        `context` does, and `ActionException`."""
+        `context` does, and `ActionError`."""
         root = self.context(tenant, module_id).root
         if root.is_symlink():
             remove_tree(root)

@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 
 from returns.result import Failure, Result, Success
 
-from actionengine.errors import ActionError, ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.boundary import Admitted, Boundary
 from actionengine.execution.capabilities import CapabilityProfile
 from actionengine.execution.declarations import ModuleAction
@@ -66,7 +66,7 @@ class BoundaryRunner(ABC):
 
     @abstractmethod
     def run(self, admitted: Admitted, cancelled: threading.Event) -> ExecutionResult:
-        """Run a request that has passed the boundary. Raises `ActionException` with what the work failed with; once
+        """Run a request that has passed the boundary. Raises `ActionError` with what the work failed with; once
         `cancelled` is set, ends it and raises `conflict`."""
 
     def execute(self, request: ExecutionRequest, *, cancelled: threading.Event | None = None) -> Answer:
@@ -100,8 +100,8 @@ class BoundaryRunner(ABC):
     def _answer(self, request: ExecutionRequest, cancelled: threading.Event) -> Answer:
         try:
             return Success(self.run(self.boundary.admit(request), cancelled))
-        except ActionException as refusal:
-            return Failure(refusal.error)
+        except ActionError as refusal:
+            return Failure(refusal.without_traceback())
         except ESCAPING as error:
             logger.exception("the work %s (%s) raised", request.id, request.action)
             message = f"{request.action} failed with {type(error).__name__}"
@@ -127,15 +127,13 @@ def _in_thread(ask: Callable[[], Answer]) -> Future[Answer]:
     return future
 
 
-def was_cancelled(request: ExecutionRequest) -> ActionException:
+def was_cancelled(request: ExecutionRequest) -> ActionError:
     """The answer for work that was cancelled."""
     message = f"the work {request.id} ({request.action}) was cancelled"
-    return ActionException(ActionError(ErrorCode.CONFLICT, message, {"request_id": request.id, "cancelled": True}))
+    return ActionError(ErrorCode.CONFLICT, message, {"request_id": request.id, "cancelled": True})
 
 
-def took_too_long(request: ExecutionRequest) -> ActionException:
+def took_too_long(request: ExecutionRequest) -> ActionError:
     """The answer for work that was ended at its deadline."""
     message = f"the work {request.id} ({request.action}) took longer than {request.timeout} s and was ended"
-    return ActionException(
-        ActionError(ErrorCode.TIMEOUT, message, {"request_id": request.id, "timeout": request.timeout})
-    )
+    return ActionError(ErrorCode.TIMEOUT, message, {"request_id": request.id, "timeout": request.timeout})

@@ -27,7 +27,7 @@ from actionengine.plan import native
 from actionengine.services.access import access_of
 
 ModuleOf = Callable[[Tenant, str], ModuleContext]
-"""The module of a tenant by its id, as `ModuleRoots.context`. It raises `ActionException` for one that there is not."""
+"""The module of a tenant by its id, as `ModuleRoots.context`. It raises `ActionError` for one that there is not."""
 
 _CHANGING = frozenset({Capability.FS_WRITE, Capability.CMD_RUN, Capability.NET_HTTP})
 _TOO_MUCH_FOR_THE_LOG = ("text", "base64", "stdout", "stderr", "diff", "entries")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
-from actionengine.errors import ActionError, ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.boundary import Admitted
 from actionengine.execution.capabilities import Capability, CapabilityProfile
 from actionengine.execution.child import actions_at
@@ -92,7 +92,7 @@ class SubprocessRunner(BoundaryRunner):
                 require_isolation=self._require_isolation,
                 cancelled=cancelled,
             )
-        except ActionException as error:
+        except ActionError as error:
             raise _told_of_work(error, request) from None
         if finished.stderr:
             printed = finished.stderr[-10_000:].decode("utf-8", "replace")
@@ -117,18 +117,18 @@ class SubprocessRunner(BoundaryRunner):
             }
             return json.dumps(order).encode()
         except ValueError as error:
-            raise failing(ErrorCode.INVALID_INPUT, f"the request {request.id} has no JSON form: {error}") from None
+            raise ActionError(ErrorCode.INVALID_INPUT, f"the request {request.id} has no JSON form: {error}") from None
 
 
-def _told_of_work(error: ActionException, request: ExecutionRequest) -> ActionException:
+def _told_of_work(error: ActionError, request: ExecutionRequest) -> ActionError:
     """What became of the process, as what became of the work."""
-    code = error.error.code
+    code = error.code
     if code is ErrorCode.TIMEOUT:
         return took_too_long(request)
     if code is ErrorCode.CONFLICT:
         return was_cancelled(request)
-    if code is ErrorCode.UNPROCESSABLE and "stdout" in error.error.details:
-        return failing(code, f"the work {request.id} ({request.action}) printed or answered more than it may")
+    if code is ErrorCode.UNPROCESSABLE and "stdout" in error.details:
+        return ActionError(code, f"the work {request.id} ({request.action}) printed or answered more than it may")
     return error
 
 
@@ -138,13 +138,15 @@ def _result(finished: Finished, request: ExecutionRequest) -> ExecutionResult:
         answer: dict[str, Any] = json.loads(finished.stdout)
     except ValueError:
         why = "at its limit of CPU time" if finished.limit == "cpu" else f"with exit code {finished.exit_code}"
-        raise failing(
+        raise ActionError(
             ErrorCode.HANDLER_ERROR,
             f"{request.action} ended its process {why} instead of returning",
-            request_id=request.id,
-            exit_code=finished.exit_code,
-            stderr=finished.stderr[-4096:].decode("utf-8", "replace"),
+            {
+                "request_id": request.id,
+                "exit_code": finished.exit_code,
+                "stderr": finished.stderr[-4096:].decode("utf-8", "replace"),
+            },
         ) from None
     if "error" in answer:
-        raise ActionException(ActionError(**answer["error"]))
+        raise ActionError(**answer["error"])
     return ExecutionResult.model_validate(answer["result"])

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from time import monotonic
 from types import TracebackType
 
-from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.boundary import Admitted
 from actionengine.execution.capabilities import Capability
 from actionengine.execution.edits import apply_diff
@@ -103,7 +103,7 @@ class Work:
         try:
             return self.read(path).decode()
         except UnicodeDecodeError:
-            raise failing(ErrorCode.UNPROCESSABLE, f"{path!r} is no text in UTF-8", path=path) from None
+            raise ActionError(ErrorCode.UNPROCESSABLE, f"{path!r} is no text in UTF-8", {"path": path}) from None
 
     def write(self, path: str, content: bytes | str, *, executable: bool | None = None) -> None:
         """Make or replace a file, wholly or not at all (`fs:write`); a text as UTF-8."""
@@ -141,8 +141,8 @@ class Work:
         with self.alone():
             try:
                 before: str | None = self.read_text(path)
-            except ActionException as refusal:
-                if refusal.error.code is not ErrorCode.NOT_FOUND:
+            except ActionError as refusal:
+                if refusal.code is not ErrorCode.NOT_FOUND:
                     raise
                 before = None
             after = apply_diff(before, diff, path)
@@ -213,9 +213,9 @@ class Work:
                 files=access,
                 cancelled=self._cancelled,
             )
-        except ActionException as failure:
+        except ActionError as failure:
             # The work is over, not the command alone.
-            if failure.error.code in (ErrorCode.TIMEOUT, ErrorCode.CONFLICT):
+            if failure.code in (ErrorCode.TIMEOUT, ErrorCode.CONFLICT):
                 self._check_time()
             raise
         self.network = max(self.network, finished.network, key=_WORST_LAST.index)
@@ -245,6 +245,6 @@ def _as_bytes(path: str, content: bytes | str) -> bytes:
     try:
         return content.encode()
     except UnicodeEncodeError:
-        raise failing(
-            ErrorCode.UNPROCESSABLE, f"what is to be in {path!r} has characters that UTF-8 cannot carry", path=path
+        raise ActionError(
+            ErrorCode.UNPROCESSABLE, f"what is to be in {path!r} has characters that UTF-8 cannot carry", {"path": path}
         ) from None

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 
-from actionengine.errors import ActionException, ErrorCode, failing, sendable
+from actionengine.errors import ActionError, ErrorCode, sendable
 from actionengine.execution.edits import shown_name, unified_diff
 from actionengine.execution.manifests import FileChange, Manifest, Node, compare, nodes, scan, telling
 from actionengine.execution.refusals import no_root
@@ -61,7 +61,7 @@ class WorkingCopy:
 
         Raises:
             MissingModuleError: where there is no such module.
-            ActionException: `conflict` where `folder` is there, or the module is changed meanwhile; `unprocessable` for
+            ActionError: `conflict` where `folder` is there, or the module is changed meanwhile; `unprocessable` for
                 a module that is larger than `limits`; `forbidden` for files that may not be read; `unavailable` for a
                 full disk and the like.
         """
@@ -86,20 +86,20 @@ class WorkingCopy:
                 making.rename(place)
         except BaseException as error:
             remove_tree(making)
-            if isinstance(error, ActionException) and place.exists():
+            if isinstance(error, ActionError) and place.exists():
                 raise _is_there(place) from error
             raise
         return cls(place, root, base, left_out)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> WorkingCopy:
-        """A working copy that was made before. Raises `ActionException(not_found)` where there is none."""
+        """A working copy that was made before. Raises `ActionError(not_found)` where there is none."""
         place = Path(os.path.abspath(folder))
         try:
             form = json.loads((place / _BASE).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             name = sendable(place.name)
-            raise failing(ErrorCode.NOT_FOUND, f"there is no working copy {name!r}", folder=name) from None
+            raise ActionError(ErrorCode.NOT_FOUND, f"there is no working copy {name!r}", {"folder": name}) from None
         base = {path: Node(**node) for path, node in form["base"].items()}
         return cls(place, Path(form["module_root"]), base, frozenset(form["left_out"]))
 
@@ -119,7 +119,7 @@ class WorkingCopy:
         """What was changed, as a diff of git's form: of texts with their lines; binary files, texts that are not UTF-8
         and files of more than 4 MiB are named.
 
-        Raises `ActionException(conflict)` where a file that was changed here is another one by now in the module, too.
+        Raises `ActionError(conflict)` where a file that was changed here is another one by now in the module, too.
         """
         return "".join(map(self._diff_of, self.changes()))
 
@@ -166,7 +166,7 @@ class WorkingCopy:
         content = _read(root / path)
         if sha256(content).hexdigest() != node.sha256:
             shown = sendable(path)
-            raise failing(ErrorCode.CONFLICT, f"{shown!r} was changed by someone else meanwhile", path=shown)
+            raise ActionError(ErrorCode.CONFLICT, f"{shown!r} was changed by someone else meanwhile", {"path": shown})
         try:
             return content if b"\0" in content else content.decode()
         except UnicodeDecodeError:
@@ -206,9 +206,9 @@ def open_up(folder: Path) -> None:
                 path.chmod(0o700)
 
 
-def _is_there(folder: Path) -> ActionException:
+def _is_there(folder: Path) -> ActionError:
     name = sendable(folder.name)
-    return failing(ErrorCode.CONFLICT, f"there is a folder {name!r} already", folder=name)
+    return ActionError(ErrorCode.CONFLICT, f"there is a folder {name!r} already", {"folder": name})
 
 
 def _copy(root: Path, to: Path, limits: CopyLimits, go_on: Callable[[], None]) -> tuple[Manifest, frozenset[str]]:
@@ -247,9 +247,11 @@ def _copy(root: Path, to: Path, limits: CopyLimits, go_on: Callable[[], None]) -
     return copied, frozenset(left_out)
 
 
-def _too_large(root: Path, limit: str) -> ActionException:
+def _too_large(root: Path, limit: str) -> ActionError:
     name = sendable(root.name)
-    return failing(ErrorCode.UNPROCESSABLE, f"the module {name!r} has more than {limit}: it is not copied", limit=limit)
+    return ActionError(
+        ErrorCode.UNPROCESSABLE, f"the module {name!r} has more than {limit}: it is not copied", {"limit": limit}
+    )
 
 
 def _leads_out(root: Path, path: str, target: str) -> bool:

@@ -16,7 +16,7 @@ from actionengine.actions import Action, ApprovalPolicy
 from actionengine.approval_record import PendingApproval
 from actionengine.authorization.questions import Question
 from actionengine.context import ActorType
-from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.event_types import EventType
 from actionengine.execution_state import (
     ApprovalNeeded,
@@ -76,11 +76,11 @@ class SystemAccess:
         return decision.allowed
 
     def require_actor_type(self, allowed: Iterable[ActorType], refusal: str) -> None:
-        """Raise `ActionException(forbidden)` with this message for an actor of another type; ask a replay the same."""
+        """Raise `ActionError(forbidden)` with this message for an actor of another type; ask a replay the same."""
         execution = self._execution
         actor, allowed = execution.request.actor, tuple(allowed)
         if actor is None or actor.type not in allowed:
-            raise failing(ErrorCode.FORBIDDEN, refusal)
+            raise ActionError(ErrorCode.FORBIDDEN, refusal)
         if execution.asked is not None:
             execution.asked.add(Question(execution.plan.name, allowed, (), None, None), actor)
 
@@ -198,14 +198,14 @@ class SystemAccess:
         self._execution.emitted = True
 
     def show(self, output: Any) -> None:
-        """Set the output that the action log shows, instead of all of it. Raises `ActionException(internal)` for what
+        """Set the output that the action log shows, instead of all of it. Raises `ActionError(internal)` for what
         could not be read there again."""
         execution = self._execution
         try:
             execution.output = execution.masked(masked_json(output, execution.learn))
         except ValueError as error:
             message = f"{execution.plan.name} gave something that the action log cannot show: {error}"
-            raise failing(ErrorCode.INTERNAL, message) from None
+            raise ActionError(ErrorCode.INTERNAL, message) from None
 
     def learn(self, secret: str) -> None:
         """Mask a secret wherever it turns up in what leaves this execution."""

@@ -19,7 +19,7 @@ from actionengine.action_context import ActionContext
 from actionengine.actions import Service, create_action, create_service
 from actionengine.approval_record import ApprovalStatus, PendingApproval, find_approval
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, ActorType, identity_of
-from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution_state import Approved
 from actionengine.plan import native
 from actionengine.services.access import access_of
@@ -192,7 +192,7 @@ async def _reject(data: DecideApproval, ctx: ActionContext) -> Result[Approval, 
 async def _cancel(data: DecideApproval, ctx: ActionContext) -> Result[Approval, ActionError]:
     pending = await _find(data.approval_id, ctx)
     if not _is_requester(pending, ctx.actor):
-        raise failing(ErrorCode.FORBIDDEN, f"only the requester can cancel the approval {pending.id}")
+        raise ActionError(ErrorCode.FORBIDDEN, f"only the requester can cancel the approval {pending.id}")
     await _check_open(pending, ctx)
     decided = await _decide(pending, "cancelled", data, ctx)
     return Success(Approval.of(decided, await access_of(ctx).now()))
@@ -202,7 +202,7 @@ async def _for_decision(data: DecideApproval, ctx: ActionContext) -> PendingAppr
     pending = await _find(data.approval_id, ctx, to_decide=True)
     assert ctx.actor is not None
     if pending.requester is not None and identity_of(pending.requester.actor) == identity_of(ctx.actor):
-        raise failing(
+        raise ActionError(
             ErrorCode.FORBIDDEN,
             f"{pending.requested_by} asked for the approval {pending.id}, and {ctx.actor} counts as the same: "
             "somebody else must decide",
@@ -218,11 +218,10 @@ async def _for_decision(data: DecideApproval, ctx: ActionContext) -> PendingAppr
 async def _check_open(pending: PendingApproval, ctx: ActionContext) -> None:
     approval = Approval.of(pending, await access_of(ctx).now())
     if approval.status != "pending":
-        raise failing(
+        raise ActionError(
             ErrorCode.CONFLICT,
             f"the approval {pending.id} is {approval.status} and cannot be used again",
-            approval_id=pending.id,
-            status=approval.status,
+            {"approval_id": pending.id, "status": approval.status},
         )
 
 
@@ -256,7 +255,7 @@ async def _find(approval_id: str, ctx: ActionContext, to_decide: bool = False) -
         permissions = (pending.permission, found.permission) if to_decide else ()
         if any([await access.is_allowed(each, on) for each in permissions for on in (None, found.resource)]):
             return pending
-    raise failing(ErrorCode.NOT_FOUND, f"there is no approval {approval_id!r}")
+    raise ActionError(ErrorCode.NOT_FOUND, f"there is no approval {approval_id!r}")
 
 
 def _today(pending: PendingApproval, ctx: ActionContext) -> PendingApproval:

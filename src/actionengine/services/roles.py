@@ -18,7 +18,7 @@ from actionengine.actions import Service, create_action, create_service
 from actionengine.authorization.rbac import load_roles, role_of
 from actionengine.authorization.rules import Rights, Role, Rule
 from actionengine.context import Actor, ActorType
-from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.names import clean, fold
 from actionengine.plan import native
 from actionengine.services.access import SystemAccess, access_of
@@ -171,7 +171,7 @@ async def _unassign(data: Assignment, ctx: ActionContext) -> Result[AssignedRole
     await ctx.authorize_async(MANAGE_PERMISSION, f"role/{data.role}")
     record, roles = await _assigned(access, data)
     if data.role not in roles:
-        raise failing(ErrorCode.NOT_FOUND, f"{_key(data)} does not have the role {data.role!r}")
+        raise ActionError(ErrorCode.NOT_FOUND, f"{_key(data)} does not have the role {data.role!r}")
     role = await access.records(ROLES).get(data.role)
     if role is not None:
         await _check_holds(ctx, role_of(role.data).deny)
@@ -187,7 +187,7 @@ async def _of_actor(data: ActorReference, ctx: ActionContext) -> Result[Assigned
 
 
 async def _check_holds(ctx: ActionContext, rules: Iterable[Rule], role: str | None = None) -> None:
-    """Raise `ActionException(forbidden)` where a caller without full power would give one of these rights, or the name
+    """Raise `ActionError(forbidden)` where a caller without full power would give one of these rights, or the name
     of a role that actions ask for, without holding it. What is read is what this transaction sees, not a cache."""
     access, actor = access_of(ctx), ctx.actor
     assert actor is not None
@@ -202,7 +202,7 @@ async def _check_holds(ctx: ActionContext, rules: Iterable[Rule], role: str | No
     if role is not None and role not in rights.roles and role in access.known_roles():
         wanting.append(f"the role {role}, which actions ask for")
     if wanting:
-        raise failing(
+        raise ActionError(
             ErrorCode.FORBIDDEN,
             f"{actor} does not hold {', '.join(wanting)}, and so cannot give it: that takes {MANAGE_PERMISSION} on "
             f"everything",
@@ -215,9 +215,11 @@ def _beyond(rules: Iterable[Rule], others: Sequence[Rule]) -> list[Rule]:
 
 
 async def _check_name(name: str, roles: AsyncRecords) -> None:
-    """Raise `ActionException(conflict)` for the name of a new role that looks like another one's."""
+    """Raise `ActionError(conflict)` for the name of a new role that looks like another one's."""
     for like in await roles.list({"folded_name": fold(name)}, limit=1):
-        raise failing(ErrorCode.CONFLICT, f"there is a role {like.id!r}, which looks like {name!r}", role=like.id)
+        raise ActionError(
+            ErrorCode.CONFLICT, f"there is a role {like.id!r}, which looks like {name!r}", {"role": like.id}
+        )
 
 
 def _role(record: Record) -> RoleInput:
@@ -256,7 +258,7 @@ def _key(actor: Assignment | ActorReference) -> str:
 
 
 def _no_role(name: str) -> Exception:
-    return failing(ErrorCode.NOT_FOUND, f"there is no role {name!r}: define it first")
+    return ActionError(ErrorCode.NOT_FOUND, f"there is no role {name!r}: define it first")
 
 
 def _role_subject(data: Any) -> str:

@@ -30,7 +30,7 @@ from uuid_utils.compat import uuid7 as stdlib_uuid7
 from actionengine.clock import steady_now
 from actionengine.context import Tenant
 from actionengine.driving import drive
-from actionengine.errors import ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.lookups import LOOKUPS, key_of_filter, keys_of
 from actionengine.storage.memory_index import Index, Keys
 from actionengine.storage.memory_outbox import MemoryOutbox, Queues
@@ -168,7 +168,7 @@ class InMemoryStorage:
         return None if tenant is None or self._is_deleted(tenant) else tenant
 
     def create_tenant(self, *, slug: str, name: str) -> Tenant:
-        """Make a tenant. Raises `ActionException`: `conflict` for a taken slug, `invalid_input` for one that is not
+        """Make a tenant. Raises `ActionError`: `conflict` for a taken slug, `invalid_input` for one that is not
         lower-case letters, digits and hyphens (63 at most), or for an empty name."""
         check_tenant(slug, name)
         with self._lock:
@@ -404,9 +404,9 @@ class MemoryUnitOfWork:
         return found
 
     def check_writable(self, collection: str) -> None:
-        """Raises `ActionException(internal)` for a read-only unit of work."""
+        """Raises `ActionError(internal)` for a read-only unit of work."""
         if self._read_only:
-            raise failing(ErrorCode.INTERNAL, f"a read-only action cannot write to {collection!r}")
+            raise ActionError(ErrorCode.INTERNAL, f"a read-only action cannot write to {collection!r}")
 
     def lock(self, key: Key) -> Item | None:
         """Lock a document for writing and give its newest state. Raises `conflict` while another holds the lock."""
@@ -414,12 +414,14 @@ class MemoryUnitOfWork:
         with self._data.lock:
             self._check_usable()
             if self._lock_all([key]) is not None:
-                raise failing(ErrorCode.CONFLICT, f"{key[0]}/{key[1]} is being changed by another execution: try again")
+                raise ActionError(
+                    ErrorCode.CONFLICT, f"{key[0]}/{key[1]} is being changed by another execution: try again"
+                )
             if key in self._writes:
                 return self._writes[key]
             version = self._data.collections.get(key[0], {}).get(key[1])
             if version is not None and self._read_at is not None and version.sequence > self._read_at:
-                raise failing(
+                raise ActionError(
                     ErrorCode.CONFLICT, f"{key[0]}/{key[1]} has changed since this execution first read: try again"
                 )
             return version.document if version else None
@@ -448,7 +450,7 @@ class MemoryUnitOfWork:
                 holder._waiters.append(ended.set)
             remaining = deadline - monotonic()
             if remaining <= 0 or self._is_driven:
-                raise failing(ErrorCode.CONFLICT, f"another execution holds a lock in {collection!r}: try again")
+                raise ActionError(ErrorCode.CONFLICT, f"another execution holds a lock in {collection!r}: try again")
             await ended.wait(remaining)
 
     def waits_for(self, other: MemoryUnitOfWork) -> bool:

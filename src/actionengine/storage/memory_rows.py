@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json, to_json
 
-from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.pages import page_of
 from actionengine.storage.records import encode_document, rows_gone
 from actionengine.storage.tables import Row, Table
@@ -150,10 +150,10 @@ class MemoryRows:
     def _unique_key(self, columns: tuple[str, ...], row: Stored) -> Key:
         return (f"{self._table.name} by {', '.join(columns)}", _joined(columns, row))
 
-    def _taken(self, columns: Sequence[str], row: Stored) -> ActionException:
+    def _taken(self, columns: Sequence[str], row: Stored) -> ActionError:
         taken = {name: row[name] for name in columns}
         named = ", ".join(f"{name} {value!r}" for name, value in taken.items())
-        return failing(ErrorCode.CONFLICT, f"{self._table.name} has a row of {named} already", **taken)
+        return ActionError(ErrorCode.CONFLICT, f"{self._table.name} has a row of {named} already", taken)
 
     def _stored(self, row: Row, columns: Mapping[str, Any]) -> Stored:
         given = {name: row[name] for name in columns}

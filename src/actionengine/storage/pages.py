@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from actionengine.errors import ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 
 T = TypeVar("T")
 
@@ -25,9 +25,9 @@ class Page(list[T]):
 
 
 def page_size(limit: int) -> int:
-    """Return `limit`, `MAX_PAGE` at most. Raise `ActionException(invalid_input)` for a limit below 1."""
+    """Return `limit`, `MAX_PAGE` at most. Raise `ActionError(invalid_input)` for a limit below 1."""
     if limit < 1:
-        raise failing(ErrorCode.INVALID_INPUT, f"limit must be at least 1, not {limit}")
+        raise ActionError(ErrorCode.INVALID_INPUT, f"limit must be at least 1, not {limit}")
     return min(limit, MAX_PAGE)
 
 

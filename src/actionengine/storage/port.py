@@ -345,7 +345,7 @@ class LogQuery(NamedTuple):
 class AsyncRecords(Protocol):
     """A tenant's documents of one collection.
 
-    Each method raises `ActionException`: `conflict` for a taken id or a stale version, `not_found` for an id to change
+    Each method raises `ActionError`: `conflict` for a taken id or a stale version, `not_found` for an id to change
     that is not there, `invalid_input` for data that JSON cannot carry.
     """
 
@@ -387,7 +387,7 @@ class StoredRecords(AsyncRecords, Protocol):
 class AsyncRows(Protocol):
     """A tenant's rows of one of the library's own tables. Each method is one statement, however many rows there are.
 
-    Each method that writes raises `ActionException`: `conflict` for a taken key, or for what the database refuses.
+    Each method that writes raises `ActionError`: `conflict` for a taken key, or for what the database refuses.
     """
 
     async def find(
@@ -500,7 +500,7 @@ class UnitOfWork(Protocol):
 
 
 class DocumentCheck(Protocol):
-    """What a collection takes. The methods that check raise `ActionException`: `invalid_input` for a document that does
+    """What a collection takes. The methods that check raise `ActionError`: `invalid_input` for a document that does
     not fit, `conflict` for a new one where the collection takes none."""
 
     def check_new(self, data: Mapping[str, Any]) -> None:
@@ -517,7 +517,7 @@ class DocumentGuard(Protocol):
     """What is asked before a handler's documents are written."""
 
     async def check(self, unit_of_work: UnitOfWork, tenant: Tenant, collection: str) -> DocumentCheck | None:
-        """What checks the documents of a collection, if anything does. Raises `ActionException` for one that takes
+        """What checks the documents of a collection, if anything does. Raises `ActionError` for one that takes
         none."""
 
 
@@ -525,7 +525,7 @@ class RecordGuard(Protocol):
     """What is asked before a handler changes or deletes a document."""
 
     async def check(self, unit_of_work: UnitOfWork, collection: str, id: str, holder: str | None) -> None:
-        """Raises `ActionException(conflict)` where somebody else than `holder` has locked the document."""
+        """Raises `ActionError(conflict)` where somebody else than `holder` has locked the document."""
 
 
 class Outbox(Protocol):
@@ -596,7 +596,7 @@ class Storage(Protocol):
         """The tenant of this id, in one look-up."""
 
     def create_tenant(self, *, slug: str, name: str) -> Tenant:
-        """Make a tenant. Raises `ActionException`: `conflict` for a taken slug, `invalid_input` for one that is not
+        """Make a tenant. Raises `ActionError`: `conflict` for a taken slug, `invalid_input` for one that is not
         lower-case letters, digits and hyphens."""
 
     async def create_tenant_async(self, *, slug: str, name: str) -> Tenant:

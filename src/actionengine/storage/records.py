@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from actionengine.errors import ActionException, ErrorCode, failing, sendable
+from actionengine.errors import ActionError, ErrorCode, sendable
 from actionengine.json_bounds import check_readable
 from actionengine.storage.pages import Page
 from actionengine.storage.port import AsyncRecords, Record
@@ -21,19 +21,19 @@ _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def encode_document(collection: str, data: Mapping[str, Any]) -> bytes:
-    """A document as JSON. Raises `ActionException(invalid_input)` for one that JSON cannot carry."""
+    """A document as JSON. Raises `ActionError(invalid_input)` for one that JSON cannot carry."""
     if not isinstance(data, Mapping):
-        raise failing(ErrorCode.INVALID_INPUT, f"a document of {collection!r} must be a mapping, not {_kind(data)}")
+        raise ActionError(ErrorCode.INVALID_INPUT, f"a document of {collection!r} must be a mapping, not {_kind(data)}")
     try:
         encoded = to_json(data if type(data) is dict else dict(data), inf_nan_mode="null")
         if b"null" in encoded and encoded != to_json(data, inf_nan_mode="constants"):
-            raise failing(ErrorCode.INVALID_INPUT, f"a document of {collection!r} has a number that is not finite")
+            raise ActionError(ErrorCode.INVALID_INPUT, f"a document of {collection!r} has a number that is not finite")
         if b"\\u0000" in encoded and _NUL.search(encoded):
-            raise failing(ErrorCode.INVALID_INPUT, f"a document of {collection!r} has the character \\u0000 in it")
+            raise ActionError(ErrorCode.INVALID_INPUT, f"a document of {collection!r} has the character \\u0000 in it")
         check_readable(encoded)
         return encoded
     except (PydanticSerializationError, ValueError) as error:
-        raise failing(ErrorCode.INVALID_INPUT, f"a document of {collection!r} is not JSON: {error}") from None
+        raise ActionError(ErrorCode.INVALID_INPUT, f"a document of {collection!r} is not JSON: {error}") from None
 
 
 def decode_document(document: bytes) -> dict[str, Any]:
@@ -64,9 +64,9 @@ def same_json(one: Any, other: Any) -> bool:
 
 
 def check_id(collection: str, id: str) -> None:
-    """Raises `ActionException(invalid_input)` for an id that is not a text of 1 to 255 characters."""
+    """Raises `ActionError(invalid_input)` for an id that is not a text of 1 to 255 characters."""
     if not is_id(id):
-        raise failing(ErrorCode.INVALID_INPUT, f"an id in {collection!r} is a text of 1 to 255 characters in UTF-8")
+        raise ActionError(ErrorCode.INVALID_INPUT, f"an id in {collection!r} is a text of 1 to 255 characters in UTF-8")
 
 
 def is_id(text: object) -> bool:
@@ -75,37 +75,36 @@ def is_id(text: object) -> bool:
 
 
 def event_id(text: str) -> str:
-    """The id of an event, as it is stored. Raises `ActionException(invalid_input)` for a text that is none."""
+    """The id of an event, as it is stored. Raises `ActionError(invalid_input)` for a text that is none."""
     try:
         return str(UUID(text))
     except (ValueError, TypeError, AttributeError):
-        raise failing(ErrorCode.INVALID_INPUT, f"{text!r} is no id of an event") from None
+        raise ActionError(ErrorCode.INVALID_INPUT, f"{text!r} is no id of an event") from None
 
 
-def taken(collection: str, id: str) -> ActionException:
+def taken(collection: str, id: str) -> ActionError:
     """The conflict of an id that exists."""
-    return failing(ErrorCode.CONFLICT, f"{collection}/{id} exists already", collection=collection, id=id)
+    return ActionError(ErrorCode.CONFLICT, f"{collection}/{id} exists already", {"collection": collection, "id": id})
 
 
-def rows_gone(table: str) -> ActionException:
+def rows_gone(table: str) -> ActionError:
     """The conflict of rows of the library's own tables that are not there to be changed."""
-    return failing(ErrorCode.CONFLICT, f"a row of {table} that was to be changed is gone: read again", table=table)
+    return ActionError(
+        ErrorCode.CONFLICT, f"a row of {table} that was to be changed is gone: read again", {"table": table}
+    )
 
 
-def missing(collection: str, id: str) -> ActionException:
+def missing(collection: str, id: str) -> ActionError:
     """The refusal to change what is not there."""
-    return failing(ErrorCode.NOT_FOUND, f"{collection}/{id} does not exist", collection=collection, id=id)
+    return ActionError(ErrorCode.NOT_FOUND, f"{collection}/{id} does not exist", {"collection": collection, "id": id})
 
 
-def stale(collection: str, id: str, expected: int, found: int) -> ActionException:
+def stale(collection: str, id: str, expected: int, found: int) -> ActionError:
     """The conflict of a version that is not the newest."""
-    return failing(
+    return ActionError(
         ErrorCode.CONFLICT,
         f"{collection}/{id} is at version {found}, not {expected}: read it again",
-        collection=collection,
-        id=id,
-        expected_version=expected,
-        version=found,
+        {"collection": collection, "id": id, "expected_version": expected, "version": found},
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from actionengine.errors import ActionException, ErrorCode, failing, sendable
+from actionengine.errors import ActionError, ErrorCode, sendable
 
 LONGEST_SLUG = 63
 """Characters of the slug of a tenant."""
@@ -13,19 +13,19 @@ _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def check_tenant(slug: str, name: str) -> None:
-    """Raises `ActionException(invalid_input)` for an empty name, and for a slug that is not made of lower-case letters,
+    """Raises `ActionError(invalid_input)` for an empty name, and for a slug that is not made of lower-case letters,
     digits and inner hyphens (63 at most)."""
     if not _SLUG.fullmatch(slug):
-        raise failing(ErrorCode.INVALID_INPUT, f"{slug!r} is no slug: use 1 to 63 of a-z, 0-9 and inner hyphens")
+        raise ActionError(ErrorCode.INVALID_INPUT, f"{slug!r} is no slug: use 1 to 63 of a-z, 0-9 and inner hyphens")
     if not name.strip() or sendable(name) != name:
-        raise failing(ErrorCode.INVALID_INPUT, f"the tenant {slug!r} needs a name")
+        raise ActionError(ErrorCode.INVALID_INPUT, f"the tenant {slug!r} needs a name")
 
 
-def tenant_deleted() -> ActionException:
+def tenant_deleted() -> ActionError:
     """The refusal of an execution for a tenant that was deleted."""
-    return failing(ErrorCode.NOT_FOUND, "the tenant has been deleted")
+    return ActionError(ErrorCode.NOT_FOUND, "the tenant has been deleted")
 
 
-def slug_taken(slug: str) -> ActionException:
+def slug_taken(slug: str) -> ActionError:
     """The conflict of a slug that exists."""
-    return failing(ErrorCode.CONFLICT, f"the tenant {slug!r} exists already")
+    return ActionError(ErrorCode.CONFLICT, f"the tenant {slug!r} exists already")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from returns.result import Failure, Result, Success
 
-from actionengine.errors import ActionError, ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.port import SerializationFailure, Storage
 from actionengine.testing.worlds import AsyncWorld, SyncWorld, World
 
@@ -40,22 +40,22 @@ class Conformance:
 
 @contextmanager
 def refused(*codes: ErrorCode) -> Iterator[None]:
-    """Expects an `ActionException` of one of these codes."""
-    with pytest.raises(ActionException) as caught:
+    """Expects an `ActionError` of one of these codes."""
+    with pytest.raises(ActionError) as caught:
         yield
-    assert caught.value.error.code in codes, caught.value.error
+    assert caught.value.code in codes, caught.value
 
 
 def lost(error: Exception) -> bool:
     """Whether this is how a unit of work loses against another one."""
-    if isinstance(error, ActionException):
-        return error.error.code is ErrorCode.CONFLICT
+    if isinstance(error, ActionError):
+        return error.code is ErrorCode.CONFLICT
     return isinstance(error, SerializationFailure)
 
 
 def gone(error: Exception) -> bool:
     """Whether this is how a unit of work finds that another one has deleted the document."""
-    return isinstance(error, ActionException) and error.error.code is ErrorCode.NOT_FOUND
+    return isinstance(error, ActionError) and error.code is ErrorCode.NOT_FOUND
 
 
 def value_of(result: Result[Any, ActionError]) -> Any:

@@ -10,7 +10,7 @@ from time import monotonic
 import pytest
 from returns.result import Success
 
-from actionengine.errors import ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.port import Claim, LogQuery, Recording, SerializationFailure, StorageError, UnitOfWork
 from actionengine.testing.base import Conformance, error_of, gone, lost, value_of
 from actionengine.testing.desk import Desk
@@ -170,7 +170,7 @@ class TransactionConformance(Conformance):
         await world.put("notes", "n1", {"n": 1})
         unit = world.unit(read_only=True)
 
-        with pytest.raises((ActionException, StorageError)):
+        with pytest.raises((ActionError, StorageError)):
             await USES[use](unit)
         await unit.rollback()
 
@@ -288,7 +288,7 @@ class TransactionConformance(Conformance):
                 await unit.records("winners").insert({}, name)
                 await world.pause(0.005)
                 await unit.commit()
-            except (ActionException, SerializationFailure) as error:
+            except (ActionError, SerializationFailure) as error:
                 if lost(error) or (use == "delete" and gone(error)):
                     return False
                 raise
@@ -320,7 +320,7 @@ class TransactionConformance(Conformance):
                     await is_read.wait()
                 await unit.records("notes").update("n1", {"by": name}, 1)
                 await unit.commit()
-            except (ActionException, SerializationFailure) as error:
+            except (ActionError, SerializationFailure) as error:
                 if not lost(error):
                     raise
                 return False

@@ -11,7 +11,7 @@ from returns.result import Result, Success
 from actionengine.action_context import ActionContext
 from actionengine.actions import Service, create_action, create_service
 from actionengine.changes.store import conflict, not_found
-from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.payload import refusals, summary
 from actionengine.plan import native
 from actionengine.services.access import access_of
@@ -98,11 +98,10 @@ async def _found(ctx: ActionContext, id: str) -> Record:
 def _view(record: Record) -> AssignmentView:
     view, wrong = _read(record)
     if view is None:
-        raise failing(
+        raise ActionError(
             ErrorCode.UNPROCESSABLE,
             f"the document {ASSIGNMENTS}/{record.id} is no assignment any more: {summary(wrong)}; mend it",
-            id=record.id,
-            fields=wrong,
+            {"id": record.id, "fields": wrong},
         )
     return view
 

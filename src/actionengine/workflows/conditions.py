@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
-from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.workflows.values import Path, Source, look_up, parse_path, references
 
 T = TypeVar("T")
@@ -151,7 +151,7 @@ def paths(condition: Condition) -> Iterator[tuple[Path, bool]]:
 
 
 def holds(condition: Condition, known: Mapping[str, Any]) -> bool:
-    """Whether a condition holds. Raises `ActionException(unprocessable)` for a field that is not there, for values that
+    """Whether a condition holds. Raises `ActionError(unprocessable)` for a field that is not there, for values that
     cannot be compared, and for a condition that compares more than `MOST_COMPARED`."""
     return _holds(condition, _Scales(known))
 
@@ -168,7 +168,7 @@ class _Scales:
         self._left -= number
         if self._left < 0:
             message = f"the condition compares more than {MOST_COMPARED} values with each other: ask less of it"
-            raise failing(ErrorCode.UNPROCESSABLE, message, limit=MOST_COMPARED)
+            raise ActionError(ErrorCode.UNPROCESSABLE, message, {"limit": MOST_COMPARED})
 
     def same(self, one: Any, other: Any) -> bool:
         """Return whether two values are the same JSON."""
@@ -222,7 +222,7 @@ def _compares(comparison: Comparison, scales: _Scales) -> bool:
 def _is_there(path: Path, known: Mapping[str, Any]) -> bool:
     try:
         return look_up(path, known) is not None
-    except ActionException:
+    except ActionError:
         return False
 
 
@@ -234,12 +234,11 @@ def _ordered(one: Any, other: Any) -> bool:
     )
 
 
-def _incomparable(comparison: Comparison, found: Any, value: Any) -> ActionException:
-    return failing(
+def _incomparable(comparison: Comparison, found: Any, value: Any) -> ActionError:
+    return ActionError(
         ErrorCode.UNPROCESSABLE,
         f"{comparison.field} is {_shown(found)}, which {comparison.op!r} cannot compare with {_shown(value)}",
-        path=comparison.field,
-        op=comparison.op,
+        {"path": comparison.field, "op": comparison.op},
     )
 
 

@@ -7,7 +7,7 @@ from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
 from actionengine.changes.store import conflict, new_id
-from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.names import hint
 from actionengine.plan import native
 from actionengine.services.access import SystemAccess, access_of
@@ -99,7 +99,7 @@ async def list_definitions(data: ListWorkflows, ctx: ActionContext) -> Result[tu
 
 
 def _check_actions(access: SystemAccess, definition: Definition) -> None:
-    """Raises `ActionException(invalid_input)` for a step whose action is not there, or no workflow may execute."""
+    """Raises `ActionError(invalid_input)` for a step whose action is not there, or no workflow may execute."""
     for step in definition.steps:
         if not isinstance(step, ActionStep):
             continue
@@ -114,4 +114,6 @@ def _check_actions(access: SystemAccess, definition: Definition) -> None:
         else:
             continue
         fields = [{"path": f"definition.steps.{step.name}.action", "reason": reason, "type": "action"}]
-        raise failing(ErrorCode.INVALID_INPUT, f"the definition: the step {step.name!r}: {reason}", fields=fields)
+        raise ActionError(
+            ErrorCode.INVALID_INPUT, f"the definition: the step {step.name!r}: {reason}", {"fields": fields}
+        )

@@ -14,7 +14,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from actionengine.changes.models import SchemaDefinition
 from actionengine.changes.ops import Whole
-from actionengine.errors import ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.payload import refusals, summary
 from actionengine.workflows.checks import check
 from actionengine.workflows.conditions import not_empty
@@ -57,17 +57,21 @@ class Definition(Part):
 def parse_definition(given: Mapping[str, Any], *, stored: bool = False) -> Definition:
     """Return a definition. The schedule of a `stored` one is not judged again.
 
-    Raises `ActionException(invalid_input)`, which says of each part what is wrong with it.
+    Raises `ActionError(invalid_input)`, which says of each part what is wrong with it.
     """
     try:
         if len(to_json(given)) > MOST_BYTES:
-            raise failing(ErrorCode.INVALID_INPUT, f"the definition is too long: it has at most {MOST_BYTES >> 10} KB")
+            raise ActionError(
+                ErrorCode.INVALID_INPUT, f"the definition is too long: it has at most {MOST_BYTES >> 10} KB"
+            )
         return Definition.model_validate(given, context=STORED if stored else None)
     except ValidationError as error:
         fields = refusals(error)
-        raise failing(ErrorCode.INVALID_INPUT, f"the definition: {summary(fields, whole='')}", fields=fields) from None
+        raise ActionError(
+            ErrorCode.INVALID_INPUT, f"the definition: {summary(fields, whole='')}", {"fields": fields}
+        ) from None
     except (PydanticSerializationError, RecursionError):
-        raise failing(ErrorCode.INVALID_INPUT, "the definition is nested too deeply, or is not JSON") from None
+        raise ActionError(ErrorCode.INVALID_INPUT, "the definition is nested too deeply, or is not JSON") from None
 
 
 def document(definition: Definition) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from actionengine.action_context import ActionContext
-from actionengine.errors import ActionError, ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.services.access import access_of
 from actionengine.storage.port import Record, UnitOfWork
 from actionengine.workflows.definition import Definition
@@ -176,7 +176,7 @@ class Journey:
         """Pause in the transaction that stores the approval which the step asks for: so whoever looks at the run, after
         the death of its driver too, finds that approval, and whoever decides it finds the run waiting.
 
-        Raises `ActionException(idempotency_in_progress)` where somebody else has moved the run meanwhile.
+        Raises `ActionError(idempotency_in_progress)` where somebody else has moved the run meanwhile.
         """
         runs, approved = unit_of_work.records(RUNS), self.scene.access.approved
         run = await runs.get(self.run.id)
@@ -187,8 +187,8 @@ class Journey:
         paused = {"status": "paused", "paused_for": "approval", "approval_id": approval_id, "updated_at": now}
         try:
             self.run = await runs.update(run.id, {**run.data, **paused}, run.version)
-        except ActionException as refusal:
-            if refusal.error.code is not ErrorCode.CONFLICT:
+        except ActionError as refusal:
+            if refusal.code is not ErrorCode.CONFLICT:
                 raise
             raise _moved_meanwhile(run) from None
         self.scene.access.emit_asked(PAUSED, self._pause_told(), run_subject(run.id))
@@ -233,10 +233,10 @@ def is_at(run: Record, position: int) -> bool:
     return bool(data["position"] == position and (data["status"] == "running" or is_waiting))
 
 
-def _moved_meanwhile(run: Record) -> ActionException:
+def _moved_meanwhile(run: Record) -> ActionError:
     # The driver waits, and looks at the run again.
     message = f"the run {run.id} was moved by somebody else while its step asked for an approval"
-    return failing(ErrorCode.IDEMPOTENCY_IN_PROGRESS, message, run_id=run.id)
+    return ActionError(ErrorCode.IDEMPOTENCY_IN_PROGRESS, message, {"run_id": run.id})
 
 
 def _kept(output: Any, others: dict[str, Any]) -> Any:
@@ -275,12 +275,12 @@ def _without_nul(value: Any) -> Any:
 
 
 def check_driver(ctx: ActionContext, run: Record) -> None:
-    """Raises `ActionException(forbidden)` for another actor than the run's workflow."""
+    """Raises `ActionError(forbidden)` for another actor than the run's workflow."""
     check_actor(ctx, run.data["workflow_key"], f"the run {run.id} is driven")
 
 
 def check_actor(ctx: ActionContext, key: str, what: str) -> None:
-    """Raises `ActionException(forbidden)` for another actor than a workflow."""
+    """Raises `ActionError(forbidden)` for another actor than a workflow."""
     if ctx.actor is None or ctx.actor.id != key:
-        raise failing(ErrorCode.FORBIDDEN, f"{what} by workflow:{key} alone")
+        raise ActionError(ErrorCode.FORBIDDEN, f"{what} by workflow:{key} alone")
     access_of(ctx).replay_for_actor_only()

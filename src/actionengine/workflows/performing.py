@@ -13,7 +13,7 @@ from actionengine.action_context import ActionContext
 from actionengine.actions import ApprovalPolicy
 from actionengine.changes.store import conflict, not_found
 from actionengine.context import identity_of
-from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.names import nfc
 from actionengine.services.access import SystemAccess
 from actionengine.storage.port import AsyncRecords, Record, SerializationFailure
@@ -71,7 +71,7 @@ class Done(NamedTuple):
 
 
 async def perform(scene: Scene, step: Step, records: str | None = None) -> Done:
-    """Do what a step says. Raises `ActionException` with what it fails with.
+    """Do what a step says. Raises `ActionError` with what it fails with.
 
     Where `records` is a permission, what the step does to documents asks for it: `<records>.<collection>.<operation>`.
     """
@@ -98,7 +98,7 @@ def about(run: Record, step: Step) -> str:
     if isinstance(step, ApprovalStep):
         try:
             return _message(step, known_to(run))
-        except ActionException:
+        except ActionError:
             # It is told when the step is performed.
             return step.message
     does = f" ({step.action})" if isinstance(step, ActionStep) else ""
@@ -112,10 +112,10 @@ def _check_approver(scene: Scene, step: Step) -> None:
     if approved is None or (isinstance(step, ApprovalStep) and step.by_starter):
         return
     if identity_of(approved.approved_by) in map(identity_of, starters(scene.run)):
-        raise failing(
+        raise ActionError(
             ErrorCode.FORBIDDEN,
             f"{approved.approved_by} has started the run {scene.run.id}: somebody else must decide",
-            run_id=scene.run.id,
+            {"run_id": scene.run.id},
         )
 
 
@@ -123,7 +123,7 @@ async def _action(scene: Scene, step: ActionStep) -> Done:
     service, _, action = step.action.partition(".")
     answer = await scene.access.execute(service, action, filled(step.input, scene.known))
     if isinstance(answer, Failure):
-        raise ActionException(answer.failure())
+        raise answer.failure()
     return Done(scene.access.shown(service, action, answer.unwrap()))
 
 
@@ -262,7 +262,7 @@ def _message(step: ApprovalStep, known: Mapping[str, Any]) -> str:
     """What an approver reads: all of it, so that an input cannot push anything out of sight."""
     text = _text(filled(step.message, known))
     if len(text) > MOST_MESSAGE:
-        raise failing(ErrorCode.UNPROCESSABLE, f"the message to approvers has more than {MOST_MESSAGE} characters")
+        raise ActionError(ErrorCode.UNPROCESSABLE, f"the message to approvers has more than {MOST_MESSAGE} characters")
     return text
 
 

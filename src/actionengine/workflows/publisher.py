@@ -16,7 +16,7 @@ from actionengine.context import Tenant
 from actionengine.durable.client import DurableClient
 from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds, DurableUnavailable
 from actionengine.engine import Engine
-from actionengine.errors import ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.events.event import Event
 from actionengine.events.publisher import Failures, PublishError, PublisherUnavailable, failed_action
 from actionengine.events.tenants import TenantOf, Tenants
@@ -109,8 +109,10 @@ class WorkflowPublisher:
                 failures[event.id] = error
             except (StorageUnavailable, DurableUnavailable) as error:
                 failures[event.id] = PublisherUnavailable(str(error))
-            except ActionException as refusal:
-                failures[event.id] = failed_action(refusal.error, event.type) or PublishError(str(refusal))
+            except ActionError as refusal:
+                failures[event.id] = failed_action(refusal.without_traceback(), event.type) or PublishError(
+                    str(refusal)
+                )
         return failures
 
     async def stop(self) -> None:
@@ -239,7 +241,7 @@ def _may_match(record: Record, event: Event) -> bool:
         trigger = parse_trigger(record.data["trigger"], stored=True)
         when = trigger.when if isinstance(trigger, EventTrigger) else None
         return when is None or holds(when, {"input": input_of(event)})
-    except ActionException:
+    except ActionError:
         return True
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
-from actionengine.errors import ActionError, ActionException
+from actionengine.errors import ActionError
 from actionengine.plan import native
 from actionengine.services.access import access_of
 from actionengine.storage.port import Record, SerializationFailure
@@ -41,7 +41,7 @@ async def _remove(store: Store, run: Record) -> None:
     try:
         # Before its steps: of two that remove it at once, one waits here.
         await store.runs.delete(run.id, run.version)
-    except ActionException as refusal:
+    except ActionError as refusal:
         raise SerializationFailure(f"the run {run.id} is removed by somebody else: run it again") from refusal
     async for step in _steps_of(store, run):
         await store.steps.delete(step.id, step.version)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.port import SerializationFailure
 from actionengine.workflows.store import Store
 
@@ -13,16 +13,15 @@ MAX_TRIGGERS = 1000
 async def count_trigger(store: Store, type: str, change: int) -> None:
     """Count a trigger that is added, or removed.
 
-    Raise `ActionException(unprocessable)` for one too many.
+    Raise `ActionError(unprocessable)` for one too many.
     """
     record = await store.trigger_counts.get(type)
     number = (0 if record is None else record.data["number"]) + change
     if change > 0 and number > MAX_TRIGGERS:
-        raise failing(
+        raise ActionError(
             ErrorCode.UNPROCESSABLE,
             f"the tenant has {MAX_TRIGGERS} triggers of the type {type!r}, as many as it may have: delete one first",
-            type=type,
-            limit=MAX_TRIGGERS,
+            {"type": type, "limit": MAX_TRIGGERS},
         )
     document = {"number": max(0, number)}
     try:
@@ -30,5 +29,5 @@ async def count_trigger(store: Store, type: str, change: int) -> None:
             await store.trigger_counts.insert(document, type)
         else:
             await store.trigger_counts.update(type, document, record.version)
-    except ActionException as refusal:
+    except ActionError as refusal:
         raise SerializationFailure("another trigger is added or removed: run it again") from refusal

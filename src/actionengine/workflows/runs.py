@@ -7,7 +7,7 @@ from returns.result import Result, Success
 from actionengine.action_context import ActionContext
 from actionengine.approval_record import find_approval
 from actionengine.changes.store import conflict
-from actionengine.errors import ActionError, ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.plan import native
 from actionengine.services.access import access_of
 from actionengine.storage.port import APPROVALS, Record
@@ -50,7 +50,7 @@ async def resume(data: RunReference, ctx: ActionContext) -> Result[RunSummary, A
     return Success(summary_of(run))
 
 
-async def _waiting(ctx: ActionContext, run: Record) -> ActionException:
+async def _waiting(ctx: ActionContext, run: Record) -> ActionError:
     """The answer for a run that somebody has to decide about."""
     approval_id = run.data["approval_id"]
     pending = await find_approval(access_of(ctx).records(APPROVALS), approval_id)
@@ -74,10 +74,10 @@ async def cancel(data: CancelRun, ctx: ActionContext) -> Result[RunSummary, Acti
     if run.data["ended_at"] is not None:
         raise conflict(f"the run {run.id} has {run.data['status']}: it cannot be cancelled", status=run.data["status"])
     if access_of(ctx).lock_holder == run.id:
-        raise failing(
+        raise ActionError(
             ErrorCode.UNPROCESSABLE,
             f"a step of the run {run.id} cannot cancel it: have the step lead to the end, or fail",
-            run_id=run.id,
+            {"run_id": run.id},
         )
     now = await timestamp(ctx)
     reason = data.reason or ctx.reason or "no reason was given"

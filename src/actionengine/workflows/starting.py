@@ -10,7 +10,7 @@ from actionengine.action_context import ActionContext
 from actionengine.changes.documents import misfits, model_of
 from actionengine.changes.schema import Schema
 from actionengine.changes.store import conflict, new_id, not_found
-from actionengine.errors import ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.payload import summary
 from actionengine.services.access import access_of
 from actionengine.storage.port import Record
@@ -38,7 +38,7 @@ async def start_run(
     """A new run of a workflow's active version, set going once this commits; `outer` is the run that has caused it,
     where it is not the one whose step this is.
 
-    Raises `ActionException`: `not_found` for a workflow that there is not, `conflict` for one that is not active,
+    Raises `ActionError`: `not_found` for a workflow that there is not, `conflict` for one that is not active,
     `invalid_input` for an input that is not what the definition says, `unprocessable` for one too deep.
     """
     store = store_of(ctx)
@@ -56,8 +56,10 @@ async def start_run(
         outer = await store.runs.get(holder)
     depth = 0 if outer is None else outer.data["depth"] + 1
     if depth > DEEPEST:
-        raise failing(
-            ErrorCode.UNPROCESSABLE, f"runs that start runs are at most {DEEPEST} deep: {key!r} is not started", key=key
+        raise ActionError(
+            ErrorCode.UNPROCESSABLE,
+            f"runs that start runs are at most {DEEPEST} deep: {key!r} is not started",
+            {"key": key},
         )
     run = {
         "workflow_key": key,
@@ -92,9 +94,11 @@ async def start_run(
 def _check_input(key: str, definition: Definition, input: dict[str, Any]) -> None:
     encoded = to_json(input)
     if len(encoded) > MOST_INPUT:
-        raise failing(ErrorCode.INVALID_INPUT, f"the input of a run has at most {MOST_INPUT >> 10} KB", key=key)
+        raise ActionError(
+            ErrorCode.INVALID_INPUT, f"the input of a run has at most {MOST_INPUT >> 10} KB", {"key": key}
+        )
     if definition.input is None:
         return
     fields = misfits(model_of(key, Schema.from_document(definition.input.document())), encoded)
     if fields:
-        raise failing(ErrorCode.INVALID_INPUT, f"the input of {key!r}: {summary(fields)}", fields=fields)
+        raise ActionError(ErrorCode.INVALID_INPUT, f"the input of {key!r}: {summary(fields)}", {"fields": fields})

@@ -21,7 +21,7 @@ from actionengine.actions import Action, Service, create_action, create_service
 from actionengine.approval_record import PendingApproval, error_for, find_approval
 from actionengine.changes.models import Input
 from actionengine.changes.store import conflict
-from actionengine.errors import ActionError, ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.plan import native
 from actionengine.services.access import access_of
 from actionengine.storage.port import APPROVALS, LogQuery, Record
@@ -127,7 +127,7 @@ async def _perform(data: AtStep, ctx: ActionContext, records: str | None) -> Res
         pending = await find_approval(access.records(APPROVALS), journey.waits_for)
         assert pending is not None
         if pending.is_open(await access.now()):
-            raise ActionException(error_for(pending))
+            raise error_for(pending)
         return await _go_on_refused(journey, pending)
     access.when_asked(journey.pause_when_asked)
     step = journey.step
@@ -136,13 +136,13 @@ async def _perform(data: AtStep, ctx: ActionContext, records: str | None) -> Res
             await journey.fail_at(bound)
             return Success(_point(journey.run, journey.definition))
         done = await perform(journey.scene, step, records)
-    except ActionException as refusal:
+    except ActionError as refusal:
         if approved is not None:
             raise
-        if (error := refusal.error).code in MAY_PASS:
+        if (error := refusal.without_traceback()).code in MAY_PASS:
             details = {**error.details, FAILED_STEP: step.name}
-            raise ActionException(ActionError(error.code, error.message, details)) from None
-        await journey.fail(refusal.error)
+            raise ActionError(error.code, error.message, details) from None
+        await journey.fail(refusal.without_traceback())
     else:
         await journey.go_on(done)
     return Success(_point(journey.run, journey.definition))

@@ -22,7 +22,7 @@ from pydantic_core import to_json
 from actionengine.action_context import ActionContext
 from actionengine.authorization.cache import BoundedCache
 from actionengine.changes.store import conflict, not_found
-from actionengine.errors import ActionException, ErrorCode
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.services.access import SystemAccess, access_of
 from actionengine.storage.port import AsyncRecords, Record, UnitOfWork
 from actionengine.workflows.definition import Definition, parse_definition
@@ -61,7 +61,7 @@ class Store:
         self.locks = access.records(LOCKS)
 
     async def workflow(self, key: str, version: int | None = None) -> Record:
-        """A version of a workflow, the newest where none is named. Raises `ActionException(not_found)`."""
+        """A version of a workflow, the newest where none is named. Raises `ActionError(not_found)`."""
         if version is None:
             head = await self.heads.get(key)
             if head is None:
@@ -80,14 +80,14 @@ class Store:
         return known
 
     async def run(self, id: str) -> Record:
-        """A run. Raises `ActionException(not_found)`."""
+        """A run. Raises `ActionError(not_found)`."""
         record = await self.runs.get(id)
         if record is None:
             raise not_found("run", id)
         return record
 
     async def trigger(self, id: str) -> Record:
-        """A trigger. Raises `ActionException(not_found)`."""
+        """A trigger. Raises `ActionError(not_found)`."""
         record = await self.triggers.get(id)
         if record is None:
             raise not_found("trigger", id)
@@ -120,7 +120,7 @@ class RecordLockGuard:
     """Refuses changes of documents that another run has locked."""
 
     async def check(self, unit_of_work: UnitOfWork, collection: str, id: str, holder: str | None) -> None:
-        """Raises `ActionException(conflict)` where another run than `holder` has locked the document."""
+        """Raises `ActionError(conflict)` where another run than `holder` has locked the document."""
         held = await unit_of_work.records(LOCKS).get(lock_id(collection, id))
         if held is not None and held.data["run_id"] != holder and is_in_force(held, await unit_of_work.now()):
             raise conflict(
@@ -141,8 +141,8 @@ async def insert_once(records: AsyncRecords, data: dict[str, Any], id: str) -> b
     """Add a document, where none of its id is there; whether there was none."""
     try:
         await records.insert(data, id)
-    except ActionException as refusal:
-        if refusal.error.code is not ErrorCode.CONFLICT:
+    except ActionError as refusal:
+        if refusal.code is not ErrorCode.CONFLICT:
             raise
         return False
     return True

@@ -11,7 +11,7 @@ from returns.result import Result, Success
 from actionengine.action_context import ActionContext
 from actionengine.actions import Action, Service, create_action, create_service
 from actionengine.changes.store import new_id, not_found
-from actionengine.errors import ActionError, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.payload import refusals, summary
 from actionengine.plan import native
 from actionengine.services.access import access_of
@@ -29,13 +29,15 @@ _TRIGGER: TypeAdapter[EventTrigger | ScheduleTrigger] = TypeAdapter(Trigger)
 def parse_trigger(given: Mapping[str, Any], *, stored: bool = False) -> EventTrigger | ScheduleTrigger:
     """Return a trigger. The times of a `stored` one are not judged again.
 
-    Raises `ActionException(invalid_input)`, which says what is wrong with it.
+    Raises `ActionError(invalid_input)`, which says what is wrong with it.
     """
     try:
         return _TRIGGER.validate_python(given, context=STORED if stored else None)
     except ValidationError as error:
         fields = refusals(error)
-        raise failing(ErrorCode.INVALID_INPUT, f"the trigger: {summary(fields, whole='')}", fields=fields) from None
+        raise ActionError(
+            ErrorCode.INVALID_INPUT, f"the trigger: {summary(fields, whole='')}", {"fields": fields}
+        ) from None
 
 
 @native

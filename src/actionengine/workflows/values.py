@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from actionengine.errors import ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.names import nfc
 
 Path = tuple[str, ...]
@@ -59,7 +59,7 @@ def references(value: Any) -> Iterator[Path]:
 
 
 def filled(value: Any, known: Mapping[str, Any]) -> Any:
-    """A value with its references filled in. Raises `ActionException(unprocessable)` for one to what is not there, and
+    """A value with its references filled in. Raises `ActionError(unprocessable)` for one to what is not there, and
     where they give more than `MOST_FILLED`."""
     return Source(known).fill(value)
 
@@ -86,17 +86,17 @@ class Source:
         return _filled(value, self)
 
     def give(self, path: Path) -> Any:
-        """Return what a path names. Raise `ActionException(unprocessable)` where it is not there, or too much."""
+        """Return what a path names. Raise `ActionError(unprocessable)` where it is not there, or too much."""
         found = look_up(path, self.known)
         self._left -= len(found) if isinstance(found, str) else len(to_json(found))
         if self._left < 0:
             message = f"the references give more than {MOST_FILLED >> 10} KB, at {'.'.join(path)}"
-            raise failing(ErrorCode.UNPROCESSABLE, message, path=".".join(path))
+            raise ActionError(ErrorCode.UNPROCESSABLE, message, {"path": ".".join(path)})
         return found
 
 
 def look_up(path: Path, known: Mapping[str, Any]) -> Any:
-    """What a path names. Raises `ActionException(unprocessable)` where it is not there."""
+    """What a path names. Raises `ActionError(unprocessable)` where it is not there."""
     found: Any = known
     for number, name in enumerate(path):
         if isinstance(found, Mapping) and name in found:
@@ -113,11 +113,10 @@ def look_up(path: Path, known: Mapping[str, Any]) -> Any:
 def missing(path: Path, number: int) -> Exception:
     """The answer for a path of which one member is not there."""
     whole, where = ".".join(path), ".".join(path[:number])
-    return failing(
+    return ActionError(
         ErrorCode.UNPROCESSABLE,
         f"there is no {whole}: {where or 'the run'} has no {path[number]!r}",
-        path=whole,
-        missing=path[number],
+        {"path": whole, "missing": path[number]},
     )
 
 

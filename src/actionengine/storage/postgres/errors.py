@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import psycopg
 
-from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.port import (
     RESERVED_PREFIX,
     SerializationFailure,
@@ -32,7 +32,7 @@ def known(error: Exception) -> Exception | None:
         if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
             return StorageUnavailable(f"PostgreSQL is out of reach: {_first_line(error)}")
         if isinstance(error, psycopg.DataError):
-            return failing(ErrorCode.INVALID_INPUT, f"PostgreSQL cannot store this: {_first_line(error)}")
+            return ActionError(ErrorCode.INVALID_INPUT, f"PostgreSQL cannot store this: {_first_line(error)}")
         return None
     meaning = _KNOWN.get(state) or _KNOWN_CLASSES.get(state[:2])
     return meaning(error) if meaning is not None else None
@@ -42,9 +42,9 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def key_too_long() -> ActionException:
+def key_too_long() -> ActionError:
     """The refusal of a key that no row of the index has room for."""
-    return failing(ErrorCode.INVALID_INPUT, "the idempotency key is too long for the database's index")
+    return ActionError(ErrorCode.INVALID_INPUT, "the idempotency key is too long for the database's index")
 
 
 def swallowed() -> StorageError:
@@ -65,7 +65,7 @@ def _unavailable(error: psycopg.Error) -> Exception:
 
 def _taken(error: psycopg.Error) -> Exception:
     constraint = error.diag.constraint_name
-    return failing(ErrorCode.CONFLICT, f"this exists already (constraint {constraint})", constraint=constraint)
+    return ActionError(ErrorCode.CONFLICT, f"this exists already (constraint {constraint})", {"constraint": constraint})
 
 
 def _not_allowed(error: psycopg.Error) -> Exception | None:
@@ -73,7 +73,9 @@ def _not_allowed(error: psycopg.Error) -> Exception | None:
     table, constraint = error.diag.table_name or "", error.diag.constraint_name
     if not table.startswith(RESERVED_PREFIX):
         return None
-    return failing(ErrorCode.CONFLICT, f"{table} does not allow this: {_first_line(error)}", constraint=constraint)
+    return ActionError(
+        ErrorCode.CONFLICT, f"{table} does not allow this: {_first_line(error)}", {"constraint": constraint}
+    )
 
 
 def _tampered(error: psycopg.Error) -> Exception:
@@ -81,19 +83,19 @@ def _tampered(error: psycopg.Error) -> Exception:
 
 
 def _against_a_rule(error: psycopg.Error) -> Exception:
-    return failing(ErrorCode.CONFLICT, _first_line(error))
+    return ActionError(ErrorCode.CONFLICT, _first_line(error))
 
 
 def _locked(error: psycopg.Error) -> Exception:
-    return failing(ErrorCode.CONFLICT, "another execution holds a lock on this: try again")
+    return ActionError(ErrorCode.CONFLICT, "another execution holds a lock on this: try again")
 
 
 def _too_slow(error: psycopg.Error) -> Exception:
-    return failing(ErrorCode.TIMEOUT, "a statement was stopped: it took too long")
+    return ActionError(ErrorCode.TIMEOUT, "a statement was stopped: it took too long")
 
 
 def _not_storable(error: psycopg.Error) -> Exception:
-    return failing(ErrorCode.INVALID_INPUT, f"PostgreSQL cannot store this: {_first_line(error)}")
+    return ActionError(ErrorCode.INVALID_INPUT, f"PostgreSQL cannot store this: {_first_line(error)}")
 
 
 def _not_for_a_pooler(error: psycopg.Error) -> Exception:

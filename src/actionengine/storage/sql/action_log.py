@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from actionengine.errors import ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.pages import Page, page_of
 from actionengine.storage.port import LogQuery, LogRow
 
@@ -53,11 +53,11 @@ class Walk(NamedTuple):
 
 
 def log_id(text: str) -> UUID:
-    """Return an id of the action log. Raise `ActionException(invalid_input)` for a text that is none."""
+    """Return an id of the action log. Raise `ActionError(invalid_input)` for a text that is none."""
     try:
         return UUID(text)
     except ValueError:
-        raise failing(ErrorCode.INVALID_INPUT, f"{text!r} is no id of the action log") from None
+        raise ActionError(ErrorCode.INVALID_INPUT, f"{text!r} is no id of the action log") from None
 
 
 def read_page(

@@ -19,7 +19,7 @@ from uuid_utils.compat import uuid7
 
 from actionengine.context import Tenant
 from actionengine.driving import drive
-from actionengine.errors import ActionException, ConfigurationError, ErrorCode, failing
+from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.storage.pages import Page, page_size
 from actionengine.storage.port import EVENTS, Mode, Outbox, Record, StorageError, StorageUnavailable, StoredEvent
 from actionengine.storage.sql.bridge import run
@@ -86,7 +86,7 @@ class SQLStorage(ABC):
         return await self._run(mode, self._find_tenant_by_id, id, mode)
 
     def create_tenant(self, *, slug: str, name: str) -> Tenant:
-        """Make a tenant. Raises `ActionException`: `conflict` for a taken slug, `invalid_input` for one that is not
+        """Make a tenant. Raises `ActionError`: `conflict` for a taken slug, `invalid_input` for one that is not
         lower-case letters, digits and hyphens (63 at most), or for an empty name."""
         return drive(self._create("sync", slug, name))
 
@@ -197,7 +197,7 @@ class SQLStorage(ABC):
         if isinstance(error, PoolTimeout):
             return StorageUnavailable("no connection became free in time: the pool is exhausted")
         if isinstance(error, StaleDataError):
-            return failing(ErrorCode.CONFLICT, "a row has changed since it was read: read it again")
+            return ActionError(ErrorCode.CONFLICT, "a row has changed since it was read: read it again")
         original = error.orig if isinstance(error, DBAPIError) else error
         if isinstance(original, Exception):
             known = self._known(original)
@@ -274,7 +274,7 @@ class SQLStorage(ABC):
     async def _run(self, mode: Mode, function: Callable[..., T], *arguments: Any) -> T:
         try:
             return await run(mode, function, *arguments)
-        except (ActionException, ConfigurationError, StorageError):
+        except (ActionError, ConfigurationError, StorageError):
             raise
         except Exception as error:
             translated = self.translated(error)

@@ -22,7 +22,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from actionengine.context import Tenant
 from actionengine.driving import drive
-from actionengine.errors import ActionException, ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.pages import Page
 from actionengine.storage.port import (
     ACCESS_COLLECTIONS,
@@ -354,9 +354,9 @@ class SQLUnitOfWork(ABC):
         return await self._run(function, *arguments)
 
     def touch(self, collection: str) -> None:
-        """Note a write. Raises `ActionException(internal)` for a read-only unit of work."""
+        """Note a write. Raises `ActionError(internal)` for a read-only unit of work."""
         if self._read_only:
-            raise failing(ErrorCode.INTERNAL, f"a read-only action cannot write to {collection!r}")
+            raise ActionError(ErrorCode.INTERNAL, f"a read-only action cannot write to {collection!r}")
         if collection in ACCESS_COLLECTIONS:
             self._touched_access = True
 
@@ -667,13 +667,13 @@ class SQLUnitOfWork(ABC):
             self._session.flush()
         except Exception as error:
             translated = self.storage.translated(error)
-            if isinstance(translated, (ActionException, StorageError)):
+            if isinstance(translated, (ActionError, StorageError)):
                 raise translated from error
             logger.exception("flushing the session of a handler raised (execution %s)", self._action_id)
-            raise failing(
+            raise ActionError(
                 ErrorCode.HANDLER_ERROR,
                 f"flushing the session raised {type(error).__name__}",
-                action_id=self._action_id,
+                {"action_id": self._action_id},
             ) from error
 
     def _commit(self) -> None:

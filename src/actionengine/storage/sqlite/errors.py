@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 
-from actionengine.errors import ErrorCode, failing
+from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.port import SerializationFailure, StorageError, StorageUnavailable
 
 _OUT_OF_REACH = (
@@ -35,15 +35,15 @@ def known(error: Exception) -> Exception | None:
         return None
     name = getattr(error, "sqlite_errorname", "")
     if name in {"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"}:
-        return failing(ErrorCode.CONFLICT, f"this exists already ({error})")
+        return ActionError(ErrorCode.CONFLICT, f"this exists already ({error})")
     if name == "SQLITE_CONSTRAINT_TRIGGER" and _RULE.match(str(error)):
-        return failing(ErrorCode.CONFLICT, str(error))
+        return ActionError(ErrorCode.CONFLICT, str(error))
     if name in {"SQLITE_CONSTRAINT_CHECK", "SQLITE_CONSTRAINT_NOTNULL"} and _OUR_CONSTRAINT.fullmatch(str(error)):
-        return failing(ErrorCode.CONFLICT, f"the database does not allow this: {error}")
+        return ActionError(ErrorCode.CONFLICT, f"the database does not allow this: {error}")
     if name == "SQLITE_INTERRUPT":
-        return failing(ErrorCode.TIMEOUT, "a statement was stopped: it took too long")
+        return ActionError(ErrorCode.TIMEOUT, "a statement was stopped: it took too long")
     if name == "SQLITE_TOOBIG":
-        return failing(ErrorCode.INVALID_INPUT, f"SQLite cannot store this: {error}")
+        return ActionError(ErrorCode.INVALID_INPUT, f"SQLite cannot store this: {error}")
     if name == "SQLITE_BUSY_SNAPSHOT":
         return SerializationFailure(str(error))
     if name.startswith(_OUT_OF_REACH) or "closed database" in str(error):
