@@ -11,23 +11,6 @@ from actionengine import Action, ActionError, Actor, ErrorCode, RequestContext, 
 
 MAX_BODY = 1024 * 1024
 
-STATUS: dict[ErrorCode, HTTPStatus] = {
-    ErrorCode.INVALID_INPUT: HTTPStatus.BAD_REQUEST,
-    ErrorCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
-    ErrorCode.FORBIDDEN: HTTPStatus.FORBIDDEN,
-    ErrorCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
-    ErrorCode.TIMEOUT: HTTPStatus.REQUEST_TIMEOUT,
-    ErrorCode.CONFLICT: HTTPStatus.CONFLICT,
-    ErrorCode.IDEMPOTENCY_IN_PROGRESS: HTTPStatus.CONFLICT,
-    ErrorCode.IDEMPOTENCY_MISMATCH: HTTPStatus.UNPROCESSABLE_ENTITY,
-    ErrorCode.UNPROCESSABLE: HTTPStatus.UNPROCESSABLE_ENTITY,
-    ErrorCode.APPROVAL_REQUIRED: HTTPStatus.ACCEPTED,
-    ErrorCode.HOOK_FAILED: HTTPStatus.UNPROCESSABLE_ENTITY,
-    ErrorCode.HANDLER_ERROR: HTTPStatus.INTERNAL_SERVER_ERROR,
-    ErrorCode.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
-    ErrorCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
-}
-
 Answer = tuple[int, dict[str, Any]]
 """A status and a JSON body."""
 
@@ -44,7 +27,7 @@ def answer(result: Result[Any, ActionError]) -> Answer:
 
 def refusal(error: ActionError) -> Answer:
     """An error as status and body."""
-    return STATUS[error.code], {"error": error.to_dict()}
+    return error.code.http_status, {"error": error.to_dict()}
 
 
 _TRANSPORT_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 500: "internal"}

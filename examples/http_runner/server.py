@@ -23,7 +23,6 @@ from actionengine.execution.capabilities import Capability
 from actionengine.execution.request import ExecutionRequest, ModuleContext
 from actionengine.execution.roots import ModuleRoots
 from actionengine.execution.runner import Answer, Runner
-from examples.field_service.transport import STATUS
 from examples.http_runner.signing import Refused, Verifier
 
 MOST_BODY = 8 * 1024**2
@@ -128,7 +127,7 @@ async def _body(request: Request) -> bytes | None:
 def _answered(answer: Answer) -> JSONResponse:
     if isinstance(answer, Failure):
         error = answer.failure()
-        return JSONResponse({"error": error.to_dict()}, int(STATUS[error.code]))
+        return JSONResponse({"error": error.to_dict()}, error.code.http_status)
     return JSONResponse({"result": answer.unwrap().model_dump(mode="json")})
 
 

@@ -33,7 +33,13 @@ if TYPE_CHECKING:
     from actionengine.bootstrap import create_engine
     from actionengine.context import Actor, AIUsage, RequestContext, Tenant
     from actionengine.engine import Engine
-    from actionengine.errors import ActionError, ConfigurationError, DuplicateActionWarning, ErrorCode
+    from actionengine.errors import (
+        ActionError,
+        ConfigurationError,
+        DuplicateActionWarning,
+        ErrorCode,
+        ErrorCodeValue,
+    )
     from actionengine.event_types import EventType, EventVersionError, create_event_type
     from actionengine.events.brokers import BrokerPublisher as BrokerPublisher
     from actionengine.events.event import Event
@@ -89,6 +95,7 @@ __all__ = [
     "DuplicateActionWarning",
     "Engine",
     "ErrorCode",
+    "ErrorCodeValue",
     "Event",
     "EventType",
     "EventVersionError",
@@ -169,10 +176,10 @@ _NAMES = {
     "actionengine.engine": ("Engine",),
     "actionengine.errors": (
         "ActionError",
-        "ActionError",
         "ConfigurationError",
         "DuplicateActionWarning",
         "ErrorCode",
+        "ErrorCodeValue",
     ),
     "actionengine.event_types": ("EventType", "EventVersionError", "create_event_type"),
     "actionengine.events.brokers": ("BrokerPublisher",),

@@ -109,7 +109,11 @@ def unwrap(execution: Execution, what: str, returned: Any) -> Any:
 def normalised(error: Any) -> ActionError:
     """The error in a `Failure` as an `ActionError`: a text, or anything else, is the message of an `unprocessable`."""
     if isinstance(error, ActionError):
-        return error.without_traceback()
+        copy = error.without_traceback()
+        # The frames that a caught error has passed hold the value that it is in: only the garbage collector would free
+        # that circle.
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        return copy
     return ActionError(ErrorCode.UNPROCESSABLE, str(error))
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 from examples.field_service.services.payments.capture import LARGEST
-from examples.field_service.transport import MAX_BODY, STATUS
+from examples.field_service.transport import MAX_BODY
 
-from actionengine import ErrorCode, SQLiteStorage, StorageUnavailable, Tenant
+from actionengine import SQLiteStorage, StorageUnavailable, Tenant
 from actionengine.storage.port import Mode
 from tests.examples.conftest import (
     BOT,
@@ -611,7 +611,3 @@ def test_a_defect_is_500_and_nothing_of_it_is_told(name: str, tmp_path: Path) ->
         error = refused(host.post("customers/list", {}), 500, "internal")
         assert "secret" not in error["message"]
         assert httpx.get(host.client.base_url.join("/health"), trust_env=False).status_code == 200
-
-
-def test_every_code_has_a_status() -> None:
-    assert set(STATUS) == set(ErrorCode)

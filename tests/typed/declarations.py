@@ -9,6 +9,7 @@ from actionengine import (
     ActionContext,
     ActionError,
     ApprovalPolicy,
+    ErrorCode,
     create_action,
     create_service,
 )
@@ -101,6 +102,9 @@ create_action(
     timeout=2.5,
 )
 ExecutionRequest(action="run", input={"argv": ("ls", "-l")}, capabilities={"fs:read", Capability.CMD_RUN})
+ActionError("conflict", "taken", {"slot": 9})
+ActionError(ErrorCode.CONFLICT, "taken")
+status: int = ActionError("conflict", "taken").code.http_status
 
 # What does not
 
@@ -117,3 +121,4 @@ create_action(name="a", description="", handler=refund, validation=Refund, permi
 create_action(description="", handler=refund, validation=Refund)  # E: call-overload
 create_service(name="s", description="", actions=[refund])  # E: list-item
 ExecutionRequest(action="run", capabilities=[1])  # E: list-item
+ActionError("conflic", "taken")  # E: arg-type
