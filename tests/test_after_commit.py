@@ -27,8 +27,8 @@ from actionengine import (
     create_service,
 )
 from actionengine.actions import ActionHooks, HookDefinition
-from actionengine.plan import native
-from actionengine.services.access import access_of
+from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.plan import native
 from actionengine.storage.port import SerializationFailure
 from actionengine.testing import AsyncWorld, SyncWorld, World
 from actionengine.testing.worlds import a_tenant

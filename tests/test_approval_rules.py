@@ -25,8 +25,8 @@ from actionengine import (
     Tenant,
     create_action,
 )
-from actionengine.approval_record import PendingApproval, StoredActor, error_for, find_approval
 from actionengine.driving import drive
+from actionengine.pipeline.pending_approval import PendingApproval, StoredActor, error_for, find_approval
 from actionengine.storage.port import APPROVALS, Claim, Record
 from tests.conftest import Execute, log_of
 

@@ -7,8 +7,8 @@ from datetime import timedelta
 from returns.result import Success
 
 from actionengine import Actor, ErrorCode, InMemoryStorage, RequestContext, Tenant, create_action
-from actionengine.approval_record import EXPIRIES
 from actionengine.driving import drive
+from actionengine.pipeline.pending_approval import EXPIRIES
 from actionengine.storage.port import APPROVALS
 from tests.conftest import Execute, log_of
 from tests.test_approval_rules import EngineOf, Payment, Till, boss, policy, stored

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validat
 
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS, check_readable, is_deeper
-from actionengine.payload import (
+from actionengine.pipeline.payload import (
     Limits,
     Received,
     carry,

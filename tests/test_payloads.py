@@ -29,7 +29,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.payload import fingerprint, receive
+from actionengine.pipeline.payload import fingerprint, receive
 from tests.conftest import Execute, log_of
 
 EngineOf = Callable[..., Engine]

@@ -32,7 +32,7 @@ from actionengine import (
     create_service,
 )
 from actionengine.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS, check_readable
-from actionengine.payload import receive
+from actionengine.pipeline.payload import receive
 from actionengine.services.action_log import LogEntry
 from actionengine.storage.port import LogRow
 from tests.conftest import log_of

@@ -38,7 +38,7 @@ from actionengine import (
     create_service,
 )
 from actionengine.authorization.port import AccessRequest, Decision
-from actionengine.execution_state import Execution
+from actionengine.pipeline.execution import Execution
 from actionengine.storage.port import LogRow, Recording, Storage
 from tests.conftest import log_of
 

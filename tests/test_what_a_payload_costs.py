@@ -28,7 +28,7 @@ from actionengine import (
 from actionengine.errors import ActionError
 from actionengine.json_bounds import has_more_values
 from actionengine.masking import MASK, scrub, scrub_text
-from actionengine.payload import receive
+from actionengine.pipeline.payload import receive
 
 MOST = Limits().payload_values
 LARGE = 1024 * 1024 - 100

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from actionengine.events.subscriptions import Subscriptions
     from actionengine.events.views import AsyncLiveRecords, LiveRecords, View
     from actionengine.masking import Sensitive
-    from actionengine.payload import Limits
+    from actionengine.pipeline.payload import Limits
     from actionengine.storage.memory import InMemoryStorage
     from actionengine.storage.port import (
         AsyncRecords,
@@ -194,7 +194,7 @@ _NAMES = {
     "actionengine.events.replay": ("follow", "follow_async", "replay", "replay_async"),
     "actionengine.events.subscriptions": ("Subscriptions",),
     "actionengine.masking": ("Sensitive",),
-    "actionengine.payload": ("Limits",),
+    "actionengine.pipeline.payload": ("Limits",),
     "actionengine.storage.memory": ("InMemoryStorage",),
     "actionengine.events.stdout": ("StdoutPublisher",),
     "actionengine.storage.port": (

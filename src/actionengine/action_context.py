@@ -16,9 +16,9 @@ from actionengine.actions import HookContext
 from actionengine.context import MAX_NAME_LENGTH, Actor, AIUsage, Tenant
 from actionengine.errors import ActionError, ErrorCode, sendable
 from actionengine.event_types import EventType, misfits
-from actionengine.execution_state import Execution
 from actionengine.masking import masked_finite_json
 from actionengine.names import check_permission, nfc
+from actionengine.pipeline.execution import Execution
 from actionengine.storage.pages import Page
 from actionengine.storage.port import (
     LONGEST_SUBJECT,

@@ -14,10 +14,10 @@ from actionengine.authorization.rbac import RBACAuthorizer
 from actionengine.engine import Engine
 from actionengine.errors import ConfigurationError, DuplicateActionWarning
 from actionengine.event_types import by_type
-from actionengine.payload import Limits
-from actionengine.pipeline import Pipeline
-from actionengine.plan import ActionPlan
-from actionengine.routing import link_hooks, read_only_copy
+from actionengine.pipeline.payload import Limits
+from actionengine.pipeline.pipeline import Pipeline
+from actionengine.pipeline.plan import ActionPlan
+from actionengine.pipeline.routing import link_hooks, read_only_copy
 from actionengine.services.action_log import action_log
 from actionengine.services.approvals import approvals
 from actionengine.services.roles import roles
@@ -98,7 +98,7 @@ def _record_guard(services: Iterable[Service]) -> RecordGuard | None:
 
 
 def _observer() -> Callable[..., Any]:
-    from actionengine.diagnostics import observer
+    from actionengine.pipeline.diagnostics import observer
 
     return observer()
 

@@ -15,9 +15,9 @@ from actionengine.driving import drive
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode, sendable
 from actionengine.event_types import EventType
 from actionengine.names import shortened
-from actionengine.pipeline import Pipeline
-from actionengine.plan import ActionPlan
-from actionengine.routing import no_service, route
+from actionengine.pipeline.pipeline import Pipeline
+from actionengine.pipeline.plan import ActionPlan
+from actionengine.pipeline.routing import no_service, route
 from actionengine.storage.port import Mode, Storage, StorageError, StorageUnavailable
 from actionengine.storage.tenants import LONGEST_SLUG
 

@@ -17,7 +17,7 @@ from actionengine.changes.store import Store, conflict, record_type_subject, sto
 from actionengine.changes.workspaces import close_workspace
 from actionengine.event_types import create_event_type
 from actionengine.execution.edits import changed_lines, unified_diff
-from actionengine.services.access import access_of
+from actionengine.pipeline.internal_context import access_of
 from actionengine.storage.port import UnitOfWork
 from actionengine.storage.tables import Row
 

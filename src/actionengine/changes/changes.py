@@ -55,8 +55,8 @@ from actionengine.changes.workspaces import (
     view_workspace,
 )
 from actionengine.errors import ActionError
-from actionengine.plan import native
-from actionengine.services.access import access_of
+from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.plan import native
 
 
 @native

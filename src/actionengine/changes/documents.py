@@ -14,7 +14,7 @@ from pydantic_core import from_json, to_json
 from actionengine.changes.models import DocumentCheck, Misfit
 from actionengine.changes.schema import Field as SchemaField
 from actionengine.changes.schema import Schema
-from actionengine.payload import refusals
+from actionengine.pipeline.payload import refusals
 from actionengine.storage.port import AsyncRecords
 from actionengine.storage.records import same_json
 

@@ -32,7 +32,7 @@ from actionengine.execution.refusals import MissingModuleError
 from actionengine.execution.request import ModuleContext
 from actionengine.execution.roots import ModuleRoots
 from actionengine.execution.working_copy import MOST_TEXT
-from actionengine.services.access import access_of
+from actionengine.pipeline.internal_context import access_of
 from actionengine.storage.port import Record, SerializationFailure
 from actionengine.storage.tables import Row
 

@@ -17,7 +17,7 @@ from actionengine.changes.store import Store, conflict, state_of
 from actionengine.changes.transform import TypeGraph
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.payload import summary
+from actionengine.pipeline.payload import summary
 from actionengine.storage.port import DocumentCheck, UnitOfWork
 from actionengine.storage.records import encode_document
 from actionengine.storage.tables import Row

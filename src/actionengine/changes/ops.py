@@ -27,7 +27,7 @@ from actionengine.execution.edits import check_diff
 from actionengine.execution.paths import module_path, reason_not_to_change
 from actionengine.execution.refusals import PathEscapeError
 from actionengine.names import nfc, spelled
-from actionengine.payload import refusals, summary
+from actionengine.pipeline.payload import refusals, summary
 
 OpType = Literal["add_field", "set_field", "remove_field", "rename_field", "edit_file"]
 

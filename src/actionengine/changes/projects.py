@@ -12,8 +12,8 @@ from actionengine.changes.models import CreateProject, Page, Project, ProjectRef
 from actionengine.changes.permissions import ChangeControlPermissions
 from actionengine.changes.store import conflict, new_id, page, store_of
 from actionengine.errors import ActionError
-from actionengine.plan import native
-from actionengine.services.access import access_of
+from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.plan import native
 
 
 @native

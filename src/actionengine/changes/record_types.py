@@ -39,8 +39,8 @@ from actionengine.changes.store import (
 )
 from actionengine.changes.transform import GraphError, RecordTypeState, TypeGraph, check_graph
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.plan import native
-from actionengine.services.access import SystemAccess, access_of
+from actionengine.pipeline.internal_context import SystemAccess, access_of
+from actionengine.pipeline.plan import native
 from actionengine.storage.tables import Row
 
 

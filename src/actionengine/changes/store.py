@@ -12,7 +12,7 @@ from actionengine.changes.ops import PatchOp
 from actionengine.changes.schema import Schema
 from actionengine.changes.transform import RecordTypeState
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.services.access import SystemAccess, access_of
+from actionengine.pipeline.internal_context import SystemAccess, access_of
 from actionengine.storage.port import AsyncRows, UnitOfWork
 from actionengine.storage.tables import (
     CHANGES,

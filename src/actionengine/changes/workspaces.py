@@ -33,7 +33,7 @@ from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.request import ModuleContext
 from actionengine.execution.working_copy import WorkingCopy
-from actionengine.services.access import access_of
+from actionengine.pipeline.internal_context import access_of
 from actionengine.storage.tables import Row
 
 WORKSPACES = "ae_workspaces"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from actionengine.action_context import ActionContext
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.events.views import CHECKPOINTS, Checkpoint, View
-from actionengine.services.access import access_of
+from actionengine.pipeline.internal_context import access_of
 from actionengine.storage.port import StoredEvent
 
 

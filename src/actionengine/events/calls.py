@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from actionengine.events.publisher import PublishError
-from actionengine.plan import is_async
+from actionengine.pipeline.plan import is_async
 
 MOST_LEFT_BEHIND = 256
 """Calls of a `def` that were given up and still run, in this process: a further one waits until one of them ends."""

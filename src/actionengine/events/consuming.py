@@ -13,9 +13,9 @@ from returns.result import Failure, Result
 
 from actionengine.action_context import ActionContext
 from actionengine.actions import create_action, create_service
-from actionengine.calling import normalised
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode, sendable
-from actionengine.plan import ActionPlan
+from actionengine.pipeline.plan import ActionPlan
+from actionengine.pipeline.user_code import normalised
 from actionengine.storage.port import Mode, StorageError, StorageUnavailable
 
 T = TypeVar("T")

@@ -19,8 +19,8 @@ from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.events.consuming import answered, check_returned, checked_name, consumer_plan, driver_of
 from actionengine.events.event import Event
 from actionengine.events.tenants import TenantOf, Tenants
-from actionengine.plan import is_async, native
-from actionengine.services.access import access_of
+from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.plan import is_async, native
 from actionengine.storage.port import RESERVED_PREFIX, Mode, SerializationFailure
 from actionengine.storage.turns import Turns
 

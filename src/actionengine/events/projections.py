@@ -40,8 +40,8 @@ from actionengine.events.views import (
     View,
     collection_name,
 )
-from actionengine.plan import is_async, native
-from actionengine.services.access import access_of
+from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.plan import is_async, native
 from actionengine.storage.pages import is_last_page
 from actionengine.storage.port import Mode, StorageError, StoredEvent
 from actionengine.storage.turns import Turns

@@ -10,7 +10,7 @@ from returns.result import Failure
 
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.events.event import Event
-from actionengine.plan import is_async
+from actionengine.pipeline.plan import is_async
 
 
 class PublishError(Exception):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from actionengine.action_context import ActionContext
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode, sendable
-from actionengine.services.access import access_of
+from actionengine.pipeline.internal_context import access_of
 from actionengine.storage.pages import Page
 from actionengine.storage.port import RESERVED_PREFIX, AsyncRecords, Record
 from actionengine.storage.records import Records

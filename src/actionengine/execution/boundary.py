@@ -20,7 +20,7 @@ from actionengine.execution.refusals import (
 )
 from actionengine.execution.request import ExecutionRequest, ModuleContext
 from actionengine.names import hint, nearest_of
-from actionengine.payload import refusals, summary
+from actionengine.pipeline.payload import refusals, summary
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ from actionengine.execution.module_actions import MODULE_ACTIONS
 from actionengine.execution.request import ExecutionRequest, ModuleContext
 from actionengine.execution.runner import Runner
 from actionengine.masking import revealed_json
-from actionengine.plan import native
-from actionengine.services.access import access_of
+from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.plan import native
 
 ModuleOf = Callable[[Tenant, str], ModuleContext]
 """The module of a tenant by its id, as `ModuleRoots.context`. It raises `ActionError` for one that there is not."""

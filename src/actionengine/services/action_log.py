@@ -13,8 +13,8 @@ from actionengine.action_context import ActionContext
 from actionengine.actions import Service, create_action, create_service
 from actionengine.context import ActorType
 from actionengine.errors import ActionError
-from actionengine.plan import native
-from actionengine.services.access import access_of
+from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.plan import native
 from actionengine.storage.port import LONGEST_SUBJECT, LogQuery, LogRow, Outcome
 
 READ_PERMISSION = "action_log.read"

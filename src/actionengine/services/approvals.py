@@ -17,12 +17,12 @@ from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
 from actionengine.actions import Service, create_action, create_service
-from actionengine.approval_record import ApprovalStatus, PendingApproval, find_approval
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, ActorType, identity_of
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.execution_state import Approved
-from actionengine.plan import native
-from actionengine.services.access import access_of
+from actionengine.pipeline.execution import Approved
+from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.pending_approval import ApprovalStatus, PendingApproval, find_approval
+from actionengine.pipeline.plan import native
 from actionengine.storage.pages import Page
 from actionengine.storage.port import APPROVALS, Record
 

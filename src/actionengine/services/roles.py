@@ -20,8 +20,8 @@ from actionengine.authorization.rules import Rights, Role, Rule
 from actionengine.context import Actor, ActorType
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.names import clean, fold
-from actionengine.plan import native
-from actionengine.services.access import SystemAccess, access_of
+from actionengine.pipeline.internal_context import SystemAccess, access_of
+from actionengine.pipeline.plan import native
 from actionengine.storage.port import ROLE_ASSIGNMENTS, ROLES, AsyncRecords, Record
 
 READ_PERMISSION = "roles.read"

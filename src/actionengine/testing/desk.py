@@ -14,7 +14,7 @@ from actionengine.actions import ApprovalPolicy, Service, create_action, create_
 from actionengine.bootstrap import create_engine
 from actionengine.context import Actor, RequestContext, Tenant
 from actionengine.errors import ActionError
-from actionengine.payload import Limits
+from actionengine.pipeline.payload import Limits
 from actionengine.services.action_log import LogEntry
 from actionengine.testing.base import value_of
 from actionengine.testing.worlds import World

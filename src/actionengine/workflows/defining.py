@@ -9,8 +9,8 @@ from actionengine.action_context import ActionContext
 from actionengine.changes.store import conflict, new_id
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.names import hint
-from actionengine.plan import native
-from actionengine.services.access import SystemAccess, access_of
+from actionengine.pipeline.internal_context import SystemAccess, access_of
+from actionengine.pipeline.plan import native
 from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.workflows.definition import Definition, document, parse_definition
 from actionengine.workflows.models import DefineWorkflow, ListWorkflows, Workflow, WorkflowVersion

@@ -15,7 +15,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from actionengine.changes.models import SchemaDefinition
 from actionengine.changes.ops import Whole
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.payload import refusals, summary
+from actionengine.pipeline.payload import refusals, summary
 from actionengine.workflows.checks import check
 from actionengine.workflows.conditions import not_empty
 from actionengine.workflows.step_types import END, Part, Step

@@ -8,7 +8,7 @@ from pydantic_core import to_json
 
 from actionengine.action_context import ActionContext
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.services.access import access_of
+from actionengine.pipeline.internal_context import access_of
 from actionengine.storage.port import Record, UnitOfWork
 from actionengine.workflows.definition import Definition
 from actionengine.workflows.events import PAUSED, STEP_TAKEN, RunPaused, StepTold

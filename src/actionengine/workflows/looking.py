@@ -9,8 +9,8 @@ from typing import Any
 
 from uuid_utils import uuid7
 
-from actionengine.approval_record import find_approval
 from actionengine.context import Tenant
+from actionengine.pipeline.pending_approval import find_approval
 from actionengine.storage.port import APPROVALS, Mode, Record, Storage, UnitOfWork
 
 _PAGE = 1000

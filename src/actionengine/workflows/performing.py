@@ -15,7 +15,7 @@ from actionengine.changes.store import conflict, not_found
 from actionengine.context import identity_of
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.names import nfc
-from actionengine.services.access import SystemAccess
+from actionengine.pipeline.internal_context import SystemAccess
 from actionengine.storage.port import AsyncRecords, Record, SerializationFailure
 from actionengine.workflows.conditions import holds
 from actionengine.workflows.events import ASSIGNED, NOTIFICATION, Assignment, Notification

@@ -10,8 +10,8 @@ from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
 from actionengine.errors import ActionError
-from actionengine.plan import native
-from actionengine.services.access import access_of
+from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.plan import native
 from actionengine.storage.port import Record, SerializationFailure
 from actionengine.workflows.events import PURGED, RunsPurged
 from actionengine.workflows.models import Purged, PurgeRuns

@@ -5,11 +5,11 @@ from __future__ import annotations
 from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
-from actionengine.approval_record import find_approval
 from actionengine.changes.store import conflict
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.plan import native
-from actionengine.services.access import access_of
+from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.pending_approval import find_approval
+from actionengine.pipeline.plan import native
 from actionengine.storage.port import APPROVALS, Record
 from actionengine.workflows.models import CancelRun, ListRuns, Run, RunReference, RunSummary, StartRun, StepTaken
 from actionengine.workflows.performing import ASSIGNMENTS

@@ -11,8 +11,8 @@ from actionengine.changes.documents import misfits, model_of
 from actionengine.changes.schema import Schema
 from actionengine.changes.store import conflict, new_id, not_found
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.payload import summary
-from actionengine.services.access import access_of
+from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.payload import summary
 from actionengine.storage.port import Record
 from actionengine.workflows.definition import Definition
 from actionengine.workflows.store import parsed, store_of, timestamp

@@ -18,12 +18,12 @@ from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
 from actionengine.actions import Action, Service, create_action, create_service
-from actionengine.approval_record import PendingApproval, error_for, find_approval
 from actionengine.changes.models import Input
 from actionengine.changes.store import conflict
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.plan import native
-from actionengine.services.access import access_of
+from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.pending_approval import PendingApproval, error_for, find_approval
+from actionengine.pipeline.plan import native
 from actionengine.storage.port import APPROVALS, LogQuery, Record
 from actionengine.workflows.conditions import holds
 from actionengine.workflows.definition import Definition

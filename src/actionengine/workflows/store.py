@@ -23,7 +23,7 @@ from actionengine.action_context import ActionContext
 from actionengine.authorization.cache import BoundedCache
 from actionengine.changes.store import conflict, not_found
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.services.access import SystemAccess, access_of
+from actionengine.pipeline.internal_context import SystemAccess, access_of
 from actionengine.storage.port import AsyncRecords, Record, UnitOfWork
 from actionengine.workflows.definition import Definition, parse_definition
 

@@ -12,9 +12,9 @@ from actionengine.action_context import ActionContext
 from actionengine.actions import Action, Service, create_action, create_service
 from actionengine.changes.store import new_id, not_found
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.payload import refusals, summary
-from actionengine.plan import native
-from actionengine.services.access import access_of
+from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.payload import refusals, summary
+from actionengine.pipeline.plan import native
 from actionengine.storage.port import Record
 from actionengine.workflows.events import TRIGGER_CHANGED, TriggerChanged
 from actionengine.workflows.models import CreateTrigger, ListTriggers, TriggerReference, TriggerView

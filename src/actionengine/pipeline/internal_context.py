@@ -13,12 +13,12 @@ from returns.result import Result
 
 from actionengine.action_context import ActionContext
 from actionengine.actions import Action, ApprovalPolicy
-from actionengine.approval_record import PendingApproval
 from actionengine.authorization.questions import Question
 from actionengine.context import ActorType
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.event_types import EventType
-from actionengine.execution_state import (
+from actionengine.masking import masked_json
+from actionengine.pipeline.execution import (
     ApprovalNeeded,
     Approved,
     AskedWrite,
@@ -26,9 +26,9 @@ from actionengine.execution_state import (
     Execution,
     FailureWrite,
 )
-from actionengine.masking import masked_json
-from actionengine.pipeline import Pipeline
-from actionengine.routing import route
+from actionengine.pipeline.pending_approval import PendingApproval
+from actionengine.pipeline.pipeline import Pipeline
+from actionengine.pipeline.routing import route
 from actionengine.storage.pages import Page
 from actionengine.storage.port import AsyncRecords, AsyncRows, LogQuery, LogRow, Mode
 from actionengine.storage.tables import Table

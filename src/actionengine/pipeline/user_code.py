@@ -16,8 +16,8 @@ from typing import Any
 from returns.result import Failure, Success
 
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.execution_state import Execution
 from actionengine.masking import scrub_text
+from actionengine.pipeline.execution import Execution
 from actionengine.storage.port import SerializationFailure, StorageError, StorageUnavailable, UnitOfWork
 
 logger = logging.getLogger("actionengine")

@@ -29,8 +29,8 @@ from actionengine.masking import (
     searchable_json,
     secrets_in,
 )
-from actionengine.payload import Received
-from actionengine.plan import ActionPlan
+from actionengine.pipeline.payload import Received
+from actionengine.pipeline.plan import ActionPlan
 from actionengine.secret_types import is_plain, typed_secrets
 from actionengine.storage.port import (
     LONGEST_SUBJECT,

@@ -32,16 +32,16 @@ from pydantic_core import PydanticSerializationError, from_json
 from returns.result import Failure, Success
 
 from actionengine.actions import PipelineResult
-from actionengine.approval_record import PendingApproval, error_for, mark_expired, store_approval
 from actionengine.authorization.questions import Questions
-from actionengine.calling import check_deadline, log_crash, logger, timed_out
 from actionengine.context import RequestContext
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.execution_state import ApprovalNeeded, Approved, Execution, FailureWrite, outcome_of
-from actionengine.payload import check_approvable, fingerprint
-from actionengine.plan import ActionPlan
-from actionengine.routing import route
-from actionengine.stages import Answer, Replayed, Stages
+from actionengine.pipeline.execution import ApprovalNeeded, Approved, Execution, FailureWrite, outcome_of
+from actionengine.pipeline.payload import check_approvable, fingerprint
+from actionengine.pipeline.pending_approval import PendingApproval, error_for, mark_expired, store_approval
+from actionengine.pipeline.plan import ActionPlan
+from actionengine.pipeline.routing import route
+from actionengine.pipeline.stages import Answer, Replayed, Stages
+from actionengine.pipeline.user_code import check_deadline, log_crash, logger, timed_out
 from actionengine.storage.port import (
     Claim,
     LogRow,

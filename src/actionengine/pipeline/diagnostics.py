@@ -10,8 +10,8 @@ from collections.abc import Callable
 from time import perf_counter
 
 from actionengine.errors import ActionError
-from actionengine.execution_state import Execution
-from actionengine.stages import Stage
+from actionengine.pipeline.execution import Execution
+from actionengine.pipeline.stages import Stage
 
 logger = logging.getLogger("actionengine")
 

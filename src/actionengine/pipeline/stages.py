@@ -21,18 +21,18 @@ from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
 from actionengine.actions import HookDefinition, HookLogEntry, PipelineResult
-from actionengine.approval_record import PendingApproval, error_for
 from actionengine.authorization.port import AccessRequest, Authorizer, Decision
 from actionengine.authorization.questions import Question, Questions, decode_questions
-from actionengine.calling import call, call_plainly, check_deadline, log_crash, logger, unwrap
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor
 from actionengine.driving import drive
 from actionengine.errors import ActionError, ErrorCode, sendable
-from actionengine.execution_state import ApprovalNeeded, Execution, Phase
 from actionengine.masking import masked_json, searchable_json
-from actionengine.payload import Limits, carry, check_claimable, fingerprint, receive, refusals, summary
-from actionengine.plan import ActionPlan, is_async
-from actionengine.routing import Plans
+from actionengine.pipeline.execution import ApprovalNeeded, Execution, Phase
+from actionengine.pipeline.payload import Limits, carry, check_claimable, fingerprint, receive, refusals, summary
+from actionengine.pipeline.pending_approval import PendingApproval, error_for
+from actionengine.pipeline.plan import ActionPlan, is_async
+from actionengine.pipeline.routing import Plans
+from actionengine.pipeline.user_code import call, call_plainly, check_deadline, log_crash, logger, unwrap
 from actionengine.secret_types import typed_secrets
 from actionengine.storage.port import (
     APPROVALS,

@@ -12,8 +12,8 @@ from uuid_utils import uuid7
 
 from actionengine.context import Actor, ActorType, RequestContext
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.execution_state import ApprovalNeeded, Execution
 from actionengine.masking import scrub, scrub_text
+from actionengine.pipeline.execution import ApprovalNeeded, Execution
 from actionengine.storage.port import APPROVALS, RESERVED_PREFIX, AsyncRecords, Record, UnitOfWork
 from actionengine.storage.records import same_json
 

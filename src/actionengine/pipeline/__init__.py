@@ -1,0 +1,1 @@
+"""One execution, from its guard to its commit."""
