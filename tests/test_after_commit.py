@@ -14,7 +14,6 @@ from examples.embedded_postgres import Database
 from returns.result import Failure, Result, Success
 
 from actionengine import (
-    ActionContext,
     Actor,
     ApprovalPolicy,
     ErrorCode,
@@ -27,7 +26,7 @@ from actionengine import (
     create_service,
 )
 from actionengine.actions import ActionHooks, HookDefinition
-from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import native
 from actionengine.storage.port import SerializationFailure
 from actionengine.testing import AsyncWorld, SyncWorld, World
@@ -92,21 +91,20 @@ class Bench:
 
     def _handler(self, fails: bool = False) -> Any:
         @native
-        async def handler(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
-            access = access_of(ctx)
+        async def handler(data: dict[str, Any], ctx: InternalContext) -> Result[Any, Any]:
             for name in data.get("notes", ["noted"]):
-                access.after_commit(partial(self.note, name))
+                ctx.after_commit(partial(self.note, name))
             for action, payload in data.get("steps", ()):
-                await access.execute("bench", action, payload)
+                await ctx.execute_action("bench", action, payload)
             return Failure("it was not to be") if fails or data.get("fails") else Success(len(self.notes))
 
         return handler
 
     def _losing(self) -> Any:
         @native
-        async def handler(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
+        async def handler(data: dict[str, Any], ctx: InternalContext) -> Result[Any, Any]:
             self.attempts += 1
-            access_of(ctx).after_commit(lambda: self.note(f"attempt {self.attempts}"))
+            ctx.after_commit(lambda: self.note(f"attempt {self.attempts}"))
             if self.attempts < 3:
                 raise SerializationFailure("another one was first")
             return Success(None)

@@ -112,7 +112,7 @@ def test_an_engine_cannot_be_changed(engine: Engine) -> None:
 def test_two_engines_share_nothing() -> None:
     first, second = create_engine(services=[JOBS]), create_engine(services=[JOBS])
     assert first._storage is not second._storage
-    assert first._pipeline.resources is not second._pipeline.resources
+    assert first._pipeline._services.resources is not second._pipeline._services.resources
     tenant = first._storage.create_tenant(slug="acme", name="Acme")
     assert first.resolve_tenant("acme").unwrap() == tenant
     assert second.resolve_tenant("acme").failure().code is ErrorCode.NOT_FOUND

@@ -393,7 +393,7 @@ def test_a_handler_with_a_timeout_never_opens_a_unit_of_work_of_its_own(
     opened: list[bool] = []
 
     def look(data: Any, ctx: ActionContext) -> Result[Any, Any]:
-        opened.append(ctx._execution.root.unit_of_work is not None)
+        opened.append(ctx._port.execution.root.unit_of_work is not None)  # type: ignore[attr-defined]
         return Success(None)
 
     execute(engine_of(action("go", look, timeout=60)), "work.go", {}, as_ann)

@@ -14,11 +14,7 @@ if TYPE_CHECKING:
         ActionResultConfig,
         ActionSummary,
         ApprovalPolicy,
-        HookContext,
         HookDefinition,
-        HookLog,
-        HookLogEntry,
-        PipelineResult,
         Service,
         ServiceSummary,
         create_action,
@@ -53,6 +49,7 @@ if TYPE_CHECKING:
     from actionengine.events.stdout import StdoutPublisher
     from actionengine.events.subscriptions import Subscriptions
     from actionengine.events.views import AsyncLiveRecords, LiveRecords, View
+    from actionengine.hooks import HookContext, HookLog, HookLogEntry, PipelineResult
     from actionengine.masking import Sensitive
     from actionengine.pipeline.payload import Limits
     from actionengine.storage.memory import InMemoryStorage
@@ -155,11 +152,7 @@ _NAMES = {
         "ActionResultConfig",
         "ActionSummary",
         "ApprovalPolicy",
-        "HookContext",
         "HookDefinition",
-        "HookLog",
-        "HookLogEntry",
-        "PipelineResult",
         "Service",
         "ServiceSummary",
         "create_action",
@@ -193,6 +186,7 @@ _NAMES = {
     "actionengine.events.relay": ("Relay",),
     "actionengine.events.replay": ("follow", "follow_async", "replay", "replay_async"),
     "actionengine.events.subscriptions": ("Subscriptions",),
+    "actionengine.hooks": ("HookContext", "HookLog", "HookLogEntry", "PipelineResult"),
     "actionengine.masking": ("Sensitive",),
     "actionengine.pipeline.payload": ("Limits",),
     "actionengine.storage.memory": ("InMemoryStorage",),

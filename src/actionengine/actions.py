@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, TypeVar, overload
 
@@ -12,7 +12,6 @@ from returns.result import Result
 from typing_extensions import Unpack
 
 from actionengine.context import ActorType
-from actionengine.errors import ActionError
 from actionengine.event_types import EventType
 
 if TYPE_CHECKING:
@@ -281,50 +280,6 @@ class ActionSummary:
             action.read_only,
             action.idempotency,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class HookLogEntry:
-    """One hook run: its name (`service.action`), masked input and output, and whether it passed."""
-
-    name: str
-    input: Any
-    output: Any
-    passed: bool
-
-
-@dataclass(slots=True)
-class HookLog:
-    """The hooks run so far, in order."""
-
-    before: list[HookLogEntry] = field(default_factory=list)
-    after: list[HookLogEntry] = field(default_factory=list)
-
-    def __getitem__(self, phase: Literal["before", "after"]) -> list[HookLogEntry]:
-        """`log["before"]` is `log.before`."""
-        if phase not in ("before", "after"):
-            raise KeyError(phase)
-        return self.before if phase == "before" else self.after
-
-
-@dataclass(slots=True)
-class HookContext:
-    """One execution as its hooks see it. `state` is theirs to share; it is born and dies with the execution."""
-
-    action_name: str
-    input: Any = None
-    output: Any = None
-    error: ActionError | None = None
-    state: dict[str, Any] = field(default_factory=dict)
-    log: HookLog = field(default_factory=HookLog)
-
-
-@dataclass(frozen=True, slots=True)
-class PipelineResult:
-    """The result of an action with `ActionResultConfig(pipeline=True)`: the value and the hook log."""
-
-    data: Any
-    pipeline: HookLog
 
 
 def _names(names: Iterable[Any]) -> tuple[Any, ...]:

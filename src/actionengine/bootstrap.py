@@ -74,17 +74,17 @@ def create_engine(
         declared for actions in plans.values() for plan in actions.values() for declared in plan.action.event_types
     )
     pipeline = Pipeline(
-        read_only_copy(plans),
-        storage,
-        authorizer,
-        limits or Limits(),
-        MappingProxyType(dict(resources or {})),
-        on_before_action_handler,
-        on_after_action_handler,
-        _observer() if diagnostics else None,
-        _document_guard(declared),
-        _record_guard(declared),
-        tuple(dict.fromkeys(route for service in declared for route in service.routes)),
+        plans=read_only_copy(plans),
+        storage=storage,
+        authorizer=authorizer,
+        limits=limits or Limits(),
+        resources=MappingProxyType(dict(resources or {})),
+        before=on_before_action_handler,
+        after=on_after_action_handler,
+        observe=_observer() if diagnostics else None,
+        document_guard=_document_guard(declared),
+        record_guard=_record_guard(declared),
+        routes=tuple(dict.fromkeys(route for service in declared for route in service.routes)),
     )
     return Engine(declared, pipeline, event_types)
 

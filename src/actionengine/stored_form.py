@@ -17,7 +17,7 @@ from pydantic import BaseModel, PydanticUserError, RootModel, TypeAdapter, Valid
 from pydantic_core import from_json, to_json
 from typing_extensions import is_typeddict
 
-from actionengine.actions import HookLog, HookLogEntry, PipelineResult
+from actionengine.hooks import HookLog, HookLogEntry, PipelineResult
 from actionengine.masking import MASK, check_finite, masked_json, revealed_json
 from actionengine.secret_types import is_plain
 

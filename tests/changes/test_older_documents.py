@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -89,7 +90,8 @@ async def test_what_is_written_newly_is_judged(desk: Desk) -> None:
 async def restore(desk: Desk, version: int) -> None:
     """Put the old document back, by an engine that validates none."""
     unguarded = desk.another()
-    unguarded.engine._pipeline.document_guard = None
+    pipeline = unguarded.engine._pipeline
+    pipeline._services = replace(pipeline._services, document_guard=None)
     expect(await unguarded.keep("job", {**OLD, "note": "n"}, "old", version=version))
 
 

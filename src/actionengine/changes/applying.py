@@ -6,7 +6,6 @@ from functools import partial
 
 from pydantic import BaseModel, ConfigDict
 
-from actionengine.action_context import ActionContext
 from actionengine.changes.difference import TypeDiff
 from actionengine.changes.documents import check_documents
 from actionengine.changes.executor import Execution, ExecutionRefused, Loaded, load, persist, run
@@ -17,7 +16,7 @@ from actionengine.changes.store import Store, conflict, record_type_subject, sto
 from actionengine.changes.workspaces import close_workspace
 from actionengine.event_types import create_event_type
 from actionengine.execution.edits import changed_lines, unified_diff
-from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import UnitOfWork
 from actionengine.storage.tables import Row
 
@@ -48,16 +47,17 @@ APPLIED = {"execute": EXECUTED, "merge": MERGED}
 """What each action that applies a change tells."""
 
 
-async def preview_change(ctx: ActionContext, change_id: str, settings: FileSettings) -> Preview:
+async def preview_change(ctx: InternalContext, change_id: str, settings: FileSettings) -> Preview:
     """What a change would do. Raises `ActionError` as its execution would."""
-    store, access = store_of(ctx), access_of(ctx)
+    store, access = store_of(ctx), ctx
     change = await store.change(change_id)
     loaded = await load(store, change, lock=False, files=ProjectFiles(ctx, settings, store, change["project_id"]))
     execution = await _run(ctx, loaded)
     graph, schemas = loaded.graph, execution.transformed.schemas
     affected = {each for key in execution.touched for each in (key, *graph.descendants(key))}
     documents = [
-        await check_documents(access.records(key), key, graph.effective(key, schemas)) for key in sorted(affected)
+        await check_documents(access.unit_of_work.records(key), key, graph.effective(key, schemas))
+        for key in sorted(affected)
     ]
     return Preview(
         change_id=change_id,
@@ -68,9 +68,9 @@ async def preview_change(ctx: ActionContext, change_id: str, settings: FileSetti
     )
 
 
-async def _run(ctx: ActionContext, loaded: Loaded) -> Execution:
+async def _run(ctx: InternalContext, loaded: Loaded) -> Execution:
     # Editing large files takes its time.
-    return await access_of(ctx).run(partial(run, loaded)) if loaded.files else run(loaded)
+    return await ctx.run(partial(run, loaded)) if loaded.files else run(loaded)
 
 
 def file_diffs(execution: Execution) -> tuple[FileDiff, ...]:
@@ -83,7 +83,7 @@ def file_diffs(execution: Execution) -> tuple[FileDiff, ...]:
     return tuple(diffs)
 
 
-async def execute_change(ctx: ActionContext, change_id: str, settings: FileSettings) -> Applied:
+async def execute_change(ctx: InternalContext, change_id: str, settings: FileSettings) -> Applied:
     """Apply the pending ops of a change, which stays in its state. Raises `ActionError`: `conflict` where it is
     merged, has to be `Ready` first, is not what was approved, or meets another change; `unprocessable` with the op that
     cannot be applied."""
@@ -103,11 +103,11 @@ async def execute_change(ctx: ActionContext, change_id: str, settings: FileSetti
         await persist(store, execution, files)
         _tell(ctx, change, execution, "execute")
     else:
-        access_of(ctx).nothing_changed()
+        ctx.nothing_changed()
     return _applied(change, execution)
 
 
-async def merge_change(ctx: ActionContext, change_id: str, settings: FileSettings) -> Applied:
+async def merge_change(ctx: InternalContext, change_id: str, settings: FileSettings) -> Applied:
     """Apply the pending ops of a change and close it, and its workspace; a change that is merged already stays as it
     is.
 
@@ -117,7 +117,7 @@ async def merge_change(ctx: ActionContext, change_id: str, settings: FileSetting
     store = store_of(ctx)
     change = await store.change(change_id, lock=True)
     if change["status"] == "Merged":
-        access_of(ctx).nothing_changed()
+        ctx.nothing_changed()
         return Applied(**change, applied_count=0, diff=())
     project = await store.project(change["project_id"])
     if not may_go(change["status"], "Merged", project["require_review"]):
@@ -142,10 +142,10 @@ async def merge_change(ctx: ActionContext, change_id: str, settings: FileSetting
     return _applied({**change, **closed}, execution)
 
 
-async def write_change_files(ctx: ActionContext, change_id: str, settings: FileSettings) -> WrittenFiles:
+async def write_change_files(ctx: InternalContext, change_id: str, settings: FileSettings) -> WrittenFiles:
     """Write what is missing of a change's edits of files, and of later ones of the same files. Raises `ActionError`
     where something cannot be written, and `conflict` where it may not stand yet: inside an action that has merged."""
-    store, access = store_of(ctx), access_of(ctx)
+    store, access = store_of(ctx), ctx
     if access.has_work_after_commit:
         raise conflict(
             "files are written once this transaction has committed, and it has such work: ask for changes.write_files "
@@ -164,9 +164,9 @@ async def write_change_files(ctx: ActionContext, change_id: str, settings: FileS
     )
 
 
-def _check_approved(ctx: ActionContext, change: Row) -> None:
+def _check_approved(ctx: InternalContext, change: Row) -> None:
     """Whoever has approved that a change be merged has approved what it then was."""
-    approved = access_of(ctx).approved
+    approved = ctx.approved
     if approved is not None and approved.action.startswith("changes.") and change["updated_at"] > approved.asked_at:
         raise conflict(
             f"the change {change['id']!r} was edited after its approval was asked for: reject that, and ask again",
@@ -174,7 +174,7 @@ def _check_approved(ctx: ActionContext, change: Row) -> None:
         )
 
 
-def _fail(ctx: ActionContext, change: Row) -> None:
+def _fail(ctx: InternalContext, change: Row) -> None:
     """Have the change marked as failed, once all that was done for it is undone."""
     # A change that somebody has worked on meanwhile is another one.
     seen = {name: change[name] for name in ("id", "status", "updated_at")}
@@ -185,10 +185,10 @@ def _fail(ctx: ActionContext, change: Row) -> None:
             failed = {"id": row["id"], "status": "ValidationFailed", "updated_at": await store.now()}
             await store.changes.update([failed])
 
-    access_of(ctx).after_failure(mark)
+    ctx.after_failure(mark)
 
 
-def _tell(ctx: ActionContext, change: Row, execution: Execution, how: str) -> None:
+def _tell(ctx: InternalContext, change: Row, execution: Execution, how: str) -> None:
     about = {"change_id": change["id"], "project_id": change["project_id"]}
     ctx.emit(
         APPLIED[how],

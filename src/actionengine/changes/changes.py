@@ -6,7 +6,6 @@ from typing import Any
 
 from returns.result import Result, Success
 
-from actionengine.action_context import ActionContext
 from actionengine.actions import Action, ApprovalPolicy, Service, create_action, create_service
 from actionengine.changes.applying import (
     APPLIED,
@@ -55,40 +54,40 @@ from actionengine.changes.workspaces import (
     view_workspace,
 )
 from actionengine.errors import ActionError
-from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import native
 
 
 @native
-async def _create(data: CreateChange, ctx: ActionContext) -> Result[Change, ActionError]:
+async def _create(data: CreateChange, ctx: InternalContext) -> Result[Change, ActionError]:
     store = store_of(ctx)
     project = await store.project(data.project_id)
     change = await create_change(store, project["id"], data.title, data.description)
-    access_of(ctx).add_subject(f"change/{change['id']}")
+    ctx.add_subject(f"change/{change['id']}")
     return Success(Change(**change))
 
 
 @native
-async def _get(data: ChangeReference, ctx: ActionContext) -> Result[Change, ActionError]:
+async def _get(data: ChangeReference, ctx: InternalContext) -> Result[Change, ActionError]:
     return Success(Change(**await store_of(ctx).change(data.change_id)))
 
 
 @native
-async def _list(data: ListChanges, ctx: ActionContext) -> Result[tuple[Change, ...], ActionError]:
+async def _list(data: ListChanges, ctx: InternalContext) -> Result[tuple[Change, ...], ActionError]:
     where = {name: value for name in ("project_id", "status") if (value := getattr(data, name)) is not None}
     rows = await page(ctx, store_of(ctx).changes, where, by="id", after=data.after, limit=data.limit)
     return Success(tuple(Change(**row) for row in rows))
 
 
 @native
-async def _add_target(data: AddTarget, ctx: ActionContext) -> Result[Target, ActionError]:
+async def _add_target(data: AddTarget, ctx: InternalContext) -> Result[Target, ActionError]:
     store = store_of(ctx)
     change = await store.change(data.change_id, lock=True)
     return Success(Target(**await insert_target(store, change, data.type, data.selector)))
 
 
 @native
-async def _list_targets(data: ListTargets, ctx: ActionContext) -> Result[tuple[Target, ...], ActionError]:
+async def _list_targets(data: ListTargets, ctx: InternalContext) -> Result[tuple[Target, ...], ActionError]:
     store = store_of(ctx)
     await store.change(data.change_id)
     where = {"change_id": data.change_id}
@@ -97,7 +96,7 @@ async def _list_targets(data: ListTargets, ctx: ActionContext) -> Result[tuple[T
 
 
 @native
-async def _add_patch_op(data: AddPatchOp, ctx: ActionContext) -> Result[StoredPatchOp, ActionError]:
+async def _add_patch_op(data: AddPatchOp, ctx: InternalContext) -> Result[StoredPatchOp, ActionError]:
     op = parse_op(data.op_type, data.payload)
     store = store_of(ctx)
     change = await store.change(data.change_id, lock=True)
@@ -105,7 +104,7 @@ async def _add_patch_op(data: AddPatchOp, ctx: ActionContext) -> Result[StoredPa
 
 
 @native
-async def _list_patch_ops(data: ListPatchOps, ctx: ActionContext) -> Result[tuple[StoredPatchOp, ...], ActionError]:
+async def _list_patch_ops(data: ListPatchOps, ctx: InternalContext) -> Result[tuple[StoredPatchOp, ...], ActionError]:
     store = store_of(ctx)
     await store.change(data.change_id)
     where = {"change_id": data.change_id}
@@ -116,7 +115,7 @@ async def _list_patch_ops(data: ListPatchOps, ctx: ActionContext) -> Result[tupl
 
 
 @native
-async def _delete_patch_op(data: PatchOpReference, ctx: ActionContext) -> Result[StoredPatchOp, ActionError]:
+async def _delete_patch_op(data: PatchOpReference, ctx: InternalContext) -> Result[StoredPatchOp, ActionError]:
     store = store_of(ctx)
     change = await store.change(data.change_id, lock=True)
     for op in await store.ops.find({"id": data.op_id, "change_id": data.change_id}):
@@ -131,13 +130,13 @@ async def _delete_patch_op(data: PatchOpReference, ctx: ActionContext) -> Result
 
 
 @native
-async def _list_snapshots(data: ListSnapshots, ctx: ActionContext) -> Result[tuple[Snapshot, ...], ActionError]:
+async def _list_snapshots(data: ListSnapshots, ctx: InternalContext) -> Result[tuple[Snapshot, ...], ActionError]:
     store = store_of(ctx)
     await store.change(data.change_id)
     where = {"change_id": data.change_id}
     rows = await page(ctx, store.snapshots, where, by="record_type_key", after=data.after, limit=data.limit)
     rows = await schemas_of_snapshots(store, rows)
-    access_of(ctx).show({"count": len(rows)})
+    ctx.show({"count": len(rows)})
     return Success(tuple(Snapshot(**row) for row in rows))
 
 
@@ -146,50 +145,46 @@ class _OnFiles:
 
     def __init__(self, settings: FileSettings) -> None:
         @native
-        async def preview(data: ChangeReference, ctx: ActionContext) -> Result[Preview, ActionError]:
+        async def preview(data: ChangeReference, ctx: InternalContext) -> Result[Preview, ActionError]:
             preview = await preview_change(ctx, data.change_id, settings)
-            access_of(ctx).show(
-                preview.model_dump(mode="json", exclude={"documents": True, "files": {"__all__": {"diff"}}})
-            )
+            ctx.show(preview.model_dump(mode="json", exclude={"documents": True, "files": {"__all__": {"diff"}}}))
             return Success(preview)
 
         @native
-        async def execute(data: ChangeReference, ctx: ActionContext) -> Result[Applied, ActionError]:
+        async def execute(data: ChangeReference, ctx: InternalContext) -> Result[Applied, ActionError]:
             return Success(await execute_change(ctx, data.change_id, settings))
 
         @native
-        async def merge(data: ChangeReference, ctx: ActionContext) -> Result[Applied, ActionError]:
+        async def merge(data: ChangeReference, ctx: InternalContext) -> Result[Applied, ActionError]:
             return Success(await merge_change(ctx, data.change_id, settings))
 
         @native
-        async def write_files(data: ChangeReference, ctx: ActionContext) -> Result[WrittenFiles, ActionError]:
+        async def write_files(data: ChangeReference, ctx: InternalContext) -> Result[WrittenFiles, ActionError]:
             return Success(await write_change_files(ctx, data.change_id, settings))
 
         @native
-        async def start(data: ChangeReference, ctx: ActionContext) -> Result[Workspace, ActionError]:
+        async def start(data: ChangeReference, ctx: InternalContext) -> Result[Workspace, ActionError]:
             change = await store_of(ctx).change(data.change_id, lock=True)
             return Success(await start_workspace(ctx, settings, change))
 
         @native
-        async def stop(data: StopWorkspace, ctx: ActionContext) -> Result[Workspace, ActionError]:
+        async def stop(data: StopWorkspace, ctx: InternalContext) -> Result[Workspace, ActionError]:
             change = await store_of(ctx).change(data.change_id, lock=True)
             return Success(await stop_workspace(ctx, settings, change, data.keep))
 
         @native
-        async def workspace(data: ChangeReference, ctx: ActionContext) -> Result[WorkspaceView, ActionError]:
+        async def workspace(data: ChangeReference, ctx: InternalContext) -> Result[WorkspaceView, ActionError]:
             view = await view_workspace(ctx, settings, data.change_id)
-            access_of(ctx).show(
-                view.model_dump(mode="json", exclude={"ops": {"__all__": {"expected", "found"}}, "diff": True})
-            )
+            ctx.show(view.model_dump(mode="json", exclude={"ops": {"__all__": {"expected", "found"}}, "diff": True}))
             return Success(view)
 
         @native
-        async def plan_compensation(data: PlanCompensation, ctx: ActionContext) -> Result[Compensation, ActionError]:
+        async def plan_compensation(data: PlanCompensation, ctx: InternalContext) -> Result[Compensation, ActionError]:
             store = store_of(ctx)
             change = await store.change(data.change_id, lock=True)
             files = ProjectFiles(ctx, settings, store, change["project_id"])
             draft = await draft_compensation(store, change, data.title, files)
-            access_of(ctx).add_subject(f"change/{draft.id}")
+            ctx.add_subject(f"change/{draft.id}")
             return Success(draft)
 
         self.preview, self.execute, self.merge, self.write_files = preview, execute, merge, write_files
@@ -199,21 +194,21 @@ class _OnFiles:
 
 def _transition(permissions: ChangeControlPermissions, settings: FileSettings) -> Any:
     @native
-    async def transition(data: Transition, ctx: ActionContext) -> Result[Change, ActionError]:
+    async def transition(data: Transition, ctx: InternalContext) -> Result[Change, ActionError]:
         if data.status == "Merged":
             # Whatever merging asks for, of whoever merges.
-            answer = await access_of(ctx).execute("changes", "merge", {"change_id": data.change_id})
-            access_of(ctx).nothing_changed()
+            answer = await ctx.execute_action("changes", "merge", {"change_id": data.change_id})
+            ctx.nothing_changed()
             return answer.map(lambda merged: Change(**{name: getattr(merged, name) for name in Change.model_fields}))
         if data.status == "Ready":
             asks = ctx.actor.type if ctx.actor is not None else "anonymous"
-            access_of(ctx).require_actor_type(PEOPLE, f"R1: no {asks} actor makes a change Ready")
+            ctx.require_actor_type(PEOPLE, f"R1: no {asks} actor makes a change Ready")
         if (permission := permissions.approve if data.status == "Ready" else permissions.author) is not None:
             await ctx.authorize_async(permission, _subject(data))
         store = store_of(ctx)
         change = await store.change(data.change_id, lock=True)
         if change["status"] == data.status:
-            access_of(ctx).nothing_changed()
+            ctx.nothing_changed()
             return Success(Change(**change))
         if not may_go(change["status"], data.status, require_review=True):
             raise conflict(f"a change that is {change['status']} cannot become {data.status}", status=change["status"])

@@ -21,7 +21,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from actionengine.action_context import ActionContext
 from actionengine.changes.module_files import FileWrite, WriteResult, read_files, write_files, write_quietly
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.store import Store
@@ -32,7 +31,7 @@ from actionengine.execution.refusals import MissingModuleError
 from actionengine.execution.request import ModuleContext
 from actionengine.execution.roots import ModuleRoots
 from actionengine.execution.working_copy import MOST_TEXT
-from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import Record, SerializationFailure
 from actionengine.storage.tables import Row
 
@@ -178,11 +177,11 @@ def hash_of(text: str | None) -> str | None:
 class ProjectFiles:
     """The files of one project, from inside an action."""
 
-    def __init__(self, ctx: ActionContext, settings: FileSettings, store: Store, project_id: str) -> None:
+    def __init__(self, ctx: InternalContext, settings: FileSettings, store: Store, project_id: str) -> None:
         self.settings = settings
         self._tenant = ctx.tenant
-        self._access = access_of(ctx)
-        self._heads = self._access.records(FILES)
+        self._access = ctx
+        self._heads = self._access.unit_of_work.records(FILES)
         self._store = store
         self._project_id = project_id
 

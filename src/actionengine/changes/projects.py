@@ -6,34 +6,33 @@ from typing import Any
 
 from returns.result import Result, Success
 
-from actionengine.action_context import ActionContext
 from actionengine.actions import Service, create_action, create_service
 from actionengine.changes.models import CreateProject, Page, Project, ProjectReference
 from actionengine.changes.permissions import ChangeControlPermissions
 from actionengine.changes.store import conflict, new_id, page, store_of
 from actionengine.errors import ActionError
-from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import native
 
 
 @native
-async def _create(data: CreateProject, ctx: ActionContext) -> Result[Project, ActionError]:
+async def _create(data: CreateProject, ctx: InternalContext) -> Result[Project, ActionError]:
     store = store_of(ctx)
     if await store.projects.find({"name": data.name}, columns=("id",)):
         raise conflict(f"there is a project {data.name!r} already", name=data.name)
     project = {"id": new_id(), **data.model_dump(), "created_at": await store.now()}
     await store.projects.insert([project])
-    access_of(ctx).add_subject(f"project/{project['id']}")
+    ctx.add_subject(f"project/{project['id']}")
     return Success(Project(**project))
 
 
 @native
-async def _get(data: ProjectReference, ctx: ActionContext) -> Result[Project, ActionError]:
+async def _get(data: ProjectReference, ctx: InternalContext) -> Result[Project, ActionError]:
     return Success(Project(**await store_of(ctx).project(data.project_id)))
 
 
 @native
-async def _list(data: Page, ctx: ActionContext) -> Result[tuple[Project, ...], ActionError]:
+async def _list(data: Page, ctx: InternalContext) -> Result[tuple[Project, ...], ActionError]:
     rows = await page(ctx, store_of(ctx).projects, {}, by="id", after=data.after, limit=data.limit)
     return Success(tuple(Project(**row) for row in rows))
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from returns.result import Result, Success
 
-from actionengine.action_context import ActionContext
 from actionengine.actions import Action, Service, create_action, create_service
 from actionengine.changes.documents import check_documents
 from actionengine.changes.executor import load, run
@@ -39,13 +38,13 @@ from actionengine.changes.store import (
 )
 from actionengine.changes.transform import GraphError, RecordTypeState, TypeGraph, check_graph
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.pipeline.internal_context import SystemAccess, access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import native
 from actionengine.storage.tables import Row
 
 
 @native
-async def _create(data: CreateRecordType, ctx: ActionContext) -> Result[RecordType, ActionError]:
+async def _create(data: CreateRecordType, ctx: InternalContext) -> Result[RecordType, ActionError]:
     store = store_of(ctx)
     await store.project(data.project_id)
     name = data.name or data.key
@@ -99,12 +98,12 @@ async def _check_base(store: Store, data: CreateRecordType, document: dict[str, 
 
 
 @native
-async def _get(data: RecordTypeReference, ctx: ActionContext) -> Result[RecordType, ActionError]:
+async def _get(data: RecordTypeReference, ctx: InternalContext) -> Result[RecordType, ActionError]:
     return Success(RecordType(**await store_of(ctx).record_type(data.project_id, data.key)))
 
 
 @native
-async def _list(data: ListRecordTypes, ctx: ActionContext) -> Result[tuple[RecordType, ...], ActionError]:
+async def _list(data: ListRecordTypes, ctx: InternalContext) -> Result[tuple[RecordType, ...], ActionError]:
     store = store_of(ctx)
     await store.project(data.project_id)
     where = {"project_id": data.project_id} | ({"status": data.status} if data.status is not None else {})
@@ -113,7 +112,7 @@ async def _list(data: ListRecordTypes, ctx: ActionContext) -> Result[tuple[Recor
 
 
 @native
-async def _activate(data: RecordTypeReference, ctx: ActionContext) -> Result[RecordType, ActionError]:
+async def _activate(data: RecordTypeReference, ctx: InternalContext) -> Result[RecordType, ActionError]:
     store = store_of(ctx)
     # Locked in all projects: of two that are activated at once, one sees the other.
     rows = await store.record_types.find({"key": data.key}, lock=True)
@@ -127,17 +126,17 @@ async def _activate(data: RecordTypeReference, ctx: ActionContext) -> Result[Rec
                 f"which of them is meant",
                 project_id=other["project_id"],
             )
-    return Success(await _with_status(store, access_of(ctx), row, "active"))
+    return Success(await _with_status(store, ctx, row, "active"))
 
 
 @native
-async def _retire(data: RecordTypeReference, ctx: ActionContext) -> Result[RecordType, ActionError]:
+async def _retire(data: RecordTypeReference, ctx: InternalContext) -> Result[RecordType, ActionError]:
     store = store_of(ctx)
     row = await store.record_type(data.project_id, data.key, lock=True)
-    return Success(await _with_status(store, access_of(ctx), row, "retired"))
+    return Success(await _with_status(store, ctx, row, "retired"))
 
 
-async def _with_status(store: Store, access: SystemAccess, row: Row, status: RecordTypeStatus) -> RecordType:
+async def _with_status(store: Store, access: InternalContext, row: Row, status: RecordTypeStatus) -> RecordType:
     if row["status"] == status:
         access.nothing_changed()
         return RecordType(**row)
@@ -147,7 +146,7 @@ async def _with_status(store: Store, access: SystemAccess, row: Row, status: Rec
 
 
 @native
-async def _schema_at(data: AskSchemaAt, ctx: ActionContext) -> Result[SchemaAt, ActionError]:
+async def _schema_at(data: AskSchemaAt, ctx: InternalContext) -> Result[SchemaAt, ActionError]:
     store = store_of(ctx)
     row = await store.record_type(data.project_id, data.key)
     if data.at is not None:
@@ -157,13 +156,13 @@ async def _schema_at(data: AskSchemaAt, ctx: ActionContext) -> Result[SchemaAt, 
 
 
 @native
-async def _verify_history(data: RecordTypeReference, ctx: ActionContext) -> Result[History, ActionError]:
+async def _verify_history(data: RecordTypeReference, ctx: InternalContext) -> Result[History, ActionError]:
     store = store_of(ctx)
     return Success(await verify(store, await store.record_type(data.project_id, data.key)))
 
 
 @native
-async def _check_documents(data: CheckDocuments, ctx: ActionContext) -> Result[DocumentCheck, ActionError]:
+async def _check_documents(data: CheckDocuments, ctx: InternalContext) -> Result[DocumentCheck, ActionError]:
     store = store_of(ctx)
     rows = await store.lineage(await store.record_type(data.project_id, data.key))
     graph = TypeGraph(map(state_of, rows))
@@ -174,8 +173,8 @@ async def _check_documents(data: CheckDocuments, ctx: ActionContext) -> Result[D
             raise not_found("change", data.change_id, project_id=data.project_id)
         schemas |= run(await load(store, change, lock=False)).transformed.schemas
     schema = graph.effective(data.key, schemas)
-    checked = await check_documents(access_of(ctx).records(data.key), data.key, schema, data.limit, data.after)
-    access_of(ctx).show({"checked": checked.checked, "misfits": len(checked.misfits)})
+    checked = await check_documents(ctx.unit_of_work.records(data.key), data.key, schema, data.limit, data.after)
+    ctx.show({"checked": checked.checked, "misfits": len(checked.misfits)})
     return Success(checked)
 
 

@@ -7,12 +7,11 @@ from typing import Any
 
 from uuid_utils import uuid7
 
-from actionengine.action_context import ActionContext
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.schema import Schema
 from actionengine.changes.transform import RecordTypeState
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.pipeline.internal_context import SystemAccess, access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import AsyncRows, UnitOfWork
 from actionengine.storage.tables import (
     CHANGES,
@@ -31,9 +30,9 @@ TYPE_GRAPH = ("key", "base_type")
 class Store:
     """The tables as one unit of work sees them."""
 
-    def __init__(self, seen: SystemAccess | UnitOfWork) -> None:
-        rows = seen.rows
-        self.now = seen.now
+    def __init__(self, unit_of_work: UnitOfWork) -> None:
+        rows = unit_of_work.rows
+        self.now = unit_of_work.now
         """Returns the time by the storage's clock."""
         self.projects = rows(PROJECTS)
         self.record_types = rows(RECORD_TYPES)
@@ -96,17 +95,17 @@ class Store:
         return {row["key"]: row["base_type"] for row in rows}
 
 
-def store_of(ctx: ActionContext) -> Store:
+def store_of(ctx: InternalContext) -> Store:
     """The tables, from inside an action."""
-    return Store(access_of(ctx))
+    return Store(ctx.unit_of_work)
 
 
 async def page(
-    ctx: ActionContext, rows: AsyncRows, where: Mapping[str, Any], *, by: str, after: str | int | None, limit: int
+    ctx: InternalContext, rows: AsyncRows, where: Mapping[str, Any], *, by: str, after: str | int | None, limit: int
 ) -> list[Row]:
     """A page of rows in the order of a column, those after a value of it. The action log says how many there were."""
     found = await rows.find(where, above={by: after} if after is not None else None, order=(by,), limit=limit)
-    access_of(ctx).show({"count": len(found)})
+    ctx.show({"count": len(found)})
     return found
 
 

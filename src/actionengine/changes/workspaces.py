@@ -17,7 +17,6 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from actionengine.action_context import ActionContext
 from actionengine.changes.files import (
     EditRefused,
     FileSettings,
@@ -33,7 +32,7 @@ from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.request import ModuleContext
 from actionengine.execution.working_copy import WorkingCopy
-from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.tables import Row
 
 WORKSPACES = "ae_workspaces"
@@ -72,7 +71,7 @@ def workspace_module(workspaces: str | os.PathLike[str], tenant: Tenant, change_
     return ModuleContext(id=change_id, root=copy.root, tenant=tenant)
 
 
-async def start_workspace(ctx: ActionContext, settings: FileSettings, change: Row) -> Workspace:
+async def start_workspace(ctx: InternalContext, settings: FileSettings, change: Row) -> Workspace:
     """Start the workspace of a change that is locked, which becomes `WorkspaceRunning`. One that runs goes on.
 
     Raises `ActionError`: `conflict` for a change that is in no state for it, or is about no file; `unprocessable`
@@ -83,7 +82,7 @@ async def start_workspace(ctx: ActionContext, settings: FileSettings, change: Ro
             f"a change that is {change['status']} gets no workspace: it has to be Implementing first",
             status=change["status"],
         )
-    store, access = store_of(ctx), access_of(ctx)
+    store, access = store_of(ctx), ctx
     if not await has_files(store, change):
         raise conflict(f"the change {change['id']!r} is about no file: add a target of the type 'file' to a draft")
     files = ProjectFiles(ctx, settings, store, change["project_id"])
@@ -113,7 +112,7 @@ async def start_workspace(ctx: ActionContext, settings: FileSettings, change: Ro
     return stored.shown()
 
 
-async def stop_workspace(ctx: ActionContext, settings: FileSettings, change: Row, keep: bool) -> Workspace:
+async def stop_workspace(ctx: InternalContext, settings: FileSettings, change: Row, keep: bool) -> Workspace:
     """Stop the workspace of a change that is locked, which becomes `Implementing`. Where it is stopped, a copy that was
     kept is dropped, unless it is to be kept.
 
@@ -127,12 +126,12 @@ async def stop_workspace(ctx: ActionContext, settings: FileSettings, change: Row
         store = store_of(ctx)
         await store.changes.update([{"id": change["id"], "status": "Implementing", "updated_at": await store.now()}])
     elif stopped == before.shown():
-        access_of(ctx).nothing_changed()
+        ctx.nothing_changed()
     return stopped
 
 
 async def close_workspace(
-    ctx: ActionContext, settings: FileSettings, change_id: str, keep: bool = False
+    ctx: InternalContext, settings: FileSettings, change_id: str, keep: bool = False
 ) -> Workspace | None:
     """Stop the workspace of a change, whatever becomes of the change; None where it never had one."""
     before = after = await _find(ctx, change_id)
@@ -147,18 +146,18 @@ async def close_workspace(
     if not keep and settings.workspaces is not None:
         # Also where it has stopped: a process that died then has left the folder.
         folder = _folder(settings.workspaces, ctx.tenant, change_id)
-        access_of(ctx).after_commit(partial(close, folder, after.version))
+        ctx.after_commit(partial(close, folder, after.version))
     return after.shown()
 
 
-async def view_workspace(ctx: ActionContext, settings: FileSettings, change_id: str) -> WorkspaceView:
+async def view_workspace(ctx: InternalContext, settings: FileSettings, change_id: str) -> WorkspaceView:
     """What is in the workspace of a change, brought up to date with its pending ops. Of one that is stopped and not
     kept, there is nothing to see.
 
     Raises `ActionError`: `not_found` for a change that never had one, `conflict` where the module has changed since
     the copy was made in a file that differs here.
     """
-    store, access = store_of(ctx), access_of(ctx)
+    store, access = store_of(ctx), ctx
     change = await store.change(change_id)
     stored = await _find(ctx, change_id)
     if stored is None:
@@ -184,13 +183,13 @@ async def has_files(store: Store, change: Row) -> bool:
 # What is on record
 
 
-async def _find(ctx: ActionContext, change_id: str) -> _Stored | None:
-    record = await access_of(ctx).records(WORKSPACES).get(change_id)
+async def _find(ctx: InternalContext, change_id: str) -> _Stored | None:
+    record = await ctx.unit_of_work.records(WORKSPACES).get(change_id)
     return None if record is None else _Stored.model_validate({**record.data, "version": record.version})
 
 
-async def _save(ctx: ActionContext, stored: _Stored) -> _Stored:
-    records, data = access_of(ctx).records(WORKSPACES), stored.model_dump(mode="json")
+async def _save(ctx: InternalContext, stored: _Stored) -> _Stored:
+    records, data = ctx.unit_of_work.records(WORKSPACES), stored.model_dump(mode="json")
     if stored.version:
         record = await records.update(stored.change_id, data, stored.version)
     else:
@@ -201,13 +200,13 @@ async def _save(ctx: ActionContext, stored: _Stored) -> _Stored:
 # What the ops come to
 
 
-async def _try(ctx: ActionContext, files: ProjectFiles, change: Row, marked: Sequence[str]) -> Tried:
+async def _try(ctx: InternalContext, files: ProjectFiles, change: Row, marked: Sequence[str]) -> Tried:
     rows = await store_of(ctx).ops.find(
         {"change_id": change["id"], "op_type": "edit_file", "executed_at": None}, order=("position",)
     )
     ops = [op_of(row) for row in rows]
     states = await files.load([*(op.file_path for op in ops), *marked])
-    return await access_of(ctx).run(partial(_try_each, ops, states))
+    return await ctx.run(partial(_try_each, ops, states))
 
 
 def _try_each(ops: Sequence[PatchOp], states: Mapping[str, FileState]) -> Tried:
@@ -239,7 +238,7 @@ def _folder(workspaces: Path, tenant: Tenant, change_id: str) -> Path:
     return workspaces / str(tenant.id) / change_id
 
 
-def _folder_of(ctx: ActionContext, settings: FileSettings, change_id: str) -> Path:
+def _folder_of(ctx: InternalContext, settings: FileSettings, change_id: str) -> Path:
     if settings.workspaces is None:
         raise ActionError(
             ErrorCode.UNPROCESSABLE,

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from actionengine.action_context import ActionContext
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.events.views import CHECKPOINTS, Checkpoint, View
-from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import StoredEvent
 
 
@@ -47,11 +46,11 @@ class Batch:
         """The events before one, into the same generation."""
         return Batch(self.page[:index], self.before)
 
-    async def begin(self, ctx: ActionContext) -> None:
+    async def begin(self, ctx: InternalContext) -> None:
         """Write the checkpoints, which locks out other runners. Raises `ActionError(conflict)` where one was
         faster."""
         self.stopped_at = None
-        checkpoints = access_of(ctx).records(CHECKPOINTS)
+        checkpoints = ctx.unit_of_work.records(CHECKPOINTS)
         try:
             for checkpoint in self._beside:
                 await checkpoint.store(checkpoints)
@@ -60,11 +59,11 @@ class Batch:
             self.is_lost = refusal.code is ErrorCode.CONFLICT
             raise
 
-    async def end(self, ctx: ActionContext, view: View) -> None:
+    async def end(self, ctx: InternalContext, view: View) -> None:
         """Note the collections that are new."""
         if view.collections != set(self.target.collections):
             collections = tuple(sorted(view.collections))
-            await replace(self.stored, collections=collections).store(access_of(ctx).records(CHECKPOINTS))
+            await replace(self.stored, collections=collections).store(ctx.unit_of_work.records(CHECKPOINTS))
 
 
 def switching(page: Sequence[StoredEvent], rebuild: Checkpoint, live: Checkpoint) -> Batch:

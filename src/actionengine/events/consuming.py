@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from random import uniform
 from typing import Any, TypeVar
 
 from returns.result import Failure, Result
 
-from actionengine.action_context import ActionContext
 from actionengine.actions import create_action, create_service
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode, sendable
 from actionengine.pipeline.plan import ActionPlan
@@ -39,14 +38,8 @@ def consumer_plan(service: str, name: str, handler: Callable[..., Any]) -> Actio
         name=name, description=f"Consumes events: {name}", handler=handler, is_protected=False, idempotency="none"
     )
     plan = ActionPlan(create_service(name=service, description="Consumers of events", actions=[action]), action)
-    plan.is_silent = True
+    plan.is_silent = plan.is_internal = True
     return plan
-
-
-def driver_of(ctx: ActionContext) -> Callable[[Coroutine[Any, Any, T]], T]:
-    """What runs coroutines of the unit of work to their end inside a `def` handler."""
-    drive: Callable[[Coroutine[Any, Any, T]], T] = ctx._unit_of_work().drive
-    return drive
 
 
 def check_returned(what: str, returned: Any) -> None:

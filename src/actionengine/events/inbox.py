@@ -16,10 +16,10 @@ from actionengine.context import Actor, RequestContext, Tenant
 from actionengine.driving import drive
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
-from actionengine.events.consuming import answered, check_returned, checked_name, consumer_plan, driver_of
+from actionengine.events.consuming import answered, check_returned, checked_name, consumer_plan
 from actionengine.events.event import Event
 from actionengine.events.tenants import TenantOf, Tenants
-from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import is_async, native
 from actionengine.storage.port import RESERVED_PREFIX, Mode, SerializationFailure
 from actionengine.storage.turns import Turns
@@ -99,26 +99,25 @@ class Inbox:
             return await self._engine.consume(plan, told, context, mode)
 
     def _handler(self, event: Event, function: Consume) -> Callable[..., Any]:
-        def handle(data: Any, ctx: ActionContext) -> Result[bool, ActionError]:
-            if not driver_of(ctx)(self._mark(event, ctx)):
+        def handle(data: Any, ctx: InternalContext) -> Result[bool, ActionError]:
+            if not ctx.run_sync(self._mark(event, ctx)):
                 return Success(False)
-            check_returned("the consumer", function(event, ctx))
+            check_returned("the consumer", function(event, ctx.as_action_context()))
             return Success(True)
 
-        async def handle_async(data: Any, ctx: ActionContext) -> Result[bool, ActionError]:
+        async def handle_async(data: Any, ctx: InternalContext) -> Result[bool, ActionError]:
             if not await self._mark(event, ctx):
                 return Success(False)
-            check_returned("the consumer", await function(event, ctx))
+            check_returned("the consumer", await function(event, ctx.as_action_context()))
             return Success(True)
 
         return handle_async if is_async(function) else handle
 
-    async def _mark(self, event: Event, ctx: ActionContext) -> bool:
+    async def _mark(self, event: Event, ctx: InternalContext) -> bool:
         """Whether the event is ours to take in: its mark was not there yet. It locks out other deliveries."""
-        access = access_of(ctx)
         if event.subject is not None:
-            access.add_subject(event.subject)
-        marks = access.records(MARKS)
+            ctx.add_subject(event.subject)
+        marks = ctx.unit_of_work.records(MARKS)
         id = f"{self._consumer}/{event.id}"
         try:
             await marks.insert({"type": event.type}, id)
@@ -175,8 +174,8 @@ class Inbox:
         first, last = f"{self._consumer}/", f"{self._consumer}/{_first_id(before)}"
 
         @native
-        async def forget(data: Any, ctx: ActionContext) -> Result[dict[str, Any], ActionError]:
-            marks = access_of(ctx).records(MARKS)
+        async def forget(data: Any, ctx: InternalContext) -> Result[dict[str, Any], ActionError]:
+            marks = ctx.unit_of_work.records(MARKS)
             page = await marks.list(limit=_PAGE, after=after)
             mine = [mark for mark in page if first < mark.id < last]
             old = [mark for mark in mine if mark.created_at < before]

@@ -28,7 +28,7 @@ from actionengine.engine import Engine
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.event_types import EventVersionError
 from actionengine.events.batches import Batch, switching
-from actionengine.events.consuming import answered, check_returned, checked_name, consumer_plan, driver_of, pause
+from actionengine.events.consuming import answered, check_returned, checked_name, consumer_plan, pause
 from actionengine.events.event import Event
 from actionengine.events.progress import Meter, Progress
 from actionengine.events.replay import checked_batch_size, type_names
@@ -40,7 +40,7 @@ from actionengine.events.views import (
     View,
     collection_name,
 )
-from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import is_async, native
 from actionengine.storage.pages import is_last_page
 from actionengine.storage.port import Mode, StorageError, StoredEvent
@@ -196,15 +196,15 @@ class Projection:
     def read(self, ctx: ActionContext, collection: str = "") -> LiveRecords:
         """Documents of the live view, read only, in the transaction of an action's `def` handler."""
         ctx._require("def", "projection.read", "projection.read_async")
-        run = driver_of(ctx)
-        return LiveRecords(run(self._live(ctx, collection)), run)
+        inner = InternalContext.of(ctx)
+        return LiveRecords(inner.run_sync(self._live(inner, collection)), inner.run_sync)
 
     async def read_async(self, ctx: ActionContext, collection: str = "") -> AsyncLiveRecords:
         """The same in an `async def` handler."""
         ctx._require("async def", "projection.read_async", "projection.read")
-        return await self._live(ctx, collection)
+        return await self._live(InternalContext.of(ctx), collection)
 
-    async def _live(self, ctx: ActionContext, collection: str) -> AsyncLiveRecords:
+    async def _live(self, ctx: InternalContext, collection: str) -> AsyncLiveRecords:
         records = AsyncLiveRecords(ctx, self.name, collection)
         await records.has_moved()
         return records
@@ -356,12 +356,12 @@ class Projection:
         batch = Batch((), rebuild)
         discard = self._discard
 
-        async def remove(ctx: ActionContext) -> bool:
+        async def remove(ctx: InternalContext) -> bool:
             await batch.begin(ctx)
-            access = access_of(ctx)
+            access = ctx
             left = self._batch_size
             for collection in rebuild.collections:
-                records = access.records(collection_name(self.name, rebuild.generation, collection))
+                records = access.unit_of_work.records(collection_name(self.name, rebuild.generation, collection))
                 page = await records.list(limit=left)
                 for record in page:
                     await records.delete(record.id, record.version)
@@ -370,24 +370,24 @@ class Projection:
                     return False
             return True
 
-        async def end(ctx: ActionContext) -> None:
-            await replace(batch.stored, phase="idle", collections=()).store(access_of(ctx).records(CHECKPOINTS))
+        async def end(ctx: InternalContext) -> None:
+            await replace(batch.stored, phase="idle", collections=()).store(ctx.unit_of_work.records(CHECKPOINTS))
 
         @native
-        async def handle_plainly(data: Any, ctx: ActionContext) -> Result[None, ActionError]:
+        async def handle_plainly(data: Any, ctx: InternalContext) -> Result[None, ActionError]:
             if await remove(ctx):
                 await end(ctx)
             return Success(None)
 
-        def handle(data: Any, ctx: ActionContext) -> Result[None, ActionError]:
+        def handle(data: Any, ctx: InternalContext) -> Result[None, ActionError]:
             assert discard is not None
-            run = driver_of(ctx)
+            run = ctx.run_sync
             if run(remove(ctx)):
                 check_returned("discard", discard(View(ctx, self.name, rebuild)))
                 run(end(ctx))
             return Success(None)
 
-        async def handle_async(data: Any, ctx: ActionContext) -> Result[None, ActionError]:
+        async def handle_async(data: Any, ctx: InternalContext) -> Result[None, ActionError]:
             assert discard is not None
             if await remove(ctx):
                 check_returned("discard", await discard(View(ctx, self.name, rebuild)))
@@ -414,8 +414,8 @@ class Projection:
         return Failure(stopped)
 
     async def _apply_batch(self, tenant: Tenant, batch: Batch, mode: Mode) -> Result[Any, ActionError] | None:
-        def handle(data: Any, ctx: ActionContext) -> Result[int, ActionError]:
-            run = driver_of(ctx)
+        def handle(data: Any, ctx: InternalContext) -> Result[int, ActionError]:
+            run = ctx.run_sync
             run(batch.begin(ctx))
             view = View(ctx, self.name, batch.target)
             for event in self._events(batch):
@@ -423,7 +423,7 @@ class Projection:
             run(batch.end(ctx, view))
             return Success(len(batch.page))
 
-        async def handle_async(data: Any, ctx: ActionContext) -> Result[int, ActionError]:
+        async def handle_async(data: Any, ctx: InternalContext) -> Result[int, ActionError]:
             await batch.begin(ctx)
             view = View(ctx, self.name, batch.target)
             for event in self._events(batch):

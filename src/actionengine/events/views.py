@@ -6,10 +6,9 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from actionengine.action_context import ActionContext
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode, sendable
-from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.pages import Page
 from actionengine.storage.port import RESERVED_PREFIX, AsyncRecords, Record
 from actionengine.storage.records import Records
@@ -74,7 +73,7 @@ class View:
 
     __slots__ = ("_ctx", "_projection", "collections", "generation")
 
-    def __init__(self, ctx: ActionContext, projection: str, checkpoint: Checkpoint) -> None:
+    def __init__(self, ctx: InternalContext, projection: str, checkpoint: Checkpoint) -> None:
         self._ctx = ctx
         self._projection = projection
         self.generation = checkpoint.generation
@@ -98,7 +97,7 @@ class View:
     def records(self, collection: str = "") -> Records:
         """Documents of this generation, for a `def`. Their methods are those of `ctx.records`."""
         self._ctx._require("def", "view.records", "view.async_records")
-        return Records(self.open(collection), self._ctx._unit_of_work().drive)
+        return Records(self.open(collection), self._ctx.run_sync)
 
     def async_records(self, collection: str = "") -> AsyncRecords:
         """The same for an `async def`."""
@@ -109,7 +108,7 @@ class View:
         """A collection, which the generation has from now on."""
         name = collection_name(self._projection, self.generation, collection)
         self.collections.add(collection)
-        return access_of(self._ctx).records(name)
+        return self._ctx.unit_of_work.records(name)
 
 
 def collection_name(projection: str, generation: int, collection: str) -> str:
@@ -132,7 +131,7 @@ class AsyncLiveRecords:
 
     __slots__ = ("_collection", "_ctx", "_projection", "generation")
 
-    def __init__(self, ctx: ActionContext, projection: str, collection: str) -> None:
+    def __init__(self, ctx: InternalContext, projection: str, collection: str) -> None:
         self._ctx = ctx
         self._projection = projection
         self._collection = collection
@@ -160,12 +159,12 @@ class AsyncLiveRecords:
 
     async def has_moved(self) -> bool:
         """Whether the live generation is another one by now; then this follows."""
-        record = await access_of(self._ctx).records(CHECKPOINTS).get(self._projection)
+        record = await self._ctx.unit_of_work.records(CHECKPOINTS).get(self._projection)
         before, self.generation = self.generation, Checkpoint.of(self._projection, record, "live").generation
         return before != self.generation
 
     def _records(self) -> AsyncRecords:
-        return access_of(self._ctx).records(collection_name(self._projection, self.generation, self._collection))
+        return self._ctx.unit_of_work.records(collection_name(self._projection, self.generation, self._collection))
 
 
 class LiveRecords:

@@ -13,7 +13,6 @@ from pydantic import BaseModel, Field, create_model
 from pydantic_core import from_json
 from returns.result import Failure, Result, Success
 
-from actionengine.action_context import ActionContext
 from actionengine.actions import Action, Service, create_action, create_service
 from actionengine.context import Tenant
 from actionengine.errors import ActionError
@@ -23,7 +22,7 @@ from actionengine.execution.module_actions import MODULE_ACTIONS
 from actionengine.execution.request import ExecutionRequest, ModuleContext
 from actionengine.execution.runner import Runner
 from actionengine.masking import revealed_json
-from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import native
 
 ModuleOf = Callable[[Tenant, str], ModuleContext]
@@ -83,8 +82,8 @@ def _governed(
     changes = bool(action.capabilities & _CHANGING)
 
     @native
-    async def work(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:
-        access = access_of(ctx)
+    async def work(data: Any, ctx: InternalContext) -> Result[Any, ActionError]:
+        access = ctx
         request = ExecutionRequest(
             tenant=ctx.tenant,
             module=module_of(ctx.tenant, data.module_id),

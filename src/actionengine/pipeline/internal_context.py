@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from datetime import datetime
+from collections.abc import Callable, Coroutine, Iterable
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -26,58 +25,54 @@ from actionengine.pipeline.execution import (
     Execution,
     FailureWrite,
 )
+from actionengine.pipeline.handler_api import HandlerAPI
 from actionengine.pipeline.pending_approval import PendingApproval
-from actionengine.pipeline.pipeline import Pipeline
 from actionengine.pipeline.routing import route
-from actionengine.storage.pages import Page
-from actionengine.storage.port import AsyncRecords, AsyncRows, LogQuery, LogRow, Mode
-from actionengine.storage.tables import Table
+from actionengine.storage.port import Mode, UnitOfWork
 
 T = TypeVar("T")
 
 
-class SystemAccess:
-    """One execution of a built-in action, seen from inside."""
+class InternalContext(ActionContext):
+    """The context of a built-in handler: an `ActionContext` that reaches the library's own collections, its tables and
+    the action log."""
 
-    __slots__ = ("_execution", "_pipeline")
+    __slots__ = ()
+    _port: HandlerAPI
 
-    def __init__(self, execution: Execution, pipeline: Pipeline) -> None:
-        self._execution = execution
-        self._pipeline = pipeline
+    @property
+    def unit_of_work(self) -> UnitOfWork:
+        """The unit of work, with the library's own collections and tables, and the action log."""
+        return self._port.running().open()
 
-    def records(self, collection: str) -> AsyncRecords:
-        """A collection of the library's own."""
-        return self._pipeline.open(self._execution).records(collection)
+    @classmethod
+    def of(cls, ctx: ActionContext) -> InternalContext:
+        """Return the context of a host's handler with these rights, for the library's own code."""
+        assert isinstance(ctx._port, HandlerAPI)
+        return cls(ctx._port, ctx._is_async)
 
-    def rows(self, table: Table) -> AsyncRows:
-        """The rows of one of the library's own tables."""
-        return self._pipeline.open(self._execution).rows(table)
+    def as_action_context(self) -> ActionContext:
+        """Return the context of the host's code, without these rights."""
+        return ActionContext(self._port, self._is_async)
 
-    async def now(self) -> datetime:
-        """Return the time by the storage's clock: what ends at a stored time is compared with it."""
-        return await self._pipeline.open(self._execution).now()
-
-    async def read_log(self, query: LogQuery) -> Page[LogRow]:
-        """Rows of the action log."""
-        return await self._pipeline.open(self._execution).read_log(query)
-
-    async def last_position(self) -> int:
-        """Return the position of the tenant's last event that has committed; 0 where there is none."""
-        return await self._pipeline.open(self._execution).last_position()
+    def run_sync(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of the unit of work to its end inside a `def` handler."""
+        value: T = self._port.unit_of_work().drive(coroutine)
+        return value
 
     async def is_allowed(self, permission: str, resource: str | None = None) -> bool:
         """Return whether the actor has a permission, perhaps on one resource; the question stays off the record."""
-        execution = self._execution
-        before, execution.asked = (execution.decisions, execution.asked), None
+        execution = self._port.execution
+        before, execution.asked = (execution.entry.decisions, execution.asked), None
         try:
-            decision = await self._pipeline.decide(execution, permission, resource)
+            decision = await self._port.services.authorization.decide(execution, permission, resource)
         finally:
-            execution.decisions, execution.asked = before
+            execution.entry.decisions, execution.asked = before
         return decision.allowed
 
     def require_actor_type(self, allowed: Iterable[ActorType], refusal: str) -> None:
         """Raise `ActionError(forbidden)` with this message for an actor of another type; ask a replay the same."""
-        execution = self._execution
+        execution = self._port.execution
         actor, allowed = execution.request.actor, tuple(allowed)
         if actor is None or actor.type not in allowed:
             raise ActionError(ErrorCode.FORBIDDEN, refusal)
@@ -86,21 +81,21 @@ class SystemAccess:
 
     def replay_for_actor_only(self) -> None:
         """Keep a replay of this result from every other actor: it depends on more than an authorizer can be asked."""
-        if self._execution.asked is not None:
-            self._execution.asked.for_actor = str(self._execution.request.actor)
+        if self._port.execution.asked is not None:
+            self._port.execution.asked.for_actor = str(self._port.execution.request.actor)
 
-    async def execute(self, service: str, action: str, payload: Any) -> Result[Any, ActionError]:
+    async def execute_action(self, service: str, action: str, payload: Any) -> Result[Any, ActionError]:
         """Another action, in a savepoint, as the same actor."""
-        return await self._pipeline.execute_nested(self._execution, service, action, payload, self._execution.mode)
+        return await self._port.execute(service, action, payload, self.mode)
 
     async def execute_approved(self, pending: PendingApproval, approved: Approved) -> tuple[Any, str | None]:
         """Run an approved action here: its value, or the id of a further approval."""
-        return await self._pipeline.execute_approved(self._execution, pending, approved)
+        return await self._port.services.nesting.execute_approved(self._port.execution, pending, approved)
 
     def known_permissions(self) -> frozenset[str]:
         """Return the permissions that this engine's actions, approval policies and handlers name; patterns too."""
         known: set[str] = set()
-        for plans in self._pipeline.plans.values():
+        for plans in self._port.services.plans.values():
             for plan in plans.values():
                 known.update(plan.asks)
                 if plan.action.permission is not None:
@@ -111,18 +106,18 @@ class SystemAccess:
 
     def known_roles(self) -> frozenset[str]:
         """Return the roles that actions of this engine name in their `access_control`."""
-        plans = (plan for plans in self._pipeline.plans.values() for plan in plans.values())
+        plans = (plan for plans in self._port.services.plans.values() for plan in plans.values())
         return frozenset(role for plan in plans for role in plan.action.access_control)
 
     def find_action(self, service: str, action: str) -> Action | ActionError:
         """Return the declaration of an action of this engine, or the `not_found` that names the nearest one."""
-        plan = route(self._pipeline.plans, service, action)
+        plan = route(self._port.services.plans, service, action)
         return plan if isinstance(plan, ActionError) else plan.action
 
     def shown(self, service: str, action: str, value: Any) -> Any:
         """What an action has given, as the log shows it: plain JSON values, masked, and without the secrets that this
         execution has been given."""
-        return self._execution.shown(value, self._pipeline.plans[service][action].result_names)
+        return self._port.execution.secrets.to_log_json(value, self._port.services.plans[service][action].result_names)
 
     def approval_needed(self, policy: str, wanted: ApprovalPolicy, resource: str) -> ApprovalNeeded:
         """Return what to raise, so that the outermost action waits for an approval. `policy` names what is approved,
@@ -131,52 +126,54 @@ class SystemAccess:
 
     def permission_to_approve(self, pending: PendingApproval) -> str:
         """Return the permission that an approver needs today."""
-        return self._pipeline.permission_to_approve(pending)
+        return self._port.services.permission_to_approve(pending)
 
     @property
     def approved(self) -> Approved | None:
         """On which approval this runs."""
-        return self._execution.approved
+        return self._port.execution.approved
 
     def after_failure(self, write: FailureWrite) -> None:
         """Have something written where this execution fails, whatever it has done being undone. It may be called again,
         and finds in the unit of work what is true by then."""
-        self._execution.after_failure = (*self._execution.after_failure, write)
+        self._port.execution.after_failure = (*self._port.execution.after_failure, write)
 
     def when_asked(self, write: AskedWrite) -> None:
         """Have something written in the transaction that stores the approval which this execution has to wait for: both
         are there, or neither is."""
-        self._execution.when_asked = write
+        self._port.execution.when_asked = write
 
     def emit_asked(self, event_type: EventType, payload: BaseModel, subject: str) -> None:
         """Emit an event of what `when_asked` writes, although the handler is over by then."""
-        execution = self._execution
-        execution.add_event(event_type.type, subject, event_type.encode(payload, execution.learn), event_type.version)
+        execution = self._port.execution
+        execution.add_event(
+            event_type.type, subject, event_type.encode(payload, execution.secrets.learn), event_type.version
+        )
 
     def after_commit(self, work: CommitWork) -> None:
         """Have something done once the outermost commit stands: never where this execution, or one around it, fails or
         is rolled back. It is called once, in the order of the asking, and may block (under an event loop it has a
         thread). An exception in it is logged and fails nothing; a process that dies first never comes to it."""
-        self._execution.after_commit = (*self._execution.after_commit, work)
+        self._port.execution.after_commit = (*self._port.execution.after_commit, work)
 
     @property
     def has_work_after_commit(self) -> bool:
         """Whether this execution, or one around it, has something done once the outermost commit stands."""
-        return self._execution.has_work_after_commit
+        return self._port.execution.has_work_after_commit
 
     async def run(self, work: Callable[[], T]) -> T:
         """What `work` gives, which may block: under an event loop it has a thread."""
-        return work() if self._execution.mode == "sync" else await asyncio.to_thread(work)
+        return work() if self._port.execution.mode == "sync" else await asyncio.to_thread(work)
 
     @property
     def mode(self) -> Mode:
         """The world in which this executes: in `"sync"` nothing may suspend."""
-        return self._execution.mode
+        return self._port.execution.mode
 
     def once_key(self) -> str | None:
         """A key for work outside of the unit of work that is to take effect once, the same when this executes again;
         None where no idempotency key was given."""
-        holder: Execution | None = self._execution
+        holder: Execution | None = self._port.execution
         while holder is not None and holder.claim is None:
             holder = holder.parent
         if holder is None or holder.claim is None:
@@ -186,38 +183,31 @@ class SystemAccess:
 
     def hold_locks_of(self, holder: str) -> None:
         """From now on this, and what it executes, may change the documents that `holder` has locked."""
-        self._execution.lock_holder = holder
+        self._port.execution.lock_holder = holder
 
     @property
     def lock_holder(self) -> str | None:
         """For whom this, or an execution around it, may change locked documents."""
-        return self._execution.changes_locked_for
+        return self._port.execution.changes_locked_for
 
     def nothing_changed(self) -> None:
         """There is nothing to tell: a command that found everything as it should be yields no event."""
-        self._execution.emitted = True
+        self._port.execution.entry.has_emitted = True
 
     def show(self, output: Any) -> None:
         """Set the output that the action log shows, instead of all of it. Raises `ActionError(internal)` for what
         could not be read there again."""
-        execution = self._execution
+        execution = self._port.execution
         try:
-            execution.output = execution.masked(masked_json(output, execution.learn))
+            execution.entry.output = execution.secrets.mask(masked_json(output, execution.secrets.learn))
         except ValueError as error:
             message = f"{execution.plan.name} gave something that the action log cannot show: {error}"
             raise ActionError(ErrorCode.INTERNAL, message) from None
 
     def learn(self, secret: str) -> None:
         """Mask a secret wherever it turns up in what leaves this execution."""
-        self._execution.learn((secret,))
+        self._port.execution.secrets.learn((secret,))
 
     def add_subject(self, subject: str) -> None:
         """Name what this execution is about."""
-        self._execution.add_subject(subject)
-
-
-def access_of(ctx: ActionContext) -> SystemAccess:
-    """The inside of a context."""
-    executor = ctx._executor
-    assert isinstance(executor, Pipeline)
-    return SystemAccess(ctx._running(), executor)
+        self._port.execution.entry.add_subject(subject)

@@ -12,7 +12,7 @@ from uuid_utils import uuid7
 
 from actionengine.context import Actor, ActorType, RequestContext
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.masking import scrub, scrub_text
+from actionengine.masking import scrub
 from actionengine.pipeline.execution import ApprovalNeeded, Execution
 from actionengine.storage.port import APPROVALS, RESERVED_PREFIX, AsyncRecords, Record, UnitOfWork
 from actionengine.storage.records import same_json
@@ -90,11 +90,11 @@ class PendingApproval(BaseModel):
     ) -> PendingApproval:
         """The approval that an execution waits for, from `now` on."""
         request, received = execution.request, execution.received
-        masked = execution.masked_input()
+        masked = execution.entry.input
         assert received is not None
         assert masked is not None
         payload = received.json.decode()
-        input = scrub(from_json(masked), execution.root.secrets)
+        input = scrub(from_json(masked), execution.secrets.values)
         shows_payload = same_json(input, from_json(payload))
         return cls(
             id=str(uuid7()),
@@ -103,12 +103,12 @@ class PendingApproval(BaseModel):
             policy=needed.action,
             permission=needed.policy.permission,
             resource=needed.resource,
-            has_secret_resource=needed.resource is not None and execution.has_secret_in(needed.resource),
+            has_secret_resource=needed.resource is not None and execution.secrets.are_in(needed.resource),
             granted=_stored(execution.approved.granted) if execution.approved else {},
             status="pending",
             requester=StoredActor.of(request.actor) if request.actor else None,
             source=request.source,
-            reason=request.reason and scrub_text(request.reason, execution.root.secrets),
+            reason=request.reason and execution.secrets.scrub_text(request.reason),
             request_id=request.request_id,
             idempotency_key=execution.claim.key if execution.claim else None,
             fingerprint=fingerprint,

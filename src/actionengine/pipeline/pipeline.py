@@ -1,4 +1,4 @@
-"""The pipeline: every execution goes through these stages, in this order, in both worlds.
+"""The pipeline: every execution goes through these stages, in this order, in both modes.
 
      1  route            the engine's two look-ups
      2  guard            the global before handler passes or refuses
@@ -15,8 +15,8 @@
     13  commit
     14  after            the global after handler
 
-The stages themselves are in `stages`. Under a synchronous storage none of them suspends, so that the synchronous entry
-point drives them with `send(None)`.
+Each stage is in the file that bears its name; this one has their order, nesting and hooks. Under a synchronous storage
+none of them suspends, so that the synchronous entry point runs them with `send(None)`.
 """
 
 from __future__ import annotations
@@ -24,32 +24,45 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, from_json
 from returns.result import Failure, Success
 
-from actionengine.actions import PipelineResult
+from actionengine.action_context import ActionContext
+from actionengine.actions import HookDefinition
+from actionengine.authorization.port import Authorizer
 from actionengine.authorization.questions import Questions
 from actionengine.context import RequestContext
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.pipeline.execution import ApprovalNeeded, Approved, Execution, FailureWrite, outcome_of
-from actionengine.pipeline.payload import check_approvable, fingerprint
-from actionengine.pipeline.pending_approval import PendingApproval, error_for, mark_expired, store_approval
+from actionengine.hooks import HookLogEntry, PipelineResult
+from actionengine.pipeline.action_log import outcome_of
+from actionengine.pipeline.approvals import Approvals, permission_to_approve
+from actionengine.pipeline.authorization import Authorization
+from actionengine.pipeline.execution import ApprovalNeeded, Approved, Execution, FailureWrite, Phase
+from actionengine.pipeline.handler import Handlers
+from actionengine.pipeline.handler_api import HandlerAPI, HandlerServices
+from actionengine.pipeline.idempotency import Idempotency, Replayed
+from actionengine.pipeline.internal_context import InternalContext
+from actionengine.pipeline.outcomes import Outcomes, storage_error
+from actionengine.pipeline.payload import Limits, carry, receive
+from actionengine.pipeline.pending_approval import PendingApproval
 from actionengine.pipeline.plan import ActionPlan
-from actionengine.pipeline.routing import route
-from actionengine.pipeline.stages import Answer, Replayed, Stages
-from actionengine.pipeline.user_code import check_deadline, log_crash, logger, timed_out
+from actionengine.pipeline.routing import Plans, route
+from actionengine.pipeline.stages import STAGES, Answer, Observer
+from actionengine.pipeline.user_code import check_deadline, logger, timed_out
+from actionengine.pipeline.validation import Validation
 from actionengine.storage.port import (
-    Claim,
-    LogRow,
+    DocumentGuard,
     Mode,
+    RecordGuard,
     Recording,
+    Route,
     SerializationFailure,
-    StorageError,
-    StorageSilent,
+    Storage,
     StorageUnavailable,
 )
 
@@ -57,89 +70,92 @@ _BACKOFF = 0.002
 """Seconds that the first pause before a rerun has at most; the bound doubles with each."""
 
 
-_FOR_THE_ROW = 2.0
-"""Seconds that writing the row of a failed execution may take, where the action has a deadline."""
+class Pipeline:
+    """The one flow through the stages."""
 
-
-class Pipeline(Stages):
-    """The one flow through the stages, and how an execution ends."""
+    def __init__(
+        self,
+        *,
+        plans: Plans,
+        storage: Storage,
+        authorizer: Authorizer,
+        limits: Limits,
+        resources: Mapping[str, Any],
+        before: Callable[..., Any] | None = None,
+        after: Callable[..., Any] | None = None,
+        observe: Observer | None = None,
+        document_guard: DocumentGuard | None = None,
+        record_guard: RecordGuard | None = None,
+        routes: Sequence[Route] = (),
+    ) -> None:
+        self.plans = plans
+        self.storage = storage
+        self.limits = limits
+        self.authorization = Authorization(authorizer)
+        self._routes = routes
+        self._has_guard = before is not None
+        self._has_after = after is not None
+        self._services = HandlerServices(
+            plans=plans,
+            resources=resources,
+            authorization=self.authorization,
+            nesting=self,
+            permission_to_approve=partial(permission_to_approve, plans),
+            document_guard=document_guard,
+            record_guard=record_guard,
+        )
+        self._idempotency = Idempotency(limits, self._services.permission_to_approve)
+        self._approvals = Approvals(self.authorization, self._idempotency, self._context_for_condition)
+        handlers = Handlers(limits, self._context_for, before, after)
+        self.guard = handlers.guard
+        self.authorize = self.authorization.authorize
+        self.validate = Validation(self.authorization).validate
+        self.claim = self._idempotency.claim
+        self.approval = self._approvals.approval
+        self.handler = handlers.handler
+        self.after = handlers.after
+        self._follow_commit = handlers.follow_commit
+        if observe is not None:
+            for name in STAGES:
+                setattr(self, name, observe(name, getattr(self, name)))
+        self._outcomes = Outcomes(storage, limits, self.authorization, self._approvals, self.claim, self.commit)
 
     # The flow
 
     async def execute(self, plan: ActionPlan, payload: Any, request: RequestContext, mode: Mode) -> Answer:
-        """One execution from its guard to its commit: the value, or why not."""
-        execution = Execution(plan, payload, request, mode)
+        """Run one execution from its guard to its commit; return its value, or why it failed."""
         if request.tenant is None:
             return Failure(ActionError(ErrorCode.UNAUTHENTICATED, f"{plan.name}: the request has no tenant"))
+        execution = Execution(plan, payload, request, mode, self.storage)
         try:
             try:
                 await self._admit(execution)
                 value = await self._run(execution)
             except Replayed as replayed:
-                return await self._settle_replay(execution, replayed)
+                return await self._outcomes.settle_replay(execution, replayed)
             except ApprovalNeeded as needed:
-                return await self._settle_approval(execution, needed)
+                return await self._outcomes.settle_approval(execution, needed)
             except ActionError as refusal:
-                return await self._settle_failure(execution, refusal.without_traceback())
+                return await self._outcomes.settle_failure(execution, refusal.without_traceback())
             except Exception as error:
-                return await self._settle_failure(execution, self._storage_error(execution, error))
+                return await self._outcomes.settle_failure(execution, storage_error(execution, error))
         except BaseException:
             # An interruption or a cancellation, at whatever point: it goes on, and nothing stays open.
             execution.ended = True
-            await self._roll_back(execution)
+            await execution.roll_back()
             raise
         if execution.after_commit:
-            await self.follow_commit(execution)
-        if self._after is not None:
+            await self._follow_commit(execution)
+        if self._has_after:
             await self.after(execution)
         return Success(value)
 
-    async def execute_nested(self, parent: Execution, service: str, action: str, payload: Any, mode: Mode) -> Answer:
-        """Stages 1 to 11 in a savepoint of the parent's unit of work."""
-        plan = route(self.plans, service, action)
-        if isinstance(plan, ActionError):
-            return Failure(plan)
-        return await self._nest(Execution(plan, payload, parent.request, mode, parent), parent)
-
-    async def execute_approved(
-        self, parent: Execution, pending: PendingApproval, approved: Approved
-    ) -> tuple[Any, str | None]:
-        """Run an approved action in the unit of work of its approval, as its requester.
-
-        Gives its value and None; or None and the id of the approval that a further policy makes it wait for. Raises
-        `ActionError` with what it fails with.
-        """
-        plan = route(self.plans, pending.service, pending.action)
-        if isinstance(plan, ActionError):
-            raise plan
-        request = pending.request(parent.request)
-        execution = Execution(plan, from_json(pending.payload.encode()), request, parent.mode, parent)
-        execution.approved = approved
-        # What its requester is asked is no question for a replay of the approver's.
-        execution.asked = Questions()
-        if pending.idempotency_key is not None:
-            execution.claim = Claim(plan.name, pending.idempotency_key, pending.fingerprint, pending.id)
-            answer = await self.open(execution).claim(execution.claim, self.limits.idempotency_wait)
-            if answer.status != "claimed":
-                raise ActionError(ErrorCode.CONFLICT, f"the key of the approval {pending.id} has been used since")
-        try:
-            answered = await self._nest(execution, parent)
-        except ApprovalNeeded as needed:
-            parent.root.needed = None
-            return None, (await self._ask_for(execution, needed)).id
-        if isinstance(answered, Failure):
-            raise answered.failure()
-        value = answered.unwrap()
-        if execution.claim is not None:
-            value = self._remember(execution, value, await self.open(execution).now())
-        return value, None
-
     async def _admit(self, execution: Execution) -> None:
-        if self._before is not None:
+        if self._has_guard:
             await self.guard(execution)
         await self.authorize(execution)
         if execution.received is None:
-            self.keep_payload(execution)
+            execution.keep(receive(execution.payload, execution.plan.model, self.limits))
         if not execution.plan.before:
             await self.validate(execution)
 
@@ -148,21 +164,21 @@ class Pipeline(Stages):
         reruns = 0
         while True:
             try:
-                if execution.claim is not None or self._wants_claim(execution):
+                if execution.claim is not None or self._idempotency.is_wanted(execution):
                     await self.claim(execution)
                 await self._perform(execution)
                 value = _answered(execution)
                 if execution.claim is not None:
-                    value = self._remember(execution, value, await self.open(execution).now())
+                    value = await self._idempotency.store_result(execution, value)
                 await self.record(execution)
                 await self.commit(execution)
                 return value
             except SerializationFailure:
-                await self._roll_back(execution)
+                await execution.roll_back()
                 if reruns == self.limits.reruns:
                     raise
                 reruns += 1
-                await self._pause(execution, reruns)
+                await _pause(execution.mode, reruns)
                 execution.reset()
                 assert execution.received is not None
                 execution.incoming = execution.received.again()
@@ -182,15 +198,72 @@ class Pipeline(Stages):
             raise execution.root.needed
         if plan.after:
             await self.after_hooks(execution)
+        entry = execution.entry
         try:
-            if execution.output is None:
-                execution.show_result(execution.value)
+            if entry.output is None:
+                entry.set_result(execution.value)
         except (PydanticSerializationError, ValueError, TypeError) as error:
             raise ActionError(
                 ErrorCode.INTERNAL, f"{plan.name} returned something that has no JSON form: {error}"
             ) from None
-        if not plan.action.read_only and not execution.emitted and not plan.is_silent:
-            execution.add_default_event()
+        if not plan.action.read_only and not entry.has_emitted and not plan.is_silent:
+            execution.events.add_default(entry)
+
+    async def record(self, execution: Execution) -> None:
+        """Stage 12: log rows, events and idempotent results, in the transaction of the handler's writes."""
+        # From here on, tasks and threads that its handler has left running do nothing more in it.
+        execution.ended = True
+        if (execution.has_session or execution.unanswered) and execution.unit_of_work is not None:
+            # What those tasks are in the middle of comes first, and is a subject too.
+            execution.entry.add_flushed(await execution.unit_of_work.flushed_subjects())
+        execution.add_row("succeeded")
+        if execution.plan.action.read_only and execution.unit_of_work is not None:
+            # There is nothing to write, and a commit looks at what SQL of the handler has made of the transaction.
+            await execution.unit_of_work.commit()
+            execution.unit_of_work = None
+        rows, events = execution.log.scrubbed(execution.secrets), execution.events.scrubbed(execution.secrets)
+        await execution.open(writable=True).record(Recording(rows, events, execution.results, self._routes))
+
+    async def commit(self, execution: Execution) -> None:
+        """Stage 13: all or nothing."""
+        assert execution.unit_of_work is not None
+        await execution.unit_of_work.commit()
+        execution.ended = True
+
+    # Nesting
+
+    async def execute_nested(self, parent: Execution, service: str, action: str, payload: Any, mode: Mode) -> Answer:
+        """Run stages 1 to 11 in a savepoint of the parent's unit of work."""
+        plan = route(self.plans, service, action)
+        if isinstance(plan, ActionError):
+            return Failure(plan)
+        return await self._nest(Execution(plan, payload, parent.request, mode, parent=parent), parent)
+
+    async def execute_approved(
+        self, parent: Execution, pending: PendingApproval, approved: Approved
+    ) -> tuple[Any, str | None]:
+        """Run an approved action in the unit of work of its approval, as its requester.
+
+        Return its value and None; or None and the id of the approval that a further policy makes it wait for. Raises
+        the `ActionError` that it fails with.
+        """
+        plan = route(self.plans, pending.service, pending.action)
+        if isinstance(plan, ActionError):
+            raise plan
+        request = pending.request(parent.request)
+        execution = Execution(plan, from_json(pending.payload.encode()), request, parent.mode, parent=parent)
+        execution.approved = approved
+        # The questions of its requester are none for a replay of the approver's.
+        execution.asked = Questions()
+        await self._idempotency.claim_approved(execution, pending)
+        try:
+            answered = await self._nest(execution, parent)
+        except ApprovalNeeded as needed:
+            parent.root.needed = None
+            return None, (await self._approvals.ask_for(execution, needed)).id
+        if isinstance(answered, Failure):
+            raise answered.failure()
+        return await self._idempotency.store_result(execution, answered.unwrap()), None
 
     async def _nest(self, execution: Execution, parent: Execution) -> Answer:
         plan, root = execution.plan, execution.root
@@ -199,8 +272,8 @@ class Pipeline(Stages):
                 message = f"{parent.plan.name} is executing {parent.child.plan.name}: it executes one action at a time"
                 return Failure(ActionError(ErrorCode.INTERNAL, message))
             parent.child = execution
-            marks = len(root.rows), len(root.events), len(root.results)
-        unit_of_work = self.open(root)
+            marks = len(root.log), len(root.events), len(root.results)
+        unit_of_work = root.open()
         savepoint = None
         try:
             self._check_nesting(execution, parent)
@@ -208,12 +281,12 @@ class Pipeline(Stages):
             savepoint = await unit_of_work.savepoint(execution.plan.action.read_only)
             # What was pending in the session was written before the savepoint.
             if root.has_session:
-                parent.add_flushed(await unit_of_work.flushed_subjects())
+                parent.entry.add_flushed(await unit_of_work.flushed_subjects())
             await self._perform(execution)
             # From here on, tasks and threads that its handler has left running do nothing more in it.
             execution.ended = True
             if root.has_session or root.unanswered:
-                execution.add_flushed(await unit_of_work.flushed_subjects())
+                execution.entry.add_flushed(await unit_of_work.flushed_subjects())
             await unit_of_work.release(savepoint)
             execution.add_row("succeeded")
             # Of what has failed inside it.
@@ -222,7 +295,7 @@ class Pipeline(Stages):
             return Success(_answered(execution))
         except ApprovalNeeded as needed:
             root.needed = needed
-            await self._undo(execution, savepoint, *marks)
+            await _undo(execution, savepoint, *marks)
             execution.add_row("approval_required")
             raise
         except (SerializationFailure, StorageUnavailable):
@@ -231,13 +304,13 @@ class Pipeline(Stages):
         except ActionError as refusal:
             failure = refusal.without_traceback()
         except Exception as crash:
-            failure = self._storage_error(execution, crash)
+            failure = storage_error(execution, crash)
         except GeneratorExit:
             # Nothing can be awaited here.
             unit_of_work.abandon()
             raise
         except BaseException as cut:
-            await self._undo_cut_off(execution, savepoint, marks, cut)
+            await _undo_cut_off(execution, savepoint, marks, cut)
             raise
         finally:
             execution.ended = True
@@ -246,49 +319,14 @@ class Pipeline(Stages):
             root.document_checks = None
         if root.left_behind:
             raise timed_out(execution)
-        await self._undo(execution, savepoint, *marks)
-        failure = execution.scrubbed_error(failure)
+        await _undo(execution, savepoint, *marks)
+        failure = execution.secrets.scrub_error(failure)
         execution.add_row(outcome_of(failure), failure)
         for write in execution.after_failure:
-            await self._write_after_failure(execution, write)
+            await _write_after_failure(execution, write)
         parent.after_failure += execution.after_failure
         logger.debug("%s failed inside %s: %s", plan.name, parent.plan.name, failure.code)
         return Failure(failure)
-
-    async def _write_after_failure(self, execution: Execution, write: FailureWrite) -> None:
-        """What a nested execution wants written although it has failed. Where it can't be, that is the end of it."""
-        unit_of_work = self.open(execution.root)
-        savepoint = await unit_of_work.savepoint()
-        try:
-            await write(unit_of_work)
-            await unit_of_work.release(savepoint)
-        except ActionError as refusal:
-            await unit_of_work.rollback_to(savepoint)
-            logger.warning("%s failed, and could not say so in its data: %s", execution.plan.name, refusal)
-
-    async def _undo(self, execution: Execution, savepoint: object, rows: int, events: int, results: int) -> None:
-        """Take back all that a nested execution did; from now on its context is of no use."""
-        execution.ended = True
-        root = execution.root
-        if savepoint is not None:
-            await self.open(root).rollback_to(savepoint)
-        del root.events[events:]
-        del root.results[results:]
-        execution.undo_rows(rows)
-
-    async def _undo_cut_off(
-        self, execution: Execution, savepoint: object, marks: tuple[int, int, int], cut: BaseException
-    ) -> None:
-        """Take back a nested execution that was cancelled or interrupted: its caller may catch that and go on. Where it
-        cannot be taken back, nothing of the outermost one can be committed."""
-        try:
-            await self._undo(execution, savepoint, *marks)
-        except BaseException as error:
-            logger.debug("%s was cut off, and could not be undone alone: %r", execution.plan.name, error)
-            self.open(execution.root).abandon()
-            return
-        message = f"{execution.plan.name} was cut off: {type(cut).__name__}"
-        execution.add_row("failed", ActionError(ErrorCode.INTERNAL, message))
 
     def _check_nesting(self, execution: Execution, parent: Execution) -> None:
         plan = execution.plan
@@ -305,162 +343,119 @@ class Pipeline(Stages):
                 f"{plan.name} needs an idempotency key, and {execution.root.plan.name}, which executes it, got none",
             )
 
-    # How an execution ends
+    # Hooks
 
-    async def _settle_replay(self, execution: Execution, replayed: Replayed) -> Answer:
-        try:
-            value, execution.kept_input, output = execution.plan.results.load(replayed.encoded)
-            if replayed.asked is not None:
-                await self.ask_again(execution, replayed.asked)
-            execution.output = output
-            if execution.output is None:
-                execution.show_result(value.data if isinstance(value, PipelineResult) else value)
-            execution.add_row("replayed")
-            await self.open(execution).record(Recording(execution.scrubbed_rows()))
-            await self.commit(execution)
-        except Exception as error:
-            return await self._settle_failure(execution, self._storage_error(execution, error))
-        return Success(value)
-
-    async def _settle_approval(self, execution: Execution, needed: ApprovalNeeded) -> Answer:
-        """Store the outermost action as a pending approval, in a transaction of its own."""
-        await self._roll_back(execution)
-        execution.unit_of_work = None
-        execution.events.clear()
-        execution.undo_rows()
-        try:
-            unit_of_work = self.open(execution)
-            if execution.claim is not None:
-                await self.claim(execution)
-            pending = await self._ask_for(execution, needed)
-            error = error_for(pending)
-            execution.ended = True
-            execution.output = None
-            execution.add_row("approval_required", error)
-            await unit_of_work.record(
-                Recording(execution.scrubbed_rows(), execution.scrubbed_events(), execution.results)
-            )
-            await unit_of_work.commit()
-        except Replayed as replayed:
-            return await self._settle_replay(execution, replayed)
-        except ActionError as refusal:
-            return await self._settle_failure(execution, refusal.without_traceback())
-        except Exception as crash:
-            return await self._settle_failure(execution, self._storage_error(execution, crash))
-        await self._mark_expired(execution)
-        return Failure(error)
-
-    async def _mark_expired(self, execution: Execution) -> None:
-        """Mark some approvals that have expired, in a transaction of its own: another one may be at them."""
-        tenant = execution.request.tenant
-        assert tenant is not None
-        unit_of_work = self.storage.unit_of_work(tenant, execution.id, execution.mode)
-        unit_of_work.limit(_FOR_THE_ROW)
-        try:
-            await mark_expired(unit_of_work)
-            await unit_of_work.commit()
-        except Exception as error:
-            logger.debug("the approvals that have expired are marked later: %r", error)
-        finally:
-            await unit_of_work.rollback()
-
-    async def _settle_failure(self, execution: Execution, error: ActionError) -> Answer:
-        """Roll back, and put the failure on the action log in a transaction of its own.
-
-        The execution keeps its dead unit of work: a handler that was left behind at its deadline finds no other.
-        """
-        execution.ended = True
-        await self._roll_back(execution)
-        self._keep_quietly(execution)
-        error = execution.scrubbed_error(error)
-        execution.output = None
-        execution.drop_row()
-        execution.undo_rows()
-        execution.add_row(outcome_of(error), error)
-        if execution.is_unlogged:
-            # The storage has used up all the time there was; it does not get another turn for the row.
-            logger.error(
-                "%s is not on the action log: the storage did not answer (%s)", execution.plan.name, execution.id
-            )
-            return Failure(error)
-        # Neither the other writes of a failure nor the content of its row may keep the row from the log.
-        for writes in dict.fromkeys((execution.after_failure, ())):
-            for form in (Execution.scrubbed_rows, Execution.reduced_rows):
-                refusal = await self._write_failure(execution, writes, form)
-                if refusal is None:
-                    return Failure(error)
-                if isinstance(refusal, StorageUnavailable):
-                    break
-        return Failure(error)
-
-    async def _write_failure(
-        self, execution: Execution, writes: Sequence[FailureWrite], form: Callable[[Execution], Sequence[LogRow]]
-    ) -> Exception | None:
-        """Write the rows of a failed execution in this form, and what it has asked for besides; return what refuses
-        them."""
-        tenant = execution.request.tenant
-        assert tenant is not None
-        unit_of_work = self.storage.unit_of_work(tenant, execution.id, execution.mode)
-        if execution.deadline is not None:
-            unit_of_work.limit(_FOR_THE_ROW)
-        try:
-            for write in writes:
-                await write(unit_of_work)
-            await unit_of_work.record(Recording(tuple(form(execution))))
-            await unit_of_work.commit()
-            return None
-        except ActionError as refusal:
-            logger.warning("%s is not on the action log (execution %s): %s", execution.plan.name, execution.id, refusal)
-            return refusal
-        except Exception as crash:
-            log_crash(execution, "the action log", crash)
-            return crash
-        finally:
-            await unit_of_work.rollback()
-
-    async def _ask_for(self, execution: Execution, needed: ApprovalNeeded) -> PendingApproval:
-        """Store what an execution waits for, with what it wants written along."""
-        unit_of_work = self.open(execution)
-        pending = await self._pending(execution, needed)
-        await store_approval(unit_of_work, pending)
-        self._remember_approval(execution, pending)
-        if execution.when_asked is not None:
-            await execution.when_asked(unit_of_work, pending.id)
-        return pending
-
-    async def _pending(self, execution: Execution, needed: ApprovalNeeded) -> PendingApproval:
-        plan, received = execution.plan, execution.received
+    async def before_hooks(self, execution: Execution) -> None:
+        """Stage 7: each output is the next input. Raises `ActionError(hook_failed)`."""
+        received, plan = execution.received, execution.plan
         assert received is not None
-        check_approvable(received, plan.validator)
-        claimed = execution.claim.fingerprint if execution.claim else fingerprint(received.again())
-        return PendingApproval.for_execution(execution, claimed, needed, await self.open(execution).now())
+        value = await self._run_hooks(execution, plan.before, "before", received.value)
+        if value is not received.value:
+            execution.incoming = carry(value, plan.model, self.limits)
+            execution.secrets.learn(execution.incoming.secrets)
+            if plan.sensitive:
+                execution.secrets.learn_named(execution.incoming.json)
+            execution.hook_context.input = execution.incoming.value
 
-    def _storage_error(self, execution: Execution, error: Exception) -> ActionError:
-        if isinstance(error, ActionError):
-            return error.without_traceback()
-        name = execution.plan.name
-        if isinstance(error, SerializationFailure):
-            return ActionError(ErrorCode.CONFLICT, f"{name} lost against other executions too often: try again")
-        log_crash(execution, "the storage" if isinstance(error, StorageError) else "the pipeline", error)
-        if isinstance(error, StorageUnavailable) and execution.remaining(1.0) == 0.0:
-            execution.is_unlogged = isinstance(error, StorageSilent)
-            return timed_out(execution)
-        if isinstance(error, StorageUnavailable):
-            return ActionError(ErrorCode.UNAVAILABLE, f"{name}: the storage is unavailable, try again later")
-        if isinstance(error, StorageError):
-            return ActionError(ErrorCode.INTERNAL, f"{name}: {error}", {"action_id": execution.id})
-        return ActionError(
-            ErrorCode.INTERNAL, f"{name} failed with {type(error).__name__}", {"action_id": execution.id}
-        )
+    async def after_hooks(self, execution: Execution) -> None:
+        """Stage 11: each output is the next value. Raises `ActionError(hook_failed)`."""
+        returned = execution.hook_context.output = execution.value
+        if execution.plan.result_names:
+            execution.secrets.learn_result(returned)
+        execution.value = await self._run_hooks(execution, execution.plan.after, "after", returned)
+        execution.has_own_value = execution.value is returned
+        execution.hook_context.output = execution.value
 
-    async def _pause(self, execution: Execution, reruns: int) -> None:
-        """Full jitter: a random time up to a bound that doubles ("Exponential Backoff And Jitter", AWS Architecture
-        Blog, 2015)."""
-        seconds = random.uniform(0, _BACKOFF * 2**reruns)
-        if execution.mode == "sync":
-            time.sleep(seconds)  # noqa: ASYNC251 - there is no event loop here
-        else:
-            await asyncio.sleep(seconds)
+    async def _run_hooks(
+        self, execution: Execution, hooks: tuple[tuple[HookDefinition, ActionPlan], ...], phase: Phase, value: Any
+    ) -> Any:
+        log, to_log_json = execution.hook_context.log[phase], execution.secrets.to_log_json
+        for hook, plan in hooks:
+            check_deadline(execution)
+            nested = Execution(plan, value, execution.request, execution.mode, parent=execution)
+            nested.hooked = execution
+            try:
+                nested.keep(carry(value, plan.model, self.limits))
+            except ActionError as refusal:
+                raise ActionError(
+                    ErrorCode.INTERNAL,
+                    f"{execution.plan.name}: its {phase} hook {hook.name} cannot get its input: {refusal}",
+                ) from None
+            input = to_log_json(value, plan.sensitive, plan.names)
+            answered = await self._nest(nested, execution)
+            if isinstance(answered, Success):
+                value = nested.value
+                log.append(HookLogEntry(hook.name, input, to_log_json(value, plan.result_names, plan.names), True))
+                continue
+            error = answered.failure()
+            execution.hook_context.error = error
+            log.append(HookLogEntry(hook.name, input, error.to_dict(), False))
+            if hook.is_critical:
+                raise ActionError(
+                    ErrorCode.HOOK_FAILED,
+                    f"the {phase} hook {hook.name} of {execution.plan.name} failed: {error}",
+                    {"hook": hook.name, "error": error.to_dict()},
+                )
+            logger.warning("the %s hook %s of %s failed: %s", phase, hook.name, execution.plan.name, error)
+        return value
+
+    # Contexts
+
+    def _context_for(self, execution: Execution) -> ActionContext:
+        plan, api = execution.plan, HandlerAPI(execution, self._services)
+        kind = InternalContext if plan.is_internal else ActionContext
+        return kind(api, None if plan.is_native else plan.is_async)
+
+    def _context_for_condition(self, execution: Execution) -> ActionContext:
+        return ActionContext(HandlerAPI(execution, self._services), is_async=False)
+
+
+async def _undo(execution: Execution, savepoint: object, rows: int, events: int, results: int) -> None:
+    """Take back all that a nested execution did; from now on its context cannot be used."""
+    execution.ended = True
+    root = execution.root
+    if savepoint is not None:
+        await root.open().rollback_to(savepoint)
+    root.events.clear(events)
+    del root.results[results:]
+    root.log.mark_rolled_back(rows)
+
+
+async def _undo_cut_off(
+    execution: Execution, savepoint: object, marks: tuple[int, int, int], cut: BaseException
+) -> None:
+    """Take back a nested execution that was cancelled or interrupted: its caller may catch that and go on. Where it
+    cannot be taken back, nothing of the outermost one can be committed."""
+    try:
+        await _undo(execution, savepoint, *marks)
+    except BaseException as error:
+        logger.debug("%s was cut off, and could not be undone alone: %r", execution.plan.name, error)
+        execution.open().abandon()
+        return
+    message = f"{execution.plan.name} was cut off: {type(cut).__name__}"
+    execution.add_row("failed", ActionError(ErrorCode.INTERNAL, message))
+
+
+async def _write_after_failure(execution: Execution, write: FailureWrite) -> None:
+    """Run a write that survives the failure of a nested execution. A refusal of it is only logged."""
+    unit_of_work = execution.open()
+    savepoint = await unit_of_work.savepoint()
+    try:
+        await write(unit_of_work)
+        await unit_of_work.release(savepoint)
+    except ActionError as refusal:
+        await unit_of_work.rollback_to(savepoint)
+        logger.warning("%s failed, and could not say so in its data: %s", execution.plan.name, refusal)
+
+
+async def _pause(mode: Mode, reruns: int) -> None:
+    """Full jitter: a random time up to a bound that doubles ("Exponential Backoff And Jitter", AWS Architecture
+    Blog, 2015)."""
+    seconds = random.uniform(0, _BACKOFF * 2**reruns)
+    if mode == "sync":
+        time.sleep(seconds)  # noqa: ASYNC251 - there is no event loop here
+    else:
+        await asyncio.sleep(seconds)
 
 
 def _answered(execution: Execution) -> Any:

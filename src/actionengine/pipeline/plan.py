@@ -41,6 +41,7 @@ class ActionPlan:
         "event_types",
         "has_secrets",
         "is_async",
+        "is_internal",
         "is_native",
         "is_silent",
         "model",
@@ -63,7 +64,7 @@ class ActionPlan:
         self.takes_context = signature.takes_context
         if signature.validation is not action.validation:
             action = self.action = replace(action, validation=signature.validation)
-        self.is_native = hasattr(action.handler, NATIVE)
+        self.is_native = self.is_internal = hasattr(action.handler, NATIVE)
         self.is_async = is_async(action.handler)
         self.event_types = by_type(action.event_types)
         self.is_silent = False
@@ -197,7 +198,8 @@ NATIVE = "__actionengine_native__"
 
 
 def native(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark an `async def` handler that awaits nothing but the unit of work, so that it runs in both worlds."""
+    """Mark an `async def` handler that awaits nothing but the unit of work, so that it runs in both modes, and gets an
+    `InternalContext`."""
     setattr(handler, NATIVE, True)
     return handler
 

@@ -16,7 +16,6 @@ from typing import Any
 from returns.result import Failure, Success
 
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.masking import scrub_text
 from actionengine.pipeline.execution import Execution
 from actionengine.storage.port import SerializationFailure, StorageError, StorageUnavailable, UnitOfWork
 
@@ -125,7 +124,7 @@ def check_deadline(execution: Execution) -> None:
 
 def timed_out(execution: Execution) -> ActionError:
     """The refusal of an execution that took too long."""
-    taken = perf_counter() - execution.started
+    taken = perf_counter() - execution.entry.started
     return ActionError(ErrorCode.TIMEOUT, f"{execution.plan.name} was stopped after {taken:.3f} s: its time was up")
 
 
@@ -137,7 +136,7 @@ def log_crash(execution: Execution, what: str, error: BaseException) -> None:
         what,
         execution.plan.name,
         execution.id,
-        scrub_text(trace, execution.root.secrets),
+        execution.secrets.scrub_text(trace),
     )
 
 

@@ -9,11 +9,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import from_json
 from returns.result import Result, Success
 
-from actionengine.action_context import ActionContext
 from actionengine.actions import Service, create_action, create_service
 from actionengine.context import ActorType
 from actionengine.errors import ActionError
-from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import native
 from actionengine.storage.port import LONGEST_SUBJECT, LogQuery, LogRow, Outcome
 
@@ -99,12 +98,12 @@ class LogPage(BaseModel):
 
 
 @native
-async def _list(data: LogListing, ctx: ActionContext) -> Result[LogPage, ActionError]:
+async def _list(data: LogListing, ctx: InternalContext) -> Result[LogPage, ActionError]:
     query = LogQuery(**data.model_dump())
     if query.subject is not None:
         query = query._replace(subject=query.subject[:LONGEST_SUBJECT])
-    access = access_of(ctx)
-    rows = await access.read_log(query)
+    access = ctx
+    rows = await access.unit_of_work.read_log(query)
     page = LogPage(items=tuple(LogEntry.of(row) for row in rows), next=rows.next)
     # A page of the log in the log would be in the next page again, with all that is in it.
     access.show({"items": len(page.items), "next": page.next})

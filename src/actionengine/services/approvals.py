@@ -15,12 +15,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from returns.result import Result, Success
 
-from actionengine.action_context import ActionContext
 from actionengine.actions import Service, create_action, create_service
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, ActorType, identity_of
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.execution import Approved
-from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.pending_approval import ApprovalStatus, PendingApproval, find_approval
 from actionengine.pipeline.plan import native
 from actionengine.storage.pages import Page
@@ -122,10 +121,10 @@ class ApprovalResult(BaseModel):
 
 
 @native
-async def _list(data: ListApprovals, ctx: ActionContext) -> Result[ApprovalPage, ActionError]:
+async def _list(data: ListApprovals, ctx: InternalContext) -> Result[ApprovalPage, ActionError]:
     items: list[Approval] = []
-    access = access_of(ctx)
-    found, now = await _stored(data, ctx), await access.now()
+    access = ctx
+    found, now = await _stored(data, ctx), await access.unit_of_work.now()
     next = found.next
     for number, record in enumerate(found, 1):
         pending = _today(PendingApproval.of(record), ctx)
@@ -140,9 +139,9 @@ async def _list(data: ListApprovals, ctx: ActionContext) -> Result[ApprovalPage,
     return Success(ApprovalPage(items=tuple(items), next=next))
 
 
-async def _stored(data: ListApprovals, ctx: ActionContext) -> Page[Record]:
+async def _stored(data: ListApprovals, ctx: InternalContext) -> Page[Record]:
     """Return the approvals to look at for a page, newest first. No caller costs more, however few are for it."""
-    records = access_of(ctx).records(APPROVALS)
+    records = ctx.unit_of_work.records(APPROVALS)
     asked = {} if data.requested_by is None else {"requested_by": data.requested_by}
     # One that has expired is pending in the storage until it is marked.
     statuses = ("expired", "pending") if data.status == "expired" else (data.status,)
@@ -156,23 +155,23 @@ async def _stored(data: ListApprovals, ctx: ActionContext) -> Page[Record]:
 
 
 @native
-async def _get(data: GetApproval, ctx: ActionContext) -> Result[Approval, ActionError]:
+async def _get(data: GetApproval, ctx: InternalContext) -> Result[Approval, ActionError]:
     pending = await _find(data.approval_id, ctx)
-    return Success(Approval.of(pending, await access_of(ctx).now()))
+    return Success(Approval.of(pending, await ctx.unit_of_work.now()))
 
 
 @native
-async def _approve(data: DecideApproval, ctx: ActionContext) -> Result[ApprovalResult, ActionError]:
+async def _approve(data: DecideApproval, ctx: InternalContext) -> Result[ApprovalResult, ActionError]:
     pending = await _for_decision(data, ctx)
     decided = await _decide(pending, "approved", data, ctx)
     assert ctx.actor is not None
     granted = {policy: approver.actor for policy, approver in pending.granted.items()} | {pending.policy: ctx.actor}
     name = f"{pending.service}.{pending.action}"
     approved = Approved(pending.id, str(ctx.actor), granted, name, pending.created_at)
-    access = access_of(ctx)
+    access = ctx
     result, further = await access.execute_approved(pending, approved)
     given = ApprovalResult(
-        approval=Approval.of(decided, await access.now()), result=result, further_approval_id=further
+        approval=Approval.of(decided, await access.unit_of_work.now()), result=result, further_approval_id=further
     )
     if further is None:
         # What is secret in it is said by the action that gave it.
@@ -182,23 +181,23 @@ async def _approve(data: DecideApproval, ctx: ActionContext) -> Result[ApprovalR
 
 
 @native
-async def _reject(data: DecideApproval, ctx: ActionContext) -> Result[Approval, ActionError]:
+async def _reject(data: DecideApproval, ctx: InternalContext) -> Result[Approval, ActionError]:
     pending = await _for_decision(data, ctx)
     decided = await _decide(pending, "rejected", data, ctx)
-    return Success(Approval.of(decided, await access_of(ctx).now()))
+    return Success(Approval.of(decided, await ctx.unit_of_work.now()))
 
 
 @native
-async def _cancel(data: DecideApproval, ctx: ActionContext) -> Result[Approval, ActionError]:
+async def _cancel(data: DecideApproval, ctx: InternalContext) -> Result[Approval, ActionError]:
     pending = await _find(data.approval_id, ctx)
     if not _is_requester(pending, ctx.actor):
         raise ActionError(ErrorCode.FORBIDDEN, f"only the requester can cancel the approval {pending.id}")
     await _check_open(pending, ctx)
     decided = await _decide(pending, "cancelled", data, ctx)
-    return Success(Approval.of(decided, await access_of(ctx).now()))
+    return Success(Approval.of(decided, await ctx.unit_of_work.now()))
 
 
-async def _for_decision(data: DecideApproval, ctx: ActionContext) -> PendingApproval:
+async def _for_decision(data: DecideApproval, ctx: InternalContext) -> PendingApproval:
     pending = await _find(data.approval_id, ctx, to_decide=True)
     assert ctx.actor is not None
     if pending.requester is not None and identity_of(pending.requester.actor) == identity_of(ctx.actor):
@@ -209,14 +208,14 @@ async def _for_decision(data: DecideApproval, ctx: ActionContext) -> PendingAppr
         )
     if pending.has_secret_resource and pending.resource is not None:
         # The decision names the resource.
-        access_of(ctx).learn(pending.resource)
+        ctx.learn(pending.resource)
     await ctx.authorize_async(pending.permission, pending.resource)
     await _check_open(pending, ctx)
     return pending
 
 
-async def _check_open(pending: PendingApproval, ctx: ActionContext) -> None:
-    approval = Approval.of(pending, await access_of(ctx).now())
+async def _check_open(pending: PendingApproval, ctx: InternalContext) -> None:
+    approval = Approval.of(pending, await ctx.unit_of_work.now())
     if approval.status != "pending":
         raise ActionError(
             ErrorCode.CONFLICT,
@@ -226,27 +225,27 @@ async def _check_open(pending: PendingApproval, ctx: ActionContext) -> None:
 
 
 async def _decide(
-    pending: PendingApproval, status: ApprovalStatus, data: DecideApproval, ctx: ActionContext
+    pending: PendingApproval, status: ApprovalStatus, data: DecideApproval, ctx: InternalContext
 ) -> PendingApproval:
     """Write the decision. The write locks the approval, so that of many deciders one goes on."""
-    access = access_of(ctx)
+    access = ctx
     decided = pending.model_copy(
         update={
             "status": status,
             "decided_by": str(ctx.actor),
-            "decided_at": await access.now(),
+            "decided_at": await access.unit_of_work.now(),
             "comment": data.comment,
         }
     )
     access.replay_for_actor_only()
-    await access.records(APPROVALS).update(pending.id, decided.document(), pending.version)
+    await access.unit_of_work.records(APPROVALS).update(pending.id, decided.document(), pending.version)
     access.add_subject(f"approval/{pending.id}")
     return decided
 
 
-async def _find(approval_id: str, ctx: ActionContext, to_decide: bool = False) -> PendingApproval:
-    access = access_of(ctx)
-    found = await find_approval(access.records(APPROVALS), approval_id)
+async def _find(approval_id: str, ctx: InternalContext, to_decide: bool = False) -> PendingApproval:
+    access = ctx
+    found = await find_approval(access.unit_of_work.records(APPROVALS), approval_id)
     if found is not None:
         pending = _today(found, ctx)
         if await _may_see(pending, ctx):
@@ -258,16 +257,16 @@ async def _find(approval_id: str, ctx: ActionContext, to_decide: bool = False) -
     raise ActionError(ErrorCode.NOT_FOUND, f"there is no approval {approval_id!r}")
 
 
-def _today(pending: PendingApproval, ctx: ActionContext) -> PendingApproval:
+def _today(pending: PendingApproval, ctx: InternalContext) -> PendingApproval:
     """While it is pending, an approval asks for what its policy names today; then it keeps what was asked for."""
     if pending.status != "pending":
         return pending
-    return pending.model_copy(update={"permission": access_of(ctx).permission_to_approve(pending)})
+    return pending.model_copy(update={"permission": ctx.permission_to_approve(pending)})
 
 
-async def _may_see(pending: PendingApproval, ctx: ActionContext) -> bool:
+async def _may_see(pending: PendingApproval, ctx: InternalContext) -> bool:
     """Requesters see what they asked for; others what they may decide."""
-    return _is_requester(pending, ctx.actor) or await access_of(ctx).is_allowed(pending.permission, pending.resource)
+    return _is_requester(pending, ctx.actor) or await ctx.is_allowed(pending.permission, pending.resource)
 
 
 def _is_requester(pending: PendingApproval, actor: Actor | None) -> bool:

@@ -13,14 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from returns.result import Result, Success
 from uuid_utils import uuid7
 
-from actionengine.action_context import ActionContext
 from actionengine.actions import Service, create_action, create_service
 from actionengine.authorization.rbac import load_roles, role_of
 from actionengine.authorization.rules import Rights, Role, Rule
 from actionengine.context import Actor, ActorType
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.names import clean, fold
-from actionengine.pipeline.internal_context import SystemAccess, access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import native
 from actionengine.storage.port import ROLE_ASSIGNMENTS, ROLES, AsyncRecords, Record
 
@@ -112,9 +111,9 @@ class Page(Model):
 
 
 @native
-async def _define(data: RoleInput, ctx: ActionContext) -> Result[DefinedRole, ActionError]:
-    access = access_of(ctx)
-    records = access.records(ROLES)
+async def _define(data: RoleInput, ctx: InternalContext) -> Result[DefinedRole, ActionError]:
+    access = ctx
+    records = access.unit_of_work.records(ROLES)
     current = await records.get(data.name)
     before, after = role_of(current.data) if current is not None else Role(), role_of(data.model_dump())
     added = _beyond(after.allow, before.allow)
@@ -133,14 +132,14 @@ async def _define(data: RoleInput, ctx: ActionContext) -> Result[DefinedRole, Ac
 
 
 @native
-async def _list(data: Page, ctx: ActionContext) -> Result[tuple[RoleInput, ...], ActionError]:
-    page = await access_of(ctx).records(ROLES).list(limit=data.limit, after=data.after)
+async def _list(data: Page, ctx: InternalContext) -> Result[tuple[RoleInput, ...], ActionError]:
+    page = await ctx.unit_of_work.records(ROLES).list(limit=data.limit, after=data.after)
     return Success(tuple(map(_role, page)))
 
 
 @native
-async def _delete(data: RoleName, ctx: ActionContext) -> Result[None, ActionError]:
-    records = access_of(ctx).records(ROLES)
+async def _delete(data: RoleName, ctx: InternalContext) -> Result[None, ActionError]:
+    records = ctx.unit_of_work.records(ROLES)
     current = await records.get(data.name)
     if current is None:
         raise _no_role(data.name)
@@ -151,10 +150,10 @@ async def _delete(data: RoleName, ctx: ActionContext) -> Result[None, ActionErro
 
 
 @native
-async def _assign(data: Assignment, ctx: ActionContext) -> Result[AssignedRoles, ActionError]:
-    access = access_of(ctx)
+async def _assign(data: Assignment, ctx: InternalContext) -> Result[AssignedRoles, ActionError]:
+    access = ctx
     await ctx.authorize_async(MANAGE_PERMISSION, f"role/{data.role}")
-    role = await access.records(ROLES).get(data.role)
+    role = await access.unit_of_work.records(ROLES).get(data.role)
     if role is None:
         raise _no_role(data.role)
     record, roles = await _assigned(access, data)
@@ -166,13 +165,13 @@ async def _assign(data: Assignment, ctx: ActionContext) -> Result[AssignedRoles,
 
 
 @native
-async def _unassign(data: Assignment, ctx: ActionContext) -> Result[AssignedRoles, ActionError]:
-    access = access_of(ctx)
+async def _unassign(data: Assignment, ctx: InternalContext) -> Result[AssignedRoles, ActionError]:
+    access = ctx
     await ctx.authorize_async(MANAGE_PERMISSION, f"role/{data.role}")
     record, roles = await _assigned(access, data)
     if data.role not in roles:
         raise ActionError(ErrorCode.NOT_FOUND, f"{_key(data)} does not have the role {data.role!r}")
-    role = await access.records(ROLES).get(data.role)
+    role = await access.unit_of_work.records(ROLES).get(data.role)
     if role is not None:
         await _check_holds(ctx, role_of(role.data).deny)
     roles = tuple(role for role in roles if role != data.role)
@@ -181,21 +180,21 @@ async def _unassign(data: Assignment, ctx: ActionContext) -> Result[AssignedRole
 
 
 @native
-async def _of_actor(data: ActorReference, ctx: ActionContext) -> Result[AssignedRoles, ActionError]:
-    _, roles = await _assigned(access_of(ctx), data)
+async def _of_actor(data: ActorReference, ctx: InternalContext) -> Result[AssignedRoles, ActionError]:
+    _, roles = await _assigned(ctx, data)
     return Success(_answer(data, roles))
 
 
-async def _check_holds(ctx: ActionContext, rules: Iterable[Rule], role: str | None = None) -> None:
+async def _check_holds(ctx: InternalContext, rules: Iterable[Rule], role: str | None = None) -> None:
     """Raise `ActionError(forbidden)` where a caller without full power would give one of these rights, or the name
     of a role that actions ask for, without holding it. What is read is what this transaction sees, not a cache."""
-    access, actor = access_of(ctx), ctx.actor
+    access, actor = ctx, ctx.actor
     assert actor is not None
     access.replay_for_actor_only()
     if actor.type == "system":
         return
-    record = await access.records(ROLE_ASSIGNMENTS).get(str(actor))
-    rights = Rights.of(actor, *await load_roles(actor, record, access.records(ROLES)))
+    record = await access.unit_of_work.records(ROLE_ASSIGNMENTS).get(str(actor))
+    rights = Rights.of(actor, *await load_roles(actor, record, access.unit_of_work.records(ROLES)))
     if rights.include(FULL_POWER):
         return
     wanting = [str(rule) for rule in rules if not rights.include(rule)]
@@ -226,15 +225,17 @@ def _role(record: Record) -> RoleInput:
     return RoleInput(**{name: record.data[name] for name in RoleInput.model_fields if name in record.data})
 
 
-async def _assigned(access: SystemAccess, actor: Assignment | ActorReference) -> tuple[Record | None, tuple[str, ...]]:
+async def _assigned(
+    access: InternalContext, actor: Assignment | ActorReference
+) -> tuple[Record | None, tuple[str, ...]]:
     """Return the document of an actor's assignments, and the names of the roles that it gives."""
-    record = await access.records(ROLE_ASSIGNMENTS).get(_key(actor))
-    held = await load_roles(Actor(actor.actor_type, actor.actor_id), record, access.records(ROLES))
+    record = await access.unit_of_work.records(ROLE_ASSIGNMENTS).get(_key(actor))
+    held = await load_roles(Actor(actor.actor_type, actor.actor_id), record, access.unit_of_work.records(ROLES))
     return record, held.names
 
 
 async def _write(
-    access: SystemAccess,
+    access: InternalContext,
     actor: Assignment | ActorReference,
     record: Record | None,
     roles: Sequence[str],
@@ -242,7 +243,7 @@ async def _write(
 ) -> None:
     ids = {**(record.data.get("role_ids", {}) if record is not None else {}), **new_ids}
     document = {"roles": roles, "role_ids": {name: ids[name] for name in roles if ids.get(name) is not None}}
-    records = access.records(ROLE_ASSIGNMENTS)
+    records = access.unit_of_work.records(ROLE_ASSIGNMENTS)
     if record is None:
         await records.insert(document, _key(actor))
     else:

@@ -8,11 +8,10 @@ from typing import Any
 from pydantic import ValidationError
 from returns.result import Result, Success
 
-from actionengine.action_context import ActionContext
 from actionengine.actions import Service, create_action, create_service
 from actionengine.changes.store import conflict, not_found
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.payload import refusals, summary
 from actionengine.pipeline.plan import native
 from actionengine.storage.port import Record
@@ -31,7 +30,7 @@ from actionengine.workflows.store import run_subject, store_of, timestamp
 
 
 @native
-async def _complete(data: CompleteAssignment, ctx: ActionContext) -> Result[AssignmentView, ActionError]:
+async def _complete(data: CompleteAssignment, ctx: InternalContext) -> Result[AssignmentView, ActionError]:
     record = await _found(ctx, data.assignment_id)
     status = record.data.get("status")
     if status in ("completed", "cancelled"):
@@ -46,14 +45,14 @@ async def _complete(data: CompleteAssignment, ctx: ActionContext) -> Result[Assi
     view = _view(record)
     await ctx.async_records(ASSIGNMENTS).update(record.id, record.data, record.version)
     about = run_subject(record.data["run_id"])
-    access_of(ctx).add_subject(about)
+    ctx.add_subject(about)
     told = {name: record.data[name] for name in ("run_id", "workflow_key", "step", "assignee", "title")}
     ctx.emit(COMPLETED, AssignmentCompleted.model_validate({"id": record.id, **told, **done}), subject=about)
     await _go_on(ctx, record)
     return Success(view)
 
 
-async def _go_on(ctx: ActionContext, assignment: Record) -> None:
+async def _go_on(ctx: InternalContext, assignment: Record) -> None:
     """Move the run on that waits for this. Whoever has completed it has taken the step."""
     store = store_of(ctx)
     run = await store.runs.get(assignment.data["run_id"])
@@ -65,12 +64,12 @@ async def _go_on(ctx: ActionContext, assignment: Record) -> None:
 
 
 @native
-async def _get(data: AssignmentReference, ctx: ActionContext) -> Result[AssignmentView, ActionError]:
+async def _get(data: AssignmentReference, ctx: InternalContext) -> Result[AssignmentView, ActionError]:
     return Success(_view(await _found(ctx, data.assignment_id)))
 
 
 @native
-async def _list(data: ListAssignments, ctx: ActionContext) -> Result[tuple[AssignmentView, ...], ActionError]:
+async def _list(data: ListAssignments, ctx: InternalContext) -> Result[tuple[AssignmentView, ...], ActionError]:
     found: list[AssignmentView] = []
     after, wanted = data.after, data.filter()
     # A run has few: what else is asked is compared with each of them.
@@ -84,11 +83,11 @@ async def _list(data: ListAssignments, ctx: ActionContext) -> Result[tuple[Assig
             break
         after = page.next
     listed = tuple(found[: data.limit])
-    access_of(ctx).show({"count": len(listed)})
+    ctx.show({"count": len(listed)})
     return Success(listed)
 
 
-async def _found(ctx: ActionContext, id: str) -> Record:
+async def _found(ctx: InternalContext, id: str) -> Record:
     record = await ctx.async_records(ASSIGNMENTS).get(id)
     if record is None:
         raise not_found("assignment", id)

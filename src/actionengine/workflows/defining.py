@@ -5,11 +5,10 @@ from __future__ import annotations
 from pydantic_core import to_json
 from returns.result import Result, Success
 
-from actionengine.action_context import ActionContext
 from actionengine.changes.store import conflict, new_id
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.names import hint
-from actionengine.pipeline.internal_context import SystemAccess, access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import native
 from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.workflows.definition import Definition, document, parse_definition
@@ -21,10 +20,10 @@ from actionengine.workflows.triggers import apply_defined_trigger
 
 
 @native
-async def define(data: DefineWorkflow, ctx: ActionContext) -> Result[Workflow, ActionError]:
+async def define(data: DefineWorkflow, ctx: InternalContext) -> Result[Workflow, ActionError]:
     """Write a new version of a workflow, a draft."""
     definition = parse_definition(data.definition)
-    access = access_of(ctx)
+    access = ctx
     _check_actions(access, definition)
     store = store_of(ctx)
     head = await store.heads.get(data.key)
@@ -50,7 +49,7 @@ async def define(data: DefineWorkflow, ctx: ActionContext) -> Result[Workflow, A
 
 
 @native
-async def activate(data: WorkflowVersion, ctx: ActionContext) -> Result[Workflow, ActionError]:
+async def activate(data: WorkflowVersion, ctx: InternalContext) -> Result[Workflow, ActionError]:
     """Put a version of a workflow into use, and its trigger."""
     store = store_of(ctx)
     record = await store.workflow(data.key, data.version)
@@ -58,11 +57,11 @@ async def activate(data: WorkflowVersion, ctx: ActionContext) -> Result[Workflow
     assert head is not None
     active = head.data["active"]
     if active == record.data["version"]:
-        access_of(ctx).nothing_changed()
+        ctx.nothing_changed()
         return Success(Workflow.model_validate(record.data))
     definition = parsed(record)
     # Actions may have gone since it was defined.
-    _check_actions(access_of(ctx), definition)
+    _check_actions(ctx, definition)
     if active is not None:
         before = await store.workflow(data.key, active)
         await store.workflows.update(before.id, {**before.data, "status": "retired"}, before.version)
@@ -70,19 +69,19 @@ async def activate(data: WorkflowVersion, ctx: ActionContext) -> Result[Workflow
     trigger = await apply_defined_trigger(ctx, store, head, definition.trigger)
     told = {**head.data, "active": record.data["version"], "trigger": trigger}
     await store.heads.update(data.key, told, head.version)
-    access_of(ctx).add_subject(workflow_subject(data.key))
+    ctx.add_subject(workflow_subject(data.key))
     return Success(Workflow.model_validate(record.data))
 
 
 @native
-async def get_definition(data: WorkflowVersion, ctx: ActionContext) -> Result[Workflow, ActionError]:
+async def get_definition(data: WorkflowVersion, ctx: InternalContext) -> Result[Workflow, ActionError]:
     """One version of a workflow."""
     record = await store_of(ctx).workflow(data.key, data.version)
     return Success(Workflow.model_validate(record.data))
 
 
 @native
-async def list_definitions(data: ListWorkflows, ctx: ActionContext) -> Result[tuple[Workflow, ...], ActionError]:
+async def list_definitions(data: ListWorkflows, ctx: InternalContext) -> Result[tuple[Workflow, ...], ActionError]:
     """The newest version of each workflow."""
     store = store_of(ctx)
     heads = await store.heads.list(limit=data.limit, after=data.after)
@@ -94,11 +93,11 @@ async def list_definitions(data: ListWorkflows, ctx: ActionContext) -> Result[tu
         size += len(to_json(workflow.data))
         if size >= MAX_PAGE_BYTES:
             break
-    access_of(ctx).show({"count": len(found)})
+    ctx.show({"count": len(found)})
     return Success(tuple(found))
 
 
-def _check_actions(access: SystemAccess, definition: Definition) -> None:
+def _check_actions(access: InternalContext, definition: Definition) -> None:
     """Raises `ActionError(invalid_input)` for a step whose action is not there, or no workflow may execute."""
     for step in definition.steps:
         if not isinstance(step, ActionStep):

@@ -6,9 +6,8 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from actionengine.action_context import ActionContext
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import Record, UnitOfWork
 from actionengine.workflows.definition import Definition
 from actionengine.workflows.events import PAUSED, STEP_TAKEN, RunPaused, StepTold
@@ -34,22 +33,22 @@ _DEEPEST = 32
 class Journey:
     """A run at the step that is to be taken, and how it goes on from there."""
 
-    def __init__(self, ctx: ActionContext, store: Store, run: Record, definition: Definition) -> None:
+    def __init__(self, ctx: InternalContext, store: Store, run: Record, definition: Definition) -> None:
         self._ctx = ctx
         self._store = store
         self.run = run
         self.definition = definition
         self.step: Step = definition.step(run.data["step"])
-        self.scene = Scene(ctx, access_of(ctx), store, run, known_to(run))
+        self.scene = Scene(ctx, ctx, store, run, known_to(run))
 
     @classmethod
-    async def at(cls, ctx: ActionContext, run_id: str, position: int) -> Journey | None:
+    async def at(cls, ctx: InternalContext, run_id: str, position: int) -> Journey | None:
         """The run, where it still is at this position."""
         store = store_of(ctx)
         run = await store.run(run_id)
         check_driver(ctx, run)
-        access_of(ctx).add_subject(run_subject(run.id))
-        access_of(ctx).hold_locks_of(run.id)
+        ctx.add_subject(run_subject(run.id))
+        ctx.hold_locks_of(run.id)
         if not is_at(run, position):
             return None
         return cls(ctx, store, run, await store.definition(run))
@@ -145,7 +144,7 @@ class Journey:
         else:
             changed |= {"status": "running", "step": target, "paused_for": None, "error": None}
         # Somebody else than its driver has moved the run: it has to be set going.
-        wakes = (wakes or access_of(self._ctx).approved is not None) and changed["status"] == "running"
+        wakes = (wakes or self._ctx.approved is not None) and changed["status"] == "running"
         if wakes:
             changed["turn"] = data["turn"] + 1
         await self._store.steps.insert(
@@ -274,13 +273,13 @@ def _without_nul(value: Any) -> Any:
     return list(map(_without_nul, value)) if isinstance(value, list | tuple) else value
 
 
-def check_driver(ctx: ActionContext, run: Record) -> None:
+def check_driver(ctx: InternalContext, run: Record) -> None:
     """Raises `ActionError(forbidden)` for another actor than the run's workflow."""
     check_actor(ctx, run.data["workflow_key"], f"the run {run.id} is driven")
 
 
-def check_actor(ctx: ActionContext, key: str, what: str) -> None:
+def check_actor(ctx: InternalContext, key: str, what: str) -> None:
     """Raises `ActionError(forbidden)` for another actor than a workflow."""
     if ctx.actor is None or ctx.actor.id != key:
         raise ActionError(ErrorCode.FORBIDDEN, f"{what} by workflow:{key} alone")
-    access_of(ctx).replay_for_actor_only()
+    ctx.replay_for_actor_only()

@@ -15,7 +15,7 @@ from actionengine.changes.store import conflict, not_found
 from actionengine.context import identity_of
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.names import nfc
-from actionengine.pipeline.internal_context import SystemAccess
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import AsyncRecords, Record, SerializationFailure
 from actionengine.workflows.conditions import holds
 from actionengine.workflows.events import ASSIGNED, NOTIFICATION, Assignment, Notification
@@ -42,8 +42,8 @@ MOST_MESSAGE = 10_000
 class Scene(NamedTuple):
     """What a step is performed with."""
 
-    ctx: ActionContext
-    access: SystemAccess
+    ctx: InternalContext
+    access: InternalContext
     store: Store
     run: Record
     known: Mapping[str, Any]
@@ -121,7 +121,7 @@ def _check_approver(scene: Scene, step: Step) -> None:
 
 async def _action(scene: Scene, step: ActionStep) -> Done:
     service, _, action = step.action.partition(".")
-    answer = await scene.access.execute(service, action, filled(step.input, scene.known))
+    answer = await scene.access.execute_action(service, action, filled(step.input, scene.known))
     if isinstance(answer, Failure):
         raise answer.failure()
     return Done(scene.access.shown(service, action, answer.unwrap()))
@@ -171,7 +171,7 @@ async def _approval(scene: Scene, step: ApprovalStep) -> Done:
     output = {
         "approved_by": approved.approved_by,
         "approval_id": approved.approval_id,
-        "approved_at": (await scene.access.now()).isoformat(),
+        "approved_at": (await scene.access.unit_of_work.now()).isoformat(),
     }
     return Done(output)
 
@@ -230,7 +230,7 @@ async def _lock(scene: Scene, step: RecordLockStep) -> Done:
         if held is not None and held.data["run_id"] == run_id:
             await locks.delete(key, held.version)
         return Done({"collection": step.collection, "id": id, "version": None}, released=key)
-    now = await scene.access.now()
+    now = await scene.access.unit_of_work.now()
     if held is not None and held.data["run_id"] != run_id and is_in_force(held, now):
         raise conflict(f"the workflow run {held.data['run_id']} has locked {key}", collection=step.collection, id=id)
     # A new version, so that whoever has read the document before does not write it any more. It comes first: where it
@@ -238,7 +238,7 @@ async def _lock(scene: Scene, step: RecordLockStep) -> Done:
     records = scene.records(step.collection)
     before = await _existing(records, step.collection, id)
     record = await records.update(id, before.data, before.version)
-    until = await scene.access.now() + timedelta(seconds=step.expires_after)
+    until = await scene.access.unit_of_work.now() + timedelta(seconds=step.expires_after)
     document = {"run_id": run_id, "expires_at": until.isoformat()}
     if held is not None:
         await locks.update(key, document, held.version)

@@ -8,9 +8,8 @@ from uuid import UUID
 
 from returns.result import Result, Success
 
-from actionengine.action_context import ActionContext
 from actionengine.errors import ActionError
-from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import native
 from actionengine.storage.port import Record, SerializationFailure
 from actionengine.workflows.events import PURGED, RunsPurged
@@ -22,9 +21,9 @@ _PAGE = 1000
 
 
 @native
-async def purge(data: PurgeRuns, ctx: ActionContext) -> Result[Purged, ActionError]:
+async def purge(data: PurgeRuns, ctx: InternalContext) -> Result[Purged, ActionError]:
     """Remove runs that ended before a time, with the steps that they have taken."""
-    access, store = access_of(ctx), store_of(ctx)
+    access, store = ctx, store_of(ctx)
     found = [run async for run in _ended(store, data.ended_before, data.limit + 1)]
     removed = found[: data.limit]
     for run in removed:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from returns.result import Result, Success
 
-from actionengine.action_context import ActionContext
 from actionengine.changes.store import conflict
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.pending_approval import find_approval
 from actionengine.pipeline.plan import native
 from actionengine.storage.port import APPROVALS, Record
@@ -22,14 +21,14 @@ _MOST_STEPS_SHOWN = 1000
 
 
 @native
-async def start(data: StartRun, ctx: ActionContext) -> Result[RunSummary, ActionError]:
+async def start(data: StartRun, ctx: InternalContext) -> Result[RunSummary, ActionError]:
     """Start a run."""
     run = await start_run(ctx, data.key, data.input, started_by=str(ctx.actor))
     return Success(summary_of(run))
 
 
 @native
-async def resume(data: RunReference, ctx: ActionContext) -> Result[RunSummary, ActionError]:
+async def resume(data: RunReference, ctx: InternalContext) -> Result[RunSummary, ActionError]:
     """Try the step again at which a run is paused."""
     store = store_of(ctx)
     run = await store.run(data.run_id)
@@ -50,11 +49,11 @@ async def resume(data: RunReference, ctx: ActionContext) -> Result[RunSummary, A
     return Success(summary_of(run))
 
 
-async def _waiting(ctx: ActionContext, run: Record) -> ActionError:
+async def _waiting(ctx: InternalContext, run: Record) -> ActionError:
     """The answer for a run that somebody has to decide about."""
     approval_id = run.data["approval_id"]
-    pending = await find_approval(access_of(ctx).records(APPROVALS), approval_id)
-    is_open = pending is not None and pending.is_open(await access_of(ctx).now())
+    pending = await find_approval(ctx.unit_of_work.records(APPROVALS), approval_id)
+    is_open = pending is not None and pending.is_open(await ctx.unit_of_work.now())
     to_do = (
         "approve or reject that" if is_open else "that is decided or has expired, and moves the run on; or cancel it"
     )
@@ -64,16 +63,16 @@ async def _waiting(ctx: ActionContext, run: Record) -> ActionError:
 
 
 @native
-async def cancel(data: CancelRun, ctx: ActionContext) -> Result[RunSummary, ActionError]:
+async def cancel(data: CancelRun, ctx: InternalContext) -> Result[RunSummary, ActionError]:
     """End a run where it is."""
     store = store_of(ctx)
     run = await store.run(data.run_id)
     if run.data["status"] == "cancelled":
-        access_of(ctx).nothing_changed()
+        ctx.nothing_changed()
         return Success(summary_of(run))
     if run.data["ended_at"] is not None:
         raise conflict(f"the run {run.id} has {run.data['status']}: it cannot be cancelled", status=run.data["status"])
-    if access_of(ctx).lock_holder == run.id:
+    if ctx.lock_holder == run.id:
         raise ActionError(
             ErrorCode.UNPROCESSABLE,
             f"a step of the run {run.id} cannot cancel it: have the step lead to the end, or fail",
@@ -103,17 +102,17 @@ async def cancel(data: CancelRun, ctx: ActionContext) -> Result[RunSummary, Acti
     return Success(summary_of(run))
 
 
-async def _cancel_assignment(ctx: ActionContext, id: str) -> None:
+async def _cancel_assignment(ctx: InternalContext, id: str) -> None:
     """Nobody need do what no run waits for any more."""
-    assignments = access_of(ctx).records(ASSIGNMENTS)
+    assignments = ctx.unit_of_work.records(ASSIGNMENTS)
     record = await assignments.get(id)
     if record is not None and record.data.get("status") != "completed":
         await assignments.update(id, {**record.data, "status": "cancelled"}, record.version)
-        access_of(ctx).add_subject(f"{ASSIGNMENTS}/{id}")
+        ctx.add_subject(f"{ASSIGNMENTS}/{id}")
 
 
 @native
-async def get_run(data: RunReference, ctx: ActionContext) -> Result[Run, ActionError]:
+async def get_run(data: RunReference, ctx: InternalContext) -> Result[Run, ActionError]:
     """One run, with the steps that it has taken."""
     store = store_of(ctx)
     run = await store.run(data.run_id)
@@ -123,15 +122,15 @@ async def get_run(data: RunReference, ctx: ActionContext) -> Result[Run, ActionE
     taken = await store.steps.list(limit=limit, after=step_id(run.id, run.data["position"]), descending=True)
     steps = tuple(StepTaken.model_validate(step.data) for step in reversed(taken) if step.data["run_id"] == run.id)
     found = Run(**dict(summary_of(run)), steps=steps)
-    access_of(ctx).show({"status": found.status, "position": found.position})
+    ctx.show({"status": found.status, "position": found.position})
     return Success(found)
 
 
 @native
-async def list_runs(data: ListRuns, ctx: ActionContext) -> Result[tuple[RunSummary, ...], ActionError]:
+async def list_runs(data: ListRuns, ctx: InternalContext) -> Result[tuple[RunSummary, ...], ActionError]:
     """Runs, by id."""
     runs = await store_of(ctx).runs.list(data.filter(), data.limit, data.after, data.newest_first)
-    access_of(ctx).show({"count": len(runs)})
+    ctx.show({"count": len(runs)})
     return Success(tuple(map(summary_of, runs)))
 
 

@@ -6,12 +6,11 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from actionengine.action_context import ActionContext
 from actionengine.changes.documents import misfits, model_of
 from actionengine.changes.schema import Schema
 from actionengine.changes.store import conflict, new_id, not_found
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.payload import summary
 from actionengine.storage.port import Record
 from actionengine.workflows.definition import Definition
@@ -26,7 +25,7 @@ DEEPEST = 50
 
 
 async def start_run(
-    ctx: ActionContext,
+    ctx: InternalContext,
     key: str,
     input: dict[str, Any],
     *,
@@ -51,7 +50,7 @@ async def start_run(
     definition = parsed(record)
     _check_input(key, definition, input)
     now = await timestamp(ctx)
-    holder = access_of(ctx).lock_holder
+    holder = ctx.lock_holder
     if outer is None and holder is not None:
         outer = await store.runs.get(holder)
     depth = 0 if outer is None else outer.data["depth"] + 1

@@ -16,12 +16,11 @@ from pydantic import UUID7, AwareDatetime, Field
 from pydantic_core import from_json
 from returns.result import Result, Success
 
-from actionengine.action_context import ActionContext
 from actionengine.actions import Action, Service, create_action, create_service
 from actionengine.changes.models import Input
 from actionengine.changes.store import conflict
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.pending_approval import PendingApproval, error_for, find_approval
 from actionengine.pipeline.plan import native
 from actionengine.storage.port import APPROVALS, LogQuery, Record
@@ -107,15 +106,15 @@ class Decline(Input):
 
 
 @native
-async def _next(data: AtRun, ctx: ActionContext) -> Result[RunPoint, ActionError]:
+async def _next(data: AtRun, ctx: InternalContext) -> Result[RunPoint, ActionError]:
     store = store_of(ctx)
     run = await store.run(data.run_id)
     check_driver(ctx, run)
     return Success(_point(run, await store.definition(run)))
 
 
-async def _perform(data: AtStep, ctx: ActionContext, records: str | None) -> Result[RunPoint, ActionError]:
-    access, journey = access_of(ctx), await Journey.at(ctx, data.run_id, data.position)
+async def _perform(data: AtStep, ctx: InternalContext, records: str | None) -> Result[RunPoint, ActionError]:
+    access, journey = ctx, await Journey.at(ctx, data.run_id, data.position)
     approved = access.approved
     if approved is not None and (journey is None or journey.waits_for != approved.approval_id):
         # Whoever approves is not told that something was done.
@@ -124,9 +123,9 @@ async def _perform(data: AtStep, ctx: ActionContext, records: str | None) -> Res
         return await _moved_on(data, ctx)
     if approved is None and journey.waits_for is not None:
         # It has asked already: what became of that counts.
-        pending = await find_approval(access.records(APPROVALS), journey.waits_for)
+        pending = await find_approval(access.unit_of_work.records(APPROVALS), journey.waits_for)
         assert pending is not None
-        if pending.is_open(await access.now()):
+        if pending.is_open(await access.unit_of_work.now()):
             raise error_for(pending)
         return await _go_on_refused(journey, pending)
     access.when_asked(journey.pause_when_asked)
@@ -149,7 +148,7 @@ async def _perform(data: AtStep, ctx: ActionContext, records: str | None) -> Res
 
 
 @native
-async def _give_up(data: GiveUp, ctx: ActionContext) -> Result[RunPoint, ActionError]:
+async def _give_up(data: GiveUp, ctx: InternalContext) -> Result[RunPoint, ActionError]:
     journey = await Journey.at(ctx, data.run_id, data.position)
     if journey is None or journey.waits_for is not None:
         return await _moved_on(data, ctx)
@@ -158,7 +157,7 @@ async def _give_up(data: GiveUp, ctx: ActionContext) -> Result[RunPoint, ActionE
 
 
 @native
-async def _wait(data: WaitFor, ctx: ActionContext) -> Result[RunPoint, ActionError]:
+async def _wait(data: WaitFor, ctx: InternalContext) -> Result[RunPoint, ActionError]:
     journey = await Journey.at(ctx, data.run_id, data.position)
     if journey is None:
         # It was cancelled, say, before it has paused.
@@ -166,19 +165,19 @@ async def _wait(data: WaitFor, ctx: ActionContext) -> Result[RunPoint, ActionErr
         return await _moved_on(data, ctx)
     if journey.waits_for != data.approval_id:
         return await _moved_on(data, ctx)
-    access = access_of(ctx)
-    pending = await find_approval(access.records(APPROVALS), data.approval_id)
-    if pending is None or pending.is_open(await access.now()):
+    access = ctx
+    pending = await find_approval(access.unit_of_work.records(APPROVALS), data.approval_id)
+    if pending is None or pending.is_open(await access.unit_of_work.now()):
         return await _moved_on(data, ctx)
     return await _go_on_refused(journey, pending)
 
 
 @native
-async def _decline(data: Decline, ctx: ActionContext) -> Result[RunPoint | None, ActionError]:
-    access = access_of(ctx)
-    pending = await find_approval(access.records(APPROVALS), data.approval_id)
+async def _decline(data: Decline, ctx: InternalContext) -> Result[RunPoint | None, ActionError]:
+    access = ctx
+    pending = await find_approval(access.unit_of_work.records(APPROVALS), data.approval_id)
     is_of_step = pending is not None and f"{pending.service}.{pending.action}" == f"{SERVICE}.perform"
-    if pending is None or not is_of_step or pending.is_open(await access.now()):
+    if pending is None or not is_of_step or pending.is_open(await access.unit_of_work.now()):
         access.nothing_changed()
         return Success(None)
     at = AtStep.model_validate(from_json(pending.payload))
@@ -202,7 +201,7 @@ async def _go_on_refused(journey: Journey, pending: PendingApproval) -> Result[R
 
 
 @native
-async def _fire(data: Fire, ctx: ActionContext) -> Result[str | None, ActionError]:
+async def _fire(data: Fire, ctx: InternalContext) -> Result[str | None, ActionError]:
     store = store_of(ctx)
     record = await store.triggers.get(data.trigger_id)
     head = await store.heads.get(record.data["workflow_key"]) if record is not None else None
@@ -221,38 +220,38 @@ async def _fire(data: Fire, ctx: ActionContext) -> Result[str | None, ActionErro
                     ctx, head.id, input, started_by=data.started_by, trigger_id=record.id, id=id, outer=outer
                 )
                 return Success(id)
-    access_of(ctx).nothing_changed()
+    ctx.nothing_changed()
     return Success(None)
 
 
-async def _run_behind(ctx: ActionContext, action_id: UUID | None) -> Record | None:
+async def _run_behind(ctx: InternalContext, action_id: UUID | None) -> Record | None:
     """The run whose step has executed an action: what drives it gives the run's id as that of the request."""
     if action_id is None:
         return None
     next_id = str(UUID(int=action_id.int + 1))
-    for row in await access_of(ctx).read_log(LogQuery(before=next_id, limit=1)):
+    for row in await ctx.unit_of_work.read_log(LogQuery(before=next_id, limit=1)):
         if (row.id, row.actor_type) == (str(action_id), "workflow") and row.request_id is not None:
             return await store_of(ctx).runs.get(row.request_id)
     return None
 
 
-async def _moved_on(data: AtStep, ctx: ActionContext) -> Result[Any, ActionError]:
+async def _moved_on(data: AtStep, ctx: InternalContext) -> Result[Any, ActionError]:
     """The answer where a run is somewhere else by now: where that is."""
-    access_of(ctx).nothing_changed()
+    ctx.nothing_changed()
     store = store_of(ctx)
     run = await store.run(data.run_id)
     return Success(_point(run, await store.definition(run)))
 
 
-async def cancel_approval(ctx: ActionContext, approval_id: str, reason: str) -> None:
+async def cancel_approval(ctx: InternalContext, approval_id: str, reason: str) -> None:
     """Nobody approves a step that is not taken any more."""
-    approvals = access_of(ctx).records(APPROVALS)
+    approvals = ctx.unit_of_work.records(APPROVALS)
     pending = await find_approval(approvals, approval_id)
     if pending is not None and pending.status == "pending":
         decided = {"status": "cancelled", "decided_by": str(ctx.actor), "comment": reason}
         decided["decided_at"] = await timestamp(ctx)
         await approvals.update(approval_id, {**pending.document(), **decided}, pending.version)
-        access_of(ctx).add_subject(f"approval/{approval_id}")
+        ctx.add_subject(f"approval/{approval_id}")
 
 
 def _point(run: Record, definition: Definition) -> RunPoint:
@@ -287,7 +286,7 @@ def workflow_steps_service(permissions: WorkflowPermissions) -> Service:
     """The service; what steps do to documents asks for these permissions."""
 
     @native
-    async def perform_step(data: AtStep, ctx: ActionContext) -> Result[RunPoint, ActionError]:
+    async def perform_step(data: AtStep, ctx: InternalContext) -> Result[RunPoint, ActionError]:
         return await _perform(data, ctx, permissions.records)
 
     return create_service(

@@ -19,11 +19,10 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
-from actionengine.action_context import ActionContext
 from actionengine.authorization.cache import BoundedCache
 from actionengine.changes.store import conflict, not_found
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.pipeline.internal_context import SystemAccess, access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import AsyncRecords, Record, UnitOfWork
 from actionengine.workflows.definition import Definition, parse_definition
 
@@ -51,14 +50,14 @@ committed."""
 class Store:
     """The documents as one unit of work sees them."""
 
-    def __init__(self, access: SystemAccess) -> None:
-        self.workflows = access.records(WORKFLOWS)
-        self.heads = access.records(HEADS)
-        self.runs = access.records(RUNS)
-        self.steps = access.records(STEPS)
-        self.triggers = access.records(TRIGGERS)
-        self.trigger_counts = access.records(TRIGGER_COUNTS)
-        self.locks = access.records(LOCKS)
+    def __init__(self, unit_of_work: UnitOfWork) -> None:
+        self.workflows = unit_of_work.records(WORKFLOWS)
+        self.heads = unit_of_work.records(HEADS)
+        self.runs = unit_of_work.records(RUNS)
+        self.steps = unit_of_work.records(STEPS)
+        self.triggers = unit_of_work.records(TRIGGERS)
+        self.trigger_counts = unit_of_work.records(TRIGGER_COUNTS)
+        self.locks = unit_of_work.records(LOCKS)
 
     async def workflow(self, key: str, version: int | None = None) -> Record:
         """A version of a workflow, the newest where none is named. Raises `ActionError(not_found)`."""
@@ -101,9 +100,9 @@ class Store:
                 await self.locks.delete(id, held.version)
 
 
-def store_of(ctx: ActionContext) -> Store:
+def store_of(ctx: InternalContext) -> Store:
     """The documents, from inside an action."""
-    return Store(access_of(ctx))
+    return Store(ctx.unit_of_work)
 
 
 def parsed(workflow: Record) -> Definition:
@@ -185,6 +184,6 @@ def run_subject(run_id: str) -> str:
     return f"workflow_run/{run_id}"
 
 
-async def timestamp(ctx: ActionContext) -> str:
+async def timestamp(ctx: InternalContext) -> str:
     """Return the time by the storage's clock, in UTC, as documents have it."""
-    return (await access_of(ctx).now()).isoformat()
+    return (await ctx.unit_of_work.now()).isoformat()

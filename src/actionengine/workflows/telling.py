@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from actionengine.action_context import ActionContext
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import Record
 from actionengine.workflows.events import ENDED, RESUMED, STARTED, RunEnded, RunSetGoing
 from actionengine.workflows.store import run_subject
 
 
-def tell_going(ctx: ActionContext, run: Record, first: bool = False) -> None:
+def tell_going(ctx: InternalContext, run: Record, first: bool = False) -> None:
     """Have a run set going, once this commits."""
     told = RunSetGoing(run_id=run.id, workflow_key=run.data["workflow_key"], turn=run.data["turn"])
     ctx.emit(STARTED if first else RESUMED, told, subject=run_subject(run.id))
 
 
-def tell_end(ctx: ActionContext, run: Record, approval_id: str | None = None) -> None:
+def tell_end(ctx: InternalContext, run: Record, approval_id: str | None = None) -> None:
     """Tell of a run that has ended, and of the approval that it waited for then."""
     data = run.data
     told = RunEnded(

@@ -8,11 +8,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from returns.result import Result, Success
 
-from actionengine.action_context import ActionContext
 from actionengine.actions import Action, Service, create_action, create_service
 from actionengine.changes.store import new_id, not_found
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.pipeline.internal_context import access_of
+from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.payload import refusals, summary
 from actionengine.pipeline.plan import native
 from actionengine.storage.port import Record
@@ -41,7 +40,7 @@ def parse_trigger(given: Mapping[str, Any], *, stored: bool = False) -> EventTri
 
 
 @native
-async def _create(data: CreateTrigger, ctx: ActionContext) -> Result[TriggerView, ActionError]:
+async def _create(data: CreateTrigger, ctx: InternalContext) -> Result[TriggerView, ActionError]:
     trigger = parse_trigger(data.trigger)
     store = store_of(ctx)
     if await store.heads.get(data.key) is None:
@@ -50,30 +49,30 @@ async def _create(data: CreateTrigger, ctx: ActionContext) -> Result[TriggerView
 
 
 @native
-async def _get(data: TriggerReference, ctx: ActionContext) -> Result[TriggerView, ActionError]:
+async def _get(data: TriggerReference, ctx: InternalContext) -> Result[TriggerView, ActionError]:
     return Success(_view(await store_of(ctx).trigger(data.trigger_id)))
 
 
 @native
-async def _list(data: ListTriggers, ctx: ActionContext) -> Result[tuple[TriggerView, ...], ActionError]:
+async def _list(data: ListTriggers, ctx: InternalContext) -> Result[tuple[TriggerView, ...], ActionError]:
     filter = {"workflow_key": data.key} if data.key is not None else None
     found = await store_of(ctx).triggers.list(filter, limit=data.limit, after=data.after)
-    access_of(ctx).show({"count": len(found)})
+    ctx.show({"count": len(found)})
     return Success(tuple(map(_view, found)))
 
 
 @native
-async def _enable(data: TriggerReference, ctx: ActionContext) -> Result[TriggerView, ActionError]:
+async def _enable(data: TriggerReference, ctx: InternalContext) -> Result[TriggerView, ActionError]:
     return Success(_view(await _set_status(ctx, data.trigger_id, "active")))
 
 
 @native
-async def _disable(data: TriggerReference, ctx: ActionContext) -> Result[TriggerView, ActionError]:
+async def _disable(data: TriggerReference, ctx: InternalContext) -> Result[TriggerView, ActionError]:
     return Success(_view(await _set_status(ctx, data.trigger_id, "disabled")))
 
 
 @native
-async def _delete(data: TriggerReference, ctx: ActionContext) -> Result[TriggerView, ActionError]:
+async def _delete(data: TriggerReference, ctx: InternalContext) -> Result[TriggerView, ActionError]:
     store = store_of(ctx)
     record = await store.trigger(data.trigger_id)
     if record.data["from_definition"]:
@@ -91,7 +90,7 @@ def sees(record: Record, position: int | None) -> bool:
 
 
 async def apply_defined_trigger(
-    ctx: ActionContext, store: Store, head: Record, trigger: EventTrigger | ScheduleTrigger | None
+    ctx: InternalContext, store: Store, head: Record, trigger: EventTrigger | ScheduleTrigger | None
 ) -> dict[str, Any] | None:
     """Make a workflow's own trigger what its active version says, and keep what operators have set.
 
@@ -119,7 +118,7 @@ def _document(trigger: EventTrigger | ScheduleTrigger) -> dict[str, Any]:
 
 
 async def _content(
-    ctx: ActionContext, trigger: EventTrigger | ScheduleTrigger, before: Record | None
+    ctx: InternalContext, trigger: EventTrigger | ScheduleTrigger, before: Record | None
 ) -> dict[str, Any]:
     """What a trigger's document says of what it waits for. Where it begins to wait for a type of events, it sees those
     that come later in the log than what has committed by now."""
@@ -129,12 +128,12 @@ async def _content(
         "type": trigger.type,
         "event_type": event_type,
         "trigger": _document(trigger),
-        "since": await access_of(ctx).last_position() if is_new or before is None else before.data["since"],
+        "since": await ctx.unit_of_work.last_position() if is_new or before is None else before.data["since"],
     }
 
 
 async def _insert(
-    ctx: ActionContext,
+    ctx: InternalContext,
     store: Store,
     key: str,
     trigger: EventTrigger | ScheduleTrigger,
@@ -160,7 +159,7 @@ async def _insert(
     return record
 
 
-async def _replace(ctx: ActionContext, store: Store, record: Record, trigger: EventTrigger | ScheduleTrigger) -> None:
+async def _replace(ctx: InternalContext, store: Store, record: Record, trigger: EventTrigger | ScheduleTrigger) -> None:
     """Have a trigger wait for something else; it stays as enabled or disabled as it was."""
     if record.data["type"] != trigger.type:
         await count_trigger(store, record.data["type"], -1)
@@ -169,27 +168,27 @@ async def _replace(ctx: ActionContext, store: Store, record: Record, trigger: Ev
     _tell(ctx, await store.triggers.update(record.id, data, record.version))
 
 
-async def _set_status(ctx: ActionContext, id: str, status: str) -> Record:
+async def _set_status(ctx: InternalContext, id: str, status: str) -> Record:
     store = store_of(ctx)
     record = await store.trigger(id)
     if record.data["status"] == status:
-        access_of(ctx).nothing_changed()
+        ctx.nothing_changed()
         return record
     # What has committed while it was disabled it does not see.
-    since = await access_of(ctx).last_position()
+    since = await ctx.unit_of_work.last_position()
     data = {**record.data, "status": status, "since": since, "updated_at": await timestamp(ctx)}
     record = await store.triggers.update(id, data, record.version)
     _tell(ctx, record)
     return record
 
 
-async def _remove(ctx: ActionContext, store: Store, record: Record) -> None:
+async def _remove(ctx: InternalContext, store: Store, record: Record) -> None:
     await store.triggers.delete(record.id, record.version)
     await count_trigger(store, record.data["type"], -1)
     _tell(ctx, record, is_removed=True)
 
 
-def _tell(ctx: ActionContext, record: Record, *, is_removed: bool = False) -> None:
+def _tell(ctx: InternalContext, record: Record, *, is_removed: bool = False) -> None:
     # What is taken out of use need not be what a trigger may be by now.
     is_active = record.data["status"] == "active" and not is_removed
     trigger = parse_trigger(record.data["trigger"], stored=True) if is_active else None

@@ -1,0 +1,242 @@
+"""The action log of one execution: its own entry while it is collected, and the rows of all that it executed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import Any
+
+from pydantic_core import to_json
+
+from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_TEXT_LENGTH, AIUsage, RequestContext
+from actionengine.errors import ActionError, ErrorCode, bounded_text, sendable
+from actionengine.masking import encode, mask_by_type
+from actionengine.pipeline.payload import Received
+from actionengine.pipeline.secrets import Secrets
+from actionengine.secret_types import is_plain
+from actionengine.storage.port import LONGEST_SUBJECT, MAX_FLUSHED_SUBJECTS, UNNAMED_ROWS, LogRow, Outcome
+
+_OUTCOMES: dict[ErrorCode, Outcome] = {
+    ErrorCode.INVALID_INPUT: "invalid",
+    ErrorCode.UNAUTHENTICATED: "denied",
+    ErrorCode.FORBIDDEN: "denied",
+    ErrorCode.APPROVAL_REQUIRED: "approval_required",
+}
+MAX_ERROR_BYTES = 64 * 1024
+"""Of the JSON of an error on the action log; of a larger one, the code and the beginning of the message stand there."""
+_ROLLED_BACK = to_json({"code": "rolled_back", "message": "rolled back with the action around it", "details": {}})
+
+
+class LogEntry:
+    """The entry of one execution on the action log, while it is collected. Threads of its handler add to it at once."""
+
+    # Defaults stand on the class, so that making an entry sets only what differs.
+    received: Received | None = None
+    kept_input: bytes | None = None
+    """The payload as an earlier execution with the same key has shown it."""
+    output: bytes | None = None
+    result_json: bytes | None = None
+    """The result's JSON, masked by its types alone."""
+    has_plain_value = False
+    """True if the result is made of plain JSON values; known of one that has been set."""
+    decisions: str | None = None
+    subjects: tuple[str, ...] = ()
+    usage: AIUsage | None = None
+    has_emitted = False
+    """True if the execution has emitted an event, or needs none."""
+    _flushed = 0
+    """The number of subjects that are rows which the session has changed."""
+
+    def __init__(
+        self,
+        id: str,
+        parent_id: str | None,
+        action: str,
+        request: RequestContext,
+        secrets: Secrets,
+        lock: threading.RLock,
+    ) -> None:
+        self.id = id
+        self.parent_id = parent_id
+        self.action = action
+        self.request = request
+        self.started = perf_counter()
+        self.started_at = datetime.now(UTC)
+        self._secrets = secrets
+        self._lock = lock
+
+    def reset(self) -> None:
+        """Drop what a lost attempt has left."""
+        self.subjects, self._flushed = (), 0
+        self.output = self.result_json = None
+        self.has_plain_value = self.has_emitted = False
+
+    def record_decision(self, reason: str) -> None:
+        """Add a decision about access, as far as the row has room."""
+        # Scrubbed before it is cut, which might leave a part of a secret.
+        reason = bounded_text(self._secrets.scrub_text(reason), MAX_TEXT_LENGTH)
+        with self._lock:
+            if self.decisions is None:
+                self.decisions = reason
+            elif len(self.decisions) < MAX_TEXT_LENGTH:
+                self.decisions = bounded_text(f"{self.decisions}; {reason}", MAX_TEXT_LENGTH)
+
+    def add_subject(self, subject: str) -> None:
+        """Add a subject, once."""
+        subject = self._secrets.scrub_text(sendable(subject))[:LONGEST_SUBJECT]
+        with self._lock:
+            if subject not in self.subjects:
+                self.subjects = (*self.subjects, subject)
+
+    def add_flushed(self, subjects: Sequence[str]) -> None:
+        """Add the rows that the session has changed, up to a bound."""
+        for subject in subjects:
+            if self._flushed >= MAX_FLUSHED_SUBJECTS:
+                table = subject.partition("/")[0]
+                subject = f"{table}/{UNNAMED_ROWS}"
+            self._flushed += 1
+            self.add_subject(subject)
+
+    def add_usage(self, usage: AIUsage) -> None:
+        """Add an AI call: tokens and cost add up, the newest model names stand."""
+        with self._lock:
+            before = self.usage
+            if before is not None:
+                usage = AIUsage(
+                    usage.model,
+                    usage.prompt_version or before.prompt_version,
+                    before.input_tokens + usage.input_tokens,
+                    before.output_tokens + usage.output_tokens,
+                    before.cost_usd + usage.cost_usd,
+                )
+            self.usage = usage
+
+    def set_result(self, value: Any) -> None:
+        """Set the result. Raises `ValueError` or `TypeError` for one that has no JSON form."""
+        encoded = encode(value)
+        self.has_plain_value = is_plain(value)
+        self.result_json = encoded if self.has_plain_value else mask_by_type(encoded, value, self._secrets.learn)
+        self.output = self._secrets.mask_result(self.result_json, value)
+
+    @property
+    def input(self) -> bytes | None:
+        """The payload as the log shows it; None where it was refused before it could be read."""
+        if self.kept_input is not None or self.received is None:
+            return self.kept_input
+        return self._secrets.mask_input(self.received)
+
+    @property
+    def input_or_none(self) -> bytes | None:
+        """The same for the row of a failure, which a payload that cannot be masked does not keep from the log."""
+        try:
+            return self.input
+        except Exception:
+            return None
+
+    @property
+    def input_to_keep(self) -> bytes | None:
+        """The input as the row shows it, where a replay does not know a secret in it: None where there is none."""
+        masked = self.input_or_none if self._secrets.values else None
+        scrubbed = masked and self._secrets.scrub_json(masked)
+        return None if scrubbed == masked else scrubbed
+
+    @property
+    def output_to_keep(self) -> bytes | None:
+        """The output as the row shows it, where a replay could not tell it from the result: None where it can."""
+        output = self.output and self._secrets.scrub_json(self.output)
+        return None if output == self.result_json else output
+
+    def to_row(
+        self,
+        outcome: Outcome,
+        error: ActionError | None,
+        idempotency_key: str | None,
+        approved_by: str | None,
+        approval_id: str | None,
+    ) -> LogRow:
+        """Return the row of this execution, which has ended."""
+        request, usage = self.request, self.usage
+        tenant, actor = request.tenant, request.actor
+        assert tenant is not None
+        return LogRow(
+            self.id,
+            self.parent_id,
+            tenant.id,
+            actor.type if actor else None,
+            actor.id[:MAX_ACTOR_ID_LENGTH] if actor else None,
+            approved_by,
+            approval_id,
+            request.source,
+            request.reason,
+            self.action,
+            self.subjects,
+            self.input if outcome == "succeeded" else self.input_or_none,
+            self.output,
+            outcome,
+            _error_json(error) if error else None,
+            self.decisions,
+            self.started_at,
+            perf_counter() - self.started,
+            idempotency_key,
+            request.request_id,
+            usage.model if usage else None,
+            usage.prompt_version if usage else None,
+            usage.input_tokens if usage else None,
+            usage.output_tokens if usage else None,
+            usage.cost_usd if usage else None,
+        )
+
+
+class LogBuffer:
+    """The rows of an execution and of those that it executed, until they are written."""
+
+    __slots__ = ("_rows",)
+
+    def __init__(self) -> None:
+        self._rows: list[LogRow] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def clear(self) -> None:
+        """Drop all rows."""
+        self._rows.clear()
+
+    def add(self, row: LogRow) -> None:
+        """Add the row of an execution that has ended."""
+        self._rows.append(row)
+
+    def discard_row(self, id: str) -> None:
+        """Drop the row of one execution, where it was to be written with a commit that has failed."""
+        self._rows[:] = [row for row in self._rows if row.id != id]
+
+    def mark_rolled_back(self, start: int = 0) -> None:
+        """Say of the rows since `start` that their writes were rolled back."""
+        rows = self._rows
+        for index in range(start, len(rows)):
+            if rows[index].outcome == "succeeded":
+                rows[index] = rows[index]._replace(outcome="failed", error=_ROLLED_BACK, output=None)
+
+    def scrubbed(self, secrets: Secrets) -> Sequence[LogRow]:
+        """Return the rows without these secrets in them."""
+        return secrets.scrub_rows(self._rows)
+
+    def reduced(self) -> Sequence[LogRow]:
+        """Return the rows of failures in the form that no storage can refuse."""
+        return [row.reduced() for row in self._rows]
+
+
+def outcome_of(error: ActionError) -> Outcome:
+    """Return the outcome under which a failure stands on the action log."""
+    return _OUTCOMES.get(error.code, "failed")
+
+
+def _error_json(error: ActionError) -> bytes:
+    """Return an error as the log has it: without its details, and with part of its message, where it is too large."""
+    encoded = to_json(error.to_dict())
+    if len(encoded) <= MAX_ERROR_BYTES:
+        return encoded
+    message = bounded_text(error.message, MAX_TEXT_LENGTH)
+    return to_json({"code": error.code.value, "message": message, "details": {"omitted_bytes": len(encoded)}})

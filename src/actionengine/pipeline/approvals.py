@@ -1,0 +1,73 @@
+"""Stage 9, approval: a policy that applies stops the execution until a second person has agreed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from actionengine.action_context import ActionContext
+from actionengine.errors import ActionError, ErrorCode
+from actionengine.pipeline.authorization import Authorization
+from actionengine.pipeline.execution import ApprovalNeeded, Execution
+from actionengine.pipeline.idempotency import Idempotency
+from actionengine.pipeline.payload import check_approvable, fingerprint
+from actionengine.pipeline.pending_approval import PendingApproval, store_approval
+from actionengine.pipeline.routing import Plans
+from actionengine.pipeline.user_code import call
+
+
+class Approvals:
+    """Asks whether a policy applies, and stores what then waits.
+
+    `context_for` makes the context that a policy's condition gets.
+    """
+
+    def __init__(
+        self, authorization: Authorization, idempotency: Idempotency, context_for: Callable[[Execution], ActionContext]
+    ) -> None:
+        self._authorization = authorization
+        self._idempotency = idempotency
+        self._context_for = context_for
+
+    async def approval(self, execution: Execution) -> None:
+        """Stage 9. Raises `ApprovalNeeded` where the policy applies and nobody has granted it yet, and
+        `ActionError(forbidden)` where the approver that granted it may not approve what this turns out to be about."""
+        plan = execution.plan
+        policy = plan.action.approval
+        assert policy is not None
+        granted = execution.approved.granted if execution.approved is not None else {}
+        refusal = None
+        if plan.name in granted:
+            approver, resource = granted[plan.name], execution.resource
+            decision = await self._authorization.may_approve(execution, approver, policy.permission, resource)
+            if decision.allowed:
+                return
+            refusal = ActionError(ErrorCode.FORBIDDEN, f"{approver} may not approve {plan.name}: {decision.reason}")
+        unit_of_work = execution.open()
+        arguments = (execution.data, self._context_for(execution))
+        applies = await call(execution, unit_of_work, "the approval condition", policy.when, False, *arguments)
+        if applies and refusal is not None:
+            raise refusal
+        if applies:
+            execution.entry.record_decision(f"needs an approval with the permission {policy.permission}")
+            raise ApprovalNeeded(plan.name, policy, execution.resource)
+
+    async def ask_for(self, execution: Execution, needed: ApprovalNeeded) -> PendingApproval:
+        """Store the approval that an execution waits for, with the writes that belong to it."""
+        received, unit_of_work = execution.received, execution.open()
+        assert received is not None
+        check_approvable(received, execution.plan.validator)
+        claimed = execution.claim.fingerprint if execution.claim else fingerprint(received.again())
+        pending = PendingApproval.for_execution(execution, claimed, needed, await unit_of_work.now())
+        await store_approval(unit_of_work, pending)
+        self._idempotency.store_approval(execution, pending)
+        if execution.when_asked is not None:
+            await execution.when_asked(unit_of_work, pending.id)
+        return pending
+
+
+def permission_to_approve(plans: Plans, pending: PendingApproval) -> str:
+    """Return the permission that an approver needs today: the policy's, or the stored one where the policy is gone."""
+    service, _, action = pending.policy.partition(".")
+    plan = plans.get(service, {}).get(action)
+    policy = plan.action.approval if plan is not None else None
+    return policy.permission if policy is not None else pending.permission

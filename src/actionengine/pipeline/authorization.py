@@ -1,0 +1,131 @@
+"""Stage 3, authorize: who asks, and may they? Also the questions of handlers and of replays."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from actionengine.authorization.port import AccessRequest, Authorizer, Decision
+from actionengine.authorization.questions import Question, decode_questions
+from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor
+from actionengine.driving import drive
+from actionengine.errors import ActionError, ErrorCode
+from actionengine.pipeline.execution import Execution
+from actionengine.pipeline.user_code import log_crash
+from actionengine.storage.port import StorageError
+
+
+class Authorization:
+    """Puts questions to the authorizer, and its decisions on record."""
+
+    def __init__(self, authorizer: Authorizer) -> None:
+        self._authorizer = authorizer
+
+    async def authorize(self, execution: Execution) -> None:
+        """Stage 3. Raises `ActionError`: `unauthenticated` without an actor, `forbidden` for one who may not."""
+        action, actor = execution.plan.action, execution.request.actor
+        allowed = action.allowed_actors
+        if actor is None:
+            if action.is_protected or allowed is not None:
+                execution.entry.record_decision("no actor")
+                raise ActionError(ErrorCode.UNAUTHENTICATED, f"{execution.plan.name} needs a signed-in actor")
+            return
+        if len(actor.id) > MAX_ACTOR_ID_LENGTH:
+            raise ActionError(
+                ErrorCode.INVALID_INPUT,
+                f"the id of the actor has {len(actor.id)} characters; at most {MAX_ACTOR_ID_LENGTH} are allowed",
+            )
+        if allowed is not None and actor.type not in allowed:
+            execution.entry.record_decision(f"{actor.type} actors are not allowed")
+            raise ActionError(
+                ErrorCode.FORBIDDEN,
+                f"{execution.plan.name} is not for {actor.type} actors, only for {', '.join(sorted(allowed))}",
+            )
+        if allowed is not None and execution.asked is not None:
+            execution.asked.add(Question(execution.plan.name, tuple(sorted(allowed)), (), None, None), actor)
+        if action.is_protected:
+            await self._require(execution, None, more=action.resource is not None)
+
+    async def authorize_resource(self, execution: Execution, resource: str) -> None:
+        """Ask again, of the resource that the input names. Raises `ActionError(forbidden)`."""
+        if execution.plan.action.is_protected and execution.request.actor is not None:
+            await self._require(execution, resource)
+
+    async def decide(self, execution: Execution, permission: str | None, resource: str | None) -> Decision:
+        """Return the authorizer's decision on a question of the handler."""
+        return await self._ask(execution, (), permission, resource)
+
+    async def may_approve(
+        self, execution: Execution, approver: Actor, permission: str | None, resource: str | None
+    ) -> Decision:
+        """Return the authorizer's decision on an approver."""
+        return await self._put(execution, Question(execution.plan.name, None, (), permission, resource), approver)
+
+    async def ask_again(self, execution: Execution, encoded: bytes) -> None:
+        """Ask, for the actor of a replay, what the first execution asked. Raises `ActionError(forbidden)`."""
+        questions, actor, name = decode_questions(encoded), execution.request.actor, execution.plan.name
+        execution.secrets.learn(questions.secret)
+        if questions.for_actor is not None and questions.for_actor != str(actor):
+            execution.entry.record_decision("the result is for the actor that got it first")
+            raise ActionError(
+                ErrorCode.FORBIDDEN, f"{name}: the idempotency key is another actor's, and so is its result"
+            )
+        for question in questions.asked:
+            if actor is None:
+                decision = Decision(False, "no actor")
+            elif question.allowed_actors is None:
+                decision = await self._put(execution, question, actor)
+            elif actor.type in question.allowed_actors:
+                continue
+            else:
+                decision = Decision(False, f"{question.action} is not for {actor.type} actors")
+                execution.entry.record_decision(decision.reason)
+            enforce(execution, decision)
+
+    async def _require(self, execution: Execution, resource: str | None, more: bool = False) -> None:
+        action = execution.plan.action
+        enforce(execution, await self._ask(execution, action.access_control, action.permission, resource, more))
+
+    async def _ask(
+        self,
+        execution: Execution,
+        roles: tuple[str, ...],
+        permission: str | None,
+        resource: str | None,
+        more: bool = False,
+    ) -> Decision:
+        actor = execution.request.actor
+        if actor is None:
+            return Decision(False, "no actor")
+        question = Question(execution.plan.name, None, roles, permission, resource)
+        decision = await self._put(execution, question, actor, more)
+        if decision.allowed and execution.asked is not None and not more:
+            execution.asked.add(question, actor)
+        return decision
+
+    async def _put(self, execution: Execution, question: Question, actor: Actor, more: bool = False) -> Decision:
+        tenant, mode = execution.request.tenant, execution.root.mode
+        assert tenant is not None
+        action, _, roles, permission, resource = question
+        request = AccessRequest(tenant, actor, action, roles, permission, resource, more, mode)
+        try:
+            decision = self._authorizer.authorize(request)
+            if not isinstance(decision, Decision):
+                # Run alone: in sync mode, an authorizer that waits for an event loop is a refusal.
+                decision = drive(_awaited(decision)) if mode == "sync" else await decision
+        except (ActionError, StorageError):
+            raise
+        except Exception as error:
+            log_crash(execution, "the authorizer", error)
+            raise ActionError(ErrorCode.INTERNAL, f"the authorizer raised {type(error).__name__}") from None
+        execution.entry.record_decision(decision.reason)
+        return decision
+
+
+def enforce(execution: Execution, decision: Decision) -> None:
+    """Raise `ActionError(forbidden)` for a decision that refuses."""
+    if not decision.allowed:
+        raise ActionError(ErrorCode.FORBIDDEN, f"{execution.plan.name}: {decision.reason}")
+
+
+async def _awaited(decision: Awaitable[Decision]) -> Decision:
+    return await decision

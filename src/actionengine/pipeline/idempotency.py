@@ -1,0 +1,161 @@
+"""Stage 6, claim: an idempotency key is used once, and each later request with it gets the first one's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic_core import to_json
+
+from actionengine.authorization.questions import Questions
+from actionengine.errors import ActionError, ErrorCode, sendable
+from actionengine.hooks import PipelineResult
+from actionengine.masking import masked_json
+from actionengine.pipeline.execution import Execution
+from actionengine.pipeline.payload import Limits, check_claimable, fingerprint
+from actionengine.pipeline.pending_approval import PendingApproval, error_for
+from actionengine.pipeline.user_code import check_deadline
+from actionengine.storage.port import APPROVALS, Claim, ClaimAnswer, IdempotentResult, UnitOfWork
+from actionengine.stored_form import NotStorable, store_plain, with_shown
+
+
+class Replayed(Exception):
+    """Ends an execution whose key has an answer already."""
+
+    def __init__(self, encoded: bytes, asked: bytes | None) -> None:
+        super().__init__("replayed")
+        self.encoded = encoded
+        self.asked = asked
+
+
+class Idempotency:
+    """Claims keys, and stores what they answer from then on.
+
+    `permission_to_approve` returns the permission that an approver of a pending approval needs today.
+    """
+
+    def __init__(self, limits: Limits, permission_to_approve: Callable[[PendingApproval], str]) -> None:
+        self._limits = limits
+        self._ttl = timedelta(seconds=limits.idempotency_ttl)
+        self._permission_to_approve = permission_to_approve
+
+    def is_wanted(self, execution: Execution) -> bool:
+        """Return whether the execution claims a key. Raises `ActionError(invalid_input)` for a missing or a bad one."""
+        action, key = execution.plan.action, execution.request.idempotency_key
+        if action.read_only or action.idempotency == "none":
+            return False
+        if key is None:
+            if action.idempotency == "required":
+                raise ActionError(ErrorCode.INVALID_INPUT, f"{execution.plan.name} needs an idempotency key")
+            return False
+        if not isinstance(key, str) or not 0 < len(key) <= self._limits.key_length or sendable(key) != key:
+            raise ActionError(
+                ErrorCode.INVALID_INPUT,
+                f"an idempotency key is a text of 1 to {self._limits.key_length} characters in UTF-8",
+            )
+        return True
+
+    async def claim(self, execution: Execution) -> None:
+        """Stage 6. Raises `ActionError`: `idempotency_mismatch` or `idempotency_in_progress`; raises `Replayed` where
+        the answer is there."""
+        if execution.claim is None:
+            execution.claim = _claim_of(execution)
+        unit_of_work = execution.open()
+        answer = await unit_of_work.claim(execution.claim, execution.remaining(self._limits.idempotency_wait))
+        while answer.status == "replay" and answer.approval_id is not None:
+            answer = await self._after_approval(execution, unit_of_work, answer.approval_id)
+        if answer.status == "claimed":
+            execution.asked = Questions()
+            return
+        check_deadline(execution)
+        if answer.status == "replay":
+            assert answer.result is not None
+            raise Replayed(answer.result, answer.asked)
+        key = execution.claim.key
+        if answer.status == "mismatch":
+            raise ActionError(
+                ErrorCode.IDEMPOTENCY_MISMATCH,
+                f"the idempotency key {key!r} was used for {execution.plan.name} with another payload",
+            )
+        raise _in_progress(execution)
+
+    async def claim_approved(self, execution: Execution, pending: PendingApproval) -> None:
+        """Claim the key of an approved action. Raises `ActionError(conflict)` where it has been used since."""
+        if pending.idempotency_key is None:
+            return
+        execution.claim = Claim(execution.plan.name, pending.idempotency_key, pending.fingerprint, pending.id)
+        answer = await execution.open().claim(execution.claim, self._limits.idempotency_wait)
+        if answer.status != "claimed":
+            raise ActionError(ErrorCode.CONFLICT, f"the key of the approval {pending.id} has been used since")
+
+    async def store_result(self, execution: Execution, value: Any) -> Any:
+        """Queue what the claimed key answers from now on, and return it: the caller gets the same as every retry.
+
+        Raises `ActionError(internal)` for a result that a retry could not get.
+        """
+        if execution.claim is None:
+            return value
+        now: datetime = await execution.open().now()
+        plan, entry = execution.plan, execution.entry
+        masked = entry.result_json or masked_json(execution.value)
+        try:
+            if entry.has_plain_value and value is execution.value and plan.results.is_plain:
+                encoded = store_plain(masked)
+            else:
+                encoded, value = plan.results.store(value, masked, execution.has_own_value)
+                execution.value = value.data if isinstance(value, PipelineResult) else value
+        except NotStorable as error:
+            raise ActionError(
+                ErrorCode.INTERNAL,
+                f"{plan.name} has an idempotency key, and a retry with it would not get the same result: "
+                f"{error}. Return what comes back from its JSON as the type that the handler's annotation names, or "
+                f"declare the action with idempotency='none'",
+            ) from None
+        encoded = with_shown(encoded, entry.input_to_keep, entry.output_to_keep)
+        asked = execution.asked.encode(execution.secrets.are_in) if execution.asked is not None else None
+        execution.results.append(IdempotentResult(execution.claim, encoded, None, now + self._ttl, asked))
+        return value
+
+    def store_approval(self, execution: Execution, pending: PendingApproval) -> None:
+        """Queue that the claimed key, where there is one, waits for an approval."""
+        if execution.claim is not None:
+            until = max(pending.created_at + self._ttl, pending.expires_at)
+            execution.results.append(IdempotentResult(execution.claim, None, pending.id, until))
+
+    async def _after_approval(self, execution: Execution, unit_of_work: UnitOfWork, approval_id: str) -> ClaimAnswer:
+        """The answer of a key that waits for an approval: that it still does, or a claim if that came to nothing."""
+        record = await unit_of_work.records(APPROVALS).get(approval_id)
+        if record is None:
+            # Committed since this transaction began to read: the next try sees it.
+            raise _in_progress(execution)
+        pending = PendingApproval.of(record)
+        execution.entry.kept_input = to_json(pending.shown_input)
+        if pending.is_open(await unit_of_work.now()):
+            permission = self._permission_to_approve(pending)
+            raise error_for(pending.model_copy(update={"permission": permission}))
+        assert execution.claim is not None
+        execution.claim = execution.claim._replace(replaces=approval_id)
+        return await unit_of_work.claim(execution.claim, execution.remaining(self._limits.idempotency_wait))
+
+
+def _claim_of(execution: Execution) -> Claim:
+    key, received = execution.request.idempotency_key, execution.received
+    assert key is not None
+    assert received is not None
+    print_of_payload = fingerprint(
+        received if received.is_plain else check_claimable(received, execution.plan.validator)
+    )
+    if execution.plan.before and execution.plan.action.resource is not None:
+        # What a replay is about is known only after the hooks, which it does not run: so it is for its actor only.
+        print_of_payload = f"{print_of_payload}:{execution.request.actor}"
+    return Claim(execution.plan.name, key, print_of_payload)
+
+
+def _in_progress(execution: Execution) -> ActionError:
+    assert execution.claim is not None
+    return ActionError(
+        ErrorCode.IDEMPOTENCY_IN_PROGRESS,
+        f"the first execution of {execution.plan.name} with the idempotency key {execution.claim.key!r} "
+        f"still runs: try again",
+    )

@@ -1,0 +1,182 @@
+"""How an execution ends other than by success: as a replay, as a pending approval, as a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from returns.result import Failure, Success
+
+from actionengine.errors import ActionError, ErrorCode
+from actionengine.hooks import PipelineResult
+from actionengine.pipeline.action_log import LogBuffer, outcome_of
+from actionengine.pipeline.approvals import Approvals
+from actionengine.pipeline.authorization import Authorization
+from actionengine.pipeline.execution import ApprovalNeeded, Execution, FailureWrite
+from actionengine.pipeline.handler import keep_quietly
+from actionengine.pipeline.idempotency import Replayed
+from actionengine.pipeline.payload import Limits
+from actionengine.pipeline.pending_approval import error_for, mark_expired
+from actionengine.pipeline.stages import Answer, Stage
+from actionengine.pipeline.user_code import log_crash, logger, timed_out
+from actionengine.storage.port import (
+    LogRow,
+    Recording,
+    SerializationFailure,
+    Storage,
+    StorageError,
+    StorageSilent,
+    StorageUnavailable,
+)
+
+_FOR_THE_ROW = 2.0
+"""Seconds that writing the row of a failed execution may take, where the action has a deadline."""
+
+
+class Outcomes:
+    """Ends executions, each with its row on the action log. `claim` and `commit` are stages of the pipeline."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        limits: Limits,
+        authorization: Authorization,
+        approvals: Approvals,
+        claim: Stage,
+        commit: Stage,
+    ) -> None:
+        self._storage = storage
+        self._limits = limits
+        self._authorization = authorization
+        self._approvals = approvals
+        self._claim = claim
+        self._commit = commit
+
+    async def settle_replay(self, execution: Execution, replayed: Replayed) -> Answer:
+        """Answer with the stored result, if the actor may have it."""
+        entry = execution.entry
+        try:
+            value, entry.kept_input, output = execution.plan.results.load(replayed.encoded)
+            if replayed.asked is not None:
+                await self._authorization.ask_again(execution, replayed.asked)
+            entry.output = output
+            if output is None:
+                entry.set_result(value.data if isinstance(value, PipelineResult) else value)
+            execution.add_row("replayed")
+            await execution.open().record(Recording(execution.log.scrubbed(execution.secrets)))
+            await self._commit(execution)
+        except Exception as error:
+            return await self.settle_failure(execution, storage_error(execution, error))
+        return Success(value)
+
+    async def settle_approval(self, execution: Execution, needed: ApprovalNeeded) -> Answer:
+        """Store the outermost action as a pending approval, in a transaction of its own."""
+        await execution.roll_back()
+        execution.unit_of_work = None
+        execution.events.clear()
+        execution.log.mark_rolled_back()
+        try:
+            unit_of_work = execution.open()
+            if execution.claim is not None:
+                await self._claim(execution)
+            pending = await self._approvals.ask_for(execution, needed)
+            error = error_for(pending)
+            execution.ended = True
+            execution.entry.output = None
+            execution.add_row("approval_required", error)
+            rows, events = execution.log.scrubbed(execution.secrets), execution.events.scrubbed(execution.secrets)
+            await unit_of_work.record(Recording(rows, events, execution.results))
+            await unit_of_work.commit()
+        except Replayed as replayed:
+            return await self.settle_replay(execution, replayed)
+        except ActionError as refusal:
+            return await self.settle_failure(execution, refusal.without_traceback())
+        except Exception as crash:
+            return await self.settle_failure(execution, storage_error(execution, crash))
+        await self._mark_expired(execution)
+        return Failure(error)
+
+    async def settle_failure(self, execution: Execution, error: ActionError) -> Answer:
+        """Roll back, and put the failure on the action log in a transaction of its own.
+
+        The execution keeps its dead unit of work: a handler that was left behind at its deadline finds no other.
+        """
+        execution.ended = True
+        await execution.roll_back()
+        keep_quietly(execution, self._limits)
+        error = execution.secrets.scrub_error(error)
+        execution.entry.output = None
+        execution.log.discard_row(execution.id)
+        execution.log.mark_rolled_back()
+        execution.add_row(outcome_of(error), error)
+        if execution.is_unlogged:
+            # The storage has used up all the time there was; it does not get another turn for the row.
+            logger.error(
+                "%s is not on the action log: the storage did not answer (%s)", execution.plan.name, execution.id
+            )
+            return Failure(error)
+        # Neither the other writes of a failure nor the content of its row may keep the row from the log.
+        secrets = execution.secrets
+        for writes in dict.fromkeys((execution.after_failure, ())):
+            for form in (lambda log: log.scrubbed(secrets), LogBuffer.reduced):
+                refusal = await self._write_failure(execution, writes, form)
+                if refusal is None:
+                    return Failure(error)
+                if isinstance(refusal, StorageUnavailable):
+                    break
+        return Failure(error)
+
+    async def _write_failure(
+        self, execution: Execution, writes: Sequence[FailureWrite], form: Callable[[LogBuffer], Sequence[LogRow]]
+    ) -> Exception | None:
+        """Write the rows of a failed execution in this form, and its other writes; return what refuses them."""
+        tenant = execution.request.tenant
+        assert tenant is not None
+        unit_of_work = self._storage.unit_of_work(tenant, execution.id, execution.mode)
+        if execution.deadline is not None:
+            unit_of_work.limit(_FOR_THE_ROW)
+        try:
+            for write in writes:
+                await write(unit_of_work)
+            await unit_of_work.record(Recording(tuple(form(execution.log))))
+            await unit_of_work.commit()
+            return None
+        except ActionError as refusal:
+            logger.warning("%s is not on the action log (execution %s): %s", execution.plan.name, execution.id, refusal)
+            return refusal
+        except Exception as crash:
+            log_crash(execution, "the action log", crash)
+            return crash
+        finally:
+            await unit_of_work.rollback()
+
+    async def _mark_expired(self, execution: Execution) -> None:
+        """Mark some approvals that have expired, in a transaction of its own: another one may be at them."""
+        tenant = execution.request.tenant
+        assert tenant is not None
+        unit_of_work = self._storage.unit_of_work(tenant, execution.id, execution.mode)
+        unit_of_work.limit(_FOR_THE_ROW)
+        try:
+            await mark_expired(unit_of_work)
+            await unit_of_work.commit()
+        except Exception as error:
+            logger.debug("the approvals that have expired are marked later: %r", error)
+        finally:
+            await unit_of_work.rollback()
+
+
+def storage_error(execution: Execution, error: Exception) -> ActionError:
+    """Return the answer for an exception of the storage or of the pipeline; a crash goes to the log."""
+    if isinstance(error, ActionError):
+        return error.without_traceback()
+    name = execution.plan.name
+    if isinstance(error, SerializationFailure):
+        return ActionError(ErrorCode.CONFLICT, f"{name} lost against other executions too often: try again")
+    log_crash(execution, "the storage" if isinstance(error, StorageError) else "the pipeline", error)
+    if isinstance(error, StorageUnavailable) and execution.remaining(1.0) == 0.0:
+        execution.is_unlogged = isinstance(error, StorageSilent)
+        return timed_out(execution)
+    if isinstance(error, StorageUnavailable):
+        return ActionError(ErrorCode.UNAVAILABLE, f"{name}: the storage is unavailable, try again later")
+    if isinstance(error, StorageError):
+        return ActionError(ErrorCode.INTERNAL, f"{name}: {error}", {"action_id": execution.id})
+    return ActionError(ErrorCode.INTERNAL, f"{name} failed with {type(error).__name__}", {"action_id": execution.id})

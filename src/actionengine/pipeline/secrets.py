@@ -1,0 +1,168 @@
+"""The secrets of one execution, and what masks them in all that leaves it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic_core import from_json
+
+from actionengine.errors import ActionError
+from actionengine.masking import (
+    Everything,
+    forms_of,
+    masked_by_name,
+    masked_json,
+    scrub,
+    scrub_json,
+    scrub_text,
+    searchable_json,
+    secrets_in,
+)
+from actionengine.pipeline.payload import Received
+from actionengine.pipeline.plan import ActionPlan
+from actionengine.secret_types import typed_secrets
+from actionengine.storage.port import EventRow, LogRow
+
+
+class Secrets:
+    """The secrets of one execution. A nested execution shares the values that its root has learnt, and adds its names
+    to those of the executions around it."""
+
+    __slots__ = ("_names", "_parent", "_plan", "has_names", "values")
+
+    def __init__(self, plan: ActionPlan, parent: Secrets | None = None) -> None:
+        self._plan = plan
+        self._parent = parent
+        self._names: frozenset[str] | None = None
+        self.values: set[str] = set() if parent is None else parent.values
+        """Every form in which a text may repeat a secret."""
+        has_secrets = plan.has_secrets
+        self.has_names: bool = (plan.find_secrets() if has_secrets is None else has_secrets) or (
+            parent is not None and parent.has_names
+        )
+        """True if this action, or one around it, says of a name that it stands for a secret."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names under which this action, or one around it, has secrets: what they hand on keeps its names."""
+        if self._names is None:
+            names = self._plan.names
+            self._names = names if self._parent is None else names | self._parent.names
+        return self._names
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Remember secrets in every form in which a text may repeat them."""
+        for secret in secrets:
+            self.values.update(forms_of(secret))
+
+    def learn_named(self, encoded: bytes) -> None:
+        """Remember each value under a sensitive name in this JSON."""
+        value = from_json(encoded)
+        for names in (self._plan.sensitive, self.names):
+            self.learn(secrets_in(value, names))
+
+    def learn_input(self, received: Received) -> None:
+        """Remember the secrets of a payload."""
+        if received.secrets:
+            self.learn(received.secrets)
+        if self.has_names:
+            self.learn_named(received.json)
+
+    def learn_validated(self, data: Any) -> None:
+        """Remember the secrets of a validated input."""
+        self.learn_named(searchable_json(data))
+        self.learn(typed_secrets(data, self._plan.model).values)
+
+    def learn_result(self, value: Any) -> None:
+        """Remember the secrets that the annotation of the handler names in what it returned."""
+        encoded = searchable_json(value)
+        self.learn(secrets_in(from_json(encoded), self._plan.result_names))
+        self.learn(typed_secrets(value, self._plan.result_type).values)
+
+    def mask(self, encoded: bytes, *names: frozenset[str]) -> bytes:
+        """Return JSON that leaves this execution, its types masked already, without the values under the names of this
+        action or under these. Remember those values, to mask them wherever else they turn up.
+
+        Each row, event, hook log and approval passes here, or has been made of what has.
+        """
+        for each in (self.names, *names) if self.has_names else names:
+            if each:
+                encoded = masked_by_name(encoded, each, self.learn)
+        return encoded
+
+    def mask_input(self, received: Received) -> bytes:
+        """Return a payload as the log shows it."""
+        encoded = received.masked or received.json
+        return self.mask(encoded, self._plan.sensitive) if self.has_names else encoded
+
+    def mask_result(self, encoded: bytes, value: Any) -> bytes:
+        """Return a result's JSON, masked by its types, as the log shows it."""
+        if not self.has_names:
+            return encoded
+        masked = self.mask(encoded, self._plan.result_names)
+        if isinstance(self._plan.result_names, Everything):
+            self.learn_result(value)
+        return masked
+
+    def to_log_json(self, value: Any, *names: frozenset[str]) -> Any:
+        """Return a value as a hook log shows it: plain JSON, without what is secret by type or stands under these
+        names."""
+        shown = from_json(self.mask(masked_json(value, self.learn), *names))
+        return scrub(shown, self.values) if self.values else shown
+
+    def are_in(self, text: str) -> bool:
+        """Return whether one of the secrets that are known by now is in a text."""
+        return bool(self.values) and scrub_text(text, self.values) != text
+
+    def scrub_text(self, text: str) -> str:
+        """Return a text without the secrets in it."""
+        return scrub_text(text, self.values) if self.values else text
+
+    def scrub_json(self, encoded: bytes) -> bytes:
+        """Return JSON without the secrets in it."""
+        return scrub_json(encoded, self.values) if self.values else encoded
+
+    def scrub_error(self, error: ActionError) -> ActionError:
+        """Return an error without the secrets in it."""
+        details = self._masked_details(error) if error.details else {}
+        if not self.values and not self.has_names:
+            return error
+        return ActionError(error.code, scrub_text(error.message, self.values), scrub(details, self.values))
+
+    def scrub_events(self, events: Sequence[EventRow]) -> Sequence[EventRow]:
+        """Return events without the secrets in them."""
+        if not self.values:
+            return events
+        return [
+            event._replace(
+                type=self.scrub_text(event.type),
+                subject=event.subject and self.scrub_text(event.subject),
+                payload=self.scrub_json(event.payload),
+            )
+            for event in events
+        ]
+
+    def scrub_rows(self, rows: Sequence[LogRow]) -> Sequence[LogRow]:
+        """Return rows of the log without the secrets in them."""
+        if not self.values:
+            return rows
+        return [
+            row._replace(
+                input=row.input and self.scrub_json(row.input),
+                output=row.output and self.scrub_json(row.output),
+                error=row.error and self.scrub_json(row.error),
+                decision=row.decision and self.scrub_text(row.decision),
+                subjects=tuple(self.scrub_text(subject) for subject in row.subjects),
+                reason=row.reason and self.scrub_text(row.reason),
+            )
+            for row in rows
+        ]
+
+    def _masked_details(self, error: ActionError) -> Any:
+        """Return the details as plain JSON, masked; remember the secrets that they name."""
+        try:
+            return from_json(self.mask(masked_json(dict(error.details), self.learn, str)))
+        except Exception:
+            # A value that no JSON can carry: its type is shown.
+            return error.to_dict()["details"]

@@ -1,0 +1,58 @@
+"""Stages 4 and 8, validate: the payload becomes the handler's input."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from actionengine.errors import ActionError, ErrorCode
+from actionengine.pipeline.authorization import Authorization
+from actionengine.pipeline.execution import Execution
+from actionengine.pipeline.payload import refusals, summary
+from actionengine.pipeline.plan import ActionPlan
+from actionengine.pipeline.user_code import call, log_crash
+
+
+class Validation:
+    """Validates payloads; where an action names its resource, asks whether the actor may use that one."""
+
+    def __init__(self, authorization: Authorization) -> None:
+        self._authorization = authorization
+
+    async def validate(self, execution: Execution) -> None:
+        """Stage 4 or 8. Raises `ActionError`: `invalid_input` with each field's path and reason, `forbidden` for a
+        resource that the actor may not use."""
+        plan, received = execution.plan, execution.incoming
+        assert received is not None
+        if plan.validator is None:
+            execution.data = received.value
+        else:
+            try:
+                if received.is_plain:
+                    execution.data = plan.validator.validate_json(received.json)
+                else:
+                    execution.data = plan.validator.validate_python(received.value)
+            except ValidationError as error:
+                raise _invalid(plan, error) from None
+            except ActionError:
+                raise
+            except Exception as error:
+                log_crash(execution, "the validation", error)
+                raise ActionError(
+                    ErrorCode.INTERNAL, f"the validation of {plan.name} raised {type(error).__name__}"
+                ) from None
+            if plan.sensitive:
+                execution.secrets.learn_validated(execution.data)
+        if plan.action.resource is not None:
+            resource = await call(execution, None, "resource()", plan.action.resource, False, execution.data)
+            if not isinstance(resource, str) or not resource:
+                raise ActionError(
+                    ErrorCode.INTERNAL, f"resource() of {plan.name} has to return a name, not {resource!r}"
+                )
+            execution.entry.add_subject(resource)
+            execution.resource = resource
+            await self._authorization.authorize_resource(execution, resource)
+
+
+def _invalid(plan: ActionPlan, error: ValidationError) -> ActionError:
+    fields = refusals(error, plan.sensitive)
+    return ActionError(ErrorCode.INVALID_INPUT, f"{plan.name}: {summary(fields)}", {"fields": fields})
