@@ -50,10 +50,9 @@ class BoundedCache(Generic[V]):
         entry = self._entries.get(key)
         if entry is None or entry.stamp != stamp or entry.expires <= monotonic():
             return None
-        try:
-            self._entries.move_to_end(key)
-        except KeyError:
-            return entry  # Another thread has just removed it, and it is in force still.
+        with self._lock:
+            if key in self._entries:  # Otherwise another thread has just removed it, and it is in force still.
+                self._entries.move_to_end(key)
         return entry
 
     def put(self, key: Hashable, entry: Entry[V]) -> None:
