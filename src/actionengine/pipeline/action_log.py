@@ -75,8 +75,10 @@ class LogEntry:
 
     def record_decision(self, reason: str) -> None:
         """Add a decision about access, as far as the row has room."""
-        # Scrubbed before it is cut, which might leave a part of a secret.
-        reason = bounded_text(self._secrets.scrub_text(reason), MAX_TEXT_LENGTH)
+        if self._secrets.values:
+            # Before it is cut, which might leave a part of a secret.
+            reason = self._secrets.scrub_text(reason)
+        reason = bounded_text(reason, MAX_TEXT_LENGTH)
         with self._lock:
             if self.decisions is None:
                 self.decisions = reason
@@ -85,7 +87,10 @@ class LogEntry:
 
     def add_subject(self, subject: str) -> None:
         """Add a subject, once."""
-        subject = self._secrets.scrub_text(sendable(subject))[:LONGEST_SUBJECT]
+        subject = sendable(subject)
+        if self._secrets.values:
+            subject = self._secrets.scrub_text(subject)
+        subject = subject[:LONGEST_SUBJECT]
         with self._lock:
             if subject not in self.subjects:
                 self.subjects = (*self.subjects, subject)
@@ -118,14 +123,17 @@ class LogEntry:
         encoded = encode(value)
         self.has_plain_value = is_plain(value)
         self.result_json = encoded if self.has_plain_value else mask_by_type(encoded, value, self._secrets.learn)
-        self.output = self._secrets.mask_result(self.result_json, value)
+        self.output = self.result_json
+        if self._secrets.has_names:
+            self.output = self._secrets.mask_result(self.result_json, value)
 
     @property
     def input(self) -> bytes | None:
         """The payload as the log shows it; None where it was refused before it could be read."""
         if self.kept_input is not None or self.received is None:
             return self.kept_input
-        return self._secrets.mask_input(self.received)
+        received, secrets = self.received, self._secrets
+        return secrets.mask_input(received) if secrets.has_names else received.masked or received.json
 
     @property
     def input_or_none(self) -> bytes | None:
@@ -189,43 +197,24 @@ class LogEntry:
         )
 
 
-class LogBuffer:
+class LogBuffer(list[LogRow]):
     """The rows of an execution and of those that it executed, until they are written."""
 
-    __slots__ = ("_rows",)
-
-    def __init__(self) -> None:
-        self._rows: list[LogRow] = []
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def clear(self) -> None:
-        """Drop all rows."""
-        self._rows.clear()
-
-    def add(self, row: LogRow) -> None:
-        """Add the row of an execution that has ended."""
-        self._rows.append(row)
+    __slots__ = ()
 
     def discard_row(self, id: str) -> None:
         """Drop the row of one execution, where it was to be written with a commit that has failed."""
-        self._rows[:] = [row for row in self._rows if row.id != id]
+        self[:] = [row for row in self if row.id != id]
 
     def mark_rolled_back(self, start: int = 0) -> None:
         """Say of the rows since `start` that their writes were rolled back."""
-        rows = self._rows
-        for index in range(start, len(rows)):
-            if rows[index].outcome == "succeeded":
-                rows[index] = rows[index]._replace(outcome="failed", error=_ROLLED_BACK, output=None)
-
-    def scrubbed(self, secrets: Secrets) -> Sequence[LogRow]:
-        """Return the rows without these secrets in them."""
-        return secrets.scrub_rows(self._rows)
+        for index in range(start, len(self)):
+            if self[index].outcome == "succeeded":
+                self[index] = self[index]._replace(outcome="failed", error=_ROLLED_BACK, output=None)
 
     def reduced(self) -> Sequence[LogRow]:
         """Return the rows of failures in the form that no storage can refuse."""
-        return [row.reduced() for row in self._rows]
+        return [row.reduced() for row in self]
 
 
 def outcome_of(error: ActionError) -> Outcome:

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from uuid_utils import uuid7
 
 from actionengine.context import MAX_ACTOR_ID_LENGTH
 from actionengine.pipeline.action_log import LogEntry
-from actionengine.pipeline.secrets import Secrets
 from actionengine.storage.port import EventRow
 
 
-class EventBuffer:
+class EventBuffer(list[EventRow]):
     """The events of an execution and of those that it executed."""
 
-    __slots__ = ("_rows",)
-
-    def __init__(self) -> None:
-        self._rows: list[EventRow] = []
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def clear(self, start: int = 0) -> None:
-        """Drop the events since `start`."""
-        del self._rows[start:]
+    __slots__ = ()
 
     def add(self, entry: LogEntry, type: str, subject: str | None, payload: bytes, version: int = 1) -> None:
         """Add an event of the execution that has this entry on the action log."""
         entry.has_emitted = True
         actor, tenant = entry.request.actor, entry.request.tenant
         assert tenant is not None
-        self._rows.append(
+        self.append(
             EventRow(
                 str(uuid7()),
                 tenant.id,
@@ -53,7 +40,3 @@ class EventBuffer:
         subject = entry.subjects[0] if entry.subjects else None
         payload = b'{"input":%b,"output":%b}' % (entry.input or b"null", entry.output or b"null")
         self.add(entry, entry.action, subject, payload)
-
-    def scrubbed(self, secrets: Secrets) -> Sequence[EventRow]:
-        """Return the events without these secrets in them."""
-        return secrets.scrub_events(self._rows)

@@ -257,4 +257,4 @@ class Execution:
         """Add the row of this execution to the action log."""
         key = self.claim.key if self.claim is not None else None
         by, approval_id = (self.approved.approved_by, self.approved.approval_id) if self.approved else (None, None)
-        self.log.add(self.entry.to_row(outcome, error, key, by, approval_id))
+        self.log.append(self.entry.to_row(outcome, error, key, by, approval_id))

@@ -62,7 +62,7 @@ class Outcomes:
             if output is None:
                 entry.set_result(value.data if isinstance(value, PipelineResult) else value)
             execution.add_row("replayed")
-            await execution.open().record(Recording(execution.log.scrubbed(execution.secrets)))
+            await execution.open().record(Recording(execution.secrets.scrub_rows(execution.log)))
             await self._commit(execution)
         except Exception as error:
             return await self.settle_failure(execution, storage_error(execution, error))
@@ -83,7 +83,8 @@ class Outcomes:
             execution.ended = True
             execution.entry.output = None
             execution.add_row("approval_required", error)
-            rows, events = execution.log.scrubbed(execution.secrets), execution.events.scrubbed(execution.secrets)
+            secrets = execution.secrets
+            rows, events = secrets.scrub_rows(execution.log), secrets.scrub_events(execution.events)
             await unit_of_work.record(Recording(rows, events, execution.results))
             await unit_of_work.commit()
         except Replayed as replayed:
@@ -115,9 +116,8 @@ class Outcomes:
             )
             return Failure(error)
         # Neither the other writes of a failure nor the content of its row may keep the row from the log.
-        secrets = execution.secrets
         for writes in dict.fromkeys((execution.after_failure, ())):
-            for form in (lambda log: log.scrubbed(secrets), LogBuffer.reduced):
+            for form in (execution.secrets.scrub_rows, LogBuffer.reduced):
                 refusal = await self._write_failure(execution, writes, form)
                 if refusal is None:
                     return Failure(error)

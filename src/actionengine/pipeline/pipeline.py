@@ -221,7 +221,8 @@ class Pipeline:
             # There is nothing to write, and a commit looks at what SQL of the handler has made of the transaction.
             await execution.unit_of_work.commit()
             execution.unit_of_work = None
-        rows, events = execution.log.scrubbed(execution.secrets), execution.events.scrubbed(execution.secrets)
+        secrets = execution.secrets
+        rows, events = secrets.scrub_rows(execution.log), secrets.scrub_events(execution.events)
         await execution.open(writable=True).record(Recording(rows, events, execution.results, self._routes))
 
     async def commit(self, execution: Execution) -> None:
@@ -416,7 +417,7 @@ async def _undo(execution: Execution, savepoint: object, rows: int, events: int,
     root = execution.root
     if savepoint is not None:
         await root.open().rollback_to(savepoint)
-    root.events.clear(events)
+    del root.events[events:]
     del root.results[results:]
     root.log.mark_rolled_back(rows)
 

@@ -93,13 +93,10 @@ class Secrets:
 
     def mask_input(self, received: Received) -> bytes:
         """Return a payload as the log shows it."""
-        encoded = received.masked or received.json
-        return self.mask(encoded, self._plan.sensitive) if self.has_names else encoded
+        return self.mask(received.masked or received.json, self._plan.sensitive)
 
     def mask_result(self, encoded: bytes, value: Any) -> bytes:
         """Return a result's JSON, masked by its types, as the log shows it."""
-        if not self.has_names:
-            return encoded
         masked = self.mask(encoded, self._plan.result_names)
         if isinstance(self._plan.result_names, Everything):
             self.learn_result(value)
