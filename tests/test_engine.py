@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from returns.result import Success
+from returns.result import Result, Success
 
 from actionengine import (
+    ActionContext,
+    ActionError,
     ActionSummary,
     Actor,
+    DuplicateActionWarning,
     Engine,
     ErrorCode,
     InMemoryStorage,
@@ -25,6 +28,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
+from tests.conftest import log_of
 
 
 class Job(BaseModel):
@@ -160,3 +164,62 @@ def test_every_name_of_the_face_can_be_had_and_is_listed() -> None:
     assert set(actionengine._MODULES) == {*actionengine.__all__, *actionengine._EXTRAS}
     with pytest.raises(AttributeError, match="no attribute 'create_actoin'"):
         _ = actionengine.create_actoin
+
+
+# Typed calls
+
+
+def opened(data: Job, ctx: ActionContext) -> Result[str, ActionError]:
+    return Success(f"{ctx.action_id and data.title}")
+
+
+async def opened_async(data: Job) -> Result[str, ActionError]:
+    return Success(data.title)
+
+
+OPEN = create_action(name="open", description="Open a job", handler=opened)
+OPEN_ASYNC = create_action(name="open_async", description="Open a job", handler=opened_async)
+
+
+def test_a_declared_action_runs_like_one_that_is_named(
+    storage: InMemoryStorage, acme: Tenant, as_ann: RequestContext
+) -> None:
+    service = create_service(name="jobs", description="Jobs", actions=[OPEN, OPEN_ASYNC])
+    engine = create_engine(services=[service], storage=storage)
+    assert engine.run(OPEN, Job(title="roof"), as_ann) == Success("roof")
+    assert asyncio.run(engine.run_async(OPEN, Job(title="roof"), as_ann)) == Success("roof")
+    assert asyncio.run(engine.run_async(OPEN_ASYNC, Job(title="roof"), as_ann)) == Success("roof")
+    refused = engine.run(OPEN, {"title": 5}, as_ann).failure()  # type: ignore[misc]
+    assert refused == engine.execute_action("jobs", "open", {"title": 5}, as_ann).failure()
+    assert refused.code is ErrorCode.INVALID_INPUT
+    rows = log_of(engine, acme)
+    assert sorted(row.action for row in rows) == ["jobs.open"] * 4 + ["jobs.open_async"]
+
+
+def test_an_action_of_another_engine_is_not_found(engine: Engine, as_ann: RequestContext) -> None:
+    for given in (OPEN, create_action(name="add", description="Another", handler=opened), None, "jobs.add"):
+        for answer in (
+            engine.run(given, Job(title="roof"), as_ann),  # type: ignore[arg-type]
+            asyncio.run(engine.run_async(given, Job(title="roof"), as_ann)),  # type: ignore[arg-type]
+        ):
+            assert answer.failure().code is ErrorCode.NOT_FOUND
+
+
+def test_of_two_actions_with_one_name_only_the_last_one_runs(storage: InMemoryStorage, as_ann: RequestContext) -> None:
+    first = create_action(name="open", description="", handler=lambda data: Success("first"))
+    last = create_action(name="open", description="", handler=lambda data: Success("last"))
+    with pytest.warns(DuplicateActionWarning):
+        engine = create_engine(
+            services=[create_service(name="jobs", description="", actions=[first, last])], storage=storage
+        )
+    assert engine.run(last, None, as_ann) == Success("last")
+    assert engine.run(first, None, as_ann).failure().code is ErrorCode.NOT_FOUND
+
+
+def test_an_action_of_two_services_is_called_by_its_name(storage: InMemoryStorage, as_ann: RequestContext) -> None:
+    services = [create_service(name=name, description="", actions=[OPEN]) for name in ("jobs", "visits", "tasks")]
+    engine = create_engine(services=services, storage=storage)
+    error = engine.run(OPEN, Job(title="roof"), as_ann).failure()
+    assert error.code is ErrorCode.INTERNAL
+    assert "execute_action" in error.message
+    assert engine.execute_action("visits", "open", {"title": "roof"}, as_ann) == Success("roof")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NotRequired, TypedDict, overload
 
 from pydantic import TypeAdapter
 from returns.result import Result
-from typing_extensions import Unpack
+from typing_extensions import TypeVar, Unpack
 
 from actionengine.context import ActorType
 from actionengine.event_types import EventType
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 Idempotency = Literal["optional", "required", "none"]
 
-Input = TypeVar("Input")
-Returned = Result[Any, Any] | Awaitable[Result[Any, Any]]
-Handler = Callable[[Input], Returned] | Callable[[Input, "ActionContext"], Returned]
+Input = TypeVar("Input", default=Any)
+Output = TypeVar("Output", default=Any)
+Returned = Result[Output, Any] | Awaitable[Result[Output, Any]]
+Handler = Callable[[Input], Returned[Output]] | Callable[[Input, "ActionContext"], Returned[Output]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,9 @@ class ApprovalPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
-    """A named operation with a handler. Made by `create_action`."""
+class Action(Generic[Input, Output]):
+    """A named operation with a handler, which takes an `Input` and succeeds with an `Output`. Made by
+    `create_action`."""
 
     name: str
     description: str
@@ -146,19 +148,19 @@ def create_action(
     *,
     name: str,
     description: str,
-    handler: Handler[Input],
+    handler: Handler[Input, Output],
     validation: type[Input] | TypeAdapter[Input],
     **options: Unpack[ActionOptions],
-) -> Action: ...
+) -> Action[Input, Output]: ...
 @overload
 def create_action(
     *,
     name: str,
     description: str,
-    handler: Handler[Any],
+    handler: Handler[Input, Output],
     validation: None = None,
     **options: Unpack[ActionOptions],
-) -> Action: ...
+) -> Action[Input, Output]: ...
 def create_action(
     *,
     name: str,

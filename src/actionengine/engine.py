@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from returns.result import Failure, Result, Success
 
-from actionengine.actions import Action, ActionSummary, Service, ServiceSummary
+from actionengine.actions import Action, ActionSummary, Input, Output, Service, ServiceSummary
 from actionengine.context import RequestContext, Tenant
 from actionengine.driving import drive
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode, sendable
@@ -17,11 +17,14 @@ from actionengine.event_types import EventType
 from actionengine.names import shortened
 from actionengine.pipeline.pipeline import Pipeline
 from actionengine.pipeline.plan import ActionPlan
-from actionengine.pipeline.routing import no_service, route
+from actionengine.pipeline.routing import no_service, route, shortened
 from actionengine.storage.port import Mode, Storage, StorageError, StorageUnavailable
 from actionengine.storage.tenants import LONGEST_SLUG
 
 logger = logging.getLogger("actionengine")
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @final
@@ -34,6 +37,7 @@ class Engine:
     __slots__ = (
         "_action_summaries",
         "_actions",
+        "_declared",
         "_event_types",
         "_pipeline",
         "_plans",
@@ -43,6 +47,7 @@ class Engine:
 
     _action_summaries: Mapping[str, tuple[ActionSummary, ...]]
     _actions: Mapping[str, Mapping[str, Action]]
+    _declared: Mapping[int, tuple[Action, ActionPlan | ActionError]]
     _event_types: Mapping[str, EventType]
     _pipeline: Pipeline
     _plans: Mapping[str, Mapping[str, ActionPlan]]
@@ -56,6 +61,7 @@ class Engine:
             ("_event_types", event_types),
             ("_plans", plans),
             ("_storage", pipeline.storage),
+            ("_declared", _frozen(_by_declaration(services, plans))),
             ("_actions", _frozen({name: _frozen(_actions(plans[name])) for name in plans})),
             ("_action_summaries", _frozen({name: _summaries(plans[name]) for name in plans})),
             (
@@ -123,6 +129,28 @@ class Engine:
             return _refused(plan, context)
         return await self._pipeline.execute(plan, payload, context, "async")
 
+    def run(self, action: Action[Input, Output], data: Input, context: RequestContext) -> Result[Output, ActionError]:
+        """Execute a declared action, as `execute_action` does; a type checker knows its input and its output.
+
+        Args:
+            action: the object that `create_action` returned and that a service of this engine has.
+            data: an instance of the action's model, or another payload that validates.
+            context: the request.
+        """
+        plan = self._find(action)
+        if not isinstance(plan, ActionPlan):
+            return _refused(plan, context)
+        return drive(self._pipeline.execute(plan, data, context, "sync"))
+
+    async def run_async(
+        self, action: Action[Input, Output], data: Input, context: RequestContext
+    ) -> Result[Output, ActionError]:
+        """The same under an event loop, for `async def` handlers and `def` ones alike."""
+        plan = self._find(action)
+        if not isinstance(plan, ActionPlan):
+            return _refused(plan, context)
+        return await self._pipeline.execute(plan, data, context, "async")
+
     async def execute(
         self, service: str, action: str, payload: Any, context: RequestContext, mode: Mode
     ) -> Result[Any, ActionError]:
@@ -160,6 +188,17 @@ class Engine:
             return Failure(ActionError(ErrorCode.NOT_FOUND, f"there is no tenant {shortened(slug)!r}"))
         return Success(tenant)
 
+    def _find(self, action: Action[Any, Any]) -> ActionPlan | ActionError:
+        found = self._declared.get(id(action))
+        if found is not None:
+            return found[1]
+        name = action.name if isinstance(action, Action) else type(action).__name__
+        return ActionError(
+            ErrorCode.NOT_FOUND,
+            f"{shortened(name)!r} is no action of this engine: give run() the object that create_action returned and "
+            f"that is in one of the engine's services",
+        )
+
     def _route(self, service: str, action: str) -> ActionPlan | ActionError:
         return route(self._plans, service, action)
 
@@ -171,7 +210,26 @@ def _refused(error: ActionError, context: RequestContext) -> Failure[ActionError
     return Failure(error)
 
 
-def _frozen(mapping: dict[str, Any]) -> Mapping[str, Any]:
+def _by_declaration(
+    services: tuple[Service, ...], plans: Mapping[str, Mapping[str, ActionPlan]]
+) -> dict[int, tuple[Action, ActionPlan | ActionError]]:
+    """Return the plan of each declared action by the action's `id()`; with the action, which keeps that id its own."""
+    found: dict[int, tuple[Action, ActionPlan | ActionError]] = {}
+    for service in services:
+        # Of two actions with one name, the last one is the service's.
+        for name, action in {each.name: each for each in service.actions}.items():
+            plan = plans[service.name][name]
+            if id(action) in found:
+                other = found[id(action)][1]
+                names = f"{other.name} and {plan.name}" if isinstance(other, ActionPlan) else plan.name
+                message = f"an action is in several services ({names}): call it by its name, with execute_action"
+                found[id(action)] = (action, ActionError(ErrorCode.INTERNAL, message))
+            else:
+                found[id(action)] = (action, plan)
+    return found
+
+
+def _frozen(mapping: dict[K, V]) -> Mapping[K, V]:
     return MappingProxyType(mapping)
 
 

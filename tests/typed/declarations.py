@@ -10,7 +10,9 @@ from actionengine import (
     ActionError,
     ApprovalPolicy,
     ErrorCode,
+    RequestContext,
     create_action,
+    create_engine,
     create_service,
 )
 from actionengine.execution import Capability, ExecutionRequest
@@ -106,6 +108,19 @@ ActionError("conflict", "taken", {"slot": 9})
 ActionError(ErrorCode.CONFLICT, "taken")
 status: int = ActionError("conflict", "taken").code.http_status
 
+# Typed calls
+
+refunds = create_action(name="a", description="", handler=refund, validation=Refund)
+async_refunds = create_action(name="b", description="", handler=takes_refund_async)
+engine = create_engine(services=[create_service(name="s", description="", actions=[refunds, async_refunds])])
+request = RequestContext(tenant=None)
+paid: Result[float, ActionError] = engine.run(refunds, Refund(job_id="j", amount=1.0), request)
+
+
+async def pay() -> Result[float, ActionError]:
+    return await engine.run_async(async_refunds, Refund(job_id="j", amount=1.0), request)
+
+
 # What does not
 
 create_action(name="a", description="", handler=takes_other, validation=Refund)  # E: arg-type
@@ -122,3 +137,6 @@ create_action(description="", handler=refund, validation=Refund)  # E: call-over
 create_service(name="s", description="", actions=[refund])  # E: list-item
 ExecutionRequest(action="run", capabilities=[1])  # E: list-item
 ActionError("conflic", "taken")  # E: arg-type
+engine.run(refunds, Other(name="x"), request)  # E: misc
+engine.run(async_refunds, 1, request)  # E: misc
+wrong: Result[str, ActionError] = engine.run(refunds, Refund(job_id="j", amount=1.0), request)  # E: arg-type
