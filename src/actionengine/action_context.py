@@ -99,7 +99,7 @@ class ActionContext:
         `payload` is anything with a JSON form; where the type was declared with `create_event_type`, it has to fit.
         `subject` names what the event is about (`"job/17"`): events of one subject are delivered in their order. Raises
         `ActionError(internal)` for a read-only action, a type that the action does not declare, a payload that has
-        no JSON form or does not fit, and a subject that is too long.
+        no JSON form, does not fit or is too large, and a subject that is too long.
         """
         self._port.emit(type, payload, subject)
 

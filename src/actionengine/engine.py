@@ -17,7 +17,7 @@ from actionengine.event_types import EventType
 from actionengine.names import shortened
 from actionengine.pipeline.pipeline import Pipeline
 from actionengine.pipeline.plan import ActionPlan
-from actionengine.pipeline.routing import no_service, route, shortened
+from actionengine.pipeline.routing import no_service, route
 from actionengine.storage.port import Mode, Storage, StorageError, StorageUnavailable
 from actionengine.storage.tenants import LONGEST_SLUG
 

@@ -110,7 +110,7 @@ async def _list_patch_ops(data: ListPatchOps, ctx: InternalContext) -> Result[tu
     where = {"change_id": data.change_id}
     rows = await page(ctx, store.ops, where, by="position", after=data.after, limit=data.limit)
     rows = await with_snapshots(store, rows)
-    access_of(ctx).show({"count": len(rows)})
+    ctx.show({"count": len(rows)})
     return Success(tuple(StoredPatchOp(**row) for row in rows))
 
 

@@ -42,10 +42,12 @@ class LogEntry:
     has_plain_value = False
     """True if the result is made of plain JSON values; known of one that has been set."""
     decisions: str | None = None
-    subjects: tuple[str, ...] = ()
+    subjects: dict[str, None] | None = None
+    """The subjects in order, each once; None for nothing."""
     usage: AIUsage | None = None
     has_emitted = False
     """True if the execution has emitted an event, or needs none."""
+    _masked_input: bytes | None = None
     _flushed = 0
     """The number of subjects that are rows which the session has changed."""
 
@@ -69,7 +71,7 @@ class LogEntry:
 
     def reset(self) -> None:
         """Drop what a lost attempt has left."""
-        self.subjects, self._flushed = (), 0
+        self.subjects, self._flushed = None, 0
         self.output = self.result_json = None
         self.has_plain_value = self.has_emitted = False
 
@@ -92,8 +94,9 @@ class LogEntry:
             subject = self._secrets.scrub_text(subject)
         subject = subject[:LONGEST_SUBJECT]
         with self._lock:
-            if subject not in self.subjects:
-                self.subjects = (*self.subjects, subject)
+            if self.subjects is None:
+                self.subjects = {}
+            self.subjects[subject] = None
 
     def add_flushed(self, subjects: Sequence[str]) -> None:
         """Add the rows that the session has changed, up to a bound."""
@@ -133,7 +136,11 @@ class LogEntry:
         if self.kept_input is not None or self.received is None:
             return self.kept_input
         received, secrets = self.received, self._secrets
-        return secrets.mask_input(received) if secrets.has_names else received.masked or received.json
+        if not secrets.has_names:
+            return received.masked or received.json
+        if self._masked_input is None:
+            self._masked_input = secrets.mask_input(received)
+        return self._masked_input
 
     @property
     def input_or_none(self) -> bytes | None:
@@ -179,7 +186,7 @@ class LogEntry:
             request.source,
             request.reason,
             self.action,
-            self.subjects,
+            tuple(self.subjects) if self.subjects else (),
             self.input if outcome == "succeeded" else self.input_or_none,
             self.output,
             outcome,

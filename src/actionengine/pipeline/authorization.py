@@ -8,7 +8,7 @@ from actionengine.authorization.port import AccessRequest, Authorizer, Decision
 from actionengine.authorization.questions import Question, decode_questions
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor
 from actionengine.driving import drive
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ErrorCode, check_length
 from actionengine.pipeline.execution import Execution
 from actionengine.pipeline.user_code import log_crash
 from actionengine.storage.port import StorageError
@@ -29,11 +29,7 @@ class Authorization:
                 execution.entry.record_decision("no actor")
                 raise ActionError(ErrorCode.UNAUTHENTICATED, f"{execution.plan.name} needs a signed-in actor")
             return
-        if len(actor.id) > MAX_ACTOR_ID_LENGTH:
-            raise ActionError(
-                ErrorCode.INVALID_INPUT,
-                f"the id of the actor has {len(actor.id)} characters; at most {MAX_ACTOR_ID_LENGTH} are allowed",
-            )
+        check_length("the id of the actor", actor.id, MAX_ACTOR_ID_LENGTH)
         if allowed is not None and actor.type not in allowed:
             execution.entry.record_decision(f"{actor.type} actors are not allowed")
             raise ActionError(

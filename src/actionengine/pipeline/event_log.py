@@ -35,8 +35,11 @@ class EventBuffer(list[EventRow]):
             )
         )
 
-    def add_default(self, entry: LogEntry) -> None:
-        """Add the event of a command that emitted none: named after it, with its masked input and output."""
-        subject = entry.subjects[0] if entry.subjects else None
+    def add_default(self, entry: LogEntry, max_bytes: int) -> None:
+        """Add the event of a command that emitted none: named after it, with its masked input and output. Where these
+        are more than an event may have, it says how many bytes are left out."""
+        subject = next(iter(entry.subjects)) if entry.subjects else None
         payload = b'{"input":%b,"output":%b}' % (entry.input or b"null", entry.output or b"null")
+        if len(payload) > max_bytes:
+            payload = b'{"input":null,"output":null,"omitted_bytes":%d}' % len(payload)
         self.add(entry, entry.action, subject, payload)

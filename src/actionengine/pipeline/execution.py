@@ -75,6 +75,8 @@ class Execution:
     ended = False
     received: Received | None = None
     incoming: Received | None = None
+    is_refused = False
+    """True if the payload cannot be accepted: it is no JSON, or beyond a limit."""
     data: Any = None
     resource: str | None = None
     value: Any = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -14,9 +13,10 @@ from returns.result import Success
 from actionengine.action_context import ActionContext
 from actionengine.errors import ActionError
 from actionengine.pipeline.execution import Execution
-from actionengine.pipeline.payload import Limits, receive
+from actionengine.pipeline.payload import Limits
 from actionengine.pipeline.plan import is_async
 from actionengine.pipeline.user_code import call, call_plainly, log_crash, logger, unwrap
+from actionengine.pipeline.validation import keep_quietly
 
 ContextFor = Callable[[Execution], ActionContext]
 
@@ -94,13 +94,6 @@ class Handlers:
         except ActionError as refusal:
             error = execution.secrets.scrub_error(refusal.without_traceback())
             logger.warning("%s of %s failed: %s (%s)", what, execution.plan.name, error, error.code)
-
-
-def keep_quietly(execution: Execution, limits: Limits) -> None:
-    """Accept the payload before its turn, if it can be accepted; its own stage says why not."""
-    with suppress(Exception):
-        if execution.received is None:
-            execution.keep(receive(execution.payload, execution.plan.model, limits))
 
 
 def _follow_commit(execution: Execution) -> None:

@@ -14,14 +14,15 @@ from pydantic_core import PydanticSerializationError
 from returns.result import Result
 
 from actionengine.context import MAX_NAME_LENGTH, AIUsage, RequestContext
-from actionengine.errors import ActionError, ErrorCode, sendable
+from actionengine.errors import ActionError, ErrorCode, check_length, sendable
 from actionengine.event_types import EventType, misfits
 from actionengine.hooks import HookContext
 from actionengine.masking import masked_finite_json
-from actionengine.names import check_permission, nfc
+from actionengine.names import MAX_PERMISSION_LENGTH, check_permission, nfc
 from actionengine.pipeline.authorization import Authorization, enforce
 from actionengine.pipeline.execution import Approved, Execution
 from actionengine.pipeline.guarded_records import GuardedRecords
+from actionengine.pipeline.payload import Limits
 from actionengine.pipeline.pending_approval import PendingApproval
 from actionengine.pipeline.routing import Plans
 from actionengine.storage.port import (
@@ -34,6 +35,7 @@ from actionengine.storage.port import (
     StorageError,
     UnitOfWork,
 )
+from actionengine.storage.records import MAX_ID_LENGTH
 
 T = TypeVar("T")
 Answer = Result[Any, ActionError]
@@ -59,6 +61,7 @@ class HandlerServices:
 
     plans: Plans
     resources: Mapping[str, Any]
+    limits: Limits
     authorization: Authorization
     nesting: Nesting
     permission_to_approve: Callable[[PendingApproval], str]
@@ -125,6 +128,7 @@ class HandlerAPI:
                 f"{RESERVED_PREFIX!r}",
             )
         collection = nfc(collection)
+        check_length("the name of the collection", collection, MAX_ID_LENGTH)
         tenant = self.execution.request.tenant
         assert tenant is not None
         guard, locks = self.services.document_guard, self.services.record_guard
@@ -173,6 +177,13 @@ class HandlerAPI:
                 f"{execution.plan.name} emitted {name!r}, which it does not declare: add it to emits={action.emits!r}",
             )
         encoded = _encode(execution, name, declared, payload)
+        max_bytes = self.services.limits.event_bytes
+        if len(encoded) > max_bytes:
+            raise ActionError(
+                ErrorCode.INTERNAL,
+                f"the payload of the event {name!r} has {len(encoded)} bytes; at most {max_bytes} are allowed "
+                f"(Limits.event_bytes)",
+            )
         with execution.lock:
             execution.check_alone()
             if subject is not None:
@@ -186,12 +197,16 @@ class HandlerAPI:
     async def authorize(self, permission: str, resource: str | None) -> None:
         """Put a question to the authorizer. Raises `ActionError(forbidden)`."""
         name = self.execution.plan.name
+        if isinstance(permission, str):
+            check_length("the permission", permission, MAX_PERMISSION_LENGTH)
         try:
             check_permission(permission)
         except ValueError as error:
             raise ActionError(ErrorCode.INTERNAL, f"{name}: {error}") from None
         if resource is not None and not isinstance(resource, str):
             raise ActionError(ErrorCode.INTERNAL, f"{name}: a resource is a name such as 'job/17', not {resource!r}")
+        if resource is not None:
+            check_length("the resource", resource, LONGEST_SUBJECT)
         execution = self.running()
         enforce(execution, await self.services.authorization.decide(execution, permission, resource))
 

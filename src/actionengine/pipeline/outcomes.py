@@ -12,12 +12,12 @@ from actionengine.pipeline.action_log import LogBuffer, outcome_of
 from actionengine.pipeline.approvals import Approvals
 from actionengine.pipeline.authorization import Authorization
 from actionengine.pipeline.execution import ApprovalNeeded, Execution, FailureWrite
-from actionengine.pipeline.handler import keep_quietly
 from actionengine.pipeline.idempotency import Replayed
 from actionengine.pipeline.payload import Limits
 from actionengine.pipeline.pending_approval import error_for, mark_expired
 from actionengine.pipeline.stages import Answer, Stage
 from actionengine.pipeline.user_code import log_crash, logger, timed_out
+from actionengine.pipeline.validation import keep_quietly
 from actionengine.storage.port import (
     LogRow,
     Recording,

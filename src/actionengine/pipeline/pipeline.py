@@ -48,13 +48,13 @@ from actionengine.pipeline.handler_api import HandlerAPI, HandlerServices
 from actionengine.pipeline.idempotency import Idempotency, Replayed
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.outcomes import Outcomes, storage_error
-from actionengine.pipeline.payload import Limits, carry, receive
+from actionengine.pipeline.payload import Limits, carry
 from actionengine.pipeline.pending_approval import PendingApproval
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.routing import Plans, route
 from actionengine.pipeline.stages import STAGES, Answer, Observer
 from actionengine.pipeline.user_code import check_deadline, logger, timed_out
-from actionengine.pipeline.validation import Validation
+from actionengine.pipeline.validation import Validation, keep_payload
 from actionengine.storage.port import (
     DocumentGuard,
     Mode,
@@ -98,6 +98,7 @@ class Pipeline:
         self._services = HandlerServices(
             plans=plans,
             resources=resources,
+            limits=limits,
             authorization=self.authorization,
             nesting=self,
             permission_to_approve=partial(permission_to_approve, plans),
@@ -155,7 +156,7 @@ class Pipeline:
             await self.guard(execution)
         await self.authorize(execution)
         if execution.received is None:
-            execution.keep(receive(execution.payload, execution.plan.model, self.limits))
+            keep_payload(execution, self.limits)
         if not execution.plan.before:
             await self.validate(execution)
 
@@ -207,7 +208,7 @@ class Pipeline:
                 ErrorCode.INTERNAL, f"{plan.name} returned something that has no JSON form: {error}"
             ) from None
         if not plan.action.read_only and not entry.has_emitted and not plan.is_silent:
-            execution.events.add_default(entry)
+            execution.events.add_default(entry, self.limits.event_bytes)
 
     async def record(self, execution: Execution) -> None:
         """Stage 12: log rows, events and idempotent results, in the transaction of the handler's writes."""

@@ -9,6 +9,7 @@ from pydantic_core import from_json
 
 from actionengine.errors import ActionError
 from actionengine.masking import (
+    NOTHING,
     Everything,
     forms_of,
     masked_by_name,
@@ -58,9 +59,7 @@ class Secrets:
 
     def learn_named(self, encoded: bytes) -> None:
         """Remember each value under a sensitive name in this JSON."""
-        value = from_json(encoded)
-        for names in (self._plan.sensitive, self.names):
-            self.learn(secrets_in(value, names))
+        self.learn(secrets_in(from_json(encoded), _together(self._plan.sensitive, self.names)))
 
     def learn_input(self, received: Received) -> None:
         """Remember the secrets of a payload."""
@@ -86,10 +85,8 @@ class Secrets:
 
         Each row, event, hook log and approval passes here, or has been made of what has.
         """
-        for each in (self.names, *names) if self.has_names else names:
-            if each:
-                encoded = masked_by_name(encoded, each, self.learn)
-        return encoded
+        every = _together(self.names, *names) if self.has_names else _together(*names)
+        return masked_by_name(encoded, every, self.learn) if every else encoded
 
     def mask_input(self, received: Received) -> bytes:
         """Return a payload as the log shows it."""
@@ -163,3 +160,8 @@ class Secrets:
         except Exception:
             # A value that no JSON can carry: its type is shown.
             return error.to_dict()["details"]
+
+
+def _together(*names: frozenset[str]) -> frozenset[str]:
+    """Return all of these names as one, so that a value is walked through once."""
+    return next((each for each in names if isinstance(each, Everything)), None) or NOTHING.union(*names)

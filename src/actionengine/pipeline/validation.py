@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from pydantic import ValidationError
 
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ErrorCode, check_length
 from actionengine.pipeline.authorization import Authorization
 from actionengine.pipeline.execution import Execution
-from actionengine.pipeline.payload import refusals, summary
+from actionengine.pipeline.payload import Limits, receive, refusals, summary
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.user_code import call, log_crash
+from actionengine.storage.port import LONGEST_SUBJECT
 
 
 class Validation:
@@ -48,9 +51,26 @@ class Validation:
                 raise ActionError(
                     ErrorCode.INTERNAL, f"resource() of {plan.name} has to return a name, not {resource!r}"
                 )
+            check_length("the resource", resource, LONGEST_SUBJECT)
             execution.entry.add_subject(resource)
             execution.resource = resource
             await self._authorization.authorize_resource(execution, resource)
+
+
+def keep_payload(execution: Execution, limits: Limits) -> None:
+    """Accept the payload. Raises `ActionError(invalid_input)` as `receive` does; it is then read no second time."""
+    try:
+        execution.keep(receive(execution.payload, execution.plan.model, limits))
+    except ActionError:
+        execution.is_refused = execution.received is None
+        raise
+
+
+def keep_quietly(execution: Execution, limits: Limits) -> None:
+    """Accept the payload before its turn, if it can be accepted; its own stage says why not."""
+    with suppress(Exception):
+        if execution.received is None and not execution.is_refused:
+            keep_payload(execution, limits)
 
 
 def _invalid(plan: ActionPlan, error: ValidationError) -> ActionError:
