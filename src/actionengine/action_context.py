@@ -14,11 +14,12 @@ from returns.result import Result
 
 from actionengine.actions import HookContext
 from actionengine.context import MAX_NAME_LENGTH, Actor, AIUsage, Tenant
-from actionengine.errors import ActionError, ErrorCode, failing, sendable
+from actionengine.errors import ActionError, ErrorCode, check_length, failing, sendable
 from actionengine.event_types import EventType, misfits
 from actionengine.execution_state import Execution
 from actionengine.masking import masked_finite_json
-from actionengine.names import check_permission, nfc
+from actionengine.names import MAX_PERMISSION_LENGTH, check_permission, nfc
+from actionengine.payload import Limits
 from actionengine.storage.pages import Page
 from actionengine.storage.port import (
     LONGEST_SUBJECT,
@@ -33,7 +34,7 @@ from actionengine.storage.port import (
     StoredRecords,
     UnitOfWork,
 )
-from actionengine.storage.records import Records
+from actionengine.storage.records import MAX_ID_LENGTH, Records
 
 if TYPE_CHECKING:
     from actionengine.authorization.port import Decision
@@ -45,6 +46,7 @@ class Executor(Protocol):
     """What a context needs of the pipeline."""
 
     resources: Mapping[str, Any]
+    limits: Limits
     document_guard: DocumentGuard | None
     record_guard: RecordGuard | None
 
@@ -151,7 +153,7 @@ class ActionContext:
         `payload` is anything with a JSON form; where the type was declared with `create_event_type`, it has to fit.
         `subject` names what the event is about (`"job/17"`): events of one subject are delivered in their order. Raises
         `ActionException(internal)` for a read-only action, a type that the action does not declare, a payload that has
-        no JSON form or does not fit, and a subject that is too long.
+        no JSON form, does not fit or is too large, and a subject that is too long.
         """
         execution = self._running()
         action = execution.plan.action
@@ -187,6 +189,12 @@ class ActionContext:
             raise failing(ErrorCode.INTERNAL, message) from None
         except (PydanticSerializationError, ValueError, TypeError) as error:
             raise failing(ErrorCode.INTERNAL, f"the payload of the event {name!r} has no JSON form: {error}") from None
+        if len(encoded) > self._executor.limits.event_bytes:
+            raise failing(
+                ErrorCode.INTERNAL,
+                f"the payload of the event {name!r} has {len(encoded)} bytes; at most "
+                f"{self._executor.limits.event_bytes} are allowed (Limits.event_bytes)",
+            )
         with execution.lock:
             execution.check_alone()
             if subject is not None:
@@ -228,6 +236,8 @@ class ActionContext:
         self._running().add_usage(usage)
 
     def _question(self, permission: Any, resource: Any) -> Coroutine[Any, Any, Decision]:
+        if isinstance(permission, str):
+            check_length("the permission", permission, MAX_PERMISSION_LENGTH)
         try:
             check_permission(permission)
         except ValueError as error:
@@ -235,6 +245,8 @@ class ActionContext:
         if resource is not None and not isinstance(resource, str):
             name = self._execution.plan.name
             raise failing(ErrorCode.INTERNAL, f"{name}: a resource is a name such as 'job/17', not {resource!r}")
+        if resource is not None:
+            check_length("the resource", resource, LONGEST_SUBJECT)
         return self._executor.decide(self._running(), permission, resource)
 
     def _enforce(self, decision: Decision) -> None:
@@ -252,6 +264,7 @@ class ActionContext:
                 f"{RESERVED_PREFIX!r}",
             )
         collection = nfc(collection)
+        check_length("the name of the collection", collection, MAX_ID_LENGTH)
         execution = self._running()
         unit_of_work = self._unit_of_work()
         guard, locks = self._executor.document_guard, self._executor.record_guard

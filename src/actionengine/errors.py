@@ -111,6 +111,12 @@ class DuplicateActionWarning(UserWarning):
     """Two actions of one service have the same name; the last one wins."""
 
 
+def check_length(what: str, text: str, max_length: int) -> None:
+    """Raise `ActionException(invalid_input)` for a text of more characters."""
+    if len(text) > max_length:
+        raise failing(ErrorCode.INVALID_INPUT, f"{what} has {len(text)} characters; at most {max_length} are allowed")
+
+
 def failing(code: ErrorCode, message: str, **details: Any) -> ActionException:
     """The exception to raise for an `ActionError` of this code, message and details."""
     return ActionException(ActionError(code, message, details or _NO_DETAILS))

@@ -346,10 +346,13 @@ class Execution:
             )
         )
 
-    def add_default_event(self) -> None:
-        """The event of a command that emitted none: named after it, with its masked input and output."""
+    def add_default_event(self, max_bytes: int) -> None:
+        """The event of a command that emitted none: named after it, with its masked input and output. Where these are
+        more than an event may have, it says how many bytes are left out."""
         subject = next(iter(self.subjects)) if self.subjects else None
         payload = b'{"input":%b,"output":%b}' % (self.masked_input() or b"null", self.output or b"null")
+        if len(payload) > max_bytes:
+            payload = b'{"input":null,"output":null,"omitted_bytes":%d}' % len(payload)
         self.add_event(self.plan.name, subject, payload)
 
     def add_row(self, outcome: Outcome, error: ActionError | None = None) -> None:

@@ -190,7 +190,7 @@ class Pipeline(Stages):
                 ErrorCode.INTERNAL, f"{plan.name} returned something that has no JSON form: {error}"
             ) from None
         if not plan.action.read_only and not execution.emitted and not plan.is_silent:
-            execution.add_default_event()
+            execution.add_default_event(self.limits.event_bytes)
 
     async def _nest(self, execution: Execution, parent: Execution) -> Answer:
         plan, root = execution.plan, execution.root

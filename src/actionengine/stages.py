@@ -27,7 +27,7 @@ from actionengine.authorization.questions import Question, Questions, decode_que
 from actionengine.calling import call, call_plainly, check_deadline, log_crash, logger, unwrap
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor
 from actionengine.driving import drive
-from actionengine.errors import ActionError, ActionException, ErrorCode, failing, sendable
+from actionengine.errors import ActionError, ActionException, ErrorCode, check_length, failing, sendable
 from actionengine.execution_state import ApprovalNeeded, Execution, Phase
 from actionengine.masking import masked_json, searchable_json
 from actionengine.payload import Limits, carry, check_claimable, fingerprint, receive, refusals, summary
@@ -36,6 +36,7 @@ from actionengine.routing import Plans
 from actionengine.secret_types import typed_secrets
 from actionengine.storage.port import (
     APPROVALS,
+    LONGEST_SUBJECT,
     Claim,
     ClaimAnswer,
     DocumentGuard,
@@ -130,11 +131,7 @@ class Stages(ABC):
                 execution.decide("no actor")
                 raise failing(ErrorCode.UNAUTHENTICATED, f"{execution.plan.name} needs a signed-in actor")
             return
-        if len(actor.id) > MAX_ACTOR_ID_LENGTH:
-            raise failing(
-                ErrorCode.INVALID_INPUT,
-                f"the id of the actor has {len(actor.id)} characters; at most {MAX_ACTOR_ID_LENGTH} are allowed",
-            )
+        check_length("the id of the actor", actor.id, MAX_ACTOR_ID_LENGTH)
         if allowed is not None and actor.type not in allowed:
             execution.decide(f"{actor.type} actors are not allowed")
             raise failing(
@@ -176,6 +173,7 @@ class Stages(ABC):
             resource = await call(execution, None, "resource()", plan.action.resource, False, execution.data)
             if not isinstance(resource, str) or not resource:
                 raise failing(ErrorCode.INTERNAL, f"resource() of {plan.name} has to return a name, not {resource!r}")
+            check_length("the resource", resource, LONGEST_SUBJECT)
             execution.add_subject(resource)
             execution.resource = resource
             if plan.action.is_protected and execution.request.actor is not None:

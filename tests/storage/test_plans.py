@@ -68,6 +68,7 @@ INDEXES: dict[str, set[str]] = {
     "WRITE_KEY": {KEYS},
     "delete ae_patch_ops by id": {"ae_patch_ops(tenant_id, id)"},
     "find ae_change_targets by change_id": {"ae_change_targets(tenant_id, change_id, id)"},
+    "find ae_change_targets by change_id, a limit": {"ae_change_targets(tenant_id, change_id, id)"},
     "find ae_change_targets by change_id, a page": {"ae_change_targets(tenant_id, change_id, id)"},
     "find ae_changes by id": {"ae_changes(tenant_id, id)"},
     "find ae_changes by project_id, a limit": {"ae_changes(tenant_id, project_id, id)"},

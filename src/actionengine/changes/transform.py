@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from actionengine.changes.ops import PatchOp
-from actionengine.changes.schema import Field, Schema
+from actionengine.changes.schema import MAX_FIELDS, Field, Schema
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,8 @@ def edit(op: PatchOp, schema: Schema) -> Schema:
     if op.gives is not None and op.gives in schema:
         raise OpRefused(op, f"the field {op.gives!r} is there already")
     if op.op_type == "add_field":
+        if len(schema.fields) >= MAX_FIELDS:
+            raise OpRefused(op, f"the record type has {len(schema.fields)} fields, and may have {MAX_FIELDS}")
         return schema.adding(Field.of(name, payload["definition"]), before)
     current = schema.get(name)
     if current is None:

@@ -23,6 +23,7 @@ from actionengine.errors import ActionError, ErrorCode, failing
 from actionengine.execution_state import Approved
 from actionengine.plan import native
 from actionengine.services.access import access_of
+from actionengine.services.inputs import Id
 from actionengine.storage.pages import Page
 from actionengine.storage.port import APPROVALS, Record
 
@@ -44,20 +45,20 @@ class ListApprovals(Input):
 
     status: ApprovalStatus | None = None
     requested_by: str | None = Field(default=None, max_length=MAX_ACTOR_ID_LENGTH + 20)
-    after: str | None = None
+    after: Id | None = None
     limit: int = Field(default=50, ge=1, le=200)
 
 
 class GetApproval(Input):
     """One approval."""
 
-    approval_id: str
+    approval_id: Id
 
 
 class DecideApproval(Input):
     """One approval, and why it is decided so."""
 
-    approval_id: str
+    approval_id: Id
     comment: str | None = Field(default=None, max_length=2000)
 
 

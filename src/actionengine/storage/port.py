@@ -567,7 +567,7 @@ class Outbox(Protocol):
         """How much there is to deliver, and who does it."""
 
     async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
-        """Dead letters and skipped events, by event id, those after the id `after`."""
+        """Dead letters and skipped events, by event id, those after the id `after`; at most 1 000."""
 
     async def redrive(self, ids: Sequence[str] | None = None) -> int:
         """Try dead letters again from the first attempt on, those with these event ids, or all but the skipped ones;
