@@ -56,6 +56,8 @@ class Plant(Office):
                     "schema": {"fields": []},
                     "initial_schema": {"fields": []},
                     "version": 1,
+                    "base_version": 1,
+                    "bytes_since_base": 0,
                     "status": status,
                     "changed_by": None,
                     "created_at": now,
