@@ -219,8 +219,12 @@ def _check_hierarchy(graph: TypeGraph) -> None:
 
 
 def _check_fields(graph: TypeGraph, schemas: Mapping[str, Schema]) -> None:
-    demands = _demands(graph, schemas)
+    demands, counts = _demands(graph, schemas), _counts(graph, schemas)
     for key, schema in schemas.items():
+        if counts[key] > MAX_FIELDS:
+            raise GraphError(
+                f"{key!r} would have {counts[key]} fields with those of its base types, and may have {MAX_FIELDS}"
+            )
         for name, count in Counter(schema.names).items():
             if count > 1:
                 raise GraphError(f"{key!r} has the field {name!r} twice")
@@ -232,6 +236,17 @@ def _check_fields(graph: TypeGraph, schemas: Mapping[str, Schema]) -> None:
                     f"E7: {key!r} does not require the field {field.name!r}, "
                     f"which its base type {demands[base][field.name]!r} requires"
                 )
+
+
+def _counts(graph: TypeGraph, schemas: Mapping[str, Schema]) -> Mapping[str, int]:
+    """For each type: how many fields it and its base types declare."""
+    counts: dict[str, int] = {}
+    for key in graph.types:
+        path = [key, *graph.ancestors(key)] if key not in counts else []
+        for each in reversed(path):
+            base = graph.types[each].base_type
+            counts[each] = len(schemas[each].fields) + (counts[base] if base is not None else 0)
+    return counts
 
 
 def _demands(graph: TypeGraph, schemas: Mapping[str, Schema]) -> Mapping[str, Mapping[str, str]]:
