@@ -35,6 +35,12 @@ def fill(world: World) -> None:
         record_type,
         lambda number: {"id": id_at(number), "key": f"type_{number}", "name": f"Type {number}"},
     )
+    other = {**record_type, "key": "task", "status": "retired"}
+    world.clone(
+        "ae_record_types",
+        other,
+        lambda number: {"id": id_at(world.size + number), "project_id": id_at(number), "name": f"Task {number}"},
+    )
     world.clone("ae_projects", world.sample("ae_projects"), lambda n: {"id": id_at(n), "name": f"Project {n}"})
     world.clone("ae_changes", change, lambda number: {"id": id_at(number), "title": f"Change {number}"})
     ready = {**change, "status": "Ready", "merged_at": None, "project_id": id_at(0)}

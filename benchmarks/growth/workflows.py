@@ -124,4 +124,5 @@ OPERATIONS = [
     _list("workflow_assignments", "of a person, open", assignee="bob", status="open"),
     _list("workflow_assignments", "open", status="open"),
     _list("workflow_assignments", "of a run, open", run_id="none", status="open"),
+    _list("workflow_assignments", "of a run with many, open", run_id="r", status="open"),
 ]

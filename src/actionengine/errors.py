@@ -172,3 +172,11 @@ class ConfigurationError(Exception):
 
 class DuplicateActionWarning(UserWarning):
     """Two actions of one service have the same name; the last one wins."""
+
+
+def check_length(what: str, text: str, max_length: int) -> None:
+    """Raise `ActionError(invalid_input)` for a text of more characters."""
+    if len(text) > max_length:
+        raise ActionError(
+            ErrorCode.INVALID_INPUT, f"{what} has {len(text)} characters; at most {max_length} are allowed"
+        )

@@ -17,6 +17,10 @@ _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 """Characters that show nothing, beside control and format characters and variation selectors."""
 
 
+MAX_PERMISSION_LENGTH = 255
+"""Characters of the name of a permission."""
+
+
 def nearest_of(name: object, names: Collection[str]) -> str | None:
     """Return the name that is most like an unknown one; None where none is, or where there are too many.
 

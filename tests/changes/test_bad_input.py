@@ -31,7 +31,7 @@ pytestmark = pytest.mark.parametrize(
 )
 
 INVALID, NOT_FOUND, CONFLICT = ErrorCode.INVALID_INPUT, ErrorCode.NOT_FOUND, ErrorCode.CONFLICT
-NO_ID = (str(uuid7()), "", "x" * 10_000, "größe", "'; DROP TABLE ae_changes; --")
+NO_ID = (str(uuid7()), "", "x" * 200, "größe", "'; DROP TABLE ae_changes; --")
 """What no row has for an id."""
 UNSTORABLE = ("a\0b", "\ud800")
 """What no storage keeps in a text."""
@@ -164,6 +164,7 @@ async def test_ids_that_nothing_has_are_not_found(desk: Desk) -> None:
     for name, payload in valid(set).items():
         for field in payload.keys() & {"project_id", "change_id", "target_id", "op_id"}:
             await set.all_of(name, [{**payload, field: id} for id in NO_ID], NOT_FOUND)
+            await set.all_of(name, [{**payload, field: "x" * 10_000}], INVALID)
 
 
 @scenario

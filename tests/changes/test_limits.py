@@ -20,7 +20,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.changes import change_control_services, executor
+from actionengine.changes import change_control_services, executor, transform
 from actionengine.changes.documents import misfits, model_of
 from actionengine.changes.guard import RecordTypeGuard
 from actionengine.changes.schema import Field, Schema
@@ -40,6 +40,23 @@ async def test_an_execution_whose_stamps_would_be_too_large_is_refused_with_a_wa
 
     assert await desk.status(change) == "ValidationFailed"
     assert await desk.names(project) == ["title", "hours"]
+
+
+@scenario
+async def test_fields_of_base_types_count_as_a_types_own(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = await desk.project()
+    fields = [{"name": f"f{number}", "type": "string"} for number in range(3)]
+    expect(await desk.type(project, "asset", {"fields": fields}))
+    expect(await desk.type(project, "crane", {"fields": [{"name": "a", "type": "string"}]}, base="asset"))
+    change = await desk.change(project, add("asset", "b"))
+    monkeypatch.setattr(transform, "MAX_FIELDS", 4)
+
+    two = {"fields": [{"name": name, "type": "string"} for name in ("x", "y")]}
+    refused(await desk.type(project, "lift", two, base="asset"), ErrorCode.UNPROCESSABLE, "'lift'", "5 fields", "4")
+    refused(await desk.ask("changes.preview", {"change_id": change.id}), ErrorCode.UNPROCESSABLE, "'crane'", "5 fields")
+    refused(await desk.merge(change), ErrorCode.UNPROCESSABLE, "'crane'", "5 fields", "4")
+
+    assert await desk.names(project, "asset") == ["f0", "f1", "f2"]
 
 
 @scenario

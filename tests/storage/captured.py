@@ -84,7 +84,7 @@ def name_of(statement: str) -> str | None:
     columns = [
         f"{name} of several" if is_any else name
         for name, is_any in dict.fromkeys(_CONDITION.findall(where))
-        if name not in {"tenant_id", "bytes_before"}
+        if name not in {"tenant_id", "bytes_before", "stored_before"}
     ]
     verb = verbs[0].lower().replace("for no key update", "lock") if verbs else "find"
     page = ", a page" if "bytes_before" in statement else ", a limit" if "LIMIT" in where else ""

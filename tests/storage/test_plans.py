@@ -28,7 +28,7 @@ OPS_OF_CHANGE = "ae_patch_ops(tenant_id, change_id, position)"
 OPS_OF_FIELD = "ae_patch_ops(tenant_id, change_id, record_type_key, field, turn)"
 OPS_OF_TYPE = "ae_patch_ops(tenant_id, project_id, record_type_key, applied_version, position)"
 TYPE_OF_PROJECT = "ae_record_types(tenant_id, project_id, key)"
-TYPE_BY_KEY = "ae_record_types(tenant_id, key, id)"
+TYPE_BY_KEY = "ae_record_types(tenant_id, key, status, updated_at, id)"
 OUTBOX = "ae_outbox(queue, position)"
 HELD = "ae_outbox(queue, lane, position)"
 
@@ -68,6 +68,7 @@ INDEXES: dict[str, set[str]] = {
     "WRITE_KEY": {KEYS},
     "delete ae_patch_ops by id": {"ae_patch_ops(tenant_id, id)"},
     "find ae_change_targets by change_id": {"ae_change_targets(tenant_id, change_id, id)"},
+    "find ae_change_targets by change_id, a limit": {"ae_change_targets(tenant_id, change_id, id)"},
     "find ae_change_targets by change_id, a page": {"ae_change_targets(tenant_id, change_id, id)"},
     "find ae_changes by id": {"ae_changes(tenant_id, id)"},
     "find ae_changes by project_id, a limit": {"ae_changes(tenant_id, project_id, id)"},
@@ -83,14 +84,14 @@ INDEXES: dict[str, set[str]] = {
     "find ae_patch_ops by change_id, record_type_key, gives, executed_at": {
         "ae_patch_ops(tenant_id, change_id, record_type_key, gives)"
     },
-    "find ae_patch_ops by id, change_id": {"ae_patch_ops(tenant_id, id)"},
+    "find ae_patch_ops by id": {"ae_patch_ops(tenant_id, id)"},
     "find ae_patch_ops by project_id, record_type_key, applied_version": {OPS_OF_TYPE},
     "find ae_patch_ops by project_id, record_type_key, applied_version of several": {OPS_OF_TYPE},
     "find ae_patch_ops by project_id, record_type_key, applied_version, a limit": {OPS_OF_TYPE},
     "find ae_projects by id": {"ae_projects(tenant_id, id)"},
     "find ae_projects by name": {"ae_projects(tenant_id, name)"},
     "find ae_projects, a limit": {"ae_projects(tenant_id, id)"},
-    "find ae_record_types by key": {TYPE_BY_KEY},
+    "find ae_record_types by key, a limit": {TYPE_BY_KEY},
     "find ae_record_types by name": {"ae_record_types(tenant_id, name)"},
     "find ae_record_types by project_id, a page": {TYPE_OF_PROJECT},
     "find ae_record_types by project_id, status, a page": {TYPE_OF_PROJECT},
@@ -106,7 +107,7 @@ INDEXES: dict[str, set[str]] = {
     },
     "insert ae_idempotency_keys by types, action, key": {KEYS},
     "lock ae_changes by id": {"ae_changes(tenant_id, id)"},
-    "lock ae_record_types by key": {TYPE_BY_KEY},
+    "lock ae_record_types by key, a limit": {TYPE_BY_KEY},
     "lock ae_record_types by project_id, key": {TYPE_OF_PROJECT},
     "update ae_changes by id, a limit": {"ae_changes(tenant_id, id)"},
     "update ae_patch_ops by id, a limit": {"ae_patch_ops(tenant_id, id)"},

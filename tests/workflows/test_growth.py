@@ -119,6 +119,9 @@ def test_a_purge_reads_what_it_removes(storage: AnyStorage) -> None:
         {"key": "old", "assignee": "ann", "status": "open", "newest_first": True},
         {"run_id": "none"},
         {"run_id": "none", "status": "open"},
+        {"run_id": "r", "assignee": "ann", "status": "completed"},
+        {"run_id": "r", "status": "cancelled"},
+        {"run_id": "r", "key": "new"},
     ],
     ids=str,
 )

@@ -36,7 +36,7 @@ from tests.workflows.desk import (
 INVALID, NOT_FOUND, CONFLICT = ErrorCode.INVALID_INPUT, ErrorCode.NOT_FOUND, ErrorCode.CONFLICT
 FORBIDDEN, UNPROCESSABLE = ErrorCode.FORBIDDEN, ErrorCode.UNPROCESSABLE
 
-NO_ID = (str(uuid7()), "", "x" * 10_000, "größe", "'; DROP TABLE ae_documents; --", "../w", "%", "a\0b", "\ud800")
+NO_ID = (str(uuid7()), "", "x" * 200, "größe", "'; DROP TABLE ae_documents; --", "../w", "%", "a\0b", "\ud800")
 """What no run, trigger or workflow has for an id."""
 WRONG = (None, 7, True, ["w"], {"id": "w"})
 """What is no text."""

@@ -118,7 +118,9 @@ async def _list_patch_ops(data: ListPatchOps, ctx: InternalContext) -> Result[tu
 async def _delete_patch_op(data: PatchOpReference, ctx: InternalContext) -> Result[StoredPatchOp, ActionError]:
     store = store_of(ctx)
     change = await store.change(data.change_id, lock=True)
-    for op in await store.ops.find({"id": data.op_id, "change_id": data.change_id}):
+    for op in await store.ops.find({"id": data.op_id}):
+        if op["change_id"] != change["id"]:
+            break
         if op["executed_at"] is not None:
             raise conflict(f"the op {op['id']} has been executed: it stays", op_id=op["id"])
         if change["status"] not in TAKES_OPS:

@@ -29,6 +29,12 @@ from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.edits import unified_diff
 from actionengine.storage.tables import Row
 
+MAX_OPS = 1000
+"""Ops of one change, those that were deleted included."""
+
+MAX_TARGETS = 1000
+"""Targets of one change."""
+
 _MOST_LISTED = 20
 """Fields that the description of a compensation names."""
 
@@ -63,9 +69,20 @@ async def insert_target(store: Store, change: Row, type: str, selector: Mapping[
         )
     if type == "record_type":
         await store.record_type(change["project_id"], selector["record_type_key"])
+    there = await store.targets.find({"change_id": change["id"]}, columns=("id",), limit=MAX_TARGETS)
+    if len(there) == MAX_TARGETS:
+        raise _too_many("targets", MAX_TARGETS, change)
     target = _target(change, type, selector, await store.now())
     await store.targets.insert([target])
     return target
+
+
+def _too_many(what: str, limit: int, change: Row) -> ActionError:
+    return ActionError(
+        ErrorCode.UNPROCESSABLE,
+        f"the change {change['id']} has had {limit} {what}, as many as it may have: go on in another change",
+        {"limit": limit},
+    )
 
 
 async def insert_op(store: Store, change: Row, target_id: str | None, op: PatchOp) -> Row:
@@ -90,6 +107,8 @@ async def insert_op(store: Store, change: Row, target_id: str | None, op: PatchO
     target = _target_of(op, targets, target_id is not None)
     await _check_others(store, change, op)
     position = change["op_count"] + 1
+    if position > MAX_OPS:
+        raise _too_many("ops", MAX_OPS, change)
     row = _op(change, target["id"], op, position, version, await store.now())
     await store.ops.insert([row])
     await store.changes.update([{"id": change["id"], "op_count": position, "updated_at": row["created_at"]}])

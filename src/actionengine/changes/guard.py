@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -61,13 +60,13 @@ class RecordTypeGuard:
             is_active = any(row["key"] == collection and row["status"] == "active" for row in rows)
             if is_active and _versions(rows) == known.versions:
                 return known.check
-        found = sorted(await store.record_types.find({"key": collection}), key=itemgetter("updated_at"))
-        named = {row["status"]: row for row in found}
-        if "active" in named:
-            return await self._learn(store, tenant, named["active"])
-        if "retired" in named:
-            model, _ = await _model(store, named["retired"])
-            return _Fit(collection, model, is_retired=True)
+        for row in await store.first_of_key(collection):
+            if row["status"] == "active":
+                return await self._learn(store, tenant, row)
+            for last in await store.first_of_key(collection, descending=True):
+                if last["status"] == "retired":
+                    model, _ = await _model(store, last)
+                    return _Fit(collection, model, is_retired=True)
         return None
 
     async def _learn(self, store: Store, tenant: Tenant, row: Row) -> DocumentCheck:

@@ -20,8 +20,10 @@ from pydantic import (
 
 from actionengine.changes.difference import TypeDiff
 from actionengine.changes.ops import FieldDefinition, Flag, Name, OpType, Reference, in_a_module, plain_form
+from actionengine.changes.schema import MAX_FIELDS
 from actionengine.changes.states import ChangeStatus
 from actionengine.names import spelled
+from actionengine.services.inputs import Id
 from actionengine.storage.port import RESERVED_PREFIX
 
 RecordTypeStatus = Literal["draft", "active", "retired"]
@@ -73,7 +75,7 @@ Key = Annotated[Name, AfterValidator(_unreserved)]
 class SchemaDefinition(Input):
     """The fields of a record type, in their order."""
 
-    fields: tuple[FieldDefinition, ...] = ()
+    fields: tuple[FieldDefinition, ...] = Field(default=(), max_length=MAX_FIELDS)
 
     @model_validator(mode="after")
     def _has_each_field_once(self) -> SchemaDefinition:
@@ -107,13 +109,13 @@ class CreateProject(Input):
 class ProjectReference(Input):
     """One project."""
 
-    project_id: str
+    project_id: Id
 
 
 class Page(Input):
     """A page: after this id, at most so many."""
 
-    after: str | None = None
+    after: Id | None = None
     limit: int = Field(default=100, ge=1, le=1000)
 
 
@@ -136,7 +138,7 @@ with warnings.catch_warnings():
     class CreateRecordType(Input):
         """A record type, which is a draft at first. `name` is its key where none is given."""
 
-        project_id: str
+        project_id: Id
         key: Key
         name: UniqueName | None = None
         description: Description = ""
@@ -180,21 +182,21 @@ with warnings.catch_warnings():
 class RecordTypeReference(Input):
     """One record type."""
 
-    project_id: str
+    project_id: Id
     key: Reference
 
 
 class ListRecordTypes(Page):
     """The record types of a project, by key: `after` is a key."""
 
-    project_id: str
+    project_id: Id
     status: RecordTypeStatus | None = None
 
 
 class AskSchemaAt(RecordTypeReference):
     """The schema as a change has left it, or as it was at a time; either of the two."""
 
-    change_id: str | None = None
+    change_id: Id | None = None
     at: AwareDatetime | None = None
 
     @model_validator(mode="after")
@@ -218,8 +220,8 @@ class History(Output):
 class CheckDocuments(RecordTypeReference):
     """Documents of a record type, by id, against its schema; or against what a change would make of it."""
 
-    change_id: str | None = None
-    after: str | None = None
+    change_id: Id | None = None
+    after: Id | None = None
     limit: int = Field(default=1000, ge=1, le=1000)
 
 
@@ -245,7 +247,7 @@ class DocumentCheck(Output):
 class CreateChange(Input):
     """A change of a project."""
 
-    project_id: str
+    project_id: Id
     title: Title
     description: Description = ""
 
@@ -253,40 +255,40 @@ class CreateChange(Input):
 class ChangeReference(Input):
     """One change."""
 
-    change_id: str
+    change_id: Id
+
+
+class ListSnapshots(Page):
+    """The snapshots of a change, by the key of the record type: `after` is a key."""
+
+    change_id: Id
 
 
 class ListTargets(Page):
     """The targets of a change, by id."""
 
-    change_id: str
+    change_id: Id
 
 
 class ListPatchOps(Input):
     """The ops of a change, in the order in which they are applied: after this position, at most so many."""
 
-    change_id: str
+    change_id: Id
     after: int | None = Field(default=None, ge=0, lt=2**31)
     limit: int = Field(default=100, ge=1, le=1000)
-
-
-class ListSnapshots(Page):
-    """The snapshots of a change, by record type: `after` is a key."""
-
-    change_id: str
 
 
 class ListChanges(Page):
     """Changes by id, of a project and of a status, or of any."""
 
-    project_id: str | None = None
+    project_id: Id | None = None
     status: ChangeStatus | None = None
 
 
 class AddTarget(Input):
     """What a change is about: `selector` names it, as `{"record_type_key": "job"}` or `{"file_path": "main.py"}`."""
 
-    change_id: str
+    change_id: Id
     type: TargetType
     selector: dict[str, Any]
 
@@ -307,8 +309,8 @@ class AddPatchOp(Input):
     """An edit of a target; the payload is as its `op_type` says. Where no target is named, it is the one of the record
     type, or of the file, that the payload is about."""
 
-    change_id: str
-    target_id: str | None = None
+    change_id: Id
+    target_id: Id | None = None
     op_type: OpType
     payload: dict[str, Any]
 
@@ -316,21 +318,21 @@ class AddPatchOp(Input):
 class PatchOpReference(Input):
     """One op of a change."""
 
-    change_id: str
-    op_id: str
+    change_id: Id
+    op_id: Id
 
 
 class Transition(Input):
     """Where a change is to go."""
 
-    change_id: str
+    change_id: Id
     status: ChangeStatus
 
 
 class PlanCompensation(Input):
     """A change that was executed; the new one's title, where it is not to be given one."""
 
-    change_id: str
+    change_id: Id
     title: Title | None = None
 
 
@@ -445,7 +447,7 @@ class WrittenFiles(Output):
 class StopWorkspace(Input):
     """The change whose workspace is to be stopped; with `keep`, the working copy stays until the change is merged."""
 
-    change_id: str
+    change_id: Id
     keep: Flag = False
 
 

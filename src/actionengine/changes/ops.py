@@ -28,6 +28,7 @@ from actionengine.execution.paths import module_path, reason_not_to_change
 from actionengine.execution.refusals import PathEscapeError
 from actionengine.names import nfc, spelled
 from actionengine.pipeline.payload import refusals, summary
+from actionengine.storage.records import MAX_ID_LENGTH
 
 OpType = Literal["add_field", "set_field", "remove_field", "rename_field", "edit_file"]
 
@@ -36,6 +37,13 @@ def _plain(path: str) -> str:
     if path != path.strip() or not path.isprintable():
         raise ValueError("it begins or ends with a space, or has characters that cannot be printed")
     return path
+
+
+MAX_CHOICES = 10_000
+"""Texts from which a field of the type `choice` chooses."""
+
+MAX_CHOICE_LENGTH = 10_000
+"""Characters of one of them."""
 
 
 def plain_form(given: Any) -> Any:
@@ -60,6 +68,8 @@ def _choices(given: Any) -> tuple[str, ...] | None:
         return None
     if not isinstance(given, list | tuple) or not given or not all(isinstance(each, str) for each in given):
         raise ValueError(f"choices are a list of at least one text, as in ['low', 'high'], not {_shown(given)}")
+    if len(given) > MAX_CHOICES or any(len(each) > MAX_CHOICE_LENGTH for each in given):
+        raise ValueError(f"choices are at most {MAX_CHOICES} texts of at most {MAX_CHOICE_LENGTH} characters")
     if not all(given):
         raise ValueError("the empty text is no choice: a field that is not required may be left out instead")
     choices = tuple(map(spelled, given))
@@ -80,7 +90,7 @@ _MOST_SHOWN = 60
 Name = Annotated[str, Field(min_length=1, max_length=100), BeforeValidator(plain_form), AfterValidator(spelled)]
 """A name of a field, or a key: 1 to 100 visible characters, in Unicode's form NFC."""
 
-Reference = Annotated[str, AfterValidator(nfc)]
+Reference = Annotated[str, Field(max_length=MAX_ID_LENGTH), AfterValidator(nfc)]
 """A name by which something is looked up."""
 
 Flag = Annotated[bool, BeforeValidator(_flag)]

@@ -114,13 +114,10 @@ async def _list(data: ListRecordTypes, ctx: InternalContext) -> Result[tuple[Rec
 @native
 async def _activate(data: RecordTypeReference, ctx: InternalContext) -> Result[RecordType, ActionError]:
     store = store_of(ctx)
-    # Locked in all projects: of two that are activated at once, one sees the other.
-    rows = await store.record_types.find({"key": data.key}, lock=True)
-    row = next((row for row in rows if row["project_id"] == data.project_id), None)
-    if row is None:
-        raise not_found("record type", data.key, project_id=data.project_id)
-    for other in rows:
-        if other is not row and other["status"] == "active":
+    row = await store.record_type(data.project_id, data.key, lock=True)
+    # Of two that are activated at once, the storage refuses one.
+    for other in await store.first_of_key(data.key, lock=True):
+        if other["status"] == "active" and other["id"] != row["id"]:
             raise conflict(
                 f"the record type {data.key!r} of another project is active: ctx.records({data.key!r}) would not know "
                 f"which of them is meant",

@@ -57,6 +57,10 @@ class Field:
         return hash(self.name)
 
 
+MAX_FIELDS = 1000
+"""Fields of a record type, those that it inherits aside."""
+
+
 class Schema:
     """The fields of one record type, in their order. Operations give a new schema, which shares the other fields."""
 

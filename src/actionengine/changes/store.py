@@ -59,6 +59,14 @@ class Store:
             return row
         raise not_found("record type", key, project_id=project_id)
 
+    async def first_of_key(self, key: str, *, descending: bool = False, lock: bool = False) -> list[Row]:
+        """The first of the record types that the tenant's projects have under a key: the active one, if any is; in
+        descending order the one that was retired last, if any was. As many projects as there are may have one: so none
+        of the others is read."""
+        return await self.record_types.find(
+            {"key": key}, order=("status", "updated_at", "id"), limit=1, lock=lock, descending=descending
+        )
+
     async def lineage(self, record_type: Row) -> list[Row]:
         """A record type, and those that it inherits from."""
         project_id, key = record_type["project_id"], record_type["key"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from actionengine.changes.ops import PatchOp
-from actionengine.changes.schema import Field, Schema
+from actionengine.changes.schema import MAX_FIELDS, Field, Schema
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,8 @@ def edit(op: PatchOp, schema: Schema) -> Schema:
     if op.gives is not None and op.gives in schema:
         raise OpRefused(op, f"the field {op.gives!r} is there already")
     if op.op_type == "add_field":
+        if len(schema.fields) >= MAX_FIELDS:
+            raise OpRefused(op, f"the record type has {len(schema.fields)} fields, and may have {MAX_FIELDS}")
         return schema.adding(Field.of(name, payload["definition"]), before)
     current = schema.get(name)
     if current is None:
@@ -217,8 +219,12 @@ def _check_hierarchy(graph: TypeGraph) -> None:
 
 
 def _check_fields(graph: TypeGraph, schemas: Mapping[str, Schema]) -> None:
-    demands = _demands(graph, schemas)
+    demands, counts = _demands(graph, schemas), _counts(graph, schemas)
     for key, schema in schemas.items():
+        if counts[key] > MAX_FIELDS:
+            raise GraphError(
+                f"{key!r} would have {counts[key]} fields with those of its base types, and may have {MAX_FIELDS}"
+            )
         for name, count in Counter(schema.names).items():
             if count > 1:
                 raise GraphError(f"{key!r} has the field {name!r} twice")
@@ -230,6 +236,17 @@ def _check_fields(graph: TypeGraph, schemas: Mapping[str, Schema]) -> None:
                     f"E7: {key!r} does not require the field {field.name!r}, "
                     f"which its base type {demands[base][field.name]!r} requires"
                 )
+
+
+def _counts(graph: TypeGraph, schemas: Mapping[str, Schema]) -> Mapping[str, int]:
+    """For each type: how many fields it and its base types declare."""
+    counts: dict[str, int] = {}
+    for key in graph.types:
+        path = [key, *graph.ancestors(key)] if key not in counts else []
+        for each in reversed(path):
+            base = graph.types[each].base_type
+            counts[each] = len(schemas[each].fields) + (counts[base] if base is not None else 0)
+    return counts
 
 
 def _demands(graph: TypeGraph, schemas: Mapping[str, Schema]) -> Mapping[str, Mapping[str, str]]:

@@ -29,15 +29,16 @@ class Limits:
 
     `payload_bytes` (as JSON, UTF-8), `payload_values` (items of its lists and members of its objects, at any depth) and
     `payload_depth` (nested containers, 128 at most) bound a payload, `key_length` (characters) an idempotency key,
-    `nested_depth` actions that execute actions. `idempotency_wait` (seconds) is how long a caller waits for the first
-    one with its key, `idempotency_ttl` (seconds) how long a key is remembered. `reruns` is how often a unit of work
-    that lost against another one runs again.
+    `event_bytes` the payload of an event as JSON, `nested_depth` actions that execute actions. `idempotency_wait`
+    (seconds) is how long a caller waits for the first one with its key, `idempotency_ttl` (seconds) how long a key is
+    remembered. `reruns` is how often a unit of work that lost against another one runs again.
     """
 
     payload_bytes: int = 1024 * 1024
     payload_values: int = 20_000
     payload_depth: int = 64
     key_length: int = 255
+    event_bytes: int = 4 * 1024 * 1024
     nested_depth: int = 16
     idempotency_wait: float = 10.0
     idempotency_ttl: float = 24 * 60 * 60

@@ -10,10 +10,11 @@ from pydantic_core import from_json
 from returns.result import Result, Success
 
 from actionengine.actions import Service, create_action, create_service
-from actionengine.context import ActorType
+from actionengine.context import MAX_ACTOR_ID_LENGTH, ActorType
 from actionengine.errors import ActionError
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.pipeline.plan import native
+from actionengine.pipeline.plan import MAX_ACTION_NAME_LENGTH, native
+from actionengine.services.inputs import Id
 from actionengine.storage.port import LONGEST_SUBJECT, LogQuery, LogRow, Outcome
 
 READ_PERMISSION = "action_log.read"
@@ -27,12 +28,12 @@ class LogListing(BaseModel):
 
     subject: str | None = None
     actor_type: ActorType | None = None
-    actor_id: str | None = None
-    action: str | None = None
+    actor_id: str | None = Field(default=None, max_length=MAX_ACTOR_ID_LENGTH)
+    action: str | None = Field(default=None, max_length=MAX_ACTION_NAME_LENGTH)
     outcome: Outcome | None = None
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
-    before: str | None = None
+    before: Id | None = None
     limit: int = Field(default=50, ge=1, le=1000)
 
 

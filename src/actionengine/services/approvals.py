@@ -22,6 +22,7 @@ from actionengine.pipeline.execution import Approved
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.pending_approval import ApprovalStatus, PendingApproval, find_approval
 from actionengine.pipeline.plan import native
+from actionengine.services.inputs import Id
 from actionengine.storage.pages import Page
 from actionengine.storage.port import APPROVALS, Record
 
@@ -43,20 +44,20 @@ class ListApprovals(Input):
 
     status: ApprovalStatus | None = None
     requested_by: str | None = Field(default=None, max_length=MAX_ACTOR_ID_LENGTH + 20)
-    after: str | None = None
+    after: Id | None = None
     limit: int = Field(default=50, ge=1, le=200)
 
 
 class GetApproval(Input):
     """One approval."""
 
-    approval_id: str
+    approval_id: Id
 
 
 class DecideApproval(Input):
     """One approval, and why it is decided so."""
 
-    approval_id: str
+    approval_id: Id
     comment: str | None = Field(default=None, max_length=2000)
 
 

@@ -7,7 +7,7 @@ one, nor by taking away a deny rule. Full power is the exception: `roles.manage`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from returns.result import Result, Success
@@ -16,17 +16,30 @@ from uuid_utils import uuid7
 from actionengine.actions import Service, create_action, create_service
 from actionengine.authorization.rbac import load_roles, role_of
 from actionengine.authorization.rules import Rights, Role, Rule
-from actionengine.context import Actor, ActorType
+from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, ActorType
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.names import clean, fold
+from actionengine.names import MAX_PERMISSION_LENGTH, clean, fold
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import native
-from actionengine.storage.port import ROLE_ASSIGNMENTS, ROLES, AsyncRecords, Record
+from actionengine.services.inputs import Id
+from actionengine.storage.port import LONGEST_SUBJECT, ROLE_ASSIGNMENTS, ROLES, AsyncRecords, Record
 
 READ_PERMISSION = "roles.read"
 MANAGE_PERMISSION = "roles.manage"
 FULL_POWER = Rule(MANAGE_PERMISSION)
 """An actor that holds this, on everything and denied nothing of it, gives any right."""
+MAX_ROLE_NAME_LENGTH = 100
+"""Characters of a role's name."""
+
+MAX_RULES = 1000
+"""Rules of a role that allow, and as many that deny."""
+
+MAX_ASSIGNED_ROLES = 100
+"""Roles that one actor may have: each decision that is not in the cache reads them."""
+
+RoleKey = Annotated[str, Field(max_length=MAX_ROLE_NAME_LENGTH)]
+"""The name of a role that there is."""
+
 _ADMINISTRATORS: tuple[ActorType, ...] = ("human", "integration", "system")
 
 
@@ -39,8 +52,8 @@ class Model(BaseModel):
 class RuleInput(Model):
     """A permission (`payments.refund`, `payments.*`, `*`), on one resource or on every one."""
 
-    permission: str = Field(min_length=1, max_length=255)
-    resource: str | None = Field(default=None, min_length=1, max_length=255)
+    permission: str = Field(min_length=1, max_length=MAX_PERMISSION_LENGTH)
+    resource: str | None = Field(default=None, min_length=1, max_length=LONGEST_SUBJECT)
 
     @model_validator(mode="after")
     def _check_rule(self) -> RuleInput:
@@ -51,10 +64,10 @@ class RuleInput(Model):
 class RoleInput(Model):
     """A role: deny beats allow."""
 
-    name: str = Field(min_length=1, max_length=100)
-    description: str = ""
-    allow: tuple[RuleInput, ...] = ()
-    deny: tuple[RuleInput, ...] = ()
+    name: str = Field(min_length=1, max_length=MAX_ROLE_NAME_LENGTH)
+    description: str = Field(default="", max_length=10_000)
+    allow: tuple[RuleInput, ...] = Field(default=(), max_length=MAX_RULES)
+    deny: tuple[RuleInput, ...] = Field(default=(), max_length=MAX_RULES)
 
     @field_validator("name")
     @classmethod
@@ -77,22 +90,22 @@ class DefinedRole(RoleInput):
 class RoleName(Model):
     """One role."""
 
-    name: str
+    name: RoleKey
 
 
 class Assignment(Model):
     """A role of an actor."""
 
     actor_type: ActorType
-    actor_id: str = Field(min_length=1, max_length=200)
-    role: str
+    actor_id: str = Field(min_length=1, max_length=MAX_ACTOR_ID_LENGTH)
+    role: RoleKey
 
 
 class ActorReference(Model):
     """One actor."""
 
     actor_type: ActorType
-    actor_id: str = Field(min_length=1, max_length=200)
+    actor_id: str = Field(min_length=1, max_length=MAX_ACTOR_ID_LENGTH)
 
 
 class AssignedRoles(Model):
@@ -106,7 +119,7 @@ class AssignedRoles(Model):
 class Page(Model):
     """A page: after this name, at most so many."""
 
-    after: str | None = None
+    after: Id | None = None
     limit: int = Field(default=100, ge=1, le=1000)
 
 
@@ -159,6 +172,13 @@ async def _assign(data: Assignment, ctx: InternalContext) -> Result[AssignedRole
     record, roles = await _assigned(access, data)
     if data.role not in roles:
         await _check_holds(ctx, role_of(role.data).allow, data.role)
+        if len(roles) >= MAX_ASSIGNED_ROLES:
+            raise ActionError(
+                ErrorCode.UNPROCESSABLE,
+                f"{_key(data)} has {len(roles)} roles, and may have {MAX_ASSIGNED_ROLES}: unassign one, or define one "
+                f"role with the rules of several",
+                {"limit": MAX_ASSIGNED_ROLES},
+            )
         roles = (*roles, data.role)
         await _write(access, data, record, roles, {data.role: role.data.get("id")})
     return Success(_answer(data, roles))

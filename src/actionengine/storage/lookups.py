@@ -23,7 +23,7 @@ _VIEWS = f"{RESERVED_PREFIX}view/"
 MAX_KEY_LENGTH = 250
 """Characters of a key: of what is longer it has the hash."""
 
-_ASSIGNMENT_FIELDS = ("assignee", "status", "workflow_key")
+_ASSIGNMENT_FIELDS = ("assignee", "run_id", "status", "workflow_key")
 
 LOOKUPS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     APPROVALS: (("status",), ("requested_by",), ("requested_by", "status")),
@@ -36,9 +36,8 @@ LOOKUPS: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("workflow_key",),
         ("from_definition", "workflow_key"),
     ),
-    "workflow_assignments": (
-        ("run_id",),
-        *chain.from_iterable(combinations(_ASSIGNMENT_FIELDS, number) for number in (1, 2, 3)),
+    "workflow_assignments": tuple(
+        chain.from_iterable(combinations(_ASSIGNMENT_FIELDS, number) for number in (1, 2, 3, 4))
     ),
 }
 """By collection, the fields that a filter names together, in alphabetical order. Values are texts, true or false."""

@@ -35,7 +35,7 @@ from actionengine.storage.lookups import LOOKUPS, key_of_filter, keys_of
 from actionengine.storage.memory_index import Index, Keys
 from actionengine.storage.memory_outbox import MemoryOutbox, Queues
 from actionengine.storage.memory_rows import MemoryRows
-from actionengine.storage.pages import MAX_PAGE, Page, page_of, page_size
+from actionengine.storage.pages import MAX_PAGE, Page, page_of, page_size, page_start
 from actionengine.storage.port import (
     ACCESS_COLLECTIONS,
     CLAIMED,
@@ -198,6 +198,7 @@ class InMemoryStorage:
 
     def list_tenants(self, *, after: str | None = None, limit: int | None = None) -> Sequence[Tenant]:
         """All tenants, by slug; or a page of them: up to `limit` (1 000 at most) after the slug `after`."""
+        after = page_start(after)
         with self._lock:
             tenants = [tenant for tenant in self._tenants.values() if not self._is_deleted(tenant)]
         found = sorted((each for each in tenants if each.slug > (after or "")), key=attrgetter("slug"))
@@ -734,7 +735,7 @@ class MemoryRecords:
         descending: bool = False,
     ) -> Page[Record]:
         """Documents by id."""
-        limit = page_size(limit)
+        limit, after = page_size(limit), page_start(after)
         wanted = normal_filter(self._collection, filter)
         key = key_of_filter(self._collection, wanted)
 

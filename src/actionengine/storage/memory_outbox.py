@@ -11,6 +11,7 @@ from itertools import count
 from time import monotonic
 from uuid import UUID
 
+from actionengine.storage.pages import page_size
 from actionengine.storage.port import (
     EVENTS,
     DeadLetter,
@@ -212,11 +213,13 @@ class MemoryOutbox:
 
     async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
         """Dead letters and skipped events, by event id."""
+        limit = page_size(limit)
+        later_than = event_id(after) if after is not None else ""
         with self._queues.lock:
             dead = sorted(self._queues.dead.items())
         found: list[DeadLetter] = []
         for id, entry in dead:
-            if (after is None or id > after) and len(found) < limit:
+            if id > later_than and len(found) < limit:
                 assert entry.since is not None
                 told = (entry.event, entry.attempts, entry.reason, entry.since, entry.skipped)
                 found.append(DeadLetter(*told, self._queue))

@@ -45,6 +45,7 @@ class MemoryRows:
         order: Sequence[str] | None = None,
         limit: int | None = None,
         lock: bool = False,
+        descending: bool = False,
     ) -> list[Row]:
         """Rows that are as `where` and `above` say, in order."""
         conditions = list(_conditions(where, above))
@@ -52,7 +53,7 @@ class MemoryRows:
 
         def found() -> dict[Key, Stored]:
             rows = self._matching(where, conditions)
-            rows.sort(key=lambda row: [(row[name] is None, row[name]) for name in order])
+            rows.sort(key=lambda row: [(row[name] is None, row[name]) for name in order], reverse=descending)
             return {self._key(row): row for row in rows[:limit]}
 
         if lock:
@@ -74,7 +75,7 @@ class MemoryRows:
                 key = self._key(row)
                 if self._unit_of_work.lock(key) is not None:
                     raise self._taken(self._table.key, row)
-                for columns in self._table.unique:
+                for columns in self._unique(row):
                     self._take(columns, row)
                 self._unit_of_work.write(key, row)
 
@@ -87,10 +88,10 @@ class MemoryRows:
                 if before is None:
                     raise rows_gone(self._table.name)
                 after = {**before, **changed}
-                for columns in self._table.unique:
-                    if any(before[name] != after[name] for name in columns):
-                        self._give_back(columns, before)
-                        self._take(columns, after)
+                for columns in self._unique(before, but=after):
+                    self._give_back(columns, before)
+                for columns in self._unique(after, but=before):
+                    self._take(columns, after)
                 self._unit_of_work.write(key, after)
 
     async def delete(self, where: Mapping[str, Any]) -> int:
@@ -100,7 +101,7 @@ class MemoryRows:
             for row in rows:
                 key = self._key(row)
                 self._unit_of_work.lock(key)
-                for columns in self._table.unique:
+                for columns in self._unique(row):
                     self._give_back(columns, row)
                 self._unit_of_work.write(key, None)
         return len(rows)
@@ -128,18 +129,25 @@ class MemoryRows:
             rows = [row for row in rows if condition(row[name])]
         return rows
 
+    def _unique(self, row: Stored, but: Stored | None = None) -> list[tuple[str, ...]]:
+        """Return the columns whose values no other row has together with these; with `but`, those that differ from
+        another version of the row."""
+        conditional = [(name, column) for name, column, value in self._table.unique_while if row[column] == value]
+        return [
+            columns
+            for columns in (*self._table.unique, *conditional)
+            # As in SQL, rows with a null in a unique column are not in each other's way.
+            if not any(row[name] is None for name in columns)
+            and (but is None or any(row[name] != but[name] for name in columns))
+        ]
+
     def _take(self, columns: tuple[str, ...], row: Stored) -> None:
-        # As in SQL, rows with a null in a unique column are not in each other's way.
-        if any(row[name] is None for name in columns):
-            return
         key = self._unique_key(columns, row)
         if self._unit_of_work.lock(key) is not None:
             raise self._taken(columns, row)
         self._unit_of_work.write(key, self._key(row)[1])
 
     def _give_back(self, columns: tuple[str, ...], row: Stored) -> None:
-        if any(row[name] is None for name in columns):
-            return
         key = self._unique_key(columns, row)
         self._unit_of_work.lock(key)
         self._unit_of_work.write(key, None)

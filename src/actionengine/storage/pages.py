@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ErrorCode, sendable
 
 T = TypeVar("T")
 
@@ -29,6 +29,13 @@ def page_size(limit: int) -> int:
     if limit < 1:
         raise ActionError(ErrorCode.INVALID_INPUT, f"limit must be at least 1, not {limit}")
     return min(limit, MAX_PAGE)
+
+
+def page_start(after: str | None) -> str | None:
+    """Return the id after which a page begins. Raise `ActionError(invalid_input)` for what no id can be."""
+    if after is not None and (not isinstance(after, str) or sendable(after) != after):
+        raise ActionError(ErrorCode.INVALID_INPUT, "a page begins after an id: a text in UTF-8 without NUL")
+    return after
 
 
 def is_last_page(sizes: Iterable[int], limit: int) -> bool:

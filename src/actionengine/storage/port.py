@@ -399,12 +399,13 @@ class AsyncRows(Protocol):
         order: Sequence[str] | None = None,
         limit: int | None = None,
         lock: bool = False,
+        descending: bool = False,
     ) -> list[Row]:
         """Rows whose columns equal what `where` says (a value, None, or a tuple of values, any of which will do), and
-        are greater than what `above` says. They have all columns, or those named, and come in ascending `order`: by the
-        table's key, where nothing else is said. A page, of at most `limit`, also ends once its rows have 4 MiB of JSON.
-        With `lock`, nobody else changes or locks them until the end of the unit of work; where somebody has, this
-        waits, and sees, as does what is read from then on, what they have committed."""
+        are greater than what `above` says. They have all columns, or those named, and come in ascending `order`, or in
+        `descending`: by the table's key, where nothing else is said. A page, of at most `limit`, also ends once its
+        rows have 4 MiB of JSON. With `lock`, nobody else changes or locks them until the end of the unit of work;
+        where somebody has, this waits, and sees, as does what is read from then on, what they have committed."""
 
     async def insert(self, rows: Sequence[Row]) -> None:
         """Add rows, all columns given."""
@@ -567,7 +568,7 @@ class Outbox(Protocol):
         """How much there is to deliver, and who does it."""
 
     async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
-        """Dead letters and skipped events, by event id, those after the id `after`."""
+        """Dead letters and skipped events, by event id, those after the id `after`; at most 1 000."""
 
     async def redrive(self, ids: Sequence[str] | None = None) -> int:
         """Try dead letters again from the first attempt on, those with these event ids, or all but the skipped ones;

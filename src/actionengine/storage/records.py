@@ -16,6 +16,9 @@ from actionengine.storage.port import AsyncRecords, Record
 
 T = TypeVar("T")
 
+MAX_ID_LENGTH = 255
+"""Characters of the id of a document."""
+
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 """The character that PostgreSQL keeps in no text, so that no backend does."""
 
@@ -66,12 +69,14 @@ def same_json(one: Any, other: Any) -> bool:
 def check_id(collection: str, id: str) -> None:
     """Raises `ActionError(invalid_input)` for an id that is not a text of 1 to 255 characters."""
     if not is_id(id):
-        raise ActionError(ErrorCode.INVALID_INPUT, f"an id in {collection!r} is a text of 1 to 255 characters in UTF-8")
+        raise ActionError(
+            ErrorCode.INVALID_INPUT, f"an id in {collection!r} is a text of 1 to {MAX_ID_LENGTH} characters in UTF-8"
+        )
 
 
 def is_id(text: object) -> bool:
     """Return whether a document can have this id: a text of 1 to 255 characters in UTF-8."""
-    return isinstance(text, str) and 0 < len(text) <= 255 and sendable(text) == text
+    return isinstance(text, str) and 0 < len(text) <= MAX_ID_LENGTH and sendable(text) == text
 
 
 def event_id(text: str) -> str:

@@ -20,6 +20,8 @@ class Table(NamedTuple):
     """A table of the library's: its columns beside `tenant_id`, its key, and what else is unique in a tenant.
 
     `indexed_values` are values of a column that have an index each: a statement names them, so that it implies them.
+    `unique_while` names columns that are unique among the rows whose other column has a value, as in (`key`, `status`,
+    `active`).
     """
 
     name: str
@@ -27,6 +29,7 @@ class Table(NamedTuple):
     key: tuple[str, ...]
     unique: tuple[tuple[str, ...], ...] = ()
     indexed_values: Mapping[str, tuple[str, ...]] = {}
+    unique_while: tuple[tuple[str, str, str], ...] = ()
 
 
 PROJECTS = Table(
@@ -58,6 +61,7 @@ RECORD_TYPES = Table(
     ("id",),
     (("project_id", "key"), ("name",)),
     {"status": ("draft", "active", "retired")},
+    (("key", "status", "active"),),
 )
 
 CHANGES = Table(

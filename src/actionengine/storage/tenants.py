@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
-from actionengine.errors import ActionError, ErrorCode, sendable
+from actionengine.errors import ActionError, ErrorCode, bounded_text, sendable
+
+MAX_NAME_LENGTH = 500
+"""Characters of a tenant's name."""
 
 LONGEST_SLUG = 63
 """Characters of the slug of a tenant."""
@@ -16,9 +19,14 @@ def check_tenant(slug: str, name: str) -> None:
     """Raises `ActionError(invalid_input)` for an empty name, and for a slug that is not made of lower-case letters,
     digits and inner hyphens (63 at most)."""
     if not _SLUG.fullmatch(slug):
-        raise ActionError(ErrorCode.INVALID_INPUT, f"{slug!r} is no slug: use 1 to 63 of a-z, 0-9 and inner hyphens")
-    if not name.strip() or sendable(name) != name:
-        raise ActionError(ErrorCode.INVALID_INPUT, f"the tenant {slug!r} needs a name")
+        given = bounded_text(slug, LONGEST_SLUG)
+        raise ActionError(
+            ErrorCode.INVALID_INPUT, f"{given!r} is no slug: use 1 to {LONGEST_SLUG} of a-z, 0-9 and inner hyphens"
+        )
+    if not name.strip() or len(name) > MAX_NAME_LENGTH or sendable(name) != name:
+        raise ActionError(
+            ErrorCode.INVALID_INPUT, f"the tenant {slug!r} needs a name, of {MAX_NAME_LENGTH} characters at most"
+        )
 
 
 def tenant_deleted() -> ActionError:

@@ -222,6 +222,14 @@ class TablesConformance(Conformance):
 
         assert await ids(world, RECORD_TYPES, order=["name"]) == ["r5", "r3", "r2", "r1", "r4"]
         assert await ids(world, RECORD_TYPES, order=["status", "name"], limit=2) == ["r5", "r3"]
+        assert await ids(world, RECORD_TYPES, order=["status", "name"], descending=True) == [
+            "r4",
+            "r1",
+            "r2",
+            "r3",
+            "r5",
+        ]
+        assert await ids(world, RECORD_TYPES, descending=True, limit=2) == ["r5", "r4"]
         assert await ids(world, RECORD_TYPES, above={"id": "r3"}) == ["r4", "r5"]
         assert await ids(world, RECORD_TYPES, above={"version": 1}, limit=2) == ["r2", "r3"]
         assert await ids(world, RECORD_TYPES, above={"updated_at": START}) == []
@@ -337,6 +345,26 @@ class TablesConformance(Conformance):
         await add(world, RECORD_TYPES, record_type("r3", name="one"))
 
         assert await ids(world, RECORD_TYPES, order=["name"]) == ["r3", "r1", "r2"]
+
+    @scenario
+    async def test_of_the_record_types_of_one_key_one_is_active(self, world: World) -> None:
+        await add(world, PROJECTS, project("p1"), project("p2"), project("p3"))
+        types = [record_type(f"r{number}", project_id=f"p{number}", key="same") for number in (1, 2, 3)]
+        await add(world, RECORD_TYPES, {**types[0], "status": "active"}, *types[1:])
+
+        async def activate(id: str) -> None:
+            async with world.writing() as unit:
+                await unit.rows(RECORD_TYPES).update([{"id": id, "status": "active"}])
+
+        with refused(ErrorCode.CONFLICT):
+            await activate("r2")
+        async with world.writing() as unit:
+            await unit.rows(RECORD_TYPES).update([{"id": "r1", "status": "retired"}])
+        await activate("r2")
+        with refused(ErrorCode.CONFLICT):
+            await activate("r3")
+
+        assert await ids(world, RECORD_TYPES, where={"status": "active"}) == ["r2"]
 
     @scenario
     async def test_of_two_units_that_take_the_same_name_one_gets_it(self, world: World) -> None:

@@ -15,7 +15,6 @@ from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.payload import refusals, summary
 from actionengine.pipeline.plan import native
 from actionengine.storage.port import Record
-from actionengine.storage.records import matches
 from actionengine.workflows.events import COMPLETED, AssignmentCompleted
 from actionengine.workflows.journey import Journey
 from actionengine.workflows.models import (
@@ -71,13 +70,10 @@ async def _get(data: AssignmentReference, ctx: InternalContext) -> Result[Assign
 @native
 async def _list(data: ListAssignments, ctx: InternalContext) -> Result[tuple[AssignmentView, ...], ActionError]:
     found: list[AssignmentView] = []
-    after, wanted = data.after, data.filter()
-    # A run has few: what else is asked is compared with each of them.
-    filter = {"run_id": data.run_id} if data.run_id is not None else wanted
+    after = data.after
     while len(found) < data.limit:
-        page = await ctx.async_records(ASSIGNMENTS).list(filter, data.limit, after, data.newest_first)
-        matching = (record for record in page if matches(record.data, wanted))
-        found.extend(view for view, _ in map(_read, matching) if view is not None)
+        page = await ctx.async_records(ASSIGNMENTS).list(data.filter(), data.limit, after, data.newest_first)
+        found.extend(view for view, _ in map(_read, page) if view is not None)
         # A page of large documents is short: then what was found is enough.
         if page.next is None or (found and len(page) < data.limit):
             break

@@ -9,6 +9,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from actionengine.changes.models import Description, Input, Output, Page, Title
 from actionengine.changes.ops import Name
+from actionengine.services.inputs import Id
+from actionengine.workflows.step_types import Text
 
 WorkflowStatus = Literal["draft", "active", "retired"]
 RunStatus = Literal["running", "paused", "succeeded", "failed", "cancelled"]
@@ -79,13 +81,13 @@ class StartRun(Input):
 class RunReference(Input):
     """One run."""
 
-    run_id: str
+    run_id: Id
 
 
 class CancelRun(Input):
     """One run, and why it is to end."""
 
-    run_id: str
+    run_id: Id
     reason: str | None = Field(default=None, max_length=2000)
 
 
@@ -165,7 +167,7 @@ class Run(RunSummary):
 class AssignmentReference(Input):
     """One assignment."""
 
-    assignment_id: str
+    assignment_id: Id
 
 
 class CompleteAssignment(AssignmentReference):
@@ -177,9 +179,9 @@ class CompleteAssignment(AssignmentReference):
 class ListAssignments(Page):
     """Assignments, by id, oldest first unless asked otherwise; each field that is given has to match."""
 
-    assignee: str | None = None
-    status: str | None = None
-    run_id: str | None = None
+    assignee: Text | None = None
+    status: Text | None = None
+    run_id: Id | None = None
     key: Key | None = None
     newest_first: bool = False
 
@@ -219,7 +221,7 @@ class CreateTrigger(Input):
 class TriggerReference(Input):
     """One trigger."""
 
-    trigger_id: str
+    trigger_id: Id
 
 
 class ListTriggers(Page):

@@ -24,6 +24,7 @@ from actionengine.changes.store import conflict, not_found
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import AsyncRecords, Record, UnitOfWork
+from actionengine.storage.records import MAX_ID_LENGTH
 from actionengine.workflows.definition import Definition, parse_definition
 
 WORKFLOWS = "ae_workflows"
@@ -38,9 +39,6 @@ DEFINITION_BYTES = 64 * 1024 * 1024
 """Of the parsed definitions that a process keeps: a version never changes."""
 _OF_A_BYTE = 20
 """Bytes of a parsed definition, about, for one of its JSON."""
-
-_LONGEST_ID = 255
-"""Characters of the id of a document."""
 
 _definitions: BoundedCache[Definition] = BoundedCache(DEFINITION_BYTES)
 """By the id that a version has for good, so that no other storage's or tenant's is taken for it, nor one that was never
@@ -171,7 +169,7 @@ def lock_id(collection: str, id: str) -> str:
     """The id of a lock. The name of a collection may have a slash in it; what is too long for an id is hashed, which
     has none."""
     whole = f"{quote(collection, safe=' ')}/{id}"
-    return whole if len(whole) <= _LONGEST_ID else sha256(whole.encode()).hexdigest()
+    return whole if len(whole) <= MAX_ID_LENGTH else sha256(whole.encode()).hexdigest()
 
 
 def workflow_subject(key: str) -> str:

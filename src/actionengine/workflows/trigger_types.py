@@ -71,7 +71,7 @@ class ScheduleTrigger(_Trigger):
 
     type: Literal["schedule"]
     schedule: Annotated[str, Field(max_length=100), _written(cron)]
-    timezone: Annotated[str, _written(zone)] = "UTC"
+    timezone: Annotated[str, Field(max_length=100), _written(zone)] = "UTC"
     input: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -23,6 +23,7 @@ from pydantic_core import to_json
 from sqlalchemy import Engine
 from sqlalchemy.pool import PoolProxiedConnection
 
+from actionengine.storage.pages import page_size
 from actionengine.storage.port import (
     DeadLetter,
     FailedDelivery,
@@ -177,7 +178,7 @@ class PostgresOutbox:
     async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
         """Dead letters and skipped events, by event id."""
         later_than = event_id(after) if after is not None else None
-        rows = await self._ask("relay", DEAD_LETTERS, later_than, limit, self._queue)
+        rows = await self._ask("relay", DEAD_LETTERS, later_than, page_size(limit), self._queue)
         return [
             DeadLetter(event_row(event), attempts, reason, dead_at.astimezone(UTC), skipped, self._queue)
             for attempts, reason, dead_at, skipped, *event in rows

@@ -10,7 +10,7 @@ from pydantic_core import to_json
 from uuid_utils import uuid7
 
 from actionengine.storage.lookups import LOOKUPS, key_of_filter, keys_of
-from actionengine.storage.pages import MAX_PAGE_BYTES, Page, page_of, page_size
+from actionengine.storage.pages import MAX_PAGE_BYTES, Page, page_of, page_size, page_start
 from actionengine.storage.port import Record
 from actionengine.storage.records import (
     check_id,
@@ -117,7 +117,7 @@ class SQLRecords:
         descending: bool = False,
     ) -> Page[Record]:
         """Documents by id."""
-        listing = Listing(normal_filter(self._collection, filter), page_size(limit), after, descending)
+        listing = Listing(normal_filter(self._collection, filter), page_size(limit), page_start(after), descending)
         return await self._unit_of_work.run(self._list, listing)
 
     def _insert(self, id: str | None, encoded: bytes) -> Record:

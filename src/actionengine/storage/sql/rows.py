@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -71,6 +71,7 @@ class SQLRows:
         order: Sequence[str] | None = None,
         limit: int | None = None,
         lock: bool = False,
+        descending: bool = False,
     ) -> list[Row]:
         """Rows that are as `where` and `above` say, in order."""
         if lock:
@@ -83,9 +84,11 @@ class SQLRows:
         limited = limit is not None
         if limit is not None and limit > 1 and not lock and any(kind == "json" for _, kind in read):
             # It has one column more.
-            statement = page_statement(self._storage.rows, self._table.name, read, conditions, order)
+            statement = page_statement(self._storage.rows, self._table.name, read, conditions, order, descending)
         else:
-            statement = find_statement(self._storage.rows, self._table.name, read, conditions, order, limited, lock)
+            statement = find_statement(
+                self._storage.rows, self._table.name, read, conditions, order, limited, lock, descending
+            )
         if limited:
             values.append(limit)
         found = await self._unit_of_work.run(self._unit_of_work.query, statement, values)
@@ -183,11 +186,12 @@ def find_statement(
     order: tuple[str, ...],
     limited: bool,
     lock: bool,
+    descending: bool = False,
 ) -> str:
     """The query whose parameters are the tenant, the conditions' values, and the limit, if any."""
     selected = ", ".join(dialect.read[kind].format(name=name) for name, kind in columns)
     # Where all rows are wanted, the conditions choose the index, not the order.
-    ordered = ", ".join(order if limited else map(dialect.sorted.format, order))
+    ordered = _order(order if limited else map(dialect.sorted.format, order), descending)
     return (
         f"SELECT {selected}\n"
         f"FROM {dialect.schema}.{table}\n"
@@ -203,6 +207,7 @@ def page_statement(
     columns: tuple[Column, ...],
     conditions: tuple[Condition, ...],
     order: tuple[str, ...],
+    descending: bool = False,
 ) -> str:
     """The query for a page, with the parameters of `find_statement`; the bytes of a row are its last column."""
     return dialect.page(
@@ -212,7 +217,7 @@ def page_statement(
             keys=order,
             json=[name for name, kind in columns if kind == "json"],
             where=_where(dialect, conditions),
-            order=", ".join(order),
+            order=_order(order, descending),
             limit=dialect.limit,
         )
     )
@@ -253,6 +258,10 @@ def update_statement(
 def delete_statement(dialect: RowsDialect, table: str, conditions: tuple[Condition, ...]) -> str:
     """The statement whose parameters are the tenant and the conditions' values; it returns a row for each that goes."""
     return f"DELETE FROM {dialect.schema}.{table}\nWHERE {_where(dialect, conditions)}\nRETURNING true"
+
+
+def _order(columns: Iterable[str], descending: bool) -> str:
+    return ", ".join(f"{column} DESC" if descending else column for column in columns)
 
 
 def _where(dialect: RowsDialect, conditions: Sequence[Condition]) -> str:

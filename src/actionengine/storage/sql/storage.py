@@ -20,7 +20,7 @@ from uuid_utils.compat import uuid7
 from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
-from actionengine.storage.pages import Page, page_size
+from actionengine.storage.pages import Page, page_size, page_start
 from actionengine.storage.port import EVENTS, Mode, Outbox, Record, StorageError, StorageUnavailable, StoredEvent
 from actionengine.storage.sql.bridge import run
 from actionengine.storage.sql.declared_protection import DeclaredProtection
@@ -104,11 +104,11 @@ class SQLStorage(ABC):
 
     def list_tenants(self, *, after: str | None = None, limit: int | None = None) -> Sequence[Tenant]:
         """All tenants, by slug; or a page of them: up to `limit` (1 000 at most) after the slug `after`."""
-        return drive(self._run("sync", self._list_tenants, "sync", after, _page_size(limit)))
+        return drive(self._run("sync", self._list_tenants, "sync", page_start(after), _page_size(limit)))
 
     async def list_tenants_async(self, *, after: str | None = None, limit: int | None = None) -> Sequence[Tenant]:
         """The same."""
-        return await self._run("async", self._list_tenants, "async", after, _page_size(limit))
+        return await self._run("async", self._list_tenants, "async", page_start(after), _page_size(limit))
 
     def read_events(
         self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
@@ -269,7 +269,9 @@ class SQLStorage(ABC):
     ) -> Sequence[StoredEvent]:
         # A type that is named twice is read once.
         wanted = tuple(dict.fromkeys(types)) if types is not None else None
-        return await self._run(mode, self._read_events, tenant, max(0, after), page_size(limit), wanted, mode)
+        return await self._run(
+            mode, self._read_events, tenant, min(max(0, after), _LAST_POSITION), page_size(limit), wanted, mode
+        )
 
     async def _run(self, mode: Mode, function: Callable[..., T], *arguments: Any) -> T:
         try:
@@ -281,6 +283,9 @@ class SQLStorage(ABC):
             if translated is error:
                 raise
             raise translated from error
+
+
+_LAST_POSITION = 2**63 - 1
 
 
 def _page_size(limit: int | None) -> int | None:

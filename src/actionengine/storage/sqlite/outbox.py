@@ -18,6 +18,7 @@ from uuid import uuid4
 from pydantic_core import to_json
 
 from actionengine.clock import steady_now
+from actionengine.storage.pages import page_size
 from actionengine.storage.port import (
     DeadLetter,
     EventRow,
@@ -175,7 +176,8 @@ class SQLiteOutbox:
 
     async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
         """Dead letters and skipped events, by event id."""
-        rows = await self._query(DEAD_LETTERS, (self._queue, after or "", limit))
+        later_than = event_id(after) if after is not None else ""
+        rows = await self._query(DEAD_LETTERS, (self._queue, later_than, page_size(limit)))
         time, row = self._storage.time_out, self._storage.event_row
         return [
             DeadLetter(row(event), attempts, reason, time(dead_at), bool(skipped), self._queue)

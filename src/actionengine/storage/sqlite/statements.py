@@ -7,7 +7,7 @@ from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.storage.port import EventRow, LogRow, RelayBeat
 from actionengine.storage.sql.action_log import DRIVERS, EXAMINED, walk_statement
 from actionengine.storage.sql.documents import DocumentStatements
-from actionengine.storage.sql.pages import PageQuery, sqlite_page
+from actionengine.storage.sql.pages import PageQuery, sqlite_bytes, sqlite_page
 from actionengine.storage.sql.rows import RowsDialect
 from actionengine.storage.tables import Kind
 
@@ -58,7 +58,7 @@ FROM (
     SELECT id, id_of_row, bytes, sum(bytes) OVER (ORDER BY {{order}} ROWS UNBOUNDED PRECEDING) - bytes AS bytes_before
     FROM (
         SELECT key.id AS id, document.rowid AS id_of_row,
-            coalesce(length(CAST(document.data AS BLOB)), 0) AS bytes
+            coalesce({sqlite_bytes("document.data")}, 0) AS bytes
         FROM (
             SELECT id
             FROM main.ae_document_keys

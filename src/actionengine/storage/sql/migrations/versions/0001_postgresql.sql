@@ -296,19 +296,22 @@ CREATE TABLE public.ae_record_types (
     PRIMARY KEY (tenant_id, id),
     CONSTRAINT ae_record_types_d1_project
         FOREIGN KEY (tenant_id, project_id) REFERENCES public.ae_projects (tenant_id, id),
-    CONSTRAINT ae_record_types_d3_key UNIQUE (tenant_id, project_id, key),
     CONSTRAINT ae_record_types_d4_name UNIQUE (tenant_id, name),
     CONSTRAINT ae_record_types_d8_schema CHECK (public.ae_is_schema(schema)),
     CONSTRAINT ae_record_types_d8_initial_schema CHECK (public.ae_is_schema(initial_schema)),
-    CONSTRAINT ae_record_types_p6_base_type
-        FOREIGN KEY (tenant_id, project_id, base_type) REFERENCES public.ae_record_types (tenant_id, project_id, key),
     CONSTRAINT ae_record_types_p6_not_its_own_base CHECK (base_type <> key),
     CONSTRAINT ae_record_types_status CHECK (status IN ('draft', 'active', 'retired'))
 );
 CREATE INDEX ae_record_types_base_type ON public.ae_record_types (tenant_id, project_id, base_type)
     WHERE base_type IS NOT NULL;
--- D3: documents name a type by its key alone, so that one of them is active in a tenant.
-CREATE INDEX ae_record_types_key ON public.ae_record_types (tenant_id, key, id);
+-- D3: documents name a type by its key alone, so that one of them is active in a tenant. Where none is, the one that was
+-- retired last counts.
+CREATE INDEX ae_record_types_key ON public.ae_record_types (tenant_id, key, status, updated_at, id);
+-- After the index above: of two that seem to find one row each, the planner takes the newer one.
+ALTER TABLE public.ae_record_types
+    ADD CONSTRAINT ae_record_types_d3_key UNIQUE (tenant_id, project_id, key),
+    ADD CONSTRAINT ae_record_types_p6_base_type
+        FOREIGN KEY (tenant_id, project_id, base_type) REFERENCES public.ae_record_types (tenant_id, project_id, key);
 CREATE UNIQUE INDEX ae_record_types_d3_active ON public.ae_record_types (tenant_id, key) WHERE status = 'active';
 -- Of one index with the status in it the planner, without statistics, does not know that it is better.
 CREATE INDEX ae_record_types_draft ON public.ae_record_types (tenant_id, project_id, key) WHERE status = 'draft';

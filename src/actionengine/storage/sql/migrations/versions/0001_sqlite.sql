@@ -205,8 +205,9 @@ CREATE TABLE ae_record_types (
 ) STRICT;
 CREATE INDEX ae_record_types_base_type ON ae_record_types (tenant_id, project_id, base_type)
     WHERE base_type IS NOT NULL;
--- D3: documents name a type by its key alone, so that one of them is active in a tenant.
-CREATE INDEX ae_record_types_key ON ae_record_types (tenant_id, key, id);
+-- D3: documents name a type by its key alone, so that one of them is active in a tenant. Where none is, the one that was
+-- retired last counts.
+CREATE INDEX ae_record_types_key ON ae_record_types (tenant_id, key, status, updated_at, id);
 CREATE UNIQUE INDEX ae_record_types_d3_active ON ae_record_types (tenant_id, key) WHERE status = 'active';
 -- Of one index with the status in it the planner, without statistics, does not know that it is better.
 CREATE INDEX ae_record_types_draft ON ae_record_types (tenant_id, project_id, key) WHERE status = 'draft';

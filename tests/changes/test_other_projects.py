@@ -1,0 +1,162 @@
+"""What change control costs does not grow with other projects of the tenant: counted, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from actionengine import PostgresStorage, SQLiteStorage, create_engine
+from actionengine.changes import change_control_services
+from actionengine.changes.guard import RecordTypeGuard
+from actionengine.driving import drive
+from actionengine.storage.tables import CHANGES, PROJECTS, RECORD_TYPES, Table
+from tests.growth import AnyStorage
+from tests.test_growth import Office, costs_the_same
+
+
+class Plant(Office):
+    """A tenant with two projects: `mine` has an active record type `task`, and `other` one of its own."""
+
+    def __init__(self, storage: AnyStorage) -> None:
+        super().__init__(storage)
+        self.engine = create_engine(services=change_control_services(), storage=storage)
+        self.guard = RecordTypeGuard()
+        self.projects = {name: self.project(name) for name in ("mine", "other")}
+        for project, key in (("mine", "task"), ("other", "zone")):
+            about = {"project_id": self.projects[project], "key": key}
+            self.do("record_types.create", {**about, "schema": {"fields": []}}).unwrap()
+            self.do("record_types.activate", about).unwrap()
+
+    def project(self, name: str) -> str:
+        return str(self.do("projects.create", {"name": name}).unwrap().id)
+
+    def add(self, table: Table, rows: list[dict[str, Any]]) -> None:
+        unit = self.storage.unit_of_work(self.tenant, str(uuid4()), "sync")
+        drive(unit.rows(table).insert(rows))
+        drive(unit.commit())
+
+    def types(self, *types: tuple[str, str, str]) -> None:
+        """Add record types: of each the project, the key and the status."""
+        now = datetime.now(UTC)
+        self.add(
+            RECORD_TYPES,
+            [
+                {
+                    "id": str(uuid4()),
+                    "project_id": project,
+                    "key": key,
+                    "name": f"{key} {uuid4()}",
+                    "description": None,
+                    "base_type": None,
+                    "schema": {"fields": []},
+                    "initial_schema": {"fields": []},
+                    "version": 1,
+                    "base_version": 1,
+                    "bytes_since_base": 0,
+                    "status": status,
+                    "changed_by": None,
+                    "created_at": now,
+                    "updated_at": now,
+                }
+                for project, key, status in types
+            ],
+        )
+
+    def check(self, collection: str) -> object:
+        """Look for what checks the documents of a collection."""
+        unit = self.storage.unit_of_work(self.tenant, str(uuid4()), "sync", read_only=True)
+        try:
+            return drive(self.guard.check(unit, self.tenant, collection))
+        finally:
+            drive(unit.rollback())
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyStorage]:
+    if request.param == "sqlite":
+        with SQLiteStorage(tmp_path / "growth.db", pool_size=1, max_overflow=0) as sqlite:
+            yield sqlite
+    else:
+        database = request.getfixturevalue("postgres_database")
+        with PostgresStorage(database.app_url, pool_size=1, max_overflow=0) as postgres:
+            yield postgres
+
+
+def of_one_key(plant: Plant, number: int) -> None:
+    """Types of the same keys in many projects, of each key but one that is in use."""
+    now = datetime.now(UTC)
+    projects = [str(uuid4()) for _ in range(number)]
+    plant.add(
+        PROJECTS,
+        [{"id": id, "name": id, "description": None, "require_review": False, "created_at": now} for id in projects],
+    )
+    keys = {"task": "draft", "old": "retired", "new": "draft"}
+    plant.types(*((project, key, status) for key, status in keys.items() for project in projects))
+
+
+def activate_again(plant: Plant) -> None:
+    about = {"project_id": plant.projects["mine"], "key": "task"}
+    plant.do("record_types.retire", about).unwrap()
+    plant.do("record_types.activate", about).unwrap()
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        activate_again,
+        lambda plant: plant.check("task"),
+        lambda plant: plant.check("old"),
+        lambda plant: plant.check("new"),
+        lambda plant: plant.do("record_types.get", {"project_id": plant.projects["mine"], "key": "task"}).unwrap(),
+    ],
+    ids=["activate", "check active", "check retired", "check draft", "get"],
+)
+def test_a_record_type_costs_no_more_where_many_projects_have_its_key(
+    storage: AnyStorage, operation: Callable[[Plant], object]
+) -> None:
+    costs_the_same(storage, of_one_key, operation, Plant)
+
+
+def of_one_project(plant: Plant, number: int) -> None:
+    """Record types of one project that are retired, before the one that is not; and active ones of another one."""
+    plant.types(*((plant.projects["other"], f"k{each:04}", "retired") for each in range(number)))
+    plant.types(*((plant.projects["mine"], f"a{each:04}", "active") for each in range(number)))
+
+
+@pytest.mark.parametrize("status", ["active", "draft"])
+def test_a_list_of_record_types_does_not_read_those_of_another_status(storage: AnyStorage, status: str) -> None:
+    def listed(plant: Plant) -> None:
+        asked = {"project_id": plant.projects["other"], "status": status}
+        found = plant.do("record_types.list", asked).unwrap()
+        assert [each.key for each in found] == (["zone"] if status == "active" else [])
+
+    costs_the_same(storage, of_one_project, listed, Plant)
+
+
+def drafts(plant: Plant, number: int) -> None:
+    """Drafts of one project, and changes of another one that are merged."""
+    now = datetime.now(UTC)
+    change = {"title": "x", "description": "", "status": "Draft", "compensates": None, "op_count": 0}
+    times = {"created_at": now, "updated_at": now, "merged_at": None}
+    rows = {
+        name: [{"id": str(uuid4()), **change, **times, "project_id": plant.projects[name]} for _ in range(number)]
+        for name in ("mine", "other")
+    }
+    plant.add(CHANGES, [*rows["mine"], *rows["other"]])
+    unit = plant.storage.unit_of_work(plant.tenant, str(uuid4()), "sync")
+    merged = [{"id": row["id"], "status": "Merged", "merged_at": now} for row in rows["other"]]
+    drive(unit.rows(CHANGES).update(merged))
+    drive(unit.commit())
+
+
+@pytest.mark.parametrize("status", ["Merged", "Ready", "Validating"])
+def test_a_list_of_changes_does_not_read_those_of_another_status(storage: AnyStorage, status: str) -> None:
+    def listed(plant: Plant) -> None:
+        assert plant.do("changes.list", {"project_id": plant.projects["mine"], "status": status}).unwrap() == ()
+
+    costs_the_same(storage, drafts, listed, Plant)
