@@ -27,7 +27,7 @@ CACHES = {
     # One for each class of the host's code, and gone with it.
     "secret_types._class_names": "WeakKeyDictionary",
     "secret_types._fields_of_classes": "WeakKeyDictionary",
-    "plan._compiled_class": "cache",
+    "pipeline.plan._compiled_class": "cache",
     "signatures._asked": "lru_cache",
     "signatures._compiled": "lru_cache",
     # One for each event loop or session of the process.
