@@ -512,7 +512,7 @@ def test_a_secret_key_is_not_in_the_path_of_an_error(
 def test_a_resource_with_a_secret_is_masked_before_it_is_cut(
     engine_of: EngineOf, execute: Execute, acme: Tenant, storage: InMemoryStorage
 ) -> None:
-    secret = MARKER * 200
+    secret = MARKER * 30
 
     def ask(data: Token, ctx: ActionContext) -> Result[Any, Any]:
         ctx.authorize("keys.use", "key/" + data.value.get_secret_value())
