@@ -11,7 +11,7 @@ from itertools import count
 from time import monotonic
 from uuid import UUID
 
-from actionengine.storage.pages import page_size
+from actionengine.storage.pages import MAX_PAGE_BYTES, page_size
 from actionengine.storage.port import (
     EVENTS,
     DeadLetter,
@@ -113,12 +113,15 @@ class MemoryOutbox:
         with queues.lock:
             queues.refresh()
             lanes: list[Lane] = []
-            while queues.ready and len(found) < limit:
+            total = 0
+            while queues.ready and len(found) < limit and total < MAX_PAGE_BYTES:
                 name = queues.ready.popleft()
                 lanes.append(name)
-                entries = queues.lanes[name]
-                for entry, _ in zip(entries, range(limit - len(found)), strict=False):
+                for entry in queues.lanes[name]:
+                    if len(found) == limit or total >= MAX_PAGE_BYTES:
+                        break
                     found.append(PendingEvent(entry.position, entry.event, entry.attempts))
+                    total += len(entry.event.payload)
             if lanes:
                 queues.taken[self] = (monotonic() + lease, lanes)
         return found

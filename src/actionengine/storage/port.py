@@ -541,7 +541,8 @@ class Outbox(Protocol):
     """
 
     async def take(self, limit: int, lease: float) -> Sequence[PendingEvent]:
-        """Take up to `limit` events that are due, for `lease` seconds; none where there are none."""
+        """Take up to `limit` events that are due, for `lease` seconds; none where there are none. The event whose
+        payload reaches 4 MiB is the last one."""
 
     async def extend(self) -> None:
         """Begin the lease anew. Raises `StorageUnavailable` where it is over."""

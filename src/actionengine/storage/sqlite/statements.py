@@ -275,21 +275,32 @@ WRITE_OUTBOX = """
 INSERT INTO main.ae_outbox (tenant_id, position, lane, queue)
 VALUES (?, last_insert_rowid(), ?, ?)
 """
+# The event whose payload reaches the bytes of a page is the last one. A window keeps its rows: so the payloads are read
+# again.
 READ_OUTBOX = f"""
-SELECT o.attempts, o.position, {_EVENT_OF_OUTBOX}
-FROM main.ae_outbox o
-JOIN main.ae_events e ON e.position = o.position AND e.tenant_id = o.tenant_id
-WHERE o.queue = ? AND o.dead_at IS NULL AND NOT o.held AND (o.due_at IS NULL OR o.due_at <= ?)
-    AND NOT EXISTS (
-        SELECT 1
-        FROM main.ae_outbox held
-        WHERE held.queue = o.queue AND held.lane = o.lane AND +held.tenant_id = o.tenant_id
-            AND held.position < o.position AND NOT held.skipped
-            AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL)
-            AND (held.dead_at IS NOT NULL OR held.due_at > ?)
+SELECT due.attempts, due.position, {_EVENT_OF_OUTBOX}
+FROM (
+    SELECT attempts, position, tenant_id, sum(bytes) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - bytes AS before
+    FROM (
+        SELECT o.attempts, o.position, o.tenant_id, length(CAST(e.payload AS BLOB)) AS bytes
+        FROM main.ae_outbox o
+        JOIN main.ae_events e ON e.position = o.position AND e.tenant_id = o.tenant_id
+        WHERE o.queue = ? AND o.dead_at IS NULL AND NOT o.held AND (o.due_at IS NULL OR o.due_at <= ?)
+            AND NOT EXISTS (
+                SELECT 1
+                FROM main.ae_outbox held
+                WHERE held.queue = o.queue AND held.lane = o.lane AND +held.tenant_id = o.tenant_id
+                    AND held.position < o.position AND NOT held.skipped
+                    AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL)
+                    AND (held.dead_at IS NOT NULL OR held.due_at > ?)
+            )
+        ORDER BY o.position
+        LIMIT ?
     )
-ORDER BY o.position
-LIMIT ?
+) due
+CROSS JOIN main.ae_events e ON e.position = due.position AND e.tenant_id = due.tenant_id
+WHERE due.before < {MAX_PAGE_BYTES}
+ORDER BY due.position
 """
 NEXT_DUE = """
 SELECT min(due_at)

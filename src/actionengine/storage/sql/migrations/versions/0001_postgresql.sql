@@ -1078,26 +1078,35 @@ BEGIN
     END LOOP;
     RETURN QUERY SELECT cardinality(locked), NULL::bigint, marks::text, NULL, NULL, NULL, array_to_json(behind)::text,
         NULL, NULL, NULL, NULL, NULL::bigint, NULL::integer;
-    -- One partition after the other, until there are enough: the limits keep the joins nested.
+    -- One partition after the other, until there are enough: the limits keep the joins nested. The event whose payload
+    -- reaches 4 MiB is the last one.
     RETURN QUERY
-        SELECT o.attempts, o.position, e.id::text, e.tenant_id::text, e.type, e.subject, e.payload::text, e.action,
+        SELECT e.attempts, e.position, e.id::text, e.tenant_id::text, e.type, e.subject, e.payload::text, e.action,
             e.action_id::text, e.actor_type, e.actor_id, (date_part('epoch', e.occurred_at) * 1000000)::bigint,
             e.version
-        FROM unnest(locked) partition, LATERAL (
-            SELECT due.tenant_id, due.position, due.attempts
-            FROM public.ae_outbox_due(of_queue, partition, marks[partition + 1]) due
-            WHERE due.position <= horizon
-            ORDER BY due.position
-            LIMIT most
-        ) o, LATERAL (
-            SELECT found.*
-            FROM public.ae_events found
-            WHERE found.tenant_id = o.tenant_id AND found.position = o.position
-            LIMIT 1
+        FROM (
+            SELECT taken.*, sum(taken.bytes) OVER (ROWS UNBOUNDED PRECEDING) - taken.bytes AS bytes_before
+            FROM (
+                SELECT o.attempts, found.*, octet_length(found.payload::text) AS bytes
+                FROM unnest(locked) partition, LATERAL (
+                    SELECT due.tenant_id, due.position, due.attempts
+                    FROM public.ae_outbox_due(of_queue, partition, marks[partition + 1]) due
+                    WHERE due.position <= horizon
+                    ORDER BY due.position
+                    LIMIT most
+                ) o, LATERAL (
+                    SELECT each.*
+                    FROM public.ae_events each
+                    WHERE each.tenant_id = o.tenant_id AND each.position = o.position
+                    LIMIT 1
+                ) found
+                -- What returned since the marks were found may be before them, and must not be passed: the next look
+                -- has it.
+                WHERE marks[65] = (SELECT r.returns FROM public.ae_outbox_returns r WHERE r.queue = of_queue)
+                LIMIT most
+            ) taken
         ) e
-        -- What returned since the marks were found may be before them, and must not be passed: the next look has it.
-        WHERE marks[65] = (SELECT r.returns FROM public.ae_outbox_returns r WHERE r.queue = of_queue)
-        LIMIT most;
+        WHERE e.bytes_before < 4194304;
     IF NOT FOUND THEN
         PERFORM public.ae_outbox_hold(of_queue, array_to_json(behind));
         IF locked <> '{}' THEN
