@@ -66,6 +66,7 @@ RELAY_CALLS = {
     "ae_redrive(uuid[],text,text)",
     "ae_relay_beat(json,text)",
     "ae_relay_status(text,text)",
+    "ae_backlog(integer,text)",
     "ae_skip(uuid[],text,text,text)",
 }
 LOOK_UPS = {"ae_is_deleted(uuid)"}
@@ -160,6 +161,7 @@ def test_policies_for_single_roles_are_the_owners(world: World) -> None:
 
     assert {"".join(roles) for _, roles in policies} == {"owner"}
     assert {table for table, _ in policies} & set(TENANT_TABLES) == {
+        "ae_document_keys",
         "ae_events",
         "ae_idempotency_keys",
         "ae_outbox",

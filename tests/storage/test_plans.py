@@ -123,6 +123,8 @@ ON_POSTGRESQL: dict[str, set[str]] = {
 """Where they are others there."""
 
 OTHERS = {
+    "ae_document_keys(id)": "operators, who ask for the backlog",
+    "ae_document_keys(key, id)": "operators, who ask for the backlog",
     "ae_change_targets(tenant_id, id)": "a target is unique by its id",
     "ae_migrations(version_num)": "Alembic's own",
     "ae_outbox(queue, due_at)": "relays, for how long to sleep",

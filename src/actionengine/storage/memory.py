@@ -31,17 +31,28 @@ from actionengine.clock import steady_now
 from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.errors import ErrorCode, failing
-from actionengine.storage.lookups import LOOKUPS, key_of_filter, keys_of
+from actionengine.storage.lookups import (
+    ACTIVE_SCHEDULES,
+    LOOKUPS,
+    OPEN_APPROVALS,
+    PENDING_APPROVALS,
+    TRIGGER_DOCUMENTS,
+    key_of_filter,
+    keys_of,
+)
 from actionengine.storage.memory_index import Index, Keys
 from actionengine.storage.memory_outbox import MemoryOutbox, Queues
 from actionengine.storage.memory_rows import MemoryRows
 from actionengine.storage.pages import MAX_PAGE, Page, page_of, page_size, page_start
 from actionengine.storage.port import (
     ACCESS_COLLECTIONS,
+    APPROVALS,
     CLAIMED,
     EVENTS,
+    MAX_BACKLOG,
     TRIGGERS,
     WORKFLOWS,
+    Backlog,
     Claim,
     ClaimAnswer,
     EventRow,
@@ -64,6 +75,7 @@ from actionengine.storage.records import (
     normal_filter,
     stale,
     taken,
+    time_of_id,
 )
 from actionengine.storage.scopes import Scope, Scopes
 from actionengine.storage.signals import Signal
@@ -229,6 +241,24 @@ class InMemoryStorage:
     def outbox(self, mode: Mode, queue: str = EVENTS) -> MemoryOutbox:
         """A queue of the outbox, for one relay or operator."""
         return MemoryOutbox(self._queues if queue == EVENTS else self._further_queues[queue], mode, queue)
+
+    async def backlog(self, mode: Mode) -> Backlog:
+        """Return what waits for people, and for its time, over all tenants."""
+        now = OPEN_APPROVALS + steady_now().isoformat(timespec="microseconds")
+        open: list[str] = []
+        schedules = 0
+        for data in list(self._data.values()):
+            with data.lock:
+                for id in data.index.ids((APPROVALS, PENDING_APPROVALS), None, False):
+                    document = _visible(data.collections[APPROVALS].get(id), data.sequence)
+                    keys = document.keys if type(document) is Document else ()
+                    if any(key.startswith(OPEN_APPROVALS) and key > now for key in keys):
+                        open.append(id)
+                for id in data.index.ids((TRIGGER_DOCUMENTS, ACTIVE_SCHEDULES), None, False):
+                    document = _visible(data.collections[TRIGGER_DOCUMENTS].get(id), data.sequence)
+                    schedules += type(document) is Document and ACTIVE_SCHEDULES in document.keys
+        oldest = time_of_id(min(open)) if open else None
+        return Backlog(min(len(open), MAX_BACKLOG), oldest, min(schedules, MAX_BACKLOG))
 
     def purge_expired_keys(self, *, limit: int = 1000) -> int:
         """Forget up to `limit` expired idempotency keys; how many there were."""

@@ -226,6 +226,19 @@ class OutboxStatus(NamedTuple):
     held: int = 0
 
 
+MAX_BACKLOG = 10_000
+"""What the numbers of a `Backlog` count to."""
+
+
+class Backlog(NamedTuple):
+    """What waits for people, and for its time, over all tenants: `approvals` that can still be decided, and since when
+    the `oldest_approval` of them waits; `schedules` that are in use. The numbers count to 10 000."""
+
+    approvals: int
+    oldest_approval: datetime | None
+    schedules: int
+
+
 class Claim(NamedTuple):
     """An idempotency claim: `key` in the scope of the tenant and `action` (`service.action`).
 
@@ -630,6 +643,9 @@ class Storage(Protocol):
 
     def outbox(self, mode: Mode, queue: str = EVENTS) -> Outbox:
         """A queue of the outbox, for one relay or operator. Does no work until it is used."""
+
+    async def backlog(self, mode: Mode) -> Backlog:
+        """Return what waits for people, and for its time, over all tenants: for operators and relays."""
 
     def purge_expired_keys(self, *, limit: int = 1000) -> int:
         """Forget up to `limit` expired idempotency keys; how many there were."""

@@ -20,7 +20,7 @@ from actionengine.context import Tenant
 from actionengine.errors import ConfigurationError
 from actionengine.redaction import redact_address
 from actionengine.storage.pages import Page, page_of
-from actionengine.storage.port import EVENTS, Mode, Record, StoredEvent
+from actionengine.storage.port import EVENTS, MAX_BACKLOG, Mode, Record, StoredEvent
 from actionengine.storage.postgres.checks import check
 from actionengine.storage.postgres.connecting import resolve_names, socket_options
 from actionengine.storage.postgres.driver import Driver, Row, milliseconds
@@ -258,6 +258,13 @@ class PostgresStorage(SQLStorage):
         parameters = (self._signature("list_tenants"), after, limit)
         rows = self._query(mode, "SELECT tenant_id, slug FROM public.ae_list_tenants(%s, %s, %s)", parameters)
         return [Tenant(id, slug) for id, slug in rows]
+
+    def _backlog(self, mode: Mode) -> tuple[int, str | None, int]:
+        parameters = (MAX_BACKLOG, self._signature("relay"))
+        ((approvals, oldest, schedules),) = self._query(
+            mode, "SELECT approvals, oldest, schedules FROM public.ae_backlog(%s, %s)", parameters
+        )
+        return approvals, oldest, schedules
 
     def _purge_expired_keys(self, limit: int, mode: Mode) -> int:
         parameters = (limit, self._signature("purge_keys"))

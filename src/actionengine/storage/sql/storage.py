@@ -21,7 +21,17 @@ from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.errors import ActionException, ConfigurationError, ErrorCode, failing
 from actionengine.storage.pages import Page, page_size, page_start
-from actionengine.storage.port import EVENTS, Mode, Outbox, Record, StorageError, StorageUnavailable, StoredEvent
+from actionengine.storage.port import (
+    EVENTS,
+    Backlog,
+    Mode,
+    Outbox,
+    Record,
+    StorageError,
+    StorageUnavailable,
+    StoredEvent,
+)
+from actionengine.storage.records import time_of_id
 from actionengine.storage.sql.bridge import run
 from actionengine.storage.sql.declared_protection import DeclaredProtection
 from actionengine.storage.sql.documents import DocumentStatements, Listing
@@ -121,6 +131,11 @@ class SQLStorage(ABC):
     ) -> Sequence[StoredEvent]:
         """The same."""
         return await self._events("async", tenant, after, limit, types)
+
+    async def backlog(self, mode: Mode) -> Backlog:
+        """Return what waits for people, and for its time, over all tenants."""
+        approvals, oldest, schedules = await self._run(mode, self._backlog, mode)
+        return Backlog(approvals, time_of_id(oldest) if oldest is not None else None, schedules)
 
     @abstractmethod
     def outbox(self, mode: Mode, queue: str = EVENTS) -> Outbox:
@@ -248,6 +263,9 @@ class SQLStorage(ABC):
     def _read_events(
         self, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None, mode: Mode
     ) -> Sequence[StoredEvent]: ...
+
+    @abstractmethod
+    def _backlog(self, mode: Mode) -> tuple[int, str | None, int]: ...
 
     @abstractmethod
     def _purge_expired_keys(self, limit: int, mode: Mode) -> int: ...

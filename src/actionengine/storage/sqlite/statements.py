@@ -3,6 +3,7 @@ temporary tables, which would otherwise stand before ours."""
 
 from __future__ import annotations
 
+from actionengine.storage.lookups import ACTIVE_SCHEDULES
 from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.storage.port import EventRow, LogRow, RelayBeat
 from actionengine.storage.sql.action_log import DRIVERS, EXAMINED, walk_statement
@@ -173,6 +174,24 @@ WHERE tenant_id = ? AND deleted_at IS NOT NULL
 LEFTOVERS = """
 SELECT (SELECT count(*) FROM temp.sqlite_master)
     + (SELECT count(*) FROM pragma_database_list WHERE name NOT IN ('main', 'temp'))
+"""
+
+# Both are counted along an index of what is open, or in use, and nothing else.
+BACKLOG = f"""
+SELECT
+    count(*),
+    min(id),
+    (
+        SELECT count(*)
+        FROM (SELECT 1 FROM main.ae_document_keys WHERE key = '{ACTIVE_SCHEDULES}' LIMIT ?)
+    )
+FROM (
+    SELECT id
+    FROM main.ae_document_keys
+    WHERE key >= 'ae_approvals/open_until:' AND key < 'ae_approvals/open_until;' AND key > ?
+    ORDER BY key
+    LIMIT ?
+)
 """
 
 PURGE_KEYS = """

@@ -90,6 +90,13 @@ CREATE TABLE public.ae_document_keys (
 );
 CREATE INDEX ae_document_keys_key ON public.ae_document_keys (tenant_id, key, id);
 
+-- What operators are told of all tenants: the approvals that are open, by until when, and the schedules in use.
+
+CREATE INDEX ae_document_keys_open ON public.ae_document_keys (key, id)
+    WHERE key >= 'ae_approvals/open_until:' AND key < 'ae_approvals/open_until;';
+CREATE INDEX ae_document_keys_schedules ON public.ae_document_keys (id)
+    WHERE key = 'ae_triggers/status,type:["active","schedule"]';
+
 -- A claim whose transaction has recorded no result is free again: it has expired from the start.
 
 CREATE TABLE public.ae_idempotency_keys (
@@ -728,6 +735,7 @@ CREATE POLICY ae_owner ON public.ae_outbox_returns TO CURRENT_USER USING (true);
 CREATE POLICY ae_owner ON public.ae_idempotency_keys TO CURRENT_USER USING (true);
 CREATE POLICY ae_owner ON public.ae_outbox TO CURRENT_USER USING (true);
 CREATE POLICY ae_owner ON public.ae_events FOR SELECT TO CURRENT_USER USING (true);
+CREATE POLICY ae_owner ON public.ae_document_keys FOR SELECT TO CURRENT_USER USING (true);
 
 -- The answer to a claim of an idempotency key, in the tenant's transaction. `wait` is in milliseconds; `status` is
 -- `claimed`, `replay` or `mismatch`. A key that is still held when the wait is over is a lock timeout (55P03).
@@ -1216,6 +1224,37 @@ BEGIN
         ) counted;
 END $$;
 
+-- What waits for people, and for its time, over all tenants: `most` of each are counted. Ids begin with their time.
+
+CREATE FUNCTION public.ae_backlog(most integer, signature text) RETURNS TABLE (
+    approvals bigint, oldest text, schedules bigint
+)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    now_key text := 'ae_approvals/open_until:["'
+        || to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US');
+BEGIN
+    PERFORM public.ae_operate('relay', signature);
+    RETURN QUERY
+        SELECT count(*), min(waiting.id),
+            (
+                SELECT count(*)
+                FROM (
+                    SELECT
+                    FROM public.ae_document_keys k
+                    WHERE k.key = 'ae_triggers/status,type:["active","schedule"]'
+                    LIMIT most
+                ) active
+            )
+        FROM (
+            SELECT k.id
+            FROM public.ae_document_keys k
+            WHERE k.key >= 'ae_approvals/open_until:' AND k.key < 'ae_approvals/open_until;' AND k.key > now_key
+            ORDER BY k.key
+            LIMIT most
+        ) waiting;
+END $$;
+
 CREATE FUNCTION public.ae_dead_letters(
     later_than uuid, most integer, of_queue text, signature text
 ) RETURNS TABLE (
@@ -1308,6 +1347,7 @@ REVOKE EXECUTE ON FUNCTION
     public.ae_outbox_next(text, bigint[], text),
     public.ae_relay_beat(json, text),
     public.ae_relay_status(text, text),
+    public.ae_backlog(integer, text),
     public.ae_dead_letters(uuid, integer, text, text),
     public.ae_redrive(uuid[], text, text),
     public.ae_skip(uuid[], text, text, text),

@@ -35,6 +35,13 @@ CREATE TABLE ae_document_keys (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX ae_document_keys_key ON ae_document_keys (tenant_id, key, id);
 
+-- What operators are told of all tenants: the approvals that are open, by until when, and the schedules in use.
+
+CREATE INDEX ae_document_keys_open ON ae_document_keys (key, id)
+    WHERE key >= 'ae_approvals/open_until:' AND key < 'ae_approvals/open_until;';
+CREATE INDEX ae_document_keys_schedules ON ae_document_keys (id)
+    WHERE key = 'ae_triggers/status,type:["active","schedule"]';
+
 CREATE TABLE ae_idempotency_keys (
     tenant_id   TEXT NOT NULL,
     action      TEXT NOT NULL,
