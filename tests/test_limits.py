@@ -42,7 +42,6 @@ from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_NAME_LENGTH, MAX_TEXT_
 from actionengine.driving import drive
 from actionengine.events.consuming import LONGEST_NAME
 from actionengine.events.fanout import nobody
-from actionengine.events.projections import MOST_COUNTED
 from actionengine.execution.files import MOST_BYTES as MOST_FILE_BYTES
 from actionengine.execution.working_copy import MOST_TEXT
 from actionengine.execution_state import MAX_ERROR_BYTES
@@ -52,7 +51,7 @@ from actionengine.plan import MAX_ACTION_NAME_LENGTH, native
 from actionengine.services import roles
 from actionengine.storage import tenants
 from actionengine.storage.pages import MAX_PAGE, MAX_PAGE_BYTES
-from actionengine.storage.port import LONGEST_SUBJECT, MAX_FLUSHED_SUBJECTS, ROLE_ASSIGNMENTS
+from actionengine.storage.port import LONGEST_SUBJECT, MAX_FLUSHED_SUBJECTS, MOST_COUNTED, ROLE_ASSIGNMENTS
 from actionengine.storage.records import MAX_ID_LENGTH
 from actionengine.storage.sql.action_log import MAX_EXAMINED
 from actionengine.workflows import conditions, journey, starting, workflow_services

@@ -56,7 +56,7 @@ OPERATOR_CALLS = {
     "ae_find_tenant(text,text)",
     "ae_find_tenant_by_id(uuid,text)",
     "ae_list_tenants(text,text,integer)",
-    "ae_purge_keys(integer,text)",
+    "ae_purge_keys(integer,text,timestamp with time zone)",
 }
 RELAY_CALLS = {
     "ae_dead_letters(uuid,integer,text,text)",
@@ -65,7 +65,7 @@ RELAY_CALLS = {
     "ae_outbox_take(integer,integer,text,bigint[],text)",
     "ae_redrive(uuid[],text,text)",
     "ae_relay_beat(json,text)",
-    "ae_relay_status(text,text)",
+    "ae_relay_status(text,text,bigint[])",
     "ae_backlog(integer,text)",
     "ae_skip(uuid[],text,text,text)",
 }

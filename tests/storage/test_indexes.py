@@ -89,7 +89,15 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
         "SELECT position FROM public.ae_outbox_due('events', 1, 0) WHERE position <= 10 ORDER BY position LIMIT 1",
         [],
     ),
-    "ae_outbox_behind": ("SELECT FROM public.ae_outbox WHERE queue = 'events' AND held AND lane = 1", []),
+    "ae_outbox_behind": (
+        "SELECT position FROM public.ae_outbox WHERE queue = 'events' AND held ORDER BY position LIMIT 1",
+        [],
+    ),
+    "ae_outbox_unskipped": (
+        "SELECT FROM public.ae_outbox WHERE queue = 'events' AND dead_at IS NOT NULL AND NOT skipped LIMIT 10",
+        [],
+    ),
+    "ae_outbox_skipped": ("SELECT FROM public.ae_outbox WHERE queue = 'events' AND skipped LIMIT 10", []),
     "ae_outbox_waiting": (
         "SELECT min(due_at) FROM public.ae_outbox WHERE queue = 'events' AND dead_at IS NULL AND due_at > now()",
         [],
@@ -159,6 +167,8 @@ OPERATORS = {
     "ae_outbox_pending",
     "ae_outbox_held",
     "ae_outbox_behind",
+    "ae_outbox_unskipped",
+    "ae_outbox_skipped",
     "ae_outbox_waiting",
     "ae_outbox_returns_pkey",
     "ae_outbox_dead",

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from actionengine.cli.common import SigningKey, Url, storage_at
+from actionengine.cli.common import SigningKey, Url, counted, storage_at
 from actionengine.cli.errors import fail, shown
 from actionengine.driving import drive
 from actionengine.events.addresses import publisher_at
@@ -147,7 +147,7 @@ def _counts(found: Mapping[str, OutboxStatus]) -> Table:
     for queue, each in found.items():
         age = f"{age_of(each):.1f} s" if each.oldest is not None else "-"
         counts = (each.pending, each.waiting, each.dead, each.skipped, each.held)
-        table.add_row(*map(str, counts), age, queue)
+        table.add_row(*map(counted, counts), age, queue)
     return table
 
 

@@ -30,10 +30,10 @@ class RelayMetrics:
         self._gauges: dict[str, Any] = {
             name: meter.create_gauge(f"actionengine.outbox.{name}", unit=unit, description=description)
             for name, unit, description in (
-                ("pending", "1", "Events still to be delivered (lag)"),
+                ("pending", "1", "Events still to be delivered (lag); 10 000 stands for that many or more"),
                 ("age", "s", "How long the oldest of them has waited"),
                 ("dead", "1", "Dead letters"),
-                ("held", "1", "Events that dead letters hold back"),
+                ("held", "1", "Events behind dead letters, or behind those that wait for another attempt"),
             )
         }
 

@@ -211,11 +211,17 @@ class RelayBeat(NamedTuple):
     queue: str = EVENTS
 
 
+MOST_COUNTED = 10_000
+"""What the numbers of an `OutboxStatus`, and the lag of a projection, count to: it stands for that many or more."""
+
+
 class OutboxStatus(NamedTuple):
     """What is still to be delivered from one queue, over all tenants: `pending` events, of which `waiting` wait for
     another attempt; `dead` letters, and those that were `skipped`; since when the `oldest` pending one waits; the
     `relays` that have told of themselves within a minute, the one that has started first before the others; how many of
-    the pending events a relay has found `held` back by dead letters."""
+    the pending events a relay has found `held` back by dead letters, or by events that wait for another attempt.
+
+    Each number counts to 10 000, which stands for that many or more."""
 
     pending: int
     waiting: int
@@ -639,6 +645,17 @@ class Storage(Protocol):
     async def read_events_async(
         self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
     ) -> Sequence[StoredEvent]:
+        """The same."""
+
+    def count_events(
+        self, tenant: Tenant, *, after: int = 0, limit: int = MOST_COUNTED, types: Sequence[str] | None = None
+    ) -> int:
+        """Return how many of the tenant's events there are after a position, of these types or of all; `limit` stands
+        for that many or more. No payload is read."""
+
+    async def count_events_async(
+        self, tenant: Tenant, *, after: int = 0, limit: int = MOST_COUNTED, types: Sequence[str] | None = None
+    ) -> int:
         """The same."""
 
     def outbox(self, mode: Mode, queue: str = EVENTS) -> Outbox:

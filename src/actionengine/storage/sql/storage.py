@@ -23,6 +23,7 @@ from actionengine.errors import ActionException, ConfigurationError, ErrorCode, 
 from actionengine.storage.pages import Page, page_size, page_start
 from actionengine.storage.port import (
     EVENTS,
+    MOST_COUNTED,
     Backlog,
     Mode,
     Outbox,
@@ -136,6 +137,25 @@ class SQLStorage(ABC):
         """Return what waits for people, and for its time, over all tenants."""
         approvals, oldest, schedules = await self._run(mode, self._backlog, mode)
         return Backlog(approvals, time_of_id(oldest) if oldest is not None else None, schedules)
+
+    def count_events(
+        self, tenant: Tenant, *, after: int = 0, limit: int = MOST_COUNTED, types: Sequence[str] | None = None
+    ) -> int:
+        """Return how many of the tenant's events there are after a position, of these types or of all; `limit` stands
+        for that many or more. No payload is read."""
+        return drive(
+            self._run(
+                "sync", self._count_events, tenant, min(max(0, after), _LAST_POSITION), limit, _once(types), "sync"
+            )
+        )
+
+    async def count_events_async(
+        self, tenant: Tenant, *, after: int = 0, limit: int = MOST_COUNTED, types: Sequence[str] | None = None
+    ) -> int:
+        """The same."""
+        return await self._run(
+            "async", self._count_events, tenant, min(max(0, after), _LAST_POSITION), limit, _once(types), "async"
+        )
 
     @abstractmethod
     def outbox(self, mode: Mode, queue: str = EVENTS) -> Outbox:
@@ -268,6 +288,9 @@ class SQLStorage(ABC):
     def _backlog(self, mode: Mode) -> tuple[int, str | None, int]: ...
 
     @abstractmethod
+    def _count_events(self, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None, mode: Mode) -> int: ...
+
+    @abstractmethod
     def _purge_expired_keys(self, limit: int, mode: Mode) -> int: ...
 
     @abstractmethod
@@ -285,11 +308,8 @@ class SQLStorage(ABC):
     async def _events(
         self, mode: Mode, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None
     ) -> Sequence[StoredEvent]:
-        # A type that is named twice is read once.
-        wanted = tuple(dict.fromkeys(types)) if types is not None else None
-        return await self._run(
-            mode, self._read_events, tenant, min(max(0, after), _LAST_POSITION), page_size(limit), wanted, mode
-        )
+        first = min(max(0, after), _LAST_POSITION)
+        return await self._run(mode, self._read_events, tenant, first, page_size(limit), _once(types), mode)
 
     async def _run(self, mode: Mode, function: Callable[..., T], *arguments: Any) -> T:
         try:
@@ -304,6 +324,11 @@ class SQLStorage(ABC):
 
 
 _LAST_POSITION = 2**63 - 1
+
+
+def _once(types: Sequence[str] | None) -> Sequence[str] | None:
+    """Return the types, each of them once."""
+    return None if types is None else tuple(dict.fromkeys(types))
 
 
 def _page_size(limit: int | None) -> int | None:

@@ -41,6 +41,8 @@ from actionengine.storage.sqlite.errors import known
 from actionengine.storage.sqlite.outbox import SQLiteOutbox
 from actionengine.storage.sqlite.statements import (
     BACKLOG,
+    COUNT_EVENTS,
+    COUNT_EVENTS_OF_TYPES,
     CREATE_TENANT,
     DELETE_TENANT,
     DOCUMENTS,
@@ -326,6 +328,14 @@ class SQLiteStorage(SQLStorage):
         else:
             rows = self._query(mode, READ_EVENTS_OF_TYPES, (to_json(types).decode(), *span, limit), writes=False)
         return [StoredEvent(position, self.event_row(event)) for position, *event, _ in rows]
+
+    def _count_events(self, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None, mode: Mode) -> int:
+        span = (str(tenant.id), after, limit)
+        if types is None:
+            ((number,),) = self._query(mode, COUNT_EVENTS, span, writes=False)
+        else:
+            ((number,),) = self._query(mode, COUNT_EVENTS_OF_TYPES, (to_json(types).decode(), *span), writes=False)
+        return int(number)
 
     def event_row(self, values: Sequence[Any]) -> EventRow:
         """An event as it was read."""
