@@ -55,6 +55,15 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
     "ae_documents_pkey": (listing(descending=False), ["{tenant}", "notes", "n", 10]),
     "ae_document_keys_pkey": (DOCUMENTS.remove_keys, ["{tenant}", "ae_approvals", "a", "[]"]),
     "ae_document_keys_key": (finding(descending=True), ["{tenant}", "k", "n", 10, "{tenant}", "ae_approvals"]),
+    "ae_document_keys_open": (
+        "SELECT id FROM public.ae_document_keys WHERE key >= 'ae_approvals/open_until:'"
+        " AND key < 'ae_approvals/open_until;' ORDER BY key LIMIT 10",
+        [],
+    ),
+    "ae_document_keys_schedules": (
+        'SELECT id FROM public.ae_document_keys WHERE key = \'ae_triggers/status,type:["active","schedule"]\' LIMIT 10',
+        [],
+    ),
     "ae_idempotency_keys_pkey": (
         "SELECT FROM public.ae_idempotency_keys WHERE tenant_id = %s AND action = %s AND key = %s",
         ["{tenant}", "notes.put", "key"],
@@ -163,6 +172,8 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
     "ae_migrations_pkc": ("SELECT FROM public.ae_migrations WHERE version_num = %s", ["ae_0001"]),
 }
 OPERATORS = {
+    "ae_document_keys_open",
+    "ae_document_keys_schedules",
     "ae_idempotency_keys_expiry",
     "ae_outbox_pending",
     "ae_outbox_held",
