@@ -30,6 +30,8 @@ CACHES = {
     "pipeline.plan._compiled_class": "cache",
     "signatures._asked": "lru_cache",
     "signatures._compiled": "lru_cache",
+    # One for each cache that has a name, and gone with it.
+    "authorization.cache._named": "WeakKeyDictionary",
     # One for each event loop or session of the process.
     "storage.sql.pools._async_engines": "WeakKeyDictionary",
     "storage.sql.session._marks": "WeakKeyDictionary",

@@ -41,7 +41,6 @@ from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_NAME_LENGTH, MAX_TEXT_
 from actionengine.driving import drive
 from actionengine.events.consuming import LONGEST_NAME
 from actionengine.events.fanout import nobody
-from actionengine.events.projections import MOST_COUNTED
 from actionengine.execution.files import MOST_BYTES as MOST_FILE_BYTES
 from actionengine.execution.working_copy import MOST_TEXT
 from actionengine.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS
@@ -51,7 +50,7 @@ from actionengine.pipeline.plan import MAX_ACTION_NAME_LENGTH, native
 from actionengine.services import roles
 from actionengine.storage import tenants
 from actionengine.storage.pages import MAX_PAGE, MAX_PAGE_BYTES
-from actionengine.storage.port import LONGEST_SUBJECT, MAX_FLUSHED_SUBJECTS, ROLE_ASSIGNMENTS
+from actionengine.storage.port import LONGEST_SUBJECT, MAX_FLUSHED_SUBJECTS, MOST_COUNTED, ROLE_ASSIGNMENTS
 from actionengine.storage.records import MAX_ID_LENGTH
 from actionengine.storage.sql.action_log import MAX_EXAMINED
 from actionengine.workflows import conditions, journey, starting, workflow_services
@@ -59,7 +58,7 @@ from actionengine.workflows.definition import MOST_BYTES, MOST_STEPS
 from actionengine.workflows.quotas import MAX_TRIGGERS
 from actionengine.workflows.trigger_types import MOST_BYTES as MAX_TRIGGER_BYTES
 from actionengine.workflows.values import MOST_FILLED
-from tests.growth import AnyStorage
+from tests.growth import AnyStorage, count
 
 PAGE = (Path(__file__).parent.parent / "docs" / "limits.md").read_text()
 BOSS = Actor.human("boss", permissions=["*"])
@@ -364,6 +363,23 @@ def test_a_resource_name_of_100_kb_is_refused_and_kept_nowhere(any_office: Offic
         assert error.code is ErrorCode.INVALID_INPUT
         assert error.message == "the resource has 100000 characters; at most 500 are allowed"
     assert authorizer.cached_bytes - before < 10_000
+
+
+def test_a_hundred_followers_of_a_rare_type_read_nothing_of_the_others(tmp_path: Path) -> None:
+    with SQLiteStorage(tmp_path / "followers.db", pool_size=1, max_overflow=0) as storage:
+        office = Office(storage)
+        office.ask("notes.emit", {"type": "rare"}).unwrap()
+        (first,) = storage.read_events(office.tenant, types=["rare"])
+
+        def look() -> None:
+            for _ in range(100):
+                assert list(replay(storage, office.tenant, types=["rare"], after=first.position)) == []
+
+        before = count(storage, office.tenant, look)["steps"]
+        for _ in range(100):
+            office.ask("notes.emit", {"type": "common"}).unwrap()
+
+        assert count(storage, office.tenant, look)["steps"] <= 1.2 * before
 
 
 def test_an_actor_has_a_number_of_roles(office: Office) -> None:

@@ -20,7 +20,8 @@ from actionengine import (
     RequestContext,
     create_action,
 )
-from actionengine.names import LONGEST_SHOWN, MAX_COMPARED_NAMES
+from actionengine.names import LONGEST_SHOWN, MAX_COMPARED_NAMES, nearest_of
+from actionengine.workflows.schedules import zone
 from tests.conftest import Execute
 
 MISSPELT = [("work", "opne"), ("wrok", "open"), ("action_lgo", "list"), ("work", "nothing alike"), ("work", 7)]
@@ -115,3 +116,31 @@ def test_an_unknown_name_is_repeated_in_part_and_logged(
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert line.startswith(answer.failure().message)
     assert f"(tenant acme, actor {as_ann.actor})" in line
+
+
+def test_a_module_action_among_many_is_compared_with_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def count(name: str, names: Any, n: int) -> list[str]:
+        compared.append(len(name))
+        return []
+
+    monkeypatch.setattr("actionengine.names.get_close_matches", count)
+    many = [f"fs:open_{number}" for number in range(50_000)]
+    assert nearest_of("fs:open", many) is None
+    assert compared == []
+    assert nearest_of("x" * 1_000_000, many[:MAX_COMPARED_NAMES]) is None
+    assert compared == [LONGEST_SHOWN]
+
+
+@pytest.mark.parametrize("slug", ["x" * 1_000_000, "é" * 64, "\ud800", "acme\0"])
+def test_a_tenant_that_cannot_be_is_repeated_in_part(slug: str, engine_of: Callable[..., Engine]) -> None:
+    error = engine_of(OPEN).resolve_tenant(slug).failure()
+    assert error.code is ErrorCode.NOT_FOUND
+    assert len(error.message) < 200
+
+
+def test_a_time_zone_of_any_length_is_compared_and_repeated_in_part() -> None:
+    with pytest.raises(ValueError, match="there is no time zone") as refusal:
+        zone("Europe/B" * 200_000)
+    assert len(str(refusal.value)) < 300

@@ -63,6 +63,13 @@ OPERATIONS = [
     Operation("replay of a rare type", lambda world: list(replay(world.storage, world.tenant, types=["rare"]))),
     Operation("a look of a projection", lambda world: _projection(world, "rare").catch_up(world.tenant).unwrap()),
     Operation("a look of one without events", lambda world: _projection(world, "none").catch_up(world.tenant).unwrap()),
+    Operation("count_events, of a rare type", lambda world: world.storage.count_events(world.tenant, types=["rare"])),
+    Operation(
+        "count_events, of all types",
+        lambda world: world.storage.count_events(world.tenant),
+        at_worst="grows",
+        why="it counts to 10,000, without reading an event",
+    ),
     Operation("projection.status", lambda world: _projection(world, "rare").status(world.tenant).unwrap()),
     Operation("projection.rebuild, of a rare type", _rebuild),
 ]

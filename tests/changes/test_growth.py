@@ -243,3 +243,34 @@ def test_a_damaged_history_says_where_to_look() -> None:
     history = yard.do("record_types.verify_history", **yard.about())
     assert not history.is_intact
     assert yard.rows(RECORD_TYPES)[0]["base_version"] > 1
+
+
+def test_a_conflict_reads_what_twenty_of_the_ops_since_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    yard = Yard()
+    late = yard.draft()
+    payload = {**JOB, "field": "first_3", "definition": {"type": "date"}}
+    yard.do("changes.add_patch_op", change_id=late, op_type="set_field", payload=payload)
+    yard.churn(30)
+    read: list[Any] = []
+    make = Store.__init__
+
+    def watched(self: Any, seen: Any) -> None:
+        make(self, seen)
+        find = self.ops.find
+
+        async def find_watched(*arguments: Any, **options: Any) -> Any:
+            rows = await find(*arguments, **options)
+            read.extend(row for row in rows if "payload" in row)
+            return rows
+
+        self.ops = type("Ops", (), {"find": staticmethod(find_watched)})()
+
+    monkeypatch.setattr(Store, "__init__", watched)
+    request = RequestContext(yard.tenant, Actor.human("ann"))
+    error = yard.engine.execute_action("changes", "preview", {"change_id": late}, request).failure()
+
+    assert (len(error.details["conflicts"]), error.details["conflict_count"]) == (20, 30)
+    assert [each["since"]["payload"]["definition"]["label"] for each in error.details["conflicts"]] == [
+        str(number) for number in range(20)
+    ]
+    assert len(read) == 21

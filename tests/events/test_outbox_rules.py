@@ -39,6 +39,7 @@ from actionengine.storage.sqlite.statements import (
     NEXT_DUE,
     READ_OUTBOX,
     REDRIVE,
+    RELEASE,
     RETURN,
     RETURN_ALL,
     SKIP,
@@ -348,23 +349,45 @@ def test_a_dead_letter_has_no_next_attempt_whatever_else_its_row_says(
         (
             READ_OUTBOX,
             ("events", "", "", 1),
-            ["o USING INDEX ae_outbox_pending (queue=?)", "held USING INDEX ae_outbox_held (queue=? AND lane=?"],
+            ["o USING INDEX ae_outbox_pending (queue=?)", "before USING INDEX ae_outbox_held (queue=? AND lane=?"],
         ),
         (NEXT_DUE, ("events", ""), ["USING INDEX ae_outbox_waiting (queue=? AND due_at>?)"]),
         (
             IS_BEHIND,
-            ("events", 1),
+            ("events", 1, ""),
             [
                 "o USING INDEX ae_outbox_pending (queue=? AND position<?)",
-                "held USING INDEX ae_outbox_held (queue=? AND lane=?",
+                "before USING INDEX ae_outbox_held (queue=? AND lane=?",
             ],
         ),
-        (HOLD, ("events", 1), ["USING PRIMARY KEY (tenant_id=? AND position=? AND queue=?)"]),
+        (HOLD, ("events", 1, ""), ["USING PRIMARY KEY (tenant_id=? AND position=? AND queue=?)"]),
         (FORGET_DELIVERED, ("[]",), ["USING PRIMARY KEY (tenant_id=? AND position=? AND queue=?)"]),
-        (RETURN, ("events", "events", "[]"), ["USING INDEX ae_outbox_behind (queue=? AND lane=?)"]),
-        (RETURN_ALL, ("events", "events"), ["USING INDEX ae_outbox_behind (queue=? AND lane=?)"]),
+        (
+            RETURN,
+            ("", "events", "[]", ""),
+            [
+                "dead USING INDEX ae_outbox_dead (queue=? AND event_id=?)",
+                "lane USING INDEX ae_outbox_held (queue=? AND lane=? AND position>?)",
+            ],
+        ),
+        (
+            RETURN_ALL,
+            ("", "events", ""),
+            [
+                "dead USING INDEX ae_outbox_unskipped (queue=?)",
+                "lane USING INDEX ae_outbox_held (queue=? AND lane=? AND position>?)",
+            ],
+        ),
+        (
+            RELEASE,
+            ("", "[]", ""),
+            [
+                "lane USING INDEX ae_outbox_held (queue=? AND lane=? AND position>?)",
+                "o USING PRIMARY KEY (tenant_id=? AND position=? AND queue=?)",
+            ],
+        ),
         (DEAD_LETTERS, ("events", "", 1), ["o USING INDEX ae_outbox_dead (queue=? AND event_id>?)"]),
-        (REDRIVE, ("events", "[]"), ["USING INDEX ae_outbox_dead (queue=? AND event_id=?)"]),
+        (REDRIVE, ("", "events", "[]"), ["USING INDEX ae_outbox_dead (queue=? AND event_id=?)"]),
         (SKIP, ("why", "events", "[]"), ["USING INDEX ae_outbox_dead (queue=? AND event_id=?)"]),
     ],
     ids=[
@@ -375,6 +398,7 @@ def test_a_dead_letter_has_no_next_attempt_whatever_else_its_row_says(
         "FORGET_DELIVERED",
         "RETURN",
         "RETURN_ALL",
+        "RELEASE",
         "DEAD_LETTERS",
         "REDRIVE",
         "SKIP",

@@ -3,19 +3,20 @@ not times. And nothing that is marked as held back stays so when an operator red
 
 from __future__ import annotations
 
+import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import psycopg
 import pytest
 from benchmarks.growth import postgres_worlds
-from benchmarks.growth.worlds import PostgresWorld, World, sqlite_world
+from benchmarks.growth.worlds import PostgresWorld, SQLiteWorld, World, sqlite_world
 from benchmarks.postgres import Bench
 
 from actionengine.driving import drive
-from actionengine.storage.port import EVENTS, QUEUES, TRIGGERS, WORKFLOWS, Outbox, Recording, Route
+from actionengine.storage.port import EVENTS, QUEUES, TRIGGERS, WORKFLOWS, Outbox, PendingEvent, Recording, Route
 from actionengine.storage.postgres import outbox as postgres_outbox
 from actionengine.testing.outbox import LEASE, failed, ids
 from actionengine.testing.rows import event_row
@@ -174,6 +175,127 @@ def test_a_look_on_sqlite_reads_as_much_for_each_pending_event_with_many_dead_le
             return world.read(call)
 
     assert steps(800) <= 1.1 * steps(100)
+
+
+def retry(world: World, subject: str, seconds: float) -> str:
+    """Make the only event of a subject wait for another attempt; its id."""
+    (id,) = emit(world, [subject])
+    with taking(world) as outbox:
+        (pending,) = drive(outbox.take(1000, LEASE))
+        drive(outbox.settle((), [failed(pending, seconds)]))
+    return id
+
+
+def come_due(world: World) -> None:
+    """Let the time of all come that wait for another attempt."""
+    statement = "UPDATE ae_outbox SET due_at = '2026-01-01T00:00:00.000000+00:00' WHERE due_at IS NOT NULL"
+    if isinstance(world, PostgresWorld):
+        world.superuser.execute(statement.encode())
+    else:
+        assert isinstance(world, SQLiteWorld)
+        with closing(sqlite3.connect(world.path)) as connection, connection:
+            connection.create_function("ae_writing_tenant", 0, lambda: None)
+            connection.execute(statement)
+
+
+def test_a_look_passes_nothing_that_waits_behind_a_retry(world: World) -> None:
+    waiting = retry(world, "busy", 3600.0)
+    behind = emit(world, ["busy"] * 300)
+    before = look(world)
+    behind += emit(world, ["busy"] * 700)
+    assert look(world) <= before + PARTITIONS
+    behind += emit(world, ["busy"] * 700)
+    others = emit(world, ["other"])
+    assert deliver(world) == others
+    assert look(world) <= before + PARTITIONS
+    with taking(world) as outbox:
+        status = drive(outbox.status())
+        assert (status.pending, status.waiting, status.held) == (1701, 1, 1700)
+
+    come_due(world)
+    assert deliver(world) == [waiting, *behind]
+    with taking(world) as outbox:
+        assert drive(outbox.status()).pending == 0
+
+
+def test_what_waits_behind_a_retry_is_let_go_in_parts(world: World) -> None:
+    waiting = retry(world, "busy", 3600.0)
+    behind = emit(world, ["busy"] * 1000)
+    look(world)
+    come_due(world)
+    with taking(world) as outbox:
+        batch = drive(outbox.take(1000, LEASE))
+        assert ids(batch) == [waiting, *behind[:100]]
+        # The second fails for good, and is skipped.
+        drive(outbox.settle(batch[:1], [failed(batch[1], None)]))
+        assert drive(outbox.take(1000, LEASE)) == []
+        assert drive(outbox.status()).held == 999
+        assert drive(outbox.skip([behind[0]], "no")) == 1
+        assert drive(outbox.status()).held == 899
+        batch = drive(outbox.take(10, LEASE))
+        assert ids(batch) == behind[1:11]
+        # One that fails holds the others back again.
+        drive(outbox.settle(batch[:4], [failed(batch[4], 3600.0)]))
+    look(world)
+    late = emit(world, ["busy"])
+    look(world)
+    with taking(world) as outbox:
+        assert drive(outbox.status()).held == 995
+    come_due(world)
+    assert deliver(world) == [*behind[5:], *late]
+
+
+def test_an_event_behind_what_is_held_back_is_never_taken_before_it(world: World) -> None:
+    waiting = retry(world, "busy", 3600.0)
+    behind = emit(world, ["busy"] * 250)
+    look(world)
+    come_due(world)
+    late = emit(world, ["busy"] * 2)
+    found: list[str] = []
+    with taking(world) as outbox:
+        while batch := drive(outbox.take(7, LEASE)):
+            found += ids(batch)
+            drive(outbox.settle(batch, ()))
+            if len(found) < 100:
+                late += emit(world, ["busy"])
+    assert found == [waiting, *behind, *late]
+
+
+def test_an_event_that_is_redriven_goes_before_those_that_went_on_without_it(world: World) -> None:
+    first = kill(world, "busy")
+    behind = emit(world, ["busy"] * 150)
+    look(world)
+    with taking(world) as outbox:
+        assert drive(outbox.skip([first], "no")) == 1
+        (second, *_) = drive(outbox.take(1, LEASE))
+        drive(outbox.settle((), [failed(second, 3600.0)]))
+        assert drive(outbox.redrive([first])) == 1
+        batch = drive(outbox.take(1000, LEASE))
+        assert ids(batch) == [first]
+        drive(outbox.settle((), [failed(batch[0], 3600.0)]))
+    look(world)
+    come_due(world)
+    assert deliver(world) == [first, *behind]
+
+
+def test_a_relay_that_delivers_while_another_marks_leaves_nothing_held(postgres: PostgresWorld) -> None:
+    retry(postgres, "busy", 1.0)
+    behind = emit(postgres, ["busy"] * 3)
+    signature = postgres.storage._signature("relay")
+    with taking(postgres) as marking, taking(postgres) as delivering, ThreadPoolExecutor() as threads:
+        assert isinstance(marking, postgres_outbox.PostgresOutbox)
+        # The statements of a look that finds nothing, but for its COMMIT.
+        _, *found = marking._execute(("BEGIN", ()), (postgres_outbox.TAKE, (10, 16, EVENTS, None, signature)))
+        assert found == []
+        batch: Sequence[PendingEvent] = ()
+        while not batch:
+            batch = drive(delivering.take(1000, LEASE))
+        settling = threads.submit(lambda: drive(delivering.settle(batch[:1], ())))
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        wait_until(lambda: settling.done() or postgres.superuser.execute(waiting).fetchone() != (0,))
+        marking._execute(("COMMIT", ()))
+        settling.result()
+    assert deliver(postgres) == behind
 
 
 def test_who_redrives_while_a_relay_marks_leaves_nothing_held(postgres: PostgresWorld) -> None:

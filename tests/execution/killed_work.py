@@ -44,6 +44,14 @@ class Nothing(BaseModel):
     """No input."""
 
 
+def in_journal(root: Path) -> list[str]:
+    """What lies in a module's journal, but for what always does."""
+    folder = Journal(root).folder
+    return [
+        name for name in (*os.listdir(folder), *os.listdir(folder / "done")) if name not in ("lock", "done", "purge")
+    ]
+
+
 def change_all(data: Nothing, work: Work) -> int:
     """Changes of every kind."""
     ran = work.run(["sh", "-ec", SCRIPT])
@@ -175,7 +183,7 @@ def main(folder: Path, seed: int, rounds: int) -> None:
             "replayed": result.replayed,
             "done": done,
             "again": [again.replayed, again.output, state(root)],
-            "beside": sorted(name[64:] for name in os.listdir(Journal(root).folder) if name != "lock"),
+            "beside": sorted(name[64:] for name in in_journal(root)),
         }
         print(json.dumps(told), flush=True)
         shutil.rmtree(Journal(root).folder)

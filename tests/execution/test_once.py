@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from time import sleep, time
 from typing import Any
@@ -73,7 +74,9 @@ def lines(root: Path) -> list[str]:
 
 def beside(root: Path) -> list[str]:
     """What is in the journal: `done`, `ready`, and what should not be."""
-    return sorted(name.rpartition(".")[2] for name in os.listdir(Journal(root).folder) if name != "lock")
+    folder = Journal(root).folder
+    names = [*os.listdir(folder), *os.listdir(folder / "done")]
+    return sorted(name.rpartition(".")[2] for name in names if name not in ("lock", "done", "purge"))
 
 
 def code_of(made: Callable[[], object]) -> ErrorCode:
@@ -285,15 +288,79 @@ def test_work_is_forgotten_after_its_time_and_beyond_a_number(root: Path) -> Non
     assert run_once(append(root, "three"), perform).replayed
     assert not run_once(append(root, "one"), perform).replayed
 
-    for name in os.listdir(Journal(root).folder):
-        os.utime(Journal(root).folder / name, (time() - 100,) * 2)
+    for entry in Journal(root).folder.glob("done/*"):
+        os.utime(entry, (time() - 100,) * 2)
     run_once(append(root, "five"), perform, limits=OnceLimits(age=99))
     assert len(beside(root)) == 1
 
 
+def looked_at(work: Callable[[], object]) -> int:
+    """How many entries of folders are looked at, or listed."""
+    number = 0
+    usual, listed = Path.lstat, os.listdir
+
+    def lstat(self: Path) -> os.stat_result:
+        nonlocal number
+        number += 1
+        return usual(self)
+
+    def listdir(*arguments: Any) -> list[str]:
+        nonlocal number
+        found = listed(*arguments)
+        number += len(found)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "lstat", lstat)
+        patch.setattr("actionengine.execution.journal.os.listdir", listdir)
+        work()
+    return number
+
+
+@pytest.mark.parametrize("key", ["new", "old", None])
+def test_what_was_done_before_costs_no_later_work_anything(root: Path, key: str | None) -> None:
+    costs = []
+    for number in (1, 400):
+        run_once(append(root, "old"), perform)
+        for each in range(number):
+            (Journal(root).folder / "done" / f"{each:064}.done").mkdir(exist_ok=True)
+        run_once(append(root, f"after {number}"), perform)
+        work = append(root, f"new {number}" if key == "new" else key)
+        costs.append(looked_at(partial(run_once, work, perform)))
+    assert costs[1] <= costs[0] + 2, costs
+
+
+def test_work_is_forgotten_a_hundredth_at_a_time(root: Path) -> None:
+    limits = OnceLimits(entries=200)
+    run_once(append(root, "first"), perform, limits=limits)
+    (entry,) = Journal(root).folder.glob("done/*")
+    os.utime(entry, (time() - 10,) * 2)
+    for each in range(200):
+        (entry.parent / f"{each:064}.done").mkdir()
+    (Journal(root).folder / "purge").write_text("no JSON")
+
+    numbers = []
+    for each in range(5):
+        run_once(append(root, f"key {each}"), perform, limits=limits)
+        numbers.append(len(beside(root)))
+
+    assert numbers == [199, 200, 201, 199, 200]
+    assert not run_once(append(root, "first"), perform).replayed
+
+
+def test_a_folder_of_done_work_that_is_a_link_is_not_followed(root: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    Journal(root).folder.mkdir()
+    (Journal(root).folder / "done").symlink_to(elsewhere)
+
+    assert code_of(lambda: run_once(append(root), perform)) is ErrorCode.UNAVAILABLE
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_what_a_killed_purge_left_of_an_entry_is_none(root: Path) -> None:
     run_once(append(root), perform)
-    (entry,) = Journal(root).folder.glob("*.done")
+    (entry,) = Journal(root).folder.glob("done/*.done")
     (entry / "entry.json").unlink()
     (entry / "other").write_text("")
 
@@ -407,7 +474,8 @@ def test_what_else_lies_in_a_journal_is_no_obstacle(root: Path) -> None:
     folder = Journal(root).folder
     run_once(append(root), perform)
     for number, name in enumerate(("notes.ready", f"{'0' * 64}.done", "notes.done")):
-        (folder / name).symlink_to("nowhere") if number else (folder / name).touch()
+        for place in (folder, folder / "done"):
+            (place / name).symlink_to("nowhere") if number else (place / name).touch()
 
     run_once(append(root, "two"), perform)
     run_once(append(root, None), perform)
@@ -428,7 +496,7 @@ def test_a_lock_that_is_a_link_is_not_followed(root: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("put", ["fifo", "text"])
 def test_an_entry_that_is_none_is_told_and_not_waited_for(root: Path, put: str) -> None:
     run_once(append(root), perform)
-    (entry,) = Journal(root).folder.glob("*.done/entry.json")
+    (entry,) = Journal(root).folder.glob("done/*.done/entry.json")
     entry.unlink()
     os.mkfifo(entry) if put == "fifo" else entry.write_text("{")
 
@@ -481,9 +549,9 @@ def interrupted(root: Path) -> None:
     """Leave keyed work when it has taken effect and nothing of it is carried out."""
     journal = Journal(root)
     run_once(append(root), perform)
-    (done,) = journal.folder.glob("*.done")
+    (done,) = journal.folder.glob("done/*.done")
     (root / "log.txt").rename(done / "0")
-    done.rename(done.with_suffix(".ready"))
+    done.rename(Journal(root).folder / f"{done.stem}.ready")
 
 
 @pytest.mark.parametrize("key", ["one", "two", None])
@@ -508,9 +576,9 @@ def test_a_worker_can_carry_it_out_when_it_starts(root: Path) -> None:
 def test_what_has_taken_effect_comes_through_whatever_was_put_in_its_way(root: Path, tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     run_once(admit(root, "write", {"path": "new/deep/file", "text": "x"}, idempotency_key="one"), perform)
-    (done,) = Journal(root).folder.glob("*.done")
+    (done,) = Journal(root).folder.glob("done/*.done")
     (root / "new/deep/file").rename(done / "0")
-    done.rename(done.with_suffix(".ready"))
+    done.rename(Journal(root).folder / f"{done.stem}.ready")
     shutil.rmtree(root / "new")
     (root / "new").symlink_to(tmp_path / "outside")
 

@@ -338,4 +338,5 @@ def test_keyed_work_that_is_cancelled_while_its_module_is_copied_ends_there(root
     with pytest.raises(ActionError, match="cancelled"):
         run_once(admitted, never, cancelled=cancelled)
 
-    assert os.listdir(Journal(root).folder) == ["lock"]
+    assert sorted(os.listdir(Journal(root).folder)) == ["done", "lock", "purge"]
+    assert os.listdir(Journal(root).folder / "done") == []

@@ -492,6 +492,7 @@ OPERATOR_CALLS = {
     "when the next event is due": "SELECT public.ae_outbox_next('events', NULL, {signature})",
     "a relay that is none": "SELECT public.ae_relay_beat('{{}}', {signature})",
     "how much there is to deliver": "SELECT * FROM public.ae_relay_status('events', {signature})",
+    "what waits for people": "SELECT * FROM public.ae_backlog(10, {signature})",
     "everybody's dead letters": "SELECT * FROM public.ae_dead_letters(NULL, 1000, 'events', {signature})",
     "redriving everybody's dead letters": "SELECT public.ae_redrive(NULL, 'events', {signature})",
     "skipping somebody's dead letter": "SELECT public.ae_skip(ARRAY['VICTIM'::uuid], 'mine', 'events', {signature})",

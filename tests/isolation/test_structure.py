@@ -56,7 +56,7 @@ OPERATOR_CALLS = {
     "ae_find_tenant(text,text)",
     "ae_find_tenant_by_id(uuid,text)",
     "ae_list_tenants(text,text,integer)",
-    "ae_purge_keys(integer,text)",
+    "ae_purge_keys(integer,text,timestamp with time zone)",
 }
 RELAY_CALLS = {
     "ae_dead_letters(uuid,integer,text,text)",
@@ -65,7 +65,8 @@ RELAY_CALLS = {
     "ae_outbox_take(integer,integer,text,bigint[],text)",
     "ae_redrive(uuid[],text,text)",
     "ae_relay_beat(json,text)",
-    "ae_relay_status(text,text)",
+    "ae_relay_status(text,text,bigint[])",
+    "ae_backlog(integer,text)",
     "ae_skip(uuid[],text,text,text)",
 }
 LOOK_UPS = {"ae_is_deleted(uuid)"}
@@ -160,6 +161,7 @@ def test_policies_for_single_roles_are_the_owners(world: World) -> None:
 
     assert {"".join(roles) for _, roles in policies} == {"owner"}
     assert {table for table, _ in policies} & set(TENANT_TABLES) == {
+        "ae_document_keys",
         "ae_events",
         "ae_idempotency_keys",
         "ae_outbox",

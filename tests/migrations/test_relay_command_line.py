@@ -127,6 +127,9 @@ def test_the_status_shows_what_there_is(run: Run, host: Host) -> None:
     row = next(line for line in shown.splitlines() if " s " in line)
     assert [cell.strip() for cell in row.strip("│").split("│")][:5] == ["1", "0", "1", "0", "0"]
     assert "no relay has told of itself" in shown
+    assert "oldest approval" in shown
+    backlog = next(line for line in shown[shown.index("oldest approval") :].splitlines() if line.startswith("│"))
+    assert [cell.strip() for cell in backlog.strip("│").split("│")] == ["0", "-", "0"]
 
 
 @on_sqlite

@@ -55,6 +55,15 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
     "ae_documents_pkey": (listing(descending=False), ["{tenant}", "notes", "n", 10]),
     "ae_document_keys_pkey": (DOCUMENTS.remove_keys, ["{tenant}", "ae_approvals", "a", "[]"]),
     "ae_document_keys_key": (finding(descending=True), ["{tenant}", "k", "n", 10, "{tenant}", "ae_approvals"]),
+    "ae_document_keys_open": (
+        "SELECT id FROM public.ae_document_keys WHERE key >= 'ae_approvals/open_until:'"
+        " AND key < 'ae_approvals/open_until;' ORDER BY key LIMIT 10",
+        [],
+    ),
+    "ae_document_keys_schedules": (
+        'SELECT id FROM public.ae_document_keys WHERE key = \'ae_triggers/status,type:["active","schedule"]\' LIMIT 10',
+        [],
+    ),
     "ae_idempotency_keys_pkey": (
         "SELECT FROM public.ae_idempotency_keys WHERE tenant_id = %s AND action = %s AND key = %s",
         ["{tenant}", "notes.put", "key"],
@@ -89,7 +98,15 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
         "SELECT position FROM public.ae_outbox_due('events', 1, 0) WHERE position <= 10 ORDER BY position LIMIT 1",
         [],
     ),
-    "ae_outbox_behind": ("SELECT FROM public.ae_outbox WHERE queue = 'events' AND held AND lane = 1", []),
+    "ae_outbox_behind": (
+        "SELECT position FROM public.ae_outbox WHERE queue = 'events' AND held ORDER BY position LIMIT 1",
+        [],
+    ),
+    "ae_outbox_unskipped": (
+        "SELECT FROM public.ae_outbox WHERE queue = 'events' AND dead_at IS NOT NULL AND NOT skipped LIMIT 10",
+        [],
+    ),
+    "ae_outbox_skipped": ("SELECT FROM public.ae_outbox WHERE queue = 'events' AND skipped LIMIT 10", []),
     "ae_outbox_waiting": (
         "SELECT min(due_at) FROM public.ae_outbox WHERE queue = 'events' AND dead_at IS NULL AND due_at > now()",
         [],
@@ -155,10 +172,14 @@ QUERIES: dict[str, tuple[str, list[Any]]] = {
     "ae_migrations_pkc": ("SELECT FROM public.ae_migrations WHERE version_num = %s", ["ae_0001"]),
 }
 OPERATORS = {
+    "ae_document_keys_open",
+    "ae_document_keys_schedules",
     "ae_idempotency_keys_expiry",
     "ae_outbox_pending",
     "ae_outbox_held",
     "ae_outbox_behind",
+    "ae_outbox_unskipped",
+    "ae_outbox_skipped",
     "ae_outbox_waiting",
     "ae_outbox_returns_pkey",
     "ae_outbox_dead",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from uuid_utils import uuid7
@@ -13,11 +13,15 @@ from uuid_utils import uuid7
 from actionengine import create_engine
 from actionengine.events.event import Event
 from actionengine.workflows import WorkflowPublisher, workflow_services
+from actionengine.workflows.agenda import Agenda
 from actionengine.workflows.performing import ASSIGNMENTS
 from actionengine.workflows.store import RUNS, TRIGGERS
 from tests.growth import AnyStorage, fill
 from tests.test_growth import Office, costs_the_same
 from tests.test_growth import storage as storage
+
+if TYPE_CHECKING:
+    from actionengine.durable.client import DurableClient
 
 STEPS = {"steps": [{"name": "a", "type": "assignment", "assignee": "ann", "title": "look", "wait": True}]}
 EVENT = {"type": "event", "event_type": "job.done"}
@@ -104,6 +108,25 @@ def test_a_run_costs_no_more_after_many(storage: AnyStorage) -> None:
 def test_a_purge_reads_what_it_removes(storage: AnyStorage) -> None:
     long_ago = {"ended_before": (datetime.now(UTC) - timedelta(days=1)).isoformat(), "limit": 5}
     grows(storage, ended_runs, lambda works: works.do("workflows.purge", long_ago).unwrap())
+
+
+class NothingUnderWay:
+    """A durable engine that has lost everything, and takes what it is asked for."""
+
+    def look(self, *ids: str) -> dict[str, Any]:
+        return {}
+
+    def enqueue(self, *arguments: Any, **options: Any) -> bool:
+        return True
+
+    def schedule(self, *arguments: Any, **options: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("past", [ended_runs, other_triggers], ids=["ended runs", "triggers"])
+def test_a_restore_reads_what_waits(storage: AnyStorage, past: Callable[[Works, int], None]) -> None:
+    agenda = Agenda(cast("DurableClient", NothingUnderWay()))
+    grows(storage, past, lambda works: agenda.restore(works.storage, works.tenant))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from collections.abc import Hashable
 from math import inf
 from threading import Lock
 from time import monotonic
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 V = TypeVar("V")
 
@@ -24,10 +25,30 @@ class Entry(NamedTuple, Generic[V]):
     size: int
 
 
-class BoundedCache(Generic[V]):
-    """At most `max_bytes` of entries, by their estimated sizes. Threads and tasks may share it."""
+_named: WeakKeyDictionary[BoundedCache[Any], str] = WeakKeyDictionary()
+_named_lock = Lock()
 
-    def __init__(self, max_bytes: int) -> None:
+
+def cached_bytes() -> dict[str, int]:
+    """Return the memory that the caches of this process take, as it is estimated, by their names."""
+    with _named_lock:
+        named = list(_named.items())
+    found: dict[str, int] = {}
+    for cache, name in named:
+        found[name] = found.get(name, 0) + cache.size
+    return found
+
+
+class BoundedCache(Generic[V]):
+    """At most `max_bytes` of entries, by their estimated sizes. Threads and tasks may share it.
+
+    `cached_bytes` returns the size of one that has a `name`.
+    """
+
+    def __init__(self, max_bytes: int, name: str | None = None) -> None:
+        if name is not None:
+            with _named_lock:
+                _named[self] = name
         self._max_bytes = max_bytes
         self._entries: OrderedDict[Hashable, Entry[V]] = OrderedDict()
         self._lock = Lock()

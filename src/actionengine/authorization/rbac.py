@@ -37,8 +37,8 @@ class RBACAuthorizer:
     def __init__(self, storage: Storage, *, max_age: float = 5.0) -> None:
         self._storage = storage
         self._max_age = max_age
-        self._decisions: BoundedCache[Decision] = BoundedCache(CACHE_BYTES // 2)
-        self._assigned: BoundedCache[AssignedRoles] = BoundedCache(CACHE_BYTES // 2)
+        self._decisions: BoundedCache[Decision] = BoundedCache(CACHE_BYTES // 2, "decisions")
+        self._assigned: BoundedCache[AssignedRoles] = BoundedCache(CACHE_BYTES // 2, "roles")
 
     @property
     def cached_bytes(self) -> int:

@@ -163,35 +163,41 @@ async def _check_conflicts(store: Store, change: Row, ops: Sequence[Row], types:
             "record_type_key": tuple(sorted({op["record_type_key"] for op in stale})),
         },
         above={"applied_version": min(op["record_type_version"] for op in stale)},
-        columns=("id", "change_id", "record_type_key", "op_type", "payload", "applied_version"),
+        columns=("id", "change_id", "record_type_key", "field", "gives", "applied_version"),
         order=("applied_version", "position"),
     )
     by_field: dict[tuple[str, str], list[Row]] = {}
     for other in since:
         if other["change_id"] != change["id"]:
-            for name in op_of(other).touched:
+            for name in {other["field"], other["gives"]} - {None}:
                 by_field.setdefault((other["record_type_key"], name), []).append(other)
-    conflicts = []
+    conflicts: list[tuple[Row, str]] = []
     for op in stale:
         names = sorted(op_of(op).touched)
         # Two renames may meet in both of their names: each other op is shown once.
         met = {other["id"]: other for name in names for other in by_field.get((op["record_type_key"], name), ())}
         conflicts += [
-            {"op": _shown(op), "since": _shown(other)}
-            for other in met.values()
-            if other["applied_version"] > op["record_type_version"]
+            (op, other["id"]) for other in met.values() if other["applied_version"] > op["record_type_version"]
         ]
     if conflicts:
-        first = conflicts[0]
+        # Of the ops since, which may be many, the payloads of those that are shown.
+        first, *_ = shown = await _shown_conflicts(store, conflicts[:_SHOWN])
         raise refused(
             change,
             ErrorCode.CONFLICT,
             f"{first['op']['summary']}: since the op {first['op']['id']} was written, the change "
             f"{first['since']['change_id']} has done {first['since']['summary']}. Look at both; delete the op, and add "
             f"it anew if it still holds",
-            conflicts=conflicts[:_SHOWN],
+            conflicts=shown,
             conflict_count=len(conflicts),
         )
+
+
+async def _shown_conflicts(store: Store, conflicts: Sequence[tuple[Row, str]]) -> list[dict[str, Any]]:
+    ids = tuple({id for _, id in conflicts})
+    found = await store.ops.find({"id": ids}, columns=("id", "change_id", "op_type", "payload"))
+    since = {op["id"]: _shown(op) for op in found}
+    return [{"op": _shown(op), "since": since[id]} for op, id in conflicts]
 
 
 def _shown(op: Row) -> dict[str, Any]:

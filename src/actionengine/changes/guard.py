@@ -47,7 +47,7 @@ class RecordTypeGuard:
     so that a merged change holds from the next look on: one statement for each collection that an action writes to."""
 
     def __init__(self) -> None:
-        self._known: BoundedCache[_Known] = BoundedCache(MODEL_BYTES)
+        self._known: BoundedCache[_Known] = BoundedCache(MODEL_BYTES, "record_types")
 
     async def check(self, unit_of_work: UnitOfWork, tenant: Tenant, collection: str) -> DocumentCheck | None:
         """Return what checks the documents of a collection; None where no record type of its name is in use, or has

@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError
 
 from actionengine.cli.errors import fail
 from actionengine.redaction import redact_address
+from actionengine.storage.port import MOST_COUNTED
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sqlite.storage import SQLiteStorage
 
@@ -123,3 +124,8 @@ def owner(url: str) -> Iterator[Connection]:
             yield connection
     finally:
         engine.dispose()
+
+
+def counted(number: int) -> str:
+    """Return a number that was counted to a bound, as an operator reads it."""
+    return str(number) if number < MOST_COUNTED else f"{MOST_COUNTED:,}+"

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from returns.result import Failure
 
-from actionengine.cli.common import SigningKey, Url, imported, storage_at
+from actionengine.cli.common import SigningKey, Url, counted, imported, storage_at
 from actionengine.cli.errors import fail
 from actionengine.context import Tenant
 from actionengine.driving import drive
@@ -56,7 +56,9 @@ def status(name: Named, tenant: Slug) -> None:
         fail(str(answer.failure()))
     known = answer.unwrap()
     rebuilding = "" if known.rebuilding is None else f", a rebuild is at position {known.rebuilding}"
-    print(f"generation {known.generation} is at position {known.position}, {known.lag} events behind{rebuilding}")
+    print(
+        f"generation {known.generation} is at position {known.position}, {counted(known.lag)} events behind{rebuilding}"
+    )
 
 
 def _tenant(storage: Storage, slug: str) -> Tenant:

@@ -12,14 +12,14 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from actionengine.cli.common import SigningKey, Url, storage_at
+from actionengine.cli.common import SigningKey, Url, counted, storage_at
 from actionengine.cli.errors import fail, shown
 from actionengine.driving import drive
 from actionengine.events.addresses import publisher_at
 from actionengine.events.fanout import nobody
-from actionengine.events.metrics import age_of
+from actionengine.events.metrics import age_of, age_since
 from actionengine.events.relay import Relay
-from actionengine.storage.port import QUEUES, DeadLetter, OutboxStatus, RelayBeat
+from actionengine.storage.port import MAX_BACKLOG, QUEUES, Backlog, DeadLetter, OutboxStatus, RelayBeat
 
 relay = typer.Typer(no_args_is_help=True, help="The delivery of events.")
 
@@ -87,11 +87,13 @@ def run(
 
 @relay.command()
 def status(url: Url, signing_key: SigningKey = None) -> None:
-    """Show how much there is to deliver from each queue, since when, and which relays do it."""
+    """Show how much there is to deliver from each queue, since when, which relays do it, and what waits for people."""
     with storage_at(url, signing_key) as storage:
         found = {queue: drive(storage.outbox("sync", queue).status()) for queue in QUEUES}
+        backlog = drive(storage.backlog("sync"))
     console = Console()
     console.print(_counts(found))
+    console.print(_backlog(backlog))
     relays = [beat for each in found.values() for beat in each.relays]
     console.print(_relays(relays) if relays else "no relay has told of itself within a minute")
 
@@ -145,7 +147,16 @@ def _counts(found: Mapping[str, OutboxStatus]) -> Table:
     for queue, each in found.items():
         age = f"{age_of(each):.1f} s" if each.oldest is not None else "-"
         counts = (each.pending, each.waiting, each.dead, each.skipped, each.held)
-        table.add_row(*map(str, counts), age, queue)
+        table.add_row(*map(counted, counts), age, queue)
+    return table
+
+
+def _backlog(backlog: Backlog) -> Table:
+    table = Table("waiting approvals", "oldest approval", "active schedules")
+    age = f"{age_since(backlog.oldest_approval):.1f} s" if backlog.oldest_approval is not None else "-"
+    numbers = (f"{each}{'+' if each >= MAX_BACKLOG else ''}" for each in (backlog.approvals, backlog.schedules))
+    approvals, schedules = numbers
+    table.add_row(approvals, age, schedules)
     return table
 
 

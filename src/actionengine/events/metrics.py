@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from actionengine.events.event import Event
-from actionengine.storage.port import OutboxStatus
+from actionengine.storage.port import Backlog, OutboxStatus
 
 
 class RelayMetrics:
@@ -30,10 +30,19 @@ class RelayMetrics:
         self._gauges: dict[str, Any] = {
             name: meter.create_gauge(f"actionengine.outbox.{name}", unit=unit, description=description)
             for name, unit, description in (
-                ("pending", "1", "Events still to be delivered (lag)"),
+                ("pending", "1", "Events still to be delivered (lag); 10 000 stands for that many or more"),
                 ("age", "s", "How long the oldest of them has waited"),
                 ("dead", "1", "Dead letters"),
-                ("held", "1", "Events that dead letters hold back"),
+                ("held", "1", "Events behind dead letters, or behind those that wait for another attempt"),
+            )
+        }
+
+        self._backlog: dict[str, Any] = {
+            name: meter.create_gauge(name, unit=unit, description=description)
+            for name, unit, description in (
+                ("actionengine.approvals.waiting", "1", "Approvals that can still be decided, of all tenants"),
+                ("actionengine.approvals.age", "s", "How long the oldest of them has waited"),
+                ("actionengine.schedules.active", "1", "Schedules in use, of all tenants"),
             )
         }
 
@@ -56,7 +65,18 @@ class RelayMetrics:
         self._gauges["held"].set(status.held, self._queue)
         self._gauges["age"].set(age_of(status), self._queue)
 
+    def gauge_backlog(self, backlog: Backlog) -> None:
+        """Report what waits for people, and for its time."""
+        self._backlog["actionengine.approvals.waiting"].set(backlog.approvals)
+        self._backlog["actionengine.approvals.age"].set(age_since(backlog.oldest_approval))
+        self._backlog["actionengine.schedules.active"].set(backlog.schedules)
+
 
 def age_of(status: OutboxStatus) -> float:
     """How long the oldest event has waited, in seconds; 0 where there is none."""
-    return max(0.0, (datetime.now(UTC) - status.oldest).total_seconds()) if status.oldest is not None else 0.0
+    return age_since(status.oldest)
+
+
+def age_since(time: datetime | None) -> float:
+    """Return the seconds since a time; 0 for none."""
+    return max(0.0, (datetime.now(UTC) - time).total_seconds()) if time is not None else 0.0

@@ -36,7 +36,9 @@ class Part:
         at_start, at_end = (getattr(self._storage, name, None) for name in ("limit_idle", "aclose_loop"))
         world = world_of(mode, at_start, at_end)
         outbox = self._storage.outbox(mode, self.queue)
-        shift = self._shift = Shift(outbox, world, self._deliverer, self._publisher, self._settings, self.queue)
+        shift = self._shift = Shift(
+            outbox, world, self._deliverer, self._publisher, self._settings, self.queue, self._storage.backlog
+        )
         try:
             if self.is_stopped and not ends:
                 shift.stop()

@@ -43,15 +43,15 @@ from actionengine.events.views import (
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import is_async, native
 from actionengine.storage.pages import is_last_page
-from actionengine.storage.port import Mode, StorageError, StoredEvent
+from actionengine.storage.port import MOST_COUNTED, Mode, StorageError, StoredEvent
 from actionengine.storage.turns import Turns
 
 logger = logging.getLogger("actionengine")
 
 Apply = Callable[[Event, View], Any]
 
-MOST_COUNTED = 10_000
-"""What `ProjectionStatus.lag` counts to."""
+_ALL = 2**31 - 1
+"""What the progress of a rebuild counts to."""
 
 _TURN = 60.0
 """Seconds that a runner waits for another one's batch in this process."""
@@ -289,8 +289,8 @@ class Projection:
                 else:
                     generation = rebuild.generation
                     if progress is not None and meter.total is None:
-                        total = await self._count(tenant, 0, None, mode)
-                        meter.begin(total, total - await self._count(tenant, rebuild.position, None, mode))
+                        total = await self._count(tenant, 0, _ALL, mode)
+                        meter.begin(total, total - await self._count(tenant, rebuild.position, _ALL, mode))
                     # After the checkpoints: a short page has all that the live generation has.
                     page = await self._page(tenant, rebuild.position, mode)
                     taken_in = len(page)
@@ -481,15 +481,10 @@ class Projection:
             return self.storage.read_events(tenant, after=after, limit=limit, types=types)
         return await self.storage.read_events_async(tenant, after=after, limit=limit, types=types)
 
-    async def _count(self, tenant: Tenant, after: int, most: int | None, mode: Mode) -> int:
-        number = 0
-        while most is None or number < most:
-            page = await self._page(tenant, after, mode, 1000)
-            if not page:
-                break
-            number += len(page)
-            after = page[-1].position
-        return number if most is None else min(number, most)
+    async def _count(self, tenant: Tenant, after: int, most: int, mode: Mode) -> int:
+        if mode == "sync":
+            return self.storage.count_events(tenant, after=after, limit=most, types=self._types)
+        return await self.storage.count_events_async(tenant, after=after, limit=most, types=self._types)
 
     @asynccontextmanager
     async def _turn(self, tenant: Tenant, mode: Mode) -> AsyncIterator[None]:

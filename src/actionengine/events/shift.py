@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +20,8 @@ from actionengine.events.metrics import RelayMetrics
 from actionengine.events.publisher import Publisher, PublishError, PublisherUnavailable
 from actionengine.events.worlds import LoopEnded, World
 from actionengine.storage.port import (
+    Backlog,
+    Mode,
     Outbox,
     OutboxStatus,
     PendingEvent,
@@ -71,8 +73,10 @@ class Shift:
         publisher: Publisher,
         settings: Settings,
         queue: str,
+        backlog: Callable[[Mode], Awaitable[Backlog]],
     ) -> None:
         self._outbox = outbox
+        self._backlog = backlog
         self._world = world
         self._deliverer = deliverer
         self._publisher = publisher
@@ -247,6 +251,8 @@ class Shift:
             if self._metrics.is_on or is_second:
                 status = await self._outbox.status()
                 self._metrics.gauge(status)
+                if self._metrics.is_on:
+                    self._metrics.gauge_backlog(await self._backlog(self._world.mode))
                 if is_second:
                     self._check_others(status)
 

@@ -7,7 +7,9 @@ into the module, and no path of a request leads there. All workers of a module s
 - `<digest of the key>.ready` has a result and all the changes that belong to it; it is made under another name, flushed
   to the disk, and renamed, which is the point from which the work has taken effect. From then on whoever next holds the
   lock carries the changes out, each of which can be carried out again;
-- `<digest of the key>.done` is what becomes of it when they are all carried out;
+- `done/<digest of the key>.done` is what becomes of it when they are all carried out: in a folder of its own, so that
+  nobody has to look at all that was done before to see whether something is left to do;
+- `purge` says until when nothing of that need be forgotten;
 - `copy-…` and `staged-…` are what an attempt works with, and are removed by the next one if it was killed.
 
 Who moves or removes a module does the same with its journal.
@@ -46,6 +48,11 @@ _LOCK = os.O_RDWR | os.O_CREAT | _AS_IT_IS
 _ENTRY = "entry.json"
 _READY = ".ready"
 _DONE = ".done"
+_FOLDER_OF_DONE = "done"
+_PURGE = "purge"
+_NUMBERS = ("left", "at", "until")
+_SPARE = 100
+"""A hundredth of the entries, and of their time, may pass between two looks at all of them."""
 # What somebody else has put there is left alone.
 _is_ready = re.compile(r"[0-9a-f]{64}\.ready").fullmatch
 _is_done = re.compile(r"[0-9a-f]{64}\.done").fullmatch
@@ -72,6 +79,7 @@ class Journal:
         if not self.root.name:
             raise MissingModuleError("the root of the file system is no module; put the module into a folder")
         self.folder = self.root.with_name(f".{self.root.name}.actionengine")
+        self._done = self.folder / _FOLDER_OF_DONE
 
     @contextmanager
     def lock(self, request: ExecutionRequest, cancelled: threading.Event | None = None) -> Iterator[None]:
@@ -101,6 +109,7 @@ class Journal:
                     # It may have been exchanged while this waited.
                     self._check_folder()
                     if self._is_lock(file):
+                        self._make_folder_of_done()
                         yield
                         return
             finally:
@@ -129,7 +138,7 @@ class Journal:
         """What is recorded under a key."""
         with telling("read the journal of", self.root):
             try:
-                form = _entry_of(self._place(key, _DONE))
+                form = _entry_of(self._done / self._place(key, _DONE).name)
             except FileNotFoundError:
                 return None
         return Recorded(form["fingerprint"], ExecutionResult.model_validate(form["result"]))
@@ -163,20 +172,45 @@ class Journal:
             _flush(staged / _ENTRY)
             _flush(staged)
             # A purge that was killed may have left a part of an entry.
-            _remove(self._place(key, _DONE))
+            _remove(self._done / self._place(key, _DONE).name)
             ready = staged.rename(self._place(key, _READY))
             _flush(self.folder)
             self._carry_out(ready)
 
     def purge(self, age: float, most: int) -> None:
-        """Forget work that is older than `age` (seconds), and the oldest beyond `most` pieces."""
+        """Forget work that is older than `age` (seconds), and the oldest beyond `most` pieces: where it is much, all of
+        it is looked at after each hundredth of the two only."""
         with telling("purge", self.root):
-            done = [self.folder / name for name in os.listdir(self.folder) if _is_done(name)]
-            done.sort(key=_time_of, reverse=True)
-            oldest = time() - age
-            for number, entry in enumerate(done):
-                if number >= most or _time_of(entry) < oldest:
-                    _remove(entry)
+            now, limits = time(), [age, most]
+            noted = self._noted()
+            if noted.get("limits") == limits and noted["left"] > 0 and noted["at"] <= now < noted["until"]:
+                self._note({**noted, "left": noted["left"] - 1})
+                return
+            done = [self._done / name for name in os.listdir(self._done) if _is_done(name)]
+            entries = sorted(((_time_of(entry), entry) for entry in done), reverse=True)
+            room = most if len(entries) <= most else most - most // _SPARE
+            kept = [(at, entry) for at, entry in entries[:room] if at >= now - age]
+            for _, entry in entries[:room][len(kept) :] + entries[room:]:
+                _remove(entry)
+            oldest = kept[-1][0] if kept else now
+            until = max(oldest + age, now + age / _SPARE)
+            self._note({"limits": limits, "left": most - len(kept), "at": now, "until": until})
+
+    def _noted(self) -> dict[str, Any]:
+        """What the last purge has noted; nothing where that cannot be read."""
+        with suppress(OSError, ValueError):
+            with open(self.folder / _PURGE, "rb", opener=lambda path, flags: os.open(path, flags | _AS_IT_IS)) as file:
+                noted = json.loads(file.read())
+            if isinstance(noted, dict) and all(isinstance(noted.get(name), int | float) for name in _NUMBERS):
+                return noted
+        return {}
+
+    def _note(self, noted: dict[str, Any]) -> None:
+        # Where it cannot be written, each purge looks at all.
+        with suppress(OSError):
+            descriptor = os.open(self.folder / _PURGE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _AS_IT_IS, 0o600)
+            with open(descriptor, "w", encoding="utf-8") as file:
+                json.dump(noted, file)
 
     def fresh(self, name: str) -> Path:
         """A path in the journal's folder that nothing has yet; what is put there does not outlast the attempt."""
@@ -191,6 +225,12 @@ class Journal:
         except OSError as error:
             raise self._unusable(f"{error.strerror or error}") from error
         self._check_folder()
+
+    def _make_folder_of_done(self) -> None:
+        with telling("keep a journal of", self.root), suppress(FileExistsError):
+            self._done.mkdir(mode=0o700)
+        if self._done.is_symlink() or not self._done.is_dir():
+            raise self._unusable(f"what stands in its place of {_FOLDER_OF_DONE!r} is no folder")
 
     def _check_folder(self) -> None:
         """A command of the module's can have put something else there: what a link leads to is not ours to clean."""
@@ -237,9 +277,9 @@ class Journal:
                 if change.after is not None and change.after.kind == "folder":
                     tree.set_mode(change.path, change.after.mode)
             tree.flush()
-        done = ready.with_suffix(_DONE)
         os.utime(ready)
-        ready.rename(done)
+        ready.rename(self._done / ready.with_suffix(_DONE).name)
+        _flush(self._done)
         _flush(self.folder)
 
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from time import perf_counter
+from typing import Any
+from weakref import WeakSet
 
+from actionengine.authorization.cache import cached_bytes
 from actionengine.errors import ActionError
 from actionengine.pipeline.execution import Execution
 from actionengine.pipeline.stages import Stage
@@ -63,12 +66,27 @@ def _write(stage: str, status: str, execution: Execution, microseconds: float) -
     logger.info("%s", line, extra={"actionengine": fields})
 
 
+_CACHE = "actionengine.cache"
+_watched: WeakSet[Any] = WeakSet()
+
+
 def _tracer() -> Observer:
     from opentelemetry import metrics, trace
     from opentelemetry.trace import StatusCode
 
     tracer = trace.get_tracer("actionengine")
-    duration = metrics.get_meter("actionengine").create_histogram(
+    meter = metrics.get_meter("actionengine")
+    provider = metrics.get_meter_provider()
+    if provider not in _watched:
+        # The caches are the process's, however many engines it has.
+        _watched.add(provider)
+        meter.create_observable_gauge(
+            "actionengine.cache.bytes",
+            [lambda _: [metrics.Observation(size, {_CACHE: name}) for name, size in cached_bytes().items()]],
+            unit="By",
+            description="Memory that the caches of this process take, as it is estimated",
+        )
+    duration = meter.create_histogram(
         "actionengine.stage.duration", unit="s", description="Time spent in a stage of the pipeline"
     )
 

@@ -126,7 +126,12 @@ class PendingApproval(BaseModel):
 
     def document(self) -> dict[str, Any]:
         """The document of an approval."""
-        return {**self.model_dump(mode="json", exclude={"version"}), "requested_by": self.requested_by}
+        return {
+            **self.model_dump(mode="json", exclude={"version"}),
+            "requested_by": self.requested_by,
+            # The open ones are counted by the key that this gives.
+            "open_until": _sortable(self.expires_at) if self.status == "pending" else None,
+        }
 
     @property
     def shown_input(self) -> Any:

@@ -23,13 +23,24 @@ _VIEWS = f"{RESERVED_PREFIX}view/"
 MAX_KEY_LENGTH = 250
 """Characters of a key: of what is longer it has the hash."""
 
+OPEN_APPROVALS = f'{APPROVALS}/open_until:["'
+"""The keys of the approvals that can still be decided begin so; the time until when follows."""
+
+PENDING_APPROVALS = f'{APPROVALS}/status:["pending"]'
+"""The key of the approvals that are undecided; some of them may have expired."""
+
+TRIGGER_DOCUMENTS = f"{RESERVED_PREFIX}triggers"
+
+ACTIVE_SCHEDULES = f'{TRIGGER_DOCUMENTS}/status,type:["active","schedule"]'
+"""The key of the schedules that are in use."""
+
 _ASSIGNMENT_FIELDS = ("assignee", "run_id", "status", "workflow_key")
 
 LOOKUPS: Mapping[str, tuple[tuple[str, ...], ...]] = {
-    APPROVALS: (("status",), ("requested_by",), ("requested_by", "status")),
+    APPROVALS: (("status",), ("requested_by",), ("requested_by", "status"), ("open_until",)),
     ROLES: (("folded_name",),),
     "ae_workflow_runs": (("status",), ("workflow_key",), ("status", "workflow_key"), ("paused_for",)),
-    "ae_triggers": (
+    TRIGGER_DOCUMENTS: (
         ("type",),
         ("status", "type"),
         ("event_type", "status"),

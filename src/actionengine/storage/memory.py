@@ -12,13 +12,13 @@ Multi-version reads after Bernstein, Hadzilacos, Goodman, "Concurrency Control a
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from heapq import merge
-from itertools import islice
+from heapq import heappop, heappush, merge
+from itertools import count, islice
 from operator import attrgetter
 from time import monotonic
 from typing import Any, NamedTuple, Self, TypeVar
@@ -31,17 +31,29 @@ from actionengine.clock import steady_now
 from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.storage.lookups import LOOKUPS, key_of_filter, keys_of
-from actionengine.storage.memory_index import Index, Keys
+from actionengine.storage.lookups import (
+    ACTIVE_SCHEDULES,
+    LOOKUPS,
+    OPEN_APPROVALS,
+    PENDING_APPROVALS,
+    TRIGGER_DOCUMENTS,
+    key_of_filter,
+    keys_of,
+)
+from actionengine.storage.memory_index import Index, Keys, Place
 from actionengine.storage.memory_outbox import MemoryOutbox, Queues
-from actionengine.storage.memory_rows import MemoryRows
+from actionengine.storage.memory_rows import TABLES, MemoryRows, Stored, entries_of, id_of
 from actionengine.storage.pages import MAX_PAGE, Page, page_of, page_size, page_start
 from actionengine.storage.port import (
     ACCESS_COLLECTIONS,
+    APPROVALS,
     CLAIMED,
     EVENTS,
+    MAX_BACKLOG,
+    MOST_COUNTED,
     TRIGGERS,
     WORKFLOWS,
+    Backlog,
     Claim,
     ClaimAnswer,
     EventRow,
@@ -64,6 +76,7 @@ from actionengine.storage.records import (
     normal_filter,
     stale,
     taken,
+    time_of_id,
 )
 from actionengine.storage.scopes import Scope, Scopes
 from actionengine.storage.signals import Signal
@@ -114,12 +127,35 @@ class Held:
         self.waiters: list[Callable[[], object]] = []
 
 
+class Expiries:
+    """When the used keys of all tenants expire."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._times: list[tuple[datetime, int, TenantData, Key]] = []
+        self._number = count()
+
+    def add(self, at: datetime, data: TenantData, key: Key) -> None:
+        """Note when a key expires."""
+        with self._lock:
+            heappush(self._times, (at, next(self._number), data, key))
+
+    def next(self, now: datetime) -> tuple[TenantData, Key] | None:
+        """Take out the key that has expired first; None where none has."""
+        with self._lock:
+            if not self._times or self._times[0][0] > now:
+                return None
+            _, _, data, key = heappop(self._times)
+        return data, key
+
+
 @dataclass(slots=True, eq=False)
 class TenantData:
     """All that one tenant has. A unit of work holds its own tenant's, and so can reach no other's."""
 
     queues: Queues
     further_queues: Mapping[str, Queues]
+    expiries: Expiries
     lock: threading.RLock = field(default_factory=threading.RLock)
     is_deleted: bool = False
     sequence: int = 0
@@ -130,6 +166,7 @@ class TenantData:
     locks: dict[Key, MemoryUnitOfWork] = field(default_factory=dict)
     snapshots: dict[MemoryUnitOfWork, int] = field(default_factory=dict)
     claims: dict[Key, Held | IdempotentResult] = field(default_factory=dict)
+    # By id.
     log: list[LogRow] = field(default_factory=list)
     # The position of an event in its tenant's log is its index here, counted from 1.
     events: list[EventRow] = field(default_factory=list)
@@ -144,6 +181,8 @@ class InMemoryStorage:
         self._lock = threading.Lock()
         self._tenants: dict[str, Tenant] = {}
         self._tenants_by_id: dict[UUID, Tenant] = {}
+        self._slugs: list[str] = []
+        self._expiries = Expiries()
         self._data: dict[UUID, TenantData] = {}
         self._queues = Queues()
         self._further_queues = {queue: Queues() for queue in (WORKFLOWS, TRIGGERS)}
@@ -176,6 +215,7 @@ class InMemoryStorage:
                 raise slug_taken(slug)
             tenant = self._tenants[slug] = Tenant(stdlib_uuid7(), slug)
             self._tenants_by_id[tenant.id] = tenant
+            insort(self._slugs, slug)
         return tenant
 
     async def create_tenant_async(self, *, slug: str, name: str) -> Tenant:
@@ -190,6 +230,9 @@ class InMemoryStorage:
         data = self._tenant_data(tenant.id)
         with data.lock:
             was_there, data.is_deleted = not data.is_deleted, True
+        if was_there:
+            with self._lock:
+                del self._slugs[bisect_left(self._slugs, slug)]
         return was_there
 
     async def delete_tenant_async(self, *, slug: str) -> bool:
@@ -200,9 +243,9 @@ class InMemoryStorage:
         """All tenants, by slug; or a page of them: up to `limit` (1 000 at most) after the slug `after`."""
         after = page_start(after)
         with self._lock:
-            tenants = [tenant for tenant in self._tenants.values() if not self._is_deleted(tenant)]
-        found = sorted((each for each in tenants if each.slug > (after or "")), key=attrgetter("slug"))
-        return found if limit is None else found[: page_size(limit)]
+            start = bisect_right(self._slugs, after or "")
+            end = len(self._slugs) if limit is None else start + page_size(limit)
+            return [self._tenants[slug] for slug in self._slugs[start:end]]
 
     async def list_tenants_async(self, *, after: str | None = None, limit: int | None = None) -> Sequence[Tenant]:
         """The same."""
@@ -226,24 +269,57 @@ class InMemoryStorage:
         """The same."""
         return self.read_events(tenant, after=after, limit=limit, types=types)
 
+    def count_events(
+        self, tenant: Tenant, *, after: int = 0, limit: int = MOST_COUNTED, types: Sequence[str] | None = None
+    ) -> int:
+        """Return how many of the tenant's events there are after a position, of these types or of all; `limit` stands
+        for that many or more."""
+        data, start = self._tenant_data(tenant.id), max(0, after)
+        if types is None:
+            return min(limit, max(0, len(data.events) - start))
+        each = (data.positions.get(type, []) for type in dict.fromkeys(types))
+        return min(limit, sum(len(positions) - bisect_right(positions, start) for positions in each))
+
+    async def count_events_async(
+        self, tenant: Tenant, *, after: int = 0, limit: int = MOST_COUNTED, types: Sequence[str] | None = None
+    ) -> int:
+        """The same."""
+        return self.count_events(tenant, after=after, limit=limit, types=types)
+
     def outbox(self, mode: Mode, queue: str = EVENTS) -> MemoryOutbox:
         """A queue of the outbox, for one relay or operator."""
         return MemoryOutbox(self._queues if queue == EVENTS else self._further_queues[queue], mode, queue)
+
+    async def backlog(self, mode: Mode) -> Backlog:
+        """Return what waits for people, and for its time, over all tenants."""
+        now = OPEN_APPROVALS + steady_now().isoformat(timespec="microseconds")
+        open: list[str] = []
+        schedules = 0
+        for data in list(self._data.values()):
+            with data.lock:
+                for id in data.index.ids((APPROVALS, PENDING_APPROVALS), None, False):
+                    document = _visible(data.collections[APPROVALS].get(id), data.sequence)
+                    keys = document.keys if type(document) is Document else ()
+                    if any(key.startswith(OPEN_APPROVALS) and key > now for key in keys):
+                        open.append(id)
+                for id in data.index.ids((TRIGGER_DOCUMENTS, ACTIVE_SCHEDULES), None, False):
+                    document = _visible(data.collections[TRIGGER_DOCUMENTS].get(id), data.sequence)
+                    schedules += type(document) is Document and ACTIVE_SCHEDULES in document.keys
+        oldest = time_of_id(min(open)) if open else None
+        return Backlog(min(len(open), MAX_BACKLOG), oldest, min(schedules, MAX_BACKLOG))
 
     def purge_expired_keys(self, *, limit: int = 1000) -> int:
         """Forget up to `limit` expired idempotency keys; how many there were."""
         now = steady_now()
         purged = 0
-        for data in list(self._data.values()):
+        while purged < limit and (expired := self._expiries.next(now)) is not None:
+            data, key = expired
             with data.lock:
-                expired = [
-                    key
-                    for key, entry in data.claims.items()
-                    if isinstance(entry, IdempotentResult) and entry.expires_at <= now
-                ][: limit - purged]
-                for key in expired:
+                entry = data.claims.get(key)
+                # Where the key was claimed again meanwhile, its new result expires later.
+                if isinstance(entry, IdempotentResult) and entry.expires_at <= now:
                     del data.claims[key]
-            purged += len(expired)
+                    purged += 1
         return purged
 
     async def purge_expired_keys_async(self, *, limit: int = 1000) -> int:
@@ -274,7 +350,7 @@ class InMemoryStorage:
 
     def _tenant_data(self, tenant_id: UUID) -> TenantData:
         with self._lock:
-            return self._data.setdefault(tenant_id, TenantData(self._queues, self._further_queues))
+            return self._data.setdefault(tenant_id, TenantData(self._queues, self._further_queues, self._expiries))
 
 
 class MemoryUnitOfWork:
@@ -391,7 +467,7 @@ class MemoryUnitOfWork:
             return list(islice(wanted, size))
 
     def scan(self, collection: str) -> dict[str, Item]:
-        """All rows of a table, by key, as `read` would see each."""
+        """All documents or rows of a collection, by id, as `read` would see each."""
         with self._data.lock:
             self._check_usable()
             snapshot = self._snapshot()
@@ -403,6 +479,39 @@ class MemoryUnitOfWork:
                     if written is not None:
                         found[id] = written
         return found
+
+    def rows_at(
+        self, table: Table, key: str | None, after: str | None, size: int | None, is_wanted: Callable[[Stored], bool]
+    ) -> list[Stored]:
+        """Return up to `size` rows of a table, all or those under a key, in the order of their entries, as `read` would
+        see each."""
+        data, writes, name = self._data, self._writes, table.name
+        with data.lock:
+            self._check_usable()
+            snapshot = self._snapshot()
+            versions = data.collections.get(name, {})
+            own = {
+                entry: row
+                for (written_in, _), row in writes.items()
+                if written_in == name and row is not None
+                for entry_key, entry in entries_of(name, row)
+                if entry_key == key and (after is None or entry > after)
+            }
+
+            def rows() -> Iterator[Stored]:
+                committed = data.index.ids((name, key), after, False)
+                entries = ((entry, id_of(table, entry)) for entry in committed)
+                listed = (entry for entry, id in entries if (name, id) not in writes)
+                for entry in merge(listed, sorted(own)):
+                    row = own.get(entry)
+                    if row is None:
+                        row = _visible(versions.get(id_of(table, entry)), snapshot)
+                        if row is None or (key, entry) not in entries_of(name, row):
+                            continue
+                    if is_wanted(row):
+                        yield row
+
+            return list(islice(rows(), size))
 
     def check_writable(self, collection: str) -> None:
         """Raises `ActionError(internal)` for a read-only unit of work."""
@@ -470,13 +579,14 @@ class MemoryUnitOfWork:
 
     async def read_log(self, query: LogQuery) -> Page[LogRow]:
         """Rows of the action log, committed ones, newest first."""
-        with self._data.lock:
+        data = self._data
+        with data.lock:
             self._check_open()
-            rows = list(self._data.log)
-        rows.sort(key=attrgetter("id"), reverse=True)
-        json = ((row, (row.input, row.output, row.error)) for row in rows if _asked_for(row, query))
-        sized = ((row, sum(len(each or b"") for each in values)) for row, values in json)
-        return page_of(sized, query.limit, attrgetter("id"))
+            end = len(data.log) if query.before is None else bisect_left(data.log, query.before, key=attrgetter("id"))
+            rows = (data.log[number] for number in range(end - 1, -1, -1))
+            json = ((row, (row.input, row.output, row.error)) for row in rows if _asked_for(row, query))
+            sized = ((row, sum(len(each or b"") for each in values)) for row, values in json)
+            return page_of(sized, query.limit, attrgetter("id"))
 
     async def last_position(self) -> int:
         """Return the position of the tenant's last event that has committed; 0 where there is none."""
@@ -552,7 +662,11 @@ class MemoryUnitOfWork:
             if self._writes:
                 self._publish()
             for recording in self._recordings:
-                data.log.extend(recording.log)
+                for row in recording.log:
+                    if not data.log or data.log[-1].id < row.id:
+                        data.log.append(row)
+                    else:
+                        insort(data.log, row, key=attrgetter("id"))
                 for event in recording.events:
                     data.events.append(event)
                     data.positions.setdefault(event.type, []).append(len(data.events))
@@ -635,7 +749,12 @@ class MemoryUnitOfWork:
             before = versions.get(id)
             version = versions[id] = Version(data.sequence, document, before)
             keys_before = None if before is None else _keys(before)
-            if type(document) is Document:
+            row_before = before.document if before is not None else None
+            if type(document) is dict or type(row_before) is dict:
+                data.index.move_row(
+                    collection, entries_of(collection, row_before), entries_of(collection, document), data.sequence
+                )
+            elif type(document) is Document:
                 data.index.move(collection, id, keys_before, document.keys, data.sequence)
             elif keys_before is not None:
                 data.index.move(collection, id, keys_before, None, data.sequence)
@@ -644,7 +763,7 @@ class MemoryUnitOfWork:
                 data.tombstones.append((collection, id))
             touched_access = touched_access or collection in ACCESS_COLLECTIONS
         if data.index.left:
-            data.index.tidy(oldest_read, lambda name, id_: _keys(data.collections[name].get(id_)))
+            data.index.tidy(oldest_read, lambda place, id_: _is_there(data, place, id_))
         if touched_access:
             data.access_stamp += 1
         if data.tombstones and not data.snapshots:
@@ -673,6 +792,7 @@ class MemoryUnitOfWork:
         held = self._data.claims.pop(key, None)
         if result is not None:
             self._data.claims[key] = result
+            self._data.expiries.add(result.expires_at, self._data, key)
         if isinstance(held, Held):
             for wake in held.waiters:
                 wake()
@@ -793,6 +913,17 @@ def _keys(version: Version | None) -> Keys | None:
     return document.keys if type(document) is Document else None
 
 
+def _is_there(data: TenantData, place: Place, id: str) -> bool:
+    """Return whether the newest state of a document or of a row is at this place."""
+    collection, key = place
+    table = TABLES.get(collection)
+    version = data.collections[collection].get(id_of(table, id) if table is not None else id)
+    if table is not None:
+        return version is not None and (key, id) in entries_of(collection, version.document)
+    keys = _keys(version)
+    return keys is not None and key in (None, *keys)
+
+
 def _visible(version: Version | None, snapshot: int) -> Item | None:
     while version is not None and version.sequence > snapshot:
         version = version.previous
@@ -813,8 +944,4 @@ def _record(id: str, document: Document) -> Record:
 
 
 def _asked_for(row: LogRow, query: LogQuery) -> bool:
-    return (
-        (query.before is None or row.id < query.before)
-        and (query.subject is None or query.subject in row.subjects)
-        and query.matches(row)
-    )
+    return (query.subject is None or query.subject in row.subjects) and query.matches(row)

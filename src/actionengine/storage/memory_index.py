@@ -1,14 +1,17 @@
-"""The order of a tenant's documents in memory: ids, sorted, of each collection and of each key of a lookup."""
+"""The order of a tenant's documents and rows in memory: ids, sorted, of each collection and of each key of a lookup."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 
 Keys = tuple[str, ...]
 Place = tuple[str, str | None]
 """A collection, and a key of its lookups; or None, for all its documents."""
+
+Entry = tuple[str | None, str]
+"""A key of a collection's lookups, or None; and what a row is sorted by there, which ends with its id."""
 
 
 class Index:
@@ -37,15 +40,20 @@ class Index:
                 if key not in (after or ()):
                     self.left.append((sequence, (collection, key), id))
 
-    def tidy(self, oldest_read: int, keys_now: Callable[[str, str], Keys | None]) -> None:
-        """Forget what no snapshot from `oldest_read` on sees; `keys_now` returns the keys that a document has now."""
+    def move_row(self, table: str, before: Set[Entry], after: Set[Entry], sequence: int) -> None:
+        """Change the entries of a row in the commit of this number."""
+        for key, id in after - before:
+            self._add((table, key), id)
+        for key, id in before - after:
+            self.left.append((sequence, (table, key), id))
+
+    def tidy(self, oldest_read: int, is_there: Callable[[Place, str], bool]) -> None:
+        """Forget what no snapshot from `oldest_read` on sees; `is_there` returns whether something is there now."""
         while self.left and self.left[0][0] <= oldest_read:
             _, place, id = self.left.popleft()
-            collection, key = place
-            keys = keys_now(collection, id)
             ids = self._ids.get(place, [])
             number = bisect_left(ids, id)
-            if (keys is None or key not in (None, *keys)) and number < len(ids) and ids[number] == id:
+            if number < len(ids) and ids[number] == id and not is_there(place, id):
                 del ids[number]
                 if not ids:
                     del self._ids[place]

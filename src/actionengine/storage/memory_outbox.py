@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import threading
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,9 +12,10 @@ from itertools import count
 from time import monotonic
 from uuid import UUID
 
-from actionengine.storage.pages import page_size
+from actionengine.storage.pages import MAX_PAGE_BYTES, page_size
 from actionengine.storage.port import (
     EVENTS,
+    MOST_COUNTED,
     DeadLetter,
     EventRow,
     FailedDelivery,
@@ -33,11 +35,13 @@ Lane = tuple[UUID, str]
 class Entry:
     """An event that is still to be delivered."""
 
-    __slots__ = ("attempts", "event", "lane", "position", "reason", "since", "skipped")
+    __slots__ = ("attempts", "event", "is_delivered", "lane", "number", "position", "reason", "since", "skipped")
 
-    def __init__(self, position: int, event: EventRow) -> None:
+    def __init__(self, position: int, event: EventRow, number: int) -> None:
         self.position = position
         self.event = event
+        self.number = number
+        self.is_delivered = False
         self.lane = (event.tenant_id, event.id if event.subject is None else event.subject)
         self.attempts = 0
         self.reason = ""
@@ -47,7 +51,7 @@ class Entry:
 
 class Queues:
     """All that is still to be delivered of one queue of a storage. A lane stands in `ready`, waits in `waiting`, is
-    taken, or is held by the dead letter at its head."""
+    taken, or is held by the dead letter at its head. How many there are of what is counted as it comes and goes."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -56,21 +60,66 @@ class Queues:
         self.waiting: list[tuple[float, int, Lane]] = []
         self.taken: dict[MemoryOutbox, tuple[float, list[Lane]]] = {}
         self.dead: dict[str, Entry] = {}
+        self.dead_ids: list[str] = []
+        self.in_order: list[tuple[int, int, Entry]] = []
+        self.blocked: set[Lane] = set()
+        self.pending = self.held = self.skipped = 0
         self.relays: dict[str, RelayBeat] = {}
         self.sleepers: set[Callable[[], object]] = set()
         self.ticket = count()
 
     def add(self, position: int, event: EventRow) -> None:
         """An event that was committed."""
-        entry = Entry(position, event)
         with self.lock:
+            entry = Entry(position, event, next(self.ticket))
             lane = self.lanes.get(entry.lane)
             if lane is None:
                 self.lanes[entry.lane] = deque((entry,))
                 self.ready.append(entry.lane)
             else:
                 lane.append(entry)
+                self.held += entry.lane in self.blocked
+            self.await_delivery(entry)
             self.wake()
+
+    def await_delivery(self, entry: Entry) -> None:
+        """Count an event that is to be delivered."""
+        self.pending += 1
+        heapq.heappush(self.in_order, (entry.number, next(self.ticket), entry))
+
+    def oldest(self) -> datetime | None:
+        """Return the time of the first event that is to be delivered."""
+        while self.in_order:
+            entry = self.in_order[0][2]
+            if not entry.is_delivered and entry.since is None:
+                return entry.event.occurred_at
+            heapq.heappop(self.in_order)
+        return None
+
+    def block(self, lane: Lane) -> None:
+        """Note that the first event of a lane holds the others back."""
+        self.blocked.add(lane)
+        self.held += len(self.lanes[lane]) - 1
+
+    def unblock(self, lane: Lane) -> None:
+        """Note that the first event of a lane holds the others back no longer."""
+        self.blocked.discard(lane)
+        self.held -= len(self.lanes[lane]) - 1
+
+    def bury(self, entry: Entry) -> None:
+        """Make a dead letter."""
+        entry.since = datetime.now(UTC)
+        self.pending -= 1
+        self.dead[entry.event.id] = entry
+        insort(self.dead_ids, entry.event.id)
+
+    def dig_up(self, id: str) -> Entry:
+        """Make a dead letter one that is to be delivered."""
+        entry = self.dead.pop(id)
+        del self.dead_ids[bisect_left(self.dead_ids, id)]
+        entry.attempts, entry.since = 0, None
+        self.await_delivery(entry)
+        return entry
 
     def wake(self) -> None:
         """Wake the relays that wait."""
@@ -88,7 +137,9 @@ class Queues:
         """Make ready what has waited long enough, and what a relay has kept for too long."""
         now = monotonic()
         while self.waiting and self.waiting[0][0] <= now:
-            self.ready.append(heapq.heappop(self.waiting)[2])
+            lane = heapq.heappop(self.waiting)[2]
+            self.unblock(lane)
+            self.ready.append(lane)
         for owner in [owner for owner, (until, _) in self.taken.items() if until <= now]:
             for lane in self.taken.pop(owner)[1]:
                 self.free(lane)
@@ -113,12 +164,15 @@ class MemoryOutbox:
         with queues.lock:
             queues.refresh()
             lanes: list[Lane] = []
-            while queues.ready and len(found) < limit:
+            total = 0
+            while queues.ready and len(found) < limit and total < MAX_PAGE_BYTES:
                 name = queues.ready.popleft()
                 lanes.append(name)
-                entries = queues.lanes[name]
-                for entry, _ in zip(entries, range(limit - len(found)), strict=False):
+                for entry in queues.lanes[name]:
+                    if len(found) == limit or total >= MAX_PAGE_BYTES:
+                        break
                     found.append(PendingEvent(entry.position, entry.event, entry.attempts))
+                    total += len(entry.event.payload)
             if lanes:
                 queues.taken[self] = (monotonic() + lease, lanes)
         return found
@@ -138,7 +192,8 @@ class MemoryOutbox:
             for name in lanes:
                 entries = queues.lanes[name]
                 while entries and entries[0].event.id in done:
-                    entries.popleft()
+                    entries.popleft().is_delivered = True
+                    queues.pending -= 1
                 failure = failures.get(entries[0].event.id) if entries else None
                 if failure is None:
                     queues.free(name)
@@ -146,12 +201,14 @@ class MemoryOutbox:
                 entry = entries[0]
                 entry.attempts += failure.counts
                 entry.reason = failure.reason
+                queues.block(name)
                 if failure.retry_in is None:
-                    entry.since = datetime.now(UTC)
-                    queues.dead[entry.event.id] = entry
+                    queues.bury(entry)
                 else:
                     heapq.heappush(queues.waiting, (monotonic() + failure.retry_in, next(queues.ticket), name))
             del queues.taken[self]
+            # Forget what was delivered, which stands there until all before it is.
+            queues.oldest()
             queues.wake()
 
     async def give_back(self) -> None:
@@ -192,7 +249,13 @@ class MemoryOutbox:
 
     async def beat(self, beat: RelayBeat) -> None:
         """Let others know of this relay."""
-        self._queues.relays[beat.id] = beat._replace(queue=self._queue)
+        relays = self._queues.relays
+        with self._queues.lock:
+            if beat.id not in relays:
+                yesterday = datetime.now(UTC) - timedelta(days=1)
+                for id in [id for id, known in relays.items() if known.seen_at < yesterday]:
+                    del relays[id]
+            relays[beat.id] = beat._replace(queue=self._queue)
 
     async def status(self) -> OutboxStatus:
         """How much there is to deliver, and who does it."""
@@ -200,26 +263,24 @@ class MemoryOutbox:
         recently = datetime.now(UTC) - timedelta(minutes=1)
         with queues.lock:
             queues.refresh()
-            entries = [entry for lane in queues.lanes.values() for entry in lane]
-            dead = list(queues.dead.values())
-            waiting = len(queues.waiting)
-            held = sum(len(lane) - 1 for lane in queues.lanes.values() if lane and lane[0].since is not None)
+            dead = len(queues.dead) - queues.skipped
+            counts = (queues.pending, len(queues.waiting), dead, queues.skipped, queues.held)
+            oldest = queues.oldest()
             relays = [beat for beat in queues.relays.values() if beat.seen_at > recently]
         relays.sort(key=lambda beat: beat.started_at)
-        pending = [entry.event.occurred_at for entry in entries if entry.since is None]
-        skipped = sum(entry.skipped for entry in dead)
-        oldest = min(pending, default=None)
-        return OutboxStatus(len(pending), waiting, len(dead) - skipped, skipped, oldest, relays, held)
+        pending, waiting, dead, skipped, held = (min(each, MOST_COUNTED) for each in counts)
+        return OutboxStatus(pending, waiting, dead, skipped, oldest, relays, held)
 
     async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
         """Dead letters and skipped events, by event id."""
         limit = page_size(limit)
         later_than = event_id(after) if after is not None else ""
-        with self._queues.lock:
-            dead = sorted(self._queues.dead.items())
+        queues = self._queues
         found: list[DeadLetter] = []
-        for id, entry in dead:
-            if id > later_than and len(found) < limit:
+        with queues.lock:
+            start = bisect_right(queues.dead_ids, later_than)
+            for id in queues.dead_ids[start : start + limit]:
+                entry = queues.dead[id]
                 assert entry.since is not None
                 told = (entry.event, entry.attempts, entry.reason, entry.since, entry.skipped)
                 found.append(DeadLetter(*told, self._queue))
@@ -231,14 +292,16 @@ class MemoryOutbox:
         named = None if ids is None else list(map(event_id, ids))
         with queues.lock:
             wanted = [id for id, entry in queues.dead.items() if not entry.skipped] if named is None else named
-            entries = [queues.dead.pop(id) for id in dict.fromkeys(wanted) if id in queues.dead]
+            entries = [queues.dig_up(id) for id in dict.fromkeys(wanted) if id in queues.dead]
             for entry in entries:
-                entry.attempts, entry.since = 0, None
                 if entry.skipped:
                     # Its subject has gone on without it.
                     entry.skipped = False
+                    queues.skipped -= 1
                     entry.lane = (entry.event.tenant_id, entry.event.id)
                     queues.lanes[entry.lane] = deque((entry,))
+                else:
+                    queues.unblock(entry.lane)
                 queues.ready.append(entry.lane)
             queues.wake()
         return len(entries)
@@ -252,7 +315,9 @@ class MemoryOutbox:
             entries = [entry for entry in entries if not entry.skipped]
             for entry in entries:
                 entry.skipped = True
+                queues.skipped += 1
                 entry.reason = f"{entry.reason}; skipped: {reason}"
+                queues.unblock(entry.lane)
                 queues.lanes[entry.lane].popleft()
                 queues.free(entry.lane)
             queues.wake()

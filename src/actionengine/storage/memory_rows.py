@@ -6,17 +6,18 @@ the row that has it: so it is committed, rolled back, and fought over as documen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic_core import from_json, to_json
 
 from actionengine.errors import ActionError, ErrorCode
+from actionengine.storage.memory_index import Entry
 from actionengine.storage.pages import page_of
 from actionengine.storage.records import encode_document, rows_gone
-from actionengine.storage.tables import Row, Table
+from actionengine.storage.tables import CHANGE_CONTROL_TABLES, Row, Table
 
 if TYPE_CHECKING:
     from actionengine.storage.memory import Key, MemoryUnitOfWork
@@ -25,6 +26,44 @@ Stored = Mapping[str, Any]
 """A row as it is kept: its JSON encoded, so that no two readers share an object. Nobody changes it."""
 
 Condition = Callable[[Any], bool]
+
+
+class _Lookup(NamedTuple):
+    """Rows that are found by texts that these columns have, in this order."""
+
+    equal: tuple[str, ...]
+    order: tuple[str, ...]
+
+    def sorted_by(self, table: Table) -> tuple[str, ...]:
+        """Return the columns whose values an entry is made of: the order, and the key of the row."""
+        return self.order if self.order == table.key else (*self.order, *table.key)
+
+
+_BY_ID, _BY_KEY = ("id",), ("key",)
+_LOOKUPS: Mapping[str, tuple[_Lookup, ...]] = {
+    "ae_projects": (_Lookup(("name",), _BY_ID),),
+    "ae_record_types": (
+        _Lookup(("project_id",), _BY_KEY),
+        _Lookup(("project_id", "status"), _BY_KEY),
+        _Lookup(("project_id", "base_type"), _BY_KEY),
+        _Lookup(_BY_KEY, _BY_ID),
+        _Lookup(("name",), _BY_ID),
+    ),
+    "ae_changes": (
+        _Lookup(("project_id",), _BY_ID),
+        _Lookup(("status",), _BY_ID),
+        _Lookup(("project_id", "status"), _BY_ID),
+    ),
+    "ae_change_targets": (_Lookup(("change_id",), _BY_ID),),
+    "ae_patch_ops": (_Lookup(("change_id",), _BY_ID), _Lookup(("project_id", "record_type_key"), _BY_ID)),
+    "ae_snapshots": (
+        _Lookup(("change_id",), ("change_id", "record_type_key")),
+        _Lookup(("project_id", "record_type_key"), ("change_id", "record_type_key")),
+    ),
+}
+"""What change control asks of its tables. What else a question says is compared with what was found."""
+
+TABLES: Mapping[str, Table] = {table.name: table for table in CHANGE_CONTROL_TABLES}
 
 
 class MemoryRows:
@@ -48,11 +87,10 @@ class MemoryRows:
         descending: bool = False,
     ) -> list[Row]:
         """Rows that are as `where` and `above` say, in order."""
-        conditions = list(_conditions(where, above))
-        order = order or self._table.key
+        order = tuple(order or self._table.key)
 
         def found() -> dict[Key, Stored]:
-            rows = self._matching(where, conditions)
+            rows = self._matching(where, above, order, None if descending else limit)
             rows.sort(key=lambda row: [(row[name] is None, row[name]) for name in order], reverse=descending)
             return {self._key(row): row for row in rows[:limit]}
 
@@ -97,7 +135,7 @@ class MemoryRows:
     async def delete(self, where: Mapping[str, Any]) -> int:
         """Remove rows; how many there were."""
         with self._all_or_nothing():
-            rows = self._matching(where, list(_conditions(where, None)))
+            rows = self._matching(where)
             for row in rows:
                 key = self._key(row)
                 self._unit_of_work.lock(key)
@@ -118,16 +156,29 @@ class MemoryRows:
                 self._unit_of_work.undo_to(mark)
                 raise
 
-    def _matching(self, where: Mapping[str, Any] | None, conditions: Sequence[tuple[str, Condition]]) -> list[Stored]:
-        rows: list[Stored]
-        if where and all(isinstance(where.get(name), str) for name in self._table.key):
+    def _matching(
+        self,
+        where: Mapping[str, Any] | None,
+        above: Mapping[str, Any] | None = None,
+        order: tuple[str, ...] = (),
+        limit: int | None = None,
+    ) -> list[Stored]:
+        """Return all rows that are as is said; or the first ones, where a lookup has them in this order."""
+        conditions = list(_conditions(where, above))
+
+        def is_wanted(row: Stored) -> bool:
+            return all(condition(row[name]) for name, condition in conditions)
+
+        where = where or {}
+        if all(isinstance(where.get(name), str) for name in self._table.key):
             row = self._unit_of_work.read(self._key(where))
-            rows = [row] if row is not None else []
-        else:
-            rows = list(self._unit_of_work.scan(self._table.name).values())
-        for name, condition in conditions:
-            rows = [row for row in rows if condition(row[name])]
-        return rows
+            return [row] if row is not None and is_wanted(row) else []
+        lookup = _lookup_for(self._table, where, order)
+        key = _key_of(lookup, where)
+        if lookup.order != order:
+            return self._unit_of_work.rows_at(self._table, key, None, None, is_wanted)
+        after = (above or {}).get(order[0])
+        return self._unit_of_work.rows_at(self._table, key, after, limit, is_wanted)
 
     def _unique(self, row: Stored, but: Stored | None = None) -> list[tuple[str, ...]]:
         """Return the columns whose values no other row has together with these; with `but`, those that differ from
@@ -182,6 +233,39 @@ class MemoryRows:
             else value
             for name in columns
         }
+
+
+def entries_of(table: str, row: Any) -> Set[Entry]:
+    """Return under which keys a row is found, and what it is sorted by there; nothing for what is no row."""
+    declared = TABLES.get(table)
+    if declared is None or row is None:
+        return frozenset()
+    lookups = (_all_of(declared), *_LOOKUPS[table])
+    return {
+        (_key_of(lookup, row), _joined(lookup.sorted_by(declared), row))
+        for lookup in lookups
+        if all(isinstance(row[name], str) for name in lookup.equal)
+    }
+
+
+def id_of(table: Table, entry: str) -> str:
+    """Return the id of the row that has this entry."""
+    return "\0".join(entry.split("\0")[-len(table.key) :])
+
+
+def _all_of(table: Table) -> _Lookup:
+    return _Lookup((), table.key)
+
+
+def _lookup_for(table: Table, where: Mapping[str, Any], order: tuple[str, ...]) -> _Lookup:
+    """Return the lookup that finds the fewest rows; of two, the one that has them in order."""
+    lookups = (_all_of(table), *_LOOKUPS[table.name])
+    usable = (each for each in lookups if all(isinstance(where.get(name), str) for name in each.equal))
+    return max(usable, key=lambda lookup: (len(lookup.equal), lookup.order == order))
+
+
+def _key_of(lookup: _Lookup, values: Mapping[str, Any]) -> str | None:
+    return "\0".join((*lookup.equal, *(values[name] for name in lookup.equal))) if lookup.equal else None
 
 
 def _conditions(where: Mapping[str, Any] | None, above: Mapping[str, Any] | None) -> Iterator[tuple[str, Condition]]:

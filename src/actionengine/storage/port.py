@@ -211,11 +211,17 @@ class RelayBeat(NamedTuple):
     queue: str = EVENTS
 
 
+MOST_COUNTED = 10_000
+"""What the numbers of an `OutboxStatus`, and the lag of a projection, count to: it stands for that many or more."""
+
+
 class OutboxStatus(NamedTuple):
     """What is still to be delivered from one queue, over all tenants: `pending` events, of which `waiting` wait for
     another attempt; `dead` letters, and those that were `skipped`; since when the `oldest` pending one waits; the
     `relays` that have told of themselves within a minute, the one that has started first before the others; how many of
-    the pending events a relay has found `held` back by dead letters."""
+    the pending events a relay has found `held` back by dead letters, or by events that wait for another attempt.
+
+    Each number counts to 10 000, which stands for that many or more."""
 
     pending: int
     waiting: int
@@ -224,6 +230,19 @@ class OutboxStatus(NamedTuple):
     oldest: datetime | None
     relays: Sequence[RelayBeat]
     held: int = 0
+
+
+MAX_BACKLOG = 10_000
+"""What the numbers of a `Backlog` count to."""
+
+
+class Backlog(NamedTuple):
+    """What waits for people, and for its time, over all tenants: `approvals` that can still be decided, and since when
+    the `oldest_approval` of them waits; `schedules` that are in use. The numbers count to 10 000."""
+
+    approvals: int
+    oldest_approval: datetime | None
+    schedules: int
 
 
 class Claim(NamedTuple):
@@ -541,7 +560,8 @@ class Outbox(Protocol):
     """
 
     async def take(self, limit: int, lease: float) -> Sequence[PendingEvent]:
-        """Take up to `limit` events that are due, for `lease` seconds; none where there are none."""
+        """Take up to `limit` events that are due, for `lease` seconds; none where there are none. The event whose
+        payload reaches 4 MiB is the last one."""
 
     async def extend(self) -> None:
         """Begin the lease anew. Raises `StorageUnavailable` where it is over."""
@@ -627,8 +647,22 @@ class Storage(Protocol):
     ) -> Sequence[StoredEvent]:
         """The same."""
 
+    def count_events(
+        self, tenant: Tenant, *, after: int = 0, limit: int = MOST_COUNTED, types: Sequence[str] | None = None
+    ) -> int:
+        """Return how many of the tenant's events there are after a position, of these types or of all; `limit` stands
+        for that many or more. No payload is read."""
+
+    async def count_events_async(
+        self, tenant: Tenant, *, after: int = 0, limit: int = MOST_COUNTED, types: Sequence[str] | None = None
+    ) -> int:
+        """The same."""
+
     def outbox(self, mode: Mode, queue: str = EVENTS) -> Outbox:
         """A queue of the outbox, for one relay or operator. Does no work until it is used."""
+
+    async def backlog(self, mode: Mode) -> Backlog:
+        """Return what waits for people, and for its time, over all tenants: for operators and relays."""
 
     def purge_expired_keys(self, *, limit: int = 1000) -> int:
         """Forget up to `limit` expired idempotency keys; how many there were."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine, Mapping
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -85,6 +86,11 @@ def event_id(text: str) -> str:
         return str(UUID(text))
     except (ValueError, TypeError, AttributeError):
         raise ActionError(ErrorCode.INVALID_INPUT, f"{text!r} is no id of an event") from None
+
+
+def time_of_id(id: str) -> datetime:
+    """Return when an id of the library's was made: it begins with its time."""
+    return datetime.fromtimestamp((UUID(id).int >> 80) / 1000, UTC)
 
 
 def taken(collection: str, id: str) -> ActionError:

@@ -40,7 +40,7 @@ DEFINITION_BYTES = 64 * 1024 * 1024
 _OF_A_BYTE = 20
 """Bytes of a parsed definition, about, for one of its JSON."""
 
-_definitions: BoundedCache[Definition] = BoundedCache(DEFINITION_BYTES)
+_definitions: BoundedCache[Definition] = BoundedCache(DEFINITION_BYTES, "workflow_definitions")
 """By the id that a version has for good, so that no other storage's or tenant's is taken for it, nor one that was never
 committed."""
 

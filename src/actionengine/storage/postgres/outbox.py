@@ -57,7 +57,7 @@ NEXT = "SELECT public.ae_outbox_next(%s, %s, %s)"
 BEAT = "SELECT public.ae_relay_beat(%s, %s)"
 STATUS = """
 SELECT pending, waiting, dead, skipped, held, oldest, relays::pg_catalog.text
-FROM public.ae_relay_status(%s, %s)
+FROM public.ae_relay_status(%s, %s, %s)
 """
 DEAD_LETTERS = """
 SELECT attempts, reason, dead_at, skipped, id, tenant_id, type, subject, payload, action, action_id, actor_type,
@@ -97,8 +97,8 @@ _BESIDE_WRITERS = 0.005
 
 
 class Known:
-    """Where the next look at a queue begins, as the database has told it (see `ae_outbox_known` in the schema). All
-    relays of a storage share it."""
+    """Where the next look at a queue begins, as the database has told it (see `ae_outbox_known` and `ae_purge_keys` in
+    the schema). All relays of a storage share it."""
 
     def __init__(self) -> None:
         self._marks: dict[str, str] = {}
@@ -171,7 +171,8 @@ class PostgresOutbox:
 
     async def status(self) -> OutboxStatus:
         """How much there is to deliver, and who does it."""
-        ((pending, waiting, dead, skipped, held, oldest, relays),) = await self._ask("relay", STATUS, self._queue)
+        parameters = (self._queue, self._storage._signature("relay"), self._storage.known.of(self._queue))
+        ((pending, waiting, dead, skipped, held, oldest, relays),) = await self._asked(STATUS, parameters)
         beats = _BEATS.validate_json(relays)
         return OutboxStatus(pending, waiting, dead, skipped, oldest and oldest.astimezone(UTC), beats, held)
 
@@ -216,7 +217,10 @@ class PostgresOutbox:
         return await self._storage._run(self._mode, function, *arguments)
 
     async def _ask(self, call: str, statement: str, *parameters: Any) -> list[Row]:
-        asked = (statement, (*parameters, self._storage._signature(call)))
+        return await self._asked(statement, (*parameters, self._storage._signature(call)))
+
+    async def _asked(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
+        asked = (statement, parameters)
         if self._held is not None and not self._is_taking:
             # A relay needs no second connection, which a small pool may not have.
             return await self._run(self._execute, asked)

@@ -252,6 +252,33 @@ _LISTED_EVENTS = PageQuery(
 )
 READ_EVENTS = postgres_page(_LISTED_EVENTS)
 
+COUNT_EVENTS = f"""
+SELECT pg_catalog.count(*)
+FROM (
+    SELECT
+    FROM public.ae_events
+    WHERE tenant_id OPERATOR(pg_catalog.=) %s AND position OPERATOR(pg_catalog.>) %s
+        AND position OPERATOR(pg_catalog.<=) %s
+    ORDER BY position
+    LIMIT {LIMIT}
+) found
+"""
+COUNT_EVENTS_OF_TYPES = f"""
+SELECT pg_catalog.count(*)
+FROM (
+    SELECT
+    FROM pg_catalog.unnest(%s::pg_catalog.text[]) wanted (type), LATERAL (
+        SELECT
+        FROM public.ae_events e
+        WHERE e.tenant_id OPERATOR(pg_catalog.=) %s AND e.type OPERATOR(pg_catalog.=) wanted.type
+            AND e.position OPERATOR(pg_catalog.>) %s AND e.position OPERATOR(pg_catalog.<=) %s
+        ORDER BY e.position
+        LIMIT {LIMIT}
+    ) next
+    LIMIT {LIMIT}
+) found
+"""
+
 # Of each type the next positions, then the first of all these: what is read is what is asked for, however long ago the
 # last event of a type was. The limits make each part a walk along an index, whatever the planner knows.
 READ_EVENTS_OF_TYPES = postgres_page(
@@ -341,10 +368,11 @@ _QUEUES = """, (
     ) queue
     WHERE queue.types IS NULL OR events.type OPERATOR(pg_catalog.=) ANY(queue.types)"""
 _EVENT_ROW = _row("uuid", "uuid", "text", "text", "json", "text", "uuid", "text", "text", "timestamptz", "int4")
+# A key that is written when it has expired already expires now: a purge looks for no earlier ones (see ae_purge_keys).
 _RESULTS = """results AS (
     UPDATE public.ae_idempotency_keys used
-    SET fingerprint = new.fingerprint, result = new.result, approval_id = new.approval_id, expires_at = new.expires_at,
-        asked = new.asked
+    SET fingerprint = new.fingerprint, result = new.result, approval_id = new.approval_id,
+        expires_at = greatest(new.expires_at, pg_catalog.clock_timestamp()), asked = new.asked
     FROM (VALUES {rows}) new (tenant_id, action, key, fingerprint, result, approval_id, expires_at, asked)
     WHERE used.tenant_id OPERATOR(pg_catalog.=) new.tenant_id AND used.action OPERATOR(pg_catalog.=) new.action
         AND used.key OPERATOR(pg_catalog.=) new.key

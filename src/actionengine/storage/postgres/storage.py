@@ -20,7 +20,7 @@ from actionengine.context import Tenant
 from actionengine.errors import ConfigurationError
 from actionengine.redaction import redact_address
 from actionengine.storage.pages import Page, page_of
-from actionengine.storage.port import EVENTS, Mode, Record, StoredEvent
+from actionengine.storage.port import EVENTS, MAX_BACKLOG, Mode, Record, StoredEvent
 from actionengine.storage.postgres.checks import check
 from actionengine.storage.postgres.connecting import resolve_names, socket_options
 from actionengine.storage.postgres.driver import Driver, Row, milliseconds
@@ -29,6 +29,8 @@ from actionengine.storage.postgres.outbox import Known, PostgresOutbox
 from actionengine.storage.postgres.rows import array, event_row
 from actionengine.storage.postgres.statements import (
     BEGIN,
+    COUNT_EVENTS,
+    COUNT_EVENTS_OF_TYPES,
     DOCUMENTS,
     FIND_DOCUMENTS,
     LIST_DOCUMENTS,
@@ -259,9 +261,18 @@ class PostgresStorage(SQLStorage):
         rows = self._query(mode, "SELECT tenant_id, slug FROM public.ae_list_tenants(%s, %s, %s)", parameters)
         return [Tenant(id, slug) for id, slug in rows]
 
+    def _backlog(self, mode: Mode) -> tuple[int, str | None, int]:
+        parameters = (MAX_BACKLOG, self._signature("relay"))
+        ((approvals, oldest, schedules),) = self._query(
+            mode, "SELECT approvals, oldest, schedules FROM public.ae_backlog(%s, %s)", parameters
+        )
+        return approvals, oldest, schedules
+
     def _purge_expired_keys(self, limit: int, mode: Mode) -> int:
-        parameters = (limit, self._signature("purge_keys"))
-        ((purged,),) = self._query(mode, "SELECT public.ae_purge_keys(%s, %s)", parameters)
+        since = self.known.of(_PURGED_KEYS)
+        parameters = (limit, self._signature("purge_keys"), since)
+        ((purged, until),) = self._query(mode, PURGE_KEYS, parameters)
+        self.known.note(_PURGED_KEYS, until, since is None)
         return int(purged)
 
     def _read_events(
@@ -281,6 +292,19 @@ class PostgresStorage(SQLStorage):
             unit_of_work._rollback()
         return [StoredEvent(position, event_row(event)) for position, *event, _ in rows]
 
+    def _count_events(self, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None, mode: Mode) -> int:
+        ((horizon,),) = self._query(mode, "SELECT public.ae_event_horizon()")
+        unit_of_work = self.unit_of_work(tenant, "", mode, read_only=True)
+        try:
+            span = (tenant.id, after, horizon)
+            if types is None:
+                ((number,),) = unit_of_work.query(COUNT_EVENTS, (*span, limit))
+            else:
+                ((number,),) = unit_of_work.query(COUNT_EVENTS_OF_TYPES, (array(types), *span, limit, limit))
+        finally:
+            unit_of_work._rollback()
+        return int(number)
+
     def _check(self, mode: Mode) -> None:
         check(
             lambda statement, *parameters: self._query_unchecked(mode, statement, parameters),
@@ -293,6 +317,11 @@ class PostgresStorage(SQLStorage):
         )
         self.is_checked = True
 
+
+PURGE_KEYS = "SELECT purged, until::pg_catalog.text FROM public.ae_purge_keys(%s, %s, %s)"
+
+_PURGED_KEYS = "purged keys"
+"""What `Known` calls the queue of idempotency keys that expire."""
 
 _LONGEST = 2_000_000
 """Seconds; as milliseconds they have to go into an integer of libpq's."""

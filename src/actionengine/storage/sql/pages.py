@@ -43,7 +43,7 @@ def postgres_page(query: PageQuery) -> str:
     bytes = " OPERATOR(pg_catalog.+) ".join(
         f"coalesce(pg_catalog.octet_length({column}::pg_catalog.text), 0)" for column in query.json
     )
-    # The offset has the bytes measured once.
+    # The offset has the bytes measured once; the order in it says that nothing has to be sorted again.
     return f"""
 SELECT {query.columns}, bytes
 FROM (
@@ -63,6 +63,7 @@ FROM (
             ) found
         ) placed
         WHERE stored_before OPERATOR(pg_catalog.<) {MAX_PAGE_BYTES}
+        ORDER BY {query.order}
         OFFSET 0
     ) sized
 ) page

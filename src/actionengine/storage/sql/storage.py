@@ -21,7 +21,18 @@ from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.storage.pages import Page, page_size, page_start
-from actionengine.storage.port import EVENTS, Mode, Outbox, Record, StorageError, StorageUnavailable, StoredEvent
+from actionengine.storage.port import (
+    EVENTS,
+    MOST_COUNTED,
+    Backlog,
+    Mode,
+    Outbox,
+    Record,
+    StorageError,
+    StorageUnavailable,
+    StoredEvent,
+)
+from actionengine.storage.records import time_of_id
 from actionengine.storage.sql.bridge import run
 from actionengine.storage.sql.declared_protection import DeclaredProtection
 from actionengine.storage.sql.documents import DocumentStatements, Listing
@@ -121,6 +132,30 @@ class SQLStorage(ABC):
     ) -> Sequence[StoredEvent]:
         """The same."""
         return await self._events("async", tenant, after, limit, types)
+
+    async def backlog(self, mode: Mode) -> Backlog:
+        """Return what waits for people, and for its time, over all tenants."""
+        approvals, oldest, schedules = await self._run(mode, self._backlog, mode)
+        return Backlog(approvals, time_of_id(oldest) if oldest is not None else None, schedules)
+
+    def count_events(
+        self, tenant: Tenant, *, after: int = 0, limit: int = MOST_COUNTED, types: Sequence[str] | None = None
+    ) -> int:
+        """Return how many of the tenant's events there are after a position, of these types or of all; `limit` stands
+        for that many or more. No payload is read."""
+        return drive(
+            self._run(
+                "sync", self._count_events, tenant, min(max(0, after), _LAST_POSITION), limit, _once(types), "sync"
+            )
+        )
+
+    async def count_events_async(
+        self, tenant: Tenant, *, after: int = 0, limit: int = MOST_COUNTED, types: Sequence[str] | None = None
+    ) -> int:
+        """The same."""
+        return await self._run(
+            "async", self._count_events, tenant, min(max(0, after), _LAST_POSITION), limit, _once(types), "async"
+        )
 
     @abstractmethod
     def outbox(self, mode: Mode, queue: str = EVENTS) -> Outbox:
@@ -250,6 +285,12 @@ class SQLStorage(ABC):
     ) -> Sequence[StoredEvent]: ...
 
     @abstractmethod
+    def _backlog(self, mode: Mode) -> tuple[int, str | None, int]: ...
+
+    @abstractmethod
+    def _count_events(self, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None, mode: Mode) -> int: ...
+
+    @abstractmethod
     def _purge_expired_keys(self, limit: int, mode: Mode) -> int: ...
 
     @abstractmethod
@@ -267,11 +308,8 @@ class SQLStorage(ABC):
     async def _events(
         self, mode: Mode, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None
     ) -> Sequence[StoredEvent]:
-        # A type that is named twice is read once.
-        wanted = tuple(dict.fromkeys(types)) if types is not None else None
-        return await self._run(
-            mode, self._read_events, tenant, min(max(0, after), _LAST_POSITION), page_size(limit), wanted, mode
-        )
+        first = min(max(0, after), _LAST_POSITION)
+        return await self._run(mode, self._read_events, tenant, first, page_size(limit), _once(types), mode)
 
     async def _run(self, mode: Mode, function: Callable[..., T], *arguments: Any) -> T:
         try:
@@ -286,6 +324,11 @@ class SQLStorage(ABC):
 
 
 _LAST_POSITION = 2**63 - 1
+
+
+def _once(types: Sequence[str] | None) -> Sequence[str] | None:
+    """Return the types, each of them once."""
+    return None if types is None else tuple(dict.fromkeys(types))
 
 
 def _page_size(limit: int | None) -> int | None:

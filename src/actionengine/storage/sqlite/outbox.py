@@ -7,7 +7,7 @@ are being published.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from hashlib import blake2b
@@ -20,6 +20,7 @@ from pydantic_core import to_json
 from actionengine.clock import steady_now
 from actionengine.storage.pages import page_size
 from actionengine.storage.port import (
+    MOST_COUNTED,
     DeadLetter,
     EventRow,
     FailedDelivery,
@@ -48,6 +49,7 @@ from actionengine.storage.sqlite.statements import (
     READ_RELAYS,
     REDRIVE,
     REDRIVE_ALL,
+    RELEASE,
     RELEASE_LEASE,
     RETURN,
     RETURN_ALL,
@@ -56,6 +58,9 @@ from actionengine.storage.sqlite.statements import (
 
 if TYPE_CHECKING:
     from actionengine.storage.sqlite.storage import SQLiteStorage
+
+_Place = tuple[str, int, int]
+"""The tenant, the lane and the position of an event."""
 
 _LAST_POSITION = 2**63 - 1
 
@@ -81,12 +86,12 @@ class SQLiteOutbox:
         self._until = 0.0
         self._woken = False
         self._signal: Signal | None = None
+        self._waited: dict[int, _Place] = {}
 
     async def take(self, limit: int, lease: float) -> Sequence[PendingEvent]:
         """Take what is due, where no other relay is at work."""
         self._lease = lease
-        now = self._now()
-        rows = await self._query(READ_OUTBOX, (self._queue, now, now, limit))
+        rows = await self._read(limit)
         if not rows:
             await self.give_back()
             await self._hold()
@@ -95,9 +100,15 @@ class SQLiteOutbox:
         if self._until - monotonic() < lease / 2:
             if not await self._lease_is_ours():
                 return []
-            now = self._now()
-            rows = await self._query(READ_OUTBOX, (self._queue, now, now, limit))
-        return [PendingEvent(position, self._storage.event_row(event), attempts) for attempts, position, *event in rows]
+            rows = await self._read(limit)
+        self._waited = _those_that_waited(rows)
+        if self._waited:
+            # What one has held back whose time has come is taken with it.
+            (released,) = await self._write(self._release(self._waited.values()))
+            if released:
+                rows = await self._read(limit)
+                self._waited = _those_that_waited(rows)
+        return [PendingEvent(position, self._storage.event_row(event), tries) for _, _, tries, position, *event in rows]
 
     async def extend(self) -> None:
         """Begin the lease anew."""
@@ -116,10 +127,12 @@ class SQLiteOutbox:
             event_id = pending.event.id if dead_at is not None else None
             notes.append((int(failure.counts), failure.reason, due_at, dead_at, event_id, *scope))
         last = max((pending.position for pending in (*delivered, *(failure.pending for failure in failed))), default=0)
+        waited = [self._waited[each.position] for each in delivered if each.position in self._waited]
         await self._write(
             (FORGET_DELIVERED, (to_json(done).decode(),)),
             *((NOTE_FAILURE, note) for note in notes),
-            (HOLD, (self._queue, last)),
+            *([self._release(waited)] if waited else []),
+            (HOLD, (self._queue, last, self._now())),
         )
 
     async def give_back(self) -> None:
@@ -164,9 +177,10 @@ class SQLiteOutbox:
 
     async def status(self) -> OutboxStatus:
         """How much there is to deliver, and who does it."""
-        ((pending, waiting, dead, skipped, held, oldest),) = await self._query(
-            OUTBOX_STATUS, (self._now(), self._queue, self._queue, self._queue)
+        ((free, waiting, dead, skipped, held, oldest),) = await self._query(
+            OUTBOX_STATUS, (self._queue, self._now(), MOST_COUNTED)
         )
+        pending = min(free + held, MOST_COUNTED)
         time = self._storage.time_out
         relays = []
         for row in await self._query(READ_RELAYS, (self._queue, self._in(-60.0))):
@@ -186,16 +200,18 @@ class SQLiteOutbox:
 
     async def redrive(self, ids: Sequence[str] | None = None) -> int:
         """Try dead letters again."""
+        now = self._now()
         if ids is None:
-            return await self._change((RETURN_ALL, (self._queue, self._queue)), (REDRIVE_ALL, (self._queue,)))
+            return await self._change((RETURN_ALL, (now, self._queue, now)), (REDRIVE_ALL, (now, self._queue)))
         these = to_json(list(map(event_id, ids))).decode()
-        return await self._change((RETURN, (self._queue, self._queue, these)), (REDRIVE, (self._queue, these)))
+        return await self._change((RETURN, (now, self._queue, these, now)), (REDRIVE, (now, self._queue, these)))
 
     async def skip(self, ids: Sequence[str], reason: str) -> int:
         """Give up dead letters."""
+        now = self._now()
         these = to_json(list(map(event_id, ids))).decode()
         return await self._change(
-            (RETURN, (self._queue, self._queue, these)), (SKIP, (f"; skipped: {reason}", self._queue, these))
+            (RETURN, (now, self._queue, these, now)), (SKIP, (f"; skipped: {reason}", self._queue, these))
         )
 
     async def close(self) -> None:
@@ -216,9 +232,18 @@ class SQLiteOutbox:
         self._until = until if changed else 0.0
         return bool(changed)
 
+    async def _read(self, limit: int) -> list[tuple[Any, ...]]:
+        now = self._now()
+        return await self._query(READ_OUTBOX, (self._queue, now, now, limit))
+
+    def _release(self, waited: Iterable[_Place]) -> tuple[str, Sequence[Any]]:
+        """Return the statement that lets go what is behind these."""
+        now = self._now()
+        return RELEASE, (now, to_json([(*place, self._queue) for place in waited]).decode(), now)
+
     async def _hold(self) -> None:
-        """Mark what dead letters hold back, so that the next look does not pass it."""
-        everything = (self._queue, _LAST_POSITION)
+        """Mark what is held back, so that the next look does not pass it."""
+        everything = (self._queue, _LAST_POSITION, self._now())
         if await self._query(IS_BEHIND, everything):
             await self._write((HOLD, everything))
 
@@ -239,6 +264,11 @@ class SQLiteOutbox:
     def _in(self, seconds: float) -> str:
         at: str = self._storage.time_in(steady_now() + timedelta(seconds=seconds))
         return at
+
+
+def _those_that_waited(rows: Iterable[tuple[Any, ...]]) -> dict[int, _Place]:
+    """Return where those of a batch are, by position, behind which others may be held back."""
+    return {row[3]: (row[5], row[0], row[3]) for row in rows if row[1] is not None}
 
 
 def _is_alive(pid: int) -> bool:

@@ -3,6 +3,7 @@ temporary tables, which would otherwise stand before ours."""
 
 from __future__ import annotations
 
+from actionengine.storage.lookups import ACTIVE_SCHEDULES
 from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.storage.port import EventRow, LogRow, RelayBeat
 from actionengine.storage.sql.action_log import DRIVERS, EXAMINED, walk_statement
@@ -175,6 +176,24 @@ SELECT (SELECT count(*) FROM temp.sqlite_master)
     + (SELECT count(*) FROM pragma_database_list WHERE name NOT IN ('main', 'temp'))
 """
 
+# Both are counted along an index of what is open, or in use, and nothing else.
+BACKLOG = f"""
+SELECT
+    count(*),
+    min(id),
+    (
+        SELECT count(*)
+        FROM (SELECT 1 FROM main.ae_document_keys WHERE key = '{ACTIVE_SCHEDULES}' LIMIT ?)
+    )
+FROM (
+    SELECT id
+    FROM main.ae_document_keys
+    WHERE key >= 'ae_approvals/open_until:' AND key < 'ae_approvals/open_until;' AND key > ?
+    ORDER BY key
+    LIMIT ?
+)
+"""
+
 PURGE_KEYS = """
 DELETE FROM main.ae_idempotency_keys
 WHERE (tenant_id, action, key) IN (
@@ -259,55 +278,81 @@ READ_EVENTS_OF_TYPES = sqlite_page(
     )
 )
 
+COUNT_EVENTS = """
+SELECT count(*)
+FROM (
+    SELECT 1
+    FROM main.ae_events
+    WHERE tenant_id = ? AND position > ?
+    ORDER BY position
+    LIMIT ?
+)
+"""
+COUNT_EVENTS_OF_TYPES = """
+SELECT count(*)
+FROM (
+    SELECT 1
+    FROM json_each(?) wanted
+    CROSS JOIN main.ae_events e ON e.tenant_id = ? AND e.type = wanted.value AND e.position > ?
+    LIMIT ?
+)
+"""
+
 LAST_POSITION = """
 SELECT coalesce(max(position), 0)
 FROM main.ae_events
 WHERE tenant_id = ?
 """
 
-# The outbox. An event is due where no earlier one of its lane waits for another attempt, or is a dead letter. A row
-# belongs to the event at its position where both are of one tenant: a handler's own SQL can add rows for its tenant.
-# With the plus sign the index of what is held is searched by lane, rather than the primary key by tenant: there a relay
-# would read every dead letter of the tenant for each event.
+# The outbox. An event is due where no earlier one of its lane waits for another attempt, is a dead letter, or is held
+# back itself. A row belongs to the event at its position where both are of one tenant: a handler's own SQL can add rows
+# for its tenant. With the plus sign the index of what is held is searched by lane, rather than the primary key by
+# tenant: there a relay would read every dead letter of the tenant for each event.
 
 _EVENT_OF_OUTBOX = ", ".join(f"e.{column}" for column in EventRow._fields)
 WRITE_OUTBOX = """
 INSERT INTO main.ae_outbox (tenant_id, position, lane, queue)
 VALUES (?, last_insert_rowid(), ?, ?)
 """
-READ_OUTBOX = f"""
-SELECT o.attempts, o.position, {_EVENT_OF_OUTBOX}
-FROM main.ae_outbox o
-JOIN main.ae_events e ON e.position = o.position AND e.tenant_id = o.tenant_id
-WHERE o.queue = ? AND o.dead_at IS NULL AND NOT o.held AND (o.due_at IS NULL OR o.due_at <= ?)
-    AND NOT EXISTS (
+_IS_HELD = """EXISTS (
         SELECT 1
-        FROM main.ae_outbox held
-        WHERE held.queue = o.queue AND held.lane = o.lane AND +held.tenant_id = o.tenant_id
-            AND held.position < o.position AND NOT held.skipped
-            AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL)
-            AND (held.dead_at IS NOT NULL OR held.due_at > ?)
+        FROM main.ae_outbox before
+        WHERE before.queue = o.queue AND before.lane = o.lane AND +before.tenant_id = o.tenant_id
+            AND before.position < o.position AND NOT before.skipped
+            AND (before.dead_at IS NOT NULL OR before.due_at IS NOT NULL OR before.held)
+            AND (before.dead_at IS NOT NULL OR before.due_at > ? OR before.held)
+    )"""
+# The event whose payload reaches the bytes of a page is the last one. A window keeps its rows: so the payloads are read
+# again.
+READ_OUTBOX = f"""
+SELECT due.lane, due.due_at, due.attempts, due.position, {_EVENT_OF_OUTBOX}
+FROM (
+    SELECT lane, due_at, attempts, position, tenant_id,
+        sum(bytes) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - bytes AS bytes_before
+    FROM (
+        SELECT o.lane, o.due_at, o.attempts, o.position, o.tenant_id, length(CAST(e.payload AS BLOB)) AS bytes
+        FROM main.ae_outbox o
+        JOIN main.ae_events e ON e.position = o.position AND e.tenant_id = o.tenant_id
+        WHERE o.queue = ? AND o.dead_at IS NULL AND NOT o.held AND (o.due_at IS NULL OR o.due_at <= ?)
+            AND NOT {_IS_HELD}
+        ORDER BY o.position
+        LIMIT ?
     )
-ORDER BY o.position
-LIMIT ?
+) due
+CROSS JOIN main.ae_events e ON e.position = due.position AND e.tenant_id = due.tenant_id
+WHERE due.bytes_before < {MAX_PAGE_BYTES}
+ORDER BY due.position
 """
 NEXT_DUE = """
 SELECT min(due_at)
 FROM main.ae_outbox
 WHERE queue = ? AND dead_at IS NULL AND due_at > ?
 """
-# What a dead letter holds back: the pending events up to a position are walked along, which are few where all that was
-# due is delivered.
-_BEHIND = """
+# What is held back: the pending events up to a position are walked along, which are few where all that was due is
+# delivered.
+_BEHIND = f"""
 FROM main.ae_outbox o
-WHERE o.queue = ? AND o.dead_at IS NULL AND NOT o.held AND o.position <= ?
-    AND EXISTS (
-        SELECT 1
-        FROM main.ae_outbox held
-        WHERE held.queue = o.queue AND held.lane = o.lane AND +held.tenant_id = o.tenant_id
-            AND held.position < o.position AND NOT held.skipped
-            AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL) AND held.dead_at IS NOT NULL
-    )
+WHERE o.queue = ? AND o.dead_at IS NULL AND NOT o.held AND o.position <= ? AND {_IS_HELD}
 """
 IS_BEHIND = f"SELECT 1 {_BEHIND} LIMIT 1"
 HOLD = f"""
@@ -315,6 +360,41 @@ UPDATE main.ae_outbox
 SET held = 1
 WHERE (tenant_id, position, queue) IN (SELECT o.tenant_id, o.position, o.queue {_BEHIND})
 """
+# These hold nothing back any more, or are just being delivered. Up to a hundred events behind each lose their mark, up
+# to the next one that waits or is dead; they get a due_at instead, which is over: so the following ones lose theirs
+# when these are taken or delivered.
+_RELEASE = """
+UPDATE main.ae_outbox
+SET held = 0, due_at = coalesce(due_at, ?)
+WHERE (tenant_id, position, queue) IN (
+    SELECT o.tenant_id, o.position, o.queue
+    FROM ({first}) first
+    CROSS JOIN main.ae_outbox o ON o.tenant_id = first.tenant_id AND o.queue = first.queue AND o.position IN (
+        SELECT next.position
+        FROM (
+            SELECT few.position, few.held,
+                total(few.dead_at IS NOT NULL OR few.due_at > ?) OVER (ORDER BY few.position) AS holding
+            FROM (
+                SELECT lane.position, lane.held, lane.dead_at, lane.due_at
+                FROM main.ae_outbox lane
+                WHERE lane.queue = first.queue AND lane.lane = first.lane AND +lane.tenant_id = first.tenant_id
+                    AND lane.position > first.position AND NOT lane.skipped
+                    AND (lane.dead_at IS NOT NULL OR lane.due_at IS NOT NULL OR lane.held)
+                ORDER BY lane.position
+                LIMIT 100
+            ) few
+        ) next
+        WHERE next.held AND next.holding = 0
+    )
+)
+RETURNING position
+"""
+RELEASE = _RELEASE.format(
+    first="""
+        SELECT CAST(value ->> 0 AS TEXT) AS tenant_id, CAST(value ->> 1 AS INTEGER) AS lane,
+            CAST(value ->> 2 AS INTEGER) AS position, CAST(value ->> 3 AS TEXT) AS queue
+        FROM json_each(?)"""
+)
 FORGET_DELIVERED = """
 DELETE FROM main.ae_outbox
 WHERE (tenant_id, position, queue) IN (
@@ -364,24 +444,26 @@ _OLDEST = """
         SELECT *
         FROM (
             SELECT e.occurred_at
-            FROM main.ae_outbox first
-            JOIN main.ae_events e ON e.position = first.position AND e.tenant_id = first.tenant_id
-            WHERE first.queue = ? AND first.dead_at IS NULL AND {which}
-            ORDER BY first.position
+            FROM main.ae_outbox o
+            JOIN main.ae_events e ON e.position = o.position AND e.tenant_id = o.tenant_id
+            WHERE o.queue = ?1 AND {which}
+            ORDER BY o.position
             LIMIT 1
         )"""
+# Of two indexes that will do, SQLite would take the one that has the skipped ones too.
+_UNSKIPPED = "INDEXED BY ae_outbox_unskipped"
+_COUNT = "(SELECT count(*) FROM (SELECT 1 FROM main.ae_outbox o {index} WHERE o.queue = ?1 AND {which} LIMIT ?3))"
+# Each number is counted up to the third parameter.
 OUTBOX_STATUS = f"""
-SELECT count(*) FILTER (WHERE o.dead_at IS NULL),
-    count(*) FILTER (WHERE o.dead_at IS NULL AND o.due_at > ?),
-    count(*) FILTER (WHERE o.dead_at IS NOT NULL AND NOT o.skipped),
-    count(*) FILTER (WHERE o.skipped),
-    count(*) FILTER (WHERE o.held),
+SELECT {_COUNT.format(index="", which="o.dead_at IS NULL AND NOT o.held")},
+    {_COUNT.format(index="", which="o.dead_at IS NULL AND o.due_at > ?2")},
+    {_COUNT.format(index=_UNSKIPPED, which="o.dead_at IS NOT NULL AND NOT o.skipped")},
+    {_COUNT.format(index="", which="o.skipped")},
+    {_COUNT.format(index="", which="o.held")},
     (
         SELECT min(occurred_at)
-        FROM ({_OLDEST.format(which="NOT first.held")} UNION ALL {_OLDEST.format(which="first.held")})
+        FROM ({_OLDEST.format(which="o.dead_at IS NULL AND NOT o.held")} UNION ALL {_OLDEST.format(which="o.held")})
     )
-FROM main.ae_outbox o
-WHERE o.queue = ?
 """
 DEAD_LETTERS = f"""
 SELECT o.attempts, o.reason, o.dead_at, o.skipped, {_EVENT_OF_OUTBOX}
@@ -392,23 +474,20 @@ ORDER BY o.event_id
 LIMIT ?
 """
 _REDRIVE = """
-UPDATE main.ae_outbox
-SET attempts = 0, due_at = NULL, dead_at = NULL, skipped = 0, event_id = NULL
+UPDATE main.ae_outbox {index}
+SET attempts = 0, due_at = ?, dead_at = NULL, skipped = 0, event_id = NULL, held = 0
 WHERE queue = ? AND dead_at IS NOT NULL AND {which}
 RETURNING position
 """
 _RETURN = """
-UPDATE main.ae_outbox
-SET held = 0
-WHERE queue = ? AND held AND lane IN (
-    SELECT dead.lane FROM main.ae_outbox dead WHERE dead.queue = ? AND dead.dead_at IS NOT NULL AND {which}
-)
-"""
-REDRIVE_ALL = _REDRIVE.format(which="NOT skipped")
-RETURN_ALL = _RETURN.format(which="NOT skipped")
+        SELECT dead.tenant_id, dead.lane, dead.position, dead.queue
+        FROM main.ae_outbox dead {index}
+        WHERE dead.queue = ? AND dead.dead_at IS NOT NULL AND {which}"""
+REDRIVE_ALL = _REDRIVE.format(index=_UNSKIPPED, which="NOT skipped")
+RETURN_ALL = _RELEASE.format(first=_RETURN.format(index=_UNSKIPPED, which="NOT dead.skipped"))
 _THESE = "event_id IN (SELECT value FROM json_each(?))"
-REDRIVE = _REDRIVE.format(which=_THESE)
-RETURN = _RETURN.format(which=_THESE)
+REDRIVE = _REDRIVE.format(index="", which=_THESE)
+RETURN = _RELEASE.format(first=_RETURN.format(index="", which=f"dead.{_THESE}"))
 SKIP = f"""
 UPDATE main.ae_outbox
 SET skipped = 1, reason = reason || ?

@@ -24,8 +24,9 @@ from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.errors import ConfigurationError
 from actionengine.redaction import redact_address
+from actionengine.storage.lookups import OPEN_APPROVALS
 from actionengine.storage.pages import MAX_PAGE, Page, is_last_page, page_of
-from actionengine.storage.port import EVENTS, EventRow, Mode, Record, StorageUnavailable, StoredEvent
+from actionengine.storage.port import EVENTS, MAX_BACKLOG, EventRow, Mode, Record, StorageUnavailable, StoredEvent
 from actionengine.storage.records import matches
 from actionengine.storage.sql.bridge import await_
 from actionengine.storage.sql.declared_protection import DeclaredProtection
@@ -39,6 +40,9 @@ from actionengine.storage.sqlite.driver import ReleasingConnection
 from actionengine.storage.sqlite.errors import known
 from actionengine.storage.sqlite.outbox import SQLiteOutbox
 from actionengine.storage.sqlite.statements import (
+    BACKLOG,
+    COUNT_EVENTS,
+    COUNT_EVENTS_OF_TYPES,
     CREATE_TENANT,
     DELETE_TENANT,
     DOCUMENTS,
@@ -306,6 +310,12 @@ class SQLiteStorage(SQLStorage):
         rows = self._query(mode, LIST_TENANTS, (after or "", -1 if limit is None else limit), writes=False)
         return [Tenant(UUID(id), slug) for id, slug in rows]
 
+    def _backlog(self, mode: Mode) -> tuple[int, str | None, int]:
+        now = OPEN_APPROVALS + steady_now().isoformat(timespec="microseconds")
+        (found,) = self._query(mode, BACKLOG, (MAX_BACKLOG, now, MAX_BACKLOG), writes=False)
+        approvals, oldest, schedules = found
+        return approvals, oldest, schedules
+
     def _purge_expired_keys(self, limit: int, mode: Mode) -> int:
         return len(self._query(mode, PURGE_KEYS, (self.time_in(steady_now()), limit), writes=True))
 
@@ -318,6 +328,14 @@ class SQLiteStorage(SQLStorage):
         else:
             rows = self._query(mode, READ_EVENTS_OF_TYPES, (to_json(types).decode(), *span, limit), writes=False)
         return [StoredEvent(position, self.event_row(event)) for position, *event, _ in rows]
+
+    def _count_events(self, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None, mode: Mode) -> int:
+        span = (str(tenant.id), after, limit)
+        if types is None:
+            ((number,),) = self._query(mode, COUNT_EVENTS, span, writes=False)
+        else:
+            ((number,),) = self._query(mode, COUNT_EVENTS_OF_TYPES, (to_json(types).decode(), *span), writes=False)
+        return int(number)
 
     def event_row(self, values: Sequence[Any]) -> EventRow:
         """An event as it was read."""

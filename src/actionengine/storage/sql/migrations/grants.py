@@ -23,7 +23,7 @@ GRANT EXECUTE ON FUNCTION public.ae_signed(text, text), public.ae_open(text, tex
     public.ae_is_deleted(uuid) TO {role};
 GRANT EXECUTE ON FUNCTION public.ae_find_tenant(text, text), public.ae_find_tenant_by_id(uuid, text),
     public.ae_create_tenant(uuid, text, text, text), public.ae_delete_tenant(text, text),
-    public.ae_list_tenants(text, text, integer), public.ae_purge_keys(integer, text) TO {role};
+    public.ae_list_tenants(text, text, integer), public.ae_purge_keys(integer, text, timestamptz) TO {role};
 """
 
 _RELAY_GRANTS = """
@@ -32,14 +32,14 @@ GRANT SELECT ON public.ae_schema TO {role};
 GRANT EXECUTE ON FUNCTION public.ae_signed(text, text) TO {role};
 GRANT EXECUTE ON FUNCTION public.ae_outbox_take(integer, integer, text, bigint[], text),
     public.ae_outbox_settle(uuid[], bigint[], json, json, text, text), public.ae_outbox_next(text, bigint[], text),
-    public.ae_relay_beat(json, text), public.ae_relay_status(text, text),
+    public.ae_relay_beat(json, text), public.ae_relay_status(text, text, bigint[]), public.ae_backlog(integer, text),
     public.ae_dead_letters(uuid, integer, text, text), public.ae_redrive(uuid[], text, text),
     public.ae_skip(uuid[], text, text, text) TO {role};
 """
 _RELAY_REVOKES = """
 REVOKE EXECUTE ON FUNCTION public.ae_outbox_take(integer, integer, text, bigint[], text),
     public.ae_outbox_settle(uuid[], bigint[], json, json, text, text), public.ae_outbox_next(text, bigint[], text),
-    public.ae_relay_beat(json, text), public.ae_relay_status(text, text),
+    public.ae_relay_beat(json, text), public.ae_relay_status(text, text, bigint[]), public.ae_backlog(integer, text),
     public.ae_dead_letters(uuid, integer, text, text), public.ae_redrive(uuid[], text, text),
     public.ae_skip(uuid[], text, text, text) FROM {role};
 """

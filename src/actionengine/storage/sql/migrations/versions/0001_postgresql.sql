@@ -90,6 +90,13 @@ CREATE TABLE public.ae_document_keys (
 );
 CREATE INDEX ae_document_keys_key ON public.ae_document_keys (tenant_id, key, id);
 
+-- What operators are told of all tenants: the approvals that are open, by until when, and the schedules in use.
+
+CREATE INDEX ae_document_keys_open ON public.ae_document_keys (key, id)
+    WHERE key >= 'ae_approvals/open_until:' AND key < 'ae_approvals/open_until;';
+CREATE INDEX ae_document_keys_schedules ON public.ae_document_keys (id)
+    WHERE key = 'ae_triggers/status,type:["active","schedule"]';
+
 -- A claim whose transaction has recorded no result is free again: it has expired from the start.
 
 CREATE TABLE public.ae_idempotency_keys (
@@ -168,9 +175,9 @@ CREATE INDEX ae_events_type ON public.ae_events (tenant_id, type, position);
 -- Events that are still to be delivered, a row for each queue that they are in: the host's ('events'), and those of
 -- workflows. Those of a tenant's subject have the same lane, a hash, and keep their order; a partition of the lanes of a
 -- queue is what a relay locks. A failed attempt makes an event wait until due_at, the last one makes it a dead letter;
--- both hold back what comes after them in their lane of the queue, until an operator has skipped a dead one. What a dead
--- letter holds back is marked (held) once a relay has met it, and no look passes it again; redriving or skipping the dead
--- letter takes the marks of its lane away.
+-- both hold back what comes after them in their lane of the queue, until an operator has skipped a dead one. What is held
+-- back is marked (held) once a relay has met it, and no look passes it again; it holds back what comes after it, too.
+-- The marks are taken away in parts, from the first on (see ae_outbox_release).
 
 CREATE TABLE public.ae_outbox (
     tenant_id uuid    NOT NULL,
@@ -189,9 +196,12 @@ CREATE TABLE public.ae_outbox (
 CREATE INDEX ae_outbox_pending ON public.ae_outbox (queue, (lane & 63), position)
     WHERE dead_at IS NULL AND NOT held;
 CREATE INDEX ae_outbox_held ON public.ae_outbox (queue, lane, position)
-    WHERE NOT skipped AND (dead_at IS NOT NULL OR due_at IS NOT NULL);
-CREATE INDEX ae_outbox_behind ON public.ae_outbox (queue, lane) WHERE held;
+    WHERE NOT skipped AND (dead_at IS NOT NULL OR due_at IS NOT NULL OR held);
+-- What follows is what an operator asks for: how many there are, and since when.
+CREATE INDEX ae_outbox_behind ON public.ae_outbox (queue, position) WHERE held;
 CREATE INDEX ae_outbox_waiting ON public.ae_outbox (queue, due_at) WHERE dead_at IS NULL AND due_at IS NOT NULL;
+CREATE INDEX ae_outbox_unskipped ON public.ae_outbox (queue) WHERE dead_at IS NOT NULL AND NOT skipped;
+CREATE INDEX ae_outbox_skipped ON public.ae_outbox (queue) WHERE skipped;
 -- A dead letter has the id of its event, by which operators name it.
 CREATE INDEX ae_outbox_dead ON public.ae_outbox (queue, event_id) WHERE dead_at IS NOT NULL;
 
@@ -728,6 +738,7 @@ CREATE POLICY ae_owner ON public.ae_outbox_returns TO CURRENT_USER USING (true);
 CREATE POLICY ae_owner ON public.ae_idempotency_keys TO CURRENT_USER USING (true);
 CREATE POLICY ae_owner ON public.ae_outbox TO CURRENT_USER USING (true);
 CREATE POLICY ae_owner ON public.ae_events FOR SELECT TO CURRENT_USER USING (true);
+CREATE POLICY ae_owner ON public.ae_document_keys FOR SELECT TO CURRENT_USER USING (true);
 
 -- The answer to a claim of an idempotency key, in the tenant's transaction. `wait` is in milliseconds; `status` is
 -- `claimed`, `replay` or `mismatch`. A key that is still held when the wait is over is a lock timeout (55P03).
@@ -918,24 +929,33 @@ BEGIN
         LIMIT most;
 END $$;
 
-CREATE FUNCTION public.ae_purge_keys(most integer, signature text) RETURNS integer
+-- Forget keys that have expired, from `since` on; all of them, if that is null. The caller keeps `until`, where the next
+-- purge begins: while anybody holds a snapshot, the index entries of keys that were forgotten stay, and each purge would
+-- pass them all. What is committed below it later is found by a purge from the beginning.
+
+CREATE FUNCTION public.ae_purge_keys(
+    most integer, signature text, since timestamptz DEFAULT NULL, OUT purged bigint, OUT until timestamptz
+)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    purged integer;
 BEGIN
     PERFORM public.ae_operate('purge_keys', signature);
-    DELETE FROM public.ae_idempotency_keys k
-    USING (
-        SELECT e.tenant_id, e.action, e.key
+    WITH expired AS MATERIALIZED (
+        SELECT e.tenant_id, e.action, e.key, e.expires_at
         FROM public.ae_idempotency_keys e
-        WHERE e.expires_at <= now()
+        WHERE e.expires_at >= coalesce(since, '-infinity') AND e.expires_at <= now()
         ORDER BY e.expires_at
         LIMIT most
         FOR UPDATE SKIP LOCKED
-    ) expired
-    WHERE k.tenant_id = expired.tenant_id AND k.action = expired.action AND k.key = expired.key;
-    GET DIAGNOSTICS purged = ROW_COUNT;
-    RETURN purged;
+    ), gone AS (
+        DELETE FROM public.ae_idempotency_keys k
+        USING expired
+        WHERE k.tenant_id = expired.tenant_id AND k.action = expired.action AND k.key = expired.key
+        RETURNING k.expires_at
+    )
+    SELECT count(*), max(gone.expires_at) INTO purged, until FROM gone;
+    IF purged < most THEN
+        until := now();
+    END IF;
 END $$;
 
 -- What relays do, for all tenants: operator's calls too.
@@ -954,12 +974,12 @@ LANGUAGE sql STABLE BEGIN ATOMIC
     WHERE o.queue = of_queue AND (o.lane & 63) = partition AND o.position >= since AND o.dead_at IS NULL AND NOT o.held
         AND (o.due_at IS NULL OR o.due_at <= now())
         AND NOT EXISTS (
-            SELECT FROM public.ae_outbox held
-            WHERE held.queue = o.queue AND held.lane = o.lane AND held.tenant_id = o.tenant_id
-                AND held.position < o.position
-                AND NOT held.skipped
-                AND (held.dead_at IS NOT NULL OR held.due_at IS NOT NULL)
-                AND (held.dead_at IS NOT NULL OR held.due_at > now())
+            SELECT FROM public.ae_outbox before
+            WHERE before.queue = o.queue AND before.lane = o.lane AND before.tenant_id = o.tenant_id
+                AND before.position < o.position
+                AND NOT before.skipped
+                AND (before.dead_at IS NOT NULL OR before.due_at IS NOT NULL OR before.held)
+                AND (before.dead_at IS NOT NULL OR before.due_at > now() OR before.held)
         );
 END;
 
@@ -982,9 +1002,10 @@ BEGIN
     RETURN array_fill((-9223372036854775808)::bigint, ARRAY[64]) || returns_now;
 END $$;
 
--- Mark what dead letters hold back, in parts of partitions: `behind` is an array of {partition, since, until}. A dead
--- letter is locked meanwhile: who redrives or skips it waits for this transaction, and then takes these marks away too.
--- One that is just being redriven or skipped marks nothing.
+-- Mark what is held back, in parts of partitions: `behind` is an array of {partition, since, until}. Of each lane the
+-- first that holds back is locked meanwhile: who delivers, redrives or skips it waits for this transaction, and sees
+-- these marks then. One that is just being changed marks nothing, and what another relay marks is left to that one: who
+-- marks waits for nobody.
 
 CREATE FUNCTION public.ae_outbox_hold(of_queue text, behind json) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -996,32 +1017,123 @@ BEGIN
         FROM json_to_recordset(behind) b (partition integer, since bigint, until bigint)
         ORDER BY b.partition
     LOOP
-        WITH behind AS MATERIALIZED (
-            SELECT o.tenant_id, o.position
-            FROM public.ae_outbox o, LATERAL (
-                SELECT
-                FROM public.ae_outbox dead
-                WHERE dead.queue = of_queue AND dead.lane = o.lane AND dead.tenant_id = o.tenant_id
-                    AND dead.position < o.position AND NOT dead.skipped
-                    AND (dead.dead_at IS NOT NULL OR dead.due_at IS NOT NULL) AND dead.dead_at IS NOT NULL
-                ORDER BY dead.position
-                LIMIT 1
-                FOR SHARE SKIP LOCKED
-            ) dead
+        WITH met AS MATERIALIZED (
+            SELECT o.tenant_id, o.lane, o.position
+            FROM public.ae_outbox o
             WHERE o.queue = of_queue AND (o.lane & 63) = part.partition
                 AND o.position BETWEEN part.since AND part.until AND o.dead_at IS NULL AND NOT o.held
+        ), before AS MATERIALIZED (
+            SELECT lanes.tenant_id, lanes.lane, first.position
+            FROM (SELECT DISTINCT met.tenant_id, met.lane FROM met) lanes, LATERAL (
+                SELECT o.position
+                FROM public.ae_outbox o
+                WHERE o.queue = of_queue AND o.lane = lanes.lane AND o.tenant_id = lanes.tenant_id AND NOT o.skipped
+                    AND (o.dead_at IS NOT NULL OR o.due_at IS NOT NULL OR o.held)
+                    AND (o.dead_at IS NOT NULL OR o.due_at > clock_timestamp() OR o.held)
+                ORDER BY o.position
+                LIMIT 1
+                FOR SHARE SKIP LOCKED
+            ) first
+        ), behind AS MATERIALIZED (
+            SELECT still.row
+            FROM met
+            JOIN before ON before.tenant_id = met.tenant_id AND before.lane = met.lane
+            -- Nothing else is said of the row: the index of what is pending would be taken, and walked along.
+            CROSS JOIN LATERAL (
+                SELECT o.ctid AS row, o.dead_at IS NULL AND NOT o.held AS is_pending
+                FROM public.ae_outbox o
+                WHERE o.tenant_id = met.tenant_id AND o.position = met.position AND o.queue = of_queue
+                LIMIT 1
+                FOR UPDATE SKIP LOCKED
+            ) still
+            WHERE met.position > before.position AND still.is_pending
         )
+        -- They are locked, and so stay where they are. In a join the planner, which does not know how few there are, may
+        -- read the whole table.
         UPDATE public.ae_outbox o
         SET held = true
-        FROM behind
-        WHERE o.tenant_id = behind.tenant_id AND o.position = behind.position AND o.queue = of_queue
-            AND o.dead_at IS NULL AND NOT o.held;
+        WHERE o.ctid = ANY(ARRAY(SELECT behind.row FROM behind));
     END LOOP;
 END $$;
 
--- The first row says of the look how it went: where the next one begins (see ae_outbox_known), and what may be behind
--- dead letters (see ae_outbox_hold), which is marked here where there is nothing to deliver, and else once the batch is
--- settled: who redrives need not wait for a publisher.
+-- What came before in these lanes holds nothing back any more, or is just being delivered. Up to a hundred events of each
+-- lane lose their mark, up to the next one that waits or is dead; they get a due_at instead, which is over: so the
+-- following ones lose theirs when these are taken or delivered. The answer is how many there were.
+
+CREATE FUNCTION public.ae_outbox_release(of_queue text, tenants uuid[], lanes bigint[], positions bigint[])
+RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    released bigint;
+BEGIN
+    WITH free AS MATERIALIZED (
+        SELECT next.tenant_id, next.position
+        FROM (
+            SELECT given.tenant_id, given.lane, min(given.position) AS position
+            FROM unnest(tenants, lanes, positions) given (tenant_id, lane, position)
+            GROUP BY given.tenant_id, given.lane
+        ) first, LATERAL (
+            SELECT few.*, count(*) FILTER (WHERE few.holds) OVER (ORDER BY few.position) AS holding
+            FROM (
+                SELECT o.tenant_id, o.position, o.held, o.dead_at IS NOT NULL OR o.due_at > clock_timestamp() AS holds
+                FROM public.ae_outbox o
+                WHERE o.queue = of_queue AND o.lane = first.lane AND o.tenant_id = first.tenant_id
+                    AND o.position > first.position AND NOT o.skipped
+                    AND (o.dead_at IS NOT NULL OR o.due_at IS NOT NULL OR o.held)
+                ORDER BY o.position
+                LIMIT 100
+            ) few
+        ) next
+        WHERE next.held AND next.holding = 0
+    )
+    UPDATE public.ae_outbox o
+    SET held = false, due_at = coalesce(o.due_at, now())
+    FROM free
+    WHERE o.tenant_id = free.tenant_id AND o.position = free.position AND o.queue = of_queue AND o.dead_at IS NULL;
+    GET DIAGNOSTICS released = ROW_COUNT;
+    RETURN released;
+END $$;
+
+-- Up to `most` events that are due, one partition after the other: the limits keep the joins nested.
+
+CREATE FUNCTION public.ae_outbox_batch(
+    of_queue text, partitions integer[], marks bigint[], horizon bigint, most integer
+) RETURNS public.ae_outbox[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN ARRAY(
+        SELECT o.due
+        FROM unnest(partitions) partition, LATERAL (
+            SELECT due
+            FROM public.ae_outbox_due(of_queue, partition, marks[partition + 1]) due
+            WHERE due.position <= horizon
+            ORDER BY due.position
+            LIMIT most
+        ) o
+        LIMIT most
+    );
+END $$;
+
+-- Release what is behind those of these events that have waited, or have been released themselves. The others never held
+-- anything back.
+
+CREATE FUNCTION public.ae_outbox_release_behind(of_queue text, batch public.ae_outbox[]) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    waited record;
+BEGIN
+    SELECT array_agg(o.tenant_id) AS tenants, array_agg(o.lane) AS lanes, array_agg(o.position) AS positions INTO waited
+    FROM unnest(batch) o
+    WHERE o.due_at IS NOT NULL;
+    IF waited.lanes IS NULL THEN
+        RETURN 0;
+    END IF;
+    RETURN public.ae_outbox_release(of_queue, waited.tenants, waited.lanes, waited.positions);
+END $$;
+
+-- The first row says of the look how it went: where the next one begins (see ae_outbox_known), and what may be held back
+-- (see ae_outbox_hold), which is marked here where there is nothing to deliver, and else once the batch is settled: who
+-- redrives need not wait for a publisher.
 
 CREATE FUNCTION public.ae_outbox_take(
     most integer, most_partitions integer, of_queue text, known bigint[], signature text
@@ -1038,6 +1150,7 @@ DECLARE
     behind    json[] := '{}';
     candidate record;
     locked    integer[] := '{}';
+    batch     public.ae_outbox[] := '{}';
 BEGIN
     PERFORM public.ae_operate('relay', signature);
     horizon := public.ae_event_horizon();
@@ -1078,36 +1191,47 @@ BEGIN
     END LOOP;
     RETURN QUERY SELECT cardinality(locked), NULL::bigint, marks::text, NULL, NULL, NULL, array_to_json(behind)::text,
         NULL, NULL, NULL, NULL, NULL::bigint, NULL::integer;
-    -- One partition after the other, until there are enough: the limits keep the joins nested.
+    -- What returned since the marks were found may be before them, and must not be passed: the next look has it.
+    IF locked <> '{}' AND marks[65] = (SELECT r.returns FROM public.ae_outbox_returns r WHERE r.queue = of_queue) THEN
+        batch := public.ae_outbox_batch(of_queue, locked, marks, horizon, most);
+        -- What one has held back whose time has come is taken with it.
+        IF public.ae_outbox_release_behind(of_queue, batch) > 0 THEN
+            batch := public.ae_outbox_batch(of_queue, locked, marks, horizon, most);
+        END IF;
+    END IF;
     RETURN QUERY
-        SELECT o.attempts, o.position, e.id::text, e.tenant_id::text, e.type, e.subject, e.payload::text, e.action,
+        SELECT e.attempts, e.position, e.id::text, e.tenant_id::text, e.type, e.subject, e.payload::text, e.action,
             e.action_id::text, e.actor_type, e.actor_id, (date_part('epoch', e.occurred_at) * 1000000)::bigint,
             e.version
-        FROM unnest(locked) partition, LATERAL (
-            SELECT due.tenant_id, due.position, due.attempts
-            FROM public.ae_outbox_due(of_queue, partition, marks[partition + 1]) due
-            WHERE due.position <= horizon
-            ORDER BY due.position
-            LIMIT most
-        ) o, LATERAL (
-            SELECT found.*
-            FROM public.ae_events found
-            WHERE found.tenant_id = o.tenant_id AND found.position = o.position
-            LIMIT 1
+        -- The event whose payload reaches 4 MiB is the last one.
+        FROM (
+            SELECT taken.*, sum(taken.bytes) OVER (ROWS UNBOUNDED PRECEDING) - taken.bytes AS bytes_before
+            FROM (
+                SELECT o.attempts, found.*, octet_length(found.payload::text) AS bytes
+                FROM unnest(batch) o, LATERAL (
+                    SELECT each.*
+                    FROM public.ae_events each
+                    WHERE each.tenant_id = o.tenant_id AND each.position = o.position
+                    LIMIT 1
+                ) found
+            ) taken
         ) e
-        -- What returned since the marks were found may be before them, and must not be passed: the next look has it.
-        WHERE marks[65] = (SELECT r.returns FROM public.ae_outbox_returns r WHERE r.queue = of_queue)
-        LIMIT most;
+        WHERE e.bytes_before < 4194304;
     IF NOT FOUND THEN
         PERFORM public.ae_outbox_hold(of_queue, array_to_json(behind));
         IF locked <> '{}' THEN
             -- Another relay was faster; or somebody's own SQL has put in what is no event.
-            DELETE FROM public.ae_outbox o
-            WHERE o.queue = of_queue AND (o.lane & 63) = ANY(locked) AND o.dead_at IS NULL AND NOT o.held
-                AND o.position <= horizon
-                AND NOT EXISTS (
-                    SELECT FROM public.ae_events e WHERE e.tenant_id = o.tenant_id AND e.position = o.position
-                );
+            WITH gone AS (
+                DELETE FROM public.ae_outbox o
+                WHERE o.queue = of_queue AND (o.lane & 63) = ANY(locked) AND o.dead_at IS NULL AND NOT o.held
+                    AND o.position <= horizon
+                    AND NOT EXISTS (
+                        SELECT FROM public.ae_events e WHERE e.tenant_id = o.tenant_id AND e.position = o.position
+                    )
+                RETURNING o
+            )
+            SELECT array_agg(gone.o) INTO batch FROM gone;
+            PERFORM public.ae_outbox_release_behind(of_queue, batch);
         END IF;
     END IF;
 END $$;
@@ -1116,11 +1240,17 @@ CREATE FUNCTION public.ae_outbox_settle(
     delivered_to uuid[], delivered bigint[], failed json, behind json, of_queue text, signature text
 ) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    waited public.ae_outbox[];
 BEGIN
     PERFORM public.ae_operate('relay', signature);
-    DELETE FROM public.ae_outbox o
-    USING unnest(delivered_to, delivered) done (tenant_id, position)
-    WHERE o.tenant_id = done.tenant_id AND o.position = done.position AND o.queue = of_queue;
+    WITH gone AS (
+        DELETE FROM public.ae_outbox o
+        USING unnest(delivered_to, delivered) done (tenant_id, position)
+        WHERE o.tenant_id = done.tenant_id AND o.position = done.position AND o.queue = of_queue
+        RETURNING o
+    )
+    SELECT array_agg(gone.o) FILTER (WHERE (gone.o).due_at IS NOT NULL) INTO waited FROM gone;
     UPDATE public.ae_outbox o
     SET attempts = o.attempts + f.counts::integer,
         reason = f.reason,
@@ -1133,6 +1263,8 @@ BEGIN
         tenant_id uuid, position bigint, reason text, retry_in double precision, counts boolean
     )
     WHERE o.tenant_id = f.tenant_id AND o.position = f.position AND o.queue = of_queue AND o.dead_at IS NULL;
+    -- First what may wait for others, and then the marks, which wait for nobody.
+    PERFORM public.ae_outbox_release_behind(of_queue, waited);
     PERFORM public.ae_outbox_hold(of_queue, behind);
 END $$;
 
@@ -1168,43 +1300,125 @@ CREATE FUNCTION public.ae_relay_beat(beat json, signature text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM public.ae_operate('relay', signature);
-    DELETE FROM public.ae_relays r WHERE r.seen_at < clock_timestamp() - interval '1 day';
-    INSERT INTO public.ae_relays
-    SELECT * FROM json_populate_record(NULL::public.ae_relays, beat)
-    ON CONFLICT (id) DO UPDATE
-    SET seen_at = excluded.seen_at, delivered = excluded.delivered, failed = excluded.failed, rate = excluded.rate,
-        error = excluded.error;
+    UPDATE public.ae_relays r
+    SET seen_at = told.seen_at, delivered = told.delivered, failed = told.failed, rate = told.rate, error = told.error
+    FROM json_populate_record(NULL::public.ae_relays, beat) told
+    WHERE r.id = told.id;
+    IF NOT FOUND THEN
+        INSERT INTO public.ae_relays
+        SELECT * FROM json_populate_record(NULL::public.ae_relays, beat)
+        ON CONFLICT (id) DO NOTHING;
+        DELETE FROM public.ae_relays r WHERE r.seen_at < clock_timestamp() - interval '1 day';
+    END IF;
 END $$;
 
-CREATE FUNCTION public.ae_relay_status(of_queue text, signature text) RETURNS TABLE (
+-- How much there is in a queue: each number is counted to 10 000, which stands for that many or more. `known` is where
+-- looks begin (see ae_outbox_known).
+
+CREATE FUNCTION public.ae_relay_status(of_queue text, signature text, known bigint[] DEFAULT NULL) RETURNS TABLE (
     pending bigint, waiting bigint, dead bigint, skipped bigint, held bigint, oldest timestamptz, relays json
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    most  bigint := 10000;
+    marks bigint[];
+    free  bigint;
+BEGIN
+    PERFORM public.ae_operate('relay', signature);
+    marks := public.ae_outbox_known(of_queue, known);
+    SELECT count(*) INTO free
+    FROM (
+        SELECT
+        FROM generate_series(0, 63) partition, LATERAL (
+            SELECT
+            FROM public.ae_outbox o
+            WHERE o.queue = of_queue AND (o.lane & 63) = partition AND o.dead_at IS NULL AND NOT o.held
+                AND o.position >= marks[partition + 1]
+            LIMIT most
+        ) found
+        LIMIT most
+    ) counted;
+    SELECT count(*) INTO held
+    FROM (SELECT FROM public.ae_outbox o WHERE o.queue = of_queue AND o.held LIMIT most) counted;
+    pending := least(free + held, most);
+    SELECT count(*) INTO waiting
+    FROM (
+        SELECT
+        FROM public.ae_outbox o
+        WHERE o.queue = of_queue AND o.dead_at IS NULL AND o.due_at IS NOT NULL AND o.due_at > clock_timestamp()
+        LIMIT most
+    ) counted;
+    SELECT count(*) INTO dead
+    FROM (
+        SELECT FROM public.ae_outbox o WHERE o.queue = of_queue AND o.dead_at IS NOT NULL AND NOT o.skipped LIMIT most
+    ) counted;
+    SELECT count(*) INTO skipped
+    FROM (SELECT FROM public.ae_outbox o WHERE o.queue = of_queue AND o.skipped LIMIT most) counted;
+    SELECT min(e.occurred_at) INTO oldest
+    FROM (
+        SELECT first.tenant_id, first.position
+        FROM (
+            SELECT o.tenant_id, o.position
+            FROM generate_series(0, 63) partition, LATERAL (
+                SELECT found.tenant_id, found.position
+                FROM public.ae_outbox found
+                WHERE found.queue = of_queue AND (found.lane & 63) = partition AND found.dead_at IS NULL
+                    AND NOT found.held AND found.position >= marks[partition + 1]
+                ORDER BY found.position
+                LIMIT 1
+            ) o
+            UNION ALL
+            (
+                SELECT o.tenant_id, o.position
+                FROM public.ae_outbox o
+                WHERE o.queue = of_queue AND o.held
+                ORDER BY o.position
+                LIMIT 1
+            )
+        ) first
+        ORDER BY first.position
+        LIMIT 1
+    ) first, LATERAL (
+        SELECT found.occurred_at
+        FROM public.ae_events found
+        WHERE found.tenant_id = first.tenant_id AND found.position = first.position
+        LIMIT 1
+    ) e;
+    SELECT coalesce(json_agg(r ORDER BY r.started_at), '[]') INTO relays
+    FROM public.ae_relays r
+    WHERE r.queue = of_queue AND r.seen_at > clock_timestamp() - interval '1 minute';
+    RETURN NEXT;
+END $$;
+
+-- What waits for people, and for its time, over all tenants: `most` of each are counted. Ids begin with their time.
+
+CREATE FUNCTION public.ae_backlog(most integer, signature text) RETURNS TABLE (
+    approvals bigint, oldest text, schedules bigint
+)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    now_key text := 'ae_approvals/open_until:["'
+        || to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US');
 BEGIN
     PERFORM public.ae_operate('relay', signature);
     RETURN QUERY
-        SELECT counted.pending, counted.waiting, counted.dead, counted.skipped, counted.held,
+        SELECT count(*), min(waiting.id),
             (
-                SELECT min(e.occurred_at)
-                FROM public.ae_outbox o
-                JOIN public.ae_events e ON e.tenant_id = o.tenant_id AND e.position = o.position
-                WHERE o.position = counted.first AND o.queue = of_queue
-            ),
-            (
-                SELECT coalesce(json_agg(r ORDER BY r.started_at), '[]')
-                FROM public.ae_relays r
-                WHERE r.queue = of_queue AND r.seen_at > clock_timestamp() - interval '1 minute'
+                SELECT count(*)
+                FROM (
+                    SELECT
+                    FROM public.ae_document_keys k
+                    WHERE k.key = 'ae_triggers/status,type:["active","schedule"]'
+                    LIMIT most
+                ) active
             )
         FROM (
-            SELECT count(*) FILTER (WHERE o.dead_at IS NULL) AS pending,
-                count(*) FILTER (WHERE o.dead_at IS NULL AND o.due_at > clock_timestamp()) AS waiting,
-                count(*) FILTER (WHERE o.dead_at IS NOT NULL AND NOT o.skipped) AS dead,
-                count(*) FILTER (WHERE o.skipped) AS skipped,
-                count(*) FILTER (WHERE o.held) AS held,
-                min(o.position) FILTER (WHERE o.dead_at IS NULL) AS first
-            FROM public.ae_outbox o
-            WHERE o.queue = of_queue
-        ) counted;
+            SELECT k.id
+            FROM public.ae_document_keys k
+            WHERE k.key >= 'ae_approvals/open_until:' AND k.key < 'ae_approvals/open_until;' AND k.key > now_key
+            ORDER BY k.key
+            LIMIT most
+        ) waiting;
 END $$;
 
 CREATE FUNCTION public.ae_dead_letters(
@@ -1236,61 +1450,65 @@ BEGIN
         ORDER BY e.id;
 END $$;
 
--- Events come back: relays look for them from the first position on again. What was held back in these lanes is marked
--- anew where another dead letter is before it. The dead letters are locked already, so that no relay marks meanwhile.
+-- Events come back: relays look for them from the first position on again. What these have held back is released; they
+-- are locked already, so that no relay marks meanwhile. The answer is how many there were.
 
-CREATE FUNCTION public.ae_outbox_return(of_queue text, lanes bigint[]) RETURNS void
+CREATE FUNCTION public.ae_outbox_return(of_queue text, changed public.ae_outbox[]) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE public.ae_outbox o SET held = false WHERE o.queue = of_queue AND o.held AND o.lane = ANY(lanes);
+    PERFORM public.ae_outbox_release(
+        of_queue, array_agg(o.tenant_id), array_agg(o.lane), array_agg(o.position)
+    )
+    FROM unnest(changed) o;
     UPDATE public.ae_outbox_returns r SET returns = r.returns + 1 WHERE r.queue = of_queue;
     PERFORM pg_notify(CASE of_queue WHEN 'events' THEN 'ae_outbox' ELSE 'ae_outbox_' || of_queue END, '');
+    RETURN coalesce(cardinality(changed), 0);
 END $$;
+
+-- What is redriven is due, as an event whose time has come: what is behind it is taken with it, or after it.
 
 CREATE FUNCTION public.ae_redrive(ids uuid[], of_queue text, signature text) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    lanes bigint[];
+    dead public.ae_outbox[];
 BEGIN
     PERFORM public.ae_operate('redrive', signature);
     IF ids IS NULL THEN
         WITH changed AS (
             UPDATE public.ae_outbox o
-            SET attempts = 0, due_at = NULL, dead_at = NULL, event_id = NULL
+            SET attempts = 0, due_at = clock_timestamp(), dead_at = NULL, event_id = NULL, held = false
             FROM public.ae_events e
             WHERE e.tenant_id = o.tenant_id AND e.position = o.position AND o.queue = of_queue
                 AND o.dead_at IS NOT NULL AND NOT o.skipped
-            RETURNING o.lane
+            RETURNING o
         )
-        SELECT array_agg(changed.lane) INTO lanes FROM changed;
+        SELECT array_agg(changed.o) INTO dead FROM changed;
     ELSE
         WITH changed AS (
             UPDATE public.ae_outbox o
-            SET attempts = 0, due_at = NULL, dead_at = NULL, skipped = false, event_id = NULL
+            SET attempts = 0, due_at = clock_timestamp(), dead_at = NULL, skipped = false, event_id = NULL, held = false
             WHERE o.queue = of_queue AND o.dead_at IS NOT NULL AND o.event_id = ANY(ids)
-            RETURNING o.lane
+            RETURNING o
         )
-        SELECT array_agg(changed.lane) INTO lanes FROM changed;
+        SELECT array_agg(changed.o) INTO dead FROM changed;
     END IF;
-    PERFORM public.ae_outbox_return(of_queue, lanes);
-    RETURN coalesce(cardinality(lanes), 0);
+    RETURN public.ae_outbox_return(of_queue, dead);
 END $$;
 
 CREATE FUNCTION public.ae_skip(ids uuid[], why text, of_queue text, signature text) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    lanes bigint[];
+    dead public.ae_outbox[];
 BEGIN
     PERFORM public.ae_operate('skip', signature);
     WITH changed AS (
         UPDATE public.ae_outbox o
         SET skipped = true, reason = o.reason || '; skipped: ' || why
         WHERE o.queue = of_queue AND o.dead_at IS NOT NULL AND NOT o.skipped AND o.event_id = ANY(ids)
-        RETURNING o.lane
+        RETURNING o
     )
-    SELECT array_agg(changed.lane) INTO lanes FROM changed;
-    PERFORM public.ae_outbox_return(of_queue, lanes);
-    RETURN coalesce(cardinality(lanes), 0);
+    SELECT array_agg(changed.o) INTO dead FROM changed;
+    RETURN public.ae_outbox_return(of_queue, dead);
 END $$;
 
 REVOKE EXECUTE ON FUNCTION
@@ -1298,7 +1516,8 @@ REVOKE EXECUTE ON FUNCTION
     public.ae_outbox_settle(uuid[], bigint[], json, json, text, text),
     public.ae_outbox_next(text, bigint[], text),
     public.ae_relay_beat(json, text),
-    public.ae_relay_status(text, text),
+    public.ae_relay_status(text, text, bigint[]),
+    public.ae_backlog(integer, text),
     public.ae_dead_letters(uuid, integer, text, text),
     public.ae_redrive(uuid[], text, text),
     public.ae_skip(uuid[], text, text, text),
@@ -1310,7 +1529,7 @@ REVOKE EXECUTE ON FUNCTION
     public.ae_create_tenant(uuid, text, text, text),
     public.ae_delete_tenant(text, text),
     public.ae_list_tenants(text, text, integer),
-    public.ae_purge_keys(integer, text)
+    public.ae_purge_keys(integer, text, timestamptz)
 FROM PUBLIC;
 
 -- What the planner knows of a column's values it knows of every tenant's, and EXPLAIN tells it to each of them in its

@@ -35,6 +35,13 @@ CREATE TABLE ae_document_keys (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX ae_document_keys_key ON ae_document_keys (tenant_id, key, id);
 
+-- What operators are told of all tenants: the approvals that are open, by until when, and the schedules in use.
+
+CREATE INDEX ae_document_keys_open ON ae_document_keys (key, id)
+    WHERE key >= 'ae_approvals/open_until:' AND key < 'ae_approvals/open_until;';
+CREATE INDEX ae_document_keys_schedules ON ae_document_keys (id)
+    WHERE key = 'ae_triggers/status,type:["active","schedule"]';
+
 CREATE TABLE ae_idempotency_keys (
     tenant_id   TEXT NOT NULL,
     action      TEXT NOT NULL,
@@ -111,8 +118,8 @@ CREATE INDEX ae_events_type ON ae_events (tenant_id, type, position);
 -- Events that are still to be delivered, a row for each queue that they are in: the host's ('events'), and those of
 -- workflows. Those of a tenant's subject have the same lane, a hash, and keep their order. A failed attempt makes an event
 -- wait until due_at, the last one makes it a dead letter; both hold back what comes after them in their lane of the
--- queue, until an operator has skipped a dead one. What a dead letter holds back is marked (held) once a relay has met it,
--- and no look passes it again; redriving or skipping the dead letter takes the marks of its lane away.
+-- queue, until an operator has skipped a dead one. What is held back is marked (held) once a relay has met it, and no look
+-- passes it again; it holds back what comes after it, too. The marks are taken away in parts, from the first on.
 
 CREATE TABLE ae_outbox (
     tenant_id TEXT    NOT NULL,
@@ -130,9 +137,12 @@ CREATE TABLE ae_outbox (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX ae_outbox_pending ON ae_outbox (queue, position) WHERE dead_at IS NULL AND NOT held;
 CREATE INDEX ae_outbox_held ON ae_outbox (queue, lane, position)
-    WHERE NOT skipped AND (dead_at IS NOT NULL OR due_at IS NOT NULL);
-CREATE INDEX ae_outbox_behind ON ae_outbox (queue, lane) WHERE held;
+    WHERE NOT skipped AND (dead_at IS NOT NULL OR due_at IS NOT NULL OR held);
+-- What follows is what an operator asks for: how many there are, and since when.
+CREATE INDEX ae_outbox_behind ON ae_outbox (queue, position) WHERE held;
 CREATE INDEX ae_outbox_waiting ON ae_outbox (queue, due_at) WHERE dead_at IS NULL AND due_at IS NOT NULL;
+CREATE INDEX ae_outbox_unskipped ON ae_outbox (queue) WHERE dead_at IS NOT NULL AND NOT skipped;
+CREATE INDEX ae_outbox_skipped ON ae_outbox (queue) WHERE skipped;
 -- A dead letter has the id of its event, by which operators name it.
 CREATE INDEX ae_outbox_dead ON ae_outbox (queue, event_id) WHERE dead_at IS NOT NULL;
 
