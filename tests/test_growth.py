@@ -26,8 +26,8 @@ from actionengine import (
     create_service,
 )
 from actionengine.driving import drive
-from actionengine.names import fold
 from actionengine.storage.port import APPROVALS, ROLE_ASSIGNMENTS, ROLES
+from actionengine.text.names import fold
 from tests.growth import AnyStorage, count, fill
 
 FEW, MANY = 60, 960

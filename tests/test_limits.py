@@ -43,8 +43,6 @@ from actionengine.events.consuming import LONGEST_NAME
 from actionengine.events.fanout import nobody
 from actionengine.execution.files import MOST_BYTES as MOST_FILE_BYTES
 from actionengine.execution.working_copy import MOST_TEXT
-from actionengine.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS
-from actionengine.names import MAX_PERMISSION_LENGTH
 from actionengine.pipeline.action_log import MAX_ERROR_BYTES
 from actionengine.pipeline.plan import MAX_ACTION_NAME_LENGTH, native
 from actionengine.services import roles
@@ -53,6 +51,8 @@ from actionengine.storage.pages import MAX_PAGE, MAX_PAGE_BYTES
 from actionengine.storage.port import LONGEST_SUBJECT, MAX_FLUSHED_SUBJECTS, MOST_COUNTED, ROLE_ASSIGNMENTS
 from actionengine.storage.records import MAX_ID_LENGTH
 from actionengine.storage.sql.action_log import MAX_EXAMINED
+from actionengine.text.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS
+from actionengine.text.names import MAX_PERMISSION_LENGTH
 from actionengine.workflows import conditions, journey, starting, workflow_services
 from actionengine.workflows.definition import MOST_BYTES, MOST_STEPS
 from actionengine.workflows.quotas import MAX_TRIGGERS

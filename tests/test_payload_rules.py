@@ -13,7 +13,6 @@ import pytest
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS, check_readable, is_deeper
 from actionengine.pipeline.payload import (
     Limits,
     Received,
@@ -26,6 +25,7 @@ from actionengine.pipeline.payload import (
     summary,
 )
 from actionengine.secret_types import Everything
+from actionengine.text.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS, check_readable, is_deeper
 
 
 class Note(BaseModel):
@@ -420,7 +420,7 @@ def test_refusals_are_told_in_one_line() -> None:
 
 def test_few_values_are_parsed_to_see_whether_they_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[bytes] = []
-    monkeypatch.setattr("actionengine.json_bounds.from_json", parsed.append)
+    monkeypatch.setattr("actionengine.text.json_bounds.from_json", parsed.append)
     check_readable(b"[" + b"[]," * MAX_JSON_DEPTH + b"[]]")
     check_readable(b'"' + b"x" * (2 * MAX_JSON_DIGITS - 2) + b"1" + b"x" * MAX_JSON_DIGITS + b'"')
     assert parsed == []

@@ -31,10 +31,10 @@ from actionengine import (
     create_event_type,
     create_service,
 )
-from actionengine.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS, check_readable
 from actionengine.pipeline.payload import receive
 from actionengine.services.action_log import LogEntry
 from actionengine.storage.port import LogRow
+from actionengine.text.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS, check_readable
 from tests.conftest import log_of
 
 AnyStorage = InMemoryStorage | PostgresStorage | SQLiteStorage

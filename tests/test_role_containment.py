@@ -27,7 +27,7 @@ from actionengine import (
 )
 from actionengine.authorization.rules import Rights, decide
 from actionengine.changes import change_control_services
-from actionengine.names import check_pattern, check_permission, clean, fold
+from actionengine.text.names import check_pattern, check_permission, clean, fold
 from actionengine.workflows import workflow_services
 
 PERMISSIONS = ("jobs.read", "jobs.edit", "jobs.notes.read", "jobsite.read", "pay.refund", "roles.manage")

@@ -20,7 +20,7 @@ from actionengine import (
     RequestContext,
     create_action,
 )
-from actionengine.names import LONGEST_SHOWN, MAX_COMPARED_NAMES, nearest_of
+from actionengine.text.names import LONGEST_SHOWN, MAX_COMPARED_NAMES, nearest_of
 from actionengine.workflows.schedules import zone
 from tests.conftest import Execute
 
@@ -90,7 +90,7 @@ def test_an_unknown_name_among_many_is_compared_with_none(
         compared.append(len(names))
         return []
 
-    monkeypatch.setattr("actionengine.names.get_close_matches", count)
+    monkeypatch.setattr("actionengine.text.names.get_close_matches", count)
     many = [create_action(name=f"open_{n}", description="", handler=open_job) for n in range(MAX_COMPARED_NAMES + 1)]
     for actions, comparisons in ((many, []), (many[1:], [MAX_COMPARED_NAMES])):
         compared.clear()
@@ -125,7 +125,7 @@ def test_a_module_action_among_many_is_compared_with_none(monkeypatch: pytest.Mo
         compared.append(len(name))
         return []
 
-    monkeypatch.setattr("actionengine.names.get_close_matches", count)
+    monkeypatch.setattr("actionengine.text.names.get_close_matches", count)
     many = [f"fs:open_{number}" for number in range(50_000)]
     assert nearest_of("fs:open", many) is None
     assert compared == []

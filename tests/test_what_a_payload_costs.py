@@ -26,9 +26,9 @@ from actionengine import (
     create_service,
 )
 from actionengine.errors import ActionError
-from actionengine.json_bounds import has_more_values
 from actionengine.masking import MASK, scrub, scrub_text
 from actionengine.pipeline.payload import receive
+from actionengine.text.json_bounds import has_more_values
 
 MOST = Limits().payload_values
 LARGE = 1024 * 1024 - 100

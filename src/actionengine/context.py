@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from uuid import UUID
 
 from actionengine.errors import bounded_text, sendable
-from actionengine.names import check_pattern, fold
+from actionengine.text.names import check_pattern, fold
 
 ActorType = Literal["human", "ai", "integration", "workflow", "system"]
 ACTOR_TYPES: frozenset[str] = frozenset(get_args(ActorType))

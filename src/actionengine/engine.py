@@ -14,12 +14,12 @@ from actionengine.context import RequestContext, Tenant
 from actionengine.driving import drive
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode, sendable
 from actionengine.event_types import EventType
-from actionengine.names import shortened
 from actionengine.pipeline.pipeline import Pipeline
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.routing import no_service, route
 from actionengine.storage.port import Mode, Storage, StorageError, StorageUnavailable
 from actionengine.storage.tenants import LONGEST_SLUG
+from actionengine.text.names import shortened
 
 logger = logging.getLogger("actionengine")
 

@@ -16,7 +16,6 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
-from actionengine.json_bounds import MAX_JSON_DEPTH, check_readable
 from actionengine.secret_types import (
     CONTAINERS,
     MASK,
@@ -31,6 +30,7 @@ from actionengine.secret_types import (
     sensitive_names,
     typed_secrets,
 )
+from actionengine.text.json_bounds import MAX_JSON_DEPTH, check_readable
 
 __all__ = [
     "MASK",

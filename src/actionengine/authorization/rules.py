@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from actionengine.authorization.port import AccessRequest, Decision
 from actionengine.context import PUBLIC, Actor
-from actionengine.names import check_pattern, pattern_covers
+from actionengine.text.names import check_pattern, pattern_covers
 
 
 @dataclass(frozen=True, slots=True)

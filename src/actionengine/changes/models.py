@@ -22,9 +22,9 @@ from actionengine.changes.difference import TypeDiff
 from actionengine.changes.ops import FieldDefinition, Flag, Name, OpType, Reference, in_a_module, plain_form
 from actionengine.changes.schema import MAX_FIELDS
 from actionengine.changes.states import ChangeStatus
-from actionengine.names import spelled
 from actionengine.services.inputs import Id
 from actionengine.storage.port import RESERVED_PREFIX
+from actionengine.text.names import spelled
 
 RecordTypeStatus = Literal["draft", "active", "retired"]
 TargetType = Literal["form", "workflow", "rule", "record_type", "script", "file"]

@@ -26,9 +26,9 @@ from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.edits import check_diff
 from actionengine.execution.paths import module_path, reason_not_to_change
 from actionengine.execution.refusals import PathEscapeError
-from actionengine.names import nfc, spelled
 from actionengine.pipeline.payload import refusals, summary
 from actionengine.storage.records import MAX_ID_LENGTH
+from actionengine.text.names import nfc, spelled
 
 OpType = Literal["add_field", "set_field", "remove_field", "rename_field", "edit_file"]
 

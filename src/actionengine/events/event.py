@@ -10,8 +10,8 @@ from uuid import UUID
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from actionengine.event_types import EventType, EventVersionError
-from actionengine.json_bounds import check_readable
 from actionengine.storage.port import EventRow
+from actionengine.text.json_bounds import check_readable
 
 
 class Event(NamedTuple):

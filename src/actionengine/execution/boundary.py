@@ -19,8 +19,8 @@ from actionengine.execution.refusals import (
     TenantMismatchError,
 )
 from actionengine.execution.request import ExecutionRequest, ModuleContext
-from actionengine.names import hint, nearest_of
 from actionengine.pipeline.payload import refusals, summary
+from actionengine.text.names import hint, nearest_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from actionengine.execution.request import ExecutionRequest, ExecutionResult
 from actionengine.execution.runner import BoundaryRunner, took_too_long, was_cancelled
 from actionengine.execution.telemetry import Sink
 from actionengine.execution.work import Work
-from actionengine.json_bounds import check_readable
+from actionengine.text.json_bounds import check_readable
 
 
 class InProcessRunner(BoundaryRunner):

@@ -18,7 +18,6 @@ from actionengine.errors import ActionError, ErrorCode, check_length, sendable
 from actionengine.event_types import EventType, misfits
 from actionengine.hooks import HookContext
 from actionengine.masking import masked_finite_json
-from actionengine.names import MAX_PERMISSION_LENGTH, check_permission, nfc
 from actionengine.pipeline.authorization import Authorization, enforce
 from actionengine.pipeline.execution import Approved, Execution
 from actionengine.pipeline.guarded_records import GuardedRecords
@@ -36,6 +35,7 @@ from actionengine.storage.port import (
     UnitOfWork,
 )
 from actionengine.storage.records import MAX_ID_LENGTH
+from actionengine.text.names import MAX_PERMISSION_LENGTH, check_permission, nfc
 
 T = TypeVar("T")
 Answer = Result[Any, ActionError]

@@ -20,9 +20,9 @@ from actionengine.context import ACTOR_TYPES, PUBLIC
 from actionengine.errors import ConfigurationError, sendable
 from actionengine.event_types import by_type
 from actionengine.masking import NOTHING, Everything, sensitive_names
-from actionengine.names import check_pattern, check_permission
 from actionengine.signatures import read_signature
 from actionengine.stored_form import ResultForm
+from actionengine.text.names import check_pattern, check_permission
 
 _TYPE_ERRORS = (PydanticUserError, TypeError, NameError, AttributeError)
 

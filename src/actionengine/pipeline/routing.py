@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 from actionengine.actions import HookDefinition
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
-from actionengine.names import hint, nearest_of, shortened
 from actionengine.pipeline.plan import ActionPlan
+from actionengine.text.names import hint, nearest_of, shortened
 
 Plans = Mapping[str, Mapping[str, ActionPlan]]
 

@@ -11,9 +11,9 @@ from uuid import UUID
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from actionengine.errors import ActionError, ErrorCode, sendable
-from actionengine.json_bounds import check_readable
 from actionengine.storage.pages import Page
 from actionengine.storage.port import AsyncRecords, Record
+from actionengine.text.json_bounds import check_readable
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from actionengine.names import nfc
+from actionengine.text.names import nfc
 from actionengine.workflows.step_types import END, FAIL, PAUSE, ApprovalStep, DecisionStep, Step
 from actionengine.workflows.values import Path
 

@@ -7,10 +7,10 @@ from returns.result import Result, Success
 
 from actionengine.changes.store import conflict, new_id
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.names import hint
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import native
 from actionengine.storage.pages import MAX_PAGE_BYTES
+from actionengine.text.names import hint
 from actionengine.workflows.definition import Definition, document, parse_definition
 from actionengine.workflows.models import DefineWorkflow, ListWorkflows, Workflow, WorkflowVersion
 from actionengine.workflows.step_types import ActionStep

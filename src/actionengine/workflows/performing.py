@@ -14,9 +14,9 @@ from actionengine.actions import ApprovalPolicy
 from actionengine.changes.store import conflict, not_found
 from actionengine.context import identity_of
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.names import nfc
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import AsyncRecords, Record, SerializationFailure
+from actionengine.text.names import nfc
 from actionengine.workflows.conditions import holds
 from actionengine.workflows.events import ASSIGNED, NOTIFICATION, Assignment, Notification
 from actionengine.workflows.step_types import (

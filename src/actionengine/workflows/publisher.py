@@ -20,8 +20,8 @@ from actionengine.errors import ActionError, ErrorCode
 from actionengine.events.event import Event
 from actionengine.events.publisher import Failures, PublishError, PublisherUnavailable, failed_action
 from actionengine.events.tenants import TenantOf, Tenants
-from actionengine.names import nfc
 from actionengine.storage.port import APPROVALS, TRIGGERS, WORKFLOWS, Record, StorageUnavailable
+from actionengine.text.names import nfc
 from actionengine.workflows.agenda import Agenda
 from actionengine.workflows.conditions import holds
 from actionengine.workflows.driving import Executions, RolesOf, input_of

@@ -13,7 +13,7 @@ from zoneinfo import available_timezones
 
 from croniter import CroniterError, croniter  # type: ignore[import-untyped]
 
-from actionengine.names import shortened
+from actionengine.text.names import shortened
 
 
 class _Field(NamedTuple):

@@ -17,8 +17,8 @@ from pydantic import (
 )
 
 from actionengine.changes.ops import Flag, Name, Number, Whole
-from actionengine.names import check_permission
 from actionengine.storage.port import RESERVED_PREFIX
+from actionengine.text.names import check_permission
 from actionengine.workflows.conditions import DEEPEST, Condition, depth, not_empty, paths
 from actionengine.workflows.values import Path, references
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.names import nfc
+from actionengine.text.names import nfc
 
 Path = tuple[str, ...]
 
