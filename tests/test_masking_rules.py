@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import TypeAliasType, TypedDict
 
-from actionengine.masking import (
+from actionengine.masking.masking import (
     MASK,
     NOTHING,
     Everything,
@@ -47,7 +47,7 @@ from actionengine.masking import (
     secrets_in,
     sensitive_names,
 )
-from actionengine.secret_types import is_plain, leaves, revealed, typed_secrets
+from actionengine.masking.secret_types import is_plain, leaves, revealed, typed_secrets
 
 T = TypeVar("T")
 Marked = Annotated[str, Sensitive()]

@@ -13,6 +13,7 @@ import pytest
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 
 from actionengine.errors import ActionError, ErrorCode
+from actionengine.masking.secret_types import Everything
 from actionengine.pipeline.payload import (
     Limits,
     Received,
@@ -24,7 +25,6 @@ from actionengine.pipeline.payload import (
     refusals,
     summary,
 )
-from actionengine.secret_types import Everything
 from actionengine.text.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS, check_readable, is_deeper
 
 

@@ -34,7 +34,7 @@ from actionengine import (
     create_action,
     create_event_type,
 )
-from actionengine.masking import MASK, scrub_text
+from actionengine.masking.masking import MASK, scrub_text
 from tests.conftest import Execute, log_of
 
 EngineOf = Callable[..., Engine]

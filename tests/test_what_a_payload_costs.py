@@ -26,7 +26,7 @@ from actionengine import (
     create_service,
 )
 from actionengine.errors import ActionError
-from actionengine.masking import MASK, scrub, scrub_text
+from actionengine.masking.masking import MASK, scrub, scrub_text
 from actionengine.pipeline.payload import receive
 from actionengine.text.json_bounds import has_more_values
 

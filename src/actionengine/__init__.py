@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from actionengine.events.subscriptions import Subscriptions
     from actionengine.events.views import AsyncLiveRecords, LiveRecords, View
     from actionengine.hooks import HookContext, HookLog, HookLogEntry, PipelineResult
-    from actionengine.masking import Sensitive
+    from actionengine.masking.masking import Sensitive
     from actionengine.pipeline.payload import Limits
     from actionengine.storage.memory import InMemoryStorage
     from actionengine.storage.port import (
@@ -187,7 +187,7 @@ _NAMES = {
     "actionengine.events.replay": ("follow", "follow_async", "replay", "replay_async"),
     "actionengine.events.subscriptions": ("Subscriptions",),
     "actionengine.hooks": ("HookContext", "HookLog", "HookLogEntry", "PipelineResult"),
-    "actionengine.masking": ("Sensitive",),
+    "actionengine.masking.masking": ("Sensitive",),
     "actionengine.pipeline.payload": ("Limits",),
     "actionengine.storage.memory": ("InMemoryStorage",),
     "actionengine.events.stdout": ("StdoutPublisher",),

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from pydantic_core import from_json
 
-from actionengine.masking import masked_json
+from actionengine.masking.masking import masked_json
 
 _NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
 

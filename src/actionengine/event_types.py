@@ -11,7 +11,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from actionengine.context import MAX_NAME_LENGTH
 from actionengine.errors import ConfigurationError, sendable
-from actionengine.masking import Learn, masked_finite_json, masked_json_of
+from actionengine.masking.masking import Learn, masked_finite_json, masked_json_of
 
 Upcaster = Callable[[Any], Any]
 

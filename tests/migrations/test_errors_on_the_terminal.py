@@ -16,7 +16,7 @@ from actionengine import ConfigurationError, PostgresStorage, SQLiteStorage
 from actionengine.cli import common, errors
 from actionengine.durable.urls import durable_url
 from actionengine.events.addresses import publisher_at
-from actionengine.redaction import redact, redact_address, secrets_in
+from actionengine.masking.redaction import redact, redact_address, secrets_in
 from tests.command_line import Run
 from tests.faulty_proxy import FaultyProxy
 

@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from actionengine.cli.errors import fail
-from actionengine.redaction import redact_address
+from actionengine.masking.redaction import redact_address
 from actionengine.storage.port import MOST_COUNTED
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sqlite.storage import SQLiteStorage

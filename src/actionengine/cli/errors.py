@@ -14,7 +14,7 @@ import typer
 from sqlalchemy.exc import DBAPIError, StatementError
 from typer.core import TyperGroup
 
-from actionengine.redaction import redact, secrets_in
+from actionengine.masking.redaction import redact, secrets_in
 
 _secrets: set[str] = set()
 """The secrets of this invocation, for all of its threads."""

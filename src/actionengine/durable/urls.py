@@ -11,7 +11,7 @@ from sqlalchemy.exc import ArgumentError
 
 from actionengine.durable.older_sqlite import sqlite_driver
 from actionengine.errors import ConfigurationError
-from actionengine.redaction import redact_address
+from actionengine.masking.redaction import redact_address
 
 SCHEMA = "dbos"
 """The schema of its tables on PostgreSQL."""

@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 from actionengine.errors import ConfigurationError
 from actionengine.events.publisher import Publisher
 from actionengine.events.stdout import StdoutPublisher
-from actionengine.redaction import redact, redact_address
+from actionengine.masking.redaction import redact, redact_address
 
 _BROKER_OPTIONS = ("destination", "mode", "source", "publish_timeout", "connect_timeout")
 _KINDS = "nats://, kafka://, amqp://, redis://, eventbridge://, stdout: or module:attribute"

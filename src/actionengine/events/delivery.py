@@ -29,7 +29,7 @@ from actionengine.events.publisher import (
     checked_answer,
     told,
 )
-from actionengine.redaction import redact
+from actionengine.masking.redaction import redact
 from actionengine.storage.port import FailedDelivery, PendingEvent
 
 Subject = tuple[int, str]

@@ -14,7 +14,7 @@ from actionengine.execution.declarations import ModuleAction, create_module_acti
 from actionengine.execution.edits import changed_lines, check_diff
 from actionengine.execution.paths import ModuleFolder, ModulePath
 from actionengine.execution.work import Work
-from actionengine.masking import Sensitive
+from actionengine.masking.masking import Sensitive
 
 ABSENT = "absent"
 """As `expected_sha256`: there must be no such file."""

@@ -21,7 +21,7 @@ from actionengine.execution.declarations import ModuleAction
 from actionengine.execution.module_actions import MODULE_ACTIONS
 from actionengine.execution.request import ExecutionRequest, ModuleContext
 from actionengine.execution.runner import Runner
-from actionengine.masking import revealed_json
+from actionengine.masking.masking import revealed_json
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import native
 

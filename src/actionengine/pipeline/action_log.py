@@ -12,10 +12,10 @@ from pydantic_core import to_json
 
 from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_TEXT_LENGTH, AIUsage, RequestContext
 from actionengine.errors import ActionError, ErrorCode, bounded_text, sendable
-from actionengine.masking import encode, mask_by_type
+from actionengine.masking.masking import encode, mask_by_type
+from actionengine.masking.secret_types import is_plain
 from actionengine.pipeline.payload import Received
 from actionengine.pipeline.secrets import Secrets
-from actionengine.secret_types import is_plain
 from actionengine.storage.port import LONGEST_SUBJECT, MAX_FLUSHED_SUBJECTS, UNNAMED_ROWS, LogRow, Outcome
 
 _OUTCOMES: dict[ErrorCode, Outcome] = {

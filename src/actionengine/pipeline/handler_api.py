@@ -17,7 +17,7 @@ from actionengine.context import MAX_NAME_LENGTH, AIUsage, RequestContext
 from actionengine.errors import ActionError, ErrorCode, check_length, sendable
 from actionengine.event_types import EventType, misfits
 from actionengine.hooks import HookContext
-from actionengine.masking import masked_finite_json
+from actionengine.masking.masking import masked_finite_json
 from actionengine.pipeline.authorization import Authorization, enforce
 from actionengine.pipeline.execution import Approved, Execution
 from actionengine.pipeline.guarded_records import GuardedRecords

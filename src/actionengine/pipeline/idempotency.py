@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from actionengine.authorization.questions import Questions
 from actionengine.errors import ActionError, ErrorCode, sendable
 from actionengine.hooks import PipelineResult
-from actionengine.masking import masked_json
+from actionengine.masking.masking import masked_json
 from actionengine.pipeline.execution import Execution
 from actionengine.pipeline.payload import Limits, check_claimable, fingerprint
 from actionengine.pipeline.pending_approval import PendingApproval, error_for

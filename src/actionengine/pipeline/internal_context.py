@@ -16,7 +16,7 @@ from actionengine.authorization.questions import Question
 from actionengine.context import ActorType
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.event_types import EventType
-from actionengine.masking import masked_json
+from actionengine.masking.masking import masked_json
 from actionengine.pipeline.execution import (
     ApprovalNeeded,
     Approved,

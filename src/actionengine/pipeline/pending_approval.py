@@ -12,7 +12,7 @@ from uuid_utils import uuid7
 
 from actionengine.context import Actor, ActorType, RequestContext
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.masking import scrub
+from actionengine.masking.masking import scrub
 from actionengine.pipeline.execution import ApprovalNeeded, Execution
 from actionengine.storage.port import APPROVALS, RESERVED_PREFIX, AsyncRecords, Record, UnitOfWork
 from actionengine.storage.records import same_json

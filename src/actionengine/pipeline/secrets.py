@@ -8,7 +8,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from actionengine.errors import ActionError
-from actionengine.masking import (
+from actionengine.masking.masking import (
     NOTHING,
     Everything,
     forms_of,
@@ -20,9 +20,9 @@ from actionengine.masking import (
     searchable_json,
     secrets_in,
 )
+from actionengine.masking.secret_types import typed_secrets
 from actionengine.pipeline.payload import Received
 from actionengine.pipeline.plan import ActionPlan
-from actionengine.secret_types import typed_secrets
 from actionengine.storage.port import EventRow, LogRow
 
 

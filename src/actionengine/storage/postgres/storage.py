@@ -18,7 +18,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from actionengine.context import Tenant
 from actionengine.errors import ConfigurationError
-from actionengine.redaction import redact_address
+from actionengine.masking.redaction import redact_address
 from actionengine.storage.pages import Page, page_of
 from actionengine.storage.port import EVENTS, MAX_BACKLOG, Mode, Record, StoredEvent
 from actionengine.storage.postgres.checks import check

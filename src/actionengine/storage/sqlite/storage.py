@@ -23,7 +23,7 @@ from actionengine.clock import steady_now
 from actionengine.context import Tenant
 from actionengine.driving import drive
 from actionengine.errors import ConfigurationError
-from actionengine.redaction import redact_address
+from actionengine.masking.redaction import redact_address
 from actionengine.storage.lookups import OPEN_APPROVALS
 from actionengine.storage.pages import MAX_PAGE, Page, is_last_page, page_of
 from actionengine.storage.port import EVENTS, MAX_BACKLOG, EventRow, Mode, Record, StorageUnavailable, StoredEvent

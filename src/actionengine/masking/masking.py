@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
-from actionengine.secret_types import (
+from actionengine.masking.secret_types import (
     CONTAINERS,
     MASK,
     MASKING,
