@@ -17,7 +17,7 @@ from uuid_utils import uuid7
 
 from actionengine import Actor, Engine, RequestContext, Tenant, create_engine
 from actionengine.changes import change_control_services
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.port import UnitOfWork
 from actionengine.storage.postgres.driver import Driver
 from actionengine.storage.postgres.storage import PostgresStorage

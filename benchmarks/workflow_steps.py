@@ -30,7 +30,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.durable.client import DurableClient
 from actionengine.durable.host import DurableFunction, DurableHost
 from actionengine.storage.postgres.storage import PostgresStorage

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage, Tenant
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
 
 AnyStorage = InMemoryStorage | SQLiteStorage | PostgresStorage

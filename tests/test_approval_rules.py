@@ -25,7 +25,7 @@ from actionengine import (
     Tenant,
     create_action,
 )
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.pipeline.pending_approval import PendingApproval, StoredActor, error_for, find_approval
 from actionengine.storage.port import APPROVALS, Claim, Record
 from tests.conftest import Execute, log_of

@@ -14,8 +14,8 @@ import pytest
 import actionengine
 from actionengine.authorization.cache import BoundedCache
 from actionengine.changes import guard
+from actionengine.concurrency.run_sync import drive
 from actionengine.context import Tenant
-from actionengine.driving import drive
 from actionengine.storage.port import Record
 from actionengine.storage.postgres import driver
 from actionengine.storage.postgres.statements import record_statement

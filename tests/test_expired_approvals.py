@@ -7,7 +7,7 @@ from datetime import timedelta
 from returns.result import Success
 
 from actionengine import Actor, ErrorCode, InMemoryStorage, RequestContext, Tenant, create_action
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.pipeline.pending_approval import EXPIRIES
 from actionengine.storage.port import APPROVALS
 from tests.conftest import Execute, log_of

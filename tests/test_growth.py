@@ -25,7 +25,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.port import APPROVALS, ROLE_ASSIGNMENTS, ROLES
 from actionengine.text.names import fold
 from tests.growth import AnyStorage, count, fill

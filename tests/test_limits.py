@@ -37,8 +37,8 @@ from actionengine.authorization.questions import MAX_QUESTIONS
 from actionengine.changes import change_control_services, drafting, executor, transform
 from actionengine.changes.ops import MAX_CHOICES
 from actionengine.changes.schema import MAX_FIELDS
+from actionengine.concurrency.run_sync import drive
 from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_NAME_LENGTH, MAX_TEXT_LENGTH
-from actionengine.driving import drive
 from actionengine.events.consuming import LONGEST_NAME
 from actionengine.events.fanout import nobody
 from actionengine.execution.files import MOST_BYTES as MOST_FILE_BYTES

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from actionengine import CallbackPublisher, Relay, Tenant
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.port import TRIGGERS, FailedDelivery, StoredEvent
 from benchmarks.growth.events import TYPES
 from benchmarks.growth.operation import Operation

@@ -10,8 +10,8 @@ from typing import Any, TypeVar, final
 from returns.result import Failure, Result, Success
 
 from actionengine.actions import Action, ActionSummary, Input, Output, Service, ServiceSummary
+from actionengine.concurrency.run_sync import drive
 from actionengine.context import RequestContext, Tenant
-from actionengine.driving import drive
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode, sendable
 from actionengine.event_types import EventType
 from actionengine.pipeline.pipeline import Pipeline

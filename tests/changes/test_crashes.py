@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.port import LogQuery, LogRow
 from tests.changes.mergers import Job, Mergers
 from tests.changes.worlds import LOG, Plant

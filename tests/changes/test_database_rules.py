@@ -16,7 +16,7 @@ from pydantic_core import to_json
 
 from actionengine import ErrorCode, PostgresStorage, SQLiteStorage, Tenant
 from actionengine.changes.states import STATUSES, TAKES_OPS, TRANSITIONS
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.errors import ActionError
 from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
 from actionengine.storage.tables import (

@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from actionengine import Actor, InMemoryStorage, RequestContext, SQLiteStorage, create_engine
 from actionengine.changes import change_control_services, replay
 from actionengine.changes.store import Store
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.tables import PATCH_OPS, RECORD_TYPES, SNAPSHOTS
 from tests.growth import count
 

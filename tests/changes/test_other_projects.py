@@ -13,7 +13,7 @@ import pytest
 from actionengine import PostgresStorage, SQLiteStorage, create_engine
 from actionengine.changes import change_control_services
 from actionengine.changes.guard import RecordTypeGuard
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.tables import CHANGES, PROJECTS, RECORD_TYPES, Table
 from tests.growth import AnyStorage
 from tests.test_growth import Office, costs_the_same

@@ -13,7 +13,7 @@ import pytest
 
 from actionengine import ActionError, Actor, ErrorCode
 from actionengine.changes import ChangeControlPermissions, workspace_module
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.execution.working_copy import WorkingCopy
 from actionengine.testing import AsyncWorld
 from actionengine.testing.worlds import a_tenant

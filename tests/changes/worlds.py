@@ -22,7 +22,7 @@ from actionengine import (
     create_engine,
 )
 from actionengine.changes import change_control_services
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.tables import CHANGE_CONTROL_TABLES, Row, Table

@@ -23,7 +23,7 @@ from uuid import UUID
 from returns.result import Result, Success
 
 from actionengine import ActionError, Engine, ErrorCode, PostgresStorage, SQLiteStorage, Tenant
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.port import Claim, ClaimAnswer, Mode
 from actionengine.storage.postgres.driver import Statement
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork

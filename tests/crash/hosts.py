@@ -16,7 +16,7 @@ import psycopg
 from examples.embedded_postgres import Database
 
 from actionengine import PostgresStorage, SQLiteStorage, Tenant
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.sql.storage import SQLStorage
 from tests.crash.host import Order
 from tests.programs import Program

@@ -25,7 +25,7 @@ from actionengine import (
     PostgresStorage,
     Tenant,
 )
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.port import Mode
 from actionengine.testing import AsyncWorld, SyncWorld, World
 from actionengine.testing.base import error_of, value_of

@@ -24,7 +24,7 @@ from actionengine import (
     StorageUnavailable,
     Tenant,
 )
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.events.event import Event
 from actionengine.events.inbox import Inbox
 from actionengine.events.tenants import Tenants

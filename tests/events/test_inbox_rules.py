@@ -8,7 +8,7 @@ import pytest
 from returns.result import Success
 
 from actionengine import ErrorCode, InMemoryStorage
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.events.event import Event
 from actionengine.events.inbox import MARKS, Inbox
 from actionengine.testing import SyncWorld

@@ -26,7 +26,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.event_types import create_event_type
 from actionengine.events.event import Event
 from actionengine.events.progress import progress_bar

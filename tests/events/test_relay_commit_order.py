@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actionengine import InMemoryStorage, PostgresStorage, Tenant
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.events.event import Event
 from actionengine.events.publisher import CallbackPublisher, PublishError, PublisherUnavailable
 from actionengine.events.relay import Relay

@@ -23,7 +23,7 @@ import pytest
 from examples.embedded_postgres import Database
 
 from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.events import shift
 from actionengine.events.event import Event
 from actionengine.events.publisher import CallbackPublisher, Publisher

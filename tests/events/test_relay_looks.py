@@ -15,7 +15,7 @@ from benchmarks.growth import postgres_worlds
 from benchmarks.growth.worlds import PostgresWorld, SQLiteWorld, World, sqlite_world
 from benchmarks.postgres import Bench
 
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.port import EVENTS, QUEUES, TRIGGERS, WORKFLOWS, Outbox, PendingEvent, Recording, Route
 from actionengine.storage.postgres import outbox as postgres_outbox
 from actionengine.testing.outbox import LEASE, failed, ids

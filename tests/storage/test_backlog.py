@@ -27,7 +27,7 @@ from actionengine import (
     create_service,
 )
 from actionengine.authorization.cache import cached_bytes
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.port import Backlog
 from actionengine.storage.sqlite.statements import BACKLOG
 from actionengine.workflows import workflow_services

@@ -12,7 +12,7 @@ import pytest
 from examples.embedded_postgres import Database
 
 from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.lookups import LOOKUPS, MAX_KEY_LENGTH, key_of_filter, keys_of
 from actionengine.storage.port import APPROVALS, RESERVED_PREFIX, StorageError
 from actionengine.storage.postgres.statements import DOCUMENTS, ROWS

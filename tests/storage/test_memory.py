@@ -13,7 +13,7 @@ from actionengine import (
     InMemoryStorage,
     Tenant,
 )
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.memory import MemoryUnitOfWork, TenantData
 from actionengine.storage.port import Recording
 from actionengine.testing import AsyncWorld, StorageConformance, World

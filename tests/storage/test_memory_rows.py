@@ -8,7 +8,7 @@ import pytest
 from pydantic_core import from_json
 
 from actionengine import ErrorCode, InMemoryStorage, Tenant
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage import memory, memory_rows
 from actionengine.storage.tables import CHANGES, PROJECTS, RECORD_TYPES
 from actionengine.testing.base import refused

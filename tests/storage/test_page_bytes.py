@@ -12,7 +12,7 @@ import pytest
 from examples.embedded_postgres import Database
 
 from actionengine import PostgresStorage, Tenant
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.tables import PROJECTS, RECORD_TYPES
 from actionengine.testing.tables import project, record_type
 from tests.growth import count, fill

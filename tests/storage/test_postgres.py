@@ -26,7 +26,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.port import EventRow, Recording
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
 from actionengine.testing import StorageConformance

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from actionengine import ActionError, ErrorCode, InMemoryStorage, Record, Tenant
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.memory import Held, MemoryUnitOfWork
 from actionengine.storage.port import Claim, Recording
 from actionengine.testing.rows import event_row, log_row, result

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from actionengine import ActionError, InMemoryStorage, Tenant
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.memory import MemoryUnitOfWork
 from actionengine.storage.port import Claim, Recording
 from actionengine.testing.base import lost

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from actionengine import InMemoryStorage
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.testing import SyncWorld
 from actionengine.workflows.definition import MOST_BYTES, Definition, document, parse_definition

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import pytest
 
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.workflows import WorkflowRuntime
 from actionengine.workflows.looking import find_all
 from tests.durable.databases import Durable, postgres

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from actionengine import InMemoryStorage
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.durable.client import DurableClient
 from actionengine.events.event import Event
 from actionengine.testing import AsyncWorld

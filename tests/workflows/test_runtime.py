@@ -28,7 +28,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.port import QUEUES, StorageError
 from actionengine.workflows import WorkflowRuntime, workflow_services
 from actionengine.workflows.driving import RolesOf

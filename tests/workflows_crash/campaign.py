@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from actionengine import Actor, RequestContext, Tenant
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.durable.urls import durable_url
 from actionengine.errors import ActionError
 from actionengine.storage.port import LogQuery, LogRow, Record, StorageUnavailable

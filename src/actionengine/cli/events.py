@@ -9,8 +9,8 @@ from returns.result import Failure
 
 from actionengine.cli.common import SigningKey, Url, counted, imported, storage_at
 from actionengine.cli.errors import fail
+from actionengine.concurrency.run_sync import drive
 from actionengine.context import Tenant
-from actionengine.driving import drive
 from actionengine.events.cloudevents import to_structured
 from actionengine.events.progress import progress_bar
 from actionengine.events.projections import Projection

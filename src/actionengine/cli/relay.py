@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from actionengine.cli.common import SigningKey, Url, counted, storage_at
 from actionengine.cli.errors import fail, shown
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.events.addresses import publisher_at
 from actionengine.events.fanout import nobody
 from actionengine.events.metrics import age_of, age_since

@@ -12,8 +12,9 @@ from uuid import UUID
 from returns.result import Failure, Result, Success
 
 from actionengine.action_context import ActionContext
+from actionengine.concurrency.fair_lock import Turns
+from actionengine.concurrency.run_sync import drive
 from actionengine.context import Actor, RequestContext, Tenant
-from actionengine.driving import drive
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.events.consuming import answered, check_returned, checked_name, consumer_plan
@@ -22,7 +23,6 @@ from actionengine.events.tenants import TenantOf, Tenants
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import is_async, native
 from actionengine.storage.port import RESERVED_PREFIX, Mode, SerializationFailure
-from actionengine.storage.turns import Turns
 
 Consume = Callable[[Event, ActionContext], Any]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.events.delivery import Deliverer
 from actionengine.events.publisher import Publisher
 from actionengine.events.shift import Settings, Shift

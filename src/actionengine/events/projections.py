@@ -22,8 +22,9 @@ from uuid import UUID
 from returns.result import Failure, Result, Success
 
 from actionengine.action_context import ActionContext
+from actionengine.concurrency.fair_lock import Turns
+from actionengine.concurrency.run_sync import drive
 from actionengine.context import Actor, RequestContext, Tenant
-from actionengine.driving import drive
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.event_types import EventVersionError
@@ -44,7 +45,6 @@ from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import is_async, native
 from actionengine.storage.pages import is_last_page
 from actionengine.storage.port import MOST_COUNTED, Mode, StorageError, StoredEvent
-from actionengine.storage.turns import Turns
 
 logger = logging.getLogger("actionengine")
 

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.errors import ConfigurationError
 from actionengine.event_types import EventType, by_type
 from actionengine.events.delivery import Deliverer, Retries

@@ -13,6 +13,7 @@ from time import monotonic
 
 from uuid_utils.compat import uuid7
 
+from actionengine.concurrency.one_shot_event import Signal
 from actionengine.errors import ActionError, ConfigurationError
 from actionengine.events.calls import call_out
 from actionengine.events.delivery import Deliverer, Delivery, backoff, storable
@@ -30,7 +31,6 @@ from actionengine.storage.port import (
     StorageError,
     StorageUnavailable,
 )
-from actionengine.storage.signals import Signal
 
 logger = logging.getLogger("actionengine")
 

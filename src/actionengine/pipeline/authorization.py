@@ -6,8 +6,8 @@ from collections.abc import Awaitable
 
 from actionengine.authorization.port import AccessRequest, Authorizer, Decision
 from actionengine.authorization.questions import Question, decode_questions
+from actionengine.concurrency.run_sync import drive
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor
-from actionengine.driving import drive
 from actionengine.errors import ActionError, ErrorCode, check_length
 from actionengine.pipeline.execution import Execution
 from actionengine.pipeline.user_code import log_crash

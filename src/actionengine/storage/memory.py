@@ -28,8 +28,9 @@ from uuid_utils import uuid7
 from uuid_utils.compat import uuid7 as stdlib_uuid7
 
 from actionengine.clock import steady_now
+from actionengine.concurrency.one_shot_event import Signal
+from actionengine.concurrency.run_sync import drive
 from actionengine.context import Tenant
-from actionengine.driving import drive
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.lookups import (
     ACTIVE_SCHEDULES,
@@ -79,7 +80,6 @@ from actionengine.storage.records import (
     time_of_id,
 )
 from actionengine.storage.scopes import Scope, Scopes
-from actionengine.storage.signals import Signal
 from actionengine.storage.tables import Table
 from actionengine.storage.tenants import check_tenant, slug_taken, tenant_deleted
 

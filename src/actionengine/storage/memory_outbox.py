@@ -12,6 +12,7 @@ from itertools import count
 from time import monotonic
 from uuid import UUID
 
+from actionengine.concurrency.one_shot_event import Signal
 from actionengine.storage.pages import MAX_PAGE_BYTES, page_size
 from actionengine.storage.port import (
     EVENTS,
@@ -26,7 +27,6 @@ from actionengine.storage.port import (
     StorageUnavailable,
 )
 from actionengine.storage.records import event_id
-from actionengine.storage.signals import Signal
 
 Lane = tuple[UUID, str]
 """A tenant and a subject; or the id of an event that has none."""

@@ -18,8 +18,8 @@ from uuid import uuid4
 
 from returns.result import Result
 
+from actionengine.concurrency.run_sync import drive
 from actionengine.context import RequestContext, Tenant
-from actionengine.driving import drive
 from actionengine.engine import Engine
 from actionengine.errors import ActionError
 from actionengine.storage.port import Mode, Record, Storage, StoredEvent, UnitOfWork

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from uuid_utils import uuid7
 
+from actionengine.concurrency.run_sync import drive
 from actionengine.context import Tenant
-from actionengine.driving import drive
 from actionengine.durable.client import DurableClient
 from actionengine.storage.port import Record, Storage
 from actionengine.workflows.looking import find_all, seconds_left

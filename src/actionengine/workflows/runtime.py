@@ -10,8 +10,8 @@ from typing import Any
 
 from returns.result import Failure
 
+from actionengine.concurrency.run_sync import drive
 from actionengine.context import Tenant
-from actionengine.driving import drive
 from actionengine.durable.client import DurableClient
 from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds
 from actionengine.durable.host import DurableFunction, DurableHost, utc

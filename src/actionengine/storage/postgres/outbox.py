@@ -23,6 +23,7 @@ from pydantic_core import to_json
 from sqlalchemy import Engine
 from sqlalchemy.pool import PoolProxiedConnection
 
+from actionengine.concurrency.one_shot_event import Signal
 from actionengine.storage.pages import page_size
 from actionengine.storage.port import (
     DeadLetter,
@@ -38,7 +39,6 @@ from actionengine.storage.postgres.rows import array, event_row, taken_event, te
 from actionengine.storage.postgres.statements import CHANNELS, SLEEP_LOCKS
 from actionengine.storage.postgres.waiting import is_lost
 from actionengine.storage.records import event_id
-from actionengine.storage.signals import Signal
 
 if TYPE_CHECKING:
     from actionengine.storage.postgres.storage import PostgresStorage

@@ -22,7 +22,7 @@ import psycopg
 from psycopg import capabilities, waiting
 from psycopg.pq import TransactionStatus
 
-from actionengine.driving import drive
+from actionengine.concurrency.run_sync import drive
 from actionengine.storage.postgres.generators import INTERVAL, NoAnswer, TimeLimit, Waiter, checked
 from actionengine.storage.postgres.inquiry import Inquiry, end_backend
 from actionengine.storage.sql.pools import IS_TAKING

@@ -17,8 +17,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm.exc import StaleDataError
 from uuid_utils.compat import uuid7
 
+from actionengine.concurrency.run_sync import drive
 from actionengine.context import Tenant
-from actionengine.driving import drive
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.storage.pages import Page, page_size, page_start
 from actionengine.storage.port import (

@@ -20,8 +20,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import PoolProxiedConnection
 
+from actionengine.concurrency.run_sync import drive
 from actionengine.context import Tenant
-from actionengine.driving import drive
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.pages import Page
 from actionengine.storage.port import (

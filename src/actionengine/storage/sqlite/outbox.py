@@ -18,6 +18,7 @@ from uuid import uuid4
 from pydantic_core import to_json
 
 from actionengine.clock import steady_now
+from actionengine.concurrency.one_shot_event import Signal
 from actionengine.storage.pages import page_size
 from actionengine.storage.port import (
     MOST_COUNTED,
@@ -32,7 +33,6 @@ from actionengine.storage.port import (
     StorageUnavailable,
 )
 from actionengine.storage.records import event_id
-from actionengine.storage.signals import Signal
 from actionengine.storage.sqlite.statements import (
     BEAT,
     DEAD_LETTERS,

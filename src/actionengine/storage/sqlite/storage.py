@@ -20,8 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 
 from actionengine.clock import steady_now
+from actionengine.concurrency.fair_lock import Turns
+from actionengine.concurrency.run_sync import drive
 from actionengine.context import Tenant
-from actionengine.driving import drive
 from actionengine.errors import ConfigurationError
 from actionengine.masking.redaction import redact_address
 from actionengine.storage.lookups import OPEN_APPROVALS
@@ -56,7 +57,6 @@ from actionengine.storage.sqlite.statements import (
     ROWS,
 )
 from actionengine.storage.sqlite.unit_of_work import Grip, SQLiteUnitOfWork
-from actionengine.storage.turns import Turns
 
 _GRIP = "actionengine"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 
+from actionengine.concurrency.one_shot_event import Signal
 from actionengine.storage.port import Mode
-from actionengine.storage.signals import Signal
 
 
 class Turns:

@@ -1,0 +1,1 @@
+"""Locks, signals and drivers that work in threads and in event loops."""
