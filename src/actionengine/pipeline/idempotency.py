@@ -15,9 +15,9 @@ from actionengine.masking.masking import masked_json
 from actionengine.pipeline.execution import Execution
 from actionengine.pipeline.payload import Limits, check_claimable, fingerprint
 from actionengine.pipeline.pending_approval import PendingApproval, error_for
+from actionengine.pipeline.stored_form import NotStorable, store_plain, with_shown
 from actionengine.pipeline.user_code import check_deadline
 from actionengine.storage.port import APPROVALS, Claim, ClaimAnswer, IdempotentResult, UnitOfWork
-from actionengine.stored_form import NotStorable, store_plain, with_shown
 
 
 class Replayed(Exception):

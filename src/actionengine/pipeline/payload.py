@@ -17,7 +17,7 @@ from pydantic_core import SchemaValidator, from_json, to_json
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.masking.masking import NOTHING, Everything, masked_json, revealed_json
 from actionengine.masking.secret_types import is_scalar
-from actionengine.stored_form import NotStorable, check_instance
+from actionengine.pipeline.stored_form import NotStorable, check_instance
 from actionengine.text.json_bounds import MAX_JSON_DEPTH, check_readable, has_more_values, is_deeper
 
 Validator = SchemaValidator | PluggableSchemaValidator

@@ -20,8 +20,8 @@ from actionengine.context import ACTOR_TYPES, PUBLIC
 from actionengine.errors import ConfigurationError, sendable
 from actionengine.event_types import by_type
 from actionengine.masking.masking import NOTHING, Everything, sensitive_names
-from actionengine.signatures import read_signature
-from actionengine.stored_form import ResultForm
+from actionengine.pipeline.signatures import read_signature
+from actionengine.pipeline.stored_form import ResultForm
 from actionengine.text.names import check_pattern, check_permission
 
 _TYPE_ERRORS = (PydanticUserError, TypeError, NameError, AttributeError)
