@@ -31,8 +31,8 @@ from actionengine import (
     create_event_type,
     create_service,
 )
+from actionengine.builtin.action_log import LogEntry
 from actionengine.pipeline.payload import receive
-from actionengine.services.action_log import LogEntry
 from actionengine.storage.port import LogRow
 from actionengine.text.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS, check_readable
 from tests.conftest import log_of

@@ -11,6 +11,9 @@ from typing import Any, Literal
 from actionengine.actions import Action, Service
 from actionengine.authorization.port import Authorizer
 from actionengine.authorization.rbac import RBACAuthorizer
+from actionengine.builtin.action_log import action_log
+from actionengine.builtin.approvals import approvals
+from actionengine.builtin.roles import roles
 from actionengine.engine import Engine
 from actionengine.errors import ConfigurationError, DuplicateActionWarning
 from actionengine.event_types import by_type
@@ -18,9 +21,6 @@ from actionengine.pipeline.payload import Limits
 from actionengine.pipeline.pipeline import Pipeline
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.routing import link_hooks, read_only_copy
-from actionengine.services.action_log import action_log
-from actionengine.services.approvals import approvals
-from actionengine.services.roles import roles
 from actionengine.storage.memory import InMemoryStorage
 from actionengine.storage.port import DocumentGuard, RecordGuard, Storage
 

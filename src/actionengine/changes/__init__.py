@@ -22,6 +22,7 @@ import os
 from pathlib import Path
 
 from actionengine.actions import ApprovalPolicy, Service
+from actionengine.builtin.permissions import choose_permissions
 from actionengine.changes.applying import CHANGED as RECORD_TYPE_CHANGED
 from actionengine.changes.applying import EXECUTED as CHANGE_EXECUTED
 from actionengine.changes.applying import MERGED as CHANGE_MERGED
@@ -56,7 +57,6 @@ from actionengine.changes.projects import projects_service
 from actionengine.changes.record_types import record_types_service
 from actionengine.changes.workspaces import workspace_module
 from actionengine.errors import ConfigurationError
-from actionengine.services.permissions import choose_permissions
 
 
 def change_control_services(

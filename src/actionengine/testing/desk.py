@@ -12,10 +12,10 @@ from returns.result import Failure, Result, Success
 from actionengine.action_context import ActionContext
 from actionengine.actions import ApprovalPolicy, Service, create_action, create_service
 from actionengine.bootstrap import create_engine
+from actionengine.builtin.action_log import LogEntry
 from actionengine.context import Actor, RequestContext, Tenant
 from actionengine.errors import ActionError
 from actionengine.pipeline.payload import Limits
-from actionengine.services.action_log import LogEntry
 from actionengine.testing.base import value_of
 from actionengine.testing.worlds import World
 

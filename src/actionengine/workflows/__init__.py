@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from actionengine.actions import Service
-from actionengine.services.permissions import choose_permissions
+from actionengine.builtin.permissions import choose_permissions
 from actionengine.storage.port import TRIGGERS, WORKFLOWS, Route
 
 try:

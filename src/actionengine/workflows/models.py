@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
+from actionengine.builtin.inputs import Id
 from actionengine.changes.models import Description, Input, Output, Page, Title
 from actionengine.changes.ops import Name
-from actionengine.services.inputs import Id
 from actionengine.workflows.step_types import Text
 
 WorkflowStatus = Literal["draft", "active", "retired"]

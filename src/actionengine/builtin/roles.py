@@ -16,11 +16,11 @@ from uuid_utils import uuid7
 from actionengine.actions import Service, create_action, create_service
 from actionengine.authorization.rbac import load_roles, role_of
 from actionengine.authorization.rules import Rights, Role, Rule
+from actionengine.builtin.inputs import Id
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, ActorType
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import native
-from actionengine.services.inputs import Id
 from actionengine.storage.port import LONGEST_SUBJECT, ROLE_ASSIGNMENTS, ROLES, AsyncRecords, Record
 from actionengine.text.names import MAX_PERMISSION_LENGTH, clean, fold
 

@@ -16,13 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from returns.result import Result, Success
 
 from actionengine.actions import Service, create_action, create_service
+from actionengine.builtin.inputs import Id
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, ActorType, identity_of
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.execution import Approved
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.pending_approval import ApprovalStatus, PendingApproval, find_approval
 from actionengine.pipeline.plan import native
-from actionengine.services.inputs import Id
 from actionengine.storage.pages import Page
 from actionengine.storage.port import APPROVALS, Record
 
