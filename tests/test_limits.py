@@ -37,7 +37,6 @@ from actionengine.authorization.questions import MAX_QUESTIONS
 from actionengine.builtin import roles
 from actionengine.changes import change_control_services, drafting, executor, transform
 from actionengine.changes.ops import MAX_CHOICES
-from actionengine.changes.schema import MAX_FIELDS
 from actionengine.concurrency.run_sync import drive
 from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_NAME_LENGTH, MAX_TEXT_LENGTH
 from actionengine.events.consuming import LONGEST_NAME
@@ -46,6 +45,7 @@ from actionengine.execution.files import MOST_BYTES as MOST_FILE_BYTES
 from actionengine.execution.working_copy import MOST_TEXT
 from actionengine.pipeline.action_log import MAX_ERROR_BYTES
 from actionengine.pipeline.plan import MAX_ACTION_NAME_LENGTH, native
+from actionengine.schemas.schema import MAX_FIELDS
 from actionengine.storage import tenants
 from actionengine.storage.pages import MAX_PAGE, MAX_PAGE_BYTES
 from actionengine.storage.port import LONGEST_SUBJECT, MAX_FLUSHED_SUBJECTS, MOST_COUNTED, ROLE_ASSIGNMENTS

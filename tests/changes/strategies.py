@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from actionengine.changes.compensation import Touched
 from actionengine.changes.ops import PatchOp, parse_op
-from actionengine.changes.schema import Field, Schema
 from actionengine.changes.transform import OpRefused, RecordTypeState, TypeGraph, apply_op, transform
+from actionengine.schemas.schema import Field, Schema
 
 KEYS = ("asset", "machine", "crane", "tower_crane", "vehicle")
 NAMES = ("code", "name", "weight", "owner", "site")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from actionengine.changes.compensation import ChangedSince, Touched, compensation
 from actionengine.changes.difference import TypeDiff, difference
 from actionengine.changes.ops import PatchOp, parse_op
-from actionengine.changes.schema import Field, Schema
 from actionengine.changes.transform import GraphError, OpRefused, RecordTypeState, TypeGraph, transform
+from actionengine.schemas.schema import Field, Schema
 from tests.changes.strategies import applied, changed_graphs, changes, names_of, touched_by
 
 thorough = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])

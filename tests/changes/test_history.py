@@ -12,9 +12,9 @@ from unittest.mock import patch
 import pytest
 
 from actionengine import ErrorCode, StorageError
-from actionengine.changes.schema import Schema
 from actionengine.changes.store import Store
 from actionengine.errors import ActionError
+from actionengine.schemas.schema import Schema
 from actionengine.storage.tables import CHANGES, PATCH_OPS, RECORD_TYPES, SNAPSHOTS, Row, Table
 from tests.changes.desk import (
     BOT,

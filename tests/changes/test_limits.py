@@ -23,7 +23,7 @@ from actionengine import (
 from actionengine.changes import change_control_services, executor, transform
 from actionengine.changes.documents import misfits, model_of
 from actionengine.changes.guard import RecordTypeGuard
-from actionengine.changes.schema import Field, Schema
+from actionengine.schemas.schema import Field, Schema
 from tests.changes.desk import Desk, add, expect, put, refused, scenario
 
 

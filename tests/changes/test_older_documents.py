@@ -15,7 +15,7 @@ from pydantic_core import to_json
 from actionengine import ErrorCode
 from actionengine.changes import guard
 from actionengine.changes.documents import misfits, model_of
-from actionengine.changes.schema import Field, Schema
+from actionengine.schemas.schema import Field, Schema
 from actionengine.storage.records import same_json
 from tests.changes.desk import Desk, add, expect, fields_of, put, refused, remove, rename, scenario, schema
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actionengine.changes.ops import OpType, PatchOp, parse_op
-from actionengine.changes.schema import FIELD_TYPES
 from actionengine.errors import ActionError, ErrorCode
+from actionengine.schemas.schema import FIELD_TYPES
 
 DIFF = """\
 --- a/main.py

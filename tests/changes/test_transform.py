@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from actionengine.changes.difference import TypeDiff, difference
 from actionengine.changes.ops import PatchOp, parse_op
-from actionengine.changes.schema import Field, Schema
 from actionengine.changes.transform import (
     GraphError,
     OpRefused,
@@ -24,6 +23,7 @@ from actionengine.changes.transform import (
     edit,
     transform,
 )
+from actionengine.schemas.schema import Field, Schema
 from tests.changes.strategies import applied, changed_graphs, changes, graphs, ops_on
 
 thorough = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])

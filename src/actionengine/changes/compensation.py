@@ -15,8 +15,8 @@ from itertools import count
 
 from actionengine.changes.difference import origins_of
 from actionengine.changes.ops import OpType, PatchOp
-from actionengine.changes.schema import Field, Schema
 from actionengine.changes.transform import OpRefused, TypeGraph, apply_op, check_graph, edit, transform
+from actionengine.schemas.schema import Field, Schema
 from actionengine.storage.records import same_json
 
 

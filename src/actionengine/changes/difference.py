@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pydantic import BaseModel, ConfigDict
 
 from actionengine.changes.ops import PatchOp
-from actionengine.changes.schema import Schema
+from actionengine.schemas.schema import Schema
 from actionengine.storage.records import same_json
 
 

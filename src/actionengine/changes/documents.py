@@ -12,9 +12,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import from_json, to_json
 
 from actionengine.changes.models import DocumentCheck, Misfit
-from actionengine.changes.schema import Field as SchemaField
-from actionengine.changes.schema import Schema
 from actionengine.pipeline.payload import refusals
+from actionengine.schemas.schema import Field as SchemaField
+from actionengine.schemas.schema import Schema
 from actionengine.storage.port import AsyncRecords
 from actionengine.storage.records import same_json
 

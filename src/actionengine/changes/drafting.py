@@ -12,7 +12,6 @@ from actionengine.changes.files import EditRefused, ProjectFiles, edit_files, te
 from actionengine.changes.models import Compensation, FieldOfType
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.replay import of_type, schema_of_version
-from actionengine.changes.schema import Field, Schema
 from actionengine.changes.states import TAKES_OPS, TAKES_TARGETS
 from actionengine.changes.store import (
     Store,
@@ -27,6 +26,7 @@ from actionengine.changes.store import (
 from actionengine.changes.transform import OpRefused, TypeGraph
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.edits import unified_diff
+from actionengine.schemas.schema import Field, Schema
 from actionengine.storage.tables import Row
 
 MAX_OPS = 1000

@@ -18,10 +18,10 @@ from actionengine.changes.difference import TypeDiff, difference
 from actionengine.changes.files import EditRefused, FileState, FileStep, ProjectFiles, edit_files, stamp_of
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.replay import bytes_of, stamp
-from actionengine.changes.schema import Schema
 from actionengine.changes.store import Store, ancestors, descendants, op_of, state_of
 from actionengine.changes.transform import GraphError, OpRefused, Transformed, TypeGraph, transform
 from actionengine.errors import ActionError, ErrorCode
+from actionengine.schemas.schema import Schema
 from actionengine.storage.port import SerializationFailure
 from actionengine.storage.tables import Row
 

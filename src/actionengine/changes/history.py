@@ -12,10 +12,10 @@ from pydantic_core import to_json
 
 from actionengine.changes.models import History, SchemaAt
 from actionengine.changes.replay import of_type, schema_of_version, stamp
-from actionengine.changes.schema import Schema
 from actionengine.changes.store import Store, conflict, op_of
 from actionengine.changes.transform import OpRefused, edit
 from actionengine.errors import ActionError, ErrorCode
+from actionengine.schemas.schema import Schema
 from actionengine.storage.tables import Row
 
 _STEP = ("id", "change_id", "op_type", "payload", "applied_version", "previous_snapshot")

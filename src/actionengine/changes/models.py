@@ -21,8 +21,8 @@ from pydantic import (
 from actionengine.builtin.inputs import Id
 from actionengine.changes.difference import TypeDiff
 from actionengine.changes.ops import FieldDefinition, Flag, Name, OpType, Reference, in_a_module, plain_form
-from actionengine.changes.schema import MAX_FIELDS
 from actionengine.changes.states import ChangeStatus
+from actionengine.schemas.schema import MAX_FIELDS
 from actionengine.storage.port import RESERVED_PREFIX
 from actionengine.text.names import spelled
 

@@ -21,12 +21,12 @@ from pydantic import (
 )
 from pydantic_core import to_json
 
-from actionengine.changes.schema import FieldType
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.execution.edits import check_diff
 from actionengine.execution.paths import module_path, reason_not_to_change
 from actionengine.execution.refusals import PathEscapeError
 from actionengine.pipeline.payload import refusals, summary
+from actionengine.schemas.schema import FieldType
 from actionengine.storage.records import MAX_ID_LENGTH
 from actionengine.text.names import nfc, spelled
 

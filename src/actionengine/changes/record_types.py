@@ -25,7 +25,6 @@ from actionengine.changes.models import (
     SchemaAt,
 )
 from actionengine.changes.permissions import PEOPLE, ChangeControlPermissions
-from actionengine.changes.schema import Schema
 from actionengine.changes.store import (
     Store,
     conflict,
@@ -40,6 +39,7 @@ from actionengine.changes.transform import GraphError, RecordTypeState, TypeGrap
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import native
+from actionengine.schemas.schema import Schema
 from actionengine.storage.tables import Row
 
 

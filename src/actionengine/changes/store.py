@@ -8,10 +8,10 @@ from typing import Any
 from uuid_utils import uuid7
 
 from actionengine.changes.ops import PatchOp
-from actionengine.changes.schema import Schema
 from actionengine.changes.transform import RecordTypeState
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
+from actionengine.schemas.schema import Schema
 from actionengine.storage.port import AsyncRows, UnitOfWork
 from actionengine.storage.tables import (
     CHANGES,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from actionengine.changes.ops import PatchOp
-from actionengine.changes.schema import MAX_FIELDS, Field, Schema
+from actionengine.schemas.schema import MAX_FIELDS, Field, Schema
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import Any
 from pydantic_core import to_json
 
 from actionengine.changes.documents import misfits, model_of
-from actionengine.changes.schema import Schema
 from actionengine.changes.store import conflict, new_id, not_found
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.payload import summary
+from actionengine.schemas.schema import Schema
 from actionengine.storage.port import Record
 from actionengine.workflows.definition import Definition
 from actionengine.workflows.store import parsed, store_of, timestamp
