@@ -35,7 +35,7 @@ from actionengine import (
 )
 from actionengine.authorization.questions import MAX_QUESTIONS
 from actionengine.builtin import roles
-from actionengine.changes import change_control_services, drafting, executor, transform
+from actionengine.changes import change_control_services, drafts, executor, transform
 from actionengine.changes.ops import MAX_CHOICES
 from actionengine.concurrency.run_sync import drive
 from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_NAME_LENGTH, MAX_TEXT_LENGTH
@@ -403,8 +403,8 @@ def test_a_change_has_a_number_of_targets_ops_and_fields(office: Office, monkeyp
     for key in ("one", "two"):
         office.ask("record_types.create", {"project_id": project.id, "key": key, "schema": schema}).unwrap()
     change = office.ask("changes.create", {"project_id": project.id, "title": "x"}).unwrap()
-    monkeypatch.setattr(drafting, "MAX_TARGETS", 1)
-    monkeypatch.setattr(drafting, "MAX_OPS", 1)
+    monkeypatch.setattr(drafts, "MAX_TARGETS", 1)
+    monkeypatch.setattr(drafts, "MAX_OPS", 1)
     monkeypatch.setattr(transform, "MAX_FIELDS", 1)
 
     def target(key: str) -> Result[Any, ActionError]:
@@ -479,8 +479,8 @@ CONSTANTS = {
     "the roles of an actor": roles.MAX_ASSIGNED_ROLES,
     "the fields of a record type": MAX_FIELDS,
     "the choices of a field": MAX_CHOICES,
-    "the targets of a change": drafting.MAX_TARGETS,
-    "the ops of a change": drafting.MAX_OPS,
+    "the targets of a change": drafts.MAX_TARGETS,
+    "the ops of a change": drafts.MAX_OPS,
     "a file that an op edits": MOST_TEXT,
     "schemas that a change": executor.MOST_STAMPS,
     "a workflow's definition": MOST_BYTES,

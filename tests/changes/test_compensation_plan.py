@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actionengine.changes.compensation import ChangedSince, Touched, compensation
-from actionengine.changes.difference import TypeDiff, difference
+from actionengine.changes.diff import TypeDiff, difference
 from actionengine.changes.ops import PatchOp, parse_op
 from actionengine.changes.transform import GraphError, OpRefused, RecordTypeState, TypeGraph, transform
 from actionengine.schemas.schema import Field, Schema

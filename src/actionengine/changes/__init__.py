@@ -23,13 +23,12 @@ from pathlib import Path
 
 from actionengine.actions import ApprovalPolicy, Service
 from actionengine.builtin.permissions import choose_permissions
-from actionengine.changes.applying import CHANGED as RECORD_TYPE_CHANGED
-from actionengine.changes.applying import EXECUTED as CHANGE_EXECUTED
-from actionengine.changes.applying import MERGED as CHANGE_MERGED
-from actionengine.changes.applying import ChangeApplied, RecordTypeChanged
-from actionengine.changes.changes import changes_service
-from actionengine.changes.difference import ChangedField, RenamedField, TypeDiff
+from actionengine.changes.diff import ChangedField, RenamedField, TypeDiff
 from actionengine.changes.files import FileSettings, ProjectModules, project_modules
+from actionengine.changes.merge import CHANGED as RECORD_TYPE_CHANGED
+from actionengine.changes.merge import EXECUTED as CHANGE_EXECUTED
+from actionengine.changes.merge import MERGED as CHANGE_MERGED
+from actionengine.changes.merge import ChangeApplied, RecordTypeChanged
 from actionengine.changes.models import (
     Applied,
     Change,
@@ -53,8 +52,9 @@ from actionengine.changes.models import (
     WrittenFiles,
 )
 from actionengine.changes.permissions import NO_PERMISSIONS, ChangeControlPermissions
-from actionengine.changes.projects import projects_service
-from actionengine.changes.record_types import record_types_service
+from actionengine.changes.services.changes import changes_service
+from actionengine.changes.services.projects import projects_service
+from actionengine.changes.services.record_types import record_types_service
 from actionengine.changes.workspaces import workspace_module
 from actionengine.errors import ConfigurationError
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from itertools import count
 
-from actionengine.changes.difference import origins_of
+from actionengine.changes.diff import origins_of
 from actionengine.changes.ops import OpType, PatchOp
 from actionengine.changes.transform import OpRefused, TypeGraph, apply_op, check_graph, edit, transform
 from actionengine.schemas.schema import Field, Schema

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from actionengine.changes.difference import TypeDiff, difference
+from actionengine.changes.diff import TypeDiff, difference
 from actionengine.changes.files import EditRefused, FileState, FileStep, ProjectFiles, edit_files, stamp_of
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.replay import bytes_of, stamp

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from actionengine.builtin.inputs import Id
-from actionengine.changes.difference import TypeDiff
+from actionengine.changes.diff import TypeDiff
 from actionengine.changes.ops import FieldDefinition, Flag, Name, OpType, Reference, in_a_module, plain_form
 from actionengine.changes.states import ChangeStatus
 from actionengine.schemas.schema import MAX_FIELDS

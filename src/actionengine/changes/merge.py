@@ -6,7 +6,7 @@ from functools import partial
 
 from pydantic import BaseModel, ConfigDict
 
-from actionengine.changes.difference import TypeDiff
+from actionengine.changes.diff import TypeDiff
 from actionengine.changes.documents import check_documents
 from actionengine.changes.executor import Execution, ExecutionRefused, Loaded, load, persist, run
 from actionengine.changes.files import FileSettings, ProjectFiles

@@ -7,7 +7,9 @@ from typing import Any
 from returns.result import Result, Success
 
 from actionengine.actions import Action, ApprovalPolicy, Service, create_action, create_service
-from actionengine.changes.applying import (
+from actionengine.changes.drafts import create_change, draft_compensation, insert_op, insert_target
+from actionengine.changes.files import FileSettings, ProjectFiles
+from actionengine.changes.merge import (
     APPLIED,
     CHANGED,
     execute_change,
@@ -15,8 +17,6 @@ from actionengine.changes.applying import (
     preview_change,
     write_change_files,
 )
-from actionengine.changes.drafting import create_change, draft_compensation, insert_op, insert_target
-from actionengine.changes.files import FileSettings, ProjectFiles
 from actionengine.changes.models import (
     AddPatchOp,
     AddTarget,

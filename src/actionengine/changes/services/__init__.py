@@ -1,0 +1,1 @@
+"""The actions of change control: projects, record types and changes."""
