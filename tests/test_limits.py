@@ -38,6 +38,8 @@ from actionengine.builtin import roles
 from actionengine.changes import change_control_services, drafts, executor, transform
 from actionengine.changes.ops import MAX_CHOICES
 from actionengine.concurrency.run_sync import drive
+from actionengine.conditions import conditions
+from actionengine.conditions.templates import MOST_FILLED
 from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_NAME_LENGTH, MAX_TEXT_LENGTH
 from actionengine.events.consuming import LONGEST_NAME
 from actionengine.events.fanout import nobody
@@ -53,11 +55,10 @@ from actionengine.storage.records import MAX_ID_LENGTH
 from actionengine.storage.sql.action_log import MAX_EXAMINED
 from actionengine.text.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS
 from actionengine.text.names import MAX_PERMISSION_LENGTH
-from actionengine.workflows import conditions, journey, starting, workflow_services
+from actionengine.workflows import journey, starting, workflow_services
 from actionengine.workflows.definition import MOST_BYTES, MOST_STEPS
 from actionengine.workflows.quotas import MAX_TRIGGERS
 from actionengine.workflows.trigger_types import MOST_BYTES as MAX_TRIGGER_BYTES
-from actionengine.workflows.values import MOST_FILLED
 from tests.growth import AnyStorage, count
 
 PAGE = (Path(__file__).parent.parent / "docs" / "limits.md").read_text()

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from actionengine.conditions.conditions import MOST_COMPARED, Condition, comparisons, depth, holds, paths
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.workflows.conditions import MOST_COMPARED, Condition, comparisons, depth, holds, paths
 from tests.workflows.desk import comparison
 
 PARSE: TypeAdapter[Any] = TypeAdapter(Condition)

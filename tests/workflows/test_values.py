@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actionengine.conditions.templates import filled, look_up, parse_path, references
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.workflows.values import filled, look_up, parse_path, references
 
 KNOWN: dict[str, Any] = {
     "input": {

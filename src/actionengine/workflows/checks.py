@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from actionengine.conditions.templates import Path
 from actionengine.text.names import nfc
 from actionengine.workflows.step_types import END, FAIL, PAUSE, ApprovalStep, DecisionStep, Step
-from actionengine.workflows.values import Path
 
 if TYPE_CHECKING:
     from actionengine.workflows.definition import Definition

@@ -14,10 +14,10 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from actionengine.changes.models import SchemaDefinition
 from actionengine.changes.ops import Whole
+from actionengine.conditions.conditions import not_empty
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.payload import refusals, summary
 from actionengine.workflows.checks import check
-from actionengine.workflows.conditions import not_empty
 from actionengine.workflows.step_types import END, Part, Step
 from actionengine.workflows.trigger_types import STORED, Trigger
 

@@ -12,12 +12,13 @@ from returns.result import Failure
 from actionengine.action_context import ActionContext
 from actionengine.actions import ApprovalPolicy
 from actionengine.changes.store import conflict, not_found
+from actionengine.conditions.conditions import holds
+from actionengine.conditions.templates import filled
 from actionengine.context import identity_of
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import AsyncRecords, Record, SerializationFailure
 from actionengine.text.names import nfc
-from actionengine.workflows.conditions import holds
 from actionengine.workflows.events import ASSIGNED, NOTIFICATION, Assignment, Notification
 from actionengine.workflows.step_types import (
     ActionStep,
@@ -30,7 +31,6 @@ from actionengine.workflows.step_types import (
     Step,
 )
 from actionengine.workflows.store import Store, insert_once, is_in_force, lock_id, run_subject, workflow_subject
-from actionengine.workflows.values import filled
 
 ASSIGNMENTS = "workflow_assignments"
 """The collection of what workflows have given people to do; the host's to read and to change."""

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from pydantic_core import from_json
 from returns.result import Failure
 
+from actionengine.conditions.conditions import holds
 from actionengine.context import Tenant
 from actionengine.durable.client import DurableClient
 from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds, DurableUnavailable
@@ -23,7 +24,6 @@ from actionengine.events.tenants import TenantOf, Tenants
 from actionengine.storage.port import APPROVALS, TRIGGERS, WORKFLOWS, Record, StorageUnavailable
 from actionengine.text.names import nfc
 from actionengine.workflows.agenda import Agenda
-from actionengine.workflows.conditions import holds
 from actionengine.workflows.driving import Executions, RolesOf, input_of
 from actionengine.workflows.events import ENDED, REFUSALS, RESUMED, STARTED, TRIGGER_CHANGED
 from actionengine.workflows.looking import find, find_all, seconds_left

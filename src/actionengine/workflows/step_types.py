@@ -17,10 +17,10 @@ from pydantic import (
 )
 
 from actionengine.changes.ops import Flag, Name, Number, Whole
+from actionengine.conditions.conditions import DEEPEST, Condition, depth, not_empty, paths
+from actionengine.conditions.templates import Path, references
 from actionengine.storage.port import RESERVED_PREFIX
 from actionengine.text.names import check_permission
-from actionengine.workflows.conditions import DEEPEST, Condition, depth, not_empty, paths
-from actionengine.workflows.values import Path, references
 
 END = "end"
 PAUSE = "pause"

@@ -19,12 +19,13 @@ from returns.result import Result, Success
 from actionengine.actions import Action, Service, create_action, create_service
 from actionengine.changes.models import Input
 from actionengine.changes.store import conflict
+from actionengine.conditions.conditions import holds
+from actionengine.conditions.templates import filled
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.pending_approval import PendingApproval, error_for, find_approval
 from actionengine.pipeline.plan import native
 from actionengine.storage.port import APPROVALS, LogQuery, Record
-from actionengine.workflows.conditions import holds
 from actionengine.workflows.definition import Definition
 from actionengine.workflows.journey import Journey, check_actor, check_driver
 from actionengine.workflows.models import RunPoint
@@ -34,7 +35,6 @@ from actionengine.workflows.starting import start_run
 from actionengine.workflows.store import caused_id, store_of, timestamp
 from actionengine.workflows.trigger_types import EventTrigger
 from actionengine.workflows.triggers import parse_trigger, sees
-from actionengine.workflows.values import filled
 
 SERVICE = "workflow_steps"
 

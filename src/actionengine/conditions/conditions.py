@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
+from actionengine.conditions.templates import Path, Source, look_up, parse_path, references
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.workflows.values import Path, Source, look_up, parse_path, references
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""Conditions and templates as data, compiled once."""
