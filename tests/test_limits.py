@@ -42,7 +42,7 @@ from actionengine.conditions import conditions
 from actionengine.conditions.templates import MOST_FILLED
 from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_NAME_LENGTH, MAX_TEXT_LENGTH
 from actionengine.events.consuming import LONGEST_NAME
-from actionengine.events.fanout import nobody
+from actionengine.events.publishers.fanout import nobody
 from actionengine.execution.files import MOST_BYTES as MOST_FILE_BYTES
 from actionengine.execution.working_copy import MOST_TEXT
 from actionengine.pipeline.action_log import MAX_ERROR_BYTES

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from actionengine import Actor, Engine, Fanout, Publisher, Relay, Subscriptions
-from actionengine.events.addresses import publisher_at
+from actionengine.events.publishers.addresses import publisher_at
 from actionengine.workflows import WorkflowRuntime
 from examples.field_service.app import HostStorage
 from examples.field_service.board import create_board

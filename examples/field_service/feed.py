@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from actionengine import Engine, Event, RequestContext, StorageUnavailable, replay, replay_async
-from actionengine.events.cloudevents import to_structured
+from actionengine.events.publishers.cloudevents import to_structured
 from examples.field_service.services.events.watch import Watch
 from examples.field_service.transport import Headers
 

@@ -37,16 +37,16 @@ if TYPE_CHECKING:
         ErrorCodeValue,
     )
     from actionengine.event_types import EventType, EventVersionError, create_event_type
-    from actionengine.events.brokers import BrokerPublisher as BrokerPublisher
     from actionengine.events.event import Event
-    from actionengine.events.eventbridge import EventBridgePublisher as EventBridgePublisher
-    from actionengine.events.fanout import Fanout
     from actionengine.events.inbox import Inbox
     from actionengine.events.projections import Projection, ProjectionStatus
-    from actionengine.events.publisher import CallbackPublisher, Publisher, PublishError, PublisherUnavailable
+    from actionengine.events.publishers.brokers import BrokerPublisher as BrokerPublisher
+    from actionengine.events.publishers.eventbridge import EventBridgePublisher as EventBridgePublisher
+    from actionengine.events.publishers.fanout import Fanout
+    from actionengine.events.publishers.port import CallbackPublisher, Publisher, PublishError, PublisherUnavailable
+    from actionengine.events.publishers.stdout import StdoutPublisher
     from actionengine.events.relay import Relay
     from actionengine.events.replay import follow, follow_async, replay, replay_async
-    from actionengine.events.stdout import StdoutPublisher
     from actionengine.events.subscriptions import Subscriptions
     from actionengine.events.views import AsyncLiveRecords, LiveRecords, View
     from actionengine.hooks import HookContext, HookLog, HookLogEntry, PipelineResult
@@ -175,14 +175,14 @@ _NAMES = {
         "ErrorCodeValue",
     ),
     "actionengine.event_types": ("EventType", "EventVersionError", "create_event_type"),
-    "actionengine.events.brokers": ("BrokerPublisher",),
+    "actionengine.events.publishers.brokers": ("BrokerPublisher",),
     "actionengine.events.event": ("Event",),
-    "actionengine.events.eventbridge": ("EventBridgePublisher",),
-    "actionengine.events.fanout": ("Fanout",),
+    "actionengine.events.publishers.eventbridge": ("EventBridgePublisher",),
+    "actionengine.events.publishers.fanout": ("Fanout",),
     "actionengine.events.inbox": ("Inbox",),
     "actionengine.events.projections": ("Projection", "ProjectionStatus"),
     "actionengine.events.views": ("AsyncLiveRecords", "LiveRecords", "View"),
-    "actionengine.events.publisher": ("CallbackPublisher", "Publisher", "PublisherUnavailable", "PublishError"),
+    "actionengine.events.publishers.port": ("CallbackPublisher", "Publisher", "PublisherUnavailable", "PublishError"),
     "actionengine.events.relay": ("Relay",),
     "actionengine.events.replay": ("follow", "follow_async", "replay", "replay_async"),
     "actionengine.events.subscriptions": ("Subscriptions",),
@@ -190,7 +190,7 @@ _NAMES = {
     "actionengine.masking.masking": ("Sensitive",),
     "actionengine.pipeline.payload": ("Limits",),
     "actionengine.storage.memory": ("InMemoryStorage",),
-    "actionengine.events.stdout": ("StdoutPublisher",),
+    "actionengine.events.publishers.stdout": ("StdoutPublisher",),
     "actionengine.storage.port": (
         "AsyncRecords",
         "DeadLetter",

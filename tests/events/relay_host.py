@@ -24,7 +24,7 @@ from returns.result import Success
 import actionengine.events.shift as shift
 from actionengine import PostgresStorage, SQLiteStorage, Tenant
 from actionengine.events.event import Event
-from actionengine.events.publisher import CallbackPublisher, Publisher
+from actionengine.events.publishers.port import CallbackPublisher, Publisher
 from actionengine.events.relay import Relay
 from actionengine.storage.port import Mode
 from tests.events.relay_work import BrokerLog, Writer

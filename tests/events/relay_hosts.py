@@ -16,7 +16,7 @@ from uuid import uuid4
 from examples.embedded_postgres import Database
 
 from actionengine import PostgresStorage, SQLiteStorage, Tenant
-from actionengine.events.publisher import CallbackPublisher
+from actionengine.events.publishers.port import CallbackPublisher
 from actionengine.events.relay import Relay
 from actionengine.storage.port import OutboxStatus
 from tests.events.relay_host import Order, read_journal

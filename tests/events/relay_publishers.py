@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from actionengine.events.event import Event
-from actionengine.events.publisher import PublishError, PublisherUnavailable
+from actionengine.events.publishers.port import PublishError, PublisherUnavailable
 from tests.events.relay_work import Arrival, trouble_of
 
 

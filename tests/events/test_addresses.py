@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from actionengine import ConfigurationError
-from actionengine.events.addresses import publisher_at, shown
-from actionengine.events.brokers import BrokerPublisher
-from actionengine.events.cloudevents import from_cloudevent
-from actionengine.events.eventbridge import EventBridgePublisher
-from actionengine.events.publisher import CallbackPublisher
-from actionengine.events.stdout import StdoutPublisher
+from actionengine.events.publishers.addresses import publisher_at, shown
+from actionengine.events.publishers.brokers import BrokerPublisher
+from actionengine.events.publishers.cloudevents import from_cloudevent
+from actionengine.events.publishers.eventbridge import EventBridgePublisher
+from actionengine.events.publishers.port import CallbackPublisher
+from actionengine.events.publishers.stdout import StdoutPublisher
 from tests.events.samples import EVENT, some_events
 
 HERE = "tests.events.test_addresses"
@@ -110,7 +110,7 @@ def test_an_address_that_names_none_says_why_and_keeps_the_password(address: str
 def test_what_is_not_installed_is_told_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch, address: str, module: str, advice: str
 ) -> None:
-    monkeypatch.delitem(sys.modules, "actionengine.events.eventbridge", raising=False)
+    monkeypatch.delitem(sys.modules, "actionengine.events.publishers.eventbridge", raising=False)
     monkeypatch.setitem(sys.modules, module, None)
 
     with pytest.raises(ConfigurationError, match=f"pip install {advice}"):

@@ -31,12 +31,12 @@ from pamqp import commands as spec
 from pamqp.header import ContentHeader
 
 from actionengine import ConfigurationError
-from actionengine.events.addresses import publisher_at
-from actionengine.events.brokers import BrokerPublisher
-from actionengine.events.cloudevents import from_cloudevent
-from actionengine.events.dialects import NoDestination, dialect_of, name_for
 from actionengine.events.event import Event
-from actionengine.events.publisher import Failures, PublishError, PublisherUnavailable
+from actionengine.events.publishers.addresses import publisher_at
+from actionengine.events.publishers.brokers import BrokerPublisher
+from actionengine.events.publishers.cloudevents import from_cloudevent
+from actionengine.events.publishers.dialects import NoDestination, dialect_of, name_for
+from actionengine.events.publishers.port import Failures, PublishError, PublisherUnavailable
 from tests.events.samples import EVENT, some_events
 from tests.nats_server import nats_server
 

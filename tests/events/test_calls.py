@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from actionengine.events import calls
-from actionengine.events.calls import call
+from actionengine.events import user_calls
+from actionengine.events.user_calls import call
 
 
 def workers() -> set[threading.Thread]:
@@ -126,8 +126,8 @@ def test_a_call_that_is_cancelled_is_left_behind() -> None:
 
 
 def test_no_more_than_so_many_calls_are_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "MOST_LEFT_BEHIND", 3)
-    monkeypatch.setattr(calls, "_WORKERS", calls._Workers())
+    monkeypatch.setattr(user_calls, "MOST_LEFT_BEHIND", 3)
+    monkeypatch.setattr(user_calls, "_WORKERS", user_calls._Workers())
     go_on = threading.Event()
     ran: list[int] = []
 
@@ -168,7 +168,7 @@ def test_a_loop_that_was_closed_meanwhile_does_no_harm() -> None:
 def test_a_process_ends_though_a_call_hangs() -> None:
     program = """
 import asyncio, time
-from actionengine.events.calls import call
+from actionengine.events.user_calls import call
 try:
     asyncio.run(call(time.sleep, 60, timeout=0.05))
 except TimeoutError:

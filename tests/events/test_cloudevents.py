@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from pydantic_core import to_json
 
 from actionengine import ConfigurationError
-from actionengine.events.cloudevents import checked_source, from_cloudevent, to_binary, to_structured
 from actionengine.events.event import Event
+from actionengine.events.publishers.cloudevents import checked_source, from_cloudevent, to_binary, to_structured
 from tests.events.samples import EVENT
 
 Message = tuple[dict[str, str], bytes]

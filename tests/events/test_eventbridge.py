@@ -14,10 +14,10 @@ from botocore.config import Config  # type: ignore[import-untyped]
 from moto.server import ThreadedMotoServer
 
 from actionengine import ConfigurationError
-from actionengine.events.cloudevents import from_cloudevent
 from actionengine.events.event import Event
-from actionengine.events.eventbridge import LONGEST_DETAIL_TYPE, MOST_BYTES, EventBridgePublisher
-from actionengine.events.publisher import PublishError, PublisherUnavailable
+from actionengine.events.publishers.cloudevents import from_cloudevent
+from actionengine.events.publishers.eventbridge import LONGEST_DETAIL_TYPE, MOST_BYTES, EventBridgePublisher
+from actionengine.events.publishers.port import PublishError, PublisherUnavailable
 from tests.events.samples import EVENT, some_events
 from tests.events.scripted_aws import Answer, ScriptedAWS, accept, fail_some, refuse, scripted_aws
 

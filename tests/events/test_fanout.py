@@ -11,8 +11,8 @@ import pytest
 
 from actionengine import ConfigurationError
 from actionengine.events.event import Event
-from actionengine.events.fanout import Fanout
-from actionengine.events.publisher import CallbackPublisher, PublishError, PublisherUnavailable
+from actionengine.events.publishers.fanout import Fanout
+from actionengine.events.publishers.port import CallbackPublisher, PublishError, PublisherUnavailable
 from tests.events.samples import some_events
 
 EVENTS = some_events(7)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from actionengine import InMemoryStorage, PostgresStorage, Tenant
 from actionengine.concurrency.run_sync import drive
 from actionengine.events.event import Event
-from actionengine.events.publisher import CallbackPublisher, PublishError, PublisherUnavailable
+from actionengine.events.publishers.port import CallbackPublisher, PublishError, PublisherUnavailable
 from actionengine.events.relay import Relay
 from actionengine.events.replay import replay
 from actionengine.storage.port import Mode, Recording

@@ -26,7 +26,7 @@ from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage
 from actionengine.concurrency.run_sync import drive
 from actionengine.events import shift
 from actionengine.events.event import Event
-from actionengine.events.publisher import CallbackPublisher, Publisher
+from actionengine.events.publishers.port import CallbackPublisher, Publisher
 from actionengine.events.relay import Relay
 from tests.crash.servers import StopMode, StoppableServer, stoppable_server
 from tests.events.relay_hosts import Process, Site, postgres_site, sqlite_site

@@ -25,7 +25,7 @@ from actionengine import (
 )
 from actionengine.event_types import create_event_type
 from actionengine.events.event import Event
-from actionengine.events.publisher import PublishError, PublisherUnavailable
+from actionengine.events.publishers.port import PublishError, PublisherUnavailable
 from actionengine.events.subscriptions import Subscriptions
 from tests.conftest import log_of
 from tests.events.conftest import AnyStorage

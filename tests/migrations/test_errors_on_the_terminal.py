@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from actionengine import ConfigurationError, PostgresStorage, SQLiteStorage
 from actionengine.cli import common, errors
 from actionengine.durable.urls import durable_url
-from actionengine.events.addresses import publisher_at
+from actionengine.events.publishers.addresses import publisher_at
 from actionengine.masking.redaction import redact, redact_address, secrets_in
 from tests.command_line import Run
 from tests.faulty_proxy import FaultyProxy

@@ -25,7 +25,7 @@ from actionengine import (
 )
 from actionengine.durable.client import DurableClient, DurableUnavailable
 from actionengine.events.event import Event
-from actionengine.events.publisher import PublishError, PublisherUnavailable
+from actionengine.events.publishers.port import PublishError, PublisherUnavailable
 from actionengine.workflows import WorkflowPublisher, starting
 from actionengine.workflows.agenda import Agenda
 from actionengine.workflows.driving import Executions

@@ -17,9 +17,8 @@ from typing import Any
 
 from actionengine.errors import sendable
 from actionengine.event_types import EventType, EventVersionError
-from actionengine.events.calls import call_out
 from actionengine.events.event import Event
-from actionengine.events.publisher import (
+from actionengine.events.publishers.port import (
     ConnectionLost,
     Failures,
     Publisher,
@@ -29,6 +28,7 @@ from actionengine.events.publisher import (
     checked_answer,
     told,
 )
+from actionengine.events.user_calls import call_out
 from actionengine.masking.redaction import redact
 from actionengine.storage.port import FailedDelivery, PendingEvent
 

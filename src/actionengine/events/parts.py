@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from actionengine.concurrency.run_sync import drive
 from actionengine.events.delivery import Deliverer
-from actionengine.events.publisher import Publisher
+from actionengine.events.publishers.port import Publisher
 from actionengine.events.shift import Settings, Shift
 from actionengine.events.worlds import world_of
 from actionengine.storage.port import Mode, Storage

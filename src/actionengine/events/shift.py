@@ -15,10 +15,10 @@ from uuid_utils.compat import uuid7
 
 from actionengine.concurrency.one_shot_event import Signal
 from actionengine.errors import ActionError, ConfigurationError
-from actionengine.events.calls import call_out
 from actionengine.events.delivery import Deliverer, Delivery, backoff, storable
 from actionengine.events.metrics import RelayMetrics
-from actionengine.events.publisher import Publisher, PublishError, PublisherUnavailable
+from actionengine.events.publishers.port import Publisher, PublishError, PublisherUnavailable
+from actionengine.events.user_calls import call_out
 from actionengine.events.worlds import LoopEnded, World
 from actionengine.storage.port import (
     Backlog,

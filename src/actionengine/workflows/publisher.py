@@ -19,7 +19,7 @@ from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bound
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.events.event import Event
-from actionengine.events.publisher import Failures, PublishError, PublisherUnavailable, failed_action
+from actionengine.events.publishers.port import Failures, PublishError, PublisherUnavailable, failed_action
 from actionengine.events.tenants import TenantOf, Tenants
 from actionengine.storage.port import APPROVALS, TRIGGERS, WORKFLOWS, Record, StorageUnavailable
 from actionengine.text.names import nfc

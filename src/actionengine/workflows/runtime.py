@@ -18,8 +18,8 @@ from actionengine.durable.host import DurableFunction, DurableHost, utc
 from actionengine.durable.watched import start_watched
 from actionengine.engine import Engine
 from actionengine.errors import ConfigurationError
-from actionengine.events.fanout import Fanout, nobody
-from actionengine.events.publisher import Publisher
+from actionengine.events.publishers.fanout import Fanout, nobody
+from actionengine.events.publishers.port import Publisher
 from actionengine.events.relay import Relay
 from actionengine.events.tenants import TenantOf
 from actionengine.storage.port import Mode

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, TypeGuard
 
 from actionengine.errors import ConfigurationError
-from actionengine.events.cloudevents import checked_source, to_binary, to_structured
-from actionengine.events.dialects import NoDestination, dialect_of, name_for
 from actionengine.events.event import Event
-from actionengine.events.publisher import Failures, PublishError, PublisherUnavailable
+from actionengine.events.publishers.cloudevents import checked_source, to_binary, to_structured
+from actionengine.events.publishers.dialects import NoDestination, dialect_of, name_for
+from actionengine.events.publishers.port import Failures, PublishError, PublisherUnavailable
 
 _log = logging.getLogger("actionengine")
 _STOPPING = 2.0

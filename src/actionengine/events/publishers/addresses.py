@@ -10,8 +10,8 @@ from typing import Any, cast
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from actionengine.errors import ConfigurationError
-from actionengine.events.publisher import Publisher
-from actionengine.events.stdout import StdoutPublisher
+from actionengine.events.publishers.port import Publisher
+from actionengine.events.publishers.stdout import StdoutPublisher
 from actionengine.masking.redaction import redact, redact_address
 
 _BROKER_OPTIONS = ("destination", "mode", "source", "publish_timeout", "connect_timeout")
@@ -102,7 +102,7 @@ class _Address:
 
 
 def _broker_publisher(broker: Any, address: _Address, given: dict[str, str], own: Collection[str] = ()) -> Publisher:
-    from actionengine.events.brokers import BrokerPublisher
+    from actionengine.events.publishers.brokers import BrokerPublisher
 
     options = {name: given.pop(name) for name in own if name in given}
     arguments: dict[str, Any] = dict(given)
@@ -160,7 +160,7 @@ def _redis(address: _Address) -> Publisher:
 
 
 def _eventbridge(address: _Address) -> Publisher:
-    from actionengine.events.eventbridge import EventBridgePublisher
+    from actionengine.events.publishers.eventbridge import EventBridgePublisher
 
     given: dict[str, Any] = address.options("source", "region", "endpoint_url")
     return EventBridgePublisher(bus=(address.hosts + address.path).rstrip("/") or "default", **given)

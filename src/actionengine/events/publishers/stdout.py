@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import BinaryIO
 
-from actionengine.events.cloudevents import checked_source, to_structured
 from actionengine.events.event import Event
+from actionengine.events.publishers.cloudevents import checked_source, to_structured
 
 _NO_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 

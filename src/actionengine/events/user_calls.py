@@ -13,7 +13,7 @@ from contextvars import Context, copy_context
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from actionengine.events.publisher import PublishError
+from actionengine.events.publishers.port import PublishError
 from actionengine.pipeline.plan import is_async
 
 MOST_LEFT_BEHIND = 256

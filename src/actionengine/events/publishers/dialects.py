@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actionengine.errors import ConfigurationError
-from actionengine.events.cloudevents import AMQP_PREFIX, HTTP_PREFIX, KAFKA_PREFIX
 from actionengine.events.event import Event
-from actionengine.events.publisher import PublishError, PublisherUnavailable
+from actionengine.events.publishers.cloudevents import AMQP_PREFIX, HTTP_PREFIX, KAFKA_PREFIX
+from actionengine.events.publishers.port import PublishError, PublisherUnavailable
 
 _LONGEST_NAME = 249
 _unfit = re.compile(r"[^A-Za-z0-9._-]").sub

@@ -19,9 +19,9 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 )
 
 from actionengine.errors import ConfigurationError
-from actionengine.events.cloudevents import checked_source, to_structured
 from actionengine.events.event import Event
-from actionengine.events.publisher import Failures, PublishError, PublisherUnavailable
+from actionengine.events.publishers.cloudevents import checked_source, to_structured
+from actionengine.events.publishers.port import Failures, PublishError, PublisherUnavailable
 
 MOST_ENTRIES = 10
 """Entries in one `PutEvents`."""

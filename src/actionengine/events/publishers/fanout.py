@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from actionengine.errors import ConfigurationError
-from actionengine.events.calls import call_out
 from actionengine.events.event import Event
-from actionengine.events.publisher import (
+from actionengine.events.publishers.port import (
     Failures,
     Publisher,
     PublishError,
@@ -18,6 +17,7 @@ from actionengine.events.publisher import (
     as_publish_error,
     checked_answer,
 )
+from actionengine.events.user_calls import call_out
 from actionengine.storage.port import EVENTS
 
 _BATCH_SIZE = 100

@@ -1,0 +1,1 @@
+"""The port of publishers, and one module for each publisher."""
