@@ -14,7 +14,7 @@ from time import perf_counter
 
 import psycopg
 
-from actionengine.events.relay import Relay
+from actionengine.events.relay.relay import Relay
 from actionengine.storage.postgres.storage import PostgresStorage
 from benchmarks import relay_by_hand
 from benchmarks.outbox import BATCH, EVENTS_OF_A_SUBJECT, MOST_EVENTS, Backlog, Taker, backlog

@@ -29,7 +29,7 @@ import psycopg
 from uuid_utils.compat import uuid7
 
 from actionengine import Event
-from actionengine.events.relay import Relay
+from actionengine.events.relay.relay import Relay
 from actionengine.storage.postgres.storage import PostgresStorage
 from benchmarks import relay_by_hand
 from benchmarks.postgres import AMOUNT, Application, Bench, database, with_workers

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from time import perf_counter
 
-from actionengine.events.relay import Relay
+from actionengine.events.relay.relay import Relay
 from actionengine.storage.postgres.storage import PostgresStorage
 from benchmarks.outbox import BATCH, EVENTS_OF_A_SUBJECT, MOST_EVENTS, Backlog, Taker, backlog
 from benchmarks.postgres import Bench, database

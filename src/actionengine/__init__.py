@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from actionengine.events.publishers.fanout import Fanout
     from actionengine.events.publishers.port import CallbackPublisher, Publisher, PublishError, PublisherUnavailable
     from actionengine.events.publishers.stdout import StdoutPublisher
-    from actionengine.events.relay import Relay
+    from actionengine.events.relay.relay import Relay
     from actionengine.events.replay import follow, follow_async, replay, replay_async
     from actionengine.events.subscriptions import Subscriptions
     from actionengine.events.views import AsyncLiveRecords, LiveRecords, View
@@ -183,7 +183,7 @@ _NAMES = {
     "actionengine.events.projections": ("Projection", "ProjectionStatus"),
     "actionengine.events.views": ("AsyncLiveRecords", "LiveRecords", "View"),
     "actionengine.events.publishers.port": ("CallbackPublisher", "Publisher", "PublisherUnavailable", "PublishError"),
-    "actionengine.events.relay": ("Relay",),
+    "actionengine.events.relay.relay": ("Relay",),
     "actionengine.events.replay": ("follow", "follow_async", "replay", "replay_async"),
     "actionengine.events.subscriptions": ("Subscriptions",),
     "actionengine.hooks": ("HookContext", "HookLog", "HookLogEntry", "PipelineResult"),

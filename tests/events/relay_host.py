@@ -21,11 +21,11 @@ from uuid import UUID
 
 from returns.result import Success
 
-import actionengine.events.shift as shift
+import actionengine.events.relay.worker as shift
 from actionengine import PostgresStorage, SQLiteStorage, Tenant
 from actionengine.events.event import Event
 from actionengine.events.publishers.port import CallbackPublisher, Publisher
-from actionengine.events.relay import Relay
+from actionengine.events.relay.relay import Relay
 from actionengine.storage.port import Mode
 from tests.events.relay_work import BrokerLog, Writer
 

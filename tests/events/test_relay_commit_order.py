@@ -22,7 +22,7 @@ from actionengine import InMemoryStorage, PostgresStorage, Tenant
 from actionengine.concurrency.run_sync import drive
 from actionengine.events.event import Event
 from actionengine.events.publishers.port import CallbackPublisher, PublishError, PublisherUnavailable
-from actionengine.events.relay import Relay
+from actionengine.events.relay.relay import Relay
 from actionengine.events.replay import replay
 from actionengine.storage.port import Mode, Recording
 from actionengine.storage.postgres.driver import Statement

@@ -24,10 +24,10 @@ from examples.embedded_postgres import Database
 
 from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage
 from actionengine.concurrency.run_sync import drive
-from actionengine.events import shift
 from actionengine.events.event import Event
 from actionengine.events.publishers.port import CallbackPublisher, Publisher
-from actionengine.events.relay import Relay
+from actionengine.events.relay import worker
+from actionengine.events.relay.relay import Relay
 from tests.crash.servers import StopMode, StoppableServer, stoppable_server
 from tests.events.relay_hosts import Process, Site, postgres_site, sqlite_site
 from tests.events.relay_publishers import AsyncBroker, Broker
@@ -240,7 +240,7 @@ def writer(any_storage: AnyStorage) -> Writer:
 def test_while_the_broker_is_out_actions_go_on_and_no_event_is_blamed(
     any_storage: AnyStorage, writer: Writer, outage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shift, "_LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(worker, "_LONGEST_PAUSE", 0.1)
     broker = Broker(batch_size=4)
     broker.outage = outage
     options: dict[str, Any] = {"publish_timeout": 0.3} if outage == "hang" else {}
@@ -367,7 +367,7 @@ def until_dead(relay: Relay, writer: Writer) -> None:
 def test_events_that_make_the_publisher_hang_never_hold_up_other_subjects(
     any_storage: AnyStorage, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shift, "_LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(worker, "_LONGEST_PAUSE", 0.05)
     broker = AsyncBroker()
     writer.execute(*(Emission(f"bad/{number}", "hang") for number in range(15)))
     writer.execute("good/1", "good/2")
@@ -378,7 +378,7 @@ def test_events_that_make_the_publisher_hang_never_hold_up_other_subjects(
 def test_an_event_that_makes_each_call_of_a_def_hang_for_ever_leaves_room_for_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shift, "_LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(worker, "_LONGEST_PAUSE", 0.01)
     broker = Broker()
     with InMemoryStorage() as storage:
         writer = Writer(storage)
@@ -570,7 +570,7 @@ def wait_for_more(broker: Broker, enough: int) -> None:
 SIGNALLED = """
 import signal
 from actionengine import InMemoryStorage
-from actionengine.events.relay import Relay
+from actionengine.events.relay.relay import Relay
 from tests.events.relay_publishers import Broker
 from tests.events.relay_work import Writer
 

@@ -15,8 +15,8 @@ import pytest
 from examples.embedded_postgres import Database
 
 from actionengine import PostgresStorage
-from actionengine.events import shift
-from actionengine.events.relay import Relay
+from actionengine.events.relay import worker
+from actionengine.events.relay.relay import Relay
 from tests.crash.silent import storage_through
 from tests.events.relay_publishers import AsyncBroker, Broker
 from tests.events.relay_work import Writer, check_all_arrived, written
@@ -40,7 +40,7 @@ def writer(fresh_postgres_database: Database) -> Iterator[Writer]:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shift, "_LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr(worker, "_LONGEST_PAUSE", 0.2)
 
 
 @contextmanager

@@ -15,10 +15,10 @@ from rich.table import Column, Table
 from actionengine.cli.common import SigningKey, Url, counted, storage_at
 from actionengine.cli.errors import fail, shown
 from actionengine.concurrency.run_sync import drive
-from actionengine.events.metrics import age_of, age_since
 from actionengine.events.publishers.addresses import publisher_at
 from actionengine.events.publishers.fanout import nobody
-from actionengine.events.relay import Relay
+from actionengine.events.relay.metrics import age_of, age_since
+from actionengine.events.relay.relay import Relay
 from actionengine.storage.port import MAX_BACKLOG, QUEUES, Backlog, DeadLetter, OutboxStatus, RelayBeat
 
 relay = typer.Typer(no_args_is_help=True, help="The delivery of events.")

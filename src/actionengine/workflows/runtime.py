@@ -20,7 +20,7 @@ from actionengine.engine import Engine
 from actionengine.errors import ConfigurationError
 from actionengine.events.publishers.fanout import Fanout, nobody
 from actionengine.events.publishers.port import Publisher
-from actionengine.events.relay import Relay
+from actionengine.events.relay.relay import Relay
 from actionengine.events.tenants import TenantOf
 from actionengine.storage.port import Mode
 from actionengine.workflows.agenda import DRIVE, EXPIRE, FIRE, QUEUE, Agenda, tenant_from

@@ -22,11 +22,11 @@ from typing import Any, TypeVar
 from actionengine.concurrency.run_sync import drive
 from actionengine.errors import ConfigurationError
 from actionengine.event_types import EventType, by_type
-from actionengine.events.delivery import Deliverer, Retries
-from actionengine.events.parts import Part
 from actionengine.events.publishers.fanout import by_queue, nobody
 from actionengine.events.publishers.port import Publisher, PublishError
-from actionengine.events.shift import Settings
+from actionengine.events.relay.delivery import Deliverer, Retries
+from actionengine.events.relay.parts import Part
+from actionengine.events.relay.worker import Settings
 from actionengine.storage.port import (
     EVENTS,
     QUEUES,

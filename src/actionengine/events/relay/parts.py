@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from actionengine.concurrency.run_sync import drive
-from actionengine.events.delivery import Deliverer
 from actionengine.events.publishers.port import Publisher
-from actionengine.events.shift import Settings, Shift
-from actionengine.events.worlds import world_of
+from actionengine.events.relay.delivery import Deliverer
+from actionengine.events.relay.publisher_loop import world_of
+from actionengine.events.relay.worker import Settings, Shift
 from actionengine.storage.port import Mode, Storage
 
 

@@ -15,11 +15,11 @@ from uuid_utils.compat import uuid7
 
 from actionengine.concurrency.one_shot_event import Signal
 from actionengine.errors import ActionError, ConfigurationError
-from actionengine.events.delivery import Deliverer, Delivery, backoff, storable
-from actionengine.events.metrics import RelayMetrics
 from actionengine.events.publishers.port import Publisher, PublishError, PublisherUnavailable
+from actionengine.events.relay.delivery import Deliverer, Delivery, backoff, storable
+from actionengine.events.relay.metrics import RelayMetrics
+from actionengine.events.relay.publisher_loop import LoopEnded, World
 from actionengine.events.user_calls import call_out
-from actionengine.events.worlds import LoopEnded, World
 from actionengine.storage.port import (
     Backlog,
     Mode,

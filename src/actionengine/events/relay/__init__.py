@@ -1,0 +1,1 @@
+"""The relay: it delivers the events of the outbox to publishers."""
