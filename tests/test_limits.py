@@ -41,7 +41,7 @@ from actionengine.concurrency.run_sync import drive
 from actionengine.conditions import conditions
 from actionengine.conditions.templates import MOST_FILLED
 from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_NAME_LENGTH, MAX_TEXT_LENGTH
-from actionengine.events.consuming import LONGEST_NAME
+from actionengine.events.consumers.consumer import LONGEST_NAME
 from actionengine.events.publishers.fanout import nobody
 from actionengine.execution.files import MOST_BYTES as MOST_FILE_BYTES
 from actionengine.execution.working_copy import MOST_TEXT

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
         ErrorCodeValue,
     )
     from actionengine.event_types import EventType, EventVersionError, create_event_type
+    from actionengine.events.consumers.inbox import Inbox
+    from actionengine.events.consumers.subscriptions import Subscriptions
     from actionengine.events.event import Event
-    from actionengine.events.inbox import Inbox
     from actionengine.events.projections import Projection, ProjectionStatus
     from actionengine.events.publishers.brokers import BrokerPublisher as BrokerPublisher
     from actionengine.events.publishers.eventbridge import EventBridgePublisher as EventBridgePublisher
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from actionengine.events.publishers.stdout import StdoutPublisher
     from actionengine.events.relay.relay import Relay
     from actionengine.events.replay import follow, follow_async, replay, replay_async
-    from actionengine.events.subscriptions import Subscriptions
     from actionengine.events.views import AsyncLiveRecords, LiveRecords, View
     from actionengine.hooks import HookContext, HookLog, HookLogEntry, PipelineResult
     from actionengine.masking.masking import Sensitive
@@ -179,13 +179,13 @@ _NAMES = {
     "actionengine.events.event": ("Event",),
     "actionengine.events.publishers.eventbridge": ("EventBridgePublisher",),
     "actionengine.events.publishers.fanout": ("Fanout",),
-    "actionengine.events.inbox": ("Inbox",),
+    "actionengine.events.consumers.inbox": ("Inbox",),
     "actionengine.events.projections": ("Projection", "ProjectionStatus"),
     "actionengine.events.views": ("AsyncLiveRecords", "LiveRecords", "View"),
     "actionengine.events.publishers.port": ("CallbackPublisher", "Publisher", "PublisherUnavailable", "PublishError"),
     "actionengine.events.relay.relay": ("Relay",),
     "actionengine.events.replay": ("follow", "follow_async", "replay", "replay_async"),
-    "actionengine.events.subscriptions": ("Subscriptions",),
+    "actionengine.events.consumers.subscriptions": ("Subscriptions",),
     "actionengine.hooks": ("HookContext", "HookLog", "HookLogEntry", "PipelineResult"),
     "actionengine.masking.masking": ("Sensitive",),
     "actionengine.pipeline.payload": ("Limits",),

@@ -25,9 +25,9 @@ from actionengine import (
     Tenant,
 )
 from actionengine.concurrency.run_sync import drive
+from actionengine.events.consumers.inbox import Inbox
+from actionengine.events.consumers.tenants import Tenants
 from actionengine.events.event import Event
-from actionengine.events.inbox import Inbox
-from actionengine.events.tenants import Tenants
 from actionengine.storage.port import Mode
 from actionengine.testing import World, scenario
 from tests.events.conftest import AnyStorage
@@ -421,7 +421,7 @@ def test_a_flood_of_unknown_tenants_costs_a_look_up_each_and_stays_in_no_memory(
 
 
 def test_only_so_many_tenants_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actionengine.events.tenants._MOST_KNOWN", 10)
+    monkeypatch.setattr("actionengine.events.consumers.tenants._MOST_KNOWN", 10)
     storage = Counting()
     tenants = Tenants(storage)
     for number in range(50):

@@ -9,8 +9,8 @@ from returns.result import Success
 
 from actionengine import ErrorCode, InMemoryStorage
 from actionengine.concurrency.run_sync import drive
+from actionengine.events.consumers.inbox import MARKS, Inbox
 from actionengine.events.event import Event
-from actionengine.events.inbox import MARKS, Inbox
 from actionengine.testing import SyncWorld
 from tests.events.stock import Stock
 

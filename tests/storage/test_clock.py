@@ -15,8 +15,8 @@ from returns.result import Result, Success
 from uuid_utils import uuid7
 
 from actionengine import ActionContext, ErrorCode, InMemoryStorage, Limits, PostgresStorage, SQLiteStorage
+from actionengine.events.consumers.inbox import Inbox
 from actionengine.events.event import Event
-from actionengine.events.inbox import Inbox
 from actionengine.storage.port import Claim
 from actionengine.testing import AsyncWorld, SyncWorld, World
 from actionengine.testing.base import error_of, value_of

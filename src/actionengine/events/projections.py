@@ -29,7 +29,7 @@ from actionengine.engine import Engine
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.event_types import EventVersionError
 from actionengine.events.batches import Batch, switching
-from actionengine.events.consuming import answered, check_returned, checked_name, consumer_plan, pause
+from actionengine.events.consumers.consumer import answered, check_returned, checked_name, consumer_plan, pause
 from actionengine.events.event import Event
 from actionengine.events.progress import Meter, Progress
 from actionengine.events.replay import checked_batch_size, type_names

@@ -24,7 +24,7 @@ from actionengine.durable.database import DurableUnavailable
 from actionengine.durable.host import Interrupted
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.events.consuming import pause
+from actionengine.events.consumers.consumer import pause
 from actionengine.events.event import Event
 from actionengine.storage.port import Mode, StorageError
 from actionengine.workflows.agenda import Agenda

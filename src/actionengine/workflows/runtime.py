@@ -18,10 +18,10 @@ from actionengine.durable.host import DurableFunction, DurableHost, utc
 from actionengine.durable.watched import start_watched
 from actionengine.engine import Engine
 from actionengine.errors import ConfigurationError
+from actionengine.events.consumers.tenants import TenantOf
 from actionengine.events.publishers.fanout import Fanout, nobody
 from actionengine.events.publishers.port import Publisher
 from actionengine.events.relay.relay import Relay
-from actionengine.events.tenants import TenantOf
 from actionengine.storage.port import Mode
 from actionengine.workflows.agenda import DRIVE, EXPIRE, FIRE, QUEUE, Agenda, tenant_from
 from actionengine.workflows.driving import Driver, Executions, RolesOf

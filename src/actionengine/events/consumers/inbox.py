@@ -17,9 +17,9 @@ from actionengine.concurrency.run_sync import drive
 from actionengine.context import Actor, RequestContext, Tenant
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
-from actionengine.events.consuming import answered, check_returned, checked_name, consumer_plan
+from actionengine.events.consumers.consumer import answered, check_returned, checked_name, consumer_plan
+from actionengine.events.consumers.tenants import TenantOf, Tenants
 from actionengine.events.event import Event
-from actionengine.events.tenants import TenantOf, Tenants
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import is_async, native
 from actionengine.storage.port import RESERVED_PREFIX, Mode, SerializationFailure

@@ -1,0 +1,1 @@
+"""Consumers of events: inboxes and subscriptions."""
