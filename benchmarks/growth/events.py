@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from actionengine.events.projections import Projection
+from actionengine.events.projections.projection import Projection
 from actionengine.events.replay import replay
 from benchmarks.growth.operation import Operation
 from benchmarks.growth.worlds import World, id_at, time_of

@@ -5,7 +5,7 @@ from datetime import date
 from pydantic import BaseModel
 
 from actionengine import Engine, Event, Projection, Record, Records
-from actionengine.events.views import View
+from actionengine.events.projections.views import View
 from examples.field_service.db.schema import JobStatus
 from examples.field_service.events import job_completed, job_scheduled, payment_captured
 

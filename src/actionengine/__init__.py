@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from actionengine.events.consumers.inbox import Inbox
     from actionengine.events.consumers.subscriptions import Subscriptions
     from actionengine.events.event import Event
-    from actionengine.events.projections import Projection, ProjectionStatus
+    from actionengine.events.projections.projection import Projection, ProjectionStatus
+    from actionengine.events.projections.views import AsyncLiveRecords, LiveRecords, View
     from actionengine.events.publishers.brokers import BrokerPublisher as BrokerPublisher
     from actionengine.events.publishers.eventbridge import EventBridgePublisher as EventBridgePublisher
     from actionengine.events.publishers.fanout import Fanout
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from actionengine.events.publishers.stdout import StdoutPublisher
     from actionengine.events.relay.relay import Relay
     from actionengine.events.replay import follow, follow_async, replay, replay_async
-    from actionengine.events.views import AsyncLiveRecords, LiveRecords, View
     from actionengine.hooks import HookContext, HookLog, HookLogEntry, PipelineResult
     from actionengine.masking.masking import Sensitive
     from actionengine.pipeline.payload import Limits
@@ -180,8 +180,8 @@ _NAMES = {
     "actionengine.events.publishers.eventbridge": ("EventBridgePublisher",),
     "actionengine.events.publishers.fanout": ("Fanout",),
     "actionengine.events.consumers.inbox": ("Inbox",),
-    "actionengine.events.projections": ("Projection", "ProjectionStatus"),
-    "actionengine.events.views": ("AsyncLiveRecords", "LiveRecords", "View"),
+    "actionengine.events.projections.projection": ("Projection", "ProjectionStatus"),
+    "actionengine.events.projections.views": ("AsyncLiveRecords", "LiveRecords", "View"),
     "actionengine.events.publishers.port": ("CallbackPublisher", "Publisher", "PublisherUnavailable", "PublishError"),
     "actionengine.events.relay.relay": ("Relay",),
     "actionengine.events.replay": ("follow", "follow_async", "replay", "replay_async"),

@@ -11,8 +11,8 @@ from uuid import UUID
 
 from actionengine import PostgresStorage, SQLiteStorage, Tenant
 from actionengine.events.event import Event
-from actionengine.events.projections import Projection
-from actionengine.events.views import View
+from actionengine.events.projections.projection import Projection
+from actionengine.events.projections.views import View
 from tests.events.stock import add_up, stock_engine
 
 POINTS = ("between batches", "in a batch", "while the old generation is removed", "anywhere")

@@ -9,8 +9,8 @@ from returns.result import Result, Success
 from actionengine import ActionContext, Actor, RequestContext, Storage, Tenant, create_action, create_engine
 from actionengine.actions import create_service
 from actionengine.concurrency.run_sync import drive
-from actionengine.events.projections import Projection
-from actionengine.events.views import AsyncLiveRecords, LiveRecords
+from actionengine.events.projections.projection import Projection
+from actionengine.events.projections.views import AsyncLiveRecords, LiveRecords
 from actionengine.testing import World
 
 

@@ -20,8 +20,8 @@ from actionengine import (
     create_service,
 )
 from actionengine.events.event import Event
+from actionengine.events.projections.views import View
 from actionengine.events.replay import replay
-from actionengine.events.views import View
 from actionengine.testing import World
 
 SYSTEM = Actor.system("clerk")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from actionengine import Tenant
-from actionengine.events.projections import Projection
+from actionengine.events.projections.projection import Projection
 from tests.events.rebuilder import POINTS, open_storage
 from tests.events.showing import documents_left, view_of
 from tests.events.stock import add_up, folded, history, moved, stock_engine

@@ -29,9 +29,9 @@ from actionengine import (
 from actionengine.concurrency.run_sync import drive
 from actionengine.event_types import create_event_type
 from actionengine.events.event import Event
-from actionengine.events.progress import progress_bar
-from actionengine.events.projections import Projection, ProjectionStatus
-from actionengine.events.views import View
+from actionengine.events.projections.progress import progress_bar
+from actionengine.events.projections.projection import Projection, ProjectionStatus
+from actionengine.events.projections.views import View
 from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.testing import World, scenario
 from tests.events.conftest import AnyStorage

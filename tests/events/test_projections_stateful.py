@@ -12,8 +12,8 @@ from returns.result import Failure, Success
 
 from actionengine import InMemoryStorage
 from actionengine.events.event import Event
-from actionengine.events.projections import Projection
-from actionengine.events.views import View
+from actionengine.events.projections.projection import Projection
+from actionengine.events.projections.views import View
 from tests.events.showing import documents_left, view_of
 from tests.events.stock import add_up, folded, history, moved, stock_engine
 

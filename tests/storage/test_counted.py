@@ -219,7 +219,7 @@ def test_a_status_counts_to_a_bound(world: World) -> None:
 
 
 def test_the_lag_is_counted_without_payloads(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from actionengine.events.projections import Projection
+    from actionengine.events.projections.projection import Projection
 
     def cost(payload: bytes) -> int:
         rows = [event_row(world.tenant, payload=payload, type="big") for _ in range(200)]

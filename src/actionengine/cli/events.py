@@ -11,8 +11,8 @@ from actionengine.cli.common import SigningKey, Url, counted, imported, storage_
 from actionengine.cli.errors import fail
 from actionengine.concurrency.run_sync import drive
 from actionengine.context import Tenant
-from actionengine.events.progress import progress_bar
-from actionengine.events.projections import Projection
+from actionengine.events.projections.progress import progress_bar
+from actionengine.events.projections.projection import Projection
 from actionengine.events.publishers.cloudevents import to_structured
 from actionengine.events.replay import replay
 from actionengine.storage.port import Storage

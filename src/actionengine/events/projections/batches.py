@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.events.views import CHECKPOINTS, Checkpoint, View
+from actionengine.events.projections.views import CHECKPOINTS, Checkpoint, View
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import StoredEvent
 

@@ -28,12 +28,11 @@ from actionengine.context import Actor, RequestContext, Tenant
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.event_types import EventVersionError
-from actionengine.events.batches import Batch, switching
 from actionengine.events.consumers.consumer import answered, check_returned, checked_name, consumer_plan, pause
 from actionengine.events.event import Event
-from actionengine.events.progress import Meter, Progress
-from actionengine.events.replay import checked_batch_size, type_names
-from actionengine.events.views import (
+from actionengine.events.projections.batches import Batch, switching
+from actionengine.events.projections.progress import Meter, Progress
+from actionengine.events.projections.views import (
     CHECKPOINTS,
     AsyncLiveRecords,
     Checkpoint,
@@ -41,6 +40,7 @@ from actionengine.events.views import (
     View,
     collection_name,
 )
+from actionengine.events.replay import checked_batch_size, type_names
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import is_async, native
 from actionengine.storage.pages import is_last_page

@@ -1,0 +1,1 @@
+"""Projections: views that are built from the event log."""
