@@ -11,14 +11,14 @@ from uuid import uuid4
 from pydantic import BaseModel
 
 from actionengine import Tenant
-from actionengine.execution.boundary import Boundary
-from actionengine.execution.capabilities import READ_ONLY
-from actionengine.execution.declarations import create_module_action
-from actionengine.execution.file_access import FileAccess, file_isolation
-from actionengine.execution.files import ModuleFiles
-from actionengine.execution.paths import ModulePath
-from actionengine.execution.processes import run_process
-from actionengine.execution.request import ExecutionRequest, ModuleContext
+from actionengine.boundary.boundary import Boundary
+from actionengine.boundary.capabilities import READ_ONLY
+from actionengine.boundary.commands.file_access import FileAccess, file_isolation
+from actionengine.boundary.commands.processes import run_process
+from actionengine.boundary.declarations import create_module_action
+from actionengine.boundary.files.files import ModuleFiles
+from actionengine.boundary.files.paths import ModulePath
+from actionengine.boundary.request import ExecutionRequest, ModuleContext
 from benchmarks.report import Aim, Row
 from benchmarks.timing import Contender, take_turns
 

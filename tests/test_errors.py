@@ -28,7 +28,7 @@ from actionengine import (
     RequestContext,
     create_action,
 )
-from actionengine.execution import PathEscapeError
+from actionengine.boundary import PathEscapeError
 from tests.conftest import Execute
 
 EngineOf = Callable[..., Engine]

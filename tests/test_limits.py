@@ -34,6 +34,8 @@ from actionengine import (
     replay,
 )
 from actionengine.authorization.questions import MAX_QUESTIONS
+from actionengine.boundary.files.files import MOST_BYTES as MOST_FILE_BYTES
+from actionengine.boundary.idempotency.working_copy import MOST_TEXT
 from actionengine.builtin import roles
 from actionengine.changes import change_control_services, drafts, executor, transform
 from actionengine.changes.ops import MAX_CHOICES
@@ -43,8 +45,6 @@ from actionengine.conditions.templates import MOST_FILLED
 from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_NAME_LENGTH, MAX_TEXT_LENGTH
 from actionengine.events.consumers.consumer import LONGEST_NAME
 from actionengine.events.publishers.fanout import nobody
-from actionengine.execution.files import MOST_BYTES as MOST_FILE_BYTES
-from actionengine.execution.working_copy import MOST_TEXT
 from actionengine.pipeline.action_log import MAX_ERROR_BYTES
 from actionengine.pipeline.plan import MAX_ACTION_NAME_LENGTH, native
 from actionengine.schemas.schema import MAX_FIELDS

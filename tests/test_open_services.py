@@ -18,8 +18,8 @@ from actionengine import (
     Service,
     create_engine,
 )
+from actionengine.boundary import CODE_MODULE_DEFAULT, InProcessRunner, ModuleRoots, modules_service
 from actionengine.changes import ChangeControlPermissions, change_control_services
-from actionengine.execution import CODE_MODULE_DEFAULT, InProcessRunner, ModuleRoots, modules_service
 from actionengine.workflows import WorkflowPermissions, workflow_services
 
 Factory = Callable[..., tuple[Service, ...]]

@@ -11,14 +11,14 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from actionengine.boundary.boundary import Admitted
+from actionengine.boundary.capabilities import CapabilityProfile
+from actionengine.boundary.declarations import ModuleAction
+from actionengine.boundary.module_actions import MODULE_ACTIONS
+from actionengine.boundary.request import ExecutionRequest, ExecutionResult
+from actionengine.boundary.runner import BoundaryRunner, took_too_long, was_cancelled
+from actionengine.boundary.telemetry import Sink
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.execution.boundary import Admitted
-from actionengine.execution.capabilities import CapabilityProfile
-from actionengine.execution.declarations import ModuleAction
-from actionengine.execution.module_actions import MODULE_ACTIONS
-from actionengine.execution.request import ExecutionRequest, ExecutionResult
-from actionengine.execution.runner import BoundaryRunner, took_too_long, was_cancelled
-from actionengine.execution.telemetry import Sink
 from examples.http_runner.signing import Keys
 
 GRACE = 5.0

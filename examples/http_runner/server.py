@@ -17,12 +17,12 @@ from pydantic_core import from_json
 from returns.result import Failure
 
 from actionengine import Actor, Tenant
+from actionengine.boundary.boundary import checked_module
+from actionengine.boundary.capabilities import Capability
+from actionengine.boundary.request import ExecutionRequest, ModuleContext
+from actionengine.boundary.roots import ModuleRoots
+from actionengine.boundary.runner import Answer, Runner
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.execution.boundary import checked_module
-from actionengine.execution.capabilities import Capability
-from actionengine.execution.request import ExecutionRequest, ModuleContext
-from actionengine.execution.roots import ModuleRoots
-from actionengine.execution.runner import Answer, Runner
 from examples.http_runner.signing import Refused, Verifier
 
 MOST_BODY = 8 * 1024**2

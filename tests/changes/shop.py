@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from actionengine import Tenant
+from actionengine.boundary.files.unified_diff import unified_diff
+from actionengine.boundary.roots import ModuleRoots
 from actionengine.changes import project_modules
-from actionengine.execution.edits import unified_diff
-from actionengine.execution.roots import ModuleRoots
 from actionengine.testing import World
 from tests.changes.desk import Desk, Op, ReadTables
 

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from actionengine import Actor, ErrorCode, SQLiteStorage
+from actionengine.boundary.errors import MissingModuleError
+from actionengine.boundary.files import unified_diff
+from actionengine.boundary.files.files import ModuleFiles
+from actionengine.boundary.roots import ModuleRoots
 from actionengine.changes import change_control_services, executor, project_modules
 from actionengine.changes import files as files_of_changes
 from actionengine.changes.module_files import write_quietly
 from actionengine.errors import ConfigurationError
-from actionengine.execution import edits
-from actionengine.execution.files import ModuleFiles
-from actionengine.execution.refusals import MissingModuleError
-from actionengine.execution.roots import ModuleRoots
 from actionengine.testing import SyncWorld
 from actionengine.testing.worlds import a_tenant
 from tests.changes.conftest import Place
@@ -155,7 +155,7 @@ async def test_texts_are_edited_beside_an_event_loop_and_no_more_of_them_than_ar
 
     def apply_diff(*arguments: Any) -> str | None:
         threads.append(get_ident())
-        return edits.apply_diff(*arguments)
+        return unified_diff.apply_diff(*arguments)
 
     monkeypatch.setattr(files_of_changes, "apply_diff", apply_diff)
     monkeypatch.setattr(executor, "MOST_STAMPS", len(TEXT) + 1)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from actionengine import ActionError, Actor, ErrorCode
+from actionengine.boundary.idempotency.working_copy import WorkingCopy
 from actionengine.changes import ChangeControlPermissions, workspace_module
 from actionengine.concurrency.run_sync import drive
-from actionengine.execution.working_copy import WorkingCopy
 from actionengine.testing import AsyncWorld
 from actionengine.testing.worlds import a_tenant
 from tests.changes.conftest import Place

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from actionengine.execution.declarations import create_module_action
-from actionengine.execution.work import Work
+from actionengine.boundary.declarations import create_module_action
+from actionengine.boundary.module_handle import Work
 
 
 class Size(BaseModel):

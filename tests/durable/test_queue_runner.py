@@ -22,14 +22,14 @@ from returns.result import Failure, Success
 from sqlalchemy import make_url
 
 from actionengine import ActionError, ConfigurationError, ErrorCode, Tenant
+from actionengine.boundary.capabilities import CODE_MODULE_DEFAULT, READ_ONLY, SYSTEM_PRIVILEGED
+from actionengine.boundary.module_actions import MODULE_ACTIONS
+from actionengine.boundary.request import ExecutionRequest, ExecutionResult, ModuleContext
+from actionengine.boundary.roots import ModuleRoots
+from actionengine.boundary.telemetry import ExecutionEvent
 from actionengine.durable.client import DurableClient, DurableUnavailable
 from actionengine.durable.orders import EXECUTE, Order
 from actionengine.durable.queue_runner import QueueRunner, _id_of
-from actionengine.execution.capabilities import CODE_MODULE_DEFAULT, READ_ONLY, SYSTEM_PRIVILEGED
-from actionengine.execution.module_actions import MODULE_ACTIONS
-from actionengine.execution.request import ExecutionRequest, ExecutionResult, ModuleContext
-from actionengine.execution.roots import ModuleRoots
-from actionengine.execution.telemetry import ExecutionEvent
 from tests.durable.actions import ACTIONS
 from tests.durable.databases import Durable, change, eventually, hear, kill, lines_of, sqlite, tell
 

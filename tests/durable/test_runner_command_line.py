@@ -17,12 +17,12 @@ import pytest
 from returns.result import Success
 
 from actionengine import Tenant
+from actionengine.boundary.capabilities import CODE_MODULE_DEFAULT
+from actionengine.boundary.module_actions import MODULE_ACTIONS
+from actionengine.boundary.request import ExecutionRequest, ModuleContext
+from actionengine.boundary.roots import ModuleRoots
 from actionengine.durable.client import DurableClient
 from actionengine.durable.queue_runner import QueueRunner
-from actionengine.execution.capabilities import CODE_MODULE_DEFAULT
-from actionengine.execution.module_actions import MODULE_ACTIONS
-from actionengine.execution.request import ExecutionRequest, ModuleContext
-from actionengine.execution.roots import ModuleRoots
 from tests.command_line import Run
 from tests.durable.databases import empty_database, eventually
 
@@ -111,7 +111,7 @@ def test_module_actions_beside_the_operator_are_found(
     tmp_path: Path, module: ModuleContext, children: list[subprocess.Popen[str]]
 ) -> None:
     (tmp_path / "our_actions.py").write_text(
-        "from actionengine.execution.module_actions import MODULE_ACTIONS\n"
+        "from actionengine.boundary.module_actions import MODULE_ACTIONS\n"
         "from dataclasses import replace\n"
         "ACTIONS = (*MODULE_ACTIONS, replace(MODULE_ACTIONS[0], name='look', handler=lambda data, work: 'looked'))\n"
     )

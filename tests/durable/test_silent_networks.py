@@ -23,6 +23,12 @@ from pydantic import BaseModel
 from sqlalchemy import make_url, text
 
 from actionengine import ConfigurationError, ErrorCode
+from actionengine.boundary.capabilities import CODE_MODULE_DEFAULT
+from actionengine.boundary.declarations import create_module_action
+from actionengine.boundary.in_process import InProcessRunner
+from actionengine.boundary.module_actions import MODULE_ACTIONS
+from actionengine.boundary.module_handle import Work
+from actionengine.boundary.roots import ModuleRoots
 from actionengine.durable.client import DurableClient
 from actionengine.durable.database import BoundedConnection, Bounds, DurableUnavailable, open_postgres
 from actionengine.durable.host import DurableFunction, DurableHost, opened, upgrade
@@ -31,12 +37,6 @@ from actionengine.durable.queue_runner import QueueRunner
 from actionengine.durable.retries import LONGEST_PAUSE, shorten_pauses
 from actionengine.durable.runner_worker import RunnerWorker
 from actionengine.durable.urls import durable_url
-from actionengine.execution.capabilities import CODE_MODULE_DEFAULT
-from actionengine.execution.declarations import create_module_action
-from actionengine.execution.in_process import InProcessRunner
-from actionengine.execution.module_actions import MODULE_ACTIONS
-from actionengine.execution.roots import ModuleRoots
-from actionengine.execution.work import Work
 from tests.durable.databases import Durable, eventually, lines_of, postgres
 from tests.durable.executor import append
 from tests.durable.test_queue_runner import ACME, done, refused, request

@@ -6,13 +6,13 @@ import json
 import sys
 import tempfile
 
+from actionengine.boundary.capabilities import PROFILES
+from actionengine.boundary.in_process import InProcessRunner
+from actionengine.boundary.module_actions import MODULE_ACTIONS
+from actionengine.boundary.roots import ModuleRoots
+from actionengine.boundary.runner import BoundaryRunner
+from actionengine.boundary.subprocess_runner import SubprocessRunner
 from actionengine.durable.runner_worker import RunnerWorker
-from actionengine.execution.capabilities import PROFILES
-from actionengine.execution.in_process import InProcessRunner
-from actionengine.execution.module_actions import MODULE_ACTIONS
-from actionengine.execution.roots import ModuleRoots
-from actionengine.execution.runner import BoundaryRunner
-from actionengine.execution.subprocess_runner import SubprocessRunner
 from tests.durable.actions import ACTIONS
 
 

@@ -26,11 +26,11 @@ from hypothesis import strategies as st
 from returns.result import Failure, Success
 
 from actionengine import Actor, Tenant
-from actionengine.execution.capabilities import CODE_MODULE_DEFAULT, READ_ONLY, Capability, CapabilityProfile
-from actionengine.execution.request import ExecutionRequest, ModuleContext
-from actionengine.execution.roots import ModuleRoots
-from actionengine.execution.runner import Runner
-from actionengine.execution.subprocess_runner import SubprocessRunner
+from actionengine.boundary.capabilities import CODE_MODULE_DEFAULT, READ_ONLY, Capability, CapabilityProfile
+from actionengine.boundary.request import ExecutionRequest, ModuleContext
+from actionengine.boundary.roots import ModuleRoots
+from actionengine.boundary.runner import Runner
+from actionengine.boundary.subprocess_runner import SubprocessRunner
 from tests.examples.conftest import until
 
 ACME, GLOBEX = Tenant(UUID(int=1), "acme"), Tenant(UUID(int=2), "globex")

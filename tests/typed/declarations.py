@@ -15,7 +15,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.execution import Capability, ExecutionRequest
+from actionengine.boundary import Capability, ExecutionRequest
 
 
 class Refund(BaseModel):

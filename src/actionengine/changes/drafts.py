@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from actionengine.boundary.files.unified_diff import unified_diff
 from actionengine.changes.compensation import ChangedSince, Touched, compensation
 from actionengine.changes.files import EditRefused, ProjectFiles, edit_files, text_after
 from actionengine.changes.models import Compensation, FieldOfType
@@ -25,7 +26,6 @@ from actionengine.changes.store import (
 )
 from actionengine.changes.transform import OpRefused, TypeGraph
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.execution.edits import unified_diff
 from actionengine.schemas.schema import Field, Schema
 from actionengine.storage.tables import Row
 

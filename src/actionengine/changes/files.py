@@ -21,16 +21,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from actionengine.boundary.errors import MissingModuleError
+from actionengine.boundary.files.unified_diff import apply_diff
+from actionengine.boundary.idempotency.working_copy import MOST_TEXT
+from actionengine.boundary.request import ModuleContext
+from actionengine.boundary.roots import ModuleRoots
 from actionengine.changes.module_files import FileWrite, WriteResult, read_files, write_files, write_quietly
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.store import Store
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.execution.edits import apply_diff
-from actionengine.execution.refusals import MissingModuleError
-from actionengine.execution.request import ModuleContext
-from actionengine.execution.roots import ModuleRoots
-from actionengine.execution.working_copy import MOST_TEXT
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import Record, SerializationFailure
 from actionengine.storage.tables import Row

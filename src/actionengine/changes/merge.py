@@ -6,6 +6,7 @@ from functools import partial
 
 from pydantic import BaseModel, ConfigDict
 
+from actionengine.boundary.files.unified_diff import changed_lines, unified_diff
 from actionengine.changes.diff import TypeDiff
 from actionengine.changes.documents import check_documents
 from actionengine.changes.executor import Execution, ExecutionRefused, Loaded, load, persist, run
@@ -15,7 +16,6 @@ from actionengine.changes.states import may_go
 from actionengine.changes.store import Store, conflict, record_type_subject, store_of
 from actionengine.changes.workspaces import close_workspace
 from actionengine.event_types import create_event_type
-from actionengine.execution.edits import changed_lines, unified_diff
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import UnitOfWork
 from actionengine.storage.tables import Row

@@ -11,11 +11,11 @@ from pathlib import Path
 from time import monotonic
 from typing import Literal
 
+from actionengine.boundary.errors import MissingModuleError, PathEscapeError
+from actionengine.boundary.files.files import ModuleFiles
+from actionengine.boundary.files.paths import reason_not_to_change
+from actionengine.boundary.idempotency.working_copy import MOST_TEXT
 from actionengine.errors import ActionError, ErrorCode, sendable
-from actionengine.execution.files import ModuleFiles
-from actionengine.execution.paths import reason_not_to_change
-from actionengine.execution.refusals import MissingModuleError, PathEscapeError
-from actionengine.execution.working_copy import MOST_TEXT
 
 _PATIENCE = 10.0
 """Seconds that writing waits for somebody else's writing in the same module."""

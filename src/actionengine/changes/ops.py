@@ -21,10 +21,10 @@ from pydantic import (
 )
 from pydantic_core import to_json
 
+from actionengine.boundary.errors import PathEscapeError
+from actionengine.boundary.files.paths import module_path, reason_not_to_change
+from actionengine.boundary.files.unified_diff import check_diff
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.execution.edits import check_diff
-from actionengine.execution.paths import module_path, reason_not_to_change
-from actionengine.execution.refusals import PathEscapeError
 from actionengine.pipeline.payload import refusals, summary
 from actionengine.schemas.schema import FieldType
 from actionengine.storage.records import MAX_ID_LENGTH

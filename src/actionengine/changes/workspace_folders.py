@@ -17,15 +17,15 @@ from secrets import token_hex
 from time import time
 from typing import Any, NamedTuple
 
+from actionengine.boundary.files.files import ModuleFiles
+from actionengine.boundary.idempotency.manifest import telling
+from actionengine.boundary.idempotency.working_copy import WorkingCopy, remove_tree
+from actionengine.boundary.request import ModuleContext
 from actionengine.changes.files import hash_of
 from actionengine.changes.models import TriedOp
 from actionengine.changes.module_files import is_of_the_file
 from actionengine.changes.store import conflict
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.execution.files import ModuleFiles
-from actionengine.execution.manifests import telling
-from actionengine.execution.request import ModuleContext
-from actionengine.execution.working_copy import WorkingCopy, remove_tree
 
 _MARKS = "ops.json"
 """Beside a copy: the hash of each file in it that ops have made, as they made it."""

@@ -17,6 +17,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from actionengine.boundary.idempotency.working_copy import WorkingCopy
+from actionengine.boundary.request import ModuleContext
 from actionengine.changes.files import (
     EditRefused,
     FileSettings,
@@ -30,8 +32,6 @@ from actionengine.changes.store import Store, conflict, not_found, op_of, store_
 from actionengine.changes.workspace_folders import Place, Tried, begin, close, look, marked_files
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.execution.request import ModuleContext
-from actionengine.execution.working_copy import WorkingCopy
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.tables import Row
 

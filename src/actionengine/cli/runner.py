@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from actionengine.boundary.capabilities import PROFILES, CapabilityProfile
 from actionengine.cli.errors import fail
 from actionengine.cli.workflows import AnswerTimeout, ConnectTimeout, DurableUrl, durable_engine
-from actionengine.execution.capabilities import PROFILES, CapabilityProfile
 
 if TYPE_CHECKING:
-    from actionengine.execution.runner import BoundaryRunner
+    from actionengine.boundary.runner import BoundaryRunner
 
 runner = typer.Typer(no_args_is_help=True, help="Work in modules.")
 
@@ -46,7 +46,7 @@ def work(
     ] = "subprocess",
     actions: Annotated[
         str, typer.Option(help="module:attribute of the module actions.")
-    ] = "actionengine.execution.module_actions:MODULE_ACTIONS",
+    ] = "actionengine.boundary.module_actions:MODULE_ACTIONS",
     queue: Annotated[str, typer.Option(help="Where requests wait.")] = "actionengine.modules",
     concurrency: Annotated[int, typer.Option(min=1, max=10_000, help="Requests that are run at once.")] = 4,
     lease: Annotated[
@@ -86,8 +86,8 @@ def work(
     if not queue.strip():
         fail("a queue has a name: --queue")
     with durable_engine():
+        from actionengine.boundary.roots import ModuleRoots
         from actionengine.durable.runner_worker import RunnerWorker
-        from actionengine.execution.roots import ModuleRoots
 
         behind = _runner(kind, _profile(profile, require_file_isolation), actions, readable or [], writable or [])
         worker = RunnerWorker(
@@ -121,9 +121,9 @@ def _profile(name: str, require_file_isolation: bool) -> CapabilityProfile:
 def _runner(
     kind: str, profile: CapabilityProfile, actions: str, readable: list[Path], writable: list[Path]
 ) -> BoundaryRunner:
-    from actionengine.execution.child import actions_at
-    from actionengine.execution.in_process import InProcessRunner
-    from actionengine.execution.subprocess_runner import SubprocessRunner
+    from actionengine.boundary.child import actions_at
+    from actionengine.boundary.in_process import InProcessRunner
+    from actionengine.boundary.subprocess_runner import SubprocessRunner
 
     if kind == "subprocess":
         return SubprocessRunner(profile, actions, readable=readable, writable=writable)

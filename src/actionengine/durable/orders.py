@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from returns.result import Failure, Success
 
+from actionengine.boundary.request import ExecutionRequest, ExecutionResult
+from actionengine.boundary.runner import Answer
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.execution.request import ExecutionRequest, ExecutionResult
-from actionengine.execution.runner import Answer
 
 QUEUE = "actionengine.modules"
 EXECUTE = "actionengine.execute"

@@ -14,17 +14,17 @@ from uuid import uuid4
 
 from returns.result import Failure, Success
 
+from actionengine.boundary.boundary import Admitted
+from actionengine.boundary.capabilities import CapabilityProfile
+from actionengine.boundary.declarations import ModuleAction
+from actionengine.boundary.module_actions import MODULE_ACTIONS
+from actionengine.boundary.request import ExecutionRequest, ExecutionResult
+from actionengine.boundary.runner import Answer, BoundaryRunner, took_too_long, was_cancelled
+from actionengine.boundary.telemetry import Sink
 from actionengine.durable.client import DurableClient, Execution
 from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds, DurableUnavailable
 from actionengine.durable.orders import EXECUTE, QUEUE, Order, answer_of_text
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
-from actionengine.execution.boundary import Admitted
-from actionengine.execution.capabilities import CapabilityProfile
-from actionengine.execution.declarations import ModuleAction
-from actionengine.execution.module_actions import MODULE_ACTIONS
-from actionengine.execution.request import ExecutionRequest, ExecutionResult
-from actionengine.execution.runner import Answer, BoundaryRunner, took_too_long, was_cancelled
-from actionengine.execution.telemetry import Sink
 
 logger = logging.getLogger("actionengine")
 

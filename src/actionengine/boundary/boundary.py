@@ -1,0 +1,105 @@
+"""The boundary: what a request has to be before any of it is run. The same checks stand on both sides of a wire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import ValidationError
+
+from actionengine.boundary.capabilities import CapabilityProfile
+from actionengine.boundary.declarations import ModuleAction, by_name
+from actionengine.boundary.errors import (
+    CapabilityNotGrantedError,
+    MissingModuleError,
+    MissingTenantError,
+    TenantMismatchError,
+)
+from actionengine.boundary.request import ExecutionRequest, ModuleContext
+from actionengine.errors import ActionError, ConfigurationError, ErrorCode, sendable
+from actionengine.pipeline.payload import refusals, summary
+from actionengine.text.names import hint, nearest_of
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request that has passed: its module, the action that it names, and its input as that action's model."""
+
+    request: ExecutionRequest
+    module: ModuleContext
+    action: ModuleAction
+    data: Any
+
+
+class Boundary:
+    """Lets requests through whose capabilities a profile grants, for these module actions.
+
+    Raises `ConfigurationError` where two actions have one name, and for what is no profile.
+    """
+
+    def __init__(self, profile: CapabilityProfile, actions: Iterable[ModuleAction]) -> None:
+        if not isinstance(profile, CapabilityProfile):
+            raise ConfigurationError(f"a boundary needs a CapabilityProfile, such as READ_ONLY, not {profile!r}")
+        self.profile = profile
+        self.actions: Mapping[str, ModuleAction] = MappingProxyType(by_name(actions))
+
+    def admit(self, request: ExecutionRequest) -> Admitted:
+        """The request, checked. In this order: its tenant, its module, whether these belong together, its capabilities,
+        the action that it names, and its input with the paths in it.
+
+        Raises a `BoundaryError` of its own type for each, and `ActionError`: `not_found` for an action that there
+        is not, `invalid_input` for an input that is not the action's.
+        """
+        module = checked_module(request)
+        lacking = request.capabilities - self.profile.capabilities
+        if lacking:
+            raise CapabilityNotGrantedError(
+                f"the profile {self.profile.name} does not grant {', '.join(sorted(lacking))}",
+                profile=self.profile.name,
+                capabilities=sorted(lacking),
+            )
+        action = self._action(request.action)
+        needed = action.capabilities - request.capabilities
+        if needed:
+            raise CapabilityNotGrantedError(
+                f"{action.name} needs {', '.join(sorted(needed))}, which the request does not ask for",
+                action=action.name,
+                capabilities=sorted(needed),
+            )
+        try:
+            data = action.validation.model_validate(dict(request.input))
+        except ValidationError as error:
+            fields = refusals(error)
+            raise ActionError(
+                ErrorCode.INVALID_INPUT, f"{action.name}: {summary(fields)}", {"fields": fields}
+            ) from None
+        return Admitted(request, module, action, data)
+
+    def _action(self, name: str) -> ModuleAction:
+        action = self.actions.get(name)
+        if action is None:
+            shown = sendable(name[:200])
+            nearest = nearest_of(shown, self.actions)
+            message = f"there is no module action {shown!r}{hint(nearest)}"
+            raise ActionError(ErrorCode.NOT_FOUND, message, {"action": shown, "nearest": nearest})
+        return action
+
+
+def checked_module(request: ExecutionRequest) -> ModuleContext:
+    """The module of a request that is its tenant's. Raises `MissingTenantError`, `MissingModuleError` or
+    `TenantMismatchError`."""
+    if request.tenant is None:
+        raise MissingTenantError(f"the request {request.id} is for no tenant")
+    module = request.module
+    if module is None:
+        raise MissingModuleError(f"the request {request.id} names no module")
+    if module.tenant is None:
+        raise MissingTenantError(
+            f"the module {module.id!r} of the request {request.id} names no tenant", module=module.id
+        )
+    if module.tenant.id != request.tenant.id:
+        # Which tenant it is stays untold.
+        raise TenantMismatchError(f"the module {module.id!r} is not of the request's tenant", module=module.id)
+    return module

@@ -1,0 +1,78 @@
+"""What `SubprocessRunner` runs in a process of its own: `python -m actionengine.boundary.child`.
+
+An order comes on stdin and one answer goes to stdout, both JSON: `{"result": ...}` or `{"error": ...}`. The boundary is
+checked here again. What a handler prints goes to stderr, with what its libraries print.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib import import_module
+from typing import Any, NoReturn
+
+from returns.result import Success
+
+from actionengine.boundary.capabilities import CapabilityProfile
+from actionengine.boundary.commands.processes import ProcessLimits
+from actionengine.boundary.declarations import ModuleAction
+from actionengine.boundary.in_process import InProcessRunner
+from actionengine.boundary.request import ExecutionRequest
+from actionengine.errors import ConfigurationError
+
+
+def main() -> NoReturn:
+    """Answer one order, and end the process."""
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    answer = json.dumps(_answer(json.load(sys.stdin))).encode()
+    with open(answers, "wb") as file:
+        file.write(answer)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads that a handler has left behind are not waited for.
+    os._exit(0)
+
+
+def _answer(order: dict[str, Any]) -> dict[str, Any]:
+    runner = InProcessRunner(
+        CapabilityProfile(
+            order["profile"], order["capabilities"], require_file_isolation=order["require_file_isolation"]
+        ),
+        actions_at(order["actions"]),
+        limits=ProcessLimits(**order["limits"]),
+        require_isolation=order["require_isolation"],
+        readable=order["readable"],
+        writable=order["writable"],
+    )
+    answer = runner.execute(ExecutionRequest.model_validate(order["request"]))
+    if isinstance(answer, Success):
+        return {"result": answer.unwrap().model_dump(mode="json")}
+    return {"error": answer.failure().to_dict()}
+
+
+def actions_at(path: str) -> tuple[ModuleAction, ...]:
+    """The module actions at an import path, `module:attribute`.
+
+    Raises `ConfigurationError` where it cannot be imported, or is something else.
+    """
+    name, _, attribute = path.partition(":")
+    if not name or not attribute:
+        raise ConfigurationError(f"{path!r} is no import path: it has the form module:attribute")
+    try:
+        found = getattr(import_module(name), attribute)
+    except Exception as error:
+        raise ConfigurationError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
+    try:
+        actions = tuple(found)
+    except TypeError:
+        raise ConfigurationError(f"{path} has to name module actions, and is a {type(found).__name__}") from None
+    for action in actions:
+        if not isinstance(action, ModuleAction):
+            raise ConfigurationError(f"{path} has to name module actions, and has a {type(action).__name__} in it")
+    return actions
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Commands in modules: each runs under a supervisor, in its own process."""

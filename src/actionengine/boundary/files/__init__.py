@@ -1,0 +1,1 @@
+"""Files of modules: opened without following links, written whole, and compared."""

@@ -1,0 +1,345 @@
+"""The files of a module: read, written and listed in it, and nowhere else.
+
+Symbolic links are followed inside the module alone. What is beyond this file: a *hard* link to a file outside cannot be
+told from a file of the module and is read as one (writing never changes what it is linked to: a file is replaced, not
+overwritten); what is mounted below the root is part of it; and commands that run in a module are kept in by other
+means, or not at all. On macOS `fsync` hands what was written to the disk, which may keep it in its cache.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from secrets import token_hex
+from stat import S_ISDIR, S_ISLNK, S_ISREG
+from types import TracebackType
+
+from actionengine.boundary.errors import no_root
+from actionengine.boundary.files.locks import locked
+from actionengine.boundary.files.paths import (
+    MOST_CHARACTERS,
+    TEMPORARY_PREFIX,
+    module_folder,
+    module_path,
+    reason_not_to_change,
+)
+from actionengine.boundary.files.safe_open import FOLDER, Descent, keep
+from actionengine.errors import ActionError, ErrorCode, sendable
+
+MOST_BYTES = 16 * 1024 * 1024
+"""The largest file that is read, in bytes, unless another limit is given."""
+
+_SUPPORTED = os.open in os.supports_dir_fd
+_CHUNK = 1024 * 1024
+# A FIFO that nobody writes to is not waited for, and a terminal does not become ours.
+_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+_MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+_CLOSED_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
+_NO_MODULE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+_CODES = {
+    errno.ENOENT: ErrorCode.NOT_FOUND,
+    errno.EACCES: ErrorCode.FORBIDDEN,
+    errno.EPERM: ErrorCode.FORBIDDEN,
+    errno.EROFS: ErrorCode.FORBIDDEN,
+    errno.ELOOP: ErrorCode.CONFLICT,
+    errno.EMLINK: ErrorCode.CONFLICT,
+    errno.ENOTDIR: ErrorCode.UNPROCESSABLE,
+    errno.EISDIR: ErrorCode.UNPROCESSABLE,
+    errno.ENAMETOOLONG: ErrorCode.UNPROCESSABLE,
+    errno.EILSEQ: ErrorCode.UNPROCESSABLE,
+    errno.EINVAL: ErrorCode.UNPROCESSABLE,
+    errno.EFBIG: ErrorCode.UNPROCESSABLE,
+    errno.ENXIO: ErrorCode.UNPROCESSABLE,
+    errno.ENODEV: ErrorCode.UNPROCESSABLE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file in a module, or a symbolic link.
+
+    `size` is in bytes, `executable` whether its owner may execute it, `link` the target of a symbolic link as it stands
+    there. A name or target that is not UTF-8 has surrogate escapes in it, as Python gives it.
+    """
+
+    path: str
+    size: int
+    executable: bool
+    link: str | None
+
+
+class ModuleFiles:
+    """The files of one module. A context manager; it may be used from many threads at once.
+
+    Args:
+        root: the module's folder. It may be a symbolic link, which is followed here, once; moving the folder later
+            changes nothing.
+
+    Every method raises `PathEscapeError` for a path that `module_path` refuses, for one that links lead out of the
+    module, and where it would change what `reason_not_to_change` protects (`.git`), by way of a link too. And it raises
+    `ActionError`: `not_found`; `unprocessable` for what is no file or too large; `forbidden` for what the system
+    does not permit; `conflict` for what someone else is just exchanging; `unavailable` for a full disk, too many open
+    files, and the like. `details` has the `path`, and as `reason` the system's name for the error.
+
+    Raises:
+        MissingModuleError: where there is no such folder.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        if not _SUPPORTED:
+            raise ActionError(ErrorCode.UNAVAILABLE, "the files of modules can be reached on Linux and macOS alone")
+        self._lock = threading.Lock()
+        self._root = -1
+        try:
+            self._root = os.open(root, FOLDER & ~getattr(os, "O_NOFOLLOW", 0))
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_MODULE:
+                raise _refusal(error, "open", os.path.basename(os.fspath(root))) from error
+            raise no_root(root) from None
+
+    def __enter__(self) -> ModuleFiles:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def read(self, path: str, limit: int = MOST_BYTES) -> bytes:
+        """What is in a file, of no more than `limit` bytes. What is no file is not opened, or closed unread."""
+        with self._down(module_path(path), "read") as descent:
+            name = _file_name(descent.follow(path), path)
+            # Before it is opened, because opening a device or a FIFO can be noticed; and after, because it counts.
+            _check_file(os.stat(name, dir_fd=descent.folder, follow_symlinks=False), path)
+            file = os.open(name, _READ | _CLOSED_ON_EXEC, dir_fd=descent.folder)
+            try:
+                _check_file(os.fstat(file), path)
+                return _content(file, path, limit)
+            finally:
+                os.close(file)
+
+    def write(self, path: str, content: bytes, *, executable: bool | None = None) -> None:
+        """Make or replace a file, wholly or not at all, so that it outlasts a loss of power.
+
+        Folders that are missing are made. Through a link that stays inside, what it leads to is written. A file that
+        was there keeps its mode (its owner becomes who runs this); `executable` says otherwise for those who may read
+        it. As with any replacement, the folder's permissions decide, not the file's.
+        """
+        with self._down(module_path(path), "write") as descent:
+            name = _file_name(descent.follow(path, making=True, reason_against=reason_not_to_change), path)
+            mode = _mode(descent.folder, name, path)
+            temporary = TEMPORARY_PREFIX + token_hex(16)
+            # The umask, which makes the mode of a new file, is applied by the system and cannot be asked for.
+            made = 0o600 if mode is not None else 0o777 if executable else 0o666
+            file = os.open(temporary, _MAKE | _CLOSED_ON_EXEC, made, dir_fd=descent.folder)
+            try:
+                try:
+                    _fill(file, content)
+                    if mode is not None:
+                        os.fchmod(file, _with_executable(mode, executable))
+                    os.fsync(file)
+                finally:
+                    os.close(file)
+                os.rename(temporary, name, src_dir_fd=descent.folder, dst_dir_fd=descent.folder)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary, dir_fd=descent.folder)
+                raise
+            keep(descent.folder)
+
+    def delete(self, path: str) -> None:
+        """Delete a file, or a link (not what it leads to). Folders are left, those that become empty too."""
+        with self._down(module_path(path), "delete") as descent:
+            name = _file_name(descent.follow(path, last=False, reason_against=reason_not_to_change), path)
+            # POSIX lets a folder be unlinked by who may do everything; what it says otherwise differs.
+            if S_ISDIR(os.stat(name, dir_fd=descent.folder, follow_symlinks=False).st_mode):
+                raise _no_file(path, "a folder")
+            os.unlink(name, dir_fd=descent.folder)
+            keep(descent.folder)
+
+    def stat(self, path: str) -> FileEntry | None:
+        """What a file or a link is (the link itself, not what it leads to); None where nothing is there."""
+        with self._down(module_path(path), "look at") as descent:
+            try:
+                name = _file_name(descent.follow(path, last=False), path)
+                found = os.stat(name, dir_fd=descent.folder, follow_symlinks=False)
+                if not S_ISLNK(found.st_mode):
+                    _check_file(found, path)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            entry = _entry(descent, name, path, found)
+            if entry is None:
+                raise _exchanged(path)
+            return entry
+
+    def walk(self, folder: str = "") -> Iterator[FileEntry]:
+        """The regular files and the links in a folder and those below it, depth first, by name; links are not followed.
+
+        All of them come, those in `.git` and those that a request cannot name too, but not what crashed writers left:
+        files whose names begin with `TEMPORARY_PREFIX`. What is exchanged meanwhile may come or not. Errors come with
+        the first entry, or with the one that they hit; folders whose paths are longer than a request's may be are
+        `unprocessable`.
+        """
+        folder = module_folder(folder)
+        start = self.open_folder(folder)
+        pending: list[FileEntry | tuple[str, ...]] = [()]
+        try:
+            while pending:
+                each = pending.pop()
+                if isinstance(each, FileEntry):
+                    yield each
+                else:
+                    pending.extend(reversed(_listing(start, folder, each)))
+        finally:
+            os.close(start)
+
+    def open_folder(self, folder: str = "") -> int:
+        """A descriptor of a folder, for who runs a command in it. The caller closes it."""
+        folder = module_folder(folder)
+        with self._down(folder, "open") as descent:
+            descent.follow(f"{folder}/.")
+            return os.open(".", FOLDER, dir_fd=descent.folder)
+
+    @contextmanager
+    def alone(self, go_on: Callable[[], None]) -> Iterator[None]:
+        """Whoever else asks for this, in whichever process, waits until this block ends. Not to be nested.
+
+        `go_on` is called before each further try; what it raises ends the waiting. On file systems that know no locks
+        of folders (NFS) nobody waits.
+        """
+        root = self.open_folder()
+        try:
+            with locked(root, go_on, required=False):
+                yield
+        finally:
+            os.close(root)
+
+    def close(self) -> None:
+        """Let go of the root. Any method but this raises `ValueError` from then on."""
+        with self._lock:
+            if self._root >= 0:
+                os.close(self._root)
+            self._root = -1
+
+    @contextmanager
+    def _down(self, path: str, verb: str) -> Iterator[Descent]:
+        with _telling(verb, path):
+            # Under the lock, so that another thread's `close` cannot give the root's number to another folder.
+            with self._lock:
+                if self._root < 0:
+                    raise ValueError("the files of this module are closed")
+                descent = Descent(self._root, path)
+            with descent:
+                yield descent
+
+
+@contextmanager
+def _telling(verb: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _refusal(error, verb, path) from error
+
+
+def _refusal(error: OSError, verb: str, path: str) -> ActionError:
+    code = _CODES.get(error.errno or 0, ErrorCode.UNAVAILABLE)
+    reason = errno.errorcode.get(error.errno or 0, "unknown")
+    shown = sendable(path[:200])
+    return ActionError(code, f"cannot {verb} {shown!r}: {error.strerror or error}", {"path": shown, "reason": reason})
+
+
+def _no_file(path: str, what: str) -> ActionError:
+    return ActionError(ErrorCode.UNPROCESSABLE, f"{path!r} is {what}, not a file", {"path": path})
+
+
+def _file_name(name: str | None, path: str) -> str:
+    if name is None:
+        raise _no_file(path, "a folder")
+    return name
+
+
+def _check_file(found: os.stat_result, path: str) -> None:
+    if S_ISLNK(found.st_mode):
+        raise _exchanged(path)
+    if not S_ISREG(found.st_mode):
+        raise _no_file(path, "a folder" if S_ISDIR(found.st_mode) else "a device, a FIFO or a socket")
+
+
+def _exchanged(path: str) -> ActionError:
+    return ActionError(ErrorCode.CONFLICT, f"{path!r} is being exchanged by someone else; try again", {"path": path})
+
+
+def _content(file: int, path: str, limit: int) -> bytes:
+    if os.fstat(file).st_size > limit:
+        raise _too_large(path, limit)
+    content = bytearray()
+    # The size says nothing of a file that grows.
+    while piece := os.read(file, min(_CHUNK, limit + 1 - len(content))):
+        content += piece
+        if len(content) > limit:
+            raise _too_large(path, limit)
+    return bytes(content)
+
+
+def _too_large(path: str, limit: int) -> ActionError:
+    return ActionError(
+        ErrorCode.UNPROCESSABLE, f"{path!r} is larger than {limit} bytes", {"path": path, "limit": limit}
+    )
+
+
+def _fill(file: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(file, left) :]
+
+
+def _mode(folder: int, name: str, path: str) -> int | None:
+    try:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    _check_file(found, path)
+    # Without setuid and its like, which no write keeps.
+    return found.st_mode & 0o777
+
+
+def _with_executable(mode: int, executable: bool | None) -> int:
+    if executable is None:
+        return mode
+    return mode | (mode & 0o444) >> 2 if executable else mode & ~0o111
+
+
+def _entry(descent: Descent, name: str, path: str, found: os.stat_result) -> FileEntry | None:
+    if S_ISLNK(found.st_mode):
+        target = descent.link(name)
+        return None if target is None else FileEntry(path, found.st_size, False, target)
+    return FileEntry(path, found.st_size, bool(found.st_mode & 0o100), None)
+
+
+def _listing(start: int, folder: str, names: tuple[str, ...]) -> list[FileEntry | tuple[str, ...]]:
+    """The entries of a folder, and the folders in it. It is entered anew from the start: so a walk holds but one
+    descriptor, and what is a link by now is not gone into."""
+    path = "/".join((folder, *names) if folder else names)
+    if len(path) > MOST_CHARACTERS:
+        raise ActionError(
+            ErrorCode.UNPROCESSABLE,
+            f"a folder's path is longer than {MOST_CHARACTERS} characters; it begins with {sendable(path[:200])!r}",
+            {"path": sendable(path[:200])},
+        )
+    listed: list[FileEntry | tuple[str, ...]] = []
+    with _telling("list", path), Descent(start, path) as descent, suppress(FileNotFoundError, NotADirectoryError):
+        if any(descent.enter(name) is not None for name in names):
+            return []
+        for name in sorted(os.listdir(descent.folder)):
+            with suppress(FileNotFoundError):
+                found = os.stat(name, dir_fd=descent.folder, follow_symlinks=False)
+                if S_ISDIR(found.st_mode):
+                    listed.append((*names, name))
+                elif S_ISLNK(found.st_mode) or (S_ISREG(found.st_mode) and not name.startswith(TEMPORARY_PREFIX)):
+                    entry = _entry(descent, name, f"{path}/{name}" if path else name, found)
+                    listed += [] if entry is None else [entry]
+    return listed

@@ -1,0 +1,220 @@
+"""`GitSnapshot`: copies of what git needs of a module, made by handles that follow no link.
+
+Each folder and file is opened in the folder that was opened before, without following links, and what is copied is what
+was opened: nothing that is swapped meanwhile leads elsewhere. The copies are ours, so that nothing is swapped later.
+Hard links, and what is mounted in a module, are the module's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+from types import TracebackType
+
+from actionengine.boundary.files.files import ModuleFiles
+from actionengine.boundary.files.paths import escape, is_git_folder
+from actionengine.boundary.files.safe_open import FOLDER
+from actionengine.boundary.idempotency.manifest import telling
+from actionengine.errors import ActionError, ErrorCode, sendable
+
+MAX_BYTES = 1024**3
+"""The most that a snapshot has of objects and files, in bytes. Git maps packs whole, within the memory of a command."""
+MAX_FILES = 200_000
+"""The most files that a snapshot has, loose objects among them."""
+
+_CHUNK = 1024 * 1024
+_FILE = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+# What systems say of a link that is not to be followed, of what is no folder, and of a socket.
+_NOT_ENTERED = (errno.ENOTDIR, errno.ELOOP, errno.EMLINK)
+_NOT_A_FILE = (*_NOT_ENTERED, errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP)
+_HAS_OBJECTS = re.compile("pack|[0-9a-f]{2}").fullmatch
+_OBJECT = re.compile("[0-9a-f]{38}").fullmatch
+_PACK = re.compile(r"pack-[0-9a-f]{40}\.(?:pack|idx)").fullmatch
+
+
+class GitSnapshot:
+    """Copies what git needs of a module into folders of ours. A context manager.
+
+    Args:
+        files: the module.
+        should_continue: called again and again; what it raises ends the copying.
+
+    Its methods raise `unprocessable` for a module that has more than `MAX_BYTES` or `MAX_FILES`, `forbidden` for files
+    that may not be read, and `unavailable` for a full disk and the like.
+    """
+
+    def __init__(self, files: ModuleFiles, should_continue: Callable[[], None]) -> None:
+        self._root = files.open_folder()
+        self._should_continue = should_continue
+        self._bytes = 0
+        self._files = 0
+
+    def __enter__(self) -> GitSnapshot:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        os.close(self._root)
+
+    def copy_repository(self, repository: Path) -> None:
+        """Copy loose objects, packs and the index. Nothing is looked at of all else that can lie beside them.
+
+        Raises `PathEscapeError` for a link, and for what is no file.
+        """
+        with telling("read", Path(".git")), _opened(".git", FOLDER, self._root, ".git") as git:
+            self._copy_plain("index", git, ".git/index", repository / "index")
+            with _opened("objects", FOLDER, git, ".git/objects") as objects:
+                for name in self._names_in(objects, _HAS_OBJECTS):
+                    path, folder = f".git/objects/{name}", repository / "objects" / name
+                    folder.mkdir(exist_ok=True)
+                    with _opened(name, FOLDER, objects, path) as opened:
+                        for each in self._names_in(opened, _PACK if name == "pack" else _OBJECT):
+                            self._copy_plain(each, opened, f"{path}/{each}", folder / each)
+
+    def copy_files(self, names: Iterable[bytes], tree: Path) -> None:
+        """Copy the files that an index names, and the attributes beside them. A file behind a link is not there, as git
+        has it; a link is copied as one.
+
+        Raises `PathEscapeError` for a name that leads out, or into `.git`.
+        """
+        tracked = dict.fromkeys(names)
+        for name in tracked:
+            _check_name(name)
+        links: dict[bytes, bytes] = {}
+        for name in tracked | _attributes_beside(tracked):
+            with telling("read", Path(os.fsdecode(name))):
+                target = self._copy_tracked(name, os.path.join(os.fsencode(tree), name))
+            if target is not None and name in tracked:
+                links[name] = target
+        # After all files, so that none is written through one.
+        for name, target in links.items():
+            place = os.path.join(os.fsencode(tree), name)
+            with telling("copy", Path(os.fsdecode(name))):
+                os.makedirs(os.path.dirname(place), exist_ok=True)
+                os.symlink(target, place)
+
+    def _copy_tracked(self, name: bytes, place: bytes) -> bytes | None:
+        """Copy what has a name in the work tree; of a link, only give its target."""
+        *above, last = name.split(b"/")
+        folder = os.dup(self._root)
+        try:
+            for each in above:
+                try:
+                    below = os.open(each, FOLDER, dir_fd=folder)
+                except OSError as error:
+                    if error.errno in (*_NOT_ENTERED, errno.ENOENT):
+                        return None
+                    raise
+                os.close(folder)
+                folder = below
+            try:
+                file = os.open(last, _FILE, dir_fd=folder)
+            except OSError as error:
+                if error.errno in _NOT_ENTERED:
+                    return _target(last, folder)
+                if error.errno in (*_NOT_A_FILE, errno.ENOENT):
+                    return None
+                raise
+        finally:
+            os.close(folder)
+        try:
+            mode = os.fstat(file).st_mode
+            if S_ISDIR(mode):
+                # A submodule, say: git is not to take it for removed.
+                os.makedirs(place, exist_ok=True)
+            elif S_ISREG(mode):
+                os.makedirs(os.path.dirname(place), exist_ok=True)
+                self._copy(file, place, 0o777 if mode & 0o100 else 0o666)
+        finally:
+            os.close(file)
+        return None
+
+    def _copy_plain(self, name: str, folder: int, path: str, place: Path) -> None:
+        """Copy a file of a repository, if it is there."""
+        with suppress(FileNotFoundError), _opened(name, _FILE, folder, path) as file:
+            if not S_ISREG(os.fstat(file).st_mode):
+                raise escape(path, "git reads a file here, and it is none")
+            self._copy(file, os.fsencode(place), 0o666)
+
+    def _copy(self, file: int, place: bytes, mode: int) -> None:
+        self._files += 1
+        copy = os.open(place, _NEW, mode)
+        try:
+            while True:
+                self._should_continue()
+                chunk = os.read(file, _CHUNK)
+                self._bytes += len(chunk)
+                if self._bytes > MAX_BYTES or self._files > MAX_FILES:
+                    raise _too_large()
+                if not chunk:
+                    return
+                left = memoryview(chunk)
+                while left:
+                    left = left[os.write(copy, left) :]
+        finally:
+            os.close(copy)
+
+    def _names_in(self, folder: int, is_wanted: Callable[[str], object]) -> list[str]:
+        names: list[str] = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if len(names) > MAX_FILES:
+                    raise _too_large()
+                self._should_continue()
+                if is_wanted(entry.name):
+                    names.append(entry.name)
+        return names
+
+
+@contextmanager
+def _opened(name: str, flags: int, folder: int, path: str) -> Iterator[int]:
+    """Open a part of a repository, itself and never what a link leads to."""
+    try:
+        descriptor = os.open(name, flags, dir_fd=folder)
+    except OSError as error:
+        if error.errno in _NOT_A_FILE:
+            raise escape(path, "git's files are read without following links, and it is a link, or no file") from None
+        raise
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _target(name: bytes, folder: int) -> bytes | None:
+    try:
+        return os.readlink(name, dir_fd=folder)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOENT):
+            # Swapped just now. Git would find one or the other.
+            return None
+        raise
+
+
+def _check_name(name: bytes) -> None:
+    for part in name.split(b"/"):
+        text = os.fsdecode(part)
+        if text in ("", ".", "..") or is_git_folder(text):
+            shown = sendable(os.fsdecode(name))
+            raise escape(shown, "git's index names it, and no file of a work tree can have that name")
+
+
+def _attributes_beside(names: Iterable[bytes]) -> dict[bytes, None]:
+    folders = {name[:end] for name in names for end, sign in enumerate(name) if sign == ord("/")}
+    return {b".gitattributes": None, **{folder + b"/.gitattributes": None for folder in sorted(folders)}}
+
+
+def _too_large() -> ActionError:
+    return ActionError(
+        ErrorCode.UNPROCESSABLE,
+        f"the module's git repository and files are more than a diff may copy ({MAX_BYTES} bytes, {MAX_FILES} files): "
+        "pack it with `git gc`, or run git as a command, with cmd:run",
+        {"max_bytes": MAX_BYTES, "max_files": MAX_FILES},
+    )

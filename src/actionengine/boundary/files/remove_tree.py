@@ -1,0 +1,95 @@
+"""Removing a folder, whatever a command has made in it: however deep, with whatever permissions, and with links.
+
+Paths are limited in length by the system, calls in depth by Python, and open folders in number by both. So each folder
+is reached by its name in the one above it, which is held open, and what lies deeper than some levels is moved to the
+top before it is gone into.
+
+The supervisor of a command, which imports the standard library only, runs this as
+`python -I -S remove_tree.py <folder>`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+
+_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_LEVELS = 32
+
+
+def take_apart(folder: str | os.PathLike[str], parent: int | None = None) -> None:
+    """Remove a folder with all that is in it. What is gone already is no error.
+
+    Args:
+        folder: its path, or its name in `parent`. A link is none, and links in it are removed, not followed.
+        parent: the descriptor of a folder.
+
+    Raises `OSError` for what cannot be removed, and where something is put into it meanwhile.
+    """
+    with suppress(FileNotFoundError):
+        top = _opened(folder, parent)
+        try:
+            deeper = _emptied(top, top, _LEVELS)
+            while deeper:
+                deeper += _removed(deeper.pop(), top, top, _LEVELS)
+        finally:
+            os.close(top)
+        os.rmdir(folder, dir_fd=parent)
+
+
+def _removed(name: str, parent: int, top: int, levels: int) -> list[str]:
+    """Remove a folder as far as it is no deeper than so many levels. The names that the rest has at the top now; the
+    folder itself can be removed then, too."""
+    folder = _opened(name, parent)
+    try:
+        deeper = _emptied(folder, top, levels)
+    finally:
+        os.close(folder)
+    os.rmdir(name, dir_fd=parent)
+    return deeper
+
+
+def _emptied(folder: int, top: int, levels: int) -> list[str]:
+    with os.scandir(folder) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    deeper: list[str] = []
+    for name, is_folder in found:
+        with suppress(FileNotFoundError):
+            if not is_folder:
+                os.unlink(name, dir_fd=folder)
+            elif levels > 0:
+                deeper += _removed(name, folder, top, levels - 1)
+            else:
+                deeper.append(_moved_to(top, name, folder))
+    return deeper
+
+
+def _moved_to(top: int, name: str, parent: int) -> str:
+    # A folder that may not be written to gets no other parent.
+    os.close(_opened(name, parent))
+    moved = os.urandom(16).hex()
+    os.rename(name, moved, src_dir_fd=parent, dst_dir_fd=top)
+    return moved
+
+
+def _opened(name: str | os.PathLike[str], parent: int | None) -> int:
+    """A folder, open, and such that what is in it can be listed and removed."""
+    try:
+        folder = os.open(name, _FOLDER, dir_fd=parent)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=parent)
+        return os.open(name, _FOLDER, dir_fd=parent)
+    try:
+        if os.fstat(folder).st_mode & 0o700 != 0o700:
+            os.fchmod(folder, 0o700)
+    except BaseException:
+        os.close(folder)
+        raise
+    return folder
+
+
+if __name__ == "__main__":
+    # Its stderr is the command's.
+    with suppress(OSError):
+        take_apart(sys.argv[1])

@@ -1,0 +1,172 @@
+"""The way down from a folder to what a path names, one name at a time, and never out of that folder.
+
+Nothing is checked by its name and then opened by its name: each folder is opened without following links and held
+while the next name is looked up in it, and each symbolic link is read and followed here. Who swaps a folder for a link
+meanwhile has it followed as a link, inside, or refused; see `openat(2)` on `O_NOFOLLOW`, and `openat2(2)` on
+`RESOLVE_BENEATH`, which does the same on Linux alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from stat import S_ISDIR
+from types import TracebackType
+
+from actionengine.boundary.files.paths import escape
+from actionengine.errors import ActionError, ErrorCode, sendable
+
+FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+"""How a folder is opened: itself, never what a link leads to."""
+MOST_LINKS = 40
+"""How many symbolic links one path may lead through; Linux has the same limit."""
+
+_ATTEMPTS = 100
+# What systems say of a link that is not to be followed, or of what is no folder.
+_NOT_ENTERED = (errno.ENOTDIR, errno.ELOOP, errno.EMLINK)
+
+
+class Descent:
+    """Where a way down has come to: `folder`, an open folder. A context manager, which closes it.
+
+    Args:
+        folder: the descriptor of the folder to go down from; the descent opens its own of it.
+        path: what errors name.
+
+    It holds two descriptors at most, however deep it goes.
+    """
+
+    def __init__(self, folder: int, path: str) -> None:
+        self.folder = os.open(".", FOLDER, dir_fd=folder)
+        self._path = path
+        self._above: list[tuple[int, int]] = []
+
+    def __enter__(self) -> Descent:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        os.close(self.folder)
+
+    def follow(
+        self,
+        path: str,
+        *,
+        making: bool = False,
+        last: bool = True,
+        reason_against: Callable[[str], str | None] | None = None,
+    ) -> str | None:
+        """Go down to the folder of what a path names, and give its name there; None where it is `folder` itself.
+
+        Args:
+            path: names with `/` between them.
+            making: whether folders that are missing are made.
+            last: whether the last name is followed too where it is a link.
+            reason_against: says of each name that is met why it must not be, or None.
+
+        Raises:
+            PathEscapeError: for a link that is absolute, or leads out, for more than 40 of them, and for a name that
+                must not be met.
+            ActionError: `conflict` where the folders on the way are being moved.
+            OSError: for what is missing, no folder, or not permitted.
+        """
+        ahead = path.split("/")[::-1]
+        links = 0
+        while ahead:
+            name = ahead.pop()
+            if name in ("", "."):
+                continue
+            if name == "..":
+                self._leave()
+                continue
+            reason = reason_against and reason_against(name)
+            if reason:
+                raise escape(self._path, reason)
+            if not ahead and not last:
+                return name
+            target = self.enter(name, making=making) if ahead else self.link(name)
+            if target is not None:
+                links += 1
+                if links > MOST_LINKS:
+                    raise escape(self._path, f"it leads through more than {MOST_LINKS} links")
+                if target.startswith("/"):
+                    raise escape(self._path, f"{name!r} in it is a link to an absolute path")
+                ahead.extend(target.split("/")[::-1])
+            elif not ahead:
+                return name
+        return None
+
+    def enter(self, name: str, *, making: bool = False) -> str | None:
+        """Go into a folder, or give the target of the link that has its name. Raises `OSError` where it is neither."""
+        for _ in range(_ATTEMPTS):
+            try:
+                entered = os.open(name, FOLDER, dir_fd=self.folder)
+            except FileNotFoundError:
+                if not making:
+                    raise
+                self._make(name)
+            except OSError as error:
+                if error.errno not in _NOT_ENTERED:
+                    raise
+                target = self.link(name)
+                if target is not None:
+                    return target
+                if not S_ISDIR(os.stat(name, dir_fd=self.folder, follow_symlinks=False).st_mode):
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
+            else:
+                self._above.append(_identity(self.folder))
+                os.close(self.folder)
+                self.folder = entered
+                return None
+        raise self._moved()
+
+    def link(self, name: str) -> str | None:
+        """The target of a link, None for what is none or not there."""
+        try:
+            return os.readlink(name, dir_fd=self.folder)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return None
+
+    def _leave(self) -> None:
+        if not self._above:
+            raise escape(self._path, "a link in it leads out of the module")
+        left = os.open("..", FOLDER, dir_fd=self.folder)
+        # A folder that was moved has another parent than the one that it was entered from.
+        if _identity(left) != self._above[-1]:
+            os.close(left)
+            raise self._moved()
+        self._above.pop()
+        os.close(self.folder)
+        self.folder = left
+
+    def _make(self, name: str) -> None:
+        try:
+            os.mkdir(name, dir_fd=self.folder)
+        except FileExistsError:
+            return
+        keep(self.folder)
+
+    def _moved(self) -> Exception:
+        shown = sendable(self._path[:200])
+        message = f"the folders on the way to {shown!r} are being moved by someone else; try again"
+        return ActionError(ErrorCode.CONFLICT, message, {"path": shown})
+
+
+def keep(folder: int) -> None:
+    """Have the names in a folder outlast a loss of power, where its file system can."""
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+
+
+def _identity(folder: int) -> tuple[int, int]:
+    found = os.fstat(folder)
+    return found.st_dev, found.st_ino

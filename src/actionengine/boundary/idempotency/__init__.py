@@ -1,0 +1,1 @@
+"""Module work with an idempotency key: it takes effect once."""

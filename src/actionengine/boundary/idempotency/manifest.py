@@ -1,0 +1,184 @@
+"""What a folder holds, as data: a manifest has each file's hash and mode, each link's target, and each folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from stat import S_ISDIR, S_ISLNK, S_ISREG
+from typing import Any, Literal
+
+from actionengine.boundary.files.paths import MOST_CHARACTERS, TEMPORARY_PREFIX
+from actionengine.boundary.files.safe_open import FOLDER
+from actionengine.errors import ActionError, ErrorCode, sendable
+
+_CHUNK = 1024 * 1024
+_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_CODES = {
+    errno.ENOENT: ErrorCode.CONFLICT,
+    errno.ENOTDIR: ErrorCode.CONFLICT,
+    errno.ELOOP: ErrorCode.CONFLICT,
+    errno.EACCES: ErrorCode.FORBIDDEN,
+    errno.EPERM: ErrorCode.FORBIDDEN,
+    errno.EROFS: ErrorCode.FORBIDDEN,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What stands at a path: `mode` is its permissions, `sha256` and `size` (bytes) those of a file's contents, `link`
+    the target of a symbolic link."""
+
+    kind: Literal["file", "link", "folder"]
+    mode: int = 0
+    sha256: str = ""
+    size: int = 0
+    link: str = ""
+
+    @property
+    def executable(self) -> bool:
+        """Whether its owner may execute it."""
+        return self.kind == "file" and bool(self.mode & 0o100)
+
+
+Manifest = Mapping[str, Node]
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """What became of a path: `before` is None where it was added, `after` where it was removed."""
+
+    path: str
+    before: Node | None
+    after: Node | None
+
+    @property
+    def kind(self) -> Literal["added", "modified", "removed"]:
+        """What became of it."""
+        if self.before is None:
+            return "added"
+        return "removed" if self.after is None else "modified"
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, form: Mapping[str, Any]) -> FileChange:
+        """Back again."""
+        before, after = (None if node is None else Node(**node) for node in (form["before"], form["after"]))
+        return cls(form["path"], before, after)
+
+
+def compare(before: Manifest, after: Manifest) -> tuple[FileChange, ...]:
+    """What differs, by path."""
+    return tuple(
+        FileChange(path, before.get(path), after.get(path))
+        for path in sorted(before.keys() | after.keys())
+        if before.get(path) != after.get(path)
+    )
+
+
+Take = Callable[[str, int, int, Iterator[bytes]], None]
+"""`take(path, mode, modified, pieces)` gets what is in a file, and takes all of it; `modified` is in nanoseconds."""
+
+
+def scan(root: Path, go_on: Callable[[], None] = lambda: None) -> Manifest:
+    """What a folder holds. Raises as `nodes` does, and what `go_on` raises, which is called again and again."""
+
+    def take(path: str, mode: int, modified: int, pieces: Iterator[bytes]) -> None:
+        for _ in pieces:
+            go_on()
+
+    found: dict[str, Node] = {}
+    for path, node in nodes(root, take):
+        go_on()
+        found[path] = node
+    return found
+
+
+def nodes(root: Path, take: Take) -> Iterator[tuple[str, Node]]:
+    """Each path in a folder and what stands there, folders before what is in them, read without following links.
+    Devices, FIFOs and sockets are left out, and what is being written by `ModuleFiles`.
+
+    Raises `ActionError`: `conflict` where it is changed meanwhile, or is no folder by now (a link is none),
+    `forbidden` for what may not be read, `unprocessable` for a path of more than 1000 characters, and `unavailable`.
+    """
+    with telling("read", root):
+        top = os.open(root, FOLDER)
+        try:
+            yield from _nodes_in(top, "", root, take)
+        finally:
+            os.close(top)
+
+
+@contextmanager
+def telling(verb: str, folder: Path) -> Iterator[None]:
+    """Makes `ActionError`s of the system's errors."""
+    try:
+        yield
+    except OSError as error:
+        code = _CODES.get(error.errno or 0, ErrorCode.UNAVAILABLE)
+        reason = errno.errorcode.get(error.errno or 0, "unknown")
+        name = sendable(folder.name)
+        # Of the path no more than its last name: where modules lie is not for whoever asks.
+        # It is a number where a folder was listed that is held open.
+        is_named = isinstance(error.filename, str | bytes)
+        where = f" ({sendable(os.path.basename(os.fsdecode(error.filename)))!r})" if is_named else ""
+        message = f"cannot {verb} {name!r}: {error.strerror or type(error).__name__}{where}"
+        raise ActionError(code, message, {"folder": name, "reason": reason}) from error
+
+
+def _nodes_in(folder: int, above: str, root: Path, take: Take) -> Iterator[tuple[str, Node]]:
+    # Not by `os.fwalk`, which waits for a FIFO that has taken a folder's place.
+    for name in sorted(os.listdir(folder)):
+        path = above + name
+        if len(path) > MOST_CHARACTERS:
+            raise _too_deep(root, path)
+        node = _node(path, name, folder, take)
+        if node is None:
+            continue
+        yield path, node
+        if node.kind == "folder":
+            inner = os.open(name, FOLDER, dir_fd=folder)
+            try:
+                yield from _nodes_in(inner, f"{path}/", root, take)
+            finally:
+                os.close(inner)
+
+
+def _too_deep(root: Path, path: str) -> ActionError:
+    name, shown = sendable(root.name), sendable(path[:200])
+    message = f"{name!r} has a path of more than {MOST_CHARACTERS} characters in it; it begins with {shown!r}"
+    return ActionError(ErrorCode.UNPROCESSABLE, message, {"folder": name, "path": shown})
+
+
+def _node(path: str, name: str, folder: int, take: Take) -> Node | None:
+    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if S_ISLNK(found.st_mode):
+        return Node("link", link=os.readlink(name, dir_fd=folder))
+    if S_ISDIR(found.st_mode):
+        return Node("folder", found.st_mode & 0o777)
+    if not S_ISREG(found.st_mode) or name.startswith(TEMPORARY_PREFIX):
+        return None
+    with open(os.open(name, _READ, dir_fd=folder), "rb", buffering=0) as file:
+        found = os.fstat(file.fileno())
+        if not S_ISREG(found.st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+        hashed = sha256()
+        size = 0
+
+        def pieces() -> Iterator[bytes]:
+            nonlocal size
+            while piece := file.read(_CHUNK):
+                hashed.update(piece)
+                size += len(piece)
+                yield piece
+
+        mode = found.st_mode & 0o777
+        take(path, mode, found.st_mtime_ns, pieces())
+        return Node("file", mode, hashed.hexdigest(), size)

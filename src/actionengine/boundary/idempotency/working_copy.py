@@ -1,0 +1,298 @@
+"""`WorkingCopy`: a copy of a module to work in, and what has become different in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from secrets import token_hex
+
+from actionengine.boundary.errors import no_root
+from actionengine.boundary.files.remove_tree import take_apart
+from actionengine.boundary.files.unified_diff import shown_name, unified_diff
+from actionengine.boundary.idempotency.manifest import FileChange, Manifest, Node, compare, nodes, scan, telling
+from actionengine.errors import ActionError, ErrorCode, sendable
+
+MOST_TEXT = 4 * 1024 * 1024
+"""The largest file that a diff shows, in bytes: larger ones are named, as binary ones are."""
+
+_TREE = "tree"
+_BASE = "base.json"
+
+
+@dataclass(frozen=True, slots=True)
+class CopyLimits:
+    """How much of a module is copied at most: `files` counts links and folders too, `size` is in bytes."""
+
+    files: int = 100_000
+    size: int = 2 * 1024 * 1024 * 1024
+
+
+class WorkingCopy:
+    """A copy of a module. Made by `create`, found again by `open`, also by another process.
+
+    `folder` holds it; `root` in there is the copy itself, to be used as the root of a module. `base` is what the module
+    held when the copy was made, `module_root` where it lies, `left_out` the links that are not in the copy: those that
+    are absolute, or lead out of the module.
+
+    Modes and times of change are kept; owners, hard links, devices, FIFOs and sockets are not.
+    """
+
+    def __init__(self, folder: Path, module_root: Path, base: Manifest, left_out: frozenset[str]) -> None:
+        self.folder = folder
+        self.root = folder / _TREE
+        self.module_root = module_root
+        self.base = base
+        self.left_out = left_out
+
+    @classmethod
+    def create(
+        cls,
+        module_root: str | os.PathLike[str],
+        folder: str | os.PathLike[str],
+        limits: CopyLimits | None = None,
+        go_on: Callable[[], None] = lambda: None,
+    ) -> WorkingCopy:
+        """Copy a module into a folder that is not there yet. A process that dies meanwhile leaves none. `go_on` is
+        called again and again meanwhile; what it raises ends the copying, and nothing is left.
+
+        Raises:
+            MissingModuleError: where there is no such module.
+            ActionError: `conflict` where `folder` is there, or the module is changed meanwhile; `unprocessable` for
+                a module that is larger than `limits`; `forbidden` for files that may not be read; `unavailable` for a
+                full disk and the like.
+        """
+        root = real_root(module_root)
+        place = Path(os.path.abspath(folder))
+        with telling("write", place):
+            if place.exists():
+                raise _is_there(place)
+        making = place.with_name(f".{place.name}.{token_hex(8)}.making")
+        try:
+            with telling("write", place):
+                (making / _TREE).mkdir(parents=True)
+                base, left_out = _copy(root, making / _TREE, limits or CopyLimits(), go_on)
+                form = {
+                    "module_root": os.fspath(root),
+                    "left_out": sorted(left_out),
+                    "base": {path: asdict(node) for path, node in base.items()},
+                }
+                with open(making / _BASE, "x", encoding="utf-8") as file:
+                    file.write(json.dumps(form))
+                # What is not empty is never replaced: of two that make the same, one succeeds.
+                making.rename(place)
+        except BaseException as error:
+            remove_tree(making)
+            if isinstance(error, ActionError) and place.exists():
+                raise _is_there(place) from error
+            raise
+        return cls(place, root, base, left_out)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> WorkingCopy:
+        """A working copy that was made before. Raises `ActionError(not_found)` where there is none."""
+        place = Path(os.path.abspath(folder))
+        try:
+            form = json.loads((place / _BASE).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            name = sendable(place.name)
+            raise ActionError(ErrorCode.NOT_FOUND, f"there is no working copy {name!r}", {"folder": name}) from None
+        base = {path: Node(**node) for path, node in form["base"].items()}
+        return cls(place, Path(form["module_root"]), base, frozenset(form["left_out"]))
+
+    def changes(self) -> tuple[FileChange, ...]:
+        """Files and links that were added, modified or removed since the copy was made, by path."""
+        return tuple(
+            change
+            for change in self.all_changes()
+            if any(node is not None and node.kind != "folder" for node in (change.before, change.after))
+        )
+
+    def all_changes(self, go_on: Callable[[], None] = lambda: None) -> tuple[FileChange, ...]:
+        """The same, and folders. What `go_on` raises ends it; it is called again and again meanwhile."""
+        return compare(self.base, scan(self.root, go_on))
+
+    def diff(self) -> str:
+        """What was changed, as a diff of git's form: of texts with their lines; binary files, texts that are not UTF-8
+        and files of more than 4 MiB are named.
+
+        Raises `ActionError(conflict)` where a file that was changed here is another one by now in the module, too.
+        """
+        return "".join(map(self._diff_of, self.changes()))
+
+    def changes_of_module(self, go_on: Callable[[], None] = lambda: None) -> tuple[FileChange, ...]:
+        """What has become different in the module itself since the copy was made, folders too; `go_on` as above."""
+        now = {path: node for path, node in scan(self.module_root, go_on).items() if path not in self.left_out}
+        return compare(self.base, now)
+
+    def drop(self) -> None:
+        """Remove the copy. What is gone already is no error."""
+        remove_tree(self.folder)
+        with telling("look beside", self.folder):
+            leftovers = list(self.folder.parent.glob(f".{self.folder.name}.*.making"))
+        for leftover in leftovers:
+            remove_tree(leftover)
+
+    def _diff_of(self, change: FileChange) -> str:
+        path = change.path
+        before, after = (
+            None if node is None or node.kind == "folder" else node for node in (change.before, change.after)
+        )
+        if before and after and before.kind != after.kind:
+            # As git has it: one is removed, the other is added.
+            return self._diff_of(replace(change, after=None)) + self._diff_of(replace(change, before=None))
+        header = _header(path, before, after)
+        if before and after and (before.sha256, before.link) == (after.sha256, after.link):
+            return header
+        old = self._text(self.module_root, path, before)
+        new = self._text(self.root, path, after)
+        if isinstance(old, bytes) or isinstance(new, bytes):
+            old_name = "/dev/null" if before is None else _name(f"a/{path}")
+            new_name = "/dev/null" if after is None else _name(f"b/{path}")
+            return f"{header}Binary files {old_name} and {new_name} differ\n"
+        return header + (unified_diff(old, new, path) if old or new else "")
+
+    def _text(self, root: Path, path: str, node: Node | None) -> str | bytes | None:
+        """What a file held when it was looked at; bytes where it is nothing to show."""
+        if node is None:
+            return None
+        if node.kind == "link":
+            return node.link
+        if node.size > MOST_TEXT:
+            return b""
+        content = _read(root / path)
+        if sha256(content).hexdigest() != node.sha256:
+            shown = sendable(path)
+            raise ActionError(ErrorCode.CONFLICT, f"{shown!r} was changed by someone else meanwhile", {"path": shown})
+        try:
+            return content if b"\0" in content else content.decode()
+        except UnicodeDecodeError:
+            return content
+
+
+def real_root(root: str | os.PathLike[str]) -> Path:
+    """Where a module's root is, once links are followed. Raises `MissingModuleError` where there is no such folder."""
+    try:
+        found = Path(os.path.realpath(root))
+        is_there = found.is_dir()
+    except (OSError, ValueError):
+        # A name that is too long for the system, or that none can have.
+        is_there = False
+    if not is_there:
+        raise no_root(root)
+    return found
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder of our own with all that is in it, whatever its permissions. One that is gone is no error. Where
+    a link stands in its place, that goes, and not what it leads to."""
+    with telling("remove", folder):
+        if folder.is_symlink():
+            folder.unlink(missing_ok=True)
+        elif folder.is_dir():
+            take_apart(folder)
+
+
+def open_up(folder: Path) -> None:
+    """Let a folder of our own, and those in it, be changed. Raises `OSError`."""
+    folder.chmod(0o700)
+    for place, folders, _ in os.walk(folder):
+        for name in folders:
+            path = Path(place, name)
+            if not path.is_symlink():
+                path.chmod(0o700)
+
+
+def _is_there(folder: Path) -> ActionError:
+    name = sendable(folder.name)
+    return ActionError(ErrorCode.CONFLICT, f"there is a folder {name!r} already", {"folder": name})
+
+
+def _copy(root: Path, to: Path, limits: CopyLimits, go_on: Callable[[], None]) -> tuple[Manifest, frozenset[str]]:
+    """Copy what is in a module; what was copied, and the links that were not."""
+    copied: dict[str, Node] = {}
+    left_out: set[str] = set()
+    size = 0
+
+    def take(path: str, mode: int, modified: int, pieces: Iterator[bytes]) -> None:
+        nonlocal size
+        with open(to / path, "xb", buffering=0) as file:
+            for piece in pieces:
+                go_on()
+                size += len(piece)
+                if size > limits.size:
+                    raise _too_large(root, f"{limits.size} bytes")
+                file.write(piece)
+            os.fchmod(file.fileno(), mode)
+            os.utime(file.fileno(), ns=(modified, modified))
+
+    for path, node in nodes(root, take):
+        go_on()
+        if len(copied) + len(left_out) >= limits.files:
+            raise _too_large(root, f"{limits.files} files, links and folders")
+        if node.kind == "link":
+            if _leads_out(root, path, node.link):
+                left_out.add(path)
+                continue
+            (to / path).symlink_to(node.link)
+        elif node.kind == "folder":
+            (to / path).mkdir()
+        copied[path] = node
+    for path, node in reversed(copied.items()):
+        if node.kind == "folder":
+            (to / path).chmod(node.mode)
+    return copied, frozenset(left_out)
+
+
+def _too_large(root: Path, limit: str) -> ActionError:
+    name = sendable(root.name)
+    return ActionError(
+        ErrorCode.UNPROCESSABLE, f"the module {name!r} has more than {limit}: it is not copied", {"limit": limit}
+    )
+
+
+def _leads_out(root: Path, path: str, target: str) -> bool:
+    """Whether a link would lead out of a copy: by what it says, or by where it leads."""
+    climbs = 0
+    if target.startswith("/"):
+        return True
+    for name in [*path.split("/")[:-1], *target.split("/")]:
+        climbs += -1 if name == ".." else name not in ("", ".")
+        if climbs < 0:
+            return True
+    led = Path(os.path.realpath(root / path))
+    return led != root and root not in led.parents
+
+
+def _read(path: Path) -> bytes:
+    """What is in a file now; nothing for what is none."""
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+            return file.read(MOST_TEXT + 1)
+    except OSError:
+        return b""
+
+
+def _header(path: str, before: Node | None, after: Node | None) -> str:
+    """What git says of a file before its lines; nothing for one of which it would not tell what has changed."""
+    lines = [f"diff --git {_name(f'a/{path}')} {_name(f'b/{path}')}\n"]
+    if before is None and after is not None:
+        lines.append(f"new file mode {_mode(after)}\n")
+    elif before is not None and after is None:
+        lines.append(f"deleted file mode {_mode(before)}\n")
+    elif before is not None and after is not None and _mode(before) != _mode(after):
+        lines += [f"old mode {_mode(before)}\n", f"new mode {_mode(after)}\n"]
+    elif before is not None and after is not None and before.sha256 == after.sha256 and before.kind == "file":
+        return ""
+    return "".join(lines)
+
+
+def _name(name: str) -> str:
+    return shown_name(name).rstrip("\t")
+
+
+def _mode(node: Node) -> str:
+    return "120000" if node.kind == "link" else "100755" if node.executable else "100644"

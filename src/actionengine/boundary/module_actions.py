@@ -1,0 +1,232 @@
+"""The module actions that come with the library: files, commands and diffs of a module."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+from actionengine.boundary.declarations import ModuleAction, create_module_action
+from actionengine.boundary.files.paths import ModuleFolder, ModulePath
+from actionengine.boundary.files.unified_diff import changed_lines, check_diff
+from actionengine.boundary.module_handle import Work
+from actionengine.errors import ActionError, ErrorCode, sendable
+from actionengine.masking.masking import Sensitive
+
+ABSENT = "absent"
+"""As `expected_sha256`: there must be no such file."""
+
+
+def _decoded(text: Any) -> bytes:
+    if not isinstance(text, str):
+        raise ValueError("it has to be a text of base64")
+    try:
+        return b64decode(text, validate=True)
+    except ValueError:
+        raise ValueError("it is no base64") from None
+
+
+def _encoded(content: bytes) -> str:
+    return b64encode(content).decode("ascii")
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it has characters that UTF-8 cannot carry") from None
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_encodable)]
+
+
+class _Input(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ReadInput(_Input):
+    """A file to read."""
+
+    path: ModulePath
+
+
+class WriteInput(_Input):
+    """A file to make or replace: with a `text`, or with bytes as `base64`. With `expected_sha256`, only where its
+    contents have this SHA-256 (in lower case), or, with `"absent"`, where there is none; that takes `fs:read` too."""
+
+    path: ModulePath
+    text: _Text | None = None
+    base64: Annotated[bytes, BeforeValidator(_decoded), PlainSerializer(_encoded)] | None = None
+    executable: bool | None = None
+    expected_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64}|absent)$")] | None = None
+
+    @model_validator(mode="after")
+    def _has_one_content(self) -> WriteInput:
+        if (self.text is None) == (self.base64 is None):
+            raise ValueError("give what is to be in the file, either as text or as base64")
+        return self
+
+
+class FolderInput(_Input):
+    """A folder; `""` is the module's root."""
+
+    folder: ModuleFolder = ""
+
+
+class RunInput(_Input):
+    """A command: the program and its arguments, the folder that it runs in, variables, a text to read, and seconds."""
+
+    argv: Annotated[tuple[_Text, ...], Field(min_length=1, max_length=10_000)]
+    folder: ModuleFolder = ""
+    environment: Annotated[Mapping[_Text, _Text], Sensitive()] = Field(default_factory=dict)
+    stdin: Annotated[_Text, Sensitive()] = ""
+    timeout: Annotated[float, Field(gt=0)] | None = None
+
+
+class DiffInput(_Input):
+    """What to compare: one file or folder, or all of the module."""
+
+    path: ModulePath | None = None
+
+
+class EditInput(_Input):
+    """A unified diff of one file."""
+
+    path: ModulePath
+    diff: Annotated[str, AfterValidator(check_diff)]
+
+
+def _read(data: ReadInput, work: Work) -> dict[str, Any]:
+    content = work.read(data.path)
+    try:
+        shown = {"text": content.decode()}
+    except UnicodeDecodeError:
+        shown = {"base64": _encoded(content)}
+    return {"path": data.path, **shown, "size": len(content), "sha256": sha256(content).hexdigest()}
+
+
+def _write(data: WriteInput, work: Work) -> dict[str, Any]:
+    content = data.base64 if data.text is None else data.text.encode()
+    assert content is not None
+    with work.alone():
+        if data.expected_sha256 is not None:
+            _check_is(data.path, data.expected_sha256, work)
+        work.write(data.path, content, executable=data.executable)
+    return {"path": data.path, "size": len(content), "sha256": sha256(content).hexdigest()}
+
+
+def _check_is(path: str, expected: str, work: Work) -> None:
+    found = _sha256_of(path, work)
+    if found != expected:
+        raise ActionError(
+            ErrorCode.CONFLICT,
+            f"{path!r} is {'not there' if found == ABSENT else 'another one'} by now; read it again",
+            {"path": path, "expected_sha256": expected, "found_sha256": found},
+        )
+
+
+def _sha256_of(path: str, work: Work) -> str:
+    try:
+        return sha256(work.read(path)).hexdigest()
+    except ActionError as refusal:
+        if refusal.code is ErrorCode.NOT_FOUND:
+            return ABSENT
+        raise
+
+
+def _list(data: FolderInput, work: Work) -> dict[str, Any]:
+    entries = [
+        {
+            "path": sendable(entry.path),
+            "size": entry.size,
+            "executable": entry.executable,
+            "link": None if entry.link is None else sendable(entry.link),
+        }
+        for entry in work.list(data.folder)
+    ]
+    return {"folder": data.folder, "entries": entries}
+
+
+def _delete(data: ReadInput, work: Work) -> dict[str, Any]:
+    work.delete(data.path)
+    return {"path": data.path}
+
+
+def _run(data: RunInput, work: Work) -> dict[str, Any]:
+    finished = work.run(data.argv, data.folder, data.environment, data.stdin.encode(), data.timeout)
+    return {
+        "exit_code": finished.exit_code,
+        "stdout": finished.stdout.decode("utf-8", "replace"),
+        "stderr": finished.stderr.decode("utf-8", "replace"),
+        "duration": finished.duration,
+        "limit": finished.limit,
+    }
+
+
+def _diff(data: DiffInput, work: Work) -> dict[str, Any]:
+    return {"diff": work.diff(data.path)}
+
+
+def _edit_file(data: EditInput, work: Work) -> dict[str, Any]:
+    after = work.edit_file(data.path, data.diff)
+    added, removed = changed_lines(data.diff)
+    digest = None if after is None else sha256(after.encode()).hexdigest()
+    return {"path": data.path, "sha256": digest, "added": added, "removed": removed}
+
+
+MODULE_ACTIONS: tuple[ModuleAction, ...] = (
+    create_module_action(
+        name="read",
+        description="What is in a file: as text, or as base64 where it is not UTF-8.",
+        validation=ReadInput,
+        handler=_read,
+        capabilities=("fs:read",),
+    ),
+    create_module_action(
+        name="write",
+        description="Make or replace a file; where it is expected to be another one by now, it is a conflict.",
+        validation=WriteInput,
+        handler=_write,
+        capabilities=("fs:write",),
+    ),
+    create_module_action(
+        name="list",
+        description="The files and links in a folder and in those below it.",
+        validation=FolderInput,
+        handler=_list,
+        capabilities=("fs:read",),
+    ),
+    create_module_action(
+        name="delete",
+        description="Delete a file or a link.",
+        validation=ReadInput,
+        handler=_delete,
+        capabilities=("fs:write",),
+    ),
+    create_module_action(
+        name="run",
+        description="Run a command to its end. One that fails gives its exit code, which is a result and no error.",
+        validation=RunInput,
+        handler=_run,
+        capabilities=("cmd:run",),
+    ),
+    create_module_action(
+        name="diff",
+        description="What differs from the last commit, where the module is a git work tree.",
+        validation=DiffInput,
+        handler=_diff,
+        capabilities=("git:diff",),
+    ),
+    create_module_action(
+        name="edit_file",
+        description="Apply a unified diff of a file, which has to fit exactly.",
+        validation=EditInput,
+        handler=_edit_file,
+        capabilities=("fs:read", "fs:write"),
+    ),
+)
+"""`read`, `write`, `list`, `delete`, `run`, `diff` and `edit_file`."""

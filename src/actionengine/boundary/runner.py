@@ -1,0 +1,139 @@
+"""The port of runners, and what all of ours share: the boundary, telemetry, and an answer instead of an exception."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from contextlib import suppress
+from contextvars import copy_context
+from typing import ClassVar, Protocol
+
+from returns.result import Failure, Result, Success
+
+from actionengine.boundary.boundary import Admitted, Boundary
+from actionengine.boundary.capabilities import CapabilityProfile
+from actionengine.boundary.declarations import ModuleAction
+from actionengine.boundary.request import ExecutionRequest, ExecutionResult
+from actionengine.boundary.telemetry import ESCAPING, Sink, Telemetry, checked_sinks
+from actionengine.errors import ActionError, ErrorCode
+
+logger = logging.getLogger("actionengine")
+
+Answer = Result[ExecutionResult, ActionError]
+
+
+class Runner(Protocol):
+    """What runs work behind the boundary.
+
+    `execute` gives the result, or why there is none: a refusal of the boundary, what the work failed with, `timeout`,
+    `conflict` where it was cancelled, `unavailable` where the runner is gone. It never raises for what a request can
+    cause. Once `cancelled` is set, the work is ended with everything that it started, and the answer comes.
+
+    `execute_async` is the same under an event loop: cancelling the task cancels the work.
+    """
+
+    def execute(self, request: ExecutionRequest, *, cancelled: threading.Event | None = None) -> Answer:
+        """Run work, and wait for it."""
+
+    async def execute_async(self, request: ExecutionRequest) -> Answer:
+        """The same under an event loop."""
+
+
+class BoundaryRunner(ABC):
+    """A runner that checks each request at its own boundary first. Ours are made of it; a host's own can be.
+
+    Args:
+        profile: the most that work may ask for.
+        actions: the module actions that there are.
+        telemetry: sinks that are told of the work, by the thread that does it: one that waits holds it up.
+
+    Raises:
+        ConfigurationError: for a sink that is an `async def`, and where two actions have one name.
+    """
+
+    name: ClassVar[str]
+    """What results and telemetry call this kind of runner."""
+
+    def __init__(
+        self, profile: CapabilityProfile, actions: Iterable[ModuleAction], telemetry: Iterable[Sink] = ()
+    ) -> None:
+        self.boundary = Boundary(profile, actions)
+        self._sinks = checked_sinks(telemetry)
+
+    @abstractmethod
+    def run(self, admitted: Admitted, cancelled: threading.Event) -> ExecutionResult:
+        """Run a request that has passed the boundary. Raises `ActionError` with what the work failed with; once
+        `cancelled` is set, ends it and raises `conflict`."""
+
+    def execute(self, request: ExecutionRequest, *, cancelled: threading.Event | None = None) -> Answer:
+        """Run work, and wait for it."""
+        telemetry = Telemetry(self._sinks, request, self.name)
+        telemetry.started()
+        try:
+            answer = self._answer(request, cancelled or threading.Event())
+        except BaseException as error:
+            message = f"{request.action} was interrupted by {type(error).__name__}"
+            telemetry.ended(Failure(ActionError(ErrorCode.HANDLER_ERROR, message, {"request_id": request.id})))
+            raise
+        telemetry.ended(answer)
+        return answer
+
+    async def execute_async(self, request: ExecutionRequest) -> Answer:
+        """The same under an event loop: in a thread of its own, and ended where the task is cancelled. As many run
+        at once as are asked for."""
+        cancelled = threading.Event()
+        work = asyncio.wrap_future(_in_thread(lambda: self.execute(request, cancelled=cancelled)))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            cancelled.set()
+            # Nothing is left running when the cancellation goes on, however often it comes.
+            while not work.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([work])
+            raise
+
+    def _answer(self, request: ExecutionRequest, cancelled: threading.Event) -> Answer:
+        try:
+            return Success(self.run(self.boundary.admit(request), cancelled))
+        except ActionError as refusal:
+            return Failure(refusal.without_traceback())
+        except ESCAPING as error:
+            logger.exception("the work %s (%s) raised", request.id, request.action)
+            message = f"{request.action} failed with {type(error).__name__}"
+            return Failure(ActionError(ErrorCode.HANDLER_ERROR, message, {"request_id": request.id}))
+
+
+def _in_thread(ask: Callable[[], Answer]) -> Future[Answer]:
+    """Work in a thread of its own. The event loop's pool has few: long work would hold up all else that needs one."""
+    future: Future[Answer] = Future()
+    # A task that is cancelled waits for the end of the work.
+    future.set_running_or_notify_cancel()
+    context = copy_context()
+
+    def work() -> None:
+        try:
+            answer = context.run(ask)
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(answer)
+
+    threading.Thread(target=work, name="actionengine-work", daemon=True).start()
+    return future
+
+
+def was_cancelled(request: ExecutionRequest) -> ActionError:
+    """The answer for work that was cancelled."""
+    message = f"the work {request.id} ({request.action}) was cancelled"
+    return ActionError(ErrorCode.CONFLICT, message, {"request_id": request.id, "cancelled": True})
+
+
+def took_too_long(request: ExecutionRequest) -> ActionError:
+    """The answer for work that was ended at its deadline."""
+    message = f"the work {request.id} ({request.action}) took longer than {request.timeout} s and was ended"
+    return ActionError(ErrorCode.TIMEOUT, message, {"request_id": request.id, "timeout": request.timeout})

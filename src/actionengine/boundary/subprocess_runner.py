@@ -1,0 +1,152 @@
+"""The runner with a process for each piece of work, which is ended with everything that it started."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from typing import Any, ClassVar
+
+from actionengine.boundary.boundary import Admitted
+from actionengine.boundary.capabilities import Capability, CapabilityProfile
+from actionengine.boundary.child import actions_at
+from actionengine.boundary.commands.file_access import absolute_paths
+from actionengine.boundary.commands.processes import Finished, ProcessLimits, run_process
+from actionengine.boundary.request import ExecutionRequest, ExecutionResult
+from actionengine.boundary.runner import BoundaryRunner, took_too_long, was_cancelled
+from actionengine.boundary.telemetry import Sink
+from actionengine.errors import ActionError, ErrorCode
+
+logger = logging.getLogger("actionengine")
+
+ANSWER_BYTES = 64 * 1024**2
+"""The most that an answer can have, beside what the work prints."""
+
+_START = "import sys; sys.path[:] = sys.argv[1:]; from actionengine.boundary.child import main; main()"
+
+
+class SubprocessRunner(BoundaryRunner):
+    """Runs each piece of work in a process of its own, which checks the boundary again.
+
+    The handler and the commands that it runs are one tree of processes: kept off the network together unless the
+    request has `net:http`, and ended together at the timeout, which includes the start of the process, and where the
+    work is cancelled. What the handler prints is logged on `actionengine`.
+
+    Args:
+        profile: the most that work may ask for.
+        actions: where both processes import the module actions from, `module:attribute`.
+        limits: what the process may use, and each command. `output_bytes` does not count the answer itself, which has
+            64 MiB at most.
+        telemetry: sinks that are told of the work, in this process.
+        environment: variables for handlers, beside those that a command gets (see `run_process`); commands do not get
+            them.
+        require_isolation: refuse work where the system cannot keep it off the network.
+        readable: paths of this host that commands may read and execute, besides their module and the system's. The
+            handler itself is the host's code and is not kept off files.
+        writable: paths of this host that commands of all tenants may change, such as a cache.
+
+    Raises:
+        ConfigurationError: where there are no module actions at `actions`.
+    """
+
+    name: ClassVar[str] = "subprocess"
+
+    def __init__(
+        self,
+        profile: CapabilityProfile,
+        actions: str = "actionengine.boundary.module_actions:MODULE_ACTIONS",
+        *,
+        limits: ProcessLimits | None = None,
+        telemetry: Iterable[Sink] = (),
+        environment: Mapping[str, str] | None = None,
+        require_isolation: bool = False,
+        readable: Iterable[str | os.PathLike[str]] = (),
+        writable: Iterable[str | os.PathLike[str]] = (),
+    ) -> None:
+        super().__init__(profile, actions_at(actions), telemetry)
+        self._actions = actions
+        self._limits = limits or ProcessLimits()
+        self._environment = dict(environment or {})
+        self._require_isolation = require_isolation
+        self._readable = absolute_paths("readable", readable)
+        self._writable = absolute_paths("writable", writable)
+
+    def run(self, admitted: Admitted, cancelled: threading.Event) -> ExecutionResult:
+        """Start a process for the work, and wait for its answer."""
+        request = admitted.request
+        # What comes after -I is left out of it: the paths that this process imports from are given instead.
+        paths = [path or os.getcwd() for path in sys.path]
+        try:
+            finished = run_process(
+                (sys.executable, "-I", "-c", _START, *paths),
+                folder="/",
+                environment=self._environment,
+                stdin=self._order(admitted),
+                limits=replace(self._limits, output_bytes=self._limits.output_bytes + ANSWER_BYTES),
+                timeout=request.timeout,
+                network=Capability.NET_HTTP in request.capabilities,
+                require_isolation=self._require_isolation,
+                cancelled=cancelled,
+            )
+        except ActionError as error:
+            raise _told_of_work(error, request) from None
+        if finished.stderr:
+            printed = finished.stderr[-10_000:].decode("utf-8", "replace")
+            logger.info("the work %s (%s) printed: %s", request.id, request.action, printed)
+        return _result(finished, request).model_copy(update={"runner": self.name, "network": finished.network})
+
+    def _order(self, admitted: Admitted) -> bytes:
+        module = admitted.module.model_copy(update={"root": admitted.module.root.absolute()})
+        request = admitted.request.model_copy(update={"module": module})
+        profile = self.boundary.profile
+        try:
+            order = {
+                "profile": profile.name,
+                "capabilities": sorted(profile.capabilities),
+                "require_file_isolation": profile.require_file_isolation,
+                "actions": self._actions,
+                "limits": asdict(self._limits),
+                "require_isolation": self._require_isolation,
+                "readable": self._readable,
+                "writable": self._writable,
+                "request": request.model_dump(mode="json"),
+            }
+            return json.dumps(order).encode()
+        except ValueError as error:
+            raise ActionError(ErrorCode.INVALID_INPUT, f"the request {request.id} has no JSON form: {error}") from None
+
+
+def _told_of_work(error: ActionError, request: ExecutionRequest) -> ActionError:
+    """What became of the process, as what became of the work."""
+    code = error.code
+    if code is ErrorCode.TIMEOUT:
+        return took_too_long(request)
+    if code is ErrorCode.CONFLICT:
+        return was_cancelled(request)
+    if code is ErrorCode.UNPROCESSABLE and "stdout" in error.details:
+        return ActionError(code, f"the work {request.id} ({request.action}) printed or answered more than it may")
+    return error
+
+
+def _result(finished: Finished, request: ExecutionRequest) -> ExecutionResult:
+    """The result in an answer. Raises what the work failed with, and `handler_error` where there is no answer."""
+    try:
+        answer: dict[str, Any] = json.loads(finished.stdout)
+    except ValueError:
+        why = "at its limit of CPU time" if finished.limit == "cpu" else f"with exit code {finished.exit_code}"
+        raise ActionError(
+            ErrorCode.HANDLER_ERROR,
+            f"{request.action} ended its process {why} instead of returning",
+            {
+                "request_id": request.id,
+                "exit_code": finished.exit_code,
+                "stderr": finished.stderr[-4096:].decode("utf-8", "replace"),
+            },
+        ) from None
+    if "error" in answer:
+        raise ActionError(**answer["error"])
+    return ExecutionResult.model_validate(answer["result"])

@@ -1,0 +1,127 @@
+"""What is told of work while it runs: started, completed, failed. A sink that fails never fails the work."""
+
+from __future__ import annotations
+
+import logging
+from asyncio import CancelledError
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from inspect import iscoroutinefunction
+from time import perf_counter
+from typing import Literal
+from uuid import UUID
+
+from returns.result import Failure, Result
+
+from actionengine.boundary.request import ExecutionRequest, ExecutionResult
+from actionengine.errors import ActionError, ConfigurationError, ErrorCode
+
+logger = logging.getLogger("actionengine")
+
+ESCAPING = (Exception, SystemExit, CancelledError)
+"""What the code of a host may raise without ending more than itself: an argument parser raises `SystemExit`, and a
+future that was waited for `CancelledError`. `KeyboardInterrupt` goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionEvent:
+    """That work has started, is completed, or has failed. `duration` is in seconds, None at the start; `error` is the
+    code of a failure, `refusal` the boundary's reason where it refused."""
+
+    kind: Literal["started", "completed", "failed"]
+    request_id: str
+    action: str
+    module_id: str | None
+    tenant_id: UUID | None
+    actor: str | None
+    runner: str
+    at: datetime
+    duration: float | None = None
+    error: ErrorCode | None = None
+    refusal: str | None = None
+
+
+Sink = Callable[[ExecutionEvent], None]
+
+
+def checked_sinks(sinks: Iterable[Sink]) -> tuple[Sink, ...]:
+    """The sinks. Raises `ConfigurationError` for one that cannot be called, or is an `async def`."""
+    found = tuple(sinks)
+    for sink in found:
+        if not callable(sink):
+            raise ConfigurationError(f"a telemetry sink has to be callable, and {sink!r} is not")
+        if iscoroutinefunction(sink) or iscoroutinefunction(type(sink).__call__):
+            raise ConfigurationError(f"the telemetry sink {sink!r} is an async def, and has to be a def")
+    return found
+
+
+class Telemetry:
+    """Tells sinks of one piece of work."""
+
+    def __init__(self, sinks: Iterable[Sink], request: ExecutionRequest, runner: str) -> None:
+        self._sinks = tuple(sinks)
+        self._request = request
+        self._runner = runner
+        self._started = perf_counter()
+
+    def started(self) -> None:
+        """The work begins."""
+        self._tell("started")
+
+    def ended(self, answer: Result[ExecutionResult, ActionError]) -> None:
+        """The work is over."""
+        duration = perf_counter() - self._started
+        if isinstance(answer, Failure):
+            error = answer.failure()
+            self._tell("failed", duration, error.code, error.details.get("refusal"))
+        else:
+            self._tell("completed", duration)
+
+    def _tell(
+        self,
+        kind: Literal["started", "completed", "failed"],
+        duration: float | None = None,
+        error: ErrorCode | None = None,
+        refusal: str | None = None,
+    ) -> None:
+        if not self._sinks:
+            return
+        request = self._request
+        event = ExecutionEvent(
+            kind,
+            request.id,
+            request.action,
+            request.module.id if request.module else None,
+            request.tenant.id if request.tenant else None,
+            str(request.actor) if request.actor else None,
+            self._runner,
+            datetime.now(UTC),
+            duration,
+            error,
+            refusal,
+        )
+        for sink in self._sinks:
+            try:
+                sink(event)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
+                # The work has been done, or is to be: whatever a sink has raised says nothing of it.
+                logger.exception("a telemetry sink raised on %s of %s", kind, request.id)
+
+
+def log_sink(event: ExecutionEvent) -> None:
+    """Writes a line when a piece of work starts, and one when it ends, to the logger `actionengine`."""
+    logger.info(
+        "execution %s: %s of %r in %r for tenant %s by %s on %s%s%s",
+        event.kind,
+        event.request_id,
+        event.action,
+        event.module_id,
+        event.tenant_id,
+        event.actor,
+        event.runner,
+        "" if event.duration is None else f" after {event.duration:.3f} s",
+        "" if event.error is None else f": {event.error}",
+    )

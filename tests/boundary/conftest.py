@@ -1,0 +1,68 @@
+"""What the tests of the boundary share: modules with secrets around them, and the means that commands run by."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from actionengine.boundary.commands.processes import Means
+from actionengine.boundary.files.files import ModuleFiles
+from tests.boundary.processes import alive, children, insist_on
+from tests.boundary.walled import Walled
+
+
+@pytest.fixture
+def no_child_is_left() -> Iterator[None]:
+    """Children that were there before, such as servers of other tests, may stay."""
+    before = children()
+    yield
+    assert children() <= before
+
+
+@pytest.fixture(params=["namespace", "seccomp"])
+def means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Means:
+    means: Means = request.param
+    insist_on(means, monkeypatch)
+    return means
+
+
+@pytest.fixture(params=["namespace", "seccomp", "none"])
+def any_means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Means:
+    """Without any, all is as with the filter of calls, except the filter."""
+    means: Means = request.param
+    insist_on(means, monkeypatch)
+    return means
+
+
+@pytest.fixture
+def marker() -> Iterator[str]:
+    text = f"marker-{uuid4()}"
+    yield text
+    for process in alive(text):
+        os.kill(process, signal.SIGKILL)
+
+
+@pytest.fixture
+def walled(tmp_path: Path) -> Walled:
+    return Walled(tmp_path)
+
+
+@pytest.fixture
+def files(walled: Walled) -> Iterator[ModuleFiles]:
+    with ModuleFiles(walled.root) as opened:
+        yield opened
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary folders are made."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
