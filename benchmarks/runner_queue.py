@@ -18,10 +18,10 @@ from uuid import uuid4
 
 from actionengine import Tenant
 from actionengine.boundary.capabilities import WORKFLOW_MODULE_DEFAULT, Capability
+from actionengine.boundary.remote.queue_runner import QueueRunner
 from actionengine.boundary.request import ExecutionRequest, ModuleContext
 from actionengine.boundary.roots import ModuleRoots
 from actionengine.durable.host import upgrade
-from actionengine.durable.queue_runner import QueueRunner
 from benchmarks.postgres import database
 from benchmarks.report import Row
 from benchmarks.timing import take_samples

@@ -24,12 +24,12 @@ from sqlalchemy import make_url
 from actionengine import ActionError, ConfigurationError, ErrorCode, Tenant
 from actionengine.boundary.capabilities import CODE_MODULE_DEFAULT, READ_ONLY, SYSTEM_PRIVILEGED
 from actionengine.boundary.module_actions import MODULE_ACTIONS
+from actionengine.boundary.remote.messages import EXECUTE, Order
+from actionengine.boundary.remote.queue_runner import QueueRunner, _id_of
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult, ModuleContext
 from actionengine.boundary.roots import ModuleRoots
 from actionengine.boundary.telemetry import ExecutionEvent
 from actionengine.durable.client import DurableClient, DurableUnavailable
-from actionengine.durable.orders import EXECUTE, Order
-from actionengine.durable.queue_runner import QueueRunner, _id_of
 from tests.durable.actions import ACTIONS
 from tests.durable.databases import Durable, change, eventually, hear, kill, lines_of, sqlite, tell
 

@@ -19,10 +19,10 @@ from returns.result import Success
 from actionengine import Tenant
 from actionengine.boundary.capabilities import CODE_MODULE_DEFAULT
 from actionengine.boundary.module_actions import MODULE_ACTIONS
+from actionengine.boundary.remote.queue_runner import QueueRunner
 from actionengine.boundary.request import ExecutionRequest, ModuleContext
 from actionengine.boundary.roots import ModuleRoots
 from actionengine.durable.client import DurableClient
-from actionengine.durable.queue_runner import QueueRunner
 from tests.command_line import Run
 from tests.durable.databases import empty_database, eventually
 

@@ -28,14 +28,14 @@ from actionengine.boundary.declarations import create_module_action
 from actionengine.boundary.in_process import InProcessRunner
 from actionengine.boundary.module_actions import MODULE_ACTIONS
 from actionengine.boundary.module_handle import Work
+from actionengine.boundary.remote.queue_runner import QueueRunner
+from actionengine.boundary.remote.runner_worker import RunnerWorker
 from actionengine.boundary.roots import ModuleRoots
 from actionengine.durable.client import DurableClient
 from actionengine.durable.database import BoundedConnection, Bounds, DurableUnavailable, open_postgres
 from actionengine.durable.host import DurableFunction, DurableHost, opened, upgrade
 from actionengine.durable.leases import Leases
-from actionengine.durable.queue_runner import QueueRunner
 from actionengine.durable.retries import LONGEST_PAUSE, shorten_pauses
-from actionengine.durable.runner_worker import RunnerWorker
 from actionengine.durable.urls import durable_url
 from tests.durable.databases import Durable, eventually, lines_of, postgres
 from tests.durable.executor import append

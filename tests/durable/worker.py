@@ -9,10 +9,10 @@ import tempfile
 from actionengine.boundary.capabilities import PROFILES
 from actionengine.boundary.in_process import InProcessRunner
 from actionengine.boundary.module_actions import MODULE_ACTIONS
+from actionengine.boundary.remote.runner_worker import RunnerWorker
 from actionengine.boundary.roots import ModuleRoots
 from actionengine.boundary.runner import BoundaryRunner
 from actionengine.boundary.subprocess_runner import SubprocessRunner
-from actionengine.durable.runner_worker import RunnerWorker
 from tests.durable.actions import ACTIONS
 
 

@@ -86,8 +86,8 @@ def work(
     if not queue.strip():
         fail("a queue has a name: --queue")
     with durable_engine():
+        from actionengine.boundary.remote.runner_worker import RunnerWorker
         from actionengine.boundary.roots import ModuleRoots
-        from actionengine.durable.runner_worker import RunnerWorker
 
         behind = _runner(kind, _profile(profile, require_file_isolation), actions, readable or [], writable or [])
         worker = RunnerWorker(

@@ -3,17 +3,15 @@
 What is enqueued here is executed by some process, and by another one where that is killed. It may be executed twice, so
 that it has to be work which takes effect once.
 
-`QueueRunner` hands module work to `RunnerWorker`s in other processes; workflows are in `actionengine.workflows`.
+Module work goes through it in `actionengine.boundary.remote`, workflows in `actionengine.workflows`.
 """
 
 try:
     from actionengine.durable.database import DurableUnavailable
     from actionengine.durable.host import upgrade
-    from actionengine.durable.queue_runner import QueueRunner
-    from actionengine.durable.runner_worker import RunnerWorker
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("actionengine"):
         raise
     raise ImportError(f"the durable engine needs {error.name}: pip install 'actionengine[workflows]'") from error
 
-__all__ = ["DurableUnavailable", "QueueRunner", "RunnerWorker", "upgrade"]
+__all__ = ["DurableUnavailable", "upgrade"]

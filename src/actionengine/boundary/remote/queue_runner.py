@@ -18,12 +18,12 @@ from actionengine.boundary.boundary import Admitted
 from actionengine.boundary.capabilities import CapabilityProfile
 from actionengine.boundary.declarations import ModuleAction
 from actionengine.boundary.module_actions import MODULE_ACTIONS
+from actionengine.boundary.remote.messages import EXECUTE, QUEUE, Order, answer_of_text
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult
 from actionengine.boundary.runner import Answer, BoundaryRunner, took_too_long, was_cancelled
 from actionengine.boundary.telemetry import Sink
 from actionengine.durable.client import DurableClient, Execution
 from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds, DurableUnavailable
-from actionengine.durable.orders import EXECUTE, QUEUE, Order, answer_of_text
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 
 logger = logging.getLogger("actionengine")

@@ -11,12 +11,12 @@ from typing import Any
 from returns.result import Failure, Success
 
 from actionengine.boundary.boundary import checked_module
+from actionengine.boundary.remote.messages import EXECUTE, QUEUE, Order, answer_to_text
 from actionengine.boundary.roots import ModuleRoots
 from actionengine.boundary.runner import Answer, BoundaryRunner
 from actionengine.durable.client import DurableClient, Execution
 from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds, DurableUnavailable
 from actionengine.durable.host import DurableFunction, DurableHost, Interrupted, current_id
-from actionengine.durable.orders import EXECUTE, QUEUE, Order, answer_to_text
 from actionengine.durable.watched import start_watched
 from actionengine.errors import ActionError, ErrorCode
 
