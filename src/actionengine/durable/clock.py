@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.engine import Connection
 
-from actionengine.clock import steady_now
+from actionengine.storage.clock import steady_now
 
 
 def now_in(connection: Connection) -> int:

@@ -27,11 +27,11 @@ from uuid import UUID
 from uuid_utils import uuid7
 from uuid_utils.compat import uuid7 as stdlib_uuid7
 
-from actionengine.clock import steady_now
 from actionengine.concurrency.one_shot_event import Signal
 from actionengine.concurrency.run_sync import drive
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
+from actionengine.storage.clock import steady_now
 from actionengine.storage.lookups import (
     ACTIVE_SCHEDULES,
     LOOKUPS,

@@ -17,8 +17,8 @@ from uuid import uuid4
 
 from pydantic_core import to_json
 
-from actionengine.clock import steady_now
 from actionengine.concurrency.one_shot_event import Signal
+from actionengine.storage.clock import steady_now
 from actionengine.storage.pages import page_size
 from actionengine.storage.port import (
     MOST_COUNTED,
