@@ -33,7 +33,7 @@ from actionengine.authorization.cache import BoundedCache, Entry
 from actionengine.authorization.rbac import CACHE_BYTES
 from actionengine.authorization.rules import Rights, decide, decide_without_roles, needs_roles
 from actionengine.concurrency.run_sync import drive
-from actionengine.storage.memory import MemoryRecords
+from actionengine.storage.memory.storage import MemoryRecords
 from actionengine.storage.port import ROLE_ASSIGNMENTS, ROLES, StorageUnavailable
 from actionengine.text.names import check_pattern, check_permission, pattern_covers
 from tests.conftest import Execute, log_of

@@ -34,7 +34,7 @@ from actionengine import (
     Tenant,
     create_action,
 )
-from actionengine.storage.memory import MemoryUnitOfWork
+from actionengine.storage.memory.storage import MemoryUnitOfWork
 from tests.conftest import Execute, log_of
 
 EngineOf = Callable[..., Engine]

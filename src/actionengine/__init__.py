@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from actionengine.hooks import HookContext, HookLog, HookLogEntry, PipelineResult
     from actionengine.masking.masking import Sensitive
     from actionengine.pipeline.payload import Limits
-    from actionengine.storage.memory import InMemoryStorage
+    from actionengine.storage.memory.storage import InMemoryStorage
     from actionengine.storage.port import (
         AsyncRecords,
         DeadLetter,
@@ -189,7 +189,7 @@ _NAMES = {
     "actionengine.hooks": ("HookContext", "HookLog", "HookLogEntry", "PipelineResult"),
     "actionengine.masking.masking": ("Sensitive",),
     "actionengine.pipeline.payload": ("Limits",),
-    "actionengine.storage.memory": ("InMemoryStorage",),
+    "actionengine.storage.memory.storage": ("InMemoryStorage",),
     "actionengine.events.publishers.stdout": ("StdoutPublisher",),
     "actionengine.storage.port": (
         "AsyncRecords",

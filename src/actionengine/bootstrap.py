@@ -21,7 +21,7 @@ from actionengine.pipeline.payload import Limits
 from actionengine.pipeline.pipeline import Pipeline
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.routing import link_hooks, read_only_copy
-from actionengine.storage.memory import InMemoryStorage
+from actionengine.storage.memory.storage import InMemoryStorage
 from actionengine.storage.port import DocumentGuard, RecordGuard, Storage
 
 OnDuplicate = Literal["overwrite", "error"]

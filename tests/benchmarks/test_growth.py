@@ -8,7 +8,7 @@ from benchmarks.growth.operation import Operation, Reading
 from benchmarks.growth.worlds import create_engine_of
 from benchmarks.postgres import Bench
 
-from actionengine.storage.memory import InMemoryStorage
+from actionengine.storage.memory.storage import InMemoryStorage
 
 FEW, MANY = 1000, 4000
 """Few are as many as a page of the action log looks at."""

@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 from sqlalchemy import make_url
 
 from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage, Tenant
-from actionengine.storage.memory import Document
+from actionengine.storage.memory.storage import Document
 from actionengine.testing import AsyncWorld, SyncWorld, World
 from actionengine.testing.worlds import a_tenant
 from tests.changes.desk import Desk, Dump, ReadTables, rows_of

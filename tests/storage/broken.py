@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 from uuid import UUID, uuid5
 
 from actionengine import InMemoryStorage, Tenant
-from actionengine.storage.memory import Document, Held, Item, Key, MemoryRecords, MemoryUnitOfWork
-from actionengine.storage.memory_outbox import Lane, MemoryOutbox
-from actionengine.storage.memory_rows import MemoryRows
+from actionengine.storage.memory.outbox import Lane, MemoryOutbox
+from actionengine.storage.memory.rows import MemoryRows
+from actionengine.storage.memory.storage import Document, Held, Item, Key, MemoryRecords, MemoryUnitOfWork
 from actionengine.storage.pages import Page
 from actionengine.storage.port import (
     CLAIMED,

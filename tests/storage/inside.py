@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actionengine import InMemoryStorage, Tenant
-from actionengine.storage.memory import Held, MemoryUnitOfWork, TenantData
+from actionengine.storage.memory.storage import Held, MemoryUnitOfWork, TenantData
 
 
 def data_of(storage: InMemoryStorage, tenant: Tenant) -> TenantData:

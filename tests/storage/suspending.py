@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from actionengine import InMemoryStorage, Tenant
-from actionengine.storage.memory import MemoryUnitOfWork, TenantData
+from actionengine.storage.memory.storage import MemoryUnitOfWork, TenantData
 from actionengine.storage.port import Claim, ClaimAnswer, Mode, Recording
 
 T = TypeVar("T")

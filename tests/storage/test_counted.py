@@ -15,7 +15,7 @@ from benchmarks.postgres import Bench
 from actionengine import InMemoryStorage, Tenant
 from actionengine.cli.common import counted
 from actionengine.concurrency.run_sync import drive
-from actionengine.storage import memory_outbox
+from actionengine.storage.memory import outbox as memory_outbox
 from actionengine.storage.port import Claim, IdempotentResult, Recording, StoredEvent
 from actionengine.storage.tables import CHANGES, RECORD_TYPES
 from actionengine.testing.outbox import LEASE, failed

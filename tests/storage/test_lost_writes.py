@@ -29,7 +29,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.storage import memory
+from actionengine.storage.memory import storage as memory
 from actionengine.storage.port import Claim, IdempotentResult, Recording
 from actionengine.storage.sql import documents
 from actionengine.storage.tables import CHANGES

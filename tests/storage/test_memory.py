@@ -14,7 +14,7 @@ from actionengine import (
     Tenant,
 )
 from actionengine.concurrency.run_sync import drive
-from actionengine.storage.memory import MemoryUnitOfWork, TenantData
+from actionengine.storage.memory.storage import MemoryUnitOfWork, TenantData
 from actionengine.storage.port import Recording
 from actionengine.testing import AsyncWorld, StorageConformance, World
 from actionengine.testing.base import refused

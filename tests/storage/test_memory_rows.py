@@ -9,7 +9,8 @@ from pydantic_core import from_json
 
 from actionengine import ErrorCode, InMemoryStorage, Tenant
 from actionengine.concurrency.run_sync import drive
-from actionengine.storage import memory, memory_rows
+from actionengine.storage.memory import rows
+from actionengine.storage.memory import storage as memory
 from actionengine.storage.tables import CHANGES, PROJECTS, RECORD_TYPES
 from actionengine.testing.base import refused
 from actionengine.testing.tables import change, project, record_type
@@ -85,7 +86,7 @@ def test_json_is_decoded_only_in_what_is_found(
         decoded.append(value)
         return from_json(value)
 
-    monkeypatch.setattr(memory_rows, "from_json", decode)
+    monkeypatch.setattr(rows, "from_json", decode)
     drive(unit_of(storage, tenant).rows(RECORD_TYPES).find({"project_id": "p1", "key": "type-r7"}))
 
     assert len(decoded) == len(["schema", "initial_schema"])

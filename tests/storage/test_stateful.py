@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from actionengine import ActionError, ErrorCode, InMemoryStorage, Record, Tenant
 from actionengine.concurrency.run_sync import drive
-from actionengine.storage.memory import Held, MemoryUnitOfWork
+from actionengine.storage.memory.storage import Held, MemoryUnitOfWork
 from actionengine.storage.port import Claim, Recording
 from actionengine.testing.rows import event_row, log_row, result
 

@@ -10,7 +10,7 @@ import pytest
 
 from actionengine import ActionError, InMemoryStorage, Tenant
 from actionengine.concurrency.run_sync import drive
-from actionengine.storage.memory import MemoryUnitOfWork
+from actionengine.storage.memory.storage import MemoryUnitOfWork
 from actionengine.storage.port import Claim, Recording
 from actionengine.testing.base import lost
 from actionengine.testing.rows import event_row, result

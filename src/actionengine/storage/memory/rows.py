@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic_core import from_json, to_json
 
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.storage.memory_index import Entry
+from actionengine.storage.memory.index import Entry
 from actionengine.storage.pages import page_of
 from actionengine.storage.records import encode_document, rows_gone
 from actionengine.storage.tables import CHANGE_CONTROL_TABLES, Row, Table
 
 if TYPE_CHECKING:
-    from actionengine.storage.memory import Key, MemoryUnitOfWork
+    from actionengine.storage.memory.storage import Key, MemoryUnitOfWork
 
 Stored = Mapping[str, Any]
 """A row as it is kept: its JSON encoded, so that no two readers share an object. Nobody changes it."""

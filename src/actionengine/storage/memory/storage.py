@@ -41,9 +41,9 @@ from actionengine.storage.lookups import (
     key_of_filter,
     keys_of,
 )
-from actionengine.storage.memory_index import Index, Keys, Place
-from actionengine.storage.memory_outbox import MemoryOutbox, Queues
-from actionengine.storage.memory_rows import TABLES, MemoryRows, Stored, entries_of, id_of
+from actionengine.storage.memory.index import Index, Keys, Place
+from actionengine.storage.memory.outbox import MemoryOutbox, Queues
+from actionengine.storage.memory.rows import TABLES, MemoryRows, Stored, entries_of, id_of
 from actionengine.storage.pages import MAX_PAGE, Page, page_of, page_size, page_start
 from actionengine.storage.port import (
     ACCESS_COLLECTIONS,
