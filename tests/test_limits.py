@@ -57,7 +57,7 @@ from actionengine.text.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS
 from actionengine.text.names import MAX_PERMISSION_LENGTH
 from actionengine.workflows import journey, starting, workflow_services
 from actionengine.workflows.definition import MOST_BYTES, MOST_STEPS
-from actionengine.workflows.quotas import MAX_TRIGGERS
+from actionengine.workflows.services.quotas import MAX_TRIGGERS
 from actionengine.workflows.trigger_types import MOST_BYTES as MAX_TRIGGER_BYTES
 from tests.growth import AnyStorage, count
 

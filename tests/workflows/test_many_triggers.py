@@ -10,8 +10,9 @@ import pytest
 
 from actionengine import ErrorCode
 from actionengine.durable.client import DurableClient
-from actionengine.workflows import publisher, quotas
+from actionengine.workflows import publisher
 from actionengine.workflows.agenda import Agenda
+from actionengine.workflows.services import quotas
 from tests.workflows.desk import Desk, approval, comparison, expect, note, refused, scenario
 from tests.workflows.test_triggers import EVENT, Relay, emit, runs_of
 

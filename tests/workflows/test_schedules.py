@@ -8,7 +8,7 @@ import pytest
 
 from actionengine.workflows import schedules
 from actionengine.workflows.schedules import cron, zone
-from actionengine.workflows.triggers import parse_trigger
+from actionengine.workflows.services.triggers import parse_trigger
 
 TAKEN = """
 * * * * *|* * * * * *|*/59 * * * *|0 9-17/8 * * *|0 5/6 * * *|@daily|0 9 * * mon-fri|0 9 ? * ?|0 0 L * *|0 0 15,L * *

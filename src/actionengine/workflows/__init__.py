@@ -26,7 +26,6 @@ except ModuleNotFoundError as error:
     if (error.name or "").startswith("actionengine"):
         raise
     raise ImportError(f"workflows need {error.name}: pip install 'actionengine[workflows]'") from error
-from actionengine.workflows.assignments import assignments_service
 from actionengine.workflows.events import ASSIGNED as WORKFLOW_ASSIGNED
 from actionengine.workflows.events import COMPLETED as WORKFLOW_ASSIGNMENT_COMPLETED
 from actionengine.workflows.events import (
@@ -50,10 +49,11 @@ from actionengine.workflows.events import STEP_TAKEN as WORKFLOW_STEP_TAKEN
 from actionengine.workflows.models import AssignmentView, Run, RunSummary, StepTaken, TriggerView, Workflow
 from actionengine.workflows.performing import ASSIGNMENTS
 from actionengine.workflows.permissions import NO_PERMISSIONS, WorkflowPermissions
-from actionengine.workflows.steps import workflow_steps_service
+from actionengine.workflows.services.assignments import assignments_service
+from actionengine.workflows.services.steps import workflow_steps_service
+from actionengine.workflows.services.triggers import triggers_service
+from actionengine.workflows.services.workflows import workflows_service
 from actionengine.workflows.store import RecordLockGuard
-from actionengine.workflows.triggers import triggers_service
-from actionengine.workflows.workflows import workflows_service
 
 if TYPE_CHECKING:
     from actionengine.workflows.publisher import WorkflowPublisher

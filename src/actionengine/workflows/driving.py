@@ -32,7 +32,7 @@ from actionengine.workflows.journey import storable
 from actionengine.workflows.looking import now_of, seconds_left
 from actionengine.workflows.models import RunPoint
 from actionengine.workflows.pauses import LONGEST_HELD, LONGEST_WAIT, SHORTEST_WAIT, Later, after
-from actionengine.workflows.steps import FAILED_STEP, MAY_PASS, SERVICE
+from actionengine.workflows.services.steps import FAILED_STEP, MAY_PASS, SERVICE
 
 T = TypeVar("T")
 

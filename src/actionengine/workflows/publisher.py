@@ -27,10 +27,10 @@ from actionengine.workflows.agenda import Agenda
 from actionengine.workflows.driving import Executions, RolesOf, input_of
 from actionengine.workflows.events import ENDED, REFUSALS, RESUMED, STARTED, TRIGGER_CHANGED
 from actionengine.workflows.looking import find, find_all, seconds_left
-from actionengine.workflows.steps import MAY_PASS, SERVICE
+from actionengine.workflows.services.steps import MAY_PASS, SERVICE
+from actionengine.workflows.services.triggers import parse_trigger, sees
 from actionengine.workflows.store import TRIGGERS as TRIGGER_DOCUMENTS
 from actionengine.workflows.trigger_types import EventTrigger
-from actionengine.workflows.triggers import parse_trigger, sees
 
 logger = logging.getLogger("actionengine")
 

@@ -26,7 +26,7 @@ from actionengine.storage.port import Mode
 from actionengine.workflows.agenda import DRIVE, EXPIRE, FIRE, QUEUE, Agenda, tenant_from
 from actionengine.workflows.driving import Driver, Executions, RolesOf
 from actionengine.workflows.publisher import WorkflowPublisher
-from actionengine.workflows.steps import SERVICE
+from actionengine.workflows.services.steps import SERVICE
 
 
 class WorkflowRuntime:

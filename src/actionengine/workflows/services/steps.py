@@ -31,10 +31,10 @@ from actionengine.workflows.journey import Journey, check_actor, check_driver
 from actionengine.workflows.models import RunPoint
 from actionengine.workflows.performing import about, perform
 from actionengine.workflows.permissions import WorkflowPermissions
+from actionengine.workflows.services.triggers import parse_trigger, sees
 from actionengine.workflows.starting import start_run
 from actionengine.workflows.store import caused_id, store_of, timestamp
 from actionengine.workflows.trigger_types import EventTrigger
-from actionengine.workflows.triggers import parse_trigger, sees
 
 SERVICE = "workflow_steps"
 

@@ -18,7 +18,7 @@ from actionengine.storage.port import Record
 from actionengine.workflows.events import TRIGGER_CHANGED, TriggerChanged
 from actionengine.workflows.models import CreateTrigger, ListTriggers, TriggerReference, TriggerView
 from actionengine.workflows.permissions import ACTIVATORS, WorkflowPermissions
-from actionengine.workflows.quotas import count_trigger
+from actionengine.workflows.services.quotas import count_trigger
 from actionengine.workflows.store import Store, store_of, timestamp, workflow_subject
 from actionengine.workflows.trigger_types import STORED, EventTrigger, ScheduleTrigger, Trigger
 

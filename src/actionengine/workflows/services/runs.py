@@ -12,8 +12,8 @@ from actionengine.pipeline.plan import native
 from actionengine.storage.port import APPROVALS, Record
 from actionengine.workflows.models import CancelRun, ListRuns, Run, RunReference, RunSummary, StartRun, StepTaken
 from actionengine.workflows.performing import ASSIGNMENTS
+from actionengine.workflows.services.steps import cancel_approval
 from actionengine.workflows.starting import start_run
-from actionengine.workflows.steps import cancel_approval
 from actionengine.workflows.store import step_id, store_of, timestamp
 from actionengine.workflows.telling import tell_end, tell_going
 

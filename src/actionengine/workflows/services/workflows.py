@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from actionengine.actions import Action, Service, create_action, create_service
-from actionengine.workflows.defining import activate, define, get_definition, list_definitions
 from actionengine.workflows.models import (
     CancelRun,
     DefineWorkflow,
@@ -17,8 +16,9 @@ from actionengine.workflows.models import (
     WorkflowVersion,
 )
 from actionengine.workflows.permissions import ACTIVATORS, WorkflowPermissions
-from actionengine.workflows.purging import purge
-from actionengine.workflows.runs import cancel, get_run, list_runs, resume, start
+from actionengine.workflows.services.definitions import activate, define, get_definition, list_definitions
+from actionengine.workflows.services.purge import purge
+from actionengine.workflows.services.runs import cancel, get_run, list_runs, resume, start
 from actionengine.workflows.store import run_subject, workflow_subject
 
 
