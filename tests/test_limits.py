@@ -56,9 +56,9 @@ from actionengine.storage.sql.action_log import MAX_EXAMINED
 from actionengine.text.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS
 from actionengine.text.names import MAX_PERMISSION_LENGTH
 from actionengine.workflows import journey, starting, workflow_services
-from actionengine.workflows.definition import MOST_BYTES, MOST_STEPS
+from actionengine.workflows.definitions.definition import MOST_BYTES, MOST_STEPS
+from actionengine.workflows.definitions.triggers import MOST_BYTES as MAX_TRIGGER_BYTES
 from actionengine.workflows.services.quotas import MAX_TRIGGERS
-from actionengine.workflows.trigger_types import MOST_BYTES as MAX_TRIGGER_BYTES
 from tests.growth import AnyStorage, count
 
 PAGE = (Path(__file__).parent.parent / "docs" / "limits.md").read_text()

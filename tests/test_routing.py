@@ -21,7 +21,7 @@ from actionengine import (
     create_action,
 )
 from actionengine.text.names import LONGEST_SHOWN, MAX_COMPARED_NAMES, nearest_of
-from actionengine.workflows.schedules import zone
+from actionengine.workflows.definitions.schedules import zone
 from tests.conftest import Execute
 
 MISSPELT = [("work", "opne"), ("wrok", "open"), ("action_lgo", "list"), ("work", "nothing alike"), ("work", 7)]

@@ -13,9 +13,9 @@ from actionengine import InMemoryStorage
 from actionengine.concurrency.run_sync import drive
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.testing import SyncWorld
-from actionengine.workflows.definition import MOST_BYTES, Definition, document, parse_definition
+from actionengine.workflows.definitions.definition import MOST_BYTES, Definition, document, parse_definition
+from actionengine.workflows.definitions.triggers import MOST_BYTES as MOST_TRIGGER_BYTES
 from actionengine.workflows.services.triggers import parse_trigger
-from actionengine.workflows.trigger_types import MOST_BYTES as MOST_TRIGGER_BYTES
 from tests.workflows.desk import (
     Desk,
     Step,

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from actionengine.workflows import schedules
-from actionengine.workflows.schedules import cron, zone
+from actionengine.workflows.definitions import schedules
+from actionengine.workflows.definitions.schedules import cron, zone
 from actionengine.workflows.services.triggers import parse_trigger
 
 TAKEN = """

@@ -21,7 +21,7 @@ from actionengine.builtin.permissions import choose_permissions
 from actionengine.storage.port import TRIGGERS, WORKFLOWS, Route
 
 try:
-    from actionengine.workflows.definition import Definition, parse_definition
+    from actionengine.workflows.definitions.definition import Definition, parse_definition
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("actionengine"):
         raise

@@ -9,11 +9,11 @@ from pydantic_core import to_json
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import Record, UnitOfWork
-from actionengine.workflows.definition import Definition
+from actionengine.workflows.definitions.definition import Definition
+from actionengine.workflows.definitions.steps import END, FAIL, PAUSE, RESERVED, ApprovalStep, Step
 from actionengine.workflows.events import PAUSED, STEP_TAKEN, RunPaused, StepTold
 from actionengine.workflows.models import PausedFor, StepStatus
 from actionengine.workflows.performing import Done, Scene, known_to
-from actionengine.workflows.step_types import END, FAIL, PAUSE, RESERVED, ApprovalStep, Step
 from actionengine.workflows.store import RUNS, Store, run_subject, step_id, store_of, timestamp
 from actionengine.workflows.telling import tell_end, tell_going
 

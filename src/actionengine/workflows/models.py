@@ -10,7 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from actionengine.builtin.inputs import Id
 from actionengine.changes.models import Description, Input, Output, Page, Title
 from actionengine.changes.ops import Name
-from actionengine.workflows.step_types import Text
+from actionengine.workflows.definitions.steps import Text
 
 WorkflowStatus = Literal["draft", "active", "retired"]
 RunStatus = Literal["running", "paused", "succeeded", "failed", "cancelled"]

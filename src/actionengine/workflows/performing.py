@@ -19,8 +19,7 @@ from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import AsyncRecords, Record, SerializationFailure
 from actionengine.text.names import nfc
-from actionengine.workflows.events import ASSIGNED, NOTIFICATION, Assignment, Notification
-from actionengine.workflows.step_types import (
+from actionengine.workflows.definitions.steps import (
     ActionStep,
     ApprovalStep,
     AssignmentStep,
@@ -30,6 +29,7 @@ from actionengine.workflows.step_types import (
     RecordMutationStep,
     Step,
 )
+from actionengine.workflows.events import ASSIGNED, NOTIFICATION, Assignment, Notification
 from actionengine.workflows.store import Store, insert_once, is_in_force, lock_id, run_subject, workflow_subject
 
 ASSIGNMENTS = "workflow_assignments"

@@ -13,7 +13,7 @@ from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.payload import summary
 from actionengine.schemas.schema import Schema
 from actionengine.storage.port import Record
-from actionengine.workflows.definition import Definition
+from actionengine.workflows.definitions.definition import Definition
 from actionengine.workflows.store import parsed, store_of, timestamp
 from actionengine.workflows.telling import tell_going
 

@@ -25,7 +25,7 @@ from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import AsyncRecords, Record, UnitOfWork
 from actionengine.storage.records import MAX_ID_LENGTH
-from actionengine.workflows.definition import Definition, parse_definition
+from actionengine.workflows.definitions.definition import Definition, parse_definition
 
 WORKFLOWS = "ae_workflows"
 HEADS = "ae_workflow_heads"

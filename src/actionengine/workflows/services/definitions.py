@@ -11,11 +11,11 @@ from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import native
 from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.text.names import hint
-from actionengine.workflows.definition import Definition, document, parse_definition
+from actionengine.workflows.definitions.definition import Definition, document, parse_definition
+from actionengine.workflows.definitions.steps import ActionStep
 from actionengine.workflows.models import DefineWorkflow, ListWorkflows, Workflow, WorkflowVersion
 from actionengine.workflows.services.steps import SERVICE as STEPS_SERVICE
 from actionengine.workflows.services.triggers import apply_defined_trigger
-from actionengine.workflows.step_types import ActionStep
 from actionengine.workflows.store import insert_once, parsed, store_of, timestamp, version_id, workflow_subject
 
 

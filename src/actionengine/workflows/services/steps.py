@@ -26,7 +26,8 @@ from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.pending_approval import PendingApproval, error_for, find_approval
 from actionengine.pipeline.plan import native
 from actionengine.storage.port import APPROVALS, LogQuery, Record
-from actionengine.workflows.definition import Definition
+from actionengine.workflows.definitions.definition import Definition
+from actionengine.workflows.definitions.triggers import EventTrigger
 from actionengine.workflows.journey import Journey, check_actor, check_driver
 from actionengine.workflows.models import RunPoint
 from actionengine.workflows.performing import about, perform
@@ -34,7 +35,6 @@ from actionengine.workflows.permissions import WorkflowPermissions
 from actionengine.workflows.services.triggers import parse_trigger, sees
 from actionengine.workflows.starting import start_run
 from actionengine.workflows.store import caused_id, store_of, timestamp
-from actionengine.workflows.trigger_types import EventTrigger
 
 SERVICE = "workflow_steps"
 

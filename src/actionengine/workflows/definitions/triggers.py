@@ -11,8 +11,8 @@ from pydantic_core import to_json
 from actionengine.changes.ops import Flag, Name
 from actionengine.conditions.conditions import paths
 from actionengine.conditions.templates import references
-from actionengine.workflows.schedules import cron, zone
-from actionengine.workflows.step_types import Part, When
+from actionengine.workflows.definitions.schedules import cron, zone
+from actionengine.workflows.definitions.steps import Part, When
 
 STORED = "stored"
 """The context in which a definition or a trigger from the storage is read. Its schedule was checked when it was

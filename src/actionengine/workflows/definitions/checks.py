@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from actionengine.conditions.templates import Path
 from actionengine.text.names import nfc
-from actionengine.workflows.step_types import END, FAIL, PAUSE, ApprovalStep, DecisionStep, Step
+from actionengine.workflows.definitions.steps import END, FAIL, PAUSE, ApprovalStep, DecisionStep, Step
 
 if TYPE_CHECKING:
-    from actionengine.workflows.definition import Definition
+    from actionengine.workflows.definitions.definition import Definition
 
 _OF_RUN = frozenset({"id", "workflow", "started_by"})
 """What a run says of itself; see `performing.known_to`."""

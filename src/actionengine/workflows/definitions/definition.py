@@ -17,9 +17,9 @@ from actionengine.changes.ops import Whole
 from actionengine.conditions.conditions import not_empty
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.payload import refusals, summary
-from actionengine.workflows.checks import check
-from actionengine.workflows.step_types import END, Part, Step
-from actionengine.workflows.trigger_types import STORED, Trigger
+from actionengine.workflows.definitions.checks import check
+from actionengine.workflows.definitions.steps import END, Part, Step
+from actionengine.workflows.definitions.triggers import STORED, Trigger
 
 MOST_STEPS = 200
 MOST_BYTES = 256 * 1024

@@ -1,0 +1,1 @@
+"""Definitions of workflows as data: steps, triggers, schedules and their checks."""
