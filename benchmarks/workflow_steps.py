@@ -35,8 +35,8 @@ from actionengine.durable.client import DurableClient
 from actionengine.durable.host import DurableFunction, DurableHost
 from actionengine.storage.postgres.storage import PostgresStorage
 from actionengine.workflows import workflow_services
-from actionengine.workflows.agenda import Agenda
-from actionengine.workflows.driving import Driver, Executions
+from actionengine.workflows.runtime.run_executor import Driver, Executions
+from actionengine.workflows.runtime.scheduler import Agenda
 from benchmarks.postgres import AMOUNT, Bench, database
 from benchmarks.report import Row, at_most_ratio
 from benchmarks.timing import Timing, take_samples

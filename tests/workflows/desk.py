@@ -35,8 +35,8 @@ from actionengine.changes import change_control_services
 from actionengine.durable.client import DurableClient, Execution, Status
 from actionengine.testing import World
 from actionengine.workflows import WorkflowPermissions, workflow_services
-from actionengine.workflows.agenda import Agenda
-from actionengine.workflows.driving import Driver, Executions, RolesOf
+from actionengine.workflows.runtime.run_executor import Driver, Executions, RolesOf
+from actionengine.workflows.runtime.scheduler import Agenda
 from tests.storage.inside import data_of
 
 P = ParamSpec("P")

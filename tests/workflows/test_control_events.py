@@ -33,8 +33,8 @@ from actionengine import (
 from actionengine.durable.client import DurableClient, DurableUnavailable
 from actionengine.storage.port import EVENTS, QUEUES, TRIGGERS, WORKFLOWS
 from actionengine.workflows import WorkflowPublisher, WorkflowRuntime, workflow_services
-from actionengine.workflows.driving import Executions
 from actionengine.workflows.events import CONTROL
+from actionengine.workflows.runtime.run_executor import Executions
 
 NOTE = {"name": "a", "type": "record_mutation", "collection": "notes", "operation": "insert", "data": {"n": 1}}
 APPROVED = [

@@ -10,8 +10,8 @@ import pytest
 
 from actionengine import ErrorCode
 from actionengine.durable.client import DurableClient
-from actionengine.workflows import publisher
-from actionengine.workflows.agenda import Agenda
+from actionengine.workflows.runtime import publisher
+from actionengine.workflows.runtime.scheduler import Agenda
 from actionengine.workflows.services import quotas
 from tests.workflows.desk import Desk, approval, comparison, expect, note, refused, scenario
 from tests.workflows.test_triggers import EVENT, Relay, emit, runs_of

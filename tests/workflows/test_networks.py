@@ -14,7 +14,7 @@ import pytest
 
 from actionengine.concurrency.run_sync import drive
 from actionengine.workflows import WorkflowRuntime
-from actionengine.workflows.looking import find_all
+from actionengine.workflows.runtime.queries import find_all
 from tests.durable.databases import Durable, postgres
 from tests.faulty_proxy import CommitPoint, Fault, FaultyProxy
 from tests.workflows.test_runtime import Office

@@ -12,7 +12,7 @@ from actionengine.events.event import Event
 from actionengine.testing import AsyncWorld
 from actionengine.testing.worlds import a_tenant
 from actionengine.workflows import WorkflowPublisher
-from actionengine.workflows.agenda import Agenda
+from actionengine.workflows.runtime.scheduler import Agenda
 from tests.workflows.desk import Desk, RecordingClient, note
 
 

@@ -31,7 +31,7 @@ from actionengine import (
 from actionengine.concurrency.run_sync import drive
 from actionengine.storage.port import QUEUES, StorageError
 from actionengine.workflows import WorkflowRuntime, workflow_services
-from actionengine.workflows.driving import RolesOf
+from actionengine.workflows.runtime.run_executor import RolesOf
 
 STEPS = {
     "held": [{"name": name, "type": "action", "action": "notes.hold"} for name in ("first", "second")],
@@ -133,7 +133,7 @@ def test_what_a_lost_durable_engine_had_is_asked_for_again(office: Office) -> No
 
 
 def test_timers_that_come_early_come_again(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actionengine.workflows.agenda._AFTER_EXPIRY", -0.7)
+    monkeypatch.setattr("actionengine.workflows.runtime.scheduler._AFTER_EXPIRY", -0.7)
     with office.runtime():
         run = office.wait_for(office.start("brief"), "succeeded")
     assert [(step.step, step.status) for step in run.steps] == [("ok", "rejected"), ("late", "succeeded")]

@@ -11,7 +11,7 @@ from returns.result import Failure
 
 from actionengine import ActionError, ErrorCode
 from actionengine.durable.client import DurableClient, Status
-from actionengine.workflows.agenda import Agenda
+from actionengine.workflows.runtime.scheduler import Agenda
 from tests.clocks import host_clock
 from tests.workflows.desk import Desk, Enqueued, approval, expect, lock, note, refused, scenario, statuses
 

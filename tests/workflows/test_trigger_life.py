@@ -11,7 +11,7 @@ import pytest
 
 from actionengine import ErrorCode, Limits
 from actionengine.events.event import Event
-from actionengine.workflows import publisher
+from actionengine.workflows.runtime import publisher
 from actionengine.workflows.services import steps
 from tests.workflows.desk import Desk, expect, note, scenario
 from tests.workflows.test_triggers import EVENT, Relay, emit, runs_of

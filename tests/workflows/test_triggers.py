@@ -27,8 +27,8 @@ from actionengine.durable.client import DurableClient, DurableUnavailable
 from actionengine.events.event import Event
 from actionengine.events.publishers.port import PublishError, PublisherUnavailable
 from actionengine.workflows import WorkflowPublisher, starting
-from actionengine.workflows.agenda import Agenda
-from actionengine.workflows.driving import Executions
+from actionengine.workflows.runtime.run_executor import Executions
+from actionengine.workflows.runtime.scheduler import Agenda
 from tests.workflows.desk import (
     AUDITOR,
     BOB,

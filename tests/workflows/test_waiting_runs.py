@@ -10,7 +10,7 @@ from returns.result import Failure, Result
 
 from actionengine import ActionError, ErrorCode
 from actionengine.durable.client import DurableClient
-from actionengine.workflows.agenda import DRIVE, EXPIRE, FIRE, Agenda
+from actionengine.workflows.runtime.scheduler import DRIVE, EXPIRE, FIRE, Agenda
 from tests.workflows.desk import Desk, Enqueued, action, approval, expect, failing_step, note, scenario, statuses
 
 AWAY: Result[Any, ActionError] = Failure(ActionError(ErrorCode.UNAVAILABLE, "away", {}))

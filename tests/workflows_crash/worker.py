@@ -25,8 +25,8 @@ from actionengine.durable.leases import Leases
 from actionengine.storage.port import Mode
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.workflows import WorkflowPublisher, WorkflowRuntime
-from actionengine.workflows.agenda import Agenda
-from actionengine.workflows.driving import Driver, Executions
+from actionengine.workflows.runtime.run_executor import Driver, Executions
+from actionengine.workflows.runtime.scheduler import Agenda
 from tests.crash.host import POINTS as STORAGE_POINTS
 from tests.crash.host import Fuse, FusedPostgresStorage, FusedSQLiteStorage
 from tests.workflows_crash.business import clearance, desk_engine

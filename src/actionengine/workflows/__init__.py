@@ -56,8 +56,8 @@ from actionengine.workflows.services.workflows import workflows_service
 from actionengine.workflows.store import RecordLockGuard
 
 if TYPE_CHECKING:
-    from actionengine.workflows.publisher import WorkflowPublisher
-    from actionengine.workflows.runtime import WorkflowRuntime
+    from actionengine.workflows.runtime.publisher import WorkflowPublisher
+    from actionengine.workflows.runtime.runtime import WorkflowRuntime
 
 
 _ROUTES = (Route(WORKFLOWS, CONTROL), Route(TRIGGERS))
@@ -117,7 +117,10 @@ __all__ = [
 ]
 
 # What takes steps loads the durable engine; who only declares and asks does not.
-_LATER = {"WorkflowPublisher": "actionengine.workflows.publisher", "WorkflowRuntime": "actionengine.workflows.runtime"}
+_LATER = {
+    "WorkflowPublisher": "actionengine.workflows.runtime.publisher",
+    "WorkflowRuntime": "actionengine.workflows.runtime.runtime",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ from actionengine.concurrency.run_sync import drive
 from actionengine.context import Tenant
 from actionengine.durable.client import DurableClient
 from actionengine.storage.port import Record, Storage
-from actionengine.workflows.looking import find_all, seconds_left
+from actionengine.workflows.runtime.queries import find_all, seconds_left
 from actionengine.workflows.store import RUNS, TRIGGERS
 
 QUEUE = "actionengine.workflows"

@@ -23,9 +23,9 @@ from actionengine.events.publishers.fanout import Fanout, nobody
 from actionengine.events.publishers.port import Publisher
 from actionengine.events.relay.relay import Relay
 from actionengine.storage.port import Mode
-from actionengine.workflows.agenda import DRIVE, EXPIRE, FIRE, QUEUE, Agenda, tenant_from
-from actionengine.workflows.driving import Driver, Executions, RolesOf
-from actionengine.workflows.publisher import WorkflowPublisher
+from actionengine.workflows.runtime.publisher import WorkflowPublisher
+from actionengine.workflows.runtime.run_executor import Driver, Executions, RolesOf
+from actionengine.workflows.runtime.scheduler import DRIVE, EXPIRE, FIRE, QUEUE, Agenda, tenant_from
 from actionengine.workflows.services.steps import SERVICE
 
 

@@ -1,0 +1,1 @@
+"""The runtime that advances the runs of workflows."""
