@@ -19,7 +19,7 @@ from actionengine.context import Tenant
 from actionengine.storage.port import Record
 from actionengine.storage.postgres import driver
 from actionengine.storage.postgres.statements import record_statement
-from actionengine.workflows import store
+from actionengine.workflows.runs import store
 
 SOURCES = Path(actionengine.__file__).parent
 

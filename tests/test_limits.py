@@ -55,9 +55,10 @@ from actionengine.storage.records import MAX_ID_LENGTH
 from actionengine.storage.sql.action_log import MAX_EXAMINED
 from actionengine.text.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS
 from actionengine.text.names import MAX_PERMISSION_LENGTH
-from actionengine.workflows import journey, starting, workflow_services
+from actionengine.workflows import workflow_services
 from actionengine.workflows.definitions.definition import MOST_BYTES, MOST_STEPS
 from actionengine.workflows.definitions.triggers import MOST_BYTES as MAX_TRIGGER_BYTES
+from actionengine.workflows.runs import run, start
 from actionengine.workflows.services.quotas import MAX_TRIGGERS
 from tests.growth import AnyStorage, count
 
@@ -486,10 +487,10 @@ CONSTANTS = {
     "schemas that a change": executor.MOST_STAMPS,
     "a workflow's definition": MOST_BYTES,
     "branches of a condition": conditions.DEEPEST,
-    "the input of a run": starting.MOST_INPUT,
-    "the output of a step": journey.MOST_OUTPUTS,
+    "the input of a run": start.MOST_INPUT,
+    "the output of a step": run.MOST_OUTPUTS,
     "what the references": MOST_FILLED,
-    "runs that start runs": starting.DEEPEST,
+    "runs that start runs": start.DEEPEST,
     "a trigger": MAX_TRIGGER_BYTES,
     "event triggers": MAX_TRIGGERS,
     "a file that is read": MOST_FILE_BYTES,

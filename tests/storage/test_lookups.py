@@ -17,7 +17,7 @@ from actionengine.storage.lookups import LOOKUPS, MAX_KEY_LENGTH, key_of_filter,
 from actionengine.storage.port import APPROVALS, RESERVED_PREFIX, StorageError
 from actionengine.storage.postgres.statements import DOCUMENTS, ROWS
 from actionengine.storage.sql.documents import Listing
-from actionengine.workflows import performing, store
+from actionengine.workflows.runs import step_handlers, store
 from tests.growth import PLANS, AnyStorage, explain, fill
 
 KEY = {"requested_by": "human:ann", "status": "pending"}
@@ -49,7 +49,7 @@ def test_the_collections_with_lookups_are_there_and_their_fields_in_order() -> N
     own = {name for name in LOOKUPS if name.startswith("ae_workflow") or name == "ae_triggers"}
 
     assert own <= ours
-    assert performing.ASSIGNMENTS in LOOKUPS
+    assert step_handlers.ASSIGNMENTS in LOOKUPS
     assert [fields for each in LOOKUPS.values() for fields in each if list(fields) != sorted(set(fields))] == []
 
 

@@ -33,7 +33,7 @@ from actionengine import (
 from actionengine.durable.client import DurableClient, DurableUnavailable
 from actionengine.storage.port import EVENTS, QUEUES, TRIGGERS, WORKFLOWS
 from actionengine.workflows import WorkflowPublisher, WorkflowRuntime, workflow_services
-from actionengine.workflows.events import CONTROL
+from actionengine.workflows.runs.events import CONTROL
 from actionengine.workflows.runtime.run_executor import Executions
 
 NOTE = {"name": "a", "type": "record_mutation", "collection": "notes", "operation": "insert", "data": {"n": 1}}

@@ -13,9 +13,9 @@ from uuid_utils import uuid7
 from actionengine import create_engine
 from actionengine.events.event import Event
 from actionengine.workflows import WorkflowPublisher, workflow_services
-from actionengine.workflows.performing import ASSIGNMENTS
+from actionengine.workflows.runs.step_handlers import ASSIGNMENTS
+from actionengine.workflows.runs.store import RUNS, TRIGGERS
 from actionengine.workflows.runtime.scheduler import Agenda
-from actionengine.workflows.store import RUNS, TRIGGERS
 from tests.growth import AnyStorage, fill
 from tests.test_growth import Office, costs_the_same
 from tests.test_growth import storage as storage

@@ -26,7 +26,8 @@ from actionengine import (
 from actionengine.durable.client import DurableClient, DurableUnavailable
 from actionengine.events.event import Event
 from actionengine.events.publishers.port import PublishError, PublisherUnavailable
-from actionengine.workflows import WorkflowPublisher, starting
+from actionengine.workflows import WorkflowPublisher
+from actionengine.workflows.runs import start
 from actionengine.workflows.runtime.run_executor import Executions
 from actionengine.workflows.runtime.scheduler import Agenda
 from tests.workflows.desk import (
@@ -444,7 +445,7 @@ async def test_whoever_set_off_a_run_through_another_does_not_approve_in_it(desk
 async def test_a_workflow_that_sets_itself_off_does_so_for_ever_no_more(
     desk: Desk, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starting, "DEEPEST", 3)
+    monkeypatch.setattr(start, "DEEPEST", 3)
     telling = action("tell", "host.emit", {"type": "job.done", "payload": None, "subject": "job/1"})
     key = await desk.define(telling, trigger=EVENT | {"from_workflows": True})
     await emit(desk)

@@ -26,9 +26,11 @@ except ModuleNotFoundError as error:
     if (error.name or "").startswith("actionengine"):
         raise
     raise ImportError(f"workflows need {error.name}: pip install 'actionengine[workflows]'") from error
-from actionengine.workflows.events import ASSIGNED as WORKFLOW_ASSIGNED
-from actionengine.workflows.events import COMPLETED as WORKFLOW_ASSIGNMENT_COMPLETED
-from actionengine.workflows.events import (
+from actionengine.workflows.models import AssignmentView, Run, RunSummary, StepTaken, TriggerView, Workflow
+from actionengine.workflows.permissions import NO_PERMISSIONS, WorkflowPermissions
+from actionengine.workflows.runs.events import ASSIGNED as WORKFLOW_ASSIGNED
+from actionengine.workflows.runs.events import COMPLETED as WORKFLOW_ASSIGNMENT_COMPLETED
+from actionengine.workflows.runs.events import (
     CONTROL,
     Assignment,
     AssignmentCompleted,
@@ -39,21 +41,19 @@ from actionengine.workflows.events import (
     RunsPurged,
     StepTold,
 )
-from actionengine.workflows.events import ENDED as WORKFLOW_ENDED
-from actionengine.workflows.events import NOTIFICATION as WORKFLOW_NOTIFICATION
-from actionengine.workflows.events import PAUSED as WORKFLOW_PAUSED
-from actionengine.workflows.events import PURGED as WORKFLOW_PURGED
-from actionengine.workflows.events import RESUMED as WORKFLOW_RESUMED
-from actionengine.workflows.events import STARTED as WORKFLOW_STARTED
-from actionengine.workflows.events import STEP_TAKEN as WORKFLOW_STEP_TAKEN
-from actionengine.workflows.models import AssignmentView, Run, RunSummary, StepTaken, TriggerView, Workflow
-from actionengine.workflows.performing import ASSIGNMENTS
-from actionengine.workflows.permissions import NO_PERMISSIONS, WorkflowPermissions
+from actionengine.workflows.runs.events import ENDED as WORKFLOW_ENDED
+from actionengine.workflows.runs.events import NOTIFICATION as WORKFLOW_NOTIFICATION
+from actionengine.workflows.runs.events import PAUSED as WORKFLOW_PAUSED
+from actionengine.workflows.runs.events import PURGED as WORKFLOW_PURGED
+from actionengine.workflows.runs.events import RESUMED as WORKFLOW_RESUMED
+from actionengine.workflows.runs.events import STARTED as WORKFLOW_STARTED
+from actionengine.workflows.runs.events import STEP_TAKEN as WORKFLOW_STEP_TAKEN
+from actionengine.workflows.runs.step_handlers import ASSIGNMENTS
+from actionengine.workflows.runs.store import RecordLockGuard
 from actionengine.workflows.services.assignments import assignments_service
 from actionengine.workflows.services.steps import workflow_steps_service
 from actionengine.workflows.services.triggers import triggers_service
 from actionengine.workflows.services.workflows import workflows_service
-from actionengine.workflows.store import RecordLockGuard
 
 if TYPE_CHECKING:
     from actionengine.workflows.runtime.publisher import WorkflowPublisher

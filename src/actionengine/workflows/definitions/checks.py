@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from actionengine.workflows.definitions.definition import Definition
 
 _OF_RUN = frozenset({"id", "workflow", "started_by"})
-"""What a run says of itself; see `performing.known_to`."""
+"""What a run says of itself; see `step_handlers.known_to`."""
 
 _WAYS = f"{PAUSE!r}, {FAIL!r} or a step"
 

@@ -24,13 +24,13 @@ from actionengine.events.publishers.port import Failures, PublishError, Publishe
 from actionengine.storage.port import APPROVALS, TRIGGERS, WORKFLOWS, Record, StorageUnavailable
 from actionengine.text.names import nfc
 from actionengine.workflows.definitions.triggers import EventTrigger
-from actionengine.workflows.events import ENDED, REFUSALS, RESUMED, STARTED, TRIGGER_CHANGED
+from actionengine.workflows.runs.events import ENDED, REFUSALS, RESUMED, STARTED, TRIGGER_CHANGED
+from actionengine.workflows.runs.store import TRIGGERS as TRIGGER_DOCUMENTS
 from actionengine.workflows.runtime.queries import find, find_all, seconds_left
 from actionengine.workflows.runtime.run_executor import Executions, RolesOf, input_of
 from actionengine.workflows.runtime.scheduler import Agenda
 from actionengine.workflows.services.steps import MAY_PASS, SERVICE
 from actionengine.workflows.services.triggers import parse_trigger, sees
-from actionengine.workflows.store import TRIGGERS as TRIGGER_DOCUMENTS
 
 logger = logging.getLogger("actionengine")
 

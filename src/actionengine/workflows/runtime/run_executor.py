@@ -27,8 +27,8 @@ from actionengine.errors import ActionError, ErrorCode
 from actionengine.events.consumers.consumer import pause
 from actionengine.events.event import Event
 from actionengine.storage.port import Mode, StorageError
-from actionengine.workflows.journey import storable
 from actionengine.workflows.models import RunPoint
+from actionengine.workflows.runs.run import storable
 from actionengine.workflows.runtime.pauses import LONGEST_HELD, LONGEST_WAIT, SHORTEST_WAIT, Later, after
 from actionengine.workflows.runtime.queries import now_of, seconds_left
 from actionengine.workflows.runtime.scheduler import Agenda

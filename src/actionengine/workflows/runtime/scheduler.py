@@ -12,8 +12,8 @@ from actionengine.concurrency.run_sync import drive
 from actionengine.context import Tenant
 from actionengine.durable.client import DurableClient
 from actionengine.storage.port import Record, Storage
+from actionengine.workflows.runs.store import RUNS, TRIGGERS
 from actionengine.workflows.runtime.queries import find_all, seconds_left
-from actionengine.workflows.store import RUNS, TRIGGERS
 
 QUEUE = "actionengine.workflows"
 DRIVE = "actionengine.drive"

@@ -15,17 +15,17 @@ from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.payload import refusals, summary
 from actionengine.pipeline.plan import native
 from actionengine.storage.port import Record
-from actionengine.workflows.events import COMPLETED, AssignmentCompleted
-from actionengine.workflows.journey import Journey
 from actionengine.workflows.models import (
     AssignmentReference,
     AssignmentView,
     CompleteAssignment,
     ListAssignments,
 )
-from actionengine.workflows.performing import ASSIGNMENTS, Done
 from actionengine.workflows.permissions import PEOPLE_AND_AGENTS, WorkflowPermissions
-from actionengine.workflows.store import run_subject, store_of, timestamp
+from actionengine.workflows.runs.events import COMPLETED, AssignmentCompleted
+from actionengine.workflows.runs.run import Journey
+from actionengine.workflows.runs.step_handlers import ASSIGNMENTS, Done
+from actionengine.workflows.runs.store import run_subject, store_of, timestamp
 
 
 @native

@@ -14,9 +14,9 @@ from actionengine.text.names import hint
 from actionengine.workflows.definitions.definition import Definition, document, parse_definition
 from actionengine.workflows.definitions.steps import ActionStep
 from actionengine.workflows.models import DefineWorkflow, ListWorkflows, Workflow, WorkflowVersion
+from actionengine.workflows.runs.store import insert_once, parsed, store_of, timestamp, version_id, workflow_subject
 from actionengine.workflows.services.steps import SERVICE as STEPS_SERVICE
 from actionengine.workflows.services.triggers import apply_defined_trigger
-from actionengine.workflows.store import insert_once, parsed, store_of, timestamp, version_id, workflow_subject
 
 
 @native

@@ -12,9 +12,9 @@ from actionengine.errors import ActionError
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import native
 from actionengine.storage.port import Record, SerializationFailure
-from actionengine.workflows.events import PURGED, RunsPurged
 from actionengine.workflows.models import Purged, PurgeRuns
-from actionengine.workflows.store import Store, run_subject, store_of
+from actionengine.workflows.runs.events import PURGED, RunsPurged
+from actionengine.workflows.runs.store import Store, run_subject, store_of
 
 _ENDED = ("succeeded", "failed", "cancelled")
 _PAGE = 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.port import SerializationFailure
-from actionengine.workflows.store import Store
+from actionengine.workflows.runs.store import Store
 
 MAX_TRIGGERS = 1000
 """Triggers of one type that a tenant may have: what an event starts, and what a scheduler looks at, has an end."""

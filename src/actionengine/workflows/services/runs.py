@@ -11,11 +11,11 @@ from actionengine.pipeline.pending_approval import find_approval
 from actionengine.pipeline.plan import native
 from actionengine.storage.port import APPROVALS, Record
 from actionengine.workflows.models import CancelRun, ListRuns, Run, RunReference, RunSummary, StartRun, StepTaken
-from actionengine.workflows.performing import ASSIGNMENTS
+from actionengine.workflows.runs.events import tell_end, tell_going
+from actionengine.workflows.runs.start import start_run
+from actionengine.workflows.runs.step_handlers import ASSIGNMENTS
+from actionengine.workflows.runs.store import step_id, store_of, timestamp
 from actionengine.workflows.services.steps import cancel_approval
-from actionengine.workflows.starting import start_run
-from actionengine.workflows.store import step_id, store_of, timestamp
-from actionengine.workflows.telling import tell_end, tell_going
 
 _MOST_STEPS_SHOWN = 1000
 

@@ -28,13 +28,13 @@ from actionengine.pipeline.plan import native
 from actionengine.storage.port import APPROVALS, LogQuery, Record
 from actionengine.workflows.definitions.definition import Definition
 from actionengine.workflows.definitions.triggers import EventTrigger
-from actionengine.workflows.journey import Journey, check_actor, check_driver
 from actionengine.workflows.models import RunPoint
-from actionengine.workflows.performing import about, perform
 from actionengine.workflows.permissions import WorkflowPermissions
+from actionengine.workflows.runs.run import Journey, check_actor, check_driver
+from actionengine.workflows.runs.start import start_run
+from actionengine.workflows.runs.step_handlers import about, perform
+from actionengine.workflows.runs.store import caused_id, store_of, timestamp
 from actionengine.workflows.services.triggers import parse_trigger, sees
-from actionengine.workflows.starting import start_run
-from actionengine.workflows.store import caused_id, store_of, timestamp
 
 SERVICE = "workflow_steps"
 

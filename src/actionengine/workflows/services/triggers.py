@@ -16,11 +16,11 @@ from actionengine.pipeline.payload import refusals, summary
 from actionengine.pipeline.plan import native
 from actionengine.storage.port import Record
 from actionengine.workflows.definitions.triggers import STORED, EventTrigger, ScheduleTrigger, Trigger
-from actionengine.workflows.events import TRIGGER_CHANGED, TriggerChanged
 from actionengine.workflows.models import CreateTrigger, ListTriggers, TriggerReference, TriggerView
 from actionengine.workflows.permissions import ACTIVATORS, WorkflowPermissions
+from actionengine.workflows.runs.events import TRIGGER_CHANGED, TriggerChanged
+from actionengine.workflows.runs.store import Store, store_of, timestamp, workflow_subject
 from actionengine.workflows.services.quotas import count_trigger
-from actionengine.workflows.store import Store, store_of, timestamp, workflow_subject
 
 _TRIGGER: TypeAdapter[EventTrigger | ScheduleTrigger] = TypeAdapter(Trigger)
 

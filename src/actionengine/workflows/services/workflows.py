@@ -16,10 +16,10 @@ from actionengine.workflows.models import (
     WorkflowVersion,
 )
 from actionengine.workflows.permissions import ACTIVATORS, WorkflowPermissions
+from actionengine.workflows.runs.store import run_subject, workflow_subject
 from actionengine.workflows.services.definitions import activate, define, get_definition, list_definitions
 from actionengine.workflows.services.purge import purge
 from actionengine.workflows.services.runs import cancel, get_run, list_runs, resume, start
-from actionengine.workflows.store import run_subject, workflow_subject
 
 
 def _workflow_subject(data: Any) -> str:

@@ -29,8 +29,8 @@ from actionengine.workflows.definitions.steps import (
     RecordMutationStep,
     Step,
 )
-from actionengine.workflows.events import ASSIGNED, NOTIFICATION, Assignment, Notification
-from actionengine.workflows.store import Store, insert_once, is_in_force, lock_id, run_subject, workflow_subject
+from actionengine.workflows.runs.events import ASSIGNED, NOTIFICATION, Assignment, Notification
+from actionengine.workflows.runs.store import Store, insert_once, is_in_force, lock_id, run_subject, workflow_subject
 
 ASSIGNMENTS = "workflow_assignments"
 """The collection of what workflows have given people to do; the host's to read and to change."""

@@ -8,7 +8,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from actionengine.event_types import create_event_type
+from actionengine.pipeline.internal_context import InternalContext
+from actionengine.storage.port import Record
 from actionengine.workflows.models import RunStatus, StepStatus
+from actionengine.workflows.runs.store import run_subject
 
 
 class _Payload(BaseModel):
@@ -124,3 +127,22 @@ TRIGGER_CHANGED = create_event_type(type="triggers.changed", payload=TriggerChan
 REFUSALS = ("approvals.reject", "approvals.cancel")
 CONTROL = frozenset({STARTED.type, RESUMED.type, TRIGGER_CHANGED.type, "approvals.approve", *REFUSALS})
 """Types of the events that move runs on. They have a queue of their own."""
+
+
+def tell_going(ctx: InternalContext, run: Record, first: bool = False) -> None:
+    """Have a run set going, once this commits."""
+    told = RunSetGoing(run_id=run.id, workflow_key=run.data["workflow_key"], turn=run.data["turn"])
+    ctx.emit(STARTED if first else RESUMED, told, subject=run_subject(run.id))
+
+
+def tell_end(ctx: InternalContext, run: Record, approval_id: str | None = None) -> None:
+    """Tell of a run that has ended, and of the approval that it waited for then."""
+    data = run.data
+    told = RunEnded(
+        run_id=run.id,
+        workflow_key=data["workflow_key"],
+        status=data["status"],
+        error=data["error"],
+        approval_id=approval_id,
+    )
+    ctx.emit(ENDED, told, subject=run_subject(run.id))

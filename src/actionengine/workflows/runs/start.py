@@ -14,8 +14,8 @@ from actionengine.pipeline.payload import summary
 from actionengine.schemas.schema import Schema
 from actionengine.storage.port import Record
 from actionengine.workflows.definitions.definition import Definition
-from actionengine.workflows.store import parsed, store_of, timestamp
-from actionengine.workflows.telling import tell_going
+from actionengine.workflows.runs.events import tell_going
+from actionengine.workflows.runs.store import parsed, store_of, timestamp
 
 MOST_INPUT = 64 * 1024
 """Bytes of JSON of the input of a run."""

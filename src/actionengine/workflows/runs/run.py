@@ -11,11 +11,10 @@ from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import Record, UnitOfWork
 from actionengine.workflows.definitions.definition import Definition
 from actionengine.workflows.definitions.steps import END, FAIL, PAUSE, RESERVED, ApprovalStep, Step
-from actionengine.workflows.events import PAUSED, STEP_TAKEN, RunPaused, StepTold
 from actionengine.workflows.models import PausedFor, StepStatus
-from actionengine.workflows.performing import Done, Scene, known_to
-from actionengine.workflows.store import RUNS, Store, run_subject, step_id, store_of, timestamp
-from actionengine.workflows.telling import tell_end, tell_going
+from actionengine.workflows.runs.events import PAUSED, STEP_TAKEN, RunPaused, StepTold, tell_end, tell_going
+from actionengine.workflows.runs.step_handlers import Done, Scene, known_to
+from actionengine.workflows.runs.store import RUNS, Store, run_subject, step_id, store_of, timestamp
 
 MOST_OUTPUT = 64 * 1024
 """Bytes of JSON of a step's output that later steps can refer to; of a longer one they see only how long it is."""
