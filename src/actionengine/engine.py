@@ -10,14 +10,14 @@ from typing import Any, TypeVar, final
 from returns.result import Failure, Result, Success
 
 from actionengine.actions import Action, ActionSummary, Input, Output, Service, ServiceSummary
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import Mode, drive
 from actionengine.context import RequestContext, Tenant
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode, sendable
 from actionengine.event_types import EventType
 from actionengine.pipeline.pipeline import Pipeline
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.routing import no_service, route
-from actionengine.storage.port import Mode, Storage, StorageError, StorageUnavailable
+from actionengine.storage.port import Storage, StorageError, StorageUnavailable
 from actionengine.storage.tenants import LONGEST_SLUG
 from actionengine.text.names import shortened
 

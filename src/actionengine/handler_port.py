@@ -7,11 +7,12 @@ from typing import Any, Protocol, TypeVar
 
 from returns.result import Result
 
+from actionengine.concurrency.run_sync import Mode
 from actionengine.context import AIUsage, RequestContext
 from actionengine.errors import ActionError
 from actionengine.event_types import EventType
 from actionengine.hooks import HookContext
-from actionengine.storage.port import AsyncRecords, Mode
+from actionengine.storage.port import AsyncRecords
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from returns.result import Success
 from sqlalchemy.pool import PoolProxiedConnection
 
 from actionengine import PostgresStorage, SQLiteStorage, Tenant
-from actionengine.storage.port import Mode
+from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.postgres.driver import Driver, Row, Statement
 from actionengine.storage.sql.storage import SQLStorage
 from tests.changes.worlds import Plant

@@ -16,7 +16,7 @@ from examples.embedded_postgres import Database
 from returns.result import Result, Success
 
 from actionengine import ActionError, ErrorCode, SQLiteStorage, Tenant
-from actionengine.storage.port import Mode
+from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork

@@ -14,7 +14,7 @@ import pytest
 from examples.embedded_postgres import Database
 
 from actionengine import PostgresStorage, SQLiteStorage, Tenant
-from actionengine.storage.port import Mode
+from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
 from actionengine.storage.tables import CHANGES, PATCH_OPS, RECORD_TYPES, TARGETS, Row

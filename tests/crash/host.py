@@ -23,8 +23,8 @@ from uuid import UUID
 from returns.result import Result, Success
 
 from actionengine import ActionError, Engine, ErrorCode, PostgresStorage, SQLiteStorage, Tenant
-from actionengine.concurrency.run_sync import drive
-from actionengine.storage.port import Claim, ClaimAnswer, Mode
+from actionengine.concurrency.run_sync import Mode, drive
+from actionengine.storage.port import Claim, ClaimAnswer
 from actionengine.storage.postgres.driver import Statement
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
 from actionengine.storage.sql.storage import SQLStorage

@@ -20,8 +20,8 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.concurrency.run_sync import drive
-from actionengine.storage.port import LogQuery, LogRow, Mode, Record
+from actionengine.concurrency.run_sync import Mode, drive
+from actionengine.storage.port import LogQuery, LogRow, Record
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 

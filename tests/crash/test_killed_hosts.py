@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 
 from actionengine import Tenant
-from actionengine.storage.port import Mode
+from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.testing.base import value_of
 from tests.crash.host import POINTS, Order

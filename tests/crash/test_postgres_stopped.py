@@ -25,8 +25,7 @@ from actionengine import (
     PostgresStorage,
     Tenant,
 )
-from actionengine.concurrency.run_sync import drive
-from actionengine.storage.port import Mode
+from actionengine.concurrency.run_sync import Mode, drive
 from actionengine.testing import AsyncWorld, SyncWorld, World
 from actionengine.testing.base import error_of, value_of
 from tests.crash.ledger import (

@@ -23,10 +23,10 @@ from returns.result import Success
 
 import actionengine.events.relay.worker as shift
 from actionengine import PostgresStorage, SQLiteStorage, Tenant
+from actionengine.concurrency.run_sync import Mode
 from actionengine.events.event import Event
 from actionengine.events.publishers.port import CallbackPublisher, Publisher
 from actionengine.events.relay.relay import Relay
-from actionengine.storage.port import Mode
 from tests.events.relay_work import BrokerLog, Writer
 
 LIFETIME = 600.0

@@ -24,11 +24,10 @@ from actionengine import (
     StorageUnavailable,
     Tenant,
 )
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import Mode, drive
 from actionengine.events.consumers.inbox import Inbox
 from actionengine.events.consumers.tenants import Tenants
 from actionengine.events.event import Event
-from actionengine.storage.port import Mode
 from actionengine.testing import World, scenario
 from tests.events.conftest import AnyStorage
 from tests.events.stock import Stock, failure_of, history, moved, stock_engine

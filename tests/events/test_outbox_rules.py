@@ -27,8 +27,8 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.concurrency.run_sync import drive
-from actionengine.storage.port import EventRow, Mode, Outbox, PendingEvent, Recording, RelayBeat, StorageUnavailable
+from actionengine.concurrency.run_sync import Mode, drive
+from actionengine.storage.port import EventRow, Outbox, PendingEvent, Recording, RelayBeat, StorageUnavailable
 from actionengine.storage.sqlite import outbox as sqlite_outbox
 from actionengine.storage.sqlite import unit_of_work as sqlite_unit
 from actionengine.storage.sqlite.statements import (

@@ -30,8 +30,8 @@ from actionengine import (
     create_action,
     create_service,
 )
+from actionengine.concurrency.run_sync import Mode
 from actionengine.events.consumers.consumer import consumer_plan
-from actionengine.storage.port import Mode
 from tests.events.conftest import AnyStorage
 from tests.events.stock import SYSTEM, stock_engine
 

@@ -19,12 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actionengine import InMemoryStorage, PostgresStorage, Tenant
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import Mode, drive
 from actionengine.events.event import Event
 from actionengine.events.publishers.port import CallbackPublisher, PublishError, PublisherUnavailable
 from actionengine.events.relay.relay import Relay
 from actionengine.events.replay import replay
-from actionengine.storage.port import Mode, Recording
+from actionengine.storage.port import Recording
 from actionengine.storage.postgres.driver import Statement
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
 from actionengine.testing.rows import event_row

@@ -14,7 +14,7 @@ from examples.field_service.services.payments.capture import LARGEST
 from examples.field_service.transport import MAX_BODY
 
 from actionengine import SQLiteStorage, StorageUnavailable, Tenant
-from actionengine.storage.port import Mode
+from actionengine.concurrency.run_sync import Mode
 from tests.examples.conftest import (
     BOT,
     CARD,

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from uuid import UUID, uuid5
 
 from actionengine import InMemoryStorage, Tenant
+from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.memory.outbox import Lane, MemoryOutbox
 from actionengine.storage.memory.rows import MemoryRows
 from actionengine.storage.memory.storage import Document, Held, Item, Key, MemoryRecords, MemoryUnitOfWork
@@ -24,7 +25,6 @@ from actionengine.storage.port import (
     IdempotentResult,
     LogQuery,
     LogRow,
-    Mode,
     PendingEvent,
     Record,
     Recording,

@@ -7,8 +7,9 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from actionengine import InMemoryStorage, Tenant
+from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.memory.storage import MemoryUnitOfWork, TenantData
-from actionengine.storage.port import Claim, ClaimAnswer, Mode, Recording
+from actionengine.storage.port import Claim, ClaimAnswer, Recording
 
 T = TypeVar("T")
 

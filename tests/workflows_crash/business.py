@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from returns.result import Failure, Result, Success
 
 from actionengine import ActionContext, Engine, ErrorCode, Service, create_action, create_engine, create_service
+from actionengine.concurrency.run_sync import Mode
 from actionengine.errors import ActionError
-from actionengine.storage.port import Mode
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.workflows import workflow_services
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from actionengine.storage.port import Mode
+from actionengine.concurrency.run_sync import Mode
 from tests.workflows_crash.campaign import PATIENCE, Campaign, Place
 from tests.workflows_crash.conftest import NewCampaign
 from tests.workflows_crash.worker import AT_A_TAKEOVER, AT_THE_START, POINTS

@@ -20,9 +20,9 @@ from uuid import UUID
 from returns.result import Failure
 
 from actionengine import Actor, Engine, Relay, RequestContext, Tenant
+from actionengine.concurrency.run_sync import Mode
 from actionengine.durable.client import DurableClient, DurableUnavailable
 from actionengine.durable.leases import Leases
-from actionengine.storage.port import Mode
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.workflows import WorkflowPublisher, WorkflowRuntime
 from actionengine.workflows.runtime.run_executor import Driver, Executions

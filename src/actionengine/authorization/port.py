@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import NamedTuple, Protocol
 
+from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Actor, Tenant
-from actionengine.storage.port import Mode
 
 
 class AccessRequest(NamedTuple):

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 
 from actionengine.concurrency.one_shot_event import Signal
-from actionengine.storage.port import Mode
+from actionengine.concurrency.run_sync import Mode
 
 
 class Turns:

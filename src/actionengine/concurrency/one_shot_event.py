@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from actionengine.storage.port import Mode
+from actionengine.concurrency.run_sync import Mode
 
 
 class Signal:

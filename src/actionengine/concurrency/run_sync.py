@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
+Mode = Literal["sync", "async"]
+"""The mode of an execution: `sync` never suspends, `async` runs under an event loop."""
 T = TypeVar("T")
 
 

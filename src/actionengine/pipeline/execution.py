@@ -16,6 +16,7 @@ from uuid_utils import uuid7
 
 from actionengine.actions import ApprovalPolicy
 from actionengine.authorization.questions import Questions
+from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Actor, RequestContext
 from actionengine.errors import ActionError
 from actionengine.hooks import HookContext
@@ -28,7 +29,6 @@ from actionengine.storage.port import (
     Claim,
     DocumentCheck,
     IdempotentResult,
-    Mode,
     Outcome,
     Storage,
     StorageError,

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 from returns.result import Result
 
+from actionengine.concurrency.run_sync import Mode
 from actionengine.context import MAX_NAME_LENGTH, AIUsage, RequestContext
 from actionengine.errors import ActionError, ErrorCode, check_length, sendable
 from actionengine.event_types import EventType, misfits
@@ -29,7 +30,6 @@ from actionengine.storage.port import (
     RESERVED_PREFIX,
     AsyncRecords,
     DocumentGuard,
-    Mode,
     RecordGuard,
     StorageError,
     UnitOfWork,

@@ -13,6 +13,7 @@ from returns.result import Result
 from actionengine.action_context import ActionContext
 from actionengine.actions import Action, ApprovalPolicy
 from actionengine.authorization.questions import Question
+from actionengine.concurrency.run_sync import Mode
 from actionengine.context import ActorType
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.event_types import EventType
@@ -28,7 +29,7 @@ from actionengine.pipeline.execution import (
 from actionengine.pipeline.handler_api import HandlerAPI
 from actionengine.pipeline.pending_approval import PendingApproval
 from actionengine.pipeline.routing import route
-from actionengine.storage.port import Mode, UnitOfWork
+from actionengine.storage.port import UnitOfWork
 
 T = TypeVar("T")
 

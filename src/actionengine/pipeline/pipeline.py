@@ -36,6 +36,7 @@ from actionengine.action_context import ActionContext
 from actionengine.actions import HookDefinition
 from actionengine.authorization.port import Authorizer
 from actionengine.authorization.questions import Questions
+from actionengine.concurrency.run_sync import Mode
 from actionengine.context import RequestContext
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.hooks import HookLogEntry, PipelineResult
@@ -57,7 +58,6 @@ from actionengine.pipeline.user_code import check_deadline, logger, timed_out
 from actionengine.pipeline.validation import Validation, keep_payload
 from actionengine.storage.port import (
     DocumentGuard,
-    Mode,
     RecordGuard,
     Recording,
     Route,

@@ -13,13 +13,13 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
+from actionengine.concurrency.run_sync import Mode
 from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_NAME_LENGTH, Tenant
 from actionengine.storage.pages import Page
 from actionengine.storage.tables import Row, Table
 
 T = TypeVar("T")
 
-Mode = Literal["sync", "async"]
 Outcome = Literal["succeeded", "replayed", "invalid", "denied", "approval_required", "failed"]
 
 RESERVED_PREFIX = "ae_"

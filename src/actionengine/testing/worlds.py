@@ -18,11 +18,11 @@ from uuid import uuid4
 
 from returns.result import Result
 
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import Mode, drive
 from actionengine.context import RequestContext, Tenant
 from actionengine.engine import Engine
 from actionengine.errors import ActionError
-from actionengine.storage.port import Mode, Record, Storage, StoredEvent, UnitOfWork
+from actionengine.storage.port import Record, Storage, StoredEvent, UnitOfWork
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 from returns.result import Failure, Result
 
 from actionengine.actions import create_action, create_service
+from actionengine.concurrency.run_sync import Mode
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode, sendable
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.user_code import normalised
-from actionengine.storage.port import Mode, StorageError, StorageUnavailable
+from actionengine.storage.port import StorageError, StorageUnavailable
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from returns.result import Failure, Result, Success
 
 from actionengine.action_context import ActionContext
 from actionengine.concurrency.fair_lock import Turns
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import Mode, drive
 from actionengine.context import Actor, RequestContext, Tenant
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
@@ -22,7 +22,7 @@ from actionengine.events.consumers.tenants import TenantOf, Tenants
 from actionengine.events.event import Event
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import is_async, native
-from actionengine.storage.port import RESERVED_PREFIX, Mode, SerializationFailure
+from actionengine.storage.port import RESERVED_PREFIX, SerializationFailure
 
 Consume = Callable[[Event, ActionContext], Any]
 

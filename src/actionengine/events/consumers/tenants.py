@@ -7,9 +7,10 @@ from collections.abc import Callable
 from uuid import UUID
 
 from actionengine.authorization.cache import BoundedCache
+from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.storage.port import Mode, Storage
+from actionengine.storage.port import Storage
 
 logger = logging.getLogger("actionengine")
 

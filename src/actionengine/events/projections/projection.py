@@ -23,7 +23,7 @@ from returns.result import Failure, Result, Success
 
 from actionengine.action_context import ActionContext
 from actionengine.concurrency.fair_lock import Turns
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import Mode, drive
 from actionengine.context import Actor, RequestContext, Tenant
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
@@ -44,7 +44,7 @@ from actionengine.events.replay import checked_batch_size, type_names
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import is_async, native
 from actionengine.storage.pages import is_last_page
-from actionengine.storage.port import MOST_COUNTED, Mode, StorageError, StoredEvent
+from actionengine.storage.port import MOST_COUNTED, StorageError, StoredEvent
 
 logger = logging.getLogger("actionengine")
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import Mode, drive
 from actionengine.events.publishers.port import Publisher
 from actionengine.events.relay.delivery import Deliverer
 from actionengine.events.relay.publisher_loop import world_of
 from actionengine.events.relay.worker import Settings, Shift
-from actionengine.storage.port import Mode, Storage
+from actionengine.storage.port import Storage
 
 
 class Part:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError
 from typing import Any, Protocol, TypeVar
 
-from actionengine.storage.port import Mode
+from actionengine.concurrency.run_sync import Mode
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import Mode, drive
 from actionengine.errors import ConfigurationError
 from actionengine.event_types import EventType, by_type
 from actionengine.events.publishers.fanout import by_queue, nobody
@@ -31,7 +31,6 @@ from actionengine.storage.port import (
     EVENTS,
     QUEUES,
     DeadLetter,
-    Mode,
     Outbox,
     OutboxStatus,
     Storage,

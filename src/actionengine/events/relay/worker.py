@@ -14,6 +14,7 @@ from time import monotonic
 from uuid_utils.compat import uuid7
 
 from actionengine.concurrency.one_shot_event import Signal
+from actionengine.concurrency.run_sync import Mode
 from actionengine.errors import ActionError, ConfigurationError
 from actionengine.events.publishers.port import Publisher, PublishError, PublisherUnavailable
 from actionengine.events.relay.delivery import Deliverer, Delivery, backoff, storable
@@ -22,7 +23,6 @@ from actionengine.events.relay.publisher_loop import LoopEnded, World
 from actionengine.events.user_calls import call_out
 from actionengine.storage.port import (
     Backlog,
-    Mode,
     Outbox,
     OutboxStatus,
     PendingEvent,

@@ -13,6 +13,7 @@ from time import monotonic
 from uuid import UUID
 
 from actionengine.concurrency.one_shot_event import Signal
+from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.pages import MAX_PAGE_BYTES, page_size
 from actionengine.storage.port import (
     EVENTS,
@@ -20,7 +21,6 @@ from actionengine.storage.port import (
     DeadLetter,
     EventRow,
     FailedDelivery,
-    Mode,
     OutboxStatus,
     PendingEvent,
     RelayBeat,

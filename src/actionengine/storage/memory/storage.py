@@ -28,7 +28,7 @@ from uuid_utils import uuid7
 from uuid_utils.compat import uuid7 as stdlib_uuid7
 
 from actionengine.concurrency.one_shot_event import Signal
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import Mode, drive
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.clock import steady_now
@@ -61,7 +61,6 @@ from actionengine.storage.port import (
     IdempotentResult,
     LogQuery,
     LogRow,
-    Mode,
     Record,
     Recording,
     SerializationFailure,

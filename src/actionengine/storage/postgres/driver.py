@@ -22,7 +22,7 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus
 from psycopg.waiting import Ready, Wait
 
-from actionengine.storage.port import Mode
+from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.postgres.generators import INTERVAL, NoAnswer
 from actionengine.storage.postgres.inquiry import end_backend
 from actionengine.storage.postgres.waiting import CUT_TIMEOUT, BoundedWait, cancel, cancel_async, hang_up, is_lost

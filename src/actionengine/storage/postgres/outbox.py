@@ -24,11 +24,11 @@ from sqlalchemy import Engine
 from sqlalchemy.pool import PoolProxiedConnection
 
 from actionengine.concurrency.one_shot_event import Signal
+from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.pages import page_size
 from actionengine.storage.port import (
     DeadLetter,
     FailedDelivery,
-    Mode,
     OutboxStatus,
     PendingEvent,
     RelayBeat,

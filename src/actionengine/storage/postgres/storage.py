@@ -16,11 +16,12 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 
+from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
 from actionengine.errors import ConfigurationError
 from actionengine.masking.redaction import redact_address
 from actionengine.storage.pages import Page, page_of
-from actionengine.storage.port import EVENTS, MAX_BACKLOG, Mode, Record, StoredEvent
+from actionengine.storage.port import EVENTS, MAX_BACKLOG, Record, StoredEvent
 from actionengine.storage.postgres.checks import check
 from actionengine.storage.postgres.connecting import resolve_names, socket_options
 from actionengine.storage.postgres.driver import Driver, Row, milliseconds

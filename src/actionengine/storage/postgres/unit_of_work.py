@@ -14,6 +14,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from sqlalchemy.engine import Connection
 
+from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
 from actionengine.storage.port import (
     CLAIMED,
@@ -21,7 +22,6 @@ from actionengine.storage.port import (
     ClaimAnswer,
     EventRow,
     LogRow,
-    Mode,
     Route,
     StorageError,
     StorageUnavailable,

@@ -16,7 +16,7 @@ from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]
 from sqlalchemy.util import await_, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
-from actionengine.storage.port import Mode
+from actionengine.concurrency.run_sync import Mode
 
 T = TypeVar("T")
 

@@ -9,8 +9,7 @@ from math import inf
 from greenlet import getcurrent  # type: ignore[import-untyped]
 
 from actionengine.concurrency.one_shot_event import Signal
-from actionengine.concurrency.run_sync import drive
-from actionengine.storage.port import Mode
+from actionengine.concurrency.run_sync import Mode, drive
 from actionengine.storage.sql.bridge import await_, identity, is_beside_loop, on_loop
 
 

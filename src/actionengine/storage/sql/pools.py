@@ -15,8 +15,9 @@ from sqlalchemy.engine import URL, Connection, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
+from actionengine.concurrency.run_sync import Mode
 from actionengine.errors import ConfigurationError
-from actionengine.storage.port import Mode, StorageError
+from actionengine.storage.port import StorageError
 
 _LOOKUP_POOL = {"pool_size": 2, "max_overflow": 0}
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm.exc import StaleDataError
 from uuid_utils.compat import uuid7
 
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import Mode, drive
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.storage.pages import Page, page_size, page_start
@@ -25,7 +25,6 @@ from actionengine.storage.port import (
     EVENTS,
     MOST_COUNTED,
     Backlog,
-    Mode,
     Outbox,
     Record,
     StorageError,

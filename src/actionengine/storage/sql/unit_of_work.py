@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import PoolProxiedConnection
 
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import Mode, drive
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.pages import Page
@@ -30,7 +30,6 @@ from actionengine.storage.port import (
     ClaimAnswer,
     LogQuery,
     LogRow,
-    Mode,
     Recording,
     SerializationFailure,
     StorageError,

@@ -18,6 +18,7 @@ from uuid import uuid4
 from pydantic_core import to_json
 
 from actionengine.concurrency.one_shot_event import Signal
+from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.clock import steady_now
 from actionengine.storage.pages import page_size
 from actionengine.storage.port import (
@@ -25,7 +26,6 @@ from actionengine.storage.port import (
     DeadLetter,
     EventRow,
     FailedDelivery,
-    Mode,
     OutboxStatus,
     PendingEvent,
     RelayBeat,

@@ -20,14 +20,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 
 from actionengine.concurrency.fair_lock import Turns
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import Mode, drive
 from actionengine.context import Tenant
 from actionengine.errors import ConfigurationError
 from actionengine.masking.redaction import redact_address
 from actionengine.storage.clock import steady_now
 from actionengine.storage.lookups import OPEN_APPROVALS
 from actionengine.storage.pages import MAX_PAGE, Page, is_last_page, page_of
-from actionengine.storage.port import EVENTS, MAX_BACKLOG, EventRow, Mode, Record, StorageUnavailable, StoredEvent
+from actionengine.storage.port import EVENTS, MAX_BACKLOG, EventRow, Record, StorageUnavailable, StoredEvent
 from actionengine.storage.records import matches
 from actionengine.storage.sql.bridge import await_
 from actionengine.storage.sql.declared_protection import DeclaredProtection

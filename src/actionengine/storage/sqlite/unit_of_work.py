@@ -12,9 +12,10 @@ from uuid import UUID
 from pydantic_core import from_json, to_json
 from sqlalchemy.engine import Connection
 
+from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
 from actionengine.storage.clock import steady_now
-from actionengine.storage.port import CLAIMED, EVENTS, Claim, ClaimAnswer, LogRow, Mode, StorageError
+from actionengine.storage.port import CLAIMED, EVENTS, Claim, ClaimAnswer, LogRow, StorageError
 from actionengine.storage.sql.action_log import Examined, Walk
 from actionengine.storage.sql.bridge import await_
 from actionengine.storage.sql.rows import KEY_GONE

@@ -9,9 +9,10 @@ from typing import Any
 
 from uuid_utils import uuid7
 
+from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
 from actionengine.pipeline.pending_approval import find_approval
-from actionengine.storage.port import APPROVALS, Mode, Record, Storage, UnitOfWork
+from actionengine.storage.port import APPROVALS, Record, Storage, UnitOfWork
 
 _PAGE = 1000
 

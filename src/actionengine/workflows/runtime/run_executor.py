@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from returns.result import Failure, Result, Success
 
+from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Actor, RequestContext, Tenant
 from actionengine.durable.database import DurableUnavailable
 from actionengine.durable.host import Interrupted
@@ -26,7 +27,7 @@ from actionengine.engine import Engine
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.events.consumers.consumer import pause
 from actionengine.events.event import Event
-from actionengine.storage.port import Mode, StorageError
+from actionengine.storage.port import StorageError
 from actionengine.workflows.models import RunPoint
 from actionengine.workflows.runs.run import storable
 from actionengine.workflows.runtime.pauses import LONGEST_HELD, LONGEST_WAIT, SHORTEST_WAIT, Later, after

@@ -10,7 +10,7 @@ from typing import Any
 
 from returns.result import Failure
 
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import Mode, drive
 from actionengine.context import Tenant
 from actionengine.durable.client import DurableClient
 from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds
@@ -22,7 +22,6 @@ from actionengine.events.consumers.tenants import TenantOf
 from actionengine.events.publishers.fanout import Fanout, nobody
 from actionengine.events.publishers.port import Publisher
 from actionengine.events.relay.relay import Relay
-from actionengine.storage.port import Mode
 from actionengine.workflows.runtime.publisher import WorkflowPublisher
 from actionengine.workflows.runtime.run_executor import Driver, Executions, RolesOf
 from actionengine.workflows.runtime.scheduler import DRIVE, EXPIRE, FIRE, QUEUE, Agenda, tenant_from
