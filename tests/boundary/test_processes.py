@@ -204,7 +204,7 @@ for stdin in (b"", b"x"):
         try:
             run_process(("true",), folder="/", timeout=60.0, stdin=stdin)
         except ActionError as error:
-            assert error.error.code == "unavailable", error
+            assert error.code == "unavailable", error
 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 print(count() - before)
 """
@@ -373,7 +373,7 @@ try:
     finished = processes.run_process(argv, folder=".", timeout={timeout}, environment={{"MARKER": {marker!r}}})
     print(finished.stdout.decode(), end="")
 except ActionError as error:
-    print(error.error.code)
+    print(error.code)
 """
     process = subprocess.Popen(
         (sys.executable, "-c", host), stdout=subprocess.PIPE, cwd=tmp_path, start_new_session=True

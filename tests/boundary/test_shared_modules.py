@@ -45,7 +45,7 @@ def keyed(key, path, root=root):
     try:
         return run_once(admit(root, "write", {"path": path, "text": "x"}, idempotency_key=key), perform).output["size"]
     except ActionError as refusal:
-        return refusal.error.code.value
+        return refusal.code.value
 
 keyed("one", "what is imported when it is first used", Path(sys.argv[1], "first"))
 os.setresgid(65534, 65534, 65534)
