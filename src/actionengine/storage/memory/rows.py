@@ -55,10 +55,15 @@ _LOOKUPS: Mapping[str, tuple[_Lookup, ...]] = {
         _Lookup(("project_id", "status"), _BY_ID),
     ),
     "ae_change_targets": (_Lookup(("change_id",), _BY_ID),),
-    "ae_patch_ops": (_Lookup(("change_id",), _BY_ID), _Lookup(("project_id", "record_type_key"), _BY_ID)),
+    "ae_patch_ops": (
+        _Lookup(("change_id",), _BY_ID),
+        _Lookup(("project_id", "record_type_key"), _BY_ID),
+        _Lookup(("project_id", "record_type_key"), ("applied_version", "position")),
+    ),
     "ae_snapshots": (
         _Lookup(("change_id",), ("change_id", "record_type_key")),
         _Lookup(("project_id", "record_type_key"), ("change_id", "record_type_key")),
+        _Lookup(("project_id", "record_type_key"), ("version",)),
     ),
 }
 """What change control asks of its tables. What else a question says is compared with what was found."""
@@ -176,9 +181,9 @@ class MemoryRows:
         lookup = _lookup_for(self._table, where, order)
         key = _key_of(lookup, where)
         if lookup.order != order:
-            return self._unit_of_work.rows_at(self._table, key, None, None, is_wanted)
-        after = (above or {}).get(order[0])
-        return self._unit_of_work.rows_at(self._table, key, after, limit, is_wanted)
+            return self._unit_of_work.rows_at(self._table, key, None, None, None, is_wanted)
+        after, before = _bounds(where.get(order[0]), (above or {}).get(order[0]))
+        return self._unit_of_work.rows_at(self._table, key, after, before, limit, is_wanted)
 
     def _unique(self, row: Stored, but: Stored | None = None) -> list[tuple[str, ...]]:
         """Return the columns whose values no other row has together with these; with `but`, those that differ from
@@ -288,6 +293,19 @@ def _greater(bound: Any) -> Condition:
     return lambda value: value is not None and value > bound
 
 
+def _bounds(equal: Any, above: Any) -> tuple[str | None, str | None]:
+    """Return after which entry, and before which one, rows lie whose first sorted column is as is said."""
+    numbers = [each for each in (equal if isinstance(equal, tuple) else (equal,)) if isinstance(each, int)]
+    if numbers:
+        return _sortable(min(numbers)), _sortable(max(numbers) + 1)
+    return (_sortable(above + 1) if isinstance(above, int) else above), None
+
+
 def _joined(columns: Sequence[str], row: Stored) -> str:
     # No text has this character in it.
-    return "\0".join(str(row[name]) for name in columns)
+    return "\0".join(_sortable(row[name]) for name in columns)
+
+
+def _sortable(value: Any) -> str:
+    """Return a text that sorts as the value does: numbers by their size, and nothing after them."""
+    return f"{value:020}" if isinstance(value, int) else "~" if value is None else str(value)

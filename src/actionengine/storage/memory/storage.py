@@ -480,10 +480,16 @@ class MemoryUnitOfWork:
         return found
 
     def rows_at(
-        self, table: Table, key: str | None, after: str | None, size: int | None, is_wanted: Callable[[Stored], bool]
+        self,
+        table: Table,
+        key: str | None,
+        after: str | None,
+        before: str | None,
+        size: int | None,
+        is_wanted: Callable[[Stored], bool],
     ) -> list[Stored]:
-        """Return up to `size` rows of a table, all or those under a key, in the order of their entries, as `read` would
-        see each."""
+        """Return up to `size` rows of a table, all or those under a key, in the order of their entries, after one and
+        before another, as `read` would see each."""
         data, writes, name = self._data, self._writes, table.name
         with data.lock:
             self._check_usable()
@@ -502,6 +508,8 @@ class MemoryUnitOfWork:
                 entries = ((entry, id_of(table, entry)) for entry in committed)
                 listed = (entry for entry, id in entries if (name, id) not in writes)
                 for entry in merge(listed, sorted(own)):
+                    if before is not None and entry >= before:
+                        return
                     row = own.get(entry)
                     if row is None:
                         row = _visible(versions.get(id_of(table, entry)), snapshot)
