@@ -11,11 +11,12 @@ import pytest
 from uuid_utils import uuid7
 
 from actionengine import create_engine
+from actionengine.clock import sortable
 from actionengine.events.event import Event
 from actionengine.workflows import WorkflowPublisher, workflow_services
 from actionengine.workflows.agenda import Agenda
 from actionengine.workflows.performing import ASSIGNMENTS
-from actionengine.workflows.store import RUNS, TRIGGERS
+from actionengine.workflows.store import ENDS, RUNS, TRIGGERS, caused_id
 from tests.growth import AnyStorage, fill
 from tests.test_growth import Office, costs_the_same
 from tests.test_growth import storage as storage
@@ -46,13 +47,20 @@ class Works(Office):
         return str(self.do("workflows.start", {"key": key}).unwrap().id)
 
 
-def ended_runs(works: Works, number: int) -> None:
+def ended_runs(works: Works, number: int, began: timedelta = timedelta()) -> None:
     """Runs of the other workflow that have ended, before the one that waits and after it."""
     (newest,) = works.records(RUNS, 1)
-    old = {"workflow_key": "old", "status": "succeeded", "step": None, "ended_at": datetime.now(UTC).isoformat()}
-    ids = [str(uuid7()) for _ in range(number)]
+    now = datetime.now(UTC)
+    old = {"workflow_key": "old", "status": "succeeded", "step": None, "ended_at": now.isoformat()}
+    ids = [caused_id(now - began, str(each)) for each in range(number)]
     fill(works.storage, works.tenant, RUNS, [(id, {**newest.data, **old}) for id in ids])
+    fill(works.storage, works.tenant, ENDS, [(f"{sortable(now)}/{id}", {}) for id in ids])
     works.run = works.start("new")
+
+
+def long_runs(works: Works, number: int) -> None:
+    """Runs that began an hour ago, and have just ended."""
+    ended_runs(works, number, timedelta(hours=1))
 
 
 def done_assignments(works: Works, number: int) -> None:
@@ -105,9 +113,18 @@ def test_a_run_costs_no_more_after_many(storage: AnyStorage) -> None:
     grows(storage, ended_runs, cancel)
 
 
-def test_a_purge_reads_what_it_removes(storage: AnyStorage) -> None:
-    long_ago = {"ended_before": (datetime.now(UTC) - timedelta(days=1)).isoformat(), "limit": 5}
-    grows(storage, ended_runs, lambda works: works.do("workflows.purge", long_ago).unwrap())
+@pytest.mark.parametrize("past", [ended_runs, long_runs], ids=["began later", "began earlier"])
+def test_a_purge_does_not_read_runs_that_ended_later(storage: AnyStorage, past: Callable[[Works, int], None]) -> None:
+    asked = {"ended_before": (datetime.now(UTC) - timedelta(minutes=1)).isoformat(), "limit": 5}
+    grows(storage, past, lambda works: works.do("workflows.purge", asked).unwrap())
+
+
+def test_a_purge_reads_as_many_runs_as_it_removes(storage: AnyStorage) -> None:
+    def purge(works: Works) -> None:
+        asked = {"ended_before": datetime.now(UTC).isoformat(), "limit": 5}
+        assert works.do("workflows.purge", asked).unwrap().has_more
+
+    grows(storage, ended_runs, purge)
 
 
 class NothingUnderWay:

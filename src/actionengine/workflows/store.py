@@ -4,6 +4,7 @@ ae_workflows        <key>/<version>       a version of a workflow
 ae_workflow_heads   <key>                 which of its versions is the newest, and which is active
 ae_workflow_runs    <run id>              a run: where it is, and what its steps gave
 ae_workflow_steps   <run id>/<position>   a step that was taken
+ae_workflow_ends    <time>/<run id>       a run that has ended then
 ae_triggers         <trigger id>
 ae_trigger_counts   <type>                how many triggers of a type there are
 ae_record_locks     <collection>/<id>     which run has locked a document, and until when
@@ -22,6 +23,7 @@ from pydantic_core import to_json
 from actionengine.action_context import ActionContext
 from actionengine.authorization.cache import BoundedCache
 from actionengine.changes.store import conflict, not_found
+from actionengine.clock import sortable
 from actionengine.errors import ActionException, ErrorCode
 from actionengine.services.access import SystemAccess, access_of
 from actionengine.storage.port import AsyncRecords, Record, UnitOfWork
@@ -32,6 +34,7 @@ WORKFLOWS = "ae_workflows"
 HEADS = "ae_workflow_heads"
 RUNS = "ae_workflow_runs"
 STEPS = "ae_workflow_steps"
+ENDS = "ae_workflow_ends"
 TRIGGERS = "ae_triggers"
 TRIGGER_COUNTS = "ae_trigger_counts"
 LOCKS = "ae_record_locks"
@@ -54,6 +57,7 @@ class Store:
         self.heads = access.records(HEADS)
         self.runs = access.records(RUNS)
         self.steps = access.records(STEPS)
+        self.ends = access.records(ENDS)
         self.triggers = access.records(TRIGGERS)
         self.trigger_counts = access.records(TRIGGER_COUNTS)
         self.locks = access.records(LOCKS)
@@ -83,6 +87,10 @@ class Store:
         if record is None:
             raise not_found("run", id)
         return record
+
+    async def note_end(self, run: Record) -> None:
+        """Let a purge find a run, which has ended."""
+        await self.ends.insert({}, f"{sortable(datetime.fromisoformat(run.data['ended_at']))}/{run.id}")
 
     async def trigger(self, id: str) -> Record:
         """A trigger. Raises `ActionException(not_found)`."""
