@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+import psycopg
 import pytest
+from examples.embedded_postgres import Database
 from uuid_utils import uuid7
 
-from actionengine import create_engine
+from actionengine import PostgresStorage, create_engine
 from actionengine.clock import sortable
 from actionengine.events.event import Event
-from actionengine.workflows import WorkflowPublisher, workflow_services
+from actionengine.workflows import WorkflowPublisher, purging, workflow_services
 from actionengine.workflows.agenda import Agenda
+from actionengine.workflows.models import Purged
 from actionengine.workflows.performing import ASSIGNMENTS
 from actionengine.workflows.store import ENDS, RUNS, TRIGGERS, caused_id
-from tests.growth import AnyStorage, fill
+from tests.growth import AnyStorage, count, fill
 from tests.test_growth import Office, costs_the_same
 from tests.test_growth import storage as storage
 
@@ -125,6 +129,43 @@ def test_a_purge_reads_as_many_runs_as_it_removes(storage: AnyStorage) -> None:
         assert works.do("workflows.purge", asked).unwrap().has_more
 
     grows(storage, ended_runs, purge)
+
+
+def test_a_purge_passes_none_of_what_was_removed_while_a_snapshot_is_held(postgres_database: Database) -> None:
+    with PostgresStorage(postgres_database.app_url, pool_size=1, max_overflow=0) as storage:
+        works = Works(storage)
+        ended_runs(works, 600)
+
+        def purge(limit: int) -> None:
+            asked = {"ended_before": datetime.now(UTC).isoformat(), "limit": limit}
+            assert works.do("workflows.purge", asked).unwrap().runs == limit
+
+        with psycopg.connect(postgres_database.owner_url) as held:
+            held.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            held.execute("SELECT 1")
+            purge(5)
+            few = count(storage, works.tenant, lambda: purge(5))
+            purge(500)
+            many = count(storage, works.tenant, lambda: purge(5))
+
+    assert all(many[plan] <= 1.5 * few[plan] for plan in few), (few, many)
+
+
+def test_a_purge_begins_with_the_first_run_again_after_a_while(
+    storage: AnyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = Works(storage)
+    ended_runs(works, 3)
+    purge = partial(works.do, "workflows.purge", {"ended_before": datetime.now(UTC).isoformat(), "limit": 2})
+    monkeypatch.setattr(purging, "_FULL_LOOK", -1.0)
+    assert purge().unwrap() == Purged(runs=2, has_more=True)
+    # Its end is committed late.
+    late = caused_id(datetime.now(UTC), "late")
+    fill(storage, works.tenant, ENDS, [(f"{sortable(datetime.now(UTC) - timedelta(hours=1))}/{late}", {})])
+    (run,) = works.records(RUNS, 1)
+    fill(storage, works.tenant, RUNS, [(late, run.data)])
+
+    assert purge().unwrap() == Purged(runs=2, has_more=False)
 
 
 class NothingUnderWay:

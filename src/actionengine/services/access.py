@@ -30,7 +30,7 @@ from actionengine.masking import masked_json
 from actionengine.pipeline import Pipeline
 from actionengine.routing import route
 from actionengine.storage.pages import Page
-from actionengine.storage.port import AsyncRecords, AsyncRows, LogQuery, LogRow, Mode
+from actionengine.storage.port import AsyncRecords, AsyncRows, LogQuery, LogRow, Mode, Storage
 from actionengine.storage.tables import Table
 
 T = TypeVar("T")
@@ -44,6 +44,11 @@ class SystemAccess:
     def __init__(self, execution: Execution, pipeline: Pipeline) -> None:
         self._execution = execution
         self._pipeline = pipeline
+
+    @property
+    def storage(self) -> Storage:
+        """The storage: what a process remembers of it says nothing of another one."""
+        return self._pipeline.storage
 
     def records(self, collection: str) -> AsyncRecords:
         """A collection of the library's own."""

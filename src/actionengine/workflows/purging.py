@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import datetime
+from functools import partial
+from time import monotonic
+from weakref import ref
 
 from returns.result import Result, Success
 
 from actionengine.action_context import ActionContext
+from actionengine.authorization.cache import BoundedCache, Entry
 from actionengine.clock import sortable
 from actionengine.errors import ActionError, ActionException
 from actionengine.plan import native
@@ -19,26 +23,42 @@ from actionengine.workflows.store import Store, run_subject, store_of
 
 _PAGE = 1000
 
+_FULL_LOOK = 60.0
+"""Seconds after which a purge begins with the first run again, whatever is known: a run whose end was committed late is
+left for no longer."""
+
+_REMEMBERED_BYTES = 1 << 20
+_OF_A_TENANT = 400
+"""Bytes of what is remembered of one, about."""
+
+_known: BoundedCache[str] = BoundedCache(_REMEMBERED_BYTES)
+"""By storage and tenant, the last note that this process has removed: a look that passes those before it, while a
+snapshot is held, reads them all."""
+
 
 @native
 async def purge(data: PurgeRuns, ctx: ActionContext) -> Result[Purged, ActionError]:
     """Remove runs that ended before a time, with the steps that they have taken: first those that ended first."""
     access, store = access_of(ctx), store_of(ctx)
-    ends = await _ends(store, data.ended_before, data.limit + 1)
+    place = (ref(access.storage), ctx.tenant.id)
+    known = _known.get(place, 0)
+    ends = await _ends(store, data.ended_before, data.limit + 1, None if known is None else known.value)
     removed = [id for end in ends[: data.limit] if (id := await _remove(store, end)) is not None]
     for id in removed:
         access.add_subject(run_subject(id))
     if removed:
+        until = monotonic() + _FULL_LOOK if known is None else known.expires
+        last = Entry(ends[: data.limit][-1].id, 0, until, _OF_A_TENANT)
+        access.after_commit(partial(_known.put, place, last))
         ctx.emit(PURGED, RunsPurged(run_ids=tuple(removed)))
     else:
         access.nothing_changed()
     return Success(Purged(runs=len(removed), has_more=len(ends) > data.limit))
 
 
-async def _ends(store: Store, before: datetime, most: int) -> list[Record]:
-    """The first notes of runs that have ended before a time: they sort by when that was."""
+async def _ends(store: Store, before: datetime, most: int, after: str | None) -> list[Record]:
+    """The first notes, after one, of runs that have ended before a time: they sort by when that was."""
     found: list[Record] = []
-    after: str | None = None
     while left := most - len(found):
         page = await store.ends.list(limit=left, after=after)
         ended = [end for end in page if end.id < sortable(before)]
