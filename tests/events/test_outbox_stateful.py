@@ -453,10 +453,13 @@ LONG = {Memory: (3000, 80), SQLite: (500, 80), Postgres: (300, 80)}
 
 def campaign(backend: Backend, sizes: dict[type, tuple[int, int]]) -> None:
     examples, steps = sizes[type(backend)]
-    run_state_machine_as_test(
-        lambda: TwoRelays(backend),
-        settings=settings(max_examples=examples, stateful_step_count=steps, deadline=None, report_multiple_bugs=False),
-    )
+    wanted = settings(max_examples=examples, stateful_step_count=steps, deadline=None, report_multiple_bugs=False)
+
+    class Machine(TwoRelays):
+        def __init__(self) -> None:
+            super().__init__(backend)
+
+    run_state_machine_as_test(Machine, settings=wanted)
 
 
 def test_two_relays_and_an_operator_lose_no_event_and_keep_their_order(backend: Backend) -> None:
