@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from itertools import count
 
+from actionengine.storage.clock import sortable
 from benchmarks.growth.operation import Operation
 from benchmarks.growth.worlds import World, id_at, time_of
 
 _NUMBERS = count()
 STEPS = {"steps": [{"name": "look", "type": "assignment", "assignee": "ann", "title": "Look", "wait": True}]}
 EVENT = {"type": "event", "event_type": "job.done"}
-ENDED = time_of(10**9).isoformat()
+ENDED = time_of(10**9)
 
 
 def fill(world: World) -> None:
@@ -23,8 +25,10 @@ def fill(world: World) -> None:
     world.do("triggers", "create", {"key": "old", "trigger": {**EVENT, "event_type": "job.begun"}})
     tenant = str(world.tenant.id)
     run = world.sample("ae_documents", collection="ae_workflow_runs", tenant_id=tenant)
-    ended = {"status": "succeeded", "step": None, "ended_at": ENDED}
+    ended = {"status": "succeeded", "step": None, "ended_at": ENDED.isoformat()}
     world.clone_documents(run, ((id_at(number), ended) for number in range(world.size)))
+    end = {**run, "collection": "ae_workflow_ends", "data": "{}"}
+    world.clone_documents(end, ((f"{sortable(ENDED)}/{id_at(number)}", {}) for number in range(world.size)))
     trigger = world.sample("ae_documents", collection="ae_triggers", tenant_id=tenant)
     world.clone_documents(trigger, ((id_at(number), {}) for number in range(world.size)))
     assignment = {
@@ -77,6 +81,13 @@ def _list(service: str, about: str, **asked: object) -> Operation:
     )
 
 
+def _purge(about: str, ended_before: datetime) -> Operation:
+    asked = {"ended_before": ended_before.isoformat(), "limit": 5}
+    return Operation(
+        f"workflows.purge {about}", lambda world: world.do("workflows", "purge", asked), ("workflows.purge",)
+    )
+
+
 OPERATIONS = [
     Operation("workflows.start, cancel", _start_and_cancel, ("workflows.start", "workflows.cancel")),
     Operation("workflows.define, activate", _define, ("workflows.define", "workflows.activate")),
@@ -93,11 +104,9 @@ OPERATIONS = [
         lambda world: world.do("workflows", "list_definitions", {"limit": 2, "after": "a"}),
         ("workflows.list_definitions",),
     ),
-    Operation(
-        "workflows.purge of nothing",
-        lambda world: world.do("workflows", "purge", {"ended_before": time_of(-1).isoformat(), "limit": 5}),
-        ("workflows.purge",),
-    ),
+    _purge("of nothing", time_of(-1)),
+    _purge("of nothing, after all have begun", ENDED),
+    _purge("of five", ENDED + timedelta(seconds=1)),
     _list("workflows", "a page"),
     _list("workflows", "running", status="running"),
     _list("workflows", "failed", status="failed"),

@@ -15,10 +15,22 @@ from benchmarks.growth import postgres_worlds
 from benchmarks.growth.worlds import PostgresWorld, SQLiteWorld, World, sqlite_world
 from benchmarks.postgres import Bench
 
+from actionengine import InMemoryStorage
 from actionengine.concurrency.run_sync import drive
-from actionengine.storage.port import EVENTS, QUEUES, TRIGGERS, WORKFLOWS, Outbox, PendingEvent, Recording, Route
+from actionengine.storage.port import (
+    EVENTS,
+    QUEUES,
+    TRIGGERS,
+    WORKFLOWS,
+    Outbox,
+    PendingEvent,
+    Recording,
+    Route,
+    StorageUnavailable,
+)
 from actionengine.storage.postgres import outbox as postgres_outbox
-from actionengine.testing.outbox import LEASE, failed, ids
+from actionengine.testing import SyncWorld
+from actionengine.testing.outbox import LEASE, emitted, failed, ids
 from actionengine.testing.rows import event_row
 from tests.waiting import wait_until
 
@@ -186,9 +198,10 @@ def retry(world: World, subject: str, seconds: float) -> str:
     return id
 
 
-def come_due(world: World) -> None:
+def come_due(world: World, which: str = "true") -> None:
     """Let the time of all come that wait for another attempt."""
-    statement = "UPDATE ae_outbox SET due_at = '2026-01-01T00:00:00.000000+00:00' WHERE due_at IS NOT NULL"
+    due = "due_at = '2026-01-01T00:00:00.000000+00:00'"
+    statement = f"UPDATE ae_outbox SET {due} WHERE due_at IS NOT NULL AND {which}"
     if isinstance(world, PostgresWorld):
         world.superuser.execute(statement.encode())
     else:
@@ -276,6 +289,51 @@ def test_an_event_that_is_redriven_goes_before_those_that_went_on_without_it(wor
     look(world)
     come_due(world)
     assert deliver(world) == [first, *behind]
+
+
+def test_an_event_that_waits_for_longer_than_the_one_before_it_is_let_go(world: World) -> None:
+    first = kill(world, "busy")
+    behind = emit(world, ["busy"] * 3)
+    with taking(world) as outbox:
+        assert drive(outbox.skip([first], "no")) == 1
+        (second, *_) = drive(outbox.take(1000, LEASE))
+        drive(outbox.settle((), [failed(second, 3600.0)]))
+        # It has lost its place, and fails, while that one waits for longer.
+        assert drive(outbox.redrive([first])) == 1
+        batch = drive(outbox.take(1000, LEASE))
+        drive(outbox.settle((), [failed(batch[0], 1800.0)]))
+        assert drive(outbox.take(1000, LEASE)) == []
+        assert drive(outbox.status()).held == 3
+    come_due(world, "NOT held")
+    assert deliver(world) == [first]
+    with taking(world) as outbox:
+        status = drive(outbox.status())
+        assert (status.waiting, status.held) == (1, 2)
+    come_due(world)
+    assert deliver(world) == behind
+
+
+def test_who_has_lost_a_lease_leaves_nothing_held() -> None:
+    with sqlite_world(1) as world, taking(world) as frozen, taking(world) as other:
+        emit(world, ["busy"])
+        batch = drive(frozen.take(1000, 0.0))
+        (pending,) = drive(other.take(1000, LEASE))
+        drive(other.settle((), [failed(pending, 3600.0)]))
+        behind = emit(world, ["busy"] * 3)
+        assert drive(other.take(1000, LEASE)) == []
+        with pytest.raises(StorageUnavailable):
+            drive(frozen.settle(batch, ()))
+        come_due(world)
+        assert deliver(world) == [pending.event.id, *behind]
+
+
+def test_a_relay_that_takes_again_leaves_nothing_behind() -> None:
+    storage = InMemoryStorage()
+    world = SyncWorld(storage)
+    first, second = drive(emitted(world, "jobs/1", "jobs/2"))
+    outbox = storage.outbox("sync")
+    drive(outbox.take(1, LEASE))
+    assert sorted(ids(drive(outbox.take(1000, LEASE)))) == sorted([first, second])
 
 
 def test_a_relay_that_delivers_while_another_marks_leaves_nothing_held(postgres: PostgresWorld) -> None:

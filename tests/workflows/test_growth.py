@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+import psycopg
 import pytest
+from examples.embedded_postgres import Database
 from uuid_utils import uuid7
 
-from actionengine import create_engine
+from actionengine import PostgresStorage, create_engine
 from actionengine.events.event import Event
+from actionengine.storage.clock import sortable
 from actionengine.workflows import WorkflowPublisher, workflow_services
+from actionengine.workflows.models import Purged
 from actionengine.workflows.runs.step_handlers import ASSIGNMENTS
-from actionengine.workflows.runs.store import RUNS, TRIGGERS
+from actionengine.workflows.runs.store import ENDS, RUNS, TRIGGERS, caused_id
 from actionengine.workflows.runtime.scheduler import Agenda
-from tests.growth import AnyStorage, fill
+from actionengine.workflows.services import purge as purging
+from tests.growth import AnyStorage, count, fill
 from tests.test_growth import Office, costs_the_same
 from tests.test_growth import storage as storage
 
@@ -46,13 +52,20 @@ class Works(Office):
         return str(self.do("workflows.start", {"key": key}).unwrap().id)
 
 
-def ended_runs(works: Works, number: int) -> None:
+def ended_runs(works: Works, number: int, began: timedelta = timedelta()) -> None:
     """Runs of the other workflow that have ended, before the one that waits and after it."""
     (newest,) = works.records(RUNS, 1)
-    old = {"workflow_key": "old", "status": "succeeded", "step": None, "ended_at": datetime.now(UTC).isoformat()}
-    ids = [str(uuid7()) for _ in range(number)]
+    now = datetime.now(UTC)
+    old = {"workflow_key": "old", "status": "succeeded", "step": None, "ended_at": now.isoformat()}
+    ids = [caused_id(now - began, str(each)) for each in range(number)]
     fill(works.storage, works.tenant, RUNS, [(id, {**newest.data, **old}) for id in ids])
+    fill(works.storage, works.tenant, ENDS, [(f"{sortable(now)}/{id}", {}) for id in ids])
     works.run = works.start("new")
+
+
+def long_runs(works: Works, number: int) -> None:
+    """Runs that began an hour ago, and have just ended."""
+    ended_runs(works, number, timedelta(hours=1))
 
 
 def done_assignments(works: Works, number: int) -> None:
@@ -105,9 +118,55 @@ def test_a_run_costs_no_more_after_many(storage: AnyStorage) -> None:
     grows(storage, ended_runs, cancel)
 
 
-def test_a_purge_reads_what_it_removes(storage: AnyStorage) -> None:
-    long_ago = {"ended_before": (datetime.now(UTC) - timedelta(days=1)).isoformat(), "limit": 5}
-    grows(storage, ended_runs, lambda works: works.do("workflows.purge", long_ago).unwrap())
+@pytest.mark.parametrize("past", [ended_runs, long_runs], ids=["began later", "began earlier"])
+def test_a_purge_does_not_read_runs_that_ended_later(storage: AnyStorage, past: Callable[[Works, int], None]) -> None:
+    asked = {"ended_before": (datetime.now(UTC) - timedelta(minutes=1)).isoformat(), "limit": 5}
+    grows(storage, past, lambda works: works.do("workflows.purge", asked).unwrap())
+
+
+def test_a_purge_reads_as_many_runs_as_it_removes(storage: AnyStorage) -> None:
+    def purge(works: Works) -> None:
+        asked = {"ended_before": datetime.now(UTC).isoformat(), "limit": 5}
+        assert works.do("workflows.purge", asked).unwrap().has_more
+
+    grows(storage, ended_runs, purge)
+
+
+def test_a_purge_passes_none_of_what_was_removed_while_a_snapshot_is_held(postgres_database: Database) -> None:
+    with PostgresStorage(postgres_database.app_url, pool_size=1, max_overflow=0) as storage:
+        works = Works(storage)
+        ended_runs(works, 600)
+
+        def purge(limit: int) -> None:
+            asked = {"ended_before": datetime.now(UTC).isoformat(), "limit": limit}
+            assert works.do("workflows.purge", asked).unwrap().runs == limit
+
+        with psycopg.connect(postgres_database.owner_url) as held:
+            held.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            held.execute("SELECT 1")
+            purge(5)
+            few = count(storage, works.tenant, lambda: purge(5))
+            purge(500)
+            many = count(storage, works.tenant, lambda: purge(5))
+
+    assert all(many[plan] <= 1.5 * few[plan] for plan in few), (few, many)
+
+
+def test_a_purge_begins_with_the_first_run_again_after_a_while(
+    storage: AnyStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = Works(storage)
+    ended_runs(works, 3)
+    purge = partial(works.do, "workflows.purge", {"ended_before": datetime.now(UTC).isoformat(), "limit": 2})
+    monkeypatch.setattr(purging, "_FULL_LOOK", -1.0)
+    assert purge().unwrap() == Purged(runs=2, has_more=True)
+    # Its end is committed late.
+    late = caused_id(datetime.now(UTC), "late")
+    fill(storage, works.tenant, ENDS, [(f"{sortable(datetime.now(UTC) - timedelta(hours=1))}/{late}", {})])
+    (run,) = works.records(RUNS, 1)
+    fill(storage, works.tenant, RUNS, [(late, run.data)])
+
+    assert purge().unwrap() == Purged(runs=2, has_more=False)
 
 
 class NothingUnderWay:

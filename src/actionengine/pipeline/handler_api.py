@@ -31,6 +31,7 @@ from actionengine.storage.port import (
     AsyncRecords,
     DocumentGuard,
     RecordGuard,
+    Storage,
     StorageError,
     UnitOfWork,
 )
@@ -60,6 +61,7 @@ class HandlerServices:
     """All that the handlers of one engine share."""
 
     plans: Plans
+    storage: Storage
     resources: Mapping[str, Any]
     limits: Limits
     authorization: Authorization

@@ -29,7 +29,7 @@ from actionengine.pipeline.execution import (
 from actionengine.pipeline.handler_api import HandlerAPI
 from actionengine.pipeline.pending_approval import PendingApproval
 from actionengine.pipeline.routing import route
-from actionengine.storage.port import UnitOfWork
+from actionengine.storage.port import Storage, UnitOfWork
 
 T = TypeVar("T")
 
@@ -45,6 +45,11 @@ class InternalContext(ActionContext):
     def unit_of_work(self) -> UnitOfWork:
         """The unit of work, with the library's own collections and tables, and the action log."""
         return self._port.running().open()
+
+    @property
+    def storage(self) -> Storage:
+        """The storage: what a process remembers of it says nothing of another one."""
+        return self._port.services.storage
 
     @classmethod
     def of(cls, ctx: ActionContext) -> InternalContext:

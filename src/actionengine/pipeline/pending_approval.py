@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -14,6 +14,7 @@ from actionengine.context import Actor, ActorType, RequestContext
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.masking.masking import scrub
 from actionengine.pipeline.execution import ApprovalNeeded, Execution
+from actionengine.storage.clock import sortable
 from actionengine.storage.port import APPROVALS, RESERVED_PREFIX, AsyncRecords, Record, UnitOfWork
 from actionengine.storage.records import same_json
 
@@ -130,7 +131,7 @@ class PendingApproval(BaseModel):
             **self.model_dump(mode="json", exclude={"version"}),
             "requested_by": self.requested_by,
             # The open ones are counted by the key that this gives.
-            "open_until": _sortable(self.expires_at) if self.status == "pending" else None,
+            "open_until": sortable(self.expires_at) if self.status == "pending" else None,
         }
 
     @property
@@ -168,7 +169,7 @@ def _stored(granted: Mapping[str, Actor]) -> dict[str, StoredActor]:
 async def store_approval(unit_of_work: UnitOfWork, pending: PendingApproval) -> None:
     """Store a new approval."""
     await unit_of_work.records(APPROVALS).insert(pending.document(), pending.id)
-    await unit_of_work.records(EXPIRIES).insert({}, f"{_sortable(pending.expires_at)}/{pending.id}")
+    await unit_of_work.records(EXPIRIES).insert({}, f"{sortable(pending.expires_at)}/{pending.id}")
 
 
 async def mark_expired(unit_of_work: UnitOfWork) -> None:
@@ -181,17 +182,13 @@ async def mark_expired(unit_of_work: UnitOfWork) -> None:
     now = await unit_of_work.now()
     for expiry in await expiries.list(limit=_MARKED_AT_ONCE):
         time, _, id = expiry.id.partition("/")
-        if time > _sortable(now):
+        if time > sortable(now):
             break
         pending = await find_approval(approvals, id)
         if pending is not None and pending.status == "pending":
             expired = pending.model_copy(update={"status": "expired"})
             await approvals.update(id, expired.document(), pending.version)
         await expiries.delete(expiry.id, expiry.version)
-
-
-def _sortable(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 async def find_approval(approvals: AsyncRecords, id: str) -> PendingApproval | None:

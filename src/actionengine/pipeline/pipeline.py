@@ -97,6 +97,7 @@ class Pipeline:
         self._has_after = after is not None
         self._services = HandlerServices(
             plans=plans,
+            storage=storage,
             resources=resources,
             limits=limits,
             authorization=self.authorization,

@@ -1,4 +1,5 @@
-"""The clock of storages that have no server of their own: it runs evenly, whatever becomes of the machine's clock."""
+"""The clock of storages that have no server of their own: it runs evenly, whatever becomes of the machine's clock. And
+times as texts that sort."""
 
 from __future__ import annotations
 
@@ -23,3 +24,8 @@ def steady_now() -> datetime:
     """Return the time, in UTC: what the machine's clock said when this process began, and what has passed since. Where
     somebody sets that clock meanwhile, nothing here comes to its end too early or too late."""
     return _fromtimestamp(_BEGAN + _running(), UTC)
+
+
+def sortable(time: datetime) -> str:
+    """Return a time as a text, which sorts among others as the time does."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds")

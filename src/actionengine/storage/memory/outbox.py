@@ -161,6 +161,7 @@ class MemoryOutbox:
         queues = self._queues
         self._lease = lease
         found: list[PendingEvent] = []
+        await self.give_back()
         with queues.lock:
             queues.refresh()
             lanes: list[Lane] = []

@@ -38,6 +38,7 @@ from actionengine.storage.sqlite.statements import (
     DEAD_LETTERS,
     FORGET_DELIVERED,
     FORGET_RELAYS,
+    HAS_LEASE,
     HOLD,
     IS_BEHIND,
     LEASE,
@@ -113,7 +114,7 @@ class SQLiteOutbox:
     async def extend(self) -> None:
         """Begin the lease anew."""
         if not await self._lease_is_ours():
-            raise StorageUnavailable("the lease of this relay is over: another one may deliver what it had taken")
+            raise _lease_is_over()
 
     async def settle(self, delivered: Sequence[PendingEvent], failed: Sequence[FailedDelivery]) -> None:
         """Forget what was delivered, note what failed."""
@@ -128,12 +129,17 @@ class SQLiteOutbox:
             notes.append((int(failure.counts), failure.reason, due_at, dead_at, event_id, *scope))
         last = max((pending.position for pending in (*delivered, *(failure.pending for failure in failed))), default=0)
         waited = [self._waited[each.position] for each in delivered if each.position in self._waited]
-        await self._write(
+        # Who has lost the lease knows no longer what others have made of these events.
+        written = await self._storage.write(
+            self._mode,
             (FORGET_DELIVERED, (to_json(done).decode(),)),
             *((NOTE_FAILURE, note) for note in notes),
             *([self._release(waited)] if waited else []),
             (HOLD, (self._queue, last, self._now())),
+            condition=(HAS_LEASE, (self._queue, self._owner)),
         )
+        if not written:
+            raise _lease_is_over()
 
     async def give_back(self) -> None:
         """Let another relay have its turn."""
@@ -264,6 +270,10 @@ class SQLiteOutbox:
     def _in(self, seconds: float) -> str:
         at: str = self._storage.time_in(steady_now() + timedelta(seconds=seconds))
         return at
+
+
+def _lease_is_over() -> StorageUnavailable:
+    return StorageUnavailable("the lease of this relay is over: another one may deliver what it had taken")
 
 
 def _those_that_waited(rows: Iterable[tuple[Any, ...]]) -> dict[int, _Place]:

@@ -361,8 +361,8 @@ SET held = 1
 WHERE (tenant_id, position, queue) IN (SELECT o.tenant_id, o.position, o.queue {_BEHIND})
 """
 # These hold nothing back any more, or are just being delivered. Up to a hundred events behind each lose their mark, up
-# to the next one that waits or is dead; they get a due_at instead, which is over: so the following ones lose theirs
-# when these are taken or delivered.
+# to the next one that waits, which loses its own, or is dead; they get a due_at instead, which is over: so those that
+# follow lose theirs when these are taken or delivered.
 _RELEASE = """
 UPDATE main.ae_outbox
 SET held = 0, due_at = coalesce(due_at, ?)
@@ -373,7 +373,9 @@ WHERE (tenant_id, position, queue) IN (
         SELECT next.position
         FROM (
             SELECT few.position, few.held,
-                total(few.dead_at IS NOT NULL OR few.due_at > ?) OVER (ORDER BY few.position) AS holding
+                total(few.dead_at IS NOT NULL OR few.due_at > ?) OVER (
+                    ORDER BY few.position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+                ) AS holding
             FROM (
                 SELECT lane.position, lane.held, lane.dead_at, lane.due_at
                 FROM main.ae_outbox lane
@@ -418,6 +420,11 @@ ON CONFLICT (queue) DO UPDATE
 SET owner = excluded.owner, pid = excluded.pid, until = excluded.until
 WHERE until <= ? OR owner IN (?, ?)
 RETURNING owner
+"""
+HAS_LEASE = """
+SELECT 1
+FROM main.ae_relay_lease
+WHERE queue = ? AND owner = ?
 """
 RELEASE_LEASE = """
 DELETE FROM main.ae_relay_lease

@@ -222,16 +222,26 @@ class SQLiteStorage(SQLStorage):
         """The rows of a statement that only reads, outside any action."""
         return await self._run(mode, self._query, mode, statement, parameters, False)
 
-    async def write(self, mode: Mode, *statements: tuple[str, Sequence[Any]]) -> list[list[tuple[Any, ...]]]:
-        """The rows of each of these statements, run in one transaction outside any action."""
-        return await self._run(mode, self._write, mode, statements)
+    async def write(
+        self, mode: Mode, *statements: tuple[str, Sequence[Any]], condition: tuple[str, Sequence[Any]] | None = None
+    ) -> list[list[tuple[Any, ...]]]:
+        """The rows of each of these statements, run in one transaction outside any action. Where a `condition` finds no
+        row, none of them is run, and the list is empty."""
+        return await self._run(mode, self._write, mode, statements, condition)
 
-    def _write(self, mode: Mode, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[tuple[Any, ...]]]:
+    def _write(
+        self,
+        mode: Mode,
+        statements: Sequence[tuple[str, Sequence[Any]]],
+        condition: tuple[str, Sequence[Any]] | None,
+    ) -> list[list[tuple[Any, ...]]]:
         if not self.is_checked:
             self._check(mode)
         with self._turn(mode), self._borrowed(mode) as (_, pooled):
             self._fetch(pooled, "BEGIN IMMEDIATE", ())
             try:
+                if condition is not None and not self._fetch(pooled, *condition):
+                    statements = ()
                 rows = [self._fetch(pooled, statement, parameters) for statement, parameters in statements]
                 self._fetch(pooled, "COMMIT", ())
             except BaseException:

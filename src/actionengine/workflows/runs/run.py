@@ -164,6 +164,7 @@ class Journey:
         self._tell_step(status)
         if changed.get("ended_at") is not None:
             await self._store.release_locks(self.run)
+            await self._store.note_end(self.run)
             tell_end(self._ctx, self.run)
         elif changed["status"] == "paused":
             self._tell_pause()

@@ -4,6 +4,7 @@ ae_workflows        <key>/<version>       a version of a workflow
 ae_workflow_heads   <key>                 which of its versions is the newest, and which is active
 ae_workflow_runs    <run id>              a run: where it is, and what its steps gave
 ae_workflow_steps   <run id>/<position>   a step that was taken
+ae_workflow_ends    <time>/<run id>       a run that has ended then
 ae_triggers         <trigger id>
 ae_trigger_counts   <type>                how many triggers of a type there are
 ae_record_locks     <collection>/<id>     which run has locked a document, and until when
@@ -23,6 +24,7 @@ from actionengine.authorization.cache import BoundedCache
 from actionengine.changes.store import conflict, not_found
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
+from actionengine.storage.clock import sortable
 from actionengine.storage.port import AsyncRecords, Record, UnitOfWork
 from actionengine.storage.records import MAX_ID_LENGTH
 from actionengine.workflows.definitions.definition import Definition, parse_definition
@@ -31,6 +33,7 @@ WORKFLOWS = "ae_workflows"
 HEADS = "ae_workflow_heads"
 RUNS = "ae_workflow_runs"
 STEPS = "ae_workflow_steps"
+ENDS = "ae_workflow_ends"
 TRIGGERS = "ae_triggers"
 TRIGGER_COUNTS = "ae_trigger_counts"
 LOCKS = "ae_record_locks"
@@ -53,6 +56,7 @@ class Store:
         self.heads = unit_of_work.records(HEADS)
         self.runs = unit_of_work.records(RUNS)
         self.steps = unit_of_work.records(STEPS)
+        self.ends = unit_of_work.records(ENDS)
         self.triggers = unit_of_work.records(TRIGGERS)
         self.trigger_counts = unit_of_work.records(TRIGGER_COUNTS)
         self.locks = unit_of_work.records(LOCKS)
@@ -82,6 +86,10 @@ class Store:
         if record is None:
             raise not_found("run", id)
         return record
+
+    async def note_end(self, run: Record) -> None:
+        """Let a purge find a run, which has ended."""
+        await self.ends.insert({}, f"{sortable(datetime.fromisoformat(run.data['ended_at']))}/{run.id}")
 
     async def trigger(self, id: str) -> Record:
         """A trigger. Raises `ActionError(not_found)`."""

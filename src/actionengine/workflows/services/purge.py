@@ -3,68 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
-from uuid import UUID
+from datetime import datetime
+from functools import partial
+from time import monotonic
+from weakref import ref
 
 from returns.result import Result, Success
 
+from actionengine.authorization.cache import BoundedCache, Entry
 from actionengine.errors import ActionError
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import native
+from actionengine.storage.clock import sortable
 from actionengine.storage.port import Record, SerializationFailure
 from actionengine.workflows.models import Purged, PurgeRuns
 from actionengine.workflows.runs.events import PURGED, RunsPurged
 from actionengine.workflows.runs.store import Store, run_subject, store_of
 
-_ENDED = ("succeeded", "failed", "cancelled")
 _PAGE = 1000
+
+_FULL_LOOK = 60.0
+"""Seconds after which a purge begins with the first run again, whatever is known: a run whose end was committed late is
+left for no longer."""
+
+_REMEMBERED_BYTES = 1 << 20
+_OF_A_TENANT = 400
+"""Bytes of what is remembered of one, about."""
+
+_known: BoundedCache[str] = BoundedCache(_REMEMBERED_BYTES)
+"""By storage and tenant, the last note that this process has removed: a look that passes those before it, while a
+snapshot is held, reads them all."""
 
 
 @native
 async def purge(data: PurgeRuns, ctx: InternalContext) -> Result[Purged, ActionError]:
-    """Remove runs that ended before a time, with the steps that they have taken."""
+    """Remove runs that ended before a time, with the steps that they have taken: first those that ended first."""
     access, store = ctx, store_of(ctx)
-    found = [run async for run in _ended(store, data.ended_before, data.limit + 1)]
-    removed = found[: data.limit]
-    for run in removed:
-        await _remove(store, run)
-        access.add_subject(run_subject(run.id))
+    place = (ref(access.storage), ctx.tenant.id)
+    known = _known.get(place, 0)
+    ends = await _ends(store, data.ended_before, data.limit + 1, None if known is None else known.value)
+    removed = [id for end in ends[: data.limit] if (id := await _remove(store, end)) is not None]
+    for id in removed:
+        access.add_subject(run_subject(id))
     if removed:
-        ctx.emit(PURGED, RunsPurged(run_ids=tuple(run.id for run in removed)))
+        until = monotonic() + _FULL_LOOK if known is None else known.expires
+        last = Entry(ends[: data.limit][-1].id, 0, until, _OF_A_TENANT)
+        access.after_commit(partial(_known.put, place, last))
+        ctx.emit(PURGED, RunsPurged(run_ids=tuple(removed)))
     else:
         access.nothing_changed()
-    return Success(Purged(runs=len(removed), has_more=len(found) > len(removed)))
+    return Success(Purged(runs=len(removed), has_more=len(ends) > data.limit))
 
 
-async def _remove(store: Store, run: Record) -> None:
+async def _ends(store: Store, before: datetime, most: int, after: str | None) -> list[Record]:
+    """The first notes, after one, of runs that have ended before a time: they sort by when that was."""
+    found: list[Record] = []
+    while left := most - len(found):
+        page = await store.ends.list(limit=left, after=after)
+        ended = [end for end in page if end.id < sortable(before)]
+        found += ended
+        after = page.next
+        if after is None or len(ended) < len(page):
+            break
+    return found
+
+
+async def _remove(store: Store, end: Record) -> str | None:
+    """Remove a run that has ended: its id, or None where there is none any more."""
+    _, _, id = end.id.partition("/")
     try:
-        # Before its steps: of two that remove it at once, one waits here.
-        await store.runs.delete(run.id, run.version)
+        # First of all: of two that remove a run at once, one waits here.
+        await store.ends.delete(end.id, end.version)
     except ActionError as refusal:
-        raise SerializationFailure(f"the run {run.id} is removed by somebody else: run it again") from refusal
+        raise SerializationFailure(f"the run {id} is removed by somebody else: run it again") from refusal
+    run = await store.runs.get(id)
+    if run is None:
+        return None
+    await store.runs.delete(id, run.version)
     async for step in _steps_of(store, run):
         await store.steps.delete(step.id, step.version)
-
-
-async def _ended(store: Store, before: datetime, most: int) -> AsyncIterator[Record]:
-    """Runs that have ended before a time. They sort by the times of their ids: where that is later, none is looked
-    for."""
-    left = most
-    for status in _ENDED:
-        after: str | None = None
-        while left and (page := await store.runs.list({"status": status}, left, after)):
-            for run in page:
-                if datetime.fromisoformat(run.data["ended_at"]) < before:
-                    yield run
-                    left -= 1
-            after = page[-1].id
-            if _begun(page[-1]) >= before:
-                break
-
-
-def _begun(run: Record) -> datetime:
-    """The time that the id of a run has: when it began, or what has caused it, so that it may have begun later."""
-    return datetime.fromtimestamp((UUID(run.id).int >> 80) / 1000, UTC)
+    return id
 
 
 async def _steps_of(store: Store, run: Record) -> AsyncIterator[Record]:

@@ -98,6 +98,7 @@ async def cancel(data: CancelRun, ctx: InternalContext) -> Result[RunSummary, Ac
     }
     approval_id = run.data["approval_id"]
     run = await store.runs.update(run.id, {**run.data, **changed}, run.version)
+    await store.note_end(run)
     tell_end(ctx, run, approval_id)
     return Success(summary_of(run))
 

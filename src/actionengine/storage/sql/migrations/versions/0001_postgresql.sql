@@ -1057,8 +1057,8 @@ BEGIN
 END $$;
 
 -- What came before in these lanes holds nothing back any more, or is just being delivered. Up to a hundred events of each
--- lane lose their mark, up to the next one that waits or is dead; they get a due_at instead, which is over: so the
--- following ones lose theirs when these are taken or delivered. The answer is how many there were.
+-- lane lose their mark, up to the next one that waits, which loses its own, or is dead; they get a due_at instead, which
+-- is over: so the following ones lose theirs when these are taken or delivered. The answer is how many there were.
 
 CREATE FUNCTION public.ae_outbox_release(of_queue text, tenants uuid[], lanes bigint[], positions bigint[])
 RETURNS bigint
@@ -1073,7 +1073,9 @@ BEGIN
             FROM unnest(tenants, lanes, positions) given (tenant_id, lane, position)
             GROUP BY given.tenant_id, given.lane
         ) first, LATERAL (
-            SELECT few.*, count(*) FILTER (WHERE few.holds) OVER (ORDER BY few.position) AS holding
+            SELECT few.*, count(*) FILTER (WHERE few.holds) OVER (
+                ORDER BY few.position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+            ) AS holding
             FROM (
                 SELECT o.tenant_id, o.position, o.held, o.dead_at IS NOT NULL OR o.due_at > clock_timestamp() AS holds
                 FROM public.ae_outbox o
