@@ -25,17 +25,17 @@ SOURCES = Path(actionengine.__file__).parent
 
 CACHES = {
     # One for each class of the host's code, and gone with it.
-    "secret_types._class_names": "WeakKeyDictionary",
-    "secret_types._fields_of_classes": "WeakKeyDictionary",
+    "masking.secret_types._class_names": "WeakKeyDictionary",
+    "masking.secret_types._fields_of_classes": "WeakKeyDictionary",
     "pipeline.plan._compiled_class": "cache",
-    "signatures._asked": "lru_cache",
-    "signatures._compiled": "lru_cache",
+    "pipeline.signatures._asked": "lru_cache",
+    "pipeline.signatures._compiled": "lru_cache",
     # One for each cache that has a name, and gone with it.
     "authorization.cache._named": "WeakKeyDictionary",
     # One for each event loop or session of the process.
     "storage.sql.pools._async_engines": "WeakKeyDictionary",
     "storage.sql.session._marks": "WeakKeyDictionary",
-    "workflows.publisher._turns": "WeakKeyDictionary",
+    "workflows.runtime.publisher._turns": "WeakKeyDictionary",
     # Texts of the library's own: which columns and conditions a statement has is written in the code.
     "storage.sql.rows.delete_statement": "cache",
     "storage.sql.rows.find_statement": "cache",
@@ -43,7 +43,7 @@ CACHES = {
     "storage.sql.rows.page_statement": "cache",
     "storage.sql.rows.update_statement": "cache",
     "storage.sql.verification_own._script": "cache",
-    "workflows.schedules._zones": "cache",
+    "workflows.definitions.schedules._zones": "cache",
     # What clients choose comes in here: so many entries of a bounded size.
     "storage.postgres.driver._kept": "lru_cache",
     "storage.postgres.rows._tenant_id": "lru_cache",
@@ -53,8 +53,9 @@ CACHES = {
     "authorization.rbac._assigned": "BoundedCache",
     "authorization.rbac._decisions": "BoundedCache",
     "changes.guard._known": "BoundedCache",
-    "events.tenants._known": "BoundedCache",
-    "workflows.store._definitions": "BoundedCache",
+    "events.consumers.tenants._known": "BoundedCache",
+    "workflows.runs.store._definitions": "BoundedCache",
+    "workflows.services.purge._known": "BoundedCache",
 }
 KINDS = {"cache", "lru_cache", "cached_property", "WeakKeyDictionary", "WeakValueDictionary", "BoundedCache"}
 
