@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import Any
+from typing import Any, get_args
 
 from actionengine import Actor
+from actionengine.changes.models import RecordTypeStatus
+from actionengine.changes.states import ChangeStatus
 from benchmarks.growth.operation import Operation
 from benchmarks.growth.worlds import World, id_at, time_of
 
@@ -139,6 +141,14 @@ def _page(service: str, of_project: bool = False, **asked: str) -> Operation:
     )
 
 
+def _among_ready_ones(status: str) -> Operation:
+    return Operation(
+        f"changes.list, a page of a project with other changes, {status}",
+        lambda world: do(world, "changes", "list", project_id=id_at(0), status=status, limit=20),
+        ("changes.list",),
+    )
+
+
 OPERATIONS = [
     Operation(
         "projects.create",
@@ -150,15 +160,10 @@ OPERATIONS = [
     ),
     _page("projects"),
     _page("record_types", of_project=True),
-    _page("record_types", of_project=True, status="active"),
-    _page("record_types", of_project=True, status="retired"),
+    *(_page("record_types", of_project=True, status=status) for status in get_args(RecordTypeStatus)),
     _page("changes", status="Ready"),
     _page("changes", of_project=True, status="Ready"),
-    Operation(
-        "changes.list, a page of a project with other changes, Merged",
-        lambda world: do(world, "changes", "list", project_id=id_at(0), status="Merged", limit=20),
-        ("changes.list",),
-    ),
+    *(_among_ready_ones(status) for status in get_args(ChangeStatus) if status != "Ready"),
     _page("changes"),
     _page("changes", of_project=True),
     Operation(

@@ -11,7 +11,7 @@ from actionengine.concurrency.run_sync import drive
 from actionengine.storage.port import TRIGGERS, FailedDelivery, StoredEvent
 from benchmarks.growth.events import TYPES
 from benchmarks.growth.operation import Operation
-from benchmarks.growth.worlds import World, time_of
+from benchmarks.growth.worlds import PostgresWorld, World, time_of
 
 BUSY = 1
 """The lane of the subject that one dead letter holds back, and of the one that waits for an attempt."""
@@ -68,6 +68,14 @@ def _look(world: World) -> None:
     drive(outbox.close())
 
 
+def _look_behind(world: World) -> None:
+    _look(world)
+    if isinstance(world, PostgresWorld) and "marked" not in world.notes:
+        # As autovacuum does soon after a look has marked many. There are no statistics that know of the marks.
+        world.superuser.execute("VACUUM ae_outbox")
+        world.notes["marked"] = True
+
+
 def _kill_and(then: Callable[[Relay, str], object]) -> Callable[[World], object]:
     def call(world: World) -> object:
         relay(world).drain()
@@ -83,7 +91,7 @@ def _kill_and(then: Callable[[Relay, str], object]) -> Callable[[World], object]
 
 
 OPERATIONS = [
-    Operation("relay: a look, behind one that waits", _look, at_worst="logarithmic", why=_HEIGHT),
+    Operation("relay: a look, behind one that waits", _look_behind, at_worst="logarithmic", why=_HEIGHT),
     Operation(
         "relay: status",
         lambda world: relay(world).status(),

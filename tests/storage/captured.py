@@ -19,7 +19,9 @@ Captured = dict[str, tuple[str, Any]]
 
 _LISTINGS = ("LIST_DOCUMENTS", "FIND_DOCUMENTS")
 _TABLE = re.compile(r"(?:FROM|INTO|UPDATE) (?:main|public)\.(ae_\w+)")
-_CONDITION = re.compile(r"(?:WHERE|AND) (?:\w+\.)?(\w+) (OPERATOR\(pg_catalog\.=\) ANY|IN )?")
+_CONDITION = re.compile(
+    r"(?:WHERE|AND) (?:\w+\.)?(\w+) (?:(OPERATOR\(pg_catalog\.=\) ANY|IN )|(?:=|OPERATOR\(pg_catalog\.=\)) '(\w+)')?"
+)
 _VERB = re.compile(r"\b(INSERT|UPDATE|DELETE|FOR NO KEY UPDATE)\b")
 
 
@@ -82,8 +84,8 @@ def name_of(statement: str) -> str | None:
     verbs = _VERB.findall(statement)
     where = statement.rpartition("WHERE tenant_id")[2]
     columns = [
-        f"{name} of several" if is_any else name
-        for name, is_any in dict.fromkeys(_CONDITION.findall(where))
+        f"{name} of several" if is_any else f"{name} {value}" if value else name
+        for name, is_any, value in dict.fromkeys(_CONDITION.findall(where))
         if name not in {"tenant_id", "bytes_before", "stored_before"}
     ]
     verb = verbs[0].lower().replace("for no key update", "lock") if verbs else "find"
@@ -92,15 +94,38 @@ def name_of(statement: str) -> str | None:
     return f"{verb} {tables[-1]}{by}{page}"
 
 
+def sqlite_names(connection: Any) -> dict[str, str]:
+    """Return all indexes by name: as `table(columns)`, or by the name too where only some of the rows are in it."""
+    found = {}
+    for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+        for _, name, _, _, is_partial in connection.execute(f"PRAGMA index_list({table})").fetchall():
+            columns = [row[2] or "?" for row in connection.execute(f"PRAGMA index_info({name})")]
+            found[name] = name if is_partial else f"{table}({', '.join(columns)})"
+    return found
+
+
+POSTGRES_NAMES = """
+SELECT i.relname, CASE WHEN x.indpred IS NOT NULL THEN i.relname ELSE t.relname || '(' || (
+    SELECT string_agg(coalesce(a.attname, '?'), ', ' ORDER BY k.number)
+    FROM unnest(x.indkey) WITH ORDINALITY k (attnum, number)
+    LEFT JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = k.attnum
+) || ')' END
+FROM pg_index x
+JOIN pg_class i ON i.oid = x.indexrelid
+JOIN pg_class t ON t.oid = x.indrelid
+WHERE t.relname LIKE 'ae\\_%'
+"""
+"""The same of PostgreSQL."""
+
+
 def sqlite_indexes(connection: Any, statement: str, parameters: Any) -> set[str]:
-    """The indexes that SQLite uses, as `table(columns)`, and the tables that it reads through."""
+    """The indexes that SQLite uses, as `sqlite_names` has them, and the tables that it reads through."""
+    names = sqlite_names(connection)
     plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
     found = set()
     for line in plan:
         if index := re.search(r"USING (?:COVERING )?INDEX (\w+) \(", line):
-            table = connection.execute("SELECT tbl_name FROM sqlite_master WHERE name = ?", (index[1],)).fetchone()[0]
-            columns = [row[2] for row in connection.execute(f"PRAGMA index_info({index[1]})")]
-            found.add(f"{table}({', '.join(columns)})")
+            found.add(names[index[1]])
         elif key := re.search(r"SEARCH (?:main\.)?(\w+) USING PRIMARY KEY", line):
             found.add(f"{_table_of(key[1], statement)}, its key")
         elif scanned := re.search(r"SCAN (?:main\.)?(ae_\w+)", line):
@@ -113,8 +138,7 @@ def _table_of(name: str, statement: str) -> str:
     return aliased[1] if aliased else name
 
 
-def postgres_indexes(plan: str, columns: Mapping[str, str]) -> set[str]:
-    """The same of a plan of PostgreSQL's, given the columns of each index."""
-    text = plan
-    found = {columns[name] for name in re.findall(r"(?:using|Bitmap Index Scan on) (ae_\w+)", text)}
-    return found | {f"all of {table}" for table in re.findall(r"Seq Scan on (ae_\w+)", text)}
+def postgres_indexes(plan: str, names: Mapping[str, str]) -> set[str]:
+    """The same of a plan of PostgreSQL's, given what `POSTGRES_NAMES` gives."""
+    found = {names[name] for name in re.findall(r"(?:using|Bitmap Index Scan on) (ae_\w+)", plan)}
+    return found | {f"all of {table}" for table in re.findall(r"Seq Scan on (ae_\w+)", plan)}

@@ -1005,10 +1005,11 @@ END $$;
 -- Mark what is held back, in parts of partitions: `behind` is an array of {partition, since, until}. Of each lane the
 -- first that holds back is locked meanwhile: who delivers, redrives or skips it waits for this transaction, and sees
 -- these marks then. One that is just being changed marks nothing, and what another relay marks is left to that one: who
--- marks waits for nobody.
+-- marks waits for nobody. The first one is the first of an index: the planner, which knows of no row that is marked, may
+-- think it as cheap to read and sort all that are.
 
 CREATE FUNCTION public.ae_outbox_hold(of_queue text, behind json) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_bitmapscan = off AS $$
 DECLARE
     part record;
 BEGIN
