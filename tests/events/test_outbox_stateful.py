@@ -415,6 +415,7 @@ class TwoRelays(RuleBasedStateMachine):
             for name, queue in self.queues.items():
                 for relay in queue.relays:
                     drive(relay.outbox.give_back())
+                    relay.batch, relay.until = [], 0.0
                 for relay in queue.frozen:
                     drive(relay.outbox.close())
                 self.backend.pass_time(LATER + LEASE)
