@@ -12,8 +12,12 @@ _NUMBERS = count()
 
 
 def fill(world: World) -> None:
-    """Many tenants, and many keys that have not expired."""
+    """Many tenants, as many that were deleted, and many keys that have not expired."""
     world.clone("ae_tenants", {"name": "Old", "created_at": time_of(0)}, _tenant)
+    gone = {"name": "Gone", "created_at": time_of(0), "deleted_at": time_of(1)}
+    world.clone(
+        "ae_tenants", gone, lambda number: {"tenant_id": id_at(world.size + number), "slug": f"old-{number:06}"}
+    )
     world.do("notes", "put", idempotency_key="directory")
     key = world.sample("ae_idempotency_keys", key="directory")
     world.clone("ae_idempotency_keys", key, lambda number: {"key": f"old-{number}", "expires_at": time_of(10**9)})
