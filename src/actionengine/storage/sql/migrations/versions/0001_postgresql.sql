@@ -1002,7 +1002,8 @@ BEGIN
     RETURN array_fill((-9223372036854775808)::bigint, ARRAY[64]) || returns_now;
 END $$;
 
--- Mark what is held back, in parts of partitions: `behind` is an array of {partition, since, until}. Of each lane the
+-- Mark what is held back, in parts of partitions: `behind` is an array of {partition, since, until}. What waits itself is
+-- not marked: it is no more than one event of most lanes, for each of which the first would be looked up. Of each lane the
 -- first that holds back is locked meanwhile: who delivers, redrives or skips it waits for this transaction, and sees
 -- these marks then. One that is just being changed marks nothing, and what another relay marks is left to that one: who
 -- marks waits for nobody. The first one is the first of an index: the planner, which knows of no row that is marked, may
@@ -1023,6 +1024,7 @@ BEGIN
             FROM public.ae_outbox o
             WHERE o.queue = of_queue AND (o.lane & 63) = part.partition
                 AND o.position BETWEEN part.since AND part.until AND o.dead_at IS NULL AND NOT o.held
+                AND (o.due_at IS NULL OR o.due_at <= clock_timestamp())
         ), before AS MATERIALIZED (
             SELECT lanes.tenant_id, lanes.lane, first.position
             FROM (SELECT DISTINCT met.tenant_id, met.lane FROM met) lanes, LATERAL (
