@@ -41,8 +41,7 @@ def fill(world: World) -> None:
     waits = {**behind(other, others[0].position), "queue": TRIGGERS, "due_at": time_of(10**9)}
     world.insert("ae_outbox", [waits])
     world.insert("ae_outbox", [{**behind(other, e.position), "queue": TRIGGERS} for e in others[1:]])
-    # What is held back is marked by a look, and a vacuum takes away the index entries that it had before.
-    relay(world).drain()
+    # What is held back there is marked by a look, and a vacuum takes away the index entries that it had before.
     _look(world)
 
 

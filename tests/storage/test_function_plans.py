@@ -43,7 +43,6 @@ def world(postgres_server: str) -> Iterator[PostgresWorld]:
         wait_until(lambda: execute(others).fetchone() == (0,))
         execute("UPDATE ae_outbox SET due_at = '2026-01-01' WHERE queue = 'triggers' AND due_at IS NOT NULL")
         execute("UPDATE ae_outbox SET held = true WHERE queue = 'triggers' AND lane = 1 AND due_at IS NULL")
-        execute("UPDATE ae_outbox SET held = false WHERE queue <> 'triggers'")
         execute("VACUUM ANALYZE")
         execute(LARGER)
         yield found
