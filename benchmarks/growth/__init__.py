@@ -30,8 +30,11 @@ NOT_MEASURED = {
         for name in ("next", "perform", "give_up", "wait", "fire", "decline")
     },
     "workflows.resume": "it takes a run that a step has failed; it reads that run",
+    "storage.unit_of_work": "no work until it is used; each action uses one",
+    "storage.access_stamp": "a number of this process",
+    "outbox.wake": "it asks no database",
 }
-"""Actions without an operation here, and why."""
+"""Actions, methods of a storage and of its outbox that have no operation here, and why."""
 
 FEW, MANY = 1_000, 32_000
 

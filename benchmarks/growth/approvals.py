@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from actionengine import Actor
+from actionengine.concurrency.run_sync import drive
 from benchmarks.growth.operation import Operation
 from benchmarks.growth.worlds import World, id_at, time_of
 
@@ -61,4 +62,11 @@ OPERATIONS = [
     _list("of a requester", requested_by="human:clara"),
     _list("of a requester, pending", requested_by="human:clara", status="pending"),
     _list("by somebody who may see none", Actor.human("eve")),
+    Operation(
+        "backlog",
+        lambda world: drive(world.storage.backlog("sync")),
+        ("storage.backlog",),
+        at_worst="grows",
+        why="each number is counted to 10,000",
+    ),
 ]

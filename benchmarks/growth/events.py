@@ -44,7 +44,11 @@ def _projection(world: World, type: str) -> Projection:
 
 
 def _reading(name: str, **asked: Any) -> Operation:
-    return Operation(f"read_events, {name}", lambda world: world.storage.read_events(world.tenant, limit=20, **asked))
+    return Operation(
+        f"read_events, {name}",
+        lambda world: world.storage.read_events(world.tenant, limit=20, **asked),
+        ("storage.read_events",),
+    )
 
 
 def _rebuild(world: World) -> object:
@@ -63,7 +67,11 @@ OPERATIONS = [
     Operation("replay of a rare type", lambda world: list(replay(world.storage, world.tenant, types=["rare"]))),
     Operation("a look of a projection", lambda world: _projection(world, "rare").catch_up(world.tenant).unwrap()),
     Operation("a look of one without events", lambda world: _projection(world, "none").catch_up(world.tenant).unwrap()),
-    Operation("count_events, of a rare type", lambda world: world.storage.count_events(world.tenant, types=["rare"])),
+    Operation(
+        "count_events, of a rare type",
+        lambda world: world.storage.count_events(world.tenant, types=["rare"]),
+        ("storage.count_events",),
+    ),
     Operation(
         "count_events, of all types",
         lambda world: world.storage.count_events(world.tenant),

@@ -20,7 +20,8 @@ _LOGARITHMIC = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What a caller may ask for, `call`. `covers` names the actions that it executes. `at_worst` is the recorded
+    """What a caller may ask for, `call`. `covers` names the actions that it executes, and the
+    methods of the storage and of its outbox (`storage.…`, `outbox.…`) that it calls. `at_worst` is the recorded
     verdict: a worse one fails the check; `why` says why it is not flat."""
 
     name: str

@@ -4,14 +4,15 @@ outbox; nor to who counts it, or sees to one dead letter."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from actionengine import CallbackPublisher, Relay, Tenant
 from actionengine.concurrency.run_sync import drive
-from actionengine.storage.port import TRIGGERS, FailedDelivery, StoredEvent
+from actionengine.storage.port import TRIGGERS, FailedDelivery, RelayBeat, StoredEvent
 from benchmarks.growth.events import TYPES
 from benchmarks.growth.operation import Operation
-from benchmarks.growth.worlds import PostgresWorld, World, time_of
+from benchmarks.growth.worlds import PostgresWorld, World, id_at, time_of
 
 BUSY = 1
 """The lane of the subject that one dead letter holds back, and of the one that waits for an attempt."""
@@ -40,6 +41,8 @@ def fill(world: World) -> None:
     waits = {**behind(other, others[0].position), "queue": TRIGGERS, "due_at": time_of(10**9)}
     world.insert("ae_outbox", [waits])
     world.insert("ae_outbox", [{**behind(other, e.position), "queue": TRIGGERS} for e in others[1:]])
+    # What is held back there is marked by a look, and a vacuum takes away the index entries that it had before.
+    _look(world)
 
 
 def _events(world: World, tenant: Tenant, types: list[str] | None) -> list[StoredEvent]:
@@ -90,27 +93,74 @@ def _kill_and(then: Callable[[Relay, str], object]) -> Callable[[World], object]
     return call
 
 
+def _take_and_give_back(world: World) -> object:
+    world.do("notes", "pass")
+    outbox = world.storage.outbox("sync")
+    assert drive(outbox.take(1000, 30.0))
+    drive(outbox.extend())
+    drive(outbox.give_back())
+    drive(outbox.close())
+    return relay(world).drain()
+
+
+def _sleep(world: World) -> None:
+    outbox = world.storage.outbox("sync", TRIGGERS)
+    drive(outbox.wait(0.01))
+    drive(outbox.close())
+
+
+def _beat(world: World) -> None:
+    now = datetime.now(UTC)
+    drive(world.storage.outbox("sync").beat(RelayBeat(id_at(1), "here", "nobody", now, now, 0, 0, 0.0, None)))
+
+
 OPERATIONS = [
-    Operation("relay: a look, behind one that waits", _look_behind, at_worst="logarithmic", why=_HEIGHT),
+    Operation(
+        "relay: a look, behind one that waits",
+        _look_behind,
+        ("outbox.take", "storage.outbox"),
+        at_worst="logarithmic",
+        why=_HEIGHT,
+    ),
     Operation(
         "relay: status",
         lambda world: relay(world).status(),
+        ("outbox.status",),
         at_worst="grows",
         why="each number is counted to 10,000, without reading an event",
     ),
     Operation(
         "relay: redrive of a dead letter",
         _kill_and(lambda relay, event_id: relay.redrive([event_id])),
+        ("outbox.redrive",),
         at_worst="logarithmic",
         why=_HEIGHT,
     ),
     Operation(
         "relay: skip of a dead letter",
         _kill_and(lambda relay, event_id: relay.skip([event_id], "no")),
+        ("outbox.skip",),
         at_worst="logarithmic",
         why=_HEIGHT,
     ),
     Operation("relay: a look", lambda world: relay(world).drain(), at_worst="logarithmic", why=_HEIGHT),
-    Operation("relay: delivery of an action's events", _deliver, at_worst="logarithmic", why=_HEIGHT),
-    Operation("relay: dead letters, a page", lambda world: relay(world).dead_letters(limit=20)),
+    Operation(
+        "relay: delivery of an action's events",
+        _deliver,
+        ("outbox.settle", "outbox.close"),
+        at_worst="logarithmic",
+        why=_HEIGHT,
+    ),
+    Operation(
+        "relay: dead letters, a page", lambda world: relay(world).dead_letters(limit=20), ("outbox.dead_letters",)
+    ),
+    Operation(
+        "relay: taking an event and giving it back",
+        _take_and_give_back,
+        ("outbox.extend", "outbox.give_back"),
+        at_worst="logarithmic",
+        why=_HEIGHT,
+    ),
+    Operation("relay: sleep", _sleep, ("outbox.wait",), at_worst="logarithmic", why=_HEIGHT),
+    Operation("relay: beat", _beat, ("outbox.beat",)),
 ]

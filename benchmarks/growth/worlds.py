@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import sleep
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -48,6 +49,10 @@ Values = Mapping[str, Any]
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 """The time of the first row that a fill makes; the others follow a second apart."""
+
+_CLIENTS = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'
+"""
 
 _STEP = 10
 """Steps of SQLite's machine that are counted at once."""
@@ -258,10 +263,15 @@ class PostgresWorld(World):
         return storage
 
     def _buffers(self) -> int:
-        for connection in self._connections:
-            if not connection.closed:
-                # What a connection has counted is seen by others from then on.
-                connection.execute("SELECT pg_stat_force_next_flush()")
+        there = [connection for connection in self._connections if not connection.closed]
+        for connection in there:
+            # What a connection has counted is seen by others from then on.
+            connection.execute("SELECT pg_stat_force_next_flush()")
+        # One that was closed has counted all once it is gone; a test may hold others.
+        for _ in range(100):
+            if self.superuser.execute(_CLIENTS).fetchone() == (len(there),):
+                break
+            sleep(0.001)
         counters = [
             f"coalesce({part}_blks_{how}, 0)" for part in ("heap", "idx", "toast", "tidx") for how in ("read", "hit")
         ]

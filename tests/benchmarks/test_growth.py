@@ -9,6 +9,7 @@ from benchmarks.growth.worlds import create_engine_of
 from benchmarks.postgres import Bench
 
 from actionengine.storage.memory.storage import InMemoryStorage
+from actionengine.storage.port import Outbox, Storage
 
 FEW, MANY = 1000, 4000
 """Few are as many as a page of the action log looks at."""
@@ -25,7 +26,7 @@ def test_no_verdict_is_worse_than_the_recorded_one(postgres_server: str) -> None
     assert worse == []
 
 
-def test_each_action_is_measured_or_named_with_a_reason() -> None:
+def test_each_action_and_method_is_measured_or_named_with_a_reason() -> None:
     engine = create_engine_of(InMemoryStorage())
     actions = {
         f"{service.name}.{action.name}"
@@ -33,10 +34,16 @@ def test_each_action_is_measured_or_named_with_a_reason() -> None:
         for action in engine.get_service_actions(service.name).unwrap()
         if service.name != "notes"
     }
+    methods = {
+        f"{part}.{name}"
+        for part, port in (("storage", Storage), ("outbox", Outbox))
+        for name in vars(port)
+        if not name.startswith("_") and not name.endswith("_async")
+    }
     covered = {name for operation in operations() for name in operation.covers}
 
-    assert covered <= actions
-    assert actions - covered == set(NOT_MEASURED)
+    assert covered <= actions | methods
+    assert (actions | methods) - covered == set(NOT_MEASURED)
 
 
 @pytest.mark.parametrize(

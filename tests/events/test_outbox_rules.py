@@ -354,13 +354,13 @@ def test_a_dead_letter_has_no_next_attempt_whatever_else_its_row_says(
         (NEXT_DUE, ("events", ""), ["USING INDEX ae_outbox_waiting (queue=? AND due_at>?)"]),
         (
             IS_BEHIND,
-            ("events", 1, ""),
+            ("events", 1, "", ""),
             [
                 "o USING INDEX ae_outbox_pending (queue=? AND position<?)",
                 "before USING INDEX ae_outbox_held (queue=? AND lane=?",
             ],
         ),
-        (HOLD, ("events", 1, ""), ["USING PRIMARY KEY (tenant_id=? AND position=? AND queue=?)"]),
+        (HOLD, ("events", 1, "", ""), ["USING PRIMARY KEY (tenant_id=? AND position=? AND queue=?)"]),
         (FORGET_DELIVERED, ("[]",), ["USING PRIMARY KEY (tenant_id=? AND position=? AND queue=?)"]),
         (
             RETURN,

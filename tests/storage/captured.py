@@ -126,6 +126,9 @@ def sqlite_indexes(connection: Any, statement: str, parameters: Any) -> set[str]
     for line in plan:
         if index := re.search(r"USING (?:COVERING )?INDEX (\w+) \(", line):
             found.add(names[index[1]])
+        elif (along := re.search(r"SCAN .*USING (?:COVERING )?INDEX (\w+)$", line)) and names[along[1]] == along[1]:
+            # All of those rows that are in it.
+            found.add(along[1])
         elif key := re.search(r"SEARCH (?:main\.)?(\w+) USING PRIMARY KEY", line):
             found.add(f"{_table_of(key[1], statement)}, its key")
         elif scanned := re.search(r"SCAN (?:main\.)?(ae_\w+)", line):

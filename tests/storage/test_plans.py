@@ -34,6 +34,7 @@ HELD = "ae_outbox_held"
 DEAD = "ae_outbox_dead"
 
 INDEXES: dict[str, set[str]] = {
+    "BACKLOG": {"ae_document_keys_open", "ae_document_keys_schedules"},
     "COUNT_EVENTS": {EVENT},
     "COUNT_EVENTS_OF_TYPES": {EVENT_TYPE},
     "DEAD_LETTERS": {DEAD},
@@ -50,6 +51,7 @@ INDEXES: dict[str, set[str]] = {
     "FIND_LOG_OF_SUBJECT": {LOG, "ae_action_log_subjects, its key"},
     "FIND_TENANT": {"ae_tenants(slug)"},
     "FIND_TENANT_BY_ID": {"ae_tenants, its key"},
+    "FORGET_RELAYS": {"all of ae_relays"},
     "FORGET_DELIVERED": {"ae_outbox, its key"},
     "OUTBOX_STATUS": {
         OUTBOX,
@@ -73,6 +75,7 @@ INDEXES: dict[str, set[str]] = {
     "READ_EVENTS_OF_TYPES": {EVENT_TYPE},
     "READ_KEY": {KEYS},
     "READ_LEASE": {"ae_relay_lease(queue)"},
+    "NEXT_DUE": {"ae_outbox_waiting"},
     "NOTE_FAILURE": {"ae_outbox, its key"},
     "READ_LOG": {LOG},
     # As many rows as relays that have been there for a day.
@@ -152,8 +155,6 @@ ON_POSTGRESQL: dict[str, set[str]] = {
 """Where they are others there."""
 
 OTHERS = {
-    "ae_document_keys_schedules": "operators, who ask for the backlog",
-    "ae_document_keys_open": "operators, who ask for the backlog",
     "ae_change_targets(tenant_id, id)": "a target is unique by its id",
     "ae_migrations(version_num)": "Alembic's own",
     "ae_outbox_returns(queue)": "relays",

@@ -135,7 +135,7 @@ class SQLiteOutbox:
             (FORGET_DELIVERED, (to_json(done).decode(),)),
             *((NOTE_FAILURE, note) for note in notes),
             *([self._release(waited)] if waited else []),
-            (HOLD, (self._queue, last, self._now())),
+            (HOLD, self._up_to(last)),
             condition=(HAS_LEASE, (self._queue, self._owner)),
         )
         if not written:
@@ -247,9 +247,14 @@ class SQLiteOutbox:
         now = self._now()
         return RELEASE, (now, to_json([(*place, self._queue) for place in waited]).decode(), now)
 
+    def _up_to(self, position: int) -> tuple[Any, ...]:
+        """Return what `IS_BEHIND` and `HOLD` are asked with."""
+        now = self._now()
+        return self._queue, position, now, now
+
     async def _hold(self) -> None:
         """Mark what is held back, so that the next look does not pass it."""
-        everything = (self._queue, _LAST_POSITION, self._now())
+        everything = self._up_to(_LAST_POSITION)
         if await self._query(IS_BEHIND, everything):
             await self._write((HOLD, everything))
 

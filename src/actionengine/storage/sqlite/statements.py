@@ -349,10 +349,11 @@ FROM main.ae_outbox
 WHERE queue = ? AND dead_at IS NULL AND due_at > ?
 """
 # What is held back: the pending events up to a position are walked along, which are few where all that was due is
-# delivered.
+# delivered. One that waits itself is not marked: it is no more than one event of most lanes.
 _BEHIND = f"""
 FROM main.ae_outbox o
-WHERE o.queue = ? AND o.dead_at IS NULL AND NOT o.held AND o.position <= ? AND {_IS_HELD}
+WHERE o.queue = ? AND o.dead_at IS NULL AND NOT o.held AND o.position <= ? AND (o.due_at IS NULL OR o.due_at <= ?)
+    AND {_IS_HELD}
 """
 IS_BEHIND = f"SELECT 1 {_BEHIND} LIMIT 1"
 HOLD = f"""

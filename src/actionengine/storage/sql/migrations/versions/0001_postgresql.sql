@@ -1002,7 +1002,8 @@ BEGIN
     RETURN array_fill((-9223372036854775808)::bigint, ARRAY[64]) || returns_now;
 END $$;
 
--- Mark what is held back, in parts of partitions: `behind` is an array of {partition, since, until}. Of each lane the
+-- Mark what is held back, in parts of partitions: `behind` is an array of {partition, since, until}. What waits itself is
+-- not marked: it is no more than one event of most lanes, for each of which the first would be looked up. Of each lane the
 -- first that holds back is locked meanwhile: who delivers, redrives or skips it waits for this transaction, and sees
 -- these marks then. One that is just being changed marks nothing, and what another relay marks is left to that one: who
 -- marks waits for nobody. The first one is the first of an index: the planner, which knows of no row that is marked, may
@@ -1023,6 +1024,7 @@ BEGIN
             FROM public.ae_outbox o
             WHERE o.queue = of_queue AND (o.lane & 63) = part.partition
                 AND o.position BETWEEN part.since AND part.until AND o.dead_at IS NULL AND NOT o.held
+                AND (o.due_at IS NULL OR o.due_at <= clock_timestamp())
         ), before AS MATERIALIZED (
             SELECT lanes.tenant_id, lanes.lane, first.position
             FROM (SELECT DISTINCT met.tenant_id, met.lane FROM met) lanes, LATERAL (
@@ -1431,7 +1433,8 @@ CREATE FUNCTION public.ae_dead_letters(
     subject text, payload text, action text, action_id uuid, actor_type text, actor_id text, occurred_at timestamptz,
     version integer
 )
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- A page is in the order of an index: it is not found by reading and sorting all.
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_bitmapscan = off AS $$
 BEGIN
     PERFORM public.ae_operate('relay', signature);
     RETURN QUERY
