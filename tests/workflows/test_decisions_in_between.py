@@ -278,7 +278,7 @@ async def test_a_run_that_ends_while_its_step_asks_is_not_paused_and_nobody_is_a
     id = await racing.start(await racing.define(approval("ok")))
     point = await point_of(racing, id)
     pipeline = cast("Any", racing.engine)._pipeline
-    settle = pipeline._settle_approval
+    settle = pipeline._outcomes.settle_approval
 
     async def settle_late(execution: Any, needed: Any) -> Any:
         if not cancels:
@@ -287,7 +287,7 @@ async def test_a_run_that_ends_while_its_step_asks_is_not_paused_and_nobody_is_a
             expect(await desk.ask("workflows.cancel", {"run_id": id}))
         return await settle(execution, needed)
 
-    pipeline._settle_approval = settle_late
+    pipeline._outcomes.settle_approval = settle_late
     answer = await racing.executions.perform(racing.tenant, point, racing.world.mode)
 
     assert isinstance(answer, Failure)
