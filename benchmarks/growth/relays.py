@@ -9,7 +9,7 @@ from typing import Any
 
 from actionengine import CallbackPublisher, Relay, Tenant
 from actionengine.concurrency.run_sync import drive
-from actionengine.storage.port import TRIGGERS, FailedDelivery, RelayBeat, StoredEvent
+from actionengine.storage.port import TRIGGERS, FailedDelivery, Outbox, RelayBeat, StoredEvent
 from benchmarks.growth.events import TYPES
 from benchmarks.growth.operation import Operation
 from benchmarks.growth.worlds import PostgresWorld, World, id_at, time_of
@@ -95,7 +95,7 @@ def _kill_and(then: Callable[[Relay, str], object]) -> Callable[[World], object]
 
 def _take_and_give_back(world: World) -> object:
     world.do("notes", "pass")
-    outbox = world.storage.outbox("sync")
+    outbox: Outbox = world.storage.outbox("sync")
     assert drive(outbox.take(1000, 30.0))
     drive(outbox.extend())
     drive(outbox.give_back())
@@ -111,7 +111,8 @@ def _sleep(world: World) -> None:
 
 def _beat(world: World) -> None:
     now = datetime.now(UTC)
-    drive(world.storage.outbox("sync").beat(RelayBeat(id_at(1), "here", "nobody", now, now, 0, 0, 0.0, None)))
+    outbox: Outbox = world.storage.outbox("sync")
+    drive(outbox.beat(RelayBeat(id_at(1), "here", "nobody", now, now, 0, 0, 0.0, None)))
 
 
 OPERATIONS = [
