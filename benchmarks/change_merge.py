@@ -17,9 +17,9 @@ from uuid_utils import uuid7
 
 from actionengine import Actor, Engine, RequestContext, Tenant, create_engine
 from actionengine.changes import change_control_services
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.port import UnitOfWork
-from actionengine.storage.postgres.driver import Driver
+from actionengine.storage.postgres.driver import LibpqConnection
 from actionengine.storage.postgres.storage import PostgresStorage
 from actionengine.storage.tables import PATCH_OPS, RECORD_TYPES, TARGETS
 from actionengine.storage.tables import Row as TableRow
@@ -138,7 +138,7 @@ class Project:
             await unit_of_work.commit()
             return answer
 
-        return drive(run())
+        return run_sync(run())
 
 
 def run(seconds: float, many: int = MANY) -> list[Row]:
@@ -181,17 +181,17 @@ def _statements(storage: PostgresStorage, many: int) -> Row:
 @contextmanager
 def _counting() -> Iterator[list[str]]:
     seen: list[str] = []
-    execute = Driver.execute
+    execute = LibpqConnection.execute
 
     def counted(driver: Any, *statements: Any, **options: Any) -> Any:
         seen.extend([*options.get("first", ()), *(text for text, _ in statements)])
         return execute(driver, *statements, **options)
 
-    Driver.execute = counted  # type: ignore[assignment, method-assign]
+    LibpqConnection.execute = counted  # type: ignore[assignment, method-assign]
     try:
         yield seen
     finally:
-        Driver.execute = execute  # type: ignore[method-assign]
+        LibpqConnection.execute = execute  # type: ignore[method-assign]
 
 
 def _ops(storage: PostgresStorage, sizes: Sequence[int], seconds: float) -> list[Row]:

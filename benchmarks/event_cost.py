@@ -29,7 +29,7 @@ from benchmarks.timing import FEWEST_ROUNDS, Timing, take_samples
 from benchmarks.workers import WARM_UP, in_process, in_threads, number_of
 
 WORKERS = (1, 4)
-_MOST_CALLS = 240
+_MAX_CALLS = 240
 """In one slice, by all workers together."""
 
 Measure = Callable[[int], float]
@@ -100,7 +100,7 @@ def _times(measures: dict[str, Measure], workers: int, seconds: float) -> dict[s
         measure(WARM_UP)
     slowest = max(measure(1) for measure in measures.values())
     fitting = int(seconds / FEWEST_ROUNDS / len(measures) / slowest)
-    calls = max(1, min(_MOST_CALLS, fitting) // workers)
+    calls = max(1, min(_MAX_CALLS, fitting) // workers)
     return take_samples({name: partial(measure, calls) for name, measure in measures.items()}, seconds)
 
 

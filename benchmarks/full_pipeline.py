@@ -13,7 +13,7 @@ import lato
 from actionengine import RequestContext
 from benchmarks.application import PAYLOAD, start
 from benchmarks.report import Row, at_most_ratio
-from benchmarks.timing import MOST_CALLS, Call, Contender, take_turns
+from benchmarks.timing import MAX_CALLS, Call, Contender, take_turns
 
 
 class RefundCommand(lato.Command):
@@ -49,7 +49,7 @@ def _ours() -> Call:
     application = start()
     execute, tenant, actor = application.engine.execute_action, application.tenant, application.actor
     # The slice, its warm-up and the first call of all.
-    requests = [RequestContext(tenant, actor, idempotency_key=f"key-{number}") for number in range(2 * MOST_CALLS)]
+    requests = [RequestContext(tenant, actor, idempotency_key=f"key-{number}") for number in range(2 * MAX_CALLS)]
     following = iter(requests).__next__
 
     execute("payments", "refund", PAYLOAD, following()).unwrap()

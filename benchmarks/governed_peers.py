@@ -27,7 +27,7 @@ from benchmarks.timing import FEWEST_ROUNDS, take_samples
 from benchmarks.workers import WARM_UP, in_threads, number_of
 
 WORKERS = (1, 4, 16)
-MOST_CALLS = 240
+MAX_CALLS = 240
 """In one slice, by all workers together."""
 
 PEERS: dict[str, tuple[str, Aim]] = {
@@ -79,7 +79,7 @@ def _row(app_url: str, peer: str, against: str, aim: Aim, measure: Measure, work
     in_threads(ours, WARM_UP)
     measure(workers, WARM_UP)
     fitting = int(seconds / FEWEST_ROUNDS / (in_threads(ours, 1) + measure(workers, 1)))
-    calls = max(1, min(MOST_CALLS, fitting) // workers)
+    calls = max(1, min(MAX_CALLS, fitting) // workers)
     times = take_samples({"ours": partial(in_threads, ours, calls), "peer": partial(measure, workers, calls)}, seconds)
     app.storage.close()
     return Row(

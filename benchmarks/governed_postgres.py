@@ -27,7 +27,7 @@ from benchmarks.timing import FEWEST_ROUNDS, Call, take_samples
 from benchmarks.workers import WARM_UP, AsyncCall, in_tasks, in_threads, number_of
 
 WORKERS = (1, 4, 16)
-MOST_CALLS = 240
+MAX_CALLS = 240
 """In one slice, by all workers together."""
 
 _AIM = at_most_ratio(1.10)
@@ -62,7 +62,7 @@ def _row(name: str, how: str, workers: int, measures: tuple[Measure, Measure], s
     ours(WARM_UP)
     peer(WARM_UP)
     fitting = int(seconds / FEWEST_ROUNDS / len(measures) / ours(1))
-    calls = max(1, min(MOST_CALLS, fitting) // workers)
+    calls = max(1, min(MAX_CALLS, fitting) // workers)
     times = take_samples({_OURS: lambda: ours(calls), _PEER: lambda: peer(calls)}, seconds)
     return Row(
         name,

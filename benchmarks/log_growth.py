@@ -27,7 +27,7 @@ FEW = 100
 """Rows of a subject and of an actor, and so the length of the short log."""
 
 _PAGE = 20
-_MOST_CALLS = 200
+_MAX_CALLS = 200
 _NOISE = 1.2
 
 # By a superuser, past row-level security; the ids are spread over the last ten days, as far as there are so many.
@@ -83,7 +83,7 @@ def _row(logs: dict[str, Log], name: str, what: str, many: int, call: Callable[[
     for worker in workers.values():
         in_threads(worker, WARM_UP)
     fitting = int(seconds / FEWEST_ROUNDS / len(workers) / in_threads(workers["many"], 1))
-    each = max(1, min(_MOST_CALLS, fitting))
+    each = max(1, min(_MAX_CALLS, fitting))
     times = take_samples({length: partial(in_threads, worker, each) for length, worker in workers.items()}, seconds)
     return Row(
         f"log_growth_{name}",

@@ -20,7 +20,7 @@ from benchmarks.postgres import Bench
 BATCH = 500
 """The batch size of a relay, unless it is told another one."""
 
-MOST_EVENTS = 10 * BATCH
+MAX_EVENTS = 10 * BATCH
 """In one round."""
 
 EVENTS_OF_A_SUBJECT = 5
@@ -65,7 +65,7 @@ def backlog(database: Bench, subjects: int) -> Backlog:
     """As many events as a round takes at most, about so many subjects in turn."""
     tenant = uuid7()
     with psycopg.connect(database.superuser_url, autocommit=True) as connection:
-        connection.execute(_FILL, {"tenant": tenant, "subjects": subjects, "events": MOST_EVENTS})
+        connection.execute(_FILL, {"tenant": tenant, "subjects": subjects, "events": MAX_EVENTS})
         connection.execute("VACUUM ANALYZE ae_events")
     return Backlog(database, tenant)
 

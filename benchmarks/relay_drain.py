@@ -17,7 +17,7 @@ import psycopg
 from actionengine.events.relay.relay import Relay
 from actionengine.storage.postgres.storage import PostgresStorage
 from benchmarks import relay_by_hand
-from benchmarks.outbox import BATCH, EVENTS_OF_A_SUBJECT, MOST_EVENTS, Backlog, Taker, backlog
+from benchmarks.outbox import BATCH, EVENTS_OF_A_SUBJECT, MAX_EVENTS, Backlog, Taker, backlog
 from benchmarks.postgres import Bench, database
 from benchmarks.report import Aim, Row, throughput_of
 from benchmarks.timing import FEWEST_ROUNDS, settled, take_samples
@@ -25,7 +25,7 @@ from benchmarks.timing import FEWEST_ROUNDS, settled, take_samples
 _BACKLOGS: dict[str, tuple[str, int, Aim | None]] = {
     "many_subjects": (
         f"subjects of {EVENTS_OF_A_SUBJECT} events",
-        MOST_EVENTS // EVENTS_OF_A_SUBJECT,
+        MAX_EVENTS // EVENTS_OF_A_SUBJECT,
         throughput_of(0.5),
     ),
     "one_subject": ("one hot subject", 1, None),
@@ -65,7 +65,7 @@ def _row(name: str, what: str, made: Bench, waiting: Backlog, seconds: float, ai
         for warm_up in (peer, ours):
             warm_up(BATCH)
         fitting = int(seconds / FEWEST_ROUNDS / 2 / ours(BATCH))
-        events = max(BATCH, min(MOST_EVENTS, fitting))
+        events = max(BATCH, min(MAX_EVENTS, fitting))
         times = take_samples({"ours": lambda: ours(events), "peer": lambda: peer(events)}, seconds)
     storage.close()
     return Row(

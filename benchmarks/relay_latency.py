@@ -41,7 +41,7 @@ WRITERS = 4
 _PAUSE = 0.02
 """Seconds between two events, when idle."""
 
-_FEWEST, _MOST = 5, 100
+_FEWEST, _MAX_EVENTS = 5, 100
 """Events in a round, when idle; those of each writer, under load."""
 
 _LEAST = 1e-6
@@ -78,7 +78,7 @@ class Arrivals:
 
 def run(seconds: float) -> list[Row]:
     """Median and 99th percentile, idle and under load."""
-    each = max(_FEWEST, min(_MOST, int(seconds / 3 / FEWEST_ROUNDS / _PAUSE)))
+    each = max(_FEWEST, min(_MAX_EVENTS, int(seconds / 3 / FEWEST_ROUNDS / _PAUSE)))
     with database() as made:
         relay_by_hand.make_tables(made)
         with _ours(made) as (idle, load), _peer(made) as peer:

@@ -13,7 +13,7 @@ from time import perf_counter
 
 from actionengine.events.relay.relay import Relay
 from actionengine.storage.postgres.storage import PostgresStorage
-from benchmarks.outbox import BATCH, EVENTS_OF_A_SUBJECT, MOST_EVENTS, Backlog, Taker, backlog
+from benchmarks.outbox import BATCH, EVENTS_OF_A_SUBJECT, MAX_EVENTS, Backlog, Taker, backlog
 from benchmarks.postgres import Bench, database
 from benchmarks.report import Row
 from benchmarks.timing import FEWEST_ROUNDS, Call, take_samples
@@ -31,7 +31,7 @@ def run(seconds: float) -> list[Row]:
     rows: list[Row] = []
     each = seconds / (2 * len(PUBLISHERS))
     with database() as made:
-        waiting = backlog(made, MOST_EVENTS // EVENTS_OF_A_SUBJECT)
+        waiting = backlog(made, MAX_EVENTS // EVENTS_OF_A_SUBJECT)
         for where, drains in (("threads", _threads), ("processes", _processes)):
             for publisher in PUBLISHERS:
                 with drains(made, publisher) as drain:
@@ -46,7 +46,7 @@ def _rows(where: str, publisher: str, waiting: Backlog, drain: Drain, seconds: f
 
     measure(max(RELAYS), BATCH)
     fitting = int(seconds / FEWEST_ROUNDS / len(RELAYS) / measure(1, BATCH))
-    events = max(BATCH, min(MOST_EVENTS, fitting))
+    events = max(BATCH, min(MAX_EVENTS, fitting))
     times = take_samples({str(relays): partial(measure, relays, events) for relays in RELAYS}, seconds)
     return [
         Row(

@@ -21,8 +21,8 @@ from time import perf_counter
 Call = Callable[[], object]
 
 FEWEST_ROUNDS = 3
-MOST_ROUNDS = 300
-MOST_CALLS = 1000
+MAX_ROUNDS = 300
+MAX_CALLS = 1000
 """A slice is short, so that what a contender keeps in memory stays small."""
 
 
@@ -59,7 +59,7 @@ class Timing:
         return median(ours - theirs for ours, theirs in zip(self.rounds, peer.rounds, strict=True))
 
 
-def take_turns(contenders: tuple[Contender, ...], seconds: float, most_calls: int = MOST_CALLS) -> dict[str, Timing]:
+def take_turns(contenders: tuple[Contender, ...], seconds: float, most_calls: int = MAX_CALLS) -> dict[str, Timing]:
     """Time the contenders in rounds for about so many seconds in all; a timing for each name.
 
     `most_calls` bounds the calls in one slice: 1 for a contender that is spent by its first call.
@@ -69,7 +69,7 @@ def take_turns(contenders: tuple[Contender, ...], seconds: float, most_calls: in
     }
     rounds: dict[str, list[float]] = {item.name: [] for item in contenders}
     started = perf_counter()
-    for done in range(MOST_ROUNDS):
+    for done in range(MAX_ROUNDS):
         if done >= FEWEST_ROUNDS and perf_counter() - started >= seconds:
             break
         for item in contenders:
@@ -84,7 +84,7 @@ def take_samples(
     that they measure). At least `fewest` rounds."""
     rounds: dict[str, list[float]] = {name: [] for name in measures}
     started = perf_counter()
-    for done in range(MOST_ROUNDS):
+    for done in range(MAX_ROUNDS):
         if done >= fewest and perf_counter() - started >= seconds:
             break
         for name, measure in measures.items():

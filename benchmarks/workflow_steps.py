@@ -30,13 +30,13 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.durable.client import DurableClient
 from actionengine.durable.host import DurableFunction, DurableHost
 from actionengine.storage.postgres.storage import PostgresStorage
 from actionengine.workflows import workflow_services
-from actionengine.workflows.runtime.run_executor import Driver, Executions
-from actionengine.workflows.runtime.scheduler import Agenda
+from actionengine.workflows.runtime.run_executor import RunExecutor, StepActions
+from actionengine.workflows.runtime.scheduler import Scheduler
 from benchmarks.postgres import AMOUNT, Bench, database
 from benchmarks.report import Row, at_most_ratio
 from benchmarks.timing import Timing, take_samples
@@ -128,7 +128,7 @@ def _insert(connection: psycopg.Connection, tenant: Tenant) -> dict[str, bool]:
 
 
 def _governed(engine: Engine, tenant: Tenant, client: DurableClient) -> Callable[[], float]:
-    driver = Driver(Executions(engine, None), Agenda(client), threading.Event())
+    driver = RunExecutor(StepActions(engine, None), Scheduler(client), threading.Event())
     operator = RequestContext(tenant, Actor.system())
     action = {"type": "action", "action": "payments.refund", "input": {"job": "17", "amount": AMOUNT}}
     definition = {"steps": [{"name": f"step_{number}", **action} for number in range(STEPS)]}
@@ -138,7 +138,7 @@ def _governed(engine: Engine, tenant: Tenant, client: DurableClient) -> Callable
     def steps() -> float:
         started_run = engine.execute_action("workflows", "start", {"key": KEY}, operator).unwrap()
         started = time.perf_counter()
-        status = drive(driver.drive(tenant, KEY, started_run.id, "sync"))
+        status = run_sync(driver.execute_run(tenant, KEY, started_run.id, "sync"))
         taken = (time.perf_counter() - started) / STEPS
         assert status == "succeeded", status
         return taken

@@ -134,11 +134,11 @@ def _definition(field: Mapping[str, object]) -> str:
 
 
 def _fit(check: DocumentCheck) -> str:
-    if not check.misfits:
+    if not check.invalid:
         return "[green]all of them fit[/]"
     lines = [
         f"[red]{short_ids(misfit.id)}[/] {escape(field)}: {escape(problem)}"
-        for misfit in check.misfits
+        for misfit in check.invalid
         for field, problem in misfit.problems.items()
     ]
     return "\n".join(lines)

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage, Tenant
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
 
 AnyStorage = InMemoryStorage | SQLiteStorage | PostgresStorage
@@ -66,7 +66,7 @@ def _steps(storage: SQLiteStorage, operation: Callable[[], object]) -> int:
     operation()
     engine, pooled = storage.pools.take("sync")
     connection: Any = pooled.driver_connection
-    storage.pools.give_back(engine, pooled)
+    storage.pools.release(engine, pooled)
     connection.set_progress_handler(progress, _STEPS_AT_ONCE)
     try:
         operation()
@@ -138,5 +138,5 @@ def fill(storage: AnyStorage, tenant: Tenant, collection: str, documents: Sequen
     unit = storage.unit_of_work(tenant, str(uuid4()), "sync")
     records = unit.records(collection)
     for id, data in documents:
-        drive(records.insert(data, id))
-    drive(unit.commit())
+        run_sync(records.insert(data, id))
+    run_sync(unit.commit())

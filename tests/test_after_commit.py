@@ -27,39 +27,39 @@ from actionengine import (
 )
 from actionengine.actions import ActionHooks, HookDefinition
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.pipeline.plan import native
+from actionengine.pipeline.plan import sync_and_async
 from actionengine.storage.port import SerializationFailure
-from actionengine.testing import AsyncWorld, SyncWorld, World
+from actionengine.testing import AsyncBackend, Backend, SyncBackend
 from actionengine.testing.worlds import a_tenant
 
-WORLDS = {"sync": SyncWorld, "async": AsyncWorld}
+MODES = {"sync": SyncBackend, "async": AsyncBackend}
 
 
 @pytest.fixture(
-    scope="module", params=[f"{backend}-{world}" for backend in ("memory", "sqlite", "postgres") for world in WORLDS]
+    scope="module", params=[f"{kind}-{backend}" for kind in ("memory", "sqlite", "postgres") for backend in MODES]
 )
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    backend, _, name = request.param.partition("-")
+def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    kind, _, name = request.param.partition("-")
     storage: InMemoryStorage | PostgresStorage | SQLiteStorage
-    if backend == "memory":
+    if kind == "memory":
         storage = InMemoryStorage()
-    elif backend == "sqlite":
+    elif kind == "sqlite":
         storage = SQLiteStorage(tmp_path_factory.mktemp("after") / "after.db", synchronous="NORMAL")
     else:
         database: Database = request.getfixturevalue("postgres_database")
         storage = PostgresStorage(database.app_url)
     with storage:
-        world = WORLDS[name](storage)
-        yield world
-        world.close()
+        backend = MODES[name](storage)
+        yield backend
+        backend.close()
 
 
 class Bench:
     """An engine whose actions have notes taken after their commit."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
-        world.tenant = a_tenant()
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        backend.tenant = a_tenant()
         self.notes: list[str] = []
         self.threads: set[int] = set()
         self.attempts = 0
@@ -81,7 +81,7 @@ class Bench:
             create_action(name="break", description="Fail, whatever is asked", handler=self._handler(fails=True)),
         ]
         service = create_service(name="bench", description="A bench", actions=actions)
-        self.engine = create_engine(services=[service], storage=world.storage)
+        self.engine = create_engine(services=[service], storage=backend.storage)
 
     def note(self, name: str) -> None:
         self.notes.append(name)
@@ -90,7 +90,7 @@ class Bench:
             raise RuntimeError("it was not to be")
 
     def _handler(self, fails: bool = False) -> Any:
-        @native
+        @sync_and_async
         async def handler(data: dict[str, Any], ctx: InternalContext) -> Result[Any, Any]:
             for name in data.get("notes", ["noted"]):
                 ctx.after_commit(partial(self.note, name))
@@ -101,7 +101,7 @@ class Bench:
         return handler
 
     def _losing(self) -> Any:
-        @native
+        @sync_and_async
         async def handler(data: dict[str, Any], ctx: InternalContext) -> Result[Any, Any]:
             self.attempts += 1
             ctx.after_commit(lambda: self.note(f"attempt {self.attempts}"))
@@ -115,17 +115,17 @@ class Bench:
         """What `bench.action`, or `service.action`, answers."""
         service, _, name = action.rpartition(".")
         actor = Actor.human(by, permissions=["agree"])
-        context = RequestContext(tenant=self.world.tenant, actor=actor, idempotency_key=key)
+        context = RequestContext(tenant=self.backend.tenant, actor=actor, idempotency_key=key)
 
         async def execute() -> Any:
-            return await self.world.execute(self.engine, service or "bench", name, payload, context)
+            return await self.backend.execute(self.engine, service or "bench", name, payload, context)
 
-        return self.world.run(execute())
+        return self.backend.run(execute())
 
 
 @pytest.fixture
-def bench(world: World) -> Bench:
-    return Bench(world)
+def bench(backend: Backend) -> Bench:
+    return Bench(backend)
 
 
 def test_it_is_done_after_the_commit_once_and_in_order(bench: Bench) -> None:
@@ -139,7 +139,7 @@ def test_it_is_done_after_the_commit_once_and_in_order(bench: Bench) -> None:
 def test_it_has_a_thread_under_an_event_loop(bench: Bench) -> None:
     bench.ask("work")
 
-    assert (threading.get_ident() in bench.threads) == isinstance(bench.world, SyncWorld)
+    assert (threading.get_ident() in bench.threads) == isinstance(bench.backend, SyncBackend)
 
 
 def test_it_is_not_done_where_the_action_fails(bench: Bench) -> None:
@@ -196,7 +196,7 @@ def test_a_hook_that_fails_has_nothing_done(bench: Bench) -> None:
 
 
 def test_all_of_it_is_done_although_the_caller_is_cancelled_meanwhile(bench: Bench) -> None:
-    if isinstance(bench.world, SyncWorld):
+    if isinstance(bench.backend, SyncBackend):
         return
     begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
 
@@ -209,11 +209,11 @@ def test_all_of_it_is_done_although_the_caller_is_cancelled_meanwhile(bench: Ben
             done.set()
 
     bench.note = note  # type: ignore[method-assign]
-    context = RequestContext(tenant=bench.world.tenant, actor=Actor.human("ann"))
+    context = RequestContext(tenant=bench.backend.tenant, actor=Actor.human("ann"))
 
     async def cancel_it() -> None:
         payload = {"notes": ["first", "second"]}
-        asked = asyncio.create_task(bench.world.execute(bench.engine, "bench", "work", payload, context))
+        asked = asyncio.create_task(bench.backend.execute(bench.engine, "bench", "work", payload, context))
         await asyncio.to_thread(begun.wait, 90)
         asked.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -221,16 +221,16 @@ def test_all_of_it_is_done_although_the_caller_is_cancelled_meanwhile(bench: Ben
         go_on.set()
         await asyncio.to_thread(done.wait, 10)
 
-    bench.world.run(cancel_it())
+    bench.backend.run(cancel_it())
 
     assert bench.notes == ["first", "second"]
 
 
 def test_it_is_done_although_the_caller_is_cancelled_while_it_waits_for_a_thread(bench: Bench) -> None:
-    if isinstance(bench.world, SyncWorld):
+    if isinstance(bench.backend, SyncBackend):
         return
     begun, go_on = threading.Event(), threading.Event()
-    context = RequestContext(tenant=bench.world.tenant, actor=Actor.human("ann"))
+    context = RequestContext(tenant=bench.backend.tenant, actor=Actor.human("ann"))
 
     def hold_up() -> None:
         begun.set()
@@ -251,7 +251,7 @@ def test_it_is_done_although_the_caller_is_cancelled_while_it_waits_for_a_thread
             loop.set_default_executor(threads)
             held_up = loop.run_in_executor(None, hold_up)
             threads.submit = submit  # type: ignore[method-assign, assignment]
-            asked = asyncio.create_task(bench.world.execute(bench.engine, "bench", "work", {}, context))
+            asked = asyncio.create_task(bench.backend.execute(bench.engine, "bench", "work", {}, context))
             await submitted.wait()
             asked.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -261,7 +261,7 @@ def test_it_is_done_although_the_caller_is_cancelled_while_it_waits_for_a_thread
         loop.set_default_executor(ThreadPoolExecutor())
 
     bench.note = note  # type: ignore[method-assign]
-    bench.world.run(cancel_it())
+    bench.backend.run(cancel_it())
 
     assert bench.notes == ["noted"]
 

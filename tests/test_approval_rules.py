@@ -25,7 +25,7 @@ from actionengine import (
     Tenant,
     create_action,
 )
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.pipeline.pending_approval import PendingApproval, StoredActor, error_for, find_approval
 from actionengine.storage.port import APPROVALS, Claim, Record
 from tests.conftest import Execute, log_of
@@ -90,7 +90,7 @@ def till(engine_of: EngineOf, execute: Execute, acme: Tenant) -> Till:
 
 
 def stored(storage: InMemoryStorage, tenant: Tenant, id: str) -> PendingApproval:
-    found = drive(find_approval(storage.unit_of_work(tenant, "a", "sync").records(APPROVALS), id))
+    found = run_sync(find_approval(storage.unit_of_work(tenant, "a", "sync").records(APPROVALS), id))
     assert found is not None
     return found
 
@@ -202,7 +202,7 @@ def test_a_stored_approval_comes_back_as_it_was(till: Till, storage: InMemorySto
     assert "version" not in kept.document()
     assert PendingApproval.of(Record(kept.id, 7, kept.document(), now, now)) == kept.model_copy(update={"version": 7})
     unit = storage.unit_of_work(acme, "a", "sync")
-    assert drive(find_approval(unit.records(APPROVALS), "nothing")) is None
+    assert run_sync(find_approval(unit.records(APPROVALS), "nothing")) is None
 
 
 def test_an_approval_is_open_while_it_is_pending_and_not_expired(
@@ -395,8 +395,8 @@ def test_all_approvals_are_found_however_many(till: Till, storage: InMemoryStora
     unit = storage.unit_of_work(acme, "a", "sync")
     for number in range(401):
         copy = kept.model_copy(update={"id": f"00000000-{number:04}"})
-        drive(unit.records(APPROVALS).insert(copy.document(), copy.id))
-    drive(unit.commit())
+        run_sync(unit.records(APPROVALS).insert(copy.document(), copy.id))
+    run_sync(unit.commit())
     page = till.do("approvals.list", {"status": "rejected"}, boss()).unwrap()
     assert (page.items, page.next) == ((), None)
     last = till.do("approvals.list", {"after": "00000000-0002", "limit": 200}, boss()).unwrap()
@@ -429,11 +429,11 @@ def test_an_action_that_takes_no_key_ignores_one(till: Till, storage: InMemorySt
 
 def test_a_key_that_another_holds_is_in_progress(till: Till, storage: InMemoryStorage, acme: Tenant) -> None:
     holder = storage.unit_of_work(acme, "a", "sync")
-    drive(holder.claim(Claim("work.free", "k", "p"), 0.0))
+    run_sync(holder.claim(Claim("work.free", "k", "p"), 0.0))
     error = till.do("work.free", {"amount": 1}, idempotency_key="k").failure()
     assert error.code is ErrorCode.IDEMPOTENCY_IN_PROGRESS
     assert error.message == ("the first execution of work.free with the idempotency key 'k' still runs: try again")
-    drive(holder.rollback())
+    run_sync(holder.rollback())
     assert till.paid == []
 
 
@@ -491,7 +491,7 @@ def test_a_key_whose_approval_is_not_there_yet_is_in_progress(
 ) -> None:
     id = till.ask(idempotency_key="k")
     unit = storage.unit_of_work(acme, "a", "sync")
-    drive(unit.records(APPROVALS).delete(id, 1))
-    drive(unit.commit())
+    run_sync(unit.records(APPROVALS).delete(id, 1))
+    run_sync(unit.commit())
     error = till.do("work.pay", {"amount": 5, "card": "4111 2222"}, idempotency_key="k").failure()
     assert error.code is ErrorCode.IDEMPOTENCY_IN_PROGRESS

@@ -32,7 +32,7 @@ from actionengine import (
 from actionengine.authorization.cache import BoundedCache, Entry
 from actionengine.authorization.rbac import CACHE_BYTES
 from actionengine.authorization.rules import Rights, decide, decide_without_roles, needs_roles
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.memory.storage import MemoryRecords
 from actionengine.storage.port import ROLE_ASSIGNMENTS, ROLES, StorageUnavailable
 from actionengine.text.names import check_pattern, check_permission, pattern_covers
@@ -165,7 +165,7 @@ def test_the_resource_is_asked_about_whatever_the_general_answer_was(
 
     assert (error.code, error.message) == (ErrorCode.FORBIDDEN, "work.close: asked about job/2")
     mine = [request for request in asked if request.action == "work.close"]
-    assert [(each.resource, each.resource_follows) for each in mine] == [
+    assert [(each.resource, each.resource_is_pending) for each in mine] == [
         (None, True),
         ("job/1", False),
         (None, True),
@@ -383,23 +383,23 @@ def answered(authorizer: RBACAuthorizer, request: AccessRequest) -> Decision:
     async def awaited() -> Decision:
         return await decision
 
-    return drive(awaited())
+    return run_sync(awaited())
 
 
 def give(storage: InMemoryStorage, tenant: Tenant, actor: str, *names: str) -> None:
     unit = InMemoryStorage.unit_of_work(storage, tenant, "a", "sync")
-    drive(unit.records(ROLE_ASSIGNMENTS).insert({"roles": list(names)}, actor))
-    drive(unit.commit())
+    run_sync(unit.records(ROLE_ASSIGNMENTS).insert({"roles": list(names)}, actor))
+    run_sync(unit.commit())
 
 
 def define(storage: InMemoryStorage, tenant: Tenant, name: str, *allow: str, version: int = 0) -> None:
     unit = InMemoryStorage.unit_of_work(storage, tenant, "a", "sync")
     rules = {"allow": [{"permission": each, "resource": None} for each in allow], "deny": []}
     if version:
-        drive(unit.records(ROLES).update(name, rules, version))
+        run_sync(unit.records(ROLES).update(name, rules, version))
     else:
-        drive(unit.records(ROLES).insert(rules, name))
-    drive(unit.commit())
+        run_sync(unit.records(ROLES).insert(rules, name))
+    run_sync(unit.commit())
 
 
 def test_roles_are_read_once_until_they_change(counting: Counting, clock: Clock) -> None:
@@ -472,8 +472,8 @@ def test_an_answer_about_one_resource_is_none_about_another(counting: Counting, 
         "allow": [{"permission": "jobs.*", "resource": "job/1"}],
         "deny": [{"permission": "jobs.void", "resource": "job/1"}],
     }
-    drive(unit.records(ROLES).insert(rules, "one"))
-    drive(unit.commit())
+    run_sync(unit.records(ROLES).insert(rules, "one"))
+    run_sync(unit.commit())
     one = Actor.human("ann", ["one"])
     assert answered(authorizer, asking(one, "jobs.close", resource="job/1")).allowed
     assert not answered(authorizer, asking(one, "jobs.close", resource="job/2")).allowed

@@ -14,7 +14,7 @@ import pytest
 import actionengine
 from actionengine.authorization.cache import BoundedCache
 from actionengine.changes import guard
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.context import Tenant
 from actionengine.storage.port import Record
 from actionengine.storage.postgres import driver
@@ -118,8 +118,8 @@ def test_a_statement_is_remembered_only_while_it_is_short(rows: int) -> None:
     statement = record_statement(rows, rows, 1)
     wired = driver._wired(statement)
     assert wired == driver._wired(statement)
-    assert (wired is driver._wired(statement)) == (len(statement) <= driver.LONGEST_PREPARED)
-    assert (rows <= 5) == (len(statement) <= driver.LONGEST_PREPARED)
+    assert (wired is driver._wired(statement)) == (len(statement) <= driver.MAX_PREPARED_LENGTH)
+    assert (rows <= 5) == (len(statement) <= driver.MAX_PREPARED_LENGTH)
 
 
 def test_definitions_of_many_tenants_stay_within_their_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +152,6 @@ def test_models_of_many_record_types_stay_within_their_bound(monkeypatch: pytest
             "updated_at": datetime.now(UTC),
             "schema": {"fields": fields},
         }
-        drive(own._learn(cast("Any", Lineage()), Tenant(uuid4(), "t"), row))
+        run_sync(own._load_types(cast("Any", Lineage()), Tenant(uuid4(), "t"), row))
         assert 0 < own._known.size <= 200_000
     assert len(own._known) == 3

@@ -7,7 +7,7 @@ from datetime import timedelta
 from returns.result import Success
 
 from actionengine import Actor, ErrorCode, InMemoryStorage, RequestContext, Tenant, create_action
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.pipeline.pending_approval import EXPIRIES
 from actionengine.storage.port import APPROVALS
 from tests.conftest import Execute, log_of
@@ -18,12 +18,12 @@ AT_ONCE = timedelta(microseconds=1)
 
 def statuses(storage: InMemoryStorage, tenant: Tenant) -> list[str]:
     unit = storage.unit_of_work(tenant, "a", "sync", read_only=True)
-    return [record.data["status"] for record in drive(unit.records(APPROVALS).list(limit=1000))]
+    return [record.data["status"] for record in run_sync(unit.records(APPROVALS).list(limit=1000))]
 
 
 def waiting(storage: InMemoryStorage, tenant: Tenant) -> int:
     unit = storage.unit_of_work(tenant, "a", "sync", read_only=True)
-    return len(drive(unit.records(EXPIRIES).list(limit=1000)))
+    return len(run_sync(unit.records(EXPIRIES).list(limit=1000)))
 
 
 def expire(storage: InMemoryStorage, tenant: Tenant, *ids: str) -> None:
@@ -31,13 +31,13 @@ def expire(storage: InMemoryStorage, tenant: Tenant, *ids: str) -> None:
     unit = storage.unit_of_work(tenant, "a", "sync")
     past = "2020-01-01T00:00:00.000000+00:00"
     for id in ids:
-        record = drive(unit.records(APPROVALS).get(id))
+        record = run_sync(unit.records(APPROVALS).get(id))
         assert record is not None
-        drive(unit.records(APPROVALS).update(id, {**record.data, "expires_at": past}, record.version))
-        (entry,) = (each for each in drive(unit.records(EXPIRIES).list(limit=1000)) if each.id.endswith(id))
-        drive(unit.records(EXPIRIES).delete(entry.id, entry.version))
-        drive(unit.records(EXPIRIES).insert({}, f"{past}/{id}"))
-    drive(unit.commit())
+        run_sync(unit.records(APPROVALS).update(id, {**record.data, "expires_at": past}, record.version))
+        (entry,) = (each for each in run_sync(unit.records(EXPIRIES).list(limit=1000)) if each.id.endswith(id))
+        run_sync(unit.records(EXPIRIES).delete(entry.id, entry.version))
+        run_sync(unit.records(EXPIRIES).insert({}, f"{past}/{id}"))
+    run_sync(unit.commit())
 
 
 def test_what_has_expired_is_marked_when_others_are_asked_for(
@@ -110,13 +110,13 @@ def test_what_is_in_the_way_of_the_marking_is_not_in_the_way_of_the_asking(
     till = Till(engine_of, execute, acme, policy(expires_after=AT_ONCE))
     id = till.ask()
     unit = storage.unit_of_work(acme, "a", "sync")
-    drive(unit.records(EXPIRIES).insert({}, f"2020/{id}"))
-    drive(unit.commit())
+    run_sync(unit.records(EXPIRIES).insert({}, f"2020/{id}"))
+    run_sync(unit.commit())
     unit = storage.unit_of_work(acme, "a", "sync")
-    drive(unit.records(EXPIRIES).update(f"2020/{id}", {}, 1))
+    run_sync(unit.records(EXPIRIES).update(f"2020/{id}", {}, 1))
 
     assert till.ask(6) != id
-    drive(unit.rollback())
+    run_sync(unit.rollback())
 
 
 def test_an_input_without_secrets_is_stored_once(

@@ -25,7 +25,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.port import APPROVALS, ROLE_ASSIGNMENTS, ROLES
 from actionengine.text.names import fold
 from tests.growth import AnyStorage, count, fill
@@ -67,9 +67,9 @@ class Office:
     def records(self, collection: str, limit: int = 100) -> Any:
         unit = self.storage.unit_of_work(self.tenant, str(uuid4()), "sync", read_only=True)
         try:
-            return drive(unit.records(collection).list(limit=limit, descending=True))
+            return run_sync(unit.records(collection).list(limit=limit, descending=True))
         finally:
-            drive(unit.rollback())
+            run_sync(unit.rollback())
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
@@ -224,10 +224,10 @@ def test_a_relay_takes_large_events_by_their_bytes(storage: AnyStorage) -> None:
         office.do("work.note", {"text": "x" * 900_000}).unwrap()
 
     outbox, taken = storage.outbox("sync"), list[int]()
-    while batch := drive(outbox.take(100, 30.0)):
+    while batch := run_sync(outbox.take(100, 30.0)):
         taken.append(len(batch))
-        drive(outbox.settle(batch, []))
-    drive(outbox.close())
+        run_sync(outbox.settle(batch, []))
+    run_sync(outbox.close())
 
     assert taken == [5, 2] or (sum(taken) == 7 and max(taken) <= 5)
 

@@ -34,30 +34,30 @@ from actionengine import (
     replay,
 )
 from actionengine.authorization.questions import MAX_QUESTIONS
-from actionengine.boundary.files.files import MOST_BYTES as MOST_FILE_BYTES
-from actionengine.boundary.idempotency.working_copy import MOST_TEXT
+from actionengine.boundary.files.files import MAX_BYTES as MOST_FILE_BYTES
+from actionengine.boundary.idempotency.working_copy import MAX_DIFF_BYTES
 from actionengine.builtin import roles
 from actionengine.changes import change_control_services, drafts, executor, transform
 from actionengine.changes.ops import MAX_CHOICES
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.conditions import conditions
-from actionengine.conditions.templates import MOST_FILLED
+from actionengine.conditions.templates import MAX_RENDERED_BYTES
 from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_NAME_LENGTH, MAX_TEXT_LENGTH
-from actionengine.events.consumers.consumer import LONGEST_NAME
+from actionengine.events.consumers.consumer import MAX_CONSUMER_NAME_LENGTH
 from actionengine.events.publishers.fanout import nobody
 from actionengine.pipeline.action_log import MAX_ERROR_BYTES
-from actionengine.pipeline.plan import MAX_ACTION_NAME_LENGTH, native
+from actionengine.pipeline.plan import MAX_ACTION_NAME_LENGTH, sync_and_async
 from actionengine.schemas.schema import MAX_FIELDS
 from actionengine.storage import tenants
 from actionengine.storage.pages import MAX_PAGE, MAX_PAGE_BYTES
-from actionengine.storage.port import LONGEST_SUBJECT, MAX_FLUSHED_SUBJECTS, MOST_COUNTED, ROLE_ASSIGNMENTS
+from actionengine.storage.port import MAX_COUNTED_LAG, MAX_FLUSHED_SUBJECTS, MAX_SUBJECT_LENGTH, ROLE_ASSIGNMENTS
 from actionengine.storage.records import MAX_ID_LENGTH
 from actionengine.storage.sql.action_log import MAX_EXAMINED
 from actionengine.text.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS
 from actionengine.text.names import MAX_PERMISSION_LENGTH
 from actionengine.workflows import workflow_services
-from actionengine.workflows.definitions.definition import MOST_BYTES, MOST_STEPS
-from actionengine.workflows.definitions.triggers import MOST_BYTES as MAX_TRIGGER_BYTES
+from actionengine.workflows.definitions.definition import MAX_BYTES, MAX_STEPS
+from actionengine.workflows.definitions.triggers import MAX_BYTES as MAX_TRIGGER_BYTES
 from actionengine.workflows.runs import run, start
 from actionengine.workflows.services.quotas import MAX_TRIGGERS
 from tests.growth import AnyStorage, count
@@ -71,31 +71,31 @@ def _about(data: dict[str, str]) -> str:
     return data["resource"]
 
 
-@native
+@sync_and_async
 async def _ask(data: dict[str, str], ctx: ActionContext) -> Result[Any, ActionError]:
     await ctx.authorize_async(data.get("permission", "notes.read"), data.get("resource"))
     return Success(None)
 
 
-@native
+@sync_and_async
 async def _open(data: str, ctx: ActionContext) -> Result[Any, ActionError]:
     await ctx.async_records(data).insert({})
     return Success(None)
 
 
-@native
+@sync_and_async
 async def _insert(data: str, ctx: ActionContext) -> Result[Any, ActionError]:
     await ctx.async_records("notes").insert({}, data)
     return Success(None)
 
 
-@native
+@sync_and_async
 async def _emit(data: dict[str, str], ctx: ActionContext) -> Result[Any, ActionError]:
     ctx.emit(data.get("type", "told"), data.get("payload"), data.get("subject"))
     return Success(None)
 
 
-@native
+@sync_and_async
 async def _return(data: int, ctx: ActionContext) -> Result[Any, ActionError]:
     return Success("x" * data)
 
@@ -130,9 +130,9 @@ class Office:
         """A page of documents of a collection that has none."""
         unit = self.storage.unit_of_work(self.tenant, str(uuid4()), "sync", read_only=True)
         try:
-            return drive(unit.records("nothing").list(**page))
+            return run_sync(unit.records("nothing").list(**page))
         finally:
-            drive(unit.rollback())
+            run_sync(unit.rollback())
 
 
 class Limit(NamedTuple):
@@ -222,19 +222,21 @@ ROWS: dict[str, Limit] = {
     "actor id": Limit(
         "notes.insert", MAX_ACTOR_ID_LENGTH, lambda n: str(uuid4()), lambda n: {"actor": Actor.human(text(n))}
     ),
-    "resource of an action": Limit("notes.about", LONGEST_SUBJECT, lambda n: {"resource": text(n)}),
-    "resource of a question": Limit("notes.ask", LONGEST_SUBJECT, lambda n: {"resource": text(n)}),
+    "resource of an action": Limit("notes.about", MAX_SUBJECT_LENGTH, lambda n: {"resource": text(n)}),
+    "resource of a question": Limit("notes.ask", MAX_SUBJECT_LENGTH, lambda n: {"resource": text(n)}),
     "permission": Limit("notes.ask", MAX_PERMISSION_LENGTH, lambda n: {"permission": text(n)}),
     "collection": Limit("notes.open", MAX_ID_LENGTH, text),
     "document id": Limit("notes.insert", MAX_ID_LENGTH, text),
     "event payload": Limit("notes.emit", 3000, lambda n: {"payload": text(n - 2)}, error=ErrorCode.INTERNAL),
-    "event subject": Limit("notes.emit", LONGEST_SUBJECT, lambda n: {"subject": text(n)}, error=ErrorCode.INTERNAL),
+    "event subject": Limit("notes.emit", MAX_SUBJECT_LENGTH, lambda n: {"subject": text(n)}, error=ErrorCode.INTERNAL),
     "event type": Limit("notes.emit", MAX_NAME_LENGTH, lambda n: {"type": text(n)}, error=ErrorCode.INTERNAL),
     "role name": Limit("roles.define", roles.MAX_ROLE_NAME_LENGTH, lambda n: {"name": text(n)}),
     "role description": Limit("roles.define", 10_000, lambda n: {"name": "r", "description": text(n)}),
     "rules of a role": Limit("roles.define", roles.MAX_RULES, rules),
     "permission of a rule": Limit("roles.define", MAX_PERMISSION_LENGTH, lambda n: one_rule(permission=text(n))),
-    "resource of a rule": Limit("roles.define", LONGEST_SUBJECT, lambda n: one_rule(permission="p", resource=text(n))),
+    "resource of a rule": Limit(
+        "roles.define", MAX_SUBJECT_LENGTH, lambda n: one_rule(permission="p", resource=text(n))
+    ),
     "name of a role to assign": Limit("roles.assign", roles.MAX_ROLE_NAME_LENGTH, lambda n: assign(role=text(n))),
     "actor of a role": Limit("roles.assign", MAX_ACTOR_ID_LENGTH, lambda n: assign(actor_id=text(n))),
     "comment of an approval": Limit("approvals.reject", 2000, lambda n: {"approval_id": "a", "comment": text(n)}),
@@ -246,7 +248,7 @@ ROWS: dict[str, Limit] = {
     "description": Limit("projects.create", 10_000, lambda n: {"name": str(uuid4()), "description": text(n)}),
     "title of a change": Limit("changes.create", 200, lambda n: {"project_id": "p", "title": text(n)}),
     "key of a workflow": Limit("workflows.define", 100, lambda n: {"key": text(n), "definition": definition()}),
-    "steps": Limit("workflows.define", MOST_STEPS, lambda n: {"key": "w", "definition": definition(n)}),
+    "steps": Limit("workflows.define", MAX_STEPS, lambda n: {"key": "w", "definition": definition(n)}),
     "trigger": Limit("triggers.create", MAX_TRIGGER_BYTES, trigger),
     "reason to cancel": Limit("workflows.cancel", 2000, lambda n: {"run_id": "r", "reason": text(n)}),
     **{
@@ -344,7 +346,7 @@ def _page_or_refusal(ask: Callable[[], Any]) -> None:
 
 def test_a_tenant_has_a_short_slug_and_name(any_office: Office) -> None:
     storage = any_office.storage
-    most = tenants.LONGEST_SLUG
+    most = tenants.MAX_SLUG_LENGTH
 
     storage.create_tenant(slug="s" * most, name="n" * tenants.MAX_NAME_LENGTH)
     for slug, name in (("s" * (most + 1), "x"), ("x" * 100_000, "x"), ("fine", "n" * (tenants.MAX_NAME_LENGTH + 1))):
@@ -387,8 +389,8 @@ def test_a_hundred_followers_of_a_rare_type_read_nothing_of_the_others(tmp_path:
 def test_an_actor_has_a_number_of_roles(office: Office) -> None:
     document = {"roles": [f"r{index}" for index in range(roles.MAX_ASSIGNED_ROLES - 1)], "role_ids": {}}
     unit = office.storage.unit_of_work(office.tenant, str(uuid4()), "sync")
-    drive(unit.records(ROLE_ASSIGNMENTS).insert(document, "human:many"))
-    drive(unit.commit())
+    run_sync(unit.records(ROLE_ASSIGNMENTS).insert(document, "human:many"))
+    run_sync(unit.commit())
     for name in ("last", "one more"):
         office.ask("roles.define", {"name": name}).unwrap()
 
@@ -457,17 +459,17 @@ CONSTANTS = {
     "an idempotency key": DEFAULTS.key_length,
     "actions that execute actions": DEFAULTS.nested_depth,
     "the id of an actor": MAX_ACTOR_ID_LENGTH,
-    "a resource, of an action": LONGEST_SUBJECT,
+    "a resource, of an action": MAX_SUBJECT_LENGTH,
     "a permission": MAX_PERMISSION_LENGTH,
     "the reason": MAX_TEXT_LENGTH,
     "`service.action`": MAX_ACTION_NAME_LENGTH,
-    "the slug of a tenant": tenants.LONGEST_SLUG,
+    "the slug of a tenant": tenants.MAX_SLUG_LENGTH,
     "the name of a tenant": tenants.MAX_NAME_LENGTH,
     "the name of a collection": MAX_ID_LENGTH,
     "the id of a document": MAX_ID_LENGTH,
     "containers in containers of a document": MAX_JSON_DEPTH,
     "the type of an event": MAX_NAME_LENGTH,
-    "the subject of an event": LONGEST_SUBJECT,
+    "the subject of an event": MAX_SUBJECT_LENGTH,
     "the payload of an event": DEFAULTS.event_bytes,
     "the subjects of rows": MAX_FLUSHED_SUBJECTS,
     "questions to the authorizer": MAX_QUESTIONS,
@@ -483,19 +485,19 @@ CONSTANTS = {
     "the choices of a field": MAX_CHOICES,
     "the targets of a change": drafts.MAX_TARGETS,
     "the ops of a change": drafts.MAX_OPS,
-    "a file that an op edits": MOST_TEXT,
-    "schemas that a change": executor.MOST_STAMPS,
-    "a workflow's definition": MOST_BYTES,
-    "branches of a condition": conditions.DEEPEST,
-    "the input of a run": start.MOST_INPUT,
-    "the output of a step": run.MOST_OUTPUTS,
-    "what the references": MOST_FILLED,
-    "runs that start runs": start.DEEPEST,
+    "a file that an op edits": MAX_DIFF_BYTES,
+    "schemas that a change": executor.MAX_SNAPSHOT_BYTES,
+    "a workflow's definition": MAX_BYTES,
+    "branches of a condition": conditions.MAX_CONDITION_DEPTH,
+    "the input of a run": start.MAX_INPUT_BYTES,
+    "the output of a step": run.MAX_OUTPUTS_BYTES,
+    "what the references": MAX_RENDERED_BYTES,
+    "runs that start runs": start.MAX_RUN_DEPTH,
     "a trigger": MAX_TRIGGER_BYTES,
     "event triggers": MAX_TRIGGERS,
     "a file that is read": MOST_FILE_BYTES,
-    "the name of a consumer": LONGEST_NAME,
-    "the lag of a projection": MOST_COUNTED,
+    "the name of a consumer": MAX_CONSUMER_NAME_LENGTH,
+    "the lag of a projection": MAX_COUNTED_LAG,
 }
 """By how a row of the page begins, what it has to say."""
 

@@ -37,7 +37,9 @@ ASKS_INSIDE = {
     "approvals.cancel": "is for the requester",
     "changes.transition": "asks for what the state means",
 }
-FOR_WORKFLOWS_ALONE = {f"workflow_steps.{name}" for name in ("next", "perform", "give_up", "wait", "fire", "decline")}
+FOR_WORKFLOWS_ALONE = {
+    f"workflow_steps.{name}" for name in ("next", "perform", "fail_step", "await_approval", "fire", "decline")
+}
 
 
 def engine_with(*services: Service) -> tuple[Engine, RequestContext]:

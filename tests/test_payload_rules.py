@@ -16,14 +16,14 @@ from actionengine.errors import ActionError, ErrorCode
 from actionengine.masking.secret_types import Everything
 from actionengine.pipeline.payload import (
     Limits,
-    Received,
-    carry,
+    Payload,
     check_approvable,
     check_claimable,
+    copy_payload,
+    field_errors,
     fingerprint,
-    receive,
-    refusals,
-    summary,
+    read_payload,
+    summarize,
 )
 from actionengine.text.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS, check_readable, is_deeper
 
@@ -58,18 +58,18 @@ def refusal(call: Any, *arguments: Any) -> str:
 
 def test_again_gives_an_equal_copy_of_plain_values_and_of_objects() -> None:
     for payload in ({"a": [1]}, Plain("x", ["t"])):
-        received = receive(payload, Plain, LIMITS)
-        again = received.again()
+        received = read_payload(payload, Plain, LIMITS)
+        again = received.copy()
         assert again == received
         assert again.value is not received.value
         assert type(again.value) is type(payload)
-    nested = receive(Plain("x", ["t"]), Plain, LIMITS)
-    assert nested.again().value.tags is not nested.value.tags
+    nested = read_payload(Plain("x", ["t"]), Plain, LIMITS)
+    assert nested.copy().value.tags is not nested.value.tags
 
 
 def test_what_is_received_is_nobody_elses() -> None:
     given = {"a": [1]}
-    received = receive(given, None, LIMITS)
+    received = read_payload(given, None, LIMITS)
     given["a"].append(2)
     assert received.value == {"a": [1]}
     assert received.json == b'{"a":[1]}'
@@ -78,7 +78,7 @@ def test_what_is_received_is_nobody_elses() -> None:
 
 def test_an_instance_keeps_its_type_and_its_json() -> None:
     given = Plain("x", ["t"])
-    received = receive(given, Plain, LIMITS)
+    received = read_payload(given, Plain, LIMITS)
     given.tags.append("later")
     assert received.value == Plain("x", ["t"])
     assert received.json == b'{"text":"x","tags":["t"]}'
@@ -86,19 +86,19 @@ def test_an_instance_keeps_its_type_and_its_json() -> None:
 
 
 def test_an_instance_of_another_model_becomes_its_json() -> None:
-    received = receive(Other(text="x"), Note, LIMITS)
+    received = read_payload(Other(text="x"), Note, LIMITS)
     assert (received.value, received.is_plain, received.json) == ({"text": "x"}, True, b'{"text":"x"}')
     subclass = type("Sub", (Note,), {})
-    assert type(receive(subclass(text="x"), Note, LIMITS).value) is subclass
-    assert type(receive(Note(text="x"), None, LIMITS).value) is Note
+    assert type(read_payload(subclass(text="x"), Note, LIMITS).value) is subclass
+    assert type(read_payload(Note(text="x"), None, LIMITS).value) is Note
 
 
 def test_an_instance_of_a_class_that_is_no_model_needs_the_model() -> None:
-    assert "a payload is made of" in refusal(receive, Plain("x", []), None, LIMITS)
-    assert "a payload is made of" in refusal(receive, Plain("x", []), Note, LIMITS)
-    assert "a payload is made of" in refusal(receive, Plain("x", []), list[Plain], LIMITS)
+    assert "a payload is made of" in refusal(read_payload, Plain("x", []), None, LIMITS)
+    assert "a payload is made of" in refusal(read_payload, Plain("x", []), Note, LIMITS)
+    assert "a payload is made of" in refusal(read_payload, Plain("x", []), list[Plain], LIMITS)
     for text in ("x", 1, 1.5, None, [1], {"a": 1}):
-        assert receive(text, type(text), LIMITS).is_plain is True
+        assert read_payload(text, type(text), LIMITS).is_plain is True
 
 
 def test_the_secrets_of_an_instance_are_known_with_it() -> None:
@@ -106,24 +106,24 @@ def test_the_secrets_of_an_instance_are_known_with_it() -> None:
         user: str
         password: SecretStr
 
-    received = receive(Login(user="ann", password=SecretStr("hunter22")), Login, LIMITS)
+    received = read_payload(Login(user="ann", password=SecretStr("hunter22")), Login, LIMITS)
     assert received.json == b'{"user":"ann","password":"hunter22"}'
     assert received.masked == b'{"user":"ann","password":"**********"}'
     assert received.secrets == {"hunter22"}
-    read = receive(Login(user="ann", password=SecretStr("hunter22")), Note, LIMITS)
+    read = read_payload(Login(user="ann", password=SecretStr("hunter22")), Note, LIMITS)
     assert (read.value, read.is_plain) == ({"user": "ann", "password": "hunter22"}, True)
     assert (read.masked, read.secrets) == (received.masked, received.secrets)
 
 
 def test_what_a_hook_returns_is_carried_on() -> None:
-    plain = carry({"a": 1}, Note, LIMITS)
+    plain = copy_payload({"a": 1}, Note, LIMITS)
     assert (plain.value, plain.is_plain) == ({"a": 1}, True)
-    note = carry(Note(text="x"), Note, LIMITS)
+    note = copy_payload(Note(text="x"), Note, LIMITS)
     assert (note.value, note.is_plain) == (Note(text="x"), False)
-    assert carry(Note(text="x"), Other, LIMITS).value == {"text": "x", "at": "2026-01-01T00:00:00Z"}
-    assert carry((1, 2), None, LIMITS).value == (1, 2)
-    assert "at most 5 are allowed" in refusal(carry, "x" * 10, None, Limits(payload_bytes=5))
-    assert "the payload is not JSON: " in refusal(carry, object(), None, LIMITS)
+    assert copy_payload(Note(text="x"), Other, LIMITS).value == {"text": "x", "at": "2026-01-01T00:00:00Z"}
+    assert copy_payload((1, 2), None, LIMITS).value == (1, 2)
+    assert "at most 5 are allowed" in refusal(copy_payload, "x" * 10, None, Limits(payload_bytes=5))
+    assert "the payload is not JSON: " in refusal(copy_payload, object(), None, LIMITS)
 
 
 def test_what_cannot_be_copied_is_refused_with_its_type() -> None:
@@ -133,7 +133,7 @@ def test_what_cannot_be_copied_is_refused_with_its_type() -> None:
         def __deepcopy__(self, memo: Any = None) -> Any:
             raise RuntimeError("no copies")
 
-    message = refusal(receive, Stubborn(text="x"), Stubborn, LIMITS)
+    message = refusal(read_payload, Stubborn(text="x"), Stubborn, LIMITS)
     assert message == "the payload, a Stubborn, cannot be copied: no copies"
 
 
@@ -165,7 +165,7 @@ class Odd:
     ],
 )
 def test_what_is_not_plain_is_told_by_its_place_and_type(payload: Any, told: str) -> None:
-    assert refusal(receive, payload, None, LIMITS) == f"the payload is not JSON: {told}"
+    assert refusal(read_payload, payload, None, LIMITS) == f"the payload is not JSON: {told}"
 
 
 def test_what_has_no_json_at_all_is_told_by_the_reason() -> None:
@@ -173,10 +173,10 @@ def test_what_has_no_json_at_all_is_told_by_the_reason() -> None:
     for _ in range(100_000):
         deep = [deep]
     for payload in (Odd(), {"a": Odd()}):
-        message = refusal(receive, payload, None, LIMITS)
+        message = refusal(read_payload, payload, None, LIMITS)
         assert message.startswith("the payload is not JSON: ")
         assert "Odd" in message
-    assert "nested" in refusal(receive, deep, None, LIMITS) or "depth" in refusal(receive, deep, None, LIMITS)
+    assert "nested" in refusal(read_payload, deep, None, LIMITS) or "depth" in refusal(read_payload, deep, None, LIMITS)
 
     class Recursing(BaseModel):
         text: str
@@ -184,7 +184,7 @@ def test_what_has_no_json_at_all_is_told_by_the_reason() -> None:
         def __deepcopy__(self, memo: Any = None) -> Any:
             raise RecursionError("how deep")
 
-    message = refusal(receive, Recursing(text="x"), Recursing, LIMITS)
+    message = refusal(read_payload, Recursing(text="x"), Recursing, LIMITS)
     assert message == "the payload, a Recursing, cannot be copied: it is nested too deeply"
 
 
@@ -192,11 +192,11 @@ def test_what_has_no_json_at_all_is_told_by_the_reason() -> None:
 
 
 def test_a_payload_has_at_most_so_many_bytes() -> None:
-    assert receive("x" * 8, None, Limits(payload_bytes=10)).value == "x" * 8
-    assert refusal(receive, "x" * 9, None, Limits(payload_bytes=10)) == (
+    assert read_payload("x" * 8, None, Limits(payload_bytes=10)).value == "x" * 8
+    assert refusal(read_payload, "x" * 9, None, Limits(payload_bytes=10)) == (
         "the payload has 11 bytes; at most 10 are allowed"
     )
-    assert "has 6 bytes" in refusal(receive, "éé", None, Limits(payload_bytes=5))
+    assert "has 6 bytes" in refusal(read_payload, "éé", None, Limits(payload_bytes=5))
 
 
 def nested(levels: int, inner: Any = 1, brackets: str = "[") -> Any:
@@ -210,29 +210,29 @@ def nested(levels: int, inner: Any = 1, brackets: str = "[") -> Any:
 def test_a_payload_is_nested_at_most_so_deep(depth: int, brackets: str) -> None:
     limits = Limits(payload_depth=depth)
     wide = nested(depth - 1, [1, 2, "text that makes it long enough to be looked at"], brackets)
-    assert receive(wide, None, limits).value == wide
+    assert read_payload(wide, None, limits).value == wide
     for deep in (nested(depth + 1, 1, brackets), nested(depth + 1, "x" * 100, brackets)):
-        message = refusal(receive, deep, None, limits)
+        message = refusal(read_payload, deep, None, limits)
         assert message == f"the payload is nested deeper than {depth} levels"
     # Side by side is not deep.
     side_by_side = [nested(depth - 1, "x", brackets) for _ in range(depth + 5)]
-    assert receive(side_by_side, None, limits).value == side_by_side
+    assert read_payload(side_by_side, None, limits).value == side_by_side
 
 
 @pytest.mark.parametrize("text", ['"[[[[', '\\"[[[[', "\\", '\\\\"[[', "]]]]", '{"a":[', "[" * 50])
 def test_brackets_in_a_text_are_no_depth(text: str) -> None:
     limits = Limits(payload_depth=2)
     for payload in ([text, text], {text: text}, [[text], [text]], [text, [1], [2], [3]]):
-        assert receive(payload, None, limits).value == payload
-    assert "deeper than 2" in refusal(receive, [text, [[1]]], None, limits)
-    assert "deeper than 2" in refusal(receive, [[[text]]], None, limits)
-    assert "deeper than 2" in refusal(receive, {text: {text: {text: 1}}}, None, limits)
+        assert read_payload(payload, None, limits).value == payload
+    assert "deeper than 2" in refusal(read_payload, [text, [[1]]], None, limits)
+    assert "deeper than 2" in refusal(read_payload, [[[text]]], None, limits)
+    assert "deeper than 2" in refusal(read_payload, {text: {text: {text: 1}}}, None, limits)
 
 
 def test_a_payload_is_never_deeper_than_what_is_written() -> None:
     limits = Limits(payload_depth=10_000)
-    assert receive(nested(MAX_JSON_DEPTH), None, limits).value == nested(MAX_JSON_DEPTH)
-    assert f"deeper than {MAX_JSON_DEPTH}" in refusal(receive, nested(MAX_JSON_DEPTH + 1), None, limits)
+    assert read_payload(nested(MAX_JSON_DEPTH), None, limits).value == nested(MAX_JSON_DEPTH)
+    assert f"deeper than {MAX_JSON_DEPTH}" in refusal(read_payload, nested(MAX_JSON_DEPTH + 1), None, limits)
 
 
 def test_depth_is_counted_as_containers_within_each_other() -> None:
@@ -271,7 +271,7 @@ def test_json_that_nobody_could_read_again_is_refused() -> None:
 
 
 def print_of(value: Any, model: Any = None) -> str:
-    return fingerprint(receive(value, model, LIMITS))
+    return fingerprint(read_payload(value, model, LIMITS))
 
 
 def test_a_fingerprint_is_the_hash_of_sorted_json() -> None:
@@ -330,17 +330,17 @@ def test_a_key_and_an_approval_take_what_their_json_gives_back() -> None:
         text: str = Field(alias="read", serialization_alias="written")
         more: list[Other] = []
 
-    aliased = receive(Aliased(read="x"), Aliased, LIMITS)
+    aliased = read_payload(Aliased(read="x"), Aliased, LIMITS)
     known = check_claimable(aliased, Aliased.__pydantic_validator__)
     assert known == aliased._replace(json=b'{"text":"x","more":[]}')
     assert known.json != aliased.json
     assert refusal(check_approvable, aliased, Aliased.__pydantic_validator__).startswith("an approval keeps the JSON")
-    hidden = Received(b'{"written":"x"}', Aliased.model_construct(text=cast("Any", 7)), False)
+    hidden = Payload(b'{"written":"x"}', Aliased.model_construct(text=cast("Any", 7)), False)
     assert "an idempotency key" in refusal(check_claimable, hidden, Aliased.__pydantic_validator__)
-    plain = receive({"a": 1}, None, LIMITS)
+    plain = read_payload({"a": 1}, None, LIMITS)
     assert check_claimable(plain, None) is plain
     check_approvable(plain, None)
-    note = receive(Note(text="x"), Note, LIMITS)
+    note = read_payload(Note(text="x"), Note, LIMITS)
     assert check_claimable(note, Note.__pydantic_validator__) == note
     assert check_claimable(note, None) == note
     check_approvable(note, Note.__pydantic_validator__)
@@ -348,7 +348,7 @@ def test_a_key_and_an_approval_take_what_their_json_gives_back() -> None:
         "an approval keeps the JSON of a payload, and that of this Note is not all of it: the action has no validation "
         "that would make it again. Send plain JSON values"
     )
-    changed = Received(b'{"text":"x","hidden":7}', Hiding.model_construct(text="x", hidden=7), False)
+    changed = Payload(b'{"text":"x","hidden":7}', Hiding.model_construct(text="x", hidden=7), False)
     for check, keeper in ((check_claimable, "an idempotency key"), (check_approvable, "an approval")):
         message = refusal(check, changed, Hiding.__pydantic_validator__)
         assert message.startswith(f"{keeper} keeps the JSON of a payload, and that of this Hiding is not all of it: ")
@@ -382,7 +382,7 @@ class Form(BaseModel):
 def errors_of(payload: Any, sensitive: Any = ()) -> list[dict[str, str]]:
     with pytest.raises(ValidationError) as caught:
         Form.model_validate(payload)
-    return refusals(caught.value, sensitive)
+    return field_errors(caught.value, sensitive)
 
 
 def test_a_refusal_names_path_reason_and_type_and_nothing_else() -> None:
@@ -413,9 +413,9 @@ def test_what_stands_under_a_secret_name_is_not_quoted() -> None:
 
 def test_refusals_are_told_in_one_line() -> None:
     told = [{"path": "a.b", "reason": "is wrong"}, {"path": "", "reason": "is worse"}]
-    assert summary(told) == "a.b: is wrong; payload: is worse"
-    assert summary(told, "") == "a.b: is wrong; is worse"
-    assert summary([]) == ""
+    assert summarize(told) == "a.b: is wrong; payload: is worse"
+    assert summarize(told, "") == "a.b: is wrong; is worse"
+    assert summarize([]) == ""
 
 
 def test_few_values_are_parsed_to_see_whether_they_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.pipeline.payload import fingerprint, receive
+from actionengine.pipeline.payload import fingerprint, read_payload
 from tests.conftest import Execute, log_of
 
 EngineOf = Callable[..., Engine]
@@ -212,7 +212,7 @@ def test_any_json_comes_through_unchanged(payload: Any) -> None:
     engine = create_engine(services=[service], storage=storage)
     context = RequestContext(tenant=tenant, actor=Actor.human("ann"), idempotency_key="k")
     try:
-        received = receive(payload, None, Limits())
+        received = read_payload(payload, None, Limits())
     except Exception:
         assert engine.execute_action("work", "echo", payload, context).failure().code is ErrorCode.INVALID_INPUT
         return
@@ -228,6 +228,6 @@ def test_any_json_comes_through_unchanged(payload: Any) -> None:
 def test_the_fingerprint_does_not_depend_on_the_order_of_keys(items: dict[str, Any]) -> None:
     reordered = dict(reversed(list(items.items())))
     limits = Limits()
-    assert fingerprint(receive(items, None, limits)) == fingerprint(receive(reordered, None, limits))
+    assert fingerprint(read_payload(items, None, limits)) == fingerprint(read_payload(reordered, None, limits))
     changed = {**items, "one more": 1}
-    assert fingerprint(receive(changed, None, limits)) != fingerprint(receive(items, None, limits))
+    assert fingerprint(read_payload(changed, None, limits)) != fingerprint(read_payload(items, None, limits))

@@ -32,7 +32,7 @@ from actionengine import (
     create_service,
 )
 from actionengine.builtin.action_log import LogEntry
-from actionengine.pipeline.payload import receive
+from actionengine.pipeline.payload import read_payload
 from actionengine.storage.port import LogRow
 from actionengine.text.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS, check_readable
 from tests.conftest import log_of
@@ -179,9 +179,9 @@ def test_the_bounds_are_exact() -> None:
 
 def test_no_limit_lets_a_payload_in_that_could_not_be_logged() -> None:
     limits = Limits(payload_depth=10_000)
-    receive(deep(MAX_JSON_DEPTH), None, limits)
+    read_payload(deep(MAX_JSON_DEPTH), None, limits)
     with pytest.raises(ActionError, match=f"deeper than {MAX_JSON_DEPTH} levels"):
-        receive(deep(MAX_JSON_DEPTH + 1), None, limits)
+        read_payload(deep(MAX_JSON_DEPTH + 1), None, limits)
 
 
 def test_one_unreadable_row_does_not_keep_the_page_from_its_reader() -> None:

@@ -20,7 +20,7 @@ from actionengine import (
     RequestContext,
     create_action,
 )
-from actionengine.text.names import LONGEST_SHOWN, MAX_COMPARED_NAMES, nearest_of
+from actionengine.text.names import MAX_COMPARED_NAMES, MAX_SHOWN_LENGTH, nearest_of
 from actionengine.workflows.definitions.schedules import zone
 from tests.conftest import Execute
 
@@ -112,7 +112,7 @@ def test_an_unknown_name_is_repeated_in_part_and_logged(
     answer = execute(engine_of(OPEN), f"{service}.{action}", {}, as_ann)
     assert isinstance(answer, Failure)
     assert len(str(answer.failure())) < 500
-    assert all(len(str(value)) <= LONGEST_SHOWN for value in answer.failure().details.values())
+    assert all(len(str(value)) <= MAX_SHOWN_LENGTH for value in answer.failure().details.values())
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert line.startswith(answer.failure().message)
     assert f"(tenant acme, actor {as_ann.actor})" in line
@@ -130,7 +130,7 @@ def test_a_module_action_among_many_is_compared_with_none(monkeypatch: pytest.Mo
     assert nearest_of("fs:open", many) is None
     assert compared == []
     assert nearest_of("x" * 1_000_000, many[:MAX_COMPARED_NAMES]) is None
-    assert compared == [LONGEST_SHOWN]
+    assert compared == [MAX_SHOWN_LENGTH]
 
 
 @pytest.mark.parametrize("slug", ["x" * 1_000_000, "é" * 64, "\ud800", "acme\0"])

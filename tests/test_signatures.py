@@ -298,7 +298,7 @@ def test_a_context_may_be_imported_for_a_type_checker_alone(ctx: Any, engine_of:
     engine_of(action_of(handler_of("Pay", ANY_RESULT, ctx)))
 
 
-class Desk:
+class Harness:
     def __call__(self, data: Pay, ctx: Context) -> Result[float, ActionError]:
         return Success(data.amount)
 
@@ -358,10 +358,10 @@ def returning_by_a_decorator(data: Pay) -> float:
 @pytest.mark.parametrize(
     "handler",
     [
-        Desk(),
-        Desk().method,
-        Desk.of_class,
-        Desk.static,
+        Harness(),
+        Harness().method,
+        Harness.of_class,
+        Harness.static,
         functools.partial(with_dependency, 1),
         functools.partial(with_dependency, 1, extra=0),
         wrapped,

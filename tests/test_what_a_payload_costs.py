@@ -27,7 +27,7 @@ from actionengine import (
 )
 from actionengine.errors import ActionError
 from actionengine.masking.masking import MASK, scrub, scrub_text
-from actionengine.pipeline.payload import receive
+from actionengine.pipeline.payload import read_payload
 from actionengine.text.json_bounds import has_more_values
 
 MOST = Limits().payload_values
@@ -162,12 +162,12 @@ def test_values_are_counted_as_the_parser_finds_them(text: str) -> None:
 
 def test_as_many_values_as_are_allowed_pass() -> None:
     limits = Limits(payload_values=100)
-    assert receive([0] * 99, None, limits).is_plain
-    assert receive([",[{" * 100] * 99, None, limits).is_plain
+    assert read_payload([0] * 99, None, limits).is_plain
+    assert read_payload([",[{" * 100] * 99, None, limits).is_plain
     refused: list[Any] = [[0] * 100, {str(number): "" for number in range(100)}, [[]] * 100, [{"a": 0}] * 50]
     for payload in refused:
         with pytest.raises(ActionError, match="more than 100 values"):
-            receive(payload, None, limits)
+            read_payload(payload, None, limits)
 
 
 def test_values_that_only_an_instance_reveals_are_counted_too() -> None:
@@ -177,9 +177,9 @@ def test_values_that_only_an_instance_reveals_are_counted_too() -> None:
 
     limits = Limits(payload_values=100, payload_bytes=2000)
     with pytest.raises(ActionError, match="more than 100 values"):
-        receive(Hidden(token=SecretStr("x"), rest=[0] * 100), Hidden, limits)
+        read_payload(Hidden(token=SecretStr("x"), rest=[0] * 100), Hidden, limits)
     with pytest.raises(ActionError, match="bytes; at most 2000"):
-        receive(Hidden(token=SecretStr("x" * 2000)), Hidden, limits)
+        read_payload(Hidden(token=SecretStr("x" * 2000)), Hidden, limits)
 
 
 def test_a_misfit_deep_in_a_payload_is_found_in_one_walk() -> None:
@@ -191,7 +191,7 @@ def test_a_misfit_deep_in_a_payload_is_found_in_one_walk() -> None:
 
     def refuse(depth: int) -> None:
         with pytest.raises(ActionError, match="is inf"):
-            receive(nested(depth), None, Limits())
+            read_payload(nested(depth), None, Limits())
 
     assert calls(lambda: refuse(60)) < 1.2 * calls(lambda: refuse(1)) + 200
 

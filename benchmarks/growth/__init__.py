@@ -15,7 +15,7 @@ from types import ModuleType
 
 from benchmarks.growth import approvals, change_control, directory, documents, events, log, relays, roles, workflows
 from benchmarks.growth.operation import Operation, Reading
-from benchmarks.growth.worlds import PostgresWorld, World, sqlite_world
+from benchmarks.growth.worlds import Backend, PostgresBackend, sqlite_backend_of_size
 from benchmarks.postgres import Bench, database
 from benchmarks.report import Aim, Row
 from benchmarks.timing import Timing
@@ -27,11 +27,11 @@ NOT_MEASURED = {
     **{f"changes.{name}": "the files of a module decide, not the rows of tables" for name in _OF_FILES},
     **{
         f"workflow_steps.{name}": "for the library's own executor alone"
-        for name in ("next", "perform", "give_up", "wait", "fire", "decline")
+        for name in ("next", "perform", "fail_step", "await_approval", "fire", "decline")
     },
     "workflows.resume": "it takes a run that a step has failed; it reads that run",
     "storage.unit_of_work": "no work until it is used; each action uses one",
-    "storage.access_stamp": "a number of this process",
+    "storage.access_version": "a number of this process",
     "outbox.wake": "it asks no database",
 }
 """Actions, methods of a storage and of its outbox that have no operation here, and why."""
@@ -44,31 +44,31 @@ def operations() -> list[Operation]:
     return [operation for area in AREAS for operation in area.OPERATIONS]
 
 
-def filled(world: World, areas: Iterable[ModuleType] = AREAS) -> World:
+def filled(backend: Backend, areas: Iterable[ModuleType] = AREAS) -> Backend:
     """The world with the rows of these areas."""
     for area in areas:
-        area.fill(world)
-    if isinstance(world, PostgresWorld):
-        world.filled()
-    return world
+        area.fill(backend)
+    if isinstance(backend, PostgresBackend):
+        backend.filled()
+    return backend
 
 
 @contextmanager
-def postgres_worlds(sizes: Iterable[int], beside: Bench | None) -> Iterator[list[PostgresWorld]]:
+def postgres_backends(sizes: Iterable[int], beside: Bench | None) -> Iterator[list[PostgresBackend]]:
     """New databases on one server, that of another benchmark or one of its own."""
     with database(beside) as first:
-        worlds = []
+        backends = []
         for number, size in enumerate(sizes):
             if number:
                 with database(first) as bench:
-                    worlds.append(PostgresWorld(bench, size))
+                    backends.append(PostgresBackend(bench, size))
             else:
-                worlds.append(PostgresWorld(first, size))
+                backends.append(PostgresBackend(first, size))
         try:
-            yield worlds
+            yield backends
         finally:
-            for world in worlds:
-                world.close()
+            for backend in backends:
+                backend.close()
 
 
 def measure(
@@ -77,17 +77,17 @@ def measure(
     """Measure the operations (those with one of these words in their names) on SQLite, then on PostgreSQL."""
     wanted = [each for each in operations() if not only or any(word in each.name for word in only)]
     sizes = (few, many)
-    with sqlite_world(few) as short, sqlite_world(many) as long:
+    with sqlite_backend_of_size(few) as short, sqlite_backend_of_size(many) as long:
         yield from _readings(wanted, filled(short), filled(long))
-    with postgres_worlds(sizes, beside) as (shorter, longer):
+    with postgres_backends(sizes, beside) as (shorter, longer):
         yield from _readings(wanted, filled(shorter), filled(longer))
         yield from _readings(wanted, shorter.use_generic_plans(), longer.use_generic_plans())
 
 
-def _readings(wanted: Iterable[Operation], short: World, long: World) -> Iterator[Reading]:
+def _readings(wanted: Iterable[Operation], short: Backend, long: Backend) -> Iterator[Reading]:
     for operation in wanted:
-        few, many = (world.read(operation.call) for world in (short, long))
-        yield Reading(operation, short.backend, short.unit, short.slack, (short.size, long.size), few, many)
+        few, many = (backend.read(operation.call) for backend in (short, long))
+        yield Reading(operation, short.label, short.unit, short.slack, (short.size, long.size), few, many)
 
 
 def _aim(reading: Reading) -> Aim:
@@ -98,8 +98,8 @@ def run(seconds: float) -> list[Row]:
     """The readings as rows of the report. How long it takes does not matter."""
     return [
         Row(
-            f"growth {reading.backend}: {reading.operation.name}",
-            f"{reading.operation.name}, on {reading.backend}, {reading.sizes[1]:,} rows",
+            f"growth {reading.label}: {reading.operation.name}",
+            f"{reading.operation.name}, on {reading.label}, {reading.sizes[1]:,} rows",
             f"the same with {reading.sizes[0]:,}",
             Timing((float(max(1, reading.many)),)),
             Timing((float(max(1, reading.few)),)),

@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=(), metavar="WORD", help="of the names of operations")
     options = parser.parse_args()
     table = Table(title=f"What is read with {options.few:,} and with {options.many:,} rows of what should not matter")
-    for heading in ("operation", "backend"):
+    for heading in ("operation", "label"):
         table.add_column(heading)
     for heading in ("read", "with many", "ratio"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -33,7 +33,7 @@ def main() -> int:
         colour = "red" if reading.is_worse else "green"
         table.add_row(
             reading.operation.name,
-            reading.backend,
+            reading.label,
             f"{reading.few:,} {reading.unit}",
             f"{reading.many:,}",
             f"{reading.ratio:.2f}",

@@ -8,19 +8,19 @@ from typing import Any
 from actionengine.events.projections.projection import Projection
 from actionengine.events.replay import replay
 from benchmarks.growth.operation import Operation
-from benchmarks.growth.worlds import World, id_at, time_of
+from benchmarks.growth.worlds import Backend, id_at, time_of
 
 RARE = 10
 TYPES = [f"type_{number}" for number in range(100)]
 """Each has ten events, spread over the log."""
 
 
-def fill(world: World) -> None:
+def fill(backend: Backend) -> None:
     """A long log of one type, ten rare events before it, and a thousand of a hundred types in it."""
-    world.do("notes", "put", idempotency_key="one")
-    row = world.sample("ae_events", tenant_id=str(world.tenant.id))
+    backend.do("notes", "put", idempotency_key="one")
+    row = backend.sample("ae_events", tenant_id=str(backend.tenant.id))
     del row["position"]
-    last = world.size + RARE
+    last = backend.size + RARE
     step = max(1, last // 1000)
 
     def event(number: int) -> dict[str, Any]:
@@ -31,28 +31,28 @@ def fill(world: World) -> None:
             type = TYPES[number // step % len(TYPES)]
         return {"id": id_at(number), "type": type, "subject": f"notes/{number}", "occurred_at": time_of(number)}
 
-    world.clone("ae_events", row, event, last)
-    world.clone("ae_events", {**row, "tenant_id": str(world.other_tenant.id)}, event)
-    newest = world.storage.read_events(world.tenant, after=0, limit=1)[0].position
-    world.notes["first"] = newest
+    backend.clone("ae_events", row, event, last)
+    backend.clone("ae_events", {**row, "tenant_id": str(backend.other_tenant.id)}, event)
+    newest = backend.storage.read_events(backend.tenant, after=0, limit=1)[0].position
+    backend.notes["first"] = newest
     for name in ("rare", "none"):
-        _projection(world, name).catch_up(world.tenant).unwrap()
+        _projection(backend, name).catch_up(backend.tenant).unwrap()
 
 
-def _projection(world: World, type: str) -> Projection:
-    return Projection(world.engine, name=type, types=[type], apply=lambda event, view: None)
+def _projection(backend: Backend, type: str) -> Projection:
+    return Projection(backend.engine, name=type, types=[type], apply=lambda event, view: None)
 
 
 def _reading(name: str, **asked: Any) -> Operation:
     return Operation(
         f"read_events, {name}",
-        lambda world: world.storage.read_events(world.tenant, limit=20, **asked),
+        lambda backend: backend.storage.read_events(backend.tenant, limit=20, **asked),
         ("storage.read_events",),
     )
 
 
-def _rebuild(world: World) -> object:
-    return _projection(world, "rare").rebuild(world.tenant).unwrap()
+def _rebuild(backend: Backend) -> object:
+    return _projection(backend, "rare").rebuild(backend.tenant).unwrap()
 
 
 OPERATIONS = [
@@ -64,20 +64,22 @@ OPERATIONS = [
         at_worst="logarithmic",
         why="each type is found from the root of its index",
     ),
-    Operation("replay of a rare type", lambda world: list(replay(world.storage, world.tenant, types=["rare"]))),
-    Operation("a look of a projection", lambda world: _projection(world, "rare").catch_up(world.tenant).unwrap()),
-    Operation("a look of one without events", lambda world: _projection(world, "none").catch_up(world.tenant).unwrap()),
+    Operation("replay of a rare type", lambda backend: list(replay(backend.storage, backend.tenant, types=["rare"]))),
+    Operation("a look of a projection", lambda backend: _projection(backend, "rare").catch_up(backend.tenant).unwrap()),
+    Operation(
+        "a look of one without events", lambda backend: _projection(backend, "none").catch_up(backend.tenant).unwrap()
+    ),
     Operation(
         "count_events, of a rare type",
-        lambda world: world.storage.count_events(world.tenant, types=["rare"]),
+        lambda backend: backend.storage.count_events(backend.tenant, types=["rare"]),
         ("storage.count_events",),
     ),
     Operation(
         "count_events, of all types",
-        lambda world: world.storage.count_events(world.tenant),
+        lambda backend: backend.storage.count_events(backend.tenant),
         at_worst="grows",
         why="it counts to 10,000, without reading an event",
     ),
-    Operation("projection.status", lambda world: _projection(world, "rare").status(world.tenant).unwrap()),
+    Operation("projection.status", lambda backend: _projection(backend, "rare").status(backend.tenant).unwrap()),
     Operation("projection.rebuild, of a rare type", _rebuild),
 ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from actionengine import Actor
 from benchmarks.growth.operation import Operation
-from benchmarks.growth.worlds import World, id_at, time_of
+from benchmarks.growth.worlds import Backend, id_at, time_of
 
 RARE = 10
 """Executions that have failed, by an AI, before all the others."""
@@ -17,13 +17,17 @@ RARE = 10
 _KEYS = count()
 
 
-def fill(world: World) -> None:
+def fill(backend: Backend) -> None:
     """One long log of one hot subject, one of another tenant, and a short one of a third."""
-    world.do("notes", "pass")
-    row = world.sample("ae_action_log")
-    for tenant, rows in ((world.tenant, world.size), (world.other_tenant, world.size), (world.small_tenant, RARE)):
-        world.clone("ae_action_log", row, partial(_row, tenant.id), rows)
-        world.clone("ae_action_log_subjects", {}, partial(_subject, tenant.id), rows)
+    backend.do("notes", "pass")
+    row = backend.sample("ae_action_log")
+    for tenant, rows in (
+        (backend.tenant, backend.size),
+        (backend.other_tenant, backend.size),
+        (backend.small_tenant, RARE),
+    ):
+        backend.clone("ae_action_log", row, partial(_row, tenant.id), rows)
+        backend.clone("ae_action_log_subjects", {}, partial(_subject, tenant.id), rows)
 
 
 def _row(tenant: Any, number: int) -> dict[str, Any]:
@@ -45,23 +49,23 @@ def _subject(tenant: Any, number: int) -> dict[str, Any]:
 
 
 def _listing(name: str, **query: Any) -> Operation:
-    def call(world: World) -> object:
-        tenant = world.small_tenant if query.get("small") else world.tenant
+    def call(backend: Backend) -> object:
+        tenant = backend.small_tenant if query.get("small") else backend.tenant
         asked = {key: value for key, value in query.items() if key != "small"}
-        return world.do("action_log", "list", {"limit": 20, **asked}, tenant=tenant)
+        return backend.do("action_log", "list", {"limit": 20, **asked}, tenant=tenant)
 
     return Operation(f"action_log.list, {name}", call, ("action_log.list",))
 
 
-def _repeated(world: World) -> object:
+def _repeated(backend: Backend) -> object:
     key = f"again-{next(_KEYS)}"
     for _ in range(2):
-        answer = world.do("notes", "put", idempotency_key=key, actor=Actor.system())
+        answer = backend.do("notes", "put", idempotency_key=key, actor=Actor.system())
     return answer
 
 
 OPERATIONS = [
-    Operation("an action that does nothing", lambda world: world.do("notes", "pass")),
+    Operation("an action that does nothing", lambda backend: backend.do("notes", "pass")),
     Operation("an action and its replay", _repeated),
     _listing("the newest page"),
     _listing("by subject", subject="notes/hot"),

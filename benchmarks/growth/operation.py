@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.growth.worlds import World
+from benchmarks.growth.worlds import Backend
 from benchmarks.report import Unit
 
 Verdict = Literal["flat", "logarithmic", "grows", "explodes"]
@@ -25,7 +25,7 @@ class Operation:
     verdict: a worse one fails the check; `why` says why it is not flat."""
 
     name: str
-    call: Callable[[World], object]
+    call: Callable[[Backend], object]
     covers: tuple[str, ...] = ()
     at_worst: Verdict = "flat"
     why: str = ""
@@ -36,7 +36,7 @@ class Reading:
     """What an operation reads on a backend, with few rows of what should not matter, and with many."""
 
     operation: Operation
-    backend: str
+    label: str
     unit: Unit
     slack: int
     sizes: tuple[int, int]

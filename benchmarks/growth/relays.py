@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from actionengine import CallbackPublisher, Relay, Tenant
-from actionengine.concurrency.run_sync import drive
-from actionengine.storage.port import TRIGGERS, FailedDelivery, Outbox, RelayBeat, StoredEvent
+from actionengine.concurrency.run_sync import run_sync
+from actionengine.storage.port import TRIGGERS, FailedDelivery, Outbox, RelayHeartbeat, StoredEvent
 from benchmarks.growth.events import TYPES
 from benchmarks.growth.operation import Operation
-from benchmarks.growth.worlds import PostgresWorld, World, id_at, time_of
+from benchmarks.growth.worlds import Backend, PostgresBackend, id_at, time_of
 
 BUSY = 1
 """The lane of the subject that one dead letter holds back, and of the one that waits for an attempt."""
@@ -20,7 +20,7 @@ BUSY = 1
 _HEIGHT = "the marks of what is held back have left a taller index"
 
 
-def fill(world: World) -> None:
+def fill(backend: Backend) -> None:
     """Many dead letters of one tenant, and one of another that holds back many events; in another queue, one that waits
     for an attempt, and many behind it. Their events are those that the area of events has added."""
     queued = {"queue": "events", "reason": "no such luck", "attempts": 12}
@@ -32,87 +32,87 @@ def fill(world: World) -> None:
     def behind(tenant_id: object, position: int) -> dict[str, Any]:
         return {"tenant_id": tenant_id, "position": position, "queue": "events", "lane": BUSY}
 
-    mine = _events(world, world.tenant, ["common", *TYPES])
-    others = _events(world, world.other_tenant, None)
-    tenant, other = world.tenant.id, world.other_tenant.id
-    world.insert("ae_outbox", [dead(tenant, e.position, e.event.id, 1_000 + e.position) for e in mine])
-    world.insert("ae_outbox", [dead(other, others[0].position, others[0].event.id, BUSY)])
-    world.insert("ae_outbox", [behind(other, e.position) for e in others[1:]])
+    mine = _events(backend, backend.tenant, ["common", *TYPES])
+    others = _events(backend, backend.other_tenant, None)
+    tenant, other = backend.tenant.id, backend.other_tenant.id
+    backend.insert("ae_outbox", [dead(tenant, e.position, e.event.id, 1_000 + e.position) for e in mine])
+    backend.insert("ae_outbox", [dead(other, others[0].position, others[0].event.id, BUSY)])
+    backend.insert("ae_outbox", [behind(other, e.position) for e in others[1:]])
     waits = {**behind(other, others[0].position), "queue": TRIGGERS, "due_at": time_of(10**9)}
-    world.insert("ae_outbox", [waits])
-    world.insert("ae_outbox", [{**behind(other, e.position), "queue": TRIGGERS} for e in others[1:]])
+    backend.insert("ae_outbox", [waits])
+    backend.insert("ae_outbox", [{**behind(other, e.position), "queue": TRIGGERS} for e in others[1:]])
     # What is held back there is marked by a look, and a vacuum takes away the index entries that it had before.
-    _look(world)
+    _look(backend)
 
 
-def _events(world: World, tenant: Tenant, types: list[str] | None) -> list[StoredEvent]:
+def _events(backend: Backend, tenant: Tenant, types: list[str] | None) -> list[StoredEvent]:
     found: list[StoredEvent] = []
-    while len(found) < world.size and (
-        page := world.storage.read_events(tenant, after=found[-1].position if found else 0, types=types)
+    while len(found) < backend.size and (
+        page := backend.storage.read_events(tenant, after=found[-1].position if found else 0, types=types)
     ):
         found += page
-    return found[: world.size]
+    return found[: backend.size]
 
 
-def relay(world: World) -> Relay:
+def relay(backend: Backend) -> Relay:
     """Return a relay that delivers to nobody."""
-    return Relay(world.storage, CallbackPublisher(lambda event: None))
+    return Relay(backend.storage, CallbackPublisher(lambda event: None))
 
 
-def _deliver(world: World) -> object:
-    world.do("notes", "pass")
-    return relay(world).drain()
+def _deliver(backend: Backend) -> object:
+    backend.do("notes", "pass")
+    return relay(backend).drain()
 
 
-def _look(world: World) -> None:
-    outbox = world.storage.outbox("sync", TRIGGERS)
-    while batch := drive(outbox.take(1000, 30.0)):
-        drive(outbox.settle(batch, ()))
-    drive(outbox.close())
+def _look(backend: Backend) -> None:
+    outbox = backend.storage.outbox("sync", TRIGGERS)
+    while batch := run_sync(outbox.take(1000, 30.0)):
+        run_sync(outbox.settle(batch, ()))
+    run_sync(outbox.close())
 
 
-def _look_behind(world: World) -> None:
-    _look(world)
-    if isinstance(world, PostgresWorld) and "marked" not in world.notes:
+def _look_behind(backend: Backend) -> None:
+    _look(backend)
+    if isinstance(backend, PostgresBackend) and "marked" not in backend.notes:
         # As autovacuum does soon after a look has marked many. There are no statistics that know of the marks.
-        world.superuser.execute("VACUUM ae_outbox")
-        world.notes["marked"] = True
+        backend.superuser.execute("VACUUM ae_outbox")
+        backend.notes["marked"] = True
 
 
-def _kill_and(then: Callable[[Relay, str], object]) -> Callable[[World], object]:
-    def call(world: World) -> object:
-        relay(world).drain()
-        world.do("notes", "pass")
-        outbox = world.storage.outbox("sync")
-        (pending,) = drive(outbox.take(1000, 30.0))
-        drive(outbox.settle((), [FailedDelivery(pending, "no such luck", None)]))
-        drive(outbox.close())
-        then(relay(world), pending.event.id)
-        return relay(world).drain()
+def _kill_and(then: Callable[[Relay, str], object]) -> Callable[[Backend], object]:
+    def call(backend: Backend) -> object:
+        relay(backend).drain()
+        backend.do("notes", "pass")
+        outbox = backend.storage.outbox("sync")
+        (pending,) = run_sync(outbox.take(1000, 30.0))
+        run_sync(outbox.settle((), [FailedDelivery(pending, "no such luck", None)]))
+        run_sync(outbox.close())
+        then(relay(backend), pending.event.id)
+        return relay(backend).drain()
 
     return call
 
 
-def _take_and_give_back(world: World) -> object:
-    world.do("notes", "pass")
-    outbox: Outbox = world.storage.outbox("sync")
-    assert drive(outbox.take(1000, 30.0))
-    drive(outbox.extend())
-    drive(outbox.give_back())
-    drive(outbox.close())
-    return relay(world).drain()
+def _take_and_give_back(backend: Backend) -> object:
+    backend.do("notes", "pass")
+    outbox: Outbox = backend.storage.outbox("sync")
+    assert run_sync(outbox.take(1000, 30.0))
+    run_sync(outbox.extend())
+    run_sync(outbox.release())
+    run_sync(outbox.close())
+    return relay(backend).drain()
 
 
-def _sleep(world: World) -> None:
-    outbox = world.storage.outbox("sync", TRIGGERS)
-    drive(outbox.wait(0.01))
-    drive(outbox.close())
+def _sleep(backend: Backend) -> None:
+    outbox = backend.storage.outbox("sync", TRIGGERS)
+    run_sync(outbox.wait(0.01))
+    run_sync(outbox.close())
 
 
-def _beat(world: World) -> None:
+def _beat(backend: Backend) -> None:
     now = datetime.now(UTC)
-    outbox: Outbox = world.storage.outbox("sync")
-    drive(outbox.beat(RelayBeat(id_at(1), "here", "nobody", now, now, 0, 0, 0.0, None)))
+    outbox: Outbox = backend.storage.outbox("sync")
+    run_sync(outbox.heartbeat(RelayHeartbeat(id_at(1), "here", "nobody", now, now, 0, 0, 0.0, None)))
 
 
 OPERATIONS = [
@@ -125,7 +125,7 @@ OPERATIONS = [
     ),
     Operation(
         "relay: status",
-        lambda world: relay(world).status(),
+        lambda backend: relay(backend).status(),
         ("outbox.status",),
         at_worst="grows",
         why="each number is counted to 10,000, without reading an event",
@@ -144,7 +144,7 @@ OPERATIONS = [
         at_worst="logarithmic",
         why=_HEIGHT,
     ),
-    Operation("relay: a look", lambda world: relay(world).drain(), at_worst="logarithmic", why=_HEIGHT),
+    Operation("relay: a look", lambda backend: relay(backend).drain(), at_worst="logarithmic", why=_HEIGHT),
     Operation(
         "relay: delivery of an action's events",
         _deliver,
@@ -153,12 +153,12 @@ OPERATIONS = [
         why=_HEIGHT,
     ),
     Operation(
-        "relay: dead letters, a page", lambda world: relay(world).dead_letters(limit=20), ("outbox.dead_letters",)
+        "relay: dead letters, a page", lambda backend: relay(backend).dead_letters(limit=20), ("outbox.dead_letters",)
     ),
     Operation(
         "relay: taking an event and giving it back",
         _take_and_give_back,
-        ("outbox.extend", "outbox.give_back"),
+        ("outbox.extend", "outbox.release"),
         at_worst="logarithmic",
         why=_HEIGHT,
     ),

@@ -7,7 +7,7 @@ from itertools import count
 
 from actionengine.storage.clock import sortable
 from benchmarks.growth.operation import Operation
-from benchmarks.growth.worlds import World, id_at, time_of
+from benchmarks.growth.worlds import Backend, id_at, time_of
 
 _NUMBERS = count()
 STEPS = {"steps": [{"name": "look", "type": "assignment", "assignee": "ann", "title": "Look", "wait": True}]}
@@ -15,22 +15,22 @@ EVENT = {"type": "event", "event_type": "job.done"}
 ENDED = time_of(10**9)
 
 
-def fill(world: World) -> None:
+def fill(backend: Backend) -> None:
     """A workflow that has run often, with many triggers, and one that is new."""
     for key in ("old", "new"):
-        world.do("workflows", "define", {"key": key, "definition": STEPS})
-        world.do("workflows", "activate", {"key": key})
-    world.do("workflows", "start", {"key": "old"})
-    world.notes["trigger"] = world.do("triggers", "create", {"key": "new", "trigger": EVENT}).id
-    world.do("triggers", "create", {"key": "old", "trigger": {**EVENT, "event_type": "job.begun"}})
-    tenant = str(world.tenant.id)
-    run = world.sample("ae_documents", collection="ae_workflow_runs", tenant_id=tenant)
+        backend.do("workflows", "define", {"key": key, "definition": STEPS})
+        backend.do("workflows", "activate", {"key": key})
+    backend.do("workflows", "start", {"key": "old"})
+    backend.notes["trigger"] = backend.do("triggers", "create", {"key": "new", "trigger": EVENT}).id
+    backend.do("triggers", "create", {"key": "old", "trigger": {**EVENT, "event_type": "job.begun"}})
+    tenant = str(backend.tenant.id)
+    run = backend.sample("ae_documents", collection="ae_workflow_runs", tenant_id=tenant)
     ended = {"status": "succeeded", "step": None, "ended_at": ENDED.isoformat()}
-    world.clone_documents(run, ((id_at(number), ended) for number in range(world.size)))
+    backend.clone_documents(run, ((id_at(number), ended) for number in range(backend.size)))
     end = {**run, "collection": "ae_workflow_ends", "data": "{}"}
-    world.clone_documents(end, ((f"{sortable(ENDED)}/{id_at(number)}", {}) for number in range(world.size)))
-    trigger = world.sample("ae_documents", collection="ae_triggers", tenant_id=tenant)
-    world.clone_documents(trigger, ((id_at(number), {}) for number in range(world.size)))
+    backend.clone_documents(end, ((f"{sortable(ENDED)}/{id_at(number)}", {}) for number in range(backend.size)))
+    trigger = backend.sample("ae_documents", collection="ae_triggers", tenant_id=tenant)
+    backend.clone_documents(trigger, ((id_at(number), {}) for number in range(backend.size)))
     assignment = {
         "assignee": "bob",
         "title": "Look",
@@ -41,42 +41,42 @@ def fill(world: World) -> None:
         "status": "completed",
     }
     sample = {**run, "collection": "workflow_assignments", "data": "{}"}
-    world.clone_documents(sample, ((id_at(number), assignment) for number in range(world.size)))
+    backend.clone_documents(sample, ((id_at(number), assignment) for number in range(backend.size)))
     open_one = {**assignment, "assignee": "ann", "status": "open"}
-    world.notes["assignment"] = id_at(10**6)
-    world.clone_documents(sample, [(world.notes["assignment"], open_one)])
-    world.notes["one more"] = lambda id_: (sample, [(id_, open_one)])
-    world.notes["run"] = world.do("workflows", "start", {"key": "new"}).id
+    backend.notes["assignment"] = id_at(10**6)
+    backend.clone_documents(sample, [(backend.notes["assignment"], open_one)])
+    backend.notes["one more"] = lambda id_: (sample, [(id_, open_one)])
+    backend.notes["run"] = backend.do("workflows", "start", {"key": "new"}).id
 
 
-def _start_and_cancel(world: World) -> object:
-    run = world.do("workflows", "start", {"key": "new"})
-    return world.do("workflows", "cancel", {"run_id": run.id})
+def _start_and_cancel(backend: Backend) -> object:
+    run = backend.do("workflows", "start", {"key": "new"})
+    return backend.do("workflows", "cancel", {"run_id": run.id})
 
 
-def _complete(world: World) -> object:
+def _complete(backend: Backend) -> object:
     id = id_at(2 * 10**6 + next(_NUMBERS))
-    world.clone_documents(*world.notes["one more"](id))
-    return world.do("workflow_assignments", "complete", {"assignment_id": id})
+    backend.clone_documents(*backend.notes["one more"](id))
+    return backend.do("workflow_assignments", "complete", {"assignment_id": id})
 
 
-def _define(world: World) -> object:
+def _define(backend: Backend) -> object:
     key = f"key_{next(_NUMBERS)}"
-    world.do("workflows", "define", {"key": key, "definition": {**STEPS, "trigger": EVENT}})
-    return world.do("workflows", "activate", {"key": key})
+    backend.do("workflows", "define", {"key": key, "definition": {**STEPS, "trigger": EVENT}})
+    return backend.do("workflows", "activate", {"key": key})
 
 
-def _trigger(world: World) -> object:
-    made = {"trigger_id": world.do("triggers", "create", {"key": "new", "trigger": EVENT}).id}
+def _trigger(backend: Backend) -> object:
+    made = {"trigger_id": backend.do("triggers", "create", {"key": "new", "trigger": EVENT}).id}
     for action in ("disable", "enable", "delete"):
-        world.do("triggers", action, made)
+        backend.do("triggers", action, made)
     return None
 
 
 def _list(service: str, about: str, **asked: object) -> Operation:
     return Operation(
         f"{service}.list, {about}",
-        lambda world: world.do(service, "list", {"limit": 20, **asked}),
+        lambda backend: backend.do(service, "list", {"limit": 20, **asked}),
         (f"{service}.list",),
     )
 
@@ -84,7 +84,7 @@ def _list(service: str, about: str, **asked: object) -> Operation:
 def _purge(about: str, ended_before: datetime) -> Operation:
     asked = {"ended_before": ended_before.isoformat(), "limit": 5}
     return Operation(
-        f"workflows.purge {about}", lambda world: world.do("workflows", "purge", asked), ("workflows.purge",)
+        f"workflows.purge {about}", lambda backend: backend.do("workflows", "purge", asked), ("workflows.purge",)
     )
 
 
@@ -92,16 +92,18 @@ OPERATIONS = [
     Operation("workflows.start, cancel", _start_and_cancel, ("workflows.start", "workflows.cancel")),
     Operation("workflows.define, activate", _define, ("workflows.define", "workflows.activate")),
     Operation(
-        "workflows.get", lambda world: world.do("workflows", "get", {"run_id": world.notes["run"]}), ("workflows.get",)
+        "workflows.get",
+        lambda backend: backend.do("workflows", "get", {"run_id": backend.notes["run"]}),
+        ("workflows.get",),
     ),
     Operation(
         "workflows.get_definition",
-        lambda world: world.do("workflows", "get_definition", {"key": "new"}),
+        lambda backend: backend.do("workflows", "get_definition", {"key": "new"}),
         ("workflows.get_definition",),
     ),
     Operation(
         "workflows.list_definitions",
-        lambda world: world.do("workflows", "list_definitions", {"limit": 2, "after": "a"}),
+        lambda backend: backend.do("workflows", "list_definitions", {"limit": 2, "after": "a"}),
         ("workflows.list_definitions",),
     ),
     _purge("of nothing", time_of(-1)),
@@ -119,13 +121,13 @@ OPERATIONS = [
     ),
     Operation(
         "triggers.get",
-        lambda world: world.do("triggers", "get", {"trigger_id": world.notes["trigger"]}),
+        lambda backend: backend.do("triggers", "get", {"trigger_id": backend.notes["trigger"]}),
         ("triggers.get",),
     ),
     _list("triggers", "of a workflow", key="new"),
     Operation(
         "workflow_assignments.get",
-        lambda world: world.do("workflow_assignments", "get", {"assignment_id": world.notes["assignment"]}),
+        lambda backend: backend.do("workflow_assignments", "get", {"assignment_id": backend.notes["assignment"]}),
         ("workflow_assignments.get",),
     ),
     Operation("workflow_assignments.complete", _complete, ("workflow_assignments.complete",)),

@@ -65,10 +65,10 @@ class Note(BaseModel):
     text: str = "hello"
 
 
-class World(ABC):
+class Backend(ABC):
     """A storage with a tenant, an engine on it, and `size` rows of each kind of what should not matter."""
 
-    backend: ClassVar[str]
+    label: ClassVar[str]
     unit: ClassVar[Unit]
     slack: ClassVar[int]
     """So much more is no growth: a step more in each tree that is walked down."""
@@ -121,7 +121,7 @@ class World(ABC):
         """Add rows past every trigger."""
 
     @abstractmethod
-    def read(self, call: Callable[[World], object]) -> int:
+    def read(self, call: Callable[[Backend], object]) -> int:
         """How much an operation reads, the second time that it is called."""
 
     def close(self) -> None:
@@ -129,10 +129,10 @@ class World(ABC):
         self.storage.close()
 
 
-class SQLiteWorld(World):
+class SQLiteBackend(Backend):
     """A file without statistics: nobody has run ANALYZE."""
 
-    backend = "SQLite"
+    label = "SQLite"
     unit: ClassVar[Unit] = "VM steps"
     slack = 100
 
@@ -175,7 +175,7 @@ class SQLiteWorld(World):
             for _, sql in triggers:
                 connection.execute(sql)
 
-    def read(self, call: Callable[[World], object]) -> int:
+    def read(self, call: Callable[[Backend], object]) -> int:
         """Count the steps."""
         call(self)
         before = self._steps
@@ -188,10 +188,10 @@ class SQLiteWorld(World):
         self._own.dispose()
 
 
-class PostgresWorld(World):
+class PostgresBackend(Backend):
     """A database as the app role sees it, with the plans that PostgreSQL makes for given values."""
 
-    backend = "PostgreSQL, custom plans"
+    label = "PostgreSQL, custom plans"
     unit: ClassVar[Unit] = "buffers"
     slack = 15
     storage: PostgresStorage
@@ -241,11 +241,11 @@ class PostgresWorld(World):
         """Have the tables look as those that autovacuum has been through."""
         self.superuser.execute("VACUUM ANALYZE")
 
-    def use_generic_plans(self) -> GenericPostgresWorld:
+    def use_generic_plans(self) -> GenericPostgresBackend:
         """The same database with the plans that PostgreSQL makes once for any values."""
-        return GenericPostgresWorld(self)
+        return GenericPostgresBackend(self)
 
-    def read(self, call: Callable[[World], object]) -> int:
+    def read(self, call: Callable[[Backend], object]) -> int:
         """Count the buffers."""
         call(self)
         before = self._buffers()
@@ -287,13 +287,13 @@ class PostgresWorld(World):
         self.superuser.close()
 
 
-class GenericPostgresWorld(PostgresWorld):
+class GenericPostgresBackend(PostgresBackend):
     """A filled database again, with generic plans: those that a statement gets from its sixth execution on."""
 
-    backend = "PostgreSQL, generic plans"
+    label = "PostgreSQL, generic plans"
     plans = "force_generic_plan"
 
-    def __init__(self, filled: PostgresWorld) -> None:
+    def __init__(self, filled: PostgresBackend) -> None:
         self.__dict__.update(filled.__dict__)
         filled.storage.close()
         self.storage = self._opened()
@@ -358,11 +358,11 @@ def _pass(data: Note, ctx: ActionContext) -> Result[Any, ActionError]:
 
 
 @contextmanager
-def sqlite_world(size: int) -> Iterator[SQLiteWorld]:
+def sqlite_backend_of_size(size: int) -> Iterator[SQLiteBackend]:
     """A new file."""
     with TemporaryDirectory() as folder:
-        world = SQLiteWorld(Path(folder) / "growth.db", size)
+        backend = SQLiteBackend(Path(folder) / "growth.db", size)
         try:
-            yield world
+            yield backend
         finally:
-            world.close()
+            backend.close()

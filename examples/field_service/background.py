@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from actionengine import Actor, Engine, Fanout, Publisher, Relay, Subscriptions
-from actionengine.events.publishers.addresses import publisher_at
+from actionengine.events.publishers.addresses import publisher_from_address
 from actionengine.workflows import WorkflowRuntime
 from examples.field_service.app import HostStorage
 from examples.field_service.board import create_board
@@ -44,7 +44,7 @@ def is_wanted() -> bool:
 def named_publishers() -> list[Publisher]:
     """The broker that `ACTIONENGINE_PUBLISHER` names, such as `nats://127.0.0.1:4222?stream=events`."""
     address = os.environ.get("ACTIONENGINE_PUBLISHER")
-    return [publisher_at(address)] if address else []
+    return [publisher_from_address(address)] if address else []
 
 
 class Background:

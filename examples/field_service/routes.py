@@ -38,7 +38,7 @@ ROUTES = (
     Route("POST", f"{_RECORD_TYPE}/retire", "record_types", "retire"),
     Route("GET", f"{_RECORD_TYPE}/schema", "record_types", "schema_at"),
     Route("GET", f"{_RECORD_TYPE}/history", "record_types", "verify_history"),
-    Route("GET", f"{_RECORD_TYPE}/misfits", "record_types", "check_documents"),
+    Route("GET", f"{_RECORD_TYPE}/invalid", "record_types", "check_documents"),
     Route("GET", "/api/changes", "changes", "list"),
     Route("POST", "/api/changes", "changes", "create"),
     Route("GET", _CHANGE, "changes", "get"),

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from actionengine.boundary.boundary import Admitted
+from actionengine.boundary.boundary import AdmittedRequest
 from actionengine.boundary.capabilities import CapabilityProfile
 from actionengine.boundary.declarations import ModuleAction
 from actionengine.boundary.module_actions import MODULE_ACTIONS
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult
-from actionengine.boundary.runner import BoundaryRunner, took_too_long, was_cancelled
+from actionengine.boundary.runner import BoundaryRunner, cancelled_error, timeout_error
 from actionengine.boundary.telemetry import Sink
 from actionengine.errors import ActionError, ErrorCode
 from examples.http_runner.signing import Keys
@@ -24,7 +24,7 @@ from examples.http_runner.signing import Keys
 GRACE = 5.0
 """Seconds that the other side has beyond a request's timeout, to end the work and to say so."""
 
-MOST_ANSWER = 64 * 1024**2
+MAX_ANSWER_BYTES = 64 * 1024**2
 _LOOK = 0.05
 
 
@@ -66,7 +66,7 @@ class HttpRunner(BoundaryRunner):
         self._path = f"{parsed.path.rstrip('/')}/executions"
         self._keys = keys
 
-    def run(self, admitted: Admitted, cancelled: threading.Event) -> ExecutionResult:
+    def run(self, admitted: AdmittedRequest, cancelled: threading.Event) -> ExecutionResult:
         """Send the work, and wait for its result."""
         request = admitted.request
         body = _order(request)
@@ -77,7 +77,7 @@ class HttpRunner(BoundaryRunner):
             connection.request("POST", self._path, body, headers)
             _wait(connection, request, cancelled, deadline)
             response = connection.getresponse()
-            status, content = response.status, response.read(MOST_ANSWER + 1)
+            status, content = response.status, response.read(MAX_ANSWER_BYTES + 1)
         except (OSError, http.client.HTTPException) as error:
             raise ActionError(
                 ErrorCode.UNAVAILABLE,
@@ -123,6 +123,6 @@ def _wait(
     """Wait until the answer begins. Raises `ActionError` where it is not wanted any more, or too late."""
     while not select.select([connection.sock], [], [], _LOOK)[0]:
         if cancelled.is_set():
-            raise was_cancelled(request)
+            raise cancelled_error(request)
         if time.monotonic() > deadline:
-            raise took_too_long(request)
+            raise timeout_error(request)

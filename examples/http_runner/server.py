@@ -17,18 +17,18 @@ from pydantic_core import from_json
 from returns.result import Failure
 
 from actionengine import Actor, Tenant
-from actionengine.boundary.boundary import checked_module
+from actionengine.boundary.boundary import validate_module
 from actionengine.boundary.capabilities import Capability
 from actionengine.boundary.request import ExecutionRequest, ModuleContext
 from actionengine.boundary.roots import ModuleRoots
-from actionengine.boundary.runner import Answer, Runner
+from actionengine.boundary.runner import Runner, RunnerResult
 from actionengine.errors import ActionError, ErrorCode
 from examples.http_runner.signing import Refused, Verifier
 
-MOST_BODY = 8 * 1024**2
+MAX_BODY_BYTES = 8 * 1024**2
 """Bytes of a request."""
 
-LONGEST = 3600.0
+MAX_TIMEOUT = 3600.0
 """Seconds that work may ask for."""
 
 
@@ -53,7 +53,7 @@ class Order(BaseModel):
     input: dict[str, Any] = Field(default_factory=dict)
     capabilities: frozenset[Capability] = frozenset()
     actor: Actor | None = None
-    timeout: float = Field(gt=0, le=LONGEST)
+    timeout: float = Field(gt=0, le=MAX_TIMEOUT)
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
 
     def request(self, roots: ModuleRoots) -> ExecutionRequest:
@@ -62,7 +62,7 @@ class Order(BaseModel):
         named = self.module
         placeless = None if named is None else ModuleContext(id=named.id, root=Path(), tenant=named.tenant)
         asked = ExecutionRequest(**fields, module=placeless)
-        module = checked_module(asked)
+        module = validate_module(asked)
         assert module.tenant is not None  # it has been checked
         return asked.model_copy(update={"module": roots.context(module.tenant, module.id)})
 
@@ -75,7 +75,7 @@ def create_app(runner: Runner, roots: ModuleRoots, verifier: Verifier) -> FastAP
     async def execute(request: Request) -> JSONResponse:
         body = await _body(request)
         if body is None:
-            return _refused(413, ErrorCode.INVALID_INPUT, f"the request is longer than {MOST_BODY} bytes")
+            return _refused(413, ErrorCode.INVALID_INPUT, f"the request is longer than {MAX_BODY_BYTES} bytes")
         try:
             verifier.check(request.method, request.url.path, request.headers, body)
         except Refused as refusal:
@@ -96,7 +96,7 @@ def create_app(runner: Runner, roots: ModuleRoots, verifier: Verifier) -> FastAP
     return app
 
 
-async def _executed(runner: Runner, asked: ExecutionRequest, request: Request) -> Answer | None:
+async def _executed(runner: Runner, asked: ExecutionRequest, request: Request) -> RunnerResult | None:
     """The answer; None where whoever asked has gone, by when the work is ended."""
     work = asyncio.ensure_future(runner.execute_async(asked))
     gone = asyncio.ensure_future(_gone(request))
@@ -119,12 +119,12 @@ async def _body(request: Request) -> bytes | None:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MOST_BODY:
+        if len(body) > MAX_BODY_BYTES:
             return None
     return bytes(body)
 
 
-def _answered(answer: Answer) -> JSONResponse:
+def _answered(answer: RunnerResult) -> JSONResponse:
     if isinstance(answer, Failure):
         error = answer.failure()
         return JSONResponse({"error": error.to_dict()}, error.code.http_status)

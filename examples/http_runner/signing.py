@@ -21,7 +21,7 @@ from typing import Protocol
 WINDOW = 60.0
 """Seconds by which the clocks of both sides may differ, and a request may be late."""
 
-SHORTEST_KEY = 32
+MIN_KEY_BYTES = 32
 """Bytes of a secret."""
 
 KEY_ID, TIMESTAMP, NONCE, SIGNATURE = "x-key-id", "x-timestamp", "x-nonce", "x-signature"
@@ -55,8 +55,8 @@ class Keys:
         if self.signs not in self.secrets:
             raise ValueError(f"there is no key {self.signs!r} to sign with")
         for id, secret in self.secrets.items():
-            if len(secret) < SHORTEST_KEY:
-                raise ValueError(f"the key {id!r} has {len(secret)} bytes: it needs {SHORTEST_KEY}")
+            if len(secret) < MIN_KEY_BYTES:
+                raise ValueError(f"the key {id!r} has {len(secret)} bytes: it needs {MIN_KEY_BYTES}")
 
     def sign(self, method: str, path: str, body: bytes, at: float | None = None) -> dict[str, str]:
         """The headers for a request. Each call makes another nonce."""
@@ -96,7 +96,7 @@ class Verifier:
             raise Refused(f"the request is of another time: it is good for {self._window:g} seconds")
         # With a key that there is not, as much is computed as with one that there is.
         secret = self._keys.secrets.get(key_id)
-        expected = _signature(secret or bytes(SHORTEST_KEY), key_id, method, path, timestamp, nonce, body)
+        expected = _signature(secret or bytes(MIN_KEY_BYTES), key_id, method, path, timestamp, nonce, body)
         if not hmac.compare_digest(expected, signature) or secret is None:
             raise Refused("the signature is not right")
         # Only what is signed is remembered: who has no key cannot fill the memory.

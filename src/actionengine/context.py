@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Any, Literal, get_args
 from uuid import UUID
 
-from actionengine.errors import bounded_text, sendable
+from actionengine.errors import bounded_text, storable_text
 from actionengine.text.names import check_pattern, fold
 
 ActorType = Literal["human", "ai", "integration", "workflow", "system"]
@@ -66,7 +66,7 @@ class Actor:
             raise ValueError(f"unknown actor type {self.type!r}; expected one of {', '.join(sorted(ACTOR_TYPES))}")
         if not isinstance(self.id, str) or not self.id:
             raise ValueError(f"an actor needs a non-empty id, not {self.id!r}")
-        if sendable(self.id) != self.id:
+        if storable_text(self.id) != self.id:
             raise ValueError(f"the id {self.id!r} of an actor has a character that UTF-8 cannot carry")
         if type(self.id) is not str:
             object.__setattr__(self, "id", str.__str__(self.id))

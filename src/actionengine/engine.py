@@ -10,15 +10,15 @@ from typing import Any, TypeVar, final
 from returns.result import Failure, Result, Success
 
 from actionengine.actions import Action, ActionSummary, Input, Output, Service, ServiceSummary
-from actionengine.concurrency.run_sync import Mode, drive
+from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import RequestContext, Tenant
-from actionengine.errors import ActionError, ConfigurationError, ErrorCode, sendable
+from actionengine.errors import ActionError, ConfigurationError, ErrorCode, storable_text
 from actionengine.event_types import EventType
 from actionengine.pipeline.pipeline import Pipeline
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.routing import no_service, route
 from actionengine.storage.port import Storage, StorageError, StorageUnavailable
-from actionengine.storage.tenants import LONGEST_SLUG
+from actionengine.storage.tenants import MAX_SLUG_LENGTH
 from actionengine.text.names import shortened
 
 logger = logging.getLogger("actionengine")
@@ -100,7 +100,7 @@ class Engine:
     def mode(self) -> Mode:
         """The world in which all handlers can be executed: `"async"` where one of them is an `async def`."""
         plans = (plan for actions in self._plans.values() for plan in actions.values())
-        return "async" if any(plan.is_async and not plan.is_native for plan in plans) else "sync"
+        return "async" if any(plan.is_async and not plan.is_sync_and_async for plan in plans) else "sync"
 
     @property
     def storage(self) -> Storage:
@@ -118,7 +118,7 @@ class Engine:
         plan = self._route(service, action)
         if not isinstance(plan, ActionPlan):
             return _refused(plan, context)
-        return drive(self._pipeline.execute(plan, payload, context, "sync"))
+        return run_sync(self._pipeline.execute(plan, payload, context, "sync"))
 
     async def execute_action_async(
         self, service: str, action: str, payload: Any, context: RequestContext
@@ -140,7 +140,7 @@ class Engine:
         plan = self._find(action)
         if not isinstance(plan, ActionPlan):
             return _refused(plan, context)
-        return drive(self._pipeline.execute(plan, data, context, "sync"))
+        return run_sync(self._pipeline.execute(plan, data, context, "sync"))
 
     async def run_async(
         self, action: Action[Input, Output], data: Input, context: RequestContext
@@ -160,7 +160,7 @@ class Engine:
             return _refused(plan, context)
         return await self._pipeline.execute(plan, payload, context, mode)
 
-    async def consume(
+    async def execute_consumer(
         self, plan: ActionPlan, payload: Any, context: RequestContext, mode: Mode
     ) -> Result[Any, ActionError]:
         """Execute, through the same pipeline, what is no declared action: a consumer of events."""
@@ -168,7 +168,7 @@ class Engine:
 
     def resolve_tenant(self, slug: str) -> Result[Tenant, ActionError]:
         """The tenant of a slug, or `not_found`."""
-        return drive(self._resolve(slug, "sync"))
+        return run_sync(self._resolve(slug, "sync"))
 
     async def resolve_tenant_async(self, slug: str) -> Result[Tenant, ActionError]:
         """The same under an event loop."""
@@ -176,7 +176,7 @@ class Engine:
 
     async def _resolve(self, slug: str, mode: Mode) -> Result[Tenant, ActionError]:
         try:
-            is_one = isinstance(slug, str) and 0 < len(slug) <= LONGEST_SLUG and sendable(slug) == slug
+            is_one = isinstance(slug, str) and 0 < len(slug) <= MAX_SLUG_LENGTH and storable_text(slug) == slug
             tenant = await self._storage.find_tenant(slug, mode) if is_one else None
         except StorageUnavailable:
             return Failure(ActionError(ErrorCode.UNAVAILABLE, "the storage is unavailable, try again later"))

@@ -93,7 +93,7 @@ class ActionError(Exception):
     ) -> None:
         self._code = code if type(code) is ErrorCode else ErrorCode(code)
         if type(message) is not str or not message.isascii() or "\0" in message:
-            message = sendable(str(message))
+            message = storable_text(str(message))
         self._message = message
         self._details = MappingProxyType(dict(details)) if details else _NO_DETAILS
         super().__init__(message)
@@ -141,14 +141,14 @@ class ActionError(Exception):
                 details = from_json(masked_json(dict(self.details), fallback=str))
             except Exception:
                 # Whatever was put there: an error can always be told.
-                details = {sendable(str(key)): f"<{type(value).__name__}>" for key, value in self.details.items()}
+                details = {storable_text(str(key)): f"<{type(value).__name__}>" for key, value in self.details.items()}
         return {"code": self.code.value, "message": self.message, "details": details}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.code, self.message, dict(self.details))
 
 
-def sendable(text: str) -> str:
+def storable_text(text: str) -> str:
     """A text that every storage can keep: without NUL, and without the half characters that UTF-8 cannot carry."""
     if "\0" in text:
         text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
@@ -162,7 +162,7 @@ def bounded_text(text: object, max_length: int) -> str:
         return text
     if type(text) is not str:
         text = str.__str__(text) if isinstance(text, str) else str(text)
-    text = sendable(text)
+    text = storable_text(text)
     return text if len(text) <= max_length else text[: max_length - 1] + "…"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from actionengine.context import MAX_NAME_LENGTH
-from actionengine.errors import ConfigurationError, sendable
+from actionengine.errors import ConfigurationError, storable_text
 from actionengine.masking.masking import Learn, masked_finite_json, masked_json_of
 
 Upcaster = Callable[[Any], Any]
@@ -67,11 +67,11 @@ class EventType:
         try:
             return self._adapter.validate_python(newest)
         except ValidationError as error:
-            message = f"a payload of {self.type}, version {version}, does not fit: {misfits(error)}"
+            message = f"a payload of {self.type}, version {version}, does not fit: {field_problems(error)}"
             raise EventVersionError(message) from None
 
 
-def misfits(error: ValidationError) -> str:
+def field_problems(error: ValidationError) -> str:
     """Where and why a payload does not fit, without what is in it."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'payload'}: {item['type']}" for item in found)
@@ -101,7 +101,7 @@ def create_event_type(
     Raises:
         ConfigurationError: for a mistake in the declaration, naming the type.
     """
-    if not isinstance(type, str) or not 0 < len(type) <= MAX_NAME_LENGTH or sendable(type) != type:
+    if not isinstance(type, str) or not 0 < len(type) <= MAX_NAME_LENGTH or storable_text(type) != type:
         raise ConfigurationError(
             f"an event type has a name of 1 to {MAX_NAME_LENGTH} characters that UTF-8 can carry, not {type!r}"
         )

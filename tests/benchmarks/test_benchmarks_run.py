@@ -21,15 +21,15 @@ ROWS = {
     "import_time": ["import_time", "import_time_used"],
     "boot": ["boot_one_model", "boot_many_models"],
     "governed_postgres": [
-        f"governed_postgres_{world}_{workers}_{write}"
-        for world in ("sync", "async")
+        f"governed_postgres_{backend}_{workers}_{write}"
+        for backend in ("sync", "async")
         for workers in (1, 4, 16)
         for write in ("records", "core")
     ],
     "log_growth": ["log_growth_action", "log_growth_subject", "log_growth_actor", "log_growth_newest"],
     "growth": [
-        f"growth {backend}: {operation.name}"
-        for backend in ("SQLite", "PostgreSQL, custom plans", "PostgreSQL, generic plans")
+        f"growth {label}: {operation.name}"
+        for label in ("SQLite", "PostgreSQL, custom plans", "PostgreSQL, generic plans")
         for operation in operations()
     ],
     "idle_memory": ["idle_memory", "idle_memory_postgres", "idle_memory_connection"],

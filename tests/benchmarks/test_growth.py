@@ -17,7 +17,7 @@ FEW, MANY = 1000, 4000
 
 def test_no_verdict_is_worse_than_the_recorded_one(postgres_server: str) -> None:
     worse = [
-        f"{reading.operation.name} on {reading.backend}: {reading.few} {reading.unit}, then {reading.many}: "
+        f"{reading.operation.name} on {reading.label}: {reading.few} {reading.unit}, then {reading.many}: "
         f"{reading.verdict}, not {reading.operation.at_worst}"
         for reading in measure(FEW, MANY, beside=Bench("", "", postgres_server))
         if reading.is_worse
@@ -59,7 +59,7 @@ def test_each_action_and_method_is_measured_or_named_with_a_reason() -> None:
     ],
 )
 def test_a_verdict_says_how_what_is_read_grows(few: int, many: int, verdict: str) -> None:
-    operation = Operation("asked", lambda world: None)
+    operation = Operation("asked", lambda backend: None)
 
     reading = Reading(operation, "SQLite", "VM steps", 100, (1000, 4000), few, many)
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from actionengine.boundary.commands.processes import Means
+from actionengine.boundary.commands.processes import IsolationMethod
 from actionengine.boundary.files.files import ModuleFiles
 from tests.boundary.processes import alive, children, insist_on
 from tests.boundary.walled import Walled
@@ -26,16 +26,16 @@ def no_child_is_left() -> Iterator[None]:
 
 
 @pytest.fixture(params=["namespace", "seccomp"])
-def means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Means:
-    means: Means = request.param
+def means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> IsolationMethod:
+    means: IsolationMethod = request.param
     insist_on(means, monkeypatch)
     return means
 
 
 @pytest.fixture(params=["namespace", "seccomp", "none"])
-def any_means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Means:
+def any_means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> IsolationMethod:
     """Without any, all is as with the filter of calls, except the filter."""
-    means: Means = request.param
+    means: IsolationMethod = request.param
     insist_on(means, monkeypatch)
     return means
 

@@ -18,12 +18,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from actionengine.boundary.boundary import Admitted
+from actionengine.boundary.boundary import AdmittedRequest
 from actionengine.boundary.declarations import create_module_action
 from actionengine.boundary.files.unified_diff import unified_diff
 from actionengine.boundary.idempotency.journal import Journal
 from actionengine.boundary.idempotency.run_once import recover, run_once
-from actionengine.boundary.module_handle import Work
+from actionengine.boundary.module_handle import ModuleHandle
 from actionengine.boundary.request import ExecutionResult
 from actionengine.errors import ActionError
 from tests.boundary.modules import EVERYTHING, admit, perform, tree
@@ -52,7 +52,7 @@ def in_journal(root: Path) -> list[str]:
     ]
 
 
-def change_all(data: Nothing, work: Work) -> int:
+def change_all(data: Nothing, work: ModuleHandle) -> int:
     """Changes of every kind."""
     ran = work.run(["sh", "-ec", SCRIPT])
     work.edit_file("edited.txt", unified_diff("one\ntwo\n", "one\n2\n", "edited.txt"))
@@ -75,7 +75,7 @@ def make_module(root: Path) -> None:
     (root / "out").symlink_to("/nowhere")
 
 
-def keyed(root: Path) -> Admitted:
+def keyed(root: Path) -> AdmittedRequest:
     """The request."""
     return admit(root, "change_all", actions=[ACTION], idempotency_key="one", timeout=120.0)
 
@@ -101,7 +101,7 @@ def count_calls(then: Callable[[int], None]) -> None:
         setattr(os, name, counting(getattr(os, name)))
 
 
-def killed_at(point: int, admitted: Admitted) -> bool:
+def killed_at(point: int, admitted: AdmittedRequest) -> bool:
     """Do keyed work in a fork, which is killed at this call; whether it was."""
     child = os.fork()
     if child == 0:

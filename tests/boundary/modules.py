@@ -13,12 +13,12 @@ from typing import Any
 from uuid import UUID
 
 from actionengine import Tenant
-from actionengine.boundary.boundary import Admitted, Boundary
+from actionengine.boundary.boundary import AdmittedRequest, Boundary
 from actionengine.boundary.capabilities import SYSTEM_PRIVILEGED
 from actionengine.boundary.commands.processes import ProcessLimits
 from actionengine.boundary.declarations import ModuleAction
 from actionengine.boundary.module_actions import MODULE_ACTIONS
-from actionengine.boundary.module_handle import Work
+from actionengine.boundary.module_handle import ModuleHandle
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult, ModuleContext
 
 ACME = Tenant(UUID(int=1), "acme")
@@ -33,7 +33,7 @@ def admit(
     capabilities: Iterable[str] | None = None,
     actions: Iterable[ModuleAction] = MODULE_ACTIONS,
     **of_request: Any,
-) -> Admitted:
+) -> AdmittedRequest:
     """A request that has passed the boundary, with what its action needs unless told otherwise."""
     module = ModuleContext(id="site", root=root, tenant=ACME)
     boundary = Boundary(SYSTEM_PRIVILEGED, actions)
@@ -44,11 +44,13 @@ def admit(
     return boundary.admit(request)
 
 
-def work_in(root: Path, *capabilities: str, seconds: float = 60.0, cancelled: threading.Event | None = None) -> Work:
+def work_in(
+    root: Path, *capabilities: str, seconds: float = 60.0, cancelled: threading.Event | None = None
+) -> ModuleHandle:
     """A door to a module, with these capabilities."""
     admitted = admit(root, "run", {"argv": ["true"]}, capabilities={"cmd:run", *(capabilities or EVERYTHING)})
     request = admitted.request.model_copy(update={"capabilities": frozenset(capabilities or EVERYTHING)})
-    return Work(
+    return ModuleHandle(
         replace(admitted, request=request),
         limits=ProcessLimits(),
         cancelled=cancelled or threading.Event(),
@@ -56,9 +58,9 @@ def work_in(root: Path, *capabilities: str, seconds: float = 60.0, cancelled: th
     )
 
 
-def perform(admitted: Admitted) -> ExecutionResult:
+def perform(admitted: AdmittedRequest) -> ExecutionResult:
     """Do work as a runner does."""
-    with Work(
+    with ModuleHandle(
         admitted, limits=ProcessLimits(), cancelled=threading.Event(), deadline=monotonic() + admitted.request.timeout
     ) as work:
         output = admitted.action.handler(admitted.data, work)

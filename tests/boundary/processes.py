@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from actionengine.boundary.commands import processes
-from actionengine.boundary.commands.processes import Finished, Means, run_process
+from actionengine.boundary.commands.processes import CompletedCommand, IsolationMethod, run_process
 from actionengine.errors import ActionError
 
 PYTHON = (sys.executable, "-I", "-S", "-c")
@@ -56,7 +56,7 @@ def children() -> set[int]:
     return found
 
 
-def insist_on(means: Means, monkeypatch: pytest.MonkeyPatch) -> None:
+def insist_on(means: IsolationMethod, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have commands isolated by these means, or skip the test where the system has them not."""
     for network in (False, True):
         monkeypatch.setitem(processes._known, network, means)
@@ -65,7 +65,7 @@ def insist_on(means: Means, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @cache
-def has(means: Means) -> bool:
+def has(means: IsolationMethod) -> bool:
     """Whether the system has the means that are insisted on."""
     try:
         return run_process(("true",), folder="/", timeout=60.0).exit_code == 0
@@ -73,7 +73,7 @@ def has(means: Means) -> bool:
         return False
 
 
-def run(*argv: str, **options: Any) -> Finished:
+def run(*argv: str, **options: Any) -> CompletedCommand:
     return run_process(argv, **{"folder": "/", "timeout": 60.0, **options})
 
 
@@ -83,5 +83,5 @@ def refused(*argv: str, **options: Any) -> ActionError:
     return caught.value
 
 
-def python(code: str, *arguments: str, **options: Any) -> Finished:
+def python(code: str, *arguments: str, **options: Any) -> CompletedCommand:
     return run(*PYTHON, code, *arguments, **options)

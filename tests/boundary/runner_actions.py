@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from actionengine.boundary.declarations import ModuleAction, create_module_action
 from actionengine.boundary.files.paths import ModulePath
 from actionengine.boundary.module_actions import MODULE_ACTIONS
-from actionengine.boundary.module_handle import Work
+from actionengine.boundary.module_handle import ModuleHandle
 from actionengine.errors import ActionError, ErrorCode
 
 
@@ -30,11 +30,11 @@ class Input(BaseModel):
     path: ModulePath = "file"
 
 
-def echo(data: Input, work: Work) -> Any:
+def echo(data: Input, work: ModuleHandle) -> Any:
     return {"text": data.text, "environment": sorted(os.environ), "process": os.getpid()}
 
 
-def prints(data: Input, work: Work) -> Any:
+def prints(data: Input, work: ModuleHandle) -> Any:
     print("printed", data.text)
     os.write(1, b"written\n")
     subprocess.run(("echo", "said"), check=True)
@@ -42,7 +42,7 @@ def prints(data: Input, work: Work) -> Any:
     return "answer"
 
 
-def gives(data: Input, work: Work) -> Any:
+def gives(data: Input, work: ModuleHandle) -> Any:
     return {
         "model": data,
         "object": object(),
@@ -53,20 +53,20 @@ def gives(data: Input, work: Work) -> Any:
     }[data.text]
 
 
-def raises(data: Input, work: Work) -> Any:
+def raises(data: Input, work: ModuleHandle) -> Any:
     if data.text:
         raise ActionError(ErrorCode(data.text), "as told", {"number": data.number})
     raise RuntimeError("swordfish")
 
 
-def exits(data: Input, work: Work) -> Any:
+def exits(data: Input, work: ModuleHandle) -> Any:
     if data.text == "signal":
         os.kill(os.getpid(), data.number)
         time.sleep(60)
     os._exit(data.number)
 
 
-def sleeps(data: Input, work: Work) -> Any:
+def sleeps(data: Input, work: ModuleHandle) -> Any:
     """Leaves daemons, and calls its work every now and then."""
     for _ in range(data.number):
         subprocess.Popen(("sleep", "1000"), start_new_session=True)
@@ -78,18 +78,18 @@ def sleeps(data: Input, work: Work) -> Any:
             work.list()
 
 
-def late(data: Input, work: Work) -> Any:
+def late(data: Input, work: ModuleHandle) -> Any:
     """Never calls its work."""
     time.sleep(data.number / 1000)
     return "late"
 
 
-def spins(data: Input, work: Work) -> Any:
+def spins(data: Input, work: ModuleHandle) -> Any:
     while True:
         pass
 
 
-def connects(data: Input, work: Work) -> Any:
+def connects(data: Input, work: ModuleHandle) -> Any:
     """Whether a port of this machine is reached, by this process and by a command."""
     code = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1])), 30)"
     command = work.run((sys.executable, "-I", "-S", "-c", code, str(data.number)))
@@ -100,19 +100,19 @@ def connects(data: Input, work: Work) -> Any:
     return {"handler": True, "command": command.exit_code == 0}
 
 
-def threads(data: Input, work: Work) -> Any:
+def threads(data: Input, work: ModuleHandle) -> Any:
     """Leaves a thread that never ends."""
     threading.Thread(target=signal.pause if data.number else lambda: time.sleep(1000)).start()
     return "done"
 
 
-def appends(data: Input, work: Work) -> Any:
+def appends(data: Input, work: ModuleHandle) -> Any:
     before = work.read("file").decode() if work.stat("file") else ""
     work.write("file", before + data.text)
     return before + data.text
 
 
-def _action(handler: Callable[[Any, Work], Any], *capabilities: str) -> ModuleAction:
+def _action(handler: Callable[[Any, ModuleHandle], Any], *capabilities: str) -> ModuleAction:
     name = handler.__name__
     return create_module_action(
         name=name, description=f"It {name}.", validation=Input, handler=handler, capabilities=capabilities

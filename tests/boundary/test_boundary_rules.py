@@ -22,7 +22,7 @@ from actionengine.boundary import (
     ModuleContext,
     create_module_action,
 )
-from actionengine.boundary.boundary import Boundary, checked_module
+from actionengine.boundary.boundary import Boundary, validate_module
 from actionengine.boundary.capabilities import PROFILES, WORKFLOW_MODULE_DEFAULT, Capability
 from actionengine.boundary.errors import (
     BoundaryError,
@@ -33,7 +33,7 @@ from actionengine.boundary.errors import (
     TenantMismatchError,
 )
 from actionengine.boundary.files.paths import ModulePath, escape
-from actionengine.boundary.files.safe_open import FOLDER, MOST_LINKS, Descent, keep
+from actionengine.boundary.files.safe_open import FOLDER, MAX_LINKS, PathResolver, sync_folder
 
 
 class Named(BaseModel):
@@ -108,7 +108,7 @@ def test_a_module_is_its_tenants_by_id_and_not_by_slug() -> None:
     assert error.details == {"refusal": "tenant_mismatch", "module": "website"}
     assert str(namesake.id) not in str(error.to_dict())
     mine = ModuleContext(id="website", root=Path("/nowhere"), tenant=renamed)
-    assert checked_module(request(module=mine)) is not None
+    assert validate_module(request(module=mine)) is not None
     assert boundary.admit(request(module=mine)).module.tenant == renamed
 
 
@@ -247,7 +247,7 @@ def root(tmp_path: Path) -> Any:
 
 
 def reached(opened: int, path: str, **options: Any) -> tuple[Path, str | None]:
-    with Descent(opened, path) as way:
+    with PathResolver(opened, path) as way:
         name = way.follow(path, **options)
         return Path(f"/proc/self/fd/{way.folder}").readlink(), name
 
@@ -299,7 +299,7 @@ def test_a_path_leads_through_forty_links_and_no_more(root: Any) -> None:
     (folder / "l0").symlink_to("a")
     for number in range(1, 45):
         (folder / f"l{number}").symlink_to(f"l{number - 1}")
-    assert MOST_LINKS == 40
+    assert MAX_LINKS == 40
     assert reached(opened, "l39") == (folder, "a")
     assert reached(opened, "l39/b") == (folder / "a", "b")
     for path in ("l40", "l40/b"):
@@ -389,7 +389,7 @@ def test_a_folder_that_never_stands_still_is_a_conflict(root: Any, monkeypatch: 
 
 def test_up_is_where_the_way_came_down(root: Any) -> None:
     folder, opened = root
-    with Descent(opened, "a/b/../x") as way:
+    with PathResolver(opened, "a/b/../x") as way:
         assert way.enter("a") is None
         assert way.enter("b") is None
         (folder / "a" / "b").rename(folder.parent / "outside" / "b")
@@ -405,7 +405,7 @@ def test_a_descent_holds_one_folder_and_closes_it(root: Any) -> None:
     with pytest.raises(PathEscapeError):
         reached(opened, "a/b/../../..")
     assert len(os.listdir("/proc/self/fd")) == before
-    with Descent(opened, "x") as way:
+    with PathResolver(opened, "x") as way:
         for _ in range(10):
             way.enter("a")
             way.follow("..")
@@ -416,7 +416,7 @@ def test_a_descent_holds_one_folder_and_closes_it(root: Any) -> None:
 def test_the_target_of_a_link_is_read_and_nothing_else_is_one(root: Any) -> None:
     folder, opened = root
     (folder / "link").symlink_to("a")
-    with Descent(opened, "x") as way:
+    with PathResolver(opened, "x") as way:
         assert way.link("link") == "a"
         assert way.link("a") is None
         assert way.link("file") is None
@@ -432,7 +432,7 @@ def test_names_are_kept_where_the_file_system_can(root: Any, monkeypatch: pytest
     _folder, opened = root
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
-    keep(opened)
+    sync_folder(opened)
     assert synced == [opened]
     synced.clear()
     reached(opened, "kept/x", making=True)
@@ -445,10 +445,10 @@ def test_names_are_kept_where_the_file_system_can(root: Any, monkeypatch: pytest
         return fsync
 
     monkeypatch.setattr(os, "fsync", fails(errno.EINVAL))
-    keep(opened)
+    sync_folder(opened)
     monkeypatch.setattr(os, "fsync", fails(errno.EIO))
     with pytest.raises(OSError, match="no"):
-        keep(opened)
+        sync_folder(opened)
 
 
 def test_a_folder_is_opened_as_itself() -> None:

@@ -29,7 +29,7 @@ from actionengine.boundary import (
 )
 from actionengine.boundary.commands import confinement
 from actionengine.boundary.commands.file_access import FileAccess, FilePolicy, ruleset_for
-from actionengine.boundary.commands.processes import Means, run_process
+from actionengine.boundary.commands.processes import IsolationMethod, run_process
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from tests.boundary.modules import ACME
 from tests.boundary.processes import PYTHON
@@ -142,7 +142,7 @@ def check_refused(result: ExecutionResult, answers: dict[str, Any], hidden: Wall
     assert sorted(os.listdir(hidden.outside)) == ["empty", "inside.txt", "passwd", "program", "secret"]
 
 
-def test_a_command_reaches_nothing_outside_of_its_module(any_means: Means, hidden: Walled) -> None:
+def test_a_command_reaches_nothing_outside_of_its_module(any_means: IsolationMethod, hidden: Walled) -> None:
     check_refused(*what_is_refused(InProcessRunner(CODE_MODULE_DEFAULT), hidden), hidden)
 
 
@@ -157,7 +157,7 @@ def test_it_holds_for_commands_of_a_subprocess_runner(hidden: Walled) -> None:
     check_refused(*what_is_refused(SubprocessRunner(CODE_MODULE_DEFAULT), hidden), hidden)
 
 
-def test_a_command_works_in_its_module_as_ever(any_means: Means, walled: Walled) -> None:
+def test_a_command_works_in_its_module_as_ever(any_means: IsolationMethod, walled: Walled) -> None:
     script = """set -e
         mkdir new; echo a > new/a; mv new/a folder/b; ln folder/b hard; ln -s folder/b soft; cat soft; : > hard
         echo tmp > "$TMPDIR/x"; mv "$TMPDIR/x" "$HOME/y"; cat "$HOME/y"; head -c 1 /dev/urandom >/dev/null
@@ -311,7 +311,7 @@ def test_old_landlock_without_a_filter_for_truncation_counts_as_none(monkeypatch
 # Processes
 
 
-def test_a_command_signals_nothing_outside(any_means: Means, walled: Walled) -> None:
+def test_a_command_signals_nothing_outside(any_means: IsolationMethod, walled: Walled) -> None:
     holder = subprocess.Popen(("sleep", "60"), env={"OUR_SECRET": "swordfish"})
     try:
         code = (
@@ -331,7 +331,7 @@ def test_a_command_signals_nothing_outside(any_means: Means, walled: Walled) -> 
         assert survived
 
 
-def test_a_command_reaches_no_abstract_socket_outside(any_means: Means, walled: Walled) -> None:
+def test_a_command_reaches_no_abstract_socket_outside(any_means: IsolationMethod, walled: Walled) -> None:
     name = f"actionengine-{os.getpid()}-{any_means}"
     code = f"import socket; socket.socket(socket.AF_UNIX).connect('\\0{name}')"
     with socket.socket(socket.AF_UNIX) as listening:
@@ -359,7 +359,7 @@ def test_tcp_is_closed_where_no_other_means_close_it(walled: Walled, monkeypatch
     assert (having.output["exit_code"], having.network) == (0, "granted")
 
 
-def test_a_command_has_no_descriptor_of_its_ruleset(any_means: Means, walled: Walled) -> None:
+def test_a_command_has_no_descriptor_of_its_ruleset(any_means: IsolationMethod, walled: Walled) -> None:
     result = ran(InProcessRunner(CODE_MODULE_DEFAULT), asking(walled.root, "sh", "-c", "ls /proc/$$/fd"))
 
     assert result.output["stdout"].split()[:3] == ["0", "1", "2"]

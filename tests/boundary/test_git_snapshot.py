@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from actionengine.boundary.commands.processes import Finished, run_process
+from actionengine.boundary.commands.processes import CompletedCommand, run_process
 from actionengine.boundary.errors import PathEscapeError
 from actionengine.boundary.files import git_snapshot
 from actionengine.boundary.files.files import ModuleFiles
@@ -174,11 +174,11 @@ def test_an_index_that_names_what_no_module_has_is_refused(name: bytes, mine: Pa
         do(mine, "diff")
 
 
-def swapping(root: Path, swap: Callable[[int], None]) -> Callable[..., Finished]:
+def swapping(root: Path, swap: Callable[[int], None]) -> Callable[..., CompletedCommand]:
     """Runs git as work does, after something has happened in the module."""
     turns = iter(range(100))
 
-    def run(argv: Sequence[str], folder: int, reached: int, environment: Mapping[str, str]) -> Finished:
+    def run(argv: Sequence[str], folder: int, reached: int, environment: Mapping[str, str]) -> CompletedCommand:
         swap(next(turns))
         return run_process(argv, folder=folder, environment=environment, timeout=60.0)
 

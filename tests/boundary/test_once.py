@@ -1,4 +1,4 @@
-"""Work under an idempotency key takes effect once in its module, whatever happens to those who do it."""
+"""ModuleHandle under an idempotency key takes effect once in its module, whatever happens to those who do it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from actionengine.boundary.boundary import Admitted
+from actionengine.boundary.boundary import AdmittedRequest
 from actionengine.boundary.declarations import create_module_action
 from actionengine.boundary.errors import MissingModuleError
 from actionengine.boundary.idempotency.journal import Journal
 from actionengine.boundary.idempotency.run_once import OnceLimits, recover, run_once
 from actionengine.boundary.idempotency.working_copy import CopyLimits
-from actionengine.boundary.module_handle import Work
+from actionengine.boundary.module_handle import ModuleHandle
 from actionengine.boundary.request import ExecutionResult
 from actionengine.errors import ActionError, ErrorCode
 from tests.boundary.modules import EVERYTHING, admit, do, perform, tree
@@ -42,10 +42,10 @@ class Nothing(BaseModel):
     """No input."""
 
 
-def doing(root: Path, handler: Callable[[Path], Any], key: str | None = "one", **of_request: Any) -> Admitted:
-    """Work that does this in the folder that it is given."""
+def doing(root: Path, handler: Callable[[Path], Any], key: str | None = "one", **of_request: Any) -> AdmittedRequest:
+    """ModuleHandle that does this in the folder that it is given."""
 
-    def called(data: Nothing, work: Work) -> Any:
+    def called(data: Nothing, work: ModuleHandle) -> Any:
         return handler(work.module.root)
 
     action = create_module_action(
@@ -54,8 +54,8 @@ def doing(root: Path, handler: Callable[[Path], Any], key: str | None = "one", *
     return admit(root, "act", actions=[action], idempotency_key=key, **of_request)
 
 
-def append(root: Path, key: str | None = "one", line: str = "line", **of_request: Any) -> Admitted:
-    """Work that adds a line."""
+def append(root: Path, key: str | None = "one", line: str = "line", **of_request: Any) -> AdmittedRequest:
+    """ModuleHandle that adds a line."""
     return admit(root, "run", {"argv": ["sh", "-c", f"echo {line} >> log.txt"]}, idempotency_key=key, **of_request)
 
 
@@ -124,9 +124,9 @@ def test_a_key_belongs_to_one_piece_of_work(root: Path) -> None:
 
 
 def test_what_performs_gets_the_copy_and_no_key(root: Path) -> None:
-    seen: list[Admitted] = []
+    seen: list[AdmittedRequest] = []
 
-    def watching(admitted: Admitted) -> ExecutionResult:
+    def watching(admitted: AdmittedRequest) -> ExecutionResult:
         seen.append(admitted)
         return perform(admitted)
 
@@ -173,7 +173,7 @@ def test_what_only_reads_gives_the_same_again(root: Path) -> None:
     work = admit(root, "read", {"path": "a.txt"}, idempotency_key="one")
     roots = []
 
-    def watching(admitted: Admitted) -> ExecutionResult:
+    def watching(admitted: AdmittedRequest) -> ExecutionResult:
         roots.append(admitted.module.root)
         return perform(admitted)
 

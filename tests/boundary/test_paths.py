@@ -14,7 +14,7 @@ from actionengine.boundary.files.paths import (
     ModulePath,
     module_folder,
     module_path,
-    reason_not_to_change,
+    write_denial_reason,
 )
 from actionengine.errors import ErrorCode
 from tests.boundary.traversals import ODD_NAMES, REFUSED
@@ -90,12 +90,12 @@ def test_any_other_folder_is_refused_as_a_file_is() -> None:
     "name", [".git", ".GIT", ".Git", ".g\u200cit", ".git\ufeff", f"{TEMPORARY_PREFIX}0"], ids=ascii
 )
 def test_what_is_changed_by_others_alone_has_a_reason(name: str) -> None:
-    assert reason_not_to_change(name)
+    assert write_denial_reason(name)
 
 
 @pytest.mark.parametrize("name", [".gitignore", ".github", "git", "a.git", ".gitt"])
 def test_what_only_looks_like_it_has_none(name: str) -> None:
-    assert reason_not_to_change(name) is None
+    assert write_denial_reason(name) is None
 
 
 def is_refused(text: str) -> bool:
@@ -155,7 +155,7 @@ def test_a_part_that_is_no_name_is_refused_wherever_it_stands(part: str, form: s
 
 
 def test_git_is_known_by_whatever_a_file_system_leaves_out() -> None:
-    unseen = {each for each in map(chr, range(0x80, 0x10000)) if reason_not_to_change(f".g{each}it")}
+    unseen = {each for each in map(chr, range(0x80, 0x10000)) if write_denial_reason(f".g{each}it")}
 
     assert unseen == {
         *"\u200c\u200d\u200e\u200f",
@@ -163,7 +163,5 @@ def test_git_is_known_by_whatever_a_file_system_leaves_out() -> None:
         *"\u206a\u206b\u206c\u206d\u206e\u206f",
         "\ufeff",
     }
-    assert all(
-        map(reason_not_to_change, [".giT", "\u200c.GIT", ".git\u206f", TEMPORARY_PREFIX, TEMPORARY_PREFIX + "x"])
-    )
-    assert not any(map(reason_not_to_change, ["git", ".gi", "x.git", "x" + TEMPORARY_PREFIX, TEMPORARY_PREFIX[:-1]]))
+    assert all(map(write_denial_reason, [".giT", "\u200c.GIT", ".git\u206f", TEMPORARY_PREFIX, TEMPORARY_PREFIX + "x"]))
+    assert not any(map(write_denial_reason, ["git", ".gi", "x.git", "x" + TEMPORARY_PREFIX, TEMPORARY_PREFIX[:-1]]))

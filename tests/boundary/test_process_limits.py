@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from actionengine.boundary.commands import processes, supervised_process
-from actionengine.boundary.commands.processes import Means, ProcessLimits, network_isolation
+from actionengine.boundary.commands.processes import IsolationMethod, ProcessLimits, network_isolation
 from actionengine.errors import ErrorCode
 from tests.boundary.processes import insist_on, python, refused, run
 
@@ -26,7 +26,7 @@ pytestmark = [
 # Limits
 
 
-def test_memory_is_limited(means: Means) -> None:
+def test_memory_is_limited(means: IsolationMethod) -> None:
     finished = python("x = bytearray(800_000_000)", limits=ProcessLimits(memory_bytes=500_000_000))
 
     assert finished.exit_code == 1
@@ -87,7 +87,7 @@ def listener() -> Iterator[socket.socket]:
 
 @pytest.mark.parametrize("isolating", ["namespace", "seccomp"])
 def test_without_a_network_nothing_is_reached(
-    isolating: Means, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+    isolating: IsolationMethod, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     insist_on(isolating, monkeypatch)
     listener.setblocking(False)
@@ -99,7 +99,7 @@ def test_without_a_network_nothing_is_reached(
         listener.accept()
 
 
-def test_with_a_network_it_is_reached(any_means: Means, listener: socket.socket) -> None:
+def test_with_a_network_it_is_reached(any_means: IsolationMethod, listener: socket.socket) -> None:
     finished = python(CONNECT, str(listener.getsockname()[1]), network=True)
 
     connection, _ = listener.accept()

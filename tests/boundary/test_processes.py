@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from actionengine.boundary.commands.processes import Means, ProcessLimits, run_process
+from actionengine.boundary.commands.processes import IsolationMethod, ProcessLimits, run_process
 from actionengine.errors import ActionError, ErrorCode
 from tests.boundary.processes import DAEMONS, PYTHON, alive, children, insist_on, python, refused, run
 from tests.waiting import wait_until
@@ -28,7 +28,7 @@ pytestmark = [
 # What a command is given
 
 
-def test_a_command_runs_in_its_folder_and_says_how_it_ended(any_means: Means, tmp_path: Path) -> None:
+def test_a_command_runs_in_its_folder_and_says_how_it_ended(any_means: IsolationMethod, tmp_path: Path) -> None:
     finished = run("sh", "-c", "cat; pwd; echo oops >&2; exit 3", folder=str(tmp_path), stdin=b"in ")
 
     assert (finished.exit_code, finished.stdout, finished.stderr) == (3, f"in {tmp_path}\n".encode(), b"oops\n")
@@ -36,7 +36,7 @@ def test_a_command_runs_in_its_folder_and_says_how_it_ended(any_means: Means, tm
     assert finished.limit is None
 
 
-def test_a_folder_can_be_a_descriptor_which_stays_open(means: Means, tmp_path: Path) -> None:
+def test_a_folder_can_be_a_descriptor_which_stays_open(means: IsolationMethod, tmp_path: Path) -> None:
     descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
 
     finished = run("sh", "-c", "pwd; echo made > file", folder=descriptor)
@@ -67,7 +67,7 @@ def test_our_environment_is_not_in_proc_either(monkeypatch: pytest.MonkeyPatch) 
     assert b"swordfish" not in finished.stdout
 
 
-def test_the_home_of_a_command_is_empty_and_gone_afterwards(means: Means, temporary: Path) -> None:
+def test_the_home_of_a_command_is_empty_and_gone_afterwards(means: IsolationMethod, temporary: Path) -> None:
     finished = run(
         "sh", "-c", 'echo "$HOME"; ls -A ~; ls -A "$TMPDIR"; mkdir ~/x; touch ~/x/y "$TMPDIR/z"; chmod 0 ~/x'
     )
@@ -88,7 +88,7 @@ os.chdir("/")
 """
 
 
-def test_a_folder_of_any_depth_is_gone_afterwards(means: Means, temporary: Path) -> None:
+def test_a_folder_of_any_depth_is_gone_afterwards(means: IsolationMethod, temporary: Path) -> None:
     assert python(DIG).exit_code == 0
     assert os.listdir(temporary) == []
 
@@ -97,7 +97,7 @@ _OF_THE_C_LIBRARY = 0b11 << 31
 """Signals 32 and 33: no program can set them, so that how a test run was started may show in them."""
 
 
-def test_a_command_has_three_descriptors_and_no_signal_blocked_or_ignored(means: Means) -> None:
+def test_a_command_has_three_descriptors_and_no_signal_blocked_or_ignored(means: IsolationMethod) -> None:
     reading, writing = os.pipe()
     os.set_inheritable(writing, True)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
@@ -117,13 +117,13 @@ def test_a_command_has_three_descriptors_and_no_signal_blocked_or_ignored(means:
     assert (blocked & ~_OF_THE_C_LIBRARY, ignored & ~_OF_THE_C_LIBRARY, no_new_privileges) == (0, 0, 1)
 
 
-def test_a_command_has_a_session_of_its_own(means: Means) -> None:
+def test_a_command_has_a_session_of_its_own(means: IsolationMethod) -> None:
     finished = python("import os; print(os.getsid(0) == os.getpgrp() == os.getpid())")
 
     assert finished.stdout == b"True\n"
 
 
-def test_what_a_command_does_not_read_is_no_trouble(means: Means) -> None:
+def test_what_a_command_does_not_read_is_no_trouble(means: IsolationMethod) -> None:
     assert run("true", stdin=b"x" * 3_000_000).exit_code == 0
     assert run("sh", "-c", "exec 0<&-; exit 4", stdin=b"x" * 3_000_000).exit_code == 4
 
@@ -223,7 +223,7 @@ def test_a_limit_that_is_no_positive_whole_number_is_refused(name: str, value: A
 # How it is ended
 
 
-def test_at_its_timeout_a_command_is_ended_though_it_ignores_signals(means: Means, marker: str) -> None:
+def test_at_its_timeout_a_command_is_ended_though_it_ignores_signals(means: IsolationMethod, marker: str) -> None:
     script = "trap '' TERM INT HUP; echo begun; sleep 1000; sleep 1000"
 
     # On a slow machine it takes a while before the command has begun.
@@ -237,7 +237,7 @@ def test_at_its_timeout_a_command_is_ended_though_it_ignores_signals(means: Mean
     assert alive(marker) == []
 
 
-def test_a_timeout_that_is_over_already_leaves_nothing(means: Means, marker: str, temporary: Path) -> None:
+def test_a_timeout_that_is_over_already_leaves_nothing(means: IsolationMethod, marker: str, temporary: Path) -> None:
     for timeout in (-1.0, 0.0, 0.005, 0.01, 0.02, 0.03):
         assert refused("sleep", "99", timeout=timeout, environment={"MARKER": marker}).code is ErrorCode.TIMEOUT
 
@@ -245,7 +245,7 @@ def test_a_timeout_that_is_over_already_leaves_nothing(means: Means, marker: str
     assert os.listdir(temporary) == []
 
 
-def test_a_command_is_cancelled_from_another_thread(means: Means, marker: str) -> None:
+def test_a_command_is_cancelled_from_another_thread(means: IsolationMethod, marker: str) -> None:
     cancelled = threading.Event()
 
     def cancel() -> None:
@@ -262,7 +262,7 @@ def test_a_command_is_cancelled_from_another_thread(means: Means, marker: str) -
     assert alive(marker) == []
 
 
-def test_a_hundred_daemons_are_ended(any_means: Means, marker: str) -> None:
+def test_a_hundred_daemons_are_ended(any_means: IsolationMethod, marker: str) -> None:
     """They are there when it prints more than it may."""
     limits = ProcessLimits(processes=1000, output_bytes=3)
 
@@ -272,14 +272,14 @@ def test_a_hundred_daemons_are_ended(any_means: Means, marker: str) -> None:
     assert alive(marker) == []
 
 
-def test_daemons_end_with_their_command_though_they_hold_its_pipes(means: Means, marker: str) -> None:
+def test_daemons_end_with_their_command_though_they_hold_its_pipes(means: IsolationMethod, marker: str) -> None:
     finished = python(DAEMONS, "20", "0", environment={"MARKER": marker}, limits=ProcessLimits(processes=1000))
 
     assert (finished.exit_code, finished.stdout) == (0, b"made\n")
     assert alive(marker) == []
 
 
-def test_a_chain_of_forks_that_never_rests_is_ended(means: Means, marker: str) -> None:
+def test_a_chain_of_forks_that_never_rests_is_ended(means: IsolationMethod, marker: str) -> None:
     chain = "import os, time\nwhile True:\n    if os.fork(): os._exit(0)\n    os.setsid(); time.sleep(0.001)"
 
     python(chain, environment={"MARKER": marker})
@@ -288,7 +288,7 @@ def test_a_chain_of_forks_that_never_rests_is_ended(means: Means, marker: str) -
 
 
 @pytest.mark.parametrize("stream", [1, 2], ids=["stdout", "stderr"])
-def test_a_command_that_prints_without_end_is_ended(means: Means, marker: str, stream: int) -> None:
+def test_a_command_that_prints_without_end_is_ended(means: IsolationMethod, marker: str, stream: int) -> None:
     error = refused("sh", "-c", f"yes >&{stream}", environment={"MARKER": marker})
 
     assert error.code is ErrorCode.UNPROCESSABLE
@@ -309,17 +309,17 @@ def test_the_limit_of_output_is_exact_and_counts_both_streams(more: int) -> None
         assert (len(finished.stdout), len(finished.stderr)) == (600, 400)
 
 
-def test_a_command_that_closes_its_streams_is_waited_for(means: Means) -> None:
+def test_a_command_that_closes_its_streams_is_waited_for(means: IsolationMethod) -> None:
     assert run("sh", "-c", "exec 0<&- 1>&- 2>&-; sleep 0.2; exit 7").exit_code == 7
 
 
-def test_a_signal_that_ends_a_command_is_its_exit_code(means: Means) -> None:
+def test_a_signal_that_ends_a_command_is_its_exit_code(means: IsolationMethod) -> None:
     assert run("sh", "-c", "kill -SEGV $$").exit_code == -signal.SIGSEGV
     assert run("sh", "-c", "kill -KILL 0").exit_code == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["alone", "with a fork that holds its pipes"])
-def test_when_we_are_killed_nothing_is_left(means: Means, marker: str, tmp_path: Path, held: bool) -> None:
+def test_when_we_are_killed_nothing_is_left(means: IsolationMethod, marker: str, tmp_path: Path, held: bool) -> None:
     host = f"""
 import os, sys, threading, time
 from actionengine.boundary.commands import processes
@@ -353,7 +353,7 @@ processes.run_process(argv, folder="/", timeout=100, environment={{"MARKER": {ma
 
 @pytest.mark.parametrize(("seconds", "timeout", "ending"), [("0.3", 60.0, "made"), ("1000", 1.0, "timeout")])
 def test_a_fork_of_us_that_holds_our_pipes_delays_nothing(
-    means: Means, marker: str, tmp_path: Path, seconds: str, timeout: float, ending: str
+    means: IsolationMethod, marker: str, tmp_path: Path, seconds: str, timeout: float, ending: str
 ) -> None:
     host = f"""
 import os, sys, threading, time
@@ -419,7 +419,9 @@ def children_of(process: int) -> list[str]:
     ]
 
 
-def test_when_the_supervisor_is_killed_it_is_unavailable_and_the_command_ended(means: Means, marker: str) -> None:
+def test_when_the_supervisor_is_killed_it_is_unavailable_and_the_command_ended(
+    means: IsolationMethod, marker: str
+) -> None:
     before = children()
 
     def kill() -> None:
@@ -440,7 +442,9 @@ def test_when_the_supervisor_is_killed_it_is_unavailable_and_the_command_ended(m
 # Many at once
 
 
-def test_many_threads_leave_no_descriptor_no_zombie_and_no_folder(means: Means, temporary: Path, marker: str) -> None:
+def test_many_threads_leave_no_descriptor_no_zombie_and_no_folder(
+    means: IsolationMethod, temporary: Path, marker: str
+) -> None:
     before = set(os.listdir("/proc/self/fd"))
 
     def many(number: int) -> None:
@@ -458,7 +462,7 @@ def test_many_threads_leave_no_descriptor_no_zombie_and_no_folder(means: Means, 
 
 
 @pytest.mark.soak
-def test_thousands_of_runs_leave_nothing(means: Means, temporary: Path, marker: str) -> None:
+def test_thousands_of_runs_leave_nothing(means: IsolationMethod, temporary: Path, marker: str) -> None:
     before = set(os.listdir("/proc/self/fd"))
 
     def many(number: int) -> None:

@@ -24,7 +24,7 @@ from actionengine.boundary.capabilities import CODE_MODULE_DEFAULT, READ_ONLY, S
 from actionengine.boundary.commands.processes import ProcessLimits, network_isolation
 from actionengine.boundary.in_process import InProcessRunner
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult, ModuleContext
-from actionengine.boundary.runner import Answer, BoundaryRunner
+from actionengine.boundary.runner import BoundaryRunner, RunnerResult
 from actionengine.boundary.subprocess_runner import SubprocessRunner
 from actionengine.boundary.telemetry import ExecutionEvent
 from actionengine.context import Actor, Tenant
@@ -70,13 +70,13 @@ def asking(root: Path, action: str, *capabilities: str, timeout: float = 60.0, *
     return ExecutionRequest.model_validate({**asked, "action": action, "capabilities": capabilities, **changes})
 
 
-def result(answer: Answer) -> ExecutionResult:
+def result(answer: RunnerResult) -> ExecutionResult:
     assert isinstance(answer, Success), answer
     done: ExecutionResult = answer.unwrap()
     return done
 
 
-def error(answer: Answer) -> ActionError:
+def error(answer: RunnerResult) -> ActionError:
     assert isinstance(answer, Failure), answer
     told: ActionError = answer.failure()
     return told

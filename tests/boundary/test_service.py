@@ -27,8 +27,8 @@ from actionengine.boundary import (
     CODE_MODULE_DEFAULT,
     READ_ONLY,
     InProcessRunner,
+    ModuleHandle,
     ModuleRoots,
-    Work,
     create_module_action,
     modules_service,
 )
@@ -190,7 +190,7 @@ class DeployInput(BaseModel):
     to: str = Field(alias="where")
 
 
-def _deploy(data: DeployInput, work: Work) -> dict[str, Any]:
+def _deploy(data: DeployInput, work: ModuleHandle) -> dict[str, Any]:
     work.write("deployed", f"{data.to}: {data.token.get_secret_value()}".encode())
     return {"to": data.to}
 

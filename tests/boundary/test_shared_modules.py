@@ -25,7 +25,7 @@ from actionengine.boundary.idempotency.journal import Journal
 from actionengine.boundary.idempotency.run_once import run_once
 from actionengine.boundary.in_process import InProcessRunner
 from actionengine.boundary.module_actions import MODULE_ACTIONS
-from actionengine.boundary.module_handle import Work
+from actionengine.boundary.module_handle import ModuleHandle
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from tests.boundary.modules import admit, do, perform, work_in
 from tests.boundary.runner_actions import Input
@@ -112,7 +112,7 @@ def test_of_two_writes_that_expect_the_same_file_one_is_a_conflict(root: Path, b
 
 
 def test_work_that_waits_for_its_turn_ends_at_its_deadline_and_when_it_is_cancelled(root: Path) -> None:
-    with work_in(root) as holder, holder.alone(), holder.alone():
+    with work_in(root) as holder, holder.exclusive(), holder.exclusive():
         with work_in(root, seconds=0.1) as late, pytest.raises(ActionError, match="longer than"):
             late.write("file", "x")
         cancelled = threading.Event()
@@ -143,7 +143,7 @@ def test_keyed_work_and_edits_at_once_lose_nothing(root: Path) -> None:
 def test_a_fork_of_the_host_does_not_hold_a_modules_locks(root: Path) -> None:
     journal = Journal(root)
     request = admit(root, "list", timeout=60.0).request
-    with journal.lock(request), work_in(root) as work, work.alone():
+    with journal.lock(request), work_in(root) as work, work.exclusive():
         fork = os.fork()
         if fork == 0:
             time.sleep(600)
@@ -191,7 +191,7 @@ def test_keyed_work_reaches_a_file_system_that_is_mounted_in_the_module(
 
 
 def test_an_action_that_writes_where_it_may_takes_effect_once_too(root: Path) -> None:
-    def act(data: Input, work: Work) -> None:
+    def act(data: Input, work: ModuleHandle) -> None:
         work.write("file", "x")
         raise RuntimeError
 
@@ -219,7 +219,7 @@ def test_errors_of_the_journal_do_not_tell_where_modules_lie(root: Path) -> None
 def test_what_a_handler_or_a_sink_raises_to_end_more_than_itself_ends_nothing(
     root: Path, raised: BaseException
 ) -> None:
-    def act(data: Any, work: Work) -> None:
+    def act(data: Any, work: ModuleHandle) -> None:
         raise raised
 
     seen: list[str] = []
@@ -261,7 +261,7 @@ def test_whatever_a_sink_raises_the_work_is_done_and_the_other_sinks_are_told(
 
 @pytest.mark.parametrize("raised", [Odd(), KeyboardInterrupt()], ids=["odd", "interrupt"])
 def test_work_that_is_interrupted_is_told_to_have_failed(root: Path, raised: BaseException) -> None:
-    def act(data: Any, work: Work) -> None:
+    def act(data: Any, work: ModuleHandle) -> None:
         raise raised
 
     seen: list[Any] = []
@@ -290,7 +290,7 @@ def test_a_sink_that_nobody_would_wait_for_is_refused(sink: Any) -> None:
 def test_much_work_at_once_leaves_the_event_loops_threads_to_others(root: Path) -> None:
     go_on = threading.Event()
 
-    def act(data: Any, work: Work) -> None:
+    def act(data: Any, work: ModuleHandle) -> None:
         go_on.wait(120)
 
     action: ModuleAction = create_module_action(
@@ -312,7 +312,7 @@ def test_much_work_at_once_leaves_the_event_loops_threads_to_others(root: Path) 
 
 
 def test_an_async_handler_is_refused_where_it_is_declared() -> None:
-    async def act(data: Any, work: Work) -> None: ...
+    async def act(data: Any, work: ModuleHandle) -> None: ...
 
     with pytest.raises(ConfigurationError, match="async def"):
         create_module_action(name="act", description="Acts.", validation=Input, handler=act, capabilities=())

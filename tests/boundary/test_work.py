@@ -11,11 +11,11 @@ import pytest
 
 from actionengine.boundary.errors import CapabilityNotGrantedError, MissingModuleError, PathEscapeError
 from actionengine.boundary.files.unified_diff import unified_diff
-from actionengine.boundary.module_handle import Work
+from actionengine.boundary.module_handle import ModuleHandle
 from actionengine.errors import ActionError, ErrorCode
 from tests.boundary.modules import EVERYTHING, work_in
 
-CALLS: dict[str, tuple[frozenset[str], Callable[[Work], Any]]] = {
+CALLS: dict[str, tuple[frozenset[str], Callable[[ModuleHandle], Any]]] = {
     "read": (frozenset({"fs:read"}), lambda work: work.read("a.txt")),
     "read_text": (frozenset({"fs:read"}), lambda work: work.read_text("a.txt")),
     "stat": (frozenset({"fs:read"}), lambda work: work.stat("a.txt")),

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actionengine.boundary.errors import MissingModuleError
-from actionengine.boundary.idempotency.manifest import nodes, telling
+from actionengine.boundary.idempotency.manifest import nodes, os_error_message
 from actionengine.boundary.idempotency.working_copy import CopyLimits, WorkingCopy
 from actionengine.errors import ActionError, ErrorCode
 from tests.boundary.modules import tree
@@ -218,7 +218,7 @@ def test_a_folder_that_becomes_something_else_while_it_is_read_is_a_conflict(roo
 
 
 def test_an_error_of_an_open_folder_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ActionError) as caught, telling("read", tmp_path):
+    with pytest.raises(ActionError) as caught, os_error_message("read", tmp_path):
         raise OSError(errno.EIO, "broken", 7)
 
     assert failure(caught) is ErrorCode.UNAVAILABLE

@@ -11,16 +11,16 @@ import shutil
 import sys
 from pathlib import Path
 
-from actionengine.boundary.boundary import Admitted
+from actionengine.boundary.boundary import AdmittedRequest
 from actionengine.boundary.declarations import create_module_action
 from actionengine.boundary.idempotency.journal import Journal
 from actionengine.boundary.idempotency.run_once import run_once
-from actionengine.boundary.module_handle import Work
+from actionengine.boundary.module_handle import ModuleHandle
 from tests.boundary.killed_work import Nothing, killed_at
 from tests.boundary.modules import EVERYTHING, admit, perform, tree
 
 
-def act(data: Nothing, work: Work) -> None:
+def act(data: Nothing, work: ModuleHandle) -> None:
     """Changes in folders that are closed before, afterwards, or both."""
     root = work.module.root
     for folder in ("both", "before", "gone/deep", "gone"):
@@ -51,7 +51,7 @@ def make_module(root: Path) -> None:
     (root / "gone/deep").chmod(0o555)
 
 
-def keyed(root: Path) -> Admitted:
+def keyed(root: Path) -> AdmittedRequest:
     """The request."""
     return admit(root, "act", actions=[ACTION], idempotency_key="one")
 

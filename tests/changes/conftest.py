@@ -1,4 +1,4 @@
-"""What the tests of change control share: each storage in both worlds, and a desk on it."""
+"""What the tests of change control share: each storage in both modes, and a desk on it."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from sqlalchemy import make_url
 
 from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage, Tenant
 from actionengine.storage.memory.storage import Document
-from actionengine.testing import AsyncWorld, SyncWorld, World
+from actionengine.testing import AsyncBackend, Backend, SyncBackend
 from actionengine.testing.worlds import a_tenant
-from tests.changes.desk import Desk, Dump, ReadTables, rows_of
+from tests.changes.desk import Dump, Harness, ReadTables, rows_of
 from tests.changes.mergers import Mergers
-from tests.crash.hosts import Backend, PostgresBackend, SQLiteBackend
+from tests.crash.hosts import PostgresBackend, SQLDatabase, SQLiteBackend
 
 AnyStorage = InMemoryStorage | PostgresStorage | SQLiteStorage
-Place = tuple[World, ReadTables, str | None]
+Place = tuple[Backend, ReadTables, str | None]
 
 BACKENDS = ("memory", "sqlite", "postgres")
-WORLDS = {"sync": SyncWorld, "async": AsyncWorld}
+MODES = {"sync": SyncBackend, "async": AsyncBackend}
 
 
-@pytest.fixture(scope="module", params=[f"{backend}-{world}" for backend in BACKENDS for world in WORLDS])
+@pytest.fixture(scope="module", params=[f"{sql_database}-{backend}" for sql_database in BACKENDS for backend in MODES])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """Each storage in both worlds, and a way to read its tables; that on PostgreSQL as a role which row-level security
+    """Each storage in both modes, and a way to read its tables; that on PostgreSQL as a role which row-level security
     restricts. The tests of a file share it, each with tenants of its own."""
-    backend, _, world_name = request.param.partition("-")
+    sql_database, _, mode_name = request.param.partition("-")
     storage: AnyStorage
     read_tables: ReadTables
     address: str | None = None
     left_open = ExitStack()
-    if backend == "memory":
+    if sql_database == "memory":
         storage = InMemoryStorage()
         read_tables = _of_memory(storage)
-    elif backend == "sqlite":
+    elif sql_database == "sqlite":
         path = tmp_path_factory.mktemp("changes") / "changes.db"
         storage = SQLiteStorage(path, synchronous="NORMAL", busy_timeout=60.0)
         read_tables, address = _of_sqlite(path), str(path)
@@ -54,21 +54,21 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         superuser = left_open.enter_context(psycopg.connect(url, autocommit=True, row_factory=dict_row))
         read_tables, address = _of_postgres(superuser), database.app_url
     with left_open, storage:
-        world = WORLDS[world_name](storage)
-        yield world, read_tables, address
-        world.close()
+        backend = MODES[mode_name](storage)
+        yield backend, read_tables, address
+        backend.close()
 
 
 @pytest.fixture
-def desk(place: Place) -> Desk:
+def harness(place: Place) -> Harness:
     """A desk of two tenants that nobody else has."""
-    world, read_tables, address = place
-    world.tenant, world.other_tenant = a_tenant(), a_tenant()
-    return Desk(world, read_tables, address=address)
+    backend, read_tables, address = place
+    backend.tenant, backend.other_tenant = a_tenant(), a_tenant()
+    return Harness(backend, read_tables, address=address)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+def sql_database(request: pytest.FixtureRequest, tmp_path: Path) -> SQLDatabase:
     """A database that outlives the processes that use it."""
     if request.param == "sqlite":
         return SQLiteBackend(tmp_path / "changes.db")

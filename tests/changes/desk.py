@@ -26,7 +26,7 @@ from actionengine import (
     create_service,
 )
 from actionengine.changes import ChangeControlPermissions, ProjectModules, change_control_services
-from actionengine.testing import World
+from actionengine.testing import Backend
 
 P = ParamSpec("P")
 
@@ -44,13 +44,13 @@ OWN_TABLES = ("ae_projects", "ae_record_types", "ae_changes", "ae_change_targets
 LOG = {"ae_action_log", "ae_action_log_subjects"}
 
 
-def scenario(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+def run_in_mode(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """Make a test function of a coroutine function: it runs in the world of the desk that is among its fixtures."""
 
     @wraps(test)
     def run(*arguments: P.args, **fixtures: P.kwargs) -> None:
-        desk = next(fixture for fixture in fixtures.values() if isinstance(fixture, Desk))
-        desk.world.run(test(*arguments, **fixtures))
+        harness = next(fixture for fixture in fixtures.values() if isinstance(fixture, Harness))
+        harness.backend.run(test(*arguments, **fixtures))
 
     return run
 
@@ -144,12 +144,12 @@ host = create_service(
 )
 
 
-class Desk:
+class Harness:
     """Everything goes through an engine's public face. Each method gives the value, or the `ActionError`."""
 
     def __init__(
         self,
-        world: World,
+        backend: Backend,
         read_tables: ReadTables,
         *,
         permissions: ChangeControlPermissions | None = None,
@@ -159,7 +159,7 @@ class Desk:
         modules: ProjectModules | None = None,
         workspaces: Path | None = None,
     ) -> None:
-        self.world = world
+        self.backend = backend
         self.address = address
         """Of the database; None in memory."""
         self._read_tables = read_tables
@@ -171,11 +171,11 @@ class Desk:
             modules=modules,
             workspaces=workspaces,
         )
-        self.engine = create_engine(services=[*control, host], storage=storage or world.storage)
+        self.engine = create_engine(services=[*control, host], storage=storage or backend.storage)
 
-    def another(self, **options: Any) -> Desk:
+    def another(self, **options: Any) -> Harness:
         """A desk with an engine of its own on the same storage."""
-        return Desk(self.world, self._read_tables, address=self.address, **options)
+        return Harness(self.backend, self._read_tables, address=self.address, **options)
 
     async def ask(
         self,
@@ -189,8 +189,8 @@ class Desk:
     ) -> Any:
         """Execute `service.action`."""
         service, action = name.split(".")
-        context = RequestContext(tenant or self.world.tenant, by, source="test", idempotency_key=key, reason=reason)
-        answer = await self.world.execute(self.engine, service, action, payload, context)
+        context = RequestContext(tenant or self.backend.tenant, by, source="test", idempotency_key=key, reason=reason)
+        answer = await self.backend.execute(self.engine, service, action, payload, context)
         return answer.unwrap() if isinstance(answer, Success) else answer.failure()
 
     # Moves
@@ -312,12 +312,12 @@ class Desk:
 
     async def events(self, *types: str) -> list[Any]:
         """The tenant's events, oldest first."""
-        stored = await self.world.read_events(self.world.tenant, types=types or None)
+        stored = await self.backend.read_events(self.backend.tenant, types=types or None)
         return [each.event for each in stored]
 
     def dump(self) -> Dump:
         """All rows of both tenants in all tables."""
-        return self._read_tables([self.world.tenant, self.world.other_tenant])
+        return self._read_tables([self.backend.tenant, self.backend.other_tenant])
 
 
 def expect(value: Any) -> Any:

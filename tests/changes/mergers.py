@@ -24,7 +24,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from actionengine import PostgresStorage, SQLiteStorage, Tenant
 from actionengine.concurrency.run_sync import Mode
-from actionengine.storage.postgres.driver import Driver, Row, Statement
+from actionengine.storage.postgres.driver import LibpqConnection, Row, Statement
 from actionengine.storage.sql.storage import SQLStorage
 from tests.changes.worlds import Plant
 from tests.programs import Program
@@ -66,7 +66,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class FusedDriver(Driver):
+class FusedDriver(LibpqConnection):
     """Statements that are sent together can be cut off at each of them."""
 
     __slots__ = ()
@@ -87,7 +87,7 @@ class FusedDriver(Driver):
 
 
 class FusedPostgresStorage(PostgresStorage):
-    def driver(self, pooled: PoolProxiedConnection, mode: Mode) -> Driver:
+    def driver(self, pooled: PoolProxiedConnection, mode: Mode) -> LibpqConnection:
         driver = super().driver(pooled, mode)
         driver.__class__ = FusedDriver
         return driver

@@ -9,35 +9,35 @@ from actionengine import Tenant
 from actionengine.boundary.files.unified_diff import unified_diff
 from actionengine.boundary.roots import ModuleRoots
 from actionengine.changes import project_modules
-from actionengine.testing import World
-from tests.changes.desk import Desk, Op, ReadTables
+from actionengine.testing import Backend
+from tests.changes.desk import Harness, Op, ReadTables
 
 TEXT = "".join(f"line {number}\n" for number in range(1, 21))
 """Twenty lines."""
 
 
-class Shop(Desk):
+class Shop(Harness):
     """A desk, the modules of its projects, and what is in them."""
 
-    def __init__(self, world: World, read_tables: ReadTables, folder: Path, **options: Any) -> None:
+    def __init__(self, backend: Backend, read_tables: ReadTables, folder: Path, **options: Any) -> None:
         self.folder = folder
         self.roots = ModuleRoots(folder / "modules")
         self.workspaces = folder / "workspaces"
         self.settings = project_modules(self.roots), self.workspaces
         modules, workspaces = self.settings
-        super().__init__(world, read_tables, modules=modules, workspaces=workspaces, **options)
+        super().__init__(backend, read_tables, modules=modules, workspaces=workspaces, **options)
 
     async def files(self, *, require_review: bool = False, tenant: Tenant | None = None, **texts: Any) -> Any:
         """A project with a module, in which there are these files: `main="…"` is `main.py`."""
         project = await self.project(require_review=require_review, tenant=tenant)
-        root = self.roots.create(tenant or self.world.tenant, project.id).root
+        root = self.roots.create(tenant or self.backend.tenant, project.id).root
         for name, text in texts.items():
             (root / f"{name}.py").write_bytes(text.encode())
         return project
 
     def root(self, project: Any) -> Path:
         """Where the module of a project lies."""
-        root: Path = self.roots.context(self.world.tenant, project.id).root
+        root: Path = self.roots.context(self.backend.tenant, project.id).root
         return root
 
     def text(self, project: Any, path: str = "main.py") -> str | None:
@@ -48,7 +48,7 @@ class Shop(Desk):
     def copy(self, change: Any, path: str = "main.py") -> Path:
         """A file in the working copy of a change."""
         id: str = change.id
-        return self.workspaces / str(self.world.tenant.id) / id / "tree" / path
+        return self.workspaces / str(self.backend.tenant.id) / id / "tree" / path
 
     async def write_files(self, change: Any, **who: Any) -> Any:
         return await self.ask("changes.write_files", {"change_id": change.id}, **who)

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from actionengine.changes.compensation import Touched
+from actionengine.changes.compensation import TouchedType
 from actionengine.changes.ops import PatchOp, parse_op
 from actionengine.changes.transform import OpRefused, RecordTypeState, TypeGraph, apply_op, transform
 from actionengine.schemas.schema import Field, Schema
@@ -50,14 +50,16 @@ def is_free(op: PatchOp, others: Sequence[PatchOp]) -> bool:
     """G1: no other op of the change touches the field, or gives the name."""
     return not any(
         op.record_type == other.record_type
-        and (op.field == other.field or (op.gives is not None and op.gives == other.gives))
+        and (
+            op.field == other.field or (op.resulting_field is not None and op.resulting_field == other.resulting_field)
+        )
         for other in others
     )
 
 
 def names_of(ops: Sequence[PatchOp]) -> set[tuple[str | None, str]]:
     """The fields that ops are about, each with its type."""
-    return {(op.record_type, name) for op in ops for name in op.touched}
+    return {(op.record_type, name) for op in ops for name in op.affected_fields}
 
 
 @st.composite
@@ -120,9 +122,9 @@ def applied(graph: TypeGraph, ops: Sequence[PatchOp]) -> TypeGraph:
     )
 
 
-def touched_by(before: TypeGraph, after: TypeGraph, ops: Sequence[PatchOp]) -> dict[str, Touched]:
+def touched_by(before: TypeGraph, after: TypeGraph, ops: Sequence[PatchOp]) -> dict[str, TouchedType]:
     """What a change has done to each type."""
     return {
-        key: Touched(before.types[key].schema, after.types[key].schema, [op for op in ops if op.record_type == key])
+        key: TouchedType(before.types[key].schema, after.types[key].schema, [op for op in ops if op.record_type == key])
         for key in sorted({op.record_type for op in ops if op.record_type is not None})
     }

@@ -10,7 +10,7 @@ from uuid_utils import uuid7
 
 from actionengine import ActionError, ErrorCode
 from tests.changes.desk import (
-    Desk,
+    Harness,
     Op,
     add,
     besides_the_log,
@@ -21,11 +21,11 @@ from tests.changes.desk import (
     refused,
     remove,
     rename,
-    scenario,
+    run_in_mode,
     schema,
 )
 
-# Each storage, and both worlds: not each in both.
+# Each storage, and both modes: not each in both.
 pytestmark = pytest.mark.parametrize(
     "place", ["memory-async", "sqlite-sync", "postgres-async"], indirect=True, scope="module"
 )
@@ -43,7 +43,7 @@ DIFF = "--- a/main.py\n+++ b/main.py\n@@ -1 +1 @@\n-one\n+two\n"
 class Scene(NamedTuple):
     """A project with the active type `job`, and a draft with a target and an op."""
 
-    desk: Desk
+    harness: Harness
     project: Any
     change: Any
     target: Any
@@ -51,32 +51,32 @@ class Scene(NamedTuple):
 
     async def asked(self, name: str, payload: Any) -> ActionError:
         """The error of an action, which has written nothing but its row of the log."""
-        before = self.desk.dump()
-        answer = await self.desk.ask(name, payload)
+        before = self.harness.dump()
+        answer = await self.harness.ask(name, payload)
         assert isinstance(answer, ActionError), (name, payload, answer)
-        after = self.desk.dump()
+        after = self.harness.dump()
         assert besides_the_log(before, after) == {}, (name, payload)
         assert len(after["ae_action_log"]) == len(before["ae_action_log"]) + 1
         return answer
 
     async def all_of(self, name: str, payloads: Sequence[Any], *codes: ErrorCode) -> None:
         """Each of these payloads is refused with one of these codes, and nothing is written but a row of the log."""
-        before = self.desk.dump()
+        before = self.harness.dump()
         for payload in payloads:
-            answer = await self.desk.ask(name, payload)
+            answer = await self.harness.ask(name, payload)
             assert isinstance(answer, ActionError), (name, payload, answer)
             assert answer.code in codes, (name, str(payload)[:200], answer)
             assert answer.to_dict()
-        after = self.desk.dump()
+        after = self.harness.dump()
         assert besides_the_log(before, after) == {}
         assert len(after["ae_action_log"]) == len(before["ae_action_log"]) + len(payloads)
 
 
-async def scene(desk: Desk) -> Scene:
-    project = await desk.job()
-    change = await desk.change(project)
-    target = expect(await desk.target(change, "job"))
-    return Scene(desk, project, change, target, expect(await desk.op(change, add("job", "a"), target)))
+async def scene(harness: Harness) -> Scene:
+    project = await harness.job()
+    change = await harness.change(project)
+    target = expect(await harness.target(change, "job"))
+    return Scene(harness, project, change, target, expect(await harness.op(change, add("job", "a"), target)))
 
 
 def valid(set: Scene) -> Mapping[str, dict[str, Any]]:
@@ -124,27 +124,27 @@ def valid(set: Scene) -> Mapping[str, dict[str, Any]]:
 # Every action
 
 
-@scenario
-async def test_what_is_no_object_is_invalid(desk: Desk) -> None:
-    set = await scene(desk)
+@run_in_mode
+async def test_what_is_no_object_is_invalid(harness: Harness) -> None:
+    set = await scene(harness)
 
     for name in valid(set):
         await set.all_of(name, [None, 7, ["x"]], INVALID)
 
 
-@scenario
-async def test_keys_that_are_not_known_are_invalid(desk: Desk) -> None:
-    set = await scene(desk)
+@run_in_mode
+async def test_keys_that_are_not_known_are_invalid(harness: Harness) -> None:
+    set = await scene(harness)
 
     for name, payload in valid(set).items():
         for extra in ("tenant_id", "größe"):
-            error = refused(await set.desk.ask(name, {**payload, extra: "x"}), INVALID)
+            error = refused(await set.harness.ask(name, {**payload, extra: "x"}), INVALID)
             assert extra in error.message or extra in str(error.details), (name, error)
 
 
-@scenario
-async def test_fields_that_are_missing_are_invalid_and_named(desk: Desk) -> None:
-    set = await scene(desk)
+@run_in_mode
+async def test_fields_that_are_missing_are_invalid_and_named(harness: Harness) -> None:
+    set = await scene(harness)
     optional = {"schema", "at", "target_id"}
 
     for name, payload in valid(set).items():
@@ -157,9 +157,9 @@ async def test_fields_that_are_missing_are_invalid_and_named(desk: Desk) -> None
     )
 
 
-@scenario
-async def test_ids_that_nothing_has_are_not_found(desk: Desk) -> None:
-    set = await scene(desk)
+@run_in_mode
+async def test_ids_that_nothing_has_are_not_found(harness: Harness) -> None:
+    set = await scene(harness)
 
     for name, payload in valid(set).items():
         for field in payload.keys() & {"project_id", "change_id", "target_id", "op_id"}:
@@ -167,9 +167,9 @@ async def test_ids_that_nothing_has_are_not_found(desk: Desk) -> None:
             await set.all_of(name, [{**payload, field: "x" * 10_000}], INVALID)
 
 
-@scenario
-async def test_ids_that_are_no_texts_are_invalid(desk: Desk) -> None:
-    set = await scene(desk)
+@run_in_mode
+async def test_ids_that_are_no_texts_are_invalid(harness: Harness) -> None:
+    set = await scene(harness)
 
     for name, payload in valid(set).items():
         for field in payload.keys() & {"project_id", "change_id", "target_id", "op_id", "key"}:
@@ -177,9 +177,9 @@ async def test_ids_that_are_no_texts_are_invalid(desk: Desk) -> None:
             await set.all_of(name, [{**payload, field: wrong} for wrong in wrongs], INVALID)
 
 
-@scenario
-async def test_texts_that_no_storage_keeps_are_refused(desk: Desk) -> None:
-    set = await scene(desk)
+@run_in_mode
+async def test_texts_that_no_storage_keeps_are_refused(harness: Harness) -> None:
+    set = await scene(harness)
 
     for name, payload in valid(set).items():
         for field, value in payload.items():
@@ -187,9 +187,9 @@ async def test_texts_that_no_storage_keeps_are_refused(desk: Desk) -> None:
                 await set.all_of(name, [{**payload, field: text} for text in UNSTORABLE], INVALID, NOT_FOUND)
 
 
-@scenario
-async def test_payloads_that_are_huge_or_deep_are_invalid(desk: Desk) -> None:
-    set = await scene(desk)
+@run_in_mode
+async def test_payloads_that_are_huge_or_deep_are_invalid(harness: Harness) -> None:
+    set = await scene(harness)
     deep: Any = "deep"
     for _ in range(100):
         deep = [deep]
@@ -205,9 +205,9 @@ async def test_payloads_that_are_huge_or_deep_are_invalid(desk: Desk) -> None:
     await set.all_of("changes.add_patch_op", payloads, INVALID)
 
 
-@scenario
-async def test_pages_are_of_1_to_1000_and_begin_after_something_that_there_can_be(desk: Desk) -> None:
-    set = await scene(desk)
+@run_in_mode
+async def test_pages_are_of_1_to_1000_and_begin_after_something_that_there_can_be(harness: Harness) -> None:
+    set = await scene(harness)
     lists = ("projects.list", "record_types.list", "changes.list", "changes.list_targets", "changes.list_patch_ops")
 
     for name in (*lists, "record_types.check_documents"):
@@ -219,15 +219,15 @@ async def test_pages_are_of_1_to_1000_and_begin_after_something_that_there_can_b
     ops = valid(set)["changes.list_patch_ops"]
     wrong = ("first", -1, 2**31, 2**63, 10**30, -(10**30))
     await set.all_of("changes.list_patch_ops", [{**ops, "after": each} for each in wrong], INVALID)
-    assert await desk.ask("changes.list_patch_ops", {**ops, "after": 2**31 - 1}) == ()
+    assert await harness.ask("changes.list_patch_ops", {**ops, "after": 2**31 - 1}) == ()
 
 
 # Projects and record types
 
 
-@scenario
-async def test_names_and_titles_have_1_to_200_characters(desk: Desk) -> None:
-    set = await scene(desk)
+@run_in_mode
+async def test_names_and_titles_have_1_to_200_characters(harness: Harness) -> None:
+    set = await scene(harness)
     wrong = ["", "x" * 201, *WRONG]
 
     await set.all_of("projects.create", [{"name": each} for each in wrong], INVALID)
@@ -239,9 +239,9 @@ async def test_names_and_titles_have_1_to_200_characters(desk: Desk) -> None:
     await set.all_of("changes.plan_compensation", [{**plan, "title": each} for each in wrong if each], INVALID)
 
 
-@scenario
-async def test_keys_are_plain_names_that_are_not_the_librarys(desk: Desk) -> None:
-    set = await scene(desk)
+@run_in_mode
+async def test_keys_are_plain_names_that_are_not_the_librarys(harness: Harness) -> None:
+    set = await scene(harness)
     create = valid(set)["record_types.create"]
     wrong = ["", " ", " job", "job ", "a\nb", "a\tb", "\u200b", "a\u202eb", "x" * 101, "ae_approvals", "ae_", "a\x7f"]
 
@@ -250,25 +250,25 @@ async def test_keys_are_plain_names_that_are_not_the_librarys(desk: Desk) -> Non
 
 
 @pytest.mark.parametrize("name", ["größe", "値段 🏗", "a.b", "a'b", 'a"b\\', "__class__", "model_config", "$.x", "%s"])
-@scenario
-async def test_names_may_be_any_printable_text(desk: Desk, name: str) -> None:
-    project = await desk.project()
-    expect(await desk.type(project, name, schema(**{name: "string!"}), active=True))
-    await desk.merged(project, add(name, f"{name}2", "number"))
+@run_in_mode
+async def test_names_may_be_any_printable_text(harness: Harness, name: str) -> None:
+    project = await harness.project()
+    expect(await harness.type(project, name, schema(**{name: "string!"}), active=True))
+    await harness.merged(project, add(name, f"{name}2", "number"))
 
-    id = expect(await desk.keep(name, {name: "x", f"{name}2": 1}))
-    error = refused(await desk.keep(name, {f"{name}2": 1}), INVALID, f"{name}: Field required")
+    id = expect(await harness.keep(name, {name: "x", f"{name}2": 1}))
+    error = refused(await harness.keep(name, {f"{name}2": 1}), INVALID, f"{name}: Field required")
 
-    assert await desk.ask("host.read", {"type": name, "id": id}) == {name: "x", f"{name}2": 1}
+    assert await harness.ask("host.read", {"type": name, "id": id}) == {name: "x", f"{name}2": 1}
     assert fields_of(error) == [name]
-    await desk.merged(project, rename(name, name, f"{name}3"))
-    assert await desk.names(project, name) == [f"{name}3", f"{name}2"]
-    assert (await desk.history(project, name)).is_intact
+    await harness.merged(project, rename(name, name, f"{name}3"))
+    assert await harness.names(project, name) == [f"{name}3", f"{name}2"]
+    assert (await harness.history(project, name)).is_intact
 
 
-@scenario
-async def test_schemas_of_the_wrong_shape_are_invalid(desk: Desk) -> None:
-    set = await scene(desk)
+@run_in_mode
+async def test_schemas_of_the_wrong_shape_are_invalid(harness: Harness) -> None:
+    set = await scene(harness)
     field = {"name": "a", "type": "string"}
     fields: list[Any] = [
         [field, field],
@@ -298,9 +298,9 @@ async def test_schemas_of_the_wrong_shape_are_invalid(desk: Desk) -> None:
     await set.all_of("record_types.create", [{**create, "schema": each} for each in schemas], INVALID)
 
 
-@scenario
-async def test_times_are_times_with_a_zone(desk: Desk) -> None:
-    set = await scene(desk)
+@run_in_mode
+async def test_times_are_times_with_a_zone(harness: Harness) -> None:
+    set = await scene(harness)
     job = {"project_id": set.project.id, "key": "job"}
 
     wrong: list[Any] = ["", "yesterday", "2024-01-01T00:00:00", [], {}, True, "99999-01-01T00:00:00Z"]
@@ -310,12 +310,12 @@ async def test_times_are_times_with_a_zone(desk: Desk) -> None:
     for early in ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "1970-01-01T00:00:00Z"):
         refused(await set.asked("record_types.schema_at", {**job, "at": early}), NOT_FOUND, "'job'")
     for late in ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59-14:00"):
-        assert expect(await desk.ask("record_types.schema_at", {**job, "at": late})).version == 1
+        assert expect(await harness.ask("record_types.schema_at", {**job, "at": late})).version == 1
 
 
-@scenario
-async def test_states_are_those_that_there_are(desk: Desk) -> None:
-    set = await scene(desk)
+@run_in_mode
+async def test_states_are_those_that_there_are(harness: Harness) -> None:
+    set = await scene(harness)
     wrong = ["", "draft", "MERGED", "Approved", None, 7, ["Draft"], "Draft\0"]
 
     await set.all_of("changes.transition", [{"change_id": set.change.id, "status": each} for each in wrong], INVALID)
@@ -327,9 +327,9 @@ async def test_states_are_those_that_there_are(desk: Desk) -> None:
 # Ops
 
 
-@scenario
-async def test_an_op_type_is_one_that_is_known(desk: Desk) -> None:
-    set = await scene(desk)
+@run_in_mode
+async def test_an_op_type_is_one_that_is_known(harness: Harness) -> None:
+    set = await scene(harness)
     op = valid(set)["changes.add_patch_op"]
 
     wrong = ["", "addField", "ADD_FIELD", "drop_table", None, 7, ["add_field"]]
@@ -348,9 +348,9 @@ OPS: Mapping[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("op_type", OPS)
-@scenario
-async def test_a_payload_has_every_field_of_its_op_type_and_no_other(desk: Desk, op_type: str) -> None:
-    set = await scene(desk)
+@run_in_mode
+async def test_a_payload_has_every_field_of_its_op_type_and_no_other(harness: Harness, op_type: str) -> None:
+    set = await scene(harness)
     right = OPS[op_type]
     op = {"change_id": set.change.id, "target_id": set.target.id, "op_type": op_type}
 
@@ -366,9 +366,9 @@ async def test_a_payload_has_every_field_of_its_op_type_and_no_other(desk: Desk,
     refused(await set.asked("changes.add_patch_op", {**op, "payload": {**right, "more": 1}}), INVALID, op_type, "more")
 
 
-@scenario
-async def test_definitions_of_the_wrong_shape_are_invalid(desk: Desk) -> None:
-    set = await scene(desk)
+@run_in_mode
+async def test_definitions_of_the_wrong_shape_are_invalid(harness: Harness) -> None:
+    set = await scene(harness)
     wrong: list[Op] = [
         add("job", "b", "money"),
         add("job", "b", required="perhaps"),
@@ -411,10 +411,10 @@ async def test_definitions_of_the_wrong_shape_are_invalid(desk: Desk) -> None:
         None,
     ],
 )
-@scenario
-async def test_a_diff_is_one_of_one_file_that_changes_something(desk: Desk, diff: Any) -> None:
-    set = await scene(desk)
-    target = expect(await desk.target(set.change, "main.py", "file"))
+@run_in_mode
+async def test_a_diff_is_one_of_one_file_that_changes_something(harness: Harness, diff: Any) -> None:
+    set = await scene(harness)
+    target = expect(await harness.target(set.change, "main.py", "file"))
     op = {"change_id": set.change.id, "target_id": target.id, "op_type": "edit_file"}
 
     answer = await set.asked("changes.add_patch_op", {**op, "payload": {"file_path": "main.py", "diff": diff}})
@@ -426,42 +426,42 @@ async def test_a_diff_is_one_of_one_file_that_changes_something(desk: Desk, diff
 # What is well formed, and wrong all the same
 
 
-@scenario
-async def test_what_a_change_does_not_know_is_not_found(desk: Desk) -> None:
-    set = await scene(desk)
-    other = await desk.project()
-    expect(await desk.type(other, "task"))
-    another = await desk.change(set.project)
-    before = desk.dump()
+@run_in_mode
+async def test_what_a_change_does_not_know_is_not_found(harness: Harness) -> None:
+    set = await scene(harness)
+    other = await harness.project()
+    expect(await harness.type(other, "task"))
+    another = await harness.change(set.project)
+    before = harness.dump()
 
-    refused(await desk.target(set.change, "task"), NOT_FOUND, "'task'")
-    refused(await desk.op(set.change, add("task", "a"), set.target), NOT_FOUND, "'task'")
-    refused(await desk.op(set.change, add("nothing", "a"), set.target), NOT_FOUND, "'nothing'")
-    refused(await desk.op(another, add("job", "a"), set.target), NOT_FOUND, set.target.id)
-    refused(await desk.delete_op(another, set.op), NOT_FOUND, set.op.id)
-    refused(await desk.get_type(other, "job"), NOT_FOUND, "'job'")
-    refused(await desk.get_type(set.project, "task"), NOT_FOUND, "'task'")
+    refused(await harness.target(set.change, "task"), NOT_FOUND, "'task'")
+    refused(await harness.op(set.change, add("task", "a"), set.target), NOT_FOUND, "'task'")
+    refused(await harness.op(set.change, add("nothing", "a"), set.target), NOT_FOUND, "'nothing'")
+    refused(await harness.op(another, add("job", "a"), set.target), NOT_FOUND, set.target.id)
+    refused(await harness.delete_op(another, set.op), NOT_FOUND, set.op.id)
+    refused(await harness.get_type(other, "job"), NOT_FOUND, "'job'")
+    refused(await harness.get_type(set.project, "task"), NOT_FOUND, "'task'")
 
-    assert besides_the_log(before, desk.dump()) == {}
+    assert besides_the_log(before, harness.dump()) == {}
 
 
-@scenario
-async def test_an_op_on_a_target_of_another_type_is_unprocessable(desk: Desk) -> None:
-    set = await scene(desk)
-    targets = [expect(await desk.target(set.change, "job", type)) for type in ("form", "workflow", "rule", "script")]
-    before = desk.dump()
+@run_in_mode
+async def test_an_op_on_a_target_of_another_type_is_unprocessable(harness: Harness) -> None:
+    set = await scene(harness)
+    targets = [expect(await harness.target(set.change, "job", type)) for type in ("form", "workflow", "rule", "script")]
+    before = harness.dump()
 
     for target in targets:
-        answer = await desk.op(set.change, add("job", "b"), target)
+        answer = await harness.op(set.change, add("job", "b"), target)
         error = refused(answer, ErrorCode.UNPROCESSABLE, "add_field job.b", target.type)
         assert (error.details["op_type"], error.details["field"]) == ("add_field", "b")
 
-    assert besides_the_log(before, desk.dump()) == {}
+    assert besides_the_log(before, harness.dump()) == {}
 
 
-@scenario
-async def test_a_base_type_that_would_close_a_cycle_is_unprocessable(desk: Desk) -> None:
-    set = await scene(desk)
+@run_in_mode
+async def test_a_base_type_that_would_close_a_cycle_is_unprocessable(harness: Harness) -> None:
+    set = await scene(harness)
 
     error = await set.asked("record_types.create", {"project_id": set.project.id, "key": "loop", "base_type": "loop"})
 
@@ -469,16 +469,16 @@ async def test_a_base_type_that_would_close_a_cycle_is_unprocessable(desk: Desk)
     assert error.details["field"] == "base_type"
 
 
-@scenario
-async def test_an_op_on_a_merged_change_and_a_second_one_on_a_field_are_conflicts(desk: Desk) -> None:
-    set = await scene(desk)
+@run_in_mode
+async def test_an_op_on_a_merged_change_and_a_second_one_on_a_field_are_conflicts(harness: Harness) -> None:
+    set = await scene(harness)
 
-    refused(await desk.op(set.change, put("job", "a"), set.target), CONFLICT, "set_field job.a", set.op.id)
-    expect(await desk.merge(set.change))
-    before = desk.dump()
+    refused(await harness.op(set.change, put("job", "a"), set.target), CONFLICT, "set_field job.a", set.op.id)
+    expect(await harness.merge(set.change))
+    before = harness.dump()
 
-    refused(await desk.op(set.change, add("job", "b"), set.target), CONFLICT, "add_field job.b", "Merged")
-    assert besides_the_log(before, desk.dump()) == {}
+    refused(await harness.op(set.change, add("job", "b"), set.target), CONFLICT, "add_field job.b", "Merged")
+    assert besides_the_log(before, harness.dump()) == {}
 
 
 @pytest.mark.parametrize(
@@ -494,12 +494,12 @@ async def test_an_op_on_a_merged_change_and_a_second_one_on_a_field_are_conflict
     ],
     ids=lambda each: each[0] if isinstance(each, tuple) else None,
 )
-@scenario
+@run_in_mode
 async def test_an_op_that_cannot_be_applied_is_named_with_its_field_and_the_reason(
-    desk: Desk, op: Op, reason: str
+    harness: Harness, op: Op, reason: str
 ) -> None:
-    set = await scene(desk)
-    bad = expect(await desk.op(set.change, op, set.target))
+    set = await scene(harness)
+    bad = expect(await harness.op(set.change, op, set.target))
 
     for name in ("changes.preview", "changes.execute"):
         error = refused(await set.asked(name, {"change_id": set.change.id}), ErrorCode.UNPROCESSABLE, op[0], reason)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actionengine.changes.compensation import ChangedSince, Touched, compensation
-from actionengine.changes.diff import TypeDiff, difference
+from actionengine.changes.compensation import SchemaConflict, TouchedType, compensation
+from actionengine.changes.diff import TypeDiff, diff_schemas
 from actionengine.changes.ops import PatchOp, parse_op
 from actionengine.changes.transform import GraphError, OpRefused, RecordTypeState, TypeGraph, transform
 from actionengine.schemas.schema import Field, Schema
@@ -20,17 +20,17 @@ from tests.changes.strategies import applied, changed_graphs, changes, names_of,
 thorough = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def attempt(graph: TypeGraph, touched: dict[str, Touched]) -> tuple[PatchOp, ...] | OpRefused | ChangedSince:
+def attempt(graph: TypeGraph, touched: dict[str, TouchedType]) -> tuple[PatchOp, ...] | OpRefused | SchemaConflict:
     """The ops, or why there are none."""
     try:
         return plan(graph, touched)
-    except ChangedSince as changed:
+    except SchemaConflict as changed:
         return changed
     except OpRefused as refused:
         return refused
 
 
-def plan(graph: TypeGraph, touched: dict[str, Touched]) -> tuple[PatchOp, ...]:
+def plan(graph: TypeGraph, touched: dict[str, TouchedType]) -> tuple[PatchOp, ...]:
     """The ops, of which a change can have each. Two are on one name only where it has gone from one field to another;
     no name is given twice."""
     ops = compensation(graph, touched)
@@ -38,8 +38,8 @@ def plan(graph: TypeGraph, touched: dict[str, Touched]) -> tuple[PatchOp, ...]:
         assert op == parse_op(op.op_type, op.payload)
         same = [other for other in ops[:place] if (other.record_type, other.field) == (op.record_type, op.field)]
         assert all(other.op_type in ("rename_field", "remove_field") or is_relaxing(other) for other in same), (ops, op)
-        assert op.gives is None or not any(
-            (other.record_type, other.gives) == (op.record_type, op.gives) for other in ops[:place]
+        assert op.resulting_field is None or not any(
+            (other.record_type, other.resulting_field) == (op.record_type, op.resulting_field) for other in ops[:place]
         )
     return ops
 
@@ -87,7 +87,7 @@ def test_what_others_have_done_to_other_fields_since_stays(
     if isinstance(back, OpRefused):
         assert "require" in back.reason
         return
-    assert not isinstance(back, ChangedSince)
+    assert not isinstance(back, SchemaConflict)
     assert definitions_in(applied(now, back)) == merged(graph, now, ops)
 
 
@@ -107,7 +107,7 @@ def test_what_others_have_done_between_two_goes_stays(
     if isinstance(back, OpRefused):
         assert "require" in back.reason
         return
-    if isinstance(back, ChangedSince):
+    if isinstance(back, SchemaConflict):
         assert any(op.payload.get("before") for op in second), "it stands before a field that another change gave"
         return
     assert definitions_in(applied(after, back)) == merged(graph, after, ops)
@@ -126,7 +126,7 @@ def test_nothing_is_taken_back_where_others_have_touched_the_same_field_since(
     error = attempt(now, touched_by(graph, after, ops))
     if isinstance(error, OpRefused):
         return
-    if isinstance(error, ChangedSince):
+    if isinstance(error, SchemaConflict):
         assert (error.key, error.field) in contested
         assert error.then == after.types[error.key].schema.get(error.field)
         assert error.now == now.types[error.key].schema.get(error.field)
@@ -269,7 +269,7 @@ def test_a_field_that_was_removed_and_is_there_again_has_changed_since() -> None
     after = applied(graph, [remove("job", "a")])
     now = applied(after, [add("job", "a")])
 
-    with pytest.raises(ChangedSince, match=r"job\.a has changed since") as raised:
+    with pytest.raises(SchemaConflict, match=r"job\.a has changed since") as raised:
         compensation(now, touched_by(graph, after, [remove("job", "a")]))
 
     assert raised.value.then is None
@@ -281,7 +281,7 @@ def test_types_that_do_not_hang_together_are_not_compensated() -> None:
         [RecordTypeState("a", "plant", "b", 1, schema()), RecordTypeState("b", "plant", "a", 1, schema())]
     )
     with pytest.raises(GraphError, match="cycle"):
-        compensation(cyclic, {"a": Touched(schema("x"), schema(), [remove("a", "x")])})
+        compensation(cyclic, {"a": TouchedType(schema("x"), schema(), [remove("a", "x")])})
 
 
 # What documents have in them
@@ -298,7 +298,7 @@ def moved_by(graph: TypeGraph, ops: Sequence[PatchOp], documents: dict[str, dict
     """Apply a change to types, and its diffs to a document of each."""
     after = applied(graph, ops)
     for key in {op.record_type for op in ops if op.record_type is not None}:
-        diff = difference(key, 1, graph.types[key].schema, after.types[key].schema, ops)
+        diff = diff_schemas(key, 1, graph.types[key].schema, after.types[key].schema, ops)
         documents[key] = moved(documents[key], diff)
     return after
 
@@ -393,7 +393,7 @@ def test_fields_that_others_have_swapped_since_have_changed() -> None:
     now = applied(applied(after, swap), again)
     assert now.types["job"].schema == after.types["job"].schema
 
-    with pytest.raises(ChangedSince, match=r"job\.c has changed since"):
+    with pytest.raises(SchemaConflict, match=r"job\.c has changed since"):
         compensation(now, {"job": replace(touched_by(graph, after, change)["job"], since=[*swap, *again])})
 
     swapped_back = [rename("job", "b", "t"), rename("job", "c", "b"), rename("job", "t", "c")]

@@ -22,7 +22,7 @@ from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
 from tests.changes.mergers import Job, Mergers
 from tests.changes.worlds import BACKENDS, Plant, open_storage, run_tasks
-from tests.crash.hosts import Backend, Journal
+from tests.crash.hosts import Journal, SQLDatabase
 
 MANY = 32
 ROUNDS = 6
@@ -78,14 +78,16 @@ def test_many_tasks_merge_changes_of_the_same_types_and_none_is_lost(plant: Plan
     check_each_is_there_once(plant, project, changes)
 
 
-def test_several_processes_merge_the_same_changes_and_each_is_applied_once(backend: Backend, mergers: Mergers) -> None:
-    with backend.storage() as storage:
+def test_several_processes_merge_the_same_changes_and_each_is_applied_once(
+    sql_database: SQLDatabase, mergers: Mergers
+) -> None:
+    with sql_database.storage() as storage:
         plant = Plant(storage)
         project, changes = shared_project(plant, MANY // 2)
         dice = random.Random(1)
         jobs = [
             Job(
-                backend.url,
+                sql_database.url,
                 str(plant.tenant.id),
                 plant.tenant.slug,
                 dice.sample(changes, len(changes)),
@@ -200,8 +202,8 @@ def test_one_of_two_projects_activates_a_key(plant: Plant) -> None:
         assert statuses == {"active": 1, "draft": 3}
 
 
-def test_what_is_read_while_something_is_merged_is_of_one_moment(backend: Backend) -> None:
-    with backend.storage() as storage, backend.storage() as meddled:
+def test_what_is_read_while_something_is_merged_is_of_one_moment(sql_database: SQLDatabase) -> None:
+    with sql_database.storage() as storage, sql_database.storage() as meddled:
         plant = Plant(storage)
         project, changes = shared_project(plant, 24)
         reader = Plant(meddled, plant.tenant)

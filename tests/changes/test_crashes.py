@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import pytest
 
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.port import LogQuery, LogRow
 from tests.changes.mergers import Job, Mergers
 from tests.changes.worlds import LOG, Plant
-from tests.crash.hosts import Backend, Journal, kill_in_the_middle
+from tests.crash.hosts import Journal, SQLDatabase, kill_in_the_middle
 
 TYPES = ("asset", "machine", "crane", "vehicle")
 TOUCHED = 3
@@ -45,24 +45,26 @@ MERGED = Effect("Merged", TOUCHED, TOUCHED, TOUCHED, 1 + TOUCHED, 1)
 
 
 def test_a_merger_that_is_killed_at_random_leaves_each_change_whole_or_undone(
-    backend: Backend, mergers: Mergers
+    sql_database: SQLDatabase, mergers: Mergers
 ) -> None:
     for seed in range(KILLS):
-        kill_one(backend, mergers, random.Random(seed))
+        kill_one(sql_database, mergers, random.Random(seed))
 
 
 @pytest.mark.soak
-def test_hundreds_of_killed_mergers_leave_each_change_whole_or_undone(backend: Backend, mergers: Mergers) -> None:
+def test_hundreds_of_killed_mergers_leave_each_change_whole_or_undone(
+    sql_database: SQLDatabase, mergers: Mergers
+) -> None:
     dice = random.Random()
     for _ in range(CAMPAIGN):
-        kill_one(backend, mergers, dice)
+        kill_one(sql_database, mergers, dice)
 
 
 def test_a_merger_that_is_killed_at_any_statement_leaves_its_change_whole_or_undone(
-    backend: Backend, mergers: Mergers
+    sql_database: SQLDatabase, mergers: Mergers
 ) -> None:
     found = Counter[Effect]()
-    with backend.storage() as storage:
+    with sql_database.storage() as storage:
         plant = Plant(storage)
         project = record_types(plant)
         changes: list[str] = []
@@ -71,13 +73,13 @@ def test_a_merger_that_is_killed_at_any_statement_leaves_its_change_whole_or_und
                 changes.append(draft(plant, project, len(changes)))
             change = changes[-1]
             before = plant.dump(without=LOG)
-            job = job_for(plant, backend, mergers, [change], threads=1, dies_at=number)
+            job = job_for(plant, sql_database, mergers, [change], threads=1, dies_at=number)
 
             mergers.start(job)
 
             if mergers.ends() == [0]:
                 break
-            backend.settle(Path(job.journal).name)
+            sql_database.settle(Path(job.journal).name)
             effect = effects(plant, [change])[change]
             found[effect] += 1
             assert effect in {NOTHING, MERGED}, f"killed at the statement {number}: {effect}"
@@ -90,18 +92,18 @@ def test_a_merger_that_is_killed_at_any_statement_leaves_its_change_whole_or_und
     assert found[MERGED] >= 1
 
 
-def kill_one(backend: Backend, mergers: Mergers, dice: random.Random) -> None:
+def kill_one(sql_database: SQLDatabase, mergers: Mergers, dice: random.Random) -> None:
     """Start a process that merges changes, kill it, look, ask for everything again, look."""
-    with backend.storage() as storage:
+    with sql_database.storage() as storage:
         plant = Plant(storage)
         project = record_types(plant)
         changes = [draft(plant, project, number) for number in range(CHANGES)]
-        job = job_for(plant, backend, mergers, changes)
+        job = job_for(plant, sql_database, mergers, changes)
         journal = Path(job.journal)
         (pid,) = mergers.start(job)
         kill_in_the_middle(pid, journal, dice)
         mergers.ends()
-        backend.settle(journal.name)
+        sql_database.settle(journal.name)
 
         noted = Journal.read(journal)
         assert noted.failed == {}
@@ -139,7 +141,7 @@ def draft(plant: Plant, project: str, number: int) -> str:
 
 def job_for(
     plant: Plant,
-    backend: Backend,
+    sql_database: SQLDatabase,
     mergers: Mergers,
     changes: Sequence[str],
     threads: int = 4,
@@ -147,7 +149,7 @@ def job_for(
 ) -> Job:
     tenant = plant.tenant
     journal = str(mergers.journal_path())
-    return Job(backend.url, str(tenant.id), tenant.slug, changes, journal, threads, dies_at)
+    return Job(sql_database.url, str(tenant.id), tenant.slug, changes, journal, threads, dies_at)
 
 
 def effects(plant: Plant, changes: Sequence[str]) -> Mapping[str, Effect]:
@@ -188,9 +190,9 @@ def log(plant: Plant) -> list[LogRow]:
     unit = plant.storage.unit_of_work(plant.tenant, "", "sync", read_only=True)
     try:
         query = LogQuery(action="changes.merge", outcome="succeeded", limit=PAGE)
-        return list(drive(unit.read_log(query)))
+        return list(run_sync(unit.read_log(query)))
     finally:
-        drive(unit.rollback())
+        run_sync(unit.rollback())
 
 
 def check_types(plant: Plant, project: str, changes: Sequence[str]) -> None:

@@ -15,8 +15,8 @@ from examples.embedded_postgres import Database
 from pydantic_core import to_json
 
 from actionengine import ErrorCode, PostgresStorage, SQLiteStorage, Tenant
-from actionengine.changes.states import STATUSES, TAKES_OPS, TRANSITIONS
-from actionengine.concurrency.run_sync import drive
+from actionengine.changes.states import ACCEPTS_OPS, STATUSES, TRANSITIONS
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.errors import ActionError
 from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
 from actionengine.storage.tables import (
@@ -116,7 +116,7 @@ def prompt(request: pytest.FixtureRequest, sqlite: SQLiteStorage) -> Iterator[Pr
     if request.param == "sqlite":
         unit = sqlite.unit_of_work(Tenant(uuid4(), "acme"), str(uuid4()), "sync")
         yield _filled(SQLitePrompt(unit))
-        drive(unit.rollback())
+        run_sync(unit.rollback())
         return
     database: Database = request.getfixturevalue("postgres_database")
     url = database.app_url if request.param == "postgres" else database.owner_url
@@ -599,7 +599,7 @@ def test_g2_ops_come_and_go_while_a_change_is_worked_on(prompt: Prompt, status: 
     prompt.insert(PATCH_OPS, patch_op("o1", 1))
     move(prompt, *WAYS[status])
 
-    if status in TAKES_OPS:
+    if status in ACCEPTS_OPS:
         prompt.insert(PATCH_OPS, patch_op("o2", 2))
         prompt.run("DELETE FROM ae_patch_ops")
         return
@@ -682,13 +682,13 @@ def test_p6_a_base_type_of_another_tenant_does_not_count(sqlite: SQLiteStorage) 
     units = [sqlite.unit_of_work(Tenant(uuid4(), slug), str(uuid4()), "sync") for slug in ("globex", "acme")]
     globex = _filled(SQLitePrompt(units[0]))
     globex.insert(RECORD_TYPES, record_type("theirs"))
-    drive(units[0].commit())
+    run_sync(units[0].commit())
     acme = _filled(SQLitePrompt(units[1]))
 
     with acme.refuses("P6: "):
         acme.insert(RECORD_TYPES, record_type("r3", base_type="type-theirs"))
 
-    drive(units[1].rollback())
+    run_sync(units[1].rollback())
 
 
 def test_p6_a_type_is_not_its_own_base(prompt: Prompt) -> None:
@@ -755,28 +755,28 @@ def test_a_refusal_of_the_database_is_a_conflict_that_names_the_rule(
     storage: PostgresStorage | SQLiteStorage, table: Table, row: Row, message: str
 ) -> None:
     unit = storage.unit_of_work(Tenant(uuid4(), "acme"), str(uuid4()), "sync")
-    drive(unit.rows(PROJECTS).insert([project("p1")]))
+    run_sync(unit.rows(PROJECTS).insert([project("p1")]))
 
     with pytest.raises(ActionError, match=message) as caught:
-        drive(unit.rows(table).insert([row]))
+        run_sync(unit.rows(table).insert([row]))
 
     assert caught.value.code is ErrorCode.CONFLICT
-    drive(unit.rollback())
+    run_sync(unit.rollback())
 
 
 def test_e7_is_looked_at_when_all_rows_of_an_update_are_written(storage: PostgresStorage | SQLiteStorage) -> None:
     unit = storage.unit_of_work(Tenant(uuid4(), "acme"), str(uuid4()), "sync")
     strict, lax = schema(("a", True)), schema(("a", False))
     types = unit.rows(RECORD_TYPES)
-    drive(unit.rows(PROJECTS).insert([project("p1")]))
-    drive(types.insert([record_type("base", schema=strict)]))
-    drive(types.insert([record_type("derived", schema=strict, base_type="type-base")]))
-    drive(unit.rows(CHANGES).insert([change("c1")]))
+    run_sync(unit.rows(PROJECTS).insert([project("p1")]))
+    run_sync(types.insert([record_type("base", schema=strict)]))
+    run_sync(types.insert([record_type("derived", schema=strict, base_type="type-base")]))
+    run_sync(unit.rows(CHANGES).insert([change("c1")]))
     snapshots = [snapshot("type-base", schema=strict), snapshot("type-derived", schema=strict)]
-    drive(unit.rows(SNAPSHOTS).insert(snapshots))
+    run_sync(unit.rows(SNAPSHOTS).insert(snapshots))
 
     new = {"schema": lax, "version": 2, "changed_by": "c1"}
-    drive(types.update([{"id": "derived", **new}, {"id": "base", **new}]))
+    run_sync(types.update([{"id": "derived", **new}, {"id": "base", **new}]))
 
-    assert [row["schema"] for row in drive(types.find())] == [lax, lax]
-    drive(unit.rollback())
+    assert [row["schema"] for row in run_sync(types.find())] == [lax, lax]
+    run_sync(unit.rollback())

@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from actionengine import Actor, InMemoryStorage, RequestContext, SQLiteStorage, create_engine
 from actionengine.changes import change_control_services, replay
 from actionengine.changes.store import Store
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.tables import PATCH_OPS, RECORD_TYPES, SNAPSHOTS
 from tests.growth import count
 
@@ -63,9 +63,9 @@ class Yard:
     def rows(self, *tables: Any) -> list[Any]:
         unit = self.storage.unit_of_work(self.tenant, "x", "sync", read_only=True)
         try:
-            return [row for table in tables for row in drive(unit.rows(table).find())]
+            return [row for table in tables for row in run_sync(unit.rows(table).find())]
         finally:
-            drive(unit.rollback())
+            run_sync(unit.rollback())
 
     def stored_bytes(self) -> int:
         """The bytes that the history of schemas takes."""
@@ -232,8 +232,8 @@ def test_a_damaged_history_says_where_to_look() -> None:
     yard.churn(12)
     row = next(row for row in yard.rows(SNAPSHOTS) if row["schema"] is not None)
     unit = yard.storage.unit_of_work(yard.tenant, "x", "sync")
-    drive(unit.rows(SNAPSHOTS).update([{**{n: row[n] for n in ("change_id", "record_type_key")}, "schema": None}]))
-    drive(unit.commit())
+    run_sync(unit.rows(SNAPSHOTS).update([{**{n: row[n] for n in ("change_id", "record_type_key")}, "schema": None}]))
+    run_sync(unit.commit())
     request = RequestContext(yard.tenant, Actor.human("ann"))
     after = yard.changes[row["version"] - 1]
 

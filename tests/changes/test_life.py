@@ -13,18 +13,18 @@ from tests.changes.desk import (
     ANN,
     BOB,
     BOT,
-    Desk,
+    Harness,
     add,
     besides_the_log,
     expect,
     put,
     refused,
     remove,
-    scenario,
+    run_in_mode,
     schema,
 )
 
-# Each storage, and both worlds: not each in both.
+# Each storage, and both modes: not each in both.
 pytestmark = pytest.mark.parametrize(
     "place", ["memory-sync", "sqlite-async", "postgres-sync"], indirect=True, scope="module"
 )
@@ -56,15 +56,15 @@ WRITTEN_BY_A_FAILED_MERGE = {"ae_changes": [{"status", "updated_at"}]}
 EVENTS = {"ae_events", "ae_outbox"}
 
 
-async def merge_by(desk: Desk, way: str, change: Any, **who: Any) -> Any:
+async def merge_by(harness: Harness, way: str, change: Any, **who: Any) -> Any:
     """Merge a change: by the action of that name, or by a transition."""
-    return await (desk.merge(change, **who) if way == "merge" else desk.move(change, "Merged", **who))
+    return await (harness.merge(change, **who) if way == "merge" else harness.move(change, "Merged", **who))
 
 
-async def bad_change(desk: Desk, project: Any, status: str) -> Any:
+async def bad_change(harness: Harness, project: Any, status: str) -> Any:
     """A change that cannot be merged, in a state."""
-    change = await desk.change(project, add("job", "a"), remove("job", "nothing"), add("job", "b"))
-    await desk.move(change, *WAYS[status])
+    change = await harness.change(project, add("job", "a"), remove("job", "nothing"), add("job", "b"))
+    await harness.move(change, *WAYS[status])
     return change
 
 
@@ -73,76 +73,76 @@ async def bad_change(desk: Desk, project: Any, status: str) -> Any:
 
 @pytest.mark.parametrize("require_review", [False, True], ids=["no review", "review"])
 @pytest.mark.parametrize("status", STATUSES)
-@scenario
-async def test_a_change_goes_where_the_table_says(desk: Desk, status: str, require_review: bool) -> None:
-    project = await desk.project(require_review=require_review)
+@run_in_mode
+async def test_a_change_goes_where_the_table_says(harness: Harness, status: str, require_review: bool) -> None:
+    project = await harness.project(require_review=require_review)
 
     for to in STATUSES:
-        change = await desk.change(project)
-        await desk.move(change, *WAYS[status])
-        assert await desk.status(change) == status
+        change = await harness.change(project)
+        await harness.move(change, *WAYS[status])
+        assert await harness.status(change) == status
 
-        answer = await desk.move(change, to)
+        answer = await harness.move(change, to)
 
         may = to == status or (to in GOES[status] and not (require_review and (status, to) == ("Draft", "Merged")))
         if may:
             assert expect(answer).status == to
         else:
             refused(answer, ErrorCode.CONFLICT, status)
-        assert await desk.status(change) == (to if may else status)
+        assert await harness.status(change) == (to if may else status)
 
 
 @pytest.mark.parametrize("status", STATUSES)
-@scenario
-async def test_to_go_where_it_is_already_changes_nothing(desk: Desk, status: str) -> None:
-    change = await desk.change(await desk.job(), add("job", "a"))
-    await desk.move(change, *WAYS[status])
-    as_it_was = await desk.ask("changes.get", {"change_id": change.id})
-    before = desk.dump()
+@run_in_mode
+async def test_to_go_where_it_is_already_changes_nothing(harness: Harness, status: str) -> None:
+    change = await harness.change(await harness.job(), add("job", "a"))
+    await harness.move(change, *WAYS[status])
+    as_it_was = await harness.ask("changes.get", {"change_id": change.id})
+    before = harness.dump()
 
-    answer = await desk.move(change, status)
+    answer = await harness.move(change, status)
 
     assert answer == as_it_was
-    assert besides_the_log(before, desk.dump()) == {}
+    assert besides_the_log(before, harness.dump()) == {}
 
 
-@scenario
-async def test_a_project_that_requires_review_merges_what_is_ready_only(desk: Desk) -> None:
-    project = await desk.job(require_review=True)
-    change = await desk.change(project, add("job", "a"))
+@run_in_mode
+async def test_a_project_that_requires_review_merges_what_is_ready_only(harness: Harness) -> None:
+    project = await harness.job(require_review=True)
+    change = await harness.change(project, add("job", "a"))
 
-    refused(await desk.merge(change), ErrorCode.CONFLICT, "Draft", "Ready")
-    refused(await desk.execute(change), ErrorCode.CONFLICT, "Draft", "Ready")
-    assert await desk.names(project) == ["title", "hours"]
-    assert await desk.status(change) == "Draft"
+    refused(await harness.merge(change), ErrorCode.CONFLICT, "Draft", "Ready")
+    refused(await harness.execute(change), ErrorCode.CONFLICT, "Draft", "Ready")
+    assert await harness.names(project) == ["title", "hours"]
+    assert await harness.status(change) == "Draft"
 
-    await desk.move(change, "Validating", "Ready")
-    assert expect(await desk.merge(change)).status == "Merged"
+    await harness.move(change, "Validating", "Ready")
+    assert expect(await harness.merge(change)).status == "Merged"
 
 
-@scenario
-async def test_a_transition_to_merged_does_what_merge_does(desk: Desk) -> None:
+@run_in_mode
+async def test_a_transition_to_merged_does_what_merge_does(harness: Harness) -> None:
     came_of_it = []
     for way in ("merge", "transition"):
-        project = await desk.project()
+        project = await harness.project()
         key = f"job_{way}"
-        expect(await desk.type(project, key, schema(title="string")))
-        change = await desk.change(project, add(key, "a"))
-        await desk.move(change, "Validating", "Ready")
-        seen = len(await desk.events())
+        expect(await harness.type(project, key, schema(title="string")))
+        change = await harness.change(project, add(key, "a"))
+        await harness.move(change, "Validating", "Ready")
+        seen = len(await harness.events())
 
-        merged = expect(await merge_by(desk, way, change))
+        merged = expect(await merge_by(harness, way, change))
 
         assert merged.merged_at == merged.updated_at > change.updated_at
-        (op,), (snapshot,) = await desk.ops(change), await desk.snapshots(change)
+        (op,), (snapshot,) = await harness.ops(change), await harness.snapshots(change)
         assert op.executed_at is not None
         came_of_it.append(
             (
                 merged.status,
-                await desk.names(project, key),
+                await harness.names(project, key),
                 snapshot.schema,
                 op.previous_snapshot,
-                [event.type for event in (await desk.events())[seen:]],
+                [event.type for event in (await harness.events())[seen:]],
             )
         )
 
@@ -155,58 +155,58 @@ async def test_a_transition_to_merged_does_what_merge_does(desk: Desk) -> None:
 
 @pytest.mark.parametrize("status", ["Draft", "Ready"])
 @pytest.mark.parametrize("way", ["merge", "transition"])
-@scenario
+@run_in_mode
 async def test_a_change_that_cannot_be_merged_becomes_validation_failed_and_nothing_else(
-    desk: Desk, way: str, status: str
+    harness: Harness, way: str, status: str
 ) -> None:
-    project = await desk.job()
-    change = await bad_change(desk, project, status)
-    op = (await desk.ops(change))[1]
-    before = desk.dump()
+    project = await harness.job()
+    change = await bad_change(harness, project, status)
+    op = (await harness.ops(change))[1]
+    before = harness.dump()
 
-    answer = await merge_by(desk, way, change)
+    answer = await merge_by(harness, way, change)
 
     error = refused(answer, ErrorCode.UNPROCESSABLE, "remove_field job.nothing", "there is no field 'nothing'")
     assert error.details["op_id"] == op.id
     assert error.details["reason"] == "there is no field 'nothing'"
-    assert await desk.status(change) == "ValidationFailed"
-    assert besides_the_log(before, desk.dump()) == WRITTEN_BY_A_FAILED_MERGE
+    assert await harness.status(change) == "ValidationFailed"
+    assert besides_the_log(before, harness.dump()) == WRITTEN_BY_A_FAILED_MERGE
 
 
-@scenario
-async def test_a_change_that_has_failed_is_mended_and_merged(desk: Desk) -> None:
-    project = await desk.job()
-    change = await bad_change(desk, project, "Ready")
-    await desk.merge(change)
+@run_in_mode
+async def test_a_change_that_has_failed_is_mended_and_merged(harness: Harness) -> None:
+    project = await harness.job()
+    change = await bad_change(harness, project, "Ready")
+    await harness.merge(change)
 
-    expect(await desk.delete_op(change, (await desk.ops(change))[1]))
-    await desk.move(change, "Validating", "Ready")
+    expect(await harness.delete_op(change, (await harness.ops(change))[1]))
+    await harness.move(change, "Validating", "Ready")
 
-    assert expect(await desk.merge(change)).applied_count == 2
-    assert await desk.names(project) == ["title", "hours", "a", "b"]
+    assert expect(await harness.merge(change)).applied_count == 2
+    assert await harness.names(project) == ["title", "hours", "a", "b"]
 
 
 @pytest.mark.parametrize("status", ["Implementing", "WorkspaceRunning", "Validating", "ValidationFailed"])
 @pytest.mark.parametrize("way", ["merge", "transition"])
-@scenario
-async def test_a_merge_that_is_refused_for_its_state_does_not_move_it(desk: Desk, way: str, status: str) -> None:
-    change = await bad_change(desk, await desk.job(), status)
-    before = desk.dump()
+@run_in_mode
+async def test_a_merge_that_is_refused_for_its_state_does_not_move_it(harness: Harness, way: str, status: str) -> None:
+    change = await bad_change(harness, await harness.job(), status)
+    before = harness.dump()
 
-    answer = await merge_by(desk, way, change)
+    answer = await merge_by(harness, way, change)
 
     refused(answer, ErrorCode.CONFLICT, status)
-    assert besides_the_log(before, desk.dump()) == {}
+    assert besides_the_log(before, harness.dump()) == {}
 
 
-@scenario
-async def test_an_execution_that_fails_does_not_move_it(desk: Desk) -> None:
-    change = await bad_change(desk, await desk.job(), "Ready")
-    before = desk.dump()
+@run_in_mode
+async def test_an_execution_that_fails_does_not_move_it(harness: Harness) -> None:
+    change = await bad_change(harness, await harness.job(), "Ready")
+    before = harness.dump()
 
-    refused(await desk.execute(change), ErrorCode.UNPROCESSABLE, "job.nothing")
+    refused(await harness.execute(change), ErrorCode.UNPROCESSABLE, "job.nothing")
 
-    assert besides_the_log(before, desk.dump()) == {}
+    assert besides_the_log(before, harness.dump()) == {}
 
 
 # Inside another action
@@ -215,62 +215,62 @@ async def test_an_execution_that_fails_does_not_move_it(desk: Desk) -> None:
 @pytest.mark.parametrize("status", ["Draft", "Ready"])
 @pytest.mark.parametrize("deep", [False, True], ids=["directly", "two levels down"])
 @pytest.mark.parametrize("fails", [False, True], ids=["which succeeds", "which fails"])
-@scenario
+@run_in_mode
 async def test_a_merge_that_fails_inside_another_action_marks_the_change(
-    desk: Desk, fails: bool, deep: bool, status: str
+    harness: Harness, fails: bool, deep: bool, status: str
 ) -> None:
-    project = await desk.job()
-    change = await bad_change(desk, project, status)
+    project = await harness.job()
+    change = await bad_change(harness, project, status)
     step: tuple[str, Any] = (MERGE, {"change_id": change.id})
     if deep:
         step = ("host.run", {"steps": [list(step)]})
-    before = desk.dump()
+    before = harness.dump()
 
-    answer = await desk.run(step, fails=fails)
+    answer = await harness.run(step, fails=fails)
 
     if fails:
         refused(answer, ErrorCode.UNPROCESSABLE, "it was not to be")
     else:
         assert answer == (["succeeded"] if deep else ["unprocessable"])
-    found = besides_the_log(before, desk.dump())
+    found = besides_the_log(before, harness.dump())
     assert found.pop("ae_changes") == WRITTEN_BY_A_FAILED_MERGE["ae_changes"]
     assert {*found} <= (set() if fails else EVENTS)
-    assert await desk.status(change) == "ValidationFailed"
+    assert await harness.status(change) == "ValidationFailed"
 
 
-@scenario
-async def test_what_the_other_action_does_afterwards_stands(desk: Desk) -> None:
-    change = await bad_change(desk, await desk.job(), "Draft")
+@run_in_mode
+async def test_what_the_other_action_does_afterwards_stands(harness: Harness) -> None:
+    change = await bad_change(harness, await harness.job(), "Draft")
 
-    answer = await desk.run(
+    answer = await harness.run(
         (MERGE, {"change_id": change.id}),
         ("changes.transition", {"change_id": change.id, "status": "Implementing"}),
         ("host.keep", {"type": "job", "document": {"title": "a"}}),
     )
 
     assert answer == ["unprocessable", "succeeded", "succeeded"]
-    assert await desk.status(change) == "Implementing"
+    assert await harness.status(change) == "Implementing"
 
 
-@scenario
-async def test_a_merge_inside_an_action_that_fails_has_not_been(desk: Desk) -> None:
-    project = await desk.job()
-    change = await desk.change(project, add("job", "a"))
-    before = desk.dump()
+@run_in_mode
+async def test_a_merge_inside_an_action_that_fails_has_not_been(harness: Harness) -> None:
+    project = await harness.job()
+    change = await harness.change(project, add("job", "a"))
+    before = harness.dump()
 
-    answer = await desk.run((MERGE, {"change_id": change.id}), fails=True)
+    answer = await harness.run((MERGE, {"change_id": change.id}), fails=True)
 
     refused(answer, ErrorCode.UNPROCESSABLE, "it was not to be")
-    assert besides_the_log(before, desk.dump()) == {}
+    assert besides_the_log(before, harness.dump()) == {}
 
 
-@scenario
-async def test_what_was_done_before_a_failed_merge_is_not_kept_for_its_sake(desk: Desk) -> None:
-    project = await desk.job()
-    change = await bad_change(desk, project, "Draft")
-    before = desk.dump()
+@run_in_mode
+async def test_what_was_done_before_a_failed_merge_is_not_kept_for_its_sake(harness: Harness) -> None:
+    project = await harness.job()
+    change = await bad_change(harness, project, "Draft")
+    before = harness.dump()
 
-    answer = await desk.run(
+    answer = await harness.run(
         ("host.keep", {"type": "job", "document": {"title": "a"}}),
         ("changes.create", {"project_id": project.id, "title": "another change"}),
         (MERGE, {"change_id": change.id}),
@@ -278,84 +278,86 @@ async def test_what_was_done_before_a_failed_merge_is_not_kept_for_its_sake(desk
     )
 
     refused(answer, ErrorCode.UNPROCESSABLE, "it was not to be")
-    assert besides_the_log(before, desk.dump()) == WRITTEN_BY_A_FAILED_MERGE
+    assert besides_the_log(before, harness.dump()) == WRITTEN_BY_A_FAILED_MERGE
 
 
-@scenario
-async def test_several_changes_that_fail_inside_one_action_are_all_marked(desk: Desk) -> None:
-    project = await desk.job()
-    changes = [await bad_change(desk, project, status) for status in ("Draft", "Ready")]
+@run_in_mode
+async def test_several_changes_that_fail_inside_one_action_are_all_marked(harness: Harness) -> None:
+    project = await harness.job()
+    changes = [await bad_change(harness, project, status) for status in ("Draft", "Ready")]
 
-    await desk.run(*((MERGE, {"change_id": change.id}) for change in changes), fails=True)
+    await harness.run(*((MERGE, {"change_id": change.id}) for change in changes), fails=True)
 
-    assert [await desk.status(change) for change in changes] == ["ValidationFailed"] * 2
+    assert [await harness.status(change) for change in changes] == ["ValidationFailed"] * 2
 
 
 # By two people
 
 
 @pytest.mark.parametrize("way", ["merge", "transition"])
-@scenario
-async def test_under_a_policy_a_second_person_has_a_change_merged(desk: Desk, way: str) -> None:
-    desk = desk.another(merge_approval=TWO_PEOPLE)
-    project = await desk.job()
-    change = await desk.change(project, add("job", "a"))
-    await desk.move(change, "Validating", "Ready")
+@run_in_mode
+async def test_under_a_policy_a_second_person_has_a_change_merged(harness: Harness, way: str) -> None:
+    harness = harness.another(merge_approval=TWO_PEOPLE)
+    project = await harness.job()
+    change = await harness.change(project, add("job", "a"))
+    await harness.move(change, "Validating", "Ready")
 
-    needed = refused(await merge_by(desk, way, change), ErrorCode.APPROVAL_REQUIRED)
+    needed = refused(await merge_by(harness, way, change), ErrorCode.APPROVAL_REQUIRED)
     approval = {"approval_id": needed.details["approval_id"]}
-    assert await desk.status(change) == "Ready"
-    refused(await desk.ask("approvals.approve", approval, by=BOB), ErrorCode.NOT_FOUND)
-    approved = expect(await desk.ask("approvals.approve", approval, by=BOSS))
+    assert await harness.status(change) == "Ready"
+    refused(await harness.ask("approvals.approve", approval, by=BOB), ErrorCode.NOT_FOUND)
+    approved = expect(await harness.ask("approvals.approve", approval, by=BOSS))
 
     assert approved.result.status == "Merged"
-    assert await desk.names(project) == ["title", "hours", "a"]
-    entries = [each for each in await desk.log(subject=f"change/{change.id}") if each.approved_by is not None]
+    assert await harness.names(project) == ["title", "hours", "a"]
+    entries = [each for each in await harness.log(subject=f"change/{change.id}") if each.approved_by is not None]
     assert [entry.action for entry in entries] == ["changes.transition", "changes.merge"][-len(entries) :]
     for entry in entries:
         assert (entry.actor_id, entry.approved_by, entry.outcome) == ("ann", "human:boss", "succeeded")
 
 
 @pytest.mark.parametrize("way", ["merge", "execute", "transition"])
-@scenario
-async def test_what_is_edited_after_its_approval_was_asked_for_is_not_what_was_approved(desk: Desk, way: str) -> None:
-    desk = desk.another(merge_approval=TWO_PEOPLE)
-    project = await desk.job()
-    change = await desk.change(project, add("job", "a"), by=BOT)
-    asked = desk.execute(change) if way == "execute" else merge_by(desk, way, change)
+@run_in_mode
+async def test_what_is_edited_after_its_approval_was_asked_for_is_not_what_was_approved(
+    harness: Harness, way: str
+) -> None:
+    harness = harness.another(merge_approval=TWO_PEOPLE)
+    project = await harness.job()
+    change = await harness.change(project, add("job", "a"), by=BOT)
+    asked = harness.execute(change) if way == "execute" else merge_by(harness, way, change)
     needed = refused(await asked, ErrorCode.APPROVAL_REQUIRED)
-    expect(await desk.op(change, add("job", "b"), by=BOT))
+    expect(await harness.op(change, add("job", "b"), by=BOT))
     approval = {"approval_id": needed.details["approval_id"]}
 
-    refused(await desk.ask("approvals.approve", approval, by=BOSS), ErrorCode.CONFLICT, "edited")
+    refused(await harness.ask("approvals.approve", approval, by=BOSS), ErrorCode.CONFLICT, "edited")
 
-    assert await desk.names(project) == ["title", "hours"]
-    assert await desk.status(change) == "Draft"
-
-
-@scenario
-async def test_an_execution_needs_the_second_person_too(desk: Desk) -> None:
-    desk = desk.another(merge_approval=TWO_PEOPLE)
-    project = await desk.job()
-    change = await desk.change(project, add("job", "a"))
-
-    needed = refused(await desk.execute(change), ErrorCode.APPROVAL_REQUIRED)
-    expect(await desk.ask("approvals.approve", {"approval_id": needed.details["approval_id"]}, by=BOSS))
-
-    assert await desk.names(project) == ["title", "hours", "a"]
-    assert await desk.status(change) == "Draft"
+    assert await harness.names(project) == ["title", "hours"]
+    assert await harness.status(change) == "Draft"
 
 
-@scenario
-async def test_other_moves_need_no_second_person(desk: Desk) -> None:
-    desk = desk.another(merge_approval=TWO_PEOPLE)
-    change = await desk.change(await desk.job())
+@run_in_mode
+async def test_an_execution_needs_the_second_person_too(harness: Harness) -> None:
+    harness = harness.another(merge_approval=TWO_PEOPLE)
+    project = await harness.job()
+    change = await harness.change(project, add("job", "a"))
 
-    assert expect(await desk.move(change, "Implementing", "Validating", "Ready")).status == "Ready"
+    needed = refused(await harness.execute(change), ErrorCode.APPROVAL_REQUIRED)
+    expect(await harness.ask("approvals.approve", {"approval_id": needed.details["approval_id"]}, by=BOSS))
+
+    assert await harness.names(project) == ["title", "hours", "a"]
+    assert await harness.status(change) == "Draft"
 
 
-@scenario
-async def test_a_policy_sees_which_change_it_is(desk: Desk) -> None:
+@run_in_mode
+async def test_other_moves_need_no_second_person(harness: Harness) -> None:
+    harness = harness.another(merge_approval=TWO_PEOPLE)
+    change = await harness.change(await harness.job())
+
+    assert expect(await harness.move(change, "Implementing", "Validating", "Ready")).status == "Ready"
+
+
+@run_in_mode
+async def test_a_policy_sees_which_change_it_is(harness: Harness) -> None:
     seen: list[Any] = []
 
     def look(data: Any, ctx: ActionContext) -> bool:
@@ -363,92 +365,92 @@ async def test_a_policy_sees_which_change_it_is(desk: Desk) -> None:
         return False
 
     policy = ApprovalPolicy(when=look, permission="merges.approve")
-    desk = desk.another(merge_approval=policy)
-    project = await desk.job()
-    changes = [await desk.change(project), await desk.change(project)]
+    harness = harness.another(merge_approval=policy)
+    project = await harness.job()
+    changes = [await harness.change(project), await harness.change(project)]
 
-    expect(await desk.merge(changes[0]))
-    expect(await desk.move(changes[1], "Merged"))
+    expect(await harness.merge(changes[0]))
+    expect(await harness.move(changes[1], "Merged"))
 
     assert seen == [change.id for change in changes]
 
 
 @pytest.mark.parametrize("way", ["merge", "transition"])
-@scenario
-async def test_a_change_that_fails_once_it_is_approved_becomes_validation_failed(desk: Desk, way: str) -> None:
-    desk = desk.another(merge_approval=TWO_PEOPLE)
-    project = await desk.job()
-    change = await bad_change(desk, project, "Ready")
-    bad = (await desk.ops(change))[1]
-    needed = refused(await merge_by(desk, way, change), ErrorCode.APPROVAL_REQUIRED)
+@run_in_mode
+async def test_a_change_that_fails_once_it_is_approved_becomes_validation_failed(harness: Harness, way: str) -> None:
+    harness = harness.another(merge_approval=TWO_PEOPLE)
+    project = await harness.job()
+    change = await bad_change(harness, project, "Ready")
+    bad = (await harness.ops(change))[1]
+    needed = refused(await merge_by(harness, way, change), ErrorCode.APPROVAL_REQUIRED)
     approval = {"approval_id": needed.details["approval_id"]}
-    before = desk.dump()
+    before = harness.dump()
 
-    answer = await desk.ask("approvals.approve", approval, by=BOSS)
+    answer = await harness.ask("approvals.approve", approval, by=BOSS)
 
     error = refused(answer, ErrorCode.UNPROCESSABLE, "remove_field job.nothing")
     assert error.details["op_id"] == bad.id
-    assert besides_the_log(before, desk.dump()) == WRITTEN_BY_A_FAILED_MERGE
-    expect(await desk.delete_op(change, bad))
-    await desk.move(change, "Validating", "Ready")
+    assert besides_the_log(before, harness.dump()) == WRITTEN_BY_A_FAILED_MERGE
+    expect(await harness.delete_op(change, bad))
+    await harness.move(change, "Validating", "Ready")
     # What was approved is not what there is now: it has to be asked for anew.
-    refused(await desk.ask("approvals.approve", approval, by=BOSS), ErrorCode.CONFLICT, "edited")
-    again = refused(await merge_by(desk, way, change), ErrorCode.APPROVAL_REQUIRED)
+    refused(await harness.ask("approvals.approve", approval, by=BOSS), ErrorCode.CONFLICT, "edited")
+    again = refused(await merge_by(harness, way, change), ErrorCode.APPROVAL_REQUIRED)
     approval = {"approval_id": again.details["approval_id"]}
-    assert expect(await desk.ask("approvals.approve", approval, by=BOSS)).result.status == "Merged"
-    assert await desk.names(project) == ["title", "hours", "a", "b"]
+    assert expect(await harness.ask("approvals.approve", approval, by=BOSS)).result.status == "Merged"
+    assert await harness.names(project) == ["title", "hours", "a", "b"]
 
 
-@scenario
-async def test_what_nobody_can_approve_is_not_asked_for(desk: Desk) -> None:
-    desk = desk.another(merge_approval=TWO_PEOPLE)
-    change = await desk.change(await desk.job(), add("job", "a"))
-    before = desk.dump()
+@run_in_mode
+async def test_what_nobody_can_approve_is_not_asked_for(harness: Harness) -> None:
+    harness = harness.another(merge_approval=TWO_PEOPLE)
+    change = await harness.change(await harness.job(), add("job", "a"))
+    before = harness.dump()
 
-    refused(await desk.merge(change, by=BOT), ErrorCode.FORBIDDEN)
-    refused(await desk.execute(change, by=BOT), ErrorCode.FORBIDDEN)
-    refused(await desk.move(change, "Merged", by=BOT), ErrorCode.FORBIDDEN)
+    refused(await harness.merge(change, by=BOT), ErrorCode.FORBIDDEN)
+    refused(await harness.execute(change, by=BOT), ErrorCode.FORBIDDEN)
+    refused(await harness.move(change, "Merged", by=BOT), ErrorCode.FORBIDDEN)
 
-    assert besides_the_log(before, desk.dump()) == {}
+    assert besides_the_log(before, harness.dump()) == {}
 
 
 # With an idempotency key
 
 
-@scenario
-async def test_a_merge_that_is_repeated_with_its_key_answers_the_same(desk: Desk) -> None:
-    project = await desk.job()
-    change = await desk.change(project, add("job", "a"))
-    first = expect(await desk.merge(change, key="once"))
-    before = desk.dump()
+@run_in_mode
+async def test_a_merge_that_is_repeated_with_its_key_answers_the_same(harness: Harness) -> None:
+    project = await harness.job()
+    change = await harness.change(project, add("job", "a"))
+    first = expect(await harness.merge(change, key="once"))
+    before = harness.dump()
 
-    again = await desk.merge(change, key="once")
+    again = await harness.merge(change, key="once")
 
     assert again == first
     assert (again.applied_count, len(again.diff)) == (1, 1)
-    assert besides_the_log(before, desk.dump()) == {}
-    assert [entry.outcome for entry in await desk.log(action=MERGE)] == ["succeeded", "replayed"]
+    assert besides_the_log(before, harness.dump()) == {}
+    assert [entry.outcome for entry in await harness.log(action=MERGE)] == ["succeeded", "replayed"]
 
 
-@scenario
-async def test_a_merge_that_has_failed_runs_again_with_its_key(desk: Desk) -> None:
-    change = await bad_change(desk, await desk.job(), "Ready")
-    refused(await desk.merge(change, key="once"), ErrorCode.UNPROCESSABLE)
-    refused(await desk.merge(change, key="once"), ErrorCode.CONFLICT, "ValidationFailed")
-    expect(await desk.delete_op(change, (await desk.ops(change))[1]))
-    await desk.move(change, "Validating", "Ready")
+@run_in_mode
+async def test_a_merge_that_has_failed_runs_again_with_its_key(harness: Harness) -> None:
+    change = await bad_change(harness, await harness.job(), "Ready")
+    refused(await harness.merge(change, key="once"), ErrorCode.UNPROCESSABLE)
+    refused(await harness.merge(change, key="once"), ErrorCode.CONFLICT, "ValidationFailed")
+    expect(await harness.delete_op(change, (await harness.ops(change))[1]))
+    await harness.move(change, "Validating", "Ready")
 
-    answer = await desk.merge(change, key="once")
+    answer = await harness.merge(change, key="once")
 
     assert expect(answer).applied_count == 2
-    assert await desk.merge(change, key="once") == answer
+    assert await harness.merge(change, key="once") == answer
 
 
-@scenario
-async def test_a_key_is_good_for_one_change(desk: Desk) -> None:
-    project = await desk.job()
-    expect(await desk.merge(await desk.change(project, add("job", "a")), key="once"))
+@run_in_mode
+async def test_a_key_is_good_for_one_change(harness: Harness) -> None:
+    project = await harness.job()
+    expect(await harness.merge(await harness.change(project, add("job", "a")), key="once"))
 
-    answer = await desk.merge(await desk.change(project, put("job", "title", required=True)), key="once", by=ANN)
+    answer = await harness.merge(await harness.change(project, put("job", "title", required=True)), key="once", by=ANN)
 
     refused(answer, ErrorCode.IDEMPOTENCY_MISMATCH)

@@ -21,96 +21,98 @@ from actionengine import (
     create_service,
 )
 from actionengine.changes import change_control_services, executor, transform
-from actionengine.changes.documents import misfits, model_of
+from actionengine.changes.documents import field_problems, model_of
 from actionengine.changes.guard import RecordTypeGuard
 from actionengine.schemas.schema import Field, Schema
-from tests.changes.desk import Desk, add, expect, put, refused, scenario
+from tests.changes.desk import Harness, add, expect, put, refused, run_in_mode
 
 
-@scenario
-async def test_an_execution_whose_stamps_would_be_too_large_is_refused_with_a_way_out(desk: Desk) -> None:
-    project = await desk.job()
-    change = await desk.change(project, *(add("job", f"field {number}", label="x" * 500) for number in range(10)))
-    usual, executor.MOST_STAMPS = executor.MOST_STAMPS, 10_000
+@run_in_mode
+async def test_an_execution_whose_stamps_would_be_too_large_is_refused_with_a_way_out(harness: Harness) -> None:
+    project = await harness.job()
+    change = await harness.change(project, *(add("job", f"field {number}", label="x" * 500) for number in range(10)))
+    usual, executor.MAX_SNAPSHOT_BYTES = executor.MAX_SNAPSHOT_BYTES, 10_000
     try:
-        refused(await desk.ask("changes.preview", {"change_id": change.id}), ErrorCode.UNPROCESSABLE, "several")
-        refused(await desk.merge(change), ErrorCode.UNPROCESSABLE, "several")
+        refused(await harness.ask("changes.preview", {"change_id": change.id}), ErrorCode.UNPROCESSABLE, "several")
+        refused(await harness.merge(change), ErrorCode.UNPROCESSABLE, "several")
     finally:
-        executor.MOST_STAMPS = usual
+        executor.MAX_SNAPSHOT_BYTES = usual
 
-    assert await desk.status(change) == "ValidationFailed"
-    assert await desk.names(project) == ["title", "hours"]
+    assert await harness.status(change) == "ValidationFailed"
+    assert await harness.names(project) == ["title", "hours"]
 
 
-@scenario
-async def test_fields_of_base_types_count_as_a_types_own(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    project = await desk.project()
+@run_in_mode
+async def test_fields_of_base_types_count_as_a_types_own(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = await harness.project()
     fields = [{"name": f"f{number}", "type": "string"} for number in range(3)]
-    expect(await desk.type(project, "asset", {"fields": fields}))
-    expect(await desk.type(project, "crane", {"fields": [{"name": "a", "type": "string"}]}, base="asset"))
-    change = await desk.change(project, add("asset", "b"))
+    expect(await harness.type(project, "asset", {"fields": fields}))
+    expect(await harness.type(project, "crane", {"fields": [{"name": "a", "type": "string"}]}, base="asset"))
+    change = await harness.change(project, add("asset", "b"))
     monkeypatch.setattr(transform, "MAX_FIELDS", 4)
 
     two = {"fields": [{"name": name, "type": "string"} for name in ("x", "y")]}
-    refused(await desk.type(project, "lift", two, base="asset"), ErrorCode.UNPROCESSABLE, "'lift'", "5 fields", "4")
-    refused(await desk.ask("changes.preview", {"change_id": change.id}), ErrorCode.UNPROCESSABLE, "'crane'", "5 fields")
-    refused(await desk.merge(change), ErrorCode.UNPROCESSABLE, "'crane'", "5 fields", "4")
+    refused(await harness.type(project, "lift", two, base="asset"), ErrorCode.UNPROCESSABLE, "'lift'", "5 fields", "4")
+    refused(
+        await harness.ask("changes.preview", {"change_id": change.id}), ErrorCode.UNPROCESSABLE, "'crane'", "5 fields"
+    )
+    refused(await harness.merge(change), ErrorCode.UNPROCESSABLE, "'crane'", "5 fields", "4")
 
-    assert await desk.names(project, "asset") == ["f0", "f1", "f2"]
+    assert await harness.names(project, "asset") == ["f0", "f1", "f2"]
 
 
-@scenario
-async def test_a_refusal_shows_some_of_very_many_choices(desk: Desk) -> None:
+@run_in_mode
+async def test_a_refusal_shows_some_of_very_many_choices(harness: Harness) -> None:
     choices = [f"choice {number}" for number in range(5_000)]
-    project = await desk.job({"fields": [{"name": "a", "type": "choice", "choices": choices}]})
+    project = await harness.job({"fields": [{"name": "a", "type": "choice", "choices": choices}]})
 
-    error = refused(await desk.keep("job", {"a": "another"}), ErrorCode.INVALID_INPUT, "5000 choices: 'choice 0', ")
+    error = refused(await harness.keep("job", {"a": "another"}), ErrorCode.INVALID_INPUT, "5000 choices: 'choice 0', ")
 
     assert len(str(error)) < 2_000
-    expect(await desk.keep("job", {"a": choices[-1]}))
-    await desk.merged(project, put("job", "a", "choice", choices=["x" * 10_000, "b"]))
-    error = refused(await desk.keep("job", {"a": "another"}), ErrorCode.INVALID_INPUT, "2 choices: 'xxx")
+    expect(await harness.keep("job", {"a": choices[-1]}))
+    await harness.merged(project, put("job", "a", "choice", choices=["x" * 10_000, "b"]))
+    error = refused(await harness.keep("job", {"a": "another"}), ErrorCode.INVALID_INPUT, "2 choices: 'xxx")
     assert len(str(error)) < 2_000
 
 
-@scenario
-async def test_an_op_finds_its_target_among_those_of_the_change(desk: Desk) -> None:
-    project = await desk.job()
-    change = await desk.change(project)
+@run_in_mode
+async def test_an_op_finds_its_target_among_those_of_the_change(harness: Harness) -> None:
+    project = await harness.job()
+    change = await harness.change(project)
     payload = {"record_type": "job", "field": "a", "definition": {"type": "string"}}
     op = {"change_id": change.id, "op_type": "add_field", "payload": payload}
 
-    refused(await desk.ask("changes.add_patch_op", op), ErrorCode.UNPROCESSABLE, "add_field job.a", "first")
-    target = expect(await desk.target(change, "job"))
+    refused(await harness.ask("changes.add_patch_op", op), ErrorCode.UNPROCESSABLE, "add_field job.a", "first")
+    target = expect(await harness.target(change, "job"))
 
-    assert expect(await desk.ask("changes.add_patch_op", op)).target_id == target.id
+    assert expect(await harness.ask("changes.add_patch_op", op)).target_id == target.id
 
 
-@scenario
-async def test_a_conflict_shows_some_and_says_how_many(desk: Desk) -> None:
-    project = await desk.job()
-    late = await desk.change(project, put("job", "hours", "number", label="late"))
+@run_in_mode
+async def test_a_conflict_shows_some_and_says_how_many(harness: Harness) -> None:
+    project = await harness.job()
+    late = await harness.change(project, put("job", "hours", "number", label="late"))
     for number in range(25):
-        expect(await desk.merge(await desk.change(project, put("job", "hours", "number", label=str(number)))))
+        expect(await harness.merge(await harness.change(project, put("job", "hours", "number", label=str(number)))))
 
-    error = refused(await desk.merge(late), ErrorCode.CONFLICT)
+    error = refused(await harness.merge(late), ErrorCode.CONFLICT)
 
     assert (len(error.details["conflicts"]), error.details["conflict_count"]) == (20, 25)
 
 
-@scenario
-async def test_true_is_another_definition_than_one(desk: Desk) -> None:
-    project = await desk.job()
-    expect(await desk.merge(await desk.change(project, put("job", "hours", "number", most=1))))
-    change = await desk.change(project, put("job", "hours", "number", most=True))
+@run_in_mode
+async def test_true_is_another_definition_than_one(harness: Harness) -> None:
+    project = await harness.job()
+    expect(await harness.merge(await harness.change(project, put("job", "hours", "number", most=1))))
+    change = await harness.change(project, put("job", "hours", "number", most=True))
 
-    merged = expect(await desk.merge(change))
-    back = expect(await desk.ask("changes.plan_compensation", {"change_id": change.id}))
-    expect(await desk.merge(back))
+    merged = expect(await harness.merge(change))
+    back = expect(await harness.ask("changes.plan_compensation", {"change_id": change.id}))
+    expect(await harness.merge(back))
 
     ((changed,),) = (each.changed for each in merged.diff)
     assert (changed.before["most"], changed.after["most"]) == (1, True)
-    (hours,) = [field for field in (await desk.get_type(project)).schema["fields"] if field["name"] == "hours"]
+    (hours,) = [field for field in (await harness.get_type(project)).schema["fields"] if field["name"] == "hours"]
     assert hours["most"] is not True
 
 
@@ -129,7 +131,7 @@ async def test_true_is_another_definition_than_one(desk: Desk) -> None:
 def test_a_number_is_no_date_in_disguise(type: str, text: str) -> None:
     model = model_of("job", Schema((Field.of("day", {"type": type}),)))
 
-    (refusal,) = misfits(model, b'{"day": "%b"}' % text.encode())
+    (refusal,) = field_problems(model, b'{"day": "%b"}' % text.encode())
 
     assert refusal["path"] == "day"
     assert text not in refusal["reason"]

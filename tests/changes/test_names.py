@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from actionengine import ErrorCode
-from tests.changes.desk import Desk, add, expect, put, refused, remove, rename, scenario, schema
+from tests.changes.desk import Harness, add, expect, put, refused, remove, rename, run_in_mode, schema
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 INVALID, CONFLICT = ErrorCode.INVALID_INPUT, ErrorCode.CONFLICT
@@ -16,98 +16,98 @@ def text(name: str, **more: Any) -> dict[str, Any]:
     return {"name": name, "type": "string", **more}
 
 
-@scenario
-async def test_a_field_is_one_field_in_both_spellings(desk: Desk) -> None:
-    project = await desk.job({"fields": [text(NFD), text("a")]})
-    assert await desk.names(project) == [NFC, "a"]
+@run_in_mode
+async def test_a_field_is_one_field_in_both_spellings(harness: Harness) -> None:
+    project = await harness.job({"fields": [text(NFD), text("a")]})
+    assert await harness.names(project) == [NFC, "a"]
 
-    change = await desk.change(project, add("job", NFD))
-    refused(await desk.merge(change), ErrorCode.UNPROCESSABLE, "is there already")
-    await desk.merged(project, put("job", NFC, "text"))
-    change = await desk.change(project, put("job", NFC))
-    refused(await desk.op(change, remove("job", NFD)), CONFLICT, "is about")
-    await desk.merged(project, rename("job", NFD, "b"))
-    await desk.merged(project, rename("job", "b", NFD), add("job", "c", before=NFC))
+    change = await harness.change(project, add("job", NFD))
+    refused(await harness.merge(change), ErrorCode.UNPROCESSABLE, "is there already")
+    await harness.merged(project, put("job", NFC, "text"))
+    change = await harness.change(project, put("job", NFC))
+    refused(await harness.op(change, remove("job", NFD)), CONFLICT, "is about")
+    await harness.merged(project, rename("job", NFD, "b"))
+    await harness.merged(project, rename("job", "b", NFD), add("job", "c", before=NFC))
 
-    assert await desk.names(project) == ["c", NFC, "a"]
+    assert await harness.names(project) == ["c", NFC, "a"]
     both = {"fields": [text(NFC), text(NFD)]}
-    refused(await desk.type(project, "twice", both), INVALID, "two fields", NFC)
+    refused(await harness.type(project, "twice", both), INVALID, "two fields", NFC)
 
 
-@scenario
-async def test_a_record_type_is_one_type_in_both_spellings(desk: Desk) -> None:
-    project = await desk.project()
-    made = expect(await desk.type(project, NFD, schema(a="string"), active=True))
+@run_in_mode
+async def test_a_record_type_is_one_type_in_both_spellings(harness: Harness) -> None:
+    project = await harness.project()
+    made = expect(await harness.type(project, NFD, schema(a="string"), active=True))
     assert (made.key, made.name) == (NFC, NFC)
 
-    refused(await desk.type(project, NFC), CONFLICT, NFC)
-    refused(await desk.type(project, "other", name=NFD), CONFLICT, NFC)
+    refused(await harness.type(project, NFC), CONFLICT, NFC)
+    refused(await harness.type(project, "other", name=NFD), CONFLICT, NFC)
     for key in (NFC, NFD):
-        assert expect(await desk.get_type(project, key)).id == made.id
-        refused(await desk.keep(key, {"b": "x"}), INVALID, "no such field")
-        expect(await desk.keep(key, {"a": "x"}))
-        assert expect(await desk.history(project, key)).is_intact
+        assert expect(await harness.get_type(project, key)).id == made.id
+        refused(await harness.keep(key, {"b": "x"}), INVALID, "no such field")
+        expect(await harness.keep(key, {"a": "x"}))
+        assert expect(await harness.history(project, key)).is_intact
     asked = {"project_id": project.id, "key": NFD}
-    assert expect(await desk.ask("record_types.check_documents", asked)).checked == 2
-    derived = expect(await desk.type(project, "derived", base=NFD))
+    assert expect(await harness.ask("record_types.check_documents", asked)).checked == 2
+    derived = expect(await harness.type(project, "derived", base=NFD))
     assert derived.base_type == NFC
-    change = expect(await desk.ask("changes.create", {"project_id": project.id, "title": NFD}))
-    target = expect(await desk.target(change, NFD))
+    change = expect(await harness.ask("changes.create", {"project_id": project.id, "title": NFD}))
+    target = expect(await harness.target(change, NFD))
     assert target.selector == {"record_type_key": NFC}
-    expect(await desk.op(change, add(NFD, "b"), target))
-    expect(await desk.merge(change))
+    expect(await harness.op(change, add(NFD, "b"), target))
+    expect(await harness.merge(change))
 
 
-@scenario
-async def test_a_collection_is_one_collection_in_both_spellings(desk: Desk) -> None:
-    id = expect(await desk.keep(NFD, {"a": 1}))
+@run_in_mode
+async def test_a_collection_is_one_collection_in_both_spellings(harness: Harness) -> None:
+    id = expect(await harness.keep(NFD, {"a": 1}))
 
-    assert await desk.ask("host.read", {"type": NFC, "id": id}) == {"a": 1}
-    assert await desk.ask("host.read", {"type": NFD, "id": id}) == {"a": 1}
-
-
-@scenario
-async def test_a_project_has_its_name_alone_in_both_spellings(desk: Desk) -> None:
-    assert expect(await desk.project(NFD)).name == NFC
-
-    refused(await desk.project(NFC), CONFLICT)
+    assert await harness.ask("host.read", {"type": NFC, "id": id}) == {"a": 1}
+    assert await harness.ask("host.read", {"type": NFD, "id": id}) == {"a": 1}
 
 
-@scenario
-async def test_a_name_that_looks_like_another_one_is_refused(desk: Desk) -> None:
-    project = await desk.project()
-    change = await desk.change(project)
+@run_in_mode
+async def test_a_project_has_its_name_alone_in_both_spellings(harness: Harness) -> None:
+    assert expect(await harness.project(NFD)).name == NFC
+
+    refused(await harness.project(NFC), CONFLICT)
+
+
+@run_in_mode
+async def test_a_name_that_looks_like_another_one_is_refused(harness: Harness) -> None:
+    project = await harness.project()
+    change = await harness.change(project)
 
     for name in UNSEEN:
-        refused(await desk.type(project, name), INVALID, "key", "is no name")
-        refused(await desk.type(project, "a", {"fields": [text(name)]}), INVALID, "is no name")
-        refused(await desk.type(project, "a", name=name), INVALID, "name", "is no name")
-        refused(await desk.type(project, "a", base=name), INVALID, "base_type", "is no name")
-        refused(await desk.project(name), INVALID, "name", "is no name")
-        refused(await desk.target(change, name, "form"), INVALID, "is no name")
+        refused(await harness.type(project, name), INVALID, "key", "is no name")
+        refused(await harness.type(project, "a", {"fields": [text(name)]}), INVALID, "is no name")
+        refused(await harness.type(project, "a", name=name), INVALID, "name", "is no name")
+        refused(await harness.type(project, "a", base=name), INVALID, "base_type", "is no name")
+        refused(await harness.project(name), INVALID, "name", "is no name")
+        refused(await harness.target(change, name, "form"), INVALID, "is no name")
 
 
-@scenario
-async def test_a_choice_is_one_choice_in_both_spellings(desk: Desk) -> None:
+@run_in_mode
+async def test_a_choice_is_one_choice_in_both_spellings(harness: Harness) -> None:
     field = {"name": "a", "type": "choice", "choices": [NFD, "b"]}
-    await desk.job({"fields": [field]})
+    await harness.job({"fields": [field]})
 
-    expect(await desk.keep("job", {"a": NFC}))
-    refused(await desk.keep("job", {"a": NFD}), INVALID, "a: ")
+    expect(await harness.keep("job", {"a": NFC}))
+    refused(await harness.keep("job", {"a": NFD}), INVALID, "a: ")
 
 
-@scenario
-async def test_a_name_is_as_long_as_it_is_stored(desk: Desk) -> None:
+@run_in_mode
+async def test_a_name_is_as_long_as_it_is_stored(harness: Harness) -> None:
     """100 characters in the form NFC: some have fewer there than a caller sends, and some have more."""
     name = "\u00e9" * 100
-    project = await desk.job({"fields": [text("e\u0301" * 100)]})
-    assert await desk.names(project) == [name]
+    project = await harness.job({"fields": [text("e\u0301" * 100)]})
+    assert await harness.names(project) == [name]
 
-    change = await desk.change(project, remove("job", name))
+    change = await harness.change(project, remove("job", name))
     twice = "\u0958" * 100
-    refused(await desk.op(change, add("job", twice)), INVALID, "at most 100 characters")
-    refused(await desk.type(project, twice), INVALID, "at most 100 characters")
-    refused(await desk.project(twice + "a"), INVALID, "at most 200 characters")
+    refused(await harness.op(change, add("job", twice)), INVALID, "at most 100 characters")
+    refused(await harness.type(project, twice), INVALID, "at most 100 characters")
+    refused(await harness.project(twice + "a"), INVALID, "at most 200 characters")
 
 
 ODD: list[dict[str, Any]] = [
@@ -121,16 +121,16 @@ ODD: list[dict[str, Any]] = [
 ]
 
 
-@scenario
-async def test_an_odd_definition_is_refused_where_it_is_taken(desk: Desk) -> None:
-    project = await desk.job()
-    change = await desk.change(project)
-    expect(await desk.target(change, "job"))
+@run_in_mode
+async def test_an_odd_definition_is_refused_where_it_is_taken(harness: Harness) -> None:
+    project = await harness.job()
+    change = await harness.change(project)
+    expect(await harness.target(change, "job"))
 
     for definition in ODD:
-        refused(await desk.type(project, "a", {"fields": [text("a") | definition]}), INVALID, "schema.fields.0")
+        refused(await harness.type(project, "a", {"fields": [text("a") | definition]}), INVALID, "schema.fields.0")
         for op_type in ("add_field", "set_field"):
             op = {"record_type": "job", "field": "title", "definition": {"type": "string", **definition}}
             payload = {"change_id": change.id, "op_type": op_type, "payload": op}
-            refused(await desk.ask("changes.add_patch_op", payload), INVALID, op_type, "definition")
-    refused(await desk.ask("projects.create", {"name": "x", "require_review": "yes"}), INVALID, "true or false")
+            refused(await harness.ask("changes.add_patch_op", payload), INVALID, op_type, "definition")
+    refused(await harness.ask("projects.create", {"name": "x", "require_review": "yes"}), INVALID, "true or false")

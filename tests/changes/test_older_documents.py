@@ -14,22 +14,22 @@ from pydantic_core import to_json
 
 from actionengine import ErrorCode
 from actionengine.changes import guard
-from actionengine.changes.documents import misfits, model_of
+from actionengine.changes.documents import field_problems, model_of
 from actionengine.schemas.schema import Field, Schema
 from actionengine.storage.records import same_json
-from tests.changes.desk import Desk, add, expect, fields_of, put, refused, remove, rename, scenario, schema
+from tests.changes.desk import Harness, add, expect, fields_of, put, refused, remove, rename, run_in_mode, schema
 
 INVALID = ErrorCode.INVALID_INPUT
 OLD: dict[str, Any] = {"title": "a", "hours": 3, "colour": {"of": [1, {"the": "wall"}]}, "tags": [1, True]}
 
 
-async def with_an_old_document(desk: Desk, **options: Any) -> Any:
+async def with_an_old_document(harness: Harness, **options: Any) -> Any:
     """A project with a type `job`, and a document that fits it in no field any more but in `note`."""
-    project = await desk.project()
-    expect(await desk.type(project, "job", schema(title="string!", hours="number", note="string"), **options))
-    expect(await desk.keep("job", {**OLD, "note": "n"}, "old"))
-    expect(await desk.ask("record_types.activate", {"project_id": project.id, "key": "job"}))
-    await desk.merged(
+    project = await harness.project()
+    expect(await harness.type(project, "job", schema(title="string!", hours="number", note="string"), **options))
+    expect(await harness.keep("job", {**OLD, "note": "n"}, "old"))
+    expect(await harness.ask("record_types.activate", {"project_id": project.id, "key": "job"}))
+    await harness.merged(
         project, rename("job", "title", "name"), put("job", "hours", "string"), add("job", "crew", required=True)
     )
     return project
@@ -61,99 +61,101 @@ BAD: Mapping[str, tuple[dict[str, Any], list[str]]] = {
 }
 
 
-@scenario
-async def test_what_has_not_changed_may_stay_as_it_is(desk: Desk) -> None:
-    await with_an_old_document(desk)
+@run_in_mode
+async def test_what_has_not_changed_may_stay_as_it_is(harness: Harness) -> None:
+    await with_an_old_document(harness)
     version = 1
 
     for number, document in enumerate(GOOD.values()):
         kept = f"kept {number}"
         assert kept not in document
-        version = expect(await desk.keep("job", document, "old", version=version))
-        assert await desk.ask("host.read", {"type": "job", "id": "old"}) == document
+        version = expect(await harness.keep("job", document, "old", version=version))
+        assert await harness.ask("host.read", {"type": "job", "id": "old"}) == document
         # Back to the beginning, past the guard: an engine without change control has none.
-        await restore(desk, version)
+        await restore(harness, version)
         version += 1
 
 
-@scenario
-async def test_what_is_written_newly_is_judged(desk: Desk) -> None:
-    await with_an_old_document(desk)
+@run_in_mode
+async def test_what_is_written_newly_is_judged(harness: Harness) -> None:
+    await with_an_old_document(harness)
 
     for name, (document, wrong) in BAD.items():
-        error = refused(await desk.keep("job", document, "old", version=1), INVALID, "'job'")
+        error = refused(await harness.keep("job", document, "old", version=1), INVALID, "'job'")
         assert fields_of(error) == wrong, name
 
-    assert await desk.ask("host.read", {"type": "job", "id": "old"}) == {**OLD, "note": "n"}
+    assert await harness.ask("host.read", {"type": "job", "id": "old"}) == {**OLD, "note": "n"}
 
 
-async def restore(desk: Desk, version: int) -> None:
+async def restore(harness: Harness, version: int) -> None:
     """Put the old document back, by an engine that validates none."""
-    unguarded = desk.another()
+    unguarded = harness.another()
     pipeline = unguarded.engine._pipeline
     pipeline._services = replace(pipeline._services, document_guard=None)
     expect(await unguarded.keep("job", {**OLD, "note": "n"}, "old", version=version))
 
 
-@scenario
-async def test_a_new_document_is_judged_as_a_whole_although_an_equal_one_is_there(desk: Desk) -> None:
-    await with_an_old_document(desk)
+@run_in_mode
+async def test_a_new_document_is_judged_as_a_whole_although_an_equal_one_is_there(harness: Harness) -> None:
+    await with_an_old_document(harness)
 
-    refused(await desk.keep("job", {**OLD, "note": "n"}), INVALID, "title", "crew", "hours")
-    refused(await desk.keep("job", {**OLD, "note": "n"}, "another"), INVALID)
-    expect(await desk.ask("host.remove", {"type": "job", "id": "old", "version": 1}))
-    refused(await desk.keep("job", {**OLD, "note": "n"}, "old"), INVALID)
+    refused(await harness.keep("job", {**OLD, "note": "n"}), INVALID, "title", "crew", "hours")
+    refused(await harness.keep("job", {**OLD, "note": "n"}, "another"), INVALID)
+    expect(await harness.ask("host.remove", {"type": "job", "id": "old", "version": 1}))
+    refused(await harness.keep("job", {**OLD, "note": "n"}, "old"), INVALID)
 
 
-@scenario
-async def test_a_required_field_that_was_there_is_not_left_out(desk: Desk) -> None:
-    await desk.job(schema(title="string!", hours="number!"))
-    expect(await desk.keep("job", {"title": "a", "hours": 1}, "one"))
+@run_in_mode
+async def test_a_required_field_that_was_there_is_not_left_out(harness: Harness) -> None:
+    await harness.job(schema(title="string!", hours="number!"))
+    expect(await harness.keep("job", {"title": "a", "hours": 1}, "one"))
 
-    error = refused(await desk.keep("job", {"title": "a"}, "one", version=1), INVALID, "hours: Field required")
+    error = refused(await harness.keep("job", {"title": "a"}, "one", version=1), INVALID, "hours: Field required")
 
     assert fields_of(error) == ["hours"]
 
 
-@scenario
-async def test_a_stale_version_and_a_missing_document_are_told_before_what_does_not_fit(desk: Desk) -> None:
-    await with_an_old_document(desk)
+@run_in_mode
+async def test_a_stale_version_and_a_missing_document_are_told_before_what_does_not_fit(harness: Harness) -> None:
+    await with_an_old_document(harness)
 
-    refused(await desk.keep("job", {**OLD, "size": 1}, "old", version=2), ErrorCode.CONFLICT, "version 1, not 2")
-    refused(await desk.keep("job", {**OLD, "size": 1}, "nobody", version=1), ErrorCode.NOT_FOUND, "job/nobody")
+    refused(await harness.keep("job", {**OLD, "size": 1}, "old", version=2), ErrorCode.CONFLICT, "version 1, not 2")
+    refused(await harness.keep("job", {**OLD, "size": 1}, "nobody", version=1), ErrorCode.NOT_FOUND, "job/nobody")
 
 
-@scenario
-async def test_fields_of_base_types_are_judged_alike(desk: Desk) -> None:
-    project = await desk.project()
-    expect(await desk.type(project, "asset", schema(code="string", site="string")))
-    expect(await desk.type(project, "crane", schema(height="number"), base="asset", active=True))
-    expect(await desk.keep("crane", {"code": "1", "site": "north", "height": 2}, "one"))
-    await desk.merged(project, rename("asset", "code", "number"), remove("asset", "site"))
+@run_in_mode
+async def test_fields_of_base_types_are_judged_alike(harness: Harness) -> None:
+    project = await harness.project()
+    expect(await harness.type(project, "asset", schema(code="string", site="string")))
+    expect(await harness.type(project, "crane", schema(height="number"), base="asset", active=True))
+    expect(await harness.keep("crane", {"code": "1", "site": "north", "height": 2}, "one"))
+    await harness.merged(project, rename("asset", "code", "number"), remove("asset", "site"))
     old = {"code": "1", "site": "north", "height": 3}
 
-    assert expect(await desk.keep("crane", old, "one", version=1)) == 2
-    assert fields_of(refused(await desk.keep("crane", {**old, "site": "south"}, "one", version=2), INVALID)) == ["site"]
-    assert expect(await desk.keep("crane", {"number": "1", "height": 3}, "one", version=2)) == 3
+    assert expect(await harness.keep("crane", old, "one", version=1)) == 2
+    assert fields_of(refused(await harness.keep("crane", {**old, "site": "south"}, "one", version=2), INVALID)) == [
+        "site"
+    ]
+    assert expect(await harness.keep("crane", {"number": "1", "height": 3}, "one", version=2)) == 3
 
 
-@scenario
-async def test_a_document_of_a_retired_type_is_judged_by_its_last_schema(desk: Desk) -> None:
-    project = await with_an_old_document(desk)
-    expect(await desk.ask("record_types.retire", {"project_id": project.id, "key": "job"}))
+@run_in_mode
+async def test_a_document_of_a_retired_type_is_judged_by_its_last_schema(harness: Harness) -> None:
+    project = await with_an_old_document(harness)
+    expect(await harness.ask("record_types.retire", {"project_id": project.id, "key": "job"}))
 
-    assert expect(await desk.keep("job", {**OLD, "note": "m"}, "old", version=1)) == 2
-    refused(await desk.keep("job", {**OLD, "hours": 4}, "old", version=2), INVALID, "hours")
-    await desk.merged(project, remove("job", "note"))
-    refused(await desk.keep("job", {**OLD, "note": "o"}, "old", version=2), INVALID, "note")
-    assert expect(await desk.keep("job", {**OLD, "crew": "ann"}, "old", version=2)) == 3
+    assert expect(await harness.keep("job", {**OLD, "note": "m"}, "old", version=1)) == 2
+    refused(await harness.keep("job", {**OLD, "hours": 4}, "old", version=2), INVALID, "hours")
+    await harness.merged(project, remove("job", "note"))
+    refused(await harness.keep("job", {**OLD, "note": "o"}, "old", version=2), INVALID, "note")
+    assert expect(await harness.keep("job", {**OLD, "crew": "ann"}, "old", version=2)) == 3
 
 
-@scenario
-async def test_a_document_is_compared_with_what_the_same_action_has_written(desk: Desk) -> None:
-    await with_an_old_document(desk)
+@run_in_mode
+async def test_a_document_is_compared_with_what_the_same_action_has_written(harness: Harness) -> None:
+    await with_an_old_document(harness)
 
-    answers = await desk.run(
+    answers = await harness.run(
         ("host.keep", {"type": "job", "id": "old", "version": 1, "document": {"hours": 3}}),
         ("host.keep", {"type": "job", "id": "old", "version": 2, "document": OLD}),
         ("host.keep", {"type": "job", "id": "old", "version": 2, "document": {"hours": 3, "note": "n"}}),
@@ -162,28 +164,28 @@ async def test_a_document_is_compared_with_what_the_same_action_has_written(desk
     assert answers == ["succeeded", "invalid_input", "succeeded"]
 
 
-@scenario
-async def test_another_spelling_of_a_fields_name_is_named(desk: Desk) -> None:
-    await desk.job({"fields": [{"name": "\u00e9", "type": "string"}]})
+@run_in_mode
+async def test_another_spelling_of_a_fields_name_is_named(harness: Harness) -> None:
+    await harness.job({"fields": [{"name": "\u00e9", "type": "string"}]})
 
-    refused(await desk.keep("job", {"e\u0301": "a"}), INVALID, "another spelling", "NFC")
-    expect(await desk.keep("job", {"\u00e9": "a"}))
+    refused(await harness.keep("job", {"e\u0301": "a"}), INVALID, "another spelling", "NFC")
+    expect(await harness.keep("job", {"\u00e9": "a"}))
 
 
-@scenario
+@run_in_mode
 async def test_nobody_puts_another_document_in_the_place_of_the_one_that_was_compared(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A document that was deleted and inserted anew has the same version, and other contents."""
-    await with_an_old_document(desk)
-    if desk.world.mode == "async":
+    await with_an_old_document(harness)
+    if harness.backend.mode == "async":
         return
-    other, threads, check = desk.another(), [], guard._Fit.check_change
+    other, threads, check = harness.another(), [], guard._Fit.check_change
 
     def interrupted(self: Any, data: Any, stored: Any) -> None:
         def replace() -> None:
-            desk.world.run(other.ask("host.remove", {"type": "job", "id": "old", "version": 1}))
-            desk.world.run(other.keep("job", {"name": "b", "crew": "b"}, "old"))
+            harness.backend.run(other.ask("host.remove", {"type": "job", "id": "old", "version": 1}))
+            harness.backend.run(other.keep("job", {"name": "b", "crew": "b"}, "old"))
 
         threads.append(threading.Thread(target=replace))
         threads[-1].start()
@@ -192,12 +194,12 @@ async def test_nobody_puts_another_document_in_the_place_of_the_one_that_was_com
 
     monkeypatch.setattr(guard._Fit, "check_change", interrupted)
 
-    answer = await desk.keep("job", {**OLD, "note": "m"}, "old", version=1)
+    answer = await harness.keep("job", {**OLD, "note": "m"}, "old", version=1)
 
     for thread in threads:
         thread.join(30)
     assert answer == 2
-    assert await desk.ask("host.read", {"type": "job", "id": "old"}) == {**OLD, "note": "m"}
+    assert await harness.ask("host.read", {"type": "job", "id": "old"}) == {**OLD, "note": "m"}
 
 
 # For any documents
@@ -225,13 +227,13 @@ MODEL = model_of(
 def test_a_change_is_refused_for_the_fields_that_differ_and_do_not_fit(
     stored: dict[str, Any], given: dict[str, Any]
 ) -> None:
-    wrong = {field["path"].split(".")[0] for field in misfits(MODEL, to_json(given))}
+    wrong = {field["path"].split(".")[0] for field in field_problems(MODEL, to_json(given))}
     differing = {
         name
         for name in {*stored, *given, "title", "hours", "crew"}
         if (name in stored) != (name in given) or (name in given and not same_json(stored[name], given[name]))
     }
 
-    found = {field["path"].split(".")[0] for field in misfits(MODEL, to_json(given), stored)}
+    found = {field["path"].split(".")[0] for field in field_problems(MODEL, to_json(given), stored)}
 
     assert found == wrong & differing

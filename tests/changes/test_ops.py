@@ -62,8 +62,8 @@ def test_an_op_knows_what_it_is_about(
     op = parse_op(op_type, sent)
 
     assert op == PatchOp(op_type, sent)
-    assert (op.record_type, op.field, op.gives, str(op)) == (record_type, field, gives, shown)
-    assert op.touched == {name for name in (field, gives) if name is not None}
+    assert (op.record_type, op.field, op.resulting_field, str(op)) == (record_type, field, gives, shown)
+    assert op.affected_fields == {name for name in (field, gives) if name is not None}
 
 
 @pytest.mark.parametrize("type", FIELD_TYPES)
@@ -211,7 +211,7 @@ def test_a_name_is_taken_in_one_form_of_unicode(spelling: Literal["NFC", "NFD"])
 
     assert (added.field, added.payload["before"]) == ("caf\u00e9", normalize("NFC", other))
     assert renamed.record_type == "caf\u00e9"
-    assert renamed.touched == {"caf\u00e9", normalize("NFC", other)}
+    assert renamed.affected_fields == {"caf\u00e9", normalize("NFC", other)}
 
 
 @pytest.mark.parametrize("given", ["yes", "true", "", 0, 1, 1.0, None, [True], {}], ids=repr)

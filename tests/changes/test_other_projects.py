@@ -13,7 +13,7 @@ import pytest
 from actionengine import PostgresStorage, SQLiteStorage, create_engine
 from actionengine.changes import change_control_services
 from actionengine.changes.guard import RecordTypeGuard
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.tables import CHANGES, PROJECTS, RECORD_TYPES, Table
 from tests.growth import AnyStorage
 from tests.test_growth import Office, costs_the_same
@@ -37,8 +37,8 @@ class Plant(Office):
 
     def add(self, table: Table, rows: list[dict[str, Any]]) -> None:
         unit = self.storage.unit_of_work(self.tenant, str(uuid4()), "sync")
-        drive(unit.rows(table).insert(rows))
-        drive(unit.commit())
+        run_sync(unit.rows(table).insert(rows))
+        run_sync(unit.commit())
 
     def types(self, *types: tuple[str, str, str]) -> None:
         """Add record types: of each the project, the key and the status."""
@@ -71,9 +71,9 @@ class Plant(Office):
         """Look for what checks the documents of a collection."""
         unit = self.storage.unit_of_work(self.tenant, str(uuid4()), "sync", read_only=True)
         try:
-            return drive(self.guard.check(unit, self.tenant, collection))
+            return run_sync(self.guard.check(unit, self.tenant, collection))
         finally:
-            drive(unit.rollback())
+            run_sync(unit.rollback())
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -149,8 +149,8 @@ def drafts(plant: Plant, number: int) -> None:
     plant.add(CHANGES, [*rows["mine"], *rows["other"]])
     unit = plant.storage.unit_of_work(plant.tenant, str(uuid4()), "sync")
     merged = [{"id": row["id"], "status": "Merged", "merged_at": now} for row in rows["other"]]
-    drive(unit.rows(CHANGES).update(merged))
-    drive(unit.commit())
+    run_sync(unit.rows(CHANGES).update(merged))
+    run_sync(unit.commit())
 
 
 @pytest.mark.parametrize("status", ["Merged", "Ready", "Validating"])

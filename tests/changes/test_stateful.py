@@ -81,15 +81,15 @@ class LifeOfChanges(RuleBasedStateMachine):
             value, code = None, refused.code
         answers = {}
         given = {"project_id": project, "change_id": change, "target_id": target, "op_id": op}
-        for backend, plant in self.plants.items():
-            ids = {part: self.ids[backend][id] for part, id in given.items() if id is not None}
+        for sql_database, plant in self.plants.items():
+            ids = {part: self.ids[sql_database][id] for part, id in given.items() if id is not None}
             answer = plant.ask(action, {**ids, **payload}, actor)
             found = None if isinstance(answer, Success) else answer.failure()
-            assert (found and str(found.code)) == code, f"{backend}: {action} {payload}: {answer}, expected {code}"
+            assert (found and str(found.code)) == code, f"{sql_database}: {action} {payload}: {answer}, expected {code}"
             if code is None:
-                answers[backend] = answer.unwrap()
+                answers[sql_database] = answer.unwrap()
                 if action.rpartition(".")[2] in {"create", "add_target", "add_patch_op"} and isinstance(value, int):
-                    self.ids[backend][value] = answers[backend].id
+                    self.ids[sql_database][value] = answers[sql_database].id
         return answers
 
     def one_of(self, data: st.DataObject, ids: Any, label: str) -> Any:

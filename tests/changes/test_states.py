@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actionengine.changes.states import STATUSES, TAKES_OPS, TAKES_TARGETS, TRANSITIONS, may_go
+from actionengine.changes.states import ACCEPTS_OPS, ACCEPTS_TARGETS, STATUSES, TRANSITIONS, can_transition
 
 ALLOWED = {
     ("Draft", "Implementing"),
@@ -29,7 +29,7 @@ ALLOWED = {
 @pytest.mark.parametrize("status", STATUSES)
 def test_a_change_goes_where_the_table_lets_it(status: str, to: str, require_review: bool) -> None:
     skips_review = (status, to) == ("Draft", "Merged") and require_review
-    assert may_go(status, to, require_review) is ((status, to) in ALLOWED and not skips_review)
+    assert can_transition(status, to, require_review) is ((status, to) in ALLOWED and not skips_review)
 
 
 def test_there_are_seven_states_and_each_is_in_the_table() -> None:
@@ -39,12 +39,12 @@ def test_there_are_seven_states_and_each_is_in_the_table() -> None:
 
 def test_a_merged_change_stays_as_it_is() -> None:
     assert not TRANSITIONS["Merged"]
-    assert "Merged" not in TAKES_OPS | TAKES_TARGETS
+    assert "Merged" not in ACCEPTS_OPS | ACCEPTS_TARGETS
 
 
 def test_targets_are_taken_in_draft_only() -> None:
-    assert set(TAKES_TARGETS) == {"Draft"}
+    assert set(ACCEPTS_TARGETS) == {"Draft"}
 
 
 def test_ops_are_taken_before_a_change_is_validated_and_after_that_failed() -> None:
-    assert set(TAKES_OPS) == {"Draft", "Implementing", "WorkspaceRunning", "ValidationFailed"}
+    assert set(ACCEPTS_OPS) == {"Draft", "Implementing", "WorkspaceRunning", "ValidationFailed"}

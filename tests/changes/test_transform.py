@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actionengine.changes.diff import TypeDiff, difference
+from actionengine.changes.diff import TypeDiff, diff_schemas
 from actionengine.changes.ops import PatchOp, parse_op
 from actionengine.changes.transform import (
     GraphError,
@@ -68,7 +68,7 @@ def test_what_no_op_is_about_is_shared(changed: Changed) -> None:
     for key, schema in graph.schemas.items():
         if key not in touched:
             assert result.schemas[key] is schema
-        names = {name for op in ops if op.record_type == key for name in op.touched}
+        names = {name for op in ops if op.record_type == key for name in op.affected_fields}
         for field in schema:
             assert field.name in names or result.schemas[key].get(field.name) is field
 
@@ -115,12 +115,14 @@ def is_permitted(graph: TypeGraph, op: PatchOp, schemas: Mapping[str, Schema]) -
     declared = {field.name for field in inherited}
     required = {field.name for field in inherited if field.required}
     if op.op_type == "add_field":
-        return op.gives not in own | required and (op.payload["override"] or op.gives not in declared)
+        return op.resulting_field not in own | required and (
+            op.payload["override"] or op.resulting_field not in declared
+        )
     if op.op_type == "set_field":
         return op.field in own and (op.field not in required or bool(op.payload["definition"].get("required")))
     if op.op_type == "remove_field":
         return op.field in own - required
-    return op.field in own - required and op.gives not in own | declared
+    return op.field in own - required and op.resulting_field not in own | declared
 
 
 def is_sound(graph: TypeGraph, schemas: Mapping[str, Schema]) -> bool:
@@ -146,7 +148,7 @@ def test_a_difference_leads_from_one_schema_to_the_other(changed: Changed, data:
     ops = (*first, *data.draw(changes(between)))
     after = transform(graph, ops).schemas
     for key, before in graph.schemas.items():
-        diff = difference(key, 7, before, after[key], ops)
+        diff = diff_schemas(key, 7, before, after[key], ops)
         assert (diff.record_type_key, diff.from_version, diff.to_version) == (key, 7, 8)
         assert patched({field.name: field.definition for field in before}, diff) == {
             field.name: field.definition for field in after[key]
@@ -196,7 +198,7 @@ def rename(key: str, old: str, new: str) -> PatchOp:
 
 
 def difference_of(before: Schema, *ops: PatchOp) -> TypeDiff:
-    return difference("job", 1, before, transform(TypeGraph([state("job", None, before)]), ops).schemas["job"], ops)
+    return diff_schemas("job", 1, before, transform(TypeGraph([state("job", None, before)]), ops).schemas["job"], ops)
 
 
 def renames_in(diff: TypeDiff) -> set[tuple[str, str]]:
@@ -247,7 +249,7 @@ def test_a_field_that_takes_the_place_of_a_removed_one_is_another() -> None:
 
 
 def test_ops_of_other_types_count_for_nothing() -> None:
-    diff = difference("job", 1, schema("a"), schema("a"), [remove("person", "a")])
+    diff = diff_schemas("job", 1, schema("a"), schema("a"), [remove("person", "a")])
     assert diff == TypeDiff(record_type_key="job", from_version=1, to_version=2)
 
 

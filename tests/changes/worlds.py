@@ -22,7 +22,7 @@ from actionengine import (
     create_engine,
 )
 from actionengine.changes import change_control_services
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.tables import CHANGE_CONTROL_TABLES, Row, Table
@@ -50,11 +50,11 @@ Dump = Mapping[str, Sequence[Any]]
 """All rows of a tenant, by table."""
 
 
-def open_storage(backend: str, folder: Path, database: Database) -> AnyStorage:
+def open_storage(sql_database: str, folder: Path, database: Database) -> AnyStorage:
     """A storage of one kind, on PostgreSQL as the role that row-level security restricts."""
-    if backend == "memory":
+    if sql_database == "memory":
         return InMemoryStorage()
-    if backend == "sqlite":
+    if sql_database == "sqlite":
         return SQLiteStorage(folder / f"{uuid4().hex}.db", busy_timeout=60.0)
     return PostgresStorage(database.app_url)
 
@@ -157,9 +157,9 @@ class Plant:
         """The rows of the tables of change control."""
         unit = self.storage.unit_of_work(self.tenant, "", "sync", read_only=True)
         try:
-            return {table.name: drive(unit.rows(table).find()) for table in CHANGE_CONTROL_TABLES}
+            return {table.name: run_sync(unit.rows(table).find()) for table in CHANGE_CONTROL_TABLES}
         finally:
-            drive(unit.rollback())
+            run_sync(unit.rollback())
 
     def dump(self, without: frozenset[str] = frozenset()) -> Dump:
         """The rows of all tables, but for some."""
@@ -171,10 +171,10 @@ class Plant:
         unit = self.storage.unit_of_work(self.tenant, str(uuid4()), "sync")
         try:
             for table, new in tables:
-                drive(unit.rows(table).insert(new))
-            drive(unit.commit())
+                run_sync(unit.rows(table).insert(new))
+            run_sync(unit.commit())
         finally:
-            drive(unit.rollback())
+            run_sync(unit.rollback())
 
     def _others(self) -> dict[str, Sequence[Any]]:
         if isinstance(self.storage, InMemoryStorage):
@@ -194,7 +194,7 @@ class Plant:
         try:
             return {table: _rows_of(unit, table, self.tenant) for table in OTHER_TABLES}
         finally:
-            drive(unit.rollback())
+            run_sync(unit.rollback())
 
 
 def _rows_of(unit: SQLUnitOfWork, table: str, tenant: Tenant) -> list[str]:

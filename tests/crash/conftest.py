@@ -9,12 +9,12 @@ import pytest
 from examples.embedded_postgres import Database
 
 from actionengine.storage.sql.storage import SQLStorage
-from actionengine.testing import AsyncWorld, SyncWorld, World
-from tests.crash.hosts import Backend, HostStarter, PostgresBackend, SQLiteBackend
+from actionengine.testing import AsyncBackend, Backend, SyncBackend
+from tests.crash.hosts import HostStarter, PostgresBackend, SQLDatabase, SQLiteBackend
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+def sql_database(request: pytest.FixtureRequest, tmp_path: Path) -> SQLDatabase:
     if request.param == "sqlite":
         return SQLiteBackend(tmp_path / "ledger.db")
     database: Database = request.getfixturevalue("postgres_database")
@@ -35,17 +35,17 @@ def other_host_starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hos
     starter.close()
 
 
-@pytest.fixture(params=[SyncWorld, AsyncWorld], ids=["sync", "async"])
-def world_on(request: pytest.FixtureRequest) -> Iterator[Callable[[SQLStorage], World]]:
+@pytest.fixture(params=[SyncBackend, AsyncBackend], ids=["sync", "async"])
+def backend_on(request: pytest.FixtureRequest) -> Iterator[Callable[[SQLStorage], Backend]]:
     """A world on a storage of the test's; both are closed afterwards."""
-    worlds: list[tuple[World, SQLStorage]] = []
+    backends: list[tuple[Backend, SQLStorage]] = []
 
-    def make(storage: SQLStorage) -> World:
-        world: World = request.param(storage)
-        worlds.append((world, storage))
-        return world
+    def make(storage: SQLStorage) -> Backend:
+        backend: Backend = request.param(storage)
+        backends.append((backend, storage))
+        return backend
 
     yield make
-    for world, storage in worlds:
-        world.close()
+    for backend, storage in backends:
+        backend.close()
         storage.close()

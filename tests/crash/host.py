@@ -23,7 +23,7 @@ from uuid import UUID
 from returns.result import Result, Success
 
 from actionengine import ActionError, Engine, ErrorCode, PostgresStorage, SQLiteStorage, Tenant
-from actionengine.concurrency.run_sync import Mode, drive
+from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.storage.port import Claim, ClaimAnswer
 from actionengine.storage.postgres.driver import Statement
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
@@ -185,7 +185,7 @@ class Host:
         await asyncio.gather(*(self._work(number) for number in range(WORKERS)))
 
     def _work_in_thread(self, worker: int) -> None:
-        drive(self._work(worker))
+        run_sync(self._work(worker))
 
     async def _work(self, worker: int) -> None:
         for number in count():

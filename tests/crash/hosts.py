@@ -16,14 +16,14 @@ import psycopg
 from examples.embedded_postgres import Database
 
 from actionengine import PostgresStorage, SQLiteStorage, Tenant
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.sql.storage import SQLStorage
 from tests.crash.host import Order
 from tests.programs import Program
 from tests.waiting import wait_until
 
 
-class Backend(ABC):
+class SQLDatabase(ABC):
     """A database that hosts work on."""
 
     url: str
@@ -37,7 +37,7 @@ class Backend(ABC):
         """Wait until nothing is left of a host that was killed, and look whether the database is sound."""
 
 
-class SQLiteBackend(Backend):
+class SQLiteBackend(SQLDatabase):
     """A file."""
 
     def __init__(self, path: Path) -> None:
@@ -50,10 +50,10 @@ class SQLiteBackend(Backend):
         with self.storage() as storage:
             unit = storage.unit_of_work(Tenant(uuid4(), "nobody"), "", "sync", read_only=True)
             assert unit.query("PRAGMA main.integrity_check", ()) == [("ok",)]
-            drive(unit.rollback())
+            run_sync(unit.rollback())
 
 
-class PostgresBackend(Backend):
+class PostgresBackend(SQLDatabase):
     """A database of a server."""
 
     def __init__(self, database: Database) -> None:

@@ -20,7 +20,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.concurrency.run_sync import Mode, drive
+from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.storage.port import LogQuery, LogRow, Record
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
@@ -135,7 +135,7 @@ def read_books(storage: SQLStorage, tenant: Tenant) -> Books:
         statement = "SELECT tenant_id, position FROM ae_outbox"
         to_deliver = {position for id, position in unit.query(statement, ()) if str(id) == str(tenant.id)}
     finally:
-        drive(unit.rollback())
+        run_sync(unit.rollback())
     entered = Counter(dict.fromkeys(ACCOUNTS, 0))
     for debit in debits:
         entered[debit.data["source"]] -= debit.data["amount"]
@@ -177,7 +177,7 @@ def check_all_is_there_once(books: Books, asked: Collection[str]) -> None:
 def _documents(unit: SQLUnitOfWork, collection: str) -> list[Record]:
     documents: list[Record] = []
     while True:
-        page = drive(unit.records(collection).list(limit=PAGE, after=documents[-1].id if documents else None))
+        page = run_sync(unit.records(collection).list(limit=PAGE, after=documents[-1].id if documents else None))
         documents += page
         if len(page) < PAGE:
             return documents
@@ -186,7 +186,7 @@ def _documents(unit: SQLUnitOfWork, collection: str) -> list[Record]:
 def _log(unit: SQLUnitOfWork) -> list[LogRow]:
     rows: list[LogRow] = []
     while True:
-        page = drive(unit.read_log(LogQuery(before=rows[-1].id if rows else None, limit=PAGE)))
+        page = run_sync(unit.read_log(LogQuery(before=rows[-1].id if rows else None, limit=PAGE)))
         rows += page
         if len(page) < PAGE:
             return rows

@@ -10,7 +10,7 @@ from returns.result import Result, Success
 
 from actionengine import ActionContext, Engine, RequestContext, create_action, create_engine, create_service
 from actionengine.storage.port import LogQuery, Storage
-from actionengine.testing import World
+from actionengine.testing import Backend
 from tests.crash.ledger import request_of
 
 
@@ -23,8 +23,8 @@ def look(data: None, ctx: ActionContext) -> Result[int, Any]:
     return Success(len(ctx.records("notes").list()))
 
 
-def notes_request(world: World) -> RequestContext:
-    return request_of(world.tenant, uuid4().hex)
+def notes_request(backend: Backend) -> RequestContext:
+    return request_of(backend.tenant, uuid4().hex)
 
 
 def notes_engine(
@@ -44,19 +44,19 @@ def notes_engine(
     return create_engine(services=[create_service(name="notes", description="Notes", actions=actions)], storage=storage)
 
 
-def outcomes(world: World) -> list[str]:
+def outcomes(backend: Backend) -> list[str]:
     """What the action log says of the tenant's executions, oldest first."""
 
     async def read() -> list[str]:
-        async with world.reading() as unit:
+        async with backend.reading() as unit:
             return [row.outcome for row in reversed(await unit.read_log(LogQuery(limit=1000)))]
 
-    return world.run(read())
+    return backend.run(read())
 
 
-def nothing_is_written(world: World) -> bool:
+def nothing_is_written(backend: Backend) -> bool:
     """No note, no event, and of each execution only that it failed."""
-    assert world.run(world.ids("notes")) == []
-    assert list(world.run(world.read_events(world.tenant))) == []
-    assert set(outcomes(world)) <= {"failed"}
+    assert backend.run(backend.ids("notes")) == []
+    assert list(backend.run(backend.read_events(backend.tenant))) == []
+    assert set(outcomes(backend)) <= {"failed"}
     return True

@@ -12,7 +12,7 @@ from examples.embedded_postgres import Database
 from returns.result import Success
 
 from actionengine import Engine, PostgresStorage, RequestContext
-from actionengine.testing import World
+from actionengine.testing import Backend
 from tests.crash.ledger import request_of
 from tests.faulty_proxy import FaultyProxy
 
@@ -49,15 +49,15 @@ def within_guard(function: Callable[[], Any]) -> Any:
     return made[0]
 
 
-def call(world: World, engine: Engine, *names: str, contexts: Sequence[RequestContext] = ()) -> list[str]:
+def call(backend: Backend, engine: Engine, *names: str, contexts: Sequence[RequestContext] = ()) -> list[str]:
     """Call actions of `notes` at once; return the code of each answer, `ok` for a success."""
-    asked = contexts or [request_of(world.tenant, uuid4().hex) for _ in names]
+    asked = contexts or [request_of(backend.tenant, uuid4().hex) for _ in names]
 
     def ask() -> Sequence[Any]:
-        return world.run(
-            world.at_once(
+        return backend.run(
+            backend.gather(
                 *(
-                    world.execute(engine, "notes", name, None, context)
+                    backend.execute(engine, "notes", name, None, context)
                     for name, context in zip(names, asked, strict=True)
                 )
             )
@@ -66,11 +66,11 @@ def call(world: World, engine: Engine, *names: str, contexts: Sequence[RequestCo
     return ["ok" if isinstance(each, Success) else each.failure().code.value for each in within_guard(ask)]
 
 
-def failures_until_served(world: World, engine: Engine, name: str) -> list[str]:
+def failures_until_served(backend: Backend, engine: Engine, name: str) -> list[str]:
     """Call again and again; return the codes of the failures before the first success."""
     failures: list[str] = []
     begun = time.monotonic()
-    while (code := call(world, engine, name)[0]) != "ok":
+    while (code := call(backend, engine, name)[0]) != "ok":
         failures.append(code)
         assert time.monotonic() - begun < 2 * GUARD, failures
     return failures

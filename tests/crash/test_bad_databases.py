@@ -19,14 +19,14 @@ from sqlalchemy.pool import NullPool
 
 from actionengine import ActionContext, ErrorCode, PostgresStorage, SQLiteStorage, StorageUnavailable
 from actionengine.storage.sql.storage import SQLStorage
-from actionengine.testing import World
+from actionengine.testing import Backend
 from actionengine.testing.base import error_of, value_of
 from tests.crash.notes import look, notes_engine, notes_request, nothing_is_written, outcomes, put
 
 BOUND = 60.0
 """Seconds that a refusal may take: far less than for ever."""
 
-WorldOn = Callable[[SQLStorage], World]
+BackendOn = Callable[[SQLStorage], Backend]
 
 
 @contextmanager
@@ -78,38 +78,42 @@ def put_as_much_as_possible(data: None, ctx: ActionContext) -> Result[None, Any]
         return Success(None)
 
 
-def test_on_a_full_disk_an_action_is_unavailable_and_nothing_of_it_is_there(tmp_path: Path, world_on: WorldOn) -> None:
+def test_on_a_full_disk_an_action_is_unavailable_and_nothing_of_it_is_there(
+    tmp_path: Path, backend_on: BackendOn
+) -> None:
     disk = SmallDisk(tmp_path / "small.db")
-    world = world_on(disk.storage)
+    backend = backend_on(disk.storage)
     engine = notes_engine(disk.storage, put=put_much)
-    value_of(world.run(world.execute(engine, "notes", "put", None, notes_request(world))))
+    value_of(backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend))))
     done = 1
 
     while isinstance(
-        answer := world.run(world.execute(engine, "notes", "put", None, last := notes_request(world))), Success
+        answer := backend.run(backend.execute(engine, "notes", "put", None, last := notes_request(backend))), Success
     ):
         done += 1
 
     error_of(answer, ErrorCode.UNAVAILABLE)
-    assert len(world.run(world.ids("notes"))) == 2 * done
-    assert len(world.run(world.read_events(world.tenant))) == done
-    assert outcomes(world).count("succeeded") == done
+    assert len(backend.run(backend.ids("notes"))) == 2 * done
+    assert len(backend.run(backend.read_events(backend.tenant))) == done
+    assert outcomes(backend).count("succeeded") == done
 
     disk.room = 1000
-    value_of(world.run(world.execute(engine, "notes", "put", None, last)))
-    value_of(world.run(world.execute(engine, "notes", "put", None, last)))
-    assert len(world.run(world.ids("notes"))) == 2 * done + 2
+    value_of(backend.run(backend.execute(engine, "notes", "put", None, last)))
+    value_of(backend.run(backend.execute(engine, "notes", "put", None, last)))
+    assert len(backend.run(backend.ids("notes"))) == 2 * done + 2
 
 
-def test_a_handler_that_catches_the_error_of_a_full_disk_has_written_nothing(tmp_path: Path, world_on: WorldOn) -> None:
+def test_a_handler_that_catches_the_error_of_a_full_disk_has_written_nothing(
+    tmp_path: Path, backend_on: BackendOn
+) -> None:
     disk = SmallDisk(tmp_path / "small.db")
-    world = world_on(disk.storage)
+    backend = backend_on(disk.storage)
     engine = notes_engine(disk.storage, put=put_as_much_as_possible)
 
-    answer = world.run(world.execute(engine, "notes", "put", None, notes_request(world)))
+    answer = backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend)))
 
     assert answer.failure().code in {ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL}
-    assert nothing_is_written(world)
+    assert nothing_is_written(backend)
 
 
 # Files that are none of ours
@@ -133,17 +137,17 @@ def a_broken_database(path: Path) -> None:
 
 @pytest.mark.parametrize("make", [not_a_database, a_folder, a_broken_database])
 def test_a_file_that_is_no_sound_database_is_unavailable_and_stays_as_it_is(
-    tmp_path: Path, world_on: WorldOn, make: Callable[[Path], None]
+    tmp_path: Path, backend_on: BackendOn, make: Callable[[Path], None]
 ) -> None:
     path = tmp_path / "notes.db"
     make(path)
     before = path.read_bytes() if path.is_file() else None
     storage = SQLiteStorage(path)
-    world = world_on(storage)
+    backend = backend_on(storage)
     engine = notes_engine(storage, put=put)
 
     with bounded():
-        answer = world.run(world.execute(engine, "notes", "put", None, notes_request(world)))
+        answer = backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend)))
 
     error_of(answer, ErrorCode.UNAVAILABLE)
     assert (path.read_bytes() if path.is_file() else None) == before
@@ -163,40 +167,40 @@ def one_connection(request: pytest.FixtureRequest, tmp_path: Path) -> SQLStorage
 
 @pytest.mark.parametrize("action", ["look", "put"])
 def test_an_exhausted_pool_is_unavailable_until_a_connection_is_given_back(
-    one_connection: SQLStorage, world_on: WorldOn, action: str
+    one_connection: SQLStorage, backend_on: BackendOn, action: str
 ) -> None:
-    world = world_on(one_connection)
+    backend = backend_on(one_connection)
     engine = notes_engine(one_connection, {"look"}, look=look, put=put)
 
     async def execute_beside_another_one() -> Any:
-        async with world.writing() as unit:
+        async with backend.writing() as unit:
             await unit.records("notes").insert({}, "of the other one")
-            return await world.execute(engine, "notes", action, None, notes_request(world))
+            return await backend.execute(engine, "notes", action, None, notes_request(backend))
 
     with bounded():
-        answer = world.run(execute_beside_another_one())
+        answer = backend.run(execute_beside_another_one())
 
     error_of(answer, ErrorCode.UNAVAILABLE)
-    value_of(world.run(world.execute(engine, "notes", action, None, notes_request(world))))
+    value_of(backend.run(backend.execute(engine, "notes", action, None, notes_request(backend))))
 
 
 def test_a_server_with_no_connection_left_is_unavailable(
-    postgres_server: str, fresh_postgres_database: Database, world_on: WorldOn
+    postgres_server: str, fresh_postgres_database: Database, backend_on: BackendOn
 ) -> None:
     name = make_url(fresh_postgres_database.app_url).database
     storage = PostgresStorage(fresh_postgres_database.app_url)
-    world = world_on(storage)
+    backend = backend_on(storage)
     engine = notes_engine(storage, put=put)
 
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute(f'ALTER DATABASE "{name}" CONNECTION LIMIT 0')
         with bounded():
-            refused = world.run(world.execute(engine, "notes", "put", None, notes_request(world)))
+            refused = backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend)))
         # Room is made by the limit: a server counts a closed connection for a moment more.
         connection.execute(f'ALTER DATABASE "{name}" CONNECTION LIMIT -1')
 
     error_of(refused, ErrorCode.UNAVAILABLE)
-    value_of(world.run(world.execute(engine, "notes", "put", None, notes_request(world))))
+    value_of(backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend))))
 
 
 # Servers that are not there
@@ -212,30 +216,30 @@ def test_a_server_with_no_connection_left_is_unavailable(
     ],
 )
 def test_a_server_that_is_not_there_is_unavailable_and_the_check_says_what_is_wrong(
-    postgres_database: Database, world_on: WorldOn, changes: dict[str, Any], told: str
+    postgres_database: Database, backend_on: BackendOn, changes: dict[str, Any], told: str
 ) -> None:
     url = make_url(postgres_database.app_url)
     if "host" in changes:
         url = url.difference_update_query(["host", "port"])
     storage = PostgresStorage(url.set(**changes), connect_timeout=2)
-    world = world_on(storage)
+    backend = backend_on(storage)
     engine = notes_engine(storage, put=put)
 
     with bounded():
-        answer = world.run(world.execute(engine, "notes", "put", None, notes_request(world)))
+        answer = backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend)))
     with bounded(), pytest.raises(StorageUnavailable, match=told):
         storage.check()
 
     error_of(answer, ErrorCode.UNAVAILABLE)
 
 
-def test_a_server_that_accepts_and_says_nothing_is_unavailable(world_on: WorldOn) -> None:
+def test_a_server_that_accepts_and_says_nothing_is_unavailable(backend_on: BackendOn) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         storage = PostgresStorage(f"postgresql://app@127.0.0.1:{silent.getsockname()[1]}/notes", connect_timeout=2)
-        world = world_on(storage)
+        backend = backend_on(storage)
         engine = notes_engine(storage, put=put)
 
         with bounded():
-            answer = world.run(world.execute(engine, "notes", "put", None, notes_request(world)))
+            answer = backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend)))
 
     error_of(answer, ErrorCode.UNAVAILABLE)

@@ -18,7 +18,7 @@ from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.testing.base import value_of
 from tests.crash.host import POINTS, Order
-from tests.crash.hosts import Backend, HostStarter, Journal, kill_in_the_middle
+from tests.crash.hosts import HostStarter, Journal, SQLDatabase, kill_in_the_middle
 from tests.crash.ledger import (
     ONCE,
     check_all_is_there_once,
@@ -40,11 +40,11 @@ modes = pytest.mark.parametrize("mode", ["sync", "async"])
 @modes
 @pytest.mark.parametrize("point", POINTS)
 def test_a_host_that_is_killed_at_this_point_leaves_nothing_half_done(
-    backend: Backend, host_starter: HostStarter, mode: Mode, point: str
+    sql_database: SQLDatabase, host_starter: HostStarter, mode: Mode, point: str
 ) -> None:
     number = random.Random(f"{point} {mode}").randint(2, 12)
 
-    survived = kill_one(backend, host_starter, mode, random.Random(), point, number)
+    survived = kill_one(sql_database, host_starter, mode, random.Random(), point, number)
 
     if point == "after the commit":
         assert survived
@@ -52,34 +52,34 @@ def test_a_host_that_is_killed_at_this_point_leaves_nothing_half_done(
 
 @modes
 def test_a_host_that_is_killed_at_random_leaves_nothing_half_done(
-    backend: Backend, host_starter: HostStarter, mode: Mode
+    sql_database: SQLDatabase, host_starter: HostStarter, mode: Mode
 ) -> None:
     for seed in range(RANDOM_KILLS):
-        kill_one(backend, host_starter, mode, random.Random(seed))
+        kill_one(sql_database, host_starter, mode, random.Random(seed))
 
 
 @modes
 def test_a_host_that_outlives_another_one_with_the_same_keys_goes_on(
-    backend: Backend, host_starter: HostStarter, other_host_starter: HostStarter, mode: Mode
+    sql_database: SQLDatabase, host_starter: HostStarter, other_host_starter: HostStarter, mode: Mode
 ) -> None:
-    kill_one_of_two(backend, host_starter, other_host_starter, mode, random.Random(1))
+    kill_one_of_two(sql_database, host_starter, other_host_starter, mode, random.Random(1))
 
 
 @pytest.mark.soak
 @modes
 def test_hundreds_of_kills_leave_nothing_half_done(
-    backend: Backend, host_starter: HostStarter, other_host_starter: HostStarter, mode: Mode
+    sql_database: SQLDatabase, host_starter: HostStarter, other_host_starter: HostStarter, mode: Mode
 ) -> None:
     dice = random.Random()
     for _ in range(CAMPAIGN):
-        kill_one(backend, host_starter, mode, dice)
-        kill_one(backend, host_starter, mode, dice, dice.choice(POINTS), dice.randint(1, 60))
+        kill_one(sql_database, host_starter, mode, dice)
+        kill_one(sql_database, host_starter, mode, dice, dice.choice(POINTS), dice.randint(1, 60))
     for _ in range(CAMPAIGN // 4):
-        kill_one_of_two(backend, host_starter, other_host_starter, mode, dice)
+        kill_one_of_two(sql_database, host_starter, other_host_starter, mode, dice)
 
 
 def kill_one(
-    backend: Backend,
+    sql_database: SQLDatabase,
     starter: HostStarter,
     mode: Mode,
     dice: random.Random,
@@ -87,25 +87,25 @@ def kill_one(
     number: int = 1,
 ) -> list[str]:
     """Start a host, kill it, check, ask everything again, check. What was done without being acknowledged."""
-    tenant = open_ledger(backend)
+    tenant = open_ledger(sql_database)
     path = starter.journal_path()
-    pid = starter.start(order_of(backend, mode, tenant, path, point=point, number=number))
+    pid = starter.start(order_of(sql_database, mode, tenant, path, point=point, number=number))
     if point is None:
         kill_in_the_middle(pid, path, dice)
     starter.see_it_killed()
-    backend.settle(path.name)
-    return check_the_end(backend, mode, tenant, [Journal.read(path)])
+    sql_database.settle(path.name)
+    return check_the_end(sql_database, mode, tenant, [Journal.read(path)])
 
 
 def kill_one_of_two(
-    backend: Backend, starter: HostStarter, other_starter: HostStarter, mode: Mode, dice: random.Random
+    sql_database: SQLDatabase, starter: HostStarter, other_starter: HostStarter, mode: Mode, dice: random.Random
 ) -> None:
     """Two hosts ask for the same; one of them is killed, and later the other one."""
-    tenant = open_ledger(backend)
+    tenant = open_ledger(sql_database)
     paths = starter.journal_path(), other_starter.journal_path()
     run = uuid4().hex
-    pid = starter.start(order_of(backend, mode, tenant, paths[0], run))
-    other_pid = other_starter.start(order_of(backend, mode, tenant, paths[1], run))
+    pid = starter.start(order_of(sql_database, mode, tenant, paths[0], run))
+    other_pid = other_starter.start(order_of(sql_database, mode, tenant, paths[1], run))
     kill_in_the_middle(pid, paths[0], dice)
     starter.see_it_killed()
     at_the_kill = Journal.read(paths[0])
@@ -115,19 +115,19 @@ def kill_one_of_two(
     os.kill(other_pid, signal.SIGKILL)
     other_starter.see_it_killed()
     for path in paths:
-        backend.settle(path.name)
-    check_the_end(backend, mode, tenant, [Journal.read(path) for path in paths])
+        sql_database.settle(path.name)
+    check_the_end(sql_database, mode, tenant, [Journal.read(path) for path in paths])
 
 
-def open_ledger(backend: Backend) -> Tenant:
-    with backend.storage() as storage:
+def open_ledger(sql_database: SQLDatabase) -> Tenant:
+    with sql_database.storage() as storage:
         tenant = storage.create_tenant(slug=f"t-{uuid4().hex}", name="A ledger")
         value_of(ledger_engine(storage).execute_action("ledger", "open", None, request_of(tenant, None)))
     return tenant
 
 
 def order_of(
-    backend: Backend,
+    sql_database: SQLDatabase,
     mode: Mode,
     tenant: Tenant,
     journal: Path,
@@ -135,17 +135,17 @@ def order_of(
     point: str | None = None,
     number: int = 1,
 ) -> Order:
-    return Order(backend.url, mode, str(tenant.id), tenant.slug, run or uuid4().hex, str(journal), point, number)
+    return Order(sql_database.url, mode, str(tenant.id), tenant.slug, run or uuid4().hex, str(journal), point, number)
 
 
-def check_the_end(backend: Backend, mode: Mode, tenant: Tenant, journals: Sequence[Journal]) -> list[str]:
+def check_the_end(sql_database: SQLDatabase, mode: Mode, tenant: Tenant, journals: Sequence[Journal]) -> list[str]:
     asked = sorted({key for journal in journals for key in journal.asked})
     acknowledged = journals[0].acknowledged | journals[-1].acknowledged
     for journal in journals:
         assert journal.failed == {}
         # Two hosts with one key were given one answer.
         assert journal.acknowledged.items() <= acknowledged.items()
-    with backend.storage() as storage:
+    with sql_database.storage() as storage:
         found = read_books(storage, tenant)
         check_nothing_is_half_there(found, asked, acknowledged)
 

@@ -18,12 +18,12 @@ from sqlalchemy.orm import Session
 
 from actionengine import ActionContext, ErrorCode, PostgresStorage, SQLiteStorage
 from actionengine.storage.sql.storage import SQLStorage
-from actionengine.testing import AsyncWorld, World
+from actionengine.testing import AsyncBackend, Backend
 from actionengine.testing.base import error_of, value_of
 from tests.crash.ledger import request_of
 from tests.crash.notes import notes_engine, notes_request, nothing_is_written, outcomes, put
 
-WorldOn = Callable[[SQLStorage], World]
+BackendOn = Callable[[SQLStorage], Backend]
 
 TAKE = text("UPDATE stock SET number = number - :much WHERE id = :id")
 PAUSE = text("SELECT pg_sleep(0.005)")
@@ -67,12 +67,12 @@ class Meeting:
             session.execute(PAUSE)
 
 
-def both(world: World, engine: Any, action: str, *payloads: Any) -> list[Any]:
+def both(backend: Backend, engine: Any, action: str, *payloads: Any) -> list[Any]:
     return [
         value_of(answer)
-        for answer in world.run(
-            world.at_once(
-                *(world.execute(engine, "notes", action, payload, notes_request(world)) for payload in payloads)
+        for answer in backend.run(
+            backend.gather(
+                *(backend.execute(engine, "notes", action, payload, notes_request(backend)) for payload in payloads)
             )
         )
     ]
@@ -80,7 +80,7 @@ def both(world: World, engine: Any, action: str, *payloads: Any) -> list[Any]:
 
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
 def test_two_actions_that_lock_rows_in_opposite_order_are_both_done_once(
-    shop: Database, stock: Callable[[], dict[int, int]], world_on: WorldOn, isolation: str
+    shop: Database, stock: Callable[[], dict[int, int]], backend_on: BackendOn, isolation: str
 ) -> None:
     meeting = Meeting()
 
@@ -93,20 +93,20 @@ def test_two_actions_that_lock_rows_in_opposite_order_are_both_done_once(
         ctx.emit("stock.taken")
         return Success(None)
 
-    world = world_on(storage := PostgresStorage(shop.app_url, isolation_level=isolation))
+    backend = backend_on(storage := PostgresStorage(shop.app_url, isolation_level=isolation))
 
-    both(world, notes_engine(storage, take=take_both), "take", [1, 2], [2, 1])
+    both(backend, notes_engine(storage, take=take_both), "take", [1, 2], [2, 1])
 
     assert meeting.runs >= 3
     assert stock() == {1: 98, 2: 98}
-    assert len(world.run(world.ids("notes"))) == 2
-    assert len(world.run(world.read_events(world.tenant))) == 2
-    assert outcomes(world) == ["succeeded", "succeeded"]
+    assert len(backend.run(backend.ids("notes"))) == 2
+    assert len(backend.run(backend.read_events(backend.tenant))) == 2
+    assert outcomes(backend) == ["succeeded", "succeeded"]
 
 
 @pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_two_actions_that_change_what_both_have_read_are_both_done_once(
-    shop: Database, stock: Callable[[], dict[int, int]], world_on: WorldOn, isolation: str
+    shop: Database, stock: Callable[[], dict[int, int]], backend_on: BackendOn, isolation: str
 ) -> None:
     meeting = Meeting()
 
@@ -117,19 +117,19 @@ def test_two_actions_that_change_what_both_have_read_are_both_done_once(
         ctx.records("notes").insert({"left": number - much})
         return Success(number - much)
 
-    world = world_on(storage := PostgresStorage(shop.app_url, isolation_level=isolation))
+    backend = backend_on(storage := PostgresStorage(shop.app_url, isolation_level=isolation))
 
-    left = both(world, notes_engine(storage, take=take_one), "take", 1, 1)
+    left = both(backend, notes_engine(storage, take=take_one), "take", 1, 1)
 
     assert meeting.runs >= 3
     assert sorted(left) == [98, 99]
     assert stock() == {1: 98, 2: 100}
-    assert len(world.run(world.ids("notes"))) == 2
-    assert outcomes(world) == ["succeeded", "succeeded"]
+    assert len(backend.run(backend.ids("notes"))) == 2
+    assert outcomes(backend) == ["succeeded", "succeeded"]
 
 
 def test_two_serializable_actions_cannot_both_rely_on_what_the_other_one_changes(
-    shop: Database, stock: Callable[[], dict[int, int]], world_on: WorldOn
+    shop: Database, stock: Callable[[], dict[int, int]], backend_on: BackendOn
 ) -> None:
     """Write skew: each may empty one shelf as long as the other one is full. What fails is the commit."""
     meeting = Meeting()
@@ -142,16 +142,18 @@ def test_two_serializable_actions_cannot_both_rely_on_what_the_other_one_changes
         ctx.session.execute(TAKE, {"id": shelf, "much": 100})
         return Success(True)
 
-    world = world_on(storage := PostgresStorage(shop.app_url, isolation_level="SERIALIZABLE"))
+    backend = backend_on(storage := PostgresStorage(shop.app_url, isolation_level="SERIALIZABLE"))
 
-    emptied = both(world, notes_engine(storage, empty=empty), "empty", 1, 2)
+    emptied = both(backend, notes_engine(storage, empty=empty), "empty", 1, 2)
 
     assert sorted(emptied) == [False, True]
     assert sorted(stock().values()) == [0, 100]
-    assert outcomes(world) == ["succeeded", "succeeded"]
+    assert outcomes(backend) == ["succeeded", "succeeded"]
 
 
-def test_an_action_that_loses_every_time_is_a_conflict_and_leaves_nothing(shop: Database, world_on: WorldOn) -> None:
+def test_an_action_that_loses_every_time_is_a_conflict_and_leaves_nothing(
+    shop: Database, backend_on: BackendOn
+) -> None:
     runs: list[int] = []
 
     def lose(data: None, ctx: ActionContext) -> Result[None, Any]:
@@ -160,55 +162,57 @@ def test_an_action_that_loses_every_time_is_a_conflict_and_leaves_nothing(shop: 
         ctx.session.execute(text("DO $$ BEGIN RAISE EXCEPTION 'lost' USING ERRCODE = '40001'; END $$"))
         return Success(None)
 
-    world = world_on(storage := PostgresStorage(shop.app_url))
+    backend = backend_on(storage := PostgresStorage(shop.app_url))
 
-    answer = world.run(world.execute(notes_engine(storage, lose=lose), "notes", "lose", None, notes_request(world)))
+    answer = backend.run(
+        backend.execute(notes_engine(storage, lose=lose), "notes", "lose", None, notes_request(backend))
+    )
 
     error_of(answer, ErrorCode.CONFLICT)
     assert len(runs) == 6
-    assert nothing_is_written(world)
+    assert nothing_is_written(backend)
 
 
 # Statements that take too long
 
 
-def test_a_statement_that_takes_too_long_is_a_timeout(shop: Database, world_on: WorldOn) -> None:
+def test_a_statement_that_takes_too_long_is_a_timeout(shop: Database, backend_on: BackendOn) -> None:
     def dawdle(data: None, ctx: ActionContext) -> Result[None, Any]:
         ctx.records("notes").insert({})
         ctx.session.execute(text("SELECT pg_sleep(60)"))
         return Success(None)
 
-    world = world_on(storage := PostgresStorage(shop.app_url, statement_timeout=3.0))
+    backend = backend_on(storage := PostgresStorage(shop.app_url, statement_timeout=3.0))
     engine = notes_engine(storage, dawdle=dawdle, put=put)
 
-    answer = world.run(world.execute(engine, "notes", "dawdle", None, notes_request(world)))
+    answer = backend.run(backend.execute(engine, "notes", "dawdle", None, notes_request(backend)))
 
     error_of(answer, ErrorCode.TIMEOUT)
-    assert nothing_is_written(world)
-    value_of(world.run(world.execute(engine, "notes", "put", None, notes_request(world))))
+    assert nothing_is_written(backend)
+    value_of(backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend))))
 
 
 @pytest.mark.parametrize("has_key", [True, False], ids=["with a key", "without a key"])
 def test_a_lock_that_does_not_come_in_time_is_a_conflict(
-    shop: Database, stock: Callable[[], dict[int, int]], world_on: WorldOn, has_key: bool
+    shop: Database, stock: Callable[[], dict[int, int]], backend_on: BackendOn, has_key: bool
 ) -> None:
     def take(data: None, ctx: ActionContext) -> Result[None, Any]:
         ctx.records("notes").insert({})
         ctx.session.execute(TAKE, {"id": 1, "much": 1})
         return Success(None)
 
-    world = world_on(storage := PostgresStorage(shop.app_url, lock_timeout=0.2, statement_timeout=30.0))
+    backend = backend_on(storage := PostgresStorage(shop.app_url, lock_timeout=0.2, statement_timeout=30.0))
     engine = notes_engine(storage, take=take)
-    request = request_of(world.tenant, uuid4().hex if has_key else None)
+    request = request_of(backend.tenant, uuid4().hex if has_key else None)
 
     with psycopg.connect(shop.owner_url) as holder:
         holder.execute("UPDATE stock SET number = 50 WHERE id = 1")
-        answer = world.run(world.execute(engine, "notes", "take", None, request))
+        answer = backend.run(backend.execute(engine, "notes", "take", None, request))
         holder.rollback()
 
     error_of(answer, ErrorCode.CONFLICT)
-    assert nothing_is_written(world)
-    value_of(world.run(world.execute(engine, "notes", "take", None, request)))
+    assert nothing_is_written(backend)
+    value_of(backend.run(backend.execute(engine, "notes", "take", None, request)))
     assert stock() == {1: 99, 2: 100}
 
 
@@ -229,7 +233,7 @@ def test_a_lock_that_does_not_come_in_time_is_a_conflict(
 def test_a_handler_that_swallows_an_error_of_the_database_fails_as_a_whole(
     shop: Database,
     stock: Callable[[], dict[int, int]],
-    world_on: WorldOn,
+    backend_on: BackendOn,
     statement: str,
     goes_on: bool,
 ) -> None:
@@ -243,14 +247,14 @@ def test_a_handler_that_swallows_an_error_of_the_database_fails_as_a_whole(
                 ctx.records("notes").insert({})
         return Success(None)
 
-    world = world_on(storage := PostgresStorage(shop.app_url))
+    backend = backend_on(storage := PostgresStorage(shop.app_url))
     engine = notes_engine(storage, swallow=swallow, put=put)
 
-    answer = world.run(world.execute(engine, "notes", "swallow", None, notes_request(world)))
+    answer = backend.run(backend.execute(engine, "notes", "swallow", None, notes_request(backend)))
 
     assert answer.failure().code in {ErrorCode.INTERNAL, ErrorCode.UNAVAILABLE, ErrorCode.CONFLICT}
-    assert nothing_is_written(world)
-    value_of(world.run(world.execute(engine, "notes", "put", None, notes_request(world))))
+    assert nothing_is_written(backend)
+    value_of(backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend))))
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -262,7 +266,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> SQLStorage:
 
 
 def test_a_handler_that_tries_a_statement_in_a_nested_transaction_may_go_on_without_it(
-    storage: SQLStorage, world_on: WorldOn
+    storage: SQLStorage, backend_on: BackendOn
 ) -> None:
     def attempt(data: None, ctx: ActionContext) -> Result[None, Any]:
         ctx.records("notes").insert({}, "before")
@@ -274,14 +278,14 @@ def test_a_handler_that_tries_a_statement_in_a_nested_transaction_may_go_on_with
             ctx.records("notes").insert({}, "after")
         return Success(None)
 
-    world = world_on(storage)
+    backend = backend_on(storage)
 
-    answer = world.run(
-        world.execute(notes_engine(storage, attempt=attempt), "notes", "attempt", None, notes_request(world))
+    answer = backend.run(
+        backend.execute(notes_engine(storage, attempt=attempt), "notes", "attempt", None, notes_request(backend))
     )
 
     value_of(answer)
-    assert world.run(world.ids("notes")) == ["after", "before"]
+    assert backend.run(backend.ids("notes")) == ["after", "before"]
 
 
 # Handlers that end the transaction themselves
@@ -305,7 +309,7 @@ def say(*statements: str) -> Callable[[Session], None]:
 
 @pytest.mark.parametrize("end", [commit, roll_back])
 def test_a_session_refuses_to_end_the_transaction(
-    storage: SQLStorage, world_on: WorldOn, end: Callable[[Session], None]
+    storage: SQLStorage, backend_on: BackendOn, end: Callable[[Session], None]
 ) -> None:
     def meddle(data: None, ctx: ActionContext) -> Result[None, Any]:
         ctx.records("notes").insert({})
@@ -313,13 +317,13 @@ def test_a_session_refuses_to_end_the_transaction(
         end(ctx.session)
         return Success(None)
 
-    world = world_on(storage)
+    backend = backend_on(storage)
     engine = notes_engine(storage, meddle=meddle)
 
-    answer = world.run(world.execute(engine, "notes", "meddle", None, notes_request(world)))
+    answer = backend.run(backend.execute(engine, "notes", "meddle", None, notes_request(backend)))
 
     assert "the pipeline" in error_of(answer, ErrorCode.INTERNAL).message
-    assert nothing_is_written(world)
+    assert nothing_is_written(backend)
 
 
 async def commit_async(ctx: ActionContext) -> None:
@@ -340,14 +344,14 @@ def test_an_async_session_refuses_to_end_the_transaction(
         await end(ctx)
         return Success(None)
 
-    world = AsyncWorld(storage)
+    backend = AsyncBackend(storage)
     engine = notes_engine(storage, meddle=meddle)
 
-    answer = world.run(world.execute(engine, "notes", "meddle", None, notes_request(world)))
+    answer = backend.run(backend.execute(engine, "notes", "meddle", None, notes_request(backend)))
 
     error_of(answer, ErrorCode.INTERNAL)
-    assert nothing_is_written(world)
-    world.close()
+    assert nothing_is_written(backend)
+    backend.close()
 
 
 @pytest.mark.parametrize(
@@ -361,7 +365,7 @@ def test_an_async_session_refuses_to_end_the_transaction(
     ],
 )
 def test_a_handler_that_ends_the_transaction_by_itself_has_failed(
-    storage: SQLStorage, world_on: WorldOn, end: Callable[[Session], None]
+    storage: SQLStorage, backend_on: BackendOn, end: Callable[[Session], None]
 ) -> None:
     """What it has committed by itself stands; it is no success, and nobody is told of it."""
 
@@ -371,13 +375,13 @@ def test_a_handler_that_ends_the_transaction_by_itself_has_failed(
         end(ctx.session)
         return Success(None)
 
-    world = world_on(storage)
+    backend = backend_on(storage)
     engine = notes_engine(storage, meddle=meddle, put=put)
 
-    answer = world.run(world.execute(engine, "notes", "meddle", None, notes_request(world)))
+    answer = backend.run(backend.execute(engine, "notes", "meddle", None, notes_request(backend)))
 
     assert isinstance(answer, Failure)
     assert answer.failure().code in {ErrorCode.INTERNAL, ErrorCode.HANDLER_ERROR}
-    assert list(world.run(world.read_events(world.tenant))) == []
-    assert outcomes(world) == ["failed"]
-    value_of(world.run(world.execute(engine, "notes", "put", None, notes_request(world))))
+    assert list(backend.run(backend.read_events(backend.tenant))) == []
+    assert outcomes(backend) == ["failed"]
+    value_of(backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend))))

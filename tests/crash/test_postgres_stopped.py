@@ -25,8 +25,8 @@ from actionengine import (
     PostgresStorage,
     Tenant,
 )
-from actionengine.concurrency.run_sync import Mode, drive
-from actionengine.testing import AsyncWorld, SyncWorld, World
+from actionengine.concurrency.run_sync import Mode, run_sync
+from actionengine.testing import AsyncBackend, Backend, SyncBackend
 from actionengine.testing.base import error_of, value_of
 from tests.crash.ledger import (
     check_all_is_there_once,
@@ -96,16 +96,16 @@ class Load:
         self._threads.shutdown()
 
     def wait_for_successes(self, more: int = 20) -> None:
-        """Until both worlds have done so many more."""
+        """Until both modes have done so many more."""
         before = dict(self.done)
         wait_until(lambda: all(self.done[mode] >= before.get(mode, 0) + more for mode in self.codes))
 
     def wait_for_refusals(self) -> None:
-        """Until both worlds have noticed that the server is away."""
+        """Until both modes have noticed that the server is away."""
         wait_until(lambda: all(codes[ErrorCode.UNAVAILABLE] for codes in self.codes.values()))
 
     def _in_thread(self, worker: int) -> None:
-        drive(self._transfer("sync", f"thread {worker}"))
+        run_sync(self._transfer("sync", f"thread {worker}"))
 
     async def _in_tasks(self) -> None:
         await asyncio.gather(*(self._transfer("async", f"task {number}") for number in range(WORKERS)))
@@ -175,38 +175,38 @@ async def ask_again(storage: PostgresStorage, engine: Engine, tenant: Tenant, ke
 
 
 @pytest.fixture(params=["sync", "async"])
-def world(request: pytest.FixtureRequest, storage: PostgresStorage) -> Iterator[World]:
-    world: World = (SyncWorld if request.param == "sync" else AsyncWorld)(storage)
-    yield world
-    world.close()
+def backend(request: pytest.FixtureRequest, storage: PostgresStorage) -> Iterator[Backend]:
+    backend: Backend = (SyncBackend if request.param == "sync" else AsyncBackend)(storage)
+    yield backend
+    backend.close()
 
 
 def test_a_host_that_starts_while_the_server_is_away_works_as_soon_as_it_is_there(
-    server: StoppableServer, tenant: Tenant, world: World
+    server: StoppableServer, tenant: Tenant, backend: Backend
 ) -> None:
     late = PostgresStorage(server.database.app_url, connect_timeout=2)
     engine = ledger_engine(late)
-    name = transfer_in(world.mode)
+    name = transfer_in(backend.mode)
     server.stop("fast")
     try:
-        refused = world.run(world.execute(engine, "ledger", name, payload_of("late"), request_of(tenant, "late")))
+        refused = backend.run(backend.execute(engine, "ledger", name, payload_of("late"), request_of(tenant, "late")))
         unresolved = engine.resolve_tenant(tenant.slug)
     finally:
         server.start()
 
-    opened = world.run(world.execute(engine, "ledger", "open", None, request_of(tenant, None)))
-    answer = world.run(world.execute(engine, "ledger", name, payload_of("late"), request_of(tenant, "late")))
+    opened = backend.run(backend.execute(engine, "ledger", "open", None, request_of(tenant, None)))
+    answer = backend.run(backend.execute(engine, "ledger", name, payload_of("late"), request_of(tenant, "late")))
 
     error_of(refused, ErrorCode.UNAVAILABLE)
     assert unresolved.failure().code is ErrorCode.UNAVAILABLE
     value_of(opened)
     value_of(answer)
     check_all_is_there_once(read_books(late, tenant), {"late"})
-    world.run(closed(late, world.mode))
+    backend.run(closed(late, backend.mode))
 
 
 def test_a_connection_that_is_ended_under_a_handler_is_unavailable_and_leaves_nothing(
-    server: StoppableServer, world: World
+    server: StoppableServer, backend: Backend
 ) -> None:
     def end_own_connection(data: None, ctx: ActionContext) -> Result[None, Any]:
         notes = ctx.records("notes")
@@ -217,40 +217,46 @@ def test_a_connection_that_is_ended_under_a_handler_is_unavailable_and_leaves_no
         notes.insert({}, "after")
         return Success(None)
 
-    engine = notes_engine(world.storage, end=end_own_connection, put=put)
-    request = notes_request(world)
+    engine = notes_engine(backend.storage, end=end_own_connection, put=put)
+    request = notes_request(backend)
 
-    ended = world.run(world.execute(engine, "notes", "end", None, request))
+    ended = backend.run(backend.execute(engine, "notes", "end", None, request))
 
     error_of(ended, ErrorCode.UNAVAILABLE)
-    value_of(world.run(world.execute(engine, "notes", "put", None, request)))
-    assert "before" not in world.run(world.ids("notes"))
+    value_of(backend.run(backend.execute(engine, "notes", "put", None, request)))
+    assert "before" not in backend.run(backend.ids("notes"))
 
 
-def test_connections_that_died_in_the_pool_are_replaced_without_an_error(server: StoppableServer, world: World) -> None:
-    engine = notes_engine(world.storage, put=put)
-    gathered = world.at_once(*(world.execute(engine, "notes", "put", None, notes_request(world)) for _ in range(4)))
-    for answer in world.run(gathered):
+def test_connections_that_died_in_the_pool_are_replaced_without_an_error(
+    server: StoppableServer, backend: Backend
+) -> None:
+    engine = notes_engine(backend.storage, put=put)
+    gathered = backend.gather(
+        *(backend.execute(engine, "notes", "put", None, notes_request(backend)) for _ in range(4))
+    )
+    for answer in backend.run(gathered):
         value_of(answer)
 
     with psycopg.connect(server.superuser_url, autocommit=True) as connection:
         connection.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'app'")
 
-    gathered = world.at_once(*(world.execute(engine, "notes", "put", None, notes_request(world)) for _ in range(4)))
-    for answer in world.run(gathered):
+    gathered = backend.gather(
+        *(backend.execute(engine, "notes", "put", None, notes_request(backend)) for _ in range(4))
+    )
+    for answer in backend.run(gathered):
         value_of(answer)
-    assert len(world.run(world.ids("notes"))) == 8
+    assert len(backend.run(backend.ids("notes"))) == 8
 
 
 def test_a_server_that_answers_nothing_takes_an_action_no_longer_than_its_timeout(
-    server: StoppableServer, world: World
+    server: StoppableServer, backend: Backend
 ) -> None:
-    patient, engine = notes_engine(world.storage, put=put), notes_engine(world.storage, timeout=0.5, put=put)
-    value_of(world.run(world.execute(patient, "notes", "put", None, notes_request(world))))
+    patient, engine = notes_engine(backend.storage, put=put), notes_engine(backend.storage, timeout=0.5, put=put)
+    value_of(backend.run(backend.execute(patient, "notes", "put", None, notes_request(backend))))
     answers: list[Result[Any, ActionError]] = []
 
     def ask() -> None:
-        answers.append(world.run(world.execute(engine, "notes", "put", None, notes_request(world))))
+        answers.append(backend.run(backend.execute(engine, "notes", "put", None, notes_request(backend))))
 
     asking = threading.Thread(target=ask)
     with server.frozen():

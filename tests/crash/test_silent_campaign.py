@@ -17,7 +17,7 @@ from examples.embedded_postgres import Database
 from returns.result import Result, Success
 
 from actionengine import ActionContext, Engine, PostgresStorage, Tenant
-from actionengine.testing import SyncWorld
+from actionengine.testing import SyncBackend
 from tests.crash.ledger import request_of
 from tests.crash.notes import notes_engine
 from tests.crash.silent import GUARD, storage_through
@@ -41,7 +41,7 @@ def test_each_key_acts_once_while_the_network_fails(
 ) -> None:
     dice = random.Random(faults)
     storage = storage_through(proxy, postgres_database, answer_timeout=2.0)
-    callers = Callers(notes_engine(storage, put=keep), storage, SyncWorld(storage).tenant)
+    callers = Callers(notes_engine(storage, put=keep), storage, SyncBackend(storage).tenant)
     with ThreadPoolExecutor(CALLERS + 1) as threads:
         work = [threads.submit(callers.in_thread, number) for number in range(CALLERS)]
         work.append(threads.submit(lambda: asyncio.run(callers.in_tasks())))
@@ -71,18 +71,18 @@ def keep(data: dict[str, str], ctx: ActionContext) -> Result[None, Any]:
 
 
 def keys_of(storage: PostgresStorage, tenant: Tenant) -> list[str]:
-    world = SyncWorld(storage)
+    backend = SyncBackend(storage)
 
     async def read() -> list[str]:
         keys: list[str] = []
         after = None
-        async with world.reading(tenant) as unit:
+        async with backend.reading(tenant) as unit:
             while page := await unit.records("notes").list(limit=1000, after=after):
                 keys += [record.data["key"] for record in page]
                 after = page[-1].id
         return keys
 
-    return world.run(read())
+    return backend.run(read())
 
 
 class Callers:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from actionengine.boundary.declarations import create_module_action
-from actionengine.boundary.module_handle import Work
+from actionengine.boundary.module_handle import ModuleHandle
 
 
 class Size(BaseModel):
@@ -20,15 +20,15 @@ class Nothing(BaseModel):
     pass
 
 
-def _much(data: Size, work: Work) -> dict[str, Any]:
+def _much(data: Size, work: ModuleHandle) -> dict[str, Any]:
     return {"text": "\u00e4" * data.size}
 
 
-def _deadly(data: Nothing, work: Work) -> None:
+def _deadly(data: Nothing, work: ModuleHandle) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _faulty(data: Nothing, work: Work) -> None:
+def _faulty(data: Nothing, work: ModuleHandle) -> None:
     raise RuntimeError("a fault")
 
 

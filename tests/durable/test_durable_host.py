@@ -62,12 +62,12 @@ def test_what_is_enqueued_twice_is_executed_once(
     assert not client.enqueue("append", str(tmp_path / "lines"), "two", queue=shared_queue, id=id)
     client.enqueue("append", str(tmp_path / "lines"), "nobody takes this", queue=queue, id=waiting)
 
-    assert eventually(lambda: client.look(id)[id].status == "SUCCESS")
+    assert eventually(lambda: client.find(id)[id].status == "SUCCESS")
     assert not client.enqueue("append", str(tmp_path / "lines"), "three", queue=shared_queue, id=id)
 
     assert client.status(id) == ("SUCCESS", "one")
     assert lines_of(tmp_path / "lines") == ["one"]
-    found = client.look(id, waiting, "another")
+    found = client.find(id, waiting, "another")
     assert set(found) == {id, waiting}
     assert (found[waiting].status, found[waiting].executor, found[waiting].attempts) == ("ENQUEUED", None, 0)
     assert (found[id].status, found[id].attempts) == ("SUCCESS", 1)
@@ -75,7 +75,7 @@ def test_what_is_enqueued_twice_is_executed_once(
     # Each is when a transaction began, and the one that takes it may have begun before the one that enqueues it.
     assert (found[id].began_at or 0) > 0 < found[id].created_at
     client.forget(id)
-    assert client.look(id) == {}
+    assert client.find(id) == {}
 
 
 def test_a_delay_is_waited_for_and_what_is_cancelled_is_not_executed(
@@ -92,8 +92,8 @@ def test_a_delay_is_waited_for_and_what_is_cancelled_is_not_executed(
     assert eventually(lambda: lines_of(tmp_path / "lines"))
 
     assert lines_of(tmp_path / "lines") == ["late"]
-    assert client.look(never)[never].status == "DELAYED"
-    assert client.look(cancelled)[cancelled].status == "CANCELLED"
+    assert client.find(never)[never].status == "DELAYED"
+    assert client.find(cancelled)[cancelled].status == "CANCELLED"
 
 
 @pytest.mark.parametrize("skew", [-7200.0, 7200.0])
@@ -105,9 +105,9 @@ def test_a_delay_is_as_long_as_it_is_said_whatever_the_clock_of_the_host(
         client.enqueue("append", path, "late", queue=shared_queue, id=late, delay=3600)
         client.enqueue("append", path, "soon", queue=shared_queue, id=soon, delay=0.1)
 
-    assert eventually(lambda: client.look(soon)[soon].status == "SUCCESS")
+    assert eventually(lambda: client.find(soon)[soon].status == "SUCCESS")
 
-    assert client.look(late)[late].status == "DELAYED"
+    assert client.find(late)[late].status == "DELAYED"
     client.cancel(late)
 
 
@@ -120,19 +120,19 @@ def test_a_host_whose_clock_is_wrong_releases_what_is_due(client: DurableClient,
     with host_clock(skew):
         release_due(client._opened()._sys_db)
 
-    assert {id: each.status for id, each in client.look(late, due).items()} == {late: "DELAYED", due: "ENQUEUED"}
+    assert {id: each.status for id, each in client.find(late, due).items()} == {late: "DELAYED", due: "ENQUEUED"}
 
 
 def test_what_has_ended_long_ago_is_purged(client: DurableClient, shared_queue: str, tmp_path: Path) -> None:
     ids = [uuid4().hex for _ in range(3)]
     for id in ids:
         client.enqueue("append", str(tmp_path / "lines"), id, queue=shared_queue, id=id)
-    assert eventually(lambda: {each.status for each in client.look(*ids).values()} == {"SUCCESS"})
+    assert eventually(lambda: {each.status for each in client.find(*ids).values()} == {"SUCCESS"})
 
     assert client.purge(["append"], 3600).number == 0
     assert client.purge(["begin_and_wait"], -3600).number == 0
     assert client.purge(["append"], -3600).number >= 3
-    assert client.look(*ids) == {}
+    assert client.find(*ids) == {}
 
 
 def test_what_has_ended_grows_old_by_the_clock_of_the_database(
@@ -147,7 +147,7 @@ def test_what_has_ended_grows_old_by_the_clock_of_the_database(
 
     id = uuid4().hex
     client.enqueue("append", str(tmp_path / "lines"), id, queue=shared_queue, id=id)
-    assert eventually(lambda: client.look(id)[id].status == "SUCCESS")
+    assert eventually(lambda: client.find(id)[id].status == "SUCCESS")
     monkeypatch.setattr("actionengine.durable.client.datetime", Ahead)
 
     assert client.purge(["append"], 3600).number == 0
@@ -180,7 +180,7 @@ def test_a_host_that_has_stopped_can_start_again(file_database: Durable, queue: 
 
     assert eventually(lambda: len(lines_of(tmp_path / "begun")) == 2), "it has taken over from itself"
     (tmp_path / "go").touch()
-    assert eventually(lambda: client.look(id)[id].status == "SUCCESS")
+    assert eventually(lambda: client.find(id)[id].status == "SUCCESS")
     tell(host, "stop")
     assert hear(host) == "ended []"
     assert host.wait() == 0
@@ -209,13 +209,13 @@ def test_what_a_dead_host_had_in_hand_is_taken_over(
     # On a machine that stalls, a lease of this length runs out once more than it should.
     assert eventually(lambda: str(second.pid) in lines_of(tmp_path / "begun"))
     (tmp_path / "go").touch()
-    assert eventually(lambda: client.look(id)[id].status == "SUCCESS")
+    assert eventually(lambda: client.find(id)[id].status == "SUCCESS")
     if how == "frozen":
         # What it thinks of the end is not recorded.
         first.send_signal(signal.SIGCONT)
         assert eventually(lambda: str(first.pid) in lines_of(tmp_path / "done"))
     assert client.status(id) == ("SUCCESS", second.pid)
-    assert client.look(id)[id].attempts >= 2
+    assert client.find(id)[id].attempts >= 2
     for each in (first, second, bystander):
         kill(each)
 
@@ -256,9 +256,9 @@ def test_what_a_row_calls_pickled_is_never_unpickled(
     )
     change(durable, pickled, trap=trap, queue=shared_queue, id=bad)
 
-    assert eventually(lambda: client.look(bad)[bad].status == "ERROR")
+    assert eventually(lambda: client.find(bad)[bad].status == "ERROR")
     client.enqueue("append", str(tmp_path / "lines"), "good", queue=shared_queue, id=good)
-    assert eventually(lambda: client.look(good)[good].status == "SUCCESS")
+    assert eventually(lambda: client.find(good)[good].status == "SUCCESS")
     change(durable, "UPDATE $workflow_status SET output = :trap WHERE workflow_uuid = :id", trap=trap, id=bad)
     client.status(bad)
 

@@ -103,7 +103,7 @@ def host_looks(client: DurableClient) -> None:
     database = client._opened()._sys_db
     release_due(database)
     database.cancel_timed_out_workflows(10)
-    client.in_hand("me")
+    client.running_ids("me")
     client.take_over("another")
 
 
@@ -113,7 +113,7 @@ OPERATIONS: dict[str, Callable[[DurableClient], object]] = {
     "purge that finds nothing old": lambda client: client.purge(["work"], 7 * 24 * 3600.0),
     "purge of a few": lambda client: client.purge(["work"], 3600, limit=5),
     "cancelled": lambda client: client.cancelled("me"),
-    "look": lambda client: client.look("work/SUCCESS/5", "none"),
+    "look": lambda client: client.find("work/SUCCESS/5", "none"),
     "status": lambda client: client.status("work/SUCCESS/7"),
     "enqueue": lambda client: client.enqueue("work", queue="another", id="new", delay=60),
     "enqueue_all": lambda client: client.enqueue_all([Enqueued("work", (), "another", "newer")]),
@@ -134,7 +134,7 @@ def test_what_has_ended_costs_no_later_question_anything(pair: list[Durable], na
     costs = []
     for durable in pair:
         client = DurableClient(durable.url)
-        client.look("none")
+        client.find("none")
         with _statements() as asked:
             OPERATIONS[name](client)
         costs.append(sum(_cost(durable, each) for each in asked))
@@ -164,11 +164,11 @@ def test_a_host_keeps_up_with_more_than_a_batch_of_old_executions(file_database:
     fill(file_database, number)
     client = DurableClient(file_database.url)
     ends = ("work/SUCCESS/1", f"work/SUCCESS/{number}")
-    assert len(client.look(*ends)) == 2
+    assert len(client.find(*ends)) == 2
 
     functions = [DurableFunction("work", do_nothing, "queue")]
     with DurableHost(file_database.url, functions, set_up=False, lease=0.5, keep=3600.0):
-        eventually(lambda: not client.look(*ends), seconds=30)
+        eventually(lambda: not client.find(*ends), seconds=30)
     client.close()
 
 

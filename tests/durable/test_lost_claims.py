@@ -30,6 +30,6 @@ def test_what_was_taken_and_never_begun_is_put_back(tmp_path: Path) -> None:
             )
         until = time.monotonic() + 60
         while not done.exists():
-            assert time.monotonic() < until, client.look("w")
+            assert time.monotonic() < until, client.find("w")
             time.sleep(0.05)
         client.close()

@@ -24,7 +24,7 @@ from sqlalchemy import make_url
 from actionengine import ActionError, ConfigurationError, ErrorCode, Tenant
 from actionengine.boundary.capabilities import CODE_MODULE_DEFAULT, READ_ONLY, SYSTEM_PRIVILEGED
 from actionengine.boundary.module_actions import MODULE_ACTIONS
-from actionengine.boundary.remote.messages import EXECUTE, Order
+from actionengine.boundary.remote.messages import EXECUTE, WorkMessage
 from actionengine.boundary.remote.queue_runner import QueueRunner, _id_of
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult, ModuleContext
 from actionengine.boundary.roots import ModuleRoots
@@ -255,16 +255,16 @@ HOSTILE: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("deep JSON", ("[" * 100_000,)),
     ("an object", ({"request": {}},)),
     ("too much", ("{}", "{}", "{}")),
-    ("no tenant", ('{"request": {"action": "read"}, "patience": 5}',)),
-    ("a lone half", ('{"request": {"action": "\\ud800", "id": "\\ud800"}, "patience": 5}',)),
+    ("no tenant", ('{"request": {"action": "read"}, "wait_seconds": 5}',)),
+    ("a lone half", ('{"request": {"action": "\\ud800", "id": "\\ud800"}, "wait_seconds": 5}',)),
     (
         "another tenant",
         (
-            Order(
+            WorkMessage(
                 request=ExecutionRequest(
                     action="read", tenant=GLOBEX, module=ModuleContext(id="m", root=Path("/"), tenant=ACME)
                 ),
-                patience=60,
+                wait_seconds=60,
             ).to_text(),
         ),
     ),
@@ -280,7 +280,7 @@ def test_what_is_no_request_is_refused_and_the_worker_lives(site: Site) -> None:
     client.enqueue("os.system", "true", queue=site.queue, id=unknown)
 
     def ended() -> bool:
-        return {each.status for each in client.look(*ids.values()).values()} == {"SUCCESS"}
+        return {each.status for each in client.find(*ids.values()).values()} == {"SUCCESS"}
 
     assert eventually(ended)
     answers = {name: client.status(id) for name, id in ids.items()}
@@ -325,7 +325,7 @@ def test_what_was_cancelled_before_its_worker_began_is_not_waited_for(site: Site
         id=id,
     )
 
-    eventually(lambda: not client.look(id))
+    eventually(lambda: not client.find(id))
 
     client.close()
 
@@ -360,13 +360,13 @@ def test_work_that_takes_too_long_is_ended_by_its_worker(site: Site) -> None:
 
 def test_without_a_worker_it_is_unavailable_and_is_never_run(quiet: Site) -> None:
     module = quiet.module()
-    impatient = quiet.sender(patience=0.4)
+    impatient = quiet.sender(wait_seconds=0.4)
     cancelled = threading.Event()
     cancelled.set()
     client = DurableClient(quiet.durable.url)
     # Of senders that were killed: nobody withdraws these.
     for name, patience in (("late", 0.01), ("patient", 60.0)):
-        order = Order(request=request(module, "write", path=name, text=""), patience=patience)
+        order = WorkMessage(request=request(module, "write", path=name, text=""), wait_seconds=patience)
         client.enqueue(EXECUTE, order.to_text(), queue=quiet.queue, id=f"{module.id}/{name}")
 
     error = refused(impatient.execute(request(module, "write", path="waited", text="")), ErrorCode.UNAVAILABLE)
@@ -398,14 +398,14 @@ def test_work_goes_on_when_the_first_look_for_its_answer_fails(
     file_site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, looks = file_site.runner._client, count()
-    look = client.look
+    look = client.find
 
     def fails_at_first(*ids: str) -> Any:
         if next(looks) < 3:
             raise DurableUnavailable("the connection was lost")
         return look(*ids)
 
-    monkeypatch.setattr(client, "look", fails_at_first)
+    monkeypatch.setattr(client, "find", fails_at_first)
     worker = file_site.worker()
 
     result = done(file_site.runner.execute(request(file_site.module(), "list")))
@@ -504,8 +504,8 @@ def test_an_answer_that_a_killed_sender_has_not_fetched_is_found_and_a_failure_i
 def _left_by_a_killed_sender(site: Site, work: ExecutionRequest) -> str:
     client = DurableClient(site.durable.url)
     id = _id_of(work)
-    client.enqueue(EXECUTE, Order(request=work, patience=30).to_text(), queue=site.queue, id=id)
-    eventually(lambda: client.look(id)[id].status == "SUCCESS")
+    client.enqueue(EXECUTE, WorkMessage(request=work, wait_seconds=30).to_text(), queue=site.queue, id=id)
+    eventually(lambda: client.find(id)[id].status == "SUCCESS")
     status = client.status(id)
     client.close()
     assert status is not None
@@ -620,7 +620,7 @@ def test_work_runs_in_a_process_of_its_own_on_the_worker(file_site: Site) -> Non
 
 
 @pytest.mark.parametrize("seconds", [0, -1.0, float("nan")], ids=repr)
-@pytest.mark.parametrize("name", ["patience", "poll_interval"])
+@pytest.mark.parametrize("name", ["wait_seconds", "poll_interval"])
 def test_a_runner_that_would_never_wait_is_refused(tmp_path: Path, name: str, seconds: float) -> None:
     options: dict[str, Any] = {name: seconds}
 
@@ -630,7 +630,7 @@ def test_a_runner_that_would_never_wait_is_refused(tmp_path: Path, name: str, se
 
 def test_telemetry_is_told_on_the_senders_side(file_site: Site) -> None:
     told: list[ExecutionEvent] = []
-    runner = file_site.sender(telemetry=[told.append], patience=0.2)
+    runner = file_site.sender(telemetry=[told.append], wait_seconds=0.2)
 
     runner.execute(request(file_site.module(), "list"))
 
@@ -659,7 +659,7 @@ def test_workers_that_are_killed_again_and_again_do_each_thing_once(durable: Dur
     """60 kills, of three workers at random, while eight senders ask."""
     (tmp_path / "modules").mkdir()
     site = Site(durable, tmp_path / "modules", uuid4().hex)
-    sender = site.sender(patience=120.0)
+    sender = site.sender(wait_seconds=120.0)
     workers = [site.worker(lease=3.0) for _ in range(3)]
     modules = [site.module() for _ in range(8)]
     stop = threading.Event()

@@ -201,7 +201,7 @@ def test_the_tables_are_made_in_a_file_that_was_not_there(run: Run, tmp_path: Pa
 
     assert (done.returncode, done.stderr) == (0, "")
     client = DurableClient(tmp_path / "durable.db")
-    assert client.look("anything") == {}
+    assert client.find("anything") == {}
     client.close()
     refused = run("workflows", "upgrade", "--url", "sqlite:///durable.db", "--app-role", "app")
     assert (refused.returncode, refused.stderr) == (1, "SQLite has no roles to grant anything to\n")

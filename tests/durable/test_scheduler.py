@@ -289,7 +289,7 @@ def test_each_change_of_a_schedule_is_seen(durable: Durable) -> None:
 def test_a_thread_that_fails_begins_again_until_it_is_stopped(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("actionengine.durable.watched._SHORTEST_PAUSE", 0.001)
+    monkeypatch.setattr("actionengine.durable.watched._MIN_RETRY_INTERVAL", 0.001)
     calls, stopping = [], threading.Event()
 
     def work() -> None:

@@ -27,7 +27,7 @@ from actionengine.boundary.capabilities import CODE_MODULE_DEFAULT
 from actionengine.boundary.declarations import create_module_action
 from actionengine.boundary.in_process import InProcessRunner
 from actionengine.boundary.module_actions import MODULE_ACTIONS
-from actionengine.boundary.module_handle import Work
+from actionengine.boundary.module_handle import ModuleHandle
 from actionengine.boundary.remote.queue_runner import QueueRunner
 from actionengine.boundary.remote.runner_worker import RunnerWorker
 from actionengine.boundary.roots import ModuleRoots
@@ -35,7 +35,7 @@ from actionengine.durable.client import DurableClient
 from actionengine.durable.database import BoundedConnection, Bounds, DurableUnavailable, open_postgres
 from actionengine.durable.host import DurableFunction, DurableHost, opened, upgrade
 from actionengine.durable.leases import Leases
-from actionengine.durable.retries import LONGEST_PAUSE, shorten_pauses
+from actionengine.durable.retries import MAX_RETRY_INTERVAL, shorten_pauses
 from actionengine.durable.urls import durable_url
 from tests.durable.databases import Durable, eventually, lines_of, postgres
 from tests.durable.executor import append
@@ -152,7 +152,7 @@ def test_a_host_stops_while_the_network_is_silent_and_takes_nothing_when_it_is_b
     client.enqueue("append", str(tmp_path / "lines"), "nobody", queue=queue, id=id)
     # What DBOS has left behind ends, or finds no connection.
     assert eventually(lambda: f"queue-worker-{queue}" not in {thread.name for thread in threading.enumerate()}, LONG)
-    assert client.look(id)[id].status == "ENQUEUED"
+    assert client.find(id)[id].status == "ENQUEUED"
     client.cancel(id)
 
 
@@ -221,13 +221,13 @@ def test_each_caller_gets_an_answer_or_a_refusal_in_time(url: str, proxy: Faulty
 
     def refusal(_: int) -> str:
         with pytest.raises(DurableUnavailable) as refusal:
-            assert takes(lambda: client.look("nothing")) < LONG
+            assert takes(lambda: client.find("nothing")) < LONG
         return str(refusal.value)
 
     with proxy.swallowing_everything(), ThreadPoolExecutor(16) as pool:
         # The first connection of a pool is opened by one caller, and the others wait for it.
         assert all("cannot be asked" in each for each in pool.map(refusal, range(16)))
-    assert client.look("nothing") == {}
+    assert client.find("nothing") == {}
     client.close()
 
 
@@ -249,7 +249,7 @@ class Place(BaseModel):
     path: str
 
 
-def _wait(data: Place, work: Work) -> str:
+def _wait(data: Place, work: ModuleHandle) -> str:
     Path(data.path, "begun").touch()
     return str(eventually(Path(data.path, "go").exists, LONG))
 
@@ -323,5 +323,5 @@ def test_dbos_does_not_pause_for_long() -> None:
     methods = [each for owner in owners for each in vars(owner).values() if isinstance(each, FunctionType)]
     variables = [inspect.getclosurevars(each).nonlocals for each in methods]
     backoffs = {each["max_backoff"] for each in variables if "max_backoff" in each}
-    assert {1.5 * each for each in backoffs} == {LONGEST_PAUSE}
-    assert _sys_db.db_retry.__defaults__ == (0.5, LONGEST_PAUSE / 1.5)
+    assert {1.5 * each for each in backoffs} == {MAX_RETRY_INTERVAL}
+    assert _sys_db.db_retry.__defaults__ == (0.5, MAX_RETRY_INTERVAL / 1.5)

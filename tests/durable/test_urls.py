@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from actionengine import ConfigurationError
-from actionengine.durable.urls import durable_url, spelled
+from actionengine.durable.urls import durable_url, normalize_url
 
 
 def test_a_path_is_a_sqlite_file_and_a_postgresql_url_gets_its_driver(tmp_path: Path) -> None:
     path = durable_url(tmp_path / "w.sqlite")
     assert (path.get_backend_name(), path.database) == ("sqlite", f"{tmp_path}/w.sqlite")
-    assert spelled(durable_url("postgresql://app:pw@db/shop")) == "postgresql+psycopg://app:pw@db/shop"
-    assert spelled(durable_url("postgres://app@db/shop")) == "postgresql+psycopg://app@db/shop"
+    assert normalize_url(durable_url("postgresql://app:pw@db/shop")) == "postgresql+psycopg://app:pw@db/shop"
+    assert normalize_url(durable_url("postgres://app@db/shop")) == "postgresql+psycopg://app@db/shop"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the tests of events share: every storage in turn, and both worlds on it."""
+"""What the tests of events share: every storage in turn, and both modes on it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from examples.embedded_postgres import Database
 
 from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage
-from actionengine.testing import AsyncWorld, SyncWorld, World
+from actionengine.testing import AsyncBackend, Backend, SyncBackend
 
 AnyStorage = InMemoryStorage | PostgresStorage | SQLiteStorage
 
@@ -29,9 +29,9 @@ def any_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyS
         yield storage
 
 
-@pytest.fixture(params=[SyncWorld, AsyncWorld], ids=["sync", "async"])
-def world(request: pytest.FixtureRequest, any_storage: AnyStorage) -> Iterator[World]:
-    """Both worlds on each storage."""
-    world: World = request.param(any_storage)
-    yield world
-    world.close()
+@pytest.fixture(params=[SyncBackend, AsyncBackend], ids=["sync", "async"])
+def backend(request: pytest.FixtureRequest, any_storage: AnyStorage) -> Iterator[Backend]:
+    """Both modes on each storage."""
+    backend: Backend = request.param(any_storage)
+    yield backend
+    backend.close()

@@ -99,7 +99,7 @@ def storage_of(order: Order) -> PostgresStorage | SQLiteStorage:
 
 def be_a_relay(order: Order) -> None:
     if order.leeway is not None:
-        shift._LEEWAY = order.leeway
+        shift._LEASE_TIMEOUT = order.leeway
     relay = Relay(
         storage_of(order),
         publisher_of(order),

@@ -8,10 +8,10 @@ from returns.result import Result, Success
 
 from actionengine import ActionContext, Actor, RequestContext, Storage, Tenant, create_action, create_engine
 from actionengine.actions import create_service
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.events.projections.projection import Projection
 from actionengine.events.projections.views import AsyncLiveRecords, LiveRecords
-from actionengine.testing import World
+from actionengine.testing import Backend
 
 
 def view_of(storage: Storage, projection: Projection, tenant: Tenant) -> dict[str, Any]:
@@ -21,11 +21,11 @@ def view_of(storage: Storage, projection: Projection, tenant: Tenant) -> dict[st
     return shown
 
 
-async def shown(world: World, projection: Projection, tenant: Tenant | None = None) -> dict[str, Any]:
+async def shown(backend: Backend, projection: Projection, tenant: Tenant | None = None) -> dict[str, Any]:
     """The same in a world."""
-    action = "show" if world.mode == "sync" else "show_async"
-    context = RequestContext(tenant or world.tenant, Actor.system())
-    answer = await world.execute(_engine(world.storage, projection), "view", action, None, context)
+    action = "show" if backend.mode == "sync" else "show_async"
+    context = RequestContext(tenant or backend.tenant, Actor.system())
+    answer = await backend.execute(_engine(backend.storage, projection), "view", action, None, context)
     documents: dict[str, Any] = answer.unwrap()
     return documents
 
@@ -35,9 +35,9 @@ def documents_left(storage: Storage, tenant: Tenant, projection: str, generation
     unit = storage.unit_of_work(tenant, "", "sync", read_only=True)
     try:
         names = [f"ae_view/{projection}/{generation}/{name}" for name in ("levels", "outgoing")]
-        return sum(len(drive(unit.records(name).list(limit=1000))) for name in names)
+        return sum(len(run_sync(unit.records(name).list(limit=1000))) for name in names)
     finally:
-        drive(unit.rollback())
+        run_sync(unit.rollback())
 
 
 def _engine(storage: Storage, projection: Projection) -> Any:

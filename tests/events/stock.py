@@ -22,7 +22,7 @@ from actionengine import (
 from actionengine.events.event import Event
 from actionengine.events.projections.views import View
 from actionengine.events.replay import replay
-from actionengine.testing import World
+from actionengine.testing import Backend
 
 SYSTEM = Actor.system("clerk")
 
@@ -47,29 +47,29 @@ def moved(engine: Engine, tenant: Tenant, **data: Any) -> None:
 class Stock:
     """A warehouse in a world."""
 
-    def __init__(self, world: World, **options: Any) -> None:
-        self.world = world
-        self.engine = stock_engine(world.storage, **options)
+    def __init__(self, backend: Backend, **options: Any) -> None:
+        self.backend = backend
+        self.engine = stock_engine(backend.storage, **options)
 
     async def move(self, item: str, by: int = 1, tenant: Tenant | None = None, **more: Any) -> None:
-        context = RequestContext(tenant or self.world.tenant, SYSTEM)
+        context = RequestContext(tenant or self.backend.tenant, SYSTEM)
         data = {"item": item, "by": by, **more}
-        (await self.world.execute(self.engine, "stock", "move", data, context)).unwrap()
+        (await self.backend.execute(self.engine, "stock", "move", data, context)).unwrap()
 
     async def events(self, tenant: Tenant | None = None) -> list[Event]:
-        stored = await self.world.read_events(tenant or self.world.tenant)
+        stored = await self.backend.read_events(tenant or self.backend.tenant)
         return [Event.of(position, row) for position, row in stored]
 
     async def log(self, action: str, tenant: Tenant | None = None) -> Sequence[Any]:
         """Rows of the action log, oldest first."""
-        context = RequestContext(tenant or self.world.tenant, Actor.system("auditor"))
+        context = RequestContext(tenant or self.backend.tenant, Actor.system("auditor"))
         query = {"action": action, "limit": 1000}
-        answer = await self.world.execute(self.engine, "action_log", "list", query, context)
+        answer = await self.backend.execute(self.engine, "action_log", "list", query, context)
         return list(reversed(answer.unwrap().items))
 
     async def ask(self, asked: Any, method: str, *arguments: Any, **options: Any) -> Any:
         """Call a method, or its async twin."""
-        if self.world.mode == "sync":
+        if self.backend.mode == "sync":
             return getattr(asked, method)(*arguments, **options)
         return await getattr(asked, f"{method}_async")(*arguments, **options)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from actionengine import ConfigurationError
-from actionengine.events.publishers.addresses import publisher_at, shown
+from actionengine.events.publishers.addresses import _redact_address, publisher_from_address
 from actionengine.events.publishers.brokers import BrokerPublisher
 from actionengine.events.publishers.cloudevents import from_cloudevent
 from actionengine.events.publishers.eventbridge import EventBridgePublisher
@@ -59,7 +59,7 @@ class Made:
     ],
 )
 def test_an_address_names_a_publisher(address: str, kind: type, shows: str) -> None:
-    publisher = publisher_at(address)
+    publisher = publisher_from_address(address)
 
     assert type(publisher) is kind
     assert shows in repr(publisher)
@@ -94,7 +94,7 @@ def test_an_address_names_a_publisher(address: str, kind: type, shows: str) -> N
 )
 def test_an_address_that_names_none_says_why_and_keeps_the_password(address: str, reason: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        publisher_at(address)
+        publisher_from_address(address)
 
     assert reason in str(caught.value)
     assert "secret" not in str(caught.value)
@@ -114,11 +114,11 @@ def test_what_is_not_installed_is_told_with_what_to_install(
     monkeypatch.setitem(sys.modules, module, None)
 
     with pytest.raises(ConfigurationError, match=f"pip install {advice}"):
-        publisher_at(address)
+        publisher_from_address(address)
 
 
 def test_a_password_is_left_out_wherever_an_address_is_shown() -> None:
-    assert shown("nats://ann:p@ss/word@host:4222?stream=x") == "nats://***@host:4222?stream=x"
+    assert _redact_address("nats://ann:p@ss/word@host:4222?stream=x") == "nats://***@host:4222?stream=x"
 
 
 def test_the_standard_output_gets_a_line_for_each_event() -> None:
@@ -134,6 +134,6 @@ def test_the_standard_output_gets_a_line_for_each_event() -> None:
 
 
 def test_the_standard_output_is_the_one_of_the_moment(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    publisher_at("stdout:").publish([EVENT])
+    publisher_from_address("stdout:").publish([EVENT])
 
     assert from_cloudevent({}, capfdbinary.readouterr().out) == EVENT

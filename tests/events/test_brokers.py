@@ -32,7 +32,7 @@ from pamqp.header import ContentHeader
 
 from actionengine import ConfigurationError
 from actionengine.events.event import Event
-from actionengine.events.publishers.addresses import publisher_at
+from actionengine.events.publishers.addresses import publisher_from_address
 from actionengine.events.publishers.brokers import BrokerPublisher
 from actionengine.events.publishers.cloudevents import from_cloudevent
 from actionengine.events.publishers.dialects import NoDestination, dialect_of, name_for
@@ -94,7 +94,7 @@ def run_with(address: str, test: Callable[[Any], Awaitable[None]]) -> None:
     """Run a test with a publisher that is stopped afterwards."""
 
     async def run() -> None:
-        publisher: Any = publisher_at(address)
+        publisher: Any = publisher_from_address(address)
         try:
             await test(publisher)
         finally:
@@ -391,7 +391,7 @@ RETURNED: Any = DeliveredMessage(spec.Basic.Return(), ContentHeader(), b"", Chan
 
 
 def test_a_message_that_rabbitmq_gives_back_is_not_delivered() -> None:
-    doubt = dialect_of(RabbitBroker()).doubt
+    doubt = dialect_of(RabbitBroker()).unconfirmed_reason
 
     assert "no queue takes the message" in str(doubt(RETURNED))
     assert doubt(spec.Basic.Ack()) is None

@@ -126,7 +126,7 @@ def test_a_call_that_is_cancelled_is_left_behind() -> None:
 
 
 def test_no_more_than_so_many_calls_are_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(user_calls, "MOST_LEFT_BEHIND", 3)
+    monkeypatch.setattr(user_calls, "MAX_ABANDONED", 3)
     monkeypatch.setattr(user_calls, "_WORKERS", user_calls._Workers())
     go_on = threading.Event()
     ran: list[int] = []

@@ -19,7 +19,7 @@ from pydantic_core import to_json
 
 from actionengine import ConfigurationError
 from actionengine.events.event import Event
-from actionengine.events.publishers.cloudevents import checked_source, from_cloudevent, to_binary, to_structured
+from actionengine.events.publishers.cloudevents import from_cloudevent, to_binary, to_structured, validate_source
 from tests.events.samples import EVENT
 
 Message = tuple[dict[str, str], bytes]
@@ -280,4 +280,4 @@ def test_garbage_is_refused_and_nothing_else_happens(headers: dict[str, str | by
 @pytest.mark.parametrize("source", ["", "two words", "caf\xe9", None])
 def test_a_source_that_is_no_uri_reference_is_a_mistake(source: Any) -> None:
     with pytest.raises(ConfigurationError, match="URI reference"):
-        checked_source(source)
+        validate_source(source)

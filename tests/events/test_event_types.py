@@ -24,7 +24,7 @@ from actionengine import (
 )
 from actionengine.event_types import EventType, EventVersionError, by_type, create_event_type
 from actionengine.events.event import Event
-from actionengine.testing import World, scenario
+from actionengine.testing import Backend, run_in_mode
 from tests.events.stock import failure_of
 
 
@@ -48,37 +48,37 @@ WEIGHED = create_event_type(type="stock.weighed", payload=Weighed)
 class Emitting:
     """An engine whose action writes a document, and then emits what it is told to."""
 
-    def __init__(self, world: World, *emits: str | EventType) -> None:
+    def __init__(self, backend: Backend, *emits: str | EventType) -> None:
         def emit(data: Any, ctx: ActionContext) -> Result[None, str]:
             ctx.records("notes").insert({}, "written")
             ctx.emit(self.type, self.payload, subject="item/1")
             return Success(None)
 
-        self.world = world
+        self.backend = backend
         self.type: Any = "stock.moved"
         self.payload: Any = None
         action = create_action(name="emit", description="Emit", handler=emit, emits=emits)
         service = create_service(name="work", description="Work", actions=[action])
-        self.engine = create_engine(services=[service], storage=world.storage)
+        self.engine = create_engine(services=[service], storage=backend.storage)
 
     async def emit(self, type: Any, payload: Any) -> Any:
         self.type, self.payload = type, payload
-        context = RequestContext(self.world.tenant, Actor.system())
-        return await self.world.execute(self.engine, "work", "emit", None, context)
+        context = RequestContext(self.backend.tenant, Actor.system())
+        return await self.backend.execute(self.engine, "work", "emit", None, context)
 
     async def event(self) -> Event:
-        (stored,) = await self.world.read_events(self.world.tenant)
+        (stored,) = await self.backend.read_events(self.backend.tenant)
         return Event.of(stored.position, stored.event, self.engine.event_types)
 
     async def assert_nothing_was_written(self) -> None:
-        assert list(await self.world.read_events(self.world.tenant)) == []
-        assert await self.world.ids("notes") == []
+        assert list(await self.backend.read_events(self.backend.tenant)) == []
+        assert await self.backend.ids("notes") == []
 
 
 @pytest.mark.parametrize("type", ["stock.moved", MOVED], ids=["name", "declaration"])
-@scenario
-async def test_a_payload_that_fits_is_stored_as_its_model_says(world: World, type: Any) -> None:
-    emitting = Emitting(world, MOVED)
+@run_in_mode
+async def test_a_payload_that_fits_is_stored_as_its_model_says(backend: Backend, type: Any) -> None:
+    emitting = Emitting(backend, MOVED)
 
     (await emitting.emit(type, {"item": "nail"})).unwrap()
 
@@ -87,9 +87,9 @@ async def test_a_payload_that_fits_is_stored_as_its_model_says(world: World, typ
     assert event.read(MOVED) == Moved(item="nail", by=1)
 
 
-@scenario
-async def test_an_instance_of_the_model_fits_too(world: World) -> None:
-    emitting = Emitting(world, WEIGHED)
+@run_in_mode
+async def test_an_instance_of_the_model_fits_too(backend: Backend) -> None:
+    emitting = Emitting(backend, WEIGHED)
     weighed = Weighed(weight=1.5, at=datetime(2026, 1, 2, tzinfo=UTC), password=SecretStr("hush"))
 
     (await emitting.emit(WEIGHED, weighed)).unwrap()
@@ -99,9 +99,9 @@ async def test_an_instance_of_the_model_fits_too(world: World) -> None:
     assert event.read(WEIGHED).at == weighed.at
 
 
-@scenario
-async def test_a_payload_that_does_not_fit_fails_the_action_and_writes_nothing(world: World) -> None:
-    emitting = Emitting(world, MOVED)
+@run_in_mode
+async def test_a_payload_that_does_not_fit_fails_the_action_and_writes_nothing(backend: Backend) -> None:
+    emitting = Emitting(backend, MOVED)
 
     for payload in ({}, {"item": 7}, {"item": "nail", "by": "secret-text"}, {"item": "nail", "by": 1001}, None, [1]):
         error = failure_of(await emitting.emit("stock.moved", payload))
@@ -112,8 +112,8 @@ async def test_a_payload_that_does_not_fit_fails_the_action_and_writes_nothing(w
         await emitting.assert_nothing_was_written()
 
 
-@scenario
-async def test_a_payload_without_a_json_form_fails_the_action_and_writes_nothing(world: World) -> None:
+@run_in_mode
+async def test_a_payload_without_a_json_form_fails_the_action_and_writes_nothing(backend: Backend) -> None:
     circular: dict[str, Any] = {}
     circular["self"] = circular
     deep: list[Any] = []
@@ -121,7 +121,7 @@ async def test_a_payload_without_a_json_form_fails_the_action_and_writes_nothing
         deep = [deep]
     payloads = [circular, deep, object(), {"f": lambda: 1}, {"bytes": b"\xff"}, {object(): 1}]
 
-    for emitting in (Emitting(world), Emitting(world, create_event_type(type="stock.moved"))):
+    for emitting in (Emitting(backend), Emitting(backend, create_event_type(type="stock.moved"))):
         for payload in payloads:
             error = failure_of(await emitting.emit("stock.moved", payload))
 
@@ -133,11 +133,11 @@ async def test_a_payload_without_a_json_form_fails_the_action_and_writes_nothing
         deep = deep[0]
 
 
-@scenario
-async def test_a_number_that_is_not_finite_has_no_json_form_either(world: World) -> None:
+@run_in_mode
+async def test_a_number_that_is_not_finite_has_no_json_form_either(backend: Backend) -> None:
     declared = create_event_type(type="stock.moved", payload=dict[str, float | None])
 
-    for emitting in (Emitting(world), Emitting(world, declared)):
+    for emitting in (Emitting(backend), Emitting(backend, declared)):
         for number in (float("nan"), float("inf"), float("-inf")):
             error = failure_of(await emitting.emit("stock.moved", {"weight": number, "nothing": None}))
 
@@ -146,9 +146,9 @@ async def test_a_number_that_is_not_finite_has_no_json_form_either(world: World)
     (await emitting.emit("stock.moved", {"weight": 1.5, "nothing": None})).unwrap()
 
 
-@scenario
-async def test_a_huge_payload_comes_through(world: World) -> None:
-    emitting = Emitting(world, MOVED)
+@run_in_mode
+async def test_a_huge_payload_comes_through(backend: Backend) -> None:
+    emitting = Emitting(backend, MOVED)
     item = "grüße " * 400_000
 
     (await emitting.emit("stock.moved", {"item": item})).unwrap()
@@ -156,9 +156,9 @@ async def test_a_huge_payload_comes_through(world: World) -> None:
     assert (await emitting.event()).payload["item"] == item
 
 
-@scenario
-async def test_a_type_that_the_action_does_not_declare_is_refused(world: World) -> None:
-    emitting = Emitting(world, MOVED, "stock.counted")
+@run_in_mode
+async def test_a_type_that_the_action_does_not_declare_is_refused(backend: Backend) -> None:
+    emitting = Emitting(backend, MOVED, "stock.counted")
 
     for undeclared in ("stock.lost", WEIGHED, "", None, 7):
         error = failure_of(await emitting.emit(undeclared, {}))
@@ -169,22 +169,22 @@ async def test_a_type_that_the_action_does_not_declare_is_refused(world: World) 
     assert (await emitting.event()).payload == {"anything": 1}
 
 
-@scenario
-async def test_an_action_that_declares_nothing_may_emit_anything(world: World) -> None:
-    emitting = Emitting(world)
+@run_in_mode
+async def test_an_action_that_declares_nothing_may_emit_anything(backend: Backend) -> None:
+    emitting = Emitting(backend)
 
     (await emitting.emit(MOVED, {"item": "nail"})).unwrap()
 
     assert (await emitting.event()).payload == {"item": "nail", "by": 1}
 
 
-@scenario
-async def test_an_event_has_the_version_of_its_declaration(world: World) -> None:
+@run_in_mode
+async def test_an_event_has_the_version_of_its_declaration(backend: Backend) -> None:
     newest = create_event_type(type="stock.moved", version=2, upcasters={1: lambda old: old})
 
-    (await Emitting(world, newest).emit("stock.moved", {})).unwrap()
+    (await Emitting(backend, newest).emit("stock.moved", {})).unwrap()
 
-    (stored,) = await world.read_events(world.tenant)
+    (stored,) = await backend.read_events(backend.tenant)
     assert stored.event.version == 2
     with pytest.raises(EventVersionError, match="known up to version 1, and this event has version 2"):
         Event.of(stored.position, stored.event).upcast(create_event_type(type="stock.moved"))

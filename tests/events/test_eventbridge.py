@@ -16,7 +16,7 @@ from moto.server import ThreadedMotoServer
 from actionengine import ConfigurationError
 from actionengine.events.event import Event
 from actionengine.events.publishers.cloudevents import from_cloudevent
-from actionengine.events.publishers.eventbridge import LONGEST_DETAIL_TYPE, MOST_BYTES, EventBridgePublisher
+from actionengine.events.publishers.eventbridge import MAX_BYTES, MAX_DETAIL_TYPE_LENGTH, EventBridgePublisher
 from actionengine.events.publishers.port import PublishError, PublisherUnavailable
 from tests.events.samples import EVENT, some_events
 from tests.events.scripted_aws import Answer, ScriptedAWS, accept, fail_some, refuse, scripted_aws
@@ -130,7 +130,7 @@ def size_of(event: Event, aws: ScriptedAWS) -> int:
 
 def test_an_event_may_have_just_the_size_that_aws_takes_and_one_that_is_larger_fails_alone(aws: ScriptedAWS) -> None:
     events = some_events(3)
-    room = MOST_BYTES - size_of(events[1]._replace(data=b'""'), aws)
+    room = MAX_BYTES - size_of(events[1]._replace(data=b'""'), aws)
     fits = events[1]._replace(data=b'"%s"' % (b"x" * room))
     too_large = events[2]._replace(data=b'"%s"' % (b"x" * (room + 1)))
 
@@ -143,8 +143,8 @@ def test_an_event_may_have_just_the_size_that_aws_takes_and_one_that_is_larger_f
 
 
 def test_a_type_that_is_too_long_fails_alone_and_for_good(aws: ScriptedAWS) -> None:
-    fine = EVENT._replace(type="é" * LONGEST_DETAIL_TYPE)
-    too_long = EVENT._replace(id="2", type="x" * (LONGEST_DETAIL_TYPE + 1))
+    fine = EVENT._replace(type="é" * MAX_DETAIL_TYPE_LENGTH)
+    too_long = EVENT._replace(id="2", type="x" * (MAX_DETAIL_TYPE_LENGTH + 1))
 
     failures = publisher_for(aws).publish([fine, too_long])
 

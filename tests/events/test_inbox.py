@@ -24,11 +24,11 @@ from actionengine import (
     StorageUnavailable,
     Tenant,
 )
-from actionengine.concurrency.run_sync import Mode, drive
+from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.events.consumers.inbox import Inbox
 from actionengine.events.consumers.tenants import Tenants
 from actionengine.events.event import Event
-from actionengine.testing import World, scenario
+from actionengine.testing import Backend, run_in_mode
 from tests.events.conftest import AnyStorage
 from tests.events.stock import Stock, failure_of, history, moved, stock_engine
 
@@ -47,9 +47,9 @@ def count(event: Event, ctx: ActionContext) -> None:
         counters.update("all", {"number": found.data["number"] + 1}, found.version)
 
 
-@scenario
-async def test_an_event_is_taken_in_once(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_an_event_is_taken_in_once(backend: Backend) -> None:
+    stock = Stock(backend)
     await stock.move("nail")
     (event,) = await stock.events()
     inbox = Inbox(stock.engine, "shelf")
@@ -57,37 +57,37 @@ async def test_an_event_is_taken_in_once(world: World) -> None:
     answers = [await stock.ask(inbox, "handle", event, note) for _ in range(3)]
 
     assert answers == [Success(True), Success(False), Success(False)]
-    assert await world.ids("notes") == [event.id]
+    assert await backend.ids("notes") == [event.id]
 
 
-@scenario
-async def test_another_inbox_of_the_same_name_knows_what_was_taken_in(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_another_inbox_of_the_same_name_knows_what_was_taken_in(backend: Backend) -> None:
+    stock = Stock(backend)
     await stock.move("nail")
     (event,) = await stock.events()
 
     await stock.ask(Inbox(stock.engine, "shelf"), "handle", event, note)
 
-    assert await stock.ask(Inbox(Stock(world).engine, "shelf"), "handle", event, note) == Success(False)
+    assert await stock.ask(Inbox(Stock(backend).engine, "shelf"), "handle", event, note) == Success(False)
 
 
-@scenario
-async def test_each_consumer_gets_an_event_once(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_each_consumer_gets_an_event_once(backend: Backend) -> None:
+    stock = Stock(backend)
     await stock.move("nail")
     (event,) = await stock.events()
 
     answers = [await stock.ask(Inbox(stock.engine, name), "handle", event, count) for name in ("a", "b", "a")]
 
     assert answers == [Success(True), Success(True), Success(False)]
-    counter = await world.get("counters", "all")
+    counter = await backend.get("counters", "all")
     assert counter is not None
     assert counter.data == {"number": 2}
 
 
-@scenario
-async def test_what_fails_writes_nothing_and_can_be_delivered_again(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_what_fails_writes_nothing_and_can_be_delivered_again(backend: Backend) -> None:
+    stock = Stock(backend)
     await stock.move("nail")
     (event,) = await stock.events()
     inbox = Inbox(stock.engine, "shelf")
@@ -108,14 +108,14 @@ async def test_what_fails_writes_nothing_and_can_be_delivered_again(world: World
         ErrorCode.HANDLER_ERROR,
         "the handler of inbox.shelf raised ZeroDivisionError",
     )
-    assert await world.ids("notes") == []
+    assert await backend.ids("notes") == []
     assert await stock.ask(inbox, "handle", event, note) == Success(True)
     assert [row.outcome for row in await stock.log("inbox.shelf")] == ["failed", "failed", "succeeded"]
 
 
-@scenario
-async def test_the_action_log_says_who_took_in_what(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_the_action_log_says_who_took_in_what(backend: Backend) -> None:
+    stock = Stock(backend)
     await stock.move("nail")
     (event,) = await stock.events()
 
@@ -128,9 +128,9 @@ async def test_the_action_log_says_who_took_in_what(world: World) -> None:
     assert row.idempotency_key is None
 
 
-@scenario
-async def test_a_consumer_acts_as_whom_it_is_told_to_and_yields_only_what_it_emits(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_a_consumer_acts_as_whom_it_is_told_to_and_yields_only_what_it_emits(backend: Backend) -> None:
+    stock = Stock(backend)
     await stock.move("nail")
     (event,) = await stock.events()
     actors = []
@@ -181,9 +181,9 @@ def test_a_def_that_returns_a_coroutine_is_refused(storage: InMemoryStorage, acm
     assert "raised TypeError" in str(failure_of(answer))
 
 
-@scenario
-async def test_many_deliveries_at_once_run_each_event_once(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_many_deliveries_at_once_run_each_event_once(backend: Backend) -> None:
+    stock = Stock(backend)
     for number in range(50):
         await stock.move(f"item-{number % 5}", number)
     events = await stock.events()
@@ -193,23 +193,23 @@ async def test_many_deliveries_at_once_run_each_event_once(world: World) -> None
         shifted = events[worker * 3 :] + events[: worker * 3]
         return [await stock.ask(inbox, "handle", event, note) for event in shifted]
 
-    answers = await world.at_once(*(deliver(worker) for worker in range(16)))
+    answers = await backend.gather(*(deliver(worker) for worker in range(16)))
 
     assert sum(answer == Success(True) for mine in answers for answer in mine) == 50
     assert sum(answer == Success(False) for mine in answers for answer in mine) == 15 * 50
-    assert await world.ids("notes") == sorted(event.id for event in events)
+    assert await backend.ids("notes") == sorted(event.id for event in events)
 
 
-@scenario
-async def test_a_delivery_waits_for_another_one_that_takes_long(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_a_delivery_waits_for_another_one_that_takes_long(backend: Backend) -> None:
+    stock = Stock(backend)
     await stock.move("nail")
     (event,) = await stock.events()
-    inbox, begun = Inbox(stock.engine, "shelf"), world.signal()
+    inbox, begun = Inbox(stock.engine, "shelf"), backend.event()
     waited = []
 
     async def deliver_slowly() -> Any:
-        if world.mode == "sync":
+        if backend.mode == "sync":
 
             def slow(event: Event, ctx: ActionContext) -> None:
                 note(event, ctx)
@@ -221,7 +221,7 @@ async def test_a_delivery_waits_for_another_one_that_takes_long(world: World) ->
         async def slow_async(event: Event, ctx: ActionContext) -> None:
             await ctx.async_records("notes").insert({}, event.id)
             begun.set()
-            await world.pause(0.05)
+            await backend.sleep(0.05)
             waited.append(event)
 
         return await inbox.handle_async(event, slow_async)
@@ -232,15 +232,15 @@ async def test_a_delivery_waits_for_another_one_that_takes_long(world: World) ->
         assert waited
         return answer
 
-    assert await world.at_once(deliver_slowly(), deliver_again()) == [Success(True), Success(False)]
+    assert await backend.gather(deliver_slowly(), deliver_again()) == [Success(True), Success(False)]
 
 
-@scenario
-async def test_where_the_first_delivery_fails_the_one_that_waits_runs(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_where_the_first_delivery_fails_the_one_that_waits_runs(backend: Backend) -> None:
+    stock = Stock(backend)
     await stock.move("nail")
     (event,) = await stock.events()
-    inbox, begun = Inbox(stock.engine, "shelf"), world.signal()
+    inbox, begun = Inbox(stock.engine, "shelf"), backend.event()
 
     async def deliver_in_vain() -> Any:
         def fail(event: Event, ctx: ActionContext) -> Result[None, str]:
@@ -254,7 +254,7 @@ async def test_where_the_first_delivery_fails_the_one_that_waits_runs(world: Wor
         await begun.wait()
         return await stock.ask(inbox, "handle", event, note)
 
-    failed, succeeded = await world.at_once(deliver_in_vain(), deliver())
+    failed, succeeded = await backend.gather(deliver_in_vain(), deliver())
     assert isinstance(failed, Failure)
     assert succeeded == Success(True)
 
@@ -329,12 +329,12 @@ def test_processes_that_deliver_the_same_events_run_each_once(
 # Whose an event is
 
 
-@scenario
-async def test_an_event_is_taken_in_for_its_own_tenant(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_an_event_is_taken_in_for_its_own_tenant(backend: Backend) -> None:
+    stock = Stock(backend)
     seen: list[Tenant] = []
-    known = await world.create_tenant(slug=f"acme-{uuid4().hex}", name="Acme")
-    for tenant in (known, world.other_tenant):
+    known = await backend.create_tenant(slug=f"acme-{uuid4().hex}", name="Acme")
+    for tenant in (known, backend.other_tenant):
         await stock.move("nail", tenant=tenant)
     inbox = Inbox(stock.engine, "shelf")
 
@@ -342,12 +342,12 @@ async def test_an_event_is_taken_in_for_its_own_tenant(world: World) -> None:
         note(event, ctx)
         seen.append(ctx.tenant)
 
-    for tenant in (known, world.other_tenant):
+    for tenant in (known, backend.other_tenant):
         (event,) = await stock.events(tenant)
         assert await stock.ask(inbox, "handle", event, look) == Success(True)
-        assert await world.ids("notes", tenant) == [event.id]
+        assert await backend.ids("notes", tenant) == [event.id]
 
-    assert seen == [known, Tenant(world.other_tenant.id, str(world.other_tenant.id))]
+    assert seen == [known, Tenant(backend.other_tenant.id, str(backend.other_tenant.id))]
 
 
 def test_a_host_looks_up_tenants_in_its_own_directory(storage: InMemoryStorage, acme: Tenant, globex: Tenant) -> None:
@@ -410,22 +410,22 @@ def test_a_flood_of_unknown_tenants_costs_a_look_up_each_and_stays_in_no_memory(
 
     for _ in range(1000):
         id = uuid4()
-        assert drive(tenants.find(id, "sync")) == Tenant(id, str(id))
+        assert run_sync(tenants.find(id, "sync")) == Tenant(id, str(id))
     assert storage.asked == 1000
     assert not len(tenants._known)
 
     for tenant in (*known, *known):
-        assert drive(tenants.find(tenant.id, "sync")) == tenant
+        assert run_sync(tenants.find(tenant.id, "sync")) == tenant
     assert storage.asked == 1003
 
 
 def test_only_so_many_tenants_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actionengine.events.consumers.tenants._MOST_KNOWN", 10)
+    monkeypatch.setattr("actionengine.events.consumers.tenants._MAX_CACHED_TENANTS", 10)
     storage = Counting()
     tenants = Tenants(storage)
     for number in range(50):
         tenant = storage.create_tenant(slug=f"t-{number}", name="x")
-        assert drive(tenants.find(tenant.id, "sync")) == tenant
+        assert run_sync(tenants.find(tenant.id, "sync")) == tenant
         assert len(tenants._known) <= 10
 
 
@@ -456,9 +456,9 @@ def test_a_directory_that_is_out_of_reach_is_unavailable(acme: Tenant) -> None:
 # Marks
 
 
-@scenario
-async def test_old_marks_are_forgotten_and_nobody_elses(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_old_marks_are_forgotten_and_nobody_elses(backend: Backend) -> None:
+    stock = Stock(backend)
     for by in range(7):
         await stock.move("nail", by)
     events = await stock.events()
@@ -468,8 +468,8 @@ async def test_old_marks_are_forgotten_and_nobody_elses(world: World) -> None:
         await stock.ask(shelf_2, "handle", event, count)
     begun = datetime.now(UTC)
 
-    too_early = await stock.ask(shelf, "forget", world.tenant, before=events[0].occurred_at - timedelta(seconds=1))
-    forgotten = await stock.ask(shelf, "forget", world.tenant, before=begun + timedelta(seconds=1))
+    too_early = await stock.ask(shelf, "forget", backend.tenant, before=events[0].occurred_at - timedelta(seconds=1))
+    forgotten = await stock.ask(shelf, "forget", backend.tenant, before=begun + timedelta(seconds=1))
     again = [await stock.ask(shelf, "handle", event, count) for event in events]
 
     assert too_early == Success(0)

@@ -8,10 +8,10 @@ import pytest
 from returns.result import Success
 
 from actionengine import ErrorCode, InMemoryStorage
-from actionengine.concurrency.run_sync import drive
-from actionengine.events.consumers.inbox import MARKS, Inbox
+from actionengine.concurrency.run_sync import run_sync
+from actionengine.events.consumers.inbox import INBOX, Inbox
 from actionengine.events.event import Event
-from actionengine.testing import SyncWorld
+from actionengine.testing import SyncBackend
 from tests.events.stock import Stock
 
 
@@ -21,31 +21,33 @@ def note(event: Event, ctx: Any) -> None:
 
 @pytest.mark.parametrize("fails", [True, False])
 def test_an_event_that_another_delivery_holds_is_answered_only_when_that_has_ended(fails: bool) -> None:
-    world = SyncWorld(InMemoryStorage())
-    stock = Stock(world)
-    drive(stock.move("nail"))
-    (event,) = drive(stock.events())
+    backend = SyncBackend(InMemoryStorage())
+    stock = Stock(backend)
+    run_sync(stock.move("nail"))
+    (event,) = run_sync(stock.events())
     inbox = Inbox(stock.engine, "shelf")
-    other = world.unit()
-    drive(other.records(MARKS).insert({"type": event.type}, f"shelf/{event.id}"))
+    other = backend.unit()
+    run_sync(other.records(INBOX).insert({"type": event.type}, f"shelf/{event.id}"))
 
     held = inbox.handle(event, note).failure()
     assert held.code is ErrorCode.CONFLICT
-    assert drive(world.ids("notes")) == []
+    assert run_sync(backend.ids("notes")) == []
 
-    drive(other.rollback() if fails else other.commit())
+    run_sync(other.rollback() if fails else other.commit())
     assert inbox.handle(event, note) == Success(fails)
-    assert drive(world.ids("notes")) == ([event.id] if fails else [])
+    assert run_sync(backend.ids("notes")) == ([event.id] if fails else [])
 
 
 def test_a_mark_counts_for_its_consumer_and_its_event_alone() -> None:
-    world = SyncWorld(InMemoryStorage())
-    stock = Stock(world)
-    drive(stock.move("nail"))
-    drive(stock.move("screw"))
-    first, second = drive(stock.events())
+    backend = SyncBackend(InMemoryStorage())
+    stock = Stock(backend)
+    run_sync(stock.move("nail"))
+    run_sync(stock.move("screw"))
+    first, second = run_sync(stock.events())
     assert Inbox(stock.engine, "shelf").handle(first, note) == Success(True)
     assert Inbox(stock.engine, "shelf").handle(second, note) == Success(True)
     assert Inbox(stock.engine, "shelf").handle(first, note) == Success(False)
     assert Inbox(stock.engine, "other").handle(first, lambda event, ctx: None) == Success(True)
-    assert sorted(drive(world.ids(MARKS))) == sorted([f"shelf/{first.id}", f"shelf/{second.id}", f"other/{first.id}"])
+    assert sorted(run_sync(backend.ids(INBOX))) == sorted(
+        [f"shelf/{first.id}", f"shelf/{second.id}", f"other/{first.id}"]
+    )

@@ -27,13 +27,13 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.concurrency.run_sync import Mode, drive
-from actionengine.storage.port import EventRow, Outbox, PendingEvent, Recording, RelayBeat, StorageUnavailable
+from actionengine.concurrency.run_sync import Mode, run_sync
+from actionengine.storage.port import EventRow, Outbox, PendingEvent, Recording, RelayHeartbeat, StorageUnavailable
 from actionengine.storage.sqlite import outbox as sqlite_outbox
 from actionengine.storage.sqlite import unit_of_work as sqlite_unit
 from actionengine.storage.sqlite.statements import (
     DEAD_LETTERS,
-    FORGET_DELIVERED,
+    DELETE_DELIVERED,
     HOLD,
     IS_BEHIND,
     NEXT_DUE,
@@ -44,32 +44,32 @@ from actionengine.storage.sqlite.statements import (
     RETURN_ALL,
     SKIP,
 )
-from actionengine.testing import SyncWorld
+from actionengine.testing import SyncBackend
 from actionengine.testing.base import value_of
 from actionengine.testing.outbox import LEASE, emitted, failed, ids, letter_of
 from actionengine.testing.rows import START, event_row
-from actionengine.testing.worlds import scenario
+from actionengine.testing.worlds import run_in_mode
 from tests.events.conftest import AnyStorage
 
 DAY, MINUTE, MOMENT = timedelta(days=1), timedelta(minutes=1), timedelta(microseconds=1)
 
 
 @pytest.fixture
-def world(any_storage: AnyStorage) -> SyncWorld:
+def backend(any_storage: AnyStorage) -> SyncBackend:
     """An empty storage of each kind, without an event loop."""
-    return SyncWorld(any_storage)
+    return SyncBackend(any_storage)
 
 
 @pytest.fixture
-def outbox(world: SyncWorld) -> Iterator[Outbox]:
-    outbox = world.storage.outbox(world.mode)
+def outbox(backend: SyncBackend) -> Iterator[Outbox]:
+    outbox = backend.storage.outbox(backend.mode)
     yield outbox
-    drive(outbox.close())
+    run_sync(outbox.close())
 
 
-async def written(world: SyncWorld, tenant: Tenant, row: EventRow) -> str:
+async def written(backend: SyncBackend, tenant: Tenant, row: EventRow) -> str:
     """Commit one event of a tenant, and return its id."""
-    async with world.writing(tenant) as unit:
+    async with backend.writing(tenant) as unit:
         await unit.record(Recording((), [row]))
     return row.id
 
@@ -79,15 +79,15 @@ async def taken(outbox: Outbox) -> dict[str, PendingEvent]:
     return {pending.event.id: pending for pending in await outbox.take(100, LEASE)}
 
 
-def beat(id: str, started_at: datetime, seen_at: datetime) -> RelayBeat:
-    return RelayBeat(id, "host:1", "Nowhere", started_at, seen_at, 10, 1, 2.5, None)
+def beat(id: str, started_at: datetime, seen_at: datetime) -> RelayHeartbeat:
+    return RelayHeartbeat(id, "host:1", "Nowhere", started_at, seen_at, 10, 1, 2.5, None)
 
 
-@scenario
+@run_in_mode
 async def test_an_event_whose_time_has_come_is_taken_again_with_those_that_it_held(
-    world: SyncWorld, outbox: Outbox
+    backend: SyncBackend, outbox: Outbox
 ) -> None:
-    first, second, other, _ = await emitted(world, "jobs/1", "jobs/1", "jobs/2", "jobs/2")
+    first, second, other, _ = await emitted(backend, "jobs/1", "jobs/1", "jobs/2", "jobs/2")
     batch = await taken(outbox)
     await outbox.settle((), [failed(batch[first], -1.0), failed(batch[other], 3600.0)])
     again = await outbox.take(100, LEASE)
@@ -96,11 +96,11 @@ async def test_an_event_whose_time_has_come_is_taken_again_with_those_that_it_he
     assert (now.pending, now.waiting, now.dead, now.skipped) == (4, 1, 0, 0)
 
 
-@scenario
-async def test_a_failure_is_noted_for_its_event_alone(world: SyncWorld, outbox: Outbox) -> None:
-    for tenant in (world.tenant, world.other_tenant):
+@run_in_mode
+async def test_a_failure_is_noted_for_its_event_alone(backend: SyncBackend, outbox: Outbox) -> None:
+    for tenant in (backend.tenant, backend.other_tenant):
         for subject in ("jobs/1", "jobs/2"):
-            await written(world, tenant, event_row(tenant, subject=subject))
+            await written(backend, tenant, event_row(tenant, subject=subject))
     batch = await taken(outbox)
     id, *others = batch
     await outbox.settle((), [failed(batch[id], None)])
@@ -110,9 +110,9 @@ async def test_a_failure_is_noted_for_its_event_alone(world: SyncWorld, outbox: 
     assert {pending.attempts for pending in again} == {0}
 
 
-@scenario
-async def test_a_late_failure_changes_no_dead_letter(world: SyncWorld, outbox: Outbox) -> None:
-    (id,) = await emitted(world, "jobs/1")
+@run_in_mode
+async def test_a_late_failure_changes_no_dead_letter(backend: SyncBackend, outbox: Outbox) -> None:
+    (id,) = await emitted(backend, "jobs/1")
     batch = await taken(outbox)
     await outbox.settle((), [failed(batch[id], None)])
     before = await letter_of(outbox, id)
@@ -122,9 +122,9 @@ async def test_a_late_failure_changes_no_dead_letter(world: SyncWorld, outbox: O
     assert await outbox.take(100, LEASE) == []
 
 
-@scenario
-async def test_a_redriven_event_does_not_wait_for_a_later_dead_letter(world: SyncWorld, outbox: Outbox) -> None:
-    first, second = await emitted(world, "jobs/1", "jobs/1")
+@run_in_mode
+async def test_a_redriven_event_does_not_wait_for_a_later_dead_letter(backend: SyncBackend, outbox: Outbox) -> None:
+    first, second = await emitted(backend, "jobs/1", "jobs/1")
     await outbox.settle((), [failed((await taken(outbox))[first], None)])
     assert await outbox.skip([first], "no") == 1
     await outbox.settle((), [failed((await taken(outbox))[second], None)])
@@ -133,11 +133,11 @@ async def test_a_redriven_event_does_not_wait_for_a_later_dead_letter(world: Syn
     assert [(pending.event.id, pending.attempts) for pending in again] == [(first, 0)]
 
 
-@scenario
+@run_in_mode
 async def test_a_skipped_event_that_is_redriven_and_fails_again_is_a_dead_letter_again(
-    world: SyncWorld, outbox: Outbox
+    backend: SyncBackend, outbox: Outbox
 ) -> None:
-    (id,) = await emitted(world, "jobs/1")
+    (id,) = await emitted(backend, "jobs/1")
     await outbox.settle((), [failed((await taken(outbox))[id], None)])
     await outbox.skip([id], "no")
     assert await outbox.redrive([id]) == 1
@@ -148,11 +148,11 @@ async def test_a_skipped_event_that_is_redriven_and_fails_again_is_a_dead_letter
     assert (now.pending, now.waiting, now.dead, now.skipped) == (0, 0, 1, 0)
 
 
-@scenario
-async def test_dead_letters_come_by_id_and_nothing_else_is_among_them(world: SyncWorld, outbox: Outbox) -> None:
-    rows = [event_row(world.tenant, subject=f"jobs/{number}") for number in range(6)]
+@run_in_mode
+async def test_dead_letters_come_by_id_and_nothing_else_is_among_them(backend: SyncBackend, outbox: Outbox) -> None:
+    rows = [event_row(backend.tenant, subject=f"jobs/{number}") for number in range(6)]
     for row in reversed(rows):
-        await written(world, world.tenant, row)
+        await written(backend, backend.tenant, row)
     dead = [row.id for row in rows[:5]]
     batch = await taken(outbox)
     await outbox.settle((), [failed(batch[id], None) for id in dead])
@@ -163,9 +163,9 @@ async def test_dead_letters_come_by_id_and_nothing_else_is_among_them(world: Syn
     assert [letter.event.id for letter in await outbox.dead_letters(after=dead[4])] == []
 
 
-@scenario
-async def test_only_dead_letters_that_are_named_are_skipped_or_redriven(world: SyncWorld, outbox: Outbox) -> None:
-    first, second, pending = await emitted(world, "jobs/1", "jobs/2", "jobs/3")
+@run_in_mode
+async def test_only_dead_letters_that_are_named_are_skipped_or_redriven(backend: SyncBackend, outbox: Outbox) -> None:
+    first, second, pending = await emitted(backend, "jobs/1", "jobs/2", "jobs/3")
     batch = await taken(outbox)
     await outbox.settle((), [failed(batch[first], None), failed(batch[second], None)])
     for ids_of_no_letter in ([pending], [str(uuid4())], []):
@@ -180,23 +180,25 @@ async def test_only_dead_letters_that_are_named_are_skipped_or_redriven(world: S
     assert sorted(await taken(outbox)) == sorted([second, pending])
 
 
-@scenario
-async def test_the_oldest_event_is_the_first_that_is_pending_of_all_tenants(world: SyncWorld, outbox: Outbox) -> None:
-    tenants = sorted((world.tenant, world.other_tenant), key=lambda tenant: str(tenant.id), reverse=True)
+@run_in_mode
+async def test_the_oldest_event_is_the_first_that_is_pending_of_all_tenants(
+    backend: SyncBackend, outbox: Outbox
+) -> None:
+    tenants = sorted((backend.tenant, backend.other_tenant), key=lambda tenant: str(tenant.id), reverse=True)
     rows = [event_row(tenant, occurred_at=START + n * MINUTE) for n, tenant in enumerate([*tenants, tenants[0]])]
     for row, tenant in zip(rows, [*tenants, tenants[0]], strict=True):
-        await written(world, tenant, row)
+        await written(backend, tenant, row)
     assert (await outbox.status()).oldest == rows[0].occurred_at
     await outbox.settle((), [failed((await taken(outbox))[rows[0].id], None)])
     assert (await outbox.status()).oldest == rows[1].occurred_at
 
 
-@scenario
-async def test_the_relay_that_has_started_first_is_listed_first(world: SyncWorld, outbox: Outbox) -> None:
+@run_in_mode
+async def test_the_relay_that_has_started_first_is_listed_first(backend: SyncBackend, outbox: Outbox) -> None:
     now = datetime.now(UTC)
     first, second, third = sorted((str(uuid4()) for _ in range(3)), reverse=True)
     for id, started in ((second, 2), (third, 3), (first, 1)):
-        await outbox.beat(beat(id, now - DAY + started * MINUTE, now))
+        await outbox.heartbeat(beat(id, now - DAY + started * MINUTE, now))
     assert [relay.id for relay in (await outbox.status()).relays] == [first, second, third]
 
 
@@ -233,8 +235,8 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         async def wait(self, seconds: float) -> None:
             slept.append(seconds)
 
-    monkeypatch.setattr(sqlite_outbox, "Signal", Signal)
-    monkeypatch.setattr(sqlite_outbox, "_LONGEST_SLEEP", 7200.0)
+    monkeypatch.setattr(sqlite_outbox, "OneShotEvent", Signal)
+    monkeypatch.setattr(sqlite_outbox, "_MAX_SLEEP", 7200.0)
     return slept
 
 
@@ -244,49 +246,49 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def relays(file: Path) -> Iterator[tuple[SyncWorld, list[Outbox]]]:
+def relays(file: Path) -> Iterator[tuple[SyncBackend, list[Outbox]]]:
     """A world on SQLite, and three relays."""
     with SQLiteStorage(file) as storage:
-        yield SyncWorld(storage), [storage.outbox("sync") for _ in range(3)]
+        yield SyncBackend(storage), [storage.outbox("sync") for _ in range(3)]
 
 
-Relays = tuple[SyncWorld, list[Outbox]]
+Relays = tuple[SyncBackend, list[Outbox]]
 
 
 def test_an_event_waits_until_its_time_and_no_moment_longer(relays: Relays, clock: Clock) -> None:
-    world, (outbox, *_) = relays
-    first, second = drive(emitted(world, "jobs/1", "jobs/1"))
-    drive(outbox.settle((), [failed(drive(taken(outbox))[first], 60.0)]))
+    backend, (outbox, *_) = relays
+    first, second = run_sync(emitted(backend, "jobs/1", "jobs/1"))
+    run_sync(outbox.settle((), [failed(run_sync(taken(outbox))[first], 60.0)]))
     clock.at += MINUTE - MOMENT
-    assert drive(outbox.status()).waiting == 1
-    assert drive(outbox.take(100, LEASE)) == []
+    assert run_sync(outbox.status()).waiting == 1
+    assert run_sync(outbox.take(100, LEASE)) == []
     clock.at += MOMENT
-    assert drive(outbox.status()).waiting == 0
-    assert ids(drive(outbox.take(100, LEASE))) == [first, second]
+    assert run_sync(outbox.status()).waiting == 0
+    assert ids(run_sync(outbox.take(100, LEASE))) == [first, second]
 
 
 def test_events_of_all_tenants_are_taken_in_commit_order(relays: Relays) -> None:
-    world, (outbox, *_) = relays
-    tenants = sorted((world.tenant, world.other_tenant), key=lambda tenant: str(tenant.id), reverse=True)
+    backend, (outbox, *_) = relays
+    tenants = sorted((backend.tenant, backend.other_tenant), key=lambda tenant: str(tenant.id), reverse=True)
     rows = [event_row(tenant, subject=f"jobs/{n}") for n in range(3) for tenant in tenants]
-    committed = [drive(written(world, tenant, row)) for row, tenant in zip(rows, tenants * 3, strict=True)]
-    assert ids(drive(outbox.take(4, LEASE))) == committed[:4]
+    committed = [run_sync(written(backend, tenant, row)) for row, tenant in zip(rows, tenants * 3, strict=True)]
+    assert ids(run_sync(outbox.take(4, LEASE))) == committed[:4]
 
 
 def test_a_lane_that_two_tenants_share_holds_back_the_events_of_one(
     relays: Relays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world, (outbox, *_) = relays
-    monkeypatch.setattr(sqlite_unit, "lane_of", lambda event: 7)
+    backend, (outbox, *_) = relays
+    monkeypatch.setattr(sqlite_unit, "partition_key", lambda event: 7)
     mine, other = (
-        drive(written(world, tenant, event_row(tenant, subject="jobs/1")))
-        for tenant in (world.tenant, world.other_tenant)
+        run_sync(written(backend, tenant, event_row(tenant, subject="jobs/1")))
+        for tenant in (backend.tenant, backend.other_tenant)
     )
-    drive(outbox.settle((), [failed(drive(taken(outbox))[mine], None)]))
-    assert ids(drive(outbox.take(100, LEASE))) == [other]
+    run_sync(outbox.settle((), [failed(run_sync(taken(outbox))[mine], None)]))
+    assert ids(run_sync(outbox.take(100, LEASE))) == [other]
 
 
-def add_rows(world: SyncWorld, tenant: Tenant, *rows: Mapping[str, Any]) -> None:
+def add_rows(backend: SyncBackend, tenant: Tenant, *rows: Mapping[str, Any]) -> None:
     """Let SQL in a handler of a tenant put rows into the outbox. The action emits one event."""
 
     def add(data: Any, ctx: ActionContext) -> Result[None, ActionError]:
@@ -298,48 +300,52 @@ def add_rows(world: SyncWorld, tenant: Tenant, *rows: Mapping[str, Any]) -> None
 
     action = create_action(name="add", description="Add rows", handler=add)
     service = create_service(name="rows", description="", actions=[action])
-    engine = create_engine(services=[service], storage=world.storage)
+    engine = create_engine(services=[service], storage=backend.storage)
     value_of(engine.execute_action("rows", "add", list(rows), RequestContext(tenant, Actor.system())))
 
 
 def test_rows_of_another_tenant_at_the_position_of_an_event_change_nothing_for_it(relays: Relays) -> None:
-    world, (outbox, *_) = relays
-    first, second = drive(emitted(world, "jobs/1", "jobs/2"))
-    batch = drive(taken(outbox))
+    backend, (outbox, *_) = relays
+    first, second = run_sync(emitted(backend, "jobs/1", "jobs/2"))
+    batch = run_sync(taken(outbox))
     dead = {"position": batch[first].position, "dead_at": START.isoformat(), "reason": "mine"}
-    add_rows(world, world.other_tenant, dead, {"position": batch[second].position})
+    add_rows(backend, backend.other_tenant, dead, {"position": batch[second].position})
 
-    assert drive(outbox.dead_letters()) == []
-    again = drive(outbox.take(100, LEASE))
-    assert [pending.event.tenant_id for pending in again] == [world.tenant.id, world.tenant.id, world.other_tenant.id]
-    drive(outbox.settle(again[2:], [failed(pending, None) for pending in again[:2]]))
-    assert drive(outbox.take(100, LEASE)) == []
-    now = drive(outbox.status())
+    assert run_sync(outbox.dead_letters()) == []
+    again = run_sync(outbox.take(100, LEASE))
+    assert [pending.event.tenant_id for pending in again] == [
+        backend.tenant.id,
+        backend.tenant.id,
+        backend.other_tenant.id,
+    ]
+    run_sync(outbox.settle(again[2:], [failed(pending, None) for pending in again[:2]]))
+    assert run_sync(outbox.take(100, LEASE)) == []
+    now = run_sync(outbox.status())
     assert (now.pending, now.dead, now.oldest) == (1, 3, None)
-    assert [letter.event.id for letter in drive(outbox.dead_letters())] == [first, second]
-    assert drive(outbox.skip([first], "no")) == 1
-    assert drive(outbox.redrive([first])) == 1
-    assert ids(drive(outbox.take(100, LEASE))) == [first]
+    assert [letter.event.id for letter in run_sync(outbox.dead_letters())] == [first, second]
+    assert run_sync(outbox.skip([first], "no")) == 1
+    assert run_sync(outbox.redrive([first])) == 1
+    assert ids(run_sync(outbox.take(100, LEASE))) == [first]
 
 
 def test_a_dead_letter_has_no_next_attempt_whatever_else_its_row_says(
     relays: Relays, clock: Clock, slept: list[float]
 ) -> None:
-    world, (outbox, *_) = relays
-    add_rows(world, world.tenant)
-    (delivered,) = drive(outbox.take(100, LEASE))
-    drive(outbox.settle([delivered], ()))
+    backend, (outbox, *_) = relays
+    add_rows(backend, backend.tenant)
+    (delivered,) = run_sync(outbox.take(100, LEASE))
+    run_sync(outbox.settle([delivered], ()))
     dead, due = (time.isoformat(timespec="microseconds") for time in (clock.at, clock.at + MINUTE))
     row = {"position": delivered.position, "attempts": 3, "reason": "mine", "dead_at": dead, "due_at": due}
-    add_rows(world, world.tenant, row)
-    drive(outbox.settle(drive(outbox.take(100, LEASE)), ()))
+    add_rows(backend, backend.tenant, row)
+    run_sync(outbox.settle(run_sync(outbox.take(100, LEASE)), ()))
 
-    now = drive(outbox.status())
+    now = run_sync(outbox.status())
     assert (now.pending, now.waiting, now.dead) == (0, 0, 1)
-    drive(outbox.wait(7200.0))
+    run_sync(outbox.wait(7200.0))
     assert slept == [7200.0]
-    assert drive(outbox.redrive()) == 1
-    again = drive(outbox.take(100, LEASE))
+    assert run_sync(outbox.redrive()) == 1
+    again = run_sync(outbox.take(100, LEASE))
     assert [(pending.event.id, pending.attempts) for pending in again] == [(delivered.event.id, 0)]
 
 
@@ -361,7 +367,7 @@ def test_a_dead_letter_has_no_next_attempt_whatever_else_its_row_says(
             ],
         ),
         (HOLD, ("events", 1, "", ""), ["USING PRIMARY KEY (tenant_id=? AND position=? AND queue=?)"]),
-        (FORGET_DELIVERED, ("[]",), ["USING PRIMARY KEY (tenant_id=? AND position=? AND queue=?)"]),
+        (DELETE_DELIVERED, ("[]",), ["USING PRIMARY KEY (tenant_id=? AND position=? AND queue=?)"]),
         (
             RETURN,
             ("", "events", "[]", ""),
@@ -395,7 +401,7 @@ def test_a_dead_letter_has_no_next_attempt_whatever_else_its_row_says(
         "NEXT_DUE",
         "IS_BEHIND",
         "HOLD",
-        "FORGET_DELIVERED",
+        "DELETE_DELIVERED",
         "RETURN",
         "RETURN_ALL",
         "RELEASE",
@@ -408,7 +414,7 @@ def test_what_is_pending_and_what_holds_it_back_are_found_by_their_indexes(
     relays: Relays, file: Path, statement: str, parameters: tuple[Any, ...], indexes: list[str]
 ) -> None:
     _, (outbox, *_) = relays
-    drive(outbox.take(1, LEASE))
+    run_sync(outbox.take(1, LEASE))
     with closing(sqlite3.connect(file)) as connection:
         # For the triggers, which are planned along.
         connection.create_function("ae_writing_tenant", 0, lambda: None)
@@ -417,49 +423,49 @@ def test_what_is_pending_and_what_holds_it_back_are_found_by_their_indexes(
 
 
 def test_a_lease_runs_until_its_end_and_then_belongs_to_the_next_relay(relays: Relays, clock: Clock) -> None:
-    world, (silent, second, third) = relays
-    written = drive(emitted(world, "jobs/1"))
-    assert ids(drive(silent.take(100, LEASE))) == written
+    backend, (silent, second, third) = relays
+    written = run_sync(emitted(backend, "jobs/1"))
+    assert ids(run_sync(silent.take(100, LEASE))) == written
     clock.at += timedelta(seconds=LEASE) - MOMENT
-    assert drive(second.take(100, LEASE)) == []
+    assert run_sync(second.take(100, LEASE)) == []
     clock.at += MOMENT
-    assert ids(drive(second.take(100, LEASE))) == written
+    assert ids(run_sync(second.take(100, LEASE))) == written
     with pytest.raises(StorageUnavailable):
-        drive(silent.extend())
-    drive(second.extend())
-    assert drive(third.take(100, LEASE)) == []
+        run_sync(silent.extend())
+    run_sync(second.extend())
+    assert run_sync(third.take(100, LEASE)) == []
 
 
 def test_the_lease_of_a_dead_process_belongs_to_the_process_that_takes_it_over(
     relays: Relays, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world, (killed, second, third) = relays
-    written = drive(emitted(world, "jobs/1"))
-    assert ids(drive(killed.take(100, LEASE))) == written
+    backend, (killed, second, third) = relays
+    written = run_sync(emitted(backend, "jobs/1"))
+    assert ids(run_sync(killed.take(100, LEASE))) == written
     monkeypatch.setattr(sqlite_outbox, "_is_alive", lambda pid: pid == os.getpid())
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("UPDATE ae_relay_lease SET pid = pid + 1")
-    assert ids(drive(second.take(100, LEASE))) == written
-    assert drive(third.take(100, LEASE)) == []
+    assert ids(run_sync(second.take(100, LEASE))) == written
+    assert run_sync(third.take(100, LEASE)) == []
 
 
 def test_a_relay_sleeps_until_the_next_attempt_that_can_be_made(
     relays: Relays, clock: Clock, slept: list[float]
 ) -> None:
-    world, (outbox, *_) = relays
-    first, second, other = drive(emitted(world, "jobs/1", "jobs/1", "jobs/2"))
-    batch = drive(taken(outbox))
-    drive(outbox.settle((), [failed(batch[first], None), failed(batch[other], 3600.0)]))
-    drive(outbox.wait(7200.0))
+    backend, (outbox, *_) = relays
+    first, second, other = run_sync(emitted(backend, "jobs/1", "jobs/1", "jobs/2"))
+    batch = run_sync(taken(outbox))
+    run_sync(outbox.settle((), [failed(batch[first], None), failed(batch[other], 3600.0)]))
+    run_sync(outbox.wait(7200.0))
 
     # The second one's time has come, but it is held again.
-    drive(outbox.skip([first], "no"))
-    drive(outbox.settle((), [failed(drive(taken(outbox))[second], 0.0)]))
-    drive(outbox.redrive([first]))
-    drive(outbox.settle((), [failed(drive(taken(outbox))[first], 1000.0)]))
+    run_sync(outbox.skip([first], "no"))
+    run_sync(outbox.settle((), [failed(run_sync(taken(outbox))[second], 0.0)]))
+    run_sync(outbox.redrive([first]))
+    run_sync(outbox.settle((), [failed(run_sync(taken(outbox))[first], 1000.0)]))
     outbox.wake()
-    drive(outbox.wait(7200.0))
-    drive(outbox.wait(7200.0))
+    run_sync(outbox.wait(7200.0))
+    run_sync(outbox.wait(7200.0))
     assert slept == [3600.0, 1000.0]
 
 
@@ -467,15 +473,15 @@ def test_a_relay_is_listed_for_a_minute_and_known_for_a_day(relays: Relays, cloc
     _, (outbox, *_) = relays
 
     def listed() -> list[str]:
-        return [relay.id for relay in drive(outbox.status()).relays]
+        return [relay.id for relay in run_sync(outbox.status()).relays]
 
-    drive(outbox.beat(beat("silent", START, START)))
+    run_sync(outbox.heartbeat(beat("silent", START, START)))
     clock.at = START + MINUTE - MOMENT
     assert listed() == ["silent"]
     clock.at = START + MINUTE
     assert listed() == []
     for age, kept in ((DAY, ["silent"]), (DAY + MOMENT, [])):
         clock.at = START + age
-        drive(outbox.beat(beat("other", START, START - DAY)))
+        run_sync(outbox.heartbeat(beat("other", START, START - DAY)))
         clock.at = START
         assert listed() == kept

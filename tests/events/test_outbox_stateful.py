@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage, Tenant
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.memory import outbox as memory_outbox
 from actionengine.storage.port import (
     EVENTS,
@@ -276,8 +276,8 @@ class TwoRelays(RuleBasedStateMachine):
     def emit(self, subjects: list[int]) -> None:
         rows = [event_row(self.tenant, subject=f"jobs/{subject}") for subject in subjects]
         unit = self.backend.storage.unit_of_work(self.tenant, rows[0].action_id, "sync")
-        drive(unit.record(Recording((), rows, routes=(Route(WORKFLOWS), Route(TRIGGERS)))))
-        drive(unit.commit())
+        run_sync(unit.record(Recording((), rows, routes=(Route(WORKFLOWS), Route(TRIGGERS)))))
+        run_sync(unit.commit())
         for row, subject in zip(rows, subjects, strict=True):
             self.number += 1
             for queue in self.queues.values():
@@ -288,10 +288,10 @@ class TwoRelays(RuleBasedStateMachine):
         queue = self.queues[name]
         relay, other = queue.relays[which], queue.relays[1 - which]
         others = {each.event.id for each in other.batch} if other.until > self.backend.now else set()
-        batch = drive(relay.outbox.take(limit, LEASE))
+        batch = run_sync(relay.outbox.take(limit, LEASE))
         if not batch:
             # What an operator has released since a look began is left to the next one.
-            batch = drive(relay.outbox.take(limit, LEASE))
+            batch = run_sync(relay.outbox.take(limit, LEASE))
         relay.batch, relay.until = list(batch), self.backend.now + self.backend.lease if batch else 0.0
         taken: set[str] = set()
         for pending in batch:
@@ -332,7 +332,7 @@ class TwoRelays(RuleBasedStateMachine):
                 pause = {"soon": SOON, "later": LATER, "now": 0.0, "dead": None}[outcome]
                 failed.append(FailedDelivery(pending, "no such luck", pause))
         try:
-            drive(relay.outbox.settle(delivered, failed))
+            run_sync(relay.outbox.settle(delivered, failed))
         except StorageUnavailable:
             assert relay.until <= self.backend.now
             return
@@ -353,7 +353,7 @@ class TwoRelays(RuleBasedStateMachine):
         queue = self.queues[name]
         relay = queue.relays[which]
         if how == "give back":
-            drive(relay.outbox.give_back())
+            run_sync(relay.outbox.release())
             relay.batch, relay.until = [], 0.0
         elif how == "freeze":
             queue.relays[which] = Taking(self.opened(name))
@@ -364,7 +364,7 @@ class TwoRelays(RuleBasedStateMachine):
             relay = queue.frozen.pop(0)
             if relay.batch:
                 self.settle_one(queue, relay, outcomes)
-            drive(relay.outbox.close())
+            run_sync(relay.outbox.close())
 
     @rule(seconds=st.sampled_from((LEASE, SOON, SOON, LATER)))
     def pass_time(self, seconds: float) -> None:
@@ -374,7 +374,7 @@ class TwoRelays(RuleBasedStateMachine):
     def skip(self, name: str, first: int) -> None:
         queue = self.queues[name]
         ids = [id for id, event in queue.events.items() if event.is_dead and not event.is_skipped][first:]
-        assert drive(queue.operator.skip(ids, "no")) == len(ids)
+        assert run_sync(queue.operator.skip(ids, "no")) == len(ids)
         for id in ids:
             queue.events[id].is_skipped = True
 
@@ -385,7 +385,7 @@ class TwoRelays(RuleBasedStateMachine):
         ids = [id for id in dead if queue.events[id].is_skipped is (which == "skipped")]
         if which == "first":
             ids = dead[:1]
-        assert drive(queue.operator.redrive(None if which == "all" else ids)) == len(ids)
+        assert run_sync(queue.operator.redrive(None if which == "all" else ids)) == len(ids)
         for id in ids:
             event = queue.events[id]
             event.has_lost_its_place |= event.is_skipped
@@ -397,7 +397,7 @@ class TwoRelays(RuleBasedStateMachine):
     @invariant()
     def the_status_counts_what_there_is(self) -> None:
         for queue in self.queues.values():
-            status = drive(queue.operator.status())
+            status = run_sync(queue.operator.status())
             events = queue.events.values()
             assert status.pending == sum(event.is_pending for event in events)
             assert status.waiting == sum(event.is_pending and event.due > self.backend.now for event in events)
@@ -414,22 +414,22 @@ class TwoRelays(RuleBasedStateMachine):
         try:
             for name, queue in self.queues.items():
                 for relay in queue.relays:
-                    drive(relay.outbox.give_back())
+                    run_sync(relay.outbox.release())
                     relay.batch, relay.until = [], 0.0
                 for relay in queue.frozen:
-                    drive(relay.outbox.close())
+                    run_sync(relay.outbox.close())
                 self.backend.pass_time(LATER + LEASE)
                 self.redrive(name, "all")
                 for _ in range(len(queue.events) + 1):
                     self.look(name, 0, EVERYTHING)
                     self.settle(name, 0, ["ok"])
                 assert all(event.is_done or event.is_skipped for event in queue.events.values())
-                status = drive(queue.operator.status())
+                status = run_sync(queue.operator.status())
                 assert (status.pending, status.held, status.waiting, status.dead) == (0, 0, 0, 0)
         finally:
             for queue in self.queues.values():
                 for outbox in (queue.operator, *(relay.outbox for relay in (*queue.relays, *queue.frozen))):
-                    drive(outbox.close())
+                    run_sync(outbox.close())
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])

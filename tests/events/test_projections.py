@@ -26,14 +26,14 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.event_types import create_event_type
 from actionengine.events.event import Event
 from actionengine.events.projections.progress import progress_bar
 from actionengine.events.projections.projection import Projection, ProjectionStatus
 from actionengine.events.projections.views import View
 from actionengine.storage.pages import MAX_PAGE_BYTES
-from actionengine.testing import World, scenario
+from actionengine.testing import Backend, run_in_mode
 from tests.events.conftest import AnyStorage
 from tests.events.showing import documents_left, shown, view_of
 from tests.events.slow_commits import interleaved_moves, slow_commits
@@ -75,7 +75,7 @@ def test_a_generation_of_large_documents_is_removed_to_the_last() -> None:
     projection.rebuild(tenant).unwrap()
 
     unit = storage.unit_of_work(tenant, "", "sync", read_only=True)
-    assert [len(drive(unit.records(f"ae_view/large/{generation}/").list())) for generation in (1, 2)] == [0, 2]
+    assert [len(run_sync(unit.records(f"ae_view/large/{generation}/").list())) for generation in (1, 2)] == [0, 2]
 
 
 class Interrupted(BaseException):
@@ -93,91 +93,91 @@ def interrupting(after: int) -> Any:
 # Catching up
 
 
-@scenario
-async def test_catching_up_applies_each_event_once_and_in_its_order(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_catching_up_applies_each_event_once_and_in_its_order(backend: Backend) -> None:
+    stock = Stock(backend)
     projection = levels(stock.engine)
     await some_moves(stock, 11)
 
-    first = await stock.ask(projection, "catch_up", world.tenant)
-    nothing = await stock.ask(projection, "catch_up", world.tenant)
+    first = await stock.ask(projection, "catch_up", backend.tenant)
+    nothing = await stock.ask(projection, "catch_up", backend.tenant)
     await some_moves(stock, 3)
-    second = await stock.ask(projection, "catch_up", world.tenant)
+    second = await stock.ask(projection, "catch_up", backend.tenant)
 
     assert (first, nothing, second) == (Success(11), Success(0), Success(3))
-    assert await shown(world, projection) == folded(await stock.events())
+    assert await shown(backend, projection) == folded(await stock.events())
 
 
-@scenario
-async def test_a_projection_without_events_shows_nothing(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_a_projection_without_events_shows_nothing(backend: Backend) -> None:
+    stock = Stock(backend)
     projection = levels(stock.engine)
 
-    assert await stock.ask(projection, "status", world.tenant) == Success(ProjectionStatus(1, 0, None, 0))
-    assert await stock.ask(projection, "catch_up", world.tenant) == Success(0)
-    assert await shown(world, projection) == {"levels": {}, "outgoing": {}}
+    assert await stock.ask(projection, "status", backend.tenant) == Success(ProjectionStatus(1, 0, None, 0))
+    assert await stock.ask(projection, "catch_up", backend.tenant) == Success(0)
+    assert await shown(backend, projection) == {"levels": {}, "outgoing": {}}
 
 
-@scenario
-async def test_the_status_says_how_far_a_projection_is(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_the_status_says_how_far_a_projection_is(backend: Backend) -> None:
+    stock = Stock(backend)
     projection = levels(stock.engine)
     await some_moves(stock, 6)
-    await stock.ask(projection, "catch_up", world.tenant)
+    await stock.ask(projection, "catch_up", backend.tenant)
     await some_moves(stock, 5)
 
-    status = (await stock.ask(projection, "status", world.tenant)).unwrap()
+    status = (await stock.ask(projection, "status", backend.tenant)).unwrap()
 
     assert (status.generation, status.rebuilding, status.lag) == (1, None, 5)
     assert status.position == (await stock.events())[5].position
 
 
-@scenario
-async def test_an_event_of_one_tenant_never_gets_into_the_view_of_another(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_an_event_of_one_tenant_never_gets_into_the_view_of_another(backend: Backend) -> None:
+    stock = Stock(backend)
     projection = levels(stock.engine)
     for _ in range(3):
         await some_moves(stock, 2)
-        await some_moves(stock, 3, world.other_tenant)
+        await some_moves(stock, 3, backend.other_tenant)
 
-    assert await stock.ask(projection, "catch_up", world.tenant) == Success(6)
-    assert await shown(world, projection, world.other_tenant) == {"levels": {}, "outgoing": {}}
-    assert await stock.ask(projection, "rebuild", world.other_tenant) == Success(9)
+    assert await stock.ask(projection, "catch_up", backend.tenant) == Success(6)
+    assert await shown(backend, projection, backend.other_tenant) == {"levels": {}, "outgoing": {}}
+    assert await stock.ask(projection, "rebuild", backend.other_tenant) == Success(9)
 
-    for tenant in (world.tenant, world.other_tenant):
-        assert await shown(world, projection, tenant) == folded(await stock.events(tenant))
+    for tenant in (backend.tenant, backend.other_tenant):
+        assert await shown(backend, projection, tenant) == folded(await stock.events(tenant))
 
 
-@scenario
-async def test_a_projection_gets_only_the_types_that_it_wants(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_a_projection_gets_only_the_types_that_it_wants(backend: Backend) -> None:
+    stock = Stock(backend)
     projection = levels(stock.engine, types=["stock.moved"])
     for type in ("stock.moved", "stock.counted", "stock.moved", "stock.counted"):
         await stock.move("nail", type=type)
 
-    assert await stock.ask(projection, "catch_up", world.tenant) == Success(2)
-    assert await stock.ask(projection, "rebuild", world.tenant) == Success(2)
-    assert await shown(world, projection) == folded([e for e in await stock.events() if e.type == "stock.moved"])
+    assert await stock.ask(projection, "catch_up", backend.tenant) == Success(2)
+    assert await stock.ask(projection, "rebuild", backend.tenant) == Success(2)
+    assert await shown(backend, projection) == folded([e for e in await stock.events() if e.type == "stock.moved"])
 
 
-@scenario
-async def test_projections_of_different_names_do_not_meet(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_projections_of_different_names_do_not_meet(backend: Backend) -> None:
+    stock = Stock(backend)
     one, other = levels(stock.engine), levels(stock.engine, name="others")
     await some_moves(stock)
 
-    assert await stock.ask(one, "catch_up", world.tenant) == Success(11)
-    assert await shown(world, other) == {"levels": {}, "outgoing": {}}
-    assert await stock.ask(other, "catch_up", world.tenant) == Success(11)
-    assert await shown(world, other) == await shown(world, one)
+    assert await stock.ask(one, "catch_up", backend.tenant) == Success(11)
+    assert await shown(backend, other) == {"levels": {}, "outgoing": {}}
+    assert await stock.ask(other, "catch_up", backend.tenant) == Success(11)
+    assert await shown(backend, other) == await shown(backend, one)
 
 
-@scenario
-async def test_batches_stand_in_the_action_log_and_yield_no_events(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_batches_stand_in_the_action_log_and_yield_no_events(backend: Backend) -> None:
+    stock = Stock(backend)
     await some_moves(stock, 6)
 
-    await stock.ask(levels(stock.engine), "catch_up", world.tenant)
+    await stock.ask(levels(stock.engine), "catch_up", backend.tenant)
 
     rows = await stock.log("projections.levels")
     assert [(row.actor_type, row.actor_id, row.output) for row in rows] == [
@@ -206,17 +206,17 @@ def test_an_async_apply_does_the_same(any_storage: AnyStorage) -> None:
     assert view_of(any_storage, projection, tenant) == folded(history(engine, tenant))
 
 
-@scenario
-async def test_many_runners_apply_each_event_once(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_many_runners_apply_each_event_once(backend: Backend) -> None:
+    stock = Stock(backend)
     await some_moves(stock, 60)
     same = levels(stock.engine)
-    runners = [same, same, same, levels(Stock(world).engine), levels(Stock(world).engine)]
+    runners = [same, same, same, levels(Stock(backend).engine), levels(Stock(backend).engine)]
 
-    answers = await world.at_once(*(stock.ask(runner, "catch_up", world.tenant) for runner in runners))
+    answers = await backend.gather(*(stock.ask(runner, "catch_up", backend.tenant) for runner in runners))
 
     assert sum(answer.unwrap() for answer in answers) == 60
-    assert await shown(world, same) == folded(await stock.events())
+    assert await shown(backend, same) == folded(await stock.events())
 
 
 # An event that cannot be applied
@@ -231,17 +231,17 @@ def choosy(bad: list[int]) -> Any:
     return apply
 
 
-@scenario
-async def test_an_event_that_cannot_be_applied_stops_the_projection_at_it(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_an_event_that_cannot_be_applied_stops_the_projection_at_it(backend: Backend) -> None:
+    stock = Stock(backend)
     bad = [6]
     projection = levels(stock.engine, apply=choosy(bad))
     for by in range(10):
         await stock.move("nail", by)
     events = await stock.events()
 
-    stopped = failure_of(await stock.ask(projection, "catch_up", world.tenant))
-    again = failure_of(await stock.ask(projection, "catch_up", world.tenant))
+    stopped = failure_of(await stock.ask(projection, "catch_up", backend.tenant))
+    again = failure_of(await stock.ask(projection, "catch_up", backend.tenant))
 
     assert stopped.code is ErrorCode.HANDLER_ERROR
     assert str(stopped) == (
@@ -250,51 +250,51 @@ async def test_an_event_that_cannot_be_applied_stops_the_projection_at_it(world:
     )
     assert (stopped.details["event"], stopped.details["position"]) == (events[6].id, events[6].position)
     assert str(again) == str(stopped)
-    assert await shown(world, projection) == folded(events[:6])
+    assert await shown(backend, projection) == folded(events[:6])
 
     bad.clear()
-    assert await stock.ask(projection, "catch_up", world.tenant) == Success(4)
-    assert await shown(world, projection) == folded(events)
+    assert await stock.ask(projection, "catch_up", backend.tenant) == Success(4)
+    assert await shown(backend, projection) == folded(events)
 
 
-@scenario
-async def test_a_rebuild_that_stops_at_an_event_goes_on_there_and_leaves_the_live_view(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_a_rebuild_that_stops_at_an_event_goes_on_there_and_leaves_the_live_view(backend: Backend) -> None:
+    stock = Stock(backend)
     bad: list[int] = []
     projection = levels(stock.engine, apply=choosy(bad))
     for by in range(10):
         await stock.move("nail", by)
     events = await stock.events()
-    await stock.ask(projection, "catch_up", world.tenant)
+    await stock.ask(projection, "catch_up", backend.tenant)
 
     bad.append(9)
-    stopped = failure_of(await stock.ask(projection, "rebuild", world.tenant))
-    status = (await stock.ask(projection, "status", world.tenant)).unwrap()
+    stopped = failure_of(await stock.ask(projection, "rebuild", backend.tenant))
+    status = (await stock.ask(projection, "status", backend.tenant)).unwrap()
 
     assert stopped.details["event"] == events[9].id
     assert (status.generation, status.rebuilding) == (1, events[8].position)
-    assert await shown(world, projection) == folded(events)
+    assert await shown(backend, projection) == folded(events)
 
     bad.clear()
-    assert await stock.ask(projection, "rebuild", world.tenant) == Success(1)
-    assert await shown(world, projection) == folded(events)
+    assert await stock.ask(projection, "rebuild", backend.tenant) == Success(1)
+    assert await shown(backend, projection) == folded(events)
 
 
-@scenario
-async def test_an_apply_that_returns_a_failure_stops_too(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_an_apply_that_returns_a_failure_stops_too(backend: Backend) -> None:
+    stock = Stock(backend)
     await stock.move("nail")
 
     def refuse(event: Event, view: View) -> Result[None, str]:
         return Failure("it is not for me")
 
-    stopped = failure_of(await stock.ask(levels(stock.engine, apply=refuse), "catch_up", world.tenant))
+    stopped = failure_of(await stock.ask(levels(stock.engine, apply=refuse), "catch_up", backend.tenant))
 
     assert (stopped.code, "it is not for me" in str(stopped)) == (ErrorCode.UNPROCESSABLE, True)
 
 
-@scenario
-async def test_events_come_in_their_newest_version_and_one_that_cannot_stops(world: World) -> None:
+@run_in_mode
+async def test_events_come_in_their_newest_version_and_one_that_cannot_stops(backend: Backend) -> None:
     newest = create_event_type(
         type="stock.moved", version=2, upcasters={1: lambda old: {"item": old["item"], "by": 1 // old["by"]}}
     )
@@ -303,24 +303,24 @@ async def test_events_come_in_their_newest_version_and_one_that_cannot_stops(wor
         description="Declares the type",
         actions=[create_action(name="go", description="Go", handler=lambda data: Success(None), emits=[newest])],
     )
-    stock = Stock(world, services=[other])
+    stock = Stock(backend, services=[other])
     projection = levels(stock.engine)
     for by in (1, 1, 0):
         await stock.move("nail", by)
 
-    stopped = failure_of(await stock.ask(projection, "catch_up", world.tenant))
+    stopped = failure_of(await stock.ask(projection, "catch_up", backend.tenant))
 
     assert stopped.code is ErrorCode.INTERNAL
     assert "the upcaster of stock.moved from version 1 raised ZeroDivisionError" in str(stopped)
-    assert (await shown(world, projection))["levels"]["nail"]["level"] == 2
+    assert (await shown(backend, projection))["levels"]["nail"]["level"] == 2
 
 
-@scenario
-async def test_a_deleted_tenant_is_not_caught_up(world: World) -> None:
-    tenant = await world.create_tenant(slug="acme", name="Acme")
-    stock = Stock(world)
+@run_in_mode
+async def test_a_deleted_tenant_is_not_caught_up(backend: Backend) -> None:
+    tenant = await backend.create_tenant(slug="acme", name="Acme")
+    stock = Stock(backend)
     await stock.move("nail", tenant=tenant)
-    await world.delete_tenant(slug="acme")
+    await backend.delete_tenant(slug="acme")
 
     answer = await stock.ask(levels(stock.engine), "catch_up", tenant)
 
@@ -330,26 +330,26 @@ async def test_a_deleted_tenant_is_not_caught_up(world: World) -> None:
 # Rebuilding
 
 
-@scenario
-async def test_a_rebuild_makes_the_view_anew_and_removes_the_old_one(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_a_rebuild_makes_the_view_anew_and_removes_the_old_one(backend: Backend) -> None:
+    stock = Stock(backend)
     await some_moves(stock, 11)
     wrong = levels(stock.engine, apply=lambda event, view: view.records("levels").insert({"level": 0}, event.id))
-    await stock.ask(wrong, "catch_up", world.tenant)
+    await stock.ask(wrong, "catch_up", backend.tenant)
     projection = levels(stock.engine)
 
-    applied = await stock.ask(projection, "rebuild", world.tenant)
+    applied = await stock.ask(projection, "rebuild", backend.tenant)
 
     events = await stock.events()
     assert applied == Success(11)
-    assert await shown(world, projection) == folded(events)
-    assert await stock.ask(projection, "status", world.tenant) == Success(
+    assert await shown(backend, projection) == folded(events)
+    assert await stock.ask(projection, "status", backend.tenant) == Success(
         ProjectionStatus(2, events[-1].position, None, 0)
     )
-    assert await world.ids("ae_view/levels/1/levels") == []
+    assert await backend.ids("ae_view/levels/1/levels") == []
     await some_moves(stock, 2)
-    assert await stock.ask(projection, "catch_up", world.tenant) == Success(2)
-    assert await shown(world, projection) == folded(await stock.events())
+    assert await stock.ask(projection, "catch_up", backend.tenant) == Success(2)
+    assert await shown(backend, projection) == folded(await stock.events())
 
 
 @pytest.mark.parametrize("number", [0, 1, 3, 4, 5, 8])
@@ -366,75 +366,75 @@ def test_a_rebuild_comes_to_its_end_whatever_the_number_of_events(
     assert view_of(storage, projection, acme) == folded(history(engine, acme))
 
 
-@scenario
-async def test_progress_is_told_after_each_batch(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_progress_is_told_after_each_batch(backend: Backend) -> None:
+    stock = Stock(backend)
     await some_moves(stock, 10)
     told: list[tuple[int, int]] = []
 
-    await stock.ask(levels(stock.engine), "rebuild", world.tenant, lambda *numbers: told.append(numbers))
+    await stock.ask(levels(stock.engine), "rebuild", backend.tenant, lambda *numbers: told.append(numbers))
 
     assert told == [(0, 10), (4, 10), (8, 10), (10, 10)]
 
 
-@scenario
-async def test_an_interrupted_rebuild_goes_on_where_it_was(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_an_interrupted_rebuild_goes_on_where_it_was(backend: Backend) -> None:
+    stock = Stock(backend)
     projection = levels(stock.engine)
     await some_moves(stock, 14)
     events = await stock.events()
-    await stock.ask(projection, "catch_up", world.tenant)
+    await stock.ask(projection, "catch_up", backend.tenant)
 
     with pytest.raises(Interrupted):
-        await stock.ask(projection, "rebuild", world.tenant, interrupting(8))
-    status = (await stock.ask(projection, "status", world.tenant)).unwrap()
-    before = await shown(world, projection)
+        await stock.ask(projection, "rebuild", backend.tenant, interrupting(8))
+    status = (await stock.ask(projection, "status", backend.tenant)).unwrap()
+    before = await shown(backend, projection)
     told: list[tuple[int, int]] = []
     applied = await stock.ask(
-        levels(Stock(world).engine), "rebuild", world.tenant, lambda *numbers: told.append(numbers)
+        levels(Stock(backend).engine), "rebuild", backend.tenant, lambda *numbers: told.append(numbers)
     )
 
     assert (status.generation, status.rebuilding) == (1, events[7].position)
     assert before == folded(events)
     assert (applied, told) == (Success(6), [(8, 14), (12, 14), (14, 14)])
-    assert await shown(world, projection) == folded(events)
+    assert await shown(backend, projection) == folded(events)
 
 
-@scenario
-async def test_the_live_view_is_read_and_caught_up_while_a_rebuild_runs(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_the_live_view_is_read_and_caught_up_while_a_rebuild_runs(backend: Backend) -> None:
+    stock = Stock(backend)
     projection = levels(stock.engine)
     await some_moves(stock, 9)
-    await stock.ask(projection, "catch_up", world.tenant)
+    await stock.ask(projection, "catch_up", backend.tenant)
     with pytest.raises(Interrupted):
-        await stock.ask(projection, "rebuild", world.tenant, interrupting(4))
+        await stock.ask(projection, "rebuild", backend.tenant, interrupting(4))
     await some_moves(stock, 9)
 
-    assert await stock.ask(projection, "catch_up", world.tenant) == Success(9)
-    assert await shown(world, projection) == folded(await stock.events())
-    assert await stock.ask(projection, "rebuild", world.tenant) == Success(14)
-    assert await shown(world, projection) == folded(await stock.events())
-    assert await stock.ask(projection, "catch_up", world.tenant) == Success(0)
+    assert await stock.ask(projection, "catch_up", backend.tenant) == Success(9)
+    assert await shown(backend, projection) == folded(await stock.events())
+    assert await stock.ask(projection, "rebuild", backend.tenant) == Success(14)
+    assert await shown(backend, projection) == folded(await stock.events())
+    assert await stock.ask(projection, "catch_up", backend.tenant) == Success(0)
 
 
-@scenario
-async def test_a_rebuild_can_be_abandoned(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_a_rebuild_can_be_abandoned(backend: Backend) -> None:
+    stock = Stock(backend)
     projection = levels(stock.engine)
     await some_moves(stock, 11)
-    await stock.ask(projection, "catch_up", world.tenant)
+    await stock.ask(projection, "catch_up", backend.tenant)
     with pytest.raises(Interrupted):
-        await stock.ask(projection, "rebuild", world.tenant, interrupting(8))
+        await stock.ask(projection, "rebuild", backend.tenant, interrupting(8))
 
-    assert await stock.ask(projection, "abandon_rebuild", world.tenant) == Success(True)
-    assert await stock.ask(projection, "abandon_rebuild", world.tenant) == Success(False)
+    assert await stock.ask(projection, "abandon_rebuild", backend.tenant) == Success(True)
+    assert await stock.ask(projection, "abandon_rebuild", backend.tenant) == Success(False)
 
-    status = (await stock.ask(projection, "status", world.tenant)).unwrap()
+    status = (await stock.ask(projection, "status", backend.tenant)).unwrap()
     assert (status.generation, status.rebuilding) == (1, None)
-    assert await shown(world, projection) == folded(await stock.events())
-    assert await world.ids("ae_view/levels/2/levels") == []
-    assert await stock.ask(projection, "rebuild", world.tenant) == Success(11)
-    assert (await stock.ask(projection, "status", world.tenant)).unwrap().generation == 3
+    assert await shown(backend, projection) == folded(await stock.events())
+    assert await backend.ids("ae_view/levels/2/levels") == []
+    assert await stock.ask(projection, "rebuild", backend.tenant) == Success(11)
+    assert (await stock.ask(projection, "status", backend.tenant)).unwrap().generation == 3
 
 
 def test_a_rebuild_whose_generation_somebody_abandons_says_so(storage: InMemoryStorage, acme: Tenant) -> None:
@@ -451,31 +451,31 @@ def test_a_rebuild_whose_generation_somebody_abandons_says_so(storage: InMemoryS
     assert (failure_of(answer).code, "abandoned" in str(failure_of(answer))) == (ErrorCode.CONFLICT, True)
 
 
-@scenario
-async def test_rebuilds_and_runners_and_writers_at_once_come_to_the_right_view(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_rebuilds_and_runners_and_writers_at_once_come_to_the_right_view(backend: Backend) -> None:
+    stock = Stock(backend)
     await some_moves(stock, 30)
-    projections = [levels(Stock(world).engine) for _ in range(2)]
+    projections = [levels(Stock(backend).engine) for _ in range(2)]
 
     async def write() -> None:
         await some_moves(stock, 30)
 
     async def catch_up() -> None:
         for _ in range(10):
-            (await stock.ask(projections[0], "catch_up", world.tenant)).unwrap()
+            (await stock.ask(projections[0], "catch_up", backend.tenant)).unwrap()
 
     async def rebuild(projection: Projection) -> None:
-        (await stock.ask(projection, "rebuild", world.tenant)).unwrap()
+        (await stock.ask(projection, "rebuild", backend.tenant)).unwrap()
 
-    await world.at_once(write(), catch_up(), *map(rebuild, projections))
-    await stock.ask(projections[0], "catch_up", world.tenant)
+    await backend.gather(write(), catch_up(), *map(rebuild, projections))
+    await stock.ask(projections[0], "catch_up", backend.tenant)
 
-    status = (await stock.ask(projections[0], "status", world.tenant)).unwrap()
+    status = (await stock.ask(projections[0], "status", backend.tenant)).unwrap()
     assert (status.lag, status.rebuilding) == (0, None)
-    assert await shown(world, projections[1]) == folded(await stock.events())
-    if world.mode == "sync":
+    assert await shown(backend, projections[1]) == folded(await stock.events())
+    if backend.mode == "sync":
         for generation in range(1, status.generation):
-            assert documents_left(world.storage, world.tenant, "levels", generation) == 0
+            assert documents_left(backend.storage, backend.tenant, "levels", generation) == 0
 
 
 def test_a_reader_goes_over_to_the_next_generation_with_a_rebuild(any_storage: AnyStorage) -> None:

@@ -67,7 +67,7 @@ def public_coroutines() -> set[str]:
 
 def test_every_public_coroutine_is_called_by_a_test() -> None:
     texts = "\n".join(path.read_text() for folder in (TESTS, SUITE) for path in folder.rglob("*.py"))
-    # By its name, or by that of its twin, to which a helper that knows both worlds adds the rest.
+    # By its name, or by that of its twin, to which a helper that knows both modes adds the rest.
     called = set(re.findall(r"(?:\.|await |in )(\w+)\(", texts))
     called |= {f"{name}_async" for name in re.findall(r'"(\w+)"', texts)}
 
@@ -142,7 +142,7 @@ async def test_records_of_a_view_follow_a_rebuild(storage: InMemoryStorage) -> N
     async def look(data: Any, ctx: ActionContext) -> Result[None, ActionError]:
         records = await projection.read_async(ctx, "levels")
         assert isinstance(records, AsyncLiveRecords)
-        seen.append((records.generation, await records.has_moved()))
+        seen.append((records.generation, await records.is_superseded()))
         return Success(None)
 
     action = create_action(name="look", description="Look", handler=look, read_only=True)
@@ -165,7 +165,7 @@ def test_a_consumer_is_executed_as_an_action_is(mode: Mode, storage: InMemorySto
     plan = consumer_plan("inbox", "crm", lambda data: Success(data) if data else Failure("nothing in it"))
     context = RequestContext(tenant, Actor.integration("crm"))
 
-    answers = [asyncio.run(engine.consume(plan, payload, context, mode)) for payload in (1, 0)]
+    answers = [asyncio.run(engine.execute_consumer(plan, payload, context, mode)) for payload in (1, 0)]
 
     assert answers[0] == Success(1)
     assert isinstance(answers[1], Failure)

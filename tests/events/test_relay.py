@@ -1,4 +1,4 @@
-"""The relay as a host uses it, on every storage and in both worlds."""
+"""The relay as a host uses it, on every storage and in both modes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from actionengine import (
     create_event_type,
     create_service,
 )
-from actionengine.testing import AsyncWorld, World
+from actionengine.testing import AsyncBackend, Backend
 from tests.events.conftest import AnyStorage
 
 
@@ -41,74 +41,74 @@ def tell(data: Any, ctx: ActionContext) -> Result[None, Any]:
     return Success(None)
 
 
-class Desk:
+class Harness:
     """Emits events, and delivers them in the world of the test."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
         service = create_service(
             name="desk", description="", actions=[create_action(name="tell", description="", handler=tell)]
         )
-        self.engine: Engine = create_engine(services=[service], storage=world.storage)
-        self.tenant = world.run(world.create_tenant(slug="acme", name="Acme"))
+        self.engine: Engine = create_engine(services=[service], storage=backend.storage)
+        self.tenant = backend.run(backend.create_tenant(slug="acme", name="Acme"))
         self.request = RequestContext(tenant=self.tenant, actor=Actor.human("ann"))
 
     def tell(self, subject: str | None = None, **data: Any) -> None:
-        executed = self.world.execute(self.engine, "desk", "tell", {"subject": subject, **data}, self.request)
-        assert isinstance(self.world.run(executed), Success)
+        executed = self.backend.execute(self.engine, "desk", "tell", {"subject": subject, **data}, self.request)
+        assert isinstance(self.backend.run(executed), Success)
 
     def tell_now(self, subject: str | None = None) -> None:
         """The same, whichever world the test is in."""
         assert isinstance(self.engine.execute_action("desk", "tell", {"subject": subject}, self.request), Success)
 
     def drain(self, relay: Relay) -> int:
-        return self.world.run(relay.drain_async()) if isinstance(self.world, AsyncWorld) else relay.drain()
+        return self.backend.run(relay.drain_async()) if isinstance(self.backend, AsyncBackend) else relay.drain()
 
     def drain_until(self, relay: Relay, is_done: Callable[[], bool]) -> None:
         for _ in range(300):
             self.drain(relay)
             if is_done():
                 return
-            self.world.run(self.world.pause(0.01))
+            self.backend.run(self.backend.sleep(0.01))
         raise AssertionError(relay.status())
 
 
 @pytest.fixture
-def desk(world: World) -> Desk:
-    return Desk(world)
+def harness(backend: Backend) -> Harness:
+    return Harness(backend)
 
 
-def impatient(desk: Desk, publisher: Any, **options: Any) -> Relay:
+def impatient(harness: Harness, publisher: Any, **options: Any) -> Relay:
     """A relay that does not wait long."""
-    return Relay(desk.world.storage, publisher, **{"first_backoff": 0.001, "longest_backoff": 0.01, **options})
+    return Relay(harness.backend.storage, publisher, **{"first_backoff": 0.001, "longest_backoff": 0.01, **options})
 
 
-def test_an_event_arrives_with_everything_that_is_known_of_it(desk: Desk) -> None:
+def test_an_event_arrives_with_everything_that_is_known_of_it(harness: Harness) -> None:
     arrived: list[Event] = []
-    desk.tell("jobs/1", colour="grün")
+    harness.tell("jobs/1", colour="grün")
 
-    assert desk.drain(Relay(desk.world.storage, CallbackPublisher(arrived.append))) == 1
+    assert harness.drain(Relay(harness.backend.storage, CallbackPublisher(arrived.append))) == 1
 
     (event,) = arrived
     assert (event.type, event.subject, event.version) == ("told", "jobs/1", 1)
     assert event.payload == {"number": 0, "subject": "jobs/1", "colour": "grün"}
-    assert (event.tenant_id, event.actor_type, event.actor_id) == (desk.tenant.id, "human", "ann")
+    assert (event.tenant_id, event.actor_type, event.actor_id) == (harness.tenant.id, "human", "ann")
     assert event.action == "desk.tell"
-    (stored,) = desk.world.run(desk.world.read_events(desk.tenant))
+    (stored,) = harness.backend.run(harness.backend.read_events(harness.tenant))
     assert (stored.event.id, stored.position) == (event.id, event.position)
 
 
-def test_what_was_delivered_is_not_delivered_again(desk: Desk) -> None:
+def test_what_was_delivered_is_not_delivered_again(harness: Harness) -> None:
     arrived: list[Event] = []
-    relay = Relay(desk.world.storage, CallbackPublisher(arrived.append))
-    desk.tell("jobs/1", number=5)
+    relay = Relay(harness.backend.storage, CallbackPublisher(arrived.append))
+    harness.tell("jobs/1", number=5)
 
-    assert [desk.drain(relay), desk.drain(relay)] == [5, 0]
+    assert [harness.drain(relay), harness.drain(relay)] == [5, 0]
     assert [event.payload["number"] for event in arrived] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_callback_is_a_def_or_an_async_def(desk: Desk, is_async: bool) -> None:
+def test_a_callback_is_a_def_or_an_async_def(harness: Harness, is_async: bool) -> None:
     arrived: list[str] = []
 
     async def asynchronous(event: Event) -> None:
@@ -118,9 +118,11 @@ def test_a_callback_is_a_def_or_an_async_def(desk: Desk, is_async: bool) -> None
     def synchronous(event: Event) -> None:
         arrived.append(event.id)
 
-    desk.tell(number=3)
+    harness.tell(number=3)
 
-    assert desk.drain(Relay(desk.world.storage, CallbackPublisher(asynchronous if is_async else synchronous))) == 3
+    assert (
+        harness.drain(Relay(harness.backend.storage, CallbackPublisher(asynchronous if is_async else synchronous))) == 3
+    )
     assert len(arrived) == 3
 
 
@@ -142,22 +144,22 @@ class Recorder:
         self.calls.append(list(events))
 
 
-def test_a_publisher_is_started_before_the_first_event_and_stopped_at_the_end(desk: Desk) -> None:
+def test_a_publisher_is_started_before_the_first_event_and_stopped_at_the_end(harness: Harness) -> None:
     recorder = Recorder()
-    desk.tell()
+    harness.tell()
 
-    desk.drain(Relay(desk.world.storage, recorder))
+    harness.drain(Relay(harness.backend.storage, recorder))
 
     assert recorder.told == ["start", "stop"]
 
 
-def test_no_call_has_two_events_of_a_subject_or_more_than_the_publisher_takes(desk: Desk) -> None:
+def test_no_call_has_two_events_of_a_subject_or_more_than_the_publisher_takes(harness: Harness) -> None:
     recorder = Recorder(batch_size=4)
     for number in range(20):
-        desk.tell(f"jobs/{number % 7}")
-    desk.tell(number=3)
+        harness.tell(f"jobs/{number % 7}")
+    harness.tell(number=3)
 
-    assert desk.drain(Relay(desk.world.storage, recorder)) == 23
+    assert harness.drain(Relay(harness.backend.storage, recorder)) == 23
 
     for call in recorder.calls:
         subjects = [event.subject for event in call if event.subject]
@@ -165,22 +167,22 @@ def test_no_call_has_two_events_of_a_subject_or_more_than_the_publisher_takes(de
         assert len(set(subjects)) == len(subjects)
 
 
-def test_old_events_are_published_in_their_newest_version_where_types_are_given(desk: Desk) -> None:
+def test_old_events_are_published_in_their_newest_version_where_types_are_given(harness: Harness) -> None:
     told = create_event_type(type="told", version=2, upcasters={1: lambda old: {"count": old["number"]}})
     arrived: list[Event] = []
-    desk.tell("jobs/1")
+    harness.tell("jobs/1")
 
-    desk.drain(Relay(desk.world.storage, CallbackPublisher(arrived.append), event_types=[told]))
+    harness.drain(Relay(harness.backend.storage, CallbackPublisher(arrived.append), event_types=[told]))
 
     assert [(event.version, event.payload) for event in arrived] == [(2, {"count": 0})]
 
 
-def test_an_event_that_cannot_be_upcast_becomes_a_dead_letter_and_says_why(desk: Desk) -> None:
+def test_an_event_that_cannot_be_upcast_becomes_a_dead_letter_and_says_why(harness: Harness) -> None:
     told = create_event_type(type="told", version=2, upcasters={1: lambda old: old["nothing of the kind"]})
-    desk.tell("jobs/1")
-    relay = impatient(desk, CallbackPublisher(print), event_types=[told], max_attempts=2)
+    harness.tell("jobs/1")
+    relay = impatient(harness, CallbackPublisher(print), event_types=[told], max_attempts=2)
 
-    desk.drain_until(relay, lambda: relay.status().dead == 1)
+    harness.drain_until(relay, lambda: relay.status().dead == 1)
 
     (letter,) = relay.dead_letters()
     assert "the upcaster of told from version 1 raised KeyError" in letter.reason
@@ -189,7 +191,7 @@ def test_an_event_that_cannot_be_upcast_becomes_a_dead_letter_and_says_why(desk:
 # Failures
 
 
-def test_a_poison_event_holds_back_its_own_subject_only(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_poison_event_holds_back_its_own_subject_only(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
     arrived: list[tuple[str | None, int]] = []
 
     def publish(event: Event) -> None:
@@ -198,11 +200,11 @@ def test_a_poison_event_holds_back_its_own_subject_only(desk: Desk, caplog: pyte
         arrived.append((event.subject, event.payload["number"]))
 
     for subject in ("jobs/1", "jobs/2", "jobs/3"):
-        desk.tell(subject, number=3)
-    relay = impatient(desk, CallbackPublisher(publish), max_attempts=3)
+        harness.tell(subject, number=3)
+    relay = impatient(harness, CallbackPublisher(publish), max_attempts=3)
 
     with caplog.at_level(logging.ERROR, logger="actionengine"):
-        desk.drain_until(relay, lambda: relay.status().dead == 1)
+        harness.drain_until(relay, lambda: relay.status().dead == 1)
 
     assert sorted(arrived) == sorted(
         [("jobs/1", 0), ("jobs/1", 1), ("jobs/1", 2), ("jobs/2", 0), ("jobs/3", 0), ("jobs/3", 1), ("jobs/3", 2)]
@@ -213,22 +215,22 @@ def test_a_poison_event_holds_back_its_own_subject_only(desk: Desk, caplog: pyte
     assert relay.status()[:4] == (1, 0, 1, 0)
 
 
-def test_a_refusal_for_good_is_not_tried_again(desk: Desk) -> None:
+def test_a_refusal_for_good_is_not_tried_again(harness: Harness) -> None:
     calls: list[str] = []
 
     def publish(event: Event) -> None:
         calls.append(event.id)
         raise PublishError("300 KB, and 256 KB is the limit", retry=False)
 
-    desk.tell("jobs/1")
-    relay = impatient(desk, CallbackPublisher(publish))
-    desk.drain(relay)
+    harness.tell("jobs/1")
+    relay = impatient(harness, CallbackPublisher(publish))
+    harness.drain(relay)
 
     (letter,) = relay.dead_letters()
     assert (letter.attempts, letter.reason, len(calls)) == (1, "300 KB, and 256 KB is the limit", 1)
 
 
-def test_a_skipped_event_lets_its_subject_go_on_and_a_redriven_one_comes_first(desk: Desk) -> None:
+def test_a_skipped_event_lets_its_subject_go_on_and_a_redriven_one_comes_first(harness: Harness) -> None:
     arrived: list[int] = []
     is_mended = False
 
@@ -237,28 +239,28 @@ def test_a_skipped_event_lets_its_subject_go_on_and_a_redriven_one_comes_first(d
             raise PublishError("no", retry=False)
         arrived.append(event.payload["number"])
 
-    desk.tell("jobs/1", number=4)
-    relay = impatient(desk, CallbackPublisher(publish))
-    desk.drain(relay)
+    harness.tell("jobs/1", number=4)
+    relay = impatient(harness, CallbackPublisher(publish))
+    harness.drain(relay)
     (first,) = relay.dead_letters()
     assert relay.skip([first.event.id], "nobody needs it") == 1
-    desk.drain(relay)
+    harness.drain(relay)
     assert arrived == []
 
     is_mended = True
     assert relay.redrive() == 1
-    desk.drain(relay)
+    harness.drain(relay)
 
     assert arrived == [1, 2, 3]
     (skipped,) = relay.dead_letters()
     assert skipped.skipped
     assert skipped.reason == "no; skipped: nobody needs it"
     assert relay.redrive(first.event.id) == 1
-    desk.drain(relay)
+    harness.drain(relay)
     assert arrived == [1, 2, 3, 0]
 
 
-def test_a_failure_of_a_batch_is_found_to_be_that_of_one_event(desk: Desk) -> None:
+def test_a_failure_of_a_batch_is_found_to_be_that_of_one_event(harness: Harness) -> None:
     arrived: set[str] = set()
 
     class Batches:
@@ -268,28 +270,28 @@ def test_a_failure_of_a_batch_is_found_to_be_that_of_one_event(desk: Desk) -> No
             arrived.update(event.subject or "" for event in events)
 
     for number in range(6):
-        desk.tell(f"jobs/{number}")
-    relay = impatient(desk, Batches(), max_attempts=1)
-    desk.drain(relay)
+        harness.tell(f"jobs/{number}")
+    relay = impatient(harness, Batches(), max_attempts=1)
+    harness.drain(relay)
 
     assert arrived == {"jobs/0", "jobs/1", "jobs/2", "jobs/4", "jobs/5"}
     assert [letter.event.subject for letter in relay.dead_letters()] == ["jobs/3"]
 
 
-def test_failures_that_a_publisher_tells_of_are_those_of_their_events(desk: Desk) -> None:
+def test_failures_that_a_publisher_tells_of_are_those_of_their_events(harness: Harness) -> None:
     class Partial:
         def publish(self, events: Sequence[Event]) -> dict[str, PublishError]:
             return {event.id: PublishError("not this one") for event in events if event.subject == "jobs/1"}
 
     for number in range(3):
-        desk.tell(f"jobs/{number}")
-    relay = impatient(desk, Partial(), max_attempts=1)
+        harness.tell(f"jobs/{number}")
+    relay = impatient(harness, Partial(), max_attempts=1)
 
-    assert desk.drain(relay) == 2
+    assert harness.drain(relay) == 2
     assert [letter.event.subject for letter in relay.dead_letters()] == ["jobs/1"]
 
 
-def test_an_outage_counts_against_no_event_and_everything_arrives_in_order_afterwards(desk: Desk) -> None:
+def test_an_outage_counts_against_no_event_and_everything_arrives_in_order_afterwards(harness: Harness) -> None:
     arrived: list[int] = []
     is_out = True
 
@@ -298,20 +300,20 @@ def test_an_outage_counts_against_no_event_and_everything_arrives_in_order_after
             raise ConnectionRefusedError("nobody listens")
         arrived.append(event.payload["number"])
 
-    relay = impatient(desk, CallbackPublisher(publish), max_attempts=1)
-    desk.tell("jobs/1", number=3)
+    relay = impatient(harness, CallbackPublisher(publish), max_attempts=1)
+    harness.tell("jobs/1", number=3)
     for _ in range(5):
         with pytest.raises(PublisherUnavailable, match="nobody listens"):
-            desk.drain(relay)
-    desk.tell("jobs/1", number=3)
+            harness.drain(relay)
+    harness.tell("jobs/1", number=3)
     assert relay.status()[:4] == (6, 0, 0, 0)
 
     is_out = False
-    assert desk.drain(relay) == 6
+    assert harness.drain(relay) == 6
     assert arrived == [0, 1, 2, 0, 1, 2]
 
 
-def test_one_event_that_hangs_is_found_among_others_and_given_up(desk: Desk) -> None:
+def test_one_event_that_hangs_is_found_among_others_and_given_up(harness: Harness) -> None:
     arrived: list[str | None] = []
 
     class Hanging:
@@ -320,28 +322,28 @@ def test_one_event_that_hangs_is_found_among_others_and_given_up(desk: Desk) -> 
                 await asyncio.sleep(3600)
             arrived.extend(event.subject for event in events)
 
-    relay = impatient(desk, Hanging(), publish_timeout=0.05, max_attempts=2)
-    desk.tell("jobs/hang")
+    relay = impatient(harness, Hanging(), publish_timeout=0.05, max_attempts=2)
+    harness.tell("jobs/hang")
 
     def settled() -> bool:
-        desk.tell("jobs/fine")
+        harness.tell("jobs/fine")
         return relay.status().dead == 1
 
     with pytest.raises(PublisherUnavailable, match="did not end within"):
-        desk.drain(relay)
+        harness.drain(relay)
     for _ in range(100):
         with suppress(PublisherUnavailable):
-            desk.drain(relay)
+            harness.drain(relay)
         if settled():
             break
-        desk.world.run(desk.world.pause(0.03))
+        harness.backend.run(harness.backend.sleep(0.03))
     (letter,) = relay.dead_letters()
     assert (letter.event.subject, letter.attempts) == ("jobs/hang", 2)
     assert "did not end within 0.05 s" in letter.reason
     assert "jobs/fine" in arrived
 
 
-def test_a_def_that_hangs_is_left_behind(desk: Desk) -> None:
+def test_a_def_that_hangs_is_left_behind(harness: Harness) -> None:
     forever = threading.Event()
     arrived: list[str | None] = []
 
@@ -351,33 +353,33 @@ def test_a_def_that_hangs_is_left_behind(desk: Desk) -> None:
         arrived.append(event.subject)
 
     for subject in ("jobs/fine", "jobs/hang", "jobs/good"):
-        desk.tell(subject)
-    relay = impatient(desk, CallbackPublisher(publish), publish_timeout=0.05, max_attempts=1)
+        harness.tell(subject)
+    relay = impatient(harness, CallbackPublisher(publish), publish_timeout=0.05, max_attempts=1)
     try:
         # Within so short a time, a busy machine makes others late as well.
         while "jobs/hang" not in {letter.event.subject for letter in relay.dead_letters()}:
-            desk.tell("jobs/more")
+            harness.tell("jobs/more")
             with suppress(PublisherUnavailable):
-                desk.drain(relay)
-            desk.world.run(desk.world.pause(0.03))
+                harness.drain(relay)
+            harness.backend.run(harness.backend.sleep(0.03))
         assert {"jobs/fine", "jobs/good"} <= set(arrived)
     finally:
         forever.set()
 
 
-def test_a_publisher_that_answers_nonsense_is_told_so(desk: Desk) -> None:
+def test_a_publisher_that_answers_nonsense_is_told_so(harness: Harness) -> None:
     class Nonsense:
         def publish(self, events: Sequence[Event]) -> Any:
             return len(events)
 
-    desk.tell("jobs/1")
-    relay = impatient(desk, Nonsense(), max_attempts=1)
-    desk.drain(relay)
+    harness.tell("jobs/1")
+    relay = impatient(harness, Nonsense(), max_attempts=1)
+    harness.drain(relay)
 
     assert "publish() returned a int" in relay.dead_letters()[0].reason
 
 
-def test_a_publisher_that_cannot_start_is_an_outage(desk: Desk) -> None:
+def test_a_publisher_that_cannot_start_is_an_outage(harness: Harness) -> None:
     class NoBroker:
         def start(self) -> None:
             raise OSError("no credentials in sight")
@@ -385,58 +387,58 @@ def test_a_publisher_that_cannot_start_is_an_outage(desk: Desk) -> None:
         def publish(self, events: Sequence[Event]) -> None:
             raise AssertionError("it was never started")
 
-    desk.tell()
+    harness.tell()
     with pytest.raises(PublisherUnavailable, match="no credentials in sight"):
-        desk.drain(Relay(desk.world.storage, NoBroker()))
+        harness.drain(Relay(harness.backend.storage, NoBroker()))
 
 
-def test_a_failure_that_a_callback_returns_is_a_failed_attempt(desk: Desk) -> None:
+def test_a_failure_that_a_callback_returns_is_a_failed_attempt(harness: Harness) -> None:
     answers = iter([Failure(ActionError(ErrorCode.CONFLICT, "somebody else has it")), Success(True)])
-    relay = impatient(desk, CallbackPublisher(lambda event: next(answers)), first_backoff=0.3, longest_backoff=0.3)
-    desk.tell("jobs/1")
+    relay = impatient(harness, CallbackPublisher(lambda event: next(answers)), first_backoff=0.3, longest_backoff=0.3)
+    harness.tell("jobs/1")
 
-    assert desk.drain(relay) == 0
-    desk.drain_until(relay, lambda: relay.status().pending == 0)
+    assert harness.drain(relay) == 0
+    harness.drain_until(relay, lambda: relay.status().pending == 0)
     assert relay.status().dead == 0
 
 
-def test_a_failure_that_nothing_can_mend_makes_a_dead_letter_at_once(desk: Desk) -> None:
+def test_a_failure_that_nothing_can_mend_makes_a_dead_letter_at_once(harness: Harness) -> None:
     refusal = Failure(ActionError(ErrorCode.FORBIDDEN, "not for you"))
-    relay = impatient(desk, CallbackPublisher(lambda event: refusal))
-    desk.tell("jobs/1")
-    desk.drain(relay)
+    relay = impatient(harness, CallbackPublisher(lambda event: refusal))
+    harness.tell("jobs/1")
+    harness.drain(relay)
 
     assert [letter.reason for letter in relay.dead_letters()] == ["forbidden: not for you"]
 
 
-def test_what_a_def_returns_to_be_awaited_is_awaited(desk: Desk) -> None:
+def test_what_a_def_returns_to_be_awaited_is_awaited(harness: Harness) -> None:
     arrived: list[str] = []
 
     async def later(event: Event) -> Any:
         arrived.append(event.id)
         return Failure("no")
 
-    relay = impatient(desk, CallbackPublisher(lambda event: later(event)), max_attempts=1)
-    desk.tell("jobs/1")
+    relay = impatient(harness, CallbackPublisher(lambda event: later(event)), max_attempts=1)
+    harness.tell("jobs/1")
 
-    assert desk.drain(relay) == 0
+    assert harness.drain(relay) == 0
     assert len(arrived) == 1
     assert relay.status().dead == 1
 
 
-def test_a_failure_of_what_is_no_event_of_the_call_is_no_success(desk: Desk) -> None:
+def test_a_failure_of_what_is_no_event_of_the_call_is_no_success(harness: Harness) -> None:
     class Mistaken:
         def publish(self, events: Sequence[Event]) -> Any:
             return {event: PublishError("no") for event in events}
 
-    relay = impatient(desk, Mistaken(), max_attempts=1)
-    desk.tell("jobs/1")
+    relay = impatient(harness, Mistaken(), max_attempts=1)
+    harness.tell("jobs/1")
 
-    assert desk.drain(relay) == 0
+    assert harness.drain(relay) == 0
     assert "which is no id of its events" in relay.dead_letters()[0].reason
 
 
-def test_an_event_that_breaks_the_connection_holds_up_nobody_for_long(desk: Desk) -> None:
+def test_an_event_that_breaks_the_connection_holds_up_nobody_for_long(harness: Harness) -> None:
     arrived: list[str | None] = []
 
     def publish(event: Event) -> None:
@@ -444,17 +446,17 @@ def test_an_event_that_breaks_the_connection_holds_up_nobody_for_long(desk: Desk
             raise ConnectionResetError("this is too large for me")
         arrived.append(event.subject)
 
-    desk.tell("jobs/bad")
+    harness.tell("jobs/bad")
     for number in range(5):
-        desk.tell(f"jobs/{number}")
-    relay = impatient(desk, CallbackPublisher(publish), max_attempts=2)
+        harness.tell(f"jobs/{number}")
+    relay = impatient(harness, CallbackPublisher(publish), max_attempts=2)
     for _ in range(100):
         with suppress(PublisherUnavailable):
-            desk.drain(relay)
+            harness.drain(relay)
         if relay.status().dead:
             break
-        desk.tell("jobs/more")
-        desk.world.run(desk.world.pause(0.01))
+        harness.tell("jobs/more")
+        harness.backend.run(harness.backend.sleep(0.01))
 
     assert {f"jobs/{number}" for number in range(5)} <= set(arrived)
     assert [letter.event.subject for letter in relay.dead_letters()] == ["jobs/bad"]
@@ -465,20 +467,22 @@ def test_an_event_that_breaks_the_connection_holds_up_nobody_for_long(desk: Desk
     [lambda old: object(), lambda old: float("nan") / 0, lambda old: old["no"]],
     ids=["no JSON", "a division", "a key"],
 )
-def test_an_upcaster_that_goes_wrong_holds_up_its_own_subject_only(desk: Desk, worse: Callable[[Any], Any]) -> None:
+def test_an_upcaster_that_goes_wrong_holds_up_its_own_subject_only(
+    harness: Harness, worse: Callable[[Any], Any]
+) -> None:
     told = create_event_type(type="told", version=2, upcasters={1: lambda old: worse(old) if old["bad"] else old})
     arrived: list[str | None] = []
-    desk.tell("jobs/bad", bad=True)
-    desk.tell("jobs/fine", bad=False)
+    harness.tell("jobs/bad", bad=True)
+    harness.tell("jobs/fine", bad=False)
     publisher = CallbackPublisher(lambda event: arrived.append(event.subject))
-    relay = impatient(desk, publisher, event_types=[told], max_attempts=1)
-    desk.drain(relay)
+    relay = impatient(harness, publisher, event_types=[told], max_attempts=1)
+    harness.drain(relay)
 
     assert arrived == ["jobs/fine"]
     assert relay.status().dead == 1
 
 
-def test_an_error_of_a_kind_of_its_own_does_not_end_the_relay(desk: Desk) -> None:
+def test_an_error_of_a_kind_of_its_own_does_not_end_the_relay(harness: Harness) -> None:
     class Odd(PublishError):
         def __init__(self) -> None:
             pass
@@ -489,9 +493,9 @@ def test_an_error_of_a_kind_of_its_own_does_not_end_the_relay(desk: Desk) -> Non
     def publish(event: Event) -> None:
         raise Odd
 
-    relay = impatient(desk, CallbackPublisher(publish), max_attempts=1)
-    desk.tell("jobs/1")
-    desk.drain(relay)
+    relay = impatient(harness, CallbackPublisher(publish), max_attempts=1)
+    harness.tell("jobs/1")
+    harness.drain(relay)
 
     assert relay.dead_letters()[0].reason == "its text raised ValueError"
 
@@ -499,12 +503,12 @@ def test_an_error_of_a_kind_of_its_own_does_not_end_the_relay(desk: Desk) -> Non
 # Running
 
 
-def running(desk: Desk, relay: Relay) -> Callable[[], None]:
+def running(harness: Harness, relay: Relay) -> Callable[[], None]:
     """Start a relay in a thread of its own, in the world of the test; what stops it and waits for that."""
-    storage = desk.world.storage
-    if isinstance(desk.world, AsyncWorld) and not isinstance(storage, InMemoryStorage):
+    storage = harness.backend.storage
+    if isinstance(harness.backend, AsyncBackend) and not isinstance(storage, InMemoryStorage):
         # What closes the connections of the relay's event loop forgets those of this one.
-        desk.world.run(storage.aclose())  # type: ignore[attr-defined]
+        harness.backend.run(storage.aclose())  # type: ignore[attr-defined]
     errors: list[BaseException] = []
 
     async def run() -> None:
@@ -516,7 +520,7 @@ def running(desk: Desk, relay: Relay) -> Callable[[], None]:
 
     def work() -> None:
         try:
-            asyncio.run(run()) if isinstance(desk.world, AsyncWorld) else relay.run()
+            asyncio.run(run()) if isinstance(harness.backend, AsyncBackend) else relay.run()
         except BaseException as error:
             errors.append(error)
 
@@ -541,13 +545,13 @@ def in_time(is_so: Callable[[], bool]) -> bool:
     return False
 
 
-def test_a_running_relay_delivers_what_comes_and_stops_when_it_is_told(desk: Desk) -> None:
+def test_a_running_relay_delivers_what_comes_and_stops_when_it_is_told(harness: Harness) -> None:
     arrived: list[Event] = []
-    relay = Relay(desk.world.storage, CallbackPublisher(arrived.append), name="the-only-one")
-    stop = running(desk, relay)
+    relay = Relay(harness.backend.storage, CallbackPublisher(arrived.append), name="the-only-one")
+    stop = running(harness, relay)
     try:
         for number in range(5):
-            desk.tell_now("jobs/1")
+            harness.tell_now("jobs/1")
             assert in_time(lambda: len(arrived) > number)  # noqa: B023 - it is called at once
         assert [beat.name for beat in relay.status().relays] == ["the-only-one"]
     finally:
@@ -555,7 +559,7 @@ def test_a_running_relay_delivers_what_comes_and_stops_when_it_is_told(desk: Des
     assert relay.status().pending == 0
 
 
-def test_a_running_relay_outlasts_an_outage_and_says_what_is_the_matter(desk: Desk) -> None:
+def test_a_running_relay_outlasts_an_outage_and_says_what_is_the_matter(harness: Harness) -> None:
     arrived: list[Event] = []
     tries = 0
     is_out = True
@@ -567,9 +571,9 @@ def test_a_running_relay_outlasts_an_outage_and_says_what_is_the_matter(desk: De
             raise PublisherUnavailable("the broker is being moved")
         arrived.append(event)
 
-    desk.tell_now("jobs/1")
-    relay = Relay(desk.world.storage, CallbackPublisher(publish))
-    stop = running(desk, relay)
+    harness.tell_now("jobs/1")
+    relay = Relay(harness.backend.storage, CallbackPublisher(publish))
+    stop = running(harness, relay)
     try:
         assert in_time(lambda: tries >= 2)
         (beat,) = relay.status().relays
@@ -580,15 +584,15 @@ def test_a_running_relay_outlasts_an_outage_and_says_what_is_the_matter(desk: De
         stop()
 
 
-def test_a_relay_that_was_stopped_before_it_ran_ends_as_it_begins(desk: Desk) -> None:
-    relay = Relay(desk.world.storage, CallbackPublisher(print))
+def test_a_relay_that_was_stopped_before_it_ran_ends_as_it_begins(harness: Harness) -> None:
+    relay = Relay(harness.backend.storage, CallbackPublisher(print))
     relay.stop()
-    running(desk, relay)()
+    running(harness, relay)()
 
 
-def test_a_relay_runs_once_at_a_time(desk: Desk) -> None:
-    relay = Relay(desk.world.storage, CallbackPublisher(print))
-    stop = running(desk, relay)
+def test_a_relay_runs_once_at_a_time(harness: Harness) -> None:
+    relay = Relay(harness.backend.storage, CallbackPublisher(print))
+    stop = running(harness, relay)
     try:
         assert in_time(lambda: bool(relay.status().relays))
         with pytest.raises(RuntimeError, match="running already"):
@@ -597,11 +601,11 @@ def test_a_relay_runs_once_at_a_time(desk: Desk) -> None:
         stop()
 
 
-def test_the_status_tells_how_much_there_is_and_since_when(desk: Desk) -> None:
-    relay = Relay(desk.world.storage, CallbackPublisher(print))
+def test_the_status_tells_how_much_there_is_and_since_when(harness: Harness) -> None:
+    relay = Relay(harness.backend.storage, CallbackPublisher(print))
     assert relay.status()[:5] == (0, 0, 0, 0, None)
-    desk.tell("jobs/1", number=3)
-    (first, *_) = desk.world.run(desk.world.read_events(desk.tenant))
+    harness.tell("jobs/1", number=3)
+    (first, *_) = harness.backend.run(harness.backend.read_events(harness.tenant))
 
     status = relay.status()
 

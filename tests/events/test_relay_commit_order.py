@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actionengine import InMemoryStorage, PostgresStorage, Tenant
-from actionengine.concurrency.run_sync import Mode, drive
+from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.events.event import Event
 from actionengine.events.publishers.port import CallbackPublisher, PublishError, PublisherUnavailable
 from actionengine.events.relay.relay import Relay
@@ -77,10 +77,10 @@ def record(storage: SlowStorage, tenant: Tenant, subjects: Sequence[str]) -> lis
     rows = [event_row(tenant, subject=subject) for subject in subjects]
     unit = storage.unit_of_work(tenant, rows[0].action_id, "sync")
     try:
-        drive(unit.record(Recording((), rows)))
-        drive(unit.commit())
+        run_sync(unit.record(Recording((), rows)))
+        run_sync(unit.commit())
     except BaseException:
-        drive(unit.rollback())
+        run_sync(unit.rollback())
         raise
     return [row.id for row in rows]
 

@@ -23,7 +23,7 @@ import pytest
 from examples.embedded_postgres import Database
 
 from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.events.event import Event
 from actionengine.events.publishers.port import CallbackPublisher, Publisher
 from actionengine.events.relay import worker
@@ -240,7 +240,7 @@ def writer(any_storage: AnyStorage) -> Writer:
 def test_while_the_broker_is_out_actions_go_on_and_no_event_is_blamed(
     any_storage: AnyStorage, writer: Writer, outage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "_LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(worker, "_MAX_RETRY_INTERVAL", 0.1)
     broker = Broker(batch_size=4)
     broker.outage = outage
     options: dict[str, Any] = {"publish_timeout": 0.3} if outage == "hang" else {}
@@ -255,8 +255,8 @@ def test_while_the_broker_is_out_actions_go_on_and_no_event_is_blamed(
     assert relay.status().pending == 36
     assert broker.arrivals == []
     outbox = any_storage.outbox("sync")
-    assert {pending.attempts for pending in drive(outbox.take(100, 30.0))} == {0}
-    drive(outbox.close())
+    assert {pending.attempts for pending in run_sync(outbox.take(100, 30.0))} == {0}
+    run_sync(outbox.close())
 
     with running(relay):
         wait_until(lambda: broker.calls.total() >= 10)
@@ -286,8 +286,8 @@ def test_after_an_outage_no_more_events_are_taken_at_once_than_batch_size() -> N
         with running(quick_relay(storage, CallbackPublisher(publish), batch_size=2, publish_timeout=90.0)):
             assert is_out.wait(90)
             outbox = storage.outbox("sync")
-            left = drive(outbox.take(100, 30.0))
-            drive(outbox.close())
+            left = run_sync(outbox.take(100, 30.0))
+            run_sync(outbox.close())
             may_end.set()
 
     assert 40 - len(left) <= 2
@@ -367,7 +367,7 @@ def until_dead(relay: Relay, writer: Writer) -> None:
 def test_events_that_make_the_publisher_hang_never_hold_up_other_subjects(
     any_storage: AnyStorage, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "_LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(worker, "_MAX_RETRY_INTERVAL", 0.05)
     broker = AsyncBroker()
     writer.execute(*(Emission(f"bad/{number}", "hang") for number in range(15)))
     writer.execute("good/1", "good/2")
@@ -378,7 +378,7 @@ def test_events_that_make_the_publisher_hang_never_hold_up_other_subjects(
 def test_an_event_that_makes_each_call_of_a_def_hang_for_ever_leaves_room_for_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker, "_LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(worker, "_MAX_RETRY_INTERVAL", 0.01)
     broker = Broker()
     with InMemoryStorage() as storage:
         writer = Writer(storage)

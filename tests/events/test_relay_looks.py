@@ -11,12 +11,12 @@ from contextlib import closing, contextmanager
 
 import psycopg
 import pytest
-from benchmarks.growth import postgres_worlds
-from benchmarks.growth.worlds import PostgresWorld, SQLiteWorld, World, sqlite_world
+from benchmarks.growth import postgres_backends
+from benchmarks.growth.worlds import Backend, PostgresBackend, SQLiteBackend, sqlite_backend_of_size
 from benchmarks.postgres import Bench
 
 from actionengine import InMemoryStorage
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.port import (
     EVENTS,
     QUEUES,
@@ -29,7 +29,7 @@ from actionengine.storage.port import (
     StorageUnavailable,
 )
 from actionengine.storage.postgres import outbox as postgres_outbox
-from actionengine.testing import SyncWorld
+from actionengine.testing import SyncBackend
 from actionengine.testing.outbox import LEASE, emitted, failed, ids
 from actionengine.testing.rows import event_row
 from tests.waiting import wait_until
@@ -39,69 +39,69 @@ PARTITIONS = 64
 
 
 @pytest.fixture
-def postgres(postgres_server: str) -> Iterator[PostgresWorld]:
-    with postgres_worlds([1], Bench("", "", postgres_server)) as (world,):
-        yield world
+def postgres(postgres_server: str) -> Iterator[PostgresBackend]:
+    with postgres_backends([1], Bench("", "", postgres_server)) as (backend,):
+        yield backend
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     if request.param == "sqlite":
-        with sqlite_world(1) as file:
+        with sqlite_backend_of_size(1) as file:
             yield file
     else:
         yield request.getfixturevalue("postgres")
 
 
-def emit(world: World, subjects: Iterable[str]) -> list[str]:
+def emit(backend: Backend, subjects: Iterable[str]) -> list[str]:
     """Commit events about these subjects, in every queue; their ids."""
-    rows = [event_row(world.tenant, subject=subject) for subject in subjects]
-    unit = world.storage.unit_of_work(world.tenant, rows[0].action_id, "sync")
-    drive(unit.record(Recording((), rows, routes=(Route(WORKFLOWS), Route(TRIGGERS)))))
-    drive(unit.commit())
+    rows = [event_row(backend.tenant, subject=subject) for subject in subjects]
+    unit = backend.storage.unit_of_work(backend.tenant, rows[0].action_id, "sync")
+    run_sync(unit.record(Recording((), rows, routes=(Route(WORKFLOWS), Route(TRIGGERS)))))
+    run_sync(unit.commit())
     return [row.id for row in rows]
 
 
 @contextmanager
-def taking(world: World, queue: str = EVENTS) -> Iterator[Outbox]:
+def taking(backend: Backend, queue: str = EVENTS) -> Iterator[Outbox]:
     """A relay's view of a queue."""
-    outbox = world.storage.outbox("sync", queue)
+    outbox = backend.storage.outbox("sync", queue)
     try:
         yield outbox
     finally:
-        drive(outbox.close())
+        run_sync(outbox.close())
 
 
-def deliver(world: World, queue: str = EVENTS) -> list[str]:
+def deliver(backend: Backend, queue: str = EVENTS) -> list[str]:
     """Deliver all that is due; the ids of the events."""
     found: list[str] = []
-    with taking(world, queue) as outbox:
-        while batch := drive(outbox.take(1000, LEASE)):
-            drive(outbox.settle(batch, ()))
+    with taking(backend, queue) as outbox:
+        while batch := run_sync(outbox.take(1000, LEASE)):
+            run_sync(outbox.settle(batch, ()))
             found += ids(batch)
     return found
 
 
-def kill(world: World, subject: str) -> str:
+def kill(backend: Backend, subject: str) -> str:
     """Make a dead letter, the only event of its subject so far; its id."""
-    emit(world, [subject])
-    with taking(world) as outbox:
-        (pending,) = drive(outbox.take(1000, LEASE))
-        drive(outbox.settle((), [failed(pending, None)]))
+    emit(backend, [subject])
+    with taking(backend) as outbox:
+        (pending,) = run_sync(outbox.take(1000, LEASE))
+        run_sync(outbox.settle((), [failed(pending, None)]))
     return pending.event.id
 
 
-def look(world: World, queue: str = EVENTS) -> int:
+def look(backend: Backend, queue: str = EVENTS) -> int:
     """How much a look at a queue reads that has nothing to deliver."""
 
-    def call(world: World) -> None:
-        with taking(world, queue) as outbox:
-            assert drive(outbox.take(1000, LEASE)) == []
+    def call(backend: Backend) -> None:
+        with taking(backend, queue) as outbox:
+            assert run_sync(outbox.take(1000, LEASE)) == []
 
-    return world.read(call)
+    return backend.read(call)
 
 
-def test_a_look_passes_none_of_what_was_delivered_while_a_snapshot_is_held(postgres: PostgresWorld) -> None:
+def test_a_look_passes_none_of_what_was_delivered_while_a_snapshot_is_held(postgres: PostgresBackend) -> None:
     emit(postgres, ["notes/1"])
     for queue in QUEUES:
         deliver(postgres, queue)
@@ -117,7 +117,7 @@ def test_a_look_passes_none_of_what_was_delivered_while_a_snapshot_is_held(postg
     assert all(during[queue] <= before[queue] + PARTITIONS for queue in QUEUES), (before, during)
 
 
-def test_a_full_look_is_repeated_now_and_then(postgres: PostgresWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_look_is_repeated_now_and_then(postgres: PostgresBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     known = postgres.storage.known
     emit(postgres, ["notes/1"])
     deliver(postgres)
@@ -130,214 +130,214 @@ def test_a_full_look_is_repeated_now_and_then(postgres: PostgresWorld, monkeypat
     assert known.of(EVENTS) is None
 
 
-def test_marks_of_a_database_that_was_restored_are_not_believed(postgres: PostgresWorld) -> None:
+def test_marks_of_a_database_that_was_restored_are_not_believed(postgres: PostgresBackend) -> None:
     emit(postgres, ["notes/1"])
     deliver(postgres)
-    postgres.storage.known.note(EVENTS, "{" + "1000000," * 64 + "0}", True)
+    postgres.storage.known.record(EVENTS, "{" + "1000000," * 64 + "0}", True)
     written = emit(postgres, ["notes/1"])
     assert deliver(postgres) == written
 
 
-def test_a_look_passes_nothing_that_a_dead_letter_holds_back(world: World) -> None:
-    dead = kill(world, "busy")
-    behind = emit(world, ["busy"] * 300)
-    before = look(world)
-    behind += emit(world, ["busy"] * 700)
-    assert look(world) <= before + PARTITIONS
+def test_a_look_passes_nothing_that_a_dead_letter_holds_back(backend: Backend) -> None:
+    dead = kill(backend, "busy")
+    behind = emit(backend, ["busy"] * 300)
+    before = look(backend)
+    behind += emit(backend, ["busy"] * 700)
+    assert look(backend) <= before + PARTITIONS
 
     # Also where each look has something to deliver.
-    behind += emit(world, ["busy"] * 700)
-    others = emit(world, ["other"])
-    assert deliver(world) == others
-    assert look(world) <= before + PARTITIONS
-    with taking(world) as outbox:
-        assert drive(outbox.status()).pending == len(behind)
-        assert drive(outbox.redrive([dead])) == 1
-    assert deliver(world) == [dead, *behind]
+    behind += emit(backend, ["busy"] * 700)
+    others = emit(backend, ["other"])
+    assert deliver(backend) == others
+    assert look(backend) <= before + PARTITIONS
+    with taking(backend) as outbox:
+        assert run_sync(outbox.status()).pending == len(behind)
+        assert run_sync(outbox.redrive([dead])) == 1
+    assert deliver(backend) == [dead, *behind]
 
 
-def test_a_batch_that_is_settled_leaves_nothing_to_pass_for_the_next(world: World) -> None:
-    kill(world, "busy")
-    behind = emit(world, ["busy"] * 500)
+def test_a_batch_that_is_settled_leaves_nothing_to_pass_for_the_next(backend: Backend) -> None:
+    kill(backend, "busy")
+    behind = emit(backend, ["busy"] * 500)
 
-    def deliver_one(world: World) -> None:
-        emit(world, ["other"])
-        with taking(world) as outbox:
-            batch = drive(outbox.take(1, LEASE))
-            drive(outbox.settle(batch, ()))
+    def deliver_one(backend: Backend) -> None:
+        emit(backend, ["other"])
+        with taking(backend) as outbox:
+            batch = run_sync(outbox.take(1, LEASE))
+            run_sync(outbox.settle(batch, ()))
 
-    assert world.read(deliver_one) < 1000
-    with taking(world) as outbox:
-        assert drive(outbox.status()).pending == len(behind)
+    assert backend.read(deliver_one) < 1000
+    with taking(backend) as outbox:
+        assert run_sync(outbox.status()).pending == len(behind)
 
 
 def test_a_look_on_sqlite_reads_as_much_for_each_pending_event_with_many_dead_letters() -> None:
     def steps(dead: int) -> int:
-        with sqlite_world(1) as world:
-            emit(world, [f"dead/{number}" for number in range(dead)])
-            with taking(world) as outbox:
-                batch = drive(outbox.take(1000, LEASE))
-                drive(outbox.settle((), [failed(pending, None) for pending in batch]))
-            emit(world, [f"notes/{number}" for number in range(200)])
+        with sqlite_backend_of_size(1) as backend:
+            emit(backend, [f"dead/{number}" for number in range(dead)])
+            with taking(backend) as outbox:
+                batch = run_sync(outbox.take(1000, LEASE))
+                run_sync(outbox.settle((), [failed(pending, None) for pending in batch]))
+            emit(backend, [f"notes/{number}" for number in range(200)])
 
-            def call(world: World) -> None:
-                with taking(world) as outbox:
-                    assert len(drive(outbox.take(1000, LEASE))) == 200
+            def call(backend: Backend) -> None:
+                with taking(backend) as outbox:
+                    assert len(run_sync(outbox.take(1000, LEASE))) == 200
 
-            return world.read(call)
+            return backend.read(call)
 
     assert steps(800) <= 1.1 * steps(100)
 
 
-def retry(world: World, subject: str, seconds: float) -> str:
+def retry(backend: Backend, subject: str, seconds: float) -> str:
     """Make the only event of a subject wait for another attempt; its id."""
-    (id,) = emit(world, [subject])
-    with taking(world) as outbox:
-        (pending,) = drive(outbox.take(1000, LEASE))
-        drive(outbox.settle((), [failed(pending, seconds)]))
+    (id,) = emit(backend, [subject])
+    with taking(backend) as outbox:
+        (pending,) = run_sync(outbox.take(1000, LEASE))
+        run_sync(outbox.settle((), [failed(pending, seconds)]))
     return id
 
 
-def come_due(world: World, which: str = "true") -> None:
+def come_due(backend: Backend, which: str = "true") -> None:
     """Let the time of all come that wait for another attempt."""
     due = "due_at = '2026-01-01T00:00:00.000000+00:00'"
     statement = f"UPDATE ae_outbox SET {due} WHERE due_at IS NOT NULL AND {which}"
-    if isinstance(world, PostgresWorld):
-        world.superuser.execute(statement.encode())
+    if isinstance(backend, PostgresBackend):
+        backend.superuser.execute(statement.encode())
     else:
-        assert isinstance(world, SQLiteWorld)
-        with closing(sqlite3.connect(world.path)) as connection, connection:
+        assert isinstance(backend, SQLiteBackend)
+        with closing(sqlite3.connect(backend.path)) as connection, connection:
             connection.create_function("ae_writing_tenant", 0, lambda: None)
             connection.execute(statement)
 
 
-def test_a_look_passes_nothing_that_waits_behind_a_retry(world: World) -> None:
-    waiting = retry(world, "busy", 3600.0)
-    behind = emit(world, ["busy"] * 300)
-    before = look(world)
-    behind += emit(world, ["busy"] * 700)
-    assert look(world) <= before + PARTITIONS
-    behind += emit(world, ["busy"] * 700)
-    others = emit(world, ["other"])
-    assert deliver(world) == others
-    assert look(world) <= before + PARTITIONS
-    with taking(world) as outbox:
-        status = drive(outbox.status())
+def test_a_look_passes_nothing_that_waits_behind_a_retry(backend: Backend) -> None:
+    waiting = retry(backend, "busy", 3600.0)
+    behind = emit(backend, ["busy"] * 300)
+    before = look(backend)
+    behind += emit(backend, ["busy"] * 700)
+    assert look(backend) <= before + PARTITIONS
+    behind += emit(backend, ["busy"] * 700)
+    others = emit(backend, ["other"])
+    assert deliver(backend) == others
+    assert look(backend) <= before + PARTITIONS
+    with taking(backend) as outbox:
+        status = run_sync(outbox.status())
         assert (status.pending, status.waiting, status.held) == (1701, 1, 1700)
 
-    come_due(world)
-    assert deliver(world) == [waiting, *behind]
-    with taking(world) as outbox:
-        assert drive(outbox.status()).pending == 0
+    come_due(backend)
+    assert deliver(backend) == [waiting, *behind]
+    with taking(backend) as outbox:
+        assert run_sync(outbox.status()).pending == 0
 
 
-def test_what_waits_behind_a_retry_is_let_go_in_parts(world: World) -> None:
-    waiting = retry(world, "busy", 3600.0)
-    behind = emit(world, ["busy"] * 1000)
-    look(world)
-    come_due(world)
-    with taking(world) as outbox:
-        batch = drive(outbox.take(1000, LEASE))
+def test_what_waits_behind_a_retry_is_let_go_in_parts(backend: Backend) -> None:
+    waiting = retry(backend, "busy", 3600.0)
+    behind = emit(backend, ["busy"] * 1000)
+    look(backend)
+    come_due(backend)
+    with taking(backend) as outbox:
+        batch = run_sync(outbox.take(1000, LEASE))
         assert ids(batch) == [waiting, *behind[:100]]
         # The second fails for good, and is skipped.
-        drive(outbox.settle(batch[:1], [failed(batch[1], None)]))
-        assert drive(outbox.take(1000, LEASE)) == []
-        assert drive(outbox.status()).held == 999
-        assert drive(outbox.skip([behind[0]], "no")) == 1
-        assert drive(outbox.status()).held == 899
-        batch = drive(outbox.take(10, LEASE))
+        run_sync(outbox.settle(batch[:1], [failed(batch[1], None)]))
+        assert run_sync(outbox.take(1000, LEASE)) == []
+        assert run_sync(outbox.status()).held == 999
+        assert run_sync(outbox.skip([behind[0]], "no")) == 1
+        assert run_sync(outbox.status()).held == 899
+        batch = run_sync(outbox.take(10, LEASE))
         assert ids(batch) == behind[1:11]
         # One that fails holds the others back again.
-        drive(outbox.settle(batch[:4], [failed(batch[4], 3600.0)]))
-    look(world)
-    late = emit(world, ["busy"])
-    look(world)
-    with taking(world) as outbox:
-        assert drive(outbox.status()).held == 995
-    come_due(world)
-    assert deliver(world) == [*behind[5:], *late]
+        run_sync(outbox.settle(batch[:4], [failed(batch[4], 3600.0)]))
+    look(backend)
+    late = emit(backend, ["busy"])
+    look(backend)
+    with taking(backend) as outbox:
+        assert run_sync(outbox.status()).held == 995
+    come_due(backend)
+    assert deliver(backend) == [*behind[5:], *late]
 
 
-def test_an_event_behind_what_is_held_back_is_never_taken_before_it(world: World) -> None:
-    waiting = retry(world, "busy", 3600.0)
-    behind = emit(world, ["busy"] * 250)
-    look(world)
-    come_due(world)
-    late = emit(world, ["busy"] * 2)
+def test_an_event_behind_what_is_held_back_is_never_taken_before_it(backend: Backend) -> None:
+    waiting = retry(backend, "busy", 3600.0)
+    behind = emit(backend, ["busy"] * 250)
+    look(backend)
+    come_due(backend)
+    late = emit(backend, ["busy"] * 2)
     found: list[str] = []
-    with taking(world) as outbox:
-        while batch := drive(outbox.take(7, LEASE)):
+    with taking(backend) as outbox:
+        while batch := run_sync(outbox.take(7, LEASE)):
             found += ids(batch)
-            drive(outbox.settle(batch, ()))
+            run_sync(outbox.settle(batch, ()))
             if len(found) < 100:
-                late += emit(world, ["busy"])
+                late += emit(backend, ["busy"])
     assert found == [waiting, *behind, *late]
 
 
-def test_an_event_that_is_redriven_goes_before_those_that_went_on_without_it(world: World) -> None:
-    first = kill(world, "busy")
-    behind = emit(world, ["busy"] * 150)
-    look(world)
-    with taking(world) as outbox:
-        assert drive(outbox.skip([first], "no")) == 1
-        (second, *_) = drive(outbox.take(1, LEASE))
-        drive(outbox.settle((), [failed(second, 3600.0)]))
-        assert drive(outbox.redrive([first])) == 1
-        batch = drive(outbox.take(1000, LEASE))
+def test_an_event_that_is_redriven_goes_before_those_that_went_on_without_it(backend: Backend) -> None:
+    first = kill(backend, "busy")
+    behind = emit(backend, ["busy"] * 150)
+    look(backend)
+    with taking(backend) as outbox:
+        assert run_sync(outbox.skip([first], "no")) == 1
+        (second, *_) = run_sync(outbox.take(1, LEASE))
+        run_sync(outbox.settle((), [failed(second, 3600.0)]))
+        assert run_sync(outbox.redrive([first])) == 1
+        batch = run_sync(outbox.take(1000, LEASE))
         assert ids(batch) == [first]
-        drive(outbox.settle((), [failed(batch[0], 3600.0)]))
-    look(world)
-    come_due(world)
-    assert deliver(world) == [first, *behind]
+        run_sync(outbox.settle((), [failed(batch[0], 3600.0)]))
+    look(backend)
+    come_due(backend)
+    assert deliver(backend) == [first, *behind]
 
 
-def test_an_event_that_waits_for_longer_than_the_one_before_it_is_let_go(world: World) -> None:
-    first = kill(world, "busy")
-    behind = emit(world, ["busy"] * 3)
-    with taking(world) as outbox:
-        assert drive(outbox.skip([first], "no")) == 1
-        (second, *_) = drive(outbox.take(1000, LEASE))
-        drive(outbox.settle((), [failed(second, 3600.0)]))
+def test_an_event_that_waits_for_longer_than_the_one_before_it_is_let_go(backend: Backend) -> None:
+    first = kill(backend, "busy")
+    behind = emit(backend, ["busy"] * 3)
+    with taking(backend) as outbox:
+        assert run_sync(outbox.skip([first], "no")) == 1
+        (second, *_) = run_sync(outbox.take(1000, LEASE))
+        run_sync(outbox.settle((), [failed(second, 3600.0)]))
         # It has lost its place, and fails, while that one waits for longer.
-        assert drive(outbox.redrive([first])) == 1
-        batch = drive(outbox.take(1000, LEASE))
-        drive(outbox.settle((), [failed(batch[0], 1800.0)]))
-        assert drive(outbox.take(1000, LEASE)) == []
-        status = drive(outbox.status())
+        assert run_sync(outbox.redrive([first])) == 1
+        batch = run_sync(outbox.take(1000, LEASE))
+        run_sync(outbox.settle((), [failed(batch[0], 1800.0)]))
+        assert run_sync(outbox.take(1000, LEASE)) == []
+        status = run_sync(outbox.status())
         assert (status.waiting, status.held) == (2, 2)
-    come_due(world, "position = (SELECT min(position) FROM ae_outbox)")
-    assert deliver(world) == [first]
-    with taking(world) as outbox:
-        status = drive(outbox.status())
+    come_due(backend, "position = (SELECT min(position) FROM ae_outbox)")
+    assert deliver(backend) == [first]
+    with taking(backend) as outbox:
+        status = run_sync(outbox.status())
         assert (status.waiting, status.held) == (1, 2)
-    come_due(world)
-    assert deliver(world) == behind
+    come_due(backend)
+    assert deliver(backend) == behind
 
 
 def test_who_has_lost_a_lease_leaves_nothing_held() -> None:
-    with sqlite_world(1) as world, taking(world) as frozen, taking(world) as other:
-        emit(world, ["busy"])
-        batch = drive(frozen.take(1000, 0.0))
-        (pending,) = drive(other.take(1000, LEASE))
-        drive(other.settle((), [failed(pending, 3600.0)]))
-        behind = emit(world, ["busy"] * 3)
-        assert drive(other.take(1000, LEASE)) == []
+    with sqlite_backend_of_size(1) as backend, taking(backend) as frozen, taking(backend) as other:
+        emit(backend, ["busy"])
+        batch = run_sync(frozen.take(1000, 0.0))
+        (pending,) = run_sync(other.take(1000, LEASE))
+        run_sync(other.settle((), [failed(pending, 3600.0)]))
+        behind = emit(backend, ["busy"] * 3)
+        assert run_sync(other.take(1000, LEASE)) == []
         with pytest.raises(StorageUnavailable):
-            drive(frozen.settle(batch, ()))
-        come_due(world)
-        assert deliver(world) == [pending.event.id, *behind]
+            run_sync(frozen.settle(batch, ()))
+        come_due(backend)
+        assert deliver(backend) == [pending.event.id, *behind]
 
 
 def test_a_relay_that_takes_again_leaves_nothing_behind() -> None:
     storage = InMemoryStorage()
-    world = SyncWorld(storage)
-    first, second = drive(emitted(world, "jobs/1", "jobs/2"))
+    backend = SyncBackend(storage)
+    first, second = run_sync(emitted(backend, "jobs/1", "jobs/2"))
     outbox = storage.outbox("sync")
-    drive(outbox.take(1, LEASE))
-    assert sorted(ids(drive(outbox.take(1000, LEASE)))) == sorted([first, second])
+    run_sync(outbox.take(1, LEASE))
+    assert sorted(ids(run_sync(outbox.take(1000, LEASE)))) == sorted([first, second])
 
 
-def test_a_relay_that_delivers_while_another_marks_leaves_nothing_held(postgres: PostgresWorld) -> None:
+def test_a_relay_that_delivers_while_another_marks_leaves_nothing_held(postgres: PostgresBackend) -> None:
     retry(postgres, "busy", 1.0)
     behind = emit(postgres, ["busy"] * 3)
     signature = postgres.storage._signature("relay")
@@ -348,8 +348,8 @@ def test_a_relay_that_delivers_while_another_marks_leaves_nothing_held(postgres:
         assert found == []
         batch: Sequence[PendingEvent] = ()
         while not batch:
-            batch = drive(delivering.take(1000, LEASE))
-        settling = threads.submit(lambda: drive(delivering.settle(batch[:1], ())))
+            batch = run_sync(delivering.take(1000, LEASE))
+        settling = threads.submit(lambda: run_sync(delivering.settle(batch[:1], ())))
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         wait_until(lambda: settling.done() or postgres.superuser.execute(waiting).fetchone() != (0,))
         marking._execute(("COMMIT", ()))
@@ -357,7 +357,7 @@ def test_a_relay_that_delivers_while_another_marks_leaves_nothing_held(postgres:
     assert deliver(postgres) == behind
 
 
-def test_who_redrives_while_a_relay_marks_leaves_nothing_held(postgres: PostgresWorld) -> None:
+def test_who_redrives_while_a_relay_marks_leaves_nothing_held(postgres: PostgresBackend) -> None:
     dead = kill(postgres, "busy")
     behind = emit(postgres, ["busy"] * 3)
     storage = postgres.storage
@@ -367,7 +367,7 @@ def test_who_redrives_while_a_relay_marks_leaves_nothing_held(postgres: Postgres
         # The statements of a look that finds nothing, but for its COMMIT.
         _, *found = marking._execute(("BEGIN", ()), (postgres_outbox.TAKE, (10, 16, EVENTS, None, signature)))
         assert found == []
-        redriving = threads.submit(lambda: drive(operator.redrive()))
+        redriving = threads.submit(lambda: run_sync(operator.redrive()))
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         wait_until(lambda: redriving.done() or postgres.superuser.execute(waiting).fetchone() != (0,))
         marking._execute(("COMMIT", ()))
@@ -375,7 +375,7 @@ def test_who_redrives_while_a_relay_marks_leaves_nothing_held(postgres: Postgres
     assert deliver(postgres) == [dead, *behind]
 
 
-def test_a_relay_marks_nothing_behind_what_is_being_redriven(postgres: PostgresWorld) -> None:
+def test_a_relay_marks_nothing_behind_what_is_being_redriven(postgres: PostgresBackend) -> None:
     dead = kill(postgres, "busy")
     behind = emit(postgres, ["busy"] * 3)
     with psycopg.connect(postgres.app_url) as operator:
@@ -385,7 +385,7 @@ def test_a_relay_marks_nothing_behind_what_is_being_redriven(postgres: PostgresW
     assert deliver(postgres) == [dead, *behind]
 
 
-def test_what_a_crash_leaves_half_marked_is_delivered(postgres: PostgresWorld) -> None:
+def test_what_a_crash_leaves_half_marked_is_delivered(postgres: PostgresBackend) -> None:
     dead = kill(postgres, "busy")
     behind = emit(postgres, ["busy"] * 3)
     with taking(postgres) as dying:
@@ -394,5 +394,5 @@ def test_what_a_crash_leaves_half_marked_is_delivered(postgres: PostgresWorld) -
         dying._execute(("BEGIN", ()), (postgres_outbox.TAKE, (10, 16, EVENTS, None, signature)))
         dying._drop()
     with taking(postgres) as outbox:
-        assert drive(outbox.skip([dead], "no")) == 1
+        assert run_sync(outbox.skip([dead], "no")) == 1
     assert deliver(postgres) == behind

@@ -29,7 +29,7 @@ from actionengine import (
     create_service,
 )
 from actionengine.storage.port import EVENTS, QUEUES, TRIGGERS, WORKFLOWS, Route, StorageError
-from actionengine.testing import AsyncWorld, World
+from actionengine.testing import AsyncBackend, Backend
 from tests.events.conftest import AnyStorage
 
 
@@ -39,29 +39,29 @@ def tell(data: Any, ctx: ActionContext) -> Result[None, Any]:
     return Success(None)
 
 
-class Desk:
+class Harness:
     """Emits events, of which those of the type `going` go into the queue `workflows` too, and all into `triggers`."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
         service = create_service(
             name="desk", description="", actions=[create_action(name="tell", description="", handler=tell)]
         )
         routes = (Route(WORKFLOWS, frozenset({"going"})), Route(TRIGGERS))
-        self.engine: Engine = create_engine(services=[replace(service, routes=routes)], storage=world.storage)
-        self.tenant = world.run(world.create_tenant(slug="acme", name="Acme"))
+        self.engine: Engine = create_engine(services=[replace(service, routes=routes)], storage=backend.storage)
+        self.tenant = backend.run(backend.create_tenant(slug="acme", name="Acme"))
 
     def tell(self, *types: str, subject: str = "jobs/1") -> None:
         request = RequestContext(tenant=self.tenant, actor=Actor.human("ann"))
-        told = self.world.execute(self.engine, "desk", "tell", {"types": list(types), "subject": subject}, request)
-        assert isinstance(self.world.run(told), Success)
+        told = self.backend.execute(self.engine, "desk", "tell", {"types": list(types), "subject": subject}, request)
+        assert isinstance(self.backend.run(told), Success)
 
     def drain(self, relay: Relay) -> int:
-        return self.world.run(relay.drain_async()) if isinstance(self.world, AsyncWorld) else relay.drain()
+        return self.backend.run(relay.drain_async()) if isinstance(self.backend, AsyncBackend) else relay.drain()
 
     def relay(self, *publishers: Publisher, **options: Any) -> Relay:
         publisher = publishers[0] if len(publishers) == 1 else Fanout(*publishers)
-        return Relay(self.world.storage, publisher, first_backoff=0.001, longest_backoff=0.01, **options)
+        return Relay(self.backend.storage, publisher, first_backoff=0.001, longest_backoff=0.01, **options)
 
     def pending(self) -> list[int]:
         relay = self.relay(Ours())
@@ -69,8 +69,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(world: World) -> Desk:
-    return Desk(world)
+def harness(backend: Backend) -> Harness:
+    return Harness(backend)
 
 
 class Ours:
@@ -101,36 +101,36 @@ class Broker:
         self.got += [event.type for event in events]
 
 
-def test_each_queue_goes_to_those_who_take_from_it(desk: Desk) -> None:
+def test_each_queue_goes_to_those_who_take_from_it(harness: Harness) -> None:
     ours, broker, other = Ours(), Broker(), Broker()
-    desk.tell("going", "done")
+    harness.tell("going", "done")
 
-    assert desk.drain(desk.relay(ours, broker, other)) == 2
+    assert harness.drain(harness.relay(ours, broker, other)) == 2
 
     assert broker.got == other.got == ["going", "done"]
     assert ours.got == {WORKFLOWS: ["going"], TRIGGERS: ["going", "done"]}
-    assert desk.pending() == [0, 0, 0]
+    assert harness.pending() == [0, 0, 0]
 
 
-def test_what_nobody_takes_of_the_hosts_events_does_not_stay(desk: Desk) -> None:
+def test_what_nobody_takes_of_the_hosts_events_does_not_stay(harness: Harness) -> None:
     ours = Ours()
-    desk.tell("going", "done")
+    harness.tell("going", "done")
 
-    assert desk.drain(desk.relay(ours)) == 2
+    assert harness.drain(harness.relay(ours)) == 2
 
     assert ours.got[WORKFLOWS] == ["going"]
-    assert desk.pending() == [0, 0, 0]
+    assert harness.pending() == [0, 0, 0]
 
 
-def test_a_relay_of_some_queues_leaves_the_others(desk: Desk) -> None:
+def test_a_relay_of_some_queues_leaves_the_others(harness: Harness) -> None:
     ours, broker = Ours(), Broker()
-    desk.tell("going", "done")
+    harness.tell("going", "done")
 
-    assert desk.drain(desk.relay(ours, queues=[WORKFLOWS])) == 1
-    assert desk.pending() == [2, 0, 2]
-    assert desk.drain(desk.relay(broker)) == 2
-    assert desk.pending() == [0, 0, 2]
-    assert desk.drain(desk.relay(Fanout(ours, broker), queues=TRIGGERS)) == 2
+    assert harness.drain(harness.relay(ours, queues=[WORKFLOWS])) == 1
+    assert harness.pending() == [2, 0, 2]
+    assert harness.drain(harness.relay(broker)) == 2
+    assert harness.pending() == [0, 0, 2]
+    assert harness.drain(harness.relay(Fanout(ours, broker), queues=TRIGGERS)) == 2
     assert (ours.got, broker.got) == ({WORKFLOWS: ["going"], TRIGGERS: ["going", "done"]}, ["going", "done"])
 
 
@@ -154,41 +154,43 @@ def test_a_queue_that_a_relay_could_not_work_at_is_refused(
     "raised",
     [PublishError("no such mailbox", retry=False), PublisherUnavailable("the broker is down"), ValueError("a fault")],
 )
-def test_what_is_wrong_with_the_hosts_broker_keeps_nothing_from_the_other_queues(desk: Desk, raised: Exception) -> None:
+def test_what_is_wrong_with_the_hosts_broker_keeps_nothing_from_the_other_queues(
+    harness: Harness, raised: Exception
+) -> None:
     ours, broker = Ours(), Broker(raised)
     for _ in range(3):
-        desk.tell("going", "done")
+        harness.tell("going", "done")
 
-    relay = desk.relay(ours, broker)
+    relay = harness.relay(ours, broker)
     if isinstance(raised, PublisherUnavailable):
         with pytest.raises(PublisherUnavailable):
-            desk.drain(relay)
+            harness.drain(relay)
     else:
-        desk.drain(relay)
+        harness.drain(relay)
 
     assert (ours.got[WORKFLOWS], len(ours.got[TRIGGERS]), broker.got) == (["going"] * 3, 6, [])
-    assert desk.pending()[1:] == [0, 0]
+    assert harness.pending()[1:] == [0, 0]
 
 
 @pytest.mark.parametrize("raised", [PublishError("no", retry=False), PublisherUnavailable("the engine is away")])
-def test_what_is_wrong_with_the_other_queues_keeps_nothing_from_the_host(desk: Desk, raised: Exception) -> None:
+def test_what_is_wrong_with_the_other_queues_keeps_nothing_from_the_host(harness: Harness, raised: Exception) -> None:
     def fail(event: Event) -> None:
         raise raised
 
     ours, broker = Ours(fail, fail), Broker()
-    desk.tell("going", "done", "going")
+    harness.tell("going", "done", "going")
 
     if isinstance(raised, PublisherUnavailable):
         with pytest.raises(PublisherUnavailable):
-            desk.drain(desk.relay(ours, broker))
+            harness.drain(harness.relay(ours, broker))
     else:
-        desk.drain(desk.relay(ours, broker))
+        harness.drain(harness.relay(ours, broker))
 
     assert broker.got == ["going", "done", "going"]
-    assert desk.pending()[0] == 0
+    assert harness.pending()[0] == 0
 
 
-def test_a_relay_that_runs_waits_at_no_queue_for_another_one(desk: Desk) -> None:
+def test_a_relay_that_runs_waits_at_no_queue_for_another_one(harness: Harness) -> None:
     went, stayed = threading.Event(), [threading.Event(), threading.Event()]
 
     def stay(event: Event) -> None:
@@ -198,8 +200,8 @@ def test_a_relay_that_runs_waits_at_no_queue_for_another_one(desk: Desk) -> None
     def go(event: Event) -> None:
         went.set()
 
-    desk.tell("going")
-    relay = desk.relay(Ours(go, stay), CallbackPublisher(stay), publish_timeout=40)
+    harness.tell("going")
+    relay = harness.relay(Ours(go, stay), CallbackPublisher(stay), publish_timeout=40)
 
     async def run_async() -> None:
         task = asyncio.create_task(relay.run_async())
@@ -208,8 +210,8 @@ def test_a_relay_that_runs_waits_at_no_queue_for_another_one(desk: Desk) -> None
         relay.stop()
         await task
 
-    if isinstance(desk.world, AsyncWorld):
-        desk.world.run(run_async())
+    if isinstance(harness.backend, AsyncBackend):
+        harness.backend.run(run_async())
     else:
         running = threading.Thread(target=relay.run)
         running.start()
@@ -217,14 +219,14 @@ def test_a_relay_that_runs_waits_at_no_queue_for_another_one(desk: Desk) -> None
         relay.stop()
         running.join(30)
         assert not running.is_alive()
-    assert desk.pending() == [0, 0, 0]
+    assert harness.pending() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("broken", QUEUES)
 def test_a_queue_that_cannot_be_worked_at_ends_the_relay(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, broken: str
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    storage = desk.world.storage
+    storage = harness.backend.storage
     outbox_of = storage.outbox
 
     def outbox(mode: Any, queue: str = EVENTS) -> Any:
@@ -237,27 +239,27 @@ def test_a_queue_that_cannot_be_worked_at_ends_the_relay(
             monkeypatch.setattr(made, "take", refused)
         return made
 
-    relay = desk.relay(Ours(), Broker())
+    relay = harness.relay(Ours(), Broker())
 
     with monkeypatch.context() as patched:
         patched.setattr(storage, "outbox", outbox)
         with pytest.raises(StorageError, match="permission denied"):
-            desk.world.run(relay.run_async()) if isinstance(desk.world, AsyncWorld) else relay.run()
+            harness.backend.run(relay.run_async()) if isinstance(harness.backend, AsyncBackend) else relay.run()
 
     # What has ended it does not end it again.
-    desk.tell("going")
-    if isinstance(desk.world, AsyncWorld):
-        desk.world.run(run_until_empty(desk, relay))
+    harness.tell("going")
+    if isinstance(harness.backend, AsyncBackend):
+        harness.backend.run(run_until_empty(harness, relay))
     else:
         running = threading.Thread(target=relay.run)
         running.start()
-        while desk.pending() != [0, 0, 0]:
+        while harness.pending() != [0, 0, 0]:
             assert running.is_alive()
         relay.stop()
         running.join(30)
 
 
-async def run_until_empty(desk: Desk, relay: Relay) -> None:
+async def run_until_empty(harness: Harness, relay: Relay) -> None:
     task = asyncio.create_task(relay.run_async())
     statuses = [1]
     while any(statuses):
@@ -268,14 +270,14 @@ async def run_until_empty(desk: Desk, relay: Relay) -> None:
     await task
 
 
-def test_dead_letters_of_all_queues_are_seen_and_tried_again(desk: Desk) -> None:
+def test_dead_letters_of_all_queues_are_seen_and_tried_again(harness: Harness) -> None:
     def fail(event: Event) -> None:
         raise PublishError("no", retry=False)
 
-    desk.tell("going", subject="jobs/1")
-    desk.tell("done", subject="jobs/2")
-    relay = desk.relay(Ours(fail, fail), CallbackPublisher(fail))
-    desk.drain(relay)
+    harness.tell("going", subject="jobs/1")
+    harness.tell("done", subject="jobs/2")
+    relay = harness.relay(Ours(fail, fail), CallbackPublisher(fail))
+    harness.drain(relay)
 
     def listed(**page: Any) -> list[tuple[str, str]]:
         return [(letter.event.type, letter.queue) for letter in relay.dead_letters(**page)]
@@ -292,18 +294,18 @@ def test_dead_letters_of_all_queues_are_seen_and_tried_again(desk: Desk) -> None
     assert relay.skip([done], "nobody wants it", queue=TRIGGERS) == 1
     assert relay.redrive([going], queue=WORKFLOWS) == 1
     assert relay.redrive() == 3
-    assert desk.pending() == [2, 1, 1]
+    assert harness.pending() == [2, 1, 1]
     assert listed() == [("done", TRIGGERS)]
     with pytest.raises(ConfigurationError, match="no queue 'letters'"):
         relay.status(queue="letters")
 
 
-def test_without_routes_there_is_the_hosts_queue_alone(desk: Desk) -> None:
+def test_without_routes_there_is_the_hosts_queue_alone(harness: Harness) -> None:
     service = create_service(
         name="desk", description="", actions=[create_action(name="tell", description="", handler=tell)]
     )
-    desk.engine = create_engine(services=[service], storage=desk.world.storage)
+    harness.engine = create_engine(services=[service], storage=harness.backend.storage)
 
-    desk.tell("going", "done")
+    harness.tell("going", "done")
 
-    assert desk.pending() == [2, 0, 0]
+    assert harness.pending() == [2, 0, 0]

@@ -40,7 +40,7 @@ def writer(fresh_postgres_database: Database) -> Iterator[Writer]:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr(worker, "_MAX_RETRY_INTERVAL", 0.2)
 
 
 @contextmanager

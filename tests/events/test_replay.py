@@ -15,107 +15,107 @@ from actionengine import ConfigurationError, InMemoryStorage, PostgresStorage, T
 from actionengine.event_types import EventVersionError, create_event_type
 from actionengine.events.event import Event
 from actionengine.events.replay import follow, follow_async, replay, replay_async
-from actionengine.testing import World, scenario
+from actionengine.testing import Backend, run_in_mode
 from tests.events.slow_commits import interleaved_moves, slow_commits
 from tests.events.stock import Stock, moved, stock_engine
 
 
-async def replayed(world: World, tenant: Tenant | None = None, **options: Any) -> list[Event]:
-    tenant = tenant or world.tenant
-    if world.mode == "sync":
-        return list(replay(world.storage, tenant, **options))
-    return [event async for event in replay_async(world.storage, tenant, **options)]
+async def replayed(backend: Backend, tenant: Tenant | None = None, **options: Any) -> list[Event]:
+    tenant = tenant or backend.tenant
+    if backend.mode == "sync":
+        return list(replay(backend.storage, tenant, **options))
+    return [event async for event in replay_async(backend.storage, tenant, **options)]
 
 
-async def followed(world: World, number: int, **options: Any) -> list[Event]:
+async def followed(backend: Backend, number: int, **options: Any) -> list[Event]:
     """The first events that somebody gets who follows."""
-    if world.mode == "sync":
-        return list(islice(follow(world.storage, world.tenant, **options), number))
+    if backend.mode == "sync":
+        return list(islice(follow(backend.storage, backend.tenant, **options), number))
     events: list[Event] = []
-    async for event in follow_async(world.storage, world.tenant, **options):
+    async for event in follow_async(backend.storage, backend.tenant, **options):
         events.append(event)
         if len(events) == number:
             break
     return events
 
 
-@scenario
-async def test_a_replay_gives_all_events_in_commit_order_whatever_the_pages(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_a_replay_gives_all_events_in_commit_order_whatever_the_pages(backend: Backend) -> None:
+    stock = Stock(backend)
     for number in range(12):
         await stock.move("nail", number)
 
     for batch_size in (1, 5, 12, 1000):
-        events = await replayed(world, batch_size=batch_size)
+        events = await replayed(backend, batch_size=batch_size)
 
         assert [event.payload["by"] for event in events] == list(range(12))
         assert events == await stock.events()
 
 
-@scenario
-async def test_a_replay_goes_on_after_the_position_of_any_event(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_a_replay_goes_on_after_the_position_of_any_event(backend: Backend) -> None:
+    stock = Stock(backend)
     for number in range(7):
         await stock.move("nail", number)
-    everything = await replayed(world)
+    everything = await replayed(backend)
 
     for index, event in enumerate(everything):
-        assert await replayed(world, after=event.position, batch_size=2) == everything[index + 1 :]
-    assert await replayed(world, after=0) == everything
+        assert await replayed(backend, after=event.position, batch_size=2) == everything[index + 1 :]
+    assert await replayed(backend, after=0) == everything
 
 
-@scenario
-async def test_a_replay_gives_only_the_types_that_were_asked_for(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_a_replay_gives_only_the_types_that_were_asked_for(backend: Backend) -> None:
+    stock = Stock(backend)
     for type in ("a", "b", "a", "c"):
         await stock.move("nail", type=type)
 
-    assert [event.type for event in await replayed(world, types=["a", "c", "a"], batch_size=1)] == ["a", "a", "c"]
-    assert await replayed(world, types=()) == []
+    assert [event.type for event in await replayed(backend, types=["a", "c", "a"], batch_size=1)] == ["a", "a", "c"]
+    assert await replayed(backend, types=()) == []
 
 
-@scenario
-async def test_an_event_of_one_tenant_is_in_no_replay_of_another(world: World) -> None:
-    stock = Stock(world)
-    for tenant in (world.tenant, world.other_tenant, world.tenant):
+@run_in_mode
+async def test_an_event_of_one_tenant_is_in_no_replay_of_another(backend: Backend) -> None:
+    stock = Stock(backend)
+    for tenant in (backend.tenant, backend.other_tenant, backend.tenant):
         await stock.move("nail", tenant=tenant)
 
-    assert {event.tenant_id for event in await replayed(world)} == {world.tenant.id}
-    assert len(await replayed(world)) == 2
-    assert len(await replayed(world, world.other_tenant)) == 1
+    assert {event.tenant_id for event in await replayed(backend)} == {backend.tenant.id}
+    assert len(await replayed(backend)) == 2
+    assert len(await replayed(backend, backend.other_tenant)) == 1
 
 
-@scenario
-async def test_old_payloads_come_in_their_newest_version(world: World) -> None:
+@run_in_mode
+async def test_old_payloads_come_in_their_newest_version(backend: Backend) -> None:
     newest = create_event_type(
         type="stock.moved",
         version=3,
         upcasters={1: lambda old: {**old, "unit": "piece"}, 2: lambda old: {**old, "by": old["by"] * 10}},
     )
-    await Stock(world).move("nail", 4)
+    await Stock(backend).move("nail", 4)
 
     for event_types in ([newest], {"stock.moved": newest}):
-        (event,) = await replayed(world, event_types=event_types)
+        (event,) = await replayed(backend, event_types=event_types)
         assert (event.version, event.payload) == (3, {"item": "nail", "by": 40, "unit": "piece"})
 
 
-@scenario
-async def test_an_event_that_cannot_be_upcast_ends_the_replay_after_those_before_it(world: World) -> None:
+@run_in_mode
+async def test_an_event_that_cannot_be_upcast_ends_the_replay_after_those_before_it(backend: Backend) -> None:
     def broken(old: Any) -> Any:
         return {"by": 1 / old["by"]}
 
     newest = create_event_type(type="stock.moved", version=2, upcasters={1: broken})
-    stock = Stock(world)
+    stock = Stock(backend)
     for by in (1, 0, 1):
         await stock.move("nail", by)
     seen: list[Event] = []
 
     async def read() -> None:
-        if world.mode == "sync":
-            for event in replay(world.storage, world.tenant, event_types=[newest]):
+        if backend.mode == "sync":
+            for event in replay(backend.storage, backend.tenant, event_types=[newest]):
                 seen.append(event)
         else:
-            async for event in replay_async(world.storage, world.tenant, event_types=[newest]):
+            async for event in replay_async(backend.storage, backend.tenant, event_types=[newest]):
                 seen.append(event)
 
     with pytest.raises(EventVersionError, match=r"upcaster of stock\.moved from version 1 raised ZeroDivisionError"):
@@ -151,31 +151,31 @@ def test_polling_without_a_pause_is_refused(read: Any, acme: Tenant) -> None:
         read(InMemoryStorage(), acme, poll_interval=0)
 
 
-@scenario
-async def test_who_follows_gets_old_events_and_then_new_ones_as_they_come(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_who_follows_gets_old_events_and_then_new_ones_as_they_come(backend: Backend) -> None:
+    stock = Stock(backend)
     for number in range(5):
         await stock.move("nail", number)
 
     async def move_on() -> list[Event]:
         for number in range(5, 12):
-            await world.pause(0.004)
+            await backend.sleep(0.004)
             await stock.move("nail", number)
         return []
 
-    events, _ = await world.at_once(followed(world, 12, poll_interval=0.005, batch_size=3), move_on())
+    events, _ = await backend.gather(followed(backend, 12, poll_interval=0.005, batch_size=3), move_on())
 
     assert [event.payload["by"] for event in events] == list(range(12))
 
 
-@scenario
-async def test_who_follows_goes_on_after_the_last_position_that_was_seen(world: World) -> None:
-    stock = Stock(world)
+@run_in_mode
+async def test_who_follows_goes_on_after_the_last_position_that_was_seen(backend: Backend) -> None:
+    stock = Stock(backend)
     for number in range(6):
         await stock.move("nail", number)
-    first = await followed(world, 2)
+    first = await followed(backend, 2)
 
-    rest = await followed(world, 4, after=first[-1].position)
+    rest = await followed(backend, 4, after=first[-1].position)
 
     assert [event.payload["by"] for event in (*first, *rest)] == list(range(6))
 

@@ -145,12 +145,12 @@ def test_a_preview_names_the_documents_that_would_no_longer_fit(fresh_office: Of
     )
     (checked,) = office.get(f"changes/{change}/preview")["documents"]
     assert checked["checked"] == 2
-    problems = {misfit["id"]: set(misfit["problems"]) for misfit in checked["misfits"]}
+    problems = {misfit["id"]: set(misfit["problems"]) for misfit in checked["invalid"]}
     assert problems == {job: {"floor", "urgency"}, other: {"urgency"}}
-    path = f"projects/{office.project()}/record_types/job/misfits"
+    path = f"projects/{office.project()}/record_types/job/invalid"
     assert office.get(path, change_id=change) == checked
-    assert office.get(path)["misfits"] == []
-    assert len(office.get(path, change_id=change, limit="1")["misfits"]) == 1
+    assert office.get(path)["invalid"] == []
+    assert len(office.get(path, change_id=change, limit="1")["invalid"]) == 1
 
 
 def test_what_a_change_takes_away_needs_a_second_manager(fresh_office: Office) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from examples.field_service.services.payments.capture import LARGEST
+from examples.field_service.services.payments.capture import MAX_AMOUNT
 from examples.field_service.transport import MAX_BODY
 
 from actionengine import SQLiteStorage, StorageUnavailable, Tenant
@@ -111,7 +111,7 @@ def test_an_invalid_payload_is_400_with_the_path_and_the_reason_of_each_field(ho
     assert all(fields.values())
 
 
-@pytest.mark.parametrize("amount", [LARGEST + 1, 2**63, 10**30])
+@pytest.mark.parametrize("amount", [MAX_AMOUNT + 1, 2**63, 10**30])
 @pytest.mark.parametrize("action", ["payments/capture", "jobs/complete_and_capture"])
 def test_an_amount_that_no_column_has_room_for_is_400(host: Host, action: str, amount: int) -> None:
     payload = {"job_id": host.scheduled_job(), "amount": amount, "card_number": CARD}
@@ -514,7 +514,7 @@ def test_an_action_is_described_with_the_json_schema_of_its_input(host: Host) ->
     }
     assert schema["type"] == "object"
     assert set(schema["required"]) == {"job_id", "amount", "card_number"}
-    amount = {"exclusiveMinimum": 0, "maximum": LARGEST, "title": "Amount", "type": "integer"}
+    amount = {"exclusiveMinimum": 0, "maximum": MAX_AMOUNT, "title": "Amount", "type": "integer"}
     assert schema["properties"]["amount"] == amount
 
 

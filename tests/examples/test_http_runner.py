@@ -19,7 +19,7 @@ import httpx
 import pytest
 import uvicorn
 from examples.http_runner import HttpRunner, Keys, Verifier, create_app
-from examples.http_runner.server import MOST_BODY
+from examples.http_runner.server import MAX_BODY_BYTES
 from examples.http_runner.signing import NONCE, SIGNATURE, TIMESTAMP, Refused
 from hypothesis import given
 from hypothesis import strategies as st
@@ -242,7 +242,7 @@ def test_while_keys_change_the_old_one_is_good_too(worker: Worker) -> None:
 
 
 def test_a_body_that_is_too_long_is_refused(worker: Worker) -> None:
-    body = b" " * (MOST_BODY + 1)
+    body = b" " * (MAX_BODY_BYTES + 1)
     assert refused(worker.send(body, KEYS.sign("POST", PATH, body)))[:2] == (413, "invalid_input")
 
 

@@ -61,7 +61,7 @@ def test_the_commands_of_the_readme_work_from_top_to_bottom(fresh_working_host: 
     preview, used, taken_back, schema, history = (answers[place]["data"] for place in (15, 21, 22, 26, 27))
     assert [field["name"] for field in preview["diff"][0]["added"]] == ["urgency"]
     assert used["details"] == {"floor": 3, "urgency": "today"}
-    assert [misfit["problems"].keys() for misfit in taken_back["documents"][0]["misfits"]] == [{"urgency"}]
+    assert [misfit["problems"].keys() for misfit in taken_back["documents"][0]["invalid"]] == [{"urgency"}]
     assert (schema["version"], history["is_intact"]) == (2, True)
     (waiting,) = (each for each in answers[30]["data"]["items"] if each["action"] == "workflow_steps.perform")
     run, log = answers[33]["data"], answers[34]["data"]["items"]

@@ -490,7 +490,7 @@ OPERATOR_CALLS = {
         "SELECT public.ae_outbox_settle(ARRAY['VICTIM'::uuid], ARRAY[1], '[]', '[]', 'events', {signature})"
     ),
     "when the next event is due": "SELECT public.ae_outbox_next('events', NULL, {signature})",
-    "a relay that is none": "SELECT public.ae_relay_beat('{{}}', {signature})",
+    "a relay that is none": "SELECT public.ae_relay_heartbeat('{{}}', {signature})",
     "how much there is to deliver": "SELECT * FROM public.ae_relay_status('events', {signature})",
     "what waits for people": "SELECT * FROM public.ae_backlog(10, {signature})",
     "everybody's dead letters": "SELECT * FROM public.ae_dead_letters(NULL, 1000, 'events', {signature})",

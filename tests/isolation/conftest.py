@@ -6,25 +6,25 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.isolation.worlds import World
+from tests.isolation.worlds import Backend
 
 
 @pytest.fixture(scope="package")
-def unsigned_world(postgres_server: str) -> Iterator[World]:
-    world = World(postgres_server, is_signed=False)
-    yield world
-    world.close()
+def unsigned_backend(postgres_server: str) -> Iterator[Backend]:
+    backend = Backend(postgres_server, is_signed=False)
+    yield backend
+    backend.close()
 
 
 @pytest.fixture(scope="package")
-def signed_world(postgres_server: str) -> Iterator[World]:
-    world = World(postgres_server, is_signed=True)
-    yield world
-    world.close()
+def signed_backend(postgres_server: str) -> Iterator[Backend]:
+    backend = Backend(postgres_server, is_signed=True)
+    yield backend
+    backend.close()
 
 
 @pytest.fixture(scope="package", params=["unsigned", "signed"])
-def world(request: pytest.FixtureRequest) -> World:
+def backend(request: pytest.FixtureRequest) -> Backend:
     """Each of the two."""
-    found: World = request.getfixturevalue(f"{request.param}_world")
+    found: Backend = request.getfixturevalue(f"{request.param}_backend")
     return found

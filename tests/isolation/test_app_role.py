@@ -11,7 +11,7 @@ import pytest
 from psycopg.errors import DatabaseError, InsufficientPrivilege
 
 from actionengine.storage.sql.signing import Signer
-from tests.isolation.worlds import GUARDED, HOST_TABLE, KEY, Party, World
+from tests.isolation.worlds import GUARDED, HOST_TABLE, KEY, Backend, Party
 
 APPEND_ONLY = ("ae_action_log", "ae_action_log_subjects", "ae_events", "ae_change_targets", "ae_snapshots")
 CHANGES = ("UPDATE {table} SET tenant_id = tenant_id", "DELETE FROM {table}", "TRUNCATE {table} CASCADE")
@@ -62,49 +62,51 @@ def insertions(party: Party) -> dict[str, str]:
     }
 
 
-def signed(world: World, party: Party, action_id: str) -> Settings:
+def signed(backend: Backend, party: Party, action_id: str) -> Settings:
     """What the engine itself sets."""
     settings = {"app.tenant_id": party.id, "app.action_id": action_id}
-    if world.is_signed:
+    if backend.is_signed:
         settings["app.signature"] = Signer(KEY).context("w", party.id, action_id)
     return settings
 
 
-def no_tenant(world: World, party: Party) -> Settings:
+def no_tenant(backend: Backend, party: Party) -> Settings:
     return {}
 
 
-def an_empty_tenant(world: World, party: Party) -> Settings:
+def an_empty_tenant(backend: Backend, party: Party) -> Settings:
     return {"app.tenant_id": "", "app.action_id": "x"}
 
 
-def an_action_without_a_tenant(world: World, party: Party) -> Settings:
+def an_action_without_a_tenant(backend: Backend, party: Party) -> Settings:
     return {"app.action_id": "x"}
 
 
-def a_tenant_that_does_not_exist(world: World, party: Party) -> Settings:
+def a_tenant_that_does_not_exist(backend: Backend, party: Party) -> Settings:
     return {"app.tenant_id": "00000000-0000-0000-0000-000000000000", "app.action_id": "x"}
 
 
-def a_tenant_without_an_action(world: World, party: Party) -> Settings:
-    return signed(world, party, "")
+def a_tenant_without_an_action(backend: Backend, party: Party) -> Settings:
+    return signed(backend, party, "")
 
 
 NOBODY = [no_tenant, an_empty_tenant, an_action_without_a_tenant, a_tenant_that_does_not_exist]
 
 
 @pytest.mark.parametrize("settings", NOBODY)
-def test_nobody_sees_nothing(world: World, settings: Callable[[World, Party], Settings]) -> None:
-    with prompt(world.database.app_url, settings(world, world.victim)) as connection:
+def test_nobody_sees_nothing(backend: Backend, settings: Callable[[Backend, Party], Settings]) -> None:
+    with prompt(backend.database.app_url, settings(backend, backend.victim)) as connection:
         seen = {table: connection.execute(f"SELECT * FROM {table}".encode()).fetchall() for table in GUARDED}
 
     assert seen == {table: [] for table in GUARDED}
 
 
 @pytest.mark.parametrize("settings", [*NOBODY, a_tenant_without_an_action])
-def test_outside_an_action_nothing_is_inserted(world: World, settings: Callable[[World, Party], Settings]) -> None:
-    with prompt(world.database.app_url, settings(world, world.victim)) as connection:
-        new = insertions(world.victim)
+def test_outside_an_action_nothing_is_inserted(
+    backend: Backend, settings: Callable[[Backend, Party], Settings]
+) -> None:
+    with prompt(backend.database.app_url, settings(backend, backend.victim)) as connection:
+        new = insertions(backend.victim)
         assert list(new) == list(GUARDED)
         for insertion in new.values():
             with pytest.raises(DatabaseError) as refusal, connection.transaction():
@@ -114,8 +116,8 @@ def test_outside_an_action_nothing_is_inserted(world: World, settings: Callable[
 
 
 @pytest.mark.parametrize("settings", [*NOBODY, a_tenant_without_an_action])
-def test_outside_an_action_nothing_is_changed(world: World, settings: Callable[[World, Party], Settings]) -> None:
-    with prompt(world.database.app_url, settings(world, world.victim)) as connection:
+def test_outside_an_action_nothing_is_changed(backend: Backend, settings: Callable[[Backend, Party], Settings]) -> None:
+    with prompt(backend.database.app_url, settings(backend, backend.victim)) as connection:
         changed = [
             connection.execute(statement).rowcount
             for statement in (
@@ -130,40 +132,40 @@ def test_outside_an_action_nothing_is_changed(world: World, settings: Callable[[
 
 
 @pytest.mark.parametrize("statement", ["UPDATE host_notes SET body = ''", "DELETE FROM host_notes"])
-def test_outside_an_action_a_protected_table_says_where_to_go(world: World, statement: str) -> None:
+def test_outside_an_action_a_protected_table_says_where_to_go(backend: Backend, statement: str) -> None:
     refusal = pytest.raises(DatabaseError, match="on host_notes outside an action: go through the engine")
 
-    with prompt(world.database.app_url, signed(world, world.victim, "")) as connection, refusal:
+    with prompt(backend.database.app_url, signed(backend, backend.victim, "")) as connection, refusal:
         connection.execute(statement.encode())
 
 
-def test_a_tenant_reads_its_own_rows(world: World) -> None:
-    with prompt(world.database.app_url, a_tenant_without_an_action(world, world.victim)) as connection:
+def test_a_tenant_reads_its_own_rows(backend: Backend) -> None:
+    with prompt(backend.database.app_url, a_tenant_without_an_action(backend, backend.victim)) as connection:
         seen = {
             table: [row for (row,) in connection.execute(f"SELECT t::text FROM {table} t".encode())]
             for table in GUARDED
         }
 
-    assert seen == world.rows_of(world.victim)
+    assert seen == backend.rows_of(backend.victim)
     assert all(seen.values())
 
 
-def test_a_tenant_without_a_signature_reads_nothing_where_contexts_are_signed(signed_world: World) -> None:
-    named = {"app.tenant_id": signed_world.victim.id, "app.action_id": "x"}
+def test_a_tenant_without_a_signature_reads_nothing_where_contexts_are_signed(signed_backend: Backend) -> None:
+    named = {"app.tenant_id": signed_backend.victim.id, "app.action_id": "x"}
 
-    with prompt(signed_world.database.app_url, named) as connection:
+    with prompt(signed_backend.database.app_url, named) as connection:
         found = [connection.execute(f"SELECT * FROM {table}".encode()).fetchall() for table in GUARDED]
 
     assert found == [[]] * len(GUARDED)
 
 
-def test_a_signature_of_another_key_opens_nothing(signed_world: World) -> None:
-    forged = signed(signed_world, signed_world.victim, "x")
+def test_a_signature_of_another_key_opens_nothing(signed_backend: Backend) -> None:
+    forged = signed(signed_backend, signed_backend.victim, "x")
     another = Signer("another key, just as long as the right one")
-    forged["app.signature"] = another.context("w", signed_world.victim.id, "x")
+    forged["app.signature"] = another.context("w", signed_backend.victim.id, "x")
     refusal = pytest.raises(DatabaseError, match="the signature of this transaction's context is missing or wrong")
 
-    with refusal as refused, prompt(signed_world.database.app_url, forged):
+    with refusal as refused, prompt(signed_backend.database.app_url, forged):
         pass
 
     assert refused.value.sqlstate == "AE003"
@@ -174,20 +176,20 @@ def test_a_signature_of_another_key_opens_nothing(signed_world: World) -> None:
     [("r", "VICTIM", "x"), ("w", "ATTACKER", "x"), ("w", "VICTIM", "y"), ("w", "VICTIM", ""), ("w", "VICTIM|x", "")],
 )
 def test_a_hosts_signature_is_for_one_mode_tenant_and_action(
-    signed_world: World, mode: str, tenant: str, action: str
+    signed_backend: Backend, mode: str, tenant: str, action: str
 ) -> None:
-    tenant = tenant.replace("VICTIM", signed_world.victim.id).replace("ATTACKER", signed_world.attacker.id)
-    signature = Signer(KEY).context("w", signed_world.victim.id, "x")
+    tenant = tenant.replace("VICTIM", signed_backend.victim.id).replace("ATTACKER", signed_backend.attacker.id)
+    signature = Signer(KEY).context("w", signed_backend.victim.id, "x")
 
-    with prompt(signed_world.database.app_url) as connection, pytest.raises(DatabaseError, match="missing or wrong"):
+    with prompt(signed_backend.database.app_url) as connection, pytest.raises(DatabaseError, match="missing or wrong"):
         connection.execute("SELECT public.ae_open(%s, %s, %s, %s)", (tenant, action, mode, signature))
 
 
-def test_a_hosts_signature_as_such_is_nobodys(signed_world: World) -> None:
-    signature = Signer(KEY).context("w", signed_world.victim.id, "x")
-    settings = {"tenant_id": signed_world.victim.id, "action_id": "x"}
+def test_a_hosts_signature_as_such_is_nobodys(signed_backend: Backend) -> None:
+    signature = Signer(KEY).context("w", signed_backend.victim.id, "x")
+    settings = {"tenant_id": signed_backend.victim.id, "action_id": "x"}
 
-    with prompt(signed_world.database.app_url) as connection:
+    with prompt(signed_backend.database.app_url) as connection:
         for name, value in settings.items():
             connection.execute("SELECT set_config(%s, %s, false)", (f"app.{name}", value))
         for given in (signature, f"w{signature}", f"r{signature}"):
@@ -196,8 +198,8 @@ def test_a_hosts_signature_as_such_is_nobodys(signed_world: World) -> None:
 
 
 @pytest.mark.parametrize("table", APPEND_ONLY)
-def test_the_app_role_has_no_grant_to_change_what_is_append_only(world: World, table: str) -> None:
-    with prompt(world.database.app_url, signed(world, world.victim, "x")) as connection:
+def test_the_app_role_has_no_grant_to_change_what_is_append_only(backend: Backend, table: str) -> None:
+    with prompt(backend.database.app_url, signed(backend, backend.victim, "x")) as connection:
         for change in CHANGES:
             refusal = pytest.raises(InsufficientPrivilege, match="permission denied for table")
             with refusal, connection.transaction():
@@ -205,8 +207,8 @@ def test_the_app_role_has_no_grant_to_change_what_is_append_only(world: World, t
 
 
 @pytest.mark.parametrize("table", APPEND_ONLY)
-def test_a_trigger_keeps_the_owner_from_changing_what_is_append_only(world: World, table: str) -> None:
-    with prompt(world.database.owner_url, signed(world, world.victim, "x")) as connection:
+def test_a_trigger_keeps_the_owner_from_changing_what_is_append_only(backend: Backend, table: str) -> None:
+    with prompt(backend.database.owner_url, signed(backend, backend.victim, "x")) as connection:
         for change in CHANGES:
             with pytest.raises(DatabaseError, match="it is append-only") as refusal, connection.transaction():
                 connection.execute(change.format(table=table).encode())
@@ -224,15 +226,15 @@ def test_a_trigger_keeps_the_owner_from_changing_what_is_append_only(world: Worl
     ],
 )
 @pytest.mark.parametrize("who", ["app", "owner"])
-def test_the_log_is_not_changed_in_roundabout_ways_either(world: World, change: str, who: str) -> None:
-    url = world.database.app_url if who == "app" else world.database.owner_url
+def test_the_log_is_not_changed_in_roundabout_ways_either(backend: Backend, change: str, who: str) -> None:
+    url = backend.database.app_url if who == "app" else backend.database.owner_url
 
-    with prompt(url, signed(world, world.victim, "x")) as connection, pytest.raises(DatabaseError):
+    with prompt(url, signed(backend, backend.victim, "x")) as connection, pytest.raises(DatabaseError):
         connection.execute(change.encode())
 
 
-def test_the_owner_is_bound_by_row_level_security_too(world: World) -> None:
-    with prompt(world.database.owner_url) as connection:
+def test_the_owner_is_bound_by_row_level_security_too(backend: Backend) -> None:
+    with prompt(backend.database.owner_url) as connection:
         seen = [table for table in GUARDED if connection.execute(f"SELECT FROM {table}".encode()).rowcount > 0]
 
     # Keys that have expired are purged, and events are delivered, by functions of the owner's.
@@ -240,16 +242,16 @@ def test_the_owner_is_bound_by_row_level_security_too(world: World) -> None:
 
 
 @pytest.mark.parametrize("table", ["ae_tenants", "ae_signing_keys", "ae_migrations"])
-def test_what_is_the_owners_alone_is_not_for_the_app_role(world: World, table: str) -> None:
-    with prompt(world.database.app_url, signed(world, world.victim, "x")) as connection:
+def test_what_is_the_owners_alone_is_not_for_the_app_role(backend: Backend, table: str) -> None:
+    with prompt(backend.database.app_url, signed(backend, backend.victim, "x")) as connection:
         for statement in ("SELECT FROM {}", "INSERT INTO {} DEFAULT VALUES", "DELETE FROM {}", "COPY {} TO STDOUT"):
             refusal = pytest.raises(InsufficientPrivilege, match="permission denied for table")
             with refusal, connection.transaction():
                 connection.execute(statement.format(table).encode())
 
 
-def test_a_role_without_grants_gets_nowhere(world: World) -> None:
-    with prompt(world.superuser_url) as connection:
+def test_a_role_without_grants_gets_nowhere(backend: Backend) -> None:
+    with prompt(backend.superuser_url) as connection:
         connection.execute("CREATE ROLE stranger")
         connection.execute("SET ROLE stranger")
         for table in (*GUARDED, "ae_tenants", "ae_signing_keys", "ae_schema"):
@@ -260,8 +262,8 @@ def test_a_role_without_grants_gets_nowhere(world: World) -> None:
                 connection.execute(f"SELECT {call}".encode())
 
 
-def test_a_tenant_that_is_no_uuid_is_nobody(world: World) -> None:
-    with prompt(world.database.app_url, {"app.tenant_id": "x' OR true --", "app.action_id": "x"}) as connection:
+def test_a_tenant_that_is_no_uuid_is_nobody(backend: Backend) -> None:
+    with prompt(backend.database.app_url, {"app.tenant_id": "x' OR true --", "app.action_id": "x"}) as connection:
         try:
             rows = connection.execute("SELECT * FROM ae_documents").fetchall()
         except psycopg.DataError:

@@ -31,7 +31,7 @@ from actionengine.storage.port import AsyncRecords, Storage, UnitOfWork
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
 from actionengine.storage.sql.documents import SQLRecords
 from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
-from tests.isolation.worlds import Mode, World
+from tests.isolation.worlds import Backend, Mode
 
 BOUND_TO_A_TENANT = [
     UnitOfWork,
@@ -91,20 +91,20 @@ def test_what_a_client_sends_is_no_tenants_id(id: object) -> None:
     "slug", ["unknown", "", "UNKNOWN", "a' OR 'a' = 'a", "%", "a%", "_", "a\0b", "x" * 10_000, "ünknown", A_UUID]
 )
 @pytest.mark.parametrize("mode", ["sync", "async"])
-def test_an_unknown_tenant_is_not_found(world: World, slug: str, mode: Mode) -> None:
-    found = world.resolve(slug, mode)
+def test_an_unknown_tenant_is_not_found(backend: Backend, slug: str, mode: Mode) -> None:
+    found = backend.resolve(slug, mode)
 
     assert isinstance(found, Failure)
     assert found.failure().code is ErrorCode.NOT_FOUND
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
-def test_a_tenant_is_found_by_exactly_its_slug(world: World, mode: Mode) -> None:
-    tenant = world.victim.tenant
+def test_a_tenant_is_found_by_exactly_its_slug(backend: Backend, mode: Mode) -> None:
+    tenant = backend.victim.tenant
 
-    assert world.resolve(tenant.slug, mode) == Success(tenant)
-    assert isinstance(world.resolve(tenant.slug.upper(), mode), Failure)
-    assert isinstance(world.resolve(tenant.slug + " ", mode), Failure)
+    assert backend.resolve(tenant.slug, mode) == Success(tenant)
+    assert isinstance(backend.resolve(tenant.slug.upper(), mode), Failure)
+    assert isinstance(backend.resolve(tenant.slug + " ", mode), Failure)
 
 
 def _notes() -> list[typing.Any]:
@@ -155,10 +155,10 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         with SQLiteStorage(tmp_path_factory.mktemp("isolation") / "actionengine.db") as storage:
             yield create_engine(services=[service], storage=storage)
     else:
-        name = "signed_world" if request.param.startswith("signed") else "unsigned_world"
-        world: World = request.getfixturevalue(name)
-        assert isinstance(world.storage, PostgresStorage)
-        yield create_engine(services=[service], storage=world.storage)
+        name = "signed_backend" if request.param.startswith("signed") else "unsigned_backend"
+        backend: Backend = request.getfixturevalue(name)
+        assert isinstance(backend.storage, PostgresStorage)
+        yield create_engine(services=[service], storage=backend.storage)
 
 
 def call(engine: Engine, action: str, payload: typing.Any, tenant: Tenant) -> typing.Any:

@@ -26,15 +26,15 @@ from actionengine import (
     create_engine as create_action_engine,
 )
 from actionengine.storage.sql.migrations import sign, upgrade
-from tests.isolation.worlds import KEY, MODES, Mode, World
+from tests.isolation.worlds import KEY, MODES, Backend, Mode
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_handlers_own_sql_sees_its_own_tenants_outbox_only(world: World, mode: Mode) -> None:
-    loot = world.attack(["SELECT tenant_id FROM public.ae_outbox"], mode=mode)
+def test_a_handlers_own_sql_sees_its_own_tenants_outbox_only(backend: Backend, mode: Mode) -> None:
+    loot = backend.attack(["SELECT tenant_id FROM public.ae_outbox"], mode=mode)
 
-    assert any(world.attacker.id in row for row in loot.seen)
-    assert not any(world.victim.id in row for row in loot.seen)
+    assert any(backend.attacker.id in row for row in loot.seen)
+    assert not any(backend.victim.id in row for row in loot.seen)
 
 
 @pytest.mark.parametrize(
@@ -48,28 +48,28 @@ def test_a_handlers_own_sql_sees_its_own_tenants_outbox_only(world: World, mode:
         "DELETE FROM public.ae_relays",
     ],
 )
-def test_a_handlers_own_sql_takes_nothing_out_of_the_outbox(world: World, change: str) -> None:
-    with world.untouched(world.victim):
-        before = world.numbers_of(world.attacker)["ae_outbox"]
-        loot = world.attack([change])
+def test_a_handlers_own_sql_takes_nothing_out_of_the_outbox(backend: Backend, change: str) -> None:
+    with backend.untouched(backend.victim):
+        before = backend.numbers_of(backend.attacker)["ae_outbox"]
+        loot = backend.attack([change])
 
     assert loot.errors
-    assert world.numbers_of(world.attacker)["ae_outbox"] >= before
+    assert backend.numbers_of(backend.attacker)["ae_outbox"] >= before
 
 
-def test_what_is_no_event_keeps_no_relay_from_its_work(world: World) -> None:
+def test_what_is_no_event_keeps_no_relay_from_its_work(backend: Backend) -> None:
     rows = ", ".join(f"('ATTACKER', -{number}, {number})" for number in range(1, 65))
-    world.attack([f"INSERT INTO public.ae_outbox (tenant_id, position, lane) VALUES {rows}"])
-    world.work(world.victim, "after-the-flood")
+    backend.attack([f"INSERT INTO public.ae_outbox (tenant_id, position, lane) VALUES {rows}"])
+    backend.work(backend.victim, "after-the-flood")
     arrived: list[Event] = []
 
-    with PostgresStorage(world.database.app_url, signing_key=KEY if world.is_signed else None) as storage:
+    with PostgresStorage(backend.database.app_url, signing_key=KEY if backend.is_signed else None) as storage:
         relay = Relay(storage, _into(arrived))
         for _ in range(10):
             relay.drain()
         assert relay.status().pending == 0
 
-    assert any(event.tenant_id == world.victim.tenant.id for event in arrived)
+    assert any(event.tenant_id == backend.victim.tenant.id for event in arrived)
 
 
 @pytest.fixture(params=["unsigned", "signed"])

@@ -7,7 +7,7 @@ import re
 import pytest
 from examples.embedded_postgres import APP_ROLE
 
-from tests.isolation.worlds import GUARDED, HOST_TABLE, TENANT_TABLES, World
+from tests.isolation.worlds import GUARDED, HOST_TABLE, TENANT_TABLES, Backend
 
 PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 
@@ -64,7 +64,7 @@ RELAY_CALLS = {
     "ae_outbox_settle(uuid[],bigint[],json,json,text,text)",
     "ae_outbox_take(integer,integer,text,bigint[],text)",
     "ae_redrive(uuid[],text,text)",
-    "ae_relay_beat(json,text)",
+    "ae_relay_heartbeat(json,text)",
     "ae_relay_status(text,text,bigint[])",
     "ae_backlog(integer,text)",
     "ae_skip(uuid[],text,text,text)",
@@ -80,31 +80,32 @@ ORDER BY c.relname
 """
 
 
-def test_every_table_has_row_level_security_enabled_and_forced(world: World) -> None:
-    tables = world.query(TABLES)
+def test_every_table_has_row_level_security_enabled_and_forced(backend: Backend) -> None:
+    tables = backend.query(TABLES)
 
     assert [name for name, *_ in tables] == sorted(APP_MAY)
     assert [name for name, is_enabled, is_forced, _ in tables if not (is_enabled and is_forced)] == []
 
 
-def test_no_table_belongs_to_the_app_role(world: World) -> None:
-    assert {owner for *_, owner in world.query(TABLES)} == {"owner"}
+def test_no_table_belongs_to_the_app_role(backend: Backend) -> None:
+    assert {owner for *_, owner in backend.query(TABLES)} == {"owner"}
 
 
-def test_the_app_role_may_do_what_the_storage_needs_and_no_more(world: World) -> None:
+def test_the_app_role_may_do_what_the_storage_needs_and_no_more(backend: Backend) -> None:
     may = {
         name: {
             privilege
             for privilege in PRIVILEGES
-            if world.query("SELECT has_table_privilege(%s, %s, %s)", APP_ROLE, f"public.{name}", privilege) == [(True,)]
+            if backend.query("SELECT has_table_privilege(%s, %s, %s)", APP_ROLE, f"public.{name}", privilege)
+            == [(True,)]
         }
-        for name, *_ in world.query(TABLES)
+        for name, *_ in backend.query(TABLES)
     }
 
     assert may == APP_MAY
 
 
-def test_everybody_else_may_do_nothing(world: World) -> None:
+def test_everybody_else_may_do_nothing(backend: Backend) -> None:
     acl = """
     SELECT c.relname, acl.grantee::regrole::text, acl.privilege_type
     FROM pg_class c, aclexplode(c.relacl) acl
@@ -112,30 +113,30 @@ def test_everybody_else_may_do_nothing(world: World) -> None:
         AND acl.grantee NOT IN (c.relowner, 'app'::regrole)
     """
 
-    assert world.query(acl) == []
+    assert backend.query(acl) == []
 
 
-def test_some_grants_are_for_the_columns_that_are_needed(world: World) -> None:
+def test_some_grants_are_for_the_columns_that_are_needed(backend: Backend) -> None:
     columns = """
     SELECT a.attrelid::regclass::text, acl.privilege_type, a.attname
     FROM pg_attribute a, aclexplode(a.attacl) acl
     WHERE a.attrelid::regclass::text LIKE 'ae\\_%%' AND acl.grantee = %s::regrole
     """
     may: dict[tuple[str, str], set[str]] = {}
-    for table, privilege, column in world.query(columns, APP_ROLE):
+    for table, privilege, column in backend.query(columns, APP_ROLE):
         may.setdefault((table, privilege), set()).add(column)
 
     assert may == APP_MAY_TO_COLUMNS
-    assert world.query("SELECT count(*) FROM pg_attribute a, aclexplode(a.attacl) WHERE attrelid >= 16384") == [
+    assert backend.query("SELECT count(*) FROM pg_attribute a, aclexplode(a.attacl) WHERE attrelid >= 16384") == [
         (sum(map(len, APP_MAY_TO_COLUMNS.values())),)
     ]
 
 
-def test_the_app_role_reads_the_sequence_and_cannot_move_it(world: World) -> None:
+def test_the_app_role_reads_the_sequence_and_cannot_move_it(backend: Backend) -> None:
     may = [
         privilege
         for privilege in ("SELECT", "USAGE", "UPDATE")
-        if world.query("SELECT has_sequence_privilege(%s, 'public.ae_event_position', %s)", APP_ROLE, privilege)
+        if backend.query("SELECT has_sequence_privilege(%s, 'public.ae_event_position', %s)", APP_ROLE, privilege)
         == [(True,)]
     ]
 
@@ -143,8 +144,8 @@ def test_the_app_role_reads_the_sequence_and_cannot_move_it(world: World) -> Non
 
 
 @pytest.mark.parametrize("table", GUARDED)
-def test_what_is_read_is_the_tenants_and_what_is_written_is_so_in_an_action(world: World, table: str) -> None:
-    policies = world.query(
+def test_what_is_read_is_the_tenants_and_what_is_written_is_so_in_an_action(backend: Backend, table: str) -> None:
+    policies = backend.query(
         "SELECT cmd, coalesce(qual, with_check) FROM pg_policies WHERE tablename = %s AND roles = '{public}'", table
     )
 
@@ -156,8 +157,8 @@ def test_what_is_read_is_the_tenants_and_what_is_written_is_so_in_an_action(worl
     }
 
 
-def test_policies_for_single_roles_are_the_owners(world: World) -> None:
-    policies = world.query("SELECT tablename, roles FROM pg_policies WHERE roles <> '{public}' ORDER BY tablename")
+def test_policies_for_single_roles_are_the_owners(backend: Backend) -> None:
+    policies = backend.query("SELECT tablename, roles FROM pg_policies WHERE roles <> '{public}' ORDER BY tablename")
 
     assert {"".join(roles) for _, roles in policies} == {"owner"}
     assert {table for table, _ in policies} & set(TENANT_TABLES) == {
@@ -168,21 +169,21 @@ def test_policies_for_single_roles_are_the_owners(world: World) -> None:
     }
 
 
-def test_functions_that_run_as_the_owner_are_few_and_pin_their_search_path(world: World) -> None:
-    functions = world.query(
+def test_functions_that_run_as_the_owner_are_few_and_pin_their_search_path(backend: Backend) -> None:
+    functions = backend.query(
         "SELECT p.oid::regprocedure::text, p.proconfig, pg_get_userbyid(p.proowner) FROM pg_proc p"
         " WHERE p.pronamespace = 'public'::regnamespace AND p.prosecdef"
     )
 
-    expected = OPERATOR_CALLS | RELAY_CALLS | LOOK_UPS | (VERIFIERS if world.is_signed else set())
+    expected = OPERATOR_CALLS | RELAY_CALLS | LOOK_UPS | (VERIFIERS if backend.is_signed else set())
     assert {name for name, _, _ in functions} == expected
     assert {tuple(settings) for _, settings, _ in functions} == {("search_path=pg_catalog, pg_temp",)}
     assert {owner for *_, owner in functions} == {"owner"}
 
 
-def test_operators_calls_are_for_the_app_role_and_nobody_else(world: World) -> None:
+def test_operators_calls_are_for_the_app_role_and_nobody_else(backend: Backend) -> None:
     for name in OPERATOR_CALLS | RELAY_CALLS:
-        grantees = world.query(
+        grantees = backend.query(
             "SELECT acl.grantee::regrole::text FROM pg_proc p, aclexplode(p.proacl) acl"
             " WHERE p.oid = %s::regprocedure ORDER BY 1",
             f"public.{name}",
@@ -190,17 +191,17 @@ def test_operators_calls_are_for_the_app_role_and_nobody_else(world: World) -> N
         assert grantees == [("app",), ("owner",)]
 
 
-def test_no_function_of_ours_is_leakproof(world: World) -> None:
+def test_no_function_of_ours_is_leakproof(backend: Backend) -> None:
     leakproof = "SELECT proname FROM pg_proc WHERE proname LIKE 'ae\\_%' AND proleakproof"
 
-    assert world.query(leakproof) == []
+    assert backend.query(leakproof) == []
 
 
 @pytest.mark.parametrize(
     "table", ["ae_action_log", "ae_action_log_subjects", "ae_events", "ae_change_targets", "ae_snapshots"]
 )
-def test_what_is_append_only_has_a_trigger_that_says_so(world: World, table: str) -> None:
-    ((enabled, definition),) = world.query(
+def test_what_is_append_only_has_a_trigger_that_says_so(backend: Backend, table: str) -> None:
+    ((enabled, definition),) = backend.query(
         "SELECT tgenabled, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = %s::regclass"
         " AND tgname = 'ae_append_only'",
         table,
@@ -211,22 +212,22 @@ def test_what_is_append_only_has_a_trigger_that_says_so(world: World, table: str
     assert {"DELETE", "UPDATE", "TRUNCATE"} <= set(definition.replace(" OR", "").split())
 
 
-def test_a_protected_table_of_the_host_has_the_same_rules(world: World) -> None:
-    ((is_enabled, is_forced),) = world.query(
+def test_a_protected_table_of_the_host_has_the_same_rules(backend: Backend) -> None:
+    ((is_enabled, is_forced),) = backend.query(
         "SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE relname = %s", HOST_TABLE
     )
-    triggers = world.query("SELECT tgname FROM pg_trigger WHERE tgrelid = %s::regclass", HOST_TABLE)
+    triggers = backend.query("SELECT tgname FROM pg_trigger WHERE tgrelid = %s::regclass", HOST_TABLE)
 
     assert (is_enabled, is_forced) == (True, True)
     assert triggers == [("ae_require_action",)]
 
 
-def test_the_app_role_is_nobody_special(world: World) -> None:
-    ((*powers,),) = world.query(
+def test_the_app_role_is_nobody_special(backend: Backend) -> None:
+    ((*powers,),) = backend.query(
         "SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls FROM pg_roles WHERE rolname = %s",
         APP_ROLE,
     )
-    ((may_make_schemas, may_make_tables),) = world.query(
+    ((may_make_schemas, may_make_tables),) = backend.query(
         "SELECT has_database_privilege(%s, current_database(), 'CREATE'), has_schema_privilege(%s, 'public', 'CREATE')",
         APP_ROLE,
         APP_ROLE,

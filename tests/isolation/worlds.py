@@ -125,7 +125,7 @@ class Party:
         return RequestContext(tenant=self.tenant, actor=Actor.system(self.marker), **options)
 
 
-class World:
+class Backend:
     """A storage with one connection in each of its pools, which both tenants take turns in."""
 
     def __init__(self, superuser_url: str, *, is_signed: bool) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from actionengine import ConfigurationError, PostgresStorage, SQLiteStorage
 from actionengine.cli import common, errors
 from actionengine.durable.urls import durable_url
-from actionengine.events.publishers.addresses import publisher_at
+from actionengine.events.publishers.addresses import publisher_from_address
 from actionengine.masking.redaction import redact, redact_address, secrets_in
 from tests.command_line import Run
 from tests.faulty_proxy import FaultyProxy
@@ -128,7 +128,7 @@ def test_no_address_of_a_publisher_is_shown_with_its_password(run: Run, tmp_path
     assert clean(done).strip()
     said = ""
     try:
-        publisher_at(address)
+        publisher_from_address(address)
     except ConfigurationError as error:
         said = str(error)
     assert SECRET not in said

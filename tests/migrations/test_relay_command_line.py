@@ -134,17 +134,17 @@ def test_the_status_shows_what_there_is(run: Run, host: Host) -> None:
 
 @on_sqlite
 def test_a_dead_letter_is_listed_skipped_and_redriven(run: Run, host: Host) -> None:
-    assert run("relay", "dead", "--url", host.url).stdout == "there are no dead letters\n"
+    assert run("relay", "dead-letters", "--url", host.url).stdout == "there are no dead letters\n"
     host.tell(text="hard to deliver")
     id = host.bury()
 
-    listed = run("relay", "dead", "--url", host.url).stdout
+    listed = run("relay", "dead-letters", "--url", host.url).stdout
     assert id in listed
     assert "nobody wants this" in listed
 
     skipped = run("relay", "skip", id, "--reason", "it is old", "--url", host.url)
     assert skipped.stdout == "1 dead letters are skipped\n"
-    assert "skipped: it is old" in run("relay", "dead", "--url", host.url).stdout
+    assert "skipped: it is old" in run("relay", "dead-letters", "--url", host.url).stdout
     assert run("relay", "redrive", "--all", "--url", host.url).stdout == "0 dead letters are tried again\n"
 
     assert run("relay", "redrive", id, "--url", host.url).stdout == "1 dead letters are tried again\n"

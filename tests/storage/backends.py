@@ -15,7 +15,7 @@ SQLStorage = PostgresStorage | SQLiteStorage
 
 
 @dataclass(frozen=True)
-class Backend:
+class SQLDatabase:
     """`open` makes another storage on the same database, as another process would."""
 
     name: str
@@ -29,17 +29,17 @@ class Backend:
             yield connection
 
 
-def postgres_backend(app_url: str, owner_url: str) -> Backend:
+def postgres_backend(app_url: str, owner_url: str) -> SQLDatabase:
     def open(**options: Any) -> PostgresStorage:
         return PostgresStorage(app_url, **options)
 
-    return Backend("postgresql", open, create_engine(make_url(owner_url).set(drivername="postgresql+psycopg")))
+    return SQLDatabase("postgresql", open, create_engine(make_url(owner_url).set(drivername="postgresql+psycopg")))
 
 
-def sqlite_backend(path: str) -> Backend:
+def sqlite_backend(path: str) -> SQLDatabase:
     def open(**options: Any) -> SQLiteStorage:
         return SQLiteStorage(path, **options)
 
     with open():
         pass
-    return Backend("sqlite", open, create_engine(f"sqlite:///{path}"))
+    return SQLDatabase("sqlite", open, create_engine(f"sqlite:///{path}"))

@@ -11,9 +11,9 @@ from uuid import UUID, uuid5
 
 from actionengine import InMemoryStorage, Tenant
 from actionengine.concurrency.run_sync import Mode
-from actionengine.storage.memory.outbox import Lane, MemoryOutbox
+from actionengine.storage.memory.outbox import MemoryOutbox, PartitionKey
 from actionengine.storage.memory.rows import MemoryRows
-from actionengine.storage.memory.storage import Document, Held, Item, Key, MemoryRecords, MemoryUnitOfWork
+from actionengine.storage.memory.storage import ClaimHolder, Document, Item, Key, MemoryRecords, MemoryUnitOfWork
 from actionengine.storage.pages import Page
 from actionengine.storage.port import (
     CLAIMED,
@@ -256,8 +256,8 @@ class TenantsAreTheirSlugs(Broken, by=TenantConformance.test_a_tenant_is_its_id_
     def read_events(self, tenant: Tenant, **options: Any) -> Sequence[StoredEvent]:
         return super().read_events(replace(tenant, id=_of_slug(tenant)), **options)
 
-    def access_stamp(self, tenant_id: UUID) -> int:
-        return sum(data.access_stamp for data in self._data.values())
+    def access_version(self, tenant_id: UUID) -> int:
+        return sum(data.access_version for data in self._data.values())
 
     async def find_tenant(self, slug: str, mode: Mode) -> Tenant | None:
         return self._tenants.get(slug) if self._tenants.get(slug) in self.list_tenants() else None
@@ -442,7 +442,7 @@ class ClaimsAreShared(Broken, by=IdempotencyConformance.test_a_held_key_is_in_pr
     class Unit(BrokenUnit):
         async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
             entry = self._data.claims.get((claim.action, claim.key))
-            return CLAIMED if isinstance(entry, Held) else await super().claim(claim, wait)
+            return CLAIMED if isinstance(entry, ClaimHolder) else await super().claim(claim, wait)
 
 
 class ClaimsDoNotWait(Broken, by=IdempotencyConformance.test_a_waiter_replays_what_the_first_one_committed):
@@ -468,7 +468,7 @@ class ReplaysAreUncommitted(Broken, by=IdempotencyConformance.test_a_result_is_r
     class Unit(BrokenUnit):
         async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
             entry = self._data.claims.get((claim.action, claim.key))
-            if isinstance(entry, Held):
+            if isinstance(entry, ClaimHolder):
                 for recording in entry.owner._recordings:
                     for result in recording.results:
                         if result.claim.key == claim.key:
@@ -547,7 +547,7 @@ class LostTakeoversForgetTheApproval(
         async def rollback(self) -> None:
             for key in self._claims:
                 held = self._data.claims.get(key)
-                if isinstance(held, Held):
+                if isinstance(held, ClaimHolder):
                     held.before = None
             await super().rollback()
 
@@ -669,7 +669,7 @@ class FailuresHoldNothingBack(Broken, by=OutboxConformance.test_a_dead_letter_ho
 
     class Outbox(MemoryOutbox):
         async def settle(self, delivered: Sequence[PendingEvent], failed: Sequence[FailedDelivery]) -> None:
-            lanes: dict[Lane, Any] = self._queues.lanes
+            lanes: dict[PartitionKey, Any] = self._queues.lanes
             for failure in failed:
                 for name, entries in list(lanes.items()):
                     if entries and entries[0].event.id == failure.pending.event.id and len(entries) > 1:

@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 from actionengine.storage.postgres import statements as postgres
-from actionengine.storage.postgres.driver import Driver
+from actionengine.storage.postgres.driver import LibpqConnection
 from actionengine.storage.sqlite import statements as sqlite
 from actionengine.storage.sqlite.storage import SQLiteStorage
 from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
@@ -29,7 +29,7 @@ _VERB = re.compile(r"\b(INSERT|UPDATE|DELETE|FOR NO KEY UPDATE)\b")
 def capturing() -> Iterator[Captured]:
     """Collect what is sent to either database while the block runs."""
     found: Captured = {}
-    execute, fetch, send = SQLiteUnitOfWork.execute, SQLiteStorage._fetch, Driver.execute
+    execute, fetch, send = SQLiteUnitOfWork.execute, SQLiteStorage._fetch, LibpqConnection.execute
 
     def note(statement: str, parameters: Any) -> None:
         if "ae_" in statement and (name := name_of(statement)) is not None:
@@ -51,7 +51,7 @@ def capturing() -> Iterator[Captured]:
     with (
         patch.object(SQLiteUnitOfWork, "execute", execute_noted),
         patch.object(SQLiteStorage, "_fetch", fetch_noted),
-        patch.object(Driver, "execute", send_noted),
+        patch.object(LibpqConnection, "execute", send_noted),
     ):
         yield found
 

@@ -10,7 +10,7 @@ import pytest
 from examples.embedded_postgres import Database
 
 from actionengine import InMemoryStorage, Tenant
-from tests.storage.backends import Backend, SQLStorage, postgres_backend, sqlite_backend
+from tests.storage.backends import SQLDatabase, SQLStorage, postgres_backend, sqlite_backend
 
 
 @pytest.fixture
@@ -33,19 +33,19 @@ def hasty_threads() -> Iterator[None]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+def sql_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SQLDatabase]:
     """Each SQL backend in turn."""
     if request.param == "sqlite":
-        backend = sqlite_backend(str(tmp_path / "test.db"))
+        sql_database = sqlite_backend(str(tmp_path / "test.db"))
     else:
         database: Database = request.getfixturevalue("fresh_postgres_database")
-        backend = postgres_backend(database.app_url, database.owner_url)
-    yield backend
-    backend.owner.dispose()
+        sql_database = postgres_backend(database.app_url, database.owner_url)
+    yield sql_database
+    sql_database.owner.dispose()
 
 
 @pytest.fixture
-def sql_storage(backend: Backend) -> Iterator[SQLStorage]:
+def sql_storage(sql_database: SQLDatabase) -> Iterator[SQLStorage]:
     """A storage on it."""
-    with backend.open() as storage:
+    with sql_database.open() as storage:
         yield storage

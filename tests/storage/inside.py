@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actionengine import InMemoryStorage, Tenant
-from actionengine.storage.memory.storage import Held, MemoryUnitOfWork, TenantData
+from actionengine.storage.memory.storage import ClaimHolder, MemoryUnitOfWork, TenantData
 
 
 def data_of(storage: InMemoryStorage, tenant: Tenant) -> TenantData:
@@ -11,7 +11,7 @@ def data_of(storage: InMemoryStorage, tenant: Tenant) -> TenantData:
 
 
 def nothing_is_held(data: TenantData) -> bool:
-    held = [key for key, entry in data.claims.items() if isinstance(entry, Held)]
+    held = [key for key, entry in data.claims.items() if isinstance(entry, ClaimHolder)]
     assert (data.locks, data.snapshots, held) == ({}, {}, [])
     return True
 

@@ -68,10 +68,10 @@ class SuspendingUnitOfWork(MemoryUnitOfWork):
         await super().commit()
         await self._give_way()
 
-    def drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def run_sync(self, coroutine: Coroutine[Any, Any, T]) -> T:
         suspended, self._suspends = self._suspends, False
         try:
-            return super().drive(coroutine)
+            return super().run_sync(coroutine)
         finally:
             self._suspends = suspended
 

@@ -27,7 +27,7 @@ from actionengine import (
     create_service,
 )
 from actionengine.authorization.cache import cached_bytes
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.port import Backlog
 from actionengine.storage.sqlite.statements import BACKLOG
 from actionengine.workflows import workflow_services
@@ -75,7 +75,7 @@ async def backlog_of(storage: AnyStorage) -> Backlog:
 def test_the_backlog_of_all_tenants(storage: AnyStorage) -> None:
     engine = engine_on(storage)
     one, other = (storage.create_tenant(slug=f"t-{uuid4().hex}", name="x") for _ in range(2))
-    assert drive(storage.backlog("sync")) == (0, None, 0)
+    assert run_sync(storage.backlog("sync")) == (0, None, 0)
     before = datetime.now(UTC) - timedelta(milliseconds=1)
     asked = []
     for tenant in (one, other, other):
@@ -87,7 +87,7 @@ def test_the_backlog_of_all_tenants(storage: AnyStorage) -> None:
     schedule = {"key": "w", "trigger": {"type": "schedule", "schedule": "0 9 * * *"}}
     first, _ = (do(engine, one, "triggers.create", schedule).unwrap() for _ in range(2))
 
-    approvals, oldest, schedules = drive(storage.backlog("sync"))
+    approvals, oldest, schedules = run_sync(storage.backlog("sync"))
 
     assert (approvals, schedules) == (3, 2)
     assert oldest is not None
@@ -108,11 +108,11 @@ def test_what_has_expired_or_is_no_schedule_is_not_looked_at(storage: AnyStorage
     old = {"open_until": "2020-01-01T00:00:00.000000+00:00", "status": "pending", "requested_by": "human:ann"}
     fill(storage, tenant, "ae_approvals", [(str(uuid4()), old) for _ in range(300)])
     if isinstance(storage, SQLiteStorage):
-        explained = drive(storage.ask("sync", f"EXPLAIN QUERY PLAN {BACKLOG}", (10, "ae_approvals/open_until:", 10)))
+        explained = run_sync(storage.ask("sync", f"EXPLAIN QUERY PLAN {BACKLOG}", (10, "ae_approvals/open_until:", 10)))
         plan = " ".join(row[-1] for row in explained)
         assert "USING COVERING INDEX ae_document_keys_open (key>? AND key<?)" in plan
         assert "ae_document_keys_schedules" in plan
-    assert drive(storage.backlog("sync")) == (0, None, 0)
+    assert run_sync(storage.backlog("sync")) == (0, None, 0)
 
 
 def test_the_caches_of_a_process_tell_their_sizes() -> None:

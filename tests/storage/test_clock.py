@@ -18,9 +18,9 @@ from actionengine import ActionContext, ErrorCode, InMemoryStorage, Limits, Post
 from actionengine.events.consumers.inbox import Inbox
 from actionengine.events.event import Event
 from actionengine.storage.port import Claim
-from actionengine.testing import AsyncWorld, SyncWorld, World
+from actionengine.testing import AsyncBackend, Backend, SyncBackend
 from actionengine.testing.base import error_of, value_of
-from actionengine.testing.desk import CLERK, MANAGER, Desk
+from actionengine.testing.desk import CLERK, MANAGER, Harness
 from actionengine.testing.rows import event_row
 from actionengine.testing.worlds import a_tenant
 from tests.clocks import host_clock
@@ -32,37 +32,37 @@ SECOND = timedelta(seconds=1)
 @pytest.fixture(
     scope="module", params=["memory-sync", "sqlite-sync", "sqlite-async", "postgres-sync", "postgres-async"]
 )
-def shared_world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    backend, _, mode = request.param.partition("-")
+def shared_backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    kind, _, mode = request.param.partition("-")
     storage: Any
-    if backend == "memory":
+    if kind == "memory":
         storage = InMemoryStorage()
-    elif backend == "sqlite":
+    elif kind == "sqlite":
         storage = SQLiteStorage(tmp_path_factory.mktemp("clock") / "clock.db")
     else:
         database: Database = request.getfixturevalue("postgres_database")
         storage = PostgresStorage(database.app_url)
     with storage:
-        world = AsyncWorld(storage) if mode == "async" else SyncWorld(storage)
-        yield world
-        world.close()
+        backend = AsyncBackend(storage) if mode == "async" else SyncBackend(storage)
+        yield backend
+        backend.close()
 
 
 @pytest.fixture
-def world(shared_world: World) -> World:
-    shared_world.tenant, shared_world.other_tenant = a_tenant(), a_tenant()
-    return shared_world
+def backend(shared_backend: Backend) -> Backend:
+    shared_backend.tenant, shared_backend.other_tenant = a_tenant(), a_tenant()
+    return shared_backend
 
 
-def run(world: World, scenario: Callable[[], Any]) -> None:
-    world.run(scenario())
+def run(backend: Backend, scenario: Callable[[], Any]) -> None:
+    backend.run(scenario())
 
 
 @pytest.mark.parametrize("skew", SKEWS)
-def test_the_time_of_a_unit_of_work_is_not_that_of_the_host(world: World, skew: float) -> None:
+def test_the_time_of_a_unit_of_work_is_not_that_of_the_host(backend: Backend, skew: float) -> None:
     async def scenario() -> None:
         with host_clock(skew):
-            async with world.writing() as unit:
+            async with backend.writing() as unit:
                 before = datetime.now(UTC)
                 record = await unit.records("notes").insert({})
                 at = await unit.now()
@@ -70,25 +70,25 @@ def test_the_time_of_a_unit_of_work_is_not_that_of_the_host(world: World, skew: 
         assert before - SECOND / 10 <= record.created_at <= at <= later + SECOND / 10
         assert at.utcoffset() == timedelta(0)
 
-    run(world, scenario)
+    run(backend, scenario)
 
 
-def test_the_time_goes_on_in_a_transaction(world: World) -> None:
+def test_the_time_goes_on_in_a_transaction(backend: Backend) -> None:
     async def scenario() -> None:
-        async with world.reading() as unit:
+        async with backend.reading() as unit:
             before = await unit.now()
-            await world.pause(0.05)
+            await backend.sleep(0.05)
             assert await unit.now() - before >= timedelta(seconds=0.049)
 
-    run(world, scenario)
+    run(backend, scenario)
 
 
 @pytest.mark.parametrize("skew", SKEWS)
-def test_a_key_is_kept_as_long_as_it_is_promised(world: World, skew: float) -> None:
-    desk = Desk(world, Limits(idempotency_ttl=60.0))
+def test_a_key_is_kept_as_long_as_it_is_promised(backend: Backend, skew: float) -> None:
+    harness = Harness(backend, Limits(idempotency_ttl=60.0))
 
     async def put() -> Result[Any, Any]:
-        return await desk.execute("notes.put", {"id": "1"}, key="k")
+        return await harness.execute("notes.put", {"id": "1"}, key="k")
 
     async def scenario() -> None:
         with host_clock(skew):
@@ -97,47 +97,50 @@ def test_a_key_is_kept_as_long_as_it_is_promised(world: World, skew: float) -> N
         value_of(await put())
         with host_clock(-skew):
             value_of(await put())
-            await world.purge_expired_keys()
+            await backend.purge_expired_keys()
             value_of(await put())
-        assert len(desk.runs) == 1
+        assert len(harness.runs) == 1
 
-    run(world, scenario)
+    run(backend, scenario)
 
 
 @pytest.mark.parametrize("skew", SKEWS)
-def test_a_key_is_forgotten_at_its_end(world: World, skew: float) -> None:
-    desk = Desk(world, Limits(idempotency_ttl=0.05))
+def test_a_key_is_forgotten_at_its_end(backend: Backend, skew: float) -> None:
+    harness = Harness(backend, Limits(idempotency_ttl=0.05))
 
     async def scenario() -> None:
         with host_clock(skew):
-            value_of(await desk.execute("notes.put", {"id": "1"}, key="k"))
-        await world.pause(0.06)
+            value_of(await harness.execute("notes.put", {"id": "1"}, key="k"))
+        await backend.sleep(0.06)
         with host_clock(-skew):
-            value_of(await desk.execute("notes.put", {"id": "2"}, key="k"))
-        assert len(desk.runs) == 2
+            value_of(await harness.execute("notes.put", {"id": "2"}, key="k"))
+        assert len(harness.runs) == 2
 
-    run(world, scenario)
+    run(backend, scenario)
 
 
-async def asked(desk: Desk, **more: Any) -> str:
-    answer = await desk.execute("payments.pay", {"id": "1", "amount": 2000}, **more)
+async def asked(harness: Harness, **more: Any) -> str:
+    answer = await harness.execute("payments.pay", {"id": "1", "amount": 2000}, **more)
     error = error_of(answer, ErrorCode.APPROVAL_REQUIRED)
     return str(error.details["approval_id"])
 
 
 @pytest.mark.parametrize("decision", ["approve", "reject", "cancel"])
 @pytest.mark.parametrize("skew", SKEWS)
-def test_an_approval_is_decided_until_its_end_and_no_longer(world: World, skew: float, decision: str) -> None:
+def test_an_approval_is_decided_until_its_end_and_no_longer(backend: Backend, skew: float, decision: str) -> None:
     actor = CLERK if decision == "cancel" else MANAGER
 
-    async def decide(desk: Desk, approval_id: str) -> Any:
-        return await desk.execute(f"approvals.{decision}", {"approval_id": approval_id}, actor=actor)
+    async def decide(harness: Harness, approval_id: str) -> Any:
+        return await harness.execute(f"approvals.{decision}", {"approval_id": approval_id}, actor=actor)
 
     async def scenario() -> None:
-        long, short = Desk(world, approvals_expire_after=60 * SECOND), Desk(world, approvals_expire_after=SECOND / 20)
+        long, short = (
+            Harness(backend, approvals_expire_after=60 * SECOND),
+            Harness(backend, approvals_expire_after=SECOND / 20),
+        )
         with host_clock(skew):
             open_one, ended = await asked(long), await asked(short)
-        await world.pause(0.06)
+        await backend.sleep(0.06)
         for clock in (skew, -skew):
             with host_clock(clock):
                 error = error_of(await decide(short, ended), ErrorCode.CONFLICT)
@@ -151,53 +154,56 @@ def test_an_approval_is_decided_until_its_end_and_no_longer(world: World, skew: 
             found = value_of(await long.execute("approvals.get", {"approval_id": open_one}, actor=MANAGER))
         assert abs(found.decided_at - datetime.now(UTC)) < 10 * SECOND
 
-    run(world, scenario)
+    run(backend, scenario)
 
 
 @pytest.mark.parametrize("skew", SKEWS)
-def test_a_key_that_waits_for_an_approval_that_has_ended_is_free(world: World, skew: float) -> None:
+def test_a_key_that_waits_for_an_approval_that_has_ended_is_free(backend: Backend, skew: float) -> None:
     async def scenario() -> None:
-        long, short = Desk(world, approvals_expire_after=60 * SECOND), Desk(world, approvals_expire_after=SECOND / 20)
+        long, short = (
+            Harness(backend, approvals_expire_after=60 * SECOND),
+            Harness(backend, approvals_expire_after=SECOND / 20),
+        )
         with host_clock(skew):
             first, ended = await asked(long, key="a"), await asked(short, key="b")
-        await world.pause(0.06)
+        await backend.sleep(0.06)
         with host_clock(-skew):
             assert await asked(long, key="a") == first
             assert await asked(short, key="b") != ended
 
-    run(world, scenario)
+    run(backend, scenario)
 
 
-def test_a_claim_that_has_waited_knows_the_time(world: World) -> None:
+def test_a_claim_that_has_waited_knows_the_time(backend: Backend) -> None:
     """The answer that opens the transaction comes once the other holder of the key is done."""
     claim = Claim("notes.put", "k", "a" * 64)
     released: list[datetime] = []
 
     async def scenario() -> None:
-        holder = world.unit()
+        holder = backend.unit()
         await holder.claim(claim, 0.0)
 
         async def wait() -> None:
-            async with world.writing() as unit:
+            async with backend.writing() as unit:
                 await unit.claim(claim, 30.0)
                 assert await unit.now() >= released[0]
 
         async def give_up() -> None:
-            await world.pause(0.1)
+            await backend.sleep(0.1)
             released.append(datetime.now(UTC))
             await holder.rollback()
 
         with host_clock(-90.0):
-            await world.at_once(wait(), give_up())
+            await backend.gather(wait(), give_up())
 
-    run(world, scenario)
+    run(backend, scenario)
 
 
 @pytest.mark.parametrize("skew", SKEWS)
-def test_marks_of_an_inbox_are_forgotten_by_when_they_were_made(world: World, skew: float) -> None:
+def test_marks_of_an_inbox_are_forgotten_by_when_they_were_made(backend: Backend, skew: float) -> None:
     """A host whose clock is behind makes no mark that another one takes for an old one."""
-    inbox = Inbox(Desk(world).engine, "books")
-    event = Event.of(1, event_row(world.tenant, id=str(uuid7())))
+    inbox = Inbox(Harness(backend).engine, "books")
+    event = Event.of(1, event_row(backend.tenant, id=str(uuid7())))
 
     def take_in(event: Event, ctx: ActionContext) -> None:
         return None
@@ -205,12 +211,14 @@ def test_marks_of_an_inbox_are_forgotten_by_when_they_were_made(world: World, sk
     async def scenario() -> None:
         before = datetime.now(UTC) - SECOND
         with host_clock(skew):
-            handled = inbox.handle(event, take_in) if world.mode == "sync" else await inbox.handle_async(event, take_in)
+            handled = (
+                inbox.handle(event, take_in) if backend.mode == "sync" else await inbox.handle_async(event, take_in)
+            )
         assert handled == Success(True)
         for time, count in ((before, 0), (datetime.now(UTC) + SECOND, 1)):
-            if world.mode == "sync":
-                assert inbox.forget(world.tenant, before=time) == Success(count)
+            if backend.mode == "sync":
+                assert inbox.forget(backend.tenant, before=time) == Success(count)
             else:
-                assert await inbox.forget_async(world.tenant, before=time) == Success(count)
+                assert await inbox.forget_async(backend.tenant, before=time) == Success(count)
 
-    run(world, scenario)
+    run(backend, scenario)

@@ -29,7 +29,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.testing import AsyncWorld
+from actionengine.testing import AsyncBackend
 from tests.conftest import log_of
 from tests.storage.backends import postgres_backend, sqlite_backend
 from tests.storage.suspending import SuspendingStorage
@@ -45,20 +45,20 @@ def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[
         yield lambda: storage
         return
     if request.param == "sqlite":
-        backend = sqlite_backend(str(tmp_path / "test.db"))
+        sql_database = sqlite_backend(str(tmp_path / "test.db"))
     else:
         database: Database = request.getfixturevalue("fresh_postgres_database")
-        backend = postgres_backend(database.app_url, database.owner_url)
+        sql_database = postgres_backend(database.app_url, database.owner_url)
     storages: list[Any] = []
 
     def make() -> Any:
-        storages.append(backend.open(pool_size=2, max_overflow=0, pool_timeout=5))
+        storages.append(sql_database.open(pool_size=2, max_overflow=0, pool_timeout=5))
         return storages[-1]
 
     yield make
     for storage in storages:
         storage.close()
-    backend.owner.dispose()
+    sql_database.owner.dispose()
 
 
 @pytest.fixture
@@ -471,27 +471,27 @@ def test_a_nested_action_that_is_cut_off_is_undone(
 
 def test_the_suite_of_worlds_keeps_one_context() -> None:
     """Savepoints are told apart by the context of a task: what runs one step after the other has to share it."""
-    world = AsyncWorld(InMemoryStorage())
-    unit = world.unit()
+    backend = AsyncBackend(InMemoryStorage())
+    unit = backend.unit()
 
-    savepoint = world.run(unit.savepoint())
-    world.run(unit.records("notes").insert({}, "n"))
-    world.run(unit.rollback_to(savepoint))
+    savepoint = backend.run(unit.savepoint())
+    backend.run(unit.records("notes").insert({}, "n"))
+    backend.run(unit.rollback_to(savepoint))
 
-    assert world.run(unit.records("notes").list()) == []
-    world.run(unit.rollback())
-    world.close()
+    assert backend.run(unit.records("notes").list()) == []
+    backend.run(unit.rollback())
+    backend.close()
 
 
 def test_savepoints_of_two_units_may_overlap_in_one_task() -> None:
-    world = AsyncWorld(InMemoryStorage())
-    first, second = world.unit(), world.unit()
+    backend = AsyncBackend(InMemoryStorage())
+    first, second = backend.unit(), backend.unit()
 
-    savepoint = world.run(first.savepoint())
-    world.run(second.savepoint())
-    world.run(first.rollback_to(savepoint))
+    savepoint = backend.run(first.savepoint())
+    backend.run(second.savepoint())
+    backend.run(first.rollback_to(savepoint))
 
     for unit in (first, second):
-        world.run(unit.records("notes").insert({}))
-        world.run(unit.rollback())
-    world.close()
+        backend.run(unit.records("notes").insert({}))
+        backend.run(unit.rollback())
+    backend.close()

@@ -8,13 +8,13 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from benchmarks.growth import postgres_worlds
-from benchmarks.growth.worlds import PostgresWorld, World, id_at, sqlite_world, time_of
+from benchmarks.growth import postgres_backends
+from benchmarks.growth.worlds import Backend, PostgresBackend, id_at, sqlite_backend_of_size, time_of
 from benchmarks.postgres import Bench
 
 from actionengine import InMemoryStorage, Tenant
 from actionengine.cli.common import counted
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.memory import outbox as memory_outbox
 from actionengine.storage.port import Claim, IdempotentResult, Recording, StoredEvent
 from actionengine.storage.tables import CHANGES, RECORD_TYPES
@@ -28,15 +28,15 @@ FEW, MANY = 100, 1600
 
 
 @pytest.fixture
-def postgres(postgres_server: str) -> Iterator[PostgresWorld]:
-    with postgres_worlds([1], Bench("", "", postgres_server)) as (world,):
-        yield world
+def postgres(postgres_server: str) -> Iterator[PostgresBackend]:
+    with postgres_backends([1], Bench("", "", postgres_server)) as (backend,):
+        yield backend
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     if request.param == "sqlite":
-        with sqlite_world(1) as file:
+        with sqlite_backend_of_size(1) as file:
             yield file
     else:
         yield request.getfixturevalue("postgres")
@@ -61,9 +61,9 @@ def calls(fill: Fill, ask: Ask) -> None:
 def write(storage: Any, tenant: Tenant, **recorded: Any) -> None:
     unit = storage.unit_of_work(tenant, str(uuid4()), "sync")
     for each in recorded.get("results", ()):
-        drive(unit.claim(each.claim, 0.0))
-    drive(unit.record(Recording(recorded.get("log", ()), recorded.get("events", ()), recorded.get("results", ()))))
-    drive(unit.commit())
+        run_sync(unit.claim(each.claim, 0.0))
+    run_sync(unit.record(Recording(recorded.get("log", ()), recorded.get("events", ()), recorded.get("results", ()))))
+    run_sync(unit.commit())
 
 
 def tenants(storage: InMemoryStorage, tenant: Tenant, number: int) -> None:
@@ -76,9 +76,9 @@ def tenants(storage: InMemoryStorage, tenant: Tenant, number: int) -> None:
 def dead_letters(storage: InMemoryStorage, tenant: Tenant, number: int) -> None:
     write(storage, tenant, events=[event_row(tenant, subject=f"s/{each % 50}") for each in range(number)])
     outbox = storage.outbox("sync")
-    batch = drive(outbox.take(number, LEASE))
+    batch = run_sync(outbox.take(number, LEASE))
     first = {pending.event.subject: pending for pending in reversed(batch)}
-    drive(outbox.settle((), [failed(pending, None) for pending in first.values()]))
+    run_sync(outbox.settle((), [failed(pending, None) for pending in first.values()]))
 
 
 def used_keys(storage: InMemoryStorage, tenant: Tenant, number: int) -> None:
@@ -87,16 +87,16 @@ def used_keys(storage: InMemoryStorage, tenant: Tenant, number: int) -> None:
 
 def changes(storage: InMemoryStorage, tenant: Tenant, number: int) -> None:
     unit = unit_of(storage, tenant)
-    drive(unit.rows(CHANGES).insert([change(f"c{each:05}", status="Draft") for each in range(number)]))
-    drive(unit.rows(RECORD_TYPES).insert([record_type(f"r{each:05}") for each in range(number)]))
-    drive(unit.commit())
+    run_sync(unit.rows(CHANGES).insert([change(f"c{each:05}", status="Draft") for each in range(number)]))
+    run_sync(unit.rows(RECORD_TYPES).insert([record_type(f"r{each:05}") for each in range(number)]))
+    run_sync(unit.commit())
 
 
 def find(table: Any, **asked: Any) -> Callable[[InMemoryStorage, Tenant], object]:
     def ask(storage: InMemoryStorage, tenant: Tenant) -> object:
         unit = storage.unit_of_work(tenant, str(uuid4()), "sync", read_only=True)
-        found = drive(unit.rows(table).find(**asked))
-        drive(unit.rollback())
+        found = run_sync(unit.rows(table).find(**asked))
+        run_sync(unit.rollback())
         assert len(found) == asked["limit"]
         return found
 
@@ -107,8 +107,8 @@ def find(table: Any, **asked: Any) -> Callable[[InMemoryStorage, Tenant], object
     ("fill", "ask"),
     [
         (tenants, lambda storage, tenant: storage.list_tenants(after="t-00020", limit=5)),
-        (dead_letters, lambda storage, tenant: drive(storage.outbox("sync").dead_letters(limit=5))),
-        (dead_letters, lambda storage, tenant: drive(storage.outbox("sync").status())),
+        (dead_letters, lambda storage, tenant: run_sync(storage.outbox("sync").dead_letters(limit=5))),
+        (dead_letters, lambda storage, tenant: run_sync(storage.outbox("sync").status())),
         (used_keys, lambda storage, tenant: storage.purge_expired_keys()),
         (changes, find(CHANGES, where={"status": "Draft"}, order=("id",), limit=5)),
         (changes, find(CHANGES, where={"project_id": "p1"}, above={"id": "c00009"}, order=("id",), limit=5)),
@@ -129,24 +129,24 @@ def test_rows_in_memory_are_found_as_a_transaction_sees_them() -> None:
     reader, writer = unit_of(storage, tenant), unit_of(storage, tenant)
 
     def ids(unit: Any, **asked: Any) -> list[str]:
-        return [row["id"] for row in drive(unit.rows(CHANGES).find(order=("id",), **asked))]
+        return [row["id"] for row in run_sync(unit.rows(CHANGES).find(order=("id",), **asked))]
 
     draft: dict[str, Any] = {"where": {"status": "Draft"}, "limit": 10}
     everything = ["c00000", "c00001", "c00002", "c00003"]
     assert ids(reader, **draft) == everything
-    drive(writer.rows(CHANGES).update([{"id": "c00001", "status": "Ready"}]))
-    drive(writer.rows(CHANGES).delete({"id": "c00002"}))
-    drive(writer.rows(CHANGES).insert([change("c00000a", status="Draft")]))
+    run_sync(writer.rows(CHANGES).update([{"id": "c00001", "status": "Ready"}]))
+    run_sync(writer.rows(CHANGES).delete({"id": "c00002"}))
+    run_sync(writer.rows(CHANGES).insert([change("c00000a", status="Draft")]))
     assert ids(writer, **draft) == ["c00000", "c00000a", "c00003"]
     assert ids(writer, where={"status": "Ready"}) == ["c00001"]
-    drive(writer.commit())
+    run_sync(writer.commit())
 
     assert ids(reader, **draft) == everything
-    drive(reader.rollback())
+    run_sync(reader.rollback())
     fresh = unit_of(storage, tenant)
     assert ids(fresh, **draft) == ["c00000", "c00000a", "c00003"]
     assert ids(fresh, where={"project_id": "p1", "status": "Ready"}, limit=2) == ["c00001"]
-    drive(fresh.commit())
+    run_sync(fresh.commit())
     write(storage, tenant)
     assert ids(unit_of(storage, tenant), limit=10) == ["c00000", "c00000a", "c00001", "c00003"]
 
@@ -161,29 +161,29 @@ def test_the_status_in_memory_follows_what_is_delivered_killed_redriven_and_skip
     outbox = storage.outbox("sync")
 
     def status() -> tuple[int, ...]:
-        now = drive(outbox.status())
+        now = run_sync(outbox.status())
         first = [row.occurred_at for row in rows].index(now.oldest) if now.oldest is not None else -1
         return (now.pending, now.waiting, now.dead, now.skipped, now.held, first)
 
     assert status() == (5, 0, 0, 0, 0, 0)
-    a, _, b, *_ = batch = drive(outbox.take(10, LEASE))
-    drive(outbox.settle(batch[4:], [failed(a, None), failed(b, 3600.0)]))
+    a, _, b, *_ = batch = run_sync(outbox.take(10, LEASE))
+    run_sync(outbox.settle(batch[4:], [failed(a, None), failed(b, 3600.0)]))
     assert status() == (3, 1, 1, 0, 2, 1)
-    drive(outbox.skip([a.event.id], "no"))
+    run_sync(outbox.skip([a.event.id], "no"))
     assert status() == (3, 1, 0, 1, 1, 1)
-    drive(outbox.redrive([a.event.id]))
+    run_sync(outbox.redrive([a.event.id]))
     assert status() == (4, 1, 0, 0, 1, 0)
-    drive(outbox.settle(drive(outbox.take(10, LEASE)), ()))
+    run_sync(outbox.settle(run_sync(outbox.take(10, LEASE)), ()))
     assert status() == (2, 1, 0, 0, 1, 2)
-    monkeypatch.setattr(memory_outbox, "MOST_COUNTED", 1)
+    monkeypatch.setattr(memory_outbox, "MAX_COUNTED_LAG", 1)
     assert status() == (1, 1, 0, 0, 1, 2)
 
 
-def fill_outbox(world: World, number: int) -> None:
+def fill_outbox(backend: Backend, number: int) -> None:
     """Add to the outbox what is pending, held back, dead and skipped, past the engine."""
-    tenant = str(world.tenant.id)
+    tenant = str(backend.tenant.id)
     row = {"tenant_id": tenant, "lane": 1, "queue": "events"}
-    held = False if isinstance(world, PostgresWorld) else 0
+    held = False if isinstance(backend, PostgresBackend) else 0
     dead: dict[str, Any] = {"dead_at": time_of(0), "event_id": id_at(0)}
     kinds: list[dict[str, Any]] = [
         {"held": held},
@@ -192,44 +192,44 @@ def fill_outbox(world: World, number: int) -> None:
         {**dead, "skipped": not held},
     ]
     for kind, values in enumerate(kinds):
-        world.insert("ae_outbox", ({**row, **values, "position": 10**6 * (kind + 1) + n} for n in range(number)))
+        backend.insert("ae_outbox", ({**row, **values, "position": 10**6 * (kind + 1) + n} for n in range(number)))
 
 
-def test_a_status_counts_to_a_bound(world: World) -> None:
-    world.do("notes", "pass")
+def test_a_status_counts_to_a_bound(backend: Backend) -> None:
+    backend.do("notes", "pass")
 
-    def ask(world: World) -> None:
-        outbox = world.storage.outbox("sync")
-        status = drive(outbox.status())
-        drive(outbox.close())
+    def ask(backend: Backend) -> None:
+        outbox = backend.storage.outbox("sync")
+        status = run_sync(outbox.status())
+        run_sync(outbox.close())
         assert (status.pending, status.dead, status.skipped, status.held) == (10_000,) * 4
 
-    fill_outbox(world, 10_100)
-    before = world.read(ask)
-    world.insert(
+    fill_outbox(backend, 10_100)
+    before = backend.read(ask)
+    backend.insert(
         "ae_outbox",
         (
-            {"tenant_id": str(world.tenant.id), "lane": 1, "queue": "events", "position": 10**7 + number}
+            {"tenant_id": str(backend.tenant.id), "lane": 1, "queue": "events", "position": 10**7 + number}
             for number in range(5_000)
         ),
     )
-    assert world.read(ask) <= 1.1 * before + world.slack
+    assert backend.read(ask) <= 1.1 * before + backend.slack
     assert counted(10_000) == "10,000+"
     assert counted(9_999) == "9999"
 
 
-def test_the_lag_is_counted_without_payloads(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lag_is_counted_without_payloads(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     from actionengine.events.projections.projection import Projection
 
     def cost(payload: bytes) -> int:
-        rows = [event_row(world.tenant, payload=payload, type="big") for _ in range(200)]
-        write(world.storage, world.tenant, events=rows)
-        projection = Projection(world.engine, name=f"p{len(payload)}", types=["big"], apply=lambda event, view: None)
-        after = world.storage.count_events(world.tenant) - 200
-        return world.read(
-            lambda world: (
-                world.storage.count_events(world.tenant, after=after, types=["big"])
-                and projection.status(world.tenant).unwrap()
+        rows = [event_row(backend.tenant, payload=payload, type="big") for _ in range(200)]
+        write(backend.storage, backend.tenant, events=rows)
+        projection = Projection(backend.engine, name=f"p{len(payload)}", types=["big"], apply=lambda event, view: None)
+        after = backend.storage.count_events(backend.tenant) - 200
+        return backend.read(
+            lambda backend: (
+                backend.storage.count_events(backend.tenant, after=after, types=["big"])
+                and projection.status(backend.tenant).unwrap()
             )
         )
 
@@ -247,11 +247,11 @@ def test_as_many_events_are_counted_as_are_read(
         tenant = storage.create_tenant(slug="acme", name="Acme")
         check_counts(storage, tenant, types)
     elif kind == "sqlite":
-        with sqlite_world(1) as file:
+        with sqlite_backend_of_size(1) as file:
             check_counts(file.storage, file.tenant, types)
     else:
-        world = request.getfixturevalue("postgres")
-        check_counts(world.storage, world.tenant, types)
+        backend = request.getfixturevalue("postgres")
+        check_counts(backend.storage, backend.tenant, types)
 
 
 def check_counts(storage: Any, tenant: Tenant, types: list[str] | None) -> None:
@@ -263,7 +263,9 @@ def check_counts(storage: Any, tenant: Tenant, types: list[str] | None) -> None:
         assert storage.count_events(tenant, types=types, after=stored.position) == len(read) - number - 1
 
 
-def test_a_purge_passes_none_of_the_keys_that_were_forgotten_while_a_snapshot_is_held(postgres: PostgresWorld) -> None:
+def test_a_purge_passes_none_of_the_keys_that_were_forgotten_while_a_snapshot_is_held(
+    postgres: PostgresBackend,
+) -> None:
     numbers = iter(range(10**6))
 
     def use(number: int) -> list[IdempotentResult]:
@@ -271,9 +273,9 @@ def test_a_purge_passes_none_of_the_keys_that_were_forgotten_while_a_snapshot_is
         write(postgres.storage, postgres.tenant, results=keys)
         return keys
 
-    def purge(world: World) -> int:
+    def purge(backend: Backend) -> int:
         use(1)
-        return world.storage.purge_expired_keys(limit=20)
+        return backend.storage.purge_expired_keys(limit=20)
 
     use(20)
     while postgres.storage.purge_expired_keys(limit=20):

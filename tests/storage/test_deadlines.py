@@ -23,7 +23,7 @@ from actionengine import (
     create_service,
 )
 from tests.conftest import log_of
-from tests.storage.backends import Backend, SQLStorage
+from tests.storage.backends import SQLDatabase, SQLStorage
 
 SLOW = {
     "postgresql": "SELECT pg_sleep(600)",
@@ -47,7 +47,7 @@ def release() -> threading.Event:
 
 
 @pytest.fixture
-def engine(backend: Backend, sql_storage: SQLStorage, late: list[str], release: threading.Event) -> Engine:
+def engine(sql_database: SQLDatabase, sql_storage: SQLStorage, late: list[str], release: threading.Event) -> Engine:
     def quick(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         ctx.records("notes").insert({})
         return Success(ctx.session.execute(text("SELECT count(*) FROM ae_documents")).scalar())
@@ -57,7 +57,7 @@ def engine(backend: Backend, sql_storage: SQLStorage, late: list[str], release: 
         try:
             # On a busy machine, the time is perhaps up already.
             ctx.records("notes").insert({})
-            session.execute(text(SLOW[backend.name]))
+            session.execute(text(SLOW[sql_database.name]))
         except Exception:
             try:
                 session.execute(text("SELECT 1"))
@@ -159,7 +159,7 @@ def test_a_handler_that_is_left_behind_writes_nothing_more(
     assert [entry.outcome for entry in log_of(engine, request_context.tenant)] == ["failed", "succeeded"]
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("sql_database", ["sqlite"], indirect=True)
 def test_a_handler_that_is_left_behind_while_it_waits_for_its_turn_takes_none(
     go: Go, engine: Engine, request_context: RequestContext, late: list[str], release: threading.Event
 ) -> None:

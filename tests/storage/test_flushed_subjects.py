@@ -25,7 +25,7 @@ from actionengine import (
 )
 from actionengine.storage.port import MAX_FLUSHED_SUBJECTS
 from tests.conftest import log_of
-from tests.storage.backends import Backend, SQLStorage
+from tests.storage.backends import SQLDatabase, SQLStorage
 
 
 class Base(DeclarativeBase):
@@ -213,10 +213,10 @@ def storage(sql_storage: SQLStorage) -> SQLStorage:
 
 
 @pytest.fixture
-def engine(backend: Backend, sql_storage: SQLStorage) -> Engine:
-    Base.metadata.create_all(backend.owner)
-    if backend.name == "postgresql":
-        with backend.owning() as connection:
+def engine(sql_database: SQLDatabase, sql_storage: SQLStorage) -> Engine:
+    Base.metadata.create_all(sql_database.owner)
+    if sql_database.name == "postgresql":
+        with sql_database.owning() as connection:
             connection.exec_driver_sql("GRANT SELECT, INSERT ON plain_notes TO app")
             connection.exec_driver_sql("GRANT USAGE ON SEQUENCE plain_notes_id_seq TO app")
     actions = [create_action(name=handler.__name__, description="With rows", handler=handler) for handler in HANDLERS]

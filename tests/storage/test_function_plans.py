@@ -9,8 +9,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from benchmarks.growth import filled, postgres_worlds
-from benchmarks.growth.worlds import PostgresWorld, id_at
+from benchmarks.growth import filled, postgres_backends
+from benchmarks.growth.worlds import PostgresBackend, id_at
 from benchmarks.postgres import Bench
 
 from tests.growth import PLANS
@@ -32,9 +32,9 @@ LARGER = "UPDATE pg_class SET reltuples = reltuples * 100 WHERE relkind IN ('r',
 
 
 @pytest.fixture(scope="module")
-def world(postgres_server: str) -> Iterator[PostgresWorld]:
+def backend(postgres_server: str) -> Iterator[PostgresBackend]:
     """What one event holds back that has waited is marked in one queue, and not yet in the others."""
-    with postgres_worlds([ROWS], Bench("", "", postgres_server)) as (found,):
+    with postgres_backends([ROWS], Bench("", "", postgres_server)) as (found,):
         filled(found)
         # What its connections have counted is told when they end.
         found.storage.close()
@@ -49,9 +49,9 @@ def world(postgres_server: str) -> Iterator[PostgresWorld]:
 
 
 @pytest.fixture(scope="module")
-def calls(world: PostgresWorld) -> Calls:
+def calls(backend: PostgresBackend) -> Calls:
     def one(statement: str) -> Any:
-        return world.superuser.execute(statement.encode()).fetchone()
+        return backend.superuser.execute(statement.encode()).fetchone()
 
     (letter,) = one("SELECT event_id FROM ae_outbox WHERE dead_at IS NOT NULL AND lane = 1")
     tenant, first = one("SELECT tenant_id, position FROM ae_outbox WHERE queue = 'triggers' AND due_at IS NOT NULL")
@@ -110,7 +110,7 @@ def calls(world: PostgresWorld) -> Calls:
             f"events_pkey outbox_held outbox_unskipped, {RETURNS}",
         ),
         "a skip": (f"ae_skip('{{{letter}}}', 'no', 'events', NULL)", f"outbox_dead outbox_held, {RETURNS}"),
-        "a first beat": (f"ae_relay_beat('{beat}', NULL)", f"relays_pkey, {RELAYS}"),
+        "a first beat": (f"ae_relay_heartbeat('{beat}', NULL)", f"relays_pkey, {RELAYS}"),
         "a purge of keys": ("ae_purge_keys(20, NULL)", "idempotency_keys_expiry"),
         "a purge that goes on": ("ae_purge_keys(20, NULL, now() - interval '1 day')", "idempotency_keys_expiry"),
         "a page of tenants": ("ae_list_tenants(NULL, 'n', 20)", "tenants_open"),
@@ -121,31 +121,31 @@ def calls(world: PostgresWorld) -> Calls:
     }
 
 
-def used_by(world: PostgresWorld, call: str, plans: str) -> set[str]:
+def used_by(backend: PostgresBackend, call: str, plans: str) -> set[str]:
     """The indexes that a call uses, and the tables that it reads through; what it does is undone."""
-    world.superuser.execute("SELECT pg_stat_force_next_flush()")
-    with psycopg.connect(world.app_url, options=f"-c plan_cache_mode={plans}") as connection:
-        before = counters(world)
+    backend.superuser.execute("SELECT pg_stat_force_next_flush()")
+    with psycopg.connect(backend.app_url, options=f"-c plan_cache_mode={plans}") as connection:
+        before = counters(backend)
         connection.execute(call.encode())
         connection.rollback()
         connection.execute("SELECT pg_stat_force_next_flush()")
         connection.rollback()
-        after = counters(world)
+        after = counters(backend)
     return {name for name, number in after.items() if number > before[name]}
 
 
-def counters(world: PostgresWorld) -> dict[str, int]:
+def counters(backend: PostgresBackend) -> dict[str, int]:
     statement = """
         SELECT indexrelname, idx_scan FROM pg_stat_user_indexes WHERE relname LIKE 'ae\\_%'
         UNION ALL
         SELECT 'all of ' || relname, seq_scan FROM pg_stat_user_tables WHERE relname LIKE 'ae\\_%'
     """
-    return dict(world.superuser.execute(statement).fetchall())
+    return dict(backend.superuser.execute(statement).fetchall())
 
 
 @pytest.mark.parametrize("plans", PLANS)
-def test_each_call_uses_the_indexes_that_are_named(world: PostgresWorld, calls: Calls, plans: str) -> None:
-    used = {name: used_by(world, f"SELECT public.{call}", plans) for name, (call, _) in calls.items()}
+def test_each_call_uses_the_indexes_that_are_named(backend: PostgresBackend, calls: Calls, plans: str) -> None:
+    used = {name: used_by(backend, f"SELECT public.{call}", plans) for name, (call, _) in calls.items()}
 
     assert used == {name: indexes_of(named) for name, (_, named) in calls.items()}
 

@@ -30,7 +30,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from tests.storage.backends import Backend, SQLStorage
+from tests.storage.backends import SQLDatabase, SQLStorage
 
 SLOW = {
     "postgresql": "SELECT pg_sleep(600)",
@@ -59,9 +59,9 @@ def tenant(sql_storage: SQLStorage) -> Tenant:
     return sql_storage.create_tenant(slug="acme", name="Acme")
 
 
-def is_free(backend: Backend, storage: SQLStorage) -> bool:
+def is_free(sql_database: SQLDatabase, storage: SQLStorage) -> bool:
     """Whether another connection can write at once, and, on PostgreSQL, nobody is in a transaction."""
-    if backend.name == "sqlite":
+    if sql_database.name == "sqlite":
         other = sqlite3.connect(str(storage.pools.name), timeout=0.0)
         try:
             other.execute("BEGIN IMMEDIATE")
@@ -75,17 +75,17 @@ def is_free(backend: Backend, storage: SQLStorage) -> bool:
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         " AND backend_type = 'client backend' AND state <> 'idle'"
     )
-    url = backend.owner.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = sql_database.owner.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(url) as connection:
         row = connection.execute(asked).fetchone()
         assert row is not None
         return bool(row[0] == 0)
 
 
-def frees_soon(backend: Backend, storage: SQLStorage) -> bool:
+def frees_soon(sql_database: SQLDatabase, storage: SQLStorage) -> bool:
     """A server needs a moment to see that a connection was closed."""
     until = time.monotonic() + 60
-    while not is_free(backend, storage):
+    while not is_free(sql_database, storage):
         if time.monotonic() > until:
             return False
         time.sleep(0.02)
@@ -132,7 +132,7 @@ def run(
 
 @pytest.mark.parametrize("of", ["session", "stream", "def"])
 def test_a_cancelled_execution_frees_all_at_once(
-    backend: Backend, sql_storage: SQLStorage, tenant: Tenant, of: str
+    sql_database: SQLDatabase, sql_storage: SQLStorage, tenant: Tenant, of: str
 ) -> None:
     begun = threading.Event()
 
@@ -140,16 +140,16 @@ def test_a_cancelled_execution_frees_all_at_once(
         await ctx.async_records("notes").insert({})
         begun.set()
         if of == "session":
-            await ctx.async_session.execute(text(SLOW[backend.name]))
+            await ctx.async_session.execute(text(SLOW[sql_database.name]))
         else:
-            async for _ in await ctx.async_session.stream(text(SLOW[backend.name])):
+            async for _ in await ctx.async_session.stream(text(SLOW[sql_database.name])):
                 pass
         return Success(None)
 
     def slow_def(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         ctx.records("notes").insert({})
         begun.set()
-        ctx.session.execute(text(SLOW[backend.name]))
+        ctx.session.execute(text(SLOW[sql_database.name]))
         return Success(None)
 
     handler = slow_def if of == "def" else slow
@@ -163,7 +163,7 @@ def test_a_cancelled_execution_frees_all_at_once(
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        freed = await asyncio.to_thread(frees_soon, backend, sql_storage)
+        freed = await asyncio.to_thread(frees_soon, sql_database, sql_storage)
         await sql_storage.aclose()
         return freed
 
@@ -197,7 +197,7 @@ async def in_savepoint(ctx: ActionContext, slow: str) -> None:
 @pytest.mark.parametrize("use", [by_session, by_connection, by_stream, in_savepoint])
 @pytest.mark.parametrize("goes_on", ["answers", "writes"])
 def test_a_handler_that_catches_its_own_timeout_commits_nothing(
-    backend: Backend, sql_storage: SQLStorage, tenant: Tenant, use: Use, goes_on: str
+    sql_database: SQLDatabase, sql_storage: SQLStorage, tenant: Tenant, use: Use, goes_on: str
 ) -> None:
     refusals: list[str] = []
     freed: list[bool] = []
@@ -206,10 +206,10 @@ def test_a_handler_that_catches_its_own_timeout_commits_nothing(
         await ctx.async_records("notes").insert({})
         try:
             async with asyncio.timeout(0.15):
-                await use(ctx, SLOW[backend.name])
+                await use(ctx, SLOW[sql_database.name])
         except TimeoutError:
             # In the middle of the execution: it holds nothing any more.
-            freed.append(await asyncio.to_thread(frees_soon, backend, sql_storage))
+            freed.append(await asyncio.to_thread(frees_soon, sql_database, sql_storage))
         if goes_on == "writes":
             for again in (
                 lambda: ctx.async_records("notes").insert({}),
@@ -230,10 +230,12 @@ def test_a_handler_that_catches_its_own_timeout_commits_nothing(
     assert notes(sql_storage, tenant) == 0
 
 
-def test_a_timeout_of_the_action_frees_all_at_once(backend: Backend, sql_storage: SQLStorage, tenant: Tenant) -> None:
+def test_a_timeout_of_the_action_frees_all_at_once(
+    sql_database: SQLDatabase, sql_storage: SQLStorage, tenant: Tenant
+) -> None:
     def slow(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         ctx.records("notes").insert({})
-        ctx.session.execute(text(SLOW[backend.name]))
+        ctx.session.execute(text(SLOW[sql_database.name]))
         return Success(None)
 
     engine = engine_of(sql_storage, slow, timeout=0.3)
@@ -241,12 +243,12 @@ def test_a_timeout_of_the_action_frees_all_at_once(backend: Backend, sql_storage
     answer = engine.execute_action("w", "slow", {}, as_ann(tenant))
 
     assert answer.failure().code is ErrorCode.TIMEOUT
-    assert frees_soon(backend, sql_storage)
+    assert frees_soon(sql_database, sql_storage)
     assert notes(sql_storage, tenant) == 0
 
 
 def test_a_result_that_nobody_has_read_is_in_nobodys_way(
-    backend: Backend, sql_storage: SQLStorage, tenant: Tenant
+    sql_database: SQLDatabase, sql_storage: SQLStorage, tenant: Tenant
 ) -> None:
     kept: list[Any] = []
 
@@ -263,10 +265,10 @@ def test_a_result_that_nobody_has_read_is_in_nobodys_way(
         kept.append((cursor, cursor.fetchone()))
         return Success(None)
 
-    answer, freed = run(sql_storage, tenant, peek, lambda: frees_soon(backend, sql_storage))
+    answer, freed = run(sql_storage, tenant, peek, lambda: frees_soon(sql_database, sql_storage))
     assert (answer, freed) == (Success(None), True)
     assert engine_of(sql_storage, peek_sync).execute_action("w", "peek_sync", {}, as_ann(tenant)) == Success(None)
-    assert frees_soon(backend, sql_storage)
+    assert frees_soon(sql_database, sql_storage)
     # The connection is used again, after somebody else has written.
     assert engine_of(sql_storage, peek_sync).execute_action("w", "peek_sync", {}, as_ann(tenant)) == Success(None)
     assert notes(sql_storage, tenant) == 3
@@ -315,15 +317,15 @@ def attempts() -> list[tuple[str, Callable[[Any], Any], bool]]:
 @pytest.mark.parametrize(
     ("name", "attempt", "is_kept"), attempts(), ids=lambda value: value if isinstance(value, str) else ""
 )
-@pytest.mark.parametrize("world", ["sync", "async"])
+@pytest.mark.parametrize("backend", ["sync", "async"])
 def test_whatever_a_handler_does_with_its_session_loses_no_write_in_silence(
-    backend: Backend,
+    sql_database: SQLDatabase,
     sql_storage: SQLStorage,
     tenant: Tenant,
     name: str,
     attempt: Callable[[Any], Any],
     is_kept: bool,
-    world: str,
+    backend: str,
 ) -> None:
     def meddle(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         ctx.session.execute(text("SELECT 1"))
@@ -331,11 +333,11 @@ def test_whatever_a_handler_does_with_its_session_loses_no_write_in_silence(
         attempt(ctx.session)
         return Success(None)
 
-    if world == "sync":
+    if backend == "sync":
         answer = engine_of(sql_storage, meddle).execute_action("w", "meddle", {}, as_ann(tenant))
-        freed = frees_soon(backend, sql_storage)
+        freed = frees_soon(sql_database, sql_storage)
     else:
-        answer, freed = run(sql_storage, tenant, meddle, lambda: frees_soon(backend, sql_storage))
+        answer, freed = run(sql_storage, tenant, meddle, lambda: frees_soon(sql_database, sql_storage))
 
     assert freed
     assert isinstance(answer, Success) == is_kept, answer
@@ -345,11 +347,11 @@ def test_whatever_a_handler_does_with_its_session_loses_no_write_in_silence(
 
 
 def test_a_read_only_action_does_not_drop_what_is_pending(
-    backend: Backend, sql_storage: SQLStorage, tenant: Tenant
+    sql_database: SQLDatabase, sql_storage: SQLStorage, tenant: Tenant
 ) -> None:
     from tests.storage.test_flushed_subjects import Base, Order
 
-    Base.metadata.create_all(backend.owner)
+    Base.metadata.create_all(sql_database.owner)
 
     def pending(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         ctx.session.add(Order(id=1, tenant_id=ctx.tenant.id, title="x"))
@@ -360,10 +362,12 @@ def test_a_read_only_action_does_not_drop_what_is_pending(
     assert isinstance(engine.execute_action("w", "pending", {}, as_ann(tenant)), Failure)
 
 
-def test_closing_a_session_writes_what_is_pending(backend: Backend, sql_storage: SQLStorage, tenant: Tenant) -> None:
+def test_closing_a_session_writes_what_is_pending(
+    sql_database: SQLDatabase, sql_storage: SQLStorage, tenant: Tenant
+) -> None:
     from tests.storage.test_flushed_subjects import Base, Order
 
-    Base.metadata.create_all(backend.owner)
+    Base.metadata.create_all(sql_database.owner)
 
     def with_session(data: Any, ctx: ActionContext) -> Result[Any, Any]:
         with ctx.session as session:

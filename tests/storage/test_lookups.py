@@ -12,7 +12,7 @@ import pytest
 from examples.embedded_postgres import Database
 
 from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.lookups import LOOKUPS, MAX_KEY_LENGTH, key_of_filter, keys_of
 from actionengine.storage.port import APPROVALS, RESERVED_PREFIX, StorageError
 from actionengine.storage.postgres.statements import DOCUMENTS, ROWS
@@ -39,9 +39,9 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyStora
 def listed(storage: AnyStorage, tenant: Any, filter: Any, **page: Any) -> list[str]:
     unit = storage.unit_of_work(tenant, str(uuid4()), "sync", read_only=True)
     try:
-        return [record.id for record in drive(unit.records(APPROVALS).list(filter, **page))]
+        return [record.id for record in run_sync(unit.records(APPROVALS).list(filter, **page))]
     finally:
-        drive(unit.rollback())
+        run_sync(unit.rollback())
 
 
 def test_the_collections_with_lookups_are_there_and_their_fields_in_order() -> None:
@@ -98,8 +98,8 @@ def test_a_key_whose_document_is_gone_is_passed_over(tmp_path: Path) -> None:
             "DELETE FROM ae_documents WHERE id IN ('a1', 'a2')",
             """UPDATE ae_documents SET data = '{"status": "approved"}' WHERE id = 'a4'""",
         ):
-            drive(unit.run(unit.query, statement, ()))
-        drive(unit.commit())
+            run_sync(unit.run(unit.query, statement, ()))
+        run_sync(unit.commit())
 
         assert listed(storage, tenant, KEY, limit=2) == ["a0", "a3"]
         assert listed(storage, tenant, KEY, limit=2, after="a3") == ["a5"]
@@ -114,12 +114,12 @@ def test_sqlite_finds_documents_by_their_key_without_statistics(tmp_path: Path, 
         statement = Listing(KEY, 5, "n", descending).statement(storage.documents.find, storage.rows)
 
         def plan(statement: str, *parameters: Any) -> str:
-            rows = drive(unit.run(unit.query, f"EXPLAIN QUERY PLAN {statement}", parameters))
+            rows = run_sync(unit.run(unit.query, f"EXPLAIN QUERY PLAN {statement}", parameters))
             return "\n".join(row[3] for row in rows)
 
         finding = plan(statement, str(tenant.id), "k", "n", 5, str(tenant.id), APPROVALS)
         removing = plan(storage.documents.remove_keys, str(tenant.id), APPROVALS, "a", "[]")
-        drive(unit.rollback())
+        run_sync(unit.rollback())
 
     beyond = "<" if descending else ">"
     assert f"ae_document_keys USING COVERING INDEX ae_document_keys_key (tenant_id=? AND key=? AND id{beyond}?)" in (

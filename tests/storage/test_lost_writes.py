@@ -33,8 +33,8 @@ from actionengine.storage.memory import storage as memory
 from actionengine.storage.port import Claim, IdempotentResult, Recording
 from actionengine.storage.sql import documents
 from actionengine.storage.tables import CHANGES
-from actionengine.testing import AsyncWorld, SyncWorld, World
-from tests.storage.backends import Backend, postgres_backend, sqlite_backend
+from actionengine.testing import AsyncBackend, Backend, SyncBackend
+from tests.storage.backends import SQLDatabase, postgres_backend, sqlite_backend
 
 SAME = "01a2a2a2-0000-7000-8000-000000000001"
 ROOT = Path(__file__).parents[2]
@@ -46,13 +46,13 @@ def any_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]
         yield InMemoryStorage()
         return
     if request.param == "sqlite":
-        backend = sqlite_backend(str(tmp_path / "test.db"))
+        sql_database = sqlite_backend(str(tmp_path / "test.db"))
     else:
         database: Database = request.getfixturevalue("fresh_postgres_database")
-        backend = postgres_backend(database.app_url, database.owner_url)
-    with backend.open() as storage:
+        sql_database = postgres_backend(database.app_url, database.owner_url)
+    with sql_database.open() as storage:
         yield storage
-    backend.owner.dispose()
+    sql_database.owner.dispose()
 
 
 def put(data: Any, ctx: ActionContext) -> Result[Any, Any]:
@@ -139,48 +139,48 @@ def test_who_catches_the_conflict_of_a_generated_id_commits_nothing_that_is_lost
     assert engine.execute_action("notes", "count", None, context) == Success(1)
 
 
-@pytest.fixture(params=[SyncWorld, AsyncWorld], ids=["sync", "async"])
-def world(request: pytest.FixtureRequest, backend: Backend) -> Iterator[World]:
-    with backend.open() as storage:
-        world: World = request.param(storage)
-        yield world
-        world.close()
+@pytest.fixture(params=[SyncBackend, AsyncBackend], ids=["sync", "async"])
+def backend(request: pytest.FixtureRequest, sql_database: SQLDatabase) -> Iterator[Backend]:
+    with sql_database.open() as storage:
+        backend: Backend = request.param(storage)
+        yield backend
+        backend.close()
 
 
-def test_a_result_whose_key_is_gone_is_not_answered(world: World) -> None:
+def test_a_result_whose_key_is_gone_is_not_answered(backend: Backend) -> None:
     """A result for a key that nobody has claimed: as if the claim had been taken away meanwhile."""
-    unit = world.unit()
+    unit = backend.unit()
     claim = Claim("notes.put", "key", "print")
-    assert world.run(unit.claim(claim, 1.0)).status == "claimed"
+    assert backend.run(unit.claim(claim, 1.0)).status == "claimed"
     until = datetime.now(UTC) + timedelta(hours=1)
     results = [IdempotentResult(each, b"1", None, until) for each in (claim, claim._replace(key="another"))]
 
-    world.run(unit.record(Recording((), (), results)))
+    backend.run(unit.record(Recording((), (), results)))
     with pytest.raises(StorageError, match="is gone: its result cannot be kept"):
-        world.run(unit.commit())
-    world.run(unit.rollback())
+        backend.run(unit.commit())
+    backend.run(unit.rollback())
 
 
-def test_a_row_that_is_not_there_to_be_changed_is_a_conflict(world: World) -> None:
-    _assert_gone(world)
+def test_a_row_that_is_not_there_to_be_changed_is_a_conflict(backend: Backend) -> None:
+    _assert_gone(backend)
 
 
 def test_a_row_that_is_not_in_memory_to_be_changed_is_a_conflict() -> None:
-    world = SyncWorld(InMemoryStorage())
-    _assert_gone(world)
-    world.close()
+    backend = SyncBackend(InMemoryStorage())
+    _assert_gone(backend)
+    backend.close()
 
 
-def _assert_gone(world: World) -> None:
-    unit = world.unit()
+def _assert_gone(backend: Backend) -> None:
+    unit = backend.unit()
     rows = unit.rows(CHANGES)
 
     with pytest.raises(ActionError) as refused:
-        world.run(rows.update([{"id": "missing", "updated_at": datetime.now(UTC)}]))
+        backend.run(rows.update([{"id": "missing", "updated_at": datetime.now(UTC)}]))
 
     assert refused.value.code is ErrorCode.CONFLICT
     assert "is gone" in refused.value.message
-    world.run(unit.rollback())
+    backend.run(unit.rollback())
 
 
 # Ids in forked processes

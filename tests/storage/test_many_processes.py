@@ -16,7 +16,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from tests.storage.backends import Backend, SQLStorage
+from tests.storage.backends import SQLDatabase, SQLStorage
 
 
 def engine_on(storage: SQLStorage, max_age: float) -> Engine:
@@ -29,9 +29,9 @@ def engine_on(storage: SQLStorage, max_age: float) -> Engine:
 
 
 @pytest.mark.parametrize("change", ["granted", "revoked"])
-def test_roles_changed_in_another_process_are_in_force_within_the_bound(backend: Backend, change: str) -> None:
+def test_roles_changed_in_another_process_are_in_force_within_the_bound(sql_database: SQLDatabase, change: str) -> None:
     bound = 0.5
-    with backend.open() as here, backend.open() as there:
+    with sql_database.open() as here, sql_database.open() as there:
         tenant = here.create_tenant(slug="acme", name="Acme")
         as_ann, as_system = (
             RequestContext(tenant=tenant, actor=actor) for actor in (Actor.human("ann"), Actor.system())
@@ -53,8 +53,8 @@ def test_roles_changed_in_another_process_are_in_force_within_the_bound(backend:
         assert isinstance(before, Failure if change == "granted" else Success)
 
 
-def test_a_process_sees_its_own_changes_at_once(backend: Backend) -> None:
-    with backend.open() as storage:
+def test_a_process_sees_its_own_changes_at_once(sql_database: SQLDatabase) -> None:
+    with sql_database.open() as storage:
         tenant = storage.create_tenant(slug="acme", name="Acme")
         engine = engine_on(storage, max_age=3600)
         as_ann, as_system = (

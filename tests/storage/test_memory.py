@@ -13,11 +13,11 @@ from actionengine import (
     InMemoryStorage,
     Tenant,
 )
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.memory.storage import MemoryUnitOfWork, TenantData
 from actionengine.storage.port import Recording
-from actionengine.testing import AsyncWorld, StorageConformance, World
-from actionengine.testing.base import refused
+from actionengine.testing import AsyncBackend, Backend, StorageConformance
+from actionengine.testing.base import raises_action_error
 from actionengine.testing.rows import event_row
 from tests.storage.inside import data_of, unit_of
 from tests.storage.suspending import SuspendingStorage
@@ -37,17 +37,17 @@ class TestSuspendingStorage(StorageConformance):
         return SuspendingStorage()
 
     @pytest.fixture
-    def world(self, storage: InMemoryStorage) -> Iterator[World]:
-        world = AsyncWorld(storage)
-        yield world
-        world.close()
+    def backend(self, storage: InMemoryStorage) -> Iterator[Backend]:
+        backend = AsyncBackend(storage)
+        yield backend
+        backend.close()
 
 
 def write(storage: InMemoryStorage, tenant: Tenant, *changes: Callable[[MemoryUnitOfWork], Any]) -> None:
     unit = unit_of(storage, tenant)
     for change in changes:
-        drive(change(unit))
-    drive(unit.commit())
+        run_sync(change(unit))
+    run_sync(unit.commit())
 
 
 def insert(id: str) -> Callable[[MemoryUnitOfWork], Any]:
@@ -83,18 +83,18 @@ def test_without_readers_a_document_has_one_version(storage: InMemoryStorage, te
 def test_versions_live_as_long_as_somebody_may_read_them(storage: InMemoryStorage, tenant: Tenant) -> None:
     write(storage, tenant, insert("n1"))
     first, second = unit_of(storage, tenant), unit_of(storage, tenant)
-    assert drive(first.records("notes").get("n1"))
+    assert run_sync(first.records("notes").get("n1"))
     write(storage, tenant, update("n1", 1))
     write(storage, tenant, update("n1", 2))
-    read_by_second = drive(second.records("notes").get("n1"))
+    read_by_second = run_sync(second.records("notes").get("n1"))
     write(storage, tenant, update("n1", 3))
 
-    assert drive(first.records("notes").get("n1")).version == 1  # type: ignore[union-attr]
-    drive(first.rollback())
+    assert run_sync(first.records("notes").get("n1")).version == 1  # type: ignore[union-attr]
+    run_sync(first.rollback())
     write(storage, tenant, update("n1", 4))
-    assert drive(second.records("notes").get("n1")) == read_by_second
+    assert run_sync(second.records("notes").get("n1")) == read_by_second
     assert versions_of(data_of(storage, tenant), "n1") == 3
-    drive(second.commit())
+    run_sync(second.commit())
     write(storage, tenant, update("n1", 5))
 
     assert versions_of(data_of(storage, tenant), "n1") == 1
@@ -113,18 +113,18 @@ def test_deleted_documents_leave_nothing_behind(storage: InMemoryStorage, tenant
 def test_tombstones_are_swept_after_the_last_reader(storage: InMemoryStorage, tenant: Tenant) -> None:
     write(storage, tenant, insert("n1"), insert("n2"))
     reader = unit_of(storage, tenant)
-    drive(reader.records("notes").list())
+    run_sync(reader.records("notes").list())
     write(storage, tenant, delete("n1", 1))
     write(storage, tenant, delete("n2", 1))
     write(storage, tenant, insert("n2"))
-    assert [record.id for record in drive(reader.records("notes").list())] == ["n1", "n2"]
-    drive(reader.rollback())
+    assert [record.id for record in run_sync(reader.records("notes").list())] == ["n1", "n2"]
+    run_sync(reader.rollback())
 
     write(storage, tenant, insert("n3"))
 
     data = data_of(storage, tenant)
     assert (sorted(data.collections["notes"]), data.tombstones) == (["n2", "n3"], [])
-    assert drive(unit_of(storage, tenant).records("notes").get("n2"))
+    assert run_sync(unit_of(storage, tenant).records("notes").get("n2"))
 
 
 # Snapshot isolation
@@ -133,13 +133,13 @@ def test_tombstones_are_swept_after_the_last_reader(storage: InMemoryStorage, te
 def test_a_unit_reads_the_same_again_whatever_others_commit(storage: InMemoryStorage, tenant: Tenant) -> None:
     write(storage, tenant, insert("changed"), insert("deleted"))
     reader = unit_of(storage, tenant)
-    before = drive(reader.records("notes").list())
+    before = run_sync(reader.records("notes").list())
 
     write(storage, tenant, update("changed", 1), delete("deleted", 1), insert("inserted"))
 
-    assert drive(reader.records("notes").list()) == before
-    assert drive(reader.records("notes").get("deleted"))
-    assert drive(reader.records("notes").get("inserted")) is None
+    assert run_sync(reader.records("notes").list()) == before
+    assert run_sync(reader.records("notes").get("deleted"))
+    assert run_sync(reader.records("notes").get("inserted")) is None
 
 
 @pytest.mark.parametrize(
@@ -163,36 +163,36 @@ def test_the_first_writer_wins(
 ) -> None:
     write(storage, tenant, insert("n1"))
     unit = unit_of(storage, tenant)
-    drive(unit.records("notes").list())
+    run_sync(unit.records("notes").list())
     for change in elsewhere:
         write(storage, tenant, change)
 
-    with refused(ErrorCode.CONFLICT):
-        drive(here(unit))
+    with raises_action_error(ErrorCode.CONFLICT):
+        run_sync(here(unit))
 
 
 def test_a_document_that_another_unit_changes_is_a_conflict_at_once(storage: InMemoryStorage, tenant: Tenant) -> None:
     write(storage, tenant, insert("n1"))
     first, second = unit_of(storage, tenant), unit_of(storage, tenant)
-    drive(update("n1", 1)(first))
+    run_sync(update("n1", 1)(first))
 
-    with refused(ErrorCode.CONFLICT):
-        drive(update("n1", 1)(second))
-    drive(first.rollback())
+    with raises_action_error(ErrorCode.CONFLICT):
+        run_sync(update("n1", 1)(second))
+    run_sync(first.rollback())
 
-    drive(update("n1", 1)(second))
-    drive(second.commit())
+    run_sync(update("n1", 1)(second))
+    run_sync(second.commit())
 
 
 def test_event_positions_have_no_gaps(storage: InMemoryStorage, tenant: Tenant) -> None:
     def emit(number: int) -> None:
         unit = unit_of(storage, tenant)
-        drive(unit.record(Recording((), (event_row(tenant), event_row(tenant)))))
-        drive(unit.rollback() if number % 3 == 0 else unit.commit())
+        run_sync(unit.record(Recording((), (event_row(tenant), event_row(tenant)))))
+        run_sync(unit.rollback() if number % 3 == 0 else unit.commit())
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(emit, range(60)))
 
     assert [stored.position for stored in storage.read_events(tenant)] == list(range(1, 81))
-    taken = drive(storage.outbox("sync").take(100, 60.0))
+    taken = run_sync(storage.outbox("sync").take(100, 60.0))
     assert sorted(pending.position for pending in taken) == list(range(1, 81))

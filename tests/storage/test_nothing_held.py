@@ -25,19 +25,19 @@ from actionengine import (
     create_service,
 )
 from actionengine.storage.port import APPROVALS, Claim
-from actionengine.testing import AsyncWorld, SyncWorld, World
+from actionengine.testing import AsyncBackend, Backend, SyncBackend
 from actionengine.testing.approvals import LARGE, decided, requested
 from actionengine.testing.base import error_of, value_of
-from actionengine.testing.desk import Answer, Desk
+from actionengine.testing.desk import ActionResult, Harness
 from tests.storage.inside import data_of, nothing_is_held
 from tests.storage.suspending import SuspendingStorage
 
 
-@pytest.fixture(params=[SyncWorld, AsyncWorld], ids=["sync", "async"])
-def world(request: pytest.FixtureRequest, storage: InMemoryStorage) -> Iterator[World]:
-    world: World = request.param(storage)
-    yield world
-    world.close()
+@pytest.fixture(params=[SyncBackend, AsyncBackend], ids=["sync", "async"])
+def backend(request: pytest.FixtureRequest, storage: InMemoryStorage) -> Iterator[Backend]:
+    backend: Backend = request.param(storage)
+    yield backend
+    backend.close()
 
 
 @pytest.mark.parametrize(
@@ -55,41 +55,41 @@ def world(request: pytest.FixtureRequest, storage: InMemoryStorage) -> Iterator[
         "absent",
     ],
 )
-def test_no_execution_leaves_anything_held(world: World, storage: InMemoryStorage, action: str) -> None:
-    desk = Desk(world)
+def test_no_execution_leaves_anything_held(backend: Backend, storage: InMemoryStorage, action: str) -> None:
+    harness = Harness(backend)
 
     for _ in range(2):
-        world.run(desk.execute(f"notes.{action}", {"id": "n1", "types": ["t"]}, key="key"))
+        backend.run(harness.execute(f"notes.{action}", {"id": "n1", "types": ["t"]}, key="key"))
 
-    assert nothing_is_held(data_of(storage, world.tenant))
+    assert nothing_is_held(data_of(storage, backend.tenant))
 
 
 @pytest.mark.parametrize("decision", ["approve", "reject"])
-def test_no_approval_leaves_anything_held(world: World, storage: InMemoryStorage, decision: str) -> None:
-    desk = Desk(world)
-    approval_id = world.run(requested(desk, key="key"))
+def test_no_approval_leaves_anything_held(backend: Backend, storage: InMemoryStorage, decision: str) -> None:
+    harness = Harness(backend)
+    approval_id = backend.run(requested(harness, key="key"))
 
     for _ in range(2):
-        world.run(decided(desk, decision, approval_id))
-        world.run(desk.execute("payments.pay", LARGE, key="key"))
+        backend.run(decided(harness, decision, approval_id))
+        backend.run(harness.execute("payments.pay", LARGE, key="key"))
 
-    assert nothing_is_held(data_of(storage, world.tenant))
+    assert nothing_is_held(data_of(storage, backend.tenant))
 
 
-def test_waiting_in_vain_leaves_nothing_held(world: World, storage: InMemoryStorage) -> None:
-    desk = Desk(world, Limits(idempotency_wait=0.02))
-    holder = world.unit()
-    world.run(holder.claim(Claim("notes.put", "key", "print"), 0.0))
+def test_waiting_in_vain_leaves_nothing_held(backend: Backend, storage: InMemoryStorage) -> None:
+    harness = Harness(backend, Limits(idempotency_wait=0.02))
+    holder = backend.unit()
+    backend.run(holder.claim(Claim("notes.put", "key", "print"), 0.0))
 
-    error_of(world.run(desk.execute("notes.put", {}, key="key")), ErrorCode.IDEMPOTENCY_IN_PROGRESS)
-    world.run(holder.rollback())
+    error_of(backend.run(harness.execute("notes.put", {}, key="key")), ErrorCode.IDEMPOTENCY_IN_PROGRESS)
+    backend.run(holder.rollback())
 
-    assert nothing_is_held(data_of(storage, world.tenant))
-    value_of(world.run(desk.execute("notes.put", {}, key="key")))
+    assert nothing_is_held(data_of(storage, backend.tenant))
+    value_of(backend.run(harness.execute("notes.put", {}, key="key")))
 
 
 def test_a_handler_that_outlasts_its_time_leaves_nothing_and_can_write_nothing(
-    world: World, storage: InMemoryStorage
+    backend: Backend, storage: InMemoryStorage
 ) -> None:
     late, ended = threading.Event(), threading.Event()
     refusals: list[type[BaseException]] = []
@@ -119,41 +119,41 @@ def test_a_handler_that_outlasts_its_time_leaves_nothing_and_can_write_nothing(
         actions=[create_action(name="dawdle", description="Take too long", handler=dawdle, timeout=0.3)],
     )
     engine = create_engine(services=[service], storage=storage)
-    context = RequestContext(world.tenant, Actor.human("x"), idempotency_key="key")
+    context = RequestContext(backend.tenant, Actor.human("x"), idempotency_key="key")
 
-    error_of(world.run(world.execute(engine, "notes", "dawdle", None, context)), ErrorCode.TIMEOUT)
+    error_of(backend.run(backend.execute(engine, "notes", "dawdle", None, context)), ErrorCode.TIMEOUT)
     late.set()
     assert ended.wait(90)
 
     assert refusals == [StorageError] * 6
-    assert world.run(world.ids("notes")) == []
-    assert list(storage.read_events(world.tenant)) == []
-    assert [row.outcome for row in data_of(storage, world.tenant).log] == ["failed"]
-    assert nothing_is_held(data_of(storage, world.tenant))
+    assert backend.run(backend.ids("notes")) == []
+    assert list(storage.read_events(backend.tenant)) == []
+    assert [row.outcome for row in data_of(storage, backend.tenant).log] == ["failed"]
+    assert nothing_is_held(data_of(storage, backend.tenant))
 
 
 STEPS = 60
 
 
-async def put_before(desk: Desk) -> Answer:
-    return await desk.execute("notes.put_async", {}, key="key")
+async def put_before(harness: Harness) -> ActionResult:
+    return await harness.execute("notes.put_async", {}, key="key")
 
 
-async def ask_before(desk: Desk) -> Answer:
-    return await desk.execute("payments.pay", LARGE, key="key")
+async def ask_before(harness: Harness) -> ActionResult:
+    return await harness.execute("payments.pay", LARGE, key="key")
 
 
-async def nothing_before(desk: Desk) -> None:
+async def nothing_before(harness: Harness) -> None:
     return None
 
 
-async def approve(desk: Desk) -> Answer:
-    (approval_id,) = await desk.world.ids(APPROVALS)
-    return await decided(desk, "approve", approval_id)
+async def approve(harness: Harness) -> ActionResult:
+    (approval_id,) = await harness.backend.ids(APPROVALS)
+    return await decided(harness, "approve", approval_id)
 
 
-def execute(action: str) -> Callable[[Desk], Coroutine[Any, Any, Answer]]:
-    return lambda desk: desk.execute(action, {}, key="key")
+def execute(action: str) -> Callable[[Harness], Coroutine[Any, Any, ActionResult]]:
+    return lambda harness: harness.execute(action, {}, key="key")
 
 
 @pytest.mark.parametrize(
@@ -171,8 +171,8 @@ def execute(action: str) -> Callable[[Desk], Coroutine[Any, Any, Answer]]:
     ],
 )
 def test_an_execution_can_be_cancelled_at_every_step(
-    before: Callable[[Desk], Coroutine[Any, Any, object]],
-    asked: Callable[[Desk], Coroutine[Any, Any, Answer]],
+    before: Callable[[Harness], Coroutine[Any, Any, object]],
+    asked: Callable[[Harness], Coroutine[Any, Any, ActionResult]],
     notes: int,
     payments: int,
     approvals: int,
@@ -181,19 +181,19 @@ def test_an_execution_can_be_cancelled_at_every_step(
 
     async def cancelled_after(steps: int) -> bool:
         storage = SuspendingStorage()
-        desk = Desk(world := AsyncWorld(storage))
-        await before(desk)
-        task = asyncio.ensure_future(asked(desk))
+        harness = Harness(backend := AsyncBackend(storage))
+        await before(harness)
+        task = asyncio.ensure_future(asked(harness))
         for _ in range(steps):
             await asyncio.sleep(0)
         finished = task.done()
         task.cancel()
         await asyncio.wait([task])
 
-        assert nothing_is_held(data_of(storage, world.tenant)), f"cancelled at step {steps}"
+        assert nothing_is_held(data_of(storage, backend.tenant)), f"cancelled at step {steps}"
         assert storage.left_open == 0, f"cancelled at step {steps}"
-        await asked(desk)
-        found = [len(await world.ids(collection)) for collection in ("notes", "payments", APPROVALS)]
+        await asked(harness)
+        found = [len(await backend.ids(collection)) for collection in ("notes", "payments", APPROVALS)]
         assert found == [notes, payments, approvals], f"cancelled at step {steps}"
         return finished
 

@@ -36,7 +36,7 @@ from actionengine import (
     create_engine as create_action_engine,
 )
 from actionengine.storage.sql.migrations.grants import grants as upgrade_grants
-from tests.storage.backends import Backend, SQLStorage
+from tests.storage.backends import SQLDatabase, SQLStorage
 
 
 def put(data: Any, ctx: ActionContext) -> Result[Any, Any]:
@@ -259,36 +259,36 @@ def test_a_closed_storage_opens_again(sql_storage: SQLStorage) -> None:
     engine.execute_action("notes", "put", {}, context).unwrap()
 
 
-def test_nothing_is_opened_before_it_is_used(backend: Backend) -> None:
-    storage = backend.open()
+def test_nothing_is_opened_before_it_is_used(sql_database: SQLDatabase) -> None:
+    storage = sql_database.open()
 
     engine_on(storage)
 
     assert not storage.pools._stacks
 
 
-def test_a_storage_is_an_async_context_manager(backend: Backend) -> None:
+def test_a_storage_is_an_async_context_manager(sql_database: SQLDatabase) -> None:
     async def use() -> None:
-        async with backend.open() as storage:
+        async with sql_database.open() as storage:
             assert list(await storage.list_tenants_async()) == []
 
     asyncio.run(use())
 
 
 @pytest.fixture
-def host_engines(backend: Backend) -> Iterator[tuple[Any, Any]]:
+def host_engines(sql_database: SQLDatabase) -> Iterator[tuple[Any, Any]]:
     """Engines of the host's own, on the same database."""
-    with backend.open() as storage:
+    with sql_database.open() as storage:
         url = storage.pools.engine("sync").url
-    engine = create_engine(url, poolclass=NullPool if backend.name == "sqlite" else None)
-    driver = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}[backend.name]
+    engine = create_engine(url, poolclass=NullPool if sql_database.name == "sqlite" else None)
+    driver = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}[sql_database.name]
     yield engine, create_async_engine(url.set(drivername=driver))
     engine.dispose()
 
 
-def test_a_hosts_own_engines_can_be_given(backend: Backend, host_engines: tuple[Any, Any]) -> None:
+def test_a_hosts_own_engines_can_be_given(sql_database: SQLDatabase, host_engines: tuple[Any, Any]) -> None:
     engine, async_engine = host_engines
-    kind: Any = SQLiteStorage if backend.name == "sqlite" else PostgresStorage
+    kind: Any = SQLiteStorage if sql_database.name == "sqlite" else PostgresStorage
     storage = kind(engine=engine, async_engine=async_engine)
     context = as_ann(storage)
 
@@ -305,9 +305,9 @@ def test_a_hosts_own_engines_can_be_given(backend: Backend, host_engines: tuple[
         assert connection.execute(text("SELECT 1")).scalar() == 1
 
 
-def test_one_engine_serves_its_own_world_only(backend: Backend, host_engines: tuple[Any, Any]) -> None:
+def test_one_engine_serves_its_own_world_only(sql_database: SQLDatabase, host_engines: tuple[Any, Any]) -> None:
     engine, async_engine = host_engines
-    kind: Any = SQLiteStorage if backend.name == "sqlite" else PostgresStorage
+    kind: Any = SQLiteStorage if sql_database.name == "sqlite" else PostgresStorage
 
     with pytest.raises(ConfigurationError, match="give it an engine too"):
         kind(async_engine=async_engine).list_tenants()

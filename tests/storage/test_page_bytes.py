@@ -12,7 +12,7 @@ import pytest
 from examples.embedded_postgres import Database
 
 from actionengine import PostgresStorage, Tenant
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.tables import PROJECTS, RECORD_TYPES
 from actionengine.testing.tables import project, record_type
 from tests.growth import count, fill
@@ -42,13 +42,13 @@ def filled(storage: PostgresStorage, number: int) -> Tenant:
     texts = [secrets.token_urlsafe(SIZE * 3 // 4) for _ in range(number)]
     fill(storage, tenant, "notes", [(f"n{place:03}", {"text": text}) for place, text in enumerate(texts)])
     unit = storage.unit_of_work(tenant, str(uuid4()), "sync")
-    drive(unit.rows(PROJECTS).insert([project("p1")]))
+    run_sync(unit.rows(PROJECTS).insert([project("p1")]))
     types = [
         record_type(f"r{place:03}", schema={"fields": [{"name": "a", "type": "text", "label": text}]})
         for place, text in enumerate(texts)
     ]
-    drive(unit.rows(RECORD_TYPES).insert(types))
-    drive(unit.commit())
+    run_sync(unit.rows(RECORD_TYPES).insert(types))
+    run_sync(unit.commit())
     return tenant
 
 
@@ -67,9 +67,9 @@ def record_types(unit: Any) -> Any:
 def read(storage: PostgresStorage, tenant: Tenant, reading: Reading) -> list[Any]:
     unit = storage.unit_of_work(tenant, str(uuid4()), "sync", read_only=True)
     try:
-        return list(drive(reading(unit)))
+        return list(run_sync(reading(unit)))
     finally:
-        drive(unit.rollback())
+        run_sync(unit.rollback())
 
 
 @pytest.mark.parametrize("reading", [documents, last_documents, record_types])

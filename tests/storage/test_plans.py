@@ -9,8 +9,8 @@ from contextlib import closing
 
 import psycopg
 import pytest
-from benchmarks.growth import filled, operations, postgres_worlds
-from benchmarks.growth.worlds import PostgresWorld, SQLiteWorld, World, sqlite_world
+from benchmarks.growth import filled, operations, postgres_backends
+from benchmarks.growth.worlds import Backend, PostgresBackend, SQLiteBackend, sqlite_backend_of_size
 from benchmarks.postgres import Bench
 
 from tests.storage.captured import POSTGRES_NAMES, Captured, capturing, postgres_indexes, sqlite_indexes, sqlite_names
@@ -51,8 +51,8 @@ INDEXES: dict[str, set[str]] = {
     "FIND_LOG_OF_SUBJECT": {LOG, "ae_action_log_subjects, its key"},
     "FIND_TENANT": {"ae_tenants(slug)"},
     "FIND_TENANT_BY_ID": {"ae_tenants, its key"},
-    "FORGET_RELAYS": {"all of ae_relays"},
-    "FORGET_DELIVERED": {"ae_outbox, its key"},
+    "DELETE_STALE_RELAYS": {"all of ae_relays"},
+    "DELETE_DELIVERED": {"ae_outbox, its key"},
     "OUTBOX_STATUS": {
         OUTBOX,
         "ae_outbox_skipped",
@@ -76,7 +76,7 @@ INDEXES: dict[str, set[str]] = {
     "READ_KEY": {KEYS},
     "READ_LEASE": {"ae_relay_lease(queue)"},
     "NEXT_DUE": {"ae_outbox_waiting"},
-    "NOTE_FAILURE": {"ae_outbox, its key"},
+    "RECORD_FAILURE": {"ae_outbox, its key"},
     "READ_LOG": {LOG},
     # As many rows as relays that have been there for a day.
     "READ_RELAYS": {"all of ae_relays"},
@@ -173,32 +173,32 @@ LARGER = "UPDATE pg_class SET reltuples = reltuples * 100 WHERE relkind IN ('r',
 """Has the planner expect the rows of a host that is in use: of few rows, it reads all of a tenant's for ten of them."""
 
 
-def sent(world: World) -> Captured:
+def sent(backend: Backend) -> Captured:
     """What all operations send."""
     with capturing() as found:
-        filled(world)
+        filled(backend)
         for operation in operations():
-            operation.call(world)
+            operation.call(backend)
     return found
 
 
 @pytest.fixture(scope="module")
-def file() -> Iterator[tuple[SQLiteWorld, Captured]]:
-    with sqlite_world(ROWS) as world:
-        yield world, sent(world)
+def file() -> Iterator[tuple[SQLiteBackend, Captured]]:
+    with sqlite_backend_of_size(ROWS) as backend:
+        yield backend, sent(backend)
 
 
 @pytest.fixture(scope="module")
-def database(postgres_server: str) -> Iterator[tuple[PostgresWorld, Captured]]:
-    with postgres_worlds([ROWS], Bench("", "", postgres_server)) as (world,):
-        statements = sent(world)
-        world.superuser.execute(LARGER)
-        yield world, statements
+def database(postgres_server: str) -> Iterator[tuple[PostgresBackend, Captured]]:
+    with postgres_backends([ROWS], Bench("", "", postgres_server)) as (backend,):
+        statements = sent(backend)
+        backend.superuser.execute(LARGER)
+        yield backend, statements
 
 
-def test_each_statement_on_sqlite_uses_the_index_that_is_named(file: tuple[SQLiteWorld, Captured]) -> None:
-    world, statements = file
-    with closing(sqlite3.connect(world.path)) as connection:
+def test_each_statement_on_sqlite_uses_the_index_that_is_named(file: tuple[SQLiteBackend, Captured]) -> None:
+    backend, statements = file
+    with closing(sqlite3.connect(backend.path)) as connection:
         connection.create_function("ae_writing_tenant", 0, lambda: None)
         used = {name: sqlite_indexes(connection, *statement) for name, statement in statements.items()}
 
@@ -209,13 +209,13 @@ def test_each_statement_on_sqlite_uses_the_index_that_is_named(file: tuple[SQLit
 
 @pytest.mark.parametrize("plans", ["custom", "generic"])
 def test_each_statement_on_postgresql_uses_the_index_that_is_named(
-    database: tuple[PostgresWorld, Captured], plans: str
+    database: tuple[PostgresBackend, Captured], plans: str
 ) -> None:
-    world, statements = database
-    names: dict[str, str] = dict(world.superuser.execute(POSTGRES_NAMES).fetchall())
+    backend, statements = database
+    names: dict[str, str] = dict(backend.superuser.execute(POSTGRES_NAMES).fetchall())
     used = {}
-    with psycopg.connect(world.app_url, autocommit=True) as connection:
-        settings = {"app.tenant_id": str(world.tenant.id), "app.action_id": "x", "enable_seqscan": "off"}
+    with psycopg.connect(backend.app_url, autocommit=True) as connection:
+        settings = {"app.tenant_id": str(backend.tenant.id), "app.action_id": "x", "enable_seqscan": "off"}
         for name, value in settings.items():
             connection.execute("SELECT set_config(%s, %s, false)", (name, value))
         for name, (statement, parameters) in statements.items():
@@ -234,7 +234,7 @@ def test_each_statement_on_postgresql_uses_the_index_that_is_named(
 
 
 def test_each_index_is_used_by_a_statement_or_named_with_what_needs_it(
-    file: tuple[SQLiteWorld, Captured], database: tuple[PostgresWorld, Captured]
+    file: tuple[SQLiteBackend, Captured], database: tuple[PostgresBackend, Captured]
 ) -> None:
     named = {index for indexes in (*INDEXES.values(), *ON_POSTGRESQL.values()) for index in indexes} | OTHERS.keys()
     named = {name for name in named if not name.endswith(", its key") and not name.startswith("all of ")}

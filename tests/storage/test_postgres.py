@@ -26,7 +26,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.port import EventRow, Recording
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
 from actionengine.testing import StorageConformance
@@ -52,7 +52,7 @@ def test_an_event_that_commits_late_is_not_skipped(fresh_postgres_database: Data
         def written(event: EventRow) -> PostgresUnitOfWork:
             """A unit of work that has its place in the event log, and has yet to commit."""
             unit = storage.unit_of_work(tenant, event.action_id, "sync")
-            drive(unit.record(Recording((), (event,))))
+            run_sync(unit.record(Recording((), (event,))))
             unit.make_savepoints()
             unit._driver.execute(*unit._recording())
             unit._recordings.clear()
@@ -60,11 +60,11 @@ def test_an_event_that_commits_late_is_not_skipped(fresh_postgres_database: Data
 
         first = written(late)
         second = written(early)
-        drive(second.commit())
+        run_sync(second.commit())
 
         assert list(storage.read_events(tenant)) == []
-        drive(getattr(first, end)())
-        drive(written(other).commit())
+        run_sync(getattr(first, end)())
+        run_sync(written(other).commit())
 
         found = [stored.event.id for stored in storage.read_events(tenant)]
         assert found == [late.id, early.id, other.id][end == "rollback" :]

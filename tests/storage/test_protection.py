@@ -34,7 +34,7 @@ from actionengine.storage.sql.verification import Declared, Difference, declarat
 from actionengine.storage.sql.verification_postgresql import compare_postgresql
 from actionengine.storage.sql.verification_sqlite import compare_sqlite
 from tests.postgres import copy_database
-from tests.storage.backends import Backend
+from tests.storage.backends import SQLDatabase
 
 JOBS = "CREATE TABLE jobs (tenant_id uuid NOT NULL, n text); GRANT SELECT, INSERT, UPDATE, DELETE ON jobs TO app"
 PROTECT = "PROTECT jobs"
@@ -496,36 +496,36 @@ UNPROTECTED = {
 }
 
 
-def test_a_storage_refuses_a_database_without_the_declared_protection(backend: Backend) -> None:
+def test_a_storage_refuses_a_database_without_the_declared_protection(sql_database: SQLDatabase) -> None:
     table = protect_table(table_of("expenses"))
     other = protect_table(table_of("elsewhere"))
-    with backend.owning() as connection:
-        connection.execute(text(UNPROTECTED[backend.name]))
+    with sql_database.owning() as connection:
+        connection.execute(text(UNPROTECTED[sql_database.name]))
 
     with (
         pytest.raises(ConfigurationError, match=r"(?s)expenses.*Run `actionengine db protect expenses`"),
-        backend.open(),
+        sql_database.open(),
     ):
         pass
-    with pytest.raises(ConfigurationError, match="expenses"), backend.open(protected=table.metadata):
+    with pytest.raises(ConfigurationError, match="expenses"), sql_database.open(protected=table.metadata):
         pass
     # A process that has to do with several databases says which tables are in this one.
     for tables in ([other], ()):
-        with backend.open(protected=tables):
+        with sql_database.open(protected=tables):
             pass
 
-    with backend.owning() as connection:
+    with sql_database.owning() as connection:
         protect(connection, "expenses", app_role="app")
-    with backend.open(protected=[table]) as storage:
+    with sql_database.open(protected=[table]) as storage:
         assert storage.protection.is_complete
 
 
-def test_an_action_does_not_read_a_table_that_lost_its_protection(backend: Backend) -> None:
+def test_an_action_does_not_read_a_table_that_lost_its_protection(sql_database: SQLDatabase) -> None:
     table = protect_table(table_of("expenses"))
-    with backend.owning() as connection:
-        connection.execute(text(UNPROTECTED[backend.name]))
+    with sql_database.owning() as connection:
+        connection.execute(text(UNPROTECTED[sql_database.name]))
 
-    storage = backend.open(protected=[table])
+    storage = sql_database.open(protected=[table])
     answer = create_action_engine(services=[], storage=storage).resolve_tenant("acme")
 
     assert isinstance(answer, Failure)
@@ -536,21 +536,21 @@ def test_an_action_does_not_read_a_table_that_lost_its_protection(backend: Backe
 @pytest.mark.parametrize("is_text", [True, False])
 @pytest.mark.parametrize("declared_when", ["before", "after"])
 def test_a_table_that_appears_later_is_compared_before_it_is_used(
-    backend: Backend, is_text: bool, declared_when: str
+    sql_database: SQLDatabase, is_text: bool, declared_when: str
 ) -> None:
     table = table_of("Expenses")
     if declared_when == "before":
         protect_table(table)
-    with backend.open() as storage:
+    with sql_database.open() as storage:
         engine, context = engine_on(storage, 'SELECT n FROM "Expenses"' if is_text else table.select())
         protect_table(table)
-        with backend.owning() as connection:
-            connection.execute(text(UNPROTECTED[backend.name].replace("expenses", '"Expenses"')))
-            if backend.name == "postgresql":
+        with sql_database.owning() as connection:
+            connection.execute(text(UNPROTECTED[sql_database.name].replace("expenses", '"Expenses"')))
+            if sql_database.name == "postgresql":
                 connection.execute(text('GRANT SELECT ON "Expenses" TO app'))
 
         refused = engine.execute_action("test", "read", None, context)
-        with backend.owning() as connection:
+        with sql_database.owning() as connection:
             protect(connection, "Expenses", app_role="app")
         read = engine.execute_action("test", "read", None, context)
 
@@ -559,23 +559,23 @@ def test_a_table_that_appears_later_is_compared_before_it_is_used(
         assert read == Success(0)
 
 
-def test_a_table_that_appears_later_is_compared_under_an_event_loop(backend: Backend) -> None:
+def test_a_table_that_appears_later_is_compared_under_an_event_loop(sql_database: SQLDatabase) -> None:
     table = protect_table(table_of("expenses"))
 
     async def read(data: None, ctx: ActionContext) -> Any:
         return Success(len(list(await ctx.async_session.execute(table.select()))))
 
     async def scenario() -> Any:
-        async with backend.open(protected=[table]) as storage:
+        async with sql_database.open(protected=[table]) as storage:
             action = create_action(name="read", description="For the test", handler=read)
             service = create_service(name="test", description="For the test", actions=[action])
             engine = create_action_engine(services=[service], storage=storage)
             tenant = await storage.create_tenant_async(slug="acme", name="Acme")
             context = RequestContext(tenant=tenant, actor=Actor.human("ann"))
-            with backend.owning() as connection:
-                connection.execute(text(UNPROTECTED[backend.name]))
+            with sql_database.owning() as connection:
+                connection.execute(text(UNPROTECTED[sql_database.name]))
             refused = await engine.execute_action_async("test", "read", None, context)
-            with backend.owning() as connection:
+            with sql_database.owning() as connection:
                 protect(connection, "expenses", app_role="app")
             return refused, await engine.execute_action_async("test", "read", None, context)
 
@@ -585,12 +585,12 @@ def test_a_table_that_appears_later_is_compared_under_an_event_loop(backend: Bac
     assert read_later == Success(0)
 
 
-def test_what_nobody_declares_any_more_is_not_compared(backend: Backend) -> None:
+def test_what_nobody_declares_any_more_is_not_compared(sql_database: SQLDatabase) -> None:
     protect_table(table_of("expenses"))
-    with backend.owning() as connection:
-        connection.execute(text(UNPROTECTED[backend.name]))
+    with sql_database.owning() as connection:
+        connection.execute(text(UNPROTECTED[sql_database.name]))
 
-    with backend.open():
+    with sql_database.open():
         pass
 
 
@@ -719,14 +719,14 @@ def test_partitions_are_protected_by_their_own_names(database: psycopg.Connectio
 
 
 @pytest.mark.parametrize("name", ['quo"ted', "100%", "Upper Case"])
-def test_a_table_that_appears_later_may_have_any_name(backend: Backend, name: str) -> None:
+def test_a_table_that_appears_later_may_have_any_name(sql_database: SQLDatabase, name: str) -> None:
     table = protect_table(table_of(name))
-    with backend.open(protected=[table]) as storage:
+    with sql_database.open(protected=[table]) as storage:
         engine, context = engine_on(storage, table.select())
-        with backend.owning() as connection:
+        with sql_database.owning() as connection:
             bare = Table(name, MetaData(), *(Column(column.name, column.type) for column in table.columns))
             bare.create(connection)
-            if backend.name == "postgresql":
+            if sql_database.name == "postgresql":
                 protect(connection, name, app_role="app")
                 unprotect(connection, name)
 
@@ -734,10 +734,10 @@ def test_a_table_that_appears_later_may_have_any_name(backend: Backend, name: st
 
 
 def test_a_statement_that_only_looks_as_if_it_named_a_table_is_compared_once(
-    backend: Backend, monkeypatch: pytest.MonkeyPatch
+    sql_database: SQLDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = protect_table(table_of("e"))
-    with backend.open(protected=[table]) as storage:
+    with sql_database.open(protected=[table]) as storage:
         engine, context = engine_on(storage, "SELECT 1")
         compared: list[object] = []
         compare = storage.protection._compare

@@ -28,7 +28,7 @@ from actionengine import (
     protect_table,
 )
 from tests.conftest import Execute, log_of
-from tests.storage.backends import Backend, SQLStorage
+from tests.storage.backends import SQLDatabase, SQLStorage
 
 
 class Base(DeclarativeBase):
@@ -191,8 +191,8 @@ HANDLERS: tuple[Callable[..., Any], ...] = (
 
 
 @pytest.fixture
-def engine(backend: Backend, sql_storage: SQLStorage) -> Engine:
-    Base.metadata.create_all(backend.owner)
+def engine(sql_database: SQLDatabase, sql_storage: SQLStorage) -> Engine:
+    Base.metadata.create_all(sql_database.owner)
     actions = [
         create_action(
             name=handler.__name__,
@@ -347,10 +347,12 @@ def test_other_statements_are_the_handlers_own(go: Callable[..., Any], end: str)
     assert "cannot end the transaction" not in str(answer)
 
 
-def test_a_swallowed_error_of_the_database_does_not_commit_half(go: Callable[..., Any], backend: Backend) -> None:
+def test_a_swallowed_error_of_the_database_does_not_commit_half(
+    go: Callable[..., Any], sql_database: SQLDatabase
+) -> None:
     answer = go("swallow", {"id": 1})
 
-    if backend.name == "sqlite":
+    if sql_database.name == "sqlite":
         # The transaction goes on after such an error there: what came before it stands.
         assert answer == Success("fine")
         assert go("names") == Success(["mend"])
@@ -388,11 +390,11 @@ def test_a_handler_cannot_write_another_tenants_rows(go: Callable[..., Any], acm
 
 
 def test_nobody_writes_outside_an_action(
-    go: Callable[..., Any], backend: Backend, acme: Tenant, sql_storage: SQLStorage
+    go: Callable[..., Any], sql_database: SQLDatabase, acme: Tenant, sql_storage: SQLStorage
 ) -> None:
     go("add", {"id": 1}).unwrap()
     connection: Any
-    if backend.name == "sqlite":
+    if sql_database.name == "sqlite":
         connection = sqlite3.connect(sql_storage.pools.name)
         refused: type[Exception] = sqlite3.OperationalError
         told = "no such function: ae_writing_tenant"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from actionengine import ActionError, ErrorCode, InMemoryStorage, Record, Tenant
-from actionengine.concurrency.run_sync import drive
-from actionengine.storage.memory.storage import Held, MemoryUnitOfWork
+from actionengine.concurrency.run_sync import run_sync
+from actionengine.storage.memory.storage import ClaimHolder, MemoryUnitOfWork
 from actionengine.storage.port import Claim, Recording
 from actionengine.testing.rows import event_row, log_row, result
 
@@ -62,7 +62,7 @@ class SnapshotIsolation(RuleBasedStateMachine):
     @rule(slot=SLOTS, id=st.sampled_from(IDS))
     def get(self, slot: int, id: str) -> None:
         unit = self.unit(slot)
-        assert doc(drive(unit.unit.records("docs").get(id))) == self.seen(unit).get(id)
+        assert doc(run_sync(unit.unit.records("docs").get(id))) == self.seen(unit).get(id)
 
     @rule(
         slot=SLOTS,
@@ -79,7 +79,7 @@ class SnapshotIsolation(RuleBasedStateMachine):
             for id, found in sorted(self.seen(unit).items(), reverse=descending)
             if (after is None or (id < after if descending else id > after)) and number in (None, found.number)
         ]
-        page = drive(unit.unit.records("docs").list(wanted, limit, after, descending))
+        page = run_sync(unit.unit.records("docs").list(wanted, limit, after, descending))
         assert [(record.id, doc(record)) for record in page] == expected[:limit]
 
     @rule(slot=SLOTS, id=st.sampled_from(IDS), number=NUMBERS)
@@ -87,7 +87,7 @@ class SnapshotIsolation(RuleBasedStateMachine):
         unit = self.unit(slot)
         refusal, found = self.write(unit, id)
         refusal = refusal or (ErrorCode.CONFLICT if found else None)
-        assert refused(lambda: drive(unit.unit.records("docs").insert({"number": number}, id))) is refusal
+        assert refused(lambda: run_sync(unit.unit.records("docs").insert({"number": number}, id))) is refusal
         if refusal is None:
             unit.writes[id] = Doc(1, number)
 
@@ -95,7 +95,7 @@ class SnapshotIsolation(RuleBasedStateMachine):
     def update(self, slot: int, id: str, number: int, version: int) -> None:
         unit = self.unit(slot)
         refusal = self.change(unit, id, version)
-        assert refused(lambda: drive(unit.unit.records("docs").update(id, {"number": number}, version))) is refusal
+        assert refused(lambda: run_sync(unit.unit.records("docs").update(id, {"number": number}, version))) is refusal
         if refusal is None:
             unit.writes[id] = Doc(version + 1, number)
 
@@ -103,7 +103,7 @@ class SnapshotIsolation(RuleBasedStateMachine):
     def delete(self, slot: int, id: str, version: int) -> None:
         unit = self.unit(slot)
         refusal = self.change(unit, id, version)
-        assert refused(lambda: drive(unit.unit.records("docs").delete(id, version))) is refusal
+        assert refused(lambda: run_sync(unit.unit.records("docs").delete(id, version))) is refusal
         if refusal is None:
             unit.writes[id] = None
 
@@ -118,7 +118,7 @@ class SnapshotIsolation(RuleBasedStateMachine):
             expected = "in_progress"
         elif key in self.keys:
             expected = "replay" if self.keys[key].fingerprint == fingerprint else "mismatch"
-        assert drive(unit.unit.claim(claim, 0.0)).status == expected
+        assert run_sync(unit.unit.claim(claim, 0.0)).status == expected
         if expected == "claimed":
             unit.claims.append(claim)
 
@@ -127,7 +127,7 @@ class SnapshotIsolation(RuleBasedStateMachine):
     @rule(slot=SLOTS)
     def savepoint(self, slot: int) -> None:
         unit = self.unit(slot)
-        unit.savepoints.append((drive(unit.unit.savepoint()), dict(unit.writes)))
+        unit.savepoints.append((run_sync(unit.unit.savepoint()), dict(unit.writes)))
 
     @rule(slot=SLOTS, back=st.integers(0, 3))
     def rollback_to(self, slot: int, back: int) -> None:
@@ -135,14 +135,14 @@ class SnapshotIsolation(RuleBasedStateMachine):
         if back < len(unit.savepoints):
             del unit.savepoints[len(unit.savepoints) - back :]
             savepoint, writes = unit.savepoints[-1]
-            drive(unit.unit.rollback_to(savepoint))
+            run_sync(unit.unit.rollback_to(savepoint))
             unit.writes = dict(writes)
 
     @rule(slot=SLOTS)
     def release(self, slot: int) -> None:
         unit = self.unit(slot)
         if unit.savepoints:
-            drive(unit.unit.release(unit.savepoints.pop()[0]))
+            run_sync(unit.unit.release(unit.savepoints.pop()[0]))
 
     @precondition(lambda self: self.open)
     @rule(slot=SLOTS)
@@ -152,8 +152,8 @@ class SnapshotIsolation(RuleBasedStateMachine):
         unit = self.open.pop(slot)
         event = event_row(TENANT)
         results = [result(claim) for claim in unit.claims]
-        drive(unit.unit.record(Recording((log_row(TENANT),), (event,), results)))
-        drive(unit.unit.commit())
+        run_sync(unit.unit.record(Recording((log_row(TENANT),), (event,), results)))
+        run_sync(unit.unit.commit())
         self.events.append(event.id)
         self.keys.update({claim.key: claim for claim in unit.claims})
         merged: dict[str, Doc | None] = {**self.states[-1], **unit.writes}
@@ -164,15 +164,15 @@ class SnapshotIsolation(RuleBasedStateMachine):
     @rule(slot=SLOTS)
     def rollback(self, slot: int) -> None:
         if slot in self.open:
-            drive(self.open.pop(slot).unit.rollback())
+            run_sync(self.open.pop(slot).unit.rollback())
 
     # What always holds
 
     @invariant()
     def what_is_committed_is_what_a_new_unit_sees(self) -> None:
         unit = self.storage.unit_of_work(TENANT, "reader", "sync", True)
-        page = drive(unit.records("docs").list())
-        drive(unit.rollback())
+        page = run_sync(unit.records("docs").list())
+        run_sync(unit.rollback())
         assert {record.id: doc(record) for record in page} == self.states[-1]
         stored = self.storage.read_events(TENANT)
         assert [item.event.id for item in stored] == self.events
@@ -185,7 +185,7 @@ class SnapshotIsolation(RuleBasedStateMachine):
             (key[1], holder) for key, holder in data.locks.items()
         }
         assert {unit for unit in open if open[unit].snapshot is not None} == set(data.snapshots)
-        held = {key[1] for key, entry in data.claims.items() if isinstance(entry, Held)}
+        held = {key[1] for key, entry in data.claims.items() if isinstance(entry, ClaimHolder)}
         assert held == {claim.key for unit in open.values() for claim in unit.claims}
 
     def teardown(self) -> None:
@@ -194,9 +194,9 @@ class SnapshotIsolation(RuleBasedStateMachine):
         self.only_open_units_hold_anything()
         unit = self.storage.unit_of_work(TENANT, "last", "sync")
         for id in self.states[-1]:
-            drive(unit.records("docs").update(id, {"number": 0}, self.states[-1][id].version))
-        drive(unit.records("docs").insert({}, "last"))
-        drive(unit.commit())
+            run_sync(unit.records("docs").update(id, {"number": 0}, self.states[-1][id].version))
+        run_sync(unit.records("docs").insert({}, "last"))
+        run_sync(unit.commit())
         data = self.storage._tenant_data(TENANT.id)
         assert data.tombstones == []
         assert set(data.collections["docs"]) == {*self.states[-1], "last"}

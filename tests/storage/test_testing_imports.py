@@ -32,9 +32,9 @@ def without(blocked: list[str], body: str) -> str:
 def test_worlds_and_most_parts_need_no_hypothesis() -> None:
     found = without(
         ["hypothesis"],
-        f"from actionengine.testing import World, SyncWorld, AsyncWorld, scenario, {', '.join(PARTS)}\n"
+        f"from actionengine.testing import Backend, SyncBackend, AsyncBackend, run_in_mode, {', '.join(PARTS)}\n"
         f"from actionengine import InMemoryStorage\n"
-        f"world = SyncWorld(InMemoryStorage())\n"
+        f"world = SyncBackend(InMemoryStorage())\n"
         f"print(world.mode)",
     )
     assert found == "sync"
@@ -53,7 +53,7 @@ def test_a_part_that_needs_more_says_what_to_install(blocked: str, name: str) ->
 
 
 def test_worlds_need_no_pytest() -> None:
-    assert without(["pytest", "hypothesis"], "print(actionengine.testing.SyncWorld.mode)") == "sync"
+    assert without(["pytest", "hypothesis"], "print(actionengine.testing.SyncBackend.mode)") == "sync"
 
 
 def test_every_name_is_there_and_every_part_is_in_the_suite() -> None:

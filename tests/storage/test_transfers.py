@@ -9,10 +9,10 @@ from itertools import pairwise
 import pytest
 
 from actionengine import ActionError, InMemoryStorage, Tenant
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.memory.storage import MemoryUnitOfWork
 from actionengine.storage.port import Claim, Recording
-from actionengine.testing.base import lost
+from actionengine.testing.base import is_conflict
 from actionengine.testing.rows import event_row, result
 from tests.storage.inside import data_of, nothing_is_held, unit_of
 
@@ -28,8 +28,8 @@ class Hammer:
         self.tenant = tenant
         unit = self.unit()
         for account in ACCOUNTS:
-            drive(unit.records("accounts").insert({"balance": 100}, account))
-        drive(unit.commit())
+            run_sync(unit.records("accounts").insert({"balance": 100}, account))
+        run_sync(unit.commit())
 
     def unit(self) -> MemoryUnitOfWork:
         return unit_of(self.storage, self.tenant)
@@ -42,10 +42,10 @@ class Hammer:
             try:
                 committed += self.transfer(unit, dice, f"{seed} {number}")
             except ActionError as refusal:
-                if not lost(refusal):
+                if not is_conflict(refusal):
                     raise
             finally:
-                drive(unit.rollback())
+                run_sync(unit.rollback())
             if number % 4 == 0:
                 assert self.total() == TOTAL
         return committed
@@ -53,38 +53,38 @@ class Hammer:
     def transfer(self, unit: MemoryUnitOfWork, dice: random.Random, key: str) -> bool:
         accounts = unit.records("accounts")
         claim = Claim("accounts.transfer", key, "print")
-        assert drive(unit.claim(claim, 0.0)).status == "claimed"
+        assert run_sync(unit.claim(claim, 0.0)).status == "claimed"
         amount = dice.randint(1, 9)
         for account, change in zip(dice.sample(ACCOUNTS, 2), (-amount, amount), strict=True):
-            found = drive(accounts.get(account))
+            found = run_sync(accounts.get(account))
             if found is None:
                 return False
-            savepoint = drive(unit.savepoint())
+            savepoint = run_sync(unit.savepoint())
             balance = {"balance": found.data["balance"] + change}
             if dice.random() < 0.3:
-                drive(accounts.delete(account, found.version))
+                run_sync(accounts.delete(account, found.version))
                 if dice.random() < 0.5:
-                    drive(unit.rollback_to(savepoint))
-                    drive(accounts.update(account, balance, found.version))
+                    run_sync(unit.rollback_to(savepoint))
+                    run_sync(accounts.update(account, balance, found.version))
                 else:
-                    drive(accounts.insert(balance, account))
+                    run_sync(accounts.insert(balance, account))
             else:
-                drive(accounts.update(account, balance, found.version))
+                run_sync(accounts.update(account, balance, found.version))
         if dice.random() < 0.3:
             return False
-        drive(unit.record(Recording((), (event_row(self.tenant),), (result(claim),))))
-        drive(unit.commit())
+        run_sync(unit.record(Recording((), (event_row(self.tenant),), (result(claim),))))
+        run_sync(unit.commit())
         return True
 
     def total(self) -> int:
         unit = self.unit()
         try:
-            found = [drive(unit.records("accounts").get(account)) for account in ACCOUNTS]
-            listed = drive(unit.records("accounts").list())
+            found = [run_sync(unit.records("accounts").get(account)) for account in ACCOUNTS]
+            listed = run_sync(unit.records("accounts").list())
             assert {record.id: record for record in listed} == {record.id: record for record in found if record}
             return sum(record.data["balance"] for record in listed)
         finally:
-            drive(unit.rollback())
+            run_sync(unit.rollback())
 
 
 def hammer(storage: InMemoryStorage, tenant: Tenant, rounds: int) -> None:
@@ -96,10 +96,10 @@ def hammer(storage: InMemoryStorage, tenant: Tenant, rounds: int) -> None:
     assert hammered.total() == TOTAL
     unit = hammered.unit()
     for account in ACCOUNTS:
-        found = drive(unit.records("accounts").get(account))
+        found = run_sync(unit.records("accounts").get(account))
         assert found is not None
-        drive(unit.records("accounts").update(account, found.data, found.version))
-    drive(unit.commit())
+        run_sync(unit.records("accounts").update(account, found.data, found.version))
+    run_sync(unit.commit())
     data = data_of(storage, tenant)
     assert nothing_is_held(data)
     assert data.tombstones == []

@@ -8,25 +8,25 @@ import pytest
 from examples.embedded_postgres import Database
 
 from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage
-from actionengine.testing import AsyncWorld, SyncWorld, World
+from actionengine.testing import AsyncBackend, Backend, SyncBackend
 from actionengine.testing.worlds import a_tenant
-from tests.workflows.desk import Desk
+from tests.workflows.desk import Harness
 
 AnyStorage = InMemoryStorage | PostgresStorage | SQLiteStorage
 
-WORLDS = {"sync": SyncWorld, "async": AsyncWorld}
+MODES = {"sync": SyncBackend, "async": AsyncBackend}
 EACH_STORAGE = ("memory-sync", "sqlite-sync", "postgres-sync")
 
 
 @pytest.fixture(scope="module", params=EACH_STORAGE)
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     """Each storage, that on PostgreSQL as a role which row-level security restricts. The tests of a file share it, each
     with tenants of its own."""
-    backend, _, world_name = request.param.partition("-")
+    kind, _, mode_name = request.param.partition("-")
     storage: AnyStorage
-    if backend == "memory":
+    if kind == "memory":
         storage = InMemoryStorage()
-    elif backend == "sqlite":
+    elif kind == "sqlite":
         storage = SQLiteStorage(
             tmp_path_factory.mktemp("workflows") / "workflows.db", synchronous="NORMAL", busy_timeout=60.0
         )
@@ -34,13 +34,13 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         database: Database = request.getfixturevalue("postgres_database")
         storage = PostgresStorage(database.app_url)
     with storage:
-        world = WORLDS[world_name](storage)
-        yield world
-        world.close()
+        backend = MODES[mode_name](storage)
+        yield backend
+        backend.close()
 
 
 @pytest.fixture
-def desk(place: World) -> Desk:
+def harness(place: Backend) -> Harness:
     """A desk of two tenants that nobody else has."""
     place.tenant, place.other_tenant = a_tenant(), a_tenant()
-    return Desk(place)
+    return Harness(place)

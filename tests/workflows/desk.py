@@ -32,11 +32,11 @@ from actionengine import (
     create_service,
 )
 from actionengine.changes import change_control_services
-from actionengine.durable.client import DurableClient, Execution, Status
-from actionengine.testing import World
+from actionengine.durable.client import DurableClient, DurableExecution, Status
+from actionengine.testing import Backend
 from actionengine.workflows import WorkflowPermissions, workflow_services
-from actionengine.workflows.runtime.run_executor import Driver, Executions, RolesOf
-from actionengine.workflows.runtime.scheduler import Agenda
+from actionengine.workflows.runtime.run_executor import RolesOf, RunExecutor, StepActions
+from actionengine.workflows.runtime.scheduler import Scheduler
 from tests.storage.inside import data_of
 
 P = ParamSpec("P")
@@ -63,8 +63,8 @@ def scenario(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
 
     @wraps(test)
     def run(*arguments: P.args, **fixtures: P.kwargs) -> None:
-        desk = next(fixture for fixture in fixtures.values() if isinstance(fixture, Desk))
-        desk.world.run(test(*arguments, **fixtures))
+        harness = next(fixture for fixture in fixtures.values() if isinstance(fixture, Harness))
+        harness.backend.run(test(*arguments, **fixtures))
 
     return run
 
@@ -253,9 +253,9 @@ class RecordingClient:
         self.statuses[id] = "ENQUEUED" if delay is None else "DELAYED"
         return True
 
-    def look(self, *ids: str) -> dict[str, Execution]:
-        """As `DurableClient.look`: nothing has begun, where a test does not say so."""
-        return {id: Execution(self.statuses[id], None, 0, 0, None) for id in ids if id in self.statuses}
+    def find(self, *ids: str) -> dict[str, DurableExecution]:
+        """As `DurableClient.find`: nothing has begun, where a test does not say so."""
+        return {id: DurableExecution(self.statuses[id], None, 0, 0, None) for id in ids if id in self.statuses}
 
     def forget(self, id: str) -> None:
         """As `DurableClient.forget`."""
@@ -273,12 +273,12 @@ class RecordingClient:
         """Nothing is open."""
 
 
-class Desk:
+class Harness:
     """Everything goes through an engine's public face. Each method gives the value, or the `ActionError`."""
 
     def __init__(
         self,
-        world: World,
+        backend: Backend,
         *,
         storage: Storage | None = None,
         permissions: WorkflowPermissions | None = None,
@@ -287,8 +287,8 @@ class Desk:
         roles: RolesOf | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self.world = world
-        self.storage = storage or world.storage
+        self.backend = backend
+        self.storage = storage or backend.storage
         self.flaky = Flaky()
         workflows = workflow_services(permissions=permissions, open=permissions is None)
         given = [*workflows, *change_control_services(open=True), host_service(self.flaky)]
@@ -297,18 +297,18 @@ class Desk:
         )
         self.client = RecordingClient()
         self.stopping = threading.Event()
-        self.executions = Executions(self.engine, roles)
-        self.driver = Driver(self.executions, Agenda(cast("DurableClient", self.client)), self.stopping)
+        self.executions = StepActions(self.engine, roles)
+        self.driver = RunExecutor(self.executions, Scheduler(cast("DurableClient", self.client)), self.stopping)
         self._seen: dict[Any, int] = {}
 
-    def another(self, **options: Any) -> Desk:
+    def another(self, **options: Any) -> Harness:
         """A desk with an engine of its own on the same storage."""
-        return Desk(self.world, **options)
+        return Harness(self.backend, **options)
 
     @property
     def tenant(self) -> Tenant:
         """Where nothing else is said."""
-        return self.world.tenant
+        return self.backend.tenant
 
     async def ask(
         self,
@@ -323,7 +323,7 @@ class Desk:
         """Execute `service.action`."""
         service, action = name.split(".")
         context = RequestContext(tenant or self.tenant, by, source="test", idempotency_key=key, reason=reason)
-        answer = await self.world.execute(self.engine, service, action, payload, context)
+        answer = await self.backend.execute(self.engine, service, action, payload, context)
         return answer.unwrap() if isinstance(answer, Success) else answer.failure()
 
     # Moves
@@ -348,31 +348,31 @@ class Desk:
     async def drive(self, run_id: str, tenant: Tenant | None = None) -> Any:
         """Take the steps of a run until it ends or pauses; the run."""
         run = await self.get(run_id, tenant)
-        await self.driver.drive(tenant or self.tenant, run.workflow_key, run_id, self.world.mode)
+        await self.driver.execute_run(tenant or self.tenant, run.workflow_key, run_id, self.backend.mode)
         return await self.get(run_id, tenant)
 
     async def go_on(self, tenant: Tenant | None = None) -> None:
         """Drive whatever has been set going, until nothing is any more."""
         tenant = tenant or self.tenant
-        while events := await self.world.read_events(tenant, after=self._seen.get(tenant.id, 0)):
+        while events := await self.backend.read_events(tenant, after=self._seen.get(tenant.id, 0)):
             self._seen[tenant.id] = events[-1].position
             for each in events:
                 event = each.event
                 if event.type in ("workflows.started", "workflows.resumed"):
                     told = payload_of(event)
-                    await self.driver.drive(tenant, told["workflow_key"], told["run_id"], self.world.mode)
+                    await self.driver.execute_run(tenant, told["workflow_key"], told["run_id"], self.backend.mode)
 
     async def decline(self, run: Any, tenant: Tenant | None = None) -> Any:
         """What the publisher does once the approval that a run waits for is refused."""
         tenant = tenant or self.tenant
-        return await self.executions.decline(tenant, run.workflow_key, run.approval_id, self.world.mode)
+        return await self.executions.decline(tenant, run.workflow_key, run.approval_id, self.backend.mode)
 
     async def expire(self) -> None:
         """Do what is to be done once approvals have expired."""
         for each in self.client.enqueued:
             id, slug, key, approval_id = each.arguments
             assert (id, slug) == (str(self.tenant.id), self.tenant.slug)
-            await self.driver.expire(self.tenant, key, approval_id, self.world.mode)
+            await self.driver.expire(self.tenant, key, approval_id, self.backend.mode)
 
     async def approve(self, run: Any, by: Actor = BOB, **who: Any) -> Any:
         return await self.ask("approvals.approve", {"approval_id": run.approval_id}, by=by, **who)
@@ -413,12 +413,12 @@ class Desk:
 
     async def events(self, *types: str, tenant: Tenant | None = None) -> list[Any]:
         """The payloads of a tenant's events, oldest first."""
-        stored = await self.world.read_events(tenant or self.tenant, types=types or None)
+        stored = await self.backend.read_events(tenant or self.tenant, types=types or None)
         return [payload_of(each.event) for each in stored]
 
     async def locks(self) -> list[str]:
         """What is locked."""
-        return await self.world.ids("ae_record_locks")
+        return await self.backend.ids("ae_record_locks")
 
     async def dump(self, tenant: Tenant | None = None) -> Dump:
         """All rows of a tenant, but for the log."""
@@ -431,7 +431,7 @@ class Desk:
             }
             empty = {name: rows for name, rows in collections.items() if rows}
             return {"ae_events": list(data.events), "ae_idempotency_keys": list(data.claims.items()), **empty}
-        unit = cast("Any", self.storage.unit_of_work(tenant, "", self.world.mode, read_only=True))
+        unit = cast("Any", self.storage.unit_of_work(tenant, "", self.backend.mode, read_only=True))
         try:
             return {table: await _rows_of(unit, table, tenant) for table in TABLES}
         finally:
@@ -445,7 +445,7 @@ class Desk:
     async def in_order_of(self, run: Any) -> None:
         """The same of one run."""
         rows = {entry.id: entry for entry in await self.log(subject=f"workflow_run/{run.id}")}
-        told = [each for each in await self.events("workflows.step_taken") if each["run_id"] == run.id]
+        told = [each for each in await self.events("workflows.step_completed") if each["run_id"] == run.id]
         assert [step.position for step in run.steps] == list(range(run.position))
         assert [(each["position"], each["step"]) for each in told] == [(step.position, step.step) for step in run.steps]
         assert len({step.action_id for step in run.steps}) == len(run.steps)

@@ -14,7 +14,7 @@ from tests.workflows.desk import (
     ANN,
     BOB,
     BOT,
-    Desk,
+    Harness,
     Step,
     action,
     expect,
@@ -31,39 +31,39 @@ def assignment(name: str, **more: Any) -> Step:
     return {"name": name, "type": "assignment", **given, **more}
 
 
-async def complete(desk: Desk, id: str, result: dict[str, Any] | None = None, **who: Any) -> Any:
-    return await desk.ask("workflow_assignments.complete", {"assignment_id": id, "result": result or {}}, **who)
+async def complete(harness: Harness, id: str, result: dict[str, Any] | None = None, **who: Any) -> Any:
+    return await harness.ask("workflow_assignments.complete", {"assignment_id": id, "result": result or {}}, **who)
 
 
 @scenario
-async def test_a_run_does_not_wait_for_an_assignment_unless_its_step_says_so(desk: Desk) -> None:
-    run = await desk.run(assignment("look"), note("after"))
+async def test_a_run_does_not_wait_for_an_assignment_unless_its_step_says_so(harness: Harness) -> None:
+    run = await harness.run(assignment("look"), note("after"))
 
     assert (run.status, run.assignment_id) == ("succeeded", None)
-    (listed,) = expect(await desk.ask("workflow_assignments.list", {"run_id": run.id}))
+    (listed,) = expect(await harness.ask("workflow_assignments.list", {"run_id": run.id}))
     assert (listed.status, listed.assignee, listed.title) == ("open", "human:bob", f"Look at {run.id}")
 
-    done = expect(await complete(desk, listed.id, {"found": "nothing"}, by=BOB))
+    done = expect(await complete(harness, listed.id, {"found": "nothing"}, by=BOB))
 
     assert (done.status, done.completed_by, done.result) == ("completed", "human:bob", {"found": "nothing"})
-    assert await desk.get(run.id) == run
-    assert await desk.events("workflows.resumed") == []
+    assert await harness.get(run.id) == run
+    assert await harness.events("workflows.resumed") == []
 
 
 @scenario
-async def test_a_run_that_waits_goes_on_with_what_has_come_of_it(desk: Desk) -> None:
-    run = await desk.run(
+async def test_a_run_that_waits_goes_on_with_what_has_come_of_it(harness: Harness) -> None:
+    run = await harness.run(
         assignment("look", wait=True),
         action("tell", "host.echo", {"by": "${steps.look.completed_by}", "fine": "${steps.look.result.fine}"}),
     )
     assert (run.status, run.paused_for, run.step, run.steps) == ("paused", "assignment", "look", ())
-    (paused,) = await desk.events("workflows.paused")
+    (paused,) = await harness.events("workflows.paused")
     assert paused["assignment_id"] == run.assignment_id
 
-    done = expect(await complete(desk, run.assignment_id, {"fine": True}, by=BOB, reason="I was there"))
-    await desk.go_on()
+    done = expect(await complete(harness, run.assignment_id, {"fine": True}, by=BOB, reason="I was there"))
+    await harness.go_on()
 
-    run = await desk.get(run.id)
+    run = await harness.get(run.id)
     assert (run.status, run.assignment_id) == ("succeeded", None)
     assert statuses(run) == [("look", "succeeded"), ("tell", "succeeded")]
     assert run.steps[0].output == {
@@ -75,105 +75,107 @@ async def test_a_run_that_waits_goes_on_with_what_has_come_of_it(desk: Desk) -> 
         "completed_at": done.completed_at.isoformat(),
     }
     assert run.steps[1].output == {"by": "human:bob", "fine": True}
-    (entry,) = await desk.log(subject=f"workflow_run/{run.id}", actor_id="bob")
+    (entry,) = await harness.log(subject=f"workflow_run/{run.id}", actor_id="bob")
     assert (entry.id, entry.action, entry.reason) == (
         run.steps[0].action_id,
         "workflow_assignments.complete",
         "I was there",
     )
-    (told,) = await desk.events("workflows.assignment_completed")
+    (told,) = await harness.events("workflows.assignment_completed")
     assert (told["id"], told["completed_by"], told["result"]) == (done.id, "human:bob", {"fine": True})
-    await desk.in_order_of(run)
+    await harness.in_order_of(run)
 
 
 @scenario
-async def test_what_is_asked_again_each_time_round_waits_each_time(desk: Desk) -> None:
+async def test_what_is_asked_again_each_time_round_waits_each_time(harness: Harness) -> None:
     again = [{"when": {"field": "steps.look.result.fine", "op": "eq", "value": False}, "next": "look"}]
-    run = await desk.run(
+    run = await harness.run(
         assignment("look", wait=True, max_visits=3),
         {"name": "again", "type": "decision", "branches": again, "otherwise": "end"},
     )
 
     for fine in (False, False, True):
-        expect(await complete(desk, run.assignment_id, {"fine": fine}))
-        await desk.go_on()
-        run = await desk.get(run.id)
+        expect(await complete(harness, run.assignment_id, {"fine": fine}))
+        await harness.go_on()
+        run = await harness.get(run.id)
 
     assert run.status == "succeeded"
-    assert len(await desk.read("workflow_assignments")) == 3
+    assert len(await harness.read("workflow_assignments")) == 3
 
 
 @scenario
-async def test_an_assignment_is_completed_once(desk: Desk) -> None:
-    run = await desk.run(assignment("look", wait=True), note("after"))
+async def test_an_assignment_is_completed_once(harness: Harness) -> None:
+    run = await harness.run(assignment("look", wait=True), note("after"))
 
-    first = expect(await complete(desk, run.assignment_id, {"n": 1}, key="once"))
-    assert expect(await complete(desk, run.assignment_id, {"n": 1}, key="once")) == first
-    refused(await complete(desk, run.assignment_id, {"n": 2}), ErrorCode.CONFLICT, "is completed already")
-    await desk.go_on()
+    first = expect(await complete(harness, run.assignment_id, {"n": 1}, key="once"))
+    assert expect(await complete(harness, run.assignment_id, {"n": 1}, key="once")) == first
+    refused(await complete(harness, run.assignment_id, {"n": 2}), ErrorCode.CONFLICT, "is completed already")
+    await harness.go_on()
 
-    assert statuses(await desk.get(run.id)) == [("look", "succeeded"), ("after", "succeeded")]
-    assert len(await desk.read("notes")) == 1
+    assert statuses(await harness.get(run.id)) == [("look", "succeeded"), ("after", "succeeded")]
+    assert len(await harness.read("notes")) == 1
 
 
-def test_of_many_who_complete_at_once_one_does(desk: Desk) -> None:
-    run = desk.world.run(desk.run(assignment("look", wait=True), note("after")))
+def test_of_many_who_complete_at_once_one_does(harness: Harness) -> None:
+    run = harness.backend.run(harness.run(assignment("look", wait=True), note("after")))
 
     def attempt(n: int) -> Any:
         payload = {"assignment_id": run.assignment_id, "result": {"n": n}}
-        context = RequestContext(desk.tenant, BOB, source="test")
-        return desk.engine.execute_action("workflow_assignments", "complete", payload, context)
+        context = RequestContext(harness.tenant, BOB, source="test")
+        return harness.engine.execute_action("workflow_assignments", "complete", payload, context)
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(attempt, range(12)))
-    desk.world.run(desk.go_on())
+    harness.backend.run(harness.go_on())
 
     refusals = [answer.failure() for answer in answers if isinstance(answer, Failure)]
     assert [refusal.code for refusal in refusals] == [ErrorCode.CONFLICT] * 11
-    run = desk.world.run(desk.get(run.id))
+    run = harness.backend.run(harness.get(run.id))
     assert statuses(run) == [("look", "succeeded"), ("after", "succeeded")]
-    assert len(desk.world.run(desk.read("notes"))) == 1
+    assert len(harness.backend.run(harness.read("notes"))) == 1
 
 
 @scenario
 async def test_a_run_that_waits_cannot_be_resumed_and_takes_the_assignment_with_it_when_it_is_cancelled(
-    desk: Desk,
+    harness: Harness,
 ) -> None:
-    run = await desk.run(assignment("look", wait=True), note("after"))
+    run = await harness.run(assignment("look", wait=True), note("after"))
 
-    refused(await desk.resume(run), ErrorCode.CONFLICT, "waits for the assignment", run.assignment_id)
-    expect(await desk.cancel(run))
+    refused(await harness.resume(run), ErrorCode.CONFLICT, "waits for the assignment", run.assignment_id)
+    expect(await harness.cancel(run))
 
-    view = expect(await desk.ask("workflow_assignments.get", {"assignment_id": run.assignment_id}))
+    view = expect(await harness.ask("workflow_assignments.get", {"assignment_id": run.assignment_id}))
     assert view.status == "cancelled"
-    refused(await complete(desk, view.id), ErrorCode.CONFLICT, "is cancelled already")
-    run = await desk.get(run.id)
+    refused(await complete(harness, view.id), ErrorCode.CONFLICT, "is cancelled already")
+    run = await harness.get(run.id)
     assert (run.status, run.assignment_id, run.steps) == ("cancelled", None, ())
 
 
 @scenario
-async def test_what_was_given_twice_by_a_driver_that_was_thought_dead_is_given_once(desk: Desk) -> None:
-    key = await desk.define(assignment("look", wait=True))
-    run_id = await desk.start(key)
-    point = (await desk.executions.next(desk.tenant, key, run_id, desk.world.mode)).unwrap()
+async def test_what_was_given_twice_by_a_driver_that_was_thought_dead_is_given_once(harness: Harness) -> None:
+    key = await harness.define(assignment("look", wait=True))
+    run_id = await harness.start(key)
+    point = (await harness.executions.next(harness.tenant, key, run_id, harness.backend.mode)).unwrap()
 
     for _ in range(3):
-        answer = (await desk.executions.perform(desk.tenant, point, desk.world.mode)).unwrap()
+        answer = (await harness.executions.perform(harness.tenant, point, harness.backend.mode)).unwrap()
         assert answer.status == "paused"
 
-    assert len(await desk.read("workflow_assignments")) == 1
+    assert len(await harness.read("workflow_assignments")) == 1
 
 
 @scenario
-async def test_assignments_are_listed_by_whose_they_are_the_newest_first_where_that_is_asked_for(desk: Desk) -> None:
-    key = await desk.define(assignment("look", assignee="${input.whose}"))
+async def test_assignments_are_listed_by_whose_they_are_the_newest_first_where_that_is_asked_for(
+    harness: Harness,
+) -> None:
+    key = await harness.define(assignment("look", assignee="${input.whose}"))
     for whose in ("human:bob", "human:eve", "human:bob"):
-        await desk.drive(await desk.start(key, {"whose": whose}))
-    everything = expect(await desk.ask("workflow_assignments.list", {"key": key}))
-    expect(await complete(desk, everything[0].id))
+        await harness.drive(await harness.start(key, {"whose": whose}))
+    everything = expect(await harness.ask("workflow_assignments.list", {"key": key}))
+    expect(await complete(harness, everything[0].id))
 
     async def listed(**query: Any) -> list[str]:
-        return [each.id for each in expect(await desk.ask("workflow_assignments.list", {"key": key, **query}))]
+        return [each.id for each in expect(await harness.ask("workflow_assignments.list", {"key": key, **query}))]
 
     first, second, third = (each.id for each in everything)
     assert await listed(assignee="human:bob") == [first, third]
@@ -183,10 +185,10 @@ async def test_assignments_are_listed_by_whose_they_are_the_newest_first_where_t
 
 
 @scenario
-async def test_completing_asks_for_its_permission_and_an_agent_needs_it_too(desk: Desk) -> None:
+async def test_completing_asks_for_its_permission_and_an_agent_needs_it_too(harness: Harness) -> None:
     authorizer = StaticAuthorizer({"worker": Role(allow=["workflows.complete"])})
-    strict = desk.another(permissions=WorkflowPermissions(), authorizer=authorizer)
-    run = await desk.run(assignment("look", wait=True), failing_step("after", on_failure="fail"))
+    strict = harness.another(permissions=WorkflowPermissions(), authorizer=authorizer)
+    run = await harness.run(assignment("look", wait=True), failing_step("after", on_failure="fail"))
     worker, agent = Actor.human("w", roles=["worker"]), Actor.ai("a", roles=["worker"])
 
     for actor in (ANN, BOT):
@@ -198,17 +200,17 @@ async def test_completing_asks_for_its_permission_and_an_agent_needs_it_too(desk
 
 
 @scenario
-async def test_no_workflow_completes_what_a_workflow_has_asked_for(desk: Desk) -> None:
+async def test_no_workflow_completes_what_a_workflow_has_asked_for(harness: Harness) -> None:
     step = action("done", "workflow_assignments.complete", {"assignment_id": "x"})
-    answer = await desk.ask("workflows.define", {"key": "self", "definition": {"steps": [step]}})
+    answer = await harness.ask("workflows.define", {"key": "self", "definition": {"steps": [step]}})
 
     refused(answer, ErrorCode.INVALID_INPUT, "workflow_assignments.complete is only for")
 
 
 @scenario
-async def test_what_a_step_gives_once_it_is_done_is_not_there_where_nobody_waits(desk: Desk) -> None:
+async def test_what_a_step_gives_once_it_is_done_is_not_there_where_nobody_waits(harness: Harness) -> None:
     steps = [assignment("look"), action("tell", "host.echo", {"by": "${steps.look.completed_by}"})]
-    answer = await desk.ask("workflows.define", {"key": "hasty", "definition": {"steps": steps}})
+    answer = await harness.ask("workflows.define", {"key": "hasty", "definition": {"steps": steps}})
 
     refused(answer, ErrorCode.INVALID_INPUT, "'look' gives assignee, id, title")
 
@@ -227,39 +229,41 @@ ODD: tuple[dict[str, Any], ...] = (
 
 
 @scenario
-async def test_what_is_no_assignment_by_now_is_said_so_and_hides_no_other(desk: Desk) -> None:
-    key = await desk.define(assignment("look", wait=True))
-    runs = [await desk.drive(await desk.start(key)) for _ in range(len(ODD) + 1)]
+async def test_what_is_no_assignment_by_now_is_said_so_and_hides_no_other(harness: Harness) -> None:
+    key = await harness.define(assignment("look", wait=True))
+    runs = [await harness.drive(await harness.start(key)) for _ in range(len(ODD) + 1)]
     for run, odd in zip(runs, ODD, strict=False):
-        stored = await desk.read(ASSIGNMENTS, run.assignment_id)
+        stored = await harness.read(ASSIGNMENTS, run.assignment_id)
         left = {**stored["data"], **odd} if odd.keys() <= stored["data"].keys() and odd else odd
-        expect(await desk.keep(ASSIGNMENTS, left, run.assignment_id, stored["version"]))
+        expect(await harness.keep(ASSIGNMENTS, left, run.assignment_id, stored["version"]))
 
     for newest_first in (False, True):
         for limit in (1, 2, 100):
             query = {"limit": limit, "newest_first": newest_first}
-            (listed,) = expect(await desk.ask("workflow_assignments.list", query))
+            (listed,) = expect(await harness.ask("workflow_assignments.list", query))
             assert listed.id == runs[-1].assignment_id
     for run in runs[:-1]:
-        got = await desk.ask("workflow_assignments.get", {"assignment_id": run.assignment_id})
+        got = await harness.ask("workflow_assignments.get", {"assignment_id": run.assignment_id})
         refused(got, ErrorCode.UNPROCESSABLE, "is no assignment any more")
     for run in runs[: len(ODD) - 1]:
-        refused(await complete(desk, run.assignment_id), ErrorCode.UNPROCESSABLE, "is no assignment any more")
-        expect(await desk.cancel(run))
+        refused(await complete(harness, run.assignment_id), ErrorCode.UNPROCESSABLE, "is no assignment any more")
+        expect(await harness.cancel(run))
 
 
 @scenario
-async def test_what_a_host_writes_where_the_completion_stands_does_not_keep_anybody_from_completing(desk: Desk) -> None:
-    key = await desk.define(assignment("look", wait=True))
+async def test_what_a_host_writes_where_the_completion_stands_does_not_keep_anybody_from_completing(
+    harness: Harness,
+) -> None:
+    key = await harness.define(assignment("look", wait=True))
     for odd in ({"result": "done"}, {"completed_by": 4, "completed_at": "soon"}, {"status": None}, {"created_at": "x"}):
-        run = await desk.drive(await desk.start(key))
-        stored = await desk.read(ASSIGNMENTS, run.assignment_id)
-        expect(await desk.keep(ASSIGNMENTS, {**stored["data"], **odd}, run.assignment_id, stored["version"]))
+        run = await harness.drive(await harness.start(key))
+        stored = await harness.read(ASSIGNMENTS, run.assignment_id)
+        expect(await harness.keep(ASSIGNMENTS, {**stored["data"], **odd}, run.assignment_id, stored["version"]))
 
-        done = expect(await complete(desk, run.assignment_id, {"fine": True}))
+        done = expect(await complete(harness, run.assignment_id, {"fine": True}))
 
         assert (done.status, done.result) == ("completed", {"fine": True})
-        assert (await desk.get(run.id)).status == "succeeded"
+        assert (await harness.get(run.id)).status == "succeeded"
 
 
 def test_each_permission_can_be_left_out() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from actionengine.conditions.conditions import MOST_COMPARED, Condition, comparisons, depth, holds, paths
+from actionengine.conditions.conditions import MAX_COMPARED, Condition, comparisons, depth, evaluate, paths
 from actionengine.errors import ActionError, ErrorCode
 from tests.workflows.desk import comparison
 
@@ -32,7 +32,7 @@ KNOWN: dict[str, Any] = {
 
 
 def asked(condition: Any) -> bool:
-    return holds(PARSE.validate_python(condition), KNOWN)
+    return evaluate(PARSE.validate_python(condition), KNOWN)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def each(op: str, value: Any, number: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("condition", "long"),
     [
-        (comparison("input.long", "contains", "x"), list(range(MOST_COMPARED + 1))),
+        (comparison("input.long", "contains", "x"), list(range(MAX_COMPARED + 1))),
         (each("eq", "${input.long}", 101), list(range(100))),
         ({"any": [comparison("input.long", "contains", "x")] * 101}, list(range(100))),
         (each("eq", "${input.long}", 101), [{str(number): number for number in range(99)}]),
@@ -193,15 +193,15 @@ def each(op: str, value: Any, number: int) -> dict[str, Any]:
 def test_a_condition_that_compares_too_much_is_refused_before_it_does(condition: Any, long: Any) -> None:
     parsed = PARSE.validate_python(condition)
     with pytest.raises(ActionError, match="the condition compares more than 10000 values") as caught:
-        holds(parsed, {"input": {"long": long}})
+        evaluate(parsed, {"input": {"long": long}})
     assert caught.value.code is ErrorCode.UNPROCESSABLE
-    assert caught.value.details == {"limit": MOST_COMPARED}
+    assert caught.value.details == {"limit": MAX_COMPARED}
 
 
 def test_what_the_references_of_a_condition_give_is_bounded_together() -> None:
     parsed = PARSE.validate_python(each("eq", "${input.long}", 3))
     with pytest.raises(ActionError, match="the references give more than 1024 KB"):
-        holds(parsed, {"input": {"long": "x" * 500_000}})
+        evaluate(parsed, {"input": {"long": "x" * 500_000}})
 
 
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3), max_leaves=4)
@@ -229,7 +229,7 @@ def test_any_condition_has_an_answer_or_says_why_not(given_condition: Any, input
     refusal: ActionError | None = None
 
     try:
-        answer: bool | None = holds(condition, known)
+        answer: bool | None = evaluate(condition, known)
     except ActionError as caught:
         answer, refusal = None, caught
     assert refusal is None or refusal.code is ErrorCode.UNPROCESSABLE

@@ -34,7 +34,7 @@ from actionengine.durable.client import DurableClient, DurableUnavailable
 from actionengine.storage.port import EVENTS, QUEUES, TRIGGERS, WORKFLOWS
 from actionengine.workflows import WorkflowPublisher, WorkflowRuntime, workflow_services
 from actionengine.workflows.runs.events import CONTROL
-from actionengine.workflows.runtime.run_executor import Executions
+from actionengine.workflows.runtime.run_executor import StepActions
 
 NOTE = {"name": "a", "type": "record_mutation", "collection": "notes", "operation": "insert", "data": {"n": 1}}
 APPROVED = [
@@ -216,7 +216,7 @@ def test_a_run_whose_own_event_fails_for_good_holds_no_other_up_and_is_seen_and_
 def test_a_trigger_that_takes_long_holds_up_no_run(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     office.define("free", NOTE)
     office.define("triggered", NOTE, trigger={"type": "event", "event_type": "host.tell"})
-    fire_event, firing, over = Executions.fire_event, threading.Event(), threading.Event()
+    fire_event, firing, over = StepActions.fire_event, threading.Event(), threading.Event()
 
     async def slowly(*arguments: Any) -> Result[Any, ActionError]:
         import asyncio
@@ -225,7 +225,7 @@ def test_a_trigger_that_takes_long_holds_up_no_run(office: Office, monkeypatch: 
         assert await asyncio.to_thread(over.wait, 60)
         return await fire_event(*arguments)
 
-    monkeypatch.setattr(Executions, "fire_event", slowly)
+    monkeypatch.setattr(StepActions, "fire_event", slowly)
     with office.runtime():
         for _ in range(10):
             office.do("host.tell")
@@ -271,7 +271,7 @@ def test_a_runtime_that_does_not_relay_leaves_it_to_a_relay(office: Office) -> N
 
 def test_the_queue_of_workflows_has_what_the_publisher_acts_upon(office: Office) -> None:
     publisher = WorkflowPublisher(office.engine, office.folder / "durable.sqlite")
-    assert publisher._told.keys() == CONTROL
+    assert publisher._handlers.keys() == CONTROL
 
 
 def test_a_run_that_waits_for_its_next_attempt_keeps_no_other_from_its_place(office: Office) -> None:

@@ -10,14 +10,14 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from actionengine import InMemoryStorage
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.testing import SyncWorld
-from actionengine.workflows.definitions.definition import MOST_BYTES, Definition, document, parse_definition
-from actionengine.workflows.definitions.triggers import MOST_BYTES as MOST_TRIGGER_BYTES
+from actionengine.testing import SyncBackend
+from actionengine.workflows.definitions.definition import MAX_BYTES, Definition, document, parse_definition
+from actionengine.workflows.definitions.triggers import MAX_BYTES as MOST_TRIGGER_BYTES
 from actionengine.workflows.services.triggers import parse_trigger
 from tests.workflows.desk import (
-    Desk,
+    Harness,
     Step,
     action,
     approval,
@@ -51,7 +51,7 @@ EVENT = {"type": "event", "event_type": "job.done"}
 def test_steps_follow_each_other_in_their_order_and_the_last_one_is_the_end() -> None:
     definition = defined(note("a"), note("b", next="d"), note("c", next="end"), note("d", next="c"))
 
-    assert [definition.following(name) for name in "abcd"] == ["b", "c", "d", "end"]
+    assert [definition.next_step(name) for name in "abcd"] == ["b", "c", "d", "end"]
     assert definition.step("b").next == "d"
     with pytest.raises(KeyError):
         definition.step("e")
@@ -247,7 +247,7 @@ def test_a_definition_is_no_longer_than_it_may_be() -> None:
     assert defined(*(note(f"n{number}") for number in range(200)))
     assert "200" in refusal(*(note(f"n{number}") for number in range(201))).message
     assert "at least 1" in refusal().message
-    assert "256 KB" in refusal(action("a", "host.echo", "x" * MOST_BYTES)).message
+    assert "256 KB" in refusal(action("a", "host.echo", "x" * MAX_BYTES)).message
 
 
 def test_a_trigger_is_no_longer_than_it_may_be() -> None:
@@ -397,7 +397,7 @@ def test_a_graph_is_taken_where_each_step_is_reached_and_each_cycle_ends(steps: 
         assert all(target in unbounded[name] for name, target in itertools.pairwise(cycle))
 
 
-WORLD = SyncWorld(InMemoryStorage())
+WORLD = SyncBackend(InMemoryStorage())
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
@@ -406,7 +406,7 @@ def test_whatever_is_taken_ends_within_its_bounds(
     steps: list[Step], known: tuple[bool, ...], max_steps: int, decided: list[bool]
 ) -> None:
     assume(_is_taken(steps))
-    run = drive(_driven(steps, dict(zip("xyz", known, strict=True)), max_steps, decided))
+    run = run_sync(_driven(steps, dict(zip("xyz", known, strict=True)), max_steps, decided))
 
     assert run.status in ("succeeded", "failed", "paused")
     assert run.position <= max_steps + 1
@@ -425,17 +425,17 @@ def _is_taken(steps: list[Step]) -> bool:
 
 async def _driven(steps: list[Step], input: dict[str, bool], max_steps: int, decided: list[bool]) -> Any:
     """A run, its approvals given or refused in this order, and given when that is at its end."""
-    desk = Desk(WORLD)
+    harness = Harness(WORLD)
     decisions = iter(decided)
-    run = await desk.run(*steps, input=input, max_steps=max_steps)
+    run = await harness.run(*steps, input=input, max_steps=max_steps)
     while run.paused_for == "approval":
         if next(decisions, True):
-            await desk.approve(run)
+            await harness.approve(run)
         else:
-            await desk.reject(run)
-            await desk.decline(run)
-        run = await desk.drive(run.id)
-    await desk.in_order_of(run)
+            await harness.reject(run)
+            await harness.decline(run)
+        run = await harness.drive(run.id)
+    await harness.in_order_of(run)
     return run
 
 

@@ -19,8 +19,8 @@ from actionengine.storage.clock import sortable
 from actionengine.workflows import WorkflowPublisher, workflow_services
 from actionengine.workflows.models import Purged
 from actionengine.workflows.runs.step_handlers import ASSIGNMENTS
-from actionengine.workflows.runs.store import ENDS, RUNS, TRIGGERS, caused_id
-from actionengine.workflows.runtime.scheduler import Agenda
+from actionengine.workflows.runs.store import ENDS, RUNS, TRIGGERS, derived_run_id
+from actionengine.workflows.runtime.scheduler import Scheduler
 from actionengine.workflows.services import purge as purging
 from tests.growth import AnyStorage, count, fill
 from tests.test_growth import Office, costs_the_same
@@ -57,7 +57,7 @@ def ended_runs(works: Works, number: int, began: timedelta = timedelta()) -> Non
     (newest,) = works.records(RUNS, 1)
     now = datetime.now(UTC)
     old = {"workflow_key": "old", "status": "succeeded", "step": None, "ended_at": now.isoformat()}
-    ids = [caused_id(now - began, str(each)) for each in range(number)]
+    ids = [derived_run_id(now - began, str(each)) for each in range(number)]
     fill(works.storage, works.tenant, RUNS, [(id, {**newest.data, **old}) for id in ids])
     fill(works.storage, works.tenant, ENDS, [(f"{sortable(now)}/{id}", {}) for id in ids])
     works.run = works.start("new")
@@ -161,7 +161,7 @@ def test_a_purge_begins_with_the_first_run_again_after_a_while(
     monkeypatch.setattr(purging, "_FULL_LOOK", -1.0)
     assert purge().unwrap() == Purged(runs=2, has_more=True)
     # Its end is committed late.
-    late = caused_id(datetime.now(UTC), "late")
+    late = derived_run_id(datetime.now(UTC), "late")
     fill(storage, works.tenant, ENDS, [(f"{sortable(datetime.now(UTC) - timedelta(hours=1))}/{late}", {})])
     (run,) = works.records(RUNS, 1)
     fill(storage, works.tenant, RUNS, [(late, run.data)])
@@ -172,7 +172,7 @@ def test_a_purge_begins_with_the_first_run_again_after_a_while(
 class NothingUnderWay:
     """A durable engine that has lost everything, and takes what it is asked for."""
 
-    def look(self, *ids: str) -> dict[str, Any]:
+    def find(self, *ids: str) -> dict[str, Any]:
         return {}
 
     def enqueue(self, *arguments: Any, **options: Any) -> bool:
@@ -184,7 +184,7 @@ class NothingUnderWay:
 
 @pytest.mark.parametrize("past", [ended_runs, other_triggers], ids=["ended runs", "triggers"])
 def test_a_restore_reads_what_waits(storage: AnyStorage, past: Callable[[Works, int], None]) -> None:
-    agenda = Agenda(cast("DurableClient", NothingUnderWay()))
+    agenda = Scheduler(cast("DurableClient", NothingUnderWay()))
     grows(storage, past, lambda works: agenda.restore(works.storage, works.tenant))
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from actionengine import ActionError, Actor, ErrorCode, Tenant
-from actionengine.workflows.models import RunPoint
+from actionengine.workflows.models import RunCursor
 from tests.workflows.desk import (
     ANN,
     AUDITOR,
     BOB,
-    Desk,
+    Harness,
     action,
     approval,
     comparison,
@@ -34,15 +34,15 @@ EVENT = {"type": "event", "event_type": "job.done"}
 
 
 @scenario
-async def test_everything_of_another_tenants_is_not_found(desk: Desk) -> None:
-    key = await desk.define(note("a"), trigger=EVENT)
-    [trigger] = expect(await desk.ask("triggers.list", {"key": key}))
-    paused = await desk.drive(await desk.start(await desk.define(failing_step("a"))))
-    waiting = await desk.run(approval("ok"))
-    asking = await desk.run(
+async def test_everything_of_another_tenants_is_not_found(harness: Harness) -> None:
+    key = await harness.define(note("a"), trigger=EVENT)
+    [trigger] = expect(await harness.ask("triggers.list", {"key": key}))
+    paused = await harness.drive(await harness.start(await harness.define(failing_step("a"))))
+    waiting = await harness.run(approval("ok"))
+    asking = await harness.run(
         {"name": "look", "type": "assignment", "assignee": "human:bob", "title": "Look", "wait": True}
     )
-    other = desk.world.other_tenant
+    other = harness.backend.other_tenant
     asked: list[tuple[str, Any]] = [
         *((f"workflows.{name}", {"key": key}) for name in ("activate", "get_definition", "start")),
         *((f"workflows.{name}", {"key": key, "version": 1}) for name in ("activate", "get_definition")),
@@ -53,83 +53,85 @@ async def test_everything_of_another_tenants_is_not_found(desk: Desk) -> None:
         *((f"workflow_assignments.{name}", {"assignment_id": asking.assignment_id}) for name in ("get", "complete")),
         *((f"approvals.{name}", {"approval_id": waiting.approval_id}) for name in ("get", "approve", "reject")),
     ]
-    before = await desk.dump(), await desk.dump(other)
+    before = await harness.dump(), await harness.dump(other)
 
     for by in (BOB, AUDITOR):
         for name, payload in asked:
-            refused(await desk.ask(name, payload, by=by, tenant=other), NOT_FOUND)
+            refused(await harness.ask(name, payload, by=by, tenant=other), NOT_FOUND)
 
-    assert (await desk.dump(), await desk.dump(other)) == before
-    assert expect(await desk.ask("workflows.purge", {"ended_before": "2100-01-01T00:00:00Z"}, tenant=other)).runs == 0
+    assert (await harness.dump(), await harness.dump(other)) == before
+    assert (
+        expect(await harness.ask("workflows.purge", {"ended_before": "2100-01-01T00:00:00Z"}, tenant=other)).runs == 0
+    )
     for name in ("workflows.list", "workflows.list_definitions", "triggers.list", "workflow_assignments.list"):
-        assert expect(await desk.ask(name, {}, tenant=other)) == ()
-        assert expect(await desk.ask(name, {"after": "0"}, tenant=other)) == ()
-    assert expect(await desk.ask("workflows.list", {"key": key}, tenant=other)) == ()
+        assert expect(await harness.ask(name, {}, tenant=other)) == ()
+        assert expect(await harness.ask(name, {"after": "0"}, tenant=other)) == ()
+    assert expect(await harness.ask("workflows.list", {"key": key}, tenant=other)) == ()
 
 
 @scenario
-async def test_no_workflow_drives_a_run_of_another_tenants_be_its_key_the_same(desk: Desk) -> None:
-    other = desk.world.other_tenant
-    for tenant in (desk.tenant, other):
-        await desk.define(note("a"), key="same", tenant=tenant)
-    id = await desk.start("same")
-    point = RunPoint(run_id=id, workflow_key="same", status="running", step="a", position=0, turn=0)
-    waiting = await desk.run(approval("ok"))
-    before = await desk.dump(), await desk.dump(other)
-    executions, mode = desk.executions, desk.world.mode
+async def test_no_workflow_drives_a_run_of_another_tenants_be_its_key_the_same(harness: Harness) -> None:
+    other = harness.backend.other_tenant
+    for tenant in (harness.tenant, other):
+        await harness.define(note("a"), key="same", tenant=tenant)
+    id = await harness.start("same")
+    point = RunCursor(run_id=id, workflow_key="same", status="running", step="a", position=0, dispatch=0)
+    waiting = await harness.run(approval("ok"))
+    before = await harness.dump(), await harness.dump(other)
+    executions, mode = harness.executions, harness.backend.mode
     error = ActionError(ErrorCode.CONFLICT, "m", {})
 
     answers = [
         await executions.next(other, "same", id, mode),
         await executions.perform(other, point, mode),
-        await executions.give_up(other, point, error, mode),
-        await executions.wait(other, point.workflow_key, point.run_id, point.position, "approval", mode),
+        await executions.fail_step(other, point, error, mode),
+        await executions.await_approval(other, point.workflow_key, point.run_id, point.position, "approval", mode),
     ]
 
     for answer in answers:
         refused(answer.failure(), NOT_FOUND, id)
     assert (await executions.decline(other, waiting.workflow_key, waiting.approval_id, mode)).unwrap() is None
-    assert await desk.driver.drive(other, "same", id, mode) == "not_found"
-    assert (await desk.dump(), await desk.dump(other)) == before
+    assert await harness.driver.execute_run(other, "same", id, mode) == "not_found"
+    assert (await harness.dump(), await harness.dump(other)) == before
 
 
 @scenario
-async def test_no_workflow_drives_a_run_of_another_workflow(desk: Desk) -> None:
-    mine, theirs = await desk.define(note("a")), await desk.define(note("a"))
-    id = await desk.start(theirs)
+async def test_no_workflow_drives_a_run_of_another_workflow(harness: Harness) -> None:
+    mine, theirs = await harness.define(note("a")), await harness.define(note("a"))
+    id = await harness.start(theirs)
     steps = [
         ["workflow_steps.perform", {"run_id": id, "position": 0}],
-        ["workflow_steps.wait", {"run_id": id, "position": 0, "approval_id": "x"}],
+        ["workflow_steps.await_approval", {"run_id": id, "position": 0, "approval_id": "x"}],
         ["workflow_steps.next", {"run_id": id}],
     ]
-    before = await desk.get(id)
+    before = await harness.get(id)
 
-    came_of_it = expect(await desk.ask("host.run", {"steps": steps}, by=Actor.workflow(mine)))
-    run = await desk.run(action("other", "host.run", {"steps": steps}))
+    came_of_it = expect(await harness.ask("host.run", {"steps": steps}, by=Actor.workflow(mine)))
+    run = await harness.run(action("other", "host.run", {"steps": steps}))
 
     assert came_of_it == ["forbidden"] * 3
     assert run.steps[0].output == ["forbidden"] * 3
-    assert await desk.get(id) == before
-    assert await desk.read("notes") == []
+    assert await harness.get(id) == before
+    assert await harness.read("notes") == []
 
 
 @scenario
-async def test_the_same_keys_and_documents_of_two_tenants_are_two_things(desk: Desk) -> None:
-    other = desk.world.other_tenant
-    for tenant, name in ((desk.tenant, "here"), (other, "there")):
-        await desk.define(lock("lock", "job"), note(name), approval("ok"), key="same", tenant=tenant)
+async def test_the_same_keys_and_documents_of_two_tenants_are_two_things(harness: Harness) -> None:
+    other = harness.backend.other_tenant
+    for tenant, name in ((harness.tenant, "here"), (other, "there")):
+        await harness.define(lock("lock", "job"), note(name), approval("ok"), key="same", tenant=tenant)
         payload = {"type": "jobs", "document": {"at": name}, "id": "job"}
-        expect(await desk.ask("host.keep", payload, tenant=tenant))
+        expect(await harness.ask("host.keep", payload, tenant=tenant))
 
-    here = await desk.drive(await desk.start("same"))
+    here = await harness.drive(await harness.start("same"))
     free = {"type": "jobs", "document": {"at": "there"}, "id": "job", "version": 1}
-    assert expect(await desk.ask("host.keep", free, tenant=other)) == 2
-    there = await desk.drive(await desk.start("same", tenant=other), other)
+    assert expect(await harness.ask("host.keep", free, tenant=other)) == 2
+    there = await harness.drive(await harness.start("same", tenant=other), other)
 
     assert [step for step, _ in statuses(here)] == ["lock", "here"]
     assert [step for step, _ in statuses(there)] == ["lock", "there"]
-    refused(await desk.keep("jobs", {}, "job", 2), ErrorCode.CONFLICT, here.id)
-    refused(await desk.ask("host.keep", {**free, "version": 3}, tenant=other), ErrorCode.CONFLICT, there.id)
+    refused(await harness.keep("jobs", {}, "job", 2), ErrorCode.CONFLICT, here.id)
+    refused(await harness.ask("host.keep", {**free, "version": 3}, tenant=other), ErrorCode.CONFLICT, there.id)
 
 
 STEPS = [
@@ -146,28 +148,30 @@ STEPS = [
 
 @pytest.mark.parametrize("seed", [1, 2])
 @scenario
-async def test_however_two_tenants_runs_are_mixed_nothing_of_one_shows_in_the_other(desk: Desk, seed: int) -> None:
+async def test_however_two_tenants_runs_are_mixed_nothing_of_one_shows_in_the_other(
+    harness: Harness, seed: int
+) -> None:
     rng = random.Random(seed)
-    tags = {desk.world.tenant: "tag-of-acme", desk.world.other_tenant: "tag-of-globex"}
+    tags = {harness.backend.tenant: "tag-of-acme", harness.backend.other_tenant: "tag-of-globex"}
     ids: dict[Tenant, list[str]] = {tenant: [] for tenant in tags}
     for tenant, tag in tags.items():
-        await desk.define(*STEPS, key="outer", tenant=tenant)
-        await desk.define(action("say", "host.note", {"tag": "${input.tag}"}), key="inner", tenant=tenant)
+        await harness.define(*STEPS, key="outer", tenant=tenant)
+        await harness.define(action("say", "host.note", {"tag": "${input.tag}"}), key="inner", tenant=tenant)
         for number in range(4):
             job = {"type": "jobs", "document": {"tag": tag}, "id": f"job-{number}"}
-            expect(await desk.ask("host.keep", job, tenant=tenant))
-        ids[tenant].append(await desk.start("outer", {"tag": tag, "id": "job-0", "n": 1}, tenant=tenant))
-        await desk.go_on(tenant)
+            expect(await harness.ask("host.keep", job, tenant=tenant))
+        ids[tenant].append(await harness.start("outer", {"tag": tag, "id": "job-0", "n": 1}, tenant=tenant))
+        await harness.go_on(tenant)
 
     for _ in range(40):
         tenant = rng.choice(list(tags))
-        await _something(desk, rng, tenant, tags[tenant], ids[tenant])
+        await _something(harness, rng, tenant, tags[tenant], ids[tenant])
     for tenant in tags:
-        await desk.go_on(tenant)
+        await harness.go_on(tenant)
 
     for tenant, other in (list(tags), list(reversed(list(tags)))):
-        mine = repr((await desk.dump(tenant), await desk.log(tenant), await desk.world.read_events(tenant)))
-        runs = expect(await desk.ask("workflows.list", {"limit": 1000}, by=AUDITOR, tenant=other))
+        mine = repr((await harness.dump(tenant), await harness.log(tenant), await harness.backend.read_events(tenant)))
+        runs = expect(await harness.ask("workflows.list", {"limit": 1000}, by=AUDITOR, tenant=other))
         foreign = [tags[other], str(other.id), other.slug, *(run.id for run in runs)]
         assert [name for name in foreign if name in mine] == []
         assert tags[tenant] in mine
@@ -175,19 +179,19 @@ async def test_however_two_tenants_runs_are_mixed_nothing_of_one_shows_in_the_ot
         assert max(run.position for run in runs) > 3
 
 
-async def _something(desk: Desk, rng: random.Random, tenant: Tenant, tag: str, ids: list[str]) -> None:
+async def _something(harness: Harness, rng: random.Random, tenant: Tenant, tag: str, ids: list[str]) -> None:
     """One move of one of them, which may well be refused."""
     match rng.choice(["start", "start", "drive", "drive", "step", "approve", "reject", "cancel", "resume"]):
         case "start":
             input = {"tag": tag, "id": f"job-{rng.randrange(4)}", "n": rng.randrange(10)}
-            ids.append(await desk.start("outer", input, tenant=tenant))
+            ids.append(await harness.start("outer", input, tenant=tenant))
         case "drive":
-            await desk.go_on(tenant)
+            await harness.go_on(tenant)
         case move if ids:
-            await _move(desk, move, await desk.get(rng.choice(ids), tenant), tenant)
+            await _move(harness, move, await harness.get(rng.choice(ids), tenant), tenant)
 
 
-async def _move(desk: Desk, move: str, run: Any, tenant: Tenant) -> None:
+async def _move(harness: Harness, move: str, run: Any, tenant: Tenant) -> None:
     approval_id = {"approval_id": run.approval_id or "none"}
     asked: dict[str, Sequence[Any]] = {
         "approve": ("approvals.approve", approval_id, BOB),
@@ -196,10 +200,10 @@ async def _move(desk: Desk, move: str, run: Any, tenant: Tenant) -> None:
         "resume": ("workflows.resume", {"run_id": run.id}, ANN),
     }
     if move == "step":
-        point = await desk.executions.next(tenant, run.workflow_key, run.id, desk.world.mode)
-        await desk.executions.perform(tenant, point.unwrap(), desk.world.mode)
+        point = await harness.executions.next(tenant, run.workflow_key, run.id, harness.backend.mode)
+        await harness.executions.perform(tenant, point.unwrap(), harness.backend.mode)
         return
     name, payload, by = asked[move]
-    await desk.ask(name, payload, by=by, tenant=tenant)
+    await harness.ask(name, payload, by=by, tenant=tenant)
     if move == "reject" and run.approval_id is not None:
-        await desk.decline(run, tenant)
+        await harness.decline(run, tenant)

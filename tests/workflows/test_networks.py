@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import pytest
 
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.workflows import WorkflowRuntime
 from actionengine.workflows.runtime.queries import find_all
 from tests.durable.databases import Durable, postgres
@@ -82,7 +82,7 @@ def bookings(office: Office) -> int:
     async def count() -> int:
         return len([each async for each in find_all(office.storage, office.tenant, "bookings", {}, "sync")])
 
-    return drive(count())
+    return run_sync(count())
 
 
 @pytest.mark.parametrize("fault", FAULTS)

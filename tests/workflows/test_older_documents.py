@@ -9,7 +9,7 @@ import pytest
 from actionengine import ErrorCode
 from actionengine.changes.documents import OWN_FIELDS
 from actionengine.workflows import ASSIGNMENTS
-from tests.workflows.desk import BOB, Desk, Step, action, approval, expect, refused, scenario, statuses
+from tests.workflows.desk import BOB, Harness, Step, action, approval, expect, refused, scenario, statuses
 
 JOB: list[dict[str, Any]] = [
     {"name": "customer", "type": "string", "required": True},
@@ -30,23 +30,23 @@ BACK: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-async def record_type(desk: Desk, key: str = "job", fields: list[dict[str, Any]] = JOB) -> str:
+async def record_type(harness: Harness, key: str = "job", fields: list[dict[str, Any]] = JOB) -> str:
     """The id of a project in which a record type is active."""
-    project = expect(await desk.ask("projects.create", {"name": "a project"})).id
+    project = expect(await harness.ask("projects.create", {"name": "a project"})).id
     named = {"project_id": project, "key": key}
-    expect(await desk.ask("record_types.create", {**named, "schema": {"fields": fields}}))
-    expect(await desk.ask("record_types.activate", named))
+    expect(await harness.ask("record_types.create", {**named, "schema": {"fields": fields}}))
+    expect(await harness.ask("record_types.activate", named))
     return str(project)
 
 
-async def merge(desk: Desk, project: str, op_type: str, payload: dict[str, Any], key: str = "job") -> None:
+async def merge(harness: Harness, project: str, op_type: str, payload: dict[str, Any], key: str = "job") -> None:
     """Merge a change of one op."""
-    change = expect(await desk.ask("changes.create", {"project_id": project, "title": "a change"})).id
+    change = expect(await harness.ask("changes.create", {"project_id": project, "title": "a change"})).id
     target = {"change_id": change, "type": "record_type", "selector": {"record_type_key": key}}
-    expect(await desk.ask("changes.add_target", target))
+    expect(await harness.ask("changes.add_target", target))
     op = {"change_id": change, "op_type": op_type, "payload": {"record_type": key, **payload}}
-    expect(await desk.ask("changes.add_patch_op", op))
-    expect(await desk.ask("changes.merge", {"change_id": change}))
+    expect(await harness.ask("changes.add_patch_op", op))
+    expect(await harness.ask("changes.merge", {"change_id": change}))
 
 
 def mutation(name: str, operation: str, **more: Any) -> Step:
@@ -59,35 +59,35 @@ def lock(name: str = "hold") -> Step:
 
 @pytest.mark.parametrize("merged", [*MERGES, "retired"])
 @scenario
-async def test_an_older_document_is_locked_changed_and_deleted(desk: Desk, merged: str) -> None:
-    project = await record_type(desk)
+async def test_an_older_document_is_locked_changed_and_deleted(harness: Harness, merged: str) -> None:
+    project = await record_type(harness)
     old = {"customer": "Lee", "colour": "red", "hours": 1}
-    expect(await desk.keep("job", old, "J1"))
+    expect(await harness.keep("job", old, "J1"))
     if merged == "retired":
-        expect(await desk.ask("record_types.retire", {"project_id": project, "key": "job"}))
+        expect(await harness.ask("record_types.retire", {"project_id": project, "key": "job"}))
     else:
-        await merge(desk, project, *MERGES[merged])
+        await merge(harness, project, *MERGES[merged])
 
-    run = await desk.run(lock(), mutation("more", "update", id="J1", data={"hours": 2}))
+    run = await harness.run(lock(), mutation("more", "update", id="J1", data={"hours": 2}))
 
     assert statuses(run) == [("hold", "succeeded"), ("more", "succeeded")], run.error
-    assert (await desk.read("job", "J1"))["data"] == {**old, "hours": 2}
-    run = await desk.run(mutation("wrong", "update", id="J1", data={"hours": "two", "customer": "Kim"}))
+    assert (await harness.read("job", "J1"))["data"] == {**old, "hours": 2}
+    run = await harness.run(mutation("wrong", "update", id="J1", data={"hours": "two", "customer": "Kim"}))
     assert (run.status, run.paused_for, run.error["code"]) == ("paused", "failure", "invalid_input")
     assert "hours" in run.error["message"]
     assert ("customer" in run.error["message"]) == (merged == "renamed")
-    run = await desk.run(mutation("gone", "delete", id="J1"))
+    run = await harness.run(mutation("gone", "delete", id="J1"))
     assert run.status == "succeeded"
 
 
 @scenario
-async def test_a_step_drops_fields_that_the_type_does_not_have_any_more(desk: Desk) -> None:
-    project = await record_type(desk)
-    expect(await desk.keep("job", {"customer": "Lee", "colour": "red"}, "J1"))
-    await merge(desk, project, *MERGES["removed"])
-    await merge(desk, project, *MERGES["renamed"])
+async def test_a_step_drops_fields_that_the_type_does_not_have_any_more(harness: Harness) -> None:
+    project = await record_type(harness)
+    expect(await harness.keep("job", {"customer": "Lee", "colour": "red"}, "J1"))
+    await merge(harness, project, *MERGES["removed"])
+    await merge(harness, project, *MERGES["renamed"])
 
-    run = await desk.run(
+    run = await harness.run(
         mutation("move", "update", id="J1", data={"client": "${input.who}"}, drop=["customer", "colour", "nothing"]),
         mutation("less", "update", id="J1", drop=["client"], on_failure="less_still"),
         mutation("less_still", "update", id="J1", data={"client": "Kim"}, drop=["hours"]),
@@ -97,11 +97,11 @@ async def test_a_step_drops_fields_that_the_type_does_not_have_any_more(desk: De
     assert statuses(run) == [("move", "succeeded"), ("less", "failed"), ("less_still", "succeeded")]
     assert run.steps[1].error["code"] == "invalid_input"
     assert "client: Field required" in run.steps[1].error["message"]
-    assert (await desk.read("job", "J1"))["data"] == {"client": "Kim"}
+    assert (await harness.read("job", "J1"))["data"] == {"client": "Kim"}
 
 
 @scenario
-async def test_a_field_is_dropped_in_whichever_form_of_unicode_its_name_comes(desk: Desk) -> None:
+async def test_a_field_is_dropped_in_whichever_form_of_unicode_its_name_comes(harness: Harness) -> None:
     composed, decomposed = "\u00e9", "e\u0301"
     documents = {
         "both": {composed: 1, decomposed: 2, "a": 3},
@@ -110,16 +110,16 @@ async def test_a_field_is_dropped_in_whichever_form_of_unicode_its_name_comes(de
         "moved": {decomposed: 2, "a": 3},
     }
     for id, document in documents.items():
-        expect(await desk.keep("job", document, id))
+        expect(await harness.keep("job", document, id))
 
-    run = await desk.run(
+    run = await harness.run(
         *(mutation(id, "update", id=id, drop=[decomposed]) for id in ("both", "composed")),
         mutation("decomposed", "update", id="decomposed", drop=[composed]),
         mutation("moved", "update", id="moved", drop=[decomposed], data={composed: 4}),
     )
 
     assert run.status == "succeeded", run.error
-    found = {id: (await desk.read("job", id))["data"] for id in documents}
+    found = {id: (await harness.read("job", id))["data"] for id in documents}
     assert found == {
         "both": {composed: 1, "a": 3},
         "composed": {"a": 3},
@@ -130,10 +130,10 @@ async def test_a_field_is_dropped_in_whichever_form_of_unicode_its_name_comes(de
 
 @pytest.mark.parametrize("operation", ["insert", "delete"])
 @scenario
-async def test_only_an_update_drops_fields(desk: Desk, operation: str) -> None:
+async def test_only_an_update_drops_fields(harness: Harness, operation: str) -> None:
     step = mutation("one", operation, id="J1", drop=["a"], **({"data": {}} if operation == "insert" else {}))
 
-    error = await desk.ask("workflows.define", {"key": "w", "definition": {"steps": [step]}})
+    error = await harness.ask("workflows.define", {"key": "w", "definition": {"steps": [step]}})
 
     refused(error, ErrorCode.INVALID_INPUT, "`drop`", operation)
 
@@ -144,87 +144,87 @@ async def test_only_an_update_drops_fields(desk: Desk, operation: str) -> None:
 @pytest.mark.parametrize("merged", ["removed", "renamed"])
 @scenario
 async def test_a_run_that_has_waited_works_with_a_document_that_is_older_than_the_merge(
-    desk: Desk, merged: str
+    harness: Harness, merged: str
 ) -> None:
-    project = await record_type(desk)
+    project = await record_type(harness)
     old = {"customer": "Lee", "colour": "red", "hours": 1}
-    expect(await desk.keep("job", old, "J1"))
+    expect(await harness.keep("job", old, "J1"))
     change = {"type": "job", "id": "J1", "version": 1, "document": {**old, "hours": 2}}
-    asked = await desk.run(action("change", "host.keep_approved", change), lock())
-    stepwise = await desk.run(approval("ok"), mutation("more", "update", id="J1", data={"hours": 3}))
+    asked = await harness.run(action("change", "host.keep_approved", change), lock())
+    stepwise = await harness.run(approval("ok"), mutation("more", "update", id="J1", data={"hours": 3}))
     assert (asked.paused_for, stepwise.paused_for) == ("approval", "approval")
 
-    await merge(desk, project, *MERGES[merged])
-    expect(await desk.approve(asked))
-    await desk.go_on()
-    expect(await desk.approve(stepwise))
-    await desk.go_on()
+    await merge(harness, project, *MERGES[merged])
+    expect(await harness.approve(asked))
+    await harness.go_on()
+    expect(await harness.approve(stepwise))
+    await harness.go_on()
 
-    assert (await desk.get(asked.id)).status == "succeeded"
+    assert (await harness.get(asked.id)).status == "succeeded"
     # The lock of the first run ended with it.
-    assert (await desk.get(stepwise.id)).status == "succeeded"
-    assert (await desk.read("job", "J1"))["data"] == {**old, "hours": 3}
+    assert (await harness.get(stepwise.id)).status == "succeeded"
+    assert (await harness.read("job", "J1"))["data"] == {**old, "hours": 3}
 
 
 @pytest.mark.parametrize("merged", MERGES)
 @scenario
-async def test_what_a_run_would_write_newly_is_judged_by_the_schema_of_the_day(desk: Desk, merged: str) -> None:
+async def test_what_a_run_would_write_newly_is_judged_by_the_schema_of_the_day(harness: Harness, merged: str) -> None:
     """The approver is told what does not fit. The approval stays open, and counts once a further change has been
     merged."""
-    project = await record_type(desk)
+    project = await record_type(harness)
     document = {"customer": "Lee", "colour": "red", "hours": 1}
-    run = await desk.run(action("make", "host.keep_approved", {"type": "job", "id": "J1", "document": document}))
+    run = await harness.run(action("make", "host.keep_approved", {"type": "job", "id": "J1", "document": document}))
     op_type, payload = MERGES[merged]
-    await merge(desk, project, op_type, payload)
+    await merge(harness, project, op_type, payload)
     field = {"removed": "colour", "renamed": "customer", "required": "crew", "another type": "colour"}[merged]
 
-    refused(await desk.approve(run), ErrorCode.INVALID_INPUT, "this is no 'job' document", field)
+    refused(await harness.approve(run), ErrorCode.INVALID_INPUT, "this is no 'job' document", field)
 
-    assert (await desk.get(run.id)).paused_for == "approval"
-    waiting = expect(await desk.ask("approvals.get", {"approval_id": run.approval_id}, by=BOB))
+    assert (await harness.get(run.id)).paused_for == "approval"
+    waiting = expect(await harness.ask("approvals.get", {"approval_id": run.approval_id}, by=BOB))
     assert waiting.status == "pending"
-    await merge(desk, project, *BACK[merged])
-    expect(await desk.approve(run))
-    assert (await desk.get(run.id)).status == "succeeded"
-    assert (await desk.read("job", "J1"))["data"] == document
+    await merge(harness, project, *BACK[merged])
+    expect(await harness.approve(run))
+    assert (await harness.get(run.id)).status == "succeeded"
+    assert (await harness.read("job", "J1"))["data"] == document
 
 
 @scenario
-async def test_a_step_after_the_approval_that_does_not_fit_pauses_the_run_until_it_is_resumed(desk: Desk) -> None:
-    project = await record_type(desk)
+async def test_a_step_after_the_approval_that_does_not_fit_pauses_the_run_until_it_is_resumed(harness: Harness) -> None:
+    project = await record_type(harness)
     make = mutation("make", "insert", id="J1", data={"customer": "Lee", "colour": "red"})
-    run = await desk.run(approval("ok"), make)
-    await merge(desk, project, *MERGES["removed"])
+    run = await harness.run(approval("ok"), make)
+    await merge(harness, project, *MERGES["removed"])
 
-    expect(await desk.approve(run))
-    await desk.go_on()
+    expect(await harness.approve(run))
+    await harness.go_on()
 
-    run = await desk.get(run.id)
+    run = await harness.get(run.id)
     assert (run.status, run.paused_for, run.step) == ("paused", "failure", "make")
     assert run.error["code"] == "invalid_input"
     assert run.error["details"]["fields"][0]["path"] == "colour"
-    await merge(desk, project, "add_field", {"field": "colour", "definition": {"type": "string"}})
-    expect(await desk.resume(run))
-    await desk.go_on()
-    assert (await desk.get(run.id)).status == "succeeded"
+    await merge(harness, project, "add_field", {"field": "colour", "definition": {"type": "string"}})
+    expect(await harness.resume(run))
+    await harness.go_on()
+    assert (await harness.get(run.id)).status == "succeeded"
 
 
 @scenario
-async def test_a_type_that_was_retired_meanwhile_takes_changes_and_nothing_new(desk: Desk) -> None:
-    project = await record_type(desk)
+async def test_a_type_that_was_retired_meanwhile_takes_changes_and_nothing_new(harness: Harness) -> None:
+    project = await record_type(harness)
     old = {"customer": "Lee"}
-    expect(await desk.keep("job", old, "J1"))
+    expect(await harness.keep("job", old, "J1"))
     more = {"type": "job", "id": "J1", "version": 1, "document": {**old, "hours": 2}}
-    changing = await desk.run(action("change", "host.keep_approved", more))
-    making = await desk.run(action("make", "host.keep_approved", {"type": "job", "id": "J2", "document": old}))
-    expect(await desk.ask("record_types.retire", {"project_id": project, "key": "job"}))
+    changing = await harness.run(action("change", "host.keep_approved", more))
+    making = await harness.run(action("make", "host.keep_approved", {"type": "job", "id": "J2", "document": old}))
+    expect(await harness.ask("record_types.retire", {"project_id": project, "key": "job"}))
 
-    expect(await desk.approve(changing))
-    refused(await desk.approve(making), ErrorCode.CONFLICT, "'job'", "retired")
+    expect(await harness.approve(changing))
+    refused(await harness.approve(making), ErrorCode.CONFLICT, "'job'", "retired")
 
-    expect(await desk.ask("record_types.activate", {"project_id": project, "key": "job"}))
-    expect(await desk.approve(making))
-    assert [(await desk.get(run.id)).status for run in (changing, making)] == ["succeeded", "succeeded"]
+    expect(await harness.ask("record_types.activate", {"project_id": project, "key": "job"}))
+    expect(await harness.approve(making))
+    assert [(await harness.get(run.id)).status for run in (changing, making)] == ["succeeded", "succeeded"]
 
 
 # Assignments
@@ -232,53 +232,53 @@ async def test_a_type_that_was_retired_meanwhile_takes_changes_and_nothing_new(d
 
 @pytest.mark.parametrize("merged", ["required", "another type", "activated"])
 @scenario
-async def test_an_assignment_from_before_a_merge_is_completed(desk: Desk, merged: str) -> None:
+async def test_an_assignment_from_before_a_merge_is_completed(harness: Harness, merged: str) -> None:
     look = {"name": "look", "type": "assignment", "assignee": "human:bob", "title": "Look", "wait": True}
     if merged == "activated":
-        run = await desk.run(look)
-    project = await record_type(desk, ASSIGNMENTS, [{"name": "title", "type": "text", "required": True}])
+        run = await harness.run(look)
+    project = await record_type(harness, ASSIGNMENTS, [{"name": "title", "type": "text", "required": True}])
     if merged != "activated":
-        run = await desk.run(look)
+        run = await harness.run(look)
     if merged == "retired":
-        expect(await desk.ask("record_types.retire", {"project_id": project, "key": ASSIGNMENTS}))
+        expect(await harness.ask("record_types.retire", {"project_id": project, "key": ASSIGNMENTS}))
     elif merged == "required":
         crew = {"field": "crew", "definition": {"type": "string", "required": True}}
-        await merge(desk, project, "add_field", crew, ASSIGNMENTS)
+        await merge(harness, project, "add_field", crew, ASSIGNMENTS)
     elif merged == "another type":
         title = {"field": "title", "definition": {"type": "number", "required": True}}
-        await merge(desk, project, "set_field", title, ASSIGNMENTS)
+        await merge(harness, project, "set_field", title, ASSIGNMENTS)
 
     payload = {"assignment_id": run.assignment_id, "result": {"found": ["nothing"]}}
-    done = expect(await desk.ask("workflow_assignments.complete", payload, by=BOB))
+    done = expect(await harness.ask("workflow_assignments.complete", payload, by=BOB))
 
-    await desk.go_on()
+    await harness.go_on()
     assert (done.status, done.result) == ("completed", {"found": ["nothing"]})
-    assert (await desk.get(run.id)).status == "succeeded"
+    assert (await harness.get(run.id)).status == "succeeded"
 
 
 @scenario
-async def test_a_record_type_of_assignments_judges_the_fields_that_it_has(desk: Desk) -> None:
+async def test_a_record_type_of_assignments_judges_the_fields_that_it_has(harness: Harness) -> None:
     choices = ["open", "completed"]
-    project = await record_type(desk, ASSIGNMENTS, [{"name": "status", "type": "choice", "choices": choices}])
+    project = await record_type(harness, ASSIGNMENTS, [{"name": "status", "type": "choice", "choices": choices}])
     look = {"name": "look", "type": "assignment", "assignee": "human:bob", "title": "Look"}
-    first, second = [(await desk.run(look)).steps[0].output["id"] for _ in range(2)]
-    expect(await desk.ask("workflow_assignments.complete", {"assignment_id": first}, by=BOB))
-    document = (await desk.read(ASSIGNMENTS, second))["data"]
-    refused(await desk.keep(ASSIGNMENTS, {**document, "mine": 1}, second, 1), ErrorCode.INVALID_INPUT, "mine")
+    first, second = [(await harness.run(look)).steps[0].output["id"] for _ in range(2)]
+    expect(await harness.ask("workflow_assignments.complete", {"assignment_id": first}, by=BOB))
+    document = (await harness.read(ASSIGNMENTS, second))["data"]
+    refused(await harness.keep(ASSIGNMENTS, {**document, "mine": 1}, second, 1), ErrorCode.INVALID_INPUT, "mine")
     asked = {"project_id": project, "key": ASSIGNMENTS}
-    assert expect(await desk.ask("record_types.check_documents", asked)).misfits == ()
+    assert expect(await harness.ask("record_types.check_documents", asked)).invalid == ()
 
     status = {"type": "choice", "choices": ["open", "done"]}
-    await merge(desk, project, "set_field", {"field": "status", "definition": status}, ASSIGNMENTS)
+    await merge(harness, project, "set_field", {"field": "status", "definition": status}, ASSIGNMENTS)
 
-    error = await desk.ask("workflow_assignments.complete", {"assignment_id": second}, by=BOB)
+    error = await harness.ask("workflow_assignments.complete", {"assignment_id": second}, by=BOB)
     refused(error, ErrorCode.INVALID_INPUT, "status")
 
 
 @scenario
-async def test_the_library_writes_the_fields_of_assignments_that_it_says(desk: Desk) -> None:
-    run = await desk.run({"name": "look", "type": "assignment", "assignee": "human:bob", "title": "Look"})
+async def test_the_library_writes_the_fields_of_assignments_that_it_says(harness: Harness) -> None:
+    run = await harness.run({"name": "look", "type": "assignment", "assignee": "human:bob", "title": "Look"})
 
-    document = (await desk.read(ASSIGNMENTS, run.steps[0].output["id"]))["data"]
+    document = (await harness.read(ASSIGNMENTS, run.steps[0].output["id"]))["data"]
 
     assert list(document) == list(OWN_FIELDS[ASSIGNMENTS])

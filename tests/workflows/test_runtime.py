@@ -28,7 +28,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.port import QUEUES, StorageError
 from actionengine.workflows import WorkflowRuntime, workflow_services
 from actionengine.workflows.runtime.run_executor import RolesOf
@@ -120,8 +120,8 @@ def test_what_a_lost_durable_engine_had_is_asked_for_again(office: Office) -> No
     # Delivered, and then lost with the tables of the durable engine.
     for queue in QUEUES:
         outbox = office.storage.outbox("sync", queue)
-        drive(outbox.settle(drive(outbox.take(1000, 10.0)), ()))
-        drive(outbox.close())
+        run_sync(outbox.settle(run_sync(outbox.take(1000, 10.0)), ()))
+        run_sync(outbox.close())
 
     with office.runtime("another.sqlite") as runtime:
         assert runtime.restore() == 1

@@ -19,7 +19,7 @@ from tests.workflows.desk import (
     BOB,
     BOT,
     EVE,
-    Desk,
+    Harness,
     action,
     approval,
     comparison,
@@ -45,28 +45,30 @@ STEPS = {"steps": [note("a")]}
 EVENT = {"type": "event", "event_type": "job.done"}
 
 
-async def nothing_written(desk: Desk, name: str, payloads: Sequence[Any], *codes: ErrorCode, by: Actor = ANN) -> None:
+async def nothing_written(
+    harness: Harness, name: str, payloads: Sequence[Any], *codes: ErrorCode, by: Actor = ANN
+) -> None:
     """Each of these payloads is refused with one of these codes, and nothing is written but a row of the log."""
-    before = await desk.dump()
-    rows = len(await desk.log())
+    before = await harness.dump()
+    rows = len(await harness.log())
     for payload in payloads:
-        answer = await desk.ask(name, payload, by=by)
+        answer = await harness.ask(name, payload, by=by)
         assert isinstance(answer, ActionError), (name, str(payload)[:300], answer)
         assert answer.code in codes, (name, str(payload)[:300], answer.to_dict())
         assert answer.message
-    assert await desk.dump() == before
-    assert len(await desk.log()) == rows + len(payloads)
+    assert await harness.dump() == before
+    assert len(await harness.log()) == rows + len(payloads)
 
 
 # Definitions
 
 
 @scenario
-async def test_each_definition_is_a_new_version_which_is_a_draft_until_it_is_activated(desk: Desk) -> None:
+async def test_each_definition_is_a_new_version_which_is_a_draft_until_it_is_activated(harness: Harness) -> None:
     versions: list[Workflow] = []
     for name in ("one", "two", "three"):
         payload = {"key": "w", "name": name.title(), "definition": {"steps": [note(name)]}}
-        versions.append(expect(await desk.ask("workflows.define", payload)))
+        versions.append(expect(await harness.ask("workflows.define", payload)))
     assert [(each.version, each.status, each.name) for each in versions] == [
         (1, "draft", "One"),
         (2, "draft", "Two"),
@@ -74,46 +76,46 @@ async def test_each_definition_is_a_new_version_which_is_a_draft_until_it_is_act
     ]
     assert versions[0].defined_by == "human:ann"
 
-    first = expect(await desk.ask("workflows.activate", {"key": "w", "version": 1}))
-    newest = expect(await desk.ask("workflows.activate", {"key": "w"}))
+    first = expect(await harness.ask("workflows.activate", {"key": "w", "version": 1}))
+    newest = expect(await harness.ask("workflows.activate", {"key": "w"}))
     assert (first.version, first.status, newest.version, newest.status) == (1, "active", 3, "active")
-    found = [await desk.ask("workflows.get_definition", {"key": "w", "version": number}) for number in (1, 2, 3)]
+    found = [await harness.ask("workflows.get_definition", {"key": "w", "version": number}) for number in (1, 2, 3)]
     assert [each.status for each in found] == ["retired", "draft", "active"]
-    assert expect(await desk.ask("workflows.get_definition", {"key": "w"})).version == 3
+    assert expect(await harness.ask("workflows.get_definition", {"key": "w"})).version == 3
     assert found[0].definition == {"steps": [note("one")]}
 
 
 @scenario
-async def test_an_older_version_can_be_put_into_use_again(desk: Desk) -> None:
-    key = await desk.define(note("old"))
-    await desk.define(note("new"), key=key)
+async def test_an_older_version_can_be_put_into_use_again(harness: Harness) -> None:
+    key = await harness.define(note("old"))
+    await harness.define(note("new"), key=key)
 
-    expect(await desk.ask("workflows.activate", {"key": key, "version": 1}))
-    run = await desk.drive(await desk.start(key))
+    expect(await harness.ask("workflows.activate", {"key": key, "version": 1}))
+    run = await harness.drive(await harness.start(key))
 
     assert (run.workflow_version, statuses(run)) == (1, [("old", "succeeded")])
-    found = [await desk.ask("workflows.get_definition", {"key": key, "version": number}) for number in (1, 2)]
+    found = [await harness.ask("workflows.get_definition", {"key": key, "version": number}) for number in (1, 2)]
     assert [each.status for each in found] == ["active", "retired"]
 
 
 @scenario
-async def test_activating_what_is_active_changes_nothing(desk: Desk) -> None:
-    key = await desk.define(note("a"), trigger=EVENT)
-    before = await desk.dump()
+async def test_activating_what_is_active_changes_nothing(harness: Harness) -> None:
+    key = await harness.define(note("a"), trigger=EVENT)
+    before = await harness.dump()
 
-    assert expect(await desk.ask("workflows.activate", {"key": key})).status == "active"
+    assert expect(await harness.ask("workflows.activate", {"key": key})).status == "active"
 
-    assert await desk.dump() == before
+    assert await harness.dump() == before
 
 
 @scenario
-async def test_workflows_are_listed_by_key_a_page_at_a_time(desk: Desk) -> None:
+async def test_workflows_are_listed_by_key_a_page_at_a_time(harness: Harness) -> None:
     for key in ("b", "ä", "a", "C"):
-        await desk.define(note("x"), key=key)
-    await desk.define(note("y"), key="a")
+        await harness.define(note("x"), key=key)
+    await harness.define(note("y"), key="a")
 
-    first = expect(await desk.ask("workflows.list_definitions", {"limit": 3}))
-    rest = expect(await desk.ask("workflows.list_definitions", {"limit": 3, "after": first[-1].key}))
+    first = expect(await harness.ask("workflows.list_definitions", {"limit": 3}))
+    rest = expect(await harness.ask("workflows.list_definitions", {"limit": 3, "after": first[-1].key}))
 
     assert [(each.key, each.version) for each in (*first, *rest)] == [("C", 1), ("a", 2), ("b", 1), ("ä", 1)]
 
@@ -131,19 +133,19 @@ async def test_workflows_are_listed_by_key_a_page_at_a_time(desk: Desk) -> None:
 )
 @scenario
 async def test_an_action_that_no_workflow_can_execute_is_named_when_it_is_defined(
-    desk: Desk, step: Any, said: str
+    harness: Harness, step: Any, said: str
 ) -> None:
-    before = await desk.dump()
+    before = await harness.dump()
 
-    error = refused(await desk.ask("workflows.define", {"key": "w", "definition": {"steps": [step]}}), INVALID, said)
+    error = refused(await harness.ask("workflows.define", {"key": "w", "definition": {"steps": [step]}}), INVALID, said)
 
     assert "the step 'a'" in error.message
     assert error.details["fields"][0]["path"] == "definition.steps.a.action"
-    assert await desk.dump() == before
+    assert await harness.dump() == before
 
 
 @scenario
-async def test_bad_definitions_are_refused_and_leave_nothing(desk: Desk) -> None:
+async def test_bad_definitions_are_refused_and_leave_nothing(harness: Harness) -> None:
     deep: Any = []
     for _ in range(70):
         deep = [deep]
@@ -165,88 +167,92 @@ async def test_bad_definitions_are_refused_and_leave_nothing(desk: Desk) -> None
         {"steps": [action("a", "host.echo", float("nan"))]},
     ]
 
-    await nothing_written(desk, "workflows.define", [{"key": "w", "definition": each} for each in bad], INVALID)
-    await nothing_written(desk, "workflows.define", [{"key": "w", "definition": each} for each in WRONG[:4]], INVALID)
-    refused(await desk.ask("workflows.get_definition", {"key": "w"}), NOT_FOUND, "there is no workflow 'w'")
+    await nothing_written(harness, "workflows.define", [{"key": "w", "definition": each} for each in bad], INVALID)
+    await nothing_written(
+        harness, "workflows.define", [{"key": "w", "definition": each} for each in WRONG[:4]], INVALID
+    )
+    refused(await harness.ask("workflows.get_definition", {"key": "w"}), NOT_FOUND, "there is no workflow 'w'")
 
 
 @scenario
-async def test_a_key_is_a_name(desk: Desk) -> None:
+async def test_a_key_is_a_name(harness: Harness) -> None:
     keys = ("", " w", "w\n", "a/b", "a.b", "x" * 101, "a\0b", *WRONG)
 
-    await nothing_written(desk, "workflows.define", [{"key": key, "definition": STEPS} for key in keys], INVALID)
-    assert expect(await desk.ask("workflows.define", {"key": "Größe 1 {x} ${y}", "definition": STEPS})).version == 1
+    await nothing_written(harness, "workflows.define", [{"key": key, "definition": STEPS} for key in keys], INVALID)
+    assert expect(await harness.ask("workflows.define", {"key": "Größe 1 {x} ${y}", "definition": STEPS})).version == 1
 
 
 @scenario
-async def test_of_many_who_define_at_once_each_makes_a_version_of_its_own_or_is_told_to_try_again(desk: Desk) -> None:
-    answers = await desk.world.at_once(
-        *(desk.ask("workflows.define", {"key": "w", "definition": STEPS}, by=Actor.human(f"h{n}")) for n in range(4))
+async def test_of_many_who_define_at_once_each_makes_a_version_of_its_own_or_is_told_to_try_again(
+    harness: Harness,
+) -> None:
+    answers = await harness.backend.gather(
+        *(harness.ask("workflows.define", {"key": "w", "definition": STEPS}, by=Actor.human(f"h{n}")) for n in range(4))
     )
 
     versions = [each.version for each in answers if isinstance(each, Workflow)]
     assert {each.code for each in answers if isinstance(each, ActionError)} <= {CONFLICT}
     assert sorted(versions) == list(range(1, len(versions) + 1))
     assert versions
-    assert expect(await desk.ask("workflows.get_definition", {"key": "w"})).version == len(versions)
+    assert expect(await harness.ask("workflows.get_definition", {"key": "w"})).version == len(versions)
 
 
 @scenario
-async def test_of_many_who_activate_at_once_one_version_is_active(desk: Desk) -> None:
+async def test_of_many_who_activate_at_once_one_version_is_active(harness: Harness) -> None:
     for _ in range(3):
-        expect(await desk.ask("workflows.define", {"key": "w", "definition": {**STEPS, "trigger": EVENT}}))
+        expect(await harness.ask("workflows.define", {"key": "w", "definition": {**STEPS, "trigger": EVENT}}))
 
-    answers = await desk.world.at_once(
-        *(desk.ask("workflows.activate", {"key": "w", "version": number}) for number in (1, 2, 3))
+    answers = await harness.backend.gather(
+        *(harness.ask("workflows.activate", {"key": "w", "version": number}) for number in (1, 2, 3))
     )
 
     assert {answer.code for answer in answers if isinstance(answer, ActionError)} <= {CONFLICT}
-    found = [await desk.ask("workflows.get_definition", {"key": "w", "version": number}) for number in (1, 2, 3)]
+    found = [await harness.ask("workflows.get_definition", {"key": "w", "version": number}) for number in (1, 2, 3)]
     assert [each.status for each in found].count("active") == 1
     active = next(each.version for each in found if each.status == "active")
-    assert expect(await desk.ask("workflows.start", {"key": "w"})).workflow_version == active
-    assert len(expect(await desk.ask("triggers.list", {"key": "w"}))) == 1
+    assert expect(await harness.ask("workflows.start", {"key": "w"})).workflow_version == active
+    assert len(expect(await harness.ask("triggers.list", {"key": "w"}))) == 1
 
 
 @scenario
-async def test_what_is_not_there_is_not_found(desk: Desk) -> None:
-    await desk.define(note("a"), key="w")
+async def test_what_is_not_there_is_not_found(harness: Harness) -> None:
+    await harness.define(note("a"), key="w")
     keys = ["nobody", "w ", "W", "x" * 100]
 
     for name in ("get_definition", "activate", "start"):
         codes = (NOT_FOUND, INVALID)
-        await nothing_written(desk, f"workflows.{name}", [{"key": key} for key in (*keys, *WRONG)], *codes)
+        await nothing_written(harness, f"workflows.{name}", [{"key": key} for key in (*keys, *WRONG)], *codes)
     missing = [{"key": "w", "version": number} for number in (2, 10**6, 10**30)]
     for name in ("get_definition", "activate"):
-        await nothing_written(desk, f"workflows.{name}", missing, NOT_FOUND)
-        await nothing_written(desk, f"workflows.{name}", [{"key": "w", "version": n} for n in (0, -1, 1.5)], INVALID)
+        await nothing_written(harness, f"workflows.{name}", missing, NOT_FOUND)
+        await nothing_written(harness, f"workflows.{name}", [{"key": "w", "version": n} for n in (0, -1, 1.5)], INVALID)
     for name in ("get", "resume", "cancel"):
         payloads = [{"run_id": id} for id in (*NO_ID, *WRONG)]
-        await nothing_written(desk, f"workflows.{name}", payloads, NOT_FOUND, INVALID)
+        await nothing_written(harness, f"workflows.{name}", payloads, NOT_FOUND, INVALID)
     for name in ("get", "enable", "disable", "delete"):
         payloads = [{"trigger_id": id} for id in (*NO_ID, *WRONG)]
-        await nothing_written(desk, f"triggers.{name}", payloads, NOT_FOUND, INVALID)
-    await nothing_written(desk, "triggers.create", [{"key": "nobody", "trigger": EVENT}], NOT_FOUND)
+        await nothing_written(harness, f"triggers.{name}", payloads, NOT_FOUND, INVALID)
+    await nothing_written(harness, "triggers.create", [{"key": "nobody", "trigger": EVENT}], NOT_FOUND)
 
 
 # Runs
 
 
 @scenario
-async def test_a_run_is_started_by_whoever_asks_with_its_input(desk: Desk) -> None:
-    key = await desk.define(note("a"), input=fields(n="number!", who="string"))
+async def test_a_run_is_started_by_whoever_asks_with_its_input(harness: Harness) -> None:
+    key = await harness.define(note("a"), input=fields(n="number!", who="string"))
 
-    run = expect(await desk.ask("workflows.start", {"key": key, "input": {"n": 1}}, by=BOT))
+    run = expect(await harness.ask("workflows.start", {"key": key, "input": {"n": 1}}, by=BOT))
 
     assert (run.status, run.step, run.position, run.started_by) == ("running", "a", 0, "ai:bot")
     assert (run.input, run.workflow_version, run.trigger_id) == ({"n": 1}, 1, None)
-    [told] = await desk.events("workflows.started")
-    assert told == {"run_id": run.id, "workflow_key": key, "turn": 0}
+    [told] = await harness.events("workflows.started")
+    assert told == {"run_id": run.id, "workflow_key": key, "dispatch": 0}
 
 
 @scenario
-async def test_an_input_that_does_not_fit_is_refused_by_field(desk: Desk) -> None:
-    key = await desk.define(note("a"), input=fields(n="number!", who="string", at="date"))
+async def test_an_input_that_does_not_fit_is_refused_by_field(harness: Harness) -> None:
+    key = await harness.define(note("a"), input=fields(n="number!", who="string", at="date"))
     bad: list[dict[str, Any]] = [
         {},
         {"n": "1"},
@@ -257,108 +263,110 @@ async def test_an_input_that_does_not_fit_is_refused_by_field(desk: Desk) -> Non
         {"n": 1, "who": "x" * 70_000},
     ]
 
-    await nothing_written(desk, "workflows.start", [{"key": key, "input": each} for each in bad], INVALID)
-    await nothing_written(desk, "workflows.start", [{"key": key, "input": each} for each in WRONG[:4]], INVALID)
-    error = refused(await desk.ask("workflows.start", {"key": key, "input": {"n": "1"}}), INVALID, "'" + key + "'")
+    await nothing_written(harness, "workflows.start", [{"key": key, "input": each} for each in bad], INVALID)
+    await nothing_written(harness, "workflows.start", [{"key": key, "input": each} for each in WRONG[:4]], INVALID)
+    error = refused(await harness.ask("workflows.start", {"key": key, "input": {"n": "1"}}), INVALID, "'" + key + "'")
     assert [each["path"] for each in error.details["fields"]] == ["n"]
 
 
 @scenario
-async def test_a_draft_is_not_started(desk: Desk) -> None:
-    expect(await desk.ask("workflows.define", {"key": "w", "definition": STEPS}))
+async def test_a_draft_is_not_started(harness: Harness) -> None:
+    expect(await harness.ask("workflows.define", {"key": "w", "definition": STEPS}))
 
-    await nothing_written(desk, "workflows.start", [{"key": "w"}], CONFLICT)
-    refused(await desk.ask("workflows.start", {"key": "w"}), CONFLICT, "no version of the workflow 'w' is active")
+    await nothing_written(harness, "workflows.start", [{"key": "w"}], CONFLICT)
+    refused(await harness.ask("workflows.start", {"key": "w"}), CONFLICT, "no version of the workflow 'w' is active")
 
 
 @scenario
-async def test_a_start_with_a_key_is_one_run(desk: Desk) -> None:
-    key = await desk.define(note("a"))
+async def test_a_start_with_a_key_is_one_run(harness: Harness) -> None:
+    key = await harness.define(note("a"))
 
-    first, again = [expect(await desk.ask("workflows.start", {"key": key}, key="once")) for _ in range(2)]
-    other = await desk.ask("workflows.start", {"key": key, "input": {"n": 1}}, key="once")
-    at_once = await desk.world.at_once(*(desk.ask("workflows.start", {"key": key}, key="twice") for _ in range(3)))
+    first, again = [expect(await harness.ask("workflows.start", {"key": key}, key="once")) for _ in range(2)]
+    other = await harness.ask("workflows.start", {"key": key, "input": {"n": 1}}, key="once")
+    at_once = await harness.backend.gather(
+        *(harness.ask("workflows.start", {"key": key}, key="twice") for _ in range(3))
+    )
 
     assert first.id == again.id
     refused(other, ErrorCode.IDEMPOTENCY_MISMATCH)
     assert len({expect(each).id for each in at_once}) == 1
-    assert len(expect(await desk.ask("workflows.list", {}))) == 2
-    assert len(await desk.events("workflows.started")) == 2
+    assert len(expect(await harness.ask("workflows.list", {}))) == 2
+    assert len(await harness.events("workflows.started")) == 2
 
 
 @scenario
-async def test_a_run_that_another_action_starts_is_there_and_set_going_if_that_action_commits(desk: Desk) -> None:
-    key = await desk.define(note("inside"))
+async def test_a_run_that_another_action_starts_is_there_and_set_going_if_that_action_commits(harness: Harness) -> None:
+    key = await harness.define(note("inside"))
     steps = [["host.note", {"n": 1}], ["workflows.start", {"key": key}]]
-    before = await desk.dump()
+    before = await harness.dump()
 
-    refused(await desk.ask("host.run", {"steps": steps, "fails": True}), UNPROCESSABLE)
-    await desk.go_on()
-    assert await desk.dump() == before
+    refused(await harness.ask("host.run", {"steps": steps, "fails": True}), UNPROCESSABLE)
+    await harness.go_on()
+    assert await harness.dump() == before
 
-    assert expect(await desk.ask("host.run", {"steps": steps})) == ["succeeded", "succeeded"]
-    assert await desk.read("notes") == [{"n": 1}]
-    await desk.go_on()
-    [run] = expect(await desk.ask("workflows.list", {"key": key}))
+    assert expect(await harness.ask("host.run", {"steps": steps})) == ["succeeded", "succeeded"]
+    assert await harness.read("notes") == [{"n": 1}]
+    await harness.go_on()
+    [run] = expect(await harness.ask("workflows.list", {"key": key}))
     assert run.status == "succeeded"
-    assert await desk.read("notes") == [{"n": 1}, {"step": "inside"}]
+    assert await harness.read("notes") == [{"n": 1}, {"step": "inside"}]
 
 
 @scenario
-async def test_what_is_not_paused_is_not_resumed(desk: Desk) -> None:
-    running = await desk.get(await desk.start(await desk.define(note("a"))))
-    done = await desk.run(note("a"))
-    failed = await desk.run(failing_step("a", on_failure="fail"))
-    waiting = await desk.run(approval("ok"))
-    cancelled = await desk.run(approval("ok"))
-    expect(await desk.cancel(cancelled))
+async def test_what_is_not_paused_is_not_resumed(harness: Harness) -> None:
+    running = await harness.get(await harness.start(await harness.define(note("a"))))
+    done = await harness.run(note("a"))
+    failed = await harness.run(failing_step("a", on_failure="fail"))
+    waiting = await harness.run(approval("ok"))
+    cancelled = await harness.run(approval("ok"))
+    expect(await harness.cancel(cancelled))
 
     runs = [running, done, failed, waiting, cancelled]
-    await nothing_written(desk, "workflows.resume", [{"run_id": run.id} for run in runs], CONFLICT)
+    await nothing_written(harness, "workflows.resume", [{"run_id": run.id} for run in runs], CONFLICT)
     for run, status in ((running, "running"), (done, "succeeded"), (failed, "failed"), (cancelled, "cancelled")):
-        refused(await desk.resume(run), CONFLICT, f"is {status}, not paused", run.id)
+        refused(await harness.resume(run), CONFLICT, f"is {status}, not paused", run.id)
 
 
 @scenario
-async def test_what_has_ended_is_not_cancelled_and_what_is_cancelled_stays_so(desk: Desk) -> None:
-    done = await desk.run(note("a"))
-    failed = await desk.run(failing_step("a", on_failure="fail"))
-    paused = await desk.run(failing_step("a"))
+async def test_what_has_ended_is_not_cancelled_and_what_is_cancelled_stays_so(harness: Harness) -> None:
+    done = await harness.run(note("a"))
+    failed = await harness.run(failing_step("a", on_failure="fail"))
+    paused = await harness.run(failing_step("a"))
 
-    await nothing_written(desk, "workflows.cancel", [{"run_id": run.id} for run in (done, failed)], CONFLICT)
-    first = expect(await desk.ask("workflows.cancel", {"run_id": paused.id, "reason": "of no use"}, by=EVE))
-    before = await desk.dump()
-    again = expect(await desk.cancel(paused))
+    await nothing_written(harness, "workflows.cancel", [{"run_id": run.id} for run in (done, failed)], CONFLICT)
+    first = expect(await harness.ask("workflows.cancel", {"run_id": paused.id, "reason": "of no use"}, by=EVE))
+    before = await harness.dump()
+    again = expect(await harness.cancel(paused))
 
     assert first == again
     assert (first.status, first.step, first.paused_for) == ("cancelled", None, None)
     assert first.error["message"] == "cancelled by human:eve: of no use"
     assert first.ended_at is not None
-    assert await desk.dump() == before
+    assert await harness.dump() == before
 
 
 @scenario
-async def test_of_many_who_resume_at_once_one_sets_the_run_going(desk: Desk) -> None:
-    run = await desk.run(action("a", "host.flaky", {"name": "x", "times": 1, "code": "unprocessable"}))
+async def test_of_many_who_resume_at_once_one_sets_the_run_going(harness: Harness) -> None:
+    run = await harness.run(action("a", "host.flaky", {"name": "x", "times": 1, "code": "unprocessable"}))
 
-    answers = await desk.world.at_once(*(desk.resume(run, by=Actor.human(f"h{n}")) for n in range(3)))
+    answers = await harness.backend.gather(*(harness.resume(run, by=Actor.human(f"h{n}")) for n in range(3)))
 
     assert [isinstance(answer, ActionError) for answer in answers].count(False) == 1
     assert {answer.code for answer in answers if isinstance(answer, ActionError)} == {CONFLICT}
-    assert [told["turn"] for told in await desk.events("workflows.resumed")] == [1]
-    await desk.go_on()
-    assert (await desk.get(run.id)).status == "succeeded"
+    assert [told["dispatch"] for told in await harness.events("workflows.resumed")] == [1]
+    await harness.go_on()
+    assert (await harness.get(run.id)).status == "succeeded"
 
 
 @scenario
-async def test_runs_are_listed_oldest_first_by_workflow_and_status(desk: Desk) -> None:
-    one, two = await desk.define(note("a")), await desk.define(failing_step("a"))
-    ids = [await desk.start(key) for key in (one, two, one, two, one)]
+async def test_runs_are_listed_oldest_first_by_workflow_and_status(harness: Harness) -> None:
+    one, two = await harness.define(note("a")), await harness.define(failing_step("a"))
+    ids = [await harness.start(key) for key in (one, two, one, two, one)]
     for id in ids[:4]:
-        await desk.drive(id)
+        await harness.drive(id)
 
     async def listed(**query: Any) -> list[str]:
-        return [run.id for run in expect(await desk.ask("workflows.list", query))]
+        return [run.id for run in expect(await harness.ask("workflows.list", query))]
 
     assert await listed() == ids
     assert await listed(key=one) == [ids[0], ids[2], ids[4]]
@@ -369,14 +377,14 @@ async def test_runs_are_listed_oldest_first_by_workflow_and_status(desk: Desk) -
     assert await listed(limit=2, after=ids[1]) == ids[2:4]
     assert await listed(after=ids[4]) == []
     await nothing_written(
-        desk, "workflows.list", [{"limit": 0}, {"limit": 1001}, {"status": "lost"}, {"x": 1}], INVALID
+        harness, "workflows.list", [{"limit": 0}, {"limit": 1001}, {"status": "lost"}, {"x": 1}], INVALID
     )
 
 
 @scenario
-async def test_a_run_shows_the_steps_that_it_has_taken_and_no_others(desk: Desk) -> None:
-    key = await desk.define(note("a"), note("b"))
-    runs = [await desk.drive(await desk.start(key)) for _ in range(3)]
+async def test_a_run_shows_the_steps_that_it_has_taken_and_no_others(harness: Harness) -> None:
+    key = await harness.define(note("a"), note("b"))
+    runs = [await harness.drive(await harness.start(key)) for _ in range(3)]
 
     for run in runs:
         assert [step.step for step in run.steps] == ["a", "b"]
@@ -384,13 +392,13 @@ async def test_a_run_shows_the_steps_that_it_has_taken_and_no_others(desk: Desk)
 
 
 @scenario
-async def test_the_log_names_workflows_and_runs_as_subjects(desk: Desk) -> None:
-    run = await desk.run(failing_step("a"))
-    expect(await desk.cancel(run))
+async def test_the_log_names_workflows_and_runs_as_subjects(harness: Harness) -> None:
+    run = await harness.run(failing_step("a"))
+    expect(await harness.cancel(run))
 
-    named = [entry.action for entry in await desk.log(subject=f"workflow_run/{run.id}")]
+    named = [entry.action for entry in await harness.log(subject=f"workflow_run/{run.id}")]
     assert named == ["workflows.start", "workflow_steps.perform", "workflows.cancel"]
-    named = [entry.action for entry in await desk.log(subject=f"workflow/{run.workflow_key}")]
+    named = [entry.action for entry in await harness.log(subject=f"workflow/{run.workflow_key}")]
     assert named == ["workflows.define", "workflows.activate", "workflows.start"]
 
 
@@ -398,31 +406,31 @@ async def test_the_log_names_workflows_and_runs_as_subjects(desk: Desk) -> None:
 
 
 @scenario
-async def test_triggers_are_made_listed_switched_and_deleted(desk: Desk) -> None:
-    key, other = await desk.define(note("a")), await desk.define(note("a"))
+async def test_triggers_are_made_listed_switched_and_deleted(harness: Harness) -> None:
+    key, other = await harness.define(note("a")), await harness.define(note("a"))
     schedule = {"type": "schedule", "schedule": "0 9 * * *", "timezone": "Europe/Berlin"}
 
-    event = expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT}))
-    timed = expect(await desk.ask("triggers.create", {"key": key, "trigger": schedule}))
-    apart = expect(await desk.ask("triggers.create", {"key": other, "trigger": EVENT}))
+    event = expect(await harness.ask("triggers.create", {"key": key, "trigger": EVENT}))
+    timed = expect(await harness.ask("triggers.create", {"key": key, "trigger": schedule}))
+    apart = expect(await harness.ask("triggers.create", {"key": other, "trigger": EVENT}))
 
     assert (event.status, event.trigger, event.from_definition, event.workflow_key) == ("active", EVENT, False, key)
-    assert expect(await desk.ask("triggers.get", {"trigger_id": timed.id})) == timed
-    listed = [each.id for each in expect(await desk.ask("triggers.list", {}))]
+    assert expect(await harness.ask("triggers.get", {"trigger_id": timed.id})) == timed
+    listed = [each.id for each in expect(await harness.ask("triggers.list", {}))]
     assert listed == [event.id, timed.id, apart.id]
-    assert [each.id for each in expect(await desk.ask("triggers.list", {"key": other}))] == [apart.id]
+    assert [each.id for each in expect(await harness.ask("triggers.list", {"key": other}))] == [apart.id]
     for _ in range(2):
-        assert expect(await desk.ask("triggers.disable", {"trigger_id": timed.id})).status == "disabled"
-    assert expect(await desk.ask("triggers.enable", {"trigger_id": timed.id})).status == "active"
-    assert expect(await desk.ask("triggers.delete", {"trigger_id": timed.id})).id == timed.id
-    refused(await desk.ask("triggers.delete", {"trigger_id": timed.id}), NOT_FOUND)
-    told = [each["schedule"] for each in await desk.events("triggers.changed") if each["trigger_id"] == timed.id]
+        assert expect(await harness.ask("triggers.disable", {"trigger_id": timed.id})).status == "disabled"
+    assert expect(await harness.ask("triggers.enable", {"trigger_id": timed.id})).status == "active"
+    assert expect(await harness.ask("triggers.delete", {"trigger_id": timed.id})).id == timed.id
+    refused(await harness.ask("triggers.delete", {"trigger_id": timed.id}), NOT_FOUND)
+    told = [each["schedule"] for each in await harness.events("triggers.changed") if each["trigger_id"] == timed.id]
     assert told == ["0 9 * * *", None, "0 9 * * *", None]
 
 
 @scenario
-async def test_a_bad_trigger_is_refused_and_leaves_nothing(desk: Desk) -> None:
-    key = await desk.define(note("a"))
+async def test_a_bad_trigger_is_refused_and_leaves_nothing(harness: Harness) -> None:
+    key = await harness.define(note("a"))
     deep = comparison("input.payload.n", "exists")
     for _ in range(12):
         deep = {"not": deep}
@@ -443,26 +451,26 @@ async def test_a_bad_trigger_is_refused_and_leaves_nothing(desk: Desk) -> None:
         *WRONG,
     ]
 
-    await nothing_written(desk, "triggers.create", [{"key": key, "trigger": each} for each in bad], INVALID)
+    await nothing_written(harness, "triggers.create", [{"key": key, "trigger": each} for each in bad], INVALID)
 
 
 @scenario
-async def test_the_trigger_of_a_definition_comes_and_goes_with_its_version(desk: Desk) -> None:
-    key = await desk.define(note("a"), trigger=EVENT)
-    own = expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT | {"event_type": "own"}}))
+async def test_the_trigger_of_a_definition_comes_and_goes_with_its_version(harness: Harness) -> None:
+    key = await harness.define(note("a"), trigger=EVENT)
+    own = expect(await harness.ask("triggers.create", {"key": key, "trigger": EVENT | {"event_type": "own"}}))
 
     async def listed() -> list[tuple[str, bool]]:
-        found = expect(await desk.ask("triggers.list", {"key": key}))
+        found = expect(await harness.ask("triggers.list", {"key": key}))
         return [(each.trigger["event_type"], each.from_definition) for each in found]
 
     assert sorted(await listed()) == [("job.done", True), ("own", False)]
-    await desk.define(note("a"), key=key, trigger=EVENT | {"event_type": "job.gone"})
+    await harness.define(note("a"), key=key, trigger=EVENT | {"event_type": "job.gone"})
     assert sorted(await listed()) == [("job.gone", True), ("own", False)]
-    await desk.define(note("a"), key=key)
+    await harness.define(note("a"), key=key)
     assert await listed() == [("own", False)]
-    expect(await desk.ask("workflows.activate", {"key": key, "version": 1}))
+    expect(await harness.ask("workflows.activate", {"key": key, "version": 1}))
     assert sorted(await listed()) == [("job.done", True), ("own", False)]
-    assert expect(await desk.ask("triggers.get", {"trigger_id": own.id})).status == "active"
+    assert expect(await harness.ask("triggers.get", {"trigger_id": own.id})).status == "active"
 
 
 # Who may
@@ -494,8 +502,8 @@ EACH = ("define", "activate", "read", "start", "manage", "complete")
 
 @pytest.mark.parametrize("authorizer", [None, StaticAuthorizer()], ids=["rbac", "static"])
 @scenario
-async def test_each_action_asks_for_its_permission(desk: Desk, authorizer: Any) -> None:
-    demanding = desk.another(permissions=WorkflowPermissions(), authorizer=authorizer)
+async def test_each_action_asks_for_its_permission(harness: Harness, authorizer: Any) -> None:
+    demanding = harness.another(permissions=WorkflowPermissions(), authorizer=authorizer)
     payloads = await _payloads(demanding)
     assert payloads.keys() == ACTIONS.keys()
 
@@ -507,13 +515,13 @@ async def test_each_action_asks_for_its_permission(desk: Desk, authorizer: Any) 
         assert not (isinstance(answer, ActionError) and answer.code is FORBIDDEN), (name, answer)
 
 
-async def _payloads(desk: Desk) -> dict[str, Any]:
+async def _payloads(harness: Harness) -> dict[str, Any]:
     """What each action is asked for: what there is."""
     root = AUDITOR
-    expect(await desk.ask("workflows.define", {"key": "w", "definition": STEPS}, by=root))
-    expect(await desk.ask("workflows.activate", {"key": "w"}, by=root))
-    run = expect(await desk.ask("workflows.start", {"key": "w"}, by=root))
-    trigger = expect(await desk.ask("triggers.create", {"key": "w", "trigger": EVENT}, by=root))
+    expect(await harness.ask("workflows.define", {"key": "w", "definition": STEPS}, by=root))
+    expect(await harness.ask("workflows.activate", {"key": "w"}, by=root))
+    run = expect(await harness.ask("workflows.start", {"key": "w"}, by=root))
+    trigger = expect(await harness.ask("triggers.create", {"key": "w", "trigger": EVENT}, by=root))
     special: dict[str, Any] = {
         "workflows.define": {"key": "w", "definition": STEPS},
         "triggers.create": {"key": "w", "trigger": EVENT},
@@ -537,24 +545,24 @@ async def _payloads(desk: Desk) -> dict[str, Any]:
 
 @pytest.mark.parametrize("demanding", [False, True], ids=["no permissions", "permissions"])
 @scenario
-async def test_an_ai_defines_and_starts_and_never_puts_anything_into_use(desk: Desk, demanding: bool) -> None:
-    desk = desk.another(permissions=WorkflowPermissions()) if demanding else desk
+async def test_an_ai_defines_and_starts_and_never_puts_anything_into_use(harness: Harness, demanding: bool) -> None:
+    harness = harness.another(permissions=WorkflowPermissions()) if demanding else harness
     bot = Actor.ai("bot", permissions=[f"workflows.{each}" for each in EACH])
-    payloads = await _payloads(desk)
+    payloads = await _payloads(harness)
 
     for name, part in ACTIONS.items():
-        answer = await desk.ask(name, payloads[name], by=bot)
+        answer = await harness.ask(name, payloads[name], by=bot)
         if part == "activate" or name == "workflows.purge":
             refused(answer, FORBIDDEN, "not for ai actors")
         else:
             assert not (isinstance(answer, ActionError) and answer.code is FORBIDDEN), (name, answer)
-    assert expect(await desk.ask("workflows.get_definition", {"key": "w"}, by=bot)).status == "draft"
+    assert expect(await harness.ask("workflows.get_definition", {"key": "w"}, by=bot)).status == "draft"
 
 
 @scenario
-async def test_a_role_can_be_for_one_workflow(desk: Desk) -> None:
+async def test_a_role_can_be_for_one_workflow(harness: Harness) -> None:
     role = Role(allow=[Rule("workflows.start", resource="workflow/mine")])
-    demanding = desk.another(permissions=WorkflowPermissions(), authorizer=StaticAuthorizer({"starter": role}))
+    demanding = harness.another(permissions=WorkflowPermissions(), authorizer=StaticAuthorizer({"starter": role}))
     for key in ("mine", "theirs"):
         expect(await demanding.ask("workflows.define", {"key": key, "definition": STEPS}, by=AUDITOR))
         expect(await demanding.ask("workflows.activate", {"key": key}, by=AUDITOR))
@@ -565,9 +573,9 @@ async def test_a_role_can_be_for_one_workflow(desk: Desk) -> None:
 
 
 @scenario
-async def test_a_workflow_writes_the_documents_that_its_roles_let_it_write(desk: Desk) -> None:
+async def test_a_workflow_writes_the_documents_that_its_roles_let_it_write(harness: Harness) -> None:
     roles = {"clerk": Role(allow=["records.orders.insert"])}
-    demanding = desk.another(
+    demanding = harness.another(
         permissions=WorkflowPermissions(), authorizer=StaticAuthorizer(roles), roles=lambda tenant, key: ["clerk"]
     )
     system = Actor.system("ops")
@@ -581,22 +589,22 @@ async def test_a_workflow_writes_the_documents_that_its_roles_let_it_write(desk:
         ):
             expect(await demanding.ask(name, payload, by=system))
         run = expect(await demanding.ask("workflows.start", {"key": key}, by=system))
-        await demanding.driver.drive(demanding.tenant, key, run.id, demanding.world.mode)
+        await demanding.driver.execute_run(demanding.tenant, key, run.id, demanding.backend.mode)
         return expect(await demanding.ask("workflows.get", {"run_id": run.id}, by=system))
 
     assert (await run_of("orders")).status == "succeeded"
     refused_run = await run_of("payments")
     assert (refused_run.status, refused_run.error["code"]) == ("paused", "forbidden")
-    assert await desk.read("payments") == []
+    assert await harness.read("payments") == []
 
 
 @scenario
-async def test_a_rule_about_one_workflow_is_about_its_triggers_too(desk: Desk) -> None:
+async def test_a_rule_about_one_workflow_is_about_its_triggers_too(harness: Harness) -> None:
     roles = {
         "manager": Role(allow=["workflows.*"], deny=[Rule("workflows.activate", "workflow/payroll")]),
         "owner": Role(allow=[Rule("workflows.activate", "workflow/mine")]),
     }
-    demanding = desk.another(permissions=WorkflowPermissions(), authorizer=StaticAuthorizer(roles))
+    demanding = harness.another(permissions=WorkflowPermissions(), authorizer=StaticAuthorizer(roles))
     for key in ("mine", "payroll"):
         expect(await demanding.ask("workflows.define", {"key": key, "definition": STEPS}, by=AUDITOR))
 
@@ -612,8 +620,8 @@ async def test_a_rule_about_one_workflow_is_about_its_triggers_too(desk: Desk) -
     [
         ("next", {"run_id": "$run"}),
         ("perform", {"run_id": "$run", "position": 0}),
-        ("give_up", {"run_id": "$run", "position": 0, "error": {"code": "conflict", "message": "m"}}),
-        ("wait", {"run_id": "$run", "position": 0, "approval_id": "x"}),
+        ("fail_step", {"run_id": "$run", "position": 0, "error": {"code": "conflict", "message": "m"}}),
+        ("await_approval", {"run_id": "$run", "position": 0, "approval_id": "x"}),
         (
             "fire",
             {"trigger_id": "$trigger", "input": {}, "started_by": "x", "cause": "x", "at": "2030-01-31T09:00:00Z"},
@@ -622,40 +630,40 @@ async def test_a_rule_about_one_workflow_is_about_its_triggers_too(desk: Desk) -
     ],
 )
 @scenario
-async def test_what_drives_runs_is_for_their_own_workflow_alone(desk: Desk, name: str, payload: Any) -> None:
-    key = await desk.define(note("a"))
-    waiting = await desk.run(approval("ok"))
-    expect(await desk.reject(waiting))
-    trigger = expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT}))
-    ids = {"$run": await desk.start(key), "$trigger": trigger.id, "$approval": waiting.approval_id}
+async def test_what_drives_runs_is_for_their_own_workflow_alone(harness: Harness, name: str, payload: Any) -> None:
+    key = await harness.define(note("a"))
+    waiting = await harness.run(approval("ok"))
+    expect(await harness.reject(waiting))
+    trigger = expect(await harness.ask("triggers.create", {"key": key, "trigger": EVENT}))
+    ids = {"$run": await harness.start(key), "$trigger": trigger.id, "$approval": waiting.approval_id}
     filled = {field: ids.get(value, value) if isinstance(value, str) else value for field, value in payload.items()}
 
     for by in (ANN, BOB, BOT, Actor.system(), Actor.integration("i")):
-        await nothing_written(desk, f"workflow_steps.{name}", [filled], FORBIDDEN, by=by)
-    await nothing_written(desk, f"workflow_steps.{name}", [filled], FORBIDDEN, by=Actor.workflow("another"))
+        await nothing_written(harness, f"workflow_steps.{name}", [filled], FORBIDDEN, by=by)
+    await nothing_written(harness, f"workflow_steps.{name}", [filled], FORBIDDEN, by=Actor.workflow("another"))
 
 
 @scenario
-async def test_nobody_gives_up_with_what_is_no_error(desk: Desk) -> None:
-    key = await desk.define(note("a"))
-    payload = {"run_id": await desk.start(key), "position": 0, "error": {}}
+async def test_nobody_gives_up_with_what_is_no_error(harness: Harness) -> None:
+    key = await harness.define(note("a"))
+    payload = {"run_id": await harness.start(key), "position": 0, "error": {}}
 
-    await nothing_written(desk, "workflow_steps.give_up", [payload], INVALID, by=Actor.workflow(key))
+    await nothing_written(harness, "workflow_steps.fail_step", [payload], INVALID, by=Actor.workflow(key))
 
 
 @scenario
-async def test_no_trigger_is_fired_by_what_cannot_have_been(desk: Desk) -> None:
-    key = await desk.define(note("a"))
-    trigger = expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT}))
+async def test_no_trigger_is_fired_by_what_cannot_have_been(harness: Harness) -> None:
+    key = await harness.define(note("a"))
+    trigger = expect(await harness.ask("triggers.create", {"key": key, "trigger": EVENT}))
     fire = {"trigger_id": trigger.id, "input": {}, "started_by": "x", "cause": "x", "at": "2030-01-31T09:00:00Z"}
     wrong = [{**fire, "at": "1969-12-31T23:59:59Z"}, {**fire, "at": -1}, {**fire, "action_id": "x"}]
 
-    await nothing_written(desk, "workflow_steps.fire", wrong, INVALID, by=Actor.workflow(key))
+    await nothing_written(harness, "workflow_steps.fire", wrong, INVALID, by=Actor.workflow(key))
 
 
-def test_services_can_be_asked_what_they_do(desk: Desk) -> None:
+def test_services_can_be_asked_what_they_do(harness: Harness) -> None:
     for service in ("workflows", "triggers", "workflow_assignments"):
-        summaries = desk.engine.get_service_actions(service)
+        summaries = harness.engine.get_service_actions(service)
         assert isinstance(summaries, Success)
         assert {f"{service}.{each.name}" for each in summaries.unwrap()} == {
             name for name in ACTIONS if name.startswith(f"{service}.")
@@ -663,13 +671,13 @@ def test_services_can_be_asked_what_they_do(desk: Desk) -> None:
 
 
 @scenario
-async def test_runs_are_listed_with_the_newest_first_where_that_is_asked_for(desk: Desk) -> None:
-    key = await desk.define(note("one"))
-    first, second, third = [await desk.start(key) for _ in range(3)]
-    await desk.drive(second)
+async def test_runs_are_listed_with_the_newest_first_where_that_is_asked_for(harness: Harness) -> None:
+    key = await harness.define(note("one"))
+    first, second, third = [await harness.start(key) for _ in range(3)]
+    await harness.drive(second)
 
     async def listed(**query: Any) -> list[str]:
-        return [run.id for run in expect(await desk.ask("workflows.list", {"key": key, **query}))]
+        return [run.id for run in expect(await harness.ask("workflows.list", {"key": key, **query}))]
 
     assert await listed() == [first, second, third]
     assert await listed(newest_first=True, limit=2) == [third, second]
@@ -678,96 +686,98 @@ async def test_runs_are_listed_with_the_newest_first_where_that_is_asked_for(des
 
 
 @scenario
-async def test_runs_that_ended_long_ago_are_removed_with_their_steps_and_no_other(desk: Desk) -> None:
-    key = await desk.define(note("one"), approval("ok"), note("two"))
-    runs = [await desk.drive(await desk.start(key)) for _ in range(5)]
+async def test_runs_that_ended_long_ago_are_removed_with_their_steps_and_no_other(harness: Harness) -> None:
+    key = await harness.define(note("one"), approval("ok"), note("two"))
+    runs = [await harness.drive(await harness.start(key)) for _ in range(5)]
     waiting, *ended = runs
     for run in ended:
-        expect(await desk.cancel(run))
-    ends = [(await desk.get(run.id)).ended_at for run in ended]
+        expect(await harness.cancel(run))
+    ends = [(await harness.get(run.id)).ended_at for run in ended]
 
     async def purge(ended_before: datetime, limit: int = 100) -> tuple[int, bool]:
         payload = {"ended_before": ended_before.isoformat(), "limit": limit}
-        purged = expect(await desk.ask("workflows.purge", payload))
+        purged = expect(await harness.ask("workflows.purge", payload))
         return purged.runs, purged.has_more
 
     assert await purge(ends[0]) == (0, False)
     assert await purge(ends[3], limit=2) == (2, True)
     assert await purge(ends[3], limit=2) == (1, False)
-    left = [run.id for run in expect(await desk.ask("workflows.list", {}))]
+    left = [run.id for run in expect(await harness.ask("workflows.list", {}))]
     assert left == [waiting.id, ended[3].id]
-    assert {id.partition("/")[0] for id in await desk.world.ids("ae_workflow_steps")} == set(left)
-    refused(await desk.ask("workflows.get", {"run_id": ended[0].id}), ErrorCode.NOT_FOUND)
-    assert await desk.log(subject=f"workflow_run/{ended[0].id}") != []
-    expect(await desk.approve(waiting))
+    assert {id.partition("/")[0] for id in await harness.backend.ids("ae_workflow_steps")} == set(left)
+    refused(await harness.ask("workflows.get", {"run_id": ended[0].id}), ErrorCode.NOT_FOUND)
+    assert await harness.log(subject=f"workflow_run/{ended[0].id}") != []
+    expect(await harness.approve(waiting))
 
 
 @scenario
-async def test_what_began_later_than_its_cause_hides_no_run_from_being_removed(desk: Desk) -> None:
-    key = await desk.define(note("one"))
-    trigger = expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT}))
-    first, second = [await desk.drive(await desk.start(key)) for _ in range(2)]
+async def test_what_began_later_than_its_cause_hides_no_run_from_being_removed(harness: Harness) -> None:
+    key = await harness.define(note("one"))
+    trigger = expect(await harness.ask("triggers.create", {"key": key, "trigger": EVENT}))
+    first, second = [await harness.drive(await harness.start(key)) for _ in range(2)]
     earlier = first.created_at - timedelta(hours=1)
     fire = {"trigger_id": trigger.id, "input": {}, "started_by": "x", "at": earlier.isoformat()}
     for cause in "abc":
-        id = expect(await desk.ask("workflow_steps.fire", {**fire, "cause": cause}, by=Actor.workflow(key)))
-        await desk.drive(id)
+        id = expect(await harness.ask("workflow_steps.fire", {**fire, "cause": cause}, by=Actor.workflow(key)))
+        await harness.drive(id)
 
     purge = {"ended_before": (second.ended_at + timedelta(microseconds=1)).isoformat(), "limit": 1}
-    assert expect(await desk.ask("workflows.purge", purge)).has_more
-    assert not expect(await desk.ask("workflows.purge", purge)).has_more
+    assert expect(await harness.ask("workflows.purge", purge)).has_more
+    assert not expect(await harness.ask("workflows.purge", purge)).has_more
 
-    left = {run.id for run in expect(await desk.ask("workflows.list", {}))}
+    left = {run.id for run in expect(await harness.ask("workflows.list", {}))}
     assert len(left) == 3
     assert not left & {first.id, second.id}
 
 
 @scenario
-async def test_who_removed_a_run_and_why_is_on_record(desk: Desk) -> None:
-    run = await desk.run(note("one"))
+async def test_who_removed_a_run_and_why_is_on_record(harness: Harness) -> None:
+    run = await harness.run(note("one"))
     purge = {"ended_before": datetime.now(UTC).isoformat()}
 
     for reason in ("spring cleaning", "nothing is left"):
-        expect(await desk.ask("workflows.purge", purge, by=BOB, reason=reason))
+        expect(await harness.ask("workflows.purge", purge, by=BOB, reason=reason))
 
-    *_, entry = await desk.log(subject=f"workflow_run/{run.id}")
+    *_, entry = await harness.log(subject=f"workflow_run/{run.id}")
     assert (entry.action, entry.actor_id, entry.reason) == ("workflows.purge", "bob", "spring cleaning")
-    assert await desk.events("workflows.purged") == [{"run_ids": [run.id]}]
-    assert await desk.events("workflows.purge") == []
+    assert await harness.events("workflows.purged") == [{"run_ids": [run.id]}]
+    assert await harness.events("workflows.purge") == []
 
 
 @scenario
-async def test_who_cancelled_the_approval_that_a_run_waited_for_is_on_record(desk: Desk) -> None:
-    run = await desk.run(approval("ok"))
+async def test_who_cancelled_the_approval_that_a_run_waited_for_is_on_record(harness: Harness) -> None:
+    run = await harness.run(approval("ok"))
 
-    expect(await desk.cancel(run, by=BOB, reason="not needed"))
+    expect(await harness.cancel(run, by=BOB, reason="not needed"))
 
-    (entry,) = await desk.log(subject=f"approval/{run.approval_id}")
+    (entry,) = await harness.log(subject=f"approval/{run.approval_id}")
     assert (entry.action, entry.actor_id, entry.reason) == ("workflows.cancel", "bob", "not needed")
 
 
 @scenario
-async def test_cancelling_a_run_leaves_the_approval_of_another_action_be_its_key_that_of_the_step(desk: Desk) -> None:
-    run_id = await desk.start(await desk.define(note("a")))
-    needed = await desk.ask("host.approved", {"n": 1}, by=EVE, key=f"{run_id}/0")
+async def test_cancelling_a_run_leaves_the_approval_of_another_action_be_its_key_that_of_the_step(
+    harness: Harness,
+) -> None:
+    run_id = await harness.start(await harness.define(note("a")))
+    needed = await harness.ask("host.approved", {"n": 1}, by=EVE, key=f"{run_id}/0")
 
-    expect(await desk.ask("workflows.cancel", {"run_id": run_id}, by=BOB))
+    expect(await harness.ask("workflows.cancel", {"run_id": run_id}, by=BOB))
 
     asked = {"approval_id": needed.details["approval_id"]}
-    assert expect(await desk.ask("approvals.get", asked, by=EVE)).status == "pending"
+    assert expect(await harness.ask("approvals.get", asked, by=EVE)).status == "pending"
 
 
-def test_of_many_who_remove_runs_at_once_each_run_is_removed_by_one(desk: Desk) -> None:
-    key = desk.world.run(desk.define(note("one")))
-    runs = [desk.world.run(desk.drive(desk.world.run(desk.start(key)))) for _ in range(6)]
+def test_of_many_who_remove_runs_at_once_each_run_is_removed_by_one(harness: Harness) -> None:
+    key = harness.backend.run(harness.define(note("one")))
+    runs = [harness.backend.run(harness.drive(harness.backend.run(harness.start(key)))) for _ in range(6)]
     purge = {"ended_before": datetime.now(UTC).isoformat()}
 
     def remove(_: int) -> int:
-        context = RequestContext(desk.tenant, ANN, source="test")
-        removed: int = desk.engine.execute_action("workflows", "purge", purge, context).unwrap().runs
+        context = RequestContext(harness.tenant, ANN, source="test")
+        removed: int = harness.engine.execute_action("workflows", "purge", purge, context).unwrap().runs
         return removed
 
     with ThreadPoolExecutor(4) as threads:
         assert sum(threads.map(remove, range(4))) == len(runs)
-    told = desk.world.run(desk.events("workflows.purged"))
+    told = harness.backend.run(harness.events("workflows.purged"))
     assert sorted(id for each in told for id in each["run_ids"]) == sorted(run.id for run in runs)

@@ -11,89 +11,89 @@ from returns.result import Failure
 
 from actionengine import ActionError, ErrorCode
 from actionengine.durable.client import DurableClient, Status
-from actionengine.workflows.runtime.scheduler import Agenda
+from actionengine.workflows.runtime.scheduler import Scheduler
 from tests.clocks import host_clock
-from tests.workflows.desk import Desk, Enqueued, approval, expect, lock, note, refused, scenario, statuses
+from tests.workflows.desk import Enqueued, Harness, approval, expect, lock, note, refused, scenario, statuses
 
 CONFLICT = ErrorCode.CONFLICT
 SKEWS = (-7200.0, 0.1, 90.0)
 
 
-async def look(desk: Desk, run: Any) -> str:
+async def look(harness: Harness, run: Any) -> str:
     """What a timer of a run's approval does when it comes."""
-    return await desk.driver.expire(desk.tenant, run.workflow_key, run.approval_id, desk.world.mode)
+    return await harness.driver.expire(harness.tenant, run.workflow_key, run.approval_id, harness.backend.mode)
 
 
-def timers(desk: Desk) -> dict[str, Enqueued]:
+def timers(harness: Harness) -> dict[str, Enqueued]:
     """What the durable engine has under each id, the newest."""
-    return {each.id: each for each in desk.client.enqueued if each.id in desk.client.statuses}
+    return {each.id: each for each in harness.client.enqueued if each.id in harness.client.statuses}
 
 
-def has_become(desk: Desk, status: Status, *ids: str) -> None:
-    desk.client.statuses.update(dict.fromkeys(ids, status))
+def has_become(harness: Harness, status: Status, *ids: str) -> None:
+    harness.client.statuses.update(dict.fromkeys(ids, status))
 
 
 @scenario
-async def test_a_look_that_comes_early_is_repeated_until_it_does_not(desk: Desk) -> None:
-    run = await desk.run(approval("ok", expires_after=60, on_reject="late"), note("late"))
+async def test_a_look_that_comes_early_is_repeated_until_it_does_not(harness: Harness) -> None:
+    run = await harness.run(approval("ok", expires_after=60, on_reject="late"), note("late"))
     first = f"expire/{run.approval_id}"
     second = f"{first}/again"
-    assert set(timers(desk)) == {first}
+    assert set(timers(harness)) == {first}
 
     for mine, other in ((first, second), (second, first), (first, second)):
-        has_become(desk, "PENDING", mine)
-        assert await look(desk, run) == "early"
-        assert desk.client.statuses == {mine: "PENDING", other: "DELAYED"}
-        assert 50 < (timers(desk)[other].delay or 0) <= 60.2
+        has_become(harness, "PENDING", mine)
+        assert await look(harness, run) == "early"
+        assert harness.client.statuses == {mine: "PENDING", other: "DELAYED"}
+        assert 50 < (timers(harness)[other].delay or 0) <= 60.2
         # Whoever is begun anew, its process being dead, finds what it has asked for.
-        count = len(desk.client.enqueued)
-        assert await look(desk, run) == "early"
-        assert len(desk.client.enqueued) == count
-        has_become(desk, "SUCCESS", mine)
-    assert (await desk.get(run.id)).status == "paused"
+        count = len(harness.client.enqueued)
+        assert await look(harness, run) == "early"
+        assert len(harness.client.enqueued) == count
+        has_become(harness, "SUCCESS", mine)
+    assert (await harness.get(run.id)).status == "paused"
 
 
 @scenario
-async def test_two_that_look_early_at_once_do_not_rely_on_each_other(desk: Desk) -> None:
-    run = await desk.run(approval("ok", expires_after=60))
+async def test_two_that_look_early_at_once_do_not_rely_on_each_other(harness: Harness) -> None:
+    run = await harness.run(approval("ok", expires_after=60))
     both = (f"expire/{run.approval_id}", f"expire/{run.approval_id}/again")
-    has_become(desk, "PENDING", *both)
+    has_become(harness, "PENDING", *both)
 
-    assert await look(desk, run) == "early"
+    assert await look(harness, run) == "early"
 
-    (third,) = set(desk.client.statuses) - set(both)
-    assert desk.client.statuses[third] == "DELAYED"
-
-
-@pytest.mark.parametrize("skew", SKEWS)
-@scenario
-async def test_an_expiry_is_as_far_off_as_the_storage_says(desk: Desk, skew: float) -> None:
-    with host_clock(skew):
-        run = await desk.run(approval("ok", expires_after=60))
-    assert 50 < (timers(desk)[f"expire/{run.approval_id}"].delay or 0) <= 60.2
+    (third,) = set(harness.client.statuses) - set(both)
+    assert harness.client.statuses[third] == "DELAYED"
 
 
 @pytest.mark.parametrize("skew", SKEWS)
 @scenario
-async def test_a_run_goes_on_at_the_end_of_its_approval_whatever_the_host_says(desk: Desk, skew: float) -> None:
+async def test_an_expiry_is_as_far_off_as_the_storage_says(harness: Harness, skew: float) -> None:
     with host_clock(skew):
-        run = await desk.run(approval("ok", expires_after=0.05, on_reject="late"), note("late"))
-        await desk.world.pause(0.06)
+        run = await harness.run(approval("ok", expires_after=60))
+    assert 50 < (timers(harness)[f"expire/{run.approval_id}"].delay or 0) <= 60.2
+
+
+@pytest.mark.parametrize("skew", SKEWS)
+@scenario
+async def test_a_run_goes_on_at_the_end_of_its_approval_whatever_the_host_says(harness: Harness, skew: float) -> None:
+    with host_clock(skew):
+        run = await harness.run(approval("ok", expires_after=0.05, on_reject="late"), note("late"))
+        await harness.backend.sleep(0.06)
     with host_clock(-skew):
-        refused(await desk.approve(run), CONFLICT, "expired")
-        assert await look(desk, run) == "done"
-        await desk.go_on()
-    assert statuses(await desk.get(run.id)) == [("ok", "rejected"), ("late", "succeeded")]
+        refused(await harness.approve(run), CONFLICT, "expired")
+        assert await look(harness, run) == "done"
+        await harness.go_on()
+    assert statuses(await harness.get(run.id)) == [("ok", "rejected"), ("late", "succeeded")]
 
 
 @scenario
 async def test_a_run_that_cannot_be_moved_on_yet_is_looked_at_later(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = await desk.run(approval("ok", expires_after=0.01))
-    await desk.world.pause(0.02)
+    run = await harness.run(approval("ok", expires_after=0.01))
+    await harness.backend.sleep(0.02)
     first = f"expire/{run.approval_id}"
-    has_become(desk, "PENDING", first)
+    has_become(harness, "PENDING", first)
 
     async def refuse(*about: Any) -> Any:
         return Failure(ActionError(ErrorCode.FORBIDDEN, "not now", {}))
@@ -102,94 +102,94 @@ async def test_a_run_that_cannot_be_moved_on_yet_is_looked_at_later(
         return None
 
     with monkeypatch.context() as patch:
-        patch.setattr(desk.executions, "decline", refuse)
-        patch.setattr(desk.driver, "_pause", do_not_wait)
-        assert await look(desk, run) == "forbidden"
+        patch.setattr(harness.executions, "decline", refuse)
+        patch.setattr(harness.driver, "_pause", do_not_wait)
+        assert await look(harness, run) == "forbidden"
 
-    assert desk.client.statuses == {first: "PENDING", f"{first}/again": "DELAYED"}
-    assert await look(desk, run) == "done"
-    assert (await desk.get(run.id)).status == "failed"
+    assert harness.client.statuses == {first: "PENDING", f"{first}/again": "DELAYED"}
+    assert await look(harness, run) == "done"
+    assert (await harness.get(run.id)).status == "failed"
 
 
 @pytest.mark.parametrize("status", ["SUCCESS", "ERROR", "CANCELLED"])
 @pytest.mark.parametrize("due", ["later", "long ago", "decided"])
 @scenario
-async def test_restore_sets_the_timers_of_all_runs_that_wait(desk: Desk, due: str, status: Status) -> None:
+async def test_restore_sets_the_timers_of_all_runs_that_wait(harness: Harness, due: str, status: Status) -> None:
     seconds = 0.01 if due == "long ago" else 60
-    run = await desk.run(approval("ok", expires_after=seconds, on_reject="late"), note("late"))
-    await desk.world.pause(0.02)
+    run = await harness.run(approval("ok", expires_after=seconds, on_reject="late"), note("late"))
+    await harness.backend.sleep(0.02)
     if due == "decided":
-        expect(await desk.reject(run))
+        expect(await harness.reject(run))
     first = f"expire/{run.approval_id}"
-    has_become(desk, status, first)
-    agenda = Agenda(cast("DurableClient", desk.client))
+    has_become(harness, status, first)
+    agenda = Scheduler(cast("DurableClient", harness.client))
 
     for _ in range(2):
-        agenda.restore(desk.storage, desk.tenant)
+        agenda.restore(harness.storage, harness.tenant)
 
-    assert desk.client.statuses == {first: "DELAYED"}
-    delay = desk.client.enqueued[-1].delay or 0
+    assert harness.client.statuses == {first: "DELAYED"}
+    delay = harness.client.enqueued[-1].delay or 0
     assert 50 < delay <= 60.2 if due == "later" else delay <= 0.2
-    assert len(desk.client.enqueued) == 2
+    assert len(harness.client.enqueued) == 2
 
 
 @scenario
-async def test_a_process_that_dies_once_its_step_has_asked_leaves_no_run_without_its_timer(desk: Desk) -> None:
-    id = await desk.start(await desk.define(approval("ok", expires_after=60)))
-    run = await desk.get(id)
-    point = (await desk.executions.next(desk.tenant, run.workflow_key, id, desk.world.mode)).unwrap()
-    await desk.executions.perform(desk.tenant, point, desk.world.mode)
-    assert desk.client.enqueued == []
+async def test_a_process_that_dies_once_its_step_has_asked_leaves_no_run_without_its_timer(harness: Harness) -> None:
+    id = await harness.start(await harness.define(approval("ok", expires_after=60)))
+    run = await harness.get(id)
+    point = (await harness.executions.next(harness.tenant, run.workflow_key, id, harness.backend.mode)).unwrap()
+    await harness.executions.perform(harness.tenant, point, harness.backend.mode)
+    assert harness.client.enqueued == []
 
-    run = await desk.drive(id)
+    run = await harness.drive(id)
 
-    assert set(timers(desk)) == {f"expire/{run.approval_id}"}
+    assert set(timers(harness)) == {f"expire/{run.approval_id}"}
 
 
 @pytest.mark.parametrize("skew", SKEWS)
 @scenario
-async def test_a_lock_holds_until_its_end_whatever_the_host_says(desk: Desk, skew: float) -> None:
+async def test_a_lock_holds_until_its_end_whatever_the_host_says(harness: Harness, skew: float) -> None:
     for id in ("long", "short"):
-        await desk.keep("jobs", {"n": 1}, id=id)
+        await harness.keep("jobs", {"n": 1}, id=id)
     with host_clock(skew):
-        await desk.run(lock("lock", id="long", expires_after=60), approval("ok"))
-        await desk.run(lock("lock", id="short", expires_after=0.05), approval("ok"))
-    await desk.world.pause(0.06)
+        await harness.run(lock("lock", id="long", expires_after=60), approval("ok"))
+        await harness.run(lock("lock", id="short", expires_after=0.05), approval("ok"))
+    await harness.backend.sleep(0.06)
     with host_clock(-skew):
-        refused(await desk.keep("jobs", {"n": 2}, "long", 2), CONFLICT, "locked")
-        expect(await desk.keep("jobs", {"n": 2}, "short", 2))
+        refused(await harness.keep("jobs", {"n": 2}, "long", 2), CONFLICT, "locked")
+        expect(await harness.keep("jobs", {"n": 2}, "short", 2))
 
 
 @pytest.mark.parametrize("skew", SKEWS)
 @scenario
-async def test_runs_are_purged_by_when_they_ended(desk: Desk, skew: float) -> None:
+async def test_runs_are_purged_by_when_they_ended(harness: Harness, skew: float) -> None:
     before = datetime.now(UTC) - timedelta(seconds=1)
     with host_clock(skew):
-        run = await desk.run(note("a"))
-    purged = expect(await desk.ask("workflows.purge", {"ended_before": before.isoformat()}))
+        run = await harness.run(note("a"))
+    purged = expect(await harness.ask("workflows.purge", {"ended_before": before.isoformat()}))
     assert (purged.runs, run.status) == (0, "succeeded")
     assert abs(run.ended_at - datetime.now(UTC)) < timedelta(seconds=30)
 
 
 @pytest.mark.parametrize("skew", SKEWS)
 @scenario
-async def test_a_schedule_that_comes_early_comes_again(desk: Desk, skew: float) -> None:
-    key = await desk.define(note("a"), trigger={"type": "schedule", "schedule": "0 9 * * *"})
-    [trigger] = expect(await desk.ask("triggers.list", {"key": key}))
+async def test_a_schedule_that_comes_early_comes_again(harness: Harness, skew: float) -> None:
+    key = await harness.define(note("a"), trigger={"type": "schedule", "schedule": "0 9 * * *"})
+    [trigger] = expect(await harness.ask("triggers.list", {"key": key}))
     soon = datetime.now(UTC) + timedelta(seconds=60)
     due = f"fire/{trigger.id}/{soon.isoformat()}"
 
     async def fire(at: datetime) -> str:
-        return await desk.driver.fire_if_due(desk.tenant, key, trigger.id, at, desk.world.mode)
+        return await harness.driver.fire_if_due(harness.tenant, key, trigger.id, at, harness.backend.mode)
 
     with host_clock(skew):
         assert await fire(soon) == "early"
         assert await fire(soon) == "early"
-    assert 50 < (timers(desk)[due].delay or 0) <= 60
-    at, context = timers(desk)[due].arguments
+    assert 50 < (timers(harness)[due].delay or 0) <= 60
+    at, context = timers(harness)[due].arguments
     assert (datetime.fromisoformat(at), context["trigger_id"], context["workflow_key"]) == (soon, trigger.id, key)
-    assert len(desk.client.enqueued) == 1
+    assert len(harness.client.enqueued) == 1
 
     with host_clock(skew):
         id = await fire(datetime.now(UTC) - timedelta(seconds=1))
-    assert [run.id for run in expect(await desk.ask("workflows.list", {"key": key}))] == [id]
+    assert [run.id for run in expect(await harness.ask("workflows.list", {"key": key}))] == [id]

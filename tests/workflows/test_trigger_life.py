@@ -13,7 +13,7 @@ from actionengine import ErrorCode, Limits
 from actionengine.events.event import Event
 from actionengine.workflows.runtime import publisher
 from actionengine.workflows.services import steps
-from tests.workflows.desk import Desk, expect, note, scenario
+from tests.workflows.desk import Harness, expect, note, scenario
 from tests.workflows.test_triggers import EVENT, Relay, emit, runs_of
 
 # The publisher is asynchronous.
@@ -22,51 +22,51 @@ pytestmark = pytest.mark.parametrize("place", ["memory-async", "sqlite-async", "
 SCHEDULE = {"type": "schedule", "schedule": "0 9 * * *"}
 OTHER = {"type": "event", "event_type": "job.gone"}
 
-Change = Callable[[Desk, str], Coroutine[Any, Any, None]]
+Change = Callable[[Harness, str], Coroutine[Any, Any, None]]
 
 
 @pytest.fixture
-def relay(desk: Desk, tmp_path: Path) -> Relay:
-    return Relay(desk, tmp_path)
+def relay(harness: Harness, tmp_path: Path) -> Relay:
+    return Relay(harness, tmp_path)
 
 
-async def own_trigger(desk: Desk, key: str) -> Any:
+async def own_trigger(harness: Harness, key: str) -> Any:
     """The trigger that came with a workflow's definition."""
-    [found] = [each for each in expect(await desk.ask("triggers.list", {"key": key})) if each.from_definition]
+    [found] = [each for each in expect(await harness.ask("triggers.list", {"key": key})) if each.from_definition]
     return found
 
 
-async def deliver_again(desk: Desk, relay: Relay, type: str = "job.done") -> None:
+async def deliver_again(harness: Harness, relay: Relay, type: str = "job.done") -> None:
     """Give all events of a type once more, as a replay does."""
-    stored = await desk.world.read_events(desk.tenant, types=[type])
+    stored = await harness.backend.read_events(harness.tenant, types=[type])
     assert await relay.publisher.publish([Event.of(each.position, each.event) for each in stored]) == {}
 
 
 # One event, one run
 
 
-async def a_newer_version(desk: Desk, key: str) -> None:
-    await desk.define(note("b"), key=key, trigger=EVENT | {"input": {"n": 2}})
+async def a_newer_version(harness: Harness, key: str) -> None:
+    await harness.define(note("b"), key=key, trigger=EVENT | {"input": {"n": 2}})
 
 
-async def no_trigger_for_a_while(desk: Desk, key: str) -> None:
-    await desk.define(note("b"), key=key)
-    await desk.define(note("c"), key=key, trigger=EVENT)
+async def no_trigger_for_a_while(harness: Harness, key: str) -> None:
+    await harness.define(note("b"), key=key)
+    await harness.define(note("c"), key=key, trigger=EVENT)
 
 
-async def the_first_version_again(desk: Desk, key: str) -> None:
-    await a_newer_version(desk, key)
-    expect(await desk.ask("workflows.activate", {"key": key, "version": 1}))
+async def the_first_version_again(harness: Harness, key: str) -> None:
+    await a_newer_version(harness, key)
+    expect(await harness.ask("workflows.activate", {"key": key, "version": 1}))
 
 
-async def deleted_and_made_anew(desk: Desk, key: str) -> None:
-    trigger = await own_trigger(desk, key)
-    expect(await desk.ask("triggers.delete", {"trigger_id": trigger.id}))
-    expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT}))
+async def deleted_and_made_anew(harness: Harness, key: str) -> None:
+    trigger = await own_trigger(harness, key)
+    expect(await harness.ask("triggers.delete", {"trigger_id": trigger.id}))
+    expect(await harness.ask("triggers.create", {"key": key, "trigger": EVENT}))
 
 
-async def a_second_trigger(desk: Desk, key: str) -> None:
-    expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT}))
+async def a_second_trigger(harness: Harness, key: str) -> None:
+    expect(await harness.ask("triggers.create", {"key": key, "trigger": EVENT}))
 
 
 CHANGES: list[Change] = [
@@ -81,43 +81,43 @@ CHANGES: list[Change] = [
 @pytest.mark.parametrize("change", CHANGES)
 @scenario
 async def test_an_event_that_has_started_a_run_starts_no_other_whatever_changes(
-    desk: Desk, tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Neither an idempotency key nor the event's age keeps it from starting another.
-    desk = desk.another(limits=Limits(idempotency_ttl=0.001))
+    harness = harness.another(limits=Limits(idempotency_ttl=0.001))
     for module in (publisher, steps):
         monkeypatch.setattr(module, "sees", lambda trigger, position: trigger.data["status"] == "active")
-    relay = Relay(desk, tmp_path)
-    key = await desk.define(note("a"), trigger=EVENT)
-    await emit(desk)
+    relay = Relay(harness, tmp_path)
+    key = await harness.define(note("a"), trigger=EVENT)
+    await emit(harness)
     assert await relay.give() == {}
-    [run] = await runs_of(desk, key)
+    [run] = await runs_of(harness, key)
 
-    await change(desk, key)
-    await desk.world.purge_expired_keys()
-    await deliver_again(desk, relay)
+    await change(harness, key)
+    await harness.backend.purge_expired_keys()
+    await deliver_again(harness, relay)
 
-    assert [each.id for each in await runs_of(desk, key)] == [run.id]
-    await emit(desk)
+    assert [each.id for each in await runs_of(harness, key)] == [run.id]
+    await emit(harness)
     assert await relay.give() == {}
-    assert len(await runs_of(desk, key)) == 2
+    assert len(await runs_of(harness, key)) == 2
 
 
 @pytest.mark.parametrize("change", CHANGES[-2:])
 @scenario
-async def test_a_time_that_has_started_a_run_starts_no_other_whatever_changes(desk: Desk, change: Change) -> None:
-    key = await desk.define(note("a"), trigger=SCHEDULE)
+async def test_a_time_that_has_started_a_run_starts_no_other_whatever_changes(harness: Harness, change: Change) -> None:
+    key = await harness.define(note("a"), trigger=SCHEDULE)
     at = datetime(2030, 1, 29, 9, tzinfo=UTC)
-    first = (await own_trigger(desk, key)).id
-    id = await desk.driver.fire(desk.tenant, key, first, at, "async")
+    first = (await own_trigger(harness, key)).id
+    id = await harness.driver.fire(harness.tenant, key, first, at, "async")
 
     if change is deleted_and_made_anew:
-        expect(await desk.ask("triggers.delete", {"trigger_id": first}))
-    expect(await desk.ask("triggers.create", {"key": key, "trigger": SCHEDULE}))
-    for trigger in expect(await desk.ask("triggers.list", {"key": key})):
-        await desk.driver.fire(desk.tenant, key, trigger.id, at, "async")
+        expect(await harness.ask("triggers.delete", {"trigger_id": first}))
+    expect(await harness.ask("triggers.create", {"key": key, "trigger": SCHEDULE}))
+    for trigger in expect(await harness.ask("triggers.list", {"key": key})):
+        await harness.driver.fire(harness.tenant, key, trigger.id, at, "async")
 
-    assert [run.id for run in await runs_of(desk, key)] == [id]
+    assert [run.id for run in await runs_of(harness, key)] == [id]
 
 
 # What an operator has set
@@ -125,61 +125,63 @@ async def test_a_time_that_has_started_a_run_starts_no_other_whatever_changes(de
 
 @pytest.mark.parametrize("trigger", [OTHER, SCHEDULE], ids=str)
 @scenario
-async def test_a_disabled_trigger_stays_disabled_in_every_later_version(desk: Desk, trigger: dict[str, Any]) -> None:
-    key = await desk.define(note("a"), trigger=EVENT)
-    made = await own_trigger(desk, key)
-    expect(await desk.ask("triggers.disable", {"trigger_id": made.id}))
+async def test_a_disabled_trigger_stays_disabled_in_every_later_version(
+    harness: Harness, trigger: dict[str, Any]
+) -> None:
+    key = await harness.define(note("a"), trigger=EVENT)
+    made = await own_trigger(harness, key)
+    expect(await harness.ask("triggers.disable", {"trigger_id": made.id}))
 
     for later in (trigger, EVENT, None, None, trigger, EVENT):
-        await desk.define(note("a"), key=key, trigger=later)
+        await harness.define(note("a"), key=key, trigger=later)
         if later is not None:
-            now = await own_trigger(desk, key)
+            now = await own_trigger(harness, key)
             assert (now.id, now.status, now.trigger) == (made.id, "disabled", later)
-    expect(await desk.ask("workflows.activate", {"key": key, "version": 1}))
-    assert (await own_trigger(desk, key)).status == "disabled"
+    expect(await harness.ask("workflows.activate", {"key": key, "version": 1}))
+    assert (await own_trigger(harness, key)).status == "disabled"
 
-    expect(await desk.ask("triggers.enable", {"trigger_id": made.id}))
-    await desk.define(note("a"), key=key)
-    await desk.define(note("a"), key=key, trigger=trigger)
-    assert (await own_trigger(desk, key)).status == "active"
+    expect(await harness.ask("triggers.enable", {"trigger_id": made.id}))
+    await harness.define(note("a"), key=key)
+    await harness.define(note("a"), key=key, trigger=trigger)
+    assert (await own_trigger(harness, key)).status == "active"
 
 
 @scenario
-async def test_a_trigger_that_an_operator_has_deleted_comes_back_disabled(desk: Desk, relay: Relay) -> None:
-    key = await desk.define(note("a"), trigger=EVENT)
-    made = await own_trigger(desk, key)
-    expect(await desk.ask("triggers.delete", {"trigger_id": made.id}))
-    assert (await desk.ask("triggers.get", {"trigger_id": made.id})).code is ErrorCode.NOT_FOUND
+async def test_a_trigger_that_an_operator_has_deleted_comes_back_disabled(harness: Harness, relay: Relay) -> None:
+    key = await harness.define(note("a"), trigger=EVENT)
+    made = await own_trigger(harness, key)
+    expect(await harness.ask("triggers.delete", {"trigger_id": made.id}))
+    assert (await harness.ask("triggers.get", {"trigger_id": made.id})).code is ErrorCode.NOT_FOUND
 
-    await desk.define(note("b"), key=key, trigger=EVENT)
+    await harness.define(note("b"), key=key, trigger=EVENT)
 
-    now = await own_trigger(desk, key)
+    now = await own_trigger(harness, key)
     assert (now.id, now.status) == (made.id, "disabled")
-    await emit(desk)
+    await emit(harness)
     assert await relay.give() == {}
-    assert await runs_of(desk, key) == []
+    assert await runs_of(harness, key) == []
 
 
 @scenario
-async def test_a_trigger_that_stays_the_same_is_left_alone(desk: Desk, relay: Relay) -> None:
-    key = await desk.define(note("a"), trigger=SCHEDULE)
-    made = await own_trigger(desk, key)
+async def test_a_trigger_that_stays_the_same_is_left_alone(harness: Harness, relay: Relay) -> None:
+    key = await harness.define(note("a"), trigger=SCHEDULE)
+    made = await own_trigger(harness, key)
     assert await relay.give() == {}
     scheduled = dict(relay.client.schedules)
-    await desk.define(note("b"), key=key, trigger=SCHEDULE)
+    await harness.define(note("b"), key=key, trigger=SCHEDULE)
 
     assert await relay.give() == {}
 
-    assert await own_trigger(desk, key) == made
+    assert await own_trigger(harness, key) == made
     assert relay.client.schedules == scheduled
-    assert len(await desk.world.read_events(desk.tenant, types=["triggers.changed"])) == 1
+    assert len(await harness.backend.read_events(harness.tenant, types=["triggers.changed"])) == 1
 
 
 @scenario
-async def test_a_disabled_schedule_that_changes_is_not_scheduled(desk: Desk, relay: Relay) -> None:
-    key = await desk.define(note("a"), trigger=SCHEDULE)
-    expect(await desk.ask("triggers.disable", {"trigger_id": (await own_trigger(desk, key)).id}))
-    await desk.define(note("b"), key=key, trigger=SCHEDULE | {"schedule": "30 8 * * *"})
+async def test_a_disabled_schedule_that_changes_is_not_scheduled(harness: Harness, relay: Relay) -> None:
+    key = await harness.define(note("a"), trigger=SCHEDULE)
+    expect(await harness.ask("triggers.disable", {"trigger_id": (await own_trigger(harness, key)).id}))
+    await harness.define(note("b"), key=key, trigger=SCHEDULE | {"schedule": "30 8 * * *"})
 
     assert await relay.give() == {}
 
@@ -190,66 +192,68 @@ async def test_a_disabled_schedule_that_changes_is_not_scheduled(desk: Desk, rel
 
 
 @scenario
-async def test_a_trigger_sees_no_event_that_committed_before_it_was_made(desk: Desk, relay: Relay) -> None:
-    await emit(desk)
-    key, created = await desk.define(note("a"), trigger=EVENT), await desk.define(note("a"))
-    expect(await desk.ask("triggers.create", {"key": created, "trigger": EVENT}))
+async def test_a_trigger_sees_no_event_that_committed_before_it_was_made(harness: Harness, relay: Relay) -> None:
+    await emit(harness)
+    key, created = await harness.define(note("a"), trigger=EVENT), await harness.define(note("a"))
+    expect(await harness.ask("triggers.create", {"key": created, "trigger": EVENT}))
     assert await relay.give(times=2) == {}
-    assert [await runs_of(desk, each) for each in (key, created)] == [[], []]
+    assert [await runs_of(harness, each) for each in (key, created)] == [[], []]
 
-    await emit(desk)
+    await emit(harness)
     assert await relay.give() == {}
 
-    assert [len(await runs_of(desk, each)) for each in (key, created)] == [1, 1]
-    await deliver_again(desk, relay)
-    assert [len(await runs_of(desk, each)) for each in (key, created)] == [1, 1]
+    assert [len(await runs_of(harness, each)) for each in (key, created)] == [1, 1]
+    await deliver_again(harness, relay)
+    assert [len(await runs_of(harness, each)) for each in (key, created)] == [1, 1]
 
 
 @scenario
-async def test_a_trigger_sees_no_event_that_committed_while_it_was_disabled(desk: Desk, relay: Relay) -> None:
-    key = await desk.define(note("a"), trigger=EVENT)
-    id = (await own_trigger(desk, key)).id
-    expect(await desk.ask("triggers.disable", {"trigger_id": id}))
-    await emit(desk)
-    expect(await desk.ask("triggers.enable", {"trigger_id": id}))
+async def test_a_trigger_sees_no_event_that_committed_while_it_was_disabled(harness: Harness, relay: Relay) -> None:
+    key = await harness.define(note("a"), trigger=EVENT)
+    id = (await own_trigger(harness, key)).id
+    expect(await harness.ask("triggers.disable", {"trigger_id": id}))
+    await emit(harness)
+    expect(await harness.ask("triggers.enable", {"trigger_id": id}))
 
     assert await relay.give() == {}
-    assert await runs_of(desk, key) == []
-    await emit(desk)
+    assert await runs_of(harness, key) == []
+    await emit(harness)
     assert await relay.give() == {}
-    assert len(await runs_of(desk, key)) == 1
+    assert len(await runs_of(harness, key)) == 1
 
 
 @scenario
 async def test_an_event_that_is_delivered_late_starts_its_run_in_the_version_that_is_active_by_then(
-    desk: Desk, relay: Relay
+    harness: Harness, relay: Relay
 ) -> None:
-    key = await desk.define(note("a"), trigger=EVENT)
-    await emit(desk)
-    await desk.define(note("b"), key=key, trigger=EVENT | {"input": {"n": 2}})
+    key = await harness.define(note("a"), trigger=EVENT)
+    await emit(harness)
+    await harness.define(note("b"), key=key, trigger=EVENT | {"input": {"n": 2}})
 
     assert await relay.give() == {}
 
-    [run] = await runs_of(desk, key)
+    [run] = await runs_of(harness, key)
     assert (run.workflow_version, run.input) == (2, {"n": 2})
 
 
 @scenario
-async def test_a_trigger_that_waits_for_another_type_by_now_sees_no_event_of_before(desk: Desk, relay: Relay) -> None:
-    key = await desk.define(note("a"), trigger=OTHER)
-    await emit(desk)
-    await desk.define(note("b"), key=key, trigger=EVENT)
+async def test_a_trigger_that_waits_for_another_type_by_now_sees_no_event_of_before(
+    harness: Harness, relay: Relay
+) -> None:
+    key = await harness.define(note("a"), trigger=OTHER)
+    await emit(harness)
+    await harness.define(note("b"), key=key, trigger=EVENT)
 
     assert await relay.give() == {}
-    assert await runs_of(desk, key) == []
+    assert await runs_of(harness, key) == []
 
 
 @scenario
-async def test_a_trigger_that_comes_back_sees_no_event_of_the_time_between(desk: Desk, relay: Relay) -> None:
-    key = await desk.define(note("a"), trigger=EVENT)
-    await desk.define(note("b"), key=key)
-    await emit(desk)
-    await desk.define(note("c"), key=key, trigger=EVENT)
+async def test_a_trigger_that_comes_back_sees_no_event_of_the_time_between(harness: Harness, relay: Relay) -> None:
+    key = await harness.define(note("a"), trigger=EVENT)
+    await harness.define(note("b"), key=key)
+    await emit(harness)
+    await harness.define(note("c"), key=key, trigger=EVENT)
 
     assert await relay.give() == {}
-    assert await runs_of(desk, key) == []
+    assert await runs_of(harness, key) == []

@@ -28,13 +28,13 @@ from actionengine.events.event import Event
 from actionengine.events.publishers.port import PublishError, PublisherUnavailable
 from actionengine.workflows import WorkflowPublisher
 from actionengine.workflows.runs import start
-from actionengine.workflows.runtime.run_executor import Executions
-from actionengine.workflows.runtime.scheduler import Agenda
+from actionengine.workflows.runtime.run_executor import StepActions
+from actionengine.workflows.runtime.scheduler import Scheduler
 from tests.workflows.desk import (
     AUDITOR,
     BOB,
     EVE,
-    Desk,
+    Harness,
     RecordingClient,
     action,
     approval,
@@ -56,18 +56,18 @@ EVENT = {"type": "event", "event_type": "job.done"}
 class Relay:
     """Gives the events of a tenant to a publisher, one after the other."""
 
-    def __init__(self, desk: Desk, path: Path) -> None:
-        self.desk = desk
+    def __init__(self, harness: Harness, path: Path) -> None:
+        self.harness = harness
         self.client = RecordingClient()
-        tenants = {tenant.id: tenant for tenant in (desk.world.tenant, desk.world.other_tenant)}
-        self.publisher = WorkflowPublisher(desk.engine, path / "durable.sqlite", tenant_of=tenants.__getitem__)
-        self.publisher._agenda = Agenda(cast("DurableClient", self.client))
+        tenants = {tenant.id: tenant for tenant in (harness.backend.tenant, harness.backend.other_tenant)}
+        self.publisher = WorkflowPublisher(harness.engine, path / "durable.sqlite", tenant_of=tenants.__getitem__)
+        self.publisher._agenda = Scheduler(cast("DurableClient", self.client))
         self._after = 0
 
     async def give(self, times: int = 1) -> dict[str, PublishError]:
         """Deliver what is new, so many times; why something was not delivered, by type."""
         failures: dict[str, PublishError] = {}
-        while stored := await self.desk.world.read_events(self.desk.tenant, after=self._after):
+        while stored := await self.harness.backend.read_events(self.harness.tenant, after=self._after):
             for each in stored:
                 for _ in range(times):
                     event = Event.of(each.position, each.event)
@@ -81,64 +81,64 @@ class Relay:
         done = 0
         while True:
             assert await self.give() == {}
-            going = [each for each in self.client.enqueued if each.function == "actionengine.drive"]
+            going = [each for each in self.client.enqueued if each.function == "actionengine.execute_run"]
             if len(going) == done:
                 return
             for each in going[done:]:
                 _, _, key, run_id = each.arguments
-                await self.desk.driver.drive(self.desk.tenant, key, run_id, "async")
+                await self.harness.driver.execute_run(self.harness.tenant, key, run_id, "async")
             done = len(going)
 
 
 @pytest.fixture
-def relay(desk: Desk, tmp_path: Path) -> Relay:
-    return Relay(desk, tmp_path)
+def relay(harness: Harness, tmp_path: Path) -> Relay:
+    return Relay(harness, tmp_path)
 
 
-async def emit(desk: Desk, payload: Any = None, type: str = "job.done", **who: Any) -> None:
-    expect(await desk.ask("host.emit", {"type": type, "payload": payload, "subject": "job/1"}, **who))
+async def emit(harness: Harness, payload: Any = None, type: str = "job.done", **who: Any) -> None:
+    expect(await harness.ask("host.emit", {"type": type, "payload": payload, "subject": "job/1"}, **who))
 
 
-async def runs_of(desk: Desk, key: str) -> list[Any]:
+async def runs_of(harness: Harness, key: str) -> list[Any]:
     """The runs of a workflow as they were started: ids of one millisecond are in no order."""
-    found = expect(await desk.ask("workflows.list", {"key": key}, by=AUDITOR))
+    found = expect(await harness.ask("workflows.list", {"key": key}, by=AUDITOR))
     return sorted(found, key=lambda run: run.created_at)
 
 
 @scenario
-async def test_an_event_starts_one_run_however_often_it_is_delivered(desk: Desk, relay: Relay) -> None:
+async def test_an_event_starts_one_run_however_often_it_is_delivered(harness: Harness, relay: Relay) -> None:
     given = {"n": "${input.payload.n}", "who": "${input.actor}", "what": "${input.subject} ${input.type}"}
-    key = await desk.define(note("a"), trigger=EVENT | {"input": given})
-    await emit(desk, {"n": 7})
+    key = await harness.define(note("a"), trigger=EVENT | {"input": given})
+    await emit(harness, {"n": 7})
 
     assert await relay.give(times=3) == {}
 
-    [run] = await runs_of(desk, key)
+    [run] = await runs_of(harness, key)
     assert run.input == {"n": 7, "who": "human:ann", "what": "job/1 job.done"}
     assert run.started_by == "human:ann"
-    [trigger] = expect(await desk.ask("triggers.list", {"key": key}))
+    [trigger] = expect(await harness.ask("triggers.list", {"key": key}))
     assert run.trigger_id == trigger.id
-    going = [each for each in relay.client.enqueued if each.function == "actionengine.drive"]
+    going = [each for each in relay.client.enqueued if each.function == "actionengine.execute_run"]
     assert [each.id for each in going] == [f"{run.id}/0"]
-    assert going[0].arguments == (str(desk.tenant.id), desk.tenant.slug, key, run.id)
+    assert going[0].arguments == (str(harness.tenant.id), harness.tenant.slug, key, run.id)
     await relay.go_on()
-    assert (await desk.get(run.id)).status == "succeeded"
+    assert (await harness.get(run.id)).status == "succeeded"
 
 
 @scenario
 async def test_an_event_that_is_delivered_again_after_its_key_has_expired_starts_nothing(
-    desk: Desk, tmp_path: Path
+    harness: Harness, tmp_path: Path
 ) -> None:
-    forgetful = desk.another(limits=Limits(idempotency_ttl=0.001))
+    forgetful = harness.another(limits=Limits(idempotency_ttl=0.001))
     relay = Relay(forgetful, tmp_path)
     key = await forgetful.define(note("a"), trigger=EVENT)
-    before = await desk.start(await desk.define(note("a")))
+    before = await harness.start(await harness.define(note("a")))
     await emit(forgetful)
     assert await relay.give() == {}
     [run] = await runs_of(forgetful, key)
-    await desk.world.pause(0.01)
-    await desk.world.purge_expired_keys()
-    stored = await desk.world.read_events(desk.tenant, types=["job.done"])
+    await harness.backend.sleep(0.01)
+    await harness.backend.purge_expired_keys()
+    stored = await harness.backend.read_events(harness.tenant, types=["job.done"])
 
     assert await relay.publisher.publish([Event.of(each.position, each.event) for each in stored]) == {}
 
@@ -149,68 +149,68 @@ async def test_an_event_that_is_delivered_again_after_its_key_has_expired_starts
 
 @scenario
 async def test_an_event_starts_one_run_of_each_workflow_however_many_of_its_triggers_see_it(
-    desk: Desk, relay: Relay
+    harness: Harness, relay: Relay
 ) -> None:
-    one, two = await desk.define(note("a"), trigger=EVENT), await desk.define(note("a"))
+    one, two = await harness.define(note("a"), trigger=EVENT), await harness.define(note("a"))
     for key in (one, two):
-        expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT}))
-    await emit(desk)
-    await emit(desk)
-    await emit(desk, type="job.gone")
+        expect(await harness.ask("triggers.create", {"key": key, "trigger": EVENT}))
+    await emit(harness)
+    await emit(harness)
+    await emit(harness, type="job.gone")
 
     assert await relay.give(times=2) == {}
 
-    assert (len(await runs_of(desk, one)), len(await runs_of(desk, two))) == (2, 2)
+    assert (len(await runs_of(harness, one)), len(await runs_of(harness, two))) == (2, 2)
 
 
 @scenario
 async def test_of_several_triggers_that_see_an_event_the_first_whose_condition_holds_starts_the_run(
-    desk: Desk, relay: Relay
+    harness: Harness, relay: Relay
 ) -> None:
     above = EVENT | {"when": comparison("input.payload.n", "gt", 5), "input": {"which": "above"}}
-    key = await desk.define(note("a"), trigger=above)
-    expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT | {"input": {"which": "any"}}}))
-    await emit(desk, {"n": 1})
-    await emit(desk, {"n": 7})
+    key = await harness.define(note("a"), trigger=above)
+    expect(await harness.ask("triggers.create", {"key": key, "trigger": EVENT | {"input": {"which": "any"}}}))
+    await emit(harness, {"n": 1})
+    await emit(harness, {"n": 7})
 
     assert await relay.give(times=2) == {}
 
     # Of two events of one millisecond either may come first.
-    assert sorted(run.input["which"] for run in await runs_of(desk, key)) == ["above", "any"]
+    assert sorted(run.input["which"] for run in await runs_of(harness, key)) == ["above", "any"]
 
 
 @scenario
-async def test_a_run_is_started_only_where_the_condition_holds(desk: Desk, relay: Relay) -> None:
+async def test_a_run_is_started_only_where_the_condition_holds(harness: Harness, relay: Relay) -> None:
     when = {"all": [comparison("input.payload.n", "gt", 5), comparison("input.actor", "ne", "human:bob")]}
-    key = await desk.define(note("a"), trigger=EVENT | {"when": when, "input": {"n": "${input.payload.n}"}})
+    key = await harness.define(note("a"), trigger=EVENT | {"when": when, "input": {"n": "${input.payload.n}"}})
     for n, by in ((4, "ann"), (6, "bob"), (6, "eve")):
-        await emit(desk, {"n": n}, by=Actor.human(by))
+        await emit(harness, {"n": n}, by=Actor.human(by))
 
     assert await relay.give() == {}
 
-    assert [(run.started_by, run.input) for run in await runs_of(desk, key)] == [("human:eve", {"n": 6})]
+    assert [(run.started_by, run.input) for run in await runs_of(harness, key)] == [("human:eve", {"n": 6})]
 
 
 @pytest.mark.parametrize("payload", [None, {}, [], {"n": "a lot"}, {"n": None}], ids=repr)
 @scenario
 async def test_an_event_that_lacks_what_a_trigger_asks_for_holds_nothing_up(
-    desk: Desk, relay: Relay, payload: Any
+    harness: Harness, relay: Relay, payload: Any
 ) -> None:
     when = EVENT | {"when": comparison("input.payload.n", "gt", 5), "input": {"n": 1}}
     given = EVENT | {"input": {"n": "${input.payload.n}"}}
-    keys = [await desk.define(note("a"), input=fields(n="number!"), trigger=trigger) for trigger in (when, given)]
-    good = await desk.define(note("a"), trigger=EVENT)
-    await emit(desk, payload)
+    keys = [await harness.define(note("a"), input=fields(n="number!"), trigger=trigger) for trigger in (when, given)]
+    good = await harness.define(note("a"), trigger=EVENT)
+    await emit(harness, payload)
 
     assert await relay.give() == {}
 
-    assert [await runs_of(desk, key) for key in keys] == [[], []]
-    assert len(await runs_of(desk, good)) == 1
+    assert [await runs_of(harness, key) for key in keys] == [[], []]
+    assert len(await runs_of(harness, good)) == 1
 
 
 @scenario
-async def test_a_trigger_that_cannot_be_fired_keeps_no_other_from_its_start(desk: Desk, relay: Relay) -> None:
-    bad, good = [await desk.define(note("a"), trigger=EVENT) for _ in range(2)]
+async def test_a_trigger_that_cannot_be_fired_keeps_no_other_from_its_start(harness: Harness, relay: Relay) -> None:
+    bad, good = [await harness.define(note("a"), trigger=EVENT) for _ in range(2)]
     is_away = True
 
     def roles(tenant: Tenant, key: str) -> list[str]:
@@ -218,154 +218,154 @@ async def test_a_trigger_that_cannot_be_fired_keeps_no_other_from_its_start(desk
             raise LookupError("the directory is away")
         return []
 
-    relay.publisher._executions = Executions(desk.engine, roles)
-    await emit(desk)
+    relay.publisher._executions = StepActions(harness.engine, roles)
+    await emit(harness)
 
     assert list(await relay.give()) == ["job.done"]
 
-    assert (await runs_of(desk, bad), len(await runs_of(desk, good))) == ([], 1)
+    assert (await runs_of(harness, bad), len(await runs_of(harness, good))) == ([], 1)
     is_away = False
-    stored = await desk.world.read_events(desk.tenant, types=["job.done"])
+    stored = await harness.backend.read_events(harness.tenant, types=["job.done"])
     assert await relay.publisher.publish([Event.of(each.position, each.event) for each in stored]) == {}
-    assert [len(await runs_of(desk, key)) for key in (bad, good)] == [1, 1]
+    assert [len(await runs_of(harness, key)) for key in (bad, good)] == [1, 1]
 
 
 @scenario
-async def test_a_workflow_without_an_active_version_holds_nothing_up(desk: Desk, relay: Relay) -> None:
-    expect(await desk.ask("workflows.define", {"key": "draft", "definition": {"steps": [note("a")]}}))
-    expect(await desk.ask("triggers.create", {"key": "draft", "trigger": EVENT}))
-    good = await desk.define(note("a"), trigger=EVENT)
-    await emit(desk)
+async def test_a_workflow_without_an_active_version_holds_nothing_up(harness: Harness, relay: Relay) -> None:
+    expect(await harness.ask("workflows.define", {"key": "draft", "definition": {"steps": [note("a")]}}))
+    expect(await harness.ask("triggers.create", {"key": "draft", "trigger": EVENT}))
+    good = await harness.define(note("a"), trigger=EVENT)
+    await emit(harness)
 
     assert await relay.give() == {}
 
-    assert (await runs_of(desk, "draft"), len(await runs_of(desk, good))) == ([], 1)
+    assert (await runs_of(harness, "draft"), len(await runs_of(harness, good))) == ([], 1)
 
 
 @scenario
-async def test_a_trigger_that_is_disabled_or_deleted_starts_nothing(desk: Desk, relay: Relay) -> None:
-    keys = [await desk.define(note("a")) for _ in range(3)]
-    made = [expect(await desk.ask("triggers.create", {"key": key, "trigger": EVENT})) for key in keys]
-    expect(await desk.ask("triggers.disable", {"trigger_id": made[0].id}))
-    expect(await desk.ask("triggers.delete", {"trigger_id": made[1].id}))
-    await emit(desk)
+async def test_a_trigger_that_is_disabled_or_deleted_starts_nothing(harness: Harness, relay: Relay) -> None:
+    keys = [await harness.define(note("a")) for _ in range(3)]
+    made = [expect(await harness.ask("triggers.create", {"key": key, "trigger": EVENT})) for key in keys]
+    expect(await harness.ask("triggers.disable", {"trigger_id": made[0].id}))
+    expect(await harness.ask("triggers.delete", {"trigger_id": made[1].id}))
+    await emit(harness)
     assert await relay.give() == {}
-    assert [len(await runs_of(desk, key)) for key in keys] == [0, 0, 1]
+    assert [len(await runs_of(harness, key)) for key in keys] == [0, 0, 1]
 
-    expect(await desk.ask("triggers.enable", {"trigger_id": made[0].id}))
-    await emit(desk)
+    expect(await harness.ask("triggers.enable", {"trigger_id": made[0].id}))
+    await emit(harness)
     assert await relay.give() == {}
 
-    assert [len(await runs_of(desk, key)) for key in keys] == [1, 0, 2]
+    assert [len(await runs_of(harness, key)) for key in keys] == [1, 0, 2]
 
 
 @scenario
-async def test_what_workflows_cause_starts_nothing_unless_that_is_said(desk: Desk, relay: Relay) -> None:
-    cautious = await desk.define(note("a"), trigger=EVENT)
-    eager = await desk.define(note("a"), trigger=EVENT | {"from_workflows": True})
-    key = await desk.define(action("emit", "host.emit", {"type": "job.done"}))
-    await desk.start(key)
+async def test_what_workflows_cause_starts_nothing_unless_that_is_said(harness: Harness, relay: Relay) -> None:
+    cautious = await harness.define(note("a"), trigger=EVENT)
+    eager = await harness.define(note("a"), trigger=EVENT | {"from_workflows": True})
+    key = await harness.define(action("emit", "host.emit", {"type": "job.done"}))
+    await harness.start(key)
 
     await relay.go_on()
 
-    assert await runs_of(desk, cautious) == []
-    [run] = await runs_of(desk, eager)
+    assert await runs_of(harness, cautious) == []
+    [run] = await runs_of(harness, eager)
     assert (run.started_by, run.status) == (f"workflow:{key}", "succeeded")
 
 
 @scenario
-async def test_schedules_come_change_and_go(desk: Desk, relay: Relay) -> None:
+async def test_schedules_come_change_and_go(harness: Harness, relay: Relay) -> None:
     schedule = {"type": "schedule", "schedule": "0 9 * * *", "timezone": "Europe/Berlin"}
-    key = await desk.define(note("a"), trigger=schedule)
-    [trigger] = expect(await desk.ask("triggers.list", {"key": key}))
+    key = await harness.define(note("a"), trigger=schedule)
+    [trigger] = expect(await harness.ask("triggers.list", {"key": key}))
 
     assert await relay.give(times=2) == {}
     [(name, scheduled)] = relay.client.schedules.items()
-    assert name == f"{desk.tenant.id}/{trigger.id}"
+    assert name == f"{harness.tenant.id}/{trigger.id}"
     assert (scheduled.cron, scheduled.timezone, scheduled.function) == (
         "0 9 * * *",
         "Europe/Berlin",
         "actionengine.fire",
     )
     assert scheduled.context == {
-        "tenant_id": str(desk.tenant.id),
-        "slug": desk.tenant.slug,
+        "tenant_id": str(harness.tenant.id),
+        "slug": harness.tenant.slug,
         "workflow_key": key,
         "trigger_id": trigger.id,
     }
 
-    expect(await desk.ask("triggers.disable", {"trigger_id": trigger.id}))
+    expect(await harness.ask("triggers.disable", {"trigger_id": trigger.id}))
     assert await relay.give() == {}
     assert relay.client.schedules == {}
-    expect(await desk.ask("triggers.enable", {"trigger_id": trigger.id}))
-    await desk.define(note("a"), key=key, trigger=schedule | {"schedule": "30 8 * * *"})
+    expect(await harness.ask("triggers.enable", {"trigger_id": trigger.id}))
+    await harness.define(note("a"), key=key, trigger=schedule | {"schedule": "30 8 * * *"})
     assert await relay.give() == {}
     [replaced] = relay.client.schedules.values()
     assert replaced.cron == "30 8 * * *"
-    await desk.define(note("a"), key=key)
+    await harness.define(note("a"), key=key)
     assert await relay.give() == {}
     assert relay.client.schedules == {}
 
 
 @scenario
-async def test_a_scheduled_time_starts_one_run(desk: Desk, relay: Relay) -> None:
+async def test_a_scheduled_time_starts_one_run(harness: Harness, relay: Relay) -> None:
     schedule = {"type": "schedule", "schedule": "0 9 * * *", "input": {"at": "${input.scheduled_at}"}}
-    key = await desk.define(note("a"), input=fields(at="datetime!"), trigger=schedule)
-    [trigger] = expect(await desk.ask("triggers.list", {"key": key}))
+    key = await harness.define(note("a"), input=fields(at="datetime!"), trigger=schedule)
+    [trigger] = expect(await harness.ask("triggers.list", {"key": key}))
     at = datetime(2030, 1, 29, 9, tzinfo=UTC)
 
-    ids = [await desk.driver.fire(desk.tenant, key, trigger.id, at, "async") for _ in range(2)]
-    later = await desk.driver.fire(desk.tenant, key, trigger.id, at.replace(day=30), "async")
+    ids = [await harness.driver.fire(harness.tenant, key, trigger.id, at, "async") for _ in range(2)]
+    later = await harness.driver.fire(harness.tenant, key, trigger.id, at.replace(day=30), "async")
 
-    runs = await runs_of(desk, key)
+    runs = await runs_of(harness, key)
     assert [run.id for run in runs] == [ids[0], later]
     assert ids[0] == ids[1]
     assert runs[0].input == {"at": "2030-01-29T09:00:00+00:00"}
     assert runs[0].started_by == f"schedule:{trigger.id}"
-    expect(await desk.ask("triggers.disable", {"trigger_id": trigger.id}))
-    assert await desk.driver.fire(desk.tenant, key, trigger.id, at.replace(day=31), "async") == "None"
-    assert len(await runs_of(desk, key)) == 2
+    expect(await harness.ask("triggers.disable", {"trigger_id": trigger.id}))
+    assert await harness.driver.fire(harness.tenant, key, trigger.id, at.replace(day=31), "async") == "None"
+    assert len(await runs_of(harness, key)) == 2
 
 
 @scenario
-async def test_a_rejected_approval_moves_its_run_on(desk: Desk, relay: Relay) -> None:
-    run = await desk.run(approval("ok", on_reject="no", next="end"), note("no"))
-    other = await desk.ask("host.approved", {"n": 1})
-    expect(await desk.reject(run))
-    assert (await desk.get(run.id)).status == "paused"
+async def test_a_rejected_approval_moves_its_run_on(harness: Harness, relay: Relay) -> None:
+    run = await harness.run(approval("ok", on_reject="no", next="end"), note("no"))
+    other = await harness.ask("host.approved", {"n": 1})
+    expect(await harness.reject(run))
+    assert (await harness.get(run.id)).status == "paused"
     boss = Actor.human("boss", permissions=["host.approve"])
-    expect(await desk.ask("approvals.reject", {"approval_id": other.details["approval_id"]}, by=boss))
+    expect(await harness.ask("approvals.reject", {"approval_id": other.details["approval_id"]}, by=boss))
 
     assert await relay.give(times=2) == {}
     await relay.go_on()
 
-    assert statuses(await desk.get(run.id)) == [("ok", "rejected"), ("no", "succeeded")]
+    assert statuses(await harness.get(run.id)) == [("ok", "rejected"), ("no", "succeeded")]
 
 
 @scenario
-async def test_a_run_is_set_going_once_in_each_of_its_turns(desk: Desk, relay: Relay) -> None:
+async def test_a_run_is_set_going_once_in_each_of_its_turns(harness: Harness, relay: Relay) -> None:
     flaky = {"name": "turns", "times": 1, "code": "unprocessable"}
-    key = await desk.define(approval("ok"), action("a", "host.flaky", flaky))
-    id = await desk.start(key)
+    key = await harness.define(approval("ok"), action("a", "host.flaky", flaky))
+    id = await harness.start(key)
     await relay.go_on()
-    expect(await desk.approve(await desk.get(id)))
+    expect(await harness.approve(await harness.get(id)))
     await relay.go_on()
-    expect(await desk.resume(await desk.get(id)))
+    expect(await harness.resume(await harness.get(id)))
     await relay.go_on()
 
-    going = [each.id for each in relay.client.enqueued if each.function == "actionengine.drive"]
+    going = [each.id for each in relay.client.enqueued if each.function == "actionengine.execute_run"]
     assert going == [f"{id}/0", f"{id}/1", f"{id}/2"]
-    assert (await desk.get(id)).status == "succeeded"
+    assert (await harness.get(id)).status == "succeeded"
 
 
 @scenario
-async def test_while_the_durable_engine_is_away_events_wait(desk: Desk, relay: Relay) -> None:
+async def test_while_the_durable_engine_is_away_events_wait(harness: Harness, relay: Relay) -> None:
     class Away(RecordingClient):
         def enqueue(self, *_: Any, **__: Any) -> bool:
             raise DurableUnavailable("it is away")
 
-    await desk.start(await desk.define(note("a")))
-    relay.publisher._agenda = Agenda(cast("DurableClient", Away()))
+    await harness.start(await harness.define(note("a")))
+    relay.publisher._agenda = Scheduler(cast("DurableClient", Away()))
 
     failures = await relay.give()
 
@@ -373,32 +373,32 @@ async def test_while_the_durable_engine_is_away_events_wait(desk: Desk, relay: R
 
 
 @scenario
-async def test_the_events_of_another_tenant_start_nothing_here(desk: Desk, relay: Relay) -> None:
-    key = await desk.define(note("a"), trigger=EVENT)
-    there = await desk.define(note("a"), trigger=EVENT, tenant=desk.world.other_tenant)
-    await emit(desk, tenant=desk.world.other_tenant)
-    stored = await desk.world.read_events(desk.world.other_tenant, types=["job.done"])
+async def test_the_events_of_another_tenant_start_nothing_here(harness: Harness, relay: Relay) -> None:
+    key = await harness.define(note("a"), trigger=EVENT)
+    there = await harness.define(note("a"), trigger=EVENT, tenant=harness.backend.other_tenant)
+    await emit(harness, tenant=harness.backend.other_tenant)
+    stored = await harness.backend.read_events(harness.backend.other_tenant, types=["job.done"])
 
     assert await relay.publisher.publish([Event.of(each.position, each.event) for each in stored]) == {}
 
-    assert await runs_of(desk, key) == []
-    found = expect(await desk.ask("workflows.list", {}, tenant=desk.world.other_tenant))
+    assert await runs_of(harness, key) == []
+    found = expect(await harness.ask("workflows.list", {}, tenant=harness.backend.other_tenant))
     assert [run.workflow_key for run in found] == [there]
 
 
 @scenario
-async def test_a_real_durable_engine_is_asked_for_each_turn_once(desk: Desk, tmp_path: Path) -> None:
+async def test_a_real_durable_engine_is_asked_for_each_turn_once(harness: Harness, tmp_path: Path) -> None:
     import asyncio
 
     from actionengine.durable.host import upgrade
 
     path = tmp_path / "real.sqlite"
     await asyncio.to_thread(upgrade, path)
-    publisher = WorkflowPublisher(desk.engine, path, tenant_of={desk.tenant.id: desk.tenant}.__getitem__)
-    id = await desk.start(await desk.define(note("a")))
+    publisher = WorkflowPublisher(harness.engine, path, tenant_of={harness.tenant.id: harness.tenant}.__getitem__)
+    id = await harness.start(await harness.define(note("a")))
     events = [
         Event.of(each.position, each.event)
-        for each in await desk.world.read_events(desk.tenant, types=["workflows.started"])
+        for each in await harness.backend.read_events(harness.tenant, types=["workflows.started"])
     ]
 
     try:
@@ -413,50 +413,50 @@ async def test_a_real_durable_engine_is_asked_for_each_turn_once(desk: Desk, tmp
 
 
 @scenario
-async def test_an_approval_is_asked_for_with_what_is_to_be_approved(desk: Desk, relay: Relay) -> None:
-    key = await desk.define(approval("ok", message="For ${input.who}"), trigger=EVENT | {"input": {"who": "eve"}})
-    await emit(desk, by=Actor.human("bob", permissions=["host.approve"]))
+async def test_an_approval_is_asked_for_with_what_is_to_be_approved(harness: Harness, relay: Relay) -> None:
+    key = await harness.define(approval("ok", message="For ${input.who}"), trigger=EVENT | {"input": {"who": "eve"}})
+    await emit(harness, by=Actor.human("bob", permissions=["host.approve"]))
     await relay.go_on()
-    [run] = await runs_of(desk, key)
+    [run] = await runs_of(harness, key)
 
-    refused(await desk.approve(run), ErrorCode.FORBIDDEN, "human:bob has started the run")
-    [told] = await desk.events("workflows.paused")
+    refused(await harness.approve(run), ErrorCode.FORBIDDEN, "human:bob has started the run")
+    [told] = await harness.events("workflows.paused")
     assert json.dumps(told)
     assert told["approval_id"] == run.approval_id
 
 
 @scenario
-async def test_whoever_set_off_a_run_through_another_does_not_approve_in_it(desk: Desk, relay: Relay) -> None:
+async def test_whoever_set_off_a_run_through_another_does_not_approve_in_it(harness: Harness, relay: Relay) -> None:
     given = EVENT | {"from_workflows": True}
-    second = await desk.define(approval("ok"), trigger=given)
+    second = await harness.define(approval("ok"), trigger=given)
     telling = action("tell", "host.emit", {"type": "job.done", "payload": None, "subject": "job/1"})
-    first = await desk.start(await desk.define(telling), by=BOB)
+    first = await harness.start(await harness.define(telling), by=BOB)
     await relay.go_on()
-    assert (await desk.get(first)).status == "succeeded"
-    [run] = await runs_of(desk, second)
+    assert (await harness.get(first)).status == "succeeded"
+    [run] = await runs_of(harness, second)
 
-    refused(await desk.approve(run, by=BOB), ErrorCode.FORBIDDEN, "human:bob has started the run")
-    expect(await desk.approve(run, by=EVE))
+    refused(await harness.approve(run, by=BOB), ErrorCode.FORBIDDEN, "human:bob has started the run")
+    expect(await harness.approve(run, by=EVE))
     await relay.go_on()
-    assert (await desk.get(run.id)).status == "succeeded"
+    assert (await harness.get(run.id)).status == "succeeded"
 
 
 @scenario
 async def test_a_workflow_that_sets_itself_off_does_so_for_ever_no_more(
-    desk: Desk, relay: Relay, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(start, "DEEPEST", 3)
+    monkeypatch.setattr(start, "MAX_RUN_DEPTH", 3)
     telling = action("tell", "host.emit", {"type": "job.done", "payload": None, "subject": "job/1"})
-    key = await desk.define(telling, trigger=EVENT | {"from_workflows": True})
-    await emit(desk)
+    key = await harness.define(telling, trigger=EVENT | {"from_workflows": True})
+    await emit(harness)
 
     await relay.go_on()
 
-    assert [run.status for run in await runs_of(desk, key)] == ["succeeded"] * 4
+    assert [run.status for run in await runs_of(harness, key)] == ["succeeded"] * 4
 
 
 @scenario
-async def test_a_further_approval_is_waited_for_and_expires(desk: Desk, tmp_path: Path) -> None:
+async def test_a_further_approval_is_waited_for_and_expires(harness: Harness, tmp_path: Path) -> None:
     lifetimes = {"outer": timedelta(hours=1), "inner": timedelta(seconds=0.3)}
 
     async def outer(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:
@@ -474,7 +474,7 @@ async def test_a_further_approval_is_waited_for_and_expires(desk: Desk, tmp_path
         )
         for name, handler in (("outer", outer), ("inner", inner))
     ]
-    asking = desk.another(services=[create_service(name="chain", description="Asks twice", actions=actions)])
+    asking = harness.another(services=[create_service(name="chain", description="Asks twice", actions=actions)])
     relay = Relay(asking, tmp_path)
     run = await asking.run(action("twice", "chain.outer", on_failure="let_be"), note("yes", next="end"), note("let_be"))
     further = expect(await asking.approve(run)).further_approval_id
@@ -491,12 +491,14 @@ async def test_a_further_approval_is_waited_for_and_expires(desk: Desk, tmp_path
 
 
 @scenario
-async def test_an_event_starts_a_run_in_whichever_form_of_unicode_its_type_comes(desk: Desk, relay: Relay) -> None:
+async def test_an_event_starts_a_run_in_whichever_form_of_unicode_its_type_comes(
+    harness: Harness, relay: Relay
+) -> None:
     composed, decomposed = "caf\u00e9.open", "cafe\u0301.open"
-    keys = [await desk.define(note("a"), trigger=EVENT | {"event_type": type}) for type in (composed, decomposed)]
+    keys = [await harness.define(note("a"), trigger=EVENT | {"event_type": type}) for type in (composed, decomposed)]
 
     for type in (composed, decomposed):
-        await emit(desk, type=type)
+        await emit(harness, type=type)
     await relay.go_on()
 
-    assert [len(await runs_of(desk, key)) for key in keys] == [2, 2]
+    assert [len(await runs_of(harness, key)) for key in keys] == [2, 2]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actionengine.conditions.templates import filled, look_up, parse_path, references
+from actionengine.conditions.templates import look_up, parse_path, references, render
 from actionengine.errors import ActionError, ErrorCode
 
 KNOWN: dict[str, Any] = {
@@ -63,7 +63,7 @@ JSON = st.recursive(
     ],
 )
 def test_a_text_is_filled(text: str, value: Any) -> None:
-    found = filled(text, KNOWN)
+    found = render(text, KNOWN)
 
     assert found == value
     assert type(found) is type(value)
@@ -73,14 +73,14 @@ def test_a_member_is_found_in_another_form_of_unicode_where_it_is_not_there_as_i
     composed, decomposed = "\u00e9", "e\u0301"
     reference = f"${{input.{decomposed}.{decomposed}}}"
 
-    assert filled(reference, {"input": {composed: {composed: 1}}}) == 1
-    assert filled(reference, {"input": {composed: 1, decomposed: {composed: 2, decomposed: 3}}}) == 3
+    assert render(reference, {"input": {composed: {composed: 1}}}) == 1
+    assert render(reference, {"input": {composed: 1, decomposed: {composed: 2, decomposed: 3}}}) == 3
 
 
 def test_members_of_lists_and_objects_are_filled_and_their_names_are_not() -> None:
     value = {"${input.n}": ["${input.n}", ("${input.yes}",), {"a": "<${input.n}>"}], "n": 1, "x": None}
 
-    assert filled(value, KNOWN) == {"${input.n}": [3, [True], {"a": "<3>"}], "n": 1, "x": None}
+    assert render(value, KNOWN) == {"${input.n}": [3, [True], {"a": "<3>"}], "n": 1, "x": None}
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_members_of_lists_and_objects_are_filled_and_their_names_are_not() -> No
 )
 def test_what_is_not_there_is_unprocessable_and_said(path: str, said: str) -> None:
     with pytest.raises(ActionError) as caught:
-        filled(f"<${{{path}}}>", KNOWN)
+        render(f"<${{{path}}}>", KNOWN)
 
     error = caught.value
     assert error.code is ErrorCode.UNPROCESSABLE
@@ -149,12 +149,12 @@ def test_a_reference_alone_gives_the_value_as_it_is(value: Any, path: list[str])
         known = {name: known}
 
     assert look_up(("input", *path), {"input": known}) == value
-    assert filled("${input." + ".".join(path) + "}", {"input": known}) == value
+    assert render("${input." + ".".join(path) + "}", {"input": known}) == value
 
 
 @given(JSON)
 def test_within_a_text_a_value_is_its_json(value: Any) -> None:
-    text = filled("<${input.value}>", {"input": {"value": value}})
+    text = render("<${input.value}>", {"input": {"value": value}})
 
     if isinstance(value, str):
         assert text == f"<{value}>"
@@ -170,7 +170,7 @@ def test_a_text_with_each_dollar_brace_escaped_stands_for_itself(text: str) -> N
         return
 
     assert list(references(escaped)) == []
-    assert filled(escaped, KNOWN) == text
+    assert render(escaped, KNOWN) == text
 
 
 @given(st.text(alphabet="${}.inputa1 "))
@@ -181,7 +181,7 @@ def test_any_text_is_filled_or_refused_and_never_more_than_once(text: str) -> No
     except ValueError:
         return
     try:
-        found = filled(text, known)
+        found = render(text, known)
     except ActionError as caught:
         found = caught.code
 
@@ -192,9 +192,9 @@ def test_any_text_is_filled_or_refused_and_never_more_than_once(text: str) -> No
 def test_references_do_not_make_much_of_a_long_input() -> None:
     known = {"input": {"long": "x" * 60_000, "list": ["x" * 60_000]}}
 
-    assert len(filled("${input.long}" * 17, known)) == 17 * 60_000
+    assert len(render("${input.long}" * 17, known)) == 17 * 60_000
     for value in ("${input.long}" * 18, ["${input.long}"] * 18, {str(n): "${input.list}" for n in range(18)}):
         with pytest.raises(ActionError) as caught:
-            filled(value, known)
+            render(value, known)
         assert caught.value.code is ErrorCode.UNPROCESSABLE
         assert "more than 1024 KB" in caught.value.message

@@ -10,87 +10,87 @@ from returns.result import Failure, Result
 
 from actionengine import ActionError, ErrorCode
 from actionengine.durable.client import DurableClient
-from actionengine.workflows.runtime.scheduler import DRIVE, EXPIRE, FIRE, Agenda
-from tests.workflows.desk import Desk, Enqueued, action, approval, expect, failing_step, note, scenario, statuses
+from actionengine.workflows.runtime.scheduler import EXECUTE_RUN, EXPIRE, FIRE, Scheduler
+from tests.workflows.desk import Enqueued, Harness, action, approval, expect, failing_step, note, scenario, statuses
 
 AWAY: Result[Any, ActionError] = Failure(ActionError(ErrorCode.UNAVAILABLE, "away", {}))
 
 
 @pytest.fixture
-def desk(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def harness(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> Harness:
     """A desk whose driver does not wait itself."""
 
     async def pause(mode: Any, seconds: float) -> None:
         assert seconds <= 1.0
 
-    monkeypatch.setattr(desk.driver, "_pause", pause)
-    return desk
+    monkeypatch.setattr(harness.driver, "_pause", pause)
+    return harness
 
 
-async def later(desk: Desk) -> Enqueued:
+async def later(harness: Harness) -> Enqueued:
     """What comes later, as it comes."""
-    (waiting,) = [id for id, status in desk.client.statuses.items() if status == "DELAYED"]
-    desk.client.statuses[waiting] = "PENDING"
-    (told,) = [each for each in desk.client.enqueued[-1:] if each.id == waiting]
+    (waiting,) = [id for id, status in harness.client.statuses.items() if status == "DELAYED"]
+    harness.client.statuses[waiting] = "PENDING"
+    (told,) = [each for each in harness.client.enqueued[-1:] if each.id == waiting]
     return told
 
 
-async def go_on(desk: Desk, told: Enqueued) -> str:
+async def go_on(harness: Harness, told: Enqueued) -> str:
     """What the durable engine does then."""
     _, _, key, run_id, *more = told.arguments
-    status = await desk.driver.drive(desk.tenant, key, run_id, desk.world.mode, *more)
-    desk.client.statuses[told.id] = "SUCCESS"
+    status = await harness.driver.execute_run(harness.tenant, key, run_id, harness.backend.mode, *more)
+    harness.client.statuses[told.id] = "SUCCESS"
     return status
 
 
 @scenario
 async def test_a_step_that_is_tried_again_after_long_is_left_until_then(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    perform = desk.executions.perform
+    perform = harness.executions.perform
     positions: list[int] = []
 
     async def count(tenant: Any, point: Any, mode: Any) -> Any:
         positions.append(point.position)
         return await perform(tenant, point, mode)
 
-    monkeypatch.setattr(desk.executions, "perform", count)
+    monkeypatch.setattr(harness.executions, "perform", count)
     step = failing_step("a", "conflict", retry={"attempts": 3, "seconds": 30}, on_failure="late")
-    run = await desk.run(step, note("late"))
+    run = await harness.run(step, note("late"))
 
     for seconds in (30, 60):
-        told = await later(desk)
-        assert (told.function, told.arguments[3]) == (DRIVE, run.id)
+        told = await later(harness)
+        assert (told.function, told.arguments[3]) == (EXECUTE_RUN, run.id)
         assert seconds / 2 <= (told.delay or 0) <= seconds
-        assert (await desk.get(run.id)).status == "running"
-        status = await go_on(desk, told)
+        assert (await harness.get(run.id)).status == "running"
+        status = await go_on(harness, told)
 
     assert status == "succeeded"
-    assert statuses(await desk.get(run.id)) == [("a", "failed"), ("late", "succeeded")]
+    assert statuses(await harness.get(run.id)) == [("a", "failed"), ("late", "succeeded")]
     assert positions == [0, 0, 0, 1]
 
 
 @scenario
-async def test_who_takes_over_a_turn_that_waits_asks_for_no_second_one(desk: Desk) -> None:
-    run = await desk.run(failing_step("a", "conflict", retry={"attempts": 2, "seconds": 3600}))
-    assert len(desk.client.enqueued) == 1
+async def test_who_takes_over_a_turn_that_waits_asks_for_no_second_one(harness: Harness) -> None:
+    run = await harness.run(failing_step("a", "conflict", retry={"attempts": 2, "seconds": 3600}))
+    assert len(harness.client.enqueued) == 1
 
-    await desk.drive(run.id)
+    await harness.drive(run.id)
 
-    assert len(desk.client.enqueued) == 1
-    assert Agenda(cast("DurableClient", desk.client)).restore(desk.storage, desk.tenant) == 0
-    desk.client.statuses.clear()
-    assert Agenda(cast("DurableClient", desk.client)).restore(desk.storage, desk.tenant) == 1
+    assert len(harness.client.enqueued) == 1
+    assert Scheduler(cast("DurableClient", harness.client)).restore(harness.storage, harness.tenant) == 0
+    harness.client.statuses.clear()
+    assert Scheduler(cast("DurableClient", harness.client)).restore(harness.storage, harness.tenant) == 1
 
 
 @pytest.mark.parametrize("what", ["next", "perform"])
 @scenario
 async def test_a_run_waits_for_what_is_away_and_goes_on_where_it_is(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, what: str
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    id = await desk.start(await desk.define(note("a"), note("b")))
-    run = await desk.get(id)
-    real = getattr(desk.executions, what)
+    id = await harness.start(await harness.define(note("a"), note("b")))
+    run = await harness.get(id)
+    real = getattr(harness.executions, what)
     delays: list[float] = []
 
     async def lose(*about: Any) -> Any:
@@ -100,51 +100,56 @@ async def test_a_run_waits_for_what_is_away_and_goes_on_where_it_is(
         return AWAY
 
     with monkeypatch.context() as patch:
-        patch.setattr(desk.executions, what, lose)
-        assert await desk.driver.drive(desk.tenant, run.workflow_key, id, desk.world.mode) == "later"
+        patch.setattr(harness.executions, what, lose)
+        assert await harness.driver.execute_run(harness.tenant, run.workflow_key, id, harness.backend.mode) == "later"
         for _ in range(8):
-            told = await later(desk)
+            told = await later(harness)
             delays.append(told.delay or 0)
-            assert await go_on(desk, told) == "later"
+            assert await go_on(harness, told) == "later"
     assert 0.8 <= delays[0] <= 1.6
     assert 30 <= delays[-1] <= 60
 
-    assert await go_on(desk, await later(desk)) == "succeeded"
-    assert statuses(await desk.get(id)) == [("a", "succeeded"), ("b", "succeeded")]
+    assert await go_on(harness, await later(harness)) == "succeeded"
+    assert statuses(await harness.get(id)) == [("a", "succeeded"), ("b", "succeeded")]
 
 
 @scenario
 async def test_an_expiry_and_a_scheduled_time_wait_for_what_is_away(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = await desk.run(approval("ok", expires_after=0.01, on_reject="fail"))
-    await desk.world.pause(0.02)
-    desk.client.statuses = dict.fromkeys(desk.client.statuses, "SUCCESS")
-    key = await desk.define(note("a"), trigger={"type": "schedule", "schedule": "0 9 * * *"})
-    [trigger] = expect(await desk.ask("triggers.list", {"key": key}))
+    run = await harness.run(approval("ok", expires_after=0.01, on_reject="fail"))
+    await harness.backend.sleep(0.02)
+    harness.client.statuses = dict.fromkeys(harness.client.statuses, "SUCCESS")
+    key = await harness.define(note("a"), trigger={"type": "schedule", "schedule": "0 9 * * *"})
+    [trigger] = expect(await harness.ask("triggers.list", {"key": key}))
     at = datetime.now(UTC)
 
     async def away(*about: Any) -> Any:
         return AWAY
 
     with monkeypatch.context() as patch:
-        patch.setattr(desk.executions, "decline", away)
-        patch.setattr(desk.executions, "fire_schedule", away)
-        assert await desk.driver.expire(desk.tenant, run.workflow_key, run.approval_id, desk.world.mode) == "later"
-        told = await later(desk)
+        patch.setattr(harness.executions, "decline", away)
+        patch.setattr(harness.executions, "fire_schedule", away)
+        assert (
+            await harness.driver.expire(harness.tenant, run.workflow_key, run.approval_id, harness.backend.mode)
+            == "later"
+        )
+        told = await later(harness)
         *_, approval_id, wait = told.arguments
         assert (told.function, approval_id) == (EXPIRE, run.approval_id)
         assert wait > 1.6
-        assert await desk.driver.fire_if_due(desk.tenant, key, trigger.id, at, desk.world.mode) == "later"
-        told = await later(desk)
+        assert await harness.driver.fire_if_due(harness.tenant, key, trigger.id, at, harness.backend.mode) == "later"
+        told = await later(harness)
         assert (told.function, told.arguments[1]["wait"]) == (FIRE, wait)
 
-    assert await desk.driver.expire(desk.tenant, run.workflow_key, approval_id, desk.world.mode, wait) == "done"
-    id = await desk.driver.fire_if_due(desk.tenant, key, trigger.id, at, desk.world.mode, wait)
-    assert [each.id for each in expect(await desk.ask("workflows.list", {"key": key}))] == [id]
+    assert (
+        await harness.driver.expire(harness.tenant, run.workflow_key, approval_id, harness.backend.mode, wait) == "done"
+    )
+    id = await harness.driver.fire_if_due(harness.tenant, key, trigger.id, at, harness.backend.mode, wait)
+    assert [each.id for each in expect(await harness.ask("workflows.list", {"key": key}))] == [id]
 
 
 @scenario
-async def test_a_short_pause_is_waited_out(desk: Desk) -> None:
-    run = await desk.run(action("a", "host.fail", {"code": "conflict"}, retry={"attempts": 2, "seconds": 1}))
-    assert (run.status, desk.client.enqueued) == ("paused", [])
+async def test_a_short_pause_is_waited_out(harness: Harness) -> None:
+    run = await harness.run(action("a", "host.fail", {"code": "conflict"}, retry={"attempts": 2, "seconds": 1}))
+    assert (run.status, harness.client.enqueued) == ("paused", [])

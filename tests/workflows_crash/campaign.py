@@ -15,13 +15,13 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from actionengine import Actor, RequestContext, Tenant
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.durable.urls import durable_url
 from actionengine.errors import ActionError
 from actionengine.storage.port import LogQuery, LogRow, Record, StorageUnavailable
 from actionengine.testing.base import value_of
 from actionengine.workflows.models import Run
-from tests.crash.hosts import Backend
+from tests.crash.hosts import SQLDatabase
 from tests.workflows_crash.business import BEGUN_BY_HAND, DEFINITIONS, DOCUMENTS, desk_engine, expected
 from tests.workflows_crash.worker import Order
 from tests.workflows_crash.workers import Worker, WorkerStarter
@@ -32,7 +32,7 @@ PATIENCE = 90.0
 
 STEP_ACTIONS = (
     "workflow_steps.perform",
-    "workflow_steps.give_up",
+    "workflow_steps.fail_step",
     "workflow_steps.decline",
     "workflow_assignments.complete",
 )
@@ -41,7 +41,7 @@ STEP_ACTIONS = (
 class Place(NamedTuple):
     """A database for the business, one for the durable engine, and a folder for what handlers remember beside them."""
 
-    backend: Backend
+    sql_database: SQLDatabase
     durable_url: str
     folder: Path
 
@@ -61,7 +61,7 @@ class Campaign:
         self.dice = random.Random(repr(seed))
         self.place = place
         self._starter = starter
-        self._storage = place.backend.storage()
+        self._storage = place.sql_database.storage()
         self._engine = desk_engine(self._storage, place.folder)
         self._begun = time.monotonic()
         self.tenants = [
@@ -102,7 +102,12 @@ class Campaign:
         """A new worker, which dies when it comes to a point for the time `number`; `how` are fields of its order."""
         tenants = [[str(tenant.id), tenant.slug] for tenant in self.tenants]
         order = Order(
-            self.place.backend.url, self.place.durable_url, str(self.place.folder), tenants, point=point, number=number
+            self.place.sql_database.url,
+            self.place.durable_url,
+            str(self.place.folder),
+            tenants,
+            point=point,
+            number=number,
         )
         self._workers.append(self._starter.start(order._replace(**how)))
         return self._workers[-1]
@@ -147,12 +152,12 @@ class Campaign:
         try:
             while True:
                 after = found[-1].id if found else None
-                page = drive(unit.records(collection).list(limit=PAGE, after=after))
+                page = run_sync(unit.records(collection).list(limit=PAGE, after=after))
                 found += page
                 if len(page) < PAGE:
                     return found
         finally:
-            drive(unit.rollback())
+            run_sync(unit.rollback())
 
     # What has to be there
 
@@ -197,7 +202,7 @@ class Campaign:
         try:
             rows = unit.query("SELECT tenant_id FROM ae_outbox", ())
         finally:
-            drive(unit.rollback())
+            run_sync(unit.rollback())
         ours = {str(tenant.id) for tenant in self.tenants}
         return sum(str(id) in ours for (id,) in rows)
 
@@ -281,9 +286,9 @@ class Campaign:
         """Of each step one event, in order; of each run one of its start and one of its end."""
         told: dict[str, list[int]] = {run.id: [] for run in runs}
         marks: Counter[tuple[str, str]] = Counter()
-        types = ["workflows.started", "workflows.step_taken", "workflows.ended"]
+        types = ["workflows.started", "workflows.step_completed", "workflows.ended"]
         for payload, type in self._events(tenant, types):
-            if type == "workflows.step_taken":
+            if type == "workflows.step_completed":
                 told[payload["run_id"]].append(payload["position"])
             else:
                 marks[type, payload["run_id"]] += 1
@@ -317,12 +322,12 @@ class Campaign:
         unit = self._storage.unit_of_work(tenant, "", "sync", read_only=True)
         try:
             while True:
-                page = drive(unit.read_log(LogQuery(before=rows[-1].id if rows else None, limit=PAGE)))
+                page = run_sync(unit.read_log(LogQuery(before=rows[-1].id if rows else None, limit=PAGE)))
                 rows += page
                 if len(page) < PAGE:
                     return rows
         finally:
-            drive(unit.rollback())
+            run_sync(unit.rollback())
 
     def _events(self, tenant: Tenant, types: Sequence[str] | None) -> list[tuple[Any, str]]:
         """Payloads and types, in their order."""

@@ -17,13 +17,13 @@ from tests.workflows_crash.workers import Worker
 KILLS = 3
 CAMPAIGN = 220
 MODES: tuple[Mode, Mode] = ("sync", "async")
-"""Workers of both worlds work beside each other."""
+"""Workers of both modes work beside each other."""
 
 WORKERS = {"sqlite": 1, "postgresql": 3}
 
 
 def kind_of(place: Place) -> str:
-    return place.backend.url.split(":")[0].split("+")[0]
+    return place.sql_database.url.split(":")[0].split("+")[0]
 
 
 def workers_on(place: Place) -> int:

@@ -25,8 +25,8 @@ from actionengine.durable.client import DurableClient, DurableUnavailable
 from actionengine.durable.leases import Leases
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.workflows import WorkflowPublisher, WorkflowRuntime
-from actionengine.workflows.runtime.run_executor import Driver, Executions
-from actionengine.workflows.runtime.scheduler import Agenda
+from actionengine.workflows.runtime.run_executor import RunExecutor, StepActions
+from actionengine.workflows.runtime.scheduler import Scheduler
 from tests.crash.host import POINTS as STORAGE_POINTS
 from tests.crash.host import Fuse, FusedPostgresStorage, FusedSQLiteStorage
 from tests.workflows_crash.business import clearance, desk_engine
@@ -166,9 +166,9 @@ def lay(fuse: Fuse) -> None:
     around(Leases, "renew", fuse, "before the first lease", "after the first lease")
     around(DurableClient, "take_over", fuse, "before a takeover", "in the middle of a takeover")
     around_async(WorkflowPublisher, "publish", fuse, "before the relay has settled")
-    around_async(Executions, "perform", fuse, "once a step is performed")
-    around(Agenda, "expiry", fuse, "before a timer is set", "once a timer is set")
-    around_async(Driver, "drive", fuse, "before the turn is noted")
+    around_async(StepActions, "perform", fuse, "once a step is performed")
+    around(Scheduler, "expiry", fuse, "before a timer is set", "once a timer is set")
+    around_async(RunExecutor, "execute_run", fuse, "before the turn is noted")
 
 
 def around(owner: type, name: str, fuse: Fuse, before: str, after: str) -> None:

@@ -14,13 +14,14 @@ V = TypeVar("V")
 
 
 class Entry(NamedTuple, Generic[V]):
-    """A value that is in force until `expires` (of `time.monotonic`), while the tenant's access stamp is `stamp`.
+    """A value that is in force until `expires` (of `time.monotonic`), while the tenant's access stamp is
+    `access_version`.
 
     `size` is the caller's estimate of its memory, in bytes.
     """
 
     value: V
-    stamp: int
+    access_version: int
     expires: float
     size: int
 
@@ -66,10 +67,10 @@ class BoundedCache(Generic[V]):
         """Keep a value that stays in force."""
         self.put(key, Entry(value, 0, inf, size))
 
-    def get(self, key: Hashable, stamp: int) -> Entry[V] | None:
+    def get(self, key: Hashable, access_version: int) -> Entry[V] | None:
         """Return the entry of a key while it is in force."""
         entry = self._entries.get(key)
-        if entry is None or entry.stamp != stamp or entry.expires <= monotonic():
+        if entry is None or entry.access_version != access_version or entry.expires <= monotonic():
             return None
         with self._lock:
             if key in self._entries:  # Otherwise another thread has just removed it, and it is in force still.

@@ -13,8 +13,9 @@ class AccessRequest(NamedTuple):
     """May this actor do this? Asked before any input is looked at.
 
     The actor needs one of the roles `access_control` (any, if empty) and the `permission` (none, if None). `resource`
-    is the one thing that the question is about. While `resource_follows` is set, the same question will be asked once
-    more with the resource in it: answer then what depends on it, and refuse now only what is refused for every one.
+    is the one thing that the question is about. While `resource_is_pending` is set, the same question will be asked
+    once more with the resource in it: answer then what depends on it, and refuse now only what is refused for every
+    one.
     """
 
     tenant: Tenant
@@ -23,7 +24,7 @@ class AccessRequest(NamedTuple):
     access_control: tuple[str, ...]
     permission: str | None
     resource: str | None
-    resource_follows: bool
+    resource_is_pending: bool
     mode: Mode
 
 

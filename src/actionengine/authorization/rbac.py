@@ -30,7 +30,7 @@ class RBACAuthorizer:
     """Decides by the roles that storage assigns to the actor, together with those that the host's token gives it.
 
     An actor's rules are read once and again after each change of roles in the tenant that this process commits
-    (`Storage.access_stamp`). Changes that another process commits are in force here after `max_age` seconds at the
+    (`Storage.access_version`). Changes that another process commits are in force here after `max_age` seconds at the
     latest. One cache of 16 MiB serves all tenants.
     """
 
@@ -49,25 +49,25 @@ class RBACAuthorizer:
         """Return the decision: at once where the same was asked since the tenant's roles last changed."""
         if not needs_roles(request):
             return decide_without_roles(request)
-        question = _question(request)
-        entry = self._decisions.get(question, self._storage.access_stamp(request.tenant.id))
+        question = _cache_key(request)
+        entry = self._decisions.get(question, self._storage.access_version(request.tenant.id))
         return entry.value if entry is not None else self._load_and_decide(request, question)
 
     async def _load_and_decide(self, request: AccessRequest, question: Hashable) -> Decision:
-        stamp = self._storage.access_stamp(request.tenant.id)
+        access_version = self._storage.access_version(request.tenant.id)
         actor = (request.tenant.id, request.actor.type, request.actor.id, request.actor.roles)
-        entry = self._assigned.get(actor, stamp)
+        entry = self._assigned.get(actor, access_version)
         if entry is None:
             # As old as its oldest part: the time is taken before anything is read.
             expires = monotonic() + self._max_age
             assigned = await self._load(request)
             rules = sum(len(role.allow) + len(role.deny) for role in assigned.roles.values())
             size = _ENTRY_BYTES + rules * _RULE_BYTES + _text_bytes(request)
-            entry = Entry(assigned, stamp, expires, size)
+            entry = Entry(assigned, access_version, expires, size)
             self._assigned.put(actor, entry)
         decision = decide(request, entry.value.names, entry.value.roles)
         size = _ENTRY_BYTES + _text_bytes(request) + len(decision.reason)
-        self._decisions.put(question, Entry(decision, stamp, entry.expires, size))
+        self._decisions.put(question, Entry(decision, access_version, entry.expires, size))
         return decision
 
     async def _load(self, request: AccessRequest) -> AssignedRoles:
@@ -92,11 +92,11 @@ async def load_roles(actor: Actor, assignment: Record | None, roles: AsyncRecord
     read = [await roles.get(name) for name in sorted({*filter(is_id, actor.roles), *names})]
     found = {record.id: record for record in read if record is not None}
     held = [name for name in names if name not in ids or (name in found and found[name].data.get("id") == ids[name])]
-    rules = {name: role_of(found[name].data) for name in (*actor.roles, *held) if name in found}
+    rules = {name: to_role(found[name].data) for name in (*actor.roles, *held) if name in found}
     return AssignedRoles(tuple(held), rules)
 
 
-def _question(request: AccessRequest) -> Hashable:
+def _cache_key(request: AccessRequest) -> Hashable:
     """Return all that a decision depends on, beside the tenant's roles."""
     actor = request.actor
     rights = (actor.type, actor.id, actor.roles, actor.permissions)
@@ -106,7 +106,7 @@ def _question(request: AccessRequest) -> Hashable:
         request.access_control,
         request.permission,
         request.resource,
-        request.resource_follows,
+        request.resource_is_pending,
     )
 
 
@@ -117,7 +117,7 @@ def _text_bytes(request: AccessRequest) -> int:
     return 4 * sum(map(len, texts)) + 64 * len(texts)
 
 
-def role_of(document: dict[str, Any]) -> Role:
+def to_role(document: dict[str, Any]) -> Role:
     """A role from its document: `{"allow": [{"permission", "resource"}], "deny": […]}`."""
     return Role(
         allow=[Rule(**rule) for rule in document["allow"]],

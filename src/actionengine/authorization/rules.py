@@ -134,7 +134,7 @@ def _denies(rule: Rule, request: AccessRequest) -> bool:
 
 
 def _allows(rule: Rule, request: AccessRequest) -> bool:
-    return rule.resource is None or rule.resource == request.resource or request.resource_follows
+    return rule.resource is None or rule.resource == request.resource or request.resource_is_pending
 
 
 def _on(resource: str | None) -> str:

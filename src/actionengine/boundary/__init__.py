@@ -12,7 +12,7 @@ A runner runs module actions, each in a module, a folder of one tenant's, with n
 `modules_service` makes governed actions of them. Diffs need the extra `changes`.
 """
 
-from actionengine.boundary.boundary import Admitted, Boundary
+from actionengine.boundary.boundary import AdmittedRequest, Boundary
 from actionengine.boundary.capabilities import (
     CODE_MODULE_DEFAULT,
     PROFILES,
@@ -23,7 +23,7 @@ from actionengine.boundary.capabilities import (
     CapabilityProfile,
 )
 from actionengine.boundary.commands.file_access import file_isolation
-from actionengine.boundary.commands.processes import Finished, ProcessLimits, network_isolation
+from actionengine.boundary.commands.processes import CompletedCommand, ProcessLimits, network_isolation
 from actionengine.boundary.declarations import ModuleAction, create_module_action
 from actionengine.boundary.errors import (
     BoundaryError,
@@ -38,7 +38,7 @@ from actionengine.boundary.files.files import FileEntry, ModuleFiles
 from actionengine.boundary.files.paths import ModuleFolder, ModulePath
 from actionengine.boundary.in_process import InProcessRunner
 from actionengine.boundary.module_actions import MODULE_ACTIONS
-from actionengine.boundary.module_handle import Work
+from actionengine.boundary.module_handle import ModuleHandle
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult, ModuleContext
 from actionengine.boundary.roots import ModuleRoots
 from actionengine.boundary.runner import BoundaryRunner, Runner
@@ -53,19 +53,19 @@ __all__ = [
     "READ_ONLY",
     "SYSTEM_PRIVILEGED",
     "WORKFLOW_MODULE_DEFAULT",
-    "Admitted",
+    "AdmittedRequest",
     "Boundary",
     "BoundaryError",
     "BoundaryRunner",
     "Capability",
     "CapabilityNotGrantedError",
     "CapabilityProfile",
+    "CompletedCommand",
     "ExecutionEvent",
     "ExecutionRequest",
     "ExecutionResult",
     "FileEntry",
     "FileIsolationError",
-    "Finished",
     "InProcessRunner",
     "MissingModuleError",
     "MissingTenantError",
@@ -73,6 +73,7 @@ __all__ = [
     "ModuleContext",
     "ModuleFiles",
     "ModuleFolder",
+    "ModuleHandle",
     "ModulePath",
     "ModulePermissions",
     "ModuleRoots",
@@ -81,7 +82,6 @@ __all__ = [
     "Runner",
     "SubprocessRunner",
     "TenantMismatchError",
-    "Work",
     "create_module_action",
     "file_isolation",
     "log_sink",

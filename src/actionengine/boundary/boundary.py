@@ -18,13 +18,13 @@ from actionengine.boundary.errors import (
     TenantMismatchError,
 )
 from actionengine.boundary.request import ExecutionRequest, ModuleContext
-from actionengine.errors import ActionError, ConfigurationError, ErrorCode, sendable
-from actionengine.pipeline.payload import refusals, summary
+from actionengine.errors import ActionError, ConfigurationError, ErrorCode, storable_text
+from actionengine.pipeline.payload import field_errors, summarize
 from actionengine.text.names import hint, nearest_of
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
+class AdmittedRequest:
     """A request that has passed: its module, the action that it names, and its input as that action's model."""
 
     request: ExecutionRequest
@@ -45,14 +45,14 @@ class Boundary:
         self.profile = profile
         self.actions: Mapping[str, ModuleAction] = MappingProxyType(by_name(actions))
 
-    def admit(self, request: ExecutionRequest) -> Admitted:
+    def admit(self, request: ExecutionRequest) -> AdmittedRequest:
         """The request, checked. In this order: its tenant, its module, whether these belong together, its capabilities,
         the action that it names, and its input with the paths in it.
 
         Raises a `BoundaryError` of its own type for each, and `ActionError`: `not_found` for an action that there
         is not, `invalid_input` for an input that is not the action's.
         """
-        module = checked_module(request)
+        module = validate_module(request)
         lacking = request.capabilities - self.profile.capabilities
         if lacking:
             raise CapabilityNotGrantedError(
@@ -71,23 +71,23 @@ class Boundary:
         try:
             data = action.validation.model_validate(dict(request.input))
         except ValidationError as error:
-            fields = refusals(error)
+            fields = field_errors(error)
             raise ActionError(
-                ErrorCode.INVALID_INPUT, f"{action.name}: {summary(fields)}", {"fields": fields}
+                ErrorCode.INVALID_INPUT, f"{action.name}: {summarize(fields)}", {"fields": fields}
             ) from None
-        return Admitted(request, module, action, data)
+        return AdmittedRequest(request, module, action, data)
 
     def _action(self, name: str) -> ModuleAction:
         action = self.actions.get(name)
         if action is None:
-            shown = sendable(name[:200])
+            shown = storable_text(name[:200])
             nearest = nearest_of(shown, self.actions)
             message = f"there is no module action {shown!r}{hint(nearest)}"
             raise ActionError(ErrorCode.NOT_FOUND, message, {"action": shown, "nearest": nearest})
         return action
 
 
-def checked_module(request: ExecutionRequest) -> ModuleContext:
+def validate_module(request: ExecutionRequest) -> ModuleContext:
     """The module of a request that is its tenant's. Raises `MissingTenantError`, `MissingModuleError` or
     `TenantMismatchError`."""
     if request.tenant is None:

@@ -13,9 +13,9 @@ from actionengine.boundary.capabilities import Capability
 from actionengine.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from actionengine.boundary.module_handle import Work
+    from actionengine.boundary.module_handle import ModuleHandle
 
-ModuleHandler = Callable[[Any, "Work"], Any]
+ModuleHandler = Callable[[Any, "ModuleHandle"], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ def create_module_action(
     Args:
         name: what requests call it.
         description: a sentence for people.
-        handler: `handler(data, work)`, a `def`: gets its input as an instance of `validation` and a `Work`, the only
+        handler: `handler(data, work)`, a `def`: gets its input as an instance of `validation` and a `ModuleHandle`, the
+        only
             way to the module's files and to commands; returns what JSON can carry. It may raise `ActionError`.
         validation: a Pydantic model of the input; paths in it are `ModulePath`s.
         capabilities: what a request has to ask for, and a profile to grant.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from actionengine.errors import ActionError, ErrorCode, sendable
+from actionengine.errors import ActionError, ErrorCode, storable_text
 
 
 class BoundaryError(ActionError):
@@ -39,7 +39,7 @@ class MissingModuleError(BoundaryError):
 def no_root(root: str | os.PathLike[str]) -> MissingModuleError:
     """The refusal of a root that is no folder. Of its path no more than the last name is told: where modules lie is not
     for whoever asks."""
-    name = sendable(os.path.basename(os.fspath(root))[:200])
+    name = storable_text(os.path.basename(os.fspath(root))[:200])
     return MissingModuleError(f"there is no folder {name!r} to be a module's root")
 
 

@@ -11,16 +11,16 @@ from typing import Any, ClassVar
 
 from pydantic_core import from_json, to_json
 
-from actionengine.boundary.boundary import Admitted
+from actionengine.boundary.boundary import AdmittedRequest
 from actionengine.boundary.capabilities import CapabilityProfile
 from actionengine.boundary.commands.file_access import FilePolicy, absolute_paths
 from actionengine.boundary.commands.processes import ProcessLimits
 from actionengine.boundary.declarations import ModuleAction
 from actionengine.boundary.idempotency.run_once import run_once
 from actionengine.boundary.module_actions import MODULE_ACTIONS
-from actionengine.boundary.module_handle import Work
+from actionengine.boundary.module_handle import ModuleHandle
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult
-from actionengine.boundary.runner import BoundaryRunner, took_too_long, was_cancelled
+from actionengine.boundary.runner import BoundaryRunner, cancelled_error, timeout_error
 from actionengine.boundary.telemetry import Sink
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.text.json_bounds import check_readable
@@ -30,8 +30,8 @@ class InProcessRunner(BoundaryRunner):
     """Runs module actions in this process. Commands that they run are processes of their own, within `limits`.
 
     Python code cannot be interrupted from outside: a handler that is late or cancelled goes on until it next calls its
-    `Work`, and one that never does goes on to its end; only then comes the answer `timeout` or `conflict`. Where that
-    is not enough, `SubprocessRunner` is the one to use.
+    `ModuleHandle`, and one that never does goes on to its end; only then comes the answer `timeout` or `conflict`.
+    Where that is not enough, `SubprocessRunner` is the one to use.
 
     Args:
         profile: the most that work may ask for.
@@ -63,22 +63,22 @@ class InProcessRunner(BoundaryRunner):
             absolute_paths("readable", readable), absolute_paths("writable", writable), profile.require_file_isolation
         )
 
-    def run(self, admitted: Admitted, cancelled: threading.Event) -> ExecutionResult:
+    def run(self, admitted: AdmittedRequest, cancelled: threading.Event) -> ExecutionResult:
         """Call the handler here; with an idempotency key, once in its module."""
         deadline = monotonic() + admitted.request.timeout
 
-        def perform(admitted: Admitted) -> ExecutionResult:
+        def perform(admitted: AdmittedRequest) -> ExecutionResult:
             return self._perform(admitted, cancelled, deadline)
 
         return run_once(admitted, perform, cancelled=cancelled)
 
-    def _perform(self, admitted: Admitted, cancelled: threading.Event, deadline: float) -> ExecutionResult:
+    def _perform(self, admitted: AdmittedRequest, cancelled: threading.Event, deadline: float) -> ExecutionResult:
         """The one place where a handler is called."""
         request = admitted.request
         started_at = datetime.now(UTC)
         started = monotonic()
         _check_time(request, cancelled, deadline)
-        with Work(
+        with ModuleHandle(
             admitted,
             limits=self._limits,
             cancelled=cancelled,
@@ -102,9 +102,9 @@ class InProcessRunner(BoundaryRunner):
 
 def _check_time(request: ExecutionRequest, cancelled: threading.Event, deadline: float) -> None:
     if cancelled.is_set():
-        raise was_cancelled(request)
+        raise cancelled_error(request)
     if monotonic() >= deadline:
-        raise took_too_long(request)
+        raise timeout_error(request)
 
 
 def _plain(action: ModuleAction, output: Any) -> Any:

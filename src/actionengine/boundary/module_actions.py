@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from actionengine.boundary.declarations import ModuleAction, create_module_action
 from actionengine.boundary.files.paths import ModuleFolder, ModulePath
 from actionengine.boundary.files.unified_diff import changed_lines, check_diff
-from actionengine.boundary.module_handle import Work
-from actionengine.errors import ActionError, ErrorCode, sendable
+from actionengine.boundary.module_handle import ModuleHandle
+from actionengine.errors import ActionError, ErrorCode, storable_text
 from actionengine.masking.masking import Sensitive
 
 ABSENT = "absent"
@@ -65,7 +65,7 @@ class WriteInput(_Input):
     expected_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64}|absent)$")] | None = None
 
     @model_validator(mode="after")
-    def _has_one_content(self) -> WriteInput:
+    def _check_one_content(self) -> WriteInput:
         if (self.text is None) == (self.base64 is None):
             raise ValueError("give what is to be in the file, either as text or as base64")
         return self
@@ -100,7 +100,7 @@ class EditInput(_Input):
     diff: Annotated[str, AfterValidator(check_diff)]
 
 
-def _read(data: ReadInput, work: Work) -> dict[str, Any]:
+def _read(data: ReadInput, work: ModuleHandle) -> dict[str, Any]:
     content = work.read(data.path)
     try:
         shown = {"text": content.decode()}
@@ -109,17 +109,17 @@ def _read(data: ReadInput, work: Work) -> dict[str, Any]:
     return {"path": data.path, **shown, "size": len(content), "sha256": sha256(content).hexdigest()}
 
 
-def _write(data: WriteInput, work: Work) -> dict[str, Any]:
+def _write(data: WriteInput, work: ModuleHandle) -> dict[str, Any]:
     content = data.base64 if data.text is None else data.text.encode()
     assert content is not None
-    with work.alone():
+    with work.exclusive():
         if data.expected_sha256 is not None:
             _check_is(data.path, data.expected_sha256, work)
         work.write(data.path, content, executable=data.executable)
     return {"path": data.path, "size": len(content), "sha256": sha256(content).hexdigest()}
 
 
-def _check_is(path: str, expected: str, work: Work) -> None:
+def _check_is(path: str, expected: str, work: ModuleHandle) -> None:
     found = _sha256_of(path, work)
     if found != expected:
         raise ActionError(
@@ -129,7 +129,7 @@ def _check_is(path: str, expected: str, work: Work) -> None:
         )
 
 
-def _sha256_of(path: str, work: Work) -> str:
+def _sha256_of(path: str, work: ModuleHandle) -> str:
     try:
         return sha256(work.read(path)).hexdigest()
     except ActionError as refusal:
@@ -138,25 +138,25 @@ def _sha256_of(path: str, work: Work) -> str:
         raise
 
 
-def _list(data: FolderInput, work: Work) -> dict[str, Any]:
+def _list(data: FolderInput, work: ModuleHandle) -> dict[str, Any]:
     entries = [
         {
-            "path": sendable(entry.path),
+            "path": storable_text(entry.path),
             "size": entry.size,
             "executable": entry.executable,
-            "link": None if entry.link is None else sendable(entry.link),
+            "link": None if entry.link is None else storable_text(entry.link),
         }
         for entry in work.list(data.folder)
     ]
     return {"folder": data.folder, "entries": entries}
 
 
-def _delete(data: ReadInput, work: Work) -> dict[str, Any]:
+def _delete(data: ReadInput, work: ModuleHandle) -> dict[str, Any]:
     work.delete(data.path)
     return {"path": data.path}
 
 
-def _run(data: RunInput, work: Work) -> dict[str, Any]:
+def _run(data: RunInput, work: ModuleHandle) -> dict[str, Any]:
     finished = work.run(data.argv, data.folder, data.environment, data.stdin.encode(), data.timeout)
     return {
         "exit_code": finished.exit_code,
@@ -167,11 +167,11 @@ def _run(data: RunInput, work: Work) -> dict[str, Any]:
     }
 
 
-def _diff(data: DiffInput, work: Work) -> dict[str, Any]:
+def _diff(data: DiffInput, work: ModuleHandle) -> dict[str, Any]:
     return {"diff": work.diff(data.path)}
 
 
-def _edit_file(data: EditInput, work: Work) -> dict[str, Any]:
+def _edit_file(data: EditInput, work: ModuleHandle) -> dict[str, Any]:
     after = work.edit_file(data.path, data.diff)
     added, removed = changed_lines(data.diff)
     digest = None if after is None else sha256(after.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""`Work`: the only way of a module action's handler to its module, to commands, and to a network."""
+"""`ModuleHandle`: the only way of a module action's handler to its module, to commands, and to a network."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from contextlib import contextmanager
 from time import monotonic
 from types import TracebackType
 
-from actionengine.boundary.boundary import Admitted
+from actionengine.boundary.boundary import AdmittedRequest
 from actionengine.boundary.capabilities import Capability
 from actionengine.boundary.commands.file_access import FileAccess, FilePolicy
-from actionengine.boundary.commands.processes import Finished, ProcessLimits, run_process
+from actionengine.boundary.commands.processes import CompletedCommand, ProcessLimits, run_process
 from actionengine.boundary.errors import CapabilityNotGrantedError
 from actionengine.boundary.files.files import FileEntry, ModuleFiles
 from actionengine.boundary.files.git import diff_from_last_commit
 from actionengine.boundary.files.unified_diff import apply_diff
 from actionengine.boundary.request import FileIsolation, NetworkIsolation
-from actionengine.boundary.runner import took_too_long, was_cancelled
+from actionengine.boundary.runner import cancelled_error, timeout_error
 from actionengine.errors import ActionError, ErrorCode
 
 _WORST_LAST = ("not_needed", "isolated", "granted", "not_enforced")
 
 
-class Work:
+class ModuleHandle:
     """One piece of work in its module. A context manager, which lets go of the module's files.
 
     Each method raises `CapabilityNotGrantedError` for what the request does not ask for, `timeout` after the deadline
@@ -49,7 +49,7 @@ class Work:
 
     def __init__(
         self,
-        admitted: Admitted,
+        admitted: AdmittedRequest,
         *,
         limits: ProcessLimits,
         cancelled: threading.Event,
@@ -67,10 +67,10 @@ class Work:
         self._require_isolation = require_isolation
         self._file_policy = file_policy
         self._files = ModuleFiles(admitted.module.root)
-        self._turn = threading.RLock()
-        self._turns = 0
+        self._lock = threading.RLock()
+        self._depth = 0
 
-    def __enter__(self) -> Work:
+    def __enter__(self) -> ModuleHandle:
         return self
 
     def __exit__(
@@ -79,19 +79,19 @@ class Work:
         self._files.close()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """In this block no other work writes or deletes files of the module, so that what was read may be relied on
         when it is written back. What commands and others do is not held up, and so neither is it kept out."""
-        with self._turn:
-            if self._turns:
+        with self._lock:
+            if self._depth:
                 yield
                 return
-            with self._files.alone(self._check_time):
-                self._turns += 1
+            with self._files.exclusive(self._check_time):
+                self._depth += 1
                 try:
                     yield
                 finally:
-                    self._turns -= 1
+                    self._depth -= 1
 
     def read(self, path: str) -> bytes:
         """What is in a file (`fs:read`)."""
@@ -108,13 +108,13 @@ class Work:
     def write(self, path: str, content: bytes | str, *, executable: bool | None = None) -> None:
         """Make or replace a file, wholly or not at all (`fs:write`); a text as UTF-8."""
         self._check(Capability.FS_WRITE)
-        with self.alone():
+        with self.exclusive():
             self._files.write(path, _as_bytes(path, content), executable=executable)
 
     def delete(self, path: str) -> None:
         """Delete a file or a link (`fs:write`)."""
         self._check(Capability.FS_WRITE)
-        with self.alone():
+        with self.exclusive():
             self._files.delete(path)
 
     def stat(self, path: str) -> FileEntry | None:
@@ -138,7 +138,7 @@ class Work:
         Raises `unprocessable` where the diff is of another file, or does not fit; see `apply_diff`.
         """
         self._check(Capability.FS_READ, Capability.FS_WRITE)
-        with self.alone():
+        with self.exclusive():
             try:
                 before: str | None = self.read_text(path)
             except ActionError as refusal:
@@ -159,7 +159,7 @@ class Work:
         environment: Mapping[str, str] | None = None,
         stdin: bytes = b"",
         timeout: float | None = None,
-    ) -> Finished:
+    ) -> CompletedCommand:
         """Run a command in a folder of the module, to its end (`cmd:run`). It can reach a network where the request has
         `net:http`, and files as `FileAccess` says. `timeout` is in seconds; it ends with the work at the latest."""
         self._check(Capability.CMD_RUN)
@@ -173,7 +173,7 @@ class Work:
         it is (`git:diff`): of files that git knows. See `diff_from_last_commit`."""
         self._check(Capability.GIT_DIFF)
 
-        def run_git(argv: Sequence[str], folder: int, root: int, environment: Mapping[str, str]) -> Finished:
+        def run_git(argv: Sequence[str], folder: int, root: int, environment: Mapping[str, str]) -> CompletedCommand:
             # Not by `run`, which needs `cmd:run`. What git reaches is a folder of ours.
             return self._run(argv, folder, self._access(root, True), environment, b"", None)
 
@@ -198,7 +198,7 @@ class Work:
         environment: Mapping[str, str] | None,
         stdin: bytes,
         timeout: float | None,
-    ) -> Finished:
+    ) -> CompletedCommand:
         left = self._deadline - monotonic()
         try:
             finished = run_process(
@@ -234,9 +234,9 @@ class Work:
 
     def _check_time(self) -> None:
         if self._cancelled.is_set():
-            raise was_cancelled(self.request)
+            raise cancelled_error(self.request)
         if monotonic() >= self._deadline:
-            raise took_too_long(self.request)
+            raise timeout_error(self.request)
 
 
 def _as_bytes(path: str, content: bytes | str) -> bytes:

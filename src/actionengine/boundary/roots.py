@@ -8,7 +8,7 @@ from pathlib import Path
 
 from actionengine.boundary.errors import MissingModuleError
 from actionengine.boundary.idempotency.journal import Journal
-from actionengine.boundary.idempotency.working_copy import remove_tree
+from actionengine.boundary.idempotency.working_copy import remove_own_tree
 from actionengine.boundary.request import ModuleContext
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
@@ -64,11 +64,11 @@ class ModuleRoots:
         `context` does, and `ActionError`."""
         root = self.context(tenant, module_id).root
         if root.is_symlink():
-            remove_tree(root)
+            remove_own_tree(root)
             return
         # The other way round, a module of which half is gone could have work carried out in it.
-        remove_tree(Journal(root).folder)
-        remove_tree(root)
+        remove_own_tree(Journal(root).folder)
+        remove_own_tree(root)
 
     def _root(self, tenant: Tenant, module_id: str) -> Path:
         return self.base / str(tenant.id) / module_id

@@ -14,16 +14,16 @@ from typing import ClassVar, Protocol
 
 from returns.result import Failure, Result, Success
 
-from actionengine.boundary.boundary import Admitted, Boundary
+from actionengine.boundary.boundary import AdmittedRequest, Boundary
 from actionengine.boundary.capabilities import CapabilityProfile
 from actionengine.boundary.declarations import ModuleAction
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult
-from actionengine.boundary.telemetry import ESCAPING, Sink, Telemetry, checked_sinks
+from actionengine.boundary.telemetry import ESCAPING, Sink, Telemetry, validate_sinks
 from actionengine.errors import ActionError, ErrorCode
 
 logger = logging.getLogger("actionengine")
 
-Answer = Result[ExecutionResult, ActionError]
+RunnerResult = Result[ExecutionResult, ActionError]
 
 
 class Runner(Protocol):
@@ -36,10 +36,10 @@ class Runner(Protocol):
     `execute_async` is the same under an event loop: cancelling the task cancels the work.
     """
 
-    def execute(self, request: ExecutionRequest, *, cancelled: threading.Event | None = None) -> Answer:
+    def execute(self, request: ExecutionRequest, *, cancelled: threading.Event | None = None) -> RunnerResult:
         """Run work, and wait for it."""
 
-    async def execute_async(self, request: ExecutionRequest) -> Answer:
+    async def execute_async(self, request: ExecutionRequest) -> RunnerResult:
         """The same under an event loop."""
 
 
@@ -62,14 +62,14 @@ class BoundaryRunner(ABC):
         self, profile: CapabilityProfile, actions: Iterable[ModuleAction], telemetry: Iterable[Sink] = ()
     ) -> None:
         self.boundary = Boundary(profile, actions)
-        self._sinks = checked_sinks(telemetry)
+        self._sinks = validate_sinks(telemetry)
 
     @abstractmethod
-    def run(self, admitted: Admitted, cancelled: threading.Event) -> ExecutionResult:
+    def run(self, admitted: AdmittedRequest, cancelled: threading.Event) -> ExecutionResult:
         """Run a request that has passed the boundary. Raises `ActionError` with what the work failed with; once
         `cancelled` is set, ends it and raises `conflict`."""
 
-    def execute(self, request: ExecutionRequest, *, cancelled: threading.Event | None = None) -> Answer:
+    def execute(self, request: ExecutionRequest, *, cancelled: threading.Event | None = None) -> RunnerResult:
         """Run work, and wait for it."""
         telemetry = Telemetry(self._sinks, request, self.name)
         telemetry.started()
@@ -82,7 +82,7 @@ class BoundaryRunner(ABC):
         telemetry.ended(answer)
         return answer
 
-    async def execute_async(self, request: ExecutionRequest) -> Answer:
+    async def execute_async(self, request: ExecutionRequest) -> RunnerResult:
         """The same under an event loop: in a thread of its own, and ended where the task is cancelled. As many run
         at once as are asked for."""
         cancelled = threading.Event()
@@ -97,7 +97,7 @@ class BoundaryRunner(ABC):
                     await asyncio.wait([work])
             raise
 
-    def _answer(self, request: ExecutionRequest, cancelled: threading.Event) -> Answer:
+    def _answer(self, request: ExecutionRequest, cancelled: threading.Event) -> RunnerResult:
         try:
             return Success(self.run(self.boundary.admit(request), cancelled))
         except ActionError as refusal:
@@ -108,9 +108,9 @@ class BoundaryRunner(ABC):
             return Failure(ActionError(ErrorCode.HANDLER_ERROR, message, {"request_id": request.id}))
 
 
-def _in_thread(ask: Callable[[], Answer]) -> Future[Answer]:
+def _in_thread(ask: Callable[[], RunnerResult]) -> Future[RunnerResult]:
     """Work in a thread of its own. The event loop's pool has few: long work would hold up all else that needs one."""
-    future: Future[Answer] = Future()
+    future: Future[RunnerResult] = Future()
     # A task that is cancelled waits for the end of the work.
     future.set_running_or_notify_cancel()
     context = copy_context()
@@ -127,13 +127,13 @@ def _in_thread(ask: Callable[[], Answer]) -> Future[Answer]:
     return future
 
 
-def was_cancelled(request: ExecutionRequest) -> ActionError:
+def cancelled_error(request: ExecutionRequest) -> ActionError:
     """The answer for work that was cancelled."""
     message = f"the work {request.id} ({request.action}) was cancelled"
     return ActionError(ErrorCode.CONFLICT, message, {"request_id": request.id, "cancelled": True})
 
 
-def took_too_long(request: ExecutionRequest) -> ActionError:
+def timeout_error(request: ExecutionRequest) -> ActionError:
     """The answer for work that was ended at its deadline."""
     message = f"the work {request.id} ({request.action}) took longer than {request.timeout} s and was ended"
     return ActionError(ErrorCode.TIMEOUT, message, {"request_id": request.id, "timeout": request.timeout})

@@ -23,7 +23,7 @@ from actionengine.context import Tenant
 from actionengine.errors import ActionError
 from actionengine.masking.masking import revealed_json
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.pipeline.plan import native
+from actionengine.pipeline.plan import sync_and_async
 
 ModuleOf = Callable[[Tenant, str], ModuleContext]
 """The module of a tenant by its id, as `ModuleRoots.context`. It raises `ActionError` for one that there is not."""
@@ -81,25 +81,27 @@ def _governed(
 ) -> Action:
     changes = bool(action.capabilities & _CHANGING)
 
-    @native
+    @sync_and_async
     async def work(data: Any, ctx: InternalContext) -> Result[Any, ActionError]:
         access = ctx
         request = ExecutionRequest(
             tenant=ctx.tenant,
             module=module_of(ctx.tenant, data.module_id),
             action=action.name,
-            input=_told(data),
+            input=_arguments(data),
             capabilities=action.capabilities,
             actor=ctx.actor,
             timeout=timeout,
-            idempotency_key=access.once_key() if changes else None,
+            idempotency_key=access.derived_idempotency_key() if changes else None,
         )
         answer = runner.execute(request) if access.mode == "sync" else await runner.execute_async(request)
         if isinstance(answer, Failure):
             return answer
         output = answer.unwrap().output
         if isinstance(output, Mapping):
-            access.show({name: value for name, value in output.items() if name not in _TOO_MUCH_FOR_THE_LOG})
+            access.set_logged_output(
+                {name: value for name, value in output.items() if name not in _TOO_MUCH_FOR_THE_LOG}
+            )
         return Success(output)
 
     return create_action(
@@ -113,7 +115,7 @@ def _governed(
     )
 
 
-def _told(data: BaseModel) -> dict[str, Any]:
+def _arguments(data: BaseModel) -> dict[str, Any]:
     """An input as the runner gets it, secrets and all."""
     given: dict[str, Any] = from_json(
         revealed_json(data.model_dump(exclude={"module_id"}, exclude_unset=True, by_alias=True))

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
-from actionengine.boundary.boundary import Admitted
+from actionengine.boundary.boundary import AdmittedRequest
 from actionengine.boundary.capabilities import Capability, CapabilityProfile
 from actionengine.boundary.child import actions_at
 from actionengine.boundary.commands.file_access import absolute_paths
-from actionengine.boundary.commands.processes import Finished, ProcessLimits, run_process
+from actionengine.boundary.commands.processes import CompletedCommand, ProcessLimits, run_process
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult
-from actionengine.boundary.runner import BoundaryRunner, took_too_long, was_cancelled
+from actionengine.boundary.runner import BoundaryRunner, cancelled_error, timeout_error
 from actionengine.boundary.telemetry import Sink
 from actionengine.errors import ActionError, ErrorCode
 
@@ -75,7 +75,7 @@ class SubprocessRunner(BoundaryRunner):
         self._readable = absolute_paths("readable", readable)
         self._writable = absolute_paths("writable", writable)
 
-    def run(self, admitted: Admitted, cancelled: threading.Event) -> ExecutionResult:
+    def run(self, admitted: AdmittedRequest, cancelled: threading.Event) -> ExecutionResult:
         """Start a process for the work, and wait for its answer."""
         request = admitted.request
         # What comes after -I is left out of it: the paths that this process imports from are given instead.
@@ -93,13 +93,13 @@ class SubprocessRunner(BoundaryRunner):
                 cancelled=cancelled,
             )
         except ActionError as error:
-            raise _told_of_work(error, request) from None
+            raise _described_work(error, request) from None
         if finished.stderr:
             printed = finished.stderr[-10_000:].decode("utf-8", "replace")
             logger.info("the work %s (%s) printed: %s", request.id, request.action, printed)
         return _result(finished, request).model_copy(update={"runner": self.name, "network": finished.network})
 
-    def _order(self, admitted: Admitted) -> bytes:
+    def _order(self, admitted: AdmittedRequest) -> bytes:
         module = admitted.module.model_copy(update={"root": admitted.module.root.absolute()})
         request = admitted.request.model_copy(update={"module": module})
         profile = self.boundary.profile
@@ -120,19 +120,19 @@ class SubprocessRunner(BoundaryRunner):
             raise ActionError(ErrorCode.INVALID_INPUT, f"the request {request.id} has no JSON form: {error}") from None
 
 
-def _told_of_work(error: ActionError, request: ExecutionRequest) -> ActionError:
+def _described_work(error: ActionError, request: ExecutionRequest) -> ActionError:
     """What became of the process, as what became of the work."""
     code = error.code
     if code is ErrorCode.TIMEOUT:
-        return took_too_long(request)
+        return timeout_error(request)
     if code is ErrorCode.CONFLICT:
-        return was_cancelled(request)
+        return cancelled_error(request)
     if code is ErrorCode.UNPROCESSABLE and "stdout" in error.details:
         return ActionError(code, f"the work {request.id} ({request.action}) printed or answered more than it may")
     return error
 
 
-def _result(finished: Finished, request: ExecutionRequest) -> ExecutionResult:
+def _result(finished: CompletedCommand, request: ExecutionRequest) -> ExecutionResult:
     """The result in an answer. Raises what the work failed with, and `handler_error` where there is no answer."""
     try:
         answer: dict[str, Any] = json.loads(finished.stdout)

@@ -45,7 +45,7 @@ class ExecutionEvent:
 Sink = Callable[[ExecutionEvent], None]
 
 
-def checked_sinks(sinks: Iterable[Sink]) -> tuple[Sink, ...]:
+def validate_sinks(sinks: Iterable[Sink]) -> tuple[Sink, ...]:
     """The sinks. Raises `ConfigurationError` for one that cannot be called, or is an `async def`."""
     found = tuple(sinks)
     for sink in found:
@@ -67,18 +67,18 @@ class Telemetry:
 
     def started(self) -> None:
         """The work begins."""
-        self._tell("started")
+        self._notify("started")
 
     def ended(self, answer: Result[ExecutionResult, ActionError]) -> None:
         """The work is over."""
         duration = perf_counter() - self._started
         if isinstance(answer, Failure):
             error = answer.failure()
-            self._tell("failed", duration, error.code, error.details.get("refusal"))
+            self._notify("failed", duration, error.code, error.details.get("refusal"))
         else:
-            self._tell("completed", duration)
+            self._notify("completed", duration)
 
-    def _tell(
+    def _notify(
         self,
         kind: Literal["started", "completed", "failed"],
         duration: float | None = None,

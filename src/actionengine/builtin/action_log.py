@@ -14,8 +14,8 @@ from actionengine.builtin.inputs import Id
 from actionengine.context import MAX_ACTOR_ID_LENGTH, ActorType
 from actionengine.errors import ActionError
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.pipeline.plan import MAX_ACTION_NAME_LENGTH, native
-from actionengine.storage.port import LONGEST_SUBJECT, LogQuery, LogRow, Outcome
+from actionengine.pipeline.plan import MAX_ACTION_NAME_LENGTH, sync_and_async
+from actionengine.storage.port import MAX_SUBJECT_LENGTH, LogQuery, LogRow, Outcome
 
 READ_PERMISSION = "action_log.read"
 
@@ -98,16 +98,16 @@ class LogPage(BaseModel):
     next: str | None
 
 
-@native
+@sync_and_async
 async def _list(data: LogListing, ctx: InternalContext) -> Result[LogPage, ActionError]:
     query = LogQuery(**data.model_dump())
     if query.subject is not None:
-        query = query._replace(subject=query.subject[:LONGEST_SUBJECT])
+        query = query._replace(subject=query.subject[:MAX_SUBJECT_LENGTH])
     access = ctx
     rows = await access.unit_of_work.read_log(query)
     page = LogPage(items=tuple(LogEntry.of(row) for row in rows), next=rows.next)
     # A page of the log in the log would be in the next page again, with all that is in it.
-    access.show({"items": len(page.items), "next": page.next})
+    access.set_logged_output({"items": len(page.items), "next": page.next})
     return Success(page)
 
 

@@ -19,10 +19,10 @@ from actionengine.actions import Service, create_action, create_service
 from actionengine.builtin.inputs import Id
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, ActorType, identity_of
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.pipeline.execution import Approved
+from actionengine.pipeline.execution import GrantedApproval
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.pending_approval import ApprovalStatus, PendingApproval, find_approval
-from actionengine.pipeline.plan import native
+from actionengine.pipeline.plan import sync_and_async
 from actionengine.storage.pages import Page
 from actionengine.storage.port import APPROVALS, Record
 
@@ -121,7 +121,7 @@ class ApprovalResult(BaseModel):
     further_approval_id: str | None
 
 
-@native
+@sync_and_async
 async def _list(data: ListApprovals, ctx: InternalContext) -> Result[ApprovalPage, ActionError]:
     items: list[Approval] = []
     access = ctx
@@ -136,7 +136,7 @@ async def _list(data: ListApprovals, ctx: InternalContext) -> Result[ApprovalPag
                 next = record.id if number < len(found) else found.next
                 break
     # A page on the log would be the inputs of all these once more.
-    access.show({"items": len(items), "next": next})
+    access.set_logged_output({"items": len(items), "next": next})
     return Success(ApprovalPage(items=tuple(items), next=next))
 
 
@@ -155,20 +155,20 @@ async def _stored(data: ListApprovals, ctx: InternalContext) -> Page[Record]:
     return Page([record for record in found if end is None or record.id >= end], end)
 
 
-@native
+@sync_and_async
 async def _get(data: GetApproval, ctx: InternalContext) -> Result[Approval, ActionError]:
     pending = await _find(data.approval_id, ctx)
     return Success(Approval.of(pending, await ctx.unit_of_work.now()))
 
 
-@native
+@sync_and_async
 async def _approve(data: DecideApproval, ctx: InternalContext) -> Result[ApprovalResult, ActionError]:
     pending = await _for_decision(data, ctx)
     decided = await _decide(pending, "approved", data, ctx)
     assert ctx.actor is not None
     granted = {policy: approver.actor for policy, approver in pending.granted.items()} | {pending.policy: ctx.actor}
     name = f"{pending.service}.{pending.action}"
-    approved = Approved(pending.id, str(ctx.actor), granted, name, pending.created_at)
+    approved = GrantedApproval(pending.id, str(ctx.actor), granted, name, pending.created_at)
     access = ctx
     result, further = await access.execute_approved(pending, approved)
     given = ApprovalResult(
@@ -176,19 +176,19 @@ async def _approve(data: DecideApproval, ctx: InternalContext) -> Result[Approva
     )
     if further is None:
         # What is secret in it is said by the action that gave it.
-        masked = access.shown(pending.service, pending.action, result)
-        access.show({**given.model_dump(mode="json", exclude={"result"}), "result": masked})
+        masked = access.to_log_json(pending.service, pending.action, result)
+        access.set_logged_output({**given.model_dump(mode="json", exclude={"result"}), "result": masked})
     return Success(given)
 
 
-@native
+@sync_and_async
 async def _reject(data: DecideApproval, ctx: InternalContext) -> Result[Approval, ActionError]:
     pending = await _for_decision(data, ctx)
     decided = await _decide(pending, "rejected", data, ctx)
     return Success(Approval.of(decided, await ctx.unit_of_work.now()))
 
 
-@native
+@sync_and_async
 async def _cancel(data: DecideApproval, ctx: InternalContext) -> Result[Approval, ActionError]:
     pending = await _find(data.approval_id, ctx)
     if not _is_requester(pending, ctx.actor):

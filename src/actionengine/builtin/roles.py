@@ -14,14 +14,14 @@ from returns.result import Result, Success
 from uuid_utils import uuid7
 
 from actionengine.actions import Service, create_action, create_service
-from actionengine.authorization.rbac import load_roles, role_of
+from actionengine.authorization.rbac import load_roles, to_role
 from actionengine.authorization.rules import Rights, Role, Rule
 from actionengine.builtin.inputs import Id
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, ActorType
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.pipeline.plan import native
-from actionengine.storage.port import LONGEST_SUBJECT, ROLE_ASSIGNMENTS, ROLES, AsyncRecords, Record
+from actionengine.pipeline.plan import sync_and_async
+from actionengine.storage.port import MAX_SUBJECT_LENGTH, ROLE_ASSIGNMENTS, ROLES, AsyncRecords, Record
 from actionengine.text.names import MAX_PERMISSION_LENGTH, clean, fold
 
 READ_PERMISSION = "roles.read"
@@ -53,7 +53,7 @@ class RuleInput(Model):
     """A permission (`payments.refund`, `payments.*`, `*`), on one resource or on every one."""
 
     permission: str = Field(min_length=1, max_length=MAX_PERMISSION_LENGTH)
-    resource: str | None = Field(default=None, min_length=1, max_length=LONGEST_SUBJECT)
+    resource: str | None = Field(default=None, min_length=1, max_length=MAX_SUBJECT_LENGTH)
 
     @model_validator(mode="after")
     def _check_rule(self) -> RuleInput:
@@ -123,12 +123,12 @@ class Page(Model):
     limit: int = Field(default=100, ge=1, le=1000)
 
 
-@native
+@sync_and_async
 async def _define(data: RoleInput, ctx: InternalContext) -> Result[DefinedRole, ActionError]:
     access = ctx
     records = access.unit_of_work.records(ROLES)
     current = await records.get(data.name)
-    before, after = role_of(current.data) if current is not None else Role(), role_of(data.model_dump())
+    before, after = to_role(current.data) if current is not None else Role(), to_role(data.model_dump())
     added = _beyond(after.allow, before.allow)
     freed = _beyond(before.deny, after.deny)
     await _check_holds(ctx, (*added, *freed))
@@ -144,25 +144,25 @@ async def _define(data: RoleInput, ctx: InternalContext) -> Result[DefinedRole, 
     return Success(DefinedRole(**data.model_dump(), unknown_permissions=unknown))
 
 
-@native
+@sync_and_async
 async def _list(data: Page, ctx: InternalContext) -> Result[tuple[RoleInput, ...], ActionError]:
     page = await ctx.unit_of_work.records(ROLES).list(limit=data.limit, after=data.after)
     return Success(tuple(map(_role, page)))
 
 
-@native
+@sync_and_async
 async def _delete(data: RoleName, ctx: InternalContext) -> Result[None, ActionError]:
     records = ctx.unit_of_work.records(ROLES)
     current = await records.get(data.name)
     if current is None:
         raise _no_role(data.name)
-    await _check_holds(ctx, role_of(current.data).deny)
+    await _check_holds(ctx, to_role(current.data).deny)
     # Nobody has it from now on, nor another one that is made under its name: assignments name its id.
     await records.delete(data.name, current.version)
     return Success(None)
 
 
-@native
+@sync_and_async
 async def _assign(data: Assignment, ctx: InternalContext) -> Result[AssignedRoles, ActionError]:
     access = ctx
     await ctx.authorize_async(MANAGE_PERMISSION, f"role/{data.role}")
@@ -171,7 +171,7 @@ async def _assign(data: Assignment, ctx: InternalContext) -> Result[AssignedRole
         raise _no_role(data.role)
     record, roles = await _assigned(access, data)
     if data.role not in roles:
-        await _check_holds(ctx, role_of(role.data).allow, data.role)
+        await _check_holds(ctx, to_role(role.data).allow, data.role)
         if len(roles) >= MAX_ASSIGNED_ROLES:
             raise ActionError(
                 ErrorCode.UNPROCESSABLE,
@@ -184,7 +184,7 @@ async def _assign(data: Assignment, ctx: InternalContext) -> Result[AssignedRole
     return Success(_answer(data, roles))
 
 
-@native
+@sync_and_async
 async def _unassign(data: Assignment, ctx: InternalContext) -> Result[AssignedRoles, ActionError]:
     access = ctx
     await ctx.authorize_async(MANAGE_PERMISSION, f"role/{data.role}")
@@ -193,13 +193,13 @@ async def _unassign(data: Assignment, ctx: InternalContext) -> Result[AssignedRo
         raise ActionError(ErrorCode.NOT_FOUND, f"{_key(data)} does not have the role {data.role!r}")
     role = await access.unit_of_work.records(ROLES).get(data.role)
     if role is not None:
-        await _check_holds(ctx, role_of(role.data).deny)
+        await _check_holds(ctx, to_role(role.data).deny)
     roles = tuple(role for role in roles if role != data.role)
     await _write(access, data, record, roles, {})
     return Success(_answer(data, roles))
 
 
-@native
+@sync_and_async
 async def _of_actor(data: ActorReference, ctx: InternalContext) -> Result[AssignedRoles, ActionError]:
     _, roles = await _assigned(ctx, data)
     return Success(_answer(data, roles))

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 from itertools import count
 
-from actionengine.changes.diff import origins_of
+from actionengine.changes.diff import original_names
 from actionengine.changes.ops import OpType, PatchOp
 from actionengine.changes.transform import OpRefused, TypeGraph, apply_op, check_graph, edit, transform
 from actionengine.schemas.schema import Field, Schema
 from actionengine.storage.records import same_json
 
 
-class ChangedSince(Exception):
+class SchemaConflict(Exception):
     """A field that a change has touched was touched again since."""
 
     def __init__(self, key: str, field: str, then: Field | None, now: Field | None) -> None:
@@ -32,7 +32,7 @@ class ChangedSince(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Touched:
+class TouchedType:
     """The effect of a change on one record type: its schema before and after, and the ops of the change between;
     `since` are the ops of other changes that came afterwards.
 
@@ -47,16 +47,16 @@ class Touched:
     @property
     def removed(self) -> list[str]:
         """The fields that the change removed: what documents had in them does not come back."""
-        kept = set(origins_of(self.before, self.ops).values())
+        kept = set(original_names(self.before, self.ops).values())
         return [name for name in self.before.names if name not in kept]
 
 
-def compensation(graph: TypeGraph, touched: Mapping[str, Touched]) -> tuple[PatchOp, ...]:
+def compensation(graph: TypeGraph, touched: Mapping[str, TouchedType]) -> tuple[PatchOp, ...]:
     """Return ops which, applied to the types as they are now, take back what a change has done to those that it
     touched.
 
     Where nothing has changed since, they restore the schemas as they were before it, to the order of the fields. Raises
-    `ChangedSince` for a field that has, and `OpRefused` where the rules for base types do not let it be taken back.
+    `SchemaConflict` for a field that has, and `OpRefused` where the rules for base types do not let it be taken back.
     """
     check_graph(graph, graph.schemas)
     ways = {key: _way_back(key, each, graph.types[key].schema) for key, each in touched.items()}
@@ -73,17 +73,17 @@ class _WayBack:
     homes: Mapping[str, str | None]
 
 
-def _way_back(key: str, touched: Touched, now: Schema) -> _WayBack:
-    before, after = touched.before, _left_by(key, now, touched)
-    origins = origins_of(before, touched.ops)
+def _way_back(key: str, touched: TouchedType, now: Schema) -> _WayBack:
+    before, after = touched.before, _remaining_changes(key, now, touched)
+    origins = original_names(before, touched.ops)
     affected = set(before.names).difference(after.names)
-    affected |= {field.name for field in after if field != _was(before, origins[field.name])}
-    moved = origins_of(touched.after, touched.since)
+    affected |= {field.name for field in after if field != _original(before, origins[field.name])}
+    moved = original_names(touched.after, touched.since)
     gone_to = {was: name for name, was in moved.items() if was is not None}
     for name in affected:
         has_other_contents = name in now and moved.get(name) not in (None, name)
         if now.get(name) != after.get(name) or has_other_contents or gone_to.get(name, name) != name:
-            raise ChangedSince(key, name, after.get(name), now.get(name))
+            raise SchemaConflict(key, name, after.get(name), now.get(name))
     target = before if now == after else _target(before, after, now, origins, affected)
     homes = {field.name: origins[field.name] if field.name in affected else field.name for field in now}
     taken = set(homes.values())
@@ -92,7 +92,7 @@ def _way_back(key: str, touched: Touched, now: Schema) -> _WayBack:
     return _WayBack(target, {**homes, **stays})
 
 
-def _left_by(key: str, now: Schema, touched: Touched) -> Schema:
+def _remaining_changes(key: str, now: Schema, touched: TouchedType) -> Schema:
     """What the ops of a change alone have made of a type."""
     schema = touched.before
     for op in touched.ops:
@@ -100,7 +100,7 @@ def _left_by(key: str, now: Schema, touched: Touched) -> Schema:
             schema = edit(op, schema)
         except OpRefused:
             name = op.field or ""
-            raise ChangedSince(key, name, touched.after.get(name), now.get(name)) from None
+            raise SchemaConflict(key, name, touched.after.get(name), now.get(name)) from None
     return schema
 
 
@@ -114,21 +114,21 @@ def _target(
     returning = {field.name: field for field in before if field.name in lost}
     standing: list[Field] = []
     for field in now:
-        found = _was(before, origins[field.name]) if field.name in affected else field
+        found = _original(before, origins[field.name]) if field.name in affected else field
         if found is None:
             continue
         if found.name in before and found.name not in stayed:
             returning[found.name] = found
         else:
             standing.append(found)
-    return Schema(_put_back(before, standing, returning))
+    return Schema(_restore(before, standing, returning))
 
 
-def _was(before: Schema, origin: str | None) -> Field | None:
+def _original(before: Schema, origin: str | None) -> Field | None:
     return before.get(origin) if origin is not None else None
 
 
-def _put_back(before: Schema, standing: list[Field], returning: Mapping[str, Field]) -> tuple[Field, ...]:
+def _restore(before: Schema, standing: list[Field], returning: Mapping[str, Field]) -> tuple[Field, ...]:
     """Fields with others put back where they stood: before the next one that is there."""
     fields = list(standing)
     names = [field.name for field in fields]
@@ -182,7 +182,7 @@ class _Planner:
         self._names = {
             key: {home: name for name, home in way.homes.items() if home is not None} for key, way in ways.items()
         }
-        self._settled = {key: _settled(list(self._names[key]), way.target.names) for key, way in ways.items()}
+        self._final_names = {key: _final_names(list(self._names[key]), way.target.names) for key, way in ways.items()}
         self._relaxed: set[tuple[str, str]] = set()
         self._between: set[tuple[str, str]] = set()
 
@@ -211,7 +211,7 @@ class _Planner:
             new = way.target.get(home)
             assert new is not None
             first: _Task | None = None
-            if home not in self._settled[key] or not _says_the_same(old, new):
+            if home not in self._final_names[key] or not _says_the_same(old, new):
                 phase = _phase(old, new)
                 change = _Task("set_field", key, home, phase, -depth if phase is _Phase.REQUIRE else depth)
                 if name != home and phase is not _Phase.RELAX:
@@ -238,7 +238,7 @@ class _Planner:
         if task.kind in ("rename_field", "add_field"):
             self._names[task.key][task.name] = task.name
         if task.kind in ("set_field", "add_field"):
-            self._settled[task.key].add(task.name)
+            self._final_names[task.key].add(task.name)
         return None
 
     def _op(self, task: _Task) -> PatchOp:
@@ -252,9 +252,9 @@ class _Planner:
         found = target.get(name)
         assert found is not None
         payload: dict[str, object] = {"definition": _without_name(found)}
-        if name not in self._settled[key]:
+        if name not in self._final_names[key]:
             later = target.names[target.names.index(name) + 1 :]
-            if (following := next((other for other in later if other in self._settled[key]), None)) is not None:
+            if (following := next((other for other in later if other in self._final_names[key]), None)) is not None:
                 payload["before"] = self._names[key][following]
         if task.kind == "set_field":
             return _op("set_field", key, field=self._names[key][name], **payload)
@@ -273,7 +273,7 @@ class _Planner:
             if self._is_taken(refused.op) and self._step_aside(task):
                 return []
         for task, refused in refusals:
-            for name in refused.op.touched:
+            for name in refused.op.affected_fields:
                 if (base := self._relax(task.key, name)) is not None:
                     return self._requiring_again(*base, waiting)
         for task, _ in refusals:
@@ -282,7 +282,7 @@ class _Planner:
         raise next((refused for _, refused in refusals if not self._is_taken(refused.op)), refusals[0][1])
 
     def _is_taken(self, op: PatchOp) -> bool:
-        return op.gives is not None and op.gives in self._schemas[op.record_type or ""]
+        return op.resulting_field is not None and op.resulting_field in self._schemas[op.record_type or ""]
 
     def _step_aside(self, task: _Task) -> bool:
         """Give the field of a rename a name between, once."""
@@ -353,7 +353,7 @@ def _phase(old: Field | None, new: Field | None) -> _Phase:
     return _Phase.REQUIRE if becomes else _Phase.RELAX
 
 
-def _settled(present: Sequence[str], names: Sequence[str]) -> set[str]:
+def _final_names(present: Sequence[str], names: Sequence[str]) -> set[str]:
     """Return those of the fields, by their names in the end, that need not be moved. The one that will be the last of
     them is among these, since a field can only be moved to a place before another one."""
     if not present:

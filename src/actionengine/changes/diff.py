@@ -44,10 +44,10 @@ class TypeDiff(_Part):
     moved: tuple[str, ...] = ()
 
 
-def difference(key: str, version: int, before: Schema, after: Schema, ops: Iterable[PatchOp]) -> TypeDiff:
+def diff_schemas(key: str, version: int, before: Schema, after: Schema, ops: Iterable[PatchOp]) -> TypeDiff:
     """From one schema of a type to another, which these ops (those of other types count for nothing) have led to."""
     own = [op for op in ops if op.record_type == key]
-    origins = origins_of(before, own)
+    origins = original_names(before, own)
     placed = {op.field for op in own if op.op_type == "set_field" and "before" in op.payload}
     kept = {name: origin for name, origin in origins.items() if origin is not None}
     survivors = set(kept.values())
@@ -71,7 +71,7 @@ def difference(key: str, version: int, before: Schema, after: Schema, ops: Itera
     )
 
 
-def origins_of(before: Schema, ops: Iterable[PatchOp]) -> dict[str, str | None]:
+def original_names(before: Schema, ops: Iterable[PatchOp]) -> dict[str, str | None]:
     """For each field, by its name after the ops: the name that it had before them; None for one that was not there."""
     origins: dict[str, str | None] = {field.name: field.name for field in before}
     for op in ops:

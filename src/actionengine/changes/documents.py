@@ -11,8 +11,8 @@ from unicodedata import normalize
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import from_json, to_json
 
-from actionengine.changes.models import DocumentCheck, Misfit
-from actionengine.pipeline.payload import refusals
+from actionengine.changes.models import DocumentCheck, InvalidDocument
+from actionengine.pipeline.payload import field_errors
 from actionengine.schemas.schema import Field as SchemaField
 from actionengine.schemas.schema import Schema
 from actionengine.storage.port import AsyncRecords
@@ -106,10 +106,12 @@ def _declared(field: SchemaField) -> tuple[Any, Any]:
     return (type, Field(alias=field.name)) if field.required else (type | None, Field(None, alias=field.name))
 
 
-def misfits(model: type[BaseModel], document: bytes, stored: Mapping[str, Any] | None = None) -> list[dict[str, str]]:
-    """Return each field of a document (JSON) that does not fit: its `path`, the `reason` and its `type`, as `refusals`
-    has them; nothing of what is in it is shown. With the `stored` document that this one replaces, a field that is the
-    same in both, or is in neither, counts as fitting."""
+def field_problems(
+    model: type[BaseModel], document: bytes, stored: Mapping[str, Any] | None = None
+) -> list[dict[str, str]]:
+    """Return each field of a document (JSON) that does not fit: its `path`, the `reason` and its `type`, as
+    `field_errors` has them; nothing of what is in it is shown. With the `stored` document that this one replaces, a
+    field that is the same in both, or is in neither, counts as fitting."""
     try:
         model.__pydantic_validator__.validate_json(document)
     except ValidationError as error:
@@ -117,7 +119,7 @@ def misfits(model: type[BaseModel], document: bytes, stored: Mapping[str, Any] |
         given = from_json(document) if stored is not None else {}
         return [
             refusal | ({"reason": _unknown(model, str(place[0]))} if refusal["type"] == "extra_forbidden" else {})
-            for refusal, place in zip(refusals(error), places, strict=True)
+            for refusal, place in zip(field_errors(error), places, strict=True)
             if stored is None or not place or not _is_same(str(place[0]), stored, given)
         ]
     return []
@@ -144,13 +146,13 @@ async def check_documents(
     page = await records.list(limit=limit, after=after)
     model = model_of(key, schema, OWN_FIELDS.get(key, ())) if page else BaseModel
     found = [
-        Misfit(id=record.id, problems={refusal["path"]: refusal["reason"] for refusal in refused})
+        InvalidDocument(id=record.id, problems={refusal["path"]: refusal["reason"] for refusal in refused})
         for record in page
-        if (refused := misfits(model, to_json(record.data)))
+        if (refused := field_problems(model, to_json(record.data)))
     ]
     return DocumentCheck(
         record_type_key=key,
         checked=len(page),
-        misfits=tuple(found),
+        invalid=tuple(found),
         next=page.next,
     )

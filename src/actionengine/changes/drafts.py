@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Any
 
 from actionengine.boundary.files.unified_diff import unified_diff
-from actionengine.changes.compensation import ChangedSince, Touched, compensation
+from actionengine.changes.compensation import SchemaConflict, TouchedType, compensation
 from actionengine.changes.files import EditRefused, ProjectFiles, edit_files, text_after
 from actionengine.changes.models import Compensation, FieldOfType
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.replay import of_type, schema_of_version
-from actionengine.changes.states import TAKES_OPS, TAKES_TARGETS
+from actionengine.changes.states import ACCEPTS_OPS, ACCEPTS_TARGETS
 from actionengine.changes.store import (
     Store,
     ancestors,
@@ -21,8 +21,8 @@ from actionengine.changes.store import (
     descendants,
     new_id,
     not_found,
-    op_of,
-    state_of,
+    to_op,
+    to_type_state,
 )
 from actionengine.changes.transform import OpRefused, TypeGraph
 from actionengine.errors import ActionError, ErrorCode
@@ -35,7 +35,7 @@ MAX_OPS = 1000
 MAX_TARGETS = 1000
 """Targets of one change."""
 
-_MOST_LISTED = 20
+_MAX_LISTED_FIELDS = 20
 """Fields that the description of a compensation names."""
 
 
@@ -63,7 +63,7 @@ async def create_change(
 async def insert_target(store: Store, change: Row, type: str, selector: Mapping[str, Any]) -> Row:
     """Add a target to a change that is locked. Raises `ActionError`: `conflict` where it takes none (G2, E1),
     `not_found` for a record type that is not in its project (P1)."""
-    if change["status"] not in TAKES_TARGETS:
+    if change["status"] not in ACCEPTS_TARGETS:
         raise conflict(
             f"targets are added while a change is Draft, and this one is {change['status']}", status=change["status"]
         )
@@ -92,7 +92,7 @@ async def insert_op(store: Store, change: Row, target_id: str | None, op: PatchO
     (G1), `not_found` for a target that is not the change's and a record type that is not its project's (P1),
     `unprocessable` where the target is another thing than the op's.
     """
-    if change["status"] not in TAKES_OPS:
+    if change["status"] not in ACCEPTS_OPS:
         raise conflict(
             f"{op}: a change that is {change['status']} takes no op", status=change["status"], op_type=op.op_type
         )
@@ -126,13 +126,13 @@ def _target_of(op: PatchOp, targets: Sequence[Row], is_named: bool) -> Row:
 
 async def _check_others(store: Store, change: Row, op: PatchOp) -> None:
     """G1: no two pending ops of a change on one field, and no two that give one name."""
-    for column, name in (("field", op.field), ("gives", op.gives)):
+    for column, name in (("field", op.field), ("gives", op.resulting_field)):
         if name is None:
             continue
         pending = {"change_id": change["id"], "record_type_key": op.record_type, column: name, "executed_at": None}
         for other in await store.ops.find(pending, columns=("id", "op_type", "payload")):
             raise conflict(
-                f"{op}: the pending op {other['id']} ({op_of(other)}) is about {name!r} too",
+                f"{op}: the pending op {other['id']} ({to_op(other)}) is about {name!r} too",
                 op_type=op.op_type,
                 field=name,
                 op_id=other["id"],
@@ -161,7 +161,7 @@ async def draft_compensation(store: Store, change: Row, title: str | None, files
     for key in keys:
         own = [op for op in ops if op["record_type_key"] == key]
         touched[key] = await _touched(store, types[key], snapshots[key], own)
-    planned = _planned(TypeGraph(map(state_of, rows)), touched)
+    planned = _planned(TypeGraph(map(to_type_state, rows)), touched)
     removes = [FieldOfType(record_type_key=op.record_type, field=op.field) for op in planned if _removes(op)]
     restores_empty = [
         FieldOfType(record_type_key=key, field=name) for key, each in touched.items() for name in each.removed
@@ -201,17 +201,19 @@ def _removes(op: PatchOp) -> bool:
 
 
 def _description(change: Row, removes: Sequence[FieldOfType], restores_empty: Sequence[FieldOfType]) -> str:
-    told = [f"Takes back what the change {change['id']} has done."]
+    sentences = [f"Takes back what the change {change['id']} has done."]
     if removes:
-        told.append(f"Removes what that change added, with what documents have in it: {_listed(removes)}.")
+        sentences.append(f"Removes what that change added, with what documents have in it: {_listed(removes)}.")
     if restores_empty:
-        told.append(f"Does not bring back what documents had in what that change removed: {_listed(restores_empty)}.")
-    return " ".join(told)
+        sentences.append(
+            f"Does not bring back what documents had in what that change removed: {_listed(restores_empty)}."
+        )
+    return " ".join(sentences)
 
 
 def _listed(fields: Sequence[FieldOfType]) -> str:
-    shown = ", ".join(f"{each.record_type_key}.{each.field}" for each in fields[:_MOST_LISTED])
-    return shown if len(fields) <= _MOST_LISTED else f"{shown} and {len(fields) - _MOST_LISTED} more"
+    shown = ", ".join(f"{each.record_type_key}.{each.field}" for each in fields[:_MAX_LISTED_FIELDS])
+    return shown if len(fields) <= _MAX_LISTED_FIELDS else f"{shown} and {len(fields) - _MAX_LISTED_FIELDS} more"
 
 
 async def _edits_back(executed: Sequence[Row], files: ProjectFiles) -> list[PatchOp]:
@@ -244,7 +246,7 @@ async def _edits_back(executed: Sequence[Row], files: ProjectFiles) -> list[Patc
     return back
 
 
-async def _touched(store: Store, type: Row, version: int, ops: Sequence[Row]) -> Touched:
+async def _touched(store: Store, type: Row, version: int, ops: Sequence[Row]) -> TouchedType:
     """Return what a change has done to a type, which it found at a version, and what others have done to it since."""
     versions = sorted({op["applied_version"] for op in ops})
     if versions[-1] - version != len(versions):
@@ -263,13 +265,13 @@ async def _touched(store: Store, type: Row, version: int, ops: Sequence[Row]) ->
             columns=("id", "op_type", "payload"),
             order=("applied_version", "position"),
         )
-    return Touched(before, after, list(map(op_of, ops)), list(map(op_of, since)))
+    return TouchedType(before, after, list(map(to_op, ops)), list(map(to_op, since)))
 
 
-def _planned(graph: TypeGraph, touched: Mapping[str, Touched]) -> tuple[PatchOp, ...]:
+def _planned(graph: TypeGraph, touched: Mapping[str, TouchedType]) -> tuple[PatchOp, ...]:
     try:
         return compensation(graph, touched)
-    except ChangedSince as changed:
+    except SchemaConflict as changed:
         raise conflict(
             f"{changed.key}.{changed.field} has changed since: take back the later change first, or edit it by hand",
             record_type=changed.key,
@@ -311,7 +313,7 @@ def _op(change: Row, target_id: str, op: PatchOp, position: int, version: int | 
         "payload": dict(op.payload),
         "record_type_key": op.record_type,
         "field": op.field,
-        "gives": op.gives,
+        "gives": op.resulting_field,
         "record_type_version": version,
         "applied_version": None,
         "previous_snapshot": None,

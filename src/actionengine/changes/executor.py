@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from actionengine.changes.diff import TypeDiff, difference
-from actionengine.changes.files import EditRefused, FileState, FileStep, ProjectFiles, edit_files, stamp_of
+from actionengine.changes.diff import TypeDiff, diff_schemas
+from actionengine.changes.files import EditRefused, FileState, FileStep, ProjectFiles, edit_files, previous_snapshot
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.replay import bytes_of, stamp
-from actionengine.changes.store import Store, ancestors, descendants, op_of, state_of
+from actionengine.changes.store import Store, ancestors, descendants, to_op, to_type_state
 from actionengine.changes.transform import GraphError, OpRefused, Transformed, TypeGraph, transform
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.schemas.schema import Schema
@@ -33,11 +33,11 @@ class ExecutionRefused(ActionError):
 _SHOWN = 20
 """Conflicts that a refusal shows; it says how many there are."""
 
-MOST_STAMPS = 64 * 1024 * 1024
+MAX_SNAPSHOT_BYTES = 64 * 1024 * 1024
 """Bytes, about, that the `previous_snapshot`s of the ops of one execution may have: the schema, or the file, as it was
 before each."""
 
-_MOST_BYTES = 2**31 - 1
+_MAX_BYTES = 2**31 - 1
 """The largest integer that every database has."""
 
 
@@ -65,7 +65,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Execution:
+class MergePlan:
     """What an execution comes to."""
 
     loaded: Loaded
@@ -84,7 +84,7 @@ class Execution:
         return tuple(sorted({step.op.file_path for step in self.edits}))
 
     @property
-    def touched(self) -> list[str]:
+    def affected_types(self) -> list[str]:
         """The keys of the record types that are touched."""
         return [each.record_type_key for each in self.diff]
 
@@ -100,7 +100,7 @@ async def load(store: Store, change: Row, lock: bool, files: ProjectFiles | None
     project_id = change["project_id"]
     targets = {row["id"]: row for row in await store.targets.find({"change_id": change["id"]})}
     rows = await store.ops.find({"change_id": change["id"], "executed_at": None}, order=("position",))
-    pending = [op_of(row) for row in rows]
+    pending = [to_op(row) for row in rows]
     for row, op in zip(rows, pending, strict=True):
         _check_target(change, op, targets.get(row["target_id"]))
     keys = {row["record_type_key"] for row in rows if row["record_type_key"] is not None}
@@ -109,7 +109,7 @@ async def load(store: Store, change: Row, lock: bool, files: ProjectFiles | None
     edits = [op for op in pending if op.record_type is None]
     states = await _files(files, change, edits) if files is not None and edits else {}
     added = {row["id"]: row["created_at"] for row in rows}
-    return Loaded(change, pending, types, TypeGraph(map(state_of, types.values())), states, added)
+    return Loaded(change, pending, types, TypeGraph(map(to_type_state, types.values())), states, added)
 
 
 async def _files(files: ProjectFiles, change: Row, edits: Sequence[PatchOp]) -> Mapping[str, FileState]:
@@ -173,7 +173,7 @@ async def _check_conflicts(store: Store, change: Row, ops: Sequence[Row], types:
                 by_field.setdefault((other["record_type_key"], name), []).append(other)
     conflicts: list[tuple[Row, str]] = []
     for op in stale:
-        names = sorted(op_of(op).touched)
+        names = sorted(to_op(op).affected_fields)
         # Two renames may meet in both of their names: each other op is shown once.
         met = {other["id"]: other for name in names for other in by_field.get((op["record_type_key"], name), ())}
         conflicts += [
@@ -206,11 +206,11 @@ def _shown(op: Row) -> dict[str, Any]:
         "change_id": op["change_id"],
         "op_type": op["op_type"],
         "payload": op["payload"],
-        "summary": str(op_of(op)),
+        "summary": str(to_op(op)),
     }
 
 
-def run(loaded: Loaded) -> Execution:
+def run(loaded: Loaded) -> MergePlan:
     """Transform: what the pending ops make of the record types and the files. Raises `ActionError(unprocessable)`
     with the op and the reason; `conflict` for a file that another change has edited since the op was written, so that
     it fits no longer."""
@@ -231,7 +231,7 @@ def run(loaded: Loaded) -> Execution:
     except OpRefused as refusal:
         raise unprocessable(loaded.change, refusal.op, refusal.reason) from None
     except EditRefused as refusal:
-        raise _unfit(loaded, refusal) from None
+        raise _invalid_op_error(loaded, refusal) from None
     except GraphError as error:
         message = f"the record types would not hang together: {error}"
         raise refused(loaded.change, ErrorCode.UNPROCESSABLE, message) from None
@@ -241,21 +241,21 @@ def run(loaded: Loaded) -> Execution:
             by_type.setdefault(op.record_type, []).append(op)
     types, schemas = loaded.graph.types, transformed.schemas
     diff = tuple(
-        difference(key, types[key].version, types[key].schema, schemas[key], by_type[key]) for key in sorted(by_type)
+        diff_schemas(key, types[key].version, types[key].schema, schemas[key], by_type[key]) for key in sorted(by_type)
     )
-    return Execution(loaded, transformed, diff, tuple(edits))
+    return MergePlan(loaded, transformed, diff, tuple(edits))
 
 
 def _check_stamps(loaded: Loaded, size: int) -> None:
-    if size > MOST_STAMPS:
+    if size > MAX_SNAPSHOT_BYTES:
         message = (
-            f"{len(loaded.pending)} ops on schemas and files of this size have more than {MOST_STAMPS >> 20} MB "
+            f"{len(loaded.pending)} ops on schemas and files of this size have more than {MAX_SNAPSHOT_BYTES >> 20} MB "
             f"in what was before each: spread them over several changes"
         )
         raise refused(loaded.change, ErrorCode.UNPROCESSABLE, message)
 
 
-def _unfit(loaded: Loaded, refusal: EditRefused) -> ExecutionRefused:
+def _invalid_op_error(loaded: Loaded, refusal: EditRefused) -> ExecutionRefused:
     op, error, change = refusal.op, refusal.error, loaded.change
     head = loaded.files[op.file_path].head
     details = {"op_id": op.id, "op_type": op.op_type, "file_path": op.file_path, "reason": error.message}
@@ -269,14 +269,14 @@ def _unfit(loaded: Loaded, refusal: EditRefused) -> ExecutionRefused:
     return refused(change, ErrorCode.CONFLICT, message, **details, **where, since=since)
 
 
-async def persist(store: Store, execution: Execution, files: ProjectFiles) -> None:
+async def persist(store: Store, execution: MergePlan, files: ProjectFiles) -> None:
     """Write what a transform has made: of each touched type a snapshot, then the new schema; on each op a stamp. Files
     are written once the transaction has committed."""
     loaded, at = execution.loaded, await store.now()
     types, change = loaded.graph.types, loaded.change
     taken = await store.snapshots.find({"change_id": change["id"]}, columns=("record_type_key",))
     there = {row["record_type_key"] for row in taken}
-    bases = {key: _base(loaded.types[key], types[key].schema, key not in there) for key in execution.touched}
+    bases = {key: _base(loaded.types[key], types[key].schema, key not in there) for key in execution.affected_types}
     new_bytes = Counter[str]()
     for step in execution.transformed.steps:
         new_bytes[step.op.record_type or ""] += bytes_of(step.op)
@@ -289,7 +289,7 @@ async def persist(store: Store, execution: Execution, files: ProjectFiles) -> No
             "schema": types[key].schema.document() if bases[key].is_new else None,
             "created_at": at,
         }
-        for key in execution.touched
+        for key in execution.affected_types
         if key not in there
     ]
     if snapshots:
@@ -301,11 +301,11 @@ async def persist(store: Store, execution: Execution, files: ProjectFiles) -> No
                 "schema": execution.transformed.schemas[key].document(),
                 "version": types[key].version + 1,
                 "base_version": bases[key].version,
-                "bytes_since_base": min(bases[key].bytes_since + new_bytes[key], _MOST_BYTES),
+                "bytes_since_base": min(bases[key].bytes_since + new_bytes[key], _MAX_BYTES),
                 "changed_by": change["id"],
                 "updated_at": at,
             }
-            for key in execution.touched
+            for key in execution.affected_types
         ]
     )
     await store.ops.update(
@@ -321,7 +321,7 @@ async def persist(store: Store, execution: Execution, files: ProjectFiles) -> No
         + [
             {
                 "id": edit.op.id,
-                "previous_snapshot": stamp_of(edit),
+                "previous_snapshot": previous_snapshot(edit),
                 "applied_version": loaded.files[edit.op.file_path].version + 1,
                 "executed_at": at,
             }

@@ -23,10 +23,10 @@ from pydantic import BaseModel, ConfigDict
 
 from actionengine.boundary.errors import MissingModuleError
 from actionengine.boundary.files.unified_diff import apply_diff
-from actionengine.boundary.idempotency.working_copy import MOST_TEXT
+from actionengine.boundary.idempotency.working_copy import MAX_DIFF_BYTES
 from actionengine.boundary.request import ModuleContext
 from actionengine.boundary.roots import ModuleRoots
-from actionengine.changes.module_files import FileWrite, WriteResult, read_files, write_files, write_quietly
+from actionengine.changes.module_files import FileWrite, WriteResult, read_files, try_write_files, write_files
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.store import Store
 from actionengine.context import Tenant
@@ -41,10 +41,10 @@ FILES = "ae_files"
 ProjectModules = Callable[[Tenant, str], ModuleContext | None]
 """Which module has the files of a project, given the tenant and the project's id; None for a project that has none."""
 
-_MOST_EARLIER = 100
+_MAX_EARLIER_TEXTS = 100
 """Earlier texts of a file that are known to be such: so many writes may be late."""
 
-_SOON = 60.0
+_WRITE_TIMEOUT = 60.0
 """Seconds within which what is on record has to be written. A process that was stopped for longer leaves it: meanwhile
 later changes may have led back to a text that it would take for an earlier one."""
 
@@ -69,7 +69,7 @@ class FileSettings:
     workspaces: Path | None = None
 
 
-class Head(BaseModel):
+class FileVersion(BaseModel):
     """The newest edit of a file: the hash of the text that it has left (None: no file), and of those before, the newest
     last; the op, its change, and when."""
 
@@ -91,7 +91,7 @@ class FileState:
 
     path: str
     text: str | None
-    head: Head | None = None
+    head: FileVersion | None = None
     version: int = 0
     problem: ActionError | None = None
 
@@ -135,15 +135,15 @@ def edit_text(op: PatchOp, state: FileState, texts: Mapping[str, str | None]) ->
         raise EditRefused(op, refusal.without_traceback()) from None
     if after is None:
         return None
-    if before is None and (other := _in_the_way(path, texts)) is not None:
+    if before is None and (other := _blocking_path(path, texts)) is not None:
         raise _refusal(op, f"{path!r} cannot be made: there is {other!r}, and no folder is a file, too")
-    if len(after.encode()) > MOST_TEXT:
+    if len(after.encode()) > MAX_DIFF_BYTES:
         # No op could edit it again, nor take this one back.
-        raise _refusal(op, f"{path!r} would be larger than {MOST_TEXT} bytes", limit=MOST_TEXT)
+        raise _refusal(op, f"{path!r} would be larger than {MAX_DIFF_BYTES} bytes", limit=MAX_DIFF_BYTES)
     return after
 
 
-def _in_the_way(path: str, texts: Mapping[str, str | None]) -> str | None:
+def _blocking_path(path: str, texts: Mapping[str, str | None]) -> str | None:
     """A file that is where the folder of another is to be, or is in a folder where the other is to be."""
     there = (other for other, text in sorted(texts.items()) if text is not None)
     return next((other for other in there if f"{path}/".startswith(f"{other}/") or other.startswith(f"{path}/")), None)
@@ -153,7 +153,7 @@ def _refusal(op: PatchOp, message: str, **details: Any) -> EditRefused:
     return EditRefused(op, ActionError(ErrorCode.UNPROCESSABLE, message, {"path": op.file_path, **details}))
 
 
-def stamp_of(step: FileStep) -> dict[str, Any]:
+def previous_snapshot(step: FileStep) -> dict[str, Any]:
     """What is kept of a step with its op."""
     return {
         "file_path": step.op.file_path,
@@ -203,12 +203,12 @@ class ProjectFiles:
         Raises `ActionError`: `unprocessable` where there is no module, `unavailable` where it cannot be read.
         """
         root = self.module().root
-        heads = await self.heads(paths)
+        heads = await self.latest_versions(paths)
         found = await self._access.run(partial(read_files, root, sorted(set(paths))))
         late = [
             head.op_id
             for path, (head, _) in heads.items()
-            if not isinstance(text := found[path], ActionError) and _is_late(head, hash_of(text))
+            if not isinstance(text := found[path], ActionError) and _is_outdated(head, hash_of(text))
         ]
         newest = await self.newest(late)
         states = {}
@@ -222,7 +222,7 @@ class ProjectFiles:
                 states[path] = FileState(path, text, head, version)
         return states
 
-    async def heads(self, paths: Sequence[str]) -> dict[str, tuple[Head, int]]:
+    async def latest_versions(self, paths: Sequence[str]) -> dict[str, tuple[FileVersion, int]]:
         """The head of each of these files that has one, and its version."""
         found = {}
         for path in sorted(set(paths)):
@@ -251,8 +251,8 @@ class ProjectFiles:
             state, left = states[path], hash_of(step.after)
             base, head = hash_of(state.text), state.head
             known = head.earlier if head is not None and head.sha256 == base else ()
-            earlier = (*known, base)[-_MOST_EARLIER:]
-            new = Head(
+            earlier = (*known, base)[-_MAX_EARLIER_TEXTS:]
+            new = FileVersion(
                 project_id=self._project_id,
                 file_path=path,
                 sha256=left,
@@ -263,13 +263,15 @@ class ProjectFiles:
             )
             await self._put(path, new, state.version)
             writes.append(FileWrite(path, step.after, left, frozenset(earlier)))
-        self._access.after_commit(partial(write_quietly, self.module().root, writes, monotonic() + _SOON, change_id))
+        self._access.after_commit(
+            partial(try_write_files, self.module().root, writes, monotonic() + _WRITE_TIMEOUT, change_id)
+        )
 
     async def write(self, paths: Sequence[str]) -> tuple[WriteResult, ...]:
         """Write what is missing of the edits of these files. Raises `ActionError` where something cannot be
         written; then the rest was."""
-        until = monotonic() + _SOON
-        heads = await self.heads(paths)
+        until = monotonic() + _WRITE_TIMEOUT
+        heads = await self.latest_versions(paths)
         newest = await self.newest([head.op_id for head, _ in heads.values()])
         writes = [
             FileWrite(path, newest[head.op_id], head.sha256, frozenset(head.earlier))
@@ -283,7 +285,7 @@ class ProjectFiles:
                 raise each.error
         return results
 
-    async def _put(self, path: str, head: Head, version: int) -> None:
+    async def _put(self, path: str, head: FileVersion, version: int) -> None:
         data = head.model_dump(mode="json")
         try:
             if version:
@@ -300,10 +302,10 @@ class ProjectFiles:
         return f"{self._project_id}/{sha256(path.encode()).hexdigest()}"
 
 
-def _head(record: Record) -> tuple[Head, int]:
-    return Head.model_validate(record.data), record.version
+def _head(record: Record) -> tuple[FileVersion, int]:
+    return FileVersion.model_validate(record.data), record.version
 
 
-def _is_late(head: Head, found: str | None) -> bool:
+def _is_outdated(head: FileVersion, found: str | None) -> bool:
     """Whether a file is as it was before its newest edit: that has not been written yet."""
     return found != head.sha256 and found in head.earlier

@@ -11,13 +11,13 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from actionengine.authorization.cache import BoundedCache
-from actionengine.changes.documents import OWN_FIELDS, misfits, model_of
-from actionengine.changes.store import Store, conflict, state_of
+from actionengine.changes.documents import OWN_FIELDS, field_problems, model_of
+from actionengine.changes.store import Store, conflict, to_type_state
 from actionengine.changes.transform import TypeGraph
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.pipeline.payload import summary
-from actionengine.storage.port import DocumentCheck, UnitOfWork
+from actionengine.pipeline.payload import summarize
+from actionengine.storage.port import DocumentValidator, UnitOfWork
 from actionengine.storage.records import encode_document
 from actionengine.storage.tables import Row
 
@@ -26,20 +26,20 @@ MODEL_BYTES = 64 * 1024 * 1024
 _FIELD_BYTES = 5000
 """Of a field of a model, beside what its definition says."""
 
-_SEEN = ("key", "status", "version", "updated_at")
+_COMPARED_FIELDS = ("key", "status", "version", "updated_at")
 
 
 Version = tuple[int, datetime]
 """Of a record type: its number, and when it came, since what is rolled back leaves its number to another one."""
 
 
-class _Known(NamedTuple):
+class _CachedTypes(NamedTuple):
     """A record type as it was last seen, with its base types, whose keys never change."""
 
     project_id: str
     keys: tuple[str, ...]
     versions: Mapping[str, Version]
-    check: DocumentCheck
+    check: DocumentValidator
 
 
 class RecordTypeGuard:
@@ -47,34 +47,34 @@ class RecordTypeGuard:
     so that a merged change holds from the next look on: one statement for each collection that an action writes to."""
 
     def __init__(self) -> None:
-        self._known: BoundedCache[_Known] = BoundedCache(MODEL_BYTES, "record_types")
+        self._known: BoundedCache[_CachedTypes] = BoundedCache(MODEL_BYTES, "record_types")
 
-    async def check(self, unit_of_work: UnitOfWork, tenant: Tenant, collection: str) -> DocumentCheck | None:
+    async def check(self, unit_of_work: UnitOfWork, tenant: Tenant, collection: str) -> DocumentValidator | None:
         """Return what checks the documents of a collection; None where no record type of its name is in use, or has
         been. Of several retired types, the one that was changed last counts."""
         store, known = Store(unit_of_work), self._known.find((tenant.id, collection))
         if known is not None:
             rows = await store.record_types.find(
-                {"project_id": known.project_id, "key": known.keys}, columns=_SEEN, order=("key",)
+                {"project_id": known.project_id, "key": known.keys}, columns=_COMPARED_FIELDS, order=("key",)
             )
             is_active = any(row["key"] == collection and row["status"] == "active" for row in rows)
             if is_active and _versions(rows) == known.versions:
                 return known.check
         for row in await store.first_of_key(collection):
             if row["status"] == "active":
-                return await self._learn(store, tenant, row)
+                return await self._load_types(store, tenant, row)
             for last in await store.first_of_key(collection, descending=True):
                 if last["status"] == "retired":
                     model, _ = await _model(store, last)
                     return _Fit(collection, model, is_retired=True)
         return None
 
-    async def _learn(self, store: Store, tenant: Tenant, row: Row) -> DocumentCheck:
+    async def _load_types(self, store: Store, tenant: Tenant, row: Row) -> DocumentValidator:
         key = row["key"]
         model, rows = await _model(store, row)
         versions = _versions(rows)
         check = _Fit(key, model)
-        known = _Known(row["project_id"], tuple(versions), versions, check)
+        known = _CachedTypes(row["project_id"], tuple(versions), versions, check)
         size = _FIELD_BYTES * (1 + len(model.model_fields)) + 4 * sum(len(to_json(each["schema"])) for each in rows)
         self._known.keep((tenant.id, key), known, size)
         return check
@@ -87,7 +87,7 @@ def _versions(rows: Sequence[Row]) -> dict[str, Version]:
 async def _model(store: Store, row: Row) -> tuple[type[BaseModel], list[Row]]:
     """Return the model of a record type's documents, and the rows of the type and of its base types."""
     key, rows = row["key"], await store.lineage(row)
-    graph = TypeGraph(map(state_of, rows))
+    graph = TypeGraph(map(to_type_state, rows))
     return model_of(key, graph.effective(key, graph.schemas), OWN_FIELDS.get(key, ())), rows
 
 
@@ -106,17 +106,17 @@ class _Fit:
                 f"the record type {self.record_type!r} is retired: it takes no new documents",
                 record_type=self.record_type,
             )
-        self._refuse(misfits(self.model, encode_document(self.record_type, data)))
+        self._refuse(field_problems(self.model, encode_document(self.record_type, data)))
 
     def fits(self, data: Mapping[str, Any]) -> bool:
         """Return whether all of a document is what the type says."""
-        return not misfits(self.model, encode_document(self.record_type, data))
+        return not field_problems(self.model, encode_document(self.record_type, data))
 
     def check_change(self, data: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
         """Check the fields of a document that differ from those of the stored one."""
-        self._refuse(misfits(self.model, encode_document(self.record_type, data), stored))
+        self._refuse(field_problems(self.model, encode_document(self.record_type, data), stored))
 
     def _refuse(self, fields: Sequence[Mapping[str, str]]) -> None:
         if fields:
-            message = f"this is no {self.record_type!r} document: {summary(fields)}"
+            message = f"this is no {self.record_type!r} document: {summarize(fields)}"
             raise ActionError(ErrorCode.INVALID_INPUT, message, {"record_type": self.record_type, "fields": fields})

@@ -12,7 +12,7 @@ from pydantic_core import to_json
 
 from actionengine.changes.models import History, SchemaAt
 from actionengine.changes.replay import of_type, schema_of_version, stamp
-from actionengine.changes.store import Store, conflict, op_of
+from actionengine.changes.store import Store, conflict, to_op
 from actionengine.changes.transform import OpRefused, edit
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.schemas.schema import Schema
@@ -163,7 +163,7 @@ class _Replay:
                     f"the op {op['id']} was stamped with another schema than the ops before it give"
                 )
             try:
-                self._schema = edit(op_of(op), self._schema)
+                self._schema = edit(to_op(op), self._schema)
             except OpRefused as refused:
                 self._mismatches.append(f"the op {op['id']} cannot be applied again: {refused}")
 

@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict
 from actionengine.boundary.files.unified_diff import changed_lines, unified_diff
 from actionengine.changes.diff import TypeDiff
 from actionengine.changes.documents import check_documents
-from actionengine.changes.executor import Execution, ExecutionRefused, Loaded, load, persist, run
+from actionengine.changes.executor import ExecutionRefused, Loaded, MergePlan, load, persist, run
 from actionengine.changes.files import FileSettings, ProjectFiles
 from actionengine.changes.models import Applied, FileDiff, Preview, WrittenFile, WrittenFiles
-from actionengine.changes.states import may_go
-from actionengine.changes.store import Store, conflict, record_type_subject, store_of
+from actionengine.changes.states import can_transition
+from actionengine.changes.store import Store, conflict, open_store, record_type_subject
 from actionengine.changes.workspaces import close_workspace
 from actionengine.event_types import create_event_type
 from actionengine.pipeline.internal_context import InternalContext
@@ -49,12 +49,12 @@ APPLIED = {"execute": EXECUTED, "merge": MERGED}
 
 async def preview_change(ctx: InternalContext, change_id: str, settings: FileSettings) -> Preview:
     """What a change would do. Raises `ActionError` as its execution would."""
-    store, access = store_of(ctx), ctx
+    store, access = open_store(ctx), ctx
     change = await store.change(change_id)
     loaded = await load(store, change, lock=False, files=ProjectFiles(ctx, settings, store, change["project_id"]))
     execution = await _run(ctx, loaded)
     graph, schemas = loaded.graph, execution.transformed.schemas
-    affected = {each for key in execution.touched for each in (key, *graph.descendants(key))}
+    affected = {each for key in execution.affected_types for each in (key, *graph.descendants(key))}
     documents = [
         await check_documents(access.unit_of_work.records(key), key, graph.effective(key, schemas))
         for key in sorted(affected)
@@ -68,12 +68,12 @@ async def preview_change(ctx: InternalContext, change_id: str, settings: FileSet
     )
 
 
-async def _run(ctx: InternalContext, loaded: Loaded) -> Execution:
+async def _run(ctx: InternalContext, loaded: Loaded) -> MergePlan:
     # Editing large files takes its time.
     return await ctx.run(partial(run, loaded)) if loaded.files else run(loaded)
 
 
-def file_diffs(execution: Execution) -> tuple[FileDiff, ...]:
+def file_diffs(execution: MergePlan) -> tuple[FileDiff, ...]:
     """What an execution makes of files, by path; those that it leaves as they are do not come."""
     diffs = []
     for path, step in sorted({step.op.file_path: step for step in execution.edits}.items()):
@@ -87,7 +87,7 @@ async def execute_change(ctx: InternalContext, change_id: str, settings: FileSet
     """Apply the pending ops of a change, which stays in its state. Raises `ActionError`: `conflict` where it is
     merged, has to be `Ready` first, is not what was approved, or meets another change; `unprocessable` with the op that
     cannot be applied."""
-    store = store_of(ctx)
+    store = open_store(ctx)
     change = await store.change(change_id, lock=True)
     if change["status"] == "Merged":
         raise conflict(f"the change {change_id!r} is merged: it is never executed again", status="Merged")
@@ -101,9 +101,9 @@ async def execute_change(ctx: InternalContext, change_id: str, settings: FileSet
     execution = await _run(ctx, await load(store, change, lock=True, files=files))
     if execution.loaded.pending:
         await persist(store, execution, files)
-        _tell(ctx, change, execution, "execute")
+        _emit_merged(ctx, change, execution, "execute")
     else:
-        ctx.nothing_changed()
+        ctx.suppress_default_event()
     return _applied(change, execution)
 
 
@@ -114,13 +114,13 @@ async def merge_change(ctx: InternalContext, change_id: str, settings: FileSetti
     Raises `ActionError`: `conflict` where it may not be merged yet, or is not what was approved. Where it cannot be
     executed (`execute_change` says why), its state becomes `ValidationFailed`, and nothing else is written.
     """
-    store = store_of(ctx)
+    store = open_store(ctx)
     change = await store.change(change_id, lock=True)
     if change["status"] == "Merged":
-        ctx.nothing_changed()
+        ctx.suppress_default_event()
         return Applied(**change, applied_count=0, diff=())
     project = await store.project(change["project_id"])
-    if not may_go(change["status"], "Merged", project["require_review"]):
+    if not can_transition(change["status"], "Merged", project["require_review"]):
         needed = "Ready first" if project["require_review"] else "Ready, or Draft"
         raise conflict(
             f"a change that is {change['status']} cannot be merged: it has to be {needed}", status=change["status"]
@@ -138,14 +138,14 @@ async def merge_change(ctx: InternalContext, change_id: str, settings: FileSetti
     closed = {"status": "Merged", "merged_at": at, "updated_at": at}
     await store.changes.update([{"id": change_id, **closed}])
     await close_workspace(ctx, settings, change_id)
-    _tell(ctx, change, execution, "merge")
+    _emit_merged(ctx, change, execution, "merge")
     return _applied({**change, **closed}, execution)
 
 
 async def write_change_files(ctx: InternalContext, change_id: str, settings: FileSettings) -> WrittenFiles:
     """Write what is missing of a change's edits of files, and of later ones of the same files. Raises `ActionError`
     where something cannot be written, and `conflict` where it may not stand yet: inside an action that has merged."""
-    store, access = store_of(ctx), ctx
+    store, access = open_store(ctx), ctx
     if access.has_work_after_commit:
         raise conflict(
             "files are written once this transaction has committed, and it has such work: ask for changes.write_files "
@@ -158,7 +158,7 @@ async def write_change_files(ctx: InternalContext, change_id: str, settings: Fil
     files = ProjectFiles(ctx, settings, store, change["project_id"])
     results = await files.write([op["payload"]["file_path"] for op in executed])
     if not any(each.outcome == "written" for each in results):
-        access.nothing_changed()
+        access.suppress_default_event()
     return WrittenFiles(
         change_id=change_id, files=tuple(WrittenFile(path=each.path, outcome=each.outcome) for each in results)
     )
@@ -188,14 +188,14 @@ def _fail(ctx: InternalContext, change: Row) -> None:
     ctx.after_failure(mark)
 
 
-def _tell(ctx: InternalContext, change: Row, execution: Execution, how: str) -> None:
+def _emit_merged(ctx: InternalContext, change: Row, execution: MergePlan, how: str) -> None:
     about = {"change_id": change["id"], "project_id": change["project_id"]}
     ctx.emit(
         APPLIED[how],
         ChangeApplied(
             **about,
             applied_count=execution.applied_count,
-            record_types=tuple(execution.touched),
+            record_types=tuple(execution.affected_types),
             files=execution.edited,
         ),
         subject=f"change/{change['id']}",
@@ -208,5 +208,5 @@ def _tell(ctx: InternalContext, change: Row, execution: Execution, how: str) -> 
         )
 
 
-def _applied(change: Row, execution: Execution) -> Applied:
+def _applied(change: Row, execution: MergePlan) -> Applied:
     return Applied(**change, applied_count=execution.applied_count, diff=execution.diff, files=execution.edited)

@@ -47,7 +47,7 @@ class Input(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _has_no_nul(cls, value: Any) -> Any:
+    def _check_no_nul(cls, value: Any) -> Any:
         if isinstance(value, str) and "\0" in value:
             raise ValueError("it has the character \\u0000 in it")
         return value
@@ -78,7 +78,7 @@ class SchemaDefinition(Input):
     fields: tuple[FieldDefinition, ...] = Field(default=(), max_length=MAX_FIELDS)
 
     @model_validator(mode="after")
-    def _has_each_field_once(self) -> SchemaDefinition:
+    def _check_unique_fields(self) -> SchemaDefinition:
         for name, count in Counter(field.name for field in self.fields).items():
             if count > 1:
                 raise ValueError(f"there are two fields of the name {name!r}")
@@ -193,14 +193,14 @@ class ListRecordTypes(Page):
     status: RecordTypeStatus | None = None
 
 
-class AskSchemaAt(RecordTypeReference):
+class GetSchemaAt(RecordTypeReference):
     """The schema as a change has left it, or as it was at a time; either of the two."""
 
     change_id: Id | None = None
     at: AwareDatetime | None = None
 
     @model_validator(mode="after")
-    def _asks_for_one(self) -> AskSchemaAt:
+    def _check_one_selector(self) -> GetSchemaAt:
         if (self.change_id is None) == (self.at is None):
             raise ValueError("give either change_id or at")
         return self
@@ -225,7 +225,7 @@ class CheckDocuments(RecordTypeReference):
     limit: int = Field(default=1000, ge=1, le=1000)
 
 
-class Misfit(Output):
+class InvalidDocument(Output):
     """A document that does not fit, and each field that does not, with the reason. What is in it is not shown."""
 
     id: str
@@ -237,7 +237,7 @@ class DocumentCheck(Output):
 
     record_type_key: str
     checked: int
-    misfits: tuple[Misfit, ...]
+    invalid: tuple[InvalidDocument, ...]
     next: str | None
 
 
@@ -293,7 +293,7 @@ class AddTarget(Input):
     selector: dict[str, Any]
 
     @model_validator(mode="after")
-    def _has_a_selector_of_its_shape(self) -> AddTarget:
+    def _check_selector(self) -> AddTarget:
         name = SELECTORS[self.type]
         value = self.selector.get(name)
         if set(self.selector) != {name} or not isinstance(value, str) or not 0 < len(value) <= 1000:
@@ -463,7 +463,7 @@ class Workspace(Output):
     kept: bool
 
 
-class TriedOp(Output):
+class OpPreview(Output):
     """A pending op of a change, tried in its workspace. Where it does not fit, `problem` says why; where it is a hunk
     that does not, `hunk`, `header`, `expected` and `found` say which."""
 
@@ -479,9 +479,9 @@ class TriedOp(Output):
 
 class WorkspaceView(Workspace):
     """What is in a workspace: the pending ops, tried one after the other, and how the working copy, with those in it
-    that fit, differs from the module. `left_alone` are files that ops are about and that somebody has edited there:
+    that fit, differs from the module. `skipped_files` are files that ops are about and that somebody has edited there:
     they are as that one left them."""
 
-    ops: tuple[TriedOp, ...] = ()
+    ops: tuple[OpPreview, ...] = ()
     diff: str = ""
-    left_alone: tuple[str, ...] = ()
+    skipped_files: tuple[str, ...] = ()

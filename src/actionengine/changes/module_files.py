@@ -13,11 +13,11 @@ from typing import Literal
 
 from actionengine.boundary.errors import MissingModuleError, PathEscapeError
 from actionengine.boundary.files.files import ModuleFiles
-from actionengine.boundary.files.paths import reason_not_to_change
-from actionengine.boundary.idempotency.working_copy import MOST_TEXT
-from actionengine.errors import ActionError, ErrorCode, sendable
+from actionengine.boundary.files.paths import write_denial_reason
+from actionengine.boundary.idempotency.working_copy import MAX_DIFF_BYTES
+from actionengine.errors import ActionError, ErrorCode, storable_text
 
-_PATIENCE = 10.0
+_WRITE_TIMEOUT = 10.0
 """Seconds that writing waits for somebody else's writing in the same module."""
 
 logger = logging.getLogger("actionengine")
@@ -45,19 +45,19 @@ class WriteResult:
 def write_files(root: Path, writes: Sequence[FileWrite], until: float) -> tuple[WriteResult, ...]:
     """Write files of a module that have one of the earlier texts; each for itself, and none after `until` (of
     `time.monotonic`). Raises `ActionError` where the module cannot be written to at all."""
-    patient_until = monotonic() + _PATIENCE
+    patient_until = monotonic() + _WRITE_TIMEOUT
 
-    def go_on() -> None:
+    def should_continue() -> None:
         if monotonic() >= patient_until:
             raise ActionError(
-                ErrorCode.UNAVAILABLE, f"somebody else has been writing in the module for {_PATIENCE:.0f} s"
+                ErrorCode.UNAVAILABLE, f"somebody else has been writing in the module for {_WRITE_TIMEOUT:.0f} s"
             )
 
-    with _opened(root) as files, files.alone(go_on):
+    with _opened(root) as files, files.exclusive(should_continue):
         return tuple(_write_file(files, write, until) for write in writes)
 
 
-def write_quietly(root: Path, writes: Sequence[FileWrite], until: float, change_id: str) -> None:
+def try_write_files(root: Path, writes: Sequence[FileWrite], until: float, change_id: str) -> None:
     """The same, for a change that has committed: what comes of it is only logged."""
     try:
         results = write_files(root, writes, until)
@@ -116,15 +116,15 @@ def read_files(root: Path, paths: Sequence[str]) -> dict[str, str | ActionError 
 
 
 def _read_file(files: ModuleFiles, path: str) -> str | ActionError | None:
-    for reason in filter(None, map(reason_not_to_change, path.split("/"))):
+    for reason in filter(None, map(write_denial_reason, path.split("/"))):
         return ActionError(ErrorCode.UNPROCESSABLE, f"{path!r} cannot be edited: {reason}", {"path": path})
     try:
         entry = files.stat(path)
         if entry is not None and entry.link is not None:
             # Edits of one file by two names would not know of each other, and a removal would be the link's.
-            message = f"{path!r} is a link to {sendable(entry.link)!r}: edit the file that it leads to"
+            message = f"{path!r} is a link to {storable_text(entry.link)!r}: edit the file that it leads to"
             return ActionError(ErrorCode.UNPROCESSABLE, message, {"path": path})
-        content = files.read(path, MOST_TEXT)
+        content = files.read(path, MAX_DIFF_BYTES)
     except ActionError as refusal:
         if _is_absent(refusal):
             return None

@@ -22,10 +22,10 @@ from pydantic import (
 from pydantic_core import to_json
 
 from actionengine.boundary.errors import PathEscapeError
-from actionengine.boundary.files.paths import module_path, reason_not_to_change
+from actionengine.boundary.files.paths import module_path, write_denial_reason
 from actionengine.boundary.files.unified_diff import check_diff
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.pipeline.payload import refusals, summary
+from actionengine.pipeline.payload import field_errors, summarize
 from actionengine.schemas.schema import FieldType
 from actionengine.storage.records import MAX_ID_LENGTH
 from actionengine.text.names import nfc, spelled
@@ -81,10 +81,10 @@ def _choices(given: Any) -> tuple[str, ...] | None:
 
 def _shown(given: Any) -> str:
     text = to_json(given, fallback=str).decode()
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+    return text if len(text) <= _MAX_SHOWN_LENGTH else f"{text[:_MAX_SHOWN_LENGTH]}…"
 
 
-_MOST_SHOWN = 60
+_MAX_SHOWN_LENGTH = 60
 """Characters of a value that a refusal shows."""
 
 Name = Annotated[str, Field(min_length=1, max_length=100), BeforeValidator(plain_form), AfterValidator(spelled)]
@@ -115,7 +115,7 @@ class Definition(BaseModel):
     """For a `choice`: the values that there are; any text, where none are named."""
 
     @model_validator(mode="after")
-    def _has_choices_only_where_they_mean_something(self) -> Definition:
+    def _check_choices(self) -> Definition:
         if self.choices is not None and self.type != "choice":
             raise ValueError(f"choices are for fields of the type 'choice', not {self.type!r}")
         return self
@@ -131,18 +131,18 @@ class _Payload(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _OnField(_Payload):
+class _FieldOp(_Payload):
     record_type: Name
     field: Name
 
 
-class _Defining(_OnField):
+class _Defining(_FieldOp):
     definition: Definition
     before: Name | None = None
     """The field of the type before which it is to stand."""
 
     @model_validator(mode="after")
-    def _names_one_field(self) -> _Defining:
+    def _check_one_field(self) -> _Defining:
         name = (self.definition.model_extra or {}).get("name", self.field)
         if not isinstance(name, str) or nfc(name) != self.field:
             raise ValueError(f"the definition is of {name!r}, the op of {self.field!r}")
@@ -161,7 +161,7 @@ class SetField(_Defining):
     """Another definition of a field: all of it, so that what is left out is gone."""
 
 
-class RemoveField(_OnField):
+class RemoveField(_FieldOp):
     """A field less."""
 
 
@@ -174,7 +174,7 @@ class RenameField(_Payload):
     override: Flag = False
 
     @model_validator(mode="after")
-    def _renames(self) -> RenameField:
+    def _check_new_name(self) -> RenameField:
         if self.old_name == self.new_name:
             raise ValueError(f"{self.old_name!r} is to be renamed to itself")
         return self
@@ -187,7 +187,7 @@ def in_a_module(path: str) -> str:
     except PathEscapeError as refusal:
         # As any other value that a field cannot have, with the others.
         raise ValueError(refusal.message) from None
-    for reason in filter(None, map(reason_not_to_change, path.split("/"))):
+    for reason in filter(None, map(write_denial_reason, path.split("/"))):
         raise ValueError(f"the path is refused: {reason}")
     return path
 
@@ -200,7 +200,7 @@ class EditFile(_Payload):
 
     @field_validator("diff")
     @classmethod
-    def _is_one_of_this_file(cls, diff: str, info: ValidationInfo) -> str:
+    def _check_diff(cls, diff: str, info: ValidationInfo) -> str:
         return check_diff(diff, info.data.get("file_path"))
 
 
@@ -245,17 +245,17 @@ class PatchOp:
         return self.payload.get("field") or self.payload.get("old_name")
 
     @property
-    def gives(self) -> str | None:
+    def resulting_field(self) -> str | None:
         """The name that it brings into the type."""
         return self.payload["field"] if self.op_type == "add_field" else self.payload.get("new_name")
 
     @property
-    def touched(self) -> frozenset[str]:
+    def affected_fields(self) -> frozenset[str]:
         """The names that it is about."""
-        return frozenset(name for name in (self.field, self.gives) if name is not None)
+        return frozenset(name for name in (self.field, self.resulting_field) if name is not None)
 
     def __str__(self) -> str:
-        names = " → ".join(dict.fromkeys(name for name in (self.field, self.gives) if name is not None))
+        names = " → ".join(dict.fromkeys(name for name in (self.field, self.resulting_field) if name is not None))
         about = f"{self.record_type}.{names}" if self.record_type is not None else self.payload["file_path"]
         return f"{self.op_type} {about}"
 
@@ -265,8 +265,8 @@ def parse_op(op_type: OpType, payload: Mapping[str, Any]) -> PatchOp:
     try:
         checked = _PAYLOADS[op_type].model_validate(payload)
     except ValidationError as error:
-        fields = refusals(error)
-        message = f"{op_type}: {summary(fields)}"
+        fields = field_errors(error)
+        message = f"{op_type}: {summarize(fields)}"
         raise ActionError(ErrorCode.INVALID_INPUT, message, {"op_type": op_type, "fields": fields}) from None
     return PatchOp(op_type, _without_defaults(checked))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from actionengine.context import ActorType
 
-PEOPLE: tuple[ActorType, ...] = ("human", "integration", "system", "workflow")
+NON_AI_ACTORS: tuple[ActorType, ...] = ("human", "integration", "system", "workflow")
 """R1: who may make a change `Ready`, execute and merge it, and put record types into use: no AI."""
 
 

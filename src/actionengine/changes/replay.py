@@ -14,7 +14,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from actionengine.changes.ops import PatchOp
-from actionengine.changes.store import Store, conflict, op_of
+from actionengine.changes.store import Store, conflict, to_op
 from actionengine.changes.transform import OpRefused, edit
 from actionengine.schemas.schema import Schema
 from actionengine.storage.pages import MAX_PAGE_BYTES
@@ -135,7 +135,7 @@ async def _ops(store: Store, type: Mapping[str, Any], versions: Sequence[int]) -
 
 def _edited(type: Mapping[str, Any], schema: Schema, op: Row) -> Schema:
     try:
-        return edit(op_of(op), schema)
+        return edit(to_op(op), schema)
     except OpRefused as refused:
         raise _damaged(type, f"the op {op['id']} cannot be applied again: {refused}") from None
 

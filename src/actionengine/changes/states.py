@@ -18,11 +18,11 @@ TRANSITIONS: Mapping[str, frozenset[str]] = {
     "Merged": frozenset(),
 }
 
-TAKES_TARGETS = frozenset({"Draft"})
-TAKES_OPS = frozenset({"Draft", "Implementing", "WorkspaceRunning", "ValidationFailed"})
+ACCEPTS_TARGETS = frozenset({"Draft"})
+ACCEPTS_OPS = frozenset({"Draft", "Implementing", "WorkspaceRunning", "ValidationFailed"})
 
 
-def may_go(status: str, to: str, require_review: bool) -> bool:
+def can_transition(status: str, to: str, require_review: bool) -> bool:
     """Whether a change may go from a state to another one (to stay is not to go): from Draft it is merged only where
     nobody has to review."""
     if status == "Draft" and to == "Merged":

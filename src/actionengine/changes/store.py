@@ -103,7 +103,7 @@ class Store:
         return {row["key"]: row["base_type"] for row in rows}
 
 
-def store_of(ctx: InternalContext) -> Store:
+def open_store(ctx: InternalContext) -> Store:
     """The tables, from inside an action."""
     return Store(ctx.unit_of_work)
 
@@ -113,18 +113,18 @@ async def page(
 ) -> list[Row]:
     """A page of rows in the order of a column, those after a value of it. The action log says how many there were."""
     found = await rows.find(where, above={by: after} if after is not None else None, order=(by,), limit=limit)
-    ctx.show({"count": len(found)})
+    ctx.set_logged_output({"count": len(found)})
     return found
 
 
-def state_of(row: Row) -> RecordTypeState:
+def to_type_state(row: Row) -> RecordTypeState:
     """A record type as transforms see it."""
     return RecordTypeState(
         row["key"], row["project_id"], row["base_type"], row["version"], Schema.from_document(row["schema"])
     )
 
 
-def op_of(row: Row) -> PatchOp:
+def to_op(row: Row) -> PatchOp:
     """An op as transforms see it."""
     return PatchOp(row["op_type"], row["payload"], row["id"])
 

@@ -130,7 +130,7 @@ def apply_op(graph: TypeGraph, op: PatchOp, schemas: Mapping[str, Schema]) -> Sc
     assert op.record_type is not None
     _check_inheritance(graph, op, schemas)
     changed = edit(op, schemas[op.record_type])
-    for name in op.touched:
+    for name in op.affected_fields:
         _check_derived(graph, op, name, changed, schemas)
     return changed
 
@@ -142,8 +142,8 @@ def edit(op: PatchOp, schema: Schema) -> Schema:
     before = payload.get("before")
     if before is not None and before not in schema:
         raise OpRefused(op, f"there is no field {before!r} before which it could stand")
-    if op.gives is not None and op.gives in schema:
-        raise OpRefused(op, f"the field {op.gives!r} is there already")
+    if op.resulting_field is not None and op.resulting_field in schema:
+        raise OpRefused(op, f"the field {op.resulting_field!r} is there already")
     if op.op_type == "add_field":
         if len(schema.fields) >= MAX_FIELDS:
             raise OpRefused(op, f"the record type has {len(schema.fields)} fields, and may have {MAX_FIELDS}")
@@ -172,12 +172,12 @@ def _check_inheritance(graph: TypeGraph, op: PatchOp, schemas: Mapping[str, Sche
     is_inherited = name not in schemas[key] and op.op_type != "add_field"
     if is_inherited and (base := graph.declaring(key, name, schemas)) is not None:
         raise OpRefused(op, f"{name!r} is a field of the base type {base!r}: change it there")
-    if op.gives is None:
+    if op.resulting_field is None:
         return
-    if (base := graph.requiring(key, op.gives, schemas)) is not None:
-        raise OpRefused(op, f"the base type {base!r} has, and requires, the field {op.gives!r}")
-    if not op.payload.get("override") and (base := graph.declaring(key, op.gives, schemas)) is not None:
-        raise OpRefused(op, f"the base type {base!r} has the field {op.gives!r} already")
+    if (base := graph.requiring(key, op.resulting_field, schemas)) is not None:
+        raise OpRefused(op, f"the base type {base!r} has, and requires, the field {op.resulting_field!r}")
+    if not op.payload.get("override") and (base := graph.declaring(key, op.resulting_field, schemas)) is not None:
+        raise OpRefused(op, f"the base type {base!r} has the field {op.resulting_field!r} already")
 
 
 def _check_derived(graph: TypeGraph, op: PatchOp, name: str, changed: Schema, schemas: Mapping[str, Schema]) -> None:

@@ -18,31 +18,31 @@ from time import time
 from typing import Any, NamedTuple
 
 from actionengine.boundary.files.files import ModuleFiles
-from actionengine.boundary.idempotency.manifest import telling
-from actionengine.boundary.idempotency.working_copy import WorkingCopy, remove_tree
+from actionengine.boundary.idempotency.manifest import os_error_message
+from actionengine.boundary.idempotency.working_copy import WorkingCopy, remove_own_tree
 from actionengine.boundary.request import ModuleContext
 from actionengine.changes.files import hash_of
-from actionengine.changes.models import TriedOp
+from actionengine.changes.models import OpPreview
 from actionengine.changes.module_files import is_of_the_file
 from actionengine.changes.store import conflict
 from actionengine.errors import ActionError, ErrorCode
 
-_MARKS = "ops.json"
+_HASHES_FILE = "ops.json"
 """Beside a copy: the hash of each file in it that ops have made, as they made it."""
 
 _A_DAY = 24 * 60 * 60
 """Seconds after which nobody makes a copy any more for a record that was read before."""
 
 
-class Tried(NamedTuple):
+class PreviewedOps(NamedTuple):
     """Ops that were tried, and the text of each file that they are about, or were about before."""
 
-    ops: tuple[TriedOp, ...]
+    ops: tuple[OpPreview, ...]
     texts: Mapping[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WorkspaceLocation:
     """Where a workspace is, the module that it is a copy of, and the version of the record that says so."""
 
     folder: Path
@@ -50,20 +50,20 @@ class Place:
     version: int
 
 
-class ClosedMeanwhile(ActionError):
+class WorkspaceClosed(ActionError):
     """The workspace was stopped, or the change merged, since its record was read."""
 
 
-def begin(place: Place, tried: Tried, is_new: bool) -> None:
+def create_copy(place: WorkspaceLocation, tried: PreviewedOps, is_new: bool) -> None:
     """Make the copy of a workspace that was started; one that is there goes on, unless this is to be a new one."""
-    with suppress(ClosedMeanwhile), _unless_closed(place):
+    with suppress(WorkspaceClosed), _unless_closed(place):
         if is_new:
             # Of an earlier workspace, whose folder could not be removed.
             _remove(place.folder)
         _put(_copy(place), tried)
 
 
-def close(folder: Path, version: int) -> None:
+def remove_copy(folder: Path, version: int) -> None:
     """Remove a copy, and keep those who have read an older record from making it again."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -76,13 +76,13 @@ def close(folder: Path, version: int) -> None:
         _remove(folder)
 
 
-def marked_files(place: Place) -> tuple[str, ...]:
+def marked_files(place: WorkspaceLocation) -> tuple[str, ...]:
     """The files in a copy that ops have made."""
     with _unless_closed(place):
         return tuple(_marks(_copy(place)))
 
 
-def look(place: Place, tried: Tried) -> tuple[str, tuple[str, ...]]:
+def inspect(place: WorkspaceLocation, tried: PreviewedOps) -> tuple[str, tuple[str, ...]]:
     """How a copy with the ops in it differs from the module, and the files that are left alone in it.
 
     Raises `ActionError(conflict)` where the module has changed meanwhile in a file that differs, and where the
@@ -90,9 +90,9 @@ def look(place: Place, tried: Tried) -> tuple[str, tuple[str, ...]]:
     """
     with _unless_closed(place):
         copy = _copy(place)
-        left_alone = _put(copy, tried)
+        skipped_files = _put(copy, tried)
         try:
-            return copy.diff(), left_alone
+            return copy.diff(), skipped_files
         except ActionError as refusal:
             if refusal.code is ErrorCode.CONFLICT:
                 error = refusal.without_traceback()
@@ -108,7 +108,7 @@ def _mark_of(folder: Path) -> Path:
 
 
 @contextmanager
-def _unless_closed(place: Place) -> Iterator[None]:
+def _unless_closed(place: WorkspaceLocation) -> Iterator[None]:
     _check_open(place)
     try:
         yield
@@ -118,7 +118,7 @@ def _unless_closed(place: Place) -> Iterator[None]:
         raise
 
 
-def _check_open(place: Place) -> None:
+def _check_open(place: WorkspaceLocation) -> None:
     try:
         closed = json.loads(_mark_of(place.folder).read_text(encoding="ascii"))
     except (FileNotFoundError, ValueError):
@@ -126,7 +126,7 @@ def _check_open(place: Place) -> None:
         return
     if closed > place.version:
         id = place.folder.name
-        raise ClosedMeanwhile(ErrorCode.CONFLICT, f"the workspace of the change {id!r} has been stopped meanwhile")
+        raise WorkspaceClosed(ErrorCode.CONFLICT, f"the workspace of the change {id!r} has been stopped meanwhile")
 
 
 def _remove(folder: Path) -> None:
@@ -134,10 +134,10 @@ def _remove(folder: Path) -> None:
     with suppress(FileNotFoundError):
         folder.rename(folder.with_name(f".{folder.name}.{token_hex(8)}.removed"))
     for removed in folder.parent.glob(f".{folder.name}.*.removed"):
-        remove_tree(removed)
+        remove_own_tree(removed)
 
 
-def _copy(place: Place) -> WorkingCopy:
+def _copy(place: WorkspaceLocation) -> WorkingCopy:
     if (found := _opened(place)) is not None:
         return found
     try:
@@ -149,13 +149,13 @@ def _copy(place: Place) -> WorkingCopy:
         raise
     try:
         _check_open(place)
-    except ClosedMeanwhile:
+    except WorkspaceClosed:
         _remove(place.folder)
         raise
     return made
 
 
-def _opened(place: Place) -> WorkingCopy | None:
+def _opened(place: WorkspaceLocation) -> WorkingCopy | None:
     try:
         return WorkingCopy.open(place.folder)
     except ValueError:
@@ -171,16 +171,16 @@ def _damaged() -> ActionError:
     return conflict("the working copy is damaged: stop the workspace, and start it anew")
 
 
-def _put(copy: WorkingCopy, tried: Tried) -> tuple[str, ...]:
+def _put(copy: WorkingCopy, tried: PreviewedOps) -> tuple[str, ...]:
     """Write into the copy what the ops come to, but for files that somebody else has edited there: these are given."""
     marks = _marks(copy)
-    left_alone = []
+    skipped_files = []
     with ModuleFiles(copy.root) as files:
         for path, text in sorted(tried.texts.items()):
             base = node.sha256 if (node := copy.base.get(path)) is not None else None
             found, wanted = _hash_in(files, path), hash_of(text)
             if found != wanted and found not in (base, marks.get(path, base)):
-                left_alone.append(path)
+                skipped_files.append(path)
                 continue
             if found != wanted and text is None:
                 files.delete(path)
@@ -188,8 +188,8 @@ def _put(copy: WorkingCopy, tried: Tried) -> tuple[str, ...]:
                 files.write(path, text.encode())
             marks[path] = wanted
     named = {op.file_path for op in tried.ops}
-    _write(copy.folder / _MARKS, {path: hash for path, hash in marks.items() if path in named})
-    return tuple(left_alone)
+    _write(copy.folder / _HASHES_FILE, {path: hash for path, hash in marks.items() if path in named})
+    return tuple(skipped_files)
 
 
 def _hash_in(files: ModuleFiles, path: str) -> str | None:
@@ -206,7 +206,7 @@ def _hash_in(files: ModuleFiles, path: str) -> str | None:
 
 def _marks(copy: WorkingCopy) -> dict[str, str | None]:
     try:
-        marks: dict[str, str | None] = json.loads((copy.folder / _MARKS).read_text(encoding="ascii"))
+        marks: dict[str, str | None] = json.loads((copy.folder / _HASHES_FILE).read_text(encoding="ascii"))
     except FileNotFoundError:
         return {}
     except ValueError:
@@ -217,7 +217,7 @@ def _marks(copy: WorkingCopy) -> dict[str, str | None]:
 def _write(file: Path, content: Any) -> None:
     """Make or replace a file of our own, as JSON, wholly or not at all."""
     temporary = file.with_name(f".{token_hex(8)}.{file.name}")
-    with telling("write", file):
+    with os_error_message("write", file):
         try:
             temporary.write_text(json.dumps(content), encoding="ascii")
             temporary.replace(file)

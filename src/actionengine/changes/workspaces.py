@@ -26,10 +26,17 @@ from actionengine.changes.files import (
     ProjectFiles,
     edit_text,
 )
-from actionengine.changes.models import TriedOp, Workspace, WorkspaceView
+from actionengine.changes.models import OpPreview, Workspace, WorkspaceView
 from actionengine.changes.ops import PatchOp
-from actionengine.changes.store import Store, conflict, not_found, op_of, store_of
-from actionengine.changes.workspace_folders import Place, Tried, begin, close, look, marked_files
+from actionengine.changes.store import Store, conflict, not_found, open_store, to_op
+from actionengine.changes.workspace_folders import (
+    PreviewedOps,
+    WorkspaceLocation,
+    create_copy,
+    inspect,
+    marked_files,
+    remove_copy,
+)
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
@@ -82,14 +89,14 @@ async def start_workspace(ctx: InternalContext, settings: FileSettings, change: 
             f"a change that is {change['status']} gets no workspace: it has to be Implementing first",
             status=change["status"],
         )
-    store, access = store_of(ctx), ctx
+    store, access = open_store(ctx), ctx
     if not await has_files(store, change):
         raise conflict(f"the change {change['id']!r} is about no file: add a target of the type 'file' to a draft")
     files = ProjectFiles(ctx, settings, store, change["project_id"])
     module, folder = files.module(), _folder_of(ctx, settings, change["id"])
     before = await _find(ctx, change["id"])
     if before is not None and before.status == "running" and change["status"] == "WorkspaceRunning":
-        access.nothing_changed()
+        access.suppress_default_event()
         stored = before
     else:
         new = _Stored(
@@ -108,7 +115,7 @@ async def start_workspace(ctx: InternalContext, settings: FileSettings, change: 
             )
     is_new = before is None or not (before.kept or before.status == "running")
     tried = await _try(ctx, files, change, ())
-    access.after_commit(partial(begin, Place(folder, module, stored.version), tried, is_new))
+    access.after_commit(partial(create_copy, WorkspaceLocation(folder, module, stored.version), tried, is_new))
     return stored.shown()
 
 
@@ -123,10 +130,10 @@ async def stop_workspace(ctx: InternalContext, settings: FileSettings, change: R
     if before is None or stopped is None:
         raise conflict(f"the change {change['id']!r} has no workspace: start one first")
     if change["status"] == "WorkspaceRunning":
-        store = store_of(ctx)
+        store = open_store(ctx)
         await store.changes.update([{"id": change["id"], "status": "Implementing", "updated_at": await store.now()}])
     elif stopped == before.shown():
-        ctx.nothing_changed()
+        ctx.suppress_default_event()
     return stopped
 
 
@@ -139,14 +146,14 @@ async def close_workspace(
         return None
     is_running = before.status == "running"
     if is_running or (before.kept and not keep):
-        stopped_at = await store_of(ctx).now() if is_running else before.stopped_at
+        stopped_at = await open_store(ctx).now() if is_running else before.stopped_at
         after = await _save(
             ctx, before.model_copy(update={"status": "stopped", "stopped_at": stopped_at, "kept": keep})
         )
     if not keep and settings.workspaces is not None:
         # Also where it has stopped: a process that died then has left the folder.
         folder = _folder(settings.workspaces, ctx.tenant, change_id)
-        ctx.after_commit(partial(close, folder, after.version))
+        ctx.after_commit(partial(remove_copy, folder, after.version))
     return after.shown()
 
 
@@ -157,7 +164,7 @@ async def view_workspace(ctx: InternalContext, settings: FileSettings, change_id
     Raises `ActionError`: `not_found` for a change that never had one, `conflict` where the module has changed since
     the copy was made in a file that differs here.
     """
-    store, access = store_of(ctx), ctx
+    store, access = open_store(ctx), ctx
     change = await store.change(change_id)
     stored = await _find(ctx, change_id)
     if stored is None:
@@ -166,13 +173,13 @@ async def view_workspace(ctx: InternalContext, settings: FileSettings, change_id
     if stored.status == "stopped" and not stored.kept:
         return WorkspaceView(**shown)
     files = ProjectFiles(ctx, settings, store, change["project_id"])
-    place = Place(_folder_of(ctx, settings, change_id), files.module(), stored.version)
+    place = WorkspaceLocation(_folder_of(ctx, settings, change_id), files.module(), stored.version)
     if access.has_work_after_commit and not place.folder.exists():
         raise conflict("the working copy is made once this transaction has committed: ask for it afterwards")
     marked = await access.run(partial(marked_files, place))
     tried = await _try(ctx, files, change, marked)
-    diff, left_alone = await access.run(partial(look, place, tried))
-    return WorkspaceView(**shown, ops=tried.ops, diff=diff, left_alone=left_alone)
+    diff, skipped_files = await access.run(partial(inspect, place, tried))
+    return WorkspaceView(**shown, ops=tried.ops, diff=diff, skipped_files=skipped_files)
 
 
 async def has_files(store: Store, change: Row) -> bool:
@@ -200,28 +207,28 @@ async def _save(ctx: InternalContext, stored: _Stored) -> _Stored:
 # What the ops come to
 
 
-async def _try(ctx: InternalContext, files: ProjectFiles, change: Row, marked: Sequence[str]) -> Tried:
-    rows = await store_of(ctx).ops.find(
+async def _try(ctx: InternalContext, files: ProjectFiles, change: Row, marked: Sequence[str]) -> PreviewedOps:
+    rows = await open_store(ctx).ops.find(
         {"change_id": change["id"], "op_type": "edit_file", "executed_at": None}, order=("position",)
     )
-    ops = [op_of(row) for row in rows]
+    ops = [to_op(row) for row in rows]
     states = await files.load([*(op.file_path for op in ops), *marked])
     return await ctx.run(partial(_try_each, ops, states))
 
 
-def _try_each(ops: Sequence[PatchOp], states: Mapping[str, FileState]) -> Tried:
+def _try_each(ops: Sequence[PatchOp], states: Mapping[str, FileState]) -> PreviewedOps:
     texts = {path: state.text for path, state in states.items() if state.problem is None}
-    return Tried(tuple(_tried(op, states[op.file_path], texts) for op in ops), texts)
+    return PreviewedOps(tuple(_tried(op, states[op.file_path], texts) for op in ops), texts)
 
 
-def _tried(op: PatchOp, state: FileState, texts: dict[str, str | None]) -> TriedOp:
+def _tried(op: PatchOp, state: FileState, texts: dict[str, str | None]) -> OpPreview:
     try:
         texts[op.file_path] = edit_text(op, state, texts)
     except EditRefused as refusal:
         details = refusal.error.details
         where = {name: details[name] for name in ("hunk", "header", "expected", "found") if name in details}
-        return TriedOp(op_id=op.id, file_path=op.file_path, fits=False, problem=refusal.error.message, **where)
-    return TriedOp(op_id=op.id, file_path=op.file_path, fits=True)
+        return OpPreview(op_id=op.id, file_path=op.file_path, fits=False, problem=refusal.error.message, **where)
+    return OpPreview(op_id=op.id, file_path=op.file_path, fits=True)
 
 
 # Where it is

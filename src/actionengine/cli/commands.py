@@ -17,9 +17,9 @@ from actionengine.cli.common import (
     dialect_of,
     imported,
     is_missing,
+    open_storage,
     owner,
     parsed,
-    storage_at,
 )
 from actionengine.cli.errors import Commands, fail
 from actionengine.cli.events import events, projection
@@ -177,14 +177,14 @@ def create(
     slug: str, url: Url, name: Annotated[str, typer.Option(help="As people know it.")], signing_key: SigningKey = None
 ) -> None:
     """Make a tenant and print its id."""
-    with storage_at(url, signing_key) as storage:
+    with open_storage(url, signing_key) as storage:
         print(storage.create_tenant(slug=slug, name=name).id)
 
 
 @tenant.command()
 def delete(slug: str, url: Url, signing_key: SigningKey = None) -> None:
     """Close a tenant: nothing is executed for it any more. Its rows stay."""
-    with storage_at(url, signing_key) as storage:
+    with open_storage(url, signing_key) as storage:
         if not storage.delete_tenant(slug=slug):
             fail(f"there is no tenant {slug!r}")
     print(f"the tenant {slug!r} is deleted")
@@ -194,7 +194,7 @@ def delete(slug: str, url: Url, signing_key: SigningKey = None) -> None:
 def list_tenants(url: Url, signing_key: SigningKey = None) -> None:
     """List the tenants."""
     table = Table("id", "slug")
-    with storage_at(url, signing_key) as storage:
+    with open_storage(url, signing_key) as storage:
         after = None
         while page := storage.list_tenants(after=after, limit=MAX_PAGE):
             for found in page:
@@ -209,7 +209,7 @@ def purge(
 ) -> None:
     """Forget the idempotency keys that have expired, in batches."""
     purged = 0
-    with storage_at(url, signing_key) as storage:
+    with open_storage(url, signing_key) as storage:
         while found := storage.purge_expired_keys(limit=batch):
             purged += found
     print(f"purged {purged} keys")

@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError
 
 from actionengine.cli.errors import fail
 from actionengine.masking.redaction import redact_address
-from actionengine.storage.port import MOST_COUNTED
+from actionengine.storage.port import MAX_COUNTED_LAG
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sqlite.storage import SQLiteStorage
 
@@ -32,7 +32,7 @@ SigningKey = Annotated[
 ]
 
 
-def storage_at(url: str, signing_key: str | None, behind_pooler: bool = True) -> SQLStorage:
+def open_storage(url: str, signing_key: str | None, behind_pooler: bool = True) -> SQLStorage:
     """The storage in a database, perhaps behind a pooler that lends connections for a transaction only.
 
     A command that ends soon gains nothing from prepared statements, and listens to nothing: it runs behind any pooler.
@@ -128,4 +128,4 @@ def owner(url: str) -> Iterator[Connection]:
 
 def counted(number: int) -> str:
     """Return a number that was counted to a bound, as an operator reads it."""
-    return str(number) if number < MOST_COUNTED else f"{MOST_COUNTED:,}+"
+    return str(number) if number < MAX_COUNTED_LAG else f"{MAX_COUNTED_LAG:,}+"

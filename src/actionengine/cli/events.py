@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 from returns.result import Failure
 
-from actionengine.cli.common import SigningKey, Url, counted, imported, storage_at
+from actionengine.cli.common import SigningKey, Url, counted, imported, open_storage
 from actionengine.cli.errors import fail
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.context import Tenant
 from actionengine.events.projections.progress import progress_bar
 from actionengine.events.projections.projection import Projection
@@ -31,7 +31,7 @@ def events(
     signing_key: SigningKey = None,
 ) -> None:
     """Print a tenant's events in commit order, each as a line of JSON: a CloudEvent."""
-    with storage_at(url, signing_key) as storage:
+    with open_storage(url, signing_key) as storage:
         for event in replay(storage, _tenant(storage, tenant), types=type or None, after=after):
             print(to_structured(event, "actionengine")[1].decode())
 
@@ -62,7 +62,7 @@ def status(name: Named, tenant: Slug) -> None:
 
 
 def _tenant(storage: Storage, slug: str) -> Tenant:
-    found = drive(storage.find_tenant(slug, "sync"))
+    found = run_sync(storage.find_tenant(slug, "sync"))
     if found is None:
         fail(f"there is no tenant {slug!r}")
     return found

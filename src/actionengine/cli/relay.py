@@ -12,14 +12,14 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from actionengine.cli.common import SigningKey, Url, counted, storage_at
+from actionengine.cli.common import SigningKey, Url, counted, open_storage
 from actionengine.cli.errors import fail, shown
-from actionengine.concurrency.run_sync import drive
-from actionengine.events.publishers.addresses import publisher_at
+from actionengine.concurrency.run_sync import run_sync
+from actionengine.events.publishers.addresses import publisher_from_address
 from actionengine.events.publishers.fanout import nobody
 from actionengine.events.relay.metrics import age_of, age_since
 from actionengine.events.relay.relay import Relay
-from actionengine.storage.port import MAX_BACKLOG, QUEUES, Backlog, DeadLetter, OutboxStatus, RelayBeat
+from actionengine.storage.port import MAX_BACKLOG, QUEUES, Backlog, DeadLetter, OutboxStatus, RelayHeartbeat
 
 relay = typer.Typer(no_args_is_help=True, help="The delivery of events.")
 
@@ -64,10 +64,10 @@ def run(
     """Deliver events until SIGINT or SIGTERM; then what is under way is finished first. Run as many as you like."""
     # `module:attribute` may be beside the operator.
     sys.path.insert(0, "")
-    with storage_at(url, signing_key, behind_pooler) as storage:
+    with open_storage(url, signing_key, behind_pooler) as storage:
         worker = Relay(
             storage,
-            publisher_at(publisher),
+            publisher_from_address(publisher),
             batch_size=batch_size,
             publish_timeout=publish_timeout,
             max_attempts=max_attempts,
@@ -88,9 +88,9 @@ def run(
 @relay.command()
 def status(url: Url, signing_key: SigningKey = None) -> None:
     """Show how much there is to deliver from each queue, since when, which relays do it, and what waits for people."""
-    with storage_at(url, signing_key) as storage:
-        found = {queue: drive(storage.outbox("sync", queue).status()) for queue in QUEUES}
-        backlog = drive(storage.backlog("sync"))
+    with open_storage(url, signing_key) as storage:
+        found = {queue: run_sync(storage.outbox("sync", queue).status()) for queue in QUEUES}
+        backlog = run_sync(storage.backlog("sync"))
     console = Console()
     console.print(_counts(found))
     console.print(_backlog(backlog))
@@ -98,8 +98,8 @@ def status(url: Url, signing_key: SigningKey = None) -> None:
     console.print(_relays(relays) if relays else "no relay has told of itself within a minute")
 
 
-@relay.command()
-def dead(
+@relay.command("dead-letters")
+def dead_letters(
     url: Url,
     signing_key: SigningKey = None,
     limit: Annotated[int, typer.Option(help="How many at most.")] = 100,
@@ -107,7 +107,7 @@ def dead(
     queue: Queue = None,
 ) -> None:
     """List dead letters: events that are not tried any more, with the reason."""
-    with storage_at(url, signing_key) as storage:
+    with open_storage(url, signing_key) as storage:
         letters = Relay(storage, nobody).dead_letters(after=after, limit=limit, queue=queue)
     Console().print(_letters(letters) if letters else "there are no dead letters")
 
@@ -123,7 +123,7 @@ def redrive(
     """Try dead letters again: those with these event ids, or all."""
     if bool(ids) == all:
         fail("say which dead letters to try again: event ids, or --all")
-    with storage_at(url, signing_key) as storage:
+    with open_storage(url, signing_key) as storage:
         count = Relay(storage, nobody).redrive(None if all else ids, queue=queue)
     typer.echo(f"{count} dead letters are tried again")
 
@@ -137,7 +137,7 @@ def skip(
     queue: Queue = None,
 ) -> None:
     """Give up dead letters, so that their subjects go on without them. They stay in the event log."""
-    with storage_at(url, signing_key) as storage:
+    with open_storage(url, signing_key) as storage:
         count = Relay(storage, nobody).skip(ids, reason, queue=queue)
     typer.echo(f"{count} dead letters are skipped")
 
@@ -160,7 +160,7 @@ def _backlog(backlog: Backlog) -> Table:
     return table
 
 
-def _relays(found: Iterable[RelayBeat]) -> Table:
+def _relays(found: Iterable[RelayHeartbeat]) -> Table:
     names = ("relay", "publisher", "delivered", "failed", "events/s", "seen", "trouble", "queue")
     table = Table(*(Column(name, overflow="fold") for name in names))
     now = datetime.now(UTC)

@@ -134,13 +134,13 @@ def _runner(
 
 def _signalled() -> threading.Event:
     """Set by the first signal to stop; a second one ends the process."""
-    told = threading.Event()
+    stopping = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if told.is_set():
+        if stopping.is_set():
             os._exit(1)
-        told.set()
+        stopping.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    return told
+    return stopping

@@ -1,34 +1,34 @@
-"""Turns: a lock that threads and tasks take one after the other, in the order in which they asked."""
+"""FairLock: a lock that threads and tasks take one after the other, in the order in which they asked."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 
-from actionengine.concurrency.one_shot_event import Signal
+from actionengine.concurrency.one_shot_event import OneShotEvent
 from actionengine.concurrency.run_sync import Mode
 
 
-class Turns:
+class FairLock:
     """One holder at a time, whichever world it is in; who waits longest is next."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._holder: object | None = None
-        self._waiting: deque[tuple[object, Signal]] = deque()
+        self._waiting: deque[tuple[object, OneShotEvent]] = deque()
 
     @property
     def holder(self) -> object | None:
         """Whose turn it is."""
         return self._holder
 
-    async def take(self, who: object, mode: Mode, seconds: float) -> bool:
-        """Wait for a turn; whether it came in time. Whoever has it gives it back with `give_back`."""
+    async def acquire(self, who: object, mode: Mode, seconds: float) -> bool:
+        """Wait for a turn; whether it came in time. Whoever has it gives it back with `release`."""
         with self._lock:
             if self._holder is None:
                 self._holder = who
                 return True
-            signal = Signal(mode)
+            signal = OneShotEvent(mode)
             self._waiting.append((who, signal))
         try:
             await signal.wait(seconds)
@@ -41,7 +41,7 @@ class Turns:
             self._drop(who)
             return False
 
-    def give_back(self, who: object) -> None:
+    def release(self, who: object) -> None:
         """End a turn; the next one begins."""
         with self._lock:
             if self._holder is who:

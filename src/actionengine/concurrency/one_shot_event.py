@@ -10,7 +10,7 @@ from contextlib import suppress
 from actionengine.concurrency.run_sync import Mode
 
 
-class Signal:
+class OneShotEvent:
     """Said once, by whichever thread or task, and waited for once, in the world of `mode`.
 
     `set` may be called from anywhere; `wait(seconds)` ends when it has been, or when the time is up (None: never).

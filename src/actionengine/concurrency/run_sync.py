@@ -10,7 +10,7 @@ Mode = Literal["sync", "async"]
 T = TypeVar("T")
 
 
-def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """The value of a coroutine that never suspends.
 
     Raises what the coroutine raises, and `RuntimeError` if it does suspend: then something in it waits for an event

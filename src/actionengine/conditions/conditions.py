@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 Operator = Literal["eq", "ne", "lt", "le", "gt", "ge", "in", "not_in", "contains", "exists", "missing"]
 
-DEEPEST = 10
+MAX_CONDITION_DEPTH = 10
 """Conditions within conditions."""
 
-MOST_COMPARED = 10_000
+MAX_COMPARED = 10_000
 """Values that one condition compares with each other: members of lists, and objects, count one by one."""
 
 _A_VALUE = 1000
@@ -61,7 +61,7 @@ class Comparison(_Condition):
     value: JsonValue = None
 
     @model_validator(mode="after")
-    def _compares_with_something(self) -> Comparison:
+    def _check_value(self) -> Comparison:
         has_value = "value" in self.model_fields_set
         if has_value == (self.op in _NEEDS_NO_VALUE):
             raise ValueError(f"{self.op!r} takes {'no' if has_value else 'a'} value")
@@ -150,25 +150,25 @@ def paths(condition: Condition) -> Iterator[tuple[Path, bool]]:
             yield path, True
 
 
-def holds(condition: Condition, known: Mapping[str, Any]) -> bool:
+def evaluate(condition: Condition, scope: Mapping[str, Any]) -> bool:
     """Whether a condition holds. Raises `ActionError(unprocessable)` for a field that is not there, for values that
-    cannot be compared, and for a condition that compares more than `MOST_COMPARED`."""
-    return _holds(condition, _Scales(known))
+    cannot be compared, and for a condition that compares more than `MAX_COMPARED`."""
+    return _evaluate(condition, _Scales(scope))
 
 
 class _Scales:
     """What a condition weighs, and how much more it may."""
 
-    def __init__(self, known: Mapping[str, Any]) -> None:
-        self.source = Source(known)
-        self._left = MOST_COMPARED
+    def __init__(self, scope: Mapping[str, Any]) -> None:
+        self.source = Source(scope)
+        self._left = MAX_COMPARED
 
     def load(self, number: int) -> None:
         """Count values that are about to be compared. Raise where they are too many."""
         self._left -= number
         if self._left < 0:
-            message = f"the condition compares more than {MOST_COMPARED} values with each other: ask less of it"
-            raise ActionError(ErrorCode.UNPROCESSABLE, message, {"limit": MOST_COMPARED})
+            message = f"the condition compares more than {MAX_COMPARED} values with each other: ask less of it"
+            raise ActionError(ErrorCode.UNPROCESSABLE, message, {"limit": MAX_COMPARED})
 
     def same(self, one: Any, other: Any) -> bool:
         """Return whether two values are the same JSON."""
@@ -181,23 +181,23 @@ class _Scales:
         return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
-def _holds(condition: Condition, scales: _Scales) -> bool:
+def _evaluate(condition: Condition, scales: _Scales) -> bool:
     match condition:
         case Comparison():
             return _compares(condition, scales)
         case Not():
-            return not _holds(condition.not_, scales)
+            return not _evaluate(condition.not_, scales)
         case AllOf():
-            return all(_holds(each, scales) for each in condition.all)
+            return all(_evaluate(each, scales) for each in condition.all)
         case AnyOf():
-            return any(_holds(each, scales) for each in condition.any)
+            return any(_evaluate(each, scales) for each in condition.any)
 
 
 def _compares(comparison: Comparison, scales: _Scales) -> bool:
     path, op = parse_path(comparison.field), comparison.op
     if op in _NEEDS_NO_VALUE:
-        return _is_there(path, scales.source.known) == (op == "exists")
-    found, value = look_up(path, scales.source.known), scales.source.fill(comparison.value)
+        return _exists(path, scales.source.scope) == (op == "exists")
+    found, value = look_up(path, scales.source.scope), scales.source.fill(comparison.value)
     match op:
         case "eq":
             return scales.same(found, value)
@@ -219,9 +219,9 @@ def _compares(comparison: Comparison, scales: _Scales) -> bool:
     return bool(_COMPARE[op](found, value))
 
 
-def _is_there(path: Path, known: Mapping[str, Any]) -> bool:
+def _exists(path: Path, scope: Mapping[str, Any]) -> bool:
     try:
-        return look_up(path, known) is not None
+        return look_up(path, scope) is not None
     except ActionError:
         return False
 

@@ -23,10 +23,10 @@ ROOTS = ("input", "steps", "run")
 
 _REFERENCE = re.compile(r"\$(\$\{)|\$\{([^{}]*)\}")
 
-MOST_FILLED = 1024 * 1024
+MAX_RENDERED_BYTES = 1024 * 1024
 """Bytes of JSON that the references of one value give together: few references to a long input make much of it."""
 
-_MOST_DIGITS = 9
+_MAX_DIGITS = 9
 """Of the number of a list's member."""
 
 
@@ -58,46 +58,46 @@ def references(value: Any) -> Iterator[Path]:
             yield from references(each)
 
 
-def filled(value: Any, known: Mapping[str, Any]) -> Any:
+def render(value: Any, scope: Mapping[str, Any]) -> Any:
     """A value with its references filled in. Raises `ActionError(unprocessable)` for one to what is not there, and
-    where they give more than `MOST_FILLED`."""
-    return Source(known).fill(value)
+    where they give more than `MAX_RENDERED_BYTES`."""
+    return Source(scope).fill(value)
 
 
-def _filled(value: Any, source: Source) -> Any:
+def _render(value: Any, source: Source) -> Any:
     if isinstance(value, str):
-        return _filled_text(value, source)
+        return _render_text(value, source)
     if isinstance(value, Mapping):
-        return {name: _filled(each, source) for name, each in value.items()}
+        return {name: _render(each, source) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_filled(each, source) for each in value]
+        return [_render(each, source) for each in value]
     return value
 
 
 class Source:
     """What references look into, and how much of it may still be given."""
 
-    def __init__(self, known: Mapping[str, Any]) -> None:
-        self.known = known
-        self._left = MOST_FILLED
+    def __init__(self, scope: Mapping[str, Any]) -> None:
+        self.scope = scope
+        self._left = MAX_RENDERED_BYTES
 
     def fill(self, value: Any) -> Any:
-        """Return a value with its references filled in, as `filled` does."""
-        return _filled(value, self)
+        """Return a value with its references filled in, as `render` does."""
+        return _render(value, self)
 
     def give(self, path: Path) -> Any:
         """Return what a path names. Raise `ActionError(unprocessable)` where it is not there, or too much."""
-        found = look_up(path, self.known)
+        found = look_up(path, self.scope)
         self._left -= len(found) if isinstance(found, str) else len(to_json(found))
         if self._left < 0:
-            message = f"the references give more than {MOST_FILLED >> 10} KB, at {'.'.join(path)}"
+            message = f"the references give more than {MAX_RENDERED_BYTES >> 10} KB, at {'.'.join(path)}"
             raise ActionError(ErrorCode.UNPROCESSABLE, message, {"path": ".".join(path)})
         return found
 
 
-def look_up(path: Path, known: Mapping[str, Any]) -> Any:
+def look_up(path: Path, scope: Mapping[str, Any]) -> Any:
     """What a path names. Raises `ActionError(unprocessable)` where it is not there."""
-    found: Any = known
+    found: Any = scope
     for number, name in enumerate(path):
         if isinstance(found, Mapping) and name in found:
             found = found[name]
@@ -106,11 +106,11 @@ def look_up(path: Path, known: Mapping[str, Any]) -> Any:
         elif isinstance(found, list) and (member := _number(name)) is not None and member < len(found):
             found = found[member]
         else:
-            raise missing(path, number)
+            raise missing_value_error(path, number)
     return found
 
 
-def missing(path: Path, number: int) -> Exception:
+def missing_value_error(path: Path, number: int) -> Exception:
     """The answer for a path of which one member is not there."""
     whole, where = ".".join(path), ".".join(path[:number])
     return ActionError(
@@ -121,17 +121,17 @@ def missing(path: Path, number: int) -> Exception:
 
 
 def _number(name: str) -> int | None:
-    return int(name) if name.isdecimal() and len(name) <= _MOST_DIGITS else None
+    return int(name) if name.isdecimal() and len(name) <= _MAX_DIGITS else None
 
 
-def _filled_text(text: str, source: Source) -> Any:
+def _render_text(text: str, source: Source) -> Any:
     if "$" not in text:
         return text
     whole = _REFERENCE.fullmatch(text)
     if whole is not None and whole[1] is None:
         return source.give(parse_path(whole[2]))
-    return _REFERENCE.sub(lambda match: "${" if match[1] else _told(source.give(parse_path(match[2]))), text)
+    return _REFERENCE.sub(lambda match: "${" if match[1] else _text(source.give(parse_path(match[2]))), text)
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     return value if isinstance(value, str) else to_json(value).decode()

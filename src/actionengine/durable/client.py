@@ -21,7 +21,7 @@ from actionengine.durable.database import DurableUnavailable as DurableUnavailab
 from actionengine.durable.ended import Purged, find_cancelled, purge_ended
 from actionengine.durable.only_json import guard, reading
 from actionengine.durable.schedules import SCHEDULES, read_mark, remove_schedule, replace_schedule
-from actionengine.durable.urls import durable_url, spelled
+from actionengine.durable.urls import durable_url, normalize_url
 
 APPLICATION = "actionengine"
 VERSION = "1"
@@ -38,7 +38,7 @@ _CONNECTIONS = 3
 DEFAULT_BOUNDS = Bounds()
 
 
-class Execution(NamedTuple):
+class DurableExecution(NamedTuple):
     """How far an execution is.
 
     `executor` is the one that has begun it last, None before that; `attempts` says how often it was begun. `created_at`
@@ -143,7 +143,7 @@ class DurableClient:
         found = self._ask(lambda client: client.list_workflows(workflow_ids=[id], load_input=False))
         return (found[0].status, found[0].output) if found else None
 
-    def look(self, *ids: str) -> dict[str, Execution]:
+    def find(self, *ids: str) -> dict[str, DurableExecution]:
         """How far executions are, without what they have returned; those that are there."""
         if not ids:
             return {}
@@ -151,7 +151,7 @@ class DurableClient:
             lambda client: client.list_workflows(workflow_ids=list(ids), load_input=False, load_output=False)
         )
         return {
-            each.workflow_id: Execution(
+            each.workflow_id: DurableExecution(
                 each.status, each.executor_id, each.recovery_attempts or 0, each.created_at or 0, each.dequeued_at
             )
             for each in found
@@ -212,8 +212,8 @@ class DurableClient:
             with client._sys_db.engine.connect() as connection:
                 return datetime.fromtimestamp(now_in(connection) / 1000, UTC)
 
-        told: datetime = self._ask(now)
-        return told
+        moment: datetime = self._ask(now)
+        return moment
 
     def unschedule(self, name: str) -> None:
         """End a schedule, where there is one."""
@@ -231,13 +231,13 @@ class DurableClient:
 
         return bool(self._ask(take_over))
 
-    def in_hand(self, executor: str) -> set[str]:
+    def running_ids(self, executor: str) -> set[str]:
         """The ids of what an executor has begun with, by its word, and not ended."""
 
-        def in_hand(client: DBOSClient) -> set[str]:
+        def running_ids(client: DBOSClient) -> set[str]:
             return {each.workflow_id for each in client._sys_db.get_pending_workflows(executor, VERSION)}
 
-        found: set[str] = self._ask(in_hand)
+        found: set[str] = self._ask(running_ids)
         return found
 
     def cancelled(self, executor: str) -> set[str]:
@@ -245,7 +245,7 @@ class DurableClient:
         found: set[str] = self._ask(lambda client: find_cancelled(client._sys_db, executor))
         return found
 
-    def put_back(self, executor: str, id: str) -> None:
+    def requeue(self, executor: str, id: str) -> None:
         """Enqueue again what an executor has in hand."""
         self._ask(lambda client: client._sys_db.reenqueue_for_recovery(id, [executor], INTERNAL_QUEUE_NAME))
 
@@ -297,7 +297,7 @@ class DurableClient:
                 pass
         self._engine = engine
         return DBOSClient(
-            system_database_url=spelled(self._url),
+            system_database_url=normalize_url(self._url),
             system_database_engine=engine,
             serializer=DBOSPortableJSONSerializer(),
             application_name=APPLICATION,
@@ -307,7 +307,7 @@ class DurableClient:
 
 
 def _why(error: Exception) -> str:
-    reason = told(error)
+    reason = error_text(error)
     if any(sign in reason for sign in _NO_TABLES):
         return (
             "the durable engine's tables are not there yet: start a WorkflowRuntime or a worker, or run "
@@ -319,7 +319,7 @@ def _why(error: Exception) -> str:
 _NO_TABLES = ("no such table", 'schema "dbos" does not exist', 'relation "dbos.')
 
 
-def told(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """An error in a line."""
     cause = getattr(error, "orig", None) or error
     lines = str(cause).strip().splitlines()

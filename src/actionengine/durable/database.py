@@ -19,12 +19,12 @@ from sqlalchemy.engine import URL, ExceptionContext
 from actionengine.errors import ConfigurationError
 from actionengine.storage.postgres.connecting import resolve_names, socket_options
 from actionengine.storage.postgres.driver import milliseconds
-from actionengine.storage.postgres.generators import NoAnswer, checked
+from actionengine.storage.postgres.generators import ResponseTimeout, checked
 
 CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 10.0
 
-_SERVERS_GRACE = 1.0
+_SERVER_TIMEOUT = 1.0
 """Seconds after which the server ends a transaction that this process has given up, and frees its locks."""
 
 
@@ -80,21 +80,22 @@ class BoundedConnection(psycopg.Connection[Any]):
     """Tells the driver that a pool has the connection: one that a pool gave up closes without a warning."""
 
     def wait(self, gen: Any, *arguments: Any, **options: Any) -> Any:
-        """Wait for the server's part of a statement. Raises `NoAnswer` when the server is silent for too long."""
+        """Wait for the server's part of a statement. Raises `ResponseTimeout` when the server is silent for too
+        long."""
         deadline = monotonic() + self.answer_timeout
 
         def check(is_heard: bool) -> None:
             nonlocal deadline
             if self.switch is not None and self.switch.is_off.is_set():
-                raise NoAnswer("this process has ceased to wait for an answer, because it stops")
+                raise ResponseTimeout("this process has ceased to wait for an answer, because it stops")
             if is_heard:
                 deadline = monotonic() + self.answer_timeout
             elif monotonic() > deadline:
-                raise NoAnswer(f"the database did not answer within {self.answer_timeout:g} s (answer_timeout)")
+                raise ResponseTimeout(f"the database did not answer within {self.answer_timeout:g} s (answer_timeout)")
 
         try:
             return super().wait(checked(gen, check), *arguments, **options)
-        except NoAnswer:
+        except ResponseTimeout:
             # What comes later would be taken for the answer to something else.
             self.close()
             raise
@@ -126,7 +127,7 @@ def open_postgres(url: URL, bounds: Bounds, *, size: int, overflow: int = 0, swi
 
     @event.listens_for(engine, "connect")
     def bound_server(connection: BoundedConnection, record: Any) -> None:
-        limit = milliseconds(bounds.answer_timeout + _SERVERS_GRACE)
+        limit = milliseconds(bounds.answer_timeout + _SERVER_TIMEOUT)
         try:
             connection.execute(f"SET idle_in_transaction_session_timeout = {limit}".encode())
             # A pool rolls back what is given back to it.
@@ -137,15 +138,15 @@ def open_postgres(url: URL, bounds: Bounds, *, size: int, overflow: int = 0, swi
             raise
 
     if switch is not None:
-        event.listen(engine, "handle_error", _told_by(switch))
+        event.listen(engine, "handle_error", _notified_by(switch))
         event.listen(engine, "checkin", _closed_by(switch))
     return engine
 
 
-def _told_by(switch: Switch) -> Callable[[ExceptionContext], None]:
+def _notified_by(switch: Switch) -> Callable[[ExceptionContext], None]:
     """Return a listener that has a lost connection be an error for DBOS, too, which would wait for another one."""
 
-    def tell(context: ExceptionContext) -> None:
+    def notify(context: ExceptionContext) -> None:
         if switch.is_patient.is_set():
             return
         if context.is_pre_ping:
@@ -155,7 +156,7 @@ def _told_by(switch: Switch) -> Callable[[ExceptionContext], None]:
         if context.is_disconnect or is_refused:
             raise DurableUnavailable(str(context.original_exception)) from context.original_exception
 
-    return tell
+    return notify
 
 
 def _closed_by(switch: Switch) -> Callable[[Any, Any], None]:

@@ -26,7 +26,7 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from actionengine.durable.client import APPLICATION, DEFAULT_BOUNDS, VERSION, DBOSException, DurableClient, told
+from actionengine.durable.client import APPLICATION, DEFAULT_BOUNDS, VERSION, DBOSException, DurableClient, error_text
 from actionengine.durable.clock import release_due
 from actionengine.durable.database import (
     ANSWER_TIMEOUT,
@@ -40,7 +40,7 @@ from actionengine.durable.leases import Leases
 from actionengine.durable.only_json import guard, set_executing
 from actionengine.durable.retries import keep_threads, shorten_pauses
 from actionengine.durable.scheduler import Scheduler
-from actionengine.durable.urls import SCHEMA, durable_url, spelled
+from actionengine.durable.urls import SCHEMA, durable_url, normalize_url
 from actionengine.durable.watched import start_watched
 from actionengine.errors import ConfigurationError
 
@@ -60,7 +60,7 @@ _LAST_ANSWERS = 2.0
 _LEASE = "actionengine-lease"
 """The name of the thread that renews the lease."""
 
-_MOST_AT_ONCE = 10_000
+_MAX_CONCURRENCY = 10_000
 """The highest `concurrency`."""
 
 _ATTEMPTS = 1_000_000
@@ -129,8 +129,10 @@ class DurableHost:
                 raise ConfigurationError(f"{name} has to be more than 0 seconds, and is {seconds}")
         self._bounds.check()
         for each in functions:
-            if not 1 <= each.concurrency <= _MOST_AT_ONCE:
-                raise ConfigurationError(f"of {each.queue!r}, 1 to {_MOST_AT_ONCE} run at once, not {each.concurrency}")
+            if not 1 <= each.concurrency <= _MAX_CONCURRENCY:
+                raise ConfigurationError(
+                    f"of {each.queue!r}, 1 to {_MAX_CONCURRENCY} run at once, not {each.concurrency}"
+                )
         self.url = durable_url(url)
         self.executor_id = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._functions = functions
@@ -162,7 +164,7 @@ class DurableHost:
         except BaseException as error:
             self.stop(grace=0)
             if isinstance(error, SQLAlchemyError | DBOSException):
-                raise DurableUnavailable(f"the durable engine cannot be started: {told(error)}") from error
+                raise DurableUnavailable(f"the durable engine cannot be started: {error_text(error)}") from error
             raise
 
     def stop(self, grace: float = 10.0) -> None:
@@ -223,7 +225,7 @@ class DurableHost:
         self._instance = DBOS(
             config={
                 "name": APPLICATION,
-                "system_database_url": spelled(self.url),
+                "system_database_url": normalize_url(self.url),
                 "system_database_engine": self._pool,
                 "application_version": VERSION,
                 "executor_id": self.executor_id,
@@ -279,7 +281,7 @@ class DurableHost:
         try:
             Leases(self._engine, self.executor_id).give_up()
         except SQLAlchemyError as error:
-            logger.warning("the lease of %s runs out by itself: %s", self.executor_id, told(error))
+            logger.warning("the lease of %s runs out by itself: %s", self.executor_id, error_text(error))
 
     def _renew(self, leases: Leases) -> None:
         """Renew the lease, until the end."""
@@ -287,7 +289,7 @@ class DurableHost:
             try:
                 leases.renew()
             except SQLAlchemyError as error:
-                logger.warning("the lease of %s cannot be renewed: %s", self.executor_id, told(error))
+                logger.warning("the lease of %s cannot be renewed: %s", self.executor_id, error_text(error))
             self._ended.wait(self._lease / 5)
 
     def _look_after(self, leases: Leases) -> None:
@@ -302,7 +304,7 @@ class DurableHost:
                     # batch in each pause.
                     purge_at = monotonic() + (0.0 if self._purge() else _PURGE)
             except (SQLAlchemyError, DurableUnavailable) as error:
-                logger.warning("the durable engine's database cannot be reached: %s", told(error))
+                logger.warning("the durable engine's database cannot be reached: %s", error_text(error))
                 # Others could not renew theirs either: each is given the time to.
                 trusted_from = monotonic() + 2 * self._lease
             self._stopping.wait(self._lease / 5)
@@ -321,11 +323,11 @@ class DurableHost:
             return
         active = set(instance._active_workflows_set.activeList())
         now = monotonic()
-        self._lost = {id: self._lost.get(id, now) for id in self._client.in_hand(self.executor_id) - active}
+        self._lost = {id: self._lost.get(id, now) for id in self._client.running_ids(self.executor_id) - active}
         for id, since in self._lost.items():
             if now - since >= self._lease:
                 logger.warning("the execution %s was taken and never begun: it is put back", id)
-                self._client.put_back(self.executor_id, id)
+                self._client.requeue(self.executor_id, id)
 
     def _purge(self) -> bool:
         """Remove a batch of what is old; whether there may be more."""
@@ -362,7 +364,7 @@ def upgrade(
         if app_role is not None:
             _grant(engine, app_role)
     except (DBOSException, SQLAlchemyError) as error:
-        reason = f"{parsed.database}: {told(error)}" if is_sqlite else told(error)
+        reason = f"{parsed.database}: {error_text(error)}" if is_sqlite else error_text(error)
         if "permission denied" in reason:
             reason += ": run `actionengine workflows upgrade` as the database's owner; processes then say set_up=False"
         if "answer_timeout" in reason:
@@ -386,7 +388,7 @@ def _migrate(url: URL, engine: Engine | None) -> None:
     """Make or upgrade DBOS's tables."""
     guard()
     database = SystemDatabase.create(
-        system_database_url=spelled(url),
+        system_database_url=normalize_url(url),
         engine_kwargs={},
         engine=engine,
         schema=SCHEMA,

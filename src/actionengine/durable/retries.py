@@ -14,17 +14,17 @@ from dbos import _dbos, _sys_db, _sys_db_postgres
 
 from actionengine.durable.watched import watch
 
-LONGEST_PAUSE = 3.0
+MAX_RETRY_INTERVAL = 3.0
 """Seconds between two attempts, at most."""
 
-_BACKOFF = (0.5, LONGEST_PAUSE / 1.5)
+_BACKOFF = (0.5, MAX_RETRY_INTERVAL / 1.5)
 """The first backoff and the longest one, as DBOS counts them: it makes them longer by half, at random."""
 
 _lock = Lock()
 
 
 def shorten_pauses() -> None:
-    """Let DBOS's methods that try again pause no longer than `LONGEST_PAUSE`, in this process."""
+    """Let DBOS's methods that try again pause no longer than `MAX_RETRY_INTERVAL`, in this process."""
     retry: Any = _sys_db.db_retry
     with _lock:
         if retry.__defaults__ == _BACKOFF:

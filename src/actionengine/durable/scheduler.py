@@ -37,7 +37,7 @@ _SET_BACK = timedelta(seconds=5)
 _SAID = 3600.0
 """Seconds for which a reason that was logged is not logged again."""
 
-_MOST_AT_ONCE = 500
+_MAX_BATCH_SIZE = 500
 """Executions that are enqueued at once."""
 
 
@@ -114,7 +114,7 @@ class Scheduler:
 
     def _take_due(self, now: datetime) -> list[tuple[datetime, str, _Planned]]:
         due: list[tuple[datetime, str, _Planned]] = []
-        while self._coming and self._coming[0][0] <= now and len(due) < _MOST_AT_ONCE:
+        while self._coming and self._coming[0][0] <= now and len(due) < _MAX_BATCH_SIZE:
             entry = heappop(self._coming)
             # What was replaced or removed meanwhile is left out.
             if self._planned.get(entry[1]) is entry[2]:
@@ -150,7 +150,7 @@ class Scheduler:
     def _add(self, planned: _Planned) -> None:
         self._planned[planned.schedule.name] = planned
         heappush(self._coming, (planned.at.astimezone(UTC), planned.schedule.name, planned))
-        if len(self._coming) > 2 * len(self._planned) + _MOST_AT_ONCE:
+        if len(self._coming) > 2 * len(self._planned) + _MAX_BATCH_SIZE:
             # Schedules that are replaced again and again, for times far away, leave entries behind.
             self._coming = [each for each in self._coming if self._planned.get(each[1]) is each[2]]
             heapify(self._coming)

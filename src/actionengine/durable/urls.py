@@ -47,6 +47,6 @@ def durable_url(url: str | os.PathLike[str]) -> URL:
     return parsed.set(drivername=_SQLITE)
 
 
-def spelled(url: URL) -> str:
+def normalize_url(url: URL) -> str:
     """A URL with its password, as the durable engine takes it."""
     return url.render_as_string(hide_password=False)

@@ -13,8 +13,8 @@ from actionengine.storage.port import StorageError
 
 logger = logging.getLogger("actionengine")
 
-_SHORTEST_PAUSE = 0.5
-_LONGEST_PAUSE = 10.0
+_MIN_RETRY_INTERVAL = 0.5
+_MAX_RETRY_INTERVAL = 10.0
 """Seconds before what has failed is begun again, at first and at most."""
 
 
@@ -28,7 +28,7 @@ def start_watched(work: Callable[[], None], name: str, stopping: threading.Event
 def watch(work: Callable[[], None], stopping: threading.Event, without: str) -> None:
     """Do some work until it returns. If it raises, the log says what is left undone `without` it, and after a pause it
     is begun again, unless `stopping` is set by then."""
-    pause = _SHORTEST_PAUSE
+    pause = _MIN_RETRY_INTERVAL
     while not stopping.is_set():
         began = monotonic()
         try:
@@ -37,10 +37,10 @@ def watch(work: Callable[[], None], stopping: threading.Event, without: str) -> 
         except BaseException as error:
             if stopping.is_set():
                 return
-            if monotonic() - began > _LONGEST_PAUSE:
-                pause = _SHORTEST_PAUSE
+            if monotonic() - began > _MAX_RETRY_INTERVAL:
+                pause = _MIN_RETRY_INTERVAL
             is_known = isinstance(error, ConfigurationError | StorageError | DurableUnavailable)
             reason = str(error) if is_known else f"{type(error).__name__}: {error}"
             logger.error("%s: %s; it is begun again in %.1f s", without, reason, pause, exc_info=not is_known)
         stopping.wait(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        pause = min(2 * pause, _MAX_RETRY_INTERVAL)

@@ -74,7 +74,7 @@ def follow(
     ends when `stop` is set, or when nobody goes on with it.
     """
     reading = _Reading(types, after, event_types, batch_size)
-    return _follow(storage, tenant, reading, _checked_interval(poll_interval), stop or threading.Event())
+    return _follow(storage, tenant, reading, _validate_interval(poll_interval), stop or threading.Event())
 
 
 def follow_async(
@@ -89,7 +89,7 @@ def follow_async(
 ) -> AsyncIterator[Event]:
     """The same under an event loop. It ends with the task, or when nobody goes on with it."""
     reading = _Reading(types, after, event_types, batch_size)
-    return _follow_async(storage, tenant, reading, _checked_interval(poll_interval))
+    return _follow_async(storage, tenant, reading, _validate_interval(poll_interval))
 
 
 class _Reading:
@@ -103,7 +103,7 @@ class _Reading:
         self.position = after or 0
         self._types = type_names(types)
         self._declared = event_types if isinstance(event_types, Mapping) else by_type(event_types or ())
-        self._batch_size = checked_batch_size(batch_size)
+        self._batch_size = validate_batch_size(batch_size)
 
     def options(self) -> dict[str, Any]:
         """What to ask the storage for."""
@@ -163,14 +163,14 @@ def type_names(types: Iterable[str] | None) -> Sequence[str] | None:
     return names
 
 
-def checked_batch_size(size: int) -> int:
+def validate_batch_size(size: int) -> int:
     """A number of events that a storage gives at once. Raises `ConfigurationError`."""
     if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= 1000:
         raise ConfigurationError(f"batch_size is a number from 1 to 1000, not {size!r}")
     return size
 
 
-def _checked_interval(seconds: float) -> float:
+def _validate_interval(seconds: float) -> float:
     if not seconds > 0:
         raise ConfigurationError(f"poll_interval is a number of seconds above 0, not {seconds!r}")
     return seconds

@@ -16,7 +16,7 @@ from typing import Any
 from actionengine.events.publishers.port import PublishError
 from actionengine.pipeline.plan import is_async
 
-MOST_LEFT_BEHIND = 256
+MAX_ABANDONED = 256
 """Calls of a `def` that were given up and still run, in this process: a further one waits until one of them ends."""
 
 _IDLE = 10.0
@@ -132,12 +132,12 @@ class _Job:
         except BaseException as error:
             self.error = error
 
-    def tell(self) -> None:
+    def notify_loop(self) -> None:
         """Let the loop know; one that was closed meanwhile has nobody left to tell."""
         with suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self.wake)
+            self.loop.call_soon_threadsafe(self.resolve)
 
-    def wake(self) -> None:
+    def resolve(self) -> None:
         """End the waiting, in the loop."""
         if not self.future.done():
             self.future.set_result(None)
@@ -161,7 +161,7 @@ class _Workers:
     ) -> Any:
         """What a `def` returns. Raises what it raises, and `TimeoutError`."""
         job = _Job(loop, function, arguments)
-        timer = None if seconds is None else loop.call_later(seconds, job.wake)
+        timer = None if seconds is None else loop.call_later(seconds, job.resolve)
         try:
             self._begin(job)
             await job.future
@@ -182,7 +182,7 @@ class _Workers:
 
     def _begin(self, job: _Job) -> None:
         with self._lock:
-            if self._left_behind >= MOST_LEFT_BEHIND:
+            if self._left_behind >= MAX_ABANDONED:
                 self._waiting.append(job)
                 return
             inbox = self._idle.pop() if self._idle else None
@@ -231,7 +231,7 @@ class _Workers:
             # Idle before the caller hears of it: its next call finds this thread again.
             if following is None:
                 self._idle.append(inbox)
-        job.tell()
+        job.notify_loop()
         if following is not None:
             inbox.put(following)
 

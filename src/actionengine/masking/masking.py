@@ -56,16 +56,16 @@ __all__ = [
     "sensitive_names",
 ]
 
-_SHORTEST_IN_TEXT = 4
-_SHORTEST_LINE = 8
+_MIN_LENGTH_IN_TEXT = 4
+_MIN_LINE_LENGTH = 8
 
 _FEW = 8
 """Secrets that are looked for in a text of any length."""
-_MOST_COMPARED = 8 * 1024 * 1024
+_MAX_COMPARED_BYTES = 8 * 1024 * 1024
 """Characters of a text times secrets that may be in it: comparing so many takes some tens of milliseconds."""
-_MOST_SEARCHES = 250_000
+_MAX_SEARCHES = 250_000
 """Texts of a value times secrets that are in it."""
-_MOST_SPANS = 10_000
+_MAX_SPANS = 10_000
 """Places of one text where a secret stands."""
 
 Learn = Callable[[Iterable[str]], None]
@@ -185,7 +185,7 @@ def forms_of(secret: str) -> Iterator[str]:
         yield trimmed
     lines = secret.splitlines()
     if len(lines) > 1:
-        yield from (line for line in lines if len(line) >= _SHORTEST_LINE)
+        yield from (line for line in lines if len(line) >= _MIN_LINE_LENGTH)
 
 
 def scrub_text(text: str, secrets: set[str]) -> str:
@@ -206,7 +206,7 @@ def scrub(value: Any, secrets: set[str]) -> Any:
         return value
     texts, numbers = _leaves_of(value)
     near = _near("\0".join(texts), secrets)
-    if near is None or len(near) * len(texts) > _MOST_SEARCHES:
+    if near is None or len(near) * len(texts) > _MAX_SEARCHES:
         return MASK
     if not near and secrets.isdisjoint(texts) and secrets.isdisjoint(numbers):
         return value
@@ -220,7 +220,7 @@ def _scrub(value: Any, secrets: set[str], near: Sequence[str]) -> Any:
         return {_scrub(key, secrets, near): _scrub(item, secrets, near) for key, item in value.items()}
     if isinstance(value, list):
         return [_scrub(item, secrets, near) for item in value]
-    if isinstance(value, (int, float)) and len(str(value)) >= _SHORTEST_IN_TEXT and str(value) in secrets:
+    if isinstance(value, (int, float)) and len(str(value)) >= _MIN_LENGTH_IN_TEXT and str(value) in secrets:
         return MASK
     return value
 
@@ -246,11 +246,11 @@ def _leaves_of(value: Any) -> tuple[list[str], list[str]]:
 def _near(text: str, secrets: set[str]) -> Sequence[str] | None:
     """Return the secrets that stand in a text and are long enough to be found there; None where looking for them takes
     too long."""
-    near = [secret for secret in secrets if len(secret) >= _SHORTEST_IN_TEXT]
+    near = [secret for secret in secrets if len(secret) >= _MIN_LENGTH_IN_TEXT]
     if len(near) > _FEW:
-        beginnings = {text[at : at + _SHORTEST_IN_TEXT] for at in range(len(text) - _SHORTEST_IN_TEXT + 1)}
-        near = [secret for secret in near if secret[:_SHORTEST_IN_TEXT] in beginnings]
-    if len(near) > _FEW and len(near) * len(text) > _MOST_COMPARED:
+        beginnings = {text[at : at + _MIN_LENGTH_IN_TEXT] for at in range(len(text) - _MIN_LENGTH_IN_TEXT + 1)}
+        near = [secret for secret in near if secret[:_MIN_LENGTH_IN_TEXT] in beginnings]
+    if len(near) > _FEW and len(near) * len(text) > _MAX_COMPARED_BYTES:
         return None
     return [secret for secret in near if secret in text]
 
@@ -258,10 +258,10 @@ def _near(text: str, secrets: set[str]) -> Sequence[str] | None:
 def _scrub_text(text: str, near: Sequence[str]) -> str:
     if not near:
         return text
-    spans = sorted(islice((span for secret in near for span in _spans(text, secret)), _MOST_SPANS + 1))
+    spans = sorted(islice((span for secret in near for span in _spans(text, secret)), _MAX_SPANS + 1))
     if not spans:
         return text
-    if len(spans) > _MOST_SPANS:
+    if len(spans) > _MAX_SPANS:
         return MASK
     parts, position = [], 0
     for start, end in spans:

@@ -11,12 +11,12 @@ from typing import Any
 from pydantic_core import to_json
 
 from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_TEXT_LENGTH, AIUsage, RequestContext
-from actionengine.errors import ActionError, ErrorCode, bounded_text, sendable
+from actionengine.errors import ActionError, ErrorCode, bounded_text, storable_text
 from actionengine.masking.masking import encode, mask_by_type
 from actionengine.masking.secret_types import is_plain
-from actionengine.pipeline.payload import Received
+from actionengine.pipeline.payload import Payload
 from actionengine.pipeline.secrets import Secrets
-from actionengine.storage.port import LONGEST_SUBJECT, MAX_FLUSHED_SUBJECTS, UNNAMED_ROWS, LogRow, Outcome
+from actionengine.storage.port import MAX_FLUSHED_SUBJECTS, MAX_SUBJECT_LENGTH, UNNAMED_ROWS, LogRow, Outcome
 
 _OUTCOMES: dict[ErrorCode, Outcome] = {
     ErrorCode.INVALID_INPUT: "invalid",
@@ -33,7 +33,7 @@ class LogEntry:
     """The entry of one execution on the action log, while it is collected. Threads of its handler add to it at once."""
 
     # Defaults stand on the class, so that making an entry sets only what differs.
-    received: Received | None = None
+    received: Payload | None = None
     kept_input: bytes | None = None
     """The payload as an earlier execution with the same key has shown it."""
     output: bytes | None = None
@@ -89,10 +89,10 @@ class LogEntry:
 
     def add_subject(self, subject: str) -> None:
         """Add a subject, once."""
-        subject = sendable(subject)
+        subject = storable_text(subject)
         if self._secrets.values:
             subject = self._secrets.scrub_text(subject)
-        subject = subject[:LONGEST_SUBJECT]
+        subject = subject[:MAX_SUBJECT_LENGTH]
         with self._lock:
             if self.subjects is None:
                 self.subjects = {}

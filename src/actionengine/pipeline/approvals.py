@@ -12,7 +12,7 @@ from actionengine.pipeline.idempotency import Idempotency
 from actionengine.pipeline.payload import check_approvable, fingerprint
 from actionengine.pipeline.pending_approval import PendingApproval, store_approval
 from actionengine.pipeline.routing import Plans
-from actionengine.pipeline.user_code import call
+from actionengine.pipeline.user_code import call_user_code
 
 
 class Approvals:
@@ -44,7 +44,9 @@ class Approvals:
             refusal = ActionError(ErrorCode.FORBIDDEN, f"{approver} may not approve {plan.name}: {decision.reason}")
         unit_of_work = execution.open()
         arguments = (execution.data, self._context_for(execution))
-        applies = await call(execution, unit_of_work, "the approval condition", policy.when, False, *arguments)
+        applies = await call_user_code(
+            execution, unit_of_work, "the approval condition", policy.when, False, *arguments
+        )
         if applies and refusal is not None:
             raise refusal
         if applies:
@@ -56,7 +58,7 @@ class Approvals:
         received, unit_of_work = execution.received, execution.open()
         assert received is not None
         check_approvable(received, execution.plan.validator)
-        claimed = execution.claim.fingerprint if execution.claim else fingerprint(received.again())
+        claimed = execution.claim.fingerprint if execution.claim else fingerprint(received.copy())
         pending = PendingApproval.for_execution(execution, claimed, needed, await unit_of_work.now())
         await store_approval(unit_of_work, pending)
         self._idempotency.store_approval(execution, pending)

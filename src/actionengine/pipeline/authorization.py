@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 
 from actionengine.authorization.port import AccessRequest, Authorizer, Decision
 from actionengine.authorization.questions import Question, decode_questions
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor
 from actionengine.errors import ActionError, ErrorCode, check_length
 from actionengine.pipeline.execution import Execution
@@ -107,7 +107,7 @@ class Authorization:
             decision = self._authorizer.authorize(request)
             if not isinstance(decision, Decision):
                 # Run alone: in sync mode, an authorizer that waits for an event loop is a refusal.
-                decision = drive(_awaited(decision)) if mode == "sync" else await decision
+                decision = run_sync(_awaited(decision)) if mode == "sync" else await decision
         except (ActionError, StorageError):
             raise
         except Exception as error:

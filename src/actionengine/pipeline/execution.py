@@ -22,12 +22,12 @@ from actionengine.errors import ActionError
 from actionengine.hooks import HookContext
 from actionengine.pipeline.action_log import LogBuffer, LogEntry
 from actionengine.pipeline.event_log import EventBuffer
-from actionengine.pipeline.payload import Received
+from actionengine.pipeline.payload import Payload
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.secrets import Secrets
 from actionengine.storage.port import (
     Claim,
-    DocumentCheck,
+    DocumentValidator,
     IdempotentResult,
     Outcome,
     Storage,
@@ -37,12 +37,12 @@ from actionengine.storage.port import (
 
 Phase = Literal["before", "after"]
 FailureWrite = Callable[[UnitOfWork], Awaitable[None]]
-CommitWork = Callable[[], object]
+AfterCommitCallback = Callable[[], object]
 AskedWrite = Callable[[UnitOfWork, str], Awaitable[None]]
 """Takes the unit of work that stores an approval, and the approval's id."""
 
 
-class Approved(NamedTuple):
+class GrantedApproval(NamedTuple):
     """The approval that an execution runs on: the id, the approvers as a text, who granted each action's policy, the
     action that was stored, and the time at which it was."""
 
@@ -73,8 +73,8 @@ class Execution:
     child: Execution | None = None
     depth = 0
     ended = False
-    received: Received | None = None
-    incoming: Received | None = None
+    received: Payload | None = None
+    incoming: Payload | None = None
     is_refused = False
     """True if the payload cannot be accepted: it is no JSON, or beyond a limit."""
     data: Any = None
@@ -86,21 +86,21 @@ class Execution:
     asked: Questions | None = None
     """The questions that were allowed, where their answers are kept under an idempotency key."""
     deadline: float | None = None
-    approved: Approved | None = None
+    approved: GrantedApproval | None = None
     unit_of_work: UnitOfWork | None = None
-    needed: ApprovalNeeded | None = None
-    left_behind = False
+    approval_needed: ApprovalNeeded | None = None
+    is_abandoned = False
     is_unlogged = False
     after_failure: tuple[FailureWrite, ...] = ()
     """Writes that survive a failure of this execution. They run in the surrounding transaction, and again if that one
     fails."""
-    after_commit: tuple[CommitWork, ...] = ()
+    after_commit: tuple[AfterCommitCallback, ...] = ()
     """Calls that follow the outermost commit."""
     when_asked: AskedWrite | None = None
     """A write in the transaction that stores the approval which this execution waits for."""
-    document_checks: dict[str, DocumentCheck | None] | None = None
+    document_checks: dict[str, DocumentValidator | None] | None = None
     """Of the root: the check of the documents of each collection that was written to, as long as nothing else ran."""
-    works = 0
+    external_effect_count = 0
     """The number of pieces of work outside of the unit of work that were begun under this claim."""
     has_session = False
     """Of the root: True if a handler has asked for its session, which may have rows to write."""
@@ -163,7 +163,7 @@ class Execution:
         self.events.clear()
         self.results.clear()
         self.entry.reset()
-        self.needed = self.asked = None
+        self.approval_needed = self.asked = None
         self.ended = False
         self.value = self._hook_context = None
         self.has_own_value = True
@@ -171,7 +171,7 @@ class Execution:
         self.after_commit = ()
         self.when_asked = None
         self.document_checks = None
-        self.works = 0
+        self.external_effect_count = 0
 
     @property
     def root(self) -> Execution:
@@ -190,7 +190,7 @@ class Execution:
                 read_only = root.plan.action.read_only and not writable
                 unit_of_work = root._storage.unit_of_work(tenant, root.id, root.mode, read_only)
                 if root.deadline is not None:
-                    unit_of_work.limit(root.remaining(inf))
+                    unit_of_work.set_deadline(root.remaining(inf))
                 root.unit_of_work = unit_of_work
             return root.unit_of_work
 
@@ -218,11 +218,11 @@ class Execution:
             )
 
     @property
-    def changes_locked_for(self) -> str | None:
+    def effective_lock_holder(self) -> str | None:
         """For whom locked documents are changed here."""
         if self.lock_holder is not None or self.parent is None:
             return self.lock_holder
-        return self.parent.changes_locked_for
+        return self.parent.effective_lock_holder
 
     @property
     def is_claimed(self) -> bool:
@@ -244,10 +244,10 @@ class Execution:
                     self._hook_context = HookContext(self.plan.name, value)
         return self._hook_context
 
-    def keep(self, received: Received) -> None:
+    def accept_payload(self, received: Payload) -> None:
         """Accept the payload, and remember its secrets."""
         self.received = self.entry.received = received
-        self.incoming = received if received.is_plain else received.again()
+        self.incoming = received if received.is_plain else received.copy()
         if received.secrets or self.secrets.has_names:
             self.secrets.learn_input(received)
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.execution import Execution
 from actionengine.storage.pages import Page
-from actionengine.storage.port import DocumentCheck, Record, StorageError, StoredRecords
+from actionengine.storage.port import DocumentValidator, Record, StorageError, StoredRecords
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ class GuardedRecords:
         records: StoredRecords,
         execution: Execution,
         collection: str,
-        ask: Callable[[], Awaitable[DocumentCheck | None]] | None,
+        ask: Callable[[], Awaitable[DocumentValidator | None]] | None,
         check_lock: Callable[[str, str | None], Awaitable[None]] | None,
     ) -> None:
         self._records = records
@@ -89,7 +89,7 @@ class GuardedRecords:
         """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
         return await self._records.list(filter, limit, after, descending)
 
-    async def _document_check(self) -> DocumentCheck | None:
+    async def _document_check(self) -> DocumentValidator | None:
         """Return what checks documents: the record type's, which is asked for once for each collection."""
         if self._ask is None:
             return None
@@ -105,7 +105,7 @@ class GuardedRecords:
     async def _check_unlocked(self, id: str) -> None:
         """A document that somebody has locked is changed by nobody else."""
         if self._check_lock is not None:
-            await self._check_lock(id, self._execution.changes_locked_for)
+            await self._check_lock(id, self._execution.effective_lock_holder)
 
     def _check_writable(self) -> None:
         """An execution that is over writes nothing, nor one that waits for a nested action; a read-only one neither,

@@ -15,8 +15,8 @@ from actionengine.errors import ActionError
 from actionengine.pipeline.execution import Execution
 from actionengine.pipeline.payload import Limits
 from actionengine.pipeline.plan import is_async
-from actionengine.pipeline.user_code import call, call_plainly, log_crash, logger, unwrap
-from actionengine.pipeline.validation import keep_quietly
+from actionengine.pipeline.user_code import call_sync, call_user_code, log_crash, logger, unwrap
+from actionengine.pipeline.validation import try_accept_payload
 
 ContextFor = Callable[[Execution], ActionContext]
 
@@ -46,30 +46,36 @@ class Handlers:
         payload."""
         what = "the global before handler"
         assert self._before is not None
-        keep_quietly(execution, self._limits)
-        payload = execution.received.again().value if execution.received else execution.payload
+        try_accept_payload(execution, self._limits)
+        payload = execution.received.copy().value if execution.received else execution.payload
         arguments = (execution.plan.action, payload, execution.request)
-        unwrap(execution, what, await call(execution, None, what, self._before, self._before_is_async, *arguments))
+        unwrap(
+            execution,
+            what,
+            await call_user_code(execution, None, what, self._before, self._before_is_async, *arguments),
+        )
 
     async def handler(self, execution: Execution) -> None:
         """Stage 10. Raises the `ActionError` that the handler returned, or `handler_error`."""
         plan = execution.plan
         handler = plan.action.handler
         arguments = (execution.data, self._context_for(execution)) if plan.takes_context else (execution.data,)
-        if plan.is_native:
+        if plan.is_sync_and_async:
             returned = await handler(*arguments)
         elif execution.mode == "sync" and execution.deadline is None and not plan.is_async:
-            returned = call_plainly(execution, "the handler", handler, *arguments)
+            returned = call_sync(execution, "the handler", handler, *arguments)
         else:
             # Opened before a handler that may be left behind at its deadline, so that it never opens one afterwards.
             unit_of_work = execution.open()
             try:
-                returned = await call(execution, unit_of_work, "the handler", handler, plan.is_async, *arguments)
+                returned = await call_user_code(
+                    execution, unit_of_work, "the handler", handler, plan.is_async, *arguments
+                )
             except BaseExceptionGroup:
                 # A task group wraps what unwinds through it.
-                if execution.root.needed is None:
+                if execution.root.approval_needed is None:
                     raise
-                raise execution.root.needed from None
+                raise execution.root.approval_needed from None
         execution.value = unwrap(execution, "the handler", returned)
 
     async def follow_commit(self, execution: Execution) -> None:
@@ -90,7 +96,11 @@ class Handlers:
         arguments = (execution.plan.action, execution.payload, execution.request, Success(execution.value))
         execution.deadline = None
         try:
-            unwrap(execution, what, await call(execution, None, what, self._after, self._after_is_async, *arguments))
+            unwrap(
+                execution,
+                what,
+                await call_user_code(execution, None, what, self._after, self._after_is_async, *arguments),
+            )
         except ActionError as refusal:
             error = execution.secrets.scrub_error(refusal.without_traceback())
             logger.warning("%s of %s failed: %s (%s)", what, execution.plan.name, error, error.code)

@@ -15,18 +15,18 @@ from returns.result import Result
 
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import MAX_NAME_LENGTH, AIUsage, RequestContext
-from actionengine.errors import ActionError, ErrorCode, check_length, sendable
-from actionengine.event_types import EventType, misfits
+from actionengine.errors import ActionError, ErrorCode, check_length, storable_text
+from actionengine.event_types import EventType, field_problems
 from actionengine.hooks import HookContext
 from actionengine.masking.masking import masked_finite_json
 from actionengine.pipeline.authorization import Authorization, enforce
-from actionengine.pipeline.execution import Approved, Execution
+from actionengine.pipeline.execution import Execution, GrantedApproval
 from actionengine.pipeline.guarded_records import GuardedRecords
 from actionengine.pipeline.payload import Limits
 from actionengine.pipeline.pending_approval import PendingApproval
 from actionengine.pipeline.routing import Plans
 from actionengine.storage.port import (
-    LONGEST_SUBJECT,
+    MAX_SUBJECT_LENGTH,
     RESERVED_PREFIX,
     AsyncRecords,
     DocumentGuard,
@@ -51,7 +51,7 @@ class Nesting(Protocol):
         """Execute another action in a savepoint of the parent's unit of work."""
 
     def execute_approved(
-        self, parent: Execution, pending: PendingApproval, approved: Approved
+        self, parent: Execution, pending: PendingApproval, approved: GrantedApproval
     ) -> Coroutine[Any, Any, tuple[Any, str | None]]:
         """Run an approved action in the unit of work of its approval: its value, or the id of a further approval."""
 
@@ -145,7 +145,7 @@ class HandlerAPI:
     def run_sync(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of the unit of work to its end inside a `def` handler."""
         try:
-            drive = self.running().open().drive
+            drive = self.running().open().run_sync
         except BaseException:
             coroutine.close()
             raise
@@ -165,10 +165,12 @@ class HandlerAPI:
             raise ActionError(
                 ErrorCode.INTERNAL, f"an event has a type and perhaps a subject, texts both: not {name!r}"
             )
-        name = sendable(name)
-        subject = subject and sendable(subject)
-        if subject is not None and len(subject) > LONGEST_SUBJECT:
-            raise ActionError(ErrorCode.INTERNAL, f"the subject of an event has at most {LONGEST_SUBJECT} characters")
+        name = storable_text(name)
+        subject = subject and storable_text(subject)
+        if subject is not None and len(subject) > MAX_SUBJECT_LENGTH:
+            raise ActionError(
+                ErrorCode.INTERNAL, f"the subject of an event has at most {MAX_SUBJECT_LENGTH} characters"
+            )
         if len(name) > MAX_NAME_LENGTH:
             raise ActionError(ErrorCode.INTERNAL, f"the type of an event has at most {MAX_NAME_LENGTH} characters")
         if action.read_only:
@@ -208,7 +210,7 @@ class HandlerAPI:
         if resource is not None and not isinstance(resource, str):
             raise ActionError(ErrorCode.INTERNAL, f"{name}: a resource is a name such as 'job/17', not {resource!r}")
         if resource is not None:
-            check_length("the resource", resource, LONGEST_SUBJECT)
+            check_length("the resource", resource, MAX_SUBJECT_LENGTH)
         execution = self.running()
         enforce(execution, await self.services.authorization.decide(execution, permission, resource))
 
@@ -241,7 +243,7 @@ def _encode(execution: Execution, name: str, declared: EventType | None, payload
             encoded = declared.encode(payload, secrets.learn)
         return secrets.mask(encoded) if secrets.has_names else encoded
     except ValidationError as error:
-        message = f"the payload of the event {name!r} does not fit its type: {misfits(error)}"
+        message = f"the payload of the event {name!r} does not fit its type: {field_problems(error)}"
         raise ActionError(ErrorCode.INTERNAL, message) from None
     except (PydanticSerializationError, ValueError, TypeError) as error:
         raise ActionError(ErrorCode.INTERNAL, f"the payload of the event {name!r} has no JSON form: {error}") from None

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from actionengine.authorization.questions import Questions
-from actionengine.errors import ActionError, ErrorCode, sendable
+from actionengine.errors import ActionError, ErrorCode, storable_text
 from actionengine.hooks import PipelineResult
 from actionengine.masking.masking import masked_json
 from actionengine.pipeline.execution import Execution
@@ -49,7 +49,7 @@ class Idempotency:
             if action.idempotency == "required":
                 raise ActionError(ErrorCode.INVALID_INPUT, f"{execution.plan.name} needs an idempotency key")
             return False
-        if not isinstance(key, str) or not 0 < len(key) <= self._limits.key_length or sendable(key) != key:
+        if not isinstance(key, str) or not 0 < len(key) <= self._limits.key_length or storable_text(key) != key:
             raise ActionError(
                 ErrorCode.INVALID_INPUT,
                 f"an idempotency key is a text of 1 to {self._limits.key_length} characters in UTF-8",

@@ -19,12 +19,12 @@ from actionengine.errors import ActionError, ErrorCode
 from actionengine.event_types import EventType
 from actionengine.masking.masking import masked_json
 from actionengine.pipeline.execution import (
+    AfterCommitCallback,
     ApprovalNeeded,
-    Approved,
     AskedWrite,
-    CommitWork,
     Execution,
     FailureWrite,
+    GrantedApproval,
 )
 from actionengine.pipeline.handler_api import HandlerAPI
 from actionengine.pipeline.pending_approval import PendingApproval
@@ -63,7 +63,7 @@ class InternalContext(ActionContext):
 
     def run_sync(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of the unit of work to its end inside a `def` handler."""
-        value: T = self._port.unit_of_work().drive(coroutine)
+        value: T = self._port.unit_of_work().run_sync(coroutine)
         return value
 
     async def is_allowed(self, permission: str, resource: str | None = None) -> bool:
@@ -94,7 +94,7 @@ class InternalContext(ActionContext):
         """Another action, in a savepoint, as the same actor."""
         return await self._port.execute(service, action, payload, self.mode)
 
-    async def execute_approved(self, pending: PendingApproval, approved: Approved) -> tuple[Any, str | None]:
+    async def execute_approved(self, pending: PendingApproval, approved: GrantedApproval) -> tuple[Any, str | None]:
         """Run an approved action here: its value, or the id of a further approval."""
         return await self._port.services.nesting.execute_approved(self._port.execution, pending, approved)
 
@@ -120,7 +120,7 @@ class InternalContext(ActionContext):
         plan = route(self._port.services.plans, service, action)
         return plan if isinstance(plan, ActionError) else plan.action
 
-    def shown(self, service: str, action: str, value: Any) -> Any:
+    def to_log_json(self, service: str, action: str, value: Any) -> Any:
         """What an action has given, as the log shows it: plain JSON values, masked, and without the secrets that this
         execution has been given."""
         return self._port.execution.secrets.to_log_json(value, self._port.services.plans[service][action].result_names)
@@ -135,7 +135,7 @@ class InternalContext(ActionContext):
         return self._port.services.permission_to_approve(pending)
 
     @property
-    def approved(self) -> Approved | None:
+    def approved(self) -> GrantedApproval | None:
         """On which approval this runs."""
         return self._port.execution.approved
 
@@ -156,7 +156,7 @@ class InternalContext(ActionContext):
             event_type.type, subject, event_type.encode(payload, execution.secrets.learn), event_type.version
         )
 
-    def after_commit(self, work: CommitWork) -> None:
+    def after_commit(self, work: AfterCommitCallback) -> None:
         """Have something done once the outermost commit stands: never where this execution, or one around it, fails or
         is rolled back. It is called once, in the order of the asking, and may block (under an event loop it has a
         thread). An exception in it is logged and fails nothing; a process that dies first never comes to it."""
@@ -176,7 +176,7 @@ class InternalContext(ActionContext):
         """The world in which this executes: in `"sync"` nothing may suspend."""
         return self._port.execution.mode
 
-    def once_key(self) -> str | None:
+    def derived_idempotency_key(self) -> str | None:
         """A key for work outside of the unit of work that is to take effect once, the same when this executes again;
         None where no idempotency key was given."""
         holder: Execution | None = self._port.execution
@@ -184,23 +184,23 @@ class InternalContext(ActionContext):
             holder = holder.parent
         if holder is None or holder.claim is None:
             return None
-        holder.works += 1
-        return sha256(f"{holder.claim.action}/{holder.claim.key}/{holder.works}".encode()).hexdigest()
+        holder.external_effect_count += 1
+        return sha256(f"{holder.claim.action}/{holder.claim.key}/{holder.external_effect_count}".encode()).hexdigest()
 
-    def hold_locks_of(self, holder: str) -> None:
+    def act_as_lock_holder(self, holder: str) -> None:
         """From now on this, and what it executes, may change the documents that `holder` has locked."""
         self._port.execution.lock_holder = holder
 
     @property
     def lock_holder(self) -> str | None:
         """For whom this, or an execution around it, may change locked documents."""
-        return self._port.execution.changes_locked_for
+        return self._port.execution.effective_lock_holder
 
-    def nothing_changed(self) -> None:
+    def suppress_default_event(self) -> None:
         """There is nothing to tell: a command that found everything as it should be yields no event."""
         self._port.execution.entry.has_emitted = True
 
-    def show(self, output: Any) -> None:
+    def set_logged_output(self, output: Any) -> None:
         """Set the output that the action log shows, instead of all of it. Raises `ActionError(internal)` for what
         could not be read there again."""
         execution = self._port.execution

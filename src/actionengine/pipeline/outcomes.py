@@ -15,20 +15,20 @@ from actionengine.pipeline.execution import ApprovalNeeded, Execution, FailureWr
 from actionengine.pipeline.idempotency import Replayed
 from actionengine.pipeline.payload import Limits
 from actionengine.pipeline.pending_approval import error_for, mark_expired
-from actionengine.pipeline.stages import Answer, Stage
-from actionengine.pipeline.user_code import log_crash, logger, timed_out
-from actionengine.pipeline.validation import keep_quietly
+from actionengine.pipeline.stages import ActionResult, Stage
+from actionengine.pipeline.user_code import log_crash, logger, timeout_error
+from actionengine.pipeline.validation import try_accept_payload
 from actionengine.storage.port import (
     LogRow,
     Recording,
     SerializationFailure,
     Storage,
     StorageError,
-    StorageSilent,
+    StorageTimeout,
     StorageUnavailable,
 )
 
-_FOR_THE_ROW = 2.0
+_FAILURE_ROW_TIMEOUT = 2.0
 """Seconds that writing the row of a failed execution may take, where the action has a deadline."""
 
 
@@ -51,8 +51,8 @@ class Outcomes:
         self._claim = claim
         self._commit = commit
 
-    async def settle_replay(self, execution: Execution, replayed: Replayed) -> Answer:
-        """Answer with the stored result, if the actor may have it."""
+    async def settle_replay(self, execution: Execution, replayed: Replayed) -> ActionResult:
+        """ActionResult with the stored result, if the actor may have it."""
         entry = execution.entry
         try:
             value, entry.kept_input, output = execution.plan.results.load(replayed.encoded)
@@ -68,7 +68,7 @@ class Outcomes:
             return await self.settle_failure(execution, storage_error(execution, error))
         return Success(value)
 
-    async def settle_approval(self, execution: Execution, needed: ApprovalNeeded) -> Answer:
+    async def settle_approval(self, execution: Execution, needed: ApprovalNeeded) -> ActionResult:
         """Store the outermost action as a pending approval, in a transaction of its own."""
         await execution.roll_back()
         execution.unit_of_work = None
@@ -96,14 +96,14 @@ class Outcomes:
         await self._mark_expired(execution)
         return Failure(error)
 
-    async def settle_failure(self, execution: Execution, error: ActionError) -> Answer:
+    async def settle_failure(self, execution: Execution, error: ActionError) -> ActionResult:
         """Roll back, and put the failure on the action log in a transaction of its own.
 
         The execution keeps its dead unit of work: a handler that was left behind at its deadline finds no other.
         """
         execution.ended = True
         await execution.roll_back()
-        keep_quietly(execution, self._limits)
+        try_accept_payload(execution, self._limits)
         error = execution.secrets.scrub_error(error)
         execution.entry.output = None
         execution.log.discard_row(execution.id)
@@ -133,7 +133,7 @@ class Outcomes:
         assert tenant is not None
         unit_of_work = self._storage.unit_of_work(tenant, execution.id, execution.mode)
         if execution.deadline is not None:
-            unit_of_work.limit(_FOR_THE_ROW)
+            unit_of_work.set_deadline(_FAILURE_ROW_TIMEOUT)
         try:
             for write in writes:
                 await write(unit_of_work)
@@ -154,7 +154,7 @@ class Outcomes:
         tenant = execution.request.tenant
         assert tenant is not None
         unit_of_work = self._storage.unit_of_work(tenant, execution.id, execution.mode)
-        unit_of_work.limit(_FOR_THE_ROW)
+        unit_of_work.set_deadline(_FAILURE_ROW_TIMEOUT)
         try:
             await mark_expired(unit_of_work)
             await unit_of_work.commit()
@@ -173,8 +173,8 @@ def storage_error(execution: Execution, error: Exception) -> ActionError:
         return ActionError(ErrorCode.CONFLICT, f"{name} lost against other executions too often: try again")
     log_crash(execution, "the storage" if isinstance(error, StorageError) else "the pipeline", error)
     if isinstance(error, StorageUnavailable) and execution.remaining(1.0) == 0.0:
-        execution.is_unlogged = isinstance(error, StorageSilent)
-        return timed_out(execution)
+        execution.is_unlogged = isinstance(error, StorageTimeout)
+        return timeout_error(execution)
     if isinstance(error, StorageUnavailable):
         return ActionError(ErrorCode.UNAVAILABLE, f"{name}: the storage is unavailable, try again later")
     if isinstance(error, StorageError):

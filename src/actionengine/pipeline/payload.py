@@ -45,7 +45,7 @@ class Limits:
     reruns: int = 5
 
 
-class Received(NamedTuple):
+class Payload(NamedTuple):
     """A value on its way to a handler: its JSON, a copy of it that nobody else holds, and whether that copy is made of
     plain JSON values (otherwise it has Python objects in it). `masked` is the JSON without what the types of those
     objects say is secret, and `secrets` what that is."""
@@ -56,12 +56,12 @@ class Received(NamedTuple):
     masked: bytes | None = None
     secrets: frozenset[str] = NOTHING
 
-    def again(self) -> Received:
+    def copy(self) -> Payload:
         """The same with another copy of the value."""
         return self._replace(value=from_json(self.json) if self.is_plain else deepcopy(self.value))
 
 
-def receive(payload: Any, model: Any, limits: Limits) -> Received:
+def read_payload(payload: Any, model: Any, limits: Limits) -> Payload:
     """A payload, copied: plain JSON values, or an instance of `model` (of any Pydantic model, where that is None).
 
     Raises `ActionError(invalid_input)` for one that JSON cannot carry, that is too large, or nested too deeply.
@@ -74,23 +74,23 @@ def receive(payload: Any, model: Any, limits: Limits) -> Received:
     raise ActionError(ErrorCode.INVALID_INPUT, f"the payload is not JSON: {_misfit(payload)}")
 
 
-def carry(value: Any, model: Any, limits: Limits) -> Received:
+def copy_payload(value: Any, model: Any, limits: Limits) -> Payload:
     """What one handler returned, copied for the next: anything that has a JSON form.
 
-    Raises `ActionError(invalid_input)` as `receive` does.
+    Raises `ActionError(invalid_input)` as `read_payload` does.
     """
     received = _read(value, limits)
     return received if received.is_plain else _carried(value, model, limits)
 
 
-def fingerprint(received: Received) -> str:
+def fingerprint(received: Payload) -> str:
     """Return the SHA-256 over the canonical JSON of a payload (sorted keys, no white space, UTF-8), as hexadecimal
     digits."""
     value = received.value if received.is_plain else from_json(received.json)
     return sha256(to_json(_sorted(value))).hexdigest()
 
 
-def check_claimable(received: Received, validator: Validator | None) -> Received:
+def check_claimable(received: Payload, validator: Validator | None) -> Payload:
     """Return an instance with the JSON by which a key knows it.
 
     Raises `ActionError(invalid_input)` for one that differs from what its JSON is read as: two such payloads could
@@ -112,7 +112,7 @@ def check_claimable(received: Received, validator: Validator | None) -> Received
     raise _not_faithful(received, "an idempotency key", reason)
 
 
-def check_approvable(received: Received, validator: Validator | None) -> None:
+def check_approvable(received: Payload, validator: Validator | None) -> None:
     """Raise `ActionError(invalid_input)` for an instance of which an approval could not keep all: what is approved
     runs from its JSON."""
     if received.is_plain:
@@ -125,14 +125,14 @@ def check_approvable(received: Received, validator: Validator | None) -> None:
         raise _not_faithful(received, "an approval", error) from None
 
 
-def _validator_of(received: Received, validator: Validator | None) -> Validator:
+def _validator_of(received: Payload, validator: Validator | None) -> Validator:
     if validator is not None:
         return validator
     own: Validator = type(received.value).__pydantic_validator__
     return own
 
 
-def _not_faithful(received: Received, keeper: str, reason: object) -> ActionError:
+def _not_faithful(received: Payload, keeper: str, reason: object) -> ActionError:
     return ActionError(
         ErrorCode.INVALID_INPUT,
         f"{keeper} keeps the JSON of a payload, and that of this {type(received.value).__name__} is not all of it: "
@@ -149,7 +149,7 @@ def _sorted(value: Any) -> Any:
     return value
 
 
-def _read(value: Any, limits: Limits) -> Received:
+def _read(value: Any, limits: Limits) -> Payload:
     """A value by way of its JSON: plain if it comes out as it went in."""
     try:
         encoded = to_json(value, inf_nan_mode="null")
@@ -158,7 +158,7 @@ def _read(value: Any, limits: Limits) -> Received:
         if is_deeper(encoded, depth):
             raise ActionError(ErrorCode.INVALID_INPUT, f"the payload is nested deeper than {depth} levels")
         plain = from_json(encoded)
-        return Received(encoded, plain, plain == value)
+        return Payload(encoded, plain, plain == value)
     except ActionError:
         raise
     except Exception as error:
@@ -182,7 +182,7 @@ def _check_bounds(encoded: bytes, limits: Limits) -> None:
         )
 
 
-def _carried(value: Any, model: Any, limits: Limits) -> Received:
+def _carried(value: Any, model: Any, limits: Limits) -> Payload:
     """A value with Python objects in it, secrets revealed; an instance of another model than the one that is wanted
     goes on as plain JSON values."""
     try:
@@ -192,8 +192,8 @@ def _carried(value: Any, model: Any, limits: Limits) -> Received:
         secrets: set[str] = set()
         masked = masked_json(value, secrets.update)
         if isinstance(value, BaseModel) and model is not None and not _is_instance(value, model):
-            return Received(encoded, from_json(encoded), True, masked, frozenset(secrets))
-        return Received(encoded, deepcopy(value), False, masked, frozenset(secrets))
+            return Payload(encoded, from_json(encoded), True, masked, frozenset(secrets))
+        return Payload(encoded, deepcopy(value), False, masked, frozenset(secrets))
     except ActionError:
         raise
     except Exception as error:
@@ -247,7 +247,7 @@ def _reason(error: Exception) -> str:
     return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
-def refusals(error: ValidationError, sensitive: Collection[str] = ()) -> list[dict[str, str]]:
+def field_errors(error: ValidationError, sensitive: Collection[str] = ()) -> list[dict[str, str]]:
     """What is wrong with an input, as details of an `invalid_input`: of each field `path`, `reason` and `type`; without
     what was in it, and without a reason that may quote what stands under a sensitive name."""
     found = []
@@ -263,7 +263,7 @@ def refusals(error: ValidationError, sensitive: Collection[str] = ()) -> list[di
     return found
 
 
-def summary(refused: Sequence[Mapping[str, str]], whole: str = "payload: ") -> str:
+def summarize(refused: Sequence[Mapping[str, str]], whole: str = "payload: ") -> str:
     """The same in one line; `whole` stands before what is wrong with no field in particular."""
     return "; ".join(
         f"{item['path']}: {item['reason']}" if item["path"] else whole + item["reason"] for item in refused

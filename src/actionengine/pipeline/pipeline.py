@@ -43,19 +43,19 @@ from actionengine.hooks import HookLogEntry, PipelineResult
 from actionengine.pipeline.action_log import outcome_of
 from actionengine.pipeline.approvals import Approvals, permission_to_approve
 from actionengine.pipeline.authorization import Authorization
-from actionengine.pipeline.execution import ApprovalNeeded, Approved, Execution, FailureWrite, Phase
+from actionengine.pipeline.execution import ApprovalNeeded, Execution, FailureWrite, GrantedApproval, Phase
 from actionengine.pipeline.handler import Handlers
 from actionengine.pipeline.handler_api import HandlerAPI, HandlerServices
 from actionengine.pipeline.idempotency import Idempotency, Replayed
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.outcomes import Outcomes, storage_error
-from actionengine.pipeline.payload import Limits, carry
+from actionengine.pipeline.payload import Limits, copy_payload
 from actionengine.pipeline.pending_approval import PendingApproval
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.routing import Plans, route
-from actionengine.pipeline.stages import STAGES, Answer, Observer
-from actionengine.pipeline.user_code import check_deadline, logger, timed_out
-from actionengine.pipeline.validation import Validation, keep_payload
+from actionengine.pipeline.stages import STAGES, ActionResult, Observer
+from actionengine.pipeline.user_code import check_deadline, logger, timeout_error
+from actionengine.pipeline.validation import Validation, accept_payload
 from actionengine.storage.port import (
     DocumentGuard,
     RecordGuard,
@@ -124,7 +124,7 @@ class Pipeline:
 
     # The flow
 
-    async def execute(self, plan: ActionPlan, payload: Any, request: RequestContext, mode: Mode) -> Answer:
+    async def execute(self, plan: ActionPlan, payload: Any, request: RequestContext, mode: Mode) -> ActionResult:
         """Run one execution from its guard to its commit; return its value, or why it failed."""
         if request.tenant is None:
             return Failure(ActionError(ErrorCode.UNAUTHENTICATED, f"{plan.name}: the request has no tenant"))
@@ -157,7 +157,7 @@ class Pipeline:
             await self.guard(execution)
         await self.authorize(execution)
         if execution.received is None:
-            keep_payload(execution, self.limits)
+            accept_payload(execution, self.limits)
         if not execution.plan.before:
             await self.validate(execution)
 
@@ -183,7 +183,7 @@ class Pipeline:
                 await _pause(execution.mode, reruns)
                 execution.reset()
                 assert execution.received is not None
-                execution.incoming = execution.received.again()
+                execution.incoming = execution.received.copy()
                 if not execution.plan.before:
                     await self.validate(execution)
 
@@ -196,8 +196,8 @@ class Pipeline:
             await self.approval(execution)
         await self.handler(execution)
         check_deadline(execution)
-        if execution.root.needed is not None:
-            raise execution.root.needed
+        if execution.root.approval_needed is not None:
+            raise execution.root.approval_needed
         if plan.after:
             await self.after_hooks(execution)
         entry = execution.entry
@@ -208,7 +208,7 @@ class Pipeline:
             raise ActionError(
                 ErrorCode.INTERNAL, f"{plan.name} returned something that has no JSON form: {error}"
             ) from None
-        if not plan.action.read_only and not entry.has_emitted and not plan.is_silent:
+        if not plan.action.read_only and not entry.has_emitted and not plan.emits_no_default_event:
             execution.events.add_default(entry, self.limits.event_bytes)
 
     async def record(self, execution: Execution) -> None:
@@ -235,7 +235,9 @@ class Pipeline:
 
     # Nesting
 
-    async def execute_nested(self, parent: Execution, service: str, action: str, payload: Any, mode: Mode) -> Answer:
+    async def execute_nested(
+        self, parent: Execution, service: str, action: str, payload: Any, mode: Mode
+    ) -> ActionResult:
         """Run stages 1 to 11 in a savepoint of the parent's unit of work."""
         plan = route(self.plans, service, action)
         if isinstance(plan, ActionError):
@@ -243,7 +245,7 @@ class Pipeline:
         return await self._nest(Execution(plan, payload, parent.request, mode, parent=parent), parent)
 
     async def execute_approved(
-        self, parent: Execution, pending: PendingApproval, approved: Approved
+        self, parent: Execution, pending: PendingApproval, approved: GrantedApproval
     ) -> tuple[Any, str | None]:
         """Run an approved action in the unit of work of its approval, as its requester.
 
@@ -262,13 +264,13 @@ class Pipeline:
         try:
             answered = await self._nest(execution, parent)
         except ApprovalNeeded as needed:
-            parent.root.needed = None
+            parent.root.approval_needed = None
             return None, (await self._approvals.ask_for(execution, needed)).id
         if isinstance(answered, Failure):
             raise answered.failure()
         return await self._idempotency.store_result(execution, answered.unwrap()), None
 
-    async def _nest(self, execution: Execution, parent: Execution) -> Answer:
+    async def _nest(self, execution: Execution, parent: Execution) -> ActionResult:
         plan, root = execution.plan, execution.root
         with root.lock:
             if parent.child is not None:
@@ -297,7 +299,7 @@ class Pipeline:
             parent.after_commit += execution.after_commit
             return Success(_answered(execution))
         except ApprovalNeeded as needed:
-            root.needed = needed
+            root.approval_needed = needed
             await _undo(execution, savepoint, *marks)
             execution.add_row("approval_required")
             raise
@@ -320,8 +322,8 @@ class Pipeline:
             parent.child = None
             # It may have changed record types, or have undone that.
             root.document_checks = None
-        if root.left_behind:
-            raise timed_out(execution)
+        if root.is_abandoned:
+            raise timeout_error(execution)
         await _undo(execution, savepoint, *marks)
         failure = execution.secrets.scrub_error(failure)
         execution.add_row(outcome_of(failure), failure)
@@ -354,7 +356,7 @@ class Pipeline:
         assert received is not None
         value = await self._run_hooks(execution, plan.before, "before", received.value)
         if value is not received.value:
-            execution.incoming = carry(value, plan.model, self.limits)
+            execution.incoming = copy_payload(value, plan.model, self.limits)
             execution.secrets.learn(execution.incoming.secrets)
             if plan.sensitive:
                 execution.secrets.learn_named(execution.incoming.json)
@@ -378,7 +380,7 @@ class Pipeline:
             nested = Execution(plan, value, execution.request, execution.mode, parent=execution)
             nested.hooked = execution
             try:
-                nested.keep(carry(value, plan.model, self.limits))
+                nested.accept_payload(copy_payload(value, plan.model, self.limits))
             except ActionError as refusal:
                 raise ActionError(
                     ErrorCode.INTERNAL,
@@ -407,7 +409,7 @@ class Pipeline:
     def _context_for(self, execution: Execution) -> ActionContext:
         plan, api = execution.plan, HandlerAPI(execution, self._services)
         kind = InternalContext if plan.is_internal else ActionContext
-        return kind(api, None if plan.is_native else plan.is_async)
+        return kind(api, None if plan.is_sync_and_async else plan.is_async)
 
     def _context_for_condition(self, execution: Execution) -> ActionContext:
         return ActionContext(HandlerAPI(execution, self._services), is_async=False)

@@ -17,7 +17,7 @@ from pydantic_core import SchemaValidator
 
 from actionengine.actions import Action, ApprovalPolicy, HookDefinition, Service
 from actionengine.context import ACTOR_TYPES, PUBLIC
-from actionengine.errors import ConfigurationError, sendable
+from actionengine.errors import ConfigurationError, storable_text
 from actionengine.event_types import by_type
 from actionengine.masking.masking import NOTHING, Everything, sensitive_names
 from actionengine.pipeline.signatures import read_signature
@@ -38,12 +38,12 @@ class ActionPlan:
         "after",
         "asks",
         "before",
+        "emits_no_default_event",
         "event_types",
         "has_secrets",
         "is_async",
         "is_internal",
-        "is_native",
-        "is_silent",
+        "is_sync_and_async",
         "model",
         "name",
         "result_type",
@@ -64,10 +64,10 @@ class ActionPlan:
         self.takes_context = signature.takes_context
         if signature.validation is not action.validation:
             action = self.action = replace(action, validation=signature.validation)
-        self.is_native = self.is_internal = hasattr(action.handler, NATIVE)
+        self.is_sync_and_async = self.is_internal = hasattr(action.handler, SYNC_AND_ASYNC)
         self.is_async = is_async(action.handler)
         self.event_types = by_type(action.event_types)
-        self.is_silent = False
+        self.emits_no_default_event = False
         """Whether it yields no event of its own: it consumes one."""
         self.model = _validated_type(action.validation)
         """The type that the payload is validated against, or None."""
@@ -118,7 +118,7 @@ class ActionPlan:
             raise ConfigurationError(f"an action of the service {self.service!r} has no name")
         if "." in action.name:
             raise ConfigurationError(f"{name}: an action's name has no dot in it")
-        if len(name) > MAX_ACTION_NAME_LENGTH or sendable(name) != name:
+        if len(name) > MAX_ACTION_NAME_LENGTH or storable_text(name) != name:
             raise ConfigurationError(
                 f"{name!r}: service and action have at most {MAX_ACTION_NAME_LENGTH} characters together, all of which "
                 f"UTF-8 can carry"
@@ -168,7 +168,7 @@ class ActionPlan:
         if not policy.permission:
             raise ConfigurationError(f"{self.name}: an approval policy names the permission that the approver needs")
         self._check_permission(policy.permission)
-        if not timedelta(0) < policy.expires_after <= _LONGEST_APPROVAL:
+        if not timedelta(0) < policy.expires_after <= _MAX_APPROVAL_AGE:
             raise ConfigurationError(
                 f"{self.name}: an approval policy's expires_after is above 0, and a century at most"
             )
@@ -193,14 +193,14 @@ class Unknown(Enum):
 UNKNOWN: Final = Unknown.UNKNOWN
 MAX_ACTION_NAME_LENGTH = 250
 """Characters of `service.action`: the action log and the idempotency keys have it in an index."""
-_LONGEST_APPROVAL = timedelta(days=36525)
-NATIVE = "__actionengine_native__"
+_MAX_APPROVAL_AGE = timedelta(days=36525)
+SYNC_AND_ASYNC = "__actionengine_sync_and_async__"
 
 
-def native(handler: Callable[..., Any]) -> Callable[..., Any]:
+def sync_and_async(handler: Callable[..., Any]) -> Callable[..., Any]:
     """Mark an `async def` handler that awaits nothing but the unit of work, so that it runs in both modes, and gets an
     `InternalContext`."""
-    setattr(handler, NATIVE, True)
+    setattr(handler, SYNC_AND_ASYNC, True)
     return handler
 
 

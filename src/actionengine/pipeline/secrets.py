@@ -21,7 +21,7 @@ from actionengine.masking.masking import (
     secrets_in,
 )
 from actionengine.masking.secret_types import typed_secrets
-from actionengine.pipeline.payload import Received
+from actionengine.pipeline.payload import Payload
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.storage.port import EventRow, LogRow
 
@@ -61,7 +61,7 @@ class Secrets:
         """Remember each value under a sensitive name in this JSON."""
         self.learn(secrets_in(from_json(encoded), _together(self._plan.sensitive, self.names)))
 
-    def learn_input(self, received: Received) -> None:
+    def learn_input(self, received: Payload) -> None:
         """Remember the secrets of a payload."""
         if received.secrets:
             self.learn(received.secrets)
@@ -88,7 +88,7 @@ class Secrets:
         every = _together(self.names, *names) if self.has_names else _together(*names)
         return masked_by_name(encoded, every, self.learn) if every else encoded
 
-    def mask_input(self, received: Received) -> bytes:
+    def mask_input(self, received: Payload) -> bytes:
         """Return a payload as the log shows it."""
         return self.mask(received.masked or received.json, self._plan.sensitive)
 

@@ -14,7 +14,7 @@ Stage = Callable[[Execution], Awaitable[None]]
 """A stage takes the execution, and refuses by raising `ActionError`."""
 Observer = Callable[[str, Stage], Stage]
 """Takes the name of a stage and the stage; returns what runs in its place."""
-Answer = Result[Any, ActionError]
+ActionResult = Result[Any, ActionError]
 
 STAGES = (
     "guard",

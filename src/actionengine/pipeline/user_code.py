@@ -22,20 +22,20 @@ from actionengine.storage.port import SerializationFailure, StorageError, Storag
 logger = logging.getLogger("actionengine")
 
 
-def call_plainly(execution: Execution, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a `def` returns in the synchronous world, with no deadline to keep. Raises as `call` does."""
+def call_sync(execution: Execution, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a `def` returns in sync mode, with no deadline to keep. Raises as `call` does."""
     try:
         value = function(*arguments)
     except Exception as error:
-        raise contained(execution, what, error) from None
+        raise to_action_error(execution, what, error) from None
     if not isinstance(value, Success) and inspect.isawaitable(value):
         if inspect.iscoroutine(value):
             value.close()
-        raise _needs_loop(execution, what)
+        raise _needs_event_loop_error(execution, what)
     return value
 
 
-async def call(
+async def call_user_code(
     execution: Execution,
     unit_of_work: UnitOfWork | None,
     what: str,
@@ -51,20 +51,20 @@ async def call(
     """
     if execution.mode == "sync":
         if is_async:
-            raise _needs_loop(execution, what)
+            raise _needs_event_loop_error(execution, what)
         if execution.deadline is None:
-            return call_plainly(execution, what, function, *arguments)
+            return call_sync(execution, what, function, *arguments)
         if execution.root.mode == "async":
             # Nested in a def handler: it stays where that one is, which can be left behind with it.
-            value = call_plainly(execution, what, function, *arguments)
+            value = call_sync(execution, what, function, *arguments)
         else:
-            value = call_plainly(execution, what, _call_in_thread, execution, function, arguments)
+            value = call_sync(execution, what, _call_in_thread, execution, function, arguments)
     else:
         try:
             if is_async:
                 value = await _await(execution, function(*arguments))
             elif execution.deadline is not None:
-                value = await _call_beside_loop(execution, unit_of_work, function, arguments)
+                value = await _call_off_loop(execution, unit_of_work, function, arguments)
             elif unit_of_work is not None:
                 value = await unit_of_work.call(function, *arguments)
             else:
@@ -72,19 +72,19 @@ async def call(
             if not isinstance(value, Success) and inspect.isawaitable(value):
                 value = await _await(execution, value)
         except Exception as error:
-            raise contained(execution, what, error) from None
+            raise to_action_error(execution, what, error) from None
     check_deadline(execution)
     return value
 
 
-def contained(execution: Execution, what: str, error: Exception) -> Exception:
+def to_action_error(execution: Execution, what: str, error: Exception) -> Exception:
     """What an exception out of user code becomes; a crash goes to the log, with its traceback."""
     if execution.root.unit_of_work is not None:
-        error = execution.root.unit_of_work.translated(error)
+        error = execution.root.unit_of_work.translate_error(error)
     if isinstance(error, (ActionError, SerializationFailure, StorageUnavailable)):
         return error
-    if execution.root.left_behind:
-        return timed_out(execution)
+    if execution.root.is_abandoned:
+        return timeout_error(execution)
     if isinstance(error, StorageError):
         return ActionError(ErrorCode.INTERNAL, f"{what} of {execution.plan.name}: {error}")
     log_crash(execution, what, error)
@@ -97,7 +97,7 @@ def unwrap(execution: Execution, what: str, returned: Any) -> Any:
     if isinstance(returned, Success):
         return returned._inner_value
     if isinstance(returned, Failure):
-        raise normalised(returned._inner_value)
+        raise as_action_error(returned._inner_value)
     raise ActionError(
         ErrorCode.INTERNAL,
         f"{what} of {execution.plan.name} returned a bare {type(returned).__name__}; "
@@ -105,7 +105,7 @@ def unwrap(execution: Execution, what: str, returned: Any) -> Any:
     )
 
 
-def normalised(error: Any) -> ActionError:
+def as_action_error(error: Any) -> ActionError:
     """The error in a `Failure` as an `ActionError`: a text, or anything else, is the message of an `unprocessable`."""
     if isinstance(error, ActionError):
         copy = error.without_traceback()
@@ -118,11 +118,11 @@ def normalised(error: Any) -> ActionError:
 
 def check_deadline(execution: Execution) -> None:
     """Raises `ActionError(timeout)` past the execution's deadline, or where its transaction was abandoned."""
-    if execution.root.left_behind or (execution.deadline is not None and perf_counter() > execution.deadline):
-        raise timed_out(execution)
+    if execution.root.is_abandoned or (execution.deadline is not None and perf_counter() > execution.deadline):
+        raise timeout_error(execution)
 
 
-def timed_out(execution: Execution) -> ActionError:
+def timeout_error(execution: Execution) -> ActionError:
     """The refusal of an execution that took too long."""
     taken = perf_counter() - execution.entry.started
     return ActionError(ErrorCode.TIMEOUT, f"{execution.plan.name} was stopped after {taken:.3f} s: its time was up")
@@ -149,7 +149,7 @@ async def _await(execution: Execution, awaitable: Any) -> Any:
             return await awaitable
     except TimeoutError:
         if timer.expired():
-            raise timed_out(execution) from None
+            raise timeout_error(execution) from None
         raise
 
 
@@ -160,12 +160,12 @@ def _call_in_thread(execution: Execution, function: Callable[..., Any], argument
     _start(outcome, done.set, function, arguments)
     assert execution.deadline is not None
     if not done.wait(max(0.0, execution.deadline - perf_counter())):
-        _leave_behind(execution)
-        raise timed_out(execution)
+        _abandon(execution)
+        raise timeout_error(execution)
     return outcome.get()
 
 
-async def _call_beside_loop(
+async def _call_off_loop(
     execution: Execution, unit_of_work: UnitOfWork | None, function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> Any:
     """The same, under an event loop that must not be blocked meanwhile."""
@@ -178,19 +178,19 @@ async def _call_beside_loop(
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(done.set)
 
-    _start(outcome, finished, unit_of_work.beside_loop(function) if unit_of_work else function, arguments)
+    _start(outcome, finished, unit_of_work.for_worker_thread(function) if unit_of_work else function, arguments)
     try:
         await _await(execution, done.wait())
     except BaseException:
-        _leave_behind(execution)
+        _abandon(execution)
         raise
     return outcome.get()
 
 
-def _leave_behind(execution: Execution) -> None:
+def _abandon(execution: Execution) -> None:
     root = execution.root
     if root.unit_of_work is not None:
-        root.left_behind = not root.unit_of_work.abandon()
+        root.is_abandoned = not root.unit_of_work.abandon()
 
 
 class _Outcome:
@@ -225,7 +225,7 @@ def _start(
     threading.Thread(target=work, name="actionengine-handler", daemon=True).start()
 
 
-def _needs_loop(execution: Execution, what: str) -> ActionError:
+def _needs_event_loop_error(execution: Execution, what: str) -> ActionError:
     return ActionError(
         ErrorCode.INTERNAL,
         f"{what} of {execution.plan.name} is async def and needs an event loop: "

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from actionengine.errors import ActionError, ErrorCode, check_length
 from actionengine.pipeline.authorization import Authorization
 from actionengine.pipeline.execution import Execution
-from actionengine.pipeline.payload import Limits, receive, refusals, summary
+from actionengine.pipeline.payload import Limits, field_errors, read_payload, summarize
 from actionengine.pipeline.plan import ActionPlan
-from actionengine.pipeline.user_code import call, log_crash
-from actionengine.storage.port import LONGEST_SUBJECT
+from actionengine.pipeline.user_code import call_user_code, log_crash
+from actionengine.storage.port import MAX_SUBJECT_LENGTH
 
 
 class Validation:
@@ -46,33 +46,34 @@ class Validation:
             if plan.sensitive:
                 execution.secrets.learn_validated(execution.data)
         if plan.action.resource is not None:
-            resource = await call(execution, None, "resource()", plan.action.resource, False, execution.data)
+            resource = await call_user_code(execution, None, "resource()", plan.action.resource, False, execution.data)
             if not isinstance(resource, str) or not resource:
                 raise ActionError(
                     ErrorCode.INTERNAL, f"resource() of {plan.name} has to return a name, not {resource!r}"
                 )
-            check_length("the resource", resource, LONGEST_SUBJECT)
+            check_length("the resource", resource, MAX_SUBJECT_LENGTH)
             execution.entry.add_subject(resource)
             execution.resource = resource
             await self._authorization.authorize_resource(execution, resource)
 
 
-def keep_payload(execution: Execution, limits: Limits) -> None:
-    """Accept the payload. Raises `ActionError(invalid_input)` as `receive` does; it is then read no second time."""
+def accept_payload(execution: Execution, limits: Limits) -> None:
+    """Accept the payload. Raises `ActionError(invalid_input)` as `read_payload` does; it is then read no second
+    time."""
     try:
-        execution.keep(receive(execution.payload, execution.plan.model, limits))
+        execution.accept_payload(read_payload(execution.payload, execution.plan.model, limits))
     except ActionError:
         execution.is_refused = execution.received is None
         raise
 
 
-def keep_quietly(execution: Execution, limits: Limits) -> None:
+def try_accept_payload(execution: Execution, limits: Limits) -> None:
     """Accept the payload before its turn, if it can be accepted; its own stage says why not."""
     with suppress(Exception):
         if execution.received is None and not execution.is_refused:
-            keep_payload(execution, limits)
+            accept_payload(execution, limits)
 
 
 def _invalid(plan: ActionPlan, error: ValidationError) -> ActionError:
-    fields = refusals(error, plan.sensitive)
-    return ActionError(ErrorCode.INVALID_INPUT, f"{plan.name}: {summary(fields)}", {"fields": fields})
+    fields = field_errors(error, plan.sensitive)
+    return ActionError(ErrorCode.INVALID_INPUT, f"{plan.name}: {summarize(fields)}", {"fields": fields})

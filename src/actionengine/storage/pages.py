@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from actionengine.errors import ActionError, ErrorCode, sendable
+from actionengine.errors import ActionError, ErrorCode, storable_text
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def page_size(limit: int) -> int:
 
 def page_start(after: str | None) -> str | None:
     """Return the id after which a page begins. Raise `ActionError(invalid_input)` for what no id can be."""
-    if after is not None and (not isinstance(after, str) or sendable(after) != after):
+    if after is not None and (not isinstance(after, str) or storable_text(after) != after):
         raise ActionError(ErrorCode.INVALID_INPUT, "a page begins after an id: a text in UTF-8 without NUL")
     return after
 

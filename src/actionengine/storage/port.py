@@ -25,7 +25,7 @@ Outcome = Literal["succeeded", "replayed", "invalid", "denied", "approval_requir
 RESERVED_PREFIX = "ae_"
 """Collections of this prefix are the library's own; a handler cannot open them."""
 
-LONGEST_SUBJECT = MAX_NAME_LENGTH
+MAX_SUBJECT_LENGTH = MAX_NAME_LENGTH
 """Characters of a subject that the action log keeps, and looks for: an index has no room for more."""
 
 MAX_FLUSHED_SUBJECTS = 100
@@ -37,8 +37,8 @@ UNNAMED_ROWS = "*"
 ROLES = "ae_roles"
 ROLE_ASSIGNMENTS = "ae_role_assignments"
 APPROVALS = "ae_approvals"
-ACCESS_COLLECTIONS = frozenset({ROLES, ROLE_ASSIGNMENTS})
-"""A commit that writes to one of these moves the tenant's `access_stamp`."""
+ROLE_COLLECTIONS = frozenset({ROLES, ROLE_ASSIGNMENTS})
+"""A commit that writes to one of these moves the tenant's `access_version`."""
 
 EVENTS = "events"
 WORKFLOWS = "workflows"
@@ -56,7 +56,7 @@ class StorageUnavailable(StorageError):
     """The backend is out of reach or exhausted: `unavailable`."""
 
 
-class StorageSilent(StorageUnavailable):
+class StorageTimeout(StorageUnavailable):
     """The backend did not answer in time: it need not be asked again."""
 
 
@@ -195,7 +195,7 @@ class DeadLetter(NamedTuple):
     queue: str = EVENTS
 
 
-class RelayBeat(NamedTuple):
+class RelayHeartbeat(NamedTuple):
     """What a relay tells of itself every few seconds: `rate` is events a second since the beat before, `error` what
     keeps it from its work at the moment."""
 
@@ -211,7 +211,7 @@ class RelayBeat(NamedTuple):
     queue: str = EVENTS
 
 
-MOST_COUNTED = 10_000
+MAX_COUNTED_LAG = 10_000
 """What the numbers of an `OutboxStatus`, and the lag of a projection, count to: it stands for that many or more."""
 
 
@@ -228,7 +228,7 @@ class OutboxStatus(NamedTuple):
     dead: int
     skipped: int
     oldest: datetime | None
-    relays: Sequence[RelayBeat]
+    relays: Sequence[RelayHeartbeat]
     held: int = 0
 
 
@@ -498,7 +498,7 @@ class UnitOfWork(Protocol):
     async def rollback(self) -> None:
         """Undo everything. Never raises, may be called again."""
 
-    def limit(self, seconds: float) -> None:
+    def set_deadline(self, seconds: float) -> None:
         """The execution has this long; a backend that would wait longer for its database gives up then, as
         `StorageUnavailable`."""
 
@@ -509,17 +509,17 @@ class UnitOfWork(Protocol):
     async def call(self, function: Any, *arguments: Any) -> Any:
         """Run a `def` handler where its use of the session works."""
 
-    def beside_loop(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def for_worker_thread(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A `def` handler, made to work in a thread of its own, so that it can be left behind."""
 
-    def translated(self, error: Exception) -> Exception:
+    def translate_error(self, error: Exception) -> Exception:
         """An exception out of a handler: what it means in terms of this port, where it is the backend's; or itself."""
 
-    def drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def run_sync(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of this unit of work to its end from inside a `def` handler."""
 
 
-class DocumentCheck(Protocol):
+class DocumentValidator(Protocol):
     """What a collection takes. The methods that check raise `ActionError`: `invalid_input` for a document that does
     not fit, `conflict` for a new one where the collection takes none."""
 
@@ -536,7 +536,7 @@ class DocumentCheck(Protocol):
 class DocumentGuard(Protocol):
     """What is asked before a handler's documents are written."""
 
-    async def check(self, unit_of_work: UnitOfWork, tenant: Tenant, collection: str) -> DocumentCheck | None:
+    async def check(self, unit_of_work: UnitOfWork, tenant: Tenant, collection: str) -> DocumentValidator | None:
         """What checks the documents of a collection, if anything does. Raises `ActionError` for one that takes
         none."""
 
@@ -572,7 +572,7 @@ class Outbox(Protocol):
         Raises `StorageUnavailable`, and may do so where the lease is over: then it may be delivered again.
         """
 
-    async def give_back(self) -> None:
+    async def release(self) -> None:
         """Give back what was taken, as if it had not been. Never raises."""
 
     async def wait(self, seconds: float) -> None:
@@ -581,7 +581,7 @@ class Outbox(Protocol):
     def wake(self) -> None:
         """End the waiting now. May be called from any thread."""
 
-    async def beat(self, beat: RelayBeat) -> None:
+    async def heartbeat(self, beat: RelayHeartbeat) -> None:
         """Let others know of this relay."""
 
     async def status(self) -> OutboxStatus:
@@ -607,7 +607,7 @@ class Storage(Protocol):
     def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> UnitOfWork:
         """A unit of work of one tenant. Does no work until it is used."""
 
-    def access_stamp(self, tenant_id: UUID) -> int:
+    def access_version(self, tenant_id: UUID) -> int:
         """A number that changes when this process commits to the tenant's roles. Cheap: asked for each execution."""
 
     async def find_tenant(self, slug: str, mode: Mode) -> Tenant | None:
@@ -648,13 +648,13 @@ class Storage(Protocol):
         """The same."""
 
     def count_events(
-        self, tenant: Tenant, *, after: int = 0, limit: int = MOST_COUNTED, types: Sequence[str] | None = None
+        self, tenant: Tenant, *, after: int = 0, limit: int = MAX_COUNTED_LAG, types: Sequence[str] | None = None
     ) -> int:
         """Return how many of the tenant's events there are after a position, of these types or of all; `limit` stands
         for that many or more. No payload is read."""
 
     async def count_events_async(
-        self, tenant: Tenant, *, after: int = 0, limit: int = MOST_COUNTED, types: Sequence[str] | None = None
+        self, tenant: Tenant, *, after: int = 0, limit: int = MAX_COUNTED_LAG, types: Sequence[str] | None = None
     ) -> int:
         """The same."""
 

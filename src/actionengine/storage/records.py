@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from actionengine.errors import ActionError, ErrorCode, sendable
+from actionengine.errors import ActionError, ErrorCode, storable_text
 from actionengine.storage.pages import Page
 from actionengine.storage.port import AsyncRecords, Record
 from actionengine.text.json_bounds import check_readable
@@ -77,7 +77,7 @@ def check_id(collection: str, id: str) -> None:
 
 def is_id(text: object) -> bool:
     """Return whether a document can have this id: a text of 1 to 255 characters in UTF-8."""
-    return isinstance(text, str) and 0 < len(text) <= MAX_ID_LENGTH and sendable(text) == text
+    return isinstance(text, str) and 0 < len(text) <= MAX_ID_LENGTH and storable_text(text) == text
 
 
 def event_id(text: str) -> str:
@@ -93,7 +93,7 @@ def time_of_id(id: str) -> datetime:
     return datetime.fromtimestamp((UUID(id).int >> 80) / 1000, UTC)
 
 
-def taken(collection: str, id: str) -> ActionError:
+def id_conflict(collection: str, id: str) -> ActionError:
     """The conflict of an id that exists."""
     return ActionError(ErrorCode.CONFLICT, f"{collection}/{id} exists already", {"collection": collection, "id": id})
 
@@ -105,12 +105,12 @@ def rows_gone(table: str) -> ActionError:
     )
 
 
-def missing(collection: str, id: str) -> ActionError:
+def not_found(collection: str, id: str) -> ActionError:
     """The refusal to change what is not there."""
     return ActionError(ErrorCode.NOT_FOUND, f"{collection}/{id} does not exist", {"collection": collection, "id": id})
 
 
-def stale(collection: str, id: str, expected: int, found: int) -> ActionError:
+def version_conflict(collection: str, id: str, expected: int, found: int) -> ActionError:
     """The conflict of a version that is not the newest."""
     return ActionError(
         ErrorCode.CONFLICT,
@@ -122,11 +122,11 @@ def stale(collection: str, id: str, expected: int, found: int) -> ActionError:
 class Records:
     """A tenant's documents of one collection, for `def` handlers. Methods and errors are those of `AsyncRecords`."""
 
-    __slots__ = ("_drive", "_records")
+    __slots__ = ("_records", "_run_sync")
 
-    def __init__(self, records: AsyncRecords, drive: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+    def __init__(self, records: AsyncRecords, run_sync: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self._records = records
-        self._drive = drive
+        self._run_sync = run_sync
 
     def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
         """Add a document; without an `id` it gets one that sorts by time. A taken id is `conflict`."""
@@ -160,7 +160,7 @@ class Records:
         return self._run(self._records.list(filter, limit, after, descending))
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        value: T = self._drive(coroutine)
+        value: T = self._run_sync(coroutine)
         return value
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from actionengine.errors import ActionError, ErrorCode, bounded_text, sendable
+from actionengine.errors import ActionError, ErrorCode, bounded_text, storable_text
 
 MAX_NAME_LENGTH = 500
 """Characters of a tenant's name."""
 
-LONGEST_SLUG = 63
+MAX_SLUG_LENGTH = 63
 """Characters of the slug of a tenant."""
 
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -19,11 +19,11 @@ def check_tenant(slug: str, name: str) -> None:
     """Raises `ActionError(invalid_input)` for an empty name, and for a slug that is not made of lower-case letters,
     digits and inner hyphens (63 at most)."""
     if not _SLUG.fullmatch(slug):
-        given = bounded_text(slug, LONGEST_SLUG)
+        given = bounded_text(slug, MAX_SLUG_LENGTH)
         raise ActionError(
-            ErrorCode.INVALID_INPUT, f"{given!r} is no slug: use 1 to {LONGEST_SLUG} of a-z, 0-9 and inner hyphens"
+            ErrorCode.INVALID_INPUT, f"{given!r} is no slug: use 1 to {MAX_SLUG_LENGTH} of a-z, 0-9 and inner hyphens"
         )
-    if not name.strip() or len(name) > MAX_NAME_LENGTH or sendable(name) != name:
+    if not name.strip() or len(name) > MAX_NAME_LENGTH or storable_text(name) != name:
         raise ActionError(
             ErrorCode.INVALID_INPUT, f"the tenant {slug!r} needs a name, of {MAX_NAME_LENGTH} characters at most"
         )

@@ -11,9 +11,9 @@ Every test runs twice: without an event loop, concurrently in threads, and under
 storage has an `aclose`, it is awaited in that loop after each test. Tests use tenants of their own, so that they can
 share a database; nothing else may use it meanwhile. The parts can be subclassed one by one while a backend grows.
 
-Names load when they are used. The worlds (`World`, `SyncWorld`, `AsyncWorld`, `scenario`) need nothing beside
-actionengine; the suite and its parts need pytest, and those with documents (`RecordsConformance`, `StorageConformance`)
-Hypothesis too.
+Names load when they are used. The backends (`Backend`, `SyncBackend`, `AsyncBackend`, `run_in_mode`) need nothing
+beside actionengine; the suite and its parts need pytest, and those with documents (`RecordsConformance`,
+`StorageConformance`) Hypothesis too.
 """
 
 from __future__ import annotations
@@ -55,12 +55,13 @@ if TYPE_CHECKING:
     from actionengine.testing.tables import TablesConformance
     from actionengine.testing.tenants import TenantConformance
     from actionengine.testing.transactions import TransactionConformance
-    from actionengine.testing.worlds import AsyncWorld, SyncWorld, World, scenario
+    from actionengine.testing.worlds import AsyncBackend, Backend, SyncBackend, run_in_mode
 
 __all__ = [
     "ActionLogConformance",
     "ApprovalConformance",
-    "AsyncWorld",
+    "AsyncBackend",
+    "Backend",
     "Conformance",
     "EventConformance",
     "IdempotencyConformance",
@@ -68,18 +69,17 @@ __all__ = [
     "RecordsConformance",
     "RolesConformance",
     "StorageConformance",
-    "SyncWorld",
+    "SyncBackend",
     "TablesConformance",
     "TenantConformance",
     "TransactionConformance",
-    "World",
-    "scenario",
+    "run_in_mode",
 ]
 
 _MODULES = {
     "ActionLogConformance": "action_log",
     "ApprovalConformance": "approvals",
-    "AsyncWorld": "worlds",
+    "AsyncBackend": "worlds",
     "Conformance": "base",
     "EventConformance": "events",
     "IdempotencyConformance": "idempotency",
@@ -87,12 +87,12 @@ _MODULES = {
     "RecordsConformance": "records",
     "RolesConformance": "roles",
     "StorageConformance": "suite",
-    "SyncWorld": "worlds",
+    "SyncBackend": "worlds",
     "TablesConformance": "tables",
     "TenantConformance": "tenants",
     "TransactionConformance": "transactions",
-    "World": "worlds",
-    "scenario": "worlds",
+    "Backend": "worlds",
+    "run_in_mode": "worlds",
 }
 
 

@@ -14,9 +14,9 @@ from actionengine.errors import ErrorCode
 from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.storage.port import LogQuery, LogRow, Recording
 from actionengine.testing.base import Conformance, error_of, value_of
-from actionengine.testing.desk import AGENT, CLERK, SYSTEM, Desk
+from actionengine.testing.desk import AGENT, CLERK, SYSTEM, Harness
 from actionengine.testing.rows import HOUR, START, bare_log_row, id_at, log_row
-from actionengine.testing.worlds import World, scenario
+from actionengine.testing.worlds import Backend, run_in_mode
 
 SECOND = timedelta(seconds=1)
 
@@ -31,62 +31,62 @@ def comparable(row: LogRow) -> LogRow:
     return row._replace(**decoded)
 
 
-async def recorded(world: World, *rows: LogRow, tenant: Tenant | None = None) -> None:
+async def recorded(backend: Backend, *rows: LogRow, tenant: Tenant | None = None) -> None:
     """Commit rows of the action log."""
-    async with world.writing(tenant) as unit:
+    async with backend.writing(tenant) as unit:
         await unit.record(Recording(rows))
 
 
-async def found(world: World, **query: Any) -> list[str]:
+async def found(backend: Backend, **query: Any) -> list[str]:
     """The ids of the rows that a query finds."""
-    async with world.reading() as unit:
+    async with backend.reading() as unit:
         return [row.id for row in await unit.read_log(LogQuery(**query))]
 
 
 class ActionLogConformance(Conformance):
     """One row an execution."""
 
-    @scenario
-    async def test_a_row_comes_back_as_it_was_written(self, world: World) -> None:
-        full = log_row(world.tenant)
-        bare = bare_log_row(world.tenant)
+    @run_in_mode
+    async def test_a_row_comes_back_as_it_was_written(self, backend: Backend) -> None:
+        full = log_row(backend.tenant)
+        bare = bare_log_row(backend.tenant)
 
-        await recorded(world, full, bare)
+        await recorded(backend, full, bare)
 
-        async with world.reading() as unit:
+        async with backend.reading() as unit:
             rows = await unit.read_log(LogQuery())
         assert [comparable(row) for row in rows] == [comparable(bare), comparable(full)]
         assert all(row.started_at.utcoffset() == timedelta(0) for row in rows)
         assert all(isinstance(row.subjects, tuple) for row in rows)
 
-    @scenario
-    async def test_what_a_unit_records_in_turns_is_all_kept(self, world: World) -> None:
-        first, second = log_row(world.tenant), log_row(world.tenant)
+    @run_in_mode
+    async def test_what_a_unit_records_in_turns_is_all_kept(self, backend: Backend) -> None:
+        first, second = log_row(backend.tenant), log_row(backend.tenant)
 
-        async with world.writing() as unit:
+        async with backend.writing() as unit:
             await unit.record(Recording((first,)))
             await unit.record(Recording((second,)))
 
-        assert await found(world) == [second.id, first.id]
+        assert await found(backend) == [second.id, first.id]
 
-    @scenario
-    async def test_nothing_is_on_the_log_before_the_commit_or_after_a_rollback(self, world: World) -> None:
-        unit = world.unit()
-        await unit.record(Recording((log_row(world.tenant),)))
+    @run_in_mode
+    async def test_nothing_is_on_the_log_before_the_commit_or_after_a_rollback(self, backend: Backend) -> None:
+        unit = backend.unit()
+        await unit.record(Recording((log_row(backend.tenant),)))
 
-        assert await found(world) == []
+        assert await found(backend) == []
         await unit.rollback()
-        assert await found(world) == []
+        assert await found(backend) == []
 
-    @scenario
-    async def test_rows_are_read_newest_first_in_pages(self, world: World) -> None:
+    @run_in_mode
+    async def test_rows_are_read_newest_first_in_pages(self, backend: Backend) -> None:
         ids = [str(uuid7()) for _ in range(7)]
         for id in (ids[3], ids[0], ids[6], ids[1], ids[5], ids[2], ids[4]):
-            await recorded(world, log_row(world.tenant, id=id))
+            await recorded(backend, log_row(backend.tenant, id=id))
 
         pages, before = [], None
         for _ in range(4):
-            pages.append(await found(world, before=before, limit=3))
+            pages.append(await found(backend, before=before, limit=3))
             before = pages[-1][-1] if pages[-1] else before
 
         newest_first = ids[::-1]
@@ -113,9 +113,9 @@ class ActionLogConformance(Conformance):
             ({"subject": "notes/1", "outcome": "failed"}, ""),
         ],
     )
-    @scenario
+    @run_in_mode
     async def test_rows_are_found_by_what_is_asked_for(
-        self, world: World, query: dict[str, Any], expected: str
+        self, backend: Backend, query: dict[str, Any], expected: str
     ) -> None:
         differing: dict[str, dict[str, Any]] = {
             "a": {"subjects": ("notes/1",), "actor_type": "human", "actor_id": "x"},
@@ -133,11 +133,11 @@ class ActionLogConformance(Conformance):
         names: dict[str, str] = {}
         for number, (name, fields) in enumerate(differing.items()):
             started_at = START + timedelta(seconds=number)
-            row = log_row(world.tenant, id=id_at(started_at), started_at=started_at, **fields)
+            row = log_row(backend.tenant, id=id_at(started_at), started_at=started_at, **fields)
             names[row.id] = name
-            await recorded(world, row)
+            await recorded(backend, row)
 
-        assert "".join([names[id] for id in await found(world, **query)]) == expected
+        assert "".join([names[id] for id in await found(backend, **query)]) == expected
 
     @pytest.mark.parametrize(
         "query",
@@ -146,19 +146,19 @@ class ActionLogConformance(Conformance):
             {"since": START, "until": START + HOUR, "action": "notes.put", "actor_type": "human"},
         ],
     )
-    @scenario
+    @run_in_mode
     async def test_all_that_is_asked_for_is_found_page_by_page_among_much_else(
-        self, world: World, query: dict[str, Any]
+        self, backend: Backend, query: dict[str, Any]
     ) -> None:
         wanted = {"outcome": "failed", "actor_type": "human"}
         rows = [
-            log_row(world.tenant, id=id_at(START, number), **({} if number % 600 else wanted))
+            log_row(backend.tenant, id=id_at(START, number), **({} if number % 600 else wanted))
             for number in range(1, 1300)
         ]
-        await recorded(world, *rows)
+        await recorded(backend, *rows)
 
         ids, pages = [], 0
-        async with world.reading() as unit:
+        async with backend.reading() as unit:
             page = await unit.read_log(LogQuery(**query, limit=3))
             while True:
                 ids += [row.id for row in page]
@@ -170,13 +170,13 @@ class ActionLogConformance(Conformance):
         assert ids == [row.id for row in reversed(rows) if row.outcome == "failed"]
         assert pages <= 5
 
-    @scenario
-    async def test_a_page_ends_with_the_row_that_reaches_its_bytes(self, world: World) -> None:
+    @run_in_mode
+    async def test_a_page_ends_with_the_row_that_reaches_its_bytes(self, backend: Backend) -> None:
         large = b'"%b"' % (b"x" * (MAX_PAGE_BYTES // 4))
-        rows = [log_row(world.tenant, id=id_at(START, number), input=large, output=large) for number in range(5)]
-        await recorded(world, *rows)
+        rows = [log_row(backend.tenant, id=id_at(START, number), input=large, output=large) for number in range(5)]
+        await recorded(backend, *rows)
 
-        async with world.reading() as unit:
+        async with backend.reading() as unit:
             first = await unit.read_log(LogQuery())
             second = await unit.read_log(LogQuery(before=first.next))
             last = await unit.read_log(LogQuery(before=second.next))
@@ -188,24 +188,24 @@ class ActionLogConformance(Conformance):
         ]
         assert (first.next, second.next, last.next) == (rows[3].id, rows[1].id, None)
 
-    @scenario
-    async def test_the_time_of_a_row_is_found_though_its_id_has_another_one(self, world: World) -> None:
-        rows = [log_row(world.tenant, id=id_at(START + seconds * SECOND)) for seconds in (-50, 50)]
-        await recorded(world, *rows)
+    @run_in_mode
+    async def test_the_time_of_a_row_is_found_though_its_id_has_another_one(self, backend: Backend) -> None:
+        rows = [log_row(backend.tenant, id=id_at(START + seconds * SECOND)) for seconds in (-50, 50)]
+        await recorded(backend, *rows)
 
-        assert await found(world, since=START, until=START + SECOND) == [rows[1].id, rows[0].id]
+        assert await found(backend, since=START, until=START + SECOND) == [rows[1].id, rows[0].id]
 
     # Actions
 
-    @scenario
-    async def test_each_execution_has_its_row(self, world: World) -> None:
-        desk = Desk(world)
-        value_of(await desk.execute("notes.put", {"id": "n1", "text": "grüße"}, actor=AGENT, key="key"))
-        error_of(await desk.execute("notes.crash", {"id": "n2"}), ErrorCode.HANDLER_ERROR)
-        error_of(await desk.execute("roles.define", {"name": "x"}), ErrorCode.FORBIDDEN)
-        error_of(await desk.execute("action_log.list", {"limit": 0}, actor=SYSTEM), ErrorCode.INVALID_INPUT)
+    @run_in_mode
+    async def test_each_execution_has_its_row(self, backend: Backend) -> None:
+        harness = Harness(backend)
+        value_of(await harness.execute("notes.put", {"id": "n1", "text": "grüße"}, actor=AGENT, key="key"))
+        error_of(await harness.execute("notes.crash", {"id": "n2"}), ErrorCode.HANDLER_ERROR)
+        error_of(await harness.execute("roles.define", {"name": "x"}), ErrorCode.FORBIDDEN)
+        error_of(await harness.execute("action_log.list", {"limit": 0}, actor=SYSTEM), ErrorCode.INVALID_INPUT)
 
-        invalid, denied, crashed, put = await desk.log()
+        invalid, denied, crashed, put = await harness.log()
 
         assert (put.actor_type, put.actor_id, put.action, put.outcome) == ("ai", "agent", "notes.put", "succeeded")
         assert (put.input, put.output) == ({"id": "n1", "text": "grüße"}, {"id": "n1", "text": "grüße"})
@@ -215,25 +215,25 @@ class ActionLogConformance(Conformance):
         assert crashed.error["code"] == "handler_error"
         assert (denied.outcome, invalid.outcome) == ("denied", "invalid")
 
-    @scenario
-    async def test_the_log_says_who_changed_a_thing(self, world: World) -> None:
-        desk = Desk(world)
-        value_of(await desk.execute("notes.put", {"id": "n1"}, actor=CLERK))
-        value_of(await desk.execute("notes.put", {"id": "n2"}, actor=CLERK))
-        value_of(await desk.execute("notes.change", {"id": "n1", "expected_version": 1}, actor=AGENT))
+    @run_in_mode
+    async def test_the_log_says_who_changed_a_thing(self, backend: Backend) -> None:
+        harness = Harness(backend)
+        value_of(await harness.execute("notes.put", {"id": "n1"}, actor=CLERK))
+        value_of(await harness.execute("notes.put", {"id": "n2"}, actor=CLERK))
+        value_of(await harness.execute("notes.change", {"id": "n1", "expected_version": 1}, actor=AGENT))
 
-        rows = await desk.log(subject="notes/n1")
+        rows = await harness.log(subject="notes/n1")
 
         assert [(row.actor_id, row.action) for row in rows] == [("agent", "notes.change"), ("clerk", "notes.put")]
 
-    @scenario
-    async def test_a_nested_execution_points_at_its_parent(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_a_nested_execution_points_at_its_parent(self, backend: Backend) -> None:
+        harness = Harness(backend)
 
-        value_of(await desk.execute("notes.put_around_failures", {}))
+        value_of(await harness.execute("notes.put_around_failures", {}))
 
-        (parent,) = await desk.log(action="notes.put_around_failures")
-        children = [row for row in await desk.log() if row.parent_id == parent.id]
+        (parent,) = await harness.log(action="notes.put_around_failures")
+        children = [row for row in await harness.log() if row.parent_id == parent.id]
         assert sorted((row.action, row.outcome) for row in children) == [
             ("notes.crash", "failed"),
             ("notes.fail", "failed"),
@@ -241,17 +241,17 @@ class ActionLogConformance(Conformance):
             ("notes.put", "succeeded"),
         ]
 
-    @scenario
-    async def test_the_log_is_paged_by_its_action(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_the_log_is_paged_by_its_action(self, backend: Backend) -> None:
+        harness = Harness(backend)
         for number in range(5):
-            value_of(await desk.execute("notes.put", {"id": f"n{number}"}))
+            value_of(await harness.execute("notes.put", {"id": f"n{number}"}))
 
         seen: list[str] = []
         before: str | None = None
         for _ in range(4):
             query = {"action": "notes.put", "limit": 2, "before": before}
-            page = value_of(await desk.execute("action_log.list", query, actor=SYSTEM))
+            page = value_of(await harness.execute("action_log.list", query, actor=SYSTEM))
             seen += [row.output["id"] for row in page.items]
             before = page.next
             if before is None:
@@ -259,12 +259,12 @@ class ActionLogConformance(Conformance):
 
         assert seen == ["n4", "n3", "n2", "n1", "n0"]
 
-    @scenario
-    async def test_concurrent_executions_have_a_row_each(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_concurrent_executions_have_a_row_each(self, backend: Backend) -> None:
+        harness = Harness(backend)
 
-        await world.at_once(*(desk.execute("notes.put", {"id": f"n{number}"}) for number in range(30)))
+        await backend.gather(*(harness.execute("notes.put", {"id": f"n{number}"}) for number in range(30)))
 
-        rows = await desk.log(action="notes.put")
+        rows = await harness.log(action="notes.put")
         assert sorted(row.subjects for row in rows) == sorted((f"notes/n{number}",) for number in range(30))
         assert len({row.id for row in rows}) == 30

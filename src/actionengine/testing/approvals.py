@@ -11,249 +11,253 @@ from returns.result import Success
 from actionengine.context import Actor
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.testing.base import Conformance, error_of, value_of
-from actionengine.testing.desk import AGENT, CLERK, MANAGER, Answer, Desk
-from actionengine.testing.worlds import World, scenario
+from actionengine.testing.desk import AGENT, CLERK, MANAGER, ActionResult, Harness
+from actionengine.testing.worlds import Backend, run_in_mode
 
 LARGE = {"amount": 5000}
 
 
-async def requested(desk: Desk, payload: Any = None, *, action: str = "payments.pay", **who: Any) -> str:
+async def requested(harness: Harness, payload: Any = None, *, action: str = "payments.pay", **who: Any) -> str:
     """Ask for something that needs an approval: the approval's id."""
-    answer = await desk.execute(action, payload or LARGE, **who)
+    answer = await harness.execute(action, payload or LARGE, **who)
     needed: ActionError = error_of(answer, ErrorCode.APPROVAL_REQUIRED)
     approval_id: str = needed.details["approval_id"]
     return approval_id
 
 
-async def decided(desk: Desk, decision: str, approval_id: str, actor: Actor = MANAGER) -> Answer:
+async def decided(harness: Harness, decision: str, approval_id: str, actor: Actor = MANAGER) -> ActionResult:
     """Approve, reject or cancel."""
-    return await desk.execute(f"approvals.{decision}", {"approval_id": approval_id, "comment": "so be it"}, actor=actor)
+    return await harness.execute(
+        f"approvals.{decision}", {"approval_id": approval_id, "comment": "so be it"}, actor=actor
+    )
 
 
-async def status_of(desk: Desk, approval_id: str) -> str:
+async def status_of(harness: Harness, approval_id: str) -> str:
     """An approval's status, as a manager sees it."""
-    status: str = value_of(await desk.execute("approvals.get", {"approval_id": approval_id}, actor=MANAGER)).status
+    status: str = value_of(await harness.execute("approvals.get", {"approval_id": approval_id}, actor=MANAGER)).status
     return status
 
 
 class ApprovalConformance(Conformance):
     """Actions that wait for a second person."""
 
-    @scenario
-    async def test_what_needs_an_approval_leaves_nothing_but_the_approval_and_a_row(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_what_needs_an_approval_leaves_nothing_but_the_approval_and_a_row(self, backend: Backend) -> None:
+        harness = Harness(backend)
 
-        approval_id = await requested(desk)
+        approval_id = await requested(harness)
 
-        assert desk.runs == []
-        assert await world.ids("payments") == []
-        assert await desk.event_types() == []
-        assert await desk.outcomes("payments.pay") == ["approval_required"]
-        assert await status_of(desk, approval_id) == "pending"
-        value_of(await desk.execute("payments.pay", {"amount": 1000}))
+        assert harness.runs == []
+        assert await backend.ids("payments") == []
+        assert await harness.event_types() == []
+        assert await harness.outcomes("payments.pay") == ["approval_required"]
+        assert await status_of(harness, approval_id) == "pending"
+        value_of(await harness.execute("payments.pay", {"amount": 1000}))
 
-    @scenario
-    async def test_approving_runs_the_original_once_as_its_requester(self, world: World) -> None:
-        desk = Desk(world)
-        approval_id = await requested(desk, actor=AGENT)
+    @run_in_mode
+    async def test_approving_runs_the_original_once_as_its_requester(self, backend: Backend) -> None:
+        harness = Harness(backend)
+        approval_id = await requested(harness, actor=AGENT)
 
-        approved = value_of(await decided(desk, "approve", approval_id))
+        approved = value_of(await decided(harness, "approve", approval_id))
 
-        assert desk.runs == [LARGE]
-        assert await world.ids("payments") == [approved.result["id"]]
+        assert harness.runs == [LARGE]
+        assert await backend.ids("payments") == [approved.result["id"]]
         assert approved.further_approval_id is None
-        ran = next(row for row in await desk.log(action="payments.pay") if row.outcome == "succeeded")
+        ran = next(row for row in await harness.log(action="payments.pay") if row.outcome == "succeeded")
         assert (ran.actor_type, ran.actor_id) == ("ai", "agent")
         assert (ran.approved_by, ran.approval_id) == ("human:manager", approval_id)
-        assert await desk.event_types() == ["payments.pay", "approvals.approve"]
-        assert await status_of(desk, approval_id) == "approved"
+        assert await harness.event_types() == ["payments.pay", "approvals.approve"]
+        assert await status_of(harness, approval_id) == "approved"
 
-    @scenario
-    async def test_however_many_approve_at_once_it_runs_once(self, world: World) -> None:
-        desk = Desk(world)
-        approval_id = await requested(desk, key="key")
+    @run_in_mode
+    async def test_however_many_approve_at_once_it_runs_once(self, backend: Backend) -> None:
+        harness = Harness(backend)
+        approval_id = await requested(harness, key="key")
         approvers = [Actor.human(f"manager {number}", permissions=["payments.approve"]) for number in range(32)]
 
-        answers = await world.at_once(*(decided(desk, "approve", approval_id, actor) for actor in approvers))
+        answers = await backend.gather(*(decided(harness, "approve", approval_id, actor) for actor in approvers))
 
         assert sum(isinstance(answer, Success) for answer in answers) == 1
         for answer in answers:
             if not isinstance(answer, Success):
                 error_of(answer, ErrorCode.CONFLICT)
-        assert len(await world.ids("payments")) == 1
-        assert sorted(await desk.outcomes("payments.pay"))[-1] == "succeeded"
-        assert (await desk.outcomes("payments.pay")).count("succeeded") == 1
-        assert await desk.event_types() == ["payments.pay", "approvals.approve"]
+        assert len(await backend.ids("payments")) == 1
+        assert sorted(await harness.outcomes("payments.pay"))[-1] == "succeeded"
+        assert (await harness.outcomes("payments.pay")).count("succeeded") == 1
+        assert await harness.event_types() == ["payments.pay", "approvals.approve"]
 
-    @scenario
-    async def test_of_those_who_approve_and_reject_at_once_one_decides(self, world: World) -> None:
-        desk = Desk(world)
-        approval_id = await requested(desk)
+    @run_in_mode
+    async def test_of_those_who_approve_and_reject_at_once_one_decides(self, backend: Backend) -> None:
+        harness = Harness(backend)
+        approval_id = await requested(harness)
         decisions = ["approve", "reject"] * 6
 
-        answers = await world.at_once(*(decided(desk, decision, approval_id) for decision in decisions))
+        answers = await backend.gather(*(decided(harness, decision, approval_id) for decision in decisions))
 
         (winner,) = [number for number, answer in enumerate(answers) if isinstance(answer, Success)]
         approved = decisions[winner] == "approve"
-        assert await status_of(desk, approval_id) == ("approved" if approved else "rejected")
-        assert len(await world.ids("payments")) == approved
+        assert await status_of(harness, approval_id) == ("approved" if approved else "rejected")
+        assert len(await backend.ids("payments")) == approved
 
-    @scenario
-    async def test_callers_with_one_key_wait_for_one_approval(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_callers_with_one_key_wait_for_one_approval(self, backend: Backend) -> None:
+        harness = Harness(backend)
 
-        ids = await world.at_once(*(requested(desk, key="key") for _ in range(16)))
+        ids = await backend.gather(*(requested(harness, key="key") for _ in range(16)))
 
         assert len(set(ids)) == 1
-        assert len(value_of(await desk.execute("approvals.list", {}, actor=MANAGER)).items) == 1
+        assert len(value_of(await harness.execute("approvals.list", {}, actor=MANAGER)).items) == 1
 
-    @scenario
-    async def test_a_retry_gets_the_same_approval_and_after_it_the_result(self, world: World) -> None:
-        desk = Desk(world)
-        approval_id = await requested(desk, key="key")
-        assert await requested(desk, key="key") == approval_id
-        error_of(await desk.execute("payments.pay", {"amount": 6000}, key="key"), ErrorCode.IDEMPOTENCY_MISMATCH)
+    @run_in_mode
+    async def test_a_retry_gets_the_same_approval_and_after_it_the_result(self, backend: Backend) -> None:
+        harness = Harness(backend)
+        approval_id = await requested(harness, key="key")
+        assert await requested(harness, key="key") == approval_id
+        error_of(await harness.execute("payments.pay", {"amount": 6000}, key="key"), ErrorCode.IDEMPOTENCY_MISMATCH)
 
-        approved = value_of(await decided(desk, "approve", approval_id))
+        approved = value_of(await decided(harness, "approve", approval_id))
 
-        assert value_of(await desk.execute("payments.pay", LARGE, key="key")) == approved.result
-        assert len(await world.ids("payments")) == 1
-        assert (await desk.outcomes("payments.pay"))[-1] == "replayed"
+        assert value_of(await harness.execute("payments.pay", LARGE, key="key")) == approved.result
+        assert len(await backend.ids("payments")) == 1
+        assert (await harness.outcomes("payments.pay"))[-1] == "replayed"
 
     @pytest.mark.parametrize(("decision", "actor"), [("reject", MANAGER), ("cancel", CLERK)])
-    @scenario
+    @run_in_mode
     async def test_a_rejected_or_cancelled_approval_frees_the_key(
-        self, world: World, decision: str, actor: Actor
+        self, backend: Backend, decision: str, actor: Actor
     ) -> None:
-        desk = Desk(world)
-        approval_id = await requested(desk, key="key")
+        harness = Harness(backend)
+        approval_id = await requested(harness, key="key")
 
-        value_of(await decided(desk, decision, approval_id, actor))
+        value_of(await decided(harness, decision, approval_id, actor))
 
-        assert await requested(desk, key="key") != approval_id
-        assert desk.runs == []
+        assert await requested(harness, key="key") != approval_id
+        assert harness.runs == []
 
-    @scenario
-    async def test_an_approval_is_decided_once(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_an_approval_is_decided_once(self, backend: Backend) -> None:
+        harness = Harness(backend)
         decisions = {"approve": MANAGER, "reject": MANAGER, "cancel": CLERK}
         for first, actor in decisions.items():
-            approval_id = await requested(desk)
-            value_of(await decided(desk, first, approval_id, actor))
-            before = await status_of(desk, approval_id)
+            approval_id = await requested(harness)
+            value_of(await decided(harness, first, approval_id, actor))
+            before = await status_of(harness, approval_id)
 
             for second, other in decisions.items():
-                error_of(await decided(desk, second, approval_id, other), ErrorCode.CONFLICT)
+                error_of(await decided(harness, second, approval_id, other), ErrorCode.CONFLICT)
 
-            assert await status_of(desk, approval_id) == before
-        assert len(await world.ids("payments")) == 1
+            assert await status_of(harness, approval_id) == before
+        assert len(await backend.ids("payments")) == 1
 
-    @scenario
-    async def test_nobody_approves_what_they_asked_for(self, world: World) -> None:
-        desk = Desk(world)
-        approval_id = await requested(desk, actor=MANAGER)
+    @run_in_mode
+    async def test_nobody_approves_what_they_asked_for(self, backend: Backend) -> None:
+        harness = Harness(backend)
+        approval_id = await requested(harness, actor=MANAGER)
 
         for decision in ("approve", "reject"):
-            error_of(await decided(desk, decision, approval_id, MANAGER), ErrorCode.FORBIDDEN)
+            error_of(await decided(harness, decision, approval_id, MANAGER), ErrorCode.FORBIDDEN)
 
         other = Actor.human("other manager", permissions=["payments.approve"])
-        value_of(await decided(desk, "approve", approval_id, other))
+        value_of(await decided(harness, "approve", approval_id, other))
 
-    @scenario
-    async def test_an_ai_never_approves(self, world: World) -> None:
-        desk = Desk(world)
-        approval_id = await requested(desk)
+    @run_in_mode
+    async def test_an_ai_never_approves(self, backend: Backend) -> None:
+        harness = Harness(backend)
+        approval_id = await requested(harness)
 
         for decision in ("approve", "reject"):
-            error_of(await decided(desk, decision, approval_id, AGENT), ErrorCode.FORBIDDEN)
+            error_of(await decided(harness, decision, approval_id, AGENT), ErrorCode.FORBIDDEN)
 
-        assert await status_of(desk, approval_id) == "pending"
-        assert desk.runs == []
+        assert await status_of(harness, approval_id) == "pending"
+        assert harness.runs == []
 
-    @scenario
-    async def test_without_the_permission_there_is_no_such_approval(self, world: World) -> None:
-        desk = Desk(world)
-        approval_id = await requested(desk)
+    @run_in_mode
+    async def test_without_the_permission_there_is_no_such_approval(self, backend: Backend) -> None:
+        harness = Harness(backend)
+        approval_id = await requested(harness)
         stranger = Actor.human("stranger", permissions=["payments.pay"])
 
         for decision in ("approve", "reject", "cancel"):
-            error_of(await decided(desk, decision, approval_id, stranger), ErrorCode.NOT_FOUND)
-        error_of(await desk.execute("approvals.get", {"approval_id": approval_id}, actor=stranger), ErrorCode.NOT_FOUND)
+            error_of(await decided(harness, decision, approval_id, stranger), ErrorCode.NOT_FOUND)
+        error_of(
+            await harness.execute("approvals.get", {"approval_id": approval_id}, actor=stranger), ErrorCode.NOT_FOUND
+        )
 
-        assert value_of(await desk.execute("approvals.list", {}, actor=stranger)).items == ()
-        assert await status_of(desk, approval_id) == "pending"
+        assert value_of(await harness.execute("approvals.list", {}, actor=stranger)).items == ()
+        assert await status_of(harness, approval_id) == "pending"
 
-    @scenario
-    async def test_an_expired_approval_cannot_be_used(self, world: World) -> None:
-        desk = Desk(world, approvals_expire_after=timedelta(microseconds=1))
-        approval_id = await requested(desk, key="key")
+    @run_in_mode
+    async def test_an_expired_approval_cannot_be_used(self, backend: Backend) -> None:
+        harness = Harness(backend, approvals_expire_after=timedelta(microseconds=1))
+        approval_id = await requested(harness, key="key")
 
         for decision in ("approve", "reject"):
-            error_of(await decided(desk, decision, approval_id), ErrorCode.CONFLICT)
+            error_of(await decided(harness, decision, approval_id), ErrorCode.CONFLICT)
 
-        assert await status_of(desk, approval_id) == "expired"
-        assert desk.runs == []
-        assert await requested(desk, key="key") != approval_id
+        assert await status_of(harness, approval_id) == "expired"
+        assert harness.runs == []
+        assert await requested(harness, key="key") != approval_id
 
-    @scenario
-    async def test_an_original_that_fails_leaves_its_approval_pending(self, world: World) -> None:
-        desk = Desk(world)
-        approval_id = await requested(desk, key="key")
-        desk.is_open = False
+    @run_in_mode
+    async def test_an_original_that_fails_leaves_its_approval_pending(self, backend: Backend) -> None:
+        harness = Harness(backend)
+        approval_id = await requested(harness, key="key")
+        harness.is_open = False
 
-        error_of(await decided(desk, "approve", approval_id), ErrorCode.UNPROCESSABLE)
-        assert await status_of(desk, approval_id) == "pending"
-        assert await requested(desk, key="key") == approval_id
-        desk.is_open = True
-        approved = value_of(await decided(desk, "approve", approval_id))
+        error_of(await decided(harness, "approve", approval_id), ErrorCode.UNPROCESSABLE)
+        assert await status_of(harness, approval_id) == "pending"
+        assert await requested(harness, key="key") == approval_id
+        harness.is_open = True
+        approved = value_of(await decided(harness, "approve", approval_id))
 
-        assert await world.ids("payments") == [approved.result["id"]]
-        assert value_of(await desk.execute("payments.pay", LARGE, key="key")) == approved.result
+        assert await backend.ids("payments") == [approved.result["id"]]
+        assert value_of(await harness.execute("payments.pay", LARGE, key="key")) == approved.result
 
-    @scenario
-    async def test_a_nested_approval_stores_the_outermost_action(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_a_nested_approval_stores_the_outermost_action(self, backend: Backend) -> None:
+        harness = Harness(backend)
         payload = {"amounts": [1, 2000, 3]}
 
-        approval_id = await requested(desk, payload, action="payments.pay_all", key="key")
-        assert await world.ids("payments") == await world.ids("batches") == []
-        pending = value_of(await desk.execute("approvals.get", {"approval_id": approval_id}, actor=MANAGER))
-        approved = value_of(await decided(desk, "approve", approval_id))
+        approval_id = await requested(harness, payload, action="payments.pay_all", key="key")
+        assert await backend.ids("payments") == await backend.ids("batches") == []
+        pending = value_of(await harness.execute("approvals.get", {"approval_id": approval_id}, actor=MANAGER))
+        approved = value_of(await decided(harness, "approve", approval_id))
 
         assert (pending.action, pending.input) == ("payments.pay_all", payload)
         assert approved.result == 3
-        assert len(await world.ids("payments")) == 3
-        assert len(await world.ids("batches")) == 1
-        assert value_of(await desk.execute("payments.pay_all", payload, key="key")) == 3
-        assert len(await world.ids("payments")) == 3
+        assert len(await backend.ids("payments")) == 3
+        assert len(await backend.ids("batches")) == 1
+        assert value_of(await harness.execute("payments.pay_all", payload, key="key")) == 3
+        assert len(await backend.ids("payments")) == 3
 
-    @scenario
-    async def test_a_second_policy_needs_a_second_approval(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_a_second_policy_needs_a_second_approval(self, backend: Backend) -> None:
+        harness = Harness(backend)
         payload = {"amounts": [1, 2000, 3]}
-        first = await requested(desk, payload, action="payments.pay_all_carefully", key="key")
+        first = await requested(harness, payload, action="payments.pay_all_carefully", key="key")
 
-        halfway = value_of(await decided(desk, "approve", first))
+        halfway = value_of(await decided(harness, "approve", first))
         second = halfway.further_approval_id
         assert second is not None
         assert halfway.result is None
-        assert await world.ids("payments") == await world.ids("batches") == []
-        assert await requested(desk, payload, action="payments.pay_all_carefully", key="key") == second
-        approved = value_of(await decided(desk, "approve", second))
+        assert await backend.ids("payments") == await backend.ids("batches") == []
+        assert await requested(harness, payload, action="payments.pay_all_carefully", key="key") == second
+        approved = value_of(await decided(harness, "approve", second))
 
         assert approved.result == 3
-        assert len(await world.ids("payments")) == 3
-        assert value_of(await desk.execute("payments.pay_all_carefully", payload, key="key")) == 3
+        assert len(await backend.ids("payments")) == 3
+        assert value_of(await harness.execute("payments.pay_all_carefully", payload, key="key")) == 3
 
-    @scenario
-    async def test_approvals_are_listed_newest_first_by_status(self, world: World) -> None:
-        desk = Desk(world)
-        ids = [await requested(desk) for _ in range(4)]
-        value_of(await decided(desk, "approve", ids[1]))
-        value_of(await decided(desk, "reject", ids[2]))
+    @run_in_mode
+    async def test_approvals_are_listed_newest_first_by_status(self, backend: Backend) -> None:
+        harness = Harness(backend)
+        ids = [await requested(harness) for _ in range(4)]
+        value_of(await decided(harness, "approve", ids[1]))
+        value_of(await decided(harness, "reject", ids[2]))
 
         async def listed(**query: Any) -> list[str]:
-            page = value_of(await desk.execute("approvals.list", query, actor=MANAGER))
+            page = value_of(await harness.execute("approvals.list", query, actor=MANAGER))
             return [item.id for item in page.items]
 
         assert await listed() == ids[::-1]

@@ -11,7 +11,7 @@ from returns.result import Failure, Result, Success
 
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.port import SerializationFailure, Storage
-from actionengine.testing.worlds import AsyncWorld, SyncWorld, World
+from actionengine.testing.worlds import AsyncBackend, Backend, SyncBackend
 
 
 class Conformance:
@@ -23,37 +23,37 @@ class Conformance:
         """The storage under test."""
         raise NotImplementedError(f"{type(self).__name__} has to define the fixture `storage`")
 
-    @pytest.fixture(params=[SyncWorld, AsyncWorld], ids=["sync", "async"])
-    def world(self, request: pytest.FixtureRequest, storage: Storage) -> Iterator[World]:
+    @pytest.fixture(params=[SyncBackend, AsyncBackend], ids=["sync", "async"])
+    def backend(self, request: pytest.FixtureRequest, storage: Storage) -> Iterator[Backend]:
         """The storage, without an event loop and under one."""
-        world: World = request.param(storage)
-        yield world
-        world.close()
+        backend: Backend = request.param(storage)
+        yield backend
+        backend.close()
 
     @pytest.fixture
-    def async_world(self, storage: Storage) -> Iterator[AsyncWorld]:
+    def async_backend(self, storage: Storage) -> Iterator[AsyncBackend]:
         """The storage under an event loop."""
-        world = AsyncWorld(storage)
-        yield world
-        world.close()
+        backend = AsyncBackend(storage)
+        yield backend
+        backend.close()
 
 
 @contextmanager
-def refused(*codes: ErrorCode) -> Iterator[None]:
+def raises_action_error(*codes: ErrorCode) -> Iterator[None]:
     """Expects an `ActionError` of one of these codes."""
     with pytest.raises(ActionError) as caught:
         yield
     assert caught.value.code in codes, caught.value
 
 
-def lost(error: Exception) -> bool:
+def is_conflict(error: Exception) -> bool:
     """Whether this is how a unit of work loses against another one."""
     if isinstance(error, ActionError):
         return error.code is ErrorCode.CONFLICT
     return isinstance(error, SerializationFailure)
 
 
-def gone(error: Exception) -> bool:
+def is_not_found(error: Exception) -> bool:
     """Whether this is how a unit of work finds that another one has deleted the document."""
     return isinstance(error, ActionError) and error.code is ErrorCode.NOT_FOUND
 

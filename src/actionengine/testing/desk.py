@@ -17,28 +17,28 @@ from actionengine.context import Actor, RequestContext, Tenant
 from actionengine.errors import ActionError
 from actionengine.pipeline.payload import Limits
 from actionengine.testing.base import value_of
-from actionengine.testing.worlds import World
+from actionengine.testing.worlds import Backend
 
 CLERK = Actor.human("clerk", permissions=["payments.pay"])
 MANAGER = Actor.human("manager", permissions=["payments.pay", "payments.approve"])
 AGENT = Actor.ai("agent", permissions=["payments.pay", "payments.approve"])
 SYSTEM = Actor.system()
 
-Answer = Result[Any, ActionError]
+ActionResult = Result[Any, ActionError]
 Returned = Result[Any, Any]
 
 
-class Desk:
+class Harness:
     """An engine on a world's storage. `runs` has the payload of each run of the handlers `put` and `pay`."""
 
     def __init__(
-        self, world: World, limits: Limits | None = None, approvals_expire_after: timedelta | None = None
+        self, backend: Backend, limits: Limits | None = None, approvals_expire_after: timedelta | None = None
     ) -> None:
-        self.world = world
+        self.backend = backend
         self.runs: list[Any] = []
         self.is_open = True
         """While it is not, `pay` fails."""
-        self.waiting = world.signal()
+        self.waiting = backend.event()
         """Set when `put_and_wait` has written and waits."""
         policy = ApprovalPolicy(
             when=lambda data, ctx: bool(data["amount"] > 1000),
@@ -46,7 +46,7 @@ class Desk:
             expires_after=approvals_expire_after or timedelta(days=1),
         )
         services = [_notes(self), _payments(self, policy)]
-        self.engine = create_engine(services=services, storage=world.storage, limits=limits)
+        self.engine = create_engine(services=services, storage=backend.storage, limits=limits)
 
     async def execute(
         self,
@@ -56,11 +56,11 @@ class Desk:
         actor: Actor = CLERK,
         key: str | None = None,
         tenant: Tenant | None = None,
-    ) -> Answer:
+    ) -> ActionResult:
         """Execute `service.action` as somebody."""
         service, action = name.split(".")
-        context = RequestContext(tenant or self.world.tenant, actor, source="test", idempotency_key=key)
-        return await self.world.execute(self.engine, service, action, payload, context)
+        context = RequestContext(tenant or self.backend.tenant, actor, source="test", idempotency_key=key)
+        return await self.backend.execute(self.engine, service, action, payload, context)
 
     async def log(self, *, tenant: Tenant | None = None, **filters: Any) -> Sequence[LogEntry]:
         """The action log, newest first."""
@@ -75,17 +75,17 @@ class Desk:
 
     async def event_types(self, tenant: Tenant | None = None) -> list[str]:
         """The types of the tenant's events, in commit order."""
-        return [stored.event.type for stored in await self.world.read_events(tenant or self.world.tenant)]
+        return [stored.event.type for stored in await self.backend.read_events(tenant or self.backend.tenant)]
 
 
-def _notes(desk: Desk) -> Service:
+def _notes(harness: Harness) -> Service:
     def put(data: dict[str, Any], ctx: ActionContext) -> Returned:
-        desk.runs.append(data)
+        harness.runs.append(data)
         record = ctx.records("notes").insert(data, data.get("id"))
         return Success({"id": record.id, "text": data.get("text")})
 
     async def put_async(data: dict[str, Any], ctx: ActionContext) -> Returned:
-        desk.runs.append(data)
+        harness.runs.append(data)
         record = await ctx.async_records("notes").insert(data, data.get("id"))
         return Success({"id": record.id, "text": data.get("text")})
 
@@ -132,11 +132,11 @@ def _notes(desk: Desk) -> Service:
 
     async def put_and_wait(data: dict[str, Any], ctx: ActionContext) -> Returned:
         await ctx.async_records("notes").insert(data, data.get("id"))
-        desk.waiting.set()
+        harness.waiting.set()
         await asyncio.Event().wait()
         return Success(None)
 
-    def tell(data: dict[str, Any], ctx: ActionContext) -> Returned:
+    def report(data: dict[str, Any], ctx: ActionContext) -> Returned:
         for type in data["types"]:
             ctx.emit(type, {"said": data.get("text")}, data.get("subject"))
         return Success(None)
@@ -186,7 +186,7 @@ def _notes(desk: Desk) -> Service:
             create_action(name="crash_async", description="Write and crash", handler=crash_async),
             create_action(name="interrupt", description="Write and be interrupted", handler=interrupt),
             create_action(name="put_and_wait", description="Write and wait for ever", handler=put_and_wait),
-            create_action(name="tell", description="Emit events", handler=tell),
+            create_action(name="tell", description="Emit events", handler=report),
             create_action(name="put_around_failures", description="Nest", handler=put_around_failures),
             create_action(name="put_around_failures_async", description="Nest", handler=put_around_failures_async),
             create_action(name="put_twice", description="Nest, and ask", handler=put_twice),
@@ -203,10 +203,10 @@ def _notes(desk: Desk) -> Service:
     )
 
 
-def _payments(desk: Desk, policy: ApprovalPolicy) -> Service:
+def _payments(harness: Harness, policy: ApprovalPolicy) -> Service:
     def pay(data: dict[str, Any], ctx: ActionContext) -> Returned:
-        desk.runs.append(data)
-        if not desk.is_open:
+        harness.runs.append(data)
+        if not harness.is_open:
             return Failure("the desk is closed")
         record = ctx.records("payments").insert(data)
         return Success({"id": record.id, "amount": data["amount"]})

@@ -12,10 +12,10 @@ from returns.result import Success
 from actionengine.errors import ErrorCode
 from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.storage.port import EventRow, Recording
-from actionengine.testing.base import Conformance, error_of, refused, value_of
-from actionengine.testing.desk import Desk
+from actionengine.testing.base import Conformance, error_of, raises_action_error, value_of
+from actionengine.testing.desk import Harness
 from actionengine.testing.rows import event_row
-from actionengine.testing.worlds import World, scenario
+from actionengine.testing.worlds import Backend, run_in_mode
 
 
 def comparable(event: EventRow) -> EventRow:
@@ -24,122 +24,122 @@ def comparable(event: EventRow) -> EventRow:
     return event._replace(payload=payload)
 
 
-async def recorded(world: World, *events: EventRow) -> None:
+async def recorded(backend: Backend, *events: EventRow) -> None:
     """Commit events."""
-    async with world.writing() as unit:
+    async with backend.writing() as unit:
         await unit.record(Recording((), events))
 
 
 class EventConformance(Conformance):
     """The event log."""
 
-    @scenario
-    async def test_an_event_comes_back_as_it_was_written(self, world: World) -> None:
-        full = event_row(world.tenant)
-        bare = event_row(world.tenant, subject=None, payload=b"null", actor_type=None, actor_id=None)
+    @run_in_mode
+    async def test_an_event_comes_back_as_it_was_written(self, backend: Backend) -> None:
+        full = event_row(backend.tenant)
+        bare = event_row(backend.tenant, subject=None, payload=b"null", actor_type=None, actor_id=None)
 
-        await recorded(world, full, bare)
+        await recorded(backend, full, bare)
 
-        stored = await world.read_events(world.tenant)
+        stored = await backend.read_events(backend.tenant)
         assert [comparable(item.event) for item in stored] == [comparable(full), comparable(bare)]
 
-    @scenario
-    async def test_events_are_read_in_commit_order(self, world: World) -> None:
-        early, late, last = (event_row(world.tenant) for _ in range(3))
-        await recorded(world, late)
-        await recorded(world, early, last)
+    @run_in_mode
+    async def test_events_are_read_in_commit_order(self, backend: Backend) -> None:
+        early, late, last = (event_row(backend.tenant) for _ in range(3))
+        await recorded(backend, late)
+        await recorded(backend, early, last)
 
-        stored = await world.read_events(world.tenant)
+        stored = await backend.read_events(backend.tenant)
 
         assert [item.event.id for item in stored] == [late.id, early.id, last.id]
         assert all(0 < first.position < second.position for first, second in pairwise(stored))
 
-    @scenario
-    async def test_events_are_read_on_from_a_position(self, world: World) -> None:
-        events = [event_row(world.tenant) for _ in range(7)]
+    @run_in_mode
+    async def test_events_are_read_on_from_a_position(self, backend: Backend) -> None:
+        events = [event_row(backend.tenant) for _ in range(7)]
         for event in events:
-            await recorded(world, event)
+            await recorded(backend, event)
 
         seen: list[str] = []
         position = 0
-        while page := await world.read_events(world.tenant, after=position, limit=3):
+        while page := await backend.read_events(backend.tenant, after=position, limit=3):
             assert len(page) <= 3
             assert page[0].position > position
             seen += [item.event.id for item in page]
             position = page[-1].position
 
         assert seen == [event.id for event in events]
-        assert list(await world.read_events(world.tenant, after=position)) == []
+        assert list(await backend.read_events(backend.tenant, after=position)) == []
 
-    @scenario
-    async def test_events_of_many_types_are_read_in_the_order_of_all(self, world: World) -> None:
+    @run_in_mode
+    async def test_events_of_many_types_are_read_in_the_order_of_all(self, backend: Backend) -> None:
         names = [f"t{number % 7}" for number in range(40)]
-        events = [event_row(world.tenant)._replace(type=name) for name in names]
-        await recorded(world, *events)
+        events = [event_row(backend.tenant)._replace(type=name) for name in names]
+        await recorded(backend, *events)
         types = ["t6", "t2", "t4", "t2", "none"]
 
         seen: list[str] = []
         position = 0
-        while page := await world.read_events(world.tenant, after=position, limit=4, types=types):
+        while page := await backend.read_events(backend.tenant, after=position, limit=4, types=types):
             assert len(page) <= 4
             seen += [item.event.id for item in page]
             position = page[-1].position
 
         assert seen == [event.id for event in events if event.type in types]
-        assert list(await world.read_events(world.tenant, types=[])) == []
-        assert list(await world.read_events(world.other_tenant, types=types)) == []
+        assert list(await backend.read_events(backend.tenant, types=[])) == []
+        assert list(await backend.read_events(backend.other_tenant, types=types)) == []
 
     @pytest.mark.parametrize("types", [None, ["large"]], ids=["all", "typed"])
-    @scenario
+    @run_in_mode
     async def test_a_page_ends_with_the_event_that_reaches_its_bytes(
-        self, world: World, types: list[str] | None
+        self, backend: Backend, types: list[str] | None
     ) -> None:
         payload = b'"%b"' % (b"x" * (MAX_PAGE_BYTES // 3))
-        events = [event_row(world.tenant)._replace(type="large", payload=payload) for _ in range(5)]
-        await recorded(world, *events)
+        events = [event_row(backend.tenant)._replace(type="large", payload=payload) for _ in range(5)]
+        await recorded(backend, *events)
 
-        first = await world.read_events(world.tenant, types=types)
-        rest = await world.read_events(world.tenant, after=first[-1].position, types=types)
+        first = await backend.read_events(backend.tenant, types=types)
+        rest = await backend.read_events(backend.tenant, after=first[-1].position, types=types)
 
         assert [item.event.id for item in (*first, *rest)] == [event.id for event in events]
         assert len(first) == 3
 
     @pytest.mark.parametrize("limit", [0, -1])
-    @scenario
-    async def test_a_page_has_at_least_one_event(self, world: World, limit: int) -> None:
-        with refused(ErrorCode.INVALID_INPUT):
-            await world.read_events(world.tenant, limit=limit)
+    @run_in_mode
+    async def test_a_page_has_at_least_one_event(self, backend: Backend, limit: int) -> None:
+        with raises_action_error(ErrorCode.INVALID_INPUT):
+            await backend.read_events(backend.tenant, limit=limit)
 
-    @scenario
-    async def test_there_are_no_events_before_the_commit_or_after_a_rollback(self, world: World) -> None:
-        unit = world.unit()
-        await unit.record(Recording((), (event_row(world.tenant),)))
+    @run_in_mode
+    async def test_there_are_no_events_before_the_commit_or_after_a_rollback(self, backend: Backend) -> None:
+        unit = backend.unit()
+        await unit.record(Recording((), (event_row(backend.tenant),)))
 
-        assert list(await world.read_events(world.tenant)) == []
+        assert list(await backend.read_events(backend.tenant)) == []
         await unit.rollback()
-        assert list(await world.read_events(world.tenant)) == []
+        assert list(await backend.read_events(backend.tenant)) == []
 
-    @scenario
-    async def test_the_last_position_is_that_of_the_last_committed_event_of_the_tenant(self, world: World) -> None:
-        async with world.writing() as unit:
+    @run_in_mode
+    async def test_the_last_position_is_that_of_the_last_committed_event_of_the_tenant(self, backend: Backend) -> None:
+        async with backend.writing() as unit:
             assert await unit.last_position() == 0
-        await recorded(world, event_row(world.tenant), event_row(world.tenant))
-        async with world.writing(world.other_tenant) as unit:
-            await unit.record(Recording((), (event_row(world.other_tenant),)))
+        await recorded(backend, event_row(backend.tenant), event_row(backend.tenant))
+        async with backend.writing(backend.other_tenant) as unit:
+            await unit.record(Recording((), (event_row(backend.other_tenant),)))
 
-        async with world.writing() as unit:
-            assert await unit.last_position() == (await world.read_events(world.tenant))[-1].position
+        async with backend.writing() as unit:
+            assert await unit.last_position() == (await backend.read_events(backend.tenant))[-1].position
 
     # Actions
 
-    @scenario
-    async def test_an_action_that_emits_nothing_yields_an_event_of_its_name(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_an_action_that_emits_nothing_yields_an_event_of_its_name(self, backend: Backend) -> None:
+        harness = Harness(backend)
 
-        value_of(await desk.execute("notes.put", {"id": "n1", "text": "grüße"}))
+        value_of(await harness.execute("notes.put", {"id": "n1", "text": "grüße"}))
 
-        (stored,) = await world.read_events(world.tenant)
-        (row,) = await desk.log(action="notes.put")
+        (stored,) = await backend.read_events(backend.tenant)
+        (row,) = await harness.log(action="notes.put")
         event = stored.event
         assert (event.type, event.action, event.action_id) == ("notes.put", "notes.put", row.id)
         assert (event.subject, event.actor_type, event.actor_id) == ("notes/n1", "human", "clerk")
@@ -148,59 +148,59 @@ class EventConformance(Conformance):
             "output": {"id": "n1", "text": "grüße"},
         }
 
-    @scenario
-    async def test_an_action_that_emits_yields_just_that_in_its_order(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_an_action_that_emits_yields_just_that_in_its_order(self, backend: Backend) -> None:
+        harness = Harness(backend)
 
-        value_of(await desk.execute("notes.tell", {"types": ["b", "a", "b"], "text": "hi", "subject": "notes/1"}))
+        value_of(await harness.execute("notes.tell", {"types": ["b", "a", "b"], "text": "hi", "subject": "notes/1"}))
 
-        stored = await world.read_events(world.tenant)
+        stored = await backend.read_events(backend.tenant)
         assert [item.event.type for item in stored] == ["b", "a", "b"]
         assert all(json.loads(item.event.payload) == {"said": "hi"} for item in stored)
         assert all(item.event.subject == "notes/1" for item in stored)
 
-    @scenario
-    async def test_failed_and_read_only_actions_yield_none(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_failed_and_read_only_actions_yield_none(self, backend: Backend) -> None:
+        harness = Harness(backend)
 
-        error_of(await desk.execute("notes.fail", {}), ErrorCode.UNPROCESSABLE)
-        error_of(await desk.execute("notes.crash", {}), ErrorCode.HANDLER_ERROR)
-        value_of(await desk.execute("notes.read", {"id": "n1"}))
+        error_of(await harness.execute("notes.fail", {}), ErrorCode.UNPROCESSABLE)
+        error_of(await harness.execute("notes.crash", {}), ErrorCode.HANDLER_ERROR)
+        value_of(await harness.execute("notes.read", {"id": "n1"}))
 
-        assert await desk.event_types() == []
+        assert await harness.event_types() == []
 
-    @scenario
-    async def test_a_failed_nested_action_drops_its_events_and_keeps_its_row(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_a_failed_nested_action_drops_its_events_and_keeps_its_row(self, backend: Backend) -> None:
+        harness = Harness(backend)
 
-        value_of(await desk.execute("notes.put_around_failures", {}))
+        value_of(await harness.execute("notes.put_around_failures", {}))
 
-        assert await desk.event_types() == ["notes.put", "notes.put", "notes.put_around_failures"]
-        assert await desk.outcomes("notes.fail") == ["failed"]
-        assert await desk.outcomes("notes.crash") == ["failed"]
+        assert await harness.event_types() == ["notes.put", "notes.put", "notes.put_around_failures"]
+        assert await harness.outcomes("notes.fail") == ["failed"]
+        assert await harness.outcomes("notes.crash") == ["failed"]
 
-    @scenario
-    async def test_a_replay_yields_no_second_event(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_a_replay_yields_no_second_event(self, backend: Backend) -> None:
+        harness = Harness(backend)
 
         for _ in range(3):
-            value_of(await desk.execute("notes.put", {}, key="key"))
+            value_of(await harness.execute("notes.put", {}, key="key"))
 
-        assert await desk.event_types() == ["notes.put"]
+        assert await harness.event_types() == ["notes.put"]
 
-    @scenario
-    async def test_concurrent_actions_lose_no_event_and_keep_the_order_of_a_subject(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_concurrent_actions_lose_no_event_and_keep_the_order_of_a_subject(self, backend: Backend) -> None:
+        harness = Harness(backend)
         for id in ("a", "b"):
-            await world.put("notes", id, {"number": 0})
+            await backend.put("notes", id, {"number": 0})
 
         async def increment(id: str) -> int:
-            answers = [await desk.execute("notes.increment", {"id": id}) for _ in range(20)]
+            answers = [await harness.execute("notes.increment", {"id": id}) for _ in range(20)]
             return sum(isinstance(answer, Success) for answer in answers)
 
-        succeeded = sum(await world.at_once(*(increment(id) for id in "aabb")))
+        succeeded = sum(await backend.gather(*(increment(id) for id in "aabb")))
 
-        stored = await world.read_events(world.tenant)
+        stored = await backend.read_events(backend.tenant)
         assert len(stored) == succeeded
         assert all(first.position < second.position for first, second in pairwise(stored))
         for id in ("a", "b"):

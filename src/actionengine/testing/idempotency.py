@@ -12,9 +12,9 @@ from actionengine.errors import ErrorCode
 from actionengine.pipeline.payload import Limits
 from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, Recording
 from actionengine.testing.base import Conformance, error_of, value_of
-from actionengine.testing.desk import Desk
+from actionengine.testing.desk import Harness
 from actionengine.testing.rows import result
-from actionengine.testing.worlds import World, scenario
+from actionengine.testing.worlds import Backend, run_in_mode
 
 OTHER_PRINT = "b" * 64
 CLAIM = Claim("notes.put", "key", "a" * 64)
@@ -24,25 +24,25 @@ LONG = 60.0
 """Seconds, for waits that end when something else happens; longer than a test waits for a signal."""
 
 
-async def answered(world: World, claim: Claim, tenant: Tenant | None = None) -> ClaimAnswer:
+async def answered(backend: Backend, claim: Claim, tenant: Tenant | None = None) -> ClaimAnswer:
     """What a claim is answered by now; nothing stays claimed."""
-    unit = world.unit(tenant)
+    unit = backend.unit(tenant)
     try:
         return await unit.claim(claim, 0.0)
     finally:
         await unit.rollback()
 
 
-async def used(world: World, claim: Claim, value: bytes = b'{"id":1}', *, expired: bool = False) -> None:
+async def used(backend: Backend, claim: Claim, value: bytes = b'{"id":1}', *, expired: bool = False) -> None:
     """Claim a key and commit a result for it."""
-    async with world.writing() as unit:
+    async with backend.writing() as unit:
         assert await unit.claim(claim, 0.0) == CLAIMED
         await unit.record(Recording((), (), (result(claim, value, expired=expired),)))
 
 
-async def waiting(world: World, claim: Claim, approval: str) -> None:
+async def waiting(backend: Backend, claim: Claim, approval: str) -> None:
     """Claim a key and commit that it waits for an approval."""
-    async with world.writing() as unit:
+    async with backend.writing() as unit:
         assert await unit.claim(claim, 0.0) == CLAIMED
         await unit.record(Recording((), (), (result(claim, None, approval_id=approval),)))
 
@@ -50,342 +50,342 @@ async def waiting(world: World, claim: Claim, approval: str) -> None:
 class IdempotencyConformance(Conformance):
     """Claims, and what actions make of them."""
 
-    @scenario
-    async def test_a_used_key_replays_its_result_byte_for_byte(self, world: World) -> None:
+    @run_in_mode
+    async def test_a_used_key_replays_its_result_byte_for_byte(self, backend: Backend) -> None:
         value = ' {"b": 1.0, "a": "grüße", "a": [1e2, null]}\n'.encode()
 
-        await used(world, CLAIM, value)
+        await used(backend, CLAIM, value)
 
-        assert await answered(world, CLAIM) == ClaimAnswer("replay", value)
-        assert await answered(world, CLAIM) == ClaimAnswer("replay", value)
+        assert await answered(backend, CLAIM) == ClaimAnswer("replay", value)
+        assert await answered(backend, CLAIM) == ClaimAnswer("replay", value)
 
-    @scenario
-    async def test_what_was_asked_is_replayed_with_the_result(self, world: World) -> None:
+    @run_in_mode
+    async def test_what_was_asked_is_replayed_with_the_result(self, backend: Backend) -> None:
         asked = b'{"for_actor": null, "asked": [["a.b", null, [], "\\u0000 \\ud800", "\\u00fc"]]}'
-        async with world.writing() as unit:
+        async with backend.writing() as unit:
             await unit.claim(CLAIM, 0.0)
             await unit.record(Recording((), (), (result(CLAIM, asked=asked),)))
 
-        assert await answered(world, CLAIM) == ClaimAnswer("replay", b'{"id":1}', None, asked)
+        assert await answered(backend, CLAIM) == ClaimAnswer("replay", b'{"id":1}', None, asked)
 
-    @scenario
-    async def test_a_replay_asks_what_the_handler_asked(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_a_replay_asks_what_the_handler_asked(self, backend: Backend) -> None:
+        harness = Harness(backend)
         rights = ("notes.copy", "notes.edit")
-        first = await desk.execute("notes.put_twice", {"id": "1"}, actor=Actor.human("ann", (), rights), key="key")
+        first = await harness.execute("notes.put_twice", {"id": "1"}, actor=Actor.human("ann", (), rights), key="key")
         value_of(first)
 
         for right in rights:
             eve = Actor.human("eve", permissions=[right])
-            error_of(await desk.execute("notes.put_twice", {"id": "1"}, actor=eve, key="key"), ErrorCode.FORBIDDEN)
+            error_of(await harness.execute("notes.put_twice", {"id": "1"}, actor=eve, key="key"), ErrorCode.FORBIDDEN)
         bob = Actor.ai("bob", permissions=["notes.*"])
 
-        assert value_of(await desk.execute("notes.put_twice", {"id": "1"}, actor=bob, key="key")) == value_of(first)
-        assert await desk.outcomes("notes.put_twice") == ["succeeded", "denied", "denied", "replayed"]
-        assert len(await world.ids("notes")) == 2
+        assert value_of(await harness.execute("notes.put_twice", {"id": "1"}, actor=bob, key="key")) == value_of(first)
+        assert await harness.outcomes("notes.put_twice") == ["succeeded", "denied", "denied", "replayed"]
+        assert len(await backend.ids("notes")) == 2
 
-    @scenario
-    async def test_a_used_key_with_another_fingerprint_is_a_mismatch(self, world: World) -> None:
-        await used(world, CLAIM)
+    @run_in_mode
+    async def test_a_used_key_with_another_fingerprint_is_a_mismatch(self, backend: Backend) -> None:
+        await used(backend, CLAIM)
 
-        assert (await answered(world, CLAIM._replace(fingerprint=OTHER_PRINT))).status == "mismatch"
+        assert (await answered(backend, CLAIM._replace(fingerprint=OTHER_PRINT))).status == "mismatch"
 
-    @scenario
-    async def test_a_held_key_is_in_progress_when_the_wait_is_over(self, world: World) -> None:
-        holder = world.unit()
+    @run_in_mode
+    async def test_a_held_key_is_in_progress_when_the_wait_is_over(self, backend: Backend) -> None:
+        holder = backend.unit()
         assert await holder.claim(CLAIM, 0.0) == CLAIMED
 
         for wait in (0.0, 0.02):
-            unit = world.unit()
+            unit = backend.unit()
             assert await unit.claim(CLAIM, wait) == ClaimAnswer("in_progress")
             await unit.rollback()
 
         await holder.rollback()
 
-    @scenario
-    async def test_a_rolled_back_claim_frees_the_key(self, world: World) -> None:
-        unit = world.unit()
+    @run_in_mode
+    async def test_a_rolled_back_claim_frees_the_key(self, backend: Backend) -> None:
+        unit = backend.unit()
         await unit.claim(CLAIM, 0.0)
         await unit.record(Recording((), (), (result(CLAIM),)))
         await unit.rollback()
 
-        assert await answered(world, CLAIM) == CLAIMED
+        assert await answered(backend, CLAIM) == CLAIMED
 
-    @scenario
-    async def test_a_result_is_replayed_only_once_it_is_committed(self, world: World) -> None:
-        holder = world.unit()
+    @run_in_mode
+    async def test_a_result_is_replayed_only_once_it_is_committed(self, backend: Backend) -> None:
+        holder = backend.unit()
         assert await holder.claim(CLAIM, 0.0) == CLAIMED
         await holder.record(Recording((), (), (result(CLAIM),)))
 
-        unit = world.unit()
+        unit = backend.unit()
         assert await unit.claim(CLAIM, 0.02) == ClaimAnswer("in_progress")
         await unit.rollback()
         await holder.commit()
 
-        assert (await answered(world, CLAIM)).status == "replay"
+        assert (await answered(backend, CLAIM)).status == "replay"
 
-    @scenario
-    async def test_one_unit_can_claim_several_keys(self, world: World) -> None:
+    @run_in_mode
+    async def test_one_unit_can_claim_several_keys(self, backend: Backend) -> None:
         other = CLAIM._replace(key="other")
-        async with world.writing() as unit:
+        async with backend.writing() as unit:
             assert await unit.claim(CLAIM, 0.0) == CLAIMED
             assert await unit.claim(other, 0.0) == CLAIMED
             await unit.record(Recording((), (), (result(CLAIM, b"1"), result(other, b"2"))))
 
-        assert await answered(world, CLAIM) == ClaimAnswer("replay", b"1")
-        assert await answered(world, other) == ClaimAnswer("replay", b"2")
+        assert await answered(backend, CLAIM) == ClaimAnswer("replay", b"1")
+        assert await answered(backend, other) == ClaimAnswer("replay", b"2")
 
-    @scenario
-    async def test_a_key_counts_for_one_tenant_and_one_action(self, world: World) -> None:
-        await used(world, CLAIM)
+    @run_in_mode
+    async def test_a_key_counts_for_one_tenant_and_one_action(self, backend: Backend) -> None:
+        await used(backend, CLAIM)
 
-        assert await answered(world, CLAIM._replace(action="notes.pat")) == CLAIMED
-        assert await answered(world, CLAIM._replace(key="KEY")) == CLAIMED
-        assert await answered(world, CLAIM, world.other_tenant) == CLAIMED
-        assert (await answered(world, CLAIM)).status == "replay"
+        assert await answered(backend, CLAIM._replace(action="notes.pat")) == CLAIMED
+        assert await answered(backend, CLAIM._replace(key="KEY")) == CLAIMED
+        assert await answered(backend, CLAIM, backend.other_tenant) == CLAIMED
+        assert (await answered(backend, CLAIM)).status == "replay"
 
     # Waiting
 
-    @scenario
-    async def test_a_waiter_replays_what_the_first_one_committed(self, world: World) -> None:
-        claimed, answered = world.signal(), world.signal()
+    @run_in_mode
+    async def test_a_waiter_replays_what_the_first_one_committed(self, backend: Backend) -> None:
+        claimed, answered = backend.event(), backend.event()
 
         async def first() -> ClaimAnswer:
-            async with world.writing() as unit:
+            async with backend.writing() as unit:
                 answer = await unit.claim(CLAIM, 0.0)
                 claimed.set()
-                await world.pause(0.03)
+                await backend.sleep(0.03)
                 await unit.record(Recording((), (), (result(CLAIM, b'"first"'),)))
             await answered.wait()
             return answer
 
         async def second() -> ClaimAnswer:
             await claimed.wait()
-            async with world.writing() as unit:
+            async with backend.writing() as unit:
                 answer = await unit.claim(CLAIM, LONG)
             answered.set()
             return answer
 
-        assert await world.at_once(first(), second(), second()) == [
+        assert await backend.gather(first(), second(), second()) == [
             CLAIMED,
             ClaimAnswer("replay", b'"first"'),
             ClaimAnswer("replay", b'"first"'),
         ]
 
-    @scenario
-    async def test_a_waiter_claims_after_the_first_one_has_rolled_back(self, world: World) -> None:
-        claimed, answered = world.signal(), world.signal()
+    @run_in_mode
+    async def test_a_waiter_claims_after_the_first_one_has_rolled_back(self, backend: Backend) -> None:
+        claimed, answered = backend.event(), backend.event()
 
         async def first() -> ClaimAnswer:
-            unit = world.unit()
+            unit = backend.unit()
             answer = await unit.claim(CLAIM, 0.0)
             claimed.set()
-            await world.pause(0.03)
+            await backend.sleep(0.03)
             await unit.rollback()
             await answered.wait()
             return answer
 
         async def second() -> ClaimAnswer:
             await claimed.wait()
-            async with world.writing() as unit:
+            async with backend.writing() as unit:
                 answer = await unit.claim(CLAIM, LONG)
                 if answer == CLAIMED:
                     await unit.record(Recording((), (), (result(CLAIM, b'"second"'),)))
             answered.set()
             return answer
 
-        _, *seconds = await world.at_once(first(), second(), second())
+        _, *seconds = await backend.gather(first(), second(), second())
 
         assert sorted(seconds, key=str) == sorted([CLAIMED, ClaimAnswer("replay", b'"second"')], key=str)
 
     # Expiry
 
-    @scenario
-    async def test_an_expired_key_can_be_claimed_again(self, world: World) -> None:
-        await used(world, CLAIM, b"1", expired=True)
+    @run_in_mode
+    async def test_an_expired_key_can_be_claimed_again(self, backend: Backend) -> None:
+        await used(backend, CLAIM, b"1", expired=True)
 
-        assert await answered(world, CLAIM._replace(fingerprint=OTHER_PRINT)) == CLAIMED
-        await used(world, CLAIM._replace(fingerprint=OTHER_PRINT), b"2")
+        assert await answered(backend, CLAIM._replace(fingerprint=OTHER_PRINT)) == CLAIMED
+        await used(backend, CLAIM._replace(fingerprint=OTHER_PRINT), b"2")
 
-        assert await answered(world, CLAIM._replace(fingerprint=OTHER_PRINT)) == ClaimAnswer("replay", b"2")
+        assert await answered(backend, CLAIM._replace(fingerprint=OTHER_PRINT)) == ClaimAnswer("replay", b"2")
 
-    @scenario
-    async def test_expired_keys_are_purged_in_batches_and_others_stay(self, world: World) -> None:
-        while await world.purge_expired_keys():
+    @run_in_mode
+    async def test_expired_keys_are_purged_in_batches_and_others_stay(self, backend: Backend) -> None:
+        while await backend.purge_expired_keys():
             pass
         for number in range(3):
-            await used(world, CLAIM._replace(key=f"expired {number}"), expired=True)
-        await used(world, CLAIM._replace(key="fresh"))
+            await used(backend, CLAIM._replace(key=f"expired {number}"), expired=True)
+        await used(backend, CLAIM._replace(key="fresh"))
 
-        assert [await world.purge_expired_keys(limit=2) for _ in range(3)] == [2, 1, 0]
-        assert (await answered(world, CLAIM._replace(key="fresh"))).status == "replay"
-        assert await answered(world, CLAIM._replace(key="expired 0")) == CLAIMED
+        assert [await backend.purge_expired_keys(limit=2) for _ in range(3)] == [2, 1, 0]
+        assert (await answered(backend, CLAIM._replace(key="fresh"))).status == "replay"
+        assert await answered(backend, CLAIM._replace(key="expired 0")) == CLAIMED
 
-    @scenario
-    async def test_a_purge_spares_a_key_that_is_claimed_again(self, world: World) -> None:
-        while await world.purge_expired_keys():
+    @run_in_mode
+    async def test_a_purge_spares_a_key_that_is_claimed_again(self, backend: Backend) -> None:
+        while await backend.purge_expired_keys():
             pass
-        await used(world, CLAIM, expired=True)
-        await used(world, CLAIM, b"2")
+        await used(backend, CLAIM, expired=True)
+        await used(backend, CLAIM, b"2")
 
-        assert await world.purge_expired_keys() == 0
-        assert await answered(world, CLAIM) == ClaimAnswer("replay", b"2")
+        assert await backend.purge_expired_keys() == 0
+        assert await answered(backend, CLAIM) == ClaimAnswer("replay", b"2")
 
     # Approvals
 
-    @scenario
-    async def test_a_key_that_waits_for_an_approval_says_so(self, world: World) -> None:
-        await waiting(world, CLAIM, FIRST)
+    @run_in_mode
+    async def test_a_key_that_waits_for_an_approval_says_so(self, backend: Backend) -> None:
+        await waiting(backend, CLAIM, FIRST)
 
-        assert await answered(world, CLAIM) == ClaimAnswer("replay", None, FIRST)
-        assert (await answered(world, CLAIM._replace(fingerprint=OTHER_PRINT))).status == "mismatch"
+        assert await answered(backend, CLAIM) == ClaimAnswer("replay", None, FIRST)
+        assert (await answered(backend, CLAIM._replace(fingerprint=OTHER_PRINT))).status == "mismatch"
 
-    @scenario
-    async def test_an_approval_takes_over_the_key_that_waits_for_it(self, world: World) -> None:
-        await waiting(world, CLAIM, FIRST)
+    @run_in_mode
+    async def test_an_approval_takes_over_the_key_that_waits_for_it(self, backend: Backend) -> None:
+        await waiting(backend, CLAIM, FIRST)
 
-        assert await answered(world, CLAIM._replace(replaces=SECOND)) == ClaimAnswer("replay", None, FIRST)
-        assert await answered(world, CLAIM._replace(replaces=FIRST)) == CLAIMED
-        assert await answered(world, CLAIM) == ClaimAnswer("replay", None, FIRST)
-        await used(world, CLAIM._replace(replaces=FIRST), b'"done"')
+        assert await answered(backend, CLAIM._replace(replaces=SECOND)) == ClaimAnswer("replay", None, FIRST)
+        assert await answered(backend, CLAIM._replace(replaces=FIRST)) == CLAIMED
+        assert await answered(backend, CLAIM) == ClaimAnswer("replay", None, FIRST)
+        await used(backend, CLAIM._replace(replaces=FIRST), b'"done"')
 
-        assert await answered(world, CLAIM) == ClaimAnswer("replay", b'"done"')
-        assert await answered(world, CLAIM._replace(replaces=FIRST)) == ClaimAnswer("replay", b'"done"')
+        assert await answered(backend, CLAIM) == ClaimAnswer("replay", b'"done"')
+        assert await answered(backend, CLAIM._replace(replaces=FIRST)) == ClaimAnswer("replay", b'"done"')
 
-    @scenario
-    async def test_a_key_can_wait_for_a_further_approval(self, world: World) -> None:
-        await waiting(world, CLAIM, FIRST)
+    @run_in_mode
+    async def test_a_key_can_wait_for_a_further_approval(self, backend: Backend) -> None:
+        await waiting(backend, CLAIM, FIRST)
 
-        await waiting(world, CLAIM._replace(replaces=FIRST), SECOND)
+        await waiting(backend, CLAIM._replace(replaces=FIRST), SECOND)
 
-        assert await answered(world, CLAIM._replace(replaces=FIRST)) == ClaimAnswer("replay", None, SECOND)
+        assert await answered(backend, CLAIM._replace(replaces=FIRST)) == ClaimAnswer("replay", None, SECOND)
 
     # Actions
 
-    @scenario
-    async def test_a_retry_replays_and_says_so_in_the_log(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_a_retry_replays_and_says_so_in_the_log(self, backend: Backend) -> None:
+        harness = Harness(backend)
 
-        first = await desk.execute("notes.put", {"text": "grüße"}, key="key")
-        second = await desk.execute("notes.put", {"text": "grüße"}, key="key")
+        first = await harness.execute("notes.put", {"text": "grüße"}, key="key")
+        second = await harness.execute("notes.put", {"text": "grüße"}, key="key")
 
         assert value_of(first) == value_of(second)
-        assert len(desk.runs) == len(await world.ids("notes")) == 1
-        assert await desk.outcomes("notes.put") == ["succeeded", "replayed"]
-        assert await desk.event_types() == ["notes.put"]
+        assert len(harness.runs) == len(await backend.ids("notes")) == 1
+        assert await harness.outcomes("notes.put") == ["succeeded", "replayed"]
+        assert await harness.event_types() == ["notes.put"]
 
-    @scenario
-    async def test_a_key_with_another_payload_is_refused(self, world: World) -> None:
-        desk = Desk(world)
-        value_of(await desk.execute("notes.put", {"text": "one"}, key="key"))
+    @run_in_mode
+    async def test_a_key_with_another_payload_is_refused(self, backend: Backend) -> None:
+        harness = Harness(backend)
+        value_of(await harness.execute("notes.put", {"text": "one"}, key="key"))
 
-        error_of(await desk.execute("notes.put", {"text": "two"}, key="key"), ErrorCode.IDEMPOTENCY_MISMATCH)
+        error_of(await harness.execute("notes.put", {"text": "two"}, key="key"), ErrorCode.IDEMPOTENCY_MISMATCH)
 
-        assert len(await world.ids("notes")) == 1
+        assert len(await backend.ids("notes")) == 1
 
-    @scenario
-    async def test_the_order_of_a_payloads_fields_does_not_matter(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_the_order_of_a_payloads_fields_does_not_matter(self, backend: Backend) -> None:
+        harness = Harness(backend)
 
-        first = await desk.execute("notes.put", {"text": "one", "by": "me"}, key="key")
+        first = await harness.execute("notes.put", {"text": "one", "by": "me"}, key="key")
 
-        assert await desk.execute("notes.put", {"by": "me", "text": "one"}, key="key") == first
+        assert await harness.execute("notes.put", {"by": "me", "text": "one"}, key="key") == first
 
     @pytest.mark.parametrize("action", ["fail", "crash"])
-    @scenario
-    async def test_a_failure_leaves_the_key_free(self, world: World, action: str) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_a_failure_leaves_the_key_free(self, backend: Backend, action: str) -> None:
+        harness = Harness(backend)
 
         for _ in range(2):
-            assert isinstance(await desk.execute(f"notes.{action}", {}, key="key"), Failure)
+            assert isinstance(await harness.execute(f"notes.{action}", {}, key="key"), Failure)
 
-        assert await desk.outcomes(f"notes.{action}") == ["failed", "failed"]
-        assert await answered(world, Claim(f"notes.{action}", "key", "any")) == CLAIMED
+        assert await harness.outcomes(f"notes.{action}") == ["failed", "failed"]
+        assert await answered(backend, Claim(f"notes.{action}", "key", "any")) == CLAIMED
 
-    @scenario
-    async def test_an_action_that_requires_a_key_refuses_without(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_an_action_that_requires_a_key_refuses_without(self, backend: Backend) -> None:
+        harness = Harness(backend)
 
-        error_of(await desk.execute("notes.put_with_key", {}), ErrorCode.INVALID_INPUT)
-        value_of(await desk.execute("notes.put_with_key", {}, key="key"))
+        error_of(await harness.execute("notes.put_with_key", {}), ErrorCode.INVALID_INPUT)
+        value_of(await harness.execute("notes.put_with_key", {}, key="key"))
 
-        assert len(desk.runs) == 1
+        assert len(harness.runs) == 1
 
     @pytest.mark.parametrize("key", ["", "k" * 10_000])
-    @scenario
-    async def test_a_key_of_impossible_length_is_refused(self, world: World, key: str) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_a_key_of_impossible_length_is_refused(self, backend: Backend, key: str) -> None:
+        harness = Harness(backend)
 
-        error_of(await desk.execute("notes.put", {}, key=key), ErrorCode.INVALID_INPUT)
+        error_of(await harness.execute("notes.put", {}, key=key), ErrorCode.INVALID_INPUT)
 
-        assert desk.runs == []
-        assert await desk.outcomes("notes.put") == ["invalid"]
+        assert harness.runs == []
+        assert await harness.outcomes("notes.put") == ["invalid"]
 
-    @scenario
-    async def test_a_key_can_have_any_character_and_255_of_them(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_a_key_can_have_any_character_and_255_of_them(self, backend: Backend) -> None:
+        harness = Harness(backend)
 
         for key in ("a b", "'; --", "grüße", "😀" * 255, "中" * 255, "\\", "%"):
-            first = value_of(await desk.execute("notes.put", {"text": key}, key=key))
-            assert value_of(await desk.execute("notes.put", {"text": key}, key=key)) == first
+            first = value_of(await harness.execute("notes.put", {"text": key}, key=key))
+            assert value_of(await harness.execute("notes.put", {"text": key}, key=key)) == first
 
-        assert len(desk.runs) == 7
+        assert len(harness.runs) == 7
 
-    @scenario
-    async def test_an_expired_key_runs_again(self, world: World) -> None:
-        desk = Desk(world, Limits(idempotency_ttl=0.0))
+    @run_in_mode
+    async def test_an_expired_key_runs_again(self, backend: Backend) -> None:
+        harness = Harness(backend, Limits(idempotency_ttl=0.0))
 
-        first = value_of(await desk.execute("notes.put", {}, key="key"))
+        first = value_of(await harness.execute("notes.put", {}, key="key"))
 
-        assert value_of(await desk.execute("notes.put", {}, key="key")) != first
-        assert len(await world.ids("notes")) == 2
+        assert value_of(await harness.execute("notes.put", {}, key="key")) != first
+        assert len(await backend.ids("notes")) == 2
 
-    @scenario
-    async def test_64_callers_with_one_key_are_one_execution(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_64_callers_with_one_key_are_one_execution(self, backend: Backend) -> None:
+        harness = Harness(backend)
 
-        answers = await world.at_once(*(desk.execute("notes.put", {"text": "once"}, key="key") for _ in range(64)))
+        answers = await backend.gather(*(harness.execute("notes.put", {"text": "once"}, key="key") for _ in range(64)))
 
         values = [value_of(answer) for answer in answers]
         assert values == [values[0]] * 64
-        assert len(desk.runs) == 1
-        assert await world.ids("notes") == [values[0]["id"]]
-        assert await desk.event_types() == ["notes.put"]
-        assert sorted(await desk.outcomes("notes.put")) == ["replayed"] * 63 + ["succeeded"]
+        assert len(harness.runs) == 1
+        assert await backend.ids("notes") == [values[0]["id"]]
+        assert await harness.event_types() == ["notes.put"]
+        assert sorted(await harness.outcomes("notes.put")) == ["replayed"] * 63 + ["succeeded"]
 
-    @scenario
-    async def test_64_callers_with_keys_of_their_own_are_64_executions(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_64_callers_with_keys_of_their_own_are_64_executions(self, backend: Backend) -> None:
+        harness = Harness(backend)
 
-        answers = await world.at_once(
-            *(desk.execute("notes.put", {"text": str(number)}, key=f"key {number}") for number in range(64))
+        answers = await backend.gather(
+            *(harness.execute("notes.put", {"text": str(number)}, key=f"key {number}") for number in range(64))
         )
 
         assert [value_of(answer)["text"] for answer in answers] == [str(number) for number in range(64)]
-        assert len(await world.ids("notes")) == 64
+        assert len(await backend.ids("notes")) == 64
 
-    @scenario
-    async def test_callers_with_one_key_and_two_payloads_are_one_execution(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_callers_with_one_key_and_two_payloads_are_one_execution(self, backend: Backend) -> None:
+        harness = Harness(backend)
 
-        answers = await world.at_once(
-            *(desk.execute("notes.put", {"text": str(number % 2)}, key="key") for number in range(16))
+        answers = await backend.gather(
+            *(harness.execute("notes.put", {"text": str(number % 2)}, key="key") for number in range(16))
         )
 
-        (ran,) = desk.runs
+        (ran,) = harness.runs
         for number, answer in enumerate(answers):
             if str(number % 2) == ran["text"]:
                 assert value_of(answer)["text"] == ran["text"]
             else:
                 error_of(answer, ErrorCode.IDEMPOTENCY_MISMATCH)
-        assert len(await world.ids("notes")) == 1
+        assert len(await backend.ids("notes")) == 1
 
-    @scenario
-    async def test_an_actions_key_counts_for_one_tenant_and_one_action(self, world: World) -> None:
-        desk = Desk(world)
+    @run_in_mode
+    async def test_an_actions_key_counts_for_one_tenant_and_one_action(self, backend: Backend) -> None:
+        harness = Harness(backend)
 
-        first = value_of(await desk.execute("notes.put", {}, key="key"))
-        second = value_of(await desk.execute("notes.put_with_key", {}, key="key"))
-        third = value_of(await desk.execute("notes.put", {}, key="key", tenant=world.other_tenant))
+        first = value_of(await harness.execute("notes.put", {}, key="key"))
+        second = value_of(await harness.execute("notes.put_with_key", {}, key="key"))
+        third = value_of(await harness.execute("notes.put", {}, key="key", tenant=backend.other_tenant))
 
         assert len({first["id"], second["id"], third["id"]}) == 3

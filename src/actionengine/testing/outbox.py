@@ -21,14 +21,14 @@ from actionengine.storage.port import (
     Outbox,
     PendingEvent,
     Recording,
-    RelayBeat,
+    RelayHeartbeat,
     Route,
     StorageUnavailable,
 )
 from actionengine.testing.base import Conformance, value_of
-from actionengine.testing.desk import Desk
+from actionengine.testing.desk import Harness
 from actionengine.testing.rows import START, event_row
-from actionengine.testing.worlds import World, scenario
+from actionengine.testing.worlds import Backend, run_in_mode
 
 LEASE = 30.0
 """Seconds: longer than any of these tests."""
@@ -36,9 +36,9 @@ LEASE = 30.0
 SHORT_LEASE = 0.2
 
 
-async def emptied(world: World, *queue: str) -> None:
+async def emptied(backend: Backend, *queue: str) -> None:
     """Settle whatever other tests have left in a queue of the outbox, the host's where none is named."""
-    outbox = world.storage.outbox(world.mode, *queue)
+    outbox = backend.storage.outbox(backend.mode, *queue)
     try:
         while True:
             await outbox.redrive()
@@ -51,44 +51,44 @@ async def emptied(world: World, *queue: str) -> None:
 
 
 @asynccontextmanager
-async def relays(world: World, number: int = 1) -> AsyncIterator[list[Outbox]]:
+async def relays(backend: Backend, number: int = 1) -> AsyncIterator[list[Outbox]]:
     """So many relays' views of an outbox that is empty before and afterwards."""
-    await emptied(world)
-    opened = [world.storage.outbox(world.mode) for _ in range(number)]
+    await emptied(backend)
+    opened = [backend.storage.outbox(backend.mode) for _ in range(number)]
     try:
         yield opened
     finally:
         for outbox in opened:
             await outbox.close()
-        await emptied(world)
+        await emptied(backend)
 
 
 @asynccontextmanager
-async def queues(world: World) -> AsyncIterator[list[Outbox]]:
+async def queues(backend: Backend) -> AsyncIterator[list[Outbox]]:
     """A relay's view of each queue; all are empty before and afterwards."""
     for queue in QUEUES:
-        await emptied(world, queue)
-    opened = [world.storage.outbox(world.mode, queue) for queue in QUEUES]
+        await emptied(backend, queue)
+    opened = [backend.storage.outbox(backend.mode, queue) for queue in QUEUES]
     try:
         yield opened
     finally:
         for outbox in opened:
             await outbox.close()
         for queue in QUEUES:
-            await emptied(world, queue)
+            await emptied(backend, queue)
 
 
-async def emitted(world: World, *subjects: str | None) -> list[str]:
+async def emitted(backend: Backend, *subjects: str | None) -> list[str]:
     """Commit an event about each subject, one after the other; their ids."""
-    rows = [event_row(world.tenant, subject=subject) for subject in subjects]
+    rows = [event_row(backend.tenant, subject=subject) for subject in subjects]
     for row in rows:
-        await committed(world, row)
+        await committed(backend, row)
     return [row.id for row in rows]
 
 
-async def committed(world: World, *events: EventRow) -> None:
+async def committed(backend: Backend, *events: EventRow) -> None:
     """Commit events."""
-    async with world.writing() as unit:
+    async with backend.writing() as unit:
         await unit.record(Recording((), events))
 
 
@@ -111,35 +111,35 @@ def failed(pending: PendingEvent, retry_in: float | None, *, counts: bool = True
 class OutboxConformance(Conformance):
     """The outbox."""
 
-    @scenario
-    async def test_an_event_is_taken_as_it_was_written_and_is_gone_once_it_is_settled(self, world: World) -> None:
-        row = event_row(world.tenant, version=3)
-        async with relays(world) as (outbox,):
-            await committed(world, row)
+    @run_in_mode
+    async def test_an_event_is_taken_as_it_was_written_and_is_gone_once_it_is_settled(self, backend: Backend) -> None:
+        row = event_row(backend.tenant, version=3)
+        async with relays(backend) as (outbox,):
+            await committed(backend, row)
 
             (pending,) = await outbox.take(10, LEASE)
             assert pending.attempts == 0
             assert pending.event._replace(payload=b"") == row._replace(payload=b"")
-            stored = await world.read_events(world.tenant)
+            stored = await backend.read_events(backend.tenant)
             assert pending.position == stored[-1].position
 
             await outbox.settle([pending], ())
             assert list(await outbox.take(10, LEASE)) == []
 
-    @scenario
-    async def test_events_of_a_subject_are_taken_in_commit_order(self, world: World) -> None:
-        async with relays(world) as (outbox,):
-            written = await emitted(world, *(f"jobs/{number % 3}" for number in range(12)))
+    @run_in_mode
+    async def test_events_of_a_subject_are_taken_in_commit_order(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
+            written = await emitted(backend, *(f"jobs/{number % 3}" for number in range(12)))
             batch = await outbox.take(100, LEASE)
             for subject in range(3):
                 mine = [pending.event.id for pending in batch if pending.event.subject == f"jobs/{subject}"]
                 assert mine == written[subject::3]
             await outbox.settle(batch, ())
 
-    @scenario
-    async def test_no_more_events_are_taken_than_were_asked_for(self, world: World) -> None:
-        async with relays(world) as (outbox,):
-            written = await emitted(world, *["jobs/1"] * 7)
+    @run_in_mode
+    async def test_no_more_events_are_taken_than_were_asked_for(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
+            written = await emitted(backend, *["jobs/1"] * 7)
             seen: list[str] = []
             while batch := await outbox.take(3, LEASE):
                 assert len(batch) <= 3
@@ -147,102 +147,102 @@ class OutboxConformance(Conformance):
                 await outbox.settle(batch, ())
             assert seen == written
 
-    @scenario
-    async def test_what_was_given_back_is_taken_again(self, world: World) -> None:
-        async with relays(world) as (outbox,):
-            written = await emitted(world, "jobs/1", "jobs/1")
+    @run_in_mode
+    async def test_what_was_given_back_is_taken_again(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
+            written = await emitted(backend, "jobs/1", "jobs/1")
             assert ids(await outbox.take(10, LEASE)) == written
-            await outbox.give_back()
+            await outbox.release()
             assert ids(await outbox.take(10, LEASE)) == written
-            await outbox.give_back()
+            await outbox.release()
 
-    @scenario
-    async def test_what_is_in_neither_list_is_given_back(self, world: World) -> None:
-        async with relays(world) as (outbox,):
-            written = await emitted(world, "jobs/1", "jobs/1", "jobs/1")
+    @run_in_mode
+    async def test_what_is_in_neither_list_is_given_back(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
+            written = await emitted(backend, "jobs/1", "jobs/1", "jobs/1")
             batch = await outbox.take(10, LEASE)
             await outbox.settle(batch[:1], ())
             again = await outbox.take(10, LEASE)
             assert ids(again) == written[1:]
             assert [pending.attempts for pending in again] == [0, 0]
 
-    @scenario
-    async def test_what_one_relay_has_taken_no_other_one_gets(self, world: World) -> None:
-        async with relays(world, 2) as (first, second):
-            await emitted(world, *["jobs/1"] * 4)
+    @run_in_mode
+    async def test_what_one_relay_has_taken_no_other_one_gets(self, backend: Backend) -> None:
+        async with relays(backend, 2) as (first, second):
+            await emitted(backend, *["jobs/1"] * 4)
             batch = await first.take(2, LEASE)
             assert len(batch) == 2
             assert list(await second.take(10, LEASE)) == []
             await first.settle(batch, ())
-            await first.give_back()
+            await first.release()
             rest = await first.take(10, LEASE) or await second.take(10, LEASE)
             assert len(rest) == 2
 
-    @scenario
-    async def test_a_relay_that_is_silent_loses_what_it_has_taken(self, world: World) -> None:
-        async with relays(world, 2) as (silent, other):
-            written = await emitted(world, "jobs/1", "jobs/1")
+    @run_in_mode
+    async def test_a_relay_that_is_silent_loses_what_it_has_taken(self, backend: Backend) -> None:
+        async with relays(backend, 2) as (silent, other):
+            written = await emitted(backend, "jobs/1", "jobs/1")
             batch = await silent.take(10, SHORT_LEASE)
             assert ids(batch) == written
-            await world.pause(3 * SHORT_LEASE)
+            await backend.sleep(3 * SHORT_LEASE)
             assert ids(await other.take(10, LEASE)) == written
             with pytest.raises(StorageUnavailable):
                 await silent.extend()
 
-    @scenario
-    async def test_a_lease_that_is_extended_goes_on(self, world: World) -> None:
-        async with relays(world, 2) as (slow, other):
-            await emitted(world, "jobs/1")
+    @run_in_mode
+    async def test_a_lease_that_is_extended_goes_on(self, backend: Backend) -> None:
+        async with relays(backend, 2) as (slow, other):
+            await emitted(backend, "jobs/1")
             # Long enough that a machine which is busy elsewhere renews it in time.
             batch = await slow.take(10, 1.5)
             for _ in range(2):
-                await world.pause(0.8)
+                await backend.sleep(0.8)
                 await slow.extend()
             assert list(await other.take(10, LEASE)) == []
             await slow.settle(batch, ())
 
-    @scenario
-    async def test_a_failed_event_waits_and_holds_back_its_own_subject_only(self, world: World) -> None:
-        async with relays(world) as (outbox,):
-            first, second, other = await emitted(world, "jobs/1", "jobs/1", "jobs/2")
+    @run_in_mode
+    async def test_a_failed_event_waits_and_holds_back_its_own_subject_only(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
+            first, second, other = await emitted(backend, "jobs/1", "jobs/1", "jobs/2")
             batch = {pending.event.id: pending for pending in await outbox.take(10, LEASE)}
             await outbox.settle([batch[other]], [failed(batch[first], 0.8)])
 
             assert list(await outbox.take(10, LEASE)) == []
             assert (await outbox.status()).waiting == 1
-            (later,) = await emitted(world, "jobs/2")
+            (later,) = await emitted(backend, "jobs/2")
             batch_now = await outbox.take(10, LEASE)
             assert ids(batch_now) == [later]
             await outbox.settle(batch_now, ())
 
-            await world.pause(0.9)
+            await backend.sleep(0.9)
             again = await outbox.take(10, LEASE)
             assert ids(again) == [first, second]
             assert [pending.attempts for pending in again] == [1, 0]
             await outbox.settle(again, ())
 
-    @scenario
-    async def test_an_attempt_that_does_not_count_is_not_counted(self, world: World) -> None:
-        async with relays(world) as (outbox,):
-            await emitted(world, "jobs/1")
+    @run_in_mode
+    async def test_an_attempt_that_does_not_count_is_not_counted(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
+            await emitted(backend, "jobs/1")
             for _ in range(2):
                 (pending,) = await outbox.take(10, LEASE)
                 assert pending.attempts == 0
                 await outbox.settle((), [failed(pending, 0.0, counts=False)])
 
-    @scenario
-    async def test_events_without_a_subject_hold_nothing_back(self, world: World) -> None:
-        async with relays(world) as (outbox,):
-            first, second = await emitted(world, None, None)
+    @run_in_mode
+    async def test_events_without_a_subject_hold_nothing_back(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
+            first, second = await emitted(backend, None, None)
             batch = {pending.event.id: pending for pending in await outbox.take(10, LEASE)}
             await outbox.settle((), [failed(batch[first], None)])
             rest = await outbox.take(10, LEASE)
             assert ids(rest) == [second]
 
-    @scenario
-    async def test_a_dead_letter_holds_its_subject_until_it_is_skipped(self, world: World) -> None:
-        async with relays(world) as (outbox,):
-            first, second = await emitted(world, "jobs/1", "jobs/1")
+    @run_in_mode
+    async def test_a_dead_letter_holds_its_subject_until_it_is_skipped(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
+            first, second = await emitted(backend, "jobs/1", "jobs/1")
             batch = await outbox.take(10, LEASE)
             await outbox.settle((), [failed(batch[0], None)])
             assert list(await outbox.take(10, LEASE)) == []
@@ -261,16 +261,16 @@ class OutboxConformance(Conformance):
             assert letter.skipped
             assert "nobody wants it" in letter.reason
 
-    @scenario
-    async def test_what_looks_have_passed_by_comes_back_when_its_dead_letter_is_skipped(self, world: World) -> None:
-        async with relays(world) as (outbox,):
-            first, second = await emitted(world, "jobs/1", "jobs/1")
+    @run_in_mode
+    async def test_what_looks_have_passed_by_comes_back_when_its_dead_letter_is_skipped(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
+            first, second = await emitted(backend, "jobs/1", "jobs/1")
             batch = await outbox.take(10, LEASE)
             await outbox.settle((), [failed(batch[0], None)])
             assert list(await outbox.take(10, LEASE)) == []
-            (third,) = await emitted(world, "jobs/1")
+            (third,) = await emitted(backend, "jobs/1")
             assert list(await outbox.take(10, LEASE)) == []
-            (other,) = await emitted(world, "jobs/2")
+            (other,) = await emitted(backend, "jobs/2")
             batch = await outbox.take(10, LEASE)
             assert ids(batch) == [other]
             await outbox.settle(batch, ())
@@ -285,10 +285,10 @@ class OutboxConformance(Conformance):
             await outbox.settle(rest, ())
             assert (await outbox.status()).pending == 0
 
-    @scenario
-    async def test_what_two_dead_letters_hold_back_comes_back_when_both_are_gone(self, world: World) -> None:
-        async with relays(world) as (outbox,):
-            first, second, third = await emitted(world, "jobs/1", "jobs/1", "jobs/1")
+    @run_in_mode
+    async def test_what_two_dead_letters_hold_back_comes_back_when_both_are_gone(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
+            first, second, third = await emitted(backend, "jobs/1", "jobs/1", "jobs/1")
             batch = await outbox.take(10, LEASE)
             await outbox.settle((), [failed(batch[0], None)])
             assert list(await outbox.take(10, LEASE)) == []
@@ -307,10 +307,10 @@ class OutboxConformance(Conformance):
             assert ids(rest) == [second, third]
             await outbox.settle(rest, ())
 
-    @scenario
-    async def test_every_relay_takes_what_an_operator_redrives(self, world: World) -> None:
-        async with relays(world, 2) as (outbox, other):
-            written = await emitted(world, "jobs/1", "jobs/1")
+    @run_in_mode
+    async def test_every_relay_takes_what_an_operator_redrives(self, backend: Backend) -> None:
+        async with relays(backend, 2) as (outbox, other):
+            written = await emitted(backend, "jobs/1", "jobs/1")
             batch = await outbox.take(10, LEASE)
             await outbox.settle((), [failed(batch[0], None)])
             for relay in (outbox, other) * 2:
@@ -320,10 +320,10 @@ class OutboxConformance(Conformance):
             assert ids(again) == written
             await other.settle(again, ())
 
-    @scenario
-    async def test_a_dead_letter_that_is_redriven_comes_first_and_starts_anew(self, world: World) -> None:
-        async with relays(world) as (outbox,):
-            written = await emitted(world, "jobs/1", "jobs/1")
+    @run_in_mode
+    async def test_a_dead_letter_that_is_redriven_comes_first_and_starts_anew(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
+            written = await emitted(backend, "jobs/1", "jobs/1")
             batch = await outbox.take(10, LEASE)
             await outbox.settle((), [failed(batch[0], None)])
 
@@ -334,20 +334,20 @@ class OutboxConformance(Conformance):
             assert again[0].attempts == 0
             await outbox.settle(again, ())
 
-    @scenario
-    async def test_what_is_no_dead_letter_is_neither_skipped_nor_redriven(self, world: World) -> None:
-        async with relays(world) as (outbox,):
-            written = await emitted(world, "jobs/1")
+    @run_in_mode
+    async def test_what_is_no_dead_letter_is_neither_skipped_nor_redriven(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
+            written = await emitted(backend, "jobs/1")
             assert await outbox.skip(written, "no") == 0
             assert await outbox.redrive(written) == 0
             batch = await outbox.take(10, LEASE)
             assert ids(batch) == written
             await outbox.settle(batch, ())
 
-    @scenario
-    async def test_all_dead_letters_are_redriven_but_the_skipped_ones(self, world: World) -> None:
-        async with relays(world) as (outbox,):
-            first, second, third = await emitted(world, "jobs/1", "jobs/2", "jobs/3")
+    @run_in_mode
+    async def test_all_dead_letters_are_redriven_but_the_skipped_ones(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
+            first, second, third = await emitted(backend, "jobs/1", "jobs/2", "jobs/3")
             batch = await outbox.take(10, LEASE)
             await outbox.settle((), [failed(pending, None) for pending in batch])
             await outbox.skip([second], "no")
@@ -360,10 +360,10 @@ class OutboxConformance(Conformance):
             assert ids(again) == [second]
             await outbox.settle(again, ())
 
-    @scenario
-    async def test_dead_letters_are_listed_in_pages(self, world: World) -> None:
-        async with relays(world) as (outbox,):
-            written = sorted(await emitted(world, *(f"jobs/{number}" for number in range(5))))
+    @run_in_mode
+    async def test_dead_letters_are_listed_in_pages(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
+            written = sorted(await emitted(backend, *(f"jobs/{number}" for number in range(5))))
             batch = await outbox.take(10, LEASE)
             await outbox.settle((), [failed(pending, None) for pending in batch])
             seen: list[str] = []
@@ -374,51 +374,51 @@ class OutboxConformance(Conformance):
                 after = seen[-1]
             assert [id for id in seen if id in written] == written
 
-    @scenario
-    async def test_the_status_counts_what_there_is(self, world: World) -> None:
-        async with relays(world) as (outbox,):
+    @run_in_mode
+    async def test_the_status_counts_what_there_is(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
             before = await outbox.status()
             assert (before.pending, before.waiting, before.dead, before.oldest) == (0, 0, 0, None)
-            rows = [event_row(world.tenant, subject=f"jobs/{number}") for number in range(4)]
-            await committed(world, *rows)
+            rows = [event_row(backend.tenant, subject=f"jobs/{number}") for number in range(4)]
+            await committed(backend, *rows)
             batch = await outbox.take(10, LEASE)
             await outbox.settle(batch[:1], [failed(batch[1], 1.0), failed(batch[2], None)])
             now = await outbox.status()
             assert (now.pending, now.waiting, now.dead) == (2, 1, 1)
             assert now.oldest == rows[0].occurred_at
-            await world.pause(1.1)
+            await backend.sleep(1.1)
             await outbox.redrive()
             await outbox.settle(await outbox.take(10, LEASE), ())
 
-    @scenario
-    async def test_relays_are_known_by_their_beats(self, world: World) -> None:
-        async with relays(world) as (outbox,):
+    @run_in_mode
+    async def test_relays_are_known_by_their_beats(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
             now = datetime.now(UTC)
             id = str(uuid4())
-            beat = RelayBeat(id, "host:1", "Nowhere", now, now, 10, 1, 2.5, None)
-            await outbox.beat(beat)
-            await outbox.beat(beat._replace(delivered=20, error="the broker is gone"))
+            beat = RelayHeartbeat(id, "host:1", "Nowhere", now, now, 10, 1, 2.5, None)
+            await outbox.heartbeat(beat)
+            await outbox.heartbeat(beat._replace(delivered=20, error="the broker is gone"))
             (known,) = [beat for beat in (await outbox.status()).relays if beat.id == id]
             assert known == beat._replace(delivered=20, error="the broker is gone")
 
-    @scenario
-    async def test_a_relay_that_is_silent_for_a_minute_is_not_listed(self, world: World) -> None:
-        async with relays(world) as (outbox,):
+    @run_in_mode
+    async def test_a_relay_that_is_silent_for_a_minute_is_not_listed(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
             now = datetime.now(UTC)
             silent, known = str(uuid4()), str(uuid4())
             for id, seconds in ((silent, 70), (known, 40)):
                 seen = now - timedelta(seconds=seconds)
-                await outbox.beat(RelayBeat(id, "host:1", "Nowhere", seen, seen, 10, 1, 2.5, None))
+                await outbox.heartbeat(RelayHeartbeat(id, "host:1", "Nowhere", seen, seen, 10, 1, 2.5, None))
             listed = {beat.id for beat in (await outbox.status()).relays}
             assert known in listed
             assert silent not in listed
 
-    @scenario
-    async def test_the_status_tells_dead_skipped_and_pending_events_apart(self, world: World) -> None:
-        async with relays(world) as (outbox,):
+    @run_in_mode
+    async def test_the_status_tells_dead_skipped_and_pending_events_apart(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
             hours = [timedelta(hours=number) for number in range(3)]
-            rows = [event_row(world.tenant, subject=f"jobs/{hour}", occurred_at=START + hour) for hour in hours]
-            await committed(world, *rows)
+            rows = [event_row(backend.tenant, subject=f"jobs/{hour}", occurred_at=START + hour) for hour in hours]
+            await committed(backend, *rows)
             batch = {pending.event.id: pending for pending in await outbox.take(10, LEASE)}
             before = await outbox.status()
             await outbox.settle((), [failed(batch[row.id], None) for row in rows[:2]])
@@ -427,10 +427,10 @@ class OutboxConformance(Conformance):
             assert (now.pending, now.dead, now.oldest) == (1, before.dead + 1, rows[2].occurred_at)
             assert (now.waiting, now.skipped) == (0, before.skipped + 1)
 
-    @scenario
-    async def test_attempts_add_up_and_the_last_reason_stays(self, world: World) -> None:
-        async with relays(world) as (outbox,):
-            (id,) = await emitted(world, "jobs/1")
+    @run_in_mode
+    async def test_attempts_add_up_and_the_last_reason_stays(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
+            (id,) = await emitted(backend, "jobs/1")
             for number in range(3):
                 (pending,) = await outbox.take(10, LEASE)
                 assert pending.attempts == number
@@ -439,9 +439,9 @@ class OutboxConformance(Conformance):
             letter = await letter_of(outbox, id)
             assert (letter.attempts, letter.reason) == (3, "attempt 2")
 
-    @scenario
-    async def test_waiting_ends_when_there_is_something_to_take(self, world: World) -> None:
-        async with relays(world) as (outbox,):
+    @run_in_mode
+    async def test_waiting_ends_when_there_is_something_to_take(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
 
             async def taken() -> list[str]:
                 batch: Sequence[PendingEvent] = ()
@@ -452,16 +452,16 @@ class OutboxConformance(Conformance):
                 return ids(batch)
 
             async def write() -> list[str]:
-                await world.pause(0.1)
-                return await emitted(world, "jobs/1")
+                await backend.sleep(0.1)
+                return await emitted(backend, "jobs/1")
 
-            seen, written = await world.at_once(taken(), write())
+            seen, written = await backend.gather(taken(), write())
             assert seen == written
 
-    @scenario
-    async def test_waiting_ends_when_a_retry_is_due(self, world: World) -> None:
-        async with relays(world) as (outbox,):
-            written = await emitted(world, "jobs/1")
+    @run_in_mode
+    async def test_waiting_ends_when_a_retry_is_due(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
+            written = await emitted(backend, "jobs/1")
             (pending,) = await outbox.take(10, LEASE)
             await outbox.settle((), [failed(pending, 0.3)])
             batch: Sequence[PendingEvent] = ()
@@ -470,9 +470,9 @@ class OutboxConformance(Conformance):
                 batch = await outbox.take(10, LEASE)
             assert ids(batch) == written
 
-    @scenario
-    async def test_who_waits_can_be_woken(self, world: World) -> None:
-        async with relays(world) as (outbox,):
+    @run_in_mode
+    async def test_who_waits_can_be_woken(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
 
             async def sleep() -> None:
                 for _ in range(3):
@@ -481,36 +481,36 @@ class OutboxConformance(Conformance):
             async def wake() -> None:
                 for _ in range(30):
                     outbox.wake()
-                    await world.pause(0.05)
+                    await backend.sleep(0.05)
 
-            await world.at_once(sleep(), wake())
+            await backend.gather(sleep(), wake())
 
-    @scenario
-    async def test_relays_at_once_share_the_work_and_repeat_nothing(self, world: World) -> None:
-        async with relays(world, 4) as opened:
-            written = await emitted(world, *(f"jobs/{number % 20}" for number in range(100)))
+    @run_in_mode
+    async def test_relays_at_once_share_the_work_and_repeat_nothing(self, backend: Backend) -> None:
+        async with relays(backend, 4) as opened:
+            written = await emitted(backend, *(f"jobs/{number % 20}" for number in range(100)))
 
             async def deliver(outbox: Outbox) -> list[PendingEvent]:
                 seen: list[PendingEvent] = []
                 for _ in range(200):
                     batch = await outbox.take(7, LEASE)
-                    await outbox.settle(batch, ()) if batch else await world.pause(0.002)
+                    await outbox.settle(batch, ()) if batch else await backend.sleep(0.002)
                     seen += batch
                     if not batch and not (await outbox.status()).pending:
                         break
                 return seen
 
-            seen = [pending for part in await world.at_once(*map(deliver, opened)) for pending in part]
+            seen = [pending for part in await backend.gather(*map(deliver, opened)) for pending in part]
             assert sorted(ids(seen)) == sorted(written)
 
     # Queues
 
-    @scenario
-    async def test_events_are_in_the_queues_of_their_routes_besides_the_hosts(self, world: World) -> None:
+    @run_in_mode
+    async def test_events_are_in_the_queues_of_their_routes_besides_the_hosts(self, backend: Backend) -> None:
         routes = (Route(WORKFLOWS, frozenset({"jobs.done", "jobs.gone"})), Route(TRIGGERS))
-        async with queues(world) as (host, control, triggers):
-            rows = [event_row(world.tenant, type=type) for type in ("jobs.begun", "jobs.done", "jobs.left")]
-            async with world.writing() as unit:
+        async with queues(backend) as (host, control, triggers):
+            rows = [event_row(backend.tenant, type=type) for type in ("jobs.begun", "jobs.done", "jobs.left")]
+            async with backend.writing() as unit:
                 await unit.record(Recording((), rows[:2], routes=routes))
                 await unit.record(Recording((), rows[2:], routes=routes))
             for outbox, expected in ((host, rows), (control, rows[1:2]), (triggers, rows)):
@@ -518,13 +518,13 @@ class OutboxConformance(Conformance):
                 assert sorted(ids(batch)) == sorted(row.id for row in expected)
                 assert (await outbox.status()).pending == len(expected)
             for outbox in (host, control, triggers):
-                await outbox.give_back()
+                await outbox.release()
 
-    @scenario
-    async def test_what_holds_an_event_back_in_one_queue_does_not_in_another(self, world: World) -> None:
-        async with queues(world) as (host, control, triggers):
-            rows = [event_row(world.tenant, subject="jobs/1") for _ in range(2)]
-            async with world.writing() as unit:
+    @run_in_mode
+    async def test_what_holds_an_event_back_in_one_queue_does_not_in_another(self, backend: Backend) -> None:
+        async with queues(backend) as (host, control, triggers):
+            rows = [event_row(backend.tenant, subject="jobs/1") for _ in range(2)]
+            async with backend.writing() as unit:
                 await unit.record(Recording((), rows, routes=(Route(WORKFLOWS), Route(TRIGGERS))))
             first = await host.take(10, LEASE)
             second = await control.take(10, LEASE)
@@ -537,17 +537,17 @@ class OutboxConformance(Conformance):
 
             assert list(await host.take(10, LEASE)) == []
             assert ids(await control.take(10, LEASE)) == [rows[1].id]
-            await control.give_back()
+            await control.release()
             told = [await outbox.status() for outbox in (host, control, triggers)]
             assert [(each.pending, each.waiting) for each in told] == [(1, 0), (1, 0), (2, 0)]
             assert (await letter_of(host, rows[0].id)).queue == EVENTS
             assert rows[0].id not in [letter.event.id for letter in await control.dead_letters(limit=1000)]
 
-    @scenario
-    async def test_dead_letters_are_redriven_and_skipped_in_their_own_queue(self, world: World) -> None:
-        async with queues(world) as (host, control, _):
-            rows = [event_row(world.tenant, subject=f"jobs/{number}") for number in range(2)]
-            async with world.writing() as unit:
+    @run_in_mode
+    async def test_dead_letters_are_redriven_and_skipped_in_their_own_queue(self, backend: Backend) -> None:
+        async with queues(backend) as (host, control, _):
+            rows = [event_row(backend.tenant, subject=f"jobs/{number}") for number in range(2)]
+            async with backend.writing() as unit:
                 await unit.record(Recording((), rows, routes=(Route(WORKFLOWS),)))
             for outbox in (host, control):
                 await outbox.settle((), [failed(pending, None) for pending in await outbox.take(10, LEASE)])
@@ -565,10 +565,10 @@ class OutboxConformance(Conformance):
             assert ids(again) == [rows[0].id]
             await host.settle(again, ())
 
-    @scenario
-    async def test_waiting_at_one_queue_ends_when_that_has_something(self, world: World) -> None:
-        async with queues(world) as (host, control, _):
-            row = event_row(world.tenant)
+    @run_in_mode
+    async def test_waiting_at_one_queue_ends_when_that_has_something(self, backend: Backend) -> None:
+        async with queues(backend) as (host, control, _):
+            row = event_row(backend.tenant)
 
             async def taken(outbox: Outbox) -> list[str]:
                 batch: Sequence[PendingEvent] = ()
@@ -579,28 +579,28 @@ class OutboxConformance(Conformance):
                 return ids(batch)
 
             async def write() -> None:
-                await world.pause(0.1)
-                async with world.writing() as unit:
+                await backend.sleep(0.1)
+                async with backend.writing() as unit:
                     await unit.record(Recording((), [row], routes=(Route(WORKFLOWS),)))
 
-            found = await world.at_once(taken(host), taken(control), write())
+            found = await backend.gather(taken(host), taken(control), write())
             assert found[:2] == [[row.id], [row.id]]
 
-    @scenario
-    async def test_relays_are_known_at_their_own_queue(self, world: World) -> None:
-        async with queues(world) as (host, control, _):
+    @run_in_mode
+    async def test_relays_are_known_at_their_own_queue(self, backend: Backend) -> None:
+        async with queues(backend) as (host, control, _):
             now = datetime.now(UTC)
             id = str(uuid4())
-            await control.beat(RelayBeat(id, "host:1", "Nowhere", now, now, 10, 1, 2.5, None))
+            await control.heartbeat(RelayHeartbeat(id, "host:1", "Nowhere", now, now, 10, 1, 2.5, None))
             assert [beat.queue for beat in (await control.status()).relays if beat.id == id] == [WORKFLOWS]
             assert [beat for beat in (await host.status()).relays if beat.id == id] == []
 
-    @scenario
-    async def test_only_what_was_committed_gets_into_the_outbox(self, world: World) -> None:
-        async with relays(world) as (outbox,):
-            desk = Desk(world)
-            value_of(await desk.execute("notes.put", {"id": "n1"}))
-            assert (await desk.execute("notes.fail", {})).failure().code is ErrorCode.UNPROCESSABLE
+    @run_in_mode
+    async def test_only_what_was_committed_gets_into_the_outbox(self, backend: Backend) -> None:
+        async with relays(backend) as (outbox,):
+            harness = Harness(backend)
+            value_of(await harness.execute("notes.put", {"id": "n1"}))
+            assert (await harness.execute("notes.fail", {})).failure().code is ErrorCode.UNPROCESSABLE
             batch = await outbox.take(10, LEASE)
             assert [pending.event.type for pending in batch] == ["notes.put"]
             await outbox.settle(batch, ())

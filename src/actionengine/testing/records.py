@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from actionengine.errors import ErrorCode
 from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.storage.port import UnitOfWork
-from actionengine.testing.base import Conformance, refused
-from actionengine.testing.worlds import World, scenario
+from actionengine.testing.base import Conformance, raises_action_error
+from actionengine.testing.worlds import Backend, run_in_mode
 
 # A NUL has no place in the texts of most databases, and a surrogate none in UTF-8.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
@@ -49,41 +49,41 @@ class RecordsConformance(Conformance):
     documents: ClassVar[st.SearchStrategy[dict[str, Any]]] = st.dictionaries(TEXTS, VALUES, max_size=6)
     """What a document can carry; a backend that carries less narrows it, and says so in its documentation."""
 
-    @scenario
-    async def test_an_inserted_document_is_at_version_1_and_has_utc_times(self, world: World) -> None:
-        inserted = await world.put("notes", "n1", {"text": "hello"})
+    @run_in_mode
+    async def test_an_inserted_document_is_at_version_1_and_has_utc_times(self, backend: Backend) -> None:
+        inserted = await backend.put("notes", "n1", {"text": "hello"})
 
-        found = await world.get("notes", "n1")
+        found = await backend.get("notes", "n1")
 
         assert found == inserted
         assert (found.id, found.version, found.data) == ("n1", 1, {"text": "hello"})
         assert found.created_at == found.updated_at
         assert found.created_at.utcoffset() == timedelta(0)
 
-    @scenario
-    async def test_documents_without_an_id_get_ids_that_sort_by_time(self, world: World) -> None:
-        async with world.writing() as unit:
+    @run_in_mode
+    async def test_documents_without_an_id_get_ids_that_sort_by_time(self, backend: Backend) -> None:
+        async with backend.writing() as unit:
             ids = [(await unit.records("notes").insert({})).id for _ in range(20)]
 
         assert len(set(ids)) == 20
         assert ids == sorted(ids)
-        assert await world.ids("notes") == ids
+        assert await backend.ids("notes") == ids
 
-    @scenario
-    async def test_an_update_replaces_the_document_and_counts_its_version_up(self, world: World) -> None:
-        inserted = await world.put("notes", "n1", {"text": "hello", "by": "me"})
+    @run_in_mode
+    async def test_an_update_replaces_the_document_and_counts_its_version_up(self, backend: Backend) -> None:
+        inserted = await backend.put("notes", "n1", {"text": "hello", "by": "me"})
 
-        async with world.writing() as unit:
+        async with backend.writing() as unit:
             updated = await unit.records("notes").update("n1", {"text": "bye"}, 1)
 
         assert (updated.version, updated.data) == (2, {"text": "bye"})
         assert updated.created_at == inserted.created_at
         assert updated.updated_at >= inserted.updated_at
-        assert await world.get("notes", "n1") == updated
+        assert await backend.get("notes", "n1") == updated
 
-    @scenario
-    async def test_one_unit_can_change_a_document_again_and_again(self, world: World) -> None:
-        async with world.writing() as unit:
+    @run_in_mode
+    async def test_one_unit_can_change_a_document_again_and_again(self, backend: Backend) -> None:
+        async with backend.writing() as unit:
             notes = unit.records("notes")
             await notes.insert({"n": 1}, "n1")
             await notes.update("n1", {"n": 2}, 1)
@@ -91,88 +91,88 @@ class RecordsConformance(Conformance):
             await notes.insert({"n": 3}, "n1")
             await notes.update("n1", {"n": 4}, 1)
 
-        found = await world.get("notes", "n1")
+        found = await backend.get("notes", "n1")
         assert found is not None
         assert (found.version, found.data) == (2, {"n": 4})
 
-    @scenario
-    async def test_a_deleted_document_is_gone_and_its_id_free_again(self, world: World) -> None:
-        await world.put("notes", "n1", {"text": "old"})
+    @run_in_mode
+    async def test_a_deleted_document_is_gone_and_its_id_free_again(self, backend: Backend) -> None:
+        await backend.put("notes", "n1", {"text": "old"})
 
-        async with world.writing() as unit:
+        async with backend.writing() as unit:
             await unit.records("notes").delete("n1", 1)
-        assert await world.get("notes", "n1") is None
-        assert await world.ids("notes") == []
+        assert await backend.get("notes", "n1") is None
+        assert await backend.ids("notes") == []
 
-        again = await world.put("notes", "n1", {"text": "new"})
+        again = await backend.put("notes", "n1", {"text": "new"})
         assert (again.version, again.data) == (1, {"text": "new"})
 
-    @scenario
-    async def test_a_document_that_is_not_there_is_none(self, world: World) -> None:
-        await world.put("notes", "n1")
+    @run_in_mode
+    async def test_a_document_that_is_not_there_is_none(self, backend: Backend) -> None:
+        await backend.put("notes", "n1")
 
-        assert await world.get("notes", "n2") is None
-        assert await world.get("letters", "n1") is None
+        assert await backend.get("notes", "n2") is None
+        assert await backend.get("letters", "n1") is None
 
-    @scenario
-    async def test_a_taken_id_is_a_conflict(self, world: World) -> None:
-        await world.put("notes", "n1", {"text": "first"})
+    @run_in_mode
+    async def test_a_taken_id_is_a_conflict(self, backend: Backend) -> None:
+        await backend.put("notes", "n1", {"text": "first"})
 
-        async with world.writing() as unit:
+        async with backend.writing() as unit:
             notes = unit.records("notes")
-            with refused(ErrorCode.CONFLICT):
+            with raises_action_error(ErrorCode.CONFLICT):
                 await notes.insert({"text": "second"}, "n1")
             await notes.insert({"text": "mine"}, "n2")
-            with refused(ErrorCode.CONFLICT):
+            with raises_action_error(ErrorCode.CONFLICT):
                 await notes.insert({"text": "mine too"}, "n2")
 
-        found = await world.get("notes", "n1")
+        found = await backend.get("notes", "n1")
         assert found is not None
         assert found.data == {"text": "first"}
 
-    @scenario
-    async def test_a_stale_version_is_a_conflict(self, world: World) -> None:
-        await world.put("notes", "n1", {"n": 1})
-        async with world.writing() as unit:
+    @run_in_mode
+    async def test_a_stale_version_is_a_conflict(self, backend: Backend) -> None:
+        await backend.put("notes", "n1", {"n": 1})
+        async with backend.writing() as unit:
             await unit.records("notes").update("n1", {"n": 2}, 1)
 
         for version in (1, 3, 0, -1):
-            async with world.writing() as unit:
-                with refused(ErrorCode.CONFLICT):
+            async with backend.writing() as unit:
+                with raises_action_error(ErrorCode.CONFLICT):
                     await unit.records("notes").update("n1", {"n": 3}, version)
-                with refused(ErrorCode.CONFLICT):
+                with raises_action_error(ErrorCode.CONFLICT):
                     await unit.records("notes").delete("n1", version)
 
-        found = await world.get("notes", "n1")
+        found = await backend.get("notes", "n1")
         assert found is not None
         assert (found.version, found.data) == (2, {"n": 2})
 
-    @scenario
-    async def test_changing_a_document_that_is_not_there_is_not_found(self, world: World) -> None:
-        async with world.writing() as unit:
-            with refused(ErrorCode.NOT_FOUND):
+    @run_in_mode
+    async def test_changing_a_document_that_is_not_there_is_not_found(self, backend: Backend) -> None:
+        async with backend.writing() as unit:
+            with raises_action_error(ErrorCode.NOT_FOUND):
                 await unit.records("notes").update("n1", {}, 1)
-            with refused(ErrorCode.NOT_FOUND):
+            with raises_action_error(ErrorCode.NOT_FOUND):
                 await unit.records("notes").delete("n1", 1)
 
-    @scenario
-    async def test_a_refused_change_spoils_nothing_else(self, world: World) -> None:
-        await world.put("notes", "taken")
+    @run_in_mode
+    async def test_a_refused_change_spoils_nothing_else(self, backend: Backend) -> None:
+        await backend.put("notes", "taken")
 
-        async with world.writing() as unit:
+        async with backend.writing() as unit:
             notes = unit.records("notes")
             await notes.insert({}, "before")
-            with refused(ErrorCode.CONFLICT):
+            with raises_action_error(ErrorCode.CONFLICT):
                 await notes.insert({}, "taken")
-            with refused(ErrorCode.CONFLICT):
+            with raises_action_error(ErrorCode.CONFLICT):
                 await notes.update("taken", {}, 9)
-            with refused(ErrorCode.NOT_FOUND):
+            with raises_action_error(ErrorCode.NOT_FOUND):
                 await notes.delete("missing", 1)
-            with refused(ErrorCode.INVALID_INPUT):
+            with raises_action_error(ErrorCode.INVALID_INPUT):
                 await notes.insert({"value": object()}, "odd")
             await notes.insert({}, "later")
 
-        assert await world.ids("notes") == ["before", "later", "taken"]
+        assert await backend.ids("notes") == ["before", "later", "taken"]
 
     @pytest.mark.parametrize(
         "data",
@@ -189,59 +189,59 @@ class RecordsConformance(Conformance):
             pytest.param(None, id="nothing"),
         ],
     )
-    @scenario
-    async def test_data_that_json_cannot_carry_is_refused(self, world: World, data: Mapping[str, Any]) -> None:
-        await world.put("notes", "n1", {"n": 1})
+    @run_in_mode
+    async def test_data_that_json_cannot_carry_is_refused(self, backend: Backend, data: Mapping[str, Any]) -> None:
+        await backend.put("notes", "n1", {"n": 1})
 
-        async with world.writing() as unit:
-            with refused(ErrorCode.INVALID_INPUT):
+        async with backend.writing() as unit:
+            with raises_action_error(ErrorCode.INVALID_INPUT):
                 await unit.records("notes").insert(data, "n2")
-            with refused(ErrorCode.INVALID_INPUT):
+            with raises_action_error(ErrorCode.INVALID_INPUT):
                 await unit.records("notes").update("n1", data, 1)
 
-        assert await world.ids("notes") == ["n1"]
+        assert await backend.ids("notes") == ["n1"]
 
     @pytest.mark.parametrize("depth", [64, 150, 198, 199, 200, 201, 202, 220, 252, 253, 254, 255, 256, 300])
-    @scenario
-    async def test_a_deeply_nested_document_is_kept_or_refused(self, world: World, depth: int) -> None:
+    @run_in_mode
+    async def test_a_deeply_nested_document_is_kept_or_refused(self, backend: Backend, depth: int) -> None:
         document = nested(depth)
 
         try:
-            await world.put("notes", "n1", document)
+            await backend.put("notes", "n1", document)
         except Exception:
-            with refused(ErrorCode.INVALID_INPUT):
-                await world.put("notes", "n1", document)
-            assert await world.ids("notes") == []
+            with raises_action_error(ErrorCode.INVALID_INPUT):
+                await backend.put("notes", "n1", document)
+            assert await backend.ids("notes") == []
         else:
-            found = await world.get("notes", "n1")
+            found = await backend.get("notes", "n1")
             assert found is not None
             assert found.data == document
 
     @pytest.mark.parametrize("id", ["", "x" * 256, 17, b"n1"])
-    @scenario
-    async def test_an_id_is_a_text_of_1_to_255_characters(self, world: World, id: Any) -> None:
-        async with world.writing() as unit:
-            with refused(ErrorCode.INVALID_INPUT):
+    @run_in_mode
+    async def test_an_id_is_a_text_of_1_to_255_characters(self, backend: Backend, id: Any) -> None:
+        async with backend.writing() as unit:
+            with raises_action_error(ErrorCode.INVALID_INPUT):
                 await unit.records("notes").insert({}, id)
 
-        assert (await world.put("notes", "x" * 255)).id == "x" * 255
+        assert (await backend.put("notes", "x" * 255)).id == "x" * 255
 
     @pytest.mark.parametrize("id", ["a b", "a/b", "..", "%", "_", "'; --", '"', "\\", "\n", "é", "e\u0301", "中", "😀"])
-    @scenario
-    async def test_an_id_can_have_any_character(self, world: World, id: str) -> None:
-        await world.put("notes", id, {"n": 1})
-        async with world.writing() as unit:
+    @run_in_mode
+    async def test_an_id_can_have_any_character(self, backend: Backend, id: str) -> None:
+        await backend.put("notes", id, {"n": 1})
+        async with backend.writing() as unit:
             await unit.records("notes").update(id, {"n": 2}, 1)
 
-        found = await world.get("notes", id)
+        found = await backend.get("notes", id)
         assert found is not None
         assert (found.id, found.data) == (id, {"n": 2})
-        assert await world.ids("notes") == [id]
+        assert await backend.ids("notes") == [id]
 
-    @scenario
-    async def test_caller_and_storage_share_no_objects(self, world: World) -> None:
+    @run_in_mode
+    async def test_caller_and_storage_share_no_objects(self, backend: Backend) -> None:
         given_data = {"tags": ["a"]}
-        async with world.writing() as unit:
+        async with backend.writing() as unit:
             notes = unit.records("notes")
             inserted = await notes.insert(given_data, "n1")
             given_data["tags"].append("given")
@@ -252,21 +252,21 @@ class RecordsConformance(Conformance):
             (listed,) = await notes.list()
             listed.data["tags"].append("listed")
 
-        found = await world.get("notes", "n1")
+        found = await backend.get("notes", "n1")
         assert found is not None
         assert found.data == {"tags": ["a"]}
 
-    def test_whatever_json_can_carry_comes_back_equal(self, world: World) -> None:
+    def test_whatever_json_can_carry_comes_back_equal(self, backend: Backend) -> None:
         @settings(max_examples=60, deadline=None, database=None)
         @given(document=self.documents)
         def check(document: dict[str, Any]) -> None:
-            world.run(comes_back(document))
+            backend.run(comes_back(document))
 
         async def comes_back(document: dict[str, Any]) -> None:
-            async with world.writing() as unit:
+            async with backend.writing() as unit:
                 inserted = await unit.records("odd").insert(document)
                 own = await unit.records("odd").get(inserted.id)
-            found = await world.get("odd", inserted.id)
+            found = await backend.get("odd", inserted.id)
             assert inserted == own == found
             assert found is not None
             assert found.data == document
@@ -275,25 +275,25 @@ class RecordsConformance(Conformance):
 
     # Listing
 
-    @scenario
-    async def test_documents_are_listed_by_id_in_the_order_of_code_points(self, world: World) -> None:
+    @run_in_mode
+    async def test_documents_are_listed_by_id_in_the_order_of_code_points(self, backend: Backend) -> None:
         ids = ["b", "a", "B", "é", "Z", "_", "10", "9", "中", "😀", "￿", "a b", "a-b", "ab"]
-        async with world.writing() as unit:
+        async with backend.writing() as unit:
             for id in ids:
                 await unit.records("notes").insert({}, id)
 
-        assert await world.ids("notes") == sorted(ids)
+        assert await backend.ids("notes") == sorted(ids)
 
     @pytest.mark.parametrize("limit", [1, 3, 7, 8])
-    @scenario
-    async def test_paging_gives_each_document_once(self, world: World, limit: int) -> None:
+    @run_in_mode
+    async def test_paging_gives_each_document_once(self, backend: Backend, limit: int) -> None:
         expected = [f"n{number}" for number in range(7)]
-        async with world.writing() as unit:
+        async with backend.writing() as unit:
             for id in reversed(expected):
                 await unit.records("notes").insert({}, id)
 
         seen: list[str] = []
-        async with world.reading() as unit:
+        async with backend.reading() as unit:
             after: str | None = None
             while page := await unit.records("notes").list(limit=limit, after=after):
                 assert len(page) <= limit
@@ -303,16 +303,16 @@ class RecordsConformance(Conformance):
         assert seen == expected
 
     @pytest.mark.parametrize("filter", [None, {"open": True}], ids=["all", "filtered"])
-    @scenario
+    @run_in_mode
     async def test_a_page_ends_with_the_document_that_reaches_its_bytes(
-        self, world: World, filter: dict[str, Any] | None
+        self, backend: Backend, filter: dict[str, Any] | None
     ) -> None:
         documents = {id: {"open": True, "text": "ü" * (MAX_PAGE_BYTES // 6)} for id in "abcde"}
-        async with world.writing() as unit:
+        async with backend.writing() as unit:
             for id, data in documents.items():
                 await unit.records("notes").insert(data, id)
 
-        async with world.reading() as unit:
+        async with backend.reading() as unit:
             first = await unit.records("notes").list(filter)
             rest = await unit.records("notes").list(filter, after=first.next)
             backwards = await unit.records("notes").list(filter, descending=True)
@@ -321,13 +321,13 @@ class RecordsConformance(Conformance):
         assert ([record.id for record in rest], rest.next) == (["d", "e"], None)
         assert ([record.id for record in backwards], backwards.next) == (["e", "d", "c"], "c")
 
-    @scenario
-    async def test_a_document_of_more_bytes_than_a_page_is_a_page(self, world: World) -> None:
-        async with world.writing() as unit:
+    @run_in_mode
+    async def test_a_document_of_more_bytes_than_a_page_is_a_page(self, backend: Backend) -> None:
+        async with backend.writing() as unit:
             for id in "ab":
                 await unit.records("notes").insert({"text": "x" * MAX_PAGE_BYTES}, id)
 
-        async with world.reading() as unit:
+        async with backend.reading() as unit:
             first = await unit.records("notes").list()
             last = await unit.records("notes").list(after=first.next)
 
@@ -335,15 +335,15 @@ class RecordsConformance(Conformance):
         assert [record.id for record in last] == ["b"]
 
     @pytest.mark.parametrize("limit", [1, 3, 7, 8])
-    @scenario
-    async def test_pages_can_be_read_from_the_last_document_to_the_first(self, world: World, limit: int) -> None:
+    @run_in_mode
+    async def test_pages_can_be_read_from_the_last_document_to_the_first(self, backend: Backend, limit: int) -> None:
         ids = [f"n{number}" for number in range(7)]
-        async with world.writing() as unit:
+        async with backend.writing() as unit:
             for id in ids:
                 await unit.records("notes").insert({"even": int(id[1:]) % 2 == 0}, id)
 
         found: dict[bool, list[str]] = {False: [], True: []}
-        async with world.reading() as unit:
+        async with backend.reading() as unit:
             for is_filtered, seen in found.items():
                 filter = {"even": True} if is_filtered else None
                 after: str | None = None
@@ -354,30 +354,30 @@ class RecordsConformance(Conformance):
 
         assert found == {False: ids[::-1], True: ["n6", "n4", "n2", "n0"]}
 
-    @scenario
-    async def test_paging_can_go_on_from_an_id_that_is_not_there(self, world: World) -> None:
-        await world.put("notes", "a")
-        await world.put("notes", "c")
+    @run_in_mode
+    async def test_paging_can_go_on_from_an_id_that_is_not_there(self, backend: Backend) -> None:
+        await backend.put("notes", "a")
+        await backend.put("notes", "c")
 
-        async with world.reading() as unit:
+        async with backend.reading() as unit:
             page = await unit.records("notes").list(after="b")
             before = await unit.records("notes").list(after="b", descending=True)
 
         assert [record.id for record in page] == ["c"]
         assert [record.id for record in before] == ["a"]
 
-    @scenario
-    async def test_a_page_has_at_least_1_and_at_most_1000_documents(self, world: World) -> None:
-        async with world.writing() as unit:
+    @run_in_mode
+    async def test_a_page_has_at_least_1_and_at_most_1000_documents(self, backend: Backend) -> None:
+        async with backend.writing() as unit:
             for _ in range(1001):
                 await unit.records("notes").insert({})
 
-        async with world.reading() as unit:
+        async with backend.reading() as unit:
             notes = unit.records("notes")
             assert len(await notes.list()) == 100
             assert len(await notes.list(limit=5000)) == 1000
             for limit in (0, -1):
-                with refused(ErrorCode.INVALID_INPUT):
+                with raises_action_error(ErrorCode.INVALID_INPUT):
                     await notes.list(limit=limit)
 
     @pytest.mark.parametrize(
@@ -398,9 +398,9 @@ class RecordsConformance(Conformance):
             ({"value": 1, "kind": "text"}, []),
         ],
     )
-    @scenario
+    @run_in_mode
     async def test_a_filter_compares_whole_fields_as_json_does(
-        self, world: World, filter: dict[str, Any], expected: list[str]
+        self, backend: Backend, filter: dict[str, Any], expected: list[str]
     ) -> None:
         documents: dict[str, dict[str, Any]] = {
             "one": {"value": 1, "kind": "number"},
@@ -411,17 +411,17 @@ class RecordsConformance(Conformance):
             "object": {"value": {"b": 2, "a": 1}},
             "without": {"other": "x"},
         }
-        async with world.writing() as unit:
+        async with backend.writing() as unit:
             for id, document in documents.items():
                 await unit.records("notes").insert(document, id)
 
-        async with world.reading() as unit:
+        async with backend.reading() as unit:
             found = await unit.records("notes").list(filter)
 
         assert [record.id for record in found] == sorted(expected)
 
-    @scenario
-    async def test_a_collection_with_lookups_is_filtered_as_any_other(self, world: World) -> None:
+    @run_in_mode
+    async def test_a_collection_with_lookups_is_filtered_as_any_other(self, backend: Backend) -> None:
         # These are filters of the library's own, which a backend may answer by an index.
         whom: list[dict[str, Any]] = [
             {"assignee": "ann", "status": "open"},
@@ -447,11 +447,11 @@ class RecordsConformance(Conformance):
             indexed, compared = [await listed(unit, name) for name in names]
             assert indexed == compared
 
-        async with world.writing() as unit:
+        async with backend.writing() as unit:
             for number, name in product(range(12), names):
                 await unit.records(name).insert(whom[number % 6], f"n{number:02}")
             await check(unit)
-        async with world.writing() as unit:
+        async with backend.writing() as unit:
             for number, name in product(range(4), names):
                 await unit.records(name).update(f"n{number:02}", whom[5 - number], 1)
                 await unit.records(name).delete(f"n{number + 5:02}", 1)
@@ -462,39 +462,39 @@ class RecordsConformance(Conformance):
             await check(unit)
             await unit.rollback_to(savepoint)
             await check(unit)
-        reader, writer = world.unit(read_only=True), world.unit()
+        reader, writer = backend.unit(read_only=True), backend.unit()
         await check(reader)
         for number, name in product((0, 1), names):
             await writer.records(name).update(f"n{number:02}", whom[number], 2)
         await writer.commit()
         await check(reader)
         await reader.rollback()
-        async with world.reading() as unit:
+        async with backend.reading() as unit:
             await check(unit)
 
-    @scenario
-    async def test_a_filter_is_applied_before_the_page_is_cut(self, world: World) -> None:
-        async with world.writing() as unit:
+    @run_in_mode
+    async def test_a_filter_is_applied_before_the_page_is_cut(self, backend: Backend) -> None:
+        async with backend.writing() as unit:
             for number, letter in enumerate(string.ascii_lowercase):
                 await unit.records("notes").insert({"even": number % 2 == 0}, letter)
 
-        async with world.reading() as unit:
+        async with backend.reading() as unit:
             page = await unit.records("notes").list({"even": True}, limit=3, after="d")
 
         assert [record.id for record in page] == ["e", "g", "i"]
 
-    @scenario
-    async def test_a_filter_that_json_cannot_carry_is_refused(self, world: World) -> None:
-        async with world.reading() as unit:
-            with refused(ErrorCode.INVALID_INPUT):
+    @run_in_mode
+    async def test_a_filter_that_json_cannot_carry_is_refused(self, backend: Backend) -> None:
+        async with backend.reading() as unit:
+            with raises_action_error(ErrorCode.INVALID_INPUT):
                 await unit.records("notes").list({"value": object()})
 
-    @scenario
-    async def test_a_listing_has_the_units_own_writes_in_it(self, world: World) -> None:
+    @run_in_mode
+    async def test_a_listing_has_the_units_own_writes_in_it(self, backend: Backend) -> None:
         for id in ("a", "b", "c"):
-            await world.put("notes", id, {"open": True})
+            await backend.put("notes", id, {"open": True})
 
-        async with world.writing() as unit:
+        async with backend.writing() as unit:
             notes = unit.records("notes")
             await notes.delete("a", 1)
             await notes.update("b", {"open": False}, 1)
@@ -504,13 +504,13 @@ class RecordsConformance(Conformance):
             assert [record.id for record in await notes.list({"open": True})] == ["c", "d"]
             assert [record.id for record in await notes.list({"open": True}, limit=1, after="c")] == ["d"]
 
-    @scenario
-    async def test_collections_are_apart(self, world: World) -> None:
-        await world.put("notes", "x", {"of": "notes"})
-        await world.put("letters", "x", {"of": "letters"})
-        await world.put("note", "y", {"of": "note"})
+    @run_in_mode
+    async def test_collections_are_apart(self, backend: Backend) -> None:
+        await backend.put("notes", "x", {"of": "notes"})
+        await backend.put("letters", "x", {"of": "letters"})
+        await backend.put("note", "y", {"of": "note"})
 
-        assert await world.ids("notes") == ["x"]
-        found = await world.get("letters", "x")
+        assert await backend.ids("notes") == ["x"]
+        found = await backend.get("letters", "x")
         assert found is not None
         assert found.data == {"of": "letters"}

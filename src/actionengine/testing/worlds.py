@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from returns.result import Result
 
-from actionengine.concurrency.run_sync import Mode, drive
+from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import RequestContext, Tenant
 from actionengine.engine import Engine
 from actionengine.errors import ActionError
@@ -28,18 +28,18 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-def scenario(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+def run_in_mode(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """Make a test function of a coroutine function: it runs in the world that is among its fixtures."""
 
     @wraps(test)
     def run(*arguments: P.args, **fixtures: P.kwargs) -> None:
-        world = next(fixture for fixture in fixtures.values() if isinstance(fixture, World))
-        world.run(test(*arguments, **fixtures))
+        backend = next(fixture for fixture in fixtures.values() if isinstance(fixture, Backend))
+        backend.run(test(*arguments, **fixtures))
 
     return run
 
 
-class Signal(Protocol):
+class Event(Protocol):
     """Something that one side says once and another side waits for."""
 
     def set(self) -> None:
@@ -49,7 +49,7 @@ class Signal(Protocol):
         """Wait until it is said."""
 
 
-class World(ABC):
+class Backend(ABC):
     """A storage with two fresh tenants, in one mode."""
 
     mode: Mode
@@ -66,15 +66,15 @@ class World(ABC):
         """A coroutine's value."""
 
     @abstractmethod
-    async def at_once(self, *coroutines: Coroutine[Any, Any, T]) -> Sequence[T]:
+    async def gather(self, *coroutines: Coroutine[Any, Any, T]) -> Sequence[T]:
         """The coroutines' values, all of them started together."""
 
     @abstractmethod
-    async def pause(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
         """Let others go on for a while."""
 
     @abstractmethod
-    def signal(self) -> Signal:
+    def event(self) -> Event:
         """A new signal."""
 
     @abstractmethod
@@ -152,31 +152,31 @@ class World(ABC):
             return [record.id for record in await unit.records(collection).list(limit=1000)]
 
 
-class SyncWorld(World):
+class SyncBackend(Backend):
     """No event loop; concurrency means threads."""
 
     mode: Mode = "sync"
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """A coroutine's value; it must not suspend."""
-        return drive(coroutine)
+        return run_sync(coroutine)
 
-    async def at_once(self, *coroutines: Coroutine[Any, Any, T]) -> Sequence[T]:
+    async def gather(self, *coroutines: Coroutine[Any, Any, T]) -> Sequence[T]:
         """The coroutines' values, each driven by a thread of its own."""
         start = threading.Barrier(len(coroutines))
 
         def work(coroutine: Coroutine[Any, Any, T]) -> T:
             start.wait()
-            return drive(coroutine)
+            return run_sync(coroutine)
 
         with ThreadPoolExecutor(len(coroutines)) as threads:
             return list(threads.map(work, coroutines))
 
-    async def pause(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
         """Let other threads go on for a while."""
         time.sleep(seconds)  # noqa: ASYNC251 - there is no event loop here
 
-    def signal(self) -> Signal:
+    def event(self) -> Event:
         """A signal between threads."""
         return _ThreadSignal()
 
@@ -212,7 +212,7 @@ class SyncWorld(World):
         """Nothing to do: the storage's own fixture closes the storage."""
 
 
-class AsyncWorld(World):
+class AsyncBackend(Backend):
     """One event loop; concurrency means tasks."""
 
     mode: Mode = "async"
@@ -225,15 +225,15 @@ class AsyncWorld(World):
         """A coroutine's value."""
         return self._runner.run(coroutine)
 
-    async def at_once(self, *coroutines: Coroutine[Any, Any, T]) -> Sequence[T]:
+    async def gather(self, *coroutines: Coroutine[Any, Any, T]) -> Sequence[T]:
         """The coroutines' values, each in a task of its own."""
         return await asyncio.gather(*coroutines)
 
-    async def pause(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
         """Let other tasks go on for a while."""
         await asyncio.sleep(seconds)
 
-    def signal(self) -> Signal:
+    def event(self) -> Event:
         """A signal between tasks."""
         return _TaskSignal()
 

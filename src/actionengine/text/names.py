@@ -10,7 +10,7 @@ from unicodedata import category, normalize
 MAX_COMPARED_NAMES: Final = 250
 """Names that an unknown one is compared with; among more of them, no nearest one is looked for."""
 
-LONGEST_SHOWN: Final = 100
+MAX_SHOWN_LENGTH: Final = 100
 """Characters of an unknown name that an error repeats."""
 
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
@@ -33,7 +33,7 @@ def nearest_of(name: object, names: Collection[str]) -> str | None:
 
 def shortened(name: object) -> str:
     """Return as much of a name that a caller sent as a message repeats."""
-    return str(name)[:LONGEST_SHOWN]
+    return str(name)[:MAX_SHOWN_LENGTH]
 
 
 def hint(nearest: str | None) -> str:

@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:
     if (error.name or "").startswith("actionengine"):
         raise
     raise ImportError(f"workflows need {error.name}: pip install 'actionengine[workflows]'") from error
-from actionengine.workflows.models import AssignmentView, Run, RunSummary, StepTaken, TriggerView, Workflow
+from actionengine.workflows.models import AssignmentView, Run, RunSummary, StepRecord, TriggerView, Workflow
 from actionengine.workflows.permissions import NO_PERMISSIONS, WorkflowPermissions
 from actionengine.workflows.runs.events import ASSIGNED as WORKFLOW_ASSIGNED
 from actionengine.workflows.runs.events import COMPLETED as WORKFLOW_ASSIGNMENT_COMPLETED
@@ -37,9 +37,10 @@ from actionengine.workflows.runs.events import (
     Notification,
     RunEnded,
     RunPaused,
-    RunSetGoing,
+    RunResumed,
     RunsPurged,
-    StepTold,
+    RunStarted,
+    StepCompleted,
 )
 from actionengine.workflows.runs.events import ENDED as WORKFLOW_ENDED
 from actionengine.workflows.runs.events import NOTIFICATION as WORKFLOW_NOTIFICATION
@@ -47,7 +48,7 @@ from actionengine.workflows.runs.events import PAUSED as WORKFLOW_PAUSED
 from actionengine.workflows.runs.events import PURGED as WORKFLOW_PURGED
 from actionengine.workflows.runs.events import RESUMED as WORKFLOW_RESUMED
 from actionengine.workflows.runs.events import STARTED as WORKFLOW_STARTED
-from actionengine.workflows.runs.events import STEP_TAKEN as WORKFLOW_STEP_TAKEN
+from actionengine.workflows.runs.events import STEP_COMPLETED as WORKFLOW_STEP_COMPLETED
 from actionengine.workflows.runs.step_handlers import ASSIGNMENTS
 from actionengine.workflows.runs.store import RecordLockGuard
 from actionengine.workflows.services.assignments import assignments_service
@@ -93,7 +94,7 @@ __all__ = [
     "WORKFLOW_PURGED",
     "WORKFLOW_RESUMED",
     "WORKFLOW_STARTED",
-    "WORKFLOW_STEP_TAKEN",
+    "WORKFLOW_STEP_COMPLETED",
     "Assignment",
     "AssignmentCompleted",
     "AssignmentView",
@@ -102,11 +103,12 @@ __all__ = [
     "Run",
     "RunEnded",
     "RunPaused",
-    "RunSetGoing",
+    "RunResumed",
+    "RunStarted",
     "RunSummary",
     "RunsPurged",
-    "StepTaken",
-    "StepTold",
+    "StepCompleted",
+    "StepRecord",
     "TriggerView",
     "Workflow",
     "WorkflowPermissions",

@@ -142,7 +142,7 @@ class RunSummary(Output):
     ended_at: datetime | None
 
 
-class StepTaken(Output):
+class StepRecord(Output):
     """A step that a run has taken. `action_id` is the execution's in the action log."""
 
     position: int
@@ -158,7 +158,7 @@ class StepTaken(Output):
 class Run(RunSummary):
     """A run with the steps that it has taken, in their order (the newest thousand)."""
 
-    steps: tuple[StepTaken, ...]
+    steps: tuple[StepRecord, ...]
 
 
 # Assignments
@@ -246,9 +246,9 @@ class TriggerView(Output):
 # What steps tell each other
 
 
-class RunPoint(BaseModel):
-    """Where a run is, for its driver. `turn` counts how often it was set going, `about` is what its step is for, and
-    `approval_id` what the run waits for."""
+class RunCursor(BaseModel):
+    """Where a run is, for its driver. `dispatch` counts how often it was set going, `description` is what its step is
+    for, and `approval_id` what the run waits for."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -257,8 +257,8 @@ class RunPoint(BaseModel):
     status: RunStatus
     step: str | None
     position: int
-    turn: int
+    dispatch: int
     retry_attempts: int = 1
     retry_seconds: float = 0.0
-    about: str | None = None
+    description: str | None = None
     approval_id: str | None = None

@@ -12,7 +12,7 @@ from examples.field_service.db.models.payments import add_payment
 from examples.field_service.db.schema import Payment
 from examples.field_service.events import payment_captured
 
-LARGEST = 1_000_000_00
+MAX_AMOUNT = 1_000_000_00
 """Cents that can be taken at once."""
 
 
@@ -20,7 +20,7 @@ class Capture(BaseModel):
     """`amount` is in cents."""
 
     job_id: str
-    amount: int = Field(gt=0, le=LARGEST)
+    amount: int = Field(gt=0, le=MAX_AMOUNT)
     card_number: Annotated[str, Sensitive()] = Field(pattern=r"^\d{12,19}$")
 
 

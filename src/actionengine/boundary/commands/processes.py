@@ -35,12 +35,12 @@ from time import monotonic
 from typing import Any, Literal
 
 from actionengine.boundary.commands.file_access import FileAccess, Ruleset, isolation_of, ruleset_for
-from actionengine.boundary.commands.supervised_process import Supervision
-from actionengine.boundary.files.remove_tree import take_apart
+from actionengine.boundary.commands.supervised_process import SupervisedProcess
+from actionengine.boundary.files.remove_tree import remove_tree
 from actionengine.boundary.request import FileIsolation, NetworkIsolation
 from actionengine.errors import ActionError, ErrorCode
 
-Means = Literal["namespace", "seccomp", "none"]
+IsolationMethod = Literal["namespace", "seccomp", "none"]
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """The `PATH` of commands."""
@@ -87,7 +87,7 @@ class ProcessLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class CompletedCommand:
     """A command that has ended by itself. A negative `exit_code` is the signal that ended it. `duration` is in seconds.
 
     `limit` tells which limit ended it, as far as that is known: `cpu`, or `file` for the size of one. A command that
@@ -115,7 +115,7 @@ def run_process(
     require_isolation: bool = False,
     files: FileAccess | None = None,
     cancelled: threading.Event | None = None,
-) -> Finished:
+) -> CompletedCommand:
     """Run a command to its end. Safe in a host with threads, and from many of them. Its umask is 022.
 
     Args:
@@ -155,7 +155,7 @@ def run_process(
     )
 
 
-def network_isolation() -> Means:
+def network_isolation() -> IsolationMethod:
     """By which means this system keeps commands off the network; see above. Runs a command the first time."""
     if False not in _known:
         with contextlib.suppress(ActionError):
@@ -163,11 +163,11 @@ def network_isolation() -> Means:
     return _known.get(False, "none")
 
 
-_known: dict[bool, Means] = {}
+_known: dict[bool, IsolationMethod] = {}
 """The first means that have worked, with a network (True) and without one. They are insisted on from then on."""
 
 
-def _means_to_try(network: bool) -> Sequence[Means]:
+def _means_to_try(network: bool) -> Sequence[IsolationMethod]:
     if network in _known:
         return (_known[network],)
     if not sys.platform.startswith("linux"):
@@ -202,7 +202,7 @@ class _Command:
     def name(self) -> str:
         return f"the command {self.argv[0][:200]!r}"
 
-    def order(self, means: Means, temporary: str) -> dict[str, Any]:
+    def order(self, means: IsolationMethod, temporary: str) -> dict[str, Any]:
         """What the supervisor is told."""
         home = os.path.join(temporary, "home")
         own = {"PATH": SEARCH_PATH, "LANG": "C.UTF-8", "HOME": home, "TMPDIR": os.path.join(temporary, "tmp")}
@@ -246,7 +246,9 @@ def _descriptor(folder: int | str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _run(command: _Command, folder: int, ruleset: Ruleset | None, means: Means, deadline: float) -> Finished:
+def _run(
+    command: _Command, folder: int, ruleset: Ruleset | None, means: IsolationMethod, deadline: float
+) -> CompletedCommand:
     """Run a command by these means. Raises `_UnableError` where the system does not allow them."""
     started = monotonic()
     temporary = os.path.join(tempfile.gettempdir(), f"actionengine-{secrets.token_hex(8)}")
@@ -254,7 +256,9 @@ def _run(command: _Command, folder: int, ruleset: Ruleset | None, means: Means, 
         with contextlib.ExitStack() as stack:
             order = {**command.order(means, temporary), "abi": ruleset.abi if ruleset else 0}
             descriptors = {"folder": folder} if ruleset is None else {"folder": folder, "ruleset": ruleset.descriptor}
-            run = Supervision(order, descriptors, command.stdin, command.limits.output_bytes, command.cancelled, stack)
+            run = SupervisedProcess(
+                order, descriptors, command.stdin, command.limits.output_bytes, command.cancelled, stack
+            )
             run.watch(deadline)
     except OSError as error:
         raise ActionError(ErrorCode.UNAVAILABLE, f"{command.name} was not run: {error.strerror or error}") from None
@@ -266,16 +270,16 @@ def _run(command: _Command, folder: int, ruleset: Ruleset | None, means: Means, 
 def _remove(temporary: str) -> None:
     """Remove what is left of a folder, whatever a command has done to it."""
     with contextlib.suppress(OSError):
-        take_apart(temporary)
+        remove_tree(temporary)
 
 
 def _finished(
-    command: _Command, means: Means, file_isolation: FileIsolation, run: Supervision, duration: float
-) -> Finished:
+    command: _Command, means: IsolationMethod, file_isolation: FileIsolation, run: SupervisedProcess, duration: float
+) -> CompletedCommand:
     """How it went. Raises `_UnableError`, and `ActionError` as `run_process` does."""
     if run.reason is not None:
         raise ActionError(run.reason, f"{command.name} {_ENDED[run.reason]}, and was ended", _shown(run))
-    verb, _, rest = run.told.partition(" ")
+    verb, _, rest = run.report.partition(" ")
     if verb == "unable":
         raise _UnableError(rest)
     if verb not in ("exit", "failed"):
@@ -287,7 +291,7 @@ def _finished(
         code = ErrorCode.UNAVAILABLE if number in (errno.EAGAIN, errno.ENOMEM) else ErrorCode.UNPROCESSABLE
         raise ActionError(code, f"{command.name} cannot be run: {os.strerror(number)}")
     exit_code, _, limit = rest.partition(" ")
-    return Finished(
+    return CompletedCommand(
         int(exit_code),
         bytes(run.printed["stdout"]),
         bytes(run.printed["stderr"]),
@@ -298,12 +302,12 @@ def _finished(
     )
 
 
-def _shown(run: Supervision) -> dict[str, str]:
+def _shown(run: SupervisedProcess) -> dict[str, str]:
     """The beginning of what was printed."""
     return {name: bytes(text[:_SHOWN]).decode("utf-8", "replace") for name, text in run.printed.items()}
 
 
-def _network(granted: bool, means: Means) -> NetworkIsolation:
+def _network(granted: bool, means: IsolationMethod) -> NetworkIsolation:
     if granted:
         return "granted"
     return "not_enforced" if means == "none" else "isolated"

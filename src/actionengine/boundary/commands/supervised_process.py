@@ -18,15 +18,15 @@ from typing import IO, Any, cast
 from actionengine.errors import ErrorCode
 
 SUPERVISOR = str(Path(__file__).with_name("supervisor.py"))
-_TICK = 0.05
+_POLL_INTERVAL = 0.05
 """Seconds between two looks at whether a command is cancelled or over."""
-_GRACE = 10.0
+_SUPERVISOR_TIMEOUT = 10.0
 """Seconds that a supervisor has to end what it watches, before it is killed itself."""
 _CHUNK = 64 * 1024
-_LARGEST_PIPE = 1024 * 1024
+_MAX_PIPE_BYTES = 1024 * 1024
 
 
-class Supervision:
+class SupervisedProcess:
     """A command under its supervisor, from start to end.
 
     Args:
@@ -39,7 +39,7 @@ class Supervision:
         stack: with it, the command is ended and all that was opened is closed.
 
     Afterwards `reason` tells why it was ended: `timeout`, `conflict` where it was cancelled, `unprocessable` where it
-    printed too much; None where it was not. `told` is what the supervisor said.
+    printed too much; None where it was not. `report` is what the supervisor said.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Supervision:
     ) -> None:
         self.reason: ErrorCode | None = None
         self.printed = {"stdout": bytearray(), "stderr": bytearray()}
-        self._told = bytearray()
+        self._report = bytearray()
         self._left = output_bytes
         self._unread = memoryview(stdin)
         self._cancelled = cancelled
@@ -102,10 +102,10 @@ class Supervision:
                     return
                 if self.reason is None and self._should_end(now >= deadline):
                     self._order_to_end()
-                    deadline = now + _GRACE
+                    deadline = now + _SUPERVISOR_TIMEOUT
                     for key in [key for key in selector.get_map().values() if key.data != "status"]:
                         selector.unregister(key.fileobj)
-                for key, _ in selector.select(min(max(deadline - now, 0.0), _TICK)):
+                for key, _ in selector.select(min(max(deadline - now, 0.0), _POLL_INTERVAL)):
                     goes_on = self._write(key.fd) if key.data == "stdin" else self._read(key.fd, key.data, _CHUNK)
                     if not goes_on:
                         selector.unregister(key.fileobj)
@@ -113,14 +113,14 @@ class Supervision:
             # What is still in the pipes; whoever holds one now is not of the command's and is not waited for.
             for key in selector.get_map().values():
                 if key.events == selectors.EVENT_READ:
-                    self._read(key.fd, key.data, _LARGEST_PIPE)
+                    self._read(key.fd, key.data, _MAX_PIPE_BYTES)
         if self._left < 0:
             self.reason = self.reason or ErrorCode.UNPROCESSABLE
 
     @property
-    def told(self) -> str:
+    def report(self) -> str:
         """What the supervisor said first; see there."""
-        return self._told.decode("utf-8", "replace").partition("\n")[0]
+        return self._report.decode("utf-8", "replace").partition("\n")[0]
 
     def _should_end(self, is_late: bool) -> bool:
         cancelled = self._cancelled
@@ -147,7 +147,7 @@ class Supervision:
         except BlockingIOError:
             return True
         if name == "status":
-            self._told += chunk
+            self._report += chunk
         else:
             self.printed[name] += chunk[: self._left]
             self._left -= len(chunk)
@@ -166,7 +166,7 @@ class Supervision:
         self._order_to_end()
         process = self._supervisor
         try:
-            process.wait(_GRACE)
+            process.wait(_SUPERVISOR_TIMEOUT)
         except subprocess.TimeoutExpired:
             pass
         finally:

@@ -68,7 +68,7 @@ def main() -> NoReturn:
     try:
         carry_out(order)
     except BaseException as error:
-        tell(order, f"broken {type(error).__name__}: {error}")
+        report(order, f"broken {type(error).__name__}: {error}")
     os._exit(1)
 
 
@@ -93,7 +93,7 @@ def carry_out(order: dict[str, Any]) -> NoReturn:
     try:
         enter_namespaces(order["network"])
     except OSError as error:
-        tell(order, f"unable {error}")
+        report(order, f"unable {error}")
         leave(order)
     init = os.fork()
     if init == 0:
@@ -104,7 +104,7 @@ def carry_out(order: dict[str, Any]) -> NoReturn:
             order["own_proc"] = confinement.libc().mount(b"proc", b"/proc", b"proc", flags, None) == 0
             supervise(order, is_init=True)
         except BaseException as error:
-            tell(order, f"broken {type(error).__name__}: {error}")
+            report(order, f"broken {type(error).__name__}: {error}")
         os._exit(0)
     # An init is waited for until all processes of its namespace are gone.
     os.waitpid(init, 0)
@@ -124,7 +124,7 @@ def leave(order: dict[str, Any]) -> NoReturn:
     os._exit(0)
 
 
-def tell(order: dict[str, Any], line: str) -> None:
+def report(order: dict[str, Any], line: str) -> None:
     """One line to the host, if it is there."""
     with contextlib.suppress(OSError):
         os.write(order["status"], f"{line}\n".encode("utf-8", "replace")[:1000])
@@ -151,7 +151,7 @@ def supervise(order: dict[str, Any], *, is_init: bool) -> None:
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     command = os.fork()
     if command == 0:
-        become_command(order)
+        exec_command(order)
     events = select.poll()
     for descriptor in (ended, order["control"], order["host_descriptor"]):
         if descriptor is not None:
@@ -167,7 +167,7 @@ def supervise(order: dict[str, Any], *, is_init: bool) -> None:
     if not is_init:
         end_descendants(command)
     if line is not None:
-        tell(order, line)
+        report(order, line)
 
 
 def reaped(command: int, limits: dict[str, tuple[int, int]]) -> str | None:
@@ -191,7 +191,7 @@ def reaped(command: int, limits: dict[str, tuple[int, int]]) -> str | None:
             line = f"exit {code} {limit}"
 
 
-def become_command(order: dict[str, Any]) -> NoReturn:
+def exec_command(order: dict[str, Any]) -> NoReturn:
     """What the forked child does: limits itself, and becomes the command."""
     try:
         os.setsid()
@@ -208,7 +208,7 @@ def become_command(order: dict[str, Any]) -> NoReturn:
             start_filter(order)
         start(order)
     except BaseException as error:
-        tell(order, f"broken {type(error).__name__}: {error}")
+        report(order, f"broken {type(error).__name__}: {error}")
     os._exit(127)
 
 
@@ -227,7 +227,7 @@ def start_filter(order: dict[str, Any]) -> None:
     try:
         confinement.filter_network()
     except OSError as error:
-        tell(order, f"unable {error}")
+        report(order, f"unable {error}")
         os._exit(127)
 
 
@@ -236,7 +236,7 @@ def start(order: dict[str, Any]) -> NoReturn:
     try:
         os.execvpe(order["argv"][0], order["argv"], order["environment"])
     except OSError as error:
-        tell(order, f"failed {error.errno}")
+        report(order, f"failed {error.errno}")
         os._exit(127)
 
 
@@ -319,19 +319,19 @@ def enter_namespaces(network: bool) -> None:
     `OSError` where this system does not allow it.
     """
     self = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY)
-    told, telling = os.pipe()
+    mapped, report_mapped = os.pipe()
     # Only a process that has stayed outside may map more than its own user.
     mapper = os.fork()
     if mapper == 0:
-        os.close(telling)
-        os._exit(0 if os.read(told, 1) and map_identities(self) else 1)
-    os.close(told)
+        os.close(report_mapped)
+        os._exit(0 if os.read(mapped, 1) and map_identities(self) else 1)
+    os.close(mapped)
     try:
         flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | (0 if network else CLONE_NEWNET)
         confinement.check(confinement.libc().unshare(flags), "unshare")
-        os.write(telling, b"\n")
+        os.write(report_mapped, b"\n")
     finally:
-        os.close(telling)
+        os.close(report_mapped)
         _, status = os.waitpid(mapper, 0)
         os.close(self)
     if status != 0:

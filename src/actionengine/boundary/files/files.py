@@ -21,16 +21,16 @@ from types import TracebackType
 from actionengine.boundary.errors import no_root
 from actionengine.boundary.files.locks import locked
 from actionengine.boundary.files.paths import (
-    MOST_CHARACTERS,
+    MAX_PATH_LENGTH,
     TEMPORARY_PREFIX,
     module_folder,
     module_path,
-    reason_not_to_change,
+    write_denial_reason,
 )
-from actionengine.boundary.files.safe_open import FOLDER, Descent, keep
-from actionengine.errors import ActionError, ErrorCode, sendable
+from actionengine.boundary.files.safe_open import FOLDER, PathResolver, sync_folder
+from actionengine.errors import ActionError, ErrorCode, storable_text
 
-MOST_BYTES = 16 * 1024 * 1024
+MAX_BYTES = 16 * 1024 * 1024
 """The largest file that is read, in bytes, unless another limit is given."""
 
 _SUPPORTED = os.open in os.supports_dir_fd
@@ -80,7 +80,7 @@ class ModuleFiles:
             changes nothing.
 
     Every method raises `PathEscapeError` for a path that `module_path` refuses, for one that links lead out of the
-    module, and where it would change what `reason_not_to_change` protects (`.git`), by way of a link too. And it raises
+    module, and where it would change what `write_denial_reason` protects (`.git`), by way of a link too. And it raises
     `ActionError`: `not_found`; `unprocessable` for what is no file or too large; `forbidden` for what the system
     does not permit; `conflict` for what someone else is just exchanging; `unavailable` for a full disk, too many open
     files, and the like. `details` has the `path`, and as `reason` the system's name for the error.
@@ -109,7 +109,7 @@ class ModuleFiles:
     ) -> None:
         self.close()
 
-    def read(self, path: str, limit: int = MOST_BYTES) -> bytes:
+    def read(self, path: str, limit: int = MAX_BYTES) -> bytes:
         """What is in a file, of no more than `limit` bytes. What is no file is not opened, or closed unread."""
         with self._down(module_path(path), "read") as descent:
             name = _file_name(descent.follow(path), path)
@@ -130,7 +130,7 @@ class ModuleFiles:
         it. As with any replacement, the folder's permissions decide, not the file's.
         """
         with self._down(module_path(path), "write") as descent:
-            name = _file_name(descent.follow(path, making=True, reason_against=reason_not_to_change), path)
+            name = _file_name(descent.follow(path, making=True, reason_against=write_denial_reason), path)
             mode = _mode(descent.folder, name, path)
             temporary = TEMPORARY_PREFIX + token_hex(16)
             # The umask, which makes the mode of a new file, is applied by the system and cannot be asked for.
@@ -149,17 +149,17 @@ class ModuleFiles:
                 with suppress(OSError):
                     os.unlink(temporary, dir_fd=descent.folder)
                 raise
-            keep(descent.folder)
+            sync_folder(descent.folder)
 
     def delete(self, path: str) -> None:
         """Delete a file, or a link (not what it leads to). Folders are left, those that become empty too."""
         with self._down(module_path(path), "delete") as descent:
-            name = _file_name(descent.follow(path, last=False, reason_against=reason_not_to_change), path)
+            name = _file_name(descent.follow(path, last=False, reason_against=write_denial_reason), path)
             # POSIX lets a folder be unlinked by who may do everything; what it says otherwise differs.
             if S_ISDIR(os.stat(name, dir_fd=descent.folder, follow_symlinks=False).st_mode):
                 raise _no_file(path, "a folder")
             os.unlink(name, dir_fd=descent.folder)
-            keep(descent.folder)
+            sync_folder(descent.folder)
 
     def stat(self, path: str) -> FileEntry | None:
         """What a file or a link is (the link itself, not what it leads to); None where nothing is there."""
@@ -205,15 +205,15 @@ class ModuleFiles:
             return os.open(".", FOLDER, dir_fd=descent.folder)
 
     @contextmanager
-    def alone(self, go_on: Callable[[], None]) -> Iterator[None]:
+    def exclusive(self, should_continue: Callable[[], None]) -> Iterator[None]:
         """Whoever else asks for this, in whichever process, waits until this block ends. Not to be nested.
 
-        `go_on` is called before each further try; what it raises ends the waiting. On file systems that know no locks
-        of folders (NFS) nobody waits.
+        `should_continue` is called before each further try; what it raises ends the waiting. On file systems that know
+        no locks of folders (NFS) nobody waits.
         """
         root = self.open_folder()
         try:
-            with locked(root, go_on, required=False):
+            with locked(root, should_continue, required=False):
                 yield
         finally:
             os.close(root)
@@ -226,19 +226,19 @@ class ModuleFiles:
             self._root = -1
 
     @contextmanager
-    def _down(self, path: str, verb: str) -> Iterator[Descent]:
-        with _telling(verb, path):
+    def _down(self, path: str, verb: str) -> Iterator[PathResolver]:
+        with _os_error_message(verb, path):
             # Under the lock, so that another thread's `close` cannot give the root's number to another folder.
             with self._lock:
                 if self._root < 0:
                     raise ValueError("the files of this module are closed")
-                descent = Descent(self._root, path)
+                descent = PathResolver(self._root, path)
             with descent:
                 yield descent
 
 
 @contextmanager
-def _telling(verb: str, path: str) -> Iterator[None]:
+def _os_error_message(verb: str, path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -248,7 +248,7 @@ def _telling(verb: str, path: str) -> Iterator[None]:
 def _refusal(error: OSError, verb: str, path: str) -> ActionError:
     code = _CODES.get(error.errno or 0, ErrorCode.UNAVAILABLE)
     reason = errno.errorcode.get(error.errno or 0, "unknown")
-    shown = sendable(path[:200])
+    shown = storable_text(path[:200])
     return ActionError(code, f"cannot {verb} {shown!r}: {error.strerror or error}", {"path": shown, "reason": reason})
 
 
@@ -313,7 +313,7 @@ def _with_executable(mode: int, executable: bool | None) -> int:
     return mode | (mode & 0o444) >> 2 if executable else mode & ~0o111
 
 
-def _entry(descent: Descent, name: str, path: str, found: os.stat_result) -> FileEntry | None:
+def _entry(descent: PathResolver, name: str, path: str, found: os.stat_result) -> FileEntry | None:
     if S_ISLNK(found.st_mode):
         target = descent.link(name)
         return None if target is None else FileEntry(path, found.st_size, False, target)
@@ -324,14 +324,19 @@ def _listing(start: int, folder: str, names: tuple[str, ...]) -> list[FileEntry 
     """The entries of a folder, and the folders in it. It is entered anew from the start: so a walk holds but one
     descriptor, and what is a link by now is not gone into."""
     path = "/".join((folder, *names) if folder else names)
-    if len(path) > MOST_CHARACTERS:
+    if len(path) > MAX_PATH_LENGTH:
         raise ActionError(
             ErrorCode.UNPROCESSABLE,
-            f"a folder's path is longer than {MOST_CHARACTERS} characters; it begins with {sendable(path[:200])!r}",
-            {"path": sendable(path[:200])},
+            f"a folder's path is longer than {MAX_PATH_LENGTH} characters; "
+            f"it begins with {storable_text(path[:200])!r}",
+            {"path": storable_text(path[:200])},
         )
     listed: list[FileEntry | tuple[str, ...]] = []
-    with _telling("list", path), Descent(start, path) as descent, suppress(FileNotFoundError, NotADirectoryError):
+    with (
+        _os_error_message("list", path),
+        PathResolver(start, path) as descent,
+        suppress(FileNotFoundError, NotADirectoryError),
+    ):
         if any(descent.enter(name) is not None for name in names):
             return []
         for name in sorted(os.listdir(descent.folder)):

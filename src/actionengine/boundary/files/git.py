@@ -15,19 +15,19 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from actionengine.boundary.commands.processes import SEARCH_PATH, Finished
+from actionengine.boundary.commands.processes import SEARCH_PATH, CompletedCommand
 from actionengine.boundary.files.files import ModuleFiles
 from actionengine.boundary.files.git_snapshot import GitSnapshot
 from actionengine.boundary.files.paths import module_path
 from actionengine.boundary.files.safe_open import FOLDER
 from actionengine.errors import ActionError, ErrorCode
 
-Run = Callable[[Sequence[str], int, int, Mapping[str, str]], Finished]
+Run = Callable[[Sequence[str], int, int, Mapping[str, str]], CompletedCommand]
 """Runs a command in a folder, where it reaches no files but those below another one, with these variables."""
 
 _EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 _COMMIT = re.compile(r"[0-9a-f]{40}").fullmatch
-_MOST_REFS = 16 * 1024 * 1024
+_MAX_REFS_BYTES = 16 * 1024 * 1024
 _MAX_NAMES_BYTES = 64 * 1024 * 1024
 _GIT = (
     *("git", "--no-pager", "--literal-pathspecs"),
@@ -97,7 +97,7 @@ def diff_from_last_commit(
     return finished.stdout.decode("utf-8", "replace")
 
 
-def _check_ended(finished: Finished) -> None:
+def _check_ended(finished: CompletedCommand) -> None:
     if finished.exit_code:
         reason = finished.stderr.decode("utf-8", "replace").strip()[:500]
         raise ActionError(
@@ -154,7 +154,7 @@ def _first_line(files: ModuleFiles, path: str) -> str | None:
 
 def _text(files: ModuleFiles, path: str) -> str | None:
     try:
-        return files.read(path, _MOST_REFS).decode("utf-8", "replace")
+        return files.read(path, _MAX_REFS_BYTES).decode("utf-8", "replace")
     except ActionError as refusal:
         if refusal.code in (ErrorCode.NOT_FOUND, ErrorCode.UNPROCESSABLE):
             return None

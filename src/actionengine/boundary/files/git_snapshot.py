@@ -19,8 +19,8 @@ from types import TracebackType
 from actionengine.boundary.files.files import ModuleFiles
 from actionengine.boundary.files.paths import escape, is_git_folder
 from actionengine.boundary.files.safe_open import FOLDER
-from actionengine.boundary.idempotency.manifest import telling
-from actionengine.errors import ActionError, ErrorCode, sendable
+from actionengine.boundary.idempotency.manifest import os_error_message
+from actionengine.errors import ActionError, ErrorCode, storable_text
 
 MAX_BYTES = 1024**3
 """The most that a snapshot has of objects and files, in bytes. Git maps packs whole, within the memory of a command."""
@@ -68,7 +68,7 @@ class GitSnapshot:
 
         Raises `PathEscapeError` for a link, and for what is no file.
         """
-        with telling("read", Path(".git")), _opened(".git", FOLDER, self._root, ".git") as git:
+        with os_error_message("read", Path(".git")), _opened(".git", FOLDER, self._root, ".git") as git:
             self._copy_plain("index", git, ".git/index", repository / "index")
             with _opened("objects", FOLDER, git, ".git/objects") as objects:
                 for name in self._names_in(objects, _HAS_OBJECTS):
@@ -89,14 +89,14 @@ class GitSnapshot:
             _check_name(name)
         links: dict[bytes, bytes] = {}
         for name in tracked | _attributes_beside(tracked):
-            with telling("read", Path(os.fsdecode(name))):
+            with os_error_message("read", Path(os.fsdecode(name))):
                 target = self._copy_tracked(name, os.path.join(os.fsencode(tree), name))
             if target is not None and name in tracked:
                 links[name] = target
         # After all files, so that none is written through one.
         for name, target in links.items():
             place = os.path.join(os.fsencode(tree), name)
-            with telling("copy", Path(os.fsdecode(name))):
+            with os_error_message("copy", Path(os.fsdecode(name))):
                 os.makedirs(os.path.dirname(place), exist_ok=True)
                 os.symlink(target, place)
 
@@ -202,7 +202,7 @@ def _check_name(name: bytes) -> None:
     for part in name.split(b"/"):
         text = os.fsdecode(part)
         if text in ("", ".", "..") or is_git_folder(text):
-            shown = sendable(os.fsdecode(name))
+            shown = storable_text(os.fsdecode(name))
             raise escape(shown, "git's index names it, and no file of a work tree can have that name")
 
 

@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import sleep
 
-_PAUSE = 0.01
+_RETRY_INTERVAL = 0.01
 """Seconds between two tries."""
 _NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextmanager
-def locked(descriptor: int, go_on: Callable[[], None], *, required: bool = True) -> Iterator[None]:
+def locked(descriptor: int, should_continue: Callable[[], None], *, required: bool = True) -> Iterator[None]:
     """Hold the lock (`flock`) of what is open.
 
     Args:
         descriptor: opened for this alone: a second hold of the same opening is no hold.
-        go_on: called before each further try; what it raises ends the waiting.
+        should_continue: called before each further try; what it raises ends the waiting.
         required: whether a file system without such locks is an `OSError`, or nothing is held on it.
     """
     # Not on Windows, where this file can be imported all the same.
@@ -29,8 +29,8 @@ def locked(descriptor: int, go_on: Callable[[], None], *, required: bool = True)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
-            go_on()
-            sleep(_PAUSE)
+            should_continue()
+            sleep(_RETRY_INTERVAL)
         except OSError as error:
             if required or error.errno not in _NO_LOCKS:
                 raise

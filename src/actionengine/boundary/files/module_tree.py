@@ -12,8 +12,8 @@ from secrets import token_hex
 from stat import S_ISDIR
 
 from actionengine.boundary.files.paths import TEMPORARY_PREFIX
-from actionengine.boundary.files.remove_tree import take_apart
-from actionengine.boundary.files.safe_open import FOLDER, keep
+from actionengine.boundary.files.remove_tree import remove_tree
+from actionengine.boundary.files.safe_open import FOLDER, sync_folder
 
 _NOT_A_FOLDER = (errno.ENOTDIR, errno.ELOOP, errno.EMLINK)
 
@@ -47,7 +47,7 @@ class ModuleTree:
         with self._parent(f"{path}/.") as (folder, _):
             os.fchmod(folder, 0o700)
 
-    def open_up(self, path: str) -> None:
+    def make_writable(self, path: str) -> None:
         """Make a folder that goes away one that can be changed."""
         with (
             suppress(FileNotFoundError, NotADirectoryError),
@@ -79,7 +79,7 @@ class ModuleTree:
                 suppress(FileNotFoundError, NotADirectoryError),
                 self._parent(f"{folder}/.", making=False) as (place, _),
             ):
-                keep(place)
+                sync_folder(place)
 
     @contextmanager
     def _parent(self, path: str, *, making: bool = True) -> Iterator[tuple[int, str]]:
@@ -118,7 +118,7 @@ class ModuleTree:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-                take_apart(name, folder)
+                remove_tree(name, folder)
 
 
 def _copy_over(source: Path, folder: int, name: str) -> None:

@@ -8,11 +8,11 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from actionengine.boundary.errors import PathEscapeError
-from actionengine.errors import sendable
+from actionengine.errors import storable_text
 
-MOST_CHARACTERS = 1000
+MAX_PATH_LENGTH = 1000
 """The longest path, in characters."""
-MOST_BYTES_IN_A_NAME = 255
+MAX_NAME_BYTES = 255
 """The longest name in a path, in bytes of UTF-8: what common file systems keep."""
 TEMPORARY_PREFIX = ".actionengine-tmp-"
 """How the names of files begin that are being written. What a crash leaves of them may be removed."""
@@ -49,7 +49,7 @@ def module_folder(text: str) -> str:
     return "" if text in ("", ".") else module_path(text)
 
 
-def reason_not_to_change(name: str) -> str | None:
+def write_denial_reason(name: str) -> str | None:
     """Why nothing is written or deleted that has this name, or lies in a folder that has it; None where it may be.
 
     That is `.git`, in capitals too, because the next git command runs what it finds there; and the names of files that
@@ -69,15 +69,15 @@ def is_git_folder(name: str) -> bool:
 
 def escape(path: str, reason: str) -> PathEscapeError:
     """The refusal of a path."""
-    shown = sendable(path[:200])
+    shown = storable_text(path[:200])
     return PathEscapeError(f"the path {shown!r} is refused: {reason}", path=shown)
 
 
 def _reason_against(text: str) -> str | None:
     if not text:
         return "it is empty"
-    if len(text) > MOST_CHARACTERS:
-        return f"it is longer than {MOST_CHARACTERS} characters"
+    if len(text) > MAX_PATH_LENGTH:
+        return f"it is longer than {MAX_PATH_LENGTH} characters"
     if _outlaw(text):
         return "it has a backslash, a control character or half of a surrogate pair in it"
     if text.startswith(("/", "~")) or _drive(text):
@@ -85,8 +85,8 @@ def _reason_against(text: str) -> str | None:
     names = text.split("/")
     if not {"", ".", ".."}.isdisjoint(names):
         return "it is not normalised; give one without '.', '..' and empty names"
-    if any(len(name.encode()) > MOST_BYTES_IN_A_NAME for name in names):
-        return f"a name in it is longer than {MOST_BYTES_IN_A_NAME} bytes"
+    if any(len(name.encode()) > MAX_NAME_BYTES for name in names):
+        return f"a name in it is longer than {MAX_NAME_BYTES} bytes"
     return None
 
 

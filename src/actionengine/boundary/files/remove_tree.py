@@ -18,7 +18,7 @@ _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW"
 _LEVELS = 32
 
 
-def take_apart(folder: str | os.PathLike[str], parent: int | None = None) -> None:
+def remove_tree(folder: str | os.PathLike[str], parent: int | None = None) -> None:
     """Remove a folder with all that is in it. What is gone already is no error.
 
     Args:
@@ -92,4 +92,4 @@ def _opened(name: str | os.PathLike[str], parent: int | None) -> int:
 if __name__ == "__main__":
     # Its stderr is the command's.
     with suppress(OSError):
-        take_apart(sys.argv[1])
+        remove_tree(sys.argv[1])

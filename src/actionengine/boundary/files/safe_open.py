@@ -15,11 +15,11 @@ from stat import S_ISDIR
 from types import TracebackType
 
 from actionengine.boundary.files.paths import escape
-from actionengine.errors import ActionError, ErrorCode, sendable
+from actionengine.errors import ActionError, ErrorCode, storable_text
 
 FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 """How a folder is opened: itself, never what a link leads to."""
-MOST_LINKS = 40
+MAX_LINKS = 40
 """How many symbolic links one path may lead through; Linux has the same limit."""
 
 _ATTEMPTS = 100
@@ -27,7 +27,7 @@ _ATTEMPTS = 100
 _NOT_ENTERED = (errno.ENOTDIR, errno.ELOOP, errno.EMLINK)
 
 
-class Descent:
+class PathResolver:
     """Where a way down has come to: `folder`, an open folder. A context manager, which closes it.
 
     Args:
@@ -42,7 +42,7 @@ class Descent:
         self._path = path
         self._above: list[tuple[int, int]] = []
 
-    def __enter__(self) -> Descent:
+    def __enter__(self) -> PathResolver:
         return self
 
     def __exit__(
@@ -89,8 +89,8 @@ class Descent:
             target = self.enter(name, making=making) if ahead else self.link(name)
             if target is not None:
                 links += 1
-                if links > MOST_LINKS:
-                    raise escape(self._path, f"it leads through more than {MOST_LINKS} links")
+                if links > MAX_LINKS:
+                    raise escape(self._path, f"it leads through more than {MAX_LINKS} links")
                 if target.startswith("/"):
                     raise escape(self._path, f"{name!r} in it is a link to an absolute path")
                 ahead.extend(target.split("/")[::-1])
@@ -150,15 +150,15 @@ class Descent:
             os.mkdir(name, dir_fd=self.folder)
         except FileExistsError:
             return
-        keep(self.folder)
+        sync_folder(self.folder)
 
     def _moved(self) -> Exception:
-        shown = sendable(self._path[:200])
+        shown = storable_text(self._path[:200])
         message = f"the folders on the way to {shown!r} are being moved by someone else; try again"
         return ActionError(ErrorCode.CONFLICT, message, {"path": shown})
 
 
-def keep(folder: int) -> None:
+def sync_folder(folder: int) -> None:
     """Have the names in a folder outlast a loss of power, where its file system can."""
     try:
         os.fsync(folder)

@@ -22,10 +22,10 @@ NOWHERE = "/dev/null"
 CONTEXT = 3
 """Unchanged lines around a change."""
 
-_MOST_COMPARED = 5_000 * 5_000
+_MAX_COMPARED_LINES = 5_000 * 5_000
 """Lines before times lines after, between the first and the last difference: with more, one hunk replaces all of it."""
 
-_MOST_SHOWN = 20
+_MAX_SHOWN_LINES = 20
 """Lines of a hunk that does not fit which are told."""
 
 _PREFIX = re.compile(r"[abciow12]/")
@@ -138,7 +138,7 @@ def _groups(old: Sequence[str], new: Sequence[str]) -> Iterator[Sequence[_Block]
     tail = _same(zip(reversed(old[head:]), reversed(new[head:]), strict=False))
     old_end, new_end = len(old) - tail, len(new) - tail
     blocks: list[Any] = [("equal", 0, head, 0, head)] if head else []
-    if (old_end - head) * (new_end - head) > _MOST_COMPARED:
+    if (old_end - head) * (new_end - head) > _MAX_COMPARED_LINES:
         blocks.append(("replace", head, old_end, head, new_end))
     else:
         between = SequenceMatcher(None, old[head:old_end], new[head:new_end]).get_opcodes()
@@ -267,8 +267,8 @@ def _misplaced(
             "path": path,
             "hunk": number,
             "header": header,
-            "expected": list(expected[:_MOST_SHOWN]),
-            "found": list(found[:_MOST_SHOWN]),
+            "expected": list(expected[:_MAX_SHOWN_LINES]),
+            "found": list(found[:_MAX_SHOWN_LINES]),
         },
     )
 

@@ -36,11 +36,11 @@ from typing import Any
 from actionengine.boundary.errors import MissingModuleError
 from actionengine.boundary.files.locks import locked
 from actionengine.boundary.files.module_tree import ModuleTree
-from actionengine.boundary.idempotency.manifest import FileChange, telling
-from actionengine.boundary.idempotency.working_copy import open_up, real_root, remove_tree
+from actionengine.boundary.idempotency.manifest import FileChange, os_error_message
+from actionengine.boundary.idempotency.working_copy import make_writable, real_root, remove_own_tree
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult
-from actionengine.boundary.runner import was_cancelled
-from actionengine.errors import ActionError, ErrorCode, sendable
+from actionengine.boundary.runner import cancelled_error
+from actionengine.errors import ActionError, ErrorCode, storable_text
 
 # Neither is a link followed, nor a FIFO waited for, that someone has put there.
 _AS_IT_IS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -61,7 +61,7 @@ _is_of_an_attempt = re.compile(r"(copy|staged)-[0-9a-f]{16}|\.copy-[0-9a-f]{16}\
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class JournalEntry:
     """Work that has taken effect: the fingerprint of what was asked for, and its result."""
 
     fingerprint: str
@@ -91,9 +91,9 @@ class Journal:
         self._make_folder()
         until = monotonic() + request.timeout
 
-        def go_on() -> None:
+        def should_continue() -> None:
             if cancelled is not None and cancelled.is_set():
-                raise was_cancelled(request)
+                raise cancelled_error(request)
             if monotonic() >= until:
                 raise ActionError(
                     ErrorCode.IDEMPOTENCY_IN_PROGRESS,
@@ -102,10 +102,10 @@ class Journal:
                 )
 
         while True:
-            with telling("lock", self.root):
+            with os_error_message("lock", self.root):
                 file = os.open(self.folder / "lock", _LOCK, 0o600)
             try:
-                with locked(file, go_on):
+                with locked(file, should_continue):
                     # It may have been exchanged while this waited.
                     self._check_folder()
                     if self._is_lock(file):
@@ -114,47 +114,47 @@ class Journal:
                         return
             finally:
                 os.close(file)
-            go_on()
+            should_continue()
 
     def is_interrupted(self) -> bool:
         """Whether there is work that has taken effect and is not wholly carried out (it may be just now)."""
-        with telling("look at the journal of", self.root), suppress(FileNotFoundError, NotADirectoryError):
+        with os_error_message("look at the journal of", self.root), suppress(FileNotFoundError, NotADirectoryError):
             return any(map(_is_ready, os.listdir(self.folder)))
         return False
 
     def recover(self) -> None:
         """Carry out what was interrupted, and remove what killed attempts have left."""
-        with telling("recover", self.root):
+        with os_error_message("recover", self.root):
             for name in sorted(os.listdir(self.folder)):
                 path = self.folder / name
                 if _is_ready(name):
-                    self._carry_out(path)
+                    self._apply(path)
                 elif _is_of_an_attempt(name):
                     # A command of the killed attempt may still be writing there, being ended; there is a next time.
                     with suppress(ActionError):
                         _remove(path)
 
-    def find(self, key: str) -> Recorded | None:
+    def find(self, key: str) -> JournalEntry | None:
         """What is recorded under a key."""
-        with telling("read the journal of", self.root):
+        with os_error_message("read the journal of", self.root):
             try:
-                form = _entry_of(self._done / self._place(key, _DONE).name)
+                form = _to_entry(self._done / self._place(key, _DONE).name)
             except FileNotFoundError:
                 return None
-        return Recorded(form["fingerprint"], ExecutionResult.model_validate(form["result"]))
+        return JournalEntry(form["fingerprint"], ExecutionResult.model_validate(form["result"]))
 
     def commit(
-        self, key: str, recorded: Recorded, changes: Sequence[FileChange] = (), copy: Path | None = None
+        self, key: str, recorded: JournalEntry, changes: Sequence[FileChange] = (), copy: Path | None = None
     ) -> None:
         """Have work take effect: its result, and its changes to files, which are taken out of the copy that it was done
         in. When this returns, they are carried out; when it does not, `recover` does it, or the work never was."""
-        with telling("record work in", self.root):
+        with os_error_message("record work in", self.root):
             _check_permitted(self.root, changes)
             staged = self.fresh("staged")
             staged.mkdir()
             contents: dict[str, int] = {}
             if copy is not None:
-                open_up(copy)
+                make_writable(copy)
             for change in changes:
                 if copy is not None and change.after is not None and change.after.kind != "folder":
                     contents[change.path] = number = len(contents)
@@ -175,16 +175,16 @@ class Journal:
             _remove(self._done / self._place(key, _DONE).name)
             ready = staged.rename(self._place(key, _READY))
             _flush(self.folder)
-            self._carry_out(ready)
+            self._apply(ready)
 
     def purge(self, age: float, most: int) -> None:
         """Forget work that is older than `age` (seconds), and the oldest beyond `most` pieces: where it is much, all of
         it is looked at after each hundredth of the two only."""
-        with telling("purge", self.root):
+        with os_error_message("purge", self.root):
             now, limits = time(), [age, most]
-            noted = self._noted()
+            noted = self._recorded()
             if noted.get("limits") == limits and noted["left"] > 0 and noted["at"] <= now < noted["until"]:
-                self._note({**noted, "left": noted["left"] - 1})
+                self._record({**noted, "left": noted["left"] - 1})
                 return
             done = [self._done / name for name in os.listdir(self._done) if _is_done(name)]
             entries = sorted(((_time_of(entry), entry) for entry in done), reverse=True)
@@ -194,9 +194,9 @@ class Journal:
                 _remove(entry)
             oldest = kept[-1][0] if kept else now
             until = max(oldest + age, now + age / _SPARE)
-            self._note({"limits": limits, "left": most - len(kept), "at": now, "until": until})
+            self._record({"limits": limits, "left": most - len(kept), "at": now, "until": until})
 
-    def _noted(self) -> dict[str, Any]:
+    def _recorded(self) -> dict[str, Any]:
         """What the last purge has noted; nothing where that cannot be read."""
         with suppress(OSError, ValueError):
             with open(self.folder / _PURGE, "rb", opener=lambda path, flags: os.open(path, flags | _AS_IT_IS)) as file:
@@ -205,7 +205,7 @@ class Journal:
                 return noted
         return {}
 
-    def _note(self, noted: dict[str, Any]) -> None:
+    def _record(self, noted: dict[str, Any]) -> None:
         # Where it cannot be written, each purge looks at all.
         with suppress(OSError):
             descriptor = os.open(self.folder / _PURGE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _AS_IT_IS, 0o600)
@@ -227,7 +227,7 @@ class Journal:
         self._check_folder()
 
     def _make_folder_of_done(self) -> None:
-        with telling("keep a journal of", self.root), suppress(FileExistsError):
+        with os_error_message("keep a journal of", self.root), suppress(FileExistsError):
             self._done.mkdir(mode=0o700)
         if self._done.is_symlink() or not self._done.is_dir():
             raise self._unusable(f"what stands in its place of {_FOLDER_OF_DONE!r} is no folder")
@@ -258,15 +258,15 @@ class Journal:
             {"folder": self.folder.name},
         )
 
-    def _carry_out(self, ready: Path) -> None:
-        form = _entry_of(ready)
+    def _apply(self, ready: Path) -> None:
+        form = _to_entry(ready)
         changes = [FileChange.from_json(each) for each in form["changes"]]
         with ModuleTree(self.root) as tree:
             for change in changes:
                 if change.after is not None and change.after.kind == "folder":
                     tree.make_folder(change.path)
                 elif change.before is not None and change.before.kind == "folder":
-                    tree.open_up(change.path)
+                    tree.make_writable(change.path)
             for change in reversed(changes):
                 if change.after is None:
                     tree.remove(change.path)
@@ -292,7 +292,7 @@ def _check_permitted(root: Path, changes: Sequence[FileChange]) -> None:
             parent = parent.parent
         is_folder = any(node is not None and node.kind == "folder" for node in (change.before, change.after))
         if not (_can_be_changed_in(parent, changes, root) and _can_go(root / change.path, parent, is_folder)):
-            path = sendable(change.path)
+            path = storable_text(change.path)
             message = f"the work changed {path!r}, and the system does not permit that in the module"
             raise ActionError(
                 ErrorCode.FORBIDDEN, f"{message}; nothing has taken effect", {"path": path, "reason": "EACCES"}
@@ -318,7 +318,7 @@ def _can_go(path: Path, parent: Path, is_folder: bool) -> bool:
     return not above.st_mode & S_ISVTX or user in (found.st_uid, above.st_uid)
 
 
-def _entry_of(folder: Path) -> dict[str, Any]:
+def _to_entry(folder: Path) -> dict[str, Any]:
     """What was recorded. Raises `OSError`, and `ActionError`, `unavailable`, for what is no entry."""
     with open(folder / _ENTRY, "rb", opener=lambda path, flags: os.open(path, flags | _AS_IT_IS)) as file:
         try:
@@ -335,7 +335,7 @@ def _time_of(path: Path) -> float:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        remove_tree(path)
+        remove_own_tree(path)
     else:
         path.unlink(missing_ok=True)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import Any, Literal
 
-from actionengine.boundary.files.paths import MOST_CHARACTERS, TEMPORARY_PREFIX
+from actionengine.boundary.files.paths import MAX_PATH_LENGTH, TEMPORARY_PREFIX
 from actionengine.boundary.files.safe_open import FOLDER
-from actionengine.errors import ActionError, ErrorCode, sendable
+from actionengine.errors import ActionError, ErrorCode, storable_text
 
 _CHUNK = 1024 * 1024
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -87,16 +87,17 @@ Take = Callable[[str, int, int, Iterator[bytes]], None]
 """`take(path, mode, modified, pieces)` gets what is in a file, and takes all of it; `modified` is in nanoseconds."""
 
 
-def scan(root: Path, go_on: Callable[[], None] = lambda: None) -> Manifest:
-    """What a folder holds. Raises as `nodes` does, and what `go_on` raises, which is called again and again."""
+def scan(root: Path, should_continue: Callable[[], None] = lambda: None) -> Manifest:
+    """What a folder holds. Raises as `nodes` does, and what `should_continue` raises, which is called again and
+    again."""
 
     def take(path: str, mode: int, modified: int, pieces: Iterator[bytes]) -> None:
         for _ in pieces:
-            go_on()
+            should_continue()
 
     found: dict[str, Node] = {}
     for path, node in nodes(root, take):
-        go_on()
+        should_continue()
         found[path] = node
     return found
 
@@ -108,7 +109,7 @@ def nodes(root: Path, take: Take) -> Iterator[tuple[str, Node]]:
     Raises `ActionError`: `conflict` where it is changed meanwhile, or is no folder by now (a link is none),
     `forbidden` for what may not be read, `unprocessable` for a path of more than 1000 characters, and `unavailable`.
     """
-    with telling("read", root):
+    with os_error_message("read", root):
         top = os.open(root, FOLDER)
         try:
             yield from _nodes_in(top, "", root, take)
@@ -117,18 +118,18 @@ def nodes(root: Path, take: Take) -> Iterator[tuple[str, Node]]:
 
 
 @contextmanager
-def telling(verb: str, folder: Path) -> Iterator[None]:
+def os_error_message(verb: str, folder: Path) -> Iterator[None]:
     """Makes `ActionError`s of the system's errors."""
     try:
         yield
     except OSError as error:
         code = _CODES.get(error.errno or 0, ErrorCode.UNAVAILABLE)
         reason = errno.errorcode.get(error.errno or 0, "unknown")
-        name = sendable(folder.name)
+        name = storable_text(folder.name)
         # Of the path no more than its last name: where modules lie is not for whoever asks.
         # It is a number where a folder was listed that is held open.
         is_named = isinstance(error.filename, str | bytes)
-        where = f" ({sendable(os.path.basename(os.fsdecode(error.filename)))!r})" if is_named else ""
+        where = f" ({storable_text(os.path.basename(os.fsdecode(error.filename)))!r})" if is_named else ""
         message = f"cannot {verb} {name!r}: {error.strerror or type(error).__name__}{where}"
         raise ActionError(code, message, {"folder": name, "reason": reason}) from error
 
@@ -137,7 +138,7 @@ def _nodes_in(folder: int, above: str, root: Path, take: Take) -> Iterator[tuple
     # Not by `os.fwalk`, which waits for a FIFO that has taken a folder's place.
     for name in sorted(os.listdir(folder)):
         path = above + name
-        if len(path) > MOST_CHARACTERS:
+        if len(path) > MAX_PATH_LENGTH:
             raise _too_deep(root, path)
         node = _node(path, name, folder, take)
         if node is None:
@@ -152,8 +153,8 @@ def _nodes_in(folder: int, above: str, root: Path, take: Take) -> Iterator[tuple
 
 
 def _too_deep(root: Path, path: str) -> ActionError:
-    name, shown = sendable(root.name), sendable(path[:200])
-    message = f"{name!r} has a path of more than {MOST_CHARACTERS} characters in it; it begins with {shown!r}"
+    name, shown = storable_text(root.name), storable_text(path[:200])
+    message = f"{name!r} has a path of more than {MAX_PATH_LENGTH} characters in it; it begins with {shown!r}"
     return ActionError(ErrorCode.UNPROCESSABLE, message, {"folder": name, "path": shown})
 
 

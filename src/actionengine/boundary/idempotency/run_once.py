@@ -11,8 +11,8 @@ What follows from this:
 - Keyed work in one module is done one after another, also under different keys.
 - Work without a key does not wait for that. Where it, or anybody else, changes the module while keyed work is done in
   the copy, the keyed work is a `conflict`, has no effect, and can be asked for again. (Work that writes through its
-  `Work` waits in the instant between that check and the moving of files. What a command or anybody else changes then is
-  kept, or is replaced where both changed the same file.)
+  `ModuleHandle` waits in the instant between that check and the moving of files. What a command or anybody else changes
+  then is kept, or is replaced where both changed the same file.)
 - Commands run in the copy: one that names the module by an absolute path goes round it, and what writes down where it
   runs writes down the copy's path.
 - Effects outside of the module, such as what a command sends over a network, can happen more than once.
@@ -33,17 +33,17 @@ from time import monotonic
 
 from pydantic_core import PydanticSerializationError
 
-from actionengine.boundary.boundary import Admitted
+from actionengine.boundary.boundary import AdmittedRequest
 from actionengine.boundary.capabilities import Capability
 from actionengine.boundary.files.files import ModuleFiles
-from actionengine.boundary.idempotency.journal import Journal, Recorded
+from actionengine.boundary.idempotency.journal import Journal, JournalEntry
 from actionengine.boundary.idempotency.manifest import FileChange, Manifest
 from actionengine.boundary.idempotency.working_copy import CopyLimits, WorkingCopy
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult
-from actionengine.boundary.runner import took_too_long, was_cancelled
-from actionengine.errors import ActionError, ErrorCode, sendable
+from actionengine.boundary.runner import cancelled_error, timeout_error
+from actionengine.errors import ActionError, ErrorCode, storable_text
 
-Perform = Callable[[Admitted], ExecutionResult]
+Perform = Callable[[AdmittedRequest], ExecutionResult]
 
 _CHANGING = frozenset({Capability.FS_WRITE, Capability.CMD_RUN})
 
@@ -59,7 +59,7 @@ class OnceLimits:
 
 
 def run_once(
-    admitted: Admitted,
+    admitted: AdmittedRequest,
     perform: Perform,
     *,
     cancelled: threading.Event | None = None,
@@ -117,7 +117,7 @@ def recover(root: str | os.PathLike[str], timeout: float = 60.0) -> bool:
 
 
 def _performed(
-    admitted: Admitted,
+    admitted: AdmittedRequest,
     perform: Perform,
     journal: Journal,
     fingerprint: str,
@@ -126,34 +126,34 @@ def _performed(
 ) -> ExecutionResult:
     until = monotonic() + admitted.request.timeout
 
-    def go_on() -> None:
+    def should_continue() -> None:
         if cancelled is not None and cancelled.is_set():
-            raise was_cancelled(admitted.request)
+            raise cancelled_error(admitted.request)
         if monotonic() >= until:
-            raise took_too_long(admitted.request)
+            raise timeout_error(admitted.request)
 
     key = admitted.request.idempotency_key or ""
     # What the request has, its handler may use, whatever its action needs at least.
     if _CHANGING.isdisjoint(admitted.request.capabilities):
         result = _plain(perform(_in_module(admitted, journal.root)))
-        journal.commit(key, Recorded(fingerprint, result))
+        journal.commit(key, JournalEntry(fingerprint, result))
         return result
-    copy = WorkingCopy.create(journal.root, journal.fresh("copy"), limits.copy, go_on)
+    copy = WorkingCopy.create(journal.root, journal.fresh("copy"), limits.copy, should_continue)
     try:
         result = _plain(perform(_in_module(admitted, copy.root)))
-        changes = _with_closed_folders(copy.all_changes(go_on), copy.base)
+        changes = _with_closed_folders(copy.all_changes(should_continue), copy.base)
         _check_links(changes, copy.root)
-        with ModuleFiles(journal.root) as files, files.alone(go_on):
-            others = copy.changes_of_module(go_on)
+        with ModuleFiles(journal.root) as files, files.exclusive(should_continue):
+            others = copy.changes_of_module(should_continue)
             if others:
-                paths = [sendable(change.path) for change in others[:20]]
+                paths = [storable_text(change.path) for change in others[:20]]
                 raise ActionError(
                     ErrorCode.CONFLICT,
                     f"the module was changed by someone else meanwhile ({paths[0]!r}); nothing has taken effect, "
                     "try again",
                     {"paths": paths},
                 )
-            journal.commit(key, Recorded(fingerprint, result), changes, copy.root)
+            journal.commit(key, JournalEntry(fingerprint, result), changes, copy.root)
     finally:
         # What cannot be removed is left to the next attempt.
         with suppress(ActionError):
@@ -161,7 +161,7 @@ def _performed(
     return result
 
 
-def _in_module(admitted: Admitted, root: Path) -> Admitted:
+def _in_module(admitted: AdmittedRequest, root: Path) -> AdmittedRequest:
     """The same work elsewhere, and without its key: what performs it may look for one, too."""
     module = admitted.module.model_copy(update={"root": root})
     request = admitted.request.model_copy(update={"module": module, "idempotency_key": None})
@@ -189,7 +189,7 @@ def _check_links(changes: Iterable[FileChange], copy: Path) -> None:
     """A link into the copy would lead nowhere as soon as that is gone."""
     for change in changes:
         if change.after is not None and copy in (Path(change.after.link), *Path(change.after.link).parents):
-            path = sendable(change.path)
+            path = storable_text(change.path)
             raise ActionError(
                 ErrorCode.UNPROCESSABLE,
                 f"the work made a link {path!r} to an absolute path of the copy that it was done in; make it relative",

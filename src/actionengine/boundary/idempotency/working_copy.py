@@ -11,12 +11,20 @@ from pathlib import Path
 from secrets import token_hex
 
 from actionengine.boundary.errors import no_root
-from actionengine.boundary.files.remove_tree import take_apart
+from actionengine.boundary.files.remove_tree import remove_tree
 from actionengine.boundary.files.unified_diff import shown_name, unified_diff
-from actionengine.boundary.idempotency.manifest import FileChange, Manifest, Node, compare, nodes, scan, telling
-from actionengine.errors import ActionError, ErrorCode, sendable
+from actionengine.boundary.idempotency.manifest import (
+    FileChange,
+    Manifest,
+    Node,
+    compare,
+    nodes,
+    os_error_message,
+    scan,
+)
+from actionengine.errors import ActionError, ErrorCode, storable_text
 
-MOST_TEXT = 4 * 1024 * 1024
+MAX_DIFF_BYTES = 4 * 1024 * 1024
 """The largest file that a diff shows, in bytes: larger ones are named, as binary ones are."""
 
 _TREE = "tree"
@@ -54,10 +62,10 @@ class WorkingCopy:
         module_root: str | os.PathLike[str],
         folder: str | os.PathLike[str],
         limits: CopyLimits | None = None,
-        go_on: Callable[[], None] = lambda: None,
+        should_continue: Callable[[], None] = lambda: None,
     ) -> WorkingCopy:
-        """Copy a module into a folder that is not there yet. A process that dies meanwhile leaves none. `go_on` is
-        called again and again meanwhile; what it raises ends the copying, and nothing is left.
+        """Copy a module into a folder that is not there yet. A process that dies meanwhile leaves none.
+        `should_continue` is called again and again meanwhile; what it raises ends the copying, and nothing is left.
 
         Raises:
             MissingModuleError: where there is no such module.
@@ -67,14 +75,14 @@ class WorkingCopy:
         """
         root = real_root(module_root)
         place = Path(os.path.abspath(folder))
-        with telling("write", place):
+        with os_error_message("write", place):
             if place.exists():
-                raise _is_there(place)
+                raise _exists_error(place)
         making = place.with_name(f".{place.name}.{token_hex(8)}.making")
         try:
-            with telling("write", place):
+            with os_error_message("write", place):
                 (making / _TREE).mkdir(parents=True)
-                base, left_out = _copy(root, making / _TREE, limits or CopyLimits(), go_on)
+                base, left_out = _copy(root, making / _TREE, limits or CopyLimits(), should_continue)
                 form = {
                     "module_root": os.fspath(root),
                     "left_out": sorted(left_out),
@@ -85,9 +93,9 @@ class WorkingCopy:
                 # What is not empty is never replaced: of two that make the same, one succeeds.
                 making.rename(place)
         except BaseException as error:
-            remove_tree(making)
+            remove_own_tree(making)
             if isinstance(error, ActionError) and place.exists():
-                raise _is_there(place) from error
+                raise _exists_error(place) from error
             raise
         return cls(place, root, base, left_out)
 
@@ -98,7 +106,7 @@ class WorkingCopy:
         try:
             form = json.loads((place / _BASE).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
-            name = sendable(place.name)
+            name = storable_text(place.name)
             raise ActionError(ErrorCode.NOT_FOUND, f"there is no working copy {name!r}", {"folder": name}) from None
         base = {path: Node(**node) for path, node in form["base"].items()}
         return cls(place, Path(form["module_root"]), base, frozenset(form["left_out"]))
@@ -111,9 +119,9 @@ class WorkingCopy:
             if any(node is not None and node.kind != "folder" for node in (change.before, change.after))
         )
 
-    def all_changes(self, go_on: Callable[[], None] = lambda: None) -> tuple[FileChange, ...]:
-        """The same, and folders. What `go_on` raises ends it; it is called again and again meanwhile."""
-        return compare(self.base, scan(self.root, go_on))
+    def all_changes(self, should_continue: Callable[[], None] = lambda: None) -> tuple[FileChange, ...]:
+        """The same, and folders. What `should_continue` raises ends it; it is called again and again meanwhile."""
+        return compare(self.base, scan(self.root, should_continue))
 
     def diff(self) -> str:
         """What was changed, as a diff of git's form: of texts with their lines; binary files, texts that are not UTF-8
@@ -123,18 +131,21 @@ class WorkingCopy:
         """
         return "".join(map(self._diff_of, self.changes()))
 
-    def changes_of_module(self, go_on: Callable[[], None] = lambda: None) -> tuple[FileChange, ...]:
-        """What has become different in the module itself since the copy was made, folders too; `go_on` as above."""
-        now = {path: node for path, node in scan(self.module_root, go_on).items() if path not in self.left_out}
+    def changes_of_module(self, should_continue: Callable[[], None] = lambda: None) -> tuple[FileChange, ...]:
+        """What has become different in the module itself since the copy was made, folders too; `should_continue` as
+        above."""
+        now = {
+            path: node for path, node in scan(self.module_root, should_continue).items() if path not in self.left_out
+        }
         return compare(self.base, now)
 
     def drop(self) -> None:
         """Remove the copy. What is gone already is no error."""
-        remove_tree(self.folder)
-        with telling("look beside", self.folder):
+        remove_own_tree(self.folder)
+        with os_error_message("look beside", self.folder):
             leftovers = list(self.folder.parent.glob(f".{self.folder.name}.*.making"))
         for leftover in leftovers:
-            remove_tree(leftover)
+            remove_own_tree(leftover)
 
     def _diff_of(self, change: FileChange) -> str:
         path = change.path
@@ -161,11 +172,11 @@ class WorkingCopy:
             return None
         if node.kind == "link":
             return node.link
-        if node.size > MOST_TEXT:
+        if node.size > MAX_DIFF_BYTES:
             return b""
         content = _read(root / path)
         if sha256(content).hexdigest() != node.sha256:
-            shown = sendable(path)
+            shown = storable_text(path)
             raise ActionError(ErrorCode.CONFLICT, f"{shown!r} was changed by someone else meanwhile", {"path": shown})
         try:
             return content if b"\0" in content else content.decode()
@@ -177,26 +188,26 @@ def real_root(root: str | os.PathLike[str]) -> Path:
     """Where a module's root is, once links are followed. Raises `MissingModuleError` where there is no such folder."""
     try:
         found = Path(os.path.realpath(root))
-        is_there = found.is_dir()
+        exists = found.is_dir()
     except (OSError, ValueError):
         # A name that is too long for the system, or that none can have.
-        is_there = False
-    if not is_there:
+        exists = False
+    if not exists:
         raise no_root(root)
     return found
 
 
-def remove_tree(folder: Path) -> None:
+def remove_own_tree(folder: Path) -> None:
     """Remove a folder of our own with all that is in it, whatever its permissions. One that is gone is no error. Where
     a link stands in its place, that goes, and not what it leads to."""
-    with telling("remove", folder):
+    with os_error_message("remove", folder):
         if folder.is_symlink():
             folder.unlink(missing_ok=True)
         elif folder.is_dir():
-            take_apart(folder)
+            remove_tree(folder)
 
 
-def open_up(folder: Path) -> None:
+def make_writable(folder: Path) -> None:
     """Let a folder of our own, and those in it, be changed. Raises `OSError`."""
     folder.chmod(0o700)
     for place, folders, _ in os.walk(folder):
@@ -206,12 +217,14 @@ def open_up(folder: Path) -> None:
                 path.chmod(0o700)
 
 
-def _is_there(folder: Path) -> ActionError:
-    name = sendable(folder.name)
+def _exists_error(folder: Path) -> ActionError:
+    name = storable_text(folder.name)
     return ActionError(ErrorCode.CONFLICT, f"there is a folder {name!r} already", {"folder": name})
 
 
-def _copy(root: Path, to: Path, limits: CopyLimits, go_on: Callable[[], None]) -> tuple[Manifest, frozenset[str]]:
+def _copy(
+    root: Path, to: Path, limits: CopyLimits, should_continue: Callable[[], None]
+) -> tuple[Manifest, frozenset[str]]:
     """Copy what is in a module; what was copied, and the links that were not."""
     copied: dict[str, Node] = {}
     left_out: set[str] = set()
@@ -221,7 +234,7 @@ def _copy(root: Path, to: Path, limits: CopyLimits, go_on: Callable[[], None]) -
         nonlocal size
         with open(to / path, "xb", buffering=0) as file:
             for piece in pieces:
-                go_on()
+                should_continue()
                 size += len(piece)
                 if size > limits.size:
                     raise _too_large(root, f"{limits.size} bytes")
@@ -230,7 +243,7 @@ def _copy(root: Path, to: Path, limits: CopyLimits, go_on: Callable[[], None]) -
             os.utime(file.fileno(), ns=(modified, modified))
 
     for path, node in nodes(root, take):
-        go_on()
+        should_continue()
         if len(copied) + len(left_out) >= limits.files:
             raise _too_large(root, f"{limits.files} files, links and folders")
         if node.kind == "link":
@@ -248,7 +261,7 @@ def _copy(root: Path, to: Path, limits: CopyLimits, go_on: Callable[[], None]) -
 
 
 def _too_large(root: Path, limit: str) -> ActionError:
-    name = sendable(root.name)
+    name = storable_text(root.name)
     return ActionError(
         ErrorCode.UNPROCESSABLE, f"the module {name!r} has more than {limit}: it is not copied", {"limit": limit}
     )
@@ -271,7 +284,7 @@ def _read(path: Path) -> bytes:
     """What is in a file now; nothing for what is none."""
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
-            return file.read(MOST_TEXT + 1)
+            return file.read(MAX_DIFF_BYTES + 1)
     except OSError:
         return b""
 

@@ -9,21 +9,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from returns.result import Failure, Success
 
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult
-from actionengine.boundary.runner import Answer
+from actionengine.boundary.runner import RunnerResult
 from actionengine.errors import ActionError, ErrorCode
 
 QUEUE = "actionengine.modules"
 EXECUTE = "actionengine.execute"
 
 
-class Order(BaseModel):
+class WorkMessage(BaseModel):
     """A request, and how many seconds it may wait for a worker. It is not begun later, even where nobody is there any
     more to withdraw it."""
 
     model_config = ConfigDict(frozen=True)
 
     request: ExecutionRequest
-    patience: float = Field(gt=0)
+    wait_seconds: float = Field(gt=0)
 
     def to_text(self) -> str:
         """As text. Raises `ActionError`, `invalid_input`, for a request without a JSON form."""
@@ -35,10 +35,10 @@ class Order(BaseModel):
             ) from None
 
     @staticmethod
-    def of_text(text: Any) -> Order:
+    def of_text(text: Any) -> WorkMessage:
         """The order in a text. Raises `ActionError`, `invalid_input`, where it is none."""
         try:
-            return Order.model_validate(json.loads(text))
+            return WorkMessage.model_validate(json.loads(text))
         except ValidationError as error:
             reason = f"{len(error.errors(include_url=False))} of its fields are wrong"
         except (ValueError, TypeError, RecursionError):
@@ -46,14 +46,14 @@ class Order(BaseModel):
         raise ActionError(ErrorCode.INVALID_INPUT, f"what stands in the queue is no request: {reason}")
 
 
-def answer_to_text(answer: Answer) -> str:
+def answer_to_text(answer: RunnerResult) -> str:
     """An answer as text."""
     if isinstance(answer, Success):
         return json.dumps({"result": answer.unwrap().model_dump(mode="json")})
     return json.dumps({"error": answer.failure().to_dict()})
 
 
-def answer_of_text(text: Any) -> Answer:
+def answer_of_text(text: Any) -> RunnerResult:
     """The answer in a text; `internal` where it is none."""
     try:
         form = json.loads(text)

@@ -14,25 +14,25 @@ from uuid import uuid4
 
 from returns.result import Failure, Success
 
-from actionengine.boundary.boundary import Admitted
+from actionengine.boundary.boundary import AdmittedRequest
 from actionengine.boundary.capabilities import CapabilityProfile
 from actionengine.boundary.declarations import ModuleAction
 from actionengine.boundary.module_actions import MODULE_ACTIONS
-from actionengine.boundary.remote.messages import EXECUTE, QUEUE, Order, answer_of_text
+from actionengine.boundary.remote.messages import EXECUTE, QUEUE, WorkMessage, answer_of_text
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult
-from actionengine.boundary.runner import Answer, BoundaryRunner, took_too_long, was_cancelled
+from actionengine.boundary.runner import BoundaryRunner, RunnerResult, cancelled_error, timeout_error
 from actionengine.boundary.telemetry import Sink
-from actionengine.durable.client import DurableClient, Execution
+from actionengine.durable.client import DurableClient, DurableExecution
 from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds, DurableUnavailable
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 
 logger = logging.getLogger("actionengine")
 
-_FIRST_LOOK = 0.005
-_STOPPING = 15.0
+_MIN_POLL_INTERVAL = 0.005
+_STOP_TIMEOUT = 15.0
 """Seconds that a worker is given to end what was cancelled."""
 
-_ENQUEUED = Execution("ENQUEUED", None, 0, 0, None)
+_ENQUEUED = DurableExecution("ENQUEUED", None, 0, 0, None)
 """How far a request is by the last word, before anybody has looked."""
 
 
@@ -54,14 +54,14 @@ class QueueRunner(BoundaryRunner):
         queue: where the workers take their work from.
         telemetry: sinks that are told of the work, in this process.
         poll_interval: seconds between two looks for the answer, at most.
-        patience: seconds after which a request that no worker has begun with is withdrawn: it is `unavailable`, and
+        wait_seconds: seconds after which a request that no worker has begun with is withdrawn: it is `unavailable`, and
             is not executed later.
         connect_timeout: seconds to wait for a new connection to the durable engine's database (PostgreSQL).
         answer_timeout: seconds to wait for the answer to a statement there; then the connection counts as lost, and
             another one is opened (PostgreSQL).
 
     Raises:
-        ConfigurationError: for a URL of neither kind, and where `patience` or `poll_interval` is not positive.
+        ConfigurationError: for a URL of neither kind, and where `wait_seconds` or `poll_interval` is not positive.
     """
 
     name: ClassVar[str] = "queue"
@@ -75,18 +75,18 @@ class QueueRunner(BoundaryRunner):
         queue: str = QUEUE,
         telemetry: Iterable[Sink] = (),
         poll_interval: float = 0.25,
-        patience: float = 30.0,
+        wait_seconds: float = 30.0,
         connect_timeout: float = CONNECT_TIMEOUT,
         answer_timeout: float = ANSWER_TIMEOUT,
     ) -> None:
         super().__init__(profile, actions, telemetry)
-        for name, seconds in (("patience", patience), ("poll_interval", poll_interval)):
+        for name, seconds in (("wait_seconds", wait_seconds), ("poll_interval", poll_interval)):
             if not seconds > 0:
                 raise ConfigurationError(f"{name} has to be more than 0 seconds, and is {seconds}")
         self._client = DurableClient(url, Bounds(connect_timeout, answer_timeout))
         self._queue = queue
         self._poll_interval = poll_interval
-        self._patience = patience
+        self._wait_seconds = wait_seconds
 
     def close(self) -> None:
         """Close the connections."""
@@ -98,9 +98,9 @@ class QueueRunner(BoundaryRunner):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def run(self, admitted: Admitted, cancelled: threading.Event) -> ExecutionResult:
+    def run(self, admitted: AdmittedRequest, cancelled: threading.Event) -> ExecutionResult:
         """Put a request into the queue, and wait for its answer."""
-        asked = _Asked(self._client, self._queue, admitted.request, self._patience, self._poll_interval)
+        asked = _PendingRequest(self._client, self._queue, admitted.request, self._wait_seconds, self._poll_interval)
         try:
             return asked.result(cancelled)
         except DurableUnavailable as error:
@@ -108,52 +108,52 @@ class QueueRunner(BoundaryRunner):
             raise ActionError(ErrorCode.UNAVAILABLE, message, {"request_id": asked.request.id}) from error
 
 
-class _Asked:
+class _PendingRequest:
     """One request in the queue."""
 
     def __init__(
-        self, client: DurableClient, queue: str, request: ExecutionRequest, patience: float, poll_interval: float
+        self, client: DurableClient, queue: str, request: ExecutionRequest, wait_seconds: float, poll_interval: float
     ) -> None:
         self.request = request
         self._client = client
         self._queue = queue
-        self._patience = patience
+        self._wait_seconds = wait_seconds
         self._poll_interval = poll_interval
-        self._order = Order(request=request, patience=patience).to_text()
+        self._order = WorkMessage(request=request, wait_seconds=wait_seconds).to_text()
         self._id = _id_of(request)
         self._is_own = False
         self._was_alive = False
-        self._known: Execution | None = None
+        self._known: DurableExecution | None = None
         self._changed_at = 0.0
         self._answered_at = monotonic()
 
     def result(self, cancelled: threading.Event) -> ExecutionResult:
         """The result. Raises `ActionError` with what else became of the request."""
         self._enqueue()
-        pause = _FIRST_LOOK
+        pause = _MIN_POLL_INTERVAL
         while True:
             if cancelled.wait(pause):
-                return self._withdrawn(was_cancelled(self.request))
+                return self._withdrawn(cancelled_error(self.request))
             pause = min(1.5 * pause, self._poll_interval)
             found = self._look()
             if found is None or found.status == "CANCELLED":
-                self._begin_anew(found)
+                self._requeue(found)
                 continue
             waited = monotonic() - self._changed_at
             if found.status in {"ENQUEUED", "DELAYED"}:
                 self._was_alive = self._was_alive or found is not _ENQUEUED
-                if waited > self._patience:
-                    return self._withdrawn(self._nobody_came())
+                if waited > self._wait_seconds:
+                    return self._withdrawn(self._no_worker_error())
             elif found.status == "PENDING":
                 self._was_alive = True
-                if waited > self.request.timeout + self._patience:
-                    return self._withdrawn(took_too_long(self.request))
+                if waited > self.request.timeout + self._wait_seconds:
+                    return self._withdrawn(timeout_error(self.request))
             else:
                 answer = self._answer(found)
                 if answer is None:
                     continue
                 if isinstance(answer, Success) or self._is_own or self._was_alive:
-                    return self._told(answer, found)
+                    return self._reported(answer, found)
                 # It had failed before this was asked: it is tried again.
                 self._forget(found)
                 self._enqueue()
@@ -173,12 +173,12 @@ class _Asked:
     def _put(self) -> bool:
         return self._client.enqueue(EXECUTE, self._order, queue=self._queue, id=self._id)
 
-    def _look(self) -> Execution | None:
+    def _look(self) -> DurableExecution | None:
         """How far it is; while the database cannot be asked, how far it was."""
         try:
-            found = self._client.look(self._id).get(self._id)
+            found = self._client.find(self._id).get(self._id)
         except DurableUnavailable:
-            if monotonic() - self._answered_at > self._patience:
+            if monotonic() - self._answered_at > self._wait_seconds:
                 raise
             return self._known or _ENQUEUED
         self._answered_at = monotonic()
@@ -187,11 +187,11 @@ class _Asked:
             self._changed_at = monotonic()
         return found
 
-    def _begin_anew(self, found: Execution | None) -> None:
+    def _requeue(self, found: DurableExecution | None) -> None:
         """After the execution was removed, or cancelled: by another request with the same key, or by an operator."""
         if self.request.idempotency_key is None:
-            raise was_cancelled(self.request)
-        if found is not None and monotonic() - self._changed_at < _STOPPING and not _never_began(found):
+            raise cancelled_error(self.request)
+        if found is not None and monotonic() - self._changed_at < _STOP_TIMEOUT and not _never_began(found):
             # Its worker removes it when it has stopped.
             return
         if found is not None:
@@ -204,22 +204,22 @@ class _Asked:
             # So that one which somebody else asks for anew is told from it.
             self._look()
         self._client.cancel(self._id)
-        until = monotonic() + _STOPPING
-        while (found := self._client.look(self._id).get(self._id)) is not None:
+        until = monotonic() + _STOP_TIMEOUT
+        while (found := self._client.find(self._id).get(self._id)) is not None:
             if self._known is not None and found.created_at != self._known.created_at:
                 # It is over: someone else has asked anew under the same key.
                 break
             self._known = found
             answer = self._answer(found) if found.status in {"SUCCESS", "ERROR"} else None
             if answer is not None:
-                return self._told(answer, found)
+                return self._reported(answer, found)
             if _never_began(found) or monotonic() >= until:
                 self._forget(found)
                 break
             sleep(0.05)
         raise reason
 
-    def _answer(self, found: Execution) -> Answer | None:
+    def _answer(self, found: DurableExecution) -> RunnerResult | None:
         """The answer, unless somebody who has asked the same has fetched and removed it just now."""
         if found.status == "SUCCESS":
             status, output = self._client.status(self._id) or (None, None)
@@ -230,7 +230,7 @@ class _Asked:
         message = f"the work {self.request.id} ({self.request.action}) {how}"
         return Failure(ActionError(ErrorCode.HANDLER_ERROR, message, {"request_id": self.request.id}))
 
-    def _told(self, answer: Answer, found: Execution) -> ExecutionResult:
+    def _reported(self, answer: RunnerResult, found: DurableExecution) -> ExecutionResult:
         self._forget(found)
         if isinstance(answer, Failure):
             raise answer.failure()
@@ -239,24 +239,24 @@ class _Asked:
             update={"runner": QueueRunner.name, "replayed": result.replayed or not (self._is_own or self._was_alive)}
         )
 
-    def _forget(self, found: Execution) -> None:
+    def _forget(self, found: DurableExecution) -> None:
         """Remove an execution, unless another one has taken its place."""
         try:
-            if self._client.look(self._id).get(self._id) == found:
+            if self._client.find(self._id).get(self._id) == found:
                 self._client.forget(self._id)
         except DurableUnavailable as error:
             logger.warning("the work %s is removed from the queue later: %s", self.request.id, error)
 
-    def _nobody_came(self) -> ActionError:
+    def _no_worker_error(self) -> ActionError:
         return ActionError(
             ErrorCode.UNAVAILABLE,
-            f"no worker took the work {self.request.id} ({self.request.action}) within {self._patience} s; "
+            f"no worker took the work {self.request.id} ({self.request.action}) within {self._wait_seconds} s; "
             "it is withdrawn. Is one running on this queue (`actionengine runner work`), and not too busy?",
             {"request_id": self.request.id, "queue": self._queue},
         )
 
 
-def _never_began(found: Execution) -> bool:
+def _never_began(found: DurableExecution) -> bool:
     return found.executor is None
 
 

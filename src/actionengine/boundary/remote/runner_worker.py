@@ -10,11 +10,11 @@ from typing import Any
 
 from returns.result import Failure, Success
 
-from actionengine.boundary.boundary import checked_module
-from actionengine.boundary.remote.messages import EXECUTE, QUEUE, Order, answer_to_text
+from actionengine.boundary.boundary import validate_module
+from actionengine.boundary.remote.messages import EXECUTE, QUEUE, WorkMessage, answer_to_text
 from actionengine.boundary.roots import ModuleRoots
-from actionengine.boundary.runner import Answer, BoundaryRunner
-from actionengine.durable.client import DurableClient, Execution
+from actionengine.boundary.runner import BoundaryRunner, RunnerResult
+from actionengine.durable.client import DurableClient, DurableExecution
 from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds, DurableUnavailable
 from actionengine.durable.host import DurableFunction, DurableHost, Interrupted, current_id
 from actionengine.durable.watched import start_watched
@@ -22,7 +22,7 @@ from actionengine.errors import ActionError, ErrorCode
 
 logger = logging.getLogger("actionengine")
 
-_LOOK = 0.3
+_POLL_INTERVAL = 0.3
 """Seconds between two looks at whether what is in hand is still asked for."""
 
 _KEPT = 3600.0
@@ -31,12 +31,12 @@ _KEPT = 3600.0
 _ATTEMPTS = 10
 """Work that has ended so many workers is what ended them."""
 
-_WINDING_UP = 5.0
+_STOP_TIMEOUT = 5.0
 """Seconds beyond the grace, in which work is ended that is given back."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _InHand:
+class _RunningRequest:
     id: str
     began_at: int | None
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -98,7 +98,7 @@ class RunnerWorker:
         options = {"lease": lease, "poll_interval": poll_interval, "keep": _KEPT, **bounds._asdict()}
         self._host = DurableHost(url, [function], set_up=set_up, **options)
         self._lock = threading.Lock()
-        self._in_hand: set[_InHand] = set()
+        self._running: set[_RunningRequest] = set()
         self._interrupted = threading.Event()
         self._ended = threading.Event()
         self._watch: threading.Thread | None = None
@@ -123,7 +123,7 @@ class RunnerWorker:
         timer = threading.Timer(grace, self._interrupt)
         timer.daemon = True
         timer.start()
-        self._host.stop(grace + _WINDING_UP)
+        self._host.stop(grace + _STOP_TIMEOUT)
         timer.cancel()
         timer.join()
         self._interrupt()
@@ -145,60 +145,60 @@ class RunnerWorker:
         id = current_id()
         execution = self._own(id)
         try:
-            order = Order.of_text(text)
-            module = checked_module(order.request)
+            order = WorkMessage.of_text(text)
+            module = validate_module(order.request)
             assert order.request.tenant is not None
             here = self._roots.context(order.request.tenant, module.id)
         except ActionError as refusal:
             return answer_to_text(Failure(refusal.without_traceback()))
-        if _came_late(execution, order.patience):
+        if _expired_error(execution, order.wait_seconds):
             message = f"no worker took the work {order.request.id} ({order.request.action}) in time"
             return answer_to_text(Failure(ActionError(ErrorCode.UNAVAILABLE, message)))
-        in_hand = _InHand(id, execution.began_at)
+        running = _RunningRequest(id, execution.began_at)
         with self._lock:
-            self._in_hand.add(in_hand)
+            self._running.add(running)
         try:
             if self._interrupted.is_set():
                 raise Interrupted("this worker stops")
             request = order.request.model_copy(update={"module": here})
-            answer = self._runner.execute(request, cancelled=in_hand.cancelled)
+            answer = self._runner.execute(request, cancelled=running.cancelled)
         finally:
             with self._lock:
-                self._in_hand.discard(in_hand)
-        if in_hand.cancelled.is_set():
-            self._give_back(in_hand, answer)
+                self._running.discard(running)
+        if running.cancelled.is_set():
+            self._release(running, answer)
         return answer_to_text(_by(self.id, answer))
 
-    def _own(self, id: str) -> Execution:
+    def _own(self, id: str) -> DurableExecution:
         """The execution that this worker has just begun with."""
-        found = self._patiently_looked(id)
+        found = self._find_with_retry(id)
         if found is None or found.status != "PENDING" or found.executor != self.id:
             self._forget_cancelled(id, found)
             raise Interrupted("it was withdrawn just now")
         return found
 
-    def _patiently_looked(self, id: str) -> Execution | None:
+    def _find_with_retry(self, id: str) -> DurableExecution | None:
         while not self._interrupted.is_set():
             try:
-                return self._client.look(id).get(id)
+                return self._client.find(id).get(id)
             except DurableUnavailable:
-                self._interrupted.wait(_LOOK)
+                self._interrupted.wait(_POLL_INTERVAL)
         raise Interrupted("this worker stops")
 
-    def _give_back(self, in_hand: _InHand, answer: Answer) -> None:
+    def _release(self, running: _RunningRequest, answer: RunnerResult) -> None:
         """Leave the answer to others, where there is none, or it is not this worker's to give any more."""
         try:
-            found = self._client.look(in_hand.id).get(in_hand.id)
+            found = self._client.find(running.id).get(running.id)
         except DurableUnavailable:
             found = None
-        if self._is_own(in_hand, found):
+        if self._is_own(running, found):
             if isinstance(answer, Success):
                 return
             raise Interrupted("this worker stops")
-        self._forget_cancelled(in_hand.id, found)
+        self._forget_cancelled(running.id, found)
         raise Interrupted("nobody waits for it any more, or another worker has it")
 
-    def _forget_cancelled(self, id: str, found: Execution | None) -> None:
+    def _forget_cancelled(self, id: str, found: DurableExecution | None) -> None:
         """Tell whoever has cancelled it that it has stopped."""
         if found is None or found.status != "CANCELLED" or found.executor != self.id:
             return
@@ -207,49 +207,49 @@ class RunnerWorker:
         except DurableUnavailable as error:
             logger.warning("the cancelled work %s stays in the queue for now: %s", id, error)
 
-    def _is_own(self, in_hand: _InHand, found: Execution | None) -> bool:
+    def _is_own(self, running: _RunningRequest, found: DurableExecution | None) -> bool:
         return (
             found is not None
             and found.status == "PENDING"
             and found.executor == self.id
-            and found.began_at == in_hand.began_at
+            and found.began_at == running.began_at
         )
 
     def _interrupt(self) -> None:
         self._interrupted.set()
         with self._lock:
-            for each in self._in_hand:
+            for each in self._running:
                 each.cancelled.set()
 
     def _watch_over(self) -> None:
         """Cancel what is not this worker's any more, until the end."""
         never_begun: set[str] = set()
-        while not self._ended.wait(_LOOK):
+        while not self._ended.wait(_POLL_INTERVAL):
             with self._lock:
-                in_hand = tuple(self._in_hand)
+                running = tuple(self._running)
             try:
-                found = self._client.look(*(each.id for each in in_hand))
+                found = self._client.find(*(each.id for each in running))
                 # What was cancelled between being taken and being begun is not begun, and nobody says that it stopped.
                 # At the first look it may be just about to get in hand.
-                cancelled = self._client.cancelled(self.id) - {each.id for each in in_hand}
+                cancelled = self._client.cancelled(self.id) - {each.id for each in running}
                 for id in cancelled & never_begun:
                     self._client.forget(id)
                 never_begun = cancelled
             except DurableUnavailable:
                 # Said where the lease is renewed.
                 continue
-            for each in in_hand:
+            for each in running:
                 if not self._is_own(each, found.get(each.id)):
                     each.cancelled.set()
 
 
-def _came_late(execution: Execution, patience: float) -> bool:
+def _expired_error(execution: DurableExecution, wait_seconds: float) -> bool:
     """Whether it was begun for the first time only after whoever asked has gone, or should have withdrawn it."""
     waited = (execution.began_at or execution.created_at) - execution.created_at
-    return execution.attempts <= 1 and waited > (patience + 1) * 1000
+    return execution.attempts <= 1 and waited > (wait_seconds + 1) * 1000
 
 
-def _by(worker: str, answer: Answer) -> Answer:
+def _by(worker: str, answer: RunnerResult) -> RunnerResult:
     if isinstance(answer, Failure):
         return answer
     return Success(answer.unwrap().model_copy(update={"worker": worker}))

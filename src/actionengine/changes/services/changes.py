@@ -42,10 +42,10 @@ from actionengine.changes.models import (
     WrittenFiles,
 )
 from actionengine.changes.ops import parse_op
-from actionengine.changes.permissions import PEOPLE, ChangeControlPermissions
+from actionengine.changes.permissions import NON_AI_ACTORS, ChangeControlPermissions
 from actionengine.changes.replay import schemas_of_snapshots, with_snapshots
-from actionengine.changes.states import TAKES_OPS, may_go
-from actionengine.changes.store import conflict, not_found, page, store_of
+from actionengine.changes.states import ACCEPTS_OPS, can_transition
+from actionengine.changes.store import conflict, not_found, open_store, page
 from actionengine.changes.workspaces import (
     close_workspace,
     has_files,
@@ -55,75 +55,75 @@ from actionengine.changes.workspaces import (
 )
 from actionengine.errors import ActionError
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.pipeline.plan import native
+from actionengine.pipeline.plan import sync_and_async
 
 
-@native
+@sync_and_async
 async def _create(data: CreateChange, ctx: InternalContext) -> Result[Change, ActionError]:
-    store = store_of(ctx)
+    store = open_store(ctx)
     project = await store.project(data.project_id)
     change = await create_change(store, project["id"], data.title, data.description)
     ctx.add_subject(f"change/{change['id']}")
     return Success(Change(**change))
 
 
-@native
+@sync_and_async
 async def _get(data: ChangeReference, ctx: InternalContext) -> Result[Change, ActionError]:
-    return Success(Change(**await store_of(ctx).change(data.change_id)))
+    return Success(Change(**await open_store(ctx).change(data.change_id)))
 
 
-@native
+@sync_and_async
 async def _list(data: ListChanges, ctx: InternalContext) -> Result[tuple[Change, ...], ActionError]:
     where = {name: value for name in ("project_id", "status") if (value := getattr(data, name)) is not None}
-    rows = await page(ctx, store_of(ctx).changes, where, by="id", after=data.after, limit=data.limit)
+    rows = await page(ctx, open_store(ctx).changes, where, by="id", after=data.after, limit=data.limit)
     return Success(tuple(Change(**row) for row in rows))
 
 
-@native
+@sync_and_async
 async def _add_target(data: AddTarget, ctx: InternalContext) -> Result[Target, ActionError]:
-    store = store_of(ctx)
+    store = open_store(ctx)
     change = await store.change(data.change_id, lock=True)
     return Success(Target(**await insert_target(store, change, data.type, data.selector)))
 
 
-@native
+@sync_and_async
 async def _list_targets(data: ListTargets, ctx: InternalContext) -> Result[tuple[Target, ...], ActionError]:
-    store = store_of(ctx)
+    store = open_store(ctx)
     await store.change(data.change_id)
     where = {"change_id": data.change_id}
     rows = await page(ctx, store.targets, where, by="id", after=data.after, limit=data.limit)
     return Success(tuple(Target(**row) for row in rows))
 
 
-@native
+@sync_and_async
 async def _add_patch_op(data: AddPatchOp, ctx: InternalContext) -> Result[StoredPatchOp, ActionError]:
     op = parse_op(data.op_type, data.payload)
-    store = store_of(ctx)
+    store = open_store(ctx)
     change = await store.change(data.change_id, lock=True)
     return Success(StoredPatchOp(**await insert_op(store, change, data.target_id, op)))
 
 
-@native
+@sync_and_async
 async def _list_patch_ops(data: ListPatchOps, ctx: InternalContext) -> Result[tuple[StoredPatchOp, ...], ActionError]:
-    store = store_of(ctx)
+    store = open_store(ctx)
     await store.change(data.change_id)
     where = {"change_id": data.change_id}
     rows = await page(ctx, store.ops, where, by="position", after=data.after, limit=data.limit)
     rows = await with_snapshots(store, rows)
-    ctx.show({"count": len(rows)})
+    ctx.set_logged_output({"count": len(rows)})
     return Success(tuple(StoredPatchOp(**row) for row in rows))
 
 
-@native
+@sync_and_async
 async def _delete_patch_op(data: PatchOpReference, ctx: InternalContext) -> Result[StoredPatchOp, ActionError]:
-    store = store_of(ctx)
+    store = open_store(ctx)
     change = await store.change(data.change_id, lock=True)
     for op in await store.ops.find({"id": data.op_id}):
         if op["change_id"] != change["id"]:
             break
         if op["executed_at"] is not None:
             raise conflict(f"the op {op['id']} has been executed: it stays", op_id=op["id"])
-        if change["status"] not in TAKES_OPS:
+        if change["status"] not in ACCEPTS_OPS:
             raise conflict(f"no op is deleted from a change that is {change['status']}", status=change["status"])
         await store.ops.delete({"id": op["id"]})
         await store.changes.update([{"id": change["id"], "updated_at": await store.now()}])
@@ -131,58 +131,62 @@ async def _delete_patch_op(data: PatchOpReference, ctx: InternalContext) -> Resu
     raise not_found("op", data.op_id)
 
 
-@native
+@sync_and_async
 async def _list_snapshots(data: ListSnapshots, ctx: InternalContext) -> Result[tuple[Snapshot, ...], ActionError]:
-    store = store_of(ctx)
+    store = open_store(ctx)
     await store.change(data.change_id)
     where = {"change_id": data.change_id}
     rows = await page(ctx, store.snapshots, where, by="record_type_key", after=data.after, limit=data.limit)
     rows = await schemas_of_snapshots(store, rows)
-    ctx.show({"count": len(rows)})
+    ctx.set_logged_output({"count": len(rows)})
     return Success(tuple(Snapshot(**row) for row in rows))
 
 
-class _OnFiles:
+class _FileActions:
     """The actions that look at files, or write them, where a host keeps them."""
 
     def __init__(self, settings: FileSettings) -> None:
-        @native
+        @sync_and_async
         async def preview(data: ChangeReference, ctx: InternalContext) -> Result[Preview, ActionError]:
             preview = await preview_change(ctx, data.change_id, settings)
-            ctx.show(preview.model_dump(mode="json", exclude={"documents": True, "files": {"__all__": {"diff"}}}))
+            ctx.set_logged_output(
+                preview.model_dump(mode="json", exclude={"documents": True, "files": {"__all__": {"diff"}}})
+            )
             return Success(preview)
 
-        @native
+        @sync_and_async
         async def execute(data: ChangeReference, ctx: InternalContext) -> Result[Applied, ActionError]:
             return Success(await execute_change(ctx, data.change_id, settings))
 
-        @native
+        @sync_and_async
         async def merge(data: ChangeReference, ctx: InternalContext) -> Result[Applied, ActionError]:
             return Success(await merge_change(ctx, data.change_id, settings))
 
-        @native
+        @sync_and_async
         async def write_files(data: ChangeReference, ctx: InternalContext) -> Result[WrittenFiles, ActionError]:
             return Success(await write_change_files(ctx, data.change_id, settings))
 
-        @native
+        @sync_and_async
         async def start(data: ChangeReference, ctx: InternalContext) -> Result[Workspace, ActionError]:
-            change = await store_of(ctx).change(data.change_id, lock=True)
+            change = await open_store(ctx).change(data.change_id, lock=True)
             return Success(await start_workspace(ctx, settings, change))
 
-        @native
+        @sync_and_async
         async def stop(data: StopWorkspace, ctx: InternalContext) -> Result[Workspace, ActionError]:
-            change = await store_of(ctx).change(data.change_id, lock=True)
+            change = await open_store(ctx).change(data.change_id, lock=True)
             return Success(await stop_workspace(ctx, settings, change, data.keep))
 
-        @native
+        @sync_and_async
         async def workspace(data: ChangeReference, ctx: InternalContext) -> Result[WorkspaceView, ActionError]:
             view = await view_workspace(ctx, settings, data.change_id)
-            ctx.show(view.model_dump(mode="json", exclude={"ops": {"__all__": {"expected", "found"}}, "diff": True}))
+            ctx.set_logged_output(
+                view.model_dump(mode="json", exclude={"ops": {"__all__": {"expected", "found"}}, "diff": True})
+            )
             return Success(view)
 
-        @native
+        @sync_and_async
         async def plan_compensation(data: PlanCompensation, ctx: InternalContext) -> Result[Compensation, ActionError]:
-            store = store_of(ctx)
+            store = open_store(ctx)
             change = await store.change(data.change_id, lock=True)
             files = ProjectFiles(ctx, settings, store, change["project_id"])
             draft = await draft_compensation(store, change, data.title, files)
@@ -195,24 +199,24 @@ class _OnFiles:
 
 
 def _transition(permissions: ChangeControlPermissions, settings: FileSettings) -> Any:
-    @native
+    @sync_and_async
     async def transition(data: Transition, ctx: InternalContext) -> Result[Change, ActionError]:
         if data.status == "Merged":
             # Whatever merging asks for, of whoever merges.
             answer = await ctx.execute_action("changes", "merge", {"change_id": data.change_id})
-            ctx.nothing_changed()
+            ctx.suppress_default_event()
             return answer.map(lambda merged: Change(**{name: getattr(merged, name) for name in Change.model_fields}))
         if data.status == "Ready":
             asks = ctx.actor.type if ctx.actor is not None else "anonymous"
-            ctx.require_actor_type(PEOPLE, f"R1: no {asks} actor makes a change Ready")
+            ctx.require_actor_type(NON_AI_ACTORS, f"R1: no {asks} actor makes a change Ready")
         if (permission := permissions.approve if data.status == "Ready" else permissions.author) is not None:
             await ctx.authorize_async(permission, _subject(data))
-        store = store_of(ctx)
+        store = open_store(ctx)
         change = await store.change(data.change_id, lock=True)
         if change["status"] == data.status:
-            ctx.nothing_changed()
+            ctx.suppress_default_event()
             return Success(Change(**change))
-        if not may_go(change["status"], data.status, require_review=True):
+        if not can_transition(change["status"], data.status, require_review=True):
             raise conflict(f"a change that is {change['status']} cannot become {data.status}", status=change["status"])
         if data.status == "WorkspaceRunning" and settings.workspaces is not None and await has_files(store, change):
             await start_workspace(ctx, settings, change)
@@ -233,7 +237,7 @@ def changes_service(
     permissions: ChangeControlPermissions, merge_approval: ApprovalPolicy | None, settings: FileSettings
 ) -> Service:
     """The service, its actions asking for these permissions, and merging perhaps for a second person."""
-    on_files = _OnFiles(settings)
+    on_files = _FileActions(settings)
 
     def reading(name: str, description: str, handler: Any, validation: Any = ChangeReference) -> Action:
         return create_action(
@@ -263,7 +267,7 @@ def changes_service(
             handler=handler,
             validation=ChangeReference,
             permission=permissions.merge,
-            allowed_actors=PEOPLE,
+            allowed_actors=NON_AI_ACTORS,
             approval=merge_approval,
             resource=_subject,
             emits=(APPLIED[name], CHANGED),
@@ -311,7 +315,7 @@ def changes_service(
                 handler=on_files.write_files,
                 validation=ChangeReference,
                 permission=permissions.merge,
-                allowed_actors=PEOPLE,
+                allowed_actors=NON_AI_ACTORS,
                 resource=_subject,
             ),
             drafting(

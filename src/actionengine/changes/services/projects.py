@@ -9,15 +9,15 @@ from returns.result import Result, Success
 from actionengine.actions import Service, create_action, create_service
 from actionengine.changes.models import CreateProject, Page, Project, ProjectReference
 from actionengine.changes.permissions import ChangeControlPermissions
-from actionengine.changes.store import conflict, new_id, page, store_of
+from actionengine.changes.store import conflict, new_id, open_store, page
 from actionengine.errors import ActionError
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.pipeline.plan import native
+from actionengine.pipeline.plan import sync_and_async
 
 
-@native
+@sync_and_async
 async def _create(data: CreateProject, ctx: InternalContext) -> Result[Project, ActionError]:
-    store = store_of(ctx)
+    store = open_store(ctx)
     if await store.projects.find({"name": data.name}, columns=("id",)):
         raise conflict(f"there is a project {data.name!r} already", name=data.name)
     project = {"id": new_id(), **data.model_dump(), "created_at": await store.now()}
@@ -26,14 +26,14 @@ async def _create(data: CreateProject, ctx: InternalContext) -> Result[Project, 
     return Success(Project(**project))
 
 
-@native
+@sync_and_async
 async def _get(data: ProjectReference, ctx: InternalContext) -> Result[Project, ActionError]:
-    return Success(Project(**await store_of(ctx).project(data.project_id)))
+    return Success(Project(**await open_store(ctx).project(data.project_id)))
 
 
-@native
+@sync_and_async
 async def _list(data: Page, ctx: InternalContext) -> Result[tuple[Project, ...], ActionError]:
-    rows = await page(ctx, store_of(ctx).projects, {}, by="id", after=data.after, limit=data.limit)
+    rows = await page(ctx, open_store(ctx).projects, {}, by="id", after=data.after, limit=data.limit)
     return Success(tuple(Project(**row) for row in rows))
 
 

@@ -13,10 +13,10 @@ from actionengine.changes.executor import load, run
 from actionengine.changes.guard import RecordTypeGuard
 from actionengine.changes.history import schema_at_change, schema_at_time, verify
 from actionengine.changes.models import (
-    AskSchemaAt,
     CheckDocuments,
     CreateRecordType,
     DocumentCheck,
+    GetSchemaAt,
     History,
     ListRecordTypes,
     RecordType,
@@ -24,28 +24,28 @@ from actionengine.changes.models import (
     RecordTypeStatus,
     SchemaAt,
 )
-from actionengine.changes.permissions import PEOPLE, ChangeControlPermissions
+from actionengine.changes.permissions import NON_AI_ACTORS, ChangeControlPermissions
 from actionengine.changes.store import (
     Store,
     conflict,
     new_id,
     not_found,
+    open_store,
     page,
     record_type_subject,
-    state_of,
-    store_of,
+    to_type_state,
 )
 from actionengine.changes.transform import GraphError, RecordTypeState, TypeGraph, check_graph
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.pipeline.plan import native
+from actionengine.pipeline.plan import sync_and_async
 from actionengine.schemas.schema import Schema
 from actionengine.storage.tables import Row
 
 
-@native
+@sync_and_async
 async def _create(data: CreateRecordType, ctx: InternalContext) -> Result[RecordType, ActionError]:
-    store = store_of(ctx)
+    store = open_store(ctx)
     await store.project(data.project_id)
     name = data.name or data.key
     if await store.record_types.find({"project_id": data.project_id, "key": data.key}, columns=("id",)):
@@ -90,30 +90,30 @@ async def _check_base(store: Store, data: CreateRecordType, document: dict[str, 
     base = await store.record_type(data.project_id, data.base_type, lock=True)
     rows = await store.lineage(base)
     new = RecordTypeState(data.key, data.project_id, data.base_type, 1, Schema.from_document(document))
-    graph = TypeGraph([*map(state_of, rows), new])
+    graph = TypeGraph([*map(to_type_state, rows), new])
     try:
         check_graph(graph, graph.schemas)
     except GraphError as error:
         raise ActionError(ErrorCode.UNPROCESSABLE, str(error), {"field": "schema"}) from None
 
 
-@native
+@sync_and_async
 async def _get(data: RecordTypeReference, ctx: InternalContext) -> Result[RecordType, ActionError]:
-    return Success(RecordType(**await store_of(ctx).record_type(data.project_id, data.key)))
+    return Success(RecordType(**await open_store(ctx).record_type(data.project_id, data.key)))
 
 
-@native
+@sync_and_async
 async def _list(data: ListRecordTypes, ctx: InternalContext) -> Result[tuple[RecordType, ...], ActionError]:
-    store = store_of(ctx)
+    store = open_store(ctx)
     await store.project(data.project_id)
     where = {"project_id": data.project_id} | ({"status": data.status} if data.status is not None else {})
     rows = await page(ctx, store.record_types, where, by="key", after=data.after, limit=data.limit)
     return Success(tuple(RecordType(**row) for row in rows))
 
 
-@native
+@sync_and_async
 async def _activate(data: RecordTypeReference, ctx: InternalContext) -> Result[RecordType, ActionError]:
-    store = store_of(ctx)
+    store = open_store(ctx)
     row = await store.record_type(data.project_id, data.key, lock=True)
     # Of two that are activated at once, the storage refuses one.
     for other in await store.first_of_key(data.key, lock=True):
@@ -126,25 +126,25 @@ async def _activate(data: RecordTypeReference, ctx: InternalContext) -> Result[R
     return Success(await _with_status(store, ctx, row, "active"))
 
 
-@native
+@sync_and_async
 async def _retire(data: RecordTypeReference, ctx: InternalContext) -> Result[RecordType, ActionError]:
-    store = store_of(ctx)
+    store = open_store(ctx)
     row = await store.record_type(data.project_id, data.key, lock=True)
     return Success(await _with_status(store, ctx, row, "retired"))
 
 
 async def _with_status(store: Store, access: InternalContext, row: Row, status: RecordTypeStatus) -> RecordType:
     if row["status"] == status:
-        access.nothing_changed()
+        access.suppress_default_event()
         return RecordType(**row)
     changed = {"status": status, "updated_at": await store.now()}
     await store.record_types.update([{"id": row["id"], **changed}])
     return RecordType(**{**row, **changed})
 
 
-@native
-async def _schema_at(data: AskSchemaAt, ctx: InternalContext) -> Result[SchemaAt, ActionError]:
-    store = store_of(ctx)
+@sync_and_async
+async def _schema_at(data: GetSchemaAt, ctx: InternalContext) -> Result[SchemaAt, ActionError]:
+    store = open_store(ctx)
     row = await store.record_type(data.project_id, data.key)
     if data.at is not None:
         return Success(await schema_at_time(store, row, data.at))
@@ -152,17 +152,17 @@ async def _schema_at(data: AskSchemaAt, ctx: InternalContext) -> Result[SchemaAt
     return Success(await schema_at_change(store, row, await store.change(data.change_id)))
 
 
-@native
+@sync_and_async
 async def _verify_history(data: RecordTypeReference, ctx: InternalContext) -> Result[History, ActionError]:
-    store = store_of(ctx)
+    store = open_store(ctx)
     return Success(await verify(store, await store.record_type(data.project_id, data.key)))
 
 
-@native
+@sync_and_async
 async def _check_documents(data: CheckDocuments, ctx: InternalContext) -> Result[DocumentCheck, ActionError]:
-    store = store_of(ctx)
+    store = open_store(ctx)
     rows = await store.lineage(await store.record_type(data.project_id, data.key))
-    graph = TypeGraph(map(state_of, rows))
+    graph = TypeGraph(map(to_type_state, rows))
     schemas = graph.schemas
     if data.change_id is not None:
         change = await store.change(data.change_id)
@@ -171,7 +171,7 @@ async def _check_documents(data: CheckDocuments, ctx: InternalContext) -> Result
         schemas |= run(await load(store, change, lock=False)).transformed.schemas
     schema = graph.effective(data.key, schemas)
     checked = await check_documents(ctx.unit_of_work.records(data.key), data.key, schema, data.limit, data.after)
-    ctx.show({"checked": checked.checked, "misfits": len(checked.misfits)})
+    ctx.set_logged_output({"checked": checked.checked, "invalid": len(checked.invalid)})
     return Success(checked)
 
 
@@ -200,7 +200,7 @@ def record_types_service(permissions: ChangeControlPermissions) -> Service:
             handler=handler,
             validation=RecordTypeReference,
             permission=permissions.manage,
-            allowed_actors=PEOPLE,
+            allowed_actors=NON_AI_ACTORS,
             resource=_subject,
         )
 
@@ -227,7 +227,7 @@ def record_types_service(permissions: ChangeControlPermissions) -> Service:
             ),
             deciding("activate", "From now on, documents are validated against the type", _activate),
             deciding("retire", "From now on, there are no new documents of the type", _retire),
-            reading("schema_at", "The schema as a change has left it, or as it was at a time", _schema_at, AskSchemaAt),
+            reading("schema_at", "The schema as a change has left it, or as it was at a time", _schema_at, GetSchemaAt),
             reading("verify_history", "Whether all ops lead to what is stored", _verify_history, RecordTypeReference),
             reading(
                 "check_documents",

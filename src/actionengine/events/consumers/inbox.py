@@ -12,24 +12,24 @@ from uuid import UUID
 from returns.result import Failure, Result, Success
 
 from actionengine.action_context import ActionContext
-from actionengine.concurrency.fair_lock import Turns
-from actionengine.concurrency.run_sync import Mode, drive
+from actionengine.concurrency.fair_lock import FairLock
+from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import Actor, RequestContext, Tenant
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
-from actionengine.events.consumers.consumer import answered, check_returned, checked_name, consumer_plan
+from actionengine.events.consumers.consumer import as_result, check_returned, consumer_plan, validate_name
 from actionengine.events.consumers.tenants import TenantOf, Tenants
 from actionengine.events.event import Event
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.pipeline.plan import is_async, native
+from actionengine.pipeline.plan import is_async, sync_and_async
 from actionengine.storage.port import RESERVED_PREFIX, SerializationFailure
 
 Consume = Callable[[Event, ActionContext], Any]
 
-MARKS = f"{RESERVED_PREFIX}inbox"
+INBOX = f"{RESERVED_PREFIX}inbox"
 """The collection of marks: `<consumer>/<event id>` for each event that was taken in."""
 
-_PATIENCE = 30.0
+_DELIVERY_TIMEOUT = 30.0
 """Seconds that a delivery waits, within this process, for another one of the same event."""
 
 _PAGE = 500
@@ -55,7 +55,7 @@ class Inbox:
         self, engine: Engine, consumer: str, *, actor: Actor | None = None, tenant_of: TenantOf | None = None
     ) -> None:
         self._engine = engine
-        self._consumer = checked_name("a consumer", consumer)
+        self._consumer = validate_name("a consumer", consumer)
         if actor is not None and not isinstance(actor, Actor):
             raise ConfigurationError(f"the consumer {consumer!r} acts as an Actor, not as {actor!r}")
         self._actor = actor or Actor.integration(consumer)
@@ -70,11 +70,11 @@ class Inbox:
         nothing is written, and the event can be delivered again: what the function failed with, `handler_error` where
         it raised, `conflict` where another delivery of the event takes too long, `unavailable`.
         """
-        return drive(answered(self._handle(event, function, "sync")))
+        return run_sync(as_result(self._handle(event, function, "sync")))
 
     async def handle_async(self, event: Event, function: Consume) -> Result[bool, ActionError]:
         """The same under an event loop, for an `async def` function or a `def` one."""
-        return await answered(self._handle(event, function, "async"))
+        return await as_result(self._handle(event, function, "async"))
 
     def forget(self, tenant: Tenant, *, before: datetime) -> Result[int, ActionError]:
         """Remove the marks that this consumer made before a time, in batches; how many there were.
@@ -82,11 +82,11 @@ class Inbox:
         An event that is delivered again afterwards is taken in again: choose a time before which no broker and no dead
         letter goes back.
         """
-        return drive(answered(self._forget(tenant, before, "sync")))
+        return run_sync(as_result(self._forget(tenant, before, "sync")))
 
     async def forget_async(self, tenant: Tenant, *, before: datetime) -> Result[int, ActionError]:
         """The same under an event loop."""
-        return await answered(self._forget(tenant, before, "async"))
+        return await as_result(self._forget(tenant, before, "async"))
 
     async def _handle(self, event: Event, function: Consume, mode: Mode) -> Result[bool, ActionError]:
         tenant = await self._tenants.find(event.tenant_id, mode)
@@ -94,30 +94,30 @@ class Inbox:
         context = RequestContext(
             tenant, self._actor, "event", reason=f"event {event.type} {event.id}", request_id=event.id
         )
-        async with self._turn(event, mode):
-            told = {"event": event.id, "type": event.type, "position": event.position}
-            return await self._engine.consume(plan, told, context, mode)
+        async with self._event_lock(event, mode):
+            payload = {"event": event.id, "type": event.type, "position": event.position}
+            return await self._engine.execute_consumer(plan, payload, context, mode)
 
     def _handler(self, event: Event, function: Consume) -> Callable[..., Any]:
         def handle(data: Any, ctx: InternalContext) -> Result[bool, ActionError]:
-            if not ctx.run_sync(self._mark(event, ctx)):
+            if not ctx.run_sync(self._record_delivery(event, ctx)):
                 return Success(False)
             check_returned("the consumer", function(event, ctx.as_action_context()))
             return Success(True)
 
         async def handle_async(data: Any, ctx: InternalContext) -> Result[bool, ActionError]:
-            if not await self._mark(event, ctx):
+            if not await self._record_delivery(event, ctx):
                 return Success(False)
             check_returned("the consumer", await function(event, ctx.as_action_context()))
             return Success(True)
 
         return handle_async if is_async(function) else handle
 
-    async def _mark(self, event: Event, ctx: InternalContext) -> bool:
+    async def _record_delivery(self, event: Event, ctx: InternalContext) -> bool:
         """Whether the event is ours to take in: its mark was not there yet. It locks out other deliveries."""
         if event.subject is not None:
             ctx.add_subject(event.subject)
-        marks = ctx.unit_of_work.records(MARKS)
+        marks = ctx.unit_of_work.records(INBOX)
         id = f"{self._consumer}/{event.id}"
         try:
             await marks.insert({"type": event.type}, id)
@@ -131,14 +131,14 @@ class Inbox:
         return True
 
     @asynccontextmanager
-    async def _turn(self, event: Event, mode: Mode) -> AsyncIterator[None]:
+    async def _event_lock(self, event: Event, mode: Mode) -> AsyncIterator[None]:
         """Deliveries of one event in this process go one after the other, without a connection while they wait."""
         key, who = (event.tenant_id, event.id), object()
         with self._lock:
             delivery = self._in_hand.setdefault(key, _Delivery())
             delivery.number += 1
         try:
-            if not await delivery.turns.take(who, mode, _PATIENCE):
+            if not await delivery.turns.acquire(who, mode, _DELIVERY_TIMEOUT):
                 raise ActionError(
                     ErrorCode.CONFLICT,
                     f"another delivery of the event {event.id} takes long: try again",
@@ -147,7 +147,7 @@ class Inbox:
             try:
                 yield
             finally:
-                delivery.turns.give_back(who)
+                delivery.turns.release(who)
         finally:
             with self._lock:
                 delivery.number -= 1
@@ -161,7 +161,7 @@ class Inbox:
         while after:
             plan = consumer_plan("inbox", f"{self._consumer}:forget", self._forgetter(after, before))
             context = RequestContext(tenant, self._actor, "event", reason=f"marks from before {before.isoformat()}")
-            answer = await self._engine.consume(plan, {"after": after}, context, mode)
+            answer = await self._engine.execute_consumer(plan, {"after": after}, context, mode)
             if isinstance(answer, Failure):
                 return answer
             found = answer.unwrap()
@@ -173,9 +173,9 @@ class Inbox:
         # Marks are in the order of their events' ids, which begin with the time: none is older than its event.
         first, last = f"{self._consumer}/", f"{self._consumer}/{_first_id(before)}"
 
-        @native
+        @sync_and_async
         async def forget(data: Any, ctx: InternalContext) -> Result[dict[str, Any], ActionError]:
-            marks = ctx.unit_of_work.records(MARKS)
+            marks = ctx.unit_of_work.records(INBOX)
             page = await marks.list(limit=_PAGE, after=after)
             mine = [mark for mark in page if first < mark.id < last]
             old = [mark for mark in mine if mark.created_at < before]
@@ -194,7 +194,7 @@ class _Delivery:
 
     def __init__(self) -> None:
         self.number = 0
-        self.turns = Turns()
+        self.turns = FairLock()
 
 
 def _first_id(time: datetime) -> str:

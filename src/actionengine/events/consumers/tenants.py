@@ -16,7 +16,7 @@ logger = logging.getLogger("actionengine")
 
 TenantOf = Callable[[UUID], Tenant]
 
-_MOST_KNOWN = 10_000
+_MAX_CACHED_TENANTS = 10_000
 """Tenants that are remembered, those that were asked for last."""
 
 
@@ -29,7 +29,7 @@ class Tenants:
     def __init__(self, storage: Storage, tenant_of: TenantOf | None = None) -> None:
         self._storage = storage
         self._tenant_of = tenant_of
-        self._known: BoundedCache[Tenant] = BoundedCache(_MOST_KNOWN)
+        self._known: BoundedCache[Tenant] = BoundedCache(_MAX_CACHED_TENANTS)
 
     async def find(self, id: UUID, mode: Mode) -> Tenant:
         """The tenant of this id. Raises `StorageError`, and `ActionError(internal)` where `tenant_of` raises or

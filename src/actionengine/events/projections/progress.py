@@ -9,7 +9,7 @@ Progress = Callable[[int, int], object]
 """Called with numbers of events: how many are done, and how many there are."""
 
 
-class Meter:
+class ProgressMeter:
     """Counts the events of a rebuild, those of earlier calls too, and tells of them."""
 
     def __init__(self, progress: Progress | None) -> None:
@@ -21,16 +21,16 @@ class Meter:
     def begin(self, total: int, done: int) -> None:
         """There are so many, of which so many are done."""
         self.total, self._done = total, done
-        self._tell()
+        self._report()
 
     def add(self, number: int) -> None:
         """So many more are done."""
         self.applied += number
         self._done += number
         if number:
-            self._tell()
+            self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if self._progress is not None and self.total is not None:
             self.total = max(self.total, self._done)
             self._progress(self._done, self.total)

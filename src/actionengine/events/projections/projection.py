@@ -22,16 +22,16 @@ from uuid import UUID
 from returns.result import Failure, Result, Success
 
 from actionengine.action_context import ActionContext
-from actionengine.concurrency.fair_lock import Turns
-from actionengine.concurrency.run_sync import Mode, drive
+from actionengine.concurrency.fair_lock import FairLock
+from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import Actor, RequestContext, Tenant
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.event_types import EventVersionError
-from actionengine.events.consumers.consumer import answered, check_returned, checked_name, consumer_plan, pause
+from actionengine.events.consumers.consumer import as_result, check_returned, consumer_plan, sleep, validate_name
 from actionengine.events.event import Event
 from actionengine.events.projections.batches import Batch, switching
-from actionengine.events.projections.progress import Meter, Progress
+from actionengine.events.projections.progress import Progress, ProgressMeter
 from actionengine.events.projections.views import (
     CHECKPOINTS,
     AsyncLiveRecords,
@@ -40,11 +40,11 @@ from actionengine.events.projections.views import (
     View,
     collection_name,
 )
-from actionengine.events.replay import checked_batch_size, type_names
+from actionengine.events.replay import type_names, validate_batch_size
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.pipeline.plan import is_async, native
+from actionengine.pipeline.plan import is_async, sync_and_async
 from actionengine.storage.pages import is_last_page
-from actionengine.storage.port import MOST_COUNTED, StorageError, StoredEvent
+from actionengine.storage.port import MAX_COUNTED_LAG, StorageError, StoredEvent
 
 logger = logging.getLogger("actionengine")
 
@@ -53,16 +53,16 @@ Apply = Callable[[Event, View], Any]
 _ALL = 2**31 - 1
 """What the progress of a rebuild counts to."""
 
-_TURN = 60.0
+_BATCH_TIMEOUT = 60.0
 """Seconds that a runner waits for another one's batch in this process."""
 
-_PAUSE = 0.02
+_RETRY_INTERVAL = 0.02
 """Seconds before a runner that has lost against another one looks again."""
 
 _SLICE = 1.0
 """Seconds after which `run` goes on to the next tenant."""
 
-_LONGEST_REST = 60.0
+_MAX_RETRY_INTERVAL = 60.0
 """Seconds after which `run` tries a tenant again whose projection has stopped."""
 
 
@@ -107,7 +107,7 @@ class Projection:
         batch_size: int = 200,
         discard: Callable[[View], Any] | None = None,
     ) -> None:
-        self.name = checked_name("a projection", name)
+        self.name = validate_name("a projection", name)
         for function in (apply, discard or apply):
             if not callable(function):
                 raise ConfigurationError(f"the projection {name!r} takes functions, not {function!r}")
@@ -116,9 +116,9 @@ class Projection:
         self._apply = apply
         self._discard = discard
         self._types = type_names(types)
-        self._batch_size = checked_batch_size(batch_size)
+        self._batch_size = validate_batch_size(batch_size)
         self._rebuild_id = f"{name}/rebuild"
-        self._turns: dict[UUID, Turns] = {}
+        self._tenant_locks: dict[UUID, FairLock] = {}
 
     # What runs it
 
@@ -128,11 +128,11 @@ class Projection:
         The `Failure` names the event at which the projection has stopped: all before it are in the view, and the next
         call begins with it.
         """
-        return drive(answered(self._catch_up(tenant, "sync")))
+        return run_sync(as_result(self._catch_up(tenant, "sync")))
 
     async def catch_up_async(self, tenant: Tenant) -> Result[int, ActionError]:
         """The same under an event loop, for an `async def apply` or a `def` one."""
-        return await answered(self._catch_up(tenant, "async"))
+        return await as_result(self._catch_up(tenant, "async"))
 
     def rebuild(self, tenant: Tenant, progress: Progress | None = None) -> Result[int, ActionError]:
         """Make the view anew, beside the live one, which can be read and caught up meanwhile; how many events this call
@@ -144,19 +144,19 @@ class Projection:
 
         The `Failure` is that of `catch_up`, or `conflict` where somebody has abandoned the rebuild.
         """
-        return drive(answered(self._rebuild(tenant, progress, "sync")))
+        return run_sync(as_result(self._rebuild(tenant, progress, "sync")))
 
     async def rebuild_async(self, tenant: Tenant, progress: Progress | None = None) -> Result[int, ActionError]:
         """The same under an event loop."""
-        return await answered(self._rebuild(tenant, progress, "async"))
+        return await as_result(self._rebuild(tenant, progress, "async"))
 
     def abandon_rebuild(self, tenant: Tenant) -> Result[bool, ActionError]:
         """Give up a rebuild that is not finished, and remove what it has made; whether there was one."""
-        return drive(answered(self._abandon(tenant, "sync")))
+        return run_sync(as_result(self._abandon(tenant, "sync")))
 
     async def abandon_rebuild_async(self, tenant: Tenant) -> Result[bool, ActionError]:
         """The same under an event loop."""
-        return await answered(self._abandon(tenant, "async"))
+        return await as_result(self._abandon(tenant, "async"))
 
     def run(
         self,
@@ -171,27 +171,27 @@ class Projection:
         tried again after a time that doubles up to a minute.
         """
         stop = stop or threading.Event()
-        rests = _Rests()
+        rests = _RetrySchedule()
         while not stop.is_set():
-            if not drive(self._round(tenants, rests, stop.is_set, "sync")):
+            if not run_sync(self._run_once(tenants, rests, stop.is_set, "sync")):
                 stop.wait(poll_interval)
 
     async def run_async(self, tenants: Sequence[Tenant] | None = None, *, poll_interval: float = 0.5) -> None:
         """The same under an event loop, until it is cancelled."""
-        rests = _Rests()
+        rests = _RetrySchedule()
         while True:
-            if not await self._round(tenants, rests, lambda: False, "async"):
+            if not await self._run_once(tenants, rests, lambda: False, "async"):
                 await asyncio.sleep(poll_interval)
 
     # What is known of it
 
     def status(self, tenant: Tenant) -> Result[ProjectionStatus, ActionError]:
         """How far it is."""
-        return drive(answered(self._status(tenant, "sync")))
+        return run_sync(as_result(self._status(tenant, "sync")))
 
     async def status_async(self, tenant: Tenant) -> Result[ProjectionStatus, ActionError]:
         """The same under an event loop."""
-        return await answered(self._status(tenant, "async"))
+        return await as_result(self._status(tenant, "async"))
 
     def read(self, ctx: ActionContext, collection: str = "") -> LiveRecords:
         """Documents of the live view, read only, in the transaction of an action's `def` handler."""
@@ -206,14 +206,14 @@ class Projection:
 
     async def _live(self, ctx: InternalContext, collection: str) -> AsyncLiveRecords:
         records = AsyncLiveRecords(ctx, self.name, collection)
-        await records.has_moved()
+        await records.is_superseded()
         return records
 
     async def _status(self, tenant: Tenant, mode: Mode) -> Result[ProjectionStatus, ActionError]:
         live = await self._checkpoint(tenant, self.name, mode)
         rebuild = await self._checkpoint(tenant, self._rebuild_id, mode)
         rebuilding = rebuild.position if rebuild.phase == "filling" else None
-        lag = await self._count(tenant, live.position, MOST_COUNTED, mode)
+        lag = await self._count(tenant, live.position, MAX_COUNTED_LAG, mode)
         return Success(ProjectionStatus(live.generation, live.position, rebuilding, lag))
 
     # Catching up
@@ -223,22 +223,22 @@ class Projection:
     ) -> Result[int, ActionError]:
         applied = 0
         while not is_over():
-            async with self._turn(tenant, mode):
+            async with self._tenant_lock(tenant, mode):
                 live = await self._checkpoint(tenant, self.name, mode)
                 page = await self._page(tenant, live.position, mode)
                 if not page:
                     break
                 answer = await self._advance(tenant, Batch(page, live), mode)
             if answer is None:
-                await pause(mode, _PAUSE)
+                await sleep(mode, _RETRY_INTERVAL)
             elif isinstance(answer, Failure):
                 return answer
             else:
                 applied += len(page)
         return Success(applied)
 
-    async def _round(
-        self, tenants: Sequence[Tenant] | None, rests: _Rests, is_stopping: Callable[[], bool], mode: Mode
+    async def _run_once(
+        self, tenants: Sequence[Tenant] | None, rests: _RetrySchedule, is_stopping: Callable[[], bool], mode: Mode
     ) -> bool:
         """Catch up with each tenant, for a while; whether there was anything to do."""
         found = False
@@ -253,12 +253,12 @@ class Projection:
                 def is_over(slice_ends: float = slice_ends) -> bool:
                     return is_stopping() or monotonic() > slice_ends
 
-                answer = await answered(self._catch_up(tenant, mode, is_over))
+                answer = await as_result(self._catch_up(tenant, mode, is_over))
                 if isinstance(answer, Failure):
-                    seconds = rests.rest(tenant)
+                    seconds = rests.postpone(tenant)
                     logger.error("%s (tenant %s); it goes on in %g s", answer.failure(), tenant.slug, seconds)
                 else:
-                    rests.go_on(tenant)
+                    rests.clear(tenant)
                     found = found or answer.unwrap() > 0
         except StorageError as error:
             logger.warning("the projection %s cannot look up the tenants: %s", self.name, error)
@@ -271,15 +271,15 @@ class Projection:
 
     async def _rebuild(self, tenant: Tenant, progress: Progress | None, mode: Mode) -> Result[int, ActionError]:
         generation: int | None = None
-        meter = Meter(progress)
+        meter = ProgressMeter(progress)
         while True:
             answer: Result[Any, ActionError] | None
             taken_in = 0
-            async with self._turn(tenant, mode):
+            async with self._tenant_lock(tenant, mode):
                 rebuild = await self._checkpoint(tenant, self._rebuild_id, mode)
                 live = await self._checkpoint(tenant, self.name, mode)
                 if generation is not None and (rebuild.phase == "idle" or rebuild.last != generation):
-                    return self._finished(generation, live, meter)
+                    return self._finish(generation, live, meter)
                 if rebuild.phase == "removing":
                     answer = await self._remove(tenant, rebuild, mode)
                 elif rebuild.phase == "idle":
@@ -295,25 +295,25 @@ class Projection:
                     page = await self._page(tenant, rebuild.position, mode)
                     taken_in = len(page)
                     is_end = is_last_page((len(item.event.payload) for item in page), self._batch_size)
-                    if is_end and not await self._has_all(tenant, page, rebuild, live, mode):
-                        await pause(mode, _PAUSE)
+                    if is_end and not await self._is_caught_up(tenant, page, rebuild, live, mode):
+                        await sleep(mode, _RETRY_INTERVAL)
                         continue
                     batch = switching(page, rebuild, live) if is_end else Batch(page, rebuild)
                     answer = await self._advance(tenant, batch, mode)
             if answer is None:
-                await pause(mode, _PAUSE)
+                await sleep(mode, _RETRY_INTERVAL)
             elif isinstance(answer, Failure):
                 return answer
             elif generation is not None:
                 meter.add(taken_in)
 
-    def _finished(self, generation: int, live: Checkpoint, meter: Meter) -> Result[int, ActionError]:
+    def _finish(self, generation: int, live: Checkpoint, meter: ProgressMeter) -> Result[int, ActionError]:
         if live.generation < generation:
             message = f"the rebuild of the projection {self.name} was abandoned meanwhile"
             return Failure(ActionError(ErrorCode.CONFLICT, message, {"projection": self.name}))
         return Success(meter.applied)
 
-    async def _has_all(
+    async def _is_caught_up(
         self, tenant: Tenant, page: Sequence[StoredEvent], rebuild: Checkpoint, live: Checkpoint, mode: Mode
     ) -> bool:
         """Whether a short page has all events that the live generation has. What a reader may see ends at a horizon,
@@ -337,7 +337,7 @@ class Projection:
     async def _abandon(self, tenant: Tenant, mode: Mode) -> Result[bool, ActionError]:
         was_there = False
         while True:
-            async with self._turn(tenant, mode):
+            async with self._tenant_lock(tenant, mode):
                 rebuild = await self._checkpoint(tenant, self._rebuild_id, mode)
                 if rebuild.phase == "idle":
                     return Success(was_there)
@@ -347,7 +347,7 @@ class Projection:
                 else:
                     answer = await self._remove(tenant, rebuild, mode)
             if answer is None:
-                await pause(mode, _PAUSE)
+                await sleep(mode, _RETRY_INTERVAL)
             elif isinstance(answer, Failure):
                 return answer
 
@@ -373,7 +373,7 @@ class Projection:
         async def end(ctx: InternalContext) -> None:
             await replace(batch.stored, phase="idle", collections=()).store(ctx.unit_of_work.records(CHECKPOINTS))
 
-        @native
+        @sync_and_async
         async def handle_plainly(data: Any, ctx: InternalContext) -> Result[None, ActionError]:
             if await remove(ctx):
                 await end(ctx)
@@ -439,8 +439,8 @@ class Projection:
     ) -> Result[Any, ActionError] | None:
         plan = consumer_plan("projections", self.name, handler)
         context = RequestContext(tenant, Actor.system(f"projection:{self.name}"), "event", reason=reason)
-        told = {"generation": batch.target.generation, "events": len(batch.page)}
-        answer = await self._engine.consume(plan, told, context, mode)
+        payload = {"generation": batch.target.generation, "events": len(batch.page)}
+        answer = await self._engine.execute_consumer(plan, payload, context, mode)
         return None if batch.is_lost else answer
 
     def _events(self, batch: Batch) -> Iterator[Event]:
@@ -487,19 +487,21 @@ class Projection:
         return await self.storage.count_events_async(tenant, after=after, limit=most, types=self._types)
 
     @asynccontextmanager
-    async def _turn(self, tenant: Tenant, mode: Mode) -> AsyncIterator[None]:
+    async def _tenant_lock(self, tenant: Tenant, mode: Mode) -> AsyncIterator[None]:
         """Runners of this process go one after the other, batch by batch."""
-        turns, who = self._turns.setdefault(tenant.id, Turns()), object()
-        if not await turns.take(who, mode, _TURN):
-            message = f"the projection {self.name} is busy: a batch of another runner takes longer than {_TURN:g} s"
+        turns, who = self._tenant_locks.setdefault(tenant.id, FairLock()), object()
+        if not await turns.acquire(who, mode, _BATCH_TIMEOUT):
+            message = (
+                f"the projection {self.name} is busy: a batch of another runner takes longer than {_BATCH_TIMEOUT:g} s"
+            )
             raise ActionError(ErrorCode.CONFLICT, message, {"projection": self.name})
         try:
             yield
         finally:
-            turns.give_back(who)
+            turns.release(who)
 
 
-class _Rests:
+class _RetrySchedule:
     """Tenants whose projection has stopped, and until when each is left alone."""
 
     def __init__(self) -> None:
@@ -509,12 +511,12 @@ class _Rests:
         """Whether it is not yet time to try again."""
         return self._rests.get(tenant.id, (0.0, 0.0))[1] > monotonic()
 
-    def rest(self, tenant: Tenant) -> float:
+    def postpone(self, tenant: Tenant) -> float:
         """Leave a tenant alone: for how many seconds."""
-        seconds = min(_LONGEST_REST, 2 * self._rests.get(tenant.id, (0.5, 0.0))[0])
+        seconds = min(_MAX_RETRY_INTERVAL, 2 * self._rests.get(tenant.id, (0.5, 0.0))[0])
         self._rests[tenant.id] = seconds, monotonic() + seconds
         return seconds
 
-    def go_on(self, tenant: Tenant) -> None:
+    def clear(self, tenant: Tenant) -> None:
         """It works again."""
         self._rests.pop(tenant.id, None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from actionengine.context import Tenant
-from actionengine.errors import ActionError, ErrorCode, sendable
+from actionengine.errors import ActionError, ErrorCode, storable_text
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.pages import Page
 from actionengine.storage.port import RESERVED_PREFIX, AsyncRecords, Record
@@ -18,7 +18,7 @@ Phase = Literal["live", "filling", "removing", "idle"]
 CHECKPOINTS = f"{RESERVED_PREFIX}projections"
 """The collection of checkpoints: `<name>` is that of the live generation, `<name>/rebuild` that of a rebuild."""
 
-_LONGEST_COLLECTION = 100
+_MAX_COLLECTION_LENGTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +113,14 @@ class View:
 
 def collection_name(projection: str, generation: int, collection: str) -> str:
     """Where documents of a generation are. Raises `ActionError(internal)` for a name that cannot be one."""
-    if not isinstance(collection, str) or len(collection) > _LONGEST_COLLECTION or sendable(collection) != collection:
+    if (
+        not isinstance(collection, str)
+        or len(collection) > _MAX_COLLECTION_LENGTH
+        or storable_text(collection) != collection
+    ):
         raise ActionError(
             ErrorCode.INTERNAL,
-            f"a collection of the projection {projection} has a name of at most {_LONGEST_COLLECTION} characters, "
+            f"a collection of the projection {projection} has a name of at most {_MAX_COLLECTION_LENGTH} characters, "
             f"not {collection!r}",
         )
     return f"{RESERVED_PREFIX}view/{projection}/{generation}/{collection}"
@@ -141,7 +145,7 @@ class AsyncLiveRecords:
         """The document, or None."""
         while True:
             record = await self._records().get(id)
-            if record is not None or not await self.has_moved():
+            if record is not None or not await self.is_superseded():
                 return record
 
     async def list(
@@ -154,10 +158,10 @@ class AsyncLiveRecords:
         """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
         while True:
             page = await self._records().list(filter, limit, after, descending)
-            if not await self.has_moved():
+            if not await self.is_superseded():
                 return page
 
-    async def has_moved(self) -> bool:
+    async def is_superseded(self) -> bool:
         """Whether the live generation is another one by now; then this follows."""
         record = await self._ctx.unit_of_work.records(CHECKPOINTS).get(self._projection)
         before, self.generation = self.generation, Checkpoint.of(self._projection, record, "live").generation
@@ -170,11 +174,11 @@ class AsyncLiveRecords:
 class LiveRecords:
     """The same for `def` handlers."""
 
-    __slots__ = ("_drive", "_records")
+    __slots__ = ("_records", "_run_sync")
 
-    def __init__(self, records: AsyncLiveRecords, drive: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+    def __init__(self, records: AsyncLiveRecords, run_sync: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self._records = records
-        self._drive = drive
+        self._run_sync = run_sync
 
     @property
     def generation(self) -> int:
@@ -183,7 +187,7 @@ class LiveRecords:
 
     def get(self, id: str) -> Record | None:
         """The document, or None."""
-        record: Record | None = self._drive(self._records.get(id))
+        record: Record | None = self._run_sync(self._records.get(id))
         return record
 
     def list(
@@ -194,5 +198,5 @@ class LiveRecords:
         descending: bool = False,
     ) -> Page[Record]:
         """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
-        page: Page[Record] = self._drive(self._records.list(filter, limit, after, descending))
+        page: Page[Record] = self._run_sync(self._records.list(filter, limit, after, descending))
         return page

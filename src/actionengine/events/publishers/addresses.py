@@ -21,7 +21,7 @@ _user_info = re.compile("^([a-z]+://)?.*@").sub
 _is_attribute = re.compile(r"[\w.]+:[\w.]+").fullmatch
 
 
-def publisher_at(address: str) -> Publisher:
+def publisher_from_address(address: str) -> Publisher:
     """The publisher of an address. It connects when it is started.
 
     - `nats://host:4222?stream=EVENTS`: JetStream, or NATS without storage where no stream is named.
@@ -47,7 +47,7 @@ def publisher_at(address: str) -> Publisher:
         except ImportError as error:
             extra = "eventbridge" if scheme == "eventbridge" else "brokers"
             raise ConfigurationError(
-                f"{shown(address)} needs something that is not installed ({error}): "
+                f"{_redact_address(address)} needs something that is not installed ({error}): "
                 f"pip install 'actionengine[{extra}]'{_CLIENTS.get(scheme.lower(), '')}"
             ) from error
         except ValueError:
@@ -58,10 +58,10 @@ def publisher_at(address: str) -> Publisher:
             ) from None
     if _is_attribute(address):
         return _imported(address)
-    raise ConfigurationError(f"{shown(address)!r} names no publisher: give {_KINDS}")
+    raise ConfigurationError(f"{_redact_address(address)!r} names no publisher: give {_KINDS}")
 
 
-def shown(address: str) -> str:
+def _redact_address(address: str) -> str:
     """An address without its user, its password, and the secrets in its query."""
     return redact(_user_info(r"\1***@", address))
 
@@ -70,7 +70,7 @@ class _Address:
     """An address in its parts; what is asked for is taken out of the query."""
 
     def __init__(self, address: str) -> None:
-        self.shown = shown(address)
+        self.shown = _redact_address(address)
         try:
             self._parts: SplitResult = urlsplit(address)
             self._query = dict(parse_qsl(self._parts.query, keep_blank_values=True, strict_parsing=False))

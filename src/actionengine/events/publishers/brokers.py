@@ -9,12 +9,12 @@ from typing import Any, Literal, TypeGuard
 
 from actionengine.errors import ConfigurationError
 from actionengine.events.event import Event
-from actionengine.events.publishers.cloudevents import checked_source, to_binary, to_structured
+from actionengine.events.publishers.cloudevents import to_binary, to_structured, validate_source
 from actionengine.events.publishers.dialects import NoDestination, dialect_of, name_for
 from actionengine.events.publishers.port import Failures, PublishError, PublisherUnavailable
 
 _log = logging.getLogger("actionengine")
-_STOPPING = 2.0
+_STOP_TIMEOUT = 2.0
 """Seconds that a broken connection has to end."""
 
 
@@ -76,7 +76,7 @@ class BrokerPublisher:
         self._broker = broker
         self._destination = destination
         self._mode = mode
-        self._source = checked_source(source)
+        self._source = validate_source(source)
         self._publish_timeout = publish_timeout
         self._connect_timeout = connect_timeout
         self._options = options or {}
@@ -131,7 +131,7 @@ class BrokerPublisher:
             return self._timed_out()
         except Exception as error:
             return self._dialect.meaning(error, size)
-        doubt = self._dialect.doubt(answer)
+        doubt = self._dialect.unconfirmed_reason(answer)
         return answer if doubt is None else NoDestination(doubt)
 
     def _message(self, event: Event) -> tuple[bytes, dict[str, Any]]:
@@ -191,8 +191,8 @@ class BrokerPublisher:
         try:
             if self._dialect.lost is not None and not was_usable:
                 # Otherwise it would be waited for what is still on its way.
-                await _within(_STOPPING, connection.close())
-            await _within(_STOPPING, self._broker.stop())
+                await _within(_STOP_TIMEOUT, connection.close())
+            await _within(_STOP_TIMEOUT, self._broker.stop())
         except Exception as error:
             _log.debug("%s: stopping the broker: %s: %s", self._dialect.name, type(error).__name__, error)
         # FastStream keeps a connection that it could not stop, and would take it for a good one.

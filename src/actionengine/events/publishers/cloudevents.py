@@ -87,10 +87,10 @@ def from_cloudevent(headers: Mapping[str, str | bytes], body: str | bytes) -> Ev
         _refuse(f"the content type is {media_type!r} and no header begins with ce-, ce_ or cloudEvents_")
     if media_type not in ("", JSON) and not media_type.endswith("+json"):
         _refuse(f"its payload is {media_type!r}, and an event has JSON")
-    return _event(_read_headers(lowered, prefix), _checked_json(content))
+    return _event(_read_headers(lowered, prefix), _validate_json(content))
 
 
-def checked_source(source: str) -> str:
+def validate_source(source: str) -> str:
     """The source that an operator has given. Raises `ConfigurationError` for one that no CloudEvent may have."""
     if not isinstance(source, str) or not _is_source(source):
         raise ConfigurationError(f"a source is a URI reference such as 'https://example.com/orders', not {source!r}")
@@ -184,7 +184,7 @@ def _read_structured(body: bytes) -> tuple[dict[str, str], bytes]:
     if "data" in members:
         return attributes, members["data"][1].encode()
     try:
-        return attributes, _checked_json(b64decode(attributes.pop("data_base64", ""), validate=True))
+        return attributes, _validate_json(b64decode(attributes.pop("data_base64", ""), validate=True))
     except ValueError as error:
         _refuse(f"its data_base64 cannot be read: {error}")
 
@@ -225,7 +225,7 @@ def _after_space(text: str, at: int) -> int:
     return space.end() if space else at
 
 
-def _checked_json(content: bytes) -> bytes:
+def _validate_json(content: bytes) -> bytes:
     if not content:
         return b"null"
     try:

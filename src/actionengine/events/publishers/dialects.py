@@ -12,7 +12,7 @@ from actionengine.events.event import Event
 from actionengine.events.publishers.cloudevents import AMQP_PREFIX, HTTP_PREFIX, KAFKA_PREFIX
 from actionengine.events.publishers.port import PublishError, PublisherUnavailable
 
-_LONGEST_NAME = 249
+_MAX_NAME_LENGTH = 249
 _unfit = re.compile(r"[^A-Za-z0-9._-]").sub
 
 Arguments = dict[str, Any]
@@ -23,7 +23,7 @@ class NoDestination(PublisherUnavailable):
     """The broker works, and has no place for this event: what has to be set right is there, or in the destination."""
 
 
-class Meaning(Protocol):
+class ErrorKind(Protocol):
     """What an exception of a broker's client means for an event of `size` bytes."""
 
     def __call__(self, error: Exception, size: int) -> PublishError:
@@ -40,19 +40,19 @@ class Dialect:
 
     `destination` is the argument of `broker.publish` for where a message goes; `prefix` begins the headers of a
     CloudEvent. `complete` gives the broker's own arguments for an event, out of its headers and the timeout (seconds).
-    `refusal` says why a message (body, arguments) must not even be sent, or None; `doubt` why what `broker.publish`
-    gave back is no acknowledgement, or None. Where it may give back nothing at all, `settle` waits (seconds) until what
-    was sent has arrived. `lost` tells whether the connection is gone and has to be made again; None where the client
-    does that by itself.
+    `refusal` says why a message (body, arguments) must not even be sent, or None; `unconfirmed_reason` why what
+    `broker.publish` gave back is no acknowledgement, or None. Where it may give back nothing at all, `settle` waits
+    (seconds) until what was sent has arrived. `lost` tells whether the connection is gone and has to be made again;
+    None where the client does that by itself.
     """
 
     name: str
     destination: str
     prefix: str
     complete: Callable[[Event, dict[str, str], float], Arguments]
-    meaning: Meaning
+    meaning: ErrorKind
     refusal: Callable[[Any, bytes, Arguments], str | None] = _nothing
-    doubt: Callable[[Any], str | None] = _nothing
+    unconfirmed_reason: Callable[[Any], str | None] = _nothing
     settle: Callable[[Any, float], Awaitable[None]] | None = None
     lost: Callable[[Any], bool] | None = None
 
@@ -72,7 +72,7 @@ def dialect_of(broker: Any) -> Dialect:
 def name_for(type: str) -> str:
     """A destination for a type of events that is valid everywhere: dots, hyphens, ASCII letters and digits."""
     parts = _unfit("_", f"actionengine.{type}").split(".")
-    return ".".join(part or "_" for part in parts)[:_LONGEST_NAME]
+    return ".".join(part or "_" for part in parts)[:_MAX_NAME_LENGTH]
 
 
 def _unavailable(broker: str, error: Exception) -> PublisherUnavailable:
@@ -213,6 +213,8 @@ _DIALECTS: Mapping[str, Dialect] = {
         "NATS", "subject", HTTP_PREFIX, _for_nats, _nats, refusal=_over_max_payload, settle=_flush_nats, lost=_nats_lost
     ),
     "faststream.kafka": Dialect("Kafka", "topic", KAFKA_PREFIX, _for_kafka, _kafka),
-    "faststream.rabbit": Dialect("RabbitMQ", "routing_key", AMQP_PREFIX, _for_rabbit, _rabbit, doubt=_unrouted),
+    "faststream.rabbit": Dialect(
+        "RabbitMQ", "routing_key", AMQP_PREFIX, _for_rabbit, _rabbit, unconfirmed_reason=_unrouted
+    ),
     "faststream.redis": Dialect("Redis", "stream", HTTP_PREFIX, _for_redis, _redis),
 }

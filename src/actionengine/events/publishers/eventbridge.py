@@ -20,14 +20,14 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 
 from actionengine.errors import ConfigurationError
 from actionengine.events.event import Event
-from actionengine.events.publishers.cloudevents import checked_source, to_structured
+from actionengine.events.publishers.cloudevents import to_structured, validate_source
 from actionengine.events.publishers.port import Failures, PublishError, PublisherUnavailable
 
-MOST_ENTRIES = 10
+MAX_ENTRIES = 10
 """Entries in one `PutEvents`."""
-MOST_BYTES = 262_144
+MAX_BYTES = 262_144
 """Bytes of one `PutEvents`, counted as AWS documents it."""
-LONGEST_DETAIL_TYPE = 128
+MAX_DETAIL_TYPE_LENGTH = 128
 _TIME_BYTES = 14
 
 _TRANSIENT = frozenset(
@@ -111,7 +111,7 @@ class EventBridgePublisher:
     ) -> None:
         if not bus:
             raise ConfigurationError("an event bus has a name or an ARN, not ''")
-        if checked_source(source).startswith("aws."):
+        if validate_source(source).startswith("aws."):
             raise ConfigurationError(f"a source that begins with 'aws.' is reserved for AWS: {source!r}")
         if tries < 1 or pause < 0:
             raise ConfigurationError(f"tries are 1 or more, and a pause 0 seconds or more: not {tries!r} and {pause!r}")
@@ -164,10 +164,10 @@ class EventBridgePublisher:
         return failures
 
     def _entry(self, event: Event) -> _Entry:
-        if len(event.type) > LONGEST_DETAIL_TYPE:
+        if len(event.type) > MAX_DETAIL_TYPE_LENGTH:
             raise PublishError(
                 f"the type of the event has {len(event.type)} characters; "
-                f"EventBridge takes {LONGEST_DETAIL_TYPE} in a detail type",
+                f"EventBridge takes {MAX_DETAIL_TYPE_LENGTH} in a detail type",
                 retry=False,
             )
         try:
@@ -182,8 +182,8 @@ class EventBridgePublisher:
             "EventBusName": self._bus,
         }
         size = _TIME_BYTES + sum(len(fields[name].encode()) for name in ("Source", "DetailType", "Detail"))
-        if size > MOST_BYTES:
-            raise PublishError(f"the event has {size} bytes; EventBridge takes {MOST_BYTES}", retry=False)
+        if size > MAX_BYTES:
+            raise PublishError(f"the event has {size} bytes; EventBridge takes {MAX_BYTES}", retry=False)
         return _Entry(event.id, size, fields)
 
     def _send(self, entries: Sequence[_Entry]) -> dict[str, PublishError]:
@@ -281,7 +281,7 @@ def _batches(entries: Sequence[_Entry]) -> Iterator[list[_Entry]]:
     batch: list[_Entry] = []
     size = 0
     for entry in entries:
-        if batch and (len(batch) == MOST_ENTRIES or size + entry.size > MOST_BYTES):
+        if batch and (len(batch) == MAX_ENTRIES or size + entry.size > MAX_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(entry)

@@ -15,7 +15,7 @@ from actionengine.events.publishers.port import (
     PublishError,
     PublisherUnavailable,
     as_publish_error,
-    checked_answer,
+    validate_answer,
 )
 from actionengine.events.user_calls import call_out
 from actionengine.storage.port import EVENTS
@@ -63,20 +63,22 @@ class Fanout:
     async def publish(self, events: Sequence[Event]) -> Failures:
         """Give events to all members that have not had them."""
         failures: dict[str, dict[_Member, PublishError]] = {}
-        await _all([self._give(member, events, failures) for member in self._members])
+        await _all([self._publish_to(member, events, failures) for member in self._members])
         for event in events:
             if event.id not in failures:
                 self._had.pop(event.id, None)
-        told = {
+        reported = {
             id: combined([failed[member] for member in self._members if member in failed])
             for id, failed in failures.items()
         }
-        if len(told) == len(events) and all(isinstance(failure, PublisherUnavailable) for failure in told.values()):
+        if len(reported) == len(events) and all(
+            isinstance(failure, PublisherUnavailable) for failure in reported.values()
+        ):
             # Nothing goes through: the relay had better wait than try one event after the other.
-            raise PublisherUnavailable(next(iter(told.values())).args[0])
-        return told
+            raise PublisherUnavailable(next(iter(reported.values())).args[0])
+        return reported
 
-    async def _give(
+    async def _publish_to(
         self, member: _Member, events: Sequence[Event], failures: dict[str, dict[_Member, PublishError]]
     ) -> None:
         wanted = [event for event in events if member not in self._had.get(event.id, ())]
@@ -89,11 +91,11 @@ class Fanout:
         for event in batch:
             failure = failed.get(event.id)
             if failure is None:
-                self._note(event, member)
+                self._record(event, member)
             else:
                 failures.setdefault(event.id, {})[member] = failure
 
-    def _note(self, event: Event, member: _Member) -> None:
+    def _record(self, event: Event, member: _Member) -> None:
         self._had.setdefault(event.id, set()).add(member)
         while len(self._had) > self.remember:
             self._had.popitem(last=False)
@@ -178,7 +180,7 @@ class _Member:
             blamed = as_publish_error(error)
             assert isinstance(blamed, PublishError)
             return blamed
-        return checked_answer(answer, batch)
+        return validate_answer(answer, batch)
 
     def _turn(self) -> asyncio.Semaphore:
         loop = asyncio.get_running_loop()

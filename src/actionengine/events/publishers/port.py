@@ -130,7 +130,7 @@ def _check_returned(returned: Any) -> None:
             raise failed
 
 
-def checked_answer(answer: Any, events: Sequence[Event]) -> Failures | PublishError:
+def validate_answer(answer: Any, events: Sequence[Event]) -> Failures | PublishError:
     """What `publish` has answered, where it may answer so; otherwise what is wrong with it."""
     if answer is None:
         return {}
@@ -150,11 +150,11 @@ def as_publish_error(error: Exception) -> Exception:
     connection as `PublisherUnavailable`. A `TimeoutError` stays one: whose fault it is depends."""
     if isinstance(error, PublishError | TimeoutError):
         return error
-    reason = f"{type(error).__name__}: {told(error)}"
+    reason = f"{type(error).__name__}: {error_text(error)}"
     return ConnectionLost(reason) if isinstance(error, ConnectionError) else PublishError(reason)
 
 
-def told(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """The text of an exception, also of one that cannot say it."""
     try:
         return str(error)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 from actionengine.events.event import Event
-from actionengine.events.publishers.cloudevents import checked_source, to_structured
+from actionengine.events.publishers.cloudevents import to_structured, validate_source
 
 _NO_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 
@@ -19,7 +19,7 @@ class StdoutPublisher:
     """
 
     def __init__(self, *, source: str = "actionengine", stream: BinaryIO | None = None) -> None:
-        self._source = checked_source(source)
+        self._source = validate_source(source)
         self._stream = stream
 
     def publish(self, events: Sequence[Event]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from actionengine.errors import sendable
+from actionengine.errors import storable_text
 from actionengine.event_types import EventType, EventVersionError
 from actionengine.events.event import Event
 from actionengine.events.publishers.port import (
@@ -25,8 +25,8 @@ from actionengine.events.publishers.port import (
     PublishError,
     PublisherUnavailable,
     as_publish_error,
-    checked_answer,
-    told,
+    error_text,
+    validate_answer,
 )
 from actionengine.events.user_calls import call_out
 from actionengine.masking.redaction import redact
@@ -40,10 +40,10 @@ Item = tuple[PendingEvent, Event]
 _REMEMBERED = 10_000
 """Events of which is remembered how often they could not be delivered without that being counted."""
 
-_MOST_HANGS = 10
+_MAX_HANGS = 10
 """Calls with an event alone that may end in nothing before they count against it, where nothing else was delivered."""
 
-_LONGEST_UNCOUNTED = 30.0
+_MAX_UNCOUNTED_INTERVAL = 30.0
 """Seconds that an event waits at most after an attempt that is not counted."""
 
 _MAX_REASON_LENGTH = 2000
@@ -80,9 +80,9 @@ class Retries:
 
     def failed(self, pending: PendingEvent, error: PublishError, postponed: int = 0) -> FailedDelivery:
         """A failed attempt: with a next one, or a dead letter. `postponed` is how many before were not counted."""
-        reason = storable(error)
+        reason = storable_reason(error)
         if isinstance(error, PublisherUnavailable):
-            pause = min(_LONGEST_UNCOUNTED, self.after(pending.attempts + postponed + 1))
+            pause = min(_MAX_UNCOUNTED_INTERVAL, self.after(pending.attempts + postponed + 1))
             return FailedDelivery(pending, reason, pause, counts=False)
         attempts = pending.attempts + 1
         is_last = not getattr(error, "retry", True) or attempts >= self.most
@@ -140,11 +140,11 @@ class Deliverer:
             group, calls = calls[:at_once], calls[at_once:]
             answers = await self._publish_group(group)
             # What was delivered first: whether a call that did not end tells something depends on it.
-            for published, answer in sorted(zip(group, answers, strict=True), key=lambda pair: _is_hang(pair[1])):
-                if len(published) > 1 and _blames_somebody(answer):
+            for published, answer in sorted(zip(group, answers, strict=True), key=lambda pair: _is_timeout(pair[1])):
+                if len(published) > 1 and _names_events(answer):
                     calls += [[item] for item in published]
                 else:
-                    self._note(published, answer, delivery)
+                    self._record(published, answer, delivery)
 
     def _calls(self, items: Sequence[Item]) -> list[list[Item]]:
         """Who is published with whom; first those that have given no trouble."""
@@ -166,55 +166,55 @@ class Deliverer:
             answer = await call_out(self._publisher.publish, [event for _, event in items], timeout=self._timeout)
         except Exception as error:
             return as_publish_error(error)
-        return checked_answer(answer, [event for _, event in items])
+        return validate_answer(answer, [event for _, event in items])
 
-    def _note(self, items: Sequence[Item], answer: Failures | Exception, delivery: Delivery) -> None:
+    def _record(self, items: Sequence[Item], answer: Failures | Exception, delivery: Delivery) -> None:
         if isinstance(answer, Mapping):
             for item in items:
                 error = answer.get(item[1].id) if answer else None
                 if error is None:
-                    self._note_delivered(item, delivery)
+                    self._record_delivered(item, delivery)
                 else:
                     delivery.failed.append(self._failed(item[0], _reason(error)))
         elif isinstance(answer, TimeoutError):
-            self._note_hang(items, delivery)
+            self._record_timeout(items, delivery)
         elif isinstance(answer, ConnectionLost):
-            self._note_loss(items, answer, delivery)
+            self._record_loss(items, answer, delivery)
         elif isinstance(answer, PublisherUnavailable):
             delivery.outage = answer
         else:
             delivery.failed += [self._failed(pending, _reason(answer)) for pending, _ in items]
 
-    def _note_delivered(self, item: Item, delivery: Delivery) -> None:
+    def _record_delivered(self, item: Item, delivery: Delivery) -> None:
         delivery.delivered.append(item)
         self._delivered += 1
         if self._hangs or self._postponed:
             for numbers in (self._hangs, self._hung_at, self._postponed):
                 numbers.pop(item[1].id, None)
 
-    def _note_loss(self, items: Sequence[Item], answer: ConnectionLost, delivery: Delivery) -> None:
+    def _record_loss(self, items: Sequence[Item], answer: ConnectionLost, delivery: Delivery) -> None:
         """A connection that was lost may be the fault of what was sent: of an event that was alone, where others were
         delivered since it first met that. They are tried last from now on."""
         for pending, event in items:
             _count(self._hangs, event.id)
             hung_at = self._hung_at.setdefault(event.id, self._delivered)
             if len(items) == 1 and self._delivered > hung_at:
-                delivery.failed.append(self._failed(pending, PublishError(told(answer))))
+                delivery.failed.append(self._failed(pending, PublishError(error_text(answer))))
             else:
                 delivery.outage = answer
 
-    def _note_hang(self, items: Sequence[Item], delivery: Delivery) -> None:
+    def _record_timeout(self, items: Sequence[Item], delivery: Delivery) -> None:
         """What did not end is postponed, so that others get their chance. It counts against an event that was alone,
         where others were delivered since it first hung, or where it has hung too often."""
         outage = PublisherUnavailable(f"the publisher did not end within {self._timeout:g} s")
         for pending, event in items:
             number = _count(self._hangs, event.id)
             hung_at = self._hung_at.setdefault(event.id, self._delivered)
-            counts = len(items) == 1 and (self._delivered > hung_at or number > _MOST_HANGS)
+            counts = len(items) == 1 and (self._delivered > hung_at or number > _MAX_HANGS)
             failure = self._failed(pending, PublishError(str(outage)) if counts else outage)
             if failure.retry_in is not None:
                 # Others are tried before it is its turn again.
-                pause = min(_LONGEST_UNCOUNTED, self._timeout * number)
+                pause = min(_MAX_UNCOUNTED_INTERVAL, self._timeout * number)
                 failure = failure._replace(retry_in=max(failure.retry_in, pause))
             delivery.failed.append(failure)
         if not delivery.delivered:
@@ -239,23 +239,23 @@ def _count(numbers: dict[str, int], id: str) -> int:
     return number
 
 
-def _is_hang(answer: object) -> bool:
+def _is_timeout(answer: object) -> bool:
     return isinstance(answer, TimeoutError)
 
 
-def _blames_somebody(answer: object) -> bool:
+def _names_events(answer: object) -> bool:
     """Whether a call has failed for one of its events, and nobody knows for which."""
     return isinstance(answer, Exception) and not isinstance(answer, TimeoutError | PublisherUnavailable)
 
 
 def _reason(error: Exception) -> PublishError:
     blamed = as_publish_error(error)
-    return blamed if isinstance(blamed, PublishError) else PublishError(f"{type(error).__name__}: {told(error)}")
+    return blamed if isinstance(blamed, PublishError) else PublishError(f"{type(error).__name__}: {error_text(error)}")
 
 
-def storable(error: BaseException) -> str:
+def storable_reason(error: BaseException) -> str:
     """A reason as every database can keep it, and everybody who looks after relays may see it."""
-    return redact(sendable(told(error))).replace("\0", "")[:_MAX_REASON_LENGTH]
+    return redact(storable_text(error_text(error))).replace("\0", "")[:_MAX_REASON_LENGTH]
 
 
 def _subject(pending: PendingEvent) -> Subject:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from actionengine.concurrency.run_sync import Mode, drive
+from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.events.publishers.port import Publisher
 from actionengine.events.relay.delivery import Deliverer
-from actionengine.events.relay.publisher_loop import world_of
-from actionengine.events.relay.worker import Settings, Shift
+from actionengine.events.relay.publisher_loop import publisher_loop
+from actionengine.events.relay.worker import RelaySettings, RelayWorker
 from actionengine.storage.port import Storage
 
 
@@ -14,19 +14,19 @@ class Part:
     """Delivers the events of one queue to the publisher that takes from it."""
 
     def __init__(
-        self, storage: Storage, queue: str, publisher: Publisher, deliverer: Deliverer, settings: Settings
+        self, storage: Storage, queue: str, publisher: Publisher, deliverer: Deliverer, settings: RelaySettings
     ) -> None:
         self.queue = queue
         self._storage = storage
         self._publisher = publisher
         self._deliverer = deliverer
         self._settings = settings
-        self._shift: Shift | None = None
+        self._shift: RelayWorker | None = None
         self.is_stopped = False
 
     def run(self) -> None:
         """Deliver events until `stop` is called."""
-        drive(self.work("sync", ends=False))
+        run_sync(self.work("sync", ends=False))
 
     async def work(self, mode: Mode, ends: bool) -> int:
         """Deliver events until `stop` is called, or until none is due; how many."""
@@ -34,10 +34,10 @@ class Part:
             raise RuntimeError("this relay is running already: make another one")
         # A publisher that executes actions opens connections in its event loop.
         at_start, at_end = (getattr(self._storage, name, None) for name in ("limit_idle", "aclose_loop"))
-        world = world_of(mode, at_start, at_end)
+        loop = publisher_loop(mode, at_start, at_end)
         outbox = self._storage.outbox(mode, self.queue)
-        shift = self._shift = Shift(
-            outbox, world, self._deliverer, self._publisher, self._settings, self.queue, self._storage.backlog
+        shift = self._shift = RelayWorker(
+            outbox, loop, self._deliverer, self._publisher, self._settings, self.queue, self._storage.backlog
         )
         try:
             if self.is_stopped and not ends:

@@ -12,10 +12,10 @@ from actionengine.concurrency.run_sync import Mode
 
 T = TypeVar("T")
 
-_PATIENCE = 10.0
+_STOP_TIMEOUT = 10.0
 """Seconds that the publisher's event loop has to end."""
 
-_LOOK = 1.0
+_CHECK_INTERVAL = 1.0
 """Seconds between two looks at whether the publisher's event loop is still there."""
 
 
@@ -26,7 +26,7 @@ class LoopEnded(RuntimeError):
         super().__init__("the publisher has ended its event loop")
 
 
-class World(Protocol):
+class PublisherLoop(Protocol):
     """How a relay waits for a publisher. In a thread nothing suspends."""
 
     mode: Mode
@@ -41,7 +41,7 @@ class World(Protocol):
 Step = Callable[[], Awaitable[None]] | None
 
 
-def world_of(mode: Mode, at_start: Step, at_end: Step) -> World:
+def publisher_loop(mode: Mode, at_start: Step, at_end: Step) -> PublisherLoop:
     """The world of this mode; `at_start` runs first in an event loop that it opens, and `at_end` closes what was opened
     there."""
     return _Thread(at_start, at_end) if mode == "sync" else _Loop()
@@ -80,7 +80,7 @@ class _Thread:
         try:
             while True:
                 try:
-                    return future.result(_LOOK)
+                    return future.result(_CHECK_INTERVAL)
                 except TimeoutError:
                     if future.done():
                         raise
@@ -100,7 +100,7 @@ class _Thread:
         if self._loop is not None and self._thread is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             # A publisher that blocks the loop keeps it.
-            self._thread.join(_PATIENCE)
+            self._thread.join(_STOP_TIMEOUT)
             self._loop = self._thread = None
 
     def _started(self) -> asyncio.AbstractEventLoop:

@@ -19,14 +19,14 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from actionengine.concurrency.run_sync import Mode, drive
+from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.errors import ConfigurationError
 from actionengine.event_types import EventType, by_type
 from actionengine.events.publishers.fanout import by_queue, nobody
 from actionengine.events.publishers.port import Publisher, PublishError
 from actionengine.events.relay.delivery import Deliverer, Retries
 from actionengine.events.relay.parts import Part
-from actionengine.events.relay.worker import Settings
+from actionengine.events.relay.worker import RelaySettings
 from actionengine.storage.port import (
     EVENTS,
     QUEUES,
@@ -98,7 +98,7 @@ class Relay:
                 queue,
                 part,
                 Deliverer(part, publish_timeout, Retries(*retries), declared),
-                Settings(name, _name_of(part), batch_size, publish_timeout, poll_interval),
+                RelaySettings(name, _name_of(part), batch_size, publish_timeout, poll_interval),
             )
             for queue, part in _parts(publisher, queues)
         ]
@@ -151,7 +151,7 @@ class Relay:
 
         What waits for another attempt is not waited for. Raises `PublisherUnavailable` and `StorageUnavailable`.
         """
-        return drive(self._drain("sync"))
+        return run_sync(self._drain("sync"))
 
     async def drain_async(self) -> int:
         """The same under an event loop."""
@@ -168,7 +168,7 @@ class Relay:
     def status(self, *, queue: str | None = None) -> OutboxStatus:
         """How much there is to deliver from a queue, since when, and which relays do it; from the first queue that this
         relay works at, where none is named."""
-        return drive(self._status("sync", queue))
+        return run_sync(self._status("sync", queue))
 
     async def status_async(self, *, queue: str | None = None) -> OutboxStatus:
         """The same under an event loop."""
@@ -179,7 +179,7 @@ class Relay:
     ) -> Sequence[DeadLetter]:
         """Events that are not tried any more, with the reason, by event id: those after the id `after`; of one queue,
         or of all."""
-        return drive(self._dead_letters("sync", after, limit, queue))
+        return run_sync(self._dead_letters("sync", after, limit, queue))
 
     async def dead_letters_async(
         self, *, after: str | None = None, limit: int = 100, queue: str | None = None
@@ -190,7 +190,7 @@ class Relay:
     def redrive(self, ids: Iterable[str] | None = None, *, queue: str | None = None) -> int:
         """Try dead letters again: those with these event ids, or all that nobody has skipped; of one queue, or of all.
         How many there were."""
-        return drive(self._redrive("sync", ids, queue))
+        return run_sync(self._redrive("sync", ids, queue))
 
     async def redrive_async(self, ids: Iterable[str] | None = None, *, queue: str | None = None) -> int:
         """The same under an event loop."""
@@ -199,13 +199,13 @@ class Relay:
     def skip(self, ids: Iterable[str], reason: str, *, queue: str | None = None) -> int:
         """Give up dead letters with these event ids, so that their subjects go on; of one queue, or of all. How many
         there were."""
-        return drive(self._skip("sync", ids, reason, queue))
+        return run_sync(self._skip("sync", ids, reason, queue))
 
     async def skip_async(self, ids: Iterable[str], reason: str, *, queue: str | None = None) -> int:
         """The same under an event loop."""
         return await self._skip("async", ids, reason, queue)
 
-    # The flow, for both worlds
+    # The flow, for both modes
 
     async def _drain(self, mode: Mode) -> int:
         delivered: list[int] = []

@@ -13,20 +13,20 @@ from time import monotonic
 
 from uuid_utils.compat import uuid7
 
-from actionengine.concurrency.one_shot_event import Signal
+from actionengine.concurrency.one_shot_event import OneShotEvent
 from actionengine.concurrency.run_sync import Mode
 from actionengine.errors import ActionError, ConfigurationError
 from actionengine.events.publishers.port import Publisher, PublishError, PublisherUnavailable
-from actionengine.events.relay.delivery import Deliverer, Delivery, backoff, storable
+from actionengine.events.relay.delivery import Deliverer, Delivery, backoff, storable_reason
 from actionengine.events.relay.metrics import RelayMetrics
-from actionengine.events.relay.publisher_loop import LoopEnded, World
+from actionengine.events.relay.publisher_loop import LoopEnded, PublisherLoop
 from actionengine.events.user_calls import call_out
 from actionengine.storage.port import (
     Backlog,
     Outbox,
     OutboxStatus,
     PendingEvent,
-    RelayBeat,
+    RelayHeartbeat,
     SerializationFailure,
     StorageError,
     StorageUnavailable,
@@ -34,14 +34,14 @@ from actionengine.storage.port import (
 
 logger = logging.getLogger("actionengine")
 
-_BEAT = 5.0
+_HEARTBEAT_INTERVAL = 5.0
 """Seconds between two beats."""
 
-_LEEWAY = 10.0
+_LEASE_TIMEOUT = 10.0
 """Seconds that a lease is longer than one call of the publisher may take."""
 
-_FIRST_PAUSE = 0.2
-_LONGEST_PAUSE = 15.0
+_MIN_RETRY_INTERVAL = 0.2
+_MAX_RETRY_INTERVAL = 15.0
 """Seconds after which a publisher or a storage that was out of reach is tried again."""
 
 _PASSING = (PublishError, StorageUnavailable, SerializationFailure, ActionError)
@@ -52,7 +52,7 @@ _PROBE = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class RelaySettings:
     """What a shift is told by its relay; times are in seconds."""
 
     name: str
@@ -62,32 +62,32 @@ class Settings:
     poll_interval: float
 
 
-class Shift:
+class RelayWorker:
     """One run of a relay."""
 
     def __init__(
         self,
         outbox: Outbox,
-        world: World,
+        loop: PublisherLoop,
         deliverer: Deliverer,
         publisher: Publisher,
-        settings: Settings,
+        settings: RelaySettings,
         queue: str,
         backlog: Callable[[Mode], Awaitable[Backlog]],
     ) -> None:
         self._outbox = outbox
         self._backlog = backlog
-        self._world = world
+        self._loop = loop
         self._deliverer = deliverer
         self._publisher = publisher
         self._settings = settings
-        self._lease = settings.publish_timeout + _LEEWAY
+        self._lease = settings.publish_timeout + _LEASE_TIMEOUT
         self._metrics = RelayMetrics(settings.name, queue)
         self._id = str(uuid7())
         self._started_at = datetime.now(UTC)
         self._is_stopping = False
         self._is_started = False
-        self._pausing: Signal | None = None
+        self._pausing: OneShotEvent | None = None
         self._leased_at = 0.0
         self._outages = 0
         self._error: str | None = None
@@ -148,11 +148,11 @@ class Shift:
             await self._outbox.close()
             try:
                 if self._is_started:
-                    await self._tell_publisher("stop")
+                    await self._notify_publisher("stop")
             except Exception:
                 logger.exception("the publisher of the relay %s could not be stopped", self._settings.name)
             finally:
-                self._world.close()
+                self._loop.close()
 
     async def _step(self) -> bool:
         """One batch; whether there was one. Raises `PublisherUnavailable`, `StorageError` and `ConfigurationError`."""
@@ -167,10 +167,10 @@ class Shift:
             return False
         self._leased_at = monotonic()
         try:
-            delivery = await self._world.run(self._deliverer.deliver, batch, self._may_go_on)
+            delivery = await self._loop.run(self._deliverer.deliver, batch, self._can_continue)
             await self._settle(batch, delivery)
         except BaseException:
-            await self._outbox.give_back()
+            await self._outbox.release()
             raise
         if delivery.outage is not None:
             raise delivery.outage
@@ -190,52 +190,52 @@ class Shift:
             else:
                 logger.warning("the event %s (%s) was not delivered: %s", event.id, event.type, failure.reason)
 
-    async def _may_go_on(self) -> bool:
+    async def _can_continue(self) -> bool:
         """Whether there is time for another call of the publisher."""
         if self._is_stopping:
             return False
-        if monotonic() - self._leased_at > _LEEWAY / 2:
+        if monotonic() - self._leased_at > _LEASE_TIMEOUT / 2:
             await self._outbox.extend()
             self._leased_at = monotonic()
         return True
 
     async def _start_publisher(self) -> None:
         try:
-            await self._tell_publisher("start")
+            await self._notify_publisher("start")
         except (ConfigurationError, PublishError):
             raise
         except Exception as error:
             raise PublisherUnavailable(f"{type(error).__name__}: {error}") from error
         self._is_started = True
 
-    async def _tell_publisher(self, what: str) -> None:
+    async def _notify_publisher(self, what: str) -> None:
         method = getattr(self._publisher, what, None)
         if method is not None:
-            await self._world.run(partial(call_out, method, timeout=self._settings.publish_timeout))
+            await self._loop.run(partial(call_out, method, timeout=self._settings.publish_timeout))
 
     async def _recover(self, error: Exception) -> None:
         """Wait before the next try."""
         self._outages += 1
-        self._error = f"{type(error).__name__}: {storable(error)}"
-        pause = backoff(self._outages, _FIRST_PAUSE, _LONGEST_PAUSE)
+        self._error = f"{type(error).__name__}: {storable_reason(error)}"
+        pause = backoff(self._outages, _MIN_RETRY_INTERVAL, _MAX_RETRY_INTERVAL)
         logger.warning("the relay %s tries again in %.1f s: %s", self._settings.name, pause, self._error)
         await self._beat()
         if not self._is_stopping:
-            signal = self._pausing = Signal(self._world.mode)
+            signal = self._pausing = OneShotEvent(self._loop.mode)
             await signal.wait(pause)
             self._pausing = None
 
     async def _beat(self) -> None:
         """Tell others how it goes, every few seconds."""
         now = monotonic()
-        if not self._beats or (self._beaten_at is not None and now - self._beaten_at < _BEAT):
+        if not self._beats or (self._beaten_at is not None and now - self._beaten_at < _HEARTBEAT_INTERVAL):
             return
         self._beaten += 1
         is_second = self._beaten == 2
         elapsed = now - self._beaten_at if self._beaten_at is not None else 0.0
         rate = (self._delivered - self._delivered_before) / elapsed if elapsed else 0.0
         self._beaten_at, self._delivered_before = now, self._delivered
-        beat = RelayBeat(
+        beat = RelayHeartbeat(
             self._id,
             self._settings.name,
             self._settings.publisher,
@@ -247,12 +247,12 @@ class Shift:
             self._error,
         )
         with suppress(StorageError, ActionError):
-            await self._outbox.beat(beat)
+            await self._outbox.heartbeat(beat)
             if self._metrics.is_on or is_second:
                 status = await self._outbox.status()
                 self._metrics.gauge(status)
                 if self._metrics.is_on:
-                    self._metrics.gauge_backlog(await self._backlog(self._world.mode))
+                    self._metrics.gauge_backlog(await self._backlog(self._loop.mode))
                 if is_second:
                     self._check_others(status)
 

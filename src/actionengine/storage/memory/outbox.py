@@ -12,23 +12,23 @@ from itertools import count
 from time import monotonic
 from uuid import UUID
 
-from actionengine.concurrency.one_shot_event import Signal
+from actionengine.concurrency.one_shot_event import OneShotEvent
 from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.pages import MAX_PAGE_BYTES, page_size
 from actionengine.storage.port import (
     EVENTS,
-    MOST_COUNTED,
+    MAX_COUNTED_LAG,
     DeadLetter,
     EventRow,
     FailedDelivery,
     OutboxStatus,
     PendingEvent,
-    RelayBeat,
+    RelayHeartbeat,
     StorageUnavailable,
 )
 from actionengine.storage.records import event_id
 
-Lane = tuple[UUID, str]
+PartitionKey = tuple[UUID, str]
 """A tenant and a subject; or the id of an event that has none."""
 
 
@@ -55,16 +55,16 @@ class Queues:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.lanes: dict[Lane, deque[Entry]] = {}
-        self.ready: deque[Lane] = deque()
-        self.waiting: list[tuple[float, int, Lane]] = []
-        self.taken: dict[MemoryOutbox, tuple[float, list[Lane]]] = {}
+        self.lanes: dict[PartitionKey, deque[Entry]] = {}
+        self.ready: deque[PartitionKey] = deque()
+        self.waiting: list[tuple[float, int, PartitionKey]] = []
+        self.taken: dict[MemoryOutbox, tuple[float, list[PartitionKey]]] = {}
         self.dead: dict[str, Entry] = {}
         self.dead_ids: list[str] = []
         self.in_order: list[tuple[int, int, Entry]] = []
-        self.blocked: set[Lane] = set()
+        self.blocked: set[PartitionKey] = set()
         self.pending = self.held = self.skipped = 0
-        self.relays: dict[str, RelayBeat] = {}
+        self.relays: dict[str, RelayHeartbeat] = {}
         self.sleepers: set[Callable[[], object]] = set()
         self.ticket = count()
 
@@ -96,12 +96,12 @@ class Queues:
             heapq.heappop(self.in_order)
         return None
 
-    def block(self, lane: Lane) -> None:
+    def block(self, lane: PartitionKey) -> None:
         """Note that the first event of a lane holds the others back."""
         self.blocked.add(lane)
         self.held += len(self.lanes[lane]) - 1
 
-    def unblock(self, lane: Lane) -> None:
+    def unblock(self, lane: PartitionKey) -> None:
         """Note that the first event of a lane holds the others back no longer."""
         self.blocked.discard(lane)
         self.held -= len(self.lanes[lane]) - 1
@@ -126,7 +126,7 @@ class Queues:
         while self.sleepers:
             self.sleepers.pop()()
 
-    def free(self, lane: Lane) -> None:
+    def free(self, lane: PartitionKey) -> None:
         """Let a lane be taken, where there is something in it."""
         if self.lanes.get(lane):
             self.ready.append(lane)
@@ -154,17 +154,17 @@ class MemoryOutbox:
         self._queue = queue
         self._lease = 0.0
         self._woken = False
-        self._signal: Signal | None = None
+        self._signal: OneShotEvent | None = None
 
     async def take(self, limit: int, lease: float) -> Sequence[PendingEvent]:
         """Take what is due."""
         queues = self._queues
         self._lease = lease
         found: list[PendingEvent] = []
-        await self.give_back()
+        await self.release()
         with queues.lock:
             queues.refresh()
-            lanes: list[Lane] = []
+            lanes: list[PartitionKey] = []
             total = 0
             while queues.ready and len(found) < limit and total < MAX_PAGE_BYTES:
                 name = queues.ready.popleft()
@@ -212,7 +212,7 @@ class MemoryOutbox:
             queues.oldest()
             queues.wake()
 
-    async def give_back(self) -> None:
+    async def release(self) -> None:
         """Give back what was taken."""
         queues = self._queues
         with queues.lock:
@@ -231,7 +231,7 @@ class MemoryOutbox:
                 return
             if queues.waiting:
                 seconds = min(seconds, max(0.0, queues.waiting[0][0] - monotonic()))
-            signal = self._signal = Signal(self._mode)
+            signal = self._signal = OneShotEvent(self._mode)
             queues.sleepers.add(signal.set)
         try:
             await signal.wait(seconds)
@@ -248,7 +248,7 @@ class MemoryOutbox:
             if self._signal is not None:
                 self._signal.set()
 
-    async def beat(self, beat: RelayBeat) -> None:
+    async def heartbeat(self, beat: RelayHeartbeat) -> None:
         """Let others know of this relay."""
         relays = self._queues.relays
         with self._queues.lock:
@@ -269,7 +269,7 @@ class MemoryOutbox:
             oldest = queues.oldest()
             relays = [beat for beat in queues.relays.values() if beat.seen_at > recently]
         relays.sort(key=lambda beat: beat.started_at)
-        pending, waiting, dead, skipped, held = (min(each, MOST_COUNTED) for each in counts)
+        pending, waiting, dead, skipped, held = (min(each, MAX_COUNTED_LAG) for each in counts)
         return OutboxStatus(pending, waiting, dead, skipped, oldest, relays, held)
 
     async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
@@ -283,8 +283,8 @@ class MemoryOutbox:
             for id in queues.dead_ids[start : start + limit]:
                 entry = queues.dead[id]
                 assert entry.since is not None
-                told = (entry.event, entry.attempts, entry.reason, entry.since, entry.skipped)
-                found.append(DeadLetter(*told, self._queue))
+                fields = (entry.event, entry.attempts, entry.reason, entry.since, entry.skipped)
+                found.append(DeadLetter(*fields, self._queue))
         return found
 
     async def redrive(self, ids: Sequence[str] | None = None) -> int:
@@ -326,9 +326,9 @@ class MemoryOutbox:
 
     async def close(self) -> None:
         """Give back what this object holds."""
-        await self.give_back()
+        await self.release()
 
-    def _taken(self) -> list[Lane]:
+    def _taken(self) -> list[PartitionKey]:
         taken = self._queues.taken.get(self)
         if taken is None:
             raise StorageUnavailable("the lease of this relay is over: another one may deliver what it had taken")

@@ -132,7 +132,7 @@ class MemoryRows:
                     raise rows_gone(self._table.name)
                 after = {**before, **changed}
                 for columns in self._unique(before, but=after):
-                    self._give_back(columns, before)
+                    self._release(columns, before)
                 for columns in self._unique(after, but=before):
                     self._take(columns, after)
                 self._unit_of_work.write(key, after)
@@ -145,7 +145,7 @@ class MemoryRows:
                 key = self._key(row)
                 self._unit_of_work.lock(key)
                 for columns in self._unique(row):
-                    self._give_back(columns, row)
+                    self._release(columns, row)
                 self._unit_of_work.write(key, None)
         return len(rows)
 
@@ -203,7 +203,7 @@ class MemoryRows:
             raise self._taken(columns, row)
         self._unit_of_work.write(key, self._key(row)[1])
 
-    def _give_back(self, columns: tuple[str, ...], row: Stored) -> None:
+    def _release(self, columns: tuple[str, ...], row: Stored) -> None:
         key = self._unique_key(columns, row)
         self._unit_of_work.lock(key)
         self._unit_of_work.write(key, None)

@@ -27,8 +27,8 @@ from uuid import UUID
 from uuid_utils import uuid7
 from uuid_utils.compat import uuid7 as stdlib_uuid7
 
-from actionengine.concurrency.one_shot_event import Signal
-from actionengine.concurrency.run_sync import Mode, drive
+from actionengine.concurrency.one_shot_event import OneShotEvent
+from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.clock import steady_now
@@ -46,12 +46,12 @@ from actionengine.storage.memory.outbox import MemoryOutbox, Queues
 from actionengine.storage.memory.rows import TABLES, MemoryRows, Stored, entries_of, id_of
 from actionengine.storage.pages import MAX_PAGE, Page, page_of, page_size, page_start
 from actionengine.storage.port import (
-    ACCESS_COLLECTIONS,
     APPROVALS,
     CLAIMED,
     EVENTS,
     MAX_BACKLOG,
-    MOST_COUNTED,
+    MAX_COUNTED_LAG,
+    ROLE_COLLECTIONS,
     TRIGGERS,
     WORKFLOWS,
     Backlog,
@@ -71,12 +71,12 @@ from actionengine.storage.records import (
     check_id,
     decode_document,
     encode_document,
+    id_conflict,
     matches,
-    missing,
     normal_filter,
-    stale,
-    taken,
+    not_found,
     time_of_id,
+    version_conflict,
 )
 from actionengine.storage.scopes import Scope, Scopes
 from actionengine.storage.tables import Table
@@ -90,7 +90,7 @@ Key = tuple[str, str]
 Item = Any
 """What a collection has under an id: a `Document`; in the library's own tables a row. Nobody changes it."""
 
-_PATIENCE = 10.0
+_LOCK_TIMEOUT = 10.0
 """Seconds that somebody who locks rows waits for whoever has locked them."""
 
 
@@ -115,7 +115,7 @@ class Version:
         self.previous = previous
 
 
-class Held:
+class ClaimHolder:
     """A key that a running unit of work has claimed; whoever waits for it is called when it ends."""
 
     __slots__ = ("before", "owner", "waiters")
@@ -158,13 +158,13 @@ class TenantData:
     lock: threading.RLock = field(default_factory=threading.RLock)
     is_deleted: bool = False
     sequence: int = 0
-    access_stamp: int = 0
+    access_version: int = 0
     collections: dict[str, dict[str, Version]] = field(default_factory=dict)
     index: Index = field(default_factory=Index)
     tombstones: list[Key] = field(default_factory=list)
     locks: dict[Key, MemoryUnitOfWork] = field(default_factory=dict)
     snapshots: dict[MemoryUnitOfWork, int] = field(default_factory=dict)
-    claims: dict[Key, Held | IdempotentResult] = field(default_factory=dict)
+    claims: dict[Key, ClaimHolder | IdempotentResult] = field(default_factory=dict)
     # By id.
     log: list[LogRow] = field(default_factory=list)
     # The position of an event in its tenant's log is its index here, counted from 1.
@@ -190,10 +190,10 @@ class InMemoryStorage:
         """A unit of work of one tenant."""
         return MemoryUnitOfWork(self._data.get(tenant.id) or self._tenant_data(tenant.id), mode, read_only)
 
-    def access_stamp(self, tenant_id: UUID) -> int:
+    def access_version(self, tenant_id: UUID) -> int:
         """How many commits have touched the tenant's roles."""
         data = self._data.get(tenant_id)
-        return data.access_stamp if data else 0
+        return data.access_version if data else 0
 
     async def find_tenant(self, slug: str, mode: Mode) -> Tenant | None:
         """The tenant of this slug."""
@@ -269,7 +269,7 @@ class InMemoryStorage:
         return self.read_events(tenant, after=after, limit=limit, types=types)
 
     def count_events(
-        self, tenant: Tenant, *, after: int = 0, limit: int = MOST_COUNTED, types: Sequence[str] | None = None
+        self, tenant: Tenant, *, after: int = 0, limit: int = MAX_COUNTED_LAG, types: Sequence[str] | None = None
     ) -> int:
         """Return how many of the tenant's events there are after a position, of these types or of all; `limit` stands
         for that many or more."""
@@ -280,7 +280,7 @@ class InMemoryStorage:
         return min(limit, sum(len(positions) - bisect_right(positions, start) for positions in each))
 
     async def count_events_async(
-        self, tenant: Tenant, *, after: int = 0, limit: int = MOST_COUNTED, types: Sequence[str] | None = None
+        self, tenant: Tenant, *, after: int = 0, limit: int = MAX_COUNTED_LAG, types: Sequence[str] | None = None
     ) -> int:
         """The same."""
         return self.count_events(tenant, after=after, limit=limit, types=types)
@@ -404,10 +404,10 @@ class MemoryUnitOfWork:
             with data.lock:
                 self._check_open()
                 entry = data.claims.get(key)
-                if not isinstance(entry, Held):
-                    if entry is not None and not _may_take(entry, claim):
+                if not isinstance(entry, ClaimHolder):
+                    if entry is not None and not _can_claim(entry, claim):
                         return _answer(entry, claim)
-                    data.claims[key] = Held(self, entry)
+                    data.claims[key] = ClaimHolder(self, entry)
                     self._claims.append(key)
                     return CLAIMED
                 if not deadline:
@@ -415,7 +415,7 @@ class MemoryUnitOfWork:
                 remaining = deadline - monotonic()
                 if remaining <= 0 or entry.owner is self:
                     return ClaimAnswer("in_progress")
-                ended = Signal(self._mode)
+                ended = OneShotEvent(self._mode)
                 entry.waiters.append(ended.set)
             await ended.wait(remaining)
 
@@ -550,7 +550,7 @@ class MemoryUnitOfWork:
         Raises `conflict` in the end, and at once for a `def` handler in a task, where nothing can wait; and
         `SerializationFailure` where two would wait for each other."""
         self.check_writable(collection)
-        deadline = monotonic() + _PATIENCE
+        deadline = monotonic() + _LOCK_TIMEOUT
         while True:
             with self._data.lock:
                 self._check_usable()
@@ -560,17 +560,17 @@ class MemoryUnitOfWork:
                 holder = self._lock_all(found)
                 if holder is None:
                     return list(found.values())
-                if holder.waits_for(self):
+                if holder.is_waiting_for(self):
                     raise SerializationFailure(f"two executions wait for each other in {collection!r}")
                 self._waits_for = holder
-                ended = Signal(self._mode)
+                ended = OneShotEvent(self._mode)
                 holder._waiters.append(ended.set)
             remaining = deadline - monotonic()
             if remaining <= 0 or self._is_driven:
                 raise ActionError(ErrorCode.CONFLICT, f"another execution holds a lock in {collection!r}: try again")
             await ended.wait(remaining)
 
-    def waits_for(self, other: MemoryUnitOfWork) -> bool:
+    def is_waiting_for(self, other: MemoryUnitOfWork) -> bool:
         """Whether this transaction waits for another one, directly or through others."""
         holder = self._waits_for
         while holder is not None and holder is not other:
@@ -591,7 +591,7 @@ class MemoryUnitOfWork:
             self._check_open()
             end = len(data.log) if query.before is None else bisect_left(data.log, query.before, key=attrgetter("id"))
             rows = (data.log[number] for number in range(end - 1, -1, -1))
-            json = ((row, (row.input, row.output, row.error)) for row in rows if _asked_for(row, query))
+            json = ((row, (row.input, row.output, row.error)) for row in rows if _matches_query(row, query))
             sized = ((row, sum(len(each or b"") for each in values)) for row, values in json)
             return page_of(sized, query.limit, attrgetter("id"))
 
@@ -691,7 +691,7 @@ class MemoryUnitOfWork:
             with self._data.lock:
                 self._end()
 
-    def limit(self, seconds: float) -> None:
+    def set_deadline(self, seconds: float) -> None:
         """Nothing here waits longer than it was asked to."""
 
     def abandon(self) -> bool:
@@ -702,19 +702,19 @@ class MemoryUnitOfWork:
         """Run a `def` handler: here, wherever the caller is."""
         return function(*arguments)
 
-    def beside_loop(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def for_worker_thread(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function as it is."""
         return function
 
-    def translated(self, error: Exception) -> Exception:
+    def translate_error(self, error: Exception) -> Exception:
         """The error as it is."""
         return error
 
-    def drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def run_sync(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of this unit of work to its end."""
         was_driven, self._is_driven = self._is_driven, self._mode == "async"
         try:
-            return drive(coroutine)
+            return run_sync(coroutine)
         finally:
             self._is_driven = was_driven
 
@@ -768,11 +768,11 @@ class MemoryUnitOfWork:
             _prune(version, oldest_read)
             if document is None:
                 data.tombstones.append((collection, id))
-            touched_access = touched_access or collection in ACCESS_COLLECTIONS
+            touched_access = touched_access or collection in ROLE_COLLECTIONS
         if data.index.left:
-            data.index.tidy(oldest_read, lambda place, id_: _is_there(data, place, id_))
+            data.index.tidy(oldest_read, lambda place, id_: _exists(data, place, id_))
         if touched_access:
-            data.access_stamp += 1
+            data.access_version += 1
         if data.tombstones and not data.snapshots:
             for collection, id in data.tombstones:
                 dead = data.collections[collection].get(id)
@@ -792,7 +792,7 @@ class MemoryUnitOfWork:
             wake()
         for key in self._claims:
             held = data.claims.get(key)
-            if isinstance(held, Held) and held.owner is self:
+            if isinstance(held, ClaimHolder) and held.owner is self:
                 self._end_claim(key, held.before)
 
     def _end_claim(self, key: Key, result: IdempotentResult | None) -> None:
@@ -800,7 +800,7 @@ class MemoryUnitOfWork:
         if result is not None:
             self._data.claims[key] = result
             self._data.expiries.add(result.expires_at, self._data, key)
-        if isinstance(held, Held):
+        if isinstance(held, ClaimHolder):
             for wake in held.waiters:
                 wake()
 
@@ -824,7 +824,7 @@ class MemoryRecords:
         key = (self._collection, id)
         with self._unit_of_work.alone:
             if self._unit_of_work.lock(key) is not None:
-                raise taken(*key)
+                raise id_conflict(*key)
             now = steady_now()
             return self._write(key, Document(1, encoded, now, now, self._keys(encoded)))
 
@@ -884,9 +884,9 @@ class MemoryRecords:
     def _lock_version(self, key: Key, expected_version: int) -> Document:
         current: Document | None = self._unit_of_work.lock(key)
         if current is None:
-            raise missing(*key)
+            raise not_found(*key)
         if current.version != expected_version:
-            raise stale(*key, expected_version, current.version)
+            raise version_conflict(*key, expected_version, current.version)
         return current
 
     def _keys(self, data: bytes) -> Keys:
@@ -897,7 +897,7 @@ class MemoryRecords:
         return _record(key[1], document)
 
 
-def _may_take(entry: IdempotentResult, claim: Claim) -> bool:
+def _can_claim(entry: IdempotentResult, claim: Claim) -> bool:
     if entry.approval_id is not None and entry.approval_id == claim.replaces:
         return True
     return entry.expires_at <= steady_now()
@@ -920,7 +920,7 @@ def _keys(version: Version | None) -> Keys | None:
     return document.keys if type(document) is Document else None
 
 
-def _is_there(data: TenantData, place: Place, id: str) -> bool:
+def _exists(data: TenantData, place: Place, id: str) -> bool:
     """Return whether the newest state of a document or of a row is at this place."""
     collection, key = place
     table = TABLES.get(collection)
@@ -950,5 +950,5 @@ def _record(id: str, document: Document) -> Record:
     return Record(id, document.version, decode_document(document.data), document.created_at, document.updated_at)
 
 
-def _asked_for(row: LogRow, query: LogQuery) -> bool:
+def _matches_query(row: LogRow, query: LogQuery) -> bool:
     return (query.subject is None or query.subject in row.subjects) and query.matches(row)

@@ -23,7 +23,7 @@ from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus
 from psycopg.waiting import Ready, Wait
 
 from actionengine.concurrency.run_sync import Mode
-from actionengine.storage.postgres.generators import INTERVAL, NoAnswer
+from actionengine.storage.postgres.generators import INTERVAL, ResponseTimeout
 from actionengine.storage.postgres.inquiry import end_backend
 from actionengine.storage.postgres.waiting import CUT_TIMEOUT, BoundedWait, cancel, cancel_async, hang_up, is_lost
 from actionengine.storage.sql.bridge import await_
@@ -31,9 +31,9 @@ from actionengine.storage.sql.bridge import await_
 Row = tuple[Any, ...]
 Statement = tuple[str, Sequence[Any]]
 
-MOST_PREPARED = 200
+MAX_PREPARED = 200
 """Statements that a connection prepares; the shapes of a recording have no bound."""
-LONGEST_PREPARED = 8192
+MAX_PREPARED_LENGTH = 8192
 """Bytes of a statement that is prepared, or remembered as it goes over the wire. A longer one writes many rows, and how
 many these are, callers of actions say: each number is another statement."""
 
@@ -41,7 +41,7 @@ many these are, callers of actions say: each number is another statement."""
 _IN_USE = "a cursor of the handler's own still reads from the connection: close it before the handler ends"
 
 
-class InUse(NoAnswer):
+class InUse(ResponseTimeout):
     """The connection was not free in time."""
 
 
@@ -49,7 +49,7 @@ class Interrupted(psycopg.OperationalError):
     """The connection was left in the middle of a statement: it is of no more use."""
 
 
-class Driver:
+class LibpqConnection:
     """One pooled connection, as long as it lives."""
 
     __slots__ = (
@@ -146,7 +146,7 @@ class Driver:
     def _settle(self, error: psycopg.Error, asked: float) -> None:
         if isinstance(error, InUse | Interrupted):
             return
-        if isinstance(error, NoAnswer):
+        if isinstance(error, ResponseTimeout):
             self.bounds.give_up(asked)
         elif is_lost(error):
             self._on_failure(asked)
@@ -177,7 +177,7 @@ class Driver:
                 return False
             yield Wait.R
 
-    def cut_off(self) -> None:
+    def cancel(self) -> None:
         """Stop what another thread or task is waiting for in this connection, and wait until it does so no more.
 
         A connection must not be closed under somebody's hands: its file descriptor may be another one's by then. A
@@ -192,7 +192,7 @@ class Driver:
                 self._connection.lock.release()
                 return
             if not last_try:
-                self._hang_up()
+                self._shutdown_socket()
 
     async def _cut_off_async(self) -> None:
         await cancel_async(self._connection)
@@ -202,9 +202,9 @@ class Driver:
                     return
             except TimeoutError:
                 if not last_try:
-                    self._hang_up()
+                    self._shutdown_socket()
 
-    def _hang_up(self) -> None:
+    def _shutdown_socket(self) -> None:
         end_backend(self._connection, self._answer_timeout)
         hang_up(self._connection)
 
@@ -277,7 +277,7 @@ class Driver:
         # What has come is heard, however late: this thread, or its event loop, may have been kept from looking.
         now = monotonic()
         if now > self._until or (not ready and now > self._deadline):
-            raise NoAnswer("the server did not answer in time")
+            raise ResponseTimeout("the server did not answer in time")
         if ready:
             self._deadline = now + self._answer_timeout
 
@@ -298,7 +298,7 @@ class Driver:
         for (name, statement), parameters in statements:
             is_ready = prepared is not None and (name in prepared or name in results)
             if not is_ready and (
-                prepared is None or len(prepared) + len(results) > MOST_PREPARED or len(statement) > LONGEST_PREPARED
+                prepared is None or len(prepared) + len(results) > MAX_PREPARED or len(statement) > MAX_PREPARED_LENGTH
             ):
                 pgconn.send_query_params(statement, parameters)
             else:
@@ -313,14 +313,14 @@ class Driver:
         return iter(results)
 
 
-class Wired(NamedTuple):
+class EncodedStatement(NamedTuple):
     """A statement as it goes over the wire, and its name where it is prepared."""
 
     name: bytes
     statement: bytes
 
 
-Encoded = tuple[Wired, list[bytes | None]]
+Encoded = tuple[EncodedStatement, list[bytes | None]]
 
 
 def milliseconds(seconds: float) -> str:
@@ -328,14 +328,14 @@ def milliseconds(seconds: float) -> str:
     return str(max(1, int(seconds * 1000)))
 
 
-def _wired(statement: str) -> Wired:
-    return _kept(statement) if len(statement) <= LONGEST_PREPARED else _encoded_statement(statement)
+def _wired(statement: str) -> EncodedStatement:
+    return _kept(statement) if len(statement) <= MAX_PREPARED_LENGTH else _encoded_statement(statement)
 
 
-def _encoded_statement(statement: str) -> Wired:
+def _encoded_statement(statement: str) -> EncodedStatement:
     first, *others = statement.split("%s")
     encoded = (first + "".join(f"${number}{part}" for number, part in enumerate(others, 1))).encode()
-    return Wired(b"ae_" + sha256(encoded).hexdigest()[:16].encode(), encoded)
+    return EncodedStatement(b"ae_" + sha256(encoded).hexdigest()[:16].encode(), encoded)
 
 
 _kept = lru_cache(maxsize=1024)(_encoded_statement)

@@ -12,21 +12,21 @@ from actionengine.storage.port import (
     RESERVED_PREFIX,
     SerializationFailure,
     StorageError,
-    StorageSilent,
+    StorageTimeout,
     StorageUnavailable,
 )
-from actionengine.storage.postgres.generators import NoAnswer
+from actionengine.storage.postgres.generators import ResponseTimeout
 from actionengine.storage.postgres.statements import LOST_KEY
 from actionengine.storage.postgres.waiting import NOT_PREPARED, SILENT
 from actionengine.storage.sql.rows import KEY_GONE
 
 
-def known(error: Exception) -> Exception | None:
+def to_storage_error(error: Exception) -> Exception | None:
     """What an error of the driver is in terms of the port; None for one that is the handler's own."""
     if not isinstance(error, psycopg.Error):
         return None
-    if isinstance(error, NoAnswer | psycopg.errors.ConnectionTimeout):
-        return StorageSilent(f"PostgreSQL is out of reach: {_first_line(error)}")
+    if isinstance(error, ResponseTimeout | psycopg.errors.ConnectionTimeout):
+        return StorageTimeout(f"PostgreSQL is out of reach: {_first_line(error)}")
     state = error.sqlstate
     if state is None:
         if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
@@ -47,7 +47,7 @@ def key_too_long() -> ActionError:
     return ActionError(ErrorCode.INVALID_INPUT, "the idempotency key is too long for the database's index")
 
 
-def swallowed() -> StorageError:
+def aborted_transaction_error() -> StorageError:
     """The refusal to commit a transaction that has failed."""
     return StorageError(
         "a statement of this transaction has failed, and its error was caught: the transaction cannot go on. "
@@ -128,7 +128,7 @@ _KNOWN: dict[str, Callable[[psycopg.Error], Exception | None]] = {
     "23514": _not_allowed,
     "55P03": _locked,
     "57014": _too_slow,
-    "25P02": lambda error: swallowed(),
+    "25P02": lambda error: aborted_transaction_error(),
     SILENT: _unavailable,
     "25006": _refused,
     "42501": _refused,

@@ -15,14 +15,14 @@ INTERVAL = 0.1
 """Seconds between two looks at whether a wait is over for another reason than an answer."""
 
 
-class NoAnswer(psycopg.OperationalError):
+class ResponseTimeout(psycopg.OperationalError):
     """The server was silent for too long."""
 
 
 class TimeLimit:
     """A time after which a wait is over."""
 
-    def __init__(self, seconds: float, error: type[psycopg.Error] = NoAnswer) -> None:
+    def __init__(self, seconds: float, error: type[psycopg.Error] = ResponseTimeout) -> None:
         self._until = monotonic() + seconds
         self._error = error
 

@@ -23,7 +23,7 @@ from pydantic_core import to_json
 from sqlalchemy import Engine
 from sqlalchemy.pool import PoolProxiedConnection
 
-from actionengine.concurrency.one_shot_event import Signal
+from actionengine.concurrency.one_shot_event import OneShotEvent
 from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.pages import page_size
 from actionengine.storage.port import (
@@ -31,10 +31,10 @@ from actionengine.storage.port import (
     FailedDelivery,
     OutboxStatus,
     PendingEvent,
-    RelayBeat,
+    RelayHeartbeat,
     StorageUnavailable,
 )
-from actionengine.storage.postgres.driver import Driver, Row, Statement, milliseconds
+from actionengine.storage.postgres.driver import LibpqConnection, Row, Statement, milliseconds
 from actionengine.storage.postgres.rows import array, event_row, taken_event, tenant_text
 from actionengine.storage.postgres.statements import CHANNELS, SLEEP_LOCKS
 from actionengine.storage.postgres.waiting import is_lost
@@ -54,7 +54,7 @@ FROM public.ae_outbox_take(%s, %s, %s, %s, %s)
 """
 SETTLE = "SELECT public.ae_outbox_settle(%s, %s, %s, %s, %s, %s)"
 NEXT = "SELECT public.ae_outbox_next(%s, %s, %s)"
-BEAT = "SELECT public.ae_relay_beat(%s, %s)"
+WRITE_HEARTBEAT = "SELECT public.ae_relay_heartbeat(%s, %s)"
 STATUS = """
 SELECT pending, waiting, dead, skipped, held, oldest, relays::pg_catalog.text
 FROM public.ae_relay_status(%s, %s, %s)
@@ -79,20 +79,20 @@ SELECT CASE
 END
 """
 
-_MOST_PARTITIONS = 16
+_MAX_PARTITIONS = 16
 _PARTITIONS_UNDER_LOAD = 4
 """Partitions, of 64, that a relay takes at once."""
 
-_FULL_LOOK = 60.0
+_FULL_SCAN_INTERVAL = 60.0
 """Seconds after which a look begins with the first position again, whatever is known: nothing can be left for ever."""
 
-_BESIDE_RELAY_AT_WORK = 0.02
+_BUSY_RELAY_INTERVAL = 0.02
 """Seconds between two looks at events that another relay is delivering."""
 
-_BESIDE_RELAY = 0.25
+_IDLE_RELAY_INTERVAL = 0.25
 """Seconds between two looks where another relay holds the lock of who sleeps: that one is notified."""
 
-_BESIDE_WRITERS = 0.005
+_WRITERS_INTERVAL = 0.005
 """Seconds between two looks where writers hold it, who notify nobody."""
 
 
@@ -110,11 +110,11 @@ class Known:
             return self._marks[queue]
         return None
 
-    def note(self, queue: str, marks: str, is_full: bool) -> None:
+    def record(self, queue: str, marks: str, is_full: bool) -> None:
         """Keep what a look has found."""
         self._marks[queue] = marks
         if is_full:
-            self._until[queue] = monotonic() + _FULL_LOOK
+            self._until[queue] = monotonic() + _FULL_SCAN_INTERVAL
 
 
 class PostgresOutbox:
@@ -128,11 +128,11 @@ class PostgresOutbox:
         self._woken = False
         self._fruitless = 0
         self._behind = "[]"
-        self._partitions = _MOST_PARTITIONS
+        self._partitions = _MAX_PARTITIONS
         self._held: tuple[Engine, PoolProxiedConnection] | None = None
         self._is_taking = False
         self._is_listening = False
-        self._polling: Signal | None = None
+        self._polling: OneShotEvent | None = None
 
     async def take(self, limit: int, lease: float) -> Sequence[PendingEvent]:
         """Take what is due."""
@@ -146,10 +146,10 @@ class PostgresOutbox:
         """Forget what was delivered, note what failed, and give back the rest."""
         await self._run(self._settle, delivered, failed)
 
-    async def give_back(self) -> None:
+    async def release(self) -> None:
         """Give back what was taken."""
         with suppress(Exception):
-            await self._run(self._give_back)
+            await self._run(self._release)
 
     async def wait(self, seconds: float) -> None:
         """Wait until there may be something to take."""
@@ -165,15 +165,15 @@ class PostgresOutbox:
         if polling is not None:
             polling.set()
 
-    async def beat(self, beat: RelayBeat) -> None:
+    async def heartbeat(self, beat: RelayHeartbeat) -> None:
         """Let others know of this relay."""
-        await self._ask("relay", BEAT, to_json(beat._replace(queue=self._queue)._asdict()).decode())
+        await self._ask("relay", WRITE_HEARTBEAT, to_json(beat._replace(queue=self._queue)._asdict()).decode())
 
     async def status(self) -> OutboxStatus:
         """How much there is to deliver, and who does it."""
         parameters = (self._queue, self._storage._signature("relay"), self._storage.known.of(self._queue))
         ((pending, waiting, dead, skipped, held, oldest, relays),) = await self._asked(STATUS, parameters)
-        beats = _BEATS.validate_json(relays)
+        beats = _HEARTBEATS.validate_json(relays)
         return OutboxStatus(pending, waiting, dead, skipped, oldest and oldest.astimezone(UTC), beats, held)
 
     async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
@@ -198,15 +198,15 @@ class PostgresOutbox:
 
     async def close(self) -> None:
         """Give back what this object holds."""
-        await self.give_back()
+        await self.release()
         with suppress(Exception):
-            await self._run(self._let_go)
+            await self._run(self._release_quietly)
 
     async def _poll(self, seconds: float) -> None:
         """Wait without a connection that listens: writers notify nobody."""
         ((due_in,),) = await self._ask("relay", NEXT, self._queue, self._storage.known.of(self._queue))
-        seconds = min(seconds, self._pause_until(due_in), _BESIDE_RELAY)
-        signal = self._polling = Signal(self._mode)
+        seconds = min(seconds, self._pause_until(due_in), _IDLE_RELAY_INTERVAL)
+        signal = self._polling = OneShotEvent(self._mode)
         if not self._woken:
             await signal.wait(seconds)
         self._polling = None
@@ -234,7 +234,7 @@ class PostgresOutbox:
             (TAKE, (limit, self._partitions, self._queue, known, self._storage._signature("relay"))),
         ]
         if self._is_taking:
-            self._give_back()
+            self._release()
         try:
             rows = self._execute(*statements)
         except Exception as error:
@@ -244,13 +244,13 @@ class PostgresOutbox:
             rows = self._execute(*statements)
         self._is_taking = True
         (_, _, marks, _, _, _, self._behind, *_), *rows = rows
-        self._storage.known.note(self._queue, marks, known is None)
+        self._storage.known.record(self._queue, marks, known is None)
         if rows:
             self._fruitless = 0
         else:
             self._end(("COMMIT", ()))
         # Where there is a lot to do, a few partitions have enough of it, and the others are for other relays.
-        self._partitions = _MOST_PARTITIONS if len(rows) < limit else _PARTITIONS_UNDER_LOAD
+        self._partitions = _MAX_PARTITIONS if len(rows) < limit else _PARTITIONS_UNDER_LOAD
         return [taken_event(*row) for row in rows]
 
     def _extend(self) -> None:
@@ -279,7 +279,7 @@ class PostgresOutbox:
         )
         self._end((SETTLE, parameters), ("COMMIT", ()))
 
-    def _give_back(self) -> None:
+    def _release(self) -> None:
         if self._is_taking:
             self._end(("ROLLBACK", ()))
 
@@ -301,7 +301,7 @@ class PostgresOutbox:
             self._drop()
             raise
 
-    def _driver(self) -> Driver:
+    def _driver(self) -> LibpqConnection:
         storage = self._storage
         if self._held is None:
             if not storage.is_checked:
@@ -309,12 +309,12 @@ class PostgresOutbox:
             self._held = storage.pools.take(self._mode)
         return storage.driver(self._held[1], self._mode)
 
-    def _let_go(self) -> None:
+    def _release_quietly(self) -> None:
         if self._is_listening:
             self._drop()
         elif self._held is not None:
             held, self._held = self._held, None
-            self._storage.pools.give_back(*held)
+            self._storage.pools.release(*held)
 
     def _drop(self) -> None:
         held, self._held = self._held, None
@@ -337,7 +337,7 @@ class PostgresOutbox:
             )
             pause = min(seconds, self._pause_until(due_in))
             if not has_lock:
-                pause = min(pause, _BESIDE_WRITERS if self._is_shared() else _BESIDE_RELAY)
+                pause = min(pause, _WRITERS_INTERVAL if self._is_shared() else _IDLE_RELAY_INTERVAL)
             self._driver().wait_for_notification(monotonic() + pause, lambda: self._woken)
             if has_lock:
                 self._execute((WAKE, (self._sleep_lock,)))
@@ -359,7 +359,7 @@ class PostgresOutbox:
             return float(seconds)
         # Due now: it came meanwhile, or another relay is at work on it.
         self._fruitless += 1
-        return 0.0 if self._fruitless == 1 else _BESIDE_RELAY_AT_WORK
+        return 0.0 if self._fruitless == 1 else _BUSY_RELAY_INTERVAL
 
 
-_BEATS = TypeAdapter(list[RelayBeat])
+_HEARTBEATS = TypeAdapter(list[RelayHeartbeat])

@@ -386,7 +386,7 @@ SELECT CASE WHEN pg_catalog.count(*) OPERATOR(pg_catalog.=) {{results}} THEN 0
 FROM results"""
 _RESULT_ROW = _row("uuid", "text", "text", "text", "text", "text", "timestamptz", "text")
 
-MOST_ROWS = 200
+MAX_ROWS = 200
 """Rows in one recording statement; it has at most 65,535 parameters. More of them take several statements."""
 
 # SQL of a handler can defer what it runs: deferred triggers and the queries of held cursors run at COMMIT. So the

@@ -24,8 +24,8 @@ from actionengine.storage.pages import Page, page_of
 from actionengine.storage.port import EVENTS, MAX_BACKLOG, Record, StoredEvent
 from actionengine.storage.postgres.checks import check
 from actionengine.storage.postgres.connecting import resolve_names, socket_options
-from actionengine.storage.postgres.driver import Driver, Row, milliseconds
-from actionengine.storage.postgres.errors import known
+from actionengine.storage.postgres.driver import LibpqConnection, Row, milliseconds
+from actionengine.storage.postgres.errors import to_storage_error
 from actionengine.storage.postgres.outbox import Known, PostgresOutbox
 from actionengine.storage.postgres.rows import array, event_row
 from actionengine.storage.postgres.statements import (
@@ -52,7 +52,7 @@ from actionengine.storage.sql.verification_postgresql import compare_postgresql
 
 
 class PostgresStorage(SQLStorage):
-    """Storage in PostgreSQL 15 or newer, for hosts of both worlds.
+    """Storage in PostgreSQL 15 or newer, for hosts of both modes.
 
     The database has the schema of `actionengine db upgrade`, and `url` names a role that it gave its grants to
     (`--app-role`): one that is neither a superuser, nor the owner of the tables, nor free of row-level security.
@@ -76,7 +76,7 @@ class PostgresStorage(SQLStorage):
             them.
         listens: whether a relay keeps a connection that listens for new events, and so is woken at once; False for a
             pooler that lends connections for a transaction only: then relays look for themselves.
-        engine: the host's own, instead of the pools of this storage, for the synchronous world.
+        engine: the host's own, instead of the pools of this storage, for sync mode.
         async_engine: the same for its event loops.
         session_options: arguments for the `Session` of a unit of work, such as `autoflush`.
         protected: the tables whose protection this storage verifies, or their metadata. By default, each table of this
@@ -119,7 +119,7 @@ class PostgresStorage(SQLStorage):
             raise ConfigurationError("PostgresStorage needs a url, an engine or an async_engine")
         _check_bounds(connect_timeout=connect_timeout, answer_timeout=answer_timeout, pool_timeout=pool_timeout)
         given = engine or async_engine
-        checked_url = given.url if url is None and given is not None else _checked_url(url)
+        checked_url = given.url if url is None and given is not None else _validate_url(url)
         self.known = Known()
         self._prepares = prepared_statements
         self._answer_timeout = answer_timeout
@@ -173,15 +173,15 @@ class PostgresStorage(SQLStorage):
         """A queue of the outbox, for one relay or operator."""
         return PostgresOutbox(self, mode, queue)
 
-    def id_in(self, id: UUID) -> Any:
+    def bind_id(self, id: UUID) -> Any:
         """A tenant's id as the driver takes it."""
         return id
 
-    def time_in(self, time: datetime) -> Any:
+    def bind_time(self, time: datetime) -> Any:
         """A time as the driver takes it."""
         return time
 
-    def time_out(self, time: Any) -> datetime:
+    def load_time(self, time: Any) -> datetime:
         """A time as the driver gave it, in UTC."""
         moment: datetime = time
         return moment.astimezone(UTC)
@@ -195,8 +195,8 @@ class PostgresStorage(SQLStorage):
         records = SQLRecords(unit_of_work, collection)
         return page_of(((records.record(*row), size) for *row, size in rows), listing.limit, attrgetter("id"))
 
-    def _known(self, error: Exception) -> Exception | None:
-        return known(error)
+    def _to_storage_error(self, error: Exception) -> Exception | None:
+        return to_storage_error(error)
 
     # Outside a unit of work
 
@@ -216,19 +216,19 @@ class PostgresStorage(SQLStorage):
                 if attempt == 2 or not is_lost(error):
                     raise
             else:
-                self.pools.give_back(engine, pooled)
+                self.pools.release(engine, pooled)
                 return rows
         raise AssertionError
 
-    def driver(self, pooled: PoolProxiedConnection, mode: Mode) -> Driver:
+    def driver(self, pooled: PoolProxiedConnection, mode: Mode) -> LibpqConnection:
         """What speaks below a pooled connection; it lives as long as that does."""
-        driver: Driver | None = pooled.info.get(DRIVER)
+        driver: LibpqConnection | None = pooled.info.get(DRIVER)
         if driver is None:
             driver = pooled.info[DRIVER] = self._new_driver(pooled.driver_connection, mode)
         return driver
 
-    def _new_driver(self, connection: Any, mode: Mode) -> Driver:
-        return Driver(connection, mode, self._prepares, self._answer_timeout, self.pools.doubt)
+    def _new_driver(self, connection: Any, mode: Mode) -> LibpqConnection:
+        return LibpqConnection(connection, mode, self._prepares, self._answer_timeout, self.pools.doubt)
 
     def _signature(self, call: str) -> str | None:
         return self.signer.operator(call) if self.signer is not None else None
@@ -273,7 +273,7 @@ class PostgresStorage(SQLStorage):
         since = self.known.of(_PURGED_KEYS)
         parameters = (limit, self._signature("purge_keys"), since)
         ((purged, until),) = self._query(mode, PURGE_KEYS, parameters)
-        self.known.note(_PURGED_KEYS, until, since is None)
+        self.known.record(_PURGED_KEYS, until, since is None)
         return int(purged)
 
     def _read_events(
@@ -324,21 +324,22 @@ PURGE_KEYS = "SELECT purged, until::pg_catalog.text FROM public.ae_purge_keys(%s
 _PURGED_KEYS = "purged keys"
 """What `Known` calls the queue of idempotency keys that expire."""
 
-_LONGEST = 2_000_000
+_MAX_SECONDS = 2_000_000
 """Seconds; as milliseconds they have to go into an integer of libpq's."""
 
 
 def _check_bounds(**bounds: float) -> None:
     for name, seconds in bounds.items():
         is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-        if not is_number or not 0 <= seconds <= _LONGEST or (seconds == 0 and name != "pool_timeout"):
+        if not is_number or not 0 <= seconds <= _MAX_SECONDS or (seconds == 0 and name != "pool_timeout"):
             raise ConfigurationError(
-                f"{name} is a number of seconds, more than 0 and at most {_LONGEST}, not {seconds!r}: nothing may wait "
+                f"{name} is a number of seconds, more than 0 and at most {_MAX_SECONDS}, not {seconds!r}: "
+                f"nothing may wait "
                 f"without a bound"
             )
 
 
-def _checked_url(url: str | URL | None) -> URL:
+def _validate_url(url: str | URL | None) -> URL:
     try:
         parsed = make_url(url)  # type: ignore[arg-type]
         if "@" in (parsed.host or ""):

@@ -26,8 +26,8 @@ from actionengine.storage.port import (
     StorageError,
     StorageUnavailable,
 )
-from actionengine.storage.postgres.driver import Driver, Row, Statement, milliseconds
-from actionengine.storage.postgres.errors import key_too_long, swallowed
+from actionengine.storage.postgres.driver import LibpqConnection, Row, Statement, milliseconds
+from actionengine.storage.postgres.errors import aborted_transaction_error, key_too_long
 from actionengine.storage.postgres.rows import array, encoded, event_values, log_row, log_values, text
 from actionengine.storage.postgres.statements import (
     CHECK_TRANSACTION,
@@ -39,7 +39,7 @@ from actionengine.storage.postgres.statements import (
     IS_TAMPERED,
     LAST_POSITION,
     LEFT_BEHIND,
-    MOST_ROWS,
+    MAX_ROWS,
     READ_LOG,
     SETTLE,
     record_statement,
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from actionengine.storage.postgres.storage import PostgresStorage
 
 
-_GRACE = 1.0
+_ROLLBACK_TIMEOUT = 1.0
 """Seconds that a rollback may take after the deadline of its execution."""
 
 _DOCUMENTS = "ae_documents"
@@ -63,7 +63,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
     """One transaction of one tenant."""
 
     storage: PostgresStorage
-    _driver: Driver
+    _driver: LibpqConnection
 
     def __init__(self, storage: PostgresStorage, tenant: Tenant, action_id: str, mode: Mode, read_only: bool) -> None:
         super().__init__(storage, tenant, action_id, mode, read_only)
@@ -88,10 +88,10 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         except psycopg.errors.UniqueViolation as error:
             if later and (error.diag.table_name or "").startswith(_DOCUMENTS):
                 # A generated id that is taken: a handler that catches this must not commit what was answered before.
-                self._failed = self.storage.translated(error)
+                self._failed = self.storage.translate_error(error)
             raise
 
-    def write_later(self, statement: str, parameters: Sequence[Any]) -> None:
+    def queue_write(self, statement: str, parameters: Sequence[Any]) -> None:
         """Run a statement that nobody needs an answer of: in the round trip of whatever comes next."""
         if self._session is not None:
             # A handler's own savepoints are made, and undone, past this unit of work.
@@ -140,7 +140,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             ((self._began, is_deleted),) = self._driver.execute(
                 (begin, ()), (opening.plain, parameters), until=self._deadline
             )
-            self._told(self._began)
+            self._set_clock(self._began)
             self._check_deleted(is_deleted)
             return None
         parameters += (milliseconds(wait), tenant_id, claim.action, claim.key, claim.fingerprint, tenant_id)
@@ -152,11 +152,11 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             return ClaimAnswer("in_progress")
         except psycopg.errors.ProgramLimitExceeded:
             raise key_too_long() from None
-        self._told(now)
+        self._set_clock(now)
         self._check_deleted(is_deleted)
         return CLAIMED if is_claimed else self._claim_in_transaction(claim, wait)
 
-    def _told(self, now: int) -> None:
+    def _set_clock(self, now: int) -> None:
         """Remember by how much the database's clock, which has said this in microseconds, is ahead of ours."""
         self._ahead = now / 1_000_000 - monotonic()
 
@@ -211,14 +211,14 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         results = list(latest.values())
         statements: list[Statement] = []
         while log or events or results:
-            rows = log[:MOST_ROWS], events[:MOST_ROWS], results[:MOST_ROWS]
+            rows = log[:MAX_ROWS], events[:MAX_ROWS], results[:MAX_ROWS]
             queues = routes if rows[1] else []
             types = [None if route.types is None else array(sorted(route.types)) for route in queues]
             parameters = [*chain.from_iterable(rows[0]), *chain.from_iterable(rows[1]), *types]
             parameters += chain.from_iterable(rows[2])
             names = tuple(route.queue for route in queues)
             statements.append((record_statement(len(rows[0]), len(rows[1]), len(rows[2]), names), parameters))
-            del log[:MOST_ROWS], events[:MOST_ROWS], results[:MOST_ROWS]
+            del log[:MAX_ROWS], events[:MAX_ROWS], results[:MAX_ROWS]
         return statements
 
     def _routes(self, events: Sequence[EventRow]) -> list[Route]:
@@ -229,7 +229,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
     def _finish(self) -> None:
         status = self._driver.transaction_status
         if status == TransactionStatus.INERROR:
-            raise swallowed()
+            raise aborted_transaction_error()
         if status == TransactionStatus.IDLE:
             raise StorageError("the handler has ended the transaction by itself; the pipeline does that")
         look = (SETTLE, (CHECK_TRANSACTION, (self._began,))) if self._connection is not None else ()
@@ -275,7 +275,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         if self._driver.transaction_status != TransactionStatus.IDLE or self._connection is not None:
             if self._deadline is not None:
                 # The time is up, as a rule; a server that is there needs no more than this.
-                self._deadline = max(self._deadline, monotonic() + _GRACE)
+                self._deadline = max(self._deadline, monotonic() + _ROLLBACK_TIMEOUT)
             self._send_last(first=(("ROLLBACK", ()),))
 
     def _send_last(self, *statements: Statement, first: Sequence[Statement] = ()) -> None:
@@ -300,9 +300,9 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         super()._release(broken)
 
     def _interrupt(self) -> None:
-        self._driver.cut_off()
+        self._driver.cancel()
 
     def _abort(self) -> None:
         # The transaction ends with the connection; a statement that is being run would go on for some time.
         if self._driver.transaction_status == TransactionStatus.ACTIVE:
-            self._driver.cut_off()
+            self._driver.cancel()

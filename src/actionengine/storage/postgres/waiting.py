@@ -22,8 +22,8 @@ import psycopg
 from psycopg import capabilities, waiting
 from psycopg.pq import TransactionStatus
 
-from actionengine.concurrency.run_sync import drive
-from actionengine.storage.postgres.generators import INTERVAL, NoAnswer, TimeLimit, Waiter, checked
+from actionengine.concurrency.run_sync import run_sync
+from actionengine.storage.postgres.generators import INTERVAL, ResponseTimeout, TimeLimit, Waiter, checked
 from actionengine.storage.postgres.inquiry import Inquiry, end_backend
 from actionengine.storage.sql.pools import IS_TAKING
 
@@ -166,7 +166,7 @@ class BoundedWait:
             raise
 
     def _settle(self, error: psycopg.OperationalError, begun: float) -> None:
-        if isinstance(error, NoAnswer):
+        if isinstance(error, ResponseTimeout):
             self.give_up(max(begun, monotonic() - self._timeout))
         elif is_lost(error):
             self._on_failure(monotonic())
@@ -236,20 +236,20 @@ class _Silence:
         if is_heard:
             self._heard, self._inquiry = now, None
         if self._until is not None and now > self._until:
-            raise NoAnswer("the server did not answer within the time of the execution")
+            raise ResponseTimeout("the server did not answer within the time of the execution")
         if now - self._heard <= self._seconds:
             return
         if self._transaction is not None and self._inquiry is None:
             self._inquiry = Inquiry(self._connection, self._transaction, self._seconds)
         if self._inquiry is None or self._inquiry.is_over:
-            raise NoAnswer("the server did not answer in time")
+            raise ResponseTimeout("the server did not answer in time")
         if self._inquiry.is_at_work:
             self._heard, self._inquiry = now, None
 
 
 def is_lost(error: BaseException) -> bool:
     """Return whether an error means that its connection is lost."""
-    if not isinstance(error, _LOST) or isinstance(error, NoAnswer | psycopg.errors.QueryCanceled):
+    if not isinstance(error, _LOST) or isinstance(error, ResponseTimeout | psycopg.errors.QueryCanceled):
         return False
     return error.sqlstate is None or error.sqlstate[:2] in {"57", "08"} or error.sqlstate in {NOT_PREPARED, SILENT}
 
@@ -298,7 +298,7 @@ def close(connection: Any) -> None:
     """Close a connection that the caller waits in: nothing is awaited for that."""
     closing = connection.close()
     if closing is not None:
-        drive(closing)
+        run_sync(closing)
 
 
 def hang_up(connection: Any) -> None:

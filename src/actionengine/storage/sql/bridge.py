@@ -1,4 +1,4 @@
-"""Synchronous code over a database, in both worlds.
+"""Synchronous code over a database, in both modes.
 
 The SQL backends are written as plain functions. Under an event loop they run in a greenlet: where one of them waits for
 the driver, `await_` switches to the coroutine that started the greenlet, which awaits and switches back. It is the
@@ -28,12 +28,12 @@ __all__ = [
     "is_beside_loop",
     "on_loop",
     "run",
-    "run_beside_loop",
+    "run_off_loop",
     "uninterrupted",
 ]
 
 
-class _Beside(greenlet):  # type: ignore[misc]
+class _OffLoop(greenlet):  # type: ignore[misc]
     """A greenlet whose awaitables are awaited by an event loop in another thread."""
 
     __sqlalchemy_greenlet_provider__ = True
@@ -46,8 +46,8 @@ class _Beside(greenlet):  # type: ignore[misc]
 
 
 def is_beside_loop() -> bool:
-    """Return whether the caller runs in a thread beside the event loop, under `run_beside_loop`."""
-    return type(getcurrent()) is _Beside
+    """Return whether the caller runs in a thread beside the event loop, under `run_off_loop`."""
+    return type(getcurrent()) is _OffLoop
 
 
 def identity(current: Any) -> Any:
@@ -55,7 +55,7 @@ def identity(current: Any) -> Any:
     return getattr(current, "works_for", current)
 
 
-def run_beside_loop(
+def run_off_loop(
     loop: asyncio.AbstractEventLoop,
     may_go_on: Callable[[], None],
     function: Callable[..., Any],
@@ -65,7 +65,7 @@ def run_beside_loop(
 
     Before each such wait `may_go_on` may raise, for a function that has been left behind.
     """
-    inner = _Beside(function)
+    inner = _OffLoop(function)
     awaitable = inner.switch(*arguments)
     while not inner.dead:
         try:

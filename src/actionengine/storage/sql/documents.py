@@ -16,11 +16,11 @@ from actionengine.storage.records import (
     check_id,
     decode_document,
     encode_document,
+    id_conflict,
     matches,
-    missing,
     normal_filter,
-    stale,
-    taken,
+    not_found,
+    version_conflict,
 )
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class SQLRecords:
         self._storage = unit_of_work.storage
         self._statements = unit_of_work.storage.documents
         self._collection = collection
-        self._scope = (unit_of_work.storage.id_in(unit_of_work.tenant.id), collection)
+        self._scope = (unit_of_work.storage.bind_id(unit_of_work.tenant.id), collection)
 
     async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
         """Add a document."""
@@ -121,16 +121,16 @@ class SQLRecords:
         return await self._unit_of_work.run(self._list, listing)
 
     def _insert(self, id: str | None, encoded: bytes) -> Record:
-        self._unit_of_work.touch(self._collection)
+        self._unit_of_work.track_write(self._collection)
         now = self._unit_of_work.time()
-        at = self._storage.time_in(now)
+        at = self._storage.bind_time(now)
         values = (encoded.decode(), at, at)
         if id is None:
             # A new id is nobody else's: there is no answer to wait for. Where it is, the statement fails.
             id = str(uuid7())
-            self._unit_of_work.write_later(self._statements.add, (*self._scope, id, *values))
+            self._unit_of_work.queue_write(self._statements.add, (*self._scope, id, *values))
         elif not self._query(self._statements.insert, id, *values):
-            raise taken(self._collection, id)
+            raise id_conflict(self._collection, id)
         record = Record(id, 1, decode_document(encoded), now, now)
         self._write_keys(id, record.data, is_new=True)
         return record
@@ -146,18 +146,18 @@ class SQLRecords:
         raise self._why_not(id, expected_version)
 
     def _update(self, id: str, encoded: bytes, expected_version: int) -> Record:
-        self._unit_of_work.touch(self._collection)
+        self._unit_of_work.track_write(self._collection)
         now = self._unit_of_work.time()
-        values = (encoded.decode(), self._storage.time_in(now), *self._scope, id, expected_version)
+        values = (encoded.decode(), self._storage.bind_time(now), *self._scope, id, expected_version)
         for (created_at,) in self._unit_of_work.query(self._statements.update, values):
-            created = self._storage.time_out(created_at)
+            created = self._storage.load_time(created_at)
             record = Record(id, expected_version + 1, decode_document(encoded), created, now)
             self._write_keys(id, record.data)
             return record
         raise self._why_not(id, expected_version)
 
     def _delete(self, id: str, expected_version: int) -> None:
-        self._unit_of_work.touch(self._collection)
+        self._unit_of_work.track_write(self._collection)
         if not self._query(self._statements.delete, id, expected_version):
             raise self._why_not(id, expected_version)
         self._write_keys(id, {})
@@ -169,9 +169,9 @@ class SQLRecords:
         keys = keys_of(self._collection, data)
         values = (*self._scope, id, to_json(keys).decode())
         if not is_new:
-            self._unit_of_work.write_later(self._statements.remove_keys, values)
+            self._unit_of_work.queue_write(self._statements.remove_keys, values)
         if keys:
-            self._unit_of_work.write_later(self._statements.add_keys, values)
+            self._unit_of_work.queue_write(self._statements.add_keys, values)
 
     def _list(self, listing: Listing) -> Page[Record]:
         key = key_of_filter(self._collection, listing.wanted)
@@ -197,13 +197,13 @@ class SQLRecords:
 
     def _why_not(self, id: str, expected_version: int) -> Exception:
         for (version,) in self._query(self._statements.version, id):
-            return stale(self._collection, id, expected_version, version)
-        return missing(self._collection, id)
+            return version_conflict(self._collection, id, expected_version, version)
+        return not_found(self._collection, id)
 
     def _query(self, statement: str, *parameters: Any) -> Sequence[tuple[Any, ...]]:
         return self._unit_of_work.query(statement, (*self._scope, *parameters))
 
     def record(self, id: str, version: int, data: str, created_at: Any, updated_at: Any) -> Record:
         """A row as a `Record`."""
-        time = self._storage.time_out
+        time = self._storage.load_time
         return Record(id, version, decode_document(data.encode()), time(created_at), time(updated_at))

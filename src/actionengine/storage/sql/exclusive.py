@@ -8,8 +8,8 @@ from math import inf
 
 from greenlet import getcurrent  # type: ignore[import-untyped]
 
-from actionengine.concurrency.one_shot_event import Signal
-from actionengine.concurrency.run_sync import Mode, drive
+from actionengine.concurrency.one_shot_event import OneShotEvent
+from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.storage.sql.bridge import await_, identity, is_beside_loop, on_loop
 
 
@@ -23,7 +23,7 @@ class Exclusive:
         self._lock = threading.Lock()
         self._holder: object | None = None
         self._depth = 0
-        self._waiting: deque[tuple[object, Signal]] = deque()
+        self._waiting: deque[tuple[object, OneShotEvent]] = deque()
 
     def enter_now(self) -> bool:
         """Take it where nobody else has it; whether that is so."""
@@ -52,7 +52,7 @@ class Exclusive:
         if is_beside_loop():
             return on_loop(self.enter, seconds)
         me = identity(getcurrent())
-        signal = Signal(self._mode)
+        signal = OneShotEvent(self._mode)
         with self._lock:
             if self._holder is None:
                 self._holder, self._depth = me, 1
@@ -61,7 +61,7 @@ class Exclusive:
         waiting = signal.wait(None if seconds == inf else seconds)
         try:
             if self._mode == "sync":
-                drive(waiting)
+                run_sync(waiting)
             else:
                 await_(waiting)
         except BaseException:

@@ -1,4 +1,4 @@
-"""The engines of a storage: one for the synchronous world, one for each event loop, each opened when first used."""
+"""The engines of a storage: one for sync mode, one for each event loop, each opened when first used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from actionengine.storage.port import StorageError
 _LOOKUP_POOL = {"pool_size": 2, "max_overflow": 0}
 
 
-class Stack:
+class ConnectionStack:
     """Connections of one engine that were given back last, kept at hand: a pool's own check-out and check-in cost more
     than a statement. Where somebody waits for the pool, they go back to it."""
 
@@ -45,7 +45,7 @@ class Stack:
             with self._lock:
                 self._asking -= 1
 
-    def give_back(self, pooled: PoolProxiedConnection) -> None:
+    def release(self, pooled: PoolProxiedConnection) -> None:
         """Keep a connection that is as it was when it was taken."""
         with self._lock:
             is_awaited = self._asking > 0
@@ -122,7 +122,7 @@ class Pools:
         self._new_driver = new_driver
         self._before_connecting = before_connecting
         self._initializes = new_driver is not None and engine is None and async_engine is None
-        self._stacks: dict[bool, Stack] = {}
+        self._stacks: dict[bool, ConnectionStack] = {}
         self._idle_limited: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         self._async_engines: dict[bool, weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncEngine]] = {
             False: weakref.WeakKeyDictionary(),
@@ -130,7 +130,7 @@ class Pools:
         }
         for given in (engine, async_engine.sync_engine if async_engine is not None else None):
             if given is not None:
-                if not event.contains(given, "handle_error", _note):
+                if not event.contains(given, "handle_error", _record_lost):
                     listen(given)
                 if new_driver is not None:
                     watch(given, new_driver, is_own=False)
@@ -165,14 +165,14 @@ class Pools:
         pooled.info.setdefault(_POOL, pool)
         return engine, pooled
 
-    def give_back(self, engine: Engine, pooled: PoolProxiedConnection, lookup: bool = False) -> None:
+    def release(self, engine: Engine, pooled: PoolProxiedConnection, lookup: bool = False) -> None:
         """Give back a connection that is as it was when it was taken."""
         stack = self._stacks.get(lookup)
-        if is_left_over(engine, pooled):
+        if is_orphaned(engine, pooled):
             pooled.invalidate()
             pooled.close()
         elif stack is not None and stack.engine is engine:
-            stack.give_back(pooled)
+            stack.release(pooled)
         else:
             pooled.close()
 
@@ -187,11 +187,11 @@ class Pools:
         return driver is not None and driver.heard < self._doubted_since
 
     def close(self) -> None:
-        """Close the synchronous world's connections, and let go of those of event loops."""
+        """Close sync mode's connections, and let go of those of event loops."""
         with self._lock:
             stacks = list(self._stacks.values())
             others = [other for each in self._async_engines.values() for other in each.values()]
-            self._let_go()
+            self._release_all()
         for stack in stacks:
             stack.clear()
             stack.engine.dispose()
@@ -221,17 +221,17 @@ class Pools:
         for stack in self._stacks.values():
             stack.forget()
             stack.engine.dispose(close=False)
-        self._let_go()
+        self._release_all()
 
-    def _let_go(self) -> None:
+    def _release_all(self) -> None:
         self._stacks.clear()
         for each in self._async_engines.values():
             each.clear()
 
-    def _stack(self, lookup: bool) -> Stack:
+    def _stack(self, lookup: bool) -> ConnectionStack:
         return self._stacks.get(lookup) or self._open(lookup)
 
-    def _open(self, lookup: bool) -> Stack:
+    def _open(self, lookup: bool) -> ConnectionStack:
         if self._given_async is not None:
             raise ConfigurationError(
                 "this storage was given an async_engine only: give it an engine too, for def hosts and execute_action"
@@ -240,7 +240,7 @@ class Pools:
             stack = self._stacks.get(lookup)
             if stack is None:
                 engine = create_engine(self._url, **self._options[lookup])
-                stack = self._stacks[lookup] = Stack(engine, self._options[lookup]["pool_size"])
+                stack = self._stacks[lookup] = ConnectionStack(engine, self._options[lookup]["pool_size"])
                 self._prepare(engine)
             return stack
 
@@ -332,7 +332,7 @@ def _initialize(engine: Engine, pooled: PoolProxiedConnection) -> None:
 _POOL = "actionengine.pool"
 
 
-def is_left_over(engine: Engine, pooled: PoolProxiedConnection) -> bool:
+def is_orphaned(engine: Engine, pooled: PoolProxiedConnection) -> bool:
     """Whether a connection is of a pool that was given up meanwhile: nobody would ever close it."""
     return pooled.info.get(_POOL) is not engine.pool
 
@@ -344,7 +344,7 @@ UNIT_OF_WORK = "actionengine.unit_of_work"
 def listen(engine: Engine) -> None:
     """Watch the statements of the sessions of units of work: one that ends the transaction is refused, and errors are
     told to the unit of work, since a handler may catch them."""
-    event.listen(engine, "handle_error", _note)
+    event.listen(engine, "handle_error", _record_lost)
     event.listen(engine, "before_cursor_execute", _refuse_end)
 
 
@@ -368,8 +368,8 @@ def _refuse_end(
         )
 
 
-def _note(context: ExceptionContext) -> None:
+def _record_lost(context: ExceptionContext) -> None:
     connection = context.connection
     unit_of_work = connection.info.get(UNIT_OF_WORK) if connection is not None else None
     if unit_of_work is not None and isinstance(context.original_exception, Exception):
-        unit_of_work.note(unit_of_work.translated(context.original_exception))
+        unit_of_work.record_error(unit_of_work.translate_error(context.original_exception))

@@ -59,7 +59,7 @@ class SQLRows:
     def __init__(self, unit_of_work: SQLUnitOfWork, table: Table) -> None:
         self._unit_of_work = unit_of_work
         self._storage = unit_of_work.storage
-        self._tenant_id = unit_of_work.storage.id_in(unit_of_work.tenant.id)
+        self._tenant_id = unit_of_work.storage.bind_id(unit_of_work.tenant.id)
         self._table = table
 
     async def find(
@@ -75,7 +75,7 @@ class SQLRows:
     ) -> list[Row]:
         """Rows that are as `where` and `above` say, in order."""
         if lock:
-            self._unit_of_work.touch(self._table.name)
+            self._unit_of_work.track_write(self._table.name)
         if _matches_nothing(where):
             return []
         conditions, values = self._conditions(where, above)
@@ -96,7 +96,7 @@ class SQLRows:
 
     async def insert(self, rows: Sequence[Row]) -> None:
         """Add rows."""
-        self._unit_of_work.touch(self._table.name)
+        self._unit_of_work.track_write(self._table.name)
         if rows:
             columns = self._columns(self._table.columns)
             statement = insert_statement(self._storage.rows, self._table.name, columns)
@@ -105,7 +105,7 @@ class SQLRows:
 
     async def update(self, rows: Sequence[Row]) -> None:
         """Change rows, found by their key."""
-        self._unit_of_work.touch(self._table.name)
+        self._unit_of_work.track_write(self._table.name)
         if rows:
             columns = self._columns(rows[0])
             most = 1 << (len(rows) - 1).bit_length()
@@ -117,7 +117,7 @@ class SQLRows:
 
     async def delete(self, where: Mapping[str, Any]) -> int:
         """Remove rows; how many there were."""
-        self._unit_of_work.touch(self._table.name)
+        self._unit_of_work.track_write(self._table.name)
         if _matches_nothing(where):
             return 0
         conditions, values = self._conditions(where, None)
@@ -160,7 +160,7 @@ class SQLRows:
         if kind == "json":
             return from_json(value)
         if kind == "time":
-            return self._storage.time_out(value)
+            return self._storage.load_time(value)
         return bool(value) if kind == "boolean" else value
 
 

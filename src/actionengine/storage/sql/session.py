@@ -187,23 +187,23 @@ def _exclusive(method: Callable[..., Any]) -> Callable[..., Any]:
     return alone
 
 
-def _noting(method: Callable[..., Any]) -> Callable[..., Any]:
+def _recording(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
-    def noted(session: UnitOfWorkSession, statement: Any, *arguments: Any, **options: Any) -> Any:
+    def recorded(session: UnitOfWorkSession, statement: Any, *arguments: Any, **options: Any) -> Any:
         result = method(session, statement, *arguments, **options)
         subjects = session._unit_of_work.subjects
         if method.__name__.startswith("bulk"):
-            subjects.note_bulk(statement)
+            subjects.record_bulk(statement)
         elif getattr(statement, "is_dml", False):
-            subjects.note_statement(statement, result)
+            subjects.record_statement(statement, result)
         return result
 
-    return noted
+    return recorded
 
 
 @event.listens_for(UnitOfWorkSession, "after_flush")
-def _note_flush(session: UnitOfWorkSession, flush: UOWTransaction) -> None:
-    session._unit_of_work.subjects.note_flush(session, flush)
+def _record_flush(session: UnitOfWorkSession, flush: UOWTransaction) -> None:
+    session._unit_of_work.subjects.record_flush(session, flush)
 
 
 @event.listens_for(UnitOfWorkSession, "after_soft_rollback")
@@ -221,7 +221,7 @@ for _name in (
     "scalar",
     "scalars",
 ):
-    setattr(UnitOfWorkSession, _name, _exclusive(_noting(getattr(Session, _name))))
+    setattr(UnitOfWorkSession, _name, _exclusive(_recording(getattr(Session, _name))))
 for _name in (
     "connection",
     "delete",

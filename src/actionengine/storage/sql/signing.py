@@ -16,7 +16,7 @@ from actionengine.errors import ConfigurationError
 _BLOCK = 64
 """Bytes in a block of SHA-256."""
 
-SHORTEST = 16
+MIN_KEY_BYTES = 16
 """Bytes that a key has at least."""
 
 
@@ -46,9 +46,9 @@ class StoredKey(NamedTuple):
 def signing_key(key: str | bytes) -> bytes:
     """A key as bytes. Raises `ConfigurationError` for one that is too short to be one."""
     encoded = key.encode() if isinstance(key, str) else key
-    if len(encoded) < SHORTEST:
+    if len(encoded) < MIN_KEY_BYTES:
         raise ConfigurationError(
-            f"a signing key has at least {SHORTEST} bytes: make one with secrets.token_urlsafe(32)"
+            f"a signing key has at least {MIN_KEY_BYTES} bytes: make one with secrets.token_urlsafe(32)"
         )
     return encoded
 

@@ -17,13 +17,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm.exc import StaleDataError
 from uuid_utils.compat import uuid7
 
-from actionengine.concurrency.run_sync import Mode, drive
+from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.storage.pages import Page, page_size, page_start
 from actionengine.storage.port import (
     EVENTS,
-    MOST_COUNTED,
+    MAX_COUNTED_LAG,
     Backlog,
     Outbox,
     Record,
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 class SQLStorage(ABC):
-    """A storage in a SQL database, for hosts of both worlds. Its connections are opened when they are first used.
+    """A storage in a SQL database, for hosts of both modes. Its connections are opened when they are first used.
 
     Close it with `close` (or `aclose`, under an event loop), or use it as a context manager; opened that way it checks
     at once what it would otherwise check at its first use (`check`).
@@ -67,7 +67,7 @@ class SQLStorage(ABC):
         self._stamps_lock = threading.Lock()
         _ALL.add(self)
 
-    def forget(self) -> None:
+    def drop_caches(self) -> None:
         """Start anew in a forked process: connections and locks are the parent's."""
         self._stamps_lock = threading.Lock()
         self.pools.forget()
@@ -78,7 +78,7 @@ class SQLStorage(ABC):
     def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> SQLUnitOfWork:
         """A unit of work of one tenant. Takes a connection when it is first used."""
 
-    def access_stamp(self, tenant_id: UUID) -> int:
+    def access_version(self, tenant_id: UUID) -> int:
         """How many commits of this process have touched the tenant's roles."""
         return self._stamps.get(tenant_id, 0)
 
@@ -98,7 +98,7 @@ class SQLStorage(ABC):
     def create_tenant(self, *, slug: str, name: str) -> Tenant:
         """Make a tenant. Raises `ActionError`: `conflict` for a taken slug, `invalid_input` for one that is not
         lower-case letters, digits and hyphens (63 at most), or for an empty name."""
-        return drive(self._create("sync", slug, name))
+        return run_sync(self._create("sync", slug, name))
 
     async def create_tenant_async(self, *, slug: str, name: str) -> Tenant:
         """The same."""
@@ -106,7 +106,7 @@ class SQLStorage(ABC):
 
     def delete_tenant(self, *, slug: str) -> bool:
         """Close a tenant; whether there was one. Its rows stay."""
-        return drive(self._run("sync", self._delete_tenant, slug, "sync"))
+        return run_sync(self._run("sync", self._delete_tenant, slug, "sync"))
 
     async def delete_tenant_async(self, *, slug: str) -> bool:
         """The same."""
@@ -114,7 +114,7 @@ class SQLStorage(ABC):
 
     def list_tenants(self, *, after: str | None = None, limit: int | None = None) -> Sequence[Tenant]:
         """All tenants, by slug; or a page of them: up to `limit` (1 000 at most) after the slug `after`."""
-        return drive(self._run("sync", self._list_tenants, "sync", page_start(after), _page_size(limit)))
+        return run_sync(self._run("sync", self._list_tenants, "sync", page_start(after), _page_size(limit)))
 
     async def list_tenants_async(self, *, after: str | None = None, limit: int | None = None) -> Sequence[Tenant]:
         """The same."""
@@ -124,7 +124,7 @@ class SQLStorage(ABC):
         self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
     ) -> Sequence[StoredEvent]:
         """The tenant's events after a position, of these types or of all, in commit order."""
-        return drive(self._events("sync", tenant, after, limit, types))
+        return run_sync(self._events("sync", tenant, after, limit, types))
 
     async def read_events_async(
         self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
@@ -138,18 +138,18 @@ class SQLStorage(ABC):
         return Backlog(approvals, time_of_id(oldest) if oldest is not None else None, schedules)
 
     def count_events(
-        self, tenant: Tenant, *, after: int = 0, limit: int = MOST_COUNTED, types: Sequence[str] | None = None
+        self, tenant: Tenant, *, after: int = 0, limit: int = MAX_COUNTED_LAG, types: Sequence[str] | None = None
     ) -> int:
         """Return how many of the tenant's events there are after a position, of these types or of all; `limit` stands
         for that many or more. No payload is read."""
-        return drive(
+        return run_sync(
             self._run(
                 "sync", self._count_events, tenant, min(max(0, after), _LAST_POSITION), limit, _once(types), "sync"
             )
         )
 
     async def count_events_async(
-        self, tenant: Tenant, *, after: int = 0, limit: int = MOST_COUNTED, types: Sequence[str] | None = None
+        self, tenant: Tenant, *, after: int = 0, limit: int = MAX_COUNTED_LAG, types: Sequence[str] | None = None
     ) -> int:
         """The same."""
         return await self._run(
@@ -162,7 +162,7 @@ class SQLStorage(ABC):
 
     def purge_expired_keys(self, *, limit: int = 1000) -> int:
         """Forget up to `limit` expired idempotency keys; how many there were."""
-        return drive(self._run("sync", self._purge_expired_keys, limit, "sync"))
+        return run_sync(self._run("sync", self._purge_expired_keys, limit, "sync"))
 
     async def purge_expired_keys_async(self, *, limit: int = 1000) -> int:
         """The same."""
@@ -173,7 +173,7 @@ class SQLStorage(ABC):
     def check(self) -> None:
         """Make sure that this database can be worked with. Raises `ConfigurationError`, which says what to do, and
         `StorageUnavailable`."""
-        drive(self._run("sync", self._check, "sync"))
+        run_sync(self._run("sync", self._check, "sync"))
 
     async def check_async(self) -> None:
         """The same."""
@@ -224,7 +224,7 @@ class SQLStorage(ABC):
 
     # For the units of work
 
-    def translated(self, error: Exception) -> Exception:
+    def translate_error(self, error: Exception) -> Exception:
         """An error of the driver or of SQLAlchemy as one of the port's; any other as it is."""
         if isinstance(error, ConfigurationError):
             return StorageError(str(error))
@@ -234,7 +234,7 @@ class SQLStorage(ABC):
             return ActionError(ErrorCode.CONFLICT, "a row has changed since it was read: read it again")
         original = error.orig if isinstance(error, DBAPIError) else error
         if isinstance(original, Exception):
-            known = self._known(original)
+            known = self._to_storage_error(original)
             if known is not None:
                 return known
         if isinstance(error, InvalidRequestError) and "greenlet" in str(error):
@@ -242,19 +242,19 @@ class SQLStorage(ABC):
         return error
 
     @abstractmethod
-    def _known(self, error: Exception) -> Exception | None:
+    def _to_storage_error(self, error: Exception) -> Exception | None:
         """What an error of the driver is in terms of the port; None for one that is the handler's own."""
 
     @abstractmethod
-    def id_in(self, id: UUID) -> Any:
+    def bind_id(self, id: UUID) -> Any:
         """A tenant's id as the driver takes it."""
 
     @abstractmethod
-    def time_in(self, time: datetime) -> Any:
+    def bind_time(self, time: datetime) -> Any:
         """A time as the driver takes it."""
 
     @abstractmethod
-    def time_out(self, time: Any) -> datetime:
+    def load_time(self, time: Any) -> datetime:
         """A time as the driver gave it, in UTC."""
 
     @abstractmethod
@@ -316,7 +316,7 @@ class SQLStorage(ABC):
         except (ActionError, ConfigurationError, StorageError):
             raise
         except Exception as error:
-            translated = self.translated(error)
+            translated = self.translate_error(error)
             if translated is error:
                 raise
             raise translated from error
@@ -337,10 +337,10 @@ def _page_size(limit: int | None) -> int | None:
 _ALL: weakref.WeakSet[SQLStorage] = weakref.WeakSet()
 
 
-def _forget_all() -> None:
+def _drop_all_caches() -> None:
     for storage in list(_ALL):
-        storage.forget()
+        storage.drop_caches()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+    os.register_at_fork(after_in_child=_drop_all_caches)

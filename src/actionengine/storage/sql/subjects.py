@@ -22,25 +22,25 @@ from actionengine.storage.sql.protection import declaration_of
 class FlushedSubjects:
     """The subjects that a session has noted since they were last taken, each once, oldest first."""
 
-    __slots__ = ("_noted",)
+    __slots__ = ("_recorded",)
 
     def __init__(self) -> None:
-        self._noted: dict[str, None] = {}
+        self._recorded: dict[str, None] = {}
 
     def __len__(self) -> int:
-        return len(self._noted)
+        return len(self._recorded)
 
     def take(self) -> list[str]:
         """Return what was noted, and forget it."""
-        noted, self._noted = self._noted, {}
-        return list(noted)
+        recorded, self._recorded = self._recorded, {}
+        return list(recorded)
 
     def undo_to(self, count: int) -> None:
         """Forget what was noted after the first `count`: the rows are as they were."""
-        while len(self._noted) > count:
-            self._noted.popitem()
+        while len(self._recorded) > count:
+            self._recorded.popitem()
 
-    def note_flush(self, session: Session, flush: UOWTransaction) -> None:
+    def record_flush(self, session: Session, flush: UOWTransaction) -> None:
         """Note the rows that a flush has written."""
         for state, (is_deleted, is_listed_only) in flush.states.items():
             row = state.obj()
@@ -52,9 +52,9 @@ class FlushedSubjects:
             after = before if is_deleted else state.mapper.primary_key_from_instance(row)
             for table in tables:
                 for values in filter(None, dict.fromkeys((tuple(before or ()), tuple(after or ())))):
-                    self._note(table, _key(table, state.mapper.primary_key, values))
+                    self._record(table, _key(table, state.mapper.primary_key, values))
 
-    def note_statement(self, statement: Any, result: Any) -> None:
+    def record_statement(self, statement: Any, result: Any) -> None:
         """Note what an INSERT, UPDATE or DELETE has changed: one row where it says which, otherwise unnamed ones."""
         table = getattr(statement, "table", None)
         if not isinstance(table, Table) or not _is_named(table):
@@ -64,20 +64,20 @@ class FlushedSubjects:
             values = tuple(result.inserted_primary_key)
             if values and None not in values:
                 key = _key(table, table.primary_key.columns, values)
-        self._note(table, key)
+        self._record(table, key)
 
-    def note_bulk(self, mapper_or_rows: Any) -> None:
+    def record_bulk(self, mapper_or_rows: Any) -> None:
         """Note what one of the session's bulk methods has written: the rows of a mapper, or objects."""
         given = [mapper_or_rows] if isinstance(mapper_or_rows, (type, Mapper)) else map(type, mapper_or_rows)
         for each in dict.fromkeys(given):
             for table in _named_tables(inspect(each).mapper):
-                self._note(table, UNNAMED_ROWS)
+                self._record(table, UNNAMED_ROWS)
 
-    def _note(self, table: Table, key: str) -> None:
+    def _record(self, table: Table, key: str) -> None:
         subject = f"{table.fullname}/{key}"
-        if subject not in self._noted and len(self._noted) >= MAX_FLUSHED_SUBJECTS:
+        if subject not in self._recorded and len(self._recorded) >= MAX_FLUSHED_SUBJECTS:
             subject = f"{table.fullname}/{UNNAMED_ROWS}"
-        self._noted.setdefault(subject)
+        self._recorded.setdefault(subject)
 
 
 def _named_tables(mapper: Mapper[Any]) -> list[Table]:

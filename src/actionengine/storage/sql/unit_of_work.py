@@ -20,12 +20,12 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import PoolProxiedConnection
 
-from actionengine.concurrency.run_sync import Mode, drive
+from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.pages import Page
 from actionengine.storage.port import (
-    ACCESS_COLLECTIONS,
+    ROLE_COLLECTIONS,
     Claim,
     ClaimAnswer,
     LogQuery,
@@ -43,12 +43,12 @@ from actionengine.storage.sql.bridge import (
     in_greenlet,
     on_loop,
     run,
-    run_beside_loop,
+    run_off_loop,
     uninterrupted,
 )
 from actionengine.storage.sql.documents import SQLRecords
 from actionengine.storage.sql.exclusive import Exclusive
-from actionengine.storage.sql.pools import UNIT_OF_WORK, is_left_over
+from actionengine.storage.sql.pools import UNIT_OF_WORK, is_orphaned
 from actionengine.storage.sql.rows import SQLRows
 from actionengine.storage.sql.session import AsyncUnitOfWorkSession, UnitOfWorkConnection, UnitOfWorkSession
 from actionengine.storage.sql.subjects import FlushedSubjects
@@ -62,7 +62,7 @@ T = TypeVar("T")
 logger = logging.getLogger("actionengine")
 
 
-_SLACK = 0.5
+_ANSWER_TIMEOUT = 0.5
 """Seconds that a database has to answer beyond the deadline of an execution: its own limits come first."""
 
 _STOP_INTERVAL = 0.05
@@ -201,7 +201,7 @@ class SQLUnitOfWork(ABC):
         try:
             if self._session is not None or not self._forget_unmade(savepoint):
                 self._check_open()
-                await self._in_world(self._rollback_to, savepoint)
+                await self._in_mode(self._rollback_to, savepoint)
         finally:
             savepoint.scope.step_out()
 
@@ -246,9 +246,9 @@ class SQLUnitOfWork(ABC):
         else:
             await uninterrupted(greenlet_spawn(self._rollback))
 
-    def limit(self, seconds: float) -> None:
+    def set_deadline(self, seconds: float) -> None:
         """The database has to answer within this time; then it counts as out of reach."""
-        self._deadline = monotonic() + seconds + _SLACK
+        self._deadline = monotonic() + seconds + _ANSWER_TIMEOUT
 
     def abandon(self) -> bool:
         """It cannot: the handler may be in the middle of a statement."""
@@ -261,24 +261,24 @@ class SQLUnitOfWork(ABC):
             return function(*arguments)
         return await greenlet_spawn(function, *arguments)
 
-    def beside_loop(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def for_worker_thread(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, made to work in a thread of its own."""
         if self._mode == "sync":
             return function
         loop = asyncio.get_running_loop()
 
         def bridged(*arguments: Any) -> Any:
-            return run_beside_loop(loop, self._check_not_over, function, arguments)
+            return run_off_loop(loop, self._check_not_over, function, arguments)
 
         return bridged
 
-    def drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def run_sync(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of this unit of work to its end, in the greenlet of a `def` handler."""
-        return drive(coroutine)
+        return run_sync(coroutine)
 
-    def translated(self, error: Exception) -> Exception:
+    def translate_error(self, error: Exception) -> Exception:
         """An error of the driver or of SQLAlchemy as one of the port's; any other as it is."""
-        return self.storage.translated(error)
+        return self.storage.translate_error(error)
 
     # For the session, and for what is made of it
 
@@ -352,11 +352,11 @@ class SQLUnitOfWork(ABC):
         """Run a plain function in this unit of work's world, in its transaction."""
         return await self._run(function, *arguments)
 
-    def touch(self, collection: str) -> None:
+    def track_write(self, collection: str) -> None:
         """Note a write. Raises `ActionError(internal)` for a read-only unit of work."""
         if self._read_only:
             raise ActionError(ErrorCode.INTERNAL, f"a read-only action cannot write to {collection!r}")
-        if collection in ACCESS_COLLECTIONS:
+        if collection in ROLE_COLLECTIONS:
             self._touched_access = True
 
     def query(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -373,7 +373,7 @@ class SQLUnitOfWork(ABC):
             self._open(None, 0.0)
         return self._clock()
 
-    def write_later(self, statement: str, parameters: Sequence[Any]) -> None:
+    def queue_write(self, statement: str, parameters: Sequence[Any]) -> None:
         """Run a statement that nobody needs an answer of: at the latest before whatever comes next."""
         self.query(statement, parameters)
 
@@ -441,16 +441,16 @@ class SQLUnitOfWork(ABC):
 
     async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
         self._check_open()
-        return await self._in_world(self._alone, True, function, *arguments)
+        return await self._in_mode(self._alone, True, function, *arguments)
 
-    async def _in_world(self, function: Callable[..., T], *arguments: Any) -> T:
+    async def _in_mode(self, function: Callable[..., T], *arguments: Any) -> T:
         if self._mode == "async" and not in_greenlet():
             self._check_loop()
         try:
             return await run(self._mode, function, *arguments)
         except Exception as error:
-            translated = self.storage.translated(error)
-            self.note(translated)
+            translated = self.storage.translate_error(error)
+            self.record_error(translated)
             if translated is error:
                 raise
             raise translated from error
@@ -487,7 +487,7 @@ class SQLUnitOfWork(ABC):
         finally:
             self._exclusive.leave()
 
-    def note(self, error: Exception) -> None:
+    def record_error(self, error: Exception) -> None:
         """An error that this transaction has met. One of the database's own is not to be got over: whoever catches it
         must not commit the rest."""
         if isinstance(error, (SerializationFailure, StorageUnavailable)) and self._failed is None:
@@ -517,14 +517,14 @@ class SQLUnitOfWork(ABC):
             answer = self._take_connection(claim, wait)
         except BaseException:
             if self._ended:
-                self._let_go()
+                self._release_connection()
             raise
         if self._ended:
-            self._let_go()
+            self._release_connection()
             self._check_open()
         return answer
 
-    def _let_go(self) -> None:
+    def _release_connection(self) -> None:
         if self._pooled is not None:
             self._release(broken=True)
         else:
@@ -665,7 +665,7 @@ class SQLUnitOfWork(ABC):
         try:
             self._session.flush()
         except Exception as error:
-            translated = self.storage.translated(error)
+            translated = self.storage.translate_error(error)
             if isinstance(translated, (ActionError, StorageError)):
                 raise translated from error
             logger.exception("flushing the session of a handler raised (execution %s)", self._action_id)
@@ -736,10 +736,10 @@ class SQLUnitOfWork(ABC):
         try:
             if connection is None and not broken:
                 assert self._engine is not None
-                self.storage.pools.give_back(self._engine, pooled, self._is_lookup)
+                self.storage.pools.release(self._engine, pooled, self._is_lookup)
                 return
             pooled.info.pop(UNIT_OF_WORK, None)
-            if broken or (self._engine is not None and is_left_over(self._engine, pooled)):
+            if broken or (self._engine is not None and is_orphaned(self._engine, pooled)):
                 pooled.invalidate()
             with suppress(Exception):
                 if session is not None:

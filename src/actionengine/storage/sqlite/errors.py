@@ -29,7 +29,7 @@ _RULE = re.compile(r"^[A-Z]\d: ")
 _OUR_CONSTRAINT = re.compile(r"(CHECK constraint failed: |NOT NULL constraint failed: )ae_.+")
 
 
-def known(error: Exception) -> Exception | None:
+def to_storage_error(error: Exception) -> Exception | None:
     """What an error of the driver is in terms of the port; None for one that is the handler's own."""
     if not isinstance(error, sqlite3.Error):
         return None

@@ -17,37 +17,36 @@ from uuid import uuid4
 
 from pydantic_core import to_json
 
-from actionengine.concurrency.one_shot_event import Signal
+from actionengine.concurrency.one_shot_event import OneShotEvent
 from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.clock import steady_now
 from actionengine.storage.pages import page_size
 from actionengine.storage.port import (
-    MOST_COUNTED,
+    MAX_COUNTED_LAG,
     DeadLetter,
     EventRow,
     FailedDelivery,
     OutboxStatus,
     PendingEvent,
-    RelayBeat,
+    RelayHeartbeat,
     StorageError,
     StorageUnavailable,
 )
 from actionengine.storage.records import event_id
 from actionengine.storage.sqlite.statements import (
-    BEAT,
     DEAD_LETTERS,
-    FORGET_DELIVERED,
-    FORGET_RELAYS,
+    DELETE_DELIVERED,
+    DELETE_STALE_RELAYS,
     HAS_LEASE,
     HOLD,
     IS_BEHIND,
     LEASE,
     NEXT_DUE,
-    NOTE_FAILURE,
     OUTBOX_STATUS,
     READ_LEASE,
     READ_OUTBOX,
     READ_RELAYS,
+    RECORD_FAILURE,
     REDRIVE,
     REDRIVE_ALL,
     RELEASE,
@@ -55,6 +54,7 @@ from actionengine.storage.sqlite.statements import (
     RETURN,
     RETURN_ALL,
     SKIP,
+    WRITE_HEARTBEAT,
 )
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ _Place = tuple[str, int, int]
 
 _LAST_POSITION = 2**63 - 1
 
-_LONGEST_SLEEP = 0.25
+_MAX_SLEEP = 0.25
 """Seconds after which a relay looks whether another process has written."""
 
 
-def lane_of(event: EventRow) -> int:
+def partition_key(event: EventRow) -> int:
     """The lane of an event, a hash of 63 bits: that of its tenant and subject, or one of its own."""
     name = event.id if event.subject is None else event.subject
     return int.from_bytes(blake2b(name.encode(), digest_size=8, key=event.tenant_id.bytes).digest()) >> 1
@@ -86,7 +86,7 @@ class SQLiteOutbox:
         self._lease = 0.0
         self._until = 0.0
         self._woken = False
-        self._signal: Signal | None = None
+        self._signal: OneShotEvent | None = None
         self._waited: dict[int, _Place] = {}
 
     async def take(self, limit: int, lease: float) -> Sequence[PendingEvent]:
@@ -94,7 +94,7 @@ class SQLiteOutbox:
         self._lease = lease
         rows = await self._read(limit)
         if not rows:
-            await self.give_back()
+            await self.release()
             await self._hold()
             return []
         # Half of a lease is left, as long as one batch follows another: then there is nothing to write.
@@ -132,8 +132,8 @@ class SQLiteOutbox:
         # Who has lost the lease knows no longer what others have made of these events.
         written = await self._storage.write(
             self._mode,
-            (FORGET_DELIVERED, (to_json(done).decode(),)),
-            *((NOTE_FAILURE, note) for note in notes),
+            (DELETE_DELIVERED, (to_json(done).decode(),)),
+            *((RECORD_FAILURE, note) for note in notes),
             *([self._release(waited)] if waited else []),
             (HOLD, self._up_to(last)),
             condition=(HAS_LEASE, (self._queue, self._owner)),
@@ -141,7 +141,7 @@ class SQLiteOutbox:
         if not written:
             raise _lease_is_over()
 
-    async def give_back(self) -> None:
+    async def release(self) -> None:
         """Let another relay have its turn."""
         if self._until:
             with suppress(StorageError):
@@ -154,12 +154,12 @@ class SQLiteOutbox:
             now = self._now()
             ((due_at,),) = await self._query(NEXT_DUE, (self._queue, now))
             if due_at is not None:
-                seconds = min(seconds, (self._storage.time_out(due_at) - steady_now()).total_seconds())
-            signal = self._signal = Signal(self._mode)
+                seconds = min(seconds, (self._storage.load_time(due_at) - steady_now()).total_seconds())
+            signal = self._signal = OneShotEvent(self._mode)
             self._storage.sleepers.add(signal.set)
             try:
                 if not self._woken and not await self._query(READ_OUTBOX, (self._queue, now, now, 1)):
-                    await signal.wait(min(max(0.0, seconds), _LONGEST_SLEEP))
+                    await signal.wait(min(max(0.0, seconds), _MAX_SLEEP))
                 elif not self._until:
                     # Another relay is at work on it.
                     await signal.wait(min(seconds, 0.02))
@@ -175,22 +175,22 @@ class SQLiteOutbox:
         if signal is not None:
             signal.set()
 
-    async def beat(self, beat: RelayBeat) -> None:
+    async def heartbeat(self, beat: RelayHeartbeat) -> None:
         """Let others know of this relay."""
-        time = self._storage.time_in
+        time = self._storage.bind_time
         values = beat._replace(started_at=time(beat.started_at), seen_at=time(beat.seen_at), queue=self._queue)
-        await self._write((FORGET_RELAYS, (self._in(-86400.0),)), (BEAT, values))
+        await self._write((DELETE_STALE_RELAYS, (self._in(-86400.0),)), (WRITE_HEARTBEAT, values))
 
     async def status(self) -> OutboxStatus:
         """How much there is to deliver, and who does it."""
         ((free, waiting, dead, skipped, held, oldest),) = await self._query(
-            OUTBOX_STATUS, (self._queue, self._now(), MOST_COUNTED)
+            OUTBOX_STATUS, (self._queue, self._now(), MAX_COUNTED_LAG)
         )
-        pending = min(free + held, MOST_COUNTED)
-        time = self._storage.time_out
+        pending = min(free + held, MAX_COUNTED_LAG)
+        time = self._storage.load_time
         relays = []
         for row in await self._query(READ_RELAYS, (self._queue, self._in(-60.0))):
-            beat = RelayBeat(*row)
+            beat = RelayHeartbeat(*row)
             relays.append(beat._replace(started_at=time(beat.started_at), seen_at=time(beat.seen_at)))
         return OutboxStatus(pending, waiting, dead, skipped, time(oldest) if oldest else None, relays, held)
 
@@ -198,7 +198,7 @@ class SQLiteOutbox:
         """Dead letters and skipped events, by event id."""
         later_than = event_id(after) if after is not None else ""
         rows = await self._query(DEAD_LETTERS, (self._queue, later_than, page_size(limit)))
-        time, row = self._storage.time_out, self._storage.event_row
+        time, row = self._storage.load_time, self._storage.event_row
         return [
             DeadLetter(row(event), attempts, reason, time(dead_at), bool(skipped), self._queue)
             for attempts, reason, dead_at, skipped, *event in rows
@@ -222,7 +222,7 @@ class SQLiteOutbox:
 
     async def close(self) -> None:
         """Give back what this object holds."""
-        await self.give_back()
+        await self.release()
 
     async def _lease_is_ours(self) -> bool:
         until = monotonic() + self._lease
@@ -273,7 +273,7 @@ class SQLiteOutbox:
         return self._in(0.0)
 
     def _in(self, seconds: float) -> str:
-        at: str = self._storage.time_in(steady_now() + timedelta(seconds=seconds))
+        at: str = self._storage.bind_time(steady_now() + timedelta(seconds=seconds))
         return at
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from actionengine.storage.lookups import ACTIVE_SCHEDULES
 from actionengine.storage.pages import MAX_PAGE_BYTES
-from actionengine.storage.port import EventRow, LogRow, RelayBeat
+from actionengine.storage.port import EventRow, LogRow, RelayHeartbeat
 from actionengine.storage.sql.action_log import DRIVERS, EXAMINED, walk_statement
 from actionengine.storage.sql.documents import DocumentStatements
 from actionengine.storage.sql.pages import PageQuery, sqlite_bytes, sqlite_page
@@ -398,13 +398,13 @@ RELEASE = _RELEASE.format(
             CAST(value ->> 2 AS INTEGER) AS position, CAST(value ->> 3 AS TEXT) AS queue
         FROM json_each(?)"""
 )
-FORGET_DELIVERED = """
+DELETE_DELIVERED = """
 DELETE FROM main.ae_outbox
 WHERE (tenant_id, position, queue) IN (
     SELECT CAST(value ->> 0 AS TEXT), CAST(value ->> 1 AS INTEGER), CAST(value ->> 2 AS TEXT) FROM json_each(?)
 )
 """
-NOTE_FAILURE = """
+RECORD_FAILURE = """
 UPDATE main.ae_outbox
 SET attempts = attempts + ?, reason = ?, due_at = ?, dead_at = ?, event_id = ?
 WHERE tenant_id = ? AND position = ? AND queue = ? AND dead_at IS NULL
@@ -431,19 +431,19 @@ RELEASE_LEASE = """
 DELETE FROM main.ae_relay_lease
 WHERE queue = ? AND owner = ?
 """
-FORGET_RELAYS = """
+DELETE_STALE_RELAYS = """
 DELETE FROM main.ae_relays
 WHERE seen_at < ?
 """
-BEAT = f"""
-INSERT INTO main.ae_relays ({", ".join(RelayBeat._fields)})
-VALUES ({", ".join("?" * len(RelayBeat._fields))})
+WRITE_HEARTBEAT = f"""
+INSERT INTO main.ae_relays ({", ".join(RelayHeartbeat._fields)})
+VALUES ({", ".join("?" * len(RelayHeartbeat._fields))})
 ON CONFLICT (id) DO UPDATE
 SET seen_at = excluded.seen_at, delivered = excluded.delivered, failed = excluded.failed, rate = excluded.rate,
     error = excluded.error
 """
 READ_RELAYS = f"""
-SELECT {", ".join(RelayBeat._fields)}
+SELECT {", ".join(RelayHeartbeat._fields)}
 FROM main.ae_relays
 WHERE queue = ? AND seen_at > ?
 ORDER BY started_at

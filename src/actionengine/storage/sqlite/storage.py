@@ -19,8 +19,8 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 
-from actionengine.concurrency.fair_lock import Turns
-from actionengine.concurrency.run_sync import Mode, drive
+from actionengine.concurrency.fair_lock import FairLock
+from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import Tenant
 from actionengine.errors import ConfigurationError
 from actionengine.masking.redaction import redact_address
@@ -38,7 +38,7 @@ from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.sql.verification_sqlite import compare_sqlite
 from actionengine.storage.sqlite.driver import ReleasingConnection
-from actionengine.storage.sqlite.errors import known
+from actionengine.storage.sqlite.errors import to_storage_error
 from actionengine.storage.sqlite.outbox import SQLiteOutbox
 from actionengine.storage.sqlite.statements import (
     BACKLOG,
@@ -56,7 +56,7 @@ from actionengine.storage.sqlite.statements import (
     READ_EVENTS_OF_TYPES,
     ROWS,
 )
-from actionengine.storage.sqlite.unit_of_work import Grip, SQLiteUnitOfWork
+from actionengine.storage.sqlite.unit_of_work import ConnectionState, SQLiteUnitOfWork
 
 _GRIP = "actionengine"
 
@@ -75,7 +75,7 @@ class SQLiteStorage(SQLStorage):
         pool_size: connections that are kept.
         max_overflow: connections beyond those, under load.
         pool_timeout: seconds to wait for a free connection; then `unavailable`.
-        engine: the host's own, instead of the pools of this storage, for the synchronous world.
+        engine: the host's own, instead of the pools of this storage, for sync mode.
         async_engine: the same for its event loops.
         session_options: arguments for the `Session` of a unit of work, such as `autoflush`.
         protected: the tables whose protection this storage verifies, or their metadata. By default, each table of this
@@ -108,7 +108,7 @@ class SQLiteStorage(SQLStorage):
         if path is None and given is None:
             raise ConfigurationError("SQLiteStorage needs a path, an engine or an async_engine")
         pools = Pools(
-            given.url if path is None and given is not None else _checked_path(path),
+            given.url if path is None and given is not None else _validate_path(path),
             "sqlite+aiosqlite",
             {
                 "pool_size": pool_size,
@@ -127,7 +127,7 @@ class SQLiteStorage(SQLStorage):
         )
         super().__init__(pools, session_options, DeclaredProtection(protected, compare_sqlite))
         self.busy_timeout = busy_timeout
-        self.turns = Turns()
+        self.turns = FairLock()
         self.held: dict[tuple[UUID, str, str], SQLiteUnitOfWork] = {}
         self.sleepers: set[Callable[[], object]] = set()
         self.is_given = given is not None
@@ -152,22 +152,22 @@ class SQLiteStorage(SQLStorage):
         for wake in list(self.sleepers):
             wake()
 
-    def forget(self) -> None:
+    def drop_caches(self) -> None:
         """Start anew in a forked process: whoever had a turn has it in the parent."""
-        super().forget()
+        super().drop_caches()
         self.sleepers = set()
-        self.turns = Turns()
+        self.turns = FairLock()
         self.held = {}
 
-    def id_in(self, id: UUID) -> Any:
+    def bind_id(self, id: UUID) -> Any:
         """A tenant's id as the driver takes it."""
         return str(id)
 
-    def time_in(self, time: datetime) -> Any:
+    def bind_time(self, time: datetime) -> Any:
         """A time as the driver takes it: text that sorts."""
         return time.astimezone(UTC).isoformat(timespec="microseconds")
 
-    def time_out(self, time: Any) -> datetime:
+    def load_time(self, time: Any) -> datetime:
         """A time as the driver gave it, in UTC."""
         return datetime.fromisoformat(time)
 
@@ -191,12 +191,12 @@ class SQLiteStorage(SQLStorage):
 
         return page_of(found(listing), limit, attrgetter("id"))
 
-    def prepare(self, pooled: PoolProxiedConnection) -> Grip:
+    def prepare(self, pooled: PoolProxiedConnection) -> ConnectionState:
         """Make a connection one of ours: transactions that we begin, and the function that the triggers ask."""
         connection: Any = pooled.dbapi_connection
-        grip: Grip | None = pooled.info.get(_GRIP)
+        grip: ConnectionState | None = pooled.info.get(_GRIP)
         if grip is None:
-            grip = pooled.info[_GRIP] = Grip(connection.isolation_level)
+            grip = pooled.info[_GRIP] = ConnectionState(connection.isolation_level)
             connection.create_function("ae_writing_tenant", 0, grip.writing_tenant)
             connection.isolation_level = None
             cursor = connection.cursor()
@@ -207,15 +207,15 @@ class SQLiteStorage(SQLStorage):
             connection.isolation_level = None
         return grip
 
-    def _known(self, error: Exception) -> Exception | None:
-        return known(error)
+    def _to_storage_error(self, error: Exception) -> Exception | None:
+        return to_storage_error(error)
 
     # Outside a unit of work
 
     def _query(self, mode: Mode, statement: str, parameters: Sequence[Any], writes: bool) -> list[tuple[Any, ...]]:
         if not self.is_checked:
             self._check(mode)
-        with self._turn(mode) if writes else nullcontext(), self._borrowed(mode) as (_, pooled):
+        with self._writer_lock(mode) if writes else nullcontext(), self._borrowed(mode) as (_, pooled):
             return self._fetch(pooled, statement, parameters)
 
     async def ask(self, mode: Mode, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -237,7 +237,7 @@ class SQLiteStorage(SQLStorage):
     ) -> list[list[tuple[Any, ...]]]:
         if not self.is_checked:
             self._check(mode)
-        with self._turn(mode), self._borrowed(mode) as (_, pooled):
+        with self._writer_lock(mode), self._borrowed(mode) as (_, pooled):
             self._fetch(pooled, "BEGIN IMMEDIATE", ())
             try:
                 if condition is not None and not self._fetch(pooled, *condition):
@@ -258,14 +258,14 @@ class SQLiteStorage(SQLStorage):
         return list(cursor.fetchall())
 
     @contextmanager
-    def _turn(self, mode: Mode) -> Iterator[None]:
+    def _writer_lock(self, mode: Mode) -> Iterator[None]:
         """A writer's turn."""
         turn = object()
-        self.take_turn(turn, mode, self.busy_timeout)
+        self.acquire_writer_lock(turn, mode, self.busy_timeout)
         try:
             yield
         finally:
-            self.turns.give_back(turn)
+            self.turns.release(turn)
 
     @contextmanager
     def _borrowed(self, mode: Mode) -> Iterator[tuple[Engine, PoolProxiedConnection]]:
@@ -279,24 +279,24 @@ class SQLiteStorage(SQLStorage):
             pooled.invalidate()
             pooled.close()
             raise
-        self.pools.give_back(engine, pooled)
+        self.pools.release(engine, pooled)
 
-    def restore(self, pooled: PoolProxiedConnection, grip: Grip) -> None:
+    def restore(self, pooled: PoolProxiedConnection, grip: ConnectionState) -> None:
         """Leave a connection of the host's as it was."""
         grip.tenant = None
         if self.is_given:
             connection: Any = pooled.dbapi_connection
             connection.isolation_level = grip.usual_isolation
 
-    def take_turn(self, who: object, mode: Mode, seconds: float) -> None:
+    def acquire_writer_lock(self, who: object, mode: Mode, seconds: float) -> None:
         """Wait for a writer's turn. Raises `StorageUnavailable` where it does not come in time."""
-        if not self.turn_comes(who, mode, seconds):
+        if not self.wait_for_writer_lock(who, mode, seconds):
             raise StorageUnavailable(f"the database {self.pools.name!r} was busy for {seconds} s: a writer takes long")
 
-    def turn_comes(self, who: object, mode: Mode, seconds: float) -> bool:
+    def wait_for_writer_lock(self, who: object, mode: Mode, seconds: float) -> bool:
         """Whether a writer's turn comes in time."""
-        waiting = self.turns.take(who, mode, seconds)
-        came: bool = await_(waiting) if mode == "async" else drive(waiting)
+        waiting = self.turns.acquire(who, mode, seconds)
+        came: bool = await_(waiting) if mode == "async" else run_sync(waiting)
         return came
 
     def _find_tenant(self, slug: str, mode: Mode) -> Tenant | None:
@@ -310,11 +310,11 @@ class SQLiteStorage(SQLStorage):
         return None
 
     def _create_tenant(self, tenant: Tenant, name: str, mode: Mode) -> bool:
-        parameters = (str(tenant.id), tenant.slug, name, self.time_in(steady_now()))
+        parameters = (str(tenant.id), tenant.slug, name, self.bind_time(steady_now()))
         return bool(self._query(mode, CREATE_TENANT, parameters, writes=True))
 
     def _delete_tenant(self, slug: str, mode: Mode) -> bool:
-        return bool(self._query(mode, DELETE_TENANT, (self.time_in(steady_now()), slug), writes=True))
+        return bool(self._query(mode, DELETE_TENANT, (self.bind_time(steady_now()), slug), writes=True))
 
     def _list_tenants(self, mode: Mode, after: str | None, limit: int | None) -> Sequence[Tenant]:
         rows = self._query(mode, LIST_TENANTS, (after or "", -1 if limit is None else limit), writes=False)
@@ -327,7 +327,7 @@ class SQLiteStorage(SQLStorage):
         return approvals, oldest, schedules
 
     def _purge_expired_keys(self, limit: int, mode: Mode) -> int:
-        return len(self._query(mode, PURGE_KEYS, (self.time_in(steady_now()), limit), writes=True))
+        return len(self._query(mode, PURGE_KEYS, (self.bind_time(steady_now()), limit), writes=True))
 
     def _read_events(
         self, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None, mode: Mode
@@ -351,23 +351,23 @@ class SQLiteStorage(SQLStorage):
         """An event as it was read."""
         event = EventRow(*values)
         return event._replace(
-            tenant_id=UUID(values[1]), payload=values[4].encode(), occurred_at=self.time_out(event.occurred_at)
+            tenant_id=UUID(values[1]), payload=values[4].encode(), occurred_at=self.load_time(event.occurred_at)
         )
 
     def _check(self, mode: Mode) -> None:
         """Bring the schema up to date, in a writer's turn."""
-        with self._turn(mode):
+        with self._writer_lock(mode):
             if self.is_checked:
                 return
             with self._borrowed(mode) as (engine, pooled):
                 self._fetch(pooled, "PRAGMA journal_mode = WAL", ())
-                self._bring_up_to_date(engine, pooled)
+                self._migrate(engine, pooled)
                 self.protection.check(
                     lambda statement, parameters: self._fetch(pooled, statement, parameters), self.pools.name
                 )
             self.is_checked = True
 
-    def _bring_up_to_date(self, engine: Engine, pooled: PoolProxiedConnection) -> None:
+    def _migrate(self, engine: Engine, pooled: PoolProxiedConnection) -> None:
         connection = Connection(engine, pooled)
         version = schema_version(connection)
         connection.rollback()
@@ -395,7 +395,7 @@ async def _connect(*arguments: Any, **options: Any) -> aiosqlite.Connection:
         raise
 
 
-def _checked_path(path: str | Path | URL | None) -> URL:
+def _validate_path(path: str | Path | URL | None) -> URL:
     text = path if isinstance(path, URL) else str(path)
     if isinstance(text, str) and "://" not in text:
         text = f"sqlite:///{text}"

@@ -21,7 +21,7 @@ from actionengine.storage.sql.bridge import await_
 from actionengine.storage.sql.rows import KEY_GONE
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.sqlite.driver import stop, stop_async
-from actionengine.storage.sqlite.outbox import lane_of
+from actionengine.storage.sqlite.outbox import partition_key
 from actionengine.storage.sqlite.statements import (
     CLAIM,
     FIND_LOG,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from actionengine.storage.sqlite.storage import SQLiteStorage
 
 
-class Grip:
+class ConnectionState:
     """What a connection knows of the unit of work that has it: the tenant that may write."""
 
     __slots__ = ("tenant", "usual_isolation")
@@ -62,7 +62,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
 
     storage: SQLiteStorage
     _cursor: Any = None
-    _grip: Grip
+    _grip: ConnectionState
     _has_begun = False
     _has_turn = False
     _is_query_only = False
@@ -117,10 +117,10 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         storage = self.storage
         left = inf if self._deadline is None else max(0.0, self._deadline - monotonic())
         if claim is not None and (self.tenant.id, claim.action, claim.key) in storage.held:
-            if not storage.turn_comes(self, self._mode, min(wait, left)):
+            if not storage.wait_for_writer_lock(self, self._mode, min(wait, left)):
                 return False
         else:
-            storage.take_turn(self, self._mode, min(storage.busy_timeout, left))
+            storage.acquire_writer_lock(self, self._mode, min(storage.busy_timeout, left))
         self._has_turn = True
         return True
 
@@ -129,7 +129,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         if not self.execute(CLAIM, (*scope, claim.fingerprint)):
             ((fingerprint, result, approval_id, expires_at, asked),) = self.execute(READ_KEY, scope)
             replaced = approval_id is not None and approval_id == claim.replaces
-            if not replaced and expires_at > self.storage.time_in(steady_now()):
+            if not replaced and expires_at > self.storage.bind_time(steady_now()):
                 if fingerprint != claim.fingerprint:
                     return ClaimAnswer("mismatch")
                 return ClaimAnswer("replay", _encoded(result), approval_id, _encoded(asked))
@@ -145,7 +145,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         else:
             values = (walk.value,) if walk.column is not None else ()
             rows = self.query(FIND_LOG[walk.column], (self._tenant_id, *values, *span))
-        time = self.storage.time_out
+        time = self.storage.load_time
         return [
             Examined(UUID(id), actor_type, actor_id, action, outcome, time(started_at) if started_at else None)
             for id, actor_type, actor_id, action, outcome, started_at in rows
@@ -164,13 +164,13 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         return row._replace(
             tenant_id=self.tenant.id,
             subjects=tuple(from_json(values[_LOG_SUBJECTS])),
-            started_at=self.storage.time_out(row.started_at),
+            started_at=self.storage.load_time(row.started_at),
             **{name: value.encode() for name in _LOG_JSON if (value := getattr(row, name)) is not None},
         )
 
     def _finish(self) -> None:
         self._check_transaction()
-        time = self.storage.time_in
+        time = self.storage.bind_time
         for recording in self._recordings:
             for row in recording.log:
                 encoded = {name: value.decode() for name in _LOG_JSON if (value := getattr(row, name)) is not None}
@@ -194,7 +194,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
                         occurred_at=time(event.occurred_at),
                     ),
                 )
-                lane = lane_of(event)
+                lane = partition_key(event)
                 self.execute(WRITE_OUTBOX, (self._tenant_id, lane, EVENTS))
                 for route in recording.routes:
                     if route.takes(event):
@@ -273,7 +273,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
                 del self.storage.held[key]
         if self._has_turn:
             self._has_turn = False
-            self.storage.turns.give_back(self)
+            self.storage.turns.release(self)
 
 
 def _encoded(text: str | None) -> bytes | None:

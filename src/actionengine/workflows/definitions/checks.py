@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from actionengine.workflows.definitions.definition import Definition
 
 _OF_RUN = frozenset({"id", "workflow", "started_by"})
-"""What a run says of itself; see `step_handlers.known_to`."""
+"""What a run says of itself; see `step_handlers.run_scope`."""
 
 _WAYS = f"{PAUSE!r}, {FAIL!r} or a step"
 
@@ -34,7 +34,7 @@ def check(definition: Definition) -> None:
 def _edges(definition: Definition) -> dict[str, list[str]]:
     edges: dict[str, list[str]] = {}
     for step in definition.steps:
-        edges[step.name] = list(dict.fromkeys(step.goes_to(definition.following(step.name))))
+        edges[step.name] = list(dict.fromkeys(step.targets(definition.next_step(step.name))))
     return edges
 
 
@@ -44,7 +44,7 @@ def _check_names(definition: Definition) -> None:
             raise ValueError(f"there are {count} steps of the name {name!r}")
     names = {step.name for step in definition.steps}
     for step in definition.steps:
-        for target in step.goes_to(definition.following(step.name)):
+        for target in step.targets(definition.next_step(step.name)):
             if target != END and target not in names:
                 key = _key_of(step, target)
                 raise ValueError(f"the step {step.name!r} leads to {target!r}, and there is no such step: see {key}")
@@ -106,7 +106,7 @@ def _check_references(definition: Definition) -> None:
             if after in before:
                 before[after].add(name)
     for step in definition.steps:
-        for path, _ in step.reads:
+        for path, _ in step.references:
             _check_reference(step.name, path, declared, steps, before[step.name])
 
 
@@ -125,7 +125,7 @@ def _check_reference(
         raise ValueError(f"the step {name!r} reads {whole}: there is no step {member!r}")
     if member not in before:
         raise ValueError(f"the step {name!r} reads {whole}: no run has been at {member!r} by then")
-    gives = steps[member].gives
+    gives = steps[member].output_fields
     if gives is not None and steps[member].goes_on_failed:
         gives |= {"error"}
     if rest and gives is not None and rest[0] not in gives:

@@ -16,21 +16,21 @@ from actionengine.changes.models import SchemaDefinition
 from actionengine.changes.ops import Whole
 from actionengine.conditions.conditions import not_empty
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.pipeline.payload import refusals, summary
+from actionengine.pipeline.payload import field_errors, summarize
 from actionengine.workflows.definitions.checks import check
-from actionengine.workflows.definitions.steps import END, Part, Step
+from actionengine.workflows.definitions.steps import END, DefinitionPart, Step
 from actionengine.workflows.definitions.triggers import STORED, Trigger
 
-MOST_STEPS = 200
-MOST_BYTES = 256 * 1024
+MAX_STEPS = 200
+MAX_BYTES = 256 * 1024
 """Of its JSON."""
 
 
-class Definition(Part):
+class Definition(DefinitionPart):
     """A workflow, as data. `input` has the fields that a run is started with; without it, any will do."""
 
     input: SchemaDefinition | None = None
-    steps: Annotated[tuple[Step, ...], Field(max_length=MOST_STEPS), AfterValidator(not_empty)]
+    steps: Annotated[tuple[Step, ...], Field(max_length=MAX_STEPS), AfterValidator(not_empty)]
     trigger: Trigger | None = None
     max_steps: Whole = Field(default=1000, ge=1, le=100_000)
     """Steps that one run takes at most."""
@@ -42,14 +42,14 @@ class Definition(Part):
                 return step
         raise KeyError(name)
 
-    def following(self, name: str) -> str:
+    def next_step(self, name: str) -> str:
         """What comes after a step where it does not say: the next one, or the end."""
         names = [step.name for step in self.steps]
         after = names.index(name) + 1
         return names[after] if after < len(names) else END
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> Definition:
+    def _check_consistency(self) -> Definition:
         check(self)
         return self
 
@@ -60,15 +60,15 @@ def parse_definition(given: Mapping[str, Any], *, stored: bool = False) -> Defin
     Raises `ActionError(invalid_input)`, which says of each part what is wrong with it.
     """
     try:
-        if len(to_json(given)) > MOST_BYTES:
+        if len(to_json(given)) > MAX_BYTES:
             raise ActionError(
-                ErrorCode.INVALID_INPUT, f"the definition is too long: it has at most {MOST_BYTES >> 10} KB"
+                ErrorCode.INVALID_INPUT, f"the definition is too long: it has at most {MAX_BYTES >> 10} KB"
             )
         return Definition.model_validate(given, context=STORED if stored else None)
     except ValidationError as error:
-        fields = refusals(error)
+        fields = field_errors(error)
         raise ActionError(
-            ErrorCode.INVALID_INPUT, f"the definition: {summary(fields, whole='')}", {"fields": fields}
+            ErrorCode.INVALID_INPUT, f"the definition: {summarize(fields, whole='')}", {"fields": fields}
         ) from None
     except (PydanticSerializationError, RecursionError):
         raise ActionError(ErrorCode.INVALID_INPUT, "the definition is nested too deeply, or is not JSON") from None

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from actionengine.changes.ops import Flag, Name, Number, Whole
-from actionengine.conditions.conditions import DEEPEST, Condition, depth, not_empty, paths
+from actionengine.conditions.conditions import MAX_CONDITION_DEPTH, Condition, depth, not_empty, paths
 from actionengine.conditions.templates import Path, references
 from actionengine.storage.port import RESERVED_PREFIX
 from actionengine.text.names import check_permission
@@ -31,14 +31,14 @@ RESERVED = frozenset({END, PAUSE, FAIL})
 _DAY = 24 * 60 * 60.0
 
 
-class Part(BaseModel):
+class DefinitionPart(BaseModel):
     """What all parts of a definition share: no unknown fields, and references that can be read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @field_validator("*")
     @classmethod
-    def _refers_well(cls, value: Any, info: ValidationInfo) -> Any:
+    def _check_references(cls, value: Any, info: ValidationInfo) -> Any:
         if info.field_name != "description":
             list(references(value))
         return value
@@ -81,7 +81,7 @@ def _collection(name: str) -> str:
     return _literal(name)
 
 
-class Retry(Part):
+class Retry(DefinitionPart):
     """How often a step is tried that fails with what may pass (`conflict`, `timeout`, `unavailable`, `handler_error`),
     and after how many seconds for the second time; each further wait is twice as long."""
 
@@ -89,7 +89,7 @@ class Retry(Part):
     seconds: Number = Field(default=0.5, gt=0, le=3600)
 
 
-class _Step(Part):
+class _Step(DefinitionPart):
     name: StepName
     description: str = Field(default="", max_length=1000)
     next: Name | None = None
@@ -102,19 +102,19 @@ class _Step(Part):
     """How often a run may come here; what makes a cycle end."""
 
     @property
-    def gives(self) -> frozenset[str] | None:
+    def output_fields(self) -> frozenset[str] | None:
         """The members of its output; None where only running it tells."""
         return frozenset()
 
     @property
-    def reads(self) -> Iterator[tuple[Path, bool]]:
+    def references(self) -> Iterator[tuple[Path, bool]]:
         """The paths that it refers to, each with whether they have to be there."""
         for name, value in self:
             if name not in ("name", "description", "next", "on_failure"):
                 for path in references(value):
                     yield path, True
 
-    def goes_to(self, following: str) -> Iterator[str]:
+    def targets(self, following: str) -> Iterator[str]:
         """Where a run may go from here; `following` is what comes after it."""
         yield self.next or following
         if self.on_failure not in RESERVED:
@@ -134,7 +134,7 @@ class ActionStep(_Step):
     input: JsonValue = Field(default_factory=dict)
 
     @property
-    def gives(self) -> frozenset[str] | None:
+    def output_fields(self) -> frozenset[str] | None:
         """Only running it tells."""
         return None
 
@@ -150,7 +150,7 @@ class AssignmentStep(_Step):
     wait: Flag = False
 
     @property
-    def gives(self) -> frozenset[str] | None:
+    def output_fields(self) -> frozenset[str] | None:
         """The members of its output."""
         given = frozenset({"id", "assignee", "title"})
         return given | {"result", "completed_by", "completed_at"} if self.wait else given
@@ -169,13 +169,13 @@ class ApprovalStep(_Step):
     by_starter: Flag = False
 
     @property
-    def gives(self) -> frozenset[str] | None:
+    def output_fields(self) -> frozenset[str] | None:
         """The members of its output."""
         return frozenset({"approved_by", "approval_id", "approved_at"})
 
-    def goes_to(self, following: str) -> Iterator[str]:
+    def targets(self, following: str) -> Iterator[str]:
         """Where a run may go from here."""
-        yield from super().goes_to(following)
+        yield from super().targets(following)
         if self.on_reject not in RESERVED:
             yield self.on_reject
 
@@ -197,15 +197,15 @@ class NotificationStep(_Step):
 
 
 def _shallow(condition: Condition) -> Condition:
-    if depth(condition) > DEEPEST:
-        raise ValueError(f"conditions stand in each other at most {DEEPEST} deep")
+    if depth(condition) > MAX_CONDITION_DEPTH:
+        raise ValueError(f"conditions stand in each other at most {MAX_CONDITION_DEPTH} deep")
     return condition
 
 
 When = Annotated[Condition, AfterValidator(_shallow)]
 
 
-class Branch(Part):
+class Branch(DefinitionPart):
     """Where to go when a condition holds."""
 
     when: When
@@ -220,23 +220,23 @@ class DecisionStep(_Step):
     otherwise: Name
 
     @property
-    def gives(self) -> frozenset[str] | None:
+    def output_fields(self) -> frozenset[str] | None:
         """The members of its output."""
         return frozenset({"next"})
 
     @model_validator(mode="after")
-    def _says_where_by_its_branches(self) -> DecisionStep:
+    def _check_branches(self) -> DecisionStep:
         if self.next is not None:
             raise ValueError("a decision has no `next`: its branches and `otherwise` say where it goes")
         return self
 
     @property
-    def reads(self) -> Iterator[tuple[Path, bool]]:
+    def references(self) -> Iterator[tuple[Path, bool]]:
         """The paths that its conditions read."""
         for branch in self.branches:
             yield from paths(branch.when)
 
-    def goes_to(self, following: str) -> Iterator[str]:
+    def targets(self, following: str) -> Iterator[str]:
         """Where a run may go from here."""
         for branch in self.branches:
             yield branch.next
@@ -257,12 +257,12 @@ class RecordMutationStep(_Step):
     drop: Annotated[tuple[Annotated[Text, AfterValidator(_literal)], ...], Field(max_length=1000)] = ()
 
     @property
-    def gives(self) -> frozenset[str] | None:
+    def output_fields(self) -> frozenset[str] | None:
         """The members of its output."""
         return frozenset({"id", "version", "data"})
 
     @model_validator(mode="after")
-    def _has_what_its_operation_needs(self) -> RecordMutationStep:
+    def _check_operation(self) -> RecordMutationStep:
         if self.id is None and self.operation != "insert":
             raise ValueError(f"to {self.operation} a document, say its `id`")
         if self.drop and self.operation != "update":
@@ -285,7 +285,7 @@ class RecordLockStep(_Step):
     expires_after: Number = Field(default=_DAY, gt=0, le=366 * _DAY)
 
     @property
-    def gives(self) -> frozenset[str] | None:
+    def output_fields(self) -> frozenset[str] | None:
         """The members of its output."""
         return frozenset({"collection", "id", "version"})
 

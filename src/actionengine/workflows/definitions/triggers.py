@@ -12,13 +12,13 @@ from actionengine.changes.ops import Flag, Name
 from actionengine.conditions.conditions import paths
 from actionengine.conditions.templates import references
 from actionengine.workflows.definitions.schedules import cron, zone
-from actionengine.workflows.definitions.steps import Part, When
+from actionengine.workflows.definitions.steps import DefinitionPart, When
 
 STORED = "stored"
 """The context in which a definition or a trigger from the storage is read. Its schedule was checked when it was
 written, perhaps on a machine that knows more time zones."""
 
-MOST_BYTES = 16 * 1024
+MAX_BYTES = 16 * 1024
 """Of the JSON of a trigger: an event is compared with all that wait for its type."""
 
 
@@ -31,13 +31,13 @@ def _written(check: Callable[[str], str]) -> AfterValidator:
     return AfterValidator(validate)
 
 
-class _Trigger(Part):
+class _Trigger(DefinitionPart):
     @model_validator(mode="before")
     @classmethod
     def _is_short(cls, given: Any, info: ValidationInfo) -> Any:
-        if info.context != STORED and len(to_json(given)) > MOST_BYTES:
+        if info.context != STORED and len(to_json(given)) > MAX_BYTES:
             raise ValueError(
-                f"a trigger has at most {MOST_BYTES >> 10} KB of JSON: each event of its type is read with it"
+                f"a trigger has at most {MAX_BYTES >> 10} KB of JSON: each event of its type is read with it"
             )
         return given
 
@@ -54,7 +54,7 @@ class EventTrigger(_Trigger):
     from_workflows: Flag = False
 
     @model_validator(mode="after")
-    def _asks_the_event(self) -> EventTrigger:
+    def _check_event_references(self) -> EventTrigger:
         asked = [path for path, _ in paths(self.when)] if self.when is not None else []
         for path in (*asked, *references(self.input)):
             if path[0] != "input" or path[1] not in _EVENT:
@@ -75,7 +75,7 @@ class ScheduleTrigger(_Trigger):
     input: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _asks_the_time(self) -> ScheduleTrigger:
+    def _check_time_references(self) -> ScheduleTrigger:
         for path in references(self.input):
             if path != ("input", "scheduled_at"):
                 raise ValueError(f"{'.'.join(path)!r}: a schedule knows input.scheduled_at")

@@ -18,16 +18,20 @@ class _Payload(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class RunSetGoing(_Payload):
-    """The payload of `workflows.started` and `workflows.resumed`. `turn` counts how often the run was set going."""
+class RunStarted(_Payload):
+    """The payload of `workflows.started`. `dispatch` counts how often the run was set going."""
 
     run_id: str
     workflow_key: str
-    turn: int
+    dispatch: int
 
 
-class StepTold(_Payload):
-    """The payload of `workflows.step_taken`."""
+class RunResumed(RunStarted):
+    """The payload of `workflows.resumed`."""
+
+
+class StepCompleted(_Payload):
+    """The payload of `workflows.step_completed`."""
 
     run_id: str
     workflow_key: str
@@ -80,7 +84,7 @@ class Notification(_Payload):
     data: dict[str, Any]
 
 
-class _OfAssignment(_Payload):
+class _AssignmentPayload(_Payload):
     id: str
     run_id: str
     workflow_key: str
@@ -89,14 +93,14 @@ class _OfAssignment(_Payload):
     title: str
 
 
-class Assignment(_OfAssignment):
+class Assignment(_AssignmentPayload):
     """The payload of `workflows.assigned`; `id` is the document's in `workflow_assignments`."""
 
     details: dict[str, Any]
     assigned_at: datetime
 
 
-class AssignmentCompleted(_OfAssignment):
+class AssignmentCompleted(_AssignmentPayload):
     """The payload of `workflows.assignment_completed`."""
 
     result: dict[str, Any]
@@ -113,9 +117,9 @@ class TriggerChanged(_Payload):
     timezone: str | None
 
 
-STARTED = create_event_type(type="workflows.started", payload=RunSetGoing)
-RESUMED = create_event_type(type="workflows.resumed", payload=RunSetGoing)
-STEP_TAKEN = create_event_type(type="workflows.step_taken", payload=StepTold)
+STARTED = create_event_type(type="workflows.started", payload=RunStarted)
+RESUMED = create_event_type(type="workflows.resumed", payload=RunResumed)
+STEP_COMPLETED = create_event_type(type="workflows.step_completed", payload=StepCompleted)
 PAUSED = create_event_type(type="workflows.paused", payload=RunPaused)
 ENDED = create_event_type(type="workflows.ended", payload=RunEnded)
 PURGED = create_event_type(type="workflows.purged", payload=RunsPurged)
@@ -129,20 +133,22 @@ CONTROL = frozenset({STARTED.type, RESUMED.type, TRIGGER_CHANGED.type, "approval
 """Types of the events that move runs on. They have a queue of their own."""
 
 
-def tell_going(ctx: InternalContext, run: Record, first: bool = False) -> None:
+def emit_run_started(ctx: InternalContext, run: Record, first: bool = False) -> None:
     """Have a run set going, once this commits."""
-    told = RunSetGoing(run_id=run.id, workflow_key=run.data["workflow_key"], turn=run.data["turn"])
-    ctx.emit(STARTED if first else RESUMED, told, subject=run_subject(run.id))
+    payload = (RunStarted if first else RunResumed)(
+        run_id=run.id, workflow_key=run.data["workflow_key"], dispatch=run.data["dispatch"]
+    )
+    ctx.emit(STARTED if first else RESUMED, payload, subject=run_subject(run.id))
 
 
-def tell_end(ctx: InternalContext, run: Record, approval_id: str | None = None) -> None:
+def emit_run_ended(ctx: InternalContext, run: Record, approval_id: str | None = None) -> None:
     """Tell of a run that has ended, and of the approval that it waited for then."""
     data = run.data
-    told = RunEnded(
+    payload = RunEnded(
         run_id=run.id,
         workflow_key=data["workflow_key"],
         status=data["status"],
         error=data["error"],
         approval_id=approval_id,
     )
-    ctx.emit(ENDED, told, subject=run_subject(run.id))
+    ctx.emit(ENDED, payload, subject=run_subject(run.id))

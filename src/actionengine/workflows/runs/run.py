@@ -12,24 +12,31 @@ from actionengine.storage.port import Record, UnitOfWork
 from actionengine.workflows.definitions.definition import Definition
 from actionengine.workflows.definitions.steps import END, FAIL, PAUSE, RESERVED, ApprovalStep, Step
 from actionengine.workflows.models import PausedFor, StepStatus
-from actionengine.workflows.runs.events import PAUSED, STEP_TAKEN, RunPaused, StepTold, tell_end, tell_going
-from actionengine.workflows.runs.step_handlers import Done, Scene, known_to
-from actionengine.workflows.runs.store import RUNS, Store, run_subject, step_id, store_of, timestamp
+from actionengine.workflows.runs.events import (
+    PAUSED,
+    STEP_COMPLETED,
+    RunPaused,
+    StepCompleted,
+    emit_run_ended,
+    emit_run_started,
+)
+from actionengine.workflows.runs.step_handlers import StepContext, StepResult, run_scope
+from actionengine.workflows.runs.store import RUNS, Store, open_store, run_subject, step_id, timestamp
 
-MOST_OUTPUT = 64 * 1024
+MAX_OUTPUT_BYTES = 64 * 1024
 """Bytes of JSON of a step's output that later steps can refer to; of a longer one they see only how long it is."""
 
-MOST_OUTPUTS = 1024 * 1024
+MAX_OUTPUTS_BYTES = 1024 * 1024
 """Bytes of JSON of what all steps of a run have given."""
 
-_MOST_TOLD = 1000
+_MAX_MESSAGE_LENGTH = 1000
 """Characters of the message of an error that is too long to be kept."""
 
-_DEEPEST = 32
+_MAX_DETAILS_DEPTH = 32
 """Values within values of the details of an error: a payload has to hold them."""
 
 
-class Journey:
+class RunStepper:
     """A run at the step that is to be taken, and how it goes on from there."""
 
     def __init__(self, ctx: InternalContext, store: Store, run: Record, definition: Definition) -> None:
@@ -38,16 +45,16 @@ class Journey:
         self.run = run
         self.definition = definition
         self.step: Step = definition.step(run.data["step"])
-        self.scene = Scene(ctx, ctx, store, run, known_to(run))
+        self.step_context = StepContext(ctx, ctx, store, run, run_scope(run))
 
     @classmethod
-    async def at(cls, ctx: InternalContext, run_id: str, position: int) -> Journey | None:
+    async def load(cls, ctx: InternalContext, run_id: str, position: int) -> RunStepper | None:
         """The run, where it still is at this position."""
-        store = store_of(ctx)
+        store = open_store(ctx)
         run = await store.run(run_id)
-        check_driver(ctx, run)
+        check_workflow_actor(ctx, run)
         ctx.add_subject(run_subject(run.id))
-        ctx.hold_locks_of(run.id)
+        ctx.act_as_lock_holder(run.id)
         if not is_at(run, position):
             return None
         return cls(ctx, store, run, await store.definition(run))
@@ -58,7 +65,7 @@ class Journey:
         approval_id: str | None = self.run.data["approval_id"]
         return approval_id
 
-    def bound(self) -> ActionError | None:
+    def limit_error(self) -> ActionError | None:
         """The error of a run that has taken all the steps, or been here as often, as it may; None before that."""
         data, step = self.run.data, self.step
         if data["position"] >= self.definition.max_steps:
@@ -69,20 +76,20 @@ class Journey:
             return ActionError(ErrorCode.UNPROCESSABLE, message, {"step": step.name, "max_visits": step.max_visits})
         return None
 
-    async def fail_at(self, bound: ActionError) -> None:
+    async def fail_at_limit(self, limit_error: ActionError) -> None:
         """Fail without taking the step. Where its failure leads to another step, it does so once: from there a run may
         come back, and has to end."""
         is_way_out = self.step.on_failure not in RESERVED and self._visits == self.step.max_visits
         has_steps_left = self.run.data["position"] < self.definition.max_steps
         may_go_on = has_steps_left and (is_way_out or self.step.on_failure == PAUSE)
-        await self._stumble("failed", self.step.on_failure if may_go_on else FAIL, bound)
+        await self._fail_step("failed", self.step.on_failure if may_go_on else FAIL, limit_error)
 
     @property
     def _visits(self) -> int:
         visits: int = self.run.data["visits"].get(self.step.name, 0)
         return visits
 
-    async def go_on(self, done: Done, wakes: bool = False) -> None:
+    async def advance(self, done: StepResult, wakes: bool = False) -> None:
         """Go on from a step that has succeeded, or wait for whom it has asked to do something. With `wakes`, somebody
         else than the run's driver has done it."""
         if done.assignment_id is not None:
@@ -92,26 +99,26 @@ class Journey:
         locks = [lock for lock in self.run.data["locks"] if lock != done.released]
         if done.locked is not None and done.locked not in locks:
             locks.append(done.locked)
-        target = done.next or self.step.next or self.definition.following(self.step.name)
+        target = done.next or self.step.next or self.definition.next_step(self.step.name)
         await self._take("succeeded", target, output, None, locks=locks, wakes=wakes)
 
     async def fail(self, error: ActionError) -> None:
         """The step has failed for good."""
-        await self._stumble("failed", self.step.on_failure, error)
+        await self._fail_step("failed", self.step.on_failure, error)
 
     async def decline(self, error: ActionError) -> None:
         """What the step waited for is refused."""
         target = self.step.on_reject if isinstance(self.step, ApprovalStep) else self.step.on_failure
-        await self._stumble("rejected", target, error, wakes=True)
+        await self._fail_step("rejected", target, error, wakes=True)
 
-    async def _stumble(self, status: StepStatus, target: str, error: ActionError, wakes: bool = False) -> None:
-        told = storable(error.to_dict(), _room({**self.run.data["outputs"], self.step.name: None}))
-        await self._take(status, target, {"error": told}, told, wakes=wakes)
+    async def _fail_step(self, status: StepStatus, target: str, error: ActionError, wakes: bool = False) -> None:
+        stored = storable_error(error.to_dict(), _room({**self.run.data["outputs"], self.step.name: None}))
+        await self._take(status, target, {"error": stored}, stored, wakes=wakes)
 
     async def pause(self, reason: PausedFor, **what: str) -> None:
         """Stop here until somebody acts: on what `approval_id` or `assignment_id` names."""
         await self._write({"status": "paused", "paused_for": reason, **what})
-        self._tell_pause()
+        self._emit_paused()
 
     async def _take(
         self,
@@ -145,7 +152,7 @@ class Journey:
         # Somebody else than its driver has moved the run: it has to be set going.
         wakes = (wakes or self._ctx.approved is not None) and changed["status"] == "running"
         if wakes:
-            changed["turn"] = data["turn"] + 1
+            changed["dispatch"] = data["dispatch"] + 1
         await self._store.steps.insert(
             {
                 "run_id": self.run.id,
@@ -161,15 +168,15 @@ class Journey:
             step_id(self.run.id, data["position"]),
         )
         await self._write(changed)
-        self._tell_step(status)
+        self._emit_step(status)
         if changed.get("ended_at") is not None:
             await self._store.release_locks(self.run)
             await self._store.note_end(self.run)
-            tell_end(self._ctx, self.run)
+            emit_run_ended(self._ctx, self.run)
         elif changed["status"] == "paused":
-            self._tell_pause()
+            self._emit_paused()
         elif wakes:
-            tell_going(self._ctx, self.run)
+            emit_run_started(self._ctx, self.run)
 
     async def pause_when_asked(self, unit_of_work: UnitOfWork, approval_id: str) -> None:
         """Pause in the transaction that stores the approval which the step asks for: so whoever looks at the run, after
@@ -177,7 +184,7 @@ class Journey:
 
         Raises `ActionError(idempotency_in_progress)` where somebody else has moved the run meanwhile.
         """
-        runs, approved = unit_of_work.records(RUNS), self.scene.access.approved
+        runs, approved = unit_of_work.records(RUNS), self.step_context.access.approved
         run = await runs.get(self.run.id)
         waits_for = None if approved is None else approved.approval_id
         if run is None or not is_at(run, self.run.data["position"]) or run.data["approval_id"] != waits_for:
@@ -190,15 +197,15 @@ class Journey:
             if refusal.code is not ErrorCode.CONFLICT:
                 raise
             raise _moved_meanwhile(run) from None
-        self.scene.access.emit_asked(PAUSED, self._pause_told(), run_subject(run.id))
+        self.step_context.access.emit_asked(PAUSED, self._paused_payload(), run_subject(run.id))
 
     async def _write(self, changed: dict[str, Any]) -> None:
         data = {**self.run.data, **changed, "updated_at": await timestamp(self._ctx)}
         self.run = await self._store.runs.update(self.run.id, data, self.run.version)
 
-    def _tell_step(self, status: StepStatus) -> None:
+    def _emit_step(self, status: StepStatus) -> None:
         data = self.run.data
-        told = StepTold(
+        payload = StepCompleted(
             run_id=self.run.id,
             workflow_key=data["workflow_key"],
             position=data["position"] - 1,
@@ -208,12 +215,12 @@ class Journey:
             next=data["step"],
             run_status=data["status"],
         )
-        self._ctx.emit(STEP_TAKEN, told, subject=run_subject(self.run.id))
+        self._ctx.emit(STEP_COMPLETED, payload, subject=run_subject(self.run.id))
 
-    def _tell_pause(self) -> None:
-        self._ctx.emit(PAUSED, self._pause_told(), subject=run_subject(self.run.id))
+    def _emit_paused(self) -> None:
+        self._ctx.emit(PAUSED, self._paused_payload(), subject=run_subject(self.run.id))
 
-    def _pause_told(self) -> RunPaused:
+    def _paused_payload(self) -> RunPaused:
         data = self.run.data
         return RunPaused(
             run_id=self.run.id,
@@ -245,16 +252,20 @@ def _kept(output: Any, others: dict[str, Any]) -> Any:
 
 def _room(others: dict[str, Any]) -> int:
     """Bytes that an output may have beside those of the other steps."""
-    return min(MOST_OUTPUT, MOST_OUTPUTS - len(to_json(others)))
+    return min(MAX_OUTPUT_BYTES, MAX_OUTPUTS_BYTES - len(to_json(others)))
 
 
-def storable(told: dict[str, Any], most: int = MOST_OUTPUT) -> dict[str, Any]:
+def storable_error(error: dict[str, Any], most: int = MAX_OUTPUT_BYTES) -> dict[str, Any]:
     """An error, as `ActionError.to_dict` tells it, so that it can be kept: without the one character that no database
     keeps, and in `most` bytes, or shortened. What has gone wrong is told in any case."""
-    if len(to_json(told)) > most or _is_deep(told):
-        is_long = len(told["message"]) > _MOST_TOLD
-        told = {**told, "message": f"{told['message'][:_MOST_TOLD]}…" if is_long else told["message"], "details": {}}
-    kept: dict[str, Any] = _without_nul(told)
+    if len(to_json(error)) > most or _is_deep(error):
+        is_long = len(error["message"]) > _MAX_MESSAGE_LENGTH
+        error = {
+            **error,
+            "message": f"{error['message'][:_MAX_MESSAGE_LENGTH]}…" if is_long else error["message"],
+            "details": {},
+        }
+    kept: dict[str, Any] = _without_nul(error)
     return kept
 
 
@@ -262,7 +273,7 @@ def _is_deep(value: Any, depth: int = 0) -> bool:
     if not isinstance(value, dict | list):
         return False
     members = value.values() if isinstance(value, dict) else value
-    return depth > _DEEPEST or any(_is_deep(each, depth + 1) for each in members)
+    return depth > _MAX_DETAILS_DEPTH or any(_is_deep(each, depth + 1) for each in members)
 
 
 def _without_nul(value: Any) -> Any:
@@ -273,7 +284,7 @@ def _without_nul(value: Any) -> Any:
     return list(map(_without_nul, value)) if isinstance(value, list | tuple) else value
 
 
-def check_driver(ctx: InternalContext, run: Record) -> None:
+def check_workflow_actor(ctx: InternalContext, run: Record) -> None:
     """Raises `ActionError(forbidden)` for another actor than the run's workflow."""
     check_actor(ctx, run.data["workflow_key"], f"the run {run.id} is driven")
 

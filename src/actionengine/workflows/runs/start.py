@@ -6,21 +6,21 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from actionengine.changes.documents import misfits, model_of
+from actionengine.changes.documents import field_problems, model_of
 from actionengine.changes.store import conflict, new_id, not_found
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.pipeline.payload import summary
+from actionengine.pipeline.payload import summarize
 from actionengine.schemas.schema import Schema
 from actionengine.storage.port import Record
 from actionengine.workflows.definitions.definition import Definition
-from actionengine.workflows.runs.events import tell_going
-from actionengine.workflows.runs.store import parsed, store_of, timestamp
+from actionengine.workflows.runs.events import emit_run_started
+from actionengine.workflows.runs.store import open_store, parsed, timestamp
 
-MOST_INPUT = 64 * 1024
+MAX_INPUT_BYTES = 64 * 1024
 """Bytes of JSON of the input of a run."""
 
-DEEPEST = 50
+MAX_RUN_DEPTH = 50
 """Runs that were started by a step of a run that was started by a step of …: a workflow may start itself."""
 
 
@@ -40,7 +40,7 @@ async def start_run(
     Raises `ActionError`: `not_found` for a workflow that there is not, `conflict` for one that is not active,
     `invalid_input` for an input that is not what the definition says, `unprocessable` for one too deep.
     """
-    store = store_of(ctx)
+    store = open_store(ctx)
     head = await store.heads.get(key)
     if head is None:
         raise not_found("workflow", key)
@@ -54,10 +54,10 @@ async def start_run(
     if outer is None and holder is not None:
         outer = await store.runs.get(holder)
     depth = 0 if outer is None else outer.data["depth"] + 1
-    if depth > DEEPEST:
+    if depth > MAX_RUN_DEPTH:
         raise ActionError(
             ErrorCode.UNPROCESSABLE,
-            f"runs that start runs are at most {DEEPEST} deep: {key!r} is not started",
+            f"runs that start runs are at most {MAX_RUN_DEPTH} deep: {key!r} is not started",
             {"key": key},
         )
     run = {
@@ -67,7 +67,7 @@ async def start_run(
         "status": "running",
         "step": definition.steps[0].name,
         "position": 0,
-        "turn": 0,
+        "dispatch": 0,
         "visits": {},
         "outputs": {},
         "locks": [],
@@ -79,25 +79,25 @@ async def start_run(
         "depth": depth,
         "started_by": started_by,
         # Who is behind it, where another run has caused this one.
-        "behind": [] if outer is None else list(dict.fromkeys((outer.data["started_by"], *outer.data["behind"]))),
+        "ancestors": [] if outer is None else list(dict.fromkeys((outer.data["started_by"], *outer.data["ancestors"]))),
         "trigger_id": trigger_id,
         "created_at": now,
         "updated_at": now,
         "ended_at": None,
     }
     inserted = await store.runs.insert(run, id or new_id())
-    tell_going(ctx, inserted, first=True)
+    emit_run_started(ctx, inserted, first=True)
     return inserted
 
 
 def _check_input(key: str, definition: Definition, input: dict[str, Any]) -> None:
     encoded = to_json(input)
-    if len(encoded) > MOST_INPUT:
+    if len(encoded) > MAX_INPUT_BYTES:
         raise ActionError(
-            ErrorCode.INVALID_INPUT, f"the input of a run has at most {MOST_INPUT >> 10} KB", {"key": key}
+            ErrorCode.INVALID_INPUT, f"the input of a run has at most {MAX_INPUT_BYTES >> 10} KB", {"key": key}
         )
     if definition.input is None:
         return
-    fields = misfits(model_of(key, Schema.from_document(definition.input.document())), encoded)
+    fields = field_problems(model_of(key, Schema.from_document(definition.input.document())), encoded)
     if fields:
-        raise ActionError(ErrorCode.INVALID_INPUT, f"the input of {key!r}: {summary(fields)}", {"fields": fields})
+        raise ActionError(ErrorCode.INVALID_INPUT, f"the input of {key!r}: {summarize(fields)}", {"fields": fields})

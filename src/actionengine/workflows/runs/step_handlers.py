@@ -12,8 +12,8 @@ from returns.result import Failure
 from actionengine.action_context import ActionContext
 from actionengine.actions import ApprovalPolicy
 from actionengine.changes.store import conflict, not_found
-from actionengine.conditions.conditions import holds
-from actionengine.conditions.templates import filled
+from actionengine.conditions.conditions import evaluate
+from actionengine.conditions.templates import render
 from actionengine.context import identity_of
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
@@ -35,18 +35,18 @@ from actionengine.workflows.runs.store import Store, insert_once, is_in_force, l
 ASSIGNMENTS = "workflow_assignments"
 """The collection of what workflows have given people to do; the host's to read and to change."""
 
-MOST_MESSAGE = 10_000
+MAX_MESSAGE_LENGTH = 10_000
 """Characters of what an approval step tells approvers."""
 
 
-class Scene(NamedTuple):
+class StepContext(NamedTuple):
     """What a step is performed with."""
 
     ctx: InternalContext
     access: InternalContext
     store: Store
     run: Record
-    known: Mapping[str, Any]
+    scope: Mapping[str, Any]
 
     def records(self, collection: str) -> AsyncRecords:
         """A collection of the host's, with what guards its documents."""
@@ -59,7 +59,7 @@ class Scene(NamedTuple):
         return key
 
 
-class Done(NamedTuple):
+class StepResult(NamedTuple):
     """What came of a step: its output; `next`, the step that it leads to, where that is not the following one; the lock
     that it took, or gave up; the assignment that the run has to wait for."""
 
@@ -70,7 +70,7 @@ class Done(NamedTuple):
     assignment_id: str | None = None
 
 
-async def perform(scene: Scene, step: Step, records: str | None = None) -> Done:
+async def perform(scene: StepContext, step: Step, records: str | None = None) -> StepResult:
     """Do what a step says. Raises `ActionError` with what it fails with.
 
     Where `records` is a permission, what the step does to documents asks for it: `<records>.<collection>.<operation>`.
@@ -81,23 +81,23 @@ async def perform(scene: Scene, step: Step, records: str | None = None) -> Done:
     return await _PERFORM[step.type](scene, step)
 
 
-def known_to(run: Record) -> dict[str, Any]:
+def run_scope(run: Record) -> dict[str, Any]:
     """What references of a run's steps look into."""
     data = run.data
     about = {"id": run.id, "workflow": data["workflow_key"], "started_by": data["started_by"]}
     return {"input": data["input"], "steps": data["outputs"], "run": about}
 
 
-def starters(run: Record) -> frozenset[str]:
+def initiators(run: Record) -> frozenset[str]:
     """Whoever has had a run started: by itself, or by a run that started this one."""
-    return frozenset((run.data["started_by"], *run.data["behind"]))
+    return frozenset((run.data["started_by"], *run.data["ancestors"]))
 
 
-def about(run: Record, step: Step) -> str:
+def description(run: Record, step: Step) -> str:
     """What the action log says of a step, and whoever is to approve it."""
     if isinstance(step, ApprovalStep):
         try:
-            return _message(step, known_to(run))
+            return _message(step, run_scope(run))
         except ActionError:
             # It is told when the step is performed.
             return step.message
@@ -105,13 +105,13 @@ def about(run: Record, step: Step) -> str:
     return f"workflow {run.data['workflow_key']}, run {run.id}, step {step.name}{does}"
 
 
-def _check_approver(scene: Scene, step: Step) -> None:
+def _check_approver(scene: StepContext, step: Step) -> None:
     """Whoever has started a run does not grant what it asks for, be it a step or the policy of an action: that would
     have them approve what they ask for themselves."""
     approved = scene.access.approved
     if approved is None or (isinstance(step, ApprovalStep) and step.by_starter):
         return
-    if identity_of(approved.approved_by) in map(identity_of, starters(scene.run)):
+    if identity_of(approved.approved_by) in map(identity_of, initiators(scene.run)):
         raise ActionError(
             ErrorCode.FORBIDDEN,
             f"{approved.approved_by} has started the run {scene.run.id}: somebody else must decide",
@@ -119,17 +119,17 @@ def _check_approver(scene: Scene, step: Step) -> None:
         )
 
 
-async def _action(scene: Scene, step: ActionStep) -> Done:
+async def _action(scene: StepContext, step: ActionStep) -> StepResult:
     service, _, action = step.action.partition(".")
-    answer = await scene.access.execute_action(service, action, filled(step.input, scene.known))
+    answer = await scene.access.execute_action(service, action, render(step.input, scene.scope))
     if isinstance(answer, Failure):
         raise answer.failure()
-    return Done(scene.access.shown(service, action, answer.unwrap()))
+    return StepResult(scene.access.to_log_json(service, action, answer.unwrap()))
 
 
-async def _assignment(scene: Scene, step: AssignmentStep) -> Done:
-    assignee, title = _text(filled(step.assignee, scene.known)), _text(filled(step.title, scene.known))
-    details = filled(step.details, scene.known)
+async def _assignment(scene: StepContext, step: AssignmentStep) -> StepResult:
+    assignee, title = _text(render(step.assignee, scene.scope)), _text(render(step.title, scene.scope))
+    details = render(step.details, scene.scope)
     document = {
         "assignee": assignee,
         "title": title,
@@ -158,14 +158,14 @@ async def _assignment(scene: Scene, step: AssignmentStep) -> Done:
         subject=run_subject(scene.run.id),
     )
     output = {"id": record.id, "assignee": assignee, "title": title}
-    return Done(output, assignment_id=record.id if step.wait else None)
+    return StepResult(output, assignment_id=record.id if step.wait else None)
 
 
-async def _approval(scene: Scene, step: ApprovalStep) -> Done:
+async def _approval(scene: StepContext, step: ApprovalStep) -> StepResult:
     policy = f"workflows.{scene.key}.{step.name}"
     approved = scene.access.approved
     if approved is None or policy not in approved.granted:
-        _message(step, scene.known)
+        _message(step, scene.scope)
         wanted = ApprovalPolicy(_always, step.permission, timedelta(seconds=step.expires_after))
         raise scene.access.approval_needed(policy, wanted, workflow_subject(scene.key))
     output = {
@@ -173,36 +173,36 @@ async def _approval(scene: Scene, step: ApprovalStep) -> Done:
         "approval_id": approved.approval_id,
         "approved_at": (await scene.access.unit_of_work.now()).isoformat(),
     }
-    return Done(output)
+    return StepResult(output)
 
 
-async def _notification(scene: Scene, step: NotificationStep) -> Done:
-    to = filled(step.to, scene.known)
+async def _notification(scene: StepContext, step: NotificationStep) -> StepResult:
+    to = render(step.to, scene.scope)
     payload = Notification(
         run_id=scene.run.id,
         workflow_key=scene.key,
         step=step.name,
         to=tuple(map(_text, to if isinstance(to, list) else [to])),
-        message=_text(filled(step.message, scene.known)),
-        subject=_text(filled(step.subject, scene.known)),
-        channel=_text(filled(step.channel, scene.known)),
-        data=filled(step.data, scene.known),
+        message=_text(render(step.message, scene.scope)),
+        subject=_text(render(step.subject, scene.scope)),
+        channel=_text(render(step.channel, scene.scope)),
+        data=render(step.data, scene.scope),
     )
     scene.ctx.emit(NOTIFICATION, payload, subject=run_subject(scene.run.id))
-    return Done({})
+    return StepResult({})
 
 
-async def _decision(scene: Scene, step: DecisionStep) -> Done:
+async def _decision(scene: StepContext, step: DecisionStep) -> StepResult:
     for branch in step.branches:
-        if holds(branch.when, scene.known):
-            return Done({"next": branch.next}, branch.next)
-    return Done({"next": step.otherwise}, step.otherwise)
+        if evaluate(branch.when, scene.scope):
+            return StepResult({"next": branch.next}, branch.next)
+    return StepResult({"next": step.otherwise}, step.otherwise)
 
 
-async def _mutation(scene: Scene, step: RecordMutationStep) -> Done:
+async def _mutation(scene: StepContext, step: RecordMutationStep) -> StepResult:
     records = scene.records(step.collection)
-    id = None if step.id is None else _text(filled(step.id, scene.known))
-    data = None if step.data is None else filled(step.data, scene.known)
+    id = None if step.id is None else _text(render(step.id, scene.scope))
+    data = None if step.data is None else render(step.data, scene.scope)
     if step.operation == "insert":
         assert data is not None
         return _of_record(await records.insert(data, id))
@@ -210,7 +210,7 @@ async def _mutation(scene: Scene, step: RecordMutationStep) -> Done:
     before = await _existing(records, step.collection, id)
     if step.operation == "delete":
         await records.delete(id, before.version)
-        return Done({"id": id, "version": before.version, "data": before.data})
+        return StepResult({"id": id, "version": before.version, "data": before.data})
     kept = _without(before.data, step.drop)
     return _of_record(await records.update(id, {**kept, **(data or {})}, before.version))
 
@@ -221,15 +221,15 @@ def _without(document: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any
     return {name: value for name, value in document.items() if name not in names and nfc(name) not in others}
 
 
-async def _lock(scene: Scene, step: RecordLockStep) -> Done:
-    id = _text(filled(step.id, scene.known))
+async def _lock(scene: StepContext, step: RecordLockStep) -> StepResult:
+    id = _text(render(step.id, scene.scope))
     key = lock_id(step.collection, id)
     locks, run_id = scene.store.locks, scene.run.id
     held = await locks.get(key)
     if step.operation == "release":
         if held is not None and held.data["run_id"] == run_id:
             await locks.delete(key, held.version)
-        return Done({"collection": step.collection, "id": id, "version": None}, released=key)
+        return StepResult({"collection": step.collection, "id": id, "version": None}, released=key)
     now = await scene.access.unit_of_work.now()
     if held is not None and held.data["run_id"] != run_id and is_in_force(held, now):
         raise conflict(f"the workflow run {held.data['run_id']} has locked {key}", collection=step.collection, id=id)
@@ -244,7 +244,7 @@ async def _lock(scene: Scene, step: RecordLockStep) -> Done:
         await locks.update(key, document, held.version)
     elif not await insert_once(locks, document, key):
         raise SerializationFailure(f"{key} is being locked by another run")
-    return Done({"collection": step.collection, "id": id, "version": record.version}, locked=key)
+    return StepResult({"collection": step.collection, "id": id, "version": record.version}, locked=key)
 
 
 async def _existing(records: AsyncRecords, collection: str, id: str) -> Record:
@@ -254,15 +254,17 @@ async def _existing(records: AsyncRecords, collection: str, id: str) -> Record:
     return record
 
 
-def _of_record(record: Record) -> Done:
-    return Done({"id": record.id, "version": record.version, "data": record.data})
+def _of_record(record: Record) -> StepResult:
+    return StepResult({"id": record.id, "version": record.version, "data": record.data})
 
 
-def _message(step: ApprovalStep, known: Mapping[str, Any]) -> str:
+def _message(step: ApprovalStep, scope: Mapping[str, Any]) -> str:
     """What an approver reads: all of it, so that an input cannot push anything out of sight."""
-    text = _text(filled(step.message, known))
-    if len(text) > MOST_MESSAGE:
-        raise ActionError(ErrorCode.UNPROCESSABLE, f"the message to approvers has more than {MOST_MESSAGE} characters")
+    text = _text(render(step.message, scope))
+    if len(text) > MAX_MESSAGE_LENGTH:
+        raise ActionError(
+            ErrorCode.UNPROCESSABLE, f"the message to approvers has more than {MAX_MESSAGE_LENGTH} characters"
+        )
     return text
 
 
@@ -274,7 +276,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else to_json(value).decode()
 
 
-_PERFORM: Mapping[str, Callable[[Scene, Any], Awaitable[Done]]] = {
+_PERFORM: Mapping[str, Callable[[StepContext, Any], Awaitable[StepResult]]] = {
     "action": _action,
     "assignment": _assignment,
     "approval": _approval,

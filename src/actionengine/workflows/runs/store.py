@@ -106,7 +106,7 @@ class Store:
                 await self.locks.delete(id, held.version)
 
 
-def store_of(ctx: InternalContext) -> Store:
+def open_store(ctx: InternalContext) -> Store:
     """The documents, from inside an action."""
     return Store(ctx.unit_of_work)
 
@@ -163,7 +163,7 @@ def step_id(run_id: str, position: int) -> str:
     return f"{run_id}/{position:06}"
 
 
-def caused_id(at: datetime, *cause: str) -> str:
+def derived_run_id(at: datetime, *cause: str) -> str:
     """The id of the run that a cause has, whenever it is told again; it sorts by the time of the cause, as others do by
     theirs (a UUID of version 7, with a hash for its random part)."""
     milliseconds = int(at.timestamp() * 1000).to_bytes(6, "big")

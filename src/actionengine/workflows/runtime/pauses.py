@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 
-SHORTEST_WAIT = 0.1
-LONGEST_WAIT = 60.0
+MIN_WAIT = 0.1
+MAX_WAIT = 60.0
 """Seconds between two attempts where something is away, at first and at most."""
 
-LONGEST_HELD = 1.0
+MAX_HELD_WAIT = 1.0
 """Seconds of a pause, at most, in which a run keeps its place; in a longer one others have that."""
 
 
@@ -19,7 +19,7 @@ class Later(Exception):
     is tried then, where one is.
     """
 
-    def __init__(self, seconds: float, wait: float = SHORTEST_WAIT) -> None:
+    def __init__(self, seconds: float, wait: float = MIN_WAIT) -> None:
         super().__init__()
         self.seconds = seconds * random.uniform(0.5, 1.0)
         self.wait = wait
@@ -29,4 +29,4 @@ class Later(Exception):
 
 def after(wait: float) -> float:
     """Return the pause after one where something is away."""
-    return min(2 * wait, LONGEST_WAIT)
+    return min(2 * wait, MAX_WAIT)

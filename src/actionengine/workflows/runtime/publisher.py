@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from pydantic_core import from_json
 from returns.result import Failure
 
-from actionengine.conditions.conditions import holds
+from actionengine.conditions.conditions import evaluate
 from actionengine.context import Tenant
 from actionengine.durable.client import DurableClient
 from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds, DurableUnavailable
@@ -27,9 +27,9 @@ from actionengine.workflows.definitions.triggers import EventTrigger
 from actionengine.workflows.runs.events import ENDED, REFUSALS, RESUMED, STARTED, TRIGGER_CHANGED
 from actionengine.workflows.runs.store import TRIGGERS as TRIGGER_DOCUMENTS
 from actionengine.workflows.runtime.queries import find, find_all, seconds_left
-from actionengine.workflows.runtime.run_executor import Executions, RolesOf, input_of
-from actionengine.workflows.runtime.scheduler import Agenda
-from actionengine.workflows.services.steps import MAY_PASS, SERVICE
+from actionengine.workflows.runtime.run_executor import RolesOf, StepActions, to_trigger_input
+from actionengine.workflows.runtime.scheduler import Scheduler
+from actionengine.workflows.services.steps import RETRYABLE, SERVICE
 from actionengine.workflows.services.triggers import parse_trigger, sees
 
 logger = logging.getLogger("actionengine")
@@ -78,17 +78,17 @@ class WorkflowPublisher:
         self.concurrency = concurrency
         self._engine = engine
         self._client = DurableClient(url, Bounds(connect_timeout, answer_timeout))
-        self._agenda = Agenda(self._client)
+        self._agenda = Scheduler(self._client)
         self._tenants = Tenants(engine.storage, tenant_of)
-        self._executions = Executions(engine, roles)
-        self._told: Mapping[str, Callable[[Event, Tenant], Any]] = {
-            STARTED.type: self._set_going,
-            RESUMED.type: self._set_going,
+        self._executions = StepActions(engine, roles)
+        self._handlers: Mapping[str, Callable[[Event, Tenant], Any]] = {
+            STARTED.type: self._enqueue_run,
+            RESUMED.type: self._enqueue_run,
             TRIGGER_CHANGED.type: self._reschedule,
             "approvals.approve": self._approved,
             **dict.fromkeys(REFUSALS, self._decline),
         }
-        self.queues = {queue: _OfQueue(self, queue) for queue in (WORKFLOWS, TRIGGERS)}
+        self.queues = {queue: _QueuePublisher(self, queue) for queue in (WORKFLOWS, TRIGGERS)}
         """Who takes events from which queue: what moves runs on does not wait for triggers."""
         self._started: set[str] = set()
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
@@ -99,8 +99,8 @@ class WorkflowPublisher:
         for event in events:
             try:
                 tenant = await self._tenants.find(event.tenant_id, "async")
-                if event.type in self._told and queue != TRIGGERS:
-                    await self._told[event.type](event, tenant)
+                if event.type in self._handlers and queue != TRIGGERS:
+                    await self._handlers[event.type](event, tenant)
                 if queue != WORKFLOWS:
                     if event.type == ENDED.type:
                         await self._ended(event)
@@ -127,9 +127,11 @@ class WorkflowPublisher:
         if not self._started:
             await self.stop()
 
-    async def _set_going(self, event: Event, tenant: Tenant) -> None:
-        told = event.payload
-        await asyncio.to_thread(self._agenda.turn, tenant, told["workflow_key"], told["run_id"], told["turn"])
+    async def _enqueue_run(self, event: Event, tenant: Tenant) -> None:
+        payload = event.payload
+        await asyncio.to_thread(
+            self._agenda.enqueue_run, tenant, payload["workflow_key"], payload["run_id"], payload["dispatch"]
+        )
 
     async def _decline(self, event: Event, tenant: Tenant) -> None:
         approval_id = event.payload["input"]["approval_id"]
@@ -152,7 +154,7 @@ class WorkflowPublisher:
         key, at = record.data["requester"]["id"], from_json(record.data["payload"])
         left = await seconds_left(self._engine.storage, tenant, record.id, "async")
         await asyncio.to_thread(self._agenda.expiry, tenant, key, record.id, left or 0.0)
-        answer = await self._executions.wait(tenant, key, at["run_id"], at["position"], record.id, "async")
+        answer = await self._executions.await_approval(tenant, key, at["run_id"], at["position"], record.id, "async")
         _check(answer, event)
 
     async def _ended(self, event: Event) -> None:
@@ -166,11 +168,11 @@ class WorkflowPublisher:
         return record if record is not None and record.data["service"] == SERVICE else None
 
     async def _reschedule(self, event: Event, tenant: Tenant) -> None:
-        told = event.payload
-        if told["schedule"] is None:
-            await asyncio.to_thread(self._agenda.unschedule, tenant, told["trigger_id"])
+        payload = event.payload
+        if payload["schedule"] is None:
+            await asyncio.to_thread(self._agenda.unschedule, tenant, payload["trigger_id"])
             return
-        about = (told["workflow_key"], told["trigger_id"], told["schedule"], told["timezone"])
+        about = (payload["workflow_key"], payload["trigger_id"], payload["schedule"], payload["timezone"])
         await asyncio.to_thread(self._agenda.schedule, tenant, *about)
 
     async def _fire(self, event: Event, tenant: Tenant) -> None:
@@ -211,7 +213,7 @@ class WorkflowPublisher:
         return failed
 
 
-class _OfQueue:
+class _QueuePublisher:
     """A publisher's part at one of its queues."""
 
     batch_size = 1
@@ -240,12 +242,12 @@ def _may_match(record: Record, event: Event) -> bool:
     try:
         trigger = parse_trigger(record.data["trigger"], stored=True)
         when = trigger.when if isinstance(trigger, EventTrigger) else None
-        return when is None or holds(when, {"input": input_of(event)})
+        return when is None or evaluate(when, {"input": to_trigger_input(event)})
     except ActionError:
         return True
 
 
-_TRY_AGAIN = MAY_PASS | {ErrorCode.INTERNAL}
+_TRY_AGAIN = RETRYABLE | {ErrorCode.INTERNAL}
 
 
 def _check(answer: Any, event: Event) -> None:

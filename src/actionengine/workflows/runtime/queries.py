@@ -23,7 +23,7 @@ async def find(storage: Storage, tenant: Tenant, collection: str, id: str, mode:
         return await unit_of_work.records(collection).get(id)
 
 
-async def now_of(storage: Storage, tenant: Tenant, mode: Mode) -> datetime:
+async def load_now(storage: Storage, tenant: Tenant, mode: Mode) -> datetime:
     """Return the time by the storage's clock."""
     async with _opened(storage, tenant, mode) as unit_of_work:
         return await unit_of_work.now()

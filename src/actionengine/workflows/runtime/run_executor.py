@@ -1,8 +1,8 @@
 """Driving runs: the durable functions, and what they execute through the engine, as the workflow's actor.
 
-A run is driven in turns. A turn is one execution of `drive` by the durable engine: it takes step after step until the
-run ends or pauses, and is begun anew by another process where its own is killed. Between two turns nothing is held: a
-run that waits for an approval costs a row.
+A run is driven in turns. A turn is one execution of `execute_run` by the durable engine: it takes step after step until
+the run ends or pauses, and is begun anew by another process where its own is killed. Between two turns nothing is held:
+a run that waits for an approval costs a row.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from actionengine.durable.database import DurableUnavailable
 from actionengine.durable.host import Interrupted
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.events.consumers.consumer import pause
+from actionengine.events.consumers.consumer import sleep
 from actionengine.events.event import Event
 from actionengine.storage.port import StorageError
-from actionengine.workflows.models import RunPoint
-from actionengine.workflows.runs.run import storable
-from actionengine.workflows.runtime.pauses import LONGEST_HELD, LONGEST_WAIT, SHORTEST_WAIT, Later, after
-from actionengine.workflows.runtime.queries import now_of, seconds_left
-from actionengine.workflows.runtime.scheduler import Agenda
-from actionengine.workflows.services.steps import FAILED_STEP, MAY_PASS, SERVICE
+from actionengine.workflows.models import RunCursor
+from actionengine.workflows.runs.run import storable_error
+from actionengine.workflows.runtime.pauses import MAX_HELD_WAIT, MAX_WAIT, MIN_WAIT, Later, after
+from actionengine.workflows.runtime.queries import load_now, seconds_left
+from actionengine.workflows.runtime.scheduler import Scheduler
+from actionengine.workflows.services.steps import FAILED_STEP, RETRYABLE, SERVICE
 
 T = TypeVar("T")
 
@@ -48,17 +48,17 @@ _EARLY = 1.0
 _REFUSALS = 8
 """Attempts to move a run on that may be refused: over some ten seconds."""
 
-_MOST_TOLD = 200
+_MAX_MESSAGE_LENGTH = 200
 """Characters of the message of an error of which no more can be told."""
 
-_PASSES = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.IDEMPOTENCY_IN_PROGRESS})
+_TRANSIENT = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.IDEMPOTENCY_IN_PROGRESS})
 """What is waited out: the storage is away, or another process, which may be taken for dead, is at the same step."""
 
 _FINAL = frozenset({ErrorCode.NOT_FOUND, ErrorCode.INVALID_INPUT})
 """What no further attempt mends."""
 
 
-def input_of(event: Event) -> dict[str, Any]:
+def to_trigger_input(event: Event) -> dict[str, Any]:
     """Return what a trigger knows of an event, as its `input`."""
     return {
         "payload": event.payload,
@@ -70,41 +70,41 @@ def input_of(event: Event) -> dict[str, Any]:
     }
 
 
-class Executions:
+class StepActions:
     """Executes what drives runs, as their workflows."""
 
     def __init__(self, engine: Engine, roles: RolesOf | None) -> None:
         self._engine = engine
         self._roles = roles
 
-    async def next(self, tenant: Tenant, key: str, run_id: str, mode: Mode) -> Result[RunPoint, ActionError]:
+    async def next(self, tenant: Tenant, key: str, run_id: str, mode: Mode) -> Result[RunCursor, ActionError]:
         """Where a run is."""
         return await self._execute("next", {"run_id": run_id}, tenant, key, mode, request_id=run_id)
 
-    async def perform(self, tenant: Tenant, point: RunPoint, mode: Mode) -> Result[RunPoint, ActionError]:
+    async def perform(self, tenant: Tenant, point: RunCursor, mode: Mode) -> Result[RunCursor, ActionError]:
         """Take a step."""
         return await self._at("perform", {}, tenant, point, mode)
 
-    async def give_up(
-        self, tenant: Tenant, point: RunPoint, error: ActionError, mode: Mode
-    ) -> Result[RunPoint, ActionError]:
+    async def fail_step(
+        self, tenant: Tenant, point: RunCursor, error: ActionError, mode: Mode
+    ) -> Result[RunCursor, ActionError]:
         """Have a step failed for good."""
         details = {name: value for name, value in error.details.items() if name != FAILED_STEP}
-        told = storable(ActionError(error.code, error.message, details).to_dict())
+        payload = storable_error(ActionError(error.code, error.message, details).to_dict())
         # Under no key: whoever else gives up at this position may do so for another error.
-        return await self._at("give_up", {"error": told}, tenant, point, mode, has_key=False)
+        return await self._at("fail_step", {"error": payload}, tenant, point, mode, has_key=False)
 
-    async def wait(
+    async def await_approval(
         self, tenant: Tenant, key: str, run_id: str, position: int, approval_id: str, mode: Mode
-    ) -> Result[RunPoint, ActionError]:
+    ) -> Result[RunCursor, ActionError]:
         """Go on with what became of an approval that a run waits for."""
         payload = {"run_id": run_id, "position": position, "approval_id": approval_id}
         once = f"{run_id}/{position}/{approval_id}"
-        return await self._execute("wait", payload, tenant, key, mode, once=once, request_id=run_id)
+        return await self._execute("await_approval", payload, tenant, key, mode, once=once, request_id=run_id)
 
     async def now(self, tenant: Tenant, mode: Mode) -> datetime:
         """Return the time by the storage's clock."""
-        return await now_of(self._engine.storage, tenant, mode)
+        return await load_now(self._engine.storage, tenant, mode)
 
     async def seconds_left(self, tenant: Tenant, approval_id: str, mode: Mode) -> float | None:
         """Return the seconds until an approval expires, by the same clock; None for one that is not pending."""
@@ -118,7 +118,7 @@ class Executions:
         self, tenant: Tenant, key: str, trigger_id: str, event: Event, mode: Mode
     ) -> Result[Any, ActionError]:
         """Start what an event triggers, once."""
-        known = input_of(event)
+        known = to_trigger_input(event)
         payload = {
             "trigger_id": trigger_id,
             "input": known,
@@ -148,12 +148,19 @@ class Executions:
         return await self._execute("fire", payload, tenant, key, mode, once=once, reason=f"scheduled for {due}")
 
     async def _at(
-        self, action: str, more: dict[str, Any], tenant: Tenant, point: RunPoint, mode: Mode, has_key: bool = True
-    ) -> Result[RunPoint, ActionError]:
+        self, action: str, more: dict[str, Any], tenant: Tenant, point: RunCursor, mode: Mode, has_key: bool = True
+    ) -> Result[RunCursor, ActionError]:
         payload = {"run_id": point.run_id, "position": point.position, **more}
         once = f"{point.run_id}/{point.position}" if has_key else None
         return await self._execute(
-            action, payload, tenant, point.workflow_key, mode, once=once, reason=point.about, request_id=point.run_id
+            action,
+            payload,
+            tenant,
+            point.workflow_key,
+            mode,
+            once=once,
+            reason=point.description,
+            request_id=point.run_id,
         )
 
     async def _execute(
@@ -178,15 +185,15 @@ class Executions:
         return await self._engine.execute(SERVICE, action, payload, context, mode)
 
 
-class Driver:
+class RunExecutor:
     """Takes the steps of runs, one after the other."""
 
-    def __init__(self, executions: Executions, agenda: Agenda, stopping: threading.Event) -> None:
+    def __init__(self, executions: StepActions, agenda: Scheduler, stopping: threading.Event) -> None:
         self._executions = executions
         self._agenda = agenda
         self._stopping = stopping
 
-    async def drive(
+    async def execute_run(
         self,
         tenant: Tenant,
         key: str,
@@ -194,7 +201,7 @@ class Driver:
         mode: Mode,
         position: int | None = None,
         attempt: int = 1,
-        wait: float = SHORTEST_WAIT,
+        wait: float = MIN_WAIT,
     ) -> str:
         """Take the steps of a run until it ends or pauses; its status then, or `later` where it is gone on with after
         a while. Raises `Interrupted` where the process stops before.
@@ -203,13 +210,13 @@ class Driver:
         that says that something is away.
         """
         try:
-            return await self._drive(tenant, key, run_id, mode, position, attempt, wait)
+            return await self._execute_run(tenant, key, run_id, mode, position, attempt, wait)
         except Later as later:
             about = (tenant, key, run_id, later.position, later.attempt, later.wait, later.seconds)
-            await self._in_the_end(lambda: _in_world(mode, self._agenda.later, *about), mode)
+            await self._in_the_end(lambda: _in_mode(mode, self._agenda.later, *about), mode)
             return "later"
 
-    async def _drive(
+    async def _execute_run(
         self, tenant: Tenant, key: str, run_id: str, mode: Mode, position: int | None, attempt: int, wait: float
     ) -> str:
         answer = await self._moved(lambda: self._executions.next(tenant, key, run_id, mode), mode, wait)
@@ -218,14 +225,14 @@ class Driver:
             logger.warning("the run %s of tenant %s cannot be driven: %s", run_id, tenant.slug, answer.failure())
             return str(answer.failure().code)
         point = answer.unwrap()
-        turn = point.turn
+        dispatch = point.dispatch
         if position is not None and point.position != position:
             # The step was taken, and the answer was lost, say.
             attempt = 1
         # Whoever begins another turn has the run set going by itself.
-        while point.status == "running" and point.turn == turn:
+        while point.status == "running" and point.dispatch == dispatch:
             point = await self._take(tenant, point, mode, attempt, wait)
-            attempt, wait = 1, SHORTEST_WAIT
+            attempt, wait = 1, MIN_WAIT
         if point.approval_id is not None:
             # A process that dies before this has its turn taken over, and so comes here.
             left = await self._seconds_left(tenant, point.approval_id, mode)
@@ -233,14 +240,14 @@ class Driver:
         return str(point.status)
 
     async def fire_if_due(
-        self, tenant: Tenant, key: str, trigger_id: str, at: datetime, mode: Mode, wait: float = SHORTEST_WAIT
+        self, tenant: Tenant, key: str, trigger_id: str, at: datetime, mode: Mode, wait: float = MIN_WAIT
     ) -> str:
         """Start what is scheduled for a time; one that comes early, by the clock of its scheduler, comes again."""
 
         async def is_early() -> bool:
             left = (at - await self._executions.now(tenant, mode)).total_seconds()
             if left > _EARLY:
-                await _in_world(mode, self._agenda.firing, tenant, key, trigger_id, at, left)
+                await _in_mode(mode, self._agenda.firing, tenant, key, trigger_id, at, left)
             return left > _EARLY
 
         if await self._in_the_end(is_early, mode):
@@ -249,11 +256,11 @@ class Driver:
             return await self.fire(tenant, key, trigger_id, at, mode, wait)
         except Later as later:
             about = (tenant, key, trigger_id, at, later.seconds, later.wait)
-            await self._in_the_end(lambda: _in_world(mode, self._agenda.firing, *about), mode)
+            await self._in_the_end(lambda: _in_mode(mode, self._agenda.firing, *about), mode)
             return "later"
 
     async def fire(
-        self, tenant: Tenant, key: str, trigger_id: str, at: datetime, mode: Mode, wait: float = SHORTEST_WAIT
+        self, tenant: Tenant, key: str, trigger_id: str, at: datetime, mode: Mode, wait: float = MIN_WAIT
     ) -> str:
         """Start what is scheduled for a time."""
         answer = await self._moved(
@@ -264,7 +271,7 @@ class Driver:
             return str(answer.failure().code)
         return str(answer.unwrap())
 
-    async def expire(self, tenant: Tenant, key: str, approval_id: str, mode: Mode, wait: float = SHORTEST_WAIT) -> str:
+    async def expire(self, tenant: Tenant, key: str, approval_id: str, mode: Mode, wait: float = MIN_WAIT) -> str:
         """Move on a run whose approval nobody has decided in time. One that is open is looked at again at its end, and
         a run that cannot be moved on yet a while later."""
         try:
@@ -275,18 +282,18 @@ class Driver:
         if isinstance(answer, Failure):
             code = answer.failure().code
             if code not in _FINAL:
-                await self._set_timer(tenant, key, approval_id, LONGEST_WAIT, mode)
+                await self._set_timer(tenant, key, approval_id, MAX_WAIT, mode)
             return str(code)
         if answer.unwrap() is None and (left := await self._seconds_left(tenant, approval_id, mode)) is not None:
             await self._set_timer(tenant, key, approval_id, left, mode)
             return "early"
         return "done"
 
-    async def _take(self, tenant: Tenant, point: RunPoint, mode: Mode, attempt: int, wait: float) -> RunPoint:
+    async def _take(self, tenant: Tenant, point: RunCursor, mode: Mode, attempt: int, wait: float) -> RunCursor:
         try:
             while True:
                 ask = partial(self._executions.perform, tenant, point, mode)
-                answer = await self._patiently(ask, mode, wait=wait)
+                answer = await self._with_retry(ask, mode, wait=wait)
                 if isinstance(answer, Success):
                     return _unwrapped(answer)
                 error = answer.failure()
@@ -294,12 +301,12 @@ class Driver:
                     # The run has paused with it.
                     ask = partial(self._executions.next, tenant, point.workflow_key, point.run_id, mode)
                     return _unwrapped(await self._moved(ask, mode))
-                if error.code not in MAY_PASS or attempt >= point.retry_attempts:
+                if error.code not in RETRYABLE or attempt >= point.retry_attempts:
                     return await self._give_up(tenant, point, error, mode)
                 logger.info("step %s of the run %s is tried again: %s", point.step, point.run_id, error)
                 pause = min(point.retry_seconds * 2 ** (attempt - 1), 3600.0)
-                attempt, wait = attempt + 1, SHORTEST_WAIT
-                if pause > LONGEST_HELD:
+                attempt, wait = attempt + 1, MIN_WAIT
+                if pause > MAX_HELD_WAIT:
                     raise Later(pause)
                 await self._pause(mode, pause)
         except Later as later:
@@ -314,11 +321,11 @@ class Driver:
     ) -> None:
         """Have an approval looked at in so many seconds."""
         about = (tenant, key, approval_id, seconds, wait)
-        await self._in_the_end(lambda: _in_world(mode, self._agenda.expiry, *about), mode)
+        await self._in_the_end(lambda: _in_mode(mode, self._agenda.expiry, *about), mode)
 
     async def _in_the_end(self, ask: Callable[[], Awaitable[T]], mode: Mode) -> T:
         """Return the answer, as soon as the databases can be reached."""
-        wait = SHORTEST_WAIT
+        wait = MIN_WAIT
         while True:
             try:
                 return await ask()
@@ -327,32 +334,32 @@ class Driver:
             await self._pause(mode, wait)
             wait = after(wait)
 
-    async def _give_up(self, tenant: Tenant, point: RunPoint, error: ActionError, mode: Mode) -> RunPoint:
-        answer = await self._moved(lambda: self._executions.give_up(tenant, point, error, mode), mode)
+    async def _give_up(self, tenant: Tenant, point: RunCursor, error: ActionError, mode: Mode) -> RunCursor:
+        answer = await self._moved(lambda: self._executions.fail_step(tenant, point, error, mode), mode)
         if isinstance(answer, Failure) and answer.failure().code is ErrorCode.INVALID_INPUT:
             # It is more than the host's limits of payloads allow.
-            short = ActionError(error.code, error.message[:_MOST_TOLD])
-            answer = await self._moved(lambda: self._executions.give_up(tenant, point, short, mode), mode)
+            short = ActionError(error.code, error.message[:_MAX_MESSAGE_LENGTH])
+            answer = await self._moved(lambda: self._executions.fail_step(tenant, point, short, mode), mode)
         return _unwrapped(answer)
 
-    async def _moved(self, ask: Callable[[], Any], mode: Mode, wait: float = SHORTEST_WAIT) -> Result[Any, ActionError]:
+    async def _moved(self, ask: Callable[[], Any], mode: Mode, wait: float = MIN_WAIT) -> Result[Any, ActionError]:
         """The answer to what only moves a run on: what stands in its way passes. A host's guard, say, that refuses is
         asked again some times."""
         for attempt in range(_REFUSALS):
-            passes = _PASSES | {ErrorCode.CONFLICT, ErrorCode.TIMEOUT}
-            answer = await self._patiently(ask, mode, passes, wait)
+            passes = _TRANSIENT | {ErrorCode.CONFLICT, ErrorCode.TIMEOUT}
+            answer = await self._with_retry(ask, mode, passes, wait)
             if isinstance(answer, Success) or answer.failure().code in _FINAL:
                 return answer
             logger.warning("a run cannot be moved on, and is asked for again: %s", answer.failure())
-            await self._pause(mode, min(SHORTEST_WAIT * 2**attempt, LONGEST_WAIT))
+            await self._pause(mode, min(MIN_WAIT * 2**attempt, MAX_WAIT))
         return answer
 
-    async def _patiently(
+    async def _with_retry(
         self,
         ask: Callable[[], Any],
         mode: Mode,
-        passes: Collection[ErrorCode] = _PASSES,
-        wait: float = SHORTEST_WAIT,
+        passes: Collection[ErrorCode] = _TRANSIENT,
+        wait: float = MIN_WAIT,
     ) -> Result[Any, ActionError]:
         """The answer, as soon as it is another one than these. Raises `Later` after pauses of some seconds."""
         while True:
@@ -364,7 +371,7 @@ class Driver:
             error = answer.failure()
             if error.code not in passes or FAILED_STEP in error.details:
                 return answer
-            if wait > LONGEST_HELD:
+            if wait > MAX_HELD_WAIT:
                 raise Later(wait, after(wait))
             await self._pause(mode, wait)
             wait = after(wait)
@@ -374,17 +381,17 @@ class Driver:
         while (left := until - time.monotonic()) > 0:
             if self._stopping.is_set():
                 raise Interrupted("this process stops")
-            await pause(mode, min(left, 0.5))
+            await sleep(mode, min(left, 0.5))
 
 
-async def _in_world(mode: Mode, function: Callable[..., T], *arguments: Any) -> T:
+async def _in_mode(mode: Mode, function: Callable[..., T], *arguments: Any) -> T:
     """Call what blocks: under an event loop it has a thread."""
     return function(*arguments) if mode == "sync" else await asyncio.to_thread(function, *arguments)
 
 
-def _unwrapped(answer: Result[Any, ActionError]) -> RunPoint:
+def _unwrapped(answer: Result[Any, ActionError]) -> RunCursor:
     if isinstance(answer, Failure):
         # The durable engine keeps the error; the run stays where it is, and can be looked at there.
         raise RuntimeError(f"a run cannot be moved on: {answer.failure()}")
-    point: RunPoint = answer.unwrap()
+    point: RunCursor = answer.unwrap()
     return point

@@ -10,7 +10,7 @@ from typing import Any
 
 from returns.result import Failure
 
-from actionengine.concurrency.run_sync import Mode, drive
+from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import Tenant
 from actionengine.durable.client import DurableClient
 from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds
@@ -23,8 +23,8 @@ from actionengine.events.publishers.fanout import Fanout, nobody
 from actionengine.events.publishers.port import Publisher
 from actionengine.events.relay.relay import Relay
 from actionengine.workflows.runtime.publisher import WorkflowPublisher
-from actionengine.workflows.runtime.run_executor import Driver, Executions, RolesOf
-from actionengine.workflows.runtime.scheduler import DRIVE, EXPIRE, FIRE, QUEUE, Agenda, tenant_from
+from actionengine.workflows.runtime.run_executor import RolesOf, RunExecutor, StepActions
+from actionengine.workflows.runtime.scheduler import EXECUTE_RUN, EXPIRE, FIRE, QUEUE, Scheduler, tenant_from
 from actionengine.workflows.services.steps import SERVICE
 
 
@@ -96,14 +96,14 @@ class WorkflowRuntime:
             self._relays.append((Relay(engine.storage, own, queues=own.queues), "so that it sets no run going"))
         if relay_to is not None:
             publishers = tuple(relay_to)
-            told = Relay(engine.storage, Fanout(*publishers) if publishers else nobody)
-            self._relays.append((told, "so that the publishers in relay_to get none"))
+            idle_relay = Relay(engine.storage, Fanout(*publishers) if publishers else nobody)
+            self._relays.append((idle_relay, "so that the publishers in relay_to get none"))
         self._relaying: list[threading.Thread] = []
         self._client = DurableClient(url, bounds)
         self._stopping = threading.Event()
-        self._agenda = Agenda(self._client)
+        self._agenda = Scheduler(self._client)
         self._storage = engine.storage
-        self._driver = Driver(Executions(engine, roles), self._agenda, self._stopping)
+        self._driver = RunExecutor(StepActions(engine, roles), self._agenda, self._stopping)
         functions = _functions(self._driver, engine.mode, concurrency)
         options = {"lease": lease, "poll_interval": poll_interval, **bounds._asdict()}
         self._host = DurableHost(url, functions, set_up=set_up, **options)
@@ -155,11 +155,11 @@ class WorkflowRuntime:
         self.stop()
 
 
-def _functions(driver: Driver, mode: Mode, concurrency: int) -> list[DurableFunction]:
+def _functions(driver: RunExecutor, mode: Mode, concurrency: int) -> list[DurableFunction]:
     """The durable functions, in the world of an engine's handlers."""
 
     async def drive_run(tenant_id: str, slug: str, key: str, run_id: str, *later: Any) -> str:
-        return await driver.drive(tenant_from(tenant_id, slug), key, run_id, mode, *later)
+        return await driver.execute_run(tenant_from(tenant_id, slug), key, run_id, mode, *later)
 
     async def expire(tenant_id: str, slug: str, key: str, approval_id: str, *later: Any) -> str:
         return await driver.expire(tenant_from(tenant_id, slug), key, approval_id, mode, *later)
@@ -169,7 +169,7 @@ def _functions(driver: Driver, mode: Mode, concurrency: int) -> list[DurableFunc
         later = [context["wait"]] if "wait" in context else []
         return await driver.fire_if_due(tenant, context["workflow_key"], context["trigger_id"], utc(at), mode, *later)
 
-    functions: dict[str, Callable[..., Any]] = {DRIVE: drive_run, EXPIRE: expire, FIRE: fire}
+    functions: dict[str, Callable[..., Any]] = {EXECUTE_RUN: drive_run, EXPIRE: expire, FIRE: fire}
     if mode == "async":
         return [DurableFunction(name, function, QUEUE, concurrency) for name, function in functions.items()]
     return [DurableFunction(name, _in_thread(function), QUEUE, concurrency) for name, function in functions.items()]
@@ -177,6 +177,6 @@ def _functions(driver: Driver, mode: Mode, concurrency: int) -> list[DurableFunc
 
 def _in_thread(function: Any) -> Any:
     def run(*arguments: Any) -> Any:
-        return drive(function(*arguments))
+        return run_sync(function(*arguments))
 
     return run

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from uuid_utils import uuid7
 
-from actionengine.concurrency.run_sync import drive
+from actionengine.concurrency.run_sync import run_sync
 from actionengine.context import Tenant
 from actionengine.durable.client import DurableClient
 from actionengine.storage.port import Record, Storage
@@ -16,7 +16,7 @@ from actionengine.workflows.runs.store import RUNS, TRIGGERS
 from actionengine.workflows.runtime.queries import find_all, seconds_left
 
 QUEUE = "actionengine.workflows"
-DRIVE = "actionengine.drive"
+EXECUTE_RUN = "actionengine.execute_run"
 FIRE = "actionengine.fire"
 EXPIRE = "actionengine.expire"
 
@@ -27,15 +27,15 @@ _WAITS = ("ENQUEUED", "DELAYED")
 _UNDER_WAY = ("ENQUEUED", "DELAYED", "PENDING")
 
 
-class Agenda:
+class Scheduler:
     """Asks for what is to be done, and when. What was asked for is not asked for twice."""
 
     def __init__(self, client: DurableClient) -> None:
         self._client = client
 
-    def turn(self, tenant: Tenant, key: str, run_id: str, turn: int) -> None:
+    def enqueue_run(self, tenant: Tenant, key: str, run_id: str, dispatch: int) -> None:
         """Have the steps of a run taken, until it ends or pauses."""
-        self._drive(tenant, key, run_id, turn_id(run_id, turn))
+        self._drive(tenant, key, run_id, dispatch_id(run_id, dispatch))
 
     def later(
         self,
@@ -49,18 +49,18 @@ class Agenda:
     ) -> None:
         """Have a run gone on with in so many seconds: where it is, or with a further attempt at the step at a
         position. `wait` is the pause after that, where something is away."""
-        told = (*_told(tenant), key, run_id, position, attempt, wait)
-        self._timer(DRIVE, *told, id=_later_id(run_id, position), seconds=seconds)
+        arguments = (*_arguments(tenant), key, run_id, position, attempt, wait)
+        self._timer(EXECUTE_RUN, *arguments, id=_later_id(run_id, position), seconds=seconds)
 
     def expiry(self, tenant: Tenant, key: str, approval_id: str, seconds: float, wait: float | None = None) -> None:
         """Have an approval looked at once it has expired, in so many seconds. Whoever looks too early asks again."""
-        told = (*_told(tenant), key, approval_id, *(() if wait is None else (wait,)))
-        self._timer(EXPIRE, *told, id=f"expire/{approval_id}", seconds=seconds + _AFTER_EXPIRY)
+        arguments = (*_arguments(tenant), key, approval_id, *(() if wait is None else (wait,)))
+        self._timer(EXPIRE, *arguments, id=f"expire/{approval_id}", seconds=seconds + _AFTER_EXPIRY)
 
     def forget_expiry(self, approval_id: str) -> None:
         """Have an approval that is decided looked at no more."""
         id = f"expire/{approval_id}"
-        for each, execution in self._client.look(id, f"{id}/again").items():
+        for each, execution in self._client.find(id, f"{id}/again").items():
             if execution.status in _WAITS:
                 self._client.forget(each)
 
@@ -87,7 +87,7 @@ class Agenda:
     def restore(self, storage: Storage, tenant: Tenant) -> int:
         """Ask again for all that a tenant's runs and triggers wait for, where the durable engine has none of it; how
         many runs were set going."""
-        return drive(self._restore(storage, tenant))
+        return run_sync(self._restore(storage, tenant))
 
     async def _restore(self, storage: Storage, tenant: Tenant) -> int:
         restored = 0
@@ -98,15 +98,15 @@ class Agenda:
             left = await seconds_left(storage, tenant, approval_id, "sync")
             self.expiry(tenant, run.data["workflow_key"], approval_id, left or 0.0)
         async for trigger in find_all(storage, tenant, TRIGGERS, {"type": "schedule", "status": "active"}, "sync"):
-            told = trigger.data["trigger"]
+            schedule = trigger.data["trigger"]
             key = trigger.data["workflow_key"]
-            self.schedule(tenant, key, trigger.id, told["schedule"], told.get("timezone", "UTC"))
+            self.schedule(tenant, key, trigger.id, schedule["schedule"], schedule.get("timezone", "UTC"))
         return restored
 
     def _again(self, tenant: Tenant, run: Record) -> bool:
-        id = turn_id(run.id, run.data["turn"])
+        id = dispatch_id(run.id, run.data["dispatch"])
         later = [_later_id(run.id, position) for position in (None, run.data["position"])]
-        there = self._client.look(id, *later, *(f"{each}/again" for each in later))
+        there = self._client.find(id, *later, *(f"{each}/again" for each in later))
         if any(each.status in _UNDER_WAY for each in there.values()):
             return False
         # One that has ended stays under its id.
@@ -119,7 +119,7 @@ class Agenda:
         if self._client.enqueue(function, *arguments, queue=QUEUE, id=id, delay=seconds):
             return
         again = f"{id}/again"
-        there = self._client.look(id, again)
+        there = self._client.find(id, again)
         if any(each.status in _WAITS for each in there.values()):
             return
         # Who looks too early has one of the two ids, and takes the other one.
@@ -135,12 +135,12 @@ class Agenda:
         self._client.enqueue(function, *arguments, queue=QUEUE, id=again, delay=seconds)
 
     def _drive(self, tenant: Tenant, key: str, run_id: str, id: str) -> None:
-        self._client.enqueue(DRIVE, *_told(tenant), key, run_id, queue=QUEUE, id=id)
+        self._client.enqueue(EXECUTE_RUN, *_arguments(tenant), key, run_id, queue=QUEUE, id=id)
 
 
-def turn_id(run_id: str, turn: int) -> str:
+def dispatch_id(run_id: str, dispatch: int) -> str:
     """The id of the execution that is a turn of a run."""
-    return f"{run_id}/{turn}"
+    return f"{run_id}/{dispatch}"
 
 
 def _later_id(run_id: str, position: int | None) -> str:
@@ -152,7 +152,7 @@ def tenant_from(id: str, slug: str) -> Tenant:
     return Tenant(UUID(id), slug)
 
 
-def _told(tenant: Tenant) -> tuple[str, str]:
+def _arguments(tenant: Tenant) -> tuple[str, str]:
     return str(tenant.id), tenant.slug
 
 

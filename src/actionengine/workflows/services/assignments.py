@@ -12,8 +12,8 @@ from actionengine.actions import Service, create_action, create_service
 from actionengine.changes.store import conflict, not_found
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.pipeline.payload import refusals, summary
-from actionengine.pipeline.plan import native
+from actionengine.pipeline.payload import field_errors, summarize
+from actionengine.pipeline.plan import sync_and_async
 from actionengine.storage.port import Record
 from actionengine.workflows.models import (
     AssignmentReference,
@@ -23,12 +23,12 @@ from actionengine.workflows.models import (
 )
 from actionengine.workflows.permissions import PEOPLE_AND_AGENTS, WorkflowPermissions
 from actionengine.workflows.runs.events import COMPLETED, AssignmentCompleted
-from actionengine.workflows.runs.run import Journey
-from actionengine.workflows.runs.step_handlers import ASSIGNMENTS, Done
-from actionengine.workflows.runs.store import run_subject, store_of, timestamp
+from actionengine.workflows.runs.run import RunStepper
+from actionengine.workflows.runs.step_handlers import ASSIGNMENTS, StepResult
+from actionengine.workflows.runs.store import open_store, run_subject, timestamp
 
 
-@native
+@sync_and_async
 async def _complete(data: CompleteAssignment, ctx: InternalContext) -> Result[AssignmentView, ActionError]:
     record = await _found(ctx, data.assignment_id)
     status = record.data.get("status")
@@ -45,29 +45,31 @@ async def _complete(data: CompleteAssignment, ctx: InternalContext) -> Result[As
     await ctx.async_records(ASSIGNMENTS).update(record.id, record.data, record.version)
     about = run_subject(record.data["run_id"])
     ctx.add_subject(about)
-    told = {name: record.data[name] for name in ("run_id", "workflow_key", "step", "assignee", "title")}
-    ctx.emit(COMPLETED, AssignmentCompleted.model_validate({"id": record.id, **told, **done}), subject=about)
+    about_assignment = {name: record.data[name] for name in ("run_id", "workflow_key", "step", "assignee", "title")}
+    ctx.emit(
+        COMPLETED, AssignmentCompleted.model_validate({"id": record.id, **about_assignment, **done}), subject=about
+    )
     await _go_on(ctx, record)
     return Success(view)
 
 
 async def _go_on(ctx: InternalContext, assignment: Record) -> None:
     """Move the run on that waits for this. Whoever has completed it has taken the step."""
-    store = store_of(ctx)
+    store = open_store(ctx)
     run = await store.runs.get(assignment.data["run_id"])
     if run is None or run.data["assignment_id"] != assignment.id:
         return
-    journey = Journey(ctx, store, run, await store.definition(run))
+    journey = RunStepper(ctx, store, run, await store.definition(run))
     output = {name: assignment.data[name] for name in ("assignee", "title", "result", "completed_by", "completed_at")}
-    await journey.go_on(Done({"id": assignment.id, **output}), wakes=True)
+    await journey.advance(StepResult({"id": assignment.id, **output}), wakes=True)
 
 
-@native
+@sync_and_async
 async def _get(data: AssignmentReference, ctx: InternalContext) -> Result[AssignmentView, ActionError]:
     return Success(_view(await _found(ctx, data.assignment_id)))
 
 
-@native
+@sync_and_async
 async def _list(data: ListAssignments, ctx: InternalContext) -> Result[tuple[AssignmentView, ...], ActionError]:
     found: list[AssignmentView] = []
     after = data.after
@@ -79,7 +81,7 @@ async def _list(data: ListAssignments, ctx: InternalContext) -> Result[tuple[Ass
             break
         after = page.next
     listed = tuple(found[: data.limit])
-    ctx.show({"count": len(listed)})
+    ctx.set_logged_output({"count": len(listed)})
     return Success(listed)
 
 
@@ -95,7 +97,7 @@ def _view(record: Record) -> AssignmentView:
     if view is None:
         raise ActionError(
             ErrorCode.UNPROCESSABLE,
-            f"the document {ASSIGNMENTS}/{record.id} is no assignment any more: {summary(wrong)}; mend it",
+            f"the document {ASSIGNMENTS}/{record.id} is no assignment any more: {summarize(wrong)}; mend it",
             {"id": record.id, "fields": wrong},
         )
     return view
@@ -103,11 +105,11 @@ def _view(record: Record) -> AssignmentView:
 
 def _read(record: Record) -> tuple[AssignmentView | None, list[dict[str, str]]]:
     """An assignment, or what is wrong with it: the collection is the host's to write to."""
-    told = {**record.data, "id": record.id, "created_at": record.created_at}
+    fields = {**record.data, "id": record.id, "created_at": record.created_at}
     try:
-        return AssignmentView.model_validate(told), []
+        return AssignmentView.model_validate(fields), []
     except ValidationError as error:
-        return None, refusals(error)
+        return None, field_errors(error)
 
 
 def _subject(data: Any) -> str:

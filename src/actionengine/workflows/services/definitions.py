@@ -8,24 +8,24 @@ from returns.result import Result, Success
 from actionengine.changes.store import conflict, new_id
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.pipeline.plan import native
+from actionengine.pipeline.plan import sync_and_async
 from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.text.names import hint
 from actionengine.workflows.definitions.definition import Definition, document, parse_definition
 from actionengine.workflows.definitions.steps import ActionStep
 from actionengine.workflows.models import DefineWorkflow, ListWorkflows, Workflow, WorkflowVersion
-from actionengine.workflows.runs.store import insert_once, parsed, store_of, timestamp, version_id, workflow_subject
+from actionengine.workflows.runs.store import insert_once, open_store, parsed, timestamp, version_id, workflow_subject
 from actionengine.workflows.services.steps import SERVICE as STEPS_SERVICE
 from actionengine.workflows.services.triggers import apply_defined_trigger
 
 
-@native
+@sync_and_async
 async def define(data: DefineWorkflow, ctx: InternalContext) -> Result[Workflow, ActionError]:
     """Write a new version of a workflow, a draft."""
     definition = parse_definition(data.definition)
     access = ctx
     _check_actions(access, definition)
-    store = store_of(ctx)
+    store = open_store(ctx)
     head = await store.heads.get(data.key)
     version = 1 if head is None else head.data["newest"] + 1
     workflow = {
@@ -48,16 +48,16 @@ async def define(data: DefineWorkflow, ctx: InternalContext) -> Result[Workflow,
     return Success(Workflow.model_validate(workflow))
 
 
-@native
+@sync_and_async
 async def activate(data: WorkflowVersion, ctx: InternalContext) -> Result[Workflow, ActionError]:
     """Put a version of a workflow into use, and its trigger."""
-    store = store_of(ctx)
+    store = open_store(ctx)
     record = await store.workflow(data.key, data.version)
     head = await store.heads.get(data.key)
     assert head is not None
     active = head.data["active"]
     if active == record.data["version"]:
-        ctx.nothing_changed()
+        ctx.suppress_default_event()
         return Success(Workflow.model_validate(record.data))
     definition = parsed(record)
     # Actions may have gone since it was defined.
@@ -67,23 +67,23 @@ async def activate(data: WorkflowVersion, ctx: InternalContext) -> Result[Workfl
         await store.workflows.update(before.id, {**before.data, "status": "retired"}, before.version)
     record = await store.workflows.update(record.id, {**record.data, "status": "active"}, record.version)
     trigger = await apply_defined_trigger(ctx, store, head, definition.trigger)
-    told = {**head.data, "active": record.data["version"], "trigger": trigger}
-    await store.heads.update(data.key, told, head.version)
+    updated = {**head.data, "active": record.data["version"], "trigger": trigger}
+    await store.heads.update(data.key, updated, head.version)
     ctx.add_subject(workflow_subject(data.key))
     return Success(Workflow.model_validate(record.data))
 
 
-@native
+@sync_and_async
 async def get_definition(data: WorkflowVersion, ctx: InternalContext) -> Result[Workflow, ActionError]:
     """One version of a workflow."""
-    record = await store_of(ctx).workflow(data.key, data.version)
+    record = await open_store(ctx).workflow(data.key, data.version)
     return Success(Workflow.model_validate(record.data))
 
 
-@native
+@sync_and_async
 async def list_definitions(data: ListWorkflows, ctx: InternalContext) -> Result[tuple[Workflow, ...], ActionError]:
     """The newest version of each workflow."""
-    store = store_of(ctx)
+    store = open_store(ctx)
     heads = await store.heads.list(limit=data.limit, after=data.after)
     found: list[Workflow] = []
     size = 0
@@ -93,7 +93,7 @@ async def list_definitions(data: ListWorkflows, ctx: InternalContext) -> Result[
         size += len(to_json(workflow.data))
         if size >= MAX_PAGE_BYTES:
             break
-    ctx.show({"count": len(found)})
+    ctx.set_logged_output({"count": len(found)})
     return Success(tuple(found))
 
 

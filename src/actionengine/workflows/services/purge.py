@@ -13,12 +13,12 @@ from returns.result import Result, Success
 from actionengine.authorization.cache import BoundedCache, Entry
 from actionengine.errors import ActionError
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.pipeline.plan import native
+from actionengine.pipeline.plan import sync_and_async
 from actionengine.storage.clock import sortable
 from actionengine.storage.port import Record, SerializationFailure
 from actionengine.workflows.models import Purged, PurgeRuns
 from actionengine.workflows.runs.events import PURGED, RunsPurged
-from actionengine.workflows.runs.store import Store, run_subject, store_of
+from actionengine.workflows.runs.store import Store, open_store, run_subject
 
 _PAGE = 1000
 
@@ -35,10 +35,10 @@ _known: BoundedCache[str] = BoundedCache(_REMEMBERED_BYTES)
 snapshot is held, reads them all."""
 
 
-@native
+@sync_and_async
 async def purge(data: PurgeRuns, ctx: InternalContext) -> Result[Purged, ActionError]:
     """Remove runs that ended before a time, with the steps that they have taken: first those that ended first."""
-    access, store = ctx, store_of(ctx)
+    access, store = ctx, open_store(ctx)
     place = (ref(access.storage), ctx.tenant.id)
     known = _known.get(place, 0)
     ends = await _ends(store, data.ended_before, data.limit + 1, None if known is None else known.value)
@@ -51,7 +51,7 @@ async def purge(data: PurgeRuns, ctx: InternalContext) -> Result[Purged, ActionE
         access.after_commit(partial(_known.put, place, last))
         ctx.emit(PURGED, RunsPurged(run_ids=tuple(removed)))
     else:
-        access.nothing_changed()
+        access.suppress_default_event()
     return Success(Purged(runs=len(removed), has_more=len(ends) > data.limit))
 
 

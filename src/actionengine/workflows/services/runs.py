@@ -8,29 +8,29 @@ from actionengine.changes.store import conflict
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.pending_approval import find_approval
-from actionengine.pipeline.plan import native
+from actionengine.pipeline.plan import sync_and_async
 from actionengine.storage.port import APPROVALS, Record
-from actionengine.workflows.models import CancelRun, ListRuns, Run, RunReference, RunSummary, StartRun, StepTaken
-from actionengine.workflows.runs.events import tell_end, tell_going
+from actionengine.workflows.models import CancelRun, ListRuns, Run, RunReference, RunSummary, StartRun, StepRecord
+from actionengine.workflows.runs.events import emit_run_ended, emit_run_started
 from actionengine.workflows.runs.start import start_run
 from actionengine.workflows.runs.step_handlers import ASSIGNMENTS
-from actionengine.workflows.runs.store import step_id, store_of, timestamp
+from actionengine.workflows.runs.store import open_store, step_id, timestamp
 from actionengine.workflows.services.steps import cancel_approval
 
-_MOST_STEPS_SHOWN = 1000
+_MAX_LISTED_STEPS = 1000
 
 
-@native
+@sync_and_async
 async def start(data: StartRun, ctx: InternalContext) -> Result[RunSummary, ActionError]:
     """Start a run."""
     run = await start_run(ctx, data.key, data.input, started_by=str(ctx.actor))
-    return Success(summary_of(run))
+    return Success(to_summary(run))
 
 
-@native
+@sync_and_async
 async def resume(data: RunReference, ctx: InternalContext) -> Result[RunSummary, ActionError]:
     """Try the step again at which a run is paused."""
-    store = store_of(ctx)
+    store = open_store(ctx)
     run = await store.run(data.run_id)
     if run.data["status"] != "paused":
         raise conflict(f"the run {run.id} is {run.data['status']}, not paused", status=run.data["status"])
@@ -43,10 +43,10 @@ async def resume(data: RunReference, ctx: InternalContext) -> Result[RunSummary,
             status="paused",
             assignment_id=id,
         )
-    changed = {"status": "running", "paused_for": None, "error": None, "turn": run.data["turn"] + 1}
+    changed = {"status": "running", "paused_for": None, "error": None, "dispatch": run.data["dispatch"] + 1}
     run = await store.runs.update(run.id, {**run.data, **changed, "updated_at": await timestamp(ctx)}, run.version)
-    tell_going(ctx, run)
-    return Success(summary_of(run))
+    emit_run_started(ctx, run)
+    return Success(to_summary(run))
 
 
 async def _waiting(ctx: InternalContext, run: Record) -> ActionError:
@@ -62,14 +62,14 @@ async def _waiting(ctx: InternalContext, run: Record) -> ActionError:
     )
 
 
-@native
+@sync_and_async
 async def cancel(data: CancelRun, ctx: InternalContext) -> Result[RunSummary, ActionError]:
     """End a run where it is."""
-    store = store_of(ctx)
+    store = open_store(ctx)
     run = await store.run(data.run_id)
     if run.data["status"] == "cancelled":
-        ctx.nothing_changed()
-        return Success(summary_of(run))
+        ctx.suppress_default_event()
+        return Success(to_summary(run))
     if run.data["ended_at"] is not None:
         raise conflict(f"the run {run.id} has {run.data['status']}: it cannot be cancelled", status=run.data["status"])
     if ctx.lock_holder == run.id:
@@ -99,8 +99,8 @@ async def cancel(data: CancelRun, ctx: InternalContext) -> Result[RunSummary, Ac
     approval_id = run.data["approval_id"]
     run = await store.runs.update(run.id, {**run.data, **changed}, run.version)
     await store.note_end(run)
-    tell_end(ctx, run, approval_id)
-    return Success(summary_of(run))
+    emit_run_ended(ctx, run, approval_id)
+    return Success(to_summary(run))
 
 
 async def _cancel_assignment(ctx: InternalContext, id: str) -> None:
@@ -112,29 +112,29 @@ async def _cancel_assignment(ctx: InternalContext, id: str) -> None:
         ctx.add_subject(f"{ASSIGNMENTS}/{id}")
 
 
-@native
+@sync_and_async
 async def get_run(data: RunReference, ctx: InternalContext) -> Result[Run, ActionError]:
     """One run, with the steps that it has taken."""
-    store = store_of(ctx)
+    store = open_store(ctx)
     run = await store.run(data.run_id)
-    first = max(0, run.data["position"] - _MOST_STEPS_SHOWN)
+    first = max(0, run.data["position"] - _MAX_LISTED_STEPS)
     limit = max(1, run.data["position"] - first)
     # From the newest one back: a page of large steps is short.
     taken = await store.steps.list(limit=limit, after=step_id(run.id, run.data["position"]), descending=True)
-    steps = tuple(StepTaken.model_validate(step.data) for step in reversed(taken) if step.data["run_id"] == run.id)
-    found = Run(**dict(summary_of(run)), steps=steps)
-    ctx.show({"status": found.status, "position": found.position})
+    steps = tuple(StepRecord.model_validate(step.data) for step in reversed(taken) if step.data["run_id"] == run.id)
+    found = Run(**dict(to_summary(run)), steps=steps)
+    ctx.set_logged_output({"status": found.status, "position": found.position})
     return Success(found)
 
 
-@native
+@sync_and_async
 async def list_runs(data: ListRuns, ctx: InternalContext) -> Result[tuple[RunSummary, ...], ActionError]:
     """Runs, by id."""
-    runs = await store_of(ctx).runs.list(data.filter(), data.limit, data.after, data.newest_first)
-    ctx.show({"count": len(runs)})
-    return Success(tuple(map(summary_of, runs)))
+    runs = await open_store(ctx).runs.list(data.filter(), data.limit, data.after, data.newest_first)
+    ctx.set_logged_output({"count": len(runs)})
+    return Success(tuple(map(to_summary, runs)))
 
 
-def summary_of(run: Record) -> RunSummary:
+def to_summary(run: Record) -> RunSummary:
     """A run as callers see it."""
     return RunSummary.model_validate({"id": run.id, **run.data})

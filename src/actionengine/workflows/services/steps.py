@@ -19,21 +19,21 @@ from returns.result import Result, Success
 from actionengine.actions import Action, Service, create_action, create_service
 from actionengine.changes.models import Input
 from actionengine.changes.store import conflict
-from actionengine.conditions.conditions import holds
-from actionengine.conditions.templates import filled
+from actionengine.conditions.conditions import evaluate
+from actionengine.conditions.templates import render
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.pending_approval import PendingApproval, error_for, find_approval
-from actionengine.pipeline.plan import native
+from actionengine.pipeline.plan import sync_and_async
 from actionengine.storage.port import APPROVALS, LogQuery, Record
 from actionengine.workflows.definitions.definition import Definition
 from actionengine.workflows.definitions.triggers import EventTrigger
-from actionengine.workflows.models import RunPoint
+from actionengine.workflows.models import RunCursor
 from actionengine.workflows.permissions import WorkflowPermissions
-from actionengine.workflows.runs.run import Journey, check_actor, check_driver
+from actionengine.workflows.runs.run import RunStepper, check_actor, check_workflow_actor
 from actionengine.workflows.runs.start import start_run
-from actionengine.workflows.runs.step_handlers import about, perform
-from actionengine.workflows.runs.store import caused_id, store_of, timestamp
+from actionengine.workflows.runs.step_handlers import description, perform
+from actionengine.workflows.runs.store import derived_run_id, open_store, timestamp
 from actionengine.workflows.services.triggers import parse_trigger, sees
 
 SERVICE = "workflow_steps"
@@ -41,7 +41,7 @@ SERVICE = "workflow_steps"
 FAILED_STEP = "failed_step"
 """In an error's details: the step that may be tried again. Without it, what has failed is not the step's doing."""
 
-MAY_PASS = frozenset(
+RETRYABLE = frozenset(
     {
         ErrorCode.CONFLICT,
         ErrorCode.TIMEOUT,
@@ -53,13 +53,13 @@ MAY_PASS = frozenset(
 """What another attempt may mend."""
 
 
-class AtRun(Input):
+class RunInput(Input):
     """A run, wherever it is."""
 
     run_id: str
 
 
-class AtStep(AtRun):
+class StepInput(RunInput):
     """A run, at a position."""
 
     position: int = Field(ge=0)
@@ -73,19 +73,19 @@ class StepError(Input):
     details: dict[str, Any] = Field(default_factory=dict)
 
 
-class GiveUp(AtStep):
+class FailStep(StepInput):
     """The step at this position has failed as often as it may."""
 
     error: StepError
 
 
-class WaitFor(AtStep):
+class AwaitApproval(StepInput):
     """An approval that the step at this position has asked for."""
 
     approval_id: str
 
 
-class Fire(Input):
+class FireTrigger(Input):
     """What has set off a trigger: what its condition and its input refer to as `input`. `cause` is the event's id, or
     the scheduled time, and `at` when that was; `position` is the event's in the tenant's log."""
 
@@ -99,28 +99,28 @@ class Fire(Input):
     position: int | None = None
 
 
-class Decline(Input):
+class DeclineApproval(Input):
     """An approval that will not be given: rejected, cancelled or expired."""
 
     approval_id: str
 
 
-@native
-async def _next(data: AtRun, ctx: InternalContext) -> Result[RunPoint, ActionError]:
-    store = store_of(ctx)
+@sync_and_async
+async def _next(data: RunInput, ctx: InternalContext) -> Result[RunCursor, ActionError]:
+    store = open_store(ctx)
     run = await store.run(data.run_id)
-    check_driver(ctx, run)
+    check_workflow_actor(ctx, run)
     return Success(_point(run, await store.definition(run)))
 
 
-async def _perform(data: AtStep, ctx: InternalContext, records: str | None) -> Result[RunPoint, ActionError]:
-    access, journey = ctx, await Journey.at(ctx, data.run_id, data.position)
+async def _perform(data: StepInput, ctx: InternalContext, records: str | None) -> Result[RunCursor, ActionError]:
+    access, journey = ctx, await RunStepper.load(ctx, data.run_id, data.position)
     approved = access.approved
     if approved is not None and (journey is None or journey.waits_for != approved.approval_id):
         # Whoever approves is not told that something was done.
         raise conflict(f"the run {data.run_id} waits for this approval no more", run_id=data.run_id)
     if journey is None:
-        return await _moved_on(data, ctx)
+        return await _current_cursor(data, ctx)
     if approved is None and journey.waits_for is not None:
         # It has asked already: what became of that counts.
         pending = await find_approval(access.unit_of_work.records(APPROVALS), journey.waits_for)
@@ -131,63 +131,63 @@ async def _perform(data: AtStep, ctx: InternalContext, records: str | None) -> R
     access.when_asked(journey.pause_when_asked)
     step = journey.step
     try:
-        if (bound := journey.bound()) is not None:
-            await journey.fail_at(bound)
+        if (limit_error := journey.limit_error()) is not None:
+            await journey.fail_at_limit(limit_error)
             return Success(_point(journey.run, journey.definition))
-        done = await perform(journey.scene, step, records)
+        done = await perform(journey.step_context, step, records)
     except ActionError as refusal:
         if approved is not None:
             raise
-        if (error := refusal.without_traceback()).code in MAY_PASS:
+        if (error := refusal.without_traceback()).code in RETRYABLE:
             details = {**error.details, FAILED_STEP: step.name}
             raise ActionError(error.code, error.message, details) from None
         await journey.fail(refusal.without_traceback())
     else:
-        await journey.go_on(done)
+        await journey.advance(done)
     return Success(_point(journey.run, journey.definition))
 
 
-@native
-async def _give_up(data: GiveUp, ctx: InternalContext) -> Result[RunPoint, ActionError]:
-    journey = await Journey.at(ctx, data.run_id, data.position)
+@sync_and_async
+async def _fail_step(data: FailStep, ctx: InternalContext) -> Result[RunCursor, ActionError]:
+    journey = await RunStepper.load(ctx, data.run_id, data.position)
     if journey is None or journey.waits_for is not None:
-        return await _moved_on(data, ctx)
+        return await _current_cursor(data, ctx)
     await journey.fail(ActionError(data.error.code, data.error.message, data.error.details))
     return Success(_point(journey.run, journey.definition))
 
 
-@native
-async def _wait(data: WaitFor, ctx: InternalContext) -> Result[RunPoint, ActionError]:
-    journey = await Journey.at(ctx, data.run_id, data.position)
+@sync_and_async
+async def _await_approval(data: AwaitApproval, ctx: InternalContext) -> Result[RunCursor, ActionError]:
+    journey = await RunStepper.load(ctx, data.run_id, data.position)
     if journey is None:
         # It was cancelled, say, before it has paused.
         await cancel_approval(ctx, data.approval_id, f"the run {data.run_id} waits for it no more")
-        return await _moved_on(data, ctx)
+        return await _current_cursor(data, ctx)
     if journey.waits_for != data.approval_id:
-        return await _moved_on(data, ctx)
+        return await _current_cursor(data, ctx)
     access = ctx
     pending = await find_approval(access.unit_of_work.records(APPROVALS), data.approval_id)
     if pending is None or pending.is_open(await access.unit_of_work.now()):
-        return await _moved_on(data, ctx)
+        return await _current_cursor(data, ctx)
     return await _go_on_refused(journey, pending)
 
 
-@native
-async def _decline(data: Decline, ctx: InternalContext) -> Result[RunPoint | None, ActionError]:
+@sync_and_async
+async def _decline(data: DeclineApproval, ctx: InternalContext) -> Result[RunCursor | None, ActionError]:
     access = ctx
     pending = await find_approval(access.unit_of_work.records(APPROVALS), data.approval_id)
     is_of_step = pending is not None and f"{pending.service}.{pending.action}" == f"{SERVICE}.perform"
     if pending is None or not is_of_step or pending.is_open(await access.unit_of_work.now()):
-        access.nothing_changed()
+        access.suppress_default_event()
         return Success(None)
-    at = AtStep.model_validate(from_json(pending.payload))
-    journey = await Journey.at(ctx, at.run_id, at.position)
+    at = StepInput.model_validate(from_json(pending.payload))
+    journey = await RunStepper.load(ctx, at.run_id, at.position)
     if journey is None or journey.waits_for != pending.id:
-        return await _moved_on(at, ctx)
+        return await _current_cursor(at, ctx)
     return await _go_on_refused(journey, pending)
 
 
-async def _go_on_refused(journey: Journey, pending: PendingApproval) -> Result[RunPoint, ActionError]:
+async def _go_on_refused(journey: RunStepper, pending: PendingApproval) -> Result[RunCursor, ActionError]:
     """Go on from a step whose approval was refused: rejected, cancelled or expired."""
     how = pending.status if pending.status != "pending" else "expired"
     by = f" by {pending.decided_by}" if pending.decided_by else ""
@@ -200,45 +200,45 @@ async def _go_on_refused(journey: Journey, pending: PendingApproval) -> Result[R
     return Success(_point(journey.run, journey.definition))
 
 
-@native
-async def _fire(data: Fire, ctx: InternalContext) -> Result[str | None, ActionError]:
-    store = store_of(ctx)
+@sync_and_async
+async def _fire(data: FireTrigger, ctx: InternalContext) -> Result[str | None, ActionError]:
+    store = open_store(ctx)
     record = await store.triggers.get(data.trigger_id)
     head = await store.heads.get(record.data["workflow_key"]) if record is not None else None
-    known = {"input": data.input}
+    scope = {"input": data.input}
     if head is not None:
         check_actor(ctx, head.id, f"the trigger {data.trigger_id} is fired")
     if record is not None and head is not None and head.data["active"] and sees(record, data.position):
         trigger = parse_trigger(record.data["trigger"], stored=True)
-        if not isinstance(trigger, EventTrigger) or trigger.when is None or holds(trigger.when, known):
-            input = filled(trigger.input, known)
+        if not isinstance(trigger, EventTrigger) or trigger.when is None or evaluate(trigger.when, scope):
+            input = render(trigger.input, scope)
             # One run of a workflow for one cause, whichever of its triggers has seen that, and in whichever version.
-            id = caused_id(data.at, head.id, data.cause)
+            id = derived_run_id(data.at, head.id, data.cause)
             if await store.runs.get(id) is None:
-                outer = await _run_behind(ctx, data.action_id)
+                outer = await _causing_run(ctx, data.action_id)
                 await start_run(
                     ctx, head.id, input, started_by=data.started_by, trigger_id=record.id, id=id, outer=outer
                 )
                 return Success(id)
-    ctx.nothing_changed()
+    ctx.suppress_default_event()
     return Success(None)
 
 
-async def _run_behind(ctx: InternalContext, action_id: UUID | None) -> Record | None:
+async def _causing_run(ctx: InternalContext, action_id: UUID | None) -> Record | None:
     """The run whose step has executed an action: what drives it gives the run's id as that of the request."""
     if action_id is None:
         return None
     next_id = str(UUID(int=action_id.int + 1))
     for row in await ctx.unit_of_work.read_log(LogQuery(before=next_id, limit=1)):
         if (row.id, row.actor_type) == (str(action_id), "workflow") and row.request_id is not None:
-            return await store_of(ctx).runs.get(row.request_id)
+            return await open_store(ctx).runs.get(row.request_id)
     return None
 
 
-async def _moved_on(data: AtStep, ctx: InternalContext) -> Result[Any, ActionError]:
+async def _current_cursor(data: StepInput, ctx: InternalContext) -> Result[Any, ActionError]:
     """The answer where a run is somewhere else by now: where that is."""
-    ctx.nothing_changed()
-    store = store_of(ctx)
+    ctx.suppress_default_event()
+    store = open_store(ctx)
     run = await store.run(data.run_id)
     return Success(_point(run, await store.definition(run)))
 
@@ -254,19 +254,19 @@ async def cancel_approval(ctx: InternalContext, approval_id: str, reason: str) -
         ctx.add_subject(f"approval/{approval_id}")
 
 
-def _point(run: Record, definition: Definition) -> RunPoint:
+def _point(run: Record, definition: Definition) -> RunCursor:
     data = run.data
     retry = definition.step(data["step"]).retry if data["step"] is not None else None
-    return RunPoint(
+    return RunCursor(
         run_id=run.id,
         workflow_key=data["workflow_key"],
         status=data["status"],
         step=data["step"],
         position=data["position"],
-        turn=data["turn"],
+        dispatch=data["dispatch"],
         retry_attempts=retry.attempts if retry else 1,
         retry_seconds=retry.seconds if retry else 0.0,
-        about=about(run, definition.step(data["step"])) if data["step"] is not None else None,
+        description=description(run, definition.step(data["step"])) if data["step"] is not None else None,
         approval_id=data["approval_id"],
     )
 
@@ -285,8 +285,8 @@ def _internal(name: str, description: str, handler: Any, validation: Any, *, rea
 def workflow_steps_service(permissions: WorkflowPermissions) -> Service:
     """The service; what steps do to documents asks for these permissions."""
 
-    @native
-    async def perform_step(data: AtStep, ctx: InternalContext) -> Result[RunPoint, ActionError]:
+    @sync_and_async
+    async def perform_step(data: StepInput, ctx: InternalContext) -> Result[RunCursor, ActionError]:
         return await _perform(data, ctx, permissions.records)
 
     return create_service(
@@ -294,11 +294,16 @@ def workflow_steps_service(permissions: WorkflowPermissions) -> Service:
         description="What drives the runs of workflows: for workflow actors alone",
         permissions=() if permissions.records is None else (f"{permissions.records}.*",),
         actions=[
-            _internal("next", "Where a run is", _next, AtRun, read_only=True),
-            _internal("perform", "Take the step that a run is at", perform_step, AtStep),
-            _internal("give_up", "Have the step that a run is at failed for good", _give_up, GiveUp),
-            _internal("wait", "Go on with what became of an approval that a run waits for", _wait, WaitFor),
-            _internal("fire", "Start the run that a trigger is for, where its condition holds", _fire, Fire),
-            _internal("decline", "Move on a run whose approval is refused", _decline, Decline),
+            _internal("next", "Where a run is", _next, RunInput, read_only=True),
+            _internal("perform", "Take the step that a run is at", perform_step, StepInput),
+            _internal("fail_step", "Have the step that a run is at failed for good", _fail_step, FailStep),
+            _internal(
+                "await_approval",
+                "Go on with what became of an approval that a run waits for",
+                _await_approval,
+                AwaitApproval,
+            ),
+            _internal("fire", "Start the run that a trigger is for, where its condition holds", _fire, FireTrigger),
+            _internal("decline", "Move on a run whose approval is refused", _decline, DeclineApproval),
         ],
     )

@@ -12,14 +12,14 @@ from actionengine.actions import Action, Service, create_action, create_service
 from actionengine.changes.store import new_id, not_found
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.pipeline.payload import refusals, summary
-from actionengine.pipeline.plan import native
+from actionengine.pipeline.payload import field_errors, summarize
+from actionengine.pipeline.plan import sync_and_async
 from actionengine.storage.port import Record
 from actionengine.workflows.definitions.triggers import STORED, EventTrigger, ScheduleTrigger, Trigger
 from actionengine.workflows.models import CreateTrigger, ListTriggers, TriggerReference, TriggerView
 from actionengine.workflows.permissions import ACTIVATORS, WorkflowPermissions
 from actionengine.workflows.runs.events import TRIGGER_CHANGED, TriggerChanged
-from actionengine.workflows.runs.store import Store, store_of, timestamp, workflow_subject
+from actionengine.workflows.runs.store import Store, open_store, timestamp, workflow_subject
 from actionengine.workflows.services.quotas import count_trigger
 
 _TRIGGER: TypeAdapter[EventTrigger | ScheduleTrigger] = TypeAdapter(Trigger)
@@ -33,47 +33,47 @@ def parse_trigger(given: Mapping[str, Any], *, stored: bool = False) -> EventTri
     try:
         return _TRIGGER.validate_python(given, context=STORED if stored else None)
     except ValidationError as error:
-        fields = refusals(error)
+        fields = field_errors(error)
         raise ActionError(
-            ErrorCode.INVALID_INPUT, f"the trigger: {summary(fields, whole='')}", {"fields": fields}
+            ErrorCode.INVALID_INPUT, f"the trigger: {summarize(fields, whole='')}", {"fields": fields}
         ) from None
 
 
-@native
+@sync_and_async
 async def _create(data: CreateTrigger, ctx: InternalContext) -> Result[TriggerView, ActionError]:
     trigger = parse_trigger(data.trigger)
-    store = store_of(ctx)
+    store = open_store(ctx)
     if await store.heads.get(data.key) is None:
         raise not_found("workflow", data.key)
     return Success(_view(await _insert(ctx, store, data.key, trigger, from_definition=False)))
 
 
-@native
+@sync_and_async
 async def _get(data: TriggerReference, ctx: InternalContext) -> Result[TriggerView, ActionError]:
-    return Success(_view(await store_of(ctx).trigger(data.trigger_id)))
+    return Success(_view(await open_store(ctx).trigger(data.trigger_id)))
 
 
-@native
+@sync_and_async
 async def _list(data: ListTriggers, ctx: InternalContext) -> Result[tuple[TriggerView, ...], ActionError]:
     filter = {"workflow_key": data.key} if data.key is not None else None
-    found = await store_of(ctx).triggers.list(filter, limit=data.limit, after=data.after)
-    ctx.show({"count": len(found)})
+    found = await open_store(ctx).triggers.list(filter, limit=data.limit, after=data.after)
+    ctx.set_logged_output({"count": len(found)})
     return Success(tuple(map(_view, found)))
 
 
-@native
+@sync_and_async
 async def _enable(data: TriggerReference, ctx: InternalContext) -> Result[TriggerView, ActionError]:
     return Success(_view(await _set_status(ctx, data.trigger_id, "active")))
 
 
-@native
+@sync_and_async
 async def _disable(data: TriggerReference, ctx: InternalContext) -> Result[TriggerView, ActionError]:
     return Success(_view(await _set_status(ctx, data.trigger_id, "disabled")))
 
 
-@native
+@sync_and_async
 async def _delete(data: TriggerReference, ctx: InternalContext) -> Result[TriggerView, ActionError]:
-    store = store_of(ctx)
+    store = open_store(ctx)
     record = await store.trigger(data.trigger_id)
     if record.data["from_definition"]:
         # The next version brings it back as what it is now: out of use.
@@ -155,7 +155,7 @@ async def _insert(
         },
         kept["id"],
     )
-    _tell(ctx, record)
+    _emit_changed(ctx, record)
     return record
 
 
@@ -165,41 +165,41 @@ async def _replace(ctx: InternalContext, store: Store, record: Record, trigger: 
         await count_trigger(store, record.data["type"], -1)
         await count_trigger(store, trigger.type, 1)
     data = {**record.data, **await _content(ctx, trigger, record), "updated_at": await timestamp(ctx)}
-    _tell(ctx, await store.triggers.update(record.id, data, record.version))
+    _emit_changed(ctx, await store.triggers.update(record.id, data, record.version))
 
 
 async def _set_status(ctx: InternalContext, id: str, status: str) -> Record:
-    store = store_of(ctx)
+    store = open_store(ctx)
     record = await store.trigger(id)
     if record.data["status"] == status:
-        ctx.nothing_changed()
+        ctx.suppress_default_event()
         return record
     # What has committed while it was disabled it does not see.
     since = await ctx.unit_of_work.last_position()
     data = {**record.data, "status": status, "since": since, "updated_at": await timestamp(ctx)}
     record = await store.triggers.update(id, data, record.version)
-    _tell(ctx, record)
+    _emit_changed(ctx, record)
     return record
 
 
 async def _remove(ctx: InternalContext, store: Store, record: Record) -> None:
     await store.triggers.delete(record.id, record.version)
     await count_trigger(store, record.data["type"], -1)
-    _tell(ctx, record, is_removed=True)
+    _emit_changed(ctx, record, is_removed=True)
 
 
-def _tell(ctx: InternalContext, record: Record, *, is_removed: bool = False) -> None:
+def _emit_changed(ctx: InternalContext, record: Record, *, is_removed: bool = False) -> None:
     # What is taken out of use need not be what a trigger may be by now.
     is_active = record.data["status"] == "active" and not is_removed
     trigger = parse_trigger(record.data["trigger"], stored=True) if is_active else None
     scheduled = trigger if isinstance(trigger, ScheduleTrigger) else None
-    told = TriggerChanged(
+    payload = TriggerChanged(
         trigger_id=record.id,
         workflow_key=record.data["workflow_key"],
         schedule=scheduled.schedule if scheduled is not None else None,
         timezone=scheduled.timezone if scheduled is not None else None,
     )
-    ctx.emit(TRIGGER_CHANGED, told, subject=f"trigger/{record.id}")
+    ctx.emit(TRIGGER_CHANGED, payload, subject=f"trigger/{record.id}")
 
 
 def _view(record: Record) -> TriggerView:

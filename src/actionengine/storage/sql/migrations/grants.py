@@ -32,15 +32,15 @@ GRANT SELECT ON public.ae_schema TO {role};
 GRANT EXECUTE ON FUNCTION public.ae_signed(text, text) TO {role};
 GRANT EXECUTE ON FUNCTION public.ae_outbox_take(integer, integer, text, bigint[], text),
     public.ae_outbox_settle(uuid[], bigint[], json, json, text, text), public.ae_outbox_next(text, bigint[], text),
-    public.ae_relay_beat(json, text), public.ae_relay_status(text, text, bigint[]), public.ae_backlog(integer, text),
-    public.ae_dead_letters(uuid, integer, text, text), public.ae_redrive(uuid[], text, text),
+    public.ae_relay_heartbeat(json, text), public.ae_relay_status(text, text, bigint[]), public.ae_backlog(integer,
+    text), public.ae_dead_letters(uuid, integer, text, text), public.ae_redrive(uuid[], text, text),
     public.ae_skip(uuid[], text, text, text) TO {role};
 """
 _RELAY_REVOKES = """
 REVOKE EXECUTE ON FUNCTION public.ae_outbox_take(integer, integer, text, bigint[], text),
     public.ae_outbox_settle(uuid[], bigint[], json, json, text, text), public.ae_outbox_next(text, bigint[], text),
-    public.ae_relay_beat(json, text), public.ae_relay_status(text, text, bigint[]), public.ae_backlog(integer, text),
-    public.ae_dead_letters(uuid, integer, text, text), public.ae_redrive(uuid[], text, text),
+    public.ae_relay_heartbeat(json, text), public.ae_relay_status(text, text, bigint[]), public.ae_backlog(integer,
+    text), public.ae_dead_letters(uuid, integer, text, text), public.ae_redrive(uuid[], text, text),
     public.ae_skip(uuid[], text, text, text) FROM {role};
 """
 

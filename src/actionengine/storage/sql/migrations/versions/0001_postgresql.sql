@@ -1301,7 +1301,7 @@ BEGIN
     );
 END $$;
 
-CREATE FUNCTION public.ae_relay_beat(beat json, signature text) RETURNS void
+CREATE FUNCTION public.ae_relay_heartbeat(beat json, signature text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM public.ae_operate('relay', signature);
@@ -1521,7 +1521,7 @@ REVOKE EXECUTE ON FUNCTION
     public.ae_outbox_take(integer, integer, text, bigint[], text),
     public.ae_outbox_settle(uuid[], bigint[], json, json, text, text),
     public.ae_outbox_next(text, bigint[], text),
-    public.ae_relay_beat(json, text),
+    public.ae_relay_heartbeat(json, text),
     public.ae_relay_status(text, text, bigint[]),
     public.ae_backlog(integer, text),
     public.ae_dead_letters(uuid, integer, text, text),
