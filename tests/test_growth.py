@@ -16,9 +16,11 @@ from uuid_utils import uuid7
 from actionengine import (
     Actor,
     ApprovalPolicy,
+    CallbackPublisher,
     Engine,
     InMemoryStorage,
     PostgresStorage,
+    Relay,
     RequestContext,
     SQLiteStorage,
     create_action,
@@ -220,6 +222,7 @@ def test_to_delete_a_role_of_many_costs_no_more(storage: AnyStorage) -> None:
 
 def test_a_relay_takes_large_events_by_their_bytes(storage: AnyStorage) -> None:
     office = Office(storage)
+    Relay(storage, CallbackPublisher(lambda event: None)).drain()
     for _ in range(7):
         office.do("work.note", {"text": "x" * 900_000}).unwrap()
 

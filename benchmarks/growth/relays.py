@@ -162,6 +162,12 @@ OPERATIONS = [
         at_worst="logarithmic",
         why=_HEIGHT,
     ),
-    Operation("relay: sleep", _sleep, ("outbox.wait",), at_worst="logarithmic", why=_HEIGHT),
-    Operation("relay: beat", _beat, ("outbox.beat",)),
+    Operation(
+        "relay: sleep",
+        _sleep,
+        ("outbox.wait",),
+        at_worst="grows",
+        why="it asks for the next due event as often as it is woken, which the time of a run decides",
+    ),
+    Operation("relay: heartbeat", _beat, ("outbox.heartbeat",)),
 ]

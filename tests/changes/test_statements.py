@@ -122,6 +122,8 @@ def counted_on_postgres(storage: Any, path: Path, work: Callable[[], Any]) -> Co
 
 def table_of(statement: str) -> str:
     """The first of the library's tables that a statement names; its first word, where it names none."""
+    if statement.lstrip().startswith("WITH"):
+        return "WITH"
     words = statement.replace("(", " ").replace(".", " ").replace('"', " ").split()
     return next((word for word in words if word.startswith("ae_") and not word.endswith("_")), words[0])
 

@@ -77,6 +77,20 @@ def test_every_public_coroutine_is_called_by_a_test() -> None:
 
 
 @in_a_loop
+async def test_events_are_counted_under_an_event_loop(any_storage: AnyStorage) -> None:
+    tenant = await any_storage.create_tenant_async(slug="acme", name="Acme")
+    engine = stock_engine(any_storage)
+    for item in ("nail", "screw"):
+        context = RequestContext(tenant, SYSTEM)
+        (await engine.execute_action_async("stock", "move", {"item": item, "by": 1}, context)).unwrap()
+
+    assert await any_storage.count_events_async(tenant) == 2
+    assert await any_storage.count_events_async(tenant, limit=1) == 1
+    if not isinstance(any_storage, InMemoryStorage):
+        await any_storage.aclose_loop()
+
+
+@in_a_loop
 async def test_dead_letters_are_listed_redriven_and_skipped_under_an_event_loop(any_storage: AnyStorage) -> None:
     engine = stock_engine(any_storage)
     tenant = await any_storage.create_tenant_async(slug="acme", name="Acme")

@@ -177,7 +177,7 @@ def test_functions_that_run_as_the_owner_are_few_and_pin_their_search_path(backe
 
     expected = OPERATOR_CALLS | RELAY_CALLS | LOOK_UPS | (VERIFIERS if backend.is_signed else set())
     assert {name for name, _, _ in functions} == expected
-    assert {tuple(settings) for _, settings, _ in functions} == {("search_path=pg_catalog, pg_temp",)}
+    assert {settings[0] for _, settings, _ in functions} == {"search_path=pg_catalog, pg_temp"}
     assert {owner for *_, owner in functions} == {"owner"}
 
 

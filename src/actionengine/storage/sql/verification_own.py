@@ -165,7 +165,10 @@ def _is_function(function: tuple[str, str | None, bool, str | None], statement: 
     if runs_as_owner != ("SECURITY DEFINER" in head):
         return False
     if quotes:
-        return source == rest.rpartition("$$")[0] and settings == "search_path=pg_catalog, pg_temp"
+        declared = re.findall(r"\bSET (\w+) = (.+?)(?= SET | AS |\n)", head)
+        return source == rest.rpartition("$$")[0] and settings == " ".join(
+            f"{name}={value}" for name, value in declared
+        )
     written = statement.partition(" RETURN ")[2].rstrip(";\n")
     return body is not None and settings is None and (not is_inlined or _plain(body) == _plain(f"RETURN {written}"))
 

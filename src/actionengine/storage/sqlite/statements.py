@@ -490,7 +490,8 @@ RETURNING position
 _RETURN = """
         SELECT dead.tenant_id, dead.lane, dead.position, dead.queue
         FROM main.ae_outbox dead {index}
-        WHERE dead.queue = ? AND dead.dead_at IS NOT NULL AND {which}"""
+        WHERE dead.queue = ? AND dead.dead_at IS NOT NULL AND {which}
+"""
 REDRIVE_ALL = _REDRIVE.format(index=_UNSKIPPED, which="NOT skipped")
 RETURN_ALL = _RELEASE.format(first=_RETURN.format(index=_UNSKIPPED, which="NOT dead.skipped"))
 _THESE = "event_id IN (SELECT value FROM json_each(?))"
