@@ -104,7 +104,7 @@ class Engine:
 
     @property
     def storage(self) -> Storage:
-        """Where state lives."""
+        """The storage."""
         return self._storage
 
     def execute_action(

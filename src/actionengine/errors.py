@@ -110,7 +110,7 @@ class ActionError(Exception):
 
     @property
     def details(self) -> Mapping[str, Any]:
-        """What a program needs, read-only."""
+        """Facts for a program, read-only."""
         return self._details
 
     def without_traceback(self) -> ActionError:

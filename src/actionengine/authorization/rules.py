@@ -94,7 +94,7 @@ OPEN = Decision(True, "open to every actor of the tenant")
 
 
 def needs_roles(request: AccessRequest) -> bool:
-    """Whether the answer depends on roles at all."""
+    """Return whether the answer depends on roles at all."""
     return request.actor.type != "system" and bool(request.access_control or request.permission is not None)
 
 

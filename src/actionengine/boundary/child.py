@@ -1,4 +1,4 @@
-"""What `SubprocessRunner` runs in a process of its own: `python -m actionengine.boundary.child`.
+"""The child process of a `SubprocessRunner`: `python -m actionengine.boundary.child`.
 
 An order comes on stdin and one answer goes to stdout, both JSON: `{"result": ...}` or `{"error": ...}`. The boundary is
 checked here again. What a handler prints goes to stderr, with what its libraries print.

@@ -83,7 +83,6 @@ def _governed(
 
     @sync_and_async
     async def work(data: Any, ctx: InternalContext) -> Result[Any, ActionError]:
-        access = ctx
         request = ExecutionRequest(
             tenant=ctx.tenant,
             module=module_of(ctx.tenant, data.module_id),
@@ -92,16 +91,14 @@ def _governed(
             capabilities=action.capabilities,
             actor=ctx.actor,
             timeout=timeout,
-            idempotency_key=access.derived_idempotency_key() if changes else None,
+            idempotency_key=ctx.derived_idempotency_key() if changes else None,
         )
-        answer = runner.execute(request) if access.mode == "sync" else await runner.execute_async(request)
+        answer = runner.execute(request) if ctx.mode == "sync" else await runner.execute_async(request)
         if isinstance(answer, Failure):
             return answer
         output = answer.unwrap().output
         if isinstance(output, Mapping):
-            access.set_logged_output(
-                {name: value for name, value in output.items() if name not in _TOO_MUCH_FOR_THE_LOG}
-            )
+            ctx.set_logged_output({name: value for name, value in output.items() if name not in _TOO_MUCH_FOR_THE_LOG})
         return Success(output)
 
     return create_action(

@@ -103,11 +103,10 @@ async def _list(data: LogListing, ctx: InternalContext) -> Result[LogPage, Actio
     query = LogQuery(**data.model_dump())
     if query.subject is not None:
         query = query._replace(subject=query.subject[:MAX_SUBJECT_LENGTH])
-    access = ctx
-    rows = await access.unit_of_work.read_log(query)
+    rows = await ctx.unit_of_work.read_log(query)
     page = LogPage(items=tuple(LogEntry.of(row) for row in rows), next=rows.next)
     # A page of the log in the log would be in the next page again, with all that is in it.
-    access.set_logged_output({"items": len(page.items), "next": page.next})
+    ctx.set_logged_output({"items": len(page.items), "next": page.next})
     return Success(page)
 
 

@@ -124,8 +124,7 @@ class ApprovalResult(BaseModel):
 @sync_and_async
 async def _list(data: ListApprovals, ctx: InternalContext) -> Result[ApprovalPage, ActionError]:
     items: list[Approval] = []
-    access = ctx
-    found, now = await _stored(data, ctx), await access.unit_of_work.now()
+    found, now = await _stored(data, ctx), await ctx.unit_of_work.now()
     next = found.next
     for number, record in enumerate(found, 1):
         pending = _today(PendingApproval.of(record), ctx)
@@ -136,7 +135,7 @@ async def _list(data: ListApprovals, ctx: InternalContext) -> Result[ApprovalPag
                 next = record.id if number < len(found) else found.next
                 break
     # A page on the log would be the inputs of all these once more.
-    access.set_logged_output({"items": len(items), "next": next})
+    ctx.set_logged_output({"items": len(items), "next": next})
     return Success(ApprovalPage(items=tuple(items), next=next))
 
 
@@ -169,15 +168,14 @@ async def _approve(data: DecideApproval, ctx: InternalContext) -> Result[Approva
     granted = {policy: approver.actor for policy, approver in pending.granted.items()} | {pending.policy: ctx.actor}
     name = f"{pending.service}.{pending.action}"
     approved = GrantedApproval(pending.id, str(ctx.actor), granted, name, pending.created_at)
-    access = ctx
-    result, further = await access.execute_approved(pending, approved)
+    result, further = await ctx.execute_approved(pending, approved)
     given = ApprovalResult(
-        approval=Approval.of(decided, await access.unit_of_work.now()), result=result, further_approval_id=further
+        approval=Approval.of(decided, await ctx.unit_of_work.now()), result=result, further_approval_id=further
     )
     if further is None:
         # What is secret in it is said by the action that gave it.
-        masked = access.to_log_json(pending.service, pending.action, result)
-        access.set_logged_output({**given.model_dump(mode="json", exclude={"result"}), "result": masked})
+        masked = ctx.to_log_json(pending.service, pending.action, result)
+        ctx.set_logged_output({**given.model_dump(mode="json", exclude={"result"}), "result": masked})
     return Success(given)
 
 
@@ -229,31 +227,29 @@ async def _decide(
     pending: PendingApproval, status: ApprovalStatus, data: DecideApproval, ctx: InternalContext
 ) -> PendingApproval:
     """Write the decision. The write locks the approval, so that of many deciders one goes on."""
-    access = ctx
     decided = pending.model_copy(
         update={
             "status": status,
             "decided_by": str(ctx.actor),
-            "decided_at": await access.unit_of_work.now(),
+            "decided_at": await ctx.unit_of_work.now(),
             "comment": data.comment,
         }
     )
-    access.replay_for_actor_only()
-    await access.unit_of_work.records(APPROVALS).update(pending.id, decided.document(), pending.version)
-    access.add_subject(f"approval/{pending.id}")
+    ctx.replay_for_actor_only()
+    await ctx.unit_of_work.records(APPROVALS).update(pending.id, decided.document(), pending.version)
+    ctx.add_subject(f"approval/{pending.id}")
     return decided
 
 
 async def _find(approval_id: str, ctx: InternalContext, to_decide: bool = False) -> PendingApproval:
-    access = ctx
-    found = await find_approval(access.unit_of_work.records(APPROVALS), approval_id)
+    found = await find_approval(ctx.unit_of_work.records(APPROVALS), approval_id)
     if found is not None:
         pending = _today(found, ctx)
         if await _may_see(pending, ctx):
             return pending
         # An approver of other resources, or of an earlier policy, is refused openly.
         permissions = (pending.permission, found.permission) if to_decide else ()
-        if any([await access.is_allowed(each, on) for each in permissions for on in (None, found.resource)]):
+        if any([await ctx.is_allowed(each, on) for each in permissions for on in (None, found.resource)]):
             return pending
     raise ActionError(ErrorCode.NOT_FOUND, f"there is no approval {approval_id!r}")
 

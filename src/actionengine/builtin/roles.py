@@ -125,8 +125,7 @@ class Page(Model):
 
 @sync_and_async
 async def _define(data: RoleInput, ctx: InternalContext) -> Result[DefinedRole, ActionError]:
-    access = ctx
-    records = access.unit_of_work.records(ROLES)
+    records = ctx.unit_of_work.records(ROLES)
     current = await records.get(data.name)
     before, after = to_role(current.data) if current is not None else Role(), to_role(data.model_dump())
     added = _beyond(after.allow, before.allow)
@@ -138,7 +137,7 @@ async def _define(data: RoleInput, ctx: InternalContext) -> Result[DefinedRole, 
         await records.insert({**document, "id": str(uuid7())}, data.name)
     else:
         await records.update(data.name, {**document, "id": current.data.get("id")}, current.version)
-    known = [Rule(permission) for permission in access.known_permissions()]
+    known = [Rule(permission) for permission in ctx.known_permissions()]
     rules = map(Rule, dict.fromkeys(rule.permission for rule in (*data.allow, *data.deny)))
     unknown = tuple(rule.permission for rule in rules if not any(rule.meets(each) for each in known))
     return Success(DefinedRole(**data.model_dump(), unknown_permissions=unknown))
@@ -164,12 +163,11 @@ async def _delete(data: RoleName, ctx: InternalContext) -> Result[None, ActionEr
 
 @sync_and_async
 async def _assign(data: Assignment, ctx: InternalContext) -> Result[AssignedRoles, ActionError]:
-    access = ctx
     await ctx.authorize_async(MANAGE_PERMISSION, f"role/{data.role}")
-    role = await access.unit_of_work.records(ROLES).get(data.role)
+    role = await ctx.unit_of_work.records(ROLES).get(data.role)
     if role is None:
         raise _no_role(data.role)
-    record, roles = await _assigned(access, data)
+    record, roles = await _assigned(ctx, data)
     if data.role not in roles:
         await _check_holds(ctx, to_role(role.data).allow, data.role)
         if len(roles) >= MAX_ASSIGNED_ROLES:
@@ -180,22 +178,21 @@ async def _assign(data: Assignment, ctx: InternalContext) -> Result[AssignedRole
                 {"limit": MAX_ASSIGNED_ROLES},
             )
         roles = (*roles, data.role)
-        await _write(access, data, record, roles, {data.role: role.data.get("id")})
+        await _write(ctx, data, record, roles, {data.role: role.data.get("id")})
     return Success(_answer(data, roles))
 
 
 @sync_and_async
 async def _unassign(data: Assignment, ctx: InternalContext) -> Result[AssignedRoles, ActionError]:
-    access = ctx
     await ctx.authorize_async(MANAGE_PERMISSION, f"role/{data.role}")
-    record, roles = await _assigned(access, data)
+    record, roles = await _assigned(ctx, data)
     if data.role not in roles:
         raise ActionError(ErrorCode.NOT_FOUND, f"{_key(data)} does not have the role {data.role!r}")
-    role = await access.unit_of_work.records(ROLES).get(data.role)
+    role = await ctx.unit_of_work.records(ROLES).get(data.role)
     if role is not None:
         await _check_holds(ctx, to_role(role.data).deny)
     roles = tuple(role for role in roles if role != data.role)
-    await _write(access, data, record, roles, {})
+    await _write(ctx, data, record, roles, {})
     return Success(_answer(data, roles))
 
 
@@ -208,17 +205,17 @@ async def _of_actor(data: ActorReference, ctx: InternalContext) -> Result[Assign
 async def _check_holds(ctx: InternalContext, rules: Iterable[Rule], role: str | None = None) -> None:
     """Raise `ActionError(forbidden)` where a caller without full power would give one of these rights, or the name
     of a role that actions ask for, without holding it. What is read is what this transaction sees, not a cache."""
-    access, actor = ctx, ctx.actor
+    actor = ctx.actor
     assert actor is not None
-    access.replay_for_actor_only()
+    ctx.replay_for_actor_only()
     if actor.type == "system":
         return
-    record = await access.unit_of_work.records(ROLE_ASSIGNMENTS).get(str(actor))
-    rights = Rights.of(actor, *await load_roles(actor, record, access.unit_of_work.records(ROLES)))
+    record = await ctx.unit_of_work.records(ROLE_ASSIGNMENTS).get(str(actor))
+    rights = Rights.of(actor, *await load_roles(actor, record, ctx.unit_of_work.records(ROLES)))
     if rights.include(FULL_POWER):
         return
     wanting = [str(rule) for rule in rules if not rights.include(rule)]
-    if role is not None and role not in rights.roles and role in access.known_roles():
+    if role is not None and role not in rights.roles and role in ctx.known_roles():
         wanting.append(f"the role {role}, which actions ask for")
     if wanting:
         raise ActionError(
@@ -245,17 +242,15 @@ def _role(record: Record) -> RoleInput:
     return RoleInput(**{name: record.data[name] for name in RoleInput.model_fields if name in record.data})
 
 
-async def _assigned(
-    access: InternalContext, actor: Assignment | ActorReference
-) -> tuple[Record | None, tuple[str, ...]]:
+async def _assigned(ctx: InternalContext, actor: Assignment | ActorReference) -> tuple[Record | None, tuple[str, ...]]:
     """Return the document of an actor's assignments, and the names of the roles that it gives."""
-    record = await access.unit_of_work.records(ROLE_ASSIGNMENTS).get(_key(actor))
-    held = await load_roles(Actor(actor.actor_type, actor.actor_id), record, access.unit_of_work.records(ROLES))
+    record = await ctx.unit_of_work.records(ROLE_ASSIGNMENTS).get(_key(actor))
+    held = await load_roles(Actor(actor.actor_type, actor.actor_id), record, ctx.unit_of_work.records(ROLES))
     return record, held.names
 
 
 async def _write(
-    access: InternalContext,
+    ctx: InternalContext,
     actor: Assignment | ActorReference,
     record: Record | None,
     roles: Sequence[str],
@@ -263,7 +258,7 @@ async def _write(
 ) -> None:
     ids = {**(record.data.get("role_ids", {}) if record is not None else {}), **new_ids}
     document = {"roles": roles, "role_ids": {name: ids[name] for name in roles if ids.get(name) is not None}}
-    records = access.unit_of_work.records(ROLE_ASSIGNMENTS)
+    records = ctx.unit_of_work.records(ROLE_ASSIGNMENTS)
     if record is None:
         await records.insert(document, _key(actor))
     else:

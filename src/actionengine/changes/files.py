@@ -180,8 +180,8 @@ class ProjectFiles:
     def __init__(self, ctx: InternalContext, settings: FileSettings, store: Store, project_id: str) -> None:
         self.settings = settings
         self._tenant = ctx.tenant
-        self._access = ctx
-        self._heads = self._access.unit_of_work.records(FILES)
+        self._ctx = ctx
+        self._heads = self._ctx.unit_of_work.records(FILES)
         self._store = store
         self._project_id = project_id
 
@@ -204,7 +204,7 @@ class ProjectFiles:
         """
         root = self.module().root
         heads = await self.latest_versions(paths)
-        found = await self._access.run(partial(read_files, root, sorted(set(paths))))
+        found = await self._ctx.run(partial(read_files, root, sorted(set(paths))))
         late = [
             head.op_id
             for path, (head, _) in heads.items()
@@ -263,7 +263,7 @@ class ProjectFiles:
             )
             await self._put(path, new, state.version)
             writes.append(FileWrite(path, step.after, left, frozenset(earlier)))
-        self._access.after_commit(
+        self._ctx.after_commit(
             partial(try_write_files, self.module().root, writes, monotonic() + _WRITE_TIMEOUT, change_id)
         )
 
@@ -279,7 +279,7 @@ class ProjectFiles:
         ]
         if not writes:
             return ()
-        results = await self._access.run(partial(write_files, self.module().root, writes, until))
+        results = await self._ctx.run(partial(write_files, self.module().root, writes, until))
         for each in results:
             if each.error is not None:
                 raise each.error
@@ -307,5 +307,5 @@ def _head(record: Record) -> tuple[FileVersion, int]:
 
 
 def _is_outdated(head: FileVersion, found: str | None) -> bool:
-    """Whether a file is as it was before its newest edit: that has not been written yet."""
+    """Return whether a file is as it was before its newest edit: that has not been written yet."""
     return found != head.sha256 and found in head.earlier

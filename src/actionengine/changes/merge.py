@@ -48,15 +48,15 @@ APPLIED = {"execute": EXECUTED, "merge": MERGED}
 
 
 async def preview_change(ctx: InternalContext, change_id: str, settings: FileSettings) -> Preview:
-    """What a change would do. Raises `ActionError` as its execution would."""
-    store, access = open_store(ctx), ctx
+    """Return the effect that a change would have. Raises `ActionError` as its execution would."""
+    store = open_store(ctx)
     change = await store.change(change_id)
     loaded = await load(store, change, lock=False, files=ProjectFiles(ctx, settings, store, change["project_id"]))
     execution = await _run(ctx, loaded)
     graph, schemas = loaded.graph, execution.transformed.schemas
     affected = {each for key in execution.affected_types for each in (key, *graph.descendants(key))}
     documents = [
-        await check_documents(access.unit_of_work.records(key), key, graph.effective(key, schemas))
+        await check_documents(ctx.unit_of_work.records(key), key, graph.effective(key, schemas))
         for key in sorted(affected)
     ]
     return Preview(
@@ -145,8 +145,8 @@ async def merge_change(ctx: InternalContext, change_id: str, settings: FileSetti
 async def write_change_files(ctx: InternalContext, change_id: str, settings: FileSettings) -> WrittenFiles:
     """Write what is missing of a change's edits of files, and of later ones of the same files. Raises `ActionError`
     where something cannot be written, and `conflict` where it may not stand yet: inside an action that has merged."""
-    store, access = open_store(ctx), ctx
-    if access.has_work_after_commit:
+    store = open_store(ctx)
+    if ctx.has_work_after_commit:
         raise conflict(
             "files are written once this transaction has committed, and it has such work: ask for changes.write_files "
             "afterwards"
@@ -158,7 +158,7 @@ async def write_change_files(ctx: InternalContext, change_id: str, settings: Fil
     files = ProjectFiles(ctx, settings, store, change["project_id"])
     results = await files.write([op["payload"]["file_path"] for op in executed])
     if not any(each.outcome == "written" for each in results):
-        access.suppress_default_event()
+        ctx.suppress_default_event()
     return WrittenFiles(
         change_id=change_id, files=tuple(WrittenFile(path=each.path, outcome=each.outcome) for each in results)
     )

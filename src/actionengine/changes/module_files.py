@@ -158,5 +158,5 @@ def _is_absent(refusal: ActionError) -> bool:
 
 
 def is_of_the_file(refusal: ActionError) -> bool:
-    """Whether it is what stands at the path that is at fault, rather than the moment or the machine."""
+    """Return whether it is what stands at the path that is at fault, rather than the moment or the machine."""
     return isinstance(refusal, PathEscapeError) or refusal.code is ErrorCode.UNPROCESSABLE

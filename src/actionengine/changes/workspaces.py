@@ -89,14 +89,14 @@ async def start_workspace(ctx: InternalContext, settings: FileSettings, change: 
             f"a change that is {change['status']} gets no workspace: it has to be Implementing first",
             status=change["status"],
         )
-    store, access = open_store(ctx), ctx
+    store = open_store(ctx)
     if not await has_files(store, change):
         raise conflict(f"the change {change['id']!r} is about no file: add a target of the type 'file' to a draft")
     files = ProjectFiles(ctx, settings, store, change["project_id"])
     module, folder = files.module(), _folder_of(ctx, settings, change["id"])
     before = await _find(ctx, change["id"])
     if before is not None and before.status == "running" and change["status"] == "WorkspaceRunning":
-        access.suppress_default_event()
+        ctx.suppress_default_event()
         stored = before
     else:
         new = _Stored(
@@ -115,7 +115,7 @@ async def start_workspace(ctx: InternalContext, settings: FileSettings, change: 
             )
     is_new = before is None or not (before.kept or before.status == "running")
     tried = await _try(ctx, files, change, ())
-    access.after_commit(partial(create_copy, WorkspaceLocation(folder, module, stored.version), tried, is_new))
+    ctx.after_commit(partial(create_copy, WorkspaceLocation(folder, module, stored.version), tried, is_new))
     return stored.shown()
 
 
@@ -164,7 +164,7 @@ async def view_workspace(ctx: InternalContext, settings: FileSettings, change_id
     Raises `ActionError`: `not_found` for a change that never had one, `conflict` where the module has changed since
     the copy was made in a file that differs here.
     """
-    store, access = open_store(ctx), ctx
+    store = open_store(ctx)
     change = await store.change(change_id)
     stored = await _find(ctx, change_id)
     if stored is None:
@@ -174,16 +174,16 @@ async def view_workspace(ctx: InternalContext, settings: FileSettings, change_id
         return WorkspaceView(**shown)
     files = ProjectFiles(ctx, settings, store, change["project_id"])
     place = WorkspaceLocation(_folder_of(ctx, settings, change_id), files.module(), stored.version)
-    if access.has_work_after_commit and not place.folder.exists():
+    if ctx.has_work_after_commit and not place.folder.exists():
         raise conflict("the working copy is made once this transaction has committed: ask for it afterwards")
-    marked = await access.run(partial(marked_files, place))
+    marked = await ctx.run(partial(marked_files, place))
     tried = await _try(ctx, files, change, marked)
-    diff, skipped_files = await access.run(partial(inspect, place, tried))
+    diff, skipped_files = await ctx.run(partial(inspect, place, tried))
     return WorkspaceView(**shown, ops=tried.ops, diff=diff, skipped_files=skipped_files)
 
 
 async def has_files(store: Store, change: Row) -> bool:
-    """Whether a change is about files."""
+    """Return whether a change is about files."""
     return bool(await store.targets.find({"change_id": change["id"], "type": "file"}, columns=("id",)))
 
 

@@ -56,7 +56,7 @@ def open_storage(url: str, signing_key: str | None, behind_pooler: bool = True) 
 
 
 def is_missing(url: str) -> bool:
-    """Whether it names a SQLite file that is not there: looking at it would make it."""
+    """Return whether it names a SQLite file that is not there: looking at it would make it."""
     return dialect_of(url) == "sqlite" and not Path(parsed(url).database or "").is_file()
 
 

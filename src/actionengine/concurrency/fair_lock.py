@@ -23,7 +23,7 @@ class FairLock:
         return self._holder
 
     async def acquire(self, who: object, mode: Mode, seconds: float) -> bool:
-        """Wait for a turn; whether it came in time. Whoever has it gives it back with `release`."""
+        """Wait for the lock; return whether it came in time. The holder calls `release`."""
         with self._lock:
             if self._holder is None:
                 self._holder = who

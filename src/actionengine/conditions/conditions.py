@@ -72,19 +72,19 @@ class Comparison(_Condition):
 
 
 class AllOf(_Condition):
-    """That each of these holds."""
+    """A condition that holds where each of these does."""
 
     all: Annotated[tuple[Condition, ...], AfterValidator(not_empty)]
 
 
 class AnyOf(_Condition):
-    """That at least one of these holds."""
+    """A condition that holds where at least one of these does."""
 
     any: Annotated[tuple[Condition, ...], AfterValidator(not_empty)]
 
 
 class Not(_Condition):
-    """That this does not hold."""
+    """A condition that holds where this one does not."""
 
     not_: Condition = Field(alias="not")
 
@@ -130,7 +130,7 @@ def comparisons(condition: Condition) -> Iterator[Comparison]:
 
 
 def depth(condition: Condition) -> int:
-    """How many conditions stand in each other."""
+    """Return how deep conditions are nested."""
     match condition:
         case Comparison():
             return 1
@@ -151,13 +151,16 @@ def paths(condition: Condition) -> Iterator[tuple[Path, bool]]:
 
 
 def evaluate(condition: Condition, scope: Mapping[str, Any]) -> bool:
-    """Whether a condition holds. Raises `ActionError(unprocessable)` for a field that is not there, for values that
-    cannot be compared, and for a condition that compares more than `MAX_COMPARED`."""
-    return _evaluate(condition, _Scales(scope))
+    """Return whether a condition holds.
+
+    Raises `ActionError(unprocessable)` for a field that is not there, for values that cannot be compared, and for a
+    condition that compares more than `MAX_COMPARED`.
+    """
+    return _evaluate(condition, _Comparer(scope))
 
 
-class _Scales:
-    """What a condition weighs, and how much more it may."""
+class _Comparer:
+    """Compares the values of a condition, and counts them up to a limit."""
 
     def __init__(self, scope: Mapping[str, Any]) -> None:
         self.source = Source(scope)
@@ -181,38 +184,38 @@ class _Scales:
         return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
-def _evaluate(condition: Condition, scales: _Scales) -> bool:
+def _evaluate(condition: Condition, comparer: _Comparer) -> bool:
     match condition:
         case Comparison():
-            return _compares(condition, scales)
+            return _compares(condition, comparer)
         case Not():
-            return not _evaluate(condition.not_, scales)
+            return not _evaluate(condition.not_, comparer)
         case AllOf():
-            return all(_evaluate(each, scales) for each in condition.all)
+            return all(_evaluate(each, comparer) for each in condition.all)
         case AnyOf():
-            return any(_evaluate(each, scales) for each in condition.any)
+            return any(_evaluate(each, comparer) for each in condition.any)
 
 
-def _compares(comparison: Comparison, scales: _Scales) -> bool:
+def _compares(comparison: Comparison, comparer: _Comparer) -> bool:
     path, op = parse_path(comparison.field), comparison.op
     if op in _NEEDS_NO_VALUE:
-        return _exists(path, scales.source.scope) == (op == "exists")
-    found, value = look_up(path, scales.source.scope), scales.source.fill(comparison.value)
+        return _exists(path, comparer.source.scope) == (op == "exists")
+    found, value = look_up(path, comparer.source.scope), comparer.source.fill(comparison.value)
     match op:
         case "eq":
-            return scales.same(found, value)
+            return comparer.same(found, value)
         case "ne":
-            return not scales.same(found, value)
+            return not comparer.same(found, value)
         case "in" | "not_in":
             if not isinstance(value, list):
                 raise _incomparable(comparison, found, value)
-            return any(scales.same(found, each) for each in value) == (op == "in")
+            return any(comparer.same(found, each) for each in value) == (op == "in")
         case "contains":
             if isinstance(found, str) and isinstance(value, str):
-                scales.load(len(found) // _A_VALUE)
+                comparer.load(len(found) // _A_VALUE)
                 return value in found
             if isinstance(found, list):
-                return any(scales.same(each, value) for each in found)
+                return any(comparer.same(each, value) for each in found)
             raise _incomparable(comparison, found, value)
     if not _ordered(found, value):
         raise _incomparable(comparison, found, value)

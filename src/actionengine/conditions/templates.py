@@ -75,7 +75,7 @@ def _render(value: Any, source: Source) -> Any:
 
 
 class Source:
-    """What references look into, and how much of it may still be given."""
+    """The values that references read, and the bytes that they may still give."""
 
     def __init__(self, scope: Mapping[str, Any]) -> None:
         self.scope = scope
@@ -96,7 +96,7 @@ class Source:
 
 
 def look_up(path: Path, scope: Mapping[str, Any]) -> Any:
-    """What a path names. Raises `ActionError(unprocessable)` where it is not there."""
+    """Return the value at a path. Raises `ActionError(unprocessable)` where it is not there."""
     found: Any = scope
     for number, name in enumerate(path):
         if isinstance(found, Mapping) and name in found:

@@ -41,7 +41,7 @@ class Leases:
         self._table = leases_table(None if self._is_sqlite else SCHEMA)
 
     def has_table(self) -> bool:
-        """Whether the table is there."""
+        """Return whether the table is there."""
         return inspect(self._engine).has_table(self._table.name, self._table.schema)
 
     def create_table(self) -> None:

@@ -46,7 +46,7 @@ def reading() -> Iterator[None]:
 
 
 def set_executing(whether: bool) -> None:
-    """Whether this process is an executor, all of whose threads read JSON only."""
+    """Return whether this process is an executor, all of whose threads read JSON only."""
     if whether:
         _executing.set()
     else:

@@ -195,7 +195,7 @@ class _Workers:
         inbox.put(job)
 
     def _leave(self, job: _Job) -> bool:
-        """Whether a job has ended; one that has not is left behind, or not begun at all."""
+        """Return whether a job has ended; one that has not is left behind, or not begun at all."""
         with self._lock:
             if job.ended:
                 return True

@@ -22,7 +22,7 @@ Observer = Callable[[str, Stage], Stage]
 
 
 def observer() -> Observer:
-    """What wraps each stage of a pipeline."""
+    """Return the observer that wraps each stage of a pipeline."""
     try:
         traced = _tracer()
     except ImportError:

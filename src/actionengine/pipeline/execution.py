@@ -205,7 +205,7 @@ class Execution:
 
     @property
     def is_over(self) -> bool:
-        """Whether this execution, or one around it, has ended: then its context is of no more use."""
+        """Return whether this execution, or one around it, has ended: its context can then no longer be used."""
         return self.ended or (self.parent is not None and self.parent.is_over)
 
     def check_alone(self) -> None:
@@ -226,17 +226,17 @@ class Execution:
 
     @property
     def is_claimed(self) -> bool:
-        """Whether this execution, or one around it, holds an idempotency key."""
+        """Return whether this execution, or one around it, holds an idempotency key."""
         return self.claim is not None or (self.parent is not None and self.parent.is_claimed)
 
     @property
     def has_work_after_commit(self) -> bool:
-        """Whether this execution, or one around it, has asked for work after the commit."""
+        """Return whether this execution, or one around it, has asked for work after the commit."""
         return bool(self.after_commit) or (self.parent is not None and self.parent.has_work_after_commit)
 
     @property
     def hook_context(self) -> HookContext:
-        """What hooks see of this execution."""
+        """The execution as its hooks see it."""
         if self._hook_context is None:
             with self.lock:
                 if self._hook_context is None:

@@ -1,4 +1,4 @@
-"""What built-in services may do beyond a host's handlers: reach the library's own collections and the action log."""
+"""`InternalContext`: the rights of built-in handlers over the library's own collections and the action log."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class InternalContext(ActionContext):
         return plan if isinstance(plan, ActionError) else plan.action
 
     def to_log_json(self, service: str, action: str, value: Any) -> Any:
-        """What an action has given, as the log shows it: plain JSON values, masked, and without the secrets that this
+        """Return the result of an action as logged: plain JSON values, masked, and without the secrets that this
         execution has been given."""
         return self._port.execution.secrets.to_log_json(value, self._port.services.plans[service][action].result_names)
 
@@ -164,11 +164,11 @@ class InternalContext(ActionContext):
 
     @property
     def has_work_after_commit(self) -> bool:
-        """Whether this execution, or one around it, has something done once the outermost commit stands."""
+        """Return whether this execution, or one around it, has something done once the outermost commit stands."""
         return self._port.execution.has_work_after_commit
 
     async def run(self, work: Callable[[], T]) -> T:
-        """What `work` gives, which may block: under an event loop it has a thread."""
+        """Return the result of `work`, which may block: under an event loop it has a thread."""
         return work() if self._port.execution.mode == "sync" else await asyncio.to_thread(work)
 
     @property

@@ -1,4 +1,4 @@
-"""How an execution ends other than by success: as a replay, as a pending approval, as a failure."""
+"""The other ends of an execution than success: a replay, a pending approval, a failure."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def read_payload(payload: Any, model: Any, limits: Limits) -> Payload:
 
 
 def copy_payload(value: Any, model: Any, limits: Limits) -> Payload:
-    """What one handler returned, copied for the next: anything that has a JSON form.
+    """Return a copy of the value of one handler for the next: anything that has a JSON form.
 
     Raises `ActionError(invalid_input)` as `read_payload` does.
     """

@@ -49,7 +49,7 @@ class StoredActor(BaseModel):
 
 
 class PendingApproval(BaseModel):
-    """What is needed to run the action again, and to show it to a person.
+    """An approval as it is stored: all that runs the action again, and shows it to a person.
 
     `payload` is the whole payload as JSON, secrets and all, because it has to run again; `input` is its masked form,
     None where that `shows_payload`: nothing in it is masked. A `pending` one may have expired, and is marked so later.
@@ -145,7 +145,7 @@ class PendingApproval(BaseModel):
         return f"{self.requester.type}:{self.requester.id}" if self.requester else None
 
     def is_open(self, now: datetime) -> bool:
-        """Whether it can still be decided."""
+        """Return whether it can still be decided."""
         return self.status == "pending" and now < self.expires_at
 
     def request(self, current: RequestContext) -> RequestContext:

@@ -205,7 +205,7 @@ def sync_and_async(handler: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling this gives a coroutine."""
+    """Return whether calling this gives a coroutine."""
     while isinstance(function, partial):
         function = function.func
     if type(function) is FunctionType:

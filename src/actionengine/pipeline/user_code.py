@@ -23,7 +23,7 @@ logger = logging.getLogger("actionengine")
 
 
 def call_sync(execution: Execution, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a `def` returns in sync mode, with no deadline to keep. Raises as `call` does."""
+    """Return what a `def` returns in sync mode, with no deadline. Raises as `call_user_code` does."""
     try:
         value = function(*arguments)
     except Exception as error:
@@ -43,7 +43,7 @@ async def call_user_code(
     is_async: bool,
     *arguments: Any,
 ) -> Any:
-    """What user code returns, waited for.
+    """Run user code, and return its value.
 
     Raises `ActionError` with what the code raised itself, `handler_error` for any other exception, `timeout` past
     the execution's deadline, `internal` for a coroutine where there is no event loop and for a misuse of the storage.
@@ -78,7 +78,7 @@ async def call_user_code(
 
 
 def to_action_error(execution: Execution, what: str, error: Exception) -> Exception:
-    """What an exception out of user code becomes; a crash goes to the log, with its traceback."""
+    """Return the error for an exception out of user code; a crash goes to the log, with its traceback."""
     if execution.root.unit_of_work is not None:
         error = execution.root.unit_of_work.translate_error(error)
     if isinstance(error, (ActionError, SerializationFailure, StorageUnavailable)):
@@ -194,7 +194,7 @@ def _abandon(execution: Execution) -> None:
 
 
 class _Outcome:
-    """What a thread has returned or raised."""
+    """The value or the exception of a thread."""
 
     __slots__ = ("error", "value")
 

@@ -47,7 +47,7 @@ class Field:
 
     @property
     def required(self) -> bool:
-        """Whether each document has to have it."""
+        """Return whether each document has to have it."""
         return bool(self.definition.get("required"))
 
     def __eq__(self, other: object) -> bool:

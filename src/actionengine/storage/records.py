@@ -52,12 +52,12 @@ def normal_filter(collection: str, filter: Mapping[str, Any] | None) -> dict[str
 
 
 def matches(data: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether a document has these top-level fields with these values, as JSON compares: true is not 1."""
+    """Return whether a document has these top-level fields with these values, as JSON compares: true is not 1."""
     return all(field in data and same_json(data[field], value) for field, value in wanted.items())
 
 
 def same_json(one: Any, other: Any) -> bool:
-    """Whether two values are equal as JSON compares: true is not 1."""
+    """Return whether two values are equal as JSON compares: true is not 1."""
     if one != other:
         return False
     if isinstance(one, dict):

@@ -47,14 +47,14 @@ def raises_action_error(*codes: ErrorCode) -> Iterator[None]:
 
 
 def is_conflict(error: Exception) -> bool:
-    """Whether this is how a unit of work loses against another one."""
+    """Return whether this is how a unit of work loses against another one."""
     if isinstance(error, ActionError):
         return error.code is ErrorCode.CONFLICT
     return isinstance(error, SerializationFailure)
 
 
 def is_not_found(error: Exception) -> bool:
-    """Whether this is how a unit of work finds that another one has deleted the document."""
+    """Return whether this is how a unit of work finds that another one has deleted the document."""
     return isinstance(error, ActionError) and error.code is ErrorCode.NOT_FOUND
 
 

@@ -276,7 +276,7 @@ def _remove(temporary: str) -> None:
 def _finished(
     command: _Command, means: IsolationMethod, file_isolation: FileIsolation, run: SupervisedProcess, duration: float
 ) -> CompletedCommand:
-    """How it went. Raises `_UnableError`, and `ActionError` as `run_process` does."""
+    """Return how the command ended. Raises `_UnableError`, and `ActionError` as `run_process` does."""
     if run.reason is not None:
         raise ActionError(run.reason, f"{command.name} {_ENDED[run.reason]}, and was ended", _shown(run))
     verb, _, rest = run.report.partition(" ")

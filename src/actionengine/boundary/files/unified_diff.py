@@ -247,7 +247,7 @@ def _sides(hunk: Hunk) -> tuple[list[str], list[str]]:
 
 
 def _joins(lines: Sequence[str]) -> bool:
-    """Whether a line without an end is followed by another."""
+    """Return whether a line without an end is followed by another."""
     return any(not line.endswith("\n") for line in lines[:-1])
 
 

@@ -117,7 +117,7 @@ class Journal:
             should_continue()
 
     def is_interrupted(self) -> bool:
-        """Whether there is work that has taken effect and is not wholly carried out (it may be just now)."""
+        """Return whether there is work that has taken effect and is not wholly carried out (it may be just now)."""
         with os_error_message("look at the journal of", self.root), suppress(FileNotFoundError, NotADirectoryError):
             return any(map(_is_ready, os.listdir(self.folder)))
         return False
@@ -197,7 +197,7 @@ class Journal:
             self._record({"limits": limits, "left": most - len(kept), "at": now, "until": until})
 
     def _recorded(self) -> dict[str, Any]:
-        """What the last purge has noted; nothing where that cannot be read."""
+        """Return the record of the last purge; nothing where it cannot be read."""
         with suppress(OSError, ValueError):
             with open(self.folder / _PURGE, "rb", opener=lambda path, flags: os.open(path, flags | _AS_IT_IS)) as file:
                 noted = json.loads(file.read())
@@ -245,7 +245,7 @@ class Journal:
             raise self._unusable("the module is the root of a file system; put it into a folder of it")
 
     def _is_lock(self, file: int) -> bool:
-        """Whether this is the lock that others find, too."""
+        """Return whether this is the lock that others find, too."""
         try:
             return os.path.samestat(os.fstat(file), os.lstat(self.folder / "lock"))
         except FileNotFoundError:
@@ -319,7 +319,7 @@ def _can_go(path: Path, parent: Path, is_folder: bool) -> bool:
 
 
 def _to_entry(folder: Path) -> dict[str, Any]:
-    """What was recorded. Raises `OSError`, and `ActionError`, `unavailable`, for what is no entry."""
+    """Return the recorded entry. Raises `OSError`, and `ActionError`, `unavailable`, for what is no entry."""
     with open(folder / _ENTRY, "rb", opener=lambda path, flags: os.open(path, flags | _AS_IT_IS)) as file:
         try:
             form: dict[str, Any] = json.loads(file.read())

@@ -41,7 +41,7 @@ class Node:
 
     @property
     def executable(self) -> bool:
-        """Whether its owner may execute it."""
+        """Return whether its owner may execute it."""
         return self.kind == "file" and bool(self.mode & 0o100)
 
 
@@ -88,8 +88,10 @@ Take = Callable[[str, int, int, Iterator[bytes]], None]
 
 
 def scan(root: Path, should_continue: Callable[[], None] = lambda: None) -> Manifest:
-    """What a folder holds. Raises as `nodes` does, and what `should_continue` raises, which is called again and
-    again."""
+    """Return the content of a folder.
+
+    Raises as `nodes` does, and what `should_continue` raises, which is called again and again.
+    """
 
     def take(path: str, mode: int, modified: int, pieces: Iterator[bytes]) -> None:
         for _ in pieces:

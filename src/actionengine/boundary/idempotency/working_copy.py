@@ -268,7 +268,7 @@ def _too_large(root: Path, limit: str) -> ActionError:
 
 
 def _leads_out(root: Path, path: str, target: str) -> bool:
-    """Whether a link would lead out of a copy: by what it says, or by where it leads."""
+    """Return whether a link would lead out of a copy: by what it says, or by where it leads."""
     climbs = 0
     if target.startswith("/"):
         return True

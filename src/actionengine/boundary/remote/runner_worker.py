@@ -244,7 +244,7 @@ class RunnerWorker:
 
 
 def _expired_error(execution: DurableExecution, wait_seconds: float) -> bool:
-    """Whether it was begun for the first time only after whoever asked has gone, or should have withdrawn it."""
+    """Return whether it was begun for the first time only after whoever asked has gone, or should have withdrawn it."""
     waited = (execution.began_at or execution.created_at) - execution.created_at
     return execution.attempts <= 1 and waited > (wait_seconds + 1) * 1000
 

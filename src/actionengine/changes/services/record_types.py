@@ -133,9 +133,9 @@ async def _retire(data: RecordTypeReference, ctx: InternalContext) -> Result[Rec
     return Success(await _with_status(store, ctx, row, "retired"))
 
 
-async def _with_status(store: Store, access: InternalContext, row: Row, status: RecordTypeStatus) -> RecordType:
+async def _with_status(store: Store, ctx: InternalContext, row: Row, status: RecordTypeStatus) -> RecordType:
     if row["status"] == status:
-        access.suppress_default_event()
+        ctx.suppress_default_event()
         return RecordType(**row)
     changed = {"status": status, "updated_at": await store.now()}
     await store.record_types.update([{"id": row["id"], **changed}])

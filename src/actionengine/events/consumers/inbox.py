@@ -114,7 +114,7 @@ class Inbox:
         return handle_async if is_async(function) else handle
 
     async def _record_delivery(self, event: Event, ctx: InternalContext) -> bool:
-        """Whether the event is ours to take in: its mark was not there yet. It locks out other deliveries."""
+        """Return whether the event is ours to take in: its mark was not there yet. It locks out other deliveries."""
         if event.subject is not None:
             ctx.add_subject(event.subject)
         marks = ctx.unit_of_work.records(INBOX)

@@ -358,10 +358,9 @@ class Projection:
 
         async def remove(ctx: InternalContext) -> bool:
             await batch.begin(ctx)
-            access = ctx
             left = self._batch_size
             for collection in rebuild.collections:
-                records = access.unit_of_work.records(collection_name(self.name, rebuild.generation, collection))
+                records = ctx.unit_of_work.records(collection_name(self.name, rebuild.generation, collection))
                 page = await records.list(limit=left)
                 for record in page:
                     await records.delete(record.id, record.version)
@@ -508,7 +507,7 @@ class _RetrySchedule:
         self._rests: dict[UUID, tuple[float, float]] = {}
 
     def is_resting(self, tenant: Tenant) -> bool:
-        """Whether it is not yet time to try again."""
+        """Return whether it is not yet time to try again."""
         return self._rests.get(tenant.id, (0.0, 0.0))[1] > monotonic()
 
     def postpone(self, tenant: Tenant) -> float:

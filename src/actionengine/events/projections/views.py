@@ -162,7 +162,7 @@ class AsyncLiveRecords:
                 return page
 
     async def is_superseded(self) -> bool:
-        """Whether the live generation is another one by now; then this follows."""
+        """Return whether the live generation is another one by now; then this follows."""
         record = await self._ctx.unit_of_work.records(CHECKPOINTS).get(self._projection)
         before, self.generation = self.generation, Checkpoint.of(self._projection, record, "live").generation
         return before != self.generation

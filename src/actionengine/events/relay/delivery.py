@@ -244,7 +244,7 @@ def _is_timeout(answer: object) -> bool:
 
 
 def _names_events(answer: object) -> bool:
-    """Whether a call has failed for one of its events, and nobody knows for which."""
+    """Return whether a call has failed for one of its events, and nobody knows for which."""
     return isinstance(answer, Exception) and not isinstance(answer, TimeoutError | PublisherUnavailable)
 
 

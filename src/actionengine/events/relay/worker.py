@@ -191,7 +191,7 @@ class RelayWorker:
                 logger.warning("the event %s (%s) was not delivered: %s", event.id, event.type, failure.reason)
 
     async def _can_continue(self) -> bool:
-        """Whether there is time for another call of the publisher."""
+        """Return whether there is time for another call of the publisher."""
         if self._is_stopping:
             return False
         if monotonic() - self._leased_at > _LEASE_TIMEOUT / 2:

@@ -571,7 +571,7 @@ class MemoryUnitOfWork:
             await ended.wait(remaining)
 
     def is_waiting_for(self, other: MemoryUnitOfWork) -> bool:
-        """Whether this transaction waits for another one, directly or through others."""
+        """Return whether this transaction waits for another one, directly or through others."""
         holder = self._waits_for
         while holder is not None and holder is not other:
             holder = holder._waits_for

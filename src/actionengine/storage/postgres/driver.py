@@ -152,7 +152,7 @@ class LibpqConnection:
             self._on_failure(asked)
 
     def wait_for_notification(self, until: float, is_woken: Callable[[], bool]) -> bool:
-        """Whether a notification came, or `is_woken`, before this time (`time.monotonic`)."""
+        """Return whether a notification came, or `is_woken`, before this time (`time.monotonic`)."""
         # The driver comes back after each interval, and only then: a short wait needs a short one.
         interval = min(INTERVAL, max(0.001, until - monotonic()))
         if self._mode == "async":

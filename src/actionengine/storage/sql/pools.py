@@ -333,7 +333,7 @@ _POOL = "actionengine.pool"
 
 
 def is_orphaned(engine: Engine, pooled: PoolProxiedConnection) -> bool:
-    """Whether a connection is of a pool that was given up meanwhile: nobody would ever close it."""
+    """Return whether a connection is of a pool that was given up meanwhile: nobody would ever close it."""
     return pooled.info.get(_POOL) is not engine.pool
 
 

@@ -294,7 +294,7 @@ class SQLiteStorage(SQLStorage):
             raise StorageUnavailable(f"the database {self.pools.name!r} was busy for {seconds} s: a writer takes long")
 
     def wait_for_writer_lock(self, who: object, mode: Mode, seconds: float) -> bool:
-        """Whether a writer's turn comes in time."""
+        """Return whether a writer's turn comes in time."""
         waiting = self.turns.acquire(who, mode, seconds)
         came: bool = await_(waiting) if mode == "async" else run_sync(waiting)
         return came

@@ -181,7 +181,7 @@ class ApprovalStep(_Step):
 
     @property
     def goes_on_failed(self) -> bool:
-        """Whether a run can go on from here although the step has not succeeded."""
+        """Return whether a run can go on from here although the step has not succeeded."""
         return super().goes_on_failed or self.on_reject not in RESERVED
 
 

@@ -45,7 +45,7 @@ class RunStepper:
         self.run = run
         self.definition = definition
         self.step: Step = definition.step(run.data["step"])
-        self.step_context = StepContext(ctx, ctx, store, run, run_scope(run))
+        self.step_context = StepContext(ctx, store, run, run_scope(run))
 
     @classmethod
     async def load(cls, ctx: InternalContext, run_id: str, position: int) -> RunStepper | None:
@@ -184,7 +184,7 @@ class RunStepper:
 
         Raises `ActionError(idempotency_in_progress)` where somebody else has moved the run meanwhile.
         """
-        runs, approved = unit_of_work.records(RUNS), self.step_context.access.approved
+        runs, approved = unit_of_work.records(RUNS), self.step_context.ctx.approved
         run = await runs.get(self.run.id)
         waits_for = None if approved is None else approved.approval_id
         if run is None or not is_at(run, self.run.data["position"]) or run.data["approval_id"] != waits_for:
@@ -197,7 +197,7 @@ class RunStepper:
             if refusal.code is not ErrorCode.CONFLICT:
                 raise
             raise _moved_meanwhile(run) from None
-        self.step_context.access.emit_asked(PAUSED, self._paused_payload(), run_subject(run.id))
+        self.step_context.ctx.emit_asked(PAUSED, self._paused_payload(), run_subject(run.id))
 
     async def _write(self, changed: dict[str, Any]) -> None:
         data = {**self.run.data, **changed, "updated_at": await timestamp(self._ctx)}

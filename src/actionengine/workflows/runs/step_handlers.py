@@ -43,7 +43,6 @@ class StepContext(NamedTuple):
     """What a step is performed with."""
 
     ctx: InternalContext
-    access: InternalContext
     store: Store
     run: Record
     scope: Mapping[str, Any]
@@ -108,7 +107,7 @@ def description(run: Record, step: Step) -> str:
 def _check_approver(scene: StepContext, step: Step) -> None:
     """Whoever has started a run does not grant what it asks for, be it a step or the policy of an action: that would
     have them approve what they ask for themselves."""
-    approved = scene.access.approved
+    approved = scene.ctx.approved
     if approved is None or (isinstance(step, ApprovalStep) and step.by_starter):
         return
     if identity_of(approved.approved_by) in map(identity_of, initiators(scene.run)):
@@ -121,10 +120,10 @@ def _check_approver(scene: StepContext, step: Step) -> None:
 
 async def _action(scene: StepContext, step: ActionStep) -> StepResult:
     service, _, action = step.action.partition(".")
-    answer = await scene.access.execute_action(service, action, render(step.input, scene.scope))
+    answer = await scene.ctx.execute_action(service, action, render(step.input, scene.scope))
     if isinstance(answer, Failure):
         raise answer.failure()
-    return StepResult(scene.access.to_log_json(service, action, answer.unwrap()))
+    return StepResult(scene.ctx.to_log_json(service, action, answer.unwrap()))
 
 
 async def _assignment(scene: StepContext, step: AssignmentStep) -> StepResult:
@@ -163,15 +162,15 @@ async def _assignment(scene: StepContext, step: AssignmentStep) -> StepResult:
 
 async def _approval(scene: StepContext, step: ApprovalStep) -> StepResult:
     policy = f"workflows.{scene.key}.{step.name}"
-    approved = scene.access.approved
+    approved = scene.ctx.approved
     if approved is None or policy not in approved.granted:
         _message(step, scene.scope)
         wanted = ApprovalPolicy(_always, step.permission, timedelta(seconds=step.expires_after))
-        raise scene.access.approval_needed(policy, wanted, workflow_subject(scene.key))
+        raise scene.ctx.approval_needed(policy, wanted, workflow_subject(scene.key))
     output = {
         "approved_by": approved.approved_by,
         "approval_id": approved.approval_id,
-        "approved_at": (await scene.access.unit_of_work.now()).isoformat(),
+        "approved_at": (await scene.ctx.unit_of_work.now()).isoformat(),
     }
     return StepResult(output)
 
@@ -230,7 +229,7 @@ async def _lock(scene: StepContext, step: RecordLockStep) -> StepResult:
         if held is not None and held.data["run_id"] == run_id:
             await locks.delete(key, held.version)
         return StepResult({"collection": step.collection, "id": id, "version": None}, released=key)
-    now = await scene.access.unit_of_work.now()
+    now = await scene.ctx.unit_of_work.now()
     if held is not None and held.data["run_id"] != run_id and is_in_force(held, now):
         raise conflict(f"the workflow run {held.data['run_id']} has locked {key}", collection=step.collection, id=id)
     # A new version, so that whoever has read the document before does not write it any more. It comes first: where it
@@ -238,7 +237,7 @@ async def _lock(scene: StepContext, step: RecordLockStep) -> StepResult:
     records = scene.records(step.collection)
     before = await _existing(records, step.collection, id)
     record = await records.update(id, before.data, before.version)
-    until = await scene.access.unit_of_work.now() + timedelta(seconds=step.expires_after)
+    until = await scene.ctx.unit_of_work.now() + timedelta(seconds=step.expires_after)
     document = {"run_id": run_id, "expires_at": until.isoformat()}
     if held is not None:
         await locks.update(key, document, held.version)

@@ -138,7 +138,7 @@ class RecordLockGuard:
 
 
 def is_in_force(lock: Record, now: datetime) -> bool:
-    """Whether a lock still holds."""
+    """Return whether a lock still holds."""
     return datetime.fromisoformat(lock.data["expires_at"]) > now
 
 

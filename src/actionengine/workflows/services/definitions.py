@@ -23,8 +23,7 @@ from actionengine.workflows.services.triggers import apply_defined_trigger
 async def define(data: DefineWorkflow, ctx: InternalContext) -> Result[Workflow, ActionError]:
     """Write a new version of a workflow, a draft."""
     definition = parse_definition(data.definition)
-    access = ctx
-    _check_actions(access, definition)
+    _check_actions(ctx, definition)
     store = open_store(ctx)
     head = await store.heads.get(data.key)
     version = 1 if head is None else head.data["newest"] + 1
@@ -44,7 +43,7 @@ async def define(data: DefineWorkflow, ctx: InternalContext) -> Result[Workflow,
     elif not await insert_once(store.heads, {"newest": version, "active": None, "trigger": None}, data.key):
         raise conflict(f"the workflow {data.key!r} is being defined by somebody else: try again", key=data.key)
     await store.workflows.insert(workflow, version_id(data.key, version))
-    access.add_subject(workflow_subject(data.key))
+    ctx.add_subject(workflow_subject(data.key))
     return Success(Workflow.model_validate(workflow))
 
 
@@ -97,13 +96,13 @@ async def list_definitions(data: ListWorkflows, ctx: InternalContext) -> Result[
     return Success(tuple(found))
 
 
-def _check_actions(access: InternalContext, definition: Definition) -> None:
+def _check_actions(ctx: InternalContext, definition: Definition) -> None:
     """Raises `ActionError(invalid_input)` for a step whose action is not there, or no workflow may execute."""
     for step in definition.steps:
         if not isinstance(step, ActionStep):
             continue
         service, _, name = step.action.partition(".")
-        action = access.find_action(service, name)
+        action = ctx.find_action(service, name)
         if isinstance(action, ActionError):
             reason = f"there is no action {step.action}{hint(action.details['nearest'])}"
         elif service == STEPS_SERVICE:

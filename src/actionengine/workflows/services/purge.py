@@ -38,20 +38,20 @@ snapshot is held, reads them all."""
 @sync_and_async
 async def purge(data: PurgeRuns, ctx: InternalContext) -> Result[Purged, ActionError]:
     """Remove runs that ended before a time, with the steps that they have taken: first those that ended first."""
-    access, store = ctx, open_store(ctx)
-    place = (ref(access.storage), ctx.tenant.id)
+    store = open_store(ctx)
+    place = (ref(ctx.storage), ctx.tenant.id)
     known = _known.get(place, 0)
     ends = await _ends(store, data.ended_before, data.limit + 1, None if known is None else known.value)
     removed = [id for end in ends[: data.limit] if (id := await _remove(store, end)) is not None]
     for id in removed:
-        access.add_subject(run_subject(id))
+        ctx.add_subject(run_subject(id))
     if removed:
         until = monotonic() + _FULL_LOOK if known is None else known.expires
         last = Entry(ends[: data.limit][-1].id, 0, until, _OF_A_TENANT)
-        access.after_commit(partial(_known.put, place, last))
+        ctx.after_commit(partial(_known.put, place, last))
         ctx.emit(PURGED, RunsPurged(run_ids=tuple(removed)))
     else:
-        access.suppress_default_event()
+        ctx.suppress_default_event()
     return Success(Purged(runs=len(removed), has_more=len(ends) > data.limit))
 
 

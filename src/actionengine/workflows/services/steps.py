@@ -114,8 +114,8 @@ async def _next(data: RunInput, ctx: InternalContext) -> Result[RunCursor, Actio
 
 
 async def _perform(data: StepInput, ctx: InternalContext, records: str | None) -> Result[RunCursor, ActionError]:
-    access, journey = ctx, await RunStepper.load(ctx, data.run_id, data.position)
-    approved = access.approved
+    journey = await RunStepper.load(ctx, data.run_id, data.position)
+    approved = ctx.approved
     if approved is not None and (journey is None or journey.waits_for != approved.approval_id):
         # Whoever approves is not told that something was done.
         raise conflict(f"the run {data.run_id} waits for this approval no more", run_id=data.run_id)
@@ -123,12 +123,12 @@ async def _perform(data: StepInput, ctx: InternalContext, records: str | None) -
         return await _current_cursor(data, ctx)
     if approved is None and journey.waits_for is not None:
         # It has asked already: what became of that counts.
-        pending = await find_approval(access.unit_of_work.records(APPROVALS), journey.waits_for)
+        pending = await find_approval(ctx.unit_of_work.records(APPROVALS), journey.waits_for)
         assert pending is not None
-        if pending.is_open(await access.unit_of_work.now()):
+        if pending.is_open(await ctx.unit_of_work.now()):
             raise error_for(pending)
         return await _go_on_refused(journey, pending)
-    access.when_asked(journey.pause_when_asked)
+    ctx.when_asked(journey.pause_when_asked)
     step = journey.step
     try:
         if (limit_error := journey.limit_error()) is not None:
@@ -165,20 +165,18 @@ async def _await_approval(data: AwaitApproval, ctx: InternalContext) -> Result[R
         return await _current_cursor(data, ctx)
     if journey.waits_for != data.approval_id:
         return await _current_cursor(data, ctx)
-    access = ctx
-    pending = await find_approval(access.unit_of_work.records(APPROVALS), data.approval_id)
-    if pending is None or pending.is_open(await access.unit_of_work.now()):
+    pending = await find_approval(ctx.unit_of_work.records(APPROVALS), data.approval_id)
+    if pending is None or pending.is_open(await ctx.unit_of_work.now()):
         return await _current_cursor(data, ctx)
     return await _go_on_refused(journey, pending)
 
 
 @sync_and_async
 async def _decline(data: DeclineApproval, ctx: InternalContext) -> Result[RunCursor | None, ActionError]:
-    access = ctx
-    pending = await find_approval(access.unit_of_work.records(APPROVALS), data.approval_id)
+    pending = await find_approval(ctx.unit_of_work.records(APPROVALS), data.approval_id)
     is_of_step = pending is not None and f"{pending.service}.{pending.action}" == f"{SERVICE}.perform"
-    if pending is None or not is_of_step or pending.is_open(await access.unit_of_work.now()):
-        access.suppress_default_event()
+    if pending is None or not is_of_step or pending.is_open(await ctx.unit_of_work.now()):
+        ctx.suppress_default_event()
         return Success(None)
     at = StepInput.model_validate(from_json(pending.payload))
     journey = await RunStepper.load(ctx, at.run_id, at.position)
