@@ -38,7 +38,7 @@ from actionengine import (
     create_service,
 )
 from actionengine.authorization.port import AccessRequest, Decision
-from actionengine.pipeline.action_log import LogEntry
+from actionengine.pipeline.action_log import LogRowBuilder
 from actionengine.storage.port import LogRow, Recording, Storage
 from tests.conftest import log_of
 
@@ -378,13 +378,13 @@ def test_a_reduced_row_fits_whatever_the_row_was(row: dict[str, Any]) -> None:
 def test_a_payload_that_cannot_be_masked_does_not_keep_the_failure_from_the_log(
     actor: Actor | None, engine_of: Callable[..., Engine], acme: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(self: LogEntry) -> bytes:
+    def broken(self: LogRowBuilder) -> bytes:
         raise ValueError("cannot be masked")
 
     engine = engine_of(create_action(name="go", description="", handler=lambda data: Failure("no")))
 
     with monkeypatch.context() as patch:
-        patch.setattr(LogEntry, "input", property(broken))
+        patch.setattr(LogRowBuilder, "input", property(broken))
         assert isinstance(engine.execute_action("work", "go", {}, RequestContext(acme, actor)), Failure)
 
     (row,) = [row for row in log_of(engine, acme) if row.action == "work.go"]

@@ -29,8 +29,8 @@ MAX_ERROR_BYTES = 64 * 1024
 _ROLLED_BACK = to_json({"code": "rolled_back", "message": "rolled back with the action around it", "details": {}})
 
 
-class LogEntry:
-    """The entry of one execution on the action log, while it is collected. Threads of its handler add to it at once."""
+class LogRowBuilder:
+    """Collects the row of one execution for the action log. Threads of its handler add to it at once."""
 
     # Defaults stand on the class, so that making an entry sets only what differs.
     received: Payload | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid_utils import uuid7
 
 from actionengine.context import MAX_ACTOR_ID_LENGTH
-from actionengine.pipeline.action_log import LogEntry
+from actionengine.pipeline.action_log import LogRowBuilder
 from actionengine.storage.port import EventRow
 
 
@@ -14,7 +14,7 @@ class EventBuffer(list[EventRow]):
 
     __slots__ = ()
 
-    def add(self, entry: LogEntry, type: str, subject: str | None, payload: bytes, version: int = 1) -> None:
+    def add(self, entry: LogRowBuilder, type: str, subject: str | None, payload: bytes, version: int = 1) -> None:
         """Add an event of the execution that has this entry on the action log."""
         entry.has_emitted = True
         actor, tenant = entry.request.actor, entry.request.tenant
@@ -35,7 +35,7 @@ class EventBuffer(list[EventRow]):
             )
         )
 
-    def add_default(self, entry: LogEntry, max_bytes: int) -> None:
+    def add_default(self, entry: LogRowBuilder, max_bytes: int) -> None:
         """Add the event of a command that emitted none: named after it, with its masked input and output. Where these
         are more than an event may have, it says how many bytes are left out."""
         subject = next(iter(entry.subjects)) if entry.subjects else None

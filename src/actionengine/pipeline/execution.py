@@ -20,7 +20,7 @@ from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Actor, RequestContext
 from actionengine.errors import ActionError
 from actionengine.hooks import HookContext
-from actionengine.pipeline.action_log import LogBuffer, LogEntry
+from actionengine.pipeline.action_log import LogBuffer, LogRowBuilder
 from actionengine.pipeline.event_log import EventBuffer
 from actionengine.pipeline.payload import Payload
 from actionengine.pipeline.plan import ActionPlan
@@ -132,7 +132,7 @@ class Execution:
             # For what the threads of a handler change at once; nobody waits while holding it.
             self.lock = threading.RLock()
             self.secrets = Secrets(plan)
-            self.entry = LogEntry(self.id, None, plan.name, request, self.secrets, self.lock)
+            self.entry = LogRowBuilder(self.id, None, plan.name, request, self.secrets, self.lock)
             self.entry.usage = request.ai_usage
             self.log = LogBuffer()
             self.events = EventBuffer()
@@ -143,7 +143,7 @@ class Execution:
             self._root = root
             self.lock = root.lock
             self.secrets = Secrets(plan, parent.secrets)
-            self.entry = LogEntry(self.id, parent.id, plan.name, request, self.secrets, self.lock)
+            self.entry = LogRowBuilder(self.id, parent.id, plan.name, request, self.secrets, self.lock)
             self.log = root.log
             self.events = root.events
             self.results = root.results
