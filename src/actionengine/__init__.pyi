@@ -1,0 +1,81 @@
+"""The public names of actionengine; `_lazy.attach` reads this table."""
+
+from actionengine.action_context import ActionContext as ActionContext
+from actionengine.actions import Action as Action
+from actionengine.actions import ActionHooks as ActionHooks
+from actionengine.actions import ActionResultConfig as ActionResultConfig
+from actionengine.actions import ActionSummary as ActionSummary
+from actionengine.actions import ApprovalPolicy as ApprovalPolicy
+from actionengine.actions import HookDefinition as HookDefinition
+from actionengine.actions import Service as Service
+from actionengine.actions import ServiceSummary as ServiceSummary
+from actionengine.actions import create_action as create_action
+from actionengine.actions import create_actions as create_actions
+from actionengine.actions import create_service as create_service
+from actionengine.actions import create_services as create_services
+from actionengine.authorization.port import AccessRequest as AccessRequest
+from actionengine.authorization.port import Authorizer as Authorizer
+from actionengine.authorization.port import Decision as Decision
+from actionengine.authorization.rbac import RBACAuthorizer as RBACAuthorizer
+from actionengine.authorization.rules import Role as Role
+from actionengine.authorization.rules import Rule as Rule
+from actionengine.authorization.static import StaticAuthorizer as StaticAuthorizer
+from actionengine.bootstrap import create_engine as create_engine
+from actionengine.context import Actor as Actor
+from actionengine.context import AIUsage as AIUsage
+from actionengine.context import RequestContext as RequestContext
+from actionengine.context import Tenant as Tenant
+from actionengine.engine import Engine as Engine
+from actionengine.errors import ActionError as ActionError
+from actionengine.errors import ConfigurationError as ConfigurationError
+from actionengine.errors import DuplicateActionWarning as DuplicateActionWarning
+from actionengine.errors import ErrorCode as ErrorCode
+from actionengine.errors import ErrorCodeValue as ErrorCodeValue
+from actionengine.event_types import EventType as EventType
+from actionengine.event_types import EventVersionError as EventVersionError
+from actionengine.event_types import create_event_type as create_event_type
+from actionengine.events.consumers.inbox import Inbox as Inbox
+from actionengine.events.consumers.subscriptions import Subscriptions as Subscriptions
+from actionengine.events.event import Event as Event
+from actionengine.events.projections.projection import Projection as Projection
+from actionengine.events.projections.projection import ProjectionStatus as ProjectionStatus
+from actionengine.events.projections.views import AsyncLiveRecords as AsyncLiveRecords
+from actionengine.events.projections.views import LiveRecords as LiveRecords
+from actionengine.events.projections.views import View as View
+from actionengine.events.publishers.brokers import BrokerPublisher as BrokerPublisher  # extra: brokers
+from actionengine.events.publishers.eventbridge import (
+    EventBridgePublisher as EventBridgePublisher,  # extra: eventbridge
+)
+from actionengine.events.publishers.fanout import Fanout as Fanout
+from actionengine.events.publishers.port import CallbackPublisher as CallbackPublisher
+from actionengine.events.publishers.port import Publisher as Publisher
+from actionengine.events.publishers.port import PublishError as PublishError
+from actionengine.events.publishers.port import PublisherUnavailable as PublisherUnavailable
+from actionengine.events.publishers.stdout import StdoutPublisher as StdoutPublisher
+from actionengine.events.relay.relay import Relay as Relay
+from actionengine.events.replay import follow as follow
+from actionengine.events.replay import follow_async as follow_async
+from actionengine.events.replay import replay as replay
+from actionengine.events.replay import replay_async as replay_async
+from actionengine.hooks import HookContext as HookContext
+from actionengine.hooks import HookLog as HookLog
+from actionengine.hooks import HookLogEntry as HookLogEntry
+from actionengine.hooks import PipelineResult as PipelineResult
+from actionengine.masking.masking import Sensitive as Sensitive
+from actionengine.pipeline.payload import Limits as Limits
+from actionengine.storage.memory.storage import InMemoryStorage as InMemoryStorage
+from actionengine.storage.port import AsyncRecords as AsyncRecords
+from actionengine.storage.port import DeadLetter as DeadLetter
+from actionengine.storage.port import OutboxStatus as OutboxStatus
+from actionengine.storage.port import Record as Record
+from actionengine.storage.port import SerializationFailure as SerializationFailure
+from actionengine.storage.port import Storage as Storage
+from actionengine.storage.port import StorageError as StorageError
+from actionengine.storage.port import StorageUnavailable as StorageUnavailable
+from actionengine.storage.port import UnitOfWork as UnitOfWork
+from actionengine.storage.postgres.storage import PostgresStorage as PostgresStorage  # extra: postgres
+from actionengine.storage.records import Records as Records
+from actionengine.storage.sql.protection import protect_table as protect_table  # extra: sql
+from actionengine.storage.sqlite.storage import SQLiteStorage as SQLiteStorage  # extra: sql
+
+__version__: str
