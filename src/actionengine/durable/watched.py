@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
+from actionengine.concurrency.backoff import next_delay
 from actionengine.durable.database import DurableUnavailable
 from actionengine.errors import ConfigurationError
 from actionengine.storage.port import StorageError
@@ -43,4 +44,4 @@ def watch(work: Callable[[], None], stopping: threading.Event, without: str) -> 
             reason = str(error) if is_known else f"{type(error).__name__}: {error}"
             logger.error("%s: %s; it is begun again in %.1f s", without, reason, pause, exc_info=not is_known)
         stopping.wait(pause)
-        pause = min(2 * pause, _MAX_RETRY_INTERVAL)
+        pause = next_delay(pause, _MAX_RETRY_INTERVAL)

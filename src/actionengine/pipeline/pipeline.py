@@ -21,9 +21,6 @@ none of them suspends, so that the synchronous entry point runs them with `send(
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -36,6 +33,7 @@ from actionengine.action_context import ActionContext
 from actionengine.actions import HookDefinition
 from actionengine.authorization.port import Authorizer
 from actionengine.authorization.questions import Questions
+from actionengine.concurrency.backoff import delay, full_jitter, sleep
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import RequestContext
 from actionengine.errors import ActionError, ErrorCode
@@ -66,8 +64,8 @@ from actionengine.storage.port import (
     StorageUnavailable,
 )
 
-_BACKOFF = 0.002
-"""Seconds that the first pause before a rerun has at most; the bound doubles with each."""
+_RERUN_DELAY = 0.004
+"""Seconds before the first rerun, at most; the bound doubles with each."""
 
 
 class Pipeline:
@@ -180,7 +178,7 @@ class Pipeline:
                 if reruns == self.limits.reruns:
                     raise
                 reruns += 1
-                await _pause(execution.mode, reruns)
+                await sleep(execution.mode, full_jitter(delay(reruns, _RERUN_DELAY)))
                 execution.reset()
                 assert execution.received is not None
                 execution.incoming = execution.received.copy()
@@ -451,16 +449,6 @@ async def _write_after_failure(execution: Execution, write: FailureWrite) -> Non
     except ActionError as refusal:
         await unit_of_work.rollback_to(savepoint)
         logger.warning("%s failed, and could not say so in its data: %s", execution.plan.name, refusal)
-
-
-async def _pause(mode: Mode, reruns: int) -> None:
-    """Full jitter: a random time up to a bound that doubles ("Exponential Backoff And Jitter", AWS Architecture
-    Blog, 2015)."""
-    seconds = random.uniform(0, _BACKOFF * 2**reruns)
-    if mode == "sync":
-        time.sleep(seconds)  # noqa: ASYNC251 - there is no event loop here
-    else:
-        await asyncio.sleep(seconds)
 
 
 def _answered(execution: Execution) -> Any:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import time
 from collections.abc import Awaitable, Callable
-from random import uniform
 from typing import Any, TypeVar
 
 from returns.result import Failure, Result
 
 from actionengine.actions import create_action, create_service
-from actionengine.concurrency.run_sync import Mode
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode, storable_text
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.user_code import as_action_error
@@ -65,12 +61,3 @@ async def as_result(work: Awaitable[Result[T, ActionError]]) -> Result[T, Action
         return Failure(ActionError(ErrorCode.UNAVAILABLE, "the storage is unavailable, try again later"))
     except StorageError as error:
         return Failure(ActionError(ErrorCode.INTERNAL, f"the storage cannot be used: {error}"))
-
-
-async def sleep(mode: Mode, seconds: float) -> None:
-    """Wait, between half of the time and all of it, so that those who met do not meet again."""
-    seconds = uniform(seconds / 2, seconds)
-    if mode == "sync":
-        time.sleep(seconds)  # noqa: ASYNC251 - there is no event loop here
-    else:
-        await asyncio.sleep(seconds)

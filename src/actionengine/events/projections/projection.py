@@ -22,13 +22,14 @@ from uuid import UUID
 from returns.result import Failure, Result, Success
 
 from actionengine.action_context import ActionContext
+from actionengine.concurrency.backoff import equal_jitter, next_delay, sleep
 from actionengine.concurrency.fair_lock import FairLock
 from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import Actor, RequestContext, Tenant
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.event_types import EventVersionError
-from actionengine.events.consumers.consumer import as_result, check_returned, consumer_plan, sleep, validate_name
+from actionengine.events.consumers.consumer import as_result, check_returned, consumer_plan, validate_name
 from actionengine.events.event import Event
 from actionengine.events.projections.batches import Batch, switching
 from actionengine.events.projections.progress import Progress, ProgressMeter
@@ -230,7 +231,7 @@ class Projection:
                     break
                 answer = await self._advance(tenant, Batch(page, live), mode)
             if answer is None:
-                await sleep(mode, _RETRY_INTERVAL)
+                await sleep(mode, equal_jitter(_RETRY_INTERVAL))
             elif isinstance(answer, Failure):
                 return answer
             else:
@@ -296,12 +297,12 @@ class Projection:
                     taken_in = len(page)
                     is_end = is_last_page((len(item.event.payload) for item in page), self._batch_size)
                     if is_end and not await self._is_caught_up(tenant, page, rebuild, live, mode):
-                        await sleep(mode, _RETRY_INTERVAL)
+                        await sleep(mode, equal_jitter(_RETRY_INTERVAL))
                         continue
                     batch = switching(page, rebuild, live) if is_end else Batch(page, rebuild)
                     answer = await self._advance(tenant, batch, mode)
             if answer is None:
-                await sleep(mode, _RETRY_INTERVAL)
+                await sleep(mode, equal_jitter(_RETRY_INTERVAL))
             elif isinstance(answer, Failure):
                 return answer
             elif generation is not None:
@@ -347,7 +348,7 @@ class Projection:
                 else:
                     answer = await self._remove(tenant, rebuild, mode)
             if answer is None:
-                await sleep(mode, _RETRY_INTERVAL)
+                await sleep(mode, equal_jitter(_RETRY_INTERVAL))
             elif isinstance(answer, Failure):
                 return answer
 
@@ -512,7 +513,7 @@ class _RetrySchedule:
 
     def postpone(self, tenant: Tenant) -> float:
         """Leave a tenant alone: for how many seconds."""
-        seconds = min(_MAX_RETRY_INTERVAL, 2 * self._rests.get(tenant.id, (0.5, 0.0))[0])
+        seconds = next_delay(self._rests.get(tenant.id, (0.5, 0.0))[0], _MAX_RETRY_INTERVAL)
         self._rests[tenant.id] = seconds, monotonic() + seconds
         return seconds
 

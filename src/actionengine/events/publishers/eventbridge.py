@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
     ParamValidationError,
 )
 
+from actionengine.concurrency.backoff import delay, full_jitter
 from actionengine.errors import ConfigurationError
 from actionengine.events.event import Event
 from actionengine.events.publishers.cloudevents import to_structured, validate_source
@@ -193,7 +193,7 @@ class EventBridgePublisher:
         throttled: dict[str, PublishError] = {}
         for attempt in range(self._tries):
             if attempt:
-                time.sleep(random.uniform(0, self._pause * 2 ** (attempt - 1)))
+                time.sleep(full_jitter(delay(attempt, self._pause)))
             try:
                 answers = self._put(list(waiting.values()))
             except _Refused as refusal:

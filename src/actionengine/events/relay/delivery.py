@@ -10,11 +10,11 @@ where that was published alone, and others were delivered since; otherwise the p
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from actionengine.concurrency.backoff import delay, equal_jitter
 from actionengine.errors import storable_text
 from actionengine.event_types import EventType, EventVersionError
 from actionengine.events.event import Event
@@ -60,12 +60,6 @@ class Delivery:
     outage: PublishError | None = None
 
 
-def backoff(attempts: int, first: float, longest: float) -> float:
-    """The pause, in seconds, after so many failed attempts: it doubles with each, up to a bound, with "equal jitter"
-    ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015)."""
-    return min(longest, first * 2.0 ** min(attempts - 1, 60)) * random.uniform(0.5, 1.0)
-
-
 class Retries:
     """When a failed event is tried again. Times are in seconds."""
 
@@ -76,7 +70,7 @@ class Retries:
 
     def after(self, attempts: int) -> float:
         """The pause after so many failed attempts."""
-        return backoff(attempts, self._first, self._longest)
+        return equal_jitter(delay(attempts, self._first, self._longest))
 
     def failed(self, pending: PendingEvent, error: PublishError, postponed: int = 0) -> FailedDelivery:
         """A failed attempt: with a next one, or a dead letter. `postponed` is how many before were not counted."""

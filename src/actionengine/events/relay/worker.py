@@ -13,11 +13,12 @@ from time import monotonic
 
 from uuid_utils.compat import uuid7
 
+from actionengine.concurrency.backoff import delay, equal_jitter
 from actionengine.concurrency.one_shot_event import OneShotEvent
 from actionengine.concurrency.run_sync import Mode
 from actionengine.errors import ActionError, ConfigurationError
 from actionengine.events.publishers.port import Publisher, PublishError, PublisherUnavailable
-from actionengine.events.relay.delivery import Deliverer, Delivery, backoff, storable_reason
+from actionengine.events.relay.delivery import Deliverer, Delivery, storable_reason
 from actionengine.events.relay.metrics import RelayMetrics
 from actionengine.events.relay.publisher_loop import LoopEnded, PublisherLoop
 from actionengine.events.user_calls import call_out
@@ -217,7 +218,7 @@ class RelayWorker:
         """Wait before the next try."""
         self._outages += 1
         self._error = f"{type(error).__name__}: {storable_reason(error)}"
-        pause = backoff(self._outages, _MIN_RETRY_INTERVAL, _MAX_RETRY_INTERVAL)
+        pause = equal_jitter(delay(self._outages, _MIN_RETRY_INTERVAL, _MAX_RETRY_INTERVAL))
         logger.warning("the relay %s tries again in %.1f s: %s", self._settings.name, pause, self._error)
         await self._beat()
         if not self._is_stopping:

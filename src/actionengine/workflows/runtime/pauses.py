@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+from actionengine.concurrency.backoff import equal_jitter, next_delay
 
 MIN_WAIT = 0.1
 MAX_WAIT = 60.0
@@ -21,7 +21,7 @@ class Later(Exception):
 
     def __init__(self, seconds: float, wait: float = MIN_WAIT) -> None:
         super().__init__()
-        self.seconds = seconds * random.uniform(0.5, 1.0)
+        self.seconds = equal_jitter(seconds)
         self.wait = wait
         self.position: int | None = None
         self.attempt = 1
@@ -29,4 +29,4 @@ class Later(Exception):
 
 def after(wait: float) -> float:
     """Return the pause after one where something is away."""
-    return min(2 * wait, MAX_WAIT)
+    return next_delay(wait, MAX_WAIT)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
@@ -19,13 +18,13 @@ from typing import Any, TypeVar
 
 from returns.result import Failure, Result, Success
 
+from actionengine.concurrency.backoff import delay, equal_jitter, sleep
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Actor, RequestContext, Tenant
 from actionengine.durable.database import DurableUnavailable
 from actionengine.durable.host import Interrupted
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.events.consumers.consumer import sleep
 from actionengine.events.event import Event
 from actionengine.storage.port import StorageError
 from actionengine.workflows.models import RunCursor
@@ -47,6 +46,9 @@ _EARLY = 1.0
 
 _REFUSALS = 8
 """Attempts to move a run on that may be refused: over some ten seconds."""
+
+_MAX_STEP_DELAY = 3600.0
+"""Seconds between two attempts of a step, at most."""
 
 _MAX_MESSAGE_LENGTH = 200
 """Characters of the message of an error of which no more can be told."""
@@ -304,7 +306,7 @@ class RunExecutor:
                 if error.code not in RETRYABLE or attempt >= point.retry_attempts:
                     return await self._give_up(tenant, point, error, mode)
                 logger.info("step %s of the run %s is tried again: %s", point.step, point.run_id, error)
-                pause = min(point.retry_seconds * 2 ** (attempt - 1), 3600.0)
+                pause = delay(attempt, point.retry_seconds, _MAX_STEP_DELAY)
                 attempt, wait = attempt + 1, MIN_WAIT
                 if pause > MAX_HELD_WAIT:
                     raise Later(pause)
@@ -345,13 +347,13 @@ class RunExecutor:
     async def _moved(self, ask: Callable[[], Any], mode: Mode, wait: float = MIN_WAIT) -> Result[Any, ActionError]:
         """The answer to what only moves a run on: what stands in its way passes. A host's guard, say, that refuses is
         asked again some times."""
-        for attempt in range(_REFUSALS):
+        for attempt in range(1, _REFUSALS + 1):
             passes = _TRANSIENT | {ErrorCode.CONFLICT, ErrorCode.TIMEOUT}
             answer = await self._with_retry(ask, mode, passes, wait)
             if isinstance(answer, Success) or answer.failure().code in _FINAL:
                 return answer
             logger.warning("a run cannot be moved on, and is asked for again: %s", answer.failure())
-            await self._pause(mode, min(MIN_WAIT * 2**attempt, MAX_WAIT))
+            await self._pause(mode, delay(attempt, MIN_WAIT, MAX_WAIT))
         return answer
 
     async def _with_retry(
@@ -377,7 +379,7 @@ class RunExecutor:
             wait = after(wait)
 
     async def _pause(self, mode: Mode, seconds: float) -> None:
-        until = time.monotonic() + seconds * random.uniform(0.5, 1.0)
+        until = time.monotonic() + equal_jitter(seconds)
         while (left := until - time.monotonic()) > 0:
             if self._stopping.is_set():
                 raise Interrupted("this process stops")
