@@ -38,7 +38,6 @@ from actionengine.boundary.files.files import MAX_BYTES as MOST_FILE_BYTES
 from actionengine.boundary.idempotency.working_copy import MAX_DIFF_BYTES
 from actionengine.builtin import roles
 from actionengine.changes import change_control_services, drafts, executor, transform
-from actionengine.changes.ops import MAX_CHOICES
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.conditions import conditions
 from actionengine.conditions.templates import MAX_RENDERED_BYTES
@@ -47,6 +46,7 @@ from actionengine.events.consumers.consumer import MAX_CONSUMER_NAME_LENGTH
 from actionengine.events.publishers.fanout import nobody
 from actionengine.pipeline.action_log import MAX_ERROR_BYTES
 from actionengine.pipeline.plan import MAX_ACTION_NAME_LENGTH, sync_and_async
+from actionengine.schemas.fields import MAX_CHOICES
 from actionengine.schemas.schema import MAX_FIELDS
 from actionengine.storage import tenants
 from actionengine.storage.pages import MAX_PAGE, MAX_PAGE_BYTES

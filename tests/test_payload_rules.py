@@ -20,11 +20,10 @@ from actionengine.pipeline.payload import (
     check_approvable,
     check_claimable,
     copy_payload,
-    field_errors,
     fingerprint,
     read_payload,
-    summarize,
 )
+from actionengine.schemas.field_errors import field_errors, summarize
 from actionengine.text.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS, check_readable, is_deeper
 
 

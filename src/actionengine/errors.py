@@ -148,6 +148,16 @@ class ActionError(Exception):
         return type(self), (self.code, self.message, dict(self.details))
 
 
+def not_found(kind: str, id: str, **details: Any) -> ActionError:
+    """Return the error for a thing that does not exist, or belongs to another tenant."""
+    return ActionError(ErrorCode.NOT_FOUND, f"there is no {kind} {id!r}", {"id": id, **details})
+
+
+def conflict(message: str, **details: Any) -> ActionError:
+    """Return the error for a request that contradicts the present state."""
+    return ActionError(ErrorCode.CONFLICT, message, details)
+
+
 def storable_text(text: str) -> str:
     """A text that every storage can keep: without NUL, and without the half characters that UTF-8 cannot carry."""
     if "\0" in text:

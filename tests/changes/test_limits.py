@@ -21,9 +21,9 @@ from actionengine import (
     create_service,
 )
 from actionengine.changes import change_control_services, executor, transform
-from actionengine.changes.documents import field_problems, model_of
 from actionengine.changes.guard import RecordTypeGuard
 from actionengine.schemas.schema import Field, Schema
+from actionengine.schemas.validation import field_problems, model_of
 from tests.changes.desk import Harness, add, expect, put, refused, run_in_mode
 
 

@@ -14,8 +14,8 @@ from pydantic_core import to_json
 
 from actionengine import ErrorCode
 from actionengine.changes import guard
-from actionengine.changes.documents import field_problems, model_of
 from actionengine.schemas.schema import Field, Schema
+from actionengine.schemas.validation import field_problems, model_of
 from actionengine.storage.records import same_json
 from tests.changes.desk import Harness, add, expect, fields_of, put, refused, remove, rename, run_in_mode, schema
 

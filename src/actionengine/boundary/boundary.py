@@ -19,7 +19,7 @@ from actionengine.boundary.errors import (
 )
 from actionengine.boundary.request import ExecutionRequest, ModuleContext
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode, storable_text
-from actionengine.pipeline.payload import field_errors, summarize
+from actionengine.schemas.field_errors import field_errors, summarize
 from actionengine.text.names import hint, nearest_of
 
 

@@ -10,11 +10,11 @@ from pydantic_core import from_json
 from returns.result import Result, Success
 
 from actionengine.actions import Service, create_action, create_service
-from actionengine.builtin.inputs import Id
 from actionengine.context import MAX_ACTOR_ID_LENGTH, ActorType
 from actionengine.errors import ActionError
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import MAX_ACTION_NAME_LENGTH, sync_and_async
+from actionengine.schemas.models import Id
 from actionengine.storage.port import MAX_SUBJECT_LENGTH, LogQuery, LogRow, Outcome
 
 READ_PERMISSION = "action_log.read"

@@ -16,13 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from returns.result import Result, Success
 
 from actionengine.actions import Service, create_action, create_service
-from actionengine.builtin.inputs import Id
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, ActorType, identity_of
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.execution import GrantedApproval
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.pending_approval import ApprovalStatus, PendingApproval, find_approval
 from actionengine.pipeline.plan import sync_and_async
+from actionengine.schemas.models import Id, Input
 from actionengine.storage.pages import Page
 from actionengine.storage.port import APPROVALS, Record
 
@@ -30,12 +30,6 @@ _LEAST_EXAMINED = 50
 """Approvals that a page looks at, if there are as many, however few it may have."""
 
 _DECIDERS: tuple[ActorType, ...] = ("human", "integration", "system")
-
-
-class Input(BaseModel):
-    """Inputs refuse fields that they do not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ListApprovals(Input):

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from returns.result import Result, Success
-from uuid_utils import uuid7
 
 from actionengine.actions import Service, create_action, create_service
 from actionengine.authorization.rbac import load_roles, to_role
 from actionengine.authorization.rules import Rights, Role, Rule
-from actionengine.builtin.inputs import Id
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, ActorType
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
+from actionengine.schemas.models import Input, Output, Page
 from actionengine.storage.port import MAX_SUBJECT_LENGTH, ROLE_ASSIGNMENTS, ROLES, AsyncRecords, Record
+from actionengine.storage.records import new_id
 from actionengine.text.names import MAX_PERMISSION_LENGTH, clean, fold
 
 READ_PERMISSION = "roles.read"
@@ -43,13 +43,7 @@ RoleKey = Annotated[str, Field(max_length=MAX_ROLE_NAME_LENGTH)]
 _ADMINISTRATORS: tuple[ActorType, ...] = ("human", "integration", "system")
 
 
-class Model(BaseModel):
-    """Inputs refuse fields that they do not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RuleInput(Model):
+class RuleInput(Input):
     """A permission (`payments.refund`, `payments.*`, `*`), on one resource or on every one."""
 
     permission: str = Field(min_length=1, max_length=MAX_PERMISSION_LENGTH)
@@ -61,7 +55,7 @@ class RuleInput(Model):
         return self
 
 
-class RoleInput(Model):
+class RoleInput(Input):
     """A role: deny beats allow."""
 
     name: str = Field(min_length=1, max_length=MAX_ROLE_NAME_LENGTH)
@@ -87,13 +81,13 @@ class DefinedRole(RoleInput):
     unknown_permissions: tuple[str, ...] = ()
 
 
-class RoleName(Model):
+class RoleName(Input):
     """One role."""
 
     name: RoleKey
 
 
-class Assignment(Model):
+class Assignment(Input):
     """A role of an actor."""
 
     actor_type: ActorType
@@ -101,26 +95,19 @@ class Assignment(Model):
     role: RoleKey
 
 
-class ActorReference(Model):
+class ActorReference(Input):
     """One actor."""
 
     actor_type: ActorType
     actor_id: str = Field(min_length=1, max_length=MAX_ACTOR_ID_LENGTH)
 
 
-class AssignedRoles(Model):
+class AssignedRoles(Output):
     """The roles that are assigned to an actor."""
 
     actor_type: ActorType
     actor_id: str
     roles: tuple[str, ...]
-
-
-class Page(Model):
-    """A page: after this name, at most so many."""
-
-    after: Id | None = None
-    limit: int = Field(default=100, ge=1, le=1000)
 
 
 @sync_and_async
@@ -134,7 +121,7 @@ async def _define(data: RoleInput, ctx: InternalContext) -> Result[DefinedRole, 
     document = {**data.model_dump(), "folded_name": fold(data.name)}
     if current is None:
         await _check_name(data.name, records)
-        await records.insert({**document, "id": str(uuid7())}, data.name)
+        await records.insert({**document, "id": new_id()}, data.name)
     else:
         await records.update(data.name, {**document, "id": current.data.get("id")}, current.version)
     known = [Rule(permission) for permission in ctx.known_permissions()]

@@ -14,19 +14,11 @@ from actionengine.changes.models import Compensation, FieldOfType
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.replay import of_type, schema_of_version
 from actionengine.changes.states import ACCEPTS_OPS, ACCEPTS_TARGETS
-from actionengine.changes.store import (
-    Store,
-    ancestors,
-    conflict,
-    descendants,
-    new_id,
-    not_found,
-    to_op,
-    to_type_state,
-)
+from actionengine.changes.store import Store, ancestors, descendants, to_op, to_type_state
 from actionengine.changes.transform import OpRefused, TypeGraph
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ErrorCode, conflict, not_found
 from actionengine.schemas.schema import Field, Schema
+from actionengine.storage.records import new_id
 from actionengine.storage.tables import Row
 
 MAX_OPS = 1000

@@ -11,12 +11,13 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from actionengine.authorization.cache import BoundedCache
-from actionengine.changes.documents import OWN_FIELDS, field_problems, model_of
-from actionengine.changes.store import Store, conflict, to_type_state
+from actionengine.changes.documents import OWN_FIELDS
+from actionengine.changes.store import Store, to_type_state
 from actionengine.changes.transform import TypeGraph
 from actionengine.context import Tenant
-from actionengine.errors import ActionError, ErrorCode
-from actionengine.pipeline.payload import summarize
+from actionengine.errors import ActionError, ErrorCode, conflict
+from actionengine.schemas.field_errors import summarize
+from actionengine.schemas.validation import field_problems, model_of
 from actionengine.storage.port import DocumentValidator, UnitOfWork
 from actionengine.storage.records import encode_document
 from actionengine.storage.tables import Row

@@ -12,9 +12,9 @@ from pydantic_core import to_json
 
 from actionengine.changes.models import History, SchemaAt
 from actionengine.changes.replay import of_type, schema_of_version, stamp
-from actionengine.changes.store import Store, conflict, to_op
+from actionengine.changes.store import Store, to_op
 from actionengine.changes.transform import OpRefused, edit
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ErrorCode, conflict
 from actionengine.schemas.schema import Schema
 from actionengine.storage.tables import Row
 

@@ -13,8 +13,9 @@ from actionengine.changes.executor import ExecutionRefused, Loaded, MergePlan, l
 from actionengine.changes.files import FileSettings, ProjectFiles
 from actionengine.changes.models import Applied, FileDiff, Preview, WrittenFile, WrittenFiles
 from actionengine.changes.states import can_transition
-from actionengine.changes.store import Store, conflict, open_store, record_type_subject
+from actionengine.changes.store import Store, open_store, record_type_subject
 from actionengine.changes.workspaces import close_workspace
+from actionengine.errors import conflict
 from actionengine.event_types import create_event_type
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import UnitOfWork

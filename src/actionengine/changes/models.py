@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     AwareDatetime,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
-    field_validator,
     model_validator,
 )
 
-from actionengine.builtin.inputs import Id
 from actionengine.changes.diff import TypeDiff
-from actionengine.changes.ops import FieldDefinition, Flag, Name, OpType, Reference, in_a_module, plain_form
+from actionengine.changes.ops import OpType, in_a_module
 from actionengine.changes.states import ChangeStatus
-from actionengine.schemas.schema import MAX_FIELDS
+from actionengine.schemas.fields import SchemaDefinition
+from actionengine.schemas.models import Description, Flag, Id, Input, Name, Output, Page, Reference, Title, UniqueName
 from actionengine.storage.port import RESERVED_PREFIX
 from actionengine.text.names import spelled
 
@@ -40,59 +35,13 @@ SELECTORS = {
 """What the selector of a target of each type names."""
 
 
-class Input(BaseModel):
-    """Inputs refuse fields that they do not know, and the one character that no database keeps."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @field_validator("*")
-    @classmethod
-    def _check_no_nul(cls, value: Any) -> Any:
-        if isinstance(value, str) and "\0" in value:
-            raise ValueError("it has the character \\u0000 in it")
-        return value
-
-
-class Output(BaseModel):
-    """A thing as callers see it."""
-
-    model_config = ConfigDict(frozen=True)
-
-
 def _unreserved(key: str) -> str:
     if key.startswith(RESERVED_PREFIX):
         raise ValueError(f"keys that begin with {RESERVED_PREFIX!r} are the library's own")
     return key
 
 
-Title = Annotated[str, Field(min_length=1, max_length=200)]
-UniqueName = Annotated[str, Field(min_length=1, max_length=200), BeforeValidator(plain_form), AfterValidator(spelled)]
-"""A name that nothing else of its kind has, in Unicode's form NFC."""
-Description = Annotated[str, Field(max_length=10_000)]
 Key = Annotated[Name, AfterValidator(_unreserved)]
-
-
-class SchemaDefinition(Input):
-    """The fields of a record type, in their order."""
-
-    fields: tuple[FieldDefinition, ...] = Field(default=(), max_length=MAX_FIELDS)
-
-    @model_validator(mode="after")
-    def _check_unique_fields(self) -> SchemaDefinition:
-        for name, count in Counter(field.name for field in self.fields).items():
-            if count > 1:
-                raise ValueError(f"there are two fields of the name {name!r}")
-        return self
-
-    def document(self) -> dict[str, Any]:
-        """As it is stored: each field with its name, its type, and whether it is required."""
-        return {
-            "fields": [
-                {"name": field.name, "type": field.type, "required": field.required}
-                | field.model_dump(mode="json", exclude_unset=True)
-                for field in self.fields
-            ]
-        }
 
 
 # Projects
@@ -110,13 +59,6 @@ class ProjectReference(Input):
     """One project."""
 
     project_id: Id
-
-
-class Page(Input):
-    """A page: after this id, at most so many."""
-
-    after: Id | None = None
-    limit: int = Field(default=100, ge=1, le=1000)
 
 
 class Project(Output):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -10,25 +9,22 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    JsonValue,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import to_json
 
 from actionengine.boundary.errors import PathEscapeError
 from actionengine.boundary.files.paths import module_path, write_denial_reason
 from actionengine.boundary.files.unified_diff import check_diff
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.pipeline.payload import field_errors, summarize
-from actionengine.schemas.schema import FieldType
-from actionengine.storage.records import MAX_ID_LENGTH
-from actionengine.text.names import nfc, spelled
+from actionengine.schemas.field_errors import field_errors, summarize
+from actionengine.schemas.fields import Definition
+from actionengine.schemas.models import Flag, Name
+from actionengine.text.names import nfc
 
 OpType = Literal["add_field", "set_field", "remove_field", "rename_field", "edit_file"]
 
@@ -37,94 +33,6 @@ def _plain(path: str) -> str:
     if path != path.strip() or not path.isprintable():
         raise ValueError("it begins or ends with a space, or has characters that cannot be printed")
     return path
-
-
-MAX_CHOICES = 10_000
-"""Texts from which a field of the type `choice` chooses."""
-
-MAX_CHOICE_LENGTH = 10_000
-"""Characters of one of them."""
-
-
-def plain_form(given: Any) -> Any:
-    """Return a text in Unicode's form NFC, in which its characters are counted; anything else as it is."""
-    return nfc(given) if isinstance(given, str) else given
-
-
-def _flag(given: Any) -> bool:
-    if not isinstance(given, bool):
-        raise ValueError(f"it is true or false, not {_shown(given)}")
-    return given
-
-
-def _number(given: Any) -> Any:
-    if isinstance(given, str | bool):
-        raise ValueError(f"it is a number, not {_shown(given)}")
-    return given
-
-
-def _choices(given: Any) -> tuple[str, ...] | None:
-    if given is None:
-        return None
-    if not isinstance(given, list | tuple) or not given or not all(isinstance(each, str) for each in given):
-        raise ValueError(f"choices are a list of at least one text, as in ['low', 'high'], not {_shown(given)}")
-    if len(given) > MAX_CHOICES or any(len(each) > MAX_CHOICE_LENGTH for each in given):
-        raise ValueError(f"choices are at most {MAX_CHOICES} texts of at most {MAX_CHOICE_LENGTH} characters")
-    if not all(given):
-        raise ValueError("the empty text is no choice: a field that is not required may be left out instead")
-    choices = tuple(map(spelled, given))
-    for choice, times in Counter(choices).items():
-        if times > 1:
-            raise ValueError(f"the choice {choice!r} is there {times} times: name it once")
-    return choices
-
-
-def _shown(given: Any) -> str:
-    text = to_json(given, fallback=str).decode()
-    return text if len(text) <= _MAX_SHOWN_LENGTH else f"{text[:_MAX_SHOWN_LENGTH]}…"
-
-
-_MAX_SHOWN_LENGTH = 60
-"""Characters of a value that a refusal shows."""
-
-Name = Annotated[str, Field(min_length=1, max_length=100), BeforeValidator(plain_form), AfterValidator(spelled)]
-"""A name of a field, or a key: 1 to 100 visible characters, in Unicode's form NFC."""
-
-Reference = Annotated[str, Field(max_length=MAX_ID_LENGTH), AfterValidator(nfc)]
-"""A name by which something is looked up."""
-
-Flag = Annotated[bool, BeforeValidator(_flag)]
-"""True or false: no text, and no number."""
-
-Whole = Annotated[int, BeforeValidator(_number)]
-"""A whole number: no text, and no truth value."""
-
-Number = Annotated[float, BeforeValidator(_number)]
-"""A number: no text, and no truth value."""
-
-
-class Definition(BaseModel):
-    """What is said of a field beside its name. What the library does not know is kept: labels, help, and so on."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
-
-    type: FieldType
-    required: Flag = False
-    choices: Annotated[tuple[str, ...] | None, BeforeValidator(_choices)] = None
-    """For a `choice`: the values that there are; any text, where none are named."""
-
-    @model_validator(mode="after")
-    def _check_choices(self) -> Definition:
-        if self.choices is not None and self.type != "choice":
-            raise ValueError(f"choices are for fields of the type 'choice', not {self.type!r}")
-        return self
-
-
-class FieldDefinition(Definition):
-    """A field: its name, and what is said of it."""
-
-    name: Name
 
 
 class _Payload(BaseModel):

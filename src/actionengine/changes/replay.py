@@ -14,8 +14,9 @@ from typing import Any
 from pydantic_core import to_json
 
 from actionengine.changes.ops import PatchOp
-from actionengine.changes.store import Store, conflict, to_op
+from actionengine.changes.store import Store, to_op
 from actionengine.changes.transform import OpRefused, edit
+from actionengine.errors import conflict
 from actionengine.schemas.schema import Schema
 from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.storage.tables import Row

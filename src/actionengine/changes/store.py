@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from uuid_utils import uuid7
-
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.transform import RecordTypeState
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.schemas.schema import Schema
 from actionengine.storage.port import AsyncRows, UnitOfWork
@@ -156,18 +154,3 @@ def descendants(keys: Iterable[str], bases: Mapping[str, str | None]) -> set[str
 def record_type_subject(project_id: str, key: str) -> str:
     """What events and the action log call a record type."""
     return f"record_type/{project_id}/{key}"
-
-
-def new_id() -> str:
-    """An id that sorts by time."""
-    return str(uuid7())
-
-
-def not_found(kind: str, id: str, **details: Any) -> ActionError:
-    """The answer for what is not there, or is another tenant's."""
-    return ActionError(ErrorCode.NOT_FOUND, f"there is no {kind} {id!r}", {"id": id, **details})
-
-
-def conflict(message: str, **details: Any) -> ActionError:
-    """The answer for what cannot be done as things are."""
-    return ActionError(ErrorCode.CONFLICT, message, details)

@@ -24,8 +24,7 @@ from actionengine.boundary.request import ModuleContext
 from actionengine.changes.files import hash_of
 from actionengine.changes.models import OpPreview
 from actionengine.changes.module_files import is_of_the_file
-from actionengine.changes.store import conflict
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ErrorCode, conflict
 
 _HASHES_FILE = "ops.json"
 """Beside a copy: the hash of each file in it that ops have made, as they made it."""

@@ -28,7 +28,7 @@ from actionengine.changes.files import (
 )
 from actionengine.changes.models import OpPreview, Workspace, WorkspaceView
 from actionengine.changes.ops import PatchOp
-from actionengine.changes.store import Store, conflict, not_found, open_store, to_op
+from actionengine.changes.store import Store, open_store, to_op
 from actionengine.changes.workspace_folders import (
     PreviewedOps,
     WorkspaceLocation,
@@ -38,7 +38,7 @@ from actionengine.changes.workspace_folders import (
     remove_copy,
 )
 from actionengine.context import Tenant
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ErrorCode, conflict, not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.tables import Row
 

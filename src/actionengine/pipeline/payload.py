@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from functools import partial
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic.plugin._schema_validator import PluggableSchemaValidator
 from pydantic_core import SchemaValidator, from_json, to_json
 
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.masking.masking import NOTHING, Everything, masked_json, revealed_json
+from actionengine.masking.masking import NOTHING, masked_json, revealed_json
 from actionengine.masking.secret_types import is_scalar
 from actionengine.pipeline.stored_form import NotStorable, check_instance
 from actionengine.text.json_bounds import MAX_JSON_DEPTH, check_readable, has_more_values, is_deeper
@@ -245,26 +245,3 @@ def _kind(value: Any) -> str:
 
 def _reason(error: Exception) -> str:
     return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-
-
-def field_errors(error: ValidationError, sensitive: Collection[str] = ()) -> list[dict[str, str]]:
-    """What is wrong with an input, as details of an `invalid_input`: of each field `path`, `reason` and `type`; without
-    what was in it, and without a reason that may quote what stands under a sensitive name."""
-    found = []
-    for item in error.errors(include_url=False, include_context=False, include_input=False):
-        path = [str(part) for part in item["loc"]]
-        secret = next((index for index, part in enumerate(path) if part in sensitive), None)
-        if secret is None:
-            reason = item["msg"].removeprefix("Value error, ")
-        else:
-            # What follows a secret name may be a key that is secret itself.
-            path, reason = path[: secret + 1] if not isinstance(sensitive, Everything) else [], "is not valid"
-        found.append({"path": ".".join(path), "reason": reason, "type": item["type"]})
-    return found
-
-
-def summarize(refused: Sequence[Mapping[str, str]], whole: str = "payload: ") -> str:
-    """The same in one line; `whole` stands before what is wrong with no field in particular."""
-    return "; ".join(
-        f"{item['path']}: {item['reason']}" if item["path"] else whole + item["reason"] for item in refused
-    )

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from actionengine.errors import ActionError, ErrorCode, check_length
 from actionengine.pipeline.authorization import Authorization
 from actionengine.pipeline.execution import Execution
-from actionengine.pipeline.payload import Limits, field_errors, read_payload, summarize
+from actionengine.pipeline.payload import Limits, read_payload
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.user_code import call_user_code, log_crash
+from actionengine.schemas.field_errors import field_errors, summarize
 from actionengine.storage.port import MAX_SUBJECT_LENGTH
 
 

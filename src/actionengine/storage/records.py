@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
+from uuid_utils import uuid7
 
 from actionengine.errors import ActionError, ErrorCode, storable_text
 from actionengine.storage.pages import Page
@@ -65,6 +66,11 @@ def same_json(one: Any, other: Any) -> bool:
     if isinstance(one, list):
         return all(map(same_json, one, other))
     return isinstance(one, bool) == isinstance(other, bool)
+
+
+def new_id() -> str:
+    """Return a new id, which sorts by time."""
+    return str(uuid7())
 
 
 def check_id(collection: str, id: str) -> None:

@@ -7,9 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
-from actionengine.builtin.inputs import Id
-from actionengine.changes.models import Description, Input, Output, Page, Title
-from actionengine.changes.ops import Name
+from actionengine.schemas.models import Description, Id, Input, Name, Output, Page, Title
 from actionengine.workflows.definitions.steps import Text
 
 WorkflowStatus = Literal["draft", "active", "retired"]

@@ -45,7 +45,7 @@ from actionengine.changes.ops import parse_op
 from actionengine.changes.permissions import NON_AI_ACTORS, ChangeControlPermissions
 from actionengine.changes.replay import schemas_of_snapshots, with_snapshots
 from actionengine.changes.states import ACCEPTS_OPS, can_transition
-from actionengine.changes.store import conflict, not_found, open_store, page
+from actionengine.changes.store import open_store, page
 from actionengine.changes.workspaces import (
     close_workspace,
     has_files,
@@ -53,7 +53,7 @@ from actionengine.changes.workspaces import (
     stop_workspace,
     view_workspace,
 )
-from actionengine.errors import ActionError
+from actionengine.errors import ActionError, conflict, not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
 

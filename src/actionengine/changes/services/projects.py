@@ -7,12 +7,14 @@ from typing import Any
 from returns.result import Result, Success
 
 from actionengine.actions import Service, create_action, create_service
-from actionengine.changes.models import CreateProject, Page, Project, ProjectReference
+from actionengine.changes.models import CreateProject, Project, ProjectReference
 from actionengine.changes.permissions import ChangeControlPermissions
-from actionengine.changes.store import conflict, new_id, open_store, page
-from actionengine.errors import ActionError
+from actionengine.changes.store import open_store, page
+from actionengine.errors import ActionError, conflict
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
+from actionengine.schemas.models import Page
+from actionengine.storage.records import new_id
 
 
 @sync_and_async

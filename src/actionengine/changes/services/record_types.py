@@ -25,21 +25,13 @@ from actionengine.changes.models import (
     SchemaAt,
 )
 from actionengine.changes.permissions import NON_AI_ACTORS, ChangeControlPermissions
-from actionengine.changes.store import (
-    Store,
-    conflict,
-    new_id,
-    not_found,
-    open_store,
-    page,
-    record_type_subject,
-    to_type_state,
-)
+from actionengine.changes.store import Store, open_store, page, record_type_subject, to_type_state
 from actionengine.changes.transform import GraphError, RecordTypeState, TypeGraph, check_graph
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ErrorCode, conflict, not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
 from actionengine.schemas.schema import Schema
+from actionengine.storage.records import new_id
 from actionengine.storage.tables import Row
 
 

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticSerializationError, to_json
 
-from actionengine.changes.models import SchemaDefinition
-from actionengine.changes.ops import Whole
 from actionengine.conditions.conditions import not_empty
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.pipeline.payload import field_errors, summarize
+from actionengine.schemas.field_errors import field_errors, summarize
+from actionengine.schemas.fields import SchemaDefinition
+from actionengine.schemas.models import Whole
 from actionengine.workflows.definitions.checks import check
 from actionengine.workflows.definitions.steps import END, DefinitionPart, Step
 from actionengine.workflows.definitions.triggers import STORED, Trigger

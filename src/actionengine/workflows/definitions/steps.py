@@ -16,9 +16,9 @@ from pydantic import (
     model_validator,
 )
 
-from actionengine.changes.ops import Flag, Name, Number, Whole
 from actionengine.conditions.conditions import MAX_CONDITION_DEPTH, Condition, depth, not_empty, paths
 from actionengine.conditions.templates import Path, references
+from actionengine.schemas.models import Flag, Name, Number, Whole
 from actionengine.storage.port import RESERVED_PREFIX
 from actionengine.text.names import check_permission
 

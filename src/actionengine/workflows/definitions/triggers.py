@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, model_validator
 from pydantic_core import to_json
 
-from actionengine.changes.ops import Flag, Name
 from actionengine.conditions.conditions import paths
 from actionengine.conditions.templates import references
+from actionengine.schemas.models import Flag, Name
 from actionengine.workflows.definitions.schedules import cron, zone
 from actionengine.workflows.definitions.steps import DefinitionPart, When
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from actionengine.changes.documents import field_problems, model_of
-from actionengine.changes.store import conflict, new_id, not_found
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ErrorCode, conflict, not_found
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.pipeline.payload import summarize
+from actionengine.schemas.field_errors import summarize
 from actionengine.schemas.schema import Schema
+from actionengine.schemas.validation import field_problems, model_of
 from actionengine.storage.port import Record
+from actionengine.storage.records import new_id
 from actionengine.workflows.definitions.definition import Definition
 from actionengine.workflows.runs.events import emit_run_started
 from actionengine.workflows.runs.store import open_store, parsed, timestamp

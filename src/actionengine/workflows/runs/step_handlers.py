@@ -11,11 +11,10 @@ from returns.result import Failure
 
 from actionengine.action_context import ActionContext
 from actionengine.actions import ApprovalPolicy
-from actionengine.changes.store import conflict, not_found
 from actionengine.conditions.conditions import evaluate
 from actionengine.conditions.templates import render
 from actionengine.context import identity_of
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ErrorCode, conflict, not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import AsyncRecords, Record, SerializationFailure
 from actionengine.text.names import nfc

@@ -21,8 +21,7 @@ from uuid import UUID
 from pydantic_core import to_json
 
 from actionengine.authorization.cache import BoundedCache
-from actionengine.changes.store import conflict, not_found
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ErrorCode, conflict, not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.clock import sortable
 from actionengine.storage.port import AsyncRecords, Record, UnitOfWork

@@ -9,11 +9,10 @@ from pydantic import ValidationError
 from returns.result import Result, Success
 
 from actionengine.actions import Service, create_action, create_service
-from actionengine.changes.store import conflict, not_found
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ErrorCode, conflict, not_found
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.pipeline.payload import field_errors, summarize
 from actionengine.pipeline.plan import sync_and_async
+from actionengine.schemas.field_errors import field_errors, summarize
 from actionengine.storage.port import Record
 from actionengine.workflows.models import (
     AssignmentReference,

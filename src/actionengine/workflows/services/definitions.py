@@ -5,11 +5,11 @@ from __future__ import annotations
 from pydantic_core import to_json
 from returns.result import Result, Success
 
-from actionengine.changes.store import conflict, new_id
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ErrorCode, conflict
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
 from actionengine.storage.pages import MAX_PAGE_BYTES
+from actionengine.storage.records import new_id
 from actionengine.text.names import hint
 from actionengine.workflows.definitions.definition import Definition, document, parse_definition
 from actionengine.workflows.definitions.steps import ActionStep

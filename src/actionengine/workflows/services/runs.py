@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from returns.result import Result, Success
 
-from actionengine.changes.store import conflict
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ErrorCode, conflict
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.pending_approval import find_approval
 from actionengine.pipeline.plan import sync_and_async

@@ -17,14 +17,13 @@ from pydantic_core import from_json
 from returns.result import Result, Success
 
 from actionengine.actions import Action, Service, create_action, create_service
-from actionengine.changes.models import Input
-from actionengine.changes.store import conflict
 from actionengine.conditions.conditions import evaluate
 from actionengine.conditions.templates import render
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ErrorCode, conflict
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.pending_approval import PendingApproval, error_for, find_approval
 from actionengine.pipeline.plan import sync_and_async
+from actionengine.schemas.models import Input
 from actionengine.storage.port import APPROVALS, LogQuery, Record
 from actionengine.workflows.definitions.definition import Definition
 from actionengine.workflows.definitions.triggers import EventTrigger

@@ -9,12 +9,12 @@ from pydantic import TypeAdapter, ValidationError
 from returns.result import Result, Success
 
 from actionengine.actions import Action, Service, create_action, create_service
-from actionengine.changes.store import new_id, not_found
-from actionengine.errors import ActionError, ErrorCode
+from actionengine.errors import ActionError, ErrorCode, not_found
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.pipeline.payload import field_errors, summarize
 from actionengine.pipeline.plan import sync_and_async
+from actionengine.schemas.field_errors import field_errors, summarize
 from actionengine.storage.port import Record
+from actionengine.storage.records import new_id
 from actionengine.workflows.definitions.triggers import STORED, EventTrigger, ScheduleTrigger, Trigger
 from actionengine.workflows.models import CreateTrigger, ListTriggers, TriggerReference, TriggerView
 from actionengine.workflows.permissions import ACTIVATORS, WorkflowPermissions
