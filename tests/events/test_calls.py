@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from actionengine.events import user_calls
+from actionengine.concurrency import abandonable
 from actionengine.events.user_calls import call
 
 
@@ -126,8 +126,8 @@ def test_a_call_that_is_cancelled_is_left_behind() -> None:
 
 
 def test_no_more_than_so_many_calls_are_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(user_calls, "MAX_ABANDONED", 3)
-    monkeypatch.setattr(user_calls, "_WORKERS", user_calls._Workers())
+    monkeypatch.setattr(abandonable, "MAX_ABANDONED", 3)
+    monkeypatch.setattr(abandonable, "_workers", abandonable._Workers())
     go_on = threading.Event()
     ran: list[int] = []
 

@@ -6,10 +6,9 @@ import asyncio
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from collections.abc import Iterable
 from contextlib import suppress
-from contextvars import copy_context
+from functools import partial
 from typing import ClassVar, Protocol
 
 from returns.result import Failure, Result, Success
@@ -19,6 +18,7 @@ from actionengine.boundary.capabilities import CapabilityProfile
 from actionengine.boundary.declarations import ModuleAction
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult
 from actionengine.boundary.telemetry import ESCAPING, Sink, Telemetry, validate_sinks
+from actionengine.concurrency.abandonable import AbandonableCall
 from actionengine.errors import ActionError, ErrorCode
 
 logger = logging.getLogger("actionengine")
@@ -86,16 +86,20 @@ class BoundaryRunner(ABC):
         """The same under an event loop: in a thread of its own, and ended where the task is cancelled. As many run
         at once as are asked for."""
         cancelled = threading.Event()
-        work = asyncio.wrap_future(_in_thread(lambda: self.execute(request, cancelled=cancelled)))
+        work = AbandonableCall("async", partial(self.execute, request, cancelled=cancelled))
+        # The event loop's pool has few threads: long work would hold up all others that need one.
+        work.start("actionengine-work")
         try:
-            return await asyncio.shield(work)
+            await work.wait(None)
         except asyncio.CancelledError:
             cancelled.set()
             # Nothing is left running when the cancellation goes on, however often it comes.
-            while not work.done():
+            while not work.has_ended:
                 with suppress(asyncio.CancelledError):
-                    await asyncio.wait([work])
+                    await work.wait(None)
             raise
+        answer: RunnerResult = work.result()
+        return answer
 
     def _answer(self, request: ExecutionRequest, cancelled: threading.Event) -> RunnerResult:
         try:
@@ -106,25 +110,6 @@ class BoundaryRunner(ABC):
             logger.exception("the work %s (%s) raised", request.id, request.action)
             message = f"{request.action} failed with {type(error).__name__}"
             return Failure(ActionError(ErrorCode.HANDLER_ERROR, message, {"request_id": request.id}))
-
-
-def _in_thread(ask: Callable[[], RunnerResult]) -> Future[RunnerResult]:
-    """Work in a thread of its own. The event loop's pool has few: long work would hold up all else that needs one."""
-    future: Future[RunnerResult] = Future()
-    # A task that is cancelled waits for the end of the work.
-    future.set_running_or_notify_cancel()
-    context = copy_context()
-
-    def work() -> None:
-        try:
-            answer = context.run(ask)
-        except BaseException as error:
-            future.set_exception(error)
-        else:
-            future.set_result(answer)
-
-    threading.Thread(target=work, name="actionengine-work", daemon=True).start()
-    return future
 
 
 def cancelled_error(request: ExecutionRequest) -> ActionError:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import threading
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
-from contextvars import copy_context
 from time import perf_counter
 from typing import Any
 
 from returns.result import Failure, Success
 
+from actionengine.concurrency.abandonable import AbandonableCall
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.execution import Execution
 from actionengine.storage.port import SerializationFailure, StorageError, StorageUnavailable, UnitOfWork
@@ -54,17 +52,17 @@ async def call_user_code(
             raise _needs_event_loop_error(execution, what)
         if execution.deadline is None:
             return call_sync(execution, what, function, *arguments)
-        if execution.root.mode == "async":
-            # Nested in a def handler: it stays where that one is, which can be left behind with it.
-            value = call_sync(execution, what, function, *arguments)
-        else:
-            value = call_sync(execution, what, _call_in_thread, execution, function, arguments)
+        if execution.root.mode == "sync":
+            function, arguments = (await _call_in_thread(execution, function, arguments)).result, ()
+        # Nested in a `def` handler of an async execution, it stays in the thread of that one, and is abandoned with it.
+        value = call_sync(execution, what, function, *arguments)
     else:
         try:
             if is_async:
                 value = await _await(execution, function(*arguments))
             elif execution.deadline is not None:
-                value = await _call_off_loop(execution, unit_of_work, function, arguments)
+                work = unit_of_work.for_worker_thread(function) if unit_of_work is not None else function
+                value = (await _call_in_thread(execution, work, arguments)).result()
             elif unit_of_work is not None:
                 value = await unit_of_work.call(function, *arguments)
             else:
@@ -153,76 +151,29 @@ async def _await(execution: Execution, awaitable: Any) -> Any:
         raise
 
 
-def _call_in_thread(execution: Execution, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Run a `def` that has a deadline where it can be left behind: in a thread of its own."""
-    outcome = _Outcome()
-    done = threading.Event()
-    _start(outcome, done.set, function, arguments)
+async def _call_in_thread(
+    execution: Execution, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> AbandonableCall:
+    """Call a `def` that has a deadline in a thread of its own, and return the call when it has ended.
+
+    Raises `ActionError(timeout)` at the deadline. The thread is then abandoned, with the transaction that it uses.
+    """
     assert execution.deadline is not None
-    if not done.wait(max(0.0, execution.deadline - perf_counter())):
-        _abandon(execution)
-        raise timeout_error(execution)
-    return outcome.get()
-
-
-async def _call_off_loop(
-    execution: Execution, unit_of_work: UnitOfWork | None, function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> Any:
-    """The same, under an event loop that must not be blocked meanwhile."""
-    loop = asyncio.get_running_loop()
-    done = asyncio.Event()
-    outcome = _Outcome()
-
-    def finished() -> None:
-        # The loop may be closed by the time an abandoned handler ends: then nobody waits.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(done.set)
-
-    _start(outcome, finished, unit_of_work.for_worker_thread(function) if unit_of_work else function, arguments)
+    call = AbandonableCall(execution.mode, function, *arguments)
+    call.start("actionengine-handler")
     try:
-        await _await(execution, done.wait())
+        if not await call.wait(max(0.0, execution.deadline - perf_counter())):
+            raise timeout_error(execution)
     except BaseException:
         _abandon(execution)
         raise
-    return outcome.get()
+    return call
 
 
 def _abandon(execution: Execution) -> None:
     root = execution.root
     if root.unit_of_work is not None:
         root.is_abandoned = not root.unit_of_work.abandon()
-
-
-class _Outcome:
-    """The value or the exception of a thread."""
-
-    __slots__ = ("error", "value")
-
-    def __init__(self) -> None:
-        self.value: Any = None
-        self.error: BaseException | None = None
-
-    def get(self) -> Any:
-        """The value. Raises what the thread raised."""
-        if self.error is not None:
-            raise self.error
-        return self.value
-
-
-def _start(
-    outcome: _Outcome, finished: Callable[[], None], function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> None:
-    context = copy_context()
-
-    def work() -> None:
-        try:
-            outcome.value = context.run(function, *arguments)
-        except BaseException as error:
-            outcome.error = error
-        finally:
-            finished()
-
-    threading.Thread(target=work, name="actionengine-handler", daemon=True).start()
 
 
 def _needs_event_loop_error(execution: Execution, what: str) -> ActionError:
