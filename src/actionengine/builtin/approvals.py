@@ -8,6 +8,7 @@ requester, in the unit of work of the approval: both are there or neither is.
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from heapq import merge
 from operator import attrgetter
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from returns.result import Result, Success
 
-from actionengine.actions import Service, create_action, create_service
+from actionengine.actions import Service, create_service
+from actionengine.builtin.declarations import declare
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, ActorType, identity_of
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.execution import GrantedApproval
@@ -264,43 +266,17 @@ def _is_requester(pending: PendingApproval, actor: Actor | None) -> bool:
     return actor is not None and str(actor) == pending.requested_by
 
 
+_reading = partial(declare, read_only=True)
+_deciding = partial(declare, allowed_actors=_DECIDERS)
+
 approvals: Service = create_service(
     name="approvals",
     description="Actions that wait for a second person",
     actions=[
-        create_action(
-            name="list",
-            description="The approvals that you asked for or may decide, newest first",
-            handler=_list,
-            validation=ListApprovals,
-            read_only=True,
-        ),
-        create_action(
-            name="get",
-            description="One approval that you asked for or may decide",
-            handler=_get,
-            validation=GetApproval,
-            read_only=True,
-        ),
-        create_action(
-            name="approve",
-            description="Agree: the original action runs, as its requester",
-            handler=_approve,
-            validation=DecideApproval,
-            allowed_actors=_DECIDERS,
-        ),
-        create_action(
-            name="reject",
-            description="Refuse: the original action does not run",
-            handler=_reject,
-            validation=DecideApproval,
-            allowed_actors=_DECIDERS,
-        ),
-        create_action(
-            name="cancel",
-            description="Take back what you asked for yourself",
-            handler=_cancel,
-            validation=DecideApproval,
-        ),
+        _reading("list", "The approvals that you asked for or may decide, newest first", _list, ListApprovals),
+        _reading("get", "One approval that you asked for or may decide", _get, GetApproval),
+        _deciding("approve", "Agree: the original action runs, as its requester", _approve, DecideApproval),
+        _deciding("reject", "Refuse: the original action does not run", _reject, DecideApproval),
+        declare("cancel", "Take back what you asked for yourself", _cancel, DecideApproval),
     ],
 )

@@ -7,14 +7,16 @@ one, nor by taking away a deny rule. Full power is the exception: `roles.manage`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 from returns.result import Result, Success
 
-from actionengine.actions import Service, create_action, create_service
+from actionengine.actions import Service, create_service
 from actionengine.authorization.rbac import load_roles, to_role
 from actionengine.authorization.rules import Rights, Role, Rule
+from actionengine.builtin.declarations import declare
 from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor, ActorType
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
@@ -272,61 +274,18 @@ def _actor_subject(data: Any) -> str:
     return f"actor/{_key(data)}"
 
 
+_reading = partial(declare, permission=READ_PERMISSION, read_only=True)
+_managing = partial(declare, permission=MANAGE_PERMISSION, allowed_actors=_ADMINISTRATORS)
+
 roles: Service = create_service(
     name="roles",
     description="What each role allows and denies, and who has it",
     actions=[
-        create_action(
-            name="define",
-            description="Make a role, or give it other rules",
-            handler=_define,
-            validation=RoleInput,
-            permission=MANAGE_PERMISSION,
-            allowed_actors=_ADMINISTRATORS,
-            resource=_role_subject,
-        ),
-        create_action(
-            name="delete",
-            description="Remove a role from everybody",
-            handler=_delete,
-            validation=RoleName,
-            permission=MANAGE_PERMISSION,
-            allowed_actors=_ADMINISTRATORS,
-            resource=_role_subject,
-        ),
-        create_action(
-            name="list",
-            description="The tenant's roles, by name",
-            handler=_list,
-            validation=Page,
-            permission=READ_PERMISSION,
-            read_only=True,
-        ),
-        create_action(
-            name="assign",
-            description="Give an actor a role",
-            handler=_assign,
-            validation=Assignment,
-            permission=MANAGE_PERMISSION,
-            allowed_actors=_ADMINISTRATORS,
-            resource=_actor_subject,
-        ),
-        create_action(
-            name="unassign",
-            description="Take a role from an actor",
-            handler=_unassign,
-            validation=Assignment,
-            permission=MANAGE_PERMISSION,
-            allowed_actors=_ADMINISTRATORS,
-            resource=_actor_subject,
-        ),
-        create_action(
-            name="of_actor",
-            description="The roles that are assigned to an actor",
-            handler=_of_actor,
-            validation=ActorReference,
-            permission=READ_PERMISSION,
-            read_only=True,
-        ),
+        _managing("define", "Make a role, or give it other rules", _define, RoleInput, resource=_role_subject),
+        _managing("delete", "Remove a role from everybody", _delete, RoleName, resource=_role_subject),
+        _reading("list", "The tenant's roles, by name", _list, Page),
+        _managing("assign", "Give an actor a role", _assign, Assignment, resource=_actor_subject),
+        _managing("unassign", "Take a role from an actor", _unassign, Assignment, resource=_actor_subject),
+        _reading("of_actor", "The roles that are assigned to an actor", _of_actor, ActorReference),
     ],
 )

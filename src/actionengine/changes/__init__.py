@@ -25,10 +25,13 @@ from actionengine.actions import ApprovalPolicy, Service
 from actionengine.builtin.permissions import choose_permissions
 from actionengine.changes.diff import ChangedField, RenamedField, TypeDiff
 from actionengine.changes.files import FileSettings, ProjectModules, project_modules
-from actionengine.changes.merge import CHANGED as RECORD_TYPE_CHANGED
-from actionengine.changes.merge import EXECUTED as CHANGE_EXECUTED
-from actionengine.changes.merge import MERGED as CHANGE_MERGED
-from actionengine.changes.merge import ChangeApplied, RecordTypeChanged
+from actionengine.changes.merge import (
+    CHANGE_EXECUTED,
+    CHANGE_MERGED,
+    RECORD_TYPE_CHANGED,
+    ChangeApplied,
+    RecordTypeChanged,
+)
 from actionengine.changes.models import (
     Applied,
     Change,

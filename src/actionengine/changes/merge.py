@@ -16,7 +16,7 @@ from actionengine.changes.states import can_transition
 from actionengine.changes.store import Store, open_store, record_type_subject
 from actionengine.changes.workspaces import close_workspace
 from actionengine.errors import conflict
-from actionengine.event_types import create_event_type
+from actionengine.event_types import EventType, create_event_type
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.port import UnitOfWork
 from actionengine.storage.tables import Row
@@ -41,11 +41,9 @@ class RecordTypeChanged(TypeDiff):
     project_id: str
 
 
-EXECUTED = create_event_type(type="changes.executed", payload=ChangeApplied)
-MERGED = create_event_type(type="changes.merged", payload=ChangeApplied)
-CHANGED = create_event_type(type="record_types.changed", payload=RecordTypeChanged)
-APPLIED = {"execute": EXECUTED, "merge": MERGED}
-"""What each action that applies a change tells."""
+CHANGE_EXECUTED = create_event_type(type="changes.executed", payload=ChangeApplied)
+CHANGE_MERGED = create_event_type(type="changes.merged", payload=ChangeApplied)
+RECORD_TYPE_CHANGED = create_event_type(type="record_types.changed", payload=RecordTypeChanged)
 
 
 async def preview_change(ctx: InternalContext, change_id: str, settings: FileSettings) -> Preview:
@@ -102,7 +100,7 @@ async def execute_change(ctx: InternalContext, change_id: str, settings: FileSet
     execution = await _run(ctx, await load(store, change, lock=True, files=files))
     if execution.loaded.pending:
         await persist(store, execution, files)
-        _emit_merged(ctx, change, execution, "execute")
+        _emit(ctx, CHANGE_EXECUTED, change, execution)
     else:
         ctx.suppress_default_event()
     return _applied(change, execution)
@@ -139,7 +137,7 @@ async def merge_change(ctx: InternalContext, change_id: str, settings: FileSetti
     closed = {"status": "Merged", "merged_at": at, "updated_at": at}
     await store.changes.update([{"id": change_id, **closed}])
     await close_workspace(ctx, settings, change_id)
-    _emit_merged(ctx, change, execution, "merge")
+    _emit(ctx, CHANGE_MERGED, change, execution)
     return _applied({**change, **closed}, execution)
 
 
@@ -189,10 +187,10 @@ def _fail(ctx: InternalContext, change: Row) -> None:
     ctx.after_failure(mark)
 
 
-def _emit_merged(ctx: InternalContext, change: Row, execution: MergePlan, how: str) -> None:
+def _emit(ctx: InternalContext, applied: EventType, change: Row, execution: MergePlan) -> None:
     about = {"change_id": change["id"], "project_id": change["project_id"]}
     ctx.emit(
-        APPLIED[how],
+        applied,
         ChangeApplied(
             **about,
             applied_count=execution.applied_count,
@@ -203,7 +201,7 @@ def _emit_merged(ctx: InternalContext, change: Row, execution: MergePlan, how: s
     )
     for each in execution.diff:
         ctx.emit(
-            CHANGED,
+            RECORD_TYPE_CHANGED,
             RecordTypeChanged(**about, **dict(each)),
             subject=record_type_subject(change["project_id"], each.record_type_key),
         )

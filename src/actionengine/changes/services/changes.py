@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from returns.result import Result, Success
 
-from actionengine.actions import Action, ApprovalPolicy, Service, create_action, create_service
+from actionengine.actions import ApprovalPolicy, Service, create_service
+from actionengine.builtin.declarations import declare
 from actionengine.changes.drafts import create_change, draft_compensation, insert_op, insert_target
 from actionengine.changes.files import FileSettings, ProjectFiles
 from actionengine.changes.merge import (
-    APPLIED,
-    CHANGED,
+    CHANGE_EXECUTED,
+    CHANGE_MERGED,
+    RECORD_TYPE_CHANGED,
     execute_change,
     merge_change,
     preview_change,
@@ -142,91 +146,88 @@ async def _list_snapshots(data: ListSnapshots, ctx: InternalContext) -> Result[t
     return Success(tuple(Snapshot(**row) for row in rows))
 
 
-class _FileActions:
-    """The actions that look at files, or write them, where a host keeps them."""
-
-    def __init__(self, settings: FileSettings) -> None:
-        @sync_and_async
-        async def preview(data: ChangeReference, ctx: InternalContext) -> Result[Preview, ActionError]:
-            preview = await preview_change(ctx, data.change_id, settings)
-            ctx.set_logged_output(
-                preview.model_dump(mode="json", exclude={"documents": True, "files": {"__all__": {"diff"}}})
-            )
-            return Success(preview)
-
-        @sync_and_async
-        async def execute(data: ChangeReference, ctx: InternalContext) -> Result[Applied, ActionError]:
-            return Success(await execute_change(ctx, data.change_id, settings))
-
-        @sync_and_async
-        async def merge(data: ChangeReference, ctx: InternalContext) -> Result[Applied, ActionError]:
-            return Success(await merge_change(ctx, data.change_id, settings))
-
-        @sync_and_async
-        async def write_files(data: ChangeReference, ctx: InternalContext) -> Result[WrittenFiles, ActionError]:
-            return Success(await write_change_files(ctx, data.change_id, settings))
-
-        @sync_and_async
-        async def start(data: ChangeReference, ctx: InternalContext) -> Result[Workspace, ActionError]:
-            change = await open_store(ctx).change(data.change_id, lock=True)
-            return Success(await start_workspace(ctx, settings, change))
-
-        @sync_and_async
-        async def stop(data: StopWorkspace, ctx: InternalContext) -> Result[Workspace, ActionError]:
-            change = await open_store(ctx).change(data.change_id, lock=True)
-            return Success(await stop_workspace(ctx, settings, change, data.keep))
-
-        @sync_and_async
-        async def workspace(data: ChangeReference, ctx: InternalContext) -> Result[WorkspaceView, ActionError]:
-            view = await view_workspace(ctx, settings, data.change_id)
-            ctx.set_logged_output(
-                view.model_dump(mode="json", exclude={"ops": {"__all__": {"expected", "found"}}, "diff": True})
-            )
-            return Success(view)
-
-        @sync_and_async
-        async def plan_compensation(data: PlanCompensation, ctx: InternalContext) -> Result[Compensation, ActionError]:
-            store = open_store(ctx)
-            change = await store.change(data.change_id, lock=True)
-            files = ProjectFiles(ctx, settings, store, change["project_id"])
-            draft = await draft_compensation(store, change, data.title, files)
-            ctx.add_subject(f"change/{draft.id}")
-            return Success(draft)
-
-        self.preview, self.execute, self.merge, self.write_files = preview, execute, merge, write_files
-        self.start, self.stop, self.workspace = start, stop, workspace
-        self.plan_compensation = plan_compensation
+async def _preview(settings: FileSettings, data: ChangeReference, ctx: InternalContext) -> Result[Preview, ActionError]:
+    preview = await preview_change(ctx, data.change_id, settings)
+    ctx.set_logged_output(preview.model_dump(mode="json", exclude={"documents": True, "files": {"__all__": {"diff"}}}))
+    return Success(preview)
 
 
-def _transition(permissions: ChangeControlPermissions, settings: FileSettings) -> Any:
-    @sync_and_async
-    async def transition(data: Transition, ctx: InternalContext) -> Result[Change, ActionError]:
-        if data.status == "Merged":
-            # Whatever merging asks for, of whoever merges.
-            answer = await ctx.execute_action("changes", "merge", {"change_id": data.change_id})
-            ctx.suppress_default_event()
-            return answer.map(lambda merged: Change(**{name: getattr(merged, name) for name in Change.model_fields}))
-        if data.status == "Ready":
-            asks = ctx.actor.type if ctx.actor is not None else "anonymous"
-            ctx.require_actor_type(NON_AI_ACTORS, f"R1: no {asks} actor makes a change Ready")
-        if (permission := permissions.approve if data.status == "Ready" else permissions.author) is not None:
-            await ctx.authorize_async(permission, _subject(data))
-        store = open_store(ctx)
-        change = await store.change(data.change_id, lock=True)
-        if change["status"] == data.status:
-            ctx.suppress_default_event()
-            return Success(Change(**change))
-        if not can_transition(change["status"], data.status, require_review=True):
-            raise conflict(f"a change that is {change['status']} cannot become {data.status}", status=change["status"])
-        if data.status == "WorkspaceRunning" and settings.workspaces is not None and await has_files(store, change):
-            await start_workspace(ctx, settings, change)
-        elif change["status"] == "WorkspaceRunning":
-            await close_workspace(ctx, settings, change["id"])
-        changed = {"status": data.status, "updated_at": await store.now()}
-        await store.changes.update([{"id": change["id"], **changed}])
-        return Success(Change(**{**change, **changed}))
+async def _execute(settings: FileSettings, data: ChangeReference, ctx: InternalContext) -> Result[Applied, ActionError]:
+    return Success(await execute_change(ctx, data.change_id, settings))
 
-    return transition
+
+async def _merge(settings: FileSettings, data: ChangeReference, ctx: InternalContext) -> Result[Applied, ActionError]:
+    return Success(await merge_change(ctx, data.change_id, settings))
+
+
+async def _write_files(
+    settings: FileSettings, data: ChangeReference, ctx: InternalContext
+) -> Result[WrittenFiles, ActionError]:
+    return Success(await write_change_files(ctx, data.change_id, settings))
+
+
+async def _start_workspace(
+    settings: FileSettings, data: ChangeReference, ctx: InternalContext
+) -> Result[Workspace, ActionError]:
+    change = await open_store(ctx).change(data.change_id, lock=True)
+    return Success(await start_workspace(ctx, settings, change))
+
+
+async def _stop_workspace(
+    settings: FileSettings, data: StopWorkspace, ctx: InternalContext
+) -> Result[Workspace, ActionError]:
+    change = await open_store(ctx).change(data.change_id, lock=True)
+    return Success(await stop_workspace(ctx, settings, change, data.keep))
+
+
+async def _view_workspace(
+    settings: FileSettings, data: ChangeReference, ctx: InternalContext
+) -> Result[WorkspaceView, ActionError]:
+    view = await view_workspace(ctx, settings, data.change_id)
+    ctx.set_logged_output(
+        view.model_dump(mode="json", exclude={"ops": {"__all__": {"expected", "found"}}, "diff": True})
+    )
+    return Success(view)
+
+
+async def _plan_compensation(
+    settings: FileSettings, data: PlanCompensation, ctx: InternalContext
+) -> Result[Compensation, ActionError]:
+    store = open_store(ctx)
+    change = await store.change(data.change_id, lock=True)
+    files = ProjectFiles(ctx, settings, store, change["project_id"])
+    draft = await draft_compensation(store, change, data.title, files)
+    ctx.add_subject(f"change/{draft.id}")
+    return Success(draft)
+
+
+async def _transition(
+    settings: FileSettings, permissions: ChangeControlPermissions, data: Transition, ctx: InternalContext
+) -> Result[Change, ActionError]:
+    if data.status == "Merged":
+        # A nested action, so that its permission and its approval are asked for.
+        merged = await ctx.execute_action("changes", "merge", {"change_id": data.change_id})
+        ctx.suppress_default_event()
+        return merged.map(lambda change: Change(**{name: getattr(change, name) for name in Change.model_fields}))
+    if data.status == "Ready":
+        asks = ctx.actor.type if ctx.actor is not None else "anonymous"
+        ctx.require_actor_type(NON_AI_ACTORS, f"R1: no {asks} actor makes a change Ready")
+    if (permission := permissions.approve if data.status == "Ready" else permissions.author) is not None:
+        await ctx.authorize_async(permission, _subject(data))
+    store = open_store(ctx)
+    change = await store.change(data.change_id, lock=True)
+    if change["status"] == data.status:
+        ctx.suppress_default_event()
+        return Success(Change(**change))
+    if not can_transition(change["status"], data.status, require_review=True):
+        raise conflict(f"a change that is {change['status']} cannot become {data.status}", status=change["status"])
+    if data.status == "WorkspaceRunning" and settings.workspaces is not None and await has_files(store, change):
+        await start_workspace(ctx, settings, change)
+    elif change["status"] == "WorkspaceRunning":
+        await close_workspace(ctx, settings, change["id"])
+    changed = {"status": data.status, "updated_at": await store.now()}
+    await store.changes.update([{"id": change["id"], **changed}])
+    return Success(Change(**{**change, **changed}))
 
 
 def _subject(data: Any) -> str:
@@ -236,103 +237,91 @@ def _subject(data: Any) -> str:
 def changes_service(
     permissions: ChangeControlPermissions, merge_approval: ApprovalPolicy | None, settings: FileSettings
 ) -> Service:
-    """The service, its actions asking for these permissions, and merging perhaps for a second person."""
-    on_files = _FileActions(settings)
+    """Return the service; its actions require these permissions, and `merge_approval` before a merge."""
 
-    def reading(name: str, description: str, handler: Any, validation: Any = ChangeReference) -> Action:
-        return create_action(
-            name=name,
-            description=description,
-            handler=handler,
-            validation=validation,
-            permission=permissions.read,
-            resource=_subject,
-            read_only=True,
-        )
+    def bind(handler: Callable[..., Any], *values: Any) -> Callable[..., Any]:
+        return sync_and_async(partial(handler, settings, *values))
 
-    def drafting(name: str, description: str, handler: Any, validation: Any) -> Action:
-        return create_action(
-            name=name,
-            description=description,
-            handler=handler,
-            validation=validation,
-            permission=permissions.author,
-            resource=_subject,
-        )
-
-    def applying(name: str, description: str, handler: Any) -> Action:
-        return create_action(
-            name=name,
-            description=description,
-            handler=handler,
-            validation=ChangeReference,
-            permission=permissions.merge,
-            allowed_actors=NON_AI_ACTORS,
-            approval=merge_approval,
-            resource=_subject,
-            emits=(APPLIED[name], CHANGED),
-        )
-
+    reading = partial(declare, permission=permissions.read, read_only=True)
+    of_change = partial(reading, resource=_subject)
+    drafting = partial(declare, permission=permissions.author, resource=_subject)
+    merging = partial(
+        declare,
+        validation=ChangeReference,
+        permission=permissions.merge,
+        allowed_actors=NON_AI_ACTORS,
+        resource=_subject,
+    )
+    applying = partial(merging, approval=merge_approval)
     return create_service(
         name="changes",
         description="How record types evolve: drafted, reviewed, executed once, and never edited afterwards",
         permissions=filter(None, (permissions.author, permissions.approve)),
         actions=[
-            create_action(
-                name="create",
-                description="Begin a change, a draft",
-                handler=_create,
-                validation=CreateChange,
-                permission=permissions.author,
-            ),
-            reading("get", "One change", _get),
-            create_action(
-                name="list",
-                description="Changes, by id",
-                handler=_list,
-                validation=ListChanges,
-                permission=permissions.read,
-                read_only=True,
-            ),
+            declare("create", "Begin a change, a draft", _create, CreateChange, permission=permissions.author),
+            of_change("get", "One change", _get, ChangeReference),
+            reading("list", "Changes, by id", _list, ListChanges),
             drafting("add_target", "Say what a draft is about", _add_target, AddTarget),
-            reading("list_targets", "What a change is about", _list_targets, ListTargets),
+            of_change("list_targets", "What a change is about", _list_targets, ListTargets),
             drafting("add_patch_op", "Add an edit of a target", _add_patch_op, AddPatchOp),
-            reading("list_patch_ops", "The edits of a change, in their order", _list_patch_ops, ListPatchOps),
+            of_change("list_patch_ops", "The edits of a change, in their order", _list_patch_ops, ListPatchOps),
             drafting("delete_patch_op", "Take back an edit that is not executed", _delete_patch_op, PatchOpReference),
-            create_action(
-                name="transition",
-                description="Move a change on in its life; to Merged, as merge does",
-                handler=_transition(permissions, settings),
-                validation=Transition,
+            declare(
+                "transition",
+                "Move a change on in its life; to Merged, as merge does",
+                bind(_transition, permissions),
+                Transition,
                 resource=_subject,
             ),
-            reading("preview", "What a change would do, and which documents would fit no longer", on_files.preview),
-            applying("execute", "Apply the edits of a change, which stays where it is in its life", on_files.execute),
-            applying("merge", "Apply the edits of a change, and close it", on_files.merge),
-            create_action(
-                name="write_files",
-                description="Write what is missing in a module of the files that a change has edited",
-                handler=on_files.write_files,
-                validation=ChangeReference,
-                permission=permissions.merge,
-                allowed_actors=NON_AI_ACTORS,
-                resource=_subject,
+            of_change(
+                "preview",
+                "What a change would do, and which documents would fit no longer",
+                bind(_preview),
+                ChangeReference,
+            ),
+            applying(
+                "execute",
+                "Apply the edits of a change, which stays where it is in its life",
+                bind(_execute),
+                emits=(CHANGE_EXECUTED, RECORD_TYPE_CHANGED),
+            ),
+            applying(
+                "merge",
+                "Apply the edits of a change, and close it",
+                bind(_merge),
+                emits=(CHANGE_MERGED, RECORD_TYPE_CHANGED),
+            ),
+            merging(
+                "write_files",
+                "Write what is missing in a module of the files that a change has edited",
+                bind(_write_files),
             ),
             drafting(
-                "start_workspace", "Make a working copy in which a change is tried", on_files.start, ChangeReference
+                "start_workspace",
+                "Make a working copy in which a change is tried",
+                bind(_start_workspace),
+                ChangeReference,
             ),
-            drafting("stop_workspace", "Stop the workspace of a change, and drop it", on_files.stop, StopWorkspace),
-            reading(
-                "workspace", "The edits of a change, tried in its workspace, and what differs there", on_files.workspace
+            drafting(
+                "stop_workspace", "Stop the workspace of a change, and drop it", bind(_stop_workspace), StopWorkspace
             ),
-            reading(
+            of_change(
+                "workspace",
+                "The edits of a change, tried in its workspace, and what differs there",
+                bind(_view_workspace),
+                ChangeReference,
+            ),
+            of_change(
                 "list_snapshots",
                 "What record types were like just before a change, by key",
                 _list_snapshots,
                 ListSnapshots,
             ),
             drafting(
-                "plan_compensation", "Draft a change that takes one back", on_files.plan_compensation, PlanCompensation
+                "plan_compensation",
+                "Draft a change that takes one back",
+                bind(_plan_compensation),
+                PlanCompensation,
             ),
         ],
     )

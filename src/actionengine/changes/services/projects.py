@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from returns.result import Result, Success
 
-from actionengine.actions import Service, create_action, create_service
+from actionengine.actions import Service, create_service
+from actionengine.builtin.declarations import declare
 from actionengine.changes.models import CreateProject, Project, ProjectReference
 from actionengine.changes.permissions import ChangeControlPermissions
 from actionengine.changes.store import open_store, page
@@ -44,34 +46,14 @@ def _subject(data: Any) -> str:
 
 
 def projects_service(permissions: ChangeControlPermissions) -> Service:
-    """The service, its actions asking for these permissions."""
+    """Return the service; its actions require these permissions."""
+    reading = partial(declare, permission=permissions.read, read_only=True)
     return create_service(
         name="projects",
         description="What record types and changes belong to",
         actions=[
-            create_action(
-                name="create",
-                description="Make a project",
-                handler=_create,
-                validation=CreateProject,
-                permission=permissions.manage,
-            ),
-            create_action(
-                name="get",
-                description="One project",
-                handler=_get,
-                validation=ProjectReference,
-                permission=permissions.read,
-                resource=_subject,
-                read_only=True,
-            ),
-            create_action(
-                name="list",
-                description="The tenant's projects, by id",
-                handler=_list,
-                validation=Page,
-                permission=permissions.read,
-                read_only=True,
-            ),
+            declare("create", "Make a project", _create, CreateProject, permission=permissions.manage),
+            reading("get", "One project", _get, ProjectReference, resource=_subject),
+            reading("list", "The tenant's projects, by id", _list, Page),
         ],
     )

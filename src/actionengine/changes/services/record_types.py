@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from returns.result import Result, Success
 
-from actionengine.actions import Action, Service, create_action, create_service
+from actionengine.actions import Service, create_service
+from actionengine.builtin.declarations import declare
 from actionengine.changes.documents import check_documents
 from actionengine.changes.executor import load, run
 from actionengine.changes.guard import RecordTypeGuard
@@ -172,56 +174,23 @@ def _subject(data: Any) -> str:
 
 
 def record_types_service(permissions: ChangeControlPermissions) -> Service:
-    """The service, its actions asking for these permissions."""
-
-    def reading(name: str, description: str, handler: Any, validation: Any) -> Action:
-        return create_action(
-            name=name,
-            description=description,
-            handler=handler,
-            validation=validation,
-            permission=permissions.read,
-            resource=_subject,
-            read_only=True,
-        )
-
-    def deciding(name: str, description: str, handler: Any) -> Action:
-        return create_action(
-            name=name,
-            description=description,
-            handler=handler,
-            validation=RecordTypeReference,
-            permission=permissions.manage,
-            allowed_actors=NON_AI_ACTORS,
-            resource=_subject,
-        )
-
+    """Return the service; its actions require these permissions."""
+    managing = partial(declare, permission=permissions.manage, resource=_subject)
+    deciding = partial(managing, validation=RecordTypeReference, allowed_actors=NON_AI_ACTORS)
+    reading = partial(declare, permission=permissions.read, read_only=True)
+    of_type = partial(reading, resource=_subject)
     service = create_service(
         name="record_types",
         description="The types of a tenant's records, their history, and the documents that are of them",
         actions=[
-            create_action(
-                name="create",
-                description="Make a record type, a draft",
-                handler=_create,
-                validation=CreateRecordType,
-                permission=permissions.manage,
-                resource=_subject,
-            ),
-            reading("get", "One record type", _get, RecordTypeReference),
-            create_action(
-                name="list",
-                description="The record types of a project, by key",
-                handler=_list,
-                validation=ListRecordTypes,
-                permission=permissions.read,
-                read_only=True,
-            ),
+            managing("create", "Make a record type, a draft", _create, CreateRecordType),
+            of_type("get", "One record type", _get, RecordTypeReference),
+            reading("list", "The record types of a project, by key", _list, ListRecordTypes),
             deciding("activate", "From now on, documents are validated against the type", _activate),
             deciding("retire", "From now on, there are no new documents of the type", _retire),
-            reading("schema_at", "The schema as a change has left it, or as it was at a time", _schema_at, GetSchemaAt),
-            reading("verify_history", "Whether all ops lead to what is stored", _verify_history, RecordTypeReference),
-            reading(
+            of_type("schema_at", "The schema as a change has left it, or as it was at a time", _schema_at, GetSchemaAt),
+            of_type("verify_history", "Whether all ops lead to what is stored", _verify_history, RecordTypeReference),
+            of_type(
                 "check_documents",
                 "The documents that do not fit the schema, as it is or as a change would make it",
                 _check_documents,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
 from returns.result import Result, Success
 
-from actionengine.actions import Service, create_action, create_service
+from actionengine.actions import Service, create_service
+from actionengine.builtin.declarations import declare
 from actionengine.errors import ActionError, ErrorCode, conflict, not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
@@ -117,32 +119,18 @@ def _subject(data: Any) -> str:
 
 def assignments_service(permissions: WorkflowPermissions) -> Service:
     """The service, its actions asking for these permissions."""
+    reading = partial(declare, permission=permissions.read, read_only=True)
     return create_service(
         name="workflow_assignments",
         description="What workflows have given people to do",
         actions=[
-            create_action(
-                name="list",
-                description="Assignments, oldest first unless asked otherwise",
-                handler=_list,
-                validation=ListAssignments,
-                permission=permissions.read,
-                read_only=True,
-            ),
-            create_action(
-                name="get",
-                description="One assignment",
-                handler=_get,
-                validation=AssignmentReference,
-                permission=permissions.read,
-                resource=_subject,
-                read_only=True,
-            ),
-            create_action(
-                name="complete",
-                description="Say that an assignment is done, and with what result; a run that waits for it goes on",
-                handler=_complete,
-                validation=CompleteAssignment,
+            reading("list", "Assignments, oldest first unless asked otherwise", _list, ListAssignments),
+            reading("get", "One assignment", _get, AssignmentReference, resource=_subject),
+            declare(
+                "complete",
+                "Say that an assignment is done, and with what result; a run that waits for it goes on",
+                _complete,
+                CompleteAssignment,
                 permission=permissions.complete,
                 allowed_actors=PEOPLE_AND_AGENTS,
                 resource=_subject,

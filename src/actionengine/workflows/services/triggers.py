@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from returns.result import Result, Success
 
-from actionengine.actions import Action, Service, create_action, create_service
+from actionengine.actions import Service, create_service
+from actionengine.builtin.declarations import declare
 from actionengine.errors import ActionError, ErrorCode, not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
@@ -217,45 +219,24 @@ def _workflow(data: Any) -> str:
 def triggers_service(permissions: WorkflowPermissions) -> Service:
     """The service, its actions asking for these permissions."""
 
-    def activating(
-        name: str, description: str, handler: Any, validation: Any = TriggerReference, resource: Any = _subject
-    ) -> Action:
-        return create_action(
-            name=name,
-            description=description,
-            handler=handler,
-            validation=validation,
-            permission=permissions.activate,
-            allowed_actors=ACTIVATORS,
-            resource=resource,
-        )
-
+    reading = partial(declare, permission=permissions.read, read_only=True)
+    activating = partial(declare, permission=permissions.activate, allowed_actors=ACTIVATORS)
+    of_trigger = partial(activating, validation=TriggerReference, resource=_subject)
     return create_service(
         name="triggers",
         description="What starts runs of workflows by itself: events and schedules",
         actions=[
             activating(
-                "create", "Have an event or a schedule start runs of a workflow", _create, CreateTrigger, _workflow
+                "create",
+                "Have an event or a schedule start runs of a workflow",
+                _create,
+                CreateTrigger,
+                resource=_workflow,
             ),
-            create_action(
-                name="get",
-                description="One trigger",
-                handler=_get,
-                validation=TriggerReference,
-                permission=permissions.read,
-                resource=_subject,
-                read_only=True,
-            ),
-            create_action(
-                name="list",
-                description="Triggers, by id",
-                handler=_list,
-                validation=ListTriggers,
-                permission=permissions.read,
-                read_only=True,
-            ),
-            activating("enable", "Put a trigger into use again", _enable),
-            activating("disable", "Have a trigger start nothing for now", _disable),
-            activating("delete", "Remove a trigger", _delete),
+            reading("get", "One trigger", _get, TriggerReference, resource=_subject),
+            reading("list", "Triggers, by id", _list, ListTriggers),
+            of_trigger("enable", "Put a trigger into use again", _enable),
+            of_trigger("disable", "Have a trigger start nothing for now", _disable),
+            of_trigger("delete", "Remove a trigger", _delete),
         ],
     )

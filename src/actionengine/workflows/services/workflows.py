@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from actionengine.actions import Action, Service, create_action, create_service
+from actionengine.actions import Service, create_service
+from actionengine.builtin.declarations import declare
 from actionengine.workflows.models import (
     CancelRun,
     DefineWorkflow,
@@ -33,68 +35,51 @@ def _run_subject(data: Any) -> str:
 def workflows_service(permissions: WorkflowPermissions) -> Service:
     """The service, its actions asking for these permissions."""
 
-    def reading(name: str, description: str, handler: Any, validation: Any, resource: Any = None) -> Action:
-        return create_action(
-            name=name,
-            description=description,
-            handler=handler,
-            validation=validation,
-            permission=permissions.read,
-            resource=resource,
-            read_only=True,
-        )
-
-    def managing(name: str, description: str, handler: Any, validation: Any) -> Action:
-        return create_action(
-            name=name,
-            description=description,
-            handler=handler,
-            validation=validation,
-            permission=permissions.manage,
-            resource=_run_subject,
-        )
-
+    reading = partial(declare, permission=permissions.read, read_only=True)
+    managing = partial(declare, permission=permissions.manage)
+    of_workflow, of_run = _workflow_subject, _run_subject
     return create_service(
         name="workflows",
         description="Work that lasts longer than a request: definitions, and their runs",
         actions=[
-            create_action(
-                name="define",
-                description="Write a new version of a workflow, a draft",
-                handler=define,
-                validation=DefineWorkflow,
+            declare(
+                "define",
+                "Write a new version of a workflow, a draft",
+                define,
+                DefineWorkflow,
                 permission=permissions.define,
-                resource=_workflow_subject,
+                resource=of_workflow,
             ),
-            create_action(
-                name="activate",
-                description="Put a version of a workflow into use, for the runs that start from now on",
-                handler=activate,
-                validation=WorkflowVersion,
+            declare(
+                "activate",
+                "Put a version of a workflow into use, for the runs that start from now on",
+                activate,
+                WorkflowVersion,
                 permission=permissions.activate,
                 allowed_actors=ACTIVATORS,
-                resource=_workflow_subject,
+                resource=of_workflow,
             ),
-            reading("get_definition", "One version of a workflow", get_definition, WorkflowVersion, _workflow_subject),
+            reading(
+                "get_definition", "One version of a workflow", get_definition, WorkflowVersion, resource=of_workflow
+            ),
             reading("list_definitions", "The newest version of each workflow", list_definitions, ListWorkflows),
-            create_action(
-                name="start",
-                description="Start a run of a workflow",
-                handler=start,
-                validation=StartRun,
+            declare(
+                "start",
+                "Start a run of a workflow",
+                start,
+                StartRun,
                 permission=permissions.start,
-                resource=_workflow_subject,
+                resource=of_workflow,
             ),
-            managing("resume", "Try the step again at which a run is paused", resume, RunReference),
-            managing("cancel", "End a run where it is", cancel, CancelRun),
-            reading("get", "One run, with the steps that it has taken", get_run, RunReference, _run_subject),
+            managing("resume", "Try the step again at which a run is paused", resume, RunReference, resource=of_run),
+            managing("cancel", "End a run where it is", cancel, CancelRun, resource=of_run),
+            reading("get", "One run, with the steps that it has taken", get_run, RunReference, resource=of_run),
             reading("list", "Runs, oldest first unless asked otherwise", list_runs, ListRuns),
-            create_action(
-                name="purge",
-                description="Remove runs that ended before a time, with the steps that they have taken",
-                handler=purge,
-                validation=PurgeRuns,
-                permission=permissions.manage,
+            managing(
+                "purge",
+                "Remove runs that ended before a time, with the steps that they have taken",
+                purge,
+                PurgeRuns,
                 allowed_actors=ACTIVATORS,
             ),
         ],
