@@ -53,7 +53,7 @@ CACHES = {
     "authorization.rbac._assigned": "BoundedCache",
     "authorization.rbac._decisions": "BoundedCache",
     "changes.guard._known": "BoundedCache",
-    "events.consumers.tenants._known": "BoundedCache",
+    "events.consumers.consumer._known": "BoundedCache",
     "workflows.runs.store._definitions": "BoundedCache",
     "workflows.services.purge._known": "BoundedCache",
 }

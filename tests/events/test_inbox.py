@@ -25,8 +25,8 @@ from actionengine import (
     Tenant,
 )
 from actionengine.concurrency.run_sync import Mode, run_sync
+from actionengine.events.consumers.consumer import Tenants
 from actionengine.events.consumers.inbox import Inbox
-from actionengine.events.consumers.tenants import Tenants
 from actionengine.events.event import Event
 from actionengine.testing import Backend, run_in_mode
 from tests.events.conftest import AnyStorage
@@ -420,7 +420,7 @@ def test_a_flood_of_unknown_tenants_costs_a_look_up_each_and_stays_in_no_memory(
 
 
 def test_only_so_many_tenants_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actionengine.events.consumers.tenants._MAX_CACHED_TENANTS", 10)
+    monkeypatch.setattr("actionengine.events.consumers.consumer._MAX_CACHED_TENANTS", 10)
     storage = Counting()
     tenants = Tenants(storage)
     for number in range(50):
@@ -514,5 +514,5 @@ def test_a_consumer_needs_a_name_that_can_stand_in_an_id(name: Any, storage: InM
 
 
 def test_a_consumer_acts_as_an_actor(storage: InMemoryStorage) -> None:
-    with pytest.raises(ConfigurationError, match="acts as an Actor"):
+    with pytest.raises(ConfigurationError, match="needs an Actor as its actor"):
         Inbox(stock_engine(storage), "shelf", actor="somebody")  # type: ignore[arg-type]

@@ -664,7 +664,7 @@ def test_a_runner_leaves_a_tenant_alone_whose_projection_has_stopped_and_goes_on
     told = [record.getMessage() for record in caplog.records if "has stopped at the event" in record.getMessage()]
     # On a machine that is busy for longer than the second, it is told once more.
     assert 1 <= len(told) <= 5
-    assert told[0].endswith("(tenant acme); it goes on in 1 s")
+    assert told[0].endswith("(tenant acme); it tries again in 1 s")
 
 
 def test_a_bar_shows_how_far_a_rebuild_is(storage: InMemoryStorage, acme: Tenant, capsys: Any) -> None:

@@ -14,7 +14,7 @@ from actionengine.context import Actor, RequestContext
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ConfigurationError
 from actionengine.event_types import EventType, EventVersionError
-from actionengine.events.consumers.tenants import TenantOf, Tenants
+from actionengine.events.consumers.consumer import TenantOf, Tenants
 from actionengine.events.event import Event
 from actionengine.events.publishers.fanout import combined
 from actionengine.events.publishers.port import Failures, PublishError, PublisherUnavailable, failed_action

@@ -1,4 +1,4 @@
-"""One batch of a projection: events on their way into a generation, in one transaction with its checkpoint."""
+"""One batch of a projection: events that go into a generation, in one transaction with its checkpoint."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from actionengine.storage.port import StoredEvent
 
 
 class Batch:
-    """Events, and the checkpoint behind them, the `target`.
+    """Events of a `page`, and the checkpoint after them, the `target`.
 
-    `before` is the checkpoint of the generation without them; `beside` are others that are written with it.
+    `before` is the generation's checkpoint before them; `others` are checkpoints that are written with the target.
     `stored` is the target as it was written.
     `stopped_at` is the index of the event that could not be applied; `is_lost` says that another runner was faster.
     """
@@ -24,7 +24,7 @@ class Batch:
         page: Sequence[StoredEvent],
         before: Checkpoint,
         target: Checkpoint | None = None,
-        beside: Sequence[Checkpoint] = (),
+        others: Sequence[Checkpoint] = (),
     ) -> None:
         target = target or before
         self.page = page
@@ -32,27 +32,26 @@ class Batch:
         self.target = replace(target, position=max(target.position, page[-1].position)) if page else target
         self.stopped_at: int | None = None
         self.is_lost = False
-        self._beside = beside
+        self._others = others
         self.stored = self.target
 
     @property
     def reason(self) -> str:
-        """What the action log says of it."""
+        """The reason in the action log."""
         if not self.page:
             return f"generation {self.target.generation}: {self.target.phase}"
         return f"generation {self.target.generation}: positions {self.page[0].position} to {self.page[-1].position}"
 
     def up_to(self, index: int) -> Batch:
-        """The events before one, into the same generation."""
+        """Return a batch of the events before this one, for the same generation."""
         return Batch(self.page[:index], self.before)
 
     async def begin(self, ctx: InternalContext) -> None:
-        """Write the checkpoints, which locks out other runners. Raises `ActionError(conflict)` where one was
-        faster."""
+        """Write the checkpoints, which locks out other runners. Raise `ActionError(conflict)` if one was faster."""
         self.stopped_at = None
         checkpoints = ctx.unit_of_work.records(CHECKPOINTS)
         try:
-            for checkpoint in self._beside:
+            for checkpoint in self._others:
                 await checkpoint.store(checkpoints)
             self.stored = await self.target.store(checkpoints)
         except ActionError as refusal:
@@ -60,16 +59,16 @@ class Batch:
             raise
 
     async def end(self, ctx: InternalContext, view: View) -> None:
-        """Note the collections that are new."""
+        """Store the names of new collections in the checkpoint."""
         if view.collections != set(self.target.collections):
             collections = tuple(sorted(view.collections))
             await replace(self.stored, collections=collections).store(ctx.unit_of_work.records(CHECKPOINTS))
 
 
 def switching(page: Sequence[StoredEvent], rebuild: Checkpoint, live: Checkpoint) -> Batch:
-    """The last events of a rebuild: with them its generation becomes the live one, and the old one is to be removed.
+    """Return the last batch of a rebuild: it makes the new generation the live one, and marks the old one for removal.
 
-    With them it has all that `live` has, so that the live generation never goes back.
+    The new generation then has all events that `live` has, so that the live generation never goes back.
     """
     return Batch(
         page,

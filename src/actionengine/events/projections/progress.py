@@ -1,4 +1,4 @@
-"""How far a rebuild is: what counts it, and a bar for the command line."""
+"""The progress of a rebuild: a meter that counts events, and a bar for the command line."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Progress = Callable[[int, int], object]
-"""Called with numbers of events: how many are done, and how many there are."""
+"""A function that is called with numbers of events: those that are done, and all."""
 
 
 class ProgressMeter:
-    """Counts the events of a rebuild, those of earlier calls too, and tells of them."""
+    """A counter of the events of a rebuild, with those of earlier calls, which reports to a `Progress`."""
 
     def __init__(self, progress: Progress | None) -> None:
         self.total: int | None = None
@@ -19,12 +19,12 @@ class ProgressMeter:
         self._done = 0
 
     def begin(self, total: int, done: int) -> None:
-        """There are so many, of which so many are done."""
+        """Set the number of all events, and of those that are done."""
         self.total, self._done = total, done
         self._report()
 
     def add(self, number: int) -> None:
-        """So many more are done."""
+        """Add events that are done."""
         self.applied += number
         self._done += number
         if number:
@@ -38,7 +38,7 @@ class ProgressMeter:
 
 @contextmanager
 def progress_bar(description: str) -> Iterator[Progress]:
-    """A bar that is shown as long as the block runs: give it to `Projection.rebuild`. It needs the extra `cli`."""
+    """Show a bar while the block runs: pass it to `Projection.rebuild`. It needs the extra `cli`."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 

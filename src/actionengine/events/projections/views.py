@@ -1,4 +1,4 @@
-"""What a projection writes to and what is read of it: documents of one generation, and how far that one is."""
+"""The documents of one generation of a projection, for `apply` and for readers, and its checkpoint."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _MAX_COLLECTION_LENGTH = 100
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """How far a generation is: the `position` of the newest event in it, and the `collections` that it has.
+    """The progress of a generation: the `position` of its newest event, and its `collections`.
 
-    The one of a rebuild says in its `phase` what is done to the generation: it is being filled, or removed (then it is
-    the one that was live, or one that was abandoned). `last` is the highest number that a generation has had. `version`
-    is the document's, 0 where there is none yet.
+    The `phase` of a rebuild's checkpoint says whether its generation is being filled or removed; a generation that is
+    removed was live before, or was abandoned. `last` is the highest number of any generation so far. `version` is that
+    of the document, 0 if there is none yet.
     """
 
     id: str
@@ -40,7 +40,7 @@ class Checkpoint:
 
     @classmethod
     def of(cls, id: str, record: Record | None, phase: Phase) -> Checkpoint:
-        """A stored one; where there is none, a new one in this phase."""
+        """Return a stored checkpoint, or a new one in this phase."""
         if record is None:
             return cls(id, phase)
         data = record.data
@@ -48,8 +48,8 @@ class Checkpoint:
         return cls(id, data["phase"], data["generation"], data["position"], collections, data["last"], record.version)
 
     async def store(self, checkpoints: AsyncRecords) -> Checkpoint:
-        """Write it, which locks it until the transaction ends. Raises `ActionError(conflict)` where it was written
-        since it was read."""
+        """Write it, which locks it until the transaction ends. Raise `ActionError(conflict)` if it has changed since it
+        was read."""
         document = {
             "phase": self.phase,
             "generation": self.generation,
@@ -65,10 +65,10 @@ class Checkpoint:
 
 
 class View:
-    """What `apply` writes to: one generation of a projection, in the transaction of a batch of events.
+    """One generation of a projection, to which `apply` writes in the transaction of a batch of events.
 
-    A host that projects into SQL tables of its own does so through `session` (`async_session` in an `async def`), and
-    has `generation` in the key of each row.
+    A host that projects into SQL tables of its own uses `session` (`async_session` in an `async def`), and puts
+    `generation` into the key of each row.
     """
 
     __slots__ = ("_ctx", "_projection", "collections", "generation")
@@ -81,12 +81,12 @@ class View:
 
     @property
     def tenant(self) -> Tenant:
-        """For whom."""
+        """The tenant of the events."""
         return self._ctx.tenant
 
     @property
     def session(self) -> Any:
-        """The SQLAlchemy `Session` of the transaction, for a `def`; `StorageError` where there is none."""
+        """The SQLAlchemy `Session` of the transaction, for a `def`. Raises `StorageError` if the storage has none."""
         return self._ctx.session
 
     @property
@@ -95,24 +95,24 @@ class View:
         return self._ctx.async_session
 
     def records(self, collection: str = "") -> Records:
-        """Documents of this generation, for a `def`. Their methods are those of `ctx.records`."""
+        """Return documents of this generation, for a `def`. Their methods are those of `ctx.records`."""
         self._ctx._require("def", "view.records", "view.async_records")
         return Records(self.open(collection), self._ctx.run_sync)
 
     def async_records(self, collection: str = "") -> AsyncRecords:
-        """The same for an `async def`."""
+        """Return the same for an `async def`."""
         self._ctx._require("async def", "view.async_records", "view.records")
         return self.open(collection)
 
     def open(self, collection: str) -> AsyncRecords:
-        """A collection, which the generation has from now on."""
+        """Return a collection, and add it to those of the generation."""
         name = collection_name(self._projection, self.generation, collection)
         self.collections.add(collection)
         return self._ctx.unit_of_work.records(name)
 
 
 def collection_name(projection: str, generation: int, collection: str) -> str:
-    """Where documents of a generation are. Raises `ActionError(internal)` for a name that cannot be one."""
+    """Return a collection's name in the storage. Raise `ActionError(internal)` for a name that cannot be used."""
     if (
         not isinstance(collection, str)
         or len(collection) > _MAX_COLLECTION_LENGTH
@@ -120,7 +120,7 @@ def collection_name(projection: str, generation: int, collection: str) -> str:
     ):
         raise ActionError(
             ErrorCode.INTERNAL,
-            f"a collection of the projection {projection} has a name of at most {_MAX_COLLECTION_LENGTH} characters, "
+            f"a collection of the projection {projection} needs a name of at most {_MAX_COLLECTION_LENGTH} characters, "
             f"not {collection!r}",
         )
     return f"{RESERVED_PREFIX}view/{projection}/{generation}/{collection}"
@@ -129,8 +129,8 @@ def collection_name(projection: str, generation: int, collection: str) -> str:
 class AsyncLiveRecords:
     """Documents of the live generation, read in the transaction of an action. `generation` is its number.
 
-    A rebuild may switch to the next generation meanwhile and remove this one. So what was not found, and each page, is
-    asked for again where the generation has changed since.
+    A rebuild may switch to the next generation meanwhile and remove this one. So a document that was not found, and
+    each page, is read again if the generation has changed since.
     """
 
     __slots__ = ("_collection", "_ctx", "_projection", "generation")
@@ -142,7 +142,7 @@ class AsyncLiveRecords:
         self.generation = 0
 
     async def get(self, id: str) -> Record | None:
-        """The document, or None."""
+        """Return the document, or None."""
         while True:
             record = await self._records().get(id)
             if record is not None or not await self.is_superseded():
@@ -155,14 +155,14 @@ class AsyncLiveRecords:
         after: str | None = None,
         descending: bool = False,
     ) -> Page[Record]:
-        """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
+        """Return documents by id, after the id `after`, whose top-level fields equal the filter's; 1000 at most."""
         while True:
             page = await self._records().list(filter, limit, after, descending)
             if not await self.is_superseded():
                 return page
 
     async def is_superseded(self) -> bool:
-        """Return whether the live generation is another one by now; then this follows."""
+        """Return whether the live generation has changed; if so, read the new one from now on."""
         record = await self._ctx.unit_of_work.records(CHECKPOINTS).get(self._projection)
         before, self.generation = self.generation, Checkpoint.of(self._projection, record, "live").generation
         return before != self.generation
@@ -172,7 +172,7 @@ class AsyncLiveRecords:
 
 
 class LiveRecords:
-    """The same for `def` handlers."""
+    """`AsyncLiveRecords` for `def` handlers."""
 
     __slots__ = ("_records", "_run_sync")
 
@@ -186,7 +186,7 @@ class LiveRecords:
         return self._records.generation
 
     def get(self, id: str) -> Record | None:
-        """The document, or None."""
+        """Return the document, or None."""
         record: Record | None = self._run_sync(self._records.get(id))
         return record
 
@@ -197,6 +197,6 @@ class LiveRecords:
         after: str | None = None,
         descending: bool = False,
     ) -> Page[Record]:
-        """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
+        """Return documents by id, after the id `after`, whose top-level fields equal the filter's; 1000 at most."""
         page: Page[Record] = self._run_sync(self._records.list(filter, limit, after, descending))
         return page

@@ -18,7 +18,7 @@ from actionengine.durable.client import DurableClient
 from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds, DurableUnavailable
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.events.consumers.tenants import TenantOf, Tenants
+from actionengine.events.consumers.consumer import TenantOf, Tenants
 from actionengine.events.event import Event
 from actionengine.events.publishers.port import Failures, PublishError, PublisherUnavailable, failed_action
 from actionengine.storage.port import APPROVALS, TRIGGERS, WORKFLOWS, Record, StorageUnavailable

@@ -18,7 +18,7 @@ from actionengine.durable.host import DurableFunction, DurableHost, utc
 from actionengine.durable.watched import start_watched
 from actionengine.engine import Engine
 from actionengine.errors import ConfigurationError
-from actionengine.events.consumers.tenants import TenantOf
+from actionengine.events.consumers.consumer import TenantOf
 from actionengine.events.publishers.fanout import Fanout, nobody
 from actionengine.events.publishers.port import Publisher
 from actionengine.events.relay.relay import Relay
