@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, TypeVar, final
+from typing import Any, Self, TypeVar, final
 
 from returns.result import Failure, Result, Success
 
 from actionengine.actions import Action, ActionSummary, Input, Output, Service, ServiceSummary
+from actionengine.concurrency.background_loop import BackgroundLoop
 from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import RequestContext, Tenant
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode, storable_text
@@ -17,6 +18,7 @@ from actionengine.event_types import EventType
 from actionengine.pipeline.pipeline import Pipeline
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.routing import no_service, route
+from actionengine.storage.closing import CallsOnClose
 from actionengine.storage.port import Storage, StorageError, StorageUnavailable
 from actionengine.storage.tenants import MAX_SLUG_LENGTH
 from actionengine.text.names import shortened
@@ -37,6 +39,7 @@ class Engine:
     __slots__ = (
         "_action_summaries",
         "_actions",
+        "_background_loop",
         "_declared",
         "_event_types",
         "_pipeline",
@@ -47,6 +50,7 @@ class Engine:
 
     _action_summaries: Mapping[str, tuple[ActionSummary, ...]]
     _actions: Mapping[str, Mapping[str, Action]]
+    _background_loop: BackgroundLoop
     _declared: Mapping[int, tuple[Action, ActionPlan | ActionError]]
     _event_types: Mapping[str, EventType]
     _pipeline: Pipeline
@@ -56,11 +60,14 @@ class Engine:
 
     def __init__(self, services: tuple[Service, ...], pipeline: Pipeline, event_types: Mapping[str, EventType]) -> None:
         plans = pipeline.plans
+        storage = pipeline.storage
+        background_loop = BackgroundLoop("actionengine-engine", at_end=getattr(storage, "aclose_loop", None))
         for name, value in (
             ("_pipeline", pipeline),
             ("_event_types", event_types),
             ("_plans", plans),
-            ("_storage", pipeline.storage),
+            ("_storage", storage),
+            ("_background_loop", background_loop),
             ("_declared", _frozen(_by_declaration(services, plans))),
             ("_actions", _frozen({name: _frozen(_actions(plans[name])) for name in plans})),
             ("_action_summaries", _frozen({name: _summaries(plans[name]) for name in plans})),
@@ -151,6 +158,16 @@ class Engine:
             return _refused(plan, context)
         return await self._pipeline.execute(plan, data, context, "async")
 
+    def blocking(self) -> BlockingEngine:
+        """Return this engine for callers without an event loop, where handlers are `async def`.
+
+        Executions run in one background event loop with its own connections, started by the first call. Close it with
+        the storage, or use the returned engine as a context manager.
+        """
+        if isinstance(self._storage, CallsOnClose):
+            self._storage.call_on_close(self._background_loop.close)
+        return BlockingEngine(self, self._background_loop)
+
     async def execute(
         self, service: str, action: str, payload: Any, context: RequestContext, mode: Mode
     ) -> Result[Any, ActionError]:
@@ -201,6 +218,48 @@ class Engine:
 
     def _route(self, service: str, action: str) -> ActionPlan | ActionError:
         return route(self._plans, service, action)
+
+
+@final
+class BlockingEngine:
+    """The synchronous door to an engine with `async def` handlers; `Engine.blocking` returns it. Threads may share it.
+
+    A caller that is interrupted cancels its execution, which rolls back. A handler of the same engine cannot use it:
+    its event loop would wait for itself (`RuntimeError`).
+    """
+
+    __slots__ = ("_engine", "_loop")
+
+    def __init__(self, engine: Engine, loop: BackgroundLoop) -> None:
+        self._engine = engine
+        self._loop = loop
+
+    def execute_action(
+        self, service: str, action: str, payload: Any, context: RequestContext
+    ) -> Result[Any, ActionError]:
+        """Execute an action and wait for its result, as `Engine.execute_action` does.
+
+        Raises `LoopEnded` where the engine was closed during the call.
+        """
+        return self._loop.run(self._engine.execute_action_async, service, action, payload, context)
+
+    def run(self, action: Action[Input, Output], data: Input, context: RequestContext) -> Result[Output, ActionError]:
+        """Execute a declared action and wait for its result, as `Engine.run` does."""
+        return self._loop.run(self._engine.run_async, action, data, context)
+
+    def resolve_tenant(self, slug: str) -> Result[Tenant, ActionError]:
+        """Return the tenant of a slug, or `not_found`."""
+        return self._loop.run(self._engine.resolve_tenant_async, slug)
+
+    def close(self) -> None:
+        """Cancel what still runs, close the connections of the event loop, and end it. A later call starts another."""
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def _refused(error: ActionError, context: RequestContext) -> Failure[ActionError]:

@@ -125,7 +125,7 @@ def test_a_relay_under_an_event_loop_goes_on_whatever_its_publisher_raises(error
 
 
 def test_a_publisher_that_has_ended_its_event_loop_is_started_in_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actionengine.events.relay.publisher_loop._CHECK_INTERVAL", 0.05)
+    monkeypatch.setattr("actionengine.concurrency.background_loop.CHECK_INTERVAL", 0.05)
     publisher = Ending(Odd)
     relay = Relay(a_storage(), publisher, poll_interval=0.05)
     thread = threading.Thread(target=relay.run)

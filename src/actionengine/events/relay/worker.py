@@ -13,6 +13,7 @@ from time import monotonic
 
 from uuid_utils.compat import uuid7
 
+from actionengine.concurrency.background_loop import LoopEnded
 from actionengine.concurrency.backoff import delay, equal_jitter
 from actionengine.concurrency.one_shot_event import OneShotEvent
 from actionengine.concurrency.run_sync import Mode
@@ -20,7 +21,7 @@ from actionengine.errors import ActionError, ConfigurationError
 from actionengine.events.publishers.port import Publisher, PublishError, PublisherUnavailable
 from actionengine.events.relay.delivery import Deliverer, Delivery, storable_reason
 from actionengine.events.relay.metrics import RelayMetrics
-from actionengine.events.relay.publisher_loop import LoopEnded, PublisherLoop
+from actionengine.events.relay.publisher_loop import PublisherLoop
 from actionengine.events.user_calls import call_out
 from actionengine.storage.port import (
     Backlog,

@@ -32,6 +32,7 @@ from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.clock import steady_now
+from actionengine.storage.closing import CloseCallbacks
 from actionengine.storage.lookups import (
     ACTIVE_SCHEDULES,
     LOOKUPS,
@@ -185,6 +186,7 @@ class InMemoryStorage:
         self._data: dict[UUID, TenantData] = {}
         self._queues = Queues()
         self._further_queues = {queue: Queues() for queue in (WORKFLOWS, TRIGGERS)}
+        self._close_callbacks = CloseCallbacks()
 
     def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> MemoryUnitOfWork:
         """A unit of work of one tenant."""
@@ -325,11 +327,17 @@ class InMemoryStorage:
         """The same."""
         return self.purge_expired_keys(limit=limit)
 
+    def call_on_close(self, callback: Callable[[], None]) -> None:
+        """Call a bound method at each close, as long as its object exists."""
+        self._close_callbacks.call_on_close(callback)
+
     def close(self) -> None:
-        """Nothing to close: here so that a host can change its storage in one line."""
+        """End what works on the storage in the background. The state stays."""
+        self._close_callbacks.run()
 
     async def aclose(self) -> None:
-        """The same."""
+        """The same under an event loop."""
+        await self._close_callbacks.run_off_loop()
 
     def __enter__(self) -> Self:
         return self

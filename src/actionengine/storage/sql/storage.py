@@ -20,6 +20,7 @@ from uuid_utils.compat import uuid7
 from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
+from actionengine.storage.closing import CloseCallbacks
 from actionengine.storage.pages import Page, page_size, page_start
 from actionengine.storage.port import (
     EVENTS,
@@ -65,6 +66,7 @@ class SQLStorage(ABC):
         self.is_checked = False
         self._stamps: dict[UUID, int] = {}
         self._stamps_lock = threading.Lock()
+        self._close_callbacks = CloseCallbacks()
         _ALL.add(self)
 
     def drop_caches(self) -> None:
@@ -179,12 +181,18 @@ class SQLStorage(ABC):
         """The same."""
         await self._run("async", self._check, "async")
 
+    def call_on_close(self, callback: Callable[[], None]) -> None:
+        """Call a bound method before each close, as long as its object exists."""
+        self._close_callbacks.call_on_close(callback)
+
     def close(self) -> None:
         """Close the connections. Used again, the storage opens new ones."""
+        self._close_callbacks.run()
         self.pools.close()
 
     async def aclose(self) -> None:
         """Close the connections, those of this event loop too."""
+        await self._close_callbacks.run_off_loop()
         await self.pools.aclose()
 
     async def limit_idle(self) -> None:
