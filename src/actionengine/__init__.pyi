@@ -25,6 +25,7 @@ from actionengine.context import Actor as Actor
 from actionengine.context import AIUsage as AIUsage
 from actionengine.context import RequestContext as RequestContext
 from actionengine.context import Tenant as Tenant
+from actionengine.engine import BlockingEngine as BlockingEngine
 from actionengine.engine import Engine as Engine
 from actionengine.errors import ActionError as ActionError
 from actionengine.errors import ConfigurationError as ConfigurationError
