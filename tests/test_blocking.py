@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from returns.result import Result, Success
 
 from actionengine import (
+    Action,
     ActionContext,
     ActionError,
     Actor,
@@ -71,7 +72,7 @@ class Site:
             return self.engine.blocking().execute_action("jobs", "count", None, self.context())
 
         self.add = create_action(name="add", description="Add a job", handler=add, validation=Job)
-        others = [
+        others: list[Action[Any, Any]] = [
             create_action(name="count", description="Count", handler=count, read_only=True),
             create_action(name="hang", description="Wait", handler=hang, validation=Job),
             create_action(name="call_itself", description="Call", handler=call_itself, read_only=True),
@@ -161,8 +162,12 @@ def test_an_interrupted_caller_cancels_its_execution(site: Site) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    def interrupt_the_caller() -> None:
+        assert site.is_waiting.wait(30)
+        os.kill(os.getpid(), signal.SIGALRM)
+
     before = signal.signal(signal.SIGALRM, interrupt)
-    threading.Thread(target=lambda: site.is_waiting.wait(30) and os.kill(os.getpid(), signal.SIGALRM)).start()
+    threading.Thread(target=interrupt_the_caller).start()
     try:
         with pytest.raises(KeyboardInterrupt):
             site.engine.blocking().execute_action("jobs", "hang", {"title": "a"}, site.context())
