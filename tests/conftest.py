@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,7 +23,11 @@ from actionengine import (
     create_service,
 )
 from tests.command_line import run, run_process
+from tests.faulty_proxy import FaultyProxy
 from tests.postgres import fresh_postgres_database, postgres_database, postgres_server, postgres_template
+
+if TYPE_CHECKING:
+    from tests.durable.databases import Durable
 
 __all__ = ["fresh_postgres_database", "postgres_database", "postgres_server", "postgres_template", "run", "run_process"]
 
@@ -113,6 +117,22 @@ def engine_of(storage: InMemoryStorage) -> Callable[..., Engine]:
         return create_engine(services=[service], storage=options.pop("storage", storage), **options)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def durable_database(postgres_server: str) -> Durable:
+    """A database of the durable engine on PostgreSQL, for the tests of a file."""
+    # Few tests need DBOS, and importing it takes long.
+    from tests.durable.databases import postgres
+
+    return postgres(postgres_server)
+
+
+@pytest.fixture
+def proxy(durable_database: Durable) -> Iterator[FaultyProxy]:
+    """A proxy before `durable_database`; tests of other databases have one of their own."""
+    with FaultyProxy.before_postgres(durable_database.url) as proxy:
+        yield proxy
 
 
 def log_of(engine: Engine, tenant: Tenant, **query: Any) -> list[Any]:

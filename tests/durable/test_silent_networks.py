@@ -37,7 +37,7 @@ from actionengine.durable.host import DurableFunction, DurableHost, opened, upgr
 from actionengine.durable.leases import Leases
 from actionengine.durable.retries import MAX_RETRY_INTERVAL, shorten_pauses
 from actionengine.durable.urls import durable_url
-from tests.durable.databases import Durable, eventually, lines_of, postgres
+from tests.durable.databases import Durable, eventually, lines_of
 from tests.durable.executor import append
 from tests.durable.test_queue_runner import ACME, done, refused, request
 from tests.faulty_proxy import CommitPoint, Fault, FaultyProxy
@@ -48,26 +48,15 @@ LONG = 60.0
 """Seconds that nothing here takes on a busy machine, unless it waits for a silent network."""
 
 
-@pytest.fixture(scope="module")
-def database(postgres_server: str) -> Durable:
-    return postgres(postgres_server)
+@pytest.fixture
+def url(durable_database: Durable, proxy: FaultyProxy) -> str:
+    return proxy.url(durable_database.url)
 
 
 @pytest.fixture
-def proxy(database: Durable) -> Iterator[FaultyProxy]:
-    with FaultyProxy.before_postgres(database.url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def url(database: Durable, proxy: FaultyProxy) -> str:
-    return proxy.url(database.url)
-
-
-@pytest.fixture
-def client(database: Durable) -> Iterator[DurableClient]:
+def client(durable_database: Durable) -> Iterator[DurableClient]:
     """A client whose network is whole."""
-    client = DurableClient(database.url)
+    client = DurableClient(durable_database.url)
     yield client
     client.close()
 
@@ -123,9 +112,9 @@ def test_a_host_takes_work_again_after_its_connections_were_forgotten(
 
 
 def test_a_lease_runs_out_while_the_network_is_silent_and_is_renewed_when_it_is_back(
-    database: Durable, url: str, proxy: FaultyProxy, queue: str
+    durable_database: Durable, url: str, proxy: FaultyProxy, queue: str
 ) -> None:
-    engine = opened(durable_url(database.url))
+    engine = opened(durable_url(durable_database.url))
     others = Leases(engine, "another")
     others._machine = "another"
     with host_of(url, queue, lease=1.0) as host:

@@ -15,7 +15,7 @@ import pytest
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.workflows import WorkflowRuntime
 from actionengine.workflows.runtime.queries import find_all
-from tests.durable.databases import Durable, postgres
+from tests.durable.databases import Durable
 from tests.faulty_proxy import CommitPoint, Fault, FaultyProxy
 from tests.workflows.test_runtime import Office
 
@@ -41,17 +41,6 @@ FAULTS: dict[str, Callable[[FaultyProxy], Any]] = {
         for fault in get_args(Fault)
     },
 }
-
-
-@pytest.fixture(scope="module")
-def database(postgres_server: str) -> Durable:
-    return postgres(postgres_server)
-
-
-@pytest.fixture
-def proxy(database: Durable) -> Iterator[FaultyProxy]:
-    with FaultyProxy.before_postgres(database.url) as proxy:
-        yield proxy
 
 
 @pytest.fixture
@@ -87,9 +76,9 @@ def bookings(office: Office) -> int:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_runs_go_on_after_what_the_network_did(
-    office: Office, database: Durable, proxy: FaultyProxy, fault: str
+    office: Office, durable_database: Durable, proxy: FaultyProxy, fault: str
 ) -> None:
-    with runtime_of(office, proxy.url(database.url)):
+    with runtime_of(office, proxy.url(durable_database.url)):
         office.wait_for(office.start("book"), "succeeded")
         FAULTS[fault](proxy)
         for run in [office.start("book") for _ in range(2)]:
@@ -99,9 +88,9 @@ def test_runs_go_on_after_what_the_network_did(
 
 
 def test_a_runtime_stops_in_the_middle_of_a_run_on_a_silent_network(
-    office: Office, database: Durable, proxy: FaultyProxy
+    office: Office, durable_database: Durable, proxy: FaultyProxy
 ) -> None:
-    runtime = runtime_of(office, proxy.url(database.url))
+    runtime = runtime_of(office, proxy.url(durable_database.url))
     runtime.start()
     run = office.start("held")
     assert office.held.wait(LONG)
@@ -112,15 +101,17 @@ def test_a_runtime_stops_in_the_middle_of_a_run_on_a_silent_network(
         assert time.monotonic() - began < LONG
 
     # Another one takes over what this one could not even say of itself.
-    with runtime_of(office, database.url):
+    with runtime_of(office, durable_database.url):
         office.wait_for(run, "succeeded")
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(4))
-def test_runs_go_on_whatever_the_network_does(office: Office, database: Durable, proxy: FaultyProxy, seed: int) -> None:
+def test_runs_go_on_whatever_the_network_does(
+    office: Office, durable_database: Durable, proxy: FaultyProxy, seed: int
+) -> None:
     random, runs = Random(seed), []
-    with runtime_of(office, proxy.url(database.url)):
+    with runtime_of(office, proxy.url(durable_database.url)):
         for _ in range(40):
             random.choice(list(FAULTS.values()))(proxy)
             runs.append(office.start("book"))

@@ -115,40 +115,36 @@ def filter_network() -> None:
     system calls of another architecture than this one, whose numbers mean other calls. Raises `OSError` where the
     kernel or the processor does not allow it.
     """
-    architecture, socket, _ = _processor()
     io_uring_setup, pidfd_getfd, af_unix = 425, 438, 1
-    # Instruction, lines to skip if true, lines to skip if false, operand. The data: number at 0, architecture at 4,
-    # first argument at 16 (its lower half; a family is an int).
-    _filter(
-        (_LOAD, 0, 0, 4),
-        (_EQUAL, 0, 7, architecture),
-        (_LOAD, 0, 0, 0),
-        (_AT_LEAST, 5, 0, _X32),
-        (_EQUAL, 4, 0, io_uring_setup),
-        (_EQUAL, 3, 0, pidfd_getfd),
-        (_EQUAL, 0, 3, socket),
-        (_LOAD, 0, 0, 16),
-        (_EQUAL, 1, 0, af_unix),
-        (_ANSWER, 0, 0, _DENY),
-        (_ANSWER, 0, 0, _ALLOW),
-    )
+    _, socket, _ = _processor()
+    _refuse_calls((io_uring_setup, pidfd_getfd), (_EQUAL, 0, 2, socket), (_LOAD, 0, 0, 16), (_EQUAL, 0, 1, af_unix))
 
 
 def filter_truncation() -> None:
     """Refuse to truncate by path, which Landlock bounds from ABI 3 on only. Raises `OSError` as `filter_network`."""
-    architecture, _, truncate = _processor()
-    _filter(
+    _, _, truncate = _processor()
+    _refuse_calls((truncate,))
+
+
+def _refuse_calls(calls: tuple[int, ...], *others: tuple[int, int, int, int]) -> None:
+    """Refuse these system calls, and all of another architecture. `others` are lines that decide on all other calls:
+    the two lines after them allow a call, and refuse it.
+
+    A line has an instruction, the lines to skip if it is true, those to skip if it is false, and an operand. The data
+    has the number of the call at 0, the architecture at 4, and at 16 the first argument (its lower half).
+    """
+    architecture, _, _ = _processor()
+    to_refusal = len(calls) + len(others) + 1
+    program = (
         (_LOAD, 0, 0, 4),
-        (_EQUAL, 0, 3, architecture),
+        (_EQUAL, 0, to_refusal + 2, architecture),
         (_LOAD, 0, 0, 0),
-        (_AT_LEAST, 1, 0, _X32),
-        (_EQUAL, 0, 1, truncate),
-        (_ANSWER, 0, 0, _DENY),
+        (_AT_LEAST, to_refusal, 0, _X32),
+        *((_EQUAL, to_refusal - number, 0, call) for number, call in enumerate(calls, 1)),
+        *others,
         (_ANSWER, 0, 0, _ALLOW),
+        (_ANSWER, 0, 0, _DENY),
     )
-
-
-def _filter(*program: tuple[int, int, int, int]) -> None:
     lines = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in program))
     prctl(_SET_SECCOMP, _SECCOMP_MODE_FILTER, struct.pack("HxxxxxxP", len(program), ctypes.addressof(lines)))
 
