@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from pydantic import ValidationError
+from returns.result import Failure
 
 from actionengine import Tenant
 from actionengine.boundary import child
@@ -57,7 +58,7 @@ def refusal_here(request: ExecutionRequest, profile: CapabilityProfile) -> str |
 
 def refusal_there(request: ExecutionRequest, profile: CapabilityProfile) -> str | None:
     """What the other process says to a request that nobody has checked before."""
-    answer = child._answer(
+    answer = child._execute(
         {
             "profile": profile.name,
             "capabilities": sorted(profile.capabilities),
@@ -70,8 +71,7 @@ def refusal_there(request: ExecutionRequest, profile: CapabilityProfile) -> str 
             "request": request.model_dump(mode="json"),
         }
     )
-    refusal: str | None = answer["error"]["details"].get("refusal") if "error" in answer else None
-    return refusal
+    return answer.failure().details.get("refusal") if isinstance(answer, Failure) else None
 
 
 both_sides = pytest.mark.parametrize("refusal_of", [refusal_here, refusal_there])

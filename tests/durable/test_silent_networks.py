@@ -300,7 +300,7 @@ def test_bounds_that_are_none_are_refused(tmp_path: Path, name: str, seconds: fl
         lambda: QueueRunner(url, CODE_MODULE_DEFAULT, **options),
         lambda: upgrade(url, **options),
     ):
-        with pytest.raises(ConfigurationError, match=f"{name} has to be more than 0 seconds"):
+        with pytest.raises(ConfigurationError, match=f"{name} is .*: give a number of seconds above 0"):
             make()
 
 

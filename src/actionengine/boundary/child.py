@@ -12,13 +12,12 @@ import sys
 from importlib import import_module
 from typing import Any, NoReturn
 
-from returns.result import Success
-
 from actionengine.boundary.capabilities import CapabilityProfile
 from actionengine.boundary.commands.processes import ProcessLimits
 from actionengine.boundary.declarations import ModuleAction
 from actionengine.boundary.in_process import InProcessRunner
 from actionengine.boundary.request import ExecutionRequest
+from actionengine.boundary.runner import RunnerResult, answer_to_text
 from actionengine.errors import ConfigurationError
 
 
@@ -26,7 +25,7 @@ def main() -> NoReturn:
     """Answer one order, and end the process."""
     answers = os.dup(1)
     os.dup2(2, 1)
-    answer = json.dumps(_answer(json.load(sys.stdin))).encode()
+    answer = answer_to_text(_execute(json.load(sys.stdin))).encode()
     with open(answers, "wb") as file:
         file.write(answer)
     sys.stdout.flush()
@@ -35,7 +34,7 @@ def main() -> NoReturn:
     os._exit(0)
 
 
-def _answer(order: dict[str, Any]) -> dict[str, Any]:
+def _execute(order: dict[str, Any]) -> RunnerResult:
     runner = InProcessRunner(
         CapabilityProfile(
             order["profile"], order["capabilities"], require_file_isolation=order["require_file_isolation"]
@@ -46,10 +45,7 @@ def _answer(order: dict[str, Any]) -> dict[str, Any]:
         readable=order["readable"],
         writable=order["writable"],
     )
-    answer = runner.execute(ExecutionRequest.model_validate(order["request"]))
-    if isinstance(answer, Success):
-        return {"result": answer.unwrap().model_dump(mode="json")}
-    return {"error": answer.failure().to_dict()}
+    return runner.execute(ExecutionRequest.model_validate(order["request"]))
 
 
 def actions_at(path: str) -> tuple[ModuleAction, ...]:

@@ -19,8 +19,8 @@ from actionengine.boundary.declarations import ModuleAction
 from actionengine.boundary.idempotency.run_once import run_once
 from actionengine.boundary.module_actions import MODULE_ACTIONS
 from actionengine.boundary.module_handle import ModuleHandle
-from actionengine.boundary.request import ExecutionRequest, ExecutionResult
-from actionengine.boundary.runner import BoundaryRunner, cancelled_error, timeout_error
+from actionengine.boundary.request import ExecutionResult
+from actionengine.boundary.runner import BoundaryRunner, check_time
 from actionengine.boundary.telemetry import Sink
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.text.json_bounds import check_readable
@@ -77,7 +77,7 @@ class InProcessRunner(BoundaryRunner):
         request = admitted.request
         started_at = datetime.now(UTC)
         started = monotonic()
-        _check_time(request, cancelled, deadline)
+        check_time(request, cancelled, deadline)
         with ModuleHandle(
             admitted,
             limits=self._limits,
@@ -87,7 +87,7 @@ class InProcessRunner(BoundaryRunner):
             file_policy=self._file_policy,
         ) as work:
             output = _plain(admitted.action, admitted.action.handler(admitted.data, work))
-        _check_time(request, cancelled, deadline)
+        check_time(request, cancelled, deadline)
         return ExecutionResult(
             request_id=request.id,
             action=admitted.action.name,
@@ -98,13 +98,6 @@ class InProcessRunner(BoundaryRunner):
             started_at=started_at,
             duration=monotonic() - started,
         )
-
-
-def _check_time(request: ExecutionRequest, cancelled: threading.Event, deadline: float) -> None:
-    if cancelled.is_set():
-        raise cancelled_error(request)
-    if monotonic() >= deadline:
-        raise timeout_error(request)
 
 
 def _plain(action: ModuleAction, output: Any) -> Any:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
-from types import TracebackType
 
 from actionengine.boundary.boundary import AdmittedRequest
 from actionengine.boundary.capabilities import Capability
@@ -16,9 +14,10 @@ from actionengine.boundary.commands.processes import CompletedCommand, ProcessLi
 from actionengine.boundary.errors import CapabilityNotGrantedError
 from actionengine.boundary.files.files import FileEntry, ModuleFiles
 from actionengine.boundary.files.git import diff_from_last_commit
+from actionengine.boundary.files.safe_open import closing
 from actionengine.boundary.files.unified_diff import apply_diff
 from actionengine.boundary.request import FileIsolation, NetworkIsolation
-from actionengine.boundary.runner import cancelled_error, timeout_error
+from actionengine.boundary.runner import check_time
 from actionengine.errors import ActionError, ErrorCode
 
 _WORST_LAST = ("not_needed", "isolated", "granted", "not_enforced")
@@ -73,9 +72,7 @@ class ModuleHandle:
     def __enter__(self) -> ModuleHandle:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._files.close()
 
     @contextmanager
@@ -164,7 +161,7 @@ class ModuleHandle:
         `net:http`, and files as `FileAccess` says. `timeout` is in seconds; it ends with the work at the latest."""
         self._check(Capability.CMD_RUN)
         policy = self._file_policy
-        with self._opened("") as root, self._opened(folder) as descriptor:
+        with closing(self._files.open_folder()) as root, closing(self._files.open_folder(folder)) as descriptor:
             writable = policy is None or not policy.required or Capability.FS_WRITE in self.request.capabilities
             return self._run(argv, descriptor, self._access(root, writable), environment, stdin, timeout)
 
@@ -181,14 +178,6 @@ class ModuleHandle:
 
     def _access(self, folder: int, writable: bool) -> FileAccess | None:
         return None if self._file_policy is None else FileAccess(folder, writable, self._file_policy)
-
-    @contextmanager
-    def _opened(self, folder: str) -> Iterator[int]:
-        descriptor = self._files.open_folder(folder)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
 
     def _run(
         self,
@@ -233,10 +222,7 @@ class ModuleHandle:
         self._check_time()
 
     def _check_time(self) -> None:
-        if self._cancelled.is_set():
-            raise cancelled_error(self.request)
-        if monotonic() >= self._deadline:
-            raise timeout_error(self.request)
+        check_time(self.request, self._cancelled, self._deadline)
 
 
 def _as_bytes(path: str, content: bytes | str) -> bytes:

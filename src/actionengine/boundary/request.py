@@ -100,4 +100,4 @@ class ExecutionResult(BaseModel):
     started_at: datetime
     duration: float
     replayed: bool = False
-    """Whether this is the result of an earlier request with the same idempotency key."""
+    """True for the result of an earlier request with the same idempotency key."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
-from typing import ClassVar, Protocol
+from time import monotonic
+from typing import Any, ClassVar, Protocol
 
 from returns.result import Failure, Result, Success
 
@@ -112,6 +114,14 @@ class BoundaryRunner(ABC):
             return Failure(ActionError(ErrorCode.HANDLER_ERROR, message, {"request_id": request.id}))
 
 
+def check_time(request: ExecutionRequest, cancelled: threading.Event | None, deadline: float) -> None:
+    """Raise `conflict` once work is cancelled, and `timeout` from its deadline on, as `time.monotonic()` counts."""
+    if cancelled is not None and cancelled.is_set():
+        raise cancelled_error(request)
+    if monotonic() >= deadline:
+        raise timeout_error(request)
+
+
 def cancelled_error(request: ExecutionRequest) -> ActionError:
     """The answer for work that was cancelled."""
     message = f"the work {request.id} ({request.action}) was cancelled"
@@ -122,3 +132,21 @@ def timeout_error(request: ExecutionRequest) -> ActionError:
     """The answer for work that was ended at its deadline."""
     message = f"the work {request.id} ({request.action}) took longer than {request.timeout} s and was ended"
     return ActionError(ErrorCode.TIMEOUT, message, {"request_id": request.id, "timeout": request.timeout})
+
+
+def answer_to_text(answer: RunnerResult) -> str:
+    """Return an answer as a text of JSON: `{"result": ...}` or `{"error": ...}`."""
+    if isinstance(answer, Success):
+        return json.dumps({"result": answer.unwrap().model_dump(mode="json")})
+    return json.dumps({"error": answer.failure().to_dict()})
+
+
+def answer_from_text(text: Any) -> RunnerResult:
+    """Return the answer in a text that `answer_to_text` made. Raises `ValueError` for any other text."""
+    try:
+        form = json.loads(text)
+        if "error" in form:
+            return Failure(ActionError(**form["error"]))
+        return Success(ExecutionResult.model_validate(form["result"]))
+    except (TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"this is no answer of a runner: {error}") from None

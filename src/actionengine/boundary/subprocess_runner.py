@@ -9,7 +9,9 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from typing import Any, ClassVar
+from typing import ClassVar
+
+from returns.result import Failure
 
 from actionengine.boundary.boundary import AdmittedRequest
 from actionengine.boundary.capabilities import Capability, CapabilityProfile
@@ -17,7 +19,7 @@ from actionengine.boundary.child import actions_at
 from actionengine.boundary.commands.file_access import absolute_paths
 from actionengine.boundary.commands.processes import CompletedCommand, ProcessLimits, run_process
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult
-from actionengine.boundary.runner import BoundaryRunner, cancelled_error, timeout_error
+from actionengine.boundary.runner import BoundaryRunner, answer_from_text, cancelled_error, timeout_error
 from actionengine.boundary.telemetry import Sink
 from actionengine.errors import ActionError, ErrorCode
 
@@ -135,7 +137,7 @@ def _described_work(error: ActionError, request: ExecutionRequest) -> ActionErro
 def _result(finished: CompletedCommand, request: ExecutionRequest) -> ExecutionResult:
     """The result in an answer. Raises what the work failed with, and `handler_error` where there is no answer."""
     try:
-        answer: dict[str, Any] = json.loads(finished.stdout)
+        answer = answer_from_text(finished.stdout)
     except ValueError:
         why = "at its limit of CPU time" if finished.limit == "cpu" else f"with exit code {finished.exit_code}"
         raise ActionError(
@@ -147,6 +149,6 @@ def _result(finished: CompletedCommand, request: ExecutionRequest) -> ExecutionR
                 "stderr": finished.stderr[-4096:].decode("utf-8", "replace"),
             },
         ) from None
-    if "error" in answer:
-        raise ActionError(**answer["error"])
-    return ExecutionResult.model_validate(answer["result"])
+    if isinstance(answer, Failure):
+        raise answer.failure()
+    return answer.unwrap()

@@ -14,12 +14,12 @@ from actionengine.cli.common import (
     SigningKey,
     Url,
     check_driver,
+    check_exists,
     dialect_of,
     imported,
     is_missing,
     open_storage,
     owner,
-    parsed,
 )
 from actionengine.cli.errors import Commands, fail
 from actionengine.cli.events import events, projection
@@ -103,9 +103,8 @@ def check(
 ) -> None:
     """Check what a host checks when it starts: the role, the schema, the signing key, the protection of its tables."""
     declared = None if metadata is None else _metadata(metadata)
+    check_exists(url)
     if dialect_of(url) == "sqlite":
-        if is_missing(url):
-            fail(f"there is no file {parsed(url).database!r}: run `actionengine db upgrade` first")
         with owner(url) as connection:
             version = schema_version(connection)
             if version != HEAD:
@@ -134,8 +133,7 @@ def protect_command(
     app_role: Annotated[str | None, typer.Option(help="Give this role what a handler needs (PostgreSQL).")] = None,
 ) -> None:
     """Protect a table of the host's and its partitions, as its owner. It can be run again."""
-    if is_missing(url):
-        fail(f"there is no file {parsed(url).database!r}: run `actionengine db upgrade` first")
+    check_exists(url)
     with owner(url) as connection:
         protect(connection, table, schema, tenant_column, app_role)
     print(f"the table {table} is protected")

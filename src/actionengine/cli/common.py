@@ -37,8 +37,7 @@ def open_storage(url: str, signing_key: str | None, behind_pooler: bool = True) 
 
     A command that ends soon gains nothing from prepared statements, and listens to nothing: it runs behind any pooler.
     """
-    if is_missing(url):
-        fail(f"there is no file {parsed(url).database!r}: run `actionengine db upgrade` first")
+    check_exists(url)
     if dialect_of(url) == "sqlite":
         return SQLiteStorage(url, protected=())
     check_driver()
@@ -53,6 +52,12 @@ def open_storage(url: str, signing_key: str | None, behind_pooler: bool = True) 
         listens=not behind_pooler,
         prepared_statements=not behind_pooler,
     )
+
+
+def check_exists(url: str) -> None:
+    """End the program if a URL names a SQLite file that does not exist."""
+    if is_missing(url):
+        fail(f"there is no file {parsed(url).database!r}: run `actionengine db upgrade` first")
 
 
 def is_missing(url: str) -> bool:

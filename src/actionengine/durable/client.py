@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from dbos import DBOSClient, DBOSPortableJSONSerializer
 from dbos import error as dbos_errors
@@ -29,6 +29,8 @@ VERSION = "1"
 the same from one release to the next, since all state of a workflow is in rows."""
 
 DBOSException = dbos_errors.DBOSException
+
+T = TypeVar("T")
 
 Status = Literal["ENQUEUED", "DELAYED", "PENDING", "SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
@@ -118,7 +120,7 @@ class DurableClient:
                 return False
             return True
 
-        return bool(self._ask(enqueue))
+        return self._ask(enqueue)
 
     def enqueue_all(self, orders: Sequence[Enqueued]) -> None:
         """Have functions executed. What is there already under its id stays."""
@@ -168,15 +170,13 @@ class DurableClient:
     def purge(self, functions: Sequence[str], age: float, limit: int = 100, up_to: int = 0) -> Purged:
         """Remove what is kept of the executions of some functions that ended longer than `age` seconds ago, the oldest
         first, and those of no others; `up_to` is what the last purge of these has told."""
-        purged: Purged = self._ask(lambda client: purge_ended(client._sys_db, functions, age, limit, up_to))
-        return purged
+        return self._ask(lambda client: purge_ended(client._sys_db, functions, age, limit, up_to))
 
     def schedule(self, name: str, function: str, cron: str, *, timezone: str | None, context: Any, queue: str) -> None:
         """Have a function executed by a schedule, with the time and `context`; a schedule of this name is replaced.
 
         Nothing is checked here: a process that knows the time zone serves the schedule.
         """
-
         row = (name, function, cron, timezone, context, queue)
         self._ask(lambda client: replace_schedule(client._sys_db, *row))
 
@@ -197,13 +197,11 @@ class DurableClient:
                 for each in found
             ]
 
-        listed: list[Schedule] = self._ask(schedules)
-        return listed
+        return self._ask(schedules)
 
     def schedules_mark(self) -> str | None:
         """Return what is another text after each change of a schedule; None before the first one."""
-        mark: str | None = self._ask(lambda client: read_mark(client._sys_db))
-        return mark
+        return self._ask(lambda client: read_mark(client._sys_db))
 
     def now(self) -> datetime:
         """Return the time by the clock of the engine's database."""
@@ -212,8 +210,7 @@ class DurableClient:
             with client._sys_db.engine.connect() as connection:
                 return datetime.fromtimestamp(now_in(connection) / 1000, UTC)
 
-        moment: datetime = self._ask(now)
-        return moment
+        return self._ask(now)
 
     def unschedule(self, name: str) -> None:
         """End a schedule, where there is one."""
@@ -229,7 +226,7 @@ class DurableClient:
                 database.reenqueue_for_recovery(each.workflow_id, [executor], INTERNAL_QUEUE_NAME)
             return not database.get_pending_workflows(executor, VERSION)
 
-        return bool(self._ask(take_over))
+        return self._ask(take_over)
 
     def running_ids(self, executor: str) -> set[str]:
         """The ids of what an executor has begun with, by its word, and not ended."""
@@ -237,13 +234,11 @@ class DurableClient:
         def running_ids(client: DBOSClient) -> set[str]:
             return {each.workflow_id for each in client._sys_db.get_pending_workflows(executor, VERSION)}
 
-        found: set[str] = self._ask(running_ids)
-        return found
+        return self._ask(running_ids)
 
     def cancelled(self, executor: str) -> set[str]:
         """The ids of what was cancelled after an executor had taken it."""
-        found: set[str] = self._ask(lambda client: find_cancelled(client._sys_db, executor))
-        return found
+        return self._ask(lambda client: find_cancelled(client._sys_db, executor))
 
     def requeue(self, executor: str, id: str) -> None:
         """Enqueue again what an executor has in hand."""
@@ -267,7 +262,7 @@ class DurableClient:
         if engine is not None:
             engine.dispose()
 
-    def _ask(self, question: Callable[[DBOSClient], Any]) -> Any:
+    def _ask(self, question: Callable[[DBOSClient], T]) -> T:
         try:
             with reading():
                 return question(self._opened())

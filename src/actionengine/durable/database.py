@@ -40,10 +40,8 @@ class Bounds(NamedTuple):
     answer_timeout: float = ANSWER_TIMEOUT
 
     def check(self) -> None:
-        """Raise `ConfigurationError` for seconds that nobody can wait."""
-        for name, seconds in self._asdict().items():
-            if not 0 < seconds < inf:
-                raise ConfigurationError(f"{name} has to be more than 0 seconds, and is {seconds}")
+        """Raise `ConfigurationError` for seconds that are not positive and finite."""
+        check_seconds(**self._asdict())
 
     def for_lease(self, lease: float) -> Bounds:
         """Return bounds that leave a lease time to be renewed, on another connection, before it runs out."""
@@ -55,6 +53,13 @@ class Bounds(NamedTuple):
         """The seconds after which a question is answered or refused: it finds a connection that is silent, and opens
         another one."""
         return 2 * self.answer_timeout + max(2, ceil(self.connect_timeout))
+
+
+def check_seconds(**times: float) -> None:
+    """Raise `ConfigurationError` for a time, given by its parameter's name, that is not positive and finite."""
+    for name, seconds in times.items():
+        if not 0 < seconds < inf:
+            raise ConfigurationError(f"{name} is {seconds}: give a number of seconds above 0")
 
 
 class Switch:

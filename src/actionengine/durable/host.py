@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from math import ceil, inf
+from math import ceil
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -34,6 +34,7 @@ from actionengine.durable.database import (
     Bounds,
     DurableUnavailable,
     Switch,
+    check_seconds,
     open_postgres,
 )
 from actionengine.durable.leases import Leases
@@ -124,10 +125,7 @@ class DurableHost:
         answer_timeout: float = ANSWER_TIMEOUT,
     ) -> None:
         self._bounds = Bounds(connect_timeout, answer_timeout)
-        for name, seconds in (("lease", lease), ("poll_interval", poll_interval), ("keep", keep)):
-            if not 0 < seconds < inf:
-                raise ConfigurationError(f"{name} has to be more than 0 seconds, and is {seconds}")
-        self._bounds.check()
+        check_seconds(lease=lease, poll_interval=poll_interval, keep=keep, **self._bounds._asdict())
         for each in functions:
             if not 1 <= each.concurrency <= _MAX_CONCURRENCY:
                 raise ConfigurationError(

@@ -37,6 +37,7 @@ from typing import Any, Literal
 from actionengine.boundary.commands.file_access import FileAccess, Ruleset, isolation_of, ruleset_for
 from actionengine.boundary.commands.supervised_process import SupervisedProcess
 from actionengine.boundary.files.remove_tree import remove_tree
+from actionengine.boundary.files.safe_open import closing
 from actionengine.boundary.request import FileIsolation, NetworkIsolation
 from actionengine.errors import ActionError, ErrorCode
 
@@ -240,10 +241,8 @@ def _descriptor(folder: int | str) -> Iterator[int]:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except (OSError, ValueError):
         raise ActionError(ErrorCode.NOT_FOUND, f"there is no folder {folder[:200]!r} to run a command in") from None
-    try:
+    with closing(descriptor):
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _run(
@@ -263,14 +262,9 @@ def _run(
     except OSError as error:
         raise ActionError(ErrorCode.UNAVAILABLE, f"{command.name} was not run: {error.strerror or error}") from None
     finally:
-        _remove(temporary)
+        with contextlib.suppress(OSError):
+            remove_tree(temporary)
     return _finished(command, means, isolation_of(ruleset), run, monotonic() - started)
-
-
-def _remove(temporary: str) -> None:
-    """Remove what is left of a folder, whatever a command has done to it."""
-    with contextlib.suppress(OSError):
-        remove_tree(temporary)
 
 
 def _finished(

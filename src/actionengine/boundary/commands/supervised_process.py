@@ -10,11 +10,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
 from typing import IO, Any, cast
 
+from actionengine.boundary.files.safe_open import closing
 from actionengine.errors import ErrorCode
 
 SUPERVISOR = str(Path(__file__).with_name("supervisor.py"))
@@ -62,7 +63,7 @@ class SupervisedProcess:
         self._status, status = map(stack.enter_context, _pipe())
         with tempfile.TemporaryFile() as file, contextlib.ExitStack() as passed:
             given = {"control": control.fileno(), "status": status.fileno(), "order": file.fileno(), **passed_on}
-            descriptors = {name: passed.enter_context(_above_the_standard(each)) for name, each in given.items()}
+            descriptors = {name: passed.enter_context(closing(_above_standard(each))) for name, each in given.items()}
             file.write(marshal.dumps({**order, **descriptors}))
             file.seek(0)
             # Not made by `Popen`: that of Python 3.11.2 loses some where there are not descriptors enough for all.
@@ -174,18 +175,13 @@ class SupervisedProcess:
             process.wait()
 
 
-@contextlib.contextmanager
-def _above_the_standard(descriptor: int) -> Iterator[int]:
-    """Another descriptor of the same that is none of the first three: in a host that has closed its own, any can be one
-    of these, and is replaced in the supervisor by its stdin, stdout or stderr."""
-    # Not on Windows, where this file can be imported all the same.
+def _above_standard(descriptor: int) -> int:
+    """Duplicate a descriptor to a number above 2. In a host that has closed its stdin, stdout or stderr, any descriptor
+    can have one of those numbers, which the supervisor's own streams replace."""
+    # Windows, where this module can be imported too, has no fcntl.
     import fcntl
 
-    duplicate = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
-    try:
-        yield duplicate
-    finally:
-        os.close(duplicate)
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
 def _pipe() -> tuple[IO[bytes], IO[bytes]]:

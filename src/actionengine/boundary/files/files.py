@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from secrets import token_hex
 from stat import S_ISDIR, S_ISLNK, S_ISREG
-from types import TracebackType
 
 from actionengine.boundary.errors import no_root
 from actionengine.boundary.files.locks import locked
@@ -27,7 +26,7 @@ from actionengine.boundary.files.paths import (
     module_path,
     write_denial_reason,
 )
-from actionengine.boundary.files.safe_open import FOLDER, PathResolver, sync_folder
+from actionengine.boundary.files.safe_open import FILE, FOLDER, PathResolver, closing, sync_folder, write_all
 from actionengine.errors import ActionError, ErrorCode, storable_text
 
 MAX_BYTES = 16 * 1024 * 1024
@@ -35,10 +34,7 @@ MAX_BYTES = 16 * 1024 * 1024
 
 _SUPPORTED = os.open in os.supports_dir_fd
 _CHUNK = 1024 * 1024
-# A FIFO that nobody writes to is not waited for, and a terminal does not become ours.
-_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
-_MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-_CLOSED_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
+_MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_MODULE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _CODES = {
     errno.ENOENT: ErrorCode.NOT_FOUND,
@@ -104,9 +100,7 @@ class ModuleFiles:
     def __enter__(self) -> ModuleFiles:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def read(self, path: str, limit: int = MAX_BYTES) -> bytes:
@@ -115,12 +109,9 @@ class ModuleFiles:
             name = _file_name(descent.follow(path), path)
             # Before it is opened, because opening a device or a FIFO can be noticed; and after, because it counts.
             _check_file(os.stat(name, dir_fd=descent.folder, follow_symlinks=False), path)
-            file = os.open(name, _READ | _CLOSED_ON_EXEC, dir_fd=descent.folder)
-            try:
+            with closing(os.open(name, FILE, dir_fd=descent.folder)) as file:
                 _check_file(os.fstat(file), path)
                 return _content(file, path, limit)
-            finally:
-                os.close(file)
 
     def write(self, path: str, content: bytes, *, executable: bool | None = None) -> None:
         """Make or replace a file, wholly or not at all, so that it outlasts a loss of power.
@@ -135,15 +126,13 @@ class ModuleFiles:
             temporary = TEMPORARY_PREFIX + token_hex(16)
             # The umask, which makes the mode of a new file, is applied by the system and cannot be asked for.
             made = 0o600 if mode is not None else 0o777 if executable else 0o666
-            file = os.open(temporary, _MAKE | _CLOSED_ON_EXEC, made, dir_fd=descent.folder)
+            file = os.open(temporary, _MAKE, made, dir_fd=descent.folder)
             try:
-                try:
-                    _fill(file, content)
+                with closing(file):
+                    write_all(file, content)
                     if mode is not None:
                         os.fchmod(file, _with_executable(mode, executable))
                     os.fsync(file)
-                finally:
-                    os.close(file)
                 os.rename(temporary, name, src_dir_fd=descent.folder, dst_dir_fd=descent.folder)
             except BaseException:
                 with suppress(OSError):
@@ -185,17 +174,14 @@ class ModuleFiles:
         `unprocessable`.
         """
         folder = module_folder(folder)
-        start = self.open_folder(folder)
         pending: list[FileEntry | tuple[str, ...]] = [()]
-        try:
+        with closing(self.open_folder(folder)) as start:
             while pending:
                 each = pending.pop()
                 if isinstance(each, FileEntry):
                     yield each
                 else:
                     pending.extend(reversed(_listing(start, folder, each)))
-        finally:
-            os.close(start)
 
     def open_folder(self, folder: str = "") -> int:
         """A descriptor of a folder, for who runs a command in it. The caller closes it."""
@@ -211,12 +197,8 @@ class ModuleFiles:
         `should_continue` is called before each further try; what it raises ends the waiting. On file systems that know
         no locks of folders (NFS) nobody waits.
         """
-        root = self.open_folder()
-        try:
-            with locked(root, should_continue, required=False):
-                yield
-        finally:
-            os.close(root)
+        with closing(self.open_folder()) as root, locked(root, should_continue, required=False):
+            yield
 
     def close(self) -> None:
         """Let go of the root. Any method but this raises `ValueError` from then on."""
@@ -289,12 +271,6 @@ def _too_large(path: str, limit: int) -> ActionError:
     return ActionError(
         ErrorCode.UNPROCESSABLE, f"{path!r} is larger than {limit} bytes", {"path": path, "limit": limit}
     )
-
-
-def _fill(file: int, content: bytes) -> None:
-    left = memoryview(content)
-    while left:
-        left = left[os.write(file, left) :]
 
 
 def _mode(folder: int, name: str, path: str) -> int | None:

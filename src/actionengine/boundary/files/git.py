@@ -19,7 +19,7 @@ from actionengine.boundary.commands.processes import SEARCH_PATH, CompletedComma
 from actionengine.boundary.files.files import ModuleFiles
 from actionengine.boundary.files.git_snapshot import GitSnapshot
 from actionengine.boundary.files.paths import module_path
-from actionengine.boundary.files.safe_open import FOLDER
+from actionengine.boundary.files.safe_open import FOLDER, closing
 from actionengine.errors import ActionError, ErrorCode
 
 Run = Callable[[Sequence[str], int, int, Mapping[str, str]], CompletedCommand]
@@ -83,16 +83,12 @@ def diff_from_last_commit(
         repository, tree = Path(folder, "repository"), Path(folder, "tree")
         _make_repository(repository, commit)
         tree.mkdir()
-        root, cwd = os.open(folder, FOLDER), os.open(tree, FOLDER)
-        try:
+        with closing(os.open(folder, FOLDER)) as root, closing(os.open(tree, FOLDER)) as cwd:
             with GitSnapshot(files, should_continue) as snapshot:
                 snapshot.copy_repository(repository)
                 _check_ended(run((*_LIST, *only), cwd, root, _ENVIRONMENT))
                 snapshot.copy_files(_names(Path(folder, "names")), tree)
             finished = run((*_DIFF, commit, "--", *only), cwd, root, _ENVIRONMENT)
-        finally:
-            os.close(root)
-            os.close(cwd)
     _check_ended(finished)
     return finished.stdout.decode("utf-8", "replace")
 

@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from types import TracebackType
 
 from actionengine.boundary.files.files import ModuleFiles
 from actionengine.boundary.files.paths import escape, is_git_folder
-from actionengine.boundary.files.safe_open import FOLDER
+from actionengine.boundary.files.safe_open import FILE, FOLDER, NOT_ENTERED, closing, write_all
 from actionengine.boundary.idempotency.manifest import os_error_message
 from actionengine.errors import ActionError, ErrorCode, storable_text
 
@@ -28,11 +27,8 @@ MAX_FILES = 200_000
 """The most files that a snapshot has, loose objects among them."""
 
 _CHUNK = 1024 * 1024
-_FILE = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-# What systems say of a link that is not to be followed, of what is no folder, and of a socket.
-_NOT_ENTERED = (errno.ENOTDIR, errno.ELOOP, errno.EMLINK)
-_NOT_A_FILE = (*_NOT_ENTERED, errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP)
+_NOT_A_FILE = (*NOT_ENTERED, errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP)
 _HAS_OBJECTS = re.compile("pack|[0-9a-f]{2}").fullmatch
 _OBJECT = re.compile("[0-9a-f]{38}").fullmatch
 _PACK = re.compile(r"pack-[0-9a-f]{40}\.(?:pack|idx)").fullmatch
@@ -58,9 +54,7 @@ class GitSnapshot:
     def __enter__(self) -> GitSnapshot:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         os.close(self._root)
 
     def copy_repository(self, repository: Path) -> None:
@@ -109,22 +103,22 @@ class GitSnapshot:
                 try:
                     below = os.open(each, FOLDER, dir_fd=folder)
                 except OSError as error:
-                    if error.errno in (*_NOT_ENTERED, errno.ENOENT):
+                    if error.errno in (*NOT_ENTERED, errno.ENOENT):
                         return None
                     raise
                 os.close(folder)
                 folder = below
             try:
-                file = os.open(last, _FILE, dir_fd=folder)
+                file = os.open(last, FILE, dir_fd=folder)
             except OSError as error:
-                if error.errno in _NOT_ENTERED:
+                if error.errno in NOT_ENTERED:
                     return _target(last, folder)
                 if error.errno in (*_NOT_A_FILE, errno.ENOENT):
                     return None
                 raise
         finally:
             os.close(folder)
-        try:
+        with closing(file):
             mode = os.fstat(file).st_mode
             if S_ISDIR(mode):
                 # A submodule, say: git is not to take it for removed.
@@ -132,21 +126,18 @@ class GitSnapshot:
             elif S_ISREG(mode):
                 os.makedirs(os.path.dirname(place), exist_ok=True)
                 self._copy(file, place, 0o777 if mode & 0o100 else 0o666)
-        finally:
-            os.close(file)
         return None
 
     def _copy_plain(self, name: str, folder: int, path: str, place: Path) -> None:
         """Copy a file of a repository, if it is there."""
-        with suppress(FileNotFoundError), _opened(name, _FILE, folder, path) as file:
+        with suppress(FileNotFoundError), _opened(name, FILE, folder, path) as file:
             if not S_ISREG(os.fstat(file).st_mode):
                 raise escape(path, "git reads a file here, and it is none")
             self._copy(file, os.fsencode(place), 0o666)
 
     def _copy(self, file: int, place: bytes, mode: int) -> None:
         self._files += 1
-        copy = os.open(place, _NEW, mode)
-        try:
+        with closing(os.open(place, _NEW, mode)) as copy:
             while True:
                 self._should_continue()
                 chunk = os.read(file, _CHUNK)
@@ -155,11 +146,7 @@ class GitSnapshot:
                     raise _too_large()
                 if not chunk:
                     return
-                left = memoryview(chunk)
-                while left:
-                    left = left[os.write(copy, left) :]
-        finally:
-            os.close(copy)
+                write_all(copy, chunk)
 
     def _names_in(self, folder: int, is_wanted: Callable[[str], object]) -> list[str]:
         names: list[str] = []
@@ -182,10 +169,8 @@ def _opened(name: str, flags: int, folder: int, path: str) -> Iterator[int]:
         if error.errno in _NOT_A_FILE:
             raise escape(path, "git's files are read without following links, and it is a link, or no file") from None
         raise
-    try:
+    with closing(descriptor):
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _target(name: bytes, folder: int) -> bytes | None:

@@ -13,9 +13,7 @@ from stat import S_ISDIR
 
 from actionengine.boundary.files.paths import TEMPORARY_PREFIX
 from actionengine.boundary.files.remove_tree import remove_tree
-from actionengine.boundary.files.safe_open import FOLDER, sync_folder
-
-_NOT_A_FOLDER = (errno.ENOTDIR, errno.ELOOP, errno.EMLINK)
+from actionengine.boundary.files.safe_open import FOLDER, NOT_ENTERED, sync_folder
 
 
 class ModuleTree:
@@ -39,7 +37,7 @@ class ModuleTree:
                 is_folder = S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
                 (os.rmdir if is_folder else os.unlink)(name, dir_fd=folder)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, *_NOT_A_FOLDER):
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, *NOT_ENTERED):
                 raise
 
     def make_folder(self, path: str) -> None:
@@ -102,7 +100,7 @@ class ModuleTree:
         try:
             return os.open(name, FOLDER, dir_fd=folder)
         except OSError as error:
-            if not making or error.errno not in (errno.ENOENT, *_NOT_A_FOLDER):
+            if not making or error.errno not in (errno.ENOENT, *NOT_ENTERED):
                 raise
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=folder)

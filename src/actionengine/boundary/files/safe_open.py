@@ -10,21 +10,23 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from stat import S_ISDIR
-from types import TracebackType
 
 from actionengine.boundary.files.paths import escape
 from actionengine.errors import ActionError, ErrorCode, storable_text
 
 FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-"""How a folder is opened: itself, never what a link leads to."""
+"""The flags that open a folder: itself, never what a link leads to."""
+FILE = FOLDER & ~getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+"""The flags that open a file to read: itself, without waiting for a FIFO's writer or taking over a terminal."""
+NOT_ENTERED = (errno.ENOTDIR, errno.ELOOP, errno.EMLINK)
+"""The errors of systems for a link that must not be followed, and for what is no folder."""
 MAX_LINKS = 40
-"""How many symbolic links one path may lead through; Linux has the same limit."""
+"""The most symbolic links that one path may lead through; Linux has the same limit."""
 
 _ATTEMPTS = 100
-# What systems say of a link that is not to be followed, or of what is no folder.
-_NOT_ENTERED = (errno.ENOTDIR, errno.ELOOP, errno.EMLINK)
 
 
 class PathResolver:
@@ -45,9 +47,7 @@ class PathResolver:
     def __enter__(self) -> PathResolver:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         os.close(self.folder)
 
     def follow(
@@ -108,7 +108,7 @@ class PathResolver:
                     raise
                 self._make(name)
             except OSError as error:
-                if error.errno not in _NOT_ENTERED:
+                if error.errno not in NOT_ENTERED:
                     raise
                 target = self.link(name)
                 if target is not None:
@@ -156,6 +156,22 @@ class PathResolver:
         shown = storable_text(self._path[:200])
         message = f"the folders on the way to {shown!r} are being moved by someone else; try again"
         return ActionError(ErrorCode.CONFLICT, message, {"path": shown})
+
+
+@contextmanager
+def closing(descriptor: int) -> Iterator[int]:
+    """Close a descriptor at the end of a block."""
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def write_all(file: int, content: bytes) -> None:
+    """Write bytes to a descriptor, in as many calls as it takes."""
+    left = memoryview(content)
+    while left:
+        left = left[os.write(file, left) :]
 
 
 def sync_folder(folder: int) -> None:

@@ -36,15 +36,15 @@ from typing import Any
 from actionengine.boundary.errors import MissingModuleError
 from actionengine.boundary.files.locks import locked
 from actionengine.boundary.files.module_tree import ModuleTree
+from actionengine.boundary.files.safe_open import FILE, closing
 from actionengine.boundary.idempotency.manifest import FileChange, os_error_message
 from actionengine.boundary.idempotency.working_copy import make_writable, real_root, remove_own_tree
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult
 from actionengine.boundary.runner import cancelled_error
 from actionengine.errors import ActionError, ErrorCode, storable_text
 
-# Neither is a link followed, nor a FIFO waited for, that someone has put there.
-_AS_IT_IS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-_LOCK = os.O_RDWR | os.O_CREAT | _AS_IT_IS
+# Commands of the module can put a link or a FIFO there: `FILE` neither follows the one nor waits for the other.
+_LOCK = os.O_RDWR | os.O_CREAT | FILE
 _ENTRY = "entry.json"
 _READY = ".ready"
 _DONE = ".done"
@@ -104,16 +104,13 @@ class Journal:
         while True:
             with os_error_message("lock", self.root):
                 file = os.open(self.folder / "lock", _LOCK, 0o600)
-            try:
-                with locked(file, should_continue):
-                    # It may have been exchanged while this waited.
-                    self._check_folder()
-                    if self._is_lock(file):
-                        self._make_folder_of_done()
-                        yield
-                        return
-            finally:
-                os.close(file)
+            with closing(file), locked(file, should_continue):
+                # It may have been exchanged while this waited.
+                self._check_folder()
+                if self._is_lock(file):
+                    self._make_folder_of_done()
+                    yield
+                    return
             should_continue()
 
     def is_interrupted(self) -> bool:
@@ -199,7 +196,7 @@ class Journal:
     def _recorded(self) -> dict[str, Any]:
         """Return the record of the last purge; nothing where it cannot be read."""
         with suppress(OSError, ValueError):
-            with open(self.folder / _PURGE, "rb", opener=lambda path, flags: os.open(path, flags | _AS_IT_IS)) as file:
+            with open(self.folder / _PURGE, "rb", opener=_open_file) as file:
                 noted = json.loads(file.read())
             if isinstance(noted, dict) and all(isinstance(noted.get(name), int | float) for name in _NUMBERS):
                 return noted
@@ -208,7 +205,7 @@ class Journal:
     def _record(self, noted: dict[str, Any]) -> None:
         # Where it cannot be written, each purge looks at all.
         with suppress(OSError):
-            descriptor = os.open(self.folder / _PURGE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _AS_IT_IS, 0o600)
+            descriptor = os.open(self.folder / _PURGE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | FILE, 0o600)
             with open(descriptor, "w", encoding="utf-8") as file:
                 json.dump(noted, file)
 
@@ -320,7 +317,7 @@ def _can_go(path: Path, parent: Path, is_folder: bool) -> bool:
 
 def _to_entry(folder: Path) -> dict[str, Any]:
     """Return the recorded entry. Raises `OSError`, and `ActionError`, `unavailable`, for what is no entry."""
-    with open(folder / _ENTRY, "rb", opener=lambda path, flags: os.open(path, flags | _AS_IT_IS)) as file:
+    with open(folder / _ENTRY, "rb", opener=_open_file) as file:
         try:
             form: dict[str, Any] = json.loads(file.read())
         except (ValueError, TypeError):
@@ -340,9 +337,10 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _open_file(path: str, flags: int) -> int:
+    return os.open(path, FILE)
+
+
 def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | _AS_IT_IS)
-    try:
+    with closing(os.open(path, FILE)) as descriptor:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

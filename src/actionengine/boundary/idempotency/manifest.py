@@ -13,11 +13,10 @@ from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import Any, Literal
 
 from actionengine.boundary.files.paths import MAX_PATH_LENGTH, TEMPORARY_PREFIX
-from actionengine.boundary.files.safe_open import FOLDER
+from actionengine.boundary.files.safe_open import FILE, FOLDER, closing
 from actionengine.errors import ActionError, ErrorCode, storable_text
 
 _CHUNK = 1024 * 1024
-_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _CODES = {
     errno.ENOENT: ErrorCode.CONFLICT,
     errno.ENOTDIR: ErrorCode.CONFLICT,
@@ -111,12 +110,8 @@ def nodes(root: Path, take: Take) -> Iterator[tuple[str, Node]]:
     Raises `ActionError`: `conflict` where it is changed meanwhile, or is no folder by now (a link is none),
     `forbidden` for what may not be read, `unprocessable` for a path of more than 1000 characters, and `unavailable`.
     """
-    with os_error_message("read", root):
-        top = os.open(root, FOLDER)
-        try:
-            yield from _nodes_in(top, "", root, take)
-        finally:
-            os.close(top)
+    with os_error_message("read", root), closing(os.open(root, FOLDER)) as top:
+        yield from _nodes_in(top, "", root, take)
 
 
 @contextmanager
@@ -147,11 +142,8 @@ def _nodes_in(folder: int, above: str, root: Path, take: Take) -> Iterator[tuple
             continue
         yield path, node
         if node.kind == "folder":
-            inner = os.open(name, FOLDER, dir_fd=folder)
-            try:
+            with closing(os.open(name, FOLDER, dir_fd=folder)) as inner:
                 yield from _nodes_in(inner, f"{path}/", root, take)
-            finally:
-                os.close(inner)
 
 
 def _too_deep(root: Path, path: str) -> ActionError:
@@ -168,7 +160,7 @@ def _node(path: str, name: str, folder: int, take: Take) -> Node | None:
         return Node("folder", found.st_mode & 0o777)
     if not S_ISREG(found.st_mode) or name.startswith(TEMPORARY_PREFIX):
         return None
-    with open(os.open(name, _READ, dir_fd=folder), "rb", buffering=0) as file:
+    with open(os.open(name, FILE, dir_fd=folder), "rb", buffering=0) as file:
         found = os.fstat(file.fileno())
         if not S_ISREG(found.st_mode):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)

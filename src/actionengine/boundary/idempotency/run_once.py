@@ -27,6 +27,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from time import monotonic
@@ -40,7 +41,7 @@ from actionengine.boundary.idempotency.journal import Journal, JournalEntry
 from actionengine.boundary.idempotency.manifest import FileChange, Manifest
 from actionengine.boundary.idempotency.working_copy import CopyLimits, WorkingCopy
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult
-from actionengine.boundary.runner import cancelled_error, timeout_error
+from actionengine.boundary.runner import check_time
 from actionengine.errors import ActionError, ErrorCode, storable_text
 
 Perform = Callable[[AdmittedRequest], ExecutionResult]
@@ -124,14 +125,7 @@ def _performed(
     limits: OnceLimits,
     cancelled: threading.Event | None,
 ) -> ExecutionResult:
-    until = monotonic() + admitted.request.timeout
-
-    def should_continue() -> None:
-        if cancelled is not None and cancelled.is_set():
-            raise cancelled_error(admitted.request)
-        if monotonic() >= until:
-            raise timeout_error(admitted.request)
-
+    should_continue = partial(check_time, admitted.request, cancelled, monotonic() + admitted.request.timeout)
     key = admitted.request.idempotency_key or ""
     # What the request has, its handler may use, whatever its action needs at least.
     if _CHANGING.isdisjoint(admitted.request.capabilities):

@@ -18,9 +18,9 @@ from actionengine.boundary.boundary import AdmittedRequest
 from actionengine.boundary.capabilities import CapabilityProfile
 from actionengine.boundary.declarations import ModuleAction
 from actionengine.boundary.module_actions import MODULE_ACTIONS
-from actionengine.boundary.remote.messages import EXECUTE, QUEUE, WorkMessage, answer_of_text
+from actionengine.boundary.remote.messages import EXECUTE, QUEUE, WorkMessage
 from actionengine.boundary.request import ExecutionRequest, ExecutionResult
-from actionengine.boundary.runner import BoundaryRunner, RunnerResult, cancelled_error, timeout_error
+from actionengine.boundary.runner import BoundaryRunner, RunnerResult, answer_from_text, cancelled_error, timeout_error
 from actionengine.boundary.telemetry import Sink
 from actionengine.durable.client import DurableClient, DurableExecution
 from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds, DurableUnavailable
@@ -82,7 +82,7 @@ class QueueRunner(BoundaryRunner):
         super().__init__(profile, actions, telemetry)
         for name, seconds in (("wait_seconds", wait_seconds), ("poll_interval", poll_interval)):
             if not seconds > 0:
-                raise ConfigurationError(f"{name} has to be more than 0 seconds, and is {seconds}")
+                raise ConfigurationError(f"{name} is {seconds}: give a number of seconds above 0")
         self._client = DurableClient(url, Bounds(connect_timeout, answer_timeout))
         self._queue = queue
         self._poll_interval = poll_interval
@@ -223,7 +223,10 @@ class _PendingRequest:
         """The answer, unless somebody who has asked the same has fetched and removed it just now."""
         if found.status == "SUCCESS":
             status, output = self._client.status(self._id) or (None, None)
-            return answer_of_text(output) if status == "SUCCESS" else None
+            try:
+                return answer_from_text(output) if status == "SUCCESS" else None
+            except ValueError:
+                return Failure(ActionError(ErrorCode.INTERNAL, "the worker's answer cannot be understood"))
         how = "was given up: it has ended each worker that began with it"
         if found.status == "ERROR":
             how = "could not be executed by its worker"

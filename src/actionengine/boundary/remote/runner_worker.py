@@ -11,9 +11,9 @@ from typing import Any
 from returns.result import Failure, Success
 
 from actionengine.boundary.boundary import validate_module
-from actionengine.boundary.remote.messages import EXECUTE, QUEUE, WorkMessage, answer_to_text
+from actionengine.boundary.remote.messages import EXECUTE, QUEUE, WorkMessage
 from actionengine.boundary.roots import ModuleRoots
-from actionengine.boundary.runner import BoundaryRunner, RunnerResult
+from actionengine.boundary.runner import BoundaryRunner, RunnerResult, answer_to_text
 from actionengine.durable.client import DurableClient, DurableExecution
 from actionengine.durable.database import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Bounds, DurableUnavailable
 from actionengine.durable.host import DurableFunction, DurableHost, Interrupted, current_id
@@ -145,7 +145,7 @@ class RunnerWorker:
         id = current_id()
         execution = self._own(id)
         try:
-            order = WorkMessage.of_text(text)
+            order = WorkMessage.from_text(text)
             module = validate_module(order.request)
             assert order.request.tenant is not None
             here = self._roots.context(order.request.tenant, module.id)
