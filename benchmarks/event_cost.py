@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 import psycopg
 
 from actionengine.events.relay.relay import Relay
-from actionengine.storage.port import EVENTS
+from actionengine.storage.outbox import EVENTS
 from actionengine.storage.postgres.outbox import SLEEP, WAKE
 from actionengine.storage.postgres.statements import SLEEP_LOCKS
 from actionengine.storage.postgres.storage import PostgresStorage

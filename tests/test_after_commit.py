@@ -28,7 +28,7 @@ from actionengine import (
 from actionengine.actions import ActionHooks, HookDefinition
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
-from actionengine.storage.port import SerializationFailure
+from actionengine.storage.errors import SerializationFailure
 from actionengine.testing import AsyncBackend, Backend, SyncBackend
 from actionengine.testing.worlds import a_tenant
 

@@ -27,7 +27,8 @@ from actionengine import (
 )
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.pipeline.pending_approval import PendingApproval, StoredActor, error_for, find_approval
-from actionengine.storage.port import APPROVALS, Claim, Record
+from actionengine.storage.records import APPROVALS
+from actionengine.storage.rows import Claim, Record
 from tests.conftest import Execute, log_of
 
 EngineOf = Callable[..., Engine]

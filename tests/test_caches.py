@@ -16,9 +16,9 @@ from actionengine.authorization.cache import BoundedCache
 from actionengine.changes import guard
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.context import Tenant
-from actionengine.storage.port import Record
 from actionengine.storage.postgres import driver
 from actionengine.storage.postgres.statements import record_statement
+from actionengine.storage.rows import Record
 from actionengine.workflows.runs import store
 
 SOURCES = Path(actionengine.__file__).parent

@@ -9,7 +9,7 @@ from returns.result import Success
 from actionengine import Actor, ErrorCode, InMemoryStorage, RequestContext, Tenant, create_action
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.pipeline.pending_approval import EXPIRIES
-from actionengine.storage.port import APPROVALS
+from actionengine.storage.records import APPROVALS
 from tests.conftest import Execute, log_of
 from tests.test_approval_rules import EngineOf, Payment, Till, boss, policy, stored
 

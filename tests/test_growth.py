@@ -28,7 +28,7 @@ from actionengine import (
     create_service,
 )
 from actionengine.concurrency.run_sync import run_sync
-from actionengine.storage.port import APPROVALS, ROLE_ASSIGNMENTS, ROLES
+from actionengine.storage.records import APPROVALS, ROLE_ASSIGNMENTS, ROLES
 from actionengine.text.names import fold
 from tests.growth import AnyStorage, count, fill
 

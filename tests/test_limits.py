@@ -49,9 +49,10 @@ from actionengine.pipeline.plan import MAX_ACTION_NAME_LENGTH, sync_and_async
 from actionengine.schemas.fields import MAX_CHOICES
 from actionengine.schemas.schema import MAX_FIELDS
 from actionengine.storage import tenants
+from actionengine.storage.outbox import MAX_COUNTED_LAG
 from actionengine.storage.pages import MAX_PAGE, MAX_PAGE_BYTES
-from actionengine.storage.port import MAX_COUNTED_LAG, MAX_FLUSHED_SUBJECTS, MAX_SUBJECT_LENGTH, ROLE_ASSIGNMENTS
-from actionengine.storage.records import MAX_ID_LENGTH
+from actionengine.storage.records import MAX_ID_LENGTH, ROLE_ASSIGNMENTS
+from actionengine.storage.rows import MAX_FLUSHED_SUBJECTS, MAX_SUBJECT_LENGTH
 from actionengine.storage.sql.action_log import MAX_EXAMINED
 from actionengine.text.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS
 from actionengine.text.names import MAX_PERMISSION_LENGTH

@@ -33,7 +33,7 @@ from actionengine import (
 )
 from actionengine.builtin.action_log import LogEntry
 from actionengine.pipeline.payload import read_payload
-from actionengine.storage.port import LogRow
+from actionengine.storage.rows import LogRow
 from actionengine.text.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS, check_readable
 from tests.conftest import log_of
 

@@ -39,7 +39,8 @@ from actionengine import (
 )
 from actionengine.authorization.port import AccessRequest, Decision
 from actionengine.pipeline.action_log import LogRowBuilder
-from actionengine.storage.port import LogRow, Recording, Storage
+from actionengine.storage.port import Storage
+from actionengine.storage.rows import LogRow, Recording
 from tests.conftest import log_of
 
 LENGTHS = [1, 240, 241, 500, 501, 3_000, 12_000]

@@ -9,7 +9,8 @@ from typing import Any
 
 from actionengine import CallbackPublisher, Relay, Tenant
 from actionengine.concurrency.run_sync import run_sync
-from actionengine.storage.port import TRIGGERS, FailedDelivery, Outbox, RelayHeartbeat, StoredEvent
+from actionengine.storage.outbox import TRIGGERS, FailedDelivery, Outbox, RelayHeartbeat
+from actionengine.storage.rows import StoredEvent
 from benchmarks.growth.events import TYPES
 from benchmarks.growth.operation import Operation
 from benchmarks.growth.worlds import Backend, PostgresBackend, id_at, time_of

@@ -64,18 +64,18 @@ from actionengine.hooks import HookLogEntry as HookLogEntry
 from actionengine.hooks import PipelineResult as PipelineResult
 from actionengine.masking.masking import Sensitive as Sensitive
 from actionengine.pipeline.payload import Limits as Limits
+from actionengine.storage.errors import SerializationFailure as SerializationFailure
+from actionengine.storage.errors import StorageError as StorageError
+from actionengine.storage.errors import StorageUnavailable as StorageUnavailable
 from actionengine.storage.memory.storage import InMemoryStorage as InMemoryStorage
-from actionengine.storage.port import AsyncRecords as AsyncRecords
-from actionengine.storage.port import DeadLetter as DeadLetter
-from actionengine.storage.port import OutboxStatus as OutboxStatus
-from actionengine.storage.port import Record as Record
-from actionengine.storage.port import SerializationFailure as SerializationFailure
+from actionengine.storage.outbox import DeadLetter as DeadLetter
+from actionengine.storage.outbox import OutboxStatus as OutboxStatus
 from actionengine.storage.port import Storage as Storage
-from actionengine.storage.port import StorageError as StorageError
-from actionengine.storage.port import StorageUnavailable as StorageUnavailable
 from actionengine.storage.port import UnitOfWork as UnitOfWork
 from actionengine.storage.postgres.storage import PostgresStorage as PostgresStorage  # extra: postgres
+from actionengine.storage.records import AsyncRecords as AsyncRecords
 from actionengine.storage.records import Records as Records
+from actionengine.storage.rows import Record as Record
 from actionengine.storage.sql.protection import protect_table as protect_table  # extra: sql
 from actionengine.storage.sqlite.storage import SQLiteStorage as SQLiteStorage  # extra: sql
 

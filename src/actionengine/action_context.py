@@ -12,8 +12,7 @@ from actionengine.errors import ActionError, ErrorCode
 from actionengine.event_types import EventType
 from actionengine.handler_port import HandlerPort
 from actionengine.hooks import HookContext
-from actionengine.storage.port import AsyncRecords
-from actionengine.storage.records import Records
+from actionengine.storage.records import AsyncRecords, Records
 
 
 class ActionContext:

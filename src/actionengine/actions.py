@@ -16,7 +16,8 @@ from actionengine.event_types import EventType
 
 if TYPE_CHECKING:
     from actionengine.action_context import ActionContext
-    from actionengine.storage.port import DocumentGuard, RecordGuard, Route
+    from actionengine.storage.guards import DocumentGuard, RecordGuard
+    from actionengine.storage.rows import Route
 
 Idempotency = Literal["optional", "required", "none"]
 

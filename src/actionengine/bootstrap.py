@@ -21,8 +21,9 @@ from actionengine.pipeline.payload import Limits
 from actionengine.pipeline.pipeline import Pipeline
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.routing import link_hooks, read_only_copy
+from actionengine.storage.guards import DocumentGuard, RecordGuard
 from actionengine.storage.memory.storage import InMemoryStorage
-from actionengine.storage.port import DocumentGuard, RecordGuard, Storage
+from actionengine.storage.port import Storage
 
 OnDuplicate = Literal["overwrite", "error"]
 

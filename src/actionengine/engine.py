@@ -19,7 +19,8 @@ from actionengine.pipeline.pipeline import Pipeline
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.routing import no_service, route
 from actionengine.storage.closing import CallsOnClose
-from actionengine.storage.port import Storage, StorageError, StorageUnavailable
+from actionengine.storage.errors import StorageError, StorageUnavailable
+from actionengine.storage.port import Storage
 from actionengine.storage.tenants import MAX_SLUG_LENGTH
 from actionengine.text.names import shortened
 

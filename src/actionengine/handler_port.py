@@ -12,7 +12,7 @@ from actionengine.context import AIUsage, RequestContext
 from actionengine.errors import ActionError
 from actionengine.event_types import EventType
 from actionengine.hooks import HookContext
-from actionengine.storage.port import AsyncRecords
+from actionengine.storage.records import AsyncRecords
 
 T = TypeVar("T")
 

@@ -9,7 +9,8 @@ from benchmarks.growth.worlds import create_engine_of
 from benchmarks.postgres import Bench
 
 from actionengine.storage.memory.storage import InMemoryStorage
-from actionengine.storage.port import Outbox, Storage
+from actionengine.storage.outbox import Outbox
+from actionengine.storage.port import Storage
 
 FEW, MANY = 1000, 4000
 """Few are as many as a page of the action log looks at."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from actionengine.concurrency.run_sync import run_sync
-from actionengine.storage.port import LogQuery, LogRow
+from actionengine.storage.rows import LogQuery, LogRow
 from tests.changes.mergers import Job, Mergers
 from tests.changes.worlds import LOG, Plant
 from tests.crash.hosts import Journal, SQLDatabase, kill_in_the_middle

@@ -24,9 +24,9 @@ from returns.result import Result, Success
 
 from actionengine import ActionError, Engine, ErrorCode, PostgresStorage, SQLiteStorage, Tenant
 from actionengine.concurrency.run_sync import Mode, run_sync
-from actionengine.storage.port import Claim, ClaimAnswer
 from actionengine.storage.postgres.driver import Statement
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
+from actionengine.storage.rows import Claim, ClaimAnswer
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.sqlite.statements import WRITE_EVENT

@@ -21,7 +21,7 @@ from actionengine import (
     create_service,
 )
 from actionengine.concurrency.run_sync import Mode, run_sync
-from actionengine.storage.port import LogQuery, LogRow, Record
+from actionengine.storage.rows import LogQuery, LogRow, Record
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 

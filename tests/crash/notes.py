@@ -9,7 +9,8 @@ from uuid import uuid4
 from returns.result import Result, Success
 
 from actionengine import ActionContext, Engine, RequestContext, create_action, create_engine, create_service
-from actionengine.storage.port import LogQuery, Storage
+from actionengine.storage.port import Storage
+from actionengine.storage.rows import LogQuery
 from actionengine.testing import Backend
 from tests.crash.ledger import request_of
 

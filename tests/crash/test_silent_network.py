@@ -21,7 +21,7 @@ from sqlalchemy import create_engine, event, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from actionengine import ActionContext, ConfigurationError, PostgresStorage
-from actionengine.storage.port import StorageUnavailable
+from actionengine.storage.errors import StorageUnavailable
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.testing import AsyncBackend, Backend, SyncBackend
 from tests.crash.ledger import request_of

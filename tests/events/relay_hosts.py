@@ -18,7 +18,7 @@ from examples.embedded_postgres import Database
 from actionengine import PostgresStorage, SQLiteStorage, Tenant
 from actionengine.events.publishers.port import CallbackPublisher
 from actionengine.events.relay.relay import Relay
-from actionengine.storage.port import OutboxStatus
+from actionengine.storage.outbox import OutboxStatus
 from tests.events.relay_host import Order, read_journal
 from tests.events.relay_work import AnyStorage, BrokerLog, new_tenant
 from tests.programs import Program

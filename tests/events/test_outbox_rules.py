@@ -28,7 +28,9 @@ from actionengine import (
     create_service,
 )
 from actionengine.concurrency.run_sync import Mode, run_sync
-from actionengine.storage.port import EventRow, Outbox, PendingEvent, Recording, RelayHeartbeat, StorageUnavailable
+from actionengine.storage.errors import StorageUnavailable
+from actionengine.storage.outbox import Outbox, PendingEvent, RelayHeartbeat
+from actionengine.storage.rows import EventRow, Recording
 from actionengine.storage.sqlite import outbox as sqlite_outbox
 from actionengine.storage.sqlite import unit_of_work as sqlite_unit
 from actionengine.storage.sqlite.statements import (

@@ -24,19 +24,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage, Tenant
 from actionengine.concurrency.run_sync import run_sync
+from actionengine.storage.errors import StorageUnavailable
 from actionengine.storage.memory import outbox as memory_outbox
-from actionengine.storage.port import (
-    EVENTS,
-    TRIGGERS,
-    WORKFLOWS,
-    FailedDelivery,
-    Outbox,
-    PendingEvent,
-    Recording,
-    Route,
-    StorageUnavailable,
-)
+from actionengine.storage.outbox import EVENTS, TRIGGERS, WORKFLOWS, FailedDelivery, Outbox, PendingEvent
 from actionengine.storage.postgres.outbox import PostgresOutbox
+from actionengine.storage.rows import Recording, Route
 from actionengine.storage.sqlite import outbox as sqlite_outbox
 from actionengine.testing.rows import START, event_row
 from tests.waiting import wait_until

@@ -24,9 +24,9 @@ from actionengine.events.event import Event
 from actionengine.events.publishers.port import CallbackPublisher, PublishError, PublisherUnavailable
 from actionengine.events.relay.relay import Relay
 from actionengine.events.replay import replay
-from actionengine.storage.port import Recording
 from actionengine.storage.postgres.driver import Statement
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
+from actionengine.storage.rows import Recording
 from actionengine.testing.rows import event_row
 from tests.events.relay_work import Arrival, Writer, check_all_arrived, check_order, duplicates, written
 from tests.waiting import wait_until

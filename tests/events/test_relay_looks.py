@@ -17,18 +17,10 @@ from benchmarks.postgres import Bench
 
 from actionengine import InMemoryStorage
 from actionengine.concurrency.run_sync import run_sync
-from actionengine.storage.port import (
-    EVENTS,
-    QUEUES,
-    TRIGGERS,
-    WORKFLOWS,
-    Outbox,
-    PendingEvent,
-    Recording,
-    Route,
-    StorageUnavailable,
-)
+from actionengine.storage.errors import StorageUnavailable
+from actionengine.storage.outbox import EVENTS, QUEUES, TRIGGERS, WORKFLOWS, Outbox, PendingEvent
 from actionengine.storage.postgres import outbox as postgres_outbox
+from actionengine.storage.rows import Recording, Route
 from actionengine.testing import SyncBackend
 from actionengine.testing.outbox import LEASE, emitted, failed, ids
 from actionengine.testing.rows import event_row

@@ -28,7 +28,9 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.storage.port import EVENTS, QUEUES, TRIGGERS, WORKFLOWS, Route, StorageError
+from actionengine.storage.errors import StorageError
+from actionengine.storage.outbox import EVENTS, QUEUES, TRIGGERS, WORKFLOWS
+from actionengine.storage.rows import Route
 from actionengine.testing import AsyncBackend, Backend
 from tests.events.conftest import AnyStorage
 

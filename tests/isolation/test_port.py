@@ -27,8 +27,9 @@ from actionengine import (
     create_service,
 )
 from actionengine.storage.memory.storage import MemoryUnitOfWork
-from actionengine.storage.port import AsyncRecords, Storage, UnitOfWork
+from actionengine.storage.port import Storage, UnitOfWork
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
+from actionengine.storage.records import AsyncRecords
 from actionengine.storage.sql.documents import SQLRecords
 from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
 from tests.isolation.worlds import Backend, Mode

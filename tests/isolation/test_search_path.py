@@ -12,7 +12,7 @@ from returns.result import Result, Success
 from sqlalchemy import text
 
 from actionengine import ActionContext, create_action, create_engine, create_service
-from actionengine.storage.port import TRIGGERS, WORKFLOWS
+from actionengine.storage.outbox import TRIGGERS, WORKFLOWS
 from actionengine.storage.postgres import checks, outbox, statements
 from actionengine.storage.postgres.statements import ROWS, opening_statements, record_statement
 from actionengine.storage.sql.documents import Listing

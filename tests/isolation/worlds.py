@@ -30,7 +30,7 @@ from actionengine import (
     protect_table,
 )
 from actionengine import create_engine as create_action_engine
-from actionengine.storage.port import StorageError
+from actionengine.storage.errors import StorageError
 from actionengine.storage.sql.bridge import await_
 from actionengine.storage.sql.migrations import sign
 

@@ -14,18 +14,15 @@ from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.memory.outbox import MemoryOutbox, PartitionKey
 from actionengine.storage.memory.rows import MemoryRows
 from actionengine.storage.memory.storage import ClaimHolder, Document, Item, Key, MemoryRecords, MemoryUnitOfWork
+from actionengine.storage.outbox import EVENTS, DeadLetter, FailedDelivery, PendingEvent
 from actionengine.storage.pages import Page
-from actionengine.storage.port import (
+from actionengine.storage.rows import (
     CLAIMED,
-    EVENTS,
     Claim,
     ClaimAnswer,
-    DeadLetter,
-    FailedDelivery,
     IdempotentResult,
     LogQuery,
     LogRow,
-    PendingEvent,
     Record,
     Recording,
     StoredEvent,

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from actionengine import InMemoryStorage, Tenant
 from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.memory.storage import MemoryUnitOfWork, TenantData
-from actionengine.storage.port import Claim, ClaimAnswer, Recording
+from actionengine.storage.rows import Claim, ClaimAnswer, Recording
 
 T = TypeVar("T")
 

@@ -28,7 +28,7 @@ from actionengine import (
 )
 from actionengine.authorization.cache import cached_bytes
 from actionengine.concurrency.run_sync import run_sync
-from actionengine.storage.port import Backlog
+from actionengine.storage.rows import Backlog
 from actionengine.storage.sqlite.statements import BACKLOG
 from actionengine.workflows import workflow_services
 from tests.growth import AnyStorage, fill

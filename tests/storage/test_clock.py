@@ -17,7 +17,7 @@ from uuid_utils import uuid7
 from actionengine import ActionContext, ErrorCode, InMemoryStorage, Limits, PostgresStorage, SQLiteStorage
 from actionengine.events.consumers.inbox import Inbox
 from actionengine.events.event import Event
-from actionengine.storage.port import Claim
+from actionengine.storage.rows import Claim
 from actionengine.testing import AsyncBackend, Backend, SyncBackend
 from actionengine.testing.base import error_of, value_of
 from actionengine.testing.desk import CLERK, MANAGER, Harness

@@ -16,7 +16,7 @@ from actionengine import InMemoryStorage, Tenant
 from actionengine.cli.common import counted
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.memory import outbox as memory_outbox
-from actionengine.storage.port import Claim, IdempotentResult, Recording, StoredEvent
+from actionengine.storage.rows import Claim, IdempotentResult, Recording, StoredEvent
 from actionengine.storage.tables import CHANGES, RECORD_TYPES
 from actionengine.testing.outbox import LEASE, failed
 from actionengine.testing.rows import event_row, result

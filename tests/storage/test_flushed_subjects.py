@@ -23,7 +23,7 @@ from actionengine import (
     create_service,
     protect_table,
 )
-from actionengine.storage.port import MAX_FLUSHED_SUBJECTS
+from actionengine.storage.rows import MAX_FLUSHED_SUBJECTS
 from tests.conftest import log_of
 from tests.storage.backends import SQLDatabase, SQLStorage
 

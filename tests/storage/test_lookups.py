@@ -13,9 +13,10 @@ from examples.embedded_postgres import Database
 
 from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage
 from actionengine.concurrency.run_sync import run_sync
+from actionengine.storage.errors import StorageError
 from actionengine.storage.lookups import LOOKUPS, MAX_KEY_LENGTH, key_of_filter, keys_of
-from actionengine.storage.port import APPROVALS, RESERVED_PREFIX, StorageError
 from actionengine.storage.postgres.statements import DOCUMENTS, ROWS
+from actionengine.storage.records import APPROVALS, RESERVED_PREFIX
 from actionengine.storage.sql.documents import Listing
 from actionengine.workflows.runs import step_handlers, store
 from tests.growth import PLANS, AnyStorage, explain, fill

@@ -30,7 +30,7 @@ from actionengine import (
     create_service,
 )
 from actionengine.storage.memory import storage as memory
-from actionengine.storage.port import Claim, IdempotentResult, Recording
+from actionengine.storage.rows import Claim, IdempotentResult, Recording
 from actionengine.storage.sql import documents
 from actionengine.storage.tables import CHANGES
 from actionengine.testing import AsyncBackend, Backend, SyncBackend

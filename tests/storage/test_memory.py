@@ -15,7 +15,7 @@ from actionengine import (
 )
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.memory.storage import MemoryUnitOfWork, TenantData
-from actionengine.storage.port import Recording
+from actionengine.storage.rows import Recording
 from actionengine.testing import AsyncBackend, Backend, StorageConformance
 from actionengine.testing.base import raises_action_error
 from actionengine.testing.rows import event_row

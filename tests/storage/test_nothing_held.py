@@ -24,7 +24,8 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.storage.port import APPROVALS, Claim
+from actionengine.storage.records import APPROVALS
+from actionengine.storage.rows import Claim
 from actionengine.testing import AsyncBackend, Backend, SyncBackend
 from actionengine.testing.approvals import LARGE, decided, requested
 from actionengine.testing.base import error_of, value_of

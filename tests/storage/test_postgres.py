@@ -27,8 +27,8 @@ from actionengine import (
     create_service,
 )
 from actionengine.concurrency.run_sync import run_sync
-from actionengine.storage.port import EventRow, Recording
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
+from actionengine.storage.rows import EventRow, Recording
 from actionengine.testing import StorageConformance
 from actionengine.testing.rows import event_row
 from actionengine.testing.worlds import a_tenant

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from actionengine import ActionError, ErrorCode, InMemoryStorage, Record, Tenant
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.memory.storage import ClaimHolder, MemoryUnitOfWork
-from actionengine.storage.port import Claim, Recording
+from actionengine.storage.rows import Claim, Recording
 from actionengine.testing.rows import event_row, log_row, result
 
 TENANT = Tenant(UUID(int=1), "acme")

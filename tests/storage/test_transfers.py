@@ -11,7 +11,7 @@ import pytest
 from actionengine import ActionError, InMemoryStorage, Tenant
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.memory.storage import MemoryUnitOfWork
-from actionengine.storage.port import Claim, Recording
+from actionengine.storage.rows import Claim, Recording
 from actionengine.testing.base import is_conflict
 from actionengine.testing.rows import event_row, result
 from tests.storage.inside import data_of, nothing_is_held, unit_of

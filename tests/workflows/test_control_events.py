@@ -31,7 +31,7 @@ from actionengine import (
     create_service,
 )
 from actionengine.durable.client import DurableClient, DurableUnavailable
-from actionengine.storage.port import EVENTS, QUEUES, TRIGGERS, WORKFLOWS
+from actionengine.storage.outbox import EVENTS, QUEUES, TRIGGERS, WORKFLOWS
 from actionengine.workflows import WorkflowPublisher, WorkflowRuntime, workflow_services
 from actionengine.workflows.runs.events import CONTROL
 from actionengine.workflows.runtime.run_executor import StepActions

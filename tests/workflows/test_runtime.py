@@ -29,7 +29,8 @@ from actionengine import (
     create_service,
 )
 from actionengine.concurrency.run_sync import run_sync
-from actionengine.storage.port import QUEUES, StorageError
+from actionengine.storage.errors import StorageError
+from actionengine.storage.outbox import QUEUES
 from actionengine.workflows import WorkflowRuntime, workflow_services
 from actionengine.workflows.runtime.run_executor import RolesOf
 

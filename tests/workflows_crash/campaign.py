@@ -18,7 +18,8 @@ from actionengine import Actor, RequestContext, Tenant
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.durable.urls import durable_url
 from actionengine.errors import ActionError
-from actionengine.storage.port import LogQuery, LogRow, Record, StorageUnavailable
+from actionengine.storage.errors import StorageUnavailable
+from actionengine.storage.rows import LogQuery, LogRow, Record
 from actionengine.testing.base import value_of
 from actionengine.workflows.models import Run
 from tests.crash.hosts import SQLDatabase

@@ -10,8 +10,9 @@ from actionengine.authorization.cache import BoundedCache, Entry
 from actionengine.authorization.port import AccessRequest, Decision
 from actionengine.authorization.rules import Role, Rule, decide, decide_without_roles, needs_roles
 from actionengine.context import Actor
-from actionengine.storage.port import ROLE_ASSIGNMENTS, ROLES, AsyncRecords, Record, Storage
-from actionengine.storage.records import is_id
+from actionengine.storage.port import Storage
+from actionengine.storage.records import ROLE_ASSIGNMENTS, ROLES, AsyncRecords, is_id
+from actionengine.storage.rows import Record
 
 CACHE_BYTES = 16 * 1024 * 1024
 """Memory that an authorizer keeps, as it is estimated, for all tenants together."""

@@ -15,7 +15,7 @@ from actionengine.errors import ActionError
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import MAX_ACTION_NAME_LENGTH, sync_and_async
 from actionengine.schemas.models import Id
-from actionengine.storage.port import MAX_SUBJECT_LENGTH, LogQuery, LogRow, Outcome
+from actionengine.storage.rows import MAX_SUBJECT_LENGTH, LogQuery, LogRow, Outcome
 
 READ_PERMISSION = "action_log.read"
 

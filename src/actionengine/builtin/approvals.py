@@ -26,7 +26,8 @@ from actionengine.pipeline.pending_approval import ApprovalStatus, PendingApprov
 from actionengine.pipeline.plan import sync_and_async
 from actionengine.schemas.models import Id, Input
 from actionengine.storage.pages import Page
-from actionengine.storage.port import APPROVALS, Record
+from actionengine.storage.records import APPROVALS
+from actionengine.storage.rows import Record
 
 _LEAST_EXAMINED = 50
 """Approvals that a page looks at, if there are as many, however few it may have."""

@@ -22,8 +22,8 @@ from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
 from actionengine.schemas.models import Input, Output, Page
-from actionengine.storage.port import MAX_SUBJECT_LENGTH, ROLE_ASSIGNMENTS, ROLES, AsyncRecords, Record
-from actionengine.storage.records import new_id
+from actionengine.storage.records import ROLE_ASSIGNMENTS, ROLES, AsyncRecords, new_id
+from actionengine.storage.rows import MAX_SUBJECT_LENGTH, Record
 from actionengine.text.names import MAX_PERMISSION_LENGTH, clean, fold
 
 READ_PERMISSION = "roles.read"

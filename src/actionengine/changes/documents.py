@@ -10,7 +10,7 @@ from pydantic_core import to_json
 from actionengine.changes.models import DocumentCheck, InvalidDocument
 from actionengine.schemas.schema import Schema
 from actionengine.schemas.validation import field_problems, model_of
-from actionengine.storage.port import AsyncRecords
+from actionengine.storage.records import AsyncRecords
 
 OWN_FIELDS: Mapping[str, Sequence[str]] = {
     "workflow_assignments": (

@@ -22,7 +22,7 @@ from actionengine.changes.store import Store, ancestors, descendants, to_op, to_
 from actionengine.changes.transform import GraphError, OpRefused, Transformed, TypeGraph, transform
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.schemas.schema import Schema
-from actionengine.storage.port import SerializationFailure
+from actionengine.storage.errors import SerializationFailure
 from actionengine.storage.tables import Row
 
 

@@ -32,7 +32,8 @@ from actionengine.changes.store import Store
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.storage.port import Record, SerializationFailure
+from actionengine.storage.errors import SerializationFailure
+from actionengine.storage.rows import Record
 from actionengine.storage.tables import Row
 
 FILES = "ae_files"

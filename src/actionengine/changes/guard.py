@@ -18,7 +18,8 @@ from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode, conflict
 from actionengine.schemas.field_errors import summarize
 from actionengine.schemas.validation import field_problems, model_of
-from actionengine.storage.port import DocumentValidator, UnitOfWork
+from actionengine.storage.guards import DocumentValidator
+from actionengine.storage.port import UnitOfWork
 from actionengine.storage.records import encode_document
 from actionengine.storage.tables import Row
 

@@ -18,7 +18,7 @@ from actionengine.changes.ops import OpType, in_a_module
 from actionengine.changes.states import ChangeStatus
 from actionengine.schemas.fields import SchemaDefinition
 from actionengine.schemas.models import Description, Flag, Id, Input, Name, Output, Page, Reference, Title, UniqueName
-from actionengine.storage.port import RESERVED_PREFIX
+from actionengine.storage.records import RESERVED_PREFIX
 from actionengine.text.names import spelled
 
 RecordTypeStatus = Literal["draft", "active", "retired"]

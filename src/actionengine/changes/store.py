@@ -10,7 +10,7 @@ from actionengine.changes.transform import RecordTypeState
 from actionengine.errors import not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.schemas.schema import Schema
-from actionengine.storage.port import AsyncRows, UnitOfWork
+from actionengine.storage.port import UnitOfWork
 from actionengine.storage.tables import (
     CHANGES,
     PATCH_OPS,
@@ -18,6 +18,7 @@ from actionengine.storage.tables import (
     RECORD_TYPES,
     SNAPSHOTS,
     TARGETS,
+    AsyncRows,
     Row,
 )
 

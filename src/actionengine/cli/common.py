@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError
 
 from actionengine.cli.errors import fail
 from actionengine.masking.redaction import redact_address
-from actionengine.storage.port import MAX_COUNTED_LAG
+from actionengine.storage.outbox import MAX_COUNTED_LAG
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sqlite.storage import SQLiteStorage
 

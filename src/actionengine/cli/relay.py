@@ -19,7 +19,8 @@ from actionengine.events.publishers.addresses import publisher_from_address
 from actionengine.events.publishers.fanout import nobody
 from actionengine.events.relay.metrics import age_of, age_since
 from actionengine.events.relay.relay import Relay
-from actionengine.storage.port import MAX_BACKLOG, QUEUES, Backlog, DeadLetter, OutboxStatus, RelayHeartbeat
+from actionengine.storage.outbox import QUEUES, DeadLetter, OutboxStatus, RelayHeartbeat
+from actionengine.storage.rows import MAX_BACKLOG, Backlog
 
 relay = typer.Typer(no_args_is_help=True, help="The delivery of events.")
 

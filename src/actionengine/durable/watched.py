@@ -10,7 +10,7 @@ from time import monotonic
 from actionengine.concurrency.backoff import next_delay
 from actionengine.durable.database import DurableUnavailable
 from actionengine.errors import ConfigurationError
-from actionengine.storage.port import StorageError
+from actionengine.storage.errors import StorageError
 
 logger = logging.getLogger("actionengine")
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from actionengine.event_types import EventType, EventVersionError
-from actionengine.storage.port import EventRow
+from actionengine.storage.rows import EventRow
 from actionengine.text.json_bounds import check_readable
 
 

@@ -16,7 +16,7 @@ from actionengine.masking.masking import encode, mask_by_type
 from actionengine.masking.secret_types import is_plain
 from actionengine.pipeline.payload import Payload
 from actionengine.pipeline.secrets import Secrets
-from actionengine.storage.port import MAX_FLUSHED_SUBJECTS, MAX_SUBJECT_LENGTH, UNNAMED_ROWS, LogRow, Outcome
+from actionengine.storage.rows import MAX_FLUSHED_SUBJECTS, MAX_SUBJECT_LENGTH, UNNAMED_ROWS, LogRow, Outcome
 
 _OUTCOMES: dict[ErrorCode, Outcome] = {
     ErrorCode.INVALID_INPUT: "invalid",

@@ -11,7 +11,7 @@ from actionengine.context import MAX_ACTOR_ID_LENGTH, Actor
 from actionengine.errors import ActionError, ErrorCode, check_length
 from actionengine.pipeline.execution import Execution
 from actionengine.pipeline.user_code import log_crash
-from actionengine.storage.port import StorageError
+from actionengine.storage.errors import StorageError
 
 
 class Authorization:

@@ -6,7 +6,7 @@ from uuid_utils import uuid7
 
 from actionengine.context import MAX_ACTOR_ID_LENGTH
 from actionengine.pipeline.action_log import LogRowBuilder
-from actionengine.storage.port import EventRow
+from actionengine.storage.rows import EventRow
 
 
 class EventBuffer(list[EventRow]):

@@ -25,15 +25,10 @@ from actionengine.pipeline.event_log import EventBuffer
 from actionengine.pipeline.payload import Payload
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.secrets import Secrets
-from actionengine.storage.port import (
-    Claim,
-    DocumentValidator,
-    IdempotentResult,
-    Outcome,
-    Storage,
-    StorageError,
-    UnitOfWork,
-)
+from actionengine.storage.errors import StorageError
+from actionengine.storage.guards import DocumentValidator
+from actionengine.storage.port import Storage, UnitOfWork
+from actionengine.storage.rows import Claim, IdempotentResult, Outcome
 
 Phase = Literal["before", "after"]
 FailureWrite = Callable[[UnitOfWork], Awaitable[None]]

@@ -7,8 +7,11 @@ from typing import Any, TypeVar
 
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.execution import Execution
+from actionengine.storage.errors import StorageError
+from actionengine.storage.guards import DocumentValidator
 from actionengine.storage.pages import Page
-from actionengine.storage.port import DocumentValidator, Record, StorageError, StoredRecords
+from actionengine.storage.records import StoredRecords
+from actionengine.storage.rows import Record
 
 T = TypeVar("T")
 

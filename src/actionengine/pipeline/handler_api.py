@@ -25,17 +25,11 @@ from actionengine.pipeline.guarded_records import GuardedRecords
 from actionengine.pipeline.payload import Limits
 from actionengine.pipeline.pending_approval import PendingApproval
 from actionengine.pipeline.routing import Plans
-from actionengine.storage.port import (
-    MAX_SUBJECT_LENGTH,
-    RESERVED_PREFIX,
-    AsyncRecords,
-    DocumentGuard,
-    RecordGuard,
-    Storage,
-    StorageError,
-    UnitOfWork,
-)
-from actionengine.storage.records import MAX_ID_LENGTH
+from actionengine.storage.errors import StorageError
+from actionengine.storage.guards import DocumentGuard, RecordGuard
+from actionengine.storage.port import Storage, UnitOfWork
+from actionengine.storage.records import MAX_ID_LENGTH, RESERVED_PREFIX, AsyncRecords
+from actionengine.storage.rows import MAX_SUBJECT_LENGTH
 from actionengine.text.names import MAX_PERMISSION_LENGTH, check_permission, nfc
 
 T = TypeVar("T")

@@ -17,7 +17,9 @@ from actionengine.pipeline.payload import Limits, check_claimable, fingerprint
 from actionengine.pipeline.pending_approval import PendingApproval, error_for
 from actionengine.pipeline.stored_form import NotStorable, store_plain, with_shown
 from actionengine.pipeline.user_code import check_deadline
-from actionengine.storage.port import APPROVALS, Claim, ClaimAnswer, IdempotentResult, UnitOfWork
+from actionengine.storage.port import UnitOfWork
+from actionengine.storage.records import APPROVALS
+from actionengine.storage.rows import Claim, ClaimAnswer, IdempotentResult
 
 
 class Replayed(Exception):

@@ -18,15 +18,9 @@ from actionengine.pipeline.pending_approval import error_for, mark_expired
 from actionengine.pipeline.stages import ActionResult, Stage
 from actionengine.pipeline.user_code import log_crash, logger, timeout_error
 from actionengine.pipeline.validation import try_accept_payload
-from actionengine.storage.port import (
-    LogRow,
-    Recording,
-    SerializationFailure,
-    Storage,
-    StorageError,
-    StorageTimeout,
-    StorageUnavailable,
-)
+from actionengine.storage.errors import SerializationFailure, StorageError, StorageTimeout, StorageUnavailable
+from actionengine.storage.port import Storage
+from actionengine.storage.rows import LogRow, Recording
 
 _FAILURE_ROW_TIMEOUT = 2.0
 """Seconds that writing the row of a failed execution may take, where the action has a deadline."""

@@ -15,8 +15,9 @@ from actionengine.errors import ActionError, ErrorCode
 from actionengine.masking.masking import scrub
 from actionengine.pipeline.execution import ApprovalNeeded, Execution
 from actionengine.storage.clock import sortable
-from actionengine.storage.port import APPROVALS, RESERVED_PREFIX, AsyncRecords, Record, UnitOfWork
-from actionengine.storage.records import same_json
+from actionengine.storage.port import UnitOfWork
+from actionengine.storage.records import APPROVALS, RESERVED_PREFIX, AsyncRecords, same_json
+from actionengine.storage.rows import Record
 
 ApprovalStatus = Literal["pending", "approved", "rejected", "cancelled", "expired"]
 

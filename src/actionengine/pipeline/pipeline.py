@@ -54,15 +54,10 @@ from actionengine.pipeline.routing import Plans, route
 from actionengine.pipeline.stages import STAGES, ActionResult, Observer
 from actionengine.pipeline.user_code import check_deadline, logger, timeout_error
 from actionengine.pipeline.validation import Validation, accept_payload
-from actionengine.storage.port import (
-    DocumentGuard,
-    RecordGuard,
-    Recording,
-    Route,
-    SerializationFailure,
-    Storage,
-    StorageUnavailable,
-)
+from actionengine.storage.errors import SerializationFailure, StorageUnavailable
+from actionengine.storage.guards import DocumentGuard, RecordGuard
+from actionengine.storage.port import Storage
+from actionengine.storage.rows import Recording, Route
 
 _RERUN_DELAY = 0.004
 """Seconds before the first rerun, at most; the bound doubles with each."""

@@ -23,7 +23,7 @@ from actionengine.masking.masking import (
 from actionengine.masking.secret_types import typed_secrets
 from actionengine.pipeline.payload import Payload
 from actionengine.pipeline.plan import ActionPlan
-from actionengine.storage.port import EventRow, LogRow
+from actionengine.storage.rows import EventRow, LogRow
 
 
 class Secrets:

@@ -15,7 +15,8 @@ from returns.result import Failure, Success
 from actionengine.concurrency.abandonable import AbandonableCall
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.execution import Execution
-from actionengine.storage.port import SerializationFailure, StorageError, StorageUnavailable, UnitOfWork
+from actionengine.storage.errors import SerializationFailure, StorageError, StorageUnavailable
+from actionengine.storage.port import UnitOfWork
 
 logger = logging.getLogger("actionengine")
 

@@ -13,7 +13,7 @@ from actionengine.pipeline.payload import Limits, read_payload
 from actionengine.pipeline.plan import ActionPlan
 from actionengine.pipeline.user_code import call_user_code, log_crash
 from actionengine.schemas.field_errors import field_errors, summarize
-from actionengine.storage.port import MAX_SUBJECT_LENGTH
+from actionengine.storage.rows import MAX_SUBJECT_LENGTH
 
 
 class Validation:

@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from actionengine.storage.port import APPROVALS, RESERVED_PREFIX, ROLES, StorageError
+from actionengine.storage.errors import StorageError
+from actionengine.storage.records import APPROVALS, RESERVED_PREFIX, ROLES
 
 _VIEWS = f"{RESERVED_PREFIX}view/"
 """The collections of projections: their names are the library's, and what they are asked is the host's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -13,10 +13,20 @@ from uuid_utils import uuid7
 
 from actionengine.errors import ActionError, ErrorCode, storable_text
 from actionengine.storage.pages import Page
-from actionengine.storage.port import AsyncRecords, Record
+from actionengine.storage.rows import Record
 from actionengine.text.json_bounds import check_readable
 
 T = TypeVar("T")
+
+RESERVED_PREFIX = "ae_"
+"""Collections of this prefix are the library's own; a handler cannot open them."""
+
+ROLES = "ae_roles"
+ROLE_ASSIGNMENTS = "ae_role_assignments"
+APPROVALS = "ae_approvals"
+
+ROLE_COLLECTIONS = frozenset({ROLES, ROLE_ASSIGNMENTS})
+"""A commit that writes to one of these moves the tenant's `access_version`."""
 
 MAX_ID_LENGTH = 255
 """Characters of the id of a document."""
@@ -123,6 +133,48 @@ def version_conflict(collection: str, id: str, expected: int, found: int) -> Act
         f"{collection}/{id} is at version {found}, not {expected}: read it again",
         {"collection": collection, "id": id, "expected_version": expected, "version": found},
     )
+
+
+class AsyncRecords(Protocol):
+    """A tenant's documents of one collection.
+
+    Each method raises `ActionError`: `conflict` for a taken id or a stale version, `not_found` for an id to change
+    that is not there, `invalid_input` for data that JSON cannot carry.
+    """
+
+    async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
+        """Add a document; without an `id` it gets one that sorts by time."""
+
+    async def get(self, id: str) -> Record | None:
+        """The document, or None."""
+
+    async def update(self, id: str, data: Mapping[str, Any], expected_version: int) -> Record:
+        """Replace a document that is at `expected_version`."""
+
+    async def delete(self, id: str, expected_version: int) -> None:
+        """Remove a document that is at `expected_version`."""
+
+    async def list(
+        self,
+        filter: Mapping[str, Any] | None = None,
+        limit: int = 100,
+        after: str | None = None,
+        descending: bool = False,
+    ) -> Page[Record]:
+        """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000.
+
+        `descending` goes the other way, and `after` with it: where the ids are the library's, the newest come first.
+        The page also ends once its documents have 4 MiB of JSON. Its `next` is the `after` of the following page, or
+        None where this is the last one.
+        """
+
+
+class StoredRecords(AsyncRecords, Protocol):
+    """A collection as a unit of work has it: documents can be locked, too."""
+
+    async def lock(self, id: str, expected_version: int) -> Record:
+        """Return the document, which nobody else changes or deletes until this transaction ends; raise where `update`
+        would."""
 
 
 class Records:

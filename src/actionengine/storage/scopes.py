@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 
-from actionengine.storage.port import StorageError
+from actionengine.storage.errors import StorageError
 
 _CURRENT: ContextVar[Scope | None] = ContextVar("actionengine.scope", default=None)
 

@@ -6,8 +6,8 @@ said in the migrations, and for memory here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 Kind = Literal["text", "integer", "boolean", "json", "time"]
 """What a column holds: `str`, `int`, `bool`, what JSON can carry, a `datetime` in UTC; each may be None."""
@@ -30,6 +30,40 @@ class Table(NamedTuple):
     unique: tuple[tuple[str, ...], ...] = ()
     indexed_values: Mapping[str, tuple[str, ...]] = {}
     unique_while: tuple[tuple[str, str, str], ...] = ()
+
+
+class AsyncRows(Protocol):
+    """A tenant's rows of one of the library's own tables. Each method is one statement, however many rows there are.
+
+    Each method that writes raises `ActionError`: `conflict` for a taken key, or for what the database refuses.
+    """
+
+    async def find(
+        self,
+        where: Mapping[str, Any] | None = None,
+        *,
+        above: Mapping[str, Any] | None = None,
+        columns: Sequence[str] | None = None,
+        order: Sequence[str] | None = None,
+        limit: int | None = None,
+        lock: bool = False,
+        descending: bool = False,
+    ) -> list[Row]:
+        """Rows whose columns equal what `where` says (a value, None, or a tuple of values, any of which will do), and
+        are greater than what `above` says. They have all columns, or those named, and come in ascending `order`, or in
+        `descending`: by the table's key, where nothing else is said. A page, of at most `limit`, also ends once its
+        rows have 4 MiB of JSON. With `lock`, nobody else changes or locks them until the end of the unit of work;
+        where somebody has, this waits, and sees, as does what is read from then on, what they have committed."""
+
+    async def insert(self, rows: Sequence[Row]) -> None:
+        """Add rows, all columns given."""
+
+    async def update(self, rows: Sequence[Row]) -> None:
+        """Change rows, found by their key, to the other columns that are given, the same in each row. A row that is not
+        there is `conflict`."""
+
+    async def delete(self, where: Mapping[str, Any]) -> int:
+        """Remove rows, found as by `find`; how many there were."""
 
 
 PROJECTS = Table(

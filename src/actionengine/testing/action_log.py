@@ -12,7 +12,7 @@ from uuid_utils import uuid7
 from actionengine.context import Tenant
 from actionengine.errors import ErrorCode
 from actionengine.storage.pages import MAX_PAGE_BYTES
-from actionengine.storage.port import LogQuery, LogRow, Recording
+from actionengine.storage.rows import LogQuery, LogRow, Recording
 from actionengine.testing.base import Conformance, error_of, value_of
 from actionengine.testing.desk import AGENT, CLERK, SYSTEM, Harness
 from actionengine.testing.rows import HOUR, START, bare_log_row, id_at, log_row

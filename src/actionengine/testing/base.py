@@ -10,7 +10,8 @@ import pytest
 from returns.result import Failure, Result, Success
 
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.storage.port import SerializationFailure, Storage
+from actionengine.storage.errors import SerializationFailure
+from actionengine.storage.port import Storage
 from actionengine.testing.worlds import AsyncBackend, Backend, SyncBackend
 
 

@@ -11,7 +11,7 @@ from returns.result import Success
 
 from actionengine.errors import ErrorCode
 from actionengine.storage.pages import MAX_PAGE_BYTES
-from actionengine.storage.port import EventRow, Recording
+from actionengine.storage.rows import EventRow, Recording
 from actionengine.testing.base import Conformance, error_of, raises_action_error, value_of
 from actionengine.testing.desk import Harness
 from actionengine.testing.rows import event_row

@@ -10,7 +10,7 @@ from returns.result import Failure
 from actionengine.context import Actor, Tenant
 from actionengine.errors import ErrorCode
 from actionengine.pipeline.payload import Limits
-from actionengine.storage.port import CLAIMED, Claim, ClaimAnswer, Recording
+from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer, Recording
 from actionengine.testing.base import Conformance, error_of, value_of
 from actionengine.testing.desk import Harness
 from actionengine.testing.rows import result

@@ -10,21 +10,19 @@ from uuid import uuid4
 import pytest
 
 from actionengine.errors import ErrorCode
-from actionengine.storage.port import (
+from actionengine.storage.errors import StorageUnavailable
+from actionengine.storage.outbox import (
     EVENTS,
     QUEUES,
     TRIGGERS,
     WORKFLOWS,
     DeadLetter,
-    EventRow,
     FailedDelivery,
     Outbox,
     PendingEvent,
-    Recording,
     RelayHeartbeat,
-    Route,
-    StorageUnavailable,
 )
+from actionengine.storage.rows import EventRow, Recording, Route
 from actionengine.testing.base import Conformance, value_of
 from actionengine.testing.desk import Harness
 from actionengine.testing.rows import START, event_row

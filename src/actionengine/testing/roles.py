@@ -8,7 +8,7 @@ import pytest
 
 from actionengine.context import Actor
 from actionengine.errors import ErrorCode
-from actionengine.storage.port import ROLE_ASSIGNMENTS, ROLES
+from actionengine.storage.records import ROLE_ASSIGNMENTS, ROLES
 from actionengine.testing.base import Conformance, error_of, value_of
 from actionengine.testing.desk import CLERK, SYSTEM, ActionResult, Harness
 from actionengine.testing.worlds import Backend, run_in_mode

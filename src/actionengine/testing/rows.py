@@ -9,7 +9,7 @@ from uuid import UUID
 from uuid_utils import uuid7
 
 from actionengine.context import Tenant
-from actionengine.storage.port import Claim, EventRow, IdempotentResult, LogRow
+from actionengine.storage.rows import Claim, EventRow, IdempotentResult, LogRow
 
 START = datetime(2024, 2, 29, 23, 59, 58, 123456, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -10,7 +10,8 @@ from returns.result import Success
 from actionengine.context import Tenant
 from actionengine.engine import Engine
 from actionengine.errors import ErrorCode
-from actionengine.storage.port import APPROVALS, CLAIMED, ROLES, Claim, LogQuery, Recording
+from actionengine.storage.records import APPROVALS, ROLES
+from actionengine.storage.rows import CLAIMED, Claim, LogQuery, Recording
 from actionengine.testing.base import Conformance, error_of, raises_action_error, value_of
 from actionengine.testing.desk import CLERK, MANAGER, SYSTEM, Harness
 from actionengine.testing.rows import event_row, log_row, result

@@ -11,7 +11,9 @@ import pytest
 from returns.result import Success
 
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.storage.port import Claim, LogQuery, Recording, SerializationFailure, StorageError, UnitOfWork
+from actionengine.storage.errors import SerializationFailure, StorageError
+from actionengine.storage.port import UnitOfWork
+from actionengine.storage.rows import Claim, LogQuery, Recording
 from actionengine.testing.base import Conformance, error_of, is_conflict, is_not_found, value_of
 from actionengine.testing.desk import Harness
 from actionengine.testing.worlds import AsyncBackend, Backend, run_in_mode

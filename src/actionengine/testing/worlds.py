@@ -22,7 +22,8 @@ from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import RequestContext, Tenant
 from actionengine.engine import Engine
 from actionengine.errors import ActionError
-from actionengine.storage.port import Record, Storage, StoredEvent, UnitOfWork
+from actionengine.storage.port import Storage, UnitOfWork
+from actionengine.storage.rows import Record, StoredEvent
 
 T = TypeVar("T")
 P = ParamSpec("P")

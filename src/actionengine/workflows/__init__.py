@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from actionengine.actions import Service
 from actionengine.builtin.permissions import choose_permissions
-from actionengine.storage.port import TRIGGERS, WORKFLOWS, Route
+from actionengine.storage.outbox import TRIGGERS, WORKFLOWS
+from actionengine.storage.rows import Route
 
 try:
     from actionengine.workflows.definitions.definition import Definition, parse_definition

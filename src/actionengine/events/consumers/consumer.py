@@ -18,7 +18,8 @@ from actionengine.errors import ActionError, ConfigurationError, ErrorCode, stor
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import ActionPlan, is_async, sync_and_async
 from actionengine.pipeline.user_code import as_action_error
-from actionengine.storage.port import Storage, StorageError, StorageUnavailable
+from actionengine.storage.errors import StorageError, StorageUnavailable
+from actionengine.storage.port import Storage
 
 T = TypeVar("T")
 

@@ -29,7 +29,8 @@ from actionengine.events.consumers.consumer import (
 )
 from actionengine.events.event import Event
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.storage.port import RESERVED_PREFIX, SerializationFailure
+from actionengine.storage.errors import SerializationFailure
+from actionengine.storage.records import RESERVED_PREFIX
 
 Consume = Callable[[Event, ActionContext], Any]
 

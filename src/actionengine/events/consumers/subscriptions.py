@@ -18,7 +18,7 @@ from actionengine.events.consumers.consumer import TenantOf, Tenants
 from actionengine.events.event import Event
 from actionengine.events.publishers.fanout import combined
 from actionengine.events.publishers.port import Failures, PublishError, PublisherUnavailable, failed_action
-from actionengine.storage.port import StorageUnavailable
+from actionengine.storage.errors import StorageUnavailable
 
 logger = logging.getLogger("actionengine")
 

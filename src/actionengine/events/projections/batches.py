@@ -8,7 +8,7 @@ from dataclasses import replace
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.events.projections.views import CHECKPOINTS, Checkpoint, View
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.storage.port import StoredEvent
+from actionengine.storage.rows import StoredEvent
 
 
 class Batch:

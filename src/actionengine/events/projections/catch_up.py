@@ -22,7 +22,7 @@ from actionengine.events.event import Event
 from actionengine.events.projections.batches import Batch
 from actionengine.events.projections.views import CHECKPOINTS, Checkpoint, View
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.storage.port import StoredEvent
+from actionengine.storage.rows import StoredEvent
 
 Apply = Callable[[Event, View], Any]
 Discard = Callable[[View], Any]

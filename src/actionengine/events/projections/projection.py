@@ -29,7 +29,7 @@ from actionengine.events.projections.runner import ProjectionRunner
 from actionengine.events.projections.views import AsyncLiveRecords, LiveRecords
 from actionengine.events.replay import type_names, validate_batch_size
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.storage.port import MAX_COUNTED_LAG
+from actionengine.storage.outbox import MAX_COUNTED_LAG
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from actionengine.events.projections.progress import Progress, ProgressMeter
 from actionengine.events.projections.views import CHECKPOINTS, Checkpoint, View, collection_name
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.pages import is_last_page
-from actionengine.storage.port import StoredEvent
+from actionengine.storage.rows import StoredEvent
 
 _MAX_COUNTED = 2**31 - 1
 """The number of events up to which the progress of a rebuild counts."""

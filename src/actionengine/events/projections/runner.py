@@ -13,7 +13,7 @@ from actionengine.concurrency.backoff import next_delay
 from actionengine.context import Tenant
 from actionengine.events.consumers.consumer import as_result
 from actionengine.events.projections.catch_up import CatchUp
-from actionengine.storage.port import StorageError
+from actionengine.storage.errors import StorageError
 
 logger = logging.getLogger("actionengine")
 

@@ -10,8 +10,8 @@ from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode, storable_text
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.pages import Page
-from actionengine.storage.port import RESERVED_PREFIX, AsyncRecords, Record
-from actionengine.storage.records import Records
+from actionengine.storage.records import RESERVED_PREFIX, AsyncRecords, Records
+from actionengine.storage.rows import Record
 
 Phase = Literal["live", "filling", "removing", "idle"]
 

@@ -18,7 +18,7 @@ from actionengine.events.publishers.port import (
     validate_answer,
 )
 from actionengine.events.user_calls import call_out
-from actionengine.storage.port import EVENTS
+from actionengine.storage.outbox import EVENTS
 
 _BATCH_SIZE = 100
 """Events that a publisher without a `batch_size` gets at once."""

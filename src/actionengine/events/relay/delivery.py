@@ -30,7 +30,7 @@ from actionengine.events.publishers.port import (
 )
 from actionengine.events.user_calls import call_out
 from actionengine.masking.redaction import redact
-from actionengine.storage.port import FailedDelivery, PendingEvent
+from actionengine.storage.outbox import FailedDelivery, PendingEvent
 
 Subject = tuple[int, str]
 """A tenant's id as a number, which is found faster, and a subject; or the id of an event that has none."""

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from actionengine.events.event import Event
-from actionengine.storage.port import Backlog, OutboxStatus
+from actionengine.storage.outbox import OutboxStatus
+from actionengine.storage.rows import Backlog
 
 
 class RelayMetrics:

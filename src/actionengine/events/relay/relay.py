@@ -27,15 +27,9 @@ from actionengine.events.publishers.port import Publisher, PublishError
 from actionengine.events.relay.delivery import Deliverer, Retries
 from actionengine.events.relay.parts import Part
 from actionengine.events.relay.worker import RelaySettings
-from actionengine.storage.port import (
-    EVENTS,
-    QUEUES,
-    DeadLetter,
-    Outbox,
-    OutboxStatus,
-    Storage,
-    StorageError,
-)
+from actionengine.storage.errors import StorageError
+from actionengine.storage.outbox import EVENTS, QUEUES, DeadLetter, Outbox, OutboxStatus
+from actionengine.storage.port import Storage
 
 T = TypeVar("T")
 

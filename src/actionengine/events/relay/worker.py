@@ -23,16 +23,9 @@ from actionengine.events.relay.delivery import Deliverer, Delivery, storable_rea
 from actionengine.events.relay.metrics import RelayMetrics
 from actionengine.events.relay.publisher_loop import PublisherLoop
 from actionengine.events.user_calls import call_out
-from actionengine.storage.port import (
-    Backlog,
-    Outbox,
-    OutboxStatus,
-    PendingEvent,
-    RelayHeartbeat,
-    SerializationFailure,
-    StorageError,
-    StorageUnavailable,
-)
+from actionengine.storage.errors import SerializationFailure, StorageError, StorageUnavailable
+from actionengine.storage.outbox import Outbox, OutboxStatus, PendingEvent, RelayHeartbeat
+from actionengine.storage.rows import Backlog
 
 logger = logging.getLogger("actionengine")
 

@@ -14,19 +14,19 @@ from uuid import UUID
 
 from actionengine.concurrency.one_shot_event import OneShotEvent
 from actionengine.concurrency.run_sync import Mode
-from actionengine.storage.pages import MAX_PAGE_BYTES, page_size
-from actionengine.storage.port import (
+from actionengine.storage.errors import StorageUnavailable
+from actionengine.storage.outbox import (
     EVENTS,
     MAX_COUNTED_LAG,
     DeadLetter,
-    EventRow,
     FailedDelivery,
     OutboxStatus,
     PendingEvent,
     RelayHeartbeat,
-    StorageUnavailable,
 )
+from actionengine.storage.pages import MAX_PAGE_BYTES, page_size
 from actionengine.storage.records import event_id
+from actionengine.storage.rows import EventRow
 
 PartitionKey = tuple[UUID, str]
 """A tenant and a subject; or the id of an event that has none."""

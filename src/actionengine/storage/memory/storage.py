@@ -33,6 +33,7 @@ from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.clock import steady_now
 from actionengine.storage.closing import CloseCallbacks
+from actionengine.storage.errors import SerializationFailure, StorageError
 from actionengine.storage.lookups import (
     ACTIVE_SCHEDULES,
     LOOKUPS,
@@ -45,30 +46,11 @@ from actionengine.storage.lookups import (
 from actionengine.storage.memory.index import Index, Keys, Place
 from actionengine.storage.memory.outbox import MemoryOutbox, Queues
 from actionengine.storage.memory.rows import TABLES, MemoryRows, Stored, entries_of, id_of
+from actionengine.storage.outbox import EVENTS, MAX_COUNTED_LAG, TRIGGERS, WORKFLOWS
 from actionengine.storage.pages import MAX_PAGE, Page, page_of, page_size, page_start
-from actionengine.storage.port import (
-    APPROVALS,
-    CLAIMED,
-    EVENTS,
-    MAX_BACKLOG,
-    MAX_COUNTED_LAG,
-    ROLE_COLLECTIONS,
-    TRIGGERS,
-    WORKFLOWS,
-    Backlog,
-    Claim,
-    ClaimAnswer,
-    EventRow,
-    IdempotentResult,
-    LogQuery,
-    LogRow,
-    Record,
-    Recording,
-    SerializationFailure,
-    StorageError,
-    StoredEvent,
-)
 from actionengine.storage.records import (
+    APPROVALS,
+    ROLE_COLLECTIONS,
     check_id,
     decode_document,
     encode_document,
@@ -78,6 +60,20 @@ from actionengine.storage.records import (
     not_found,
     time_of_id,
     version_conflict,
+)
+from actionengine.storage.rows import (
+    CLAIMED,
+    MAX_BACKLOG,
+    Backlog,
+    Claim,
+    ClaimAnswer,
+    EventRow,
+    IdempotentResult,
+    LogQuery,
+    LogRow,
+    Record,
+    Recording,
+    StoredEvent,
 )
 from actionengine.storage.scopes import Scope, Scopes
 from actionengine.storage.tables import Table

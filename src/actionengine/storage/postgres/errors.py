@@ -8,16 +8,11 @@ from collections.abc import Callable
 import psycopg
 
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.storage.port import (
-    RESERVED_PREFIX,
-    SerializationFailure,
-    StorageError,
-    StorageTimeout,
-    StorageUnavailable,
-)
+from actionengine.storage.errors import SerializationFailure, StorageError, StorageTimeout, StorageUnavailable
 from actionengine.storage.postgres.generators import ResponseTimeout
 from actionengine.storage.postgres.statements import LOST_KEY
 from actionengine.storage.postgres.waiting import NOT_PREPARED, SILENT
+from actionengine.storage.records import RESERVED_PREFIX
 from actionengine.storage.sql.rows import KEY_GONE
 
 

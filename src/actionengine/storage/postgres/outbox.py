@@ -25,15 +25,9 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from actionengine.concurrency.one_shot_event import OneShotEvent
 from actionengine.concurrency.run_sync import Mode
+from actionengine.storage.errors import StorageUnavailable
+from actionengine.storage.outbox import DeadLetter, FailedDelivery, OutboxStatus, PendingEvent, RelayHeartbeat
 from actionengine.storage.pages import page_size
-from actionengine.storage.port import (
-    DeadLetter,
-    FailedDelivery,
-    OutboxStatus,
-    PendingEvent,
-    RelayHeartbeat,
-    StorageUnavailable,
-)
 from actionengine.storage.postgres.driver import LibpqConnection, Row, Statement, milliseconds
 from actionengine.storage.postgres.rows import array, event_row, taken_event, tenant_text
 from actionengine.storage.postgres.statements import CHANNELS, SLEEP_LOCKS

@@ -10,7 +10,8 @@ from uuid import UUID
 
 from pydantic_core import from_json, to_json
 
-from actionengine.storage.port import EventRow, LogRow, PendingEvent
+from actionengine.storage.outbox import PendingEvent
+from actionengine.storage.rows import EventRow, LogRow
 
 
 def text(encoded: bytes | None) -> str | None:

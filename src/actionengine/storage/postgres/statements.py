@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from actionengine.storage.port import EVENTS, TRIGGERS, WORKFLOWS, LogRow
+from actionengine.storage.outbox import EVENTS, TRIGGERS, WORKFLOWS
 from actionengine.storage.postgres.driver import Statement
+from actionengine.storage.rows import LogRow
 from actionengine.storage.sql.action_log import DRIVERS, EXAMINED, walk_statement
 from actionengine.storage.sql.documents import DocumentStatements
 from actionengine.storage.sql.pages import PageQuery, postgres_page

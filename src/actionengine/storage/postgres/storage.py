@@ -20,8 +20,8 @@ from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
 from actionengine.errors import ConfigurationError
 from actionengine.masking.redaction import redact_address
+from actionengine.storage.outbox import EVENTS
 from actionengine.storage.pages import Page, page_of
-from actionengine.storage.port import EVENTS, MAX_BACKLOG, Record, StoredEvent
 from actionengine.storage.postgres.checks import check
 from actionengine.storage.postgres.connecting import resolve_names, socket_options
 from actionengine.storage.postgres.driver import LibpqConnection, Row, milliseconds
@@ -42,6 +42,7 @@ from actionengine.storage.postgres.statements import (
 )
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
 from actionengine.storage.postgres.waiting import is_lost
+from actionengine.storage.rows import MAX_BACKLOG, Record, StoredEvent
 from actionengine.storage.sql.declared_protection import DeclaredProtection
 from actionengine.storage.sql.documents import Listing, SQLRecords
 from actionengine.storage.sql.pools import DRIVER, Pools

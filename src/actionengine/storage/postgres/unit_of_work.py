@@ -16,16 +16,7 @@ from sqlalchemy.engine import Connection
 
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
-from actionengine.storage.port import (
-    CLAIMED,
-    Claim,
-    ClaimAnswer,
-    EventRow,
-    LogRow,
-    Route,
-    StorageError,
-    StorageUnavailable,
-)
+from actionengine.storage.errors import StorageError, StorageUnavailable
 from actionengine.storage.postgres.driver import LibpqConnection, Row, Statement, milliseconds
 from actionengine.storage.postgres.errors import aborted_transaction_error, key_too_long
 from actionengine.storage.postgres.rows import array, encoded, event_values, log_row, log_values, text
@@ -45,6 +36,7 @@ from actionengine.storage.postgres.statements import (
     record_statement,
 )
 from actionengine.storage.postgres.waiting import is_lost
+from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer, EventRow, LogRow, Route
 from actionengine.storage.sql.action_log import Examined, Walk
 from actionengine.storage.sql.unit_of_work import Savepoint, SQLUnitOfWork
 from actionengine.storage.tenants import tenant_deleted

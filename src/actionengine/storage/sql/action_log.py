@@ -13,7 +13,7 @@ from uuid import UUID
 
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.pages import Page, page_of
-from actionengine.storage.port import LogQuery, LogRow
+from actionengine.storage.rows import LogQuery, LogRow
 
 if TYPE_CHECKING:
     from actionengine.storage.sql.rows import RowsDialect

@@ -11,7 +11,7 @@ from sqlalchemy import MetaData, Table, event
 from sqlalchemy.engine import Connection
 
 from actionengine.errors import ConfigurationError
-from actionengine.storage.port import StorageError
+from actionengine.storage.errors import StorageError
 from actionengine.storage.sql.protection import declaration_count
 from actionengine.storage.sql.verification import Comparison, Declared, Difference, Query, declarations, refuse
 

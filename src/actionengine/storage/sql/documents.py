@@ -11,7 +11,6 @@ from uuid_utils import uuid7
 
 from actionengine.storage.lookups import LOOKUPS, key_of_filter, keys_of
 from actionengine.storage.pages import MAX_PAGE_BYTES, Page, page_of, page_size, page_start
-from actionengine.storage.port import Record
 from actionengine.storage.records import (
     check_id,
     decode_document,
@@ -22,6 +21,7 @@ from actionengine.storage.records import (
     not_found,
     version_conflict,
 )
+from actionengine.storage.rows import Record
 
 if TYPE_CHECKING:
     from actionengine.storage.sql.rows import RowsDialect

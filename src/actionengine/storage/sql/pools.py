@@ -17,7 +17,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from actionengine.concurrency.run_sync import Mode
 from actionengine.errors import ConfigurationError
-from actionengine.storage.port import StorageError
+from actionengine.storage.errors import StorageError
 
 _LOOKUP_POOL = {"pool_size": 2, "max_overflow": 0}
 

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
-from actionengine.storage.port import StorageError
+from actionengine.storage.errors import StorageError
 
 if TYPE_CHECKING:
     from actionengine.storage.sql.unit_of_work import SQLUnitOfWork

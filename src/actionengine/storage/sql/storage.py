@@ -21,18 +21,11 @@ from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
 from actionengine.storage.closing import CloseCallbacks
+from actionengine.storage.errors import StorageError, StorageUnavailable
+from actionengine.storage.outbox import EVENTS, MAX_COUNTED_LAG, Outbox
 from actionengine.storage.pages import Page, page_size, page_start
-from actionengine.storage.port import (
-    EVENTS,
-    MAX_COUNTED_LAG,
-    Backlog,
-    Outbox,
-    Record,
-    StorageError,
-    StorageUnavailable,
-    StoredEvent,
-)
 from actionengine.storage.records import time_of_id
+from actionengine.storage.rows import Backlog, Record, StoredEvent
 from actionengine.storage.sql.bridge import run
 from actionengine.storage.sql.declared_protection import DeclaredProtection
 from actionengine.storage.sql.documents import DocumentStatements, Listing

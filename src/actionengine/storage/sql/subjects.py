@@ -15,7 +15,7 @@ from sqlalchemy import Table, inspect
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Mapper, Session, UOWTransaction
 
-from actionengine.storage.port import MAX_FLUSHED_SUBJECTS, UNNAMED_ROWS
+from actionengine.storage.rows import MAX_FLUSHED_SUBJECTS, UNNAMED_ROWS
 from actionengine.storage.sql.protection import declaration_of
 
 

@@ -23,18 +23,10 @@ from sqlalchemy.pool import PoolProxiedConnection
 from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
+from actionengine.storage.errors import SerializationFailure, StorageError, StorageUnavailable
 from actionengine.storage.pages import Page
-from actionengine.storage.port import (
-    ROLE_COLLECTIONS,
-    Claim,
-    ClaimAnswer,
-    LogQuery,
-    LogRow,
-    Recording,
-    SerializationFailure,
-    StorageError,
-    StorageUnavailable,
-)
+from actionengine.storage.records import ROLE_COLLECTIONS
+from actionengine.storage.rows import Claim, ClaimAnswer, LogQuery, LogRow, Recording
 from actionengine.storage.scopes import Scope, Scopes
 from actionengine.storage.sql.action_log import Examined, Walk, read_page
 from actionengine.storage.sql.bridge import (

@@ -6,7 +6,7 @@ import re
 import sqlite3
 
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.storage.port import SerializationFailure, StorageError, StorageUnavailable
+from actionengine.storage.errors import SerializationFailure, StorageError, StorageUnavailable
 
 _OUT_OF_REACH = (
     "SQLITE_BUSY",

@@ -20,19 +20,18 @@ from pydantic_core import to_json
 from actionengine.concurrency.one_shot_event import OneShotEvent
 from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.clock import steady_now
-from actionengine.storage.pages import page_size
-from actionengine.storage.port import (
+from actionengine.storage.errors import StorageError, StorageUnavailable
+from actionengine.storage.outbox import (
     MAX_COUNTED_LAG,
     DeadLetter,
-    EventRow,
     FailedDelivery,
     OutboxStatus,
     PendingEvent,
     RelayHeartbeat,
-    StorageError,
-    StorageUnavailable,
 )
+from actionengine.storage.pages import page_size
 from actionengine.storage.records import event_id
+from actionengine.storage.rows import EventRow
 from actionengine.storage.sqlite.statements import (
     DEAD_LETTERS,
     DELETE_DELIVERED,

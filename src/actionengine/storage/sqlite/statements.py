@@ -4,8 +4,9 @@ temporary tables, which would otherwise stand before ours."""
 from __future__ import annotations
 
 from actionengine.storage.lookups import ACTIVE_SCHEDULES
+from actionengine.storage.outbox import RelayHeartbeat
 from actionengine.storage.pages import MAX_PAGE_BYTES
-from actionengine.storage.port import EventRow, LogRow, RelayHeartbeat
+from actionengine.storage.rows import EventRow, LogRow
 from actionengine.storage.sql.action_log import DRIVERS, EXAMINED, walk_statement
 from actionengine.storage.sql.documents import DocumentStatements
 from actionengine.storage.sql.pages import PageQuery, sqlite_bytes, sqlite_page

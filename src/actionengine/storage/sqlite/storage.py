@@ -25,10 +25,12 @@ from actionengine.context import Tenant
 from actionengine.errors import ConfigurationError
 from actionengine.masking.redaction import redact_address
 from actionengine.storage.clock import steady_now
+from actionengine.storage.errors import StorageUnavailable
 from actionengine.storage.lookups import OPEN_APPROVALS
+from actionengine.storage.outbox import EVENTS
 from actionengine.storage.pages import MAX_PAGE, Page, is_last_page, page_of
-from actionengine.storage.port import EVENTS, MAX_BACKLOG, EventRow, Record, StorageUnavailable, StoredEvent
 from actionengine.storage.records import matches
+from actionengine.storage.rows import MAX_BACKLOG, EventRow, Record, StoredEvent
 from actionengine.storage.sql.bridge import await_
 from actionengine.storage.sql.declared_protection import DeclaredProtection
 from actionengine.storage.sql.documents import Listing, SQLRecords

@@ -15,7 +15,9 @@ from sqlalchemy.engine import Connection
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
 from actionengine.storage.clock import steady_now
-from actionengine.storage.port import CLAIMED, EVENTS, Claim, ClaimAnswer, LogRow, StorageError
+from actionengine.storage.errors import StorageError
+from actionengine.storage.outbox import EVENTS
+from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer, LogRow
 from actionengine.storage.sql.action_log import Examined, Walk
 from actionengine.storage.sql.bridge import await_
 from actionengine.storage.sql.rows import KEY_GONE

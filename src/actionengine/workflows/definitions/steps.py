@@ -19,7 +19,7 @@ from pydantic import (
 from actionengine.conditions.conditions import MAX_CONDITION_DEPTH, Condition, depth, not_empty, paths
 from actionengine.conditions.templates import Path, references
 from actionengine.schemas.models import Flag, Name, Number, Whole
-from actionengine.storage.port import RESERVED_PREFIX
+from actionengine.storage.records import RESERVED_PREFIX
 from actionengine.text.names import check_permission
 
 END = "end"

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from actionengine.event_types import create_event_type
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.storage.port import Record
+from actionengine.storage.rows import Record
 from actionengine.workflows.models import RunStatus, StepStatus
 from actionengine.workflows.runs.store import run_subject
 

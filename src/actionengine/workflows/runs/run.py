@@ -8,7 +8,8 @@ from pydantic_core import to_json
 
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.storage.port import Record, UnitOfWork
+from actionengine.storage.port import UnitOfWork
+from actionengine.storage.rows import Record
 from actionengine.workflows.definitions.definition import Definition
 from actionengine.workflows.definitions.steps import END, FAIL, PAUSE, RESERVED, ApprovalStep, Step
 from actionengine.workflows.models import PausedFor, StepStatus

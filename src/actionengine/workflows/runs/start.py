@@ -11,8 +11,8 @@ from actionengine.pipeline.internal_context import InternalContext
 from actionengine.schemas.field_errors import summarize
 from actionengine.schemas.schema import Schema
 from actionengine.schemas.validation import field_problems, model_of
-from actionengine.storage.port import Record
 from actionengine.storage.records import new_id
+from actionengine.storage.rows import Record
 from actionengine.workflows.definitions.definition import Definition
 from actionengine.workflows.runs.events import emit_run_started
 from actionengine.workflows.runs.store import open_store, parsed, timestamp

@@ -16,7 +16,9 @@ from actionengine.conditions.templates import render
 from actionengine.context import identity_of
 from actionengine.errors import ActionError, ErrorCode, conflict, not_found
 from actionengine.pipeline.internal_context import InternalContext
-from actionengine.storage.port import AsyncRecords, Record, SerializationFailure
+from actionengine.storage.errors import SerializationFailure
+from actionengine.storage.records import AsyncRecords
+from actionengine.storage.rows import Record
 from actionengine.text.names import nfc
 from actionengine.workflows.definitions.steps import (
     ActionStep,

@@ -24,8 +24,9 @@ from actionengine.authorization.cache import BoundedCache
 from actionengine.errors import ActionError, ErrorCode, conflict, not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.clock import sortable
-from actionengine.storage.port import AsyncRecords, Record, UnitOfWork
-from actionengine.storage.records import MAX_ID_LENGTH
+from actionengine.storage.port import UnitOfWork
+from actionengine.storage.records import MAX_ID_LENGTH, AsyncRecords
+from actionengine.storage.rows import Record
 from actionengine.workflows.definitions.definition import Definition, parse_definition
 
 WORKFLOWS = "ae_workflows"

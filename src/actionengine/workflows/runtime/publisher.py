@@ -21,7 +21,10 @@ from actionengine.errors import ActionError, ErrorCode
 from actionengine.events.consumers.consumer import TenantOf, Tenants
 from actionengine.events.event import Event
 from actionengine.events.publishers.port import Failures, PublishError, PublisherUnavailable, failed_action
-from actionengine.storage.port import APPROVALS, TRIGGERS, WORKFLOWS, Record, StorageUnavailable
+from actionengine.storage.errors import StorageUnavailable
+from actionengine.storage.outbox import TRIGGERS, WORKFLOWS
+from actionengine.storage.records import APPROVALS
+from actionengine.storage.rows import Record
 from actionengine.text.names import nfc
 from actionengine.workflows.definitions.triggers import EventTrigger
 from actionengine.workflows.runs.events import ENDED, REFUSALS, RESUMED, STARTED, TRIGGER_CHANGED

@@ -12,7 +12,9 @@ from uuid_utils import uuid7
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
 from actionengine.pipeline.pending_approval import find_approval
-from actionengine.storage.port import APPROVALS, Record, Storage, UnitOfWork
+from actionengine.storage.port import Storage, UnitOfWork
+from actionengine.storage.records import APPROVALS
+from actionengine.storage.rows import Record
 
 _PAGE = 1000
 

@@ -26,7 +26,7 @@ from actionengine.durable.host import Interrupted
 from actionengine.engine import Engine
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.events.event import Event
-from actionengine.storage.port import StorageError
+from actionengine.storage.errors import StorageError
 from actionengine.workflows.models import RunCursor
 from actionengine.workflows.runs.run import storable_error
 from actionengine.workflows.runtime.pauses import MAX_HELD_WAIT, MAX_WAIT, MIN_WAIT, Later, after

@@ -11,7 +11,8 @@ from uuid_utils import uuid7
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.context import Tenant
 from actionengine.durable.client import DurableClient
-from actionengine.storage.port import Record, Storage
+from actionengine.storage.port import Storage
+from actionengine.storage.rows import Record
 from actionengine.workflows.runs.store import RUNS, TRIGGERS
 from actionengine.workflows.runtime.queries import find_all, seconds_left
 

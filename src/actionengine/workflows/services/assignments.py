@@ -15,7 +15,7 @@ from actionengine.errors import ActionError, ErrorCode, conflict, not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
 from actionengine.schemas.field_errors import field_errors, summarize
-from actionengine.storage.port import Record
+from actionengine.storage.rows import Record
 from actionengine.workflows.models import (
     AssignmentReference,
     AssignmentView,

@@ -15,7 +15,8 @@ from actionengine.errors import ActionError
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
 from actionengine.storage.clock import sortable
-from actionengine.storage.port import Record, SerializationFailure
+from actionengine.storage.errors import SerializationFailure
+from actionengine.storage.rows import Record
 from actionengine.workflows.models import Purged, PurgeRuns
 from actionengine.workflows.runs.events import PURGED, RunsPurged
 from actionengine.workflows.runs.store import Store, open_store, run_subject

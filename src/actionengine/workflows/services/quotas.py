@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.storage.port import SerializationFailure
+from actionengine.storage.errors import SerializationFailure
 from actionengine.workflows.runs.store import Store
 
 MAX_TRIGGERS = 1000

@@ -8,7 +8,8 @@ from actionengine.errors import ActionError, ErrorCode, conflict
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.pending_approval import find_approval
 from actionengine.pipeline.plan import sync_and_async
-from actionengine.storage.port import APPROVALS, Record
+from actionengine.storage.records import APPROVALS
+from actionengine.storage.rows import Record
 from actionengine.workflows.models import CancelRun, ListRuns, Run, RunReference, RunSummary, StartRun, StepRecord
 from actionengine.workflows.runs.events import emit_run_ended, emit_run_started
 from actionengine.workflows.runs.start import start_run

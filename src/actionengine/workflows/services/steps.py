@@ -24,7 +24,8 @@ from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.pending_approval import PendingApproval, error_for, find_approval
 from actionengine.pipeline.plan import sync_and_async
 from actionengine.schemas.models import Input
-from actionengine.storage.port import APPROVALS, LogQuery, Record
+from actionengine.storage.records import APPROVALS
+from actionengine.storage.rows import LogQuery, Record
 from actionengine.workflows.definitions.definition import Definition
 from actionengine.workflows.definitions.triggers import EventTrigger
 from actionengine.workflows.models import RunCursor

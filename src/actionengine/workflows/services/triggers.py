@@ -15,8 +15,8 @@ from actionengine.errors import ActionError, ErrorCode, not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
 from actionengine.schemas.field_errors import field_errors, summarize
-from actionengine.storage.port import Record
 from actionengine.storage.records import new_id
+from actionengine.storage.rows import Record
 from actionengine.workflows.definitions.triggers import STORED, EventTrigger, ScheduleTrigger, Trigger
 from actionengine.workflows.models import CreateTrigger, ListTriggers, TriggerReference, TriggerView
 from actionengine.workflows.permissions import ACTIVATORS, WorkflowPermissions

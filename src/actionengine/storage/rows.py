@@ -1,0 +1,254 @@
+"""The values that go through the storage ports: documents, rows of the action log, events, claims and queries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, NamedTuple, Protocol
+from uuid import UUID
+
+from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_NAME_LENGTH
+
+Outcome = Literal["succeeded", "replayed", "invalid", "denied", "approval_required", "failed"]
+
+MAX_SUBJECT_LENGTH = MAX_NAME_LENGTH
+"""Characters of a subject that the action log keeps, and looks for: an index has no room for more."""
+
+MAX_FLUSHED_SUBJECTS = 100
+"""Rows of a host's own tables that one execution names as subjects by itself."""
+
+UNNAMED_ROWS = "*"
+"""The key in a subject that stands for rows which are not named one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A document of a collection. `version` starts at 1 and grows with each update; times are UTC."""
+
+    id: str
+    version: int
+    data: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+
+class LogRow(NamedTuple):
+    """One execution in the action log. JSON columns are bytes, masked; `latency` is in seconds, times are UTC."""
+
+    id: str
+    parent_id: str | None
+    tenant_id: UUID
+    actor_type: str | None
+    actor_id: str | None
+    approved_by: str | None
+    approval_id: str | None
+    source: str
+    reason: str | None
+    action: str
+    subjects: tuple[str, ...]
+    input: bytes | None
+    output: bytes | None
+    outcome: Outcome
+    error: bytes | None
+    decision: str | None
+    started_at: datetime
+    latency: float
+    idempotency_key: str | None
+    request_id: str | None
+    model: str | None
+    prompt_version: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost_usd: float | None
+
+    def reduced(self) -> LogRow:
+        """Return the form of a failure's row that no storage can refuse: who asked, for which action, and the code of
+        the error. Everything else is left out, and the row says so."""
+        return LogRow(
+            self.id,
+            self.parent_id,
+            self.tenant_id,
+            self.actor_type,
+            self.actor_id and _ascii(self.actor_id, MAX_ACTOR_ID_LENGTH),
+            None,
+            None,
+            _ascii(self.source, MAX_NAME_LENGTH),
+            None,
+            self.action,
+            (),
+            None,
+            None,
+            self.outcome,
+            b'{"code":"%b","message":"%b","details":{"reduced":true}}' % (_error_code(self.error), _REDUCED),
+            None,
+            self.started_at,
+            self.latency,
+            *(None,) * 7,
+        )
+
+
+_REDUCED = b"the storage refused the whole row of this failure: the rest is left out"
+_CODE = re.compile(rb'"code":"([a-z_]+)"')
+
+
+def _error_code(error: bytes | None) -> bytes:
+    found = _CODE.search(error) if error is not None else None
+    return found[1] if found is not None else b"internal"
+
+
+def _ascii(text: str, max_length: int) -> str:
+    return text.replace("\0", "\\0").encode("ascii", "backslashreplace").decode()[:max_length]
+
+
+class EventRow(NamedTuple):
+    """An event on its way to the event log and the outbox. `payload` is JSON, masked."""
+
+    id: str
+    tenant_id: UUID
+    type: str
+    subject: str | None
+    payload: bytes
+    action: str
+    action_id: str
+    actor_type: str | None
+    actor_id: str | None
+    occurred_at: datetime
+    version: int = 1
+
+
+class StoredEvent(NamedTuple):
+    """An event as the event log has it; `position` grows in commit order."""
+
+    position: int
+    event: EventRow
+
+
+class Claim(NamedTuple):
+    """An idempotency claim: `key` in the scope of the tenant and `action` (`service.action`).
+
+    `replaces` names a pending approval whose hold on the key this claim may take over.
+    """
+
+    action: str
+    key: str
+    fingerprint: str
+    replaces: str | None = None
+
+
+class ClaimAnswer(NamedTuple):
+    """What became of a claim.
+
+    `claimed`: ours until the unit of work ends. `replay`: committed with this fingerprint, and `result` is its JSON, or
+    `approval_id` names the approval that it waits for; `asked` is what was recorded with it. `mismatch`: committed with
+    another payload. `in_progress`: still held when the wait was over.
+    """
+
+    status: Literal["claimed", "replay", "mismatch", "in_progress"]
+    result: bytes | None = None
+    approval_id: str | None = None
+    asked: bytes | None = None
+
+
+CLAIMED = ClaimAnswer("claimed")
+
+
+class IdempotentResult(NamedTuple):
+    """The answer of a claimed key from now on, until `expires_at`: a result (JSON) or a pending approval.
+
+    `asked` is what the execution asked of the authorizer, as JSON: a replay asks it again.
+    """
+
+    claim: Claim
+    result: bytes | None
+    approval_id: str | None
+    expires_at: datetime
+    asked: bytes | None = None
+
+
+class Route(NamedTuple):
+    """A queue that events go into besides the host's: those of these types, or all."""
+
+    queue: str
+    types: frozenset[str] | None = None
+
+    def takes(self, event: EventRow) -> bool:
+        """Return whether an event goes into the queue."""
+        return self.types is None or event.type in self.types
+
+
+class Recording(NamedTuple):
+    """Everything that one execution writes about itself, in one statement where the backend can.
+
+    The events go into the queue `events` of the outbox, and into those of the `routes`, which are the same for all
+    recordings of one unit of work.
+    """
+
+    log: Sequence[LogRow]
+    events: Sequence[EventRow] = ()
+    results: Sequence[IdempotentResult] = ()
+    routes: Sequence[Route] = ()
+
+
+class LoggedExecution(Protocol):
+    """The part of a row of the action log that a `LogQuery` compares."""
+
+    @property
+    def actor_type(self) -> str | None:
+        """Return the actor's type."""
+
+    @property
+    def actor_id(self) -> str | None:
+        """Return the actor's id."""
+
+    @property
+    def action(self) -> str | None:
+        """Return the full name of the action."""
+
+    @property
+    def outcome(self) -> str | None:
+        """Return the outcome."""
+
+    @property
+    def started_at(self) -> datetime | None:
+        """Return the start, in UTC; None for a row that is gone."""
+
+
+class LogQuery(NamedTuple):
+    """A question to the action log; newest first, `before` is the id to page on from."""
+
+    subject: str | None = None
+    actor_type: str | None = None
+    actor_id: str | None = None
+    action: str | None = None
+    outcome: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    before: str | None = None
+    limit: int = 50
+
+    def matches(self, row: LoggedExecution) -> bool:
+        """Return whether a row is what the query asks for, its subject and `before` aside."""
+        return (
+            row.started_at is not None
+            and (self.actor_type is None or row.actor_type == self.actor_type)
+            and (self.actor_id is None or row.actor_id == self.actor_id)
+            and (self.action is None or row.action == self.action)
+            and (self.outcome is None or row.outcome == self.outcome)
+            and (self.since is None or row.started_at >= self.since)
+            and (self.until is None or row.started_at < self.until)
+        )
+
+
+MAX_BACKLOG = 10_000
+"""What the numbers of a `Backlog` count to."""
+
+
+class Backlog(NamedTuple):
+    """What waits for people, and for its time, over all tenants: `approvals` that can still be decided, and since when
+    the `oldest_approval` of them waits; `schedules` that are in use. The numbers count to 10 000."""
+
+    approvals: int
+    oldest_approval: datetime | None
+    schedules: int
