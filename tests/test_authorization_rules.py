@@ -34,7 +34,7 @@ from actionengine.authorization.rbac import CACHE_BYTES
 from actionengine.authorization.rules import Rights, decide, decide_without_roles, needs_roles
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.errors import StorageUnavailable
-from actionengine.storage.memory.storage import MemoryRecords
+from actionengine.storage.memory.records import MemoryRecords
 from actionengine.storage.records import ROLE_ASSIGNMENTS, ROLES
 from actionengine.text.names import check_pattern, check_permission, pattern_covers
 from tests.conftest import Execute, log_of

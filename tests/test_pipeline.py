@@ -34,7 +34,8 @@ from actionengine import (
     Tenant,
     create_action,
 )
-from actionengine.storage.memory.storage import MemoryUnitOfWork
+from actionengine.concurrency.run_sync import run_sync
+from actionengine.storage.memory.unit_of_work import MemoryUnitOfWork
 from tests.conftest import Execute, log_of
 
 EngineOf = Callable[..., Engine]
@@ -45,7 +46,7 @@ def action(name: str, handler: Callable[..., Any], **options: Any) -> Action:
 
 
 def documents(storage: InMemoryStorage, tenant: Tenant, collection: str = "things") -> int:
-    return len(MemoryUnitOfWork(storage._tenant_data(tenant.id), "sync", True).scan(collection))
+    return len(run_sync(storage.unit_of_work(tenant, "count", "sync").records(collection).list()))
 
 
 def insert(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:

@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 from sqlalchemy import make_url
 
 from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage, Tenant
-from actionengine.storage.memory.storage import Document
+from actionengine.storage.memory.versions import Document
 from actionengine.testing import AsyncBackend, Backend, SyncBackend
 from actionengine.testing.worlds import a_tenant
 from tests.changes.desk import Dump, Harness, ReadTables, rows_of

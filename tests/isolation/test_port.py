@@ -26,7 +26,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.storage.memory.storage import MemoryUnitOfWork
+from actionengine.storage.memory.unit_of_work import MemoryUnitOfWork
 from actionengine.storage.port import Storage, UnitOfWork
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
 from actionengine.storage.records import AsyncRecords

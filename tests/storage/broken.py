@@ -11,9 +11,12 @@ from uuid import UUID, uuid5
 
 from actionengine import InMemoryStorage, Tenant
 from actionengine.concurrency.run_sync import Mode
+from actionengine.storage.memory.claims import ClaimHolder
 from actionengine.storage.memory.outbox import MemoryOutbox, PartitionKey
+from actionengine.storage.memory.records import MemoryRecords
 from actionengine.storage.memory.rows import MemoryRows
-from actionengine.storage.memory.storage import ClaimHolder, Document, Item, Key, MemoryRecords, MemoryUnitOfWork
+from actionengine.storage.memory.unit_of_work import MemoryUnitOfWork
+from actionengine.storage.memory.versions import Document, Item, Key
 from actionengine.storage.outbox import EVENTS, DeadLetter, FailedDelivery, PendingEvent
 from actionengine.storage.pages import Page
 from actionengine.storage.rows import (
@@ -105,7 +108,7 @@ class VersionsAreIgnored(Broken, by=RecordsConformance.test_a_stale_version_is_a
     class Unit(BrokenUnit):
         class Records(MemoryRecords):
             def _lock_version(self, key: Key, expected_version: int) -> Any:
-                current = self._unit_of_work.lock(key)
+                current = self._transaction.lock(key)
                 return super()._lock_version(key, current.version if current else expected_version)
 
 
@@ -465,7 +468,7 @@ class ReplaysAreUncommitted(Broken, by=IdempotencyConformance.test_a_result_is_r
     class Unit(BrokenUnit):
         async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
             entry = self._data.claims.get((claim.action, claim.key))
-            if isinstance(entry, ClaimHolder):
+            if isinstance(entry, ClaimHolder) and isinstance(entry.owner, MemoryUnitOfWork):
                 for recording in entry.owner._recordings:
                     for result in recording.results:
                         if result.claim.key == claim.key:
@@ -606,7 +609,7 @@ class RowsAreNotLocked(Broken, by=TablesConformance.test_a_lock_waits_and_sees_w
         class Rows(MemoryRows):
             async def find(self, *arguments: Any, lock: bool = False, **options: Any) -> list[Row]:
                 if lock:
-                    self._unit_of_work.check_writable(self._table.name)
+                    self._transaction.check_writable(self._table.name)
                 return await super().find(*arguments, **options)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from actionengine import InMemoryStorage, Tenant
-from actionengine.storage.memory.storage import ClaimHolder, MemoryUnitOfWork, TenantData
+from actionengine.storage.memory.claims import ClaimHolder
+from actionengine.storage.memory.transaction import TenantData
+from actionengine.storage.memory.unit_of_work import MemoryUnitOfWork
 
 
 def data_of(storage: InMemoryStorage, tenant: Tenant) -> TenantData:

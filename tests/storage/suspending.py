@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from actionengine import InMemoryStorage, Tenant
 from actionengine.concurrency.run_sync import Mode
-from actionengine.storage.memory.storage import MemoryUnitOfWork, TenantData
+from actionengine.storage.memory.transaction import TenantData
+from actionengine.storage.memory.unit_of_work import MemoryUnitOfWork
 from actionengine.storage.rows import Claim, ClaimAnswer, Recording
 
 T = TypeVar("T")

@@ -29,7 +29,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.storage.memory import storage as memory
+from actionengine.storage.memory import records as memory
 from actionengine.storage.rows import Claim, IdempotentResult, Recording
 from actionengine.storage.sql import documents
 from actionengine.storage.tables import CHANGES

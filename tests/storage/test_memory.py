@@ -14,7 +14,8 @@ from actionengine import (
     Tenant,
 )
 from actionengine.concurrency.run_sync import run_sync
-from actionengine.storage.memory.storage import MemoryUnitOfWork, TenantData
+from actionengine.storage.memory.transaction import TenantData
+from actionengine.storage.memory.unit_of_work import MemoryUnitOfWork
 from actionengine.storage.rows import Recording
 from actionengine.testing import AsyncBackend, Backend, StorageConformance
 from actionengine.testing.base import raises_action_error

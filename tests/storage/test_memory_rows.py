@@ -9,8 +9,7 @@ from pydantic_core import from_json
 
 from actionengine import ErrorCode, InMemoryStorage, Tenant
 from actionengine.concurrency.run_sync import run_sync
-from actionengine.storage.memory import rows
-from actionengine.storage.memory import storage as memory
+from actionengine.storage.memory import rows, transaction
 from actionengine.storage.tables import CHANGES, PROJECTS, RECORD_TYPES
 from actionengine.testing.base import raises_action_error
 from actionengine.testing.tables import change, project, record_type
@@ -52,7 +51,7 @@ def test_the_first_writer_wins(storage: InMemoryStorage, tenant: Tenant) -> None
 def test_nobody_waits_for_a_lock_for_ever(
     storage: InMemoryStorage, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "_LOCK_TIMEOUT", 0.05)
+    monkeypatch.setattr(transaction, "_LOCK_TIMEOUT", 0.05)
     first, second = unit_of(storage, tenant), unit_of(storage, tenant)
     run_sync(first.rows(CHANGES).insert([change("c1")]))
     run_sync(first.commit())

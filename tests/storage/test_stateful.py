@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from actionengine import ActionError, ErrorCode, InMemoryStorage, Record, Tenant
 from actionengine.concurrency.run_sync import run_sync
-from actionengine.storage.memory.storage import ClaimHolder, MemoryUnitOfWork
+from actionengine.storage.memory.claims import ClaimHolder
+from actionengine.storage.memory.unit_of_work import MemoryUnitOfWork
 from actionengine.storage.rows import Claim, Recording
 from actionengine.testing.rows import event_row, log_row, result
 

@@ -10,7 +10,7 @@ import pytest
 
 from actionengine import ActionError, InMemoryStorage, Tenant
 from actionengine.concurrency.run_sync import run_sync
-from actionengine.storage.memory.storage import MemoryUnitOfWork
+from actionengine.storage.memory.unit_of_work import MemoryUnitOfWork
 from actionengine.storage.rows import Claim, Recording
 from actionengine.testing.base import is_conflict
 from actionengine.testing.rows import event_row, result

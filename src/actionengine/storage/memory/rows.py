@@ -1,83 +1,36 @@
-"""Rows of the library's own tables, in memory: versions of the same kind as documents, under the table's name.
+"""Rows of the library's own tables, as one transaction of `InMemoryStorage` sees them.
 
-Beside the rows of a table there is a collection for each of its unique constraints, from what is taken to the key of
-the row that has it: so it is committed, rolled back, and fought over as documents are.
+They have versions of the same kind as documents, under the table's name. Each unique constraint of a table is a further
+collection, from the unique values to the key of their row: it is committed, rolled back and locked as documents are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from pydantic_core import from_json, to_json
 
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.storage.memory.index import Entry
+from actionengine.storage.memory.row_index import Stored, bounds, joined, lookup_for
+from actionengine.storage.memory.transaction import MemoryTransaction
+from actionengine.storage.memory.versions import Key
 from actionengine.storage.pages import page_of
 from actionengine.storage.records import encode_document, rows_gone
-from actionengine.storage.tables import CHANGE_CONTROL_TABLES, Row, Table
-
-if TYPE_CHECKING:
-    from actionengine.storage.memory.storage import Key, MemoryUnitOfWork
-
-Stored = Mapping[str, Any]
-"""A row as it is kept: its JSON encoded, so that no two readers share an object. Nobody changes it."""
+from actionengine.storage.tables import Row, Table
 
 Condition = Callable[[Any], bool]
-
-
-class _Lookup(NamedTuple):
-    """Rows that are found by texts that these columns have, in this order."""
-
-    equal: tuple[str, ...]
-    order: tuple[str, ...]
-
-    def sorted_by(self, table: Table) -> tuple[str, ...]:
-        """Return the columns whose values an entry is made of: the order, and the key of the row."""
-        return self.order if self.order == table.key else (*self.order, *table.key)
-
-
-_BY_ID, _BY_KEY = ("id",), ("key",)
-_LOOKUPS: Mapping[str, tuple[_Lookup, ...]] = {
-    "ae_projects": (_Lookup(("name",), _BY_ID),),
-    "ae_record_types": (
-        _Lookup(("project_id",), _BY_KEY),
-        _Lookup(("project_id", "status"), _BY_KEY),
-        _Lookup(("project_id", "base_type"), _BY_KEY),
-        _Lookup(_BY_KEY, _BY_ID),
-        _Lookup(("name",), _BY_ID),
-    ),
-    "ae_changes": (
-        _Lookup(("project_id",), _BY_ID),
-        _Lookup(("status",), _BY_ID),
-        _Lookup(("project_id", "status"), _BY_ID),
-    ),
-    "ae_change_targets": (_Lookup(("change_id",), _BY_ID),),
-    "ae_patch_ops": (
-        _Lookup(("change_id",), _BY_ID),
-        _Lookup(("project_id", "record_type_key"), _BY_ID),
-        _Lookup(("project_id", "record_type_key"), ("applied_version", "position")),
-    ),
-    "ae_snapshots": (
-        _Lookup(("change_id",), ("change_id", "record_type_key")),
-        _Lookup(("project_id", "record_type_key"), ("change_id", "record_type_key")),
-        _Lookup(("project_id", "record_type_key"), ("version",)),
-    ),
-}
-"""What change control asks of its tables. What else a question says is compared with what was found."""
-
-TABLES: Mapping[str, Table] = {table.name: table for table in CHANGE_CONTROL_TABLES}
 
 
 class MemoryRows:
     """The rows of one table as one transaction sees them."""
 
-    __slots__ = ("_table", "_unit_of_work")
+    __slots__ = ("_table", "_transaction")
 
-    def __init__(self, unit_of_work: MemoryUnitOfWork, table: Table) -> None:
-        self._unit_of_work = unit_of_work
+    def __init__(self, transaction: MemoryTransaction, table: Table) -> None:
+        self._transaction = transaction
         self._table = table
 
     async def find(
@@ -100,7 +53,7 @@ class MemoryRows:
             return {self._key(row): row for row in rows[:limit]}
 
         if lock:
-            rows = await self._unit_of_work.lock_together(self._table.name, found)
+            rows = await self._transaction.lock_together(self._table.name, found)
         else:
             rows = list(found().values())
         read = columns or self._table.columns
@@ -116,18 +69,18 @@ class MemoryRows:
         with self._all_or_nothing():
             for row in [self._stored(row, self._table.columns) for row in rows]:
                 key = self._key(row)
-                if self._unit_of_work.lock(key) is not None:
+                if self._transaction.lock(key) is not None:
                     raise self._taken(self._table.key, row)
                 for columns in self._unique(row):
                     self._take(columns, row)
-                self._unit_of_work.write(key, row)
+                self._transaction.write(key, row)
 
     async def update(self, rows: Sequence[Row]) -> None:
         """Change rows, found by their key."""
         with self._all_or_nothing():
             for changed in [self._stored(row, row) for row in rows]:
                 key = self._key(changed)
-                before = self._unit_of_work.lock(key)
+                before = self._transaction.lock(key)
                 if before is None:
                     raise rows_gone(self._table.name)
                 after = {**before, **changed}
@@ -135,7 +88,7 @@ class MemoryRows:
                     self._release(columns, before)
                 for columns in self._unique(after, but=before):
                     self._take(columns, after)
-                self._unit_of_work.write(key, after)
+                self._transaction.write(key, after)
 
     async def delete(self, where: Mapping[str, Any]) -> int:
         """Remove rows; how many there were."""
@@ -143,22 +96,22 @@ class MemoryRows:
             rows = self._matching(where)
             for row in rows:
                 key = self._key(row)
-                self._unit_of_work.lock(key)
+                self._transaction.lock(key)
                 for columns in self._unique(row):
                     self._release(columns, row)
-                self._unit_of_work.write(key, None)
+                self._transaction.write(key, None)
         return len(rows)
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         """What is written in it is undone where something is raised, as what one statement has written."""
-        self._unit_of_work.check_writable(self._table.name)
-        with self._unit_of_work.alone:
-            mark = self._unit_of_work.mark
+        self._transaction.check_writable(self._table.name)
+        with self._transaction.alone:
+            mark = self._transaction.mark
             try:
                 yield
             except Exception:
-                self._unit_of_work.undo_to(mark)
+                self._transaction.undo_to(mark)
                 raise
 
     def _matching(
@@ -176,14 +129,14 @@ class MemoryRows:
 
         where = where or {}
         if all(isinstance(where.get(name), str) for name in self._table.key):
-            row = self._unit_of_work.read(self._key(where))
+            row = self._transaction.read(self._key(where))
             return [row] if row is not None and is_wanted(row) else []
-        lookup = _lookup_for(self._table, where, order)
-        key = _key_of(lookup, where)
+        lookup = lookup_for(self._table, where, order)
+        key = lookup.key_of(where)
         if lookup.order != order:
-            return self._unit_of_work.rows_at(self._table, key, None, None, None, is_wanted)
-        after, before = _bounds(where.get(order[0]), (above or {}).get(order[0]))
-        return self._unit_of_work.rows_at(self._table, key, after, before, limit, is_wanted)
+            return self._transaction.rows_at(self._table, key, None, None, None, is_wanted)
+        after, before = bounds(where.get(order[0]), (above or {}).get(order[0]))
+        return self._transaction.rows_at(self._table, key, after, before, limit, is_wanted)
 
     def _unique(self, row: Stored, but: Stored | None = None) -> list[tuple[str, ...]]:
         """Return the columns whose values no other row has together with these; with `but`, those that differ from
@@ -199,20 +152,20 @@ class MemoryRows:
 
     def _take(self, columns: tuple[str, ...], row: Stored) -> None:
         key = self._unique_key(columns, row)
-        if self._unit_of_work.lock(key) is not None:
+        if self._transaction.lock(key) is not None:
             raise self._taken(columns, row)
-        self._unit_of_work.write(key, self._key(row)[1])
+        self._transaction.write(key, self._key(row)[1])
 
     def _release(self, columns: tuple[str, ...], row: Stored) -> None:
         key = self._unique_key(columns, row)
-        self._unit_of_work.lock(key)
-        self._unit_of_work.write(key, None)
+        self._transaction.lock(key)
+        self._transaction.write(key, None)
 
     def _key(self, row: Stored) -> Key:
-        return (self._table.name, _joined(self._table.key, row))
+        return (self._table.name, joined(self._table.key, row))
 
     def _unique_key(self, columns: tuple[str, ...], row: Stored) -> Key:
-        return (f"{self._table.name} by {', '.join(columns)}", _joined(columns, row))
+        return (f"{self._table.name} by {', '.join(columns)}", joined(columns, row))
 
     def _taken(self, columns: Sequence[str], row: Stored) -> ActionError:
         taken = {name: row[name] for name in columns}
@@ -240,39 +193,6 @@ class MemoryRows:
         }
 
 
-def entries_of(table: str, row: Any) -> Set[Entry]:
-    """Return under which keys a row is found, and what it is sorted by there; nothing for what is no row."""
-    declared = TABLES.get(table)
-    if declared is None or row is None:
-        return frozenset()
-    lookups = (_all_of(declared), *_LOOKUPS[table])
-    return {
-        (_key_of(lookup, row), _joined(lookup.sorted_by(declared), row))
-        for lookup in lookups
-        if all(isinstance(row[name], str) for name in lookup.equal)
-    }
-
-
-def id_of(table: Table, entry: str) -> str:
-    """Return the id of the row that has this entry."""
-    return "\0".join(entry.split("\0")[-len(table.key) :])
-
-
-def _all_of(table: Table) -> _Lookup:
-    return _Lookup((), table.key)
-
-
-def _lookup_for(table: Table, where: Mapping[str, Any], order: tuple[str, ...]) -> _Lookup:
-    """Return the lookup that finds the fewest rows; of two, the one that has them in order."""
-    lookups = (_all_of(table), *_LOOKUPS[table.name])
-    usable = (each for each in lookups if all(isinstance(where.get(name), str) for name in each.equal))
-    return max(usable, key=lambda lookup: (len(lookup.equal), lookup.order == order))
-
-
-def _key_of(lookup: _Lookup, values: Mapping[str, Any]) -> str | None:
-    return "\0".join((*lookup.equal, *(values[name] for name in lookup.equal))) if lookup.equal else None
-
-
 def _conditions(where: Mapping[str, Any] | None, above: Mapping[str, Any] | None) -> Iterator[tuple[str, Condition]]:
     for name, value in (where or {}).items():
         yield name, _any_of(value) if isinstance(value, tuple) else _equal(value)
@@ -291,21 +211,3 @@ def _equal(wanted: Any) -> Condition:
 
 def _greater(bound: Any) -> Condition:
     return lambda value: value is not None and value > bound
-
-
-def _bounds(equal: Any, above: Any) -> tuple[str | None, str | None]:
-    """Return after which entry, and before which one, rows lie whose first sorted column is as is said."""
-    numbers = [each for each in (equal if isinstance(equal, tuple) else (equal,)) if isinstance(each, int)]
-    if numbers:
-        return _sortable(min(numbers)), _sortable(max(numbers) + 1)
-    return (_sortable(above + 1) if isinstance(above, int) else above), None
-
-
-def _joined(columns: Sequence[str], row: Stored) -> str:
-    # No text has this character in it.
-    return "\0".join(_sortable(row[name]) for name in columns)
-
-
-def _sortable(value: Any) -> str:
-    """Return a text that sorts as the value does: numbers by their size, and nothing after them."""
-    return f"{value:020}" if isinstance(value, int) else "~" if value is None else str(value)

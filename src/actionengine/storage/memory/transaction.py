@@ -1,0 +1,336 @@
+"""The transactions of `InMemoryStorage`, and the data of a tenant that they read and write.
+
+A transaction reads a snapshot (the versions that were committed when it first read) and buffers its writes. A write
+locks its document until the end, and is refused at once, as `conflict`, where another transaction holds the lock or has
+committed since. So the first writer wins, nobody waits for a document, and no deadlock is possible. Only rows that are
+locked before they are read are waited for, for a bounded time.
+
+Multi-version reads after Bernstein, Hadzilacos, Goodman, "Concurrency Control and Recovery in Database Systems", ch. 5.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from heapq import merge
+from itertools import islice
+from time import monotonic
+from typing import TypeVar
+
+from actionengine.concurrency.one_shot_event import OneShotEvent
+from actionengine.concurrency.run_sync import Mode
+from actionengine.errors import ActionError, ErrorCode
+from actionengine.storage.errors import SerializationFailure, StorageError
+from actionengine.storage.memory.claims import ClaimHolder, Expiries
+from actionengine.storage.memory.index import Index, Place
+from actionengine.storage.memory.outbox import Queues
+from actionengine.storage.memory.row_index import TABLES, Stored, entries_of, id_of
+from actionengine.storage.memory.versions import Document, Item, Key, Version, visible
+from actionengine.storage.records import ROLE_COLLECTIONS
+from actionengine.storage.rows import EventRow, IdempotentResult, LogRow
+from actionengine.storage.scopes import Scopes
+from actionengine.storage.tables import Table
+from actionengine.storage.tenants import tenant_deleted
+
+T = TypeVar("T")
+
+_LOCK_TIMEOUT = 10.0
+"""Seconds that a transaction waits for the locks of others on rows."""
+
+
+@dataclass(slots=True, eq=False)
+class TenantData:
+    """All that one tenant has. A unit of work holds its own tenant's, and so can reach no other's."""
+
+    queues: Queues
+    further_queues: Mapping[str, Queues]
+    expiries: Expiries[TenantData]
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    is_deleted: bool = False
+    sequence: int = 0
+    access_version: int = 0
+    collections: dict[str, dict[str, Version]] = field(default_factory=dict)
+    index: Index = field(default_factory=Index)
+    tombstones: list[Key] = field(default_factory=list)
+    locks: dict[Key, MemoryTransaction] = field(default_factory=dict)
+    snapshots: dict[MemoryTransaction, int] = field(default_factory=dict)
+    claims: dict[Key, ClaimHolder | IdempotentResult] = field(default_factory=dict)
+    log: list[LogRow] = field(default_factory=list)
+    """Ordered by id."""
+    events: list[EventRow] = field(default_factory=list)
+    """The position of an event is its index here, counted from 1."""
+    positions: dict[str, list[int]] = field(default_factory=dict)
+    """The positions of the events of each type."""
+
+
+class MemoryTransaction:
+    """The reads and writes of one transaction of one tenant. The unit of work ends it."""
+
+    __slots__ = (
+        "_data",
+        "_ended",
+        "_is_driven",
+        "_journal",
+        "_locked",
+        "_mode",
+        "_read_at",
+        "_read_only",
+        "_scopes",
+        "_waiters",
+        "_waits_for",
+        "_writes",
+    )
+
+    def __init__(self, data: TenantData, mode: Mode, read_only: bool) -> None:
+        self._data = data
+        self._mode = mode
+        self._read_only = read_only
+        self._ended = False
+        self._is_driven = False
+        self._waits_for: MemoryTransaction | None = None
+        self._read_at: int | None = None
+        self._locked: list[Key] = []
+        self._waiters: list[Callable[[], object]] = []
+        self._writes: dict[Key, Item | None] = {}
+        self._journal: list[tuple[Key, bool, Item | None]] = []
+        self._scopes = Scopes()
+
+    @property
+    def alone(self) -> AbstractContextManager[object]:
+        """A lock that keeps the handler's other threads out while a step is done in one piece. Nothing waits inside."""
+        return self._data.lock
+
+    def read(self, key: Key) -> Item | None:
+        """A document as of the snapshot, with this transaction's own writes on top."""
+        with self._data.lock:
+            self._check_usable()
+            snapshot = self._snapshot()
+            if key in self._writes:
+                return self._writes[key]
+            return visible(self._data.collections.get(key[0], {}).get(key[1]), snapshot)
+
+    def listed(
+        self, collection: str, key: str | None, size: int, after: str | None, descending: bool
+    ) -> list[tuple[str, Document]]:
+        """Return up to `size` documents of a collection, all or those under a key, by id, as `read` would see each."""
+        data, writes = self._data, self._writes
+        with data.lock:
+            self._check_usable()
+            snapshot = self._snapshot()
+            versions = data.collections.get(collection, {})
+            own = sorted(
+                id
+                for (written_in, id), document in writes.items()
+                if written_in == collection and document is not None
+                if not after or (id < after if descending else id > after)
+            )
+            listed = data.index.ids((collection, key), after, descending)
+            committed = (id for id in listed if (collection, id) not in writes)
+            ids = merge(committed, own[::-1] if descending else own, reverse=descending)
+            found = ((id, writes.get((collection, id)) or visible(versions.get(id), snapshot)) for id in ids)
+            wanted = ((id, document) for id, document in found if document and (key is None or key in document.keys))
+            return list(islice(wanted, size))
+
+    def rows_at(
+        self,
+        table: Table,
+        key: str | None,
+        after: str | None,
+        before: str | None,
+        size: int | None,
+        is_wanted: Callable[[Stored], bool],
+    ) -> list[Stored]:
+        """Return up to `size` rows of a table, all or those under a key, in the order of their entries, after one and
+        before another, as `read` would see each."""
+        data, writes, name = self._data, self._writes, table.name
+        with data.lock:
+            self._check_usable()
+            snapshot = self._snapshot()
+            versions = data.collections.get(name, {})
+            own = {
+                entry: row
+                for (written_in, _), row in writes.items()
+                if written_in == name and row is not None
+                for entry_key, entry in entries_of(name, row)
+                if entry_key == key and (after is None or entry > after)
+            }
+
+            def rows() -> Iterator[Stored]:
+                committed = data.index.ids((name, key), after, False)
+                entries = ((entry, id_of(table, entry)) for entry in committed)
+                listed = (entry for entry, id in entries if (name, id) not in writes)
+                for entry in merge(listed, sorted(own)):
+                    if before is not None and entry >= before:
+                        return
+                    row = own.get(entry)
+                    if row is None:
+                        row = visible(versions.get(id_of(table, entry)), snapshot)
+                        if row is None or (key, entry) not in entries_of(name, row):
+                            continue
+                    if is_wanted(row):
+                        yield row
+
+            return list(islice(rows(), size))
+
+    def check_writable(self, collection: str) -> None:
+        """Raises `ActionError(internal)` for a read-only unit of work."""
+        if self._read_only:
+            raise ActionError(ErrorCode.INTERNAL, f"a read-only action cannot write to {collection!r}")
+
+    def lock(self, key: Key) -> Item | None:
+        """Lock a document for writing and give its newest state. Raises `conflict` while another holds the lock."""
+        self.check_writable(key[0])
+        with self._data.lock:
+            self._check_usable()
+            if self._lock_all([key]) is not None:
+                raise ActionError(
+                    ErrorCode.CONFLICT, f"{key[0]}/{key[1]} is being changed by another execution: try again"
+                )
+            if key in self._writes:
+                return self._writes[key]
+            version = self._data.collections.get(key[0], {}).get(key[1])
+            if version is not None and self._read_at is not None and version.sequence > self._read_at:
+                raise ActionError(
+                    ErrorCode.CONFLICT, f"{key[0]}/{key[1]} has changed since this execution first read: try again"
+                )
+            return version.document if version else None
+
+    async def lock_together(self, collection: str, find: Callable[[], dict[Key, T]]) -> list[T]:
+        """Lock what `find` finds in the newest committed state, all of it at once, which becomes this transaction's
+        snapshot. Where others hold some of it, this waits for them, and finds anew.
+
+        Raises `conflict` in the end, and at once for a `def` handler in a task, where nothing can wait; and
+        `SerializationFailure` where two would wait for each other."""
+        self.check_writable(collection)
+        deadline = monotonic() + _LOCK_TIMEOUT
+        while True:
+            with self._data.lock:
+                self._check_usable()
+                self._waits_for = None
+                self._read_at = self._data.snapshots[self] = self._data.sequence
+                found = find()
+                holder = self._lock_all(found)
+                if holder is None:
+                    return list(found.values())
+                if holder.is_waiting_for(self):
+                    raise SerializationFailure(f"two executions wait for each other in {collection!r}")
+                self._waits_for = holder
+                ended = OneShotEvent(self._mode)
+                holder._waiters.append(ended.set)
+            remaining = deadline - monotonic()
+            if remaining <= 0 or self._is_driven:
+                raise ActionError(ErrorCode.CONFLICT, f"another execution holds a lock in {collection!r}: try again")
+            await ended.wait(remaining)
+
+    def is_waiting_for(self, other: MemoryTransaction) -> bool:
+        """Return whether this transaction waits for another one, directly or through others."""
+        holder = self._waits_for
+        while holder is not None and holder is not other:
+            holder = holder._waits_for
+        return holder is other
+
+    def write(self, key: Key, document: Item | None) -> None:
+        """Buffer a write (None deletes) to a document that `lock` has locked."""
+        self._journal.append((key, key in self._writes, self._writes.get(key)))
+        self._writes[key] = document
+
+    @property
+    def mark(self) -> int:
+        """The progress of the journal."""
+        return len(self._journal)
+
+    def undo_to(self, mark: int) -> None:
+        """Undo what was written since the journal was there."""
+        while len(self._journal) > mark:
+            key, was_written, before = self._journal.pop()
+            if was_written:
+                self._writes[key] = before
+            else:
+                del self._writes[key]
+
+    def _lock_all(self, keys: Collection[Key]) -> MemoryTransaction | None:
+        """Lock these; or none of them, where another unit of work holds one: that one."""
+        locks = self._data.locks
+        for key in keys:
+            if locks.get(key, self) is not self:
+                return locks[key]
+        for key in keys:
+            if key not in locks:
+                locks[key] = self
+                self._locked.append(key)
+        return None
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise StorageError("this execution is over, and its unit of work with it")
+        if self._data.is_deleted:
+            raise tenant_deleted()
+
+    def _check_usable(self) -> None:
+        self._check_open()
+        self._scopes.check()
+
+    def _snapshot(self) -> int:
+        if self._read_at is None:
+            self._read_at = self._data.snapshots[self] = self._data.sequence
+        return self._read_at
+
+    def _publish(self) -> None:
+        data = self._data
+        data.sequence += 1
+        data.snapshots.pop(self, None)
+        oldest_read = min(data.snapshots.values(), default=data.sequence)
+        touched_access = False
+        for (collection, id), document in self._writes.items():
+            versions = data.collections.setdefault(collection, {})
+            before = versions.get(id)
+            version = versions[id] = Version(data.sequence, document, before)
+            keys_before = before.keys if before is not None else None
+            row_before = before.document if before is not None else None
+            if type(document) is dict or type(row_before) is dict:
+                data.index.move_row(
+                    collection, entries_of(collection, row_before), entries_of(collection, document), data.sequence
+                )
+            elif type(document) is Document:
+                data.index.move(collection, id, keys_before, document.keys, data.sequence)
+            elif keys_before is not None:
+                data.index.move(collection, id, keys_before, None, data.sequence)
+            version.prune(oldest_read)
+            if document is None:
+                data.tombstones.append((collection, id))
+            touched_access = touched_access or collection in ROLE_COLLECTIONS
+        if data.index.left:
+            data.index.tidy(oldest_read, lambda place, id_: _exists(data, place, id_))
+        if touched_access:
+            data.access_version += 1
+        if data.tombstones and not data.snapshots:
+            for collection, id in data.tombstones:
+                dead = data.collections[collection].get(id)
+                if dead is not None and dead.document is None:
+                    del data.collections[collection][id]
+            data.tombstones.clear()
+
+    def _release(self) -> None:
+        """End the transaction: give up its snapshot and its locks."""
+        data = self._data
+        self._ended = True
+        self._scopes.leave()
+        if self._read_at is not None:
+            data.snapshots.pop(self, None)
+        for key in self._locked:
+            del data.locks[key]
+        for wake in self._waiters:
+            wake()
+
+
+def _exists(data: TenantData, place: Place, id: str) -> bool:
+    """Return whether the newest state of a document or of a row is at this place."""
+    collection, key = place
+    table = TABLES.get(collection)
+    version = data.collections[collection].get(id_of(table, id) if table is not None else id)
+    if table is not None:
+        return version is not None and (key, id) in entries_of(collection, version.document)
+    keys = version.keys if version is not None else None
+    return keys is not None and key in (None, *keys)

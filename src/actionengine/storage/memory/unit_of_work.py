@@ -1,0 +1,210 @@
+"""The units of work of `InMemoryStorage`: transactions, with idempotency keys, log rows and events."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import datetime
+from operator import attrgetter
+from time import monotonic
+from typing import Any, TypeVar
+
+from actionengine.concurrency.one_shot_event import OneShotEvent
+from actionengine.concurrency.run_sync import Mode, run_sync
+from actionengine.storage.clock import steady_now
+from actionengine.storage.errors import StorageError
+from actionengine.storage.memory.claims import ClaimHolder, can_claim, to_answer
+from actionengine.storage.memory.records import MemoryRecords
+from actionengine.storage.memory.rows import MemoryRows
+from actionengine.storage.memory.transaction import MemoryTransaction, TenantData
+from actionengine.storage.memory.versions import Key
+from actionengine.storage.pages import Page, page_of
+from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer, IdempotentResult, LogQuery, LogRow, Recording
+from actionengine.storage.scopes import Scope
+from actionengine.storage.tables import Table
+
+T = TypeVar("T")
+
+
+class MemoryUnitOfWork(MemoryTransaction):
+    """One transaction of one tenant."""
+
+    __slots__ = ("_claims", "_recordings")
+
+    def __init__(self, data: TenantData, mode: Mode, read_only: bool) -> None:
+        super().__init__(data, mode, read_only)
+        self._recordings: list[Recording] = []
+        self._claims: list[Key] = []
+
+    async def now(self) -> datetime:
+        """Return the time by the clock of this process."""
+        self._check_open()
+        return steady_now()
+
+    async def claim(self, claim: Claim, wait: float) -> ClaimAnswer:
+        """Claim a key, waiting up to `wait` seconds for another unit of work that holds it."""
+        key = (claim.action, claim.key)
+        data = self._data
+        deadline = 0.0
+        while True:
+            with data.lock:
+                self._check_open()
+                entry = data.claims.get(key)
+                if not isinstance(entry, ClaimHolder):
+                    if entry is not None and not can_claim(entry, claim):
+                        return to_answer(entry, claim)
+                    data.claims[key] = ClaimHolder(self, entry)
+                    self._claims.append(key)
+                    return CLAIMED
+                if not deadline:
+                    deadline = monotonic() + wait
+                remaining = deadline - monotonic()
+                if remaining <= 0 or entry.owner is self:
+                    return ClaimAnswer("in_progress")
+                ended = OneShotEvent(self._mode)
+                entry.waiters.append(ended.set)
+            await ended.wait(remaining)
+
+    def records(self, collection: str) -> MemoryRecords:
+        """The collection as this transaction sees it."""
+        return MemoryRecords(self, collection)
+
+    def rows(self, table: Table) -> MemoryRows:
+        """The rows of one of the library's own tables, as this transaction sees them."""
+        return MemoryRows(self, table)
+
+    async def read_log(self, query: LogQuery) -> Page[LogRow]:
+        """Rows of the action log, committed ones, newest first."""
+        data = self._data
+        with data.lock:
+            self._check_open()
+            end = len(data.log) if query.before is None else bisect_left(data.log, query.before, key=attrgetter("id"))
+            rows = (data.log[number] for number in range(end - 1, -1, -1))
+            json = ((row, (row.input, row.output, row.error)) for row in rows if _matches_query(row, query))
+            sized = ((row, sum(len(each or b"") for each in values)) for row, values in json)
+            return page_of(sized, query.limit, attrgetter("id"))
+
+    async def last_position(self) -> int:
+        """Return the position of the tenant's last event that has committed; 0 where there is none."""
+        with self._data.lock:
+            self._check_open()
+            return len(self._data.events)
+
+    @property
+    def session(self) -> Any:
+        """There is none: raises `StorageError`."""
+        raise StorageError("InMemoryStorage has no SQL session: use ctx.records, or a storage on SQLAlchemy")
+
+    @property
+    def async_session(self) -> Any:
+        """There is none: raises `StorageError`."""
+        return self.session
+
+    async def savepoint(self, read_only: bool = False) -> object:
+        """A point to roll back to. The contexts of read-only executions refuse writes, and there is no SQL."""
+        with self._data.lock:
+            self._check_open()
+            scope = self._scopes.enter(len(self._journal))
+        scope.step_in()
+        return scope
+
+    async def rollback_to(self, savepoint: object) -> None:
+        """Undo what was written since."""
+        assert isinstance(savepoint, Scope)
+        with self._data.lock:
+            self.undo_to(savepoint.mark)
+            self._scopes.leave(savepoint)
+        savepoint.step_out()
+
+    async def release(self, savepoint: object) -> None:
+        """Keep what was written since: the journal stays for the savepoints around this one."""
+        assert isinstance(savepoint, Scope)
+        with self._data.lock:
+            self._scopes.leave(savepoint)
+        savepoint.step_out()
+
+    async def flushed_subjects(self) -> Sequence[str]:
+        """There is no session: none."""
+        return ()
+
+    async def record(self, recording: Recording) -> None:
+        """Keep what is to be written with the commit."""
+        self._check_open()
+        self._recordings.append(recording)
+
+    async def commit(self) -> None:
+        """Make everything visible at once."""
+        data = self._data
+        with data.lock:
+            self._check_open()
+            if self._writes:
+                self._publish()
+            for recording in self._recordings:
+                for row in recording.log:
+                    if not data.log or data.log[-1].id < row.id:
+                        data.log.append(row)
+                    else:
+                        insort(data.log, row, key=attrgetter("id"))
+                for event in recording.events:
+                    data.events.append(event)
+                    data.positions.setdefault(event.type, []).append(len(data.events))
+                    data.queues.add(len(data.events), event)
+                    for route in recording.routes:
+                        if route.takes(event):
+                            data.further_queues[route.queue].add(len(data.events), event)
+                for result in recording.results:
+                    self._end_claim((result.claim.action, result.claim.key), result)
+            self._end()
+
+    async def rollback(self) -> None:
+        """Undo everything."""
+        if not self._ended:
+            with self._data.lock:
+                self._end()
+
+    def set_deadline(self, seconds: float) -> None:
+        """Nothing here waits longer than it was asked to."""
+
+    def abandon(self) -> bool:
+        """It can: all that a handler has of it is fenced by its context."""
+        return True
+
+    async def call(self, function: Any, *arguments: Any) -> Any:
+        """Run a `def` handler: here, wherever the caller is."""
+        return function(*arguments)
+
+    def for_worker_thread(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function as it is."""
+        return function
+
+    def translate_error(self, error: Exception) -> Exception:
+        """The error as it is."""
+        return error
+
+    def run_sync(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of this unit of work to its end."""
+        was_driven, self._is_driven = self._is_driven, self._mode == "async"
+        try:
+            return run_sync(coroutine)
+        finally:
+            self._is_driven = was_driven
+
+    def _end(self) -> None:
+        self._release()
+        for key in self._claims:
+            held = self._data.claims.get(key)
+            if isinstance(held, ClaimHolder) and held.owner is self:
+                self._end_claim(key, held.before)
+
+    def _end_claim(self, key: Key, result: IdempotentResult | None) -> None:
+        held = self._data.claims.pop(key, None)
+        if result is not None:
+            self._data.claims[key] = result
+            self._data.expiries.add(result.expires_at, self._data, key)
+        if isinstance(held, ClaimHolder):
+            for wake in held.waiters:
+                wake()
+
+
+def _matches_query(row: LogRow, query: LogQuery) -> bool:
+    return (query.subject is None or query.subject in row.subjects) and query.matches(row)
