@@ -1,4 +1,4 @@
-"""The context of a handler: one `ActionContext` for one execution, a face over `HandlerPort`."""
+"""`ActionContext`: the handler's view of its execution, over `HandlerPort`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from actionengine.storage.records import AsyncRecords, Records
 
 
 class ActionContext:
-    """The request, and what the handler may use: documents, the session, events, other actions.
+    """The request, and the tools of the handler: documents, the session, events, other actions.
 
-    It lives as long as its execution: used afterwards (or after a timeout) it raises `StorageError`. In each pair of
+    It lives as long as its execution: used after the end or a timeout, it raises `StorageError`. In each pair of
     methods the first is for `def` handlers, the `async` one for `async def` handlers.
     """
 
@@ -30,7 +30,7 @@ class ActionContext:
 
     @property
     def action_id(self) -> str:
-        """The id of this execution: that of its row in the action log."""
+        """The id of this execution, which is also the id of its row in the action log."""
         return self._port.action_id
 
     @property
@@ -47,7 +47,7 @@ class ActionContext:
 
     @property
     def source(self) -> str:
-        """The door by which the request came, such as `http`."""
+        """The entry point of the request, such as `http`."""
         return self._port.request.source
 
     @property
@@ -62,12 +62,12 @@ class ActionContext:
 
     @property
     def hook_context(self) -> HookContext:
-        """This execution as its hooks see it; in a hook, that of the execution which it hooks."""
+        """This execution as its hooks see it. In a hook, the execution that is hooked."""
         return self._port.hook_context
 
     @property
     def resources(self) -> Mapping[str, Any]:
-        """The host's own objects: the request's over the engine's."""
+        """The host's own objects: the request's before the engine's."""
         return self._port.resources
 
     def records(self, collection: str) -> Records:
@@ -93,43 +93,45 @@ class ActionContext:
         return self._port.async_session
 
     def emit(self, type: str | EventType, payload: Any = None, subject: str | None = None) -> None:
-        """Add an event to the unit of work: it is published if, and only if, the action commits.
+        """Add an event to the unit of work: the relay publishes it if, and only if, the action commits.
 
-        `payload` is anything with a JSON form; where the type was declared with `create_event_type`, it has to fit.
-        `subject` names what the event is about (`"job/17"`): events of one subject are delivered in their order. Raises
-        `ActionError(internal)` for a read-only action, a type that the action does not declare, a payload that has
-        no JSON form, does not fit or is too large, and a subject that is too long.
+        `payload` is any value with a JSON form; it must fit the type where that was declared with `create_event_type`.
+        `subject` names the thing that the event is about (`"job/17"`): events of one subject are delivered in order.
+
+        Raises `ActionError(internal)` for a read-only action, a type that the action does not declare, a payload that
+        has no JSON form, does not fit or is too large, and a subject that is too long.
         """
         self._port.emit(type, payload, subject)
 
     def execute(self, service: str, action: str, payload: Any = None) -> Result[Any, ActionError]:
         """Execute another action in the same unit of work, as the same actor, from a `def` handler.
 
-        A failure undoes what that action wrote and comes back as a `Failure`; what this one wrote stays.
+        A failure undoes the writes of that action and is returned as a `Failure`. The writes of this handler stay.
         """
         self._require("def", "ctx.execute", "ctx.execute_async")
         return self._port.run_sync(self._port.execute(service, action, payload, "sync"))
 
     async def execute_async(self, service: str, action: str, payload: Any = None) -> Result[Any, ActionError]:
-        """The same, from an `async def` handler."""
+        """Execute another action from an `async def` handler, as `execute` does."""
         self._require("async def", "ctx.execute_async", "ctx.execute")
         return await self._port.execute(service, action, payload, "async")
 
     def authorize(self, permission: str, resource: str | None = None) -> None:
-        """Make sure, in a `def` handler, that the actor has a permission, perhaps on one resource.
+        """Check, in a `def` handler, that the actor has a permission, optionally on one resource. The decision is
+        logged.
 
-        The decision goes to the action log. Raises `ActionError(forbidden)`.
+        Raises `ActionError(forbidden)`.
         """
         self._require("def", "ctx.authorize", "ctx.authorize_async")
         self._port.run_sync(self._port.authorize(permission, resource))
 
     async def authorize_async(self, permission: str, resource: str | None = None) -> None:
-        """The same, in an `async def` handler."""
+        """Check a permission in an `async def` handler, as `authorize` does."""
         self._require("async def", "ctx.authorize_async", "ctx.authorize")
         await self._port.authorize(permission, resource)
 
     def record_ai_usage(self, usage: AIUsage) -> None:
-        """Put an AI call of this execution on the action log; several add up."""
+        """Record an AI call of this execution on the action log. Several calls add up."""
         self._port.record_ai_usage(usage)
 
     def _require(self, kind: str, used: str, instead: str) -> None:

@@ -1,4 +1,4 @@
-"""Declarations: what an action is, said once. Factories make frozen values; `create_engine` checks them."""
+"""Declarations of actions and services. Factories return frozen values; `create_engine` checks them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ Handler = Callable[[Input], Returned[Output]] | Callable[[Input, "ActionContext"
 
 @dataclass(frozen=True, slots=True)
 class HookDefinition:
-    """A reference to another action, run before or after a handler.
+    """A reference to another action that runs before or after a handler.
 
-    A critical hook that fails stops the execution with `hook_failed`; of another, the failure is logged and the value
-    before it goes on.
+    A critical hook that fails stops the execution with `hook_failed`. The failure of another hook is logged, and its
+    input passes on.
     """
 
     service: str
@@ -59,17 +59,17 @@ class ActionHooks:
 
 @dataclass(frozen=True, slots=True)
 class ActionResultConfig:
-    """The shape of a result. With `pipeline=True`, a `PipelineResult`: the value and the hook log beside it."""
+    """The shape of a result. With `pipeline=True` it is a `PipelineResult`: the value with the hook log."""
 
     pipeline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ApprovalPolicy:
-    """When an action needs a second person.
+    """The condition under which an action needs a second person.
 
-    `when(data, ctx)` gets the validated input and says whether the policy applies; `permission` is what the approver
-    needs; a pending approval can be used for `expires_after`.
+    `when(data, ctx)` gets the validated input and returns whether the policy applies. `permission` is the approver's
+    permission. A pending approval expires after `expires_after`.
     """
 
     when: Callable[[Any, ActionContext], bool]
@@ -79,7 +79,7 @@ class ApprovalPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Action(Generic[Input, Output]):
-    """A named operation with a handler, which takes an `Input` and succeeds with an `Output`. Made by
+    """A named operation with a handler. The handler takes an `Input` and succeeds with an `Output`. Made by
     `create_action`."""
 
     name: str
@@ -109,17 +109,17 @@ class Service:
     description: str
     actions: tuple[Action, ...]
     document_guard: Callable[[], DocumentGuard] | None = None
-    """What makes an engine's guard of documents, for the service that brings one."""
+    """Makes the guard of documents of an engine, for the service that has one."""
     record_guard: Callable[[], RecordGuard] | None = None
-    """The same for what is asked before a document is changed or deleted."""
+    """Makes the guard that is asked before a document is changed or deleted."""
     permissions: tuple[str, ...] = ()
-    """The permissions that its handlers ask for themselves; patterns too."""
+    """The permissions that the handlers ask for themselves, patterns included."""
     routes: tuple[Route, ...] = ()
-    """Queues of the outbox that the events of an engine with this service go into, besides the host's."""
+    """Queues of the outbox that get the events of an engine with this service, in addition to the host's."""
 
 
 class ActionOptions(TypedDict, total=False):
-    """The optional part of an action's declaration; `create_action` says what each does."""
+    """The optional part of an action's declaration; `create_action` describes each."""
 
     hooks: ActionHooks | None
     result: ActionResultConfig | None
@@ -228,7 +228,7 @@ def create_action(
 
 
 def create_actions(actions: Iterable[Action]) -> tuple[Action, ...]:
-    """Several actions as one frozen tuple."""
+    """Return several actions as one frozen tuple."""
     return tuple(actions)
 
 
@@ -238,19 +238,19 @@ def create_service(
     """Group actions under a name.
 
     `permissions` are those that no action declares and that handlers ask for themselves (`ctx.authorize`), such as
-    `"jobs.archive"` or `"reports.*"`: `roles.define` says of a permission that nothing names that it is unknown.
+    `"jobs.archive"` or `"reports.*"`. `roles.define` reports a permission that no declaration names as unknown.
     """
     return Service(name, description, tuple(actions), permissions=_names(permissions))
 
 
 def create_services(services: Iterable[Service | ServiceDeclaration]) -> tuple[Service, ...]:
-    """Several services as one frozen tuple; a service may be given as a mapping of `create_service`'s arguments."""
+    """Return several services as one frozen tuple. A service may be a mapping of `create_service`'s arguments."""
     return tuple(create_service(**item) if isinstance(item, Mapping) else item for item in services)
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceSummary:
-    """What introspection tells of a service."""
+    """A service, for introspection."""
 
     name: str
     description: str
@@ -259,7 +259,7 @@ class ServiceSummary:
 
 @dataclass(frozen=True, slots=True)
 class ActionSummary:
-    """What introspection tells of an action, without its schema or its handler."""
+    """An action, for introspection, without its schema or its handler."""
 
     name: str
     description: str
@@ -272,7 +272,7 @@ class ActionSummary:
 
     @classmethod
     def of(cls, action: Action) -> ActionSummary:
-        """The summary of a declaration."""
+        """Return the summary of a declaration."""
         return cls(
             action.name,
             action.description,

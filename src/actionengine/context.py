@@ -1,4 +1,4 @@
-"""Who asks, for whom and why: the frozen values that a host makes for each request."""
+"""The request: tenant, actor and reason. The host makes these frozen values for each request."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ ACTOR_TYPES: frozenset[str] = frozenset(get_args(ActorType))
 
 
 MAX_ACTOR_ID_LENGTH = 240
-"""Characters of an actor's id: with the actor's type it is the id of a document, and the action log has it in an index.
-An actor with a longer id can be made, and is refused by every action."""
+"""Characters of an actor's id, at most: it is part of a document's id and of an index. Every action refuses an actor
+with a longer id."""
 
 MAX_NAME_LENGTH = 500
 """Characters that a row keeps of a name: a subject, a source, a request id, a model."""
@@ -31,12 +31,12 @@ MAX_COST = 1e12
 _COST_DIGITS = 12
 
 PUBLIC = "public"
-"""In an action's `access_control`: every actor has this role."""
+"""A role in an action's `access_control` that every actor has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """An isolated customer: a slug for the outside, a UUID for the inside."""
+    """An isolated customer, with a slug for the outside and a UUID for the inside."""
 
     id: UUID
     slug: str
@@ -50,9 +50,10 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who asks. Make one with `Actor.human`, `.ai`, `.integration`, `.workflow` or `.system`.
+    """The person, agent, integration or workflow that makes the request. Use `Actor.human`, `.ai`, `.integration`,
+    `.workflow` or `.system`.
 
-    `roles` and `permissions` are what the host's own token grants; an authorizer adds what its storage says. A
+    `roles` and `permissions` are those that the host's own token grants; an authorizer adds those of its storage. A
     permission is a name, `payments.*` or `*`; a `*` anywhere else raises `ValueError`.
     """
 
@@ -83,7 +84,7 @@ class Actor:
 
     @classmethod
     def ai(cls, id: str, roles: Iterable[str] = (), permissions: Iterable[str] = ()) -> Actor:
-        """An AI agent: bound by the same rules as a person with these roles, and it never approves."""
+        """An AI agent: it has the rights of a person with these roles, except that it never approves."""
         return cls("ai", id, _names(roles), _names(permissions))
 
     @classmethod
@@ -98,7 +99,7 @@ class Actor:
 
     @classmethod
     def system(cls, id: str = "system", roles: Iterable[str] = (), permissions: Iterable[str] = ()) -> Actor:
-        """The host itself: bypasses role and permission checks, so make one only from the host's own code."""
+        """The host itself. It bypasses role and permission checks, so make one only in the host's own code."""
         return cls("system", id, _names(roles), _names(permissions))
 
     def __str__(self) -> str:
@@ -106,11 +107,12 @@ class Actor:
 
 
 def identity_of(actor: Actor | str) -> str:
-    """Return what two ids have in common where they may be one person's: `actor` is an actor, or `type:id`.
+    """Return the identity of an actor, given as an `Actor` or as `type:id`: equal where two ids may belong to one
+    person.
 
-    Letter case, Unicode form (NFKC), characters that show nothing, and spaces at the ends or in a row make no
-    difference, nor does the actor type. Compare identities to refuse (nobody approves what the same identity asked
-    for), and never to grant: a right belongs to an actor of exactly this type and id.
+    Letter case, Unicode form (NFKC), invisible characters, repeated and outer spaces and the actor type make no
+    difference. Compare identities to refuse (no approver may decide its own request), never to grant: a right belongs
+    to an actor of exactly this type and id.
     """
     if isinstance(actor, Actor):
         id = actor.id
@@ -124,9 +126,9 @@ def identity_of(actor: Actor | str) -> str:
 class AIUsage:
     """The usage of an AI call: model and prompt version, tokens in and out, cost in US dollars.
 
-    Any number is taken as the action log can keep it: tokens as whole numbers from 0 to 2**63 - 1, the cost as a
-    finite number from 0 to a trillion, rounded to 12 decimals; what is not a number (NaN) or not there (None) is 0.
-    Raises `TypeError` for a value that is no number.
+    Numbers are stored as the action log can keep them: tokens as whole numbers from 0 to 2**63 - 1, the cost as a
+    finite number from 0 to a trillion, rounded to 12 decimals; NaN and None count as 0. Raises `TypeError` for a value
+    that is no number.
     """
 
     model: str
@@ -147,11 +149,11 @@ class AIUsage:
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """What the host knows of a request. Frozen, so one may serve any number of executions at once.
+    """The facts that the host knows of a request. Frozen, so one value may serve any number of executions at once.
 
-    `tenant` is resolved by the host (`engine.resolve_tenant`), never taken from a payload. `actor` is None for a caller
-    who is not signed in. `source` says where the request came in, `reason` why. `resources` are the request's own
-    objects for handlers, laid over the engine's.
+    The host resolves `tenant` (`engine.resolve_tenant`), and never takes it from a payload. `actor` is None for a
+    caller who is not signed in. `source` names the entry point, `reason` says why. `resources` are the request's own
+    objects for handlers, before the engine's.
     """
 
     tenant: Tenant | None
@@ -190,7 +192,7 @@ def _tokens(name: str, value: Any) -> int:
 
 
 def _number(name: str, value: Any) -> Any:
-    """Return a number that can be compared; 0 for one that is none."""
+    """Return a number that can be compared; 0 for a value that cannot."""
     if value is None:
         return 0
     if not isinstance(value, Real | Decimal):

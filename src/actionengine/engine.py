@@ -1,4 +1,4 @@
-"""The engine: frozen routing and introspection over the declared services, and the two doors into the pipeline."""
+"""The engine: frozen routing and introspection over the declared services, and the entry points of the pipeline."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ V = TypeVar("V")
 
 @final
 class Engine:
-    """Routes, describes and executes actions. Made by `create_engine`; nothing about it can be changed afterwards.
+    """Routes, describes and executes actions. `create_engine` makes it; it cannot be changed afterwards.
 
-    No method raises for what a caller can cause: each returns a `Result`.
+    No method raises for an error that a caller can cause: each returns a `Result`.
     """
 
     __slots__ = (
@@ -86,27 +86,27 @@ class Engine:
         raise AttributeError(f"an engine is frozen: {name!r} cannot be deleted")
 
     def get_services(self) -> Result[tuple[ServiceSummary, ...], ActionError]:
-        """All services in the order of their declaration, the built-in ones last."""
+        """Return all services in the order of their declaration, the built-in ones last."""
         return Success(self._service_summaries)
 
     def get_service_actions(self, service: str) -> Result[tuple[ActionSummary, ...], ActionError]:
-        """The actions of a service, or `not_found` with the nearest name."""
+        """Return the actions of a service, or `not_found` with the nearest name."""
         summaries = self._action_summaries.get(service) if isinstance(service, str) else None
         return Failure(no_service(self._plans, service)) if summaries is None else Success(summaries)
 
     def get_action(self, service: str, action: str) -> Result[Action, ActionError]:
-        """The whole declaration of an action, or `not_found` with the nearest name."""
+        """Return the whole declaration of an action, or `not_found` with the nearest name."""
         plan = self._route(service, action)
         return Success(plan.action) if isinstance(plan, ActionPlan) else Failure(plan)
 
     @property
     def event_types(self) -> Mapping[str, EventType]:
-        """The event types that the actions declare, by name: what readers of old events need."""
+        """The event types that the actions declare, by name. Readers of old events need them."""
         return self._event_types
 
     @property
     def mode(self) -> Mode:
-        """The world in which all handlers can be executed: `"async"` where one of them is an `async def`."""
+        """The mode in which all handlers can run: `"async"` where one of them is an `async def`."""
         plans = (plan for actions in self._plans.values() for plan in actions.values())
         return "async" if any(plan.is_async and not plan.is_sync_and_async for plan in plans) else "sync"
 
@@ -120,8 +120,8 @@ class Engine:
     ) -> Result[Any, ActionError]:
         """Execute an action through the whole pipeline, without an event loop.
 
-        `payload` is what JSON can carry or an instance of the action's model. The `Failure` says why not, with the code
-        of the stage that refused.
+        `payload` is a value that JSON can carry, or an instance of the action's model. A `Failure` carries the code of
+        the stage that refused.
         """
         plan = self._route(service, action)
         if not isinstance(plan, ActionPlan):
@@ -131,7 +131,7 @@ class Engine:
     async def execute_action_async(
         self, service: str, action: str, payload: Any, context: RequestContext
     ) -> Result[Any, ActionError]:
-        """The same under an event loop, for `async def` handlers and `def` ones alike."""
+        """Execute an action under an event loop. Its handlers may be `async def` or `def`."""
         plan = self._route(service, action)
         if not isinstance(plan, ActionPlan):
             return _refused(plan, context)
@@ -153,7 +153,7 @@ class Engine:
     async def run_async(
         self, action: Action[Input, Output], data: Input, context: RequestContext
     ) -> Result[Output, ActionError]:
-        """The same under an event loop, for `async def` handlers and `def` ones alike."""
+        """Execute a declared action under an event loop, as `run` does. Its handlers may be `async def` or `def`."""
         plan = self._find(action)
         if not isinstance(plan, ActionPlan):
             return _refused(plan, context)
@@ -172,7 +172,7 @@ class Engine:
     async def execute(
         self, service: str, action: str, payload: Any, context: RequestContext, mode: Mode
     ) -> Result[Any, ActionError]:
-        """The same in either world: in `"sync"` it never suspends."""
+        """Execute an action in a given mode. In `"sync"` it never suspends."""
         plan = self._route(service, action)
         if not isinstance(plan, ActionPlan):
             return _refused(plan, context)
@@ -181,15 +181,15 @@ class Engine:
     async def execute_consumer(
         self, plan: ActionPlan, payload: Any, context: RequestContext, mode: Mode
     ) -> Result[Any, ActionError]:
-        """Execute, through the same pipeline, what is no declared action: a consumer of events."""
+        """Execute a consumer of events through the same pipeline. It is no declared action."""
         return await self._pipeline.execute(plan, payload, context, mode)
 
     def resolve_tenant(self, slug: str) -> Result[Tenant, ActionError]:
-        """The tenant of a slug, or `not_found`."""
+        """Return the tenant of a slug, or `not_found`."""
         return run_sync(self._resolve(slug, "sync"))
 
     async def resolve_tenant_async(self, slug: str) -> Result[Tenant, ActionError]:
-        """The same under an event loop."""
+        """Return the tenant of a slug under an event loop, or `not_found`."""
         return await self._resolve(slug, "async")
 
     async def _resolve(self, slug: str, mode: Mode) -> Result[Tenant, ActionError]:
@@ -264,7 +264,7 @@ class BlockingEngine:
 
 
 def _refused(error: ActionError, context: RequestContext) -> Failure[ActionError]:
-    """Return the failure for an unknown name, on record with the host: the action log has rows of actions only."""
+    """Return the failure for an unknown name, and log it: the action log has rows of actions only."""
     tenant, actor = getattr(context, "tenant", None), getattr(context, "actor", None)
     logger.warning("%s (tenant %s, actor %s)", error.message, getattr(tenant, "slug", None), shortened(actor))
     return Failure(error)
@@ -273,10 +273,11 @@ def _refused(error: ActionError, context: RequestContext) -> Failure[ActionError
 def _by_declaration(
     services: tuple[Service, ...], plans: Mapping[str, Mapping[str, ActionPlan]]
 ) -> dict[int, tuple[Action, ActionPlan | ActionError]]:
-    """Return the plan of each declared action by the action's `id()`; with the action, which keeps that id its own."""
+    """Map the `id()` of each declared action to the action and its plan. The map keeps the action alive, and so its
+    id."""
     found: dict[int, tuple[Action, ActionPlan | ActionError]] = {}
     for service in services:
-        # Of two actions with one name, the last one is the service's.
+        # Of two actions with one name, the service has the last one.
         for name, action in {each.name: each for each in service.actions}.items():
             plan = plans[service.name][name]
             if id(action) in found:

@@ -1,4 +1,4 @@
-"""The errors: `ActionError`, an exception and a value, with its codes; and mistakes in declarations."""
+"""`ActionError`, an exception and a value, with its codes; `ConfigurationError` for mistakes in declarations."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ _HTTP_STATUS: Final = {
 
 
 class ActionError(Exception):
-    """Why an action failed: an exception and a value.
+    """The reason why an action failed: an exception and a value.
 
     `raise ActionError("conflict", "...")` in a handler and `return Failure(ActionError("conflict", "..."))` mean the
-    same. `code` is an `ErrorCode` or its string value, `message` a sentence for a person, `details` a read-only
-    mapping with what a program needs (field errors, an approval's id). `str(error)` is the message. Two errors are
-    equal if their codes, messages and details are.
+    same. `code` is an `ErrorCode` or its string value, `message` a sentence for a person, `details` a read-only mapping
+    with facts for a program (field errors, an approval's id). `str(error)` is the message. Two errors are equal if
+    their codes, messages and details are.
 
     Raises `ValueError` for a code that is not one of `ErrorCode`.
     """
@@ -114,8 +114,8 @@ class ActionError(Exception):
         return self._details
 
     def without_traceback(self) -> ActionError:
-        """Return an equal `ActionError` that refers to no frame: one that was raised keeps the variables of the frames
-        that it passed, and with them payloads and secrets."""
+        """Return an equal `ActionError` without a reference to any frame. A raised error keeps the variables of the
+        frames that it passed, and with them payloads and secrets."""
         return ActionError(self._code, self._message, self._details)
 
     def __str__(self) -> str:
@@ -134,13 +134,13 @@ class ActionError(Exception):
         return hash((self._code, self._message))
 
     def to_dict(self) -> dict[str, Any]:
-        """`{"code", "message", "details"}` as plain JSON values; what has no JSON form is shown as text."""
+        """Return `{"code", "message", "details"}` as plain JSON values. A value without a JSON form becomes text."""
         details: Any = {}
         if self.details:
             try:
                 details = from_json(masked_json(dict(self.details), fallback=str))
             except Exception:
-                # Whatever was put there: an error can always be told.
+                # A value may raise anything here; the error must still be readable.
                 details = {storable_text(str(key)): f"<{type(value).__name__}>" for key, value in self.details.items()}
         return {"code": self.code.value, "message": self.message, "details": details}
 
@@ -159,15 +159,14 @@ def conflict(message: str, **details: Any) -> ActionError:
 
 
 def storable_text(text: str) -> str:
-    """A text that every storage can keep: without NUL, and without the half characters that UTF-8 cannot carry."""
+    """Return a text that every storage can keep: without NUL, and without lone surrogates, which UTF-8 cannot carry."""
     if "\0" in text:
         text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def bounded_text(text: object, max_length: int) -> str:
-    """Return a text that every storage can keep and that has at most `max_length` characters; a longer one ends in
-    an ellipsis."""
+    """Return a text of at most `max_length` characters that every storage can keep. A cut text ends in an ellipsis."""
     if type(text) is str and len(text) <= max_length and text.isascii() and "\0" not in text:
         return text
     if type(text) is not str:
@@ -177,7 +176,7 @@ def bounded_text(text: object, max_length: int) -> str:
 
 
 class ConfigurationError(Exception):
-    """A mistake in a declaration, found by `create_engine`. The message names the action and says what to change."""
+    """A mistake in a declaration, found by `create_engine`. The message names the action and the correction."""
 
 
 class DuplicateActionWarning(UserWarning):

@@ -1,4 +1,4 @@
-"""Event types: the schema of an event's payload, its version, and how older versions become the newest."""
+"""Event types: the schema of an event's payload, its version, and the conversion of older versions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from actionengine.masking.masking import Learn, masked_finite_json, masked_json_
 Upcaster = Callable[[Any], Any]
 
 MAX_VERSION = 10_000
-"""Of the schema of an event's payload."""
+"""The version of the schema of an event's payload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +31,18 @@ class EventType:
     _adapter: TypeAdapter[Any] | None
 
     def encode(self, payload: Any, learn: Learn | None = None) -> bytes:
-        """A payload as JSON of this version, masked; `learn` gets the secrets in it. Raises `ValidationError` where it
-        does not fit, and `ValueError` where it has no JSON form."""
+        """Return a payload as JSON of this version, masked; pass its secrets to `learn`.
+
+        Raises `ValidationError` for a payload that does not fit, and `ValueError` for one without a JSON form.
+        """
         if self._adapter is None:
             return masked_finite_json(payload, learn)
         return masked_json_of(self._adapter, self._adapter.validate_python(payload), learn)
 
     def upcast(self, payload: Any, version: int) -> Any:
-        """A payload of an older version (JSON values) as one of the newest.
+        """Convert a payload of an older version (JSON values) to the latest.
 
-        Raises `EventVersionError` for a version that is newer than this declaration, and where an upcaster fails.
+        Raises `EventVersionError` for a version later than this declaration, and where an upcaster fails.
         """
         if version > self.version:
             raise EventVersionError(
@@ -57,9 +59,10 @@ class EventType:
         return payload
 
     def read(self, payload: Any, version: int) -> Any:
-        """A stored payload (JSON values) as an instance of the newest version's model.
+        """Return a stored payload (JSON values) as an instance of the latest version's model. A masked secret is read
+        as the mask.
 
-        Raises `EventVersionError`, where it does not validate too. A masked secret comes as the mask.
+        Raises `EventVersionError`, also for a payload that does not validate.
         """
         newest = self.upcast(payload, version)
         if self._adapter is None:
@@ -72,13 +75,13 @@ class EventType:
 
 
 def field_problems(error: ValidationError) -> str:
-    """Where and why a payload does not fit, without what is in it."""
+    """Return where and why a payload does not fit, without its values."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'payload'}: {item['type']}" for item in found)
 
 
 class EventVersionError(Exception):
-    """A stored event cannot be read in the version that is asked for."""
+    """Raised for a stored event that cannot be read in the requested version."""
 
 
 def create_event_type(
@@ -126,7 +129,7 @@ def create_event_type(
 
 
 def by_type(event_types: Iterable[EventType]) -> Mapping[str, EventType]:
-    """Declarations by the name of the type. Raises `ConfigurationError` where two differ."""
+    """Map declarations by the name of the type. Raises `ConfigurationError` where two of one name differ."""
     found: dict[str, EventType] = {}
     for declared in event_types:
         if not isinstance(declared, EventType):

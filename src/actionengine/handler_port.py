@@ -1,4 +1,4 @@
-"""The port behind `ActionContext`: what the pipeline does for a handler."""
+"""The port behind `ActionContext`; the pipeline implements it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class HandlerPort(Protocol):
-    """One execution, as its handler may use it. Each method raises `StorageError` once the execution is over."""
+    """One execution, as its handler uses it. Each method raises `StorageError` once the execution has ended."""
 
     @property
     def action_id(self) -> str:
@@ -34,11 +34,11 @@ class HandlerPort(Protocol):
 
     @property
     def hook_context(self) -> HookContext:
-        """The execution as its hooks see it; in a hook, that of the execution which it hooks."""
+        """The execution as its hooks see it. In a hook, the execution that is hooked."""
 
     @property
     def resources(self) -> Mapping[str, Any]:
-        """The host's own objects: the request's over the engine's."""
+        """The host's own objects: the request's before the engine's."""
 
     @property
     def session(self) -> Any:
@@ -63,7 +63,7 @@ class HandlerPort(Protocol):
         """Execute another action in a savepoint of the unit of work."""
 
     def authorize(self, permission: str, resource: str | None) -> Coroutine[Any, Any, None]:
-        """Put a question to the authorizer. Raises `ActionError(forbidden)`."""
+        """Ask the authorizer. Raises `ActionError(forbidden)`."""
 
     def record_ai_usage(self, usage: AIUsage) -> None:
         """Add an AI call to the action log."""

@@ -1,4 +1,4 @@
-"""Hooks as their handlers see them: the execution, the hooks that ran before, and the result with their log."""
+"""The view of hooks on their execution: the context, the hooks that ran before, and the result with their log."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class HookLog:
 
 @dataclass(slots=True)
 class HookContext:
-    """One execution as its hooks see it. `state` is theirs to share; it is born and dies with the execution."""
+    """One execution as its hooks see it. The hooks share `state`, which ends with the execution."""
 
     action_name: str
     input: Any = None

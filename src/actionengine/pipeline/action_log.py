@@ -1,4 +1,4 @@
-"""The action log of one execution: its own entry while it is collected, and the rows of all that it executed."""
+"""The action log of one execution: its own row while it is collected, and the rows of all nested executions."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ _OUTCOMES: dict[ErrorCode, Outcome] = {
     ErrorCode.APPROVAL_REQUIRED: "approval_required",
 }
 MAX_ERROR_BYTES = 64 * 1024
-"""Of the JSON of an error on the action log; of a larger one, the code and the beginning of the message stand there."""
+"""The size of an error's JSON on the action log, at most. A larger error is cut to its code and the beginning of its
+message."""
 _ROLLED_BACK = to_json({"code": "rolled_back", "message": "rolled back with the action around it", "details": {}})
 
 
 class LogRowBuilder:
-    """Collects the row of one execution for the action log. Threads of its handler add to it at once."""
+    """Collects the row of one execution for the action log. Threads of the handler may add to it at the same time."""
 
-    # Defaults stand on the class, so that making an entry sets only what differs.
+    # Defaults stand on the class, so that a new entry sets only what differs.
     received: Payload | None = None
     kept_input: bytes | None = None
-    """The payload as an earlier execution with the same key has shown it."""
+    """The payload as logged by an earlier execution with the same key."""
     output: bytes | None = None
     result_json: bytes | None = None
-    """The result's JSON, masked by its types alone."""
+    """The JSON of the result, masked only by its types."""
     has_plain_value = False
-    """True if the result is made of plain JSON values; known of one that has been set."""
+    """True if the result consists of plain JSON values. Set together with the result."""
     decisions: str | None = None
     subjects: dict[str, None] | None = None
-    """The subjects in order, each once; None for nothing."""
+    """The subjects in order, each once; None for none."""
     usage: AIUsage | None = None
     has_emitted = False
     """True if the execution has emitted an event, or needs none."""
@@ -70,7 +71,7 @@ class LogRowBuilder:
         self._lock = lock
 
     def reset(self) -> None:
-        """Drop what a lost attempt has left."""
+        """Drop the traces of a lost attempt."""
         self.subjects, self._flushed = None, 0
         self.output = self.result_json = None
         self.has_plain_value = self.has_emitted = False
@@ -78,7 +79,7 @@ class LogRowBuilder:
     def record_decision(self, reason: str) -> None:
         """Add a decision about access, as far as the row has room."""
         if self._secrets.values:
-            # Before it is cut, which might leave a part of a secret.
+            # Mask first: cutting could leave a part of a secret.
             reason = self._secrets.scrub_text(reason)
         reason = bounded_text(reason, MAX_TEXT_LENGTH)
         with self._lock:
@@ -108,7 +109,7 @@ class LogRowBuilder:
             self.add_subject(subject)
 
     def add_usage(self, usage: AIUsage) -> None:
-        """Add an AI call: tokens and cost add up, the newest model names stand."""
+        """Add an AI call: tokens and cost add up, the latest model names stay."""
         with self._lock:
             before = self.usage
             if before is not None:
@@ -122,7 +123,7 @@ class LogRowBuilder:
             self.usage = usage
 
     def set_result(self, value: Any) -> None:
-        """Set the result. Raises `ValueError` or `TypeError` for one that has no JSON form."""
+        """Set the result. Raises `ValueError` or `TypeError` for a value without a JSON form."""
         encoded = encode(value)
         self.has_plain_value = is_plain(value)
         self.result_json = encoded if self.has_plain_value else mask_by_type(encoded, value, self._secrets.learn)
@@ -132,7 +133,7 @@ class LogRowBuilder:
 
     @property
     def input(self) -> bytes | None:
-        """The payload as the log shows it; None where it was refused before it could be read."""
+        """The payload as logged; None where it was refused before it could be read."""
         if self.kept_input is not None or self.received is None:
             return self.kept_input
         received, secrets = self.received, self._secrets
@@ -144,7 +145,8 @@ class LogRowBuilder:
 
     @property
     def input_or_none(self) -> bytes | None:
-        """The same for the row of a failure, which a payload that cannot be masked does not keep from the log."""
+        """The payload for the row of a failure. A payload that cannot be masked is left out, and the row is still
+        written."""
         try:
             return self.input
         except Exception:
@@ -152,14 +154,14 @@ class LogRowBuilder:
 
     @property
     def input_to_keep(self) -> bytes | None:
-        """The input as the row shows it, where a replay does not know a secret in it: None where there is none."""
+        """The logged input, where it has a secret that a replay cannot know; else None."""
         masked = self.input_or_none if self._secrets.values else None
         scrubbed = masked and self._secrets.scrub_json(masked)
         return None if scrubbed == masked else scrubbed
 
     @property
     def output_to_keep(self) -> bytes | None:
-        """The output as the row shows it, where a replay could not tell it from the result: None where it can."""
+        """The logged output, where a replay cannot derive it from the result; else None."""
         output = self.output and self._secrets.scrub_json(self.output)
         return None if output == self.result_json else output
 
@@ -171,7 +173,7 @@ class LogRowBuilder:
         approved_by: str | None,
         approval_id: str | None,
     ) -> LogRow:
-        """Return the row of this execution, which has ended."""
+        """Return the row of this execution. It has ended."""
         request, usage = self.request, self.usage
         tenant, actor = request.tenant, request.actor
         assert tenant is not None
@@ -205,32 +207,32 @@ class LogRowBuilder:
 
 
 class LogBuffer(list[LogRow]):
-    """The rows of an execution and of those that it executed, until they are written."""
+    """The rows of an execution and its nested executions, until they are written."""
 
     __slots__ = ()
 
     def discard_row(self, id: str) -> None:
-        """Drop the row of one execution, where it was to be written with a commit that has failed."""
+        """Drop the row of one execution whose commit failed."""
         self[:] = [row for row in self if row.id != id]
 
     def mark_rolled_back(self, start: int = 0) -> None:
-        """Say of the rows since `start` that their writes were rolled back."""
+        """Mark the rows since `start` as rolled back."""
         for index in range(start, len(self)):
             if self[index].outcome == "succeeded":
                 self[index] = self[index]._replace(outcome="failed", error=_ROLLED_BACK, output=None)
 
     def reduced(self) -> Sequence[LogRow]:
-        """Return the rows of failures in the form that no storage can refuse."""
+        """Return the rows of failures in a form that every storage accepts."""
         return [row.reduced() for row in self]
 
 
 def outcome_of(error: ActionError) -> Outcome:
-    """Return the outcome under which a failure stands on the action log."""
+    """Return the outcome under which the action log keeps a failure."""
     return _OUTCOMES.get(error.code, "failed")
 
 
 def _error_json(error: ActionError) -> bytes:
-    """Return an error as the log has it: without its details, and with part of its message, where it is too large."""
+    """Return an error for the log. One that is too large loses its details and the end of its message."""
     encoded = to_json(error.to_dict())
     if len(encoded) <= MAX_ERROR_BYTES:
         return encoded

@@ -16,7 +16,7 @@ from actionengine.pipeline.user_code import call_user_code
 
 
 class Approvals:
-    """Asks whether a policy applies, and stores what then waits.
+    """Evaluates approval policies, and stores pending approvals.
 
     `context_for` makes the context that a policy's condition gets.
     """
@@ -29,8 +29,11 @@ class Approvals:
         self._context_for = context_for
 
     async def approval(self, execution: Execution) -> None:
-        """Stage 9. Raises `ApprovalNeeded` where the policy applies and nobody has granted it yet, and
-        `ActionError(forbidden)` where the approver that granted it may not approve what this turns out to be about."""
+        """Run stage 9.
+
+        Raises `ApprovalNeeded` where the policy applies and no approver has granted it yet, and
+        `ActionError(forbidden)` where the approver may not approve the resource that the execution turns out to name.
+        """
         plan = execution.plan
         policy = plan.action.approval
         assert policy is not None
@@ -68,7 +71,8 @@ class Approvals:
 
 
 def permission_to_approve(plans: Plans, pending: PendingApproval) -> str:
-    """Return the permission that an approver needs today: the policy's, or the stored one where the policy is gone."""
+    """Return the permission that an approver needs today: the policy's, or the stored one where the policy no longer
+    exists."""
     service, _, action = pending.policy.partition(".")
     plan = plans.get(service, {}).get(action)
     policy = plan.action.approval if plan is not None else None

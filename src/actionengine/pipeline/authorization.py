@@ -1,4 +1,4 @@
-"""Stage 3, authorize: who asks, and may they? Also the questions of handlers and of replays."""
+"""Stage 3, authorize: the actor's type, roles and permissions. Also the questions of handlers and of replays."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from actionengine.storage.errors import StorageError
 
 
 class Authorization:
-    """Puts questions to the authorizer, and its decisions on record."""
+    """Asks the authorizer, and logs its decisions."""
 
     def __init__(self, authorizer: Authorizer) -> None:
         self._authorizer = authorizer
 
     async def authorize(self, execution: Execution) -> None:
-        """Stage 3. Raises `ActionError`: `unauthenticated` without an actor, `forbidden` for one who may not."""
+        """Run stage 3. Raises `ActionError`: `unauthenticated` without an actor, `forbidden` for an actor without the
+        right."""
         action, actor = execution.plan.action, execution.request.actor
         allowed = action.allowed_actors
         if actor is None:
@@ -42,7 +43,7 @@ class Authorization:
             await self._require(execution, None, more=action.resource is not None)
 
     async def authorize_resource(self, execution: Execution, resource: str) -> None:
-        """Ask again, of the resource that the input names. Raises `ActionError(forbidden)`."""
+        """Ask again, about the resource that the input names. Raises `ActionError(forbidden)`."""
         if execution.plan.action.is_protected and execution.request.actor is not None:
             await self._require(execution, resource)
 
@@ -57,7 +58,7 @@ class Authorization:
         return await self._put(execution, Question(execution.plan.name, None, (), permission, resource), approver)
 
     async def ask_again(self, execution: Execution, encoded: bytes) -> None:
-        """Ask, for the actor of a replay, what the first execution asked. Raises `ActionError(forbidden)`."""
+        """Repeat the questions of the first execution for the actor of a replay. Raises `ActionError(forbidden)`."""
         questions, actor, name = decode_questions(encoded), execution.request.actor, execution.plan.name
         execution.secrets.learn(questions.secret)
         if questions.for_actor is not None and questions.for_actor != str(actor):
@@ -106,7 +107,7 @@ class Authorization:
         try:
             decision = self._authorizer.authorize(request)
             if not isinstance(decision, Decision):
-                # Run alone: in sync mode, an authorizer that waits for an event loop is a refusal.
+                # In sync mode, an authorizer that waits for an event loop refuses the request.
                 decision = run_sync(_awaited(decision)) if mode == "sync" else await decision
         except (ActionError, StorageError):
             raise

@@ -38,8 +38,8 @@ AskedWrite = Callable[[UnitOfWork, str], Awaitable[None]]
 
 
 class GrantedApproval(NamedTuple):
-    """The approval that an execution runs on: the id, the approvers as a text, who granted each action's policy, the
-    action that was stored, and the time at which it was."""
+    """The approval that an execution runs on: its id, the approvers as a text, the approver of each action's policy,
+    the stored action, and the time at which it was stored."""
 
     approval_id: str
     approved_by: str
@@ -49,7 +49,7 @@ class GrantedApproval(NamedTuple):
 
 
 class ApprovalNeeded(BaseException):
-    """Unwinds to the outermost action, which is then stored as a pending approval. No handler should catch it."""
+    """Unwinds to the outermost action, which is then stored as a pending approval. A handler must not catch it."""
 
     def __init__(self, action: str, policy: ApprovalPolicy, resource: str | None) -> None:
         super().__init__(f"{action} needs an approval")
@@ -59,9 +59,9 @@ class ApprovalNeeded(BaseException):
 
 
 class Execution:
-    """One execution of one action; a nested one shares its root's unit of work, log, events and secrets."""
+    """One execution of one action. A nested one shares the unit of work, log, events and secrets of its root."""
 
-    # Defaults stand on the class, so that making an execution sets only what differs.
+    # Defaults stand on the class, so that a new execution sets only what differs.
     _root: Execution | None = None
     parent: Execution | None = None
     hooked: Execution | None = None
@@ -71,15 +71,15 @@ class Execution:
     received: Payload | None = None
     incoming: Payload | None = None
     is_refused = False
-    """True if the payload cannot be accepted: it is no JSON, or beyond a limit."""
+    """True if the payload cannot be accepted: it is not JSON, or exceeds a limit."""
     data: Any = None
     resource: str | None = None
     value: Any = None
     has_own_value = True
-    """True if the value is the handler's, and no hook has made another one of it."""
+    """True while the value is the handler's; a hook that replaces it sets False."""
     claim: Claim | None = None
     asked: Questions | None = None
-    """The questions that were allowed, where their answers are kept under an idempotency key."""
+    """The questions that were allowed, kept where a result under an idempotency key may be replayed."""
     deadline: float | None = None
     approved: GrantedApproval | None = None
     unit_of_work: UnitOfWork | None = None
@@ -92,18 +92,17 @@ class Execution:
     after_commit: tuple[AfterCommitCallback, ...] = ()
     """Calls that follow the outermost commit."""
     when_asked: AskedWrite | None = None
-    """A write in the transaction that stores the approval which this execution waits for."""
+    """A write in the transaction that stores the pending approval of this execution."""
     document_checks: dict[str, DocumentValidator | None] | None = None
-    """Of the root: the check of the documents of each collection that was written to, as long as nothing else ran."""
+    """Of the root: the check of each collection's documents. Kept until another execution runs in this unit of work."""
     external_effect_count = 0
-    """The number of pieces of work outside of the unit of work that were begun under this claim."""
+    """The number of external effects that began under this claim."""
     has_session = False
-    """Of the root: True if a handler has asked for its session, which may have rows to write."""
+    """Of the root: True if a handler has used its session, which may have rows to write."""
     unanswered = 0
-    """Of the root: the number of writes of documents that have begun and are not answered yet, in tasks that a handler
-    has left running."""
+    """Of the root: the number of document writes that tasks of a handler have begun and that have not returned."""
     lock_holder: str | None = None
-    """The run for which this execution, and what it executes, changes locked documents."""
+    """The workflow run on whose behalf this execution, and its nested ones, may change locked documents."""
     _hook_context: HookContext | None = None
     _storage: Storage
 
@@ -124,7 +123,7 @@ class Execution:
         if parent is None:
             assert storage is not None
             self._storage = storage
-            # For what the threads of a handler change at once; nobody waits while holding it.
+            # Guards state that threads of a handler change at the same time. No holder waits while it holds the lock.
             self.lock = threading.RLock()
             self.secrets = Secrets(plan)
             self.entry = LogRowBuilder(self.id, None, plan.name, request, self.secrets, self.lock)
@@ -152,7 +151,7 @@ class Execution:
             self.deadline = deadline if self.deadline is None else min(self.deadline, deadline)
 
     def reset(self) -> None:
-        """Forget what a lost attempt at the unit of work has left, before the next one."""
+        """Drop the state of a lost attempt at the unit of work, before the next attempt."""
         self.unit_of_work = None
         self.log.clear()
         self.events.clear()
@@ -170,11 +169,11 @@ class Execution:
 
     @property
     def root(self) -> Execution:
-        """The outermost execution. It does not refer to itself, so that it is freed as soon as it is over."""
+        """The outermost execution. It holds no reference to itself, so that it is freed as soon as it ends."""
         return self._root or self
 
     def open(self, writable: bool = False) -> UnitOfWork:
-        """Return the unit of work of the outermost execution. Storage opens its transaction at the first use."""
+        """Return the unit of work of the outermost execution. The storage opens the transaction at first use."""
         root = self._root or self
         if root.unit_of_work is not None:
             return root.unit_of_work
@@ -195,17 +194,17 @@ class Execution:
             await self.root.unit_of_work.rollback()
 
     def remaining(self, seconds: float) -> float:
-        """The shorter of a time in seconds and what the deadline leaves."""
+        """Return the shorter of `seconds` and the time until the deadline."""
         return seconds if self.deadline is None else max(0.0, min(seconds, self.deadline - perf_counter()))
 
     @property
     def is_over(self) -> bool:
-        """Return whether this execution, or one around it, has ended: its context can then no longer be used."""
+        """True if this execution, or one around it, has ended. Its context can no longer be used then."""
         return self.ended or (self.parent is not None and self.parent.is_over)
 
     def check_alone(self) -> None:
-        """Raise `StorageError` while this execution executes another action: what another task or thread of its handler
-        did meanwhile would be undone with that one."""
+        """Raise `StorageError` while a nested execution runs: its rollback would undo writes of other tasks and
+        threads."""
         if self.child is not None:
             raise StorageError(
                 f"{self.plan.name} is executing {self.child.plan.name}: its other tasks and threads have to wait for "
@@ -214,19 +213,19 @@ class Execution:
 
     @property
     def effective_lock_holder(self) -> str | None:
-        """For whom locked documents are changed here."""
+        """The run on whose behalf locked documents may be changed here."""
         if self.lock_holder is not None or self.parent is None:
             return self.lock_holder
         return self.parent.effective_lock_holder
 
     @property
     def is_claimed(self) -> bool:
-        """Return whether this execution, or one around it, holds an idempotency key."""
+        """True if this execution, or one around it, holds an idempotency key."""
         return self.claim is not None or (self.parent is not None and self.parent.is_claimed)
 
     @property
     def has_work_after_commit(self) -> bool:
-        """Return whether this execution, or one around it, has asked for work after the commit."""
+        """True if this execution, or one around it, has asked for work after the commit."""
         return bool(self.after_commit) or (self.parent is not None and self.parent.has_work_after_commit)
 
     @property

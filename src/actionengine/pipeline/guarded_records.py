@@ -1,4 +1,4 @@
-"""`ctx.records`, with its checks: of the execution, of the documents, and of their locks."""
+"""`ctx.records` with its checks: of the execution, of the documents, and of their locks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ T = TypeVar("T")
 
 
 class GuardedRecords:
-    """A collection whose changes name their documents as subjects on the action log.
+    """A collection whose changes become subjects on the action log.
 
-    `ask` finds the check of its documents, where there is one; `check_lock` refuses to change a locked one.
+    `ask` returns the check of the collection's documents, where there is one; `check_lock` refuses to change a locked
+    document.
     """
 
     __slots__ = ("_ask", "_check_lock", "_collection", "_execution", "_records")
@@ -39,7 +40,7 @@ class GuardedRecords:
         self._check_lock = check_lock
 
     async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
-        """Add a document; without an `id` it gets one that sorts by time. A taken id is `conflict`."""
+        """Add a document. Without an `id` it gets one that sorts by time. A taken id raises `conflict`."""
         self._check_writable()
         if (check := await self._document_check()) is not None:
             check.check_new(data)
@@ -49,11 +50,11 @@ class GuardedRecords:
         return record
 
     async def get(self, id: str) -> Record | None:
-        """The document, or None."""
+        """Return the document, or None."""
         return await self._records.get(id)
 
     async def update(self, id: str, data: Mapping[str, Any], expected_version: int) -> Record:
-        """Replace a document that is at `expected_version`; any other version is `conflict`."""
+        """Replace a document that is at `expected_version`. Any other version raises `conflict`."""
         self._check_writable()
         check = await self._document_check()
         if check is not None and not check.fits(data):
@@ -66,7 +67,7 @@ class GuardedRecords:
         return record
 
     async def delete(self, id: str, expected_version: int) -> None:
-        """Remove a document that is at `expected_version`; any other version is `conflict`."""
+        """Remove a document that is at `expected_version`. Any other version raises `conflict`."""
         self._check_writable()
         await self._check_unlocked(id)
         self._check_writable()
@@ -74,7 +75,7 @@ class GuardedRecords:
         self._execution.entry.add_subject(f"{self._collection}/{id}")
 
     async def _answered(self, write: Coroutine[Any, Any, T]) -> T:
-        """Return what a write answers, and count it until then."""
+        """Return the result of a write, counting the write while it runs."""
         root = self._execution.root
         root.unanswered += 1
         try:
@@ -89,11 +90,11 @@ class GuardedRecords:
         after: str | None = None,
         descending: bool = False,
     ) -> Page[Record]:
-        """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000."""
+        """Return at most 1 000 documents by id, after the id `after`, whose top-level fields equal the filter's."""
         return await self._records.list(filter, limit, after, descending)
 
     async def _document_check(self) -> DocumentValidator | None:
-        """Return what checks documents: the record type's, which is asked for once for each collection."""
+        """Return the check of the record type. It is fetched once for each collection."""
         if self._ask is None:
             return None
         root = self._execution.root
@@ -101,18 +102,17 @@ class GuardedRecords:
         if checks is None:
             checks = root.document_checks = {}
         if self._collection not in checks:
-            # A nested action of another task may begin anew meanwhile: what is told goes with these.
+            # A nested action in another task may reset the checks meanwhile, so keep these.
             checks[self._collection] = await self._ask()
         return checks[self._collection]
 
     async def _check_unlocked(self, id: str) -> None:
-        """A document that somebody has locked is changed by nobody else."""
+        """Raise where another holder has locked the document."""
         if self._check_lock is not None:
             await self._check_lock(id, self._execution.effective_lock_holder)
 
     def _check_writable(self) -> None:
-        """An execution that is over writes nothing, nor one that waits for a nested action; a read-only one neither,
-        though the one around it may."""
+        """Raise for an execution that has ended, that waits for a nested action, or that is read-only."""
         plan = self._execution.plan
         if self._execution.is_over:
             raise StorageError(f"the execution of {plan.name} is over; its records cannot be used")

@@ -22,7 +22,7 @@ ContextFor = Callable[[Execution], ActionContext]
 
 
 class Handlers:
-    """Calls the handler of an action, and the two handlers of the engine.
+    """Calls the handler of an action, and the two global handlers.
 
     `context_for` makes the context that a handler gets.
     """
@@ -42,8 +42,7 @@ class Handlers:
         self._after_is_async = after is not None and is_async(after)
 
     async def guard(self, execution: Execution) -> None:
-        """Stage 2, the global before handler. Raises the `ActionError` that it returns; it gets a copy of the
-        payload."""
+        """Run stage 2, the global before handler, on a copy of the payload. Raises the `ActionError` it returns."""
         what = "the global before handler"
         assert self._before is not None
         try_accept_payload(execution, self._limits)
@@ -56,7 +55,7 @@ class Handlers:
         )
 
     async def handler(self, execution: Execution) -> None:
-        """Stage 10. Raises the `ActionError` that the handler returned, or `handler_error`."""
+        """Run stage 10. Raises the `ActionError` that the handler returned, or `handler_error`."""
         plan = execution.plan
         handler = plan.action.handler
         arguments = (execution.data, self._context_for(execution)) if plan.takes_context else (execution.data,)
@@ -65,32 +64,30 @@ class Handlers:
         elif execution.mode == "sync" and execution.deadline is None and not plan.is_async:
             returned = call_sync(execution, "the handler", handler, *arguments)
         else:
-            # Opened before a handler that may be left behind at its deadline, so that it never opens one afterwards.
+            # Open it now: a handler that is abandoned at its deadline must not open one afterwards.
             unit_of_work = execution.open()
             try:
                 returned = await call_user_code(
                     execution, unit_of_work, "the handler", handler, plan.is_async, *arguments
                 )
             except BaseExceptionGroup:
-                # A task group wraps what unwinds through it.
+                # A task group wraps the exception that unwinds through it.
                 if execution.root.approval_needed is None:
                     raise
                 raise execution.root.approval_needed from None
         execution.value = unwrap(execution, "the handler", returned)
 
     async def follow_commit(self, execution: Execution) -> None:
-        """Make the calls that wait for the commit, once it stands. They may block, and no deadline holds for them; an
-        exception in one is only logged."""
+        """Run the calls that wait for the commit. They may block, without a deadline; exceptions are only logged."""
         if execution.mode == "sync":
             _follow_commit(execution)
         else:
-            # All of it in one thread: a caller that is cancelled by now does not cut it short, nor takes it out of the
-            # queue for a thread.
+            # One thread runs them all: a caller that is cancelled now neither cuts them short nor dequeues them.
             call_it = partial(copy_context().run, _follow_commit, execution)
             await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, call_it))
 
     async def after(self, execution: Execution) -> None:
-        """Stage 14, the global after handler. The commit stands, so an error in it is only logged."""
+        """Run stage 14, the global after handler. The commit stands, so its errors are only logged."""
         what = "the global after handler"
         assert self._after is not None
         arguments = (execution.plan.action, execution.payload, execution.request, Success(execution.value))

@@ -1,4 +1,4 @@
-"""`HandlerPort` of one execution: what its handler may do, done."""
+"""`HandlerAPI`: the `HandlerPort` of one execution."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Answer = Result[Any, ActionError]
 
 
 class Nesting(Protocol):
-    """The pipeline, as far as a handler may start further executions."""
+    """The part of the pipeline that starts further executions."""
 
     def execute_nested(
         self, parent: Execution, service: str, action: str, payload: Any, mode: Mode
@@ -47,12 +47,13 @@ class Nesting(Protocol):
     def execute_approved(
         self, parent: Execution, pending: PendingApproval, approved: GrantedApproval
     ) -> Coroutine[Any, Any, tuple[Any, str | None]]:
-        """Run an approved action in the unit of work of its approval: its value, or the id of a further approval."""
+        """Run an approved action in the unit of work of its approval. Return its value, or the id of a further
+        approval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerServices:
-    """All that the handlers of one engine share."""
+    """The objects that all handlers of one engine share."""
 
     plans: Plans
     storage: Storage
@@ -66,7 +67,7 @@ class HandlerServices:
 
 
 class HandlerAPI:
-    """One execution, as its handler may use it."""
+    """One execution, as its handler uses it."""
 
     __slots__ = ("execution", "services")
 
@@ -91,12 +92,12 @@ class HandlerAPI:
 
     @property
     def hook_context(self) -> HookContext:
-        """The execution as its hooks see it; in a hook, that of the execution which it hooks."""
+        """The execution as its hooks see it. In a hook, the execution that is hooked."""
         return (self.execution.hooked or self.execution).hook_context
 
     @property
     def resources(self) -> Mapping[str, Any]:
-        """The host's own objects: the request's over the engine's."""
+        """The host's own objects: the request's before the engine's."""
         own = self.execution.request.resources
         if not own:
             return self.services.resources
@@ -193,7 +194,7 @@ class HandlerAPI:
         return await self.services.nesting.execute_nested(self.running(), service, action, payload, mode)
 
     async def authorize(self, permission: str, resource: str | None) -> None:
-        """Put a question to the authorizer. Raises `ActionError(forbidden)`."""
+        """Ask the authorizer. Raises `ActionError(forbidden)`."""
         name = self.execution.plan.name
         if isinstance(permission, str):
             check_length("the permission", permission, MAX_PERMISSION_LENGTH)
@@ -215,20 +216,20 @@ class HandlerAPI:
         self.running().entry.add_usage(usage)
 
     def unit_of_work(self) -> UnitOfWork:
-        """Return the unit of work, for a handler that is alone in it."""
+        """Return the unit of work. Raises `StorageError` while a nested execution runs."""
         execution = self.running()
         execution.check_alone()
         return execution.open()
 
     def running(self) -> Execution:
-        """Return the execution. Raises `StorageError` once it is over."""
+        """Return the execution. Raises `StorageError` once it has ended."""
         if self.execution.is_over:
             raise StorageError(f"the execution of {self.execution.plan.name} is over; its context cannot be used")
         return self.execution
 
 
 def _encode(execution: Execution, name: str, declared: EventType | None, payload: Any) -> bytes:
-    """Return the JSON of an event's payload, masked. Raises `ActionError(internal)` for one that does not fit."""
+    """Return the JSON of an event's payload, masked. Raises `ActionError(internal)` for a payload that does not fit."""
     secrets = execution.secrets
     try:
         if declared is None:

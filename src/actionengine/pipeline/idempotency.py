@@ -1,4 +1,4 @@
-"""Stage 6, claim: an idempotency key is used once, and each later request with it gets the first one's answer."""
+"""Stage 6, claim: an idempotency key is used once. Each later request with the key gets the first answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from actionengine.storage.rows import Claim, ClaimAnswer, IdempotentResult
 
 
 class Replayed(Exception):
-    """Ends an execution whose key has an answer already."""
+    """Ends an execution whose key already has an answer."""
 
     def __init__(self, encoded: bytes, asked: bytes | None) -> None:
         super().__init__("replayed")
@@ -32,7 +32,7 @@ class Replayed(Exception):
 
 
 class Idempotency:
-    """Claims keys, and stores what they answer from then on.
+    """Claims keys, and stores their answers.
 
     `permission_to_approve` returns the permission that an approver of a pending approval needs today.
     """
@@ -43,7 +43,7 @@ class Idempotency:
         self._permission_to_approve = permission_to_approve
 
     def is_wanted(self, execution: Execution) -> bool:
-        """Return whether the execution claims a key. Raises `ActionError(invalid_input)` for a missing or a bad one."""
+        """Return whether the execution claims a key. Raises `ActionError(invalid_input)` for a missing or bad key."""
         action, key = execution.plan.action, execution.request.idempotency_key
         if action.read_only or action.idempotency == "none":
             return False
@@ -59,8 +59,8 @@ class Idempotency:
         return True
 
     async def claim(self, execution: Execution) -> None:
-        """Stage 6. Raises `ActionError`: `idempotency_mismatch` or `idempotency_in_progress`; raises `Replayed` where
-        the answer is there."""
+        """Run stage 6. Raises `ActionError` (`idempotency_mismatch` or `idempotency_in_progress`), or `Replayed` where
+        the key has an answer."""
         if execution.claim is None:
             execution.claim = _claim_of(execution)
         unit_of_work = execution.open()
@@ -83,7 +83,7 @@ class Idempotency:
         raise _in_progress(execution)
 
     async def claim_approved(self, execution: Execution, pending: PendingApproval) -> None:
-        """Claim the key of an approved action. Raises `ActionError(conflict)` where it has been used since."""
+        """Claim the key of an approved action. Raises `ActionError(conflict)` where the key has been used since."""
         if pending.idempotency_key is None:
             return
         execution.claim = Claim(execution.plan.name, pending.idempotency_key, pending.fingerprint, pending.id)
@@ -92,9 +92,9 @@ class Idempotency:
             raise ActionError(ErrorCode.CONFLICT, f"the key of the approval {pending.id} has been used since")
 
     async def store_result(self, execution: Execution, value: Any) -> Any:
-        """Queue what the claimed key answers from now on, and return it: the caller gets the same as every retry.
+        """Queue the answer of the claimed key, and return it: the caller and every retry get the same value.
 
-        Raises `ActionError(internal)` for a result that a retry could not get.
+        Raises `ActionError(internal)` for a result that a retry could not read back.
         """
         if execution.claim is None:
             return value
@@ -126,10 +126,11 @@ class Idempotency:
             execution.results.append(IdempotentResult(execution.claim, None, pending.id, until))
 
     async def _after_approval(self, execution: Execution, unit_of_work: UnitOfWork, approval_id: str) -> ClaimAnswer:
-        """The answer of a key that waits for an approval: that it still does, or a claim if that came to nothing."""
+        """Return the answer of a key that waits for an approval: still pending, or a claim where the approval came to
+        nothing."""
         record = await unit_of_work.records(APPROVALS).get(approval_id)
         if record is None:
-            # Committed since this transaction began to read: the next try sees it.
+            # Committed after this transaction began to read: the next attempt sees it.
             raise _in_progress(execution)
         pending = PendingApproval.of(record)
         execution.entry.kept_input = to_json(pending.shown_input)
@@ -149,7 +150,7 @@ def _claim_of(execution: Execution) -> Claim:
         received if received.is_plain else check_claimable(received, execution.plan.validator)
     )
     if execution.plan.before and execution.plan.action.resource is not None:
-        # What a replay is about is known only after the hooks, which it does not run: so it is for its actor only.
+        # Only the hooks could tell the resource, and a replay does not run them: so only the first actor gets it.
         print_of_payload = f"{print_of_payload}:{execution.request.actor}"
     return Claim(execution.plan.name, key, print_of_payload)
 

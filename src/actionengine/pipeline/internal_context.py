@@ -35,8 +35,8 @@ T = TypeVar("T")
 
 
 class InternalContext(ActionContext):
-    """The context of a built-in handler: an `ActionContext` that reaches the library's own collections, its tables and
-    the action log."""
+    """The context of a built-in handler: an `ActionContext` that also reaches the library's own collections, tables and
+    action log."""
 
     __slots__ = ()
     _port: HandlerAPI
@@ -48,7 +48,7 @@ class InternalContext(ActionContext):
 
     @property
     def storage(self) -> Storage:
-        """The storage: what a process remembers of it says nothing of another one."""
+        """The storage. A cache in the process is valid for one storage only."""
         return self._port.services.storage
 
     @classmethod
@@ -58,7 +58,7 @@ class InternalContext(ActionContext):
         return cls(ctx._port, ctx._is_async)
 
     def as_action_context(self) -> ActionContext:
-        """Return the context of the host's code, without these rights."""
+        """Return the context without these rights, for the host's code."""
         return ActionContext(self._port, self._is_async)
 
     def run_sync(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -67,7 +67,7 @@ class InternalContext(ActionContext):
         return value
 
     async def is_allowed(self, permission: str, resource: str | None = None) -> bool:
-        """Return whether the actor has a permission, perhaps on one resource; the question stays off the record."""
+        """Return whether the actor has a permission, optionally on one resource. The question is not logged."""
         execution = self._port.execution
         before, execution.asked = (execution.entry.decisions, execution.asked), None
         try:
@@ -77,7 +77,7 @@ class InternalContext(ActionContext):
         return decision.allowed
 
     def require_actor_type(self, allowed: Iterable[ActorType], refusal: str) -> None:
-        """Raise `ActionError(forbidden)` with this message for an actor of another type; ask a replay the same."""
+        """Raise `ActionError(forbidden)` with this message for an actor of another type, now and for each replay."""
         execution = self._port.execution
         actor, allowed = execution.request.actor, tuple(allowed)
         if actor is None or actor.type not in allowed:
@@ -86,20 +86,20 @@ class InternalContext(ActionContext):
             execution.asked.add(Question(execution.plan.name, allowed, (), None, None), actor)
 
     def replay_for_actor_only(self) -> None:
-        """Keep a replay of this result from every other actor: it depends on more than an authorizer can be asked."""
+        """Return the stored result to the first actor only: it depends on more than an authorizer can answer."""
         if self._port.execution.asked is not None:
             self._port.execution.asked.for_actor = str(self._port.execution.request.actor)
 
     async def execute_action(self, service: str, action: str, payload: Any) -> Result[Any, ActionError]:
-        """Another action, in a savepoint, as the same actor."""
+        """Execute another action in a savepoint, as the same actor."""
         return await self._port.execute(service, action, payload, self.mode)
 
     async def execute_approved(self, pending: PendingApproval, approved: GrantedApproval) -> tuple[Any, str | None]:
-        """Run an approved action here: its value, or the id of a further approval."""
+        """Run an approved action here. Return its value, or the id of a further approval."""
         return await self._port.services.nesting.execute_approved(self._port.execution, pending, approved)
 
     def known_permissions(self) -> frozenset[str]:
-        """Return the permissions that this engine's actions, approval policies and handlers name; patterns too."""
+        """Return the permissions that the engine's actions, approval policies and handlers name, patterns included."""
         known: set[str] = set()
         for plans in self._port.services.plans.values():
             for plan in plans.values():
@@ -111,23 +111,23 @@ class InternalContext(ActionContext):
         return frozenset(known)
 
     def known_roles(self) -> frozenset[str]:
-        """Return the roles that actions of this engine name in their `access_control`."""
+        """Return the roles that actions of this engine name in `access_control`."""
         plans = (plan for plans in self._port.services.plans.values() for plan in plans.values())
         return frozenset(role for plan in plans for role in plan.action.access_control)
 
     def find_action(self, service: str, action: str) -> Action | ActionError:
-        """Return the declaration of an action of this engine, or the `not_found` that names the nearest one."""
+        """Return the declaration of an action of this engine, or a `not_found` that names the nearest one."""
         plan = route(self._port.services.plans, service, action)
         return plan if isinstance(plan, ActionError) else plan.action
 
     def to_log_json(self, service: str, action: str, value: Any) -> Any:
-        """Return the result of an action as logged: plain JSON values, masked, and without the secrets that this
-        execution has been given."""
+        """Return the result of an action as logged: plain JSON values, masked, without the secrets given to this
+        execution."""
         return self._port.execution.secrets.to_log_json(value, self._port.services.plans[service][action].result_names)
 
     def approval_needed(self, policy: str, wanted: ApprovalPolicy, resource: str) -> ApprovalNeeded:
-        """Return what to raise, so that the outermost action waits for an approval. `policy` names what is approved,
-        `resource` what that is about."""
+        """Return the exception that makes the outermost action wait for an approval. `policy` names the action to
+        approve, `resource` its resource."""
         return ApprovalNeeded(policy, wanted, resource)
 
     def permission_to_approve(self, pending: PendingApproval) -> str:
@@ -136,49 +136,52 @@ class InternalContext(ActionContext):
 
     @property
     def approved(self) -> GrantedApproval | None:
-        """On which approval this runs."""
+        """The approval that this execution runs on; None for none."""
         return self._port.execution.approved
 
     def after_failure(self, write: FailureWrite) -> None:
-        """Have something written where this execution fails, whatever it has done being undone. It may be called again,
-        and finds in the unit of work what is true by then."""
+        """Register a write that runs if this execution fails, after its rollback. It may run twice, and must read the
+        current state from the unit of work."""
         self._port.execution.after_failure = (*self._port.execution.after_failure, write)
 
     def when_asked(self, write: AskedWrite) -> None:
-        """Have something written in the transaction that stores the approval which this execution has to wait for: both
-        are there, or neither is."""
+        """Register a write in the transaction that stores the pending approval of this execution: both are stored, or
+        neither."""
         self._port.execution.when_asked = write
 
     def emit_asked(self, event_type: EventType, payload: BaseModel, subject: str) -> None:
-        """Emit an event of what `when_asked` writes, although the handler is over by then."""
+        """Emit an event about the writes of `when_asked`, after the end of the handler."""
         execution = self._port.execution
         execution.add_event(
             event_type.type, subject, event_type.encode(payload, execution.secrets.learn), event_type.version
         )
 
     def after_commit(self, work: AfterCommitCallback) -> None:
-        """Have something done once the outermost commit stands: never where this execution, or one around it, fails or
-        is rolled back. It is called once, in the order of the asking, and may block (under an event loop it has a
-        thread). An exception in it is logged and fails nothing; a process that dies first never comes to it."""
+        """Register a call that follows the outermost commit.
+
+        It runs once, in the order of registration, and not where this execution or one around it fails or is rolled
+        back. It may block: under an event loop it runs in a thread. An exception in it is logged and fails nothing. A
+        process that dies first never runs it.
+        """
         self._port.execution.after_commit = (*self._port.execution.after_commit, work)
 
     @property
     def has_work_after_commit(self) -> bool:
-        """Return whether this execution, or one around it, has something done once the outermost commit stands."""
+        """True if this execution, or one around it, has registered a call that follows the commit."""
         return self._port.execution.has_work_after_commit
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Return the result of `work`, which may block: under an event loop it has a thread."""
+        """Return the result of `work`, which may block: under an event loop it runs in a thread."""
         return work() if self._port.execution.mode == "sync" else await asyncio.to_thread(work)
 
     @property
     def mode(self) -> Mode:
-        """The world in which this executes: in `"sync"` nothing may suspend."""
+        """The mode of the execution: in `"sync"` nothing may suspend."""
         return self._port.execution.mode
 
     def derived_idempotency_key(self) -> str | None:
-        """A key for work outside of the unit of work that is to take effect once, the same when this executes again;
-        None where no idempotency key was given."""
+        """Return a key for an external effect that must happen once. It is the same when this execution runs again;
+        None without an idempotency key."""
         holder: Execution | None = self._port.execution
         while holder is not None and holder.claim is None:
             holder = holder.parent
@@ -188,21 +191,21 @@ class InternalContext(ActionContext):
         return sha256(f"{holder.claim.action}/{holder.claim.key}/{holder.external_effect_count}".encode()).hexdigest()
 
     def act_as_lock_holder(self, holder: str) -> None:
-        """From now on this, and what it executes, may change the documents that `holder` has locked."""
+        """Allow this execution, and its nested ones, to change documents that `holder` has locked."""
         self._port.execution.lock_holder = holder
 
     @property
     def lock_holder(self) -> str | None:
-        """For whom this, or an execution around it, may change locked documents."""
+        """The run on whose behalf this execution, or one around it, may change locked documents."""
         return self._port.execution.effective_lock_holder
 
     def suppress_default_event(self) -> None:
-        """There is nothing to tell: a command that found everything as it should be yields no event."""
+        """Suppress the default event of a command that changed nothing."""
         self._port.execution.entry.has_emitted = True
 
     def set_logged_output(self, output: Any) -> None:
-        """Set the output that the action log shows, instead of all of it. Raises `ActionError(internal)` for what
-        could not be read there again."""
+        """Set the output that the action log shows, in place of the whole result. Raises `ActionError(internal)` for a
+        value that could not be read back."""
         execution = self._port.execution
         try:
             execution.entry.output = execution.secrets.mask(masked_json(output, execution.secrets.learn))
@@ -211,9 +214,9 @@ class InternalContext(ActionContext):
             raise ActionError(ErrorCode.INTERNAL, message) from None
 
     def learn(self, secret: str) -> None:
-        """Mask a secret wherever it turns up in what leaves this execution."""
+        """Mask a secret in everything that leaves this execution."""
         self._port.execution.secrets.learn((secret,))
 
     def add_subject(self, subject: str) -> None:
-        """Name what this execution is about."""
+        """Add a subject to the log row of this execution."""
         self._port.execution.entry.add_subject(subject)

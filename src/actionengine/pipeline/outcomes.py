@@ -1,4 +1,4 @@
-"""The other ends of an execution than success: a replay, a pending approval, a failure."""
+"""How an execution ends without success: a replay, a pending approval, a failure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from actionengine.storage.port import Storage
 from actionengine.storage.rows import LogRow, Recording
 
 _FAILURE_ROW_TIMEOUT = 2.0
-"""Seconds that writing the row of a failed execution may take, where the action has a deadline."""
+"""Seconds that writing the row of a failed execution may take, for an action with a deadline."""
 
 
 class Outcomes:
@@ -46,7 +46,7 @@ class Outcomes:
         self._commit = commit
 
     async def settle_replay(self, execution: Execution, replayed: Replayed) -> ActionResult:
-        """ActionResult with the stored result, if the actor may have it."""
+        """Return the stored result, if the actor may have it."""
         entry = execution.entry
         try:
             value, entry.kept_input, output = execution.plan.results.load(replayed.encoded)
@@ -91,9 +91,9 @@ class Outcomes:
         return Failure(error)
 
     async def settle_failure(self, execution: Execution, error: ActionError) -> ActionResult:
-        """Roll back, and put the failure on the action log in a transaction of its own.
+        """Roll back, and log the failure in a transaction of its own.
 
-        The execution keeps its dead unit of work: a handler that was left behind at its deadline finds no other.
+        The execution keeps its closed unit of work, so that a handler abandoned at its deadline cannot open another.
         """
         execution.ended = True
         await execution.roll_back()
@@ -104,12 +104,12 @@ class Outcomes:
         execution.log.mark_rolled_back()
         execution.add_row(outcome_of(error), error)
         if execution.is_unlogged:
-            # The storage has used up all the time there was; it does not get another turn for the row.
+            # The storage has used up all the time: it gets no second attempt for the row.
             logger.error(
                 "%s is not on the action log: the storage did not answer (%s)", execution.plan.name, execution.id
             )
             return Failure(error)
-        # Neither the other writes of a failure nor the content of its row may keep the row from the log.
+        # Neither the other writes of a failure nor the content of the row may prevent the row.
         for writes in dict.fromkeys((execution.after_failure, ())):
             for form in (execution.secrets.scrub_rows, LogBuffer.reduced):
                 refusal = await self._write_failure(execution, writes, form)
@@ -122,7 +122,7 @@ class Outcomes:
     async def _write_failure(
         self, execution: Execution, writes: Sequence[FailureWrite], form: Callable[[LogBuffer], Sequence[LogRow]]
     ) -> Exception | None:
-        """Write the rows of a failed execution in this form, and its other writes; return what refuses them."""
+        """Write the rows of a failed execution in this form, and its other writes. Return the error of a refusal."""
         tenant = execution.request.tenant
         assert tenant is not None
         unit_of_work = self._storage.unit_of_work(tenant, execution.id, execution.mode)
@@ -144,7 +144,7 @@ class Outcomes:
             await unit_of_work.rollback()
 
     async def _mark_expired(self, execution: Execution) -> None:
-        """Mark some approvals that have expired, in a transaction of its own: another one may be at them."""
+        """Mark some expired approvals, in a transaction of its own. Another execution may be marking them too."""
         tenant = execution.request.tenant
         assert tenant is not None
         unit_of_work = self._storage.unit_of_work(tenant, execution.id, execution.mode)
@@ -159,7 +159,7 @@ class Outcomes:
 
 
 def storage_error(execution: Execution, error: Exception) -> ActionError:
-    """Return the answer for an exception of the storage or of the pipeline; a crash goes to the log."""
+    """Return the answer for an exception of the storage or of the pipeline. A crash is logged."""
     if isinstance(error, ActionError):
         return error.without_traceback()
     name = execution.plan.name

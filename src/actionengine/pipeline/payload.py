@@ -1,4 +1,4 @@
-"""Payloads as they come in: JSON or refused, within limits, with a fingerprint."""
+"""Incoming payloads: JSON or refused, within limits, with a fingerprint."""
 
 from __future__ import annotations
 
@@ -46,9 +46,12 @@ class Limits:
 
 
 class Payload(NamedTuple):
-    """A value on its way to a handler: its JSON, a copy of it that nobody else holds, and whether that copy is made of
-    plain JSON values (otherwise it has Python objects in it). `masked` is the JSON without what the types of those
-    objects say is secret, and `secrets` what that is."""
+    """A payload on its way to a handler.
+
+    `value` is a copy that only this execution holds; `is_plain` says that the copy consists of plain JSON values,
+    without Python objects. `masked` is the JSON without the values that the types of those objects declare secret, and
+    `secrets` has these values.
+    """
 
     json: bytes
     value: Any
@@ -57,14 +60,16 @@ class Payload(NamedTuple):
     secrets: frozenset[str] = NOTHING
 
     def copy(self) -> Payload:
-        """The same with another copy of the value."""
+        """Return the same payload with a new copy of the value."""
         return self._replace(value=from_json(self.json) if self.is_plain else deepcopy(self.value))
 
 
 def read_payload(payload: Any, model: Any, limits: Limits) -> Payload:
-    """A payload, copied: plain JSON values, or an instance of `model` (of any Pydantic model, where that is None).
+    """Return a copy of a payload: plain JSON values, or an instance of `model` (of any Pydantic model, where `model` is
+    None).
 
-    Raises `ActionError(invalid_input)` for one that JSON cannot carry, that is too large, or nested too deeply.
+    Raises `ActionError(invalid_input)` for a payload that JSON cannot carry, that is too large, or that is nested too
+    deeply.
     """
     received = _read(payload, limits)
     if received.is_plain:
@@ -75,7 +80,7 @@ def read_payload(payload: Any, model: Any, limits: Limits) -> Payload:
 
 
 def copy_payload(value: Any, model: Any, limits: Limits) -> Payload:
-    """Return a copy of the value of one handler for the next: anything that has a JSON form.
+    """Return a copy of the value of one handler for the next. Any value with a JSON form will do.
 
     Raises `ActionError(invalid_input)` as `read_payload` does.
     """
@@ -91,10 +96,10 @@ def fingerprint(received: Payload) -> str:
 
 
 def check_claimable(received: Payload, validator: Validator | None) -> Payload:
-    """Return an instance with the JSON by which a key knows it.
+    """Return an instance with the JSON that its key stores.
 
-    Raises `ActionError(invalid_input)` for one that differs from what its JSON is read as: two such payloads could
-    have one fingerprint.
+    Raises `ActionError(invalid_input)` for an instance that its own JSON does not restore: two such payloads could have
+    one fingerprint.
     """
     if received.is_plain:
         return received
@@ -105,7 +110,7 @@ def check_claimable(received: Payload, validator: Validator | None) -> Payload:
     except NotStorable as error:
         reason = error
     with suppress(ValueError):
-        # The JSON has aliases by which validation does not know the fields.
+        # The JSON has serialization aliases, which validation does not accept.
         encoded = revealed_json(received.value, by_alias=False)
         check_instance(received.value, encoded, partial(validate_json, by_alias=False, by_name=True), by_alias=False)
         return received._replace(json=encoded)
@@ -113,8 +118,8 @@ def check_claimable(received: Payload, validator: Validator | None) -> Payload:
 
 
 def check_approvable(received: Payload, validator: Validator | None) -> None:
-    """Raise `ActionError(invalid_input)` for an instance of which an approval could not keep all: what is approved
-    runs from its JSON."""
+    """Raise `ActionError(invalid_input)` for an instance that an approval could not keep whole: an approved action runs
+    from JSON."""
     if received.is_plain:
         return
     if validator is None:
@@ -141,7 +146,7 @@ def _not_faithful(received: Payload, keeper: str, reason: object) -> ActionError
 
 
 def _sorted(value: Any) -> Any:
-    """A JSON value with the keys of its objects in order."""
+    """Return a JSON value with the keys of its objects sorted."""
     if type(value) is dict:
         return {key: _sorted(value[key]) for key in sorted(value)}
     if type(value) is list:
@@ -150,7 +155,7 @@ def _sorted(value: Any) -> Any:
 
 
 def _read(value: Any, limits: Limits) -> Payload:
-    """A value by way of its JSON: plain if it comes out as it went in."""
+    """Return a value that passed through its JSON. It is plain where the JSON restores it unchanged."""
     try:
         encoded = to_json(value, inf_nan_mode="null")
         _check_bounds(encoded, limits)
@@ -162,13 +167,13 @@ def _read(value: Any, limits: Limits) -> Payload:
     except ActionError:
         raise
     except Exception as error:
-        # Whatever a caller's object does while it is looked at: it is not JSON.
+        # A caller's object raised while it was read: it is not JSON.
         raise ActionError(ErrorCode.INVALID_INPUT, f"the payload is not JSON: {_reason(error)}") from None
 
 
 def _check_bounds(encoded: bytes, limits: Limits) -> None:
-    """Raise `ActionError(invalid_input)` for too many bytes, or too many values: each value is made anew, and
-    visited, several times on its way, which takes a hundred times as long as a byte of a text."""
+    """Raise `ActionError(invalid_input)` for too many bytes or too many values. Each value is copied and visited
+    several times, which takes a hundred times as long as a byte of a text."""
     if len(encoded) > limits.payload_bytes:
         raise ActionError(
             ErrorCode.INVALID_INPUT,
@@ -183,8 +188,8 @@ def _check_bounds(encoded: bytes, limits: Limits) -> None:
 
 
 def _carried(value: Any, model: Any, limits: Limits) -> Payload:
-    """A value with Python objects in it, secrets revealed; an instance of another model than the one that is wanted
-    goes on as plain JSON values."""
+    """Return a value that contains Python objects, secrets revealed. An instance of another model than the expected one
+    becomes plain JSON values."""
     try:
         encoded = revealed_json(value)
         _check_bounds(encoded, limits)
@@ -213,8 +218,7 @@ def _is_instance(payload: Any, model: Any) -> bool:
 
 
 def _misfit(value: Any, path: str = "") -> str | None:
-    """Say where a payload first has something that JSON would not give back, and of which type it is; None where it
-    has nothing of the kind."""
+    """Return the place and the type of the first value that JSON would not restore; None where JSON restores all."""
     place = path or "the payload"
     if type(value) is dict:
         for key, item in value.items():

@@ -1,4 +1,4 @@
-"""A pending approval: an action that waits for a second person, as it is stored."""
+"""A pending approval: an action that waits for a second person, in its stored form."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from actionengine.storage.rows import Record
 ApprovalStatus = Literal["pending", "approved", "rejected", "cancelled", "expired"]
 
 EXPIRIES = f"{RESERVED_PREFIX}approval_expiries"
-"""The collection of what expires when: `<time>/<approval id>` for each approval, decided or not, until that time."""
+"""The collection of expiry times: `<time>/<approval id>` for each approval, decided or not, until that time."""
 
 _MARKED_AT_ONCE = 10
-"""Approvals at most that one which is stored has marked as expired. More than one, so that they become fewer."""
+"""Expired approvals that storing one approval marks, at most. More than one, so that their number falls."""
 
 
 class StoredActor(BaseModel):
-    """An actor with what its token granted when it asked, or approved."""
+    """An actor with the rights that its token granted when it asked or approved."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,12 +40,12 @@ class StoredActor(BaseModel):
 
     @classmethod
     def of(cls, actor: Actor) -> StoredActor:
-        """The stored form of an actor."""
+        """Return the stored form of an actor."""
         return cls(type=actor.type, id=actor.id, roles=actor.roles, permissions=actor.permissions)
 
     @property
     def actor(self) -> Actor:
-        """The actor again."""
+        """Return the actor of a stored form."""
         return Actor(self.type, self.id, self.roles, self.permissions)
 
 
@@ -90,7 +90,7 @@ class PendingApproval(BaseModel):
     def for_execution(
         cls, execution: Execution, fingerprint: str, needed: ApprovalNeeded, now: datetime
     ) -> PendingApproval:
-        """The approval that an execution waits for, from `now` on."""
+        """Return the approval that an execution waits for, beginning at `now`."""
         request, received = execution.request, execution.received
         masked = execution.entry.input
         assert received is not None
@@ -123,15 +123,15 @@ class PendingApproval(BaseModel):
 
     @classmethod
     def of(cls, record: Record) -> PendingApproval:
-        """The approval in a document."""
+        """Return the approval of a document."""
         return cls.model_validate({**record.data, "version": record.version})
 
     def document(self) -> dict[str, Any]:
-        """The document of an approval."""
+        """Return the document of an approval."""
         return {
             **self.model_dump(mode="json", exclude={"version"}),
             "requested_by": self.requested_by,
-            # The open ones are counted by the key that this gives.
+            # This key counts the open approvals.
             "open_until": sortable(self.expires_at) if self.status == "pending" else None,
         }
 
@@ -146,11 +146,11 @@ class PendingApproval(BaseModel):
         return f"{self.requester.type}:{self.requester.id}" if self.requester else None
 
     def is_open(self, now: datetime) -> bool:
-        """Return whether it can still be decided."""
+        """Return whether the approval can still be decided."""
         return self.status == "pending" and now < self.expires_at
 
     def request(self, current: RequestContext) -> RequestContext:
-        """The requester's request, in the tenant and with the resources of the current one."""
+        """Return the requester's request, in the tenant and with the resources of the current request."""
         requester = self.requester
         return RequestContext(
             tenant=current.tenant,
@@ -174,10 +174,9 @@ async def store_approval(unit_of_work: UnitOfWork, pending: PendingApproval) -> 
 
 
 async def mark_expired(unit_of_work: UnitOfWork) -> None:
-    """Mark some approvals that have expired, those that did so first. Raise `ActionError(conflict)` where another
-    unit of work is at one of them.
+    """Mark the approvals that expired first. A list of pending approvals would otherwise read all that ever expired.
 
-    A listing of the pending ones would otherwise read all that have ever expired.
+    Raises `ActionError(conflict)` where another unit of work is marking one of them.
     """
     approvals, expiries = unit_of_work.records(APPROVALS), unit_of_work.records(EXPIRIES)
     now = await unit_of_work.now()
@@ -193,13 +192,13 @@ async def mark_expired(unit_of_work: UnitOfWork) -> None:
 
 
 async def find_approval(approvals: AsyncRecords, id: str) -> PendingApproval | None:
-    """The approval of this id, decided or not, in the collection of approvals; or None."""
+    """Return the approval of this id from the collection, decided or not; None where there is none."""
     record = await approvals.get(id)
     return PendingApproval.of(record) if record is not None else None
 
 
 def error_for(pending: PendingApproval) -> ActionError:
-    """The `approval_required` that the caller gets."""
+    """Return the `approval_required` error for the caller."""
     return ActionError(
         ErrorCode.APPROVAL_REQUIRED,
         f"{pending.policy} needs the approval of somebody with the permission {pending.permission}",

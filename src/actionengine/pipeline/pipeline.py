@@ -60,11 +60,11 @@ from actionengine.storage.port import Storage
 from actionengine.storage.rows import Recording, Route
 
 _RERUN_DELAY = 0.004
-"""Seconds before the first rerun, at most; the bound doubles with each."""
+"""The upper bound of the delay before the first rerun, in seconds. It doubles with each rerun."""
 
 
 class Pipeline:
-    """The one flow through the stages."""
+    """Runs every execution through the stages."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Pipeline:
     # The flow
 
     async def execute(self, plan: ActionPlan, payload: Any, request: RequestContext, mode: Mode) -> ActionResult:
-        """Run one execution from its guard to its commit; return its value, or why it failed."""
+        """Run one execution from its guard to its commit. Return its value or the error."""
         if request.tenant is None:
             return Failure(ActionError(ErrorCode.UNAUTHENTICATED, f"{plan.name}: the request has no tenant"))
         execution = Execution(plan, payload, request, mode, self.storage)
@@ -135,7 +135,7 @@ class Pipeline:
             except Exception as error:
                 return await self._outcomes.settle_failure(execution, storage_error(execution, error))
         except BaseException:
-            # An interruption or a cancellation, at whatever point: it goes on, and nothing stays open.
+            # An interruption or a cancellation passes on, and no transaction stays open.
             execution.ended = True
             await execution.roll_back()
             raise
@@ -155,7 +155,7 @@ class Pipeline:
             await self.validate(execution)
 
     async def _run(self, execution: Execution) -> Any:
-        """Stages 5 to 13, again where the transaction lost against another one."""
+        """Run stages 5 to 13. Run them again where the transaction lost against another one."""
         reruns = 0
         while True:
             try:
@@ -205,15 +205,15 @@ class Pipeline:
             execution.events.add_default(entry, self.limits.event_bytes)
 
     async def record(self, execution: Execution) -> None:
-        """Stage 12: log rows, events and idempotent results, in the transaction of the handler's writes."""
-        # From here on, tasks and threads that its handler has left running do nothing more in it.
+        """Run stage 12: write log rows, events and idempotent results in the transaction of the handler's writes."""
+        # From here on, tasks and threads that the handler left running change nothing in the transaction.
         execution.ended = True
         if (execution.has_session or execution.unanswered) and execution.unit_of_work is not None:
-            # What those tasks are in the middle of comes first, and is a subject too.
+            # Writes that those tasks have begun come first, and are subjects too.
             execution.entry.add_flushed(await execution.unit_of_work.flushed_subjects())
         execution.add_row("succeeded")
         if execution.plan.action.read_only and execution.unit_of_work is not None:
-            # There is nothing to write, and a commit looks at what SQL of the handler has made of the transaction.
+            # Nothing is left to write. The commit detects statements of the handler that changed the transaction.
             await execution.unit_of_work.commit()
             execution.unit_of_work = None
         secrets = execution.secrets
@@ -221,7 +221,7 @@ class Pipeline:
         await execution.open(writable=True).record(Recording(rows, events, execution.results, self._routes))
 
     async def commit(self, execution: Execution) -> None:
-        """Stage 13: all or nothing."""
+        """Run stage 13: commit everything or nothing."""
         assert execution.unit_of_work is not None
         await execution.unit_of_work.commit()
         execution.ended = True
@@ -242,8 +242,8 @@ class Pipeline:
     ) -> tuple[Any, str | None]:
         """Run an approved action in the unit of work of its approval, as its requester.
 
-        Return its value and None; or None and the id of the approval that a further policy makes it wait for. Raises
-        the `ActionError` that it fails with.
+        Return its value and None, or None and the id of the approval that a further policy requires. Raises the
+        `ActionError` of a failure.
         """
         plan = route(self.plans, pending.service, pending.action)
         if isinstance(plan, ActionError):
@@ -251,7 +251,7 @@ class Pipeline:
         request = pending.request(parent.request)
         execution = Execution(plan, from_json(pending.payload.encode()), request, parent.mode, parent=parent)
         execution.approved = approved
-        # The questions of its requester are none for a replay of the approver's.
+        # A replay of the approver's request does not repeat the requester's questions.
         execution.asked = Questions()
         await self._idempotency.claim_approved(execution, pending)
         try:
@@ -277,17 +277,17 @@ class Pipeline:
             self._check_nesting(execution, parent)
             await self._admit(execution)
             savepoint = await unit_of_work.savepoint(execution.plan.action.read_only)
-            # What was pending in the session was written before the savepoint.
+            # The session flushed pending rows before the savepoint.
             if root.has_session:
                 parent.entry.add_flushed(await unit_of_work.flushed_subjects())
             await self._perform(execution)
-            # From here on, tasks and threads that its handler has left running do nothing more in it.
+            # From here on, tasks and threads that the handler left running change nothing in the transaction.
             execution.ended = True
             if root.has_session or root.unanswered:
                 execution.entry.add_flushed(await unit_of_work.flushed_subjects())
             await unit_of_work.release(savepoint)
             execution.add_row("succeeded")
-            # Of what has failed inside it.
+            # Of failed executions inside it.
             parent.after_failure += execution.after_failure
             parent.after_commit += execution.after_commit
             return Success(_answered(execution))
@@ -297,7 +297,7 @@ class Pipeline:
             execution.add_row("approval_required")
             raise
         except (SerializationFailure, StorageUnavailable):
-            # The transaction is beyond saving: the outermost execution deals with it.
+            # The transaction cannot continue: the outermost execution handles that.
             raise
         except ActionError as refusal:
             failure = refusal.without_traceback()
@@ -313,7 +313,7 @@ class Pipeline:
         finally:
             execution.ended = True
             parent.child = None
-            # It may have changed record types, or have undone that.
+            # The nested execution may have changed record types, or its rollback may have restored them.
             root.document_checks = None
         if root.is_abandoned:
             raise timeout_error(execution)
@@ -344,7 +344,7 @@ class Pipeline:
     # Hooks
 
     async def before_hooks(self, execution: Execution) -> None:
-        """Stage 7: each output is the next input. Raises `ActionError(hook_failed)`."""
+        """Run stage 7: each output is the next input. Raises `ActionError(hook_failed)`."""
         received, plan = execution.received, execution.plan
         assert received is not None
         value = await self._run_hooks(execution, plan.before, "before", received.value)
@@ -356,7 +356,7 @@ class Pipeline:
             execution.hook_context.input = execution.incoming.value
 
     async def after_hooks(self, execution: Execution) -> None:
-        """Stage 11: each output is the next value. Raises `ActionError(hook_failed)`."""
+        """Run stage 11: each output is the next value. Raises `ActionError(hook_failed)`."""
         returned = execution.hook_context.output = execution.value
         if execution.plan.result_names:
             execution.secrets.learn_result(returned)
@@ -409,7 +409,7 @@ class Pipeline:
 
 
 async def _undo(execution: Execution, savepoint: object, rows: int, events: int, results: int) -> None:
-    """Take back all that a nested execution did; from now on its context cannot be used."""
+    """Undo all writes of a nested execution. Its context cannot be used any more."""
     execution.ended = True
     root = execution.root
     if savepoint is not None:
@@ -422,8 +422,8 @@ async def _undo(execution: Execution, savepoint: object, rows: int, events: int,
 async def _undo_cut_off(
     execution: Execution, savepoint: object, marks: tuple[int, int, int], cut: BaseException
 ) -> None:
-    """Take back a nested execution that was cancelled or interrupted: its caller may catch that and go on. Where it
-    cannot be taken back, nothing of the outermost one can be committed."""
+    """Undo a nested execution that was cancelled or interrupted, since its caller may catch that and continue. Where it
+    cannot be undone, the outermost execution cannot commit."""
     try:
         await _undo(execution, savepoint, *marks)
     except BaseException as error:
@@ -435,7 +435,7 @@ async def _undo_cut_off(
 
 
 async def _write_after_failure(execution: Execution, write: FailureWrite) -> None:
-    """Run a write that survives the failure of a nested execution. A refusal of it is only logged."""
+    """Run a write that survives the failure of a nested execution. A refused write is only logged."""
     unit_of_work = execution.open()
     savepoint = await unit_of_work.savepoint()
     try:

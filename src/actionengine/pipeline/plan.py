@@ -1,4 +1,4 @@
-"""An action made ready to run: everything about its declaration that can be found out at boot, found out once."""
+"""An action prepared at boot: everything that its declaration tells, found out once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TYPE_ERRORS = (PydanticUserError, TypeError, NameError, AttributeError)
 
 
 class ActionPlan:
-    """One action of one service, checked and ready. Read only after `routing.link_hooks`."""
+    """One action of one service, checked and prepared. Read it only after `routing.link_hooks`."""
 
     __slots__ = (
         "_names",
@@ -56,7 +56,7 @@ class ActionPlan:
     def __init__(self, service: Service, action: Action) -> None:
         self.service = service.name
         self.asks = service.permissions
-        """The permissions that handlers of its service ask for themselves."""
+        """The permissions that handlers of the service ask for themselves."""
         self.action = action
         self.name = f"{service.name}.{action.name}"
         self._check_declaration()
@@ -68,26 +68,26 @@ class ActionPlan:
         self.is_async = is_async(action.handler)
         self.event_types = by_type(action.event_types)
         self.emits_no_default_event = False
-        """Whether it yields no event of its own: it consumes one."""
+        """True if the action emits no default event: it consumes one."""
         self.model = _validated_type(action.validation)
-        """The type that the payload is validated against, or None."""
+        """The type that validates the payload, or None."""
         self.validator: SchemaValidator | PluggableSchemaValidator | None = None
         self.sensitive = NOTHING
         if action.validation is not None:
             self.validator, self.sensitive = self._compiled(action.validation)
         self.result_type = signature.result
-        """The type of its result, by the handler's annotation, or None."""
+        """The type of the result, by the handler's annotation, or None."""
         self._results: ResultForm | None = None
         self._result_names: frozenset[str] | Unknown = UNKNOWN
         self._names: frozenset[str] | Unknown = UNKNOWN
         self.has_secrets: bool | None = None
-        """The value that `find_secrets` returned; None before it was asked."""
+        """The value that `find_secrets` returned; None before the first call."""
         self.before: tuple[tuple[HookDefinition, ActionPlan], ...] = ()
         self.after: tuple[tuple[HookDefinition, ActionPlan], ...] = ()
 
     @property
     def results(self) -> ResultForm:
-        """The form in which its results are stored under a key."""
+        """The form in which results are stored under a key."""
         if self._results is None:
             self._results = ResultForm(self.result_type)
         return self._results
@@ -101,14 +101,14 @@ class ActionPlan:
 
     @property
     def names(self) -> frozenset[str]:
-        """The names under which its input or its result carries a secret, where they are not secret as a whole."""
+        """The names under which the input or the result carries a secret, where the whole is no secret."""
         if self._names is UNKNOWN:
             parts = (self.sensitive, self.result_names)
             self._names = NOTHING.union(*(part for part in parts if not isinstance(part, Everything)))
         return self._names
 
     def find_secrets(self) -> bool:
-        """Return whether its input or its result carries a secret, and remember that as `has_secrets`."""
+        """Return whether the input or the result carries a secret, and keep that as `has_secrets`."""
         self.has_secrets = bool(self.sensitive or self.result_names)
         return self.has_secrets
 
@@ -192,20 +192,20 @@ class Unknown(Enum):
 
 UNKNOWN: Final = Unknown.UNKNOWN
 MAX_ACTION_NAME_LENGTH = 250
-"""Characters of `service.action`: the action log and the idempotency keys have it in an index."""
+"""Characters of `service.action`, at most: the action log and the idempotency keys index it."""
 _MAX_APPROVAL_AGE = timedelta(days=36525)
 SYNC_AND_ASYNC = "__actionengine_sync_and_async__"
 
 
 def sync_and_async(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark an `async def` handler that awaits nothing but the unit of work, so that it runs in both modes, and gets an
+    """Mark an `async def` handler that awaits only its unit of work, so that it runs in both modes with an
     `InternalContext`."""
     setattr(handler, SYNC_AND_ASYNC, True)
     return handler
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Return whether calling this gives a coroutine."""
+    """Return whether calling this returns a coroutine."""
     while isinstance(function, partial):
         function = function.func
     if type(function) is FunctionType:

@@ -1,4 +1,4 @@
-"""Names to actions: one look-up for every door, and one answer to a name that is misspelt."""
+"""From names to actions: one look-up for all entry points, and one error for a misspelt name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Plans = Mapping[str, Mapping[str, ActionPlan]]
 
 
 def route(plans: Plans, service: str, action: str) -> ActionPlan | ActionError:
-    """Return the plan of an action, or the `not_found` that names the nearest one."""
+    """Return the plan of an action, or a `not_found` that names the nearest one."""
     try:
         return plans[service][action]
     except (KeyError, TypeError):
@@ -32,7 +32,7 @@ def no_service(plans: Mapping[str, object], service: str) -> ActionError:
 
 
 def link_hooks(plans: Plans) -> None:
-    """Resolve each hook to its plan. Raises `ConfigurationError` for one that is not there, or that closes a cycle."""
+    """Resolve each hook to its plan. Raises `ConfigurationError` for a hook that does not exist or closes a cycle."""
     for actions in plans.values():
         for plan in actions.values():
             hooks = plan.action.hooks
@@ -47,7 +47,7 @@ def link_hooks(plans: Plans) -> None:
 
 
 def read_only_copy(plans: Plans) -> Plans:
-    """The plans as nested read-only mappings."""
+    """Return the plans as nested read-only mappings."""
     return MappingProxyType({service: MappingProxyType(dict(actions)) for service, actions in plans.items()})
 
 

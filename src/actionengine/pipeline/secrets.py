@@ -1,4 +1,4 @@
-"""The secrets of one execution, and what masks them in all that leaves it."""
+"""The secrets of one execution, masked in all that leaves it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from actionengine.storage.rows import EventRow, LogRow
 
 
 class Secrets:
-    """The secrets of one execution. A nested execution shares the values that its root has learnt, and adds its names
-    to those of the executions around it."""
+    """The secrets of one execution. A nested execution shares the values of its root, and adds its names to those of
+    the executions around it."""
 
     __slots__ = ("_names", "_parent", "_plan", "has_names", "values")
 
@@ -42,18 +42,18 @@ class Secrets:
         self.has_names: bool = (plan.find_secrets() if has_secrets is None else has_secrets) or (
             parent is not None and parent.has_names
         )
-        """True if this action, or one around it, says of a name that it stands for a secret."""
+        """True if this action, or one around it, declares a name secret."""
 
     @property
     def names(self) -> frozenset[str]:
-        """The names under which this action, or one around it, has secrets: what they hand on keeps its names."""
+        """The names under which this action, or one around it, has secrets. Values passed on keep these names."""
         if self._names is None:
             names = self._plan.names
             self._names = names if self._parent is None else names | self._parent.names
         return self._names
 
     def learn(self, secrets: Iterable[str]) -> None:
-        """Remember secrets in every form in which a text may repeat them."""
+        """Remember secrets, in every form in which a text may repeat them."""
         for secret in secrets:
             self.values.update(forms_of(secret))
 
@@ -74,58 +74,58 @@ class Secrets:
         self.learn(typed_secrets(data, self._plan.model).values)
 
     def learn_result(self, value: Any) -> None:
-        """Remember the secrets that the annotation of the handler names in what it returned."""
+        """Remember the secrets in a handler's result that its annotation names."""
         encoded = searchable_json(value)
         self.learn(secrets_in(from_json(encoded), self._plan.result_names))
         self.learn(typed_secrets(value, self._plan.result_type).values)
 
     def mask(self, encoded: bytes, *names: frozenset[str]) -> bytes:
-        """Return JSON that leaves this execution, its types masked already, without the values under the names of this
-        action or under these. Remember those values, to mask them wherever else they turn up.
+        """Return JSON, already masked by its types, without the values under the names of this action or under these.
+        Remember those values, to mask them everywhere else.
 
-        Each row, event, hook log and approval passes here, or has been made of what has.
+        Each row, event, hook log and approval passes here, or is made of JSON that did.
         """
         every = _together(self.names, *names) if self.has_names else _together(*names)
         return masked_by_name(encoded, every, self.learn) if every else encoded
 
     def mask_input(self, received: Payload) -> bytes:
-        """Return a payload as the log shows it."""
+        """Return a payload as the action log shows it."""
         return self.mask(received.masked or received.json, self._plan.sensitive)
 
     def mask_result(self, encoded: bytes, value: Any) -> bytes:
-        """Return a result's JSON, masked by its types, as the log shows it."""
+        """Return a result's JSON, already masked by its types, as the action log shows it."""
         masked = self.mask(encoded, self._plan.result_names)
         if isinstance(self._plan.result_names, Everything):
             self.learn_result(value)
         return masked
 
     def to_log_json(self, value: Any, *names: frozenset[str]) -> Any:
-        """Return a value as a hook log shows it: plain JSON, without what is secret by type or stands under these
+        """Return a value as a hook log shows it: plain JSON, without values that are secret by type or under these
         names."""
         shown = from_json(self.mask(masked_json(value, self.learn), *names))
         return scrub(shown, self.values) if self.values else shown
 
     def are_in(self, text: str) -> bool:
-        """Return whether one of the secrets that are known by now is in a text."""
+        """Return whether a text contains one of the secrets known so far."""
         return bool(self.values) and scrub_text(text, self.values) != text
 
     def scrub_text(self, text: str) -> str:
-        """Return a text without the secrets in it."""
+        """Return a text without the secrets."""
         return scrub_text(text, self.values) if self.values else text
 
     def scrub_json(self, encoded: bytes) -> bytes:
-        """Return JSON without the secrets in it."""
+        """Return JSON without the secrets."""
         return scrub_json(encoded, self.values) if self.values else encoded
 
     def scrub_error(self, error: ActionError) -> ActionError:
-        """Return an error without the secrets in it."""
+        """Return an error without the secrets."""
         details = self._masked_details(error) if error.details else {}
         if not self.values and not self.has_names:
             return error
         return ActionError(error.code, scrub_text(error.message, self.values), scrub(details, self.values))
 
     def scrub_events(self, events: Sequence[EventRow]) -> Sequence[EventRow]:
-        """Return events without the secrets in them."""
+        """Return events without the secrets."""
         if not self.values:
             return events
         return [
@@ -138,7 +138,7 @@ class Secrets:
         ]
 
     def scrub_rows(self, rows: Sequence[LogRow]) -> Sequence[LogRow]:
-        """Return rows of the log without the secrets in them."""
+        """Return rows of the log without the secrets."""
         if not self.values:
             return rows
         return [
@@ -154,14 +154,14 @@ class Secrets:
         ]
 
     def _masked_details(self, error: ActionError) -> Any:
-        """Return the details as plain JSON, masked; remember the secrets that they name."""
+        """Return the details as plain JSON, masked. Remember the secrets that they name."""
         try:
             return from_json(self.mask(masked_json(dict(error.details), self.learn, str)))
         except Exception:
-            # A value that no JSON can carry: its type is shown.
+            # JSON cannot carry the value: its type is shown.
             return error.to_dict()["details"]
 
 
 def _together(*names: frozenset[str]) -> frozenset[str]:
-    """Return all of these names as one, so that a value is walked through once."""
+    """Return all these names as one tuple, so that a value is walked through once."""
     return next((each for each in names if isinstance(each, Everything)), None) or NOTHING.union(*names)

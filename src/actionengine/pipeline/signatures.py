@@ -1,4 +1,4 @@
-"""A handler's signature: what its annotations say it takes and returns, held against its declaration at boot."""
+"""A handler's signature: what its annotations accept and return, compared with its declaration at boot."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _CONTEXT_NAMES = frozenset({"ctx", "context"})
 _CONTEXT_TYPE = ("actionengine.action_context", "ActionContext")
 _MISSING = inspect.Parameter.empty
 _FREE = frozenset({Any, object, BaseModel, _MISSING})
-"""Annotations that say nothing about the input: it is passed as it is."""
+"""Annotations that do not restrict the input: the payload passes unchanged."""
 _PLAIN = frozenset({dict, list, Mapping, MutableMapping, Sequence})
 _KNOWN = {
     "Any": Any,
@@ -46,11 +46,12 @@ _KNOWN = {
     "Success": Success,
     "Failure": Failure,
 }
-"""Names of which a handler's annotations are full, and which often are imported for a type checker alone."""
+"""Names that handlers' annotations often use, and that are often imported for a type checker only."""
 
 
 class Signature(NamedTuple):
-    """A handler as the pipeline calls it. `result` is the `T` of `Result[T, …]`, or None where it says nothing."""
+    """A handler as the pipeline calls it. `result` is the `T` of `Result[T, …]`, or None where the annotation names
+    none."""
 
     takes_context: bool
     validation: Any
@@ -58,7 +59,7 @@ class Signature(NamedTuple):
 
 
 class _Target(NamedTuple):
-    """The function behind a handler, and the names of the parameters that a call gives."""
+    """Return the function behind a handler, and the names of the parameters that a call gives."""
 
     function: Any
     parameters: tuple[str, ...]
@@ -67,10 +68,10 @@ class _Target(NamedTuple):
 
 
 def read_signature(handler: Callable[..., Any], validation: Any, name: str) -> Signature:
-    """Return what a handler takes and returns; where no validation is given, its annotation is the validation.
+    """Return what a handler accepts and returns. Without a `validation`, its annotation is the validation.
 
-    Raises `ConfigurationError`, naming the action and what to write, for a signature that cannot be called as
-    `handler(data)` or `handler(data, ctx)`, and for annotations that disagree with the declaration or do not resolve.
+    Raises `ConfigurationError`, naming the action and the correction, for a signature that cannot be called as
+    `handler(data)` or `handler(data, ctx)`, and for annotations that contradict the declaration or do not resolve.
     """
     takes_context = _takes_context(handler, name)
     target = _target_of(handler)
@@ -95,7 +96,7 @@ def _check_order(target: _Target, takes_context: bool, name: str) -> None:
     try:
         resolved = _resolve(second, target, None)
     except Exception:
-        # It is passed whatever it is called; a type checker knows.
+        # The argument is passed whatever its name; a type checker knows that.
         return
     kind = get_origin(resolved) or resolved
     if isinstance(kind, type) and not _is_context(kind) and (_is_data(kind) or kind in _PLAIN):
@@ -127,7 +128,7 @@ def _check_returned(target: _Target, validated: Any, name: str) -> Any:
     if annotation is _MISSING:
         return None
     resolved = _resolved(annotation, target, name, "return", validated)
-    # A decorator shows the annotations of the function that it wraps, and may make a Result of what that returns.
+    # A decorator shows the annotations of the function that it wraps, and may wrap its value in a Result.
     if not target.is_wrapper and not _cached(_is_result, resolved):
         shown = _shown(resolved)
         raise ConfigurationError(
@@ -155,7 +156,7 @@ def _namespace(target: _Target) -> dict[str, Any]:
 
 
 def _target_of(handler: Any) -> _Target | None:
-    """The function that a handler is, or calls; None for one without annotations to read, such as a built-in."""
+    """Return the function that a handler is or calls; None for one without annotations, such as a built-in."""
     skip = 0
     given: set[str] = set()
     while isinstance(handler, partial):
@@ -164,7 +165,7 @@ def _target_of(handler: Any) -> _Target | None:
         handler = handler.func
     function = handler
     if not isinstance(handler, (FunctionType, type)) and isinstance(inspect.unwrap(handler), FunctionType):
-        # A decorator that is an object, such as `lru_cache`: it shows the function that it wraps.
+        # A decorator that is an object, such as `lru_cache`, shows the function that it wraps.
         function = inspect.unwrap(handler)
         parameters = tuple(each for each in tuple(inspect.signature(handler).parameters)[skip:] if each not in given)
         return _Target(function, parameters, _annotations_of(function), is_wrapper=True)
@@ -193,15 +194,18 @@ def _annotations_of(function: FunctionType) -> Mapping[str, Any]:
     try:
         return function.__annotations__
     except NameError:
-        # From Python 3.14 on they are evaluated here, and what is imported for a type checker alone is missing.
+        # From Python 3.14 on, annotations are evaluated here; names imported for a type checker only are missing.
         return typing_extensions.get_annotations(function, format=typing_extensions.Format.FORWARDREF)
 
 
 def _takes_context(handler: Callable[..., Any], name: str) -> bool:
-    """Return whether a handler is called as `handler(data, ctx)`. A second parameter that has a default is the
-    context only if it is called so: `lambda data, number=number: …` binds a value."""
+    """Return whether a handler is called as `handler(data, ctx)`.
+
+    A second parameter with a default is the context only if it is named so: `lambda data, number=number: …` binds a
+    value.
+    """
     if type(handler) is FunctionType:
-        # What inspect.signature finds out, for the usual case, at a tenth of the time: ten thousand actions boot.
+        # The usual case, ten times as fast as inspect.signature: ten thousand actions boot.
         code = handler.__code__
         plain = not code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS) and not code.co_kwonlyargcount
         if plain and not handler.__defaults__ and code.co_argcount in (1, 2):
@@ -228,7 +232,7 @@ def _takes_context(handler: Callable[..., Any], name: str) -> bool:
 
 
 def _cached(question: Callable[..., Any], *annotations: Any) -> Any:
-    """Ask about annotations; the same was asked about most of ten thousand actions before."""
+    """Cache the answers about annotations: most of ten thousand actions repeat them."""
     try:
         return _asked(question, annotations)
     except TypeError:
@@ -254,11 +258,11 @@ def _resolved(annotation: Any, target: _Target, name: str, parameter: str, valid
 
 
 def _resolve(annotation: Any, target: _Target, validated: Any) -> Any:
-    """Return the type of an annotation where the handler was defined, forward references inside it resolved.
+    """Return the type of an annotation where the handler was defined, with forward references resolved.
 
-    A class inside a function is found in no module: where the validation is of the name, it is meant. So are the
-    library's own names, where they were imported for a type checker alone. What a `Result` carries besides its value
-    need not resolve.
+    A class inside a function is found in no module: a name equal to that of the validation means the validation. Names
+    of this library resolve even where they were imported for a type checker only. The error type of a `Result` need not
+    resolve.
     """
     if annotation is None or annotation == "None":
         return type(None)
@@ -303,7 +307,7 @@ def _compiled(text: str) -> CodeType:
 
 
 def _locals_of(function: Any, annotation: Any) -> dict[str, Any]:
-    """The names that a function has from around it, as far as a text may use them."""
+    """Return the names that a function has from the scopes around it, as far as a text may use them."""
     found: dict[str, Any] = {each.__name__: each for each in getattr(function, "__type_params__", ())}
     for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         if not isinstance(annotation, str) or free in annotation:
@@ -321,14 +325,14 @@ def _is_context(annotation: Any) -> bool:
 
 
 def _is_local(annotation: Any, validated: Any) -> bool:
-    """Return whether a text names the class that is the validation, which stands in a function, out of sight."""
+    """Return whether a text names the validation's class, which was defined inside a function."""
     if not isinstance(annotation, str) or not isinstance(validated, type) or "<locals>" not in validated.__qualname__:
         return False
     return annotation.strip("\"' ") == validated.__name__
 
 
 def _says_nothing(annotation: Any) -> bool:
-    """Return whether an input of this annotation is passed as it is: anything, or JSON of any form."""
+    """Return whether an input of this annotation passes unchanged: any value, or JSON of any form."""
     annotation = _bare(annotation)
     if isinstance(annotation, TypeVar) or _is_in(annotation, _FREE) or _is_protocol(annotation):
         return True
@@ -340,8 +344,8 @@ def _says_nothing(annotation: Any) -> bool:
 
 
 def _fits(given: Any, wanted: Any) -> bool:
-    """Return whether a value validated as `given` can be what a handler is annotated to take; only what surely does
-    not fit is False."""
+    """Return whether a value validated as `given` can be an instance of the handler's annotation. Only a certain
+    mismatch returns False."""
     given, wanted = _bare(given), _bare(wanted)
     if given is _MISSING or wanted is _MISSING or _is_in(wanted, _FREE) or given in (Any, object) or given == wanted:
         return True
@@ -365,12 +369,13 @@ def _fits(given: Any, wanted: Any) -> bool:
             return False
     except TypeError:
         return True
-    # Of what has other arguments than the class around it nothing is known.
+    # Nothing is known of a class whose arguments differ from those of the class around it.
     return len(given_arguments) != len(wanted_arguments) or all(map(_fits, given_arguments, wanted_arguments))
 
 
 def _is_known(kind: type) -> bool:
-    """Return whether a validation as this class gives its instances: not so where it says itself what it gives."""
+    """Return whether validation as this class returns instances of it. A class with a validator of its own may return
+    others."""
     if issubclass(kind, (BaseModel, Enum)) or is_typeddict(kind):
         return True
     return not hasattr(kind, "__get_pydantic_core_schema__") and not hasattr(kind, "__get_validators__")
@@ -392,7 +397,7 @@ def _arguments(annotation: Any) -> tuple[Any, ...]:
 
 
 def _generic(kind: type) -> type:
-    """The model of which a generic model with arguments was made."""
+    """Return the generic model that a model with arguments was made of."""
     if issubclass(kind, BaseModel):
         origin = kind.__pydantic_generic_metadata__["origin"]
         return kind if origin is None else origin
@@ -400,7 +405,7 @@ def _generic(kind: type) -> type:
 
 
 def _bare(annotation: Any) -> Any:
-    """An annotation without aliases and metadata; `_MISSING` where the metadata may make another type of it."""
+    """Return an annotation without aliases and metadata; `_MISSING` where the metadata may change its type."""
     while True:
         if get_origin(annotation) is Annotated:
             annotation, *metadata = get_args(annotation)
@@ -450,7 +455,7 @@ _RETURNS_ANYTHING = frozenset({Any, object, Never, NoReturn, typing_extensions.N
 
 
 def _value_type(returned: Any) -> Any:
-    """The `T` of `Result[T, …]`; None where the annotation names no type."""
+    """Return the `T` of `Result[T, …]`; None where the annotation names no type."""
     returned = _bare(returned)
     origin = get_origin(returned)
     if isinstance(origin, type) and issubclass(origin, Awaitable) and get_args(returned):

@@ -1,7 +1,7 @@
-"""Stored forms: a value is kept as JSON, and has to come back from it as it was, or be refused before it is kept.
+"""Stored forms: a value is kept as JSON that restores it exactly, or it is refused before it is kept.
 
-A result that a key remembers is stored in a form that a retry reads. The first caller gets what is read from it, too,
-so that both get the same value of the same type.
+The result of an idempotency key is stored in a form that a retry reads. The first caller gets the value read from it
+too, so that both get the same value of the same type.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MASK = MASK.encode()
 
 
 class NotStorable(ValueError):
-    """A value that would not come back from its stored form as it was. The message names the place, never a value."""
+    """Raised for a value that its stored form would not restore. The message names the place, never the value."""
 
 
 class ResultForm:
@@ -48,14 +48,14 @@ class ResultForm:
             with suppress(*_TYPE_ERRORS):
                 self._adapter = TypeAdapter(value_type)
         self.is_plain = self._adapter is None
-        """Return whether every result is read as plain JSON values."""
+        """True if every result is read as plain JSON values."""
 
     def store(self, value: Any, masked: bytes, is_own: bool = True) -> tuple[bytes, Any]:
-        """Return the stored form of a result, and the value that its first caller and every retry get; `masked` is the
+        """Return the stored form of a result, and the value that its first caller and every retry get. `masked` is the
         result's JSON, masked.
 
-        Raises `NotStorable` for a value that does not come back. One that a hook has made (not `is_own`) may be of
-        another type than the annotation says: then it comes back as plain JSON values.
+        Raises `NotStorable` for a value that its JSON does not restore. A value made by a hook (not `is_own`) may be of
+        another type than the annotation: then it is restored as plain JSON values.
         """
         if isinstance(value, PipelineResult):
             encoded, data = self.store(value.data, masked, is_own)
@@ -73,11 +73,11 @@ class ResultForm:
         return store_plain(masked), decoded
 
     def load(self, encoded: bytes) -> tuple[Any, bytes | None, bytes | None]:
-        """Return the value of a stored result, and the input and the output that were kept beside it, if any."""
+        """Return the value of a stored result, and the input and the output stored with it, if any."""
         stored = from_json(encoded)
         value = stored["value"]
         if self._adapter is not None and stored["form"] != "json":
-            # Unless the annotation has changed since.
+            # The annotation may have changed since.
             with suppress(ValidationError):
                 value = _read(self._adapter, to_json(value), stored["form"])
         input, output = (to_json(stored[name]) if name in stored else None for name in ("input", "output"))
@@ -110,12 +110,12 @@ class ResultForm:
 
 
 def store_plain(encoded: bytes) -> bytes:
-    """Return the stored form of a result that is read as plain JSON values, of which this is the JSON."""
+    """Return the stored form of a result that is read as plain JSON values, from its JSON."""
     return b'{"form":"json","value":%b}' % encoded
 
 
 def with_shown(encoded: bytes, input: bytes | None, output: bytes | None) -> bytes:
-    """Return a stored result with what the action log shows of the input and the output beside it."""
+    """Return a stored result together with the logged input and output."""
     if input is not None:
         encoded = b'%b,"input":%b}' % (encoded[:-1], input)
     if output is not None:
@@ -124,7 +124,7 @@ def with_shown(encoded: bytes, input: bytes | None, output: bytes | None) -> byt
 
 
 def check_instance(value: Any, encoded: bytes, decode: Callable[[bytes], Any], by_alias: bool = True) -> None:
-    """Raise `NotStorable` for an instance that differs from what its JSON, secrets and all, is read as."""
+    """Raise `NotStorable` for an instance that differs from what its JSON, secrets included, restores."""
     try:
         _check_same(value, decode(encoded), _exact_dump if by_alias else _exact_named_dump)
     except ValidationError as error:
@@ -142,8 +142,8 @@ def _named_dump(value: Any) -> bytes:
 
 
 def _exact_dump(value: Any, by_alias: bool = True) -> bytes:
-    """Return the JSON of a text or a number. Raises `NotStorable` for any other value: a handler sees more of it than
-    its JSON tells."""
+    """Return the JSON of a text or a number. Raises `NotStorable` for any other value, whose JSON may tell less than
+    a handler sees."""
     if not isinstance(value, (str, int, float)):
         raise NotStorable(f"a {type(value).__name__} has no JSON of its own")
     return revealed_json(value, by_alias)
@@ -160,10 +160,10 @@ _SECRET_DUMPS: Sequence[tuple[Form, Dump]] = (
 
 
 def _check_same(value: Any, decoded: Any, dump: Dump, path: str = "") -> None:
-    """Raise `NotStorable` where a value and what has come back from its JSON differ.
+    """Raise `NotStorable` where a value differs from the value that its JSON restores.
 
-    Instances must come back as equal instances of their class. What comes back as plain JSON may have had another form
-    (a tuple, a date) if that has this JSON.
+    Instances must be restored as equal instances of their class. A value restored as plain JSON may have had another
+    form (a tuple, a date), provided its JSON is the same.
     """
     kind = type(decoded)
     if kind in _SCALARS:
@@ -244,7 +244,7 @@ def _is_equal(value: Any, decoded: Any) -> bool:
     try:
         return bool(value == decoded)
     except Exception:
-        # Whatever a class makes of a comparison.
+        # A class may raise anything when it compares.
         return False
 
 
@@ -262,7 +262,7 @@ def _misfits(error: ValidationError) -> str:
 
 
 def _gives_plain(annotation: Any) -> bool:
-    """Return whether what a type is read as from JSON is made of plain JSON values."""
+    """Return whether a type is read from JSON as plain JSON values."""
     try:
         if annotation in _PLAIN_TYPES:
             return True

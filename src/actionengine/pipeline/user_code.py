@@ -1,4 +1,4 @@
-"""Calls into user code: handlers, hooks, guards, conditions. None of them can crash an execution, or outlast it."""
+"""Calls into user code: handlers, hooks, guards, conditions. No call can crash its execution or outlast it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("actionengine")
 
 
 def call_sync(execution: Execution, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a `def` returns in sync mode, with no deadline. Raises as `call_user_code` does."""
+    """Call a `def` in sync mode without a deadline, and return its value. Raises as `call_user_code` does."""
     try:
         value = function(*arguments)
     except Exception as error:
@@ -44,9 +44,9 @@ async def call_user_code(
 ) -> Any:
     """Run user code, and return its value.
 
-    Raises `ActionError` with what the code raised itself, `handler_error` for any other exception, `timeout` past
-    the execution's deadline, `internal` for a coroutine where there is no event loop and for a misuse of the storage.
-    Lets through what ends the transaction, and whatever is not an `Exception`.
+    Raises the `ActionError` that the code raised; `handler_error` for any other exception; `timeout` past the
+    execution's deadline; `internal` for a coroutine without an event loop, and for a misuse of the storage. Errors that
+    end the transaction, and exceptions that are no `Exception`, pass.
     """
     if execution.mode == "sync":
         if is_async:
@@ -55,7 +55,7 @@ async def call_user_code(
             return call_sync(execution, what, function, *arguments)
         if execution.root.mode == "sync":
             function, arguments = (await _call_in_thread(execution, function, arguments)).result, ()
-        # Nested in a `def` handler of an async execution, it stays in the thread of that one, and is abandoned with it.
+        # Inside a `def` handler of an async execution, the call stays in the handler's thread and is abandoned with it.
         value = call_sync(execution, what, function, *arguments)
     else:
         try:
@@ -77,7 +77,7 @@ async def call_user_code(
 
 
 def to_action_error(execution: Execution, what: str, error: Exception) -> Exception:
-    """Return the error for an exception out of user code; a crash goes to the log, with its traceback."""
+    """Return the error for an exception raised by user code. A crash is logged with its traceback."""
     if execution.root.unit_of_work is not None:
         error = execution.root.unit_of_work.translate_error(error)
     if isinstance(error, (ActionError, SerializationFailure, StorageUnavailable)):
@@ -92,7 +92,8 @@ def to_action_error(execution: Execution, what: str, error: Exception) -> Except
 
 
 def unwrap(execution: Execution, what: str, returned: Any) -> Any:
-    """The value in a `Success`. Raises `ActionError` for a `Failure`, and `internal` for what is no `Result`."""
+    """Return the value of a `Success`. Raises the `ActionError` of a `Failure`, and `internal` for a value that is
+    no `Result`."""
     if isinstance(returned, Success):
         return returned._inner_value
     if isinstance(returned, Failure):
@@ -105,7 +106,8 @@ def unwrap(execution: Execution, what: str, returned: Any) -> Any:
 
 
 def as_action_error(error: Any) -> ActionError:
-    """The error in a `Failure` as an `ActionError`: a text, or anything else, is the message of an `unprocessable`."""
+    """Return the error of a `Failure` as an `ActionError`. A text, or another value, becomes the message of an
+    `unprocessable`."""
     if isinstance(error, ActionError):
         copy = error.without_traceback()
         # The frames that a caught error has passed hold the value that it is in: only the garbage collector would free
@@ -116,19 +118,19 @@ def as_action_error(error: Any) -> ActionError:
 
 
 def check_deadline(execution: Execution) -> None:
-    """Raises `ActionError(timeout)` past the execution's deadline, or where its transaction was abandoned."""
+    """Raise `ActionError(timeout)` past the execution's deadline, or where its transaction was abandoned."""
     if execution.root.is_abandoned or (execution.deadline is not None and perf_counter() > execution.deadline):
         raise timeout_error(execution)
 
 
 def timeout_error(execution: Execution) -> ActionError:
-    """The refusal of an execution that took too long."""
+    """Return the error for an execution that exceeded its timeout."""
     taken = perf_counter() - execution.entry.started
     return ActionError(ErrorCode.TIMEOUT, f"{execution.plan.name} was stopped after {taken:.3f} s: its time was up")
 
 
 def log_crash(execution: Execution, what: str, error: BaseException) -> None:
-    """Write the traceback to the log, without the execution's secrets."""
+    """Log the traceback, without the execution's secrets."""
     trace = "".join(traceback.format_exception(error))
     logger.error(
         "%s of %s raised (execution %s)\n%s",
@@ -155,7 +157,7 @@ async def _await(execution: Execution, awaitable: Any) -> Any:
 async def _call_in_thread(
     execution: Execution, function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> AbandonableCall:
-    """Call a `def` that has a deadline in a thread of its own, and return the call when it has ended.
+    """Call a `def` that has a deadline in a thread of its own, and return the finished call.
 
     Raises `ActionError(timeout)` at the deadline. The thread is then abandoned, with the transaction that it uses.
     """

@@ -17,14 +17,14 @@ from actionengine.storage.rows import MAX_SUBJECT_LENGTH
 
 
 class Validation:
-    """Validates payloads; where an action names its resource, asks whether the actor may use that one."""
+    """Validates payloads. Where an action names its resource, asks the authorizer about that resource."""
 
     def __init__(self, authorization: Authorization) -> None:
         self._authorization = authorization
 
     async def validate(self, execution: Execution) -> None:
-        """Stage 4 or 8. Raises `ActionError`: `invalid_input` with each field's path and reason, `forbidden` for a
-        resource that the actor may not use."""
+        """Run stage 4 or 8. Raises `ActionError`: `invalid_input` with each field's path and reason, or `forbidden`
+        for a resource that the actor may not use."""
         plan, received = execution.plan, execution.incoming
         assert received is not None
         if plan.validator is None:
@@ -59,8 +59,7 @@ class Validation:
 
 
 def accept_payload(execution: Execution, limits: Limits) -> None:
-    """Accept the payload. Raises `ActionError(invalid_input)` as `read_payload` does; it is then read no second
-    time."""
+    """Accept the payload, once. Raises `ActionError(invalid_input)` as `read_payload` does."""
     try:
         execution.accept_payload(read_payload(execution.payload, execution.plan.model, limits))
     except ActionError:
@@ -69,7 +68,7 @@ def accept_payload(execution: Execution, limits: Limits) -> None:
 
 
 def try_accept_payload(execution: Execution, limits: Limits) -> None:
-    """Accept the payload before its turn, if it can be accepted; its own stage says why not."""
+    """Accept the payload early, if it is acceptable. Otherwise its own stage raises the error."""
     with suppress(Exception):
         if execution.received is None and not execution.is_refused:
             accept_payload(execution, limits)
