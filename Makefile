@@ -34,11 +34,13 @@ bench: $(VENV)/bench.done
 	$(BIN)/python -m benchmarks
 
 docs: $(VENV)/docs.done
+	$(BIN)/python -m tests.docs.generated
 	$(BIN)/mkdocs build --strict
 
 format: $(VENV)/test.done
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python -m tests.docs.generated
 
 clean:
 	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
