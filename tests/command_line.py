@@ -1,4 +1,4 @@
-"""The command line as an operator uses it, in the process of the tests or in one of its own."""
+"""The command line as an operator uses it, in the process of the tests or in its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
-import pytest
 from typer.testing import CliRunner
 
 from actionengine.cli.commands import app
@@ -21,42 +20,31 @@ Run = Callable[..., "CompletedProcess[str]"]
 _TERMINAL = {"NO_COLOR": "1", "COLUMNS": "200"}
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run_command(*arguments: str, **environment: str) -> CompletedProcess[str]:
     """Run a command in this process: a new interpreter costs more than most commands."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str, **environment: str) -> CompletedProcess[str]:
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        log = logging.getLogger("dbos")
-        log_handlers = list(log.handlers)
-        try:
-            result = CliRunner().invoke(app, arguments, env={**_TERMINAL, **environment})
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            # The durable engine keeps a handler for the stream of this command, which is closed now.
-            log.handlers[:] = log_handlers
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
-
-    return run
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    log = logging.getLogger("dbos")
+    log_handlers = list(log.handlers)
+    try:
+        result = CliRunner().invoke(app, arguments, env={**_TERMINAL, **environment})
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        # The durable engine keeps a handler for the stream of this command, which is closed now.
+        log.handlers[:] = log_handlers
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
 
 
-@pytest.fixture
-def run_process(tmp_path: Path) -> Run:
-    """Run a command in a process of its own."""
-
-    def run_process(*arguments: str, **environment: str) -> CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", "from actionengine.cli import main; main()", *arguments],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={**os.environ, **_TERMINAL, **environment},
-            timeout=180,
-            check=False,
-        )
-
-    return run_process
+def run_command_process(folder: Path, *arguments: str, **environment: str) -> CompletedProcess[str]:
+    """Run a command in its own process, in a folder."""
+    return subprocess.run(
+        [sys.executable, "-c", "from actionengine.cli import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, **_TERMINAL, **environment},
+        timeout=180,
+        check=False,
+    )

@@ -1,13 +1,17 @@
-"""What most tests need: a storage with two tenants, and a way to execute that goes through both doors."""
+"""Fixtures of all tests: a storage with two tenants, both entry points, PostgreSQL and the command line."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from uuid import uuid4
 
 import pytest
+from examples.embedded_postgres import Database, make_database
 from hypothesis import HealthCheck, settings
 from returns.result import Result
 
@@ -22,31 +26,29 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from tests.command_line import run, run_process
+from tests.command_line import Run, run_command, run_command_process
 from tests.faulty_proxy import FaultyProxy
-from tests.postgres import fresh_postgres_database, postgres_database, postgres_server, postgres_template
+from tests.postgres import copy_database, started_postgres
 
 if TYPE_CHECKING:
     from tests.durable.databases import Durable
 
-__all__ = ["fresh_postgres_database", "postgres_database", "postgres_server", "postgres_template", "run", "run_process"]
-
-# What is slow is not wrong: how long examples take to make and to try says how busy the machine is.
+# How long examples take says only how busy the machine is.
 settings.register_profile(
     "searching", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
-# A change is judged by the same examples each time; the campaigns look for others.
+# Each run tries the same examples; campaigns look for others.
 settings.register_profile("same", settings.get_profile("searching"), derandomize=True)
 settings.load_profile("same")
 
 
 LEFT_TO_SOAK = ({"sqlite", "async"}, {"postgres", "sync"}, {"postgresql", "sync"})
-"""On a database one mode is enough of what has both modes in memory; the conformance suite has both on each."""
+"""A test that has both modes in memory runs in one mode on each database; the conformance suite runs in both."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as `soak` what repeats on a database, in its other mode, a test that has both."""
+    """Mark as `soak` the second mode, on a database, of a test that has both."""
     ids = {item.nodeid for item in items}
     for item in items:
         test, _, parameters = item.nodeid.removesuffix("]").partition("[")
@@ -59,7 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was collected stays to the end: no collection of garbage need go through thousands of tests."""
+    """Keep the garbage collector away from the collected tests, which stay to the end."""
     gc.collect()
     gc.freeze()
 
@@ -95,7 +97,7 @@ def as_system(acme: Tenant) -> RequestContext:
 
 @pytest.fixture(params=["sync", "async"])
 def execute(request: pytest.FixtureRequest) -> Execute:
-    """Execute `service.action` through `execute_action`, and through `execute_action_async`."""
+    """Execute `service.action` through `execute_action` or `execute_action_async`."""
 
     def sync(engine: Engine, name: str, payload: Any, context: RequestContext) -> Result[Any, ActionError]:
         service, _, action = name.partition(".")
@@ -110,7 +112,7 @@ def execute(request: pytest.FixtureRequest) -> Execute:
 
 @pytest.fixture
 def engine_of(storage: InMemoryStorage) -> Callable[..., Engine]:
-    """An engine with one service, `work`, of these actions, on the test's storage."""
+    """Make an engine with one service, `work`, of these actions, on the storage of the test."""
 
     def make(*actions: Action, **options: Any) -> Engine:
         service = create_service(name="work", description="What the test needs", actions=actions)
@@ -135,8 +137,46 @@ def proxy(durable_database: Durable) -> Iterator[FaultyProxy]:
         yield proxy
 
 
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a superuser of the PostgreSQL server."""
+    with started_postgres() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> Database:
+    """A migrated database that no test opens: others are copies of it."""
+    return make_database(postgres_server, f"template_{uuid4().hex}")
+
+
+@pytest.fixture(scope="session")
+def postgres_database(postgres_server: str, postgres_template: Database) -> Database:
+    """A migrated database that all tests share: each uses its own tenants."""
+    return copy_database(postgres_server, postgres_template, "shared")
+
+
+@pytest.fixture
+def fresh_postgres_database(postgres_server: str, postgres_template: Database) -> Database:
+    """A migrated database of one test."""
+    return copy_database(postgres_server, postgres_template, "fresh")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command in this process, in the folder of the test."""
+    monkeypatch.chdir(tmp_path)
+    return run_command
+
+
+@pytest.fixture
+def run_process(tmp_path: Path) -> Run:
+    """Run a command in its own process, in the folder of the test."""
+    return partial(run_command_process, tmp_path)
+
+
 def log_of(engine: Engine, tenant: Tenant, **query: Any) -> list[Any]:
-    """The action log, oldest first."""
+    """Return the action log, oldest first."""
     context = RequestContext(tenant=tenant, actor=Actor.system("auditor"))
     page = engine.execute_action("action_log", "list", {"limit": 1000, **query}, context).unwrap()
     return [entry for entry in reversed(page.items) if entry.actor_id != "auditor"]

@@ -1,20 +1,20 @@
-"""The PostgreSQL of the tests: one server for the run, a database for whoever asks, an app role that is restricted."""
+"""The PostgreSQL server of the tests, and copies of a migrated database."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import uuid4
 
 import psycopg
-import pytest
-from examples.embedded_postgres import Database, embedded_postgres, make_database
+from examples.embedded_postgres import Database, embedded_postgres
 from sqlalchemy import make_url
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """The URL of a superuser: of the server in ACTIONENGINE_TEST_POSTGRES, or of one that is started for this run."""
+@contextmanager
+def started_postgres() -> Iterator[str]:
+    """The URL of a superuser of the server in ACTIONENGINE_TEST_POSTGRES, or of one that runs until the end."""
     given = os.environ.get("ACTIONENGINE_TEST_POSTGRES")
     if given:
         yield given
@@ -26,24 +26,6 @@ def postgres_server() -> Iterator[str]:
                 connection.execute(f"ALTER SYSTEM SET {setting} = off")
             connection.execute("SELECT pg_reload_conf()")
         yield url
-
-
-@pytest.fixture(scope="session")
-def postgres_template(postgres_server: str) -> Database:
-    """A database with the schema, which nobody opens: others are copies of it."""
-    return make_database(postgres_server, f"template_{uuid4().hex}")
-
-
-@pytest.fixture(scope="session")
-def postgres_database(postgres_server: str, postgres_template: Database) -> Database:
-    """A database with the schema that all tests share: each uses tenants of its own."""
-    return copy_database(postgres_server, postgres_template, "shared")
-
-
-@pytest.fixture
-def fresh_postgres_database(postgres_server: str, postgres_template: Database) -> Database:
-    """A database of the test's own."""
-    return copy_database(postgres_server, postgres_template, "fresh")
 
 
 def copy_database(superuser_url: str, template: Database, name: str) -> Database:

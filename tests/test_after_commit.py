@@ -30,7 +30,7 @@ from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
 from actionengine.storage.errors import SerializationFailure
 from actionengine.testing import AsyncBackend, Backend, SyncBackend
-from actionengine.testing.worlds import a_tenant
+from actionengine.testing.backend import make_tenant
 
 MODES = {"sync": SyncBackend, "async": AsyncBackend}
 
@@ -59,7 +59,7 @@ class Bench:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        backend.tenant = a_tenant()
+        backend.tenant = make_tenant()
         self.notes: list[str] = []
         self.threads: set[int] = set()
         self.attempts = 0

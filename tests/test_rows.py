@@ -78,7 +78,7 @@ def engine_on(storage: Storage, *actions: Any, **options: Any) -> tuple[Engine, 
     return create_engine(services=[service], storage=storage, **options), tenant
 
 
-class Harness:
+class HostileHost:
     """An engine whose handlers put the texts and numbers of `hostile` wherever something of theirs goes on a row."""
 
     def __init__(self, storage: Storage, hostile: dict[str, Any]) -> None:
@@ -166,18 +166,18 @@ STEPS = [["nest", "fail"], ["emit", "ask"], ["refuse"], ["insert", "emit", "nest
     steps=st.sampled_from(STEPS),
 )
 def test_each_execution_has_exactly_one_row(each_storage: Storage, hostile: dict[str, Any], steps: list[str]) -> None:
-    harness = Harness(each_storage, hostile)
+    host = HostileHost(each_storage, hostile)
     asked = [
-        ("do", harness.context()),
-        ("closed", harness.context()),
-        ("hooked", harness.context()),
-        ("approved", harness.context()),
-        ("do", harness.context(actor=None)),
-        *[("do", harness.context(idempotency_key=hostile["key"]))] * 2,
+        ("do", host.context()),
+        ("closed", host.context()),
+        ("hooked", host.context()),
+        ("approved", host.context()),
+        ("do", host.context(actor=None)),
+        *[("do", host.context(idempotency_key=hostile["key"]))] * 2,
     ]
-    answers = [harness.engine.execute_action("work", action, {"steps": steps}, context) for action, context in asked]
+    answers = [host.engine.execute_action("work", action, {"steps": steps}, context) for action, context in asked]
 
-    rows = log_of(harness.engine, harness.tenant)
+    rows = log_of(host.engine, host.tenant)
     outer = [row for row in rows if row.parent_id is None]
     assert [row.action for row in outer] == [f"work.{action}" for action, _ in asked]
     for row, answer in zip(outer, answers, strict=True):
@@ -185,7 +185,7 @@ def test_each_execution_has_exactly_one_row(each_storage: Storage, hostile: dict
         if isinstance(answer, Failure):
             assert row.error["code"] == answer.failure().code
             assert "reduced" not in row.error["details"]
-    assert len([row for row in rows if row.parent_id is not None]) == harness.inner
+    assert len([row for row in rows if row.parent_id is not None]) == host.inner
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the tests of change control share: each storage in both modes, and a desk on it."""
+"""Fixtures of the tests of change control: each storage in both modes, and a harness on it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import pytest
@@ -14,56 +14,55 @@ from examples.embedded_postgres import Database
 from psycopg.rows import dict_row
 from sqlalchemy import make_url
 
-from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage, Tenant
+from actionengine import InMemoryStorage, Tenant
 from actionengine.storage.memory.versions import Document
-from actionengine.testing import AsyncBackend, Backend, SyncBackend
-from actionengine.testing.worlds import a_tenant
-from tests.changes.desk import Dump, Harness, ReadTables, rows_of
+from actionengine.testing import Backend
+from actionengine.testing.backend import make_tenant
+from tests.backends import BACKENDS, MODES, SQLITE_FILE, open_storage, requested_database
+from tests.changes.harness import Dump, Harness, ReadTables, rows_of
 from tests.changes.mergers import Mergers
 from tests.crash.hosts import PostgresBackend, SQLDatabase, SQLiteBackend
 
-AnyStorage = InMemoryStorage | PostgresStorage | SQLiteStorage
-Place = tuple[Backend, ReadTables, str | None]
 
-BACKENDS = ("memory", "sqlite", "postgres")
-MODES = {"sync": SyncBackend, "async": AsyncBackend}
+class SharedBackend(NamedTuple):
+    """A backend, a way to read its tables, and the path or URL of its database (None in memory)."""
 
-
-@pytest.fixture(scope="module", params=[f"{sql_database}-{backend}" for sql_database in BACKENDS for backend in MODES])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """Each storage in both modes, and a way to read its tables; that on PostgreSQL as a role which row-level security
-    restricts. The tests of a file share it, each with tenants of its own."""
-    sql_database, _, mode_name = request.param.partition("-")
-    storage: AnyStorage
+    backend: Backend
     read_tables: ReadTables
+    address: str | None
+
+
+@pytest.fixture(scope="module", params=[f"{kind}-{mode}" for kind in BACKENDS for mode in MODES])
+def shared_backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedBackend]:
+    """Each storage in both modes. The tests of a file share it, each with its own tenants."""
+    kind, _, mode = request.param.partition("-")
     address: str | None = None
-    left_open = ExitStack()
-    if sql_database == "memory":
-        storage = InMemoryStorage()
-        read_tables = _of_memory(storage)
-    elif sql_database == "sqlite":
-        path = tmp_path_factory.mktemp("changes") / "changes.db"
-        storage = SQLiteStorage(path, synchronous="NORMAL", busy_timeout=60.0)
-        read_tables, address = _of_sqlite(path), str(path)
-    else:
-        database: Database = request.getfixturevalue("postgres_database")
-        storage = PostgresStorage(database.app_url)
-        name = make_url(database.app_url).database
-        server = make_url(request.getfixturevalue("postgres_server")).set(database=name)
-        url = server.render_as_string(hide_password=False)
-        superuser = left_open.enter_context(psycopg.connect(url, autocommit=True, row_factory=dict_row))
-        read_tables, address = _of_postgres(superuser), database.app_url
-    with left_open, storage:
-        backend = MODES[mode_name](storage)
-        yield backend, read_tables, address
+    database = requested_database(request, kind)
+    with ExitStack() as stack:
+        folder = tmp_path_factory.mktemp("changes")
+        storage = open_storage(kind, folder, database)
+        stack.enter_context(storage)
+        if isinstance(storage, InMemoryStorage):
+            read_tables = _of_memory(storage)
+        elif database is None:
+            address = str(folder / SQLITE_FILE)
+            read_tables = _of_sqlite(folder / SQLITE_FILE)
+        else:
+            address = database.app_url
+            server = make_url(request.getfixturevalue("postgres_server")).set(database=make_url(address).database)
+            url = server.render_as_string(hide_password=False)
+            superuser = stack.enter_context(psycopg.connect(url, autocommit=True, row_factory=dict_row))
+            read_tables = _of_postgres(superuser)
+        backend = MODES[mode](storage)
+        yield SharedBackend(backend, read_tables, address)
         backend.close()
 
 
 @pytest.fixture
-def harness(place: Place) -> Harness:
-    """A desk of two tenants that nobody else has."""
-    backend, read_tables, address = place
-    backend.tenant, backend.other_tenant = a_tenant(), a_tenant()
+def harness(shared_backend: SharedBackend) -> Harness:
+    """A harness with two new tenants."""
+    backend, read_tables, address = shared_backend
+    backend.tenant, backend.other_tenant = make_tenant(), make_tenant()
     return Harness(backend, read_tables, address=address)
 
 

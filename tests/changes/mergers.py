@@ -26,7 +26,7 @@ from actionengine import PostgresStorage, SQLiteStorage, Tenant
 from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.postgres.driver import LibpqConnection, Row, Statement
 from actionengine.storage.sql.storage import SQLStorage
-from tests.changes.worlds import Plant
+from tests.changes.sync_harness import SyncHarness
 from tests.programs import Program
 
 LIFETIME = 600.0
@@ -99,7 +99,7 @@ class Merger:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.storage = self._open()
-        self.plant = Plant(self.storage, Tenant(UUID(job.tenant_id), job.slug))
+        self.harness = SyncHarness(self.storage, Tenant(UUID(job.tenant_id), job.slug))
         self._journal = os.open(job.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def work(self) -> None:
@@ -114,7 +114,7 @@ class Merger:
         return FusedPostgresStorage(self.job.url, application_name=Path(self.job.journal).name)
 
     def _arm(self) -> None:
-        self.plant.do("projects.list")
+        self.harness.do("projects.list")
         if self.job.dies_at is None:
             return
         if isinstance(self.storage, SQLiteStorage):
@@ -127,7 +127,7 @@ class Merger:
 
     def _merge(self, change: str) -> None:
         self._note("asked", change)
-        answer = self.plant.ask("changes.merge", {"change_id": change}, key=change)
+        answer = self.harness.ask("changes.merge", {"change_id": change}, key=change)
         Fuse.burn()
         if isinstance(answer, Success):
             self._note("acknowledged", change, answer.unwrap().applied_count)

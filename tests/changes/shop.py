@@ -1,4 +1,4 @@
-"""A desk whose projects have files: each in a module of its own, below a folder of the test's."""
+"""A harness of change control whose projects have files, each in a module below a folder of the test."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from actionengine.boundary.files.unified_diff import unified_diff
 from actionengine.boundary.roots import ModuleRoots
 from actionengine.changes import project_modules
 from actionengine.testing import Backend
-from tests.changes.desk import Harness, Op, ReadTables
+from tests.changes.harness import Harness, Op, ReadTables
 
 TEXT = "".join(f"line {number}\n" for number in range(1, 21))
 """Twenty lines."""
 
 
 class Shop(Harness):
-    """A desk, the modules of its projects, and what is in them."""
+    """A harness with the modules of its projects."""
 
     def __init__(self, backend: Backend, read_tables: ReadTables, folder: Path, **options: Any) -> None:
         self.folder = folder

@@ -11,8 +11,10 @@ import pytest
 
 from actionengine import Actor, ApprovalPolicy, ErrorCode
 from actionengine.changes import ChangeControlPermissions
-from tests.changes.desk import ANN, BOB, BOT, Harness, add, besides_the_log, expect, put, refused, run_in_mode
+from actionengine.testing import run_in_mode
+from tests.changes.harness import Harness, add, besides_the_log, put
 from tests.clocks import host_clock
+from tests.harness import ANN, BOB, BOT, expect, refused
 
 PERMISSIONS = ChangeControlPermissions()
 EACH = {
@@ -77,7 +79,7 @@ async def test_an_ai_with_every_permission_neither_approves_nor_merges_nor_puts_
 
     for change in changes:
         refused(await harness.merge(change, by=ALMIGHTY_BOT), ErrorCode.FORBIDDEN)
-        refused(await harness.execute(change, by=ALMIGHTY_BOT), ErrorCode.FORBIDDEN)
+        refused(await harness.execute_change(change, by=ALMIGHTY_BOT), ErrorCode.FORBIDDEN)
         refused(await harness.move(change, "Merged", by=ALMIGHTY_BOT), ErrorCode.FORBIDDEN)
         refused(await harness.move(change, "Ready", by=ALMIGHTY_BOT), ErrorCode.FORBIDDEN, "R1")
     refused(await harness.ask("record_types.activate", job, by=ALMIGHTY_BOT), ErrorCode.FORBIDDEN)

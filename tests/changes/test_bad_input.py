@@ -9,25 +9,13 @@ import pytest
 from uuid_utils import uuid7
 
 from actionengine import ActionError, ErrorCode
-from tests.changes.desk import (
-    Harness,
-    Op,
-    add,
-    besides_the_log,
-    edit_file,
-    expect,
-    fields_of,
-    put,
-    refused,
-    remove,
-    rename,
-    run_in_mode,
-    schema,
-)
+from actionengine.testing import run_in_mode
+from tests.changes.harness import Harness, Op, add, besides_the_log, edit_file, fields_of, put, remove, rename, schema
+from tests.harness import expect, refused
 
 # Each storage, and both modes: not each in both.
 pytestmark = pytest.mark.parametrize(
-    "place", ["memory-async", "sqlite-sync", "postgres-async"], indirect=True, scope="module"
+    "shared_backend", ["memory-async", "sqlite-sync", "postgres-async"], indirect=True, scope="module"
 )
 
 INVALID, NOT_FOUND, CONFLICT = ErrorCode.INVALID_INPUT, ErrorCode.NOT_FOUND, ErrorCode.CONFLICT

@@ -20,8 +20,9 @@ from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
+from tests.backends import BACKENDS, open_storage
 from tests.changes.mergers import Job, Mergers
-from tests.changes.worlds import BACKENDS, Plant, open_storage, run_tasks
+from tests.changes.sync_harness import SyncHarness, run_tasks
 from tests.crash.hosts import Journal, SQLDatabase
 
 MANY = 32
@@ -54,42 +55,42 @@ class MeddledSQLiteUnitOfWork(SQLiteUnitOfWork):
 
 
 @pytest.fixture(params=BACKENDS)
-def plant(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Plant]:
+def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SyncHarness]:
     database: Database = request.getfixturevalue("postgres_database")
     with open_storage(request.param, tmp_path, database) as storage:
-        yield Plant(storage)
+        yield SyncHarness(storage)
 
 
-def test_many_threads_merge_changes_of_the_same_types_and_none_is_lost(plant: Plant) -> None:
-    project, changes = shared_project(plant, MANY)
+def test_many_threads_merge_changes_of_the_same_types_and_none_is_lost(harness: SyncHarness) -> None:
+    project, changes = shared_project(harness, MANY)
 
-    answers = at_once(*(merging(plant, change) for change in changes))
-
-    assert [answer for answer in answers if not isinstance(answer, Success)] == []
-    check_each_is_there_once(plant, project, changes)
-
-
-def test_many_tasks_merge_changes_of_the_same_types_and_none_is_lost(plant: Plant) -> None:
-    project, changes = shared_project(plant, MANY)
-
-    answers = run_tasks(plant, *(("changes.merge", {"change_id": change}) for change in changes))
+    answers = at_once(*(merging(harness, change) for change in changes))
 
     assert [answer for answer in answers if not isinstance(answer, Success)] == []
-    check_each_is_there_once(plant, project, changes)
+    check_each_is_there_once(harness, project, changes)
+
+
+def test_many_tasks_merge_changes_of_the_same_types_and_none_is_lost(harness: SyncHarness) -> None:
+    project, changes = shared_project(harness, MANY)
+
+    answers = run_tasks(harness, *(("changes.merge", {"change_id": change}) for change in changes))
+
+    assert [answer for answer in answers if not isinstance(answer, Success)] == []
+    check_each_is_there_once(harness, project, changes)
 
 
 def test_several_processes_merge_the_same_changes_and_each_is_applied_once(
     sql_database: SQLDatabase, mergers: Mergers
 ) -> None:
     with sql_database.storage() as storage:
-        plant = Plant(storage)
-        project, changes = shared_project(plant, MANY // 2)
+        harness = SyncHarness(storage)
+        project, changes = shared_project(harness, MANY // 2)
         dice = random.Random(1)
         jobs = [
             Job(
                 sql_database.url,
-                str(plant.tenant.id),
-                plant.tenant.slug,
+                str(harness.tenant.id),
+                harness.tenant.slug,
                 dice.sample(changes, len(changes)),
                 str(mergers.journal_path()),
             )
@@ -103,46 +104,46 @@ def test_several_processes_merge_the_same_changes_and_each_is_applied_once(
             journal = Journal.read(Path(job.journal))
             assert journal.failed == {}
             assert journal.acknowledged == dict.fromkeys(changes, len(SHARED))
-        check_each_is_there_once(plant, project, changes)
+        check_each_is_there_once(harness, project, changes)
 
 
-def test_a_base_type_and_its_derived_types_are_never_changed_against_each_other(plant: Plant) -> None:
+def test_a_base_type_and_its_derived_types_are_never_changed_against_each_other(harness: SyncHarness) -> None:
     for number in range(ROUNDS):
-        project = plant.project()
-        plant.record_type(project, "base", [{"name": "code", **OPTIONAL}])
-        plant.record_type(project, "between", [{"name": "size", **OPTIONAL}], "base")
-        plant.record_type(project, "strict", [{"name": "code", **REQUIRED}], "between")
-        plant.record_type(project, "plain", [], "between")
-        requiring = plant.draft(project, on("base", "set_field", definition=REQUIRED))
-        weakening = plant.draft(project, on("strict", "set_field", definition=OPTIONAL))
-        overriding = plant.draft(project, on("plain", "add_field", definition=OPTIONAL, override=True))
+        project = harness.project()
+        harness.record_type(project, "base", [{"name": "code", **OPTIONAL}])
+        harness.record_type(project, "between", [{"name": "size", **OPTIONAL}], "base")
+        harness.record_type(project, "strict", [{"name": "code", **REQUIRED}], "between")
+        harness.record_type(project, "plain", [], "between")
+        requiring = harness.draft(project, on("base", "set_field", definition=REQUIRED))
+        weakening = harness.draft(project, on("strict", "set_field", definition=OPTIONAL))
+        overriding = harness.draft(project, on("plain", "add_field", definition=OPTIONAL, override=True))
 
         opponents = (
-            merging(plant, weakening),
-            merging(plant, overriding),
-            creating(plant, project, "new", "between", {"name": "code", **OPTIONAL}),
+            merging(harness, weakening),
+            merging(harness, overriding),
+            creating(harness, project, "new", "between", {"name": "code", **OPTIONAL}),
         )
 
-        answers = at_once(merging(plant, requiring), *(opponents if number % 2 else opponents[number // 2 % 3 :][:1]))
+        answers = at_once(merging(harness, requiring), *(opponents if number % 2 else opponents[number // 2 % 3 :][:1]))
 
         requires, *others = (isinstance(answer, Success) for answer in answers)
         assert all(is_one_of(answer, ErrorCode.UNPROCESSABLE) for answer in answers), answers
         assert requires != any(others), answers
         own = {
             (key, field["name"]): field["required"]
-            for key, fields in plant.schemas(project).items()
+            for key, fields in harness.schemas(project).items()
             for field in fields
         }
         assert own["base", "code"] is requires
         assert not requires or all(required for (_, name), required in own.items() if name == "code")
-        plant.check_history(project)
+        harness.check_history(project)
 
 
-def test_a_change_that_many_merge_and_execute_at_once_is_applied_once(plant: Plant) -> None:
+def test_a_change_that_many_merge_and_execute_at_once_is_applied_once(harness: SyncHarness) -> None:
     for _ in range(ROUNDS):
-        project, (change,) = shared_project(plant, 1)
+        project, (change,) = shared_project(harness, 1)
 
-        answers = at_once(*[merging(plant, change)] * 6, *[executing(plant, change)] * 2)
+        answers = at_once(*[merging(harness, change)] * 6, *[executing(harness, change)] * 2)
 
         assert all(isinstance(answer, Success) for answer in answers[:6]), answers
         # Once it is merged, nobody executes it.
@@ -150,63 +151,65 @@ def test_a_change_that_many_merge_and_execute_at_once_is_applied_once(plant: Pla
         counts = Counter(answer.unwrap().applied_count for answer in answers if isinstance(answer, Success))
         assert counts[len(SHARED)] == 1
         assert set(counts) <= {0, len(SHARED)}
-        check_each_is_there_once(plant, project, [change])
+        check_each_is_there_once(harness, project, [change])
 
 
-def test_an_op_that_is_added_during_a_merge_is_merged_or_refused(plant: Plant) -> None:
+def test_an_op_that_is_added_during_a_merge_is_merged_or_refused(harness: SyncHarness) -> None:
     for _ in range(ROUNDS):
-        project = plant.project()
-        plant.record_type(project, "asset")
-        change = plant.draft(project, on("asset", "add_field", "first", definition=OPTIONAL))
-        (target,) = plant.do("changes.list_targets", change_id=change)
+        project = harness.project()
+        harness.record_type(project, "asset")
+        change = harness.draft(project, on("asset", "add_field", "first", definition=OPTIONAL))
+        (target,) = harness.do("changes.list_targets", change_id=change)
         names = [f"late {number}" for number in range(6)]
 
-        *answers, merged = at_once(*(adding(plant, change, target.id, name) for name in names), merging(plant, change))
+        *answers, merged = at_once(
+            *(adding(harness, change, target.id, name) for name in names), merging(harness, change)
+        )
 
         assert all(is_one_of(answer, ErrorCode.CONFLICT) for answer in answers), answers
         taken = [name for name, answer in zip(names, answers, strict=True) if isinstance(answer, Success)]
         assert merged.unwrap().applied_count == 1 + len(taken)
-        assert sorted(names_of(plant, project, "asset")) == sorted(["first", *taken])
-        assert all(op.executed_at is not None for op in plant.do("changes.list_patch_ops", change_id=change))
-        plant.check_history(project)
+        assert sorted(names_of(harness, project, "asset")) == sorted(["first", *taken])
+        assert all(op.executed_at is not None for op in harness.do("changes.list_patch_ops", change_id=change))
+        harness.check_history(project)
 
 
-def test_an_op_that_is_deleted_during_a_merge_is_gone_or_merged(plant: Plant) -> None:
+def test_an_op_that_is_deleted_during_a_merge_is_gone_or_merged(harness: SyncHarness) -> None:
     for _ in range(ROUNDS):
-        project = plant.project()
-        plant.record_type(project, "asset")
+        project = harness.project()
+        harness.record_type(project, "asset")
         names = [f"field {number}" for number in range(6)]
-        change = plant.draft(project, *(on("asset", "add_field", name, definition=OPTIONAL) for name in names))
-        ops = plant.do("changes.list_patch_ops", change_id=change)
+        change = harness.draft(project, *(on("asset", "add_field", name, definition=OPTIONAL) for name in names))
+        ops = harness.do("changes.list_patch_ops", change_id=change)
 
-        *answers, merged = at_once(*(deleting(plant, change, op.id) for op in ops), merging(plant, change))
+        *answers, merged = at_once(*(deleting(harness, change, op.id) for op in ops), merging(harness, change))
 
         assert all(is_one_of(answer, ErrorCode.CONFLICT) for answer in answers), answers
         kept = [name for name, answer in zip(names, answers, strict=True) if not isinstance(answer, Success)]
         assert merged.unwrap().applied_count == len(kept)
-        assert names_of(plant, project, "asset") == kept
-        plant.check_history(project)
+        assert names_of(harness, project, "asset") == kept
+        harness.check_history(project)
 
 
-def test_one_of_two_projects_activates_a_key(plant: Plant) -> None:
+def test_one_of_two_projects_activates_a_key(harness: SyncHarness) -> None:
     for number in range(ROUNDS):
-        key, projects = f"job {number}", [plant.project() for _ in range(4)]
+        key, projects = f"job {number}", [harness.project() for _ in range(4)]
         for project in projects:
-            plant.record_type(project, key)
+            harness.record_type(project, key)
 
-        answers = at_once(*(activating(plant, project, key) for project in projects))
+        answers = at_once(*(activating(harness, project, key) for project in projects))
 
         assert all(is_one_of(answer, ErrorCode.CONFLICT) for answer in answers), answers
         assert [isinstance(answer, Success) for answer in answers].count(True) == 1
-        statuses = Counter(plant.types(project)[key].status for project in projects)
+        statuses = Counter(harness.types(project)[key].status for project in projects)
         assert statuses == {"active": 1, "draft": 3}
 
 
 def test_what_is_read_while_something_is_merged_is_of_one_moment(sql_database: SQLDatabase) -> None:
     with sql_database.storage() as storage, sql_database.storage() as meddled:
-        plant = Plant(storage)
-        project, changes = shared_project(plant, 24)
-        reader = Plant(meddled, plant.tenant)
+        harness = SyncHarness(storage)
+        project, changes = shared_project(harness, 24)
+        reader = SyncHarness(meddled, harness.tenant)
         asset = {"project_id": project, "key": "asset"}
         asked: list[tuple[str, dict[str, Any]]] = [
             ("record_types.verify_history", asset),
@@ -218,7 +221,7 @@ def test_what_is_read_while_something_is_merged_is_of_one_moment(sql_database: S
                 change = changes.pop()
                 if name == "changes.preview":
                     payload = {"change_id": change}
-                meddle_before(meddled, place, merging(plant, change))
+                meddle_before(meddled, place, merging(harness, change))
 
                 answer = reader.ask(name, payload)
 
@@ -258,15 +261,17 @@ def at_once(*calls: Callable[[], Answer]) -> list[Answer]:
         return list(threads.map(run, calls))
 
 
-def merging(plant: Plant, change: str) -> Callable[[], Answer]:
-    return lambda: plant.ask("changes.merge", {"change_id": change})
+def merging(harness: SyncHarness, change: str) -> Callable[[], Answer]:
+    return lambda: harness.ask("changes.merge", {"change_id": change})
 
 
-def executing(plant: Plant, change: str) -> Callable[[], Answer]:
-    return lambda: plant.ask("changes.execute", {"change_id": change})
+def executing(harness: SyncHarness, change: str) -> Callable[[], Answer]:
+    return lambda: harness.ask("changes.execute", {"change_id": change})
 
 
-def creating(plant: Plant, project: str, key: str, base: str, *fields: Mapping[str, Any]) -> Callable[[], Answer]:
+def creating(
+    harness: SyncHarness, project: str, key: str, base: str, *fields: Mapping[str, Any]
+) -> Callable[[], Answer]:
     asked = {
         "project_id": project,
         "key": key,
@@ -274,21 +279,21 @@ def creating(plant: Plant, project: str, key: str, base: str, *fields: Mapping[s
         "base_type": base,
         "schema": {"fields": list(fields)},
     }
-    return lambda: plant.ask("record_types.create", asked)
+    return lambda: harness.ask("record_types.create", asked)
 
 
-def adding(plant: Plant, change: str, target: str, name: str) -> Callable[[], Answer]:
+def adding(harness: SyncHarness, change: str, target: str, name: str) -> Callable[[], Answer]:
     op_type, payload = on("asset", "add_field", name, definition=OPTIONAL)
     asked = {"change_id": change, "target_id": target, "op_type": op_type, "payload": payload}
-    return lambda: plant.ask("changes.add_patch_op", asked)
+    return lambda: harness.ask("changes.add_patch_op", asked)
 
 
-def deleting(plant: Plant, change: str, op: str) -> Callable[[], Answer]:
-    return lambda: plant.ask("changes.delete_patch_op", {"change_id": change, "op_id": op})
+def deleting(harness: SyncHarness, change: str, op: str) -> Callable[[], Answer]:
+    return lambda: harness.ask("changes.delete_patch_op", {"change_id": change, "op_id": op})
 
 
-def activating(plant: Plant, project: str, key: str) -> Callable[[], Answer]:
-    return lambda: plant.ask("record_types.activate", {"project_id": project, "key": key})
+def activating(harness: SyncHarness, project: str, key: str) -> Callable[[], Answer]:
+    return lambda: harness.ask("record_types.activate", {"project_id": project, "key": key})
 
 
 def on(key: str, op_type: str, field: str = "code", **payload: Any) -> tuple[str, dict[str, Any]]:
@@ -296,14 +301,14 @@ def on(key: str, op_type: str, field: str = "code", **payload: Any) -> tuple[str
     return op_type, {"record_type": key, "field": field, **payload}
 
 
-def shared_project(plant: Plant, number: int) -> tuple[str, list[str]]:
+def shared_project(harness: SyncHarness, number: int) -> tuple[str, list[str]]:
     """A project, and so many changes, each of which adds a field of its own to all of the project's types."""
     dice = random.Random(number)
-    project = plant.project()
+    project = harness.project()
     for key, base in zip(SHARED, (None, "asset", "machine", None), strict=True):
-        plant.record_type(project, key, [{"name": f"{key} code", **REQUIRED}], base)
+        harness.record_type(project, key, [{"name": f"{key} code", **REQUIRED}], base)
     changes = [
-        plant.draft(
+        harness.draft(
             project,
             *(on(key, "add_field", f"{key} {change}", definition=OPTIONAL) for key in dice.sample(SHARED, len(SHARED))),
         )
@@ -320,14 +325,14 @@ def is_one_of(answer: Answer, code: ErrorCode) -> bool:
     return isinstance(answer, Success) or answer.failure().code is code
 
 
-def names_of(plant: Plant, project: str, key: str) -> list[str]:
-    return [field["name"] for field in plant.schemas(project)[key]]
+def names_of(harness: SyncHarness, project: str, key: str) -> list[str]:
+    return [field["name"] for field in harness.schemas(project)[key]]
 
 
-def check_each_is_there_once(plant: Plant, project: str, changes: Sequence[str]) -> None:
-    for key, each in plant.types(project).items():
+def check_each_is_there_once(harness: SyncHarness, project: str, changes: Sequence[str]) -> None:
+    for key, each in harness.types(project).items():
         names = [field["name"] for field in each.schema["fields"]]
         assert sorted(names) == sorted([f"{key} code", *(f"{key} {number}" for number in range(len(changes)))])
         assert each.version == 1 + len(changes)
-    assert {plant.do("changes.get", change_id=change).status for change in changes} == {"Merged"}
-    plant.check_history(project)
+    assert {harness.do("changes.get", change_id=change).status for change in changes} == {"Merged"}
+    harness.check_history(project)

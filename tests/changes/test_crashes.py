@@ -15,7 +15,7 @@ import pytest
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.rows import LogQuery, LogRow
 from tests.changes.mergers import Job, Mergers
-from tests.changes.worlds import LOG, Plant
+from tests.changes.sync_harness import LOG, SyncHarness
 from tests.crash.hosts import Journal, SQLDatabase, kill_in_the_middle
 
 TYPES = ("asset", "machine", "crane", "vehicle")
@@ -65,28 +65,28 @@ def test_a_merger_that_is_killed_at_any_statement_leaves_its_change_whole_or_und
 ) -> None:
     found = Counter[Effect]()
     with sql_database.storage() as storage:
-        plant = Plant(storage)
-        project = record_types(plant)
+        harness = SyncHarness(storage)
+        project = record_types(harness)
         changes: list[str] = []
         for number in count(1):
-            if not changes or effects(plant, changes[-1:]) == {changes[-1]: MERGED}:
-                changes.append(draft(plant, project, len(changes)))
+            if not changes or effects(harness, changes[-1:]) == {changes[-1]: MERGED}:
+                changes.append(draft(harness, project, len(changes)))
             change = changes[-1]
-            before = plant.dump(without=LOG)
-            job = job_for(plant, sql_database, mergers, [change], threads=1, dies_at=number)
+            before = harness.dump(without=LOG)
+            job = job_for(harness, sql_database, mergers, [change], threads=1, dies_at=number)
 
             mergers.start(job)
 
             if mergers.ends() == [0]:
                 break
             sql_database.settle(Path(job.journal).name)
-            effect = effects(plant, [change])[change]
+            effect = effects(harness, [change])[change]
             found[effect] += 1
             assert effect in {NOTHING, MERGED}, f"killed at the statement {number}: {effect}"
-            assert effect == MERGED or plant.dump(without=LOG) == before
-            check_types(plant, project, changes)
-        assert effects(plant, changes) == dict.fromkeys(changes, MERGED)
-        plant.check_history(project)
+            assert effect == MERGED or harness.dump(without=LOG) == before
+            check_types(harness, project, changes)
+        assert effects(harness, changes) == dict.fromkeys(changes, MERGED)
+        harness.check_history(project)
     # Some kills came before the commit, and the last one after it.
     assert found[NOTHING] > 5
     assert found[MERGED] >= 1
@@ -95,10 +95,10 @@ def test_a_merger_that_is_killed_at_any_statement_leaves_its_change_whole_or_und
 def kill_one(sql_database: SQLDatabase, mergers: Mergers, dice: random.Random) -> None:
     """Start a process that merges changes, kill it, look, ask for everything again, look."""
     with sql_database.storage() as storage:
-        plant = Plant(storage)
-        project = record_types(plant)
-        changes = [draft(plant, project, number) for number in range(CHANGES)]
-        job = job_for(plant, sql_database, mergers, changes)
+        harness = SyncHarness(storage)
+        project = record_types(harness)
+        changes = [draft(harness, project, number) for number in range(CHANGES)]
+        job = job_for(harness, sql_database, mergers, changes)
         journal = Path(job.journal)
         (pid,) = mergers.start(job)
         kill_in_the_middle(pid, journal, dice)
@@ -107,54 +107,54 @@ def kill_one(sql_database: SQLDatabase, mergers: Mergers, dice: random.Random) -
 
         noted = Journal.read(journal)
         assert noted.failed == {}
-        found = effects(plant, changes)
+        found = effects(harness, changes)
         for change, effect in found.items():
             expected = {MERGED} if change in noted.acknowledged else {MERGED, NOTHING}
             assert effect in expected, f"{change}: {effect}"
-        check_types(plant, project, changes)
+        check_types(harness, project, changes)
 
         for change in changes:
-            answer = plant.ask("changes.merge", {"change_id": change}, key=change).unwrap()
+            answer = harness.ask("changes.merge", {"change_id": change}, key=change).unwrap()
             # What was done is answered as it was the first time.
             assert (answer.status, answer.applied_count) == ("Merged", TOUCHED)
 
-        assert effects(plant, changes) == dict.fromkeys(changes, MERGED)
-        check_types(plant, project, changes)
-        plant.check_history(project)
+        assert effects(harness, changes) == dict.fromkeys(changes, MERGED)
+        check_types(harness, project, changes)
+        harness.check_history(project)
 
 
-def record_types(plant: Plant) -> str:
+def record_types(harness: SyncHarness) -> str:
     """The id of a new project with record types, which derive from each other but for the last."""
-    project = plant.project()
+    project = harness.project()
     for key, base in zip(TYPES, (None, "asset", "machine", None), strict=True):
-        plant.record_type(project, key, [{"name": f"{key} code", "type": "string", "required": True}], base)
+        harness.record_type(project, key, [{"name": f"{key} code", "type": "string", "required": True}], base)
     return project
 
 
-def draft(plant: Plant, project: str, number: int) -> str:
+def draft(harness: SyncHarness, project: str, number: int) -> str:
     """The id of a new change, which adds a field to three of the types."""
     keys = random.Random(number).sample(TYPES, TOUCHED)
     definition = {"type": "string"}
     ops = [("add_field", {"record_type": key, "field": f"{key} {number}", "definition": definition}) for key in keys]
-    return plant.draft(project, *ops, title=str(number))
+    return harness.draft(project, *ops, title=str(number))
 
 
 def job_for(
-    plant: Plant,
+    harness: SyncHarness,
     sql_database: SQLDatabase,
     mergers: Mergers,
     changes: Sequence[str],
     threads: int = 4,
     dies_at: int | None = None,
 ) -> Job:
-    tenant = plant.tenant
+    tenant = harness.tenant
     journal = str(mergers.journal_path())
     return Job(sql_database.url, str(tenant.id), tenant.slug, changes, journal, threads, dies_at)
 
 
-def effects(plant: Plant, changes: Sequence[str]) -> Mapping[str, Effect]:
+def effects(harness: SyncHarness, changes: Sequence[str]) -> Mapping[str, Effect]:
     """What there is of each change."""
-    tables = plant.tables()
+    tables = harness.tables()
     ops = [op for op in tables["ae_patch_ops"] if op["executed_at"] is not None]
     present = {
         (type["project_id"], type["key"], field["name"])
@@ -168,9 +168,9 @@ def effects(plant: Plant, changes: Sequence[str]) -> Mapping[str, Effect]:
         if (op["project_id"], op["record_type_key"], op["field"]) in present
     )
     snapshots = Counter(row["change_id"] for row in tables["ae_snapshots"])
-    told = plant.storage.read_events(plant.tenant, types=["changes.merged", "record_types.changed"], limit=PAGE)
+    told = harness.storage.read_events(harness.tenant, types=["changes.merged", "record_types.changed"], limit=PAGE)
     events = Counter(json.loads(stored.event.payload)["change_id"] for stored in told)
-    logged = Counter(row.idempotency_key for row in log(plant))
+    logged = Counter(row.idempotency_key for row in log(harness))
     return {
         row["id"]: Effect(
             row["status"],
@@ -185,9 +185,9 @@ def effects(plant: Plant, changes: Sequence[str]) -> Mapping[str, Effect]:
     }
 
 
-def log(plant: Plant) -> list[LogRow]:
+def log(harness: SyncHarness) -> list[LogRow]:
     """The merges that have succeeded, but for those that were answered again."""
-    unit = plant.storage.unit_of_work(plant.tenant, "", "sync", read_only=True)
+    unit = harness.storage.unit_of_work(harness.tenant, "", "sync", read_only=True)
     try:
         query = LogQuery(action="changes.merge", outcome="succeeded", limit=PAGE)
         return list(run_sync(unit.read_log(query)))
@@ -195,9 +195,9 @@ def log(plant: Plant) -> list[LogRow]:
         run_sync(unit.rollback())
 
 
-def check_types(plant: Plant, project: str, changes: Sequence[str]) -> None:
+def check_types(harness: SyncHarness, project: str, changes: Sequence[str]) -> None:
     """That each type has a version for each change that has touched it, and the fields of these changes."""
-    tables = plant.tables()
+    tables = harness.tables()
     done = Counter(row["record_type_key"] for row in tables["ae_snapshots"] if row["project_id"] == project)
     for type in tables["ae_record_types"]:
         if type["project_id"] == project:

@@ -11,19 +11,9 @@ from typing import Any
 import pytest
 
 from actionengine import ErrorCode, PostgresStorage, SQLiteStorage
-from tests.changes.desk import (
-    Harness,
-    add,
-    besides_the_log,
-    expect,
-    fields_of,
-    put,
-    refused,
-    remove,
-    rename,
-    run_in_mode,
-    schema,
-)
+from actionengine.testing import run_in_mode
+from tests.changes.harness import Harness, add, besides_the_log, fields_of, put, remove, rename, schema
+from tests.harness import expect, refused
 
 INVALID = ErrorCode.INVALID_INPUT
 
@@ -46,7 +36,7 @@ import json, sys
 from uuid import UUID
 from actionengine import Actor, PostgresStorage, RequestContext, SQLiteStorage, Tenant, create_engine
 from actionengine.changes import change_control_services
-from tests.changes.desk import host
+from tests.changes.harness import host
 
 address, tenant, documents = json.loads(sys.argv[1])
 storage = PostgresStorage(address) if address.startswith("postgres") else SQLiteStorage(address)

@@ -22,11 +22,12 @@ from actionengine.changes import change_control_services, executor, project_modu
 from actionengine.changes import files as files_of_changes
 from actionengine.changes.module_files import try_write_files
 from actionengine.errors import ConfigurationError
-from actionengine.testing import SyncBackend
-from actionengine.testing.worlds import a_tenant
-from tests.changes.conftest import Place
-from tests.changes.desk import BOT, add, besides_the_log, expect, refused, run_in_mode, schema
+from actionengine.testing import SyncBackend, run_in_mode
+from actionengine.testing.backend import make_tenant
+from tests.changes.conftest import SharedBackend
+from tests.changes.harness import add, besides_the_log, schema
 from tests.changes.shop import TEXT, Shop, edit, outcomes, replaced
+from tests.harness import BOT, expect, refused
 from tests.programs import ROOT
 
 UNPROCESSABLE, CONFLICT, INVALID = ErrorCode.UNPROCESSABLE, ErrorCode.CONFLICT, ErrorCode.INVALID_INPUT
@@ -37,9 +38,9 @@ BOTH = replaced(FIRST, 19, "the last but one")
 
 
 @pytest.fixture
-def harness(place: Place, tmp_path: Path) -> Shop:
-    backend, read_tables, address = place
-    backend.tenant, backend.other_tenant = a_tenant(), a_tenant()
+def harness(shared_backend: SharedBackend, tmp_path: Path) -> Shop:
+    backend, read_tables, address = shared_backend
+    backend.tenant, backend.other_tenant = make_tenant(), make_tenant()
     return Shop(backend, read_tables, tmp_path, address=address)
 
 
@@ -525,7 +526,7 @@ async def test_a_compensation_takes_back_fields_and_files_together(harness: Shop
     project = await harness.files(main=TEXT)
     expect(await harness.type(project, "job", schema(title="string")))
     change = await harness.change(project, add("job", "a"), edit(TEXT, FIRST))
-    expect(await harness.execute(change))
+    expect(await harness.execute_change(change))
     expect(await harness.op(change, edit(FIRST, BOTH)))
     expect(await harness.merge(change))
     assert harness.text(project) == BOTH

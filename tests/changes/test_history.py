@@ -16,26 +16,15 @@ from actionengine.changes.store import Store
 from actionengine.errors import ActionError
 from actionengine.schemas.schema import Schema
 from actionengine.storage.tables import CHANGES, PATCH_OPS, RECORD_TYPES, SNAPSHOTS, Row, Table
-from tests.changes.desk import (
-    BOT,
-    Harness,
-    Op,
-    add,
-    besides_the_log,
-    expect,
-    put,
-    refused,
-    remove,
-    rename,
-    run_in_mode,
-    schema,
-)
+from actionengine.testing import run_in_mode
+from tests.changes.harness import Harness, Op, add, besides_the_log, put, remove, rename, schema
+from tests.harness import BOT, expect, refused
 
 CONFLICT, UNPROCESSABLE = ErrorCode.CONFLICT, ErrorCode.UNPROCESSABLE
 
 # Each storage, and both modes: not each in both.
 pytestmark = pytest.mark.parametrize(
-    "place", ["memory-async", "sqlite-sync", "postgres-async"], indirect=True, scope="module"
+    "shared_backend", ["memory-async", "sqlite-sync", "postgres-async"], indirect=True, scope="module"
 )
 
 
@@ -163,10 +152,10 @@ async def test_a_change_that_has_done_nothing_yet_has_left_no_schema(harness: Ha
 async def test_of_a_change_that_was_executed_twice_the_schema_is_the_last(harness: Harness) -> None:
     project = await harness.job()
     change = await harness.change(project, add("job", "a"))
-    expect(await harness.execute(change))
+    expect(await harness.execute_change(change))
     await harness.merged(project, add("job", "x"))
     expect(await harness.op(change, add("job", "b")))
-    expect(await harness.execute(change))
+    expect(await harness.execute_change(change))
 
     found = await schema_at(harness, project, change_id=change.id)
 
@@ -195,7 +184,7 @@ async def test_history_is_intact_after_many_changes(harness: Harness, seed: int)
             ops = [add(key, new), put(key, field, "text", required=True), remove(key, field), rename(key, field, "x")]
             # What another op of the change is about already is refused.
             await harness.op(change, chosen.choice(ops))
-        done = await (harness.merge if chosen.random() < 0.7 else harness.execute)(change)
+        done = await (harness.merge if chosen.random() < 0.7 else harness.execute_change)(change)
         for each in getattr(done, "diff", ()):
             now = await harness.get_type(project, each.record_type_key)
             assert now.version == each.to_version
@@ -429,7 +418,7 @@ async def test_there_is_nothing_to_take_back_of_what_was_not_executed(harness: H
 async def test_a_change_that_is_executed_and_not_merged_is_taken_back_too(harness: Harness) -> None:
     project = await harness.job()
     change = await harness.change(project, add("job", "a"))
-    expect(await harness.execute(change))
+    expect(await harness.execute_change(change))
 
     expect(await harness.merge(expect(await compensate(harness, change))))
 
@@ -497,7 +486,7 @@ async def test_the_second_of_two_changes_of_one_field_is_a_conflict_that_shows_b
     expect(await harness.merge(first))
     before = harness.dump()
 
-    previewed, executed = await harness.preview(second), await harness.execute(second)
+    previewed, executed = await harness.preview(second), await harness.execute_change(second)
     assert besides_the_log(before, harness.dump()) == {}
     merged = await harness.merge(second)
 
@@ -559,9 +548,9 @@ async def test_the_same_field_of_another_type_or_project_is_another_field(harnes
 async def test_a_change_is_no_conflict_with_itself(harness: Harness) -> None:
     project = await harness.job()
     change = await harness.change(project, add("job", "a"))
-    expect(await harness.execute(change))
+    expect(await harness.execute_change(change))
     expect(await harness.op(change, put("job", "a", "text")))
-    expect(await harness.execute(change))
+    expect(await harness.execute_change(change))
     expect(await harness.op(change, remove("job", "a")))
 
     assert expect(await harness.merge(change)).applied_count == 1

@@ -9,24 +9,13 @@ import pytest
 
 from actionengine import ActionContext, Actor, ApprovalPolicy, ErrorCode
 from actionengine.changes.states import STATUSES
-from tests.changes.desk import (
-    ANN,
-    BOB,
-    BOT,
-    Harness,
-    add,
-    besides_the_log,
-    expect,
-    put,
-    refused,
-    remove,
-    run_in_mode,
-    schema,
-)
+from actionengine.testing import run_in_mode
+from tests.changes.harness import Harness, add, besides_the_log, put, remove, schema
+from tests.harness import ANN, BOB, BOT, expect, refused
 
 # Each storage, and both modes: not each in both.
 pytestmark = pytest.mark.parametrize(
-    "place", ["memory-sync", "sqlite-async", "postgres-sync"], indirect=True, scope="module"
+    "shared_backend", ["memory-sync", "sqlite-async", "postgres-sync"], indirect=True, scope="module"
 )
 
 GOES: Mapping[str, set[str]] = {
@@ -112,7 +101,7 @@ async def test_a_project_that_requires_review_merges_what_is_ready_only(harness:
     change = await harness.change(project, add("job", "a"))
 
     refused(await harness.merge(change), ErrorCode.CONFLICT, "Draft", "Ready")
-    refused(await harness.execute(change), ErrorCode.CONFLICT, "Draft", "Ready")
+    refused(await harness.execute_change(change), ErrorCode.CONFLICT, "Draft", "Ready")
     assert await harness.names(project) == ["title", "hours"]
     assert await harness.status(change) == "Draft"
 
@@ -204,7 +193,7 @@ async def test_an_execution_that_fails_does_not_move_it(harness: Harness) -> Non
     change = await bad_change(harness, await harness.job(), "Ready")
     before = harness.dump()
 
-    refused(await harness.execute(change), ErrorCode.UNPROCESSABLE, "job.nothing")
+    refused(await harness.execute_change(change), ErrorCode.UNPROCESSABLE, "job.nothing")
 
     assert besides_the_log(before, harness.dump()) == {}
 
@@ -229,7 +218,7 @@ async def test_a_merge_that_fails_inside_another_action_marks_the_change(
     answer = await harness.run(step, fails=fails)
 
     if fails:
-        refused(answer, ErrorCode.UNPROCESSABLE, "it was not to be")
+        refused(answer, ErrorCode.UNPROCESSABLE, "refused by the test")
     else:
         assert answer == (["succeeded"] if deep else ["unprocessable"])
     found = besides_the_log(before, harness.dump())
@@ -260,7 +249,7 @@ async def test_a_merge_inside_an_action_that_fails_has_not_been(harness: Harness
 
     answer = await harness.run((MERGE, {"change_id": change.id}), fails=True)
 
-    refused(answer, ErrorCode.UNPROCESSABLE, "it was not to be")
+    refused(answer, ErrorCode.UNPROCESSABLE, "refused by the test")
     assert besides_the_log(before, harness.dump()) == {}
 
 
@@ -277,7 +266,7 @@ async def test_what_was_done_before_a_failed_merge_is_not_kept_for_its_sake(harn
         fails=True,
     )
 
-    refused(answer, ErrorCode.UNPROCESSABLE, "it was not to be")
+    refused(answer, ErrorCode.UNPROCESSABLE, "refused by the test")
     assert besides_the_log(before, harness.dump()) == WRITTEN_BY_A_FAILED_MERGE
 
 
@@ -324,7 +313,7 @@ async def test_what_is_edited_after_its_approval_was_asked_for_is_not_what_was_a
     harness = harness.another(merge_approval=TWO_PEOPLE)
     project = await harness.job()
     change = await harness.change(project, add("job", "a"), by=BOT)
-    asked = harness.execute(change) if way == "execute" else merge_by(harness, way, change)
+    asked = harness.execute_change(change) if way == "execute" else merge_by(harness, way, change)
     needed = refused(await asked, ErrorCode.APPROVAL_REQUIRED)
     expect(await harness.op(change, add("job", "b"), by=BOT))
     approval = {"approval_id": needed.details["approval_id"]}
@@ -341,7 +330,7 @@ async def test_an_execution_needs_the_second_person_too(harness: Harness) -> Non
     project = await harness.job()
     change = await harness.change(project, add("job", "a"))
 
-    needed = refused(await harness.execute(change), ErrorCode.APPROVAL_REQUIRED)
+    needed = refused(await harness.execute_change(change), ErrorCode.APPROVAL_REQUIRED)
     expect(await harness.ask("approvals.approve", {"approval_id": needed.details["approval_id"]}, by=BOSS))
 
     assert await harness.names(project) == ["title", "hours", "a"]
@@ -408,7 +397,7 @@ async def test_what_nobody_can_approve_is_not_asked_for(harness: Harness) -> Non
     before = harness.dump()
 
     refused(await harness.merge(change, by=BOT), ErrorCode.FORBIDDEN)
-    refused(await harness.execute(change, by=BOT), ErrorCode.FORBIDDEN)
+    refused(await harness.execute_change(change, by=BOT), ErrorCode.FORBIDDEN)
     refused(await harness.move(change, "Merged", by=BOT), ErrorCode.FORBIDDEN)
 
     assert besides_the_log(before, harness.dump()) == {}

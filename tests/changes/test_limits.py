@@ -24,7 +24,9 @@ from actionengine.changes import change_control_services, executor, transform
 from actionengine.changes.guard import RecordTypeGuard
 from actionengine.schemas.schema import Field, Schema
 from actionengine.schemas.validation import field_problems, model_of
-from tests.changes.desk import Harness, add, expect, put, refused, run_in_mode
+from actionengine.testing import run_in_mode
+from tests.changes.harness import Harness, add, put
+from tests.harness import expect, refused
 
 
 @run_in_mode

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from actionengine import ErrorCode
-from tests.changes.desk import Harness, add, expect, put, refused, remove, rename, run_in_mode, schema
+from actionengine.testing import run_in_mode
+from tests.changes.harness import Harness, add, put, remove, rename, schema
+from tests.harness import expect, refused
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 INVALID, CONFLICT = ErrorCode.INVALID_INPUT, ErrorCode.CONFLICT

@@ -17,7 +17,9 @@ from actionengine.changes import guard
 from actionengine.schemas.schema import Field, Schema
 from actionengine.schemas.validation import field_problems, model_of
 from actionengine.storage.records import same_json
-from tests.changes.desk import Harness, add, expect, fields_of, put, refused, remove, rename, run_in_mode, schema
+from actionengine.testing import run_in_mode
+from tests.changes.harness import Harness, add, fields_of, put, remove, rename, schema
+from tests.harness import expect, refused
 
 INVALID = ErrorCode.INVALID_INPUT
 OLD: dict[str, Any] = {"title": "a", "hours": 3, "colour": {"of": [1, {"the": "wall"}]}, "tags": [1, True]}

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from actionengine import ErrorCode
 from actionengine.changes.ops import PatchOp
 from actionengine.changes.transform import TypeGraph
+from tests.backends import BACKENDS, AnyStorage, open_storage
 from tests.changes.model import edited
 from tests.changes.strategies import applied as graph_after
 from tests.changes.strategies import changed_graphs, changes
-from tests.changes.worlds import BACKENDS, LOG, AnyStorage, Plant, open_storage, without_status
+from tests.changes.sync_harness import LOG, SyncHarness, without_status
 
 EXAMPLES = 15
 CAMPAIGN = 400
@@ -29,7 +30,7 @@ FAILING = (
 )
 """Ops that any record type takes and none can execute."""
 
-Check = Callable[[Plant], None]
+Check = Callable[[SyncHarness], None]
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
@@ -61,78 +62,80 @@ def several_changes(draw: st.DrawFn) -> tuple[TypeGraph, Sequence[Sequence[Patch
     return first, found
 
 
-def check_splitting(plant: Plant, drawn: tuple[TypeGraph, Sequence[PatchOp], Sequence[Sequence[PatchOp]]]) -> None:
+def check_splitting(
+    harness: SyncHarness, drawn: tuple[TypeGraph, Sequence[PatchOp], Sequence[Sequence[PatchOp]]]
+) -> None:
     graph, ops, parts = drawn
-    at_once, one_by_one = build(plant, graph), build(plant, graph)
+    at_once, one_by_one = build(harness, graph), build(harness, graph)
 
-    merge(plant, at_once, ops)
+    merge(harness, at_once, ops)
     for part in parts:
-        merge(plant, one_by_one, part)
+        merge(harness, one_by_one, part)
 
-    assert plant.schemas(at_once) == plant.schemas(one_by_one)
-    plant.check_history(one_by_one)
+    assert harness.schemas(at_once) == harness.schemas(one_by_one)
+    harness.check_history(one_by_one)
 
 
-def check_compensation(plant: Plant, drawn: tuple[TypeGraph, Sequence[PatchOp]]) -> None:
+def check_compensation(harness: SyncHarness, drawn: tuple[TypeGraph, Sequence[PatchOp]]) -> None:
     graph, ops = drawn
-    project = build(plant, graph)
-    before = plant.schemas(project)
+    project = build(harness, graph)
+    before = harness.schemas(project)
     if not ops:
         return
-    change = merge(plant, project, ops)
+    change = merge(harness, project, ops)
 
-    compensation = plant.do("changes.plan_compensation", change_id=change)
-    plant.do("changes.merge", change_id=compensation.id)
+    compensation = harness.do("changes.plan_compensation", change_id=change)
+    harness.do("changes.merge", change_id=compensation.id)
 
-    assert plant.schemas(project) == before
-    plant.check_history(project)
+    assert harness.schemas(project) == before
+    harness.check_history(project)
 
 
-def check_failing(plant: Plant, drawn: tuple[TypeGraph, Sequence[PatchOp]], place: int, bad: int) -> None:
+def check_failing(harness: SyncHarness, drawn: tuple[TypeGraph, Sequence[PatchOp]], place: int, bad: int) -> None:
     graph, ops = drawn
-    project = build(plant, graph)
+    project = build(harness, graph)
     op_type, payload = FAILING[bad]
     key = sorted(graph.types)[place % len(graph.types)]
     drafted = drafted_from(ops)
     drafted.insert(place % (len(drafted) + 1), (op_type, {"record_type": key, **payload}))
-    change = plant.draft(project, *drafted)
-    before = plant.dump()
+    change = harness.draft(project, *drafted)
+    before = harness.dump()
 
-    executing = plant.refusal("changes.execute", change_id=change)
-    after_execution = plant.dump(without=LOG)
-    merging = plant.refusal("changes.merge", change_id=change)
+    executing = harness.refusal("changes.execute", change_id=change)
+    after_execution = harness.dump(without=LOG)
+    merging = harness.refusal("changes.merge", change_id=change)
 
     for refusal in (executing, merging):
         assert refusal.code is ErrorCode.UNPROCESSABLE
         assert (refusal.details["op_type"], refusal.details["record_type"]) == (op_type, key)
     assert after_execution == {table: rows for table, rows in before.items() if table not in LOG}
-    assert without_status(plant.dump(), change) == without_status(before, change)
-    assert plant.do("changes.get", change_id=change).status == "ValidationFailed"
+    assert without_status(harness.dump(), change) == without_status(before, change)
+    assert harness.do("changes.get", change_id=change).status == "ValidationFailed"
 
 
-def check_replay(plant: Plant, drawn: tuple[TypeGraph, Sequence[Sequence[PatchOp]]]) -> None:
+def check_replay(harness: SyncHarness, drawn: tuple[TypeGraph, Sequence[Sequence[PatchOp]]]) -> None:
     graph, parts = drawn
-    project = build(plant, graph)
-    schemas = plant.schemas(project)
+    project = build(harness, graph)
+    schemas = harness.schemas(project)
     versions = dict.fromkeys(schemas, 1)
     for part in parts:
-        change = merge(plant, project, part)
-        found = {each.record_type_key: each for each in plant.do("changes.list_snapshots", change_id=change)}
+        change = merge(harness, project, part)
+        found = {each.record_type_key: each for each in harness.do("changes.list_snapshots", change_id=change)}
 
         assert set(found) == {op.record_type for op in part}
         for key, snapshot in found.items():
             assert (snapshot.schema["fields"], snapshot.version) == (schemas[key], versions[key])
             versions[key] += 1
-        for op in plant.do("changes.list_patch_ops", change_id=change):
+        for op in harness.do("changes.list_patch_ops", change_id=change):
             key = op.payload["record_type"]
             assert op.previous_snapshot["fields"] == schemas[key]
             schemas[key] = edited(schemas[key], {"op_type": op.op_type, "payload": op.payload})
         for key in schemas:
-            shown = plant.do("record_types.schema_at", project_id=project, key=key, change_id=change)
+            shown = harness.do("record_types.schema_at", project_id=project, key=key, change_id=change)
             assert (shown.schema["fields"], shown.version) == (schemas[key], versions[key])
-    assert plant.schemas(project) == schemas
-    assert {key: each.version for key, each in plant.types(project).items()} == versions
-    plant.check_history(project)
+    assert harness.schemas(project) == schemas
+    assert {key: each.version for key, each in harness.types(project).items()} == versions
+    harness.check_history(project)
 
 
 def examples(number: int) -> settings:
@@ -147,13 +150,13 @@ def examples(number: int) -> settings:
 @examples(EXAMPLES)
 @given(split_changes())
 def test_ops_lead_to_the_same_schemas_in_one_change_or_several(storage: AnyStorage, drawn: Any) -> None:
-    check_splitting(Plant(storage), drawn)
+    check_splitting(SyncHarness(storage), drawn)
 
 
 @examples(EXAMPLES)
 @given(changed_graphs())
 def test_the_compensation_of_a_merged_change_restores_the_schemas(storage: AnyStorage, drawn: Any) -> None:
-    check_compensation(Plant(storage), drawn)
+    check_compensation(SyncHarness(storage), drawn)
 
 
 @examples(EXAMPLES)
@@ -161,13 +164,13 @@ def test_the_compensation_of_a_merged_change_restores_the_schemas(storage: AnySt
 def test_a_failing_op_at_any_place_leaves_every_table_untouched(
     storage: AnyStorage, drawn: Any, place: int, bad: int
 ) -> None:
-    check_failing(Plant(storage), drawn, place, bad)
+    check_failing(SyncHarness(storage), drawn, place, bad)
 
 
 @examples(EXAMPLES)
 @given(several_changes())
 def test_a_replay_from_the_first_schema_reproduces_every_snapshot(storage: AnyStorage, drawn: Any) -> None:
-    check_replay(Plant(storage), drawn)
+    check_replay(SyncHarness(storage), drawn)
 
 
 @pytest.mark.soak
@@ -175,19 +178,19 @@ def test_all_of_this_holds_for_long(storage: AnyStorage) -> None:
     @examples(CAMPAIGN)
     @given(split_changes(), several_changes(), st.integers(0, 10), st.integers(0, len(FAILING) - 1))
     def check(split: Any, several: Any, place: int, bad: int) -> None:
-        check_splitting(Plant(storage), split)
-        check_compensation(Plant(storage), split[:2])
-        check_failing(Plant(storage), split[:2], place, bad)
-        check_replay(Plant(storage), several)
+        check_splitting(SyncHarness(storage), split)
+        check_compensation(SyncHarness(storage), split[:2])
+        check_failing(SyncHarness(storage), split[:2], place, bad)
+        check_replay(SyncHarness(storage), several)
 
     check()
 
 
-def build(plant: Plant, graph: TypeGraph) -> str:
+def build(harness: SyncHarness, graph: TypeGraph) -> str:
     """The id of a new project with these types."""
-    project = plant.project()
+    project = harness.project()
     for key, state in graph.types.items():
-        plant.record_type(project, key, [field.definition for field in state.schema], state.base_type)
+        harness.record_type(project, key, [field.definition for field in state.schema], state.base_type)
     return project
 
 
@@ -195,8 +198,8 @@ def drafted_from(ops: Sequence[PatchOp]) -> list[tuple[str, Any]]:
     return [(op.op_type, op.payload) for op in ops]
 
 
-def merge(plant: Plant, project: str, ops: Sequence[PatchOp]) -> str:
+def merge(harness: SyncHarness, project: str, ops: Sequence[PatchOp]) -> str:
     """The id of a new change with these ops, which is merged."""
-    change = plant.draft(project, *drafted_from(ops))
-    assert plant.do("changes.merge", change_id=change).applied_count == len(ops)
+    change = harness.draft(project, *drafted_from(ops))
+    assert harness.do("changes.merge", change_id=change).applied_count == len(ops)
     return change

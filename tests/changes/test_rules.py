@@ -13,8 +13,8 @@ from actionengine import ErrorCode, StorageError
 from actionengine.changes.states import ACCEPTS_OPS, STATUSES
 from actionengine.errors import ActionError
 from actionengine.storage.tables import PATCH_OPS, TARGETS, Row, Table
-from tests.changes.desk import (
-    BOT,
+from actionengine.testing import run_in_mode
+from tests.changes.harness import (
     LOG,
     Harness,
     Op,
@@ -22,18 +22,16 @@ from tests.changes.desk import (
     besides_the_log,
     differences,
     edit_file,
-    expect,
     put,
-    refused,
     remove,
     rename,
-    run_in_mode,
     schema,
 )
+from tests.harness import BOT, expect, refused
 
 # Each storage, and both modes: not each in both.
 pytestmark = pytest.mark.parametrize(
-    "place", ["memory-sync", "sqlite-async", "postgres-sync"], indirect=True, scope="module"
+    "shared_backend", ["memory-sync", "sqlite-async", "postgres-sync"], indirect=True, scope="module"
 )
 
 NOBODY = str(uuid7())
@@ -94,14 +92,14 @@ async def test_d3_the_same_key_may_be_another_tenants(harness: Harness) -> None:
 
 @run_in_mode
 async def test_d4_names_of_projects_are_unique_in_a_tenant(harness: Harness) -> None:
-    expect(await harness.project("Plant"))
+    expect(await harness.project("SyncHarness"))
     before = harness.dump()
 
-    again = await harness.project("Plant")
+    again = await harness.project("SyncHarness")
 
-    refused(again, ErrorCode.CONFLICT, "'Plant'")
+    refused(again, ErrorCode.CONFLICT, "'SyncHarness'")
     assert besides_the_log(before, harness.dump()) == {}
-    expect(await harness.project("Plant", tenant=harness.backend.other_tenant))
+    expect(await harness.project("SyncHarness", tenant=harness.backend.other_tenant))
 
 
 @run_in_mode
@@ -118,10 +116,10 @@ async def test_d5_there_is_one_snapshot_for_a_change_and_a_record_type(harness: 
     project = await harness.job()
     change = await harness.change(project, add("job", "a"))
 
-    expect(await harness.execute(change))
+    expect(await harness.execute_change(change))
     expect(await harness.op(change, add("job", "b")))
-    expect(await harness.execute(change))
-    expect(await harness.execute(change))
+    expect(await harness.execute_change(change))
+    expect(await harness.execute_change(change))
     expect(await harness.merge(change))
     expect(await harness.merge(change))
 
@@ -147,7 +145,7 @@ async def test_d7_previous_snapshot_and_executed_at_are_set_together(harness: Ha
     change = await harness.change(project, add("job", "a"), add("job", "b"))
 
     drafted = await harness.ops(change)
-    expect(await harness.execute(change))
+    expect(await harness.execute_change(change))
     executed = await harness.ops(change)
 
     assert {(op.previous_snapshot, op.executed_at, op.applied_version) for op in drafted} == {(None, None, None)}
@@ -234,7 +232,7 @@ async def test_e1_a_merged_change_takes_no_target_no_op_and_no_status(harness: H
     refused(await harness.target(change, "job"), ErrorCode.CONFLICT, "Merged")
     refused(await harness.op(change, add("job", "b")), ErrorCode.CONFLICT, "add_field job.b", "Merged")
     refused(await harness.delete_op(change, op), ErrorCode.CONFLICT, op.id)
-    refused(await harness.execute(change), ErrorCode.CONFLICT, "merged")
+    refused(await harness.execute_change(change), ErrorCode.CONFLICT, "merged")
     for status in STATUSES:
         if status != "Merged":
             refused(await harness.move(change, status), ErrorCode.CONFLICT, "Merged")
@@ -247,9 +245,9 @@ async def test_e2_ops_execute_once(harness: Harness) -> None:
     project = await harness.job()
     change = await harness.change(project, add("job", "a"), add("job", "b"))
 
-    first = expect(await harness.execute(change))
+    first = expect(await harness.execute_change(change))
     stamped = await harness.ops(change)
-    second = expect(await harness.execute(change))
+    second = expect(await harness.execute_change(change))
 
     assert (first.applied_count, second.applied_count) == (2, 0)
     assert second.diff == ()
@@ -261,7 +259,7 @@ async def test_e2_ops_execute_once(harness: Harness) -> None:
 async def test_e2_merge_after_execute_applies_nothing_again(harness: Harness) -> None:
     project = await harness.job()
     change = await harness.change(project, add("job", "a"))
-    expect(await harness.execute(change))
+    expect(await harness.execute_change(change))
     record_type, ops, snapshots = (
         await harness.get_type(project),
         await harness.ops(change),
@@ -280,7 +278,7 @@ async def test_e2_merge_after_execute_applies_nothing_again(harness: Harness) ->
 async def test_e2_merge_after_execute_applies_what_was_added_between(harness: Harness) -> None:
     project = await harness.job()
     change = await harness.change(project, add("job", "a"))
-    expect(await harness.execute(change))
+    expect(await harness.execute_change(change))
     expect(await harness.op(change, rename("job", "a", "b")))
 
     merged = expect(await harness.merge(change))
@@ -305,7 +303,7 @@ async def test_e2_a_merged_change_is_merged_again_without_effect(harness: Harnes
 async def test_e3_an_executed_op_cannot_be_deleted(harness: Harness) -> None:
     change = await harness.change(await harness.job(), add("job", "a"))
     (op,) = await harness.ops(change)
-    expect(await harness.execute(change))
+    expect(await harness.execute_change(change))
     before = harness.dump()
 
     answer = await harness.delete_op(change, op)
@@ -347,7 +345,7 @@ async def test_e4_one_bad_op_and_not_one_row_is_written(harness: Harness, positi
     change = await harness.change(project, *good[:position], bad, *good[position:])
     before = harness.dump()
 
-    executed = await harness.execute(change)
+    executed = await harness.execute_change(change)
     between = harness.dump()
     merged = await harness.merge(change)
 
@@ -787,7 +785,7 @@ async def test_r1_an_ai_neither_approves_nor_merges(harness: Harness) -> None:
     refused(await harness.move(change, "Ready", by=BOT), ErrorCode.FORBIDDEN)
     refused(await harness.move(change, "Merged", by=BOT), ErrorCode.FORBIDDEN)
     refused(await harness.merge(change, by=BOT), ErrorCode.FORBIDDEN)
-    refused(await harness.execute(change, by=BOT), ErrorCode.FORBIDDEN)
+    refused(await harness.execute_change(change, by=BOT), ErrorCode.FORBIDDEN)
 
     assert besides_the_log(before, harness.dump()) == {}
 
@@ -857,7 +855,7 @@ async def test_g1_an_op_that_is_deleted_or_executed_is_in_nobodys_way(harness: H
 
     expect(await harness.delete_op(change, first))
     expect(await harness.op(change, add("job", "a", "number")))
-    expect(await harness.execute(change))
+    expect(await harness.execute_change(change))
     expect(await harness.op(change, put("job", "a", "text")))
 
     assert expect(await harness.merge(change)).applied_count == 1

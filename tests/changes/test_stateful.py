@@ -24,8 +24,10 @@ from hypothesis.stateful import (
 from returns.result import Success
 
 from actionengine import Actor
+from tests.backends import BACKENDS, AnyStorage, open_storage
 from tests.changes.model import EDITABLE, NEXT, Model, Op, Refused
-from tests.changes.worlds import ANN, BACKENDS, BOT, LOG, AnyStorage, Plant, open_storage
+from tests.changes.sync_harness import LOG, SyncHarness
+from tests.harness import ANN, BOT
 
 NOBODY = 0
 """An id that nothing has."""
@@ -55,7 +57,7 @@ class LifeOfChanges(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.plants = {name: Plant(storage) for name, storage in self.storages.items()}
+        self.plants = {name: SyncHarness(storage) for name, storage in self.storages.items()}
         self.model = Model()
         self.ids: dict[str, dict[int, str]] = {name: {NOBODY: str(uuid4())} for name in self.plants}
         self.final: dict[str, dict[Any, Any]] = {name: {} for name in self.plants}
@@ -81,9 +83,9 @@ class LifeOfChanges(RuleBasedStateMachine):
             value, code = None, refused.code
         answers = {}
         given = {"project_id": project, "change_id": change, "target_id": target, "op_id": op}
-        for sql_database, plant in self.plants.items():
+        for sql_database, harness in self.plants.items():
             ids = {part: self.ids[sql_database][id] for part, id in given.items() if id is not None}
-            answer = plant.ask(action, {**ids, **payload}, actor)
+            answer = harness.ask(action, {**ids, **payload}, actor)
             found = None if isinstance(answer, Success) else answer.failure()
             assert (found and str(found.code)) == code, f"{sql_database}: {action} {payload}: {answer}, expected {code}"
             if code is None:
@@ -158,8 +160,8 @@ class LifeOfChanges(RuleBasedStateMachine):
     @rule(data=st.data())
     def verify_history(self, data: st.DataObject) -> None:
         project, key = data.draw(st.sampled_from(sorted(self.model.types)), "type")
-        for plant in self.ask("record_types.verify_history", lambda: None, project=project, key=key).values():
-            assert plant.is_intact, plant
+        for harness in self.ask("record_types.verify_history", lambda: None, project=project, key=key).values():
+            assert harness.is_intact, harness
 
     # Drafting
 
@@ -277,11 +279,11 @@ class LifeOfChanges(RuleBasedStateMachine):
     @rule(data=st.data())
     def preview(self, data: st.DataObject) -> None:
         change = self.some_change(data)
-        before = {name: plant.dump(without=LOG) for name, plant in self.plants.items()}
+        before = {name: harness.dump(without=LOG) for name, harness in self.plants.items()}
 
         self.ask("changes.preview", lambda: self.model.preview(change), BOT, change=change)
 
-        assert {name: plant.dump(without=LOG) for name, plant in self.plants.items()} == before
+        assert {name: harness.dump(without=LOG) for name, harness in self.plants.items()} == before
 
     @rule(data=st.data(), actor=actors)
     def execute(self, data: st.DataObject, actor: Actor) -> None:
@@ -356,8 +358,8 @@ class LifeOfChanges(RuleBasedStateMachine):
     def plan_compensation(self, change: int) -> int | None:
         """The draft. Where something has happened since, the backends may refuse it, all for the same reason."""
         answers = {
-            name: plant.ask("changes.plan_compensation", {"change_id": self.ids[name][change]})
-            for name, plant in self.plants.items()
+            name: harness.ask("changes.plan_compensation", {"change_id": self.ids[name][change]})
+            for name, harness in self.plants.items()
         }
         codes = {None if isinstance(answer, Success) else str(answer.failure().code) for answer in answers.values()}
         assert len(codes) == 1, answers
@@ -379,9 +381,9 @@ class LifeOfChanges(RuleBasedStateMachine):
         draft = model.create_change(model.changes[change]["project"])
         model.changes[draft]["compensates"] = change
         found = {}
-        for name, plant in self.plants.items():
+        for name, harness in self.plants.items():
             self.ids[name][draft] = drafts[name]
-            tables = plant.tables()
+            tables = harness.tables()
             targets = {row["id"]: row for row in tables["ae_change_targets"] if row["change_id"] == drafts[name]}
             ops = sorted(
                 (row for row in tables["ae_patch_ops"] if row["change_id"] == drafts[name]),
@@ -415,8 +417,8 @@ class LifeOfChanges(RuleBasedStateMachine):
     @invariant()
     def every_backend_has_what_the_model_has(self) -> None:
         expected = state_of_model(self.model)
-        for name, plant in self.plants.items():
-            tables = plant.tables()
+        for name, harness in self.plants.items():
+            tables = harness.tables()
             assert state_of_tables(tables, self.ids[name]) == expected, name
             self.check_tables(name, tables)
 
@@ -440,18 +442,18 @@ class LifeOfChanges(RuleBasedStateMachine):
         self.final[name] = final
 
     def teardown(self) -> None:
-        for name, plant in self.plants.items():
+        for name, harness in self.plants.items():
             for change in self.model.changes:
-                found = plant.do("changes.list_patch_ops", change_id=self.ids[name][change])
+                found = harness.do("changes.list_patch_ops", change_id=self.ids[name][change])
                 own = sorted((op for op in self.model.ops.values() if op["change"] == change), key=_position)
                 before = [op.previous_snapshot and op.previous_snapshot["fields"] for op in found]
                 assert before == [op["before"] for op in own]
-                taken = plant.do("changes.list_snapshots", change_id=self.ids[name][change])
+                taken = harness.do("changes.list_snapshots", change_id=self.ids[name][change])
                 assert {each.record_type_key: each.schema["fields"] for each in taken} == {
                     key: row["fields"] for (its, key), row in self.model.snapshots.items() if its == change
                 }
-            for project in plant.do("projects.list"):
-                plant.check_history(project.id)
+            for project in harness.do("projects.list"):
+                harness.check_history(project.id)
 
 
 def _position(op: Mapping[str, Any]) -> int:

@@ -18,7 +18,7 @@ from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
 from actionengine.storage.tables import CHANGES, PATCH_OPS, RECORD_TYPES, TARGETS, Row
-from tests.changes.worlds import Plant
+from tests.changes.sync_harness import SyncHarness
 from tests.storage.test_statements import traced
 
 NOW = datetime.now(UTC)
@@ -62,7 +62,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SQLStora
 
 @pytest.mark.parametrize("action", ["preview", "execute", "merge"])
 def test_a_thousand_ops_take_as_many_statements_as_ten(storage: SQLStorage, tmp_path: Path, action: str) -> None:
-    few, many = Plant(storage), Plant(storage)
+    few, many = SyncHarness(storage), SyncHarness(storage)
 
     sent = statements(few, action, 10, 1, tmp_path / "few"), statements(many, action, 100, 10, tmp_path / "many")
 
@@ -74,22 +74,22 @@ def test_a_thousand_ops_take_as_many_statements_as_ten(storage: SQLStorage, tmp_
 
 
 def test_a_thousand_ops_are_all_applied(storage: SQLStorage) -> None:
-    plant = Plant(storage)
-    change = bulk(plant, 100, 10)
+    harness = SyncHarness(storage)
+    change = bulk(harness, 100, 10)
 
-    merged = plant.do("changes.merge", change_id=change)
+    merged = harness.do("changes.merge", change_id=change)
 
     assert merged.applied_count == 1000
     assert [len(diff.added) for diff in merged.diff] == [10] * 100
-    assert len(plant.do("changes.list_snapshots", change_id=change)) == 100
+    assert len(harness.do("changes.list_snapshots", change_id=change)) == 100
 
 
-def statements(plant: Plant, action: str, types: int, ops: int, path: Path) -> Counter[str]:
+def statements(harness: SyncHarness, action: str, types: int, ops: int, path: Path) -> Counter[str]:
     """How many statements an action needs about each table, for a change of so many ops on each of so many types."""
-    first, change = bulk(plant, types, ops), bulk(plant, types, ops)
-    plant.do(f"changes.{action}", change_id=first)
-    counted = counted_on_sqlite if isinstance(plant.storage, SQLiteStorage) else counted_on_postgres
-    return counted(plant.storage, path, lambda: plant.do(f"changes.{action}", change_id=change))
+    first, change = bulk(harness, types, ops), bulk(harness, types, ops)
+    harness.do(f"changes.{action}", change_id=first)
+    counted = counted_on_sqlite if isinstance(harness.storage, SQLiteStorage) else counted_on_postgres
+    return counted(harness.storage, path, lambda: harness.do(f"changes.{action}", change_id=change))
 
 
 def counted_on_sqlite(storage: Any, path: Path, work: Callable[[], Any]) -> Counter[str]:
@@ -128,10 +128,10 @@ def table_of(statement: str) -> str:
     return next((word for word in words if word.startswith("ae_") and not word.endswith("_")), words[0])
 
 
-def bulk(plant: Plant, types: int, ops: int) -> str:
+def bulk(harness: SyncHarness, types: int, ops: int) -> str:
     """The id of a new change of a new project, with so many record types, half of which derive from one before them,
     and so many ops on each: a field more."""
-    project, change, run = plant.project(), str(uuid4()), uuid4().hex
+    project, change, run = harness.project(), str(uuid4()), uuid4().hex
     keys = [f"type {number:03}" for number in range(types)]
     record_types = [
         _type(project, key, f"{key} {run}", keys[number - 1] if number % 2 else None) for number, key in enumerate(keys)
@@ -142,7 +142,7 @@ def bulk(plant: Plant, types: int, ops: int) -> str:
         for place, key in enumerate(keys)
         for number in range(ops)
     ]
-    plant.write(
+    harness.write(
         (RECORD_TYPES, record_types),
         (CHANGES, [_change(project, change, len(patch_ops))]),
         (TARGETS, targets),

@@ -15,11 +15,12 @@ from actionengine import ActionError, Actor, ErrorCode
 from actionengine.boundary.idempotency.working_copy import WorkingCopy
 from actionengine.changes import ChangeControlPermissions, workspace_module
 from actionengine.concurrency.run_sync import run_sync
-from actionengine.testing import AsyncBackend
-from actionengine.testing.worlds import a_tenant
-from tests.changes.conftest import Place
-from tests.changes.desk import BOT, add, expect, refused, run_in_mode, schema
+from actionengine.testing import AsyncBackend, run_in_mode
+from actionengine.testing.backend import make_tenant
+from tests.changes.conftest import SharedBackend
+from tests.changes.harness import add, schema
 from tests.changes.shop import TEXT, Shop, edit, replaced
+from tests.harness import BOT, expect, refused
 
 UNPROCESSABLE, CONFLICT, NOT_FOUND = ErrorCode.UNPROCESSABLE, ErrorCode.CONFLICT, ErrorCode.NOT_FOUND
 
@@ -28,9 +29,9 @@ BOTH = replaced(FIRST, 19, "the last but one")
 
 
 @pytest.fixture
-def harness(place: Place, tmp_path: Path) -> Shop:
-    backend, read_tables, address = place
-    backend.tenant, backend.other_tenant = a_tenant(), a_tenant()
+def harness(shared_backend: SharedBackend, tmp_path: Path) -> Shop:
+    backend, read_tables, address = shared_backend
+    backend.tenant, backend.other_tenant = make_tenant(), make_tenant()
     return Shop(backend, read_tables, tmp_path, address=address)
 
 

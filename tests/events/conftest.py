@@ -1,4 +1,4 @@
-"""What the tests of events share: every storage in turn, and both modes on it."""
+"""Fixtures of the tests of events: each storage, in both modes."""
 
 from __future__ import annotations
 
@@ -6,32 +6,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from examples.embedded_postgres import Database
+from examples.embedded_nats import EmbeddedNats, embedded_nats
 
-from actionengine import InMemoryStorage, PostgresStorage, SQLiteStorage
-from actionengine.testing import AsyncBackend, Backend, SyncBackend
-
-AnyStorage = InMemoryStorage | PostgresStorage | SQLiteStorage
+from actionengine.testing import Backend
+from tests.backends import BACKENDS, MODES, AnyStorage, open_storage, requested_database
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture
+def nats_server() -> Iterator[EmbeddedNats]:
+    """A server for one test, which may stop, freeze and start it."""
+    with embedded_nats() as server:
+        yield server
+
+
+@pytest.fixture(params=BACKENDS)
 def any_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyStorage]:
-    """Each storage in turn, empty; that on PostgreSQL as a role which row-level security restricts."""
-    storage: AnyStorage
-    if request.param == "memory":
-        storage = InMemoryStorage()
-    elif request.param == "sqlite":
-        storage = SQLiteStorage(tmp_path / "events.db", busy_timeout=60.0)
-    else:
-        database: Database = request.getfixturevalue("fresh_postgres_database")
-        storage = PostgresStorage(database.app_url)
-    with storage:
+    """Each storage, empty."""
+    database = requested_database(request, request.param, "fresh_postgres_database")
+    with open_storage(request.param, tmp_path, database) as storage:
         yield storage
 
 
-@pytest.fixture(params=[SyncBackend, AsyncBackend], ids=["sync", "async"])
+@pytest.fixture(params=MODES)
 def backend(request: pytest.FixtureRequest, any_storage: AnyStorage) -> Iterator[Backend]:
-    """Both modes on each storage."""
-    backend: Backend = request.param(any_storage)
+    """Each storage in both modes."""
+    backend = MODES[request.param](any_storage)
     yield backend
     backend.close()

@@ -38,9 +38,6 @@ from actionengine.events.publishers.cloudevents import from_cloudevent
 from actionengine.events.publishers.dialects import NoDestination, dialect_of, name_for
 from actionengine.events.publishers.port import Failures, PublishError, PublisherUnavailable
 from tests.events.samples import EVENT, some_events
-from tests.nats_server import nats_server
-
-__all__ = ["nats_server"]
 
 # The NATS client forgets its socket where a connection could not be made, or was lost.
 pytestmark = [

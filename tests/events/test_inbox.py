@@ -29,7 +29,7 @@ from actionengine.events.consumers.consumer import Tenants
 from actionengine.events.consumers.inbox import Inbox
 from actionengine.events.event import Event
 from actionengine.testing import Backend, run_in_mode
-from tests.events.conftest import AnyStorage
+from tests.backends import AnyStorage
 from tests.events.stock import Stock, failure_of, history, moved, stock_engine
 
 

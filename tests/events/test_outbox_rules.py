@@ -46,12 +46,11 @@ from actionengine.storage.sqlite.statements import (
     RETURN_ALL,
     SKIP,
 )
-from actionengine.testing import SyncBackend
+from actionengine.testing import SyncBackend, run_in_mode
 from actionengine.testing.base import value_of
 from actionengine.testing.outbox import LEASE, emitted, failed, ids, letter_of
 from actionengine.testing.rows import START, event_row
-from actionengine.testing.worlds import run_in_mode
-from tests.events.conftest import AnyStorage
+from tests.backends import AnyStorage
 
 DAY, MINUTE, MOMENT = timedelta(days=1), timedelta(minutes=1), timedelta(microseconds=1)
 

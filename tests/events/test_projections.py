@@ -34,7 +34,7 @@ from actionengine.events.projections.projection import Projection, ProjectionSta
 from actionengine.events.projections.views import View
 from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.testing import Backend, run_in_mode
-from tests.events.conftest import AnyStorage
+from tests.backends import AnyStorage
 from tests.events.showing import documents_left, shown, view_of
 from tests.events.slow_commits import interleaved_moves, slow_commits
 from tests.events.stock import (

@@ -32,7 +32,7 @@ from actionengine import (
 )
 from actionengine.concurrency.run_sync import Mode
 from actionengine.events.consumers.consumer import consumer_plan
-from tests.events.conftest import AnyStorage
+from tests.backends import AnyStorage
 from tests.events.stock import SYSTEM, stock_engine
 
 TESTS = Path(__file__).parent.parent

@@ -32,7 +32,7 @@ from actionengine import (
     create_service,
 )
 from actionengine.testing import AsyncBackend, Backend
-from tests.events.conftest import AnyStorage
+from tests.backends import AnyStorage
 
 
 def tell(data: Any, ctx: ActionContext) -> Result[None, Any]:

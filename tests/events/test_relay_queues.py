@@ -32,7 +32,7 @@ from actionengine.storage.errors import StorageError
 from actionengine.storage.outbox import EVENTS, QUEUES, TRIGGERS, WORKFLOWS
 from actionengine.storage.rows import Route
 from actionengine.testing import AsyncBackend, Backend
-from tests.events.conftest import AnyStorage
+from tests.backends import AnyStorage
 
 
 def tell(data: Any, ctx: ActionContext) -> Result[None, Any]:

@@ -27,8 +27,8 @@ from actionengine.event_types import create_event_type
 from actionengine.events.consumers.subscriptions import Subscriptions
 from actionengine.events.event import Event
 from actionengine.events.publishers.port import PublishError, PublisherUnavailable
+from tests.backends import AnyStorage
 from tests.conftest import log_of
-from tests.events.conftest import AnyStorage
 from tests.events.stock import history, moved, stock_engine
 
 BUYER = Actor.workflow("buyer")

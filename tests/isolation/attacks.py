@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from tests.isolation.worlds import GUARDED, HOST_TABLE, TENANT_TABLES
+from tests.isolation.harness import GUARDED, HOST_TABLE, TENANT_TABLES
 
 MAY_CHANGE = {"ae_documents", "ae_idempotency_keys"}
 MAY_DELETE = {"ae_documents", "ae_document_keys", "ae_patch_ops"}

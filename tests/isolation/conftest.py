@@ -6,25 +6,25 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.isolation.worlds import Backend
+from tests.isolation.harness import SQLHarness
 
 
 @pytest.fixture(scope="package")
-def unsigned_backend(postgres_server: str) -> Iterator[Backend]:
-    backend = Backend(postgres_server, is_signed=False)
-    yield backend
-    backend.close()
+def unsigned_harness(postgres_server: str) -> Iterator[SQLHarness]:
+    harness = SQLHarness(postgres_server, is_signed=False)
+    yield harness
+    harness.close()
 
 
 @pytest.fixture(scope="package")
-def signed_backend(postgres_server: str) -> Iterator[Backend]:
-    backend = Backend(postgres_server, is_signed=True)
-    yield backend
-    backend.close()
+def signed_harness(postgres_server: str) -> Iterator[SQLHarness]:
+    harness = SQLHarness(postgres_server, is_signed=True)
+    yield harness
+    harness.close()
 
 
 @pytest.fixture(scope="package", params=["unsigned", "signed"])
-def backend(request: pytest.FixtureRequest) -> Backend:
+def harness(request: pytest.FixtureRequest) -> SQLHarness:
     """Each of the two."""
-    found: Backend = request.getfixturevalue(f"{request.param}_backend")
+    found: SQLHarness = request.getfixturevalue(f"{request.param}_harness")
     return found

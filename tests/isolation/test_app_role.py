@@ -11,7 +11,7 @@ import pytest
 from psycopg.errors import DatabaseError, InsufficientPrivilege
 
 from actionengine.storage.sql.signing import Signer
-from tests.isolation.worlds import GUARDED, HOST_TABLE, KEY, Backend, Party
+from tests.isolation.harness import GUARDED, HOST_TABLE, KEY, Party, SQLHarness
 
 APPEND_ONLY = ("ae_action_log", "ae_action_log_subjects", "ae_events", "ae_change_targets", "ae_snapshots")
 CHANGES = ("UPDATE {table} SET tenant_id = tenant_id", "DELETE FROM {table}", "TRUNCATE {table} CASCADE")
@@ -62,40 +62,40 @@ def insertions(party: Party) -> dict[str, str]:
     }
 
 
-def signed(backend: Backend, party: Party, action_id: str) -> Settings:
+def signed(harness: SQLHarness, party: Party, action_id: str) -> Settings:
     """What the engine itself sets."""
     settings = {"app.tenant_id": party.id, "app.action_id": action_id}
-    if backend.is_signed:
+    if harness.is_signed:
         settings["app.signature"] = Signer(KEY).context("w", party.id, action_id)
     return settings
 
 
-def no_tenant(backend: Backend, party: Party) -> Settings:
+def no_tenant(harness: SQLHarness, party: Party) -> Settings:
     return {}
 
 
-def an_empty_tenant(backend: Backend, party: Party) -> Settings:
+def an_empty_tenant(harness: SQLHarness, party: Party) -> Settings:
     return {"app.tenant_id": "", "app.action_id": "x"}
 
 
-def an_action_without_a_tenant(backend: Backend, party: Party) -> Settings:
+def an_action_without_a_tenant(harness: SQLHarness, party: Party) -> Settings:
     return {"app.action_id": "x"}
 
 
-def a_tenant_that_does_not_exist(backend: Backend, party: Party) -> Settings:
+def a_tenant_that_does_not_exist(harness: SQLHarness, party: Party) -> Settings:
     return {"app.tenant_id": "00000000-0000-0000-0000-000000000000", "app.action_id": "x"}
 
 
-def a_tenant_without_an_action(backend: Backend, party: Party) -> Settings:
-    return signed(backend, party, "")
+def a_tenant_without_an_action(harness: SQLHarness, party: Party) -> Settings:
+    return signed(harness, party, "")
 
 
 NOBODY = [no_tenant, an_empty_tenant, an_action_without_a_tenant, a_tenant_that_does_not_exist]
 
 
 @pytest.mark.parametrize("settings", NOBODY)
-def test_nobody_sees_nothing(backend: Backend, settings: Callable[[Backend, Party], Settings]) -> None:
-    with prompt(backend.database.app_url, settings(backend, backend.victim)) as connection:
+def test_nobody_sees_nothing(harness: SQLHarness, settings: Callable[[SQLHarness, Party], Settings]) -> None:
+    with prompt(harness.database.app_url, settings(harness, harness.victim)) as connection:
         seen = {table: connection.execute(f"SELECT * FROM {table}".encode()).fetchall() for table in GUARDED}
 
     assert seen == {table: [] for table in GUARDED}
@@ -103,10 +103,10 @@ def test_nobody_sees_nothing(backend: Backend, settings: Callable[[Backend, Part
 
 @pytest.mark.parametrize("settings", [*NOBODY, a_tenant_without_an_action])
 def test_outside_an_action_nothing_is_inserted(
-    backend: Backend, settings: Callable[[Backend, Party], Settings]
+    harness: SQLHarness, settings: Callable[[SQLHarness, Party], Settings]
 ) -> None:
-    with prompt(backend.database.app_url, settings(backend, backend.victim)) as connection:
-        new = insertions(backend.victim)
+    with prompt(harness.database.app_url, settings(harness, harness.victim)) as connection:
+        new = insertions(harness.victim)
         assert list(new) == list(GUARDED)
         for insertion in new.values():
             with pytest.raises(DatabaseError) as refusal, connection.transaction():
@@ -116,8 +116,10 @@ def test_outside_an_action_nothing_is_inserted(
 
 
 @pytest.mark.parametrize("settings", [*NOBODY, a_tenant_without_an_action])
-def test_outside_an_action_nothing_is_changed(backend: Backend, settings: Callable[[Backend, Party], Settings]) -> None:
-    with prompt(backend.database.app_url, settings(backend, backend.victim)) as connection:
+def test_outside_an_action_nothing_is_changed(
+    harness: SQLHarness, settings: Callable[[SQLHarness, Party], Settings]
+) -> None:
+    with prompt(harness.database.app_url, settings(harness, harness.victim)) as connection:
         changed = [
             connection.execute(statement).rowcount
             for statement in (
@@ -132,40 +134,40 @@ def test_outside_an_action_nothing_is_changed(backend: Backend, settings: Callab
 
 
 @pytest.mark.parametrize("statement", ["UPDATE host_notes SET body = ''", "DELETE FROM host_notes"])
-def test_outside_an_action_a_protected_table_says_where_to_go(backend: Backend, statement: str) -> None:
+def test_outside_an_action_a_protected_table_says_where_to_go(harness: SQLHarness, statement: str) -> None:
     refusal = pytest.raises(DatabaseError, match="on host_notes outside an action: go through the engine")
 
-    with prompt(backend.database.app_url, signed(backend, backend.victim, "")) as connection, refusal:
+    with prompt(harness.database.app_url, signed(harness, harness.victim, "")) as connection, refusal:
         connection.execute(statement.encode())
 
 
-def test_a_tenant_reads_its_own_rows(backend: Backend) -> None:
-    with prompt(backend.database.app_url, a_tenant_without_an_action(backend, backend.victim)) as connection:
+def test_a_tenant_reads_its_own_rows(harness: SQLHarness) -> None:
+    with prompt(harness.database.app_url, a_tenant_without_an_action(harness, harness.victim)) as connection:
         seen = {
             table: [row for (row,) in connection.execute(f"SELECT t::text FROM {table} t".encode())]
             for table in GUARDED
         }
 
-    assert seen == backend.rows_of(backend.victim)
+    assert seen == harness.rows_of(harness.victim)
     assert all(seen.values())
 
 
-def test_a_tenant_without_a_signature_reads_nothing_where_contexts_are_signed(signed_backend: Backend) -> None:
-    named = {"app.tenant_id": signed_backend.victim.id, "app.action_id": "x"}
+def test_a_tenant_without_a_signature_reads_nothing_where_contexts_are_signed(signed_harness: SQLHarness) -> None:
+    named = {"app.tenant_id": signed_harness.victim.id, "app.action_id": "x"}
 
-    with prompt(signed_backend.database.app_url, named) as connection:
+    with prompt(signed_harness.database.app_url, named) as connection:
         found = [connection.execute(f"SELECT * FROM {table}".encode()).fetchall() for table in GUARDED]
 
     assert found == [[]] * len(GUARDED)
 
 
-def test_a_signature_of_another_key_opens_nothing(signed_backend: Backend) -> None:
-    forged = signed(signed_backend, signed_backend.victim, "x")
+def test_a_signature_of_another_key_opens_nothing(signed_harness: SQLHarness) -> None:
+    forged = signed(signed_harness, signed_harness.victim, "x")
     another = Signer("another key, just as long as the right one")
-    forged["app.signature"] = another.context("w", signed_backend.victim.id, "x")
+    forged["app.signature"] = another.context("w", signed_harness.victim.id, "x")
     refusal = pytest.raises(DatabaseError, match="the signature of this transaction's context is missing or wrong")
 
-    with refusal as refused, prompt(signed_backend.database.app_url, forged):
+    with refusal as refused, prompt(signed_harness.database.app_url, forged):
         pass
 
     assert refused.value.sqlstate == "AE003"
@@ -176,20 +178,20 @@ def test_a_signature_of_another_key_opens_nothing(signed_backend: Backend) -> No
     [("r", "VICTIM", "x"), ("w", "ATTACKER", "x"), ("w", "VICTIM", "y"), ("w", "VICTIM", ""), ("w", "VICTIM|x", "")],
 )
 def test_a_hosts_signature_is_for_one_mode_tenant_and_action(
-    signed_backend: Backend, mode: str, tenant: str, action: str
+    signed_harness: SQLHarness, mode: str, tenant: str, action: str
 ) -> None:
-    tenant = tenant.replace("VICTIM", signed_backend.victim.id).replace("ATTACKER", signed_backend.attacker.id)
-    signature = Signer(KEY).context("w", signed_backend.victim.id, "x")
+    tenant = tenant.replace("VICTIM", signed_harness.victim.id).replace("ATTACKER", signed_harness.attacker.id)
+    signature = Signer(KEY).context("w", signed_harness.victim.id, "x")
 
-    with prompt(signed_backend.database.app_url) as connection, pytest.raises(DatabaseError, match="missing or wrong"):
+    with prompt(signed_harness.database.app_url) as connection, pytest.raises(DatabaseError, match="missing or wrong"):
         connection.execute("SELECT public.ae_open(%s, %s, %s, %s)", (tenant, action, mode, signature))
 
 
-def test_a_hosts_signature_as_such_is_nobodys(signed_backend: Backend) -> None:
-    signature = Signer(KEY).context("w", signed_backend.victim.id, "x")
-    settings = {"tenant_id": signed_backend.victim.id, "action_id": "x"}
+def test_a_hosts_signature_as_such_is_nobodys(signed_harness: SQLHarness) -> None:
+    signature = Signer(KEY).context("w", signed_harness.victim.id, "x")
+    settings = {"tenant_id": signed_harness.victim.id, "action_id": "x"}
 
-    with prompt(signed_backend.database.app_url) as connection:
+    with prompt(signed_harness.database.app_url) as connection:
         for name, value in settings.items():
             connection.execute("SELECT set_config(%s, %s, false)", (f"app.{name}", value))
         for given in (signature, f"w{signature}", f"r{signature}"):
@@ -198,8 +200,8 @@ def test_a_hosts_signature_as_such_is_nobodys(signed_backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("table", APPEND_ONLY)
-def test_the_app_role_has_no_grant_to_change_what_is_append_only(backend: Backend, table: str) -> None:
-    with prompt(backend.database.app_url, signed(backend, backend.victim, "x")) as connection:
+def test_the_app_role_has_no_grant_to_change_what_is_append_only(harness: SQLHarness, table: str) -> None:
+    with prompt(harness.database.app_url, signed(harness, harness.victim, "x")) as connection:
         for change in CHANGES:
             refusal = pytest.raises(InsufficientPrivilege, match="permission denied for table")
             with refusal, connection.transaction():
@@ -207,8 +209,8 @@ def test_the_app_role_has_no_grant_to_change_what_is_append_only(backend: Backen
 
 
 @pytest.mark.parametrize("table", APPEND_ONLY)
-def test_a_trigger_keeps_the_owner_from_changing_what_is_append_only(backend: Backend, table: str) -> None:
-    with prompt(backend.database.owner_url, signed(backend, backend.victim, "x")) as connection:
+def test_a_trigger_keeps_the_owner_from_changing_what_is_append_only(harness: SQLHarness, table: str) -> None:
+    with prompt(harness.database.owner_url, signed(harness, harness.victim, "x")) as connection:
         for change in CHANGES:
             with pytest.raises(DatabaseError, match="it is append-only") as refusal, connection.transaction():
                 connection.execute(change.format(table=table).encode())
@@ -226,15 +228,15 @@ def test_a_trigger_keeps_the_owner_from_changing_what_is_append_only(backend: Ba
     ],
 )
 @pytest.mark.parametrize("who", ["app", "owner"])
-def test_the_log_is_not_changed_in_roundabout_ways_either(backend: Backend, change: str, who: str) -> None:
-    url = backend.database.app_url if who == "app" else backend.database.owner_url
+def test_the_log_is_not_changed_in_roundabout_ways_either(harness: SQLHarness, change: str, who: str) -> None:
+    url = harness.database.app_url if who == "app" else harness.database.owner_url
 
-    with prompt(url, signed(backend, backend.victim, "x")) as connection, pytest.raises(DatabaseError):
+    with prompt(url, signed(harness, harness.victim, "x")) as connection, pytest.raises(DatabaseError):
         connection.execute(change.encode())
 
 
-def test_the_owner_is_bound_by_row_level_security_too(backend: Backend) -> None:
-    with prompt(backend.database.owner_url) as connection:
+def test_the_owner_is_bound_by_row_level_security_too(harness: SQLHarness) -> None:
+    with prompt(harness.database.owner_url) as connection:
         seen = [table for table in GUARDED if connection.execute(f"SELECT FROM {table}".encode()).rowcount > 0]
 
     # Functions of the owner's purge keys that have expired, deliver events, and count the approvals that wait.
@@ -242,16 +244,16 @@ def test_the_owner_is_bound_by_row_level_security_too(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("table", ["ae_tenants", "ae_signing_keys", "ae_migrations"])
-def test_what_is_the_owners_alone_is_not_for_the_app_role(backend: Backend, table: str) -> None:
-    with prompt(backend.database.app_url, signed(backend, backend.victim, "x")) as connection:
+def test_what_is_the_owners_alone_is_not_for_the_app_role(harness: SQLHarness, table: str) -> None:
+    with prompt(harness.database.app_url, signed(harness, harness.victim, "x")) as connection:
         for statement in ("SELECT FROM {}", "INSERT INTO {} DEFAULT VALUES", "DELETE FROM {}", "COPY {} TO STDOUT"):
             refusal = pytest.raises(InsufficientPrivilege, match="permission denied for table")
             with refusal, connection.transaction():
                 connection.execute(statement.format(table).encode())
 
 
-def test_a_role_without_grants_gets_nowhere(backend: Backend) -> None:
-    with prompt(backend.superuser_url) as connection:
+def test_a_role_without_grants_gets_nowhere(harness: SQLHarness) -> None:
+    with prompt(harness.superuser_url) as connection:
         connection.execute("CREATE ROLE stranger")
         connection.execute("SET ROLE stranger")
         for table in (*GUARDED, "ae_tenants", "ae_signing_keys", "ae_schema"):
@@ -262,8 +264,8 @@ def test_a_role_without_grants_gets_nowhere(backend: Backend) -> None:
                 connection.execute(f"SELECT {call}".encode())
 
 
-def test_a_tenant_that_is_no_uuid_is_nobody(backend: Backend) -> None:
-    with prompt(backend.database.app_url, {"app.tenant_id": "x' OR true --", "app.action_id": "x"}) as connection:
+def test_a_tenant_that_is_no_uuid_is_nobody(harness: SQLHarness) -> None:
+    with prompt(harness.database.app_url, {"app.tenant_id": "x' OR true --", "app.action_id": "x"}) as connection:
         try:
             rows = connection.execute("SELECT * FROM ae_documents").fetchall()
         except psycopg.DataError:

@@ -11,46 +11,46 @@ from returns.result import Failure, Success
 
 from tests.isolation.attacks import READ_ALL
 from tests.isolation.commit_time import AT_COMMIT, BACK, BOMB, CUTS, HIJACK, KEEP, WRITE, boom
+from tests.isolation.harness import MODES, Mode, SQLHarness
 from tests.isolation.leftovers import HARVEST, REPLAY
 from tests.isolation.test_leftovers import fresh_connections_after_a_failure, works
-from tests.isolation.worlds import MODES, Backend, Mode
 
 
 @pytest.fixture
-def mode(backend: Backend) -> Mode:
-    """Whether the attacker's handler is a `def` or an `async def`: two worlds of databases, and two of handlers."""
-    return "sync" if backend.is_signed else "async"
+def mode(harness: SQLHarness) -> Mode:
+    """Whether the attacker's handler is a `def` or an `async def`: two databases and two modes."""
+    return "sync" if harness.is_signed else "async"
 
 
 @pytest.fixture
-def password(signed_backend: Backend) -> Iterator[list[tuple[str]]]:
+def password(signed_harness: SQLHarness) -> Iterator[list[tuple[str]]]:
     """The app role's password, which the test leaves as it is."""
     query = "SELECT coalesce(rolpassword, '') FROM pg_authid WHERE rolname = 'app'"
-    yield signed_backend.query(query)
-    with psycopg.connect(signed_backend.superuser_url, autocommit=True) as connection:
+    yield signed_harness.query(query)
+    with psycopg.connect(signed_harness.superuser_url, autocommit=True) as connection:
         connection.execute("ALTER ROLE app PASSWORD NULL")
 
 
 @pytest.mark.parametrize("script", AT_COMMIT.values(), ids=AT_COMMIT)
 def test_code_that_waits_for_commit_reaches_no_other_tenant(
-    backend: Backend, script: tuple[str, ...], mode: Mode
+    harness: SQLHarness, script: tuple[str, ...], mode: Mode
 ) -> None:
-    backend.reconnect(mode)
-    attacker, victim = backend.new_party("initech"), backend.new_party("umbrella")
-    before = backend.numbers_of(attacker)["ae_action_log"]
-    password = backend.query("SELECT rolpassword FROM pg_authid WHERE rolname = 'app'")
+    harness.reconnect(mode)
+    attacker, victim = harness.new_party("initech"), harness.new_party("umbrella")
+    before = harness.numbers_of(attacker)["ae_action_log"]
+    password = harness.query("SELECT rolpassword FROM pg_authid WHERE rolname = 'app'")
 
-    with fresh_connections_after_a_failure(backend):
-        loot = backend.attack(script, by=attacker, victim=victim, mode=mode)
-        works(backend, victim, mode)
-        harvest = backend.attack((REPLAY, *READ_ALL, *HARVEST), by=attacker, mode=mode, victim=victim)
+    with fresh_connections_after_a_failure(harness):
+        loot = harness.attack(script, by=attacker, victim=victim, mode=mode)
+        works(harness, victim, mode)
+        harvest = harness.attack((REPLAY, *READ_ALL, *HARVEST), by=attacker, mode=mode, victim=victim)
 
         assert loot.errors == []
         assert isinstance(loot.answer, Success if script in HARMLESS else Failure)
-        assert victim.marker not in harvest or not backend.is_signed
+        assert victim.marker not in harvest or not harness.is_signed
         # The attack and the harvest.
-        assert backend.numbers_of(attacker)["ae_action_log"] == before + 2
-    assert backend.query("SELECT rolpassword FROM pg_authid WHERE rolname = 'app'") == password
+        assert harness.numbers_of(attacker)["ae_action_log"] == before + 2
+    assert harness.query("SELECT rolpassword FROM pg_authid WHERE rolname = 'app'") == password
 
 
 HARMLESS = [
@@ -64,20 +64,20 @@ HARMLESS = [
 """What never runs, or does nothing that is felt: these actions succeed."""
 
 
-def _has_run(backend: Backend, tenant_id: str) -> bool:
-    return backend.query("SELECT FROM host_notes WHERE tenant_id = %s AND id LIKE 'boom-%%'", tenant_id) != []
+def _has_run(harness: SQLHarness, tenant_id: str) -> bool:
+    return harness.query("SELECT FROM host_notes WHERE tenant_id = %s AND id LIKE 'boom-%%'", tenant_id) != []
 
 
-def test_a_trigger_that_does_no_harm_runs_before_what_is_recorded(backend: Backend, mode: Mode) -> None:
-    attacker = backend.new_party("initech")
+def test_a_trigger_that_does_no_harm_runs_before_what_is_recorded(harness: SQLHarness, mode: Mode) -> None:
+    attacker = harness.new_party("initech")
 
-    loot = backend.attack((boom("SELECT 1"), *BOMB), by=attacker, mode=mode)
+    loot = harness.attack((boom("SELECT 1"), *BOMB), by=attacker, mode=mode)
 
     assert isinstance(loot.answer, Success)
-    assert _has_run(backend, attacker.id)
+    assert _has_run(harness, attacker.id)
 
 
-def test_temporary_objects_of_a_handler_are_gone_when_it_is_over(backend: Backend, mode: Mode) -> None:
+def test_temporary_objects_of_a_handler_are_gone_when_it_is_over(harness: SQLHarness, mode: Mode) -> None:
     script = (
         "CREATE TEMP TABLE numbers (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)",
         "INSERT INTO numbers VALUES (1), (2)",
@@ -85,8 +85,8 @@ def test_temporary_objects_of_a_handler_are_gone_when_it_is_over(backend: Backen
         "DECLARE own CURSOR WITH HOLD FOR TABLE numbers",
     )
 
-    loot = backend.attack(script, mode=mode)
-    again = backend.attack(script, mode=mode)
+    loot = harness.attack(script, mode=mode)
+    again = harness.attack(script, mode=mode)
 
     assert loot.errors == again.errors == []
     assert isinstance(loot.answer, Success)
@@ -95,12 +95,12 @@ def test_temporary_objects_of_a_handler_are_gone_when_it_is_over(backend: Backen
 
 @pytest.mark.parametrize("mode", MODES)
 def test_code_that_waits_in_a_table_of_the_app_roles_own_is_found_after_commit(
-    signed_backend: Backend, mode: Mode
+    signed_harness: SQLHarness, mode: Mode
 ) -> None:
     # The storage refuses such a role when it is opened; this one was given the right since.
-    signed_backend.reconnect(mode)
-    attacker, victim = signed_backend.new_party("initech"), signed_backend.new_party("umbrella")
-    with psycopg.connect(signed_backend.superuser_url, autocommit=True) as superuser:
+    signed_harness.reconnect(mode)
+    attacker, victim = signed_harness.new_party("initech"), signed_harness.new_party("umbrella")
+    with psycopg.connect(signed_harness.superuser_url, autocommit=True) as superuser:
         superuser.execute("CREATE SCHEMA hostile AUTHORIZATION app")
     again = (
         "IF NEW.x < 3 THEN SET CONSTRAINTS ALL DEFERRED; INSERT INTO hostile.bomb VALUES (NEW.x + 1); RETURN NULL;"
@@ -113,49 +113,49 @@ def test_code_that_waits_in_a_table_of_the_app_roles_own_is_found_after_commit(
         "INSERT INTO hostile.bomb VALUES (1)",
     )
     try:
-        with fresh_connections_after_a_failure(signed_backend):
-            signed_backend.attack(script, by=attacker, victim=victim, mode=mode)
-            works(signed_backend, victim, mode)
-            harvest = signed_backend.attack((REPLAY, *READ_ALL, *HARVEST), by=attacker, mode=mode, victim=victim)
+        with fresh_connections_after_a_failure(signed_harness):
+            signed_harness.attack(script, by=attacker, victim=victim, mode=mode)
+            works(signed_harness, victim, mode)
+            harvest = signed_harness.attack((REPLAY, *READ_ALL, *HARVEST), by=attacker, mode=mode, victim=victim)
     finally:
-        with psycopg.connect(signed_backend.superuser_url, autocommit=True) as superuser:
+        with psycopg.connect(signed_harness.superuser_url, autocommit=True) as superuser:
             superuser.execute("DROP SCHEMA hostile CASCADE")
 
     assert victim.marker not in harvest
 
 
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
-def test_an_action_whose_sql_cuts_its_transaction_fails(backend: Backend, cut: tuple[str, ...], mode: Mode) -> None:
-    attacker, victim = backend.new_party("initech"), backend.new_party("umbrella")
+def test_an_action_whose_sql_cuts_its_transaction_fails(harness: SQLHarness, cut: tuple[str, ...], mode: Mode) -> None:
+    attacker, victim = harness.new_party("initech"), harness.new_party("umbrella")
 
-    with fresh_connections_after_a_failure(backend):
-        loot = backend.attack((KEEP, *cut, BACK, WRITE), by=attacker, mode=mode)
-        works(backend, victim, mode)
+    with fresh_connections_after_a_failure(harness):
+        loot = harness.attack((KEEP, *cut, BACK, WRITE), by=attacker, mode=mode)
+        works(harness, victim, mode)
 
         assert isinstance(loot.answer, Failure)
         assert "ended the transaction" in loot.answer.failure().message
-        ((outcome, error),) = backend.query(
+        ((outcome, error),) = harness.query(
             "SELECT outcome, error::text FROM ae_action_log WHERE tenant_id = %s AND action LIKE 'test.sabotage%%'",
             attacker.id,
         )
         assert outcome == "failed"
         assert "ended the transaction" in json.loads(error)["message"]
-        assert _written(backend, attacker.id) == []
+        assert _written(harness, attacker.id) == []
 
 
 @pytest.mark.parametrize("mode", ["async"])
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
 def test_a_signed_context_is_worth_nothing_in_another_transaction(
-    signed_backend: Backend, cut: tuple[str, ...], mode: Mode
+    signed_harness: SQLHarness, cut: tuple[str, ...], mode: Mode
 ) -> None:
-    attacker = signed_backend.new_party("initech")
+    attacker = signed_harness.new_party("initech")
     read = "SELECT count(*) FROM public.host_notes"
 
-    loot = signed_backend.attack((KEEP, *cut, BACK, read, WRITE, "COMMIT", BACK, WRITE), by=attacker, mode=mode)
+    loot = signed_harness.attack((KEEP, *cut, BACK, read, WRITE, "COMMIT", BACK, WRITE), by=attacker, mode=mode)
 
     assert "[0]" in loot.seen
     assert "outside an action" in str(loot.errors)
-    assert _written(signed_backend, attacker.id) == []
+    assert _written(signed_harness, attacker.id) == []
 
 
 @pytest.mark.parametrize(
@@ -164,11 +164,11 @@ def test_a_signed_context_is_worth_nothing_in_another_transaction(
 )
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
 def test_a_read_only_action_writes_nothing_after_a_cut(
-    signed_backend: Backend, cut: tuple[str, ...], action: str, mode: Mode
+    signed_harness: SQLHarness, cut: tuple[str, ...], action: str, mode: Mode
 ) -> None:
-    attacker = signed_backend.new_party("initech")
+    attacker = signed_harness.new_party("initech")
 
-    loot = signed_backend.attack(
+    loot = signed_harness.attack(
         (WRITE, KEEP, *cut, BACK, WRITE, "COMMIT", "BEGIN READ WRITE", BACK, WRITE, "COMMIT"),
         by=attacker,
         mode=mode,
@@ -176,17 +176,17 @@ def test_a_read_only_action_writes_nothing_after_a_cut(
     )
 
     assert isinstance(loot.answer, Failure)
-    assert _written(signed_backend, attacker.id) == []
+    assert _written(signed_harness, attacker.id) == []
 
 
 @pytest.mark.parametrize("savepoint", ["sa_savepoint_1", "ae_1", "hostile"])
 @pytest.mark.parametrize("session", ["before", "after"])
 def test_a_nested_read_only_action_cannot_roll_back_to_where_it_may_write(
-    backend: Backend, savepoint: str, session: str, mode: Mode
+    harness: SQLHarness, savepoint: str, session: str, mode: Mode
 ) -> None:
-    attacker = backend.new_party("initech")
+    attacker = harness.new_party("initech")
 
-    loot = backend.attack(
+    loot = harness.attack(
         (f"ROLLBACK TO SAVEPOINT {savepoint}", WRITE, "SET LOCAL transaction_read_only = on"),
         by=attacker,
         mode=mode,
@@ -194,17 +194,17 @@ def test_a_nested_read_only_action_cannot_roll_back_to_where_it_may_write(
     )
 
     assert isinstance(loot.answer, Failure) or "read-only transaction" in str(loot.errors)
-    assert _written(backend, attacker.id) == []
+    assert _written(harness, attacker.id) == []
 
 
-def test_a_signature_that_sql_has_kept_is_worth_nothing_in_another_connection(signed_backend: Backend) -> None:
-    attacker = signed_backend.new_party("initech")
-    loot = signed_backend.attack(
+def test_a_signature_that_sql_has_kept_is_worth_nothing_in_another_connection(signed_harness: SQLHarness) -> None:
+    attacker = signed_harness.new_party("initech")
+    loot = signed_harness.attack(
         ("SELECT current_setting('app.action_id')", "SELECT current_setting('app.signature')"), by=attacker
     )
     action_id, signature = (seen.strip('"[]') for seen in loot.seen)
 
-    with psycopg.connect(signed_backend.database.app_url) as connection:
+    with psycopg.connect(signed_harness.database.app_url) as connection:
         for name, value in (("tenant_id", attacker.id), ("action_id", action_id), ("signature", signature)):
             connection.execute("SELECT set_config(%s, %s, false)", (f"app.{name}", value))
         rows = connection.execute("SELECT FROM ae_documents").fetchall()
@@ -224,27 +224,27 @@ ROLE_CHANGES = {
 @pytest.mark.parametrize("mode", ["sync"])
 @pytest.mark.parametrize("change", ROLE_CHANGES.values(), ids=ROLE_CHANGES)
 def test_sql_that_changes_its_role_fails_its_action(
-    signed_backend: Backend, password: list[tuple[str]], change: str, mode: Mode
+    signed_harness: SQLHarness, password: list[tuple[str]], change: str, mode: Mode
 ) -> None:
-    attacker, victim = signed_backend.new_party("initech"), signed_backend.new_party("umbrella")
-    settings = signed_backend.query("SELECT count(*) FROM pg_db_role_setting")
+    attacker, victim = signed_harness.new_party("initech"), signed_harness.new_party("umbrella")
+    settings = signed_harness.query("SELECT count(*) FROM pg_db_role_setting")
 
-    loot = signed_backend.attack((change,), by=attacker, mode=mode)
-    works(signed_backend, victim, mode)
-    failing = signed_backend.attack((change,), by=attacker, mode=mode, ending="fail")
-    third = signed_backend.new_party("hooli")
-    works(signed_backend, third, mode)
+    loot = signed_harness.attack((change,), by=attacker, mode=mode)
+    works(signed_harness, victim, mode)
+    failing = signed_harness.attack((change,), by=attacker, mode=mode, ending="fail")
+    third = signed_harness.new_party("hooli")
+    works(signed_harness, third, mode)
 
     assert isinstance(loot.answer, Failure)
     assert "has changed a role" in loot.answer.failure().message
     assert failing.errors == []
-    assert signed_backend.query("SELECT coalesce(rolpassword, '') FROM pg_authid WHERE rolname = 'app'") == password
-    assert signed_backend.query("SELECT count(*) FROM pg_db_role_setting") == settings
+    assert signed_harness.query("SELECT coalesce(rolpassword, '') FROM pg_authid WHERE rolname = 'app'") == password
+    assert signed_harness.query("SELECT count(*) FROM pg_db_role_setting") == settings
 
 
 @pytest.mark.parametrize("statement", ["ROLLBACK TO SAVEPOINT s", "rollback work to s", "ROLLBACK TRANSACTION TO s"])
-def test_a_savepoint_is_the_handlers_own(signed_backend: Backend, statement: str) -> None:
-    loot = signed_backend.attack(("SAVEPOINT s", statement, "RELEASE SAVEPOINT s"))
+def test_a_savepoint_is_the_handlers_own(signed_harness: SQLHarness, statement: str) -> None:
+    loot = signed_harness.attack(("SAVEPOINT s", statement, "RELEASE SAVEPOINT s"))
 
     assert loot.errors == []
     assert isinstance(loot.answer, Success)
@@ -253,17 +253,17 @@ def test_a_savepoint_is_the_handlers_own(signed_backend: Backend, statement: str
 @pytest.mark.parametrize(
     "change", ["SET client_encoding = 'LATIN1'", "SELECT set_config('client_encoding', 'SJIS', true)"]
 )
-def test_sql_that_changes_the_encoding_garbles_no_log(backend: Backend, change: str, mode: Mode) -> None:
-    attacker, victim = backend.new_party("initech"), backend.new_party("umbrella")
+def test_sql_that_changes_the_encoding_garbles_no_log(harness: SQLHarness, change: str, mode: Mode) -> None:
+    attacker, victim = harness.new_party("initech"), harness.new_party("umbrella")
 
-    loot = backend.attack((change,), by=attacker, mode=mode)
-    works(backend, victim, mode)
+    loot = harness.attack((change,), by=attacker, mode=mode)
+    works(harness, victim, mode)
 
     assert isinstance(loot.answer, Failure)
     assert "client_encoding" in loot.answer.failure().message
     failed = "SELECT count(*) FROM ae_action_log WHERE tenant_id = %s AND outcome = 'failed' AND error::text LIKE %s"
-    assert backend.query(failed, attacker.id, "%client_encoding%") == [(1,)]
+    assert harness.query(failed, attacker.id, "%client_encoding%") == [(1,)]
 
 
-def _written(backend: Backend, tenant_id: str) -> list[tuple[str]]:
-    return backend.query("SELECT body FROM host_notes WHERE tenant_id = %s AND id = 'after'", tenant_id)
+def _written(harness: SQLHarness, tenant_id: str) -> list[tuple[str]]:
+    return harness.query("SELECT body FROM host_notes WHERE tenant_id = %s AND id = 'after'", tenant_id)

@@ -12,8 +12,19 @@ from sqlalchemy import create_engine, make_url
 
 from actionengine import PostgresStorage
 from tests.isolation.attacks import READ_ALL
+from tests.isolation.harness import (
+    CHANGE_CONTROL,
+    ENDINGS,
+    HOST_TABLE,
+    KEY,
+    MODES,
+    Ending,
+    Loot,
+    Mode,
+    Party,
+    SQLHarness,
+)
 from tests.isolation.leftovers import HARVEST, HIJACKED, LEFTOVERS, REPLAY
-from tests.isolation.worlds import CHANGE_CONTROL, ENDINGS, HOST_TABLE, KEY, MODES, Backend, Ending, Loot, Mode, Party
 
 
 @pytest.fixture(params=MODES)
@@ -24,10 +35,10 @@ def mode(request: pytest.FixtureRequest) -> Mode:
 
 
 @pytest.fixture
-def fresh(signed_backend: Backend, mode: Mode) -> Backend:
-    """A world with fresh connections."""
-    signed_backend.reconnect(mode)
-    return signed_backend
+def fresh(signed_harness: SQLHarness, mode: Mode) -> SQLHarness:
+    """A harness with fresh connections."""
+    signed_harness.reconnect(mode)
+    return signed_harness
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,13 +52,13 @@ def nobody_in_particular(postgres_server: str) -> Iterator[None]:
         connection.execute("DROP ROLE nobody_in_particular")
 
 
-def works(backend: Backend, party: Party, mode: Mode) -> None:
+def works(harness: SQLHarness, party: Party, mode: Mode) -> None:
     """A tenant's business goes on as if nobody else were there, and is kept."""
-    seen = backend.work(party, "second", mode, idempotency_key="second")
+    seen = harness.work(party, "second", mode, idempotency_key="second")
     assert set(seen["notes"]) == set(seen["bodies"]) == {party.marker}
-    plainly = backend.execute(party, "work_plainly", {"id": "third", "marker": party.marker}, mode)
+    plainly = harness.execute(party, "work_plainly", {"id": "third", "marker": party.marker}, mode)
     assert plainly.unwrap() == [party.marker] * 3
-    assert backend.numbers_of(party) == {
+    assert harness.numbers_of(party) == {
         "ae_documents": 3,
         "ae_document_keys": 1,
         "ae_idempotency_keys": 2,
@@ -67,33 +78,33 @@ def has_replaced_something(loot: Loot, script: tuple[str, ...]) -> bool:
 
 
 @contextmanager
-def fresh_connections_after_a_failure(backend: Backend) -> Iterator[None]:
+def fresh_connections_after_a_failure(harness: SQLHarness) -> Iterator[None]:
     """So that what one attack has broken does not fail the tests of the others."""
     try:
         yield
     except BaseException:
-        backend.reconnect()
+        harness.reconnect()
         raise
 
 
 @pytest.mark.parametrize("script", LEFTOVERS.values(), ids=LEFTOVERS)
 def test_the_next_tenant_in_the_connection_works_and_is_not_overheard(
-    signed_backend: Backend, script: tuple[str, ...]
+    signed_harness: SQLHarness, script: tuple[str, ...]
 ) -> None:
     for ending, mode in zip(ENDINGS, MODES * 2, strict=True):
-        victim = signed_backend.new_party("umbrella")
+        victim = signed_harness.new_party("umbrella")
 
-        with fresh_connections_after_a_failure(signed_backend):
-            signed_backend.attack(script, ending=ending, mode=mode, victim=victim)
-            works(signed_backend, victim, mode)
-            harvest = signed_backend.attack(HARVEST, mode=mode, victim=victim)
+        with fresh_connections_after_a_failure(signed_harness):
+            signed_harness.attack(script, ending=ending, mode=mode, victim=victim)
+            works(signed_harness, victim, mode)
+            harvest = signed_harness.attack(HARVEST, mode=mode, victim=victim)
 
             assert victim.marker not in harvest, (ending, mode)
 
 
 @pytest.mark.parametrize("script", HIJACKED.values(), ids=HIJACKED)
 def test_statements_that_the_driver_has_prepared_cannot_be_replaced(
-    fresh: Backend, script: tuple[str, ...], mode: Mode
+    fresh: SQLHarness, script: tuple[str, ...], mode: Mode
 ) -> None:
     ending: Ending = "succeed" if mode == "sync" else "fail"
     victim = fresh.new_party("umbrella")
@@ -111,7 +122,7 @@ def test_statements_that_the_driver_has_prepared_cannot_be_replaced(
 
 @pytest.mark.parametrize("script", HIJACKED.values(), ids=HIJACKED)
 def test_an_execution_stays_on_the_log_whatever_its_sql_has_replaced(
-    fresh: Backend, script: tuple[str, ...], mode: Mode
+    fresh: SQLHarness, script: tuple[str, ...], mode: Mode
 ) -> None:
     attacker = fresh.new_party("initech")
     before = fresh.numbers_of(attacker)["ae_action_log"]
@@ -122,7 +133,7 @@ def test_an_execution_stays_on_the_log_whatever_its_sql_has_replaced(
         assert fresh.numbers_of(attacker)["ae_action_log"] == before + 1
 
 
-def test_what_a_failed_handler_wrote_is_undone_whatever_its_sql_has_replaced(fresh: Backend, mode: Mode) -> None:
+def test_what_a_failed_handler_wrote_is_undone_whatever_its_sql_has_replaced(fresh: SQLHarness, mode: Mode) -> None:
     attacker, next_one = fresh.new_party("initech"), fresh.new_party("umbrella")
     write = "INSERT INTO host_notes VALUES ('ATTACKER', 'kept', 'x')"
 
@@ -133,28 +144,28 @@ def test_what_a_failed_handler_wrote_is_undone_whatever_its_sql_has_replaced(fre
         assert fresh.numbers_of(attacker)[HOST_TABLE] == 1
 
 
-def test_types_that_shadow_the_catalogues_do_not_get_into_prepared_statements(backend: Backend, mode: Mode) -> None:
-    victim = backend.new_party("umbrella")
-    backend.disconnect()
+def test_types_that_shadow_the_catalogues_do_not_get_into_prepared_statements(harness: SQLHarness, mode: Mode) -> None:
+    victim = harness.new_party("umbrella")
+    harness.disconnect()
 
-    with fresh_connections_after_a_failure(backend):
-        loot = backend.attack(LEFTOVERS["types that shadow the catalogue's"], mode=mode, victim=victim)
-        works(backend, victim, mode)
+    with fresh_connections_after_a_failure(harness):
+        loot = harness.attack(LEFTOVERS["types that shadow the catalogue's"], mode=mode, victim=victim)
+        works(harness, victim, mode)
 
         assert loot.errors == []
 
 
-def test_the_event_log_is_complete_after_a_lock_that_holds_it_back(backend: Backend) -> None:
-    backend.attack(LEFTOVERS["the lock that holds back the event log"])
+def test_the_event_log_is_complete_after_a_lock_that_holds_it_back(harness: SQLHarness) -> None:
+    harness.attack(LEFTOVERS["the lock that holds back the event log"])
 
-    assert len(backend.storage.read_events(backend.victim.tenant)) == backend.numbers_of(backend.victim)["ae_events"]
+    assert len(harness.storage.read_events(harness.victim.tenant)) == harness.numbers_of(harness.victim)["ae_events"]
 
 
-def test_notifications_do_not_reach_a_listener_of_the_past(backend: Backend) -> None:
-    backend.attack(("LISTEN anything",))
-    backend.query("SELECT pg_notify('anything', 'for others')")
+def test_notifications_do_not_reach_a_listener_of_the_past(harness: SQLHarness) -> None:
+    harness.attack(("LISTEN anything",))
+    harness.query("SELECT pg_notify('anything', 'for others')")
 
-    _, pooled = backend.storage.pools.take("sync")
+    _, pooled = harness.storage.pools.take("sync")
     driver = pooled.driver_connection
     assert isinstance(driver, psycopg.Connection)
     heard = list(driver.notifies(timeout=0.05))
@@ -163,20 +174,20 @@ def test_notifications_do_not_reach_a_listener_of_the_past(backend: Backend) -> 
     assert heard == []
 
 
-def test_advisory_locks_are_given_back(backend: Backend) -> None:
-    backend.attack(LEFTOVERS["advisory locks"])
+def test_advisory_locks_are_given_back(harness: SQLHarness) -> None:
+    harness.attack(LEFTOVERS["advisory locks"])
 
-    assert backend.query("SELECT pg_try_advisory_lock(42), pg_advisory_unlock(42)") == [(True, True)]
+    assert harness.query("SELECT pg_try_advisory_lock(42), pg_advisory_unlock(42)") == [(True, True)]
 
 
-def test_a_connection_is_bare_between_two_executions(backend: Backend) -> None:
-    backend.reconnect()
-    bare = state(backend)
+def test_a_connection_is_bare_between_two_executions(harness: SQLHarness) -> None:
+    harness.reconnect()
+    bare = state(harness)
 
     for script in LEFTOVERS.values():
-        backend.attack(script)
+        harness.attack(script)
 
-        assert set(state(backend).items()) ^ set(bare.items()) == set()
+        assert set(state(harness).items()) ^ set(bare.items()) == set()
 
 
 STATE = """
@@ -194,9 +205,9 @@ FROM unnest(ARRAY['tenant_id', 'action_id', 'signature']) name
 """
 
 
-def state(backend: Backend) -> dict[str, str | None]:
+def state(harness: SQLHarness) -> dict[str, str | None]:
     """What the connection in the pool is like."""
-    _, pooled = backend.storage.pools.take("sync")
+    _, pooled = harness.storage.pools.take("sync")
     try:
         driver = pooled.driver_connection
         assert isinstance(driver, psycopg.Connection)
@@ -205,18 +216,18 @@ def state(backend: Backend) -> dict[str, str | None]:
         pooled.close()
 
 
-def test_statements_that_are_gone_are_no_loss_in_an_engine_of_the_hosts(signed_backend: Backend) -> None:
+def test_statements_that_are_gone_are_no_loss_in_an_engine_of_the_hosts(signed_harness: SQLHarness) -> None:
     # Its driver prepares by itself what it has seen five times.
-    url = make_url(signed_backend.database.app_url).set(drivername="postgresql+psycopg")
+    url = make_url(signed_harness.database.app_url).set(drivername="postgresql+psycopg")
     engine = create_engine(url, pool_size=1, max_overflow=0)
-    with closing(PostgresStorage(engine=engine, signing_key=KEY)) as storage, signed_backend.served_by(storage):
-        victim = signed_backend.new_party("umbrella")
+    with closing(PostgresStorage(engine=engine, signing_key=KEY)) as storage, signed_harness.served_by(storage):
+        victim = signed_harness.new_party("umbrella")
         for number in range(8):
-            signed_backend.work(victim, f"before-{number}")
+            signed_harness.work(victim, f"before-{number}")
 
-        signed_backend.attack(LEFTOVERS["the driver's statements gone"], victim=victim)
+        signed_harness.attack(LEFTOVERS["the driver's statements gone"], victim=victim)
         answers = [
-            signed_backend.execute(victim, "work", {"id": f"after-{number}", "marker": victim.marker})
+            signed_harness.execute(victim, "work", {"id": f"after-{number}", "marker": victim.marker})
             for number in range(3)
         ]
     engine.dispose()

@@ -12,23 +12,25 @@ import pytest
 from returns.result import Failure
 
 from actionengine.storage.sql.protection import protection
-from tests.isolation.worlds import Backend
+from tests.isolation.harness import SQLHarness
 
 
 @pytest.fixture
-def role_settings(signed_backend: Backend) -> Iterator[None]:
+def role_settings(signed_harness: SQLHarness) -> Iterator[None]:
     """What is set for the app role in the database is unset again."""
     yield
-    ((name,),) = signed_backend.query("SELECT current_database()")
-    with psycopg.connect(signed_backend.superuser_url, autocommit=True) as connection:
+    ((name,),) = signed_harness.query("SELECT current_database()")
+    with psycopg.connect(signed_harness.superuser_url, autocommit=True) as connection:
         connection.execute(f'ALTER ROLE app IN DATABASE "{name}" RESET ALL'.encode())
-    signed_backend.disconnect()
+    signed_harness.disconnect()
 
 
-def test_sql_can_write_log_rows_and_events_of_its_own_tenant_that_no_execution_wrote(signed_backend: Backend) -> None:
-    attacker = signed_backend.new_party("initech")
+def test_sql_can_write_log_rows_and_events_of_its_own_tenant_that_no_execution_wrote(
+    signed_harness: SQLHarness,
+) -> None:
+    attacker = signed_harness.new_party("initech")
 
-    signed_backend.attack(
+    signed_harness.attack(
         (
             "INSERT INTO ae_action_log"
             " (tenant_id, id, actor_type, actor_id, source, action, subjects, outcome, started_at, latency)"
@@ -39,75 +41,75 @@ def test_sql_can_write_log_rows_and_events_of_its_own_tenant_that_no_execution_w
         by=attacker,
     )
 
-    assert signed_backend.query(
+    assert signed_harness.query(
         "SELECT action FROM ae_action_log WHERE tenant_id = %s AND actor_id = 'boss'", attacker.id
     ) == [("x.y",)]
-    assert signed_backend.query("SELECT type FROM ae_events WHERE tenant_id = %s AND type = 'forged'", attacker.id) == [
+    assert signed_harness.query("SELECT type FROM ae_events WHERE tenant_id = %s AND type = 'forged'", attacker.id) == [
         ("forged",)
     ]
 
 
-def test_sql_can_change_the_roles_and_approvals_of_its_own_tenant(signed_backend: Backend) -> None:
-    attacker = signed_backend.new_party("initech")
+def test_sql_can_change_the_roles_and_approvals_of_its_own_tenant(signed_harness: SQLHarness) -> None:
+    attacker = signed_harness.new_party("initech")
 
-    signed_backend.attack(
+    signed_harness.attack(
         ("INSERT INTO ae_documents VALUES ('ATTACKER', 'ae_roles', 'boss', 1, '{}', now(), now())",), by=attacker
     )
 
-    assert signed_backend.query(
+    assert signed_harness.query(
         "SELECT id FROM ae_documents WHERE tenant_id = %s AND collection = 'ae_roles'", attacker.id
     ) == [("boss",)]
 
 
-def test_sql_can_commit_before_its_action_fails(signed_backend: Backend) -> None:
-    attacker = signed_backend.new_party("initech")
+def test_sql_can_commit_before_its_action_fails(signed_harness: SQLHarness) -> None:
+    attacker = signed_harness.new_party("initech")
 
-    signed_backend.attack(
+    signed_harness.attack(
         ("INSERT INTO host_notes VALUES ('ATTACKER', 'kept', 'x')", "COMMIT"), by=attacker, ending="fail"
     )
 
-    assert signed_backend.query("SELECT id FROM host_notes WHERE tenant_id = %s ORDER BY id", attacker.id) == [
+    assert signed_harness.query("SELECT id FROM host_notes WHERE tenant_id = %s ORDER BY id", attacker.id) == [
         ("first",),
         ("kept",),
     ]
 
 
-def test_an_action_whose_sql_has_ended_the_transaction_does_not_succeed(signed_backend: Backend) -> None:
-    attacker = signed_backend.new_party("initech")
-    signed_backend.attack(("COMMIT",), by=attacker)
+def test_an_action_whose_sql_has_ended_the_transaction_does_not_succeed(signed_harness: SQLHarness) -> None:
+    attacker = signed_harness.new_party("initech")
+    signed_harness.attack(("COMMIT",), by=attacker)
 
-    ((outcome,),) = signed_backend.query(
+    ((outcome,),) = signed_harness.query(
         "SELECT outcome FROM ae_action_log WHERE tenant_id = %s AND action = 'test.sabotage'", attacker.id
     )
 
     assert outcome == "failed"
 
 
-def test_sql_can_see_the_texts_of_others_statements_but_not_their_parameters(signed_backend: Backend) -> None:
-    with psycopg.connect(signed_backend.database.app_url, autocommit=True) as somebody:
+def test_sql_can_see_the_texts_of_others_statements_but_not_their_parameters(signed_harness: SQLHarness) -> None:
+    with psycopg.connect(signed_harness.database.app_url, autocommit=True) as somebody:
         somebody.execute("SELECT %s::text, 'a literal'", ("a parameter",))
 
-        loot = signed_backend.attack(("SELECT query FROM pg_stat_activity",))
+        loot = signed_harness.attack(("SELECT query FROM pg_stat_activity",))
 
     assert "'a literal'" in loot
     assert "a parameter" not in loot
 
 
-def test_sql_can_tell_how_many_events_all_tenants_have_had(signed_backend: Backend) -> None:
-    ((number,),) = signed_backend.query("SELECT max(position) FROM ae_events")
+def test_sql_can_tell_how_many_events_all_tenants_have_had(signed_harness: SQLHarness) -> None:
+    ((number,),) = signed_harness.query("SELECT max(position) FROM ae_events")
 
-    loot = signed_backend.attack(("SELECT last_value FROM ae_event_position",))
+    loot = signed_harness.attack(("SELECT last_value FROM ae_event_position",))
 
     assert loot.seen == [f"[{number}]"]
 
 
-def test_sql_can_give_an_event_of_its_own_any_position_another_tenants_too(signed_backend: Backend) -> None:
-    ((position,),) = signed_backend.query(
-        "SELECT max(position) FROM ae_events WHERE tenant_id = %s", signed_backend.victim.id
+def test_sql_can_give_an_event_of_its_own_any_position_another_tenants_too(signed_harness: SQLHarness) -> None:
+    ((position,),) = signed_harness.query(
+        "SELECT max(position) FROM ae_events WHERE tenant_id = %s", signed_harness.victim.id
     )
-    attacker = signed_backend.new_party("initech")
+    attacker = signed_harness.new_party("initech")
 
-    signed_backend.attack(
+    signed_harness.attack(
         (
             "INSERT INTO ae_events (tenant_id, position, id, type, payload, action, action_id, occurred_at, version)"
             f" OVERRIDING SYSTEM VALUE VALUES ('ATTACKER', {position}, gen_random_uuid(), 'forged', '{{}}', 'x.y',"
@@ -117,81 +119,81 @@ def test_sql_can_give_an_event_of_its_own_any_position_another_tenants_too(signe
         by=attacker,
     )
 
-    assert signed_backend.query(
+    assert signed_harness.query(
         "SELECT type FROM ae_events WHERE tenant_id = %s AND position = %s", attacker.id, position
     ) == [("forged",)]
 
 
-def test_sql_can_hold_back_the_event_log_while_its_transaction_runs(signed_backend: Backend) -> None:
-    victim = signed_backend.victim.tenant
-    with psycopg.connect(signed_backend.database.app_url) as somebody:
+def test_sql_can_hold_back_the_event_log_while_its_transaction_runs(signed_harness: SQLHarness) -> None:
+    victim = signed_harness.victim.tenant
+    with psycopg.connect(signed_harness.database.app_url) as somebody:
         somebody.execute("SELECT pg_advisory_xact_lock_shared(1634034944::bigint << 32)")
-        held_back = signed_backend.storage.read_events(victim)
-    afterwards = signed_backend.storage.read_events(victim)
+        held_back = signed_harness.storage.read_events(victim)
+    afterwards = signed_harness.storage.read_events(victim)
 
     assert held_back == []
     assert afterwards != []
 
 
-def test_a_unique_column_of_the_hosts_tells_what_other_tenants_have(signed_backend: Backend) -> None:
-    with psycopg.connect(signed_backend.database.owner_url) as owner:
+def test_a_unique_column_of_the_hosts_tells_what_other_tenants_have(signed_harness: SQLHarness) -> None:
+    with psycopg.connect(signed_harness.database.owner_url) as owner:
         owner.execute("CREATE TABLE host_tags (tenant_id uuid, name text UNIQUE)")
         for statement in protection("host_tags", "postgresql", app_role="app"):
             owner.execute(statement.encode())
-    for party in (signed_backend.victim, signed_backend.attacker):
-        loot = signed_backend.attack(("INSERT INTO host_tags VALUES ('ATTACKER', 'taken')",), by=party)
+    for party in (signed_harness.victim, signed_harness.attacker):
+        loot = signed_harness.attack(("INSERT INTO host_tags VALUES ('ATTACKER', 'taken')",), by=party)
 
     assert "duplicate key value" in loot
 
 
-def test_sql_can_read_large_objects_whoever_wrote_them(signed_backend: Backend) -> None:
-    signed_backend.attack(("SELECT lo_from_bytea(0, 'of one')",))
+def test_sql_can_read_large_objects_whoever_wrote_them(signed_harness: SQLHarness) -> None:
+    signed_harness.attack(("SELECT lo_from_bytea(0, 'of one')",))
 
-    loot = signed_backend.attack(
+    loot = signed_harness.attack(
         ("SELECT convert_from(lo_get(oid), 'UTF8') FROM pg_largeobject_metadata",),
-        by=signed_backend.new_party("initech"),
+        by=signed_harness.new_party("initech"),
     )
 
     assert "of one" in loot
 
 
-def test_sql_can_end_the_sessions_of_the_same_role(signed_backend: Backend) -> None:
-    with psycopg.connect(signed_backend.database.app_url, autocommit=True) as somebody:
-        signed_backend.attack((f"SELECT pg_terminate_backend({somebody.info.backend_pid}, 1000)",))
+def test_sql_can_end_the_sessions_of_the_same_role(signed_harness: SQLHarness) -> None:
+    with psycopg.connect(signed_harness.database.app_url, autocommit=True) as somebody:
+        signed_harness.attack((f"SELECT pg_terminate_backend({somebody.info.backend_pid}, 1000)",))
 
         with pytest.raises(psycopg.OperationalError):
             somebody.execute("SELECT 1")
 
 
-def test_sql_can_choose_what_random_gives_in_the_same_connection(signed_backend: Backend) -> None:
-    signed_backend.attack(("SELECT setseed(0.5)",))
-    first = signed_backend.attack(("SELECT random()",), by=signed_backend.victim).seen
-    signed_backend.attack(("SELECT setseed(0.5)",))
-    second = signed_backend.attack(("SELECT random()",), by=signed_backend.victim).seen
+def test_sql_can_choose_what_random_gives_in_the_same_connection(signed_harness: SQLHarness) -> None:
+    signed_harness.attack(("SELECT setseed(0.5)",))
+    first = signed_harness.attack(("SELECT random()",), by=signed_harness.victim).seen
+    signed_harness.attack(("SELECT setseed(0.5)",))
+    second = signed_harness.attack(("SELECT random()",), by=signed_harness.victim).seen
 
     assert first == second
 
 
-def test_sql_can_lock_documents_until_its_transaction_ends(signed_backend: Backend) -> None:
-    loot = signed_backend.attack(("LOCK TABLE ae_documents IN ACCESS EXCLUSIVE MODE",), ending="fail")
+def test_sql_can_lock_documents_until_its_transaction_ends(signed_harness: SQLHarness) -> None:
+    loot = signed_harness.attack(("LOCK TABLE ae_documents IN ACCESS EXCLUSIVE MODE",), ending="fail")
 
     assert loot.errors == []
 
 
 @pytest.mark.usefixtures("role_settings")
 def test_sql_can_change_what_new_connections_of_its_role_begin_with_where_it_commits_by_itself(
-    signed_backend: Backend,
+    signed_harness: SQLHarness,
 ) -> None:
     alter = """
     DO $$ BEGIN
         EXECUTE format('ALTER ROLE app IN DATABASE %I SET default_transaction_read_only = on', current_database());
     END $$
     """
-    attacker = signed_backend.new_party("initech")
+    attacker = signed_harness.new_party("initech")
 
-    loot = signed_backend.attack((alter, "COMMIT", "BEGIN"), by=attacker)
-    signed_backend.disconnect()
-    answer = signed_backend.execute(signed_backend.victim, "work_plainly", {"id": "x", "marker": "x"})
+    loot = signed_harness.attack((alter, "COMMIT", "BEGIN"), by=attacker)
+    signed_harness.disconnect()
+    answer = signed_harness.execute(signed_harness.victim, "work_plainly", {"id": "x", "marker": "x"})
 
     assert loot.errors == []
     assert isinstance(answer, Failure)

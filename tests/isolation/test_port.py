@@ -32,7 +32,7 @@ from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
 from actionengine.storage.records import AsyncRecords
 from actionengine.storage.sql.documents import SQLRecords
 from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
-from tests.isolation.worlds import Backend, Mode
+from tests.isolation.harness import Mode, SQLHarness
 
 BOUND_TO_A_TENANT = [
     UnitOfWork,
@@ -92,20 +92,20 @@ def test_what_a_client_sends_is_no_tenants_id(id: object) -> None:
     "slug", ["unknown", "", "UNKNOWN", "a' OR 'a' = 'a", "%", "a%", "_", "a\0b", "x" * 10_000, "ünknown", A_UUID]
 )
 @pytest.mark.parametrize("mode", ["sync", "async"])
-def test_an_unknown_tenant_is_not_found(backend: Backend, slug: str, mode: Mode) -> None:
-    found = backend.resolve(slug, mode)
+def test_an_unknown_tenant_is_not_found(harness: SQLHarness, slug: str, mode: Mode) -> None:
+    found = harness.resolve(slug, mode)
 
     assert isinstance(found, Failure)
     assert found.failure().code is ErrorCode.NOT_FOUND
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
-def test_a_tenant_is_found_by_exactly_its_slug(backend: Backend, mode: Mode) -> None:
-    tenant = backend.victim.tenant
+def test_a_tenant_is_found_by_exactly_its_slug(harness: SQLHarness, mode: Mode) -> None:
+    tenant = harness.victim.tenant
 
-    assert backend.resolve(tenant.slug, mode) == Success(tenant)
-    assert isinstance(backend.resolve(tenant.slug.upper(), mode), Failure)
-    assert isinstance(backend.resolve(tenant.slug + " ", mode), Failure)
+    assert harness.resolve(tenant.slug, mode) == Success(tenant)
+    assert isinstance(harness.resolve(tenant.slug.upper(), mode), Failure)
+    assert isinstance(harness.resolve(tenant.slug + " ", mode), Failure)
 
 
 def _notes() -> list[typing.Any]:
@@ -148,7 +148,7 @@ def _notes() -> list[typing.Any]:
 
 @pytest.fixture(scope="module", params=["memory", "sqlite", "postgres", "signed postgres"])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """An engine on each backend."""
+    """An engine on each harness."""
     service = create_service(name="notes", description="Notes", actions=_notes())
     if request.param == "memory":
         yield create_engine(services=[service], storage=InMemoryStorage())
@@ -156,10 +156,10 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         with SQLiteStorage(tmp_path_factory.mktemp("isolation") / "actionengine.db") as storage:
             yield create_engine(services=[service], storage=storage)
     else:
-        name = "signed_backend" if request.param.startswith("signed") else "unsigned_backend"
-        backend: Backend = request.getfixturevalue(name)
-        assert isinstance(backend.storage, PostgresStorage)
-        yield create_engine(services=[service], storage=backend.storage)
+        name = "signed_harness" if request.param.startswith("signed") else "unsigned_harness"
+        harness: SQLHarness = request.getfixturevalue(name)
+        assert isinstance(harness.storage, PostgresStorage)
+        yield create_engine(services=[service], storage=harness.storage)
 
 
 def call(engine: Engine, action: str, payload: typing.Any, tenant: Tenant) -> typing.Any:

@@ -26,15 +26,15 @@ from actionengine import (
     create_engine as create_action_engine,
 )
 from actionengine.storage.sql.migrations import sign, upgrade
-from tests.isolation.worlds import KEY, MODES, Backend, Mode
+from tests.isolation.harness import KEY, MODES, Mode, SQLHarness
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_handlers_own_sql_sees_its_own_tenants_outbox_only(backend: Backend, mode: Mode) -> None:
-    loot = backend.attack(["SELECT tenant_id FROM public.ae_outbox"], mode=mode)
+def test_a_handlers_own_sql_sees_its_own_tenants_outbox_only(harness: SQLHarness, mode: Mode) -> None:
+    loot = harness.attack(["SELECT tenant_id FROM public.ae_outbox"], mode=mode)
 
-    assert any(backend.attacker.id in row for row in loot.seen)
-    assert not any(backend.victim.id in row for row in loot.seen)
+    assert any(harness.attacker.id in row for row in loot.seen)
+    assert not any(harness.victim.id in row for row in loot.seen)
 
 
 @pytest.mark.parametrize(
@@ -48,28 +48,28 @@ def test_a_handlers_own_sql_sees_its_own_tenants_outbox_only(backend: Backend, m
         "DELETE FROM public.ae_relays",
     ],
 )
-def test_a_handlers_own_sql_takes_nothing_out_of_the_outbox(backend: Backend, change: str) -> None:
-    with backend.untouched(backend.victim):
-        before = backend.numbers_of(backend.attacker)["ae_outbox"]
-        loot = backend.attack([change])
+def test_a_handlers_own_sql_takes_nothing_out_of_the_outbox(harness: SQLHarness, change: str) -> None:
+    with harness.untouched(harness.victim):
+        before = harness.numbers_of(harness.attacker)["ae_outbox"]
+        loot = harness.attack([change])
 
     assert loot.errors
-    assert backend.numbers_of(backend.attacker)["ae_outbox"] >= before
+    assert harness.numbers_of(harness.attacker)["ae_outbox"] >= before
 
 
-def test_what_is_no_event_keeps_no_relay_from_its_work(backend: Backend) -> None:
+def test_what_is_no_event_keeps_no_relay_from_its_work(harness: SQLHarness) -> None:
     rows = ", ".join(f"('ATTACKER', -{number}, {number})" for number in range(1, 65))
-    backend.attack([f"INSERT INTO public.ae_outbox (tenant_id, position, lane) VALUES {rows}"])
-    backend.work(backend.victim, "after-the-flood")
+    harness.attack([f"INSERT INTO public.ae_outbox (tenant_id, position, lane) VALUES {rows}"])
+    harness.work(harness.victim, "after-the-flood")
     arrived: list[Event] = []
 
-    with PostgresStorage(backend.database.app_url, signing_key=KEY if backend.is_signed else None) as storage:
+    with PostgresStorage(harness.database.app_url, signing_key=KEY if harness.is_signed else None) as storage:
         relay = Relay(storage, _into(arrived))
         for _ in range(10):
             relay.drain()
         assert relay.status().pending == 0
 
-    assert any(event.tenant_id == backend.victim.tenant.id for event in arrived)
+    assert any(event.tenant_id == harness.victim.tenant.id for event in arrived)
 
 
 @pytest.fixture(params=["unsigned", "signed"])

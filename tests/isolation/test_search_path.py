@@ -24,7 +24,7 @@ from actionengine.storage.sql.rows import (
     update_statement,
 )
 from actionengine.storage.tables import PATCH_OPS
-from tests.isolation.worlds import Backend
+from tests.isolation.harness import SQLHarness
 
 COLUMNS = tuple(PATCH_OPS.columns.items())
 CONDITIONS = (
@@ -85,8 +85,8 @@ def test_a_statement_names_the_schema_of_each_operator_and_function(name: str, s
     } == set()
 
 
-def test_no_function_takes_names_from_the_callers_search_path(backend: Backend) -> None:
-    functions = backend.query(
+def test_no_function_takes_names_from_the_callers_search_path(harness: SQLHarness) -> None:
+    functions = harness.query(
         "SELECT p.proname, p.prosqlbody IS NOT NULL, p.proconfig FROM pg_proc p"
         " WHERE p.pronamespace = 'public'::regnamespace AND p.proname LIKE 'ae\\_%'"
     )
@@ -135,13 +135,13 @@ FIRST = "SET search_path = evil, pg_catalog, public"
 
 
 @pytest.fixture(scope="module")
-def _shadowed(unsigned_backend: Backend, signed_backend: Backend) -> Iterator[None]:
+def _shadowed(unsigned_harness: SQLHarness, signed_harness: SQLHarness) -> Iterator[None]:
     """Names of the catalogue's, in a schema that SQL can put before it."""
-    for each in (unsigned_backend, signed_backend):
+    for each in (unsigned_harness, signed_harness):
         with psycopg.connect(each.superuser_url, autocommit=True) as superuser:
             superuser.execute(SHADOWS.encode())
     yield
-    for each in (unsigned_backend, signed_backend):
+    for each in (unsigned_harness, signed_harness):
         with psycopg.connect(each.superuser_url, autocommit=True) as superuser:
             superuser.execute("DROP SCHEMA evil CASCADE")
 
@@ -172,42 +172,42 @@ def _touch(data: Any, ctx: ActionContext) -> Result[Any, Any]:
 
 @pytest.mark.usefixtures("_shadowed")
 @pytest.mark.parametrize("path", [FIRST, "SET search_path = ''", "SET LOCAL search_path = evil, pg_temp"])
-def test_the_library_works_the_same_under_any_search_path(backend: Backend, path: str) -> None:
-    party = backend.new_party("initech")
+def test_the_library_works_the_same_under_any_search_path(harness: SQLHarness, path: str) -> None:
+    party = harness.new_party("initech")
     notes = [
         create_action(name=name, description="For the test", handler=handler)
         for name, handler in (("business", _business), ("touch", _touch))
     ]
     service = create_service(name="test", description="For the test", actions=notes)
-    engine = create_engine(services=[service], storage=backend.storage)
+    engine = create_engine(services=[service], storage=harness.storage)
 
     seen = engine.execute_action("test", "business", path, party.context(idempotency_key="k")).unwrap()
     again = engine.execute_action("test", "business", path, party.context(idempotency_key="k")).unwrap()
 
     expected = {"version": 2, "found": ["a"], "after": ["c", "first"], "gone": None, "nested": 1}
     assert seen == again == expected
-    log = backend.query("SELECT subject FROM ae_action_log_subjects WHERE tenant_id = %s ORDER BY 1", party.id)
+    log = harness.query("SELECT subject FROM ae_action_log_subjects WHERE tenant_id = %s ORDER BY 1", party.id)
     assert ("note/a",) in log
     assert ("evil",) not in log
 
 
 @pytest.mark.usefixtures("_shadowed")
-def test_rules_of_change_control_hold_under_any_search_path(backend: Backend) -> None:
-    attacker = backend.new_party("initech")
+def test_rules_of_change_control_hold_under_any_search_path(harness: SQLHarness) -> None:
+    attacker = harness.new_party("initech")
     merged = (
         "INSERT INTO public.ae_changes VALUES ('ATTACKER', 'm', 'p', 't', null, 'Merged', null, 0, now(), now(), now())"
     )
 
-    loot = backend.attack((FIRST, merged), by=attacker)
+    loot = harness.attack((FIRST, merged), by=attacker)
 
     assert "S1: a change begins as Draft" in str(loot.errors)
 
 
 @pytest.mark.usefixtures("_shadowed")
-def test_replaced_statements_are_found_under_any_search_path(signed_backend: Backend) -> None:
-    attacker = signed_backend.new_party("initech")
+def test_replaced_statements_are_found_under_any_search_path(signed_harness: SQLHarness) -> None:
+    attacker = signed_harness.new_party("initech")
 
-    loot = signed_backend.attack(("PREPARE ae_0 AS SELECT 1", FIRST), by=attacker)
+    loot = signed_harness.attack(("PREPARE ae_0 AS SELECT 1", FIRST), by=attacker)
 
     assert loot.answer is not None
     assert "has replaced statements" in loot.answer.failure().message

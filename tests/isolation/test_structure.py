@@ -7,7 +7,7 @@ import re
 import pytest
 from examples.embedded_postgres import APP_ROLE
 
-from tests.isolation.worlds import GUARDED, HOST_TABLE, TENANT_TABLES, Backend
+from tests.isolation.harness import GUARDED, HOST_TABLE, TENANT_TABLES, SQLHarness
 
 PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 
@@ -80,32 +80,32 @@ ORDER BY c.relname
 """
 
 
-def test_every_table_has_row_level_security_enabled_and_forced(backend: Backend) -> None:
-    tables = backend.query(TABLES)
+def test_every_table_has_row_level_security_enabled_and_forced(harness: SQLHarness) -> None:
+    tables = harness.query(TABLES)
 
     assert [name for name, *_ in tables] == sorted(APP_MAY)
     assert [name for name, is_enabled, is_forced, _ in tables if not (is_enabled and is_forced)] == []
 
 
-def test_no_table_belongs_to_the_app_role(backend: Backend) -> None:
-    assert {owner for *_, owner in backend.query(TABLES)} == {"owner"}
+def test_no_table_belongs_to_the_app_role(harness: SQLHarness) -> None:
+    assert {owner for *_, owner in harness.query(TABLES)} == {"owner"}
 
 
-def test_the_app_role_may_do_what_the_storage_needs_and_no_more(backend: Backend) -> None:
+def test_the_app_role_may_do_what_the_storage_needs_and_no_more(harness: SQLHarness) -> None:
     may = {
         name: {
             privilege
             for privilege in PRIVILEGES
-            if backend.query("SELECT has_table_privilege(%s, %s, %s)", APP_ROLE, f"public.{name}", privilege)
+            if harness.query("SELECT has_table_privilege(%s, %s, %s)", APP_ROLE, f"public.{name}", privilege)
             == [(True,)]
         }
-        for name, *_ in backend.query(TABLES)
+        for name, *_ in harness.query(TABLES)
     }
 
     assert may == APP_MAY
 
 
-def test_everybody_else_may_do_nothing(backend: Backend) -> None:
+def test_everybody_else_may_do_nothing(harness: SQLHarness) -> None:
     acl = """
     SELECT c.relname, acl.grantee::regrole::text, acl.privilege_type
     FROM pg_class c, aclexplode(c.relacl) acl
@@ -113,30 +113,30 @@ def test_everybody_else_may_do_nothing(backend: Backend) -> None:
         AND acl.grantee NOT IN (c.relowner, 'app'::regrole)
     """
 
-    assert backend.query(acl) == []
+    assert harness.query(acl) == []
 
 
-def test_some_grants_are_for_the_columns_that_are_needed(backend: Backend) -> None:
+def test_some_grants_are_for_the_columns_that_are_needed(harness: SQLHarness) -> None:
     columns = """
     SELECT a.attrelid::regclass::text, acl.privilege_type, a.attname
     FROM pg_attribute a, aclexplode(a.attacl) acl
     WHERE a.attrelid::regclass::text LIKE 'ae\\_%%' AND acl.grantee = %s::regrole
     """
     may: dict[tuple[str, str], set[str]] = {}
-    for table, privilege, column in backend.query(columns, APP_ROLE):
+    for table, privilege, column in harness.query(columns, APP_ROLE):
         may.setdefault((table, privilege), set()).add(column)
 
     assert may == APP_MAY_TO_COLUMNS
-    assert backend.query("SELECT count(*) FROM pg_attribute a, aclexplode(a.attacl) WHERE attrelid >= 16384") == [
+    assert harness.query("SELECT count(*) FROM pg_attribute a, aclexplode(a.attacl) WHERE attrelid >= 16384") == [
         (sum(map(len, APP_MAY_TO_COLUMNS.values())),)
     ]
 
 
-def test_the_app_role_reads_the_sequence_and_cannot_move_it(backend: Backend) -> None:
+def test_the_app_role_reads_the_sequence_and_cannot_move_it(harness: SQLHarness) -> None:
     may = [
         privilege
         for privilege in ("SELECT", "USAGE", "UPDATE")
-        if backend.query("SELECT has_sequence_privilege(%s, 'public.ae_event_position', %s)", APP_ROLE, privilege)
+        if harness.query("SELECT has_sequence_privilege(%s, 'public.ae_event_position', %s)", APP_ROLE, privilege)
         == [(True,)]
     ]
 
@@ -144,8 +144,8 @@ def test_the_app_role_reads_the_sequence_and_cannot_move_it(backend: Backend) ->
 
 
 @pytest.mark.parametrize("table", GUARDED)
-def test_what_is_read_is_the_tenants_and_what_is_written_is_so_in_an_action(backend: Backend, table: str) -> None:
-    policies = backend.query(
+def test_what_is_read_is_the_tenants_and_what_is_written_is_so_in_an_action(harness: SQLHarness, table: str) -> None:
+    policies = harness.query(
         "SELECT cmd, coalesce(qual, with_check) FROM pg_policies WHERE tablename = %s AND roles = '{public}'", table
     )
 
@@ -157,8 +157,8 @@ def test_what_is_read_is_the_tenants_and_what_is_written_is_so_in_an_action(back
     }
 
 
-def test_policies_for_single_roles_are_the_owners(backend: Backend) -> None:
-    policies = backend.query("SELECT tablename, roles FROM pg_policies WHERE roles <> '{public}' ORDER BY tablename")
+def test_policies_for_single_roles_are_the_owners(harness: SQLHarness) -> None:
+    policies = harness.query("SELECT tablename, roles FROM pg_policies WHERE roles <> '{public}' ORDER BY tablename")
 
     assert {"".join(roles) for _, roles in policies} == {"owner"}
     assert {table for table, _ in policies} & set(TENANT_TABLES) == {
@@ -169,21 +169,21 @@ def test_policies_for_single_roles_are_the_owners(backend: Backend) -> None:
     }
 
 
-def test_functions_that_run_as_the_owner_are_few_and_pin_their_search_path(backend: Backend) -> None:
-    functions = backend.query(
+def test_functions_that_run_as_the_owner_are_few_and_pin_their_search_path(harness: SQLHarness) -> None:
+    functions = harness.query(
         "SELECT p.oid::regprocedure::text, p.proconfig, pg_get_userbyid(p.proowner) FROM pg_proc p"
         " WHERE p.pronamespace = 'public'::regnamespace AND p.prosecdef"
     )
 
-    expected = OPERATOR_CALLS | RELAY_CALLS | LOOK_UPS | (VERIFIERS if backend.is_signed else set())
+    expected = OPERATOR_CALLS | RELAY_CALLS | LOOK_UPS | (VERIFIERS if harness.is_signed else set())
     assert {name for name, _, _ in functions} == expected
     assert {settings[0] for _, settings, _ in functions} == {"search_path=pg_catalog, pg_temp"}
     assert {owner for *_, owner in functions} == {"owner"}
 
 
-def test_operators_calls_are_for_the_app_role_and_nobody_else(backend: Backend) -> None:
+def test_operators_calls_are_for_the_app_role_and_nobody_else(harness: SQLHarness) -> None:
     for name in OPERATOR_CALLS | RELAY_CALLS:
-        grantees = backend.query(
+        grantees = harness.query(
             "SELECT acl.grantee::regrole::text FROM pg_proc p, aclexplode(p.proacl) acl"
             " WHERE p.oid = %s::regprocedure ORDER BY 1",
             f"public.{name}",
@@ -191,17 +191,17 @@ def test_operators_calls_are_for_the_app_role_and_nobody_else(backend: Backend) 
         assert grantees == [("app",), ("owner",)]
 
 
-def test_no_function_of_ours_is_leakproof(backend: Backend) -> None:
+def test_no_function_of_ours_is_leakproof(harness: SQLHarness) -> None:
     leakproof = "SELECT proname FROM pg_proc WHERE proname LIKE 'ae\\_%' AND proleakproof"
 
-    assert backend.query(leakproof) == []
+    assert harness.query(leakproof) == []
 
 
 @pytest.mark.parametrize(
     "table", ["ae_action_log", "ae_action_log_subjects", "ae_events", "ae_change_targets", "ae_snapshots"]
 )
-def test_what_is_append_only_has_a_trigger_that_says_so(backend: Backend, table: str) -> None:
-    ((enabled, definition),) = backend.query(
+def test_what_is_append_only_has_a_trigger_that_says_so(harness: SQLHarness, table: str) -> None:
+    ((enabled, definition),) = harness.query(
         "SELECT tgenabled, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = %s::regclass"
         " AND tgname = 'ae_append_only'",
         table,
@@ -212,22 +212,22 @@ def test_what_is_append_only_has_a_trigger_that_says_so(backend: Backend, table:
     assert {"DELETE", "UPDATE", "TRUNCATE"} <= set(definition.replace(" OR", "").split())
 
 
-def test_a_protected_table_of_the_host_has_the_same_rules(backend: Backend) -> None:
-    ((is_enabled, is_forced),) = backend.query(
+def test_a_protected_table_of_the_host_has_the_same_rules(harness: SQLHarness) -> None:
+    ((is_enabled, is_forced),) = harness.query(
         "SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE relname = %s", HOST_TABLE
     )
-    triggers = backend.query("SELECT tgname FROM pg_trigger WHERE tgrelid = %s::regclass", HOST_TABLE)
+    triggers = harness.query("SELECT tgname FROM pg_trigger WHERE tgrelid = %s::regclass", HOST_TABLE)
 
     assert (is_enabled, is_forced) == (True, True)
     assert triggers == [("ae_require_action",)]
 
 
-def test_the_app_role_is_nobody_special(backend: Backend) -> None:
-    ((*powers,),) = backend.query(
+def test_the_app_role_is_nobody_special(harness: SQLHarness) -> None:
+    ((*powers,),) = harness.query(
         "SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls FROM pg_roles WHERE rolname = %s",
         APP_ROLE,
     )
-    ((may_make_schemas, may_make_tables),) = backend.query(
+    ((may_make_schemas, may_make_tables),) = harness.query(
         "SELECT has_database_privilege(%s, current_database(), 'CREATE'), has_schema_privilege(%s, 'public', 'CREATE')",
         APP_ROLE,
         APP_ROLE,

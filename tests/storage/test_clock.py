@@ -19,10 +19,10 @@ from actionengine.events.consumers.inbox import Inbox
 from actionengine.events.event import Event
 from actionengine.storage.rows import Claim
 from actionengine.testing import AsyncBackend, Backend, SyncBackend
+from actionengine.testing.backend import make_tenant
 from actionengine.testing.base import error_of, value_of
-from actionengine.testing.desk import CLERK, MANAGER, Harness
 from actionengine.testing.rows import event_row
-from actionengine.testing.worlds import a_tenant
+from actionengine.testing.sample import CLERK, MANAGER, SampleHarness
 from tests.clocks import host_clock
 
 SKEWS = (-90.0, 0.1, 7200.0)
@@ -50,7 +50,7 @@ def shared_backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 
 @pytest.fixture
 def backend(shared_backend: Backend) -> Backend:
-    shared_backend.tenant, shared_backend.other_tenant = a_tenant(), a_tenant()
+    shared_backend.tenant, shared_backend.other_tenant = make_tenant(), make_tenant()
     return shared_backend
 
 
@@ -85,7 +85,7 @@ def test_the_time_goes_on_in_a_transaction(backend: Backend) -> None:
 
 @pytest.mark.parametrize("skew", SKEWS)
 def test_a_key_is_kept_as_long_as_it_is_promised(backend: Backend, skew: float) -> None:
-    harness = Harness(backend, Limits(idempotency_ttl=60.0))
+    harness = SampleHarness(backend, Limits(idempotency_ttl=60.0))
 
     async def put() -> Result[Any, Any]:
         return await harness.execute("notes.put", {"id": "1"}, key="k")
@@ -106,7 +106,7 @@ def test_a_key_is_kept_as_long_as_it_is_promised(backend: Backend, skew: float) 
 
 @pytest.mark.parametrize("skew", SKEWS)
 def test_a_key_is_forgotten_at_its_end(backend: Backend, skew: float) -> None:
-    harness = Harness(backend, Limits(idempotency_ttl=0.05))
+    harness = SampleHarness(backend, Limits(idempotency_ttl=0.05))
 
     async def scenario() -> None:
         with host_clock(skew):
@@ -119,7 +119,7 @@ def test_a_key_is_forgotten_at_its_end(backend: Backend, skew: float) -> None:
     run(backend, scenario)
 
 
-async def asked(harness: Harness, **more: Any) -> str:
+async def asked(harness: SampleHarness, **more: Any) -> str:
     answer = await harness.execute("payments.pay", {"id": "1", "amount": 2000}, **more)
     error = error_of(answer, ErrorCode.APPROVAL_REQUIRED)
     return str(error.details["approval_id"])
@@ -130,13 +130,13 @@ async def asked(harness: Harness, **more: Any) -> str:
 def test_an_approval_is_decided_until_its_end_and_no_longer(backend: Backend, skew: float, decision: str) -> None:
     actor = CLERK if decision == "cancel" else MANAGER
 
-    async def decide(harness: Harness, approval_id: str) -> Any:
+    async def decide(harness: SampleHarness, approval_id: str) -> Any:
         return await harness.execute(f"approvals.{decision}", {"approval_id": approval_id}, actor=actor)
 
     async def scenario() -> None:
         long, short = (
-            Harness(backend, approvals_expire_after=60 * SECOND),
-            Harness(backend, approvals_expire_after=SECOND / 20),
+            SampleHarness(backend, approvals_expire_after=60 * SECOND),
+            SampleHarness(backend, approvals_expire_after=SECOND / 20),
         )
         with host_clock(skew):
             open_one, ended = await asked(long), await asked(short)
@@ -161,8 +161,8 @@ def test_an_approval_is_decided_until_its_end_and_no_longer(backend: Backend, sk
 def test_a_key_that_waits_for_an_approval_that_has_ended_is_free(backend: Backend, skew: float) -> None:
     async def scenario() -> None:
         long, short = (
-            Harness(backend, approvals_expire_after=60 * SECOND),
-            Harness(backend, approvals_expire_after=SECOND / 20),
+            SampleHarness(backend, approvals_expire_after=60 * SECOND),
+            SampleHarness(backend, approvals_expire_after=SECOND / 20),
         )
         with host_clock(skew):
             first, ended = await asked(long, key="a"), await asked(short, key="b")
@@ -202,7 +202,7 @@ def test_a_claim_that_has_waited_knows_the_time(backend: Backend) -> None:
 @pytest.mark.parametrize("skew", SKEWS)
 def test_marks_of_an_inbox_are_forgotten_by_when_they_were_made(backend: Backend, skew: float) -> None:
     """A host whose clock is behind makes no mark that another one takes for an old one."""
-    inbox = Inbox(Harness(backend).engine, "books")
+    inbox = Inbox(SampleHarness(backend).engine, "books")
     event = Event.of(1, event_row(backend.tenant, id=str(uuid7())))
 
     def take_in(event: Event, ctx: ActionContext) -> None:

@@ -29,7 +29,8 @@ from actionengine.storage.rows import Claim
 from actionengine.testing import AsyncBackend, Backend, SyncBackend
 from actionengine.testing.approvals import LARGE, decided, requested
 from actionengine.testing.base import error_of, value_of
-from actionengine.testing.desk import ActionResult, Harness
+from actionengine.testing.harness import ActionResult
+from actionengine.testing.sample import SampleHarness
 from tests.storage.inside import data_of, nothing_is_held
 from tests.storage.suspending import SuspendingStorage
 
@@ -57,7 +58,7 @@ def backend(request: pytest.FixtureRequest, storage: InMemoryStorage) -> Iterato
     ],
 )
 def test_no_execution_leaves_anything_held(backend: Backend, storage: InMemoryStorage, action: str) -> None:
-    harness = Harness(backend)
+    harness = SampleHarness(backend)
 
     for _ in range(2):
         backend.run(harness.execute(f"notes.{action}", {"id": "n1", "types": ["t"]}, key="key"))
@@ -67,7 +68,7 @@ def test_no_execution_leaves_anything_held(backend: Backend, storage: InMemorySt
 
 @pytest.mark.parametrize("decision", ["approve", "reject"])
 def test_no_approval_leaves_anything_held(backend: Backend, storage: InMemoryStorage, decision: str) -> None:
-    harness = Harness(backend)
+    harness = SampleHarness(backend)
     approval_id = backend.run(requested(harness, key="key"))
 
     for _ in range(2):
@@ -78,7 +79,7 @@ def test_no_approval_leaves_anything_held(backend: Backend, storage: InMemorySto
 
 
 def test_waiting_in_vain_leaves_nothing_held(backend: Backend, storage: InMemoryStorage) -> None:
-    harness = Harness(backend, Limits(idempotency_wait=0.02))
+    harness = SampleHarness(backend, Limits(idempotency_wait=0.02))
     holder = backend.unit()
     backend.run(holder.claim(Claim("notes.put", "key", "print"), 0.0))
 
@@ -136,24 +137,24 @@ def test_a_handler_that_outlasts_its_time_leaves_nothing_and_can_write_nothing(
 STEPS = 60
 
 
-async def put_before(harness: Harness) -> ActionResult:
+async def put_before(harness: SampleHarness) -> ActionResult:
     return await harness.execute("notes.put_async", {}, key="key")
 
 
-async def ask_before(harness: Harness) -> ActionResult:
+async def ask_before(harness: SampleHarness) -> ActionResult:
     return await harness.execute("payments.pay", LARGE, key="key")
 
 
-async def nothing_before(harness: Harness) -> None:
+async def nothing_before(harness: SampleHarness) -> None:
     return None
 
 
-async def approve(harness: Harness) -> ActionResult:
+async def approve(harness: SampleHarness) -> ActionResult:
     (approval_id,) = await harness.backend.ids(APPROVALS)
     return await decided(harness, "approve", approval_id)
 
 
-def execute(action: str) -> Callable[[Harness], Coroutine[Any, Any, ActionResult]]:
+def execute(action: str) -> Callable[[SampleHarness], Coroutine[Any, Any, ActionResult]]:
     return lambda harness: harness.execute(action, {}, key="key")
 
 
@@ -172,8 +173,8 @@ def execute(action: str) -> Callable[[Harness], Coroutine[Any, Any, ActionResult
     ],
 )
 def test_an_execution_can_be_cancelled_at_every_step(
-    before: Callable[[Harness], Coroutine[Any, Any, object]],
-    asked: Callable[[Harness], Coroutine[Any, Any, ActionResult]],
+    before: Callable[[SampleHarness], Coroutine[Any, Any, object]],
+    asked: Callable[[SampleHarness], Coroutine[Any, Any, ActionResult]],
     notes: int,
     payments: int,
     approvals: int,
@@ -182,7 +183,7 @@ def test_an_execution_can_be_cancelled_at_every_step(
 
     async def cancelled_after(steps: int) -> bool:
         storage = SuspendingStorage()
-        harness = Harness(backend := AsyncBackend(storage))
+        harness = SampleHarness(backend := AsyncBackend(storage))
         await before(harness)
         task = asyncio.ensure_future(asked(harness))
         for _ in range(steps):

@@ -30,8 +30,8 @@ from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
 from actionengine.storage.rows import EventRow, Recording
 from actionengine.testing import StorageConformance
+from actionengine.testing.backend import make_tenant
 from actionengine.testing.rows import event_row
-from actionengine.testing.worlds import a_tenant
 from tests.conftest import log_of
 from tests.waiting import wait_until
 
@@ -45,7 +45,7 @@ class TestPostgresStorage(StorageConformance):
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])
 def test_an_event_that_commits_late_is_not_skipped(fresh_postgres_database: Database, end: str) -> None:
-    tenant = a_tenant()
+    tenant = make_tenant()
     early, late, other = (event_row(tenant) for _ in range(3))
     with PostgresStorage(fresh_postgres_database.app_url) as storage:
 

@@ -8,22 +8,11 @@ from typing import Any
 from returns.result import Failure
 
 from actionengine import Actor, ErrorCode, RequestContext, Role, StaticAuthorizer
+from actionengine.testing import run_in_mode
 from actionengine.workflows import ASSIGNMENTS, WorkflowPermissions
 from actionengine.workflows.permissions import NO_PERMISSIONS
-from tests.workflows.desk import (
-    ANN,
-    BOB,
-    BOT,
-    Harness,
-    Step,
-    action,
-    expect,
-    failing_step,
-    note,
-    refused,
-    scenario,
-    statuses,
-)
+from tests.harness import BOT, expect, refused
+from tests.workflows.harness import ANN, BOB, Harness, Step, action, failing_step, note, statuses
 
 
 def assignment(name: str, **more: Any) -> Step:
@@ -35,7 +24,7 @@ async def complete(harness: Harness, id: str, result: dict[str, Any] | None = No
     return await harness.ask("workflow_assignments.complete", {"assignment_id": id, "result": result or {}}, **who)
 
 
-@scenario
+@run_in_mode
 async def test_a_run_does_not_wait_for_an_assignment_unless_its_step_says_so(harness: Harness) -> None:
     run = await harness.run(assignment("look"), note("after"))
 
@@ -47,17 +36,17 @@ async def test_a_run_does_not_wait_for_an_assignment_unless_its_step_says_so(har
 
     assert (done.status, done.completed_by, done.result) == ("completed", "human:bob", {"found": "nothing"})
     assert await harness.get(run.id) == run
-    assert await harness.events("workflows.resumed") == []
+    assert await harness.payloads("workflows.resumed") == []
 
 
-@scenario
+@run_in_mode
 async def test_a_run_that_waits_goes_on_with_what_has_come_of_it(harness: Harness) -> None:
     run = await harness.run(
         assignment("look", wait=True),
         action("tell", "host.echo", {"by": "${steps.look.completed_by}", "fine": "${steps.look.result.fine}"}),
     )
     assert (run.status, run.paused_for, run.step, run.steps) == ("paused", "assignment", "look", ())
-    (paused,) = await harness.events("workflows.paused")
+    (paused,) = await harness.payloads("workflows.paused")
     assert paused["assignment_id"] == run.assignment_id
 
     done = expect(await complete(harness, run.assignment_id, {"fine": True}, by=BOB, reason="I was there"))
@@ -81,12 +70,12 @@ async def test_a_run_that_waits_goes_on_with_what_has_come_of_it(harness: Harnes
         "workflow_assignments.complete",
         "I was there",
     )
-    (told,) = await harness.events("workflows.assignment_completed")
+    (told,) = await harness.payloads("workflows.assignment_completed")
     assert (told["id"], told["completed_by"], told["result"]) == (done.id, "human:bob", {"fine": True})
     await harness.in_order_of(run)
 
 
-@scenario
+@run_in_mode
 async def test_what_is_asked_again_each_time_round_waits_each_time(harness: Harness) -> None:
     again = [{"when": {"field": "steps.look.result.fine", "op": "eq", "value": False}, "next": "look"}]
     run = await harness.run(
@@ -103,7 +92,7 @@ async def test_what_is_asked_again_each_time_round_waits_each_time(harness: Harn
     assert len(await harness.read("workflow_assignments")) == 3
 
 
-@scenario
+@run_in_mode
 async def test_an_assignment_is_completed_once(harness: Harness) -> None:
     run = await harness.run(assignment("look", wait=True), note("after"))
 
@@ -135,7 +124,7 @@ def test_of_many_who_complete_at_once_one_does(harness: Harness) -> None:
     assert len(harness.backend.run(harness.read("notes"))) == 1
 
 
-@scenario
+@run_in_mode
 async def test_a_run_that_waits_cannot_be_resumed_and_takes_the_assignment_with_it_when_it_is_cancelled(
     harness: Harness,
 ) -> None:
@@ -151,7 +140,7 @@ async def test_a_run_that_waits_cannot_be_resumed_and_takes_the_assignment_with_
     assert (run.status, run.assignment_id, run.steps) == ("cancelled", None, ())
 
 
-@scenario
+@run_in_mode
 async def test_what_was_given_twice_by_a_driver_that_was_thought_dead_is_given_once(harness: Harness) -> None:
     key = await harness.define(assignment("look", wait=True))
     run_id = await harness.start(key)
@@ -164,7 +153,7 @@ async def test_what_was_given_twice_by_a_driver_that_was_thought_dead_is_given_o
     assert len(await harness.read("workflow_assignments")) == 1
 
 
-@scenario
+@run_in_mode
 async def test_assignments_are_listed_by_whose_they_are_the_newest_first_where_that_is_asked_for(
     harness: Harness,
 ) -> None:
@@ -184,7 +173,7 @@ async def test_assignments_are_listed_by_whose_they_are_the_newest_first_where_t
     assert await listed(status="open", assignee="human:bob") == [third]
 
 
-@scenario
+@run_in_mode
 async def test_completing_asks_for_its_permission_and_an_agent_needs_it_too(harness: Harness) -> None:
     authorizer = StaticAuthorizer({"worker": Role(allow=["workflows.complete"])})
     strict = harness.another(permissions=WorkflowPermissions(), authorizer=authorizer)
@@ -199,7 +188,7 @@ async def test_completing_asks_for_its_permission_and_an_agent_needs_it_too(harn
     assert done.completed_by == "ai:a"
 
 
-@scenario
+@run_in_mode
 async def test_no_workflow_completes_what_a_workflow_has_asked_for(harness: Harness) -> None:
     step = action("done", "workflow_assignments.complete", {"assignment_id": "x"})
     answer = await harness.ask("workflows.define", {"key": "self", "definition": {"steps": [step]}})
@@ -207,7 +196,7 @@ async def test_no_workflow_completes_what_a_workflow_has_asked_for(harness: Harn
     refused(answer, ErrorCode.INVALID_INPUT, "workflow_assignments.complete is only for")
 
 
-@scenario
+@run_in_mode
 async def test_what_a_step_gives_once_it_is_done_is_not_there_where_nobody_waits(harness: Harness) -> None:
     steps = [assignment("look"), action("tell", "host.echo", {"by": "${steps.look.completed_by}"})]
     answer = await harness.ask("workflows.define", {"key": "hasty", "definition": {"steps": steps}})
@@ -228,7 +217,7 @@ ODD: tuple[dict[str, Any], ...] = (
 """What a host may make of the document of an assignment, which is none then."""
 
 
-@scenario
+@run_in_mode
 async def test_what_is_no_assignment_by_now_is_said_so_and_hides_no_other(harness: Harness) -> None:
     key = await harness.define(assignment("look", wait=True))
     runs = [await harness.drive(await harness.start(key)) for _ in range(len(ODD) + 1)]
@@ -250,7 +239,7 @@ async def test_what_is_no_assignment_by_now_is_said_so_and_hides_no_other(harnes
         expect(await harness.cancel(run))
 
 
-@scenario
+@run_in_mode
 async def test_what_a_host_writes_where_the_completion_stands_does_not_keep_anybody_from_completing(
     harness: Harness,
 ) -> None:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from actionengine.conditions.conditions import MAX_COMPARED, Condition, comparisons, depth, evaluate, paths
 from actionengine.errors import ActionError, ErrorCode
-from tests.workflows.desk import comparison
+from tests.workflows.harness import comparison
 
 PARSE: TypeAdapter[Any] = TypeAdapter(Condition)
 

@@ -18,19 +18,10 @@ from actionengine import (
     create_service,
 )
 from actionengine.errors import ActionError
+from actionengine.testing import run_in_mode
 from actionengine.workflows.models import RunCursor
-from tests.workflows.desk import (
-    BOB,
-    EVE,
-    Harness,
-    action,
-    approval,
-    expect,
-    note,
-    refused,
-    scenario,
-    statuses,
-)
+from tests.harness import expect, refused
+from tests.workflows.harness import BOB, EVE, Harness, action, approval, note, statuses
 
 CONFLICT = ErrorCode.CONFLICT
 
@@ -94,7 +85,7 @@ async def look(harness: Harness, how: str, id: str, approval_id: str, point: Run
 
 @pytest.mark.parametrize("looks", ["drive", "perform", "wait", "decline"])
 @pytest.mark.parametrize("how", ["rejected", "expired", "cancelled"])
-@scenario
+@run_in_mode
 async def test_a_refusal_before_anybody_looks_again_is_what_the_run_goes_on_with(
     harness: Harness, how: str, looks: str
 ) -> None:
@@ -114,7 +105,7 @@ async def test_a_refusal_before_anybody_looks_again_is_what_the_run_goes_on_with
 
 
 @pytest.mark.parametrize("looks", ["drive", "perform", "wait", "decline"])
-@scenario
+@run_in_mode
 async def test_an_approval_before_anybody_looks_again_is_what_the_run_goes_on_with(
     harness: Harness, looks: str
 ) -> None:
@@ -132,7 +123,7 @@ async def test_an_approval_before_anybody_looks_again_is_what_the_run_goes_on_wi
 
 
 @pytest.mark.parametrize("looks", ["drive", "perform", "wait", "decline"])
-@scenario
+@run_in_mode
 async def test_while_nothing_is_decided_the_run_waits_for_what_was_asked(harness: Harness, looks: str) -> None:
     id = await harness.start(await harness.define(approval("ok"), note("yes")))
     point = await point_of(harness, id)
@@ -143,11 +134,11 @@ async def test_while_nothing_is_decided_the_run_waits_for_what_was_asked(harness
     run = await harness.get(id)
     assert (run.status, run.paused_for, run.approval_id, run.steps) == ("paused", "approval", approval_id, ())
     assert [each.id for each in await asked(harness)] == [approval_id]
-    (paused,) = await harness.events("workflows.paused")
+    (paused,) = await harness.payloads("workflows.paused")
     assert (paused["run_id"], paused["approval_id"]) == (id, approval_id)
 
 
-@scenario
+@run_in_mode
 async def test_what_was_refused_counts_after_its_key_has_gone(harness: Harness) -> None:
     short = harness.another(limits=Limits(idempotency_ttl=0.05))
     id = await short.start(
@@ -165,7 +156,7 @@ async def test_what_was_refused_counts_after_its_key_has_gone(harness: Harness) 
 
 
 @pytest.mark.parametrize("looks", ["drive", "perform", "wait", "decline"])
-@scenario
+@run_in_mode
 async def test_a_policy_of_an_action_of_a_step_that_is_rejected_in_between(harness: Harness, looks: str) -> None:
     key = await harness.define(action("pay", "host.approved", {"a": 1}, on_failure="no"), note("yes"), note("no"))
     id = await harness.start(key)
@@ -181,7 +172,7 @@ async def test_a_policy_of_an_action_of_a_step_that_is_rejected_in_between(harne
 
 
 @pytest.mark.parametrize("looks", ["drive", "perform", "wait", "decline"])
-@scenario
+@run_in_mode
 async def test_a_further_policy_that_is_rejected_before_anybody_hears_of_it(harness: Harness, looks: str) -> None:
     asking = harness.another(services=[_asks_twice()])
     id = await asking.start(
@@ -202,7 +193,7 @@ async def test_a_further_policy_that_is_rejected_before_anybody_hears_of_it(harn
     refused(await asking.ask("approvals.approve", {"approval_id": first}, by=EVE), CONFLICT, "approved")
 
 
-@scenario
+@run_in_mode
 async def test_a_step_that_is_tried_again_on_purpose_asks_anew(harness: Harness) -> None:
     id = await harness.start(await harness.define(approval("ok", on_reject="pause"), note("yes")))
     first = await ask(harness, id)
@@ -223,7 +214,7 @@ async def test_a_step_that_is_tried_again_on_purpose_asks_anew(harness: Harness)
     assert [each.id for each in await asked(harness)] == [first, second]
 
 
-@scenario
+@run_in_mode
 async def test_a_step_that_a_loop_comes_back_to_asks_anew(harness: Harness) -> None:
     id = await harness.start(await harness.define(note("a"), approval("ok", on_reject="a", max_visits=5)))
     await harness.drive(id)
@@ -238,7 +229,7 @@ async def test_a_step_that_a_loop_comes_back_to_asks_anew(harness: Harness) -> N
     assert (await harness.get(id)).status == "succeeded"
 
 
-@scenario
+@run_in_mode
 async def test_a_run_that_is_cancelled_in_between_leaves_no_approval_open(harness: Harness) -> None:
     id = await harness.start(await harness.define(approval("ok"), note("yes")))
     point = await point_of(harness, id)
@@ -252,7 +243,7 @@ async def test_a_run_that_is_cancelled_in_between_leaves_no_approval_open(harnes
     assert (await harness.get(id)).status == "cancelled"
 
 
-@scenario
+@run_in_mode
 async def test_a_run_is_not_resumed_while_what_it_asked_for_counts(harness: Harness) -> None:
     id = await harness.start(await harness.define(approval("ok", on_reject="no"), note("yes"), note("no")))
     approval_id = await ask(harness, id)
@@ -261,7 +252,7 @@ async def test_a_run_is_not_resumed_while_what_it_asked_for_counts(harness: Harn
     refused(await harness.ask("workflows.resume", {"run_id": id}), CONFLICT, approval_id, "moves the run on")
 
 
-@scenario
+@run_in_mode
 async def test_who_gives_up_late_does_not_fail_a_step_that_waits(harness: Harness) -> None:
     id = await harness.start(await harness.define(approval("ok"), note("yes")))
     point = await point_of(harness, id)
@@ -275,7 +266,7 @@ async def test_who_gives_up_late_does_not_fail_a_step_that_waits(harness: Harnes
     assert (run.status, run.steps) == ("paused", ())
 
 
-@scenario
+@run_in_mode
 async def test_a_run_that_ends_while_its_step_asks_is_not_paused_and_nobody_is_asked(harness: Harness) -> None:
     """The question is asked in a transaction of its own, after that of the step is undone."""
     racing, cancels = harness.another(), list[str]()

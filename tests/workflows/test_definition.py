@@ -16,7 +16,7 @@ from actionengine.testing import SyncBackend
 from actionengine.workflows.definitions.definition import MAX_BYTES, Definition, document, parse_definition
 from actionengine.workflows.definitions.triggers import MAX_BYTES as MOST_TRIGGER_BYTES
 from actionengine.workflows.services.triggers import parse_trigger
-from tests.workflows.desk import (
+from tests.workflows.harness import (
     Harness,
     Step,
     action,

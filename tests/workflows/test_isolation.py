@@ -9,23 +9,22 @@ from typing import Any
 import pytest
 
 from actionengine import ActionError, Actor, ErrorCode, Tenant
+from actionengine.testing import run_in_mode
+from actionengine.testing.harness import AUDITOR
 from actionengine.workflows.models import RunCursor
-from tests.workflows.desk import (
+from tests.harness import expect, refused
+from tests.workflows.harness import (
     ANN,
-    AUDITOR,
     BOB,
     Harness,
     action,
     approval,
     comparison,
     decision,
-    expect,
     failing_step,
     lock,
     mutation,
     note,
-    refused,
-    scenario,
     statuses,
 )
 
@@ -33,7 +32,7 @@ NOT_FOUND = ErrorCode.NOT_FOUND
 EVENT = {"type": "event", "event_type": "job.done"}
 
 
-@scenario
+@run_in_mode
 async def test_everything_of_another_tenants_is_not_found(harness: Harness) -> None:
     key = await harness.define(note("a"), trigger=EVENT)
     [trigger] = expect(await harness.ask("triggers.list", {"key": key}))
@@ -69,7 +68,7 @@ async def test_everything_of_another_tenants_is_not_found(harness: Harness) -> N
     assert expect(await harness.ask("workflows.list", {"key": key}, tenant=other)) == ()
 
 
-@scenario
+@run_in_mode
 async def test_no_workflow_drives_a_run_of_another_tenants_be_its_key_the_same(harness: Harness) -> None:
     other = harness.backend.other_tenant
     for tenant in (harness.tenant, other):
@@ -95,7 +94,7 @@ async def test_no_workflow_drives_a_run_of_another_tenants_be_its_key_the_same(h
     assert (await harness.dump(), await harness.dump(other)) == before
 
 
-@scenario
+@run_in_mode
 async def test_no_workflow_drives_a_run_of_another_workflow(harness: Harness) -> None:
     mine, theirs = await harness.define(note("a")), await harness.define(note("a"))
     id = await harness.start(theirs)
@@ -115,7 +114,7 @@ async def test_no_workflow_drives_a_run_of_another_workflow(harness: Harness) ->
     assert await harness.read("notes") == []
 
 
-@scenario
+@run_in_mode
 async def test_the_same_keys_and_documents_of_two_tenants_are_two_things(harness: Harness) -> None:
     other = harness.backend.other_tenant
     for tenant, name in ((harness.tenant, "here"), (other, "there")):
@@ -147,7 +146,7 @@ STEPS = [
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-@scenario
+@run_in_mode
 async def test_however_two_tenants_runs_are_mixed_nothing_of_one_shows_in_the_other(
     harness: Harness, seed: int
 ) -> None:
@@ -170,7 +169,9 @@ async def test_however_two_tenants_runs_are_mixed_nothing_of_one_shows_in_the_ot
         await harness.go_on(tenant)
 
     for tenant, other in (list(tags), list(reversed(list(tags)))):
-        mine = repr((await harness.dump(tenant), await harness.log(tenant), await harness.backend.read_events(tenant)))
+        mine = repr(
+            (await harness.dump(tenant), await harness.log(tenant=tenant), await harness.backend.read_events(tenant))
+        )
         runs = expect(await harness.ask("workflows.list", {"limit": 1000}, by=AUDITOR, tenant=other))
         foreign = [tags[other], str(other.id), other.slug, *(run.id for run in runs)]
         assert [name for name in foreign if name in mine] == []

@@ -10,14 +10,18 @@ import pytest
 
 from actionengine import ErrorCode
 from actionengine.durable.client import DurableClient
+from actionengine.testing import run_in_mode
 from actionengine.workflows.runtime import publisher
 from actionengine.workflows.runtime.scheduler import Scheduler
 from actionengine.workflows.services import quotas
-from tests.workflows.desk import Harness, approval, comparison, expect, note, refused, scenario
+from tests.harness import expect, refused
+from tests.workflows.harness import Harness, approval, comparison, note
 from tests.workflows.test_triggers import EVENT, Relay, emit, runs_of
 
 # The publisher is asynchronous.
-pytestmark = pytest.mark.parametrize("place", ["memory-async", "sqlite-async", "postgres-async"], indirect=True)
+pytestmark = pytest.mark.parametrize(
+    "shared_backend", ["memory-async", "sqlite-async", "postgres-async"], indirect=True
+)
 
 SCHEDULE = {"type": "schedule", "schedule": "0 9 * * *"}
 
@@ -35,7 +39,7 @@ async def fired(harness: Harness) -> list[Any]:
     return [row for row in await harness.log(limit=1000) if row.action.endswith(".fire")]
 
 
-@scenario
+@run_in_mode
 async def test_a_tenant_has_so_many_triggers_of_a_type(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quotas, "MAX_TRIGGERS", 2)
     key = await harness.define(note("a"), trigger=EVENT)
@@ -62,7 +66,7 @@ async def test_a_tenant_has_so_many_triggers_of_a_type(harness: Harness, monkeyp
     refused(await create(harness, key), ErrorCode.UNPROCESSABLE)
 
 
-@scenario
+@run_in_mode
 async def test_a_trigger_whose_condition_does_not_hold_costs_no_execution(harness: Harness, relay: Relay) -> None:
     holds = EVENT | {"when": comparison("input.payload.n", "eq", 7)}
     key = await harness.define(note("a"))
@@ -80,7 +84,7 @@ async def test_a_trigger_whose_condition_does_not_hold_costs_no_execution(harnes
     assert len(await runs_of(harness, key)) == len(await fired(harness)) == 1
 
 
-@scenario
+@run_in_mode
 async def test_many_triggers_of_one_workflow_are_one_execution(harness: Harness, relay: Relay) -> None:
     key = await harness.define(note("a"), trigger=EVENT | {"input": {"n": "${input.payload.missing}"}})
     for n in range(20):
@@ -95,7 +99,7 @@ async def test_many_triggers_of_one_workflow_are_one_execution(harness: Harness,
     assert len([row for row in await fired(harness) if row.outcome == "succeeded"]) == 1
 
 
-@scenario
+@run_in_mode
 async def test_an_event_starts_many_runs_a_few_at_a_time(
     harness: Harness, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +127,7 @@ async def test_an_event_starts_many_runs_a_few_at_a_time(
 
 
 @pytest.mark.parametrize("how", ["approved", "rejected", "cancelled"])
-@scenario
+@run_in_mode
 async def test_an_approval_that_is_decided_is_looked_at_no_more(harness: Harness, relay: Relay, how: str) -> None:
     relay.publisher._agenda = Scheduler(cast("DurableClient", harness.client))
     run = await harness.run(approval("ok", expires_after=3600, on_reject="no"), note("no"))
@@ -144,7 +148,7 @@ async def test_an_approval_that_is_decided_is_looked_at_no_more(harness: Harness
     assert harness.client.statuses[others] == "DELAYED"
 
 
-@scenario
+@run_in_mode
 async def test_a_look_that_has_begun_is_left_to_end(harness: Harness, relay: Relay) -> None:
     relay.publisher._agenda = Scheduler(cast("DurableClient", harness.client))
     run = await harness.run(approval("ok", expires_after=3600, on_reject="no"), note("no"))

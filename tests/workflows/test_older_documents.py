@@ -8,8 +8,10 @@ import pytest
 
 from actionengine import ErrorCode
 from actionengine.changes.documents import OWN_FIELDS
+from actionengine.testing import run_in_mode
 from actionengine.workflows import ASSIGNMENTS
-from tests.workflows.desk import BOB, Harness, Step, action, approval, expect, refused, scenario, statuses
+from tests.harness import expect, refused
+from tests.workflows.harness import BOB, Harness, Step, action, approval, statuses
 
 JOB: list[dict[str, Any]] = [
     {"name": "customer", "type": "string", "required": True},
@@ -58,7 +60,7 @@ def lock(name: str = "hold") -> Step:
 
 
 @pytest.mark.parametrize("merged", [*MERGES, "retired"])
-@scenario
+@run_in_mode
 async def test_an_older_document_is_locked_changed_and_deleted(harness: Harness, merged: str) -> None:
     project = await record_type(harness)
     old = {"customer": "Lee", "colour": "red", "hours": 1}
@@ -80,7 +82,7 @@ async def test_an_older_document_is_locked_changed_and_deleted(harness: Harness,
     assert run.status == "succeeded"
 
 
-@scenario
+@run_in_mode
 async def test_a_step_drops_fields_that_the_type_does_not_have_any_more(harness: Harness) -> None:
     project = await record_type(harness)
     expect(await harness.keep("job", {"customer": "Lee", "colour": "red"}, "J1"))
@@ -100,7 +102,7 @@ async def test_a_step_drops_fields_that_the_type_does_not_have_any_more(harness:
     assert (await harness.read("job", "J1"))["data"] == {"client": "Kim"}
 
 
-@scenario
+@run_in_mode
 async def test_a_field_is_dropped_in_whichever_form_of_unicode_its_name_comes(harness: Harness) -> None:
     composed, decomposed = "\u00e9", "e\u0301"
     documents = {
@@ -129,7 +131,7 @@ async def test_a_field_is_dropped_in_whichever_form_of_unicode_its_name_comes(ha
 
 
 @pytest.mark.parametrize("operation", ["insert", "delete"])
-@scenario
+@run_in_mode
 async def test_only_an_update_drops_fields(harness: Harness, operation: str) -> None:
     step = mutation("one", operation, id="J1", drop=["a"], **({"data": {}} if operation == "insert" else {}))
 
@@ -142,7 +144,7 @@ async def test_only_an_update_drops_fields(harness: Harness, operation: str) -> 
 
 
 @pytest.mark.parametrize("merged", ["removed", "renamed"])
-@scenario
+@run_in_mode
 async def test_a_run_that_has_waited_works_with_a_document_that_is_older_than_the_merge(
     harness: Harness, merged: str
 ) -> None:
@@ -167,7 +169,7 @@ async def test_a_run_that_has_waited_works_with_a_document_that_is_older_than_th
 
 
 @pytest.mark.parametrize("merged", MERGES)
-@scenario
+@run_in_mode
 async def test_what_a_run_would_write_newly_is_judged_by_the_schema_of_the_day(harness: Harness, merged: str) -> None:
     """The approver is told what does not fit. The approval stays open, and counts once a further change has been
     merged."""
@@ -189,7 +191,7 @@ async def test_what_a_run_would_write_newly_is_judged_by_the_schema_of_the_day(h
     assert (await harness.read("job", "J1"))["data"] == document
 
 
-@scenario
+@run_in_mode
 async def test_a_step_after_the_approval_that_does_not_fit_pauses_the_run_until_it_is_resumed(harness: Harness) -> None:
     project = await record_type(harness)
     make = mutation("make", "insert", id="J1", data={"customer": "Lee", "colour": "red"})
@@ -209,7 +211,7 @@ async def test_a_step_after_the_approval_that_does_not_fit_pauses_the_run_until_
     assert (await harness.get(run.id)).status == "succeeded"
 
 
-@scenario
+@run_in_mode
 async def test_a_type_that_was_retired_meanwhile_takes_changes_and_nothing_new(harness: Harness) -> None:
     project = await record_type(harness)
     old = {"customer": "Lee"}
@@ -231,7 +233,7 @@ async def test_a_type_that_was_retired_meanwhile_takes_changes_and_nothing_new(h
 
 
 @pytest.mark.parametrize("merged", ["required", "another type", "activated"])
-@scenario
+@run_in_mode
 async def test_an_assignment_from_before_a_merge_is_completed(harness: Harness, merged: str) -> None:
     look = {"name": "look", "type": "assignment", "assignee": "human:bob", "title": "Look", "wait": True}
     if merged == "activated":
@@ -256,7 +258,7 @@ async def test_an_assignment_from_before_a_merge_is_completed(harness: Harness, 
     assert (await harness.get(run.id)).status == "succeeded"
 
 
-@scenario
+@run_in_mode
 async def test_a_record_type_of_assignments_judges_the_fields_that_it_has(harness: Harness) -> None:
     choices = ["open", "completed"]
     project = await record_type(harness, ASSIGNMENTS, [{"name": "status", "type": "choice", "choices": choices}])
@@ -275,7 +277,7 @@ async def test_a_record_type_of_assignments_judges_the_fields_that_it_has(harnes
     refused(error, ErrorCode.INVALID_INPUT, "status")
 
 
-@scenario
+@run_in_mode
 async def test_the_library_writes_the_fields_of_assignments_that_it_says(harness: Harness) -> None:
     run = await harness.run({"name": "look", "type": "assignment", "assignee": "human:bob", "title": "Look"})
 

@@ -10,16 +10,16 @@ from actionengine.concurrency.run_sync import run_sync
 from actionengine.durable.client import DurableClient
 from actionengine.events.event import Event
 from actionengine.testing import AsyncBackend
-from actionengine.testing.worlds import a_tenant
+from actionengine.testing.backend import make_tenant
 from actionengine.workflows import WorkflowPublisher
 from actionengine.workflows.runtime.scheduler import Scheduler
-from tests.workflows.desk import Harness, RecordingClient, note
+from tests.workflows.harness import Harness, RecordingClient, note
 
 
 def test_the_tenants_of_events_are_those_of_the_storage(tmp_path: Path) -> None:
     backend = AsyncBackend(InMemoryStorage())
     backend.tenant = run_sync(_created(backend))
-    backend.other_tenant = a_tenant()
+    backend.other_tenant = make_tenant()
     harness = Harness(backend)
     publisher = WorkflowPublisher(harness.engine, tmp_path / "durable.sqlite")
     client = RecordingClient()

@@ -12,24 +12,22 @@ from returns.result import Success
 from uuid_utils import uuid7
 
 from actionengine import ActionError, Actor, ErrorCode, RequestContext, Role, Rule, StaticAuthorizer
+from actionengine.testing import run_in_mode
+from actionengine.testing.harness import AUDITOR
 from actionengine.workflows import Workflow, WorkflowPermissions
-from tests.workflows.desk import (
+from tests.harness import BOT, expect, refused
+from tests.workflows.harness import (
     ANN,
-    AUDITOR,
     BOB,
-    BOT,
     EVE,
     Harness,
     action,
     approval,
     comparison,
     decision,
-    expect,
     failing_step,
     fields,
     note,
-    refused,
-    scenario,
     statuses,
 )
 
@@ -63,7 +61,7 @@ async def nothing_written(
 # Definitions
 
 
-@scenario
+@run_in_mode
 async def test_each_definition_is_a_new_version_which_is_a_draft_until_it_is_activated(harness: Harness) -> None:
     versions: list[Workflow] = []
     for name in ("one", "two", "three"):
@@ -85,7 +83,7 @@ async def test_each_definition_is_a_new_version_which_is_a_draft_until_it_is_act
     assert found[0].definition == {"steps": [note("one")]}
 
 
-@scenario
+@run_in_mode
 async def test_an_older_version_can_be_put_into_use_again(harness: Harness) -> None:
     key = await harness.define(note("old"))
     await harness.define(note("new"), key=key)
@@ -98,7 +96,7 @@ async def test_an_older_version_can_be_put_into_use_again(harness: Harness) -> N
     assert [each.status for each in found] == ["active", "retired"]
 
 
-@scenario
+@run_in_mode
 async def test_activating_what_is_active_changes_nothing(harness: Harness) -> None:
     key = await harness.define(note("a"), trigger=EVENT)
     before = await harness.dump()
@@ -108,7 +106,7 @@ async def test_activating_what_is_active_changes_nothing(harness: Harness) -> No
     assert await harness.dump() == before
 
 
-@scenario
+@run_in_mode
 async def test_workflows_are_listed_by_key_a_page_at_a_time(harness: Harness) -> None:
     for key in ("b", "ä", "a", "C"):
         await harness.define(note("x"), key=key)
@@ -131,7 +129,7 @@ async def test_workflows_are_listed_by_key_a_page_at_a_time(harness: Harness) ->
         (action("a", "approvals.approve"), "only for human, integration, system actors"),
     ],
 )
-@scenario
+@run_in_mode
 async def test_an_action_that_no_workflow_can_execute_is_named_when_it_is_defined(
     harness: Harness, step: Any, said: str
 ) -> None:
@@ -144,7 +142,7 @@ async def test_an_action_that_no_workflow_can_execute_is_named_when_it_is_define
     assert await harness.dump() == before
 
 
-@scenario
+@run_in_mode
 async def test_bad_definitions_are_refused_and_leave_nothing(harness: Harness) -> None:
     deep: Any = []
     for _ in range(70):
@@ -174,7 +172,7 @@ async def test_bad_definitions_are_refused_and_leave_nothing(harness: Harness) -
     refused(await harness.ask("workflows.get_definition", {"key": "w"}), NOT_FOUND, "there is no workflow 'w'")
 
 
-@scenario
+@run_in_mode
 async def test_a_key_is_a_name(harness: Harness) -> None:
     keys = ("", " w", "w\n", "a/b", "a.b", "x" * 101, "a\0b", *WRONG)
 
@@ -182,7 +180,7 @@ async def test_a_key_is_a_name(harness: Harness) -> None:
     assert expect(await harness.ask("workflows.define", {"key": "Größe 1 {x} ${y}", "definition": STEPS})).version == 1
 
 
-@scenario
+@run_in_mode
 async def test_of_many_who_define_at_once_each_makes_a_version_of_its_own_or_is_told_to_try_again(
     harness: Harness,
 ) -> None:
@@ -197,7 +195,7 @@ async def test_of_many_who_define_at_once_each_makes_a_version_of_its_own_or_is_
     assert expect(await harness.ask("workflows.get_definition", {"key": "w"})).version == len(versions)
 
 
-@scenario
+@run_in_mode
 async def test_of_many_who_activate_at_once_one_version_is_active(harness: Harness) -> None:
     for _ in range(3):
         expect(await harness.ask("workflows.define", {"key": "w", "definition": {**STEPS, "trigger": EVENT}}))
@@ -214,7 +212,7 @@ async def test_of_many_who_activate_at_once_one_version_is_active(harness: Harne
     assert len(expect(await harness.ask("triggers.list", {"key": "w"}))) == 1
 
 
-@scenario
+@run_in_mode
 async def test_what_is_not_there_is_not_found(harness: Harness) -> None:
     await harness.define(note("a"), key="w")
     keys = ["nobody", "w ", "W", "x" * 100]
@@ -238,7 +236,7 @@ async def test_what_is_not_there_is_not_found(harness: Harness) -> None:
 # Runs
 
 
-@scenario
+@run_in_mode
 async def test_a_run_is_started_by_whoever_asks_with_its_input(harness: Harness) -> None:
     key = await harness.define(note("a"), input=fields(n="number!", who="string"))
 
@@ -246,11 +244,11 @@ async def test_a_run_is_started_by_whoever_asks_with_its_input(harness: Harness)
 
     assert (run.status, run.step, run.position, run.started_by) == ("running", "a", 0, "ai:bot")
     assert (run.input, run.workflow_version, run.trigger_id) == ({"n": 1}, 1, None)
-    [told] = await harness.events("workflows.started")
+    [told] = await harness.payloads("workflows.started")
     assert told == {"run_id": run.id, "workflow_key": key, "dispatch": 0}
 
 
-@scenario
+@run_in_mode
 async def test_an_input_that_does_not_fit_is_refused_by_field(harness: Harness) -> None:
     key = await harness.define(note("a"), input=fields(n="number!", who="string", at="date"))
     bad: list[dict[str, Any]] = [
@@ -269,7 +267,7 @@ async def test_an_input_that_does_not_fit_is_refused_by_field(harness: Harness) 
     assert [each["path"] for each in error.details["fields"]] == ["n"]
 
 
-@scenario
+@run_in_mode
 async def test_a_draft_is_not_started(harness: Harness) -> None:
     expect(await harness.ask("workflows.define", {"key": "w", "definition": STEPS}))
 
@@ -277,7 +275,7 @@ async def test_a_draft_is_not_started(harness: Harness) -> None:
     refused(await harness.ask("workflows.start", {"key": "w"}), CONFLICT, "no version of the workflow 'w' is active")
 
 
-@scenario
+@run_in_mode
 async def test_a_start_with_a_key_is_one_run(harness: Harness) -> None:
     key = await harness.define(note("a"))
 
@@ -291,10 +289,10 @@ async def test_a_start_with_a_key_is_one_run(harness: Harness) -> None:
     refused(other, ErrorCode.IDEMPOTENCY_MISMATCH)
     assert len({expect(each).id for each in at_once}) == 1
     assert len(expect(await harness.ask("workflows.list", {}))) == 2
-    assert len(await harness.events("workflows.started")) == 2
+    assert len(await harness.payloads("workflows.started")) == 2
 
 
-@scenario
+@run_in_mode
 async def test_a_run_that_another_action_starts_is_there_and_set_going_if_that_action_commits(harness: Harness) -> None:
     key = await harness.define(note("inside"))
     steps = [["host.note", {"n": 1}], ["workflows.start", {"key": key}]]
@@ -312,7 +310,7 @@ async def test_a_run_that_another_action_starts_is_there_and_set_going_if_that_a
     assert await harness.read("notes") == [{"n": 1}, {"step": "inside"}]
 
 
-@scenario
+@run_in_mode
 async def test_what_is_not_paused_is_not_resumed(harness: Harness) -> None:
     running = await harness.get(await harness.start(await harness.define(note("a"))))
     done = await harness.run(note("a"))
@@ -327,7 +325,7 @@ async def test_what_is_not_paused_is_not_resumed(harness: Harness) -> None:
         refused(await harness.resume(run), CONFLICT, f"is {status}, not paused", run.id)
 
 
-@scenario
+@run_in_mode
 async def test_what_has_ended_is_not_cancelled_and_what_is_cancelled_stays_so(harness: Harness) -> None:
     done = await harness.run(note("a"))
     failed = await harness.run(failing_step("a", on_failure="fail"))
@@ -345,7 +343,7 @@ async def test_what_has_ended_is_not_cancelled_and_what_is_cancelled_stays_so(ha
     assert await harness.dump() == before
 
 
-@scenario
+@run_in_mode
 async def test_of_many_who_resume_at_once_one_sets_the_run_going(harness: Harness) -> None:
     run = await harness.run(action("a", "host.flaky", {"name": "x", "times": 1, "code": "unprocessable"}))
 
@@ -353,12 +351,12 @@ async def test_of_many_who_resume_at_once_one_sets_the_run_going(harness: Harnes
 
     assert [isinstance(answer, ActionError) for answer in answers].count(False) == 1
     assert {answer.code for answer in answers if isinstance(answer, ActionError)} == {CONFLICT}
-    assert [told["dispatch"] for told in await harness.events("workflows.resumed")] == [1]
+    assert [told["dispatch"] for told in await harness.payloads("workflows.resumed")] == [1]
     await harness.go_on()
     assert (await harness.get(run.id)).status == "succeeded"
 
 
-@scenario
+@run_in_mode
 async def test_runs_are_listed_oldest_first_by_workflow_and_status(harness: Harness) -> None:
     one, two = await harness.define(note("a")), await harness.define(failing_step("a"))
     ids = [await harness.start(key) for key in (one, two, one, two, one)]
@@ -381,7 +379,7 @@ async def test_runs_are_listed_oldest_first_by_workflow_and_status(harness: Harn
     )
 
 
-@scenario
+@run_in_mode
 async def test_a_run_shows_the_steps_that_it_has_taken_and_no_others(harness: Harness) -> None:
     key = await harness.define(note("a"), note("b"))
     runs = [await harness.drive(await harness.start(key)) for _ in range(3)]
@@ -391,7 +389,7 @@ async def test_a_run_shows_the_steps_that_it_has_taken_and_no_others(harness: Ha
         assert {(step.type, step.status) for step in run.steps} == {("action", "succeeded")}
 
 
-@scenario
+@run_in_mode
 async def test_the_log_names_workflows_and_runs_as_subjects(harness: Harness) -> None:
     run = await harness.run(failing_step("a"))
     expect(await harness.cancel(run))
@@ -405,7 +403,7 @@ async def test_the_log_names_workflows_and_runs_as_subjects(harness: Harness) ->
 # Triggers
 
 
-@scenario
+@run_in_mode
 async def test_triggers_are_made_listed_switched_and_deleted(harness: Harness) -> None:
     key, other = await harness.define(note("a")), await harness.define(note("a"))
     schedule = {"type": "schedule", "schedule": "0 9 * * *", "timezone": "Europe/Berlin"}
@@ -424,11 +422,11 @@ async def test_triggers_are_made_listed_switched_and_deleted(harness: Harness) -
     assert expect(await harness.ask("triggers.enable", {"trigger_id": timed.id})).status == "active"
     assert expect(await harness.ask("triggers.delete", {"trigger_id": timed.id})).id == timed.id
     refused(await harness.ask("triggers.delete", {"trigger_id": timed.id}), NOT_FOUND)
-    told = [each["schedule"] for each in await harness.events("triggers.changed") if each["trigger_id"] == timed.id]
+    told = [each["schedule"] for each in await harness.payloads("triggers.changed") if each["trigger_id"] == timed.id]
     assert told == ["0 9 * * *", None, "0 9 * * *", None]
 
 
-@scenario
+@run_in_mode
 async def test_a_bad_trigger_is_refused_and_leaves_nothing(harness: Harness) -> None:
     key = await harness.define(note("a"))
     deep = comparison("input.payload.n", "exists")
@@ -454,7 +452,7 @@ async def test_a_bad_trigger_is_refused_and_leaves_nothing(harness: Harness) -> 
     await nothing_written(harness, "triggers.create", [{"key": key, "trigger": each} for each in bad], INVALID)
 
 
-@scenario
+@run_in_mode
 async def test_the_trigger_of_a_definition_comes_and_goes_with_its_version(harness: Harness) -> None:
     key = await harness.define(note("a"), trigger=EVENT)
     own = expect(await harness.ask("triggers.create", {"key": key, "trigger": EVENT | {"event_type": "own"}}))
@@ -501,7 +499,7 @@ EACH = ("define", "activate", "read", "start", "manage", "complete")
 
 
 @pytest.mark.parametrize("authorizer", [None, StaticAuthorizer()], ids=["rbac", "static"])
-@scenario
+@run_in_mode
 async def test_each_action_asks_for_its_permission(harness: Harness, authorizer: Any) -> None:
     demanding = harness.another(permissions=WorkflowPermissions(), authorizer=authorizer)
     payloads = await _payloads(demanding)
@@ -544,7 +542,7 @@ async def _payloads(harness: Harness) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("demanding", [False, True], ids=["no permissions", "permissions"])
-@scenario
+@run_in_mode
 async def test_an_ai_defines_and_starts_and_never_puts_anything_into_use(harness: Harness, demanding: bool) -> None:
     harness = harness.another(permissions=WorkflowPermissions()) if demanding else harness
     bot = Actor.ai("bot", permissions=[f"workflows.{each}" for each in EACH])
@@ -559,7 +557,7 @@ async def test_an_ai_defines_and_starts_and_never_puts_anything_into_use(harness
     assert expect(await harness.ask("workflows.get_definition", {"key": "w"}, by=bot)).status == "draft"
 
 
-@scenario
+@run_in_mode
 async def test_a_role_can_be_for_one_workflow(harness: Harness) -> None:
     role = Role(allow=[Rule("workflows.start", resource="workflow/mine")])
     demanding = harness.another(permissions=WorkflowPermissions(), authorizer=StaticAuthorizer({"starter": role}))
@@ -572,7 +570,7 @@ async def test_a_role_can_be_for_one_workflow(harness: Harness) -> None:
     refused(await demanding.ask("workflows.start", {"key": "theirs"}, by=starter), FORBIDDEN)
 
 
-@scenario
+@run_in_mode
 async def test_a_workflow_writes_the_documents_that_its_roles_let_it_write(harness: Harness) -> None:
     roles = {"clerk": Role(allow=["records.orders.insert"])}
     demanding = harness.another(
@@ -598,7 +596,7 @@ async def test_a_workflow_writes_the_documents_that_its_roles_let_it_write(harne
     assert await harness.read("payments") == []
 
 
-@scenario
+@run_in_mode
 async def test_a_rule_about_one_workflow_is_about_its_triggers_too(harness: Harness) -> None:
     roles = {
         "manager": Role(allow=["workflows.*"], deny=[Rule("workflows.activate", "workflow/payroll")]),
@@ -629,7 +627,7 @@ async def test_a_rule_about_one_workflow_is_about_its_triggers_too(harness: Harn
         ("decline", {"approval_id": "$approval"}),
     ],
 )
-@scenario
+@run_in_mode
 async def test_what_drives_runs_is_for_their_own_workflow_alone(harness: Harness, name: str, payload: Any) -> None:
     key = await harness.define(note("a"))
     waiting = await harness.run(approval("ok"))
@@ -643,7 +641,7 @@ async def test_what_drives_runs_is_for_their_own_workflow_alone(harness: Harness
     await nothing_written(harness, f"workflow_steps.{name}", [filled], FORBIDDEN, by=Actor.workflow("another"))
 
 
-@scenario
+@run_in_mode
 async def test_nobody_gives_up_with_what_is_no_error(harness: Harness) -> None:
     key = await harness.define(note("a"))
     payload = {"run_id": await harness.start(key), "position": 0, "error": {}}
@@ -651,7 +649,7 @@ async def test_nobody_gives_up_with_what_is_no_error(harness: Harness) -> None:
     await nothing_written(harness, "workflow_steps.fail_step", [payload], INVALID, by=Actor.workflow(key))
 
 
-@scenario
+@run_in_mode
 async def test_no_trigger_is_fired_by_what_cannot_have_been(harness: Harness) -> None:
     key = await harness.define(note("a"))
     trigger = expect(await harness.ask("triggers.create", {"key": key, "trigger": EVENT}))
@@ -670,7 +668,7 @@ def test_services_can_be_asked_what_they_do(harness: Harness) -> None:
         }
 
 
-@scenario
+@run_in_mode
 async def test_runs_are_listed_with_the_newest_first_where_that_is_asked_for(harness: Harness) -> None:
     key = await harness.define(note("one"))
     first, second, third = [await harness.start(key) for _ in range(3)]
@@ -685,7 +683,7 @@ async def test_runs_are_listed_with_the_newest_first_where_that_is_asked_for(har
     assert await listed(newest_first=True, status="running") == [third, first]
 
 
-@scenario
+@run_in_mode
 async def test_runs_that_ended_long_ago_are_removed_with_their_steps_and_no_other(harness: Harness) -> None:
     key = await harness.define(note("one"), approval("ok"), note("two"))
     runs = [await harness.drive(await harness.start(key)) for _ in range(5)]
@@ -710,7 +708,7 @@ async def test_runs_that_ended_long_ago_are_removed_with_their_steps_and_no_othe
     expect(await harness.approve(waiting))
 
 
-@scenario
+@run_in_mode
 async def test_what_began_later_than_its_cause_hides_no_run_from_being_removed(harness: Harness) -> None:
     key = await harness.define(note("one"))
     trigger = expect(await harness.ask("triggers.create", {"key": key, "trigger": EVENT}))
@@ -730,7 +728,7 @@ async def test_what_began_later_than_its_cause_hides_no_run_from_being_removed(h
     assert not left & {first.id, second.id}
 
 
-@scenario
+@run_in_mode
 async def test_who_removed_a_run_and_why_is_on_record(harness: Harness) -> None:
     run = await harness.run(note("one"))
     purge = {"ended_before": datetime.now(UTC).isoformat()}
@@ -740,11 +738,11 @@ async def test_who_removed_a_run_and_why_is_on_record(harness: Harness) -> None:
 
     *_, entry = await harness.log(subject=f"workflow_run/{run.id}")
     assert (entry.action, entry.actor_id, entry.reason) == ("workflows.purge", "bob", "spring cleaning")
-    assert await harness.events("workflows.purged") == [{"run_ids": [run.id]}]
-    assert await harness.events("workflows.purge") == []
+    assert await harness.payloads("workflows.purged") == [{"run_ids": [run.id]}]
+    assert await harness.payloads("workflows.purge") == []
 
 
-@scenario
+@run_in_mode
 async def test_who_cancelled_the_approval_that_a_run_waited_for_is_on_record(harness: Harness) -> None:
     run = await harness.run(approval("ok"))
 
@@ -754,7 +752,7 @@ async def test_who_cancelled_the_approval_that_a_run_waited_for_is_on_record(har
     assert (entry.action, entry.actor_id, entry.reason) == ("workflows.cancel", "bob", "not needed")
 
 
-@scenario
+@run_in_mode
 async def test_cancelling_a_run_leaves_the_approval_of_another_action_be_its_key_that_of_the_step(
     harness: Harness,
 ) -> None:
@@ -779,5 +777,5 @@ def test_of_many_who_remove_runs_at_once_each_run_is_removed_by_one(harness: Har
 
     with ThreadPoolExecutor(4) as threads:
         assert sum(threads.map(remove, range(4))) == len(runs)
-    told = harness.backend.run(harness.events("workflows.purged"))
+    told = harness.backend.run(harness.payloads("workflows.purged"))
     assert sorted(id for each in told for id in each["run_ids"]) == sorted(run.id for run in runs)

@@ -10,9 +10,11 @@ import pytest
 from returns.result import Failure
 
 from actionengine import ActionError, Actor, ApprovalPolicy, ErrorCode, Limits, Service, create_action, create_service
-from tests.workflows.desk import (
+from actionengine.testing import run_in_mode
+from actionengine.testing.harness import AUDITOR
+from tests.harness import expect, refused
+from tests.workflows.harness import (
     ANN,
-    AUDITOR,
     BOB,
     EVE,
     SOON,
@@ -21,14 +23,11 @@ from tests.workflows.desk import (
     approval,
     comparison,
     decision,
-    expect,
     failing_step,
     fields,
     lock,
     mutation,
     note,
-    refused,
-    scenario,
     statuses,
 )
 
@@ -55,7 +54,7 @@ def _fails(error: ActionError) -> Service:
     return create_service(name="odd", description="Fails", actions=[odd])
 
 
-@scenario
+@run_in_mode
 async def test_an_action_is_executed_by_the_workflow_and_its_result_is_known_to_later_steps(harness: Harness) -> None:
     run = await harness.run(
         action("first", "host.echo", {"sum": "${input.sum}", "text": "it is ${input.sum} €", "all": ["${run.id}"]}),
@@ -68,7 +67,7 @@ async def test_an_action_is_executed_by_the_workflow_and_its_result_is_known_to_
     await harness.in_order()
 
 
-@scenario
+@run_in_mode
 async def test_an_action_stands_on_the_log_with_the_workflow_the_reason_and_the_key_of_its_step(
     harness: Harness,
 ) -> None:
@@ -90,7 +89,7 @@ async def test_an_action_stands_on_the_log_with_the_workflow_the_reason_and_the_
     ]
 
 
-@scenario
+@run_in_mode
 async def test_a_step_that_was_taken_is_not_taken_again_however_often_it_is_asked_for(harness: Harness) -> None:
     key = await harness.define(note("a"), note("b"))
     id = await harness.start(key)
@@ -111,7 +110,7 @@ def expect_point(answer: Any) -> Any:
     return answer.unwrap()
 
 
-@scenario
+@run_in_mode
 async def test_a_failure_leaves_nothing_of_its_step_and_pauses_the_run_until_it_is_resumed(harness: Harness) -> None:
     flaky = {"name": "once", "times": 1, "code": "unprocessable"}
     run = await harness.run(note("before"), action("odd", "host.flaky", flaky), note("after"))
@@ -120,7 +119,7 @@ async def test_a_failure_leaves_nothing_of_its_step_and_pauses_the_run_until_it_
     assert (run.error["code"], run.error["message"]) == ("unprocessable", "not yet")
     assert run.steps[1].error == run.error
     assert await harness.read("notes") == [{"step": "before"}]
-    assert (await harness.events("workflows.paused"))[0]["error"] == run.error
+    assert (await harness.payloads("workflows.paused"))[0]["error"] == run.error
 
     resumed = expect(await harness.resume(run))
     assert (resumed.status, resumed.step, resumed.error) == ("running", "odd", None)
@@ -133,7 +132,7 @@ async def test_a_failure_leaves_nothing_of_its_step_and_pauses_the_run_until_it_
 
 
 @pytest.mark.parametrize("code", ["conflict", "timeout", "unavailable", "handler_error"])
-@scenario
+@run_in_mode
 async def test_what_may_pass_is_tried_again(harness: Harness, code: str) -> None:
     flaky = {"name": code, "times": 2, "code": code}
 
@@ -148,7 +147,7 @@ async def test_what_may_pass_is_tried_again(harness: Harness, code: str) -> None
 @pytest.mark.parametrize(
     ("code", "calls"), [("conflict", 2), ("unavailable", 2), ("unprocessable", 1), ("not_found", 1)]
 )
-@scenario
+@run_in_mode
 async def test_a_step_fails_after_as_many_attempts_as_it_may_have(harness: Harness, code: str, calls: int) -> None:
     flaky = {"name": code, "times": 9, "code": code}
     retry = {"attempts": 2, "seconds": 0.001}
@@ -158,11 +157,11 @@ async def test_a_step_fails_after_as_many_attempts_as_it_may_have(harness: Harne
     assert (run.status, run.error["code"]) == ("failed", code)
     assert harness.flaky.calls[code] == calls
     assert run.ended_at is not None
-    assert [told["status"] for told in await harness.events("workflows.ended")] == ["failed"]
+    assert [told["status"] for told in await harness.payloads("workflows.ended")] == ["failed"]
     await harness.in_order()
 
 
-@scenario
+@run_in_mode
 async def test_a_failure_leads_to_a_step_that_can_see_it(harness: Harness) -> None:
     run = await harness.run(
         failing_step("odd", on_failure="mend"),
@@ -171,13 +170,13 @@ async def test_a_failure_leads_to_a_step_that_can_see_it(harness: Harness) -> No
     )
 
     assert statuses(run) == [("odd", "failed"), ("mend", "succeeded")]
-    assert run.steps[1].output == {"because": "it was not to be", "code": "unprocessable"}
+    assert run.steps[1].output == {"because": "refused by the test", "code": "unprocessable"}
     assert (run.status, run.error) == ("succeeded", None)
 
 
 @pytest.mark.parametrize("code", ["unprocessable", "handler_error"])
 @pytest.mark.parametrize("text", ["a\\u0000b", "\\ud800", "ü" * 40_000], ids=["nul", "surrogate", "long"])
-@scenario
+@run_in_mode
 async def test_a_run_pauses_whatever_a_failure_says(harness: Harness, text: str, code: str) -> None:
     run = await harness.run(action("odd", "host.fail", {"code": code, "escaped": text}))
 
@@ -189,7 +188,7 @@ async def test_a_run_pauses_whatever_a_failure_says(harness: Harness, text: str,
     [{"text": "x" * 2_000_000}, {"a\0": ["\0"]}, {"list": json.loads("[" * 70 + "]" * 70)}, {1: 2}],
     ids=["long", "nul", "deep", "a number for a name"],
 )
-@scenario
+@run_in_mode
 async def test_a_run_pauses_whatever_the_details_of_a_failure_are(harness: Harness, details: Any) -> None:
     odd = harness.another(services=[_fails(ActionError(ErrorCode.HANDLER_ERROR, "so it is", details))])
 
@@ -198,7 +197,7 @@ async def test_a_run_pauses_whatever_the_details_of_a_failure_are(harness: Harne
     assert (run.status, run.error["code"], run.error["message"]) == ("paused", "handler_error", "so it is")
 
 
-@scenario
+@run_in_mode
 async def test_a_run_pauses_where_a_failure_is_more_than_a_payload_may_be(harness: Harness) -> None:
     wordy = _fails(ActionError(ErrorCode.HANDLER_ERROR, "x" * 1500))
     strict = harness.another(services=[wordy], limits=Limits(payload_bytes=1500))
@@ -208,7 +207,7 @@ async def test_a_run_pauses_where_a_failure_is_more_than_a_payload_may_be(harnes
     assert (run.status, run.error["code"], run.error["message"]) == ("paused", "handler_error", "x" * 200)
 
 
-@scenario
+@run_in_mode
 async def test_a_run_pauses_whatever_a_result_has_in_it(harness: Harness) -> None:
     run = await harness.run(action("odd", "host.escaped", {"text": "a\\u0000b"}))
 
@@ -216,7 +215,7 @@ async def test_a_run_pauses_whatever_a_result_has_in_it(harness: Harness) -> Non
     assert "\\u0000" in run.error["message"]
 
 
-@scenario
+@run_in_mode
 async def test_an_action_that_is_gone_or_forbidden_pauses_the_run(harness: Harness) -> None:
     run = await harness.run(action("pay", "host.pay", {"amount": 1}))
 
@@ -224,7 +223,7 @@ async def test_an_action_that_is_gone_or_forbidden_pauses_the_run(harness: Harne
     assert await harness.read("notes") == []
 
 
-@scenario
+@run_in_mode
 async def test_the_roles_that_the_host_gives_a_workflow_are_what_its_steps_may_use(harness: Harness) -> None:
     from actionengine import Role, StaticAuthorizer
 
@@ -241,7 +240,7 @@ async def test_the_roles_that_the_host_gives_a_workflow_are_what_its_steps_may_u
     assert not_.error["code"] == "forbidden"
 
 
-@scenario
+@run_in_mode
 async def test_a_long_result_is_not_kept_and_a_later_step_says_so(harness: Harness) -> None:
     run = await harness.run(
         action("big", "host.big", {"bytes": 70_000}),
@@ -255,7 +254,7 @@ async def test_a_long_result_is_not_kept_and_a_later_step_says_so(harness: Harne
     assert "there is no steps.big.text" in run.error["message"]
 
 
-@scenario
+@run_in_mode
 async def test_what_all_steps_give_together_is_bounded(harness: Harness) -> None:
     run = await harness.run(*(action(f"n{number}", "host.big", {"bytes": 60_000}) for number in range(19)))
 
@@ -263,7 +262,7 @@ async def test_what_all_steps_give_together_is_bounded(harness: Harness) -> None
     assert [step.step for step in run.steps if "omitted_bytes" in step.output] == ["n17", "n18"]
 
 
-@scenario
+@run_in_mode
 async def test_what_failures_of_all_steps_say_together_is_bounded(harness: Harness) -> None:
     odd = {"code": "unprocessable", "escaped": "${input.text}"}
     run = await harness.run(
@@ -276,7 +275,7 @@ async def test_what_failures_of_all_steps_say_together_is_bounded(harness: Harne
     assert [step.step for step in run.steps[:-1] if len(step.error["message"]) < 60_000] == ["n17", "n18"]
 
 
-@scenario
+@run_in_mode
 async def test_an_approver_is_shown_no_more_than_can_be_read(harness: Harness) -> None:
     run = await harness.run(approval("ok", message="${input.who}: pay?"), input={"who": "x" * 10_000})
 
@@ -284,7 +283,7 @@ async def test_an_approver_is_shown_no_more_than_can_be_read(harness: Harness) -
     assert "more than 10000 characters" in run.error["message"]
 
 
-@scenario
+@run_in_mode
 async def test_secrets_of_an_action_stand_nowhere(harness: Harness) -> None:
     run = await harness.run(
         action("secret", "host.secret", {"name": "hush"}),
@@ -297,16 +296,16 @@ async def test_secrets_of_an_action_stand_nowhere(harness: Harness) -> None:
     assert run.steps[1].output["name"] == "hush"
 
 
-@scenario
+@run_in_mode
 async def test_a_secret_that_an_error_repeats_is_not_kept(harness: Harness) -> None:
     run = await harness.run(action("unlock", "host.unlock", {"pin": "pin-${input.pin}"}), input={"pin": "4711-0815"})
 
     assert (run.status, run.error["code"]) == ("paused", "unprocessable")
-    told = repr((run.error, run.steps, await harness.events("workflows.paused")))
+    told = repr((run.error, run.steps, await harness.payloads("workflows.paused")))
     assert "pin-4711-0815" not in told
 
 
-@scenario
+@run_in_mode
 async def test_a_secret_that_a_result_repeats_is_neither_kept_nor_told(harness: Harness) -> None:
     run = await harness.run(
         action("repeat", "host.repeat_secret", {"pin": "pin-${input.pin}"}),
@@ -316,13 +315,13 @@ async def test_a_secret_that_a_result_repeats_is_neither_kept_nor_told(harness: 
 
     assert run.status == "succeeded"
     assert run.steps[0].output["text"].startswith("the pin ")
-    assert "pin-4711-0815" not in repr((run, await harness.dump(), await harness.log(), await harness.events()))
+    assert "pin-4711-0815" not in repr((run, await harness.dump(), await harness.log(), await harness.payloads()))
 
 
 # Assignments and notifications
 
 
-@scenario
+@run_in_mode
 async def test_an_assignment_is_a_document_of_the_hosts_and_an_event(harness: Harness) -> None:
     run = await harness.run(
         {
@@ -339,11 +338,11 @@ async def test_an_assignment_is_a_document_of_the_hosts_and_an_event(harness: Ha
     [document] = await harness.read("workflow_assignments")
     assert (document["assignee"], document["title"], document["status"]) == ("eve", "Call Zoë", "open")
     assert document["details"] == {"numbers": ["2"]}
-    [told] = await harness.events("workflows.assigned")
+    [told] = await harness.payloads("workflows.assigned")
     assert (told["id"], told["assignee"], told["run_id"]) == (run.steps[1].output, "eve", run.id)
 
 
-@scenario
+@run_in_mode
 async def test_a_notification_is_an_event_that_names_whom_and_what(harness: Harness) -> None:
     step = {"name": "tell", "type": "notification", "message": "${input.n} left", "data": {"n": "${input.n}"}}
     run = await harness.run(
@@ -353,7 +352,7 @@ async def test_a_notification_is_an_event_that_names_whom_and_what(harness: Harn
     )
 
     assert run.status == "succeeded"
-    first, second = await harness.events("workflows.notification")
+    first, second = await harness.payloads("workflows.notification")
     assert (first["to"], first["message"], first["data"]) == (["ann", "eve"], "3 left", {"n": 3})
     assert (first["subject"], first["channel"]) == (f"News of {run.workflow_key}", "mail")
     assert (second["to"], second["step"], second["run_id"]) == (["bob"], "tell again", run.id)
@@ -362,7 +361,7 @@ async def test_a_notification_is_an_event_that_names_whom_and_what(harness: Harn
 # Decisions
 
 
-@scenario
+@run_in_mode
 async def test_a_decision_goes_where_the_first_branch_leads_that_holds(harness: Harness) -> None:
     key = await harness.define(
         decision(
@@ -382,7 +381,7 @@ async def test_a_decision_goes_where_the_first_branch_leads_that_holds(harness: 
         assert run.steps[0].output == {"next": where}
 
 
-@scenario
+@run_in_mode
 async def test_a_decision_on_what_is_not_there_pauses_the_run_and_says_what_is_missing(harness: Harness) -> None:
     run = await harness.run(
         decision("which", (comparison("input.customer.age", "gt", 1), "end")), input={"customer": {}}
@@ -393,7 +392,7 @@ async def test_a_decision_on_what_is_not_there_pauses_the_run_and_says_what_is_m
     assert run.error["details"] == {"path": "input.customer.age", "missing": "age"}
 
 
-@scenario
+@run_in_mode
 async def test_a_decision_on_what_cannot_be_compared_leads_where_a_failure_does(harness: Harness) -> None:
     step = decision("which", (comparison("input.n", "gt", 1), "end"), on_failure="odd")
 
@@ -406,7 +405,7 @@ async def test_a_decision_on_what_cannot_be_compared_leads_where_a_failure_does(
 # Documents
 
 
-@scenario
+@run_in_mode
 async def test_documents_are_inserted_changed_and_deleted(harness: Harness) -> None:
     run = await harness.run(
         mutation("insert", "insert", id="${input.id}", data={"title": "Roof", "hours": "${input.hours}"}),
@@ -425,7 +424,7 @@ async def test_documents_are_inserted_changed_and_deleted(harness: Harness) -> N
 
 
 @pytest.mark.parametrize("operation", ["update", "delete"])
-@scenario
+@run_in_mode
 async def test_a_document_that_is_not_there_pauses_the_run(harness: Harness, operation: str) -> None:
     data: dict[str, Any] = {"data": {"a": 1}} if operation == "update" else {}
 
@@ -435,7 +434,7 @@ async def test_a_document_that_is_not_there_pauses_the_run(harness: Harness, ope
     assert "'nobody'" in run.error["message"]
 
 
-@scenario
+@run_in_mode
 async def test_documents_of_a_record_type_have_to_fit_it(harness: Harness) -> None:
     project = expect(await harness.ask("projects.create", {"name": "p", "description": ""}))
     definition = {"project_id": project.id, "key": "tasks", "schema": fields(title="string!")}
@@ -453,7 +452,7 @@ async def test_documents_of_a_record_type_have_to_fit_it(harness: Harness) -> No
 # Locks
 
 
-@scenario
+@run_in_mode
 async def test_a_locked_document_is_changed_by_its_run_alone_until_the_run_ends(harness: Harness) -> None:
     await harness.keep("jobs", {"n": 1}, id="job")
     run = await harness.run(
@@ -479,7 +478,7 @@ async def test_a_locked_document_is_changed_by_its_run_alone_until_the_run_ends(
     assert expect(await harness.keep("jobs", {"n": 5}, "job", 4)) == 5
 
 
-@scenario
+@run_in_mode
 async def test_an_approved_action_changes_what_its_own_run_has_locked(harness: Harness) -> None:
     await harness.keep("jobs", {"n": 1}, id="job")
     change = {"type": "jobs", "id": "job", "document": {"n": 2}, "version": 2}
@@ -492,7 +491,7 @@ async def test_an_approved_action_changes_what_its_own_run_has_locked(harness: H
     assert await harness.locks() == []
 
 
-@scenario
+@run_in_mode
 async def test_a_lock_that_a_run_has_is_a_conflict_for_another_run(harness: Harness) -> None:
     await harness.keep("jobs", {"n": 1}, id="job")
     key = await harness.define(lock("lock"), approval("wait"))
@@ -506,7 +505,7 @@ async def test_a_lock_that_a_run_has_is_a_conflict_for_another_run(harness: Harn
 
 
 @pytest.mark.parametrize("how", ["release", "expiry", "cancel", "failure", "rejection"])
-@scenario
+@run_in_mode
 async def test_a_lock_is_given_up(harness: Harness, how: str) -> None:
     await harness.keep("jobs", {"n": 1}, id="job")
     seconds: dict[str, Any] = {"expires_after": 0.01} if how == "expiry" else {}
@@ -527,7 +526,7 @@ async def test_a_lock_is_given_up(harness: Harness, how: str) -> None:
         assert await harness.locks() == []
 
 
-@scenario
+@run_in_mode
 async def test_an_expired_lock_goes_to_another_run_which_the_first_one_does_not_release(harness: Harness) -> None:
     await harness.keep("jobs", {"n": 1}, id="job")
     first = await harness.run(
@@ -544,7 +543,7 @@ async def test_an_expired_lock_goes_to_another_run_which_the_first_one_does_not_
     refused(await harness.keep("jobs", {}, "job", 3), CONFLICT, second.id)
 
 
-@scenario
+@run_in_mode
 async def test_a_lock_on_what_is_not_there_leaves_no_lock(harness: Harness) -> None:
     run = await harness.run(lock("lock"), input={"id": "nobody"})
 
@@ -552,7 +551,7 @@ async def test_a_lock_on_what_is_not_there_leaves_no_lock(harness: Harness) -> N
     assert await harness.locks() == []
 
 
-@scenario
+@run_in_mode
 async def test_collections_with_slashes_do_not_get_in_each_others_way(harness: Harness) -> None:
     await harness.keep("a/b", {"n": 1}, id="c")
     await harness.keep("a", {"n": 1}, id="b/c")
@@ -566,7 +565,7 @@ async def test_collections_with_slashes_do_not_get_in_each_others_way(harness: H
 @pytest.mark.parametrize(
     ("collection", "id"), [("jobs", "x" * 255), ("jobs", "日" * 255), ("日" * 100, "job")], ids=["long", "wide", "name"]
 )
-@scenario
+@run_in_mode
 async def test_whatever_can_be_a_document_can_be_locked(harness: Harness, collection: str, id: str) -> None:
     expect(await harness.keep(collection, {"n": 1}, id=id))
     run = await harness.run(lock("lock", id, collection), approval("wait"))
@@ -577,7 +576,7 @@ async def test_whatever_can_be_a_document_can_be_locked(harness: Harness, collec
     expect(await harness.keep(collection, {}, id, 2))
 
 
-@scenario
+@run_in_mode
 async def test_whoever_approves_inside_another_action_gets_nothing_past_the_lock(harness: Harness) -> None:
     await harness.keep("jobs", {"n": 1}, id="job")
     run = await harness.run(lock("lock"), approval("one"), approval("two"), input={"id": "job"})
@@ -594,7 +593,7 @@ async def test_whoever_approves_inside_another_action_gets_nothing_past_the_lock
 # Approvals
 
 
-@scenario
+@run_in_mode
 async def test_an_approval_pauses_the_run_until_somebody_approves(harness: Harness) -> None:
     run = await harness.run(
         approval("ok", message="Pay ${input.n}?"), action("go", "host.echo", "${steps.ok}"), input={"n": 7}
@@ -619,7 +618,7 @@ async def test_an_approval_pauses_the_run_until_somebody_approves(harness: Harne
     await harness.in_order()
 
 
-@scenario
+@run_in_mode
 async def test_whoever_has_started_the_run_does_not_approve_it_unless_that_is_said(harness: Harness) -> None:
     run = await harness.run(approval("ok"))
     own = await harness.run(approval("ok", by_starter=True))
@@ -633,7 +632,7 @@ async def test_whoever_has_started_the_run_does_not_approve_it_unless_that_is_sa
     expect(await harness.approve(run))
 
 
-@scenario
+@run_in_mode
 async def test_whoever_has_started_the_run_does_not_approve_what_an_action_in_it_asks_for(harness: Harness) -> None:
     run = await harness.run(action("go", "host.approved", {"n": 1}))
     assert run.paused_for == "approval"
@@ -649,7 +648,7 @@ async def test_whoever_has_started_the_run_does_not_approve_what_an_action_in_it
     await harness.in_order()
 
 
-@scenario
+@run_in_mode
 async def test_whoever_has_started_a_run_that_starts_another_approves_neither(harness: Harness) -> None:
     inner = await harness.define(approval("ok"))
     middle = await harness.define(action("start", "workflows.start", {"key": inner}))
@@ -663,7 +662,7 @@ async def test_whoever_has_started_a_run_that_starts_another_approves_neither(ha
     expect(await harness.approve(run, by=BOB))
 
 
-@scenario
+@run_in_mode
 async def test_a_workflow_that_starts_itself_comes_to_an_end(harness: Harness) -> None:
     await harness.define(action("again", "workflows.start", {"key": "endless"}), key="endless")
     await harness.start("endless")
@@ -676,7 +675,7 @@ async def test_a_workflow_that_starts_itself_comes_to_an_end(harness: Harness) -
     assert runs[-1].error["code"] == "unprocessable"
 
 
-@scenario
+@run_in_mode
 async def test_who_lacks_the_permission_sees_no_approval(harness: Harness) -> None:
     from actionengine import StaticAuthorizer
 
@@ -699,7 +698,7 @@ async def test_who_lacks_the_permission_sees_no_approval(harness: Harness) -> No
         ("no", "succeeded", [("ok", "rejected"), ("no", "succeeded")]),
     ],
 )
-@scenario
+@run_in_mode
 async def test_a_rejection_leads_where_the_step_says(
     harness: Harness, on_reject: str | None, status: str, taken: Any
 ) -> None:
@@ -726,7 +725,7 @@ async def test_a_rejection_leads_where_the_step_says(
     await harness.in_order()
 
 
-@scenario
+@run_in_mode
 async def test_a_rejected_action_leads_where_its_failure_does(harness: Harness) -> None:
     run = await harness.run(action("go", "host.approved", {"n": 1}, on_failure="other", next="end"), note("other"))
 
@@ -739,7 +738,7 @@ async def test_a_rejected_action_leads_where_its_failure_does(harness: Harness) 
     assert await harness.read("notes") == [{"step": "other"}]
 
 
-@scenario
+@run_in_mode
 async def test_an_approval_that_nobody_decides_expires(harness: Harness) -> None:
     run = await harness.run(approval("ok", expires_after=0.01, on_reject="late"), note("late"))
     await harness.backend.sleep(0.02)
@@ -754,7 +753,7 @@ async def test_an_approval_that_nobody_decides_expires(harness: Harness) -> None
     assert run.steps[0].error["details"]["status"] == "expired"
 
 
-@scenario
+@run_in_mode
 async def test_an_approval_that_is_open_or_was_given_does_not_expire(harness: Harness) -> None:
     run = await harness.run(approval("ok"))
 
@@ -766,7 +765,7 @@ async def test_an_approval_that_is_open_or_was_given_does_not_expire(harness: Ha
     assert (await harness.get(run.id)).status == "succeeded"
 
 
-@scenario
+@run_in_mode
 async def test_nobody_approves_a_step_of_a_run_that_is_cancelled(harness: Harness) -> None:
     run = await harness.run(approval("ok"), note("after"))
 
@@ -780,7 +779,7 @@ async def test_nobody_approves_a_step_of_a_run_that_is_cancelled(harness: Harnes
     assert await harness.read("notes") == []
 
 
-@scenario
+@run_in_mode
 async def test_a_further_approval_of_a_run_that_is_cancelled_meanwhile_comes_to_nothing(harness: Harness) -> None:
     asking = harness.another(services=[_asks_twice()])
     run = await asking.run(action("twice", "asking.outer", {"a": 1}))
@@ -795,7 +794,7 @@ async def test_a_further_approval_of_a_run_that_is_cancelled_meanwhile_comes_to_
     assert await asking.read("notes") == []
 
 
-@scenario
+@run_in_mode
 async def test_an_approval_that_a_killed_driver_has_asked_for_is_cancelled_with_the_run(harness: Harness) -> None:
     key = await harness.define(approval("ok"), note("after"))
     id, other = await harness.start(key), await harness.start(key)
@@ -809,7 +808,7 @@ async def test_an_approval_that_a_killed_driver_has_asked_for_is_cancelled_with_
     assert pending.input["run_id"] == other
 
 
-@scenario
+@run_in_mode
 async def test_a_further_approval_that_is_rejected_declines_the_step(harness: Harness) -> None:
     asking = harness.another(services=[_asks_twice()])
     run = await asking.run(action("twice", "asking.outer", {"a": 1}, on_failure="no"), note("yes"), note("no"))
@@ -823,20 +822,20 @@ async def test_a_further_approval_that_is_rejected_declines_the_step(harness: Ha
     assert await asking.read("notes") == [{"step": "no"}]
 
 
-@scenario
+@run_in_mode
 async def test_an_approved_step_that_fails_leaves_the_approval_open(harness: Harness) -> None:
     steps = [["host.fail", {"code": "unprocessable"}], ["host.approved", {"n": 1}]]
     run = await harness.run(action("go", "host.run", {"steps": steps, "fails": True}))
     assert run.paused_for == "approval"
 
-    refused(await harness.approve(run), UNPROCESSABLE, "it was not to be")
+    refused(await harness.approve(run), UNPROCESSABLE, "refused by the test")
 
     assert (await harness.get(run.id)).paused_for == "approval"
     assert await harness.read("notes") == []
     expect(await harness.reject(run))
 
 
-@scenario
+@run_in_mode
 async def test_of_many_who_approve_and_reject_at_once_one_decides(harness: Harness) -> None:
     run = await harness.run(approval("ok"), note("after"))
     others = [Actor.human(f"boss-{number}", permissions=["host.approve"]) for number in range(3)]
@@ -856,7 +855,7 @@ async def test_of_many_who_approve_and_reject_at_once_one_decides(harness: Harne
 # Bounds
 
 
-@scenario
+@run_in_mode
 async def test_a_run_goes_round_as_often_as_it_may_and_then_takes_the_way_out_once(harness: Harness) -> None:
     run = await harness.run(
         note("round", max_visits=3, on_failure="out"),
@@ -874,7 +873,7 @@ async def test_a_run_goes_round_as_often_as_it_may_and_then_takes_the_way_out_on
     assert (run.status, run.error["details"]) == ("failed", {"step": "round", "max_visits": 3})
 
 
-@scenario
+@run_in_mode
 async def test_trying_a_step_again_is_no_further_visit(harness: Harness) -> None:
     flaky = {"name": "visited", "times": 2, "code": "unprocessable"}
     run = await harness.run(action("once", "host.flaky", flaky, max_visits=1))
@@ -886,7 +885,7 @@ async def test_trying_a_step_again_is_no_further_visit(harness: Harness) -> None
     assert run.status == "succeeded"
 
 
-@scenario
+@run_in_mode
 async def test_a_run_takes_no_more_steps_than_it_may(harness: Harness) -> None:
     steps = [failing_step(name, on_failure=other, max_visits=50) for name, other in (("a", "b"), ("b", "a"))]
 
@@ -899,7 +898,7 @@ async def test_a_run_takes_no_more_steps_than_it_may(harness: Harness) -> None:
 # Versions, cancelling, drivers
 
 
-@scenario
+@run_in_mode
 async def test_a_run_goes_on_by_the_version_that_it_was_started_with(harness: Harness) -> None:
     key = await harness.define(approval("ok"), note("old"))
     old = await harness.drive(await harness.start(key))
@@ -914,7 +913,7 @@ async def test_a_run_goes_on_by_the_version_that_it_was_started_with(harness: Ha
     assert (new.workflow_version, statuses(new)) == (2, [("new", "succeeded")])
 
 
-@scenario
+@run_in_mode
 async def test_two_storages_in_a_process_do_not_mix_up_what_has_the_same_name(harness: Harness) -> None:
     from actionengine import InMemoryStorage
     from actionengine.testing import SyncBackend
@@ -933,7 +932,7 @@ async def test_two_storages_in_a_process_do_not_mix_up_what_has_the_same_name(ha
     assert statuses(there) == [("there", "succeeded")]
 
 
-@scenario
+@run_in_mode
 async def test_a_definition_that_was_undone_is_not_remembered(harness: Harness) -> None:
     def tried(name: str) -> Any:
         return ["workflows.define", {"key": "k", "definition": {"steps": [note(name)]}}]
@@ -946,7 +945,7 @@ async def test_a_definition_that_was_undone_is_not_remembered(harness: Harness) 
     assert statuses(run) == [("done", "succeeded")]
 
 
-@scenario
+@run_in_mode
 async def test_a_step_does_not_cancel_its_own_run(harness: Harness) -> None:
     run = await harness.run(note("a"), action("stop", "workflows.cancel", {"run_id": "${run.id}"}), note("b"))
 
@@ -954,7 +953,7 @@ async def test_a_step_does_not_cancel_its_own_run(harness: Harness) -> None:
     assert "a step of the run" in run.error["message"]
 
 
-@scenario
+@run_in_mode
 async def test_a_cancelled_run_takes_no_further_step(harness: Harness) -> None:
     key = await harness.define(note("a"), note("b"))
     run = await harness.get(await harness.start(key))
@@ -969,10 +968,10 @@ async def test_a_cancelled_run_takes_no_further_step(harness: Harness) -> None:
     assert await harness.read("notes") == []
     refused(await harness.resume(run), CONFLICT, "cancelled, not paused")
     assert expect(await harness.cancel(run)).status == "cancelled"
-    assert len(await harness.events("workflows.ended")) == 1
+    assert len(await harness.payloads("workflows.ended")) == 1
 
 
-@scenario
+@run_in_mode
 async def test_of_many_who_drive_a_run_at_once_each_effect_is_there_once(harness: Harness) -> None:
     await harness.keep("jobs", {"n": 1}, id="job")
     key = await harness.define(
@@ -994,7 +993,7 @@ async def test_of_many_who_drive_a_run_at_once_each_effect_is_there_once(harness
     await harness.in_order()
 
 
-@scenario
+@run_in_mode
 async def test_a_run_that_is_cancelled_while_it_is_driven_ends_cancelled(harness: Harness) -> None:
     key = await harness.define(*(note(f"n{number}") for number in range(12)))
     id = await harness.start(key)
@@ -1014,10 +1013,10 @@ async def test_a_run_that_is_cancelled_while_it_is_driven_ends_cancelled(harness
     await harness.in_order()
 
 
-def test_under_an_event_loop_steps_are_taken_in_the_same_way(place: Any) -> None:
+def test_under_an_event_loop_steps_are_taken_in_the_same_way(shared_backend: Any) -> None:
     from actionengine.testing import AsyncBackend
 
-    backend = AsyncBackend(place.storage)
+    backend = AsyncBackend(shared_backend.storage)
 
     async def test() -> None:
         harness = Harness(backend)

@@ -11,9 +11,11 @@ from returns.result import Failure
 
 from actionengine import ActionError, ErrorCode
 from actionengine.durable.client import DurableClient, Status
+from actionengine.testing import run_in_mode
 from actionengine.workflows.runtime.scheduler import Scheduler
 from tests.clocks import host_clock
-from tests.workflows.desk import Enqueued, Harness, approval, expect, lock, note, refused, scenario, statuses
+from tests.harness import expect, refused
+from tests.workflows.harness import Enqueued, Harness, approval, lock, note, statuses
 
 CONFLICT = ErrorCode.CONFLICT
 SKEWS = (-7200.0, 0.1, 90.0)
@@ -33,7 +35,7 @@ def has_become(harness: Harness, status: Status, *ids: str) -> None:
     harness.client.statuses.update(dict.fromkeys(ids, status))
 
 
-@scenario
+@run_in_mode
 async def test_a_look_that_comes_early_is_repeated_until_it_does_not(harness: Harness) -> None:
     run = await harness.run(approval("ok", expires_after=60, on_reject="late"), note("late"))
     first = f"expire/{run.approval_id}"
@@ -53,7 +55,7 @@ async def test_a_look_that_comes_early_is_repeated_until_it_does_not(harness: Ha
     assert (await harness.get(run.id)).status == "paused"
 
 
-@scenario
+@run_in_mode
 async def test_two_that_look_early_at_once_do_not_rely_on_each_other(harness: Harness) -> None:
     run = await harness.run(approval("ok", expires_after=60))
     both = (f"expire/{run.approval_id}", f"expire/{run.approval_id}/again")
@@ -66,7 +68,7 @@ async def test_two_that_look_early_at_once_do_not_rely_on_each_other(harness: Ha
 
 
 @pytest.mark.parametrize("skew", SKEWS)
-@scenario
+@run_in_mode
 async def test_an_expiry_is_as_far_off_as_the_storage_says(harness: Harness, skew: float) -> None:
     with host_clock(skew):
         run = await harness.run(approval("ok", expires_after=60))
@@ -74,7 +76,7 @@ async def test_an_expiry_is_as_far_off_as_the_storage_says(harness: Harness, ske
 
 
 @pytest.mark.parametrize("skew", SKEWS)
-@scenario
+@run_in_mode
 async def test_a_run_goes_on_at_the_end_of_its_approval_whatever_the_host_says(harness: Harness, skew: float) -> None:
     with host_clock(skew):
         run = await harness.run(approval("ok", expires_after=0.05, on_reject="late"), note("late"))
@@ -86,7 +88,7 @@ async def test_a_run_goes_on_at_the_end_of_its_approval_whatever_the_host_says(h
     assert statuses(await harness.get(run.id)) == [("ok", "rejected"), ("late", "succeeded")]
 
 
-@scenario
+@run_in_mode
 async def test_a_run_that_cannot_be_moved_on_yet_is_looked_at_later(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,7 +115,7 @@ async def test_a_run_that_cannot_be_moved_on_yet_is_looked_at_later(
 
 @pytest.mark.parametrize("status", ["SUCCESS", "ERROR", "CANCELLED"])
 @pytest.mark.parametrize("due", ["later", "long ago", "decided"])
-@scenario
+@run_in_mode
 async def test_restore_sets_the_timers_of_all_runs_that_wait(harness: Harness, due: str, status: Status) -> None:
     seconds = 0.01 if due == "long ago" else 60
     run = await harness.run(approval("ok", expires_after=seconds, on_reject="late"), note("late"))
@@ -133,7 +135,7 @@ async def test_restore_sets_the_timers_of_all_runs_that_wait(harness: Harness, d
     assert len(harness.client.enqueued) == 2
 
 
-@scenario
+@run_in_mode
 async def test_a_process_that_dies_once_its_step_has_asked_leaves_no_run_without_its_timer(harness: Harness) -> None:
     id = await harness.start(await harness.define(approval("ok", expires_after=60)))
     run = await harness.get(id)
@@ -147,7 +149,7 @@ async def test_a_process_that_dies_once_its_step_has_asked_leaves_no_run_without
 
 
 @pytest.mark.parametrize("skew", SKEWS)
-@scenario
+@run_in_mode
 async def test_a_lock_holds_until_its_end_whatever_the_host_says(harness: Harness, skew: float) -> None:
     for id in ("long", "short"):
         await harness.keep("jobs", {"n": 1}, id=id)
@@ -161,7 +163,7 @@ async def test_a_lock_holds_until_its_end_whatever_the_host_says(harness: Harnes
 
 
 @pytest.mark.parametrize("skew", SKEWS)
-@scenario
+@run_in_mode
 async def test_runs_are_purged_by_when_they_ended(harness: Harness, skew: float) -> None:
     before = datetime.now(UTC) - timedelta(seconds=1)
     with host_clock(skew):
@@ -172,7 +174,7 @@ async def test_runs_are_purged_by_when_they_ended(harness: Harness, skew: float)
 
 
 @pytest.mark.parametrize("skew", SKEWS)
-@scenario
+@run_in_mode
 async def test_a_schedule_that_comes_early_comes_again(harness: Harness, skew: float) -> None:
     key = await harness.define(note("a"), trigger={"type": "schedule", "schedule": "0 9 * * *"})
     [trigger] = expect(await harness.ask("triggers.list", {"key": key}))

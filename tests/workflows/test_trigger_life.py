@@ -11,13 +11,17 @@ import pytest
 
 from actionengine import ErrorCode, Limits
 from actionengine.events.event import Event
+from actionengine.testing import run_in_mode
 from actionengine.workflows.runtime import publisher
 from actionengine.workflows.services import steps
-from tests.workflows.desk import Harness, expect, note, scenario
+from tests.harness import expect
+from tests.workflows.harness import Harness, note
 from tests.workflows.test_triggers import EVENT, Relay, emit, runs_of
 
 # The publisher is asynchronous.
-pytestmark = pytest.mark.parametrize("place", ["memory-async", "sqlite-async", "postgres-async"], indirect=True)
+pytestmark = pytest.mark.parametrize(
+    "shared_backend", ["memory-async", "sqlite-async", "postgres-async"], indirect=True
+)
 
 SCHEDULE = {"type": "schedule", "schedule": "0 9 * * *"}
 OTHER = {"type": "event", "event_type": "job.gone"}
@@ -79,7 +83,7 @@ CHANGES: list[Change] = [
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@scenario
+@run_in_mode
 async def test_an_event_that_has_started_a_run_starts_no_other_whatever_changes(
     harness: Harness, tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,7 +108,7 @@ async def test_an_event_that_has_started_a_run_starts_no_other_whatever_changes(
 
 
 @pytest.mark.parametrize("change", CHANGES[-2:])
-@scenario
+@run_in_mode
 async def test_a_time_that_has_started_a_run_starts_no_other_whatever_changes(harness: Harness, change: Change) -> None:
     key = await harness.define(note("a"), trigger=SCHEDULE)
     at = datetime(2030, 1, 29, 9, tzinfo=UTC)
@@ -124,7 +128,7 @@ async def test_a_time_that_has_started_a_run_starts_no_other_whatever_changes(ha
 
 
 @pytest.mark.parametrize("trigger", [OTHER, SCHEDULE], ids=str)
-@scenario
+@run_in_mode
 async def test_a_disabled_trigger_stays_disabled_in_every_later_version(
     harness: Harness, trigger: dict[str, Any]
 ) -> None:
@@ -146,7 +150,7 @@ async def test_a_disabled_trigger_stays_disabled_in_every_later_version(
     assert (await own_trigger(harness, key)).status == "active"
 
 
-@scenario
+@run_in_mode
 async def test_a_trigger_that_an_operator_has_deleted_comes_back_disabled(harness: Harness, relay: Relay) -> None:
     key = await harness.define(note("a"), trigger=EVENT)
     made = await own_trigger(harness, key)
@@ -162,7 +166,7 @@ async def test_a_trigger_that_an_operator_has_deleted_comes_back_disabled(harnes
     assert await runs_of(harness, key) == []
 
 
-@scenario
+@run_in_mode
 async def test_a_trigger_that_stays_the_same_is_left_alone(harness: Harness, relay: Relay) -> None:
     key = await harness.define(note("a"), trigger=SCHEDULE)
     made = await own_trigger(harness, key)
@@ -177,7 +181,7 @@ async def test_a_trigger_that_stays_the_same_is_left_alone(harness: Harness, rel
     assert len(await harness.backend.read_events(harness.tenant, types=["triggers.changed"])) == 1
 
 
-@scenario
+@run_in_mode
 async def test_a_disabled_schedule_that_changes_is_not_scheduled(harness: Harness, relay: Relay) -> None:
     key = await harness.define(note("a"), trigger=SCHEDULE)
     expect(await harness.ask("triggers.disable", {"trigger_id": (await own_trigger(harness, key)).id}))
@@ -191,7 +195,7 @@ async def test_a_disabled_schedule_that_changes_is_not_scheduled(harness: Harnes
 # Which events a trigger sees: those behind it in the log
 
 
-@scenario
+@run_in_mode
 async def test_a_trigger_sees_no_event_that_committed_before_it_was_made(harness: Harness, relay: Relay) -> None:
     await emit(harness)
     key, created = await harness.define(note("a"), trigger=EVENT), await harness.define(note("a"))
@@ -207,7 +211,7 @@ async def test_a_trigger_sees_no_event_that_committed_before_it_was_made(harness
     assert [len(await runs_of(harness, each)) for each in (key, created)] == [1, 1]
 
 
-@scenario
+@run_in_mode
 async def test_a_trigger_sees_no_event_that_committed_while_it_was_disabled(harness: Harness, relay: Relay) -> None:
     key = await harness.define(note("a"), trigger=EVENT)
     id = (await own_trigger(harness, key)).id
@@ -222,7 +226,7 @@ async def test_a_trigger_sees_no_event_that_committed_while_it_was_disabled(harn
     assert len(await runs_of(harness, key)) == 1
 
 
-@scenario
+@run_in_mode
 async def test_an_event_that_is_delivered_late_starts_its_run_in_the_version_that_is_active_by_then(
     harness: Harness, relay: Relay
 ) -> None:
@@ -236,7 +240,7 @@ async def test_an_event_that_is_delivered_late_starts_its_run_in_the_version_tha
     assert (run.workflow_version, run.input) == (2, {"n": 2})
 
 
-@scenario
+@run_in_mode
 async def test_a_trigger_that_waits_for_another_type_by_now_sees_no_event_of_before(
     harness: Harness, relay: Relay
 ) -> None:
@@ -248,7 +252,7 @@ async def test_a_trigger_that_waits_for_another_type_by_now_sees_no_event_of_bef
     assert await runs_of(harness, key) == []
 
 
-@scenario
+@run_in_mode
 async def test_a_trigger_that_comes_back_sees_no_event_of_the_time_between(harness: Harness, relay: Relay) -> None:
     key = await harness.define(note("a"), trigger=EVENT)
     await harness.define(note("b"), key=key)

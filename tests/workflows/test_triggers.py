@@ -26,12 +26,14 @@ from actionengine import (
 from actionengine.durable.client import DurableClient, DurableUnavailable
 from actionengine.events.event import Event
 from actionengine.events.publishers.port import PublishError, PublisherUnavailable
+from actionengine.testing import run_in_mode
+from actionengine.testing.harness import AUDITOR
 from actionengine.workflows import WorkflowPublisher
 from actionengine.workflows.runs import start
 from actionengine.workflows.runtime.run_executor import StepActions
 from actionengine.workflows.runtime.scheduler import Scheduler
-from tests.workflows.desk import (
-    AUDITOR,
+from tests.harness import expect, refused
+from tests.workflows.harness import (
     BOB,
     EVE,
     Harness,
@@ -39,16 +41,15 @@ from tests.workflows.desk import (
     action,
     approval,
     comparison,
-    expect,
     fields,
     note,
-    refused,
-    scenario,
     statuses,
 )
 
 # The publisher is asynchronous.
-pytestmark = pytest.mark.parametrize("place", ["memory-async", "sqlite-async", "postgres-async"], indirect=True)
+pytestmark = pytest.mark.parametrize(
+    "shared_backend", ["memory-async", "sqlite-async", "postgres-async"], indirect=True
+)
 
 EVENT = {"type": "event", "event_type": "job.done"}
 
@@ -105,7 +106,7 @@ async def runs_of(harness: Harness, key: str) -> list[Any]:
     return sorted(found, key=lambda run: run.created_at)
 
 
-@scenario
+@run_in_mode
 async def test_an_event_starts_one_run_however_often_it_is_delivered(harness: Harness, relay: Relay) -> None:
     given = {"n": "${input.payload.n}", "who": "${input.actor}", "what": "${input.subject} ${input.type}"}
     key = await harness.define(note("a"), trigger=EVENT | {"input": given})
@@ -125,7 +126,7 @@ async def test_an_event_starts_one_run_however_often_it_is_delivered(harness: Ha
     assert (await harness.get(run.id)).status == "succeeded"
 
 
-@scenario
+@run_in_mode
 async def test_an_event_that_is_delivered_again_after_its_key_has_expired_starts_nothing(
     harness: Harness, tmp_path: Path
 ) -> None:
@@ -147,7 +148,7 @@ async def test_an_event_that_is_delivered_again_after_its_key_has_expired_starts
     assert run.id[:13] >= before[:13]
 
 
-@scenario
+@run_in_mode
 async def test_an_event_starts_one_run_of_each_workflow_however_many_of_its_triggers_see_it(
     harness: Harness, relay: Relay
 ) -> None:
@@ -163,7 +164,7 @@ async def test_an_event_starts_one_run_of_each_workflow_however_many_of_its_trig
     assert (len(await runs_of(harness, one)), len(await runs_of(harness, two))) == (2, 2)
 
 
-@scenario
+@run_in_mode
 async def test_of_several_triggers_that_see_an_event_the_first_whose_condition_holds_starts_the_run(
     harness: Harness, relay: Relay
 ) -> None:
@@ -179,7 +180,7 @@ async def test_of_several_triggers_that_see_an_event_the_first_whose_condition_h
     assert sorted(run.input["which"] for run in await runs_of(harness, key)) == ["above", "any"]
 
 
-@scenario
+@run_in_mode
 async def test_a_run_is_started_only_where_the_condition_holds(harness: Harness, relay: Relay) -> None:
     when = {"all": [comparison("input.payload.n", "gt", 5), comparison("input.actor", "ne", "human:bob")]}
     key = await harness.define(note("a"), trigger=EVENT | {"when": when, "input": {"n": "${input.payload.n}"}})
@@ -192,7 +193,7 @@ async def test_a_run_is_started_only_where_the_condition_holds(harness: Harness,
 
 
 @pytest.mark.parametrize("payload", [None, {}, [], {"n": "a lot"}, {"n": None}], ids=repr)
-@scenario
+@run_in_mode
 async def test_an_event_that_lacks_what_a_trigger_asks_for_holds_nothing_up(
     harness: Harness, relay: Relay, payload: Any
 ) -> None:
@@ -208,7 +209,7 @@ async def test_an_event_that_lacks_what_a_trigger_asks_for_holds_nothing_up(
     assert len(await runs_of(harness, good)) == 1
 
 
-@scenario
+@run_in_mode
 async def test_a_trigger_that_cannot_be_fired_keeps_no_other_from_its_start(harness: Harness, relay: Relay) -> None:
     bad, good = [await harness.define(note("a"), trigger=EVENT) for _ in range(2)]
     is_away = True
@@ -230,7 +231,7 @@ async def test_a_trigger_that_cannot_be_fired_keeps_no_other_from_its_start(harn
     assert [len(await runs_of(harness, key)) for key in (bad, good)] == [1, 1]
 
 
-@scenario
+@run_in_mode
 async def test_a_workflow_without_an_active_version_holds_nothing_up(harness: Harness, relay: Relay) -> None:
     expect(await harness.ask("workflows.define", {"key": "draft", "definition": {"steps": [note("a")]}}))
     expect(await harness.ask("triggers.create", {"key": "draft", "trigger": EVENT}))
@@ -242,7 +243,7 @@ async def test_a_workflow_without_an_active_version_holds_nothing_up(harness: Ha
     assert (await runs_of(harness, "draft"), len(await runs_of(harness, good))) == ([], 1)
 
 
-@scenario
+@run_in_mode
 async def test_a_trigger_that_is_disabled_or_deleted_starts_nothing(harness: Harness, relay: Relay) -> None:
     keys = [await harness.define(note("a")) for _ in range(3)]
     made = [expect(await harness.ask("triggers.create", {"key": key, "trigger": EVENT})) for key in keys]
@@ -259,7 +260,7 @@ async def test_a_trigger_that_is_disabled_or_deleted_starts_nothing(harness: Har
     assert [len(await runs_of(harness, key)) for key in keys] == [1, 0, 2]
 
 
-@scenario
+@run_in_mode
 async def test_what_workflows_cause_starts_nothing_unless_that_is_said(harness: Harness, relay: Relay) -> None:
     cautious = await harness.define(note("a"), trigger=EVENT)
     eager = await harness.define(note("a"), trigger=EVENT | {"from_workflows": True})
@@ -273,7 +274,7 @@ async def test_what_workflows_cause_starts_nothing_unless_that_is_said(harness: 
     assert (run.started_by, run.status) == (f"workflow:{key}", "succeeded")
 
 
-@scenario
+@run_in_mode
 async def test_schedules_come_change_and_go(harness: Harness, relay: Relay) -> None:
     schedule = {"type": "schedule", "schedule": "0 9 * * *", "timezone": "Europe/Berlin"}
     key = await harness.define(note("a"), trigger=schedule)
@@ -307,7 +308,7 @@ async def test_schedules_come_change_and_go(harness: Harness, relay: Relay) -> N
     assert relay.client.schedules == {}
 
 
-@scenario
+@run_in_mode
 async def test_a_scheduled_time_starts_one_run(harness: Harness, relay: Relay) -> None:
     schedule = {"type": "schedule", "schedule": "0 9 * * *", "input": {"at": "${input.scheduled_at}"}}
     key = await harness.define(note("a"), input=fields(at="datetime!"), trigger=schedule)
@@ -327,7 +328,7 @@ async def test_a_scheduled_time_starts_one_run(harness: Harness, relay: Relay) -
     assert len(await runs_of(harness, key)) == 2
 
 
-@scenario
+@run_in_mode
 async def test_a_rejected_approval_moves_its_run_on(harness: Harness, relay: Relay) -> None:
     run = await harness.run(approval("ok", on_reject="no", next="end"), note("no"))
     other = await harness.ask("host.approved", {"n": 1})
@@ -342,7 +343,7 @@ async def test_a_rejected_approval_moves_its_run_on(harness: Harness, relay: Rel
     assert statuses(await harness.get(run.id)) == [("ok", "rejected"), ("no", "succeeded")]
 
 
-@scenario
+@run_in_mode
 async def test_a_run_is_set_going_once_in_each_of_its_turns(harness: Harness, relay: Relay) -> None:
     flaky = {"name": "turns", "times": 1, "code": "unprocessable"}
     key = await harness.define(approval("ok"), action("a", "host.flaky", flaky))
@@ -358,7 +359,7 @@ async def test_a_run_is_set_going_once_in_each_of_its_turns(harness: Harness, re
     assert (await harness.get(id)).status == "succeeded"
 
 
-@scenario
+@run_in_mode
 async def test_while_the_durable_engine_is_away_events_wait(harness: Harness, relay: Relay) -> None:
     class Away(RecordingClient):
         def enqueue(self, *_: Any, **__: Any) -> bool:
@@ -372,7 +373,7 @@ async def test_while_the_durable_engine_is_away_events_wait(harness: Harness, re
     assert isinstance(failures["workflows.started"], PublisherUnavailable)
 
 
-@scenario
+@run_in_mode
 async def test_the_events_of_another_tenant_start_nothing_here(harness: Harness, relay: Relay) -> None:
     key = await harness.define(note("a"), trigger=EVENT)
     there = await harness.define(note("a"), trigger=EVENT, tenant=harness.backend.other_tenant)
@@ -386,7 +387,7 @@ async def test_the_events_of_another_tenant_start_nothing_here(harness: Harness,
     assert [run.workflow_key for run in found] == [there]
 
 
-@scenario
+@run_in_mode
 async def test_a_real_durable_engine_is_asked_for_each_turn_once(harness: Harness, tmp_path: Path) -> None:
     import asyncio
 
@@ -412,7 +413,7 @@ async def test_a_real_durable_engine_is_asked_for_each_turn_once(harness: Harnes
     assert found[0] == "ENQUEUED"
 
 
-@scenario
+@run_in_mode
 async def test_an_approval_is_asked_for_with_what_is_to_be_approved(harness: Harness, relay: Relay) -> None:
     key = await harness.define(approval("ok", message="For ${input.who}"), trigger=EVENT | {"input": {"who": "eve"}})
     await emit(harness, by=Actor.human("bob", permissions=["host.approve"]))
@@ -420,12 +421,12 @@ async def test_an_approval_is_asked_for_with_what_is_to_be_approved(harness: Har
     [run] = await runs_of(harness, key)
 
     refused(await harness.approve(run), ErrorCode.FORBIDDEN, "human:bob has started the run")
-    [told] = await harness.events("workflows.paused")
+    [told] = await harness.payloads("workflows.paused")
     assert json.dumps(told)
     assert told["approval_id"] == run.approval_id
 
 
-@scenario
+@run_in_mode
 async def test_whoever_set_off_a_run_through_another_does_not_approve_in_it(harness: Harness, relay: Relay) -> None:
     given = EVENT | {"from_workflows": True}
     second = await harness.define(approval("ok"), trigger=given)
@@ -441,7 +442,7 @@ async def test_whoever_set_off_a_run_through_another_does_not_approve_in_it(harn
     assert (await harness.get(run.id)).status == "succeeded"
 
 
-@scenario
+@run_in_mode
 async def test_a_workflow_that_sets_itself_off_does_so_for_ever_no_more(
     harness: Harness, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -455,7 +456,7 @@ async def test_a_workflow_that_sets_itself_off_does_so_for_ever_no_more(
     assert [run.status for run in await runs_of(harness, key)] == ["succeeded"] * 4
 
 
-@scenario
+@run_in_mode
 async def test_a_further_approval_is_waited_for_and_expires(harness: Harness, tmp_path: Path) -> None:
     lifetimes = {"outer": timedelta(hours=1), "inner": timedelta(seconds=0.3)}
 
@@ -490,7 +491,7 @@ async def test_a_further_approval_is_waited_for_and_expires(harness: Harness, tm
     assert [(step.step, step.status) for step in ended.steps] == [("twice", "rejected"), ("let_be", "succeeded")]
 
 
-@scenario
+@run_in_mode
 async def test_an_event_starts_a_run_in_whichever_form_of_unicode_its_type_comes(
     harness: Harness, relay: Relay
 ) -> None:

@@ -10,15 +10,17 @@ from returns.result import Failure, Result
 
 from actionengine import ActionError, ErrorCode
 from actionengine.durable.client import DurableClient
+from actionengine.testing import run_in_mode
 from actionengine.workflows.runtime.scheduler import EXECUTE_RUN, EXPIRE, FIRE, Scheduler
-from tests.workflows.desk import Enqueued, Harness, action, approval, expect, failing_step, note, scenario, statuses
+from tests.harness import expect
+from tests.workflows.harness import Enqueued, Harness, action, approval, failing_step, note, statuses
 
 AWAY: Result[Any, ActionError] = Failure(ActionError(ErrorCode.UNAVAILABLE, "away", {}))
 
 
 @pytest.fixture
 def harness(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> Harness:
-    """A desk whose driver does not wait itself."""
+    """A harness whose executor does not wait itself."""
 
     async def pause(mode: Any, seconds: float) -> None:
         assert seconds <= 1.0
@@ -43,7 +45,7 @@ async def go_on(harness: Harness, told: Enqueued) -> str:
     return status
 
 
-@scenario
+@run_in_mode
 async def test_a_step_that_is_tried_again_after_long_is_left_until_then(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,7 +72,7 @@ async def test_a_step_that_is_tried_again_after_long_is_left_until_then(
     assert positions == [0, 0, 0, 1]
 
 
-@scenario
+@run_in_mode
 async def test_who_takes_over_a_turn_that_waits_asks_for_no_second_one(harness: Harness) -> None:
     run = await harness.run(failing_step("a", "conflict", retry={"attempts": 2, "seconds": 3600}))
     assert len(harness.client.enqueued) == 1
@@ -84,7 +86,7 @@ async def test_who_takes_over_a_turn_that_waits_asks_for_no_second_one(harness: 
 
 
 @pytest.mark.parametrize("what", ["next", "perform"])
-@scenario
+@run_in_mode
 async def test_a_run_waits_for_what_is_away_and_goes_on_where_it_is(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -113,7 +115,7 @@ async def test_a_run_waits_for_what_is_away_and_goes_on_where_it_is(
     assert statuses(await harness.get(id)) == [("a", "succeeded"), ("b", "succeeded")]
 
 
-@scenario
+@run_in_mode
 async def test_an_expiry_and_a_scheduled_time_wait_for_what_is_away(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,7 +151,7 @@ async def test_an_expiry_and_a_scheduled_time_wait_for_what_is_away(
     assert [each.id for each in expect(await harness.ask("workflows.list", {"key": key}))] == [id]
 
 
-@scenario
+@run_in_mode
 async def test_a_short_pause_is_waited_out(harness: Harness) -> None:
     run = await harness.run(action("a", "host.fail", {"code": "conflict"}, retry={"attempts": 2, "seconds": 1}))
     assert (run.status, harness.client.enqueued) == ("paused", [])

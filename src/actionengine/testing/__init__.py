@@ -1,19 +1,18 @@
-"""Does a storage keep its promises? The suite that every backend has to pass, ours or a host's own.
+"""The conformance suite, which every storage must pass, and the tools that it is written with.
 
-Subclass `StorageConformance` in a test file and say how to make the storage:
+Subclass `StorageConformance` in a test file and define the fixture `storage`:
 
     class TestMyStorage(StorageConformance):
         @pytest.fixture
         def storage(self) -> Storage:
             return MyStorage()
 
-Every test runs twice: without an event loop, concurrently in threads, and under one, concurrently in tasks. Where the
-storage has an `aclose`, it is awaited in that loop after each test. Tests use tenants of their own, so that they can
-share a database; nothing else may use it meanwhile. The parts can be subclassed one by one while a backend grows.
+Each test runs in both modes: without an event loop, concurrently in threads, and under one, concurrently in tasks. The
+suite awaits the storage's `aclose`, if any, in that loop after each test. Tests create their own tenants and can share
+a database, which nothing else may use meanwhile. The parts can be subclassed one by one while a backend grows.
 
-Names load when they are used. The backends (`Backend`, `SyncBackend`, `AsyncBackend`, `run_in_mode`) need nothing
-beside actionengine; the suite and its parts need pytest, and those with documents (`RecordsConformance`,
-`StorageConformance`) Hypothesis too.
+Names load on first use. `Backend`, `SyncBackend`, `AsyncBackend`, `Harness` and `run_in_mode` need only actionengine.
+The suite and its parts need pytest; `RecordsConformance` and `StorageConformance` need Hypothesis too.
 """
 
 from __future__ import annotations
@@ -45,8 +44,10 @@ with suppress(ModuleNotFoundError):
 if TYPE_CHECKING:
     from actionengine.testing.action_log import ActionLogConformance
     from actionengine.testing.approvals import ApprovalConformance
+    from actionengine.testing.backend import AsyncBackend, Backend, SyncBackend, run_in_mode
     from actionengine.testing.base import Conformance
     from actionengine.testing.events import EventConformance
+    from actionengine.testing.harness import Harness
     from actionengine.testing.idempotency import IdempotencyConformance
     from actionengine.testing.outbox import OutboxConformance
     from actionengine.testing.records import RecordsConformance
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
     from actionengine.testing.tables import TablesConformance
     from actionengine.testing.tenants import TenantConformance
     from actionengine.testing.transactions import TransactionConformance
-    from actionengine.testing.worlds import AsyncBackend, Backend, SyncBackend, run_in_mode
 
 __all__ = [
     "ActionLogConformance",
@@ -64,6 +64,7 @@ __all__ = [
     "Backend",
     "Conformance",
     "EventConformance",
+    "Harness",
     "IdempotencyConformance",
     "OutboxConformance",
     "RecordsConformance",
@@ -79,20 +80,21 @@ __all__ = [
 _MODULES = {
     "ActionLogConformance": "action_log",
     "ApprovalConformance": "approvals",
-    "AsyncBackend": "worlds",
+    "AsyncBackend": "backend",
+    "Backend": "backend",
     "Conformance": "base",
     "EventConformance": "events",
+    "Harness": "harness",
     "IdempotencyConformance": "idempotency",
     "OutboxConformance": "outbox",
     "RecordsConformance": "records",
     "RolesConformance": "roles",
     "StorageConformance": "suite",
-    "SyncBackend": "worlds",
+    "SyncBackend": "backend",
     "TablesConformance": "tables",
     "TenantConformance": "tenants",
     "TransactionConformance": "transactions",
-    "Backend": "worlds",
-    "run_in_mode": "worlds",
+    "run_in_mode": "backend",
 }
 
 

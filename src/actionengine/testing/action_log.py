@@ -13,10 +13,11 @@ from actionengine.context import Tenant
 from actionengine.errors import ErrorCode
 from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.storage.rows import LogQuery, LogRow, Recording
+from actionengine.testing.backend import Backend, run_in_mode
 from actionengine.testing.base import Conformance, error_of, value_of
-from actionengine.testing.desk import AGENT, CLERK, SYSTEM, Harness
+from actionengine.testing.harness import SYSTEM
 from actionengine.testing.rows import HOUR, START, bare_log_row, id_at, log_row
-from actionengine.testing.worlds import Backend, run_in_mode
+from actionengine.testing.sample import AGENT, CLERK, SampleHarness
 
 SECOND = timedelta(seconds=1)
 
@@ -199,13 +200,13 @@ class ActionLogConformance(Conformance):
 
     @run_in_mode
     async def test_each_execution_has_its_row(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         value_of(await harness.execute("notes.put", {"id": "n1", "text": "grüße"}, actor=AGENT, key="key"))
         error_of(await harness.execute("notes.crash", {"id": "n2"}), ErrorCode.HANDLER_ERROR)
         error_of(await harness.execute("roles.define", {"name": "x"}), ErrorCode.FORBIDDEN)
         error_of(await harness.execute("action_log.list", {"limit": 0}, actor=SYSTEM), ErrorCode.INVALID_INPUT)
 
-        invalid, denied, crashed, put = await harness.log()
+        put, crashed, denied, invalid = await harness.log()
 
         assert (put.actor_type, put.actor_id, put.action, put.outcome) == ("ai", "agent", "notes.put", "succeeded")
         assert (put.input, put.output) == ({"id": "n1", "text": "grüße"}, {"id": "n1", "text": "grüße"})
@@ -217,18 +218,18 @@ class ActionLogConformance(Conformance):
 
     @run_in_mode
     async def test_the_log_says_who_changed_a_thing(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         value_of(await harness.execute("notes.put", {"id": "n1"}, actor=CLERK))
         value_of(await harness.execute("notes.put", {"id": "n2"}, actor=CLERK))
         value_of(await harness.execute("notes.change", {"id": "n1", "expected_version": 1}, actor=AGENT))
 
         rows = await harness.log(subject="notes/n1")
 
-        assert [(row.actor_id, row.action) for row in rows] == [("agent", "notes.change"), ("clerk", "notes.put")]
+        assert [(row.actor_id, row.action) for row in rows] == [("clerk", "notes.put"), ("agent", "notes.change")]
 
     @run_in_mode
     async def test_a_nested_execution_points_at_its_parent(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         value_of(await harness.execute("notes.put_around_failures", {}))
 
@@ -243,7 +244,7 @@ class ActionLogConformance(Conformance):
 
     @run_in_mode
     async def test_the_log_is_paged_by_its_action(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         for number in range(5):
             value_of(await harness.execute("notes.put", {"id": f"n{number}"}))
 
@@ -261,7 +262,7 @@ class ActionLogConformance(Conformance):
 
     @run_in_mode
     async def test_concurrent_executions_have_a_row_each(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         await backend.gather(*(harness.execute("notes.put", {"id": f"n{number}"}) for number in range(30)))
 

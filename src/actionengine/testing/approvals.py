@@ -10,14 +10,15 @@ from returns.result import Success
 
 from actionengine.context import Actor
 from actionengine.errors import ActionError, ErrorCode
+from actionengine.testing.backend import Backend, run_in_mode
 from actionengine.testing.base import Conformance, error_of, value_of
-from actionengine.testing.desk import AGENT, CLERK, MANAGER, ActionResult, Harness
-from actionengine.testing.worlds import Backend, run_in_mode
+from actionengine.testing.harness import ActionResult
+from actionengine.testing.sample import AGENT, CLERK, MANAGER, SampleHarness
 
 LARGE = {"amount": 5000}
 
 
-async def requested(harness: Harness, payload: Any = None, *, action: str = "payments.pay", **who: Any) -> str:
+async def requested(harness: SampleHarness, payload: Any = None, *, action: str = "payments.pay", **who: Any) -> str:
     """Ask for something that needs an approval: the approval's id."""
     answer = await harness.execute(action, payload or LARGE, **who)
     needed: ActionError = error_of(answer, ErrorCode.APPROVAL_REQUIRED)
@@ -25,14 +26,14 @@ async def requested(harness: Harness, payload: Any = None, *, action: str = "pay
     return approval_id
 
 
-async def decided(harness: Harness, decision: str, approval_id: str, actor: Actor = MANAGER) -> ActionResult:
+async def decided(harness: SampleHarness, decision: str, approval_id: str, actor: Actor = MANAGER) -> ActionResult:
     """Approve, reject or cancel."""
     return await harness.execute(
         f"approvals.{decision}", {"approval_id": approval_id, "comment": "so be it"}, actor=actor
     )
 
 
-async def status_of(harness: Harness, approval_id: str) -> str:
+async def status_of(harness: SampleHarness, approval_id: str) -> str:
     """An approval's status, as a manager sees it."""
     status: str = value_of(await harness.execute("approvals.get", {"approval_id": approval_id}, actor=MANAGER)).status
     return status
@@ -43,7 +44,7 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_what_needs_an_approval_leaves_nothing_but_the_approval_and_a_row(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         approval_id = await requested(harness)
 
@@ -56,7 +57,7 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_approving_runs_the_original_once_as_its_requester(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         approval_id = await requested(harness, actor=AGENT)
 
         approved = value_of(await decided(harness, "approve", approval_id))
@@ -72,7 +73,7 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_however_many_approve_at_once_it_runs_once(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         approval_id = await requested(harness, key="key")
         approvers = [Actor.human(f"manager {number}", permissions=["payments.approve"]) for number in range(32)]
 
@@ -89,7 +90,7 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_of_those_who_approve_and_reject_at_once_one_decides(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         approval_id = await requested(harness)
         decisions = ["approve", "reject"] * 6
 
@@ -102,7 +103,7 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_callers_with_one_key_wait_for_one_approval(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         ids = await backend.gather(*(requested(harness, key="key") for _ in range(16)))
 
@@ -111,7 +112,7 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_a_retry_gets_the_same_approval_and_after_it_the_result(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         approval_id = await requested(harness, key="key")
         assert await requested(harness, key="key") == approval_id
         error_of(await harness.execute("payments.pay", {"amount": 6000}, key="key"), ErrorCode.IDEMPOTENCY_MISMATCH)
@@ -127,7 +128,7 @@ class ApprovalConformance(Conformance):
     async def test_a_rejected_or_cancelled_approval_frees_the_key(
         self, backend: Backend, decision: str, actor: Actor
     ) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         approval_id = await requested(harness, key="key")
 
         value_of(await decided(harness, decision, approval_id, actor))
@@ -137,7 +138,7 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_an_approval_is_decided_once(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         decisions = {"approve": MANAGER, "reject": MANAGER, "cancel": CLERK}
         for first, actor in decisions.items():
             approval_id = await requested(harness)
@@ -152,7 +153,7 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_nobody_approves_what_they_asked_for(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         approval_id = await requested(harness, actor=MANAGER)
 
         for decision in ("approve", "reject"):
@@ -163,7 +164,7 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_an_ai_never_approves(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         approval_id = await requested(harness)
 
         for decision in ("approve", "reject"):
@@ -174,7 +175,7 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_without_the_permission_there_is_no_such_approval(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         approval_id = await requested(harness)
         stranger = Actor.human("stranger", permissions=["payments.pay"])
 
@@ -189,7 +190,7 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_an_expired_approval_cannot_be_used(self, backend: Backend) -> None:
-        harness = Harness(backend, approvals_expire_after=timedelta(microseconds=1))
+        harness = SampleHarness(backend, approvals_expire_after=timedelta(microseconds=1))
         approval_id = await requested(harness, key="key")
 
         for decision in ("approve", "reject"):
@@ -201,7 +202,7 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_an_original_that_fails_leaves_its_approval_pending(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         approval_id = await requested(harness, key="key")
         harness.is_open = False
 
@@ -216,7 +217,7 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_a_nested_approval_stores_the_outermost_action(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         payload = {"amounts": [1, 2000, 3]}
 
         approval_id = await requested(harness, payload, action="payments.pay_all", key="key")
@@ -233,7 +234,7 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_a_second_policy_needs_a_second_approval(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         payload = {"amounts": [1, 2000, 3]}
         first = await requested(harness, payload, action="payments.pay_all_carefully", key="key")
 
@@ -251,7 +252,7 @@ class ApprovalConformance(Conformance):
 
     @run_in_mode
     async def test_approvals_are_listed_newest_first_by_status(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         ids = [await requested(harness) for _ in range(4)]
         value_of(await decided(harness, "approve", ids[1]))
         value_of(await decided(harness, "reject", ids[2]))

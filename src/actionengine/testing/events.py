@@ -12,10 +12,10 @@ from returns.result import Success
 from actionengine.errors import ErrorCode
 from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.storage.rows import EventRow, Recording
+from actionengine.testing.backend import Backend, run_in_mode
 from actionengine.testing.base import Conformance, error_of, raises_action_error, value_of
-from actionengine.testing.desk import Harness
 from actionengine.testing.rows import event_row
-from actionengine.testing.worlds import Backend, run_in_mode
+from actionengine.testing.sample import SampleHarness
 
 
 def comparable(event: EventRow) -> EventRow:
@@ -134,7 +134,7 @@ class EventConformance(Conformance):
 
     @run_in_mode
     async def test_an_action_that_emits_nothing_yields_an_event_of_its_name(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         value_of(await harness.execute("notes.put", {"id": "n1", "text": "grüße"}))
 
@@ -150,7 +150,7 @@ class EventConformance(Conformance):
 
     @run_in_mode
     async def test_an_action_that_emits_yields_just_that_in_its_order(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         value_of(await harness.execute("notes.tell", {"types": ["b", "a", "b"], "text": "hi", "subject": "notes/1"}))
 
@@ -161,7 +161,7 @@ class EventConformance(Conformance):
 
     @run_in_mode
     async def test_failed_and_read_only_actions_yield_none(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         error_of(await harness.execute("notes.fail", {}), ErrorCode.UNPROCESSABLE)
         error_of(await harness.execute("notes.crash", {}), ErrorCode.HANDLER_ERROR)
@@ -171,7 +171,7 @@ class EventConformance(Conformance):
 
     @run_in_mode
     async def test_a_failed_nested_action_drops_its_events_and_keeps_its_row(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         value_of(await harness.execute("notes.put_around_failures", {}))
 
@@ -181,7 +181,7 @@ class EventConformance(Conformance):
 
     @run_in_mode
     async def test_a_replay_yields_no_second_event(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         for _ in range(3):
             value_of(await harness.execute("notes.put", {}, key="key"))
@@ -190,7 +190,7 @@ class EventConformance(Conformance):
 
     @run_in_mode
     async def test_concurrent_actions_lose_no_event_and_keep_the_order_of_a_subject(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         for id in ("a", "b"):
             await backend.put("notes", id, {"number": 0})
 

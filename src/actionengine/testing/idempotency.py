@@ -11,10 +11,10 @@ from actionengine.context import Actor, Tenant
 from actionengine.errors import ErrorCode
 from actionengine.pipeline.payload import Limits
 from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer, Recording
+from actionengine.testing.backend import Backend, run_in_mode
 from actionengine.testing.base import Conformance, error_of, value_of
-from actionengine.testing.desk import Harness
 from actionengine.testing.rows import result
-from actionengine.testing.worlds import Backend, run_in_mode
+from actionengine.testing.sample import SampleHarness
 
 OTHER_PRINT = "b" * 64
 CLAIM = Claim("notes.put", "key", "a" * 64)
@@ -70,7 +70,7 @@ class IdempotencyConformance(Conformance):
 
     @run_in_mode
     async def test_a_replay_asks_what_the_handler_asked(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         rights = ("notes.copy", "notes.edit")
         first = await harness.execute("notes.put_twice", {"id": "1"}, actor=Actor.human("ann", (), rights), key="key")
         value_of(first)
@@ -264,7 +264,7 @@ class IdempotencyConformance(Conformance):
 
     @run_in_mode
     async def test_a_retry_replays_and_says_so_in_the_log(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         first = await harness.execute("notes.put", {"text": "grüße"}, key="key")
         second = await harness.execute("notes.put", {"text": "grüße"}, key="key")
@@ -276,7 +276,7 @@ class IdempotencyConformance(Conformance):
 
     @run_in_mode
     async def test_a_key_with_another_payload_is_refused(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         value_of(await harness.execute("notes.put", {"text": "one"}, key="key"))
 
         error_of(await harness.execute("notes.put", {"text": "two"}, key="key"), ErrorCode.IDEMPOTENCY_MISMATCH)
@@ -285,7 +285,7 @@ class IdempotencyConformance(Conformance):
 
     @run_in_mode
     async def test_the_order_of_a_payloads_fields_does_not_matter(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         first = await harness.execute("notes.put", {"text": "one", "by": "me"}, key="key")
 
@@ -294,7 +294,7 @@ class IdempotencyConformance(Conformance):
     @pytest.mark.parametrize("action", ["fail", "crash"])
     @run_in_mode
     async def test_a_failure_leaves_the_key_free(self, backend: Backend, action: str) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         for _ in range(2):
             assert isinstance(await harness.execute(f"notes.{action}", {}, key="key"), Failure)
@@ -304,7 +304,7 @@ class IdempotencyConformance(Conformance):
 
     @run_in_mode
     async def test_an_action_that_requires_a_key_refuses_without(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         error_of(await harness.execute("notes.put_with_key", {}), ErrorCode.INVALID_INPUT)
         value_of(await harness.execute("notes.put_with_key", {}, key="key"))
@@ -314,7 +314,7 @@ class IdempotencyConformance(Conformance):
     @pytest.mark.parametrize("key", ["", "k" * 10_000])
     @run_in_mode
     async def test_a_key_of_impossible_length_is_refused(self, backend: Backend, key: str) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         error_of(await harness.execute("notes.put", {}, key=key), ErrorCode.INVALID_INPUT)
 
@@ -323,7 +323,7 @@ class IdempotencyConformance(Conformance):
 
     @run_in_mode
     async def test_a_key_can_have_any_character_and_255_of_them(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         for key in ("a b", "'; --", "grüße", "😀" * 255, "中" * 255, "\\", "%"):
             first = value_of(await harness.execute("notes.put", {"text": key}, key=key))
@@ -333,7 +333,7 @@ class IdempotencyConformance(Conformance):
 
     @run_in_mode
     async def test_an_expired_key_runs_again(self, backend: Backend) -> None:
-        harness = Harness(backend, Limits(idempotency_ttl=0.0))
+        harness = SampleHarness(backend, Limits(idempotency_ttl=0.0))
 
         first = value_of(await harness.execute("notes.put", {}, key="key"))
 
@@ -342,7 +342,7 @@ class IdempotencyConformance(Conformance):
 
     @run_in_mode
     async def test_64_callers_with_one_key_are_one_execution(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         answers = await backend.gather(*(harness.execute("notes.put", {"text": "once"}, key="key") for _ in range(64)))
 
@@ -355,7 +355,7 @@ class IdempotencyConformance(Conformance):
 
     @run_in_mode
     async def test_64_callers_with_keys_of_their_own_are_64_executions(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         answers = await backend.gather(
             *(harness.execute("notes.put", {"text": str(number)}, key=f"key {number}") for number in range(64))
@@ -366,7 +366,7 @@ class IdempotencyConformance(Conformance):
 
     @run_in_mode
     async def test_callers_with_one_key_and_two_payloads_are_one_execution(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         answers = await backend.gather(
             *(harness.execute("notes.put", {"text": str(number % 2)}, key="key") for number in range(16))
@@ -382,7 +382,7 @@ class IdempotencyConformance(Conformance):
 
     @run_in_mode
     async def test_an_actions_key_counts_for_one_tenant_and_one_action(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         first = value_of(await harness.execute("notes.put", {}, key="key"))
         second = value_of(await harness.execute("notes.put_with_key", {}, key="key"))

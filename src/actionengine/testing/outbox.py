@@ -23,10 +23,10 @@ from actionengine.storage.outbox import (
     RelayHeartbeat,
 )
 from actionengine.storage.rows import EventRow, Recording, Route
+from actionengine.testing.backend import Backend, run_in_mode
 from actionengine.testing.base import Conformance, value_of
-from actionengine.testing.desk import Harness
 from actionengine.testing.rows import START, event_row
-from actionengine.testing.worlds import Backend, run_in_mode
+from actionengine.testing.sample import SampleHarness
 
 LEASE = 30.0
 """Seconds: longer than any of these tests."""
@@ -596,7 +596,7 @@ class OutboxConformance(Conformance):
     @run_in_mode
     async def test_only_what_was_committed_gets_into_the_outbox(self, backend: Backend) -> None:
         async with relays(backend) as (outbox,):
-            harness = Harness(backend)
+            harness = SampleHarness(backend)
             value_of(await harness.execute("notes.put", {"id": "n1"}))
             assert (await harness.execute("notes.fail", {})).failure().code is ErrorCode.UNPROCESSABLE
             batch = await outbox.take(10, LEASE)

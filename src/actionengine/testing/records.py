@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from actionengine.errors import ErrorCode
 from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.storage.port import UnitOfWork
+from actionengine.testing.backend import Backend, run_in_mode
 from actionengine.testing.base import Conformance, raises_action_error
-from actionengine.testing.worlds import Backend, run_in_mode
 
 # A NUL has no place in the texts of most databases, and a surrogate none in UTF-8.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)

@@ -9,9 +9,10 @@ import pytest
 from actionengine.context import Actor
 from actionengine.errors import ErrorCode
 from actionengine.storage.records import ROLE_ASSIGNMENTS, ROLES
+from actionengine.testing.backend import Backend, run_in_mode
 from actionengine.testing.base import Conformance, error_of, value_of
-from actionengine.testing.desk import CLERK, SYSTEM, ActionResult, Harness
-from actionengine.testing.worlds import Backend, run_in_mode
+from actionengine.testing.harness import SYSTEM, ActionResult
+from actionengine.testing.sample import CLERK, SampleHarness
 
 
 def rule(permission: str, resource: str | None = None) -> dict[str, Any]:
@@ -19,14 +20,14 @@ def rule(permission: str, resource: str | None = None) -> dict[str, Any]:
     return {"permission": permission, "resource": resource}
 
 
-async def define(harness: Harness, name: str, *, allow: tuple[Any, ...] = (), deny: tuple[Any, ...] = ()) -> None:
+async def define(harness: SampleHarness, name: str, *, allow: tuple[Any, ...] = (), deny: tuple[Any, ...] = ()) -> None:
     """Make a role, or give it other rules."""
     value_of(
         await harness.execute("roles.define", {"name": name, "allow": list(allow), "deny": list(deny)}, actor=SYSTEM)
     )
 
 
-async def change(harness: Harness, action: str, role: str, actor: Actor = CLERK) -> ActionResult:
+async def change(harness: SampleHarness, action: str, role: str, actor: Actor = CLERK) -> ActionResult:
     """Assign or unassign a role."""
     payload = {"actor_type": actor.type, "actor_id": actor.id, "role": role}
     return await harness.execute(f"roles.{action}", payload, actor=SYSTEM)
@@ -37,7 +38,7 @@ class RolesConformance(Conformance):
 
     @run_in_mode
     async def test_a_role_is_in_force_as_soon_as_it_is_assigned_and_until_it_is_taken(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         error_of(await harness.execute("notes.edit", {"id": "n1"}), ErrorCode.FORBIDDEN)
 
         await define(harness, "editor", allow=(rule("notes.*"),))
@@ -50,7 +51,7 @@ class RolesConformance(Conformance):
 
     @run_in_mode
     async def test_other_rules_of_a_role_are_in_force_at_once(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         await define(harness, "editor", allow=(rule("notes.edit"),))
         value_of(await change(harness, "assign", "editor"))
         value_of(await harness.execute("notes.edit", {"id": "n1"}))
@@ -63,7 +64,7 @@ class RolesConformance(Conformance):
 
     @run_in_mode
     async def test_a_deleted_role_allows_nothing(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         await define(harness, "editor", allow=(rule("notes.edit"),))
         value_of(await change(harness, "assign", "editor"))
         value_of(await harness.execute("notes.edit", {"id": "n1"}))
@@ -74,7 +75,7 @@ class RolesConformance(Conformance):
 
     @run_in_mode
     async def test_deny_beats_allow(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         insider = Actor.human("insider", permissions=["notes.edit"])
         await define(harness, "editor", allow=(rule("notes.*"),))
         await define(harness, "barred", deny=(rule("notes.edit"),))
@@ -90,7 +91,7 @@ class RolesConformance(Conformance):
 
     @run_in_mode
     async def test_a_rule_can_name_one_resource(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         await define(harness, "owner", allow=(rule("notes.edit", "note/mine"),))
         value_of(await change(harness, "assign", "owner"))
 
@@ -101,7 +102,7 @@ class RolesConformance(Conformance):
 
     @run_in_mode
     async def test_a_denied_resource_leaves_the_others(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         await define(harness, "editor", allow=(rule("notes.edit"),), deny=(rule("notes.edit", "note/sealed"),))
         value_of(await change(harness, "assign", "editor"))
 
@@ -112,7 +113,7 @@ class RolesConformance(Conformance):
 
     @run_in_mode
     async def test_an_assigned_role_opens_what_asks_for_that_role(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         error_of(await harness.execute("notes.audit", {}), ErrorCode.FORBIDDEN)
         await define(harness, "auditor")
 
@@ -122,7 +123,7 @@ class RolesConformance(Conformance):
 
     @run_in_mode
     async def test_a_role_belongs_to_an_actor_of_one_type(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         await define(harness, "editor", allow=(rule("notes.edit"),))
         value_of(await change(harness, "assign", "editor", Actor.ai("clerk")))
 
@@ -131,7 +132,7 @@ class RolesConformance(Conformance):
 
     @run_in_mode
     async def test_a_role_that_is_not_defined_or_not_held_is_not_found(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         await define(harness, "editor")
 
         error_of(await change(harness, "assign", "ghost"), ErrorCode.NOT_FOUND)
@@ -140,7 +141,7 @@ class RolesConformance(Conformance):
 
     @run_in_mode
     async def test_assigning_twice_is_assigning_once(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         await define(harness, "editor")
         await define(harness, "auditor")
         for role in ("editor", "auditor", "editor"):
@@ -155,7 +156,7 @@ class RolesConformance(Conformance):
 
     @run_in_mode
     async def test_roles_are_managed_by_those_who_may(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         role = {"name": "editor", "allow": [rule("*")]}
         agent = Actor.ai("agent", permissions=["*"])
         admin = Actor.human("admin", permissions=["roles.manage"])
@@ -168,7 +169,7 @@ class RolesConformance(Conformance):
 
     @run_in_mode
     async def test_nobody_gives_a_right_that_they_do_not_hold(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         limited = (rule("roles.manage", "role/owner"),)
         await define(harness, "owner", allow=(rule("*"),))
         await define(harness, "reader", allow=(rule("notes.read"),))
@@ -222,7 +223,7 @@ class RolesConformance(Conformance):
 
     @run_in_mode
     async def test_concurrent_readers_never_act_on_a_role_that_was_taken(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         await define(harness, "editor", allow=(rule("notes.edit"),))
         value_of(await change(harness, "assign", "editor"))
         readers = [Actor.human(f"reader {number}") for number in range(8)]

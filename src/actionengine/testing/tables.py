@@ -21,8 +21,8 @@ from actionengine.storage.tables import (
     Row,
     Table,
 )
+from actionengine.testing.backend import Backend, run_in_mode
 from actionengine.testing.base import Conformance, is_conflict, raises_action_error
-from actionengine.testing.worlds import Backend, run_in_mode
 
 START = datetime(2024, 2, 29, 23, 59, 58, 123456, tzinfo=UTC)
 SCHEMA = {"fields": [{"name": "größe", "type": "number", "required": True, "help": ["a", 1.5, None, {"b": False}]}]}

@@ -12,10 +12,11 @@ from actionengine.engine import Engine
 from actionengine.errors import ErrorCode
 from actionengine.storage.records import APPROVALS, ROLES
 from actionengine.storage.rows import CLAIMED, Claim, LogQuery, Recording
+from actionengine.testing.backend import Backend, run_in_mode
 from actionengine.testing.base import Conformance, error_of, raises_action_error, value_of
-from actionengine.testing.desk import CLERK, MANAGER, SYSTEM, Harness
+from actionengine.testing.harness import SYSTEM
 from actionengine.testing.rows import event_row, log_row, result
-from actionengine.testing.worlds import Backend, run_in_mode
+from actionengine.testing.sample import CLERK, MANAGER, SampleHarness
 
 
 def a_slug() -> str:
@@ -40,7 +41,7 @@ class TenantConformance(Conformance):
 
         assert made.slug == slug
         assert await backend.storage.find_tenant(slug, backend.mode) == made
-        assert await resolved(backend, Harness(backend).engine, slug) == made
+        assert await resolved(backend, SampleHarness(backend).engine, slug) == made
         assert await backend.storage.find_tenant(slug.upper(), backend.mode) is None
         assert await backend.storage.find_tenant(a_slug(), backend.mode) is None
 
@@ -147,7 +148,7 @@ class TenantConformance(Conformance):
     async def test_nothing_is_executed_for_a_deleted_tenant(self, backend: Backend) -> None:
         slug = a_slug()
         tenant, other = await backend.create_tenant(slug=slug, name="Acme"), backend.other_tenant
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         value_of(await harness.execute("notes.put", {"id": "n1"}, tenant=tenant))
 
         await backend.delete_tenant(slug=slug)
@@ -161,7 +162,7 @@ class TenantConformance(Conformance):
     async def test_a_tenant_that_is_deleted_in_the_middle_leaves_nothing_half_done(self, backend: Backend) -> None:
         slug = a_slug()
         tenant = await backend.create_tenant(slug=slug, name="Acme")
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         async def work() -> list[str]:
             answers = [await harness.execute("notes.put", {"id": f"n{number}"}, tenant=tenant) for number in range(30)]
@@ -243,7 +244,7 @@ class TenantConformance(Conformance):
 
     @run_in_mode
     async def test_what_one_tenant_does_is_nothing_to_another(self, backend: Backend) -> None:
-        harness, other = Harness(backend), backend.other_tenant
+        harness, other = SampleHarness(backend), backend.other_tenant
         clerk = {"name": "clerk", "allow": [{"permission": "notes.edit"}]}
         value_of(await harness.execute("roles.define", clerk, actor=SYSTEM))
         value_of(

@@ -14,9 +14,9 @@ from actionengine.errors import ActionError, ErrorCode
 from actionengine.storage.errors import SerializationFailure, StorageError
 from actionengine.storage.port import UnitOfWork
 from actionengine.storage.rows import Claim, LogQuery, Recording
+from actionengine.testing.backend import AsyncBackend, Backend, run_in_mode
 from actionengine.testing.base import Conformance, error_of, is_conflict, is_not_found, value_of
-from actionengine.testing.desk import Harness
-from actionengine.testing.worlds import AsyncBackend, Backend, run_in_mode
+from actionengine.testing.sample import SampleHarness
 
 USES: dict[str, Callable[[UnitOfWork], Awaitable[object]]] = {
     "get": lambda unit: unit.records("notes").get("n1"),
@@ -361,7 +361,7 @@ class TransactionConformance(Conformance):
 
     @run_in_mode
     async def test_no_update_is_lost(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         await backend.put("notes", "counter", {"number": 0})
 
         async def count_up() -> int:
@@ -392,7 +392,7 @@ class TransactionConformance(Conformance):
     async def test_a_failed_action_leaves_only_its_log_row(
         self, backend: Backend, action: str, code: ErrorCode
     ) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         error_of(await harness.execute(f"notes.{action}", {"id": "n1"}), code)
 
@@ -404,7 +404,7 @@ class TransactionConformance(Conformance):
     async def test_two_actions_at_one_version_of_a_document_are_one_success_and_conflicts(
         self, backend: Backend
     ) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
         await backend.put("notes", "n1")
 
         answers = await backend.gather(
@@ -421,7 +421,7 @@ class TransactionConformance(Conformance):
 
     @run_in_mode
     async def test_a_read_only_action_cannot_write(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         error_of(await harness.execute("notes.write_after_all", {}), ErrorCode.INTERNAL)
 
@@ -430,7 +430,7 @@ class TransactionConformance(Conformance):
 
     @run_in_mode
     async def test_a_nested_action_that_fails_undoes_only_itself(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         assert value_of(await harness.execute("notes.put_around_failures", {})) == [True, False, True, False]
 
@@ -438,7 +438,7 @@ class TransactionConformance(Conformance):
 
     @run_in_mode
     async def test_an_action_that_fails_undoes_its_nested_ones(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         error_of(await harness.execute("notes.put_and_fail", {"id": "n1"}), ErrorCode.UNPROCESSABLE)
 
@@ -448,7 +448,7 @@ class TransactionConformance(Conformance):
 
     @run_in_mode
     async def test_an_interrupted_action_leaves_nothing(self, backend: Backend) -> None:
-        harness = Harness(backend)
+        harness = SampleHarness(backend)
 
         interrupted = False
         try:
@@ -462,7 +462,7 @@ class TransactionConformance(Conformance):
 
     @run_in_mode
     async def test_async_def_handlers_work_as_def_ones_do(self, async_backend: AsyncBackend) -> None:
-        harness = Harness(async_backend)
+        harness = SampleHarness(async_backend)
 
         value_of(await harness.execute("notes.put_async", {"id": "n1"}))
         error_of(await harness.execute("notes.crash_async", {"id": "n2"}), ErrorCode.HANDLER_ERROR)
@@ -473,7 +473,7 @@ class TransactionConformance(Conformance):
 
     @run_in_mode
     async def test_an_action_that_is_cancelled_leaves_nothing(self, async_backend: AsyncBackend) -> None:
-        harness = Harness(async_backend)
+        harness = SampleHarness(async_backend)
         task = asyncio.ensure_future(harness.execute("notes.put_and_wait", {"id": "n1"}, key="key"))
         await harness.waiting.wait()
 
@@ -493,7 +493,7 @@ class TransactionConformance(Conformance):
     async def test_a_caller_who_is_cancelled_while_waiting_for_a_key_leaves_nothing(
         self, async_backend: AsyncBackend
     ) -> None:
-        harness = Harness(async_backend)
+        harness = SampleHarness(async_backend)
         holder = async_backend.unit()
         await holder.claim(Claim("notes.put", "key", "a" * 64), 0.0)
 

@@ -1,4 +1,4 @@
-"""A database with two tenants who both have rows in every table, and a handler that runs whatever SQL it is given."""
+"""A harness for attacks: two tenants with rows in every table of one database, and handlers that run any SQL."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ class Party:
         return RequestContext(tenant=self.tenant, actor=Actor.system(self.marker), **options)
 
 
-class Backend:
-    """A storage with one connection in each of its pools, which both tenants take turns in."""
+class SQLHarness:
+    """An engine on a PostgreSQL database; both tenants share the one connection of each pool."""
 
     def __init__(self, superuser_url: str, *, is_signed: bool) -> None:
         self.is_signed = is_signed

@@ -1,12 +1,10 @@
-"""A desk at which record types are changed: an engine with change control on a world's storage, a host's service that
-keeps documents and runs other actions, and the moves that tests make, in one call each."""
+"""The harness of change control: an engine with its services and a host's, and one method for each move of a test."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from functools import wraps
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 from uuid import uuid4
 
 from returns.result import Failure, Result, Success
@@ -14,26 +12,16 @@ from returns.result import Failure, Result, Success
 from actionengine import (
     ActionContext,
     ActionError,
-    Actor,
     ApprovalPolicy,
-    ErrorCode,
-    RequestContext,
-    Service,
     Storage,
     Tenant,
     create_action,
-    create_engine,
     create_service,
 )
 from actionengine.changes import ChangeControlPermissions, ProjectModules, change_control_services
 from actionengine.testing import Backend
-
-P = ParamSpec("P")
-
-ANN = Actor.human("ann")
-BOB = Actor.human("bob")
-BOT = Actor.ai("bot")
-AUDITOR = Actor.system("auditor")
+from tests.harness import Harness as BaseHarness
+from tests.harness import expect
 
 Op = tuple[str, dict[str, Any]]
 Dump = dict[str, dict[str, dict[str, Any]]]
@@ -42,17 +30,6 @@ ReadTables = Callable[[Sequence[Tenant]], Dump]
 
 OWN_TABLES = ("ae_projects", "ae_record_types", "ae_changes", "ae_change_targets", "ae_patch_ops", "ae_snapshots")
 LOG = {"ae_action_log", "ae_action_log_subjects"}
-
-
-def run_in_mode(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Make a test function of a coroutine function: it runs in the world of the desk that is among its fixtures."""
-
-    @wraps(test)
-    def run(*arguments: P.args, **fixtures: P.kwargs) -> None:
-        harness = next(fixture for fixture in fixtures.values() if isinstance(fixture, Harness))
-        harness.backend.run(test(*arguments, **fixtures))
-
-    return run
 
 
 # Ops
@@ -123,7 +100,7 @@ def _run(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
         service, action = name.split(".")
         answer: Result[Any, ActionError] = ctx.execute(service, action, payload)
         came_of_it.append("succeeded" if isinstance(answer, Success) else answer.failure().code.value)
-    return Failure("it was not to be") if data.get("fails") else Success(came_of_it)
+    return Failure("refused by the test") if data.get("fails") else Success(came_of_it)
 
 
 host = create_service(
@@ -144,8 +121,8 @@ host = create_service(
 )
 
 
-class Harness:
-    """Everything goes through an engine's public face. Each method gives the value, or the `ActionError`."""
+class Harness(BaseHarness):
+    """An engine with change control. Each method returns the value, or the `ActionError`."""
 
     def __init__(
         self,
@@ -159,39 +136,22 @@ class Harness:
         modules: ProjectModules | None = None,
         workspaces: Path | None = None,
     ) -> None:
-        self.backend = backend
         self.address = address
-        """Of the database; None in memory."""
+        """The path or URL of the database; None in memory."""
         self._read_tables = read_tables
         self._targets: dict[tuple[str, str], str] = {}
-        control: Sequence[Service] = change_control_services(
+        control = change_control_services(
             permissions=permissions,
             open=permissions is None,
             merge_approval=merge_approval,
             modules=modules,
             workspaces=workspaces,
         )
-        self.engine = create_engine(services=[*control, host], storage=storage or backend.storage)
+        super().__init__(backend, [*control, host], storage=storage)
 
     def another(self, **options: Any) -> Harness:
-        """A desk with an engine of its own on the same storage."""
+        """Return a harness with another engine on the same storage."""
         return Harness(self.backend, self._read_tables, address=self.address, **options)
-
-    async def ask(
-        self,
-        name: str,
-        payload: Any = None,
-        *,
-        by: Actor = ANN,
-        tenant: Tenant | None = None,
-        key: str | None = None,
-        reason: str | None = None,
-    ) -> Any:
-        """Execute `service.action`."""
-        service, action = name.split(".")
-        context = RequestContext(tenant or self.backend.tenant, by, source="test", idempotency_key=key, reason=reason)
-        answer = await self.backend.execute(self.engine, service, action, payload, context)
-        return answer.unwrap() if isinstance(answer, Success) else answer.failure()
 
     # Moves
 
@@ -263,7 +223,7 @@ class Harness:
     async def preview(self, change: Any, **who: Any) -> Any:
         return await self.ask("changes.preview", {"change_id": change.id}, **who)
 
-    async def execute(self, change: Any, **who: Any) -> Any:
+    async def execute_change(self, change: Any, **who: Any) -> Any:
         return await self.ask("changes.execute", {"change_id": change.id}, **who)
 
     async def merge(self, change: Any, **who: Any) -> Any:
@@ -305,34 +265,9 @@ class Harness:
     async def history(self, project: Any, key: str = "job") -> Any:
         return await self.ask("record_types.verify_history", {"project_id": project.id, "key": key})
 
-    async def log(self, **query: Any) -> list[Any]:
-        """The action log, oldest first."""
-        page = await self.ask("action_log.list", {"limit": 1000, **query}, by=AUDITOR)
-        return [entry for entry in reversed(expect(page).items) if entry.actor_id != AUDITOR.id]
-
-    async def events(self, *types: str) -> list[Any]:
-        """The tenant's events, oldest first."""
-        stored = await self.backend.read_events(self.backend.tenant, types=types or None)
-        return [each.event for each in stored]
-
     def dump(self) -> Dump:
         """All rows of both tenants in all tables."""
         return self._read_tables([self.backend.tenant, self.backend.other_tenant])
-
-
-def expect(value: Any) -> Any:
-    """The value of what has to have succeeded."""
-    assert not isinstance(value, ActionError), value
-    return value
-
-
-def refused(answer: Any, code: ErrorCode, *named: str) -> ActionError:
-    """The error of what has to have been refused with this code, and with these words in the message."""
-    assert isinstance(answer, ActionError), answer
-    assert answer.code is code, answer
-    for words in named:
-        assert words in answer.message, answer.message
-    return answer
 
 
 def fields_of(error: ActionError) -> list[str]:

@@ -1,6 +1,6 @@
-"""One test, two worlds: the same coroutine runs without an event loop and under one.
+"""A storage in one mode: a test that is a coroutine runs without an event loop or under one.
 
-In the sync world nothing suspends and concurrency means threads; in the async world it means tasks.
+In sync mode nothing suspends and concurrency means threads; in async mode it means tasks.
 """
 
 from __future__ import annotations
@@ -30,24 +30,25 @@ P = ParamSpec("P")
 
 
 def run_in_mode(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Make a test function of a coroutine function: it runs in the world that is among its fixtures."""
+    """Decorate a coroutine function as a test. It runs in the mode of its `Backend` or `Harness` fixture."""
 
     @wraps(test)
     def run(*arguments: P.args, **fixtures: P.kwargs) -> None:
-        backend = next(fixture for fixture in fixtures.values() if isinstance(fixture, Backend))
+        candidates = (getattr(fixture, "backend", fixture) for fixture in fixtures.values())
+        backend = next(candidate for candidate in candidates if isinstance(candidate, Backend))
         backend.run(test(*arguments, **fixtures))
 
     return run
 
 
 class Event(Protocol):
-    """Something that one side says once and another side waits for."""
+    """A one-time signal between threads or tasks."""
 
     def set(self) -> None:
-        """Say it."""
+        """Set the event."""
 
     async def wait(self) -> None:
-        """Wait until it is said."""
+        """Wait until the event is set."""
 
 
 class Backend(ABC):
@@ -57,32 +58,32 @@ class Backend(ABC):
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self.tenant = a_tenant()
-        self.other_tenant = a_tenant()
+        self.tenant = make_tenant()
+        self.other_tenant = make_tenant()
 
-    # What differs
+    # Differs between the modes
 
     @abstractmethod
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """A coroutine's value."""
+        """Return the value of a coroutine."""
 
     @abstractmethod
     async def gather(self, *coroutines: Coroutine[Any, Any, T]) -> Sequence[T]:
-        """The coroutines' values, all of them started together."""
+        """Return the values of coroutines that run concurrently."""
 
     @abstractmethod
     async def sleep(self, seconds: float) -> None:
-        """Let others go on for a while."""
+        """Pause this coroutine, in seconds."""
 
     @abstractmethod
     def event(self) -> Event:
-        """A new signal."""
+        """Return a new event."""
 
     @abstractmethod
     async def execute(
         self, engine: Engine, service: str, action: str, payload: Any, context: RequestContext
     ) -> Result[Any, ActionError]:
-        """Execute an action through the entry point of this world."""
+        """Execute an action through the entry point of this mode."""
 
     @abstractmethod
     async def create_tenant(self, *, slug: str, name: str) -> Tenant:
@@ -108,17 +109,17 @@ class Backend(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give back what this world has opened."""
+        """Release the resources of this backend."""
 
-    # What does not
+    # The same in both modes
 
     def unit(self, tenant: Tenant | None = None, *, read_only: bool = False) -> UnitOfWork:
-        """A new unit of work; of `self.tenant`, where none is named."""
+        """Return a new unit of work; `tenant` defaults to `self.tenant`."""
         return self.storage.unit_of_work(tenant or self.tenant, str(uuid4()), self.mode, read_only)
 
     @asynccontextmanager
     async def writing(self, tenant: Tenant | None = None) -> AsyncIterator[UnitOfWork]:
-        """A unit of work that commits at the end, or rolls back where something is raised."""
+        """Open a unit of work. It commits at the end, or rolls back after an error."""
         unit = self.unit(tenant)
         try:
             yield unit
@@ -128,7 +129,7 @@ class Backend(ABC):
 
     @asynccontextmanager
     async def reading(self, tenant: Tenant | None = None) -> AsyncIterator[UnitOfWork]:
-        """A read-only unit of work."""
+        """Open a read-only unit of work."""
         unit = self.unit(tenant, read_only=True)
         try:
             yield unit
@@ -143,12 +144,12 @@ class Backend(ABC):
             return await unit.records(collection).insert(data or {}, id)
 
     async def get(self, collection: str, id: str, tenant: Tenant | None = None) -> Record | None:
-        """A document as a new unit of work sees it."""
+        """Return a document as a new unit of work sees it."""
         async with self.reading(tenant) as unit:
             return await unit.records(collection).get(id)
 
     async def ids(self, collection: str, tenant: Tenant | None = None) -> list[str]:
-        """The ids of a collection as a new unit of work sees them."""
+        """Return the ids of a collection as a new unit of work sees them."""
         async with self.reading(tenant) as unit:
             return [record.id for record in await unit.records(collection).list(limit=1000)]
 
@@ -159,11 +160,11 @@ class SyncBackend(Backend):
     mode: Mode = "sync"
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """A coroutine's value; it must not suspend."""
+        """Return the value of a coroutine, which must not suspend."""
         return run_sync(coroutine)
 
     async def gather(self, *coroutines: Coroutine[Any, Any, T]) -> Sequence[T]:
-        """The coroutines' values, each driven by a thread of its own."""
+        """Return the values of coroutines, each run in its own thread."""
         start = threading.Barrier(len(coroutines))
 
         def work(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -174,12 +175,12 @@ class SyncBackend(Backend):
             return list(threads.map(work, coroutines))
 
     async def sleep(self, seconds: float) -> None:
-        """Let other threads go on for a while."""
+        """Block this thread, in seconds."""
         time.sleep(seconds)  # noqa: ASYNC251 - there is no event loop here
 
     def event(self) -> Event:
-        """A signal between threads."""
-        return _ThreadSignal()
+        """Return a new event for threads."""
+        return _ThreadEvent()
 
     async def execute(
         self, engine: Engine, service: str, action: str, payload: Any, context: RequestContext
@@ -210,7 +211,7 @@ class SyncBackend(Backend):
         return self.storage.purge_expired_keys(limit=limit)
 
     def close(self) -> None:
-        """Nothing to do: the storage's own fixture closes the storage."""
+        """Do nothing: the storage's own fixture closes the storage."""
 
 
 class AsyncBackend(Backend):
@@ -223,20 +224,20 @@ class AsyncBackend(Backend):
         self._runner = asyncio.Runner()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """A coroutine's value."""
+        """Return the value of a coroutine."""
         return self._runner.run(coroutine)
 
     async def gather(self, *coroutines: Coroutine[Any, Any, T]) -> Sequence[T]:
-        """The coroutines' values, each in a task of its own."""
+        """Return the values of coroutines, each run in its own task."""
         return await asyncio.gather(*coroutines)
 
     async def sleep(self, seconds: float) -> None:
-        """Let other tasks go on for a while."""
+        """Suspend this task, in seconds."""
         await asyncio.sleep(seconds)
 
     def event(self) -> Event:
-        """A signal between tasks."""
-        return _TaskSignal()
+        """Return a new event for tasks."""
+        return _TaskEvent()
 
     async def execute(
         self, engine: Engine, service: str, action: str, payload: Any, context: RequestContext
@@ -267,7 +268,7 @@ class AsyncBackend(Backend):
         return await self.storage.purge_expired_keys_async(limit=limit)
 
     def close(self) -> None:
-        """Close the loop, and before it what the storage has opened in it."""
+        """Close the connections that the storage has opened in this loop, then the loop."""
         aclose: Callable[[], Awaitable[None]] | None = getattr(self.storage, "aclose", None)
 
         async def close_storage() -> None:
@@ -278,7 +279,7 @@ class AsyncBackend(Backend):
         self._runner.close()
 
 
-class _ThreadSignal:
+class _ThreadEvent:
     def __init__(self) -> None:
         self._event = threading.Event()
 
@@ -286,10 +287,10 @@ class _ThreadSignal:
         self._event.set()
 
     async def wait(self) -> None:
-        assert self._event.wait(90), "nobody has said it"
+        assert self._event.wait(90), "the event was not set within 90 s"
 
 
-class _TaskSignal:
+class _TaskEvent:
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
@@ -300,7 +301,7 @@ class _TaskSignal:
         await asyncio.wait_for(self._event.wait(), 90)
 
 
-def a_tenant() -> Tenant:
-    """A tenant that nobody else has."""
+def make_tenant() -> Tenant:
+    """Return a tenant with a new id and slug."""
     id = uuid4()
     return Tenant(id, f"tenant-{id.hex}")

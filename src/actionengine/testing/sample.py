@@ -1,9 +1,8 @@
-"""A small host for the tests: a desk where notes are kept and payments made."""
+"""The host application of the conformance suite: it keeps notes and makes payments."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -11,33 +10,29 @@ from returns.result import Failure, Result, Success
 
 from actionengine.action_context import ActionContext
 from actionengine.actions import ApprovalPolicy, Service, create_action, create_service
-from actionengine.bootstrap import create_engine
-from actionengine.builtin.action_log import LogEntry
-from actionengine.context import Actor, RequestContext, Tenant
-from actionengine.errors import ActionError
+from actionengine.context import Actor
 from actionengine.pipeline.payload import Limits
-from actionengine.testing.base import value_of
-from actionengine.testing.worlds import Backend
+from actionengine.testing.backend import Backend
+from actionengine.testing.harness import Harness
 
 CLERK = Actor.human("clerk", permissions=["payments.pay"])
 MANAGER = Actor.human("manager", permissions=["payments.pay", "payments.approve"])
 AGENT = Actor.ai("agent", permissions=["payments.pay", "payments.approve"])
-SYSTEM = Actor.system()
 
-ActionResult = Result[Any, ActionError]
 Returned = Result[Any, Any]
 
 
-class Harness:
-    """An engine on a world's storage. `runs` has the payload of each run of the handlers `put` and `pay`."""
+class SampleHarness(Harness):
+    """An engine with the services `notes` and `payments`. `runs` has the payload of each run of `put` and `pay`."""
+
+    actor = CLERK
 
     def __init__(
         self, backend: Backend, limits: Limits | None = None, approvals_expire_after: timedelta | None = None
     ) -> None:
-        self.backend = backend
         self.runs: list[Any] = []
         self.is_open = True
-        """While it is not, `pay` fails."""
+        """While False, `pay` fails."""
         self.waiting = backend.event()
         """Set when `put_and_wait` has written and waits."""
         policy = ApprovalPolicy(
@@ -45,40 +40,10 @@ class Harness:
             permission="payments.approve",
             expires_after=approvals_expire_after or timedelta(days=1),
         )
-        services = [_notes(self), _payments(self, policy)]
-        self.engine = create_engine(services=services, storage=backend.storage, limits=limits)
-
-    async def execute(
-        self,
-        name: str,
-        payload: Any = None,
-        *,
-        actor: Actor = CLERK,
-        key: str | None = None,
-        tenant: Tenant | None = None,
-    ) -> ActionResult:
-        """Execute `service.action` as somebody."""
-        service, action = name.split(".")
-        context = RequestContext(tenant or self.backend.tenant, actor, source="test", idempotency_key=key)
-        return await self.backend.execute(self.engine, service, action, payload, context)
-
-    async def log(self, *, tenant: Tenant | None = None, **filters: Any) -> Sequence[LogEntry]:
-        """The action log, newest first."""
-        entries: Sequence[LogEntry] = value_of(
-            await self.execute("action_log.list", filters, actor=SYSTEM, tenant=tenant)
-        ).items
-        return entries
-
-    async def outcomes(self, action: str) -> list[str]:
-        """The outcomes of an action's executions, oldest first."""
-        return [entry.outcome for entry in reversed(await self.log(action=action, limit=1000))]
-
-    async def event_types(self, tenant: Tenant | None = None) -> list[str]:
-        """The types of the tenant's events, in commit order."""
-        return [stored.event.type for stored in await self.backend.read_events(tenant or self.backend.tenant)]
+        super().__init__(backend, [_notes(self), _payments(self, policy)], limits=limits)
 
 
-def _notes(harness: Harness) -> Service:
+def _notes(harness: SampleHarness) -> Service:
     def put(data: dict[str, Any], ctx: ActionContext) -> Returned:
         harness.runs.append(data)
         record = ctx.records("notes").insert(data, data.get("id"))
@@ -114,17 +79,17 @@ def _notes(harness: Harness) -> Service:
     def fail(data: dict[str, Any], ctx: ActionContext) -> Returned:
         ctx.records("notes").insert(data, data.get("id"))
         ctx.emit("note.failed", data)
-        return Failure("it was not to be")
+        return Failure("refused by the test")
 
     def crash(data: dict[str, Any], ctx: ActionContext) -> Returned:
         ctx.records("notes").insert(data, data.get("id"))
         ctx.emit("note.crashed", data)
-        raise RuntimeError("it was not to be")
+        raise RuntimeError("refused by the test")
 
     async def crash_async(data: dict[str, Any], ctx: ActionContext) -> Returned:
         await ctx.async_records("notes").insert(data, data.get("id"))
         ctx.emit("note.crashed", data)
-        raise RuntimeError("it was not to be")
+        raise RuntimeError("refused by the test")
 
     def interrupt(data: dict[str, Any], ctx: ActionContext) -> Returned:
         ctx.records("notes").insert(data, data.get("id"))
@@ -168,7 +133,7 @@ def _notes(harness: Harness) -> Service:
 
     def put_and_fail(data: dict[str, Any], ctx: ActionContext) -> Returned:
         ctx.execute("notes", "put", data)
-        return Failure("it was not to be")
+        return Failure("refused by the test")
 
     return create_service(
         name="notes",
@@ -180,7 +145,7 @@ def _notes(harness: Harness) -> Service:
             create_action(name="change", description="Change a note", handler=change),
             create_action(name="increment", description="Count up", handler=increment),
             create_action(name="read", description="Read a note", handler=read, read_only=True),
-            create_action(name="write_after_all", description="Lie", handler=write_after_all, read_only=True),
+            create_action(name="write_after_all", description="Write wrongly", handler=write_after_all, read_only=True),
             create_action(name="fail", description="Write and fail", handler=fail),
             create_action(name="crash", description="Write and crash", handler=crash),
             create_action(name="crash_async", description="Write and crash", handler=crash_async),
@@ -189,7 +154,7 @@ def _notes(harness: Harness) -> Service:
             create_action(name="tell", description="Emit events", handler=report),
             create_action(name="put_around_failures", description="Nest", handler=put_around_failures),
             create_action(name="put_around_failures_async", description="Nest", handler=put_around_failures_async),
-            create_action(name="put_twice", description="Nest, and ask", handler=put_twice),
+            create_action(name="put_twice", description="Nest and authorize", handler=put_twice),
             create_action(name="put_and_fail", description="Nest and fail", handler=put_and_fail),
             create_action(
                 name="edit",
@@ -203,11 +168,11 @@ def _notes(harness: Harness) -> Service:
     )
 
 
-def _payments(harness: Harness, policy: ApprovalPolicy) -> Service:
+def _payments(harness: SampleHarness, policy: ApprovalPolicy) -> Service:
     def pay(data: dict[str, Any], ctx: ActionContext) -> Returned:
         harness.runs.append(data)
         if not harness.is_open:
-            return Failure("the desk is closed")
+            return Failure("payments are closed")
         record = ctx.records("payments").insert(data)
         return Success({"id": record.id, "amount": data["amount"]})
 
@@ -221,13 +186,13 @@ def _payments(harness: Harness, policy: ApprovalPolicy) -> Service:
 
     return create_service(
         name="payments",
-        description="Payments, of which large ones need a second person",
+        description="Payments; large ones need an approval",
         actions=[
             create_action(name="pay", description="Pay", handler=pay, permission="payments.pay", approval=policy),
             create_action(name="pay_all", description="Pay several", handler=pay_all, permission="payments.pay"),
             create_action(
                 name="pay_all_carefully",
-                description="Pay several, always with a second person",
+                description="Pay several, always with an approval",
                 handler=pay_all,
                 permission="payments.pay",
                 approval=ApprovalPolicy(when=lambda data, ctx: True, permission="payments.approve"),

@@ -1,39 +1,29 @@
-"""Change control under test: a tenant with an engine on a storage, asked through the services, and its tables."""
+"""Change control without coroutines, for properties and processes: a tenant, its services and its tables."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from examples.embedded_postgres import Database
 from returns.result import Failure, Result, Success
 
 from actionengine import (
     ActionError,
     Actor,
     InMemoryStorage,
-    PostgresStorage,
     RequestContext,
-    SQLiteStorage,
     Tenant,
     create_engine,
 )
 from actionengine.changes import change_control_services
 from actionengine.concurrency.run_sync import run_sync
-from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.tables import CHANGE_CONTROL_TABLES, Row, Table
+from tests.backends import AnyStorage
+from tests.harness import ANN
 from tests.storage.inside import data_of
-
-AnyStorage = InMemoryStorage | SQLStorage
-
-ANN = Actor.human("ann")
-BOT = Actor.ai("bot")
-
-BACKENDS = ("memory", "sqlite", "postgres")
 
 OTHER_TABLES = (
     "ae_documents",
@@ -50,22 +40,13 @@ Dump = Mapping[str, Sequence[Any]]
 """All rows of a tenant, by table."""
 
 
-def open_storage(sql_database: str, folder: Path, database: Database) -> AnyStorage:
-    """A storage of one kind, on PostgreSQL as the role that row-level security restricts."""
-    if sql_database == "memory":
-        return InMemoryStorage()
-    if sql_database == "sqlite":
-        return SQLiteStorage(folder / f"{uuid4().hex}.db", busy_timeout=60.0)
-    return PostgresStorage(database.app_url)
-
-
-class Plant:
-    """A tenant who has record types, and changes them."""
+class SyncHarness:
+    """An engine with change control, and one tenant."""
 
     def __init__(self, storage: AnyStorage, tenant: Tenant | None = None) -> None:
         self.storage = storage
         self.engine = create_engine(services=change_control_services(open=True), storage=storage)
-        self.tenant = tenant or storage.create_tenant(slug=f"t-{uuid4().hex}", name="A plant")
+        self.tenant = tenant or storage.create_tenant(slug=f"t-{uuid4().hex}", name="A tenant")
 
     # Asking
 
@@ -216,13 +197,13 @@ def definition(field: Mapping[str, Any]) -> dict[str, Any]:
     return {part: value for part, value in field.items() if part != "name"}
 
 
-def run_tasks(plant: Plant, *asked: tuple[str, Mapping[str, Any]]) -> list[Result[Any, ActionError]]:
+def run_tasks(harness: SyncHarness, *asked: tuple[str, Mapping[str, Any]]) -> list[Result[Any, ActionError]]:
     """The answers to what is asked, each from a task of its own."""
 
     async def ask_all() -> list[Result[Any, ActionError]]:
-        answers = await asyncio.gather(*(plant.ask_async(name, payload) for name, payload in asked))
-        if not isinstance(plant.storage, InMemoryStorage):
-            await plant.storage.aclose()
+        answers = await asyncio.gather(*(harness.ask_async(name, payload) for name, payload in asked))
+        if not isinstance(harness.storage, InMemoryStorage):
+            await harness.storage.aclose()
         return answers
 
     return asyncio.run(ask_all())

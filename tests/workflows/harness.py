@@ -1,13 +1,12 @@
-"""Workflows under test: a tenant with an engine on a storage, and a driver of its runs that needs no durable engine."""
+"""The harness of workflows: an engine with their services and a host's, and an executor of runs without DBOS."""
 
 from __future__ import annotations
 
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from functools import wraps
-from typing import Annotated, Any, NamedTuple, ParamSpec, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, cast
 from uuid import uuid4
 
 from pydantic import BaseModel
@@ -22,30 +21,27 @@ from actionengine import (
     ErrorCode,
     InMemoryStorage,
     Limits,
-    RequestContext,
     Sensitive,
     Service,
     Storage,
     Tenant,
     create_action,
-    create_engine,
     create_service,
 )
 from actionengine.changes import change_control_services
 from actionengine.durable.client import DurableClient, DurableExecution, Status
 from actionengine.testing import Backend
+from actionengine.testing.harness import AUDITOR
 from actionengine.workflows import WorkflowPermissions, workflow_services
 from actionengine.workflows.runtime.run_executor import RolesOf, RunExecutor, StepActions
 from actionengine.workflows.runtime.scheduler import Scheduler
+from tests.harness import Harness as BaseHarness
+from tests.harness import expect
 from tests.storage.inside import data_of
-
-P = ParamSpec("P")
 
 ANN = Actor.human("ann", permissions=["host.approve"])
 BOB = Actor.human("bob", permissions=["host.approve"])
 EVE = Actor.human("eve", permissions=["host.approve"])
-BOT = Actor.ai("bot")
-AUDITOR = Actor.system("auditor")
 
 Step = dict[str, Any]
 Dump = Mapping[str, Sequence[Any]]
@@ -56,17 +52,6 @@ TABLES = ("ae_documents", "ae_idempotency_keys", "ae_events", "ae_outbox")
 
 SOON = {"attempts": 3, "seconds": 0.001}
 """Tried again at once."""
-
-
-def scenario(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Make a test function of a coroutine function: it runs in the world of the desk that is among its fixtures."""
-
-    @wraps(test)
-    def run(*arguments: P.args, **fixtures: P.kwargs) -> None:
-        harness = next(fixture for fixture in fixtures.values() if isinstance(fixture, Harness))
-        harness.backend.run(test(*arguments, **fixtures))
-
-    return run
 
 
 # What a host has
@@ -100,7 +85,7 @@ def _who(data: Any, ctx: ActionContext) -> Result[Any, Any]:
 
 def _fail(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
     ctx.records("notes").insert({"left": "behind"})
-    message = json.loads(f'"{data["escaped"]}"') if "escaped" in data else "it was not to be"
+    message = json.loads(f'"{data["escaped"]}"') if "escaped" in data else "refused by the test"
     return Failure(ActionError(ErrorCode(data["code"]), message, {}))
 
 
@@ -156,7 +141,7 @@ def _run(data: dict[str, Any], ctx: ActionContext) -> Result[Any, Any]:
         service, action = name.split(".")
         answer: Result[Any, ActionError] = ctx.execute(service, action, payload)
         came_of_it.append("succeeded" if isinstance(answer, Success) else answer.failure().code.value)
-    return Failure("it was not to be") if data.get("fails") else Success(came_of_it)
+    return Failure("refused by the test") if data.get("fails") else Success(came_of_it)
 
 
 class Flaky:
@@ -273,8 +258,10 @@ class RecordingClient:
         """Nothing is open."""
 
 
-class Harness:
-    """Everything goes through an engine's public face. Each method gives the value, or the `ActionError`."""
+class Harness(BaseHarness):
+    """An engine with workflows. Each method returns the value, or the `ActionError`."""
+
+    actor = ANN
 
     def __init__(
         self,
@@ -287,14 +274,11 @@ class Harness:
         roles: RolesOf | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self.backend = backend
-        self.storage = storage or backend.storage
         self.flaky = Flaky()
         workflows = workflow_services(permissions=permissions, open=permissions is None)
-        given = [*workflows, *change_control_services(open=True), host_service(self.flaky)]
-        self.engine = create_engine(
-            services=[*given, *services], storage=self.storage, authorizer=authorizer, limits=limits or Limits()
-        )
+        given = [*workflows, *change_control_services(open=True), host_service(self.flaky), *services]
+        super().__init__(backend, given, storage=storage, authorizer=authorizer, limits=limits)
+        self.storage = storage or backend.storage
         self.client = RecordingClient()
         self.stopping = threading.Event()
         self.executions = StepActions(self.engine, roles)
@@ -302,29 +286,8 @@ class Harness:
         self._seen: dict[Any, int] = {}
 
     def another(self, **options: Any) -> Harness:
-        """A desk with an engine of its own on the same storage."""
+        """Return a harness with another engine on the same storage."""
         return Harness(self.backend, **options)
-
-    @property
-    def tenant(self) -> Tenant:
-        """Where nothing else is said."""
-        return self.backend.tenant
-
-    async def ask(
-        self,
-        name: str,
-        payload: Any = None,
-        *,
-        by: Actor = ANN,
-        tenant: Tenant | None = None,
-        key: str | None = None,
-        reason: str | None = None,
-    ) -> Any:
-        """Execute `service.action`."""
-        service, action = name.split(".")
-        context = RequestContext(tenant or self.tenant, by, source="test", idempotency_key=key, reason=reason)
-        answer = await self.backend.execute(self.engine, service, action, payload, context)
-        return answer.unwrap() if isinstance(answer, Success) else answer.failure()
 
     # Moves
 
@@ -406,15 +369,9 @@ class Harness:
         payload = {"type": type} if id is None else {"type": type, "id": id}
         return expect(await self.ask("host.read", payload, by=AUDITOR, tenant=tenant))
 
-    async def log(self, tenant: Tenant | None = None, **query: Any) -> list[Any]:
-        """The action log, oldest first."""
-        page = await self.ask("action_log.list", {"limit": 1000, **query}, by=AUDITOR, tenant=tenant)
-        return [entry for entry in reversed(expect(page).items) if entry.actor_id != AUDITOR.id]
-
-    async def events(self, *types: str, tenant: Tenant | None = None) -> list[Any]:
-        """The payloads of a tenant's events, oldest first."""
-        stored = await self.backend.read_events(tenant or self.tenant, types=types or None)
-        return [payload_of(each.event) for each in stored]
+    async def payloads(self, *types: str, tenant: Tenant | None = None) -> list[Any]:
+        """Return the payloads of a tenant's events, oldest first."""
+        return [payload_of(event) for event in await self.events(*types, tenant=tenant)]
 
     async def locks(self) -> list[str]:
         """What is locked."""
@@ -445,7 +402,7 @@ class Harness:
     async def in_order_of(self, run: Any) -> None:
         """The same of one run."""
         rows = {entry.id: entry for entry in await self.log(subject=f"workflow_run/{run.id}")}
-        told = [each for each in await self.events("workflows.step_completed") if each["run_id"] == run.id]
+        told = [each for each in await self.payloads("workflows.step_completed") if each["run_id"] == run.id]
         assert [step.position for step in run.steps] == list(range(run.position))
         assert [(each["position"], each["step"]) for each in told] == [(step.position, step.step) for step in run.steps]
         assert len({step.action_id for step in run.steps}) == len(run.steps)
@@ -464,21 +421,6 @@ async def _rows_of(unit: Any, table: str, tenant: Tenant) -> list[str]:
 def payload_of(event: Any) -> Any:
     """The payload of a stored event."""
     return json.loads(event.payload)
-
-
-def expect(value: Any) -> Any:
-    """The value of what has to have succeeded."""
-    assert not isinstance(value, ActionError), value.to_dict()
-    return value
-
-
-def refused(answer: Any, code: ErrorCode, *named: str) -> ActionError:
-    """The error of what has to have been refused with this code, and with these words in the message."""
-    assert isinstance(answer, ActionError), answer
-    assert answer.code is code, answer.to_dict()
-    for words in named:
-        assert words in answer.message, answer.message
-    return answer
 
 
 def statuses(run: Any) -> list[tuple[str, str]]:
