@@ -9,7 +9,6 @@ writes inserts one row in a transaction of its own; an empty one does nothing bu
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +34,7 @@ from actionengine.durable.client import DurableClient
 from actionengine.durable.host import DurableFunction, DurableHost
 from actionengine.storage.postgres.storage import PostgresStorage
 from actionengine.workflows import workflow_services
-from actionengine.workflows.runtime.run_executor import RunExecutor, StepActions
+from actionengine.workflows.runtime.run_executor import RunExecutor
 from actionengine.workflows.runtime.scheduler import Scheduler
 from benchmarks.postgres import AMOUNT, Bench, database
 from benchmarks.report import Row, at_most_ratio
@@ -128,7 +127,7 @@ def _insert(connection: psycopg.Connection, tenant: Tenant) -> dict[str, bool]:
 
 
 def _governed(engine: Engine, tenant: Tenant, client: DurableClient) -> Callable[[], float]:
-    driver = RunExecutor(StepActions(engine, None), Scheduler(client), threading.Event())
+    executor = RunExecutor(engine, "sync", Scheduler(client))
     operator = RequestContext(tenant, Actor.system())
     action = {"type": "action", "action": "payments.refund", "input": {"job": "17", "amount": AMOUNT}}
     definition = {"steps": [{"name": f"step_{number}", **action} for number in range(STEPS)]}
@@ -138,7 +137,7 @@ def _governed(engine: Engine, tenant: Tenant, client: DurableClient) -> Callable
     def steps() -> float:
         started_run = engine.execute_action("workflows", "start", {"key": KEY}, operator).unwrap()
         started = time.perf_counter()
-        status = run_sync(driver.execute_run(tenant, KEY, started_run.id, "sync"))
+        status = run_sync(executor.execute_run(tenant, KEY, started_run.id))
         taken = (time.perf_counter() - started) / STEPS
         assert status == "succeeded", status
         return taken

@@ -57,7 +57,8 @@ from actionengine.storage.sql.action_log import MAX_EXAMINED
 from actionengine.text.json_bounds import MAX_JSON_DEPTH, MAX_JSON_DIGITS
 from actionengine.text.names import MAX_PERMISSION_LENGTH
 from actionengine.workflows import workflow_services
-from actionengine.workflows.definitions.definition import MAX_BYTES, MAX_STEPS
+from actionengine.workflows.definitions.definition import MAX_STEPS
+from actionengine.workflows.definitions.parse import MAX_BYTES
 from actionengine.workflows.definitions.triggers import MAX_BYTES as MAX_TRIGGER_BYTES
 from actionengine.workflows.runs import run, start
 from actionengine.workflows.services.quotas import MAX_TRIGGERS

@@ -33,8 +33,9 @@ from actionengine.durable.client import DurableClient, DurableExecution, Status
 from actionengine.testing import Backend
 from actionengine.testing.harness import AUDITOR
 from actionengine.workflows import WorkflowPermissions, workflow_services
-from actionengine.workflows.runtime.run_executor import RolesOf, RunExecutor, StepActions
+from actionengine.workflows.runtime.run_executor import RunExecutor
 from actionengine.workflows.runtime.scheduler import Scheduler
+from actionengine.workflows.runtime.step_actions import RolesOf
 from tests.harness import Harness as BaseHarness
 from tests.harness import expect
 from tests.storage.inside import data_of
@@ -281,8 +282,8 @@ class Harness(BaseHarness):
         self.storage = storage or backend.storage
         self.client = RecordingClient()
         self.stopping = threading.Event()
-        self.executions = StepActions(self.engine, roles)
-        self.driver = RunExecutor(self.executions, Scheduler(cast("DurableClient", self.client)), self.stopping)
+        scheduler = Scheduler(cast("DurableClient", self.client))
+        self.executor = RunExecutor(self.engine, backend.mode, scheduler, roles=roles, stopping=self.stopping)
         self._seen: dict[Any, int] = {}
 
     def another(self, **options: Any) -> Harness:
@@ -311,7 +312,7 @@ class Harness(BaseHarness):
     async def drive(self, run_id: str, tenant: Tenant | None = None) -> Any:
         """Take the steps of a run until it ends or pauses; the run."""
         run = await self.get(run_id, tenant)
-        await self.driver.execute_run(tenant or self.tenant, run.workflow_key, run_id, self.backend.mode)
+        await self.executor.execute_run(tenant or self.tenant, run.workflow_key, run_id)
         return await self.get(run_id, tenant)
 
     async def go_on(self, tenant: Tenant | None = None) -> None:
@@ -323,19 +324,19 @@ class Harness(BaseHarness):
                 event = each.event
                 if event.type in ("workflows.started", "workflows.resumed"):
                     told = payload_of(event)
-                    await self.driver.execute_run(tenant, told["workflow_key"], told["run_id"], self.backend.mode)
+                    await self.executor.execute_run(tenant, told["workflow_key"], told["run_id"])
 
     async def decline(self, run: Any, tenant: Tenant | None = None) -> Any:
         """What the publisher does once the approval that a run waits for is refused."""
         tenant = tenant or self.tenant
-        return await self.executions.decline(tenant, run.workflow_key, run.approval_id, self.backend.mode)
+        return await self.executor.actions.decline(tenant, run.workflow_key, run.approval_id)
 
     async def expire(self) -> None:
         """Do what is to be done once approvals have expired."""
         for each in self.client.enqueued:
             id, slug, key, approval_id = each.arguments
             assert (id, slug) == (str(self.tenant.id), self.tenant.slug)
-            await self.driver.expire(self.tenant, key, approval_id, self.backend.mode)
+            await self.executor.expire(self.tenant, key, approval_id)
 
     async def approve(self, run: Any, by: Actor = BOB, **who: Any) -> Any:
         return await self.ask("approvals.approve", {"approval_id": run.approval_id}, by=by, **who)

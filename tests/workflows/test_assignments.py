@@ -144,10 +144,10 @@ async def test_a_run_that_waits_cannot_be_resumed_and_takes_the_assignment_with_
 async def test_what_was_given_twice_by_a_driver_that_was_thought_dead_is_given_once(harness: Harness) -> None:
     key = await harness.define(assignment("look", wait=True))
     run_id = await harness.start(key)
-    point = (await harness.executions.next(harness.tenant, key, run_id, harness.backend.mode)).unwrap()
+    point = (await harness.executor.actions.next(harness.tenant, key, run_id)).unwrap()
 
     for _ in range(3):
-        answer = (await harness.executions.perform(harness.tenant, point, harness.backend.mode)).unwrap()
+        answer = (await harness.executor.actions.perform(harness.tenant, point)).unwrap()
         assert answer.status == "paused"
 
     assert len(await harness.read("workflow_assignments")) == 1
@@ -201,7 +201,7 @@ async def test_what_a_step_gives_once_it_is_done_is_not_there_where_nobody_waits
     steps = [assignment("look"), action("tell", "host.echo", {"by": "${steps.look.completed_by}"})]
     answer = await harness.ask("workflows.define", {"key": "hasty", "definition": {"steps": steps}})
 
-    refused(answer, ErrorCode.INVALID_INPUT, "'look' gives assignee, id, title")
+    refused(answer, ErrorCode.INVALID_INPUT, "the output of 'look' has assignee, id, title")
 
 
 ODD: tuple[dict[str, Any], ...] = (

@@ -34,7 +34,7 @@ from actionengine.durable.client import DurableClient, DurableUnavailable
 from actionengine.storage.outbox import EVENTS, QUEUES, TRIGGERS, WORKFLOWS
 from actionengine.workflows import WorkflowPublisher, WorkflowRuntime, workflow_services
 from actionengine.workflows.runs.events import CONTROL
-from actionengine.workflows.runtime.run_executor import StepActions
+from actionengine.workflows.runtime.step_actions import StepActions
 
 NOTE = {"name": "a", "type": "record_mutation", "collection": "notes", "operation": "insert", "data": {"n": 1}}
 APPROVED = [

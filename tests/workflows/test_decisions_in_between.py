@@ -38,15 +38,13 @@ def _asks_twice() -> Service:
 
 async def point_of(harness: Harness, id: str) -> RunCursor:
     run = await harness.get(id)
-    point: RunCursor = (
-        await harness.executions.next(harness.tenant, run.workflow_key, id, harness.backend.mode)
-    ).unwrap()
+    point: RunCursor = (await harness.executor.actions.next(harness.tenant, run.workflow_key, id)).unwrap()
     return point
 
 
 async def ask(harness: Harness, id: str) -> str:
     """The approval that a run's step asks for. Whoever has driven it is dead from then on."""
-    answer = await harness.executions.perform(harness.tenant, await point_of(harness, id), harness.backend.mode)
+    answer = await harness.executor.actions.perform(harness.tenant, await point_of(harness, id))
     error = answer.failure()
     assert error.code is ErrorCode.APPROVAL_REQUIRED
     return str(error.details["approval_id"])
@@ -72,11 +70,11 @@ async def look(harness: Harness, how: str, id: str, approval_id: str, point: Run
     """What another worker may do first, before any relay has told it of the decision."""
     about = (harness.tenant, point.workflow_key, id, point.position, approval_id)
     if how == "perform":
-        await harness.executions.perform(harness.tenant, point, harness.backend.mode)
+        await harness.executor.actions.perform(harness.tenant, point)
     elif how == "wait":
-        await harness.executions.await_approval(*about, harness.backend.mode)
+        await harness.executor.actions.await_approval(*about)
     elif how == "decline":
-        await harness.executions.decline(harness.tenant, point.workflow_key, approval_id, harness.backend.mode)
+        await harness.executor.actions.decline(harness.tenant, point.workflow_key, approval_id)
     else:
         await harness.drive(id)
         await harness.expire()
@@ -148,7 +146,7 @@ async def test_what_was_refused_counts_after_its_key_has_gone(harness: Harness) 
     await short.backend.sleep(0.1)
     await short.backend.purge_expired_keys()
 
-    await short.executions.perform(short.tenant, await point_of(short, id), short.backend.mode)
+    await short.executor.actions.perform(short.tenant, await point_of(short, id))
     await short.go_on()
 
     assert statuses(await short.get(id)) == [("ok", "rejected"), ("no", "succeeded")]
@@ -206,7 +204,7 @@ async def test_a_step_that_is_tried_again_on_purpose_asks_anew(harness: Harness)
     expect(await harness.resume(run))
     second = await ask(harness, id)
     assert second != first
-    await harness.executions.decline(harness.tenant, run.workflow_key, first, harness.backend.mode)
+    await harness.executor.actions.decline(harness.tenant, run.workflow_key, first)
     expect(await harness.ask("approvals.approve", {"approval_id": second}, by=BOB))
     await harness.go_on()
 
@@ -259,7 +257,7 @@ async def test_who_gives_up_late_does_not_fail_a_step_that_waits(harness: Harnes
     approval_id = await ask(harness, id)
 
     error = ActionError(ErrorCode.TIMEOUT, "it took too long", {})
-    answer = await harness.executions.fail_step(harness.tenant, point, error, harness.backend.mode)
+    answer = await harness.executor.actions.fail_step(harness.tenant, point, error)
 
     assert answer.unwrap().approval_id == approval_id
     run = await harness.get(id)
@@ -283,9 +281,9 @@ async def test_a_run_that_ends_while_its_step_asks_is_not_paused_and_nobody_is_a
         return await settle(execution, needed)
 
     pipeline._outcomes.settle_approval = settle_late
-    answer = await racing.executions.perform(racing.tenant, point, racing.backend.mode)
+    answer = await racing.executor.actions.perform(racing.tenant, point)
 
     assert isinstance(answer, Failure)
     assert answer.failure().code is ErrorCode.IDEMPOTENCY_IN_PROGRESS
-    assert (await racing.executions.perform(racing.tenant, point, racing.backend.mode)).unwrap().status == "cancelled"
+    assert (await racing.executor.actions.perform(racing.tenant, point)).unwrap().status == "cancelled"
     assert await asked(racing) == []

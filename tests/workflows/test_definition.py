@@ -13,9 +13,9 @@ from actionengine import InMemoryStorage
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.errors import ActionError, ErrorCode
 from actionengine.testing import SyncBackend
-from actionengine.workflows.definitions.definition import MAX_BYTES, Definition, document, parse_definition
+from actionengine.workflows.definitions.definition import Definition
+from actionengine.workflows.definitions.parse import MAX_BYTES, parse_definition, parse_trigger, to_document
 from actionengine.workflows.definitions.triggers import MAX_BYTES as MOST_TRIGGER_BYTES
-from actionengine.workflows.services.triggers import parse_trigger
 from tests.workflows.harness import (
     Harness,
     Step,
@@ -72,7 +72,7 @@ def test_a_definition_is_stored_as_it_was_given() -> None:
 
     definition = parse_definition(given_definition)
 
-    stored = document(definition)
+    stored = to_document(definition)
     assert stored["steps"] == given_definition["steps"]
     assert stored["trigger"] == given_definition["trigger"]
     assert parse_definition(stored) == definition
@@ -81,22 +81,21 @@ def test_a_definition_is_stored_as_it_was_given() -> None:
 @pytest.mark.parametrize(
     ("steps", "said"),
     [
-        ([note("a", next="b")], "the step 'a' leads to 'b', and there is no such step: see `next`"),
-        ([note("a", on_failure="b")], "the step 'a' leads to 'b', and there is no such step: see `on_failure`"),
-        ([approval("a", on_reject="b")], "the step 'a' leads to 'b', and there is no such step: see `on_reject`"),
-        ([decision("a", (comparison("input.n", "exists"), "b"))], "such step: see `branches[0].next`"),
-        ([decision("a", (comparison("input.n", "exists"), "end"), otherwise="b")], "such step: see `otherwise`"),
+        ([note("a", next="b")], "the step 'a' leads to 'b' by `next`, but no step has that name"),
+        ([note("a", on_failure="b")], "the step 'a' leads to 'b' by `on_failure`, but no step"),
+        ([approval("a", on_reject="b")], "the step 'a' leads to 'b' by `on_reject`, but no step"),
+        ([decision("a", (comparison("input.n", "exists"), "b"))], "by `branches[0].next`, but no step"),
+        ([decision("a", (comparison("input.n", "exists"), "end"), otherwise="b")], "by `otherwise`, but no step"),
         ([decision("a", (comparison("input.n", "exists"), "pause"))], "the step 'a' leads to 'pause'"),
         ([note("a", next="fail")], "the step 'a' leads to 'fail'"),
-        ([note("a", on_failure="end")], "the step 'a': a failure goes to 'pause', 'fail' or a step"),
-        ([note("a", on_failure="end")], "`on_failure` is 'end'"),
+        ([note("a", on_failure="end")], "the step 'a' has `on_failure` 'end': name 'pause', 'fail' or a step"),
         (
             [approval("a", on_reject="end")],
-            "the step 'a': a rejection goes to 'pause', 'fail' or a step: `on_reject` is",
+            "the step 'a' has `on_reject` 'end': name 'pause', 'fail' or a step",
         ),
-        ([note("a"), note("b"), note("a")], "there are 2 steps of the name 'a'"),
-        ([note("a", next="end"), note("b"), note("c")], "no run comes to 'b', 'c'"),
-        ([note("a", next="end"), note("b", next="c"), note("c", next="b")], "no run comes to 'b', 'c'"),
+        ([note("a"), note("b"), note("a")], "2 steps have the name 'a'"),
+        ([note("a", next="end"), note("b"), note("c")], "no run reaches 'b', 'c'"),
+        ([note("a", next="end"), note("b", next="c"), note("c", next="b")], "no run reaches 'b', 'c'"),
         ([note("a", next="a")], "the cycle a → a has no end: give one of its steps `max_visits`"),
         ([note("a"), note("b"), note("c", next="b")], "the cycle b → c → b has no end"),
         ([note("a", on_failure="a")], "the cycle a → a has no end"),
@@ -119,25 +118,28 @@ def test_a_step_that_leads_nowhere_or_round_for_ever_is_named(steps: list[Step],
         ([decision("a", ({"any": [{"not": comparison("input.x", "missing")}]}, "end"))], "the step 'a' reads input.x"),
         ([action("a", "host.echo", "${run.secret}")], "the step 'a' reads run.secret: a run has id, started_by, work"),
         ([action("a", "host.echo", "${steps.b.id}")], "the step 'a' reads steps.b.id: there is no step 'b'"),
-        ([action("a", "host.echo", "${steps.a.id}")], "the step 'a' reads steps.a.id: no run has been at 'a' by then"),
-        ([action("a", "host.echo", "${steps.b.id}"), note("b")], "no run has been at 'b' by then"),
+        ([action("a", "host.echo", "${steps.a.id}")], "the step 'a' reads steps.a.id: no run takes 'a' before it"),
+        ([action("a", "host.echo", "${steps.b.id}"), note("b")], "no run takes 'b' before it"),
         (
             [
                 decision("d", (comparison("input.n", "exists"), "a"), otherwise="b"),
                 note("a", next="end"),
                 action("b", "host.echo", "${steps.a}"),
             ],
-            "the step 'b' reads steps.a: no run has been at 'a' by then",
+            "the step 'b' reads steps.a: no run takes 'a' before it",
         ),
-        ([approval("a"), action("b", "host.echo", "${steps.a.by}")], "'a' gives approval_id, approved_at, approved_by"),
+        (
+            [approval("a"), action("b", "host.echo", "${steps.a.by}")],
+            "'a' has approval_id, approved_at, approved_by",
+        ),
         ([approval("a"), action("b", "host.echo", "${steps.a.error}")], "the step 'b' reads steps.a.error"),
-        ([lock("a", "x"), action("b", "host.echo", "${steps.a.n}")], "'a' gives collection, id, version"),
+        ([lock("a", "x"), action("b", "host.echo", "${steps.a.n}")], "the output of 'a' has collection, id, version"),
         (
             [
                 {"name": "a", "type": "notification", "to": "x", "message": "m"},
                 action("b", "host.echo", "${steps.a.to}"),
             ],
-            "'a' gives nothing",
+            "the output of 'a' has no fields",
         ),
         (
             [decision("a", (comparison("input.n", "exists"), "b"), otherwise="b"), approval("b", message="${run.x}")],
@@ -290,21 +292,24 @@ def test_a_definition_that_is_nested_too_deeply_is_refused() -> None:
     [
         ({"type": "cron"}, "trigger"),
         ({"type": "event"}, "event_type"),
-        (EVENT | {"input": {"n": "${input.n}"}}, "a trigger knows input.actor"),
-        (EVENT | {"input": {"n": "${steps.one.n}"}}, "a trigger knows input.actor"),
-        (EVENT | {"when": comparison("run.id", "exists")}, "a trigger knows input.actor"),
-        (EVENT | {"input": {}}, "the trigger gives no 'n', which the input requires"),
-        (EVENT | {"input": {"n": 1, "m": 2}}, "the trigger gives 'm': the input has no such field"),
-        ({"type": "schedule", "schedule": "often"}, "'often' is no schedule: it has five fields"),
+        (EVENT | {"input": {"n": "${input.n}"}}, "it has input.actor, input.id"),
+        (EVENT | {"input": {"n": "${steps.one.n}"}}, "it has input.actor, input.id"),
+        (EVENT | {"when": comparison("run.id", "exists")}, "it has input.actor, input.id"),
+        (EVENT | {"input": {}}, "the trigger sets no 'n', which the input requires"),
+        (EVENT | {"input": {"n": 1, "m": 2}}, "the trigger sets 'm', but the input has no such field"),
+        ({"type": "schedule", "schedule": "often"}, "'often' is no schedule: write five fields"),
         ({"type": "schedule", "schedule": "61 * * * *"}, "is no schedule"),
         ({"type": "schedule", "schedule": "R 9 * * *"}, "is no schedule"),
         ({"type": "schedule", "schedule": "R(0-5) 9 * * *"}, "is no schedule"),
         ({"type": "schedule", "schedule": "0 0 1 1 * 0 2050"}, "is no schedule"),
-        ({"type": "schedule", "schedule": "0 0 30 2 *"}, "the schedule '0 0 30 2 *' never comes"),
+        ({"type": "schedule", "schedule": "0 0 30 2 *"}, "the schedule '0 0 30 2 *' has a time that never comes"),
         ({"type": "schedule", "schedule": "0 9 * * *", "timezone": "Mars/Base"}, "there is no time zone 'Mars/Base'"),
         ({"type": "schedule", "schedule": "0 9 * * *", "timezone": "../../etc/passwd"}, "there is no time zone"),
-        ({"type": "schedule", "schedule": "0 9 * * *", "input": {"n": "${input.payload}"}}, "a schedule knows"),
-        ({"type": "schedule", "schedule": "0 9 * * *", "input": {}}, "the trigger gives no 'n'"),
+        (
+            {"type": "schedule", "schedule": "0 9 * * *", "input": {"n": "${input.payload}"}},
+            "a schedule cannot read",
+        ),
+        ({"type": "schedule", "schedule": "0 9 * * *", "input": {}}, "the trigger sets no 'n'"),
     ],
 )
 def test_a_trigger_that_can_start_nothing_is_refused(trigger: Any, said: str) -> None:
@@ -390,7 +395,7 @@ def test_a_graph_is_taken_where_each_step_is_reached_and_each_cycle_ends(steps: 
         return
     message = refusal(*steps).message
     if lost:
-        assert f"no run comes to {', '.join(map(repr, lost))}:" in message
+        assert f"no run reaches {', '.join(map(repr, lost))}:" in message
     else:
         cycle = message.partition("the cycle ")[2].partition(" has no end")[0].split(" → ")
         assert cycle[0] == cycle[-1]

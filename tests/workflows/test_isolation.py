@@ -77,20 +77,20 @@ async def test_no_workflow_drives_a_run_of_another_tenants_be_its_key_the_same(h
     point = RunCursor(run_id=id, workflow_key="same", status="running", step="a", position=0, dispatch=0)
     waiting = await harness.run(approval("ok"))
     before = await harness.dump(), await harness.dump(other)
-    executions, mode = harness.executions, harness.backend.mode
+    actions = harness.executor.actions
     error = ActionError(ErrorCode.CONFLICT, "m", {})
 
     answers = [
-        await executions.next(other, "same", id, mode),
-        await executions.perform(other, point, mode),
-        await executions.fail_step(other, point, error, mode),
-        await executions.await_approval(other, point.workflow_key, point.run_id, point.position, "approval", mode),
+        await actions.next(other, "same", id),
+        await actions.perform(other, point),
+        await actions.fail_step(other, point, error),
+        await actions.await_approval(other, point.workflow_key, point.run_id, point.position, "approval"),
     ]
 
     for answer in answers:
         refused(answer.failure(), NOT_FOUND, id)
-    assert (await executions.decline(other, waiting.workflow_key, waiting.approval_id, mode)).unwrap() is None
-    assert await harness.driver.execute_run(other, "same", id, mode) == "not_found"
+    assert (await actions.decline(other, waiting.workflow_key, waiting.approval_id)).unwrap() is None
+    assert await harness.executor.execute_run(other, "same", id) == "not_found"
     assert (await harness.dump(), await harness.dump(other)) == before
 
 
@@ -201,8 +201,8 @@ async def _move(harness: Harness, move: str, run: Any, tenant: Tenant) -> None:
         "resume": ("workflows.resume", {"run_id": run.id}, ANN),
     }
     if move == "step":
-        point = await harness.executions.next(tenant, run.workflow_key, run.id, harness.backend.mode)
-        await harness.executions.perform(tenant, point.unwrap(), harness.backend.mode)
+        point = await harness.executor.actions.next(tenant, run.workflow_key, run.id)
+        await harness.executor.actions.perform(tenant, point.unwrap())
         return
     name, payload, by = asked[move]
     await harness.ask(name, payload, by=by, tenant=tenant)

@@ -104,7 +104,7 @@ async def test_an_event_starts_many_runs_a_few_at_a_time(
     harness: Harness, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = [await harness.define(note("a"), trigger=EVENT) for _ in range(12)]
-    usual = relay.publisher._executions.fire_event
+    usual = relay.publisher._actions.fire_event
     running, most = 0, 0
 
     async def fire_event(*arguments: Any) -> Any:
@@ -117,19 +117,19 @@ async def test_an_event_starts_many_runs_a_few_at_a_time(
         finally:
             running -= 1
 
-    monkeypatch.setattr(relay.publisher._executions, "fire_event", fire_event)
+    monkeypatch.setattr(relay.publisher._actions, "fire_event", fire_event)
     await emit(harness)
 
     assert await relay.give() == {}
 
     assert [len(await runs_of(harness, key)) for key in keys] == [1] * 12
-    assert most == publisher._STARTS_AT_ONCE
+    assert most == publisher._MAX_CONCURRENT_STARTS
 
 
 @pytest.mark.parametrize("how", ["approved", "rejected", "cancelled"])
 @run_in_mode
 async def test_an_approval_that_is_decided_is_looked_at_no_more(harness: Harness, relay: Relay, how: str) -> None:
-    relay.publisher._agenda = Scheduler(cast("DurableClient", harness.client))
+    relay.publisher._scheduler = Scheduler(cast("DurableClient", harness.client))
     run = await harness.run(approval("ok", expires_after=3600, on_reject="no"), note("no"))
     other = await harness.run(approval("ok", expires_after=3600, on_reject="no"), note("no"))
     timer, others = f"expire/{run.approval_id}", f"expire/{other.approval_id}"
@@ -150,7 +150,7 @@ async def test_an_approval_that_is_decided_is_looked_at_no_more(harness: Harness
 
 @run_in_mode
 async def test_a_look_that_has_begun_is_left_to_end(harness: Harness, relay: Relay) -> None:
-    relay.publisher._agenda = Scheduler(cast("DurableClient", harness.client))
+    relay.publisher._scheduler = Scheduler(cast("DurableClient", harness.client))
     run = await harness.run(approval("ok", expires_after=3600, on_reject="no"), note("no"))
     timer = f"expire/{run.approval_id}"
     harness.client.statuses[timer] = "PENDING"

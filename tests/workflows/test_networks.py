@@ -14,7 +14,7 @@ import pytest
 
 from actionengine.concurrency.run_sync import run_sync
 from actionengine.workflows import WorkflowRuntime
-from actionengine.workflows.runtime.queries import find_all
+from actionengine.workflows.runtime.queries import Queries
 from tests.durable.databases import Durable
 from tests.faulty_proxy import CommitPoint, Fault, FaultyProxy
 from tests.workflows.test_runtime import Office
@@ -69,7 +69,7 @@ def bookings(office: Office) -> int:
     """Count the effects of the runs of `book`."""
 
     async def count() -> int:
-        return len([each async for each in find_all(office.storage, office.tenant, "bookings", {}, "sync")])
+        return len([each async for each in Queries(office.storage, "sync").find_all(office.tenant, "bookings", {})])
 
     return run_sync(count())
 

@@ -23,7 +23,7 @@ def test_the_tenants_of_events_are_those_of_the_storage(tmp_path: Path) -> None:
     harness = Harness(backend)
     publisher = WorkflowPublisher(harness.engine, tmp_path / "durable.sqlite")
     client = RecordingClient()
-    publisher._agenda = Scheduler(cast("DurableClient", client))
+    publisher._scheduler = Scheduler(cast("DurableClient", client))
 
     async def test() -> None:
         await harness.start(await harness.define(note("a")))

@@ -32,7 +32,7 @@ from actionengine.concurrency.run_sync import run_sync
 from actionengine.storage.errors import StorageError
 from actionengine.storage.outbox import QUEUES
 from actionengine.workflows import WorkflowRuntime, workflow_services
-from actionengine.workflows.runtime.run_executor import RolesOf
+from actionengine.workflows.runtime.step_actions import RolesOf
 
 STEPS = {
     "held": [{"name": name, "type": "action", "action": "notes.hold"} for name in ("first", "second")],
@@ -163,8 +163,8 @@ def test_roles_that_cannot_be_told_hold_a_run_up_and_do_not_lose_it(office: Offi
         (lambda folder: WorkflowRuntime(create_engine(services=[]), folder / "x"), "workflow_services"),
         (lambda folder: WorkflowRuntime(_engine(), "mysql://host/db"), "PostgreSQL or SQLite"),
         (lambda folder: WorkflowRuntime(_engine(), "sqlite://"), "SQLite file"),
-        (lambda folder: WorkflowRuntime(_engine(), folder / "x", roles=["clerk"]), "roles is a function"),  # type: ignore[arg-type]
-        (lambda folder: WorkflowRuntime(_engine(), folder / "x", concurrency=0), "concurrency is at least 1"),
+        (lambda folder: WorkflowRuntime(_engine(), folder / "x", roles=["clerk"]), "no function"),  # type: ignore[arg-type]
+        (lambda folder: WorkflowRuntime(_engine(), folder / "x", concurrency=0), "concurrency=0.*has to be at least 1"),
         (lambda folder: WorkflowRuntime(_engine(), folder / "x", lease=0), "lease"),
     ],
     ids=["no services", "another database", "in memory", "roles that are none", "no runs at once", "no lease"],
@@ -196,7 +196,7 @@ def test_a_runtime_that_cannot_relay_says_so_and_takes_steps(
             Relay(office.storage, runtime.publisher).drain()
             office.wait_for(run, "succeeded")
 
-    assert "relays no events, so that it sets no run going: permission denied" in caplog.text
+    assert "relays no events, so it starts no run: permission denied" in caplog.text
 
 
 def test_a_run_stops_after_the_step_that_it_is_at_also_while_the_relay_ends(

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from actionengine.workflows.definitions import schedules
+from actionengine.workflows.definitions.parse import parse_trigger
 from actionengine.workflows.definitions.schedules import cron, zone
-from actionengine.workflows.services.triggers import parse_trigger
 
 TAKEN = """
 * * * * *|* * * * * *|*/59 * * * *|0 9-17/8 * * *|0 5/6 * * *|@daily|0 9 * * mon-fri|0 9 ? * ?|0 0 L * *|0 0 15,L * *
@@ -53,7 +53,7 @@ def test_what_a_schedule_may_not_be(schedule: str) -> None:
 
 
 def test_a_refusal_names_the_field_and_what_it_may_be() -> None:
-    with pytest.raises(ValueError, match=r"'\*/61' is no minute: its step .* from 0 to 59 it has to be 1 to 59"):
+    with pytest.raises(ValueError, match=r"'\*/61' is no minute: its step of 61 .* from 0 to 59, write 1 to 59"):
         cron("*/61 * * * *")
     with pytest.raises(ValueError, match=r"'FRIDAY' is no day of the week: write \*, a value of 0 to 7, or SUN to SAT"):
         cron("0 9 * * FRIDAY")
@@ -74,7 +74,7 @@ Europe/Berln|Europe/Berlin/|Europe//Berlin|./UTC|Africa/../UTC|+01:00|zone.tab|t
 
 @pytest.mark.parametrize("name", ["", *NEAR, *each(DIFFER)])
 def test_zones_that_differ_by_machine_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"; name one as in [A-Z]") as refusal:
+    with pytest.raises(ValueError, match=r": name one such as [A-Z]") as refusal:
         zone(name)
 
     assert str(refusal.value).endswith(NEAR.get(name, ""))
@@ -87,7 +87,7 @@ def test_a_machine_without_tzdata_takes_the_zones_that_it_has(monkeypatch: pytes
     try:
         assert zone("UTC") == "UTC"
         for name in ("Europe/Berlin", "localtime"):
-            with pytest.raises(ValueError, match="name one as in"):
+            with pytest.raises(ValueError, match="name one such as"):
                 zone(name)
     finally:
         schedules._zones.cache_clear()

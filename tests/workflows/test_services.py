@@ -587,7 +587,7 @@ async def test_a_workflow_writes_the_documents_that_its_roles_let_it_write(harne
         ):
             expect(await demanding.ask(name, payload, by=system))
         run = expect(await demanding.ask("workflows.start", {"key": key}, by=system))
-        await demanding.driver.execute_run(demanding.tenant, key, run.id, demanding.backend.mode)
+        await demanding.executor.execute_run(demanding.tenant, key, run.id)
         return expect(await demanding.ask("workflows.get", {"run_id": run.id}, by=system))
 
     assert (await run_of("orders")).status == "succeeded"

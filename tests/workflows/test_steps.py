@@ -93,15 +93,15 @@ async def test_an_action_stands_on_the_log_with_the_workflow_the_reason_and_the_
 async def test_a_step_that_was_taken_is_not_taken_again_however_often_it_is_asked_for(harness: Harness) -> None:
     key = await harness.define(note("a"), note("b"))
     id = await harness.start(key)
-    first = expect_point(await harness.executions.next(harness.tenant, key, id, harness.backend.mode))
+    first = expect_point(await harness.executor.actions.next(harness.tenant, key, id))
     for _ in range(3):
-        point = expect_point(await harness.executions.perform(harness.tenant, first, harness.backend.mode))
+        point = expect_point(await harness.executor.actions.perform(harness.tenant, first))
         assert (point.position, point.step) == (1, "b")
 
     run = await harness.drive(id)
 
     assert run.status == "succeeded"
-    expect_point(await harness.executions.perform(harness.tenant, first, harness.backend.mode))
+    expect_point(await harness.executor.actions.perform(harness.tenant, first))
     assert await harness.read("notes") == [{"step": "a"}, {"step": "b"}]
     await harness.in_order()
 
@@ -787,7 +787,7 @@ async def test_a_further_approval_of_a_run_that_is_cancelled_meanwhile_comes_to_
     expect(await asking.cancel(run))
     refused(await asking.ask("approvals.approve", {"approval_id": further}, by=EVE), CONFLICT, "cancelled")
 
-    await asking.executions.await_approval(asking.tenant, run.workflow_key, run.id, 0, further, asking.backend.mode)
+    await asking.executor.actions.await_approval(asking.tenant, run.workflow_key, run.id, 0, further)
 
     pending = expect(await asking.ask("approvals.get", {"approval_id": further}, by=EVE))
     assert (pending.status, pending.comment) == ("cancelled", "no reason was given")
@@ -799,8 +799,8 @@ async def test_an_approval_that_a_killed_driver_has_asked_for_is_cancelled_with_
     key = await harness.define(approval("ok"), note("after"))
     id, other = await harness.start(key), await harness.start(key)
     for each in (id, other):
-        point = expect_point(await harness.executions.next(harness.tenant, key, each, harness.backend.mode))
-        await harness.executions.perform(harness.tenant, point, harness.backend.mode)
+        point = expect_point(await harness.executor.actions.next(harness.tenant, key, each))
+        await harness.executor.actions.perform(harness.tenant, point)
 
     expect(await harness.ask("workflows.cancel", {"run_id": id}))
 
@@ -815,7 +815,7 @@ async def test_a_further_approval_that_is_rejected_declines_the_step(harness: Ha
     further = expect(await asking.approve(run)).further_approval_id
 
     expect(await asking.ask("approvals.reject", {"approval_id": further}, by=EVE))
-    await asking.executions.decline(asking.tenant, run.workflow_key, further, asking.backend.mode)
+    await asking.executor.actions.decline(asking.tenant, run.workflow_key, further)
     await asking.go_on()
 
     assert statuses(await asking.get(run.id)) == [("twice", "rejected"), ("no", "succeeded")]
@@ -957,11 +957,11 @@ async def test_a_step_does_not_cancel_its_own_run(harness: Harness) -> None:
 async def test_a_cancelled_run_takes_no_further_step(harness: Harness) -> None:
     key = await harness.define(note("a"), note("b"))
     run = await harness.get(await harness.start(key))
-    point = expect_point(await harness.executions.next(harness.tenant, key, run.id, harness.backend.mode))
+    point = expect_point(await harness.executor.actions.next(harness.tenant, key, run.id))
     cancelled = expect(await harness.ask("workflows.cancel", {"run_id": run.id, "reason": "enough"}))
     assert (cancelled.status, cancelled.error["message"]) == ("cancelled", "cancelled by human:ann: enough")
 
-    expect_point(await harness.executions.perform(harness.tenant, point, harness.backend.mode))
+    expect_point(await harness.executor.actions.perform(harness.tenant, point))
     run = await harness.drive(run.id)
 
     assert (run.status, run.step, run.steps) == ("cancelled", None, ())
@@ -983,7 +983,7 @@ async def test_of_many_who_drive_a_run_at_once_each_effect_is_there_once(harness
     )
     id = await harness.start(key, {"id": "job"})
 
-    driven = [harness.driver.execute_run(harness.tenant, key, id, harness.backend.mode) for _ in range(3)]
+    driven = [harness.executor.execute_run(harness.tenant, key, id) for _ in range(3)]
     answers = await harness.backend.gather(*driven)
 
     assert set(answers) == {"succeeded"}
@@ -1001,9 +1001,7 @@ async def test_a_run_that_is_cancelled_while_it_is_driven_ends_cancelled(harness
     async def cancel() -> Any:
         return await harness.ask("workflows.cancel", {"run_id": id}, by=AUDITOR)
 
-    status, cancelled = await harness.backend.gather(
-        harness.driver.execute_run(harness.tenant, key, id, harness.backend.mode), cancel()
-    )
+    status, cancelled = await harness.backend.gather(harness.executor.execute_run(harness.tenant, key, id), cancel())
 
     run = await harness.get(id)
     assert run.status == status

@@ -23,7 +23,7 @@ SKEWS = (-7200.0, 0.1, 90.0)
 
 async def look(harness: Harness, run: Any) -> str:
     """What a timer of a run's approval does when it comes."""
-    return await harness.driver.expire(harness.tenant, run.workflow_key, run.approval_id, harness.backend.mode)
+    return await harness.executor.expire(harness.tenant, run.workflow_key, run.approval_id)
 
 
 def timers(harness: Harness) -> dict[str, Enqueued]:
@@ -104,8 +104,8 @@ async def test_a_run_that_cannot_be_moved_on_yet_is_looked_at_later(
         return None
 
     with monkeypatch.context() as patch:
-        patch.setattr(harness.executions, "decline", refuse)
-        patch.setattr(harness.driver, "_pause", do_not_wait)
+        patch.setattr(harness.executor.actions, "decline", refuse)
+        patch.setattr(harness.executor, "_pause", do_not_wait)
         assert await look(harness, run) == "forbidden"
 
     assert harness.client.statuses == {first: "PENDING", f"{first}/again": "DELAYED"}
@@ -139,8 +139,8 @@ async def test_restore_sets_the_timers_of_all_runs_that_wait(harness: Harness, d
 async def test_a_process_that_dies_once_its_step_has_asked_leaves_no_run_without_its_timer(harness: Harness) -> None:
     id = await harness.start(await harness.define(approval("ok", expires_after=60)))
     run = await harness.get(id)
-    point = (await harness.executions.next(harness.tenant, run.workflow_key, id, harness.backend.mode)).unwrap()
-    await harness.executions.perform(harness.tenant, point, harness.backend.mode)
+    point = (await harness.executor.actions.next(harness.tenant, run.workflow_key, id)).unwrap()
+    await harness.executor.actions.perform(harness.tenant, point)
     assert harness.client.enqueued == []
 
     run = await harness.drive(id)
@@ -182,7 +182,7 @@ async def test_a_schedule_that_comes_early_comes_again(harness: Harness, skew: f
     due = f"fire/{trigger.id}/{soon.isoformat()}"
 
     async def fire(at: datetime) -> str:
-        return await harness.driver.fire_if_due(harness.tenant, key, trigger.id, at, harness.backend.mode)
+        return await harness.executor.fire_if_due(harness.tenant, key, trigger.id, at)
 
     with host_clock(skew):
         assert await fire(soon) == "early"

@@ -113,13 +113,13 @@ async def test_a_time_that_has_started_a_run_starts_no_other_whatever_changes(ha
     key = await harness.define(note("a"), trigger=SCHEDULE)
     at = datetime(2030, 1, 29, 9, tzinfo=UTC)
     first = (await own_trigger(harness, key)).id
-    id = await harness.driver.fire(harness.tenant, key, first, at, "async")
+    id = await harness.executor.fire(harness.tenant, key, first, at)
 
     if change is deleted_and_made_anew:
         expect(await harness.ask("triggers.delete", {"trigger_id": first}))
     expect(await harness.ask("triggers.create", {"key": key, "trigger": SCHEDULE}))
     for trigger in expect(await harness.ask("triggers.list", {"key": key})):
-        await harness.driver.fire(harness.tenant, key, trigger.id, at, "async")
+        await harness.executor.fire(harness.tenant, key, trigger.id, at)
 
     assert [run.id for run in await runs_of(harness, key)] == [id]
 

@@ -30,8 +30,8 @@ from actionengine.testing import run_in_mode
 from actionengine.testing.harness import AUDITOR
 from actionengine.workflows import WorkflowPublisher
 from actionengine.workflows.runs import start
-from actionengine.workflows.runtime.run_executor import StepActions
 from actionengine.workflows.runtime.scheduler import Scheduler
+from actionengine.workflows.runtime.step_actions import StepActions
 from tests.harness import expect, refused
 from tests.workflows.harness import (
     BOB,
@@ -62,7 +62,7 @@ class Relay:
         self.client = RecordingClient()
         tenants = {tenant.id: tenant for tenant in (harness.backend.tenant, harness.backend.other_tenant)}
         self.publisher = WorkflowPublisher(harness.engine, path / "durable.sqlite", tenant_of=tenants.__getitem__)
-        self.publisher._agenda = Scheduler(cast("DurableClient", self.client))
+        self.publisher._scheduler = Scheduler(cast("DurableClient", self.client))
         self._after = 0
 
     async def give(self, times: int = 1) -> dict[str, PublishError]:
@@ -87,7 +87,7 @@ class Relay:
                 return
             for each in going[done:]:
                 _, _, key, run_id = each.arguments
-                await self.harness.driver.execute_run(self.harness.tenant, key, run_id, "async")
+                await self.harness.executor.execute_run(self.harness.tenant, key, run_id)
             done = len(going)
 
 
@@ -219,7 +219,7 @@ async def test_a_trigger_that_cannot_be_fired_keeps_no_other_from_its_start(harn
             raise LookupError("the directory is away")
         return []
 
-    relay.publisher._executions = StepActions(harness.engine, roles)
+    relay.publisher._actions = StepActions(harness.engine, "async", roles)
     await emit(harness)
 
     assert list(await relay.give()) == ["job.done"]
@@ -315,8 +315,8 @@ async def test_a_scheduled_time_starts_one_run(harness: Harness, relay: Relay) -
     [trigger] = expect(await harness.ask("triggers.list", {"key": key}))
     at = datetime(2030, 1, 29, 9, tzinfo=UTC)
 
-    ids = [await harness.driver.fire(harness.tenant, key, trigger.id, at, "async") for _ in range(2)]
-    later = await harness.driver.fire(harness.tenant, key, trigger.id, at.replace(day=30), "async")
+    ids = [await harness.executor.fire(harness.tenant, key, trigger.id, at) for _ in range(2)]
+    later = await harness.executor.fire(harness.tenant, key, trigger.id, at.replace(day=30))
 
     runs = await runs_of(harness, key)
     assert [run.id for run in runs] == [ids[0], later]
@@ -324,7 +324,7 @@ async def test_a_scheduled_time_starts_one_run(harness: Harness, relay: Relay) -
     assert runs[0].input == {"at": "2030-01-29T09:00:00+00:00"}
     assert runs[0].started_by == f"schedule:{trigger.id}"
     expect(await harness.ask("triggers.disable", {"trigger_id": trigger.id}))
-    assert await harness.driver.fire(harness.tenant, key, trigger.id, at.replace(day=31), "async") == "None"
+    assert await harness.executor.fire(harness.tenant, key, trigger.id, at.replace(day=31)) == "None"
     assert len(await runs_of(harness, key)) == 2
 
 
@@ -366,7 +366,7 @@ async def test_while_the_durable_engine_is_away_events_wait(harness: Harness, re
             raise DurableUnavailable("it is away")
 
     await harness.start(await harness.define(note("a")))
-    relay.publisher._agenda = Scheduler(cast("DurableClient", Away()))
+    relay.publisher._scheduler = Scheduler(cast("DurableClient", Away()))
 
     failures = await relay.give()
 
@@ -485,7 +485,7 @@ async def test_a_further_approval_is_waited_for_and_expires(harness: Harness, tm
     assert (waiting.status, waiting.approval_id) == ("paused", further)
     [expiry] = [each for each in relay.client.enqueued if each.id == f"expire/{further}"]
     await asyncio.sleep(0.4)
-    await asking.driver.expire(asking.tenant, run.workflow_key, expiry.arguments[-1], "async")
+    await asking.executor.expire(asking.tenant, run.workflow_key, expiry.arguments[-1])
     await relay.go_on()
     ended = await asking.get(run.id)
     assert [(step.step, step.status) for step in ended.steps] == [("twice", "rejected"), ("let_be", "succeeded")]

@@ -22,10 +22,10 @@ AWAY: Result[Any, ActionError] = Failure(ActionError(ErrorCode.UNAVAILABLE, "awa
 def harness(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> Harness:
     """A harness whose executor does not wait itself."""
 
-    async def pause(mode: Any, seconds: float) -> None:
+    async def pause(seconds: float) -> None:
         assert seconds <= 1.0
 
-    monkeypatch.setattr(harness.driver, "_pause", pause)
+    monkeypatch.setattr(harness.executor, "_pause", pause)
     return harness
 
 
@@ -40,7 +40,7 @@ async def later(harness: Harness) -> Enqueued:
 async def go_on(harness: Harness, told: Enqueued) -> str:
     """What the durable engine does then."""
     _, _, key, run_id, *more = told.arguments
-    status = await harness.driver.execute_run(harness.tenant, key, run_id, harness.backend.mode, *more)
+    status = await harness.executor.execute_run(harness.tenant, key, run_id, *more)
     harness.client.statuses[told.id] = "SUCCESS"
     return status
 
@@ -49,14 +49,14 @@ async def go_on(harness: Harness, told: Enqueued) -> str:
 async def test_a_step_that_is_tried_again_after_long_is_left_until_then(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    perform = harness.executions.perform
+    perform = harness.executor.actions.perform
     positions: list[int] = []
 
-    async def count(tenant: Any, point: Any, mode: Any) -> Any:
+    async def count(tenant: Any, point: Any) -> Any:
         positions.append(point.position)
-        return await perform(tenant, point, mode)
+        return await perform(tenant, point)
 
-    monkeypatch.setattr(harness.executions, "perform", count)
+    monkeypatch.setattr(harness.executor.actions, "perform", count)
     step = failing_step("a", "conflict", retry={"attempts": 3, "seconds": 30}, on_failure="late")
     run = await harness.run(step, note("late"))
 
@@ -92,7 +92,7 @@ async def test_a_run_waits_for_what_is_away_and_goes_on_where_it_is(
 ) -> None:
     id = await harness.start(await harness.define(note("a"), note("b")))
     run = await harness.get(id)
-    real = getattr(harness.executions, what)
+    real = getattr(harness.executor.actions, what)
     delays: list[float] = []
 
     async def lose(*about: Any) -> Any:
@@ -102,8 +102,8 @@ async def test_a_run_waits_for_what_is_away_and_goes_on_where_it_is(
         return AWAY
 
     with monkeypatch.context() as patch:
-        patch.setattr(harness.executions, what, lose)
-        assert await harness.driver.execute_run(harness.tenant, run.workflow_key, id, harness.backend.mode) == "later"
+        patch.setattr(harness.executor.actions, what, lose)
+        assert await harness.executor.execute_run(harness.tenant, run.workflow_key, id) == "later"
         for _ in range(8):
             told = await later(harness)
             delays.append(told.delay or 0)
@@ -130,24 +130,19 @@ async def test_an_expiry_and_a_scheduled_time_wait_for_what_is_away(
         return AWAY
 
     with monkeypatch.context() as patch:
-        patch.setattr(harness.executions, "decline", away)
-        patch.setattr(harness.executions, "fire_schedule", away)
-        assert (
-            await harness.driver.expire(harness.tenant, run.workflow_key, run.approval_id, harness.backend.mode)
-            == "later"
-        )
+        patch.setattr(harness.executor.actions, "decline", away)
+        patch.setattr(harness.executor.actions, "fire_schedule", away)
+        assert await harness.executor.expire(harness.tenant, run.workflow_key, run.approval_id) == "later"
         told = await later(harness)
         *_, approval_id, wait = told.arguments
         assert (told.function, approval_id) == (EXPIRE, run.approval_id)
         assert wait > 1.6
-        assert await harness.driver.fire_if_due(harness.tenant, key, trigger.id, at, harness.backend.mode) == "later"
+        assert await harness.executor.fire_if_due(harness.tenant, key, trigger.id, at) == "later"
         told = await later(harness)
         assert (told.function, told.arguments[1]["wait"]) == (FIRE, wait)
 
-    assert (
-        await harness.driver.expire(harness.tenant, run.workflow_key, approval_id, harness.backend.mode, wait) == "done"
-    )
-    id = await harness.driver.fire_if_due(harness.tenant, key, trigger.id, at, harness.backend.mode, wait)
+    assert await harness.executor.expire(harness.tenant, run.workflow_key, approval_id, wait) == "done"
+    id = await harness.executor.fire_if_due(harness.tenant, key, trigger.id, at, wait)
     assert [each.id for each in expect(await harness.ask("workflows.list", {"key": key}))] == [id]
 
 

@@ -25,8 +25,9 @@ from actionengine.durable.client import DurableClient, DurableUnavailable
 from actionengine.durable.leases import Leases
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.workflows import WorkflowPublisher, WorkflowRuntime
-from actionengine.workflows.runtime.run_executor import RunExecutor, StepActions
+from actionengine.workflows.runtime.run_executor import RunExecutor
 from actionengine.workflows.runtime.scheduler import Scheduler
+from actionengine.workflows.runtime.step_actions import StepActions
 from tests.crash.host import POINTS as STORAGE_POINTS
 from tests.crash.host import Fuse, FusedPostgresStorage, FusedSQLiteStorage
 from tests.workflows_crash.business import clearance, desk_engine
@@ -167,7 +168,7 @@ def lay(fuse: Fuse) -> None:
     around(DurableClient, "take_over", fuse, "before a takeover", "in the middle of a takeover")
     around_async(WorkflowPublisher, "publish", fuse, "before the relay has settled")
     around_async(StepActions, "perform", fuse, "once a step is performed")
-    around(Scheduler, "expiry", fuse, "before a timer is set", "once a timer is set")
+    around(Scheduler, "schedule_expiry", fuse, "before a timer is set", "once a timer is set")
     around_async(RunExecutor, "execute_run", fuse, "before the turn is noted")
 
 

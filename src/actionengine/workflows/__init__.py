@@ -22,7 +22,8 @@ from actionengine.storage.outbox import TRIGGERS, WORKFLOWS
 from actionengine.storage.rows import Route
 
 try:
-    from actionengine.workflows.definitions.definition import Definition, parse_definition
+    from actionengine.workflows.definitions.definition import Definition
+    from actionengine.workflows.definitions.parse import parse_definition
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("actionengine"):
         raise

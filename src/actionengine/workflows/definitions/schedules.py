@@ -1,4 +1,4 @@
-"""The times of a schedule: cron expressions and time zones, checked when a caller writes them."""
+"""Checks of cron expressions and time zones, when a caller writes them."""
 
 from __future__ import annotations
 
@@ -22,24 +22,16 @@ class _Field(NamedTuple):
     last: int
     names: Mapping[str, int] = {}
     whole: tuple[str, ...] = ("*",)
-    """The texts that stand for each value."""
+    """The texts that mean each value."""
     special: re.Pattern[str] | None = None
-    """Entries of this field alone, such as the last day of a month."""
+    """Entries that only this field takes, such as the last day of a month."""
 
 
 _MONTHS = {
-    "JAN": 1,
-    "FEB": 2,
-    "MAR": 3,
-    "APR": 4,
-    "MAY": 5,
-    "JUN": 6,
-    "JUL": 7,
-    "AUG": 8,
-    "SEP": 9,
-    "OCT": 10,
-    "NOV": 11,
-    "DEC": 12,
+    name: number
+    for number, name in enumerate(
+        ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"], 1
+    )
 }
 _DAYS = {"SUN": 0, "MON": 1, "TUE": 2, "WED": 3, "THU": 4, "FRI": 5, "SAT": 6}
 _ANY_DAY = f"(?:[0-7]|{'|'.join(_DAYS)})"
@@ -60,21 +52,20 @@ _VALUE = "[0-9]{1,2}|[A-Z]{3}"
 _ENTRY = re.compile(rf"(?P<first>\*|\?|{_VALUE})(?:-(?P<last>{_VALUE}))?(?:/(?P<step>[0-9]{{1,3}}))?")
 
 _DIFFER = frozenset({"localtime", "posixrules", "Factory"})
-"""Entries of a machine's zone files that are no place, and differ from one machine to the next."""
+"""Entries of the zone files that name no place, and differ between machines."""
 
 
 def cron(schedule: str) -> str:
-    """Return a schedule. Raise `ValueError` for a text that is none, and for a schedule whose time never comes."""
+    """Return the schedule. Raise `ValueError` for a text that is no cron expression, and for times that never come."""
     fields = schedule.upper().split()
-    if schedule not in _SHORT and (len(fields) not in (5, 6) or not schedule.isascii()):
-        raise ValueError(
-            f"{schedule!r} is no schedule: it has five fields, as in '0 9 * * MON-FRI', or six with seconds first"
-        )
     if schedule not in _SHORT:
+        if len(fields) not in (5, 6) or not schedule.isascii():
+            raise ValueError(
+                f"{schedule!r} is no schedule: write five fields, as in '0 9 * * MON-FRI', or six with seconds first"
+            )
         for field, text in zip(_FIELDS[-len(fields) :], fields, strict=True):
             for entry in text.split(","):
-                reason = _wrong(field, entry)
-                if reason:
+                if (reason := _entry_error(field, entry)) is not None:
                     raise ValueError(f"{schedule!r} is no schedule: {entry!r} is no {field.name}: {reason}")
     try:
         times = croniter(schedule, datetime.now(UTC), second_at_beginning=True)
@@ -83,12 +74,12 @@ def cron(schedule: str) -> str:
     try:
         times.get_next()
     except CroniterError:
-        raise ValueError(f"the time of the schedule {schedule!r} never comes") from None
+        raise ValueError(f"the schedule {schedule!r} has a time that never comes") from None
     return schedule
 
 
-def _wrong(field: _Field, entry: str) -> str | None:
-    """Return what is wrong with an entry of a field, None where nothing is."""
+def _entry_error(field: _Field, entry: str) -> str | None:
+    """Return the reason why an entry of a field is refused, or None."""
     if field.special is not None and field.special.fullmatch(entry):
         return None
     parts = _ENTRY.fullmatch(entry)
@@ -104,12 +95,12 @@ def _wrong(field: _Field, entry: str) -> str | None:
         if not field.first <= first <= field.last or not field.first <= last <= field.last:
             return _expected(field)
         if end is not None and first >= last:
-            return "a range goes from a lower value to a higher one; write two ranges, or one value"
+            return "its range does not go from a lower value to a higher one: write two ranges, or one value"
     if field.names is _DAYS and first == 0:
-        # Sunday is not counted twice.
+        # Sunday is both 0 and 7.
         last = min(last, 6)
     if step is not None and not 0 < int(step) <= last - first:
-        return f"its step reaches no second value: from {first} to {last} it has to be 1 to {last - first}"
+        return f"its step of {step} reaches no second value: from {first} to {last}, write 1 to {last - first}"
     return None
 
 
@@ -126,9 +117,9 @@ def _expected(field: _Field) -> str:
 
 @cache
 def _zones() -> Mapping[str, str]:
-    """Return the names of the time zones, by themselves and by their form in small letters.
+    """Return the names of the time zones, keyed by themselves and by their lower-case form.
 
-    The package `tzdata` lists them, so that they are the same on each machine.
+    The package `tzdata` lists them, so each machine has the same.
     """
     try:
         names = set(resources.files("tzdata").joinpath("zones").read_text().split())
@@ -139,12 +130,12 @@ def _zones() -> Mapping[str, str]:
 
 
 def zone(name: str) -> str:
-    """Return the name of a time zone. Raise `ValueError` for a text that does not name one zone on each machine."""
+    """Return the name of a time zone. Raise `ValueError` for a text that is not the same zone on each machine."""
     known = _zones()
     if known.get(name) == name:
         return name
     name = shortened(name)
     close = get_close_matches(name, known, 1)
     near = known.get(name.casefold()) or (known[close[0]] if close else "Europe/Berlin")
-    reason = f"{name!r} is another time zone on each machine" if name in _DIFFER else f"there is no time zone {name!r}"
-    raise ValueError(f"{reason}; name one as in {near}")
+    reason = f"{name!r} differs between machines" if name in _DIFFER else f"there is no time zone {name!r}"
+    raise ValueError(f"{reason}: name one such as {near}")

@@ -1,4 +1,4 @@
-"""The types of steps that a definition may have, each a part of a definition as data."""
+"""The types of steps of a definition."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ END = "end"
 PAUSE = "pause"
 FAIL = "fail"
 RESERVED = frozenset({END, PAUSE, FAIL})
-"""What a step is not called, because it stands where names of steps do."""
+"""Targets of a run that are not steps, so no step has such a name."""
 
 _DAY = 24 * 60 * 60.0
 
 
 class DefinitionPart(BaseModel):
-    """What all parts of a definition share: no unknown fields, and references that can be read."""
+    """A part of a definition. It refuses unknown fields, and references that cannot be read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,20 +46,20 @@ class DefinitionPart(BaseModel):
 
 def _own_name(name: str) -> str:
     if name in RESERVED:
-        raise ValueError(f"{name!r} says where a run goes, and cannot be the name of a step")
+        raise ValueError(f"{name!r} is a target of runs, and cannot be the name of a step")
     if "." in name or "/" in name:
-        raise ValueError(f"the name of a step has no dot and no slash in it: {name!r}")
+        raise ValueError(f"the name {name!r} has a dot or a slash: leave it out of the names of steps")
     return name
 
 
 StepName = Annotated[Name, AfterValidator(_own_name)]
 Text = Annotated[str, Field(min_length=1, max_length=10_000)]
-"""A text, perhaps with references."""
+"""A text that may have references."""
 
 
 def _literal(name: str) -> str:
     if list(references(name)):
-        raise ValueError(f"{name!r} is taken as it stands, so it refers to nothing")
+        raise ValueError(f"{name!r} has a reference, but this field is taken literally")
     return name
 
 
@@ -71,19 +71,21 @@ def _permission(name: str) -> str:
 def _action(name: str) -> str:
     service, _, action = _literal(name).partition(".")
     if not service or not action or "." in action:
-        raise ValueError(f"an action is named service.action, not {name!r}")
+        raise ValueError(f"{name!r} names no action: write service.action")
     return name
 
 
 def _collection(name: str) -> str:
     if name.startswith(RESERVED_PREFIX):
-        raise ValueError(f"collections that begin with {RESERVED_PREFIX!r} are the library's own")
+        raise ValueError(f"{name!r} belongs to the library, as all collections that begin with {RESERVED_PREFIX!r}")
     return _literal(name)
 
 
 class Retry(DefinitionPart):
-    """How often a step is tried that fails with what may pass (`conflict`, `timeout`, `unavailable`, `handler_error`),
-    and after how many seconds for the second time; each further wait is twice as long."""
+    """The attempts at a step that fails with a passing error (`conflict`, `timeout`, `unavailable`, `handler_error`).
+
+    `seconds` is the delay before the second attempt; each further delay is twice as long.
+    """
 
     attempts: Whole = Field(default=3, ge=1, le=20)
     seconds: Number = Field(default=0.5, gt=0, le=3600)
@@ -93,41 +95,41 @@ class _Step(DefinitionPart):
     name: StepName
     description: str = Field(default="", max_length=1000)
     next: Name | None = None
-    """The step that follows: the one after it where none is named."""
+    """The step that follows; the next one in the list by default."""
     on_failure: Name = PAUSE
-    """Where a run goes when the step has failed for good: `pause`, so that a person can look and resume it; `fail`,
-    which ends it; or the name of a step."""
+    """The target of a run whose step has failed permanently: `pause`, from which a person can resume it; `fail`, which
+    ends it; or the name of a step."""
     retry: Retry = Retry()
     max_visits: Whole | None = Field(default=None, ge=1, le=10_000)
-    """How often a run may come here; what makes a cycle end."""
+    """The number of times that a run may take this step. It ends a cycle."""
 
     @property
     def output_fields(self) -> frozenset[str] | None:
-        """The members of its output; None where only running it tells."""
+        """The fields of its output; None if they are not known before it runs."""
         return frozenset()
 
     @property
     def references(self) -> Iterator[tuple[Path, bool]]:
-        """The paths that it refers to, each with whether they have to be there."""
+        """The paths that it refers to. Each has a flag: whether its value is required."""
         for name, value in self:
             if name not in ("name", "description", "next", "on_failure"):
                 for path in references(value):
                     yield path, True
 
     def targets(self, following: str) -> Iterator[str]:
-        """Where a run may go from here; `following` is what comes after it."""
+        """Yield the steps that a run may take next. `following` is the next one in the list."""
         yield self.next or following
         if self.on_failure not in RESERVED:
             yield self.on_failure
 
     @property
-    def goes_on_failed(self) -> bool:
-        """Whether a run can go on from here although the step has not succeeded: then its output has an `error`."""
+    def continues_after_failure(self) -> bool:
+        """Whether a run can continue when the step has failed. Its output has an `error` then."""
         return self.on_failure not in RESERVED
 
 
 class ActionStep(_Step):
-    """Executes an action, as the workflow."""
+    """A step that executes an action as the workflow."""
 
     type: Literal["action"]
     action: Annotated[str, AfterValidator(_action)]
@@ -135,13 +137,15 @@ class ActionStep(_Step):
 
     @property
     def output_fields(self) -> frozenset[str] | None:
-        """Only running it tells."""
+        """None: they are not known before it runs."""
         return None
 
 
 class AssignmentStep(_Step):
-    """Gives somebody something to do: a document of the collection `workflow_assignments`. With `wait`, the run goes on
-    once it is done, by the service of this name."""
+    """A step that gives a person an assignment: a document of the collection `workflow_assignments`.
+
+    With `wait`, the run continues when the assignment is completed through the service of this name.
+    """
 
     type: Literal["assignment"]
     assignee: Text
@@ -151,42 +155,44 @@ class AssignmentStep(_Step):
 
     @property
     def output_fields(self) -> frozenset[str] | None:
-        """The members of its output."""
+        """The fields of its output."""
         given = frozenset({"id", "assignee", "title"})
         return given | {"result", "completed_by", "completed_at"} if self.wait else given
 
 
 class ApprovalStep(_Step):
-    """Waits until somebody with the permission approves, by the service `approvals`. Whoever started the run may not,
-    unless `by_starter` says so."""
+    """A step that waits until an actor with the permission approves, through the service `approvals`.
+
+    The actor that started the run may approve only with `by_starter`.
+    """
 
     type: Literal["approval"]
     permission: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_permission)]
     message: Text
     expires_after: Number = Field(default=7 * _DAY, gt=0, le=366 * _DAY)
-    """Seconds."""
+    """Seconds until an undecided approval counts as refused."""
     on_reject: Name = FAIL
     by_starter: Flag = False
 
     @property
     def output_fields(self) -> frozenset[str] | None:
-        """The members of its output."""
+        """The fields of its output."""
         return frozenset({"approved_by", "approval_id", "approved_at"})
 
     def targets(self, following: str) -> Iterator[str]:
-        """Where a run may go from here."""
+        """Yield the steps that a run may take next."""
         yield from super().targets(following)
         if self.on_reject not in RESERVED:
             yield self.on_reject
 
     @property
-    def goes_on_failed(self) -> bool:
-        """Return whether a run can go on from here although the step has not succeeded."""
-        return super().goes_on_failed or self.on_reject not in RESERVED
+    def continues_after_failure(self) -> bool:
+        """Whether a run can continue when the step has failed, or was rejected."""
+        return super().continues_after_failure or self.on_reject not in RESERVED
 
 
 class NotificationStep(_Step):
-    """Tells somebody something: an event `workflows.notification`, which the host's publisher delivers."""
+    """A step that emits an event `workflows.notification`, which the host's publisher delivers."""
 
     type: Literal["notification"]
     to: Text | Annotated[tuple[Text, ...], AfterValidator(not_empty)]
@@ -198,7 +204,7 @@ class NotificationStep(_Step):
 
 def _shallow(condition: Condition) -> Condition:
     if depth(condition) > MAX_CONDITION_DEPTH:
-        raise ValueError(f"conditions stand in each other at most {MAX_CONDITION_DEPTH} deep")
+        raise ValueError(f"the condition is nested too deeply: at most {MAX_CONDITION_DEPTH} deep")
     return condition
 
 
@@ -206,14 +212,14 @@ When = Annotated[Condition, AfterValidator(_shallow)]
 
 
 class Branch(DefinitionPart):
-    """Where to go when a condition holds."""
+    """The target of a run for which a condition holds."""
 
     when: When
     next: Name
 
 
 class DecisionStep(_Step):
-    """Goes where the first branch leads whose condition holds, and otherwise where `otherwise` says."""
+    """A step that leads to the first branch whose condition holds; to `otherwise` if none does."""
 
     type: Literal["decision"]
     branches: Annotated[tuple[Branch, ...], Field(max_length=50), AfterValidator(not_empty)]
@@ -221,13 +227,13 @@ class DecisionStep(_Step):
 
     @property
     def output_fields(self) -> frozenset[str] | None:
-        """The members of its output."""
+        """The fields of its output."""
         return frozenset({"next"})
 
     @model_validator(mode="after")
     def _check_branches(self) -> DecisionStep:
         if self.next is not None:
-            raise ValueError("a decision has no `next`: its branches and `otherwise` say where it goes")
+            raise ValueError("a decision takes no `next`: name its targets in `branches` and `otherwise`")
         return self
 
     @property
@@ -237,7 +243,7 @@ class DecisionStep(_Step):
             yield from paths(branch.when)
 
     def targets(self, following: str) -> Iterator[str]:
-        """Where a run may go from here."""
+        """Yield the steps that a run may take next."""
         for branch in self.branches:
             yield branch.next
         yield self.otherwise
@@ -246,8 +252,10 @@ class DecisionStep(_Step):
 
 
 class RecordMutationStep(_Step):
-    """Inserts, changes or deletes a document. A change replaces the top-level fields that `data` has, and leaves out
-    those that `drop` names."""
+    """A step that inserts, updates or deletes a document.
+
+    An update replaces the top-level fields in `data`, and removes those in `drop`.
+    """
 
     type: Literal["record_mutation"]
     collection: Annotated[Name, AfterValidator(_collection)]
@@ -258,25 +266,26 @@ class RecordMutationStep(_Step):
 
     @property
     def output_fields(self) -> frozenset[str] | None:
-        """The members of its output."""
+        """The fields of its output."""
         return frozenset({"id", "version", "data"})
 
     @model_validator(mode="after")
     def _check_operation(self) -> RecordMutationStep:
         if self.id is None and self.operation != "insert":
-            raise ValueError(f"to {self.operation} a document, say its `id`")
+            raise ValueError(f"the operation {self.operation!r} needs the `id` of a document")
         if self.drop and self.operation != "update":
-            raise ValueError(f"`drop` is for update: this is {self.operation}")
+            raise ValueError(f"the operation {self.operation!r} takes no `drop`: only update does")
         if both := sorted({*self.drop} & {*(self.data or ())}):
-            raise ValueError(f"`data` gives, and `drop` leaves out, {', '.join(map(repr, both))}: say which")
+            raise ValueError(f"{', '.join(map(repr, both))} stands in both `data` and `drop`: leave it in one")
         if (self.data is None and not self.drop) == (self.operation != "delete"):
-            raise ValueError(f"`data` is for insert and update, and needed there: this is {self.operation}")
+            verb = "takes no" if self.operation == "delete" else "needs"
+            raise ValueError(f"the operation {self.operation!r} {verb} `data`")
         return self
 
 
 class RecordLockStep(_Step):
-    """Keeps everybody but this run from changing or deleting a document, until the run ends, `release`s it, or
-    `expires_after` seconds are over. Where another run has it, this is `conflict`, and tried again."""
+    """A step that locks a document: only this run can change or delete it, until the run ends or `release`s it, or
+    `expires_after` seconds have passed. A lock of another run is a `conflict`, and the step is tried again."""
 
     type: Literal["record_lock"]
     collection: Annotated[Name, AfterValidator(_collection)]
@@ -286,7 +295,7 @@ class RecordLockStep(_Step):
 
     @property
     def output_fields(self) -> frozenset[str] | None:
-        """The members of its output."""
+        """The fields of its output."""
         return frozenset({"collection", "id", "version"})
 
 

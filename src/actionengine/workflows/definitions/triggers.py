@@ -1,4 +1,4 @@
-"""The types of triggers: what starts runs by itself, as a part of a definition or by the service `triggers`."""
+"""The types of triggers, which start runs: part of a definition, or created by the service `triggers`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from actionengine.workflows.definitions.schedules import cron, zone
 from actionengine.workflows.definitions.steps import DefinitionPart, When
 
 STORED = "stored"
-"""The context in which a definition or a trigger from the storage is read. Its schedule was checked when it was
-written, perhaps on a machine that knows more time zones."""
+"""The validation context of definitions and triggers from the storage. Their schedules were checked when they were
+written, possibly on a machine with more time zones."""
 
 MAX_BYTES = 16 * 1024
-"""Of the JSON of a trigger: an event is compared with all that wait for its type."""
+"""Bytes of the JSON of a trigger. Each event is compared with all triggers of its type."""
 
 
 def _written(check: Callable[[str], str]) -> AfterValidator:
-    """Return the validator that checks what a caller writes."""
+    """Return a validator that checks what callers write, and skips what is stored."""
 
     def validate(value: str, info: ValidationInfo) -> str:
         return value if info.context == STORED else check(value)
@@ -34,18 +34,18 @@ def _written(check: Callable[[str], str]) -> AfterValidator:
 class _Trigger(DefinitionPart):
     @model_validator(mode="before")
     @classmethod
-    def _is_short(cls, given: Any, info: ValidationInfo) -> Any:
-        if info.context != STORED and len(to_json(given)) > MAX_BYTES:
-            raise ValueError(
-                f"a trigger has at most {MAX_BYTES >> 10} KB of JSON: each event of its type is read with it"
-            )
+    def _check_size(cls, given: Any, info: ValidationInfo) -> Any:
+        if info.context != STORED and (size := len(to_json(given))) > MAX_BYTES:
+            raise ValueError(f"the trigger has {size} bytes of JSON; at most {MAX_BYTES >> 10} KB are allowed")
         return given
 
 
 class EventTrigger(_Trigger):
-    """Starts a run for each event of a type for which `when` holds; `input` refers to the event as `input`: its
-    `payload`, `id`, `type`, `subject`, `actor` and `occurred_at`. What workflows themselves have caused starts none,
-    unless `from_workflows`."""
+    """A trigger that starts a run for each event of a type for which `when` holds.
+
+    `input` refers to the event as `input`: its `payload`, `id`, `type`, `subject`, `actor` and `occurred_at`. Events
+    that workflows caused start runs only with `from_workflows`.
+    """
 
     type: Literal["event"]
     event_type: Name
@@ -58,7 +58,9 @@ class EventTrigger(_Trigger):
         asked = [path for path, _ in paths(self.when)] if self.when is not None else []
         for path in (*asked, *references(self.input)):
             if path[0] != "input" or path[1] not in _EVENT:
-                raise ValueError(f"{'.'.join(path)!r}: a trigger knows input.{', input.'.join(sorted(_EVENT))}")
+                raise ValueError(
+                    f"a trigger cannot read {'.'.join(path)}: it has input.{', input.'.join(sorted(_EVENT))}"
+                )
         return self
 
 
@@ -66,8 +68,10 @@ _EVENT = frozenset({"payload", "id", "type", "subject", "actor", "occurred_at"})
 
 
 class ScheduleTrigger(_Trigger):
-    """Starts a run at each time of a schedule (cron, of five fields or six with seconds first). `input` may refer to
-    `input.scheduled_at`."""
+    """A trigger that starts a run at each time of a cron schedule of five fields, or six with seconds first.
+
+    `input` may refer to `input.scheduled_at`.
+    """
 
     type: Literal["schedule"]
     schedule: Annotated[str, Field(max_length=100), _written(cron)]
@@ -78,7 +82,7 @@ class ScheduleTrigger(_Trigger):
     def _check_time_references(self) -> ScheduleTrigger:
         for path in references(self.input):
             if path != ("input", "scheduled_at"):
-                raise ValueError(f"{'.'.join(path)!r}: a schedule knows input.scheduled_at")
+                raise ValueError(f"a schedule cannot read {'.'.join(path)}: it has input.scheduled_at")
         return self
 
 

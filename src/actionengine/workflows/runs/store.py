@@ -27,7 +27,8 @@ from actionengine.storage.clock import sortable
 from actionengine.storage.port import UnitOfWork
 from actionengine.storage.records import MAX_ID_LENGTH, AsyncRecords
 from actionengine.storage.rows import Record
-from actionengine.workflows.definitions.definition import Definition, parse_definition
+from actionengine.workflows.definitions.definition import Definition
+from actionengine.workflows.definitions.parse import parse_definition
 
 WORKFLOWS = "ae_workflows"
 HEADS = "ae_workflow_heads"

@@ -1,4 +1,4 @@
-"""`WorkflowPublisher`: what relays give events to, so that runs are set going and triggers fire."""
+"""`WorkflowPublisher`: the publisher that enqueues runs and fires triggers when relays give it events."""
 
 from __future__ import annotations
 
@@ -26,40 +26,40 @@ from actionengine.storage.outbox import TRIGGERS, WORKFLOWS
 from actionengine.storage.records import APPROVALS
 from actionengine.storage.rows import Record
 from actionengine.text.names import nfc
+from actionengine.workflows.definitions.parse import parse_trigger
 from actionengine.workflows.definitions.triggers import EventTrigger
 from actionengine.workflows.runs.events import ENDED, REFUSALS, RESUMED, STARTED, TRIGGER_CHANGED
 from actionengine.workflows.runs.store import TRIGGERS as TRIGGER_DOCUMENTS
-from actionengine.workflows.runtime.queries import find, find_all, seconds_left
-from actionengine.workflows.runtime.run_executor import RolesOf, StepActions, to_trigger_input
+from actionengine.workflows.runtime.queries import Queries
 from actionengine.workflows.runtime.scheduler import Scheduler
+from actionengine.workflows.runtime.step_actions import RolesOf, StepActions, to_trigger_input
 from actionengine.workflows.services.steps import RETRYABLE, SERVICE
-from actionengine.workflows.services.triggers import parse_trigger, sees
+from actionengine.workflows.services.triggers import sees
 
 logger = logging.getLogger("actionengine")
 
-_STARTS_AT_ONCE = 4
-"""Runs that triggers start at the same time: each takes a connection."""
+_MAX_CONCURRENT_STARTS = 4
+"""Runs that triggers start at the same time. Each takes a connection."""
 
 
 class WorkflowPublisher:
-    """Sets runs going when `workflows.start`, an approval or a trigger has committed: a publisher, for a relay.
+    """A publisher that continues runs after `workflows.start`, an approval or a trigger has committed.
 
-    Each `WorkflowRuntime` has one, and relays to it; another relay needs one only where runtimes may not relay. It
-    takes events from two queues of the outbox that are its own, `workflows` and `triggers`, and shares nothing with
-    the host's.
+    Each `WorkflowRuntime` has one, and relays to it. Another relay needs one only where runtimes may not relay. It
+    takes events from two queues of the outbox, `workflows` and `triggers`, which the host's publishers do not use.
 
-    It executes no step: it asks the durable engine, in whose queue a `WorkflowRuntime` finds the run, in this process
-    or another. Being told of an event twice does nothing twice.
+    It performs no step. It enqueues the run in the durable engine, and a `WorkflowRuntime` in this process or another
+    takes it from there. A repeated event has no further effect.
 
     Args:
         engine: the engine with the services of workflows.
-        url: the durable engine's database, the same as the runtimes have.
-        tenant_of: the tenant of an id, for a host with a directory of its own.
-        roles: what a workflow may do, as `WorkflowRuntime` says.
-        concurrency: how many events a relay gives it at once, each in a call of its own.
+        url: the durable engine's database, the same as that of the runtimes.
+        tenant_of: a function from an id to its tenant, for a host with its own directory of tenants.
+        roles: the roles of a workflow; see `WorkflowRuntime`.
+        concurrency: the number of events that a relay gives it at once, each in its own call.
         connect_timeout: seconds to wait for a new connection to the durable engine's database (PostgreSQL).
-        answer_timeout: seconds to wait for the answer to a statement there; then the connection counts as lost, and
-            another one is opened (PostgreSQL).
+        answer_timeout: seconds to wait for the answer to a statement there. After that the connection counts as lost,
+            and another one is opened (PostgreSQL).
 
     Raises:
         ConfigurationError: for a URL of neither PostgreSQL nor SQLite.
@@ -79,25 +79,25 @@ class WorkflowPublisher:
         answer_timeout: float = ANSWER_TIMEOUT,
     ) -> None:
         self.concurrency = concurrency
-        self._engine = engine
         self._client = DurableClient(url, Bounds(connect_timeout, answer_timeout))
-        self._agenda = Scheduler(self._client)
+        self._scheduler = Scheduler(self._client)
         self._tenants = Tenants(engine.storage, tenant_of)
-        self._executions = StepActions(engine, roles)
+        self._actions = StepActions(engine, "async", roles)
+        self._queries = Queries(engine.storage, "async")
         self._handlers: Mapping[str, Callable[[Event, Tenant], Any]] = {
             STARTED.type: self._enqueue_run,
             RESUMED.type: self._enqueue_run,
             TRIGGER_CHANGED.type: self._reschedule,
-            "approvals.approve": self._approved,
-            **dict.fromkeys(REFUSALS, self._decline),
+            "approvals.approve": self._handle_approval,
+            **dict.fromkeys(REFUSALS, self._handle_refusal),
         }
         self.queues = {queue: _QueuePublisher(self, queue) for queue in (WORKFLOWS, TRIGGERS)}
-        """Who takes events from which queue: what moves runs on does not wait for triggers."""
+        """The publisher of each queue. Events that continue runs do not wait for triggers."""
         self._started: set[str] = set()
-        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+        self._start_slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
     async def publish(self, events: Sequence[Event], queue: str | None = None) -> Failures:
-        """Do what these events ask for: in one of the queues its part, and all of it where none is named."""
+        """Handle events: the part of one queue, or without `queue` both parts."""
         failures: dict[str, PublishError] = {}
         for event in events:
             try:
@@ -105,8 +105,9 @@ class WorkflowPublisher:
                 if event.type in self._handlers and queue != TRIGGERS:
                     await self._handlers[event.type](event, tenant)
                 if queue != WORKFLOWS:
-                    if event.type == ENDED.type:
-                        await self._ended(event)
+                    if event.type == ENDED.type and event.payload.get("approval_id") is not None:
+                        # A cancelled run waits for its approval no more. No other queue has this event.
+                        await self._cancel_expiry(event.payload["approval_id"])
                     await self._fire(event, tenant)
             except PublishError as error:
                 failures[event.id] = error
@@ -133,64 +134,61 @@ class WorkflowPublisher:
     async def _enqueue_run(self, event: Event, tenant: Tenant) -> None:
         payload = event.payload
         await asyncio.to_thread(
-            self._agenda.enqueue_run, tenant, payload["workflow_key"], payload["run_id"], payload["dispatch"]
+            self._scheduler.enqueue_run, tenant, payload["workflow_key"], payload["run_id"], payload["dispatch"]
         )
 
-    async def _decline(self, event: Event, tenant: Tenant) -> None:
+    async def _handle_refusal(self, event: Event, tenant: Tenant) -> None:
         approval_id = event.payload["input"]["approval_id"]
-        record = await self._approval_of_step(approval_id, tenant)
+        record = await self._find_step_approval(approval_id, tenant)
         if record is not None:
-            key = record.data["requester"]["id"]
-            answer = await self._executions.decline(tenant, key, approval_id, "async")
+            answer = await self._actions.decline(tenant, record.data["requester"]["id"], approval_id)
             _check(answer, event)
-            await asyncio.to_thread(self._agenda.forget_expiry, approval_id)
+            await self._cancel_expiry(approval_id)
 
-    async def _approved(self, event: Event, tenant: Tenant) -> None:
-        """Forget when an approval would have expired, and have its run wait for what a further policy asks for."""
+    async def _handle_approval(self, event: Event, tenant: Tenant) -> None:
+        """Cancel the expiry of an approval, and await the further approval that another policy asks for."""
         decided = event.payload["input"]["approval_id"]
-        if await self._approval_of_step(decided, tenant) is not None:
-            await asyncio.to_thread(self._agenda.forget_expiry, decided)
+        if await self._find_step_approval(decided, tenant) is not None:
+            await self._cancel_expiry(decided)
         approval_id = (event.payload["output"] or {}).get("further_approval_id")
-        record = await self._approval_of_step(approval_id, tenant) if approval_id is not None else None
+        record = await self._find_step_approval(approval_id, tenant) if approval_id is not None else None
         if record is None:
             return
         key, at = record.data["requester"]["id"], from_json(record.data["payload"])
-        left = await seconds_left(self._engine.storage, tenant, record.id, "async")
-        await asyncio.to_thread(self._agenda.expiry, tenant, key, record.id, left or 0.0)
-        answer = await self._executions.await_approval(tenant, key, at["run_id"], at["position"], record.id, "async")
+        left = await self._queries.seconds_left(tenant, record.id)
+        await asyncio.to_thread(self._scheduler.schedule_expiry, tenant, key, record.id, left or 0.0)
+        answer = await self._actions.await_approval(tenant, key, at["run_id"], at["position"], record.id)
         _check(answer, event)
 
-    async def _ended(self, event: Event) -> None:
-        """Forget when the approval would have expired that a cancelled run waited for. No other queue has the event."""
-        if event.payload.get("approval_id") is not None:
-            await asyncio.to_thread(self._agenda.forget_expiry, event.payload["approval_id"])
+    async def _cancel_expiry(self, approval_id: str) -> None:
+        await asyncio.to_thread(self._scheduler.cancel_expiry, approval_id)
 
-    async def _approval_of_step(self, approval_id: str, tenant: Tenant) -> Record | None:
-        """An approval that a step of a workflow waits for."""
-        record = await find(self._engine.storage, tenant, APPROVALS, approval_id, "async")
+    async def _find_step_approval(self, approval_id: str, tenant: Tenant) -> Record | None:
+        """Return an approval if a step of a workflow waits for it."""
+        record = await self._queries.find(tenant, APPROVALS, approval_id)
         return record if record is not None and record.data["service"] == SERVICE else None
 
     async def _reschedule(self, event: Event, tenant: Tenant) -> None:
         payload = event.payload
         if payload["schedule"] is None:
-            await asyncio.to_thread(self._agenda.unschedule, tenant, payload["trigger_id"])
+            await asyncio.to_thread(self._scheduler.unschedule, tenant, payload["trigger_id"])
             return
-        about = (payload["workflow_key"], payload["trigger_id"], payload["schedule"], payload["timezone"])
-        await asyncio.to_thread(self._agenda.schedule, tenant, *about)
+        arguments = (payload["workflow_key"], payload["trigger_id"], payload["schedule"], payload["timezone"])
+        await asyncio.to_thread(self._scheduler.schedule, tenant, *arguments)
 
     async def _fire(self, event: Event, tenant: Tenant) -> None:
-        """Start the runs that an event triggers. One that cannot be started keeps no other from its start."""
+        """Start the runs that an event triggers. A run that cannot start does not block the others."""
         by_workflow: dict[str, list[str]] = {}
         wanted = {"event_type": nfc(event.type), "status": "active"}
-        async for trigger in find_all(self._engine.storage, tenant, TRIGGER_DOCUMENTS, wanted, "async"):
+        async for trigger in self._queries.find_all(tenant, TRIGGER_DOCUMENTS, wanted):
             if event.actor_type == "workflow" and not trigger.data["trigger"].get("from_workflows", False):
                 continue
             if sees(trigger, event.position) and _may_match(trigger, event):
                 by_workflow.setdefault(trigger.data["workflow_key"], []).append(trigger.id)
-        turns = self._turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_STARTS_AT_ONCE))
+        slots = self._start_slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_MAX_CONCURRENT_STARTS))
 
         async def start(key: str, trigger_ids: Sequence[str]) -> PublishError | None:
-            async with turns:
+            async with slots:
                 return await self._start(event, tenant, key, trigger_ids)
 
         for failed in await asyncio.gather(*(start(*each) for each in by_workflow.items())):
@@ -198,13 +196,13 @@ class WorkflowPublisher:
                 raise failed
 
     async def _start(self, event: Event, tenant: Tenant, key: str, trigger_ids: Sequence[str]) -> PublishError | None:
-        """Start the run of a workflow for an event: the first of its triggers that does is enough."""
+        """Start the run of a workflow for an event, by the first of its triggers that matches."""
         failed: PublishError | None = None
         for trigger_id in trigger_ids:
-            answer = await self._executions.fire_event(tenant, key, trigger_id, event, "async")
-            if isinstance(answer, Failure) and answer.failure().code not in _TRY_AGAIN:
-                # The trigger is to blame, not the event, which others wait for.
-                logger.warning("the trigger %s of %s: %s", trigger_id, key, answer.failure())
+            answer = await self._actions.fire_event(tenant, key, trigger_id, event)
+            if isinstance(answer, Failure) and answer.failure().code not in _RETRYABLE:
+                # The trigger is wrong. The event does not wait for it.
+                logger.warning("the trigger %s of the workflow %s failed: %s", trigger_id, key, answer.failure())
                 continue
             try:
                 _check(answer, event)
@@ -217,7 +215,7 @@ class WorkflowPublisher:
 
 
 class _QueuePublisher:
-    """A publisher's part at one of its queues."""
+    """The part of a publisher for one queue."""
 
     batch_size = 1
 
@@ -228,20 +226,20 @@ class _QueuePublisher:
         self._queue = queue
 
     async def publish(self, events: Sequence[Event]) -> Failures:
-        """Do what these events ask for."""
+        """Handle events."""
         return await self._whole.publish(events, self._queue)
 
     def start(self) -> None:
-        """Begin."""
+        """Count this queue as started."""
         self._whole._start_at(self._queue)
 
     async def stop(self) -> None:
-        """End."""
+        """Stop the publisher with its last queue."""
         await self._whole._stop_at(self._queue)
 
 
 def _may_match(record: Record, event: Event) -> bool:
-    """Return whether the condition of a trigger holds for an event. What is wrong with one is told when it fires."""
+    """Return whether the condition of a trigger holds for an event. A condition that fails is reported by firing."""
     try:
         trigger = parse_trigger(record.data["trigger"], stored=True)
         when = trigger.when if isinstance(trigger, EventTrigger) else None
@@ -250,7 +248,7 @@ def _may_match(record: Record, event: Event) -> bool:
         return True
 
 
-_TRY_AGAIN = RETRYABLE | {ErrorCode.INTERNAL}
+_RETRYABLE = RETRYABLE | {ErrorCode.INTERNAL}
 
 
 def _check(answer: Any, event: Event) -> None:

@@ -1,4 +1,4 @@
-"""`WorkflowRuntime`: a process that takes the steps of runs, on the durable engine."""
+"""`WorkflowRuntime`: the process that advances runs, on the durable engine."""
 
 from __future__ import annotations
 
@@ -23,43 +23,43 @@ from actionengine.events.publishers.fanout import Fanout, nobody
 from actionengine.events.publishers.port import Publisher
 from actionengine.events.relay.relay import Relay
 from actionengine.workflows.runtime.publisher import WorkflowPublisher
-from actionengine.workflows.runtime.run_executor import RolesOf, RunExecutor, StepActions
+from actionengine.workflows.runtime.run_executor import RunExecutor
 from actionengine.workflows.runtime.scheduler import EXECUTE_RUN, EXPIRE, FIRE, QUEUE, Scheduler, tenant_from
+from actionengine.workflows.runtime.step_actions import RolesOf
 from actionengine.workflows.services.steps import SERVICE
 
 
 class WorkflowRuntime:
-    """Takes the steps of the runs of all tenants, in this process, beside any number of others.
+    """Performs the steps of the runs of all tenants in this process. Any number of processes may do so.
 
-    What moves runs on, and what triggers them, it relays by itself, from queues of their own: no broker of the host's
-    holds a run up. Embedded, all is in one process, on SQLite files: `WorkflowRuntime(engine, relay_to=[…])` relays the
-    host's events too, beside that. For many processes, each gets the URL of one PostgreSQL database; the code stays the
-    same. A process that is killed is noticed by the others, or by itself when it starts again, and its runs go on.
+    It relays the events that continue and trigger runs itself, from their own queues, so no broker of the host delays
+    a run. Embedded in one process on SQLite files, `WorkflowRuntime(engine, relay_to=[…])` relays the host's events
+    too. For several processes, give each the URL of one PostgreSQL database; the code stays the same. When a process
+    is killed, the others notice, or it does itself when it starts again, and its runs continue.
 
-    Handlers run in threads, as under `execute_action`; where the engine has an `async def` handler, under an event loop
-    of the durable engine's, as under `execute_action_async`.
+    Handlers run in threads, as under `execute_action`. If the engine has an `async def` handler, they run under an
+    event loop of the durable engine, as under `execute_action_async`.
 
     Args:
-        engine: with the services of `workflow_services()`.
-        url: the durable engine's own tables: a PostgreSQL URL, or the path of a SQLite file.
-        concurrency: runs that this process drives at once.
-        roles: the roles of a workflow, by tenant and key: what its steps may do. Roles that are kept in storage for
-            the actor `workflow:<key>` count too.
-        tenant_of: the tenant of an id, for a host with a directory of its own.
-        lease: seconds after which a process that is not heard of counts as dead.
-        poll_interval: seconds between two looks at the queue.
-        relay_to: publishers of the host's. Where they are given (none will do: `[]`), this process relays the host's
-            events to these.
-        relays: whether this process relays what moves runs on. Without, a relay elsewhere does, which has a
-            `WorkflowPublisher`: where relays have a role of their own in the database.
-        set_up: whether to make the durable engine's tables; without, `actionengine workflows upgrade` has.
+        engine: an engine with the services of `workflow_services()`.
+        url: the database of the durable engine's own tables: a PostgreSQL URL, or the path of a SQLite file.
+        concurrency: the number of runs that this process advances at once.
+        roles: a function from a tenant and a workflow's key to the roles of the workflow, which permit its steps.
+            Roles assigned to the actor `workflow:<key>` in the storage count too.
+        tenant_of: a function from an id to its tenant, for a host with its own directory of tenants.
+        lease: seconds after which a process that does not renew its lease counts as dead.
+        poll_interval: seconds between two reads of the queue.
+        relay_to: publishers of the host. If given, even as `[]`, this process relays the host's events to them.
+        relays: whether this process relays the events that continue runs. Without, another relay has to, to a
+            `WorkflowPublisher`. This is for relays with their own role in the database.
+        set_up: whether to create the durable engine's tables. Without, run `actionengine workflows upgrade` first.
         connect_timeout: seconds to wait for a new connection to the durable engine's database (PostgreSQL).
-        answer_timeout: seconds to wait for the answer to a statement there; then the connection counts as lost, and
-            another one is opened (PostgreSQL).
+        answer_timeout: seconds to wait for the answer to a statement there. After that the connection counts as lost,
+            and another one is opened (PostgreSQL).
 
     Raises:
-        ConfigurationError: for an engine without the services of workflows, a URL that is of neither kind, and numbers
-            with which nothing would ever be taken.
+        ConfigurationError: for an engine without the services of workflows, a URL of neither kind, and numbers out of
+            range.
     """
 
     def __init__(
@@ -83,48 +83,53 @@ class WorkflowRuntime:
                 "the engine has no workflows: give create_engine services=[*workflow_services(), …]"
             )
         if roles is not None and not callable(roles):
-            raise ConfigurationError(f"roles is a function of a tenant and a workflow's key, not {roles!r}")
+            raise ConfigurationError(f"roles={roles!r} is no function: give one of a tenant and a workflow's key")
         if concurrency < 1 or lease <= 0 or poll_interval <= 0:
-            raise ConfigurationError("concurrency is at least 1, and lease and poll_interval are more than 0 seconds")
+            raise ConfigurationError(
+                f"concurrency={concurrency}, lease={lease}, poll_interval={poll_interval}: concurrency has to be at "
+                "least 1, lease and poll_interval more than 0 seconds"
+            )
         bounds = Bounds(connect_timeout, answer_timeout)
         self.publisher = WorkflowPublisher(engine, url, tenant_of=tenant_of, roles=roles, **bounds._asdict())
-        """What sets runs going, here or in another process. A relay of the host's need not have it."""
+        """The publisher that continues runs, in this process or another. The host's relay does not need it."""
         self._relays: list[tuple[Relay, str]] = []
         if relays:
-            # Another one than a relay of the host's may have, and stop.
+            # The host may give `publisher` to a relay, which stops it.
             own = WorkflowPublisher(engine, url, tenant_of=tenant_of, roles=roles, **bounds._asdict())
-            self._relays.append((Relay(engine.storage, own, queues=own.queues), "so that it sets no run going"))
+            self._relays.append((Relay(engine.storage, own, queues=own.queues), "so it starts no run"))
         if relay_to is not None:
             publishers = tuple(relay_to)
-            idle_relay = Relay(engine.storage, Fanout(*publishers) if publishers else nobody)
-            self._relays.append((idle_relay, "so that the publishers in relay_to get none"))
+            host_relay = Relay(engine.storage, Fanout(*publishers) if publishers else nobody)
+            self._relays.append((host_relay, "so the publishers in relay_to get none"))
         self._relaying: list[threading.Thread] = []
         self._client = DurableClient(url, bounds)
         self._stopping = threading.Event()
-        self._agenda = Scheduler(self._client)
+        self._scheduler = Scheduler(self._client)
         self._storage = engine.storage
-        self._driver = RunExecutor(StepActions(engine, roles), self._agenda, self._stopping)
-        functions = _functions(self._driver, engine.mode, concurrency)
+        executor = RunExecutor(engine, engine.mode, self._scheduler, roles=roles, stopping=self._stopping)
+        functions = _functions(executor, engine.mode, concurrency)
         options = {"lease": lease, "poll_interval": poll_interval, **bounds._asdict()}
         self._host = DurableHost(url, functions, set_up=set_up, **options)
 
     def start(self) -> None:
-        """Begin to take steps.
+        """Begin to perform steps.
 
-        Raises `ConfigurationError` where the process has a durable engine already, and `DurableUnavailable` where that
-        engine's database is out of reach, or not set up.
+        Raises `ConfigurationError` if the process has a durable engine already, and `DurableUnavailable` if that
+        engine's database is unavailable or not set up.
         """
         self._stopping.clear()
         self._host.start()
         for relay, consequence in self._relays:
-            # The steps of runs that have been set going are taken meanwhile, and another process may relay.
+            # If it fails, the runs that are enqueued advance all the same, and another process may relay.
             without = f"the runtime relays no events, {consequence}"
             self._relaying.append(start_watched(relay.run, "actionengine-relay", self._stopping, without))
 
     def stop(self, grace: float = 10.0) -> None:
-        """End: each run stops after the step that it is at, and goes on in another process, or when this one starts
-        again. A step that takes longer than `grace` seconds is left behind, and is taken anew."""
-        # First: while the relays end, no further step is taken.
+        """Stop each run after its current step. It continues in another process, or when this one starts again.
+
+        A step that takes longer than `grace` seconds is abandoned, and performed anew.
+        """
+        # First, so that no step begins while the relays end.
         self._stopping.set()
         if self._relaying:
             for relay, _ in self._relays:
@@ -136,16 +141,16 @@ class WorkflowRuntime:
         self._client.close()
 
     def restore(self, tenants: Iterable[Tenant] | None = None) -> int:
-        """Ask the durable engine again for what runs and triggers wait for; how many runs were set going.
+        """Ask the durable engine again for what runs and triggers wait for. Return the number of runs enqueued.
 
-        All that a run is stands in the storage. Where the durable engine's tables are gone, or come from an older
-        backup, this makes them anew. What is under way already stays as it is.
+        The storage has the whole state of a run. If the durable engine's tables are lost, or come from an older
+        backup, call this to fill them again. Executions that are under way stay as they are.
 
         Args:
-            tenants: whose runs; those of the storage, where nothing is said.
+            tenants: the tenants of the runs; all tenants of the storage by default.
         """
-        whose = self._storage.list_tenants() if tenants is None else tenants
-        return sum(self._agenda.restore(self._storage, tenant) for tenant in whose)
+        chosen = self._storage.list_tenants() if tenants is None else tenants
+        return sum(self._scheduler.restore(self._storage, tenant) for tenant in chosen)
 
     def __enter__(self) -> WorkflowRuntime:
         self.start()
@@ -155,21 +160,21 @@ class WorkflowRuntime:
         self.stop()
 
 
-def _functions(driver: RunExecutor, mode: Mode, concurrency: int) -> list[DurableFunction]:
-    """The durable functions, in the world of an engine's handlers."""
+def _functions(executor: RunExecutor, mode: Mode, concurrency: int) -> list[DurableFunction]:
+    """Return the durable functions, in the mode of the engine's handlers."""
 
-    async def drive_run(tenant_id: str, slug: str, key: str, run_id: str, *later: Any) -> str:
-        return await driver.execute_run(tenant_from(tenant_id, slug), key, run_id, mode, *later)
+    async def execute_run(tenant_id: str, slug: str, key: str, run_id: str, *more: Any) -> str:
+        return await executor.execute_run(tenant_from(tenant_id, slug), key, run_id, *more)
 
-    async def expire(tenant_id: str, slug: str, key: str, approval_id: str, *later: Any) -> str:
-        return await driver.expire(tenant_from(tenant_id, slug), key, approval_id, mode, *later)
+    async def expire(tenant_id: str, slug: str, key: str, approval_id: str, *more: Any) -> str:
+        return await executor.expire(tenant_from(tenant_id, slug), key, approval_id, *more)
 
     async def fire(at: str | datetime, context: Mapping[str, Any]) -> str:
         tenant = tenant_from(context["tenant_id"], context["slug"])
-        later = [context["wait"]] if "wait" in context else []
-        return await driver.fire_if_due(tenant, context["workflow_key"], context["trigger_id"], utc(at), mode, *later)
+        more = [context["wait"]] if "wait" in context else []
+        return await executor.fire_if_due(tenant, context["workflow_key"], context["trigger_id"], utc(at), *more)
 
-    functions: dict[str, Callable[..., Any]] = {EXECUTE_RUN: drive_run, EXPIRE: expire, FIRE: fire}
+    functions: dict[str, Callable[..., Any]] = {EXECUTE_RUN: execute_run, EXPIRE: expire, FIRE: fire}
     if mode == "async":
         return [DurableFunction(name, function, QUEUE, concurrency) for name, function in functions.items()]
     return [DurableFunction(name, _in_thread(function), QUEUE, concurrency) for name, function in functions.items()]

@@ -11,7 +11,8 @@ from actionengine.pipeline.plan import sync_and_async
 from actionengine.storage.pages import MAX_PAGE_BYTES
 from actionengine.storage.records import new_id
 from actionengine.text.names import hint
-from actionengine.workflows.definitions.definition import Definition, document, parse_definition
+from actionengine.workflows.definitions.definition import Definition
+from actionengine.workflows.definitions.parse import parse_definition, to_document
 from actionengine.workflows.definitions.steps import ActionStep
 from actionengine.workflows.models import DefineWorkflow, ListWorkflows, Workflow, WorkflowVersion
 from actionengine.workflows.runs.store import insert_once, open_store, parsed, timestamp, version_id, workflow_subject
@@ -34,7 +35,7 @@ async def define(data: DefineWorkflow, ctx: InternalContext) -> Result[Workflow,
         "name": data.name or data.key,
         "description": data.description,
         "status": "draft",
-        "definition": document(definition),
+        "definition": to_document(definition),
         "defined_by": str(ctx.actor),
         "created_at": await timestamp(ctx),
     }

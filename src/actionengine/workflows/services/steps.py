@@ -27,6 +27,7 @@ from actionengine.schemas.models import Input
 from actionengine.storage.records import APPROVALS
 from actionengine.storage.rows import LogQuery, Record
 from actionengine.workflows.definitions.definition import Definition
+from actionengine.workflows.definitions.parse import parse_trigger
 from actionengine.workflows.definitions.triggers import EventTrigger
 from actionengine.workflows.models import RunCursor
 from actionengine.workflows.permissions import WorkflowPermissions
@@ -34,7 +35,7 @@ from actionengine.workflows.runs.run import RunStepper, check_actor, check_workf
 from actionengine.workflows.runs.start import start_run
 from actionengine.workflows.runs.step_handlers import description, perform
 from actionengine.workflows.runs.store import derived_run_id, open_store, timestamp
-from actionengine.workflows.services.triggers import parse_trigger, sees
+from actionengine.workflows.services.triggers import sees
 
 SERVICE = "workflow_steps"
 

@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
 from returns.result import Result, Success
 
 from actionengine.actions import Service, create_service
 from actionengine.builtin.declarations import declare
-from actionengine.errors import ActionError, ErrorCode, not_found
+from actionengine.errors import ActionError, not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
-from actionengine.schemas.field_errors import field_errors, summarize
 from actionengine.storage.records import new_id
 from actionengine.storage.rows import Record
-from actionengine.workflows.definitions.triggers import STORED, EventTrigger, ScheduleTrigger, Trigger
+from actionengine.workflows.definitions.parse import parse_trigger, to_document
+from actionengine.workflows.definitions.triggers import EventTrigger, ScheduleTrigger
 from actionengine.workflows.models import CreateTrigger, ListTriggers, TriggerReference, TriggerView
 from actionengine.workflows.permissions import ACTIVATORS, WorkflowPermissions
 from actionengine.workflows.runs.events import TRIGGER_CHANGED, TriggerChanged
 from actionengine.workflows.runs.store import Store, open_store, timestamp, workflow_subject
 from actionengine.workflows.services.quotas import count_trigger
-
-_TRIGGER: TypeAdapter[EventTrigger | ScheduleTrigger] = TypeAdapter(Trigger)
-
-
-def parse_trigger(given: Mapping[str, Any], *, stored: bool = False) -> EventTrigger | ScheduleTrigger:
-    """Return a trigger. The times of a `stored` one are not judged again.
-
-    Raises `ActionError(invalid_input)`, which says what is wrong with it.
-    """
-    try:
-        return _TRIGGER.validate_python(given, context=STORED if stored else None)
-    except ValidationError as error:
-        fields = field_errors(error)
-        raise ActionError(
-            ErrorCode.INVALID_INPUT, f"the trigger: {summarize(fields, whole='')}", {"fields": fields}
-        ) from None
 
 
 @sync_and_async
@@ -106,17 +88,13 @@ async def apply_defined_trigger(
             await _remove(ctx, store, record)
     elif record is None:
         await _insert(ctx, store, head.id, trigger, remembered, from_definition=True)
-    elif record.data["trigger"] != _document(trigger):
+    elif record.data["trigger"] != to_document(trigger):
         await _replace(ctx, store, record, trigger)
     return remembered
 
 
 def _remembered(record: Record, status: str) -> dict[str, Any]:
     return {"id": record.id, "status": status}
-
-
-def _document(trigger: EventTrigger | ScheduleTrigger) -> dict[str, Any]:
-    return trigger.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 async def _content(
@@ -129,7 +107,7 @@ async def _content(
     return {
         "type": trigger.type,
         "event_type": event_type,
-        "trigger": _document(trigger),
+        "trigger": to_document(trigger),
         "since": await ctx.unit_of_work.last_position() if is_new or before is None else before.data["since"],
     }
 
