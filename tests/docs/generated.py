@@ -1,7 +1,11 @@
 """Writes the parts of the documentation that other files determine: `python -m tests.docs.generated`."""
 
 import re
+from functools import cache
 from pathlib import Path
+from textwrap import indent
+
+from tests.docs.signatures import Entry, as_markdown, entries, formatted
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 COMMAND = "python -m tests.docs.generated"
@@ -16,6 +20,7 @@ AREAS = {
     "boundary": "The execution boundary",
     "project": "The project",
 }
+_DIRECTIVE = re.compile(r"::: (?P<path>\S+)(?: members=(?P<members>\S+))?(?: without=(?P<without>\S+))?")
 _TITLE = re.compile(r"# (?P<number>\d{4}): (?P<title>.+)")
 _INTRODUCTION = """# Decisions
 
@@ -37,9 +42,36 @@ def decisions_index() -> str:
     return "".join(parts)
 
 
+def reference() -> str:
+    """Return the API reference: the template `reference.md`, with an entry for each line that begins with `:::`."""
+    parts: list[str | Entry] = []
+    for line in Path(__file__).with_name("reference.md").read_text(encoding="utf-8").splitlines():
+        directive = _DIRECTIVE.fullmatch(line)
+        if directive is None:
+            parts.append(line)
+            continue
+        members, without = (value.split(",") if value else None for value in directive.group("members", "without"))
+        parts += entries(directive["path"], members, without or ())
+    stubs = iter(formatted([part.stub for part in parts if isinstance(part, Entry) and part.stub]))
+    blocks = (part if isinstance(part, str) else _entry(part, next(stubs) if part.stub else "") for part in parts)
+    text = "\n".join(blocks)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _entry(entry: Entry, stub: str) -> str:
+    lines = [f"\n#### {entry.name}\n"]
+    if stub:
+        lines.append(f"```pyi\n{stub}\n```\n")
+    lines.append(f"{as_markdown(entry.doc)}\n")
+    for name, doc in entry.members:
+        lines.append(f"- `{name}`: {indent(as_markdown(doc), '    ').strip()}")
+    return "\n".join(lines) + "\n"
+
+
+@cache
 def pages() -> dict[Path, str]:
     """Return the generated pages, with their text."""
-    return {DOCS / "decisions" / "index.md": decisions_index()}
+    return {DOCS / "decisions" / "index.md": decisions_index(), DOCS / "reference.md": reference()}
 
 
 if __name__ == "__main__":
