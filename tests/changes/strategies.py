@@ -8,9 +8,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from actionengine.changes.compensation import TouchedType
+from actionengine.changes.compensation.way_back import TouchedType
 from actionengine.changes.ops import PatchOp, parse_op
-from actionengine.changes.transform import OpRefused, RecordTypeState, TypeGraph, apply_op, transform
+from actionengine.changes.transform import OpRefused, apply_op, transform
+from actionengine.changes.type_graph import RecordTypeState, TypeGraph
 from actionengine.schemas.schema import Field, Schema
 
 KEYS = ("asset", "machine", "crane", "tower_crane", "vehicle")

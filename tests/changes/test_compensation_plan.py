@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actionengine.changes.compensation import SchemaConflict, TouchedType, compensation
+from actionengine.changes.compensation.way_back import SchemaConflict, TouchedType, compensation
 from actionengine.changes.diff import TypeDiff, diff_schemas
 from actionengine.changes.ops import PatchOp, parse_op
-from actionengine.changes.transform import GraphError, OpRefused, RecordTypeState, TypeGraph, transform
+from actionengine.changes.transform import OpRefused, transform
+from actionengine.changes.type_graph import GraphError, RecordTypeState, TypeGraph
 from actionengine.schemas.schema import Field, Schema
 from tests.changes.strategies import applied, changed_graphs, changes, names_of, touched_by
 

@@ -20,7 +20,7 @@ from actionengine import (
     create_engine,
     create_service,
 )
-from actionengine.changes import change_control_services, executor, transform
+from actionengine.changes import change_control_services, executor, type_graph
 from actionengine.changes.guard import RecordTypeGuard
 from actionengine.schemas.schema import Field, Schema
 from actionengine.schemas.validation import field_problems, model_of
@@ -51,7 +51,7 @@ async def test_fields_of_base_types_count_as_a_types_own(harness: Harness, monke
     expect(await harness.type(project, "asset", {"fields": fields}))
     expect(await harness.type(project, "crane", {"fields": [{"name": "a", "type": "string"}]}, base="asset"))
     change = await harness.change(project, add("asset", "b"))
-    monkeypatch.setattr(transform, "MAX_FIELDS", 4)
+    monkeypatch.setattr(type_graph, "MAX_FIELDS", 4)
 
     two = {"fields": [{"name": name, "type": "string"} for name in ("x", "y")]}
     refused(await harness.type(project, "lift", two, base="asset"), ErrorCode.UNPROCESSABLE, "'lift'", "5 fields", "4")

@@ -182,7 +182,7 @@ async def test_nobody_puts_another_document_in_the_place_of_the_one_that_was_com
     await with_an_old_document(harness)
     if harness.backend.mode == "async":
         return
-    other, threads, check = harness.another(), [], guard._Fit.check_change
+    other, threads, check = harness.another(), [], guard._Validator.check_change
 
     def interrupted(self: Any, data: Any, stored: Any) -> None:
         def replace() -> None:
@@ -194,7 +194,7 @@ async def test_nobody_puts_another_document_in_the_place_of_the_one_that_was_com
         threads[-1].join(0.3)
         check(self, data, stored)
 
-    monkeypatch.setattr(guard._Fit, "check_change", interrupted)
+    monkeypatch.setattr(guard._Validator, "check_change", interrupted)
 
     answer = await harness.keep("job", {**OLD, "note": "m"}, "old", version=1)
 

@@ -156,7 +156,7 @@ def test_a_key_that_an_op_does_not_have_is_refused(op_type: OpType, sent: dict[s
 
 def test_a_definition_is_of_the_field_of_the_op() -> None:
     message, _ = refusal("set_field", payload(definition={**TEXT, "name": "tittle"}))
-    assert message == "set_field: payload: the definition is of 'tittle', the op of 'title'"
+    assert message == "set_field: payload: the definition names the field 'tittle', the op 'title'"
 
 
 @pytest.mark.parametrize("op_type", ["add_field", "set_field"])
@@ -167,7 +167,7 @@ def test_a_field_does_not_stand_before_itself(op_type: OpType) -> None:
 
 def test_a_field_is_not_renamed_to_itself() -> None:
     message, _ = refusal("rename_field", {"record_type": "job", "old_name": "title", "new_name": "title"})
-    assert message == "rename_field: payload: 'title' is to be renamed to itself"
+    assert message == "rename_field: payload: 'title' cannot be renamed to itself"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from actionengine import ErrorCode
 from actionengine.changes.ops import PatchOp
-from actionengine.changes.transform import TypeGraph
+from actionengine.changes.type_graph import TypeGraph
 from tests.backends import BACKENDS, AnyStorage, open_storage
 from tests.changes.model import edited
 from tests.changes.strategies import applied as graph_after

@@ -13,16 +13,8 @@ from hypothesis import strategies as st
 
 from actionengine.changes.diff import TypeDiff, diff_schemas
 from actionengine.changes.ops import PatchOp, parse_op
-from actionengine.changes.transform import (
-    GraphError,
-    OpRefused,
-    RecordTypeState,
-    TypeGraph,
-    apply_op,
-    check_graph,
-    edit,
-    transform,
-)
+from actionengine.changes.transform import OpRefused, apply_op, edit, transform
+from actionengine.changes.type_graph import GraphError, RecordTypeState, TypeGraph, check_graph
 from actionengine.schemas.schema import Field, Schema
 from tests.changes.strategies import applied, changed_graphs, changes, graphs, ops_on
 

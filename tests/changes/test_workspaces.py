@@ -221,7 +221,7 @@ async def test_a_module_that_has_moved_on_is_told(harness: Shop) -> None:
     expect(await harness.start(change))
     expect(await harness.merge(await harness.change(project, edit(TEXT, replaced(TEXT, 19, "moved on")))))
 
-    refused(await harness.workspace(change), CONFLICT, "main.py", "stop it and start it anew")
+    refused(await harness.workspace(change), CONFLICT, "main.py", "stop the workspace")
 
     expect(await harness.stop(change))
     expect(await harness.start(change))
@@ -312,7 +312,7 @@ async def test_a_copy_that_is_damaged_is_told(harness: Shop, name: str) -> None:
     expect(await harness.start(change))
     (harness.copy(change).parents[1] / name).write_bytes(b"")
 
-    refused(await harness.workspace(change), CONFLICT, "damaged", "start it anew")
+    refused(await harness.workspace(change), CONFLICT, "damaged", "start it again")
 
     expect(await harness.stop(change))
     expect(await harness.start(change))

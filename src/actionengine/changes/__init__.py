@@ -1,17 +1,17 @@
 """Change control: a tenant's record types evolve through changes, patch ops and snapshots.
 
-`change_control_services()` gives the services `projects`, `record_types` and `changes`, for
-`create_engine(services=…)`. They ask for the permissions of `ChangeControlPermissions`:
+`change_control_services()` returns the services `projects`, `record_types` and `changes`, for
+`create_engine(services=…)`. They require the permissions of `ChangeControlPermissions`:
 
     create_engine(services=[*change_control_services(), jobs], storage=storage)
 
-The host may name other permissions, and ask for a second person before a merge:
+The host may name other permissions, and require an approval of each merge:
 
     change_control_services(
         permissions=ChangeControlPermissions(merge="shop.merge"), merge_approval=ApprovalPolicy(…)
     )
 
-Told where the files of projects lie, they edit these too, and keep working copies in which a change is tried:
+With the modules of projects, changes also edit files, and are tried in working copies:
 
     change_control_services(modules=project_modules(ModuleRoots("/srv/modules")), workspaces="/srv/workspaces")
 """
@@ -73,16 +73,16 @@ def change_control_services(
     """Return the services `projects`, `record_types` and `changes`.
 
     Args:
-        permissions: what they ask for; `ChangeControlPermissions()` by default.
-        open: whether they ask for no permission, so that every actor of the tenant may merge. What no AI may do, no AI
-            may do here either.
-        merge_approval: an approval that is asked for before a change is merged or executed, where the policy
-            applies (its `when` gets an input with a `change_id`).
-        modules: says which module has the files of a project (see `project_modules`). Without it, a change with a
+        permissions: the required permissions; `ChangeControlPermissions()` by default.
+        open: whether no permission is required, so that every actor of the tenant may merge. Actions that are
+            forbidden to an AI stay forbidden.
+        merge_approval: the policy of an approval before a change is merged or executed (its `when` gets an input with
+            a `change_id`).
+        modules: returns the module with the files of a project (see `project_modules`). Without it, a change with a
             pending `edit_file` op cannot be executed.
 
-            Files are written after the commit. What a crash between the two has left out, the action
-            `changes.write_files {change_id}` writes; hosts that want it done by itself subscribe it, with a relay:
+            Files are written after the commit. If a crash comes between the two, the action
+            `changes.write_files {change_id}` writes them. To run it automatically, subscribe it, with a relay:
 
                 subscriptions.subscribe(
                     CHANGE_MERGED,
@@ -92,7 +92,7 @@ def change_control_services(
                 )
 
             and the same for `CHANGE_EXECUTED`.
-        workspaces: the folder for working copies, in which changes are tried; `<tenant id>/<change id>` in there.
+        workspaces: the folder of the working copies in which changes are tried, as `<tenant id>/<change id>`.
 
     Raises:
         ConfigurationError: for `workspaces` without `modules`, `permissions` together with `open=True`, and
@@ -100,7 +100,7 @@ def change_control_services(
     """
     asked = choose_permissions("change_control_services", permissions, open, ChangeControlPermissions(), NO_PERMISSIONS)
     if workspaces is not None and modules is None:
-        raise ConfigurationError("workspaces are copies of modules: give change_control_services modules=… too")
+        raise ConfigurationError("workspaces are copies of modules: give modules=… to change_control_services too")
     settings = FileSettings(modules, Path(os.path.abspath(workspaces)) if workspaces is not None else None)
     return (
         projects_service(asked),

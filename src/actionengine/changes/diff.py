@@ -1,4 +1,4 @@
-"""What ops have made of schemas: fields added, removed, renamed and changed."""
+"""The effect of ops on a schema: added, removed, renamed and changed fields."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class _Part(BaseModel):
 
 
 class RenamedField(_Part):
-    """A field of another name."""
+    """A renamed field."""
 
     old_name: str
     new_name: str
 
 
 class ChangedField(_Part):
-    """A field of another definition; `field` is its new name."""
+    """A field with another definition; `field` is its new name."""
 
     field: str
     before: dict[str, object]
@@ -31,8 +31,8 @@ class ChangedField(_Part):
 
 
 class TypeDiff(_Part):
-    """What becomes of one record type. Fields are their definitions, names included; `moved` names those that were set
-    to stand before another one."""
+    """The effect of a change on one record type. Fields are given as definitions with names; `moved` names the fields
+    that ops placed before another one."""
 
     record_type_key: str
     from_version: int
@@ -45,7 +45,7 @@ class TypeDiff(_Part):
 
 
 def diff_schemas(key: str, version: int, before: Schema, after: Schema, ops: Iterable[PatchOp]) -> TypeDiff:
-    """From one schema of a type to another, which these ops (those of other types count for nothing) have led to."""
+    """Return the difference that ops made to the schema of a type. Ops on other types are ignored."""
     own = [op for op in ops if op.record_type == key]
     origins = original_names(before, own)
     placed = {op.field for op in own if op.op_type == "set_field" and "before" in op.payload}
@@ -72,7 +72,7 @@ def diff_schemas(key: str, version: int, before: Schema, after: Schema, ops: Ite
 
 
 def original_names(before: Schema, ops: Iterable[PatchOp]) -> dict[str, str | None]:
-    """For each field, by its name after the ops: the name that it had before them; None for one that was not there."""
+    """Return for each field after the ops its name before them; None for a new field."""
     origins: dict[str, str | None] = {field.name: field.name for field in before}
     for op in ops:
         assert op.field is not None

@@ -1,4 +1,4 @@
-"""Documents of record types: the Pydantic model that a schema stands for, and what does not fit it."""
+"""Stored documents compared with the schema of their record type."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ OWN_FIELDS: Mapping[str, Sequence[str]] = {
         "completed_at",
     )
 }
-"""By collection: the fields that the library writes there. A record type of this key need not have them."""
+"""The fields that the library writes into each collection. A record type of this key need not declare them."""
 
 
 async def check_documents(
     records: AsyncRecords, key: str, schema: Schema, limit: int = 1000, after: str | None = None
 ) -> DocumentCheck:
-    """Which documents of a collection do not fit a schema: of a page, by id."""
+    """Check one page of a collection's documents, by id, against a schema."""
     page = await records.list(limit=limit, after=after)
     model = model_of(key, schema, OWN_FIELDS.get(key, ())) if page else BaseModel
     found = [

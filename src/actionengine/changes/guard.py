@@ -1,4 +1,4 @@
-"""The checks of `ctx.records`: all of a new document has to fit its record type, of a changed one what has changed."""
+"""Checks the writes of `ctx.records`: every field of a new document, and the changed fields of a changed one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from actionengine.authorization.cache import BoundedCache
 from actionengine.changes.documents import OWN_FIELDS
 from actionengine.changes.store import Store, to_type_state
-from actionengine.changes.transform import TypeGraph
+from actionengine.changes.type_graph import TypeGraph
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode, conflict
 from actionengine.schemas.field_errors import summarize
@@ -24,19 +24,19 @@ from actionengine.storage.records import encode_document
 from actionengine.storage.tables import Row
 
 MODEL_BYTES = 64 * 1024 * 1024
-"""Of the models that an engine keeps, about: one of fifty fields takes some 250 KB."""
+"""Approximate bytes of the models that an engine keeps; a model of fifty fields takes some 250 KB."""
+
 _FIELD_BYTES = 5000
-"""Of a field of a model, beside what its definition says."""
+"""Approximate bytes of a model's field without its definition."""
 
 _COMPARED_FIELDS = ("key", "status", "version", "updated_at")
 
-
 Version = tuple[int, datetime]
-"""Of a record type: its number, and when it came, since what is rolled back leaves its number to another one."""
+"""The version of a record type and its time, since a rolled-back version leaves its number to another one."""
 
 
 class _CachedTypes(NamedTuple):
-    """A record type as it was last seen, with its base types, whose keys never change."""
+    """A record type and its base types (whose keys never change), as last read."""
 
     project_id: str
     keys: tuple[str, ...]
@@ -45,15 +45,18 @@ class _CachedTypes(NamedTuple):
 
 
 class RecordTypeGuard:
-    """Checks documents against active record types, one engine's. Models are kept as long as no version has changed,
-    so that a merged change holds from the next look on: one statement for each collection that an action writes to."""
+    """Checks the documents of one engine against active record types.
+
+    Models are kept while no version changes. The versions are read in one statement for each collection that an action
+    writes to, so that a merged change applies at once.
+    """
 
     def __init__(self) -> None:
         self._known: BoundedCache[_CachedTypes] = BoundedCache(MODEL_BYTES, "record_types")
 
     async def check(self, unit_of_work: UnitOfWork, tenant: Tenant, collection: str) -> DocumentValidator | None:
-        """Return what checks the documents of a collection; None where no record type of its name is in use, or has
-        been. Of several retired types, the one that was changed last counts."""
+        """Return the validator of a collection's documents; None if no record type of its name is or was active. Of
+        several retired types, the last changed one counts."""
         store, known = Store(unit_of_work), self._known.find((tenant.id, collection))
         if known is not None:
             rows = await store.record_types.find(
@@ -68,14 +71,14 @@ class RecordTypeGuard:
             for last in await store.first_of_key(collection, descending=True):
                 if last["status"] == "retired":
                     model, _ = await _model(store, last)
-                    return _Fit(collection, model, is_retired=True)
+                    return _Validator(collection, model, is_retired=True)
         return None
 
     async def _load_types(self, store: Store, tenant: Tenant, row: Row) -> DocumentValidator:
         key = row["key"]
         model, rows = await _model(store, row)
         versions = _versions(rows)
-        check = _Fit(key, model)
+        check = _Validator(key, model)
         known = _CachedTypes(row["project_id"], tuple(versions), versions, check)
         size = _FIELD_BYTES * (1 + len(model.model_fields)) + 4 * sum(len(to_json(each["schema"])) for each in rows)
         self._known.keep((tenant.id, key), known, size)
@@ -87,22 +90,22 @@ def _versions(rows: Sequence[Row]) -> dict[str, Version]:
 
 
 async def _model(store: Store, row: Row) -> tuple[type[BaseModel], list[Row]]:
-    """Return the model of a record type's documents, and the rows of the type and of its base types."""
+    """Return the model of a record type's documents, and the rows of the type and its base types."""
     key, rows = row["key"], await store.lineage(row)
     graph = TypeGraph(map(to_type_state, rows))
     return model_of(key, graph.effective(key, graph.schemas), OWN_FIELDS.get(key, ())), rows
 
 
 @dataclass(frozen=True, slots=True)
-class _Fit:
-    """The check of one record type's documents. A refusal names each field and the reason."""
+class _Validator:
+    """The validator of one record type's documents. Its errors name each field and the reason."""
 
     record_type: str
     model: type[BaseModel]
     is_retired: bool = False
 
     def check_new(self, data: Mapping[str, Any]) -> None:
-        """Check all of a new document, of which a retired type takes none."""
+        """Check a new document; a retired type accepts none."""
         if self.is_retired:
             raise conflict(
                 f"the record type {self.record_type!r} is retired: it takes no new documents",
@@ -111,11 +114,11 @@ class _Fit:
         self._refuse(field_problems(self.model, encode_document(self.record_type, data)))
 
     def fits(self, data: Mapping[str, Any]) -> bool:
-        """Return whether all of a document is what the type says."""
+        """Return whether a document fits the type."""
         return not field_problems(self.model, encode_document(self.record_type, data))
 
     def check_change(self, data: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-        """Check the fields of a document that differ from those of the stored one."""
+        """Check the fields of a document that differ from the stored one."""
         self._refuse(field_problems(self.model, encode_document(self.record_type, data), stored))
 
     def _refuse(self, fields: Sequence[Mapping[str, str]]) -> None:

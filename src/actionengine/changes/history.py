@@ -1,4 +1,4 @@
-"""What a record type was like: its schema at a change or at a time, and whether its ops lead to what is stored."""
+"""The history of a record type: its schema after a change or at a time, and the verification of all its ops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from actionengine.changes.models import History, SchemaAt
-from actionengine.changes.replay import of_type, schema_of_version, stamp
+from actionengine.changes.replay import of_type, schema_of_version, schema_reference
 from actionengine.changes.store import Store, to_op
 from actionengine.changes.transform import OpRefused, edit
 from actionengine.errors import ActionError, ErrorCode, conflict
@@ -21,11 +21,11 @@ from actionengine.storage.tables import Row
 _STEP = ("id", "change_id", "op_type", "payload", "applied_version", "previous_snapshot")
 
 _VERSIONS = 16
-"""Versions whose ops and snapshots `verify` has in memory at once."""
+"""Versions whose ops and snapshots `verify` holds in memory."""
 
 
 async def schema_at_change(store: Store, record_type: Row, change: Row) -> SchemaAt:
-    """The schema as a change has left it; where it has not touched the type, as it was when the change was merged."""
+    """Return the schema after a change; if the change did not touch the type, the schema at the time of its merge."""
     executed = await store.ops.find(
         {"change_id": change["id"]},
         above={"applied_version": 0},
@@ -46,14 +46,14 @@ async def schema_at_change(store: Store, record_type: Row, change: Row) -> Schem
 
 
 async def schema_at_time(store: Store, record_type: Row, at: datetime) -> SchemaAt:
-    """The schema that was in force at a time. Raises `ActionError(not_found)` for one before there was a type."""
+    """Return the schema at a time. Raises `ActionError(not_found)` for a time before the type was created."""
     if at < record_type["created_at"]:
         raise ActionError(
             ErrorCode.NOT_FOUND,
-            f"at {at.isoformat()} there was no record type {record_type['key']!r} yet",
+            f"at {at.isoformat()} the record type {record_type['key']!r} did not exist yet",
             {"created_at": record_type["created_at"].isoformat()},
         )
-    # Versions follow each other in time: the last one that is old enough is found by halving.
+    # Versions are in the order of time: find the last one that is old enough by bisection.
     version, later = 1, record_type["version"] + 1
     while later - version > 1:
         middle = (version + later) // 2
@@ -76,7 +76,7 @@ async def _schema_of_version(store: Store, record_type: Row, version: int) -> Sc
 
 
 async def _first_op(store: Store, record_type: Row, version: int) -> Row | None:
-    """The first of the ops that have led to a version; none has led to version 1."""
+    """Return the first op that led to a version; None for version 1."""
     for op in await store.ops.find(
         {**of_type(record_type), "applied_version": version},
         columns=("change_id", "executed_at"),
@@ -88,7 +88,7 @@ async def _first_op(store: Store, record_type: Row, version: int) -> Row | None:
 
 
 async def verify(store: Store, record_type: Row) -> History:
-    """Apply all ops, from the first schema on, and compare what comes of it with every snapshot and stamp."""
+    """Apply all ops to the first schema, and compare the results with every snapshot and reference."""
     replay = _Replay(record_type)
     first, last = 2, record_type["version"]
     while first <= last:
@@ -101,7 +101,7 @@ async def verify(store: Store, record_type: Row) -> History:
             replay.execute(version, list(ops), taken.get(version - 1, {}).values())
         first = versions[-1] + 1
         if not steps:
-            # A forged version may be far away.
+            # A forged version may be far ahead.
             above = await store.ops.find(
                 of_type(record_type),
                 above={"applied_version": versions[-1]},
@@ -114,7 +114,7 @@ async def verify(store: Store, record_type: Row) -> History:
 
 
 async def _snapshots(store: Store, record_type: Row, first: int, last: int) -> dict[int, dict[str, Row]]:
-    """Return the snapshots of a type from one version to another, by version and by change."""
+    """Return the snapshots of a type between two versions, by version and by change."""
     found: dict[int, dict[str, Row]] = {}
     above = first - 1
     while above < last:
@@ -129,14 +129,14 @@ async def _snapshots(store: Store, record_type: Row, first: int, last: int) -> d
             found.setdefault(snapshot["version"], {})[snapshot["change_id"]] = snapshot
         if not page:
             break
-        # Of the last version of a page there may be more, where somebody has forged some.
+        # More snapshots of the last version of a page may follow, if some are forged.
         newest = page[-1]["version"]
         above = newest - 1 if len(page) > 1 and page[0]["version"] < newest < last else newest
     return found
 
 
 class _Replay:
-    """The ops of a record type applied anew, version by version, and what of the stored rows does not agree."""
+    """Applies the ops of a record type again, version by version, and collects the stored rows that differ."""
 
     def __init__(self, record_type: Row) -> None:
         self._type = record_type
@@ -147,7 +147,7 @@ class _Replay:
         self._ops = self._snapshots = 0
 
     def execute(self, version: int, ops: list[Row], snapshots: Iterable[Row]) -> None:
-        """Apply the ops that have led to a version; `snapshots` are those of the version before."""
+        """Apply the ops that led to a version; `snapshots` are those of the version before."""
         if version != self._version + 1:
             self._mismatches.append(f"the op {ops[0]['id']} led from version {self._version} to {version}")
         change = ops[0]["change_id"]
@@ -158,10 +158,8 @@ class _Replay:
         self._version = version
         for op in ops:
             self._ops += 1
-            if op["previous_snapshot"] != stamp(self._base, self._schema):
-                self._mismatches.append(
-                    f"the op {op['id']} was stamped with another schema than the ops before it give"
-                )
+            if op["previous_snapshot"] != schema_reference(self._base, self._schema):
+                self._mismatches.append(f"the op {op['id']} refers to another schema than the ops before it give")
             try:
                 self._schema = edit(to_op(op), self._schema)
             except OpRefused as refused:
@@ -179,7 +177,7 @@ class _Replay:
                 self._mismatches.append(f"the snapshot of the change {change} is not what the ops before it give")
 
     def outcome(self) -> History:
-        """Return what came of it, once all ops are applied."""
+        """Return the result, once all ops are applied."""
         row, mismatches = self._type, self._mismatches
         if self._schema != Schema.from_document(row["schema"]):
             mismatches.append("the schema is not what the ops give")
@@ -198,5 +196,5 @@ class _Replay:
 
 
 def _is_schema(document: Mapping[str, Any], schema: Schema) -> bool:
-    """Return whether a stored schema is this one: mostly it is the same text."""
+    """Return whether a stored schema is equal to this one. Equal JSON settles most cases."""
     return to_json(document) == to_json(schema.document()) or Schema.from_document(document) == schema

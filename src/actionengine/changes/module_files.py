@@ -1,4 +1,4 @@
-"""Texts in a module: read, and written where the module still has one of the texts that were there before."""
+"""Reads texts of a module, and writes them if the module still has one of the earlier texts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from actionengine.boundary.idempotency.working_copy import MAX_DIFF_BYTES
 from actionengine.errors import ActionError, ErrorCode, storable_text
 
 _WRITE_TIMEOUT = 10.0
-"""Seconds that writing waits for somebody else's writing in the same module."""
+"""Seconds to wait for another writer in the same module."""
 
 logger = logging.getLogger("actionengine")
 
 
 @dataclass(frozen=True, slots=True)
 class FileWrite:
-    """A text that a file is to have, its hash, and those of the texts that it may have before."""
+    """The new text of a file, its hash, and the hashes of the texts that it may replace."""
 
     path: str
     text: str | None
@@ -35,7 +35,7 @@ class FileWrite:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What came of a write."""
+    """The outcome of a write."""
 
     path: str
     outcome: Literal["written", "there", "conflict", "failed"]
@@ -43,14 +43,14 @@ class WriteResult:
 
 
 def write_files(root: Path, writes: Sequence[FileWrite], until: float) -> tuple[WriteResult, ...]:
-    """Write files of a module that have one of the earlier texts; each for itself, and none after `until` (of
-    `time.monotonic`). Raises `ActionError` where the module cannot be written to at all."""
-    patient_until = monotonic() + _WRITE_TIMEOUT
+    """Write files of a module that have one of the earlier texts, each independently, and none after `until` (by
+    `time.monotonic`). Raises `ActionError` if the module cannot be written to at all."""
+    deadline = monotonic() + _WRITE_TIMEOUT
 
     def should_continue() -> None:
-        if monotonic() >= patient_until:
+        if monotonic() >= deadline:
             raise ActionError(
-                ErrorCode.UNAVAILABLE, f"somebody else has been writing in the module for {_WRITE_TIMEOUT:.0f} s"
+                ErrorCode.UNAVAILABLE, f"another writer held the module for {_WRITE_TIMEOUT:.0f} s: try again"
             )
 
     with _opened(root) as files, files.exclusive(should_continue):
@@ -58,25 +58,25 @@ def write_files(root: Path, writes: Sequence[FileWrite], until: float) -> tuple[
 
 
 def try_write_files(root: Path, writes: Sequence[FileWrite], until: float, change_id: str) -> None:
-    """The same, for a change that has committed: what comes of it is only logged."""
+    """Write files for a change that has committed: conflicts and errors are logged."""
     try:
         results = write_files(root, writes, until)
     except ActionError as refusal:
         logger.error(
-            "the files of the change %s are not written: %s. changes.write_files does it again", change_id, refusal
+            "the files of the change %s are not written: %s. changes.write_files writes them again", change_id, refusal
         )
         return
     for each in results:
         if each.outcome == "conflict":
             logger.warning(
-                "%s is another file by now than the change %s has edited, and is left alone; changes.write_files says "
-                "whether a later change has made it so",
+                "%s was edited after the change %s, and is not overwritten; changes.write_files tells whether a later "
+                "change has edited it",
                 each.path,
                 change_id,
             )
         elif each.error is not None:
             logger.error(
-                "%s is not written: %s. changes.write_files of the change %s does it again",
+                "%s is not written: %s. changes.write_files of the change %s writes it again",
                 each.path,
                 each.error,
                 change_id,
@@ -96,21 +96,23 @@ def _write_file(files: ModuleFiles, write: FileWrite, until: float) -> WriteResu
         if found not in write.earlier:
             return WriteResult(write.path, "conflict")
         if monotonic() > until:
-            raise ActionError(ErrorCode.UNAVAILABLE, f"{write.path!r} was to be written earlier: look at it again")
+            raise ActionError(
+                ErrorCode.UNAVAILABLE, f"{write.path!r} was not written in time: ask for changes.write_files"
+            )
         if write.text is None:
             files.delete(write.path)
         else:
             files.write(write.path, write.text.encode())
         return WriteResult(write.path, "written")
     except ActionError as refusal:
-        # What stands there is no file of ours.
+        # Something else than a file stands there.
         if is_of_the_file(refusal):
             return WriteResult(write.path, "conflict")
         return WriteResult(write.path, "failed", refusal.without_traceback())
 
 
 def read_files(root: Path, paths: Sequence[str]) -> dict[str, str | ActionError | None]:
-    """The text of each file; None where there is none, and the refusal of one that cannot be edited."""
+    """Return the text of each file, None for a missing one, and the error of a file that cannot be edited."""
     with _opened(root) as files:
         return {path: _read_file(files, path) for path in paths}
 
@@ -121,7 +123,7 @@ def _read_file(files: ModuleFiles, path: str) -> str | ActionError | None:
     try:
         entry = files.stat(path)
         if entry is not None and entry.link is not None:
-            # Edits of one file by two names would not know of each other, and a removal would be the link's.
+            # Two names of one file would have separate versions, and a removal would remove the link.
             message = f"{path!r} is a link to {storable_text(entry.link)!r}: edit the file that it leads to"
             return ActionError(ErrorCode.UNPROCESSABLE, message, {"path": path})
         content = files.read(path, MAX_DIFF_BYTES)
@@ -140,7 +142,7 @@ def _read_file(files: ModuleFiles, path: str) -> str | ActionError | None:
 
 
 def _no_text(path: str) -> ActionError:
-    return ActionError(ErrorCode.UNPROCESSABLE, f"{path!r} is no text in UTF-8: it cannot be edited", {"path": path})
+    return ActionError(ErrorCode.UNPROCESSABLE, f"{path!r} is not a text in UTF-8: it cannot be edited", {"path": path})
 
 
 @contextmanager
@@ -158,5 +160,5 @@ def _is_absent(refusal: ActionError) -> bool:
 
 
 def is_of_the_file(refusal: ActionError) -> bool:
-    """Return whether it is what stands at the path that is at fault, rather than the moment or the machine."""
+    """Return whether the cause is the file itself, rather than the time or the machine."""
     return isinstance(refusal, PathEscapeError) or refusal.code is ErrorCode.UNPROCESSABLE

@@ -1,4 +1,4 @@
-"""Patch ops: what each kind says, checked when it is added."""
+"""Patch ops: the kinds, and the validation of their payloads."""
 
 from __future__ import annotations
 
@@ -47,34 +47,34 @@ class _FieldOp(_Payload):
 class _Defining(_FieldOp):
     definition: Definition
     before: Name | None = None
-    """The field of the type before which it is to stand."""
+    """The field of the type before which it is placed."""
 
     @model_validator(mode="after")
     def _check_one_field(self) -> _Defining:
         name = (self.definition.model_extra or {}).get("name", self.field)
         if not isinstance(name, str) or nfc(name) != self.field:
-            raise ValueError(f"the definition is of {name!r}, the op of {self.field!r}")
+            raise ValueError(f"the definition names the field {name!r}, the op {self.field!r}")
         if self.before == self.field:
             raise ValueError(f"{self.field!r} cannot stand before itself")
         return self
 
 
 class AddField(_Defining):
-    """A new field, at the end or before another one. With `override` it may stand over an inherited one."""
+    """A new field, at the end or before another one. With `override` it may hide an inherited field."""
 
     override: Flag = False
 
 
 class SetField(_Defining):
-    """Another definition of a field: all of it, so that what is left out is gone."""
+    """A new definition of a field. It replaces the whole definition: members that are left out are removed."""
 
 
 class RemoveField(_FieldOp):
-    """A field less."""
+    """The removal of a field."""
 
 
 class RenameField(_Payload):
-    """Another name for a field. With `override` it may stand over an inherited one of that name."""
+    """A new name for a field. With `override` it may hide an inherited field of that name."""
 
     record_type: Name
     old_name: Name
@@ -84,16 +84,16 @@ class RenameField(_Payload):
     @model_validator(mode="after")
     def _check_new_name(self) -> RenameField:
         if self.old_name == self.new_name:
-            raise ValueError(f"{self.old_name!r} is to be renamed to itself")
+            raise ValueError(f"{self.old_name!r} cannot be renamed to itself")
         return self
 
 
 def in_a_module(path: str) -> str:
-    """The path of a file that edits may be of. Raises `ValueError` for another one."""
+    """Return the path of a file in a module. Raises `ValueError` for a path that edits may not have."""
     try:
         module_path(path)
     except PathEscapeError as refusal:
-        # As any other value that a field cannot have, with the others.
+        # Reported with the other invalid fields.
         raise ValueError(refusal.message) from None
     for reason in filter(None, map(write_denial_reason, path.split("/"))):
         raise ValueError(f"the path is refused: {reason}")
@@ -101,7 +101,7 @@ def in_a_module(path: str) -> str:
 
 
 class EditFile(_Payload):
-    """A unified diff of one file; its path is relative to the module of the project."""
+    """A unified diff of one file; its path is relative to the project's module."""
 
     file_path: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_plain), AfterValidator(in_a_module)]
     diff: str
@@ -123,7 +123,7 @@ _PAYLOADS: Mapping[str, type[_Payload]] = {
 
 @dataclass(frozen=True, slots=True)
 class PatchOp:
-    """One edit. `payload` is as it was checked; `id` is empty until the op is stored."""
+    """One edit, with a validated payload; `id` is empty until the op is stored."""
 
     op_type: OpType
     payload: Mapping[str, Any]
@@ -131,7 +131,7 @@ class PatchOp:
 
     @property
     def record_type(self) -> str | None:
-        """The key of the record type that it is for; None for a file."""
+        """The key of the record type that it edits; None for an op on a file."""
         return self.payload.get("record_type")
 
     @property
@@ -142,24 +142,24 @@ class PatchOp:
 
     @property
     def selector(self) -> Mapping[str, str]:
-        """How the target that it is for is named."""
+        """The selector of its target."""
         if self.record_type is not None:
             return {"record_type_key": self.record_type}
         return {"file_path": self.payload["file_path"]}
 
     @property
     def field(self) -> str | None:
-        """The field that it touches: a rename counts by the old name."""
+        """The field that it edits; of a rename, the old name."""
         return self.payload.get("field") or self.payload.get("old_name")
 
     @property
     def resulting_field(self) -> str | None:
-        """The name that it brings into the type."""
+        """The name that it adds to the type, if any."""
         return self.payload["field"] if self.op_type == "add_field" else self.payload.get("new_name")
 
     @property
     def affected_fields(self) -> frozenset[str]:
-        """The names that it is about."""
+        """The names of the fields that it edits or adds."""
         return frozenset(name for name in (self.field, self.resulting_field) if name is not None)
 
     def __str__(self) -> str:
@@ -169,7 +169,7 @@ class PatchOp:
 
 
 def parse_op(op_type: OpType, payload: Mapping[str, Any]) -> PatchOp:
-    """An op of what a caller sent. Raises `ActionError(invalid_input)` naming the op and what is wrong in it."""
+    """Return the op of a payload. Raises `ActionError(invalid_input)` with the op and its invalid fields."""
     try:
         checked = _PAYLOADS[op_type].model_validate(payload)
     except ValidationError as error:

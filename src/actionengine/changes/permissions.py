@@ -1,4 +1,4 @@
-"""What the actions of change control ask of an actor, beside what no permission can give to an AI."""
+"""The permissions of change control, and the actor types that may decide."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from actionengine.context import ActorType
 
 NON_AI_ACTORS: tuple[ActorType, ...] = ("human", "integration", "system", "workflow")
-"""R1: who may make a change `Ready`, execute and merge it, and put record types into use: no AI."""
+"""R1: the actor types that may make a change `Ready`, execute or merge it, and activate record types: no AI."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeControlPermissions:
-    """The permission that each part of change control asks for; None asks for none.
+    """The permission that each part of change control requires; None requires none.
 
-    `read`: get, list, preview, history. `author`: draft changes, with their targets and ops, and move them on, but for
-    what the next two say. `approve`: make a change `Ready`. `merge`: merge, or execute. `manage`: make projects and
-    record types, activate and retire them. An AI can be given `read`, `author` and, to make things, `manage`; the rest
-    it is refused whatever it has.
+    `read`: get, list, preview, history. `author`: draft changes with their targets and ops, and every transition except
+    the next two. `approve`: make a change `Ready`. `merge`: merge or execute a change. `manage`: create projects and
+    record types, activate and retire record types. An AI can use `read`, `author` and, to create, `manage`; the rest is
+    refused to it whatever permissions it has.
     """
 
     read: str | None = "changes.read"

@@ -1,9 +1,9 @@
-"""Schemas of earlier versions, replayed: from the newest one before them that is kept whole, by the ops since.
+"""Schemas of earlier versions, replayed: the ops since the last whole schema are applied to it.
 
-What is kept costs what the ops cost, however large a schema grows. A snapshot keeps the whole schema once the ops since
-the last whole one have as many bytes as it; the schema of version 1 is kept with its type. An executed op has a stamp
-of the schema before it: the version to start from, and the hash of the schema. So a schema is read in about the time
-that its own bytes take.
+Storage grows with the ops, and not with the size of a schema. A snapshot stores the whole schema once the ops since the
+last whole one have as many bytes; the schema of version 1 is stored with its type. An executed op stores a reference to
+the schema before it: the version to start from, and the hash of the schema. So reading a schema takes time in
+proportion to its bytes.
 """
 
 from __future__ import annotations
@@ -25,38 +25,37 @@ _VERSIONS_READ = 256
 """Versions whose ops one statement reads."""
 
 _ROW_BYTES = 400
-"""Bytes, about, that the row of an op has beside its payload."""
+"""Approximate bytes of an op's row without its payload."""
 
 
-def bytes_of(op: PatchOp) -> int:
-    """Return the bytes, about, that an op is stored with."""
+def stored_size(op: PatchOp) -> int:
+    """Return the approximate bytes of a stored op."""
     return _ROW_BYTES + len(to_json(op.payload))
 
 
-def stamp(base_version: int, before: Schema) -> dict[str, Any]:
-    """Return what an executed op keeps of the schema before it."""
+def schema_reference(base_version: int, before: Schema) -> dict[str, Any]:
+    """Return the `previous_snapshot` that an executed op stores: a reference to the schema before it."""
     return {"base_version": base_version, "sha256": before.sha256}
 
 
 def of_type(row: Row) -> dict[str, Any]:
-    """Return what the ops and the snapshots of a record type have in common."""
+    """Return the columns that identify a record type in the rows of its ops and snapshots."""
     return {"project_id": row["project_id"], "record_type_key": row.get("record_type_key") or row["key"]}
 
 
 async def schema_of_version(store: Store, type: Mapping[str, Any], version: int) -> Schema:
-    """Return the schema that a record type (see `of_type`) had at an earlier version: what the first op of the next
-    version has found."""
+    """Return the schema of a record type (see `of_type`) at an earlier version: the one before the first op of the next
+    version."""
     found = await store.ops.find(
         {**type, "applied_version": version + 1}, columns=("previous_snapshot",), order=("position",), limit=1
     )
     if not found:
-        raise _damaged(type, f"no op has led to its version {version + 1}")
+        raise _damaged(type, f"no op leads to its version {version + 1}")
     return await _replayed(store, type, _base_of(found[0]), version)
 
 
 async def schemas_of_snapshots(store: Store, snapshots: Sequence[Row]) -> list[Row]:
-    """Return the first of these snapshots, each with its schema. They end with the one that completes the bytes of a
-    page."""
+    """Return these snapshots with their schemas, up to the one whose schema fills the bytes of a page."""
     page: list[Row] = []
     total = 0
     for snapshot in snapshots:
@@ -71,8 +70,8 @@ async def schemas_of_snapshots(store: Store, snapshots: Sequence[Row]) -> list[R
 
 
 async def with_snapshots(store: Store, ops: Sequence[Row]) -> list[Row]:
-    """Return the first of these ops of one change, which come by position, each with the schema that was before it: up
-    to the one whose schema completes the bytes of a page."""
+    """Return these ops of one change, in the order of their positions, each with the schema before it, up to the one
+    whose schema fills the bytes of a page."""
     page: list[Row] = []
     schemas: dict[tuple[str, int], Schema] = {}
     total = 0
@@ -90,7 +89,7 @@ async def with_snapshots(store: Store, ops: Sequence[Row]) -> list[Row]:
 
 
 async def _before(store: Store, op: Row) -> Schema:
-    """Return the schema before an executed op, which is the first of its execution that was read."""
+    """Return the schema before an executed op."""
     type = of_type(op)
     schema = await _replayed(store, type, _base_of(op), op["applied_version"] - 1)
     for other in await _ops(store, type, (op["applied_version"],)):
@@ -101,7 +100,7 @@ async def _before(store: Store, op: Row) -> Schema:
 
 
 def _base_of(op: Row) -> int:
-    # A forged stamp names none.
+    # A forged reference may name none.
     base: int = op["previous_snapshot"].get("base_version", 1)
     return base
 
@@ -122,11 +121,11 @@ async def _whole(store: Store, type: Mapping[str, Any], version: int) -> Mapping
     for snapshot in await store.snapshots.find({**type, "version": version}, columns=("schema",), order=("version",)):
         if snapshot["schema"] is not None:
             return snapshot["schema"]  # type: ignore[no-any-return]
-    raise _damaged(type, f"no snapshot has its whole schema at version {version}")
+    raise _damaged(type, f"no snapshot has the whole schema of version {version}")
 
 
 async def _ops(store: Store, type: Mapping[str, Any], versions: Sequence[int]) -> list[Row]:
-    """Return the ops that have led to these versions, in their order."""
+    """Return the ops that led to these versions, in order."""
     return await store.ops.find(
         {**type, "applied_version": tuple(versions)},
         columns=("id", "op_type", "payload", "position"),
@@ -143,4 +142,4 @@ def _edited(type: Mapping[str, Any], schema: Schema, op: Row) -> Schema:
 
 def _damaged(type: Mapping[str, Any], problem: str) -> Exception:
     key = type["record_type_key"]
-    return conflict(f"the history of {key!r} is damaged: {problem}. See record_types.verify_history", record_type=key)
+    return conflict(f"the history of {key!r} is damaged: {problem}. Run record_types.verify_history", record_type=key)

@@ -1,4 +1,4 @@
-"""The life of a change: its states, and where it may go from each."""
+"""The life of a change: its states and transitions."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ ACCEPTS_OPS = frozenset({"Draft", "Implementing", "WorkspaceRunning", "Validatio
 
 
 def can_transition(status: str, to: str, require_review: bool) -> bool:
-    """Whether a change may go from a state to another one (to stay is not to go): from Draft it is merged only where
-    nobody has to review."""
+    """Return whether a change may move to another state. A draft can be merged only if no review is required."""
     if status == "Draft" and to == "Merged":
         return not require_review
     return to in TRANSITIONS[status]

@@ -1,4 +1,4 @@
-"""The things of change control as rows of a unit of work: what the executor and the services read."""
+"""The tables of change control inside a unit of work."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from actionengine.changes.ops import PatchOp
-from actionengine.changes.transform import RecordTypeState
+from actionengine.changes.type_graph import RecordTypeState
 from actionengine.errors import not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.schemas.schema import Schema
@@ -23,16 +23,16 @@ from actionengine.storage.tables import (
 )
 
 TYPE_GRAPH = ("key", "base_type")
-"""The columns of a record type that say where it stands."""
+"""The columns of a record type that place it in the hierarchy."""
 
 
 class Store:
-    """The tables as one unit of work sees them."""
+    """The tables inside one unit of work."""
 
     def __init__(self, unit_of_work: UnitOfWork) -> None:
         rows = unit_of_work.rows
         self.now = unit_of_work.now
-        """Returns the time by the storage's clock."""
+        """Returns the time of the storage's clock."""
         self.projects = rows(PROJECTS)
         self.record_types = rows(RECORD_TYPES)
         self.changes = rows(CHANGES)
@@ -41,33 +41,33 @@ class Store:
         self.snapshots = rows(SNAPSHOTS)
 
     async def project(self, id: str) -> Row:
-        """A project. Raises `ActionError(not_found)`."""
+        """Return a project. Raises `ActionError(not_found)`."""
         for row in await self.projects.find({"id": id}):
             return row
         raise not_found("project", id)
 
     async def change(self, id: str, lock: bool = False) -> Row:
-        """A change; locked, so that nobody else does anything to it. Raises `ActionError(not_found)`."""
+        """Return a change; `lock` locks it until the commit. Raises `ActionError(not_found)`."""
         for row in await self.changes.find({"id": id}, lock=lock):
             return row
         raise not_found("change", id)
 
     async def record_type(self, project_id: str, key: str, lock: bool = False) -> Row:
-        """A record type of a project. Raises `ActionError(not_found)`."""
+        """Return a record type of a project. Raises `ActionError(not_found)`."""
         for row in await self.record_types.find({"project_id": project_id, "key": key}, lock=lock):
             return row
         raise not_found("record type", key, project_id=project_id)
 
     async def first_of_key(self, key: str, *, descending: bool = False, lock: bool = False) -> list[Row]:
-        """The first of the record types that the tenant's projects have under a key: the active one, if any is; in
-        descending order the one that was retired last, if any was. As many projects as there are may have one: so none
-        of the others is read."""
+        """Return, in a list of one or none, the first of the tenant's record types with a key: the active one if there
+        is one; `descending`, the one that was retired last if there is one. Each project may have such a type, so the
+        others are not read."""
         return await self.record_types.find(
             {"key": key}, order=("status", "updated_at", "id"), limit=1, lock=lock, descending=descending
         )
 
     async def lineage(self, record_type: Row) -> list[Row]:
-        """A record type, and those that it inherits from."""
+        """Return a record type and its ancestors."""
         project_id, key = record_type["project_id"], record_type["key"]
         if record_type["base_type"] is None:
             return [record_type]
@@ -78,8 +78,8 @@ class Store:
         ]
 
     async def bases(self, project_id: str, keys: Iterable[str]) -> dict[str, str | None]:
-        """Return the keys of these record types, of those that inherit from them, and of those that any of them
-        inherits from, each with the key of its base type: a statement for each generation."""
+        """Return the base types of these record types, of their descendants, and of all their ancestors, by key. Each
+        generation takes a statement."""
         found: dict[str, str | None] = {}
         rows = await self._bases_of(project_id, "key", keys)
         while rows:
@@ -103,33 +103,33 @@ class Store:
 
 
 def open_store(ctx: InternalContext) -> Store:
-    """The tables, from inside an action."""
+    """Return the tables inside an action's unit of work."""
     return Store(ctx.unit_of_work)
 
 
 async def page(
     ctx: InternalContext, rows: AsyncRows, where: Mapping[str, Any], *, by: str, after: str | int | None, limit: int
 ) -> list[Row]:
-    """A page of rows in the order of a column, those after a value of it. The action log says how many there were."""
+    """Return a page of rows in the order of a column, those after a value of it; log their number."""
     found = await rows.find(where, above={by: after} if after is not None else None, order=(by,), limit=limit)
     ctx.set_logged_output({"count": len(found)})
     return found
 
 
 def to_type_state(row: Row) -> RecordTypeState:
-    """A record type as transforms see it."""
+    """Return the state of a stored record type."""
     return RecordTypeState(
         row["key"], row["project_id"], row["base_type"], row["version"], Schema.from_document(row["schema"])
     )
 
 
 def to_op(row: Row) -> PatchOp:
-    """An op as transforms see it."""
+    """Return the op of a row."""
     return PatchOp(row["op_type"], row["payload"], row["id"])
 
 
 def ancestors(key: str, bases: Mapping[str, str | None]) -> list[str]:
-    """The types that one inherits from, the nearest first; those that are not there are left out."""
+    """Return the types that a type inherits from, the nearest first, as far as `bases` has them."""
     found: list[str] = []
     base = bases.get(key)
     while base is not None and base in bases and base not in found:
@@ -139,7 +139,7 @@ def ancestors(key: str, bases: Mapping[str, str | None]) -> list[str]:
 
 
 def descendants(keys: Iterable[str], bases: Mapping[str, str | None]) -> set[str]:
-    """The types that inherit from any of these."""
+    """Return the types that inherit from any of these."""
     children: dict[str | None, list[str]] = {}
     for key, base in bases.items():
         children.setdefault(base, []).append(key)
@@ -153,5 +153,5 @@ def descendants(keys: Iterable[str], bases: Mapping[str, str | None]) -> set[str
 
 
 def record_type_subject(project_id: str, key: str) -> str:
-    """What events and the action log call a record type."""
+    """Return the subject of a record type in events and in the action log."""
     return f"record_type/{project_id}/{key}"

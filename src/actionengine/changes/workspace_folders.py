@@ -1,8 +1,7 @@
-"""The folders of workspaces: a working copy each, and what the ops of a change come to in it. All this may block.
+"""The folders of workspaces: a working copy each, with the ops of a change applied to it. These functions block.
 
-Folders are made and removed after commits, in no order. So who removes one leaves a mark beside it, with the version of
-the record that says so; who makes one looks for a mark that is newer than the record that it has read, and then takes
-the copy away.
+Folders are created and removed after commits, in any order. So a removal leaves a marker beside the folder, with the
+version of the record that demands it. A creation that finds a marker newer than its record removes its copy again.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from actionengine.changes.module_files import is_of_the_file
 from actionengine.errors import ActionError, ErrorCode, conflict
 
 _HASHES_FILE = "ops.json"
-"""Beside a copy: the hash of each file in it that ops have made, as they made it."""
+"""The file beside a copy with the hash of each file that ops have written into it."""
 
-_A_DAY = 24 * 60 * 60
-"""Seconds after which nobody makes a copy any more for a record that was read before."""
+_MARKER_LIFETIME = 24 * 60 * 60
+"""Seconds after which no creation can still hold an older record."""
 
 
 class PreviewedOps(NamedTuple):
-    """Ops that were tried, and the text of each file that they are about, or were about before."""
+    """Previewed ops, and the text of each file that they edit, or edited before."""
 
     ops: tuple[OpPreview, ...]
     texts: Mapping[str, str | None]
@@ -42,7 +41,7 @@ class PreviewedOps(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceLocation:
-    """Where a workspace is, the module that it is a copy of, and the version of the record that says so."""
+    """The folder of a workspace, the module that it copies, and the version of its record."""
 
     folder: Path
     module: ModuleContext
@@ -50,59 +49,59 @@ class WorkspaceLocation:
 
 
 class WorkspaceClosed(ActionError):
-    """The workspace was stopped, or the change merged, since its record was read."""
+    """A workspace that was stopped, or whose change was merged, since its record was read."""
 
 
-def create_copy(place: WorkspaceLocation, tried: PreviewedOps, is_new: bool) -> None:
-    """Make the copy of a workspace that was started; one that is there goes on, unless this is to be a new one."""
+def create_copy(place: WorkspaceLocation, previewed: PreviewedOps, is_new: bool) -> None:
+    """Create the copy of a started workspace. An existing copy is reused, unless the workspace is new."""
     with suppress(WorkspaceClosed), _unless_closed(place):
         if is_new:
-            # Of an earlier workspace, whose folder could not be removed.
+            # The folder of an earlier workspace may be left over.
             _remove(place.folder)
-        _put(_copy(place), tried)
+        _put(_copy(place), previewed)
 
 
 def remove_copy(folder: Path, version: int) -> None:
-    """Remove a copy, and keep those who have read an older record from making it again."""
+    """Remove a copy, and leave a marker against creations with an older record."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _write(_mark_of(folder), version)
-        for mark in folder.parent.glob(_mark_of(folder.with_name("*")).name):
+        _write(_marker(folder), version)
+        for marker in folder.parent.glob(_marker(folder.with_name("*")).name):
             with suppress(FileNotFoundError):
-                if mark.stat().st_mtime < time() - _A_DAY:
-                    mark.unlink()
+                if marker.stat().st_mtime < time() - _MARKER_LIFETIME:
+                    marker.unlink()
     finally:
         _remove(folder)
 
 
-def marked_files(place: WorkspaceLocation) -> tuple[str, ...]:
-    """The files in a copy that ops have made."""
+def files_of_ops(place: WorkspaceLocation) -> tuple[str, ...]:
+    """Return the files of a copy that ops have written."""
     with _unless_closed(place):
-        return tuple(_marks(_copy(place)))
+        return tuple(_hashes(_copy(place)))
 
 
-def inspect(place: WorkspaceLocation, tried: PreviewedOps) -> tuple[str, tuple[str, ...]]:
-    """How a copy with the ops in it differs from the module, and the files that are left alone in it.
+def inspect(place: WorkspaceLocation, previewed: PreviewedOps) -> tuple[str, tuple[str, ...]]:
+    """Write the ops into a copy; return its diff against the module, and the files that were skipped.
 
-    Raises `ActionError(conflict)` where the module has changed meanwhile in a file that differs, and where the
-    workspace was stopped.
+    Raises `ActionError(conflict)` if the module has since changed in a file that differs, and if the workspace was
+    stopped.
     """
     with _unless_closed(place):
         copy = _copy(place)
-        skipped_files = _put(copy, tried)
+        skipped_files = _put(copy, previewed)
         try:
             return copy.diff(), skipped_files
         except ActionError as refusal:
             if refusal.code is ErrorCode.CONFLICT:
                 error = refusal.without_traceback()
                 raise conflict(
-                    f"{error.message}: the working copy is of an older state of the module; stop it and start it anew",
+                    f"{error.message}: the working copy is older than that; stop the workspace and start it again",
                     **error.details,
                 ) from None
             raise
 
 
-def _mark_of(folder: Path) -> Path:
+def _marker(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.closed")
 
 
@@ -112,24 +111,24 @@ def _unless_closed(place: WorkspaceLocation) -> Iterator[None]:
     try:
         yield
     except (OSError, ActionError):
-        # Perhaps because the copy is being removed.
+        # The copy may be under removal.
         _check_open(place)
         raise
 
 
 def _check_open(place: WorkspaceLocation) -> None:
     try:
-        closed = json.loads(_mark_of(place.folder).read_text(encoding="ascii"))
+        closed = json.loads(_marker(place.folder).read_text(encoding="ascii"))
     except (FileNotFoundError, ValueError):
-        # What a loss of power has left empty concerns nobody: those who were slower are gone, too.
+        # A loss of power may leave the marker empty: it also ended the creations that it was for.
         return
     if closed > place.version:
         id = place.folder.name
-        raise WorkspaceClosed(ErrorCode.CONFLICT, f"the workspace of the change {id!r} has been stopped meanwhile")
+        raise WorkspaceClosed(ErrorCode.CONFLICT, f"the workspace of the change {id!r} was stopped meanwhile")
 
 
 def _remove(folder: Path) -> None:
-    # Out of the way in one step, so that nobody finds half of it.
+    # Renamed first, so that no reader finds half of it.
     with suppress(FileNotFoundError):
         folder.rename(folder.with_name(f".{folder.name}.{token_hex(8)}.removed"))
     for removed in folder.parent.glob(f".{folder.name}.*.removed"):
@@ -142,7 +141,7 @@ def _copy(place: WorkspaceLocation) -> WorkingCopy:
     try:
         made = WorkingCopy.create(place.module.root, place.folder)
     except ActionError as refusal:
-        # Somebody else may just have made it.
+        # Another process may have created it at the same time.
         if refusal.code is ErrorCode.CONFLICT and (found := _opened(place)) is not None:
             return found
         raise
@@ -166,28 +165,28 @@ def _opened(place: WorkspaceLocation) -> WorkingCopy | None:
 
 
 def _damaged() -> ActionError:
-    # What a loss of power has left of it.
-    return conflict("the working copy is damaged: stop the workspace, and start it anew")
+    # A loss of power may leave this.
+    return conflict("the working copy is damaged: stop the workspace and start it again")
 
 
-def _put(copy: WorkingCopy, tried: PreviewedOps) -> tuple[str, ...]:
-    """Write into the copy what the ops come to, but for files that somebody else has edited there: these are given."""
-    marks = _marks(copy)
+def _put(copy: WorkingCopy, previewed: PreviewedOps) -> tuple[str, ...]:
+    """Write the result of the ops into a copy. Skip files that were edited in the copy itself, and return them."""
+    hashes = _hashes(copy)
     skipped_files = []
     with ModuleFiles(copy.root) as files:
-        for path, text in sorted(tried.texts.items()):
+        for path, text in sorted(previewed.texts.items()):
             base = node.sha256 if (node := copy.base.get(path)) is not None else None
             found, wanted = _hash_in(files, path), hash_of(text)
-            if found != wanted and found not in (base, marks.get(path, base)):
+            if found != wanted and found not in (base, hashes.get(path, base)):
                 skipped_files.append(path)
                 continue
             if found != wanted and text is None:
                 files.delete(path)
             elif found != wanted and text is not None:
                 files.write(path, text.encode())
-            marks[path] = wanted
-    named = {op.file_path for op in tried.ops}
-    _write(copy.folder / _HASHES_FILE, {path: hash for path, hash in marks.items() if path in named})
+            hashes[path] = wanted
+    named = {op.file_path for op in previewed.ops}
+    _write(copy.folder / _HASHES_FILE, {path: hash for path, hash in hashes.items() if path in named})
     return tuple(skipped_files)
 
 
@@ -198,23 +197,23 @@ def _hash_in(files: ModuleFiles, path: str) -> str | None:
         if refusal.code is ErrorCode.NOT_FOUND:
             return None
         if is_of_the_file(refusal):
-            # A link that leads out, a folder: nothing that ops have made.
+            # A link that leads out, or a folder: not written by ops.
             return ""
         raise
 
 
-def _marks(copy: WorkingCopy) -> dict[str, str | None]:
+def _hashes(copy: WorkingCopy) -> dict[str, str | None]:
     try:
-        marks: dict[str, str | None] = json.loads((copy.folder / _HASHES_FILE).read_text(encoding="ascii"))
+        hashes: dict[str, str | None] = json.loads((copy.folder / _HASHES_FILE).read_text(encoding="ascii"))
     except FileNotFoundError:
         return {}
     except ValueError:
         raise _damaged() from None
-    return marks
+    return hashes
 
 
 def _write(file: Path, content: Any) -> None:
-    """Make or replace a file of our own, as JSON, wholly or not at all."""
+    """Create or replace a file of the library with JSON, atomically."""
     temporary = file.with_name(f".{token_hex(8)}.{file.name}")
     with os_error_message("write", file):
         try:

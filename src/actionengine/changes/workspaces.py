@@ -1,8 +1,8 @@
-"""Workspaces: working copies of modules in which changes are tried before they are merged.
+"""Workspaces: working copies of modules, in which changes are tried before they are merged.
 
-That a change has a workspace is on record; the folder follows, `<workspaces>/<tenant id>/<change id>`, and is made
-again where it is missing. In it stand the pending ops of the change, as far as they fit. Who works there besides,
-through a runner (`workspace_module`), is left alone.
+A document records the workspace of a change. Its folder, `<workspaces>/<tenant id>/<change id>`, follows the record,
+and is created again if it is missing. It has the pending ops of the change applied, as far as they fit. Files that a
+runner edits there (`workspace_module`) are not overwritten.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from actionengine.changes.files import (
     FileState,
     ProjectFiles,
     edit_text,
+    hunk_details,
 )
 from actionengine.changes.models import OpPreview, Workspace, WorkspaceView
 from actionengine.changes.ops import PatchOp
@@ -33,8 +34,8 @@ from actionengine.changes.workspace_folders import (
     PreviewedOps,
     WorkspaceLocation,
     create_copy,
+    files_of_ops,
     inspect,
-    marked_files,
     remove_copy,
 )
 from actionengine.context import Tenant
@@ -43,11 +44,11 @@ from actionengine.pipeline.internal_context import InternalContext
 from actionengine.storage.tables import Row
 
 WORKSPACES = "ae_workspaces"
-"""Documents, one for each change that has, or had, a workspace; its id is the change's."""
+"""The collection of workspaces: a document for each change that has or had one, under the change's id."""
 
 
 class _Stored(BaseModel):
-    """What is on record; `version` is the record's, 0 for what is not stored yet."""
+    """The stored workspace; `version` is that of the document, 0 before it is stored."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -66,32 +67,32 @@ class _Stored(BaseModel):
 
 
 def workspace_module(workspaces: str | os.PathLike[str], tenant: Tenant, change_id: str) -> ModuleContext:
-    """The working copy of a change as a module, for requests to a runner. `workspaces` is what change control was
-    given.
+    """Return the working copy of a change as a module, for requests to a runner. `workspaces` is the folder that
+    `change_control_services` was given.
 
-    Raises `ActionError(not_found)` where there is no such copy, or not yet.
+    Raises `ActionError(not_found)` if the copy does not exist, or not yet.
     """
     if not _is_id(change_id):
-        # It would lead out of the tenant's folder.
+        # Another text could lead out of the tenant's folder.
         raise not_found("workspace of the change", change_id)
     copy = WorkingCopy.open(_folder(Path(workspaces), tenant, change_id))
     return ModuleContext(id=change_id, root=copy.root, tenant=tenant)
 
 
 async def start_workspace(ctx: InternalContext, settings: FileSettings, change: Row) -> Workspace:
-    """Start the workspace of a change that is locked, which becomes `WorkspaceRunning`. One that runs goes on.
+    """Start the workspace of a locked change, which becomes `WorkspaceRunning`. A running workspace continues.
 
-    Raises `ActionError`: `conflict` for a change that is in no state for it, or is about no file; `unprocessable`
-    where there are no modules or no folder for workspaces.
+    Raises `ActionError`: `conflict` for a change with another status or without files; `unprocessable` if there are no
+    modules, or no folder for workspaces.
     """
     if change["status"] not in {"Implementing", "WorkspaceRunning"}:
         raise conflict(
-            f"a change that is {change['status']} gets no workspace: it has to be Implementing first",
+            f"a change that is {change['status']} cannot have a workspace: it has to be Implementing first",
             status=change["status"],
         )
     store = open_store(ctx)
     if not await has_files(store, change):
-        raise conflict(f"the change {change['id']!r} is about no file: add a target of the type 'file' to a draft")
+        raise conflict(f"the change {change['id']!r} edits no file: add a target of the type 'file' to a draft")
     files = ProjectFiles(ctx, settings, store, change["project_id"])
     module, folder = files.module(), _folder_of(ctx, settings, change["id"])
     before = await _find(ctx, change["id"])
@@ -114,14 +115,14 @@ async def start_workspace(ctx: InternalContext, settings: FileSettings, change: 
                 [{"id": change["id"], "status": "WorkspaceRunning", "updated_at": await store.now()}]
             )
     is_new = before is None or not (before.kept or before.status == "running")
-    tried = await _try(ctx, files, change, ())
-    ctx.after_commit(partial(create_copy, WorkspaceLocation(folder, module, stored.version), tried, is_new))
+    previewed = await _preview(ctx, files, change, ())
+    ctx.after_commit(partial(create_copy, WorkspaceLocation(folder, module, stored.version), previewed, is_new))
     return stored.shown()
 
 
 async def stop_workspace(ctx: InternalContext, settings: FileSettings, change: Row, keep: bool) -> Workspace:
-    """Stop the workspace of a change that is locked, which becomes `Implementing`. Where it is stopped, a copy that was
-    kept is dropped, unless it is to be kept.
+    """Stop the workspace of a locked change, which becomes `Implementing`. The copy is removed, even one kept earlier,
+    unless `keep` is true.
 
     Raises `ActionError(conflict)` for a change that never had a workspace.
     """
@@ -140,7 +141,7 @@ async def stop_workspace(ctx: InternalContext, settings: FileSettings, change: R
 async def close_workspace(
     ctx: InternalContext, settings: FileSettings, change_id: str, keep: bool = False
 ) -> Workspace | None:
-    """Stop the workspace of a change, whatever becomes of the change; None where it never had one."""
+    """Stop the workspace of a change without changing its status; return None if it never had one."""
     before = after = await _find(ctx, change_id)
     if before is None or after is None:
         return None
@@ -151,18 +152,17 @@ async def close_workspace(
             ctx, before.model_copy(update={"status": "stopped", "stopped_at": stopped_at, "kept": keep})
         )
     if not keep and settings.workspaces is not None:
-        # Also where it has stopped: a process that died then has left the folder.
+        # Also if it has stopped already: a killed process may have left the folder.
         folder = _folder(settings.workspaces, ctx.tenant, change_id)
         ctx.after_commit(partial(remove_copy, folder, after.version))
     return after.shown()
 
 
 async def view_workspace(ctx: InternalContext, settings: FileSettings, change_id: str) -> WorkspaceView:
-    """What is in the workspace of a change, brought up to date with its pending ops. Of one that is stopped and not
-    kept, there is nothing to see.
+    """Return the workspace of a change after applying its pending ops; one that is stopped and not kept has no content.
 
-    Raises `ActionError`: `not_found` for a change that never had one, `conflict` where the module has changed since
-    the copy was made in a file that differs here.
+    Raises `ActionError`: `not_found` for a change that never had one, `conflict` if the module has since changed in a
+    file that differs in the copy.
     """
     store = open_store(ctx)
     change = await store.change(change_id)
@@ -175,19 +175,19 @@ async def view_workspace(ctx: InternalContext, settings: FileSettings, change_id
     files = ProjectFiles(ctx, settings, store, change["project_id"])
     place = WorkspaceLocation(_folder_of(ctx, settings, change_id), files.module(), stored.version)
     if ctx.has_work_after_commit and not place.folder.exists():
-        raise conflict("the working copy is made once this transaction has committed: ask for it afterwards")
-    marked = await ctx.run(partial(marked_files, place))
-    tried = await _try(ctx, files, change, marked)
-    diff, skipped_files = await ctx.run(partial(inspect, place, tried))
-    return WorkspaceView(**shown, ops=tried.ops, diff=diff, skipped_files=skipped_files)
+        raise conflict("the working copy is created after this transaction has committed: ask for it afterwards")
+    written = await ctx.run(partial(files_of_ops, place))
+    previewed = await _preview(ctx, files, change, written)
+    diff, skipped_files = await ctx.run(partial(inspect, place, previewed))
+    return WorkspaceView(**shown, ops=previewed.ops, diff=diff, skipped_files=skipped_files)
 
 
 async def has_files(store: Store, change: Row) -> bool:
-    """Return whether a change is about files."""
+    """Return whether a change has targets that are files."""
     return bool(await store.targets.find({"change_id": change["id"], "type": "file"}, columns=("id",)))
 
 
-# What is on record
+# The record
 
 
 async def _find(ctx: InternalContext, change_id: str) -> _Stored | None:
@@ -204,34 +204,33 @@ async def _save(ctx: InternalContext, stored: _Stored) -> _Stored:
     return stored.model_copy(update={"version": record.version})
 
 
-# What the ops come to
+# The ops
 
 
-async def _try(ctx: InternalContext, files: ProjectFiles, change: Row, marked: Sequence[str]) -> PreviewedOps:
+async def _preview(ctx: InternalContext, files: ProjectFiles, change: Row, written: Sequence[str]) -> PreviewedOps:
     rows = await open_store(ctx).ops.find(
         {"change_id": change["id"], "op_type": "edit_file", "executed_at": None}, order=("position",)
     )
     ops = [to_op(row) for row in rows]
-    states = await files.load([*(op.file_path for op in ops), *marked])
-    return await ctx.run(partial(_try_each, ops, states))
+    states = await files.load([*(op.file_path for op in ops), *written])
+    return await ctx.run(partial(_preview_ops, ops, states))
 
 
-def _try_each(ops: Sequence[PatchOp], states: Mapping[str, FileState]) -> PreviewedOps:
+def _preview_ops(ops: Sequence[PatchOp], states: Mapping[str, FileState]) -> PreviewedOps:
     texts = {path: state.text for path, state in states.items() if state.problem is None}
-    return PreviewedOps(tuple(_tried(op, states[op.file_path], texts) for op in ops), texts)
+    return PreviewedOps(tuple(_preview_op(op, states[op.file_path], texts) for op in ops), texts)
 
 
-def _tried(op: PatchOp, state: FileState, texts: dict[str, str | None]) -> OpPreview:
+def _preview_op(op: PatchOp, state: FileState, texts: dict[str, str | None]) -> OpPreview:
     try:
         texts[op.file_path] = edit_text(op, state, texts)
     except EditRefused as refusal:
-        details = refusal.error.details
-        where = {name: details[name] for name in ("hunk", "header", "expected", "found") if name in details}
-        return OpPreview(op_id=op.id, file_path=op.file_path, fits=False, problem=refusal.error.message, **where)
+        error = refusal.error
+        return OpPreview(op_id=op.id, file_path=op.file_path, fits=False, problem=error.message, **hunk_details(error))
     return OpPreview(op_id=op.id, file_path=op.file_path, fits=True)
 
 
-# Where it is
+# The folder
 
 
 def _is_id(change_id: str) -> bool:
@@ -249,6 +248,6 @@ def _folder_of(ctx: InternalContext, settings: FileSettings, change_id: str) -> 
     if settings.workspaces is None:
         raise ActionError(
             ErrorCode.UNPROCESSABLE,
-            "this engine does not know where to keep working copies: give change_control_services a workspaces=…",
+            "this engine has no folder for working copies: give workspaces=… to change_control_services",
         )
     return _folder(settings.workspaces, ctx.tenant, change_id)

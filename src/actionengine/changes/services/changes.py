@@ -10,7 +10,8 @@ from returns.result import Result, Success
 
 from actionengine.actions import ApprovalPolicy, Service, create_service
 from actionengine.builtin.declarations import declare
-from actionengine.changes.drafts import create_change, draft_compensation, insert_op, insert_target
+from actionengine.changes.compensation.draft import draft_compensation
+from actionengine.changes.drafts import create_change, insert_op, insert_target
 from actionengine.changes.files import FileSettings, ProjectFiles
 from actionengine.changes.merge import (
     CHANGE_EXECUTED,
@@ -22,25 +23,13 @@ from actionengine.changes.merge import (
     write_change_files,
 )
 from actionengine.changes.models import (
-    AddPatchOp,
-    AddTarget,
     Applied,
     Change,
-    ChangeReference,
     Compensation,
-    CreateChange,
-    ListChanges,
-    ListPatchOps,
-    ListSnapshots,
-    ListTargets,
-    PatchOpReference,
-    PlanCompensation,
     Preview,
     Snapshot,
-    StopWorkspace,
     StoredPatchOp,
     Target,
-    Transition,
     Workspace,
     WorkspaceView,
     WrittenFiles,
@@ -48,6 +37,19 @@ from actionengine.changes.models import (
 from actionengine.changes.ops import parse_op
 from actionengine.changes.permissions import NON_AI_ACTORS, ChangeControlPermissions
 from actionengine.changes.replay import schemas_of_snapshots, with_snapshots
+from actionengine.changes.services.inputs import (
+    AddPatchOp,
+    AddTarget,
+    ChangeReference,
+    CreateChange,
+    ListChanges,
+    ListOfChange,
+    ListPatchOps,
+    PatchOpReference,
+    PlanCompensation,
+    StopWorkspace,
+    Transition,
+)
 from actionengine.changes.states import ACCEPTS_OPS, can_transition
 from actionengine.changes.store import open_store, page
 from actionengine.changes.workspaces import (
@@ -91,7 +93,7 @@ async def _add_target(data: AddTarget, ctx: InternalContext) -> Result[Target, A
 
 
 @sync_and_async
-async def _list_targets(data: ListTargets, ctx: InternalContext) -> Result[tuple[Target, ...], ActionError]:
+async def _list_targets(data: ListOfChange, ctx: InternalContext) -> Result[tuple[Target, ...], ActionError]:
     store = open_store(ctx)
     await store.change(data.change_id)
     where = {"change_id": data.change_id}
@@ -136,7 +138,7 @@ async def _delete_patch_op(data: PatchOpReference, ctx: InternalContext) -> Resu
 
 
 @sync_and_async
-async def _list_snapshots(data: ListSnapshots, ctx: InternalContext) -> Result[tuple[Snapshot, ...], ActionError]:
+async def _list_snapshots(data: ListOfChange, ctx: InternalContext) -> Result[tuple[Snapshot, ...], ActionError]:
     store = open_store(ctx)
     await store.change(data.change_id)
     where = {"change_id": data.change_id}
@@ -262,7 +264,7 @@ def changes_service(
             of_change("get", "One change", _get, ChangeReference),
             reading("list", "Changes, by id", _list, ListChanges),
             drafting("add_target", "Say what a draft is about", _add_target, AddTarget),
-            of_change("list_targets", "What a change is about", _list_targets, ListTargets),
+            of_change("list_targets", "What a change is about", _list_targets, ListOfChange),
             drafting("add_patch_op", "Add an edit of a target", _add_patch_op, AddPatchOp),
             of_change("list_patch_ops", "The edits of a change, in their order", _list_patch_ops, ListPatchOps),
             drafting("delete_patch_op", "Take back an edit that is not executed", _delete_patch_op, PatchOpReference),
@@ -315,7 +317,7 @@ def changes_service(
                 "list_snapshots",
                 "What record types were like just before a change, by key",
                 _list_snapshots,
-                ListSnapshots,
+                ListOfChange,
             ),
             drafting(
                 "plan_compensation",

@@ -9,8 +9,9 @@ from returns.result import Result, Success
 
 from actionengine.actions import Service, create_service
 from actionengine.builtin.declarations import declare
-from actionengine.changes.models import CreateProject, Project, ProjectReference
+from actionengine.changes.models import Project
 from actionengine.changes.permissions import ChangeControlPermissions
+from actionengine.changes.services.inputs import CreateProject, ProjectReference
 from actionengine.changes.store import open_store, page
 from actionengine.errors import ActionError, conflict
 from actionengine.pipeline.internal_context import InternalContext

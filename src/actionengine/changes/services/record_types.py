@@ -11,24 +11,20 @@ from returns.result import Result, Success
 from actionengine.actions import Service, create_service
 from actionengine.builtin.declarations import declare
 from actionengine.changes.documents import check_documents
-from actionengine.changes.executor import load, run
+from actionengine.changes.executor import plan_ops
 from actionengine.changes.guard import RecordTypeGuard
 from actionengine.changes.history import schema_at_change, schema_at_time, verify
-from actionengine.changes.models import (
+from actionengine.changes.models import DocumentCheck, History, RecordType, RecordTypeStatus, SchemaAt
+from actionengine.changes.permissions import NON_AI_ACTORS, ChangeControlPermissions
+from actionengine.changes.services.inputs import (
     CheckDocuments,
     CreateRecordType,
-    DocumentCheck,
     GetSchemaAt,
-    History,
     ListRecordTypes,
-    RecordType,
     RecordTypeReference,
-    RecordTypeStatus,
-    SchemaAt,
 )
-from actionengine.changes.permissions import NON_AI_ACTORS, ChangeControlPermissions
 from actionengine.changes.store import Store, open_store, page, record_type_subject, to_type_state
-from actionengine.changes.transform import GraphError, RecordTypeState, TypeGraph, check_graph
+from actionengine.changes.type_graph import GraphError, RecordTypeState, TypeGraph, check_graph
 from actionengine.errors import ActionError, ErrorCode, conflict, not_found
 from actionengine.pipeline.internal_context import InternalContext
 from actionengine.pipeline.plan import sync_and_async
@@ -162,7 +158,7 @@ async def _check_documents(data: CheckDocuments, ctx: InternalContext) -> Result
         change = await store.change(data.change_id)
         if change["project_id"] != data.project_id:
             raise not_found("change", data.change_id, project_id=data.project_id)
-        schemas |= run(await load(store, change, lock=False)).transformed.schemas
+        schemas |= (await plan_ops(ctx, store, change, files=None)).transformed.schemas
     schema = graph.effective(data.key, schemas)
     checked = await check_documents(ctx.unit_of_work.records(data.key), data.key, schema, data.limit, data.after)
     ctx.set_logged_output({"checked": checked.checked, "invalid": len(checked.invalid)})

@@ -1,9 +1,4 @@
-"""The ops that take back what a change has done.
-
-First each type's way back is worked out: its schema as it was, and for each field of today the name to which it goes
-back. The ops follow from these. A field that goes back to another name is renamed, over a name between where fields
-change places, so that a host that moves the contents of documents by the diffs loses nothing.
-"""
+"""Orders the ops of a compensation so that each step keeps the rules for base types."""
 
 from __future__ import annotations
 
@@ -13,141 +8,51 @@ from dataclasses import dataclass
 from enum import IntEnum
 from itertools import count
 
-from actionengine.changes.diff import original_names
 from actionengine.changes.ops import OpType, PatchOp
-from actionengine.changes.transform import OpRefused, TypeGraph, apply_op, check_graph, edit, transform
+from actionengine.changes.transform import OpRefused, apply_op
+from actionengine.changes.type_graph import TypeGraph
 from actionengine.schemas.schema import Field, Schema
 from actionengine.storage.records import same_json
 
 
-class SchemaConflict(Exception):
-    """A field that a change has touched was touched again since."""
-
-    def __init__(self, key: str, field: str, then: Field | None, now: Field | None) -> None:
-        super().__init__(f"{key}.{field} has changed since")
-        self.key = key
-        self.field = field
-        self.then = then
-        self.now = now
-
-
 @dataclass(frozen=True, slots=True)
-class TouchedType:
-    """The effect of a change on one record type: its schema before and after, and the ops of the change between;
-    `since` are the ops of other changes that came afterwards.
-
-    Where it was executed in several goes, others may have been at work between them: what `ops` do not do is not its.
-    """
-
-    before: Schema
-    after: Schema
-    ops: Sequence[PatchOp]
-    since: Sequence[PatchOp] = ()
-
-    @property
-    def removed(self) -> list[str]:
-        """The fields that the change removed: what documents had in them does not come back."""
-        kept = set(original_names(self.before, self.ops).values())
-        return [name for name in self.before.names if name not in kept]
-
-
-def compensation(graph: TypeGraph, touched: Mapping[str, TouchedType]) -> tuple[PatchOp, ...]:
-    """Return ops which, applied to the types as they are now, take back what a change has done to those that it
-    touched.
-
-    Where nothing has changed since, they restore the schemas as they were before it, to the order of the fields. Raises
-    `SchemaConflict` for a field that has, and `OpRefused` where the rules for base types do not let it be taken back.
-    """
-    check_graph(graph, graph.schemas)
-    ways = {key: _way_back(key, each, graph.types[key].schema) for key, each in touched.items()}
-    ops = _Planner(graph, ways).plan()
-    transform(graph, ops)
-    return ops
-
-
-@dataclass(frozen=True, slots=True)
-class _WayBack:
-    """The schema of a type as it will be, and for each field of today its name there; None for one that goes."""
+class WayBack:
+    """The schema that a type goes back to, and for each present field its name there; None for a field that goes."""
 
     target: Schema
     homes: Mapping[str, str | None]
 
 
-def _way_back(key: str, touched: TouchedType, now: Schema) -> _WayBack:
-    before, after = touched.before, _remaining_changes(key, now, touched)
-    origins = original_names(before, touched.ops)
-    affected = set(before.names).difference(after.names)
-    affected |= {field.name for field in after if field != _original(before, origins[field.name])}
-    moved = original_names(touched.after, touched.since)
-    gone_to = {was: name for name, was in moved.items() if was is not None}
-    for name in affected:
-        has_other_contents = name in now and moved.get(name) not in (None, name)
-        if now.get(name) != after.get(name) or has_other_contents or gone_to.get(name, name) != name:
-            raise SchemaConflict(key, name, after.get(name), now.get(name))
-    target = before if now == after else _target(before, after, now, origins, affected)
-    homes = {field.name: origins[field.name] if field.name in affected else field.name for field in now}
-    taken = set(homes.values())
-    # A field that comes back under the name of one that goes takes its place.
-    stays = {name: name for name, home in homes.items() if home is None and name in target and name not in taken}
-    return _WayBack(target, {**homes, **stays})
+def plan_ops(graph: TypeGraph, ways: Mapping[str, WayBack]) -> tuple[PatchOp, ...]:
+    """Return ops that lead each type to its target. Raises `OpRefused` if no order keeps the rules."""
+    return _Planner(graph, ways).plan()
 
 
-def _remaining_changes(key: str, now: Schema, touched: TouchedType) -> Schema:
-    """What the ops of a change alone have made of a type."""
-    schema = touched.before
-    for op in touched.ops:
-        try:
-            schema = edit(op, schema)
-        except OpRefused:
-            name = op.field or ""
-            raise SchemaConflict(key, name, touched.after.get(name), now.get(name)) from None
-    return schema
+def longest_ordered(names: Sequence[str], order: Sequence[str]) -> set[str]:
+    """Return as many names as possible that come in the same sequence in an order.
 
-
-def _target(
-    before: Schema, after: Schema, now: Schema, origins: Mapping[str, str | None], affected: set[str]
-) -> Schema:
-    """Return the schema of a type as it will be: as it is now, but for what the change has done."""
-    survivors = [origin for field in after if (origin := origins[field.name]) is not None]
-    stayed = _in_order(survivors, before.names)
-    lost = set(before.names).difference(survivors)
-    returning = {field.name: field for field in before if field.name in lost}
-    standing: list[Field] = []
-    for field in now:
-        found = _original(before, origins[field.name]) if field.name in affected else field
-        if found is None:
-            continue
-        if found.name in before and found.name not in stayed:
-            returning[found.name] = found
-        else:
-            standing.append(found)
-    return Schema(_restore(before, standing, returning))
-
-
-def _original(before: Schema, origin: str | None) -> Field | None:
-    return before.get(origin) if origin is not None else None
-
-
-def _restore(before: Schema, standing: list[Field], returning: Mapping[str, Field]) -> tuple[Field, ...]:
-    """Fields with others put back where they stood: before the next one that is there."""
-    fields = list(standing)
-    names = [field.name for field in fields]
-    present = set(names)
-    following: str | None = None
-    for field in reversed(before.fields):
-        if (found := returning.get(field.name)) is not None:
-            place = names.index(following) if following is not None else len(names)
-            fields.insert(place, found)
-            names.insert(place, field.name)
-            present.add(field.name)
-        if field.name in present:
-            following = field.name
-    return tuple(fields)
+    This is the longest increasing subsequence, found by patience sorting (Fredman 1975) in O(n log n).
+    """
+    places = {name: place for place, name in enumerate(order)}
+    ends: list[int] = []
+    piles: list[str] = []
+    previous: dict[str, str | None] = {}
+    for name in names:
+        pile = bisect_left(ends, places[name])
+        ends[pile : pile + 1] = [places[name]]
+        piles[pile : pile + 1] = [name]
+        previous[name] = piles[pile - 1] if pile else None
+    found: set[str] = set()
+    last = piles[-1] if piles else None
+    while last is not None:
+        found.add(last)
+        last = previous[last]
+    return found
 
 
 class _Phase(IntEnum):
-    """When an op comes, so that E7 holds at each step: bases let go first, and require last. What a base requires no
-    longer for a while, it requires `AGAIN` once all else is done."""
+    """The phase of an op, so that E7 holds at each step: base types relax first and require last. A base type that
+    relaxes a field for the time being requires it `AGAIN` at the end."""
 
     RENAME = 0
     RELAX = 1
@@ -158,8 +63,8 @@ class _Phase(IntEnum):
 
 @dataclass(eq=False, slots=True)
 class _Task:
-    """One thing to do with a field of a type; `name` is the field's name in the end, of one that goes today's. It comes
-    `after` another task of the field."""
+    """One op to plan; `name` is the final name of its field, or the present one of a field that goes. `after` is
+    another task of the field that comes first."""
 
     kind: OpType
     key: str
@@ -171,14 +76,14 @@ class _Task:
 
 
 class _Planner:
-    """Puts tasks into an order in which each step satisfies the rules for base types."""
+    """Tries the tasks of all types until each is done, and keeps the ops."""
 
-    def __init__(self, graph: TypeGraph, ways: Mapping[str, _WayBack]) -> None:
+    def __init__(self, graph: TypeGraph, ways: Mapping[str, WayBack]) -> None:
         self._graph = graph
         self._ways = ways
         self._schemas = graph.schemas
         self._ops: list[PatchOp] = []
-        # By type: the present name of each field, by its name in the end; and the names that are in their order.
+        # By type: the present name of each field, by its final name; and the names that are in the final order.
         self._names = {
             key: {home: name for name, home in way.homes.items() if home is not None} for key, way in ways.items()
         }
@@ -187,7 +92,7 @@ class _Planner:
         self._between: set[tuple[str, str]] = set()
 
     def plan(self) -> tuple[PatchOp, ...]:
-        """Return the ops. Raises `OpRefused` where there are none."""
+        """Return the ops. Raises `OpRefused` if there is no order for them."""
         waiting = [task for key in self._ways for task in self._tasks(key)]
         while waiting:
             waiting.sort(key=lambda task: (task.phase, task.order))
@@ -211,7 +116,7 @@ class _Planner:
             new = way.target.get(home)
             assert new is not None
             first: _Task | None = None
-            if home not in self._final_names[key] or not _says_the_same(old, new):
+            if home not in self._final_names[key] or not _has_same_definition(old, new):
                 phase = _phase(old, new)
                 change = _Task("set_field", key, home, phase, -depth if phase is _Phase.REQUIRE else depth)
                 if name != home and phase is not _Phase.RELAX:
@@ -227,7 +132,7 @@ class _Planner:
                 yield _Task("add_field", key, new.name, phase, -depth if phase is _Phase.REQUIRE else depth)
 
     def _attempt(self, task: _Task) -> tuple[_Task, OpRefused] | None:
-        """Do a task; return why it cannot be done yet, where an op of it was refused."""
+        """Try a task; return it with the refusal if its op was refused."""
         if task.after is not None and not task.after.is_done:
             return None
         try:
@@ -266,9 +171,10 @@ class _Planner:
         self._ops.append(op)
 
     def _make_way(self, refusals: Sequence[tuple[_Task, OpRefused]], waiting: Sequence[_Task]) -> list[_Task]:
-        """Do one thing more that lets a task be done, since each waits for another; return what has to follow.
+        """Insert an op that unblocks a task, when each waits for another; return tasks that have to follow it.
 
-        Raises the `OpRefused` of a task where there is nothing."""
+        Raises the `OpRefused` of a task if no such op exists.
+        """
         for task, refused in refusals:
             if self._is_taken(refused.op) and self._step_aside(task):
                 return []
@@ -285,7 +191,7 @@ class _Planner:
         return op.resulting_field is not None and op.resulting_field in self._schemas[op.record_type or ""]
 
     def _step_aside(self, task: _Task) -> bool:
-        """Give the field of a rename a name between, once."""
+        """Give the field of a rename an intermediate name, once."""
         if task.kind != "rename_field" or (task.key, task.name) in self._between:
             return False
         self._between.add((task.key, task.name))
@@ -301,8 +207,8 @@ class _Planner:
         return True
 
     def _relax(self, key: str, name: str) -> tuple[str, str] | None:
-        """Make the topmost base of a type that requires a field require it no longer, for a while; return its key, and
-        the name of the field in the end."""
+        """Relax a field in the topmost base type that requires it, for the time being; return the key of that type and
+        the final name of the field."""
         requiring = [
             base
             for base in self._graph.ancestors(key)
@@ -330,7 +236,7 @@ class _Planner:
 
 
 def _vacated_first(homes: Mapping[str, str | None]) -> list[str]:
-    """Return the names of today, each after the one whose place it takes."""
+    """Return the present names, each after the name that it replaces."""
     ordered: dict[str, None] = {}
     for name in homes:
         chain: dict[str, None] = {}
@@ -342,7 +248,7 @@ def _vacated_first(homes: Mapping[str, str | None]) -> list[str]:
     return list(ordered)
 
 
-def _says_the_same(one: Field, other: Field) -> bool:
+def _has_same_definition(one: Field, other: Field) -> bool:
     return same_json(_without_name(one), _without_name(other))
 
 
@@ -354,35 +260,13 @@ def _phase(old: Field | None, new: Field | None) -> _Phase:
 
 
 def _final_names(present: Sequence[str], names: Sequence[str]) -> set[str]:
-    """Return those of the fields, by their names in the end, that need not be moved. The one that will be the last of
-    them is among these, since a field can only be moved to a place before another one."""
+    """Return the final names of the fields that need not be moved. The last field is one of them, since a field can
+    only be moved before another one."""
     if not present:
         return set()
     here = set(present)
     last = next(name for name in reversed(names) if name in here)
-    return _in_order(present[: present.index(last)], names) | {last}
-
-
-def _in_order(names: Sequence[str], order: Sequence[str]) -> set[str]:
-    """As many names as can be that come one after the other in an order, too.
-
-    The longest increasing subsequence, by patience sorting (Fredman 1975), in O(n log n).
-    """
-    places = {name: place for place, name in enumerate(order)}
-    ends: list[int] = []
-    piles: list[str] = []
-    previous: dict[str, str | None] = {}
-    for name in names:
-        pile = bisect_left(ends, places[name])
-        ends[pile : pile + 1] = [places[name]]
-        piles[pile : pile + 1] = [name]
-        previous[name] = piles[pile - 1] if pile else None
-    found: set[str] = set()
-    last = piles[-1] if piles else None
-    while last is not None:
-        found.add(last)
-        last = previous[last]
-    return found
+    return longest_ordered(present[: present.index(last)], names) | {last}
 
 
 def _without_name(field: Field) -> dict[str, object]:

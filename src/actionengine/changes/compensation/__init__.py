@@ -1,0 +1,1 @@
+"""Changes that take back other changes."""
