@@ -139,7 +139,7 @@ def test_a_statement_is_stopped_at_the_deadline(go: Go, late: list[str]) -> None
     deadline = time.monotonic() + BOUND
     while not late and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert late == ["this execution is over, and its unit of work with it"]
+    assert late == ["this execution has ended, and its unit of work with it"]
 
 
 def test_a_handler_that_is_left_behind_writes_nothing_more(

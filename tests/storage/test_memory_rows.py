@@ -34,7 +34,7 @@ def test_a_conflict_names_what_is_taken(storage: InMemoryStorage, tenant: Tenant
     projects = unit_of(storage, tenant).rows(PROJECTS)
     run_sync(projects.insert([project("p1", name="Payroll")]))
 
-    with pytest.raises(Exception, match="ae_projects has a row of name 'Payroll' already"):
+    with pytest.raises(Exception, match="ae_projects already has a row with name 'Payroll'"):
         run_sync(projects.insert([project("p2", name="Payroll")]))
 
 

@@ -1,1 +1,1 @@
-"""Who may do what: the port (`port`), roles kept in storage (`rbac`), roles kept in code (`static`)."""
+"""Access control: the port (`port`), roles in storage (`rbac`), roles in code (`static`)."""

@@ -1,4 +1,4 @@
-"""A cache with one bound for all tenants; the least recently used entries go first."""
+"""A cache with one bound for all tenants. It evicts the least recently used entries first."""
 
 from __future__ import annotations
 
@@ -14,11 +14,8 @@ V = TypeVar("V")
 
 
 class Entry(NamedTuple, Generic[V]):
-    """A value that is in force until `expires` (of `time.monotonic`), while the tenant's access stamp is
-    `access_version`.
-
-    `size` is the caller's estimate of its memory, in bytes.
-    """
+    """A value in force until `expires` (of `time.monotonic`), while the tenant's access version is `access_version`.
+    `size` is the caller's estimate of its memory, in bytes."""
 
     value: V
     access_version: int
@@ -31,7 +28,7 @@ _named_lock = Lock()
 
 
 def cached_bytes() -> dict[str, int]:
-    """Return the memory that the caches of this process take, as it is estimated, by their names."""
+    """Return the estimated memory of the caches in this process, by their names."""
     with _named_lock:
         named = list(_named.items())
     found: dict[str, int] = {}
@@ -41,10 +38,8 @@ def cached_bytes() -> dict[str, int]:
 
 
 class BoundedCache(Generic[V]):
-    """At most `max_bytes` of entries, by their estimated sizes. Threads and tasks may share it.
-
-    `cached_bytes` returns the size of one that has a `name`.
-    """
+    """Entries of at most `max_bytes`, by their estimated sizes, shared by threads and tasks. `cached_bytes` reports a
+    cache with a `name`."""
 
     def __init__(self, max_bytes: int, name: str | None = None) -> None:
         if name is not None:
@@ -59,12 +54,12 @@ class BoundedCache(Generic[V]):
         return len(self._entries)
 
     def find(self, key: Hashable) -> V | None:
-        """Return the value of a key that `keep` has kept."""
+        """Return the value of a key that `keep` has stored."""
         entry = self.get(key, 0)
         return entry.value if entry is not None else None
 
     def keep(self, key: Hashable, value: V, size: int) -> None:
-        """Keep a value that stays in force."""
+        """Store a value without expiry."""
         self.put(key, Entry(value, 0, inf, size))
 
     def get(self, key: Hashable, access_version: int) -> Entry[V] | None:
@@ -73,12 +68,12 @@ class BoundedCache(Generic[V]):
         if entry is None or entry.access_version != access_version or entry.expires <= monotonic():
             return None
         with self._lock:
-            if key in self._entries:  # Otherwise another thread has just removed it, and it is in force still.
+            if key in self._entries:  # Otherwise another thread has just removed it.
                 self._entries.move_to_end(key)
         return entry
 
     def put(self, key: Hashable, entry: Entry[V]) -> None:
-        """Keep an entry. The least recently used ones go while they have expired or the bound is passed."""
+        """Store an entry. Expired entries go first, then the least recently used ones while the bound is exceeded."""
         with self._lock:
             replaced = self._entries.pop(key, None)
             self._entries[key] = entry

@@ -10,12 +10,11 @@ from actionengine.context import Actor, Tenant
 
 
 class AccessRequest(NamedTuple):
-    """May this actor do this? Asked before any input is looked at.
+    """The question whether an actor may do something, asked before any input is read.
 
     The actor needs one of the roles `access_control` (any, if empty) and the `permission` (none, if None). `resource`
-    is the one thing that the question is about. While `resource_is_pending` is set, the same question will be asked
-    once more with the resource in it: answer then what depends on it, and refuse now only what is refused for every
-    one.
+    is the one object of the question. While `resource_is_pending` is set, the same question will be asked once more
+    with the resource: answer the parts that depend on it then, and refuse now only what is refused for every resource.
     """
 
     tenant: Tenant
@@ -29,14 +28,14 @@ class AccessRequest(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """Allowed or not, and why: the reason goes to the action log."""
+    """An answer, and its reason for the action log."""
 
     allowed: bool
     reason: str
 
 
 class Authorizer(Protocol):
-    """Decides who may do what. What it raises counts as a refusal."""
+    """A policy of access. An exception counts as a refusal."""
 
     def authorize(self, request: AccessRequest) -> Decision | Awaitable[Decision]:
-        """The decision, or an awaitable of it."""
+        """Return the decision, or an awaitable of it."""

@@ -1,4 +1,5 @@
-"""The questions that an execution asked of the authorizer, kept with its result: a replay asks them again."""
+"""The questions that an execution asked the authorizer. They are stored with its result, and a replay asks them
+again."""
 
 from __future__ import annotations
 
@@ -9,15 +10,15 @@ from typing import NamedTuple
 from actionengine.context import Actor
 
 MAX_QUESTIONS = 100
-"""Questions that are kept with a result."""
+"""Questions that are stored with a result."""
 
 MAX_BYTES = 32 * 1024
-"""Bytes that they take as JSON."""
+"""Bytes of the stored questions as JSON."""
 
 
 class Question(NamedTuple):
-    """A question that `action` asked about its actor: to be of one of the `allowed_actors` (any, if None), to have
-    one of the `roles` (any, if empty), and the `permission` (none, if None) on the `resource`."""
+    """A question of `action` about its actor: is it one of the `allowed_actors` (any, if None), has it one of the
+    `roles` (any, if empty), and the `permission` (none, if None) on the `resource`?"""
 
     action: str
     allowed_actors: tuple[str, ...] | None
@@ -27,11 +28,8 @@ class Question(NamedTuple):
 
 
 class Questions:
-    """The questions of one execution that were answered with yes, each once.
-
-    Where `for_actor` names an actor, a replay is for that one alone: there were too many questions to keep, or some
-    that no authorizer can be asked.
-    """
+    """The questions of one execution that were answered with yes, each once. With `for_actor`, only that actor may
+    replay the result: there were too many questions to store, or some that no authorizer can answer again."""
 
     __slots__ = ("_size", "asked", "for_actor", "secret")
 
@@ -43,7 +41,7 @@ class Questions:
         self._size = 0
 
     def add(self, question: Question, actor: Actor) -> None:
-        """Keep a question that `actor` asked; past the limits, bind the replay to the actor instead."""
+        """Add a question that `actor` asked. Past the limits, bind the replay to the actor instead."""
         if question in self.asked:
             return
         size = len(json.dumps(question))
@@ -54,8 +52,8 @@ class Questions:
         self.asked[question] = None
 
     def encode(self, has_secret: Callable[[str], bool]) -> bytes | None:
-        """Return the questions as JSON, in ASCII; None where a replay has nothing to ask. `has_secret` is asked about
-        their resources."""
+        """Return the questions as JSON, in ASCII; None when a replay has nothing to ask. `has_secret` returns whether a
+        resource is secret."""
         if not self.asked and self.for_actor is None:
             return None
         stored: dict[str, object] = {"for_actor": self.for_actor, "asked": list(self.asked)}

@@ -1,4 +1,4 @@
-"""Roles in storage, per tenant: administered by the built-in service `roles`, and held in a cache."""
+"""Roles in storage, per tenant: administered by the built-in service `roles`, and cached."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from actionengine.storage.records import ROLE_ASSIGNMENTS, ROLES, AsyncRecords, 
 from actionengine.storage.rows import Record
 
 CACHE_BYTES = 16 * 1024 * 1024
-"""Memory that an authorizer keeps, as it is estimated, for all tenants together."""
+"""Estimated memory that an authorizer uses for all tenants together."""
 
 _ENTRY_BYTES, _RULE_BYTES = 600, 250
 
@@ -28,11 +28,11 @@ class AssignedRoles(NamedTuple):
 
 
 class RBACAuthorizer:
-    """Decides by the roles that storage assigns to the actor, together with those that the host's token gives it.
+    """An authorizer by the roles that storage assigns to the actor, together with those of the host's token.
 
-    An actor's rules are read once and again after each change of roles in the tenant that this process commits
-    (`Storage.access_version`). Changes that another process commits are in force here after `max_age` seconds at the
-    latest. One cache of 16 MiB serves all tenants.
+    It reads an actor's rules once, and again after each change of the tenant's roles that this process commits
+    (`Storage.access_version`). Changes of other processes take effect within `max_age` seconds. One cache of 16 MiB
+    serves all tenants.
     """
 
     def __init__(self, storage: Storage, *, max_age: float = 5.0) -> None:
@@ -43,11 +43,11 @@ class RBACAuthorizer:
 
     @property
     def cached_bytes(self) -> int:
-        """Memory that the cache takes, as it is estimated."""
+        """Return the estimated memory of the cache."""
         return self._decisions.size + self._assigned.size
 
     def authorize(self, request: AccessRequest) -> Decision | Awaitable[Decision]:
-        """Return the decision: at once where the same was asked since the tenant's roles last changed."""
+        """Return the decision: at once when it was made since the tenant's roles last changed."""
         if not needs_roles(request):
             return decide_without_roles(request)
         question = _cache_key(request)
@@ -59,7 +59,7 @@ class RBACAuthorizer:
         actor = (request.tenant.id, request.actor.type, request.actor.id, request.actor.roles)
         entry = self._assigned.get(actor, access_version)
         if entry is None:
-            # As old as its oldest part: the time is taken before anything is read.
+            # The time is taken before anything is read: an entry is as old as its oldest part.
             expires = monotonic() + self._max_age
             assigned = await self._load(request)
             rules = sum(len(role.allow) + len(role.deny) for role in assigned.roles.values())
@@ -72,7 +72,7 @@ class RBACAuthorizer:
         return decision
 
     async def _load(self, request: AccessRequest) -> AssignedRoles:
-        """Return the roles of an actor as storage has them."""
+        """Return the stored roles of an actor."""
         unit_of_work = self._storage.unit_of_work(request.tenant, "", request.mode, read_only=True)
         try:
             record = await unit_of_work.records(ROLE_ASSIGNMENTS).get(str(request.actor))
@@ -84,12 +84,12 @@ class RBACAuthorizer:
 async def load_roles(actor: Actor, assignment: Record | None, roles: AsyncRecords) -> AssignedRoles:
     """Return the roles of an actor with this document of its assignments.
 
-    A role that was deleted is assigned to nobody, whatever the document says, and neither is one that was made under
-    its name since: a document names the role's id too.
+    A document also names the id of each role. So a deleted role is assigned to no actor, whatever the document says,
+    and neither is a new role of the same name.
     """
     names = [] if assignment is None else assignment.data["roles"]
     ids = {} if assignment is None else assignment.data.get("role_ids", {})
-    # A host's token may name what no role can be called.
+    # A host's token may contain names that no role can have.
     read = [await roles.get(name) for name in sorted({*filter(is_id, actor.roles), *names})]
     found = {record.id: record for record in read if record is not None}
     held = [name for name in names if name not in ids or (name in found and found[name].data.get("id") == ids[name])]
@@ -98,7 +98,7 @@ async def load_roles(actor: Actor, assignment: Record | None, roles: AsyncRecord
 
 
 def _cache_key(request: AccessRequest) -> Hashable:
-    """Return all that a decision depends on, beside the tenant's roles."""
+    """Return everything that a decision depends on, except the tenant's roles."""
     actor = request.actor
     rights = (actor.type, actor.id, actor.roles, actor.permissions)
     return (
@@ -112,14 +112,14 @@ def _cache_key(request: AccessRequest) -> Hashable:
 
 
 def _text_bytes(request: AccessRequest) -> int:
-    """Return about how many bytes the caller's texts take in a key of the cache, at up to 4 bytes a character."""
+    """Return the estimated bytes of the caller's texts in a key of the cache, at up to 4 bytes a character."""
     actor = request.actor
     texts = (actor.id, request.resource or "", *actor.roles, *actor.permissions)
     return 4 * sum(map(len, texts)) + 64 * len(texts)
 
 
 def to_role(document: dict[str, Any]) -> Role:
-    """A role from its document: `{"allow": [{"permission", "resource"}], "deny": […]}`."""
+    """Return a role from its document: `{"allow": [{"permission", "resource"}], "deny": […]}`."""
     return Role(
         allow=[Rule(**rule) for rule in document["allow"]],
         deny=[Rule(**rule) for rule in document["deny"]],

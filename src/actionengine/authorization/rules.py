@@ -1,4 +1,4 @@
-"""Roles and the rules in them; how they decide. Deny beats allow, and what nothing allows is denied."""
+"""Roles, their rules, and the decisions by them. Deny beats allow, and without an allow the answer is no."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from actionengine.text.names import check_pattern, pattern_covers
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A permission (`payments.refund`; `payments.*` and `*` stand for all below), on one resource or on every one.
+    """A permission (`payments.refund`; `payments.*` and `*` include all below) on one resource, named in full, or on
+    every one.
 
-    Raises `ValueError` for a `*` anywhere else. A resource is named in full.
+    Raise `ValueError` for a `*` anywhere else.
     """
 
     permission: str
@@ -29,15 +30,15 @@ class Rule:
             )
 
     def covers(self, permission: str) -> bool:
-        """Return whether the rule is about this permission."""
+        """Return whether the rule includes this permission."""
         return pattern_covers(self.permission, permission)
 
     def contains(self, other: Rule) -> bool:
-        """Return whether the rule is about all that the other one is about."""
+        """Return whether the rule includes all that another one includes."""
         return self.covers(other.permission) and (self.resource is None or self.resource == other.resource)
 
     def meets(self, other: Rule) -> bool:
-        """Return whether there is anything that both rules are about."""
+        """Return whether the two rules have anything in common."""
         one_permission = self.covers(other.permission) or other.covers(self.permission)
         return one_permission and (None in (self.resource, other.resource) or self.resource == other.resource)
 
@@ -47,7 +48,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, init=False)
 class Role:
-    """What a role allows and what it denies. A plain string stands for a `Rule` on every resource."""
+    """Rules that allow and rules that deny. A plain string stands for a `Rule` on every resource."""
 
     allow: tuple[Rule, ...]
     deny: tuple[Rule, ...]
@@ -67,10 +68,10 @@ class Rights:
 
     @classmethod
     def of(cls, actor: Actor, names: Iterable[str], roles: Mapping[str, Role]) -> Rights:
-        """Return the rights of an actor with the roles of these `names`; `roles` says what each means."""
+        """Return the rights of an actor with the roles of these `names`, which `roles` defines."""
         held = frozenset((*actor.roles, *names))
         defined = [roles[name] for name in held if name in roles]
-        # A host that splits an empty text into permissions gives one that has no name, and stands for nothing.
+        # A host that splits an empty text gets one empty permission, which allows nothing.
         own = tuple(Rule(permission) for permission in actor.permissions if permission)
         return cls(
             held,
@@ -79,10 +80,10 @@ class Rights:
         )
 
     def include(self, rule: Rule) -> bool:
-        """Return whether all that the rule is about is allowed, and nothing of it denied.
+        """Return whether all of the rule is allowed, and none of it denied.
 
-        Names of permissions and resources are without end, so that several narrower rules never add up to a wider one:
-        one rule has to allow it all.
+        There are infinitely many names of permissions and resources, so several narrower rules never add up to a wider
+        one: one rule has to allow it all.
         """
         return any(allowed.contains(rule) for allowed in self.allow) and not any(
             denied.meets(rule) for denied in self.deny
@@ -94,17 +95,17 @@ OPEN = Decision(True, "open to every actor of the tenant")
 
 
 def needs_roles(request: AccessRequest) -> bool:
-    """Return whether the answer depends on roles at all."""
+    """Return whether the decision depends on roles at all."""
     return request.actor.type != "system" and bool(request.access_control or request.permission is not None)
 
 
 def decide_without_roles(request: AccessRequest) -> Decision:
-    """The decision where `needs_roles` says no."""
+    """Return the decision when `needs_roles` is False."""
     return SYSTEM if request.actor.type == "system" else OPEN
 
 
 def decide(request: AccessRequest, names: Iterable[str], roles: Mapping[str, Role]) -> Decision:
-    """The decision for an actor with the roles of these `names`; `roles` says what each means."""
+    """Return the decision for an actor with the roles of these `names`, which `roles` defines."""
     held = dict.fromkeys((*request.actor.roles, *names))
     reason = "open to every actor of the tenant"
     if request.access_control and PUBLIC not in request.access_control:

@@ -1,4 +1,4 @@
-"""Roles in code: the host's token says which ones an actor has."""
+"""Roles in code: the host's token names the roles of an actor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from actionengine.authorization.rules import Role, decide, decide_without_roles,
 
 
 class StaticAuthorizer:
-    """Decides by `Actor.roles` and `Actor.permissions` alone: `StaticAuthorizer({"csr": Role(allow=["jobs.*"])})`."""
+    """An authorizer by `Actor.roles` and `Actor.permissions`: `StaticAuthorizer({"csr": Role(allow=["jobs.*"])})`."""
 
     def __init__(self, roles: Mapping[str, Role] | None = None) -> None:
         self._roles = MappingProxyType(dict(roles or {}))
@@ -18,5 +18,5 @@ class StaticAuthorizer:
             raise ValueError(f"a role is named in full; {starred[0]!r} has a * in it")
 
     def authorize(self, request: AccessRequest) -> Decision:
-        """The decision."""
+        """Return the decision."""
         return decide(request, (), self._roles) if needs_roles(request) else decide_without_roles(request)

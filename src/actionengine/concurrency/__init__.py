@@ -1,1 +1,1 @@
-"""Locks, signals and drivers that work in threads and in event loops."""
+"""Locks, signals, threads and pauses for code that runs in both modes."""

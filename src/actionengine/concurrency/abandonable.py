@@ -1,6 +1,6 @@
 """Calls of a `def` in a daemon thread. The caller waits for the end of the call, and can abandon it.
 
-Python cannot end a thread. An abandoned call goes on, and nobody receives its value or its error.
+Python cannot end a thread. An abandoned call runs to its end, and its result is lost.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class AbandonableCall:
         return self.has_ended
 
     def result(self) -> Any:
-        """Return the value of a call that has ended, or raise its error. To be called once."""
+        """Return the value of a call that has ended, or raise its error. Call it once."""
         error, self._error = self._error, None
         try:
             if error is not None:
@@ -76,10 +76,10 @@ class AbandonableCall:
 
 
 async def call_in_worker(function: Callable[..., Any], *arguments: Any, seconds: float | None) -> Any:
-    """Return the value of a `def`, called in a thread that is used again. The caller runs under an event loop.
+    """Return the value of a `def`, called in a worker thread, to a caller under an event loop.
 
-    Raises the error of the `def`, and `TimeoutError` when the call has not ended after `seconds`. A call that is late,
-    or whose caller is cancelled, is abandoned.
+    Raise the error of the `def`, or `TimeoutError` when the call has not ended after `seconds`. A call is abandoned
+    when it is late, or when its caller is cancelled.
     """
     call = AbandonableCall("async", function, *arguments)
     workers = _workers
@@ -100,7 +100,7 @@ def timeout_error(seconds: float) -> TimeoutError:
 
 
 class _Workers:
-    """Threads that make calls; an idle one is used again."""
+    """Threads that make calls. An idle one makes the next call."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -121,7 +121,7 @@ class _Workers:
         inbox.put(call)
 
     def leave(self, call: AbandonableCall) -> bool:
-        """Return whether a call has ended. One that runs is abandoned, one that waits is dropped."""
+        """Return whether a call has ended. If not, a running call is abandoned, and a queued one is dropped."""
         with self._lock:
             if call.has_ended:
                 return True

@@ -20,7 +20,7 @@ _MAX_DOUBLINGS: Final = 60
 def delay(attempt: int, first: float, longest: float = inf) -> float:
     """Return the delay after the failure of this attempt, counted from 1, without jitter.
 
-    A delay that is stored, compared or logged stays deterministic; jitter is added where the caller waits.
+    A delay that is stored, compared or logged stays deterministic; add jitter where the caller waits.
     """
     return min(longest, first * 2.0 ** min(attempt - 1, _MAX_DOUBLINGS))
 
@@ -36,7 +36,7 @@ def full_jitter(seconds: float) -> float:
 
 
 def equal_jitter(seconds: float) -> float:
-    """Return a random time from half of `seconds` on, where an outage needs a minimum of time to end."""
+    """Return a random time between half of `seconds` and all of it: an outage needs some time to end."""
     return random.uniform(seconds / 2, seconds)
 
 

@@ -1,4 +1,4 @@
-"""FairLock: a lock that threads and tasks take one after the other, in the order in which they asked."""
+"""FairLock: a lock in first-come order for threads and tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from actionengine.concurrency.run_sync import Mode
 
 
 class FairLock:
-    """One holder at a time, whichever world it is in; who waits longest is next."""
+    """A lock in first-come order for threads and tasks."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -19,7 +19,7 @@ class FairLock:
 
     @property
     def holder(self) -> object | None:
-        """Whose turn it is."""
+        """Return the holder."""
         return self._holder
 
     async def acquire(self, who: object, mode: Mode, seconds: float) -> bool:
@@ -42,7 +42,7 @@ class FairLock:
             return False
 
     def release(self, who: object) -> None:
-        """End a turn; the next one begins."""
+        """Pass the lock on to the first waiter."""
         with self._lock:
             if self._holder is who:
                 self._next()

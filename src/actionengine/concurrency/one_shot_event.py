@@ -1,4 +1,4 @@
-"""Waiting for something that another thread or task will say, in a thread or in a task."""
+"""An event that is set once, between threads and tasks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from actionengine.concurrency.run_sync import Mode
 
 
 class OneShotEvent:
-    """Said once, by whichever thread or task, and waited for once, in the world of `mode`.
+    """An event that is set once, and waited for in `mode`.
 
-    `set` may be called from anywhere; `wait(seconds)` ends when it has been, or when the time is up (None: never).
+    Any thread or task may call `set`; `wait(seconds)` ends after that, or when the time is up (None: never).
     """
 
     __slots__ = ("set", "wait")
@@ -36,7 +36,7 @@ class OneShotEvent:
                 future.set_result(None)
 
         def set_from_anywhere() -> None:
-            # A loop that was closed meanwhile has nobody left to wake.
+            # A loop that has been closed has no waiter.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(finish)
 

@@ -1,4 +1,4 @@
-"""One flow, two drivers: run a coroutine to its end without an event loop."""
+"""One flow, two modes: run a coroutine to its end without an event loop."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The value of a coroutine that never suspends.
+    """Return the value of a coroutine that never suspends.
 
-    Raises what the coroutine raises, and `RuntimeError` if it does suspend: then something in it waits for an event
-    loop, and the caller is in a synchronous world.
+    Raise the error of the coroutine, and `RuntimeError` if it suspends: then it waits for an event loop, and the caller
+    has none.
     """
     try:
         coroutine.send(None)
@@ -23,5 +23,5 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
         return value
     coroutine.close()
     raise RuntimeError(
-        "a synchronous execution was asked to wait on an event loop; use execute_action_async, or make it a def"
+        "a synchronous execution cannot wait for an event loop: call execute_action_async, or make the function a def"
     )

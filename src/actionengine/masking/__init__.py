@@ -1,1 +1,1 @@
-"""Secrets stay out of logs and stored data: masking by name, type and value, and redaction of addresses."""
+"""Masking of secrets in logs and stored data, by name, type and value; redaction of addresses."""

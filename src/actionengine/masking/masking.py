@@ -1,9 +1,9 @@
-"""Secrets stay out of everything that is written: fields of `SecretStr` and fields marked `Sensitive()`.
+"""Masking of secrets in everything that is written: fields of `SecretStr` and fields marked `Sensitive()`.
 
-Three nets, because a secret travels. By name: a raw payload is masked where a sensitive field of the action's model
-(or its alias) appears, at any depth, whether it validates or not. By type: a model that carries such a field masks it
-in its own JSON. By value: what was found under a sensitive name is masked wherever it turns up again in the same
-execution, in a text as well.
+A secret travels, so it is masked in three ways. By name: a raw payload is masked under the names (and aliases) of the
+sensitive fields of the action's model, at any depth, whether it validates or not. By type: a model masks its sensitive
+fields in its own JSON. By value: a value found under a sensitive name is masked wherever it occurs again in the same
+execution, also inside a text.
 """
 
 from __future__ import annotations
@@ -60,29 +60,27 @@ _MIN_LENGTH_IN_TEXT = 4
 _MIN_LINE_LENGTH = 8
 
 _FEW = 8
-"""Secrets that are looked for in a text of any length."""
+"""Secrets that are searched in a text of any length."""
 _MAX_COMPARED_BYTES = 8 * 1024 * 1024
-"""Characters of a text times secrets that may be in it: comparing so many takes some tens of milliseconds."""
+"""Characters of a text times the secrets to search in it: some tens of milliseconds."""
 _MAX_SEARCHES = 250_000
-"""Texts of a value times secrets that are in it."""
+"""Texts of a value times the secrets in it."""
 _MAX_SPANS = 10_000
-"""Places of one text where a secret stands."""
+"""Places of secrets in one text."""
 
 Learn = Callable[[Iterable[str]], None]
-"""Gets the secrets that are found while something is masked."""
+"""A callback for the secrets that masking finds."""
 
 
 def masked_json(value: Any, learn: Learn | None = None, fallback: Callable[[Any], Any] | None = None) -> bytes:
-    """Return a value as JSON in which everything is masked that its types say is secret.
-
-    Raises `ValueError` where it has no JSON form, or one that could not be read again.
-    """
+    """Return a value as JSON, masked where its types declare secrets. Raise `ValueError` for a value without a JSON
+    form, or with one that could not be read again."""
     encoded = encode(value, fallback)
     return encoded if is_plain(value) else mask_by_type(encoded, value, learn)
 
 
 def encode(value: Any, fallback: Callable[[Any], Any] | None = None) -> bytes:
-    """Return a value as JSON, as far as its serializers mask it: `mask_by_type` does the rest. Raises as `masked_json`
+    """Return a value as JSON, masked by its serializers only; `mask_by_type` does the rest. Raise as `masked_json`
     does."""
     encoded = to_json(value, context=MASKING, inf_nan_mode="null", fallback=fallback)
     if len(encoded) > MAX_JSON_DEPTH:
@@ -91,7 +89,7 @@ def encode(value: Any, fallback: Callable[[Any], Any] | None = None) -> bytes:
 
 
 def masked_finite_json(value: Any, learn: Learn | None = None) -> bytes:
-    """Return the same. Raises `ValueError` for a number that is not finite, too: it would be read as null."""
+    """Return `masked_json`. Raise `ValueError` also for a number that is not finite, which would be read as null."""
     encoded = encode(value)
     if is_plain(value):
         return encoded
@@ -100,7 +98,7 @@ def masked_finite_json(value: Any, learn: Learn | None = None) -> bytes:
 
 
 def masked_json_of(adapter: TypeAdapter[Any], value: Any, learn: Learn | None = None) -> bytes:
-    """Return the same for a value of a type, which says what in it is secret where the value itself does not."""
+    """Return `masked_json` for a value of a type that declares more secrets than the value itself."""
     encoded = adapter.dump_json(value, context=MASKING, by_alias=True)
     check_readable(encoded)
     if is_plain(value):
@@ -110,7 +108,7 @@ def masked_json_of(adapter: TypeAdapter[Any], value: Any, learn: Learn | None = 
 
 
 def mask_by_type(encoded: bytes, value: Any, learn: Learn | None) -> bytes:
-    """Return the JSON of a value without what its types say is secret, and no serializer has masked."""
+    """Return the JSON of a value without the secrets that its types declare and no serializer has masked."""
     found = typed_secrets(value)
     if found.values and learn is not None:
         learn(found.values)
@@ -118,7 +116,7 @@ def mask_by_type(encoded: bytes, value: Any, learn: Learn | None) -> bytes:
 
 
 def masked_by_name(encoded: bytes, names: frozenset[str], learn: Learn | None = None) -> bytes:
-    """Return JSON with what stands under these names masked."""
+    """Return JSON, masked under these names."""
     value = from_json(encoded)
     if learn is not None:
         learn(secret for secret in secrets_in(value, names) if secret != MASK)
@@ -126,7 +124,7 @@ def masked_by_name(encoded: bytes, names: frozenset[str], learn: Learn | None = 
 
 
 def check_finite(value: Any, encoded: bytes) -> None:
-    """Raise `ValueError` for a value, of which `encoded` is the JSON, with a number in it that is not finite."""
+    """Raise `ValueError` when a value contains a number that is not finite; `encoded` is the value's JSON."""
     if b"null" in encoded and _inf_nan_json(value, "null") != _inf_nan_json(value, "constants"):
         raise ValueError("a number in it is not finite")
 
@@ -136,17 +134,17 @@ def _inf_nan_json(value: Any, mode: Literal["null", "constants"]) -> bytes:
 
 
 def revealed_json(value: Any, by_alias: bool = True) -> bytes:
-    """Return a value as JSON, secrets and all: for what must be run or given back again."""
+    """Return a value as JSON with its secrets, to run it or to return it again."""
     return to_json(revealed(value, by_alias), inf_nan_mode="null")
 
 
 def mask(value: Any, names: frozenset[str]) -> Any:
-    """Return a copy of a JSON value with what stands under these names masked."""
+    """Return a copy of a JSON value, masked under these names."""
     return MASK if isinstance(names, Everything) else _masked(value, names)
 
 
 def _masked(value: Any, names: frozenset[str]) -> Any:
-    # A call takes longer than all else here: scalars need none.
+    # The call below is the dear part: scalars skip it.
     kind = type(value)
     if kind is dict:
         return {
@@ -159,7 +157,7 @@ def _masked(value: Any, names: frozenset[str]) -> Any:
 
 
 def secrets_in(value: Any, names: frozenset[str]) -> list[str]:
-    """Return the texts and numbers of a JSON value that stand under these names."""
+    """Return the texts and numbers of a JSON value under these names."""
     if isinstance(names, Everything):
         return leaves(value)
     found: list[str] = []
@@ -177,7 +175,8 @@ def secrets_in(value: Any, names: frozenset[str]) -> list[str]:
 
 
 def forms_of(secret: str) -> Iterator[str]:
-    """Yield a secret as it may turn up in a text: as it is, as Python or JSON quote it, trimmed, and line by line."""
+    """Yield a secret in the forms that it can take in a text: as it is, quoted by Python or JSON, trimmed, line by
+    line."""
     yield secret
     yield repr(secret)[1:-1]
     yield json.dumps(secret)[1:-1]
@@ -189,9 +188,10 @@ def forms_of(secret: str) -> Iterator[str]:
 
 
 def scrub_text(text: str, secrets: set[str]) -> str:
-    """Return a text with these secrets masked; where two overlap, nothing of either remains.
+    """Return a text with these secrets masked; of two that overlap, nothing remains.
 
-    All of it is masked where that would take too long: whoever sends a payload chooses the secrets and the text.
+    The whole text is masked when that would take too long: the sender of a payload chooses both the secrets and the
+    text.
     """
     if text in secrets:
         return MASK
@@ -200,8 +200,8 @@ def scrub_text(text: str, secrets: set[str]) -> str:
 
 
 def scrub(value: Any, secrets: set[str]) -> Any:
-    """Return a JSON value with these secrets masked, in keys and in values; or all of it masked, as `scrub_text`
-    does."""
+    """Return a JSON value with these secrets masked in keys and values. All of it is masked when `scrub_text` would do
+    so."""
     if not secrets:
         return value
     texts, numbers = _leaves_of(value)
@@ -226,7 +226,7 @@ def _scrub(value: Any, secrets: set[str], near: Sequence[str]) -> Any:
 
 
 def _leaves_of(value: Any) -> tuple[list[str], list[str]]:
-    """Return the texts of a JSON value, keys among them, and its numbers."""
+    """Return the numbers and texts of a JSON value, including its keys."""
     texts: list[str] = []
     numbers: list[str] = []
     waiting = [value]
@@ -244,8 +244,8 @@ def _leaves_of(value: Any) -> tuple[list[str], list[str]]:
 
 
 def _near(text: str, secrets: set[str]) -> Sequence[str] | None:
-    """Return the secrets that stand in a text and are long enough to be found there; None where looking for them takes
-    too long."""
+    """Return the secrets that occur in a text and are long enough to be searched; None when the search takes too
+    long."""
     near = [secret for secret in secrets if len(secret) >= _MIN_LENGTH_IN_TEXT]
     if len(near) > _FEW:
         beginnings = {text[at : at + _MIN_LENGTH_IN_TEXT] for at in range(len(text) - _MIN_LENGTH_IN_TEXT + 1)}
@@ -279,7 +279,7 @@ def _spans(text: str, secret: str) -> Iterator[tuple[int, int]]:
 
 
 def scrub_json(encoded: bytes, secrets: set[str]) -> bytes:
-    """Return `scrub` of JSON that is encoded already."""
+    """Return `scrub` of encoded JSON."""
     value = from_json(encoded)
     scrubbed = scrub(value, secrets)
     return encoded if scrubbed is value else to_json(scrubbed)

@@ -1,4 +1,4 @@
-"""Texts for logs and terminals without the passwords that addresses and connection strings have in them."""
+"""Redaction of passwords in addresses and connection strings, for logs and terminals."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _PLAIN = re.compile(r"[\w./\\-]{0,80}").fullmatch
 _HOSTS = re.compile(r"[\w.,:\[\]-]+(?:/[\w./-]*)?").fullmatch
 
 _MIN_SECRET = 4
-"""A shorter one is hidden as a whole word only: it may be a part of any word."""
+"""Characters of a secret from which it is hidden inside a word, too. A shorter one may be a part of any word."""
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return a text with the passwords of URLs, and of settings such as `password=…`, hidden, and these secrets too."""
+    """Return a text without the passwords of URLs and of settings such as `password=…`, and without these secrets."""
     for secret in sorted(set(secrets), key=lambda secret: len(secret), reverse=True):
         if len(secret) >= _MIN_SECRET:
             text = text.replace(secret, HIDDEN)
@@ -36,7 +36,7 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def redact_address(address: str) -> str:
-    """Return as much of an address as surely is no secret. It may be one that no parser takes."""
+    """Return the parts of an address that are certainly no secret. No parser needs to accept the address."""
     start, at, rest = address.rpartition("@")
     scheme = _SCHEME.match(address)
     hosts = rest.partition("?")[0]
@@ -45,13 +45,14 @@ def redact_address(address: str) -> str:
     if scheme is None:
         return address if _PLAIN(address) else "…"
     location = address[scheme.end() :].partition("?")[0]
-    # What stands for a port may be a password.
+    # The text in the place of a port may be a password.
     port = location.partition("/")[0].rpartition(":")[2] if ":" in location.partition("/")[0] else "0"
     return f"{scheme[0]}{location if port.isdigit() and _HOSTS(location) else '…'}"
 
 
 def secrets_in(text: str) -> frozenset[str]:
-    """Return the passwords in a URL, a connection string or a command's argument, in each form that a message has."""
+    """Return the passwords of a URL, a connection string or a command's argument, in each form that a message can
+    have."""
     found: set[str] = set()
     scheme = _SCHEME.search(text)
     if scheme is not None:
@@ -59,12 +60,12 @@ def secrets_in(text: str) -> frozenset[str]:
         user, colon, password = user_info.partition(":")
         if colon:
             found.add(password)
-            # A parser that takes a character of it for the end gives the rest another meaning.
+            # A password may contain a character that ends it for a parser.
             found.update(part for part in re.split(r"[@:/?#]", password) if len(part) >= _MIN_SECRET)
         elif at and scheme[0].lower().startswith("nats"):
             found.add(user)
         host, colon, port = location.partition("/")[0].partition("?")[0].rpartition(":")
-        # A bus may be named by an ARN, which has colons.
+        # The name of a bus may be an ARN, which has colons.
         if colon and not port.isdigit() and not host.startswith("[") and not scheme[0].startswith("eventbridge"):
             found.add(port)
     for match in _SETTING.finditer(text):

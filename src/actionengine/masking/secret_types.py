@@ -1,4 +1,4 @@
-"""Secrets by type: which fields of a type, and which parts of a value, are secret.
+"""Secrets by type: the secret fields of a type, and the secret parts of a value.
 
 Secret are `SecretStr`, `SecretBytes`, `Secret[…]`, and everything marked `Annotated[…, Sensitive()]`.
 """
@@ -36,11 +36,11 @@ _SECRETS = (SecretStr, SecretBytes, Secret)
 _SCALARS = frozenset({str, int, bool, type(None)})
 _LEAVES = _SCALARS | {float}
 CONTAINERS = frozenset({dict, list})
-"""The types of those JSON values that have others in them."""
+"""The types of JSON values that contain others."""
 
 
 class Sensitive:
-    """Marks a field as secret: `card: Annotated[str, Sensitive()]`. The handler gets the value, nothing else does."""
+    """A mark of a secret field: `card: Annotated[str, Sensitive()]`. Only the handler gets the value."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema: Any = handler(source)
@@ -57,7 +57,7 @@ def _serialize_sensitive(value: Any, serialize: Callable[[Any], Any], info: Seri
 
 
 class Everything(frozenset[str]):
-    """The names of a type that is a secret as a whole: each name is in it."""
+    """The names of a type that is a secret as a whole: it contains every name."""
 
     def __contains__(self, name: object) -> bool:
         return True
@@ -70,14 +70,14 @@ NOTHING: frozenset[str] = frozenset()
 
 
 def is_scalar(value: Any) -> bool:
-    """Return whether a value is a text, a finite number, a boolean or None, and of no class of its own."""
+    """Return whether a value is a text, a finite number, a boolean or None, of no subclass."""
     kind = type(value)
     return kind in _SCALARS or (kind is float and isfinite(value))
 
 
 def is_plain(value: Any) -> bool:
-    """Return whether a value is made of nothing but what JSON gives back as it is: finite numbers, texts, booleans,
-    None, lists, and dictionaries with texts as keys."""
+    """Return whether a value equals itself after a round trip through JSON: only finite numbers, texts, booleans, None,
+    lists, and dictionaries with texts as keys."""
     kind = type(value)
     if kind in _SCALARS:
         return True
@@ -95,15 +95,16 @@ def is_plain(value: Any) -> bool:
 
 
 class TypedSecrets(NamedTuple):
-    """Secrets that the types of a value mark: the `names` of fields that no serializer masks, and all `values`."""
+    """The secrets that the types of a value declare: the `names` of fields that no serializer masks, and all
+    `values`."""
 
     names: frozenset[str]
     values: frozenset[str]
 
 
 def typed_secrets(value: Any, annotation: Any = None) -> TypedSecrets:
-    """Return what the classes of a value, and of everything in it, say is secret; and the keys that an annotation
-    says are."""
+    """Return the secrets declared by the classes of a value and of everything in it, and the keys that an annotation
+    declares."""
     walk = _Walk()
     walk.visit(value)
     if annotation is not None and _has_secret_keys(annotation):
@@ -112,7 +113,7 @@ def typed_secrets(value: Any, annotation: Any = None) -> TypedSecrets:
 
 
 class _Walk:
-    """Visits each object in a value once."""
+    """A walk over a value that visits each object once."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
@@ -159,16 +160,16 @@ class _Walk:
         for name, item in fields.items():
             if name in marked:
                 self.learn(item, with_keys=marked[name])
-            # A secret may have secrets for keys.
+            # The keys of a secret may be secrets.
             self.visit(item)
 
     def learn(self, secret: Any, with_keys: bool = False) -> None:
-        """Add all that is in a value, and the keys of its dictionaries too, if they are secret."""
+        """Add all texts and numbers of a value, and the keys of its dictionaries too, if they are secret."""
         self.values.update(leaves(from_json(searchable_json(secret)), with_keys))
 
 
 def leaves(value: Any, with_keys: bool = False) -> list[str]:
-    """Return the texts and numbers of a JSON value, and perhaps its keys."""
+    """Return the texts and numbers of a JSON value, and its keys on request."""
     found: list[str] = []
     waiting = [value]
     for each in waiting:
@@ -188,18 +189,17 @@ def leaves(value: Any, with_keys: bool = False) -> list[str]:
 
 
 def searchable_json(value: Any) -> bytes:
-    """Return whatever a validation or a handler has made as JSON, its secrets in clear, for finding them: never
-    stored."""
+    """Return any value of a validation or a handler as JSON with its secrets, to find them; never stored."""
     plain = revealed(value)
     try:
         return to_json(plain, inf_nan_mode="null", serialize_unknown=True)
     except ValueError:
-        # Bytes that are no text.
+        # Bytes that are not UTF-8.
         return to_json(plain, inf_nan_mode="null", serialize_unknown=True, bytes_mode="base64")
 
 
 def revealed(value: Any, by_alias: bool = True) -> Any:
-    """Return a value made of dictionaries, lists and scalars, its secrets in clear."""
+    """Return a value of dictionaries, lists and scalars, with its secrets."""
     kind = type(value)
     if kind in _LEAVES:
         return value
@@ -226,7 +226,7 @@ _fields_of_classes: WeakKeyDictionary[type[Any], Mapping[str, bool]] = WeakKeyDi
 
 
 def class_names(kind: type[Any]) -> frozenset[str]:
-    """Return `sensitive_names` of a class with fields, remembered."""
+    """Return `sensitive_names` of a class with fields, cached."""
     names = _class_names.get(kind)
     if names is None:
         names = _class_names[kind] = sensitive_names(kind)
@@ -234,7 +234,7 @@ def class_names(kind: type[Any]) -> frozenset[str]:
 
 
 def _marked_fields(kind: type[Any]) -> Mapping[str, bool]:
-    """Return the fields of a class that are secret as a whole, and whether the keys in them are, too."""
+    """Return the fields of a class that are secret as a whole, each with whether its keys are secret, too."""
     fields = _fields_of_classes.get(kind)
     if fields is None:
         fields = _fields_of_classes[kind] = dict(_find_marked(kind))
@@ -253,7 +253,7 @@ def _find_marked(kind: type[Any]) -> Iterator[tuple[str, bool]]:
 
 
 def _has_secret_keys(annotation: Any) -> bool:
-    """Return whether a type has mappings in it of which the keys are secret."""
+    """Return whether a type contains mappings with secret keys."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if isinstance(origin, type) and issubclass(origin, Mapping) and _collect(arguments[0], set(), set()):
         return True
@@ -261,14 +261,14 @@ def _has_secret_keys(annotation: Any) -> bool:
 
 
 def _has_secret_extra(model: type[BaseModel]) -> bool:
-    """Return whether the fields are secret that a model takes besides those that it names."""
+    """Return whether the fields that a model accepts beyond its named ones are secret."""
     if model.model_config.get("extra") != "allow":
         return False
     return _collect(_hints_of(model).get("__pydantic_extra__"), set(), set())
 
 
 def sensitive_names(annotation: Any) -> frozenset[str]:
-    """Return the names (and aliases) under which a type, or a type inside it, carries a secret."""
+    """Return the names and aliases of the secrets in a type, or in a type inside it."""
     names: set[str] = set()
     if _collect(annotation, names, set()):
         return Everything()
@@ -287,7 +287,7 @@ def _collect(annotation: Any, names: set[str], seen: set[Any]) -> bool:
             _collect_fields(annotation, names, seen)
         return False
     if isinstance(annotation, type) and issubclass(annotation, tuple) and hasattr(annotation, "_fields"):
-        # A named tuple comes as a list: there are no names to mask by.
+        # A named tuple becomes a list: there are no names to mask by.
         hints = [_collect(hint, names, seen) for hint in _hints_of(annotation).values()]
         return any(hints)
     for indirect in (getattr(annotation, "__value__", None), getattr(annotation, "__supertype__", None)):
@@ -296,13 +296,13 @@ def _collect(annotation: Any, names: set[str], seen: set[Any]) -> bool:
     if any(
         getattr(item, "__name__", type(item).__name__) == "Json" for item in getattr(annotation, "__metadata__", ())
     ):
-        # A secret inside a text of JSON makes the whole text one.
+        # A secret inside a text of JSON makes the whole text secret.
         inside: set[str] = set()
         return _collect(get_args(annotation)[0], inside, set()) or bool(inside)
     origin = get_origin(annotation)
     if isinstance(origin, type) and (dataclasses.is_dataclass(origin) or is_typeddict(origin)):
         _collect(origin, names, seen)
-    # A container or a union is a secret where one of its members is: there is no name to tell them apart by.
+    # A secret member makes a container or a union secret: no name distinguishes its members.
     members = [_collect(argument, names, seen) for argument in get_args(annotation) if not isinstance(argument, str)]
     return any(members)
 
@@ -319,7 +319,7 @@ def _collect_model(model: type[BaseModel], names: set[str], seen: set[Any]) -> b
     for name, field in model.model_fields.items():
         if _collect(field.annotation, names, seen) or any(map(_is_marker, field.metadata)):
             if is_root:
-                # Its JSON is that of its root: no name stands before the secret.
+                # Its JSON is that of its root, without a name before the secret.
                 seen.discard(model)
                 return True
             names.add(name)
@@ -345,7 +345,7 @@ def _hints_of(kind: type[Any]) -> dict[str, Any]:
     try:
         return get_type_hints(kind, include_extras=True)
     except (NameError, TypeError, AttributeError):
-        # A name in an annotation is not there, as in a class inside a function: the others are read one by one.
+        # An annotation has an unknown name, as in a class inside a function: the others are read one by one.
         return {
             name: _hint_of(base, name, hint)
             for base in kind.__mro__
@@ -358,7 +358,7 @@ def _hint_of(kind: type[Any], name: str, hint: Any) -> Any:
     try:
         return get_type_hints(alone, include_extras=True)[name]
     except (NameError, TypeError, AttributeError):
-        # The text itself has to do.
+        # The text of the annotation is all there is.
         return Sensitive() if "Sensitive" in str(hint) or "Secret" in str(hint) else Any
 
 

@@ -1,5 +1,4 @@
-"""The clock of storages that have no server of their own: it runs evenly, whatever becomes of the machine's clock. And
-times as texts that sort."""
+"""The clock of storages without a server. Changes of the machine's clock do not affect it."""
 
 from __future__ import annotations
 
@@ -9,23 +8,23 @@ from datetime import UTC, datetime
 from functools import partial
 
 if sys.platform == "linux":
-    # It goes on while the machine sleeps.
+    # It runs while the machine sleeps.
     _running = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 else:
     _running = time.monotonic
 
 _BEGAN = time.time() - _running()
-"""When the machine began, in seconds, by what its clock said when this process began."""
+"""The time of the machine's start, in seconds, by its clock at the start of this process."""
 
 _fromtimestamp = datetime.fromtimestamp
 
 
 def steady_now() -> datetime:
-    """Return the time, in UTC: what the machine's clock said when this process began, and what has passed since. Where
-    somebody sets that clock meanwhile, nothing here comes to its end too early or too late."""
+    """Return the time in UTC: the machine's clock at the start of this process, plus the time that has passed since.
+    Setting the machine's clock does not end anything too early or too late."""
     return _fromtimestamp(_BEGAN + _running(), UTC)
 
 
 def sortable(time: datetime) -> str:
-    """Return a time as a text, which sorts among others as the time does."""
+    """Return a time as a text that sorts by time."""
     return time.astimezone(UTC).isoformat(timespec="microseconds")

@@ -12,8 +12,8 @@ class StorageUnavailable(StorageError):
 
 
 class StorageTimeout(StorageUnavailable):
-    """The backend did not answer in time: it need not be asked again."""
+    """The backend did not answer in time. Do not ask again within the same execution."""
 
 
 class SerializationFailure(StorageError):
-    """The transaction lost against another one; running the unit of work again may succeed (SQLSTATE 40001, 40P01)."""
+    """The transaction lost against another one: run the unit of work again (SQLSTATE 40001, 40P01)."""

@@ -1,4 +1,4 @@
-"""The ports of guards: they check what a handler writes to its documents before it is written."""
+"""The ports of guards, which check a handler's writes to documents."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from actionengine.storage.port import UnitOfWork
 
 
 class DocumentValidator(Protocol):
-    """What a collection takes. The methods that check raise `ActionError`: `invalid_input` for a document that does
-    not fit, `conflict` for a new one where the collection takes none."""
+    """The rules of a collection. The methods that check raise `ActionError`: `invalid_input` for an invalid document,
+    `conflict` for a new one in a collection that accepts none."""
 
     def check_new(self, data: Mapping[str, Any]) -> None:
-        """Check all of a new document."""
+        """Check a whole new document."""
 
     def fits(self, data: Mapping[str, Any]) -> bool:
-        """Return whether all of a document is what the collection takes."""
+        """Return whether a whole document is valid."""
 
     def check_change(self, data: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-        """Check the fields of a document that differ from those of the stored one that it replaces."""
+        """Check the fields of a document that differ from the stored one that it replaces."""
 
 
 class DocumentGuard(Protocol):
-    """What is asked before a handler's documents are written."""
+    """A guard that is asked before a handler writes documents."""
 
     async def check(self, unit_of_work: UnitOfWork, tenant: Tenant, collection: str) -> DocumentValidator | None:
-        """What checks the documents of a collection, if anything does. Raises `ActionError` for one that takes
-        none."""
+        """Return the validator of a collection, if it has one. Raise `ActionError` for a collection that accepts no
+        documents."""
 
 
 class RecordGuard(Protocol):
-    """What is asked before a handler changes or deletes a document."""
+    """A guard that is asked before a handler changes or deletes a document."""
 
     async def check(self, unit_of_work: UnitOfWork, collection: str, id: str, holder: str | None) -> None:
-        """Raises `ActionError(conflict)` where somebody else than `holder` has locked the document."""
+        """Raise `ActionError(conflict)` when another holder than `holder` has locked the document."""

@@ -1,9 +1,8 @@
-"""Lookups: the questions that the library asks of its own collections, each answered by an index.
+"""Lookups: the library's queries of its own collections, each answered by an index.
 
-A collection that only grows is never read through to find a few of its documents. So a backend keeps a key for each
-lookup of a document, and finds the documents of a filter by its key. A filter of a collection of the library's that is
-no lookup is refused: add the lookup here. Hosts' collections have none: what their filters say is compared with each
-document.
+No query of the library reads a growing collection from end to end. A backend keeps a key for each lookup of a document,
+and finds documents by the key of a filter. Without a lookup, a filter of the library's own collections is refused: add
+the lookup here. Hosts' collections have no lookups: their filters are compared with each document.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ from actionengine.storage.errors import StorageError
 from actionengine.storage.records import APPROVALS, RESERVED_PREFIX, ROLES
 
 _VIEWS = f"{RESERVED_PREFIX}view/"
-"""The collections of projections: their names are the library's, and what they are asked is the host's."""
+"""Prefix of the collections of projections. Their names are the library's, their filters the host's."""
 
 MAX_KEY_LENGTH = 250
-"""Characters of a key: of what is longer it has the hash."""
+"""Characters of a key; a longer one is replaced by its hash."""
 
 OPEN_APPROVALS = f'{APPROVALS}/open_until:["'
-"""The keys of the approvals that can still be decided begin so; the time until when follows."""
+"""Prefix of the keys of approvals that can still be decided; the time of their expiry follows."""
 
 PENDING_APPROVALS = f'{APPROVALS}/status:["pending"]'
-"""The key of the approvals that are undecided; some of them may have expired."""
+"""The key of undecided approvals; some of them may have expired."""
 
 TRIGGER_DOCUMENTS = f"{RESERVED_PREFIX}triggers"
 
 ACTIVE_SCHEDULES = f'{TRIGGER_DOCUMENTS}/status,type:["active","schedule"]'
-"""The key of the schedules that are in use."""
+"""The key of active schedules."""
 
 _ASSIGNMENT_FIELDS = ("assignee", "run_id", "status", "workflow_key")
 
@@ -52,7 +51,7 @@ LOOKUPS: Mapping[str, tuple[tuple[str, ...], ...]] = {
         chain.from_iterable(combinations(_ASSIGNMENT_FIELDS, number) for number in (1, 2, 3, 4))
     ),
 }
-"""By collection, the fields that a filter names together, in alphabetical order. Values are texts, true or false."""
+"""The fields that a filter of a collection names together, in alphabetical order. Values are texts, true or false."""
 
 
 def keys_of(collection: str, data: Mapping[str, Any]) -> tuple[str, ...]:
@@ -65,9 +64,9 @@ def keys_of(collection: str, data: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def key_of_filter(collection: str, filter: Mapping[str, Any]) -> str | None:
-    """Return the key of the documents that a filter wants, None where each document has to be compared.
+    """Return the key of the documents that match a filter; None when each document has to be compared.
 
-    Raise `StorageError` for a filter of a collection of the library's that is no lookup.
+    Raise `StorageError` for a filter of the library's own collections without a lookup.
     """
     fields = tuple(sorted(filter))
     if fields in LOOKUPS.get(collection, ()):

@@ -13,12 +13,12 @@ WORKFLOWS = "workflows"
 TRIGGERS = "triggers"
 
 QUEUES = (EVENTS, WORKFLOWS, TRIGGERS)
-"""The queues of the outbox: the host's, which every event goes into; what moves runs on; and what may trigger some.
-Each has an order of its own, dead letters of its own, and relays of its own."""
+"""The queues of the outbox: every event for the host, the events that advance runs, and the events that may trigger
+runs. Each queue has its own order, dead letters and relays."""
 
 
 class PendingEvent(NamedTuple):
-    """An event that a relay has taken from the outbox; `attempts` to deliver it have failed so far."""
+    """An event that a relay has taken from the outbox; `attempts` counts the failed deliveries."""
 
     position: int
     event: EventRow
@@ -26,8 +26,8 @@ class PendingEvent(NamedTuple):
 
 
 class FailedDelivery(NamedTuple):
-    """An attempt to deliver an event that has failed; the next is due in `retry_in` seconds. None: it is a dead letter
-    from now on. `counts` says whether the attempt is one of those that an event has."""
+    """A failed delivery. The next attempt is due in `retry_in` seconds; None makes the event a dead letter. `counts` is
+    False for an attempt that does not count against the limit."""
 
     pending: PendingEvent
     reason: str
@@ -36,7 +36,7 @@ class FailedDelivery(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """An event that is not tried any more, since `since`; `skipped` where an operator has given it up."""
+    """An event that is no longer delivered, since `since`; `skipped` when an operator has given it up."""
 
     event: EventRow
     attempts: int
@@ -47,8 +47,8 @@ class DeadLetter(NamedTuple):
 
 
 class RelayHeartbeat(NamedTuple):
-    """What a relay tells of itself every few seconds: `rate` is events a second since the beat before, `error` what
-    keeps it from its work at the moment."""
+    """The report of a relay about itself, every few seconds. `rate` is events a second since the report before; `error`
+    is the current obstacle."""
 
     id: str
     name: str
@@ -63,16 +63,18 @@ class RelayHeartbeat(NamedTuple):
 
 
 MAX_COUNTED_LAG = 10_000
-"""What the numbers of an `OutboxStatus`, and the lag of a projection, count to: it stands for that many or more."""
+"""The bound of the numbers in an `OutboxStatus`, and of the lag of a projection: it stands for that many or more."""
 
 
 class OutboxStatus(NamedTuple):
-    """What is still to be delivered from one queue, over all tenants: `pending` events, of which `waiting` wait for
-    another attempt; `dead` letters, and those that were `skipped`; since when the `oldest` pending one waits; the
-    `relays` that have told of themselves within a minute, the one that has started first before the others; how many of
-    the pending events a relay has found `held` back by dead letters, or by events that wait for another attempt.
+    """The state of one queue, over all tenants.
 
-    Each number counts to 10 000, which stands for that many or more."""
+    `pending` events are not delivered yet; `waiting` of them wait for another attempt, and `held` are behind dead
+    letters or behind events that wait. `dead` letters and `skipped` ones are counted apart. `oldest` is the time of the
+    oldest pending event. `relays` reported within the last minute; the one that started first comes first.
+
+    Each number is at most 10 000, which stands for that many or more.
+    """
 
     pending: int
     waiting: int
@@ -84,53 +86,53 @@ class OutboxStatus(NamedTuple):
 
 
 class Outbox(Protocol):
-    """The events of one queue that are still to be delivered, of all tenants, as one relay (or one operator) sees them.
+    """The undelivered events of one queue, of all tenants, as one relay or one operator sees them.
 
-    Queues share nothing: what is taken, waits or is dead in one of them says nothing of the same event in another one.
+    Queues are independent: the state of an event in one queue does not affect it in another one.
 
-    What a relay has taken no other one gets, until it is settled or given back; that of a relay which is dead, or has
-    not been heard of for as long as its lease, is free again. Whoever takes them, the events of one tenant and subject
-    come in their order: while one of them waits for another attempt, or is a dead letter that nobody has skipped, those
-    after it are not given out. Events without a subject have no order.
+    A taken event belongs to its relay until it is settled or released. It becomes free again when the relay is dead, or
+    has been silent for as long as its lease. The events of one tenant and subject come in order, whichever relay takes
+    them: while one of them waits for another attempt, or is a dead letter that is not skipped, those after it are held
+    back. Events without a subject have no order.
     """
 
     async def take(self, limit: int, lease: float) -> Sequence[PendingEvent]:
-        """Take up to `limit` events that are due, for `lease` seconds; none where there are none. The event whose
-        payload reaches 4 MiB is the last one."""
+        """Take up to `limit` due events for `lease` seconds. The event whose payload reaches 4 MiB is the last one."""
 
     async def extend(self) -> None:
-        """Begin the lease anew. Raises `StorageUnavailable` where it is over."""
+        """Begin the lease anew. Raise `StorageUnavailable` when it is over."""
 
     async def settle(self, delivered: Sequence[PendingEvent], failed: Sequence[FailedDelivery]) -> None:
-        """Forget what was delivered, note what failed, and give back the rest of what was taken.
+        """Remove the delivered events, record the failed ones, and release the rest of the taken ones.
 
-        Raises `StorageUnavailable`, and may do so where the lease is over: then it may be delivered again.
+        Raise `StorageUnavailable`, also when the lease is over: the events may then be delivered again.
         """
 
     async def release(self) -> None:
-        """Give back what was taken, as if it had not been. Never raises."""
+        """Release the taken events, unchanged. Never raise."""
 
     async def wait(self, seconds: float) -> None:
         """Wait until there may be something to take, or until the time is up."""
 
     def wake(self) -> None:
-        """End the waiting now. May be called from any thread."""
+        """End a wait now. May be called from any thread."""
 
     async def heartbeat(self, beat: RelayHeartbeat) -> None:
-        """Let others know of this relay."""
+        """Publish the report of this relay."""
 
     async def status(self) -> OutboxStatus:
-        """How much there is to deliver, and who does it."""
+        """Return the number of undelivered events, and the relays."""
 
     async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
-        """Dead letters and skipped events, by event id, those after the id `after`; at most 1 000."""
+        """Return dead letters and skipped events by event id, those after the id `after`; at most 1 000."""
 
     async def redrive(self, ids: Sequence[str] | None = None) -> int:
-        """Try dead letters again from the first attempt on, those with these event ids, or all but the skipped ones;
-        how many there were."""
+        """Deliver dead letters again from the first attempt on: those with these event ids, or all that are not
+        skipped. Return their number."""
 
     async def skip(self, ids: Sequence[str], reason: str) -> int:
-        """Give up dead letters with these event ids: their subjects go on without them; how many there were."""
+        """Give up dead letters with these event ids, so that their subjects continue without them. Return their
+        number."""
 
     async def close(self) -> None:
-        """Give back what this object holds."""
+        """Release the resources of this object."""

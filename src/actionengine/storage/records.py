@@ -1,4 +1,4 @@
-"""What the backends' collections share: encoding of documents, filters, the errors, and the face for `def` handlers."""
+"""Collections of documents: their ports, and the encoding, filters and errors that the backends share."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from actionengine.text.json_bounds import check_readable
 T = TypeVar("T")
 
 RESERVED_PREFIX = "ae_"
-"""Collections of this prefix are the library's own; a handler cannot open them."""
+"""Prefix of the library's own collections; a handler cannot open them."""
 
 ROLES = "ae_roles"
 ROLE_ASSIGNMENTS = "ae_role_assignments"
 APPROVALS = "ae_approvals"
 
 ROLE_COLLECTIONS = frozenset({ROLES, ROLE_ASSIGNMENTS})
-"""A commit that writes to one of these moves the tenant's `access_version`."""
+"""Collections whose commits move the tenant's `access_version`."""
 
 MAX_ID_LENGTH = 255
 """Characters of the id of a document."""
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-"""The character that PostgreSQL keeps in no text, so that no backend does."""
+"""NUL, which PostgreSQL cannot store in a text: all backends refuse it."""
 
 
 def encode_document(collection: str, data: Mapping[str, Any]) -> bytes:
-    """A document as JSON. Raises `ActionError(invalid_input)` for one that JSON cannot carry."""
+    """Return a document as JSON. Raise `ActionError(invalid_input)` for one that JSON cannot represent."""
     if not isinstance(data, Mapping):
         raise ActionError(ErrorCode.INVALID_INPUT, f"a document of {collection!r} must be a mapping, not {_kind(data)}")
     try:
@@ -44,7 +44,7 @@ def encode_document(collection: str, data: Mapping[str, Any]) -> bytes:
         if b"null" in encoded and encoded != to_json(data, inf_nan_mode="constants"):
             raise ActionError(ErrorCode.INVALID_INPUT, f"a document of {collection!r} has a number that is not finite")
         if b"\\u0000" in encoded and _NUL.search(encoded):
-            raise ActionError(ErrorCode.INVALID_INPUT, f"a document of {collection!r} has the character \\u0000 in it")
+            raise ActionError(ErrorCode.INVALID_INPUT, f"a document of {collection!r} contains the character \\u0000")
         check_readable(encoded)
         return encoded
     except (PydanticSerializationError, ValueError) as error:
@@ -52,23 +52,23 @@ def encode_document(collection: str, data: Mapping[str, Any]) -> bytes:
 
 
 def decode_document(document: bytes) -> dict[str, Any]:
-    """The document again: a fresh object each time, so that nobody shares one."""
+    """Return a document from JSON: a fresh object for each reader."""
     data: dict[str, Any] = from_json(document)
     return data
 
 
 def normal_filter(collection: str, filter: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A filter in the document's own terms: top-level fields and the JSON values that they must equal."""
+    """Return a filter in the document's terms: top-level fields and the JSON values to equal."""
     return decode_document(encode_document(collection, filter)) if filter else {}
 
 
 def matches(data: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Return whether a document has these top-level fields with these values, as JSON compares: true is not 1."""
+    """Return whether a document has these top-level fields with these values. As in JSON, true is not 1."""
     return all(field in data and same_json(data[field], value) for field, value in wanted.items())
 
 
 def same_json(one: Any, other: Any) -> bool:
-    """Return whether two values are equal as JSON compares: true is not 1."""
+    """Return whether two values are equal in JSON, where true is not 1."""
     if one != other:
         return False
     if isinstance(one, dict):
@@ -84,7 +84,7 @@ def new_id() -> str:
 
 
 def check_id(collection: str, id: str) -> None:
-    """Raises `ActionError(invalid_input)` for an id that is not a text of 1 to 255 characters."""
+    """Raise `ActionError(invalid_input)` for an id that is not a text of 1 to 255 characters."""
     if not is_id(id):
         raise ActionError(
             ErrorCode.INVALID_INPUT, f"an id in {collection!r} is a text of 1 to {MAX_ID_LENGTH} characters in UTF-8"
@@ -92,12 +92,12 @@ def check_id(collection: str, id: str) -> None:
 
 
 def is_id(text: object) -> bool:
-    """Return whether a document can have this id: a text of 1 to 255 characters in UTF-8."""
+    """Return whether a value can be the id of a document: a text of 1 to 255 characters in UTF-8."""
     return isinstance(text, str) and 0 < len(text) <= MAX_ID_LENGTH and storable_text(text) == text
 
 
 def event_id(text: str) -> str:
-    """The id of an event, as it is stored. Raises `ActionError(invalid_input)` for a text that is none."""
+    """Return the id of an event in its stored form. Raise `ActionError(invalid_input)` for any other text."""
     try:
         return str(UUID(text))
     except (ValueError, TypeError, AttributeError):
@@ -105,29 +105,29 @@ def event_id(text: str) -> str:
 
 
 def time_of_id(id: str) -> datetime:
-    """Return when an id of the library's was made: it begins with its time."""
+    """Return the time of creation, with which the library's ids begin."""
     return datetime.fromtimestamp((UUID(id).int >> 80) / 1000, UTC)
 
 
 def id_conflict(collection: str, id: str) -> ActionError:
-    """The conflict of an id that exists."""
+    """Return the error for an id that exists."""
     return ActionError(ErrorCode.CONFLICT, f"{collection}/{id} exists already", {"collection": collection, "id": id})
 
 
 def rows_gone(table: str) -> ActionError:
-    """The conflict of rows of the library's own tables that are not there to be changed."""
+    """Return the error for a change of rows that do not exist."""
     return ActionError(
-        ErrorCode.CONFLICT, f"a row of {table} that was to be changed is gone: read again", {"table": table}
+        ErrorCode.CONFLICT, f"a row of {table} to change does not exist any more: read it again", {"table": table}
     )
 
 
 def not_found(collection: str, id: str) -> ActionError:
-    """The refusal to change what is not there."""
+    """Return the error for a change of a document that does not exist."""
     return ActionError(ErrorCode.NOT_FOUND, f"{collection}/{id} does not exist", {"collection": collection, "id": id})
 
 
 def version_conflict(collection: str, id: str, expected: int, found: int) -> ActionError:
-    """The conflict of a version that is not the newest."""
+    """Return the error for an expected version that is not the newest."""
     return ActionError(
         ErrorCode.CONFLICT,
         f"{collection}/{id} is at version {found}, not {expected}: read it again",
@@ -138,15 +138,15 @@ def version_conflict(collection: str, id: str, expected: int, found: int) -> Act
 class AsyncRecords(Protocol):
     """A tenant's documents of one collection.
 
-    Each method raises `ActionError`: `conflict` for a taken id or a stale version, `not_found` for an id to change
-    that is not there, `invalid_input` for data that JSON cannot carry.
+    Each method raises `ActionError`: `conflict` for a taken id or a stale version, `not_found` for the change of a
+    document that does not exist, `invalid_input` for data that JSON cannot represent.
     """
 
     async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
-        """Add a document; without an `id` it gets one that sorts by time."""
+        """Add a document. Without an `id` it gets one that sorts by time."""
 
     async def get(self, id: str) -> Record | None:
-        """The document, or None."""
+        """Return the document, or None."""
 
     async def update(self, id: str, data: Mapping[str, Any], expected_version: int) -> Record:
         """Replace a document that is at `expected_version`."""
@@ -161,20 +161,20 @@ class AsyncRecords(Protocol):
         after: str | None = None,
         descending: bool = False,
     ) -> Page[Record]:
-        """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000.
+        """Return up to `limit` documents (1 000 at most) after the id `after`, by id, whose top-level fields equal the
+        filter's.
 
-        `descending` goes the other way, and `after` with it: where the ids are the library's, the newest come first.
-        The page also ends once its documents have 4 MiB of JSON. Its `next` is the `after` of the following page, or
-        None where this is the last one.
+        `descending` reverses the order, and `after` with it: of ids that the library made, the newest come first. The
+        page also ends at 4 MiB of JSON. Its `next` is the `after` of the following page, None on the last one.
         """
 
 
 class StoredRecords(AsyncRecords, Protocol):
-    """A collection as a unit of work has it: documents can be locked, too."""
+    """A collection in a unit of work, which can also lock documents."""
 
     async def lock(self, id: str, expected_version: int) -> Record:
-        """Return the document, which nobody else changes or deletes until this transaction ends; raise where `update`
-        would."""
+        """Return the document and keep other units of work from changing or deleting it until this one ends. Raise as
+        `update` does."""
 
 
 class Records:
@@ -187,11 +187,11 @@ class Records:
         self._run_sync = run_sync
 
     def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
-        """Add a document; without an `id` it gets one that sorts by time. A taken id is `conflict`."""
+        """Add a document. Without an `id` it gets one that sorts by time. A taken id is `conflict`."""
         return self._run(self._records.insert(data, id))
 
     def get(self, id: str) -> Record | None:
-        """The document, or None."""
+        """Return the document, or None."""
         return self._run(self._records.get(id))
 
     def update(self, id: str, data: Mapping[str, Any], expected_version: int) -> Record:
@@ -209,11 +209,11 @@ class Records:
         after: str | None = None,
         descending: bool = False,
     ) -> Page[Record]:
-        """Documents by id, those after the id `after`, whose top-level fields equal the filter's; at most 1 000.
+        """Return up to `limit` documents (1 000 at most) after the id `after`, by id, whose top-level fields equal the
+        filter's.
 
-        `descending` goes the other way, and `after` with it: where the ids are the library's, the newest come first.
-        The page also ends once its documents have 4 MiB of JSON. Its `next` is the `after` of the following page, or
-        None where this is the last one.
+        `descending` reverses the order, and `after` with it: of ids that the library made, the newest come first. The
+        page also ends at 4 MiB of JSON. Its `next` is the `after` of the following page, None on the last one.
         """
         return self._run(self._records.list(filter, limit, after, descending))
 

@@ -14,13 +14,13 @@ from actionengine.context import MAX_ACTOR_ID_LENGTH, MAX_NAME_LENGTH
 Outcome = Literal["succeeded", "replayed", "invalid", "denied", "approval_required", "failed"]
 
 MAX_SUBJECT_LENGTH = MAX_NAME_LENGTH
-"""Characters of a subject that the action log keeps, and looks for: an index has no room for more."""
+"""Characters of a subject that the action log stores and compares: the limit of an index."""
 
 MAX_FLUSHED_SUBJECTS = 100
-"""Rows of a host's own tables that one execution names as subjects by itself."""
+"""Rows of a host's own tables that one execution adds to its subjects without being told to."""
 
 UNNAMED_ROWS = "*"
-"""The key in a subject that stands for rows which are not named one by one."""
+"""The key in a subject that stands for all rows of a table that are not named one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,7 @@ class LogRow(NamedTuple):
     cost_usd: float | None
 
     def reduced(self) -> LogRow:
-        """Return the form of a failure's row that no storage can refuse: who asked, for which action, and the code of
-        the error. Everything else is left out, and the row says so."""
+        """Return the row of a failure with the actor, the action and the error code only: no storage can refuse it."""
         return LogRow(
             self.id,
             self.parent_id,
@@ -103,7 +102,7 @@ def _ascii(text: str, max_length: int) -> str:
 
 
 class EventRow(NamedTuple):
-    """An event on its way to the event log and the outbox. `payload` is JSON, masked."""
+    """An event to write to the event log and the outbox. `payload` is JSON, masked."""
 
     id: str
     tenant_id: UUID
@@ -119,7 +118,7 @@ class EventRow(NamedTuple):
 
 
 class StoredEvent(NamedTuple):
-    """An event as the event log has it; `position` grows in commit order."""
+    """An event in the event log; `position` grows in commit order."""
 
     position: int
     event: EventRow
@@ -128,7 +127,7 @@ class StoredEvent(NamedTuple):
 class Claim(NamedTuple):
     """An idempotency claim: `key` in the scope of the tenant and `action` (`service.action`).
 
-    `replaces` names a pending approval whose hold on the key this claim may take over.
+    `replaces` names a pending approval whose key this claim may take over.
     """
 
     action: str
@@ -138,11 +137,12 @@ class Claim(NamedTuple):
 
 
 class ClaimAnswer(NamedTuple):
-    """What became of a claim.
+    """The answer to a claim.
 
-    `claimed`: ours until the unit of work ends. `replay`: committed with this fingerprint, and `result` is its JSON, or
-    `approval_id` names the approval that it waits for; `asked` is what was recorded with it. `mismatch`: committed with
-    another payload. `in_progress`: still held when the wait was over.
+    `claimed`: this unit of work holds the key until it ends. `replay`: a result was committed for this fingerprint;
+    `result` is its JSON, or `approval_id` names the pending approval, and `asked` is what was recorded with it.
+    `mismatch`: a result was committed for another fingerprint. `in_progress`: another unit of work still held the key
+    when the wait was over.
     """
 
     status: Literal["claimed", "replay", "mismatch", "in_progress"]
@@ -155,9 +155,9 @@ CLAIMED = ClaimAnswer("claimed")
 
 
 class IdempotentResult(NamedTuple):
-    """The answer of a claimed key from now on, until `expires_at`: a result (JSON) or a pending approval.
+    """The answer to a claimed key from the commit until `expires_at`: a result (JSON) or a pending approval.
 
-    `asked` is what the execution asked of the authorizer, as JSON: a replay asks it again.
+    `asked` is the questions of the execution to the authorizer, as JSON: a replay asks them again.
     """
 
     claim: Claim
@@ -168,7 +168,7 @@ class IdempotentResult(NamedTuple):
 
 
 class Route(NamedTuple):
-    """A queue that events go into besides the host's: those of these types, or all."""
+    """A further queue for events of these types, or of all types."""
 
     queue: str
     types: frozenset[str] | None = None
@@ -181,7 +181,7 @@ class Route(NamedTuple):
 class Recording(NamedTuple):
     """Everything that one execution writes about itself, in one statement where the backend can.
 
-    The events go into the queue `events` of the outbox, and into those of the `routes`, which are the same for all
+    The events enter the queue `events` of the outbox and the queues of the `routes`, which are the same for all
     recordings of one unit of work.
     """
 
@@ -192,7 +192,7 @@ class Recording(NamedTuple):
 
 
 class LoggedExecution(Protocol):
-    """The part of a row of the action log that a `LogQuery` compares."""
+    """The fields of a log row that a `LogQuery` compares."""
 
     @property
     def actor_type(self) -> str | None:
@@ -216,7 +216,7 @@ class LoggedExecution(Protocol):
 
 
 class LogQuery(NamedTuple):
-    """A question to the action log; newest first, `before` is the id to page on from."""
+    """A query of the action log. Rows come newest first; `before` is the id at which the page before ended."""
 
     subject: str | None = None
     actor_type: str | None = None
@@ -229,7 +229,7 @@ class LogQuery(NamedTuple):
     limit: int = 50
 
     def matches(self, row: LoggedExecution) -> bool:
-        """Return whether a row is what the query asks for, its subject and `before` aside."""
+        """Return whether a row has the fields of this query, `subject` and `before` aside."""
         return (
             row.started_at is not None
             and (self.actor_type is None or row.actor_type == self.actor_type)
@@ -242,12 +242,12 @@ class LogQuery(NamedTuple):
 
 
 MAX_BACKLOG = 10_000
-"""What the numbers of a `Backlog` count to."""
+"""The bound of the numbers in a `Backlog`."""
 
 
 class Backlog(NamedTuple):
-    """What waits for people, and for its time, over all tenants: `approvals` that can still be decided, and since when
-    the `oldest_approval` of them waits; `schedules` that are in use. The numbers count to 10 000."""
+    """The work that waits for people or for its time, over all tenants: `approvals` that can still be decided, the time
+    of the `oldest_approval` among them, and active `schedules`. The bound of the numbers is 10 000."""
 
     approvals: int
     oldest_approval: datetime | None

@@ -1,9 +1,9 @@
-"""Scopes: the savepoints that are open in one unit of work, and which task or thread works inside which.
+"""Scopes: the open savepoints of one unit of work, and the tasks and threads inside them.
 
-While a savepoint is open, another task or thread of the same handler must not write: the write would be undone with the
-savepoint, although it was answered. The current scope is kept in a context variable: the task that opens a savepoint is
-inside it, with all tasks that it starts from there on. A thread that the handler starts by itself is outside, unless it
-runs in a copy of the context (`asyncio.to_thread` does that).
+While a savepoint is open, no other task or thread of the same handler may write: a rollback of the savepoint would undo
+the write after it was answered. A context variable holds the current scope. The task that opens a savepoint is inside
+it, with all tasks that it starts from then on. A thread that the handler starts is outside, unless it runs in a copy of
+the context, as with `asyncio.to_thread`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _CURRENT: ContextVar[Scope | None] = ContextVar("actionengine.scope", default=No
 
 
 class Scope:
-    """One open savepoint. `mark` is what its backend rolls back to; `has_ended` tells of one that the handler has made
-    by itself, whose end nobody reports."""
+    """One open savepoint. Its backend rolls back to `mark`. `has_ended` returns whether a savepoint of the handler's
+    own SQL, whose end is not reported, is over."""
 
     __slots__ = ("has_ended", "is_open", "mark", "outer", "scopes")
 
@@ -30,11 +30,12 @@ class Scope:
         self.is_open = True
 
     def step_in(self) -> None:
-        """Make it the scope of the current task or thread."""
+        """Make this the scope of the current task or thread."""
         _CURRENT.set(self)
 
     def step_out(self) -> None:
-        """Leave it, in the current task or thread: what is open around it is current, of other units of work too."""
+        """Leave the scope in the current task or thread, for the nearest open scope around it, also of other units of
+        work."""
         current = _open_one(_CURRENT.get())
         _CURRENT.set(current)
         while current is not None:
@@ -51,25 +52,25 @@ class Scopes:
         self._open: list[Scope] = []
 
     def enter(self, mark: int = 0, has_ended: Callable[[], bool] | None = None) -> Scope:
-        """Open a scope inside the innermost one. Raises `StorageError` as `check` does."""
+        """Open a scope inside the innermost one. Raise `StorageError` as `check` does."""
         self.check()
         scope = Scope(self, _open_one(_CURRENT.get()), mark, has_ended)
         self._open.append(scope)
         return scope
 
     def leave(self, scope: Scope | None = None) -> None:
-        """Close a scope, and the ones inside it; all of them where none is given."""
+        """Close a scope and those inside it; all scopes without an argument."""
         while self._open and (scope is None or scope.is_open):
             self._open.pop().is_open = False
 
     def check(self) -> None:
-        """Raise `StorageError` where the caller is not inside the innermost open scope."""
+        """Raise `StorageError` when the caller is not inside the innermost open scope."""
         while self._open and (has_ended := self._open[-1].has_ended) is not None and has_ended():
             self._open.pop().is_open = False
         inside = _CURRENT.get()
         while inside is not None and (inside.scopes is not self or not inside.is_open):
             if inside.scopes is self and inside.has_ended is None:
-                raise StorageError("the nested action that this task or thread belongs to is over")
+                raise StorageError("the nested action of this task or thread has ended, and its use of the storage too")
             inside = inside.outer
         if inside is not (self._open[-1] if self._open else None):
             raise StorageError(

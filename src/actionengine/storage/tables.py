@@ -1,7 +1,7 @@
 """The library's own tables that a unit of work reads and writes by rows: those of change control.
 
-A declaration is what the backends make their statements of. What the rows must be like (keys, references, triggers) is
-said in the migrations, and for memory here.
+The backends derive their statements from a declaration. The migrations declare keys, references and triggers; the
+storage in memory takes them from here.
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 Kind = Literal["text", "integer", "boolean", "json", "time"]
-"""What a column holds: `str`, `int`, `bool`, what JSON can carry, a `datetime` in UTC; each may be None."""
+"""The type of a column: `str`, `int`, `bool`, any JSON value, or a `datetime` in UTC; each may be None."""
 
 Row = dict[str, Any]
-"""A row by column; `tenant_id` is not in it, since a unit of work has one tenant."""
+"""A row by column, without `tenant_id`: a unit of work has one tenant."""
 
 
 class Table(NamedTuple):
-    """A table of the library's: its columns beside `tenant_id`, its key, and what else is unique in a tenant.
+    """A table of the library: its columns besides `tenant_id`, its key, and its unique columns in a tenant.
 
-    `indexed_values` are values of a column that have an index each: a statement names them, so that it implies them.
-    `unique_while` names columns that are unique among the rows whose other column has a value, as in (`key`, `status`,
-    `active`).
+    Each of the `indexed_values` of a column has an index, and a statement that names the value uses it. `unique_while`
+    names columns that are unique among the rows with a value in another column, as in (`key`, `status`, `active`).
     """
 
     name: str
@@ -33,9 +32,9 @@ class Table(NamedTuple):
 
 
 class AsyncRows(Protocol):
-    """A tenant's rows of one of the library's own tables. Each method is one statement, however many rows there are.
+    """A tenant's rows of one of the library's own tables. Each method is one statement for any number of rows.
 
-    Each method that writes raises `ActionError`: `conflict` for a taken key, or for what the database refuses.
+    Each method that writes raises `ActionError`: `conflict` for a taken key, or for a refusal of the database.
     """
 
     async def find(
@@ -49,21 +48,22 @@ class AsyncRows(Protocol):
         lock: bool = False,
         descending: bool = False,
     ) -> list[Row]:
-        """Rows whose columns equal what `where` says (a value, None, or a tuple of values, any of which will do), and
-        are greater than what `above` says. They have all columns, or those named, and come in ascending `order`, or in
-        `descending`: by the table's key, where nothing else is said. A page, of at most `limit`, also ends once its
-        rows have 4 MiB of JSON. With `lock`, nobody else changes or locks them until the end of the unit of work;
-        where somebody has, this waits, and sees, as does what is read from then on, what they have committed."""
+        """Return the rows whose columns equal `where` (a value, None, or a tuple of accepted values) and exceed
+        `above`, with all columns or those named, in ascending or `descending` order: by `order`, or by the table's key.
+
+        A page has at most `limit` rows, and also ends at 4 MiB of JSON. With `lock`, other units of work cannot change
+        or lock the rows until this one ends. If one already has, this waits for it, and sees its commits from then on.
+        """
 
     async def insert(self, rows: Sequence[Row]) -> None:
-        """Add rows, all columns given."""
+        """Add rows with all their columns."""
 
     async def update(self, rows: Sequence[Row]) -> None:
-        """Change rows, found by their key, to the other columns that are given, the same in each row. A row that is not
-        there is `conflict`."""
+        """Change rows, found by their key, to the other given columns, which are the same in each row. Raise `conflict`
+        for a row that does not exist."""
 
     async def delete(self, where: Mapping[str, Any]) -> int:
-        """Remove rows, found as by `find`; how many there were."""
+        """Remove rows, found as by `find`; return their number."""
 
 
 PROJECTS = Table(

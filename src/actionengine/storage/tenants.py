@@ -1,4 +1,4 @@
-"""What the backends' directories of tenants share: which slugs and names are right, and the errors."""
+"""The rules for tenants' slugs and names, and the errors of the backends' directories."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def check_tenant(slug: str, name: str) -> None:
-    """Raises `ActionError(invalid_input)` for an empty name, and for a slug that is not made of lower-case letters,
-    digits and inner hyphens (63 at most)."""
+    """Raise `ActionError(invalid_input)` for an empty name, and for a slug other than lower-case letters, digits and
+    inner hyphens (63 at most)."""
     if not _SLUG.fullmatch(slug):
         given = bounded_text(slug, MAX_SLUG_LENGTH)
         raise ActionError(
@@ -30,10 +30,10 @@ def check_tenant(slug: str, name: str) -> None:
 
 
 def tenant_deleted() -> ActionError:
-    """The refusal of an execution for a tenant that was deleted."""
+    """Return the error for an execution of a deleted tenant."""
     return ActionError(ErrorCode.NOT_FOUND, "the tenant has been deleted")
 
 
 def slug_taken(slug: str) -> ActionError:
-    """The conflict of a slug that exists."""
+    """Return the error for a slug that exists."""
     return ActionError(ErrorCode.CONFLICT, f"the tenant {slug!r} exists already")

@@ -1,1 +1,1 @@
-"""Rules for texts: how names are spelled, and how deep and long JSON may be."""
+"""Rules for texts: the spelling of names, and the bounds of JSON."""

@@ -1,4 +1,4 @@
-"""Names: how they are spelled, what permissions and patterns look like, and when two names look the same."""
+"""Names: their spelling, permissions and patterns, and names that look the same."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Final
 from unicodedata import category, normalize
 
 MAX_COMPARED_NAMES: Final = 250
-"""Names that an unknown one is compared with; among more of them, no nearest one is looked for."""
+"""Known names from which the nearest one is searched; with more of them, there is no search."""
 
 MAX_SHOWN_LENGTH: Final = 100
 """Characters of an unknown name that an error repeats."""
 
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
-"""Characters that show nothing, beside control and format characters and variation selectors."""
+"""Invisible characters, besides control and format characters and variation selectors."""
 
 
 MAX_PERMISSION_LENGTH = 255
@@ -22,9 +22,9 @@ MAX_PERMISSION_LENGTH = 255
 
 
 def nearest_of(name: object, names: Collection[str]) -> str | None:
-    """Return the name that is most like an unknown one; None where none is, or where there are too many.
+    """Return the name that is most like an unknown one; None without a similar one, or with too many to compare.
 
-    A caller chooses the name and how often it asks: a comparison takes some 30 microseconds.
+    A caller chooses the name and repeats the question at will: a comparison takes some 30 microseconds.
     """
     if len(names) > MAX_COMPARED_NAMES:
         return None
@@ -32,17 +32,17 @@ def nearest_of(name: object, names: Collection[str]) -> str | None:
 
 
 def shortened(name: object) -> str:
-    """Return as much of a name that a caller sent as a message repeats."""
+    """Return the part of a caller's name that a message repeats."""
     return str(name)[:MAX_SHOWN_LENGTH]
 
 
 def hint(nearest: str | None) -> str:
-    """Return the question with which a message about an unknown name ends; nothing without a near name."""
+    """Return the question at the end of a message about an unknown name; nothing without a near name."""
     return "" if nearest is None else f"; did you mean {nearest!r}?"
 
 
 def check_permission(name: object) -> None:
-    """Raise `ValueError` for what is no name of one permission."""
+    """Raise `ValueError` for anything but the name of one permission."""
     if not isinstance(name, str) or not name:
         raise ValueError(f"a permission is a name such as 'payments.refund', not {name!r}")
     if "*" in name:
@@ -53,31 +53,34 @@ def check_permission(name: object) -> None:
 
 
 def check_pattern(pattern: object) -> None:
-    """Raise `ValueError` for what is neither a permission, nor `"<name>.*"`, nor `"*"`."""
+    """Raise `ValueError` for anything but a permission, `"<name>.*"` or `"*"`."""
     if not isinstance(pattern, str) or not pattern:
         raise ValueError(f"a permission is a name such as 'payments.refund', or 'payments.*', not {pattern!r}")
     if ("*" in pattern.removesuffix(".*") and pattern != "*") or pattern == ".*":
         raise ValueError(
-            f"the permission {pattern!r} has a * where none can stand: 'payments.*' covers all that begin with "
+            f"the permission {pattern!r} has a misplaced *: 'payments.*' covers all that begin with "
             "'payments.', '*' covers all, and any other permission is named in full"
         )
 
 
 def pattern_covers(pattern: str, other: str) -> bool:
-    """Return whether a pattern covers all that another pattern, or a permission, stands for."""
+    """Return whether a pattern includes all that another pattern, or a permission, stands for."""
     if pattern.endswith("*"):
         return pattern == "*" or (other.startswith(pattern[:-1]) and len(other) >= len(pattern))
     return pattern == other
 
 
 def nfc(name: str) -> str:
-    """Return a name in Unicode's form NFC, the one in which names are compared."""
+    """Return a name in Unicode's form NFC, in which names are compared."""
     return name if name.isascii() else normalize("NFC", name)
 
 
 def spelled(name: str) -> str:
-    """Return a new name in the form NFC. Raise `ValueError` for one that another name could look like: with spaces at
-    its ends or in a row, or with characters that show nothing, break lines, or turn the direction of writing."""
+    """Return a new name in the form NFC.
+
+    Raise `ValueError` for a name that another one could look like: with spaces at its ends or in a row, or with
+    characters that are invisible, break lines, or change the direction of writing.
+    """
     if " ".join(name.split()) != name or not name.isprintable() or not all(map(_is_visible, name)):
         raise ValueError(
             f"{name!a} is no name: it has spaces at its ends or in a row, or characters that cannot be seen; "
@@ -87,8 +90,8 @@ def spelled(name: str) -> str:
 
 
 def clean(name: str) -> str:
-    """Return a name in Unicode's compatibility form (NFKC), without characters that show nothing, and without spaces
-    at its ends or in a row."""
+    """Return a name in Unicode's compatibility form (NFKC), without invisible characters, and without spaces at its
+    ends or in a row."""
     for _ in range(4):
         before, name = name, normalize("NFKC", name)
         name = " ".join("".join(" " if each.isspace() else each for each in name if _is_visible(each)).split())
@@ -98,8 +101,7 @@ def clean(name: str) -> str:
 
 
 def fold(name: str) -> str:
-    """Return what a name has in common with every name that looks the same: `clean` makes no difference, and letter
-    case makes none."""
+    """Return the common form of all names that look the same: neither `clean` nor letter case makes a difference."""
     if name.isascii() and name.isalnum():
         return name.casefold()
     for _ in range(4):

@@ -28,7 +28,7 @@ class ClaimHolder:
 
 
 class Expiries(Generic[T]):
-    """The times at which the used keys of all tenants expire. `T` is the data of a tenant."""
+    """The expiry times of the used keys of all tenants. `T` is the data of a tenant."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -36,12 +36,12 @@ class Expiries(Generic[T]):
         self._number = count()
 
     def add(self, at: datetime, data: T, key: Key) -> None:
-        """Record when a key expires."""
+        """Record the expiry of a key."""
         with self._lock:
             heappush(self._times, (at, next(self._number), data, key))
 
     def next(self, now: datetime) -> tuple[T, Key] | None:
-        """Take out the key that has expired first; None where none has."""
+        """Remove and return the key that expired first; None when none has."""
         with self._lock:
             if not self._times or self._times[0][0] > now:
                 return None

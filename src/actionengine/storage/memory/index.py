@@ -1,4 +1,4 @@
-"""The order of a tenant's documents and rows in memory: ids, sorted, of each collection and of each key of a lookup."""
+"""The index of a tenant's documents and rows in memory: sorted ids for each collection and each key of a lookup."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Place = tuple[str, str | None]
 """A collection, and a key of its lookups; or None, for all its documents."""
 
 Entry = tuple[str | None, str]
-"""A key of a collection's lookups, or None; and what a row is sorted by there, which ends with its id."""
+"""A key of a collection's lookups, or None; and the text by which a row is sorted there, which ends with its id."""
 
 
 class Index:
     """Sorted ids by place. An id stays until no snapshot can see its document there any more.
 
-    What is found is looked at: an id may be there whose document is not, in a snapshot, or not under that key.
+    So readers check each document: in their snapshot it may not exist, or not under that key.
     """
 
     __slots__ = ("_ids", "left")
@@ -27,7 +27,7 @@ class Index:
         self.left: deque[tuple[int, Place, str]] = deque()
 
     def move(self, collection: str, id: str, before: Keys | None, after: Keys | None, sequence: int) -> None:
-        """Change the keys of a document in the commit of this number; None where there is no document."""
+        """Change the keys of a document in the commit of this number; None stands for no document."""
         if before is None:
             self._add((collection, None), id)
         elif after is None:
@@ -48,7 +48,7 @@ class Index:
             self.left.append((sequence, (table, key), id))
 
     def tidy(self, oldest_read: int, is_there: Callable[[Place, str], bool]) -> None:
-        """Forget what no snapshot from `oldest_read` on sees; `is_there` returns whether something is there now."""
+        """Remove ids that no snapshot from `oldest_read` on can see; `is_there` returns whether an id is current."""
         while self.left and self.left[0][0] <= oldest_read:
             _, place, id = self.left.popleft()
             ids = self._ids.get(place, [])
@@ -59,7 +59,7 @@ class Index:
                     del self._ids[place]
 
     def ids(self, place: Place, after: str | None, descending: bool) -> Iterator[str]:
-        """Yield the ids of a place beyond `after`, in order. Nobody moves anything meanwhile."""
+        """Yield the ids of a place beyond `after`, in order. The caller keeps the index unchanged meanwhile."""
         ids = self._ids.get(place, [])
         if descending:
             numbers = range(bisect_left(ids, after) if after else len(ids))[::-1]

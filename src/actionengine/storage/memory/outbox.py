@@ -1,4 +1,4 @@
-"""A queue of the outbox of `InMemoryStorage`: its lanes, and those that are ready, waiting, or held."""
+"""A queue of the outbox of `InMemoryStorage`: its lanes, which are ready, waiting, taken or held."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from actionengine.storage.records import event_id
 from actionengine.storage.rows import EventRow
 
 PartitionKey = tuple[UUID, str]
-"""A tenant and a subject; or the id of an event that has none."""
+"""A tenant, and a subject or the id of an event without one."""
 
 
 class Entry:
-    """An event that is still to be delivered."""
+    """An undelivered event."""
 
     __slots__ = ("attempts", "event", "is_delivered", "lane", "number", "position", "reason", "since", "skipped")
 
@@ -50,8 +50,8 @@ class Entry:
 
 
 class Queues:
-    """All that is still to be delivered of one queue of a storage. A lane stands in `ready`, waits in `waiting`, is
-    taken, or is held by the dead letter at its head. How many there are of what is counted as it comes and goes."""
+    """The undelivered events of one queue of a storage. A lane is ready, waits, is taken by a relay, or is held by the
+    dead letter at its head. All counts are kept up to date."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -69,7 +69,7 @@ class Queues:
         self.ticket = count()
 
     def add(self, position: int, event: EventRow) -> None:
-        """An event that was committed."""
+        """Add a committed event."""
         with self.lock:
             entry = Entry(position, event, next(self.ticket))
             lane = self.lanes.get(entry.lane)
@@ -83,12 +83,12 @@ class Queues:
             self.wake()
 
     def await_delivery(self, entry: Entry) -> None:
-        """Count an event that is to be delivered."""
+        """Count an event as undelivered."""
         self.pending += 1
         heapq.heappush(self.in_order, (entry.number, next(self.ticket), entry))
 
     def oldest(self) -> datetime | None:
-        """Return the time of the first event that is to be delivered."""
+        """Return the time of the oldest pending event."""
         while self.in_order:
             entry = self.in_order[0][2]
             if not entry.is_delivered and entry.since is None:
@@ -97,24 +97,24 @@ class Queues:
         return None
 
     def block(self, lane: PartitionKey) -> None:
-        """Note that the first event of a lane holds the others back."""
+        """Record that the first event of a lane holds the others back."""
         self.blocked.add(lane)
         self.held += len(self.lanes[lane]) - 1
 
     def unblock(self, lane: PartitionKey) -> None:
-        """Note that the first event of a lane holds the others back no longer."""
+        """Record that the first event of a lane no longer holds the others back."""
         self.blocked.discard(lane)
         self.held -= len(self.lanes[lane]) - 1
 
     def bury(self, entry: Entry) -> None:
-        """Make a dead letter."""
+        """Make an event a dead letter."""
         entry.since = datetime.now(UTC)
         self.pending -= 1
         self.dead[entry.event.id] = entry
         insort(self.dead_ids, entry.event.id)
 
     def dig_up(self, id: str) -> Entry:
-        """Make a dead letter one that is to be delivered."""
+        """Make a dead letter pending again."""
         entry = self.dead.pop(id)
         del self.dead_ids[bisect_left(self.dead_ids, id)]
         entry.attempts, entry.since = 0, None
@@ -122,19 +122,19 @@ class Queues:
         return entry
 
     def wake(self) -> None:
-        """Wake the relays that wait."""
+        """Wake the waiting relays."""
         while self.sleepers:
             self.sleepers.pop()()
 
     def free(self, lane: PartitionKey) -> None:
-        """Let a lane be taken, where there is something in it."""
+        """Make a lane ready if it has events."""
         if self.lanes.get(lane):
             self.ready.append(lane)
         else:
             self.lanes.pop(lane, None)
 
     def refresh(self) -> None:
-        """Make ready what has waited long enough, and what a relay has kept for too long."""
+        """Make lanes ready whose wait is over, or whose lease has expired."""
         now = monotonic()
         while self.waiting and self.waiting[0][0] <= now:
             lane = heapq.heappop(self.waiting)[2]
@@ -157,7 +157,7 @@ class MemoryOutbox:
         self._signal: OneShotEvent | None = None
 
     async def take(self, limit: int, lease: float) -> Sequence[PendingEvent]:
-        """Take what is due."""
+        """Take due events."""
         queues = self._queues
         self._lease = lease
         found: list[PendingEvent] = []
@@ -184,7 +184,7 @@ class MemoryOutbox:
             self._queues.taken[self] = (monotonic() + self._lease, self._taken())
 
     async def settle(self, delivered: Sequence[PendingEvent], failed: Sequence[FailedDelivery]) -> None:
-        """Forget what was delivered, note what failed, and give back the rest."""
+        """Remove delivered events, record failed ones, and release the rest."""
         queues = self._queues
         with queues.lock:
             lanes = self._taken()
@@ -208,12 +208,12 @@ class MemoryOutbox:
                 else:
                     heapq.heappush(queues.waiting, (monotonic() + failure.retry_in, next(queues.ticket), name))
             del queues.taken[self]
-            # Forget what was delivered, which stands there until all before it is.
+            # Drop delivered entries, which stay until all before them are delivered.
             queues.oldest()
             queues.wake()
 
     async def release(self) -> None:
-        """Give back what was taken."""
+        """Release the taken events."""
         queues = self._queues
         with queues.lock:
             _, lanes = queues.taken.pop(self, (0.0, []))
@@ -242,14 +242,14 @@ class MemoryOutbox:
                 queues.sleepers.discard(signal.set)
 
     def wake(self) -> None:
-        """End the waiting now."""
+        """End a wait now."""
         with self._queues.lock:
             self._woken = True
             if self._signal is not None:
                 self._signal.set()
 
     async def heartbeat(self, beat: RelayHeartbeat) -> None:
-        """Let others know of this relay."""
+        """Publish the report of this relay."""
         relays = self._queues.relays
         with self._queues.lock:
             if beat.id not in relays:
@@ -259,7 +259,7 @@ class MemoryOutbox:
             relays[beat.id] = beat._replace(queue=self._queue)
 
     async def status(self) -> OutboxStatus:
-        """How much there is to deliver, and who does it."""
+        """Return the number of undelivered events, and the relays."""
         queues = self._queues
         recently = datetime.now(UTC) - timedelta(minutes=1)
         with queues.lock:
@@ -273,7 +273,7 @@ class MemoryOutbox:
         return OutboxStatus(pending, waiting, dead, skipped, oldest, relays, held)
 
     async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
-        """Dead letters and skipped events, by event id."""
+        """Return dead letters and skipped events by event id."""
         limit = page_size(limit)
         later_than = event_id(after) if after is not None else ""
         queues = self._queues
@@ -288,7 +288,7 @@ class MemoryOutbox:
         return found
 
     async def redrive(self, ids: Sequence[str] | None = None) -> int:
-        """Try dead letters again."""
+        """Deliver dead letters again; return their number."""
         queues = self._queues
         named = None if ids is None else list(map(event_id, ids))
         with queues.lock:
@@ -296,7 +296,7 @@ class MemoryOutbox:
             entries = [queues.dig_up(id) for id in dict.fromkeys(wanted) if id in queues.dead]
             for entry in entries:
                 if entry.skipped:
-                    # Its subject has gone on without it.
+                    # Its subject has continued without it.
                     entry.skipped = False
                     queues.skipped -= 1
                     entry.lane = (entry.event.tenant_id, entry.event.id)
@@ -308,7 +308,7 @@ class MemoryOutbox:
         return len(entries)
 
     async def skip(self, ids: Sequence[str], reason: str) -> int:
-        """Give up dead letters."""
+        """Give up dead letters; return their number."""
         queues = self._queues
         named = list(map(event_id, ids))
         with queues.lock:
@@ -325,11 +325,11 @@ class MemoryOutbox:
         return len(entries)
 
     async def close(self) -> None:
-        """Give back what this object holds."""
+        """Release the taken events."""
         await self.release()
 
     def _taken(self) -> list[PartitionKey]:
         taken = self._queues.taken.get(self)
         if taken is None:
-            raise StorageUnavailable("the lease of this relay is over: another one may deliver what it had taken")
+            raise StorageUnavailable("the lease of this relay is over: another relay may deliver its events")
         return taken[1]

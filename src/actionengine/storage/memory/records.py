@@ -51,12 +51,12 @@ class MemoryRecords:
             return self._write(key, Document(1, encoded, now, now, self._keys(encoded)))
 
     async def get(self, id: str) -> Record | None:
-        """The document, or None."""
+        """Return the document, or None."""
         document = self._transaction.read((self._collection, id))
         return _record(id, document) if document else None
 
     async def lock(self, id: str, expected_version: int) -> Record:
-        """Return the document, which nobody else changes until this transaction ends."""
+        """Return the document and keep other transactions from changing it until this one ends."""
         with self._transaction.alone:
             return _record(id, self._lock_version((self._collection, id), expected_version))
 
@@ -83,7 +83,7 @@ class MemoryRecords:
         after: str | None = None,
         descending: bool = False,
     ) -> Page[Record]:
-        """Documents by id."""
+        """Return documents by id."""
         limit, after = page_size(limit), page_start(after)
         wanted = normal_filter(self._collection, filter)
         key = key_of_filter(self._collection, wanted)

@@ -9,7 +9,7 @@ from actionengine.storage.memory.index import Entry
 from actionengine.storage.tables import CHANGE_CONTROL_TABLES, Table
 
 Stored = Mapping[str, Any]
-"""A row as it is kept: its JSON encoded, so that no two readers share an object. Never changed in place."""
+"""A row as it is stored: its JSON is encoded, so that no two readers share an object. Never changed in place."""
 
 
 class Lookup(NamedTuple):
@@ -54,7 +54,7 @@ _LOOKUPS: Mapping[str, tuple[Lookup, ...]] = {
         Lookup(("project_id", "record_type_key"), ("version",)),
     ),
 }
-"""The questions of change control to its tables. Other conditions of a question are compared with the rows found."""
+"""The queries of change control, by table. Other conditions of a query are compared with the rows found."""
 
 TABLES: Mapping[str, Table] = {table.name: table for table in CHANGE_CONTROL_TABLES}
 

@@ -1,7 +1,7 @@
 """Rows of the library's own tables, as one transaction of `InMemoryStorage` sees them.
 
-They have versions of the same kind as documents, under the table's name. Each unique constraint of a table is a further
-collection, from the unique values to the key of their row: it is committed, rolled back and locked as documents are.
+Rows have versions, as documents do, under the table's name. Each unique constraint of a table is a further collection,
+from the unique values to the key of their row: it is committed, rolled back and locked as documents are.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class MemoryRows:
         lock: bool = False,
         descending: bool = False,
     ) -> list[Row]:
-        """Rows that are as `where` and `above` say, in order."""
+        """Return the rows that match `where` and `above`, in order."""
         order = tuple(order or self._table.key)
 
         def found() -> dict[Key, Stored]:
@@ -59,7 +59,7 @@ class MemoryRows:
         read = columns or self._table.columns
         if limit is None or lock:
             return [self._row(row, read) for row in rows]
-        # As in SQL: a page is bounded by the bytes of its JSON, too.
+        # As in SQL, the bytes of its JSON bound a page, too.
         json = [name for name in read if self._table.columns[name] == "json"]
         sized = ((self._row(row, read), sum(len(row[name] or b"") for name in json)) for row in rows)
         return list(page_of(sized, limit, lambda row: ""))
@@ -91,7 +91,7 @@ class MemoryRows:
                 self._transaction.write(key, after)
 
     async def delete(self, where: Mapping[str, Any]) -> int:
-        """Remove rows; how many there were."""
+        """Remove rows; return their number."""
         with self._all_or_nothing():
             rows = self._matching(where)
             for row in rows:
@@ -104,7 +104,7 @@ class MemoryRows:
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
-        """What is written in it is undone where something is raised, as what one statement has written."""
+        """Undo the writes inside it if one of them is refused, as a database undoes one statement."""
         self._transaction.check_writable(self._table.name)
         with self._transaction.alone:
             mark = self._transaction.mark
@@ -121,7 +121,7 @@ class MemoryRows:
         order: tuple[str, ...] = (),
         limit: int | None = None,
     ) -> list[Stored]:
-        """Return all rows that are as is said; or the first ones, where a lookup has them in this order."""
+        """Return all matching rows, or the first ones when a lookup has them in this order."""
         conditions = list(_conditions(where, above))
 
         def is_wanted(row: Stored) -> bool:
@@ -139,13 +139,13 @@ class MemoryRows:
         return self._transaction.rows_at(self._table, key, after, before, limit, is_wanted)
 
     def _unique(self, row: Stored, but: Stored | None = None) -> list[tuple[str, ...]]:
-        """Return the columns whose values no other row has together with these; with `but`, those that differ from
-        another version of the row."""
+        """Return the sets of columns that are unique in the table; with `but`, those that differ from another version
+        of the row."""
         conditional = [(name, column) for name, column, value in self._table.unique_while if row[column] == value]
         return [
             columns
             for columns in (*self._table.unique, *conditional)
-            # As in SQL, rows with a null in a unique column are not in each other's way.
+            # As in SQL, rows with a null in a unique column do not conflict.
             if not any(row[name] is None for name in columns)
             and (but is None or any(row[name] != but[name] for name in columns))
         ]
@@ -170,7 +170,7 @@ class MemoryRows:
     def _taken(self, columns: Sequence[str], row: Stored) -> ActionError:
         taken = {name: row[name] for name in columns}
         named = ", ".join(f"{name} {value!r}" for name, value in taken.items())
-        return ActionError(ErrorCode.CONFLICT, f"{self._table.name} has a row of {named} already", taken)
+        return ActionError(ErrorCode.CONFLICT, f"{self._table.name} already has a row with {named}", taken)
 
     def _stored(self, row: Row, columns: Mapping[str, Any]) -> Stored:
         given = {name: row[name] for name in columns}

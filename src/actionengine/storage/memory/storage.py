@@ -29,7 +29,7 @@ from actionengine.storage.tenants import check_tenant, slug_taken
 
 
 class InMemoryStorage:
-    """Storage in this process's memory, safe under threads and tasks. It keeps everything until it is dropped."""
+    """Storage in this process's memory, safe for threads and tasks. Its state lasts as long as the object."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -43,26 +43,26 @@ class InMemoryStorage:
         self._close_callbacks = CloseCallbacks()
 
     def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> MemoryUnitOfWork:
-        """A unit of work of one tenant."""
+        """Return a unit of work of one tenant."""
         return MemoryUnitOfWork(self._data.get(tenant.id) or self._tenant_data(tenant.id), mode, read_only)
 
     def access_version(self, tenant_id: UUID) -> int:
-        """How many commits have touched the tenant's roles."""
+        """Return the number of commits to the tenant's roles."""
         data = self._data.get(tenant_id)
         return data.access_version if data else 0
 
     async def find_tenant(self, slug: str, mode: Mode) -> Tenant | None:
-        """The tenant of this slug."""
+        """Return the tenant of this slug."""
         tenant = self._tenants.get(slug)
         return None if tenant is None or self._is_deleted(tenant) else tenant
 
     async def find_tenant_by_id(self, id: UUID, mode: Mode) -> Tenant | None:
-        """The tenant of this id."""
+        """Return the tenant of this id."""
         tenant = self._tenants_by_id.get(id)
         return None if tenant is None or self._is_deleted(tenant) else tenant
 
     def create_tenant(self, *, slug: str, name: str) -> Tenant:
-        """Make a tenant. Raises `ActionError`: `conflict` for a taken slug, `invalid_input` for one that is not
+        """Create a tenant. Raise `ActionError`: `conflict` for a taken slug, `invalid_input` for a slug that is not
         lower-case letters, digits and hyphens (63 at most), or for an empty name."""
         check_tenant(slug, name)
         with self._lock:
@@ -74,11 +74,11 @@ class InMemoryStorage:
         return tenant
 
     async def create_tenant_async(self, *, slug: str, name: str) -> Tenant:
-        """The same."""
+        """Do the same under an event loop."""
         return self.create_tenant(slug=slug, name=name)
 
     def delete_tenant(self, *, slug: str) -> bool:
-        """Close a tenant; whether there was one."""
+        """Close a tenant; return whether there was one."""
         tenant = self._tenants.get(slug)
         if tenant is None:
             return False
@@ -91,11 +91,11 @@ class InMemoryStorage:
         return was_there
 
     async def delete_tenant_async(self, *, slug: str) -> bool:
-        """The same."""
+        """Do the same under an event loop."""
         return self.delete_tenant(slug=slug)
 
     def list_tenants(self, *, after: str | None = None, limit: int | None = None) -> Sequence[Tenant]:
-        """All tenants, by slug; or a page of them: up to `limit` (1 000 at most) after the slug `after`."""
+        """Return all tenants by slug, or a page of them: up to `limit` (1 000 at most) after the slug `after`."""
         after = page_start(after)
         with self._lock:
             start = bisect_right(self._slugs, after or "")
@@ -103,13 +103,13 @@ class InMemoryStorage:
             return [self._tenants[slug] for slug in self._slugs[start:end]]
 
     async def list_tenants_async(self, *, after: str | None = None, limit: int | None = None) -> Sequence[Tenant]:
-        """The same."""
+        """Do the same under an event loop."""
         return self.list_tenants(after=after, limit=limit)
 
     def read_events(
         self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
     ) -> Sequence[StoredEvent]:
-        """The tenant's events after a position, of these types or of all, in commit order."""
+        """Return the tenant's events after a position, of these types or of all, in commit order."""
         start, size = max(0, after), page_size(limit)
         data = self._tenant_data(tenant.id)
         positions: Iterable[int] = range(start + 1, len(data.events) + 1)
@@ -121,14 +121,14 @@ class InMemoryStorage:
     async def read_events_async(
         self, tenant: Tenant, *, after: int = 0, limit: int = 1000, types: Sequence[str] | None = None
     ) -> Sequence[StoredEvent]:
-        """The same."""
+        """Do the same under an event loop."""
         return self.read_events(tenant, after=after, limit=limit, types=types)
 
     def count_events(
         self, tenant: Tenant, *, after: int = 0, limit: int = MAX_COUNTED_LAG, types: Sequence[str] | None = None
     ) -> int:
-        """Return how many of the tenant's events there are after a position, of these types or of all; `limit` stands
-        for that many or more."""
+        """Return the number of the tenant's events after a position, of these types or of all; `limit` stands for that
+        many or more."""
         data, start = self._tenant_data(tenant.id), max(0, after)
         if types is None:
             return min(limit, max(0, len(data.events) - start))
@@ -138,15 +138,15 @@ class InMemoryStorage:
     async def count_events_async(
         self, tenant: Tenant, *, after: int = 0, limit: int = MAX_COUNTED_LAG, types: Sequence[str] | None = None
     ) -> int:
-        """The same."""
+        """Do the same under an event loop."""
         return self.count_events(tenant, after=after, limit=limit, types=types)
 
     def outbox(self, mode: Mode, queue: str = EVENTS) -> MemoryOutbox:
-        """A queue of the outbox, for one relay or operator."""
+        """Return a queue of the outbox, for one relay or operator."""
         return MemoryOutbox(self._queues if queue == EVENTS else self._further_queues[queue], mode, queue)
 
     async def backlog(self, mode: Mode) -> Backlog:
-        """Return what waits for people, and for its time, over all tenants."""
+        """Return the work that waits for people or for its time, over all tenants."""
         now = OPEN_APPROVALS + steady_now().isoformat(timespec="microseconds")
         open: list[str] = []
         schedules = 0
@@ -164,33 +164,33 @@ class InMemoryStorage:
         return Backlog(min(len(open), MAX_BACKLOG), oldest, min(schedules, MAX_BACKLOG))
 
     def purge_expired_keys(self, *, limit: int = 1000) -> int:
-        """Forget up to `limit` expired idempotency keys; how many there were."""
+        """Delete up to `limit` expired idempotency keys; return their number."""
         now = steady_now()
         purged = 0
         while purged < limit and (expired := self._expiries.next(now)) is not None:
             data, key = expired
             with data.lock:
                 entry = data.claims.get(key)
-                # Where the key was claimed again meanwhile, its new result expires later.
+                # A key that was claimed again has a new result, which expires later.
                 if isinstance(entry, IdempotentResult) and entry.expires_at <= now:
                     del data.claims[key]
                     purged += 1
         return purged
 
     async def purge_expired_keys_async(self, *, limit: int = 1000) -> int:
-        """The same."""
+        """Do the same under an event loop."""
         return self.purge_expired_keys(limit=limit)
 
     def call_on_close(self, callback: Callable[[], None]) -> None:
-        """Call a bound method at each close, as long as its object exists."""
+        """Register a bound method, called at each close as long as its object exists."""
         self._close_callbacks.call_on_close(callback)
 
     def close(self) -> None:
-        """End what works on the storage in the background. The state stays."""
+        """End the background work on this storage. The state stays."""
         self._close_callbacks.run()
 
     async def aclose(self) -> None:
-        """The same under an event loop."""
+        """Do the same under an event loop."""
         await self._close_callbacks.run_off_loop()
 
     def __enter__(self) -> Self:

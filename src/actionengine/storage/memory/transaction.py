@@ -1,9 +1,9 @@
 """The transactions of `InMemoryStorage`, and the data of a tenant that they read and write.
 
 A transaction reads a snapshot (the versions that were committed when it first read) and buffers its writes. A write
-locks its document until the end, and is refused at once, as `conflict`, where another transaction holds the lock or has
-committed since. So the first writer wins, nobody waits for a document, and no deadlock is possible. Only rows that are
-locked before they are read are waited for, for a bounded time.
+locks its document until the end. It is refused at once, as `conflict`, when another transaction holds the lock or has
+committed since the snapshot. So the first writer wins, no transaction waits for a document, and no deadlock is
+possible. Only locks on rows are waited for, for a bounded time.
 
 Multi-version reads after Bernstein, Hadzilacos, Goodman, "Concurrency Control and Recovery in Database Systems", ch. 5.
 """
@@ -42,7 +42,7 @@ _LOCK_TIMEOUT = 10.0
 
 @dataclass(slots=True, eq=False)
 class TenantData:
-    """All that one tenant has. A unit of work holds its own tenant's, and so can reach no other's."""
+    """All data of one tenant. A unit of work holds its own tenant's, and so cannot reach another's."""
 
     queues: Queues
     further_queues: Mapping[str, Queues]
@@ -99,11 +99,11 @@ class MemoryTransaction:
 
     @property
     def alone(self) -> AbstractContextManager[object]:
-        """A lock that keeps the handler's other threads out while a step is done in one piece. Nothing waits inside."""
+        """Return a lock that keeps the handler's other threads out of a step. The holder never waits."""
         return self._data.lock
 
     def read(self, key: Key) -> Item | None:
-        """A document as of the snapshot, with this transaction's own writes on top."""
+        """Return a document in the snapshot, with this transaction's own writes on top."""
         with self._data.lock:
             self._check_usable()
             snapshot = self._snapshot()
@@ -114,7 +114,8 @@ class MemoryTransaction:
     def listed(
         self, collection: str, key: str | None, size: int, after: str | None, descending: bool
     ) -> list[tuple[str, Document]]:
-        """Return up to `size` documents of a collection, all or those under a key, by id, as `read` would see each."""
+        """Return up to `size` documents of a collection by id, all or those under a key, each as `read` would return
+        it."""
         data, writes = self._data, self._writes
         with data.lock:
             self._check_usable()
@@ -142,8 +143,8 @@ class MemoryTransaction:
         size: int | None,
         is_wanted: Callable[[Stored], bool],
     ) -> list[Stored]:
-        """Return up to `size` rows of a table, all or those under a key, in the order of their entries, after one and
-        before another, as `read` would see each."""
+        """Return up to `size` rows of a table in the order of their entries, all or those under a key, after one entry
+        and before another, each as `read` would return it."""
         data, writes, name = self._data, self._writes, table.name
         with data.lock:
             self._check_usable()
@@ -175,12 +176,13 @@ class MemoryTransaction:
             return list(islice(rows(), size))
 
     def check_writable(self, collection: str) -> None:
-        """Raises `ActionError(internal)` for a read-only unit of work."""
+        """Raise `ActionError(internal)` for a read-only unit of work."""
         if self._read_only:
             raise ActionError(ErrorCode.INTERNAL, f"a read-only action cannot write to {collection!r}")
 
     def lock(self, key: Key) -> Item | None:
-        """Lock a document for writing and give its newest state. Raises `conflict` while another holds the lock."""
+        """Lock a document for writing; return its newest state. Raise `conflict` while another transaction holds the
+        lock."""
         self.check_writable(key[0])
         with self._data.lock:
             self._check_usable()
@@ -198,11 +200,12 @@ class MemoryTransaction:
             return version.document if version else None
 
     async def lock_together(self, collection: str, find: Callable[[], dict[Key, T]]) -> list[T]:
-        """Lock what `find` finds in the newest committed state, all of it at once, which becomes this transaction's
-        snapshot. Where others hold some of it, this waits for them, and finds anew.
+        """Lock all that `find` finds in the newest committed state, which becomes this transaction's snapshot. While
+        other transactions hold some of it, wait for them, and find again.
 
-        Raises `conflict` in the end, and at once for a `def` handler in a task, where nothing can wait; and
-        `SerializationFailure` where two would wait for each other."""
+        Raise `conflict` when the time is up, or at once for a `def` handler in a task, which cannot wait; and
+        `SerializationFailure` when two transactions would wait for each other.
+        """
         self.check_writable(collection)
         deadline = monotonic() + _LOCK_TIMEOUT
         while True:
@@ -238,11 +241,11 @@ class MemoryTransaction:
 
     @property
     def mark(self) -> int:
-        """The progress of the journal."""
+        """Return the length of the journal."""
         return len(self._journal)
 
     def undo_to(self, mark: int) -> None:
-        """Undo what was written since the journal was there."""
+        """Undo the writes after this length of the journal."""
         while len(self._journal) > mark:
             key, was_written, before = self._journal.pop()
             if was_written:
@@ -251,7 +254,7 @@ class MemoryTransaction:
                 del self._writes[key]
 
     def _lock_all(self, keys: Collection[Key]) -> MemoryTransaction | None:
-        """Lock these; or none of them, where another unit of work holds one: that one."""
+        """Lock all keys, or none: then return a transaction that holds one of them."""
         locks = self._data.locks
         for key in keys:
             if locks.get(key, self) is not self:
@@ -264,7 +267,7 @@ class MemoryTransaction:
 
     def _check_open(self) -> None:
         if self._ended:
-            raise StorageError("this execution is over, and its unit of work with it")
+            raise StorageError("this execution has ended, and its unit of work with it")
         if self._data.is_deleted:
             raise tenant_deleted()
 
@@ -313,7 +316,7 @@ class MemoryTransaction:
             data.tombstones.clear()
 
     def _release(self) -> None:
-        """End the transaction: give up its snapshot and its locks."""
+        """End the transaction, its snapshot and its locks."""
         data = self._data
         self._ended = True
         self._scopes.leave()

@@ -66,15 +66,15 @@ class MemoryUnitOfWork(MemoryTransaction):
             await ended.wait(remaining)
 
     def records(self, collection: str) -> MemoryRecords:
-        """The collection as this transaction sees it."""
+        """Return the collection as this transaction sees it."""
         return MemoryRecords(self, collection)
 
     def rows(self, table: Table) -> MemoryRows:
-        """The rows of one of the library's own tables, as this transaction sees them."""
+        """Return the rows of one of the library's own tables as this transaction sees them."""
         return MemoryRows(self, table)
 
     async def read_log(self, query: LogQuery) -> Page[LogRow]:
-        """Rows of the action log, committed ones, newest first."""
+        """Return committed rows of the action log, newest first."""
         data = self._data
         with data.lock:
             self._check_open()
@@ -85,23 +85,23 @@ class MemoryUnitOfWork(MemoryTransaction):
             return page_of(sized, query.limit, attrgetter("id"))
 
     async def last_position(self) -> int:
-        """Return the position of the tenant's last event that has committed; 0 where there is none."""
+        """Return the position of the tenant's last committed event; 0 without events."""
         with self._data.lock:
             self._check_open()
             return len(self._data.events)
 
     @property
     def session(self) -> Any:
-        """There is none: raises `StorageError`."""
+        """Raise `StorageError`: there is no session."""
         raise StorageError("InMemoryStorage has no SQL session: use ctx.records, or a storage on SQLAlchemy")
 
     @property
     def async_session(self) -> Any:
-        """There is none: raises `StorageError`."""
+        """Raise `StorageError`: there is no session."""
         return self.session
 
     async def savepoint(self, read_only: bool = False) -> object:
-        """A point to roll back to. The contexts of read-only executions refuse writes, and there is no SQL."""
+        """Return a new savepoint. There is no SQL, and the contexts of read-only executions refuse writes."""
         with self._data.lock:
             self._check_open()
             scope = self._scopes.enter(len(self._journal))
@@ -109,7 +109,7 @@ class MemoryUnitOfWork(MemoryTransaction):
         return scope
 
     async def rollback_to(self, savepoint: object) -> None:
-        """Undo what was written since."""
+        """Undo the writes since the savepoint."""
         assert isinstance(savepoint, Scope)
         with self._data.lock:
             self.undo_to(savepoint.mark)
@@ -117,23 +117,23 @@ class MemoryUnitOfWork(MemoryTransaction):
         savepoint.step_out()
 
     async def release(self, savepoint: object) -> None:
-        """Keep what was written since: the journal stays for the savepoints around this one."""
+        """Keep the writes since the savepoint. Savepoints around it can still undo them."""
         assert isinstance(savepoint, Scope)
         with self._data.lock:
             self._scopes.leave(savepoint)
         savepoint.step_out()
 
     async def flushed_subjects(self) -> Sequence[str]:
-        """There is no session: none."""
+        """Return nothing: there is no session."""
         return ()
 
     async def record(self, recording: Recording) -> None:
-        """Keep what is to be written with the commit."""
+        """Keep a recording until the commit."""
         self._check_open()
         self._recordings.append(recording)
 
     async def commit(self) -> None:
-        """Make everything visible at once."""
+        """Make all writes visible at once."""
         data = self._data
         with data.lock:
             self._check_open()
@@ -163,22 +163,22 @@ class MemoryUnitOfWork(MemoryTransaction):
                 self._end()
 
     def set_deadline(self, seconds: float) -> None:
-        """Nothing here waits longer than it was asked to."""
+        """Do nothing: no wait here exceeds its own bound."""
 
     def abandon(self) -> bool:
-        """It can: all that a handler has of it is fenced by its context."""
+        """Return True: the context of an abandoned handler refuses all further use."""
         return True
 
     async def call(self, function: Any, *arguments: Any) -> Any:
-        """Run a `def` handler: here, wherever the caller is."""
+        """Run a `def` handler in the caller's thread."""
         return function(*arguments)
 
     def for_worker_thread(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function as it is."""
+        """Return the function as it is."""
         return function
 
     def translate_error(self, error: Exception) -> Exception:
-        """The error as it is."""
+        """Return the error as it is."""
         return error
 
     def run_sync(self, coroutine: Coroutine[Any, Any, T]) -> T:

@@ -487,7 +487,7 @@ class SQLUnitOfWork(ABC):
 
     def _check_not_over(self) -> None:
         if self._ended:
-            raise StorageError("this execution is over, and its unit of work with it")
+            raise StorageError("this execution has ended, and its unit of work with it")
 
     def _check_open(self) -> None:
         if self._is_broken_off:

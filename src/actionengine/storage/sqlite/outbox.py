@@ -277,7 +277,7 @@ class SQLiteOutbox:
 
 
 def _lease_is_over() -> StorageUnavailable:
-    return StorageUnavailable("the lease of this relay is over: another one may deliver what it had taken")
+    return StorageUnavailable("the lease of this relay is over: another relay may deliver its events")
 
 
 def _those_that_waited(rows: Iterable[tuple[Any, ...]]) -> dict[int, _Place]:
