@@ -200,7 +200,7 @@ def test_a_condition_that_compares_too_much_is_refused_before_it_does(condition:
 
 def test_what_the_references_of_a_condition_give_is_bounded_together() -> None:
     parsed = PARSE.validate_python(each("eq", "${input.long}", 3))
-    with pytest.raises(ActionError, match="the references give more than 1024 KB"):
+    with pytest.raises(ActionError, match="the references yield more than 1024 KB"):
         evaluate(parsed, {"input": {"long": "x" * 500_000}})
 
 

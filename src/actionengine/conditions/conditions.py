@@ -1,4 +1,4 @@
-"""Conditions as data: what decisions and triggers ask.
+"""Conditions as data, for decisions and triggers.
 
 {"field": "input.amount", "op": "gt", "value": 1000}
 {"all": [condition, …]}   {"any": [condition, …]}   {"not": condition}
@@ -20,13 +20,13 @@ T = TypeVar("T")
 Operator = Literal["eq", "ne", "lt", "le", "gt", "ge", "in", "not_in", "contains", "exists", "missing"]
 
 MAX_CONDITION_DEPTH = 10
-"""Conditions within conditions."""
+"""Levels of nested conditions."""
 
 MAX_COMPARED = 10_000
-"""Values that one condition compares with each other: members of lists, and objects, count one by one."""
+"""Values that one condition compares; each member of a list or an object counts."""
 
-_A_VALUE = 1000
-"""Characters that are looked through in the time of one value."""
+_CHARACTERS_PER_VALUE = 1000
+"""Characters of a searched text that count as one compared value."""
 
 _COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
     "lt": operator.lt,
@@ -47,14 +47,14 @@ def _path(text: str) -> str:
 
 
 def not_empty(members: tuple[T, ...]) -> tuple[T, ...]:
-    """These members. Raises `ValueError` where there is none. A bound of the type's own would count those that fit."""
+    """Return these members. Raises `ValueError` if there are none. (`min_length` would count valid members only.)"""
     if not members:
         raise ValueError("it has to have at least 1 member")
     return members
 
 
 class Comparison(_Condition):
-    """One field against a value, which may be a reference to another one."""
+    """A field compared with a value, which may be a reference."""
 
     field: Annotated[str, AfterValidator(_path)]
     op: Operator
@@ -72,19 +72,19 @@ class Comparison(_Condition):
 
 
 class AllOf(_Condition):
-    """A condition that holds where each of these does."""
+    """A condition that holds if each of these holds."""
 
     all: Annotated[tuple[Condition, ...], AfterValidator(not_empty)]
 
 
 class AnyOf(_Condition):
-    """A condition that holds where at least one of these does."""
+    """A condition that holds if at least one of these holds."""
 
     any: Annotated[tuple[Condition, ...], AfterValidator(not_empty)]
 
 
 class Not(_Condition):
-    """A condition that holds where this one does not."""
+    """A condition that holds if the given one does not."""
 
     not_: Condition = Field(alias="not")
 
@@ -115,7 +115,7 @@ Not.model_rebuild()
 
 
 def comparisons(condition: Condition) -> Iterator[Comparison]:
-    """The comparisons in a condition."""
+    """Yield the comparisons in a condition."""
     match condition:
         case Comparison():
             yield condition
@@ -130,7 +130,7 @@ def comparisons(condition: Condition) -> Iterator[Comparison]:
 
 
 def depth(condition: Condition) -> int:
-    """Return how deep conditions are nested."""
+    """Return the number of nested levels of a condition."""
     match condition:
         case Comparison():
             return 1
@@ -143,7 +143,7 @@ def depth(condition: Condition) -> int:
 
 
 def paths(condition: Condition) -> Iterator[tuple[Path, bool]]:
-    """The paths that a condition reads, each with whether it has to be there."""
+    """Yield the paths that a condition reads, each with whether it must exist."""
     for comparison in comparisons(condition):
         yield parse_path(comparison.field), comparison.op not in _NEEDS_NO_VALUE
         for path in references(comparison.value):
@@ -153,34 +153,34 @@ def paths(condition: Condition) -> Iterator[tuple[Path, bool]]:
 def evaluate(condition: Condition, scope: Mapping[str, Any]) -> bool:
     """Return whether a condition holds.
 
-    Raises `ActionError(unprocessable)` for a field that is not there, for values that cannot be compared, and for a
-    condition that compares more than `MAX_COMPARED`.
+    Raises `ActionError(unprocessable)` for a missing field, for values that cannot be compared, and for more than
+    `MAX_COMPARED` compared values.
     """
     return _evaluate(condition, _Comparer(scope))
 
 
 class _Comparer:
-    """Compares the values of a condition, and counts them up to a limit."""
+    """Compares the values of a condition, up to a limited number."""
 
     def __init__(self, scope: Mapping[str, Any]) -> None:
         self.source = Source(scope)
         self._left = MAX_COMPARED
 
-    def load(self, number: int) -> None:
-        """Count values that are about to be compared. Raise where they are too many."""
+    def count(self, number: int) -> None:
+        """Count values before they are compared. Raises `ActionError(unprocessable)` past the limit."""
         self._left -= number
         if self._left < 0:
-            message = f"the condition compares more than {MAX_COMPARED} values with each other: ask less of it"
+            message = f"the condition compares more than {MAX_COMPARED} values: compare fewer or smaller values"
             raise ActionError(ErrorCode.UNPROCESSABLE, message, {"limit": MAX_COMPARED})
 
     def same(self, one: Any, other: Any) -> bool:
-        """Return whether two values are the same JSON."""
-        self.load(1)
+        """Return whether two values are equal as JSON."""
+        self.count(1)
         if isinstance(one, list) and isinstance(other, list):
             return len(one) == len(other) and all(map(self.same, one, other))
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             return one.keys() == other.keys() and all(self.same(one[name], other[name]) for name in one)
-        # JSON's true is not 1.
+        # In JSON, true is not 1.
         return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
@@ -212,7 +212,7 @@ def _compares(comparison: Comparison, comparer: _Comparer) -> bool:
             return any(comparer.same(found, each) for each in value) == (op == "in")
         case "contains":
             if isinstance(found, str) and isinstance(value, str):
-                comparer.load(len(found) // _A_VALUE)
+                comparer.count(len(found) // _CHARACTERS_PER_VALUE)
                 return value in found
             if isinstance(found, list):
                 return any(comparer.same(each, value) for each in found)

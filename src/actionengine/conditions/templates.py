@@ -1,7 +1,8 @@
-"""References from a definition into what a run knows: `${input.amount}`, `${steps.assess.score}`.
+"""References from a definition to the data of a run: `${input.amount}`, `${steps.assess.score}`.
 
-A text that is one reference gives its value as it is; references within a text give their text. `$${` is a plain `${`.
-A path names members by dots, each as it stands or in Unicode's form NFC; a member of a list is named by its number.
+A text that consists of one reference is replaced by its value; a reference within a text is replaced by text. `$${`
+stands for a plain `${`. Dots separate the members of a path, which are looked up as written and in Unicode's form NFC;
+a member of a list is named by its number.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from actionengine.text.names import nfc
 Path = tuple[str, ...]
 
 ROOTS = ("input", "steps", "run")
-"""What a path begins with: the run's input, the outputs of its steps by their names, and the run itself (`id`,
-`workflow`, `started_by`)."""
+"""First members of a path: the run's input, the outputs of its steps by name, and the run itself (`id`, `workflow`,
+`started_by`)."""
 
 _REFERENCE = re.compile(r"\$(\$\{)|\$\{([^{}]*)\}")
 
 MAX_RENDERED_BYTES = 1024 * 1024
-"""Bytes of JSON that the references of one value give together: few references to a long input make much of it."""
+"""Bytes of JSON that the references of one value may yield together: a few can repeat a long input."""
 
 _MAX_DIGITS = 9
-"""Of the number of a list's member."""
+"""Digits of the number of a list's member."""
 
 
 def parse_path(text: str) -> Path:
-    """The members that a path names. Raises `ValueError` for one that names nothing there can be."""
+    """Return the members of a path. Raises `ValueError` for a text that is no path."""
     path = tuple(text.strip().split("."))
     if not all(path):
         raise ValueError(f"{text!r} is no path: members are joined by dots, as in input.amount")
@@ -43,7 +44,7 @@ def parse_path(text: str) -> Path:
 
 
 def references(value: Any) -> Iterator[Path]:
-    """The paths that a value refers to, wherever in it. Raises `ValueError` for one that is none."""
+    """Yield the paths of all references in a value. Raises `ValueError` for an invalid one."""
     if isinstance(value, str):
         for match in _REFERENCE.finditer(value):
             if match[1] is None:
@@ -59,8 +60,8 @@ def references(value: Any) -> Iterator[Path]:
 
 
 def render(value: Any, scope: Mapping[str, Any]) -> Any:
-    """A value with its references filled in. Raises `ActionError(unprocessable)` for one to what is not there, and
-    where they give more than `MAX_RENDERED_BYTES`."""
+    """Return a value with its references replaced. Raises `ActionError(unprocessable)` for a reference to a missing
+    member, and if the references yield more than `MAX_RENDERED_BYTES`."""
     return Source(scope).fill(value)
 
 
@@ -75,28 +76,31 @@ def _render(value: Any, source: Source) -> Any:
 
 
 class Source:
-    """The values that references read, and the bytes that they may still give."""
+    """The values that references read, and the bytes that they may still yield."""
 
     def __init__(self, scope: Mapping[str, Any]) -> None:
         self.scope = scope
         self._left = MAX_RENDERED_BYTES
 
     def fill(self, value: Any) -> Any:
-        """Return a value with its references filled in, as `render` does."""
+        """Return a value with its references replaced, as `render` does."""
         return _render(value, self)
 
     def give(self, path: Path) -> Any:
-        """Return what a path names. Raise `ActionError(unprocessable)` where it is not there, or too much."""
+        """Return the value at a path. Raises `ActionError(unprocessable)` if it is missing, or too large."""
         found = look_up(path, self.scope)
         self._left -= len(found) if isinstance(found, str) else len(to_json(found))
         if self._left < 0:
-            message = f"the references give more than {MAX_RENDERED_BYTES >> 10} KB, at {'.'.join(path)}"
+            message = (
+                f"the references yield more than {MAX_RENDERED_BYTES >> 10} KB, at {'.'.join(path)}: refer to smaller "
+                f"values"
+            )
             raise ActionError(ErrorCode.UNPROCESSABLE, message, {"path": ".".join(path)})
         return found
 
 
 def look_up(path: Path, scope: Mapping[str, Any]) -> Any:
-    """Return the value at a path. Raises `ActionError(unprocessable)` where it is not there."""
+    """Return the value at a path. Raises `ActionError(unprocessable)` if it is missing."""
     found: Any = scope
     for number, name in enumerate(path):
         if isinstance(found, Mapping) and name in found:
@@ -111,7 +115,7 @@ def look_up(path: Path, scope: Mapping[str, Any]) -> Any:
 
 
 def missing_value_error(path: Path, number: int) -> Exception:
-    """The answer for a path of which one member is not there."""
+    """Return the error for a path whose member `number` is missing."""
     whole, where = ".".join(path), ".".join(path[:number])
     return ActionError(
         ErrorCode.UNPROCESSABLE,

@@ -1,4 +1,4 @@
-"""Schemas as immutable values: a field is an object that all schemas share in which it stands unchanged."""
+"""Schemas as immutable values. Schemas share the objects of their unchanged fields."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HASH = sha256().digest_size
 
 
 class Field:
-    """A field of a record type; `definition` is all that is said of it, its name included. Nobody changes it."""
+    """A field of a record type. `definition` is the whole of it, with its name, and is never changed."""
 
     __slots__ = ("_fingerprint", "definition", "name")
 
@@ -28,12 +28,12 @@ class Field:
 
     @staticmethod
     def of(name: str, definition: Mapping[str, Any]) -> Field:
-        """A field of this name."""
+        """Return a field of this name; it is optional unless the definition says otherwise."""
         return Field({"name": name, "type": definition["type"], "required": False, **definition} | {"name": name})
 
     @property
     def fingerprint(self) -> tuple[int, bytes]:
-        """The number of bytes of its JSON, and their hash."""
+        """The number of bytes of its JSON, and the hash of these."""
         if self._fingerprint is None:
             json = to_json(self.definition)
             self._fingerprint = len(json), sha256(json).digest()
@@ -41,13 +41,13 @@ class Field:
 
     @property
     def type(self) -> FieldType:
-        """What its values are."""
+        """The type of its values."""
         type: FieldType = self.definition["type"]
         return type
 
     @property
     def required(self) -> bool:
-        """Return whether each document has to have it."""
+        """Return whether each document must have it."""
         return bool(self.definition.get("required"))
 
     def __eq__(self, other: object) -> bool:
@@ -58,11 +58,11 @@ class Field:
 
 
 MAX_FIELDS = 1000
-"""Fields of a record type, those that it inherits aside."""
+"""Fields of a record type, without inherited ones."""
 
 
 class Schema:
-    """The fields of one record type, in their order. Operations give a new schema, which shares the other fields."""
+    """The fields of one record type, in order. Operations return a new schema, which shares the other fields."""
 
     __slots__ = ("_by_name", "_hashes", "_names", "_size", "fields")
 
@@ -75,32 +75,32 @@ class Schema:
 
     @staticmethod
     def from_document(document: Mapping[str, Any]) -> Schema:
-        """A schema of `{"fields": [{"name", "type", "required", …}]}`."""
+        """Return the schema of `{"fields": [{"name", "type", "required", …}]}`."""
         return Schema(tuple(Field(definition) for definition in document["fields"]))
 
     def document(self) -> dict[str, Any]:
-        """The schema as JSON has it."""
+        """Return the schema in its JSON form."""
         return {"fields": [field.definition for field in self.fields]}
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the fields, in their order."""
+        """The names of the fields, in order."""
         if self._names is None:
             self._names = tuple(field.name for field in self.fields)
         return self._names
 
     @property
     def size(self) -> int:
-        """Bytes, about, as JSON."""
+        """Approximate bytes of its JSON."""
         return self.measure()[0]
 
     @property
     def sha256(self) -> str:
-        """The hash of the hashes of its fields, in their order."""
+        """The hash of the hashes of its fields, in order."""
         return sha256(self.measure()[1]).hexdigest()
 
     def measure(self) -> tuple[int, bytes]:
-        """Return the bytes and the hashes of the fields. Schemas that operations make of this one know theirs then."""
+        """Return the bytes and the hashes of the fields. Operations on a measured schema return measured schemas."""
         if self._size is None or self._hashes is None:
             fingerprints = [field.fingerprint for field in self.fields]
             self._size = sum(size for size, _ in fingerprints)
@@ -108,30 +108,30 @@ class Schema:
         return self._size, self._hashes
 
     def get(self, name: str) -> Field | None:
-        """The field of a name."""
+        """Return the field of this name, if there is one."""
         if self._by_name is None:
             self._by_name = dict(zip(self.names, self.fields, strict=True))
         return self._by_name.get(name)
 
     def adding(self, field: Field, before: str | None = None) -> Schema:
-        """With one field more, before another one or at the end."""
+        """Return a schema with one more field, before another one or at the end."""
         place = len(self.fields) if before is None else self.names.index(before)
         return self._with(place, place, field)
 
     def removing(self, name: str) -> Schema:
-        """Without a field."""
+        """Return a schema without a field."""
         place = self.names.index(name)
         return self._with(place, place + 1)
 
     def replacing(self, name: str, field: Field) -> Schema:
-        """With another field in the place of one."""
+        """Return a schema with another field in the place of one."""
         place = self.names.index(name)
         return self._with(place, place + 1, field)
 
     def _with(self, start: int, end: int, *fields: Field) -> Schema:
         schema = Schema((*self.fields[:start], *fields, *self.fields[end:]))
         schema._names = (*self.names[:start], *(field.name for field in fields), *self.names[end:])
-        # What is known of the other fields is carried over: a replay of many ops measures each field once.
+        # Carry over the caches of the other fields: a replay of many ops then measures each field once.
         if self._by_name is not None:
             schema._by_name = self._by_name.copy()
             for name in self.names[start:end]:
