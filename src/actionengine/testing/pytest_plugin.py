@@ -2,8 +2,17 @@
 
     pytest_plugins = ["actionengine.testing.pytest_plugin"]
 
-Each test gets an empty storage, in memory or, with `--actionengine-storage sqlite`, in a file of its own. Define a
-fixture of the same name to replace any of these; a fixture `storage` of yours decides what all others use.
+| fixture | value |
+|---|---|
+| `storage` | an empty storage: in memory or, with `--actionengine-storage sqlite`, in a new file |
+| `storage_kind` | `memory` or `sqlite`; parametrize it to run a test on both |
+| `tenant` | the tenant `acme` |
+| `make_engine` | a `MakeEngine` |
+| `person`, `agent` | a `MakeContext` |
+| `action_log` | a `CapturedLog` |
+| `events` | a `CapturedEvents` |
+
+Define a fixture of the same name to replace any of these: all others use your `storage`.
 """
 
 from __future__ import annotations
