@@ -24,6 +24,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from actionengine import PostgresStorage, SQLiteStorage, Tenant
 from actionengine.concurrency.run_sync import Mode
+from actionengine.storage.postgres.database import PostgresDatabase
 from actionengine.storage.postgres.driver import LibpqConnection, Row, Statement
 from actionengine.storage.sql.storage import SQLStorage
 from tests.changes.sync_harness import SyncHarness
@@ -86,7 +87,7 @@ class FusedDriver(LibpqConnection):
         return super().execute(*statements, until=until, first=first, last=last)
 
 
-class FusedPostgresStorage(PostgresStorage):
+class FusedDatabase(PostgresDatabase):
     def driver(self, pooled: PoolProxiedConnection, mode: Mode) -> LibpqConnection:
         driver = super().driver(pooled, mode)
         driver.__class__ = FusedDriver
@@ -111,7 +112,9 @@ class Merger:
     def _open(self) -> SQLStorage:
         if self.job.url.startswith("sqlite"):
             return SQLiteStorage(self.job.url, busy_timeout=60.0)
-        return FusedPostgresStorage(self.job.url, application_name=Path(self.job.journal).name)
+        storage = PostgresStorage(self.job.url, application_name=Path(self.job.journal).name)
+        storage.database.__class__ = FusedDatabase
+        return storage
 
     def _arm(self) -> None:
         self.harness.do("projects.list")

@@ -45,7 +45,7 @@ class CountingStorage(SQLiteStorage):
         self.sent: list[str] = []
 
     def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> CountingUnitOfWork:
-        return CountingUnitOfWork(self, tenant, action_id, mode, read_only)
+        return CountingUnitOfWork(self.database, tenant, action_id, mode, read_only)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -145,7 +145,7 @@ class FusedPostgresStorage(PostgresStorage):
     def unit_of_work(
         self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False
     ) -> FusedPostgresUnitOfWork:
-        unit = FusedPostgresUnitOfWork(self, tenant, action_id, mode, read_only)
+        unit = FusedPostgresUnitOfWork(self.database, tenant, action_id, mode, read_only)
         unit.fuse = self.fuse
         return unit
 
@@ -156,7 +156,7 @@ class FusedSQLiteStorage(SQLiteStorage):
     def unit_of_work(
         self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False
     ) -> FusedSQLiteUnitOfWork:
-        unit = FusedSQLiteUnitOfWork(self, tenant, action_id, mode, read_only)
+        unit = FusedSQLiteUnitOfWork(self.database, tenant, action_id, mode, read_only)
         unit.fuse = self.fuse
         return unit
 

@@ -60,7 +60,7 @@ class SlowStorage(PostgresStorage):
         wait = getattr(self.waiting, "wait", None)
         if wait is None:
             return super().unit_of_work(tenant, action_id, mode, read_only)
-        unit = SlowToCommit(self, tenant, action_id, mode, read_only)
+        unit = SlowToCommit(self.database, tenant, action_id, mode, read_only)
         unit.wait = wait
         unit.ends_with = ("COMMIT", ()) if getattr(self.waiting, "commits", True) else ("ROLLBACK", ())
         return unit

@@ -332,7 +332,7 @@ def test_a_relay_that_takes_again_leaves_nothing_behind() -> None:
 def test_a_relay_that_delivers_while_another_marks_leaves_nothing_held(postgres: PostgresBackend) -> None:
     retry(postgres, "busy", 1.0)
     behind = emit(postgres, ["busy"] * 3)
-    signature = postgres.storage._signature("relay")
+    signature = postgres.storage.database.signature("relay")
     with taking(postgres) as marking, taking(postgres) as delivering, ThreadPoolExecutor() as threads:
         assert isinstance(marking, postgres_outbox.PostgresOutbox)
         # The statements of a look that finds nothing, but for its COMMIT.
@@ -355,7 +355,7 @@ def test_who_redrives_while_a_relay_marks_leaves_nothing_held(postgres: Postgres
     storage = postgres.storage
     with taking(postgres) as marking, taking(postgres) as operator, ThreadPoolExecutor() as threads:
         assert isinstance(marking, postgres_outbox.PostgresOutbox)
-        signature = storage._signature("relay")
+        signature = storage.database.signature("relay")
         # The statements of a look that finds nothing, but for its COMMIT.
         _, *found = marking._execute(("BEGIN", ()), (postgres_outbox.TAKE, (10, 16, EVENTS, None, signature)))
         assert found == []
@@ -371,7 +371,7 @@ def test_a_relay_marks_nothing_behind_what_is_being_redriven(postgres: PostgresB
     dead = kill(postgres, "busy")
     behind = emit(postgres, ["busy"] * 3)
     with psycopg.connect(postgres.app_url) as operator:
-        signature = postgres.storage._signature("redrive")
+        signature = postgres.storage.database.signature("redrive")
         operator.execute("SELECT public.ae_redrive(NULL, %s, %s)", (EVENTS, signature))
         look(postgres)
     assert deliver(postgres) == [dead, *behind]
@@ -382,7 +382,7 @@ def test_what_a_crash_leaves_half_marked_is_delivered(postgres: PostgresBackend)
     behind = emit(postgres, ["busy"] * 3)
     with taking(postgres) as dying:
         assert isinstance(dying, postgres_outbox.PostgresOutbox)
-        signature = postgres.storage._signature("relay")
+        signature = postgres.storage.database.signature("relay")
         dying._execute(("BEGIN", ()), (postgres_outbox.TAKE, (10, 16, EVENTS, None, signature)))
         dying._drop()
     with taking(postgres) as outbox:

@@ -11,7 +11,7 @@ from unittest.mock import patch
 from actionengine.storage.postgres import statements as postgres
 from actionengine.storage.postgres.driver import LibpqConnection
 from actionengine.storage.sqlite import statements as sqlite
-from actionengine.storage.sqlite.storage import SQLiteStorage
+from actionengine.storage.sqlite.database import SQLiteDatabase
 from actionengine.storage.sqlite.unit_of_work import SQLiteUnitOfWork
 
 Captured = dict[str, tuple[str, Any]]
@@ -29,7 +29,7 @@ _VERB = re.compile(r"\b(INSERT|UPDATE|DELETE|FOR NO KEY UPDATE)\b")
 def capturing() -> Iterator[Captured]:
     """Collect what is sent to either database while the block runs."""
     found: Captured = {}
-    execute, fetch, send = SQLiteUnitOfWork.execute, SQLiteStorage._fetch, LibpqConnection.execute
+    execute, fetch, send = SQLiteUnitOfWork.execute, SQLiteDatabase._fetch, LibpqConnection.execute
 
     def note(statement: str, parameters: Any) -> None:
         if "ae_" in statement and (name := name_of(statement)) is not None:
@@ -50,7 +50,7 @@ def capturing() -> Iterator[Captured]:
 
     with (
         patch.object(SQLiteUnitOfWork, "execute", execute_noted),
-        patch.object(SQLiteStorage, "_fetch", fetch_noted),
+        patch.object(SQLiteDatabase, "_fetch", fetch_noted),
         patch.object(LibpqConnection, "execute", send_noted),
     ):
         yield found

@@ -108,7 +108,8 @@ def test_what_has_expired_or_is_no_schedule_is_not_looked_at(storage: AnyStorage
     old = {"open_until": "2020-01-01T00:00:00.000000+00:00", "status": "pending", "requested_by": "human:ann"}
     fill(storage, tenant, "ae_approvals", [(str(uuid4()), old) for _ in range(300)])
     if isinstance(storage, SQLiteStorage):
-        explained = run_sync(storage.ask("sync", f"EXPLAIN QUERY PLAN {BACKLOG}", (10, "ae_approvals/open_until:", 10)))
+        limits = (10, "ae_approvals/open_until:", 10)
+        explained = storage.database.query("sync", f"EXPLAIN QUERY PLAN {BACKLOG}", limits)
         plan = " ".join(row[-1] for row in explained)
         assert "USING COVERING INDEX ae_document_keys_open (key>? AND key<?)" in plan
         assert "ae_document_keys_schedules" in plan

@@ -18,6 +18,7 @@ from actionengine.storage.lookups import LOOKUPS, MAX_KEY_LENGTH, key_of_filter,
 from actionengine.storage.postgres.statements import DOCUMENTS, ROWS
 from actionengine.storage.records import APPROVALS, RESERVED_PREFIX
 from actionengine.storage.sql.documents import Listing
+from actionengine.storage.sqlite import statements as sqlite
 from actionengine.workflows.runs import step_handlers, store
 from tests.growth import PLANS, AnyStorage, explain, fill
 
@@ -112,14 +113,14 @@ def test_sqlite_finds_documents_by_their_key_without_statistics(tmp_path: Path, 
     with SQLiteStorage(tmp_path / "fresh.db") as storage:
         tenant = storage.create_tenant(slug="acme", name="Acme")
         unit = storage.unit_of_work(tenant, "", "sync", read_only=True)
-        statement = Listing(KEY, 5, "n", descending).statement(storage.documents.find, storage.rows)
+        statement = Listing(KEY, 5, "n", descending).statement(sqlite.DOCUMENTS.find, sqlite.ROWS)
 
         def plan(statement: str, *parameters: Any) -> str:
             rows = run_sync(unit.run(unit.query, f"EXPLAIN QUERY PLAN {statement}", parameters))
             return "\n".join(row[3] for row in rows)
 
         finding = plan(statement, str(tenant.id), "k", "n", 5, str(tenant.id), APPROVALS)
-        removing = plan(storage.documents.remove_keys, str(tenant.id), APPROVALS, "a", "[]")
+        removing = plan(sqlite.DOCUMENTS.remove_keys, str(tenant.id), APPROVALS, "a", "[]")
         run_sync(unit.rollback())
 
     beyond = "<" if descending else ">"

@@ -35,7 +35,7 @@ from actionengine import (
 from actionengine import (
     create_engine as create_action_engine,
 )
-from actionengine.storage.sql.migrations.grants import grants as upgrade_grants
+from actionengine.storage.sql.grants import grants as upgrade_grants
 from tests.storage.backends import SQLDatabase, SQLStorage
 
 

@@ -517,7 +517,7 @@ def test_a_storage_refuses_a_database_without_the_declared_protection(sql_databa
     with sql_database.owning() as connection:
         protect(connection, "expenses", app_role="app")
     with sql_database.open(protected=[table]) as storage:
-        assert storage.protection.is_complete
+        assert storage.database.protection.is_complete
 
 
 def test_an_action_does_not_read_a_table_that_lost_its_protection(sql_database: SQLDatabase) -> None:
@@ -740,13 +740,13 @@ def test_a_statement_that_only_looks_as_if_it_named_a_table_is_compared_once(
     with sql_database.open(protected=[table]) as storage:
         engine, context = engine_on(storage, "SELECT 1")
         compared: list[object] = []
-        compare = storage.protection._compare
+        compare = storage.database.protection._compare
 
         def counting(query: Any, declared: Any) -> Any:
             compared.append(declared)
             return compare(query, declared)
 
-        monkeypatch.setattr(storage.protection, "_compare", counting)
+        monkeypatch.setattr(storage.database.protection, "_compare", counting)
 
         for _ in range(3):
             assert engine.execute_action("test", "read", None, context) == Success(1)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from datetime import UTC
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 from pydantic_core import to_json
@@ -28,14 +28,20 @@ from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.errors import StorageUnavailable
 from actionengine.storage.outbox import DeadLetter, FailedDelivery, OutboxStatus, PendingEvent, RelayHeartbeat
 from actionengine.storage.pages import page_size
+from actionengine.storage.port import (
+    DeadLetter,
+    FailedDelivery,
+    OutboxStatus,
+    PendingEvent,
+    RelayHeartbeat,
+    StorageUnavailable,
+)
+from actionengine.storage.postgres.database import PostgresDatabase
 from actionengine.storage.postgres.driver import LibpqConnection, Row, Statement, milliseconds
 from actionengine.storage.postgres.rows import array, event_row, taken_event, tenant_text
 from actionengine.storage.postgres.statements import CHANNELS, SLEEP_LOCKS
 from actionengine.storage.postgres.waiting import is_lost
 from actionengine.storage.records import event_id
-
-if TYPE_CHECKING:
-    from actionengine.storage.postgres.storage import PostgresStorage
 
 T = TypeVar("T")
 
@@ -114,8 +120,9 @@ class Known:
 class PostgresOutbox:
     """A queue of the outbox, for one relay or operator."""
 
-    def __init__(self, storage: PostgresStorage, mode: Mode, queue: str) -> None:
-        self._storage = storage
+    def __init__(self, database: PostgresDatabase, known: Known, mode: Mode, queue: str) -> None:
+        self._database = database
+        self._known = known
         self._mode = mode
         self._queue = queue
         self._sleep_lock = SLEEP_LOCKS[queue]
@@ -148,7 +155,7 @@ class PostgresOutbox:
     async def wait(self, seconds: float) -> None:
         """Wait until there may be something to take."""
         try:
-            await (self._run(self._wait, seconds) if self._storage.listens else self._poll(seconds))
+            await (self._run(self._wait, seconds) if self._database.listens else self._poll(seconds))
         finally:
             self._woken = False
 
@@ -165,7 +172,7 @@ class PostgresOutbox:
 
     async def status(self) -> OutboxStatus:
         """How much there is to deliver, and who does it."""
-        parameters = (self._queue, self._storage._signature("relay"), self._storage.known.of(self._queue))
+        parameters = (self._queue, self._database.signature("relay"), self._known.of(self._queue))
         ((pending, waiting, dead, skipped, held, oldest, relays),) = await self._asked(STATUS, parameters)
         beats = _HEARTBEATS.validate_json(relays)
         return OutboxStatus(pending, waiting, dead, skipped, oldest and oldest.astimezone(UTC), beats, held)
@@ -198,7 +205,7 @@ class PostgresOutbox:
 
     async def _poll(self, seconds: float) -> None:
         """Wait without a connection that listens: writers notify nobody."""
-        ((due_in,),) = await self._ask("relay", NEXT, self._queue, self._storage.known.of(self._queue))
+        ((due_in,),) = await self._ask("relay", NEXT, self._queue, self._known.of(self._queue))
         seconds = min(seconds, self._pause_until(due_in), _IDLE_RELAY_INTERVAL)
         signal = self._polling = OneShotEvent(self._mode)
         if not self._woken:
@@ -208,24 +215,24 @@ class PostgresOutbox:
     # In the world of the storage
 
     async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await self._storage._run(self._mode, function, *arguments)
+        return await self._database.run(self._mode, function, *arguments)
 
     async def _ask(self, call: str, statement: str, *parameters: Any) -> list[Row]:
-        return await self._asked(statement, (*parameters, self._storage._signature(call)))
+        return await self._asked(statement, (*parameters, self._database.signature(call)))
 
     async def _asked(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
         asked = (statement, parameters)
         if self._held is not None and not self._is_taking:
             # A relay needs no second connection, which a small pool may not have.
             return await self._run(self._execute, asked)
-        return await self._run(self._storage._query, self._mode, *asked)
+        return await self._run(self._database.query, self._mode, *asked)
 
     def _take(self, limit: int, lease: float) -> list[PendingEvent]:
-        known = self._storage.known.of(self._queue)
+        known = self._known.of(self._queue)
         statements: list[Statement] = [
             (BEGIN, ()),
             (LEASE, (milliseconds(lease),)),
-            (TAKE, (limit, self._partitions, self._queue, known, self._storage._signature("relay"))),
+            (TAKE, (limit, self._partitions, self._queue, known, self._database.signature("relay"))),
         ]
         if self._is_taking:
             self._release()
@@ -238,7 +245,7 @@ class PostgresOutbox:
             rows = self._execute(*statements)
         self._is_taking = True
         (_, _, marks, _, _, _, self._behind, *_), *rows = rows
-        self._storage.known.record(self._queue, marks, known is None)
+        self._known.record(self._queue, marks, known is None)
         if rows:
             self._fruitless = 0
         else:
@@ -269,7 +276,7 @@ class PostgresOutbox:
             to_json(failures).decode(),
             self._behind,
             self._queue,
-            self._storage._signature("relay"),
+            self._database.signature("relay"),
         )
         self._end((SETTLE, parameters), ("COMMIT", ()))
 
@@ -296,19 +303,18 @@ class PostgresOutbox:
             raise
 
     def _driver(self) -> LibpqConnection:
-        storage = self._storage
         if self._held is None:
-            if not storage.is_checked:
-                storage._check(self._mode)
-            self._held = storage.pools.take(self._mode)
-        return storage.driver(self._held[1], self._mode)
+            if not self._database.is_checked:
+                self._database.check(self._mode)
+            self._held = self._database.pools.take(self._mode)
+        return self._database.driver(self._held[1], self._mode)
 
     def _release_quietly(self) -> None:
         if self._is_listening:
             self._drop()
         elif self._held is not None:
             held, self._held = self._held, None
-            self._storage.pools.release(*held)
+            self._database.pools.release(*held)
 
     def _drop(self) -> None:
         held, self._held = self._held, None
@@ -327,7 +333,7 @@ class PostgresOutbox:
                 self._is_listening = True
             has_lock = self._is(SLEEP, self._sleep_lock)
             ((due_in,),) = self._execute(
-                (NEXT, (self._queue, self._storage.known.of(self._queue), self._storage._signature("relay")))
+                (NEXT, (self._queue, self._known.of(self._queue), self._database.signature("relay")))
             )
             pause = min(seconds, self._pause_until(due_in))
             if not has_lock:

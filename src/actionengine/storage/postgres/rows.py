@@ -14,16 +14,6 @@ from actionengine.storage.outbox import PendingEvent
 from actionengine.storage.rows import EventRow, LogRow
 
 
-def text(encoded: bytes | None) -> str | None:
-    """JSON as the driver takes it."""
-    return encoded.decode() if encoded is not None else None
-
-
-def encoded(text: str | None) -> bytes | None:
-    """JSON as the driver gives it, in bytes."""
-    return text.encode() if text is not None else None
-
-
 def array(items: Iterable[object]) -> str:
     """An array's literal, for the driver: each item quoted ("Array Value Input", PostgreSQL's manual)."""
     quoted = (str(item).replace("\\", "\\\\").replace('"', '\\"') for item in items)

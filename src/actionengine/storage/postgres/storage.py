@@ -3,52 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
-from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
-from pydantic_core import to_json
 from sqlalchemy import Engine, MetaData, Table
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.pool import PoolProxiedConnection
 
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
 from actionengine.errors import ConfigurationError
 from actionengine.masking.redaction import redact_address
-from actionengine.storage.outbox import EVENTS
-from actionengine.storage.pages import Page, page_of
-from actionengine.storage.postgres.checks import check
-from actionengine.storage.postgres.connecting import resolve_names, socket_options
-from actionengine.storage.postgres.driver import LibpqConnection, Row, milliseconds
-from actionengine.storage.postgres.errors import to_storage_error
+from actionengine.storage.port import EVENTS, MAX_BACKLOG, StoredEvent
+from actionengine.storage.postgres.database import PostgresDatabase
 from actionengine.storage.postgres.outbox import Known, PostgresOutbox
 from actionengine.storage.postgres.rows import array, event_row
 from actionengine.storage.postgres.statements import (
     BEGIN,
     COUNT_EVENTS,
     COUNT_EVENTS_OF_TYPES,
-    DOCUMENTS,
-    FIND_DOCUMENTS,
-    LIST_DOCUMENTS,
     READ_EVENTS,
     READ_EVENTS_OF_TYPES,
-    ROWS,
-    opening_statements,
 )
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
-from actionengine.storage.postgres.waiting import is_lost
-from actionengine.storage.rows import MAX_BACKLOG, Record, StoredEvent
 from actionengine.storage.sql.declared_protection import DeclaredProtection
-from actionengine.storage.sql.documents import Listing, SQLRecords
-from actionengine.storage.sql.pools import DRIVER, Pools
 from actionengine.storage.sql.signing import Signer
 from actionengine.storage.sql.storage import SQLStorage
-from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.sql.verification_postgresql import compare_postgresql
 
 
@@ -89,8 +71,7 @@ class PostgresStorage(SQLStorage):
             timeout that is no bound: 0, infinity or None.
     """
 
-    documents = DOCUMENTS
-    rows = ROWS
+    database: PostgresDatabase
 
     def __init__(
         self,
@@ -120,204 +101,109 @@ class PostgresStorage(SQLStorage):
             raise ConfigurationError("PostgresStorage needs a url, an engine or an async_engine")
         _check_bounds(connect_timeout=connect_timeout, answer_timeout=answer_timeout, pool_timeout=pool_timeout)
         given = engine or async_engine
-        checked_url = given.url if url is None and given is not None else _validate_url(url)
-        self.known = Known()
-        self._prepares = prepared_statements
-        self._answer_timeout = answer_timeout
-        pools = Pools(
-            checked_url,
-            "postgresql+psycopg_async",
-            {
-                "pool_size": pool_size,
-                "max_overflow": max_overflow,
-                "pool_timeout": pool_timeout,
-                "pool_reset_on_return": None,
-                # The connection used last has its statements prepared, and its caches warm.
-                "pool_use_lifo": True,
-                # Each transaction begins with a statement of its own.
-                "isolation_level": "AUTOCOMMIT",
-                "connect_args": {
-                    "connect_timeout": connect_timeout,
-                    "application_name": application_name,
-                    "client_encoding": "utf8",
-                    # A driver that prepares by itself also drops, at any ROLLBACK, all that is prepared: ours too.
-                    "prepare_threshold": None,
-                    **socket_options(checked_url, answer_timeout),
-                },
-            },
-            engine,
-            async_engine,
-            new_driver=self._new_driver,
-            before_connecting=resolve_names,
+        limits = {"statement_timeout": statement_timeout, "lock_timeout": lock_timeout}
+        database = PostgresDatabase(
+            given.url if url is None and given is not None else _validate_url(url),
+            connect_timeout=connect_timeout,
+            answer_timeout=answer_timeout,
+            application_name=application_name,
+            isolation_level=isolation_level,
+            limits={name: seconds for name, seconds in limits.items() if seconds is not None},
+            signer=Signer(signing_key) if signing_key is not None else None,
+            prepared_statements=prepared_statements,
+            listens=listens,
+            allow_strong_role=allow_strong_role,
+            pool_options={"pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": pool_timeout},
+            engine=engine,
+            async_engine=async_engine,
+            session_options=session_options,
+            protection=DeclaredProtection(protected, partial(compare_postgresql, is_strong=allow_strong_role)),
         )
-        compare = partial(compare_postgresql, is_strong=allow_strong_role)
-        super().__init__(pools, session_options, DeclaredProtection(protected, compare))
-        self.begin = BEGIN[isolation_level]
-        # What a read-only action reads is of one moment, however many statements it takes.
-        self.begin_reading = BEGIN[max(isolation_level, "REPEATABLE READ", key=list(BEGIN).index)]
-        self.listens = listens
-        self.signer = Signer(signing_key) if signing_key is not None else None
-        named_limits = {"statement_timeout": statement_timeout, "lock_timeout": lock_timeout}
-        given_limits = {name: limit for name, limit in named_limits.items() if limit is not None}
-        self.limits = [milliseconds(limit) for limit in given_limits.values()]
-        self.opening = {
-            read_only: opening_statements(list(given_limits), read_only, self.signer is not None)
-            for read_only in (False, True)
-        }
-        self._allow_strong_role = allow_strong_role
+        super().__init__(database)
+        self.known = Known()
 
     def unit_of_work(self, tenant: Tenant, action_id: str, mode: Mode, read_only: bool = False) -> PostgresUnitOfWork:
-        """A unit of work of one tenant. Takes a connection when it is first used."""
-        return PostgresUnitOfWork(self, tenant, action_id, mode, read_only)
+        """Return a unit of work of one tenant. It takes a connection when it is first used."""
+        return PostgresUnitOfWork(self.database, tenant, action_id, mode, read_only)
 
     def outbox(self, mode: Mode, queue: str = EVENTS) -> PostgresOutbox:
-        """A queue of the outbox, for one relay or operator."""
-        return PostgresOutbox(self, mode, queue)
+        """Return a queue of the outbox, for one relay or operator."""
+        return PostgresOutbox(self.database, self.known, mode, queue)
 
-    def bind_id(self, id: UUID) -> Any:
-        """A tenant's id as the driver takes it."""
-        return id
-
-    def bind_time(self, time: datetime) -> Any:
-        """A time as the driver takes it."""
-        return time
-
-    def load_time(self, time: Any) -> datetime:
-        """A time as the driver gave it, in UTC."""
-        moment: datetime = time
-        return moment.astimezone(UTC)
-
-    def list_documents(self, unit_of_work: SQLUnitOfWork, collection: str, listing: Listing) -> Page[Record]:
-        """Documents by id."""
-        scope = (unit_of_work.tenant.id, collection, *listing.start)
-        wanted = (to_json(listing.wanted).decode(),) * 2 if listing.wanted else ()
-        statement = listing.statement(FIND_DOCUMENTS if wanted else LIST_DOCUMENTS, self.rows)
-        rows = unit_of_work.query(statement, (*scope, *wanted, listing.limit))
-        records = SQLRecords(unit_of_work, collection)
-        return page_of(((records.record(*row), size) for *row, size in rows), listing.limit, attrgetter("id"))
-
-    def _to_storage_error(self, error: Exception) -> Exception | None:
-        return to_storage_error(error)
-
-    # Outside a unit of work
-
-    def _query(self, mode: Mode, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        if not self.is_checked:
-            self._check(mode)
-        return self._query_unchecked(mode, statement, parameters)
-
-    def _query_unchecked(self, mode: Mode, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        for attempt in (1, 2):
-            engine, pooled = self.pools.take(mode)
-            try:
-                rows = self.driver(pooled, mode).execute((statement, parameters))
-            except BaseException as error:
-                pooled.invalidate()
-                pooled.close()
-                if attempt == 2 or not is_lost(error):
-                    raise
-            else:
-                self.pools.release(engine, pooled)
-                return rows
-        raise AssertionError
-
-    def driver(self, pooled: PoolProxiedConnection, mode: Mode) -> LibpqConnection:
-        """What speaks below a pooled connection; it lives as long as that does."""
-        driver: LibpqConnection | None = pooled.info.get(DRIVER)
-        if driver is None:
-            driver = pooled.info[DRIVER] = self._new_driver(pooled.driver_connection, mode)
-        return driver
-
-    def _new_driver(self, connection: Any, mode: Mode) -> LibpqConnection:
-        return LibpqConnection(connection, mode, self._prepares, self._answer_timeout, self.pools.doubt)
-
-    def _signature(self, call: str) -> str | None:
-        return self.signer.operator(call) if self.signer is not None else None
-
-    def _find_tenant(self, slug: str, mode: Mode) -> Tenant | None:
+    def _find_tenant(self, mode: Mode, slug: str) -> Tenant | None:
         if "\0" in slug:
             return None
-        signature = self._signature("find_tenant")
-        ((found,),) = self._query(mode, "SELECT public.ae_find_tenant(%s, %s)", (slug, signature))
-        return Tenant(found, slug) if found is not None else None
+        parameters = (slug, self.database.signature("find_tenant"))
+        ((id,),) = self.database.query(mode, "SELECT public.ae_find_tenant(%s, %s)", parameters)
+        return Tenant(id, slug) if id is not None else None
 
-    def _find_tenant_by_id(self, id: UUID, mode: Mode) -> Tenant | None:
-        parameters = (id, self._signature("find_tenant_by_id"))
-        ((slug,),) = self._query(mode, "SELECT public.ae_find_tenant_by_id(%s, %s)", parameters)
+    def _find_tenant_by_id(self, mode: Mode, id: UUID) -> Tenant | None:
+        parameters = (id, self.database.signature("find_tenant_by_id"))
+        ((slug,),) = self.database.query(mode, "SELECT public.ae_find_tenant_by_id(%s, %s)", parameters)
         return Tenant(id, slug) if slug is not None else None
 
-    def _create_tenant(self, tenant: Tenant, name: str, mode: Mode) -> bool:
-        parameters = (tenant.id, tenant.slug, name, self._signature("create_tenant"))
-        ((made,),) = self._query(mode, "SELECT public.ae_create_tenant(%s, %s, %s, %s)", parameters)
+    def _create_tenant(self, mode: Mode, tenant: Tenant, name: str) -> bool:
+        parameters = (tenant.id, tenant.slug, name, self.database.signature("create_tenant"))
+        ((made,),) = self.database.query(mode, "SELECT public.ae_create_tenant(%s, %s, %s, %s)", parameters)
         return bool(made)
 
-    def _delete_tenant(self, slug: str, mode: Mode) -> bool:
-        parameters = (slug, self._signature(f"delete_tenant|{slug}"))
-        ((deleted,),) = self._query(mode, "SELECT public.ae_delete_tenant(%s, %s)", parameters)
+    def _delete_tenant(self, mode: Mode, slug: str) -> bool:
+        parameters = (slug, self.database.signature(f"delete_tenant|{slug}"))
+        ((deleted,),) = self.database.query(mode, "SELECT public.ae_delete_tenant(%s, %s)", parameters)
         return bool(deleted)
 
     def _list_tenants(self, mode: Mode, after: str | None, limit: int | None) -> Sequence[Tenant]:
-        if after is not None and "\0" in after:
+        if after is not None:
             after = after.partition("\0")[0]
-        parameters = (self._signature("list_tenants"), after, limit)
-        rows = self._query(mode, "SELECT tenant_id, slug FROM public.ae_list_tenants(%s, %s, %s)", parameters)
+        parameters = (self.database.signature("list_tenants"), after, limit)
+        rows = self.database.query(mode, "SELECT tenant_id, slug FROM public.ae_list_tenants(%s, %s, %s)", parameters)
         return [Tenant(id, slug) for id, slug in rows]
 
+    def _read_events(
+        self, mode: Mode, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None
+    ) -> Sequence[StoredEvent]:
+        span = (tenant.id, after, self._horizon(mode))
+        if types is None:
+            rows = self._read(mode, tenant, READ_EVENTS, (*span, limit))
+        else:
+            asked = (array(types), *span, limit, limit, tenant.id, limit)
+            rows = self._read(mode, tenant, READ_EVENTS_OF_TYPES, asked)
+        return [StoredEvent(position, event_row(event)) for position, *event, _ in rows]
+
     def _backlog(self, mode: Mode) -> tuple[int, str | None, int]:
-        parameters = (MAX_BACKLOG, self._signature("relay"))
-        ((approvals, oldest, schedules),) = self._query(
+        parameters = (MAX_BACKLOG, self.database.signature("relay"))
+        ((approvals, oldest, schedules),) = self.database.query(
             mode, "SELECT approvals, oldest, schedules FROM public.ae_backlog(%s, %s)", parameters
         )
         return approvals, oldest, schedules
 
-    def _purge_expired_keys(self, limit: int, mode: Mode) -> int:
+    def _count_events(self, mode: Mode, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None) -> int:
+        span = (tenant.id, after, self._horizon(mode), limit)
+        if types is None:
+            ((number,),) = self._read(mode, tenant, COUNT_EVENTS, span)
+        else:
+            ((number,),) = self._read(mode, tenant, COUNT_EVENTS_OF_TYPES, (array(types), *span, limit))
+        return int(number)
+
+    def _purge_expired_keys(self, mode: Mode, limit: int) -> int:
         since = self.known.of(_PURGED_KEYS)
-        parameters = (limit, self._signature("purge_keys"), since)
-        ((purged, until),) = self._query(mode, PURGE_KEYS, parameters)
+        parameters = (limit, self.database.signature("purge_keys"), since)
+        ((purged, until),) = self.database.query(mode, PURGE_KEYS, parameters)
         self.known.record(_PURGED_KEYS, until, since is None)
         return int(purged)
 
-    def _read_events(
-        self, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None, mode: Mode
-    ) -> Sequence[StoredEvent]:
-        # The horizon first, in a transaction of its own: what was final then is visible to the next one.
-        ((horizon,),) = self._query(mode, "SELECT public.ae_event_horizon()")
+    def _horizon(self, mode: Mode) -> int:
+        """Return the position up to which events are final, read in a transaction of its own: the events up to there
+        are visible to the next transaction."""
+        ((horizon,),) = self.database.query(mode, "SELECT public.ae_event_horizon()")
+        return int(horizon)
+
+    def _read(self, mode: Mode, tenant: Tenant, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
         unit_of_work = self.unit_of_work(tenant, "", mode, read_only=True)
         try:
-            span = (tenant.id, after, horizon)
-            if types is None:
-                rows = unit_of_work.query(READ_EVENTS, (*span, limit))
-            else:
-                asked = (array(types), *span, limit, limit, tenant.id, limit)
-                rows = unit_of_work.query(READ_EVENTS_OF_TYPES, asked)
+            return unit_of_work.query(statement, parameters)
         finally:
             unit_of_work._rollback()
-        return [StoredEvent(position, event_row(event)) for position, *event, _ in rows]
-
-    def _count_events(self, tenant: Tenant, after: int, limit: int, types: Sequence[str] | None, mode: Mode) -> int:
-        ((horizon,),) = self._query(mode, "SELECT public.ae_event_horizon()")
-        unit_of_work = self.unit_of_work(tenant, "", mode, read_only=True)
-        try:
-            span = (tenant.id, after, horizon)
-            if types is None:
-                ((number,),) = unit_of_work.query(COUNT_EVENTS, (*span, limit))
-            else:
-                ((number,),) = unit_of_work.query(COUNT_EVENTS_OF_TYPES, (array(types), *span, limit, limit))
-        finally:
-            unit_of_work._rollback()
-        return int(number)
-
-    def _check(self, mode: Mode) -> None:
-        check(
-            lambda statement, *parameters: self._query_unchecked(mode, statement, parameters),
-            self.pools.name,
-            self._signature("check"),
-            self._allow_strong_role,
-        )
-        self.protection.check(
-            lambda statement, parameters: self._query_unchecked(mode, statement, parameters), self.pools.name
-        )
-        self.is_checked = True
 
 
 PURGE_KEYS = "SELECT purged, until::pg_catalog.text FROM public.ae_purge_keys(%s, %s, %s)"

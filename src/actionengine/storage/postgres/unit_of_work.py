@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from secrets import token_hex
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -16,10 +16,21 @@ from sqlalchemy.engine import Connection
 
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
-from actionengine.storage.errors import StorageError, StorageUnavailable
+from actionengine.storage.port import (
+    CLAIMED,
+    Claim,
+    ClaimAnswer,
+    EventRow,
+    LogRow,
+    Route,
+    StorageError,
+    StorageUnavailable,
+)
+from actionengine.storage.postgres.database import PostgresDatabase
+from actionengine.storage.postgres.documents import PostgresRecords
 from actionengine.storage.postgres.driver import LibpqConnection, Row, Statement, milliseconds
 from actionengine.storage.postgres.errors import aborted_transaction_error, key_too_long
-from actionengine.storage.postgres.rows import array, encoded, event_values, log_row, log_values, text
+from actionengine.storage.postgres.rows import array, event_values, log_row, log_values
 from actionengine.storage.postgres.statements import (
     CHECK_TRANSACTION,
     CLAIM,
@@ -32,18 +43,18 @@ from actionengine.storage.postgres.statements import (
     LEFT_BEHIND,
     MAX_ROWS,
     READ_LOG,
+    ROWS,
     SETTLE,
     record_statement,
 )
 from actionengine.storage.postgres.waiting import is_lost
 from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer, EventRow, LogRow, Route
 from actionengine.storage.sql.action_log import Examined, Walk
-from actionengine.storage.sql.unit_of_work import Savepoint, SQLUnitOfWork
+from actionengine.storage.sql.rows import SQLRows, json_bytes, json_text
+from actionengine.storage.sql.savepoints import Savepoint
+from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+from actionengine.storage.tables import Table
 from actionengine.storage.tenants import tenant_deleted
-
-if TYPE_CHECKING:
-    from actionengine.storage.postgres.storage import PostgresStorage
-
 
 _ROLLBACK_TIMEOUT = 1.0
 """Seconds that a rollback may take after the deadline of its execution."""
@@ -54,15 +65,23 @@ _DOCUMENTS = "ae_documents"
 class PostgresUnitOfWork(SQLUnitOfWork):
     """One transaction of one tenant."""
 
-    storage: PostgresStorage
+    database: PostgresDatabase
     _driver: LibpqConnection
 
-    def __init__(self, storage: PostgresStorage, tenant: Tenant, action_id: str, mode: Mode, read_only: bool) -> None:
-        super().__init__(storage, tenant, action_id, mode, read_only)
+    def __init__(self, database: PostgresDatabase, tenant: Tenant, action_id: str, mode: Mode, read_only: bool) -> None:
+        super().__init__(database, tenant, action_id, mode, read_only)
         self._later: list[Statement] = []
         self._began = 0
         self._ahead = 0.0
         self._latches: list[str] = []
+
+    def records(self, collection: str) -> PostgresRecords:
+        """Return the collection as this transaction sees it."""
+        return PostgresRecords(self, collection)
+
+    def rows(self, table: Table) -> SQLRows:
+        """Return the rows of one of the library's own tables, as this transaction sees them."""
+        return SQLRows(self, table, ROWS)
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
         """Run a statement at the level of the driver."""
@@ -80,7 +99,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         except psycopg.errors.UniqueViolation as error:
             if later and (error.diag.table_name or "").startswith(_DOCUMENTS):
                 # A generated id that is taken: a handler that catches this must not commit what was answered before.
-                self._failed = self.storage.translate_error(error)
+                self._failed = self.database.translate_error(error)
             raise
 
     def queue_write(self, statement: str, parameters: Sequence[Any]) -> None:
@@ -100,12 +119,12 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         return connection
 
     def _take_connection(self, claim: Claim | None, wait: float) -> ClaimAnswer | None:
-        storage = self.storage
-        if not storage.is_checked:
-            storage._check(self._mode)
+        database = self.database
+        if not database.is_checked:
+            database.check(self._mode)
         for attempt in (1, 2):
-            self._engine, self._pooled = storage.pools.take(self._mode, self._is_lookup)
-            self._driver = storage.driver(self._pooled, self._mode)
+            self._engine, self._pooled = database.pools.take(self._mode, self._is_lookup)
+            self._driver = database.driver(self._pooled, self._mode)
             try:
                 return self._begin(claim, wait)
             except BaseException as error:
@@ -118,15 +137,15 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         raise AssertionError
 
     def _begin(self, claim: Claim | None, wait: float) -> ClaimAnswer | None:
-        storage, tenant_id = self.storage, str(self.tenant.id)
+        database, tenant_id = self.database, str(self.tenant.id)
         parameters: list[Any] = [tenant_id, self._action_id]
-        if storage.signer is not None:
+        if database.signer is not None:
             mode = "r" if self._read_only else "w"
-            signature = storage.signer.context(mode, tenant_id, self._action_id)
+            signature = database.signer.context(mode, tenant_id, self._action_id)
             parameters += (tenant_id, self._action_id, mode, signature)
-        parameters.extend(storage.limits)
-        opening = storage.opening[self._read_only]
-        begin = storage.begin_reading if self._read_only and not self._is_lookup else storage.begin
+        parameters.extend(database.limits)
+        opening = database.opening[self._read_only]
+        begin = database.begin_reading if self._read_only and not self._is_lookup else database.begin
         if claim is None:
             parameters.append(tenant_id)
             ((self._began, is_deleted),) = self._driver.execute(
@@ -171,7 +190,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             raise key_too_long() from None
         if status == "claimed":
             return CLAIMED
-        return ClaimAnswer(status, encoded(result), approval_id, encoded(asked))
+        return ClaimAnswer(status, json_bytes(result), approval_id, json_bytes(asked))
 
     def _find_log(self, walk: Walk, limit: int) -> list[Examined]:
         span = (walk.above, walk.lowest, limit)
@@ -196,7 +215,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         events = list(map(event_values, written))
         routes = self._routes(written) if written else []
         latest = {
-            claim[:2]: (self.tenant.id, *claim[:3], text(result), approval_id, expires_at, text(asked))
+            claim[:2]: (self.tenant.id, *claim[:3], json_text(result), approval_id, expires_at, json_text(asked))
             for recording in self._recordings
             for claim, result, approval_id, expires_at, asked in recording.results
         }

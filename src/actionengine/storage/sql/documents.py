@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic_core import to_json
 from uuid_utils import uuid7
@@ -21,11 +22,8 @@ from actionengine.storage.records import (
     not_found,
     version_conflict,
 )
-from actionengine.storage.rows import Record
-
-if TYPE_CHECKING:
-    from actionengine.storage.sql.rows import RowsDialect
-    from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+from actionengine.storage.sql.rows import RowsDialect
+from actionengine.storage.sql.transaction import Transaction
 
 
 class DocumentStatements(NamedTuple):
@@ -73,41 +71,43 @@ class Listing(NamedTuple):
         return (self.after,) if self.after else ()
 
 
-class SQLRecords:
+class SQLRecords(ABC):
     """A collection as one transaction sees it."""
 
-    __slots__ = ("_collection", "_scope", "_statements", "_storage", "_unit_of_work")
+    __slots__ = ("_collection", "_database", "_scope", "_transaction")
 
-    def __init__(self, unit_of_work: SQLUnitOfWork, collection: str) -> None:
-        self._unit_of_work = unit_of_work
-        self._storage = unit_of_work.storage
-        self._statements = unit_of_work.storage.documents
+    statements: ClassVar[DocumentStatements]
+    dialect: ClassVar[RowsDialect]
+
+    def __init__(self, transaction: Transaction, collection: str) -> None:
+        self._transaction = transaction
+        self._database = transaction.database
         self._collection = collection
-        self._scope = (unit_of_work.storage.bind_id(unit_of_work.tenant.id), collection)
+        self._scope = (transaction.database.bind_id(transaction.tenant.id), collection)
 
     async def insert(self, data: Mapping[str, Any], id: str | None = None) -> Record:
         """Add a document."""
         if id is not None:
             check_id(self._collection, id)
         encoded = encode_document(self._collection, data)
-        return await self._unit_of_work.run(self._insert, id, encoded)
+        return await self._transaction.run(self._insert, id, encoded)
 
     async def get(self, id: str) -> Record | None:
         """The document, or None."""
-        return await self._unit_of_work.run(self._get, id)
+        return await self._transaction.run(self._get, id)
 
     async def lock(self, id: str, expected_version: int) -> Record:
         """Return the document, which nobody else changes until this transaction ends."""
-        return await self._unit_of_work.run(self._lock, id, expected_version)
+        return await self._transaction.run(self._lock, id, expected_version)
 
     async def update(self, id: str, data: Mapping[str, Any], expected_version: int) -> Record:
         """Replace a document."""
         encoded = encode_document(self._collection, data)
-        return await self._unit_of_work.run(self._update, id, encoded, expected_version)
+        return await self._transaction.run(self._update, id, encoded, expected_version)
 
     async def delete(self, id: str, expected_version: int) -> None:
         """Remove a document."""
-        await self._unit_of_work.run(self._delete, id, expected_version)
+        await self._transaction.run(self._delete, id, expected_version)
 
     async def list(
         self,
@@ -118,47 +118,47 @@ class SQLRecords:
     ) -> Page[Record]:
         """Documents by id."""
         listing = Listing(normal_filter(self._collection, filter), page_size(limit), page_start(after), descending)
-        return await self._unit_of_work.run(self._list, listing)
+        return await self._transaction.run(self._list, listing)
 
     def _insert(self, id: str | None, encoded: bytes) -> Record:
-        self._unit_of_work.track_write(self._collection)
-        now = self._unit_of_work.time()
-        at = self._storage.bind_time(now)
+        self._transaction.track_write(self._collection)
+        now = self._transaction.time()
+        at = self._database.bind_time(now)
         values = (encoded.decode(), at, at)
         if id is None:
             # A new id is nobody else's: there is no answer to wait for. Where it is, the statement fails.
             id = str(uuid7())
-            self._unit_of_work.queue_write(self._statements.add, (*self._scope, id, *values))
-        elif not self._query(self._statements.insert, id, *values):
+            self._transaction.queue_write(self.statements.add, (*self._scope, id, *values))
+        elif not self._query(self.statements.insert, id, *values):
             raise id_conflict(self._collection, id)
         record = Record(id, 1, decode_document(encoded), now, now)
         self._write_keys(id, record.data, is_new=True)
         return record
 
     def _get(self, id: str) -> Record | None:
-        for version, data, created_at, updated_at in self._query(self._statements.get, id):
-            return self.record(id, version, data, created_at, updated_at)
+        for version, data, created_at, updated_at in self._query(self.statements.get, id):
+            return self._record(id, version, data, created_at, updated_at)
         return None
 
     def _lock(self, id: str, expected_version: int) -> Record:
-        for version, data, created_at, updated_at in self._query(self._statements.lock, id, expected_version):
-            return self.record(id, version, data, created_at, updated_at)
+        for version, data, created_at, updated_at in self._query(self.statements.lock, id, expected_version):
+            return self._record(id, version, data, created_at, updated_at)
         raise self._why_not(id, expected_version)
 
     def _update(self, id: str, encoded: bytes, expected_version: int) -> Record:
-        self._unit_of_work.track_write(self._collection)
-        now = self._unit_of_work.time()
-        values = (encoded.decode(), self._storage.bind_time(now), *self._scope, id, expected_version)
-        for (created_at,) in self._unit_of_work.query(self._statements.update, values):
-            created = self._storage.load_time(created_at)
+        self._transaction.track_write(self._collection)
+        now = self._transaction.time()
+        values = (encoded.decode(), self._database.bind_time(now), *self._scope, id, expected_version)
+        for (created_at,) in self._transaction.query(self.statements.update, values):
+            created = self._database.load_time(created_at)
             record = Record(id, expected_version + 1, decode_document(encoded), created, now)
             self._write_keys(id, record.data)
             return record
         raise self._why_not(id, expected_version)
 
     def _delete(self, id: str, expected_version: int) -> None:
-        self._unit_of_work.track_write(self._collection)
-        if not self._query(self._statements.delete, id, expected_version):
+        self._transaction.track_write(self._collection)
+        if not self._query(self.statements.delete, id, expected_version):
             raise self._why_not(id, expected_version)
         self._write_keys(id, {})
 
@@ -169,26 +169,26 @@ class SQLRecords:
         keys = keys_of(self._collection, data)
         values = (*self._scope, id, to_json(keys).decode())
         if not is_new:
-            self._unit_of_work.queue_write(self._statements.remove_keys, values)
+            self._transaction.queue_write(self.statements.remove_keys, values)
         if keys:
-            self._unit_of_work.queue_write(self._statements.add_keys, values)
+            self._transaction.queue_write(self.statements.add_keys, values)
 
     def _list(self, listing: Listing) -> Page[Record]:
         key = key_of_filter(self._collection, listing.wanted)
         if key is None:
-            return self._storage.list_documents(self._unit_of_work, self._collection, listing)
+            return page_of(self._scan(listing), listing.limit, attrgetter("id"))
         return page_of(self._find(key, listing), listing.limit, attrgetter("id"))
 
     def _find(self, key: str, listing: Listing) -> Iterator[tuple[Record, int]]:
         tenant_id, _ = self._scope
         while True:
-            statement = listing.statement(self._statements.find, self._storage.rows)
+            statement = listing.statement(self.statements.find, self.dialect)
             values = (tenant_id, key, *listing.start, listing.limit, *self._scope)
-            rows = self._unit_of_work.query(statement, values)
+            rows = self._transaction.query(statement, values)
             for id, version, data, created_at, updated_at, size in rows:
                 # SQL of a handler's can have changed one without the other.
                 if version is not None:
-                    record = self.record(id, version, data, created_at, updated_at)
+                    record = self._record(id, version, data, created_at, updated_at)
                     if matches(record.data, listing.wanted):
                         yield record, size
             if len(rows) < listing.limit and sum(row[-1] for row in rows) < MAX_PAGE_BYTES:
@@ -196,14 +196,18 @@ class SQLRecords:
             listing = listing._replace(after=rows[-1][0])
 
     def _why_not(self, id: str, expected_version: int) -> Exception:
-        for (version,) in self._query(self._statements.version, id):
+        for (version,) in self._query(self.statements.version, id):
             return version_conflict(self._collection, id, expected_version, version)
         return not_found(self._collection, id)
 
     def _query(self, statement: str, *parameters: Any) -> Sequence[tuple[Any, ...]]:
-        return self._unit_of_work.query(statement, (*self._scope, *parameters))
+        return self._transaction.query(statement, (*self._scope, *parameters))
 
-    def record(self, id: str, version: int, data: str, created_at: Any, updated_at: Any) -> Record:
+    @abstractmethod
+    def _scan(self, listing: Listing) -> Iterator[tuple[Record, int]]:
+        """Yield the documents of a page that no index answers, with their bytes."""
+
+    def _record(self, id: str, version: int, data: str, created_at: Any, updated_at: Any) -> Record:
         """A row as a `Record`."""
-        time = self._storage.load_time
+        time = self._database.load_time
         return Record(id, version, decode_document(data.encode()), time(created_at), time(updated_at))

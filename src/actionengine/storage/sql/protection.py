@@ -15,7 +15,7 @@ from sqlalchemy import Connection, FromClause, Table, event
 from sqlalchemy.sql.elements import quoted_name
 
 from actionengine.errors import ConfigurationError
-from actionengine.storage.sql.migrations.grants import quoted
+from actionengine.storage.sql.grants import quoted
 
 POLICIES = ("ae_read", "ae_insert", "ae_update", "ae_delete")
 

@@ -6,16 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic_core import from_json, to_json
 
 from actionengine.storage.records import encode_document, rows_gone
 from actionengine.storage.sql.pages import PageQuery
+from actionengine.storage.sql.transaction import Transaction
 from actionengine.storage.tables import Kind, Row, Table
-
-if TYPE_CHECKING:
-    from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 
 Column = tuple[str, Kind]
 Condition = tuple[str, Kind, str]
@@ -54,12 +52,13 @@ KEY_GONE = "an idempotency key that this execution has claimed is gone: its resu
 class SQLRows:
     """The rows of one table as one transaction sees them."""
 
-    __slots__ = ("_storage", "_table", "_tenant_id", "_unit_of_work")
+    __slots__ = ("_dialect", "_load_time", "_table", "_tenant_id", "_transaction")
 
-    def __init__(self, unit_of_work: SQLUnitOfWork, table: Table) -> None:
-        self._unit_of_work = unit_of_work
-        self._storage = unit_of_work.storage
-        self._tenant_id = unit_of_work.storage.bind_id(unit_of_work.tenant.id)
+    def __init__(self, transaction: Transaction, table: Table, dialect: RowsDialect) -> None:
+        self._transaction = transaction
+        self._dialect = dialect
+        self._load_time = transaction.database.load_time
+        self._tenant_id = transaction.database.bind_id(transaction.tenant.id)
         self._table = table
 
     async def find(
@@ -75,7 +74,7 @@ class SQLRows:
     ) -> list[Row]:
         """Rows that are as `where` and `above` say, in order."""
         if lock:
-            self._unit_of_work.track_write(self._table.name)
+            self._transaction.track_write(self._table.name)
         if _matches_nothing(where):
             return []
         conditions, values = self._conditions(where, above)
@@ -84,45 +83,45 @@ class SQLRows:
         limited = limit is not None
         if limit is not None and limit > 1 and not lock and any(kind == "json" for _, kind in read):
             # It has one column more.
-            statement = page_statement(self._storage.rows, self._table.name, read, conditions, order, descending)
+            statement = page_statement(self._dialect, self._table.name, read, conditions, order, descending)
         else:
             statement = find_statement(
-                self._storage.rows, self._table.name, read, conditions, order, limited, lock, descending
+                self._dialect, self._table.name, read, conditions, order, limited, lock, descending
             )
         if limited:
             values.append(limit)
-        found = await self._unit_of_work.run(self._unit_of_work.query, statement, values)
+        found = await self._transaction.run(self._transaction.query, statement, values)
         return [{name: self._out(kind, value) for (name, kind), value in zip(read, row, strict=False)} for row in found]
 
     async def insert(self, rows: Sequence[Row]) -> None:
         """Add rows."""
-        self._unit_of_work.track_write(self._table.name)
+        self._transaction.track_write(self._table.name)
         if rows:
             columns = self._columns(self._table.columns)
-            statement = insert_statement(self._storage.rows, self._table.name, columns)
+            statement = insert_statement(self._dialect, self._table.name, columns)
             parameters = (self._encoded(rows, columns), self._tenant_id)
-            await self._unit_of_work.run(self._unit_of_work.query, statement, parameters)
+            await self._transaction.run(self._transaction.query, statement, parameters)
 
     async def update(self, rows: Sequence[Row]) -> None:
         """Change rows, found by their key."""
-        self._unit_of_work.track_write(self._table.name)
+        self._transaction.track_write(self._table.name)
         if rows:
             columns = self._columns(rows[0])
             most = 1 << (len(rows) - 1).bit_length()
-            statement = update_statement(self._storage.rows, self._table.name, columns, self._table.key, most)
+            statement = update_statement(self._dialect, self._table.name, columns, self._table.key, most)
             parameters = (self._encoded(rows, columns), self._tenant_id)
-            changed = await self._unit_of_work.run(self._unit_of_work.query, statement, parameters)
+            changed = await self._transaction.run(self._transaction.query, statement, parameters)
             if len(changed) != len({tuple(row[name] for name in self._table.key) for row in rows}):
                 raise rows_gone(self._table.name)
 
     async def delete(self, where: Mapping[str, Any]) -> int:
         """Remove rows; how many there were."""
-        self._unit_of_work.track_write(self._table.name)
+        self._transaction.track_write(self._table.name)
         if _matches_nothing(where):
             return 0
         conditions, values = self._conditions(where, None)
-        statement = delete_statement(self._storage.rows, self._table.name, conditions)
-        return len(await self._unit_of_work.run(self._unit_of_work.query, statement, values))
+        statement = delete_statement(self._dialect, self._table.name, conditions)
+        return len(await self._transaction.run(self._transaction.query, statement, values))
 
     def _columns(self, names: Sequence[str] | Mapping[str, Any]) -> tuple[Column, ...]:
         return tuple((name, self._table.columns[name]) for name in names)
@@ -160,8 +159,18 @@ class SQLRows:
         if kind == "json":
             return from_json(value)
         if kind == "time":
-            return self._storage.load_time(value)
+            return self._load_time(value)
         return bool(value) if kind == "boolean" else value
+
+
+def json_text(encoded: bytes | None) -> str | None:
+    """Return JSON as the drivers take it."""
+    return encoded.decode() if encoded is not None else None
+
+
+def json_bytes(text: str | None) -> bytes | None:
+    """Return JSON, read as text, in bytes."""
+    return text.encode() if text is not None else None
 
 
 def _matches_nothing(where: Mapping[str, Any] | None) -> bool:

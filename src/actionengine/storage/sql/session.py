@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable
 from functools import partial, wraps
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import Any, NoReturn, cast
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import Connection, NestedTransaction
@@ -20,10 +20,8 @@ from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
-from actionengine.storage.errors import StorageError
-
-if TYPE_CHECKING:
-    from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+from actionengine.storage.port import StorageError
+from actionengine.storage.sql.transaction import Transaction
 
 _NO_COMMIT = "the pipeline commits, after the handler: use session.flush() for rows that you need now"
 _NO_ROLLBACK = (
@@ -37,7 +35,7 @@ class HeldConnection:
 
     __slots__ = ("_pooled", "_unit_of_work")
 
-    def __init__(self, pooled: PoolProxiedConnection, unit_of_work: SQLUnitOfWork) -> None:
+    def __init__(self, pooled: PoolProxiedConnection, unit_of_work: Transaction) -> None:
         self._pooled = pooled
         self._unit_of_work = unit_of_work
 
@@ -69,7 +67,7 @@ class HeldConnection:
 class UnitOfWorkConnection(Connection):
     """The connection that a session works in: its end is that of the unit of work."""
 
-    def __init__(self, engine: Engine, pooled: PoolProxiedConnection, unit_of_work: SQLUnitOfWork) -> None:
+    def __init__(self, engine: Engine, pooled: PoolProxiedConnection, unit_of_work: Transaction) -> None:
         super().__init__(engine, cast("PoolProxiedConnection", HeldConnection(pooled, unit_of_work)))
         self._unit_of_work = unit_of_work
 
@@ -82,7 +80,7 @@ class UnitOfWorkConnection(Connection):
         return self._unit_of_work.begin_own_savepoint(super().begin_nested, lambda savepoint: not savepoint.is_active)
 
     def _savepoint_impl(self, name: str | None = None) -> str:
-        # SQLAlchemy counts them: see `SQLUnitOfWork._new_savepoint`.
+        # SQLAlchemy counts them: see `SavepointTransaction._new_savepoint`.
         return super()._savepoint_impl(name or f"sa_{token_hex(8)}")
 
     def close(self) -> None:
@@ -108,7 +106,7 @@ class UnitOfWorkSession(Session):
     that is over refuses. What is pending in it is flushed when the handler is done.
     """
 
-    def __init__(self, unit_of_work: SQLUnitOfWork, **options: Any) -> None:
+    def __init__(self, unit_of_work: Transaction, **options: Any) -> None:
         super().__init__(**{**options, "join_transaction_mode": "rollback_only", "expire_on_commit": False})
         self._unit_of_work = unit_of_work
         self._marks: weakref.WeakKeyDictionary[SessionTransaction, int] = weakref.WeakKeyDictionary()

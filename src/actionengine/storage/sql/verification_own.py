@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.resources import files
 
-from actionengine.storage.sql.migrations.grants import host_rights
+from actionengine.storage.sql.grants import host_rights
 from actionengine.storage.sql.migrations.scripts import statements
 from actionengine.storage.sql.verification import Declared, Query
 from actionengine.storage.sql.verification_postgresql import compare_postgresql

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from actionengine.storage.sql.migrations.grants import quoted
+from actionengine.storage.sql.grants import quoted
 from actionengine.storage.sql.protection import POLICIES
 from actionengine.storage.sql.verification import Comparison, Declared, Difference, Query, fewest, protecting_command
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from actionengine.storage.sql.migrations.grants import quoted
+from actionengine.storage.sql.grants import quoted
 from actionengine.storage.sql.protection import SQLITE_PREFIX, SQLITE_VERBS, sqlite_conditions
 from actionengine.storage.sql.verification import Comparison, Declared, Difference, Query, fewest, protecting_command
 

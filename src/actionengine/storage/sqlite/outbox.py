@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from datetime import timedelta
-from hashlib import blake2b
+from datetime import datetime, timedelta
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from pydantic_core import to_json
@@ -31,7 +30,8 @@ from actionengine.storage.outbox import (
 )
 from actionengine.storage.pages import page_size
 from actionengine.storage.records import event_id
-from actionengine.storage.rows import EventRow
+from actionengine.storage.sqlite.database import Rows, SQLiteDatabase
+from actionengine.storage.sqlite.rows import bind_time, event_row
 from actionengine.storage.sqlite.statements import (
     DEAD_LETTERS,
     DELETE_DELIVERED,
@@ -56,9 +56,6 @@ from actionengine.storage.sqlite.statements import (
     WRITE_HEARTBEAT,
 )
 
-if TYPE_CHECKING:
-    from actionengine.storage.sqlite.storage import SQLiteStorage
-
 _Place = tuple[str, int, int]
 """The tenant, the lane and the position of an event."""
 
@@ -68,17 +65,11 @@ _MAX_SLEEP = 0.25
 """Seconds after which a relay looks whether another process has written."""
 
 
-def partition_key(event: EventRow) -> int:
-    """The lane of an event, a hash of 63 bits: that of its tenant and subject, or one of its own."""
-    name = event.id if event.subject is None else event.subject
-    return int.from_bytes(blake2b(name.encode(), digest_size=8, key=event.tenant_id.bytes).digest()) >> 1
-
-
 class SQLiteOutbox:
     """A queue of the outbox, for one relay or operator."""
 
-    def __init__(self, storage: SQLiteStorage, mode: Mode, queue: str) -> None:
-        self._storage = storage
+    def __init__(self, database: SQLiteDatabase, mode: Mode, queue: str) -> None:
+        self._database = database
         self._mode = mode
         self._queue = queue
         self._owner = str(uuid4())
@@ -108,7 +99,7 @@ class SQLiteOutbox:
             if released:
                 rows = await self._read(limit)
                 self._waited = _those_that_waited(rows)
-        return [PendingEvent(position, self._storage.event_row(event), tries) for _, _, tries, position, *event in rows]
+        return [PendingEvent(position, event_row(event), tries) for _, _, tries, position, *event in rows]
 
     async def extend(self) -> None:
         """Begin the lease anew."""
@@ -129,8 +120,7 @@ class SQLiteOutbox:
         last = max((pending.position for pending in (*delivered, *(failure.pending for failure in failed))), default=0)
         waited = [self._waited[each.position] for each in delivered if each.position in self._waited]
         # Who has lost the lease knows no longer what others have made of these events.
-        written = await self._storage.write(
-            self._mode,
+        written = await self._write(
             (DELETE_DELIVERED, (to_json(done).decode(),)),
             *((RECORD_FAILURE, note) for note in notes),
             *([self._release(waited)] if waited else []),
@@ -153,9 +143,9 @@ class SQLiteOutbox:
             now = self._now()
             ((due_at,),) = await self._query(NEXT_DUE, (self._queue, now))
             if due_at is not None:
-                seconds = min(seconds, (self._storage.load_time(due_at) - steady_now()).total_seconds())
+                seconds = min(seconds, (datetime.fromisoformat(due_at) - steady_now()).total_seconds())
             signal = self._signal = OneShotEvent(self._mode)
-            self._storage.sleepers.add(signal.set)
+            self._database.sleeping_relays.add(signal.set)
             try:
                 if not self._woken and not await self._query(READ_OUTBOX, (self._queue, now, now, 1)):
                     await signal.wait(min(max(0.0, seconds), _MAX_SLEEP))
@@ -164,7 +154,7 @@ class SQLiteOutbox:
                     await signal.wait(min(seconds, 0.02))
             finally:
                 self._signal = None
-                self._storage.sleepers.discard(signal.set)
+                self._database.sleeping_relays.discard(signal.set)
         self._woken = False
 
     def wake(self) -> None:
@@ -175,21 +165,21 @@ class SQLiteOutbox:
             signal.set()
 
     async def heartbeat(self, beat: RelayHeartbeat) -> None:
-        """Let others know of this relay."""
-        time = self._storage.bind_time
-        values = beat._replace(started_at=time(beat.started_at), seen_at=time(beat.seen_at), queue=self._queue)
+        """Record that this relay is at work."""
+        times: dict[str, Any] = {"started_at": bind_time(beat.started_at), "seen_at": bind_time(beat.seen_at)}
+        values = beat._replace(queue=self._queue, **times)
         await self._write((DELETE_STALE_RELAYS, (self._in(-86400.0),)), (WRITE_HEARTBEAT, values))
 
     async def status(self) -> OutboxStatus:
-        """How much there is to deliver, and who does it."""
+        """Return how much there is to deliver, and by which relays."""
         ((free, waiting, dead, skipped, held, oldest),) = await self._query(
             OUTBOX_STATUS, (self._queue, self._now(), MAX_COUNTED_LAG)
         )
         pending = min(free + held, MAX_COUNTED_LAG)
-        time = self._storage.load_time
+        time = datetime.fromisoformat
         relays = []
         for row in await self._query(READ_RELAYS, (self._queue, self._in(-60.0))):
-            beat = RelayHeartbeat(*row)
+            beat: Any = RelayHeartbeat(*row)
             relays.append(beat._replace(started_at=time(beat.started_at), seen_at=time(beat.seen_at)))
         return OutboxStatus(pending, waiting, dead, skipped, time(oldest) if oldest else None, relays, held)
 
@@ -197,9 +187,8 @@ class SQLiteOutbox:
         """Dead letters and skipped events, by event id."""
         later_than = event_id(after) if after is not None else ""
         rows = await self._query(DEAD_LETTERS, (self._queue, later_than, page_size(limit)))
-        time, row = self._storage.load_time, self._storage.event_row
         return [
-            DeadLetter(row(event), attempts, reason, time(dead_at), bool(skipped), self._queue)
+            DeadLetter(event_row(event), attempts, reason, datetime.fromisoformat(dead_at), bool(skipped), self._queue)
             for attempts, reason, dead_at, skipped, *event in rows
         ]
 
@@ -237,7 +226,7 @@ class SQLiteOutbox:
         self._until = until if changed else 0.0
         return bool(changed)
 
-    async def _read(self, limit: int) -> list[tuple[Any, ...]]:
+    async def _read(self, limit: int) -> Rows:
         now = self._now()
         return await self._query(READ_OUTBOX, (self._queue, now, now, limit))
 
@@ -259,21 +248,22 @@ class SQLiteOutbox:
 
     async def _change(self, *statements: tuple[str, Sequence[Any]]) -> int:
         *_, changed = await self._write(*statements)
-        self._storage.wake_relays()
+        self._database.wake_relays()
         return len(changed)
 
-    async def _query(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-        return await self._storage.ask(self._mode, statement, parameters)
+    async def _query(self, statement: str, parameters: Sequence[Any]) -> Rows:
+        return await self._database.run(self._mode, self._database.query, self._mode, statement, parameters)
 
-    async def _write(self, *statements: tuple[str, Sequence[Any]]) -> list[list[tuple[Any, ...]]]:
-        return await self._storage.write(self._mode, *statements)
+    async def _write(
+        self, *statements: tuple[str, Sequence[Any]], condition: tuple[str, Sequence[Any]] | None = None
+    ) -> list[Rows]:
+        return await self._database.run(self._mode, self._database.write, self._mode, statements, condition)
 
     def _now(self) -> str:
         return self._in(0.0)
 
     def _in(self, seconds: float) -> str:
-        at: str = self._storage.bind_time(steady_now() + timedelta(seconds=seconds))
-        return at
+        return bind_time(steady_now() + timedelta(seconds=seconds))
 
 
 def _lease_is_over() -> StorageUnavailable:

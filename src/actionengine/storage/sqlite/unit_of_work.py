@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 from sqlalchemy.engine import Connection
 
 from actionengine.concurrency.run_sync import Mode
@@ -20,10 +20,12 @@ from actionengine.storage.outbox import EVENTS
 from actionengine.storage.rows import CLAIMED, Claim, ClaimAnswer, LogRow
 from actionengine.storage.sql.action_log import Examined, Walk
 from actionengine.storage.sql.bridge import await_
-from actionengine.storage.sql.rows import KEY_GONE
+from actionengine.storage.sql.rows import KEY_GONE, SQLRows, json_bytes, json_text
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
+from actionengine.storage.sqlite.database import ConnectionState, SQLiteDatabase
+from actionengine.storage.sqlite.documents import SQLiteRecords
 from actionengine.storage.sqlite.driver import stop, stop_async
-from actionengine.storage.sqlite.outbox import partition_key
+from actionengine.storage.sqlite.rows import bind_time, event_values, log_row, log_values, partition_key
 from actionengine.storage.sqlite.statements import (
     CLAIM,
     FIND_LOG,
@@ -33,46 +35,39 @@ from actionengine.storage.sqlite.statements import (
     LEFTOVERS,
     READ_KEY,
     READ_LOG,
+    ROWS,
     WRITE_EVENT,
     WRITE_KEY,
     WRITE_LOG,
     WRITE_OUTBOX,
     WRITE_SUBJECT,
 )
+from actionengine.storage.tables import Table
 from actionengine.storage.tenants import tenant_deleted
-
-if TYPE_CHECKING:
-    from actionengine.storage.sqlite.storage import SQLiteStorage
-
-
-class ConnectionState:
-    """What a connection knows of the unit of work that has it: the tenant that may write."""
-
-    __slots__ = ("tenant", "usual_isolation")
-
-    def __init__(self, usual_isolation: str | None) -> None:
-        self.tenant: str | None = None
-        self.usual_isolation = usual_isolation
-
-    def writing_tenant(self) -> str | None:
-        """The tenant, for the triggers."""
-        return self.tenant
 
 
 class SQLiteUnitOfWork(SQLUnitOfWork):
     """One transaction of one tenant."""
 
-    storage: SQLiteStorage
+    database: SQLiteDatabase
     _cursor: Any = None
-    _grip: ConnectionState
+    _state: ConnectionState
     _has_begun = False
-    _has_turn = False
+    _has_writer_lock = False
     _is_query_only = False
 
-    def __init__(self, storage: SQLiteStorage, tenant: Tenant, action_id: str, mode: Mode, read_only: bool) -> None:
-        super().__init__(storage, tenant, action_id, mode, read_only)
+    def __init__(self, database: SQLiteDatabase, tenant: Tenant, action_id: str, mode: Mode, read_only: bool) -> None:
+        super().__init__(database, tenant, action_id, mode, read_only)
         self._tenant_id = str(tenant.id)
         self._claims: list[tuple[UUID, str, str]] = []
+
+    def records(self, collection: str) -> SQLiteRecords:
+        """Return the collection as this transaction sees it."""
+        return SQLiteRecords(self, collection)
+
+    def rows(self, table: Table) -> SQLRows:
+        """Return the rows of one of the library's own tables, as this transaction sees them."""
+        return SQLRows(self, table, ROWS)
 
     def execute(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Run a statement at the level of the driver."""
@@ -92,17 +87,17 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
             raise StorageError("the transaction was ended, by the handler or by an error that it caught")
 
     def _take_connection(self, claim: Claim | None, wait: float) -> ClaimAnswer | None:
-        storage = self.storage
-        if not storage.is_checked:
-            storage._check(self._mode)
-        if not self._read_only and not self._take_turn(claim, wait):
+        database = self.database
+        if not database.is_checked:
+            database.check(self._mode)
+        if not self._read_only and not self._acquire_writer_lock(claim, wait):
             return ClaimAnswer("in_progress")
         try:
-            self._engine, self._pooled = storage.pools.take(self._mode, self._is_lookup)
+            self._engine, self._pooled = database.pools.take(self._mode, self._is_lookup)
         except BaseException:
             self._released()
             raise
-        self._grip = storage.prepare(self._pooled)
+        self._state = database.prepare(self._pooled)
         connection: Any = self._pooled.dbapi_connection
         self._cursor = connection.cursor()
         self._cursor.execute("BEGIN" if self._read_only else "BEGIN IMMEDIATE")
@@ -111,19 +106,19 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
             raise tenant_deleted()
         if self._read_only:
             return None
-        self._grip.tenant = self._tenant_id if self._action_id else None
+        self._state.tenant = self._tenant_id if self._action_id else None
         return self._claim_in_transaction(claim, wait) if claim is not None else None
 
-    def _take_turn(self, claim: Claim | None, wait: float) -> bool:
+    def _acquire_writer_lock(self, claim: Claim | None, wait: float) -> bool:
         """Whether the writer's turn came; False where it was another claim of the same key that took too long."""
-        storage = self.storage
+        database = self.database
         left = inf if self._deadline is None else max(0.0, self._deadline - monotonic())
-        if claim is not None and (self.tenant.id, claim.action, claim.key) in storage.held:
-            if not storage.wait_for_writer_lock(self, self._mode, min(wait, left)):
+        if claim is not None and (self.tenant.id, claim.action, claim.key) in database.held_keys:
+            if not database.wait_for_writer_lock(self, self._mode, min(wait, left)):
                 return False
         else:
-            storage.acquire_writer_lock(self, self._mode, min(storage.busy_timeout, left))
-        self._has_turn = True
+            database.acquire_writer_lock(self, self._mode, min(database.busy_timeout, left))
+        self._has_writer_lock = True
         return True
 
     def _claim_in_transaction(self, claim: Claim, wait: float) -> ClaimAnswer:
@@ -131,12 +126,12 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         if not self.execute(CLAIM, (*scope, claim.fingerprint)):
             ((fingerprint, result, approval_id, expires_at, asked),) = self.execute(READ_KEY, scope)
             replaced = approval_id is not None and approval_id == claim.replaces
-            if not replaced and expires_at > self.storage.bind_time(steady_now()):
+            if not replaced and expires_at > bind_time(steady_now()):
                 if fingerprint != claim.fingerprint:
                     return ClaimAnswer("mismatch")
-                return ClaimAnswer("replay", _encoded(result), approval_id, _encoded(asked))
+                return ClaimAnswer("replay", json_bytes(result), approval_id, json_bytes(asked))
         key = (self.tenant.id, claim.action, claim.key)
-        self.storage.held[key] = self
+        self.database.held_keys[key] = self
         self._claims.append(key)
         return CLAIMED
 
@@ -147,7 +142,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         else:
             values = (walk.value,) if walk.column is not None else ()
             rows = self.query(FIND_LOG[walk.column], (self._tenant_id, *values, *span))
-        time = self.storage.load_time
+        time = datetime.fromisoformat
         return [
             Examined(UUID(id), actor_type, actor_id, action, outcome, time(started_at) if started_at else None)
             for id, actor_type, actor_id, action, outcome, started_at in rows
@@ -155,47 +150,21 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
 
     def _read_log_rows(self, ids: Sequence[UUID]) -> list[tuple[LogRow, int]]:
         rows = self.query(READ_LOG, (self._tenant_id, to_json(list(map(str, ids))).decode(), len(ids)))
-        return [(self._log_row(tuple(row)), bytes) for *row, bytes in rows]
+        return [(log_row(row), bytes) for *row, bytes in rows]
 
     def _last_position(self) -> int:
         ((position,),) = self.query(LAST_POSITION, (self._tenant_id,))
         return int(position)
 
-    def _log_row(self, values: tuple[Any, ...]) -> LogRow:
-        row = LogRow(*values)
-        return row._replace(
-            tenant_id=self.tenant.id,
-            subjects=tuple(from_json(values[_LOG_SUBJECTS])),
-            started_at=self.storage.load_time(row.started_at),
-            **{name: value.encode() for name in _LOG_JSON if (value := getattr(row, name)) is not None},
-        )
-
     def _finish(self) -> None:
         self._check_transaction()
-        time = self.storage.bind_time
         for recording in self._recordings:
             for row in recording.log:
-                encoded = {name: value.decode() for name in _LOG_JSON if (value := getattr(row, name)) is not None}
-                self.execute(
-                    WRITE_LOG,
-                    row._replace(
-                        tenant_id=self._tenant_id,  # type: ignore[arg-type]
-                        subjects=to_json(row.subjects).decode(),  # type: ignore[arg-type]
-                        started_at=time(row.started_at),
-                        **encoded,
-                    ),
-                )
+                self.execute(WRITE_LOG, log_values(row))
                 for subject in row.subjects:
                     self.execute(WRITE_SUBJECT, (self._tenant_id, subject, row.id))
             for event in recording.events:
-                self.execute(
-                    WRITE_EVENT,
-                    event._replace(
-                        tenant_id=self._tenant_id,  # type: ignore[arg-type]
-                        payload=event.payload.decode(),  # type: ignore[arg-type]
-                        occurred_at=time(event.occurred_at),
-                    ),
-                )
+                self.execute(WRITE_EVENT, event_values(event))
                 lane = partition_key(event)
                 self.execute(WRITE_OUTBOX, (self._tenant_id, lane, EVENTS))
                 for route in recording.routes:
@@ -203,7 +172,13 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
                         self.execute(WRITE_OUTBOX, (self._tenant_id, lane, route.queue))
             for claim, result, approval_id, expires_at, asked in recording.results:
                 scope = (self._tenant_id, claim.action, claim.key)
-                values = (claim.fingerprint, _text(result), approval_id, time(expires_at), _text(asked))
+                values = (
+                    claim.fingerprint,
+                    json_text(result),
+                    approval_id,
+                    bind_time(expires_at),
+                    json_text(asked),
+                )
                 if not self.execute(WRITE_KEY, (*values, *scope)):
                     raise StorageError(KEY_GONE)
         if self._connection is None:
@@ -213,7 +188,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
             self._own_connection.commit()
             self._cursor = self._own_connection.cursor()
         if any(recording.events for recording in self._recordings):
-            self.storage.wake_relays()
+            self.database.wake_relays()
         self._tidy()
 
     def _allow_writes(self, allow: bool) -> None:
@@ -254,7 +229,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
             if self._cursor.fetchall() != [(0,)]:
                 self._pooled.invalidate()
                 return
-        self.storage.restore(self._pooled, self._grip)
+        self.database.restore(self._pooled, self._state)
 
     def _connect_session(self) -> Connection:
         connection = super()._connect_session()
@@ -271,20 +246,8 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
 
     def _released(self) -> None:
         for key in self._claims:
-            if self.storage.held.get(key) is self:
-                del self.storage.held[key]
-        if self._has_turn:
-            self._has_turn = False
-            self.storage.turns.release(self)
-
-
-def _encoded(text: str | None) -> bytes | None:
-    return text.encode() if text is not None else None
-
-
-def _text(encoded: bytes | None) -> str | None:
-    return encoded.decode() if encoded is not None else None
-
-
-_LOG_JSON = ("input", "output", "error")
-_LOG_SUBJECTS = LogRow._fields.index("subjects")
+            if self.database.held_keys.get(key) is self:
+                del self.database.held_keys[key]
+        if self._has_writer_lock:
+            self._has_writer_lock = False
+            self.database.writer_lock.release(self)

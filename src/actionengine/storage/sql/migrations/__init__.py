@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, inspect, text
 
-from actionengine.storage.sql.migrations.grants import grants
+from actionengine.storage.sql.grants import grants
 from actionengine.storage.sql.signing import stored_key
 
 HEAD = 1

@@ -24,7 +24,7 @@ from alembic.operations.ops import (
 from alembic.util import DispatchPriority
 from sqlalchemy import Column, Connection, Table
 
-from actionengine.storage.sql.migrations.operations import ProtectTable, UnprotectTable
+from actionengine.storage.sql.migrations.protect_operations import ProtectTable, UnprotectTable
 from actionengine.storage.sql.protection import declaration_of
 from actionengine.storage.sql.verification import Comparison, Declared, declarations, query_of
 from actionengine.storage.sql.verification_postgresql import compare_postgresql

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, event, inspect
 
-from actionengine.storage.sql.migrations.grants import quoted
+from actionengine.storage.sql.grants import quoted
 from actionengine.storage.sql.protection import SQLITE_PREFIX
 
 _KEPT = "actionengine.triggers"
