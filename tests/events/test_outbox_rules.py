@@ -237,7 +237,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             slept.append(seconds)
 
     monkeypatch.setattr(sqlite_outbox, "OneShotEvent", Signal)
-    monkeypatch.setattr(sqlite_outbox, "_MAX_SLEEP", 7200.0)
+    monkeypatch.setattr(sqlite_outbox, "_POLL_INTERVAL", 7200.0)
     return slept
 
 

@@ -1,4 +1,4 @@
-"""What a `PostgresStorage` makes sure of before it works with a database."""
+"""The checks of a `PostgresStorage` before it works with a database."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ LEFT JOIN pg_catalog.pg_class schema
 WHERE role.rolname OPERATOR(pg_catalog.=) current_user
 """
 
-# Where the role, or one that it is a member of, may create what could stand before the library's or the catalogue's: by
-# whose grant, or as an owner. Temporary schemas hold no functions and operators that are found by their bare names.
+# The places where the role, or one that it is a member of, may create objects that PostgreSQL would find before those
+# of the library or the catalogue: by a grant, or as an owner. Functions and operators in temporary schemas are not
+# found by their bare names.
 PLACES = """
 SELECT place.kind, pg_catalog.quote_ident(place.name), pg_catalog.pg_has_role(place.owner, 'MEMBER'),
     pg_catalog.string_agg(
@@ -53,7 +54,7 @@ GROUP BY place.kind, place.name, place.owner
 ORDER BY place.kind DESC, place.name
 """
 
-# Tables of the library's whose rows are open to every tenant. Partitions are reached under their parent's policies.
+# Tables of the library whose rows are open to every tenant. Partitions are read under their parent's policies.
 OPEN = """
 SELECT c.relname
 FROM pg_catalog.pg_class c
@@ -65,8 +66,8 @@ ORDER BY c.relname
 
 
 def check(query: Callable[..., list[Row]], database: str, signature: str | None, allow_strong_role: bool) -> None:
-    """Raises `ConfigurationError`, which says what to do: for a role that may do too much, for a schema that is missing
-    or of another version, and where the signing keys of the storage and of the database differ."""
+    """Raise `ConfigurationError`, with the remedy: for a role that may do too much, for a schema that is missing or of
+    another version, and if the storage and the database have different signing keys."""
     ((role, is_superuser, bypasses, may_become, owns),) = query(ROLE)
     upgrade = f"run `actionengine db upgrade --url ... --app-role {role}` as the owner"
     if owns is None:
@@ -104,12 +105,12 @@ def check(query: Callable[..., list[Row]], database: str, signature: str | None,
     if not is_signed:
         raise ConfigurationError("the database does not know this signing_key: store it with `actionengine db sign`")
     if signature is not None and accepts_anything:
-        # So that hosts can be given their key before the database verifies it.
+        # Hosts may get their key before the database verifies it.
         logger.warning("the signing_key is not verified yet: run `actionengine db sign`")
 
 
 def _check_places(role: str, places: list[Row]) -> None:
-    """Raise `ConfigurationError` where the role may create objects that stand before the library's."""
+    """Raise `ConfigurationError` if the role may create objects that would be found before those of the library."""
     if not places:
         return
     ways = [
@@ -120,13 +121,13 @@ def _check_places(role: str, places: list[Row]) -> None:
     ]
     named = ", ".join(f"the {kind.lower()} {name}" for kind, name, *_ in places)
     raise ConfigurationError(
-        f"the role {role!r} may create objects in {named}, where they could stand before the library's: as the owner, "
+        f"the role {role!r} may create objects in {named}, which could be used instead of the library's: as the owner, "
         f"run {'; '.join(ways)}; or pass allow_strong_role=True for local play"
     )
 
 
 def check_version(version: int | None, upgrade: str) -> None:
-    """Raises `ConfigurationError` where the schema is not of this version of the library."""
+    """Raise `ConfigurationError` if the schema is not the one of this version of the library."""
     if version is None or version < HEAD:
         raise ConfigurationError(
             f"the actionengine schema is at version {version}, this library needs {HEAD}: {upgrade}"

@@ -1,4 +1,4 @@
-"""How a connection is opened: what bounds the waiting that this library cannot bound by itself."""
+"""Opening connections, with bounds for waits that this library does not control itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from actionengine.storage.postgres.waiting import BoundedWait
 
 
 def socket_options(url: URL, answer_timeout: float) -> dict[str, int]:
-    """Return libpq's options against a network that forgets connections, but for those that the URL has."""
+    """Return libpq's options against a network that drops connections silently, except those that the URL sets."""
     seconds = max(1, int(answer_timeout))
     options = {
         "tcp_user_timeout": int(answer_timeout * 1000),
@@ -34,16 +34,16 @@ def socket_options(url: URL, answer_timeout: float) -> dict[str, int]:
 
 
 def resolve_names(dialect: Any, record: Any, arguments: Any, parameters: dict[str, Any]) -> None:
-    """Look up the names of the hosts, each within `connect_timeout`: an event's listener, before a connection.
+    """Resolve the host's name within `connect_timeout`, as a listener before a connection opens.
 
-    The driver would do so too, and wait for as long as the name servers take.
+    The driver would wait for as long as the name servers take.
     """
     host, seconds = parameters.get("host"), max(2.0, float(parameters.get("connect_timeout") or 5))
     if not isinstance(host, str) or "," in host or parameters.get("hostaddr") or not _is_name(host):
         return
-    found = await_(_look_up_async(host, seconds)) if dialect.is_async else _look_up(host, seconds)
+    found = await_(_resolve_async(host, seconds)) if dialect.is_async else _resolve(host, seconds)
     if not found:
-        return  # The driver says what is wrong.
+        return  # The driver raises the error.
     port = str(parameters.get("port") or "")
     parameters["hostaddr"] = ",".join(found)
     parameters["host"] = ",".join([host] * len(found))
@@ -54,7 +54,7 @@ def resolve_names(dialect: Any, record: Any, arguments: Any, parameters: dict[st
 @contextmanager
 def bounded_transaction(url: URL, answer_timeout: float) -> Iterator[Connection]:
     """Open a transaction in a connection of its own, for an operator. A statement may take as long as the server works
-    on it: after `answer_timeout` seconds of silence it is asked."""
+    on it: after `answer_timeout` seconds of silence, the server is asked whether it does."""
     engine = create_engine(url, connect_args=socket_options(url, answer_timeout))
     waits: list[BoundedWait] = []
 
@@ -87,35 +87,35 @@ def _addresses(host: str) -> list[str]:
 
 
 def _start(host: str) -> Future[list[str]]:
-    # In a thread of its own, which may hang for as long as the name servers do, and keeps no process alive.
-    looking: Future[list[str]] = Future()
+    # A thread of its own may hang for as long as the name servers do. It keeps no process alive.
+    future: Future[list[str]] = Future()
 
-    def look() -> None:
-        if not looking.set_running_or_notify_cancel():
+    def resolve() -> None:
+        if not future.set_running_or_notify_cancel():
             return
         try:
-            looking.set_result(_addresses(host))
+            future.set_result(_addresses(host))
         except OSError:
-            looking.set_result([])
+            future.set_result([])
 
-    threading.Thread(target=look, name="actionengine-names", daemon=True).start()
-    return looking
+    threading.Thread(target=resolve, name="actionengine-names", daemon=True).start()
+    return future
 
 
-def _look_up(host: str, seconds: float) -> list[str]:
+def _resolve(host: str, seconds: float) -> list[str]:
     try:
         return _start(host).result(seconds)
     except FutureTimeout:
-        raise _too_late(host) from None
+        raise _resolve_timeout(host) from None
 
 
-async def _look_up_async(host: str, seconds: float) -> list[str]:
+async def _resolve_async(host: str, seconds: float) -> list[str]:
     try:
         async with asyncio.timeout(seconds):
             return await asyncio.wrap_future(_start(host))
     except TimeoutError:
-        raise _too_late(host) from None
+        raise _resolve_timeout(host) from None
 
 
-def _too_late(host: str) -> ConnectionTimeout:
+def _resolve_timeout(host: str) -> ConnectionTimeout:
     return ConnectionTimeout(f"the name {host!r} was not resolved in time")

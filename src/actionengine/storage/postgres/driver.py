@@ -1,7 +1,7 @@
-"""Statements below SQLAlchemy and below psycopg's cursors: on libpq's own interface, several in one round trip.
+"""Statements below SQLAlchemy and psycopg's cursors: on libpq's own interface, several in one round trip.
 
-A cursor of the driver costs more of the client's time than a statement costs the server. So the few statements that are
-the library's own go out through `psycopg.pq`, prepared once in each connection, with one synchronisation for all that
+A cursor of the driver takes more of the client's time than a statement takes of the server's. So the library sends its
+own statements through `psycopg.pq`, prepared once in each connection, with one synchronisation for all statements that
 are sent together ("Pipeline Mode", PostgreSQL's manual, chapter libpq).
 """
 
@@ -25,18 +25,24 @@ from psycopg.waiting import Ready, Wait
 from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.postgres.generators import INTERVAL, ResponseTimeout
 from actionengine.storage.postgres.inquiry import end_backend
-from actionengine.storage.postgres.waiting import CUT_TIMEOUT, BoundedWait, cancel, cancel_async, hang_up, is_lost
+from actionengine.storage.postgres.waiting import (
+    CANCEL_TIMEOUT,
+    BoundedWait,
+    cancel,
+    cancel_async,
+    is_lost,
+    shutdown_socket,
+)
 from actionengine.storage.sql.bridge import await_
 
 Row = tuple[Any, ...]
 Statement = tuple[str, Sequence[Any]]
 
 MAX_PREPARED = 200
-"""Statements that a connection prepares; the shapes of a recording have no bound."""
+"""Statements that a connection prepares; there is no bound on the shapes of a recording."""
 MAX_PREPARED_LENGTH = 8192
-"""Bytes of a statement that is prepared, or remembered as it goes over the wire. A longer one writes many rows, and how
-many these are, callers of actions say: each number is another statement."""
-
+"""Bytes of a statement that is prepared, or cached in its encoded form. A longer one writes many rows, and each number
+of rows, which callers of actions decide, is another statement."""
 
 _IN_USE = "a cursor of the handler's own still reads from the connection: close it before the handler ends"
 
@@ -46,7 +52,7 @@ class InUse(ResponseTimeout):
 
 
 class Interrupted(psycopg.OperationalError):
-    """The connection was left in the middle of a statement: it is of no more use."""
+    """The connection was left in the middle of a statement, and cannot be used again."""
 
 
 class LibpqConnection:
@@ -80,28 +86,28 @@ class LibpqConnection:
         self._mode = mode
         self.bounds = BoundedWait(connection, mode == "async", answer_timeout, on_failure)
         self.heard = monotonic()
-        """When the last statement was sent that has been answered."""
+        """The time at which the last answered statement was sent."""
         self._pgconn = connection.pgconn
-        # A driver that prepares by itself also throws away, by itself, everything that is prepared.
+        # A driver that prepares by itself also discards, by itself, everything that is prepared.
         self._prepared: set[bytes] | None = set() if prepares and connection.prepare_threshold is None else None
 
     def begin_opening(self) -> None:
-        """Bound the waiting of a host's own engine that opens the connection, which closes it where that fails."""
+        """Bound the waits while a host's own engine opens the connection. If that fails, the engine closes it."""
         self.bounds.is_opening = True
 
     def end_opening(self) -> None:
-        """Leave the waiting of the host's own statements to the host."""
+        """Leave the waits for the host's own statements to the host."""
         self.bounds.is_opening = self.bounds.is_bounded = False
 
     @property
     def transaction_status(self) -> int:
-        """Where its transaction is: a `psycopg.pq.TransactionStatus`."""
+        """The state of its transaction: a `psycopg.pq.TransactionStatus`."""
         status: int = self._pgconn.transaction_status
         return status
 
     @property
     def prepared(self) -> int | None:
-        """How many statements are prepared, by this or by the driver itself; None where neither does."""
+        """The number of statements that this object or the driver has prepared; None if neither prepares any."""
         if self._prepared is not None:
             return len(self._prepared)
         if self._connection.prepare_threshold is None:
@@ -115,12 +121,13 @@ class LibpqConnection:
         first: Sequence[Statement] = (),
         last: Sequence[Statement] = (),
     ) -> list[Row]:
-        """Send statements in one round trip; the rows of the last. Where one fails, those after it are not run.
+        """Send statements in one round trip, and return the rows of the last one. If one fails, the later ones are not
+        run.
 
-        Parameters, marked `%s`, are texts, numbers, UUIDs, times with a zone, or None. `first` are statements that
-        come before them and are not prepared, `last` such that come after them. The answer has to come before `until`
-        (`time.monotonic`), and none of its pieces later than the storage's `answer_timeout` after the one before.
-        Raises `psycopg.Error`.
+        Parameters, marked `%s`, are texts, numbers, UUIDs, times with a zone, or None. The statements in `first` and
+        `last` come before and after the others, and are not prepared. The answer must come before `until`
+        (`time.monotonic`), and each piece of it within the storage's `answer_timeout` of the one before. Raise
+        `psycopg.Error`.
         """
         asked = monotonic()
         self._deadline, self._until = asked + self._answer_timeout, inf if until is None else until
@@ -153,7 +160,7 @@ class LibpqConnection:
 
     def wait_for_notification(self, until: float, is_woken: Callable[[], bool]) -> bool:
         """Return whether a notification came, or `is_woken`, before this time (`time.monotonic`)."""
-        # The driver comes back after each interval, and only then: a short wait needs a short one.
+        # The driver resumes the generator only after each interval: a short wait needs a short interval.
         interval = min(INTERVAL, max(0.001, until - monotonic()))
         if self._mode == "async":
             return bool(await_(self._wait_async(until, is_woken, interval)))
@@ -178,27 +185,27 @@ class LibpqConnection:
             yield Wait.R
 
     def cancel(self) -> None:
-        """Stop what another thread or task is waiting for in this connection, and wait until it does so no more.
+        """Stop the statement that another thread or task waits for in this connection, and wait until it has stopped.
 
-        A connection must not be closed under somebody's hands: its file descriptor may be another one's by then. A
-        server that does not answer is hung up on.
+        A connection must not be closed while another thread uses it: its file descriptor may belong to another file by
+        then. If the server does not answer, shut the socket down.
         """
         if self._mode == "async":
-            await_(self._cut_off_async())
+            await_(self._cancel_async())
             return
         cancel(self._connection)
         for last_try in (False, True):
-            if self._connection.lock.acquire(timeout=CUT_TIMEOUT):
+            if self._connection.lock.acquire(timeout=CANCEL_TIMEOUT):
                 self._connection.lock.release()
                 return
             if not last_try:
                 self._shutdown_socket()
 
-    async def _cut_off_async(self) -> None:
+    async def _cancel_async(self) -> None:
         await cancel_async(self._connection)
         for last_try in (False, True):
             try:
-                async with asyncio.timeout(CUT_TIMEOUT), self._connection.lock:
+                async with asyncio.timeout(CANCEL_TIMEOUT), self._connection.lock:
                     return
             except TimeoutError:
                 if not last_try:
@@ -206,7 +213,7 @@ class LibpqConnection:
 
     def _shutdown_socket(self) -> None:
         end_backend(self._connection, self._answer_timeout)
-        hang_up(self._connection)
+        shutdown_socket(self._connection)
 
     async def _execute_async(
         self, statements: Sequence[Statement], first: Sequence[Statement], last: Sequence[Statement]
@@ -226,7 +233,7 @@ class LibpqConnection:
             lock.release()
 
     def _take_lock(self) -> None:
-        # A cursor of the handler's own that streams holds it until it is closed.
+        # A streaming cursor of the handler holds the lock until it is closed.
         if not self._connection.lock.acquire(timeout=max(0.0, min(self._deadline, self._until) - monotonic())):
             raise InUse(_IN_USE)
 
@@ -260,7 +267,7 @@ class LibpqConnection:
                 continue
             if result.status == ExecStatus.PIPELINE_SYNC:
                 break
-            # A server that shuts down answers more than it was asked.
+            # A server that shuts down sends more results than statements.
             name = next(preparing, None)
             if result.status == ExecStatus.FATAL_ERROR and failed is None:
                 failed = result
@@ -274,7 +281,7 @@ class LibpqConnection:
         return answer
 
     def _check(self, ready: Ready) -> None:
-        # What has come is heard, however late: this thread, or its event loop, may have been kept from looking.
+        # An answer counts however late it is read: this thread, or its event loop, may have been blocked.
         now = monotonic()
         if now > self._until or (not ready and now > self._deadline):
             raise ResponseTimeout("the server did not answer in time")
@@ -289,7 +296,7 @@ class LibpqConnection:
     def _send(
         self, statements: Sequence[Encoded], first: Sequence[Encoded], last: Sequence[Encoded]
     ) -> Iterator[bytes | None]:
-        """Send statements; for each result to come, the name of what it prepares, if anything."""
+        """Send statements. Return, for each result to come, the name of the statement that it prepares, if any."""
         pgconn, prepared = self._pgconn, self._prepared
         results: list[bytes | None] = []
         for (_, statement), parameters in first:
@@ -314,7 +321,7 @@ class LibpqConnection:
 
 
 class EncodedStatement(NamedTuple):
-    """A statement as it goes over the wire, and its name where it is prepared."""
+    """A statement as it is sent, and its name if it is prepared."""
 
     name: bytes
     statement: bytes
@@ -324,7 +331,7 @@ Encoded = tuple[EncodedStatement, list[bytes | None]]
 
 
 def milliseconds(seconds: float) -> str:
-    """A time as PostgreSQL's settings take it; never 0, which would mean for ever."""
+    """Return a time as PostgreSQL's settings take it; never 0, which would mean no limit."""
     return str(max(1, int(seconds * 1000)))
 
 

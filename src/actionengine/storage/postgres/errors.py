@@ -1,4 +1,4 @@
-"""What PostgreSQL's errors mean in terms of the port."""
+"""Errors of PostgreSQL, translated into those of the port."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from actionengine.storage.sql.rows import KEY_GONE
 
 
 def to_storage_error(error: Exception) -> Exception | None:
-    """What an error of the driver is in terms of the port; None for one that is the handler's own."""
+    """Return the port's error for one of the driver; None for an error of the handler's own statement."""
     if not isinstance(error, psycopg.Error):
         return None
     if isinstance(error, ResponseTimeout | psycopg.errors.ConnectionTimeout):
@@ -29,8 +29,8 @@ def to_storage_error(error: Exception) -> Exception | None:
         if isinstance(error, psycopg.DataError):
             return ActionError(ErrorCode.INVALID_INPUT, f"PostgreSQL cannot store this: {_first_line(error)}")
         return None
-    meaning = _KNOWN.get(state) or _KNOWN_CLASSES.get(state[:2])
-    return meaning(error) if meaning is not None else None
+    translate = _BY_STATE.get(state) or _BY_CLASS.get(state[:2])
+    return translate(error) if translate is not None else None
 
 
 def _first_line(error: Exception) -> str:
@@ -38,20 +38,16 @@ def _first_line(error: Exception) -> str:
 
 
 def key_too_long() -> ActionError:
-    """The refusal of a key that no row of the index has room for."""
+    """Return the error for a key that does not fit into a row of the index."""
     return ActionError(ErrorCode.INVALID_INPUT, "the idempotency key is too long for the database's index")
 
 
 def aborted_transaction_error() -> StorageError:
-    """The refusal to commit a transaction that has failed."""
+    """Return the error for a commit of a transaction that has failed."""
     return StorageError(
         "a statement of this transaction has failed, and its error was caught: the transaction cannot go on. "
         "Use session.begin_nested() around a statement that may fail"
     )
-
-
-def _serialization(error: psycopg.Error) -> Exception:
-    return SerializationFailure(_first_line(error))
 
 
 def _unavailable(error: psycopg.Error) -> Exception:
@@ -63,8 +59,8 @@ def _taken(error: psycopg.Error) -> Exception:
     return ActionError(ErrorCode.CONFLICT, f"this exists already (constraint {constraint})", {"constraint": constraint})
 
 
-def _not_allowed(error: psycopg.Error) -> Exception | None:
-    # In a host's own tables it is the handler's mistake.
+def _constraint_violated(error: psycopg.Error) -> Exception | None:
+    # A violation in a host's own table is an error of the handler.
     table, constraint = error.diag.table_name or "", error.diag.constraint_name
     if not table.startswith(RESERVED_PREFIX):
         return None
@@ -73,27 +69,11 @@ def _not_allowed(error: psycopg.Error) -> Exception | None:
     )
 
 
-def _tampered(error: psycopg.Error) -> Exception:
-    return StorageError(_first_line(error))
-
-
-def _against_a_rule(error: psycopg.Error) -> Exception:
-    return ActionError(ErrorCode.CONFLICT, _first_line(error))
-
-
-def _locked(error: psycopg.Error) -> Exception:
-    return ActionError(ErrorCode.CONFLICT, "another execution holds a lock on this: try again")
-
-
-def _too_slow(error: psycopg.Error) -> Exception:
-    return ActionError(ErrorCode.TIMEOUT, "a statement was stopped: it took too long")
-
-
 def _not_storable(error: psycopg.Error) -> Exception:
     return ActionError(ErrorCode.INVALID_INPUT, f"PostgreSQL cannot store this: {_first_line(error)}")
 
 
-def _not_for_a_pooler(error: psycopg.Error) -> Exception:
+def _lost_by_pooler(error: psycopg.Error) -> Exception:
     return StorageError(
         f"{_first_line(error)}: behind a pooler that shares connections, pass prepared_statements=False"
     )
@@ -112,27 +92,26 @@ def _refused(error: psycopg.Error) -> Exception:
 
 _OF_RELAYS = re.compile("function ae_(outbox|relay|dead_letters|redrive|skip)")
 
-
-_KNOWN: dict[str, Callable[[psycopg.Error], Exception | None]] = {
-    "40001": _serialization,
-    "40P01": _serialization,
+_BY_STATE: dict[str, Callable[[psycopg.Error], Exception | None]] = {
+    "40001": lambda error: SerializationFailure(_first_line(error)),
+    "40P01": lambda error: SerializationFailure(_first_line(error)),
     "23505": _taken,
     "23P01": _taken,
-    "23502": _not_allowed,
-    "23503": _not_allowed,
-    "23514": _not_allowed,
-    "55P03": _locked,
-    "57014": _too_slow,
+    "23502": _constraint_violated,
+    "23503": _constraint_violated,
+    "23514": _constraint_violated,
+    "55P03": lambda error: ActionError(ErrorCode.CONFLICT, "another execution holds a lock on this: try again"),
+    "57014": lambda error: ActionError(ErrorCode.TIMEOUT, "a statement was stopped: it took too long"),
     "25P02": lambda error: aborted_transaction_error(),
     SILENT: _unavailable,
     "25006": _refused,
     "42501": _refused,
-    "42P05": _not_for_a_pooler,
+    "42P05": _lost_by_pooler,
     "AE001": _refused,
     "AE002": _refused,
     "AE003": _refused,
-    "AE004": _against_a_rule,
-    "AE005": _tampered,
+    "AE004": lambda error: ActionError(ErrorCode.CONFLICT, _first_line(error)),
+    "AE005": lambda error: StorageError(_first_line(error)),
     "22P02": _lost_key,
     "22001": _not_storable,
     "22003": _not_storable,
@@ -140,7 +119,8 @@ _KNOWN: dict[str, Callable[[psycopg.Error], Exception | None]] = {
     "22021": _not_storable,
     NOT_PREPARED: _unavailable,
 }
-"""What a SQLSTATE means."""
+"""The error for a SQLSTATE."""
 
-_KNOWN_CLASSES = {"08": _unavailable, "53": _unavailable, "57": _unavailable, "58": _unavailable}
-"""What a class of them means: lost connections, lack of resources (a full disk), operator intervention, I/O errors."""
+_BY_CLASS = {"08": _unavailable, "53": _unavailable, "57": _unavailable, "58": _unavailable}
+"""The error for a class of them: lost connections, lack of resources (a full disk), operator intervention, I/O
+errors."""

@@ -1,4 +1,4 @@
-"""The driver's generators, with a bound: it comes back to them at least ten times a second."""
+"""The driver's generators, with a bound: the driver resumes them at least ten times a second."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from psycopg.waiting import Ready, Wait
 Waiter = Generator[Wait, Any, Any]
 
 INTERVAL = 0.1
-"""Seconds between two looks at whether a wait is over for another reason than an answer."""
+"""Seconds between two checks whether a wait is over for another reason than an answer."""
 
 
 class ResponseTimeout(psycopg.OperationalError):
@@ -27,15 +27,15 @@ class TimeLimit:
         self._error = error
 
     def check(self, is_heard: bool) -> None:
-        """Raise the error where the time is over."""
+        """Raise the error if the time is over."""
         if monotonic() > self._until:
             raise self._error("the server did not answer in time")
 
 
 def checked(waiter: Waiter, check: Callable[[bool], None], is_resumed: bool = False) -> Waiter:
-    """Run a generator, with a check each time that the driver comes back to it: with whether something has come.
+    """Run a generator, and call `check` each time that the driver resumes it, with whether the socket is ready.
 
-    One that is resumed was interrupted before.
+    A generator with `is_resumed` was interrupted before.
     """
     try:
         wanted = waiter.send(Ready(0)) if is_resumed else next(waiter)

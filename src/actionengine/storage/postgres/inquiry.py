@@ -1,8 +1,7 @@
-"""Questions about a silent connection, asked through another one, in a thread of their own.
+"""Questions about a silent connection, sent to the server through another one, in a thread of their own.
 
-A handler's statement may take long, and a network that swallows packets looks the same from here: the server knows
-which of the two it is. The server does not know that its client has given up, and a transaction that nobody ends keeps
-its locks: it is ended too.
+A long statement and a network that loses packets look the same to the client; the server knows which of the two it is.
+The server does not know that its client has given up, and the transaction would keep its locks: so it is ended too.
 """
 
 from __future__ import annotations
@@ -28,19 +27,20 @@ WHERE usename = current_user
     AND backend_type = 'client backend'
     AND (date_part('epoch', xact_start) * 1000000)::int8 = %s
 """
-"""The transaction that began then, also behind a pooler; a server that waits for its client does not work on it."""
+"""Finds the transaction that began at this time, also behind a pooler, and whether the server works on it. A server
+that waits for its client does not."""
 
 _END = "SELECT pg_terminate_backend(%s) FROM pg_stat_activity WHERE usename = current_user AND pid = %s"
 
 
 class Inquiry:
-    """The question whether the server works on a transaction's statement; if it does not, it ends the transaction."""
+    """The question whether the server works on a transaction's statement. If it does not, the transaction is ended."""
 
     def __init__(self, connection: Any, transaction: int, seconds: float) -> None:
         self._until = monotonic() + seconds
         self._ended = False
         self.is_at_work = False
-        """Whether the server has said so."""
+        """True once the server has said that it works on the statement."""
         _in_thread(self._ask, _parameters(connection), transaction, seconds)
 
     @property
@@ -61,14 +61,14 @@ class Inquiry:
 
 
 def end_backend(connection: Any, seconds: float) -> None:
-    """End the server's part of a connection that was given up, if the server can be reached; without waiting for it."""
+    """End the server's side of a connection that was given up, if the server can be reached. Do not wait for it."""
     with suppress(psycopg.Error):
         _in_thread(_end, _parameters(connection), connection.info.backend_pid, seconds)
 
 
 def _end(parameters: dict[str, Any], pid: int, seconds: float) -> None:
     with _connected(parameters, seconds) as connection:
-        # A pooler gives connections numbers of its own.
+        # A pooler has process ids of its own.
         if _rows(connection, "SELECT pg_backend_pid()") == [(connection.pgconn.backend_pid,)]:
             _rows(connection, _END, (pid, pid))
 

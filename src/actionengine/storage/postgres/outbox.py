@@ -1,12 +1,11 @@
-"""A queue of the outbox on PostgreSQL: partitions of lanes, locked by the transaction that stays open while they are
-delivered.
+"""A queue of the outbox on PostgreSQL: partitions of lanes, locked by the transaction that stays open during delivery.
 
-A relay that dies loses its connection, and with it its locks; one that is silent for as long as its lease is cut off by
-the server. Two round trips a batch.
+A relay that dies loses its connection, and with it its locks. The server ends a relay that is silent for as long as its
+lease. A batch takes two round trips.
 
-Who sleeps holds a lock in the connection that listens. Writers try it: only where it is held do they notify, so that
-under load, when no relay sleeps, commits do not queue up for the notification queue. It can be taken only while no
-writer holds it who has not notified.
+A sleeping relay holds a lock in the connection that listens. Writers try the lock, and notify only if it is held: under
+load, when no relay sleeps, commits do not queue for the notification queue. A relay gets the lock only while no writer
+holds it that has not notified.
 """
 
 from __future__ import annotations
@@ -67,8 +66,8 @@ FROM public.ae_dead_letters(%s, %s, %s, %s)
 REDRIVE = "SELECT public.ae_redrive(%s, %s, %s)"
 SKIP = "SELECT public.ae_skip(%s, %s, %s, %s)"
 
-# The lock of who sleeps at a queue, held by the connection. Where it can only be had shared, it is writers who hold it:
-# they have seen nobody asleep, and are about to commit.
+# The lock of the relay that sleeps at a queue, held by its connection. If only a shared lock can be had, writers hold
+# it: they have seen no relay asleep, and are about to commit.
 SLEEP = "SELECT pg_catalog.pg_try_advisory_lock(1634037602, %s)"
 WAKE = "SELECT pg_catalog.pg_advisory_unlock(1634037602, %s)"
 SHARED = """
@@ -84,34 +83,34 @@ _PARTITIONS_UNDER_LOAD = 4
 """Partitions, of 64, that a relay takes at once."""
 
 _FULL_SCAN_INTERVAL = 60.0
-"""Seconds after which a look begins with the first position again, whatever is known: nothing can be left for ever."""
+"""Seconds after which a look begins with the first position again, so that no event is missed for ever."""
 
 _BUSY_RELAY_INTERVAL = 0.02
 """Seconds between two looks at events that another relay is delivering."""
 
 _IDLE_RELAY_INTERVAL = 0.25
-"""Seconds between two looks where another relay holds the lock of who sleeps: that one is notified."""
+"""Seconds between two looks while another relay holds the lock: that relay is notified."""
 
 _WRITERS_INTERVAL = 0.005
-"""Seconds between two looks where writers hold it, who notify nobody."""
+"""Seconds between two looks while writers hold the lock, which notify no relay."""
 
 
 class Known:
-    """Where the next look at a queue begins, as the database has told it (see `ae_outbox_known` and `ae_purge_keys` in
-    the schema). All relays of a storage share it."""
+    """The places where the next look at each queue begins, as the database has returned them (see `ae_outbox_known` and
+    `ae_purge_keys` in the schema). All relays of a storage share them."""
 
     def __init__(self) -> None:
         self._marks: dict[str, str] = {}
         self._until: dict[str, float] = {}
 
     def of(self, queue: str) -> str | None:
-        """Return the marks of a queue; None where the next look is a full one."""
+        """Return the marks of a queue; None if the next look is a full one."""
         if monotonic() < self._until.get(queue, 0.0):
             return self._marks[queue]
         return None
 
     def record(self, queue: str, marks: str, is_full: bool) -> None:
-        """Keep what a look has found."""
+        """Keep the marks that a look has returned."""
         self._marks[queue] = marks
         if is_full:
             self._until[queue] = monotonic() + _FULL_SCAN_INTERVAL
@@ -136,49 +135,49 @@ class PostgresOutbox:
         self._polling: OneShotEvent | None = None
 
     async def take(self, limit: int, lease: float) -> Sequence[PendingEvent]:
-        """Take what is due."""
+        """Take the events that are due."""
         return await self._run(self._take, limit, lease)
 
     async def extend(self) -> None:
-        """Begin the lease anew."""
+        """Renew the lease."""
         await self._run(self._extend)
 
     async def settle(self, delivered: Sequence[PendingEvent], failed: Sequence[FailedDelivery]) -> None:
-        """Forget what was delivered, note what failed, and give back the rest."""
+        """Delete the delivered events, record the failures, and release the rest."""
         await self._run(self._settle, delivered, failed)
 
     async def release(self) -> None:
-        """Give back what was taken."""
+        """Release the events that were taken."""
         with suppress(Exception):
             await self._run(self._release)
 
     async def wait(self, seconds: float) -> None:
-        """Wait until there may be something to take."""
+        """Wait until events may be due."""
         try:
             await (self._run(self._wait, seconds) if self._database.listens else self._poll(seconds))
         finally:
             self._woken = False
 
     def wake(self) -> None:
-        """End the waiting now."""
+        """End the wait now."""
         self._woken = True
         polling = self._polling
         if polling is not None:
             polling.set()
 
     async def heartbeat(self, beat: RelayHeartbeat) -> None:
-        """Let others know of this relay."""
+        """Record that this relay is at work."""
         await self._ask("relay", WRITE_HEARTBEAT, to_json(beat._replace(queue=self._queue)._asdict()).decode())
 
     async def status(self) -> OutboxStatus:
-        """How much there is to deliver, and who does it."""
+        """Return how much there is to deliver, and which relays are at work."""
         parameters = (self._queue, self._database.signature("relay"), self._known.of(self._queue))
         ((pending, waiting, dead, skipped, held, oldest, relays),) = await self._asked(STATUS, parameters)
         beats = _HEARTBEATS.validate_json(relays)
         return OutboxStatus(pending, waiting, dead, skipped, oldest and oldest.astimezone(UTC), beats, held)
 
     async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
-        """Dead letters and skipped events, by event id."""
+        """Return dead letters and skipped events, by event id."""
         later_than = event_id(after) if after is not None else None
         rows = await self._ask("relay", DEAD_LETTERS, later_than, page_size(limit), self._queue)
         return [
@@ -187,24 +186,24 @@ class PostgresOutbox:
         ]
 
     async def redrive(self, ids: Sequence[str] | None = None) -> int:
-        """Try dead letters again."""
+        """Put dead letters back into the queue. Return how many."""
         wanted = None if ids is None else array(map(event_id, ids))
         ((changed,),) = await self._ask("redrive", REDRIVE, wanted, self._queue)
         return int(changed)
 
     async def skip(self, ids: Sequence[str], reason: str) -> int:
-        """Give up dead letters."""
+        """Mark dead letters as skipped, so that they hold back nothing. Return how many."""
         ((changed,),) = await self._ask("skip", SKIP, array(map(event_id, ids)), reason, self._queue)
         return int(changed)
 
     async def close(self) -> None:
-        """Give back what this object holds."""
+        """Release everything that this object holds."""
         await self.release()
         with suppress(Exception):
             await self._run(self._release_quietly)
 
     async def _poll(self, seconds: float) -> None:
-        """Wait without a connection that listens: writers notify nobody."""
+        """Wait without a connection that listens, for which no notification comes."""
         ((due_in,),) = await self._ask("relay", NEXT, self._queue, self._known.of(self._queue))
         seconds = min(seconds, self._pause_until(due_in), _IDLE_RELAY_INTERVAL)
         signal = self._polling = OneShotEvent(self._mode)
@@ -212,7 +211,7 @@ class PostgresOutbox:
             await signal.wait(seconds)
         self._polling = None
 
-    # In the world of the storage
+    # In the mode of the storage
 
     async def _run(self, function: Callable[..., T], *arguments: Any) -> T:
         return await self._database.run(self._mode, function, *arguments)
@@ -223,7 +222,7 @@ class PostgresOutbox:
     async def _asked(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
         asked = (statement, parameters)
         if self._held is not None and not self._is_taking:
-            # A relay needs no second connection, which a small pool may not have.
+            # A second connection may not be free in a small pool.
             return await self._run(self._execute, asked)
         return await self._run(self._database.query, self._mode, *asked)
 
@@ -241,7 +240,7 @@ class PostgresOutbox:
         except Exception as error:
             if not is_lost(error):
                 raise
-            # A connection that died while nothing was done in it.
+            # The connection had died before anything was done in it.
             rows = self._execute(*statements)
         self._is_taking = True
         (_, _, marks, _, _, _, self._behind, *_), *rows = rows
@@ -250,7 +249,7 @@ class PostgresOutbox:
             self._fruitless = 0
         else:
             self._end(("COMMIT", ()))
-        # Where there is a lot to do, a few partitions have enough of it, and the others are for other relays.
+        # Under load a few partitions fill the batch, and the others are for other relays.
         self._partitions = _MAX_PARTITIONS if len(rows) < limit else _PARTITIONS_UNDER_LOAD
         return [taken_event(*row) for row in rows]
 
@@ -293,8 +292,8 @@ class PostgresOutbox:
         self._is_taking = False
 
     def _execute(self, *statements: Statement) -> list[Row]:
-        """Run statements in the connection that this object holds. Where one fails, that is closed, and what was taken
-        is given up."""
+        """Run statements in the connection that this object holds. If one fails, close the connection, and give up the
+        events that were taken."""
         driver = self._driver()
         try:
             return driver.execute(*statements)
@@ -357,7 +356,7 @@ class PostgresOutbox:
             return inf
         if seconds > 0:
             return float(seconds)
-        # Due now: it came meanwhile, or another relay is at work on it.
+        # It is due now: it came meanwhile, or another relay delivers it.
         self._fruitless += 1
         return 0.0 if self._fruitless == 1 else _BUSY_RELAY_INTERVAL
 

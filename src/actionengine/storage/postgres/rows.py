@@ -1,4 +1,4 @@
-"""Rows of the port as PostgreSQL takes and gives them."""
+"""Rows of the port as PostgreSQL takes and returns them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from actionengine.storage.rows import EventRow, LogRow
 
 
 def array(items: Iterable[object]) -> str:
-    """An array's literal, for the driver: each item quoted ("Array Value Input", PostgreSQL's manual)."""
+    """Return an array's literal, with each item quoted ("Array Value Input", PostgreSQL's manual)."""
     quoted = (str(item).replace("\\", "\\\\").replace('"', '\\"') for item in items)
     return "{" + ",".join(f'"{item}"' for item in quoted) + "}"
 
 
 def log_values(row: LogRow) -> list[Any]:
-    """A row of the action log as parameters."""
+    """Return a row of the action log as parameters."""
     values: list[Any] = list(row)
     for index in _LOG_JSON:
         if values[index] is not None:
@@ -31,7 +31,7 @@ def log_values(row: LogRow) -> list[Any]:
 
 
 def log_row(values: tuple[Any, ...]) -> LogRow:
-    """A row of the action log as it was read."""
+    """Return a row of the action log from the values that were read."""
     fields = list(values)
     fields[0] = str(fields[0])
     fields[1] = str(fields[1]) if fields[1] is not None else None
@@ -44,14 +44,14 @@ def log_row(values: tuple[Any, ...]) -> LogRow:
 
 
 def event_values(row: EventRow) -> list[Any]:
-    """An event as parameters."""
+    """Return an event as parameters."""
     values: list[Any] = list(row)
     values[_EVENT_PAYLOAD] = row.payload.decode()
     return values
 
 
 def event_row(values: list[Any]) -> EventRow:
-    """An event as it was read."""
+    """Return an event from the values that were read."""
     event = EventRow(*values)
     return event._replace(
         id=str(event.id),
@@ -76,7 +76,8 @@ def taken_event(
     occurred_at: int,
     version: int,
 ) -> PendingEvent:
-    """An event of the outbox as it was read, its time in microseconds since 1970. A relay reads many of them."""
+    """Return an event of the outbox from the values that were read, its time in microseconds since 1970. A relay reads
+    many of them."""
     return PendingEvent(
         position,
         EventRow(
@@ -99,7 +100,7 @@ def taken_event(
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _tenant_id = lru_cache(maxsize=4096)(UUID)
 tenant_text = lru_cache(maxsize=4096)(str)
-"""A tenant's id as text. There are few, and they come again and again."""
+"""A tenant's id as text. There are few of them, and they recur."""
 
 
 _LOG_JSON = [LogRow._fields.index(name) for name in ("input", "output", "error")]

@@ -1,7 +1,7 @@
 """The statements of `PostgresStorage`.
 
-Everything is named with its schema: tables and types, since a handler's own SQL can make temporary ones, functions and
-operators, since it can choose the search path. Else they could stand before ours, and before the catalogue's.
+Every name has its schema, because PostgreSQL could find others first: a handler's own SQL can make temporary tables and
+types, and it can set the search path for functions and operators.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Opening(NamedTuple):
     claiming: str
 
 
-# Settings are local to the transaction. They are made before the claim is inserted, which their tenant has to allow:
-# the row to insert is read from them.
+# Settings are local to the transaction. The claim's row is read from them, so that they are made before it is inserted:
+# its policy compares the tenant.
 SETTINGS = """
     SELECT pg_catalog.set_config('app.tenant_id', %s, true),
         pg_catalog.set_config('app.action_id', %s, true)"""
 BEGAN = "(pg_catalog.date_part('epoch', pg_catalog.now()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8"
-"""When the transaction began, in microseconds: nothing else names it before it has written."""
+"""The time at which the transaction began, in microseconds: nothing else identifies it before it has written."""
 CLOCK = BEGAN.replace("now", "clock_timestamp")
-"""The time once a claim has waited for its turn."""
+"""The time after a claim has waited for the lock of its key."""
 
 OPEN = f"WITH context AS MATERIALIZED ({{settings}}\n)\nSELECT {BEGAN}, public.ae_is_deleted(%s) FROM context"
 OPEN_AND_CLAIM = f"""
@@ -65,8 +65,8 @@ FROM public.ae_claim(%s, %s, %s, %s, %s)
 """
 
 LIMIT = "(SELECT %s::pg_catalog.int8)"
-"""A limit that the planner does not know, so that it walks along an index in the order that is asked for. Of a tenant's
-rows it expects few: where it knew that all of them were wanted, it would read all, and sort them."""
+"""A limit whose value the planner does not know, so that it walks along an index in the wanted order. It expects few
+rows of a tenant: if it knew that all of them were wanted, it would read all of them, and sort."""
 
 _ADD_DOCUMENT = """
 INSERT INTO public.ae_documents (tenant_id, collection, id, version, data, created_at, updated_at)
@@ -152,7 +152,7 @@ _LISTED_DOCUMENTS = PageQuery(
 )
 LIST_DOCUMENTS = postgres_page(_LISTED_DOCUMENTS)
 
-# Containment finds candidates; equality, field by field, decides.
+# An index finds candidates by containment; the comparison field by field decides.
 FIND_DOCUMENTS = postgres_page(
     _LISTED_DOCUMENTS._replace(
         where=f"""{_LISTED_DOCUMENTS.where}
@@ -173,7 +173,7 @@ _TYPES: dict[Kind, str] = {
     "json": "pg_catalog.json",
     "time": "pg_catalog.timestamptz",
 }
-# A lock that leaves the key alone: rows that refer to this one can be added meanwhile.
+# The lock does not cover the key: rows that refer to this one can be added meanwhile.
 ROWS = RowsDialect(
     schema="public",
     mark="%s",
@@ -280,8 +280,8 @@ FROM (
 ) found
 """
 
-# Of each type the next positions, then the first of all these: what is read is what is asked for, however long ago the
-# last event of a type was. The limits make each part a walk along an index, whatever the planner knows.
+# The next positions of each type, then the first of all these: no other events are read, even if the last event of a
+# type was long ago. The limits make each part a walk along an index, whatever the planner knows.
 READ_EVENTS_OF_TYPES = postgres_page(
     _LISTED_EVENTS._replace(
         table=f"""(
@@ -320,9 +320,9 @@ def _row(*types: str) -> str:
     return f"({', '.join(f'%s::pg_catalog.{type}' for type in types)})"
 
 
-# Positions are taken after the lock, which tells readers that events up to here may still be on their way. A relay that
-# sleeps holds another lock (see `outbox`): only then is it woken, since notifications make all commits of the database
-# queue up.
+# Positions are taken after the lock, which tells readers that events up to here may not be committed yet. A sleeping
+# relay holds another lock (see `outbox`). It is woken only then, since notifications make all commits of the database
+# queue.
 _HORIZON = """horizon AS MATERIALIZED (
     SELECT pg_catalog.pg_advisory_xact_lock_shared(
         (1634034944::bigint OPERATOR(pg_catalog.<<) 32)
@@ -333,9 +333,9 @@ _WAKE = """,
         CASE WHEN NOT pg_catalog.pg_try_advisory_xact_lock_shared(1634037602, {lock})
             THEN pg_catalog.pg_notify('{channel}', '') END"""
 SLEEP_LOCKS = {EVENTS: 64, WORKFLOWS: 192, TRIGGERS: 320}
-"""The locks of relays that sleep. A queue's 64 locks of partitions begin 64 before; `ae_outbox_take` has them too."""
+"""The locks of sleeping relays. A queue's 64 locks of partitions precede its own; `ae_outbox_take` names them too."""
 CHANNELS = {EVENTS: "ae_outbox", WORKFLOWS: "ae_outbox_workflows", TRIGGERS: "ae_outbox_triggers"}
-"""Where relays that sleep listen; `ae_redrive` and `ae_skip` have them too."""
+"""The channels that sleeping relays listen to; `ae_redrive` and `ae_skip` name them too."""
 
 _LOG = """log AS (
     INSERT INTO public.ae_action_log (id, parent_id, tenant_id, actor_type, actor_id, approved_by, approval_id, source,
@@ -369,7 +369,7 @@ _QUEUES = """, (
     ) queue
     WHERE queue.types IS NULL OR events.type OPERATOR(pg_catalog.=) ANY(queue.types)"""
 _EVENT_ROW = _row("uuid", "uuid", "text", "text", "json", "text", "uuid", "text", "text", "timestamptz", "int4")
-# A key that is written when it has expired already expires now: a purge looks for no earlier ones (see ae_purge_keys).
+# A key that has already expired when it is written expires now: a purge looks for no earlier ones (see ae_purge_keys).
 _RESULTS = """results AS (
     UPDATE public.ae_idempotency_keys used
     SET fingerprint = new.fingerprint, result = new.result, approval_id = new.approval_id,
@@ -379,7 +379,8 @@ _RESULTS = """results AS (
         AND used.key OPERATOR(pg_catalog.=) new.key
     RETURNING true
 )"""
-# The claimed keys are there, so that each has its result. Where one is not, this is no number, and nothing is written.
+# Each result updates the row of its claimed key. If a row is missing, the cast to a number fails, and nothing is
+# written.
 LOST_KEY = "ae_lost_key"
 _CHECK_RESULTS = f"""
 SELECT CASE WHEN pg_catalog.count(*) OPERATOR(pg_catalog.=) {{results}} THEN 0
@@ -390,22 +391,21 @@ _RESULT_ROW = _row("uuid", "text", "text", "text", "text", "text", "timestamptz"
 MAX_ROWS = 200
 """Rows in one recording statement; it has at most 65,535 parameters. More of them take several statements."""
 
-# SQL of a handler can defer what it runs: deferred triggers and the queries of held cursors run at COMMIT. So the
-# triggers run first, and then the library looks at the transaction, and closes cursors and drops temporary objects.
-# Nothing of the handler's runs after that: what is recorded is written, and committed, by the library's statements. SQL
-# can also prepare statements under the names of those that the library has prepared. So these here are not prepared.
+# SQL of a handler can run later: deferred triggers and the queries of held cursors run at COMMIT. So the triggers run
+# first; then the library checks the transaction, closes cursors and drops temporary objects. Only statements of the
+# library follow: they write what was recorded, and commit. SQL can also prepare statements under the library's names,
+# so that the statements here are not prepared.
 
 SETTLE: Statement = ("SET CONSTRAINTS ALL IMMEDIATE", ())
-"""The statement that runs before the last look at the transaction."""
+"""The statement that runs before the last check of the transaction."""
 
 CHECK_TRANSACTION = "SELECT public.ae_check_transaction(%s)"
-"""The look: it fails (`IS_TAMPERED`) where the transaction is not the one that began then, and where it holds what it
-must not."""
+"""The check. It fails (`IS_TAMPERED`) if the transaction is not the one that began at that time, or holds what it must
+not."""
 
 IS_TAMPERED = "AE005"
 
-# What else SQL can leave behind in a connection: a role, settings, locks; and, where the look has not come before,
-# cursors and temporary objects.
+# SQL can also leave a role, settings and locks in a connection, and without the check cursors and temporary objects.
 CLEAN: list[Statement] = [
     (statement, ())
     for statement in (
@@ -419,11 +419,11 @@ CLEAN: list[Statement] = [
 CLEAN_UNCHECKED: list[Statement] = [("CLOSE ALL", ()), *CLEAN, ("DISCARD TEMP", ())]
 
 LEFT_BEHIND: Statement = ("SELECT by_sql, by_driver FROM public.ae_left_behind()", ())
-"""A look at the connection after that: where SQL has replaced one of those before it, this tells."""
+"""A check of the connection after that: it finds out if SQL has replaced one of the statements before it."""
 
 
 def opening_statements(settings: Sequence[str], read_only: bool, signed: bool) -> Opening:
-    """Return the statements that open a unit of work, with these settings beside the usual ones.
+    """Return the statements that open a unit of work, with these settings in addition to the usual ones.
 
     For a context that is signed, the parameters are tenant, action, mode and signature.
     """
@@ -436,8 +436,8 @@ def opening_statements(settings: Sequence[str], read_only: bool, signed: bool) -
 
 @lru_cache(maxsize=256)
 def record_statement(log: int, events: int, results: int, routes: tuple[str, ...] = ()) -> str:
-    """Return the statement that writes so many log rows, events with their outbox rows, and idempotent results. After
-    the events come the types that go into each of the queues which the routes name."""
+    """Return the statement that writes so many log rows, events with their outbox rows, and idempotent results. Its
+    parameters after the events are the types that go into each of the queues."""
     parts: list[str] = []
     if events:
         wakes = [_WAKE.format(lock=SLEEP_LOCKS[queue], channel=CHANNELS[queue]) for queue in (EVENTS, *routes)]

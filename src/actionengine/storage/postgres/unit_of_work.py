@@ -57,7 +57,7 @@ from actionengine.storage.tables import Table
 from actionengine.storage.tenants import tenant_deleted
 
 _ROLLBACK_TIMEOUT = 1.0
-"""Seconds that a rollback may take after the deadline of its execution."""
+"""Seconds that a rollback may take beyond the deadline of its execution."""
 
 _DOCUMENTS = "ae_documents"
 
@@ -88,24 +88,25 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         return self._send((statement, parameters))
 
     def _mark(self, statement: str) -> None:
-        # Prepared, its name would stand in the catalogue.
+        # The catalogue would show the savepoint's name if the statement were prepared.
         self._send(last=((statement, ()),))
 
     def _send(self, *statements: Statement, last: Sequence[Statement] = ()) -> list[Row]:
-        """Send statements, after those that were to be sent later."""
+        """Send statements, after those that wait in `_later`."""
         later, self._later = self._later, []
         try:
             return self._driver.execute(*later, *statements, until=self._deadline, last=last)
         except psycopg.errors.UniqueViolation as error:
             if later and (error.diag.table_name or "").startswith(_DOCUMENTS):
-                # A generated id that is taken: a handler that catches this must not commit what was answered before.
+                # A generated id is taken. A handler that catches this must not commit: the insert has been reported
+                # as done.
                 self._failed = self.database.translate_error(error)
             raise
 
     def queue_write(self, statement: str, parameters: Sequence[Any]) -> None:
-        """Run a statement that nobody needs an answer of: in the round trip of whatever comes next."""
+        """Run a statement whose rows nobody needs, in the round trip of the next statement."""
         if self._session is not None:
-            # A handler's own savepoints are made, and undone, past this unit of work.
+            # A handler's session makes and undoes its own savepoints without this unit of work.
             self.query(statement, parameters)
             return
         self.make_savepoints()
@@ -131,7 +132,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
                 if is_lost(error):
                     self._release(broken=True)
                     if attempt == 1:
-                        # A connection that died in the pool: nothing has happened in it yet.
+                        # The connection had died in the pool: nothing was done in it.
                         continue
                 raise
         raise AssertionError
@@ -168,14 +169,14 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         return CLAIMED if is_claimed else self._claim_in_transaction(claim, wait)
 
     def _set_clock(self, now: int) -> None:
-        """Remember by how much the database's clock, which has said this in microseconds, is ahead of ours."""
+        """Record by how much the database's clock, at this time in microseconds, is ahead of ours."""
         self._ahead = now / 1_000_000 - monotonic()
 
     def _clock(self) -> datetime:
         return datetime.fromtimestamp(self._ahead + monotonic(), UTC)
 
     def _check_deleted(self, is_deleted: bool) -> None:
-        # What it has left, its events above all, can still be read.
+        # A look-up still reads the rows that a deleted tenant has left, above all its events.
         if is_deleted and not self._is_lookup:
             raise tenant_deleted()
 
@@ -253,7 +254,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
 
     def _undo_to(self, savepoint: Savepoint) -> None:
         if savepoint not in self._unmade:
-            # What was to be sent later was asked for after the savepoint.
+            # The statements that wait came after the savepoint.
             self._later.clear()
             if savepoint.read_only and self._latches:
                 self._latches.pop()
@@ -273,8 +274,8 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         super()._release_savepoint(savepoint)
 
     def _allow_writes(self, allow: bool) -> None:
-        # The end of the savepoint brings back what was allowed around it. SQL can roll back to that savepoint, and so
-        # to where it may write; then a savepoint is gone that SQL does not know the name of, and cannot make again.
+        # The end of the savepoint restores the setting around it. SQL can roll back to that savepoint, and so may write
+        # again; but then the latch is gone, a savepoint whose name SQL does not know and so cannot make again.
         if not allow:
             self._latches.append(f"ae_{token_hex(8)}")
             forbid = "SET LOCAL transaction_read_only = on", f"SAVEPOINT {self._latches[-1]}"
@@ -285,7 +286,7 @@ class PostgresUnitOfWork(SQLUnitOfWork):
             raise StorageUnavailable("the connection was given up")
         if self._driver.transaction_status != TransactionStatus.IDLE or self._connection is not None:
             if self._deadline is not None:
-                # The time is up, as a rule; a server that is there needs no more than this.
+                # The time is usually up; a server that answers needs no more than this.
                 self._deadline = max(self._deadline, monotonic() + _ROLLBACK_TIMEOUT)
             self._send_last(first=(("ROLLBACK", ()),))
 
@@ -314,6 +315,6 @@ class PostgresUnitOfWork(SQLUnitOfWork):
         self._driver.cancel()
 
     def _abort(self) -> None:
-        # The transaction ends with the connection; a statement that is being run would go on for some time.
+        # The transaction ends with the connection, but a running statement would go on for some time.
         if self._driver.transaction_status == TransactionStatus.ACTIVE:
             self._driver.cancel()

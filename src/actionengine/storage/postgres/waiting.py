@@ -1,9 +1,9 @@
-"""Waiting for the server, in one connection: bounded, no matter which code has sent the statement.
+"""Bounded waits for the server, in one connection, for statements of any code.
 
 The driver waits in one method of a connection, `wait`: for the statements of a handler's session, for those that
-SQLAlchemy sends by itself, and for savepoints. That method is replaced here. A server that is silent for
-`answer_timeout` seconds counts as out of reach, unless a handler's statement may take that long: then the server is
-asked, through another connection, whether it works on it.
+SQLAlchemy sends by itself, and for savepoints. This module replaces that method. A server that is silent for
+`answer_timeout` seconds counts as out of reach. During a handler's statement, which may take long, the server is first
+asked through another connection whether it works on it.
 """
 
 from __future__ import annotations
@@ -27,23 +27,20 @@ from actionengine.storage.postgres.generators import INTERVAL, ResponseTimeout, 
 from actionengine.storage.postgres.inquiry import Inquiry, end_backend
 from actionengine.storage.sql.pools import IS_TAKING
 
-CUT_TIMEOUT = 1.0
-"""Seconds for each step of cutting a statement off."""
-
+CANCEL_TIMEOUT = 1.0
+"""Seconds for each step of cancelling a statement."""
 
 _ENDS_WAITS = "timeout" in signature(psycopg.Connection.wait).parameters
-"""Whether the driver can end a wait by itself, which costs less than to look here."""
-
+"""True if the driver can end a wait by itself, which costs less than a check here."""
 
 _CANCELLED = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
 
 
 class BoundedWait:
-    """The waiting of one connection, as long as it lives.
+    """The waits of one connection, as long as it lives.
 
-    `on_failure` gets the time (`time.monotonic`) since when the connection was not heard of, once that is known to be
-    silent or lost. A connection of a host's own engine is bounded while a unit of work takes it and uses it, and
-    while it opens.
+    Once the connection is known to be silent or lost, `on_failure` gets the time (`time.monotonic`) of its last sign of
+    life. A connection of a host's own engine is bounded while it opens, and while a unit of work takes and uses it.
     """
 
     __slots__ = (
@@ -73,18 +70,18 @@ class BoundedWait:
         connection.wait = self._wait_async if is_async else self._wait
 
     def begin_session(self, began: int, until: float | None) -> None:
-        """Let a handler's statements take longer, in the transaction that began then (in microseconds), until its
-        deadline (`time.monotonic`)."""
+        """Let a handler's statements take longer, in the transaction that began at this time (in microseconds), until
+        its deadline (`time.monotonic`)."""
         self._inquired, self._until = began, until
 
     def end_session(self) -> None:
-        """End that."""
+        """End the use by a handler's session."""
         self._inquired = self._until = None
 
-    # For the library's own statements, which bound themselves
+    # For the library's own statements, which check their own bounds
 
     def run(self, waiter: Waiter, interval: float = INTERVAL) -> Any:
-        """Return the value of one of the driver's generators."""
+        """Run one of the driver's generators, and return its value."""
         try:
             return waiting.wait(waiter, self._pgconn.socket, interval=interval)
         except _CANCELLED:
@@ -92,7 +89,7 @@ class BoundedWait:
             raise
 
     async def run_async(self, waiter: Waiter, interval: float = INTERVAL) -> Any:
-        """Return the same."""
+        """Do the same under an event loop."""
         try:
             return await waiting.wait_async(waiter, self._pgconn.socket, interval=interval)
         except _CANCELLED:
@@ -100,15 +97,15 @@ class BoundedWait:
             raise
 
     def give_up(self, since: float) -> None:
-        """Give the connection up, which was silent since: close it, and end the server's part of it."""
+        """Give up the connection, which was silent since this time: close it, and end the server's side of it."""
         end_backend(self._connection, self._timeout)
         self._on_failure(since)
         if self.is_opening:
-            hang_up(self._connection)
+            shutdown_socket(self._connection)
         else:
             close(self._connection)
 
-    # For all others. The driver's own wait does the first moments of each: it costs less than to look here.
+    # For all other statements. The driver's own wait handles the first moments, which costs less than a check here.
 
     def _wait(self, waiter: Waiter, interval: float = INTERVAL, timeout: float | None = None) -> Any:
         try:
@@ -175,11 +172,11 @@ class BoundedWait:
         if timeout is None and not self.is_bounded and self._inquired is None and not IS_TAKING.get():
             return checked(waiter, _pass, is_begun)
         if timeout is not None:
-            # It waits for notifications: nothing need come.
+            # This is a wait for notifications: none need come.
             return checked(waiter, TimeLimit(timeout, psycopg.errors._WaitTimeout).check)
         return checked(waiter, _Silence(self._connection, self._timeout, self._inquired, self._until).check, is_begun)
 
-    # Cutting off
+    # Interrupting
 
     def _interrupt(self, waiter: Waiter) -> None:
         if self._pgconn.transaction_status != TransactionStatus.ACTIVE:
@@ -206,7 +203,7 @@ class BoundedWait:
             self._leave(begun)
 
     def _leave(self, since: float) -> None:
-        # Where the network forgets it, the server is not told by itself that nobody waits any more.
+        # A network that drops the connection silently does not tell the server that nobody waits any more.
         end_backend(self._connection, self._timeout)
         self._on_failure(since)
         self._pgconn.finish()
@@ -217,11 +214,11 @@ def _pass(is_heard: bool) -> None:
 
 
 def _ending(waiter: Waiter) -> Waiter:
-    return checked(waiter, TimeLimit(CUT_TIMEOUT).check, is_resumed=True)
+    return checked(waiter, TimeLimit(CANCEL_TIMEOUT).check, is_resumed=True)
 
 
 class _Silence:
-    """A silence of the server's, and how long it may last."""
+    """The server's silence, and its limit."""
 
     def __init__(self, connection: Any, seconds: float, transaction: int | None, until: float | None) -> None:
         self._connection = connection
@@ -255,10 +252,10 @@ def is_lost(error: BaseException) -> bool:
 
 
 NOT_PREPARED = "26000"
-"""A statement that was prepared is not any more: somebody has cleared the connection."""
+"""A prepared statement is gone: other code has cleared the connection."""
 
 SILENT = "25P03"
-"""A transaction in which nothing was done for too long: the server has ended the connection."""
+"""A transaction was idle for too long: the server has ended the connection."""
 
 _LOST = (
     psycopg.OperationalError,
@@ -269,22 +266,22 @@ _LOST = (
 
 
 def cancel(connection: Any) -> None:
-    """Ask the server to stop a connection's statement, within a bound; errors are nobody's."""
+    """Ask the server to stop a connection's statement, within a bound. Ignore errors."""
     if capabilities.has_cancel_safe():
         with suppress(psycopg.Error):
-            connection.cancel_safe(timeout=CUT_TIMEOUT)
+            connection.cancel_safe(timeout=CANCEL_TIMEOUT)
         return
-    # An older libpq waits for the server as long as that takes.
+    # An older libpq waits for the server without a bound.
     thread = threading.Thread(target=_cancel_quietly, args=(connection,), daemon=True)
     thread.start()
-    thread.join(CUT_TIMEOUT)
+    thread.join(CANCEL_TIMEOUT)
 
 
 async def cancel_async(connection: Any) -> None:
     """Do the same under an event loop."""
     if capabilities.has_cancel_safe():
         with suppress(psycopg.Error):
-            await connection.cancel_safe(timeout=CUT_TIMEOUT)
+            await connection.cancel_safe(timeout=CANCEL_TIMEOUT)
         return
     await asyncio.to_thread(cancel, connection)
 
@@ -295,13 +292,13 @@ def _cancel_quietly(connection: Any) -> None:
 
 
 def close(connection: Any) -> None:
-    """Close a connection that the caller waits in: nothing is awaited for that."""
+    """Close a connection in whose wait the caller runs. Nothing need be awaited for that."""
     closing = connection.close()
     if closing is not None:
         run_sync(closing)
 
 
-def hang_up(connection: Any) -> None:
-    """End the socket of a connection that another thread or task waits in: it notices, and closes it."""
+def shutdown_socket(connection: Any) -> None:
+    """Shut down the socket of a connection in which another thread or task waits. That one notices, and closes it."""
     with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.pgconn.socket)) as twin:
         twin.shutdown(socket.SHUT_RDWR)

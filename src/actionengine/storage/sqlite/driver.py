@@ -1,4 +1,4 @@
-"""Connections of SQLite that free their locks at once."""
+"""SQLite connections that free their locks at once."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 _STOP_INTERVAL = 0.02
 _STOP_TIMEOUT = 5.0
-"""Seconds between two tries to stop a statement, and for all of them."""
+"""Seconds between two attempts to stop a statement, and for all attempts together."""
 
 
 class ReleasingConnection(sqlite3.Connection):
-    """A connection that knows its cursors.
+    """A connection that closes its cursors before it ends a transaction.
 
-    SQLite keeps a closed connection alive, with its transaction and its locks, until the last statement of it is
-    finished; a cursor that a traceback or an unread result holds is one of them. So these are closed first.
+    SQLite keeps a closed connection alive, with its transaction and its locks, until its last statement is finished.
+    A cursor that a traceback or an unread result keeps is such a statement.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -32,12 +32,12 @@ class ReleasingConnection(sqlite3.Connection):
         return cursor
 
     def commit(self) -> None:
-        """Commit. What was not read of a result is not read any more."""
+        """Commit. Unread rows of a result are lost."""
         self._close_cursors()
         super().commit()
 
     def rollback(self) -> None:
-        """Roll back, whatever statements are unfinished."""
+        """Roll back, also while statements are unfinished."""
         self._close_cursors()
         super().rollback()
 
@@ -47,19 +47,19 @@ class ReleasingConnection(sqlite3.Connection):
         super().close()
 
     def __del__(self) -> None:
-        # A task that is cancelled while aiosqlite opens a connection leaves one that nobody has, and cannot close it.
+        # A task that is cancelled while aiosqlite opens a connection leaves one that nothing else closes.
         with suppress(sqlite3.Error):
             super().close()
 
     def _close_cursors(self) -> None:
         for cursor in list(self._cursors):
-            # One that another thread uses at this moment cannot be closed: its statement is interrupted.
+            # A cursor that another thread is using cannot be closed: its statement is interrupted.
             with suppress(sqlite3.Error):
                 cursor.close()
 
 
 def stop(connection: Any) -> None:
-    """Stop what another thread may be running in a connection, and roll back."""
+    """Stop a statement that another thread may be running in a connection, and roll back."""
     until = monotonic() + _STOP_TIMEOUT
     while True:
         try:
@@ -72,7 +72,7 @@ def stop(connection: Any) -> None:
 
 
 async def stop_async(connection: Any) -> None:
-    """Do the same for a connection of aiosqlite, whose thread may still have to begin with what was asked of it."""
+    """Do the same for a connection of aiosqlite, whose thread may not have started its statement yet."""
     until = monotonic() + _STOP_TIMEOUT
     while True:
         rolling_back = asyncio.ensure_future(connection.rollback())

@@ -1,4 +1,4 @@
-"""What SQLite's errors mean in terms of the port."""
+"""Errors of SQLite, translated into those of the port."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ _OUT_OF_REACH = (
     "SQLITE_PROTOCOL",
 )
 
-
 _REFUSAL = re.compile(r"(INSERT|UPDATE|DELETE) on .+(outside an action of|in an action:|it is append-only).*")
-"""What the triggers say."""
+"""The messages of the triggers."""
 
 _RULE = re.compile(r"^[A-Z]\d: ")
-"""How they begin where a rule of change control is broken."""
+"""The beginning of a message about a broken rule of change control."""
 
 _OUR_CONSTRAINT = re.compile(r"(CHECK constraint failed: |NOT NULL constraint failed: )ae_.+")
 
 
 def to_storage_error(error: Exception) -> Exception | None:
-    """What an error of the driver is in terms of the port; None for one that is the handler's own."""
+    """Return the port's error for one of the driver; None for an error of the handler's own statement."""
     if not isinstance(error, sqlite3.Error):
         return None
     name = getattr(error, "sqlite_errorname", "")
@@ -48,10 +47,6 @@ def to_storage_error(error: Exception) -> Exception | None:
         return SerializationFailure(str(error))
     if name.startswith(_OUT_OF_REACH) or "closed database" in str(error):
         return StorageUnavailable(f"SQLite: {error} ({name})")
-    if name.startswith("SQLITE_READONLY") or (name == "SQLITE_CONSTRAINT_TRIGGER" and _is_ours(str(error))):
+    if name.startswith("SQLITE_READONLY") or (name == "SQLITE_CONSTRAINT_TRIGGER" and _REFUSAL.fullmatch(str(error))):
         return StorageError(f"SQLite refuses: {error}")
     return None
-
-
-def _is_ours(message: str) -> bool:
-    return _REFUSAL.fullmatch(message) is not None

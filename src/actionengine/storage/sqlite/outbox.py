@@ -1,7 +1,7 @@
-"""The outbox in a SQLite file. One relay at a time delivers what is in a queue: writers take turns here anyway.
+"""The outbox in a SQLite file. One relay at a time delivers a queue, since there is one writer at a time anyway.
 
-It holds a lease, which is free again where its process is dead, or has let it run out. Nothing is locked while events
-are being published.
+The relay holds a lease, which is free again once its process is dead or the lease has run out. Nothing is locked while
+events are published.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ _Place = tuple[str, int, int]
 
 _LAST_POSITION = 2**63 - 1
 
-_MAX_SLEEP = 0.25
-"""Seconds after which a relay looks whether another process has written."""
+_POLL_INTERVAL = 0.25
+"""Seconds after which a relay looks for events that another process has written."""
 
 
 class SQLiteOutbox:
@@ -80,49 +80,49 @@ class SQLiteOutbox:
         self._waited: dict[int, _Place] = {}
 
     async def take(self, limit: int, lease: float) -> Sequence[PendingEvent]:
-        """Take what is due, where no other relay is at work."""
+        """Take the events that are due, unless another relay is at work."""
         self._lease = lease
         rows = await self._read(limit)
         if not rows:
             await self.release()
             await self._hold()
             return []
-        # Half of a lease is left, as long as one batch follows another: then there is nothing to write.
+        # While batches follow each other, half of the lease is left, and nothing need be written.
         if self._until - monotonic() < lease / 2:
             if not await self._lease_is_ours():
                 return []
             rows = await self._read(limit)
-        self._waited = _those_that_waited(rows)
+        self._waited = _waiting_places(rows)
         if self._waited:
-            # What one has held back whose time has come is taken with it.
+            # An event that was held back is taken with the one that held it, once that one is due.
             (released,) = await self._write(self._release(self._waited.values()))
             if released:
                 rows = await self._read(limit)
-                self._waited = _those_that_waited(rows)
+                self._waited = _waiting_places(rows)
         return [PendingEvent(position, event_row(event), tries) for _, _, tries, position, *event in rows]
 
     async def extend(self) -> None:
-        """Begin the lease anew."""
+        """Renew the lease."""
         if not await self._lease_is_ours():
             raise _lease_is_over()
 
     async def settle(self, delivered: Sequence[PendingEvent], failed: Sequence[FailedDelivery]) -> None:
-        """Forget what was delivered, note what failed."""
+        """Delete the delivered events, and record the failures."""
         done = [(str(pending.event.tenant_id), pending.position, self._queue) for pending in delivered]
-        notes = []
+        failures = []
         for failure in failed:
             due_at = self._in(failure.retry_in) if failure.retry_in is not None else None
             dead_at = self._now() if failure.retry_in is None else None
             pending = failure.pending
             scope = (str(pending.event.tenant_id), pending.position, self._queue)
             event_id = pending.event.id if dead_at is not None else None
-            notes.append((int(failure.counts), failure.reason, due_at, dead_at, event_id, *scope))
+            failures.append((int(failure.counts), failure.reason, due_at, dead_at, event_id, *scope))
         last = max((pending.position for pending in (*delivered, *(failure.pending for failure in failed))), default=0)
         waited = [self._waited[each.position] for each in delivered if each.position in self._waited]
-        # Who has lost the lease knows no longer what others have made of these events.
+        # A relay without the lease does not know what other relays have done with these events.
         written = await self._write(
             (DELETE_DELIVERED, (to_json(done).decode(),)),
-            *((RECORD_FAILURE, note) for note in notes),
+            *((RECORD_FAILURE, failure) for failure in failures),
             *([self._release(waited)] if waited else []),
             (HOLD, self._up_to(last)),
             condition=(HAS_LEASE, (self._queue, self._owner)),
@@ -131,14 +131,14 @@ class SQLiteOutbox:
             raise _lease_is_over()
 
     async def release(self) -> None:
-        """Let another relay have its turn."""
+        """Release the lease, for another relay."""
         if self._until:
             with suppress(StorageError):
                 await self._write((RELEASE_LEASE, (self._queue, self._owner)))
             self._until = 0.0
 
     async def wait(self, seconds: float) -> None:
-        """Wait until there may be something to take."""
+        """Wait until events may be due."""
         if not self._woken:
             now = self._now()
             ((due_at,),) = await self._query(NEXT_DUE, (self._queue, now))
@@ -148,9 +148,9 @@ class SQLiteOutbox:
             self._database.sleeping_relays.add(signal.set)
             try:
                 if not self._woken and not await self._query(READ_OUTBOX, (self._queue, now, now, 1)):
-                    await signal.wait(min(max(0.0, seconds), _MAX_SLEEP))
+                    await signal.wait(min(max(0.0, seconds), _POLL_INTERVAL))
                 elif not self._until:
-                    # Another relay is at work on it.
+                    # Another relay delivers the events.
                     await signal.wait(min(seconds, 0.02))
             finally:
                 self._signal = None
@@ -158,7 +158,7 @@ class SQLiteOutbox:
         self._woken = False
 
     def wake(self) -> None:
-        """End the waiting now."""
+        """End the wait now."""
         self._woken = True
         signal = self._signal
         if signal is not None:
@@ -171,7 +171,7 @@ class SQLiteOutbox:
         await self._write((DELETE_STALE_RELAYS, (self._in(-86400.0),)), (WRITE_HEARTBEAT, values))
 
     async def status(self) -> OutboxStatus:
-        """Return how much there is to deliver, and by which relays."""
+        """Return how much there is to deliver, and which relays are at work."""
         ((free, waiting, dead, skipped, held, oldest),) = await self._query(
             OUTBOX_STATUS, (self._queue, self._now(), MAX_COUNTED_LAG)
         )
@@ -184,7 +184,7 @@ class SQLiteOutbox:
         return OutboxStatus(pending, waiting, dead, skipped, time(oldest) if oldest else None, relays, held)
 
     async def dead_letters(self, *, after: str | None = None, limit: int = 100) -> Sequence[DeadLetter]:
-        """Dead letters and skipped events, by event id."""
+        """Return dead letters and skipped events, by event id."""
         later_than = event_id(after) if after is not None else ""
         rows = await self._query(DEAD_LETTERS, (self._queue, later_than, page_size(limit)))
         return [
@@ -193,7 +193,7 @@ class SQLiteOutbox:
         ]
 
     async def redrive(self, ids: Sequence[str] | None = None) -> int:
-        """Try dead letters again."""
+        """Put dead letters back into the queue. Return how many."""
         now = self._now()
         if ids is None:
             return await self._change((RETURN_ALL, (now, self._queue, now)), (REDRIVE_ALL, (now, self._queue)))
@@ -201,7 +201,7 @@ class SQLiteOutbox:
         return await self._change((RETURN, (now, self._queue, these, now)), (REDRIVE, (now, self._queue, these)))
 
     async def skip(self, ids: Sequence[str], reason: str) -> int:
-        """Give up dead letters."""
+        """Mark dead letters as skipped, so that they hold back nothing. Return how many."""
         now = self._now()
         these = to_json(list(map(event_id, ids))).decode()
         return await self._change(
@@ -209,7 +209,7 @@ class SQLiteOutbox:
         )
 
     async def close(self) -> None:
-        """Give back what this object holds."""
+        """Release everything that this object holds."""
         await self.release()
 
     async def _lease_is_ours(self) -> bool:
@@ -220,7 +220,7 @@ class SQLiteOutbox:
             return False
         other = rows[0][1] if rows else self._owner
         values = (self._queue, self._owner, os.getpid(), self._in(self._lease), now, self._owner, other)
-        # Known before it is written, so that it is given back where this is cancelled meanwhile.
+        # Set before the lease is written, so that it is released if this call is cancelled meanwhile.
         self._until = until
         (changed,) = await self._write((LEASE, values))
         self._until = until if changed else 0.0
@@ -231,17 +231,17 @@ class SQLiteOutbox:
         return await self._query(READ_OUTBOX, (self._queue, now, now, limit))
 
     def _release(self, waited: Iterable[_Place]) -> tuple[str, Sequence[Any]]:
-        """Return the statement that lets go what is behind these."""
+        """Return the statement that releases the events behind these."""
         now = self._now()
         return RELEASE, (now, to_json([(*place, self._queue) for place in waited]).decode(), now)
 
     def _up_to(self, position: int) -> tuple[Any, ...]:
-        """Return what `IS_BEHIND` and `HOLD` are asked with."""
+        """Return the parameters of `IS_BEHIND` and `HOLD`."""
         now = self._now()
         return self._queue, position, now, now
 
     async def _hold(self) -> None:
-        """Mark what is held back, so that the next look does not pass it."""
+        """Mark the events that are held back, so that the next look does not read them."""
         everything = self._up_to(_LAST_POSITION)
         if await self._query(IS_BEHIND, everything):
             await self._write((HOLD, everything))
@@ -270,8 +270,8 @@ def _lease_is_over() -> StorageUnavailable:
     return StorageUnavailable("the lease of this relay is over: another relay may deliver its events")
 
 
-def _those_that_waited(rows: Iterable[tuple[Any, ...]]) -> dict[int, _Place]:
-    """Return where those of a batch are, by position, behind which others may be held back."""
+def _waiting_places(rows: Iterable[tuple[Any, ...]]) -> dict[int, _Place]:
+    """Return the places of the events in a batch that may hold back others, by position."""
     return {row[3]: (row[5], row[0], row[3]) for row in rows if row[1] is not None}
 
 

@@ -1,5 +1,5 @@
-"""What `SQLiteStorage` says to the database. Everything is named with its schema: a handler's own SQL can make
-temporary tables, which would otherwise stand before ours."""
+"""The statements of `SQLiteStorage`. Every name has its schema, because SQLite would find a temporary table of a
+handler's own SQL first."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DOCUMENTS = DocumentStatements(
     insert=f"{_ADD_DOCUMENT}ON CONFLICT DO NOTHING\nRETURNING version\n",
     add=_ADD_DOCUMENT,
     get=_GET_DOCUMENT,
-    # Writers take turns: there is nothing to lock.
+    # There is one writer at a time: no row need be locked.
     lock=f"{_GET_DOCUMENT}    AND version = ?\n",
     update="""
 UPDATE main.ae_documents
@@ -53,7 +53,7 @@ ON CONFLICT DO NOTHING
 DELETE FROM main.ae_document_keys
 WHERE tenant_id = ? AND collection = ? AND id = ? AND key NOT IN (SELECT value FROM json_each(?))
 """,
-    # A window keeps its rows, so that the documents of the page are read again, by their rowids.
+    # A window copies its rows, so that the documents of the page are read again, by their rowids.
     find=f"""
 SELECT page.id, document.version, document.data, document.created_at, document.updated_at, page.bytes
 FROM (
@@ -91,7 +91,7 @@ LIST_DOCUMENTS = sqlite_page(
 )
 
 _KINDS: tuple[Kind, ...] = ("text", "integer", "boolean", "json", "time")
-# Writers take turns: there is nothing to lock.
+# There is one writer at a time: no row need be locked.
 ROWS = RowsDialect(
     schema="main",
     mark="?",
@@ -171,13 +171,13 @@ FROM main.ae_tenants
 WHERE tenant_id = ? AND deleted_at IS NOT NULL
 """
 
-# Temporary tables, which would stand before ours, and other files.
+# The number of temporary tables, which would be found before ours, and of attached files.
 LEFTOVERS = """
 SELECT (SELECT count(*) FROM temp.sqlite_master)
     + (SELECT count(*) FROM pragma_database_list WHERE name NOT IN ('main', 'temp'))
 """
 
-# Both are counted along an index of what is open, or in use, and nothing else.
+# Both are counted along an index that holds only open approvals, or active schedules.
 BACKLOG = f"""
 SELECT
     count(*),
@@ -261,8 +261,8 @@ _LISTED_EVENTS = PageQuery(
 )
 READ_EVENTS = sqlite_page(_LISTED_EVENTS)
 
-# Of each type the next positions, then the first of all these: what is read is what is asked for, however long ago the
-# last event of a type was.
+# The next positions of each type, then the first of all these: no other events are read, even if the last event of a
+# type was long ago.
 READ_EVENTS_OF_TYPES = sqlite_page(
     _LISTED_EVENTS._replace(
         where="""position IN (
@@ -305,10 +305,10 @@ FROM main.ae_events
 WHERE tenant_id = ?
 """
 
-# The outbox. An event is due where no earlier one of its lane waits for another attempt, is a dead letter, or is held
-# back itself. A row belongs to the event at its position where both are of one tenant: a handler's own SQL can add rows
-# for its tenant. With the plus sign the index of what is held is searched by lane, rather than the primary key by
-# tenant: there a relay would read every dead letter of the tenant for each event.
+# The outbox. An event is due if no earlier one of its lane waits for another attempt, is a dead letter, or is held back
+# itself. A row belongs to the event at its position if both have the same tenant: a handler's own SQL can add rows for
+# its tenant. The plus sign makes SQLite search the index of held events by lane, and not the primary key by tenant,
+# where a relay would read every dead letter of the tenant for each event.
 
 _EVENT_OF_OUTBOX = ", ".join(f"e.{column}" for column in EventRow._fields)
 WRITE_OUTBOX = """
@@ -323,8 +323,8 @@ _IS_HELD = """EXISTS (
             AND (before.dead_at IS NOT NULL OR before.due_at IS NOT NULL OR before.held)
             AND (before.dead_at IS NOT NULL OR before.due_at > ? OR before.held)
     )"""
-# The event whose payload reaches the bytes of a page is the last one. A window keeps its rows: so the payloads are read
-# again.
+# The event whose payload reaches the bytes of a page is the last one. A window copies its rows, so that the payloads
+# are read again for the page.
 READ_OUTBOX = f"""
 SELECT due.lane, due.due_at, due.attempts, due.position, {_EVENT_OF_OUTBOX}
 FROM (
@@ -349,8 +349,8 @@ SELECT min(due_at)
 FROM main.ae_outbox
 WHERE queue = ? AND dead_at IS NULL AND due_at > ?
 """
-# What is held back: the pending events up to a position are walked along, which are few where all that was due is
-# delivered. One that waits itself is not marked: it is no more than one event of most lanes.
+# The events that are held back, among the pending ones up to a position. These are few if everything due is delivered.
+# An event that waits itself is not marked: most lanes have one such event at most.
 _BEHIND = f"""
 FROM main.ae_outbox o
 WHERE o.queue = ? AND o.dead_at IS NULL AND NOT o.held AND o.position <= ? AND (o.due_at IS NULL OR o.due_at <= ?)
@@ -362,9 +362,9 @@ UPDATE main.ae_outbox
 SET held = 1
 WHERE (tenant_id, position, queue) IN (SELECT o.tenant_id, o.position, o.queue {_BEHIND})
 """
-# These hold nothing back any more, or are just being delivered. Up to a hundred events behind each lose their mark, up
-# to the next one that waits, which loses its own, or is dead; they get a due_at instead, which is over: so those that
-# follow lose theirs when these are taken or delivered.
+# The events of `first` hold back nothing any more, or are being delivered. Up to a hundred events behind each lose
+# their mark, up to and including the next one that waits, or up to a dead letter. They get a due_at in the past
+# instead, so that the events behind them lose their marks when these are taken or delivered.
 _RELEASE = """
 UPDATE main.ae_outbox
 SET held = 0, due_at = coalesce(due_at, ?)
@@ -459,7 +459,7 @@ _OLDEST = """
             ORDER BY o.position
             LIMIT 1
         )"""
-# Of two indexes that will do, SQLite would take the one that has the skipped ones too.
+# SQLite would choose the index that also has the skipped ones.
 _UNSKIPPED = "INDEXED BY ae_outbox_unskipped"
 _COUNT = "(SELECT count(*) FROM (SELECT 1 FROM main.ae_outbox o {index} WHERE o.queue = ?1 AND {which} LIMIT ?3))"
 # Each number is counted up to the third parameter.

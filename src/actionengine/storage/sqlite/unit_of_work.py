@@ -81,7 +81,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         return steady_now()
 
     def _check_transaction(self) -> None:
-        # SQLite ends a transaction by itself on some errors, such as a full disk; the next statement would stand alone.
+        # SQLite ends a transaction on some errors, such as a full disk. The next statement would commit by itself.
         pooled: Any = self._pooled
         if not pooled.driver_connection.in_transaction:
             raise StorageError("the transaction was ended, by the handler or by an error that it caught")
@@ -110,7 +110,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         return self._claim_in_transaction(claim, wait) if claim is not None else None
 
     def _acquire_writer_lock(self, claim: Claim | None, wait: float) -> bool:
-        """Whether the writer's turn came; False where it was another claim of the same key that took too long."""
+        """Wait for the writer's lock. Return False if another claim of the same key has held it for too long."""
         database = self.database
         left = inf if self._deadline is None else max(0.0, self._deadline - monotonic())
         if claim is not None and (self.tenant.id, claim.action, claim.key) in database.held_keys:
@@ -184,9 +184,10 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
         if self._connection is None:
             self._cursor.execute("COMMIT")
         else:
-            # As the connection does it: an unread result of the handler's is in the way of a later transaction.
-            self._own_connection.commit()
-            self._cursor = self._own_connection.cursor()
+            # The connection's own commit closes all cursors: one that the handler left open would block a later
+            # transaction.
+            self._dbapi_connection.commit()
+            self._cursor = self._dbapi_connection.cursor()
         if any(recording.events for recording in self._recordings):
             self.database.wake_relays()
         self._tidy()
@@ -203,12 +204,12 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
             if self._connection is None:
                 self._cursor.execute("ROLLBACK")
             else:
-                self._own_connection.rollback()
-                self._cursor = self._own_connection.cursor()
+                self._dbapi_connection.rollback()
+                self._cursor = self._dbapi_connection.cursor()
         self._tidy()
 
     @property
-    def _own_connection(self) -> Any:
+    def _dbapi_connection(self) -> Any:
         assert self._pooled is not None
         return self._pooled.dbapi_connection
 
@@ -220,7 +221,7 @@ class SQLiteUnitOfWork(SQLUnitOfWork):
             stop(pooled.driver_connection)
 
     def _tidy(self) -> None:
-        """Leave the connection as it was found; close it where a handler's own SQL has left something in it."""
+        """Restore the connection; close it if a handler's own SQL has left something in it."""
         assert self._pooled is not None
         if self._is_query_only:
             self._allow_writes(True)
