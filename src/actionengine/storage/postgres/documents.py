@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from pydantic_core import to_json
 
-from actionengine.storage.port import Record
 from actionengine.storage.postgres.statements import DOCUMENTS, FIND_DOCUMENTS, LIST_DOCUMENTS, ROWS
+from actionengine.storage.rows import Record
 from actionengine.storage.sql.documents import Listing, SQLRecords
 
 

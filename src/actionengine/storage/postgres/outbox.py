@@ -27,14 +27,6 @@ from actionengine.concurrency.run_sync import Mode
 from actionengine.storage.errors import StorageUnavailable
 from actionengine.storage.outbox import DeadLetter, FailedDelivery, OutboxStatus, PendingEvent, RelayHeartbeat
 from actionengine.storage.pages import page_size
-from actionengine.storage.port import (
-    DeadLetter,
-    FailedDelivery,
-    OutboxStatus,
-    PendingEvent,
-    RelayHeartbeat,
-    StorageUnavailable,
-)
 from actionengine.storage.postgres.database import PostgresDatabase
 from actionengine.storage.postgres.driver import LibpqConnection, Row, Statement, milliseconds
 from actionengine.storage.postgres.rows import array, event_row, taken_event, tenant_text

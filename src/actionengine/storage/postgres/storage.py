@@ -16,7 +16,7 @@ from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
 from actionengine.errors import ConfigurationError
 from actionengine.masking.redaction import redact_address
-from actionengine.storage.port import EVENTS, MAX_BACKLOG, StoredEvent
+from actionengine.storage.outbox import EVENTS
 from actionengine.storage.postgres.database import PostgresDatabase
 from actionengine.storage.postgres.outbox import Known, PostgresOutbox
 from actionengine.storage.postgres.rows import array, event_row
@@ -28,6 +28,7 @@ from actionengine.storage.postgres.statements import (
     READ_EVENTS_OF_TYPES,
 )
 from actionengine.storage.postgres.unit_of_work import PostgresUnitOfWork
+from actionengine.storage.rows import MAX_BACKLOG, StoredEvent
 from actionengine.storage.sql.declared_protection import DeclaredProtection
 from actionengine.storage.sql.signing import Signer
 from actionengine.storage.sql.storage import SQLStorage

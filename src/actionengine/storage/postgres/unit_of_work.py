@@ -16,16 +16,7 @@ from sqlalchemy.engine import Connection
 
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
-from actionengine.storage.port import (
-    CLAIMED,
-    Claim,
-    ClaimAnswer,
-    EventRow,
-    LogRow,
-    Route,
-    StorageError,
-    StorageUnavailable,
-)
+from actionengine.storage.errors import StorageError, StorageUnavailable
 from actionengine.storage.postgres.database import PostgresDatabase
 from actionengine.storage.postgres.documents import PostgresRecords
 from actionengine.storage.postgres.driver import LibpqConnection, Row, Statement, milliseconds

@@ -20,7 +20,7 @@ from sqlalchemy.orm.exc import StaleDataError
 
 from actionengine.concurrency.run_sync import Mode
 from actionengine.errors import ActionError, ConfigurationError, ErrorCode
-from actionengine.storage.port import StorageError, StorageUnavailable
+from actionengine.storage.errors import StorageError, StorageUnavailable
 from actionengine.storage.sql.bridge import run
 from actionengine.storage.sql.declared_protection import DeclaredProtection
 from actionengine.storage.sql.pools import Pools

@@ -22,6 +22,7 @@ from actionengine.storage.records import (
     not_found,
     version_conflict,
 )
+from actionengine.storage.rows import Record
 from actionengine.storage.sql.rows import RowsDialect
 from actionengine.storage.sql.transaction import Transaction
 

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.storage.port import StorageError
+from actionengine.storage.errors import StorageError
 from actionengine.storage.scopes import Scope
 from actionengine.storage.sql.bridge import on_loop
 from actionengine.storage.sql.database import Database

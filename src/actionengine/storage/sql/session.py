@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
-from actionengine.storage.port import StorageError
+from actionengine.storage.errors import StorageError
 from actionengine.storage.sql.transaction import Transaction
 
 _NO_COMMIT = "the pipeline commits, after the handler: use session.flush() for rows that you need now"

@@ -12,9 +12,11 @@ from uuid_utils.compat import uuid7
 
 from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.context import Tenant
+from actionengine.storage.closing import CloseCallbacks
+from actionengine.storage.outbox import EVENTS, MAX_COUNTED_LAG, Outbox
 from actionengine.storage.pages import page_size, page_start
-from actionengine.storage.port import EVENTS, MAX_COUNTED_LAG, Backlog, Outbox, StoredEvent
 from actionengine.storage.records import time_of_id
+from actionengine.storage.rows import Backlog, StoredEvent
 from actionengine.storage.sql.database import Database
 from actionengine.storage.sql.unit_of_work import SQLUnitOfWork
 from actionengine.storage.tenants import check_tenant, slug_taken
@@ -34,6 +36,7 @@ class SQLStorage(ABC):
     def __init__(self, database: Database) -> None:
         self.database = database
         self.pools = database.pools
+        self._close_callbacks = CloseCallbacks()
 
     # The port
 
@@ -137,10 +140,12 @@ class SQLStorage(ABC):
 
     def close(self) -> None:
         """Close the connections. If the storage is used again, it opens new ones."""
+        self._close_callbacks.run()
         self.pools.close()
 
     async def aclose(self) -> None:
         """Close the connections, also those of this event loop."""
+        await self._close_callbacks.run_off_loop()
         await self.pools.aclose()
 
     async def limit_idle(self) -> None:

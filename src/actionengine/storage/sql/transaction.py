@@ -20,14 +20,9 @@ from sqlalchemy.pool import PoolProxiedConnection
 from actionengine.concurrency.run_sync import Mode
 from actionengine.context import Tenant
 from actionengine.errors import ActionError, ErrorCode
-from actionengine.storage.port import (
-    ROLE_COLLECTIONS,
-    Claim,
-    ClaimAnswer,
-    SerializationFailure,
-    StorageError,
-    StorageUnavailable,
-)
+from actionengine.storage.errors import SerializationFailure, StorageError, StorageUnavailable
+from actionengine.storage.records import ROLE_COLLECTIONS
+from actionengine.storage.rows import Claim, ClaimAnswer
 from actionengine.storage.scopes import Scope, Scopes
 from actionengine.storage.sql.bridge import await_, greenlet_spawn, in_greenlet, run, uninterrupted
 from actionengine.storage.sql.database import Database
@@ -254,7 +249,7 @@ class Transaction(ABC):
 
     def _check_not_over(self) -> None:
         if self._ended:
-            raise StorageError("this execution is over, and its unit of work with it")
+            raise StorageError("this execution has ended, and its unit of work with it")
 
     def _check_open(self) -> None:
         if self._is_broken_off:

@@ -18,7 +18,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from actionengine.concurrency.fair_lock import FairLock
 from actionengine.concurrency.run_sync import Mode, run_sync
 from actionengine.errors import ConfigurationError
-from actionengine.storage.port import StorageUnavailable
+from actionengine.storage.errors import StorageUnavailable
 from actionengine.storage.sql.bridge import await_
 from actionengine.storage.sql.database import Database
 from actionengine.storage.sql.declared_protection import DeclaredProtection

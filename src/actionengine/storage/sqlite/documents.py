@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from actionengine.storage.pages import MAX_PAGE, is_last_page
-from actionengine.storage.port import Record
 from actionengine.storage.records import matches
+from actionengine.storage.rows import Record
 from actionengine.storage.sql.documents import Listing, SQLRecords
 from actionengine.storage.sqlite.statements import DOCUMENTS, LIST_DOCUMENTS, ROWS
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic_core import from_json, to_json
 
-from actionengine.storage.port import EventRow, LogRow
+from actionengine.storage.rows import EventRow, LogRow
 from actionengine.storage.sql.rows import json_bytes, json_text
 
 

@@ -18,9 +18,9 @@ from actionengine.context import Tenant
 from actionengine.errors import ConfigurationError
 from actionengine.masking.redaction import redact_address
 from actionengine.storage.clock import steady_now
-from actionengine.storage.errors import StorageUnavailable
 from actionengine.storage.lookups import OPEN_APPROVALS
-from actionengine.storage.port import EVENTS, MAX_BACKLOG, StoredEvent
+from actionengine.storage.outbox import EVENTS
+from actionengine.storage.rows import MAX_BACKLOG, StoredEvent
 from actionengine.storage.sql.declared_protection import DeclaredProtection
 from actionengine.storage.sql.storage import SQLStorage
 from actionengine.storage.sql.verification_sqlite import compare_sqlite
