@@ -189,7 +189,7 @@ def test_the_error_says_what_is_waited_for(till: Till, storage: InMemoryStorage,
     error = till.do("work.pay", {"amount": 5}).failure()
     kept = stored(storage, acme, error.details["approval_id"])
     assert error == error_for(kept)
-    assert error.message == "work.pay needs the approval of somebody with the permission pay.approve"
+    assert error.message == "work.pay needs an approval by an actor with the permission pay.approve"
     assert error.details == {
         "approval_id": kept.id,
         "permission": "pay.approve",

@@ -73,7 +73,7 @@ def test_allowed_actors_need_an_actor_even_where_nothing_is_protected(
     nobody = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=None)).failure()
     bot = execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=Actor.ai("bot"))).failure()
 
-    assert (nobody.code, nobody.message) == (ErrorCode.UNAUTHENTICATED, "work.go needs a signed-in actor")
+    assert (nobody.code, nobody.message) == (ErrorCode.UNAUTHENTICATED, "work.go needs an actor: the request has none")
     assert (bot.code, bot.message) == (ErrorCode.FORBIDDEN, "work.go is not for ai actors, only for human, system")
     assert execute(engine, "work.go", {}, RequestContext(tenant=acme, actor=Actor.human("ann"))) == Success("done")
     assert [row.decision for row in log_of(engine, acme)][:2] == ["no actor", "ai actors are not allowed"]

@@ -40,8 +40,8 @@ def action(name: str = "go", **options: Any) -> Any:
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an empty name": ({"name": ""}, "has no name"),
-    "a name with a dot": ({"name": "a.b"}, "no dot"),
-    "a handler that cannot be called": ({"handler": 7}, "work.go: the handler has to be callable"),
+    "a name with a dot": ({"name": "a.b"}, "must not contain a dot"),
+    "a handler that cannot be called": ({"handler": 7}, "work.go: the handler must be callable"),
     "a handler without a parameter": ({"handler": lambda: Success(1)}, r"handler\(data\)"),
     "a handler of three parameters": ({"handler": lambda a, b, c: Success(1)}, r"handler\(data, ctx\)"),
     "a handler with a required keyword": ({"handler": eval("lambda data, *, x: data")}, "work.go: a handler"),
@@ -49,7 +49,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"hooks": ActionHooks(before=(HookDefinition("work", "nowhere"),))},
         "work.go: its hook work.nowhere names no action",
     ),
-    "a hook that hooks itself": ({"hooks": ActionHooks(after=(HookDefinition("work", "go"),))}, "come round again"),
+    "a hook that hooks itself": ({"hooks": ActionHooks(after=(HookDefinition("work", "go"),))}, "form a cycle"),
     "an unknown actor type": ({"allowed_actors": ["robot"]}, "unknown actor type"),
     "an unknown idempotency": ({"idempotency": "always"}, "idempotency is"),
     "a timeout of zero": ({"timeout": 0}, "timeout"),
@@ -57,11 +57,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a read-only action that needs a key": ({"read_only": True, "idempotency": "required"}, "read-only"),
     "a permission on an open action": ({"is_protected": False, "permission": "x"}, "needs a protected action"),
     "roles on an open action": ({"is_protected": False, "access_control": ["csr"]}, "need a protected action"),
-    "a resource that is no function": ({"resource": "job"}, "resource has to be a function"),
+    "a resource that is no function": ({"resource": "job"}, "resource must be a function"),
     "a validation that is no type": ({"validation": 42}, "work.go: validation takes"),
     "an approval without a permission": (
         {"approval": ApprovalPolicy(when=lambda data, ctx: True, permission="")},
-        "names the permission",
+        "needs a permission for the approver",
     ),
     "an approval that expires at once": (
         {"approval": ApprovalPolicy(when=lambda data, ctx: True, permission="x", expires_after=timedelta(0))},
@@ -98,9 +98,9 @@ def test_hooks_in_a_circle_are_refused(engine_of: Callable[..., Engine]) -> None
         ([create_service(name="a.b", description="", actions=[])], "without a dot"),
         ([create_service(name="approvals", description="", actions=[])], "built-in"),
         ([create_service(name="a", description="", actions=[])] * 2, "two services named 'a'"),
-        (["a"], "made by create_service"),
-        ([(create_service(name="a", description="", actions=[]),)], r"given as \*several"),
-        ([create_service(name="a", description="", actions=[7])], "made by create_action"),  # type: ignore[list-item]
+        (["a"], r"services\[0\] is 'a': make it with create_service"),
+        ([(create_service(name="a", description="", actions=[]),)], r"services\[0\] is a tuple: pass its items"),
+        ([create_service(name="a", description="", actions=[7])], "make it with create_action"),  # type: ignore[list-item]
     ],
 )
 def test_a_mistake_in_a_service_is_refused_at_boot(services: Any, message: str) -> None:

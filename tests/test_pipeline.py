@@ -188,14 +188,14 @@ def test_the_global_after_handler_cannot_undo_a_commit(
         (lambda data: Failure(ActionError(ErrorCode.CONFLICT, "taken")), ErrorCode.CONFLICT, "taken"),
         (lambda data: {"bare": 1}, ErrorCode.INTERNAL, "returned a bare dict"),
         (lambda data: None, ErrorCode.INTERNAL, "returned a bare NoneType"),
-        (lambda data: Success(object()), ErrorCode.INTERNAL, "no JSON form"),
+        (lambda data: Success(object()), ErrorCode.INTERNAL, "without a JSON form"),
         (lambda data: 1 / 0, ErrorCode.HANDLER_ERROR, "the handler of work.go raised ZeroDivisionError"),
         (lambda data, ctx: ctx.session, ErrorCode.INTERNAL, "no SQL session"),
         (lambda data, ctx: ctx.async_records("x"), ErrorCode.INTERNAL, "use ctx.records"),
         (lambda data, ctx: ctx.records("ae_roles"), ErrorCode.INTERNAL, "no collection for a handler"),
         (lambda data, ctx: ctx.records(""), ErrorCode.INTERNAL, "no collection for a handler"),
         (lambda data, ctx: ctx.emit("x", object()), ErrorCode.INTERNAL, "has no JSON form"),
-        (lambda data, ctx: ctx.emit(None), ErrorCode.INTERNAL, "an event has a type"),
+        (lambda data, ctx: ctx.emit(None), ErrorCode.INTERNAL, "an event needs a type"),
         (lambda data: Failure("half \ud800"), ErrorCode.UNPROCESSABLE, "half ?"),
         (lambda data: Failure(ActionError(ErrorCode.CONFLICT, "a\0b")), ErrorCode.CONFLICT, "a\ufffdb"),
         (lambda data: Failure(ActionError(ErrorCode.CONFLICT, "c", CIRCLE)), ErrorCode.CONFLICT, "c"),
@@ -307,9 +307,9 @@ def test_a_context_is_of_no_use_afterwards(engine_of: EngineOf, execute: Execute
         return Success(None)
 
     execute(engine_of(action("go", keep)), "work.go", {}, as_ann)
-    with pytest.raises(Exception, match="over"):
+    with pytest.raises(Exception, match="has ended"):
         kept[0].records("things").insert({})
-    with pytest.raises(Exception, match="over"):
+    with pytest.raises(Exception, match="has ended"):
         kept[0].emit("late", {})
 
 
@@ -841,7 +841,7 @@ def test_the_context_of_a_nested_execution_is_of_no_use_afterwards(
             lambda: kept[1].insert({}),
         ]
         for use in uses:
-            with pytest.raises(Exception, match="is over"):
+            with pytest.raises(Exception, match="has ended"):
                 use()
         return Success(None)
 

@@ -390,7 +390,7 @@ def test_no_action_policy_or_handler_asks_for_a_pattern(permission: str) -> None
 
 def test_a_star_in_a_role_or_in_what_a_service_asks_is_refused_at_boot() -> None:
     action = create_action(name="a", description="x", handler=lambda data: Success(1), access_control=["own*"])
-    with pytest.raises(ConfigurationError, match=r"s\.a: access_control names roles in full"):
+    with pytest.raises(ConfigurationError, match=r"s\.a: access_control must name roles in full"):
         create_engine(services=[create_service(name="s", description="x", actions=[action])])
     action = create_action(name="a", description="x", handler=lambda data: Success(1))
     with pytest.raises(ConfigurationError, match=r"s\.a: the permission 'jobs\*'"):

@@ -233,12 +233,12 @@ def test_a_cost_is_a_finite_number_that_a_row_can_keep(given: Any, cost: float) 
 @pytest.mark.parametrize("field", ["input_tokens", "output_tokens", "cost_usd"])
 @pytest.mark.parametrize("given", ["12", [], 1j])
 def test_usage_that_is_no_number_is_a_type_error_that_names_the_field(field: str, given: Any) -> None:
-    with pytest.raises(TypeError, match=f"AIUsage.{field} is a number, not"):
+    with pytest.raises(TypeError, match=f"AIUsage.{field} must be a number, not"):
         AIUsage("m", **{field: given})
 
 
 def test_what_is_no_usage_is_refused(engine_of: Callable[..., Engine], as_ann: RequestContext) -> None:
-    with pytest.raises(TypeError, match="ai_usage is an AIUsage"):
+    with pytest.raises(TypeError, match="ai_usage must be an AIUsage"):
         RequestContext(tenant=as_ann.tenant, ai_usage={"model": "m"})  # type: ignore[arg-type]
 
     def handler(data: Any, ctx: ActionContext) -> Result[Any, ActionError]:
@@ -408,7 +408,7 @@ def test_the_type_and_the_version_of_an_event_are_bounded(
     engine = engine_of(create_action(name="go", description="", handler=handler))
     assert isinstance(engine.execute_action("work", "go", 500, as_ann), Success)
     error = engine.execute_action("work", "go", 501, as_ann).failure()
-    assert error.message == "the type of an event has at most 500 characters"
+    assert error.message == "the type of an event has 501 characters; at most 500 are allowed"
     with pytest.raises(ConfigurationError, match="1 to 500 characters"):
         create_event_type(type="t" * 501)
     with pytest.raises(ConfigurationError, match="from 1 to 10000"):

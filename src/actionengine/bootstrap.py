@@ -104,19 +104,20 @@ def _observer() -> Callable[..., Any]:
     return observer()
 
 
-def _no_service(given: object) -> str:
-    return "several of them are given as *several" if isinstance(given, list | tuple) else f"{given!r} is not"
-
-
 def _checked(services: tuple[Service, ...], reserved: set[str]) -> tuple[Service, ...]:
     seen: set[str] = set()
-    for service in services:
+    for number, service in enumerate(services):
+        if isinstance(service, list | tuple):
+            kind = type(service).__name__
+            raise ConfigurationError(
+                f"services[{number}] is a {kind}: pass its items, as in services=[*billing_services]"
+            )
         if not isinstance(service, Service):
-            raise ConfigurationError(f"services are made by create_service; {_no_service(service)}")
+            raise ConfigurationError(f"services[{number}] is {service!r}: make it with create_service")
         if not isinstance(service.name, str) or not service.name or "." in service.name:
             raise ConfigurationError(f"a service needs a name without a dot, not {service.name!r}")
         if service.name in reserved:
-            raise ConfigurationError(f"the service name {service.name!r} is taken by a built-in service")
+            raise ConfigurationError(f"the service name {service.name!r} is a built-in service's: choose another name")
         if service.name in seen:
             raise ConfigurationError(f"there are two services named {service.name!r}: put their actions in one")
         seen.add(service.name)
@@ -127,11 +128,11 @@ def _plans(service: Service, on_duplicate: OnDuplicate) -> dict[str, ActionPlan]
     plans: dict[str, ActionPlan] = {}
     for action in service.actions:
         if not isinstance(action, Action):
-            raise ConfigurationError(f"{service.name}: actions are made by create_action; {action!r} is not")
+            raise ConfigurationError(f"{service.name}: {action!r} is no action: make it with create_action")
         plan = ActionPlan(service, action)
         if action.name in plans:
             if on_duplicate == "error":
-                raise ConfigurationError(f"{plan.name} is declared twice")
+                raise ConfigurationError(f"{plan.name} is declared twice: rename one of the actions")
             warnings.warn(f"{plan.name} is declared twice: the last one wins", DuplicateActionWarning, stacklevel=3)
         plans[action.name] = plan
     return plans
@@ -143,4 +144,6 @@ def _check_arity(name: str, function: Callable[..., Any] | None, arguments: tupl
     try:
         inspect.signature(function).bind(*arguments)
     except (TypeError, ValueError):
-        raise ConfigurationError(f"{name} is called with ({', '.join(arguments)}); {function!r} does not fit") from None
+        raise ConfigurationError(
+            f"{name} is called with ({', '.join(arguments)}); {function!r} does not accept that"
+        ) from None

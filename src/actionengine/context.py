@@ -68,7 +68,7 @@ class Actor:
         if not isinstance(self.id, str) or not self.id:
             raise ValueError(f"an actor needs a non-empty id, not {self.id!r}")
         if storable_text(self.id) != self.id:
-            raise ValueError(f"the id {self.id!r} of an actor has a character that UTF-8 cannot carry")
+            raise ValueError(f"the id {self.id!r} of an actor contains a lone surrogate, which UTF-8 cannot carry")
         if type(self.id) is not str:
             object.__setattr__(self, "id", str.__str__(self.id))
         object.__setattr__(self, "roles", _names(self.roles))
@@ -168,18 +168,18 @@ class RequestContext:
     def __post_init__(self) -> None:
         if self.tenant is not None and not isinstance(self.tenant, Tenant):
             raise TypeError(
-                f"RequestContext.tenant is a Tenant, not {self.tenant!r}: engine.resolve_tenant(slug).unwrap() gives it"
+                f"RequestContext.tenant must be a Tenant, not {self.tenant!r}: use engine.resolve_tenant(slug).unwrap()"
             )
         if self.actor is not None and not isinstance(self.actor, Actor):
-            raise TypeError(f"RequestContext.actor is an Actor, such as Actor.human('ann'), not {self.actor!r}")
+            raise TypeError(f"RequestContext.actor must be an Actor, such as Actor.human('ann'), not {self.actor!r}")
         if self.ai_usage is not None and not isinstance(self.ai_usage, AIUsage):
-            raise TypeError(f"RequestContext.ai_usage is an AIUsage, not {self.ai_usage!r}")
+            raise TypeError(f"RequestContext.ai_usage must be an AIUsage, not {self.ai_usage!r}")
         for name, max_length in _TEXTS:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, bounded_text(value, max_length))
         if self.source is None:
-            raise TypeError("RequestContext.source is a text that says where the request came in, not None")
+            raise TypeError("RequestContext.source must name the entry point, such as 'http'; None was given")
 
 
 _TEXTS = (("source", MAX_NAME_LENGTH), ("reason", MAX_TEXT_LENGTH), ("request_id", MAX_NAME_LENGTH))
@@ -196,12 +196,14 @@ def _number(name: str, value: Any) -> Any:
     if value is None:
         return 0
     if not isinstance(value, Real | Decimal):
-        raise TypeError(f"AIUsage.{name} is a number, not {value!r}")
+        raise TypeError(f"AIUsage.{name} must be a number, not {value!r}")
     is_nan = value.is_nan() if isinstance(value, Decimal) else value != value
     return 0 if is_nan else value
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:
     if isinstance(names, str):
-        raise TypeError(f"roles and permissions are collections of names, not the string {names!r}")
+        raise TypeError(
+            f"roles and permissions must be collections of names, not the string {names!r}: write [{names!r}]"
+        )
     return tuple(names)

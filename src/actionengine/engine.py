@@ -197,7 +197,7 @@ class Engine:
             is_one = isinstance(slug, str) and 0 < len(slug) <= MAX_SLUG_LENGTH and storable_text(slug) == slug
             tenant = await self._storage.find_tenant(slug, mode) if is_one else None
         except StorageUnavailable:
-            return Failure(ActionError(ErrorCode.UNAVAILABLE, "the storage is unavailable, try again later"))
+            return Failure(ActionError(ErrorCode.UNAVAILABLE, "the storage is unavailable: retry later"))
         except ActionError as refusal:
             return Failure(refusal.without_traceback())
         except (StorageError, ConfigurationError) as error:

@@ -118,13 +118,13 @@ def create_event_type(
         )
     for step, upcaster in given.items():
         if not callable(upcaster):
-            raise ConfigurationError(f"{type}: the upcaster from version {step} has to be callable, not {upcaster!r}")
+            raise ConfigurationError(f"{type}: the upcaster from version {step} must be callable, not {upcaster!r}")
     adapter: TypeAdapter[Any] | None = None
     if payload is not None:
         try:
             adapter = payload if isinstance(payload, TypeAdapter) else TypeAdapter(payload)
         except (PydanticUserError, TypeError, NameError) as error:
-            raise ConfigurationError(f"{type}: {payload!r} is no type for a payload: {error}") from None
+            raise ConfigurationError(f"{type}: {payload!r} cannot validate a payload: {error}") from None
     return EventType(type, description, payload, version, MappingProxyType(given), adapter)
 
 
@@ -133,7 +133,9 @@ def by_type(event_types: Iterable[EventType]) -> Mapping[str, EventType]:
     found: dict[str, EventType] = {}
     for declared in event_types:
         if not isinstance(declared, EventType):
-            raise ConfigurationError(f"event types are made by create_event_type; {declared!r} is not")
+            raise ConfigurationError(f"{declared!r} is no event type: make it with create_event_type")
         if found.setdefault(declared.type, declared) != declared:
-            raise ConfigurationError(f"the event type {declared.type!r} is declared in two ways")
+            raise ConfigurationError(
+                f"the event type {declared.type!r} has two different declarations: import one in both places"
+            )
     return MappingProxyType(found)

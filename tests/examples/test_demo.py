@@ -59,7 +59,7 @@ EVERYWHERE = (
     '"status": "Merged"',
     "✘ conflict a change that is Merged cannot become Draft",
     "- urgency",
-    "✘ approval_required changes.merge needs the approval of somebody",
+    "✘ approval_required changes.merge needs an approval by an actor",
     '✔ ["parking", "floor", "ladder_needed", "urgency"]',
     '"is_intact": true',
     "paused at 'approve', after 3 steps",

@@ -28,7 +28,9 @@ class Authorization:
         if actor is None:
             if action.is_protected or allowed is not None:
                 execution.entry.record_decision("no actor")
-                raise ActionError(ErrorCode.UNAUTHENTICATED, f"{execution.plan.name} needs a signed-in actor")
+                raise ActionError(
+                    ErrorCode.UNAUTHENTICATED, f"{execution.plan.name} needs an actor: the request has none"
+                )
             return
         check_length("the id of the actor", actor.id, MAX_ACTOR_ID_LENGTH)
         if allowed is not None and actor.type not in allowed:

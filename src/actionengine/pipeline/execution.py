@@ -207,8 +207,8 @@ class Execution:
         threads."""
         if self.child is not None:
             raise StorageError(
-                f"{self.plan.name} is executing {self.child.plan.name}: its other tasks and threads have to wait for "
-                f"the end of that"
+                f"{self.plan.name} is executing {self.child.plan.name}: its other tasks and threads must wait "
+                f"until that has ended"
             )
 
     @property

@@ -115,7 +115,7 @@ class GuardedRecords:
         """Raise for an execution that has ended, that waits for a nested action, or that is read-only."""
         plan = self._execution.plan
         if self._execution.is_over:
-            raise StorageError(f"the execution of {plan.name} is over; its records cannot be used")
+            raise StorageError(f"the execution of {plan.name} has ended: use ctx.records only while its handler runs")
         self._execution.check_alone()
         if plan.action.read_only:
             raise ActionError(ErrorCode.INTERNAL, f"{plan.name} is read-only and cannot write to {self._collection!r}")

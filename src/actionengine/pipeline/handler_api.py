@@ -155,19 +155,28 @@ class HandlerAPI:
         name = given.type if given is not None else type
         declared = execution.plan.event_types.get(name, given) if isinstance(name, str) else None
         if given is not None and declared != given:
-            raise ActionError(ErrorCode.INTERNAL, f"{execution.plan.name} declares the event {name!r} in another way")
+            raise ActionError(
+                ErrorCode.INTERNAL,
+                f"{execution.plan.name} emitted {name!r} by another declaration than its own: emit the one in emits",
+            )
         if not isinstance(name, str) or not name or not isinstance(subject, str | None):
             raise ActionError(
-                ErrorCode.INTERNAL, f"an event has a type and perhaps a subject, texts both: not {name!r}"
+                ErrorCode.INTERNAL,
+                f"an event needs a type and optionally a subject, both texts; given: {name!r} and {subject!r}",
             )
         name = storable_text(name)
         subject = subject and storable_text(subject)
         if subject is not None and len(subject) > MAX_SUBJECT_LENGTH:
             raise ActionError(
-                ErrorCode.INTERNAL, f"the subject of an event has at most {MAX_SUBJECT_LENGTH} characters"
+                ErrorCode.INTERNAL,
+                f"the subject of the event {name!r} has {len(subject)} characters; at most {MAX_SUBJECT_LENGTH} "
+                "are allowed",
             )
         if len(name) > MAX_NAME_LENGTH:
-            raise ActionError(ErrorCode.INTERNAL, f"the type of an event has at most {MAX_NAME_LENGTH} characters")
+            raise ActionError(
+                ErrorCode.INTERNAL,
+                f"the type of an event has {len(name)} characters; at most {MAX_NAME_LENGTH} are allowed",
+            )
         if action.read_only:
             raise ActionError(ErrorCode.INTERNAL, f"{execution.plan.name} is read-only and cannot emit {name!r}")
         if action.emits and name not in action.emits:
@@ -224,7 +233,9 @@ class HandlerAPI:
     def running(self) -> Execution:
         """Return the execution. Raises `StorageError` once it has ended."""
         if self.execution.is_over:
-            raise StorageError(f"the execution of {self.execution.plan.name} is over; its context cannot be used")
+            raise StorageError(
+                f"the execution of {self.execution.plan.name} has ended: use its context only while its handler runs"
+            )
         return self.execution
 
 

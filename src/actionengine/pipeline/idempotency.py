@@ -49,7 +49,10 @@ class Idempotency:
             return False
         if key is None:
             if action.idempotency == "required":
-                raise ActionError(ErrorCode.INVALID_INPUT, f"{execution.plan.name} needs an idempotency key")
+                raise ActionError(
+                    ErrorCode.INVALID_INPUT,
+                    f"{execution.plan.name} needs an idempotency key: set RequestContext.idempotency_key",
+                )
             return False
         if not isinstance(key, str) or not 0 < len(key) <= self._limits.key_length or storable_text(key) != key:
             raise ActionError(
@@ -78,7 +81,8 @@ class Idempotency:
         if answer.status == "mismatch":
             raise ActionError(
                 ErrorCode.IDEMPOTENCY_MISMATCH,
-                f"the idempotency key {key!r} was used for {execution.plan.name} with another payload",
+                f"the idempotency key {key!r} was used for {execution.plan.name} with another payload: use a new "
+                "key for a new request",
             )
         raise _in_progress(execution)
 
@@ -89,7 +93,10 @@ class Idempotency:
         execution.claim = Claim(execution.plan.name, pending.idempotency_key, pending.fingerprint, pending.id)
         answer = await execution.open().claim(execution.claim, self._limits.idempotency_wait)
         if answer.status != "claimed":
-            raise ActionError(ErrorCode.CONFLICT, f"the key of the approval {pending.id} has been used since")
+            raise ActionError(
+                ErrorCode.CONFLICT,
+                f"the idempotency key of the approval {pending.id} has been used since: request the action again",
+            )
 
     async def store_result(self, execution: Execution, value: Any) -> Any:
         """Queue the answer of the claimed key, and return it: the caller and every retry get the same value.
@@ -160,5 +167,5 @@ def _in_progress(execution: Execution) -> ActionError:
     return ActionError(
         ErrorCode.IDEMPOTENCY_IN_PROGRESS,
         f"the first execution of {execution.plan.name} with the idempotency key {execution.claim.key!r} "
-        f"still runs: try again",
+        f"is still running: retry later",
     )

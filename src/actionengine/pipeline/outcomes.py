@@ -106,7 +106,7 @@ class Outcomes:
         if execution.is_unlogged:
             # The storage has used up all the time: it gets no second attempt for the row.
             logger.error(
-                "%s is not on the action log: the storage did not answer (%s)", execution.plan.name, execution.id
+                "%s has no row on the action log: the storage did not answer (%s)", execution.plan.name, execution.id
             )
             return Failure(error)
         # Neither the other writes of a failure nor the content of the row may prevent the row.
@@ -135,7 +135,9 @@ class Outcomes:
             await unit_of_work.commit()
             return None
         except ActionError as refusal:
-            logger.warning("%s is not on the action log (execution %s): %s", execution.plan.name, execution.id, refusal)
+            logger.warning(
+                "%s has no row on the action log (execution %s): %s", execution.plan.name, execution.id, refusal
+            )
             return refusal
         except Exception as crash:
             log_crash(execution, "the action log", crash)
@@ -164,13 +166,13 @@ def storage_error(execution: Execution, error: Exception) -> ActionError:
         return error.without_traceback()
     name = execution.plan.name
     if isinstance(error, SerializationFailure):
-        return ActionError(ErrorCode.CONFLICT, f"{name} lost against other executions too often: try again")
+        return ActionError(ErrorCode.CONFLICT, f"{name} lost against other executions too often: retry later")
     log_crash(execution, "the storage" if isinstance(error, StorageError) else "the pipeline", error)
     if isinstance(error, StorageUnavailable) and execution.remaining(1.0) == 0.0:
         execution.is_unlogged = isinstance(error, StorageTimeout)
         return timeout_error(execution)
     if isinstance(error, StorageUnavailable):
-        return ActionError(ErrorCode.UNAVAILABLE, f"{name}: the storage is unavailable, try again later")
+        return ActionError(ErrorCode.UNAVAILABLE, f"{name}: the storage is unavailable: retry later")
     if isinstance(error, StorageError):
         return ActionError(ErrorCode.INTERNAL, f"{name}: {error}", {"action_id": execution.id})
     return ActionError(ErrorCode.INTERNAL, f"{name} failed with {type(error).__name__}", {"action_id": execution.id})

@@ -201,7 +201,7 @@ def error_for(pending: PendingApproval) -> ActionError:
     """Return the `approval_required` error for the caller."""
     return ActionError(
         ErrorCode.APPROVAL_REQUIRED,
-        f"{pending.policy} needs the approval of somebody with the permission {pending.permission}",
+        f"{pending.policy} needs an approval by an actor with the permission {pending.permission}",
         {
             "approval_id": pending.id,
             "permission": pending.permission,

@@ -199,7 +199,7 @@ class Pipeline:
                 entry.set_result(execution.value)
         except (PydanticSerializationError, ValueError, TypeError) as error:
             raise ActionError(
-                ErrorCode.INTERNAL, f"{plan.name} returned something that has no JSON form: {error}"
+                ErrorCode.INTERNAL, f"{plan.name} returned a value without a JSON form: {error}"
             ) from None
         if not plan.action.read_only and not entry.has_emitted and not plan.emits_no_default_event:
             execution.events.add_default(entry, self.limits.event_bytes)
@@ -330,7 +330,8 @@ class Pipeline:
         plan = execution.plan
         if execution.depth > self.limits.nested_depth:
             raise ActionError(
-                ErrorCode.INTERNAL, f"{plan.name}: actions are nested deeper than {self.limits.nested_depth}"
+                ErrorCode.INTERNAL,
+                f"{plan.name}: actions are nested deeper than {self.limits.nested_depth} levels (Limits.nested_depth)",
             )
         if parent.plan.action.read_only and not plan.action.read_only:
             raise ActionError(ErrorCode.INTERNAL, f"{parent.plan.name} is read-only and cannot execute {plan.name}")
@@ -338,7 +339,7 @@ class Pipeline:
         if plan.action.idempotency == "required" and not execution.is_claimed:
             raise ActionError(
                 ErrorCode.INVALID_INPUT,
-                f"{plan.name} needs an idempotency key, and {execution.root.plan.name}, which executes it, got none",
+                f"{plan.name} needs an idempotency key: call {execution.root.plan.name}, which executes it, with one",
             )
 
     # Hooks
@@ -443,7 +444,7 @@ async def _write_after_failure(execution: Execution, write: FailureWrite) -> Non
         await unit_of_work.release(savepoint)
     except ActionError as refusal:
         await unit_of_work.rollback_to(savepoint)
-        logger.warning("%s failed, and could not say so in its data: %s", execution.plan.name, refusal)
+        logger.warning("%s failed, and its data could not be updated: %s", execution.plan.name, refusal)
 
 
 def _answered(execution: Execution) -> Any:

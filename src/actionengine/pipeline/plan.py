@@ -117,26 +117,26 @@ class ActionPlan:
         if not action.name or not isinstance(action.name, str):
             raise ConfigurationError(f"an action of the service {self.service!r} has no name")
         if "." in action.name:
-            raise ConfigurationError(f"{name}: an action's name has no dot in it")
+            raise ConfigurationError(f"{name}: an action's name must not contain a dot")
         if len(name) > MAX_ACTION_NAME_LENGTH or storable_text(name) != name:
             raise ConfigurationError(
                 f"{name!r}: service and action have at most {MAX_ACTION_NAME_LENGTH} characters together, all of which "
                 f"UTF-8 can carry"
             )
         if not callable(action.handler):
-            raise ConfigurationError(f"{name}: the handler has to be callable, not {action.handler!r}")
+            raise ConfigurationError(f"{name}: the handler must be callable, not {action.handler!r}")
         if inspect.isgeneratorfunction(action.handler) or inspect.isasyncgenfunction(action.handler):
-            raise ConfigurationError(f"{name}: a handler returns a Result; a generator never does")
+            raise ConfigurationError(f"{name}: the handler is a generator function: return a Result")
         if unknown := set(action.allowed_actors or ()) - ACTOR_TYPES:
             raise ConfigurationError(
-                f"{name}: unknown actor type {sorted(unknown)} in allowed_actors; there are {sorted(ACTOR_TYPES)}"
+                f"{name}: unknown actor type {sorted(unknown)} in allowed_actors: use some of {sorted(ACTOR_TYPES)}"
             )
         if action.idempotency not in ("optional", "required", "none"):
             raise ConfigurationError(
                 f"{name}: idempotency is 'optional', 'required' or 'none', not {action.idempotency!r}"
             )
         if action.timeout is not None and not action.timeout > 0:
-            raise ConfigurationError(f"{name}: a timeout is a number of seconds above 0, not {action.timeout!r}")
+            raise ConfigurationError(f"{name}: timeout must be a number of seconds above 0, not {action.timeout!r}")
         if action.read_only and (action.emits or action.approval or action.idempotency == "required"):
             raise ConfigurationError(
                 f"{name}: a read-only action emits nothing, needs no approval and claims no idempotency key"
@@ -146,13 +146,13 @@ class ActionPlan:
         for permission in self.asks:
             self._check_permission(permission, check_pattern)
         if starred := [role for role in action.access_control if "*" in role]:
-            raise ConfigurationError(f"{name}: access_control names roles in full; {starred[0]!r} has a * in it")
+            raise ConfigurationError(f"{name}: access_control must name roles in full: {starred[0]!r} contains a *")
         if action.permission and not action.is_protected:
             raise ConfigurationError(f"{name}: a permission {action.permission!r} needs a protected action")
         if not action.is_protected and set(action.access_control) - {PUBLIC}:
             raise ConfigurationError(f"{name}: the roles {sorted(action.access_control)} need a protected action")
         if action.resource is not None and not callable(action.resource):
-            raise ConfigurationError(f"{name}: resource has to be a function of the input, not {action.resource!r}")
+            raise ConfigurationError(f"{name}: resource must be a function of the input, not {action.resource!r}")
         if action.approval is not None:
             self._check_approval(action.approval)
 
@@ -164,13 +164,13 @@ class ActionPlan:
 
     def _check_approval(self, policy: ApprovalPolicy) -> None:
         if not callable(policy.when) or is_async(policy.when):
-            raise ConfigurationError(f"{self.name}: an approval policy's `when` is a def of (data, ctx)")
+            raise ConfigurationError(f"{self.name}: the approval policy's `when` must be a def of (data, ctx)")
         if not policy.permission:
-            raise ConfigurationError(f"{self.name}: an approval policy names the permission that the approver needs")
+            raise ConfigurationError(f"{self.name}: the approval policy needs a permission for the approver")
         self._check_permission(policy.permission)
         if not timedelta(0) < policy.expires_after <= _MAX_APPROVAL_AGE:
             raise ConfigurationError(
-                f"{self.name}: an approval policy's expires_after is above 0, and a century at most"
+                f"{self.name}: the approval policy's expires_after must be above 0, and a century at most"
             )
 
     def _compiled(self, validation: Any) -> tuple[SchemaValidator | PluggableSchemaValidator, frozenset[str]]:

@@ -78,6 +78,6 @@ def _refuse_commands(plan: ActionPlan) -> None:
 
 def _refuse_cycles(plan: ActionPlan, path: tuple[str, ...]) -> None:
     if plan.name in path:
-        raise ConfigurationError(f"{path[0]}: its hooks come round again: {' -> '.join((*path, plan.name))}")
+        raise ConfigurationError(f"{path[0]}: its hooks form a cycle: {' -> '.join((*path, plan.name))}")
     for _, hook in (*plan.before, *plan.after):
         _refuse_cycles(hook, (*path, plan.name))

@@ -252,7 +252,7 @@ def _resolved(annotation: Any, target: _Target, name: str, parameter: str, valid
         shown = annotation if isinstance(annotation, str) else repr(annotation)
         what = "its return annotation" if parameter == "return" else f"the annotation of {parameter!r}"
         raise ConfigurationError(
-            f"{name}: {what}, {shown}, does not resolve: {_reason(error)}. Import or define what it names at the "
+            f"{name}: {what}, {shown}, does not resolve: {_reason(error)}. Import or define that name at the "
             f"top of the handler's module, outside of `if TYPE_CHECKING`, or leave the annotation out"
         ) from None
 

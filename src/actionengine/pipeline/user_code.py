@@ -125,8 +125,16 @@ def check_deadline(execution: Execution) -> None:
 
 def timeout_error(execution: Execution) -> ActionError:
     """Return the error for an execution that exceeded its timeout."""
-    taken = perf_counter() - execution.entry.started
-    return ActionError(ErrorCode.TIMEOUT, f"{execution.plan.name} was stopped after {taken:.3f} s: its time was up")
+    bounded = execution
+    while bounded.parent is not None and bounded.parent.deadline == execution.deadline:
+        bounded = bounded.parent
+    whose = "its timeout" if bounded is execution else f"the timeout of {bounded.plan.name},"
+    preposition = "of " if bounded is execution else ""
+    return ActionError(
+        ErrorCode.TIMEOUT,
+        f"{execution.plan.name} exceeded {whose} {preposition}{bounded.plan.action.timeout or 0:g} s: make the handler "
+        f"faster, or raise timeout",
+    )
 
 
 def log_crash(execution: Execution, what: str, error: BaseException) -> None:

@@ -49,9 +49,7 @@ class Validation:
         if plan.action.resource is not None:
             resource = await call_user_code(execution, None, "resource()", plan.action.resource, False, execution.data)
             if not isinstance(resource, str) or not resource:
-                raise ActionError(
-                    ErrorCode.INTERNAL, f"resource() of {plan.name} has to return a name, not {resource!r}"
-                )
+                raise ActionError(ErrorCode.INTERNAL, f"resource() of {plan.name} must return a name, not {resource!r}")
             check_length("the resource", resource, MAX_SUBJECT_LENGTH)
             execution.entry.add_subject(resource)
             execution.resource = resource
