@@ -104,8 +104,8 @@ def _observer() -> Callable[..., Any]:
     return observer()
 
 
-def _checked(services: tuple[Service, ...], reserved: set[str]) -> tuple[Service, ...]:
-    seen: set[str] = set()
+def _checked(services: tuple[object, ...], reserved: set[str]) -> tuple[Service, ...]:
+    checked: dict[str, Service] = {}
     for number, service in enumerate(services):
         if isinstance(service, list | tuple):
             kind = type(service).__name__
@@ -118,10 +118,10 @@ def _checked(services: tuple[Service, ...], reserved: set[str]) -> tuple[Service
             raise ConfigurationError(f"a service needs a name without a dot, not {service.name!r}")
         if service.name in reserved:
             raise ConfigurationError(f"the service name {service.name!r} is a built-in service's: choose another name")
-        if service.name in seen:
+        if service.name in checked:
             raise ConfigurationError(f"there are two services named {service.name!r}: put their actions in one")
-        seen.add(service.name)
-    return services
+        checked[service.name] = service
+    return tuple(checked.values())
 
 
 def _plans(service: Service, on_duplicate: OnDuplicate) -> dict[str, ActionPlan]:
